@@ -1,0 +1,1 @@
+"""SpecGrove: LLM serving with low latency by speculative inference with token-tree verification."""
