@@ -1,0 +1,66 @@
+"""The failures that cross a boundary: raised by drafters and verifiers, understood by the loop, mapped to gRPC codes in one place.
+
+Each class says what its receiver can do about it. Messages name what is wrong and what would be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class SpecGroveError(Exception):
+    """Base of all errors below."""
+
+
+class StaleBaseError(SpecGroveError):
+    """The receiver does not hold the committed tokens an item builds on: send it those from ``held_len`` on."""
+
+    def __init__(self, held_len: int, message: str = "") -> None:
+        super().__init__(message or f"the session holds {held_len} committed tokens")
+        self.held_len = held_len
+
+
+class UnavailableError(SpecGroveError):
+    """The replica is gone or draining: another one, or the same one later, must be sent all committed tokens."""
+
+
+class ResourceExhaustedError(SpecGroveError):
+    """No room now. Try again after ``retry_delay_ms``."""
+
+    def __init__(self, message: str, retry_delay_ms: int = 1000) -> None:
+        super().__init__(message)
+        self.retry_delay_ms = retry_delay_ms
+
+
+class DeadlineExceededError(SpecGroveError):
+    """The client's deadline passed."""
+
+
+class SessionClosedError(SpecGroveError):
+    """The session was closed while its item waited."""
+
+
+class InternalError(SpecGroveError):
+    """A defect of the service that answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One wrong field of a request, by its proto path."""
+
+    field: str
+    description: str
+
+
+class InvalidRequestError(SpecGroveError):
+    """The request is wrong; sending it again cannot help. Carries every violation found."""
+
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = tuple(violations)
+
+    @classmethod
+    def of(cls, field: str, description: str) -> InvalidRequestError:
+        """One violation."""
+        return cls((FieldViolation(field, description),))

@@ -1,0 +1,203 @@
+"""The values that travel between stages: a request on its way in, work items and their results, steps on their way out.
+
+All are frozen and torch-free; ``specgrove.wire`` is the only place that turns them into protobuf and back.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from specgrove.token_tree import TokenTree
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How a token is chosen from the verifier's logits. Ranges are those of ``SamplingParams`` in token_tree.proto."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int = 0
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    num_log_probs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculationOptions:
+    """How a client wants its request speculated; ``None`` leaves it to the tree policy."""
+
+    disabled: bool = False
+    ssms: tuple[str, ...] = ()
+    max_num_nodes: int | None = None
+    max_depth: int | None = None
+    beam_width: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One validated, tokenised request. ``deadline_s`` is on ``time.monotonic``'s clock."""
+
+    session_id: str
+    prompt_token_ids: tuple[int, ...]
+    max_tokens: int
+    sampling: SamplingParams = SamplingParams()
+    speculation: SpeculationOptions = SpeculationOptions()
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TreeShape:
+    """What a tree policy asks of the drafters. ``max_num_nodes`` leaves the root out; 0 means draft nothing."""
+
+    max_num_nodes: int
+    max_depth: int
+    beam_width: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DraftWork:
+    """For a drafter: tokens committed from position ``base`` on, and the shape of the trees wanted below them."""
+
+    session_id: str
+    base: int
+    new_token_ids: tuple[int, ...]
+    shape: TreeShape
+    ssms: tuple[str, ...] = ()
+    timeout_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DraftedTree:
+    """One SSM's tree."""
+
+    ssm: str
+    tree: TokenTree
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A drafter's answer. ``base`` is the committed length its trees extend."""
+
+    base: int
+    trees: tuple[DraftedTree, ...]
+    draft_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class SessionParams:
+    """What a verifier's session keeps for all its steps."""
+
+    sampling: SamplingParams
+    prompt_len: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyWork:
+    """For a verifier: tokens committed from position ``base`` on, and the tree to verify below them.
+
+    ``session`` is present exactly when ``base`` is 0.
+    """
+
+    session_id: str
+    base: int
+    new_token_ids: tuple[int, ...]
+    tree: TokenTree
+    session: SessionParams | None = None
+    timeout_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogProbs:
+    """Log-probabilities at one position under the unprocessed distribution; ``top`` is most probable first."""
+
+    log_prob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A verifier's answer: accepted tokens, then the bonus token. ``accepted_nodes`` has one element fewer."""
+
+    base: int
+    token_ids: tuple[int, ...]
+    accepted_nodes: tuple[int, ...]
+    log_probs: tuple[LogProbs, ...] = ()
+    step_ms: float = 0.0
+    step_num_tokens: int = 0
+
+
+class FinishReason(enum.Enum):
+    """Why an output ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedToken:
+    """One output token; ``drafted_by`` is empty where it is the verifier's own."""
+
+    token_id: int
+    drafted_by: tuple[str, ...] = ()
+    log_probs: LogProbs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one verification added to the output, and what it took."""
+
+    tokens: tuple[CommittedToken, ...]
+    finish_reason: FinishReason | None
+    num_drafted_nodes: int
+    drafted_depth: int
+    accepted_depth: int
+    draft_ms: float
+    verify_ms: float
+    verify_num_tokens: int
+    num_replays: int
+
+
+@dataclass(slots=True)
+class GenerationStatistics:
+    """Sums over a request's steps. Owned by whoever consumes them."""
+
+    num_output_tokens: int = 0
+    num_verify_steps: int = 0
+    num_drafted_nodes: int = 0
+    num_replays: int = 0
+    draft_ms: float = 0.0
+    verify_ms: float = 0.0
+    acceptance_histogram: list[int] = field(default_factory=list)
+    drafted_by_depth: list[int] = field(default_factory=list)
+    accepted_by_depth: list[int] = field(default_factory=list)
+
+    def add(self, step: Step) -> None:
+        """Counts one step."""
+        self.num_output_tokens += len(step.tokens)
+        self.num_verify_steps += 1
+        self.num_drafted_nodes += step.num_drafted_nodes
+        self.num_replays += step.num_replays
+        self.draft_ms += step.draft_ms
+        self.verify_ms += step.verify_ms
+        _count(self.acceptance_histogram, step.accepted_depth)
+        for depth in range(step.drafted_depth):
+            _count(self.drafted_by_depth, depth)
+        for depth in range(step.accepted_depth):
+            _count(self.accepted_by_depth, depth)
+
+    @property
+    def mean_acceptance_len(self) -> float:
+        """Mean number of tokens per verification, the bonus token counted (SpecInfer's "tokens per step")."""
+        return self.num_output_tokens / self.num_verify_steps if self.num_verify_steps else 0.0
+
+
+def _count(histogram: list[int], bucket: int) -> None:
+    histogram.extend([0] * (bucket + 1 - len(histogram)))
+    histogram[bucket] += 1

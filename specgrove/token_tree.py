@@ -1,0 +1,72 @@
+"""Token trees: what drafters propose and the verifier decides on. A value, made by drafters, merged by the loop.
+
+Invariant: flat arrays of equal length, node 0 is the root (the last committed token), ``parents[i] < i``, and the children
+of a node hold different tokens. ``validated`` is the gate for trees that come from outside; everything behind it relies on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from specgrove.kernels import trees as tree_kernels
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTree:
+    """A tree of candidate tokens. All sequences have ``num_nodes`` elements.
+
+    ``log_probs`` are natural logarithms, conditional on the path; the root has 0. ``sources`` are bit sets over the SSMs.
+    """
+
+    token_ids: tuple[int, ...]
+    parents: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    sources: tuple[int, ...]
+
+    @classmethod
+    def of_root(cls, token_id: int) -> TokenTree:
+        """The empty tree below ``token_id``: verifying it is incremental decoding."""
+        return cls((token_id,), (-1,), (0.0,), (0,))
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of nodes, the root counted."""
+        return len(self.token_ids)
+
+    def depths(self) -> list[int]:
+        """Depth of every node; the root has 0."""
+        depths = [0] * self.num_nodes
+        for node in range(1, self.num_nodes):
+            depths[node] = depths[self.parents[node]] + 1
+        return depths
+
+    def validated(self, *, vocab_size: int, max_num_nodes: int) -> TokenTree:
+        """This tree, or ``ValueError`` that says what is malformed."""
+        lengths = {len(self.parents), len(self.log_probs), len(self.sources)}
+        if lengths != {self.num_nodes}:
+            raise ValueError(
+                f"a token tree's arrays must have one length, got {self.num_nodes} token ids, {len(self.parents)} parents, "
+                f"{len(self.log_probs)} log_probs, {len(self.sources)} sources"
+            )
+        if any(not log_prob <= 1e-6 for log_prob in self.log_probs):
+            raise ValueError("a token tree's log_probs must be <= 0 and not NaN")
+        tree_kernels.validate_tree(self.token_ids, self.parents, vocab_size, max_num_nodes)
+        return self
+
+    def with_source(self, source: int) -> TokenTree:
+        """The same tree with every node but the root drafted by SSM number ``source`` alone."""
+        return TokenTree(self.token_ids, self.parents, self.log_probs, (0, *([1 << source] * (self.num_nodes - 1))))
+
+
+def merge_trees(trees: Sequence[TokenTree], max_num_nodes: int) -> TokenTree:
+    """Trees with the same root merged by prefix: equal paths become one node that remembers all its SSMs.
+
+    At most ``max_num_nodes`` nodes (root counted) are kept, the best by cumulative log-probability.
+    """
+    if len(trees) == 1 and trees[0].num_nodes <= max_num_nodes:
+        return trees[0]
+    token_ids, parents, log_probs, sources = tree_kernels.merge_trees(
+        [(tree.token_ids, tree.parents, tree.log_probs, tree.sources) for tree in trees], max_num_nodes
+    )
+    return TokenTree(tuple(token_ids), tuple(parents), tuple(log_probs), tuple(sources))

@@ -1,0 +1,144 @@
+from specgrove.v1 import token_tree_pb2 as _token_tree_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class VerifyRequest(_message.Message):
+    __slots__ = ("items",)
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[VerifyItem]
+    def __init__(self, items: _Optional[_Iterable[_Union[VerifyItem, _Mapping]]] = ...) -> None: ...
+
+class VerifyItem(_message.Message):
+    __slots__ = ("session_id", "item_id", "base", "new_token_ids", "tree", "session", "timeout_ms")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    NEW_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    TREE_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    item_id: int
+    base: int
+    new_token_ids: _containers.RepeatedScalarFieldContainer[int]
+    tree: _token_tree_pb2.TokenTree
+    session: SessionParams
+    timeout_ms: int
+    def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., base: _Optional[int] = ..., new_token_ids: _Optional[_Iterable[int]] = ..., tree: _Optional[_Union[_token_tree_pb2.TokenTree, _Mapping]] = ..., session: _Optional[_Union[SessionParams, _Mapping]] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+
+class SessionParams(_message.Message):
+    __slots__ = ("sampling", "prompt_len")
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LEN_FIELD_NUMBER: _ClassVar[int]
+    sampling: _token_tree_pb2.SamplingParams
+    prompt_len: int
+    def __init__(self, sampling: _Optional[_Union[_token_tree_pb2.SamplingParams, _Mapping]] = ..., prompt_len: _Optional[int] = ...) -> None: ...
+
+class VerifyResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[VerifyResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[VerifyResult, _Mapping]]] = ...) -> None: ...
+
+class VerifyResult(_message.Message):
+    __slots__ = ("session_id", "item_id", "verdict", "error")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    item_id: int
+    verdict: Verdict
+    error: _token_tree_pb2.WorkError
+    def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ..., error: _Optional[_Union[_token_tree_pb2.WorkError, _Mapping]] = ...) -> None: ...
+
+class Verdict(_message.Message):
+    __slots__ = ("base", "token_ids", "accepted_nodes", "log_probs", "step_ms", "step_num_tokens")
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_NODES_FIELD_NUMBER: _ClassVar[int]
+    LOG_PROBS_FIELD_NUMBER: _ClassVar[int]
+    STEP_MS_FIELD_NUMBER: _ClassVar[int]
+    STEP_NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    base: int
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    accepted_nodes: _containers.RepeatedScalarFieldContainer[int]
+    log_probs: _containers.RepeatedCompositeFieldContainer[_token_tree_pb2.LogProbs]
+    step_ms: float
+    step_num_tokens: int
+    def __init__(self, base: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., accepted_nodes: _Optional[_Iterable[int]] = ..., log_probs: _Optional[_Iterable[_Union[_token_tree_pb2.LogProbs, _Mapping]]] = ..., step_ms: _Optional[float] = ..., step_num_tokens: _Optional[int] = ...) -> None: ...
+
+class LlmServiceGetModelInfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class LlmServiceGetModelInfoResponse(_message.Message):
+    __slots__ = ("model", "architecture", "vocab_size", "max_model_len", "dtype", "eos_token_ids", "tokenizer_sha256", "num_slots", "num_parameters", "max_num_tree_nodes")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
+    VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
+    MAX_MODEL_LEN_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    EOS_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZER_SHA256_FIELD_NUMBER: _ClassVar[int]
+    NUM_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    MAX_NUM_TREE_NODES_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    architecture: str
+    vocab_size: int
+    max_model_len: int
+    dtype: str
+    eos_token_ids: _containers.RepeatedScalarFieldContainer[int]
+    tokenizer_sha256: str
+    num_slots: int
+    num_parameters: int
+    max_num_tree_nodes: int
+    def __init__(self, model: _Optional[str] = ..., architecture: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., dtype: _Optional[str] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., tokenizer_sha256: _Optional[str] = ..., num_slots: _Optional[int] = ..., num_parameters: _Optional[int] = ..., max_num_tree_nodes: _Optional[int] = ...) -> None: ...
+
+class GetTokenizerRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetTokenizerResponse(_message.Message):
+    __slots__ = ("file_name", "content")
+    FILE_NAME_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    file_name: str
+    content: bytes
+    def __init__(self, file_name: _Optional[str] = ..., content: _Optional[bytes] = ...) -> None: ...
+
+class LlmServiceWarmupRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class LlmServiceWarmupResponse(_message.Message):
+    __slots__ = ("step_times",)
+    STEP_TIMES_FIELD_NUMBER: _ClassVar[int]
+    step_times: _containers.RepeatedCompositeFieldContainer[_token_tree_pb2.StepTime]
+    def __init__(self, step_times: _Optional[_Iterable[_Union[_token_tree_pb2.StepTime, _Mapping]]] = ...) -> None: ...
+
+class LlmServiceGetLoadRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class LlmServiceGetLoadResponse(_message.Message):
+    __slots__ = ("load",)
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    load: _token_tree_pb2.Load
+    def __init__(self, load: _Optional[_Union[_token_tree_pb2.Load, _Mapping]] = ...) -> None: ...
+
+class LlmServiceCloseSessionRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class LlmServiceCloseSessionResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

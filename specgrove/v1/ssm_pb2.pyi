@@ -1,0 +1,134 @@
+from specgrove.v1 import token_tree_pb2 as _token_tree_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DraftRequest(_message.Message):
+    __slots__ = ("items",)
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[DraftItem]
+    def __init__(self, items: _Optional[_Iterable[_Union[DraftItem, _Mapping]]] = ...) -> None: ...
+
+class DraftItem(_message.Message):
+    __slots__ = ("session_id", "item_id", "base", "new_token_ids", "max_num_nodes", "max_depth", "beam_width", "timeout_ms", "ssms")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    NEW_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_NUM_NODES_FIELD_NUMBER: _ClassVar[int]
+    MAX_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    BEAM_WIDTH_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    SSMS_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    item_id: int
+    base: int
+    new_token_ids: _containers.RepeatedScalarFieldContainer[int]
+    max_num_nodes: int
+    max_depth: int
+    beam_width: int
+    timeout_ms: int
+    ssms: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., base: _Optional[int] = ..., new_token_ids: _Optional[_Iterable[int]] = ..., max_num_nodes: _Optional[int] = ..., max_depth: _Optional[int] = ..., beam_width: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., ssms: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DraftResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[DraftResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[DraftResult, _Mapping]]] = ...) -> None: ...
+
+class DraftResult(_message.Message):
+    __slots__ = ("session_id", "item_id", "draft", "error")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    item_id: int
+    draft: Draft
+    error: _token_tree_pb2.WorkError
+    def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., draft: _Optional[_Union[Draft, _Mapping]] = ..., error: _Optional[_Union[_token_tree_pb2.WorkError, _Mapping]] = ...) -> None: ...
+
+class Draft(_message.Message):
+    __slots__ = ("base", "trees", "draft_ms")
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    TREES_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_MS_FIELD_NUMBER: _ClassVar[int]
+    base: int
+    trees: _containers.RepeatedCompositeFieldContainer[DraftedTree]
+    draft_ms: float
+    def __init__(self, base: _Optional[int] = ..., trees: _Optional[_Iterable[_Union[DraftedTree, _Mapping]]] = ..., draft_ms: _Optional[float] = ...) -> None: ...
+
+class DraftedTree(_message.Message):
+    __slots__ = ("ssm", "tree")
+    SSM_FIELD_NUMBER: _ClassVar[int]
+    TREE_FIELD_NUMBER: _ClassVar[int]
+    ssm: str
+    tree: _token_tree_pb2.TokenTree
+    def __init__(self, ssm: _Optional[str] = ..., tree: _Optional[_Union[_token_tree_pb2.TokenTree, _Mapping]] = ...) -> None: ...
+
+class SsmServiceGetModelInfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SsmServiceGetModelInfoResponse(_message.Message):
+    __slots__ = ("ssms",)
+    SSMS_FIELD_NUMBER: _ClassVar[int]
+    ssms: _containers.RepeatedCompositeFieldContainer[SsmInfo]
+    def __init__(self, ssms: _Optional[_Iterable[_Union[SsmInfo, _Mapping]]] = ...) -> None: ...
+
+class SsmInfo(_message.Message):
+    __slots__ = ("name", "mode", "tokenizer_sha256", "max_model_len", "num_parameters")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZER_SHA256_FIELD_NUMBER: _ClassVar[int]
+    MAX_MODEL_LEN_FIELD_NUMBER: _ClassVar[int]
+    NUM_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    mode: str
+    tokenizer_sha256: str
+    max_model_len: int
+    num_parameters: int
+    def __init__(self, name: _Optional[str] = ..., mode: _Optional[str] = ..., tokenizer_sha256: _Optional[str] = ..., max_model_len: _Optional[int] = ..., num_parameters: _Optional[int] = ...) -> None: ...
+
+class SsmServiceWarmupRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SsmServiceWarmupResponse(_message.Message):
+    __slots__ = ("ssms",)
+    SSMS_FIELD_NUMBER: _ClassVar[int]
+    ssms: _containers.RepeatedCompositeFieldContainer[SsmStepTimes]
+    def __init__(self, ssms: _Optional[_Iterable[_Union[SsmStepTimes, _Mapping]]] = ...) -> None: ...
+
+class SsmStepTimes(_message.Message):
+    __slots__ = ("name", "step_times")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STEP_TIMES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    step_times: _containers.RepeatedCompositeFieldContainer[_token_tree_pb2.StepTime]
+    def __init__(self, name: _Optional[str] = ..., step_times: _Optional[_Iterable[_Union[_token_tree_pb2.StepTime, _Mapping]]] = ...) -> None: ...
+
+class SsmServiceGetLoadRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SsmServiceGetLoadResponse(_message.Message):
+    __slots__ = ("load",)
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    load: _token_tree_pb2.Load
+    def __init__(self, load: _Optional[_Union[_token_tree_pb2.Load, _Mapping]] = ...) -> None: ...
+
+class SsmServiceCloseSessionRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class SsmServiceCloseSessionResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
