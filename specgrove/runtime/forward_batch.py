@@ -12,22 +12,7 @@ import torch
 
 from specgrove.kernels.attention import AttentionBatch
 from specgrove.kernels.trees import ancestor_masks
-
-
-@dataclass(frozen=True, slots=True)
-class ForwardBatch:
-    """One forward pass. ``logit_rows`` are the rows whose logits are wanted, in the order sequences were added."""
-
-    token_ids: torch.Tensor  # int64 [num_rows]
-    positions: torch.Tensor  # int32 [num_rows]
-    slots: torch.Tensor  # int32 [num_rows], where each row's key and value go
-    attention: AttentionBatch
-    logit_rows: torch.Tensor  # int64 [num_logit_rows]
-
-    @property
-    def num_rows(self) -> int:
-        """Tokens in this forward pass."""
-        return int(self.token_ids.shape[0])
+from specgrove.models.forward_batch import ForwardBatch
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,9 @@ class SlotPool:
     def allocate(self, num_slots: int) -> list[int]:
         """Raises ``ResourceExhaustedError`` and takes none when fewer are free."""
         if num_slots > len(self._free):
-            raise ResourceExhaustedError(f"{num_slots} KV slots are wanted, {len(self._free)} of {self.num_slots} are free")
+            raise ResourceExhaustedError(
+                f"{num_slots} KV slots are wanted, {len(self._free)} of {self.num_slots} are free"
+            )
         if num_slots == 0:
             return []
         slots = self._free[-num_slots:]

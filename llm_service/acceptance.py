@@ -1,0 +1,119 @@
+"""The acceptance rule: walk the tree from its root, at each node emit the verifier's one choice, follow the child that holds it.
+
+The choice is a function of the node's logits, the sampling parameters, the position and the tokens before it: never of the
+tree. So what is emitted is what incremental decoding with the same seed emits (arXiv 2408.07978).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from specgrove.kernels.sampling import ChoiceParams, choose, log_prob_of, top_k_log_probs
+
+from llm_service.session import Session
+from specgrove.request import LogProbs, SamplingParams
+from specgrove.token_tree import TokenTree
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """Tokens to commit (accepted, then the bonus token), and the tree nodes of the accepted ones."""
+
+    token_ids: tuple[int, ...]
+    accepted_nodes: tuple[int, ...]
+    log_probs: tuple[LogProbs, ...]
+
+
+def accept(session: Session, tree: TokenTree, logits: torch.Tensor) -> Acceptance:
+    """``logits`` is float32 ``[num_nodes, vocab_size]``, row i for what follows node i."""
+    children = {(tree.parents[node], tree.token_ids[node]): node for node in range(1, tree.num_nodes)}
+    chooser = _Chooser(session)
+    token_ids: list[int] = []
+    accepted_nodes: list[int] = []
+    log_probs: list[LogProbs] = []
+    node: int | None = 0
+    while node is not None:
+        token_id = chooser.choose(logits[node])
+        if session.sampling.num_log_probs is not None:
+            log_probs.append(_log_probs(logits[node : node + 1], token_id, session.sampling.num_log_probs))
+        token_ids.append(token_id)
+        node = children.get((node, token_id))
+        if node is not None:
+            accepted_nodes.append(node)
+    return Acceptance(tuple(token_ids), tuple(accepted_nodes), tuple(log_probs))
+
+
+class _Chooser:
+    """Chooses token after token below a session's committed ones."""
+
+    def __init__(self, session: Session) -> None:
+        sampling = session.sampling
+        self._sampling = sampling
+        self._params = _choice_params(sampling)
+        self._position = len(session.token_ids)
+        self._num_output_tokens = len(session.token_ids) - session.prompt_len
+        self._prompt_ids = session.prompt_ids
+        self._has_penalties = (
+            sampling.repetition_penalty != 1.0 or sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
+        )
+        self._output_counts = Counter(session.output_counts) if self._has_penalties else Counter()
+        self._bias_token_ids, self._bias = None, None
+        if sampling.logit_bias:
+            self._bias_token_ids = _ids([token_id for token_id, _ in sampling.logit_bias])
+            self._bias = torch.tensor([bias for _, bias in sampling.logit_bias], dtype=torch.float32)
+
+    def choose(self, logits: torch.Tensor) -> int:
+        """``logits`` is float32 ``[vocab_size]``."""
+        seen_ids, output_ids, output_counts = _NO_IDS, _NO_IDS, _NO_IDS
+        if self._has_penalties:
+            seen_ids = _ids(sorted(self._prompt_ids | self._output_counts.keys()))
+            output_ids = _ids(list(self._output_counts))
+            output_counts = _ids(list(self._output_counts.values()))
+        is_too_early = self._num_output_tokens < self._sampling.min_tokens and self._sampling.stop_token_ids
+        token_id = choose(
+            logits,
+            self._params,
+            self._position,
+            seen_token_ids=seen_ids,
+            output_token_ids=output_ids,
+            output_counts=output_counts,
+            bias_token_ids=self._bias_token_ids,
+            bias=self._bias,
+            banned_token_ids=_ids(list(self._sampling.stop_token_ids)) if is_too_early else None,
+        )
+        self._position += 1
+        self._num_output_tokens += 1
+        if self._has_penalties:
+            self._output_counts[token_id] += 1
+        return token_id
+
+
+def _ids(values: list[int]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.int64)
+
+
+_NO_IDS = _ids([])
+
+
+def _choice_params(sampling: SamplingParams) -> ChoiceParams:
+    return ChoiceParams(
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        seed=sampling.seed,
+    )
+
+
+def _log_probs(logits: torch.Tensor, token_id: int, num_log_probs: int) -> LogProbs:
+    """``logits`` is ``[1, vocab_size]``."""
+    own = log_prob_of(logits[0], token_id)
+    if num_log_probs == 0:
+        return LogProbs(own)
+    values, ids = top_k_log_probs(logits, num_log_probs)
+    return LogProbs(own, tuple(zip(ids[0].tolist(), values[0].tolist(), strict=True)))

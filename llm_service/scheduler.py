@@ -1,0 +1,48 @@
+"""Plans one forward pass: all trees whose context is cached, then chunks of prompts up to a token budget. Pure Python.
+
+Called by the engine before every step. Verifications are never held back by prompts, and prompts are served in order of
+arrival, so that none starves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from llm_service.session import PendingWork
+
+
+@dataclass(frozen=True, slots=True)
+class StepEntry:
+    """One item's part in a step: committed tokens to compute, and whether its tree is verified too."""
+
+    pending: PendingWork
+    chunk_len: int
+    has_tree: bool
+
+    @property
+    def num_rows(self) -> int:
+        """Rows this part adds to the forward pass; each needs a KV slot."""
+        return self.chunk_len + (self.pending.tree.num_nodes if self.has_tree else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """The items of one forward pass."""
+
+    entries: tuple[StepEntry, ...]
+
+
+def plan_step(pending: Iterable[PendingWork], max_num_chunk_tokens: int) -> StepPlan:
+    """``pending`` is in order of arrival. A tree rides along with the chunk that completes its context."""
+    trees, chunks = [], []
+    budget = max_num_chunk_tokens
+    for work in pending:
+        num_uncached = work.session.num_uncached
+        if num_uncached == 0:
+            trees.append(StepEntry(work, 0, has_tree=True))
+        elif budget > 0:
+            chunk_len = min(num_uncached, budget)
+            budget -= chunk_len
+            chunks.append(StepEntry(work, chunk_len, has_tree=chunk_len == num_uncached))
+    return StepPlan((*trees, *chunks))

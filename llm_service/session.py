@@ -1,0 +1,56 @@
+"""A session of the verifier: the committed tokens it holds, their KV slots, and the work under way. Owned by the engine.
+
+Invariant: ``slots`` covers a prefix of ``token_ids``; between two works it covers all but the last token, which is the next
+tree's root.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from specgrove.request import SamplingParams, VerifyWork
+from specgrove.token_tree import TokenTree
+
+
+@dataclass(slots=True)
+class Session:
+    """What the verifier keeps of one request."""
+
+    session_id: str
+    sampling: SamplingParams
+    prompt_len: int
+    token_ids: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    output_counts: Counter[int] = field(default_factory=Counter)
+    prompt_ids: frozenset[int] = frozenset()
+    last_used_s: float = 0.0
+
+    @property
+    def num_uncached(self) -> int:
+        """Committed tokens before the root whose keys and values must still be computed."""
+        return len(self.token_ids) - 1 - len(self.slots)
+
+    def extend(self, token_ids: tuple[int, ...]) -> None:
+        """Takes committed tokens in, and counts those that are output."""
+        num_prompt_tokens = max(0, self.prompt_len - len(self.token_ids))
+        if num_prompt_tokens:
+            self.prompt_ids |= frozenset(token_ids[:num_prompt_tokens])
+        self.output_counts.update(token_ids[num_prompt_tokens:])
+        self.token_ids.extend(token_ids)
+
+
+@dataclass(slots=True)
+class PendingWork:
+    """An item under way: the session it belongs to and the tree to verify once the session's context is cached."""
+
+    item_id: int
+    session: Session
+    tree: TokenTree
+    deadline_s: float | None
+
+    @classmethod
+    def of(cls, item_id: int, session: Session, work: VerifyWork, now_s: float) -> PendingWork:
+        """``deadline_s`` is on the same clock as ``now_s``."""
+        deadline_s = None if work.timeout_ms is None else now_s + work.timeout_ms / 1e3
+        return cls(item_id, session, work.tree, deadline_s)

@@ -1,0 +1,234 @@
+"""The verifier engine: sessions, KV slots and work under way; one ``step`` plans, runs and applies one forward pass.
+
+Driven by a ``StepLoop``, on whose thread everything here happens. Sessions are a cache of the router's committed tokens: they
+may be dropped at any time (idle, no room, a failed step), and the router then sends the tokens again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from llm_service.acceptance import accept
+from llm_service.config import VerifierConfig
+from llm_service.scheduler import StepEntry, StepPlan, plan_step
+from llm_service.session import PendingWork, Session
+from specgrove.errors import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    ResourceExhaustedError,
+    SessionClosedError,
+    SpecGroveError,
+    StaleBaseError,
+)
+from specgrove.request import Verdict, VerifyWork
+from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
+from specgrove.runtime.kv_slots import SlotPool
+from specgrove.runtime.model_runner import ModelRunner
+from specgrove.runtime.step_loop import WorkItem
+
+Result = tuple[int, Verdict | SpecGroveError]
+
+
+class VerifierEngine:
+    """The ``Engine`` of the LLM service."""
+
+    def __init__(
+        self, runner: ModelRunner, config: VerifierConfig, clock_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._runner = runner
+        self._config = config
+        self._clock_s = clock_s
+        self.reset()
+        self.num_steps = 0
+        self.num_step_tokens = 0
+
+    def reset(self) -> None:
+        """Forgets all sessions and all work."""
+        self._slots = SlotPool(self._runner.num_slots)
+        self._sessions: dict[str, Session] = {}
+        self._pending: dict[str, PendingWork] = {}
+        self._failed: list[Result] = []
+
+    @property
+    def num_sessions(self) -> int:
+        """Sessions held."""
+        return len(self._sessions)
+
+    @property
+    def num_free_slots(self) -> int:
+        """KV slots that no session holds."""
+        return self._slots.num_free
+
+    def has_work(self) -> bool:
+        """See ``Engine``."""
+        return bool(self._pending or self._failed)
+
+    def add(self, item: WorkItem[VerifyWork]) -> None:
+        """See ``Engine``. A second item of a session replaces the first: its router gave that one up."""
+        work = item.work
+        self._check(work)
+        if work.base == 0:
+            self.close_session(work.session_id)
+        session = self._sessions.get(work.session_id)
+        held_len = len(session.token_ids) if session else 0
+        if work.base != held_len or (work.base > 0 and work.session_id in self._pending):
+            raise StaleBaseError(held_len if work.session_id not in self._pending else 0)
+        if session is None:
+            assert work.session is not None
+            session = Session(work.session_id, work.session.sampling, work.session.prompt_len)
+            self._sessions[work.session_id] = session
+        session.extend(work.new_token_ids)
+        session.last_used_s = self._clock_s()
+        if work.tree.token_ids[0] != session.token_ids[-1]:
+            self._drop(session)
+            raise InvalidRequestError.of("tree.token_ids[0]", "the root must be the last committed token")
+        self._pending[work.session_id] = PendingWork.of(item.item_id, session, work, session.last_used_s)
+
+    def _check(self, work: VerifyWork) -> None:
+        vocab_size, max_len = self._runner.decoder.spec.vocab_size, self._config.max_model_len
+        if not 1 <= len(work.session_id) <= 64:
+            raise InvalidRequestError.of("session_id", "must have 1 to 64 characters")
+        if (work.base == 0) != (work.session is not None) or (work.base == 0 and not work.new_token_ids):
+            raise InvalidRequestError.of(
+                "base", "base 0 must come with the session's parameters and all committed tokens"
+            )
+        if work.session is not None and not 1 <= work.session.prompt_len <= len(work.new_token_ids):
+            raise InvalidRequestError.of("session.prompt_len", "must be from 1 to the number of committed tokens")
+        if any(not 0 <= token_id < vocab_size for token_id in work.new_token_ids):
+            raise InvalidRequestError.of("new_token_ids", f"ids must be below the vocabulary's size {vocab_size}")
+        if any(token_id >= vocab_size for token_id, _ in work.session.sampling.logit_bias) if work.session else False:
+            raise InvalidRequestError.of("session.sampling.logit_bias", f"ids must be below {vocab_size}")
+        try:
+            work.tree.validated(vocab_size=vocab_size, max_num_nodes=self._config.max_num_tree_nodes)
+        except ValueError as error:
+            raise InvalidRequestError.of("tree", str(error)) from error
+        num_tokens = work.base + len(work.new_token_ids) + max(work.tree.depths())
+        if num_tokens > max_len:
+            raise InvalidRequestError.of(
+                "tree", f"committed tokens and tree reach {num_tokens}, the context holds {max_len}"
+            )
+        if num_tokens > self._runner.num_slots:
+            raise InvalidRequestError.of(
+                "new_token_ids", f"{num_tokens} tokens need as many KV slots; the service has {self._runner.num_slots}"
+            )
+
+    def step(self) -> list[Result]:
+        """See ``Engine``."""
+        self._fail_expired()
+        plan = self._with_slots(plan_step(self._pending.values(), self._config.max_num_chunk_tokens))
+        results, self._failed = self._failed, []
+        if plan:
+            results.extend(self._run(plan))
+        return results
+
+    def _fail_expired(self) -> None:
+        now_s = self._clock_s()
+        for pending in list(self._pending.values()):
+            if pending.deadline_s is not None and now_s > pending.deadline_s:
+                self._fail(pending, DeadlineExceededError("the item's time ran out before its tree was verified"))
+
+    def _with_slots(self, plan: StepPlan) -> list[tuple[StepEntry, list[int]]]:
+        """Each entry with a KV slot for every row. Idle sessions make room; an item that still finds none fails."""
+        with_slots = []
+        for entry in plan.entries:
+            self._evict_idle(entry.num_rows)
+            try:
+                with_slots.append((entry, self._slots.allocate(entry.num_rows)))
+            except ResourceExhaustedError as error:
+                self._fail(entry.pending, error)
+        return with_slots
+
+    def _evict_idle(self, num_wanted: int) -> None:
+        while self._slots.num_free < num_wanted:
+            idle = [session for session in self._sessions.values() if session.session_id not in self._pending]
+            if not idle:
+                return
+            self._drop(min(idle, key=lambda session: session.last_used_s))
+
+    def _run(self, plan: list[tuple[StepEntry, list[int]]]) -> list[Result]:
+        started_s = time.perf_counter()
+        builder = BatchBuilder()
+        logit_ranges = []
+        tree_slots = []
+        for entry, slots in plan:
+            session, tree = entry.pending.session, entry.pending.tree
+            start = len(session.slots)
+            session.slots.extend(slots[: entry.chunk_len])
+            tree_slots.append(slots[entry.chunk_len :])
+            rows = TreeRows(tree.token_ids, tree.parents, tree_slots[-1]) if entry.has_tree else None
+            chunk = session.token_ids[start : start + entry.chunk_len]
+            logit_ranges.append(builder.add(session.slots, chunk, rows))
+        batch = builder.build()
+        logits = self._runner.forward(batch)
+        step_ms = (time.perf_counter() - started_s) * 1e3
+        self.num_steps += 1
+        self.num_step_tokens += batch.num_rows
+        return [
+            (entry.pending.item_id, self._apply(entry, slots, logits[rows.start : rows.stop], step_ms, batch.num_rows))
+            for (entry, _), slots, rows in zip(plan, tree_slots, logit_ranges, strict=True)
+            if entry.has_tree
+        ]
+
+    def _apply(
+        self, entry: StepEntry, tree_slots: list[int], logits: torch.Tensor, step_ms: float, num_rows: int
+    ) -> Verdict | SpecGroveError:
+        session, tree = entry.pending.session, entry.pending.tree
+        del self._pending[session.session_id]
+        try:
+            acceptance = accept(session, tree, logits)
+        except ValueError as error:
+            self._slots.free(tree_slots)
+            self._drop(session)
+            return InvalidRequestError.of("logits", f"the model's logits can't be used: {error}")
+        base = len(session.token_ids)
+        kept_nodes = {0, *acceptance.accepted_nodes}
+        session.slots.extend(slot for node, slot in enumerate(tree_slots) if node in kept_nodes)
+        self._slots.free(slot for node, slot in enumerate(tree_slots) if node not in kept_nodes)
+        session.extend(acceptance.token_ids)
+        session.last_used_s = self._clock_s()
+        return Verdict(
+            base=base,
+            token_ids=acceptance.token_ids,
+            accepted_nodes=acceptance.accepted_nodes,
+            log_probs=acceptance.log_probs,
+            step_ms=step_ms,
+            step_num_tokens=num_rows,
+        )
+
+    def close_session(self, session_id: str) -> None:
+        """See ``Engine``."""
+        pending = self._pending.get(session_id)
+        if pending is not None:
+            self._fail(pending, SessionClosedError("the session was closed or opened anew"))
+        elif session_id in self._sessions:
+            self._drop(self._sessions[session_id])
+
+    def expire_sessions(self) -> None:
+        """See ``Engine``."""
+        oldest_s = self._clock_s() - self._config.session_ttl_s
+        for session in list(self._sessions.values()):
+            if session.last_used_s < oldest_s and session.session_id not in self._pending:
+                self._drop(session)
+
+    def _fail(self, pending: PendingWork, error: SpecGroveError) -> None:
+        """The session goes with the item: a router that still wants it replays."""
+        del self._pending[pending.session.session_id]
+        self._failed.append((pending.item_id, error))
+        self._drop(pending.session)
+
+    def _drop(self, session: Session) -> None:
+        del self._sessions[session.session_id]
+        self._slots.free(session.slots)
+
+    def measure_step_ms(self, nums_tokens: list[int]) -> list[tuple[int, float]]:
+        """Median step time by number of tokens, on slots that are free now; sizes that find no room are left out."""
+        times = []
+        for num_tokens in nums_tokens:
+            if num_tokens <= self._slots.num_free:
+                slots = self._slots.allocate(num_tokens)
+                times.append((num_tokens, self._runner.measure_step_ms(num_tokens, slots)))
+                self._slots.free(slots)
+        return times

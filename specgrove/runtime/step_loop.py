@@ -1,0 +1,163 @@
+"""The thread that drives an engine: takes in what was submitted, lets the engine make one step, hands results out, again.
+
+Both services run one. Everything an engine owns is touched by this thread alone, so engines need no locks. Iteration-level
+batching follows from the order: whatever was submitted while a forward ran is part of the next plan.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from specgrove.errors import InternalError, SpecGroveError, UnavailableError
+
+logger = logging.getLogger(__name__)
+
+WorkT = TypeVar("WorkT")
+ResultT = TypeVar("ResultT")
+ValueT = TypeVar("ValueT")
+
+_IDLE_INTERVAL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkItem(Generic[WorkT]):
+    """Work under the number its result will carry."""
+
+    item_id: int
+    work: WorkT
+
+
+class Engine(Protocol[WorkT, ResultT]):
+    """What a step loop drives. All methods are called on the loop's thread."""
+
+    def add(self, item: WorkItem[WorkT]) -> None:
+        """Takes an item in; raises ``SpecGroveError`` to refuse it."""
+        ...
+
+    def has_work(self) -> bool:
+        """Whether ``step`` would get anything done."""
+        ...
+
+    def step(self) -> list[tuple[int, ResultT | SpecGroveError]]:
+        """Plans, runs and applies one forward pass; returns what is finished by item id."""
+        ...
+
+    def close_session(self, session_id: str) -> None:
+        """Forgets a session; its items under way finish with ``SessionClosedError`` in the next ``step``."""
+        ...
+
+    def expire_sessions(self) -> None:
+        """Forgets sessions idle for too long. Called about once a second."""
+        ...
+
+    def reset(self) -> None:
+        """Forgets everything, after a step that failed: routers replay."""
+        ...
+
+
+class StepLoop(Generic[WorkT, ResultT]):
+    """Owns the thread. ``submit``, ``call`` and ``stop`` may be called from any thread."""
+
+    def __init__(self, engine: Engine[WorkT, ResultT], name: str) -> None:
+        self._engine = engine
+        self._item_ids = itertools.count(1)
+        self._under_way: dict[int, Future[ResultT]] = {}
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._wake_up = threading.Condition()
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def num_pending_items(self) -> int:
+        """Items submitted and not finished."""
+        return len(self._under_way)
+
+    def submit(self, work: WorkT) -> Future[ResultT]:
+        """The result to come, or the ``SpecGroveError`` that the engine gave."""
+        future: Future[ResultT] = Future()
+        self._post(lambda: self._add(work, future), future)
+        return future
+
+    def call(self, function: Callable[[], ValueT]) -> Future[ValueT]:
+        """Runs a function on the engine's thread, between two steps."""
+        future: Future[ValueT] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function())
+            except Exception as error:
+                future.set_exception(error)
+
+        self._post(run, future)
+        return future
+
+    def close_session(self, session_id: str) -> Future[None]:
+        """Done when the session's KV slots are free."""
+        return self.call(lambda: self._engine.close_session(session_id))
+
+    def stop(self) -> None:
+        """Ends the thread after the step it is in; what is under way fails with ``UnavailableError``."""
+        with self._wake_up:
+            self._is_stopping = True
+            self._wake_up.notify()
+        self._thread.join()
+
+    def _post(self, action: Callable[[], None], future: Future[ValueT]) -> None:
+        with self._wake_up:
+            if self._is_stopping:
+                future.set_exception(UnavailableError("the service is stopping"))
+                return
+            self._inbox.append(action)
+            self._wake_up.notify()
+
+    def _add(self, work: WorkT, future: Future[ResultT]) -> None:
+        item = WorkItem(next(self._item_ids), work)
+        try:
+            self._engine.add(item)
+        except SpecGroveError as error:
+            future.set_exception(error)
+        else:
+            self._under_way[item.item_id] = future
+
+    def _run(self) -> None:
+        while True:
+            with self._wake_up:
+                if not self._inbox and not self._engine.has_work() and not self._is_stopping:
+                    self._wake_up.wait(_IDLE_INTERVAL_S)
+                if self._is_stopping:
+                    break
+                actions = list(self._inbox)
+                self._inbox.clear()
+            self._turn(actions)
+        for future in self._under_way.values():
+            future.set_exception(UnavailableError("the service is stopping"))
+
+    def _turn(self, actions: list[Callable[[], None]]) -> None:
+        try:
+            for action in actions:
+                action()
+            self._engine.expire_sessions()
+            results = self._engine.step() if self._engine.has_work() else []
+        except Exception as error:
+            logger.exception("a step failed; all sessions are dropped and will be replayed")
+            self._engine.reset()
+            failed = [(item_id, InternalError(f"{type(error).__name__}: {error}")) for item_id in self._under_way]
+            self._finish(failed)
+        else:
+            self._finish(results)
+
+    def _finish(self, results: list[tuple[int, ResultT | SpecGroveError]] | list[tuple[int, InternalError]]) -> None:
+        for item_id, result in results:
+            future = self._under_way.pop(item_id)
+            if isinstance(result, SpecGroveError):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
