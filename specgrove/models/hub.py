@@ -1,0 +1,135 @@
+"""From what a user names (a folder, the demo model, a hub id) to a checked model folder. Called by the services' ``__main__``.
+
+Imports neither torch nor transformers, so that a launcher stays light. Invariant: what is returned holds a config, complete
+safetensors and, unless told otherwise, a tokenizer; pickle files are never downloaded and never read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import errors as hub_errors
+from safetensors import SafetensorError, safe_open
+
+from specgrove.models import demo
+
+DEMO_LLM = demo.DEMO_LLM
+DOWNLOADED_FILES = ("*.safetensors", "*.json", "tokenizer.model", "chat_template.jinja")
+IGNORED_FILES = ("*/*", "consolidated*")  # other frameworks' folders, and Mistral's second copy of the weights
+PICKLE_PATTERNS = ("pytorch_model*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+
+
+class ModelNotFoundError(ValueError):
+    """No usable model at the place named. The text says what is wrong and what would be right."""
+
+
+def resolve_model(
+    model: str, *, cache_dir: Path, progress: Callable[[str], None], needs_tokenizer: bool = True
+) -> Path:
+    """The folder of ``model``: a folder, ``DEMO_LLM`` (made in ``cache_dir`` once), or a Hugging Face hub id.
+
+    ``needs_tokenizer`` is False for SSMs, which take token ids only. Raises ``ModelNotFoundError``.
+    """
+    folder = Path(model).expanduser()
+    if model and folder.is_dir():
+        check_model_folder(folder, needs_tokenizer=needs_tokenizer)
+        return folder
+    if model == DEMO_LLM:
+        try:
+            folder = demo.ensure_demo_llm(cache_dir, progress)
+        except demo.DemoModelError as error:
+            raise ModelNotFoundError(str(error)) from error
+        check_model_folder(folder)
+        return folder
+    looks_like_path = model.startswith((".", "~", os.sep)) or model.count("/") > 1 or folder.exists()
+    if looks_like_path or not _HUB_ID.fullmatch(model):
+        raise ModelNotFoundError(
+            f"{model!r} is no folder and no hub id: give a model folder, an id like 'owner/name', or {DEMO_LLM!r}"
+        )
+    return _download(model, progress, needs_tokenizer)
+
+
+def _download(model: str, progress: Callable[[str], None], needs_tokenizer: bool) -> Path:
+    """The hub's snapshot of ``model``, in the library's own cache (``HF_HOME``); complete files are not fetched again."""
+    progress(f"fetching {model} from the Hugging Face hub")
+    try:
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                model, allow_patterns=list(DOWNLOADED_FILES), ignore_patterns=list(IGNORED_FILES)
+            )
+        )
+    except hub_errors.GatedRepoError as error:
+        raise ModelNotFoundError(
+            f"{model!r} is gated: accept its licence on the hub and run `hf auth login`"
+        ) from error
+    except hub_errors.RepositoryNotFoundError as error:
+        raise ModelNotFoundError(
+            f"the hub has no model {model!r} that you may read: check the id, or `hf auth login` for a private one"
+        ) from error
+    except hub_errors.LocalEntryNotFoundError as error:
+        offline = "HF_HUB_OFFLINE is set" if huggingface_hub.constants.HF_HUB_OFFLINE else "the hub can't be reached"
+        raise ModelNotFoundError(
+            f"{model!r} is not in the local hub cache and {offline}: give a folder, go online, or use {DEMO_LLM!r}"
+        ) from error
+    except (OSError, ValueError, hub_errors.HfHubHTTPError) as error:
+        raise ModelNotFoundError(f"{model!r} could not be fetched from the hub: {error}") from error
+    check_model_folder(folder, needs_tokenizer=needs_tokenizer)
+    return folder
+
+
+def check_model_folder(folder: Path, *, needs_tokenizer: bool = True) -> None:
+    """Raises ``ModelNotFoundError`` unless ``folder`` holds a config, complete safetensors and (if needed) a tokenizer."""
+    if not folder.is_dir():
+        kind = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise ModelNotFoundError(f"model folder {folder} {kind}")
+    config_path = folder / "config.json"
+    if not config_path.is_file():
+        raise ModelNotFoundError(f"{folder} has no config.json: a model folder has Hugging Face's layout")
+    try:
+        is_object = isinstance(json.loads(config_path.read_text(encoding="utf-8")), dict)
+    except ValueError as error:
+        raise ModelNotFoundError(f"{config_path} is not JSON: {error}") from error
+    if not is_object:
+        raise ModelNotFoundError(f"{config_path} is not a JSON object")
+    for path in _weight_files(folder):
+        _check_safetensors(path)
+    if needs_tokenizer and not (folder / "tokenizer.json").is_file():
+        raise ModelNotFoundError(f"{folder} has no tokenizer.json: save the model's fast tokenizer into it")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files to read: those an index lists, else all. Never empty."""
+    index_path = folder / "model.safetensors.index.json"
+    if index_path.is_file():
+        try:
+            names = sorted(set(json.loads(index_path.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelNotFoundError(f"{index_path} is not an index with a weight_map: {error!r}") from error
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise ModelNotFoundError(f"{folder} lacks {', '.join(missing)}, which its index lists: fetch it again")
+        paths = [folder / name for name in names]
+    else:
+        paths = sorted(folder.glob("*.safetensors"))
+    if paths:
+        return paths
+    if any(next(folder.glob(pattern), None) for pattern in PICKLE_PATTERNS):
+        raise ModelNotFoundError(f"{folder} holds pickle files, which SpecGrove never loads: convert to safetensors")
+    raise ModelNotFoundError(f"{folder} has no *.safetensors file: SpecGrove loads weights from safetensors only")
+
+
+def _check_safetensors(path: Path) -> None:
+    """Opens the header, whose offsets must cover the file exactly. Reads no weights."""
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ModelNotFoundError(
+            f"{path} ({path.stat().st_size} bytes) is truncated or no safetensors file, fetch it again: {error}"
+        ) from error

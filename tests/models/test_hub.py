@@ -1,0 +1,142 @@
+"""Finding model folders: what is accepted, and that every error says what is wrong and what would be right."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+from huggingface_hub import errors as hub_errors
+from safetensors.numpy import save_file
+
+from specgrove.models import hub
+from specgrove.models.hub import DEMO_LLM, ModelNotFoundError, check_model_folder, resolve_model
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    """A folder that passes; the tests below each break one thing."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "tokenizer.json").write_text("{}")
+    save_file({"a": np.zeros((8, 8), np.float32)}, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_llm() -> Path:
+    """The demo LLM in the user's cache, made if it isn't there."""
+    return resolve_model(DEMO_LLM, cache_dir=Path.home() / ".cache" / "specgrove", progress=print)
+
+
+def resolve(model: str, tmp_path: Path) -> Path:
+    return resolve_model(model, cache_dir=tmp_path / "cache", progress=lambda _: None)
+
+
+def test_folder_is_itself(model_folder: Path, tmp_path: Path) -> None:
+    assert resolve(str(model_folder), tmp_path) == model_folder
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="does not exist"):
+        check_model_folder(tmp_path / "nothing")
+    with pytest.raises(ModelNotFoundError, match="no folder and no hub id"):
+        resolve(str(tmp_path / "nothing"), tmp_path)
+
+
+@pytest.mark.parametrize("model", ["", "a b", "../x", "a/b/c", "https://example.org/model", "owner/"])
+def test_neither_folder_nor_id(model: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="give a model folder"):
+        resolve(model, tmp_path)
+
+
+def test_no_config(model_folder: Path) -> None:
+    (model_folder / "config.json").unlink()
+    with pytest.raises(ModelNotFoundError, match=r"no config\.json"):
+        check_model_folder(model_folder)
+
+
+def test_config_is_not_json(model_folder: Path) -> None:
+    (model_folder / "config.json").write_text("{")
+    with pytest.raises(ModelNotFoundError, match="is not JSON"):
+        check_model_folder(model_folder)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "weights.pt", "model.pkl"])
+def test_pickle_is_never_loaded(model_folder: Path, name: str) -> None:
+    (model_folder / "model.safetensors").rename(model_folder / name)
+    with pytest.raises(ModelNotFoundError, match="holds pickle files, which SpecGrove never loads"):
+        check_model_folder(model_folder)
+
+
+def test_no_weights(model_folder: Path) -> None:
+    (model_folder / "model.safetensors").unlink()
+    with pytest.raises(ModelNotFoundError, match=r"no \*\.safetensors file"):
+        check_model_folder(model_folder)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 4, 40, -1])
+def test_truncated_weights(model_folder: Path, num_bytes: int) -> None:
+    path = model_folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:num_bytes])
+    with pytest.raises(ModelNotFoundError, match="truncated"):
+        check_model_folder(model_folder)
+
+
+def test_index_lists_a_missing_file(model_folder: Path) -> None:
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (model_folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelNotFoundError, match=r"lacks model-00002-of-00002\.safetensors"):
+        check_model_folder(model_folder)
+
+
+def test_no_tokenizer(model_folder: Path) -> None:
+    (model_folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelNotFoundError, match=r"no tokenizer\.json"):
+        check_model_folder(model_folder)
+    check_model_folder(model_folder, needs_tokenizer=False)
+
+
+def test_hub_id_downloads_no_pickle(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, object] = {}
+
+    def snapshot_download(repo_id: str, **options: object) -> str:
+        asked.update(options, repo_id=repo_id)
+        return str(model_folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert resolve("owner/name", tmp_path) == model_folder
+    assert asked["repo_id"] == "owner/name"
+    assert not any(str(pattern).endswith((".bin", ".pt", ".pkl")) for pattern in hub.DOWNLOADED_FILES)
+    assert asked["allow_patterns"] == list(hub.DOWNLOADED_FILES)
+
+
+def test_hub_can_not_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot_download(repo_id: str, **options: object) -> str:
+        raise hub_errors.LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(ModelNotFoundError, match="not in the local hub cache"):
+        resolve("owner/name", tmp_path)
+
+
+def test_import_is_light() -> None:
+    code = "import sys, specgrove.models.hub; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_demo_llm_tokenizer(demo_llm: Path) -> None:
+    """Digits stand alone and special tokens are one token, as in SmolLM2's own tokenizer."""
+    import tokenizers
+
+    tokenizer = tokenizers.Tokenizer.from_file(str(demo_llm / "tokenizer.json"))
+    assert tokenizer.encode("In 1234").tokens == ["In", "Ġ", "1", "2", "3", "4"]
+    assert tokenizer.encode("<|im_start|>user\nHi<|im_end|>\n").ids[0] == 1
+    assert 2 in tokenizer.encode("Hi<|im_end|>\n").ids
+    assert json.loads((demo_llm / "config.json").read_text())["eos_token_id"] == 2
+    assert (demo_llm / "chat_template.jinja").is_file()
