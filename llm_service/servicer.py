@@ -1,0 +1,132 @@
+"""The LLM service's gRPC face: thin, every decision is the engine's. Runs on the event loop; the engine has its own thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from llm_service.verifier import VerifierEngine
+from specgrove import wire
+from specgrove.models.decoder import Decoder
+from specgrove.request import Verdict, VerifyWork
+from specgrove.runtime.step_loop import StepLoop
+from specgrove.serving.work_stream import serve_work_stream
+from specgrove.tokenizer import Tokenizer
+from specgrove.v1 import llm_pb2, llm_pb2_grpc, token_tree_pb2
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+_FILE_PIECE_BYTES = 1 << 20
+_WARMUP_NUMS_TOKENS = [1, 2, 4, 8, 16, 32, 64, 128]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What the service says about its model."""
+
+    name: str
+    folder: Path
+    dtype: str
+    max_model_len: int
+    max_num_tree_nodes: int
+    eos_token_ids: tuple[int, ...]
+    decoder: Decoder
+    tokenizer: Tokenizer
+
+
+class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
+    """``LlmService`` over one engine."""
+
+    def __init__(
+        self, model: ServedModel, engine: VerifierEngine, loop: StepLoop[VerifyWork, Verdict], num_slots: int
+    ) -> None:
+        self._model = model
+        self._engine = engine
+        self._loop = loop
+        self._num_slots = num_slots
+        self._step_times: list[tuple[int, float]] | None = None
+        self._warmup_lock = asyncio.Lock()
+
+    async def Verify(  # noqa: N802
+        self, request_iterator: AsyncIterator[llm_pb2.VerifyRequest], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[llm_pb2.VerifyResponse]:
+        """See llm.proto."""
+        async for results in serve_work_stream(request_iterator, self._verify):
+            yield llm_pb2.VerifyResponse(results=results)
+
+    async def _verify(self, item: llm_pb2.VerifyItem) -> llm_pb2.VerifyResult:
+        result = llm_pb2.VerifyResult(session_id=item.session_id, item_id=item.item_id)
+        try:
+            work = wire.verify_work_from_proto(item)
+            verdict = await asyncio.wrap_future(self._loop.submit(work))
+            result.verdict.CopyFrom(wire.verdict_to_proto(verdict))
+        except Exception as error:
+            result.error.CopyFrom(wire.error_to_proto(error))
+        return result
+
+    async def GetModelInfo(  # noqa: N802
+        self, request: llm_pb2.LlmServiceGetModelInfoRequest, context: grpc.aio.ServicerContext
+    ) -> llm_pb2.LlmServiceGetModelInfoResponse:
+        """See llm.proto."""
+        model = self._model
+        return llm_pb2.LlmServiceGetModelInfoResponse(
+            model=model.name,
+            architecture=model.decoder.spec.architecture,
+            vocab_size=model.decoder.spec.vocab_size,
+            max_model_len=model.max_model_len,
+            dtype=model.dtype,
+            eos_token_ids=model.eos_token_ids,
+            tokenizer_sha256=model.tokenizer.sha256,
+            num_slots=self._num_slots,
+            num_parameters=model.decoder.num_parameters,
+            max_num_tree_nodes=model.max_num_tree_nodes,
+        )
+
+    async def GetTokenizer(  # noqa: N802
+        self, request: llm_pb2.GetTokenizerRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[llm_pb2.GetTokenizerResponse]:
+        """See llm.proto."""
+        for file_name in _TOKENIZER_FILES:
+            path = self._model.folder / file_name
+            if not path.exists():
+                continue
+            content = await asyncio.to_thread(path.read_bytes)
+            for start in range(0, len(content), _FILE_PIECE_BYTES):
+                piece = content[start : start + _FILE_PIECE_BYTES]
+                yield llm_pb2.GetTokenizerResponse(file_name=file_name, content=piece)
+
+    async def Warmup(  # noqa: N802
+        self, request: llm_pb2.LlmServiceWarmupRequest, context: grpc.aio.ServicerContext
+    ) -> llm_pb2.LlmServiceWarmupResponse:
+        """See llm.proto."""
+        async with self._warmup_lock:
+            if self._step_times is None:
+                measure = self._loop.call(lambda: self._engine.measure_step_ms(_WARMUP_NUMS_TOKENS))
+                self._step_times = await asyncio.wrap_future(measure)
+        times = [token_tree_pb2.StepTime(num_tokens=num, step_ms=step_ms) for num, step_ms in self._step_times]
+        return llm_pb2.LlmServiceWarmupResponse(step_times=times)
+
+    async def GetLoad(  # noqa: N802
+        self, request: llm_pb2.LlmServiceGetLoadRequest, context: grpc.aio.ServicerContext
+    ) -> llm_pb2.LlmServiceGetLoadResponse:
+        """See llm.proto."""
+        engine = self._engine
+        load = token_tree_pb2.Load(
+            num_sessions=engine.num_sessions,
+            num_slots=self._num_slots,
+            num_free_slots=engine.num_free_slots,
+            num_pending_items=self._loop.num_pending_items,
+            num_steps=engine.num_steps,
+            num_step_tokens=engine.num_step_tokens,
+        )
+        return llm_pb2.LlmServiceGetLoadResponse(load=load)
+
+    async def CloseSession(  # noqa: N802
+        self, request: llm_pb2.LlmServiceCloseSessionRequest, context: grpc.aio.ServicerContext
+    ) -> llm_pb2.LlmServiceCloseSessionResponse:
+        """See llm.proto."""
+        await asyncio.wrap_future(self._loop.close_session(request.session_id))
+        return llm_pb2.LlmServiceCloseSessionResponse()

@@ -1,0 +1,45 @@
+"""Fixtures shared by all tests: a tiny random Llama folder, made in the test session, and the demo model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+TINY_VOCAB_SIZE = 97
+
+
+def save_tiny_llama(folder: Path, *, seed: int, vocab_size: int = TINY_VOCAB_SIZE, **overrides: object) -> Path:
+    """A random Llama that is small but has grouped heads and several layers. Its logits are far from flat."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    settings: dict[str, object] = {
+        "vocab_size": vocab_size,
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 256,
+        "initializer_range": 0.2,
+        "eos_token_id": 2,
+        "tie_word_embeddings": False,
+    }
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(LlamaConfig(**(settings | overrides)))
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The verifier's tiny model."""
+    return save_tiny_llama(tmp_path_factory.mktemp("tiny_llama"), seed=0)
+
+
+@pytest.fixture(scope="session")
+def other_tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A different tiny model with the same vocabulary: a drafter that is often wrong."""
+    return save_tiny_llama(tmp_path_factory.mktemp("other_tiny_llama"), seed=1, num_hidden_layers=1)

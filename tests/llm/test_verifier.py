@@ -1,0 +1,241 @@
+"""The verifier engine: same tokens for any trees, batch and history; slots accounted for; errors that leave it serving."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_service.config import VerifierConfig
+from llm_service.verifier import VerifierEngine
+from specgrove.errors import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    ResourceExhaustedError,
+    SessionClosedError,
+    StaleBaseError,
+)
+from specgrove.models.decoder import load_decoder
+from specgrove.request import SamplingParams, SessionParams, Verdict, VerifyWork
+from specgrove.runtime.model_runner import ModelRunner
+from specgrove.runtime.step_loop import WorkItem
+from specgrove.token_tree import TokenTree
+from tests.conftest import TINY_VOCAB_SIZE
+
+PROMPT = [5, 1, 44, 90, 3, 3, 17, 60, 2, 8, 31]
+SAMPLED = SamplingParams(
+    temperature=0.9, top_p=0.95, seed=7, repetition_penalty=1.1, presence_penalty=0.2, frequency_penalty=0.3, min_tokens=5,
+    stop_token_ids=(2,), logit_bias=((4, 2.0),),
+)  # fmt: skip
+
+
+class Clock:
+    """A clock that tests turn."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture(scope="module")
+def runner(tiny_llama: Path) -> ModelRunner:
+    return ModelRunner(load_decoder(tiny_llama, torch.float32), num_slots=400)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def engine(runner: ModelRunner, clock: Clock) -> VerifierEngine:
+    return VerifierEngine(runner, VerifierConfig(max_model_len=200, max_num_chunk_tokens=4), clock)
+
+
+def opening(session_id: str, token_ids: list[int], sampling: SamplingParams = SamplingParams()) -> VerifyWork:
+    session = SessionParams(sampling, len(token_ids))
+    return VerifyWork(session_id, 0, tuple(token_ids), TokenTree.of_root(token_ids[-1]), session)
+
+
+def run(engine: VerifierEngine) -> dict[int, object]:
+    results: dict[int, object] = {}
+    while engine.has_work():
+        results.update(engine.step())
+    return results
+
+
+def ask(engine: VerifierEngine, work: VerifyWork) -> Verdict:
+    engine.add(WorkItem(1, work))
+    (result,) = run(engine).values()
+    assert isinstance(result, Verdict), result
+    return result
+
+
+def incremental(engine: VerifierEngine, prompt: list[int], num_tokens: int, sampling: SamplingParams) -> list[int]:
+    """The output without speculation."""
+    output: list[int] = []
+    work = opening("incremental", prompt, sampling)
+    while len(output) < num_tokens:
+        output.extend(ask(engine, work).token_ids)
+        base = len(prompt) + len(output)
+        work = VerifyWork("incremental", base, (), TokenTree.of_root(output[-1]))
+    engine.close_session("incremental")
+    return output
+
+
+def random_tree(rng: random.Random, root: int, likely: list[int]) -> TokenTree:
+    """A tree that holds the likely path, up to some depth, among wrong branches."""
+    token_ids, parents, trunk = [root], [-1], 0
+    children: set[tuple[int, int]] = set()
+    for token_id in likely[: rng.randrange(len(likely) + 1)]:
+        for _ in range(rng.randrange(3)):
+            wrong = (rng.randrange(len(token_ids)), rng.randrange(TINY_VOCAB_SIZE))
+            if wrong not in children and wrong != (trunk, token_id):
+                children.add(wrong)
+                parents.append(wrong[0])
+                token_ids.append(wrong[1])
+        if (trunk, token_id) in children:
+            break
+        children.add((trunk, token_id))
+        parents.append(trunk)
+        token_ids.append(token_id)
+        trunk = len(token_ids) - 1
+    size = len(token_ids)
+    return TokenTree(tuple(token_ids), tuple(parents), (0.0,) + (-1.0,) * (size - 1), (0,) * size)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32), is_sampled=st.booleans())
+def test_any_trees_give_the_incremental_tokens(runner: ModelRunner, seed: int, is_sampled: bool) -> None:
+    rng = random.Random(seed)
+    sampling = replace(SAMPLED, seed=seed) if is_sampled else SamplingParams()
+    engine = VerifierEngine(runner, VerifierConfig(max_model_len=200, max_num_chunk_tokens=4))
+    prompt = [rng.randrange(TINY_VOCAB_SIZE) for _ in range(rng.randrange(1, 20))]
+    expected = incremental(engine, prompt, 24, sampling)
+    output: list[int] = []
+    while len(output) < 24:
+        committed = prompt + output
+        tree = random_tree(rng, committed[-1], expected[len(output) : len(output) + 5])
+        if output and rng.random() > 0.2:
+            work = VerifyWork("speculative", len(committed), (), tree)
+        else:  # the session is opened anew, as after a restart
+            work = VerifyWork("speculative", 0, tuple(committed), tree, SessionParams(sampling, len(prompt)))
+        if rng.random() < 0.5:  # a neighbour in the batch
+            engine.add(WorkItem(9, opening("neighbour", [rng.randrange(TINY_VOCAB_SIZE) for _ in range(6)])))
+        engine.add(WorkItem(1, work))
+        verdict = run(engine)[1]
+        assert isinstance(verdict, Verdict)
+        assert verdict.base == len(committed)
+        assert [tree.token_ids[node] for node in verdict.accepted_nodes] == list(verdict.token_ids[:-1])
+        output.extend(verdict.token_ids)
+    assert output[:24] == expected[:24]
+    engine.close_session("speculative")
+    engine.close_session("neighbour")
+    assert engine.num_free_slots == runner.num_slots
+
+
+def test_a_true_tree_is_accepted_whole(engine: VerifierEngine, runner: ModelRunner) -> None:
+    expected = incremental(engine, PROMPT, 8, SamplingParams())
+    chain = TokenTree((PROMPT[-1], *expected[:7]), tuple(range(-1, 7)), (0.0,) * 8, (0,) * 8)
+    verdict = ask(engine, replace(opening("s", PROMPT), tree=chain))
+    assert list(verdict.token_ids) == expected
+    assert verdict.accepted_nodes == tuple(range(1, 8))
+    assert engine.num_free_slots == runner.num_slots - len(PROMPT) - 7
+
+
+def test_stale_base_says_what_is_held(engine: VerifierEngine) -> None:
+    verdict = ask(engine, opening("s", PROMPT))
+    held_len = len(PROMPT) + 1
+    for base in (held_len - 1, held_len + 1, 3):
+        with pytest.raises(StaleBaseError) as error:
+            engine.add(WorkItem(2, VerifyWork("s", base, (), TokenTree.of_root(verdict.token_ids[-1]))))
+        assert error.value.held_len == held_len
+    with pytest.raises(StaleBaseError) as error:
+        engine.add(WorkItem(3, VerifyWork("unknown", 5, (), TokenTree.of_root(1))))
+    assert error.value.held_len == 0
+
+
+def test_bad_items_name_the_field_and_leave_no_slot_taken(engine: VerifierEngine, runner: ModelRunner) -> None:
+    good = opening("s", PROMPT)
+    root = PROMPT[-1]
+    cases = {
+        "session_id": replace(good, session_id=""),
+        "base": replace(good, session=None),
+        "session.prompt_len": replace(good, session=SessionParams(SamplingParams(), 99)),
+        "new_token_ids": replace(good, new_token_ids=(TINY_VOCAB_SIZE, *PROMPT)),
+        "tree": replace(good, tree=TokenTree((root, 4), (-1, 1), (0.0, -1.0), (0, 0))),
+        "tree.token_ids[0]": replace(good, tree=TokenTree.of_root(root + 1)),
+    }
+    for field, work in cases.items():
+        with pytest.raises(InvalidRequestError) as error:
+            engine.add(WorkItem(1, work))
+        assert error.value.violations[0].field == field
+    with pytest.raises(InvalidRequestError, match="context holds 200"):
+        engine.add(WorkItem(1, opening("s", [1] * 201)))
+    assert engine.num_free_slots == runner.num_slots
+    assert not engine.has_work()
+    ask(engine, good)
+
+
+def test_close_while_pending_frees_and_answers(engine: VerifierEngine, runner: ModelRunner) -> None:
+    engine.add(WorkItem(1, opening("s", PROMPT)))
+    engine.step()
+    assert engine.num_free_slots < runner.num_slots
+    engine.close_session("s")
+    assert engine.num_free_slots == runner.num_slots
+    assert isinstance(run(engine)[1], SessionClosedError)
+
+
+def test_expired_items_fail_and_free(engine: VerifierEngine, runner: ModelRunner, clock: Clock) -> None:
+    engine.add(WorkItem(1, replace(opening("s", PROMPT), timeout_ms=50)))
+    engine.step()
+    clock.now_s = 0.06
+    assert isinstance(run(engine)[1], DeadlineExceededError)
+    assert engine.num_free_slots == runner.num_slots
+
+
+def test_idle_sessions_expire_and_make_room(engine: VerifierEngine, runner: ModelRunner, clock: Clock) -> None:
+    ask(engine, opening("old", PROMPT))
+    clock.now_s = 301.0
+    ask(engine, opening("new", PROMPT))
+    engine.expire_sessions()
+    assert engine.num_sessions == 1
+    ask(engine, opening("big 1", [1] * 190))
+    ask(engine, opening("big 2", [1] * 190))
+    clock.now_s = 302.0
+    ask(engine, opening("big 3", [1] * 190))
+    assert engine.num_sessions <= 2
+    for session_id in ("new", "big 1", "big 2", "big 3"):
+        engine.close_session(session_id)
+    assert engine.num_free_slots == runner.num_slots
+
+
+def test_sessions_that_find_no_slots_fail_alone(engine: VerifierEngine, runner: ModelRunner) -> None:
+    for item_id in range(3):
+        engine.add(WorkItem(item_id, opening(f"s{item_id}", [1 + item_id] * 190)))
+    results = run(engine)
+    assert sum(isinstance(result, Verdict) for result in results.values()) >= 1
+    assert all(isinstance(result, Verdict | ResourceExhaustedError) for result in results.values())
+    for item_id in range(3):
+        engine.close_session(f"s{item_id}")
+    assert engine.num_free_slots == runner.num_slots
+
+
+def test_log_probs_are_of_the_emitted_tokens(engine: VerifierEngine) -> None:
+    verdict = ask(engine, opening("s", PROMPT, SamplingParams(num_log_probs=3)))
+    (log_probs,) = verdict.log_probs
+    assert log_probs.top[0] == (verdict.token_ids[0], pytest.approx(log_probs.log_prob, abs=1e-5))
+    assert len(log_probs.top) == 3
+    assert ask(engine, opening("t", PROMPT)).log_probs == ()
+
+
+def test_stop_tokens_wait_for_min_tokens(engine: VerifierEngine) -> None:
+    free = incremental(engine, PROMPT, 6, SamplingParams())
+    banned = incremental(engine, PROMPT, 6, SamplingParams(min_tokens=4, stop_token_ids=tuple(free[:2])))
+    assert not set(banned[:4]) & set(free[:2])
