@@ -19,7 +19,18 @@ _TASKS = (
     "Compare {} with its closest alternative.",
     "Make a table about {} with three columns.",
 )
-_TOPICS = ("bicycles", "photosynthesis", "chess", "bread baking", "rivers", "sorting", "volcanoes", "the violin", "tides", "maps")
+_TOPICS = (
+    "bicycles",
+    "photosynthesis",
+    "chess",
+    "bread baking",
+    "rivers",
+    "sorting",
+    "volcanoes",
+    "the violin",
+    "tides",
+    "maps",
+)
 
 
 def load_prompts(num_prompts: int, sets: tuple[str, ...] = ("alpaca", "chatbot", "webqa", "piqa")) -> list[str]:

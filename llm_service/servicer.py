@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -14,13 +15,15 @@ from specgrove import wire
 from specgrove.models.decoder import Decoder
 from specgrove.request import Verdict, VerifyWork
 from specgrove.runtime.step_loop import StepLoop
-from specgrove.serving.work_stream import serve_work_stream
+from specgrove.serving.work_streams import WorkStreams
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, token_tree_pb2
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _FILE_PIECE_BYTES = 1 << 20
 _WARMUP_NUMS_TOKENS = [1, 2, 4, 8, 16, 32, 64, 128]
+
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,28 +50,26 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         self._engine = engine
         self._loop = loop
         self._num_slots = num_slots
+        self.streams: WorkStreams[llm_pb2.VerifyItem, llm_pb2.VerifyResult, llm_pb2.VerifyResponse] = WorkStreams(
+            self._verify, llm_pb2.VerifyResult, llm_pb2.VerifyResponse
+        )
         self._step_times: list[tuple[int, float]] | None = None
         self._warmup_lock = asyncio.Lock()
 
-    async def Verify(  # noqa: N802
-        self, request_iterator: AsyncIterator[llm_pb2.VerifyRequest], context: grpc.aio.ServicerContext
+    def Verify(  # noqa: N802
+        self, request_iterator: AsyncIterator[llm_pb2.VerifyRequest], context: Context
     ) -> AsyncIterator[llm_pb2.VerifyResponse]:
         """See llm.proto."""
-        async for results in serve_work_stream(request_iterator, self._verify):
-            yield llm_pb2.VerifyResponse(results=results)
+        return self.streams.serve(request_iterator, context)
 
     async def _verify(self, item: llm_pb2.VerifyItem) -> llm_pb2.VerifyResult:
-        result = llm_pb2.VerifyResult(session_id=item.session_id, item_id=item.item_id)
-        try:
-            work = wire.verify_work_from_proto(item)
-            verdict = await asyncio.wrap_future(self._loop.submit(work))
-            result.verdict.CopyFrom(wire.verdict_to_proto(verdict))
-        except Exception as error:
-            result.error.CopyFrom(wire.error_to_proto(error))
-        return result
+        verdict = await asyncio.wrap_future(self._loop.submit(wire.verify_work_from_proto(item)))
+        return llm_pb2.VerifyResult(
+            session_id=item.session_id, item_id=item.item_id, verdict=wire.verdict_to_proto(verdict)
+        )
 
     async def GetModelInfo(  # noqa: N802
-        self, request: llm_pb2.LlmServiceGetModelInfoRequest, context: grpc.aio.ServicerContext
+        self, request: llm_pb2.LlmServiceGetModelInfoRequest, context: Context
     ) -> llm_pb2.LlmServiceGetModelInfoResponse:
         """See llm.proto."""
         model = self._model
@@ -86,7 +87,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         )
 
     async def GetTokenizer(  # noqa: N802
-        self, request: llm_pb2.GetTokenizerRequest, context: grpc.aio.ServicerContext
+        self, request: llm_pb2.GetTokenizerRequest, context: Context
     ) -> AsyncIterator[llm_pb2.GetTokenizerResponse]:
         """See llm.proto."""
         for file_name in _TOKENIZER_FILES:
@@ -99,7 +100,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
                 yield llm_pb2.GetTokenizerResponse(file_name=file_name, content=piece)
 
     async def Warmup(  # noqa: N802
-        self, request: llm_pb2.LlmServiceWarmupRequest, context: grpc.aio.ServicerContext
+        self, request: llm_pb2.LlmServiceWarmupRequest, context: Context
     ) -> llm_pb2.LlmServiceWarmupResponse:
         """See llm.proto."""
         async with self._warmup_lock:
@@ -110,7 +111,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         return llm_pb2.LlmServiceWarmupResponse(step_times=times)
 
     async def GetLoad(  # noqa: N802
-        self, request: llm_pb2.LlmServiceGetLoadRequest, context: grpc.aio.ServicerContext
+        self, request: llm_pb2.LlmServiceGetLoadRequest, context: Context
     ) -> llm_pb2.LlmServiceGetLoadResponse:
         """See llm.proto."""
         engine = self._engine
@@ -125,7 +126,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         return llm_pb2.LlmServiceGetLoadResponse(load=load)
 
     async def CloseSession(  # noqa: N802
-        self, request: llm_pb2.LlmServiceCloseSessionRequest, context: grpc.aio.ServicerContext
+        self, request: llm_pb2.LlmServiceCloseSessionRequest, context: Context
     ) -> llm_pb2.LlmServiceCloseSessionResponse:
         """See llm.proto."""
         await asyncio.wrap_future(self._loop.close_session(request.session_id))
