@@ -1,0 +1,88 @@
+"""Addresses, channel options and limits: what both ends of every connection agree on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+
+Option = tuple[str, int]
+
+_KEEPALIVE: tuple[Option, ...] = (
+    # A peer that was stopped or cut off is noticed after 5 s + 5 s. A killed one on the same network at once, by its closed socket.
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files of one end. With ``ca`` a server asks its clients for certificates (mTLS), a client trusts only that CA."""
+
+    certificate: Path | None = None
+    private_key: Path | None = None
+    ca: Path | None = None
+
+
+def is_unix(address: str) -> bool:
+    """Whether ``address`` is ``unix:/path`` rather than ``HOST:PORT``."""
+    return address.startswith("unix:")
+
+
+def checked_address(address: str) -> str:
+    """The address, or ``ValueError`` that says what one looks like."""
+    host, _, port = address.rpartition(":")
+    is_tcp = bool(host) and port.isdigit() and int(port) <= 65535
+    if (is_unix(address) and len(address) > len("unix:")) or (is_tcp and not is_unix(address)):
+        return address
+    raise ValueError(f"address must be HOST:PORT or unix:/path, got {address!r}")
+
+
+def server_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[Option]:
+    """Options of every server. Two servers on one port are an error, not a silent split of the traffic."""
+    return [
+        *_KEEPALIVE,
+        ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def channel_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[Option]:
+    """Options of every channel between services: a peer that comes back is found within half a second."""
+    return [
+        *_KEEPALIVE,
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 500),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_http_proxy", 0),
+    ]
+
+
+def open_channel(address: str, tls: TlsFiles | None = None) -> grpc.aio.Channel:
+    """A channel to one replica. Connects when it is first used."""
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=channel_options())
+    credentials = grpc.ssl_channel_credentials(_read(tls.ca), _read(tls.private_key), _read(tls.certificate))
+    return grpc.aio.secure_channel(address, credentials, options=channel_options())
+
+
+def server_credentials(tls: TlsFiles) -> grpc.ServerCredentials:
+    """Credentials of a server; its certificate and private key must be there."""
+    certificate, private_key = _read(tls.certificate), _read(tls.private_key)
+    if certificate is None or private_key is None:
+        raise ValueError("a TLS server needs a certificate and a private key")
+    return grpc.ssl_server_credentials([(private_key, certificate)], _read(tls.ca), tls.ca is not None)
+
+
+def _read(path: Path | None) -> bytes | None:
+    return None if path is None else path.read_bytes()

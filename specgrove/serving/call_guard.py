@@ -1,0 +1,123 @@
+"""Stands between grpc and every servicer method, so that servicers stay thin: they just raise.
+
+Invariant: a call ends with a status of ``specgrove.serving.status``, never with a traceback; a generator of responses is
+closed before its call ends, however it ends; a draining server takes no new calls but health checks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from specgrove.errors import InternalError, InvalidRequestError, SpecGroveError, UnavailableError
+from specgrove.serving.status import abort
+
+logger = logging.getLogger(__name__)
+
+_HEALTH_PREFIX = "/grpc.health.v1.Health/"
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class CallGuard(grpc.aio.ServerInterceptor):
+    """One per server. ``is_draining`` is set by the server."""
+
+    def __init__(self) -> None:
+        self.is_draining = False
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wraps the method's handler."""
+        handler = await continuation(handler_call_details)
+        method: str = handler_call_details.method
+        if handler is None or method.startswith((_HEALTH_PREFIX, "/grpc.reflection.")):
+            return handler
+        return self._guarded(handler, method)
+
+    def _guarded(self, handler: Any, method: str) -> grpc.RpcMethodHandler[Any, Any]:
+        if handler.request_streaming and handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._streaming(handler.stream_stream, method),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        deserializer = _checked(handler.request_deserializer)
+        if handler.response_streaming and not handler.request_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._streaming(handler.unary_stream, method),
+                request_deserializer=deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        if not handler.request_streaming:
+            return grpc.unary_unary_rpc_method_handler(
+                self._unary(handler.unary_unary, method),
+                request_deserializer=deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        raise NotImplementedError(f"{method}: no service has client-streaming methods")
+
+    def _unary(self, behaviour: Callable[[Any, Context], Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
+        async def call(request: Any, context: Context) -> Any:
+            async with self._statuses(context, method):
+                self._check(request)
+                return await behaviour(request, context)
+
+        return call
+
+    def _streaming(self, behaviour: Callable[[Any, Context], Any], method: str) -> Callable[..., Awaitable[None]]:
+        async def call(request: Any, context: Context) -> None:
+            async with self._statuses(context, method):
+                self._check(request)
+                # Not a generator itself: grpc does not close generators of cancelled calls, this block does.
+                async with contextlib.aclosing(behaviour(request, context)) as responses:
+                    async for response in responses:
+                        await context.write(response)
+
+        return call
+
+    def _check(self, request: object) -> None:
+        if self.is_draining:
+            raise UnavailableError("this service is shutting down; ask another replica, or again later")
+        if isinstance(request, _Undecodable):
+            raise InvalidRequestError.of("request", f"is no valid message (text must be valid UTF-8): {request.reason}")
+
+    @contextlib.asynccontextmanager
+    async def _statuses(self, context: Context, method: str) -> AsyncIterator[None]:
+        try:
+            yield
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except SpecGroveError as error:
+            logger.log(logging.ERROR if isinstance(error, InternalError) else logging.DEBUG, "%s: %s", method, error)
+            await abort(context, error)
+        except Exception:
+            if context.cancelled():
+                return
+            logger.exception("%s failed", method)
+            await abort(context, InternalError("internal error; the service's log has the details"))
+
+
+class _Undecodable:
+    """Stands for a request whose bytes are no message."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+def _checked(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def deserialize_or_explain(content: bytes) -> Any:
+        try:
+            return deserialize(content)
+        except DecodeError as error:
+            return _Undecodable(str(error))
+
+    return deserialize_or_explain

@@ -1,0 +1,159 @@
+"""A service's gRPC server: health, reflection, limits, and a graceful end. Used by the ``__main__`` of all three services.
+
+Order of the end: health says NOT_SERVING, new calls are refused (UNAVAILABLE), work in progress finishes within the drain
+time, then the server stops. A second signal stops it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from specgrove.serving.address import (
+    MAX_MESSAGE_BYTES,
+    TlsFiles,
+    checked_address,
+    is_unix,
+    server_credentials,
+    server_options,
+)
+from specgrove.serving.call_guard import CallGuard
+
+logger = logging.getLogger(__name__)
+
+DRAIN_TIMEOUT_S = 30.0
+# What calls that are not work (health watches, idle streams) get at the very end.
+_CLOSE_TIMEOUT_S = 0.5
+
+
+class Server:
+    """One gRPC server. ``run_server`` is the usual way to use it; tests start and stop it in-process on port 0."""
+
+    def __init__(
+        self,
+        address: str,
+        register: Callable[[grpc.aio.Server], None],
+        *,
+        service_names: Sequence[str],
+        drain: Callable[[], Awaitable[None]] | None = None,
+        drain_timeout_s: float = DRAIN_TIMEOUT_S,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        tls: TlsFiles | None = None,
+    ) -> None:
+        """``register`` adds the servicers; ``drain`` returns when the work in progress is done (default: when all calls are)."""
+        self.address = checked_address(address)
+        self._register = register
+        self._service_names = ("", *service_names)
+        self._drain = drain
+        self._drain_timeout_s = drain_timeout_s
+        self._max_message_bytes = max_message_bytes
+        self._tls = tls
+        self._guard = CallGuard()
+        self._health = health.aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self, *, is_serving: bool = True) -> str:
+        """Listens, and returns the bound address. Raises ``RuntimeError`` when the address is taken."""
+        server = grpc.aio.server(interceptors=[self._guard], options=server_options(self._max_message_bytes))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        self._register(server)
+        names = (*self._service_names[1:], health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+        if self._tls is None:
+            port = server.add_insecure_port(self.address)
+        else:
+            port = server.add_secure_port(self.address, server_credentials(self._tls))
+        if not is_unix(self.address):
+            self.address = f"{self.address.rpartition(':')[0]}:{port}"
+        await self.set_serving(is_serving)
+        await server.start()
+        self._server = server
+        return self.address
+
+    async def set_serving(self, is_serving: bool) -> None:
+        """What health checks answer from now on."""
+        statuses = health_pb2.HealthCheckResponse
+        for name in self._service_names:
+            await self._health.set(name, statuses.SERVING if is_serving else statuses.NOT_SERVING)
+
+    async def stop(self, drain_timeout_s: float | None = None) -> None:
+        """Drains, then stops. Safe to call twice."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        timeout_s = self._drain_timeout_s if drain_timeout_s is None else drain_timeout_s
+        self._guard.is_draining = True
+        await self._health.enter_graceful_shutdown()
+        started_s = time.monotonic()
+        if self._drain is None:
+            await server.stop(timeout_s)
+            return
+        try:
+            await asyncio.wait_for(self._drain(), timeout_s)
+        except TimeoutError:
+            logger.warning("work was still in progress after %.1f s of draining; stopping anyway", timeout_s)
+        logger.info("drained in %.1f s", time.monotonic() - started_s)
+        await server.stop(min(_CLOSE_TIMEOUT_S, timeout_s))
+
+
+async def run_server(
+    address: str,
+    register: Callable[[grpc.aio.Server], None],
+    *,
+    service_names: Sequence[str],
+    drain: Callable[[], Awaitable[None]] | None = None,
+    drain_timeout_s: float = DRAIN_TIMEOUT_S,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    tls: TlsFiles | None = None,
+    stopped: Awaitable[object] | None = None,
+) -> None:
+    """Serves until SIGTERM or SIGINT, or until ``stopped`` is done (a fatal failure: its exception is raised after the end)."""
+    server = Server(
+        address,
+        register,
+        service_names=service_names,
+        drain=drain,
+        drain_timeout_s=drain_timeout_s,
+        max_message_bytes=max_message_bytes,
+        tls=tls,
+    )
+    await serve_until_signal(server, stopped)
+
+
+async def serve_until_signal(
+    server: Server, stopped: Awaitable[object] | None = None, *, is_serving: bool = True
+) -> None:
+    """``run_server`` for a server that is made already."""
+    bound_address = await server.start(is_serving=is_serving)
+    # The one line on stdout: whoever started this process with port 0 reads it.
+    print(f"listening on {bound_address}", flush=True)
+    logger.info("listening on %s", bound_address)
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    first_signal: asyncio.Future[object] = asyncio.ensure_future(signals.get())
+    waits = {first_signal} if stopped is None else {first_signal, asyncio.ensure_future(stopped)}
+    done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    if first_signal in done:
+        logger.info("%s: draining", getattr(first_signal.result(), "name", "signal"))
+        stopping = asyncio.ensure_future(server.stop())
+        second_signal = asyncio.ensure_future(signals.get())
+        await asyncio.wait({stopping, second_signal}, return_when=asyncio.FIRST_COMPLETED)
+        if stopping.done():
+            second_signal.cancel()
+            stopping.result()
+        else:
+            logger.warning("second signal: stopping at once")
+            stopping.cancel()
+    else:
+        await server.stop(0.0)
+    for wait in done - {first_signal}:
+        wait.result()

@@ -1,0 +1,164 @@
+"""The client's half of the multiplexed streams: one channel and one stream to one replica, shared by all sessions.
+
+Owned by the router's remote verifier and drafters. Reconnects for ever. Invariant: every call ends with its result or,
+as soon as the stream is lost, with ``UnavailableError``; a result that nobody waits for any more is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+import grpc
+
+from specgrove.errors import SpecGroveError, UnavailableError
+from specgrove.serving.address import TlsFiles, open_channel
+from specgrove.serving.status import error_from_rpc
+
+logger = logging.getLogger(__name__)
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+_MIN_BACKOFF_S = 0.02
+_MAX_BACKOFF_S = 0.5
+# Opening a stream needs one round trip; a peer that takes longer hangs.
+_OPEN_TIMEOUT_S = 10.0
+_MAX_NUM_ITEMS = 64
+_NUM_QUIET_ATTEMPTS = 4
+
+
+class WorkStreamClient(Generic[ItemT, ResultT]):
+    """Multiplexes calls over one stream. Start with ``start``, end with ``close``."""
+
+    def __init__(
+        self,
+        address: str,
+        open_stream: Callable[[grpc.aio.Channel], grpc.aio.StreamStreamCall[Any, Any]],
+        request_type: Callable[..., Any],
+        *,
+        on_connect: Callable[[grpc.aio.Channel], Awaitable[None]] | None = None,
+        tls: TlsFiles | None = None,
+    ) -> None:
+        """``on_connect`` runs before ``connected`` is set, each time; what it raises keeps the replica out of use."""
+        self.address = address
+        self.connected = asyncio.Event()
+        self.channel = open_channel(address, tls)
+        self._open_stream = open_stream
+        self._request_type = request_type
+        self._on_connect = on_connect
+        self._pending: dict[int, asyncio.Future[ResultT]] = {}
+        self._outbox: list[ItemT] = []
+        self._has_mail = asyncio.Event()
+        self._last_item_id = 0
+        self._running: asyncio.Task[None] | None = None
+
+    @property
+    def num_pending_items(self) -> int:
+        """Calls without a result yet."""
+        return len(self._pending)
+
+    def start(self) -> None:
+        """Connects in the background."""
+        self._running = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Fails what is pending, and closes the channel."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        await self.channel.close()
+
+    async def call(self, item: ItemT) -> ResultT:
+        """The result of ``item``, whose ``item_id`` is set here. Raises ``UnavailableError`` when not connected."""
+        if not self.connected.is_set():
+            raise UnavailableError(f"{self.address} is not connected")
+        self._last_item_id += 1
+        item_id = self._last_item_id
+        item.item_id = item_id  # type: ignore[attr-defined]
+        future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
+        self._pending[item_id] = future
+        # The writer wakes after this tick of the loop, and then sends all items of the tick in one message.
+        self._outbox.append(item)
+        self._has_mail.set()
+        try:
+            return await future
+        finally:
+            self._pending.pop(item_id, None)
+
+    async def _run(self) -> None:
+        num_failures = 0
+        while True:
+            try:
+                await self._serve_one_stream()
+                reason = "the stream ended"
+            except grpc.aio.AioRpcError as error:
+                reason = str(error_from_rpc(error))
+            except (SpecGroveError, TimeoutError) as error:
+                reason = str(error) or "timed out"
+            except Exception:
+                logger.exception("%s: the stream failed", self.address)
+                reason = "the stream failed"
+            was_connected = self.connected.is_set()
+            self._lose(reason)
+            num_failures = 1 if was_connected else num_failures + 1
+            if was_connected:
+                logger.warning("%s: lost: %s", self.address, reason)
+            elif num_failures % _NUM_QUIET_ATTEMPTS == 0:
+                logger.info("%s: not connected (attempt %d): %s", self.address, num_failures, reason)
+            backoff_s = min(_MIN_BACKOFF_S * 2 ** (num_failures - 1 if num_failures < 10 else 10), _MAX_BACKOFF_S)
+            await asyncio.sleep(backoff_s * random.uniform(0.8, 1.2))
+
+    async def _serve_one_stream(self) -> None:
+        call = self._open_stream(self.channel)
+        writer: asyncio.Task[None] | None = None
+        try:
+            async with asyncio.timeout(_OPEN_TIMEOUT_S):
+                await call.wait_for_connection()
+            if self._on_connect is not None:
+                await self._on_connect(self.channel)
+            self._outbox.clear()
+            self.connected.set()
+            logger.info("%s: connected", self.address)
+            writer = asyncio.create_task(self._write(call))
+            while True:
+                response: Any = await call.read()
+                if response is grpc.aio.EOF:
+                    break
+                for result in response.results:
+                    future = self._pending.pop(result.item_id, None)
+                    if future is not None and not future.done():
+                        future.set_result(result)
+            if await call.code() is not grpc.StatusCode.OK:
+                raise UnavailableError(await call.details() or "the stream broke")
+        finally:
+            if writer is not None:
+                writer.cancel()
+            call.cancel()
+            self._lose_if_cancelled()
+
+    async def _write(self, call: grpc.aio.StreamStreamCall[Any, Any]) -> None:
+        # The reader sees why a stream broke; the writer just stops.
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while True:
+                await self._has_mail.wait()
+                self._has_mail.clear()
+                items, self._outbox = self._outbox, []
+                for start in range(0, len(items), _MAX_NUM_ITEMS):
+                    await call.write(self._request_type(items=items[start : start + _MAX_NUM_ITEMS]))
+
+    def _lose(self, reason: str) -> None:
+        self.connected.clear()
+        pending, self._pending = self._pending, {}
+        for future in pending.values():
+            if not future.done():
+                future.set_exception(UnavailableError(f"{self.address}: {reason}"))
+
+    def _lose_if_cancelled(self) -> None:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            self._lose("closed")

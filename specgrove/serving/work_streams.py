@@ -1,0 +1,156 @@
+"""The server's half of the multiplexed streams (Verify, Draft). One object per service, used by its servicer.
+
+Every item of a message is its own task; results that are ready go out together in one message, in the order they got ready.
+Invariant: each item gets exactly one result, a failure included, unless its stream ends first, which cancels it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+import grpc
+
+from specgrove import wire
+from specgrove.errors import SpecGroveError, UnavailableError
+
+logger = logging.getLogger(__name__)
+
+
+class WorkItem(Protocol):
+    """``VerifyItem`` or ``DraftItem``."""
+
+    session_id: str
+    item_id: int
+
+
+ItemT = TypeVar("ItemT", bound=WorkItem)
+ResultT = TypeVar("ResultT")
+ResponseT = TypeVar("ResponseT")
+
+
+class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
+    """All streams of one method."""
+
+    def __init__(
+        self,
+        submit: Callable[[ItemT], Awaitable[ResultT]],
+        result_type: Callable[..., ResultT],
+        response_type: Callable[..., ResponseT],
+    ) -> None:
+        """E.g. ``WorkStreams(self._verify, llm_pb2.VerifyResult, llm_pb2.VerifyResponse)``.
+
+        ``submit`` makes the whole result of one item, its ids included; what it raises becomes the result's error.
+        """
+        self._submit = submit
+        self._result_type = result_type
+        self._response_type = response_type
+        self._streams: set[_Stream[ItemT, ResultT]] = set()
+        self._is_draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def num_pending_items(self) -> int:
+        """Items whose results are not sent yet, over all streams."""
+        return sum(stream.num_unsent for stream in self._streams)
+
+    async def serve(self, requests: AsyncIterable[Any], context: Any) -> AsyncGenerator[ResponseT, None]:
+        """The body of the servicer's method: yields responses until the client ends the stream or ``drain`` does."""
+        # Tells the client that the stream is open, before there is any result.
+        await context.send_initial_metadata(())
+        stream = _Stream[ItemT, ResultT](self._make_result)
+        reader = asyncio.create_task(self._read(requests, stream))
+        self._streams.add(stream)
+        try:
+            while True:
+                await stream.changed.wait()
+                stream.changed.clear()
+                results = stream.take_finished()
+                if results:
+                    yield self._response_type(results=results)
+                    stream.mark_sent(len(results))
+                    self._check_idle()
+                elif stream.is_ended:
+                    return
+        finally:
+            self._streams.discard(stream)
+            reader.cancel()
+            stream.cancel_all()
+            self._check_idle()
+
+    async def drain(self) -> None:
+        """Answers new items with UNAVAILABLE, waits until the others are answered, and ends the streams."""
+        self._is_draining = True
+        self._idle.clear()
+        self._check_idle()
+        await self._idle.wait()
+        for stream in self._streams:
+            stream.end()
+
+    async def _read(self, requests: AsyncIterable[Any], stream: _Stream[ItemT, ResultT]) -> None:
+        try:
+            async for request in requests:
+                for item in request.items:
+                    stream.start(item)
+        except grpc.aio.BaseError as error:
+            logger.info("a work stream broke: %s", error)
+        finally:
+            stream.end()
+
+    async def _make_result(self, item: ItemT) -> ResultT:
+        try:
+            if self._is_draining:
+                raise UnavailableError("the service is shutting down")
+            return await self._submit(item)
+        except SpecGroveError as error:
+            failure = wire.error_to_proto(error)
+        except Exception as error:
+            logger.exception("session %s: item %d failed", item.session_id, item.item_id)
+            failure = wire.error_to_proto(error)
+        return self._result_type(session_id=item.session_id, item_id=item.item_id, error=failure)
+
+    def _check_idle(self) -> None:
+        if self._is_draining and self.num_pending_items == 0:
+            self._idle.set()
+
+
+class _Stream(Generic[ItemT, ResultT]):
+    """The items of one stream."""
+
+    def __init__(self, make_result: Callable[[ItemT], Awaitable[ResultT]]) -> None:
+        self._make_result = make_result
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._finished: list[ResultT] = []
+        self.num_unsent = 0
+        self.changed = asyncio.Event()
+        self.is_ended = False
+
+    def start(self, item: ItemT) -> None:
+        self.num_unsent += 1
+        task = asyncio.create_task(self._run(item))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def take_finished(self) -> list[ResultT]:
+        finished, self._finished = self._finished, []
+        return finished
+
+    def mark_sent(self, num_results: int) -> None:
+        self.num_unsent -= num_results
+
+    def end(self) -> None:
+        self.is_ended = True
+        self.changed.set()
+
+    def cancel_all(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    async def _run(self, item: ItemT) -> None:
+        # `_finished` is replaced while this waits: look it up afterwards.
+        result = await self._make_result(item)
+        self._finished.append(result)
+        self.changed.set()

@@ -1,0 +1,196 @@
+"""The server over real sockets: health, drain, statuses, limits."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+import pytest_asyncio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from specgrove.errors import InternalError, InvalidRequestError, ResourceExhaustedError, UnavailableError
+from specgrove.serving.address import checked_address
+from specgrove.serving.server import Server
+from specgrove.serving.status import error_from_rpc
+from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
+from tests.serving.toy_service import SERVICE_NAME, EchoServicer, client_of, server_of
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest_asyncio.fixture
+async def servicer() -> EchoServicer:
+    return EchoServicer()
+
+
+@pytest_asyncio.fixture
+async def server(servicer: EchoServicer) -> AsyncIterator[Server]:
+    server = server_of(servicer, max_message_bytes=1 << 20)
+    await server.start()
+    yield server
+    await server.stop(0)
+
+
+@pytest_asyncio.fixture
+async def channel(server: Server) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        yield channel
+
+
+async def _health(channel: grpc.aio.Channel, name: str) -> int:
+    response = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name))
+    return int(response.status)
+
+
+async def test_health_by_service_name(server: Server, channel: grpc.aio.Channel) -> None:
+    assert [await _health(channel, name) for name in ("", SERVICE_NAME)] == [SERVING, SERVING]
+    await server.set_serving(False)
+    assert [await _health(channel, name) for name in ("", SERVICE_NAME)] == [NOT_SERVING, NOT_SERVING]
+
+
+async def test_errors_keep_their_type_and_details(channel: grpc.aio.Channel) -> None:
+    stub = ssm_pb2_grpc.SsmServiceStub(channel)
+    with pytest.raises(grpc.aio.AioRpcError) as info:
+        await stub.Warmup(ssm_pb2.SsmServiceWarmupRequest())
+    error = error_from_rpc(info.value)
+    assert isinstance(error, ResourceExhaustedError)
+    assert error.retry_delay_ms == 1234
+    with pytest.raises(grpc.aio.AioRpcError) as info:
+        await stub.CloseSession(ssm_pb2.SsmServiceCloseSessionRequest())
+    assert info.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    invalid = error_from_rpc(info.value)
+    assert isinstance(invalid, InvalidRequestError)
+    assert invalid.violations[0].field == "session_id"
+
+
+async def test_a_defect_is_internal_without_its_traceback(channel: grpc.aio.Channel) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as info:
+        await ssm_pb2_grpc.SsmServiceStub(channel).GetModelInfo(ssm_pb2.SsmServiceGetModelInfoRequest())
+    assert isinstance(error_from_rpc(info.value), InternalError)
+    assert "secret" not in str(info.value.details())
+
+
+async def test_invalid_utf8_and_too_long_messages_name_the_request(channel: grpc.aio.Channel) -> None:
+    close = channel.unary_unary(f"/{SERVICE_NAME}/CloseSession")
+    for content, text in ((b"\x0a\x02\xff\xfe", "UTF-8"), (b"\x0a" + b"x" * (2 << 20), "larger than max")):
+        with pytest.raises(grpc.aio.AioRpcError) as info:
+            await close(content)
+        error = error_from_rpc(info.value)
+        assert isinstance(error, InvalidRequestError)
+        assert text in str(error)
+    load = await ssm_pb2_grpc.SsmServiceStub(channel).GetLoad(ssm_pb2.SsmServiceGetLoadRequest())
+    assert load == ssm_pb2.SsmServiceGetLoadResponse()
+
+
+async def test_drain_finishes_work_in_progress_and_refuses_new(servicer: EchoServicer, server: Server) -> None:
+    client = client_of(server.address)
+    await client.connected.wait()
+    channel = grpc.aio.insecure_channel(server.address)
+    assert await _health(channel, "") == SERVING
+    slow = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow", base=3)))
+    await asyncio.sleep(0.05)
+    stopping = asyncio.create_task(server.stop(5.0))
+    await asyncio.sleep(0.05)
+    assert await _health(channel, SERVICE_NAME) == NOT_SERVING
+    refused = await client.call(ssm_pb2.DraftItem(session_id="late"))
+    assert refused.error.message == "the service is shutting down"
+    with pytest.raises(grpc.aio.AioRpcError) as info:
+        await ssm_pb2_grpc.SsmServiceStub(channel).GetLoad(ssm_pb2.SsmServiceGetLoadRequest())
+    assert isinstance(error_from_rpc(info.value), UnavailableError)
+    assert not stopping.done()
+    servicer.gate.set()
+    assert (await slow).draft.base == 3
+    async with asyncio.timeout(2):
+        await stopping
+    await client.close()
+    await channel.close()
+
+
+async def test_drain_gives_up_after_its_time(servicer: EchoServicer, server: Server) -> None:
+    client = client_of(server.address)
+    await client.connected.wait()
+    slow = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow")))
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(2):
+        await server.stop(0.1)
+    with pytest.raises(UnavailableError):
+        await slow
+    await client.close()
+
+
+async def test_a_taken_port_is_an_error(server: Server) -> None:
+    with pytest.raises(RuntimeError):
+        await server_of(EchoServicer(), server.address).start()
+
+
+async def test_unix_sockets(tmp_path: Path) -> None:
+    server = server_of(EchoServicer(), f"unix:{tmp_path}/socket")
+    client = client_of(await server.start())
+    assert (await _called(client)).draft.base == 2
+    await client.close()
+    await server.stop(0)
+
+
+async def _called(client: object) -> ssm_pb2.DraftResult:
+    async with asyncio.timeout(5):
+        await client.connected.wait()  # type: ignore[attr-defined]
+        result: ssm_pb2.DraftResult = await client.call(  # type: ignore[attr-defined]
+            ssm_pb2.DraftItem(session_id="a", base=0, new_token_ids=[1, 2])
+        )
+        return result
+
+
+@pytest.mark.parametrize("address", ["", "50051", "host:", "host:99999", ":1", "unix:", "host:port"])
+def test_addresses_are_checked(address: str) -> None:
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        checked_address(address)
+
+
+_PROGRAM = """
+import asyncio
+from tests.serving.toy_service import EchoServicer, SERVICE_NAME
+from specgrove.serving.server import run_server
+from specgrove.v1 import ssm_pb2_grpc
+async def main():
+    servicer = EchoServicer()
+    await run_server("127.0.0.1:0", lambda s: ssm_pb2_grpc.add_SsmServiceServicer_to_server(servicer, s),
+                     service_names=[SERVICE_NAME], drain=servicer.streams.drain)
+asyncio.run(main())
+"""
+
+
+async def _process() -> tuple[asyncio.subprocess.Process, str]:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", _PROGRAM, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
+    assert line.startswith("listening on 127.0.0.1:")
+    return process, line.split()[-1]
+
+
+async def test_sigterm_ends_the_process_cleanly() -> None:
+    process, address = await _process()
+    client = client_of(address)
+    assert (await _called(client)).draft.base == 2
+    process.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(process.wait(), 5) == 0
+    await client.close()
+
+
+async def test_a_killed_peer_is_noticed_at_once() -> None:
+    process, address = await _process()
+    client = client_of(address)
+    await client.connected.wait()
+    pending = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow")))
+    await asyncio.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(UnavailableError):
+        await asyncio.wait_for(pending, 0.5)
+    await process.wait()
+    await client.close()

@@ -1,0 +1,99 @@
+"""Both halves of the multiplexed streams over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from specgrove.errors import StaleBaseError, UnavailableError
+from specgrove.v1 import ssm_pb2, token_tree_pb2
+from tests.serving.toy_service import EchoServicer, client_of, server_of
+from tests.waiting import until
+
+
+def _item(session_id: str, base: int = 0) -> ssm_pb2.DraftItem:
+    return ssm_pb2.DraftItem(session_id=session_id, base=base)
+
+
+async def test_items_of_one_tick_share_a_message_and_find_their_results() -> None:
+    servicer = EchoServicer()
+    server = server_of(servicer)
+    client = client_of(await server.start())
+    await client.connected.wait()
+    results = await asyncio.gather(*(client.call(_item(f"s{i}", i)) for i in range(50)))
+    assert [result.draft.base for result in results] == list(range(50))
+    assert servicer.num_messages == 1
+    assert client.num_pending_items == servicer.streams.num_pending_items == 0
+    await client.close()
+    await server.stop(0)
+
+
+async def test_failures_are_results_and_the_stream_goes_on() -> None:
+    server = server_of(EchoServicer())
+    client = client_of(await server.start())
+    await client.connected.wait()
+    stale, bug, fine = await asyncio.gather(*(client.call(_item(name)) for name in ("stale", "bug", "fine")))
+    assert (stale.error.code, stale.error.held_len) == (token_tree_pb2.WORK_ERROR_CODE_STALE_BASE, 7)
+    assert bug.error.code == token_tree_pb2.WORK_ERROR_CODE_INTERNAL
+    assert fine.HasField("draft")
+    await client.close()
+    await server.stop(0)
+
+
+async def test_the_end_of_a_stream_cancels_its_items() -> None:
+    servicer = EchoServicer()
+    server = server_of(servicer)
+    client = client_of(await server.start())
+    await client.connected.wait()
+    calls = [asyncio.create_task(client.call(_item("slow"))) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    await client.close()
+    for call in calls:
+        with pytest.raises(UnavailableError):
+            await call
+    await until(lambda: len(servicer.cancelled) == 3)
+    assert servicer.streams.num_pending_items == 0
+    await server.stop(0)
+
+
+async def test_reconnects_to_a_server_that_comes_back_and_asks_its_hook_each_time() -> None:
+    server = server_of(EchoServicer())
+    address = await server.start()
+    hooks: list[float] = []
+
+    async def on_connect(channel: Any) -> None:
+        hooks.append(time.monotonic())
+        if len(hooks) == 2:
+            raise StaleBaseError(0, "not fit")
+
+    client = client_of(address, on_connect=on_connect)
+    await client.connected.wait()
+    await server.stop(0)
+    with pytest.raises(UnavailableError):
+        await client.call(_item("a"))
+    again = server_of(EchoServicer(), address)
+    await again.start()
+    started_s = time.monotonic()
+    async with asyncio.timeout(3):
+        await client.connected.wait()
+    assert (await client.call(_item("a", 5))).draft.base == 5
+    assert len(hooks) == 3
+    assert time.monotonic() - started_s < 1.5
+    await client.close()
+    await again.stop(0)
+
+
+async def test_a_cancelled_call_leaves_nothing_behind() -> None:
+    server = server_of(EchoServicer())
+    client = client_of(await server.start())
+    await client.connected.wait()
+    call = asyncio.create_task(client.call(_item("slow")))
+    await asyncio.sleep(0.01)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    assert client.num_pending_items == 0
+    await client.close()
+    await server.stop(0)

@@ -1,0 +1,78 @@
+"""An SSM service whose drafts echo what was asked, for tests of the plumbing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from specgrove.errors import InvalidRequestError, ResourceExhaustedError, StaleBaseError
+from specgrove.serving.server import Server
+from specgrove.serving.work_stream_client import WorkStreamClient
+from specgrove.serving.work_streams import WorkStreams
+from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
+
+SERVICE_NAME = "specgrove.v1.SsmService"
+
+
+class EchoServicer(ssm_pb2_grpc.SsmServiceServicer):
+    """Sessions named after what should happen."""
+
+    def __init__(self) -> None:
+        self.streams = WorkStreams(self._draft, ssm_pb2.DraftResult, ssm_pb2.DraftResponse)
+        self.num_messages = 0
+        self.cancelled: list[str] = []
+        self.gate = asyncio.Event()
+
+    async def _draft(self, item: ssm_pb2.DraftItem) -> ssm_pb2.DraftResult:
+        try:
+            if item.session_id.startswith("slow"):
+                await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(item.session_id)
+            raise
+        if item.session_id == "stale":
+            raise StaleBaseError(7)
+        if item.session_id == "bug":
+            raise RuntimeError("secret detail")
+        draft = ssm_pb2.Draft(base=item.base + len(item.new_token_ids))
+        return ssm_pb2.DraftResult(session_id=item.session_id, item_id=item.item_id, draft=draft)
+
+    async def Draft(self, request_iterator: Any, context: Any) -> AsyncIterator[ssm_pb2.DraftResponse]:  # noqa: N802
+        async def counted() -> AsyncIterator[ssm_pb2.DraftRequest]:
+            async for request in request_iterator:
+                self.num_messages += 1
+                yield request
+
+        async for response in self.streams.serve(counted(), context):
+            yield response
+
+    async def GetModelInfo(self, request: Any, context: Any) -> ssm_pb2.SsmServiceGetModelInfoResponse:  # noqa: N802
+        raise RuntimeError("secret detail")
+
+    async def Warmup(self, request: Any, context: Any) -> ssm_pb2.SsmServiceWarmupResponse:  # noqa: N802
+        raise ResourceExhaustedError("busy", retry_delay_ms=1234)
+
+    async def GetLoad(self, request: Any, context: Any) -> ssm_pb2.SsmServiceGetLoadResponse:  # noqa: N802
+        return ssm_pb2.SsmServiceGetLoadResponse()
+
+    async def CloseSession(self, request: Any, context: Any) -> ssm_pb2.SsmServiceCloseSessionResponse:  # noqa: N802
+        raise InvalidRequestError.of("session_id", "is unknown")
+
+
+def server_of(servicer: EchoServicer, address: str = "127.0.0.1:0", **settings: Any) -> Server:
+    return Server(
+        address,
+        lambda server: ssm_pb2_grpc.add_SsmServiceServicer_to_server(servicer, server),
+        service_names=[SERVICE_NAME],
+        drain=servicer.streams.drain,
+        **settings,
+    )
+
+
+def client_of(address: str, **settings: Any) -> WorkStreamClient[ssm_pb2.DraftItem, ssm_pb2.DraftResult]:
+    client = WorkStreamClient[ssm_pb2.DraftItem, ssm_pb2.DraftResult](
+        address, lambda channel: ssm_pb2_grpc.SsmServiceStub(channel).Draft(), ssm_pb2.DraftRequest, **settings
+    )
+    client.start()
+    return client
