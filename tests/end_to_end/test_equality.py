@@ -1,0 +1,60 @@
+"""Speculation changes no token, on the real model through the real services. ``benchmarks.equality`` is the full-size form."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from benchmarks.equality import MODES, SAMPLINGS
+from benchmarks.prompts import load_prompts
+from specgrove.client import AsyncClient
+from specgrove.output import Completion
+from specgrove.request import SpeculationOptions
+from specgrove.serve import Suite, SuiteConfig
+
+NUM_PROMPTS = 4
+MAX_TOKENS = 32
+
+
+async def outputs(suite: Suite, sampling: str, speculation: SpeculationOptions, max_tokens: int) -> list[Completion]:
+    async with AsyncClient(suite.address) as client:
+        calls = [
+            client.complete([("user", prompt)], max_tokens=max_tokens, seed=seed, speculation=speculation, **SAMPLINGS[sampling])
+            for seed, prompt in enumerate(load_prompts(NUM_PROMPTS))
+        ]  # fmt: skip
+        return list(await asyncio.gather(*calls))
+
+
+@pytest.fixture(scope="module", params=list(SAMPLINGS))
+def incremental(request: pytest.FixtureRequest, suite: Suite) -> tuple[str, list[Completion]]:
+    disabled = SpeculationOptions(disabled=True)
+    return request.param, asyncio.run(outputs(suite, request.param, disabled, MAX_TOKENS))
+
+
+@pytest.mark.parametrize("mode", list(MODES))
+def test_speculative_output_equals_incremental(
+    suite: Suite, incremental: tuple[str, list[Completion]], mode: str
+) -> None:
+    sampling, expected = incremental
+    found = asyncio.run(outputs(suite, sampling, MODES[mode], MAX_TOKENS))
+    assert [completion.token_ids for completion in found] == [completion.token_ids for completion in expected]
+    assert [completion.text for completion in found] == [completion.text for completion in expected]
+    assert all(completion.usage.num_drafted_nodes == 0 for completion in expected)
+    assert sum(completion.usage.num_drafted_nodes for completion in found) > 0
+    drafters = {name for completion in found for token in completion.tokens for name in token.drafted_by}
+    assert drafters <= ({"beam", "expansion", "lookup"} if mode == "merged" else {mode})
+    if mode in ("beam", "merged"):
+        assert drafters, "no drafted token was accepted"
+
+
+def test_the_llm_drafting_for_itself_is_always_right(demo_llm: Path) -> None:
+    """Catches off-by-one errors in anyone's KV bookkeeping: every drafted token must be accepted."""
+    config = SuiteConfig(llm_folder=demo_llm, ssms=(f"{demo_llm},name=itself,mode=beam,width=1",), dtype="float32")
+    with Suite(config) as suite:
+        chain = SpeculationOptions(max_num_nodes=4, max_depth=4, beam_width=1)
+        for completion in asyncio.run(outputs(suite, "greedy", chain, 41)):
+            usage = completion.usage
+            assert usage.accepted_by_depth == usage.drafted_by_depth
+            assert usage.num_drafted_nodes == sum(usage.drafted_by_depth) > 0

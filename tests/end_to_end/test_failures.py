@@ -1,0 +1,99 @@
+"""Services killed in mid-stream, clients that leave, and limits: no token is lost or repeated, no KV slot is leaked."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import grpc
+import pytest
+
+from specgrove.client import Client
+from specgrove.errors import DeadlineExceededError
+from specgrove.request import SpeculationOptions
+from specgrove.serve import Suite
+from specgrove.v1 import llm_pb2, llm_pb2_grpc, ssm_pb2, ssm_pb2_grpc
+
+QUESTION = [("user", "Explain how a bicycle stays upright, in detail.")]
+SPECULATION = SpeculationOptions(max_num_nodes=6, max_depth=3)
+MAX_TOKENS = 64
+
+
+def slots_in_use(suite: Suite) -> tuple[int, int]:
+    """Of the LLM and of the SSM service."""
+    with grpc.insecure_channel(suite.address_of("llm_service")) as channel:
+        llm = llm_pb2_grpc.LlmServiceStub(channel).GetLoad(llm_pb2.LlmServiceGetLoadRequest()).load
+    with grpc.insecure_channel(suite.address_of("ssm_service")) as channel:
+        ssm = ssm_pb2_grpc.SsmServiceStub(channel).GetLoad(ssm_pb2.SsmServiceGetLoadRequest()).load
+    return llm.num_slots - llm.num_free_slots, ssm.num_slots - ssm.num_free_slots
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float) -> bool:
+    until_s = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > until_s:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_killed_services_cost_time_but_no_token(suite: Suite, client: Client, temperature: float) -> None:
+    params = {"max_tokens": MAX_TOKENS, "temperature": temperature, "seed": 5, "ignore_eos": True}
+    expected = client.complete(QUESTION, speculation=SPECULATION, **params)
+    restarts = {service: suite.num_restarts(service) for service in ("ssm_service", "llm_service")}
+    token_ids: list[int] = []
+    text, usage, victims = "", None, {10: "ssm_service", 25: "llm_service"}
+    for chunk in client.generate(QUESTION, speculation=SPECULATION, **params):
+        token_ids.extend(token.token_id for token in chunk.tokens)
+        text += chunk.text
+        usage = chunk.usage or usage
+        for threshold in [threshold for threshold in victims if len(token_ids) >= threshold]:
+            pid = suite.pid(victims.pop(threshold))
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+    assert not victims
+    assert token_ids == list(expected.token_ids)
+    assert text == expected.text
+    assert usage is not None
+    assert usage.num_replays >= 1
+    assert suite.num_restarts("llm_service") == restarts["llm_service"] + 1
+    assert eventually(lambda: suite.num_restarts("ssm_service") == restarts["ssm_service"] + 1, 30)
+    # Both are back: drafted tokens are accepted again.
+    again = client.complete(QUESTION, speculation=SPECULATION, **params)
+    assert eventually(lambda: any(token.drafted_by for token in again.tokens), 1)
+
+
+def test_cancelled_requests_give_their_slots_back_within_a_second(suite: Suite, client: Client) -> None:
+    assert eventually(lambda: slots_in_use(suite) == (0, 0), 5)
+    stream = client.generate(QUESTION, max_tokens=500, ignore_eos=True, speculation=SPECULATION)
+    for _ in range(4):
+        next(stream)
+    assert slots_in_use(suite)[0] > 0
+    stream.close()
+    assert eventually(lambda: slots_in_use(suite) == (0, 0), 1)
+
+
+def test_a_passed_deadline_gives_the_slots_back(suite: Suite, client: Client) -> None:
+    with pytest.raises(DeadlineExceededError):
+        client.complete(QUESTION, max_tokens=500, ignore_eos=True, timeout_s=1.0, speculation=SPECULATION)
+    assert eventually(lambda: slots_in_use(suite) == (0, 0), 1)
+
+
+def test_a_vanished_client_gives_the_slots_back(suite: Suite) -> None:
+    child = os.fork()
+    if child == 0:
+        os.execlp(
+            "python3", "python3", "-c",
+            "import sys; from specgrove.client import Client\n"
+            f"for chunk in Client({suite.address!r}).generate({QUESTION!r}, max_tokens=500, ignore_eos=True): "
+            "print('x', flush=True)",
+        )  # fmt: skip
+    try:
+        assert eventually(lambda: slots_in_use(suite)[0] > 0, 30)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert eventually(lambda: slots_in_use(suite) == (0, 0), 1)

@@ -1,0 +1,56 @@
+"""``python -m llm_service`` with folders it can't serve: one clear line and exit code 1."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def start(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "llm_service", "--address", "127.0.0.1:0", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_help_explains_every_flag() -> None:
+    result = start("--help")
+    assert result.returncode == 0
+    assert "--kv-slots" in result.stdout
+
+
+def missing(folder: Path) -> str:
+    shutil.rmtree(folder)
+    return "no folder"
+
+
+def truncated(folder: Path) -> str:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    return "truncated"
+
+
+def pickled(folder: Path) -> str:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x02}.")
+    return "pickle"
+
+
+@pytest.mark.parametrize("break_folder", [missing, truncated, pickled])
+def test_bad_folders_are_named(tiny_llama: Path, tmp_path: Path, break_folder: object) -> None:
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    (folder / "tokenizer.json").write_text("{}")
+    expected = break_folder(folder)  # type: ignore[operator]
+    result = start("--model", str(folder))
+    assert result.returncode == 1
+    assert expected in result.stderr
+    assert str(folder) in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_bad_settings_are_named() -> None:
+    result = start("--threads", "0")
+    assert result.returncode == 2
+    assert "--threads must be at least 1" in result.stderr
