@@ -1,0 +1,7 @@
+"""``python -m specgrove.cli`` is the ``specgrove`` command."""
+
+import sys
+
+from specgrove.cli import main
+
+sys.exit(main())

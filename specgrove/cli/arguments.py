@@ -1,0 +1,132 @@
+"""The command line's grammar. Imports nothing heavy, so that ``--help`` is quick; ranges are checked by the router."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+
+DEFAULT_LLM = "smollm2-135m-instruct"
+DEFAULT_SSMS = ("lookup", "demo")
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+DEFAULT_DTYPE = "bfloat16"
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; ``command`` names the one chosen."""
+    top = argparse.ArgumentParser(
+        prog="specgrove",
+        description="LLM serving with low latency by speculative inference with token-tree verification.",
+    )
+    top.add_argument("--version", action="version", version=f"specgrove {importlib.metadata.version('specgrove')}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_serve(commands)
+    _add_generate(commands)
+    _add_chat(commands)
+    _add_models(commands)
+    _add_demo(commands)
+    return top
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "serve",
+        help="start the three services and keep them running",
+        description="Starts the LLM service, the SSM service and the router, and keeps them running until Ctrl-C or SIGTERM.",
+    )
+    _add_model_options(command)
+    command.add_argument(
+        "--grpc-address",
+        default=DEFAULT_ADDRESS,
+        metavar="HOST:PORT",
+        help="where the router listens (default: %(default)s)",
+    )
+
+
+def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "generate",
+        help="generate text from one prompt",
+        description="Generates text from one prompt, with a running suite (--address) or one that is started for it.",
+    )
+    command.add_argument("prompt", help="the prompt; - reads it from standard input")
+    _add_suite_options(command)
+    _add_sampling_options(command, default_max_tokens=256)
+    command.add_argument("--raw", action="store_true", help="continue the prompt as it is, without the chat template")
+    command.add_argument(
+        "--json", action="store_true", help="print one line of JSON with text, token ids and statistics"
+    )
+
+
+def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "chat",
+        help="talk with the model",
+        description="Talks with the model over several turns. /reset forgets the conversation, /exit ends it.",
+    )
+    command.add_argument("--system", metavar="TEXT", help="a system message to begin with")
+    _add_suite_options(command)
+    _add_sampling_options(command, default_max_tokens=512)
+
+
+def _add_models(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("models", help="download models", description="Manages models on this machine.")
+    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
+    download = actions.add_parser("download", help="fetch a model, so that later starts need no network")
+    download.add_argument("model", metavar="ID", help=f"a Hugging Face id, or {DEFAULT_LLM}")
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "demo",
+        help="show speculative inference at work",
+        description="Starts the suite, streams an answer with the drafted tokens in colour, and compares with incremental decoding.",
+    )
+    command.add_argument("question", nargs="?", help="what to ask")
+    command.add_argument("--max-tokens", type=int, default=200, metavar="N", help="default: %(default)s")
+    _add_model_options(command)
+
+
+def _add_model_options(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("models")
+    group.add_argument(
+        "--llm", metavar="ID_OR_FOLDER", help=f"the large model: a Hugging Face id or folder (default: {DEFAULT_LLM})"
+    )
+    group.add_argument(
+        "--ssm",
+        action="append",
+        metavar="SSM",
+        help=f"a small speculative model, repeatable (default: {' and '.join(DEFAULT_SSMS)})",
+    )
+    group.add_argument("--dtype", choices=DTYPES, help=f"what to compute in (default: {DEFAULT_DTYPE})")
+    command.add_argument("--verbose", action="store_true", help="show the log of the services that are started here")
+
+
+def _add_suite_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--address", metavar="HOST:PORT", help="a running suite; without it one is started and stopped again"
+    )
+    _add_model_options(command)
+
+
+def _add_sampling_options(command: argparse.ArgumentParser, default_max_tokens: int) -> None:
+    group = command.add_argument_group("sampling")
+    group.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 = greedy (default)")
+    group.add_argument("--top-k", type=int, default=0, metavar="K", help="keep the k most probable tokens; 0 = off")
+    group.add_argument(
+        "--top-p", type=float, default=1.0, metavar="P", help="keep the top tokens of this mass; 1 = off"
+    )
+    group.add_argument(
+        "--min-p", type=float, default=0.0, metavar="P", help="keep tokens of this share of the best one; 0 = off"
+    )
+    group.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same output (default: random)")
+    group.add_argument(
+        "--max-tokens",
+        type=int,
+        default=default_max_tokens,
+        metavar="N",
+        help="output tokens at most; 0 = what the context holds (default: %(default)s)",
+    )
+    group.add_argument("--ignore-eos", action="store_true", help="go on after an end-of-sequence token")
+    group.add_argument("--stop", action="append", metavar="TEXT", help="a text that ends the output, repeatable")
+    group.add_argument("--no-speculation", action="store_true", help="decode incrementally; the output is the same")

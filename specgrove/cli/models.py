@@ -1,0 +1,15 @@
+"""``specgrove models download``: fetches a model into the cache and says where it lies."""
+
+from __future__ import annotations
+
+import argparse
+
+import rich.console
+
+from specgrove.cli.suites import model_folder
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the model's folder."""
+    print(model_folder(arguments.model, rich.console.Console(stderr=True, highlight=False)))
+    return 0

@@ -1,0 +1,47 @@
+"""``specgrove serve``: the suite in the foreground, with the services' logs on stderr, until a signal."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import rich.console
+
+from specgrove.cli.suites import started_suite
+from specgrove.client import Client
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0 after a signal, when all services have ended. A second signal doesn't wait for them to drain."""
+    arguments.verbose = True
+    console = rich.console.Console(stderr=True, highlight=False)
+    with _interrupted_by_sigterm(), started_suite(arguments, address=arguments.grpc_address) as suite:
+        with Client(suite.address) as client:
+            info = client.model_info()
+        console.print(f"serving {info.model} ({info.dtype}) with SSMs {', '.join(info.ssms)} at {suite.address}")
+        stop = threading.Event()
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            if stop.is_set():
+                suite.kill()
+            stop.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, on_signal)
+        stop.wait()
+        console.print("stopping the services; once more to stop at once", style="dim")
+    return 0
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Until the services run, SIGTERM ends the start as Ctrl-C does."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

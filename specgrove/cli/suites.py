@@ -1,0 +1,87 @@
+"""How commands reach a router: a running one by address, or a private suite that is started, shown starting, and stopped."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import rich.console
+import rich.status
+
+from specgrove.cli.arguments import DEFAULT_DTYPE, DEFAULT_LLM, DEFAULT_SSMS
+from specgrove.models.hub import resolve_model
+from specgrove.serve import Suite, SuiteConfig
+from specgrove.supervisor import LogLine
+
+
+@contextlib.contextmanager
+def router_address(arguments: argparse.Namespace) -> Iterator[str]:
+    """The address of the suite that ``--address`` names, or of a private one that runs until the block ends."""
+    if arguments.address is not None:
+        if arguments.llm is not None or arguments.dtype is not None:
+            raise ValueError("--llm and --dtype choose what a suite is started with; with --address it runs already")
+        yield arguments.address
+        return
+    with started_suite(arguments, address=None) as suite:
+        yield suite.address
+
+
+@contextlib.contextmanager
+def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterator[Suite]:
+    """A suite with the models of ``--llm``, ``--ssm`` and ``--dtype``. Its start is shown on stderr."""
+    console = rich.console.Console(stderr=True, highlight=False)
+    config = SuiteConfig(
+        llm_folder=model_folder(arguments.llm or DEFAULT_LLM, console),
+        ssms=tuple(arguments.ssm or DEFAULT_SSMS),
+        dtype=arguments.dtype or DEFAULT_DTYPE,
+        address=address,
+    )
+    started_s = time.monotonic()
+    with waiting(console, "starting the services") as status:
+
+        def show(services: tuple[str, ...]) -> None:
+            status.update(f"starting {', '.join(services)} ({time.monotonic() - started_s:.0f} s)")
+
+        suite = Suite(config, log_line=log_to(console) if arguments.verbose else None, progress=show)
+        suite.start()
+    try:
+        console.print(f"services ready after {time.monotonic() - started_s:.1f} s", style="dim")
+        yield suite
+    finally:
+        suite.stop()
+
+
+def model_folder(llm: str, console: rich.console.Console) -> Path:
+    """The folder of a model, fetched if need be."""
+    with waiting(console, f"looking for {llm}") as status:
+
+        def show(message: str) -> None:
+            status.update(message)
+            if not console.is_terminal:
+                console.print(message, style="dim", markup=False)
+
+        return resolve_model(llm, cache_dir=cache_folder(), progress=show)
+
+
+def cache_folder() -> Path:
+    """Where models that SpecGrove makes itself are kept."""
+    return Path.home() / ".cache" / "specgrove"
+
+
+def waiting(console: rich.console.Console, message: str) -> rich.status.Status:
+    """A spinner on a terminal; elsewhere one line, so that logs and pipes see the step too."""
+    if not console.is_terminal:
+        console.print(f"{message} ...", style="dim")
+    return console.status(message, spinner="dots")
+
+
+def log_to(console: rich.console.Console) -> LogLine:
+    """Prints each line with its service's name."""
+
+    def log_line(name: str, line: str) -> None:
+        console.out(f"[{name}] {line}", highlight=False)
+
+    return log_line

@@ -1,0 +1,90 @@
+"""What a client of the router gets: chunks of an output, and what the request took. Frozen values, made by ``client_wire``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from specgrove.request import FinishReason, LogProbs
+
+
+@dataclass(frozen=True, slots=True)
+class OutputToken:
+    """One token. ``text`` is what it completed; ``drafted_by`` is empty where the token is the verifier's own."""
+
+    token_id: int
+    text: str
+    drafted_by: tuple[str, ...] = ()
+    log_probs: LogProbs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a request took. Fields as in ``Usage`` of router.proto; ``draft_ms`` and ``verify_ms`` are sums over the steps."""
+
+    num_prompt_tokens: int
+    num_output_tokens: int
+    num_verify_steps: int
+    acceptance_histogram: tuple[int, ...]
+    drafted_by_depth: tuple[int, ...]
+    accepted_by_depth: tuple[int, ...]
+    num_drafted_nodes: int
+    first_token_ms: float
+    decode_ms: float
+    draft_ms: float
+    verify_ms: float
+    num_replays: int
+    seed: int
+
+    @property
+    def mean_acceptance_len(self) -> float:
+        """Output tokens per verification, the bonus token counted."""
+        return self.num_output_tokens / self.num_verify_steps if self.num_verify_steps else 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Output tokens after the first step's, per second of decoding; 0 where there was one step only."""
+        return self._num_decoded_tokens / self.decode_ms * 1e3 if self.decode_ms > 0 else 0.0
+
+    @property
+    def _num_decoded_tokens(self) -> int:
+        # The first step reads the prompt and has an empty tree: one token, whose time is first_token_ms.
+        return max(self.num_output_tokens - 1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of the output: what one verification decided. The last one has ``finish_reason`` and ``usage``."""
+
+    tokens: tuple[OutputToken, ...]
+    text: str
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole output."""
+
+    text: str
+    tokens: tuple[OutputToken, ...]
+    finish_reason: FinishReason
+    usage: Usage
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The ids of ``tokens``."""
+        return tuple(token.token_id for token in self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """The model and the SSMs behind a router."""
+
+    model: str
+    architecture: str
+    vocab_size: int
+    max_model_len: int
+    dtype: str
+    eos_token_ids: tuple[int, ...]
+    ssms: tuple[str, ...]
+    version: str

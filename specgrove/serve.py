@@ -1,0 +1,167 @@
+"""The whole suite on this machine: LLM service, SSM service and router as three supervised processes. Used by the CLI and from Python.
+
+    with Suite(SuiteConfig(llm_folder=folder)) as suite, Client(suite.address) as client: ...
+
+A service that dies is started again, and the router replays what it had decided: clients don't notice, except by the time it takes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from specgrove.supervisor import LogLine, ProcessSpec, Supervisor
+
+DEFAULT_LLM = "smollm2-135m-instruct"
+DEFAULT_SSMS = ("lookup", "demo")
+DTYPES = ("float32", "bfloat16", "float16")
+
+_HEALTH_TIMEOUT_S = 1.0
+_HEALTH_INTERVAL_S = 0.1
+
+Progress = Callable[[tuple[str, ...]], None]
+"""Called several times a second with the names of the services that are not ready yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteConfig:
+    """What to serve and how.
+
+    ``address`` is the router's, ``host:port`` or ``unix:/path``; ``None`` takes a private unix socket. ``num_threads`` is given to
+    both model services, which compute in turns; ``None`` takes all cores this process may use.
+    """
+
+    llm_folder: Path
+    ssms: tuple[str, ...] = DEFAULT_SSMS
+    dtype: str = "bfloat16"
+    address: str | None = None
+    num_threads: int | None = None
+    num_kv_slots: int | None = None
+    max_model_len: int | None = None
+    start_timeout_s: float = 300.0
+    drain_s: float = 10.0
+
+
+class NotReadyError(Exception):
+    """The services did not become ready in time."""
+
+
+class Suite:
+    """The three processes, from ``start`` to ``stop``. Use it in ``with``; one object runs once."""
+
+    def __init__(self, config: SuiteConfig, log_line: LogLine | None = None, progress: Progress | None = None) -> None:
+        """``log_line`` gets every line the services print, by service; by default they are dropped."""
+        self._config = config
+        self._progress = progress
+        # The services find each other here; only this user may look in.
+        self._socket_folder = Path(tempfile.mkdtemp(prefix="specgrove-"))
+        self._addresses = {
+            "llm_service": f"unix:{self._socket_folder}/llm.sock",
+            "ssm_service": f"unix:{self._socket_folder}/ssm.sock",
+            "router": config.address or f"unix:{self._socket_folder}/router.sock",
+        }
+        specs = process_specs(config, self._addresses)
+        self._supervisor = Supervisor(specs, log_line or (lambda name, line: None), config.drain_s)
+
+    @property
+    def address(self) -> str:
+        """The router's address, for clients."""
+        return self._addresses["router"]
+
+    def address_of(self, service: str) -> str:
+        """The address of ``router``, ``llm_service`` or ``ssm_service``."""
+        return self._addresses[service]
+
+    def start(self) -> None:
+        """Returns when all services are ready. Raises ``ProcessFailedError`` or ``NotReadyError``, with nothing left running."""
+        self._supervisor.start()
+        try:
+            self._wait_until_ready(time.monotonic() + self._config.start_timeout_s)
+        except BaseException:
+            self.stop()
+            raise
+        self._supervisor.expect_up()
+
+    def pid(self, service: str) -> int | None:
+        """The process id of a service; ``None`` between its end and its restart."""
+        return self._supervisor.pid(service)
+
+    def num_restarts(self, service: str) -> int:
+        """How often a service was started again."""
+        return self._supervisor.num_restarts(service)
+
+    def stop(self) -> None:
+        """Drains the router, then the services; kills what takes longer than the drain time."""
+        self._supervisor.stop()
+        shutil.rmtree(self._socket_folder, ignore_errors=True)
+
+    def kill(self) -> None:
+        """Ends all at once, without draining."""
+        self._supervisor.kill()
+
+    def _wait_until_ready(self, until_s: float) -> None:
+        waiting = list(self._addresses)
+        while waiting:
+            self._supervisor.check()
+            waiting = [service for service in waiting if not is_serving(self._addresses[service])]
+            if self._progress is not None:
+                self._progress(tuple(waiting))
+            if waiting and time.monotonic() > until_s:
+                raise NotReadyError(f"{', '.join(waiting)} not ready after {self._config.start_timeout_s:.0f} s")
+            if waiting:
+                time.sleep(_HEALTH_INTERVAL_S)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def process_specs(config: SuiteConfig, addresses: dict[str, str]) -> tuple[ProcessSpec, ...]:
+    """The three processes in the order of their start; they are stopped in the reverse order, the router first."""
+    num_threads = config.num_threads or len(os.sched_getaffinity(0))
+    computing = ("--dtype", config.dtype, "--threads", str(num_threads))
+    llm = ["--address", addresses["llm_service"], "--model", str(config.llm_folder), *computing]
+    if config.num_kv_slots is not None:
+        llm += ["--kv-slots", str(config.num_kv_slots)]
+    if config.max_model_len is not None:
+        llm += ["--max-model-len", str(config.max_model_len)]
+    ssm = ["--address", addresses["ssm_service"], *computing]
+    for name in config.ssms:
+        ssm += ["--ssm", name]
+    router = ["--address", addresses["router"], "--llm", addresses["llm_service"], "--ssm", addresses["ssm_service"]]
+    arguments = {"llm_service": llm, "ssm_service": ssm, "router": router}
+    return tuple(
+        ProcessSpec(service, service, tuple(arguments[service]), _socket_path(addresses[service]))
+        for service in arguments
+    )
+
+
+def _socket_path(address: str) -> str | None:
+    return address.removeprefix("unix:") if address.startswith("unix:") else None
+
+
+def is_serving(address: str) -> bool:
+    """Whether the service at ``address`` says that it is ready."""
+    with grpc.insecure_channel(address) as channel:
+        try:
+            response = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=_HEALTH_TIMEOUT_S
+            )
+        except grpc.RpcError:
+            return False
+    return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
