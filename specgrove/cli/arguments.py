@@ -18,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
         prog="specgrove",
         description="LLM serving with low latency by speculative inference with token-tree verification.",
     )
-    top.add_argument("--version", action="version", version=f"specgrove {importlib.metadata.version('specgrove')}")
+    top.add_argument("--version", action="version", version=f"specgrove {_version()}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_serve(commands)
     _add_generate(commands)
@@ -26,6 +26,13 @@ def parser() -> argparse.ArgumentParser:
     _add_models(commands)
     _add_demo(commands)
     return top
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("specgrove")
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return "0.0.0+checkout"
 
 
 def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

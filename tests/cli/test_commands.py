@@ -1,0 +1,173 @@
+"""The commands against a made-up router: what they print where, and their exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+import rich.console
+
+from specgrove.cli import demo, main
+from specgrove.cli.rendering import TokenPrinter
+from specgrove.output import Chunk, OutputToken
+from tests.fake_router import FakeRouter
+
+ANSWER = "The quick brown fox"
+Router = tuple[FakeRouter, str]
+
+
+def test_generate_streams_the_text_and_nothing_else_to_stdout(
+    fake_router: Router, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", "hi", "--address", fake_router[1], "--temperature", "0.5", "--stop", "\n\n"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ANSWER + "\n"
+    assert "4 tokens, 100.0 tokens/s" in captured.err
+    request = fake_router[0].requests[0]
+    assert [(message.role, message.content) for message in request.chat.messages] == [("user", "hi")]
+    assert (request.sampling.temperature, list(request.stop)) == (0.5, ["\n\n"])
+    assert not request.sampling.HasField("seed")
+
+
+def test_generate_json_is_one_line(fake_router: Router, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--json", "--raw", "--no-speculation", "--seed", "3", "--ssm", "demo"]
+    assert main(["generate", "hi", "--address", fake_router[1], *flags]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    result = json.loads(lines[0])
+    assert result["output_text"] == ANSWER
+    assert result["output_tokens"] == [0, 1, 1, 2]
+    assert result["finish_reason"] == "length"
+    assert result["statistics"]["num_verify_steps"] == 3
+    assert result["statistics"]["tokens_per_s"] == 100
+    assert result["statistics"]["mean_acceptance_len"] == 1.333
+    request = fake_router[0].requests[0]
+    assert request.text == "hi"
+    assert request.sampling.seed == 3
+    assert request.speculation.disabled
+    assert list(request.speculation.ssms) == ["demo"]
+
+
+def test_generate_reads_standard_input(
+    fake_router: Router, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("from a pipe"))
+    assert main(["generate", "-", "--raw", "--address", fake_router[1]]) == 0
+    assert fake_router[0].requests[0].text == "from a pipe"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["invalid", "--raw"], "specgrove: error: sampling.top_p: must be in (0, 1]\n"),
+        (["full", "--raw"], "specgrove: error: the queue is full\n"),
+        (["hi", "--max-tokens", "-1"], "specgrove: error: max_tokens: "),
+        (["hi", "--llm", "other"], "specgrove: error: --llm and --dtype choose what a suite is started with"),
+    ],
+)
+def test_failures_are_one_line_and_exit_code_1(
+    fake_router: Router, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    assert main(["generate", *flags, "--address", fake_router[1]]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(message)
+    assert captured.err.count("\n") == 1
+
+
+def test_a_missing_model_folder_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "hi", "--llm", "/no/such/folder"]) == 1
+    last_line = capsys.readouterr().err.splitlines()[-1]
+    assert last_line.startswith("specgrove: error: ")
+    assert "/no/such/folder" in last_line
+
+
+@pytest.mark.parametrize("argv", [[], ["fly"], ["generate"], ["serve", "--dtype", "int3"], ["models"]])
+def test_wrong_usage_is_exit_code_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    assert ended.value.code == 2
+    assert "usage: specgrove" in capsys.readouterr().err
+
+
+def test_help_and_version_need_no_model_code() -> None:
+    program = (
+        "import sys\nfrom specgrove.cli import main\n"
+        "try:\n    main([sys.argv[1]])\nfinally:\n    assert not {'torch', 'grpc', 'rich'} & set(sys.modules)"
+    )
+    for flag, text in (("--help", "start the three services"), ("--version", "specgrove 0.")):
+        ended = subprocess.run([sys.executable, "-c", program, flag], capture_output=True, text=True, check=True)
+        assert text in ended.stdout
+
+
+def test_chat_keeps_the_conversation_until_reset(
+    fake_router: Router, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\ntwo\n/reset\nthree\n/exit\nnever\n"))
+    assert main(["chat", "--address", fake_router[1], "--system", "Be brief."]) == 0
+    conversations = [
+        [(message.role, message.content) for message in request.chat.messages] for request in fake_router[0].requests
+    ]
+    system = ("system", "Be brief.")
+    assert conversations == [
+        [system, ("user", "one")],
+        [system, ("user", "one"), ("assistant", ANSWER), ("user", "two")],
+        [system, ("user", "three")],
+    ]
+    assert capsys.readouterr().out == 3 * (ANSWER + "\n")
+
+
+def test_demo_compares_with_incremental_decoding(
+    fake_router: Router, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextlib.contextmanager
+    def started_suite(*_: object, **__: object) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(address=fake_router[1])
+
+    monkeypatch.setattr(demo, "started_suite", started_suite)
+    assert main(["demo", "why?"]) == 0
+    shown = capsys.readouterr().out
+    assert ANSWER in shown
+    assert "speed-up: 1.00x" in shown
+    assert "identical output: yes" in shown
+    assert [request.speculation.disabled for request in fake_router[0].requests] == [False, False, True]
+
+
+def terminal_output(monkeypatch: pytest.MonkeyPatch, chunks: list[Chunk], **environment: str) -> str:
+    for name in ("NO_COLOR", "COLORTERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"TERM": "xterm"} | environment).items():
+        monkeypatch.setenv(name, value)
+    shown = io.StringIO()
+    printer = TokenPrinter(rich.console.Console(file=shown, force_terminal=True, highlight=False))
+    for chunk in chunks:
+        printer.write(chunk)
+    return shown.getvalue()
+
+
+CHUNKS = [
+    Chunk((OutputToken(1, "[one]"), OutputToken(2, " two", ("demo",))), "[one] t"),
+    Chunk((OutputToken(3, " three"),), "wo th"),
+]
+
+
+def test_drafted_tokens_have_another_colour_also_when_text_is_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = terminal_output(monkeypatch, CHUNKS)
+    assert shown == "\x1b[1m[one]\x1b[0m\x1b[32m t\x1b[0m\x1b[32mwo\x1b[0m\x1b[1m th\x1b[0m"
+
+
+def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "\x1b[32m" not in terminal_output(monkeypatch, CHUNKS, NO_COLOR="1")
+
+
+def test_a_reader_that_leaves_is_no_traceback(fake_router: Router) -> None:
+    command = f"{sys.executable} -m specgrove.cli generate hi --address {fake_router[1]} | true"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=os.environ, check=False)
+    assert "Traceback" not in ended.stderr

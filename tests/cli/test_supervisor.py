@@ -1,0 +1,167 @@
+"""Child processes: started, restarted, stopped in order, never left behind. The children are ``tests.fake_router``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from specgrove.client import Client
+from specgrove.serve import Suite, SuiteConfig, is_serving, process_specs
+from specgrove.supervisor import ProcessFailedError, ProcessSpec, Supervisor
+
+MODULE = "tests.fake_router"
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 20.0) -> bool:
+    until_s = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > until_s:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def is_alive(pid: int) -> bool:
+    """False for a zombie too: nobody may have reaped it yet."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def spec(tmp_path: Path, name: str = "service", *flags: str) -> ProcessSpec:
+    socket = f"{tmp_path}/{name}.sock"
+    return ProcessSpec(name, MODULE, ("--address", f"unix:{socket}", *flags), socket)
+
+
+def test_output_is_forwarded_and_a_killed_process_comes_back(tmp_path: Path) -> None:
+    lines: list[tuple[str, str]] = []
+    supervisor = Supervisor([spec(tmp_path)], lambda name, line: lines.append((name, line)), drain_s=5)
+    supervisor.start()
+    try:
+        address = f"unix:{tmp_path}/service.sock"
+        assert eventually(lambda: is_serving(address))
+        supervisor.expect_up()
+        pid = supervisor.pid("service")
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        assert eventually(lambda: supervisor.num_restarts("service") == 1)
+        assert eventually(lambda: is_serving(address))
+        assert supervisor.pid("service") != pid
+    finally:
+        supervisor.stop()
+    assert ("service", f"hello from {address}") in lines
+    assert any("ended with signal SIGKILL; starting it again in 0.2 s" in line for _, line in lines)
+    assert supervisor.pid("service") is None
+
+
+def test_a_process_that_ends_while_starting_says_why(tmp_path: Path) -> None:
+    supervisor = Supervisor([spec(tmp_path), spec(tmp_path, "broken", "--fail")], lambda name, line: None, drain_s=5)
+    supervisor.start()
+
+    try:
+        with pytest.raises(ProcessFailedError) as failure:
+            eventually(lambda: supervisor.check() is not None)  # type: ignore[func-returns-value]
+    finally:
+        supervisor.stop()
+    assert str(failure.value) == "broken ended with exit code 3 while starting: error: the model folder is empty"
+    assert supervisor.pid("service") is None
+
+
+def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    lines: list[str] = []
+    is_up = threading.Event()
+
+    def log_line(name: str, line: str) -> None:
+        lines.append(line)
+        is_up.set()
+
+    supervisor = Supervisor([spec(tmp_path, "mule", "--stubborn")], log_line, drain_s=0.5)
+    supervisor.start()
+    assert is_up.wait(20)
+    pid = supervisor.pid("mule")
+    assert eventually(lambda: "hello" in lines[0])
+    supervisor.stop()
+    assert pid is not None
+    assert not is_alive(pid)
+
+
+def test_no_child_outlives_a_killed_parent(tmp_path: Path) -> None:
+    program = f"""
+import sys, time
+from specgrove.supervisor import ProcessSpec, Supervisor
+spec = ProcessSpec("service", {MODULE!r}, ("--address", "unix:{tmp_path}/service.sock"))
+supervisor = Supervisor([spec], lambda name, line: print(supervisor.pid("service"), flush=True), drain_s=5)
+supervisor.start()
+time.sleep(60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    assert is_alive(pid)
+    parent.kill()
+    parent.wait()
+    assert eventually(lambda: not is_alive(pid))
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SuiteConfig:
+    """A suite of three fakes."""
+
+    def fake_specs(config: SuiteConfig, addresses: dict[str, str]) -> tuple[ProcessSpec, ...]:
+        flags = {"llm_service": ("--fail",)} if config.llm_folder.name == "broken" else {}
+        return tuple(
+            ProcessSpec(name, MODULE, ("--address", address, *flags.get(name, ())), address.removeprefix("unix:"))
+            for name, address in addresses.items()
+        )
+
+    monkeypatch.setattr("specgrove.serve.process_specs", fake_specs)
+    return SuiteConfig(llm_folder=tmp_path)
+
+
+def test_suite_serves_and_survives_the_death_of_its_router(config: SuiteConfig) -> None:
+    seen: list[tuple[str, ...]] = []
+    with Suite(config, progress=seen.append) as suite:
+        assert seen[-1] == ()
+        pids = {service: suite.pid(service) for service in ("router", "llm_service", "ssm_service")}
+        with Client(suite.address) as client:
+            assert client.complete("hi").text == "The quick brown fox"
+        assert pids["router"] is not None
+        os.kill(pids["router"], signal.SIGKILL)
+        assert eventually(lambda: suite.num_restarts("router") == 1)
+        assert eventually(lambda: is_serving(suite.address))
+        socket_folder = Path(suite.address.removeprefix("unix:")).parent
+    assert not socket_folder.exists()
+    assert not any(is_alive(pid) for pid in pids.values() if pid is not None)
+
+
+def test_suite_that_cannot_start_leaves_nothing_behind(tmp_path: Path, config: SuiteConfig) -> None:
+    suite = Suite(SuiteConfig(llm_folder=tmp_path / "broken"))
+    with pytest.raises(ProcessFailedError, match="llm_service ended with exit code 3"):
+        suite.start()
+    assert [suite.pid(service) for service in ("router", "llm_service", "ssm_service")] == [None] * 3
+
+
+def test_services_are_started_with_what_the_suite_was_asked_for(tmp_path: Path) -> None:
+    config = SuiteConfig(
+        llm_folder=tmp_path, ssms=("lookup", "demo"), dtype="float32", num_threads=3, num_kv_slots=100, max_model_len=50
+    )
+    llm, ssm, router = process_specs(
+        config, {"llm_service": "unix:/l", "ssm_service": "unix:/s", "router": "127.0.0.1:1"}
+    )
+    assert llm.arguments == (
+        *("--address", "unix:/l", "--model", str(tmp_path), "--dtype", "float32", "--threads", "3"),
+        *("--kv-slots", "100", "--max-model-len", "50"),
+    )
+    assert ssm.arguments[-4:] == ("--ssm", "lookup", "--ssm", "demo")
+    assert router.arguments == ("--address", "127.0.0.1:1", "--llm", "unix:/l", "--ssm", "unix:/s")
+    assert (llm.socket_path, router.socket_path) == ("/l", None)

@@ -1,0 +1,131 @@
+"""A router that is made up: it streams ``PIECES``, and the prompt's text chooses what goes wrong.
+
+In-process (``running_router``) for tests of clients, or as a process (``python -m tests.fake_router --address ADDRESS``) for
+tests of the suite, where it stands for any of the three services.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+
+from specgrove.errors import InvalidRequestError, ResourceExhaustedError
+from specgrove.serving.server import run_server
+from specgrove.serving.status import abort
+from specgrove.v1 import router_pb2, router_pb2_grpc, token_tree_pb2
+
+PIECES = [["The"], [" quick", " brown"], [" fox"]]
+
+
+class FakeRouter(router_pb2_grpc.RouterServiceServicer):
+    """Remembers the requests it got, and whether one ended early."""
+
+    def __init__(self) -> None:
+        self.requests: list[router_pb2.GenerateRequest] = []
+        self.was_cancelled = threading.Event()
+
+    async def Generate(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
+        self.requests.append(request)
+        if request.text == "invalid":
+            await abort(context, InvalidRequestError.of("sampling.top_p", "must be in (0, 1]"))
+        if request.text == "full":
+            await abort(context, ResourceExhaustedError("the queue is full", retry_delay_ms=250))
+        is_complete = False
+
+        def on_done(context: object) -> None:
+            if not is_complete:
+                self.was_cancelled.set()
+
+        context.add_done_callback(on_done)
+        for index, words in enumerate(PIECES):
+            tokens = [
+                router_pb2.GeneratedToken(
+                    token_id=index,
+                    text=word,
+                    drafted_by=["lookup"] if index else [],
+                    log_probs=token_tree_pb2.LogProbs(log_prob=-0.5),
+                )
+                for word in words
+            ]
+            yield router_pb2.GenerateResponse(tokens=tokens, text="".join(words))
+        if request.text == "endless":
+            await asyncio.sleep(60)
+        if request.text != "truncated":
+            usage = router_pb2.Usage(num_output_tokens=4, num_verify_steps=3, decode_ms=30, acceptance_histogram=[2, 1])
+            yield router_pb2.GenerateResponse(finish_reason=router_pb2.FINISH_REASON_LENGTH, usage=usage)
+        is_complete = True
+
+    async def GetModelInfo(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
+        return router_pb2.GetModelInfoResponse(model="fake", vocab_size=100, ssms=["lookup", "demo"])
+
+    async def Tokenize(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
+        length = len(request.text) if request.WhichOneof("input") == "text" else len(request.chat.messages)
+        return router_pb2.TokenizeResponse(token_ids=range(length))
+
+    async def Detokenize(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
+        return router_pb2.DetokenizeResponse(text=" ".join(map(str, request.token_ids)))
+
+
+@contextlib.contextmanager
+def running_router(folder: Path) -> Iterator[tuple[FakeRouter, str]]:
+    """The fake and its address. It has a thread and an event loop of its own, as a router in another process would."""
+    fake = FakeRouter()
+    address = f"unix:{folder}/router.sock"
+    is_up = threading.Event()
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        server = grpc.aio.server()
+        router_pb2_grpc.add_RouterServiceServicer_to_server(fake, server)
+        server.add_insecure_port(address)
+        await server.start()
+        is_up.set()
+        await stop.wait()
+        await server.stop(0)
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    try:
+        assert is_up.wait(5)
+        yield fake, address
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--address", required=True)
+    parser.add_argument("--fail", action="store_true", help="end at once, with an error")
+    parser.add_argument("--stubborn", action="store_true", help="ignore SIGTERM")
+    arguments = parser.parse_args()
+    print(f"hello from {arguments.address}", flush=True)
+    if arguments.fail:
+        print("error: the model folder is empty", file=sys.stderr)
+        return 3
+    if arguments.stubborn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.pause()
+    fake = FakeRouter()
+    asyncio.run(
+        run_server(
+            arguments.address,
+            lambda server: router_pb2_grpc.add_RouterServiceServicer_to_server(fake, server),
+            service_names=(router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name,),
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
