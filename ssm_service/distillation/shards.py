@@ -1,0 +1,66 @@
+"""The distillation data on disk: numbered safetensors files, written by ``sampler``, read by ``train``.
+
+Invariant: a shard appears under its name only when it is complete, so an interrupted run loses at most one shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load_file, save_file
+
+TOP_COUNT = 16  # the teacher's probabilities kept per position
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogues:
+    """Sequences laid end to end. Row i of the ``top_`` arrays is the teacher's distribution for the token after token i."""
+
+    token_ids: npt.NDArray[np.int32]  # [num_tokens]
+    is_made: npt.NDArray[np.uint8]  # [num_tokens], 1: the LLM made the token after this one
+    top_ids: npt.NDArray[np.int32]  # [num_tokens, TOP_COUNT], likeliest first
+    top_log_probs: npt.NDArray[np.float16]  # [num_tokens, TOP_COUNT]
+    lengths: npt.NDArray[np.int32]  # [num_sequences], adding up to num_tokens
+
+    @property
+    def num_tokens(self) -> int:
+        """Of all sequences together."""
+        return len(self.token_ids)
+
+    def starts(self) -> npt.NDArray[np.int64]:
+        """Where each sequence starts, ``[num_sequences]``."""
+        return np.cumsum(self.lengths, dtype=np.int64) - self.lengths
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """In the order they were written."""
+    return sorted(folder.glob("shard-*.safetensors"))
+
+
+def write_shard(folder: Path, dialogues: Dialogues) -> Path:
+    """Adds one shard to the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"shard-{len(shard_paths(folder)):05d}.safetensors"
+    arrays = {name: np.ascontiguousarray(getattr(dialogues, name)) for name in Dialogues.__slots__}
+    temporary = path.with_suffix(".partial")
+    save_file(arrays, temporary)
+    temporary.rename(path)
+    return path
+
+
+def read_shards(folder: Path) -> Dialogues:
+    """All shards as one. Raises ``FileNotFoundError`` when there are none."""
+    paths = shard_paths(folder)
+    if not paths:
+        raise FileNotFoundError(f"no shards in {folder}: run the generate stage first")
+    return joined(Dialogues(**load_file(path)) for path in paths)
+
+
+def joined(parts: Iterable[Dialogues]) -> Dialogues:
+    """One value of several."""
+    arrays: Sequence[Dialogues] = list(parts)
+    return Dialogues(**{name: np.concatenate([getattr(a, name) for a in arrays]) for name in Dialogues.__slots__})
