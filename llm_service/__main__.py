@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 import torch
-from specgrove.kernels.threads import set_num_threads
 
 from llm_service.config import LlmServiceConfig, VerifierConfig
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.verifier import VerifierEngine
+from specgrove.kernels.threads import set_num_threads
 from specgrove.models.decoder import DTYPES, load_decoder
 from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.runtime.model_runner import ModelRunner

@@ -7,12 +7,20 @@ tree. So what is emitted is what incremental decoding with the same seed emits (
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from specgrove.kernels.sampling import ChoiceParams, choose, log_prob_of, top_k_log_probs
 
 from llm_service.session import Session
+from specgrove.kernels.sampling import (
+    NO_ADJUSTMENTS,
+    ChoiceParams,
+    TokenAdjustments,
+    choose,
+    log_prob_of,
+    top_k_log_probs,
+)
 from specgrove.request import LogProbs, SamplingParams
 from specgrove.token_tree import TokenTree
 
@@ -61,40 +69,34 @@ class _Chooser:
         self._output_counts = Counter(session.output_counts) if self._has_penalties else Counter()
         self._bias_token_ids, self._bias = None, None
         if sampling.logit_bias:
-            self._bias_token_ids = _ids([token_id for token_id, _ in sampling.logit_bias])
+            self._bias_token_ids = _ids(token_id for token_id, _ in sampling.logit_bias)
             self._bias = torch.tensor([bias for _, bias in sampling.logit_bias], dtype=torch.float32)
 
     def choose(self, logits: torch.Tensor) -> int:
         """``logits`` is float32 ``[vocab_size]``."""
-        seen_ids, output_ids, output_counts = _NO_IDS, _NO_IDS, _NO_IDS
-        if self._has_penalties:
-            seen_ids = _ids(sorted(self._prompt_ids | self._output_counts.keys()))
-            output_ids = _ids(list(self._output_counts))
-            output_counts = _ids(list(self._output_counts.values()))
-        is_too_early = self._num_output_tokens < self._sampling.min_tokens and self._sampling.stop_token_ids
-        token_id = choose(
-            logits,
-            self._params,
-            self._position,
-            seen_token_ids=seen_ids,
-            output_token_ids=output_ids,
-            output_counts=output_counts,
-            bias_token_ids=self._bias_token_ids,
-            bias=self._bias,
-            banned_token_ids=_ids(list(self._sampling.stop_token_ids)) if is_too_early else None,
-        )
+        token_id = choose(logits, self._params, self._position, self._adjustments())
         self._position += 1
         self._num_output_tokens += 1
         if self._has_penalties:
             self._output_counts[token_id] += 1
         return token_id
 
+    def _adjustments(self) -> TokenAdjustments:
+        is_too_early = self._num_output_tokens < self._sampling.min_tokens and bool(self._sampling.stop_token_ids)
+        if not (self._has_penalties or is_too_early or self._sampling.logit_bias):
+            return NO_ADJUSTMENTS
+        return TokenAdjustments(
+            seen_token_ids=_ids(sorted(self._prompt_ids | self._output_counts.keys())) if self._has_penalties else None,
+            output_token_ids=_ids(self._output_counts) if self._has_penalties else None,
+            output_counts=_ids(self._output_counts.values()) if self._has_penalties else None,
+            bias_token_ids=self._bias_token_ids,
+            bias=self._bias,
+            banned_token_ids=_ids(self._sampling.stop_token_ids) if is_too_early else None,
+        )
 
-def _ids(values: list[int]) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.int64)
 
-
-_NO_IDS = _ids([])
+def _ids(values: Iterable[int]) -> torch.Tensor:
+    return torch.tensor(list(values), dtype=torch.int64)
 
 
 def _choice_params(sampling: SamplingParams) -> ChoiceParams:

@@ -27,6 +27,7 @@ from specgrove.runtime.step_loop import WorkItem
 from specgrove.token_tree import TokenTree
 from tests.conftest import TINY_VOCAB_SIZE
 
+GREEDY = SamplingParams()
 PROMPT = [5, 1, 44, 90, 3, 3, 17, 60, 2, 8, 31]
 SAMPLED = SamplingParams(
     temperature=0.9, top_p=0.95, seed=7, repetition_penalty=1.1, presence_penalty=0.2, frequency_penalty=0.3, min_tokens=5,
@@ -58,7 +59,7 @@ def engine(runner: ModelRunner, clock: Clock) -> VerifierEngine:
     return VerifierEngine(runner, VerifierConfig(max_model_len=200, max_num_chunk_tokens=4), clock)
 
 
-def opening(session_id: str, token_ids: list[int], sampling: SamplingParams = SamplingParams()) -> VerifyWork:
+def opening(session_id: str, token_ids: list[int], sampling: SamplingParams = GREEDY) -> VerifyWork:
     session = SessionParams(sampling, len(token_ids))
     return VerifyWork(session_id, 0, tuple(token_ids), TokenTree.of_root(token_ids[-1]), session)
 

@@ -1,0 +1,33 @@
+// Norms, gated activation, rotary positions and embedding: one row at a time, so rows never depend on one another.
+#pragma once
+
+#include <cstdint>
+
+#include "number_types.h"
+
+namespace specgrove {
+
+// out[rows, size] = x * rsqrt(mean(x^2) + eps) * weight[size]
+void rms_norm(const float* x, const float* weight, float eps, int64_t num_rows, int64_t size, float* out);
+// residual += delta, then out = rms_norm(residual)
+void add_rms_norm(float* residual, const float* delta, const float* weight, float eps, int64_t num_rows, int64_t size,
+                  float* out);
+// gate_up[rows, 2 * size] -> out[rows, size] = silu(gate) * up
+void silu_mul(const float* gate_up, int64_t num_rows, int64_t size, float* out);
+// table[vocab, size], ids[rows] -> out[rows, size]
+void embed(const void* table, DType dtype, const int64_t* token_ids, int64_t num_rows, int64_t size, float* out);
+
+struct RotateAndStore {
+  const float* qkv;  // [rows, (num_heads + 2 * num_kv_heads) * head_dim]
+  const int32_t* positions;
+  const float* cos_sin;  // [max_positions, head_dim]: cosines, then sines
+  const int32_t* slots;
+  void* k_cache;  // [num_slots, num_kv_heads, head_dim]
+  void* v_cache;
+  DType dtype;  // of the caches
+  int64_t num_rows, num_heads, num_kv_heads, head_dim;
+  float* queries;  // [rows, num_heads, head_dim]
+};
+void rotate_and_store(const RotateAndStore& call);
+
+}  // namespace specgrove

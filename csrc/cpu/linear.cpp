@@ -1,0 +1,96 @@
+#include "linear.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+
+#include "isa.h"
+#include "thread_pool.h"
+
+namespace specgrove {
+namespace {
+
+constexpr int64_t kHugePage = 2 << 20;
+constexpr int64_t kTaskBytes = 128 << 10;  // weights that one task reads
+
+int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Block b holds, input by input, the 16 outputs; bfloat16 two inputs by two, an output's pair side by side.
+template <typename T>
+void pack(const T* weight, int64_t out_features, int64_t in_features, int64_t padded_in, bool in_pairs, T* packed) {
+  const int64_t num_blocks = round_up(out_features, kBlock) / kBlock;
+  ThreadPool::instance().run(num_blocks, [=](int64_t block) {
+    T* target = packed + block * padded_in * kBlock;
+    for (int64_t lane = 0; lane < kBlock; ++lane) {
+      const int64_t output = block * kBlock + lane;
+      for (int64_t input = 0; input < padded_in; ++input) {
+        const bool exists = output < out_features && input < in_features;
+        const int64_t place = in_pairs ? (input / 2 * kBlock + lane) * 2 + input % 2 : input * kBlock + lane;
+        target[place] = exists ? weight[output * in_features + input] : T{};
+      }
+    }
+  });
+}
+
+}  // namespace
+
+PackedLinear::PackedLinear(const void* weight, DType dtype, const float* bias, int64_t out_features, int64_t in_features)
+    : dtype_(dtype),
+      out_features_(out_features),
+      in_features_(in_features),
+      padded_in_(dtype == DType::kBFloat16 ? round_up(in_features, 2) : in_features),
+      num_blocks_(round_up(out_features, kBlock) / kBlock),
+      num_bytes_(num_blocks_ * kBlock * padded_in_ * size_of(dtype)),
+      bias_(num_blocks_ * kBlock, 0.0f) {
+  packed_ = std::aligned_alloc(kHugePage, round_up(num_bytes_, kHugePage));
+  if (packed_ == nullptr) throw std::bad_alloc();
+  madvise(packed_, round_up(num_bytes_, kHugePage), MADV_HUGEPAGE);
+  if (bias != nullptr) std::copy(bias, bias + out_features, bias_.begin());
+  with_type(dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    pack(static_cast<const T*>(weight), out_features, in_features, padded_in_, dtype == DType::kBFloat16,
+         static_cast<T*>(packed_));
+  });
+}
+
+PackedLinear::~PackedLinear() { std::free(packed_); }
+
+void PackedLinear::forward(const float* x, int64_t num_rows, float* out) const {
+  const bool is_avx512 = current_isa() == Isa::kAvx512;
+  const void* inputs = x;
+  int64_t x_stride = in_features_;
+  thread_local std::vector<uint16_t> rounded;
+  if (dtype_ == DType::kBFloat16) {
+    x_stride = padded_in_;
+    rounded.assign(num_rows * padded_in_, 0);
+    uint16_t* target = rounded.data();
+    const auto convert = is_avx512 ? to_bfloat16_avx512 : to_bfloat16_plain;
+    for (int64_t row = 0; row < num_rows; ++row) {
+      convert(x + row * in_features_, in_features_, target + row * padded_in_);
+    }
+    inputs = target;
+  }
+  const int64_t block_bytes = kBlock * padded_in_ * size_of(dtype_);
+  const int64_t blocks_per_task = std::max<int64_t>(4, kTaskBytes / block_bytes / 4 * 4);
+  const int64_t num_tasks = round_up(num_blocks_, blocks_per_task) / blocks_per_task;
+  ThreadPool::instance().run(num_tasks, [&](int64_t task) {
+    const int64_t first = task * blocks_per_task;
+    const int64_t count = std::min(blocks_per_task, num_blocks_ - first);
+    LinearTile tile{static_cast<const char*>(packed_) + first * block_bytes,
+                    block_bytes,
+                    inputs,
+                    x_stride,
+                    bias_.data() + first * kBlock,
+                    padded_in_,
+                    num_rows,
+                    count,
+                    out + first * kBlock,
+                    out_features_,
+                    std::min(count * kBlock, out_features_ - first * kBlock)};
+    (is_avx512 ? linear_tile_avx512 : linear_tile_plain)(dtype_, tile);
+  });
+}
+
+}  // namespace specgrove

@@ -1,0 +1,61 @@
+// Small-batch linears: out[rows, out_features] = x[rows, in_features] * weight^T + bias.
+//
+// Weights are packed once, in blocks of 16 outputs, so that one vector holds the same input (or pair of inputs) for 16
+// outputs. Every output has one accumulator, fed in the order of the inputs: its bits don't depend on how many rows there are.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "number_types.h"
+
+namespace specgrove {
+
+constexpr int64_t kBlock = 16;  // outputs of one block
+
+class PackedLinear {
+ public:
+  // weight is row-major [out_features, in_features]; bias is float32 [out_features] or null.
+  PackedLinear(const void* weight, DType dtype, const float* bias, int64_t out_features, int64_t in_features);
+  ~PackedLinear();
+  PackedLinear(const PackedLinear&) = delete;
+  PackedLinear& operator=(const PackedLinear&) = delete;
+
+  void forward(const float* x, int64_t num_rows, float* out) const;
+
+  int64_t nbytes() const { return num_bytes_; }
+  int64_t in_features() const { return in_features_; }
+  int64_t out_features() const { return out_features_; }
+
+ private:
+  DType dtype_;
+  int64_t out_features_, in_features_;
+  int64_t padded_in_;  // even for bfloat16, which is multiplied in pairs
+  int64_t num_blocks_;
+  int64_t num_bytes_;
+  void* packed_;
+  std::vector<float> bias_;  // padded to whole blocks; zeros without a bias
+};
+
+// One tile: num_rows rows of x by num_blocks blocks of outputs that follow one another in packed. The AVX-512 ones take up to
+// kMaxTileRows rows and kMaxTileBlocks blocks; out is [num_rows, kBlock * num_blocks] with a row stride.
+struct LinearTile {
+  const void* packed;   // first block
+  int64_t block_bytes;  // from one block to the next
+  const void* x;        // float32, or bfloat16 where the weights are; row stride x_stride elements
+  int64_t x_stride;
+  const float* bias;
+  int64_t depth;  // inputs, padded
+  int64_t num_rows;
+  int64_t num_blocks;
+  float* out;  // row stride out_stride
+  int64_t out_stride;
+  int64_t num_outputs;  // outputs of the tile that exist; the last block may be cut off
+};
+
+void linear_tile_plain(DType dtype, const LinearTile& tile);
+void linear_tile_avx512(DType dtype, const LinearTile& tile);
+void to_bfloat16_plain(const float* x, int64_t count, uint16_t* out);
+void to_bfloat16_avx512(const float* x, int64_t count, uint16_t* out);
+
+}  // namespace specgrove

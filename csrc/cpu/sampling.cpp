@@ -1,0 +1,257 @@
+#include "sampling.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <stdexcept>
+
+#include "vector_math.h"
+
+namespace specgrove {
+namespace {
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+constexpr int64_t kLanes = 32;
+constexpr int64_t kChunk = 1024;
+
+// One sum per lane, added up in a tree: the order of additions is fixed.
+template <typename Term>
+double lane_sum(int64_t count, const Term& term) {
+  double total = 0.0;
+  for (int64_t start = 0; start < count; start += kChunk) {
+    float sums[kLanes] = {};
+    const int64_t end = std::min(count, start + kChunk);
+    int64_t i = start;
+    for (; i + kLanes <= end; i += kLanes) {
+      for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += term(i + lane);
+    }
+    for (int64_t lane = 0; i < end; ++i, ++lane) sums[lane] += term(i);
+    for (int64_t width = kLanes / 2; width > 0; width /= 2) {
+      for (int64_t lane = 0; lane < width; ++lane) sums[lane] += sums[lane + width];
+    }
+    total += sums[0];
+  }
+  return total;
+}
+
+float max_of(const float* values, int64_t count) {
+  float maxima[kLanes];
+  std::fill_n(maxima, kLanes, kMinusInfinity);
+  bool has_nan = false;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    bool nan_here = false;
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const float value = values[i + lane];
+      maxima[lane] = value > maxima[lane] ? value : maxima[lane];
+      nan_here |= value != value;
+    }
+    has_nan |= nan_here;
+  }
+  for (; i < count; ++i) {
+    maxima[0] = values[i] > maxima[0] ? values[i] : maxima[0];
+    has_nan |= values[i] != values[i];
+  }
+  if (has_nan) throw std::invalid_argument("the logits hold NaN");
+  return *std::max_element(maxima, maxima + kLanes);
+}
+
+struct Philox {
+  uint32_t words[4];
+};
+
+inline Philox philox(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0, uint32_t k1) {
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t product0 = uint64_t{0xD2511F53u} * c0, product1 = uint64_t{0xCD9E8D57u} * c2;
+    const uint32_t next0 = static_cast<uint32_t>(product1 >> 32) ^ c1 ^ k0;
+    const uint32_t next2 = static_cast<uint32_t>(product0 >> 32) ^ c3 ^ k1;
+    c1 = static_cast<uint32_t>(product1);
+    c3 = static_cast<uint32_t>(product0);
+    c0 = next0;
+    c2 = next2;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  return {{c0, c1, c2, c3}};
+}
+
+// Logits with bias, penalties and bans; the scratch belongs to the thread.
+float* processed_logits(const ChoiceInput& input, const ChoiceParams& params) {
+  thread_local std::vector<float> scratch;
+  scratch.assign(input.logits, input.logits + input.vocab_size);
+  float* logits = scratch.data();
+  for (int64_t i = 0; i < input.num_bias; ++i) logits[input.bias_token_ids[i]] += input.bias[i];
+  if (params.repetition_penalty != 1.0f) {
+    for (int64_t i = 0; i < input.num_seen; ++i) {
+      float& logit = logits[input.seen_token_ids[i]];
+      logit = logit > 0.0f ? logit / params.repetition_penalty : logit * params.repetition_penalty;
+    }
+  }
+  for (int64_t i = 0; i < input.num_output; ++i) {
+    const float count = static_cast<float>(input.output_counts[i]);
+    logits[input.output_token_ids[i]] -= params.frequency_penalty * count + params.presence_penalty;
+  }
+  for (int64_t i = 0; i < input.num_banned; ++i) logits[input.banned_token_ids[i]] = kMinusInfinity;
+  return logits;
+}
+
+struct Candidate {
+  float logit;
+  int32_t token_id;
+  // Most probable first, ties to the lower id.
+  bool operator<(const Candidate& other) const {
+    return logit != other.logit ? logit > other.logit : token_id < other.token_id;
+  }
+};
+
+// The tokens that top-k, top-p and min-p leave, with their scaled logits; sorted where one of the three is on.
+void keep(const float* logits, int64_t vocab_size, float maximum, const ChoiceParams& params,
+          std::vector<Candidate>* kept) {
+  kept->clear();
+  const bool is_top_k = params.top_k > 0 && params.top_k < vocab_size, is_top_p = params.top_p < 1.0f;
+  const auto collect = [&](float threshold) {
+    kept->clear();
+    for (int64_t i = 0; i < vocab_size; ++i) {
+      if (logits[i] >= threshold) kept->push_back({logits[i], static_cast<int32_t>(i)});
+    }
+  };
+  if (!is_top_k && !is_top_p && params.min_p <= 0.0f) {
+    for (int64_t i = 0; i < vocab_size; ++i) {
+      if (logits[i] > kMinusInfinity) kept->push_back({logits[i], static_cast<int32_t>(i)});
+    }
+    return;
+  }
+  // What is 2^-20 times as probable as the best, or less, is looked at only when the rest doesn't reach top-k or top-p.
+  const double total = lane_sum(vocab_size, [&](int64_t i) { return exp_of(logits[i] - maximum); });
+  for (float distance : {6.0f, 14.0f, std::numeric_limits<float>::infinity()}) {
+    collect(std::isinf(distance) ? std::numeric_limits<float>::lowest() : maximum - distance);
+    const int64_t num_wanted = is_top_k ? params.top_k : vocab_size;
+    const bool has_top_k = is_top_k && static_cast<int64_t>(kept->size()) >= num_wanted;
+    double mass = 0.0;
+    if (is_top_p && !is_top_k) {
+      for (const Candidate& candidate : *kept) mass += exp_of(candidate.logit - maximum);
+    }
+    const bool has_top_p = is_top_p && !is_top_k && mass >= params.top_p * total;
+    const bool has_min_p = params.min_p > 0.0f && distance > -std::log(params.min_p) + 1e-3f;
+    if (has_top_k || has_top_p || has_min_p) break;
+  }
+  std::sort(kept->begin(), kept->end());
+  size_t size = kept->size();
+  double allowed = total;
+  if (is_top_k) {
+    size = std::min<size_t>(size, params.top_k);
+    allowed = 0.0;
+    for (size_t i = 0; i < size; ++i) allowed += exp_of((*kept)[i].logit - maximum);
+  }
+  if (is_top_p) {
+    double mass = 0.0;
+    size_t count = 0;
+    while (count < size) {
+      mass += exp_of((*kept)[count++].logit - maximum);
+      if (mass >= params.top_p * allowed) break;
+    }
+    size = count;
+  }
+  if (params.min_p > 0.0f) {
+    while (size > 1 && exp_of((*kept)[size - 1].logit - maximum) < params.min_p) --size;
+  }
+  kept->resize(std::max<size_t>(size, 1));
+}
+
+// Scaled logits and what is kept of them.
+const std::vector<Candidate>& kept_of(const ChoiceInput& input, const ChoiceParams& params) {
+  thread_local std::vector<Candidate> kept;
+  float* logits = processed_logits(input, params);
+  const float inverse = 1.0f / params.temperature;
+  for (int64_t i = 0; i < input.vocab_size; ++i) logits[i] *= inverse;
+  const float maximum = max_of(logits, input.vocab_size);
+  if (maximum == kMinusInfinity) throw std::invalid_argument("every token is banned");
+  keep(logits, input.vocab_size, maximum, params, &kept);
+  return kept;
+}
+
+}  // namespace
+
+float gumbel_noise(uint64_t seed, uint64_t position, uint64_t token_id) {
+  const Philox random =
+      philox(static_cast<uint32_t>(token_id >> 2), 0u, static_cast<uint32_t>(position),
+             static_cast<uint32_t>(position >> 32), static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+  // 23 bits and a half: exact in float32, and strictly between 0 and 1.
+  const float u = (static_cast<float>(random.words[token_id & 3] >> 9) + 0.5f) * 0x1p-23f;
+  return -log_of(-log_of(u));
+}
+
+int64_t argmax(const float* values, int64_t count) {
+  const float maximum = max_of(values, count);
+  return std::find(values, values + count, maximum) - values;
+}
+
+int64_t choose(const ChoiceInput& input, const ChoiceParams& params, uint64_t position) {
+  if (params.temperature == 0.0f) {
+    const bool is_plain = input.num_bias == 0 && input.num_banned == 0 && params.repetition_penalty == 1.0f &&
+                          (input.num_output == 0 || (params.presence_penalty == 0.0f && params.frequency_penalty == 0.0f));
+    const int64_t token_id = argmax(is_plain ? input.logits : processed_logits(input, params), input.vocab_size);
+    return token_id;
+  }
+  float best = kMinusInfinity;
+  int64_t choice = -1;
+  // Log-probabilities differ from logits by a constant, which changes no comparison.
+  for (const Candidate& candidate : kept_of(input, params)) {
+    const float value = candidate.logit + gumbel_noise(params.seed, position, candidate.token_id);
+    if (value > best || (value == best && candidate.token_id < choice)) {
+      best = value;
+      choice = candidate.token_id;
+    }
+  }
+  return choice;
+}
+
+void processed_log_probs(const ChoiceInput& input, const ChoiceParams& params, float* out) {
+  const std::vector<Candidate>& kept = kept_of(input, params);
+  float maximum = kMinusInfinity;
+  for (const Candidate& candidate : kept) maximum = std::max(maximum, candidate.logit);
+  double total = 0.0;
+  for (const Candidate& candidate : kept) total += std::exp(static_cast<double>(candidate.logit) - maximum);
+  std::fill_n(out, input.vocab_size, kMinusInfinity);
+  for (const Candidate& candidate : kept) {
+    out[candidate.token_id] = static_cast<float>(static_cast<double>(candidate.logit) - maximum - std::log(total));
+  }
+}
+
+float log_sum_exp(const float* logits, int64_t vocab_size) {
+  const float maximum = max_of(logits, vocab_size);
+  const double total = lane_sum(vocab_size, [&](int64_t i) { return exp_of(logits[i] - maximum); });
+  return maximum + static_cast<float>(std::log(total));
+}
+
+void top_k_log_probs(const float* logits, int64_t vocab_size, int64_t k, float* values, int64_t* token_ids) {
+  const float normaliser = log_sum_exp(logits, vocab_size);
+  // The best of every group bound the k-th best from below, so that few tokens are sorted.
+  constexpr int64_t kGroup = 64;
+  std::vector<float> bests;
+  for (int64_t start = 0; start < vocab_size; start += kGroup) {
+    bests.push_back(max_of(logits + start, std::min(kGroup, vocab_size - start)));
+  }
+  float threshold = kMinusInfinity;
+  if (static_cast<int64_t>(bests.size()) >= k) {
+    std::vector<float> sorted = bests;
+    std::nth_element(sorted.begin(), sorted.begin() + (k - 1), sorted.end(), std::greater<float>());
+    threshold = sorted[k - 1];
+  }
+  std::vector<Candidate> candidates;
+  for (size_t group = 0; group < bests.size(); ++group) {
+    if (bests[group] < threshold) continue;
+    const int64_t start = static_cast<int64_t>(group) * kGroup, end = std::min(vocab_size, start + kGroup);
+    for (int64_t i = start; i < end; ++i) {
+      if (logits[i] >= threshold) candidates.push_back({logits[i], static_cast<int32_t>(i)});
+    }
+  }
+  std::partial_sort(candidates.begin(), candidates.begin() + k, candidates.end());
+  for (int64_t i = 0; i < k; ++i) {
+    values[i] = candidates[i].logit - normaliser;
+    token_ids[i] = candidates[i].token_id;
+  }
+}
+
+}  // namespace specgrove

@@ -1,0 +1,54 @@
+// exp, log and sums with one defined order of operations, written on arrays of kLanes floats that the compiler turns into
+// vectors. Built with -ffp-contract=off and without fused multiply-adds here: plain multiplications and additions, so that
+// every path (AVX-512, plain, torch reference, CUDA) can give the same bits.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "number_types.h"
+
+namespace specgrove {
+
+// e^x for x <= 0 or so (Cody-Waite reduction, degree 6 polynomial; relative error below 2e-7). Below -87 the result is 0.
+static inline float exp_of(float x) {
+  const float clamped = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+  // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
+  const float shifted = clamped * 1.44269504f + 12582912.0f;
+  const float n = shifted - 12582912.0f;
+  const float r = (clamped - n * 0.693145752f) - n * 1.42860677e-6f;
+  float poly = r * 1.388888889e-3f + 8.333333333e-3f;
+  poly = poly * r + 4.166666667e-2f;
+  poly = poly * r + 1.666666667e-1f;
+  poly = poly * r + 0.5f;
+  poly = poly * r + 1.0f;
+  poly = poly * r + 1.0f;
+  const uint32_t scale = (static_cast<uint32_t>(static_cast<int32_t>(n)) + 127u) << 23;
+  const float result = poly * bits_to_float(scale);
+  return x < -87.0f ? 0.0f : result;
+}
+
+// Natural logarithm of a positive, normal x (relative error below 3e-7, near 1 too: what is computed there is log1p).
+static inline float log_of(float x) {
+  const uint32_t bits = float_to_bits(x);
+  // Mantissa to [sqrt(1/2), sqrt(2)).
+  const uint32_t offset = bits - 0x3f3504f3u;
+  const int32_t exponent = static_cast<int32_t>(offset) >> 23;
+  const float m = bits_to_float((offset & 0x7fffffu) + 0x3f3504f3u);
+  const float f = m - 1.0f;  // exact
+  const float s = f / (2.0f + f);
+  const float z = s * s;
+  float poly = z * 0.1555555611f + 0.1818357216f;
+  poly = poly * z + 0.2222219843f;
+  poly = poly * z + 0.2857142874f;
+  poly = poly * z + 0.4f;
+  poly = poly * z + 0.6666666667f;
+  const float e = static_cast<float>(exponent);
+  // log(1 + f) = f - f^2/2 + s * (f^2/2 + z * poly), as in FreeBSD's logf.
+  const float half_square = 0.5f * f * f;
+  const float low = s * (half_square + z * poly) + e * 9.0580006145e-6f;
+  return e * 0.6931381226f - ((half_square - low) - f);
+}
+
+}  // namespace specgrove

@@ -1,0 +1,127 @@
+"""Tree attention over one-token KV slots, and the rotary embedding that fills them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from specgrove.kernels import _native
+from specgrove.kernels.checks import check, native_dtype
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionBatch:
+    """Which keys each row of a forward pass sees; made once per step, used by all layers.
+
+    A row's keys, by position: the first ``row_context_len[row]`` context slots of its sequence, then the tree slots of its
+    sequence whose bit is set in ``row_masks[row]`` (its ancestors in order of depth, and itself). Rows of a prompt chunk
+    have an empty mask and see the context up to their own position.
+    """
+
+    context_slots: torch.Tensor  # int32 [total context length]
+    context_offsets: torch.Tensor  # int32 [num_sequences + 1]
+    tree_slots: torch.Tensor  # int32 [total number of nodes]
+    tree_offsets: torch.Tensor  # int32 [num_sequences + 1]
+    row_seq: torch.Tensor  # int32 [num_rows]
+    row_context_len: torch.Tensor  # int32 [num_rows]
+    row_masks: torch.Tensor  # int64 [num_rows, num_mask_words], bits of uint64 words
+    addresses: tuple[int, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        num_rows = self.row_seq.shape[0]
+        check(self.context_slots, "context_slots", torch.int32, None)
+        check(self.context_offsets, "context_offsets", torch.int32, None)
+        check(self.tree_slots, "tree_slots", torch.int32, None)
+        check(self.tree_offsets, "tree_offsets", torch.int32, self.context_offsets.shape[0])
+        check(self.row_seq, "row_seq", torch.int32, None)
+        check(self.row_context_len, "row_context_len", torch.int32, num_rows)
+        check(self.row_masks, "row_masks", torch.int64, num_rows, None)
+        tensors = (
+            self.context_slots,
+            self.context_offsets,
+            self.tree_slots,
+            self.tree_offsets,
+            self.row_seq,
+            self.row_context_len,
+            self.row_masks,
+        )
+        object.__setattr__(self, "addresses", tuple(tensor.data_ptr() for tensor in tensors))
+
+
+def rotate_and_store(
+    qkv: torch.Tensor,
+    positions: torch.Tensor,
+    cos_sin: torch.Tensor,
+    slots: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+) -> torch.Tensor:
+    """Rotates queries and keys by position (arXiv 2104.09864, halves as in Llama), writes keys and values to their slots.
+
+    ``qkv`` is float32 ``[num_rows, (num_heads + 2 * num_kv_heads) * head_dim]``, ``positions`` and ``slots`` int32
+    ``[num_rows]``, ``cos_sin`` float32 ``[max_positions, head_dim]`` (cosines, then sines), the caches
+    ``[num_slots, num_kv_heads, head_dim]``. Returns the queries, float32 ``[num_rows, num_heads, head_dim]``.
+    """
+    num_rows, row_size = qkv.shape
+    _, num_kv_heads, head_dim = k_cache.shape
+    num_heads = row_size // head_dim - 2 * num_kv_heads
+    check(qkv, "qkv", torch.float32, None, (num_heads + 2 * num_kv_heads) * head_dim)
+    check(positions, "positions", torch.int32, num_rows)
+    check(slots, "slots", torch.int32, num_rows)
+    queries = torch.empty((num_rows, num_heads, head_dim))
+    _native.rotate_and_store(
+        qkv.data_ptr(),
+        positions.data_ptr(),
+        cos_sin.data_ptr(),
+        slots.data_ptr(),
+        k_cache.data_ptr(),
+        v_cache.data_ptr(),
+        native_dtype(k_cache, "k_cache"),
+        num_rows,
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        queries.data_ptr(),
+    )
+    return queries
+
+
+def tree_attention(
+    queries: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    batch: AttentionBatch,
+    scale: float,
+    alibi_slopes: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Softmax attention of every row over its keys; float32 ``[num_rows, num_heads * head_dim]``.
+
+    ``queries`` is float32 ``[num_rows, num_heads, head_dim]``; a KV head serves ``num_heads / num_kv_heads`` heads.
+    ``alibi_slopes`` is float32 ``[num_heads]``: adds ``slope * (key position - query position)`` (arXiv 2108.12409).
+    A row's bits depend on its keys' tokens and positions only, not on whether they are context or tree.
+    """
+    num_rows, num_heads, head_dim = queries.shape
+    _, num_kv_heads, _ = k_cache.shape
+    check(queries, "queries", torch.float32, batch.row_seq.shape[0], num_heads, head_dim)
+    if num_heads % num_kv_heads or head_dim > 256:
+        raise ValueError(f"{num_heads} heads over {num_kv_heads} KV heads of size {head_dim} are not supported")
+    if alibi_slopes is not None:
+        check(alibi_slopes, "alibi_slopes", torch.float32, num_heads)
+    out = torch.empty((num_rows, num_heads * head_dim))
+    _native.tree_attention(
+        queries.data_ptr(),
+        k_cache.data_ptr(),
+        v_cache.data_ptr(),
+        native_dtype(k_cache, "k_cache"),
+        batch.addresses,
+        num_rows,
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        batch.row_masks.shape[1],
+        scale,
+        0 if alibi_slopes is None else alibi_slopes.data_ptr(),
+        out.data_ptr(),
+    )
+    return out

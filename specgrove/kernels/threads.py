@@ -1,0 +1,27 @@
+"""How many threads the kernels of this process use, and which instructions. Set once, in ``__main__``."""
+
+from __future__ import annotations
+
+from specgrove.kernels import _native
+
+
+def set_num_threads(num_threads: int) -> None:
+    """Threads of all kernels, the calling one counted. Raises ``ValueError`` below 1."""
+    if num_threads < 1:
+        raise ValueError(f"num_threads must be at least 1, got {num_threads}")
+    _native.set_num_threads(num_threads)
+
+
+def get_num_threads() -> int:
+    """As set, 1 at first."""
+    return _native.get_num_threads()
+
+
+def get_isa() -> str:
+    """``avx512`` or ``plain``."""
+    return _native.get_isa()
+
+
+def set_isa(isa: str) -> None:
+    """For tests: the kernels' path. Packed weights serve both. Raises ``ValueError`` for what the processor lacks."""
+    _native.set_isa(isa)
