@@ -1,0 +1,76 @@
+# SpecGrove: `make demo` shows it, `make test` and `make check` test it. All of them set up .venv first; a second run re-installs nothing.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+NATIVE_SOURCES := $(shell find csrc -type f 2>/dev/null)
+PROTOS := $(sort $(wildcard protos/specgrove/v1/*.proto))
+CXX_SOURCES = $(shell git ls-files --cached --others --exclude-standard 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cc' 'csrc/*.cu' 'csrc/*.cuh')
+
+.PHONY: demo test check setup protos bench clean lint types imports format-native lint-protos check-protos
+.DEFAULT_GOAL := demo
+
+demo: setup
+	@$(BIN)/specgrove demo
+
+test: setup
+	$(BIN)/python -m pytest -q
+
+bench: setup
+	$(BIN)/python -m benchmarks.serving
+
+setup: $(VENV)/.installed
+
+$(VENV)/.created:
+	@echo "==> creating $(VENV) with $(PYTHON)"
+	@$(PYTHON) -c 'import sys; sys.exit("SpecGrove needs Python 3.11 or newer, found " + sys.version if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch first and alone, by exactly this request: any looser one fetches gigabytes of CUDA packages on a machine without a GPU.
+$(VENV)/.torch: constraints.txt | $(VENV)/.created
+	@echo "==> installing torch (a few minutes when it must be downloaded)"
+	$(PIP) install $$(grep '^torch==' constraints.txt)
+	@touch $@
+
+# Builds csrc too, and again when its sources change.
+$(VENV)/.installed: pyproject.toml constraints.txt $(NATIVE_SOURCES) | $(VENV)/.torch
+	@echo "==> installing SpecGrove and building csrc"
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+check: lint types imports format-native lint-protos check-protos
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: setup
+	$(BIN)/mypy
+
+imports: setup
+	$(BIN)/lint-imports
+
+format-native: setup
+	$(if $(CXX_SOURCES),$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES))
+
+lint-protos: setup
+	$(BIN)/buf lint protos
+
+define generate_protos
+	$(BIN)/python -m grpc_tools.protoc -I protos --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+		--python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
+endef
+
+protos: setup
+	$(call generate_protos,.)
+
+check-protos: setup
+	@rm -rf build/protos && mkdir -p build/protos
+	$(call generate_protos,build/protos)
+	@diff -r --exclude=__pycache__ --exclude=__init__.py build/protos/specgrove/v1 specgrove/v1 \
+		|| { echo "specgrove/v1 differs from protos/: run 'make protos' and commit"; exit 1; }
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
