@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.tokenizer import IncrementalDetokenizer, Tokenizer
 
 TEXTS = ["the quick brown fox", "jumps over the lazy dog. ", "naïve café 中文字符 😀 ", "def f(x):\n    return x\n"] * 5
@@ -122,3 +124,50 @@ def test_folder_with_the_template_in_the_config(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_folder(tmp_path)
     assert tokenizer.decode(tokenizer.encode_chat([("user", "hi")])) == "hi!"
     assert len(tokenizer.sha256) == 64
+
+
+@pytest.fixture(scope="module")
+def demo_folder() -> Path:
+    return resolve_model(DEMO_LLM, cache_dir=Path.home() / ".cache" / "specgrove", progress=print)
+
+
+SAMPLES = [
+    "Hello, world!",
+    "  leading and trailing  ",
+    "def f(x):\n\treturn x  # ünïcödé",
+    "中文字符 😀👩‍👩‍👧 عربى",
+    "<|im_start|>user\nhi<|im_end|>",
+    "",
+]
+
+
+def test_demo_model_is_tokenised_like_transformers_do(demo_folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    reference = AutoTokenizer.from_pretrained(demo_folder)
+    tokenizer = Tokenizer.from_folder(demo_folder)
+    assert tokenizer.vocab_size == len(reference)
+    for text in SAMPLES:
+        ids = tokenizer.encode(text)
+        assert ids == reference(text)["input_ids"]
+        assert tokenizer.decode(ids) == reference.decode(ids, skip_special_tokens=True)
+        assert tokenizer.decode(ids, keep_special_tokens=True) == reference.decode(ids)
+        assert streamed(tokenizer, ids) == tokenizer.decode(ids)
+    for messages in (
+        [("user", "Why is the sky blue?")],
+        [("system", "Be brief."), ("user", " hi "), ("assistant", "Hello!"), ("user", "bye")],
+    ):
+        conversation = [{"role": role, "content": content} for role, content in messages]
+        for add_generation_prompt in (True, False):
+            expected = reference.apply_chat_template(
+                conversation, add_generation_prompt=add_generation_prompt, return_dict=False
+            )
+            assert tokenizer.encode_chat(messages, add_generation_prompt) == expected
+
+
+def test_demo_model_joined_pieces_equal_decode_for_random_ids(demo_folder: Path) -> None:
+    tokenizer = Tokenizer.from_folder(demo_folder)
+    generator = random.Random(0)
+    for _ in range(200):
+        ids = [generator.randrange(tokenizer.vocab_size) for _ in range(generator.randrange(60))]
+        assert streamed(tokenizer, ids) == tokenizer.decode(ids)
