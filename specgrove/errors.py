@@ -25,6 +25,10 @@ class UnavailableError(SpecGroveError):
     """The replica is gone or draining: another one, or the same one later, must be sent all committed tokens."""
 
 
+class NoReplicaError(SpecGroveError):
+    """No replica was there in all the time there was to wait. Final for the loop; a client may try again later."""
+
+
 class ResourceExhaustedError(SpecGroveError):
     """No room now. Try again after ``retry_delay_ms``."""
 

@@ -285,7 +285,7 @@ class _DrafterSession:
                 self._held_len = error.held_len if error.held_len <= len(committed) else 0
                 continue
             except SpecGroveError as error:
-                logger.info("session %s: no draft: %s", self._request.session_id, error)
+                logger.debug("session %s: no draft: %s", self._request.session_id, error)
                 self._held_len = 0
                 return ()
             self._held_len = len(committed)

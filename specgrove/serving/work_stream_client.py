@@ -42,15 +42,20 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
         request_type: Callable[..., Any],
         *,
         on_connect: Callable[[grpc.aio.Channel], Awaitable[None]] | None = None,
+        on_change: Callable[[], None] | None = None,
         tls: TlsFiles | None = None,
     ) -> None:
-        """``on_connect`` runs before ``connected`` is set, each time; what it raises keeps the replica out of use."""
+        """``on_connect`` runs before ``connected`` is set, each time; what it raises keeps the replica out of use.
+
+        ``on_change`` is told whenever ``connected`` was set or cleared.
+        """
         self.address = address
         self.connected = asyncio.Event()
         self.channel = open_channel(address, tls)
         self._open_stream = open_stream
         self._request_type = request_type
         self._on_connect = on_connect
+        self._on_change = on_change or (lambda: None)
         self._pending: dict[int, asyncio.Future[ResultT]] = {}
         self._outbox: list[ItemT] = []
         self._has_mail = asyncio.Event()
@@ -123,6 +128,7 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
                 await self._on_connect(self.channel)
             self._outbox.clear()
             self.connected.set()
+            self._on_change()
             logger.info("%s: connected", self.address)
             writer = asyncio.create_task(self._write(call))
             while True:
@@ -152,7 +158,9 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
                     await call.write(self._request_type(items=items[start : start + _MAX_NUM_ITEMS]))
 
     def _lose(self, reason: str) -> None:
-        self.connected.clear()
+        if self.connected.is_set():
+            self.connected.clear()
+            self._on_change()
         pending, self._pending = self._pending, {}
         for future in pending.values():
             if not future.done():
