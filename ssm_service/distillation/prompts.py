@@ -25,16 +25,19 @@ SYSTEM_PROMPTS = (
     "You answer questions in one or two sentences.",
 )
 SYSTEM_SHARE = 0.2  # of the dialogues, which have one of these instead of the template's default
-OPENERS = tuple(
-    "What|What is|What are|How|How do I|How can|Why|Who|When|Where|Which|Can you|Could you|Please|Write|Write a|"
-    "Write a short|Write an email|Write a story|Write a poem|Write a Python|Explain|Explain how|Describe|Give me|"
-    "Give an example|List|List five|Name|Create a|Create a list|Generate|Suggest|Design|Tell me|Compare|Summarize|"
-    "Rewrite|Edit|Translate|Classify|Identify|Find|Calculate|Solve|Make|Come up with|Discuss|I|I'm|My|I need|"
-    "I want|If|Given|In|The|A|Imagine|Is it|Are there|Do|Should I|Provide|Develop|Propose|Convert|Construct|"
-    "Analyze|Outline|Brainstorm|Help me|Recommend|Tell me about|What does|What would|Who was|How many|How does".split(
-        "|"
-    )
+# fmt: off
+OPENERS = (
+    "What", "What is", "What are", "How", "How do I", "How can", "Why", "Who", "When", "Where", "Which",
+    "Can you", "Could you", "Please", "Write", "Write a", "Write a short", "Write an email", "Write a story",
+    "Write a poem", "Write a Python", "Explain", "Explain how", "Describe", "Give me", "Give an example", "List",
+    "List five", "Name", "Create a", "Create a list", "Generate", "Suggest", "Design", "Tell me", "Compare",
+    "Summarize", "Rewrite", "Edit", "Translate", "Classify", "Identify", "Find", "Calculate", "Solve", "Make",
+    "Come up with", "Discuss", "I", "I'm", "My", "I need", "I want", "If", "Given", "In", "The", "A", "Imagine",
+    "Is it", "Are there", "Do", "Should I", "Provide", "Develop", "Propose", "Convert", "Construct", "Analyze",
+    "Outline", "Brainstorm", "Help me", "Recommend", "Tell me about", "What does", "What would", "Who was",
+    "How many", "How does",
 )
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ Invariant: a shard appears under its name only when it is complete, so an interr
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,14 +44,20 @@ def shard_paths(folder: Path) -> list[Path]:
 
 
 def write_shard(folder: Path, dialogues: Dialogues) -> Path:
-    """Adds one shard to the folder."""
+    """Adds one shard to the folder, which several processes may do at once."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"shard-{len(shard_paths(folder)):05d}.safetensors"
     arrays = {name: np.ascontiguousarray(getattr(dialogues, name)) for name in Dialogues.__slots__}
-    temporary = path.with_suffix(".partial")
+    temporary = folder / f"{os.getpid()}.partial"
     save_file(arrays, temporary)
-    temporary.rename(path)
-    return path
+    for index in itertools.count(len(shard_paths(folder))):
+        path = folder / f"shard-{index:05d}.safetensors"
+        try:
+            path.hardlink_to(temporary)  # fails where another process took the name
+        except FileExistsError:
+            continue
+        temporary.unlink()
+        return path
+    raise AssertionError("unreachable")
 
 
 def read_shards(folder: Path) -> Dialogues:

@@ -42,7 +42,7 @@ def choose_draft_vocab(
     """``draft_token_ids`` ``[size]``: -1, then ``always_ids`` and the tokens to which the teacher gave most probability."""
     weights = np.exp(dialogues.top_log_probs.astype(np.float32)) * dialogues.is_made[:, None]
     mass = np.bincount(dialogues.top_ids.ravel(), weights.ravel(), minlength=target_vocab_size)
-    mass += np.bincount(dialogues.token_ids, minlength=target_vocab_size) * 0.1  # prompts are read, too
+    mass = mass + 0.1 * np.bincount(dialogues.token_ids, minlength=target_vocab_size)  # prompts are read, too
     mass[list(always_ids)] = np.inf
     chosen = np.sort(np.argsort(-mass, kind="stable")[: size - 1])
     return np.concatenate([[UNKNOWN_TOKEN_ID], chosen]).astype(np.int32)
