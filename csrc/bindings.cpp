@@ -1,5 +1,5 @@
-// specgrove.kernels._native: the kernels for Python. Tensors cross as addresses; the wrappers in specgrove/kernels check shapes
-// and types and keep the tensors alive. Everything that computes releases the GIL.
+// specgrove.kernels._native: the kernels for Python. Tensors cross as addresses; the wrappers in specgrove/kernels
+// check shapes and types and keep the tensors alive. Everything that computes releases the GIL.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -35,7 +35,8 @@ void bind_settings(py::module_& module) {
   module.def("get_num_threads", [] { return ThreadPool::instance().num_threads(); });
   module.def("set_isa", [](const std::string& name) {
     const Isa isa = name == "plain" ? Isa::kPlain : Isa::kAvx512;
-    if (name != "plain" && name != "avx512") throw py::value_error("isa must be 'plain' or 'avx512', got '" + name + "'");
+    if (name != "plain" && name != "avx512")
+      throw py::value_error("isa must be 'plain' or 'avx512', got '" + name + "'");
     if (isa > best_isa()) throw py::value_error("this processor has no AVX-512 with BF16");
     set_isa(isa);
   });
@@ -52,79 +53,111 @@ void bind_layers(py::module_& module) {
              return std::make_unique<PackedLinear>(at<void>(weight), dtype, at<float>(bias), out_features, in_features);
            }),
            NoGil())
-      .def("forward", [](const PackedLinear& linear, Address x, int64_t num_rows,
-                         Address out) { linear.forward(at<float>(x), num_rows, at<float>(out)); },
-           NoGil())
+      .def(
+          "forward",
+          [](const PackedLinear& linear, Address x, int64_t num_rows, Address out) {
+            linear.forward(at<float>(x), num_rows, at<float>(out));
+          },
+          NoGil())
       .def_property_readonly("nbytes", &PackedLinear::nbytes);
-  module.def("rms_norm", [](Address x, Address weight, float eps, int64_t num_rows, int64_t size, Address out) {
-    rms_norm(at<float>(x), at<float>(weight), eps, num_rows, size, at<float>(out));
-  }, NoGil());
-  module.def("add_rms_norm", [](Address residual, Address delta, Address weight, float eps, int64_t num_rows, int64_t size,
-                                Address out) {
-    add_rms_norm(at<float>(residual), at<float>(delta), at<float>(weight), eps, num_rows, size, at<float>(out));
-  }, NoGil());
-  module.def("silu_mul", [](Address gate_up, int64_t num_rows, int64_t size, Address out) {
-    silu_mul(at<float>(gate_up), num_rows, size, at<float>(out));
-  }, NoGil());
-  module.def("embed", [](Address table, DType dtype, Address token_ids, int64_t num_rows, int64_t size, Address out) {
-    embed(at<void>(table), dtype, at<int64_t>(token_ids), num_rows, size, at<float>(out));
-  }, NoGil());
-  module.def("rotate_and_store", [](Address qkv, Address positions, Address cos_sin, Address slots, Address k_cache,
-                                    Address v_cache, DType dtype, int64_t num_rows, int64_t num_heads,
-                                    int64_t num_kv_heads, int64_t head_dim, Address queries) {
-    rotate_and_store({at<float>(qkv), at<int32_t>(positions), at<float>(cos_sin), at<int32_t>(slots), at<void>(k_cache),
-                      at<void>(v_cache), dtype, num_rows, num_heads, num_kv_heads, head_dim, at<float>(queries)});
-  }, NoGil());
+  module.def(
+      "rms_norm",
+      [](Address x, Address weight, float eps, int64_t num_rows, int64_t size, Address out) {
+        rms_norm(at<float>(x), at<float>(weight), eps, num_rows, size, at<float>(out));
+      },
+      NoGil());
+  module.def(
+      "add_rms_norm",
+      [](Address residual, Address delta, Address weight, float eps, int64_t num_rows, int64_t size, Address out) {
+        add_rms_norm(at<float>(residual), at<float>(delta), at<float>(weight), eps, num_rows, size, at<float>(out));
+      },
+      NoGil());
+  module.def(
+      "silu_mul",
+      [](Address gate_up, int64_t num_rows, int64_t size, Address out) {
+        silu_mul(at<float>(gate_up), num_rows, size, at<float>(out));
+      },
+      NoGil());
+  module.def(
+      "embed",
+      [](Address table, DType dtype, Address token_ids, int64_t num_rows, int64_t size, Address out) {
+        embed(at<void>(table), dtype, at<int64_t>(token_ids), num_rows, size, at<float>(out));
+      },
+      NoGil());
+  module.def(
+      "rotate_and_store",
+      [](Address qkv, Address positions, Address cos_sin, Address slots, Address k_cache, Address v_cache, DType dtype,
+         int64_t num_rows, int64_t num_heads, int64_t num_kv_heads, int64_t head_dim, Address queries) {
+        rotate_and_store({at<float>(qkv), at<int32_t>(positions), at<float>(cos_sin), at<int32_t>(slots),
+                          at<void>(k_cache), at<void>(v_cache), dtype, num_rows, num_heads, num_kv_heads, head_dim,
+                          at<float>(queries)});
+      },
+      NoGil());
   // The batch's eight addresses are made once per step: see AttentionBatch in specgrove/kernels/attention.py.
   using BatchAddresses = std::array<Address, 7>;
-  module.def("tree_attention", [](Address queries, Address k_cache, Address v_cache, DType dtype,
-                                  const BatchAddresses& batch, int64_t num_rows, int64_t num_heads, int64_t num_kv_heads,
-                                  int64_t head_dim, int64_t num_mask_words, float scale, Address alibi_slopes,
-                                  Address out) {
-    tree_attention({at<float>(queries), at<void>(k_cache), at<void>(v_cache), dtype, at<int32_t>(batch[0]),
-                    at<int32_t>(batch[1]), at<int32_t>(batch[2]), at<int32_t>(batch[3]), at<int32_t>(batch[4]),
-                    at<int32_t>(batch[5]), at<uint64_t>(batch[6]), num_rows, num_heads, num_kv_heads, head_dim,
-                    num_mask_words, scale, at<float>(alibi_slopes), at<float>(out)});
-  }, NoGil());
+  module.def(
+      "tree_attention",
+      [](Address queries, Address k_cache, Address v_cache, DType dtype, const BatchAddresses& batch, int64_t num_rows,
+         int64_t num_heads, int64_t num_kv_heads, int64_t head_dim, int64_t num_mask_words, float scale,
+         Address alibi_slopes, Address out) {
+        tree_attention({at<float>(queries), at<void>(k_cache), at<void>(v_cache), dtype, at<int32_t>(batch[0]),
+                        at<int32_t>(batch[1]), at<int32_t>(batch[2]), at<int32_t>(batch[3]), at<int32_t>(batch[4]),
+                        at<int32_t>(batch[5]), at<uint64_t>(batch[6]), num_rows, num_heads, num_kv_heads, head_dim,
+                        num_mask_words, scale, at<float>(alibi_slopes), at<float>(out)});
+      },
+      NoGil());
 }
 
 void bind_sampling(py::module_& module) {
   py::class_<ChoiceParams>(module, "ChoiceParams")
       .def(py::init([](float temperature, int64_t top_k, float top_p, float min_p, float repetition_penalty,
                        float presence_penalty, float frequency_penalty, uint64_t seed) {
-        return ChoiceParams{temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, top_k, seed};
+        return ChoiceParams{temperature,       top_p, min_p, repetition_penalty, presence_penalty,
+                            frequency_penalty, top_k, seed};
       }));
   py::class_<ChoiceInput>(module, "ChoiceInput")
-      .def(py::init([](Address logits, int64_t vocab_size, Address seen, int64_t num_seen, Address output, Address counts,
-                       int64_t num_output, Address bias_ids, Address bias, int64_t num_bias, Address banned,
-                       int64_t num_banned) {
-        return ChoiceInput{at<float>(logits), vocab_size, at<int64_t>(seen), num_seen, at<int64_t>(output),
+      .def(py::init([](Address logits, int64_t vocab_size, Address seen, int64_t num_seen, Address output,
+                       Address counts, int64_t num_output, Address bias_ids, Address bias, int64_t num_bias,
+                       Address banned, int64_t num_banned) {
+        return ChoiceInput{at<float>(logits),   vocab_size, at<int64_t>(seen),     num_seen,        at<int64_t>(output),
                            at<int64_t>(counts), num_output, at<int64_t>(bias_ids), at<float>(bias), num_bias,
                            at<int64_t>(banned), num_banned};
       }));
-  module.def("gumbel_noise", [](uint64_t seed, uint64_t position, Address token_ids, int64_t count, Address out) {
-    for (int64_t i = 0; i < count; ++i) {
-      at<float>(out)[i] = gumbel_noise(seed, position, static_cast<uint64_t>(at<int64_t>(token_ids)[i]));
-    }
-  }, NoGil());
+  module.def(
+      "gumbel_noise",
+      [](uint64_t seed, uint64_t position, Address token_ids, int64_t count, Address out) {
+        for (int64_t i = 0; i < count; ++i) {
+          at<float>(out)[i] = gumbel_noise(seed, position, static_cast<uint64_t>(at<int64_t>(token_ids)[i]));
+        }
+      },
+      NoGil());
   module.def("choose", &choose, NoGil());
-  module.def("processed_log_probs", [](const ChoiceInput& input, const ChoiceParams& params, Address out) {
-    processed_log_probs(input, params, at<float>(out));
-  }, NoGil());
-  module.def("greedy_choices", [](Address logits, int64_t num_rows, int64_t vocab_size, Address out) {
-    for (int64_t row = 0; row < num_rows; ++row) {
-      at<int32_t>(out)[row] = static_cast<int32_t>(argmax(at<float>(logits) + row * vocab_size, vocab_size));
-    }
-  }, NoGil());
-  module.def("top_k_log_probs", [](Address logits, int64_t num_rows, int64_t vocab_size, int64_t k, Address values,
-                                   Address token_ids) {
-    ThreadPool::instance().run(num_rows, [&](int64_t row) {
-      top_k_log_probs(at<float>(logits) + row * vocab_size, vocab_size, k, at<float>(values) + row * k,
-                      at<int64_t>(token_ids) + row * k);
-    });
-  }, NoGil());
-  module.def("log_sum_exp", [](Address logits, int64_t vocab_size) { return log_sum_exp(at<float>(logits), vocab_size); },
-             NoGil());
+  module.def(
+      "processed_log_probs",
+      [](const ChoiceInput& input, const ChoiceParams& params, Address out) {
+        processed_log_probs(input, params, at<float>(out));
+      },
+      NoGil());
+  module.def(
+      "greedy_choices",
+      [](Address logits, int64_t num_rows, int64_t vocab_size, Address out) {
+        for (int64_t row = 0; row < num_rows; ++row) {
+          at<int32_t>(out)[row] = static_cast<int32_t>(argmax(at<float>(logits) + row * vocab_size, vocab_size));
+        }
+      },
+      NoGil());
+  module.def(
+      "top_k_log_probs",
+      [](Address logits, int64_t num_rows, int64_t vocab_size, int64_t k, Address values, Address token_ids) {
+        ThreadPool::instance().run(num_rows, [&](int64_t row) {
+          top_k_log_probs(at<float>(logits) + row * vocab_size, vocab_size, k, at<float>(values) + row * k,
+                          at<int64_t>(token_ids) + row * k);
+        });
+      },
+      NoGil());
+  module.def(
+      "log_sum_exp", [](Address logits, int64_t vocab_size) { return log_sum_exp(at<float>(logits), vocab_size); },
+      NoGil());
 }
 
 void bind_trees(py::module_& module) {

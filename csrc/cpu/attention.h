@@ -1,7 +1,7 @@
 // Tree attention over one-token KV slots: a row sees the first positions of its sequence's context, then its ancestors.
 //
-// A row's keys form one list by position, wherever they come from, and are reduced in chunks of kKeyChunk positions with an
-// online softmax. So a row's bits are those of the same tokens as a plain sequence.
+// A row's keys form one list by position, wherever they come from, and are reduced in chunks of kKeyChunk positions
+// with an online softmax. So a row's bits are those of the same tokens as a plain sequence.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,7 @@ struct TreeAttention {
   const int32_t* tree_offsets;     // [num_seqs + 1]
   const int32_t* row_seq;          // [rows]
   const int32_t* row_context_len;  // [rows]
-  const uint64_t* row_masks;       // [rows, num_mask_words], bit j: node j of the row's sequence is the row or an ancestor
+  const uint64_t* row_masks;  // [rows, num_mask_words], bit j: node j of the row's sequence is the row or an ancestor
   int64_t num_rows, num_heads, num_kv_heads, head_dim, num_mask_words;
   float scale;
   const float* alibi_slopes;  // [num_heads] or null
@@ -33,7 +33,8 @@ struct TreeAttention {
 
 void tree_attention(const TreeAttention& call);
 
-// One row and one KV head: the heads of its group over `num_keys` slots. Works on float32 copies of no more than a chunk.
+// One row and one KV head: the heads of its group over `num_keys` slots. Works on float32 copies of no more than a
+// chunk.
 struct AttentionTask {
   const float* queries;  // [group_size, head_dim]
   const void* k_cache;   // at the KV head; slots are slot_stride elements apart

@@ -1,7 +1,9 @@
 #include "elementwise.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include "clones.h"
 #include "thread_pool.h"
 #include "vector_math.h"
 
@@ -12,7 +14,7 @@ constexpr int64_t kLanes = 16;
 constexpr int64_t kMinTaskElements = 1 << 14;  // below this a second thread costs more than it saves
 
 // Sixteen running sums, added up in a tree: one order whatever the compiler vectorises.
-float sum_of_squares(const float* x, int64_t size) {
+static inline float sum_of_squares(const float* x, int64_t size) {
   float sums[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= size; i += kLanes) {
@@ -25,9 +27,23 @@ float sum_of_squares(const float* x, int64_t size) {
   return sums[0];
 }
 
-void norm_row(const float* x, const float* weight, float eps, int64_t size, float* out) {
+SPECGROVE_CLONES void norm_row(const float* x, const float* weight, float eps, int64_t size, float* out) {
   const float scale = 1.0f / std::sqrt(sum_of_squares(x, size) / static_cast<float>(size) + eps);
   for (int64_t i = 0; i < size; ++i) out[i] = x[i] * scale * weight[i];
+}
+
+SPECGROVE_CLONES void add_row(const float* delta, int64_t size, float* sum) {
+  for (int64_t i = 0; i < size; ++i) sum[i] += delta[i];
+}
+
+SPECGROVE_CLONES void silu_row(const float* gate, const float* up, int64_t size, float* out) {
+  for (int64_t i = 0; i < size; ++i) {
+    const float x = gate[i];
+    // x * sigmoid(x), with the exponential of a negative number so that it can't overflow.
+    const float e = exp_of(-std::fabs(x));
+    const float sigmoid = (x >= 0.0f ? 1.0f : e) / (1.0f + e);
+    out[i] = x * sigmoid * up[i];
+  }
 }
 
 template <typename Row>
@@ -40,7 +56,7 @@ void for_rows(int64_t num_rows, int64_t row_elements, const Row& row) {
   });
 }
 
-void rotate(const float* x, const float* cos_sin, int64_t head_dim, float* out) {
+SPECGROVE_CLONES void rotate(const float* x, const float* cos_sin, int64_t head_dim, float* out) {
   const int64_t half = head_dim / 2;
   for (int64_t i = 0; i < half; ++i) {
     const float cosine = cos_sin[i], sine = cos_sin[half + i];
@@ -64,7 +80,7 @@ void add_rms_norm(float* residual, const float* delta, const float* weight, floa
                   float* out) {
   for_rows(num_rows, size, [=](int64_t row) {
     float* sum = residual + row * size;
-    for (int64_t i = 0; i < size; ++i) sum[i] += delta[row * size + i];
+    add_row(delta + row * size, size, sum);
     norm_row(sum, weight, eps, size, out + row * size);
   });
 }
@@ -72,14 +88,7 @@ void add_rms_norm(float* residual, const float* delta, const float* weight, floa
 void silu_mul(const float* gate_up, int64_t num_rows, int64_t size, float* out) {
   for_rows(num_rows, 4 * size, [=](int64_t row) {
     const float* gate = gate_up + row * 2 * size;
-    const float* up = gate + size;
-    for (int64_t i = 0; i < size; ++i) {
-      const float x = gate[i];
-      // x * sigmoid(x), with the exponential of a negative number so that it can't overflow.
-      const float e = exp_of(-std::fabs(x));
-      const float sigmoid = (x >= 0.0f ? 1.0f : e) / (1.0f + e);
-      out[row * size + i] = x * sigmoid * up[i];
-    }
+    silu_row(gate, gate + size, size, out + row * size);
   });
 }
 

@@ -36,7 +36,8 @@ void pack(const T* weight, int64_t out_features, int64_t in_features, int64_t pa
 
 }  // namespace
 
-PackedLinear::PackedLinear(const void* weight, DType dtype, const float* bias, int64_t out_features, int64_t in_features)
+PackedLinear::PackedLinear(const void* weight, DType dtype, const float* bias, int64_t out_features,
+                           int64_t in_features)
     : dtype_(dtype),
       out_features_(out_features),
       in_features_(in_features),

@@ -1,7 +1,8 @@
 // Small-batch linears: out[rows, out_features] = x[rows, in_features] * weight^T + bias.
 //
 // Weights are packed once, in blocks of 16 outputs, so that one vector holds the same input (or pair of inputs) for 16
-// outputs. Every output has one accumulator, fed in the order of the inputs: its bits don't depend on how many rows there are.
+// outputs. Every output has one accumulator, fed in the order of the inputs: its bits don't depend on how many rows
+// there are.
 #pragma once
 
 #include <cstdint>
@@ -37,8 +38,8 @@ class PackedLinear {
   std::vector<float> bias_;  // padded to whole blocks; zeros without a bias
 };
 
-// One tile: num_rows rows of x by num_blocks blocks of outputs that follow one another in packed. The AVX-512 ones take up to
-// kMaxTileRows rows and kMaxTileBlocks blocks; out is [num_rows, kBlock * num_blocks] with a row stride.
+// One tile: num_rows rows of x by num_blocks blocks of outputs that follow one another in packed. The AVX-512 ones take
+// up to kMaxTileRows rows and kMaxTileBlocks blocks; out is [num_rows, kBlock * num_blocks] with a row stride.
 struct LinearTile {
   const void* packed;   // first block
   int64_t block_bytes;  // from one block to the next

@@ -10,7 +10,8 @@ namespace {
 
 constexpr int64_t kPrefetchBytes = 1024;
 
-// One step of a tile's inner loop: the weights of 16 outputs for one input (or pair of inputs), and the inputs of one row.
+// One step of a tile's inner loop: the weights of 16 outputs for one input (or pair of inputs), and the inputs of one
+// row.
 template <DType dtype>
 struct Step;
 
@@ -59,18 +60,23 @@ void multiply(const LinearTile& tile, int64_t first_row, int64_t first_block) {
   const char* packed = static_cast<const char*>(tile.packed) + first_block * tile.block_bytes;
   const auto* x = static_cast<const typename S::X*>(tile.x) + first_row * tile.x_stride;
   __m512 sums[kRows][kBlocks];
+#pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
     for (int b = 0; b < kBlocks; ++b) sums[r][b] = _mm512_loadu_ps(tile.bias + (first_block + b) * kBlock);
   }
   const int64_t num_steps = tile.depth / S::kInputs;
   for (int64_t step = 0; step < num_steps; ++step) {
     typename S::Weights weights[kBlocks];
+#pragma GCC unroll 4
     for (int b = 0; b < kBlocks; ++b) {
       const char* place = packed + b * tile.block_bytes + step * S::kBytes;
       weights[b] = S::load(place);
       _mm_prefetch(place + kPrefetchBytes, _MM_HINT_T0);
     }
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
       for (int b = 0; b < kBlocks; ++b) {
         sums[r][b] = S::add(sums[r][b], weights[b], x + r * tile.x_stride + step * S::kInputs);
       }
@@ -79,6 +85,7 @@ void multiply(const LinearTile& tile, int64_t first_row, int64_t first_block) {
   for (int b = 0; b < kBlocks; ++b) {
     const int64_t num_lanes = std::min(kBlock, tile.num_outputs - (first_block + b) * kBlock);
     const __mmask16 mask = static_cast<__mmask16>((1u << num_lanes) - 1u);
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       float* out = tile.out + (first_row + r) * tile.out_stride + (first_block + b) * kBlock;
       _mm512_mask_storeu_ps(out, mask, sums[r][b]);

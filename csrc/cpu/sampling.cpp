@@ -6,6 +6,7 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "clones.h"
 #include "vector_math.h"
 
 namespace specgrove {
@@ -15,18 +16,17 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr int64_t kLanes = 32;
 constexpr int64_t kChunk = 1024;
 
-// One sum per lane, added up in a tree: the order of additions is fixed.
-template <typename Term>
-double lane_sum(int64_t count, const Term& term) {
+// Sum of exp(x - maximum), one running sum per lane and chunk, added up in a tree: the order of additions is fixed.
+SPECGROVE_CLONES double sum_exp(const float* x, int64_t count, float maximum) {
   double total = 0.0;
   for (int64_t start = 0; start < count; start += kChunk) {
     float sums[kLanes] = {};
     const int64_t end = std::min(count, start + kChunk);
     int64_t i = start;
     for (; i + kLanes <= end; i += kLanes) {
-      for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += term(i + lane);
+      for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += exp_of(x[i + lane] - maximum);
     }
-    for (int64_t lane = 0; i < end; ++i, ++lane) sums[lane] += term(i);
+    for (int64_t lane = 0; i < end; ++i, ++lane) sums[lane] += exp_of(x[i] - maximum);
     for (int64_t width = kLanes / 2; width > 0; width /= 2) {
       for (int64_t lane = 0; lane < width; ++lane) sums[lane] += sums[lane + width];
     }
@@ -35,26 +35,41 @@ double lane_sum(int64_t count, const Term& term) {
   return total;
 }
 
-float max_of(const float* values, int64_t count) {
+SPECGROVE_CLONES void scale(float factor, int64_t count, float* values) {
+  for (int64_t i = 0; i < count; ++i) values[i] *= factor;
+}
+
+// Whether a group of kLanes values holds one that is at least the threshold: most groups do not.
+SPECGROVE_CLONES bool any_reaches(const float* values, float threshold) {
+  bool found = false;
+  for (int64_t lane = 0; lane < kLanes; ++lane) found |= values[lane] >= threshold;
+  return found;
+}
+
+SPECGROVE_CLONES float max_or_nan(const float* values, int64_t count) {
   float maxima[kLanes];
   std::fill_n(maxima, kLanes, kMinusInfinity);
-  bool has_nan = false;
+  uint32_t has_nan = 0;
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
-    bool nan_here = false;
     for (int64_t lane = 0; lane < kLanes; ++lane) {
       const float value = values[i + lane];
       maxima[lane] = value > maxima[lane] ? value : maxima[lane];
-      nan_here |= value != value;
+      has_nan |= value != value;
     }
-    has_nan |= nan_here;
   }
   for (; i < count; ++i) {
     maxima[0] = values[i] > maxima[0] ? values[i] : maxima[0];
     has_nan |= values[i] != values[i];
   }
-  if (has_nan) throw std::invalid_argument("the logits hold NaN");
+  if (has_nan != 0) return std::numeric_limits<float>::quiet_NaN();
   return *std::max_element(maxima, maxima + kLanes);
+}
+
+float max_of(const float* values, int64_t count) {
+  const float maximum = max_or_nan(values, count);
+  if (maximum != maximum) throw std::invalid_argument("the logits hold NaN");
+  return maximum;
 }
 
 struct Philox {
@@ -112,8 +127,12 @@ void keep(const float* logits, int64_t vocab_size, float maximum, const ChoicePa
   const bool is_top_k = params.top_k > 0 && params.top_k < vocab_size, is_top_p = params.top_p < 1.0f;
   const auto collect = [&](float threshold) {
     kept->clear();
-    for (int64_t i = 0; i < vocab_size; ++i) {
-      if (logits[i] >= threshold) kept->push_back({logits[i], static_cast<int32_t>(i)});
+    for (int64_t start = 0; start < vocab_size; start += kLanes) {
+      const int64_t end = std::min(vocab_size, start + kLanes);
+      if (end - start == kLanes && !any_reaches(logits + start, threshold)) continue;
+      for (int64_t i = start; i < end; ++i) {
+        if (logits[i] >= threshold) kept->push_back({logits[i], static_cast<int32_t>(i)});
+      }
     }
   };
   if (!is_top_k && !is_top_p && params.min_p <= 0.0f) {
@@ -123,7 +142,7 @@ void keep(const float* logits, int64_t vocab_size, float maximum, const ChoicePa
     return;
   }
   // What is 2^-20 times as probable as the best, or less, is looked at only when the rest doesn't reach top-k or top-p.
-  const double total = lane_sum(vocab_size, [&](int64_t i) { return exp_of(logits[i] - maximum); });
+  const double total = sum_exp(logits, vocab_size, maximum);
   for (float distance : {6.0f, 14.0f, std::numeric_limits<float>::infinity()}) {
     collect(std::isinf(distance) ? std::numeric_limits<float>::lowest() : maximum - distance);
     const int64_t num_wanted = is_top_k ? params.top_k : vocab_size;
@@ -164,7 +183,7 @@ const std::vector<Candidate>& kept_of(const ChoiceInput& input, const ChoicePara
   thread_local std::vector<Candidate> kept;
   float* logits = processed_logits(input, params);
   const float inverse = 1.0f / params.temperature;
-  for (int64_t i = 0; i < input.vocab_size; ++i) logits[i] *= inverse;
+  scale(inverse, input.vocab_size, logits);
   const float maximum = max_of(logits, input.vocab_size);
   if (maximum == kMinusInfinity) throw std::invalid_argument("every token is banned");
   keep(logits, input.vocab_size, maximum, params, &kept);
@@ -189,8 +208,9 @@ int64_t argmax(const float* values, int64_t count) {
 
 int64_t choose(const ChoiceInput& input, const ChoiceParams& params, uint64_t position) {
   if (params.temperature == 0.0f) {
-    const bool is_plain = input.num_bias == 0 && input.num_banned == 0 && params.repetition_penalty == 1.0f &&
-                          (input.num_output == 0 || (params.presence_penalty == 0.0f && params.frequency_penalty == 0.0f));
+    const bool is_plain =
+        input.num_bias == 0 && input.num_banned == 0 && params.repetition_penalty == 1.0f &&
+        (input.num_output == 0 || (params.presence_penalty == 0.0f && params.frequency_penalty == 0.0f));
     const int64_t token_id = argmax(is_plain ? input.logits : processed_logits(input, params), input.vocab_size);
     return token_id;
   }
@@ -221,7 +241,7 @@ void processed_log_probs(const ChoiceInput& input, const ChoiceParams& params, f
 
 float log_sum_exp(const float* logits, int64_t vocab_size) {
   const float maximum = max_of(logits, vocab_size);
-  const double total = lane_sum(vocab_size, [&](int64_t i) { return exp_of(logits[i] - maximum); });
+  const double total = sum_exp(logits, vocab_size, maximum);
   return maximum + static_cast<float>(std::log(total));
 }
 

@@ -6,8 +6,8 @@
 
 namespace specgrove {
 
-// Standard Gumbel noise of (seed, position, token id): Philox4x32-10 with key = seed and counter = (token_id / 4, 0, position),
-// lane token_id % 4; u = (upper 23 bits + 0.5) * 2^-23; -log(-log(u)) with log_of of vector_math.h.
+// Standard Gumbel noise of (seed, position, token id): Philox4x32-10 with key = seed and counter = (token_id / 4, 0,
+// position), lane token_id % 4; u = (upper 23 bits + 0.5) * 2^-23; -log(-log(u)) with log_of of vector_math.h.
 float gumbel_noise(uint64_t seed, uint64_t position, uint64_t token_id);
 
 struct ChoiceParams {

@@ -7,6 +7,10 @@ namespace specgrove {
 namespace {
 
 constexpr auto kSpinTime = std::chrono::microseconds(50);
+constexpr int kSpinsBeforeYield = 2000;
+constexpr uint64_t kRun = uint64_t{1} << 32;
+
+uint32_t num_left(uint64_t tickets) { return static_cast<uint32_t>(tickets); }
 
 void relax() {
 #if defined(__x86_64__)
@@ -22,14 +26,10 @@ ThreadPool& ThreadPool::instance() {
   return *pool;
 }
 
-ThreadPool::~ThreadPool() { stop_workers(); }
-
 void ThreadPool::set_num_threads(int num_threads) {
   std::lock_guard<std::mutex> running(run_mutex_);
   stop_workers();
-  for (int i = 1; i < num_threads; ++i) {
-    workers_.emplace_back([this, round = round_.load()] { work(round); });
-  }
+  for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this] { work(); });
 }
 
 void ThreadPool::stop_workers() {
@@ -49,49 +49,58 @@ void ThreadPool::run_erased(int64_t num_tasks, Call call, const void* context) {
     for (int64_t i = 0; i < num_tasks; ++i) call(context, i);
     return;
   }
-  num_tasks_ = num_tasks;
   call_ = call;
   context_ = context;
-  next_task_.store(0, std::memory_order_relaxed);
-  num_busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  round_.fetch_add(1);
+  num_done_.store(0, std::memory_order_relaxed);
+  tickets_.store((tickets_.load(std::memory_order_relaxed) / kRun + 1) * kRun + static_cast<uint64_t>(num_tasks));
   bool has_sleepers;
   {
     std::lock_guard<std::mutex> lock(sleep_mutex_);
     has_sleepers = num_sleeping_ > 0;
   }
   if (has_sleepers) wake_up_.notify_all();
-  take_tasks();
-  while (num_busy_.load(std::memory_order_acquire) > 0) relax();
+  while (take_task()) {
+  }
+  for (int spins = 0; num_done_.load(std::memory_order_acquire) < num_tasks; ++spins) {
+    if (spins < kSpinsBeforeYield) {
+      relax();
+    } else {
+      std::this_thread::yield();
+    }
+  }
   if (failure_ != nullptr) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
-void ThreadPool::take_tasks() {
+bool ThreadPool::take_task() {
+  uint64_t tickets = tickets_.load(std::memory_order_acquire);
+  do {
+    if (num_left(tickets) == 0) return false;
+  } while (!tickets_.compare_exchange_weak(tickets, tickets - 1, std::memory_order_acq_rel));
   try {
-    for (int64_t i; (i = next_task_.fetch_add(1, std::memory_order_relaxed)) < num_tasks_;) call_(context_, i);
+    call_(context_, num_left(tickets) - 1);
   } catch (...) {
     std::lock_guard<std::mutex> lock(failure_mutex_);
     failure_ = std::current_exception();
   }
+  num_done_.fetch_add(1, std::memory_order_release);
+  return true;
 }
 
-void ThreadPool::work(uint64_t seen_round) {
-  for (;;) {
-    const auto spin_until = std::chrono::steady_clock::now() + kSpinTime;
-    while (round_.load(std::memory_order_acquire) == seen_round && !is_stopping_.load(std::memory_order_relaxed) &&
-           std::chrono::steady_clock::now() < spin_until) {
+void ThreadPool::work() {
+  while (!is_stopping_.load(std::memory_order_relaxed)) {
+    auto spin_until = std::chrono::steady_clock::now() + kSpinTime;
+    while (std::chrono::steady_clock::now() < spin_until) {
+      if (take_task()) {
+        while (take_task()) {
+        }
+        spin_until = std::chrono::steady_clock::now() + kSpinTime;
+      }
       for (int i = 0; i < 16; ++i) relax();
     }
-    if (round_.load(std::memory_order_acquire) == seen_round) {
-      std::unique_lock<std::mutex> lock(sleep_mutex_);
-      ++num_sleeping_;
-      wake_up_.wait(lock, [&] { return is_stopping_.load() || round_.load() != seen_round; });
-      --num_sleeping_;
-    }
-    if (round_.load(std::memory_order_acquire) == seen_round) return;  // stopping
-    seen_round = round_.load(std::memory_order_acquire);
-    take_tasks();
-    num_busy_.fetch_sub(1, std::memory_order_release);
+    std::unique_lock<std::mutex> lock(sleep_mutex_);
+    ++num_sleeping_;
+    wake_up_.wait(lock, [&] { return is_stopping_.load() || num_left(tickets_.load()) > 0; });
+    --num_sleeping_;
   }
 }
 

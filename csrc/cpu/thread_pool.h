@@ -1,7 +1,8 @@
 // The threads of all kernels of this process. The calling thread takes part, so one thread means no hand-over at all.
 //
-// Tasks are handed out by a counter; which thread computes which output never changes a bit of it. Workers spin for some
-// microseconds after a task, because a decoder step makes a hundred of them, and then sleep.
+// Tasks are handed out one by one; which thread computes which output never changes a bit of it. Workers spin for some
+// microseconds after a task, because a decoder step makes hundreds of calls, and then sleep. A worker that the system
+// does not let run takes no task, and is not waited for: on a busy machine the caller does the work itself.
 #pragma once
 
 #include <atomic>
@@ -27,26 +28,24 @@ class ThreadPool {
     run_erased(num_tasks, [](const void* context, int64_t i) { (*static_cast<const Task*>(context))(i); }, &task);
   }
 
-  ~ThreadPool();
-
  private:
   using Call = void (*)(const void*, int64_t);
 
   void run_erased(int64_t num_tasks, Call call, const void* context);
-  void work(uint64_t seen_round);
-  void take_tasks();
+  void work();
+  bool take_task();
   void stop_workers();
 
   std::mutex run_mutex_;  // one run at a time; callers from other threads queue up
   std::mutex sleep_mutex_;
   std::condition_variable wake_up_;
   std::vector<std::thread> workers_;
-  std::atomic<uint64_t> round_{0};
-  std::atomic<int64_t> next_task_{0};
-  std::atomic<int> num_busy_{0};
+  // Number of the run in the upper half, tasks not yet taken in the lower. Taking one is a compare-and-swap, after
+  // which call_ and context_ can't change until the task is done.
+  std::atomic<uint64_t> tickets_{0};
+  std::atomic<int64_t> num_done_{0};
   std::atomic<bool> is_stopping_{false};
   int num_sleeping_ = 0;
-  int64_t num_tasks_ = 0;
   Call call_ = nullptr;
   const void* context_ = nullptr;
   std::mutex failure_mutex_;

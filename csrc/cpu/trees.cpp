@@ -77,7 +77,8 @@ std::string ancestor_masks(const std::vector<int64_t>& parents) {
   const size_t num_nodes = parents.size(), num_words = (num_nodes + 63) / 64;
   std::vector<uint64_t> words(num_nodes * num_words, 0);
   for (size_t node = 0; node < num_nodes; ++node) {
-    if (parents[node] >= static_cast<int64_t>(node)) throw std::invalid_argument("a parent must stand before its children");
+    if (parents[node] >= static_cast<int64_t>(node))
+      throw std::invalid_argument("a parent must stand before its children");
     if (parents[node] >= 0) {
       std::copy_n(words.begin() + parents[node] * num_words, num_words, words.begin() + node * num_words);
     }

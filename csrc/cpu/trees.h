@@ -1,4 +1,5 @@
-// Token trees as flat arrays: merging, ancestor masks, walking, checking. See specgrove/token_tree.py for the invariants.
+// Token trees as flat arrays: merging, ancestor masks, walking, checking. See specgrove/token_tree.py for the
+// invariants.
 #pragma once
 
 #include <cstdint>

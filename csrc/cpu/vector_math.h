@@ -1,6 +1,6 @@
-// exp, log and sums with one defined order of operations, written on arrays of kLanes floats that the compiler turns into
-// vectors. Built with -ffp-contract=off and without fused multiply-adds here: plain multiplications and additions, so that
-// every path (AVX-512, plain, torch reference, CUDA) can give the same bits.
+// exp, log and sums with one defined order of operations, written on arrays of kLanes floats that the compiler turns
+// into vectors. Built with -ffp-contract=off and without fused multiply-adds here: plain multiplications and additions,
+// so that every path (AVX-512, plain, torch reference, CUDA) can give the same bits.
 #pragma once
 
 #include <cmath>
@@ -11,7 +11,8 @@
 
 namespace specgrove {
 
-// e^x for x <= 0 or so (Cody-Waite reduction, degree 6 polynomial; relative error below 2e-7). Below -87 the result is 0.
+// e^x for x <= 0 or so (Cody-Waite reduction, degree 6 polynomial; relative error below 2e-7). Below -87 the result is
+// 0.
 static inline float exp_of(float x) {
   const float clamped = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
   // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
