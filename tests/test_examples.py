@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,12 @@ ROOT = Path(__file__).parent.parent
 def test_grpc_example_streams(tmp_path: Path) -> None:
     with running_router(tmp_path) as (fake, address):
         ended = subprocess.run(
-            [sys.executable, "examples/stream.py", address], cwd=ROOT, capture_output=True, text=True, check=True
+            [sys.executable, "examples/stream.py", address],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
         )
     assert ended.stdout == "The quick brown fox\n"
     assert fake.requests[0].chat.messages[0].content == "Why is the sky blue?"
