@@ -20,11 +20,8 @@ from typing import Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from specgrove.config import DEFAULT_DTYPE, DEFAULT_SSMS
 from specgrove.supervisor import LogLine, ProcessSpec, Supervisor
-
-DEFAULT_LLM = "smollm2-135m-instruct"
-DEFAULT_SSMS = ("lookup", "demo")
-DTYPES = ("float32", "bfloat16", "float16")
 
 _HEALTH_TIMEOUT_S = 1.0
 _HEALTH_INTERVAL_S = 0.1
@@ -43,7 +40,7 @@ class SuiteConfig:
 
     llm_folder: Path
     ssms: tuple[str, ...] = DEFAULT_SSMS
-    dtype: str = "bfloat16"
+    dtype: str = DEFAULT_DTYPE
     address: str | None = None
     num_threads: int | None = None
     num_kv_slots: int | None = None

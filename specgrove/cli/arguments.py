@@ -5,11 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 
-DEFAULT_LLM = "smollm2-135m-instruct"
-DEFAULT_SSMS = ("lookup", "demo")
-DEFAULT_ADDRESS = "127.0.0.1:50051"
-DEFAULT_DTYPE = "bfloat16"
-DTYPES = ("float32", "bfloat16", "float16")
+from specgrove.config import DEFAULT_ADDRESS, DEFAULT_DTYPE, DEFAULT_LLM, DEFAULT_SSMS, DTYPES
 
 
 def parser() -> argparse.ArgumentParser:

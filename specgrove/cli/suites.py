@@ -11,7 +11,7 @@ from pathlib import Path
 import rich.console
 import rich.status
 
-from specgrove.cli.arguments import DEFAULT_DTYPE, DEFAULT_LLM, DEFAULT_SSMS
+from specgrove.config import DEFAULT_DTYPE, DEFAULT_LLM, DEFAULT_SSMS
 from specgrove.models.hub import resolve_model
 from specgrove.serve import Suite, SuiteConfig
 from specgrove.supervisor import LogLine

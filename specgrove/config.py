@@ -1,0 +1,7 @@
+"""Defaults that the command line and the Python API share. Constants only: importing it costs nothing."""
+
+DEFAULT_LLM = "smollm2-135m-instruct"
+DEFAULT_SSMS = ("lookup", "demo")
+DTYPES = ("float32", "bfloat16", "float16")
+DEFAULT_DTYPE = "bfloat16"
+DEFAULT_ADDRESS = "127.0.0.1:50051"

@@ -1,0 +1,75 @@
+"""``specgrove serve`` as a process, with made-up services: what it says, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+PROGRAM = """
+import sys
+from pathlib import Path
+import specgrove.cli.suites
+import specgrove.serve
+from specgrove.cli import main
+from specgrove.supervisor import ProcessSpec
+
+def fakes(config, addresses):
+    return tuple(ProcessSpec(name, "tests.fake_router", ("--address", address)) for name, address in addresses.items())
+
+specgrove.serve.process_specs = fakes
+specgrove.cli.suites.model_folder = lambda llm, console: Path("/models") / llm
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def start(address: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "serve", "--grpc-address", address],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_ends_in_order_on_a_signal(number: signal.Signals) -> None:
+    address = free_address()
+    process = start(address)
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line.rstrip("\n"))
+        if line.startswith("serving"):
+            os.kill(process.pid, number)
+    assert process.wait(20) == 0
+    assert f"serving fake () with SSMs lookup, demo at {address}" in lines
+    assert f"[router] hello from {address}" in lines
+    assert lines[-1] != ""
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=5)
+
+
+def test_an_address_that_is_taken_is_one_clear_line() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        process = start(address)
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 1
+    last_line = stderr.splitlines()[-1]
+    assert last_line.startswith("specgrove: error: router ended with exit code 1 while starting: ")
+    assert address in last_line
