@@ -27,7 +27,7 @@ IDS_NAME = "draft_token_ids"
 class StudentShape:
     """Sizes, in elements. ``draft_vocab_size`` counts the unknown id."""
 
-    draft_vocab_size: int = 8192
+    draft_vocab_size: int = 12288
     hidden_size: int = 320
     intermediate_size: int = 896
     num_layers: int = 2

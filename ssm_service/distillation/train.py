@@ -30,10 +30,11 @@ class TrainingSettings:
 
     minutes: float = 20.0
     row_len: int = 512  # tokens; dialogues are laid end to end and cut, so drafting far into a context is trained too
-    rows_per_step: int = 6
-    matrix_learning_rate: float = 3e-3  # by Muon (https://kellerjordan.github.io/posts/muon)
-    embedding_learning_rate: float = 2e-3  # by AdamW, norms too
-    weight_decay: float = 0.02
+    rows_per_step: int = 3
+    matrix_learning_rate: float = 8e-3  # by Muon (https://kellerjordan.github.io/posts/muon)
+    embedding_learning_rate: float = 4e-3  # by AdamW
+    norm_learning_rate: float = 1e-2  # by AdamW; the last norm sets the scale of the logits
+    weight_decay: float = 0.05  # of matrices
     warmup_share: float = 0.03
     hard_share: float = 0.2  # of the target: all on the teacher's first choice, which is what greedy decoding asks for
     seed: int = 0
@@ -161,10 +162,9 @@ def _schedule(share_done: float, warmup_share: float) -> float:
 
 
 def _optimizers(model: Any, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
-    matrices = [
-        p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name and "lm_head" not in name
-    ]
-    others = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
+    embedding = model.lm_head.weight  # the head is the same tensor
+    matrices = [p for p in model.parameters() if p.ndim == 2 and p is not embedding]
+    norms = [p for p in model.parameters() if p.ndim == 1]
     return [
         torch.optim.Muon(
             matrices,
@@ -172,7 +172,14 @@ def _optimizers(model: Any, settings: TrainingSettings) -> list[torch.optim.Opti
             weight_decay=settings.weight_decay,
             adjust_lr_fn="match_rms_adamw",
         ),
-        torch.optim.AdamW(others, lr=settings.embedding_learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.AdamW(
+            [
+                {"params": [embedding], "lr": settings.embedding_learning_rate},
+                {"params": norms, "lr": settings.norm_learning_rate},
+            ],
+            betas=(0.9, 0.98),
+            weight_decay=0.0,
+        ),
     ]
 
 
