@@ -55,7 +55,7 @@ class Checkpoint:
         self._file_of: dict[str, str] = {}
         try:
             for name in self._file_names():
-                file = self._stack.enter_context(safe_open(folder / name, framework="pt"))  # type: ignore[no-untyped-call]
+                file = self._stack.enter_context(safe_open(folder / name, framework="pt"))
                 self._files[name] = file
                 self._file_of.update(dict.fromkeys(file.keys(), name))
         except (SafetensorError, OSError) as error:

@@ -1,0 +1,68 @@
+"""From ``SsmSpec`` to an SSM that drafts: models are resolved, loaded and given their KV cache. Called by ``__main__``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from specgrove.models.decoder import DTYPES, load_decoder
+from specgrove.models.hub import resolve_model
+from specgrove.runtime.model_runner import ModelRunner
+from specgrove.v1 import ssm_pb2
+from ssm_service.config import SsmServiceConfig, SsmSpec
+from ssm_service.lookup import LookupSsm
+from ssm_service.neural import DraftVocab, NeuralSsm
+
+logger = logging.getLogger(__name__)
+
+_MAP_NAME = "draft_token_ids"
+
+
+def load_ssm(spec: SsmSpec, config: SsmServiceConfig) -> NeuralSsm | LookupSsm:
+    """Raises ``ValueError`` with what is wrong with the model."""
+    if spec.model is None or spec.rule is None:
+        return LookupSsm(spec.name)
+    folder = resolve_model(spec.model, cache_dir=config.cache_dir, progress=logger.info, needs_tokenizer=False)
+    decoder = load_decoder(folder, DTYPES[config.dtype])
+    logger.info("%s: %.1fM parameters from %s, %s", spec.name, decoder.num_parameters / 1e6, folder, spec.mode)
+    return NeuralSsm(
+        spec.name,
+        ModelRunner(decoder, config.num_slots),
+        spec.rule,
+        read_draft_vocab(folder),
+        tokenizer_sha256=tokenizer_sha256(folder),
+    )
+
+
+def read_draft_vocab(folder: Path) -> DraftVocab | None:
+    """The map of an SSM with a vocabulary of its own; None where it shares the LLM's."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            if _MAP_NAME in file.keys():  # noqa: SIM118
+                ids: torch.Tensor = file.get_tensor(_MAP_NAME)
+                return DraftVocab(ids)
+    return None
+
+
+def tokenizer_sha256(folder: Path) -> str:
+    """Of tokenizer.json, or as config.json says under "specgrove"; empty where nothing tells."""
+    path = folder / "tokenizer.json"
+    if path.exists():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    config = json.loads((folder / "config.json").read_text())
+    return str(config.get("specgrove", {}).get("tokenizer_sha256", ""))
+
+
+def info_of(spec: SsmSpec, ssm: NeuralSsm | LookupSsm) -> ssm_pb2.SsmInfo:
+    """What the service says about one SSM."""
+    info = ssm_pb2.SsmInfo(name=spec.name, mode=spec.mode)
+    if isinstance(ssm, NeuralSsm):
+        info.tokenizer_sha256 = ssm.tokenizer_sha256
+        info.max_model_len = ssm.max_model_len
+        info.num_parameters = ssm.runner.decoder.num_parameters
+    return info

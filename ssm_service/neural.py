@@ -1,0 +1,231 @@
+"""An SSM with weights: drafts for all sessions, one forward pass per step over whatever rows their drafts need next.
+
+Owned by the pool's engine. Per session it keeps KV slots for a prefix of the committed tokens, and those of the last tree:
+when newly committed tokens follow that tree, its slots become theirs and nothing is computed again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from specgrove.errors import ResourceExhaustedError
+from specgrove.kernels.sampling import top_k_log_probs
+from specgrove.request import TreeShape
+from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
+from specgrove.runtime.kv_slots import SlotPool
+from specgrove.runtime.model_runner import ModelRunner
+from specgrove.token_tree import TokenTree
+from ssm_service.draft_tree import ROOT, Beam, DraftTree, Expansion
+
+
+class DraftVocab:
+    """The SSM's own token ids against the LLM's. Id 0 stands for everything the SSM doesn't know, and is never proposed."""
+
+    def __init__(self, draft_token_ids: torch.Tensor) -> None:
+        """``draft_token_ids`` is int32 ``[draft_vocab_size]``: the LLM's id of each draft id, -1 for id 0."""
+        self._to_llm: list[int] = draft_token_ids.tolist()
+        self._to_draft = {token_id: draft_id for draft_id, token_id in enumerate(self._to_llm)}
+
+    def to_draft(self, token_ids: list[int]) -> list[int]:
+        """The ids to feed."""
+        return [self._to_draft.get(token_id, 0) for token_id in token_ids]
+
+    def to_llm(self, draft_id: int) -> int:
+        """The id to propose."""
+        return self._to_llm[draft_id]
+
+
+@dataclass(slots=True)
+class _Nodes:
+    """Tree nodes whose keys and values are in place. Parents are places in these lists, or ``ROOT``."""
+
+    token_ids: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Cache:
+    """What the SSM holds of one session."""
+
+    slots: list[int] = field(default_factory=list)  # of the first committed tokens
+    nodes: _Nodes = field(default_factory=_Nodes)  # below the committed tokens as they were at the last draft
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A draft under way: first the committed tokens not yet held, then the tree, level by level."""
+
+    token_ids: list[int]  # all committed
+    cache: _Cache
+    tree: DraftTree
+    expanded: list[int] = field(default_factory=list)  # tree nodes whose logits are wanted next
+    place_of: dict[int, int] = field(default_factory=lambda: {ROOT: ROOT})  # tree node -> place in cache.nodes
+    chunk_len: int = 0
+    is_complete: bool = False
+
+
+class NeuralSsm:
+    """One SSM with its KV cache."""
+
+    def __init__(
+        self,
+        name: str,
+        runner: ModelRunner,
+        rule: Beam | Expansion,
+        vocab: DraftVocab | None,
+        *,
+        tokenizer_sha256: str = "",
+        max_num_chunk_tokens: int = 256,
+    ) -> None:
+        self.name = name
+        self.rule = rule
+        self.tokenizer_sha256 = tokenizer_sha256
+        self.runner = runner
+        self.slots = SlotPool(runner.num_slots)
+        self._vocab = vocab
+        self._max_num_chunk_tokens = max_num_chunk_tokens
+        self.num_step_tokens = 0
+        self._caches: dict[str, _Cache] = {}
+        self._drafts: dict[str, _Draft] = {}
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Token ids taken in are below it; None where all are, those unknown as one."""
+        return self.runner.decoder.spec.vocab_size if self._vocab is None else None
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest sequence it can draft for, in tokens."""
+        return self.runner.decoder.spec.max_position_embeddings
+
+    def has_work(self) -> bool:
+        """Whether a draft is under way."""
+        return bool(self._drafts)
+
+    def begin(self, session_id: str, token_ids: list[int], shape: TreeShape) -> bool:
+        """Starts a draft below all committed tokens; False when the sequence is too long for this SSM."""
+        max_depth = min(shape.max_depth, self.max_model_len - len(token_ids))
+        if max_depth < 0 or len(token_ids) > self.runner.num_slots:
+            self.drop(session_id)
+            return False
+        cache = self._caches.setdefault(session_id, _Cache())
+        self._keep_committed(cache, token_ids)
+        tree = DraftTree(TreeShape(shape.max_num_nodes, max_depth, shape.beam_width), self.rule)
+        self._drafts[session_id] = _Draft(token_ids, cache, tree)
+        return True
+
+    def _keep_committed(self, cache: _Cache, token_ids: list[int]) -> None:
+        """Nodes of the last tree that were committed give their slots to the context; the others' are freed.
+
+        The last committed token is always left out, for its logits are wanted.
+        """
+        nodes, cache.nodes = cache.nodes, _Nodes()
+        children = {
+            (parent, token_id): place
+            for place, (parent, token_id) in enumerate(zip(nodes.parents, nodes.token_ids, strict=True))
+        }
+        place = ROOT
+        kept = set()
+        while len(cache.slots) < len(token_ids) - 1:
+            child = children.get((place, token_ids[len(cache.slots)]))
+            if child is None:
+                break
+            place = child
+            kept.add(place)
+            cache.slots.append(nodes.slots[place])
+        self.slots.free(slot for place, slot in enumerate(nodes.slots) if place not in kept)
+        if len(cache.slots) >= len(token_ids):  # the last token was a prompt's end before: compute it again
+            self.slots.free(cache.slots[len(token_ids) - 1 :])
+            del cache.slots[len(token_ids) - 1 :]
+
+    def step(self) -> list[tuple[str, TokenTree | ResourceExhaustedError]]:
+        """One forward pass for all drafts; returns those that are complete, by session."""
+        builder = BatchBuilder()
+        finished: list[tuple[str, TokenTree | ResourceExhaustedError]] = []
+        taking_part = []
+        budget = self._max_num_chunk_tokens
+        for session_id, draft in list(self._drafts.items()):
+            num_missing = len(draft.token_ids) - len(draft.cache.slots)
+            draft.chunk_len = min(num_missing, budget)
+            if num_missing and not draft.chunk_len:
+                continue
+            budget -= draft.chunk_len
+            try:
+                rows = self._add_rows(builder, draft)
+            except ResourceExhaustedError as error:
+                del self._drafts[session_id]
+                self.drop(session_id)
+                finished.append((session_id, error))
+                continue
+            taking_part.append((session_id, draft, rows))
+        if not taking_part:
+            return finished
+        self.num_step_tokens += builder.num_rows
+        logits = self.runner.forward(builder.build())
+        self._grow([(draft, rows) for _, draft, rows in taking_part], logits)
+        for session_id, draft, _ in taking_part:
+            if draft.is_complete:
+                del self._drafts[session_id]
+                finished.append((session_id, draft.tree.best(draft.token_ids[-1])))
+        return finished
+
+    def _add_rows(self, builder: BatchBuilder, draft: _Draft) -> range:
+        cache = draft.cache
+        if draft.chunk_len:
+            start = len(cache.slots)
+            cache.slots.extend(self.slots.allocate(draft.chunk_len))
+            chunk = draft.token_ids[start : start + draft.chunk_len]
+            is_last = len(cache.slots) == len(draft.token_ids)
+            return builder.add(cache.slots, self._fed(chunk), chunk_logits=is_last)
+        nodes = cache.nodes
+        first_new = len(nodes.slots)
+        nodes.slots.extend(self.slots.allocate(len(draft.expanded)))
+        for node in draft.expanded:
+            draft.place_of[node] = len(nodes.token_ids)
+            nodes.token_ids.append(draft.tree.token_ids[node])
+            nodes.parents.append(draft.place_of[draft.tree.parents[node]])
+        rows = TreeRows(self._fed(nodes.token_ids), nodes.parents, nodes.slots, first_new)
+        return builder.add(cache.slots, (), rows)
+
+    def _fed(self, token_ids: list[int]) -> list[int]:
+        return token_ids if self._vocab is None else self._vocab.to_draft(token_ids)
+
+    def _grow(self, drafts: list[tuple[_Draft, range]], logits: torch.Tensor) -> None:
+        """Turns logits, float32 ``[num_logit_rows, vocab_size]``, into children; marks drafts that are complete."""
+        growing = []
+        for draft, rows in drafts:
+            if len(rows) == 0:  # a chunk before the last
+                continue
+            num_children = draft.tree.num_children()
+            draft.is_complete = num_children == 0
+            if num_children:
+                growing.append((draft, rows, num_children))
+        if not growing:
+            return
+        if self._vocab is not None:
+            logits[:, 0] = -torch.inf
+        values, ids = top_k_log_probs(logits, min(max(count for _, _, count in growing), logits.shape[1] - 1))
+        all_values, all_ids = values.tolist(), ids.tolist()
+        for draft, rows, count in growing:
+            children = [
+                [(self._proposed(token_id), value) for token_id, value in zip(row_ids, row_values, strict=True)][:count]
+                for row_ids, row_values in zip(
+                    all_ids[rows.start : rows.stop], all_values[rows.start : rows.stop], strict=True
+                )
+            ]
+            draft.expanded = draft.tree.grow(draft.expanded or [ROOT], children)
+            draft.is_complete = not draft.expanded
+
+    def _proposed(self, token_id: int) -> int:
+        return token_id if self._vocab is None else self._vocab.to_llm(token_id)
+
+    def drop(self, session_id: str) -> None:
+        """Forgets a session and any draft under way for it."""
+        self._drafts.pop(session_id, None)
+        cache = self._caches.pop(session_id, None)
+        if cache is not None:
+            self.slots.free(cache.slots)
+            self.slots.free(cache.nodes.slots)

@@ -1,0 +1,231 @@
+"""The pool's engine: sessions, and every SSM's part of each draft. One ``step`` runs one forward pass of each SSM with work.
+
+Driven by a ``StepLoop``, on whose thread everything here happens. Sessions are a cache of the router's committed tokens: they
+may be dropped at any time, and the router then sends the tokens again. An SSM that can't draft costs its tree, nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from specgrove.errors import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    ResourceExhaustedError,
+    SessionClosedError,
+    SpecGroveError,
+    StaleBaseError,
+)
+from specgrove.request import Draft, DraftedTree, DraftWork
+from specgrove.runtime.step_loop import WorkItem
+from specgrove.token_tree import TokenTree
+from ssm_service.config import PoolConfig
+from ssm_service.lookup import LookupSsm
+from ssm_service.neural import NeuralSsm
+
+Result = tuple[int, Draft | SpecGroveError]
+
+
+@dataclass(slots=True)
+class _Pending:
+    """An item under way, and the SSMs it waits for."""
+
+    item_id: int
+    started_s: float
+    deadline_s: float | None
+    waiting_for: set[str] = field(default_factory=set)
+    trees: list[DraftedTree] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Session:
+    session_id: str
+    token_ids: list[int] = field(default_factory=list)
+    last_used_s: float = 0.0
+    pending: _Pending | None = None
+
+
+class DrafterPool:
+    """The ``Engine`` of the SSM service."""
+
+    def __init__(
+        self,
+        ssms: Sequence[NeuralSsm | LookupSsm],
+        config: PoolConfig,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._neural = {ssm.name: ssm for ssm in ssms if isinstance(ssm, NeuralSsm)}
+        self._lookup = {ssm.name: ssm for ssm in ssms if isinstance(ssm, LookupSsm)}
+        self._config = config
+        sizes = [ssm.vocab_size for ssm in self._neural.values() if ssm.vocab_size is not None]
+        self._vocab_size = min(sizes, default=None)
+        self._clock_s = clock_s
+        self._sessions: dict[str, _Session] = {}
+        self._finished: list[Result] = []
+        self.num_steps = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all SSMs."""
+        return (*self._neural, *self._lookup)
+
+    @property
+    def num_sessions(self) -> int:
+        """Sessions held."""
+        return len(self._sessions)
+
+    @property
+    def num_step_tokens(self) -> int:
+        """Rows of all forward passes."""
+        return sum(ssm.num_step_tokens for ssm in self._neural.values())
+
+    @property
+    def num_slots(self) -> int:
+        """KV slots of all SSMs."""
+        return sum(ssm.slots.num_slots for ssm in self._neural.values())
+
+    @property
+    def num_free_slots(self) -> int:
+        """KV slots of all SSMs that no session holds."""
+        return sum(ssm.slots.num_free for ssm in self._neural.values())
+
+    def has_work(self) -> bool:
+        """See ``Engine``."""
+        return bool(self._finished) or any(ssm.has_work() for ssm in self._neural.values())
+
+    def add(self, item: WorkItem[DraftWork]) -> None:
+        """See ``Engine``. Lookups are answered at once; a second item of a session replaces the first."""
+        work = item.work
+        self._check(work)
+        if work.base == 0:
+            self.close_session(work.session_id)
+        session = self._sessions.get(work.session_id)
+        held_len = len(session.token_ids) if session else 0
+        if session is not None and session.pending is not None:
+            self.close_session(work.session_id)
+            raise StaleBaseError(0)
+        if work.base != held_len:
+            raise StaleBaseError(held_len)
+        if session is None:
+            session = self._sessions[work.session_id] = _Session(work.session_id)
+        session.token_ids.extend(work.new_token_ids)
+        now_s = session.last_used_s = self._clock_s()
+        pending = _Pending(item.item_id, now_s, None if work.timeout_ms is None else now_s + work.timeout_ms / 1e3)
+        session.pending = pending
+        wanted = work.ssms or self.names
+        for name in wanted:
+            if name in self._lookup:
+                tree = self._lookup[name].draft(session.session_id, session.token_ids, work.shape)
+                self._collect(pending, name, tree)
+            elif self._neural[name].begin(session.session_id, session.token_ids, work.shape):
+                pending.waiting_for.add(name)
+        self._finish_if_done(session)
+
+    def _check(self, work: DraftWork) -> None:
+        config = self._config
+        if not 1 <= len(work.session_id) <= 64:
+            raise InvalidRequestError.of("session_id", "must have 1 to 64 characters")
+        if work.base == 0 and not work.new_token_ids:
+            raise InvalidRequestError.of("new_token_ids", "base 0 must come with all committed tokens")
+        if self._vocab_size is not None and any(not 0 <= t < self._vocab_size for t in work.new_token_ids):
+            raise InvalidRequestError.of("new_token_ids", f"ids must be below the vocabulary's size {self._vocab_size}")
+        if not 0 <= work.shape.max_num_nodes <= config.max_num_nodes:
+            raise InvalidRequestError.of("max_num_nodes", f"must be from 0 to {config.max_num_nodes}")
+        if not 0 <= work.shape.max_depth <= config.max_depth:
+            raise InvalidRequestError.of("max_depth", f"must be from 0 to {config.max_depth}")
+        if work.shape.beam_width is not None and not 1 <= work.shape.beam_width <= 64:
+            raise InvalidRequestError.of("beam_width", "must be from 1 to 64, or 0 for the SSM's own")
+        unknown = sorted(set(work.ssms) - set(self.names))
+        if unknown:
+            raise InvalidRequestError.of("ssms", f"{unknown} are not in the pool, which has {list(self.names)}")
+
+    def step(self) -> list[Result]:
+        """See ``Engine``."""
+        now_s = self._clock_s()
+        for session in list(self._sessions.values()):
+            pending = session.pending
+            if pending is not None and pending.deadline_s is not None and now_s > pending.deadline_s:
+                self._fail(
+                    session, pending, DeadlineExceededError("the item's time ran out before its trees were drafted")
+                )
+        for ssm in self._neural.values():
+            if ssm.has_work():
+                self.num_steps += 1
+                for session_id, outcome in ssm.step():
+                    self._take(ssm.name, self._sessions[session_id], outcome)
+        finished, self._finished = self._finished, []
+        return finished
+
+    def _take(self, name: str, session: _Session, outcome: TokenTree | ResourceExhaustedError) -> None:
+        pending = session.pending
+        assert pending is not None
+        pending.waiting_for.discard(name)
+        if isinstance(outcome, TokenTree):
+            self._collect(pending, name, outcome)
+        else:  # this step goes without its tree; the oldest idle session makes room for the next
+            self._evict_one_idle()
+        self._finish_if_done(session)
+
+    def _collect(self, pending: _Pending, name: str, tree: TokenTree) -> None:
+        if tree.num_nodes > 1:
+            pending.trees.append(DraftedTree(name, tree))
+
+    def _finish_if_done(self, session: _Session) -> None:
+        pending = session.pending
+        if pending is not None and not pending.waiting_for:
+            session.pending = None
+            draft_ms = (self._clock_s() - pending.started_s) * 1e3
+            self._finished.append((pending.item_id, Draft(len(session.token_ids), tuple(pending.trees), draft_ms)))
+
+    def close_session(self, session_id: str) -> None:
+        """See ``Engine``."""
+        session = self._sessions.get(session_id)
+        if session is None:
+            return
+        if session.pending is not None:
+            self._fail(session, session.pending, SessionClosedError("the session was closed or opened anew"))
+        else:
+            self._drop(session)
+
+    def expire_sessions(self) -> None:
+        """See ``Engine``."""
+        oldest_s = self._clock_s() - self._config.session_ttl_s
+        for session in list(self._sessions.values()):
+            if session.pending is None and session.last_used_s < oldest_s:
+                self._drop(session)
+
+    def reset(self) -> None:
+        """See ``Engine``."""
+        for session in list(self._sessions.values()):
+            self._drop(session)
+        self._finished = []
+
+    def _evict_one_idle(self) -> None:
+        idle = [session for session in self._sessions.values() if session.pending is None]
+        if idle:
+            self._drop(min(idle, key=lambda session: session.last_used_s))
+
+    def _fail(self, session: _Session, pending: _Pending, error: SpecGroveError) -> None:
+        self._finished.append((pending.item_id, error))
+        self._drop(session)
+
+    def _drop(self, session: _Session) -> None:
+        del self._sessions[session.session_id]
+        for neural in self._neural.values():
+            neural.drop(session.session_id)
+        for lookup in self._lookup.values():
+            lookup.drop(session.session_id)
+
+    def measure_step_ms(self, nums_tokens: list[int]) -> dict[str, list[tuple[int, float]]]:
+        """Median step time of each SSM with weights, by number of tokens."""
+        times: dict[str, list[tuple[int, float]]] = {}
+        for name, ssm in self._neural.items():
+            times[name] = []
+            for num_tokens in nums_tokens:
+                if num_tokens <= ssm.slots.num_free:
+                    slots = ssm.slots.allocate(num_tokens)
+                    times[name].append((num_tokens, ssm.runner.measure_step_ms(num_tokens, slots)))
+                    ssm.slots.free(slots)
+        return times

@@ -1,0 +1,86 @@
+"""The SSM service's gRPC face: thin, every decision is the pool's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+
+from specgrove import wire
+from specgrove.request import Draft, DraftWork
+from specgrove.runtime.step_loop import StepLoop
+from specgrove.serving.work_streams import WorkStreams
+from specgrove.v1 import ssm_pb2, ssm_pb2_grpc, token_tree_pb2
+from ssm_service.pool import DrafterPool
+
+_WARMUP_NUMS_TOKENS = [1, 2, 4, 8, 16, 32, 64]
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
+    """``SsmService`` over one pool."""
+
+    def __init__(self, infos: Sequence[ssm_pb2.SsmInfo], pool: DrafterPool, loop: StepLoop[DraftWork, Draft]) -> None:
+        self._infos = infos
+        self._pool = pool
+        self._loop = loop
+        self.streams: WorkStreams[ssm_pb2.DraftItem, ssm_pb2.DraftResult, ssm_pb2.DraftResponse] = WorkStreams(
+            self._draft, ssm_pb2.DraftResult, ssm_pb2.DraftResponse
+        )
+        self._step_times: dict[str, list[tuple[int, float]]] | None = None
+        self._warmup_lock = asyncio.Lock()
+
+    def Draft(  # noqa: N802
+        self, request_iterator: AsyncIterator[ssm_pb2.DraftRequest], context: Context
+    ) -> AsyncIterator[ssm_pb2.DraftResponse]:
+        """See ssm.proto."""
+        return self.streams.serve(request_iterator, context)
+
+    async def _draft(self, item: ssm_pb2.DraftItem) -> ssm_pb2.DraftResult:
+        draft = await asyncio.wrap_future(self._loop.submit(wire.draft_work_from_proto(item)))
+        return ssm_pb2.DraftResult(session_id=item.session_id, item_id=item.item_id, draft=wire.draft_to_proto(draft))
+
+    async def GetModelInfo(  # noqa: N802
+        self, request: ssm_pb2.SsmServiceGetModelInfoRequest, context: Context
+    ) -> ssm_pb2.SsmServiceGetModelInfoResponse:
+        """See ssm.proto."""
+        return ssm_pb2.SsmServiceGetModelInfoResponse(ssms=self._infos)
+
+    async def Warmup(  # noqa: N802
+        self, request: ssm_pb2.SsmServiceWarmupRequest, context: Context
+    ) -> ssm_pb2.SsmServiceWarmupResponse:
+        """See ssm.proto."""
+        async with self._warmup_lock:
+            if self._step_times is None:
+                measure = self._loop.call(lambda: self._pool.measure_step_ms(_WARMUP_NUMS_TOKENS))
+                self._step_times = await asyncio.wrap_future(measure)
+        response = ssm_pb2.SsmServiceWarmupResponse()
+        for name, times in self._step_times.items():
+            step_times = [token_tree_pb2.StepTime(num_tokens=num, step_ms=step_ms) for num, step_ms in times]
+            response.ssms.add(name=name, step_times=step_times)
+        return response
+
+    async def GetLoad(  # noqa: N802
+        self, request: ssm_pb2.SsmServiceGetLoadRequest, context: Context
+    ) -> ssm_pb2.SsmServiceGetLoadResponse:
+        """See ssm.proto."""
+        pool = self._pool
+        load = token_tree_pb2.Load(
+            num_sessions=pool.num_sessions,
+            num_slots=pool.num_slots,
+            num_free_slots=pool.num_free_slots,
+            num_pending_items=self._loop.num_pending_items,
+            num_steps=pool.num_steps,
+            num_step_tokens=pool.num_step_tokens,
+        )
+        return ssm_pb2.SsmServiceGetLoadResponse(load=load)
+
+    async def CloseSession(  # noqa: N802
+        self, request: ssm_pb2.SsmServiceCloseSessionRequest, context: Context
+    ) -> ssm_pb2.SsmServiceCloseSessionResponse:
+        """See ssm.proto."""
+        await asyncio.wrap_future(self._loop.close_session(request.session_id))
+        return ssm_pb2.SsmServiceCloseSessionResponse()
