@@ -98,7 +98,8 @@ async def generate(
     try:
         # The prompt is read by both sides at once: the first tree is empty, so that no drafter delays the first token.
         drafting.take_in(committed)
-        tree, ssms, draft_ms = TokenTree.of_root(committed[-1]), (), 0.0
+        tree, draft_ms = TokenTree.of_root(committed[-1]), 0.0
+        ssms: tuple[str, ...] = ()
         while True:
             verdict, num_replays = await verifying.verify(committed, tree)
             step = _step_of(

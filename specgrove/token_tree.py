@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from specgrove.kernels import trees as tree_kernels
+from specgrove.kernels.trees import merge_trees as merge_arrays
+from specgrove.kernels.trees import validate_tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class TokenTree:
             )
         if any(not log_prob <= 1e-6 for log_prob in self.log_probs):
             raise ValueError("a token tree's log_probs must be <= 0 and not NaN")
-        tree_kernels.validate_tree(self.token_ids, self.parents, vocab_size, max_num_nodes)
+        validate_tree(self.token_ids, self.parents, vocab_size, max_num_nodes)
         return self
 
     def with_source(self, source: int) -> TokenTree:
@@ -66,7 +67,7 @@ def merge_trees(trees: Sequence[TokenTree], max_num_nodes: int) -> TokenTree:
     """
     if len(trees) == 1 and trees[0].num_nodes <= max_num_nodes:
         return trees[0]
-    token_ids, parents, log_probs, sources = tree_kernels.merge_trees(
+    token_ids, parents, log_probs, sources = merge_arrays(
         [(tree.token_ids, tree.parents, tree.log_probs, tree.sources) for tree in trees], max_num_nodes
     )
     return TokenTree(tuple(token_ids), tuple(parents), tuple(log_probs), tuple(sources))

@@ -22,7 +22,6 @@ def run(arguments: argparse.Namespace) -> int:
     with _interrupted_by_sigterm(), started_suite(arguments, address=arguments.grpc_address) as suite:
         with Client(suite.address) as client:
             info = client.model_info()
-        console.print(f"serving {info.model} ({info.dtype}) with SSMs {', '.join(info.ssms)} at {suite.address}")
         stop = threading.Event()
 
         def on_signal(number: int, frame: FrameType | None) -> None:
@@ -32,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, on_signal)
+        console.print(f"serving {info.model} ({info.dtype}) with SSMs {', '.join(info.ssms)} at {suite.address}")
         stop.wait()
         console.print("stopping the services; once more to stop at once", style="dim")
     return 0
