@@ -1,0 +1,91 @@
+"""The router put together: replicas, admission, servicer, server. Started by ``__main__`` and, on port 0, by tests.
+
+Invariant: health says SERVING exactly while an LLM replica is usable and the model is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from router.admission import Admission
+from router.config import RouterConfig
+from router.llm_replicas import LlmPool
+from router.remote import RemoteVerifier
+from router.servicer import RouterServicer
+from router.ssm_replicas import SsmPool
+from specgrove.serving.server import Server, serve_until_signal
+from specgrove.v1 import router_pb2, router_pb2_grpc
+
+logger = logging.getLogger(__name__)
+
+SERVICE_NAME = router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name
+_LOG_INTERVAL_S = 1.0
+
+
+class RouterApp:
+    """One router."""
+
+    def __init__(self, config: RouterConfig) -> None:
+        self.llms = LlmPool(config.llm_addresses, config.replica_tls)
+        self.ssms = SsmPool(config.ssm_addresses, self._tokenizer_sha256, config.replica_tls)
+        self.admission = Admission(config.max_num_requests, config.max_num_queued)
+        self._config = config
+        self._verifier = RemoteVerifier(self.llms, replica_wait_s=config.replica_wait_s, busy_wait_s=config.busy_wait_s)
+        servicer = RouterServicer(self.llms, self.ssms, self._verifier, self.admission, config.trees)
+        self.server = Server(
+            config.address,
+            lambda server: router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server),
+            service_names=[SERVICE_NAME],
+            drain=self.admission.wait_idle,
+            drain_timeout_s=config.drain_timeout_s,
+            tls=config.server_tls,
+        )
+        self._health_changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Connects, and keeps the health up to date. Runs until cancelled, beside the server."""
+        self.llms.start(lambda is_usable: self._health_changed.set())
+        self.ssms.start()
+        await self._connected()
+        await self.llms.measure()
+        await self._ssms_connected()
+        while True:
+            self._health_changed.clear()
+            await self.server.set_serving(self.llms.is_usable)
+            logger.info("%s", "serving" if self.llms.is_usable else "not serving: no LLM replica")
+            await self._health_changed.wait()
+
+    async def close(self) -> None:
+        """Closes the sessions and the connections. The server is stopped before."""
+        await self._verifier.finish()
+        await self.ssms.close()
+        await self.llms.close()
+
+    async def _connected(self) -> None:
+        while not self.llms.is_usable:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._health_changed.wait(), _LOG_INTERVAL_S)
+            self._health_changed.clear()
+            if not self.llms.is_usable:
+                logger.info("waiting for the LLM service at %s", ", ".join(self._config.llm_addresses))
+
+    async def _ssms_connected(self) -> None:
+        """A moment for those that are there already: the first request should find them. Nobody waits for others."""
+        clients = [replica.client for replica in self.ssms.replicas]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LOG_INTERVAL_S):
+                await asyncio.gather(*(client.connected.wait() for client in clients))
+
+    def _tokenizer_sha256(self) -> str | None:
+        return None if self.llms.model is None else self.llms.model.tokenizer.sha256
+
+
+async def serve(config: RouterConfig) -> None:
+    """Serves until SIGTERM or SIGINT."""
+    app = RouterApp(config)
+    try:
+        await serve_until_signal(app.server, app.run(), is_serving=False)
+    finally:
+        await app.close()

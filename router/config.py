@@ -1,0 +1,36 @@
+"""The router's settings: built once in ``__main__``, passed down in the smallest piece."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from specgrove.serving.address import TlsFiles
+
+
+@dataclass(frozen=True, slots=True)
+class TreeConfig:
+    """Bounds of the trees, root not counted. ``is_adaptive``: choose within them by measurement; else always ask for all."""
+
+    max_num_nodes: int = 32
+    max_depth: int = 8
+    beam_width: int | None = None
+    is_adaptive: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RouterConfig:
+    """What a router serves, where, and how much of it at once."""
+
+    llm_addresses: tuple[str, ...]
+    ssm_addresses: tuple[str, ...] = ()
+    address: str = "127.0.0.1:50051"
+    max_num_requests: int = 64
+    max_num_queued: int = 256
+    # How long a request waits for an LLM replica to come back, and for one that is full.
+    replica_wait_s: float = 60.0
+    busy_wait_s: float = 10.0
+    drain_timeout_s: float = 30.0
+    trees: TreeConfig = TreeConfig()
+    log_level: str = "INFO"
+    server_tls: TlsFiles | None = None
+    replica_tls: TlsFiles | None = None

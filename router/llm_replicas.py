@@ -1,0 +1,174 @@
+"""The LLM replicas: who is there, what they serve, and which one takes the next session.
+
+Owned by the app; used by ``RemoteVerifier``. Invariant: all replicas in use serve one model, that of the first that connected;
+another one is refused, with a log line, until the router is restarted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import grpc
+
+from router.served_model import ServedModel, fetch_tokenizer, served_model_of
+from specgrove.errors import InternalError, NoReplicaError
+from specgrove.serving.address import TlsFiles
+from specgrove.serving.status import error_from_rpc
+from specgrove.serving.work_stream_client import WorkStreamClient
+from specgrove.v1 import llm_pb2, llm_pb2_grpc
+
+if TYPE_CHECKING:
+    from specgrove.v1.llm_pb2_grpc import LlmServiceAsyncStub
+
+logger = logging.getLogger(__name__)
+
+_INFO_TIMEOUT_S = 10.0
+_WARMUP_TIMEOUT_S = 60.0
+
+StepTimes = tuple[tuple[int, float], ...]
+"""(rows, milliseconds) of measured forward passes, ascending by rows."""
+
+
+class LlmReplica:
+    """One LLM service. ``session_lens`` are the committed lengths of the sessions placed here."""
+
+    def __init__(self, address: str, pool: LlmPool, tls: TlsFiles | None) -> None:
+        self.session_lens: dict[str, int] = {}
+        self.is_draining = False
+        self._pool = pool
+        self.client = WorkStreamClient[llm_pb2.VerifyItem, llm_pb2.VerifyResult](
+            address,
+            lambda channel: llm_pb2_grpc.LlmServiceStub(channel).Verify(),
+            llm_pb2.VerifyRequest,
+            on_connect=self._check,
+            on_change=pool.refresh,
+            tls=tls,
+        )
+        self.stub: LlmServiceAsyncStub = llm_pb2_grpc.LlmServiceStub(self.client.channel)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether sessions may be placed here now."""
+        return self.client.connected.is_set() and not self.is_draining
+
+    @property
+    def num_session_tokens(self) -> int:
+        """Committed tokens of all sessions here: what keeps the replica busy."""
+        return sum(self.session_lens.values())
+
+    def mark_draining(self) -> None:
+        """It said that it shuts down: no more work for it until it has come back."""
+        self.is_draining = True
+        self._pool.refresh()
+
+    async def _check(self, channel: grpc.aio.Channel) -> None:
+        try:
+            info = await self.stub.GetModelInfo(llm_pb2.LlmServiceGetModelInfoRequest(), timeout=_INFO_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+        await self._pool.accept(info, self.stub)
+        self.is_draining = False
+
+
+class LlmPool:
+    """All LLM replicas."""
+
+    def __init__(self, addresses: Sequence[str], tls: TlsFiles | None = None) -> None:
+        self.model: ServedModel | None = None
+        self.step_times: StepTimes = ()
+        self._usable = asyncio.Event()
+        self._accepting = asyncio.Lock()
+        self._on_change: Callable[[bool], None] = lambda is_usable: None
+        self.replicas = tuple(LlmReplica(address, self, tls) for address in addresses)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether any replica is."""
+        return self._usable.is_set()
+
+    def start(self, on_change: Callable[[bool], None]) -> None:
+        """Connects in the background; ``on_change`` is told when the first replica comes and when the last one goes."""
+        self._on_change = on_change
+        for replica in self.replicas:
+            replica.client.start()
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await asyncio.gather(*(replica.client.close() for replica in self.replicas))
+
+    def refresh(self) -> None:
+        """Called whenever a replica came or went."""
+        is_usable = any(replica.is_usable for replica in self.replicas)
+        if is_usable == self._usable.is_set():
+            return
+        if is_usable:
+            self._usable.set()
+        else:
+            self._usable.clear()
+        self._on_change(is_usable)
+
+    async def accept(self, info: llm_pb2.LlmServiceGetModelInfoResponse, stub: LlmServiceAsyncStub) -> None:
+        """Learns the model from the first replica. Raises ``InternalError`` for a replica with another model."""
+        async with self._accepting:
+            if self.model is None:
+                try:
+                    tokenizer = await fetch_tokenizer(stub)
+                except grpc.aio.AioRpcError as error:
+                    raise error_from_rpc(error) from error
+                if tokenizer.sha256 != info.tokenizer_sha256:
+                    raise InternalError("the LLM service sent a tokenizer whose SHA-256 is not the one it names")
+                self.model = served_model_of(info, tokenizer)
+                return
+        model = self.model
+        ours = (model.name, model.vocab_size, model.tokenizer.sha256)
+        theirs = (info.model, info.vocab_size, info.tokenizer_sha256)
+        if ours != theirs:
+            raise InternalError(f"it serves {theirs}, but this router serves {ours}; restart the router to change that")
+        if info.max_model_len != model.context_len:
+            logger.warning("a replica came with context %d; was %d", info.max_model_len, model.context_len)
+            self.model = served_model_of(info, model.tokenizer)
+
+    async def measure(self) -> None:
+        """Asks a replica for its step times, once; the tree policy does without when there are none."""
+        replica = next((replica for replica in self.replicas if replica.is_usable), None)
+        if replica is None or self.step_times:
+            return
+        try:
+            response = await replica.stub.Warmup(llm_pb2.LlmServiceWarmupRequest(), timeout=_WARMUP_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            logger.warning("%s: no step times: %s", replica.client.address, error_from_rpc(error))
+            return
+        self.step_times = tuple((time.num_tokens, time.step_ms) for time in response.step_times if time.step_ms > 0)
+        logger.info("step times in ms by rows: %s", dict(self.step_times))
+
+    async def wait_usable(self, timeout_s: float) -> None:
+        """Raises ``NoReplicaError`` when none came in time."""
+        try:
+            await asyncio.wait_for(self._usable.wait(), timeout_s)
+        except TimeoutError:
+            raise NoReplicaError(f"no LLM replica was there for {timeout_s:.0f} s; try again later") from None
+
+    async def place(self, session_id: str, wait_s: float) -> LlmReplica:
+        """The replica for a session: the one it is on while that is usable, else the one with the fewest tokens."""
+        until_s = time.monotonic() + wait_s
+        while not (usable := [replica for replica in self.replicas if replica.is_usable]):
+            await self.wait_usable(max(until_s - time.monotonic(), 0.0))
+        here = self.replica_of(session_id)
+        if here is not None and here.is_usable:
+            return here
+        self.forget(session_id)
+        chosen = min(usable, key=lambda replica: (replica.num_session_tokens, len(replica.session_lens)))
+        chosen.session_lens[session_id] = 0
+        return chosen
+
+    def replica_of(self, session_id: str) -> LlmReplica | None:
+        """Where the session is."""
+        return next((replica for replica in self.replicas if session_id in replica.session_lens), None)
+
+    def forget(self, session_id: str) -> list[LlmReplica]:
+        """The session is no longer anywhere; returns where it was."""
+        return [r for r in self.replicas if r.session_lens.pop(session_id, None) is not None]

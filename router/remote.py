@@ -1,0 +1,166 @@
+"""The loop's ``Verifier`` and ``Drafter`` over the network. Used by the servicer; many sessions share each of them.
+
+Invariant: closing never raises and never waits; a lost replica shows as ``UnavailableError`` (the loop replays) and no
+replica for too long as ``NoReplicaError`` (final).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
+
+import grpc
+
+from specgrove import wire
+from specgrove.errors import DeadlineExceededError, ResourceExhaustedError, UnavailableError
+from specgrove.request import Draft, DraftWork, Verdict, VerifyWork
+from specgrove.serving.work_stream_client import WorkStreamClient
+from specgrove.v1 import llm_pb2, ssm_pb2, ssm_pb2_grpc
+
+if TYPE_CHECKING:
+    from router.llm_replicas import LlmPool, LlmReplica
+
+logger = logging.getLogger(__name__)
+
+_CLOSE_TIMEOUT_S = 2.0
+_MIN_BUSY_BACKOFF_S = 0.02
+_MAX_BUSY_BACKOFF_S = 0.5
+
+
+class RemoteVerifier:
+    """All LLM replicas as one verifier. A session stays on its replica while that is there."""
+
+    def __init__(self, pool: LlmPool, *, replica_wait_s: float, busy_wait_s: float) -> None:
+        """Waits ``replica_wait_s`` for any replica, and ``busy_wait_s`` for one that has no room."""
+        self._pool = pool
+        self._replica_wait_s = replica_wait_s
+        self._busy_wait_s = busy_wait_s
+        self._background = _Background()
+
+    async def verify(self, work: VerifyWork) -> Verdict:
+        """The verdict of the session's replica."""
+        async with _deadline(work.timeout_ms):
+            replica = await self._replica_of(work)
+            replica.session_lens[work.session_id] = work.base + len(work.new_token_ids)
+            backoff_s, until_s = _MIN_BUSY_BACKOFF_S, time.monotonic() + self._busy_wait_s
+            while True:
+                result = await replica.client.call(wire.verify_work_to_proto(work, 0))
+                if result.HasField("verdict"):
+                    return wire.verdict_from_proto(result.verdict)
+                error = wire.error_from_proto(result.error)
+                if isinstance(error, UnavailableError):
+                    replica.mark_draining()
+                if not isinstance(error, ResourceExhaustedError) or time.monotonic() + backoff_s > until_s:
+                    raise error
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(backoff_s * 2, _MAX_BUSY_BACKOFF_S)
+
+    async def close(self, session_id: str) -> None:
+        """Tells the replica to forget the session, in the background."""
+        for replica in self._pool.forget(session_id):
+            if replica.client.connected.is_set():
+                request = llm_pb2.LlmServiceCloseSessionRequest(session_id=session_id)
+                self._background.start(replica.stub.CloseSession(request, timeout=_CLOSE_TIMEOUT_S))
+
+    async def finish(self) -> None:
+        """Returns when all closing is done."""
+        await self._background.finish()
+
+    async def _replica_of(self, work: VerifyWork) -> LlmReplica:
+        if work.base == 0:
+            # A replay, or the start: the one place that waits for replicas, so that the loop's attempts are not used up.
+            return await self._pool.place(work.session_id, self._replica_wait_s)
+        replica = self._pool.replica_of(work.session_id)
+        if replica is None or not replica.is_usable:
+            raise UnavailableError("the session's LLM replica is gone")
+        return replica
+
+
+class RemoteDrafter:
+    """One SSM service. ``ssms`` are the names of those of its SSMs that may be used."""
+
+    def __init__(self, client: WorkStreamClient[ssm_pb2.DraftItem, ssm_pb2.DraftResult]) -> None:
+        self.ssms: tuple[str, ...] = ()
+        self._client = client
+        self._has_others = False
+        self._sessions: set[str] = set()
+        self._background = _Background()
+
+    def use(self, ssms: tuple[str, ...], *, has_others: bool) -> None:
+        """Sets which SSMs may be used; with ``has_others`` the service has more, so that they must be named."""
+        self.ssms, self._has_others = ssms, has_others
+
+    @property
+    def busyness(self) -> tuple[bool, int]:
+        """Compares services with the same SSMs: those that are away last, then by number of sessions."""
+        return (not self._client.connected.is_set(), len(self._sessions))
+
+    async def draft(self, work: DraftWork) -> Draft:
+        """The trees of the SSMs asked for. Raises at once when the service is away."""
+        wanted = tuple(name for name in self.ssms if not work.ssms or name in work.ssms)
+        if not wanted:
+            raise UnavailableError("none of its SSMs can be used")
+        item = wire.draft_work_to_proto(work, 0)
+        del item.ssms[:]
+        if self._has_others or wanted != self.ssms:
+            item.ssms.extend(wanted)
+        self._sessions.add(work.session_id)
+        result = await self._client.call(item)
+        if result.HasField("draft"):
+            return wire.draft_from_proto(result.draft)
+        raise wire.error_from_proto(result.error)
+
+    async def close(self, session_id: str) -> None:
+        """Tells the service to forget the session, in the background."""
+        if session_id not in self._sessions:
+            return
+        self._sessions.discard(session_id)
+        if self._client.connected.is_set():
+            stub = ssm_pb2_grpc.SsmServiceStub(self._client.channel)
+            request = ssm_pb2.SsmServiceCloseSessionRequest(session_id=session_id)
+            self._background.start(stub.CloseSession(request, timeout=_CLOSE_TIMEOUT_S))
+
+    async def finish(self) -> None:
+        """Returns when all closing is done."""
+        await self._background.finish()
+
+
+class _UnaryCall(Protocol):
+    def __await__(self) -> Any: ...
+
+
+class _Background:
+    """Calls that nobody waits for."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, call: _UnaryCall) -> None:
+        task = asyncio.create_task(self._run(call))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def finish(self) -> None:
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _run(self, call: _UnaryCall) -> Coroutine[Any, Any, None]:
+        async def run() -> None:
+            try:
+                await call
+            except grpc.aio.AioRpcError as error:
+                logger.info("a session was not closed, it will expire: %s", error.details())
+
+        return run()
+
+
+@contextlib.asynccontextmanager
+async def _deadline(timeout_ms: int | None) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1e3):
+            yield
+    except TimeoutError:
+        raise DeadlineExceededError("the request's deadline passed") from None

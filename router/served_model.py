@@ -1,0 +1,60 @@
+"""The model behind the router: its facts and its tokenizer, as the LLM service tells them. Immutable."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from specgrove.errors import InternalError
+from specgrove.tokenizer import TOKENIZER_FILE_NAMES, Tokenizer
+from specgrove.v1 import llm_pb2
+
+if TYPE_CHECKING:
+    from specgrove.v1.llm_pb2_grpc import LlmServiceAsyncStub
+
+_FETCH_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """``context_len`` is the longest prompt + output in tokens."""
+
+    name: str
+    architecture: str
+    vocab_size: int
+    context_len: int
+    dtype: str
+    eos_token_ids: tuple[int, ...]
+    max_num_tree_nodes: int
+    tokenizer: Tokenizer
+
+
+def served_model_of(info: llm_pb2.LlmServiceGetModelInfoResponse, tokenizer: Tokenizer) -> ServedModel:
+    """The facts that the router needs."""
+    return ServedModel(
+        name=info.model,
+        architecture=info.architecture,
+        vocab_size=info.vocab_size,
+        context_len=info.max_model_len,
+        dtype=info.dtype,
+        eos_token_ids=tuple(info.eos_token_ids),
+        max_num_tree_nodes=info.max_num_tree_nodes,
+        tokenizer=tokenizer,
+    )
+
+
+async def fetch_tokenizer(stub: LlmServiceAsyncStub) -> Tokenizer:
+    """The LLM service's tokenizer files, read. Raises ``InternalError`` when they are unusable."""
+    contents: dict[str, bytearray] = {}
+    async for piece in stub.GetTokenizer(llm_pb2.GetTokenizerRequest(), timeout=_FETCH_TIMEOUT_S):
+        contents.setdefault(piece.file_name, bytearray()).extend(piece.content)
+    with tempfile.TemporaryDirectory(prefix="specgrove-tokenizer-") as folder:
+        for name in TOKENIZER_FILE_NAMES:
+            if name in contents:
+                (Path(folder) / name).write_bytes(contents[name])
+        try:
+            return Tokenizer.from_folder(folder)
+        except (OSError, ValueError) as error:
+            raise InternalError(f"the LLM service's tokenizer is unusable: {error}") from error

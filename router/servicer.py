@@ -1,0 +1,179 @@
+"""The public API: thin, from a request's message to the loop and from its steps to messages. Raises our errors only.
+
+Invariant: whichever way a call ends, its permit is given back and its sessions are closed on both sides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from typing import Any
+
+from router.admission import Admission
+from router.config import TreeConfig
+from router.llm_replicas import LlmPool
+from router.remote import RemoteVerifier
+from router.served_model import ServedModel
+from router.ssm_replicas import SsmPool
+from router.text_stream import TextStream
+from router.tree_policy import Measurements, policy_for
+from router.validation import CheckedRequest, checked_detokenize, checked_request, checked_tokenize
+from specgrove import wire
+from specgrove.errors import UnavailableError
+from specgrove.request import CommittedToken, FinishReason, GenerationStatistics
+from specgrove.speculation import MAX_NUM_TREE_NODES, generate
+from specgrove.tokenizer import IncrementalDetokenizer
+from specgrove.v1 import router_pb2, router_pb2_grpc
+
+_CODE_OF_FINISH_REASON = {
+    FinishReason.STOP: router_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: router_pb2.FINISH_REASON_LENGTH,
+}
+
+
+class RouterServicer(router_pb2_grpc.RouterServiceServicer):
+    """One per router."""
+
+    def __init__(
+        self, llms: LlmPool, ssms: SsmPool, verifier: RemoteVerifier, admission: Admission, trees: TreeConfig
+    ) -> None:
+        self._llms = llms
+        self._ssms = ssms
+        self._verifier = verifier
+        self._admission = admission
+        self._trees = trees
+        self._measurements = Measurements(lambda: llms.step_times, lambda: admission.num_active)
+        self._version = _version()
+
+    async def Generate(  # noqa: N802
+        self, request: router_pb2.GenerateRequest, context: Any
+    ) -> AsyncGenerator[router_pb2.GenerateResponse, None]:
+        """Streams one output."""
+        arrived_s = time.monotonic()
+        remaining_s = context.time_remaining()
+        model = self._model()
+        checked = await checked_request(
+            request,
+            model,
+            self._ssms.ssms,
+            session_id=uuid.uuid4().hex,
+            deadline_s=None if remaining_s is None else arrived_s + remaining_s,
+        )
+        async with (
+            self._admission.permit(),
+            contextlib.aclosing(self._responses(checked, model, arrived_s)) as responses,
+        ):
+            async for response in responses:
+                yield response
+
+    async def GetModelInfo(  # noqa: N802
+        self, request: router_pb2.GetModelInfoRequest, context: Any
+    ) -> router_pb2.GetModelInfoResponse:
+        """The model and the SSMs."""
+        model = self._model()
+        return router_pb2.GetModelInfoResponse(
+            model=model.name,
+            architecture=model.architecture,
+            vocab_size=model.vocab_size,
+            max_model_len=model.context_len,
+            dtype=model.dtype,
+            eos_token_ids=model.eos_token_ids,
+            ssms=self._ssms.ssms,
+            version=self._version,
+        )
+
+    async def Tokenize(  # noqa: N802
+        self, request: router_pb2.TokenizeRequest, context: Any
+    ) -> router_pb2.TokenizeResponse:
+        """Token ids of text or chat."""
+        return router_pb2.TokenizeResponse(token_ids=await checked_tokenize(request, self._model()))
+
+    async def Detokenize(  # noqa: N802
+        self, request: router_pb2.DetokenizeRequest, context: Any
+    ) -> router_pb2.DetokenizeResponse:
+        """Text of token ids."""
+        model = self._model()
+        token_ids = checked_detokenize(request, model)
+        text = model.tokenizer.decode(token_ids, keep_special_tokens=request.keep_special_tokens)
+        return router_pb2.DetokenizeResponse(text=text)
+
+    def _model(self) -> ServedModel:
+        if self._llms.model is None:
+            raise UnavailableError("the LLM service is not connected yet; try again later")
+        return self._llms.model
+
+    async def _responses(
+        self, checked: CheckedRequest, model: ServedModel, arrived_s: float
+    ) -> AsyncGenerator[router_pb2.GenerateResponse, None]:
+        request = checked.request
+        max_num_nodes = min(model.max_num_tree_nodes or MAX_NUM_TREE_NODES, MAX_NUM_TREE_NODES) - 1
+        policy = policy_for(request.speculation, self._trees, self._measurements, max_num_nodes)
+        steps = generate(
+            request,
+            self._ssms.drafters_for(request.speculation),
+            self._verifier,
+            policy,
+            vocab_size=model.vocab_size,
+            context_len=model.context_len,
+        )
+        stream = TextStream(IncrementalDetokenizer(model.tokenizer), checked.stop_texts)
+        statistics = GenerationStatistics()
+        first_s: float | None = None
+        async with contextlib.aclosing(steps):
+            async for step in steps:
+                now_s = time.monotonic()
+                first_s = first_s or now_s
+                piece = stream.add([token.token_id for token in step.tokens])
+                # What follows a stop text in this step is no output.
+                tokens = step.tokens[: len(piece.token_texts)]
+                statistics.add(replace(step, tokens=tokens, accepted_depth=min(step.accepted_depth, len(tokens))))
+                finish_reason = FinishReason.STOP if piece.is_stopped else step.finish_reason
+                response = router_pb2.GenerateResponse(
+                    tokens=[_token_to_proto(t, text) for t, text in zip(tokens, piece.token_texts, strict=True)],
+                    text=piece.text,
+                )
+                if finish_reason is None:
+                    yield response
+                    continue
+                response.text += "" if piece.is_stopped else stream.finish()
+                response.finish_reason = _CODE_OF_FINISH_REASON[finish_reason]
+                response.usage.CopyFrom(_usage_of(checked, statistics))
+                response.usage.first_token_ms = (first_s - arrived_s) * 1e3
+                response.usage.decode_ms = (now_s - first_s) * 1e3
+                yield response
+                return
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("specgrove")
+    except importlib.metadata.PackageNotFoundError:
+        # Run from a checkout that is not installed.
+        return "0+source"
+
+
+def _token_to_proto(token: CommittedToken, text: str) -> router_pb2.GeneratedToken:
+    log_probs = None if token.log_probs is None else wire.log_probs_to_proto(token.log_probs)
+    return router_pb2.GeneratedToken(
+        token_id=token.token_id, text=text, drafted_by=token.drafted_by, log_probs=log_probs
+    )
+
+
+def _usage_of(checked: CheckedRequest, statistics: GenerationStatistics) -> router_pb2.Usage:
+    return router_pb2.Usage(
+        num_prompt_tokens=len(checked.request.prompt_token_ids),
+        num_output_tokens=statistics.num_output_tokens,
+        num_verify_steps=statistics.num_verify_steps,
+        acceptance_histogram=statistics.acceptance_histogram,
+        drafted_by_depth=statistics.drafted_by_depth,
+        accepted_by_depth=statistics.accepted_by_depth,
+        num_drafted_nodes=statistics.num_drafted_nodes,
+        draft_ms=statistics.draft_ms,
+        verify_ms=statistics.verify_ms,
+        num_replays=statistics.num_replays,
+        seed=checked.request.sampling.seed,
+    )

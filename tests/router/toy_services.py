@@ -1,0 +1,304 @@
+"""LLM and SSM services whose model is a hash of the prefix, over real sockets, and a router in front of them. No torch.
+
+The toy model's output is known (``toy_output``), so every test compares what a client got with what it must get.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import tokenizers
+
+from router.app import RouterApp
+from router.config import RouterConfig
+from specgrove import wire
+from specgrove.errors import ResourceExhaustedError, StaleBaseError
+from specgrove.request import Draft, DraftedTree, DraftWork, LogProbs, Verdict, VerifyWork
+from specgrove.serving.server import Server
+from specgrove.serving.work_streams import WorkStreams
+from specgrove.token_tree import TokenTree
+from specgrove.v1 import llm_pb2, llm_pb2_grpc, router_pb2_grpc, ssm_pb2, ssm_pb2_grpc, token_tree_pb2
+
+# 256 bytes and the end-of-sequence token.
+VOCAB_SIZE = 257
+EOS = 256
+CONTEXT_LEN = 512
+MODEL = "toy"
+
+NextToken = Callable[[Sequence[int], int], int]
+
+
+def toy_next(prefix: Sequence[int], seed: int) -> int:
+    """The toy model: a printable ASCII byte, by the last 8 tokens, the length and the seed."""
+    text = f"{seed}:{len(prefix)}:{list(prefix[-8:])}"
+    return 32 + int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") % 95
+
+
+def toy_output(prompt: Sequence[int], num_tokens: int, seed: int = 0, next_token: NextToken = toy_next) -> list[int]:
+    """What any correct decoding gives."""
+    tokens = list(prompt)
+    for _ in range(num_tokens):
+        tokens.append(next_token(tokens, seed))
+    return tokens[len(prompt) :]
+
+
+def toy_tokenizer_json() -> bytes:
+    """A byte-level tokenizer without merges: ids 0 to 255 are the bytes, in order."""
+    alphabet = _byte_characters()
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<eos>"])
+    return tokenizer.to_str().encode()
+
+
+def _byte_characters() -> list[str]:
+    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]
+
+
+CHAT_TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
+
+
+class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
+    """Sessions as an LLM service keeps them; knobs make it slow, forgetful or full."""
+
+    def __init__(self, next_token: NextToken = toy_next, step_s: float = 0.0) -> None:
+        self.streams = WorkStreams(self._verify, llm_pb2.VerifyResult, llm_pb2.VerifyResponse)
+        self.sessions: dict[str, tuple[list[int], Any]] = {}
+        self.closed: list[str] = []
+        self.num_verified = 0
+        self.forget_probability = 0.0
+        self.num_full = 0
+        self.step_s = step_s
+        self._next_token = next_token
+        self._random = random.Random(0)
+
+    async def verify(self, work: VerifyWork) -> Verdict:
+        if self.num_full > 0:
+            self.num_full -= 1
+            raise ResourceExhaustedError("no free KV slots")
+        if self._random.random() < self.forget_probability:
+            self.sessions.pop(work.session_id, None)
+        tokens, session = self.sessions.get(work.session_id, ([], None)) if work.base else ([], work.session)
+        if len(tokens) < work.base or session is None:
+            raise StaleBaseError(len(tokens))
+        tokens = [*tokens[: work.base], *work.new_token_ids]
+        work.tree.validated(vocab_size=VOCAB_SIZE, max_num_nodes=64)
+        assert work.tree.token_ids[0] == tokens[-1]
+        if self.step_s:
+            await asyncio.sleep(self.step_s)
+        base, node, accepted, emitted = len(tokens), 0, [], []
+        while True:
+            choice = self._next_token(tokens, session.sampling.seed)
+            tokens.append(choice)
+            emitted.append(choice)
+            children = [
+                i for i, parent in enumerate(work.tree.parents) if parent == node and work.tree.token_ids[i] == choice
+            ]
+            if not children:
+                break
+            node = children[0]
+            accepted.append(node)
+        self.sessions[work.session_id] = (tokens, session)
+        self.num_verified += 1
+        wanted = session.sampling.num_log_probs
+        log_probs = () if wanted is None else tuple(LogProbs(-0.5, ((t, -0.5),) * wanted) for t in emitted)
+        return Verdict(base, tuple(emitted), tuple(accepted), log_probs, 1.0, work.tree.num_nodes)
+
+    async def close(self, session_id: str) -> None:
+        self.sessions.pop(session_id, None)
+        self.closed.append(session_id)
+
+    async def _verify(self, item: llm_pb2.VerifyItem) -> llm_pb2.VerifyResult:
+        verdict = await self.verify(wire.verify_work_from_proto(item))
+        return llm_pb2.VerifyResult(
+            session_id=item.session_id, item_id=item.item_id, verdict=wire.verdict_to_proto(verdict)
+        )
+
+    def Verify(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802
+        return self.streams.serve(request_iterator, context)
+
+    async def GetModelInfo(self, request: Any, context: Any) -> llm_pb2.LlmServiceGetModelInfoResponse:  # noqa: N802
+        return llm_pb2.LlmServiceGetModelInfoResponse(
+            model=MODEL,
+            architecture="Toy",
+            vocab_size=VOCAB_SIZE,
+            max_model_len=CONTEXT_LEN,
+            dtype="float32",
+            eos_token_ids=[EOS],
+            tokenizer_sha256=hashlib.sha256(toy_tokenizer_json()).hexdigest(),
+            max_num_tree_nodes=64,
+        )
+
+    async def GetTokenizer(self, request: Any, context: Any) -> Any:  # noqa: N802
+        content = toy_tokenizer_json()
+        for start in range(0, len(content), 4096):
+            yield llm_pb2.GetTokenizerResponse(file_name="tokenizer.json", content=content[start : start + 4096])
+        config = json.dumps({"eos_token": "<eos>"}).encode()
+        yield llm_pb2.GetTokenizerResponse(file_name="tokenizer_config.json", content=config)
+        yield llm_pb2.GetTokenizerResponse(file_name="chat_template.jinja", content=CHAT_TEMPLATE.encode())
+
+    async def Warmup(self, request: Any, context: Any) -> llm_pb2.LlmServiceWarmupResponse:  # noqa: N802
+        times = [token_tree_pb2.StepTime(num_tokens=n, step_ms=10 + n / 4) for n in (1, 4, 16, 64)]
+        return llm_pb2.LlmServiceWarmupResponse(step_times=times)
+
+    async def GetLoad(self, request: Any, context: Any) -> llm_pb2.LlmServiceGetLoadResponse:  # noqa: N802
+        return llm_pb2.LlmServiceGetLoadResponse()
+
+    async def CloseSession(self, request: Any, context: Any) -> llm_pb2.LlmServiceCloseSessionResponse:  # noqa: N802
+        await self.close(request.session_id)
+        return llm_pb2.LlmServiceCloseSessionResponse()
+
+
+class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
+    """Drafts random trees that often hold the toy model's choice; ``spoil`` makes them malformed."""
+
+    def __init__(self, names: Sequence[str] = ("toy-a", "toy-b"), hit_rate: float = 0.7) -> None:
+        self.streams = WorkStreams(self._draft, ssm_pb2.DraftResult, ssm_pb2.DraftResponse)
+        self.sessions: dict[str, list[int]] = {}
+        self.closed: list[str] = []
+        self.asked: list[DraftWork] = []
+        self.names = tuple(names)
+        self.tokenizer_sha256 = ""
+        self.forget_probability = 0.0
+        self.delay_s = 0.0
+        self.spoil: Callable[[TokenTree], TokenTree] = lambda tree: tree
+        self._hit_rate = hit_rate
+        self._random = random.Random(1)
+
+    async def draft(self, work: DraftWork) -> Draft:
+        self.asked.append(work)
+        if self._random.random() < self.forget_probability:
+            self.sessions.pop(work.session_id, None)
+        held = self.sessions.get(work.session_id, []) if work.base else []
+        if len(held) < work.base:
+            raise StaleBaseError(len(held))
+        tokens = [*held[: work.base], *work.new_token_ids]
+        self.sessions[work.session_id] = tokens
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        names = [name for name in self.names if not work.ssms or name in work.ssms]
+        trees = [DraftedTree(n, self.spoil(self._tree(tokens, work))) for n in names if work.shape.max_num_nodes]
+        return Draft(len(tokens), tuple(trees), 1.0)
+
+    async def close(self, session_id: str) -> None:
+        self.sessions.pop(session_id, None)
+        self.closed.append(session_id)
+
+    def _tree(self, tokens: list[int], work: DraftWork) -> TokenTree:
+        paths: list[list[int]] = [[]]
+        nodes: list[tuple[int, int, float]] = [(tokens[-1], -1, 0.0)]
+        seen = set()
+        for _ in range(work.shape.max_num_nodes):
+            parent = self._random.randrange(len(paths))
+            path = paths[parent]
+            is_hit = self._random.random() < self._hit_rate
+            token = toy_next([*tokens, *path], 0) if is_hit else self._random.randrange(VOCAB_SIZE)
+            if len(path) >= work.shape.max_depth or (parent, token) in seen:
+                continue
+            seen.add((parent, token))
+            paths.append([*path, token])
+            nodes.append((token, parent, -0.1 - self._random.random()))
+        token_ids, parents, log_probs = zip(*nodes, strict=True)
+        return TokenTree(token_ids, parents, log_probs, (0,) * len(nodes))
+
+    async def _draft(self, item: ssm_pb2.DraftItem) -> ssm_pb2.DraftResult:
+        draft = await self.draft(wire.draft_work_from_proto(item))
+        return ssm_pb2.DraftResult(session_id=item.session_id, item_id=item.item_id, draft=wire.draft_to_proto(draft))
+
+    def Draft(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802
+        return self.streams.serve(request_iterator, context)
+
+    async def GetModelInfo(self, request: Any, context: Any) -> ssm_pb2.SsmServiceGetModelInfoResponse:  # noqa: N802
+        infos = [ssm_pb2.SsmInfo(name=n, mode="beam", tokenizer_sha256=self.tokenizer_sha256) for n in self.names]
+        return ssm_pb2.SsmServiceGetModelInfoResponse(ssms=infos)
+
+    async def Warmup(self, request: Any, context: Any) -> ssm_pb2.SsmServiceWarmupResponse:  # noqa: N802
+        return ssm_pb2.SsmServiceWarmupResponse()
+
+    async def GetLoad(self, request: Any, context: Any) -> ssm_pb2.SsmServiceGetLoadResponse:  # noqa: N802
+        return ssm_pb2.SsmServiceGetLoadResponse()
+
+    async def CloseSession(self, request: Any, context: Any) -> ssm_pb2.SsmServiceCloseSessionResponse:  # noqa: N802
+        await self.close(request.session_id)
+        return ssm_pb2.SsmServiceCloseSessionResponse()
+
+
+def llm_server(llm: ToyLlm, address: str = "127.0.0.1:0") -> Server:
+    return Server(
+        address,
+        lambda server: llm_pb2_grpc.add_LlmServiceServicer_to_server(llm, server),
+        service_names=["specgrove.v1.LlmService"],
+        drain=llm.streams.drain,
+    )
+
+
+def ssm_server(ssm: ToySsm, address: str = "127.0.0.1:0") -> Server:
+    return Server(
+        address,
+        lambda server: ssm_pb2_grpc.add_SsmServiceServicer_to_server(ssm, server),
+        service_names=["specgrove.v1.SsmService"],
+        drain=ssm.streams.drain,
+    )
+
+
+class ToySuite:
+    """The three services, and a stub of the router."""
+
+    def __init__(self, llm: ToyLlm, ssm: ToySsm) -> None:
+        self.llm, self.ssm = llm, ssm
+        self.llm_server, self.ssm_server = llm_server(llm), ssm_server(ssm)
+        self.app: RouterApp
+        self.stub: Any
+        self.channel: grpc.aio.Channel
+
+    async def restart_llm(self, llm: ToyLlm, pause_s: float = 0.1) -> None:
+        """As after kill -9: the sessions are gone."""
+        await self.llm_server.stop(0)
+        await asyncio.sleep(pause_s)
+        self.llm, self.llm_server = llm, llm_server(llm, self.llm_server.address)
+        await self.llm_server.start()
+
+    async def restart_ssm(self, ssm: ToySsm) -> None:
+        await self.ssm_server.stop(0)
+        self.ssm, self.ssm_server = ssm, ssm_server(ssm, self.ssm_server.address)
+        await self.ssm_server.start()
+
+
+@contextlib.asynccontextmanager
+async def toy_suite(llm: ToyLlm | None = None, ssm: ToySsm | None = None, **settings: Any) -> AsyncIterator[ToySuite]:
+    """The suite on free ports; ``settings`` are fields of ``RouterConfig``."""
+    suite = ToySuite(llm or ToyLlm(), ssm or ToySsm())
+    config = RouterConfig(
+        llm_addresses=(await suite.llm_server.start(),),
+        ssm_addresses=(await suite.ssm_server.start(),),
+        address="127.0.0.1:0",
+    )
+    suite.app = RouterApp(replace(config, **settings))
+    address = await suite.app.server.start(is_serving=False)
+    running = asyncio.create_task(suite.app.run())
+    suite.channel = grpc.aio.insecure_channel(address)
+    suite.stub = router_pb2_grpc.RouterServiceStub(suite.channel)
+    try:
+        async with asyncio.timeout(10):
+            await suite.app.llms.wait_usable(10)
+            for replica in suite.app.ssms.replicas:
+                await replica.client.connected.wait()
+        yield suite
+    finally:
+        await suite.channel.close()
+        await suite.app.server.stop(0)
+        running.cancel()
+        await suite.app.close()
+        await suite.ssm_server.stop(0)
+        await suite.llm_server.stop(0)
