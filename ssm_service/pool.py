@@ -177,7 +177,8 @@ class DrafterPool:
         if pending is not None and not pending.waiting_for:
             session.pending = None
             draft_ms = (self._clock_s() - pending.started_s) * 1e3
-            self._finished.append((pending.item_id, Draft(len(session.token_ids), tuple(pending.trees), draft_ms)))
+            trees = tuple(sorted(pending.trees, key=lambda drafted: self.names.index(drafted.ssm)))
+            self._finished.append((pending.item_id, Draft(len(session.token_ids), trees, draft_ms)))
 
     def close_session(self, session_id: str) -> None:
         """See ``Engine``."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -83,17 +85,14 @@ def test_a_passed_deadline_gives_the_slots_back(suite: Suite, client: Client) ->
 
 
 def test_a_vanished_client_gives_the_slots_back(suite: Suite) -> None:
-    child = os.fork()
-    if child == 0:
-        os.execlp(
-            "python3", "python3", "-c",
-            "import sys; from specgrove.client import Client\n"
-            f"for chunk in Client({suite.address!r}).generate({QUESTION!r}, max_tokens=500, ignore_eos=True): "
-            "print('x', flush=True)",
-        )  # fmt: skip
+    program = (
+        "from specgrove.client import Client\n"
+        f"for chunk in Client({suite.address!r}).generate({QUESTION!r}, max_tokens=500, ignore_eos=True): pass"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program])
     try:
         assert eventually(lambda: slots_in_use(suite)[0] > 0, 30)
     finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        child.kill()
+        child.wait()
     assert eventually(lambda: slots_in_use(suite) == (0, 0), 1)

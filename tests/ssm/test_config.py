@@ -1,0 +1,39 @@
+"""``--ssm`` specs: what they mean, and errors that say what is wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from ssm_service.config import parse_ssm, parse_ssms
+from ssm_service.draft_tree import Beam, Expansion
+
+
+def test_specs() -> None:
+    assert parse_ssm("lookup").mode == "lookup"
+    assert parse_ssm("demo").rule == Beam()
+    assert parse_ssm("/models/small,width=5,name=tiny").rule == Beam(5)
+    assert parse_ssm("/models/small,width=5,name=tiny").name == "tiny"
+    assert parse_ssm("owner/small").name == "small"
+    assert parse_ssm("demo,mode=expansion").rule == Expansion()
+    assert parse_ssm("demo,expansion=2-2").rule == Expansion((2, 2))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "names no model"),
+        ("demo,speed=9", "'speed=9' is no option"),
+        ("demo,mode=magic", "beam or expansion"),
+        ("demo,width=0", "from 1 to 64"),
+        ("demo,expansion=1-x", "from 1 to 64"),
+        ("lookup,width=2", "no option but name"),
+    ],
+)
+def test_bad_specs_are_named(text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        parse_ssm(text)
+
+
+def test_names_must_differ() -> None:
+    with pytest.raises(ValueError, match="two SSMs are named demo"):
+        parse_ssms(["demo", "demo"])

@@ -1,0 +1,190 @@
+"""The pool's engine with real tiny models: KV reuse changes nothing, slots are accounted for, errors leave it serving."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from specgrove.errors import DeadlineExceededError, InvalidRequestError, SessionClosedError, StaleBaseError
+from specgrove.models.decoder import load_decoder
+from specgrove.request import Draft, DraftWork, TreeShape
+from specgrove.runtime.model_runner import ModelRunner
+from specgrove.runtime.step_loop import WorkItem
+from ssm_service.config import PoolConfig
+from ssm_service.draft_tree import Beam, Expansion
+from ssm_service.lookup import LookupSsm
+from ssm_service.neural import DraftVocab, NeuralSsm
+from ssm_service.pool import DrafterPool
+from tests.conftest import TINY_VOCAB_SIZE
+
+SHAPE = TreeShape(max_num_nodes=7, max_depth=4)
+PROMPT = (5, 1, 44, 90, 3, 3, 17, 60, 2, 8, 31)
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture(scope="module")
+def runners(tiny_llama: Path, other_tiny_llama: Path) -> list[ModelRunner]:
+    return [ModelRunner(load_decoder(folder, torch.float32), 300) for folder in (tiny_llama, other_tiny_llama)]
+
+
+def make_pool(runners: list[ModelRunner], clock: Clock | None = None) -> DrafterPool:
+    ssms = [
+        NeuralSsm("beam", runners[0], Beam(3), None, max_num_chunk_tokens=4),
+        NeuralSsm("expansion", runners[1], Expansion((2, 1, 2)), None),
+        LookupSsm("lookup"),
+    ]
+    return DrafterPool(ssms, PoolConfig(), clock or Clock())
+
+
+def run(pool: DrafterPool) -> dict[int, object]:
+    results: dict[int, object] = {}
+    while pool.has_work():
+        results.update(pool.step())
+    return results
+
+
+def ask(pool: DrafterPool, work: DraftWork) -> Draft:
+    pool.add(WorkItem(1, work))
+    (result,) = run(pool).values()
+    assert isinstance(result, Draft), result
+    return result
+
+
+def test_each_ssm_answers_with_a_tree_below_the_last_token(runners: list[ModelRunner]) -> None:
+    draft = ask(make_pool(runners), DraftWork("s", 0, PROMPT + PROMPT, SHAPE))
+    assert draft.base == 2 * len(PROMPT)
+    assert {drafted.ssm for drafted in draft.trees} == {"beam", "expansion", "lookup"}
+    for drafted in draft.trees:
+        tree = drafted.tree.validated(vocab_size=TINY_VOCAB_SIZE, max_num_nodes=8)
+        assert tree.token_ids[0] == PROMPT[-1]
+        assert max(tree.depths()) <= 4
+
+
+def test_kept_keys_and_values_change_no_tree(runners: list[ModelRunner]) -> None:
+    """Whatever was committed, along the drafted tree or not: the same trees as from a fresh session."""
+    rng = random.Random(1)
+    pool = make_pool(runners)
+    committed = list(PROMPT)
+    work = DraftWork("s", 0, PROMPT, SHAPE)
+    for step in range(25):
+        draft = ask(pool, work)
+        fresh = ask(pool, DraftWork(f"fresh {step}", 0, tuple(committed), SHAPE, ssms=("beam", "expansion")))
+        pool.close_session(f"fresh {step}")
+        assert [drafted for drafted in draft.trees if drafted.ssm != "lookup"] == list(fresh.trees)
+        tree = rng.choice(draft.trees).tree
+        node = rng.randrange(tree.num_nodes)
+        path: list[int] = []
+        while node > 0:
+            path.insert(0, tree.token_ids[node])
+            node = tree.parents[node]
+        new = [*path, *([rng.randrange(TINY_VOCAB_SIZE)] if rng.random() < 0.8 or not path else [])]
+        if len(committed) + len(new) > 200:
+            break
+        work = DraftWork("s", len(committed), tuple(new), SHAPE)
+        committed += new
+    pool.close_session("s")
+    assert pool.num_free_slots == pool.num_slots
+
+
+def test_sessions_of_a_batch_do_not_touch_one_another(runners: list[ModelRunner]) -> None:
+    pool = make_pool(runners)
+    alone = [ask(pool, DraftWork(f"s{i}", 0, PROMPT[i:], SHAPE)).trees for i in range(4)]
+    for i in range(4):
+        pool.add(WorkItem(i, DraftWork(f"s{i}", 0, PROMPT[i:], SHAPE)))
+    together = run(pool)
+    neural = [[tree for tree in trees if tree.ssm != "lookup"] for trees in alone]
+    for i in range(4):
+        draft = together[i]
+        assert isinstance(draft, Draft)
+        assert [tree for tree in draft.trees if tree.ssm != "lookup"] == neural[i]
+
+
+def test_a_draft_vocabulary_maps_both_ways(runners: list[ModelRunner]) -> None:
+    """The map is a permutation here, so drafting with permuted embeddings could be anything: only the ids are checked."""
+    ids = torch.tensor([-1, *range(1, TINY_VOCAB_SIZE)], dtype=torch.int32) + 1000
+    ids[0] = -1
+    pool = DrafterPool([NeuralSsm("mapped", runners[0], Beam(), DraftVocab(ids))], PoolConfig())
+    (drafted,) = ask(pool, DraftWork("s", 0, (1005, 5, 1044), SHAPE)).trees
+    assert drafted.tree.token_ids[0] == 1044
+    assert all(token_id > 1000 for token_id in drafted.tree.token_ids)
+    plain = DrafterPool([NeuralSsm("plain", runners[0], Beam(), None)], PoolConfig())
+    (same,) = ask(plain, DraftWork("s", 0, (5, 0, 44), SHAPE)).trees
+    expected = [1000 + token_id for token_id in same.tree.token_ids]
+    assert 1000 in expected or list(drafted.tree.token_ids) == expected
+
+
+def test_stale_base_says_what_is_held(runners: list[ModelRunner]) -> None:
+    pool = make_pool(runners)
+    ask(pool, DraftWork("s", 0, PROMPT, SHAPE))
+    for base in (3, len(PROMPT) - 1, len(PROMPT) + 1):
+        with pytest.raises(StaleBaseError) as error:
+            pool.add(WorkItem(2, DraftWork("s", base, (4,), SHAPE)))
+        assert error.value.held_len == len(PROMPT)
+    with pytest.raises(StaleBaseError) as error:
+        pool.add(WorkItem(2, DraftWork("unknown", 5, (4,), SHAPE)))
+    assert error.value.held_len == 0
+
+
+def test_bad_items_name_the_field(runners: list[ModelRunner]) -> None:
+    pool = make_pool(runners)
+    good = DraftWork("s", 0, PROMPT, SHAPE)
+    cases = {
+        "session_id": replace(good, session_id="x" * 65),
+        "new_token_ids": replace(good, new_token_ids=(TINY_VOCAB_SIZE,)),
+        "max_num_nodes": replace(good, shape=TreeShape(256, 4)),
+        "max_depth": replace(good, shape=TreeShape(4, 33)),
+        "beam_width": replace(good, shape=TreeShape(4, 4, 65)),
+        "ssms": replace(good, ssms=("nobody",)),
+    }
+    for field, work in cases.items():
+        with pytest.raises(InvalidRequestError) as error:
+            pool.add(WorkItem(1, work))
+        assert error.value.violations[0].field == field
+    assert pool.num_sessions == 0
+    ask(pool, good)
+
+
+def test_closed_and_expired_items_answer_and_free(runners: list[ModelRunner]) -> None:
+    clock = Clock()
+    pool = make_pool(runners, clock)
+    pool.add(WorkItem(1, DraftWork("s", 0, PROMPT, SHAPE)))
+    pool.step()
+    pool.close_session("s")
+    assert isinstance(run(pool)[1], SessionClosedError)
+    pool.add(WorkItem(2, DraftWork("t", 0, PROMPT, SHAPE, timeout_ms=50)))
+    pool.step()
+    clock.now_s = 0.06
+    assert isinstance(run(pool)[2], DeadlineExceededError)
+    assert pool.num_free_slots == pool.num_slots
+    ask(pool, DraftWork("u", 0, PROMPT, SHAPE))
+    clock.now_s = 301.0
+    pool.expire_sessions()
+    assert pool.num_sessions == 0
+    assert pool.num_free_slots == pool.num_slots
+
+
+def test_no_room_costs_the_tree_only(runners: list[ModelRunner]) -> None:
+    pool = make_pool(runners)
+    for i in range(4):
+        draft = ask(pool, DraftWork(f"s{i}", 0, tuple(i + j % 50 for j in range(120)), SHAPE))
+        assert draft.base == 120
+    draft = ask(pool, DraftWork("s3", 120, (7,), SHAPE))
+    assert {"beam", "expansion"} <= {drafted.ssm for drafted in draft.trees}
+    for i in range(4):
+        pool.close_session(f"s{i}")
+    assert pool.num_free_slots == pool.num_slots
+
+
+def test_too_long_sequences_get_no_tree(runners: list[ModelRunner]) -> None:
+    draft = ask(make_pool(runners), DraftWork("s", 0, tuple(i % 90 for i in range(280)), SHAPE))
+    assert {drafted.ssm for drafted in draft.trees} <= {"lookup"}
