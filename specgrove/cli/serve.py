@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import signal
-import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -13,6 +13,8 @@ import rich.console
 
 from specgrove.cli.suites import started_suite
 from specgrove.client import Client
+
+_SIGNAL_POLL_S = 0.1
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -22,17 +24,19 @@ def run(arguments: argparse.Namespace) -> int:
     with _interrupted_by_sigterm(), started_suite(arguments, address=arguments.grpc_address) as suite:
         with Client(suite.address) as client:
             info = client.model_info()
-        stop = threading.Event()
+        # A list, not a threading.Event: a handler that runs while this thread is inside the event's lock would wait for itself.
+        received: list[int] = []
 
         def on_signal(number: int, frame: FrameType | None) -> None:
-            if stop.is_set():
+            received.append(number)
+            if len(received) > 1:
                 suite.kill()
-            stop.set()
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, on_signal)
         console.print(f"serving {info.model} ({info.dtype}) with SSMs {', '.join(info.ssms)} at {suite.address}")
-        stop.wait()
+        while not received:
+            time.sleep(_SIGNAL_POLL_S)
         console.print("stopping the services; once more to stop at once", style="dim")
     return 0
 

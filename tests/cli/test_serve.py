@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -50,10 +51,13 @@ def test_serve_ends_in_order_on_a_signal(number: signal.Signals) -> None:
     process = start(address)
     assert process.stderr is not None
     lines = []
+    watchdog = threading.Timer(30, process.kill)
+    watchdog.start()
     for line in process.stderr:
         lines.append(line.rstrip("\n"))
         if line.startswith("serving"):
             os.kill(process.pid, number)
+    watchdog.cancel()
     assert process.wait(20) == 0
     assert f"serving fake () with SSMs lookup, demo at {address}" in lines
     assert f"[router] hello from {address}" in lines
