@@ -17,14 +17,16 @@ from specgrove.request import SpeculationOptions, Step, TreeShape
 from specgrove.speculation import TreePolicy
 
 _NO_TREE = TreeShape(max_num_nodes=0, max_depth=0)
-_PROBE_SHAPE = TreeShape(max_num_nodes=4, max_depth=3)
-_PROBE_INTERVAL = 24
+_PROBE_SHAPE = TreeShape(max_num_nodes=2, max_depth=2)
+# Steps without a tree before a probe; each probe that changes nothing doubles them.
+_MIN_PROBE_INTERVAL = 16
+_MAX_PROBE_INTERVAL = 128
 _NUM_NODES_CHOICES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _DEPTH_CHOICES = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 # A choice holds for this many steps: choosing takes about 50 us.
 _NUM_STEPS_PER_CHOICE = 4
 # Steps after which an observation counts half as much, in a session and over all sessions.
-_SESSION_DECAY = 0.5 ** (1 / 16)
+_SESSION_DECAY = 0.5 ** (1 / 32)
 _ROUTER_DECAY = 0.5 ** (1 / 256)
 # How many observations the prior (other sessions, else an optimistic guess) is worth against a session's own.
 _PRIOR_WEIGHT = 4.0
@@ -134,6 +136,7 @@ class AdaptiveTreePolicy:
         self._choice = bounds
         self._num_steps = 0
         self._num_steps_without = 0
+        self._probe_interval = _MIN_PROBE_INTERVAL
 
     def shape(self) -> TreeShape:
         """The shape for the next step."""
@@ -143,10 +146,13 @@ class AdaptiveTreePolicy:
             self._choice = self._best()
         self._num_steps += 1
         if self._choice.max_num_nodes > 0:
-            self._num_steps_without = 0
+            self._num_steps_without, self._probe_interval = 0, _MIN_PROBE_INTERVAL
             return self._choice
         self._num_steps_without += 1
-        return self._within(_PROBE_SHAPE) if self._num_steps_without % _PROBE_INTERVAL == 0 else _NO_TREE
+        if self._num_steps_without < self._probe_interval:
+            return _NO_TREE
+        self._num_steps_without, self._probe_interval = 0, min(self._probe_interval * 2, _MAX_PROBE_INTERVAL)
+        return self._within(_PROBE_SHAPE)
 
     def observe(self, step: Step) -> None:
         """Counts a step; one without a tree says nothing about acceptance."""

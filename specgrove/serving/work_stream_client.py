@@ -57,7 +57,7 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
         self._on_connect = on_connect
         self._on_change = on_change or (lambda: None)
         self._pending: dict[int, asyncio.Future[ResultT]] = {}
-        self._outbox: list[ItemT] = []
+        self._outbox: dict[int, ItemT] = {}
         self._has_mail = asyncio.Event()
         self._last_item_id = 0
         self._running: asyncio.Task[None] | None = None
@@ -88,12 +88,14 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
         future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
         self._pending[item_id] = future
         # The writer wakes after this tick of the loop, and then sends all items of the tick in one message.
-        self._outbox.append(item)
+        self._outbox[item_id] = item
         self._has_mail.set()
         try:
             return await future
         finally:
             self._pending.pop(item_id, None)
+            # A call that was cancelled before it was sent never is: its session may be closed by then.
+            self._outbox.pop(item_id, None)
 
     async def _run(self) -> None:
         num_failures = 0
@@ -153,7 +155,8 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
             while True:
                 await self._has_mail.wait()
                 self._has_mail.clear()
-                items, self._outbox = self._outbox, []
+                items = list(self._outbox.values())
+                self._outbox.clear()
                 for start in range(0, len(items), _MAX_NUM_ITEMS):
                     await call.write(self._request_type(items=items[start : start + _MAX_NUM_ITEMS]))
 

@@ -20,7 +20,7 @@ import tokenizers
 from router.app import RouterApp
 from router.config import RouterConfig
 from specgrove import wire
-from specgrove.errors import ResourceExhaustedError, StaleBaseError
+from specgrove.errors import ResourceExhaustedError, SessionClosedError, StaleBaseError
 from specgrove.request import Draft, DraftedTree, DraftWork, LogProbs, Verdict, VerifyWork
 from specgrove.serving.server import Server
 from specgrove.serving.work_streams import WorkStreams
@@ -97,6 +97,8 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         assert work.tree.token_ids[0] == tokens[-1]
         if self.step_s:
             await asyncio.sleep(self.step_s)
+        if work.session_id in self.closed:
+            raise SessionClosedError("closed while its item waited")
         base, node, accepted, emitted = len(tokens), 0, [], []
         while True:
             choice = self._next_token(tokens, session.sampling.seed)

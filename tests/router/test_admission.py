@@ -1,0 +1,66 @@
+"""Permits in order of arrival, and places that come back."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from router.admission import Admission
+from specgrove.errors import ResourceExhaustedError
+
+
+async def _hold(admission: Admission, order: list[int], number: int, gate: asyncio.Event) -> None:
+    async with admission.permit():
+        order.append(number)
+        await gate.wait()
+
+
+async def test_permits_go_in_order_of_arrival_and_a_full_queue_refuses() -> None:
+    admission, order, gate = Admission(2, 3), [], asyncio.Event()
+    tasks = [asyncio.create_task(_hold(admission, order, number, gate)) for number in range(5)]
+    await asyncio.sleep(0)
+    assert (order, admission.num_active, admission.num_queued) == ([0, 1], 2, 3)
+    with pytest.raises(ResourceExhaustedError) as info:
+        async with admission.permit():
+            pass
+    assert info.value.retry_delay_ms >= 100
+    gate.set()
+    await asyncio.gather(*tasks)
+    assert order == [0, 1, 2, 3, 4]
+    assert (admission.num_active, admission.num_queued) == (0, 0)
+    await admission.wait_idle()
+
+
+async def test_a_cancelled_waiter_gives_its_place_back() -> None:
+    admission, order, gate = Admission(1, 2), [], asyncio.Event()
+    tasks = [asyncio.create_task(_hold(admission, order, number, gate)) for number in range(3)]
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    await asyncio.gather(tasks[1], return_exceptions=True)
+    assert admission.num_queued == 1
+    gate.set()
+    await asyncio.gather(tasks[0], tasks[2])
+    assert order == [0, 2]
+
+
+async def test_a_permit_granted_to_a_waiter_that_is_cancelled_in_the_same_tick_is_passed_on() -> None:
+    admission, order, gate = Admission(1, 2), [], asyncio.Event()
+    tasks = [asyncio.create_task(_hold(admission, order, number, gate)) for number in range(3)]
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    async with asyncio.timeout(1):
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert order[-1] == 2
+    assert admission.num_active == 0
+
+
+async def test_failures_give_the_permit_back() -> None:
+    admission = Admission(1, 0)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="boom"):
+            async with admission.permit():
+                raise ValueError("boom")
+    assert admission.num_active == 0

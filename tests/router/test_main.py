@@ -1,0 +1,40 @@
+"""The command line, and what importing the router brings along."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from router.__main__ import config_of
+
+
+def test_importing_the_router_brings_no_torch() -> None:
+    program = "import sys, router, router.__main__; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_flags() -> None:
+    config = config_of(
+        ["--llm", "a:1", "--llm", "unix:/b", "--ssm", "c:2", "--max-requests", "3", "--tree-policy", "static"]
+    )
+    assert config.llm_addresses == ("a:1", "unix:/b")
+    assert (config.ssm_addresses, config.max_num_requests, config.trees.is_adaptive) == (("c:2",), 3, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "at least one --llm"),
+        (["--llm", "nowhere"], "HOST:PORT"),
+        (["--llm", "a:1", "--max-requests", "0"], "must be a number >= 1"),
+        (["--llm", "a:1", "--drain-timeout-s", "nan"], "must be seconds"),
+        (["--llm", "a:1", "--tls-certificate", "x"], "go together"),
+    ],
+)
+def test_wrong_flags_are_explained(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        config_of(arguments)
+    assert message in capsys.readouterr().err

@@ -1,0 +1,203 @@
+"""The loop in-process with toy drafters and verifiers: whatever they do, the output is the incremental output."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from specgrove.errors import DeadlineExceededError, InternalError, UnavailableError
+from specgrove.request import (
+    Draft,
+    DraftedTree,
+    DraftWork,
+    FinishReason,
+    GenerationRequest,
+    GenerationStatistics,
+    SamplingParams,
+    Step,
+    TreeShape,
+    Verdict,
+    VerifyWork,
+)
+from specgrove.speculation import Drafter, Verifier, generate
+from specgrove.token_tree import TokenTree
+from tests.router.toy_services import CONTEXT_LEN, VOCAB_SIZE, ToyLlm, ToySsm, toy_next, toy_output
+
+PROMPT = (1, 2, 3)
+
+
+class _Shape:
+    def __init__(self, shape: TreeShape) -> None:
+        self._shape = shape
+
+    def shape(self) -> TreeShape:
+        return self._shape
+
+    def observe(self, step: Step) -> None:
+        pass
+
+
+class _Failing(ToySsm):
+    """Raises, or never answers."""
+
+    def __init__(self, failure: str) -> None:
+        super().__init__()
+        self._failure = failure
+
+    async def draft(self, work: DraftWork) -> Draft:
+        if self._failure == "lost":
+            raise UnavailableError("gone")
+        if self._failure == "hung":
+            await asyncio.sleep(3600)
+        return Draft(work.base + 1000, (DraftedTree("liar", TokenTree.of_root(5)),), 0.0)
+
+
+class _Dying(ToyLlm):
+    """Is lost now and then, and has forgotten everything when it is back."""
+
+    async def verify(self, work: VerifyWork) -> Verdict:
+        if self._random.random() < 0.4:
+            self.sessions.clear()
+            raise UnavailableError("gone")
+        return await super().verify(work)
+
+
+async def _run(
+    drafters: Sequence[Drafter],
+    verifier: Verifier,
+    num_tokens: int = 60,
+    shape: TreeShape = TreeShape(12, 5),  # noqa: B008
+    **fields: Any,
+) -> tuple[list[int], list[Step]]:
+    request = GenerationRequest("s", PROMPT, num_tokens, **fields)
+    steps = [
+        step
+        async for step in generate(
+            request, drafters, verifier, _Shape(shape), vocab_size=VOCAB_SIZE, context_len=CONTEXT_LEN
+        )
+    ]
+    return [token.token_id for step in steps for token in step.tokens], steps
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1 << 30), st.integers(0, 24), st.integers(0, 8), st.floats(0, 1), st.floats(0, 0.4))
+def test_speculative_is_incremental(
+    seed: int, max_num_nodes: int, max_depth: int, hit_rate: float, forget_probability: float
+) -> None:
+    async def check() -> None:
+        verifier, drafters = ToyLlm(), [ToySsm(("a",), hit_rate), ToySsm(("b", "c"), hit_rate / 2)]
+        verifier.forget_probability = forget_probability
+        for index, drafter in enumerate(drafters):
+            drafter.forget_probability = forget_probability
+            drafter._random = random.Random(seed + index)
+        token_ids, steps = await _run(drafters, verifier, shape=TreeShape(max_num_nodes, max_depth))
+        assert token_ids == toy_output(PROMPT, 60)
+        assert [step.finish_reason for step in steps] == [None] * (len(steps) - 1) + [FinishReason.LENGTH]
+        assert all(step.num_drafted_nodes <= max_num_nodes and step.drafted_depth <= max_depth for step in steps)
+        assert verifier.closed == ["s"]
+        assert not verifier.sessions
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("failure", ["lost", "hung", "lying"])
+async def test_a_failing_drafter_costs_speed_only(failure: str) -> None:
+    failing = _Failing(failure)
+    started_s = time.monotonic()
+    token_ids, steps = await _run([failing, ToySsm()], ToyLlm())
+    assert token_ids == toy_output(PROMPT, 60)
+    assert len(steps) < 60
+    assert failing.closed == ["s"]
+    # A hung drafter is waited for once, not in every step.
+    assert time.monotonic() - started_s < 2
+
+
+async def test_a_verifier_that_is_lost_again_and_again() -> None:
+    token_ids, steps = await _run([ToySsm()], _Dying())
+    assert token_ids == toy_output(PROMPT, 60)
+    assert sum(step.num_replays for step in steps) > 0
+
+
+async def test_a_verifier_that_never_keeps_the_session_is_given_up() -> None:
+    verifier = ToyLlm()
+
+    async def lost(work: VerifyWork) -> Verdict:
+        raise UnavailableError("gone")
+
+    verifier.verify = lost  # type: ignore[method-assign]
+    with pytest.raises(UnavailableError, match="in 20 attempts"):
+        await _run([], verifier)
+    assert verifier.closed == ["s"]
+
+
+async def test_a_verdict_for_another_base_is_a_defect() -> None:
+    verifier = ToyLlm()
+
+    async def wrong(work: VerifyWork) -> Verdict:
+        return Verdict(99, (1,), ())
+
+    verifier.verify = wrong  # type: ignore[method-assign]
+    with pytest.raises(InternalError):
+        await _run([], verifier)
+
+
+async def test_the_deadline_ends_it() -> None:
+    with pytest.raises(DeadlineExceededError):
+        await _run([], ToyLlm(step_s=0.01), 400, deadline_s=time.monotonic() + 0.1)
+
+
+async def test_stop_tokens_cut_the_step() -> None:
+    output = toy_output(PROMPT, 60)
+    stop = output[20]
+    token_ids, steps = await _run([ToySsm(hit_rate=0.95)], ToyLlm(), sampling=SamplingParams(stop_token_ids=(stop,)))
+    assert token_ids == output[: output.index(stop) + 1]
+    assert steps[-1].finish_reason is FinishReason.STOP
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 3, 7])
+async def test_the_last_step_is_cut_at_max_tokens(num_tokens: int) -> None:
+    token_ids, steps = await _run([ToySsm(hit_rate=1.0)], ToyLlm(), num_tokens)
+    assert token_ids == toy_output(PROMPT, num_tokens)
+    assert steps[-1].finish_reason is FinishReason.LENGTH
+
+
+async def test_the_context_ends_it() -> None:
+    token_ids, _ = await _run([ToySsm(hit_rate=0.9)], ToyLlm(), 100_000)
+    assert len(token_ids) == CONTEXT_LEN - len(PROMPT)
+    assert token_ids == toy_output(PROMPT, len(token_ids))
+
+
+async def test_closing_early_closes_both_sides() -> None:
+    verifier, drafter = ToyLlm(), ToySsm()
+    request = GenerationRequest("s", PROMPT, 60)
+    steps = generate(
+        request, [drafter], verifier, _Shape(TreeShape(4, 2)), vocab_size=VOCAB_SIZE, context_len=CONTEXT_LEN
+    )
+    await anext(steps)
+    await steps.aclose()
+    assert verifier.closed == drafter.closed == ["s"]
+
+
+async def test_each_token_knows_who_drafted_it_and_statistics_add_up() -> None:
+    class Right(ToySsm):
+        def _tree(self, tokens: list[int], work: DraftWork) -> TokenTree:
+            first = toy_next(tokens, 0)
+            return TokenTree((tokens[-1], first), (-1, 0), (0.0, -0.5), (0, 0))
+
+    token_ids, steps = await _run([Right(("a",)), ToySsm(("b",), 0.0), Right(("c",))], ToyLlm(), 40)
+    assert token_ids == toy_output(PROMPT, 40)
+    tokens = [token for step in steps for token in step.tokens]
+    assert {token.drafted_by for token in tokens} == {(), ("a", "c")}
+    statistics = GenerationStatistics()
+    for step in steps:
+        statistics.add(step)
+    assert statistics.num_output_tokens == 40
+    assert statistics.num_verify_steps == len(steps) == sum(statistics.acceptance_histogram)
+    assert sum(statistics.accepted_by_depth) == sum(bool(token.drafted_by) for token in tokens)
