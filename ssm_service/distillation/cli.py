@@ -7,11 +7,13 @@ import json
 import multiprocessing
 import os
 import platform
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed
 from safetensors.torch import load_file
 
 from specgrove.models.hub import DEMO_LLM, resolve_model
@@ -46,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num-tokens", type=int, default=1_000_000, help="generate: tokens of data (default %(default)s)"
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="generate: processes (default: cores)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="generate, train: processes (default: cores)"
+    )
     parser.add_argument("--minutes", type=float, default=20.0, help="train: wall-clock minutes (default %(default)s)")
     parser.add_argument("--draft-vocab-size", type=int, default=student.StudentShape().draft_vocab_size)
     parser.add_argument("--hidden-size", type=int, default=student.StudentShape().hidden_size)
@@ -80,12 +84,7 @@ def _generate(arguments: argparse.Namespace, target: Path) -> None:
     context = multiprocessing.get_context("spawn")
     seeds = [len(paths) * 1000 + worker for worker in range(arguments.workers)]
     workers = [context.Process(target=_generate_part, args=(arguments, target, num_each, seed)) for seed in seeds]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    if any(worker.exitcode for worker in workers):
-        raise SystemExit("generate: a worker failed; start again to go on")
+    _run(workers)
 
 
 def _generate_part(arguments: argparse.Namespace, target: Path, num_tokens: int, seed: int) -> None:
@@ -105,7 +104,34 @@ def _generate_part(arguments: argparse.Namespace, target: Path, num_tokens: int,
 
 
 def _train(arguments: argparse.Namespace, target: Path) -> None:
-    data = shards.read_shards(arguments.data)
+    """Several processes, each with one thread, as in ``_generate``. All read the shards that are there now."""
+    paths = shards.shard_paths(arguments.data)
+    if not paths:
+        raise SystemExit(f"train: no shards in {arguments.data}, run the generate stage first")
+    with tempfile.TemporaryDirectory() as folder:
+        context = multiprocessing.get_context("spawn")
+        address = f"file://{folder}/rendezvous"
+        workers = [
+            context.Process(target=_train_part, args=(arguments, target, paths, address, rank))
+            for rank in range(arguments.workers)
+        ]
+        _run(workers)
+
+
+def _run(workers: Sequence[multiprocessing.process.BaseProcess]) -> None:
+    """Until all have ended. Raises ``SystemExit`` when one failed."""
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if any(worker.exitcode for worker in workers):
+        raise SystemExit("a worker failed; start again to go on")
+
+
+def _train_part(arguments: argparse.Namespace, target: Path, paths: list[Path], address: str, rank: int) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=arguments.workers)
+    data = shards.read_paths(paths)
     target_config = _config_of(target)
     tokenizer = Tokenizer.from_folder(target)
     always = tuple(sorted({*tokenizer.encode("".join(around_user_turn(tokenizer, None))), _eos_id(target)}))
@@ -122,10 +148,14 @@ def _train(arguments: argparse.Namespace, target: Path) -> None:
     model = student.new_student(
         shape, target_config, student.principal_embedding(target_embedding, draft_token_ids, shape.hidden_size)
     )
-    _say(f"train: {data.num_tokens} tokens, {sum(p.numel() for p in model.parameters())} parameters")
+    if rank == 0:
+        _say(f"train: {data.num_tokens} tokens, {sum(p.numel() for p in model.parameters())} parameters")
     rows = train.training_rows(data, draft_token_ids, target_config["vocab_size"], settings.hard_share)
     checkpoint = arguments.data / "checkpoint.pt"
     done = train.train(model, data, rows, settings, checkpoint, _say)
+    torch.distributed.destroy_process_group()
+    if rank > 0:
+        return
     training = done | {
         "data_tokens": data.num_tokens,
         "data_tokens_made_by_llm": int(data.is_made.sum()),

@@ -65,6 +65,11 @@ def read_shards(folder: Path) -> Dialogues:
     paths = shard_paths(folder)
     if not paths:
         raise FileNotFoundError(f"no shards in {folder}: run the generate stage first")
+    return read_paths(paths)
+
+
+def read_paths(paths: Iterable[Path]) -> Dialogues:
+    """These shards as one."""
     return joined(Dialogues(**load_file(path)) for path in paths)
 
 

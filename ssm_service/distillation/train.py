@@ -1,6 +1,8 @@
 """Trains the drafter on the generated data. Stage ``train`` of ``python -m ssm_service.distillation``.
 
 The schedule goes by wall-clock minutes, since that is what is scarce. Resumable: a checkpoint a minute, in the data folder.
+Runs in one process, or in several that average their gradients (``torch.distributed``, set up by the caller): with a thread each
+they stall less than one process with many when other programs want the cores. Invariant: all hold the same model at every step.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.distributed as dist
 
 from ssm_service.distillation.losses import soft_target_loss
 from ssm_service.distillation.shards import Dialogues
@@ -30,7 +33,7 @@ class TrainingSettings:
 
     minutes: float = 20.0
     row_len: int = 512  # tokens; dialogues are laid end to end and cut, so drafting far into a context is trained too
-    rows_per_step: int = 3
+    rows_per_step: int = 3  # of each worker
     matrix_learning_rate: float = 8e-3  # by Muon (https://kellerjordan.github.io/posts/muon)
     embedding_learning_rate: float = 4e-3  # by AdamW
     norm_learning_rate: float = 1e-2  # by AdamW; the last norm sets the scale of the logits
@@ -95,7 +98,8 @@ def train(
             optimizer.load_state_dict(optimizer_state)
         elapsed_s, num_steps = state["elapsed_s"], state["num_steps"]
         progress(f"train: going on after {elapsed_s:.0f} s, {num_steps} steps")
-    rng = np.random.default_rng((settings.seed, num_steps))
+    rank, num_workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rng = np.random.default_rng((settings.seed, num_steps, rank))
     started = reported = saved = time.monotonic()
     before_s, first_step = elapsed_s, num_steps
     total_s = settings.minutes * 60
@@ -110,12 +114,17 @@ def train(
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate * factor
-        losses.append(_step(model, rows, places, optimizers))
+        losses.append(_backward(model, rows, places, optimizers))
+        elapsed_s = _agree(model, before_s + time.monotonic() - started)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
         num_steps += 1
         now = time.monotonic()
-        elapsed_s = before_s + now - started
+        if rank > 0:
+            continue
         if now - reported > REPORT_EVERY_S:
-            speed = (num_steps - first_step) * places.numel() / (now - started)
+            speed = (num_steps - first_step) * places.numel() * num_workers / (now - started)
             progress(
                 f"train: step {num_steps}, loss {np.mean(losses[-50:]):.3f}, {speed:.0f} tokens/s, "
                 f"{total_s - elapsed_s:.0f} s left"
@@ -124,10 +133,12 @@ def train(
         if now - saved > CHECKPOINT_EVERY_S:
             _save(checkpoint_path, model, optimizers, elapsed_s, num_steps)
             saved = now
-    _save(checkpoint_path, model, optimizers, elapsed_s, num_steps)
-    num_seen = num_steps * settings.rows_per_step * settings.row_len
+    if rank == 0:
+        _save(checkpoint_path, model, optimizers, elapsed_s, num_steps)
+    num_seen = num_steps * settings.rows_per_step * settings.row_len * num_workers
     return {
         "settings": asdict(settings),
+        "num_workers": num_workers,
         "num_steps": num_steps,
         "num_epochs": round(num_seen / dialogues.num_tokens, 2),
         "training_s": round(elapsed_s),
@@ -135,8 +146,8 @@ def train(
     }
 
 
-def _step(model: Any, rows: TrainingRows, places: torch.Tensor, optimizers: list[torch.optim.Optimizer]) -> float:
-    """One update on the rows at ``places`` ``[num_rows, row_len]``."""
+def _backward(model: Any, rows: TrainingRows, places: torch.Tensor, optimizers: list[torch.optim.Optimizer]) -> float:
+    """The loss of the rows at ``places`` ``[num_rows, row_len]``, and its gradients in the parameters."""
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(input_ids=rows.input_ids[places], use_cache=False).last_hidden_state
     is_target = rows.is_target[places]
@@ -147,10 +158,21 @@ def _step(model: Any, rows: TrainingRows, places: torch.Tensor, optimizers: list
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for optimizer in optimizers:
-        optimizer.step()
     return float(loss.detach())
+
+
+def _agree(model: Any, elapsed_s: float) -> float:
+    """Averages the workers' gradients, and their clocks, which the schedule and the end go by. Returns the agreed clock."""
+    if not dist.is_initialized():
+        return elapsed_s
+    gradients = [parameter.grad for parameter in model.parameters()]
+    flat = torch.cat([gradient.flatten() for gradient in gradients] + [torch.tensor([elapsed_s])])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    parts = torch.split(flat[:-1], [gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+    return float(flat[-1])
 
 
 def _schedule(share_done: float, warmup_share: float) -> float:
