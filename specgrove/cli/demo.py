@@ -11,7 +11,7 @@ from specgrove.cli.rendering import TokenPrinter, legend, summary_table
 from specgrove.cli.suites import started_suite, waiting
 from specgrove.client import Client
 from specgrove.client_wire import ChatMessages, completion_of
-from specgrove.output import Chunk, Completion
+from specgrove.output import Chunk, Completion, ModelInfo
 from specgrove.request import SpeculationOptions
 
 _QUESTION = "What is gravity? Explain it to a curious child, then list three things that gravity does."
@@ -24,16 +24,20 @@ def run(arguments: argparse.Namespace) -> int:
     messages = [("user", question)]
     with started_suite(arguments, address=f"127.0.0.1:{_free_port()}") as suite, Client(suite.address) as client:
         info = client.model_info()
-        console.print(f"{info.model} ({info.dtype}), SSMs {', '.join(info.ssms)}, three services at {suite.address}")
+        console.print(_serving(info, suite.address), soft_wrap=True)
         with waiting(console, "warming up"):
             client.complete([("user", "Count to ten.")], max_tokens=16)
         console.print(legend())
-        console.print(f"\n> {question}\n", style="dim", markup=False)
+        console.print(f"\n> {question}\n", style="dim", markup=False, soft_wrap=True)
         speculative = _streamed(client, console, messages, arguments.max_tokens)
         console.print()
         console.print(summary_table(speculative.usage))
         incremental = _incremental(client, console, messages, arguments.max_tokens)
     return _compare(console, speculative, incremental)
+
+
+def _serving(info: ModelInfo, address: str) -> str:
+    return f"{info.model} ({info.dtype}), SSMs {', '.join(info.ssms)}, three services, router at {address}"
 
 
 def _streamed(client: Client, console: rich.console.Console, messages: ChatMessages, max_tokens: int) -> Completion:
