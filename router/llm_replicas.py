@@ -33,6 +33,14 @@ StepTimes = tuple[tuple[int, float], ...]
 """(rows, milliseconds) of measured forward passes, ascending by rows."""
 
 
+def without_outliers(step_times: Sequence[tuple[int, float]]) -> StepTimes:
+    """More rows never take less time: what a busy machine measured too high comes down to the least time of more rows."""
+    cleaned: list[tuple[int, float]] = []
+    for rows, ms in sorted(step_times, reverse=True):
+        cleaned.append((rows, min(ms, cleaned[-1][1]) if cleaned else ms))
+    return tuple(reversed(cleaned))
+
+
 class LlmReplica:
     """One LLM service. ``session_lens`` are the committed lengths of the sessions placed here."""
 
@@ -142,8 +150,8 @@ class LlmPool:
         except grpc.aio.AioRpcError as error:
             logger.warning("%s: no step times: %s", replica.client.address, error_from_rpc(error))
             return
-        self.step_times = tuple((time.num_tokens, time.step_ms) for time in response.step_times if time.step_ms > 0)
-        logger.info("step times in ms by rows: %s", dict(self.step_times))
+        self.step_times = without_outliers([(time.num_tokens, time.step_ms) for time in response.step_times])
+        logger.info("step times in ms by rows: %s", {rows: round(ms, 1) for rows, ms in self.step_times})
 
     async def wait_usable(self, timeout_s: float) -> None:
         """Raises ``NoReplicaError`` when none came in time."""

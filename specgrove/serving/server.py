@@ -155,5 +155,7 @@ async def serve_until_signal(
             stopping.cancel()
     else:
         await server.stop(0.0)
-    for wait in done - {first_signal}:
-        wait.result()
+    for wait in waits - {first_signal}:
+        if wait in done:
+            wait.result()
+        wait.cancel()

@@ -29,7 +29,8 @@ _MAX_BACKOFF_S = 0.5
 # Opening a stream needs one round trip; a peer that takes longer hangs.
 _OPEN_TIMEOUT_S = 10.0
 _MAX_NUM_ITEMS = 64
-_NUM_QUIET_ATTEMPTS = 4
+# A line about every 10 s while a peer is away.
+_NUM_QUIET_ATTEMPTS = 20
 
 
 class WorkStreamClient(Generic[ItemT, ResultT]):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from router.config import TreeConfig
+from router.llm_replicas import without_outliers
 from router.tree_policy import (
     AdaptiveTreePolicy,
     Measurements,
@@ -105,6 +106,16 @@ def test_is_cheap() -> None:
 @pytest.mark.parametrize(("rows", "expected"), [(1, 12), (2, 12), (3, 14), (6, 20), (9, 26)])
 def test_step_times_between_and_beyond_measurements(rows: int, expected: float) -> None:
     assert interpolated_ms([(2, 12.0), (4, 16.0)], rows) == pytest.approx(expected)
+
+
+def test_step_times_measured_too_high_come_down() -> None:
+    assert without_outliers([(1, 12.0), (2, 30.0), (4, 14.0), (8, 20.0)]) == (
+        (1, 12.0),
+        (2, 14.0),
+        (4, 14.0),
+        (8, 20.0),
+    )
+    assert without_outliers([]) == ()
 
 
 def test_a_client_gets_what_it_asks_for_up_to_the_service_limit() -> None:
