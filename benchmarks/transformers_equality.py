@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from router.tree_policy import StaticTreePolicy
 
 from benchmarks.prompts import load_prompts
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
+from router.tree_policy import StaticTreePolicy
 from specgrove.models.decoder import load_decoder
 from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.request import GenerationRequest, SamplingParams, TreeShape

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+
 from specgrove.kernels.attention import rotate_and_store, tree_attention
 from specgrove.kernels.elementwise import add_rms_norm, embed, rms_norm, silu_mul
 from specgrove.kernels.linear import PackedLinear
-
 from specgrove.models.families import llama
 from specgrove.models.forward_batch import ForwardBatch
 from specgrove.models.spec import DecoderSpec, UnsupportedModelError

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from specgrove.errors import InternalError, SpecGroveError, UnavailableError
 
@@ -69,7 +69,7 @@ class StepLoop(Generic[WorkT, ResultT]):
         self._engine = engine
         self._item_ids = itertools.count(1)
         self._under_way: dict[int, Future[ResultT]] = {}
-        self._inbox: deque[Callable[[], None]] = deque()
+        self._inbox: deque[tuple[Callable[[], None], Future[Any]]] = deque()
         self._wake_up = threading.Condition()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -111,11 +111,13 @@ class StepLoop(Generic[WorkT, ResultT]):
         self._thread.join()
 
     def _post(self, action: Callable[[], None], future: Future[ValueT]) -> None:
+        # A waiter that is cancelled must not cancel the future: this thread is the one that ends it.
+        future.set_running_or_notify_cancel()
         with self._wake_up:
             if self._is_stopping:
                 future.set_exception(UnavailableError("the service is stopping"))
                 return
-            self._inbox.append(action)
+            self._inbox.append((action, future))
             self._wake_up.notify()
 
     def _add(self, work: WorkT, future: Future[ResultT]) -> None:
@@ -128,17 +130,21 @@ class StepLoop(Generic[WorkT, ResultT]):
             self._under_way[item.item_id] = future
 
     def _run(self) -> None:
-        while True:
+        try:
+            while True:
+                with self._wake_up:
+                    if not self._inbox and not self._engine.has_work() and not self._is_stopping:
+                        self._wake_up.wait(_IDLE_INTERVAL_S)
+                    if self._is_stopping:
+                        return
+                    actions = [action for action, _ in self._inbox]
+                    self._inbox.clear()
+                self._turn(actions)
+        finally:  # nobody waits for a thread that is gone
             with self._wake_up:
-                if not self._inbox and not self._engine.has_work() and not self._is_stopping:
-                    self._wake_up.wait(_IDLE_INTERVAL_S)
-                if self._is_stopping:
-                    break
-                actions = list(self._inbox)
-                self._inbox.clear()
-            self._turn(actions)
-        for future in self._under_way.values():
-            future.set_exception(UnavailableError("the service is stopping"))
+                self._is_stopping = True
+            for future in (*self._under_way.values(), *(future for _, future in self._inbox)):
+                future.set_exception(UnavailableError("the service is stopping"))
 
     def _turn(self, actions: list[Callable[[], None]]) -> None:
         try:

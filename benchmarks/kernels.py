@@ -1,0 +1,169 @@
+"""Times of the CPU kernels at the shapes of SmolLM2-135M: one pass through all linears, attention, and the choice.
+
+    python -m benchmarks.kernels [--threads 2] [--only linears attention sampling]
+
+Every figure is the median of repeated passes, in milliseconds. Weights of all layers are distinct, so they come from memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from specgrove.kernels.attention import AttentionBatch, rotate_and_store, tree_attention
+from specgrove.kernels.elementwise import add_rms_norm, silu_mul
+from specgrove.kernels.linear import PackedLinear
+from specgrove.kernels.sampling import ChoiceParams, choose, greedy_choices, top_k_log_probs
+from specgrove.kernels.threads import get_isa, set_num_threads
+from specgrove.kernels.trees import ancestor_masks
+
+NUM_LAYERS, HIDDEN, INNER, VOCAB = 30, 576, 1536, 49152
+NUM_HEADS, NUM_KV_HEADS, HEAD_DIM = 9, 3, 64
+QKV = (NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM
+LAYER_SHAPES = ((QKV, HIDDEN), (HIDDEN, HIDDEN), (2 * INNER, HIDDEN), (HIDDEN, INNER))
+NUM_ROWS = (1, 2, 4, 8, 16, 32, 64)
+
+
+def median_ms(run: Callable[[], object], seconds: float = 0.7) -> float:
+    """Median time of a call, in milliseconds."""
+    run()
+    times_ms: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times_ms) < 3:
+        start = time.perf_counter()
+        run()
+        times_ms.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(times_ms)
+
+
+def time_linears(dtype: torch.dtype) -> None:
+    """One pass through the linears of all layers and the head."""
+    linears = [PackedLinear((torch.randn(shape) * 0.02).to(dtype)) for _ in range(NUM_LAYERS) for shape in LAYER_SHAPES]
+    linears.append(PackedLinear((torch.randn(VOCAB, HIDDEN) * 0.02).to(dtype)))
+    weight_bytes = sum(linear.nbytes for linear in linears)
+    print(f"linears, {dtype}, {weight_bytes / 1e6:.0f} MB")
+    for num_rows in NUM_ROWS:
+        inputs = {size: torch.randn(num_rows, size) for size in (HIDDEN, INNER)}
+        pass_ms = median_ms(lambda inputs=inputs: [linear(inputs[linear.in_features]) for linear in linears])  # type: ignore[misc]
+        print(f"  {num_rows:3d} rows: {pass_ms:7.2f} ms, {weight_bytes / pass_ms / 1e6:5.1f} GB/s")
+
+
+def tree_batch(context_len: int, num_rows: int) -> AttentionBatch:
+    """One sequence: a tree of ``num_rows`` nodes below its context, three children to a node."""
+    masks = ancestor_masks([-1] + [node // 3 for node in range(num_rows - 1)])
+    return AttentionBatch(
+        context_slots=torch.arange(context_len, dtype=torch.int32),
+        context_offsets=torch.tensor([0, context_len], dtype=torch.int32),
+        tree_slots=torch.arange(context_len, context_len + num_rows, dtype=torch.int32),
+        tree_offsets=torch.tensor([0, num_rows], dtype=torch.int32),
+        row_seq=torch.zeros(num_rows, dtype=torch.int32),
+        row_context_len=torch.full((num_rows,), context_len, dtype=torch.int32),
+        row_masks=torch.frombuffer(bytearray(masks), dtype=torch.int64).view(num_rows, -1),
+    )
+
+
+def prompt_batch(context_len: int, num_rows: int) -> AttentionBatch:
+    """A chunk of a prompt: the last ``num_rows`` of ``context_len`` positions."""
+    return AttentionBatch(
+        context_slots=torch.arange(context_len, dtype=torch.int32),
+        context_offsets=torch.tensor([0, context_len], dtype=torch.int32),
+        tree_slots=torch.empty(0, dtype=torch.int32),
+        tree_offsets=torch.zeros(2, dtype=torch.int32),
+        row_seq=torch.zeros(num_rows, dtype=torch.int32),
+        row_context_len=torch.arange(context_len - num_rows + 1, context_len + 1, dtype=torch.int32),
+        row_masks=torch.zeros(num_rows, 1, dtype=torch.int64),
+    )
+
+
+def time_attention(dtype: torch.dtype) -> None:
+    """Attention of all layers over one cache per layer."""
+    num_slots = 2304
+    caches = [
+        tuple(torch.randn(num_slots, NUM_KV_HEADS, HEAD_DIM).to(dtype) for _ in range(2)) for _ in range(NUM_LAYERS)
+    ]
+    print(f"attention of {NUM_LAYERS} layers, {dtype}")
+    for name, make_batch, cases in (
+        ("tree", tree_batch, ((200, 1), (200, 16), (1000, 1), (1000, 8), (1000, 16), (1000, 64), (2000, 1))),
+        ("prompt", prompt_batch, ((256, 256), (2000, 256))),
+    ):
+        for context_len, num_rows in cases:
+            batch, queries = make_batch(context_len, num_rows), torch.randn(num_rows, NUM_HEADS, HEAD_DIM)
+            pass_ms = median_ms(
+                lambda batch=batch, queries=queries: [  # type: ignore[misc]
+                    tree_attention(queries, k_cache, v_cache, batch, HEAD_DIM**-0.5) for k_cache, v_cache in caches
+                ]
+            )
+            print(f"  {name:6s} {num_rows:3d} rows, context {context_len:4d}: {pass_ms:7.2f} ms")
+
+
+def time_small_ops() -> None:
+    """The other ops of all layers."""
+    print(f"rotary, norms and activation of {NUM_LAYERS} layers")
+    k_cache, v_cache = (torch.zeros(256, NUM_KV_HEADS, HEAD_DIM, dtype=torch.bfloat16) for _ in range(2))
+    cos_sin, weight = torch.randn(256, HEAD_DIM), torch.ones(HIDDEN)
+    for num_rows in (1, 16, 64):
+        qkv, gate_up = torch.randn(num_rows, QKV), torch.randn(num_rows, 2 * INNER)
+        residual, delta = torch.randn(num_rows, HIDDEN), torch.zeros(num_rows, HIDDEN)
+        slots = torch.arange(num_rows, dtype=torch.int32)
+
+        def one_pass(
+            qkv: torch.Tensor = qkv,
+            gate_up: torch.Tensor = gate_up,
+            residual: torch.Tensor = residual,
+            delta: torch.Tensor = delta,
+            slots: torch.Tensor = slots,
+        ) -> None:
+            for _ in range(NUM_LAYERS):
+                rotate_and_store(qkv, slots, cos_sin, slots, k_cache, v_cache)
+                add_rms_norm(residual, delta, weight, 1e-5)
+                silu_mul(gate_up)
+                add_rms_norm(residual, delta, weight, 1e-5)
+
+        print(f"  {num_rows:3d} rows: {median_ms(one_pass):7.2f} ms")
+
+
+def time_sampling() -> None:
+    """One token from one row of logits."""
+    logits = torch.randn(VOCAB) * 3.0
+    logits[:40] += torch.linspace(14, 6, 40)
+    print(f"sampling, vocabulary of {VOCAB}")
+    for name, params in {
+        "greedy": ChoiceParams(),
+        "temperature 0.8": ChoiceParams(temperature=0.8, seed=1),
+        "temperature 0.8, top-p 0.95": ChoiceParams(temperature=0.8, top_p=0.95, seed=1),
+        "temperature 1.5, top-p 0.95": ChoiceParams(temperature=1.5, top_p=0.95, seed=1),
+        "temperature 0.8, top-k 50": ChoiceParams(temperature=0.8, top_k=50, seed=1),
+    }.items():
+        print(f"  choose, {name}: {median_ms(lambda params=params: choose(logits, params, 7), 0.3):.3f} ms")  # type: ignore[misc]
+    rows = torch.randn(16, VOCAB)
+    print(f"  greedy_choices, 16 rows: {median_ms(lambda: greedy_choices(rows), 0.3):.3f} ms")
+    print(f"  top_k_log_probs, 16 rows, k = 8: {median_ms(lambda: top_k_log_probs(rows, 8), 0.3):.3f} ms")
+
+
+def main() -> None:
+    """Prints the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", nargs="*", default=["linears", "attention", "small", "sampling"])
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    set_num_threads(arguments.threads)
+    print(f"instructions {get_isa()}, {arguments.threads} threads")
+    if "linears" in arguments.only:
+        for dtype in (torch.bfloat16, torch.float32):
+            time_linears(dtype)
+    if "attention" in arguments.only:
+        time_attention(torch.bfloat16)
+    if "small" in arguments.only:
+        time_small_ops()
+    if "sampling" in arguments.only:
+        time_sampling()
+
+
+if __name__ == "__main__":
+    main()

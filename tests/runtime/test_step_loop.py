@@ -1,0 +1,101 @@
+"""The engine's thread: results, refusals, failures, cancelled waiters and the end, with a made-up engine."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from specgrove.errors import InternalError, InvalidRequestError, SpecGroveError, UnavailableError
+from specgrove.runtime.step_loop import StepLoop, WorkItem
+
+
+class Doubler:
+    """Doubles numbers, refuses odd ones, fails at 0, and keeps 100 until it is told."""
+
+    def __init__(self) -> None:
+        self.pending: list[WorkItem[int]] = []
+        self.may_finish = threading.Event()
+        self.may_finish.set()
+        self.num_resets = 0
+
+    def add(self, item: WorkItem[int]) -> None:
+        if item.work % 2:
+            raise InvalidRequestError.of("work", "must be even")
+        self.pending.append(item)
+
+    def has_work(self) -> bool:
+        return bool(self.pending)
+
+    def step(self) -> list[tuple[int, int | SpecGroveError]]:
+        self.may_finish.wait(5)
+        pending, self.pending = self.pending, []
+        if any(item.work == 0 for item in pending):
+            raise ZeroDivisionError("zero")
+        return [(item.item_id, item.work * 2) for item in pending]
+
+    def close_session(self, session_id: str) -> None: ...
+
+    def expire_sessions(self) -> None: ...
+
+    def reset(self) -> None:
+        self.num_resets += 1
+        self.pending = []
+
+
+@pytest.fixture
+def engine() -> Doubler:
+    return Doubler()
+
+
+@pytest.fixture
+def loop(engine: Doubler) -> Iterator[StepLoop[int, int]]:
+    running = StepLoop(engine, "doubler")
+    yield running
+    running.stop()
+
+
+def test_results_and_refusals(loop: StepLoop[int, int]) -> None:
+    futures = [loop.submit(number) for number in (2, 4, 6)]
+    assert [future.result(5) for future in futures] == [4, 8, 12]
+    with pytest.raises(InvalidRequestError, match="even"):
+        loop.submit(3).result(5)
+    assert loop.num_pending_items == 0
+
+
+def test_a_failed_step_resets_and_the_loop_goes_on(loop: StepLoop[int, int], engine: Doubler) -> None:
+    with pytest.raises(InternalError, match="ZeroDivisionError: zero"):
+        loop.submit(0).result(5)
+    assert engine.num_resets == 1
+    assert loop.submit(2).result(5) == 4
+
+
+def test_a_cancelled_waiter_does_not_hurt_the_loop(loop: StepLoop[int, int], engine: Doubler) -> None:
+    async def wait_and_leave() -> None:
+        engine.may_finish.clear()
+        waiter = asyncio.create_task(_wait(loop, 100))
+        await asyncio.sleep(0.05)
+        waiter.cancel()
+        await asyncio.gather(waiter, return_exceptions=True)
+        engine.may_finish.set()
+
+    asyncio.run(wait_and_leave())
+    assert loop.submit(2).result(5) == 4
+
+
+async def _wait(loop: StepLoop[int, int], number: int) -> int:
+    return await asyncio.wrap_future(loop.submit(number))
+
+
+def test_stopping_answers_what_is_left(engine: Doubler) -> None:
+    loop = StepLoop(engine, "doubler")
+    engine.may_finish.clear()
+    first = loop.submit(2)
+    stopping = threading.Thread(target=loop.stop)
+    stopping.start()
+    engine.may_finish.set()
+    stopping.join(5)
+    assert isinstance(first.exception(5), UnavailableError | None)
+    assert isinstance(loop.submit(2).exception(5), UnavailableError)
