@@ -33,6 +33,8 @@ _PRIOR_WEIGHT = 4.0
 _FIRST_GUESS = 0.6
 # log(miss rate) is taken to grow by this share with each doubling of the candidates at a depth.
 _WIDTH_GAIN = 0.37
+# How much one step moves the ratio of the verifier's times now to those at warm-up: machines are shared.
+_LOAD_WEIGHT = 0.05
 # Messages, tokenising, sampling: what a step takes besides drafting and verifying.
 _STEP_OVERHEAD_MS = 0.5
 
@@ -83,6 +85,7 @@ class Measurements:
         """``step_times``: (rows, ms) ascending by rows, empty while unknown; ``num_active``: sessions that share a batch."""
         self._step_times = step_times
         self._num_active = num_active
+        self._load_factor = 1.0
         self.draft_ms_per_level = 0.0
         self.acceptance = DepthCounts(_ROUTER_DECAY)
 
@@ -92,7 +95,12 @@ class Measurements:
         return bool(self._step_times())
 
     def add(self, step: Step) -> None:
-        """Counts a step with a tree."""
+        """Counts a step; one without a tree tells the verifier's time only."""
+        if self.is_ready and step.verify_num_tokens > 0:
+            ratio = step.verify_ms / interpolated_ms(self._step_times(), step.verify_num_tokens)
+            self._load_factor += _LOAD_WEIGHT * (min(max(ratio, 0.2), 5.0) - self._load_factor)
+        if step.drafted_depth == 0:
+            return
         self.acceptance.add(step)
         per_level_ms = step.draft_ms / step.drafted_depth
         weight = 0.1 if self.draft_ms_per_level else 1.0
@@ -100,7 +108,8 @@ class Measurements:
 
     def verify_ms(self, num_nodes: int) -> float:
         """Time of a forward pass in which every active session verifies a tree of this size (root not counted)."""
-        return interpolated_ms(self._step_times(), max(self._num_active(), 1) * (num_nodes + 1))
+        num_rows = max(self._num_active(), 1) * (num_nodes + 1)
+        return interpolated_ms(self._step_times(), num_rows) * self._load_factor
 
 
 def interpolated_ms(step_times: Sequence[tuple[int, float]], num_rows: int) -> float:
@@ -156,9 +165,9 @@ class AdaptiveTreePolicy:
 
     def observe(self, step: Step) -> None:
         """Counts a step; one without a tree says nothing about acceptance."""
+        self._measurements.add(step)
         if step.drafted_depth > 0:
             self._acceptance.add(step)
-            self._measurements.add(step)
 
     def _best(self) -> TreeShape:
         measured = self._measurements

@@ -20,12 +20,18 @@ from specgrove.token_tree import TokenTree
 from ssm_service.draft_tree import ROOT, Beam, DraftTree, Expansion
 
 
+# A chunk of up to this share of a step's chunk budget doesn't wait for its turn.
+_SHORT_CHUNK_SHARE = 8
+
+
 class DraftVocab:
-    """The SSM's own token ids against the LLM's. Id 0 stands for everything the SSM doesn't know, and is never proposed."""
+    """The SSM's own token ids against the LLM's. Id 0 stands for everything the SSM doesn't know."""
 
     def __init__(self, draft_token_ids: torch.Tensor) -> None:
-        """``draft_token_ids`` is int32 ``[draft_vocab_size]``: the LLM's id of each draft id, -1 for id 0."""
+        """``draft_token_ids`` is int32 ``[draft_vocab_size]``: the LLM's id of each draft id, -1 for those never proposed."""
         self._to_llm: list[int] = draft_token_ids.tolist()
+        self.size = len(self._to_llm)
+        self.never_proposed = torch.tensor([i for i, llm_id in enumerate(self._to_llm) if i == 0 or llm_id < 0])
         self._to_draft = {token_id: draft_id for draft_id, token_id in enumerate(self._to_llm)}
 
     def to_draft(self, token_ids: list[int]) -> list[int]:
@@ -80,6 +86,13 @@ class NeuralSsm:
         tokenizer_sha256: str = "",
         max_num_chunk_tokens: int = 256,
     ) -> None:
+        """Raises ``ValueError`` when the vocabulary doesn't fit the model."""
+        model_vocab_size = runner.decoder.spec.vocab_size
+        if vocab is not None and vocab.size != model_vocab_size:
+            raise ValueError(f"SSM {name}: its map has {vocab.size} draft token ids, its model has {model_vocab_size}")
+        self._num_proposable = model_vocab_size - (0 if vocab is None else len(vocab.never_proposed))
+        if self._num_proposable < 1:
+            raise ValueError(f"SSM {name}: its map has no token that it could propose")
         self.name = name
         self.rule = rule
         self.tokenizer_sha256 = tokenizer_sha256
@@ -111,7 +124,8 @@ class NeuralSsm:
         if max_depth < 0 or len(token_ids) > self.runner.num_slots:
             self.drop(session_id)
             return False
-        cache = self._caches.setdefault(session_id, _Cache())
+        cache = self._caches.pop(session_id, _Cache())
+        self._caches[session_id] = cache  # last in order: the last to make room for others
         self._keep_committed(cache, token_ids)
         tree = DraftTree(TreeShape(shape.max_num_nodes, max_depth, shape.beam_width), self.rule)
         self._drafts[session_id] = _Draft(token_ids, cache, tree)
@@ -141,24 +155,31 @@ class NeuralSsm:
             self.slots.free(cache.slots[len(token_ids) - 1 :])
             del cache.slots[len(token_ids) - 1 :]
 
-    def step(self) -> list[tuple[str, TokenTree | ResourceExhaustedError]]:
-        """One forward pass for all drafts; returns those that are complete, by session."""
+    def step(self) -> list[tuple[str, TokenTree]]:
+        """One forward pass for all drafts; returns those that are complete, by session.
+
+        A draft that finds no KV slots ends with the levels it has.
+        """
         builder = BatchBuilder()
-        finished: list[tuple[str, TokenTree | ResourceExhaustedError]] = []
+        finished: list[tuple[str, TokenTree]] = []
         taking_part = []
         budget = self._max_num_chunk_tokens
+        short_len = budget // _SHORT_CHUNK_SHARE
         for session_id, draft in list(self._drafts.items()):
             num_missing = len(draft.token_ids) - len(draft.cache.slots)
-            draft.chunk_len = min(num_missing, budget)
+            # A running session's few new tokens never queue behind the prompts, which share the budget.
+            is_short = num_missing <= short_len
+            draft.chunk_len = num_missing if is_short else min(num_missing, budget)
             if num_missing and not draft.chunk_len:
                 continue
-            budget -= draft.chunk_len
+            budget -= 0 if is_short else draft.chunk_len
             try:
                 rows = self._add_rows(builder, draft)
-            except ResourceExhaustedError as error:
+            except ResourceExhaustedError:
+                finished.append((session_id, draft.tree.best(draft.token_ids[-1])))
                 del self._drafts[session_id]
-                self.drop(session_id)
-                finished.append((session_id, error))
+                if draft.chunk_len:  # others may have the room until this session comes again
+                    self.drop(session_id)
                 continue
             taking_part.append((session_id, draft, rows))
         if not taking_part:
@@ -176,19 +197,36 @@ class NeuralSsm:
         cache = draft.cache
         if draft.chunk_len:
             start = len(cache.slots)
-            cache.slots.extend(self.slots.allocate(draft.chunk_len))
+            cache.slots.extend(self._allocate(draft.chunk_len))
             chunk = draft.token_ids[start : start + draft.chunk_len]
             is_last = len(cache.slots) == len(draft.token_ids)
             return builder.add(cache.slots, self._fed(chunk), chunk_logits=is_last)
         nodes = cache.nodes
         first_new = len(nodes.slots)
-        nodes.slots.extend(self.slots.allocate(len(draft.expanded)))
+        nodes.slots.extend(self._allocate(len(draft.expanded)))
         for node in draft.expanded:
             draft.place_of[node] = len(nodes.token_ids)
             nodes.token_ids.append(draft.tree.token_ids[node])
             nodes.parents.append(draft.place_of[draft.tree.parents[node]])
         rows = TreeRows(self._fed(nodes.token_ids), nodes.parents, nodes.slots, first_new)
         return builder.add(cache.slots, (), rows)
+
+    def _allocate(self, num_slots: int) -> list[int]:
+        """Takes slots, if need be from the sessions that drafted longest ago; never from one with a draft under way.
+
+        Raises ``ResourceExhaustedError``, and takes none from anyone, where even that is not enough.
+        """
+        if num_slots > self.slots.num_free:
+            idle = [session_id for session_id in self._caches if session_id not in self._drafts]
+            sizes = [
+                len(self._caches[session_id].slots) + len(self._caches[session_id].nodes.slots) for session_id in idle
+            ]
+            if self.slots.num_free + sum(sizes) >= num_slots:
+                for session_id in idle:
+                    if self.slots.num_free >= num_slots:
+                        break
+                    self.drop(session_id)
+        return self.slots.allocate(num_slots)
 
     def _fed(self, token_ids: list[int]) -> list[int]:
         return token_ids if self._vocab is None else self._vocab.to_draft(token_ids)
@@ -206,8 +244,8 @@ class NeuralSsm:
         if not growing:
             return
         if self._vocab is not None:
-            logits[:, 0] = -torch.inf
-        values, ids = top_k_log_probs(logits, min(max(count for _, _, count in growing), logits.shape[1] - 1))
+            logits.index_fill_(1, self._vocab.never_proposed, -torch.inf)
+        values, ids = top_k_log_probs(logits, min(max(count for _, _, count in growing), self._num_proposable))
         all_values, all_ids = values.tolist(), ids.tolist()
         for draft, rows, count in growing:
             children = [
@@ -223,7 +261,7 @@ class NeuralSsm:
         return token_id if self._vocab is None else self._vocab.to_llm(token_id)
 
     def drop(self, session_id: str) -> None:
-        """Forgets a session and any draft under way for it."""
+        """Forgets what is held of a session, and any draft under way for it. It can draft again from all its tokens."""
         self._drafts.pop(session_id, None)
         cache = self._caches.pop(session_id, None)
         if cache is not None:

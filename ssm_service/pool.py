@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from specgrove.errors import (
     DeadlineExceededError,
     InvalidRequestError,
-    ResourceExhaustedError,
     SessionClosedError,
     SpecGroveError,
     StaleBaseError,
@@ -114,8 +113,7 @@ class DrafterPool:
         now_s = session.last_used_s = self._clock_s()
         pending = _Pending(item.item_id, now_s, None if work.timeout_ms is None else now_s + work.timeout_ms / 1e3)
         session.pending = pending
-        wanted = work.ssms or self.names
-        for name in wanted:
+        for name in dict.fromkeys(work.ssms or self.names):
             if name in self._lookup:
                 tree = self._lookup[name].draft(session.session_id, session.token_ids, work.shape)
                 self._collect(pending, name, tree)
@@ -153,19 +151,16 @@ class DrafterPool:
         for ssm in self._neural.values():
             if ssm.has_work():
                 self.num_steps += 1
-                for session_id, outcome in ssm.step():
-                    self._take(ssm.name, self._sessions[session_id], outcome)
+                for session_id, tree in ssm.step():
+                    self._take(ssm.name, self._sessions[session_id], tree)
         finished, self._finished = self._finished, []
         return finished
 
-    def _take(self, name: str, session: _Session, outcome: TokenTree | ResourceExhaustedError) -> None:
+    def _take(self, name: str, session: _Session, tree: TokenTree) -> None:
         pending = session.pending
         assert pending is not None
         pending.waiting_for.discard(name)
-        if isinstance(outcome, TokenTree):
-            self._collect(pending, name, outcome)
-        else:  # this step goes without its tree; the oldest idle session makes room for the next
-            self._evict_one_idle()
+        self._collect(pending, name, tree)
         self._finish_if_done(session)
 
     def _collect(self, pending: _Pending, name: str, tree: TokenTree) -> None:
@@ -202,11 +197,6 @@ class DrafterPool:
         for session in list(self._sessions.values()):
             self._drop(session)
         self._finished = []
-
-    def _evict_one_idle(self) -> None:
-        idle = [session for session in self._sessions.values() if session.pending is None]
-        if idle:
-            self._drop(min(idle, key=lambda session: session.last_used_s))
 
     def _fail(self, session: _Session, pending: _Pending, error: SpecGroveError) -> None:
         self._finished.append((pending.item_id, error))

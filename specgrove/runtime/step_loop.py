@@ -126,6 +126,9 @@ class StepLoop(Generic[WorkT, ResultT]):
             self._engine.add(item)
         except SpecGroveError as error:
             future.set_exception(error)
+        except Exception as error:
+            logger.exception("an item could not be taken in")
+            future.set_exception(InternalError(f"{type(error).__name__}: {error}"))
         else:
             self._under_way[item.item_id] = future
 
