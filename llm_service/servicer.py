@@ -129,5 +129,6 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         self, request: llm_pb2.LlmServiceCloseSessionRequest, context: Context
     ) -> llm_pb2.LlmServiceCloseSessionResponse:
         """See llm.proto."""
+        self.streams.close_session(request.session_id)
         await asyncio.wrap_future(self._loop.close_session(request.session_id))
         return llm_pb2.LlmServiceCloseSessionResponse()

@@ -95,5 +95,6 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
         self, request: ssm_pb2.SsmServiceCloseSessionRequest, context: Context
     ) -> ssm_pb2.SsmServiceCloseSessionResponse:
         """See ssm.proto."""
+        self.streams.close_session(request.session_id)
         await asyncio.wrap_future(self._loop.close_session(request.session_id))
         return ssm_pb2.SsmServiceCloseSessionResponse()

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
 
 from specgrove import wire
-from specgrove.errors import SpecGroveError, UnavailableError
+from specgrove.errors import SessionClosedError, SpecGroveError, UnavailableError
 
 logger = logging.getLogger(__name__)
+
+_MAX_NUM_CLOSED = 4096
 
 
 class WorkItem(Protocol):
@@ -48,6 +51,7 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
         self._result_type = result_type
         self._response_type = response_type
         self._streams: set[_Stream[ItemT, ResultT]] = set()
+        self._closed: OrderedDict[str, None] = OrderedDict()
         self._is_draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -81,6 +85,15 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
             stream.cancel_all()
             self._check_idle()
 
+    def close_session(self, session_id: str) -> None:
+        """From now on the session's items are refused: one that its closing overtook must not bring it back to life.
+
+        Session ids are never used again, so that remembering the latest is enough.
+        """
+        self._closed[session_id] = None
+        if len(self._closed) > _MAX_NUM_CLOSED:
+            self._closed.popitem(last=False)
+
     async def drain(self) -> None:
         """Answers new items with UNAVAILABLE, waits until the others are answered, and ends the streams."""
         self._is_draining = True
@@ -104,6 +117,8 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
         try:
             if self._is_draining:
                 raise UnavailableError("the service is shutting down")
+            if item.session_id in self._closed:
+                raise SessionClosedError("the session was closed")
             return await self._submit(item)
         except SpecGroveError as error:
             failure = wire.error_to_proto(error)

@@ -97,3 +97,16 @@ async def test_a_cancelled_call_leaves_nothing_behind() -> None:
     assert client.num_pending_items == 0
     await client.close()
     await server.stop(0)
+
+
+async def test_items_that_their_sessions_closing_overtook_are_refused() -> None:
+    servicer = EchoServicer()
+    server = server_of(servicer)
+    client = client_of(await server.start())
+    await client.connected.wait()
+    assert (await client.call(_item("s"))).HasField("draft")
+    servicer.streams.close_session("s")
+    assert (await client.call(_item("s"))).error.code == token_tree_pb2.WORK_ERROR_CODE_CANCELLED
+    assert (await client.call(_item("t"))).HasField("draft")
+    await client.close()
+    await server.stop(0)
