@@ -19,7 +19,6 @@ from specgrove.runtime.model_runner import ModelRunner
 from specgrove.token_tree import TokenTree
 from ssm_service.draft_tree import ROOT, Beam, DraftTree, Expansion
 
-
 # A chunk of up to this share of a step's chunk budget doesn't wait for its turn.
 _SHORT_CHUNK_SHARE = 8
 

@@ -1,63 +1,23 @@
-"""The pool's engine with real tiny models: KV reuse changes nothing, slots are accounted for, errors leave it serving."""
+"""The pool's engine with real tiny models: KV reuse changes nothing, sessions end, errors leave it serving."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from specgrove.errors import DeadlineExceededError, InvalidRequestError, SessionClosedError, StaleBaseError
-from specgrove.models.decoder import load_decoder
 from specgrove.request import Draft, DraftWork, TreeShape
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import WorkItem
 from ssm_service.config import PoolConfig
-from ssm_service.draft_tree import Beam, Expansion
-from ssm_service.lookup import LookupSsm
+from ssm_service.draft_tree import Beam
 from ssm_service.neural import DraftVocab, NeuralSsm
 from ssm_service.pool import DrafterPool
 from tests.conftest import TINY_VOCAB_SIZE
-
-SHAPE = TreeShape(max_num_nodes=7, max_depth=4)
-PROMPT = (5, 1, 44, 90, 3, 3, 17, 60, 2, 8, 31)
-
-
-class Clock:
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture(scope="module")
-def runners(tiny_llama: Path, other_tiny_llama: Path) -> list[ModelRunner]:
-    return [ModelRunner(load_decoder(folder, torch.float32), 300) for folder in (tiny_llama, other_tiny_llama)]
-
-
-def make_pool(runners: list[ModelRunner], clock: Clock | None = None) -> DrafterPool:
-    ssms = [
-        NeuralSsm("beam", runners[0], Beam(3), None, max_num_chunk_tokens=4),
-        NeuralSsm("expansion", runners[1], Expansion((2, 1, 2)), None),
-        LookupSsm("lookup"),
-    ]
-    return DrafterPool(ssms, PoolConfig(), clock or Clock())
-
-
-def run(pool: DrafterPool) -> dict[int, object]:
-    results: dict[int, object] = {}
-    while pool.has_work():
-        results.update(pool.step())
-    return results
-
-
-def ask(pool: DrafterPool, work: DraftWork) -> Draft:
-    pool.add(WorkItem(1, work))
-    (result,) = run(pool).values()
-    assert isinstance(result, Draft), result
-    return result
+from tests.ssm.pools import PROMPT, SHAPE, Clock, ask, make_pool, run
 
 
 def test_each_ssm_answers_with_a_tree_below_the_last_token(runners: list[ModelRunner]) -> None:
@@ -173,16 +133,31 @@ def test_closed_and_expired_items_answer_and_free(runners: list[ModelRunner]) ->
     assert pool.num_free_slots == pool.num_slots
 
 
-def test_no_room_costs_the_tree_only(runners: list[ModelRunner]) -> None:
-    pool = make_pool(runners)
-    for i in range(4):
-        draft = ask(pool, DraftWork(f"s{i}", 0, tuple(i + j % 50 for j in range(120)), SHAPE))
-        assert draft.base == 120
-    draft = ask(pool, DraftWork("s3", 120, (7,), SHAPE))
-    assert {"beam", "expansion"} <= {drafted.ssm for drafted in draft.trees}
-    for i in range(4):
-        pool.close_session(f"s{i}")
-    assert pool.num_free_slots == pool.num_slots
+def test_few_tokens_do_not_queue_behind_long_prompts(runners: list[ModelRunner]) -> None:
+    pool = DrafterPool([NeuralSsm("beam", runners[0], Beam(2), None, max_num_chunk_tokens=16)], PoolConfig())
+    ask(pool, DraftWork("running", 0, PROMPT, SHAPE))
+    pool.add(WorkItem(1, DraftWork("long", 0, tuple(i % 90 for i in range(200)), SHAPE)))
+    pool.add(WorkItem(2, DraftWork("running", len(PROMPT), (7, 8), TreeShape(4, 2))))
+    pool.step()
+    assert dict(pool.step()).keys() == {2}
+    assert run(pool).keys() == {1}
+
+
+def test_an_ssm_named_twice_drafts_once(runners: list[ModelRunner]) -> None:
+    draft = ask(make_pool(runners), DraftWork("s", 0, PROMPT + PROMPT, SHAPE, ssms=("lookup", "beam", "lookup")))
+    assert sorted(drafted.ssm for drafted in draft.trees) == ["beam", "lookup"]
+
+
+def test_a_vocabulary_must_fit_its_model(runners: list[ModelRunner]) -> None:
+    with pytest.raises(ValueError, match="5 draft token ids, its model has 97"):
+        NeuralSsm("mapped", runners[0], Beam(), DraftVocab(torch.arange(5)))
+    with pytest.raises(ValueError, match="no token that it could propose"):
+        NeuralSsm("mapped", runners[0], Beam(), DraftVocab(torch.full((TINY_VOCAB_SIZE,), -1)))
+    ids = torch.full((TINY_VOCAB_SIZE,), -1)
+    ids[40:42] = torch.tensor([7, 8])
+    pool = DrafterPool([NeuralSsm("mapped", runners[0], Beam(3), DraftVocab(ids))], PoolConfig())
+    (drafted,) = ask(pool, DraftWork("s", 0, (1, 7, 2), SHAPE)).trees
+    assert set(drafted.tree.token_ids[1:]) == {7, 8}
 
 
 def test_too_long_sequences_get_no_tree(runners: list[ModelRunner]) -> None:

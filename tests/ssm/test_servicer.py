@@ -1,0 +1,138 @@
+"""The SSM service over a real socket: drafts, control calls, bad items, and peers that vanish in the middle of one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+import torch
+
+from specgrove import wire
+from specgrove.errors import InvalidRequestError, StaleBaseError
+from specgrove.models.decoder import load_decoder
+from specgrove.request import Draft, DraftWork, TreeShape
+from specgrove.runtime.model_runner import ModelRunner
+from specgrove.runtime.step_loop import StepLoop
+from specgrove.serving.server import Server
+from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
+from ssm_service.config import PoolConfig, SsmSpec
+from ssm_service.draft_tree import Beam
+from ssm_service.loading import info_of
+from ssm_service.lookup import LookupSsm
+from ssm_service.neural import NeuralSsm
+from ssm_service.pool import DrafterPool
+from ssm_service.servicer import SsmServicer
+from tests.conftest import TINY_VOCAB_SIZE
+from tests.waiting import until
+
+WORK = DraftWork("s", 0, (5, 1, 44, 90, 5, 1, 44), TreeShape(max_num_nodes=6, max_depth=3))
+
+
+class SlowPool(DrafterPool):
+    """Steps only while its gate is open, so that a test can act in the middle of an item."""
+
+    is_open = True
+
+    def has_work(self) -> bool:
+        return self.is_open and super().has_work()
+
+
+@pytest.fixture
+def pool(tiny_llama: Path) -> SlowPool:
+    neural = NeuralSsm("tiny", ModelRunner(load_decoder(tiny_llama, torch.float32), 200), Beam(), None)
+    return SlowPool([neural, LookupSsm("lookup")], PoolConfig())
+
+
+@pytest.fixture
+def loop(pool: SlowPool) -> Iterator[StepLoop[DraftWork, Draft]]:
+    loop = StepLoop(pool, "pool")
+    yield loop
+    loop.stop()
+
+
+@pytest.fixture
+async def stub(pool: SlowPool, loop: StepLoop[DraftWork, Draft]) -> AsyncIterator[ssm_pb2_grpc.SsmServiceStub]:
+    specs = [SsmSpec("tiny", "tiny", Beam()), SsmSpec("lookup", None, None)]
+    ssms = [*pool._neural.values(), *pool._lookup.values()]
+    servicer = SsmServicer([info_of(spec, ssm) for spec, ssm in zip(specs, ssms, strict=True)], pool, loop)
+    server = Server(
+        "127.0.0.1:0",
+        lambda server: ssm_pb2_grpc.add_SsmServiceServicer_to_server(servicer, server),
+        service_names=["specgrove.v1.SsmService"],
+        drain=servicer.streams.drain,
+    )
+    address = await server.start()
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield ssm_pb2_grpc.SsmServiceStub(channel)
+    await server.stop(0)
+
+
+async def ask(stub: ssm_pb2_grpc.SsmServiceStub, *items: ssm_pb2.DraftItem) -> dict[int, ssm_pb2.DraftResult]:
+    """The results of one message, by item id."""
+    call = stub.Draft()
+    await call.write(ssm_pb2.DraftRequest(items=items))
+    results: dict[int, ssm_pb2.DraftResult] = {}
+    while len(results) < len(items):
+        response = await asyncio.wait_for(call.read(), 5)
+        assert response is not grpc.aio.EOF
+        results |= {result.item_id: result for result in response.results}
+    call.cancel()
+    return results
+
+
+async def test_drafts_and_control_calls(stub: ssm_pb2_grpc.SsmServiceStub) -> None:
+    results = await ask(stub, wire.draft_work_to_proto(WORK, 7))
+    draft = wire.draft_from_proto(results[7].draft)
+    assert draft.base == len(WORK.new_token_ids)
+    assert [drafted.ssm for drafted in draft.trees] == ["tiny", "lookup"]
+    for drafted in draft.trees:
+        drafted.tree.validated(vocab_size=TINY_VOCAB_SIZE, max_num_nodes=7)
+    infos = (await stub.GetModelInfo(ssm_pb2.SsmServiceGetModelInfoRequest())).ssms
+    assert [(info.name, info.mode) for info in infos] == [("tiny", "beam"), ("lookup", "lookup")]
+    assert infos[0].num_parameters > 0
+    first, second = [await stub.Warmup(ssm_pb2.SsmServiceWarmupRequest()) for _ in range(2)]
+    assert first == second
+    assert [time.num_tokens for time in first.ssms[0].step_times] == [1, 2, 4, 8, 16, 32, 64]
+    load = (await stub.GetLoad(ssm_pb2.SsmServiceGetLoadRequest())).load
+    assert load.num_sessions == 1
+    assert load.num_free_slots < load.num_slots == 200
+    await stub.CloseSession(ssm_pb2.SsmServiceCloseSessionRequest(session_id="s"))
+    load = (await stub.GetLoad(ssm_pb2.SsmServiceGetLoadRequest())).load
+    assert (load.num_sessions, load.num_free_slots) == (0, 200)
+
+
+async def test_bad_items_fail_alone(stub: ssm_pb2_grpc.SsmServiceStub) -> None:
+    good = wire.draft_work_to_proto(WORK, 1)
+    stale = ssm_pb2.DraftItem(session_id="t", item_id=2, base=9, new_token_ids=[1], max_num_nodes=3, max_depth=2)
+    invalid = ssm_pb2.DraftItem(session_id="u", item_id=3, new_token_ids=[TINY_VOCAB_SIZE], max_depth=2)
+    results = await ask(stub, good, stale, invalid)
+    assert results[1].HasField("draft")
+    assert isinstance(wire.error_from_proto(results[2].error), StaleBaseError)
+    assert isinstance(wire.error_from_proto(results[3].error), InvalidRequestError)
+
+
+async def test_too_many_items_are_refused(stub: ssm_pb2_grpc.SsmServiceStub) -> None:
+    call = stub.Draft()
+    await call.write(ssm_pb2.DraftRequest(items=[wire.draft_work_to_proto(WORK, 1)] * 1025))
+    with pytest.raises(grpc.aio.AioRpcError, match="1024"):
+        await asyncio.wait_for(call.read(), 5)
+    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert (await ask(stub, wire.draft_work_to_proto(WORK, 1)))[1].HasField("draft")
+
+
+async def test_a_router_that_vanishes_leaves_the_service_drafting(
+    stub: ssm_pb2_grpc.SsmServiceStub, pool: SlowPool, loop: StepLoop[DraftWork, Draft]
+) -> None:
+    """Its stream's end cancels the items on it, while the engine is about to finish them."""
+    pool.is_open = False
+    call = stub.Draft()
+    await call.write(ssm_pb2.DraftRequest(items=[wire.draft_work_to_proto(WORK, 1)]))
+    await until(lambda: loop.num_pending_items == 1)
+    call.cancel()
+    await asyncio.sleep(0.1)
+    pool.is_open = True
+    await until(lambda: loop.num_pending_items == 0)
+    assert (await ask(stub, wire.draft_work_to_proto(WORK, 2)))[2].HasField("draft")
