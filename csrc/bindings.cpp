@@ -3,7 +3,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <array>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -33,14 +32,9 @@ T* at(Address address) {
 void bind_settings(py::module_& module) {
   module.def("set_num_threads", [](int count) { ThreadPool::instance().set_num_threads(count); }, NoGil());
   module.def("get_num_threads", [] { return ThreadPool::instance().num_threads(); });
-  module.def("set_isa", [](const std::string& name) {
-    const Isa isa = name == "plain" ? Isa::kPlain : Isa::kAvx512;
-    if (name != "plain" && name != "avx512")
-      throw py::value_error("isa must be 'plain' or 'avx512', got '" + name + "'");
-    if (isa > best_isa()) throw py::value_error("this processor has no AVX-512 with BF16");
-    set_isa(isa);
-  });
-  module.def("get_isa", [] { return current_isa() == Isa::kAvx512 ? "avx512" : "plain"; });
+  module.def("set_isa", &set_isa);
+  module.def("get_isa", &current_isa_name);
+  module.def("build_info", [] { return std::string(SPECGROVE_BUILD_INFO); });
   py::enum_<DType>(module, "DType")
       .value("float32", DType::kFloat32)
       .value("bfloat16", DType::kBFloat16)
@@ -93,19 +87,25 @@ void bind_layers(py::module_& module) {
                           at<float>(queries)});
       },
       NoGil());
-  // The batch's eight addresses are made once per step: see AttentionBatch in specgrove/kernels/attention.py.
-  using BatchAddresses = std::array<Address, 7>;
   module.def(
       "tree_attention",
-      [](Address queries, Address k_cache, Address v_cache, DType dtype, const BatchAddresses& batch, int64_t num_rows,
-         int64_t num_heads, int64_t num_kv_heads, int64_t head_dim, int64_t num_mask_words, float scale,
-         Address alibi_slopes, Address out) {
-        tree_attention({at<float>(queries), at<void>(k_cache), at<void>(v_cache), dtype, at<int32_t>(batch[0]),
-                        at<int32_t>(batch[1]), at<int32_t>(batch[2]), at<int32_t>(batch[3]), at<int32_t>(batch[4]),
-                        at<int32_t>(batch[5]), at<uint64_t>(batch[6]), num_rows, num_heads, num_kv_heads, head_dim,
-                        num_mask_words, scale, at<float>(alibi_slopes), at<float>(out)});
+      [](Address queries, Address k_cache, Address v_cache, DType dtype, int64_t num_slots, int64_t num_kv_heads,
+         int64_t head_dim, const AttentionPlan& plan, int64_t num_heads, float scale, Address alibi_slopes,
+         Address out) {
+        const KvCache cache{at<void>(k_cache), at<void>(v_cache), dtype, num_slots, num_kv_heads, head_dim};
+        tree_attention(at<float>(queries), cache, plan, num_heads, scale, at<float>(alibi_slopes), at<float>(out));
       },
       NoGil());
+  py::class_<AttentionPlan>(module, "AttentionPlan")
+      .def(py::init([](Address context_slots, int64_t num_context_slots, Address context_offsets, Address tree_slots,
+                       int64_t num_tree_slots, Address tree_offsets, int64_t num_seqs, Address row_seq,
+                       Address row_context_len, Address row_masks, int64_t num_rows, int64_t num_mask_words) {
+             return std::make_unique<AttentionPlan>(AttentionPlan::Arrays{
+                 at<int32_t>(context_slots), num_context_slots, at<int32_t>(context_offsets), at<int32_t>(tree_slots),
+                 num_tree_slots, at<int32_t>(tree_offsets), num_seqs, at<int32_t>(row_seq),
+                 at<int32_t>(row_context_len), at<uint64_t>(row_masks), num_rows, num_mask_words});
+           }),
+           NoGil());
 }
 
 void bind_sampling(py::module_& module) {

@@ -1,6 +1,8 @@
 #include "attention.h"
 
-#include <vector>
+#include <algorithm>
+#include <stdexcept>
+#include <string>
 
 #include "isa.h"
 #include "thread_pool.h"
@@ -8,36 +10,117 @@
 namespace specgrove {
 namespace {
 
-// The slots of a row's keys by position.
-void collect_slots(const TreeAttention& call, int64_t row, std::vector<int32_t>* slots) {
-  const int32_t sequence = call.row_seq[row];
-  const int32_t* context = call.context_slots + call.context_offsets[sequence];
-  slots->assign(context, context + call.row_context_len[row]);
-  const int32_t* nodes = call.tree_slots + call.tree_offsets[sequence];
-  for (int64_t word = 0; word < call.num_mask_words; ++word) {
-    for (uint64_t bits = call.row_masks[row * call.num_mask_words + word]; bits != 0; bits &= bits - 1) {
-      slots->push_back(nodes[word * 64 + __builtin_ctzll(bits)]);
-    }
+constexpr int64_t kMaxTileRows = 16;
+constexpr int64_t kMaxTileQueries = 96;
+constexpr int64_t kTasksPerThread = 4;
+
+void check(bool holds, const char* text) {
+  if (!holds) throw std::invalid_argument(text);
+}
+
+void check_offsets(const int32_t* offsets, int64_t num_seqs, int64_t total, const char* text) {
+  check(offsets[0] == 0 && offsets[num_seqs] == total, text);
+  for (int64_t i = 0; i < num_seqs; ++i) check(offsets[i] <= offsets[i + 1], text);
+}
+
+int64_t slots_needed(const int32_t* slots, int64_t count) {
+  int32_t largest = -1, smallest = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    largest = std::max(largest, slots[i]);
+    smallest = std::min(smallest, slots[i]);
+  }
+  check(smallest >= 0, "slots must not be negative");
+  return int64_t{largest} + 1;
+}
+
+decltype(&attention_tile_plain) tile_function() {
+  switch (current_isa()) {
+    case Isa::kAvx512:
+      return attention_tile_avx512;
+    case Isa::kAvx2:
+      return attention_tile_avx2;
+    default:
+      return attention_tile_plain;
   }
 }
 
 }  // namespace
 
-void tree_attention(const TreeAttention& call) {
-  const auto run_task = current_isa() == Isa::kAvx512 ? attention_task_avx512 : attention_task_plain;
-  const int64_t group_size = call.num_heads / call.num_kv_heads, dim = call.head_dim;
-  ThreadPool::instance().run(call.num_rows * call.num_kv_heads, [&](int64_t index) {
-    const int64_t row = index / call.num_kv_heads, kv_head = index % call.num_kv_heads;
-    thread_local std::vector<int32_t> slots;
-    collect_slots(call, row, &slots);
-    const int64_t first_head = row * call.num_heads + kv_head * group_size;
-    const int64_t cache_offset = kv_head * dim * size_of(call.dtype);
-    run_task({call.queries + first_head * dim, static_cast<const char*>(call.k_cache) + cache_offset,
-              static_cast<const char*>(call.v_cache) + cache_offset, call.dtype, call.num_kv_heads * dim, slots.data(),
-              static_cast<int64_t>(slots.size()), group_size, dim, call.scale,
-              call.alibi_slopes == nullptr ? nullptr : call.alibi_slopes + kv_head * group_size,
-              call.out + first_head * dim});
+AttentionPlan::AttentionPlan(const Arrays& a) {
+  check_offsets(a.context_offsets, a.num_seqs, a.num_context_slots, "context_offsets don't fit context_slots");
+  check_offsets(a.tree_offsets, a.num_seqs, a.num_tree_slots, "tree_offsets don't fit tree_slots");
+  num_slots_ =
+      std::max(slots_needed(a.context_slots, a.num_context_slots), slots_needed(a.tree_slots, a.num_tree_slots));
+  rows_.reserve(a.num_rows);
+  std::vector<int64_t> starts;
+  for (int64_t row = 0; row < a.num_rows; ++row) {
+    const int32_t seq = a.row_seq[row];
+    check(seq >= 0 && seq < a.num_seqs, "row_seq names a sequence that is not there");
+    const int64_t context_len = a.row_context_len[row];
+    const int64_t num_nodes = a.tree_offsets[seq + 1] - a.tree_offsets[seq];
+    check(context_len >= 0 && context_len <= a.context_offsets[seq + 1] - a.context_offsets[seq],
+          "row_context_len is longer than the sequence's context");
+    starts.push_back(static_cast<int64_t>(paths_.size()));
+    for (int64_t word = 0; word < a.num_mask_words; ++word) {
+      for (uint64_t bits = a.row_masks[row * a.num_mask_words + word]; bits != 0; bits &= bits - 1) {
+        const int64_t node = word * 64 + __builtin_ctzll(bits);
+        check(node < num_nodes, "row_masks name a node that is not in the sequence's tree");
+        paths_.push_back(a.tree_slots[a.tree_offsets[seq] + node]);
+      }
+    }
+    const int64_t path_len = static_cast<int64_t>(paths_.size()) - starts.back();
+    check(context_len + path_len > 0, "a row must see at least one key");
+    rows_.push_back({a.context_slots + a.context_offsets[seq], context_len, nullptr, path_len, seq});
+  }
+  for (size_t row = 0; row < rows_.size(); ++row) rows_[row].path = paths_.data() + starts[row];
+}
+
+void tree_attention(const float* queries, const KvCache& cache, const AttentionPlan& plan, int64_t num_heads,
+                    float scale, const float* alibi_slopes, float* out) {
+  check(plan.num_slots() <= cache.num_slots, "the batch names a slot that the cache doesn't have");
+  const std::vector<AttentionRow>& rows = plan.rows();
+  const int64_t num_rows = static_cast<int64_t>(rows.size()), dim = cache.head_dim;
+  const int64_t group_size = num_heads / cache.num_kv_heads;
+  // Large tiles load context once for many rows, but all threads need work. Tiles change no bit.
+  const int64_t num_wanted = kTasksPerThread * ThreadPool::instance().num_threads();
+  const int64_t most = std::max<int64_t>(1, std::min(kMaxTileRows, kMaxTileQueries / group_size));
+  const int64_t tile_rows = std::clamp<int64_t>(num_rows * cache.num_kv_heads / num_wanted, 1, most);
+  std::vector<int64_t> starts;
+  for (int64_t row = 0; row < num_rows; ++row) {
+    const bool is_new = starts.empty() || row - starts.back() >= tile_rows;
+    if (is_new || rows[row].sequence != rows[row - 1].sequence) starts.push_back(row);
+  }
+  starts.push_back(num_rows);
+  const auto run_tile = tile_function();
+  const int64_t num_tasks = (static_cast<int64_t>(starts.size()) - 1) * cache.num_kv_heads;
+  ThreadPool::instance().run(num_tasks, [&](int64_t task) {
+    const int64_t first = starts[task / cache.num_kv_heads], end = starts[task / cache.num_kv_heads + 1];
+    const int64_t kv_head = task % cache.num_kv_heads, head = kv_head * group_size;
+    thread_local std::vector<float> scratch;
+    scratch.resize(std::max<size_t>(scratch.size(), scratch_floats(end - first, group_size, dim)));
+    const int64_t place = (first * num_heads + head) * dim, cache_offset = kv_head * dim * size_of(cache.dtype);
+    AttentionTile tile{};
+    tile.rows = rows.data() + first;
+    tile.num_rows = end - first;
+    tile.queries = queries + place;
+    tile.out = out + place;
+    tile.row_stride = num_heads * dim;
+    tile.k_cache = static_cast<const char*>(cache.keys) + cache_offset;
+    tile.v_cache = static_cast<const char*>(cache.values) + cache_offset;
+    tile.slot_stride = cache.num_kv_heads * dim;
+    tile.group_size = group_size;
+    tile.head_dim = dim;
+    tile.scale = scale;
+    tile.alibi_slopes = alibi_slopes == nullptr ? nullptr : alibi_slopes + head;
+    tile.scratch = scratch.data();
+    run_tile(cache.dtype, tile);
   });
+}
+
+int64_t scratch_floats(int64_t num_rows, int64_t group_size, int64_t head_dim) {
+  const int64_t padded = (head_dim + 15) / 16 * 16;
+  // Two chunks of keys and values, then sums, weights, maximum and total of every query.
+  return 4 * kKeyChunk * padded + num_rows * group_size * (padded + kKeyChunk + 2);
 }
 
 }  // namespace specgrove

@@ -1,10 +1,12 @@
 // Tree attention over one-token KV slots: a row sees the first positions of its sequence's context, then its ancestors.
 //
 // A row's keys form one list by position, wherever they come from, and are reduced in chunks of kKeyChunk positions
-// with an online softmax. So a row's bits are those of the same tokens as a plain sequence.
+// with an online softmax. So a row's bits are those of the same tokens as a plain sequence, whatever rows share its
+// tile.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "number_types.h"
 
@@ -13,41 +15,74 @@ namespace specgrove {
 constexpr int64_t kKeyChunk = 32;
 constexpr int64_t kMaxHeadDim = 256;
 
-struct TreeAttention {
-  const float* queries;  // [rows, num_heads, head_dim]
-  const void* k_cache;   // [num_slots, num_kv_heads, head_dim]
-  const void* v_cache;
-  DType dtype;                     // of the caches
-  const int32_t* context_slots;    // all sequences' contexts, one after another
-  const int32_t* context_offsets;  // [num_seqs + 1]
-  const int32_t* tree_slots;       // all sequences' tree nodes
-  const int32_t* tree_offsets;     // [num_seqs + 1]
-  const int32_t* row_seq;          // [rows]
-  const int32_t* row_context_len;  // [rows]
-  const uint64_t* row_masks;  // [rows, num_mask_words], bit j: node j of the row's sequence is the row or an ancestor
-  int64_t num_rows, num_heads, num_kv_heads, head_dim, num_mask_words;
-  float scale;
-  const float* alibi_slopes;  // [num_heads] or null
-  float* out;                 // [rows, num_heads, head_dim]
+struct AttentionRow {
+  const int32_t* context;  // slots of the sequence's context, by position
+  int64_t context_len;     // how many of them the row sees
+  const int32_t* path;     // slots of the ancestors and the row itself, by depth
+  int64_t path_len;
+  int32_t sequence;
+
+  int64_t num_keys() const { return context_len + path_len; }
 };
 
-void tree_attention(const TreeAttention& call);
+// Which keys each row of a step sees: made and checked once per step, used by all layers.
+class AttentionPlan {
+ public:
+  struct Arrays {
+    const int32_t* context_slots;  // all sequences' contexts, one after another
+    int64_t num_context_slots;
+    const int32_t* context_offsets;  // [num_seqs + 1]
+    const int32_t* tree_slots;       // all sequences' tree nodes
+    int64_t num_tree_slots;
+    const int32_t* tree_offsets;  // [num_seqs + 1]
+    int64_t num_seqs;
+    const int32_t* row_seq;          // [num_rows]
+    const int32_t* row_context_len;  // [num_rows]
+    const uint64_t* row_masks;       // [num_rows, num_mask_words], bit j: node j of the row's sequence is seen
+    int64_t num_rows, num_mask_words;
+  };
 
-// One row and one KV head: the heads of its group over `num_keys` slots. Works on float32 copies of no more than a
-// chunk.
-struct AttentionTask {
-  const float* queries;  // [group_size, head_dim]
-  const void* k_cache;   // at the KV head; slots are slot_stride elements apart
-  const void* v_cache;
+  // Keeps the address of context_slots. Throws std::invalid_argument that says what doesn't fit together.
+  explicit AttentionPlan(const Arrays& arrays);
+
+  const std::vector<AttentionRow>& rows() const { return rows_; }
+  int64_t num_slots() const { return num_slots_; }  // what a cache must have: one more than the largest slot
+
+ private:
+  std::vector<AttentionRow> rows_;
+  std::vector<int32_t> paths_;
+  int64_t num_slots_ = 0;
+};
+
+struct KvCache {
+  const void* keys;  // [num_slots, num_kv_heads, head_dim]
+  const void* values;
   DType dtype;
-  int64_t slot_stride;
-  const int32_t* slots;  // [num_keys]
-  int64_t num_keys, group_size, head_dim;
+  int64_t num_slots, num_kv_heads, head_dim;
+};
+
+// queries and out are [rows, num_heads, head_dim]; alibi_slopes is [num_heads] or null.
+void tree_attention(const float* queries, const KvCache& cache, const AttentionPlan& plan, int64_t num_heads,
+                    float scale, const float* alibi_slopes, float* out);
+
+// Some rows of one sequence and one KV head: they share the chunks of context that are loaded.
+struct AttentionTile {
+  const AttentionRow* rows;
+  int64_t num_rows;
+  const float* queries;  // of the first row, [group_size, head_dim]; rows are row_stride apart, in out too
+  float* out;
+  int64_t row_stride;
+  const void* k_cache;  // at the KV head; slots are slot_stride elements apart
+  const void* v_cache;
+  int64_t slot_stride, group_size, head_dim;
   float scale;
   const float* alibi_slopes;  // [group_size] or null
-  float* out;                 // [group_size, head_dim]
+  float* scratch;             // scratch_floats()
 };
-void attention_task_plain(const AttentionTask& task);
-void attention_task_avx512(const AttentionTask& task);
+int64_t scratch_floats(int64_t num_rows, int64_t group_size, int64_t head_dim);
+
+void attention_tile_plain(DType dtype, const AttentionTile& tile);
+void attention_tile_avx2(DType dtype, const AttentionTile& tile);
+void attention_tile_avx512(DType dtype, const AttentionTile& tile);
 
 }  // namespace specgrove

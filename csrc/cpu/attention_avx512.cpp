@@ -1,7 +1,7 @@
-#include "attention_task.h"
+#include "attention_tile.h"
 
 namespace specgrove {
 
-void attention_task_avx512(const AttentionTask& task) { attention_task(task); }
+void attention_tile_avx512(DType dtype, const AttentionTile& tile) { attention_tile_of(dtype, tile); }
 
 }  // namespace specgrove

@@ -59,7 +59,10 @@ PackedLinear::PackedLinear(const void* weight, DType dtype, const float* bias, i
 PackedLinear::~PackedLinear() { std::free(packed_); }
 
 void PackedLinear::forward(const float* x, int64_t num_rows, float* out) const {
-  const bool is_avx512 = current_isa() == Isa::kAvx512;
+  const Isa isa = current_isa();
+  const auto run_tile = isa == Isa::kAvx512 ? linear_tile_avx512
+                        : isa == Isa::kAvx2 ? linear_tile_avx2
+                                            : linear_tile_plain;
   const void* inputs = x;
   int64_t x_stride = in_features_;
   thread_local std::vector<uint16_t> rounded;
@@ -67,7 +70,7 @@ void PackedLinear::forward(const float* x, int64_t num_rows, float* out) const {
     x_stride = padded_in_;
     rounded.assign(num_rows * padded_in_, 0);
     uint16_t* target = rounded.data();
-    const auto convert = is_avx512 ? to_bfloat16_avx512 : to_bfloat16_plain;
+    const auto convert = isa == Isa::kAvx512 ? to_bfloat16_avx512 : to_bfloat16_plain;
     for (int64_t row = 0; row < num_rows; ++row) {
       convert(x + row * in_features_, in_features_, target + row * padded_in_);
     }
@@ -90,7 +93,7 @@ void PackedLinear::forward(const float* x, int64_t num_rows, float* out) const {
                     out + first * kBlock,
                     out_features_,
                     std::min(count * kBlock, out_features_ - first * kBlock)};
-    (is_avx512 ? linear_tile_avx512 : linear_tile_plain)(dtype_, tile);
+    run_tile(dtype_, tile);
   });
 }
 

@@ -55,6 +55,7 @@ struct LinearTile {
 };
 
 void linear_tile_plain(DType dtype, const LinearTile& tile);
+void linear_tile_avx2(DType dtype, const LinearTile& tile);
 void linear_tile_avx512(DType dtype, const LinearTile& tile);
 void to_bfloat16_plain(const float* x, int64_t count, uint16_t* out);
 void to_bfloat16_avx512(const float* x, int64_t count, uint16_t* out);

@@ -11,6 +11,23 @@ class PackedLinear:
     @property
     def nbytes(self) -> int: ...
 
+class AttentionPlan:
+    def __init__(
+        self,
+        context_slots: int,
+        num_context_slots: int,
+        context_offsets: int,
+        tree_slots: int,
+        num_tree_slots: int,
+        tree_offsets: int,
+        num_seqs: int,
+        row_seq: int,
+        row_context_len: int,
+        row_masks: int,
+        num_rows: int,
+        num_mask_words: int,
+    ) -> None: ...
+
 class ChoiceParams:
     def __init__(
         self,
@@ -31,6 +48,7 @@ def set_num_threads(count: int) -> None: ...
 def get_num_threads() -> int: ...
 def set_isa(name: str) -> None: ...
 def get_isa() -> str: ...
+def build_info() -> str: ...
 def rms_norm(x: int, weight: int, eps: float, num_rows: int, size: int, out: int) -> None: ...
 def add_rms_norm(residual: int, delta: int, weight: int, eps: float, num_rows: int, size: int, out: int) -> None: ...
 def silu_mul(gate_up: int, num_rows: int, size: int, out: int) -> None: ...
@@ -54,12 +72,11 @@ def tree_attention(
     k_cache: int,
     v_cache: int,
     dtype: DType,
-    batch: Sequence[int],
-    num_rows: int,
-    num_heads: int,
+    num_slots: int,
     num_kv_heads: int,
     head_dim: int,
-    num_mask_words: int,
+    plan: AttentionPlan,
+    num_heads: int,
     scale: float,
     alibi_slopes: int,
     out: int,

@@ -26,7 +26,7 @@ class AttentionBatch:
     row_seq: torch.Tensor  # int32 [num_rows]
     row_context_len: torch.Tensor  # int32 [num_rows]
     row_masks: torch.Tensor  # int64 [num_rows, num_mask_words], bits of uint64 words
-    addresses: tuple[int, ...] = field(init=False, repr=False)
+    plan: _native.AttentionPlan = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         num_rows = self.row_seq.shape[0]
@@ -37,16 +37,24 @@ class AttentionBatch:
         check(self.row_seq, "row_seq", torch.int32, None)
         check(self.row_context_len, "row_context_len", torch.int32, num_rows)
         check(self.row_masks, "row_masks", torch.int64, num_rows, None)
-        tensors = (
-            self.context_slots,
-            self.context_offsets,
-            self.tree_slots,
-            self.tree_offsets,
-            self.row_seq,
-            self.row_context_len,
-            self.row_masks,
+        num_seqs = self.context_offsets.shape[0] - 1
+        if num_seqs < 1:
+            raise ValueError("context_offsets must have one more element than there are sequences")
+        plan = _native.AttentionPlan(
+            self.context_slots.data_ptr(),
+            self.context_slots.shape[0],
+            self.context_offsets.data_ptr(),
+            self.tree_slots.data_ptr(),
+            self.tree_slots.shape[0],
+            self.tree_offsets.data_ptr(),
+            num_seqs,
+            self.row_seq.data_ptr(),
+            self.row_context_len.data_ptr(),
+            self.row_masks.data_ptr(),
+            num_rows,
+            self.row_masks.shape[1],
         )
-        object.__setattr__(self, "addresses", tuple(tensor.data_ptr() for tensor in tensors))
+        object.__setattr__(self, "plan", plan)
 
 
 def rotate_and_store(
@@ -102,9 +110,11 @@ def tree_attention(
     A row's bits depend on its keys' tokens and positions only, not on whether they are context or tree.
     """
     num_rows, num_heads, head_dim = queries.shape
-    _, num_kv_heads, _ = k_cache.shape
-    check(queries, "queries", torch.float32, batch.row_seq.shape[0], num_heads, head_dim)
-    if num_heads % num_kv_heads or head_dim > 256:
+    num_slots, num_kv_heads, cache_dim = k_cache.shape
+    check(queries, "queries", torch.float32, batch.row_seq.shape[0], num_heads, cache_dim)
+    if v_cache.shape != k_cache.shape or v_cache.dtype is not k_cache.dtype or not v_cache.is_contiguous():
+        raise ValueError("v_cache must be contiguous and have k_cache's shape and dtype")
+    if num_heads % num_kv_heads or head_dim > 256 or head_dim % 2:
         raise ValueError(f"{num_heads} heads over {num_kv_heads} KV heads of size {head_dim} are not supported")
     if alibi_slopes is not None:
         check(alibi_slopes, "alibi_slopes", torch.float32, num_heads)
@@ -114,12 +124,11 @@ def tree_attention(
         k_cache.data_ptr(),
         v_cache.data_ptr(),
         native_dtype(k_cache, "k_cache"),
-        batch.addresses,
-        num_rows,
-        num_heads,
+        num_slots,
         num_kv_heads,
         head_dim,
-        batch.row_masks.shape[1],
+        batch.plan,
+        num_heads,
         scale,
         0 if alibi_slopes is None else alibi_slopes.data_ptr(),
         out.data_ptr(),

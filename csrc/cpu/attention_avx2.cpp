@@ -1,0 +1,7 @@
+#include "attention_tile.h"
+
+namespace specgrove {
+
+void attention_tile_avx2(DType dtype, const AttentionTile& tile) { attention_tile_of(dtype, tile); }
+
+}  // namespace specgrove

@@ -1,0 +1,107 @@
+// Sixteen floats as one value, in the instructions of the file that includes this: AVX-512, AVX2, or plain loops.
+//
+// Everything here has internal linkage, because files with different instructions are linked together. fma() rounds
+// once where the instruction set has it and twice on the plain path: a path's bits are its own, but always the same.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "number_types.h"
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace specgrove {
+namespace {
+
+constexpr int64_t kVec = 16;
+
+#if defined(__AVX512F__)
+
+using Vec = __m512;
+inline Vec set1(float value) { return _mm512_set1_ps(value); }
+inline Vec load(const float* x) { return _mm512_loadu_ps(x); }
+inline Vec load(const BFloat16* x) {
+  const __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
+}
+inline Vec load(const Float16* x) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x))); }
+// 32 numbers: those at even and those at odd places.
+inline void load_pairs(const BFloat16* x, Vec* even, Vec* odd) {
+  const __m512i words = _mm512_loadu_si512(x);
+  *even = _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
+  *odd = _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+inline void store(float* x, Vec value) { _mm512_storeu_ps(x, value); }
+inline Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+
+#elif defined(__AVX2__)
+
+struct Vec {
+  __m256 low, high;
+};
+inline Vec set1(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
+inline Vec load(const float* x) { return {_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8)}; }
+inline __m256 widen(const BFloat16* x) {
+  const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
+}
+inline __m256 widen(const Float16* x) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))); }
+inline Vec load(const BFloat16* x) { return {widen(x), widen(x + 8)}; }
+inline Vec load(const Float16* x) { return {widen(x), widen(x + 8)}; }
+inline void load_pairs(const BFloat16* x, __m256* even, __m256* odd) {
+  const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+  *even = _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
+  *odd = _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+inline void load_pairs(const BFloat16* x, Vec* even, Vec* odd) {
+  load_pairs(x, &even->low, &odd->low);
+  load_pairs(x + kVec, &even->high, &odd->high);
+}
+inline void store(float* x, Vec value) {
+  _mm256_storeu_ps(x, value.low);
+  _mm256_storeu_ps(x + 8, value.high);
+}
+inline Vec mul(Vec a, Vec b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
+inline Vec fma(Vec a, Vec b, Vec c) {
+  return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+
+#else
+
+struct Vec {
+  float lanes[kVec];
+};
+inline Vec set1(float value) {
+  Vec out;
+  for (float& lane : out.lanes) lane = value;
+  return out;
+}
+template <typename T>
+inline Vec load(const T* x) {
+  Vec out;
+  for (int64_t lane = 0; lane < kVec; ++lane) out.lanes[lane] = to_float(x[lane]);
+  return out;
+}
+inline void load_pairs(const BFloat16* x, Vec* even, Vec* odd) {
+  for (int64_t lane = 0; lane < kVec; ++lane) {
+    even->lanes[lane] = to_float(x[2 * lane]);
+    odd->lanes[lane] = to_float(x[2 * lane + 1]);
+  }
+}
+inline void store(float* x, Vec value) { std::memcpy(x, value.lanes, sizeof value.lanes); }
+inline Vec mul(Vec a, Vec b) {
+  for (int64_t lane = 0; lane < kVec; ++lane) a.lanes[lane] *= b.lanes[lane];
+  return a;
+}
+inline Vec fma(Vec a, Vec b, Vec c) {
+  for (int64_t lane = 0; lane < kVec; ++lane) c.lanes[lane] += a.lanes[lane] * b.lanes[lane];
+  return c;
+}
+
+#endif
+
+}  // namespace
+}  // namespace specgrove

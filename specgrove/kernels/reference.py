@@ -1,0 +1,270 @@
+"""The kernels in pure torch: slow, obviously correct, and what the native ones are tested against.
+
+Names and arguments are those of the wrappers. Floating point is float64 where only closeness is promised; where bits are
+promised (the Gumbel noise), the same float32 operations in the same order as in csrc/cpu.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from specgrove.kernels.attention import AttentionBatch
+from specgrove.kernels.sampling import NO_ADJUSTMENTS, ChoiceParams, TokenAdjustments
+from specgrove.kernels.trees import Arrays
+
+_UINT32 = 0xFFFFFFFF
+
+
+def merge_trees(trees: Sequence[Arrays], max_num_nodes: int) -> tuple[list[int], list[int], list[float], list[int]]:
+    """See ``specgrove.kernels.trees``. Paths as dictionary keys instead of indices."""
+    log_probs: dict[tuple[int, ...], float] = {}
+    sources: dict[tuple[int, ...], int] = {}
+    for token_ids, parents, tree_log_probs, tree_sources in trees:
+        paths: list[tuple[int, ...]] = []
+        for node, token_id in enumerate(token_ids):
+            path = (*(paths[parents[node]] if node else ()), token_id)
+            paths.append(path)
+            log_probs[path] = max(log_probs.get(path, -float("inf")), tree_log_probs[node])
+            sources[path] = sources.get(path, 0) | tree_sources[node]
+    order = {path: index for index, path in enumerate(log_probs)}
+
+    def score(path: tuple[int, ...]) -> float:
+        # Added up from the root, as the native kernel does: floating-point sums depend on the order.
+        total = 0.0
+        for length in range(2, len(path) + 1):
+            total += min(log_probs[path[:length]], 0.0)
+        return total
+
+    kept = sorted(
+        sorted(log_probs, key=lambda path: (-score(path), order[path]))[:max_num_nodes], key=order.__getitem__
+    )
+    place = {path: index for index, path in enumerate(kept)}
+    return (
+        [path[-1] for path in kept],
+        [place.get(path[:-1], -1) for path in kept],
+        [log_probs[path] for path in kept],
+        [sources[path] for path in kept],
+    )
+
+
+def ancestor_masks(parents: Sequence[int]) -> bytes:
+    """See ``specgrove.kernels.trees``."""
+    num_bytes = (len(parents) + 63) // 64 * 8
+    masks: list[int] = []
+    for node, parent in enumerate(parents):
+        masks.append(1 << node | (masks[parent] if parent >= 0 else 0))
+    return b"".join(mask.to_bytes(num_bytes, "little") for mask in masks)
+
+
+def walk_tree(token_ids: Sequence[int], parents: Sequence[int], choices: Sequence[int]) -> list[int]:
+    """See ``specgrove.kernels.trees``."""
+    accepted: list[int] = []
+    node = 0
+    while True:
+        children = [i for i in range(1, len(token_ids)) if parents[i] == node and token_ids[i] == choices[node]]
+        if not children:
+            return accepted
+        node = children[0]
+        accepted.append(node)
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """``PackedLinear``; float64 ``[num_rows, out_features]``."""
+    rounded = x.to(torch.bfloat16) if weight.dtype is torch.bfloat16 else x
+    out = rounded.double() @ weight.double().T
+    return out if bias is None else out + bias.double()
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """See ``specgrove.kernels.elementwise``; float64."""
+    x = x.double()
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight.double()
+
+
+def add_rms_norm(residual: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """See ``specgrove.kernels.elementwise``; float64."""
+    residual += delta
+    return rms_norm(residual, weight, eps)
+
+
+def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """See ``specgrove.kernels.elementwise``; float64."""
+    gate, up = gate_up.double().chunk(2, dim=-1)
+    return torch.nn.functional.silu(gate) * up
+
+
+def embed(table: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+    """See ``specgrove.kernels.elementwise``."""
+    return table[token_ids].float()
+
+
+def rotate_and_store(
+    qkv: torch.Tensor,
+    positions: torch.Tensor,
+    cos_sin: torch.Tensor,
+    slots: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+) -> torch.Tensor:
+    """See ``specgrove.kernels.attention``."""
+    _, num_kv_heads, head_dim = k_cache.shape
+    heads = qkv.view(qkv.shape[0], -1, head_dim)
+    cosines, sines = cos_sin[positions.long()][:, None].chunk(2, dim=-1)
+
+    def rotated(x: torch.Tensor) -> torch.Tensor:
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat([first * cosines - second * sines, second * cosines + first * sines], dim=-1)
+
+    num_heads = heads.shape[1] - 2 * num_kv_heads
+    k_cache[slots.long()] = rotated(heads[:, num_heads : num_heads + num_kv_heads]).to(k_cache.dtype)
+    v_cache[slots.long()] = heads[:, num_heads + num_kv_heads :].to(v_cache.dtype)
+    return rotated(heads[:, :num_heads])
+
+
+def tree_attention(
+    queries: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    batch: AttentionBatch,
+    scale: float,
+    alibi_slopes: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """See ``specgrove.kernels.attention``; float64, one row and head at a time."""
+    num_rows, num_heads, head_dim = queries.shape
+    group_size = num_heads // k_cache.shape[1]
+    out = torch.empty(num_rows, num_heads, head_dim, dtype=torch.float64)
+    for row in range(num_rows):
+        sequence = int(batch.row_seq[row])
+        start, tree_start = int(batch.context_offsets[sequence]), int(batch.tree_offsets[sequence])
+        slots = batch.context_slots[start : start + int(batch.row_context_len[row])].tolist()
+        num_nodes = int(batch.tree_offsets[sequence + 1]) - tree_start
+        for node in range(num_nodes):
+            if int(batch.row_masks[row, node // 64]) >> (node % 64) & 1:
+                slots.append(int(batch.tree_slots[tree_start + node]))
+        for head in range(num_heads):
+            keys, values = (cache[slots, head // group_size].double() for cache in (k_cache, v_cache))
+            scores = keys @ queries[row, head].double() * scale
+            if alibi_slopes is not None:
+                scores += alibi_slopes[head].double() * (torch.arange(len(slots)) - (len(slots) - 1))
+            out[row, head] = torch.softmax(scores, dim=0) @ values
+    return out.view(num_rows, -1)
+
+
+def gumbel_noise(seed: int, position: int, token_ids: torch.Tensor) -> torch.Tensor:
+    """See ``specgrove.kernels.sampling``: the same bits. Definition: csrc/cpu/sampling.h."""
+    words = philox4x32(
+        torch.stack(
+            [
+                token_ids >> 2,
+                torch.zeros_like(token_ids),
+                torch.full_like(token_ids, position & _UINT32),
+                torch.full_like(token_ids, position >> 32),
+            ]
+        ),
+        seed & _UINT32,
+        seed >> 32,
+    )
+    bits = words.gather(0, (token_ids & 3)[None])[0] >> 9
+    uniform = (bits.float() + 0.5) * 2.0**-23
+    return -log_of(-log_of(uniform))
+
+
+def philox4x32(counters: torch.Tensor, key0: int, key1: int) -> torch.Tensor:
+    """Philox4x32-10 (Salmon et al., 2011); int64 ``[4, n]`` holding uint32 values, in and out."""
+    c0, c1, c2, c3 = counters
+    for _ in range(10):
+        high0, low0 = _product(0xD2511F53, c0)
+        high1, low1 = _product(0xCD9E8D57, c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ key0, low1, high0 ^ c3 ^ key1, low0
+        key0, key1 = (key0 + 0x9E3779B9) & _UINT32, (key1 + 0xBB67AE85) & _UINT32
+    return torch.stack([c0, c1, c2, c3])
+
+
+def _product(factor: int, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Upper and lower 32 bits of a 64-bit product, by halves: int64 has no room for the whole."""
+    low = factor * (values & 0xFFFF)
+    high = factor * (values >> 16) + (low >> 16)
+    return high >> 16, (high & 0xFFFF) << 16 | (low & 0xFFFF)
+
+
+def log_of(x: torch.Tensor) -> torch.Tensor:
+    """``log_of`` of csrc/cpu/vector_math.h, operation by operation; float32."""
+    bits = x.view(torch.int32)
+    offset = bits - 0x3F3504F3
+    exponent = offset >> 23
+    mantissa = ((offset & 0x7FFFFF) + 0x3F3504F3).view(torch.float32)
+    f = mantissa - 1.0
+    s = f / (2.0 + f)
+    z = s * s
+    poly = z * _f32(0.1555555611) + _f32(0.1818357216)
+    for coefficient in (0.2222219843, 0.2857142874, 0.4, 0.6666666667):
+        poly = poly * z + _f32(coefficient)
+    e = exponent.float()
+    half_square = 0.5 * f * f
+    low = s * (half_square + z * poly) + e * _f32(9.0580006145e-6)
+    return e * _f32(0.6931381226) - ((half_square - low) - f)
+
+
+def _f32(value: float) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.float32)
+
+
+def processed_log_probs(
+    logits: torch.Tensor, params: ChoiceParams, adjustments: TokenAdjustments = NO_ADJUSTMENTS
+) -> torch.Tensor:
+    """See ``specgrove.kernels.sampling``; by a full sort, float64."""
+    logits = _adjusted(logits, params, adjustments).double() / params.temperature
+    order = sorted(range(len(logits)), key=lambda token_id: (-logits[token_id].item(), token_id))
+    order = [token_id for token_id in order if logits[token_id] > -torch.inf]
+    if params.top_k > 0:
+        order = order[: params.top_k]
+    probabilities = torch.softmax(logits[order], dim=0)
+    if params.top_p < 1:
+        reached = torch.cumsum(probabilities, dim=0) >= params.top_p
+        count = int(reached.int().argmax()) + 1 if reached.any() else len(order)
+        order, probabilities = order[:count], probabilities[:count]
+    kept = [
+        t for t, probability in zip(order, probabilities, strict=True) if probability >= params.min_p * probabilities[0]
+    ]
+    out = torch.full_like(logits, -torch.inf)
+    out[kept] = torch.log_softmax(logits[kept], dim=0)
+    return out
+
+
+def choose(
+    logits: torch.Tensor, params: ChoiceParams, position: int, adjustments: TokenAdjustments = NO_ADJUSTMENTS
+) -> int:
+    """See ``specgrove.kernels.sampling``."""
+    if params.temperature == 0:
+        return int(_adjusted(logits, params, adjustments).argmax())
+    noise = gumbel_noise(params.seed, position, torch.arange(len(logits)))
+    return int((processed_log_probs(logits, params, adjustments) + noise.double()).argmax())
+
+
+def _adjusted(logits: torch.Tensor, params: ChoiceParams, adjustments: TokenAdjustments) -> torch.Tensor:
+    logits, a = logits.clone(), adjustments
+    if a.bias_token_ids is not None and a.bias is not None:
+        logits[a.bias_token_ids] += a.bias
+    if a.seen_token_ids is not None:
+        seen = logits[a.seen_token_ids]
+        penalised = torch.where(seen > 0, seen / params.repetition_penalty, seen * params.repetition_penalty)
+        logits[a.seen_token_ids] = penalised
+    if a.output_token_ids is not None and a.output_counts is not None:
+        logits[a.output_token_ids] -= params.frequency_penalty * a.output_counts + params.presence_penalty
+    if a.banned_token_ids is not None:
+        logits[a.banned_token_ids] = -torch.inf
+    return logits
+
+
+def greedy_choices(logits: torch.Tensor) -> torch.Tensor:
+    """See ``specgrove.kernels.sampling``."""
+    return logits.argmax(dim=-1).int()
+
+
+def top_k_log_probs(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """See ``specgrove.kernels.sampling``; float64, by a stable sort."""
+    log_probs = torch.log_softmax(logits.double(), dim=-1)
+    values, ids = log_probs.sort(dim=-1, descending=True, stable=True)
+    return values[:, :k], ids[:, :k]
