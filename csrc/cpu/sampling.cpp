@@ -203,6 +203,7 @@ float gumbel_noise(uint64_t seed, uint64_t position, uint64_t token_id) {
 
 int64_t argmax(const float* values, int64_t count) {
   const float maximum = max_of(values, count);
+  if (maximum == kMinusInfinity) throw std::invalid_argument("every token is banned");
   return std::find(values, values + count, maximum) - values;
 }
 
@@ -211,8 +212,7 @@ int64_t choose(const ChoiceInput& input, const ChoiceParams& params, uint64_t po
     const bool is_plain =
         input.num_bias == 0 && input.num_banned == 0 && params.repetition_penalty == 1.0f &&
         (input.num_output == 0 || (params.presence_penalty == 0.0f && params.frequency_penalty == 0.0f));
-    const int64_t token_id = argmax(is_plain ? input.logits : processed_logits(input, params), input.vocab_size);
-    return token_id;
+    return argmax(is_plain ? input.logits : processed_logits(input, params), input.vocab_size);
   }
   float best = kMinusInfinity;
   int64_t choice = -1;

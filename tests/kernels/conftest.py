@@ -1,0 +1,28 @@
+"""Every kernel test runs on each path the processor has, and leaves the settings as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from specgrove.kernels import threads
+
+
+@pytest.fixture(params=["avx512", "plain"])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = threads.get_isa()
+    try:
+        threads.set_isa(request.param)
+    except ValueError as error:
+        pytest.skip(str(error))
+    yield request.param
+    threads.set_isa(before)
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    before = threads.get_num_threads()
+    threads.set_num_threads(2)
+    yield
+    threads.set_num_threads(before)

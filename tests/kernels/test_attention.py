@@ -1,0 +1,112 @@
+"""Tree attention against float64, and the promise it makes: a tree's row has the bits of the same plain sequence."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from specgrove.kernels import attention, reference, threads
+from specgrove.kernels.attention import AttentionBatch
+from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
+
+NUM_SLOTS = 400
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def random_tree(rng: random.Random, num_nodes: int, slots: list[int]) -> TreeRows:
+    parents = [-1, *(rng.randrange(max(0, node - 6), node) for node in range(1, num_nodes))]
+    return TreeRows([0] * num_nodes, parents, [slots.pop() for _ in range(num_nodes)])
+
+
+def random_batch(rng: random.Random) -> AttentionBatch:
+    """Several sequences: prompt chunks, trees (one of more than 64 nodes), and both."""
+    slots = list(range(NUM_SLOTS))
+    rng.shuffle(slots)
+    builder = BatchBuilder()
+    for context_len, chunk_len, num_nodes in ((0, 0, 5), (70, 9, 0), (33, 0, 70), (1, 1, 1), (40, 8, 12)):
+        context = [slots.pop() for _ in range(context_len)]
+        tree = random_tree(rng, num_nodes, slots) if num_nodes else None
+        builder.add(context, [0] * chunk_len, tree)
+    return builder.build().attention
+
+
+def random_caches(dtype: torch.dtype, num_kv_heads: int, head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = (NUM_SLOTS, num_kv_heads, head_dim)
+    return torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("num_heads", "num_kv_heads", "head_dim"), [(6, 2, 8), (9, 3, 64), (4, 1, 40), (2, 2, 128), (8, 1, 256)]
+)
+@pytest.mark.parametrize("has_alibi", [False, True])
+def test_equals_float64(
+    isa: str, dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_dim: int, has_alibi: bool
+) -> None:
+    batch = random_batch(random.Random(head_dim))
+    k_cache, v_cache = random_caches(dtype, num_kv_heads, head_dim)
+    queries = torch.randn(batch.row_seq.shape[0], num_heads, head_dim)
+    slopes = torch.rand(num_heads) if has_alibi else None
+    arguments = (queries, k_cache, v_cache, batch, head_dim**-0.5, slopes)
+    found, expected = attention.tree_attention(*arguments), reference.tree_attention(*arguments)
+    assert (found - expected).abs().max() <= 5e-6
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32), dtype=st.sampled_from(DTYPES))
+def test_a_trees_rows_have_the_bits_of_plain_sequences(seed: int, dtype: torch.dtype) -> None:
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    num_heads, num_kv_heads, head_dim = 6, 2, 24
+    k_cache, v_cache = random_caches(dtype, num_kv_heads, head_dim)
+    slots = list(range(NUM_SLOTS))
+    rng.shuffle(slots)
+    context = [slots.pop() for _ in range(rng.randrange(90))]
+    tree = random_tree(rng, rng.randrange(1, 80), slots)
+    num_nodes = len(tree.slots)
+    queries = torch.randn(num_nodes, num_heads, head_dim)
+    builder = BatchBuilder()
+    builder.add(context, (), tree)
+    together = attention.tree_attention(queries, k_cache, v_cache, builder.build().attention, 0.3)
+    for node in rng.sample(range(num_nodes), min(num_nodes, 6)):
+        path: list[int] = []
+        ancestor = node
+        while ancestor >= 0:
+            path.insert(0, tree.slots[ancestor])
+            ancestor = tree.parents[ancestor]
+        alone = BatchBuilder()
+        alone.add([*context, *path], [0])
+        threads.set_num_threads(rng.choice((1, 2)))
+        row = attention.tree_attention(queries[node : node + 1], k_cache, v_cache, alone.build().attention, 0.3)
+        assert torch.equal(row[0], together[node])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rotate_and_store(isa: str, dtype: torch.dtype) -> None:
+    num_heads, num_kv_heads, head_dim, num_rows = 6, 2, 16, 9
+    qkv = torch.randn(num_rows, (num_heads + 2 * num_kv_heads) * head_dim)
+    angles = torch.rand(50, head_dim // 2) * 6
+    cos_sin = torch.cat([angles.cos(), angles.sin()], dim=1)
+    positions = torch.randint(0, 50, (num_rows,), dtype=torch.int32)
+    slots = torch.randperm(NUM_SLOTS)[:num_rows].int()
+    ours, theirs = random_caches(dtype, num_kv_heads, head_dim), random_caches(dtype, num_kv_heads, head_dim)
+    for mine, other in zip(ours, theirs, strict=True):
+        other.copy_(mine)
+    found = attention.rotate_and_store(qkv, positions, cos_sin, slots, *ours)
+    expected = reference.rotate_and_store(qkv, positions, cos_sin, slots, *theirs)
+    assert torch.equal(found, expected)
+    assert torch.equal(ours[0], theirs[0])
+    assert torch.equal(ours[1], theirs[1])
+
+
+def test_bad_shapes_are_named() -> None:
+    batch = random_batch(random.Random(0))
+    with pytest.raises(ValueError, match="queries must have the shape"):
+        attention.tree_attention(torch.randn(1, 2, 8), *random_caches(torch.float32, 2, 8), batch, 1.0)
+    queries = torch.randn(batch.row_seq.shape[0], 3, 8)
+    with pytest.raises(ValueError, match="3 heads over 2 KV heads"):
+        attention.tree_attention(queries, *random_caches(torch.float32, 2, 8), batch, 1.0)

@@ -1,0 +1,51 @@
+"""Linears against float64, and rows whose bits depend on nothing but themselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from specgrove.kernels import reference, threads
+from specgrove.kernels.linear import PackedLinear
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+SHAPES = [(16, 8), (1, 1), (37, 19), (96, 64), (130, 33), (576, 200)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("out_features", "in_features"), SHAPES)
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_equals_float64(isa: str, dtype: torch.dtype, out_features: int, in_features: int, has_bias: bool) -> None:
+    generator = torch.Generator().manual_seed(out_features)
+    weight = torch.randn(out_features, in_features, generator=generator).to(dtype)
+    bias = torch.randn(out_features, generator=generator) if has_bias else None
+    linear = PackedLinear(weight, bias)
+    for num_rows in (1, 2, 5, 6, 7, 13, 14, 33):
+        x = torch.randn(num_rows, in_features, generator=generator)
+        found, expected = linear(x), reference.linear(x, weight, bias)
+        assert found.shape == (num_rows, out_features)
+        # Errors of float32 sums grow with their length; weights of 16 bits are exact in both.
+        assert (found - expected).abs().max() <= 2e-7 * in_features + 1e-6
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_rows_bits_are_its_own(isa: str, dtype: torch.dtype) -> None:
+    weight = torch.randn(150, 77).to(dtype)
+    linear = PackedLinear(weight)
+    x = torch.randn(64, 77)
+    alone = torch.cat([linear(row[None]) for row in x])
+    for num_threads in (1, 2):
+        threads.set_num_threads(num_threads)
+        for num_rows in (1, 2, 7, 16, 64):
+            assert torch.equal(linear(x[:num_rows].contiguous()), alone[:num_rows])
+        assert torch.equal(linear(x.flip(0).contiguous()), alone.flip(0))
+
+
+def test_bad_input_is_named() -> None:
+    linear = PackedLinear(torch.randn(4, 8))
+    with pytest.raises(ValueError, match=r"x must have the shape \[None, 8\]"):
+        linear(torch.randn(2, 7))
+    with pytest.raises(ValueError, match="not contiguous"):
+        linear(torch.randn(8, 2).T)
+    with pytest.raises(ValueError, match="weight must be contiguous float32, bfloat16 or float16"):
+        PackedLinear(torch.zeros(4, 8, dtype=torch.int8))

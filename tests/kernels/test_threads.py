@@ -1,0 +1,45 @@
+"""The thread pool: settings, callers from several threads, and failures inside a task."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from specgrove.kernels import sampling, threads
+from specgrove.kernels.linear import PackedLinear
+
+
+def test_settings() -> None:
+    threads.set_num_threads(3)
+    assert threads.get_num_threads() == 3
+    with pytest.raises(ValueError, match="at least 1"):
+        threads.set_num_threads(0)
+    with pytest.raises(ValueError, match="'plain' or 'avx512'"):
+        threads.set_isa("sse9")
+
+
+def test_callers_from_several_threads_do_not_disturb_one_another() -> None:
+    linear, x = PackedLinear(torch.randn(512, 96)), torch.randn(8, 96)
+    expected = linear(x)
+    wrong: list[int] = []
+
+    def call(number: int) -> None:
+        wrong.extend(number for _ in range(200) if not torch.equal(linear(x), expected))
+
+    callers = [threading.Thread(target=call, args=(number,)) for number in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(30)
+    assert not wrong
+
+
+def test_a_failure_in_a_task_reaches_the_caller() -> None:
+    logits = torch.randn(6, 100)
+    logits[4, 3] = torch.nan
+    for _ in range(50):
+        with pytest.raises(ValueError, match="NaN"):
+            sampling.top_k_log_probs(logits, 3)
+    assert sampling.top_k_log_probs(logits[:4], 3)[0].shape == (4, 3)

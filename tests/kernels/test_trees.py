@@ -1,0 +1,91 @@
+"""Merging, masks, walking and checking of token trees against plain Python."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from specgrove.kernels import reference, trees
+from specgrove.token_tree import TokenTree, merge_trees
+
+
+@st.composite
+def token_trees(draw: st.DrawFn, max_num_nodes: int = 90) -> TokenTree:
+    token_ids, parents, log_probs, sources = [7], [-1], [0.0], [0]
+    children: set[tuple[int, int]] = set()
+    for node in range(1, draw(st.integers(1, max_num_nodes))):
+        parent, token_id = draw(st.integers(max(0, node - 5), node - 1)), draw(st.integers(0, 4))
+        if (parent, token_id) in children or parent >= len(token_ids):
+            continue
+        children.add((parent, token_id))
+        token_ids.append(token_id)
+        parents.append(parent)
+        log_probs.append(-draw(st.integers(0, 40)) / 8)  # sums of eighths are exact: ties are ties
+        sources.append(draw(st.integers(1, 7)))
+    return TokenTree(tuple(token_ids), tuple(parents), tuple(log_probs), tuple(sources))
+
+
+def arrays(tree: TokenTree) -> trees.Arrays:
+    return tree.token_ids, tree.parents, tree.log_probs, tree.sources
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(token_trees(), min_size=1, max_size=4), st.integers(1, 60))
+def test_merging(drafted: list[TokenTree], max_num_nodes: int) -> None:
+    found = trees.merge_trees([arrays(tree) for tree in drafted], max_num_nodes)
+    assert found == reference.merge_trees([arrays(tree) for tree in drafted], max_num_nodes)
+    merged = merge_trees(drafted, max_num_nodes)
+    merged.validated(vocab_size=8, max_num_nodes=max_num_nodes)
+
+
+def test_merging_unites_sources_and_keeps_the_better_probability() -> None:
+    left = TokenTree((7, 1, 2), (-1, 0, 1), (0.0, -1.0, -0.5), (0, 1, 1))
+    right = TokenTree((7, 3, 1, 4), (-1, 0, 0, 2), (0.0, -2.0, -0.25, -3.0), (0, 2, 2, 2))
+    merged = merge_trees([left, right], 10)
+    assert merged.token_ids == (7, 1, 2, 3, 4)
+    assert merged.parents == (-1, 0, 1, 0, 1)
+    assert merged.log_probs == (0.0, -0.25, -0.5, -2.0, -3.0)
+    assert merged.sources == (0, 3, 1, 2, 2)
+    assert merge_trees([left, right], 3).token_ids == (7, 1, 2)
+    with pytest.raises(ValueError, match="same root"):
+        merge_trees([left, TokenTree.of_root(8)], 10)
+
+
+@settings(max_examples=60, deadline=None)
+@given(token_trees(max_num_nodes=150), st.data())
+def test_masks_and_walks(tree: TokenTree, data: st.DataObject) -> None:
+    assert trees.ancestor_masks(tree.parents) == reference.ancestor_masks(tree.parents)
+    choices = data.draw(st.lists(st.integers(0, 4), min_size=tree.num_nodes, max_size=tree.num_nodes))
+    walked = trees.walk_tree(tree.token_ids, tree.parents, choices)
+    assert walked == reference.walk_tree(tree.token_ids, tree.parents, choices)
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "parents", "complaint"),
+    [
+        ((), (), "no root"),
+        ((1, 2), (-1,), "2 token ids, but 1 parents"),
+        ((1, 2, 3), (-1, 2, 0), "node 1 has parent 2, a parent must stand before"),
+        ((1, 2), (-1, 1), "node 1 has parent 1"),
+        ((1, 2), (-1, -1), "node 1 has parent -1"),
+        ((1, 2), (0, 0), "root's parent must be -1"),
+        ((1, 10), (-1, 0), "node 1 has token id 10, ids must be from 0 to 9"),
+        ((1, -1), (-1, 0), "token id -1"),
+        ((1, 2, 2), (-1, 0, 0), "node 2 repeats token 2"),
+        ((1, 2, 3, 4), (-1, 0, 1, 2), "4 nodes, at most 3"),
+    ],
+)
+def test_malformed_trees_are_named(token_ids: tuple[int, ...], parents: tuple[int, ...], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        trees.validate_tree(token_ids, parents, 10, 3)
+
+
+def test_malformed_probabilities_are_named() -> None:
+    for value in (math.nan, 0.5, math.inf):
+        with pytest.raises(ValueError, match="log_probs must be <= 0"):
+            TokenTree((1, 2), (-1, 0), (0.0, value), (0, 0)).validated(vocab_size=5, max_num_nodes=5)
+    with pytest.raises(ValueError, match="must have one length"):
+        TokenTree((1, 2), (-1, 0), (0.0,), (0, 0)).validated(vocab_size=5, max_num_nodes=5)
