@@ -86,6 +86,7 @@ def train(
     settings: TrainingSettings,
     checkpoint_path: Path,
     progress: Callable[[str], None],
+    clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
     """Trains ``model`` in place and returns what was done, for the model's config. Goes on from ``checkpoint_path``."""
     optimizers = _optimizers(model, settings)
@@ -100,7 +101,7 @@ def train(
         progress(f"train: going on after {elapsed_s:.0f} s, {num_steps} steps")
     rank, num_workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     rng = np.random.default_rng((settings.seed, num_steps, rank))
-    started = reported = saved = time.monotonic()
+    started = reported = saved = clock()
     before_s, first_step = elapsed_s, num_steps
     total_s = settings.minutes * 60
     order, next_row = epoch_order(dialogues, settings.row_len, rng), 0
@@ -115,12 +116,12 @@ def train(
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate * factor
         losses.append(_backward(model, rows, places, optimizers))
-        elapsed_s = _agree(model, before_s + time.monotonic() - started)
+        elapsed_s = _agree(model, before_s + clock() - started)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
         num_steps += 1
-        now = time.monotonic()
+        now = clock()
         if rank > 0:
             continue
         if now - reported > REPORT_EVERY_S:

@@ -142,9 +142,12 @@ def test_training_learns_resumes_and_saves(data_folder: Path, teacher_folder: Pa
     rows = train.training_rows(data, ids, TINY_VOCAB_SIZE, hard_share=0.2)
     torch.testing.assert_close(rows.target_probs.sum(-1), torch.ones(data.num_tokens))
     lines: list[str] = []
+    ticks = itertools.count()
     for minutes in (0.03, 0.05):
         settings = train.TrainingSettings(minutes=minutes, row_len=64, rows_per_step=4)
-        done = train.train(model, data, rows, settings, tmp_path / "checkpoint.pt", lines.append)
+        done = train.train(
+            model, data, rows, settings, tmp_path / "checkpoint.pt", lines.append, lambda: next(ticks) * 0.01
+        )
     assert any("going on after" in line for line in lines)
     after = evaluate.evaluate(model.eval(), ids, data, TINY_VOCAB_SIZE)
     assert after.hit_rates[4] > before.hit_rates[4] + 0.05
