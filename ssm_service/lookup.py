@@ -7,8 +7,8 @@ log-probability, so that its trees can be merged with other SSMs' and pruned by 
 from __future__ import annotations
 
 import math
-from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from specgrove.request import TreeShape
@@ -16,32 +16,58 @@ from specgrove.token_tree import TokenTree
 
 MIN_MATCH_LEN = 2
 MAX_MATCH_LEN = 5
-_MAX_NUM_MATCHES = 4
+_MAX_NUM_ALTERNATIVES = 4
+# Earlier occurrences of the last two tokens that are looked at, latest first: bounds the time of a draft.
+_MAX_NUM_OCCURRENCES = 64
 _PRIOR_RATES = {2: 0.25, 3: 0.45, 4: 0.6, 5: 0.7}
 _PRIOR_WEIGHT = 20.0
 _MAX_NUM_CORPUS_TOKENS = 50_000
-
-NGram = tuple[int, ...]
+# What is kept of one closed session: its end, where the output is.
+_MAX_NUM_KEPT_TOKENS = 2048
+_SEPARATOR = -1  # between the texts of a corpus; no token id
 
 
 class _Index:
-    """Where n-grams end in a growing list of tokens: the place after each, latest last."""
+    """Where pairs of tokens end in a growing list of tokens: O(1) per token. Longer matches are found by looking back."""
 
     def __init__(self) -> None:
         self.token_ids: list[int] = []
-        self._ends: dict[NGram, list[int]] = defaultdict(list)
+        self._ends: dict[int, list[int]] = defaultdict(list)
 
     def extend(self, token_ids: Sequence[int]) -> None:
-        for token_id in token_ids:
-            self.token_ids.append(token_id)
-            end = len(self.token_ids)
-            for length in range(MIN_MATCH_LEN, min(MAX_MATCH_LEN, end) + 1):
-                self._ends[tuple(self.token_ids[end - length :])].append(end)
+        previous = self.token_ids[-1] if self.token_ids else _SEPARATOR
+        for end, token_id in enumerate(token_ids, start=len(self.token_ids) + 1):
+            self._ends[previous << 32 | token_id].append(end)
+            previous = token_id
+        self.token_ids.extend(token_ids)
 
-    def matches(self, suffix: NGram) -> list[int]:
-        """Places after earlier occurrences that something follows, latest first."""
-        ends = self._ends.get(suffix, [])
-        return [end for end in reversed(ends[-_MAX_NUM_MATCHES - 1 :]) if end < len(self.token_ids)]
+    def matches(self, text: list[int], min_len: int) -> Iterator[tuple[int, int]]:
+        """(match length, place after it) of earlier occurrences of the text's last tokens, latest first."""
+        ends = self._ends.get(text[-2] << 32 | text[-1], [])
+        longest = min(MAX_MATCH_LEN, len(text))
+        for end in reversed(ends[-_MAX_NUM_OCCURRENCES:]):
+            if end == len(self.token_ids) or self.token_ids[end] == _SEPARATOR:
+                continue
+            match_len = MIN_MATCH_LEN
+            while (
+                match_len < longest
+                and match_len < end
+                and self.token_ids[end - match_len - 1] == text[len(text) - match_len - 1]
+            ):
+                match_len += 1
+            if match_len >= min_len:
+                min_len = match_len
+                yield match_len, end
+
+    def following(self, end: int, max_len: int, *, repeats: bool) -> list[int]:
+        """The tokens from a place on. With ``repeats``, a text that ends within them goes on with its own continuation."""
+        found = self.token_ids[end : end + max_len]
+        if _SEPARATOR in found:
+            return found[: found.index(_SEPARATOR)]
+        if repeats:
+            period = len(found)
+            found.extend(found[i % period] for i in range(period, max_len))
+        return found
 
 
 @dataclass(slots=True)
@@ -56,8 +82,8 @@ class LookupSsm:
     def __init__(self, name: str) -> None:
         self.name = name
         self._sessions: dict[str, _Session] = {}
-        self._corpus: deque[_Index] = deque()
-        self._num_corpus_tokens = 0
+        # Two halves of the bounded corpus: when the new one is full, it replaces the old one.
+        self._new_corpus, self._old_corpus = _Index(), _Index()
         self._num_hits = {length: rate * _PRIOR_WEIGHT for length, rate in _PRIOR_RATES.items()}
         self._num_tries = dict.fromkeys(_PRIOR_RATES, _PRIOR_WEIGHT)
 
@@ -67,30 +93,37 @@ class LookupSsm:
         self._learn(session, token_ids)
         session.index.extend(token_ids[len(session.index.token_ids) :])
         tree = _Trie(token_ids[-1])
-        if shape.max_num_nodes > 0:
-            for length in range(min(MAX_MATCH_LEN, len(token_ids)), MIN_MATCH_LEN - 1, -1):
-                found = self._continuations(session, tuple(token_ids[-length:]), shape.max_depth)
-                for continuation in found:
-                    session.guesses.append((length, continuation[0]))
-                    tree.add(continuation, [self._log_rate(length + i, len(found)) for i in range(len(continuation))])
-                if found:
-                    break
+        if shape.max_num_nodes > 0 and shape.max_depth > 0 and len(token_ids) >= MIN_MATCH_LEN:
+            match_len, alternatives = self._alternatives(session, token_ids, shape.max_depth)
+            num_matches = sum(count for count, _ in alternatives)
+            for count, continuation in alternatives:
+                session.guesses.append((match_len, continuation[0]))
+                log_probs = [self._log_rate(match_len + i) for i in range(len(continuation))]
+                log_probs[0] += math.log(count / num_matches)
+                tree.add(continuation, log_probs)
         return tree.best(shape.max_num_nodes)
 
-    def _continuations(self, session: _Session, suffix: NGram, max_len: int) -> list[list[int]]:
-        found: dict[int, list[int]] = {}
-        for index in (session.index, *self._corpus):
-            for end in index.matches(suffix):
-                continuation = index.token_ids[end : end + max_len]
-                if continuation:
-                    found.setdefault(continuation[0], continuation)
-                if len(found) >= _MAX_NUM_MATCHES:
-                    return list(found.values())
-        return list(found.values())
+    def _alternatives(
+        self, session: _Session, token_ids: list[int], max_len: int
+    ) -> tuple[int, list[tuple[int, list[int]]]]:
+        """The length of the longest matches, and what followed them: how often, and the latest text of each first token."""
+        best_len = MIN_MATCH_LEN
+        found: dict[int, tuple[int, list[int]]] = {}
+        for index in (session.index, self._new_corpus, self._old_corpus):
+            for match_len, end in index.matches(token_ids, best_len):
+                if match_len > best_len:
+                    best_len, found = match_len, {}
+                first = index.token_ids[end]
+                if first in found:
+                    count, continuation = found[first]
+                    found[first] = count + 1, continuation
+                elif len(found) < _MAX_NUM_ALTERNATIVES:
+                    found[first] = 1, index.following(end, max_len, repeats=index is session.index)
+        return best_len, list(found.values())
 
-    def _log_rate(self, match_len: int, num_alternatives: int) -> float:
+    def _log_rate(self, match_len: int) -> float:
         length = min(match_len, MAX_MATCH_LEN)
-        return math.log(self._num_hits[length] / self._num_tries[length] / num_alternatives)
+        return math.log(self._num_hits[length] / self._num_tries[length])
 
     def _learn(self, session: _Session, token_ids: list[int]) -> None:
         """Counts how the last draft's guesses of the next token went."""
@@ -106,10 +139,10 @@ class LookupSsm:
         session = self._sessions.pop(session_id, None)
         if session is None:
             return
-        self._corpus.appendleft(session.index)
-        self._num_corpus_tokens += len(session.index.token_ids)
-        while self._num_corpus_tokens > _MAX_NUM_CORPUS_TOKENS:
-            self._num_corpus_tokens -= len(self._corpus.pop().token_ids)
+        kept = session.index.token_ids[-_MAX_NUM_KEPT_TOKENS:]
+        if len(self._new_corpus.token_ids) + len(kept) + 1 > _MAX_NUM_CORPUS_TOKENS // 2:
+            self._new_corpus, self._old_corpus = _Index(), self._new_corpus
+        self._new_corpus.extend([*kept, _SEPARATOR])
 
 
 class _Trie:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from specgrove.request import TreeShape
-from ssm_service.lookup import LookupSsm
+from ssm_service.lookup import _MAX_NUM_CORPUS_TOKENS, LookupSsm
 
 SHAPE = TreeShape(max_num_nodes=8, max_depth=4)
 
@@ -47,3 +50,52 @@ def test_confidence_follows_what_came_true() -> None:
     sure = right.draft("t", [1, 2, 3, 4, 5, 1, 2, 3, 4, 5], SHAPE).log_probs[1]
     unsure = wrong.draft("t", [1, 2, 3, 4, 5, 1, 2, 3], SHAPE).log_probs[1]
     assert sure > unsure
+
+
+def test_repetitions_go_on_past_the_end_of_the_text() -> None:
+    tree = LookupSsm("lookup").draft("s", [9, 1, 2, 1, 2], TreeShape(6, 6))
+    assert tree.token_ids == (2, 1, 2, 1, 2, 1, 2)
+
+
+def test_what_followed_more_often_is_likelier() -> None:
+    tree = LookupSsm("lookup").draft("s", [1, 2, 7, 5, 1, 2, 8, 6, 1, 2, 7, 9, 1, 2], TreeShape(8, 1))
+    said = dict(zip(tree.token_ids[1:], tree.log_probs[1:], strict=True))
+    assert said.keys() == {7, 8}
+    assert said[7] > said[8]
+
+
+def test_texts_of_the_corpus_do_not_run_into_one_another() -> None:
+    ssm = LookupSsm("lookup")
+    for session_id, token_ids in (("a", [1, 2, 3]), ("b", [50, 51, 52])):
+        ssm.draft(session_id, token_ids, SHAPE)
+        ssm.drop(session_id)
+    assert ssm.draft("c", [1, 2], SHAPE).token_ids == (2, 3)
+    assert ssm.draft("d", [2, 3], SHAPE).num_nodes == 1
+    assert ssm.draft("e", [3, 50], SHAPE).num_nodes == 1
+
+
+def test_the_corpus_is_bounded_and_forgets_the_oldest() -> None:
+    ssm = LookupSsm("lookup")
+    for session in range(40):
+        ssm.draft(f"s{session}", [session * 10_000 + i for i in range(3000)], TreeShape(0, 0))
+        ssm.drop(f"s{session}")
+        assert len(ssm._new_corpus.token_ids) + len(ssm._old_corpus.token_ids) <= _MAX_NUM_CORPUS_TOKENS
+    assert ssm.draft("old", [1500, 1501], SHAPE).num_nodes == 1
+    assert ssm.draft("late", [391_500, 391_501], SHAPE).token_ids[1] == 391_502
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(0, 9), st.integers(0, 5), st.integers(1, 7))
+def test_any_text_gives_a_valid_tree(text: list[int], num_nodes: int, depth: int, step: int) -> None:
+    """Fed bit by bit, with an earlier output in the corpus: well formed, within its shape, the same as fed at once."""
+    ssm, at_once = LookupSsm("a"), LookupSsm("b")
+    for each in (ssm, at_once):
+        each.draft("earlier", [0, 1, 2, 3, 0, 1], TreeShape(0, 0))
+        each.drop("earlier")
+    for end in (*range(1, len(text), step), len(text)):
+        tree = ssm.draft("s", text[:end], TreeShape(num_nodes, depth)).validated(
+            vocab_size=4, max_num_nodes=num_nodes + 1
+        )
+        assert tree.token_ids[0] == text[end - 1]
+        assert max(tree.depths()) <= depth
+    all_nodes = TreeShape(99, depth)
+    assert ssm.draft("s", text, all_nodes).parents == at_once.draft("s", text, all_nodes).parents
