@@ -34,7 +34,11 @@ def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
     )
     parser.add_argument("--address", default="127.0.0.1:50053", help="HOST:PORT or unix:/path to listen on")
     parser.add_argument(
-        "--ssm", action="append", metavar="SPEC", help=f"an SSM, repeatable: {SSM_SYNTAX} (unset: lookup and demo)"
+        "--ssm",
+        action="append",
+        metavar="SPEC",
+        default=argparse.SUPPRESS,
+        help=f"an SSM, repeatable: {SSM_SYNTAX} (default: lookup and demo)",
     )
     parser.add_argument("--dtype", default="bfloat16", choices=sorted(DTYPES), help="of weights and KV caches")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of the CPU kernels")
@@ -50,8 +54,12 @@ def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
     for flag in ("threads", "kv_slots"):
         if getattr(arguments, flag) < 1:
             parser.error(f"--{flag.replace('_', '-')} must be at least 1")
+    if not arguments.session_ttl_s > 0:
+        parser.error("--session-ttl-s must be above 0")
+    if not arguments.drain_timeout_s >= 0:
+        parser.error("--drain-timeout-s must be at least 0")
     try:
-        ssms = parse_ssms(arguments.ssm or ["lookup", "demo"])
+        ssms = parse_ssms(getattr(arguments, "ssm", ["lookup", "demo"]))
     except ValueError as error:
         parser.error(str(error))
     return SsmServiceConfig(

@@ -8,7 +8,6 @@ from pathlib import Path
 from ssm_service.draft_tree import Beam, Expansion
 
 SHIPPED_DRAFTERS = {"demo": Path(__file__).parent / "pretrained" / "smollm2-135m-drafter"}
-MODES = ("beam", "expansion", "lookup")
 SSM_SYNTAX = (
     "lookup | demo | FOLDER_OR_HUB_ID, each with options: ,mode=beam|expansion ,width=3 ,expansion=1-1-3-1-1 ,name=NAME"
 )
@@ -61,10 +60,14 @@ def parse_ssm(text: str) -> SsmSpec:
         key, separator, value = part.partition("=")
         if not separator or key not in ("mode", "width", "expansion", "name") or not value:
             raise ValueError(f"SSM {text!r}: {part!r} is no option; the syntax is {SSM_SYNTAX}")
+        if key in options:
+            raise ValueError(f"SSM {text!r}: {key} is given twice")
         options[key] = value
     if not model:
         raise ValueError(f"SSM {text!r} names no model; the syntax is {SSM_SYNTAX}")
     name = options.get("name", Path(model).name)
+    if not name:
+        raise ValueError(f"SSM {text!r}: {model!r} makes no name; give one with ,name=NAME")
     if model == "lookup":
         if options.keys() - {"name"}:
             raise ValueError(f"SSM {text!r}: lookup has no option but name")
@@ -72,9 +75,12 @@ def parse_ssm(text: str) -> SsmSpec:
     mode = options.get("mode", "expansion" if "expansion" in options else "beam")
     if mode not in ("beam", "expansion"):
         raise ValueError(f"SSM {text!r}: mode must be beam or expansion, got {mode!r}")
+    foreign = "expansion" if mode == "beam" else "width"
+    if foreign in options:
+        raise ValueError(f"SSM {text!r}: {foreign} is no option of mode {mode}")
     rule: Beam | Expansion
     if mode == "beam":
-        rule = Beam(*(_positive(options["width"], text),)) if "width" in options else Beam()
+        rule = Beam(_positive(options["width"], text)) if "width" in options else Beam()
     else:
         counts = options.get("expansion", "-".join(map(str, Expansion().counts)))
         rule = Expansion(tuple(_positive(count, text) for count in counts.split("-")))

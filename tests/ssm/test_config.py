@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ssm_service.__main__ import parse_arguments
 from ssm_service.config import parse_ssm, parse_ssms
 from ssm_service.draft_tree import Beam, Expansion
 
@@ -27,6 +28,10 @@ def test_specs() -> None:
         ("demo,width=0", "from 1 to 64"),
         ("demo,expansion=1-x", "from 1 to 64"),
         ("lookup,width=2", "no option but name"),
+        ("demo,width=2,mode=expansion", "width is no option of mode expansion"),
+        ("demo,mode=beam,expansion=1-1", "expansion is no option of mode beam"),
+        ("demo,width=2,width=3", "width is given twice"),
+        (".", "makes no name"),
     ],
 )
 def test_bad_specs_are_named(text: str, complaint: str) -> None:
@@ -37,3 +42,27 @@ def test_bad_specs_are_named(text: str, complaint: str) -> None:
 def test_names_must_differ() -> None:
     with pytest.raises(ValueError, match="two SSMs are named demo"):
         parse_ssms(["demo", "demo"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--ssm", "demo,speed=9"], "is no option"),
+        (["--ssm", "demo", "--ssm", "demo"], "two SSMs are named demo"),
+        (["--kv-slots", "0"], "--kv-slots must be at least 1"),
+        (["--session-ttl-s", "nan"], "--session-ttl-s must be above 0"),
+        (["--drain-timeout-s", "-1"], "--drain-timeout-s must be at least 0"),
+    ],
+)
+def test_bad_flags_are_named(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(arguments)
+    assert complaint in capsys.readouterr().err
+
+
+def test_the_pool_is_lookup_and_the_demo_drafter_unless_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [spec.name for spec in parse_arguments([]).ssms] == ["lookup", "demo"]
+    assert [spec.name for spec in parse_arguments(["--ssm", "lookup"]).ssms] == ["lookup"]
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    assert "default: None" not in capsys.readouterr().out
