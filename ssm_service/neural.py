@@ -30,7 +30,7 @@ class DraftVocab:
         """``draft_token_ids`` is int32 ``[draft_vocab_size]``: the LLM's id of each draft id, -1 for those never proposed."""
         self._to_llm: list[int] = draft_token_ids.tolist()
         self.size = len(self._to_llm)
-        self.never_proposed = torch.tensor([i for i, llm_id in enumerate(self._to_llm) if i == 0 or llm_id < 0])
+        self.never_proposed = frozenset(i for i, llm_id in enumerate(self._to_llm) if i == 0 or llm_id < 0)
         self._to_draft = {token_id: draft_id for draft_id, token_id in enumerate(self._to_llm)}
 
     def to_draft(self, token_ids: list[int]) -> list[int]:
@@ -89,8 +89,7 @@ class NeuralSsm:
         model_vocab_size = runner.decoder.spec.vocab_size
         if vocab is not None and vocab.size != model_vocab_size:
             raise ValueError(f"SSM {name}: its map has {vocab.size} draft token ids, its model has {model_vocab_size}")
-        self._num_proposable = model_vocab_size - (0 if vocab is None else len(vocab.never_proposed))
-        if self._num_proposable < 1:
+        if vocab is not None and len(vocab.never_proposed) == vocab.size:
             raise ValueError(f"SSM {name}: its map has no token that it could propose")
         self.name = name
         self.rule = rule
@@ -242,17 +241,16 @@ class NeuralSsm:
                 growing.append((draft, rows, num_children))
         if not growing:
             return
-        if self._vocab is not None:
-            logits.index_fill_(1, self._vocab.never_proposed, -torch.inf)
-        values, ids = top_k_log_probs(logits, min(max(count for _, _, count in growing), self._num_proposable))
-        all_values, all_ids = values.tolist(), ids.tolist()
+        # Ids that are never proposed take their share of the probability all the same: it keeps the others' honest.
+        never = frozenset[int]() if self._vocab is None else self._vocab.never_proposed
+        num_wanted = max(count for _, _, count in growing) + len(never)
+        values, ids = top_k_log_probs(logits, min(num_wanted, logits.shape[1]))
+        proposals = [
+            [(self._proposed(i), value) for i, value in zip(row_ids, row_values, strict=True) if i not in never]
+            for row_ids, row_values in zip(ids.tolist(), values.tolist(), strict=True)
+        ]
         for draft, rows, count in growing:
-            children = [
-                [(self._proposed(token_id), value) for token_id, value in zip(row_ids, row_values, strict=True)][:count]
-                for row_ids, row_values in zip(
-                    all_ids[rows.start : rows.stop], all_values[rows.start : rows.stop], strict=True
-                )
-            ]
+            children = [proposals[row][:count] for row in rows]
             draft.expanded = draft.tree.grow(draft.expanded or [ROOT], children)
             draft.is_complete = not draft.expanded
 
