@@ -244,7 +244,14 @@ class NeuralSsm:
         # Ids that are never proposed take their share of the probability all the same: it keeps the others' honest.
         never = frozenset[int]() if self._vocab is None else self._vocab.never_proposed
         num_wanted = max(count for _, _, count in growing) + len(never)
-        values, ids = top_k_log_probs(logits, min(num_wanted, logits.shape[1]))
+        try:
+            values, ids = top_k_log_probs(logits, min(num_wanted, logits.shape[1]))
+        except ValueError:  # NaN: a broken SSM, or one that overflows in its dtype, costs its own trees only
+            is_broken = logits.isnan().any(dim=1).tolist()
+            for draft, rows, _ in growing:
+                draft.is_complete = any(is_broken[row] for row in rows)
+            growing = [entry for entry in growing if not entry[0].is_complete]
+            values, ids = top_k_log_probs(logits.nan_to_num(), min(num_wanted, logits.shape[1]))
         proposals = [
             [(self._proposed(i), value) for i, value in zip(row_ids, row_values, strict=True) if i not in never]
             for row_ids, row_values in zip(ids.tolist(), values.tolist(), strict=True)

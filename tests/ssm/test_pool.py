@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from specgrove.errors import DeadlineExceededError, InvalidRequestError, SessionClosedError, StaleBaseError
+from specgrove.models.forward_batch import ForwardBatch
 from specgrove.request import Draft, DraftWork, TreeShape
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import WorkItem
@@ -158,6 +159,27 @@ def test_a_vocabulary_must_fit_its_model(runners: list[ModelRunner]) -> None:
     pool = DrafterPool([NeuralSsm("mapped", runners[0], Beam(3), DraftVocab(ids))], PoolConfig())
     (drafted,) = ask(pool, DraftWork("s", 0, (1, 7, 2), SHAPE)).trees
     assert set(drafted.tree.token_ids[1:]) == {7, 8}
+
+
+def test_a_broken_ssm_costs_its_own_trees_only(runners: list[ModelRunner], monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = runners[0].forward
+    nums_rows = []
+
+    def spoilt(batch: ForwardBatch) -> torch.Tensor:
+        logits = forward(batch)
+        if not nums_rows:
+            logits[0] = torch.nan  # the first session's; the second's are in row 1
+        nums_rows.append(len(logits))
+        return logits
+
+    monkeypatch.setattr(runners[0], "forward", spoilt)
+    pool = make_pool(runners)
+    for i, name in enumerate("st"):
+        pool.add(WorkItem(i, DraftWork(name, 0, (3, 4), SHAPE)))
+    drafts = run(pool)
+    ssms = [{drafted.ssm for drafted in draft.trees} for _, draft in sorted(drafts.items()) if isinstance(draft, Draft)]
+    assert ssms == [{"expansion"}, {"beam", "expansion"}]
+    assert nums_rows[0] == 2
 
 
 def test_too_long_sequences_get_no_tree(runners: list[ModelRunner]) -> None:
