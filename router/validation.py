@@ -25,6 +25,8 @@ _MAX_NUM_STOP_TEXTS = 16
 _MAX_STOP_TEXT_LEN = 256
 _MAX_NUM_STOP_TOKENS = 64
 _MAX_NUM_LOGIT_BIASES = 1024
+# What an SSM service takes.
+_SPECULATION_LIMITS = {"max_num_nodes": 255, "max_depth": 32, "beam_width": 64}
 _MAX_NUM_LOG_PROBS = 20
 # Ordinary text has 3 to 6 bytes per token. More than this times the context cannot fit; less is tokenised to find out.
 _MAX_BYTES_PER_TOKEN = 16
@@ -55,6 +57,9 @@ async def checked_request(
         found.add("model", f"{proto.model!r} is not served here; this router serves {model.name!r}")
     _check_sampling(found, proto.sampling, model.vocab_size)
     _check_stop_texts(found, proto.stop)
+    for field, limit in _SPECULATION_LIMITS.items():
+        if (value := getattr(proto.speculation, field)) > limit:
+            found.add(f"speculation.{field}", f"must be at most {limit}, got {value}")
     for name in proto.speculation.ssms:
         if name not in ssms:
             found.add("speculation.ssms", f"unknown SSM {name!r}; there are: {', '.join(ssms) or 'none'}")

@@ -79,6 +79,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"stop": ["ok", "x" * 257]}, "stop[1]"),
     ({"stop": ["x"] * 17}, "stop"),
     ({"speculation": router_pb2.SpeculationOptions(ssms=["magic"])}, "speculation.ssms"),
+    ({"speculation": router_pb2.SpeculationOptions(max_depth=2**32 - 1)}, "speculation.max_depth"),
+    ({"speculation": router_pb2.SpeculationOptions(max_num_nodes=256)}, "speculation.max_num_nodes"),
+    ({"speculation": router_pb2.SpeculationOptions(beam_width=65)}, "speculation.beam_width"),
 ]
 
 
