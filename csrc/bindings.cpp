@@ -12,6 +12,7 @@
 #include "cpu/elementwise.h"
 #include "cpu/isa.h"
 #include "cpu/linear.h"
+#include "cpu/noise.h"
 #include "cpu/sampling.h"
 #include "cpu/thread_pool.h"
 #include "cpu/trees.h"

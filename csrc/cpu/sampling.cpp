@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "clones.h"
+#include "noise.h"
 #include "vector_math.h"
 
 namespace specgrove {
@@ -72,23 +73,11 @@ float max_of(const float* values, int64_t count) {
   return maximum;
 }
 
-struct Philox {
-  uint32_t words[4];
-};
-
-inline Philox philox(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0, uint32_t k1) {
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t product0 = uint64_t{0xD2511F53u} * c0, product1 = uint64_t{0xCD9E8D57u} * c2;
-    const uint32_t next0 = static_cast<uint32_t>(product1 >> 32) ^ c1 ^ k0;
-    const uint32_t next2 = static_cast<uint32_t>(product0 >> 32) ^ c3 ^ k1;
-    c1 = static_cast<uint32_t>(product1);
-    c3 = static_cast<uint32_t>(product0);
-    c0 = next0;
-    c2 = next2;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
-  }
-  return {{c0, c1, c2, c3}};
+// Of a whole row, which must leave a token.
+float max_of_row(const float* logits, int64_t vocab_size) {
+  const float maximum = max_of(logits, vocab_size);
+  if (maximum == kMinusInfinity) throw std::invalid_argument("every token is banned");
+  return maximum;
 }
 
 // Logits with bias, penalties and bans; the scratch belongs to the thread.
@@ -152,7 +141,8 @@ void keep(const float* logits, int64_t vocab_size, float maximum, const ChoicePa
       for (const Candidate& candidate : *kept) mass += exp_of(candidate.logit - maximum);
     }
     const bool has_top_p = is_top_p && !is_top_k && mass >= params.top_p * total;
-    const bool has_min_p = params.min_p > 0.0f && distance > -std::log(params.min_p) + 1e-3f;
+    // With both, top-p is a share of all that top-k leaves, so that min-p must not end the search for it.
+    const bool has_min_p = params.min_p > 0.0f && !(is_top_k && is_top_p) && distance > -std::log(params.min_p) + 1e-3f;
     if (has_top_k || has_top_p || has_min_p) break;
   }
   std::sort(kept->begin(), kept->end());
@@ -178,32 +168,57 @@ void keep(const float* logits, int64_t vocab_size, float maximum, const ChoicePa
   kept->resize(std::max<size_t>(size, 1));
 }
 
-// Scaled logits and what is kept of them.
+const float* scaled_logits(const ChoiceInput& input, const ChoiceParams& params) {
+  float* logits = processed_logits(input, params);
+  scale(1.0f / params.temperature, input.vocab_size, logits);
+  return logits;
+}
+
+// What is kept of the scaled logits.
 const std::vector<Candidate>& kept_of(const ChoiceInput& input, const ChoiceParams& params) {
   thread_local std::vector<Candidate> kept;
-  float* logits = processed_logits(input, params);
-  const float inverse = 1.0f / params.temperature;
-  scale(inverse, input.vocab_size, logits);
-  const float maximum = max_of(logits, input.vocab_size);
-  if (maximum == kMinusInfinity) throw std::invalid_argument("every token is banned");
-  keep(logits, input.vocab_size, maximum, params, &kept);
+  const float* logits = scaled_logits(input, params);
+  keep(logits, input.vocab_size, max_of_row(logits, input.vocab_size), params, &kept);
   return kept;
+}
+
+struct Choice {
+  float best = kMinusInfinity;
+  int64_t token_id = -1;
+
+  void offer(float value, int64_t id) {
+    if (value > best || (value == best && id < token_id)) {
+      best = value;
+      token_id = id;
+    }
+  }
+};
+
+// The choice among all tokens. The noise has a maximum, so that what is too far below the best can't win.
+int64_t choose_of_all(const ChoiceInput& input, const ChoiceParams& params, uint64_t position) {
+  const float* logits = scaled_logits(input, params);
+  const int64_t vocab_size = input.vocab_size;
+  const int64_t likeliest = std::find(logits, logits + vocab_size, max_of_row(logits, vocab_size)) - logits;
+  Choice choice;
+  choice.offer(logits[likeliest] + gumbel_noise(params.seed, position, likeliest), likeliest);
+  for (int64_t start = 0; start < vocab_size; start += kNoiseGroup) {
+    const int64_t count = std::min(kNoiseGroup, vocab_size - start);
+    const float threshold = choice.best - kMaxNoise;
+    if (count == kNoiseGroup && !any_reaches(logits + start, threshold) &&
+        !any_reaches(logits + start + kLanes, threshold)) {
+      continue;
+    }
+    float noise[kNoiseGroup];
+    noise_of_group(params.seed, position, start, noise);
+    for (int64_t i = 0; i < count; ++i) choice.offer(logits[start + i] + noise[i], start + i);
+  }
+  return choice.token_id;
 }
 
 }  // namespace
 
-float gumbel_noise(uint64_t seed, uint64_t position, uint64_t token_id) {
-  const Philox random =
-      philox(static_cast<uint32_t>(token_id >> 2), 0u, static_cast<uint32_t>(position),
-             static_cast<uint32_t>(position >> 32), static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
-  // 23 bits and a half: exact in float32, and strictly between 0 and 1.
-  const float u = (static_cast<float>(random.words[token_id & 3] >> 9) + 0.5f) * 0x1p-23f;
-  return -log_of(-log_of(u));
-}
-
 int64_t argmax(const float* values, int64_t count) {
-  const float maximum = max_of(values, count);
-  if (maximum == kMinusInfinity) throw std::invalid_argument("every token is banned");
+  const float maximum = max_of_row(values, count);
   return std::find(values, values + count, maximum) - values;
 }
 
@@ -214,17 +229,14 @@ int64_t choose(const ChoiceInput& input, const ChoiceParams& params, uint64_t po
         (input.num_output == 0 || (params.presence_penalty == 0.0f && params.frequency_penalty == 0.0f));
     return argmax(is_plain ? input.logits : processed_logits(input, params), input.vocab_size);
   }
-  float best = kMinusInfinity;
-  int64_t choice = -1;
   // Log-probabilities differ from logits by a constant, which changes no comparison.
+  const bool is_cut = (params.top_k > 0 && params.top_k < input.vocab_size) || params.top_p < 1.0f;
+  if (!is_cut && params.min_p <= 0.0f) return choose_of_all(input, params, position);
+  Choice choice;
   for (const Candidate& candidate : kept_of(input, params)) {
-    const float value = candidate.logit + gumbel_noise(params.seed, position, candidate.token_id);
-    if (value > best || (value == best && candidate.token_id < choice)) {
-      best = value;
-      choice = candidate.token_id;
-    }
+    choice.offer(candidate.logit + gumbel_noise(params.seed, position, candidate.token_id), candidate.token_id);
   }
-  return choice;
+  return choice.token_id;
 }
 
 void processed_log_probs(const ChoiceInput& input, const ChoiceParams& params, float* out) {
@@ -240,7 +252,7 @@ void processed_log_probs(const ChoiceInput& input, const ChoiceParams& params, f
 }
 
 float log_sum_exp(const float* logits, int64_t vocab_size) {
-  const float maximum = max_of(logits, vocab_size);
+  const float maximum = max_of_row(logits, vocab_size);
   const double total = sum_exp(logits, vocab_size, maximum);
   return maximum + static_cast<float>(std::log(total));
 }

@@ -6,10 +6,6 @@
 
 namespace specgrove {
 
-// Standard Gumbel noise of (seed, position, token id): Philox4x32-10 with key = seed and counter = (token_id / 4, 0,
-// position), lane token_id % 4; u = (upper 23 bits + 0.5) * 2^-23; -log(-log(u)) with log_of of vector_math.h.
-float gumbel_noise(uint64_t seed, uint64_t position, uint64_t token_id);
-
 struct ChoiceParams {
   float temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
   int64_t top_k;
@@ -31,12 +27,12 @@ struct ChoiceInput {
   int64_t num_banned;
 };
 
-// The choice. Throws std::invalid_argument when the largest logit is NaN or no token is left.
+// The choice. Throws std::invalid_argument when a logit is NaN or no token is left.
 int64_t choose(const ChoiceInput& input, const ChoiceParams& params, uint64_t position);
 // log-probabilities after processing: out[vocab_size], minus infinity for tokens that are out.
 void processed_log_probs(const ChoiceInput& input, const ChoiceParams& params, float* out);
 
-// First index of the maximum. Throws std::invalid_argument on NaN.
+// First index of the maximum. Throws std::invalid_argument on NaN, and when all are minus infinity.
 int64_t argmax(const float* values, int64_t count);
 // The k most probable of softmax(logits), most probable first, ties to the lower id.
 void top_k_log_probs(const float* logits, int64_t vocab_size, int64_t k, float* values, int64_t* token_ids);

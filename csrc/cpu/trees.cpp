@@ -1,6 +1,7 @@
 #include "trees.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <numeric>
 #include <stdexcept>
@@ -49,8 +50,13 @@ Tree merge_trees(const std::vector<Tree>& trees, int64_t max_num_nodes) {
     if (tree.token_ids.empty() || tree.token_ids[0] != trees[0].token_ids.at(0)) {
       throw std::invalid_argument("trees to merge must have the same root");
     }
-    std::vector<int64_t> place(tree.token_ids.size());
-    for (size_t node = 0; node < tree.token_ids.size(); ++node) {
+    const size_t num_nodes = tree.token_ids.size();
+    if (tree.parents.size() != num_nodes || tree.log_probs.size() != num_nodes || tree.sources.size() != num_nodes) {
+      throw std::invalid_argument("a tree's arrays must have one element per node");
+    }
+    std::vector<int64_t> place(num_nodes);
+    for (size_t node = 0; node < num_nodes; ++node) {
+      if (std::isnan(tree.log_probs[node])) throw std::invalid_argument("a log-probability must not be NaN");
       if (node > 0 && (tree.parents[node] < 0 || tree.parents[node] >= static_cast<int64_t>(node))) {
         throw std::invalid_argument("a parent must stand before its children");
       }
@@ -89,6 +95,9 @@ std::string ancestor_masks(const std::vector<int64_t>& parents) {
 
 std::vector<int64_t> walk_tree(const std::vector<int64_t>& token_ids, const std::vector<int64_t>& parents,
                                const std::vector<int64_t>& choices) {
+  if (parents.size() != token_ids.size() || choices.size() != token_ids.size()) {
+    throw std::invalid_argument("a tree's token ids, parents and choices must have one element per node");
+  }
   std::vector<int64_t> accepted;
   int64_t current = 0;
   // Children stand after their parents, so that one pass finds the whole path.

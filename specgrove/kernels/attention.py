@@ -77,6 +77,10 @@ def rotate_and_store(
     check(qkv, "qkv", torch.float32, None, (num_heads + 2 * num_kv_heads) * head_dim)
     check(positions, "positions", torch.int32, num_rows)
     check(slots, "slots", torch.int32, num_rows)
+    check(cos_sin, "cos_sin", torch.float32, None, head_dim)
+    check(v_cache, "v_cache", k_cache.dtype, *k_cache.shape)
+    if head_dim % 2 or head_dim > 256:
+        raise ValueError(f"heads of size {head_dim} are not supported")
     queries = torch.empty((num_rows, num_heads, head_dim))
     _native.rotate_and_store(
         qkv.data_ptr(),

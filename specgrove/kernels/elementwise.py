@@ -10,6 +10,7 @@ from specgrove.kernels.checks import check, native_dtype
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """``x * rsqrt(mean(x ** 2) + eps) * weight`` by row (arXiv 1910.07467)."""
+    check(weight, "weight", torch.float32, None)
     check(x, "x", torch.float32, None, weight.shape[0])
     num_rows, size = x.shape
     out = torch.empty_like(x)
@@ -20,6 +21,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 def add_rms_norm(residual: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """Adds ``delta`` to ``residual`` in place, and returns the norm of the sum."""
     num_rows, size = residual.shape
+    check(weight, "weight", torch.float32, None)
     check(residual, "residual", torch.float32, None, weight.shape[0])
     check(delta, "delta", torch.float32, num_rows, size)
     out = torch.empty_like(residual)
