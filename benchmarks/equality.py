@@ -26,10 +26,10 @@ from specgrove.serve import Suite, SuiteConfig
 SSMS = ("lookup", "demo,name=beam,mode=beam", "demo,name=expansion,mode=expansion")
 # Shapes are set here because a policy may find that drafting doesn't pay at this batch size, and nothing would be shown.
 MODES = {
-    "beam": SpeculationOptions(ssms=("beam",), max_num_nodes=8, max_depth=4),
-    "expansion": SpeculationOptions(ssms=("expansion",), max_num_nodes=12, max_depth=5),
-    "lookup": SpeculationOptions(ssms=("lookup",), max_num_nodes=8, max_depth=6),
-    "merged": SpeculationOptions(max_num_nodes=12, max_depth=5),
+    "beam": SpeculationOptions(ssms=("beam",), max_num_nodes=4, max_depth=3),
+    "expansion": SpeculationOptions(ssms=("expansion",), max_num_nodes=6, max_depth=5),
+    "lookup": SpeculationOptions(ssms=("lookup",), max_num_nodes=4, max_depth=4),
+    "merged": SpeculationOptions(max_num_nodes=6, max_depth=4),
 }
 SAMPLINGS = {"greedy": {"temperature": 0.0}, "sampled": {"temperature": 0.8, "top_p": 0.95}}
 
