@@ -128,20 +128,12 @@ inline float soften(const Query& query, bool has_slope) {
       weights[key] += query.slope * static_cast<float>(key - query.distance);
   }
   for (int64_t key = query.count; key < kKeyChunk; ++key) weights[key] = -std::numeric_limits<float>::infinity();
-  float best[kVec];
-  for (int64_t i = 0; i < kVec; ++i) best[i] = weights[i] > weights[kVec + i] ? weights[i] : weights[kVec + i];
-  for (int64_t width = kVec / 2; width > 0; width /= 2) {
-    for (int64_t i = 0; i < width; ++i) best[i] = best[i] > best[i + width] ? best[i] : best[i + width];
-  }
-  const float maximum = best[0] > *query.maximum ? best[0] : *query.maximum;
+  const float best = max_of(larger(load(weights), load(weights + kVec)));
+  const float maximum = best > *query.maximum ? best : *query.maximum;
   for (int64_t key = 0; key < kKeyChunk; ++key) weights[key] = exp_of(weights[key] - maximum);
-  float sums[kVec];
-  for (int64_t i = 0; i < kVec; ++i) sums[i] = weights[i] + weights[kVec + i];
-  for (int64_t width = kVec / 2; width > 0; width /= 2) {
-    for (int64_t i = 0; i < width; ++i) sums[i] += sums[i + width];
-  }
+  const float sum = sum_of(add(load(weights), load(weights + kVec)));
   const float shrink = exp_of(*query.maximum - maximum);
-  *query.total = *query.total * shrink + sums[0];
+  *query.total = *query.total * shrink + sum;
   *query.maximum = maximum;
   return shrink;
 }

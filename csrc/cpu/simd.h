@@ -36,6 +36,12 @@ inline void load_pairs(const BFloat16* x, Vec* even, Vec* odd) {
 inline void store(float* x, Vec value) { _mm512_storeu_ps(x, value); }
 inline Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+inline Vec larger(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+inline __m256 halves(Vec x, __m256* high) {
+  *high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x), 1));
+  return _mm512_castps512_ps256(x);
+}
 
 #elif defined(__AVX2__)
 
@@ -67,6 +73,12 @@ inline void store(float* x, Vec value) {
 inline Vec mul(Vec a, Vec b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
 inline Vec fma(Vec a, Vec b, Vec c) {
   return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
+inline Vec larger(Vec a, Vec b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
+inline __m256 halves(Vec x, __m256* high) {
+  *high = x.high;
+  return x.low;
 }
 
 #else
@@ -100,7 +112,47 @@ inline Vec fma(Vec a, Vec b, Vec c) {
   for (int64_t lane = 0; lane < kVec; ++lane) c.lanes[lane] += a.lanes[lane] * b.lanes[lane];
   return c;
 }
+inline Vec add(Vec a, Vec b) {
+  for (int64_t lane = 0; lane < kVec; ++lane) a.lanes[lane] += b.lanes[lane];
+  return a;
+}
+inline Vec larger(Vec a, Vec b) {
+  for (int64_t lane = 0; lane < kVec; ++lane)
+    a.lanes[lane] = a.lanes[lane] > b.lanes[lane] ? a.lanes[lane] : b.lanes[lane];
+  return a;
+}
 
+#endif
+
+// Sum and maximum of the lanes. The sum adds halves: lanes 8 apart, then 4, 2 and 1.
+#if defined(__AVX2__)
+inline float sum_of(Vec x) {
+  __m256 high;
+  const __m256 low = halves(x, &high);
+  const __m256 by8 = _mm256_add_ps(low, high);
+  const __m128 by4 = _mm_add_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
+  const __m128 by2 = _mm_add_ps(by4, _mm_movehl_ps(by4, by4));
+  return _mm_cvtss_f32(_mm_add_ss(by2, _mm_movehdup_ps(by2)));
+}
+inline float max_of(Vec x) {
+  __m256 high;
+  const __m256 low = halves(x, &high);
+  const __m256 by8 = _mm256_max_ps(low, high);
+  const __m128 by4 = _mm_max_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
+  const __m128 by2 = _mm_max_ps(by4, _mm_movehl_ps(by4, by4));
+  return _mm_cvtss_f32(_mm_max_ss(by2, _mm_movehdup_ps(by2)));
+}
+#else
+inline float sum_of(Vec x) {
+  for (int64_t width = kVec / 2; width > 0; width /= 2) {
+    for (int64_t lane = 0; lane < width; ++lane) x.lanes[lane] += x.lanes[lane + width];
+  }
+  return x.lanes[0];
+}
+inline float max_of(Vec x) {
+  for (int64_t lane = 1; lane < kVec; ++lane) x.lanes[0] = x.lanes[lane] > x.lanes[0] ? x.lanes[lane] : x.lanes[0];
+  return x.lanes[0];
+}
 #endif
 
 }  // namespace

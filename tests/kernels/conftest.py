@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from specgrove.kernels import threads
 
 
-@pytest.fixture(params=["avx512", "plain"])
+@pytest.fixture(params=["avx512", "avx2", "plain"])
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     before = threads.get_isa()
     try:
@@ -22,7 +23,9 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def two_threads() -> Iterator[None]:
-    before = threads.get_num_threads()
+    before, torch_before = threads.get_num_threads(), torch.get_num_threads()
     threads.set_num_threads(2)
+    torch.set_num_threads(1)  # the references are many small operations, which torch's threads only slow down
     yield
     threads.set_num_threads(before)
+    torch.set_num_threads(torch_before)
