@@ -70,6 +70,19 @@ def walk_tree(token_ids: Sequence[int], parents: Sequence[int], choices: Sequenc
         accepted.append(node)
 
 
+def validate_tree(token_ids: Sequence[int], parents: Sequence[int], vocab_size: int, max_num_nodes: int) -> None:
+    """Raises ``ValueError`` for what is no tree."""
+    if not token_ids or len(token_ids) != len(parents) or len(token_ids) > max_num_nodes:
+        raise ValueError("malformed token tree: sizes")
+    if any(not 0 <= token_id < vocab_size for token_id in token_ids):
+        raise ValueError("malformed token tree: a token id")
+    if parents[0] != -1 or any(not 0 <= parent < node for node, parent in enumerate(parents) if node):
+        raise ValueError("malformed token tree: a parent")
+    edges = list(zip(parents, token_ids, strict=True))
+    if len(set(edges)) != len(edges):
+        raise ValueError("malformed token tree: two siblings with one token")
+
+
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """``PackedLinear``; float64 ``[num_rows, out_features]``."""
     rounded = x.to(torch.bfloat16) if weight.dtype is torch.bfloat16 else x
@@ -131,7 +144,7 @@ def tree_attention(
     scale: float,
     alibi_slopes: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """See ``specgrove.kernels.attention``; float64, one row and head at a time."""
+    """See ``specgrove.kernels.attention``; float64, one row at a time."""
     num_rows, num_heads, head_dim = queries.shape
     group_size = num_heads // k_cache.shape[1]
     out = torch.empty(num_rows, num_heads, head_dim, dtype=torch.float64)
@@ -143,12 +156,11 @@ def tree_attention(
         for node in range(num_nodes):
             if int(batch.row_masks[row, node // 64]) >> (node % 64) & 1:
                 slots.append(int(batch.tree_slots[tree_start + node]))
-        for head in range(num_heads):
-            keys, values = (cache[slots, head // group_size].double() for cache in (k_cache, v_cache))
-            scores = keys @ queries[row, head].double() * scale
-            if alibi_slopes is not None:
-                scores += alibi_slopes[head].double() * (torch.arange(len(slots)) - (len(slots) - 1))
-            out[row, head] = torch.softmax(scores, dim=0) @ values
+        keys, values = (cache[slots].double().repeat_interleave(group_size, dim=1) for cache in (k_cache, v_cache))
+        scores = torch.einsum("hd,khd->hk", queries[row].double(), keys) * scale
+        if alibi_slopes is not None:
+            scores += alibi_slopes.double()[:, None] * (torch.arange(len(slots)) - (len(slots) - 1))
+        out[row] = torch.einsum("hk,khd->hd", torch.softmax(scores, dim=-1), values)
     return out.view(num_rows, -1)
 
 
@@ -216,8 +228,8 @@ def processed_log_probs(
 ) -> torch.Tensor:
     """See ``specgrove.kernels.sampling``; by a full sort, float64."""
     logits = _adjusted(logits, params, adjustments).double() / params.temperature
-    order = sorted(range(len(logits)), key=lambda token_id: (-logits[token_id].item(), token_id))
-    order = [token_id for token_id in order if logits[token_id] > -torch.inf]
+    order = logits.sort(descending=True, stable=True).indices
+    order = order[logits[order] > -torch.inf]
     if params.top_k > 0:
         order = order[: params.top_k]
     probabilities = torch.softmax(logits[order], dim=0)
@@ -225,9 +237,7 @@ def processed_log_probs(
         reached = torch.cumsum(probabilities, dim=0) >= params.top_p
         count = int(reached.int().argmax()) + 1 if reached.any() else len(order)
         order, probabilities = order[:count], probabilities[:count]
-    kept = [
-        t for t, probability in zip(order, probabilities, strict=True) if probability >= params.min_p * probabilities[0]
-    ]
+    kept = order[probabilities >= params.min_p * probabilities[0]]
     out = torch.full_like(logits, -torch.inf)
     out[kept] = torch.log_softmax(logits[kept], dim=0)
     return out
@@ -268,3 +278,8 @@ def top_k_log_probs(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.T
     log_probs = torch.log_softmax(logits.double(), dim=-1)
     values, ids = log_probs.sort(dim=-1, descending=True, stable=True)
     return values[:, :k], ids[:, :k]
+
+
+def log_prob_of(logits: torch.Tensor, token_id: int) -> float:
+    """See ``specgrove.kernels.sampling``."""
+    return float(torch.log_softmax(logits.double(), dim=-1)[token_id])

@@ -49,3 +49,23 @@ def test_bad_input_is_named() -> None:
         linear(torch.randn(8, 2).T)
     with pytest.raises(ValueError, match="weight must be contiguous float32, bfloat16 or float16"):
         PackedLinear(torch.zeros(4, 8, dtype=torch.int8))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_finite_weight_is_read_exactly(isa: str, dtype: torch.dtype) -> None:
+    """All 65536 bit patterns but NaN and infinity; AVX-512 takes bfloat16 subnormals for zero, as the instruction does."""
+    patterns = torch.arange(-32768, 32768, dtype=torch.int32).to(torch.int16).view(dtype)
+    weight = patterns[patterns.isfinite()]
+    out = PackedLinear(weight.view(-1, 1))(torch.ones(1, 1))[0]
+    wanted = weight.float()
+    if dtype is torch.bfloat16:
+        wanted = torch.where(wanted.abs() < 2.0**-126, 0.0, wanted)
+        out = torch.where(out.abs() < 2.0**-126, 0.0, out)
+    assert torch.equal(out, wanted)
+
+
+def test_rounds_activations_to_nearest_even(isa: str) -> None:
+    """bfloat16: ties to even, both ways."""
+    packed = PackedLinear(torch.ones(1, 1).bfloat16())
+    x = torch.tensor([[1 + 2**-8], [1 + 3 * 2**-8], [1 + 2**-8 + 2**-20], [-1 - 2**-8], [3e38]])
+    assert torch.equal(packed(x), x.bfloat16().float())

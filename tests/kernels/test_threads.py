@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -43,3 +45,15 @@ def test_a_failure_in_a_task_reaches_the_caller() -> None:
         with pytest.raises(ValueError, match="NaN"):
             sampling.top_k_log_probs(logits, 3)
     assert sampling.top_k_log_probs(logits[:4], 3)[0].shape == (4, 3)
+
+
+def test_the_module_prints_how_it_runs() -> None:
+    """``python -m specgrove.kernels``"""
+    done = subprocess.run(
+        [sys.executable, *("-S",) * sys.flags.no_site, "-m", "specgrove.kernels"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert threads.get_isa() in done.stdout
+    assert "bfloat16" in done.stdout

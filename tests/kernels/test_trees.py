@@ -89,3 +89,31 @@ def test_malformed_probabilities_are_named() -> None:
             TokenTree((1, 2), (-1, 0), (0.0, value), (0, 0)).validated(vocab_size=5, max_num_nodes=5)
     with pytest.raises(ValueError, match="must have one length"):
         TokenTree((1, 2), (-1, 0), (0.0,), (0, 0)).validated(vocab_size=5, max_num_nodes=5)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        [],
+        [([], [], [], [])],
+        [([7], [-1], [0.0], [1]), ([8], [-1], [0.0], [1])],
+        [([7, 1], [-1, 1], [0.0, 0.0], [1, 1])],
+        [([7, 1], [-1, -1], [0.0, 0.0], [1, 1])],
+        [([7, 1], [-1], [0.0, 0.0], [1, 1])],
+        [([7, 1], [-1, 0], [0.0], [1, 1])],
+        [([7, 1], [-1, 0], [0.0, 0.0], [1])],
+        [([7, 1], [-1, 0], [0.0, float("nan")], [1, 1])],
+    ],
+)
+def test_merge_refuses_what_is_malformed(arrays: list[trees.Arrays]) -> None:
+    """Roots that differ, parents behind their children, arrays of different lengths, NaN."""
+    with pytest.raises(ValueError):  # noqa: PT011
+        trees.merge_trees(arrays, 64)
+
+
+def test_walk_refuses_arrays_of_different_lengths() -> None:
+    """Rather than read past their end."""
+    with pytest.raises(ValueError, match="choices"):
+        trees.walk_tree([7, 1, 2], [-1, 0, 1], [1])
+    with pytest.raises(ValueError, match="parents"):
+        trees.walk_tree([7, 1, 2], [-1, 0], [1, 1, 1])

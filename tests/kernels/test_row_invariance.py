@@ -1,0 +1,159 @@
+"""The property that everything else rests on: a row's bits depend on nothing but its keys by position."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from specgrove.kernels import threads
+from specgrove.kernels.attention import AttentionBatch, tree_attention
+from specgrove.kernels.trees import ancestor_masks
+from tests.kernels.examples import examples
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+HEADS = [(4, 4, 8), (6, 2, 40), (9, 3, 64), (5, 1, 128), (2, 1, 256), (3, 3, 18)]
+
+
+def batch_of(
+    sequences: list[tuple[list[int], list[int], list[int]]],
+    rows: list[tuple[int, int, int | None]],
+) -> AttentionBatch:
+    """Sequences as (context slots, tree slots, parents), rows as (sequence, context length seen, tree node or None)."""
+    max_num_nodes = max(1, *(len(parents) for _, _, parents in sequences))
+    num_words = -(-max_num_nodes // 64)
+    masks = torch.zeros(len(rows), num_words, dtype=torch.int64)
+    for row, (sequence, _, node) in enumerate(rows):
+        if node is not None:
+            parents = sequences[sequence][2]
+            words = torch.frombuffer(bytearray(ancestor_masks(parents)), dtype=torch.int64).view(len(parents), -1)
+            masks[row, : words.shape[1]] = words[node]
+
+    def ints(values: list[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int32)
+
+    def offsets(lens: list[int]) -> torch.Tensor:
+        return torch.tensor([0, *lens]).cumsum(0).int()
+
+    return AttentionBatch(
+        context_slots=ints([slot for context, _, _ in sequences for slot in context]),
+        context_offsets=offsets([len(context) for context, _, _ in sequences]),
+        tree_slots=ints([slot for _, tree, _ in sequences for slot in tree]),
+        tree_offsets=offsets([len(tree) for _, tree, _ in sequences]),
+        row_seq=ints([sequence for sequence, _, _ in rows]),
+        row_context_len=ints([context_len for _, context_len, _ in rows]),
+        row_masks=masks,
+    )
+
+
+def caches_of(
+    num_slots: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random keys and values."""
+    keys, values = torch.randn(2, num_slots, num_kv_heads, head_dim).to(dtype).unbind()
+    return keys.contiguous(), values.contiguous()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@examples(10)
+@given(
+    heads=st.sampled_from(HEADS),
+    seed=st.integers(0, 10_000),
+    sequence_len=st.integers(2, 110),
+    path_len=st.integers(1, 40),
+    has_alibi=st.booleans(),
+)
+def test_a_tree_node_has_the_bits_of_the_same_tokens_as_a_sequence(
+    isa: str,
+    dtype: torch.dtype,
+    heads: tuple[int, int, int],
+    seed: int,
+    sequence_len: int,
+    path_len: int,
+    has_alibi: bool,
+) -> None:
+    """Among other branches, in any order of slots, at any split between context and tree, with 1 or 2 threads."""
+    torch.manual_seed(seed)
+    num_heads, num_kv_heads, head_dim = heads
+    path_len = min(path_len, sequence_len - 1)
+    keys, values = caches_of(sequence_len, num_kv_heads, head_dim, dtype)
+    query, scale = torch.randn(1, num_heads, head_dim), head_dim**-0.5
+    alibi = torch.rand(num_heads) if has_alibi else None
+    threads.set_num_threads(1)
+    plain = batch_of([(list(range(sequence_len)), [], [])], [(0, sequence_len, None)])
+    wanted = tree_attention(query, keys, values, plain, scale, alibi)
+
+    # The path's nodes stand anywhere among 90 nodes of other branches, and all keys in any slot.
+    num_nodes = path_len + 90
+    on_path = sorted(torch.randperm(num_nodes)[:path_len].tolist())
+    parents: list[int] = []
+    for node in range(num_nodes):
+        before = [other for other in on_path if other < node]
+        is_on_path = node in on_path
+        parents.append((before[-1] if before else -1) if is_on_path else int(torch.randint(-1, node, ())))
+    slots = torch.randperm(sequence_len + 90).tolist()
+    context_len = sequence_len - path_len
+    context_slots, tree_slots = slots[:context_len], slots[context_len:]
+    k_cache, v_cache = caches_of(len(slots), num_kv_heads, head_dim, dtype)
+    places = context_slots + [tree_slots[node] for node in on_path]
+    k_cache[places], v_cache[places] = keys, values
+    count = int(torch.randint(1, 65, ()))
+    rows: list[tuple[int, int, int | None]] = [
+        (0, context_len, int(torch.randint(0, num_nodes, ()))) for _ in range(count)
+    ]
+    place = int(torch.randint(0, count, ()))
+    rows[place] = (0, context_len, on_path[-1])
+    queries = torch.randn(count, num_heads, head_dim)
+    queries[place] = query[0]
+    batch = batch_of([(context_slots, tree_slots, parents)], rows)
+    for num_threads in (1, 2):
+        threads.set_num_threads(num_threads)
+        out = tree_attention(queries, k_cache, v_cache, batch, scale, alibi)
+        assert torch.equal(out[place], wanted[0])
+
+
+@examples(10)
+@given(seed=st.integers(0, 10_000), num_rows=st.integers(2, 80), heads=st.sampled_from(HEADS))
+def test_any_chunking_of_a_prompt_gives_the_same_bits(
+    isa: str, seed: int, num_rows: int, heads: tuple[int, int, int]
+) -> None:
+    """All rows at once, row by row, and in chunks of any length."""
+    torch.manual_seed(seed)
+    num_heads, num_kv_heads, head_dim = heads
+    k_cache, v_cache = caches_of(num_rows, num_kv_heads, head_dim, torch.bfloat16)
+    queries = torch.randn(num_rows, num_heads, head_dim)
+    sequence = [(torch.randperm(num_rows).tolist(), list[int](), list[int]())]
+
+    def run(start: int, end: int) -> torch.Tensor:
+        batch = batch_of(sequence, [(0, row + 1, None) for row in range(start, end)])
+        return tree_attention(queries[start:end].contiguous(), k_cache, v_cache, batch, 0.3)
+
+    whole = run(0, num_rows)
+    threads.set_num_threads(2)
+    assert torch.equal(torch.cat([run(row, row + 1) for row in range(num_rows)]), whole)
+    cut = int(torch.randint(1, num_rows, ()))
+    assert torch.equal(torch.cat([run(0, cut), run(cut, num_rows)]), whole)
+
+
+def test_what_a_row_does_not_see_does_not_matter(isa: str) -> None:
+    """NaN in every other slot, as in memory that was never written."""
+    torch.manual_seed(0)
+    k_cache, v_cache = caches_of(100, 2, 40, torch.float16)
+    batch = batch_of([(list(range(10, 50)), [60, 61, 62], [-1, 0, 0])], [(0, 40, 2), (0, 37, None)])
+    queries = torch.randn(2, 4, 40)
+    wanted = tree_attention(queries, k_cache, v_cache, batch, 0.2)
+    unseen = [slot for slot in range(100) if not (10 <= slot < 50 or slot in (60, 62))]
+    k_cache[unseen] = v_cache[unseen] = float("nan")
+    assert torch.equal(tree_attention(queries, k_cache, v_cache, batch, 0.2), wanted)
+
+
+def test_large_scores_do_not_overflow(isa: str) -> None:
+    """The key with the largest score takes all, in the first chunk or in a later one."""
+    k_cache, v_cache = caches_of(70, 1, 64, torch.float32)
+    for best in (3, 69):
+        k_cache.fill_(-10.0)
+        k_cache[best] = 10.0
+        batch = batch_of([(list(range(70)), [], [])], [(0, 70, None)])
+        out = tree_attention(torch.full((1, 2, 64), 10.0), k_cache, v_cache, batch, 1.0)
+        assert torch.equal(out.view(2, 64), v_cache[best].expand(2, 64))
