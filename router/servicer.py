@@ -23,9 +23,10 @@ from router.text_stream import TextStream
 from router.tree_policy import Measurements, policy_for
 from router.validation import CheckedRequest, checked_detokenize, checked_request, checked_tokenize
 from specgrove import wire
+from specgrove.drafting import MAX_NUM_TREE_NODES
 from specgrove.errors import UnavailableError
 from specgrove.request import CommittedToken, FinishReason, GenerationStatistics
-from specgrove.speculation import MAX_NUM_TREE_NODES, generate
+from specgrove.speculation import generate
 from specgrove.tokenizer import IncrementalDetokenizer
 from specgrove.v1 import router_pb2, router_pb2_grpc
 

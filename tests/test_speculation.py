@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from specgrove.drafting import Drafter
 from specgrove.errors import DeadlineExceededError, InternalError, UnavailableError
 from specgrove.request import (
     Draft,
@@ -26,7 +27,7 @@ from specgrove.request import (
     Verdict,
     VerifyWork,
 )
-from specgrove.speculation import Drafter, Verifier, generate
+from specgrove.speculation import Verifier, generate
 from specgrove.token_tree import TokenTree
 from tests.router.toy_services import CONTEXT_LEN, VOCAB_SIZE, ToyLlm, ToySsm, toy_next, toy_output
 

@@ -1,0 +1,144 @@
+"""The drafters' side of one request: asks all of them at once, and merges the trees that come back in time.
+
+Used by the loop in ``specgrove.speculation``. Invariant: whatever drafters do (fail, come late, lie), the loop gets a valid tree
+below the last committed token; at worst an empty one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from specgrove.errors import DeadlineExceededError, SpecGroveError, StaleBaseError
+from specgrove.request import Draft, DraftedTree, DraftWork, GenerationRequest, TreeShape
+from specgrove.token_tree import TokenTree, merge_trees
+
+logger = logging.getLogger(__name__)
+
+MAX_NUM_TREE_NODES = 256
+# A draft takes milliseconds; one that takes longer than this is given up for this step.
+_DRAFT_TIMEOUT_S = 1.0
+# How long a step waits for a drafter that is still busy with the prompt or an earlier step.
+_LATE_DRAFT_WAIT_S = 0.05
+
+
+class Drafter(Protocol):
+    """A pool of SSMs. Errors: any ``SpecGroveError``; the loop then goes on without this drafter's trees."""
+
+    async def draft(self, work: DraftWork) -> Draft:
+        """Takes the committed tokens in and drafts trees below them."""
+        ...
+
+    async def close(self, session_id: str) -> None:
+        """Forgets a session. Never raises ``SpecGroveError``."""
+        ...
+
+
+class Drafting:
+    """The drafters' side of one request: asks all of them at once and merges what comes back in time."""
+
+    def __init__(self, request: GenerationRequest, drafters: Sequence[Drafter], vocab_size: int) -> None:
+        self._sessions = [_DrafterSession(request, drafter, vocab_size) for drafter in drafters]
+
+    def take_in(self, committed: list[int]) -> None:
+        """Lets the drafters read the prompt in the background."""
+        for session in self._sessions:
+            session.start(committed, TreeShape(max_num_nodes=0, max_depth=0))
+
+    async def draft(self, committed: list[int], shape: TreeShape) -> tuple[TokenTree, tuple[str, ...], float]:
+        """The merged tree, the names behind its source bits, and the time in milliseconds the drafters took."""
+        root = TokenTree.of_root(committed[-1])
+        if not self._sessions or shape.max_num_nodes <= 0 or shape.max_depth <= 0:
+            return root, (), 0.0
+        started_s = time.perf_counter()
+        answers = await asyncio.gather(*(session.draft(committed, shape) for session in self._sessions))
+        trees = [drafted for answer in answers for drafted in answer]
+        ssms = tuple(dict.fromkeys(drafted.ssm for drafted in trees))
+        sourced = [drafted.tree.with_source(ssms.index(drafted.ssm)) for drafted in trees]
+        tree = merge_trees(sourced, min(shape.max_num_nodes + 1, MAX_NUM_TREE_NODES)) if sourced else root
+        return tree, ssms, (time.perf_counter() - started_s) * 1e3
+
+    async def close(self) -> None:
+        await asyncio.gather(*(session.close() for session in self._sessions))
+
+
+class _DrafterSession:
+    """One drafter's side of one request. At most one item is under way; while it is late, the drafter is passed over."""
+
+    def __init__(self, request: GenerationRequest, drafter: Drafter, vocab_size: int) -> None:
+        self._request = request
+        self._drafter = drafter
+        self._vocab_size = vocab_size
+        self._held_len = 0
+        self._under_way: asyncio.Task[tuple[DraftedTree, ...]] | None = None
+        self._is_late = False
+
+    def start(self, committed: list[int], shape: TreeShape) -> asyncio.Task[tuple[DraftedTree, ...]]:
+        self._under_way = asyncio.create_task(self._ask(tuple(committed), shape))
+        return self._under_way
+
+    async def draft(self, committed: list[int], shape: TreeShape) -> tuple[DraftedTree, ...]:
+        if self._under_way is not None and not self._under_way.done():
+            await asyncio.wait({self._under_way}, timeout=0 if self._is_late else _LATE_DRAFT_WAIT_S)
+            if not self._under_way.done():
+                self._is_late = True
+                return ()
+        task = self.start(committed, shape)
+        done, _ = await asyncio.wait({task}, timeout=_DRAFT_TIMEOUT_S)
+        self._is_late = not done
+        if self._is_late:
+            logger.warning("session %s: a drafter is late; going on without it", self._request.session_id)
+            return ()
+        return task.result()
+
+    async def _ask(self, committed: tuple[int, ...], shape: TreeShape) -> tuple[DraftedTree, ...]:
+        """Sends what the drafter lacks; once more when it holds less than thought. Never raises ``SpecGroveError``."""
+        for _ in range(2):
+            try:
+                work = DraftWork(
+                    session_id=self._request.session_id,
+                    base=self._held_len,
+                    new_token_ids=committed[self._held_len :],
+                    shape=shape,
+                    ssms=self._request.speculation.ssms,
+                    timeout_ms=remaining_ms(self._request.deadline_s),
+                )
+                draft = await self._drafter.draft(work)
+            except StaleBaseError as error:
+                self._held_len = error.held_len if error.held_len <= len(committed) else 0
+                continue
+            except SpecGroveError as error:
+                logger.debug("session %s: no draft: %s", self._request.session_id, error)
+                self._held_len = 0
+                return ()
+            self._held_len = len(committed)
+            return tuple(drafted for drafted in draft.trees if self._is_usable(drafted, draft.base, committed))
+        return ()
+
+    def _is_usable(self, drafted: DraftedTree, base: int, committed: tuple[int, ...]) -> bool:
+        try:
+            drafted.tree.validated(vocab_size=self._vocab_size, max_num_nodes=MAX_NUM_TREE_NODES)
+            if base != len(committed) or drafted.tree.token_ids[0] != committed[-1]:
+                raise ValueError(f"its root is not the last of {len(committed)} committed tokens")
+        except ValueError as error:
+            logger.warning("session %s: SSM %s sent a malformed tree: %s", self._request.session_id, drafted.ssm, error)
+            return False
+        return True
+
+    async def close(self) -> None:
+        if self._under_way is not None:
+            self._under_way.cancel()
+        await self._drafter.close(self._request.session_id)
+
+
+def remaining_ms(deadline_s: float | None) -> int | None:
+    """Milliseconds left, at least 1. Raises ``DeadlineExceededError``."""
+    if deadline_s is None:
+        return None
+    remaining_ms = int((deadline_s - time.monotonic()) * 1e3)
+    if remaining_ms <= 0:
+        raise DeadlineExceededError("the request's deadline passed")
+    return remaining_ms
