@@ -42,14 +42,29 @@ def median_ms(run: Callable[[], object], seconds: float = 0.7) -> float:
 
 def time_linears(dtype: torch.dtype) -> None:
     """One pass through the linears of all layers and the head."""
-    linears = [PackedLinear((torch.randn(shape) * 0.02).to(dtype)) for _ in range(NUM_LAYERS) for shape in LAYER_SHAPES]
-    linears.append(PackedLinear((torch.randn(VOCAB, HIDDEN) * 0.02).to(dtype)))
+    shapes = [shape for _ in range(NUM_LAYERS) for shape in LAYER_SHAPES] + [(VOCAB, HIDDEN)]
+    weights = [(torch.randn(shape) * 0.02).to(dtype) for shape in shapes]
+    linears = [PackedLinear(weight) for weight in weights]
     weight_bytes = sum(linear.nbytes for linear in linears)
     print(f"linears, {dtype}, {weight_bytes / 1e6:.0f} MB")
     for num_rows in NUM_ROWS:
         inputs = {size: torch.randn(num_rows, size) for size in (HIDDEN, INNER)}
-        pass_ms = median_ms(lambda inputs=inputs: [linear(inputs[linear.in_features]) for linear in linears])  # type: ignore[misc]
-        print(f"  {num_rows:3d} rows: {pass_ms:7.2f} ms, {weight_bytes / pass_ms / 1e6:5.1f} GB/s")
+
+        def ours(inputs: dict[int, torch.Tensor] = inputs) -> None:
+            for linear in linears:
+                linear(inputs[linear.in_features])
+
+        def torchs(inputs: dict[int, torch.Tensor] = inputs) -> None:
+            for weight in weights:
+                torch.nn.functional.linear(inputs[weight.shape[1]].to(dtype), weight)
+
+        # By turns, so that what else the machine does falls on both.
+        pairs = [(median_ms(ours, 0.2), median_ms(torchs, 0.2)) for _ in range(3)]
+        pass_ms, torch_ms = (statistics.median(times_ms) for times_ms in zip(*pairs, strict=True))
+        print(
+            f"  {num_rows:3d} rows: {pass_ms:7.2f} ms, {weight_bytes / pass_ms / 1e6:5.1f} GB/s;"
+            f" torch {torch_ms:7.2f} ms, {torch_ms / pass_ms:.2f} times as long"
+        )
 
 
 def tree_batch(context_len: int, num_rows: int) -> AttentionBatch:
@@ -151,7 +166,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=["linears", "attention", "small", "sampling"])
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads)
     set_num_threads(arguments.threads)
     print(f"instructions {get_isa()}, {arguments.threads} threads")
     if "linears" in arguments.only:
