@@ -75,17 +75,19 @@ void bind_layers(py::module_& module) {
       NoGil());
   module.def(
       "embed",
-      [](Address table, DType dtype, Address token_ids, int64_t num_rows, int64_t size, Address out) {
-        embed(at<void>(table), dtype, at<int64_t>(token_ids), num_rows, size, at<float>(out));
+      [](Address table, DType dtype, int64_t vocab_size, Address token_ids, int64_t num_rows, int64_t size,
+         Address out) {
+        embed(at<void>(table), dtype, vocab_size, at<int64_t>(token_ids), num_rows, size, at<float>(out));
       },
       NoGil());
   module.def(
       "rotate_and_store",
       [](Address qkv, Address positions, Address cos_sin, Address slots, Address k_cache, Address v_cache, DType dtype,
-         int64_t num_rows, int64_t num_heads, int64_t num_kv_heads, int64_t head_dim, Address queries) {
+         int64_t max_positions, int64_t num_slots, int64_t num_rows, int64_t num_heads, int64_t num_kv_heads,
+         int64_t head_dim, Address queries) {
         rotate_and_store({at<float>(qkv), at<int32_t>(positions), at<float>(cos_sin), at<int32_t>(slots),
-                          at<void>(k_cache), at<void>(v_cache), dtype, num_rows, num_heads, num_kv_heads, head_dim,
-                          at<float>(queries)});
+                          at<void>(k_cache), at<void>(v_cache), dtype, max_positions, num_slots, num_rows, num_heads,
+                          num_kv_heads, head_dim, at<float>(queries)});
       },
       NoGil());
   module.def(

@@ -13,7 +13,6 @@
 namespace specgrove {
 
 constexpr int64_t kKeyChunk = 32;
-constexpr int64_t kMaxHeadDim = 256;
 
 struct AttentionRow {
   const int32_t* context;  // slots of the sequence's context, by position

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
 
 #include "clones.h"
 #include "thread_pool.h"
@@ -65,9 +68,29 @@ SPECGROVE_CLONES void rotate(const float* x, const float* cos_sin, int64_t head_
   }
 }
 
-template <typename T>
-void store(const float* x, int64_t count, T* out) {
+SPECGROVE_CLONES void convert(const float* x, int64_t count, BFloat16* out) {
   for (int64_t i = 0; i < count; ++i) from_float(x[i], out + i);
+}
+SPECGROVE_CLONES void convert(const float* x, int64_t count, Float16* out) {
+  for (int64_t i = 0; i < count; ++i) from_float(x[i], out + i);
+}
+SPECGROVE_CLONES void convert(const BFloat16* x, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = to_float(x[i]);
+}
+SPECGROVE_CLONES void convert(const Float16* x, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = to_float(x[i]);
+}
+void convert(const float* x, int64_t count, float* out) { std::copy_n(x, count, out); }
+
+void check_range(bool holds, const char* what, int64_t value, int64_t limit) {
+  if (holds) return;
+  throw std::invalid_argument(std::string(what) + " must be from 0 to " + std::to_string(limit - 1) + ", got " +
+                              std::to_string(value));
+}
+
+template <typename Index>
+void check_all(const Index* values, int64_t count, int64_t limit, const char* what) {
+  for (int64_t i = 0; i < count; ++i) check_range(values[i] >= 0 && values[i] < limit, what, values[i], limit);
 }
 
 }  // namespace
@@ -92,16 +115,18 @@ void silu_mul(const float* gate_up, int64_t num_rows, int64_t size, float* out) 
   });
 }
 
-void embed(const void* table, DType dtype, const int64_t* token_ids, int64_t num_rows, int64_t size, float* out) {
+void embed(const void* table, DType dtype, int64_t vocab_size, const int64_t* token_ids, int64_t num_rows, int64_t size,
+           float* out) {
+  check_all(token_ids, num_rows, vocab_size, "token ids");
   with_type(dtype, [&](auto* type) {
     const auto* rows = static_cast<const std::remove_pointer_t<decltype(type)>*>(table);
-    for (int64_t row = 0; row < num_rows; ++row) {
-      for (int64_t i = 0; i < size; ++i) out[row * size + i] = to_float(rows[token_ids[row] * size + i]);
-    }
+    for (int64_t row = 0; row < num_rows; ++row) convert(rows + token_ids[row] * size, size, out + row * size);
   });
 }
 
 void rotate_and_store(const RotateAndStore& call) {
+  check_all(call.positions, call.num_rows, call.max_positions, "positions");
+  check_all(call.slots, call.num_rows, call.num_slots, "slots");
   with_type(call.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const int64_t dim = call.head_dim, num_heads = call.num_heads, num_kv = call.num_kv_heads;
@@ -114,13 +139,12 @@ void rotate_and_store(const RotateAndStore& call) {
       }
       const int64_t place = call.slots[row] * num_kv * dim;
       T* keys = static_cast<T*>(call.k_cache) + place;
-      T* values = static_cast<T*>(call.v_cache) + place;
-      float rotated[512];
       for (int64_t head = 0; head < num_kv; ++head) {
+        float rotated[kMaxHeadDim];
         rotate(x + (num_heads + head) * dim, cos_sin, dim, rotated);
-        store(rotated, dim, keys + head * dim);
+        convert(rotated, dim, keys + head * dim);
       }
-      store(x + (num_heads + num_kv) * dim, num_kv * dim, values);
+      convert(x + (num_heads + num_kv) * dim, num_kv * dim, static_cast<T*>(call.v_cache) + place);
     });
   });
 }

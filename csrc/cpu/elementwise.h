@@ -14,8 +14,11 @@ void add_rms_norm(float* residual, const float* delta, const float* weight, floa
                   float* out);
 // gate_up[rows, 2 * size] -> out[rows, size] = silu(gate) * up
 void silu_mul(const float* gate_up, int64_t num_rows, int64_t size, float* out);
-// table[vocab, size], ids[rows] -> out[rows, size]
-void embed(const void* table, DType dtype, const int64_t* token_ids, int64_t num_rows, int64_t size, float* out);
+// table[vocab_size, size], ids[rows] -> out[rows, size]. Throws std::invalid_argument for an id out of range.
+void embed(const void* table, DType dtype, int64_t vocab_size, const int64_t* token_ids, int64_t num_rows, int64_t size,
+           float* out);
+
+constexpr int64_t kMaxHeadDim = 256;
 
 struct RotateAndStore {
   const float* qkv;  // [rows, (num_heads + 2 * num_kv_heads) * head_dim]
@@ -25,9 +28,10 @@ struct RotateAndStore {
   void* k_cache;  // [num_slots, num_kv_heads, head_dim]
   void* v_cache;
   DType dtype;  // of the caches
-  int64_t num_rows, num_heads, num_kv_heads, head_dim;
+  int64_t max_positions, num_slots, num_rows, num_heads, num_kv_heads, head_dim;
   float* queries;  // [rows, num_heads, head_dim]
 };
+// Throws std::invalid_argument for a position or slot out of range, before anything is written.
 void rotate_and_store(const RotateAndStore& call);
 
 }  // namespace specgrove

@@ -9,6 +9,8 @@ import torch
 from specgrove.kernels import _native
 from specgrove.kernels.checks import check, native_dtype
 
+MAX_HEAD_DIM = 256  # kMaxHeadDim in csrc/cpu/elementwise.h: the size of a buffer there
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionBatch:
@@ -69,18 +71,20 @@ def rotate_and_store(
 
     ``qkv`` is float32 ``[num_rows, (num_heads + 2 * num_kv_heads) * head_dim]``, ``positions`` and ``slots`` int32
     ``[num_rows]``, ``cos_sin`` float32 ``[max_positions, head_dim]`` (cosines, then sines), the caches
-    ``[num_slots, num_kv_heads, head_dim]``. Returns the queries, float32 ``[num_rows, num_heads, head_dim]``.
+    ``[num_slots, num_kv_heads, head_dim]``. Returns the queries, float32 ``[num_rows, num_heads, head_dim]``. Raises
+    ``ValueError`` for a position or slot that is not there, before anything is written.
     """
     num_rows, row_size = qkv.shape
-    _, num_kv_heads, head_dim = k_cache.shape
+    num_slots, num_kv_heads, head_dim = k_cache.shape
     num_heads = row_size // head_dim - 2 * num_kv_heads
-    check(qkv, "qkv", torch.float32, None, (num_heads + 2 * num_kv_heads) * head_dim)
+    max_positions = cos_sin.shape[0]
+    check(qkv, "qkv", torch.float32, num_rows, (num_heads + 2 * num_kv_heads) * head_dim)
     check(positions, "positions", torch.int32, num_rows)
     check(slots, "slots", torch.int32, num_rows)
-    check(cos_sin, "cos_sin", torch.float32, None, head_dim)
-    check(v_cache, "v_cache", k_cache.dtype, *k_cache.shape)
-    if head_dim % 2 or head_dim > 256:
-        raise ValueError(f"heads of size {head_dim} are not supported")
+    check(cos_sin, "cos_sin", torch.float32, max_positions, head_dim)
+    check(v_cache, "v_cache", k_cache.dtype, num_slots, num_kv_heads, head_dim)
+    if head_dim % 2 or head_dim > MAX_HEAD_DIM or num_heads < 1:
+        raise ValueError(f"{num_heads} heads of size {head_dim} are not supported")
     queries = torch.empty((num_rows, num_heads, head_dim))
     _native.rotate_and_store(
         qkv.data_ptr(),
@@ -90,6 +94,8 @@ def rotate_and_store(
         k_cache.data_ptr(),
         v_cache.data_ptr(),
         native_dtype(k_cache, "k_cache"),
+        max_positions,
+        num_slots,
         num_rows,
         num_heads,
         num_kv_heads,
@@ -116,9 +122,8 @@ def tree_attention(
     num_rows, num_heads, head_dim = queries.shape
     num_slots, num_kv_heads, cache_dim = k_cache.shape
     check(queries, "queries", torch.float32, batch.row_seq.shape[0], num_heads, cache_dim)
-    if v_cache.shape != k_cache.shape or v_cache.dtype is not k_cache.dtype or not v_cache.is_contiguous():
-        raise ValueError("v_cache must be contiguous and have k_cache's shape and dtype")
-    if num_heads % num_kv_heads or head_dim > 256 or head_dim % 2:
+    check(v_cache, "v_cache", k_cache.dtype, num_slots, num_kv_heads, head_dim)
+    if num_heads % num_kv_heads or head_dim > MAX_HEAD_DIM:
         raise ValueError(f"{num_heads} heads over {num_kv_heads} KV heads of size {head_dim} are not supported")
     if alibi_slopes is not None:
         check(alibi_slopes, "alibi_slopes", torch.float32, num_heads)

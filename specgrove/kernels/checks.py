@@ -15,14 +15,18 @@ NATIVE_DTYPES = {
 
 def check(tensor: torch.Tensor, name: str, dtype: torch.dtype, *shape: int | None) -> None:
     """Raises ``ValueError`` unless the tensor is contiguous and has this dtype and shape (``None``: any size)."""
-    if tensor.dtype is not dtype or not tensor.is_contiguous() or tensor.dim() != len(shape):
-        raise ValueError(
-            f"{name} must be a contiguous {dtype} tensor of {len(shape)} dimensions, "
-            f"got {tensor.dtype} {list(tensor.shape)}{'' if tensor.is_contiguous() else ', not contiguous'}"
-        )
-    for size, wanted in zip(tensor.shape, shape, strict=True):
-        if wanted is not None and size != wanted:
-            raise ValueError(f"{name} must have the shape {list(shape)}, got {list(tensor.shape)}")
+    if tensor.dtype is dtype and tensor.is_contiguous():
+        found = tensor.shape
+        if found == shape:  # the fast way: no sizes left open
+            return
+        if len(found) == len(shape):
+            if all(wanted is None or size == wanted for size, wanted in zip(found, shape, strict=True)):
+                return
+            raise ValueError(f"{name} must have the shape {list(shape)}, got {list(found)}")
+    raise ValueError(
+        f"{name} must be a contiguous {dtype} tensor of {len(shape)} dimensions, "
+        f"got {tensor.dtype} {list(tensor.shape)}{'' if tensor.is_contiguous() else ', not contiguous'}"
+    )
 
 
 def native_dtype(tensor: torch.Tensor, name: str) -> _native.DType:

@@ -31,10 +31,13 @@ class PackedLinear:
         """Bytes of the packed weights."""
         return self._native.nbytes
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """float32 ``[num_rows, in_features]`` to float32 ``[num_rows, out_features]``."""
-        check(x, "x", torch.float32, None, self.in_features)
+    def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """float32 ``[num_rows, in_features]`` to float32 ``[num_rows, out_features]``: into ``out`` if given, and returned."""
         num_rows = x.shape[0]
-        out = torch.empty((num_rows, self.out_features))
+        check(x, "x", torch.float32, num_rows, self.in_features)
+        if out is None:
+            out = torch.empty((num_rows, self.out_features))
+        else:
+            check(out, "out", torch.float32, num_rows, self.out_features)
         self._native.forward(x.data_ptr(), num_rows, out.data_ptr())
         return out

@@ -110,3 +110,51 @@ def test_bad_shapes_are_named() -> None:
     queries = torch.randn(batch.row_seq.shape[0], 3, 8)
     with pytest.raises(ValueError, match="3 heads over 2 KV heads"):
         attention.tree_attention(queries, *random_caches(torch.float32, 2, 8), batch, 1.0)
+
+
+def test_slots_and_positions_out_of_range_are_named_and_write_nothing() -> None:
+    qkv, cos_sin = torch.randn(2, (2 + 2 * 2) * 8), torch.randn(50, 8)
+    caches = random_caches(torch.bfloat16, 2, 8)
+    before = [cache.clone() for cache in caches]
+    good, places = torch.tensor([0, 1], dtype=torch.int32), torch.tensor([3, NUM_SLOTS], dtype=torch.int32)
+    with pytest.raises(ValueError, match=f"slots must be from 0 to {NUM_SLOTS - 1}, got {NUM_SLOTS}"):
+        attention.rotate_and_store(qkv, good, cos_sin, places, *caches)
+    with pytest.raises(ValueError, match="positions must be from 0 to 49, got -1"):
+        attention.rotate_and_store(qkv, -good, cos_sin, good, *caches)
+    assert all(torch.equal(cache, old) for cache, old in zip(caches, before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "complaint"),
+    [
+        ("context_offsets", [0, 2], "context_offsets don't fit"),
+        ("tree_offsets", [0, 1], "tree_offsets don't fit"),
+        ("row_seq", [1], "row_seq names a sequence"),
+        ("row_context_len", [4], "row_context_len is longer"),
+        ("row_masks", [[4]], "row_masks name a node"),
+        ("row_masks", [[0]], "must see at least one key"),
+        ("tree_slots", [-1, 5], "slots must not be negative"),
+    ],
+)
+def test_batches_that_do_not_fit_together_are_named(field: str, value: list[int], complaint: str) -> None:
+    arrays: dict[str, object] = {
+        "context_slots": [0, 1, 2],
+        "context_offsets": [0, 3],
+        "tree_slots": [3, 4],
+        "tree_offsets": [0, 2],
+        "row_seq": [0],
+        "row_context_len": [0],
+        "row_masks": [[3]],
+    }
+    kinds = {name: torch.int64 if name == "row_masks" else torch.int32 for name in arrays}
+
+    def batch(arrays: dict[str, object]) -> AttentionBatch:
+        return AttentionBatch(**{name: torch.tensor(array, dtype=kinds[name]) for name, array in arrays.items()})
+
+    queries = torch.randn(1, 1, 8)
+    caches = torch.randn(2, 5, 1, 8)
+    attention.tree_attention(queries, caches[0], caches[1], batch(arrays), 1.0)
+    with pytest.raises(ValueError, match="a slot that the cache doesn't have"):
+        attention.tree_attention(queries, caches[0, :4], caches[1, :4], batch(arrays), 1.0)
+    with pytest.raises(ValueError, match=complaint):
+        batch(arrays | {field: value})

@@ -47,3 +47,9 @@ def test_a_rows_bits_are_its_own() -> None:
             one_by_one = torch.cat([elementwise.rms_norm(row[None], weight, 1e-5) for row in rows])
             assert torch.equal(elementwise.rms_norm(rows, weight, 1e-5), one_by_one)
             assert torch.equal(elementwise.silu_mul(rows), torch.cat([elementwise.silu_mul(row[None]) for row in rows]))
+
+
+def test_unknown_ids_are_named() -> None:
+    for token_id in (-1, 50):
+        with pytest.raises(ValueError, match=f"token ids must be from 0 to 49, got {token_id}"):
+            elementwise.embed(torch.randn(50, 8), torch.tensor([3, token_id]))

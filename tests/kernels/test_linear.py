@@ -41,9 +41,17 @@ def test_a_rows_bits_are_its_own(isa: str, dtype: torch.dtype) -> None:
         assert torch.equal(linear(x.flip(0).contiguous()), alone.flip(0))
 
 
+def test_writes_into_a_given_tensor() -> None:
+    linear, x, out = PackedLinear(torch.randn(40, 8)), torch.randn(3, 8), torch.empty(3, 40)
+    assert linear(x, out) is out
+    assert torch.equal(out, linear(x))
+    with pytest.raises(ValueError, match=r"out must have the shape \[3, 40\]"):
+        linear(x, torch.empty(3, 41))
+
+
 def test_bad_input_is_named() -> None:
     linear = PackedLinear(torch.randn(4, 8))
-    with pytest.raises(ValueError, match=r"x must have the shape \[None, 8\]"):
+    with pytest.raises(ValueError, match=r"x must have the shape \[2, 8\]"):
         linear(torch.randn(2, 7))
     with pytest.raises(ValueError, match="not contiguous"):
         linear(torch.randn(8, 2).T)
