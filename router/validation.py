@@ -28,8 +28,6 @@ _MAX_NUM_LOGIT_BIASES = 1024
 # What an SSM service takes.
 _SPECULATION_LIMITS = {"max_num_nodes": 255, "max_depth": 32, "beam_width": 64}
 _MAX_NUM_LOG_PROBS = 20
-# Ordinary text has 3 to 6 bytes per token. More than this times the context cannot fit; less is tokenised to find out.
-_MAX_BYTES_PER_TOKEN = 16
 # Tokenising takes about a millisecond per 4 KiB; longer texts go to a thread, so that other streams go on.
 _THREAD_MIN_BYTES = 4096
 _NUM_SEED_BITS = 63
@@ -172,14 +170,16 @@ async def _encoded(
 ) -> tuple[int, ...]:
     """Token ids of the text or chat; empty when there was a violation."""
     if kind is None:
-        found.add("text", "no prompt was given")
+        found.add("prompt", "none was given: set text, chat or token_ids")
         return ()
-    num_bytes = proto.ByteSize()
-    max_bytes = model.context_len * _MAX_BYTES_PER_TOKEN
+    texts = [proto.text] if kind == "text" else [message.content for message in proto.chat.messages]
+    num_bytes = sum(len(text.encode()) for text in texts)
+    max_bytes = model.context_len * model.tokenizer.max_token_bytes
     if num_bytes > max_bytes:
         found.add(
             kind,
-            f"has {num_bytes} bytes, which cannot fit: the context is {model.context_len} tokens ({max_bytes} bytes)",
+            f"has {num_bytes} bytes, which cannot fit: the context is {model.context_len} tokens of at most "
+            f"{model.tokenizer.max_token_bytes} bytes each",
         )
         return ()
     if kind == "text":
@@ -213,7 +213,10 @@ def _is_chat_valid(found: _Violations, chat: router_pb2.Chat) -> bool:
     for index in wrong:
         role = chat.messages[index].role
         found.add(f"chat.messages[{index}].role", f"must be one of {', '.join(_ROLES)}, got {role!r}")
-    return not wrong
+    empty = [index for index, message in enumerate(chat.messages) if message.role == "user" and not message.content]
+    for index in empty:
+        found.add(f"chat.messages[{index}].content", "is empty; a user's message needs a text")
+    return not wrong and not empty
 
 
 def _max_tokens(found: _Violations, proto: router_pb2.GenerateRequest, prompt_len: int, context_len: int) -> int:

@@ -37,7 +37,10 @@ class Tokenizer:
         self._config = config
         self._template = None if chat_template is None else _compile(chat_template)
         self.sha256 = hashlib.sha256(tokenizer_json).hexdigest()
-        self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        vocab = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(vocab.values(), default=-1) + 1
+        # Of any text a token can stand for; byte-level vocabularies write more bytes than that, never fewer.
+        self.max_token_bytes = max((len(token.encode()) for token in vocab), default=1)
         added = self._tokenizer.get_added_tokens_decoder()
         self.special_token_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         decoder = json.loads(tokenizer_json).get("decoder") or {}

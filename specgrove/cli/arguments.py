@@ -6,6 +6,7 @@ import argparse
 import importlib.metadata
 
 from specgrove.config import DEFAULT_ADDRESS, DEFAULT_DTYPE, DEFAULT_LLM, DEFAULT_SSMS, DTYPES
+from specgrove.serving.address import checked_address
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,6 +32,13 @@ def _version() -> str:
         return "0.0.0+checkout"
 
 
+def _listening_address(text: str) -> str:
+    try:
+        return checked_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser(
         "serve",
@@ -40,6 +48,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_model_options(command)
     command.add_argument(
         "--grpc-address",
+        type=_listening_address,
         default=DEFAULT_ADDRESS,
         metavar="HOST:PORT",
         help="where the router listens (default: %(default)s)",

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from specgrove.errors import InternalError, InvalidRequestError, SpecGroveError, UnavailableError
 from specgrove.serving.status import abort
+from specgrove.serving.undecodable import invalid_text_field
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         if self.is_draining:
             raise UnavailableError("this service is shutting down; ask another replica, or again later")
         if isinstance(request, _Undecodable):
-            raise InvalidRequestError.of("request", f"is no valid message (text must be valid UTF-8): {request.reason}")
+            raise request.error
 
     @contextlib.asynccontextmanager
     async def _statuses(self, context: Context, method: str) -> AsyncIterator[None]:
@@ -109,15 +110,20 @@ class CallGuard(grpc.aio.ServerInterceptor):
 class _Undecodable:
     """Stands for a request whose bytes are no message."""
 
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
+    def __init__(self, error: InvalidRequestError) -> None:
+        self.error = error
 
 
 def _checked(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     def deserialize_or_explain(content: bytes) -> Any:
         try:
             return deserialize(content)
-        except DecodeError as error:
-            return _Undecodable(str(error))
+        except DecodeError:
+            # ``deserialize`` is the class method FromString of the message's class.
+            descriptor = deserialize.__self__.DESCRIPTOR  # type: ignore[attr-defined]
+            field = invalid_text_field(descriptor, content)
+            if field is not None:
+                return _Undecodable(InvalidRequestError.of(field, "is not valid UTF-8"))
+            return _Undecodable(InvalidRequestError.of("request", f"its bytes are no {descriptor.full_name} message"))
 
     return deserialize_or_explain

@@ -7,6 +7,7 @@ time, then the server stops. A second signal stops it at once.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import signal
 import time
@@ -60,16 +61,19 @@ class Server:
         self._server: grpc.aio.Server | None = None
 
     async def start(self, *, is_serving: bool = True) -> str:
-        """Listens, and returns the bound address. Raises ``RuntimeError`` when the address is taken."""
+        """Listens, and returns the bound address. Raises ``OSError`` when the address is taken."""
         server = grpc.aio.server(interceptors=[self._guard], options=server_options(self._max_message_bytes))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         self._register(server)
         names = (*self._service_names[1:], health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
-        if self._tls is None:
-            port = server.add_insecure_port(self.address)
-        else:
-            port = server.add_secure_port(self.address, server_credentials(self._tls))
+        try:
+            if self._tls is None:
+                port = server.add_insecure_port(self.address)
+            else:
+                port = server.add_secure_port(self.address, server_credentials(self._tls))
+        except RuntimeError as error:
+            raise OSError(f"can't listen on {self.address}: it is in use, or not an address of this machine") from error
         if not is_unix(self.address):
             self.address = f"{self.address.rpartition(':')[0]}:{port}"
         await self.set_serving(is_serving)
@@ -131,7 +135,12 @@ async def serve_until_signal(
     server: Server, stopped: Awaitable[object] | None = None, *, is_serving: bool = True
 ) -> None:
     """``run_server`` for a server that is made already."""
-    bound_address = await server.start(is_serving=is_serving)
+    try:
+        bound_address = await server.start(is_serving=is_serving)
+    except OSError:
+        if inspect.iscoroutine(stopped):
+            stopped.close()
+        raise
     # The one line on stdout: whoever started this process with port 0 reads it.
     print(f"listening on {bound_address}", flush=True)
     logger.info("listening on %s", bound_address)

@@ -42,11 +42,12 @@ def _ids(*token_ids: int) -> dict[str, Any]:
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"no_prompt": True}, "text"),
+    ({"no_prompt": True}, "prompt"),
     ({"text": ""}, "text"),
     ({"text": "x" * CONTEXT_LEN}, "text"),
     ({"text": "x" * 1_000_000}, "text"),
     (_chat(), "chat.messages"),
+    (_chat(("system", ""), ("user", "")), "chat.messages[1].content"),
     (_chat(("user", "hi"), ("robot", "hi")), "chat.messages[1].role"),
     (_chat(("user", "x" * 1_000_000)), "chat"),
     (_ids(), "token_ids.token_ids"),
