@@ -53,6 +53,11 @@ def parse_arguments(argv: list[str] | None = None) -> LlmServiceConfig:
     parser.add_argument("--drain-timeout-s", type=float, default=30.0, help="seconds that work may go on after SIGTERM")
     parser.add_argument("--cache-dir", type=Path, default=Path.home() / ".cache" / "specgrove", help="converted models")
     arguments = parser.parse_args(argv)
+    if arguments.max_model_len is not None and arguments.max_model_len < 2:
+        parser.error("--max-model-len must be at least 2")
+    for flag in ("session_ttl_s", "drain_timeout_s"):
+        if not 0 <= getattr(arguments, flag) < 1e9:
+            parser.error(f"--{flag.replace('_', '-')} must be seconds, 0 or more")
     for flag in ("threads", "kv_slots", "max_chunk_tokens"):
         if getattr(arguments, flag) < 1:
             parser.error(f"--{flag.replace('_', '-')} must be at least 1")
@@ -98,7 +103,7 @@ async def serve(config: LlmServiceConfig) -> None:
         dtype=config.dtype,
         max_model_len=max_model_len,
         max_num_tree_nodes=verifier.max_num_tree_nodes,
-        eos_token_ids=eos_token_ids(folder),
+        eos_token_ids=tuple(i for i in eos_token_ids(folder) if 0 <= i < decoder.spec.vocab_size),
         decoder=decoder,
         tokenizer=Tokenizer.from_folder(folder),
     )
@@ -111,6 +116,7 @@ async def serve(config: LlmServiceConfig) -> None:
             service_names=(llm_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name,),
             drain=servicer.streams.drain,
             drain_timeout_s=config.drain_timeout_s,
+            stopped=asyncio.wrap_future(loop.ended),
         )
     finally:
         loop.stop()

@@ -6,6 +6,7 @@ tree. So what is emitted is what incremental decoding with the same seed emits (
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from llm_service.session import Session
+from specgrove.errors import InvalidRequestError
 from specgrove.kernels.sampling import (
     NO_ADJUSTMENTS,
     ChoiceParams,
@@ -23,6 +25,9 @@ from specgrove.kernels.sampling import (
 )
 from specgrove.request import LogProbs, SamplingParams
 from specgrove.token_tree import TokenTree
+
+_MIN_TEMPERATURE = 1e-4
+_MAX_NUM_LOG_PROBS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ class _Chooser:
         if not (self._has_penalties or is_too_early or self._sampling.logit_bias):
             return NO_ADJUSTMENTS
         return TokenAdjustments(
-            seen_token_ids=_ids(sorted(self._prompt_ids | self._output_counts.keys())) if self._has_penalties else None,
+            seen_token_ids=_ids(self._prompt_ids | self._output_counts.keys()) if self._has_penalties else None,
             output_token_ids=_ids(self._output_counts) if self._has_penalties else None,
             output_counts=_ids(self._output_counts.values()) if self._has_penalties else None,
             bias_token_ids=self._bias_token_ids,
@@ -95,13 +100,38 @@ class _Chooser:
         )
 
 
+def check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
+    """Raises ``InvalidRequestError`` for what would make a choice impossible. Routers check ranges more closely."""
+    numbers = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+    }
+    for name, value in numbers.items():
+        is_signed = name in ("presence_penalty", "frequency_penalty")
+        if not math.isfinite(value) or (value < 0 and not is_signed):
+            raise InvalidRequestError.of(f"session.sampling.{name}", f"must be a number in range, got {value}")
+    for name, token_ids in (
+        ("logit_bias", [token_id for token_id, _ in sampling.logit_bias]),
+        ("stop_token_ids", sampling.stop_token_ids),
+    ):
+        if any(not 0 <= token_id < vocab_size for token_id in token_ids):
+            raise InvalidRequestError.of(f"session.sampling.{name}", f"ids must be below {vocab_size}")
+    if sampling.num_log_probs is not None and not 0 <= sampling.num_log_probs <= min(_MAX_NUM_LOG_PROBS, vocab_size):
+        raise InvalidRequestError.of("session.sampling.num_log_probs", f"must be at most {_MAX_NUM_LOG_PROBS}")
+
+
 def _ids(values: Iterable[int]) -> torch.Tensor:
     return torch.tensor(list(values), dtype=torch.int64)
 
 
 def _choice_params(sampling: SamplingParams) -> ChoiceParams:
     return ChoiceParams(
-        temperature=sampling.temperature,
+        # Dividing by less overflows, and the most probable token is the choice anyway.
+        temperature=sampling.temperature if sampling.temperature >= _MIN_TEMPERATURE else 0.0,
         top_k=sampling.top_k,
         top_p=sampling.top_p,
         min_p=sampling.min_p,

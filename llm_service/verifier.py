@@ -11,12 +11,13 @@ from collections.abc import Callable
 
 import torch
 
-from llm_service.acceptance import accept
+from llm_service.acceptance import accept, check_sampling
 from llm_service.config import VerifierConfig
 from llm_service.scheduler import StepEntry, StepPlan, plan_step
 from llm_service.session import PendingWork, Session
 from specgrove.errors import (
     DeadlineExceededError,
+    InternalError,
     InvalidRequestError,
     ResourceExhaustedError,
     SessionClosedError,
@@ -28,6 +29,7 @@ from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.kv_slots import SlotPool
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import WorkItem
+from specgrove.token_tree import TokenTree
 
 Result = tuple[int, Verdict | SpecGroveError]
 
@@ -67,7 +69,7 @@ class VerifierEngine:
         return bool(self._pending or self._failed)
 
     def add(self, item: WorkItem[VerifyWork]) -> None:
-        """See ``Engine``. A second item of a session replaces the first: its router gave that one up."""
+        """See ``Engine``. While an item of a session is under way, only one that opens it anew is taken: it replaces the first."""
         work = item.work
         self._check(work)
         if work.base == 0:
@@ -99,16 +101,17 @@ class VerifierEngine:
             raise InvalidRequestError.of("session.prompt_len", "must be from 1 to the number of committed tokens")
         if any(not 0 <= token_id < vocab_size for token_id in work.new_token_ids):
             raise InvalidRequestError.of("new_token_ids", f"ids must be below the vocabulary's size {vocab_size}")
-        if any(token_id >= vocab_size for token_id, _ in work.session.sampling.logit_bias) if work.session else False:
-            raise InvalidRequestError.of("session.sampling.logit_bias", f"ids must be below {vocab_size}")
+        if work.session is not None:
+            check_sampling(work.session.sampling, vocab_size)
         try:
             work.tree.validated(vocab_size=vocab_size, max_num_nodes=self._config.max_num_tree_nodes)
         except ValueError as error:
             raise InvalidRequestError.of("tree", str(error)) from error
-        num_tokens = work.base + len(work.new_token_ids) + max(work.tree.depths())
-        if num_tokens > max_len:
+        num_tokens = work.base + len(work.new_token_ids)
+        reached_len = num_tokens + max(work.tree.depths())
+        if reached_len > max_len:
             raise InvalidRequestError.of(
-                "tree", f"committed tokens and tree reach {num_tokens}, the context holds {max_len}"
+                "tree", f"committed tokens and tree reach {reached_len}, the context holds {max_len}"
             )
         if num_tokens > self._runner.num_slots:
             raise InvalidRequestError.of(
@@ -131,10 +134,16 @@ class VerifierEngine:
                 self._fail(pending, DeadlineExceededError("the item's time ran out before its tree was verified"))
 
     def _with_slots(self, plan: StepPlan) -> list[tuple[StepEntry, list[int]]]:
-        """Each entry with a KV slot for every row. Idle sessions make room; an item that still finds none fails."""
+        """Each entry with a KV slot for every row.
+
+        Idle sessions make room. Where that is not enough the tree is given up, which costs speed only; an item that finds no
+        room even so fails.
+        """
         with_slots = []
         for entry in plan.entries:
             self._evict_idle(entry.num_rows)
+            if entry.has_tree and entry.num_rows > self._slots.num_free:
+                entry.pending.tree = TokenTree.of_root(entry.pending.tree.token_ids[0])
             try:
                 with_slots.append((entry, self._slots.allocate(entry.num_rows)))
             except ResourceExhaustedError as error:
@@ -182,7 +191,7 @@ class VerifierEngine:
         except ValueError as error:
             self._slots.free(tree_slots)
             self._drop(session)
-            return InvalidRequestError.of("logits", f"the model's logits can't be used: {error}")
+            return InternalError(f"the model's logits can't be used: {error}")
         base = len(session.token_ids)
         kept_nodes = {0, *acceptance.accepted_nodes}
         session.slots.extend(slot for node, slot in enumerate(tree_slots) if node in kept_nodes)

@@ -70,15 +70,17 @@ class Admission:
             if turn.done() and not turn.cancelled():
                 # The permit came in the same tick as the cancellation: pass it on.
                 self._release()
-            else:
+            elif turn in self._queue:
                 self._queue.remove(turn)
             raise
 
     def _release(self) -> None:
-        if self._queue:
-            # The permit changes hands: ``num_active`` stays.
-            self._queue.popleft().set_result(None)
-            return
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():  # else its waiter was cancelled in this very tick
+                # The permit changes hands: ``num_active`` stays.
+                turn.set_result(None)
+                return
         self.num_active -= 1
         if self.num_active == 0:
             self._idle.set()

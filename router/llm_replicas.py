@@ -132,13 +132,25 @@ class LlmPool:
                 self.model = served_model_of(info, tokenizer)
                 return
         model = self.model
-        ours = (model.name, model.vocab_size, model.tokenizer.sha256)
-        theirs = (info.model, info.vocab_size, info.tokenizer_sha256)
+        # Another dtype or end of sequence would change outputs in mid-stream.
+        ours = (
+            model.name,
+            model.architecture,
+            model.vocab_size,
+            model.dtype,
+            model.eos_token_ids,
+            model.tokenizer.sha256,
+        )
+        theirs = (
+            info.model, info.architecture, info.vocab_size, info.dtype, tuple(info.eos_token_ids), info.tokenizer_sha256,
+        )  # fmt: skip
         if ours != theirs:
             raise InternalError(f"it serves {theirs}, but this router serves {ours}; restart the router to change that")
-        if info.max_model_len != model.context_len:
-            logger.warning("a replica came with context %d; was %d", info.max_model_len, model.context_len)
-            self.model = served_model_of(info, model.tokenizer)
+        if info.max_model_len < model.context_len:
+            raise InternalError(
+                f"its context is {info.max_model_len} tokens, this router promises {model.context_len}; give it a larger "
+                "--max-model-len or restart the router"
+            )
 
     async def measure(self) -> None:
         """Asks a replica for its step times, once; the tree policy does without when there are none."""

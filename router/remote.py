@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import grpc
 
 from specgrove import wire
-from specgrove.errors import DeadlineExceededError, ResourceExhaustedError, UnavailableError
+from specgrove.errors import (
+    DeadlineExceededError,
+    InternalError,
+    InvalidRequestError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
 from specgrove.request import Draft, DraftWork, Verdict, VerifyWork
 from specgrove.serving.work_stream_client import WorkStreamClient
 from specgrove.v1 import llm_pb2, ssm_pb2, ssm_pb2_grpc
@@ -54,6 +60,9 @@ class RemoteVerifier:
                 error = wire.error_from_proto(result.error)
                 if isinstance(error, UnavailableError):
                     replica.mark_draining()
+                if isinstance(error, InvalidRequestError):
+                    # The client's request was checked before; what is wrong now is between router and LLM service.
+                    raise InternalError(f"{replica.client.address} refused an item: {error}")
                 if not isinstance(error, ResourceExhaustedError) or time.monotonic() + backoff_s > until_s:
                     raise error
                 await asyncio.sleep(backoff_s)

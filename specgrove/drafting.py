@@ -19,6 +19,8 @@ from specgrove.token_tree import TokenTree, merge_trees
 logger = logging.getLogger(__name__)
 
 MAX_NUM_TREE_NODES = 256
+_MAX_NUM_SSMS = 64  # bits of a node's set of SSMs
+_MAX_TIMEOUT_MS = 2**32 - 1  # what the wire carries; 49 days
 # A draft takes milliseconds; one that takes longer than this is given up for this step.
 _DRAFT_TIMEOUT_S = 1.0
 # How long a step waits for a drafter that is still busy with the prompt or an earlier step.
@@ -56,8 +58,8 @@ class Drafting:
         started_s = time.perf_counter()
         answers = await asyncio.gather(*(session.draft(committed, shape) for session in self._sessions))
         trees = [drafted for answer in answers for drafted in answer]
-        ssms = tuple(dict.fromkeys(drafted.ssm for drafted in trees))
-        sourced = [drafted.tree.with_source(ssms.index(drafted.ssm)) for drafted in trees]
+        ssms = tuple(dict.fromkeys(drafted.ssm for drafted in trees))[:_MAX_NUM_SSMS]
+        sourced = [drafted.tree.with_source(ssms.index(drafted.ssm)) for drafted in trees if drafted.ssm in ssms]
         tree = merge_trees(sourced, min(shape.max_num_nodes + 1, MAX_NUM_TREE_NODES)) if sourced else root
         return tree, ssms, (time.perf_counter() - started_s) * 1e3
 
@@ -114,13 +116,21 @@ class _DrafterSession:
                 logger.debug("session %s: no draft: %s", self._request.session_id, error)
                 self._held_len = 0
                 return ()
+            except Exception:  # a drafter's defect costs speed only
+                logger.exception("session %s: a drafter failed", self._request.session_id)
+                self._held_len = 0
+                return ()
             self._held_len = len(committed)
-            return tuple(drafted for drafted in draft.trees if self._is_usable(drafted, draft.base, committed))
+            return tuple(
+                drafted for drafted in draft.trees if self._is_usable(drafted, draft.base, committed, shape.max_depth)
+            )
         return ()
 
-    def _is_usable(self, drafted: DraftedTree, base: int, committed: tuple[int, ...]) -> bool:
+    def _is_usable(self, drafted: DraftedTree, base: int, committed: tuple[int, ...], max_depth: int) -> bool:
         try:
             drafted.tree.validated(vocab_size=self._vocab_size, max_num_nodes=MAX_NUM_TREE_NODES)
+            if max(drafted.tree.depths()) > max_depth:
+                raise ValueError(f"it is deeper than the {max_depth} levels asked for")
             if base != len(committed) or drafted.tree.token_ids[0] != committed[-1]:
                 raise ValueError(f"its root is not the last of {len(committed)} committed tokens")
         except ValueError as error:
@@ -141,4 +151,4 @@ def remaining_ms(deadline_s: float | None) -> int | None:
     remaining_ms = int((deadline_s - time.monotonic()) * 1e3)
     if remaining_ms <= 0:
         raise DeadlineExceededError("the request's deadline passed")
-    return remaining_ms
+    return min(remaining_ms, _MAX_TIMEOUT_MS)

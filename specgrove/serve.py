@@ -89,6 +89,10 @@ class Suite:
             raise
         self._supervisor.expect_up()
 
+    def check(self) -> None:
+        """Raises what ended the supervision of the services, if anything did."""
+        self._supervisor.check()
+
     def pid(self, service: str) -> int | None:
         """The process id of a service; ``None`` between its end and its restart."""
         return self._supervisor.pid(service)

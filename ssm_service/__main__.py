@@ -89,6 +89,7 @@ async def serve(config: SsmServiceConfig) -> None:
             service_names=(ssm_pb2.DESCRIPTOR.services_by_name["SsmService"].full_name,),
             drain=servicer.streams.drain,
             drain_timeout_s=config.drain_timeout_s,
+            stopped=asyncio.wrap_future(loop.ended),
         )
     finally:
         loop.stop()

@@ -9,28 +9,15 @@ from typing import Any
 import grpc
 
 from specgrove import wire
-from specgrove.errors import InvalidRequestError
 from specgrove.request import Draft, DraftWork
 from specgrove.runtime.step_loop import StepLoop
-from specgrove.serving.status import abort
 from specgrove.serving.work_streams import WorkStreams
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc, token_tree_pb2
 from ssm_service.pool import DrafterPool
 
-_MAX_NUM_ITEMS = 1024
 _WARMUP_NUMS_TOKENS = [1, 2, 4, 8, 16, 32, 64]
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-
-async def _checked(
-    requests: AsyncIterator[ssm_pb2.DraftRequest], context: Context
-) -> AsyncIterator[ssm_pb2.DraftRequest]:
-    """The requests, or the end of the stream with INVALID_ARGUMENT at one with too many items."""
-    async for request in requests:
-        if len(request.items) > _MAX_NUM_ITEMS:
-            await abort(context, InvalidRequestError.of("items", f"at most {_MAX_NUM_ITEMS}, got {len(request.items)}"))
-        yield request
 
 
 class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
@@ -50,7 +37,7 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
         self, request_iterator: AsyncIterator[ssm_pb2.DraftRequest], context: Context
     ) -> AsyncIterator[ssm_pb2.DraftResponse]:
         """See ssm.proto."""
-        return self.streams.serve(_checked(request_iterator, context), context)
+        return self.streams.serve(request_iterator, context)
 
     async def _draft(self, item: ssm_pb2.DraftItem) -> ssm_pb2.DraftResult:
         draft = await asyncio.wrap_future(self._loop.submit(wire.draft_work_from_proto(item)))

@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 #include <stdexcept>
+#include <string>
 
 #include "clones.h"
 #include "noise.h"
@@ -84,20 +85,26 @@ float max_of_row(const float* logits, int64_t vocab_size) {
 float* processed_logits(const ChoiceInput& input, const ChoiceParams& params) {
   thread_local std::vector<float> scratch;
   scratch.assign(input.logits, input.logits + input.vocab_size);
-  float* logits = scratch.data();
-  for (int64_t i = 0; i < input.num_bias; ++i) logits[input.bias_token_ids[i]] += input.bias[i];
+  // Ids may come from the network: one that is out of range must not become an address.
+  const auto logit_of = [&](int64_t token_id) -> float& {
+    if (token_id < 0 || token_id >= input.vocab_size) {
+      throw std::invalid_argument("token id " + std::to_string(token_id) + " is out of range");
+    }
+    return scratch[token_id];
+  };
+  for (int64_t i = 0; i < input.num_bias; ++i) logit_of(input.bias_token_ids[i]) += input.bias[i];
   if (params.repetition_penalty != 1.0f) {
     for (int64_t i = 0; i < input.num_seen; ++i) {
-      float& logit = logits[input.seen_token_ids[i]];
+      float& logit = logit_of(input.seen_token_ids[i]);
       logit = logit > 0.0f ? logit / params.repetition_penalty : logit * params.repetition_penalty;
     }
   }
   for (int64_t i = 0; i < input.num_output; ++i) {
     const float count = static_cast<float>(input.output_counts[i]);
-    logits[input.output_token_ids[i]] -= params.frequency_penalty * count + params.presence_penalty;
+    logit_of(input.output_token_ids[i]) -= params.frequency_penalty * count + params.presence_penalty;
   }
-  for (int64_t i = 0; i < input.num_banned; ++i) logits[input.banned_token_ids[i]] = kMinusInfinity;
-  return logits;
+  for (int64_t i = 0; i < input.num_banned; ++i) logit_of(input.banned_token_ids[i]) = kMinusInfinity;
+  return scratch.data();
 }
 
 struct Candidate {

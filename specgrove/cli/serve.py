@@ -36,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
             signal.signal(number, on_signal)
         console.print(f"serving {info.model} ({info.dtype}) with SSMs {', '.join(info.ssms)} at {suite.address}")
         while not received:
+            suite.check()
             time.sleep(_SIGNAL_POLL_S)
         console.print("stopping the services; once more to stop at once", style="dim")
     return 0

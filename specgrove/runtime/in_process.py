@@ -6,7 +6,9 @@ Used by tests, examples and the Python API; the router's counterparts are in ``r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
+from specgrove.errors import UnavailableError
 from specgrove.request import Draft, DraftWork, Verdict, VerifyWork
 from specgrove.runtime.step_loop import StepLoop
 
@@ -23,7 +25,8 @@ class InProcessVerifier:
 
     async def close(self, session_id: str) -> None:
         """See ``specgrove.speculation.Verifier``."""
-        await asyncio.wrap_future(self._loop.close_session(session_id))
+        with contextlib.suppress(UnavailableError):
+            await asyncio.wrap_future(self._loop.close_session(session_id))
 
 
 class InProcessDrafter:
@@ -38,4 +41,5 @@ class InProcessDrafter:
 
     async def close(self, session_id: str) -> None:
         """See ``specgrove.speculation.Drafter``."""
-        await asyncio.wrap_future(self._loop.close_session(session_id))
+        with contextlib.suppress(UnavailableError):
+            await asyncio.wrap_future(self._loop.close_session(session_id))

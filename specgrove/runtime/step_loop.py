@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from specgrove.errors import InternalError, SpecGroveError, UnavailableError
+from specgrove.errors import InternalError, SpecGroveError, StaleBaseError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Engine(Protocol[WorkT, ResultT]):
         ...
 
     def expire_sessions(self) -> None:
-        """Forgets sessions idle for too long. Called about once a second."""
+        """Forgets sessions idle for too long. Called before every step, and about once a second when idle."""
         ...
 
     def reset(self) -> None:
@@ -72,6 +72,9 @@ class StepLoop(Generic[WorkT, ResultT]):
         self._inbox: deque[tuple[Callable[[], None], Future[Any]]] = deque()
         self._wake_up = threading.Condition()
         self._is_stopping = False
+        self.ended: Future[object] = Future()
+        """Done when the thread is; raises ``RuntimeError`` where a defect ended it: the process should end too."""
+        self.ended.set_running_or_notify_cancel()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -133,21 +136,32 @@ class StepLoop(Generic[WorkT, ResultT]):
             self._under_way[item.item_id] = future
 
     def _run(self) -> None:
+        failure: RuntimeError | None = None
         try:
-            while True:
-                with self._wake_up:
-                    if not self._inbox and not self._engine.has_work() and not self._is_stopping:
-                        self._wake_up.wait(_IDLE_INTERVAL_S)
-                    if self._is_stopping:
-                        return
-                    actions = [action for action, _ in self._inbox]
-                    self._inbox.clear()
-                self._turn(actions)
+            self._turn_until_stopped()
+        except Exception as error:
+            logger.exception("the engine's thread failed")
+            failure = RuntimeError(f"the engine's thread failed: {type(error).__name__}: {error}")
         finally:  # nobody waits for a thread that is gone
             with self._wake_up:
                 self._is_stopping = True
             for future in (*self._under_way.values(), *(future for _, future in self._inbox)):
                 future.set_exception(UnavailableError("the service is stopping"))
+            if failure is None:
+                self.ended.set_result(None)
+            else:
+                self.ended.set_exception(failure)
+
+    def _turn_until_stopped(self) -> None:
+        while True:
+            with self._wake_up:
+                if not self._inbox and not self._engine.has_work() and not self._is_stopping:
+                    self._wake_up.wait(_IDLE_INTERVAL_S)
+                if self._is_stopping:
+                    return
+                actions = [action for action, _ in self._inbox]
+                self._inbox.clear()
+            self._turn(actions)
 
     def _turn(self, actions: list[Callable[[], None]]) -> None:
         try:
@@ -158,15 +172,18 @@ class StepLoop(Generic[WorkT, ResultT]):
         except Exception as error:
             logger.exception("a step failed; all sessions are dropped and will be replayed")
             self._engine.reset()
-            failed = [(item_id, InternalError(f"{type(error).__name__}: {error}")) for item_id in self._under_way]
-            self._finish(failed)
+            # Most of them are innocent: their routers send the committed tokens again.
+            message = f"a step failed ({type(error).__name__}: {error}); send all committed tokens again"
+            self._finish([(item_id, StaleBaseError(0, message)) for item_id in self._under_way])
         else:
             self._finish(results)
 
-    def _finish(self, results: list[tuple[int, ResultT | SpecGroveError]] | list[tuple[int, InternalError]]) -> None:
+    def _finish(self, results: list[tuple[int, ResultT | SpecGroveError]] | list[tuple[int, StaleBaseError]]) -> None:
         for item_id, result in results:
-            future = self._under_way.pop(item_id)
-            if isinstance(result, SpecGroveError):
+            future = self._under_way.pop(item_id, None)
+            if future is None:
+                logger.error("a result for item %d, which nobody waits for", item_id)
+            elif isinstance(result, SpecGroveError):
                 future.set_exception(result)
             else:
                 future.set_result(result)

@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
 
 from specgrove import wire
-from specgrove.errors import SessionClosedError, SpecGroveError, UnavailableError
+from specgrove.errors import InvalidRequestError, SessionClosedError, SpecGroveError, UnavailableError
+from specgrove.serving.status import abort
 
 logger = logging.getLogger(__name__)
 
 _MAX_NUM_CLOSED = 4096
+_MAX_NUM_ITEMS = 1024
 
 
 class WorkItem(Protocol):
@@ -66,7 +68,7 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
         # Tells the client that the stream is open, before there is any result.
         await context.send_initial_metadata(())
         stream = _Stream[ItemT, ResultT](self._make_result)
-        reader = asyncio.create_task(self._read(requests, stream))
+        reader = asyncio.create_task(self._read(_checked(requests, context), stream))
         self._streams.add(stream)
         try:
             while True:
@@ -130,6 +132,14 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
     def _check_idle(self) -> None:
         if self._is_draining and self.num_pending_items == 0:
             self._idle.set()
+
+
+async def _checked(requests: AsyncIterable[Any], context: Any) -> AsyncIterator[Any]:
+    """The requests, or the end of the stream with INVALID_ARGUMENT at one with too many items."""
+    async for request in requests:
+        if len(request.items) > _MAX_NUM_ITEMS:
+            await abort(context, InvalidRequestError.of("items", f"at most {_MAX_NUM_ITEMS}, got {len(request.items)}"))
+        yield request
 
 
 class _Stream(Generic[ItemT, ResultT]):

@@ -228,6 +228,38 @@ def test_sessions_that_find_no_slots_fail_alone(engine: VerifierEngine, runner: 
     assert engine.num_free_slots == runner.num_slots
 
 
+def test_no_room_for_a_tree_costs_speed_only(engine: VerifierEngine, runner: ModelRunner) -> None:
+    ask(engine, opening("neighbour", [1] * 190))
+    engine.add(WorkItem(7, opening("waiting", [2] * 190)))
+    engine.step()  # under way, so that its slots can't be taken
+    committed = [3] * 15
+    chain = TokenTree((3, *(4 + i % 90 for i in range(176))), tuple(range(-1, 176)), (0.0,) + (-1.0,) * 176, (0,) * 177)
+    engine.add(WorkItem(8, replace(opening("s", committed), tree=chain)))
+    results = run(engine)
+    assert isinstance(results[8], Verdict)
+    assert len(results[8].token_ids) >= 1
+    for session_id in ("neighbour", "waiting", "s"):
+        engine.close_session(session_id)
+    assert engine.num_free_slots == runner.num_slots
+
+
+def test_ids_from_the_wire_never_become_addresses(engine: VerifierEngine) -> None:
+    for sampling in (
+        SamplingParams(min_tokens=5, stop_token_ids=(3_000_000_000,)),
+        SamplingParams(logit_bias=((TINY_VOCAB_SIZE, 1.0),)),
+        SamplingParams(temperature=float("nan")),
+        SamplingParams(num_log_probs=21),
+    ):
+        with pytest.raises(InvalidRequestError, match=r"session\.sampling"):
+            engine.add(WorkItem(1, opening("s", PROMPT, sampling)))
+    ask(engine, opening("s", PROMPT))
+
+
+def test_tiny_temperatures_are_greedy(engine: VerifierEngine) -> None:
+    expected = incremental(engine, PROMPT, 4, GREEDY)
+    assert incremental(engine, PROMPT, 4, SamplingParams(temperature=1e-38, seed=3)) == expected
+
+
 def test_log_probs_are_of_the_emitted_tokens(engine: VerifierEngine) -> None:
     verdict = ask(engine, opening("s", PROMPT, SamplingParams(num_log_probs=3)))
     (log_probs,) = verdict.log_probs

@@ -64,3 +64,15 @@ async def test_failures_give_the_permit_back() -> None:
             async with admission.permit():
                 raise ValueError("boom")
     assert admission.num_active == 0
+
+
+async def test_a_waiter_that_is_cancelled_in_the_tick_before_its_turn_is_passed_over() -> None:
+    admission, order, gate = Admission(1, 3), [], asyncio.Event()
+    tasks = [asyncio.create_task(_hold(admission, order, number, gate)) for number in range(3)]
+    await asyncio.sleep(0)
+    gate.set()
+    tasks[1].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order == [0, 2]
+    assert (admission.num_active, admission.num_queued) == (0, 0)
+    await asyncio.wait_for(admission.wait_idle(), 1)

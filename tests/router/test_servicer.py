@@ -200,7 +200,12 @@ def _nan(tree: TokenTree) -> TokenTree:
     return TokenTree(tree.token_ids, tree.parents, (0.0, *(float("nan") for _ in tree.parents[1:])), tree.sources)
 
 
-@pytest.mark.parametrize("spoil", [_cycle, _child_first, _out_of_range, _wrong_root, _lengths_differ, _nan])
+def _too_deep(tree: TokenTree) -> TokenTree:
+    token_ids = (tree.token_ids[0], *([1] * 40))
+    return TokenTree(token_ids, tuple(range(-1, 40)), (0.0, *([-1.0] * 40)), (0,) * 41)
+
+
+@pytest.mark.parametrize("spoil", [_cycle, _child_first, _out_of_range, _wrong_root, _lengths_differ, _nan, _too_deep])
 async def test_malformed_trees_cost_speed_only(spoil: Any) -> None:
     ssm = ToySsm()
     ssm.spoil = spoil

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from specgrove.errors import InternalError, InvalidRequestError, SpecGroveError, UnavailableError
+from specgrove.errors import InvalidRequestError, SpecGroveError, StaleBaseError, UnavailableError
 from specgrove.runtime.step_loop import StepLoop, WorkItem
 
 
@@ -66,8 +66,9 @@ def test_results_and_refusals(loop: StepLoop[int, int]) -> None:
 
 
 def test_a_failed_step_resets_and_the_loop_goes_on(loop: StepLoop[int, int], engine: Doubler) -> None:
-    with pytest.raises(InternalError, match="ZeroDivisionError: zero"):
+    with pytest.raises(StaleBaseError, match="ZeroDivisionError: zero") as error:
         loop.submit(0).result(5)
+    assert error.value.held_len == 0  # routers send everything again
     assert engine.num_resets == 1
     assert loop.submit(2).result(5) == 4
 
@@ -99,3 +100,18 @@ def test_stopping_answers_what_is_left(engine: Doubler) -> None:
     stopping.join(5)
     assert isinstance(first.exception(5), UnavailableError | None)
     assert isinstance(loop.submit(2).exception(5), UnavailableError)
+
+
+def test_a_thread_that_dies_says_so(engine: Doubler) -> None:
+    loop = StepLoop(engine, "doubler")
+
+    def fail() -> None:
+        raise KeyError("bug")
+
+    engine.reset = fail  # type: ignore[method-assign]
+    item = loop.submit(0)
+    with pytest.raises(RuntimeError, match="the engine's thread failed: KeyError"):
+        loop.ended.result(5)
+    assert isinstance(item.exception(5), UnavailableError)
+    assert isinstance(loop.submit(2).exception(5), UnavailableError)
+    loop.stop()
