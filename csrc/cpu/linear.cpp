@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <new>
+#include <type_traits>
 
 #include "isa.h"
 #include "thread_pool.h"
@@ -13,21 +14,23 @@ namespace specgrove {
 namespace {
 
 constexpr int64_t kHugePage = 2 << 20;
-constexpr int64_t kTaskBytes = 128 << 10;  // weights that one task reads
+constexpr int64_t kTaskBytes = 128 << 10;  // the most weights that one task reads
+constexpr int64_t kTasksPerThread = 4;     // at least, so that threads end together
 
 int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// Block b holds, input by input, the 16 outputs; bfloat16 two inputs by two, an output's pair side by side.
+// A group holds, input by input, its outputs; bfloat16 two inputs by two, an output's pair side by side.
 template <typename T>
-void pack(const T* weight, int64_t out_features, int64_t in_features, int64_t padded_in, bool in_pairs, T* packed) {
-  const int64_t num_blocks = round_up(out_features, kBlock) / kBlock;
-  ThreadPool::instance().run(num_blocks, [=](int64_t block) {
-    T* target = packed + block * padded_in * kBlock;
-    for (int64_t lane = 0; lane < kBlock; ++lane) {
-      const int64_t output = block * kBlock + lane;
+void pack(const T* weight, int64_t out_features, int64_t in_features, int64_t padded_in, T* packed) {
+  constexpr int64_t kInputs = std::is_same_v<T, BFloat16> ? 2 : 1;
+  const int64_t num_groups = round_up(out_features, kGroup) / kGroup;
+  ThreadPool::instance().run(num_groups, [=](int64_t group) {
+    T* target = packed + group * padded_in * kGroup;
+    for (int64_t lane = 0; lane < kGroup; ++lane) {
+      const int64_t output = group * kGroup + lane;
       for (int64_t input = 0; input < padded_in; ++input) {
         const bool exists = output < out_features && input < in_features;
-        const int64_t place = in_pairs ? (input / 2 * kBlock + lane) * 2 + input % 2 : input * kBlock + lane;
+        const int64_t place = (input / kInputs * kGroup + lane) * kInputs + input % kInputs;
         target[place] = exists ? weight[output * in_features + input] : T{};
       }
     }
@@ -42,17 +45,16 @@ PackedLinear::PackedLinear(const void* weight, DType dtype, const float* bias, i
       out_features_(out_features),
       in_features_(in_features),
       padded_in_(dtype == DType::kBFloat16 ? round_up(in_features, 2) : in_features),
-      num_blocks_(round_up(out_features, kBlock) / kBlock),
-      num_bytes_(num_blocks_ * kBlock * padded_in_ * size_of(dtype)),
-      bias_(num_blocks_ * kBlock, 0.0f) {
+      num_groups_(round_up(out_features, kGroup) / kGroup),
+      num_bytes_(num_groups_ * kGroup * padded_in_ * size_of(dtype)),
+      bias_(num_groups_ * kGroup, 0.0f) {
   packed_ = std::aligned_alloc(kHugePage, round_up(num_bytes_, kHugePage));
   if (packed_ == nullptr) throw std::bad_alloc();
   madvise(packed_, round_up(num_bytes_, kHugePage), MADV_HUGEPAGE);
   if (bias != nullptr) std::copy(bias, bias + out_features, bias_.begin());
   with_type(dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    pack(static_cast<const T*>(weight), out_features, in_features, padded_in_, dtype == DType::kBFloat16,
-         static_cast<T*>(packed_));
+    pack(static_cast<const T*>(weight), out_features, in_features, padded_in_, static_cast<T*>(packed_));
   });
 }
 
@@ -76,23 +78,25 @@ void PackedLinear::forward(const float* x, int64_t num_rows, float* out) const {
     }
     inputs = target;
   }
-  const int64_t block_bytes = kBlock * padded_in_ * size_of(dtype_);
-  const int64_t blocks_per_task = std::max<int64_t>(4, kTaskBytes / block_bytes / 4 * 4);
-  const int64_t num_tasks = round_up(num_blocks_, blocks_per_task) / blocks_per_task;
+  const int64_t group_bytes = kGroup * padded_in_ * size_of(dtype_);
+  const int64_t num_wanted = kTasksPerThread * ThreadPool::instance().num_threads();
+  const int64_t groups_per_task =
+      std::max<int64_t>(1, std::min(kTaskBytes / std::max<int64_t>(1, group_bytes), num_groups_ / num_wanted));
+  const int64_t num_tasks = round_up(num_groups_, groups_per_task) / groups_per_task;
   ThreadPool::instance().run(num_tasks, [&](int64_t task) {
-    const int64_t first = task * blocks_per_task;
-    const int64_t count = std::min(blocks_per_task, num_blocks_ - first);
-    LinearTile tile{static_cast<const char*>(packed_) + first * block_bytes,
-                    block_bytes,
+    const int64_t first = task * groups_per_task;
+    const int64_t count = std::min(groups_per_task, num_groups_ - first);
+    LinearTile tile{static_cast<const char*>(packed_) + first * group_bytes,
+                    group_bytes,
                     inputs,
                     x_stride,
-                    bias_.data() + first * kBlock,
+                    bias_.data() + first * kGroup,
                     padded_in_,
                     num_rows,
                     count,
-                    out + first * kBlock,
+                    out + first * kGroup,
                     out_features_,
-                    std::min(count * kBlock, out_features_ - first * kBlock)};
+                    std::min(count * kGroup, out_features_ - first * kGroup)};
     run_tile(dtype_, tile);
   });
 }

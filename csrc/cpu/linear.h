@@ -1,8 +1,8 @@
 // Small-batch linears: out[rows, out_features] = x[rows, in_features] * weight^T + bias.
 //
 // Weights are packed once, in blocks of 16 outputs, so that one vector holds the same input (or pair of inputs) for 16
-// outputs. Every output has one accumulator, fed in the order of the inputs: its bits don't depend on how many rows
-// there are.
+// outputs. A group of blocks is interleaved input by input: one row of x reads memory from front to back. Every output
+// has one accumulator, fed in the order of the inputs: its bits don't depend on how many rows there are.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,9 @@
 
 namespace specgrove {
 
-constexpr int64_t kBlock = 16;  // outputs of one block
+constexpr int64_t kBlock = 16;       // outputs of one block
+constexpr int64_t kGroupBlocks = 2;  // blocks of one group
+constexpr int64_t kGroup = kGroupBlocks * kBlock;
 
 class PackedLinear {
  public:
@@ -32,26 +34,25 @@ class PackedLinear {
   DType dtype_;
   int64_t out_features_, in_features_;
   int64_t padded_in_;  // even for bfloat16, which is multiplied in pairs
-  int64_t num_blocks_;
+  int64_t num_groups_;
   int64_t num_bytes_;
   void* packed_;
-  std::vector<float> bias_;  // padded to whole blocks; zeros without a bias
+  std::vector<float> bias_;  // padded to whole groups; zeros without a bias
 };
 
-// One tile: num_rows rows of x by num_blocks blocks of outputs that follow one another in packed. The AVX-512 ones take
-// up to kMaxTileRows rows and kMaxTileBlocks blocks; out is [num_rows, kBlock * num_blocks] with a row stride.
+// One tile: rows of x by groups of outputs that follow one another in packed.
 struct LinearTile {
-  const void* packed;   // first block
-  int64_t block_bytes;  // from one block to the next
+  const void* packed;   // first group
+  int64_t group_bytes;  // from one group to the next
   const void* x;        // float32, or bfloat16 where the weights are; row stride x_stride elements
   int64_t x_stride;
   const float* bias;
   int64_t depth;  // inputs, padded
   int64_t num_rows;
-  int64_t num_blocks;
+  int64_t num_groups;
   float* out;  // row stride out_stride
   int64_t out_stride;
-  int64_t num_outputs;  // outputs of the tile that exist; the last block may be cut off
+  int64_t num_outputs;  // outputs of the tile that exist; the last group may be cut off
 };
 
 void linear_tile_plain(DType dtype, const LinearTile& tile);

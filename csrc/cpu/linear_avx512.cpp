@@ -8,7 +8,8 @@
 namespace specgrove {
 namespace {
 
-constexpr int64_t kPrefetchBytes = 1024;
+constexpr int64_t kPrefetchBytes = 8192;  // farther than the processor's own prefetching reaches
+constexpr int kMaxTileRows = 13;  // with two vectors of sums each, the weights and an input they fill the 32 registers
 
 // One step of a tile's inner loop: the weights of 16 outputs for one input (or pair of inputs), and the inputs of one
 // row.
@@ -54,64 +55,51 @@ struct Step<DType::kBFloat16> {
   }
 };
 
-template <DType dtype, int kRows, int kBlocks>
-void multiply(const LinearTile& tile, int64_t first_row, int64_t first_block) {
+template <DType dtype, int kRows>
+void multiply(const LinearTile& tile, int64_t first_row, int64_t group) {
   using S = Step<dtype>;
-  const char* packed = static_cast<const char*>(tile.packed) + first_block * tile.block_bytes;
+  const char* packed = static_cast<const char*>(tile.packed) + group * tile.group_bytes;
   const auto* x = static_cast<const typename S::X*>(tile.x) + first_row * tile.x_stride;
-  __m512 sums[kRows][kBlocks];
+  __m512 low[kRows], high[kRows];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-    for (int b = 0; b < kBlocks; ++b) sums[r][b] = _mm512_loadu_ps(tile.bias + (first_block + b) * kBlock);
+    low[r] = _mm512_loadu_ps(tile.bias + group * kGroup);
+    high[r] = _mm512_loadu_ps(tile.bias + group * kGroup + kBlock);
   }
   const int64_t num_steps = tile.depth / S::kInputs;
-  for (int64_t step = 0; step < num_steps; ++step) {
-    typename S::Weights weights[kBlocks];
-#pragma GCC unroll 4
-    for (int b = 0; b < kBlocks; ++b) {
-      const char* place = packed + b * tile.block_bytes + step * S::kBytes;
-      weights[b] = S::load(place);
-      _mm_prefetch(place + kPrefetchBytes, _MM_HINT_T0);
-    }
+  for (int64_t step = 0; step < num_steps; ++step, packed += kGroupBlocks * S::kBytes) {
+    const typename S::Weights low_weights = S::load(packed), high_weights = S::load(packed + S::kBytes);
+    _mm_prefetch(packed + kPrefetchBytes, _MM_HINT_T0);
+    _mm_prefetch(packed + kPrefetchBytes + S::kBytes, _MM_HINT_T0);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-      for (int b = 0; b < kBlocks; ++b) {
-        sums[r][b] = S::add(sums[r][b], weights[b], x + r * tile.x_stride + step * S::kInputs);
-      }
+      const auto* inputs = x + r * tile.x_stride + step * S::kInputs;
+      low[r] = S::add(low[r], low_weights, inputs);
+      high[r] = S::add(high[r], high_weights, inputs);
     }
   }
-  for (int b = 0; b < kBlocks; ++b) {
-    const int64_t num_lanes = std::min(kBlock, tile.num_outputs - (first_block + b) * kBlock);
-    const __mmask16 mask = static_cast<__mmask16>((1u << num_lanes) - 1u);
+  const int64_t num_left = std::min(kGroup, tile.num_outputs - group * kGroup);
+  const uint32_t mask = static_cast<uint32_t>((uint64_t{1} << num_left) - 1);
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      float* out = tile.out + (first_row + r) * tile.out_stride + (first_block + b) * kBlock;
-      _mm512_mask_storeu_ps(out, mask, sums[r][b]);
-    }
+  for (int r = 0; r < kRows; ++r) {
+    float* out = tile.out + (first_row + r) * tile.out_stride + group * kGroup;
+    _mm512_mask_storeu_ps(out, static_cast<__mmask16>(mask), low[r]);
+    _mm512_mask_storeu_ps(out + kBlock, static_cast<__mmask16>(mask >> kBlock), high[r]);
   }
 }
 
-// All rows over blocks [first, first + kBlocks): whole tiles of kRows rows, then the rest in ever smaller ones.
-template <DType dtype, int kRows, int kBlocks>
-void multiply_rows(const LinearTile& tile, int64_t row, int64_t block) {
-  for (; row + kRows <= tile.num_rows; row += kRows) multiply<dtype, kRows, kBlocks>(tile, row, block);
+// Whole tiles of kRows rows, then the rest in one smaller tile.
+template <DType dtype, int kRows>
+void multiply_rows(const LinearTile& tile, int64_t row, int64_t group) {
+  for (; row + kRows <= tile.num_rows; row += kRows) multiply<dtype, kRows>(tile, row, group);
   if constexpr (kRows > 1) {
-    if (row < tile.num_rows) multiply_rows<dtype, kRows - 1, kBlocks>(tile, row, block);
+    if (row < tile.num_rows) multiply_rows<dtype, kRows - 1>(tile, row, group);
   }
 }
 
-// Few rows leave registers for more blocks at a time, whose weights then stream in side by side.
 template <DType dtype>
 void tile_of(const LinearTile& tile) {
-  int64_t block = 0;
-  if (tile.num_rows <= 6) {
-    for (; block + 4 <= tile.num_blocks; block += 4) multiply_rows<dtype, 6, 4>(tile, 0, block);
-  } else {
-    for (; block + 2 <= tile.num_blocks; block += 2) multiply_rows<dtype, 13, 2>(tile, 0, block);
-  }
-  for (; block < tile.num_blocks; ++block) multiply_rows<dtype, 13, 1>(tile, 0, block);
+  for (int64_t group = 0; group < tile.num_groups; ++group) multiply_rows<dtype, kMaxTileRows>(tile, 0, group);
 }
 
 }  // namespace
