@@ -6,7 +6,6 @@ import argparse
 import importlib.metadata
 
 from specgrove.config import DEFAULT_ADDRESS, DEFAULT_DTYPE, DEFAULT_LLM, DEFAULT_SSMS, DTYPES
-from specgrove.serving.address import checked_address
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,6 +32,8 @@ def _version() -> str:
 
 
 def _listening_address(text: str) -> str:
+    from specgrove.serving.address import checked_address  # brings grpc, which --help can do without
+
     try:
         return checked_address(text)
     except ValueError as error:
