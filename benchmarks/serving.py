@@ -227,7 +227,7 @@ def main() -> int:
     parser.add_argument("--cache-dir", type=Path, default=Path.home() / ".cache" / "specgrove")
     parser.add_argument("--json", type=Path, help="write the rows here")
     arguments = parser.parse_args()
-    console = Console()
+    console = Console(width=140 if not sys.stdout.isatty() else None, soft_wrap=True)
     folder = resolve_model(arguments.llm, cache_dir=arguments.cache_dir, progress=console.print)
     ssms = tuple(arguments.ssm) if arguments.ssm else DEFAULT_SSMS
     loop = asyncio.new_event_loop()

@@ -1,11 +1,9 @@
-// exp, log and sums with one defined order of operations, written on arrays of kLanes floats that the compiler turns
-// into vectors. Built with -ffp-contract=off and without fused multiply-adds here: plain multiplications and additions,
+// exp and log with one defined order of operations, free of branches so that the compiler turns loops over them into
+// vectors. Built with -ffp-contract=off and without fused multiply-adds here: plain multiplications and additions,
 // so that every path (AVX-512, plain, torch reference, CUDA) can give the same bits.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
-#include <limits>
 
 #include "number_types.h"
 

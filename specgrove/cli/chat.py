@@ -8,7 +8,7 @@ import contextlib
 import rich.console
 
 from specgrove.cli.generate import generate_params
-from specgrove.cli.rendering import TokenPrinter, legend, summary_line
+from specgrove.cli.rendering import TokenPrinter, legend, make_console, summary_line
 from specgrove.cli.suites import router_address
 from specgrove.client import Client
 from specgrove.client_wire import GenerateParams
@@ -17,7 +17,7 @@ from specgrove.errors import InvalidRequestError
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0 when the user leaves."""
-    console = rich.console.Console(highlight=False)
+    console = make_console()
     opening = [("system", arguments.system)] if arguments.system else []
     messages = list(opening)
     with router_address(arguments) as address, Client(address) as client:
@@ -51,7 +51,7 @@ def _turn(
                 answer += chunk.text
                 usage = chunk.usage
         except InvalidRequestError as error:
-            rich.console.Console(stderr=True, highlight=False).print(f"error: {error} (try /reset)", markup=False)
+            make_console(stderr=True).print(f"error: {error} (try /reset)", markup=False)
             return messages[:-1]
         except KeyboardInterrupt:
             answer += " ..."

@@ -7,7 +7,7 @@ import socket
 
 import rich.console
 
-from specgrove.cli.rendering import TokenPrinter, legend, summary_table
+from specgrove.cli.rendering import TokenPrinter, legend, make_console, summary_table
 from specgrove.cli.suites import started_suite, waiting
 from specgrove.client import Client
 from specgrove.client_wire import ChatMessages, completion_of
@@ -19,7 +19,7 @@ _QUESTION = "What is gravity? Explain it to a curious child, then list three thi
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0 when both ways of decoding gave the same tokens."""
-    console = rich.console.Console(highlight=False)
+    console = make_console()
     question = arguments.question or _QUESTION
     messages = [("user", question)]
     with started_suite(arguments, address=f"127.0.0.1:{_free_port()}") as suite, Client(suite.address) as client:

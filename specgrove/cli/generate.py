@@ -6,9 +6,7 @@ import argparse
 import json
 import sys
 
-import rich.console
-
-from specgrove.cli.rendering import TokenPrinter, statistics, summary_line
+from specgrove.cli.rendering import TokenPrinter, make_console, statistics, summary_line
 from specgrove.cli.suites import router_address
 from specgrove.client import Client
 from specgrove.client_wire import GenerateParams, Prompt, completion_of
@@ -26,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             chunks.extend(stream)
         else:
-            printer = TokenPrinter(rich.console.Console(highlight=False))
+            printer = TokenPrinter(make_console())
             for chunk in stream:
                 chunks.append(chunk)
                 printer.write(chunk)
@@ -41,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         }
         print(json.dumps(result, ensure_ascii=False))
     else:
-        rich.console.Console(stderr=True, highlight=False).print(summary_line(completion.usage), style="dim")
+        make_console(stderr=True).print(summary_line(completion.usage), style="dim")
     return 0
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-import rich.console
-
+from specgrove.cli.rendering import make_console
 from specgrove.cli.suites import model_folder
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the model's folder."""
-    print(model_folder(arguments.model, rich.console.Console(stderr=True, highlight=False)))
+    print(model_folder(arguments.model, make_console(stderr=True)))
     return 0

@@ -16,6 +16,11 @@ DRAFTED_STYLE = "green"
 VERIFIER_STYLE = "bold"
 
 
+def make_console(*, stderr: bool = False) -> rich.console.Console:
+    """For all commands: lines are never cut at a width, so that scripts can read them."""
+    return rich.console.Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
 class TokenPrinter:
     """Writes an output as it comes. On a terminal drafted-and-accepted tokens look different from the verifier's own."""
 

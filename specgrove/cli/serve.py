@@ -9,8 +9,7 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-import rich.console
-
+from specgrove.cli.rendering import make_console
 from specgrove.cli.suites import started_suite
 from specgrove.client import Client
 
@@ -20,7 +19,7 @@ _SIGNAL_POLL_S = 0.1
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0 after a signal, when all services have ended. A second signal doesn't wait for them to drain."""
     arguments.verbose = True
-    console = rich.console.Console(stderr=True, highlight=False)
+    console = make_console(stderr=True)
     with _interrupted_by_sigterm(), started_suite(arguments, address=arguments.grpc_address) as suite:
         with Client(suite.address) as client:
             info = client.model_info()

@@ -11,6 +11,7 @@ from pathlib import Path
 import rich.console
 import rich.status
 
+from specgrove.cli.rendering import make_console
 from specgrove.config import DEFAULT_DTYPE, DEFAULT_LLM, DEFAULT_SSMS
 from specgrove.models.hub import resolve_model
 from specgrove.serve import Suite, SuiteConfig
@@ -32,7 +33,7 @@ def router_address(arguments: argparse.Namespace) -> Iterator[str]:
 @contextlib.contextmanager
 def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterator[Suite]:
     """A suite with the models of ``--llm``, ``--ssm`` and ``--dtype``. Its start is shown on stderr."""
-    console = rich.console.Console(stderr=True, highlight=False)
+    console = make_console(stderr=True)
     config = SuiteConfig(
         llm_folder=model_folder(arguments.llm or DEFAULT_LLM, console),
         ssms=tuple(arguments.ssm or DEFAULT_SSMS),
