@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 
 from specgrove.kernels.attention import AttentionBatch, rotate_and_store, tree_attention
-from specgrove.kernels.elementwise import add_rms_norm, silu_mul
+from specgrove.kernels.elementwise import add_rms_norm, gated
 from specgrove.kernels.linear import PackedLinear
 from specgrove.kernels.sampling import ChoiceParams, choose, greedy_choices, top_k_log_probs
 from specgrove.kernels.threads import get_isa, set_num_threads
@@ -135,7 +135,7 @@ def time_small_ops() -> None:
             for _ in range(NUM_LAYERS):
                 rotate_and_store(qkv, slots, cos_sin, slots, k_cache, v_cache)
                 add_rms_norm(residual, delta, weight, 1e-5)
-                silu_mul(gate_up)
+                gated(gate_up, "silu")
                 add_rms_norm(residual, delta, weight, 1e-5)
 
         print(f"  {num_rows:3d} rows: {median_ms(one_pass):7.2f} ms")

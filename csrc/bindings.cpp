@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "cpu/activation.h"
 #include "cpu/attention.h"
 #include "cpu/elementwise.h"
 #include "cpu/isa.h"
@@ -40,6 +41,11 @@ void bind_settings(py::module_& module) {
       .value("float32", DType::kFloat32)
       .value("bfloat16", DType::kBFloat16)
       .value("float16", DType::kFloat16);
+  py::enum_<Activation>(module, "Activation")
+      .value("silu", Activation::kSilu)
+      .value("gelu", Activation::kGelu)
+      .value("gelu_tanh", Activation::kGeluTanh)
+      .value("relu", Activation::kRelu);
 }
 
 void bind_layers(py::module_& module) {
@@ -68,9 +74,42 @@ void bind_layers(py::module_& module) {
       },
       NoGil());
   module.def(
-      "silu_mul",
-      [](Address gate_up, int64_t num_rows, int64_t size, Address out) {
-        silu_mul(at<float>(gate_up), num_rows, size, at<float>(out));
+      "layer_norm",
+      [](Address x, Address weight, Address bias, float eps, int64_t num_rows, int64_t size, Address out) {
+        layer_norm(at<float>(x), at<float>(weight), at<float>(bias), eps, num_rows, size, at<float>(out));
+      },
+      NoGil());
+  module.def(
+      "add_layer_norm",
+      [](Address residual, Address delta, Address weight, Address bias, float eps, int64_t num_rows, int64_t size,
+         Address out) {
+        add_layer_norm(at<float>(residual), at<float>(delta), at<float>(weight), at<float>(bias), eps, num_rows, size,
+                       at<float>(out));
+      },
+      NoGil());
+  module.def(
+      "add",
+      [](Address residual, Address delta, int64_t num_rows, int64_t size) {
+        add(at<float>(residual), at<float>(delta), num_rows, size);
+      },
+      NoGil());
+  module.def(
+      "head_rms_norm",
+      [](Address qkv, Address weight, float eps, int64_t num_rows, int64_t width, int64_t first_head, int64_t num_heads,
+         int64_t head_dim) {
+        head_rms_norm(at<float>(qkv), at<float>(weight), eps, num_rows, width, first_head, num_heads, head_dim);
+      },
+      NoGil());
+  module.def(
+      "activate",
+      [](Address x, Activation activation, int64_t num_rows, int64_t size, Address out) {
+        activate(at<float>(x), activation, num_rows, size, at<float>(out));
+      },
+      NoGil());
+  module.def(
+      "gated",
+      [](Address gate_up, Activation activation, int64_t num_rows, int64_t size, Address out) {
+        gated(at<float>(gate_up), activation, num_rows, size, at<float>(out));
       },
       NoGil());
   module.def(

@@ -7,56 +7,67 @@
 #include <type_traits>
 
 #include "clones.h"
-#include "thread_pool.h"
-#include "vector_math.h"
+#include "rows.h"
 
 namespace specgrove {
 namespace {
 
 constexpr int64_t kLanes = 16;
-constexpr int64_t kMinTaskElements = 1 << 14;  // below this a second thread costs more than it saves
-
 // Sixteen running sums, added up in a tree: one order whatever the compiler vectorises.
-static inline float sum_of_squares(const float* x, int64_t size) {
-  float sums[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= size; i += kLanes) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += x[i + lane] * x[i + lane];
-  }
-  for (int64_t lane = 0; i < size; ++i, ++lane) sums[lane] += x[i] * x[i];
+static inline float total_of(float* sums) {
   for (int64_t width = kLanes / 2; width > 0; width /= 2) {
     for (int64_t lane = 0; lane < width; ++lane) sums[lane] += sums[lane + width];
   }
   return sums[0];
 }
 
-SPECGROVE_CLONES void norm_row(const float* x, const float* weight, float eps, int64_t size, float* out) {
-  const float scale = 1.0f / std::sqrt(sum_of_squares(x, size) / static_cast<float>(size) + eps);
+static inline float sum_of(const float* x, int64_t size) {
+  float sums[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += x[i + lane];
+  }
+  for (int64_t lane = 0; i < size; ++i, ++lane) sums[lane] += x[i];
+  return total_of(sums);
+}
+
+// Of the distances from center.
+static inline float sum_of_squares(const float* x, float center, int64_t size) {
+  float sums[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += (x[i + lane] - center) * (x[i + lane] - center);
+  }
+  for (int64_t lane = 0; i < size; ++i, ++lane) sums[lane] += (x[i] - center) * (x[i] - center);
+  return total_of(sums);
+}
+
+static inline float scale_of(const float* x, float center, float eps, int64_t size) {
+  return 1.0f / std::sqrt(sum_of_squares(x, center, size) / static_cast<float>(size) + eps);
+}
+
+SPECGROVE_CLONES void rms_norm_row(const float* x, const float* weight, float eps, int64_t size, float* out) {
+  const float scale = scale_of(x, 0.0f, eps, size);
   for (int64_t i = 0; i < size; ++i) out[i] = x[i] * scale * weight[i];
+}
+
+SPECGROVE_CLONES void rms_norm_in_place(float* x, const float* weight, float eps, int64_t size) {
+  const float scale = scale_of(x, 0.0f, eps, size);
+  for (int64_t i = 0; i < size; ++i) x[i] = x[i] * scale * weight[i];
+}
+
+SPECGROVE_CLONES void layer_norm_row(const float* x, const float* weight, const float* bias, float eps, int64_t size,
+                                     float* out) {
+  const float mean = sum_of(x, size) / static_cast<float>(size), scale = scale_of(x, mean, eps, size);
+  if (bias == nullptr) {
+    for (int64_t i = 0; i < size; ++i) out[i] = (x[i] - mean) * scale * weight[i];
+  } else {
+    for (int64_t i = 0; i < size; ++i) out[i] = (x[i] - mean) * scale * weight[i] + bias[i];
+  }
 }
 
 SPECGROVE_CLONES void add_row(const float* delta, int64_t size, float* sum) {
   for (int64_t i = 0; i < size; ++i) sum[i] += delta[i];
-}
-
-SPECGROVE_CLONES void silu_row(const float* gate, const float* up, int64_t size, float* out) {
-  for (int64_t i = 0; i < size; ++i) {
-    const float x = gate[i];
-    // x * sigmoid(x), with the exponential of a negative number so that it can't overflow.
-    const float e = exp_of(-std::fabs(x));
-    const float sigmoid = (x >= 0.0f ? 1.0f : e) / (1.0f + e);
-    out[i] = x * sigmoid * up[i];
-  }
-}
-
-template <typename Row>
-void for_rows(int64_t num_rows, int64_t row_elements, const Row& row) {
-  const int64_t rows_per_task = std::max<int64_t>(1, kMinTaskElements / std::max<int64_t>(1, row_elements));
-  const int64_t num_tasks = (num_rows + rows_per_task - 1) / rows_per_task;
-  ThreadPool::instance().run(num_tasks, [&](int64_t task) {
-    const int64_t end = std::min(num_rows, (task + 1) * rows_per_task);
-    for (int64_t i = task * rows_per_task; i < end; ++i) row(i);
-  });
 }
 
 SPECGROVE_CLONES void rotate(const float* x, const float* cos_sin, int64_t head_dim, float* out) {
@@ -96,7 +107,7 @@ void check_all(const Index* values, int64_t count, int64_t limit, const char* wh
 }  // namespace
 
 void rms_norm(const float* x, const float* weight, float eps, int64_t num_rows, int64_t size, float* out) {
-  for_rows(num_rows, size, [=](int64_t row) { norm_row(x + row * size, weight, eps, size, out + row * size); });
+  for_rows(num_rows, size, [=](int64_t row) { rms_norm_row(x + row * size, weight, eps, size, out + row * size); });
 }
 
 void add_rms_norm(float* residual, const float* delta, const float* weight, float eps, int64_t num_rows, int64_t size,
@@ -104,14 +115,34 @@ void add_rms_norm(float* residual, const float* delta, const float* weight, floa
   for_rows(num_rows, size, [=](int64_t row) {
     float* sum = residual + row * size;
     add_row(delta + row * size, size, sum);
-    norm_row(sum, weight, eps, size, out + row * size);
+    rms_norm_row(sum, weight, eps, size, out + row * size);
   });
 }
 
-void silu_mul(const float* gate_up, int64_t num_rows, int64_t size, float* out) {
-  for_rows(num_rows, 4 * size, [=](int64_t row) {
-    const float* gate = gate_up + row * 2 * size;
-    silu_row(gate, gate + size, size, out + row * size);
+void layer_norm(const float* x, const float* weight, const float* bias, float eps, int64_t num_rows, int64_t size,
+                float* out) {
+  for_rows(num_rows, 2 * size,
+           [=](int64_t row) { layer_norm_row(x + row * size, weight, bias, eps, size, out + row * size); });
+}
+
+void add_layer_norm(float* residual, const float* delta, const float* weight, const float* bias, float eps,
+                    int64_t num_rows, int64_t size, float* out) {
+  for_rows(num_rows, 2 * size, [=](int64_t row) {
+    float* sum = residual + row * size;
+    add_row(delta + row * size, size, sum);
+    layer_norm_row(sum, weight, bias, eps, size, out + row * size);
+  });
+}
+
+void add(float* residual, const float* delta, int64_t num_rows, int64_t size) {
+  for_rows(num_rows, size, [=](int64_t row) { add_row(delta + row * size, size, residual + row * size); });
+}
+
+void head_rms_norm(float* qkv, const float* weight, float eps, int64_t num_rows, int64_t width, int64_t first_head,
+                   int64_t num_heads, int64_t head_dim) {
+  for_rows(num_rows, num_heads * head_dim, [=](int64_t row) {
+    float* heads = qkv + row * width + first_head * head_dim;
+    for (int64_t head = 0; head < num_heads; ++head) rms_norm_in_place(heads + head * head_dim, weight, eps, head_dim);
   });
 }
 
@@ -125,7 +156,7 @@ void embed(const void* table, DType dtype, int64_t vocab_size, const int64_t* to
 }
 
 void rotate_and_store(const RotateAndStore& call) {
-  check_all(call.positions, call.num_rows, call.max_positions, "positions");
+  if (call.cos_sin != nullptr) check_all(call.positions, call.num_rows, call.max_positions, "positions");
   check_all(call.slots, call.num_rows, call.num_slots, "slots");
   with_type(call.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
@@ -133,16 +164,20 @@ void rotate_and_store(const RotateAndStore& call) {
     const int64_t row_size = (num_heads + 2 * num_kv) * dim;
     for_rows(call.num_rows, 2 * row_size, [&](int64_t row) {
       const float* x = call.qkv + row * row_size;
-      const float* cos_sin = call.cos_sin + call.positions[row] * dim;
-      for (int64_t head = 0; head < num_heads; ++head) {
-        rotate(x + head * dim, cos_sin, dim, call.queries + (row * num_heads + head) * dim);
-      }
+      float* queries = call.queries + row * num_heads * dim;
       const int64_t place = call.slots[row] * num_kv * dim;
       T* keys = static_cast<T*>(call.k_cache) + place;
-      for (int64_t head = 0; head < num_kv; ++head) {
-        float rotated[kMaxHeadDim];
-        rotate(x + (num_heads + head) * dim, cos_sin, dim, rotated);
-        convert(rotated, dim, keys + head * dim);
+      if (call.cos_sin == nullptr) {
+        convert(x, num_heads * dim, queries);
+        convert(x + num_heads * dim, num_kv * dim, keys);
+      } else {
+        const float* cos_sin = call.cos_sin + call.positions[row] * dim;
+        for (int64_t head = 0; head < num_heads; ++head) rotate(x + head * dim, cos_sin, dim, queries + head * dim);
+        for (int64_t head = 0; head < num_kv; ++head) {
+          float rotated[kMaxHeadDim];
+          rotate(x + (num_heads + head) * dim, cos_sin, dim, rotated);
+          convert(rotated, dim, keys + head * dim);
+        }
       }
       convert(x + (num_heads + num_kv) * dim, num_kv * dim, static_cast<T*>(call.v_cache) + place);
     });

@@ -1,4 +1,4 @@
-// Norms, gated activation, rotary positions and embedding: one row at a time, so rows never depend on one another.
+// Norms, sums, rotary positions and embedding: one row at a time, so rows never depend on one another.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +12,17 @@ void rms_norm(const float* x, const float* weight, float eps, int64_t num_rows, 
 // residual += delta, then out = rms_norm(residual)
 void add_rms_norm(float* residual, const float* delta, const float* weight, float eps, int64_t num_rows, int64_t size,
                   float* out);
-// gate_up[rows, 2 * size] -> out[rows, size] = silu(gate) * up
-void silu_mul(const float* gate_up, int64_t num_rows, int64_t size, float* out);
+// out[rows, size] = (x - mean(x)) * rsqrt(variance(x) + eps) * weight[size] + bias[size], which may be null
+void layer_norm(const float* x, const float* weight, const float* bias, float eps, int64_t num_rows, int64_t size,
+                float* out);
+// residual += delta, then out = layer_norm(residual)
+void add_layer_norm(float* residual, const float* delta, const float* weight, const float* bias, float eps,
+                    int64_t num_rows, int64_t size, float* out);
+// residual[rows, size] += delta
+void add(float* residual, const float* delta, int64_t num_rows, int64_t size);
+// rms_norm of each head alone, in place: num_heads heads of qkv[rows, width] from first_head on; weight[head_dim]
+void head_rms_norm(float* qkv, const float* weight, float eps, int64_t num_rows, int64_t width, int64_t first_head,
+                   int64_t num_heads, int64_t head_dim);
 // table[vocab_size, size], ids[rows] -> out[rows, size]. Throws std::invalid_argument for an id out of range.
 void embed(const void* table, DType dtype, int64_t vocab_size, const int64_t* token_ids, int64_t num_rows, int64_t size,
            float* out);
@@ -23,7 +32,7 @@ constexpr int64_t kMaxHeadDim = 256;
 struct RotateAndStore {
   const float* qkv;  // [rows, (num_heads + 2 * num_kv_heads) * head_dim]
   const int32_t* positions;
-  const float* cos_sin;  // [max_positions, head_dim]: cosines, then sines
+  const float* cos_sin;  // [max_positions, head_dim]: cosines, then sines; or null: nothing is rotated
   const int32_t* slots;
   void* k_cache;  // [num_slots, num_kv_heads, head_dim]
   void* v_cache;

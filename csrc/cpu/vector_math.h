@@ -3,6 +3,7 @@
 // so that every path (AVX-512, plain, torch reference, CUDA) can give the same bits.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "number_types.h"
@@ -48,6 +49,23 @@ static inline float log_of(float x) {
   const float half_square = 0.5f * f * f;
   const float low = s * (half_square + z * poly) + e * 9.0580006145e-6f;
   return e * 0.6931381226f - ((half_square - low) - f);
+}
+
+// Distribution function of the standard normal, (1 + erf(x / sqrt(2))) / 2 (relative error below 7e-7 for x > -4, and
+// below 1.2e-7 of 1 everywhere). Of the form of 7.1.26 in Abramowitz and Stegun, with a polynomial of degree 9 fitted
+// to exp(z^2 / 2) * cdf(-z) for z from 0 to 13 with the smallest relative error (3.2e-8).
+static inline float normal_cdf_of(float x) {
+  const float t = 1.0f / (1.0f + 0.35f * std::fabs(x));
+  float poly = t * -2.911511866e-2f + 1.438189107e-1f;
+  poly = poly * t - 2.553920146e-1f;
+  poly = poly * t + 1.587976752e-1f;
+  poly = poly * t - 2.284414902e-2f;
+  poly = poly * t + 1.053924353e-1f;
+  poly = poly * t + 1.198630196e-1f;
+  poly = poly * t + 1.398575682e-1f;
+  poly = poly * t + 1.396216575e-1f;
+  const float tail = poly * t * exp_of(-0.5f * x * x);
+  return x < 0.0f ? tail : 1.0f - tail;
 }
 
 }  // namespace specgrove

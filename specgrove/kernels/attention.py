@@ -62,7 +62,7 @@ class AttentionBatch:
 def rotate_and_store(
     qkv: torch.Tensor,
     positions: torch.Tensor,
-    cos_sin: torch.Tensor,
+    cos_sin: torch.Tensor | None,
     slots: torch.Tensor,
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
@@ -71,25 +71,29 @@ def rotate_and_store(
 
     ``qkv`` is float32 ``[num_rows, (num_heads + 2 * num_kv_heads) * head_dim]``, ``positions`` and ``slots`` int32
     ``[num_rows]``, ``cos_sin`` float32 ``[max_positions, head_dim]`` (cosines, then sines), the caches
-    ``[num_slots, num_kv_heads, head_dim]``. Returns the queries, float32 ``[num_rows, num_heads, head_dim]``. Raises
+    ``[num_slots, num_kv_heads, head_dim]``. Without ``cos_sin`` (learned positions, ALiBi) nothing is rotated, and
+    ``positions`` are not looked at. Returns the queries, float32 ``[num_rows, num_heads, head_dim]``. Raises
     ``ValueError`` for a position or slot that is not there, before anything is written.
     """
     num_rows, row_size = qkv.shape
     num_slots, num_kv_heads, head_dim = k_cache.shape
     num_heads = row_size // head_dim - 2 * num_kv_heads
-    max_positions = cos_sin.shape[0]
+    max_positions = 0 if cos_sin is None else cos_sin.shape[0]
     check(qkv, "qkv", torch.float32, num_rows, (num_heads + 2 * num_kv_heads) * head_dim)
     check(positions, "positions", torch.int32, num_rows)
     check(slots, "slots", torch.int32, num_rows)
-    check(cos_sin, "cos_sin", torch.float32, max_positions, head_dim)
     check(v_cache, "v_cache", k_cache.dtype, num_slots, num_kv_heads, head_dim)
-    if head_dim % 2 or head_dim > MAX_HEAD_DIM or num_heads < 1:
+    if cos_sin is not None:
+        check(cos_sin, "cos_sin", torch.float32, max_positions, head_dim)
+        if head_dim % 2:
+            raise ValueError(f"heads of size {head_dim} can't be rotated: the size must be even")
+    if head_dim > MAX_HEAD_DIM or num_heads < 1:
         raise ValueError(f"{num_heads} heads of size {head_dim} are not supported")
     queries = torch.empty((num_rows, num_heads, head_dim))
     _native.rotate_and_store(
         qkv.data_ptr(),
         positions.data_ptr(),
-        cos_sin.data_ptr(),
+        0 if cos_sin is None else cos_sin.data_ptr(),
         slots.data_ptr(),
         k_cache.data_ptr(),
         v_cache.data_ptr(),

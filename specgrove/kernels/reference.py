@@ -6,11 +6,12 @@ promised (the Gumbel noise), the same float32 operations in the same order as in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from specgrove.kernels.attention import AttentionBatch
+from specgrove.kernels.elementwise import Activation
 from specgrove.kernels.sampling import NO_ADJUSTMENTS, ChoiceParams, TokenAdjustments
 from specgrove.kernels.trees import Arrays
 
@@ -102,10 +103,49 @@ def add_rms_norm(residual: torch.Tensor, delta: torch.Tensor, weight: torch.Tens
     return rms_norm(residual, weight, eps)
 
 
-def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
+    """See ``specgrove.kernels.elementwise``; float64."""
+    double_bias = None if bias is None else bias.double()
+    return torch.nn.functional.layer_norm(x.double(), x.shape[1:], weight.double(), double_bias, eps)
+
+
+def add_layer_norm(
+    residual: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float
+) -> torch.Tensor:
+    """See ``specgrove.kernels.elementwise``; float64."""
+    residual += delta
+    return layer_norm(residual, weight, bias, eps)
+
+
+def add(residual: torch.Tensor, delta: torch.Tensor) -> None:
+    """See ``specgrove.kernels.elementwise``."""
+    residual += delta
+
+
+def head_rms_norm(
+    qkv: torch.Tensor, weight: torch.Tensor, eps: float, first_head: int, num_heads: int, head_dim: int
+) -> None:
+    """See ``specgrove.kernels.elementwise``; in the type of ``qkv``."""
+    columns = qkv[:, first_head * head_dim : (first_head + num_heads) * head_dim]
+    heads = columns.view(qkv.shape[0], num_heads, head_dim)
+    heads.copy_(rms_norm(heads, weight, eps))
+
+
+def activate(x: torch.Tensor, activation: Activation) -> torch.Tensor:
+    """See ``specgrove.kernels.elementwise``; float64."""
+    functions: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
+        "silu": torch.nn.functional.silu,
+        "gelu": torch.nn.functional.gelu,
+        "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+        "relu": torch.relu,
+    }
+    return functions[activation](x.double())
+
+
+def gated(gate_up: torch.Tensor, activation: Activation) -> torch.Tensor:
     """See ``specgrove.kernels.elementwise``; float64."""
     gate, up = gate_up.double().chunk(2, dim=-1)
-    return torch.nn.functional.silu(gate) * up
+    return activate(gate, activation) * up
 
 
 def embed(table: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
@@ -116,7 +156,7 @@ def embed(table: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
 def rotate_and_store(
     qkv: torch.Tensor,
     positions: torch.Tensor,
-    cos_sin: torch.Tensor,
+    cos_sin: torch.Tensor | None,
     slots: torch.Tensor,
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
@@ -124,16 +164,18 @@ def rotate_and_store(
     """See ``specgrove.kernels.attention``."""
     _, num_kv_heads, head_dim = k_cache.shape
     heads = qkv.view(qkv.shape[0], -1, head_dim)
-    cosines, sines = cos_sin[positions.long()][:, None].chunk(2, dim=-1)
 
     def rotated(x: torch.Tensor) -> torch.Tensor:
+        if cos_sin is None:
+            return x
+        cosines, sines = cos_sin[positions.long()][:, None].chunk(2, dim=-1)
         first, second = x.chunk(2, dim=-1)
         return torch.cat([first * cosines - second * sines, second * cosines + first * sines], dim=-1)
 
     num_heads = heads.shape[1] - 2 * num_kv_heads
     k_cache[slots.long()] = rotated(heads[:, num_heads : num_heads + num_kv_heads]).to(k_cache.dtype)
     v_cache[slots.long()] = heads[:, num_heads + num_kv_heads :].to(v_cache.dtype)
-    return rotated(heads[:, :num_heads])
+    return rotated(heads[:, :num_heads]).clone()
 
 
 def tree_attention(

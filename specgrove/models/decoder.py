@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from specgrove.kernels.attention import rotate_and_store, tree_attention
-from specgrove.kernels.elementwise import add_rms_norm, embed, rms_norm, silu_mul
+from specgrove.kernels.elementwise import add_rms_norm, embed, gated, rms_norm
 from specgrove.kernels.linear import PackedLinear
 from specgrove.models.families import llama
 from specgrove.models.forward_batch import ForwardBatch
@@ -83,10 +83,10 @@ class Decoder:
             queries = rotate_and_store(layer.qkv(normed), batch.positions, self._cos_sin, batch.slots, k_cache, v_cache)
             attended = tree_attention(queries, k_cache, v_cache, batch.attention, self._scale)
             normed = add_rms_norm(residual, layer.attention_out(attended), layer.mlp_norm, eps)
-            gated = silu_mul(layer.gate_up(normed))
+            inner = gated(layer.gate_up(normed), "silu")
             is_last = index + 1 == len(self._layers)
             next_norm = self._final_norm if is_last else self._layers[index + 1].attention_norm
-            normed = add_rms_norm(residual, layer.down(gated), next_norm, eps)
+            normed = add_rms_norm(residual, layer.down(inner), next_norm, eps)
         return self._head(normed.index_select(0, batch.logit_rows))
 
 

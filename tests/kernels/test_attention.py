@@ -86,11 +86,15 @@ def test_a_trees_rows_have_the_bits_of_plain_sequences(seed: int, dtype: torch.d
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_rotate_and_store(isa: str, dtype: torch.dtype) -> None:
-    num_heads, num_kv_heads, head_dim, num_rows = 6, 2, 16, 9
+@pytest.mark.parametrize(
+    ("head_dim", "is_rotated"),
+    [(8, True), (16, True), (64, True), (80, True), (96, True), (128, True), (256, True), (64, False), (75, False)],
+)
+def test_rotate_and_store(isa: str, dtype: torch.dtype, head_dim: int, is_rotated: bool) -> None:
+    num_heads, num_kv_heads, num_rows = 6, 2, 9
     qkv = torch.randn(num_rows, (num_heads + 2 * num_kv_heads) * head_dim)
     angles = torch.rand(50, head_dim // 2) * 6
-    cos_sin = torch.cat([angles.cos(), angles.sin()], dim=1)
+    cos_sin = torch.cat([angles.cos(), angles.sin()], dim=1) if is_rotated else None
     positions = torch.randint(0, 50, (num_rows,), dtype=torch.int32)
     slots = torch.randperm(NUM_SLOTS)[:num_rows].int()
     ours, theirs = random_caches(dtype, num_kv_heads, head_dim), random_caches(dtype, num_kv_heads, head_dim)
@@ -101,6 +105,16 @@ def test_rotate_and_store(isa: str, dtype: torch.dtype) -> None:
     assert torch.equal(found, expected)
     assert torch.equal(ours[0], theirs[0])
     assert torch.equal(ours[1], theirs[1])
+    for row in range(num_rows):
+        alone = attention.rotate_and_store(qkv[row : row + 1], positions[row:][:1], cos_sin, slots[row:][:1], *theirs)
+        assert torch.equal(alone, found[row : row + 1])
+    assert torch.equal(ours[0], theirs[0])
+
+
+def test_only_heads_of_even_size_are_rotated() -> None:
+    arguments = torch.randn(1, 3 * 9), torch.zeros(1, dtype=torch.int32), torch.randn(50, 9)
+    with pytest.raises(ValueError, match="heads of size 9 can't be rotated"):
+        attention.rotate_and_store(*arguments, torch.zeros(1, dtype=torch.int32), *random_caches(torch.float32, 1, 9))
 
 
 def test_bad_shapes_are_named() -> None:
@@ -121,6 +135,8 @@ def test_slots_and_positions_out_of_range_are_named_and_write_nothing() -> None:
         attention.rotate_and_store(qkv, good, cos_sin, places, *caches)
     with pytest.raises(ValueError, match="positions must be from 0 to 49, got -1"):
         attention.rotate_and_store(qkv, -good, cos_sin, good, *caches)
+    with pytest.raises(ValueError, match=f"slots must be from 0 to {NUM_SLOTS - 1}, got -1"):
+        attention.rotate_and_store(qkv, -good, None, -good, *caches)
     assert all(torch.equal(cache, old) for cache, old in zip(caches, before, strict=True))
 
 
