@@ -20,8 +20,8 @@ from benchmarks.prompts import load_prompts
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from router.tree_policy import StaticTreePolicy
-from specgrove.models.decoder import load_decoder
 from specgrove.models.hub import DEMO_LLM, resolve_model
+from specgrove.models.loading import load_decoder
 from specgrove.request import GenerationRequest, SamplingParams, TreeShape
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.in_process import InProcessVerifier

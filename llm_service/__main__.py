@@ -1,8 +1,10 @@
-"""``python -m llm_service``: reads the command line, loads the model, serves until told to stop."""
+"""``python -m llm_service``: reads the command line, loads the model, serves until told to stop.
+
+With more than one rank this process is the launcher (``torchrun``), which starts this module once a rank.
+"""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import logging
@@ -12,14 +14,19 @@ import time
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
+from llm_service import ranks
+from llm_service.arguments import parse_arguments
 from llm_service.config import LlmServiceConfig, VerifierConfig
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.verifier import VerifierEngine
 from specgrove.kernels.threads import set_num_threads
-from specgrove.models.decoder import DTYPES, load_decoder
-from specgrove.models.hub import DEMO_LLM, resolve_model
-from specgrove.runtime.model_runner import ModelRunner
+from specgrove.models.decoder import DTYPES
+from specgrove.models.hub import resolve_model
+from specgrove.models.loading import load_decoder, read_spec
+from specgrove.runtime.model_runner import ModelRunner, Runner
+from specgrove.runtime.parallel_runner import ParallelRunner, run_worker
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.server import run_server
 from specgrove.telemetry import set_up_logging
@@ -28,83 +35,54 @@ from specgrove.v1 import llm_pb2, llm_pb2_grpc
 
 logger = logging.getLogger("llm_service")
 
-
-def parse_arguments(argv: list[str] | None = None) -> LlmServiceConfig:
-    """The configuration, or exit code 2 with the flag that is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m llm_service",
-        description="Serves a large model as token-tree verifier over gRPC.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--address", default="127.0.0.1:50052", help="HOST:PORT or unix:/path to listen on")
-    parser.add_argument("--model", default=DEMO_LLM, help="model folder, hub id, or the demo model's name")
-    parser.add_argument("--dtype", default="bfloat16", choices=sorted(DTYPES), help="of weights and KV cache")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of the CPU kernels")
-    parser.add_argument("--kv-slots", type=int, default=32768, help="one-token KV slots, shared by all sessions")
-    parser.add_argument(
-        "--max-model-len", type=int, help="longest prompt + output in tokens; unset: what the model allows"
-    )
-    parser.add_argument(
-        "--max-chunk-tokens", type=int, default=256, help="rows of one forward pass that prompts may fill"
-    )
-    parser.add_argument(
-        "--session-ttl-s", type=float, default=300.0, help="seconds after which an idle session is forgotten"
-    )
-    parser.add_argument("--drain-timeout-s", type=float, default=30.0, help="seconds that work may go on after SIGTERM")
-    parser.add_argument("--cache-dir", type=Path, default=Path.home() / ".cache" / "specgrove", help="converted models")
-    arguments = parser.parse_args(argv)
-    if arguments.max_model_len is not None and arguments.max_model_len < 2:
-        parser.error("--max-model-len must be at least 2")
-    for flag in ("session_ttl_s", "drain_timeout_s"):
-        if not 0 <= getattr(arguments, flag) < 1e9:
-            parser.error(f"--{flag.replace('_', '-')} must be seconds, 0 or more")
-    for flag in ("threads", "kv_slots", "max_chunk_tokens"):
-        if getattr(arguments, flag) < 1:
-            parser.error(f"--{flag.replace('_', '-')} must be at least 1")
-    return LlmServiceConfig(
-        address=arguments.address,
-        model=arguments.model,
-        dtype=arguments.dtype,
-        cache_dir=arguments.cache_dir,
-        num_threads=arguments.threads,
-        num_slots=arguments.kv_slots,
-        max_model_len=arguments.max_model_len,
-        max_num_chunk_tokens=arguments.max_chunk_tokens,
-        session_ttl_s=arguments.session_ttl_s,
-        drain_timeout_s=arguments.drain_timeout_s,
-    )
+_STOP_TIMEOUT_S = 5.0
 
 
-async def serve(config: LlmServiceConfig) -> None:
-    """Loads the model and serves it until a signal. Raises ``ValueError`` with what is wrong with the model or a setting."""
+def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, ModelRunner]:
+    """The model's folder, and this rank's share with its KV cache. Raises ``ValueError`` with what is wrong with the model."""
     torch.set_num_threads(1)  # the kernels have threads of their own
-    set_num_threads(config.num_threads)
+    num_threads = max(1, config.num_threads // (rank.num_local if rank else 1))
+    set_num_threads(num_threads)
+    if rank is not None and not rank.is_first_of_machine:
+        dist.barrier()  # the first rank of the machine downloads and converts
     folder = resolve_model(config.model, cache_dir=config.cache_dir, progress=logger.info)
+    if rank is not None and rank.is_first_of_machine:
+        dist.barrier()
     started_s = time.perf_counter()
-    decoder = load_decoder(folder, DTYPES[config.dtype], _log_progress)
-    max_model_len = config.max_model_len or decoder.spec.max_position_embeddings
-    if max_model_len > decoder.spec.max_position_embeddings:
-        raise ValueError(
-            f"--max-model-len {max_model_len} is more than the model's {decoder.spec.max_position_embeddings} positions"
-        )
-    max_model_len = min(max_model_len, config.num_slots)
-    verifier = VerifierConfig(
-        max_model_len, max_num_chunk_tokens=config.max_num_chunk_tokens, session_ttl_s=config.session_ttl_s
-    )
-    engine = VerifierEngine(ModelRunner(decoder, config.num_slots), verifier)
+    shard = None if rank is None else config.layout.shard_of(rank.rank, read_spec(folder))
+    group = None if rank is None else rank.links.tensor_group
+    decoder = load_decoder(folder, DTYPES[config.dtype], _log_progress, shard, group)
     logger.info(
-        "%s: %.0fM parameters in %s, loaded in %.1f s; %d KV slots, context %d, %d threads",
-        folder.name, decoder.num_parameters / 1e6, config.dtype, time.perf_counter() - started_s, config.num_slots,
-        max_model_len, config.num_threads,
+        "%s: %.0fM parameters in %s, loaded in %.1f s; %d KV slots, %d threads",
+        folder.name, decoder.spec.num_parameters / 1e6, config.dtype, time.perf_counter() - started_s, config.num_slots,
+        num_threads,
     )  # fmt: skip
+    return folder, ModelRunner(decoder, config.num_slots)
+
+
+async def serve(
+    config: LlmServiceConfig, folder: Path, runner: Runner, liveness_failed: asyncio.Future[object] | None
+) -> None:
+    """Serves until a signal. Raises ``ValueError`` for a wrong setting, ``RuntimeError`` when the engine or a rank fails."""
+    max_positions = runner.spec.max_position_embeddings
+    max_model_len = config.max_model_len or max_positions
+    if max_model_len > max_positions:
+        raise ValueError(f"--max-model-len {max_model_len} is more than the model's {max_positions} positions")
+    verifier = VerifierConfig(
+        min(max_model_len, config.num_slots),
+        max_num_chunk_tokens=config.max_num_chunk_tokens,
+        session_ttl_s=config.session_ttl_s,
+    )
+    logger.info("context %d tokens", verifier.max_model_len)
+    engine = VerifierEngine(runner, verifier)
     model = ServedModel(
         name=folder.name,
         folder=folder,
         dtype=config.dtype,
-        max_model_len=max_model_len,
+        max_model_len=verifier.max_model_len,
         max_num_tree_nodes=verifier.max_num_tree_nodes,
-        eos_token_ids=tuple(i for i in eos_token_ids(folder) if 0 <= i < decoder.spec.vocab_size),
-        decoder=decoder,
+        eos_token_ids=tuple(i for i in eos_token_ids(folder) if 0 <= i < runner.spec.vocab_size),
+        spec=runner.spec,
         tokenizer=Tokenizer.from_folder(folder),
     )
     loop = StepLoop(engine, "verifier")
@@ -116,10 +94,42 @@ async def serve(config: LlmServiceConfig) -> None:
             service_names=(llm_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name,),
             drain=servicer.streams.drain,
             drain_timeout_s=config.drain_timeout_s,
-            stopped=asyncio.wrap_future(loop.ended),
+            stopped=_first(asyncio.wrap_future(loop.ended), liveness_failed),
         )
     finally:
-        loop.stop()
+        loop.stop(_STOP_TIMEOUT_S)
+
+
+async def _first(*futures: asyncio.Future[object] | None) -> None:
+    """Until one of them is done; raises what it raises."""
+    done, _ = await asyncio.wait([f for f in futures if f is not None], return_when=asyncio.FIRST_COMPLETED)
+    for future in done:
+        future.result()
+
+
+async def serve_rank_0(config: LlmServiceConfig, folder: Path, runner: ModelRunner, rank: ranks.Rank) -> None:
+    """``serve`` over all ranks."""
+    assert rank.liveness is not None
+    parallel = ParallelRunner(runner, rank.links)
+    await serve(config, folder, parallel, asyncio.wrap_future(rank.liveness.failed))
+    rank.liveness.close()
+    parallel.stop_workers()
+
+
+def run_rank(config: LlmServiceConfig) -> None:
+    """One of several ranks. Ends the process where it fails: the other ranks may never answer again."""
+    try:
+        rank = ranks.join(config.layout, os.environ)
+        folder, runner = load(config, rank)
+        if rank.liveness is not None:
+            asyncio.run(serve_rank_0(config, folder, runner, rank))
+        else:
+            run_worker(runner, rank.links)
+        dist.barrier()
+    except (ValueError, OSError, RuntimeError) as error:
+        logger.error("%s", error)
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _log_progress(num_layers: int, total: int) -> None:
@@ -140,9 +150,15 @@ def eos_token_ids(folder: Path) -> tuple[int, ...]:
 def main() -> int:
     """Exit code 0 after a signal, 1 when the service can't start."""
     config = parse_arguments()
-    set_up_logging("llm_service")
+    is_rank = ranks.is_rank(os.environ)
+    if config.layout.num_ranks > 1 and not is_rank:
+        return ranks.launch(config.layout, sys.argv[1:])
+    set_up_logging(f"llm_service[{os.environ['RANK']}]" if is_rank else "llm_service")
+    if is_rank:
+        run_rank(config)
+        return 0
     try:
-        asyncio.run(serve(config))
+        asyncio.run(serve(config, *load(config, None), None))
     except (ValueError, OSError, RuntimeError) as error:
         logger.error("%s", error)
         return 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from specgrove.models.parallel_layout import ParallelLayout
+
 
 @dataclass(frozen=True, slots=True)
 class VerifierConfig:
@@ -25,6 +27,7 @@ class LlmServiceConfig:
     model: str
     dtype: str
     cache_dir: Path
+    layout: ParallelLayout
     num_threads: int
     num_slots: int
     max_model_len: int | None

@@ -6,7 +6,7 @@ arrival, so that none starves.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from llm_service.session import PendingWork
@@ -33,11 +33,21 @@ class StepPlan:
     entries: tuple[StepEntry, ...]
 
 
-def plan_step(pending: Iterable[PendingWork], max_num_chunk_tokens: int) -> StepPlan:
-    """``pending`` is in order of arrival. A tree rides along with the chunk that completes its context."""
-    trees, chunks = [], []
+def plan_step(pending: Collection[PendingWork], max_num_chunk_tokens: int, max_num_in_flight: int = 1) -> StepPlan:
+    """``pending`` is in order of arrival. A tree rides along with the chunk that completes its context.
+
+    Items whose tree is in flight already are left out. Where several forward passes may be in flight (pipeline stages), each gets its share
+    of the items, so that all stages have work.
+    """
+    trees: list[StepEntry] = []
+    chunks: list[StepEntry] = []
     budget = max_num_chunk_tokens
+    max_num_entries = -(-len(pending) // max_num_in_flight)
     for work in pending:
+        if work.is_in_flight:
+            continue
+        if len(trees) + len(chunks) == max_num_entries:
+            break
         num_uncached = work.session.num_uncached
         if num_uncached == 0:
             trees.append(StepEntry(work, 0, has_tree=True))

@@ -12,7 +12,7 @@ import grpc
 
 from llm_service.verifier import VerifierEngine
 from specgrove import wire
-from specgrove.models.decoder import Decoder
+from specgrove.models.spec import DecoderSpec
 from specgrove.request import Verdict, VerifyWork
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.work_streams import WorkStreams
@@ -36,7 +36,7 @@ class ServedModel:
     max_model_len: int
     max_num_tree_nodes: int
     eos_token_ids: tuple[int, ...]
-    decoder: Decoder
+    spec: DecoderSpec
     tokenizer: Tokenizer
 
 
@@ -75,14 +75,14 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         model = self._model
         return llm_pb2.LlmServiceGetModelInfoResponse(
             model=model.name,
-            architecture=model.decoder.spec.architecture,
-            vocab_size=model.decoder.spec.vocab_size,
+            architecture=model.spec.architecture,
+            vocab_size=model.spec.vocab_size,
             max_model_len=model.max_model_len,
             dtype=model.dtype,
             eos_token_ids=model.eos_token_ids,
             tokenizer_sha256=model.tokenizer.sha256,
             num_slots=self._num_slots,
-            num_parameters=model.decoder.num_parameters,
+            num_parameters=model.spec.num_parameters,
             max_num_tree_nodes=model.max_num_tree_nodes,
         )
 

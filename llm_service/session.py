@@ -48,6 +48,8 @@ class PendingWork:
     session: Session
     tree: TokenTree
     deadline_s: float | None
+    is_in_flight: bool = False
+    """Whether a forward pass over its tree is under way."""
 
     @classmethod
     def of(cls, item_id: int, session: Session, work: VerifyWork, now_s: float) -> PendingWork:

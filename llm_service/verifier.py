@@ -7,7 +7,9 @@ may be dropped at any time (idle, no room, a failed step), and the router then s
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -27,19 +29,33 @@ from specgrove.errors import (
 from specgrove.request import Verdict, VerifyWork
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.kv_slots import SlotPool
-from specgrove.runtime.model_runner import ModelRunner
+from specgrove.runtime.model_runner import Runner, measure_step_ms
 from specgrove.runtime.step_loop import WorkItem
 from specgrove.token_tree import TokenTree
 
 Result = tuple[int, Verdict | SpecGroveError]
 
 
+@dataclass(frozen=True, slots=True)
+class _TreeInFlight:
+    pending: PendingWork
+    slots: list[int]
+    logit_rows: range
+
+
+@dataclass(frozen=True, slots=True)
+class _Forward:
+    """A forward pass under way."""
+
+    trees: list[_TreeInFlight]
+    started_s: float
+    num_rows: int
+
+
 class VerifierEngine:
     """The ``Engine`` of the LLM service."""
 
-    def __init__(
-        self, runner: ModelRunner, config: VerifierConfig, clock_s: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, runner: Runner, config: VerifierConfig, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._runner = runner
         self._config = config
         self._clock_s = clock_s
@@ -53,6 +69,8 @@ class VerifierEngine:
         self._sessions: dict[str, Session] = {}
         self._pending: dict[str, PendingWork] = {}
         self._failed: list[Result] = []
+        self._in_flight: deque[_Forward] = deque()
+        self._runner.discard()
 
     @property
     def num_sessions(self) -> int:
@@ -66,7 +84,7 @@ class VerifierEngine:
 
     def has_work(self) -> bool:
         """See ``Engine``."""
-        return bool(self._pending or self._failed)
+        return bool(self._pending or self._failed or self._in_flight)
 
     def add(self, item: WorkItem[VerifyWork]) -> None:
         """See ``Engine``. While an item of a session is under way, only one that opens it anew is taken: it replaces the first."""
@@ -90,7 +108,7 @@ class VerifierEngine:
         self._pending[work.session_id] = PendingWork.of(item.item_id, session, work, session.last_used_s)
 
     def _check(self, work: VerifyWork) -> None:
-        vocab_size, max_len = self._runner.decoder.spec.vocab_size, self._config.max_model_len
+        vocab_size, max_len = self._runner.spec.vocab_size, self._config.max_model_len
         if not 1 <= len(work.session_id) <= 64:
             raise InvalidRequestError.of("session_id", "must have 1 to 64 characters")
         if (work.base == 0) != (work.session is not None) or (work.base == 0 and not work.new_token_ids):
@@ -119,12 +137,14 @@ class VerifierEngine:
             )
 
     def step(self) -> list[Result]:
-        """See ``Engine``."""
+        """See ``Engine``. Begins forward passes while the runner takes more, then finishes the oldest."""
         self._fail_expired()
-        plan = self._with_slots(plan_step(self._pending.values(), self._config.max_num_chunk_tokens))
-        results, self._failed = self._failed, []
-        if plan:
-            results.extend(self._run(plan))
+        has_room = True
+        while has_room and len(self._in_flight) < self._runner.max_num_in_flight:
+            has_room = self._start_forward()
+        results = self._finish_forward() if self._in_flight else []
+        results.extend(self._failed)
+        self._failed = []
         return results
 
     def _fail_expired(self) -> None:
@@ -157,34 +177,51 @@ class VerifierEngine:
                 return
             self._drop(min(idle, key=lambda session: session.last_used_s))
 
-    def _run(self, plan: list[tuple[StepEntry, list[int]]]) -> list[Result]:
+    def _start_forward(self) -> bool:
+        """Plans a pass over what is not in flight and begins it; False where there is nothing to do."""
+        in_flight = self._runner.max_num_in_flight
+        plan = self._with_slots(plan_step(self._pending.values(), self._config.max_num_chunk_tokens, in_flight))
+        if not plan:
+            return False
         started_s = time.perf_counter()
         builder = BatchBuilder()
-        logit_ranges = []
-        tree_slots = []
+        trees = []
         for entry, slots in plan:
-            session, tree = entry.pending.session, entry.pending.tree
+            pending, session = entry.pending, entry.pending.session
             start = len(session.slots)
             session.slots.extend(slots[: entry.chunk_len])
-            tree_slots.append(slots[entry.chunk_len :])
-            rows = TreeRows(tree.token_ids, tree.parents, tree_slots[-1]) if entry.has_tree else None
             chunk = session.token_ids[start : start + entry.chunk_len]
-            logit_ranges.append(builder.add(session.slots, chunk, rows))
+            tree_slots = slots[entry.chunk_len :]
+            tree = TreeRows(pending.tree.token_ids, pending.tree.parents, tree_slots) if entry.has_tree else None
+            logit_rows = builder.add(session.slots, chunk, tree)
+            if entry.has_tree:
+                pending.is_in_flight = True
+                trees.append(_TreeInFlight(pending, tree_slots, logit_rows))
         batch = builder.build()
-        logits = self._runner.forward(batch)
-        step_ms = (time.perf_counter() - started_s) * 1e3
+        self._in_flight.append(_Forward(trees, started_s, batch.num_rows))
+        self._runner.start(batch)
+        return True
+
+    def _finish_forward(self) -> list[Result]:
+        logits = self._runner.finish()
+        forward = self._in_flight.popleft()
+        step_ms = (time.perf_counter() - forward.started_s) * 1e3
         self.num_steps += 1
-        self.num_step_tokens += batch.num_rows
-        return [
-            (entry.pending.item_id, self._apply(entry, slots, logits[rows.start : rows.stop], step_ms, batch.num_rows))
-            for (entry, _), slots, rows in zip(plan, tree_slots, logit_ranges, strict=True)
-            if entry.has_tree
-        ]
+        self.num_step_tokens += forward.num_rows
+        results: list[Result] = []
+        for tree in forward.trees:
+            pending = tree.pending
+            if self._pending.get(pending.session.session_id) is not pending:  # closed or failed meanwhile
+                self._slots.free(tree.slots)
+                continue
+            rows = logits[tree.logit_rows.start : tree.logit_rows.stop]
+            results.append((pending.item_id, self._apply(pending, tree.slots, rows, step_ms, forward.num_rows)))
+        return results
 
     def _apply(
-        self, entry: StepEntry, tree_slots: list[int], logits: torch.Tensor, step_ms: float, num_rows: int
+        self, pending: PendingWork, tree_slots: list[int], logits: torch.Tensor, step_ms: float, num_rows: int
     ) -> Verdict | SpecGroveError:
-        session, tree = entry.pending.session, entry.pending.tree
+        session, tree = pending.session, pending.tree
         del self._pending[session.session_id]
         try:
             acceptance = accept(session, tree, logits)
@@ -234,10 +271,12 @@ class VerifierEngine:
 
     def measure_step_ms(self, nums_tokens: list[int]) -> list[tuple[int, float]]:
         """Median step time by number of tokens, on slots that are free now; sizes that find no room are left out."""
-        times = []
+        times: list[tuple[int, float]] = []
+        if self._in_flight:
+            return times
         for num_tokens in nums_tokens:
             if num_tokens <= self._slots.num_free:
                 slots = self._slots.allocate(num_tokens)
-                times.append((num_tokens, self._runner.measure_step_ms(num_tokens, slots)))
+                times.append((num_tokens, measure_step_ms(self._runner, num_tokens, slots)))
                 self._slots.free(slots)
         return times

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from specgrove.models.decoder import DTYPES, load_decoder
+from specgrove.models.decoder import DTYPES
 from specgrove.models.hub import resolve_model
+from specgrove.models.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.v1 import ssm_pb2
 from ssm_service.config import SsmServiceConfig, SsmSpec
@@ -29,7 +30,7 @@ def load_ssm(spec: SsmSpec, config: SsmServiceConfig) -> NeuralSsm | LookupSsm:
         return LookupSsm(spec.name)
     folder = resolve_model(spec.model, cache_dir=config.cache_dir, progress=logger.info, needs_tokenizer=False)
     decoder = load_decoder(folder, DTYPES[config.dtype])
-    logger.info("%s: %.1fM parameters from %s, %s", spec.name, decoder.num_parameters / 1e6, folder, spec.mode)
+    logger.info("%s: %.1fM parameters from %s, %s", spec.name, decoder.spec.num_parameters / 1e6, folder, spec.mode)
     return NeuralSsm(
         spec.name,
         ModelRunner(decoder, config.num_slots),
@@ -64,5 +65,5 @@ def info_of(spec: SsmSpec, ssm: NeuralSsm | LookupSsm) -> ssm_pb2.SsmInfo:
     if isinstance(ssm, NeuralSsm):
         info.tokenizer_sha256 = ssm.tokenizer_sha256
         info.max_model_len = ssm.max_model_len
-        info.num_parameters = ssm.runner.decoder.num_parameters
+        info.num_parameters = ssm.runner.decoder.spec.num_parameters
     return info

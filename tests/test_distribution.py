@@ -14,7 +14,7 @@ from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from router.tree_policy import StaticTreePolicy
 from specgrove.kernels.sampling import ChoiceParams, processed_log_probs
-from specgrove.models.decoder import load_decoder
+from specgrove.models.loading import load_decoder
 from specgrove.request import GenerationRequest, SamplingParams, TreeShape
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.in_process import InProcessDrafter, InProcessVerifier

@@ -1,121 +1,148 @@
 """The one decoder definition: a forward pass over rows of any mix of sequences, configured by ``DecoderSpec``.
 
-Called by ``specgrove.runtime.ModelRunner``, which owns the KV cache. Activations are float32 between kernels, weights and
-caches have the model's dtype. Every kernel is row-invariant, so a row's logits don't depend on what else is in the batch.
+Called by ``specgrove.runtime.ModelRunner``, which owns the KV cache. A decoder may be one rank's share: some heads, MLP columns and
+vocabulary rows (tensor parallel), some of the layers (pipeline parallel). Activations are float32 between kernels, weights and caches have
+the model's dtype. Every kernel is row-invariant, so a row's logits don't depend on what else is in the batch.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 
-from specgrove.kernels.attention import rotate_and_store, tree_attention
-from specgrove.kernels.elementwise import add_rms_norm, embed, gated, rms_norm
-from specgrove.kernels.linear import PackedLinear
-from specgrove.models.families import llama
+from specgrove.kernels.elementwise import add, embed
+from specgrove.models.decoder_layer import DecoderLayer, Norm, packed
 from specgrove.models.forward_batch import ForwardBatch
-from specgrove.models.spec import DecoderSpec, UnsupportedModelError
-from specgrove.models.weights import Checkpoint, LayerWeights, LinearWeights, ModelWeights
+from specgrove.models.rotary import RotarySpec, cos_sin_table
+from specgrove.models.sharding import Shard, heads_of, part
+from specgrove.models.spec import DecoderSpec
+from specgrove.models.tensor_group import OneRank, TensorGroup
+from specgrove.models.weights import EmbeddingWeights, HeadWeights, ModelWeights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-
-class _Layer:
-    """Packed weights of one layer."""
-
-    def __init__(self, weights: LayerWeights, dtype: torch.dtype) -> None:
-        self.attention_norm = weights.attention_norm.float()
-        self.qkv = _packed(weights.qkv, dtype)
-        self.attention_out = _packed(weights.attention_out, dtype)
-        self.mlp_norm = weights.mlp_norm.float()
-        self.gate_up = _packed(weights.gate_up, dtype)
-        self.down = _packed(weights.down, dtype)
+Progress = Callable[[int, int], None]
 
 
-def _packed(linear: LinearWeights, dtype: torch.dtype) -> PackedLinear:
-    bias = None if linear.bias is None else linear.bias.float()
-    return PackedLinear(linear.weight.to(dtype), bias)
+class Embedding:
+    """From token ids to hidden states. The rank holds some rows of the vocabulary."""
+
+    def __init__(self, weights: EmbeddingWeights, spec: DecoderSpec, group: TensorGroup, dtype: torch.dtype) -> None:
+        self.table = weights.tokens.to(dtype).contiguous()
+        self.positions = None if weights.positions is None else weights.positions.to(dtype).contiguous()
+        self.projection = None if weights.projection is None else packed(weights.projection, None, dtype)
+        self._rows = part(spec.vocab_size, group.rank, group.size)
+        self._scale = spec.embedding_scale
+        self._group = group
+
+    def __call__(self, batch: ForwardBatch) -> torch.Tensor:
+        """float32 ``[num_rows, hidden_size]``."""
+        hidden = self._looked_up(batch.token_ids)
+        if self._scale != 1.0:
+            hidden *= self._scale
+        if self.projection is not None:
+            hidden = self.projection(hidden)
+        if self.positions is not None:
+            hidden += embed(self.positions, batch.positions.long())
+        return hidden
+
+    def _looked_up(self, token_ids: torch.Tensor) -> torch.Tensor:
+        if self._group.size == 1:
+            return embed(self.table, token_ids)
+        ids = token_ids - self._rows.start
+        is_own = (ids >= 0) & (ids < len(self._rows))
+        found = embed(self.table, torch.where(is_own, ids, 0))
+        return self._group.sum(found * is_own[:, None])  # all but one are zeros: the sum is exact
+
+
+class Head:
+    """From hidden states to logits."""
+
+    def __init__(self, weights: HeadWeights, spec: DecoderSpec, group: TensorGroup, dtype: torch.dtype) -> None:
+        self.norm = None if weights.norm is None else Norm(weights.norm, spec)
+        self.projection = None if weights.projection is None else packed(weights.projection, None, dtype)
+        self.vocab = packed(weights.vocab, None, dtype)
+        self._widths = tuple(len(part(spec.vocab_size, rank, group.size)) for rank in range(group.size))
+        self._group = group
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits float32 ``[num_rows, vocab_size]``."""
+        if self.norm is not None:
+            hidden = self.norm(hidden)
+        if self.projection is not None:
+            hidden = self.projection(hidden)
+        return self._group.concatenated(self.vocab(hidden), self._widths)
 
 
 class Decoder:
-    """A loaded model."""
+    """A loaded model, or one rank's share of it."""
 
     def __init__(
-        self, spec: DecoderSpec, weights: ModelWeights, dtype: torch.dtype, progress: Callable[[int, int], None]
+        self,
+        spec: DecoderSpec,
+        weights: ModelWeights,
+        dtype: torch.dtype,
+        shard: Shard | None = None,
+        group: TensorGroup | None = None,
+        progress: Progress = lambda done, total: None,
     ) -> None:
         self.spec = spec
         self.dtype = dtype
-        self._embedding = weights.embedding.to(dtype).contiguous()
-        self._layers = []
-        for index in range(spec.num_layers):
-            self._layers.append(_Layer(weights.layer(index), dtype))
-            progress(index + 1, spec.num_layers)
-        self._final_norm = weights.final_norm.float()
-        self._head = PackedLinear(weights.head.to(dtype))
-        self._cos_sin = _rotary_table(spec)
-        self._scale = spec.head_dim**-0.5
+        self.shard = shard or Shard.whole(spec)
+        self.heads = heads_of(spec, self.shard)
+        self._group = group or OneRank()
+        is_first, is_last = self.shard.is_first_stage, self.shard.is_last_stage
+        self.embedding = Embedding(weights.embedding(), spec, self._group, dtype) if is_first else None
+        self.layers: list[DecoderLayer] = []
+        indices = range(self.shard.first_layer, self.shard.end_layer)
+        for index in indices:
+            layer = DecoderLayer(weights.layer(index), spec, spec.layers[index], self.heads, dtype)
+            self.layers.append(layer)
+            progress(len(self.layers), len(indices))
+        self.head = Head(weights.head(), spec, self._group, dtype) if is_last else None
+        self._cos_sin: dict[RotarySpec, torch.Tensor] = {
+            rotary: cos_sin_table(rotary, spec.head_dim, spec.max_position_embeddings)
+            for rotary in {layer.spec.rotary for layer in self.layers}
+            if rotary is not None
+        }
 
     @property
-    def num_parameters(self) -> int:
-        """Elements of all weights; a tied head counts once."""
-        linears = [
-            linear for layer in self._layers for linear in (layer.qkv, layer.attention_out, layer.gate_up, layer.down)
-        ]
-        count = sum(linear.in_features * linear.out_features for linear in linears)
-        count += self._embedding.numel() * (1 if self.spec.has_tied_head else 2)
-        return count + (2 * self.spec.num_layers + 1) * self.spec.hidden_size
+    def num_layers(self) -> int:
+        """Layers that this rank runs: so many KV caches it needs."""
+        return len(self.layers)
 
     def forward(
         self, batch: ForwardBatch, k_caches: Sequence[torch.Tensor], v_caches: Sequence[torch.Tensor]
     ) -> torch.Tensor:
-        """Logits float32 ``[num_logit_rows, vocab_size]``.
+        """A whole model's pass: logits float32 ``[num_logit_rows, vocab_size]``.
 
         Caches are one tensor per layer, ``[num_slots, num_kv_heads, head_dim]``; the rows' slots are written.
         """
-        eps = self.spec.rms_norm_eps
-        residual = embed(self._embedding, batch.token_ids)
-        normed = rms_norm(residual, self._layers[0].attention_norm, eps)
-        for index, layer in enumerate(self._layers):
-            k_cache, v_cache = k_caches[index], v_caches[index]
-            queries = rotate_and_store(layer.qkv(normed), batch.positions, self._cos_sin, batch.slots, k_cache, v_cache)
-            attended = tree_attention(queries, k_cache, v_cache, batch.attention, self._scale)
-            normed = add_rms_norm(residual, layer.attention_out(attended), layer.mlp_norm, eps)
-            inner = gated(layer.gate_up(normed), "silu")
-            is_last = index + 1 == len(self._layers)
-            next_norm = self._final_norm if is_last else self._layers[index + 1].attention_norm
-            normed = add_rms_norm(residual, layer.down(inner), next_norm, eps)
-        return self._head(normed.index_select(0, batch.logit_rows))
+        return self.logits(self.run_layers(self.embed(batch), batch, k_caches, v_caches), batch)
 
+    def embed(self, batch: ForwardBatch) -> torch.Tensor:
+        """The first stage's beginning: hidden states float32 ``[num_rows, hidden_size]``."""
+        assert self.embedding is not None, "only the first stage embeds"
+        return self.embedding(batch)
 
-def _rotary_table(spec: DecoderSpec) -> torch.Tensor:
-    """Cosines, then sines, of every position's angles: float32 ``[max_position_embeddings, head_dim]``.
+    def run_layers(
+        self,
+        hidden: torch.Tensor,
+        batch: ForwardBatch,
+        k_caches: Sequence[torch.Tensor],
+        v_caches: Sequence[torch.Tensor],
+    ) -> torch.Tensor:
+        """This rank's layers, from hidden states (which may be overwritten) to hidden states."""
+        delta: torch.Tensor | None = None
+        for layer, k_cache, v_cache in zip(self.layers, k_caches, v_caches, strict=True):
+            cos_sin = None if layer.spec.rotary is None else self._cos_sin[layer.spec.rotary]
+            hidden, delta = layer(hidden, delta, batch, cos_sin, k_cache, v_cache, self._group)
+        if delta is not None:
+            add(hidden, delta)
+        return hidden
 
-    The angles are computed in float32 as transformers does, so that long positions agree with it.
-    """
-    exponents = torch.arange(0, spec.head_dim, 2, dtype=torch.int64).float() / spec.head_dim
-    inverse_frequencies = 1.0 / spec.rope_theta**exponents
-    angles = torch.arange(spec.max_position_embeddings).float()[:, None] * inverse_frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=1).contiguous()
-
-
-def read_spec(folder: Path) -> DecoderSpec:
-    """The spec of a model folder's ``config.json``. Raises ``UnsupportedModelError``."""
-    config = json.loads((folder / "config.json").read_text())
-    architectures = config.get("architectures") or []
-    if not set(architectures) & set(llama.ARCHITECTURES):
-        raise UnsupportedModelError(
-            f"{folder}: architecture {architectures} is not supported, only {list(llama.ARCHITECTURES)}"
-        )
-    return llama.spec_of(config)
-
-
-def load_decoder(
-    folder: Path, dtype: torch.dtype, progress: Callable[[int, int], None] = lambda done, total: None
-) -> Decoder:
-    """Reads a checked model folder layer by layer; ``progress`` is told layers done and in all."""
-    spec = read_spec(folder)
-    with Checkpoint(folder) as checkpoint:
-        return Decoder(spec, llama.weights_of(checkpoint, spec), dtype, progress)
+    def logits(self, hidden: torch.Tensor, batch: ForwardBatch) -> torch.Tensor:
+        """The last stage's end: logits of the rows that are wanted."""
+        assert self.head is not None, "only the last stage has logits"
+        return self.head(hidden.index_select(0, batch.logit_rows))

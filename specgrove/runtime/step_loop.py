@@ -26,6 +26,10 @@ ValueT = TypeVar("ValueT")
 _IDLE_INTERVAL_S = 1.0
 
 
+class FatalEngineError(RuntimeError):
+    """An engine can't go on, whatever is dropped: the loop ends, and the process should."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkItem(Generic[WorkT]):
     """Work under the number its result will carry."""
@@ -106,12 +110,12 @@ class StepLoop(Generic[WorkT, ResultT]):
         """Done when the session's KV slots are free."""
         return self.call(lambda: self._engine.close_session(session_id))
 
-    def stop(self) -> None:
-        """Ends the thread after the step it is in; what is under way fails with ``UnavailableError``."""
+    def stop(self, timeout_s: float | None = None) -> None:
+        """Ends the thread after the step it is in, and waits for it; what is under way fails with ``UnavailableError``."""
         with self._wake_up:
             self._is_stopping = True
             self._wake_up.notify()
-        self._thread.join()
+        self._thread.join(timeout_s)
 
     def _post(self, action: Callable[[], None], future: Future[ValueT]) -> None:
         # A waiter that is cancelled must not cancel the future: this thread is the one that ends it.
@@ -140,7 +144,8 @@ class StepLoop(Generic[WorkT, ResultT]):
         try:
             self._turn_until_stopped()
         except Exception as error:
-            logger.exception("the engine's thread failed")
+            if not isinstance(error, FatalEngineError):
+                logger.exception("the engine's thread failed")
             failure = RuntimeError(f"the engine's thread failed: {type(error).__name__}: {error}")
         finally:  # nobody waits for a thread that is gone
             with self._wake_up:
@@ -169,6 +174,8 @@ class StepLoop(Generic[WorkT, ResultT]):
                 action()
             self._engine.expire_sessions()
             results = self._engine.step() if self._engine.has_work() else []
+        except FatalEngineError:
+            raise
         except Exception as error:
             logger.exception("a step failed; all sessions are dropped and will be replayed")
             self._engine.reset()

@@ -20,7 +20,7 @@ from specgrove.errors import (
     SessionClosedError,
     StaleBaseError,
 )
-from specgrove.models.decoder import load_decoder
+from specgrove.models.loading import load_decoder
 from specgrove.request import SamplingParams, SessionParams, Verdict, VerifyWork
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import WorkItem

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from specgrove.models.decoder import load_decoder
+from specgrove.models.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 
 

@@ -12,7 +12,7 @@ import torch
 
 from specgrove import wire
 from specgrove.errors import InvalidRequestError, StaleBaseError
-from specgrove.models.decoder import load_decoder
+from specgrove.models.loading import load_decoder
 from specgrove.request import Draft, DraftWork, TreeShape
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import StepLoop

@@ -1,6 +1,7 @@
-"""The Llama family: RMS norm, rotary positions (half-rotated), grouped-query attention, SiLU-gated MLP.
+"""The Llama family and those built like it: Llama, Mistral, Qwen2, Qwen3.
 
-Source of the names and defaults: ``LlamaConfig`` and ``LlamaForCausalLM`` of Hugging Face transformers.
+RMS norm, rotary positions (half-rotated), grouped-query attention, SiLU-gated MLP. They differ in biases and query-key norms, which
+the checkpoint tells, and in sliding windows. Source of the names and defaults: the configurations of Hugging Face transformers.
 """
 
 from __future__ import annotations
@@ -8,63 +9,92 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from specgrove.models.spec import DecoderSpec, UnsupportedModelError
-from specgrove.models.weights import Checkpoint, LayerWeights, ModelWeights
+from specgrove.models.checkpoint import HeadRows, ShardReader, TensorSource
+from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.families.config_values import activation_of, eos_of
+from specgrove.models.rotary import rotary_of
+from specgrove.models.sharding import Shard
+from specgrove.models.spec import DecoderSpec, LayerSpec
+from specgrove.models.weights import (
+    AttentionWeights,
+    EmbeddingWeights,
+    HeadWeights,
+    LayerWeights,
+    MlpWeights,
+    ModelWeights,
+)
 
-ARCHITECTURES = ("LlamaForCausalLM",)
+ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
 
 def spec_of(config: Mapping[str, Any]) -> DecoderSpec:
     """Raises ``UnsupportedModelError`` for what is not Llama as SpecGrove runs it."""
+    if config.get("partial_rotary_factor", 1.0) != 1.0:
+        raise UnsupportedModelError("partial_rotary_factor is not supported")
+    num_heads = int(config["num_attention_heads"])
+    head_dim = int(config.get("head_dim") or config["hidden_size"] // num_heads)
+    max_positions = int(config.get("max_position_embeddings", 2048))
     # transformers 5 writes rope_parameters; earlier versions rope_theta and rope_scaling.
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    rope_type = rope.get("rope_type", rope.get("type", "default"))
-    if rope_type != "default":
-        raise UnsupportedModelError(f"rope type {rope_type!r} is not supported, only 'default'")
-    if config.get("hidden_act", "silu") != "silu":
-        raise UnsupportedModelError(f"hidden_act {config['hidden_act']!r} is not supported, only 'silu'")
-    num_heads = int(config["num_attention_heads"])
-    eos = config.get("eos_token_id")
+    rotary = rotary_of(rope, float(config.get("rope_theta", 10000.0)), max_positions)
     return DecoderSpec(
-        architecture="LlamaForCausalLM",
+        architecture=config["architectures"][0],
         vocab_size=int(config["vocab_size"]),
         hidden_size=int(config["hidden_size"]),
         intermediate_size=int(config["intermediate_size"]),
-        num_layers=int(config["num_hidden_layers"]),
         num_heads=num_heads,
         num_kv_heads=int(config.get("num_key_value_heads") or num_heads),
-        head_dim=int(config.get("head_dim") or config["hidden_size"] // num_heads),
-        max_position_embeddings=int(config.get("max_position_embeddings", 2048)),
-        rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-        rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10000.0))),
+        head_dim=head_dim,
+        max_position_embeddings=max_positions,
+        layers=tuple(LayerSpec(rotary, window) for window in _windows(config)),
+        norm="rms",
+        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        activation=activation_of(config.get("hidden_act", "silu")),
+        is_gated=True,
+        residual="pre_norm",
+        attention_scale=head_dim**-0.5,
         has_tied_head=bool(config.get("tie_word_embeddings", False)),
-        has_attention_bias=bool(config.get("attention_bias", False)),
-        has_mlp_bias=bool(config.get("mlp_bias", False)),
-        eos_token_ids=() if eos is None else tuple(eos) if isinstance(eos, list) else (int(eos),),
+        eos_token_ids=eos_of(config),
     )
 
 
-def weights_of(checkpoint: Checkpoint, spec: DecoderSpec) -> ModelWeights:
-    """The checkpoint's tensors under the decoder's names, read as the layers are asked for."""
+def _windows(config: Mapping[str, Any]) -> list[int | None]:
+    num_layers, window = int(config["num_hidden_layers"]), config.get("sliding_window")
+    if config.get("use_sliding_window") is False or window is None:
+        return [None] * num_layers
+    kinds = config.get("layer_types")
+    if kinds is not None:
+        return [int(window) if kind == "sliding_attention" else None for kind in kinds]
+    if "max_window_layers" in config:  # Qwen: the upper layers
+        return [int(window) if i >= config["max_window_layers"] else None for i in range(num_layers)]
+    has_windows = config["architectures"][0] == "MistralForCausalLM" or config.get("use_sliding_window", False)
+    return [int(window) if has_windows else None] * num_layers
+
+
+def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWeights:
+    """The checkpoint's tensors under the decoder's names, this rank's part."""
+    reader = ShardReader(source, spec, shard, prefix="model.")
 
     def layer(index: int) -> LayerWeights:
-        prefix = f"model.layers.{index}."
+        prefix = f"layers.{index}."
         attention, mlp = prefix + "self_attn.", prefix + "mlp."
-        query_key_value = [attention + name for name in ("q_proj", "k_proj", "v_proj")]
-        gate_up = [mlp + name for name in ("gate_proj", "up_proj")]
+        q_norm, k_norm = attention + "q_norm.weight", attention + "k_norm.weight"
         return LayerWeights(
-            attention_norm=checkpoint.tensor(prefix + "input_layernorm.weight"),
-            qkv=checkpoint.linear(query_key_value, spec.has_attention_bias),
-            attention_out=checkpoint.linear([attention + "o_proj"], spec.has_attention_bias),
-            mlp_norm=checkpoint.tensor(prefix + "post_attention_layernorm.weight"),
-            gate_up=checkpoint.linear(gate_up, spec.has_mlp_bias),
-            down=checkpoint.linear([mlp + "down_proj"], spec.has_mlp_bias),
+            attention_norm=reader.norm(prefix + "input_layernorm"),
+            attention=AttentionWeights(
+                qkv=reader.qkv(
+                    HeadRows.separate(attention + "q_proj", attention + "k_proj", attention + "v_proj", spec)
+                ),
+                out=reader.attention_out(attention + "o_proj"),
+                q_norm=reader.tensor(q_norm) if reader.has(q_norm) else None,
+                k_norm=reader.tensor(k_norm) if reader.has(k_norm) else None,
+            ),
+            mlp_norm=reader.norm(prefix + "post_attention_layernorm"),
+            mlp=MlpWeights(reader.columns(mlp + "gate_proj", mlp + "up_proj"), reader.down(mlp + "down_proj")),
         )
 
-    embedding = "model.embed_tokens.weight"
     return ModelWeights(
-        embedding=checkpoint.tensor(embedding),
+        embedding=lambda: EmbeddingWeights(reader.vocab_table("embed_tokens")),
         layer=layer,
-        final_norm=checkpoint.tensor("model.norm.weight"),
-        head=checkpoint.tensor(embedding if spec.has_tied_head else "lm_head.weight"),
+        head=lambda: HeadWeights(reader.vocab_head("lm_head", tied="embed_tokens"), reader.norm("norm")),
     )

@@ -1,0 +1,78 @@
+"""The command line of ``python -m llm_service``: flags to ``LlmServiceConfig``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from llm_service.config import LlmServiceConfig
+from specgrove.models.decoder import DTYPES
+from specgrove.models.hub import DEMO_LLM
+from specgrove.models.parallel_layout import ParallelLayout
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
+    """The configuration, or exit code 2 with the flag that is wrong."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.max_model_len is not None and arguments.max_model_len < 2:
+        parser.error("--max-model-len must be at least 2")
+    for flag in ("session_ttl_s", "drain_timeout_s"):
+        if not 0 <= getattr(arguments, flag) < 1e9:
+            parser.error(f"--{flag.replace('_', '-')} must be seconds, 0 or more")
+    for flag in ("threads", "kv_slots", "max_chunk_tokens", "tensor_parallel"):
+        if getattr(arguments, flag) < 1:
+            parser.error(f"--{flag.replace('_', '-')} must be at least 1")
+    return LlmServiceConfig(
+        address=arguments.address,
+        model=arguments.model,
+        dtype=arguments.dtype,
+        cache_dir=arguments.cache_dir,
+        layout=_layout(arguments, parser),
+        num_threads=arguments.threads,
+        num_slots=arguments.kv_slots,
+        max_model_len=arguments.max_model_len,
+        max_num_chunk_tokens=arguments.max_chunk_tokens,
+        session_ttl_s=arguments.session_ttl_s,
+        drain_timeout_s=arguments.drain_timeout_s,
+    )
+
+
+def _layout(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> ParallelLayout:
+    """``--pipeline-parallel`` is a number of stages, or the numbers of their layers."""
+    try:
+        numbers = [int(number) for number in arguments.pipeline_parallel.split(",")]
+    except ValueError:
+        numbers = [0]
+    if min(numbers) < 1:
+        parser.error("--pipeline-parallel must be a number of stages (2), or the stages' numbers of layers (10,12,8)")
+    if len(numbers) == 1:
+        return ParallelLayout(arguments.tensor_parallel, numbers[0])
+    return ParallelLayout(arguments.tensor_parallel, len(numbers), tuple(numbers))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m llm_service",
+        description="Serves a large model as token-tree verifier over gRPC.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--address", default="127.0.0.1:50052", help="HOST:PORT or unix:/path to listen on")
+    add("--model", default=DEMO_LLM, help="model folder, hub id, or the demo model's name")
+    add("--dtype", default="bfloat16", choices=sorted(DTYPES), help="of weights and KV cache")
+    add("--tensor-parallel", type=int, default=1, metavar="N", help="ranks that share every layer")
+    add(
+        "--pipeline-parallel", default="1", metavar="N|L,L,…",
+        help="stages that the layers are divided over: their number, or each stage's number of layers",
+    )  # fmt: skip
+    add("--threads", type=int, default=os.cpu_count() or 1, help="threads of the CPU kernels, of all ranks together")
+    add("--kv-slots", type=int, default=32768, help="one-token KV slots, shared by all sessions")
+    add("--max-model-len", type=int, help="longest prompt + output in tokens; unset: what the model allows")
+    add("--max-chunk-tokens", type=int, default=256, help="rows of one forward pass that prompts may fill")
+    add("--session-ttl-s", type=float, default=300.0, help="seconds after which an idle session is forgotten")
+    add("--drain-timeout-s", type=float, default=30.0, help="seconds that work may go on after SIGTERM")
+    add("--cache-dir", type=Path, default=Path.home() / ".cache" / "specgrove", help="converted models")
+    return parser

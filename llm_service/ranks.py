@@ -1,0 +1,107 @@
+"""The processes of one LLM service: started by ``torchrun``, linked to each other, and ended together.
+
+``__main__`` calls ``launch`` in the process that the user started, ``join`` in every rank. Rank 0 serves gRPC, the others follow it.
+Invariant: when one rank is gone all are, within seconds; whoever started the service then starts it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from specgrove.models.parallel_layout import ParallelLayout
+from specgrove.runtime.parallel_runner import RankLinks, link_ranks
+from specgrove.runtime.rank_liveness import LivenessMonitor, watch_rank_0
+
+_LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """This process among the ranks."""
+
+    rank: int
+    num_local: int
+    """Ranks on this machine."""
+    links: RankLinks
+    liveness: LivenessMonitor | None  # of rank 0
+
+    @property
+    def is_first_of_machine(self) -> bool:
+        """Whether it is the one that downloads and converts."""
+        return self.rank % self.num_local == 0
+
+
+def is_rank(environment: Mapping[str, str]) -> bool:
+    """Whether ``torchrun`` started this process."""
+    return "RANK" in environment and "WORLD_SIZE" in environment
+
+
+def launch(layout: ParallelLayout, argv: Sequence[str]) -> int:
+    """Starts all ranks on this machine as ``torchrun`` does, with the same arguments; returns the exit code when they have ended."""
+    # The ranks say themselves what is wrong; the launcher's own report would bury it.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # else the launcher sets it too, and says so
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=layout.num_ranks,
+        run_id=str(uuid.uuid4()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,  # the supervisor restarts the whole
+        monitor_interval=0.1,
+    )
+    # The ranks die with this process.
+    command = ("-m", "specgrove.supervised", str(os.getpid()), "llm_service", *argv)
+    try:
+        elastic_launch(config, sys.executable)(*command)
+    except ChildFailedError:
+        return 1
+    except SignalException as stop:
+        return 128 + int(stop.sigval) if stop.sigval not in (signal.SIGTERM, signal.SIGINT) else 0
+    return 0
+
+
+def join(layout: ParallelLayout, environment: Mapping[str, str]) -> Rank:
+    """Meets the other ranks. Raises ``ValueError`` when ``torchrun`` started another number of them."""
+    num_ranks, rank = int(environment["WORLD_SIZE"]), int(environment["RANK"])
+    num_local = int(environment.get("LOCAL_WORLD_SIZE", num_ranks))
+    if num_ranks != layout.num_ranks:
+        raise ValueError(
+            f"torchrun started {num_ranks} ranks, tensor-parallel {layout.tensor_size} x {layout.num_stages} stages"
+            f" need {layout.num_ranks}"
+        )
+    # Ranks wait for work as long as there is none; whether the others live is found out in another way.
+    dist.init_process_group("gloo", timeout=timedelta(days=365))
+    links = link_ranks(layout)
+    return Rank(rank, num_local, links, _watch(layout, environment, is_one_machine=num_local == num_ranks))
+
+
+def _watch(layout: ParallelLayout, environment: Mapping[str, str], *, is_one_machine: bool) -> LivenessMonitor | None:
+    monitor = None
+    port: list[int | None] = [None]
+    if dist.get_rank() == 0:
+        monitor = LivenessMonitor(layout.num_ranks, layout.describe, _LOOPBACK if is_one_machine else "")
+        port = [monitor.port]
+    dist.broadcast_object_list(port, src=0)
+    if monitor is not None:
+        monitor.start()
+    else:
+        assert port[0] is not None
+        watch_rank_0(_LOOPBACK if is_one_machine else environment["MASTER_ADDR"], port[0], dist.get_rank())
+        # They end when rank 0 does, which drains first.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+    return monitor

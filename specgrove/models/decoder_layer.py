@@ -1,0 +1,186 @@
+"""One decoder layer with its weights packed for the kernels: norms, attention and MLP of every family.
+
+Owned by the decoder. Activations are float32 ``[num_rows, size]``. Every operation works row by row, so that a row's result doesn't
+depend on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from specgrove.kernels.attention import rotate_and_store, tree_attention
+from specgrove.kernels.elementwise import (
+    activate,
+    add,
+    add_layer_norm,
+    add_rms_norm,
+    gated,
+    head_rms_norm,
+    layer_norm,
+    rms_norm,
+)
+from specgrove.kernels.linear import PackedLinear
+from specgrove.kernels.quantized_linear import QuantizedLinear, QuantizedWeight
+from specgrove.models.forward_batch import ForwardBatch
+from specgrove.models.sharding import HeadShard
+from specgrove.models.spec import DecoderSpec, LayerSpec
+from specgrove.models.tensor_group import TensorGroup
+from specgrove.models.weights import AttentionWeights, LayerWeights, LinearWeights, MlpWeights, NormWeights, Weight
+
+
+class Linear(Protocol):
+    """A packed linear, plain or quantised."""
+
+    in_features: int
+    out_features: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed weights."""
+        ...
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
+
+
+def packed(weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
+    """Quantised weights stay as they are; others are rounded to ``dtype``."""
+    bias = None if bias is None else bias.float().contiguous()
+    if isinstance(weight, QuantizedWeight):
+        return QuantizedLinear(weight, bias)
+    return PackedLinear(weight.to(dtype), bias)
+
+
+def _packed(linear: LinearWeights, dtype: torch.dtype) -> Linear:
+    return packed(linear.weight, linear.bias, dtype)
+
+
+class Norm:
+    """An RMS or layer norm."""
+
+    def __init__(self, weights: NormWeights, spec: DecoderSpec) -> None:
+        self._is_rms = spec.norm == "rms"
+        self._eps = spec.norm_eps
+        self._scale = weights.scale.float().contiguous()
+        self._shift = None if weights.shift is None else weights.shift.float().contiguous()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """The norm of every row."""
+        if self._is_rms:
+            return rms_norm(x, self._scale, self._eps)
+        return layer_norm(x, self._scale, self._shift, self._eps)
+
+    def of_sum(self, residual: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
+        """Adds ``delta`` to ``residual`` in place; the norm of the sum."""
+        if self._is_rms:
+            return add_rms_norm(residual, delta, self._scale, self._eps)
+        return add_layer_norm(residual, delta, self._scale, self._shift, self._eps)
+
+
+class Attention:
+    """From normed rows to what attention adds, before the ranks' sum."""
+
+    def __init__(
+        self, weights: AttentionWeights, spec: DecoderSpec, layer: LayerSpec, heads: HeadShard, dtype: torch.dtype
+    ) -> None:
+        self.qkv = _packed(weights.qkv, dtype)
+        self.out = _packed(weights.out, dtype)
+        self._spec = spec
+        self._window = layer.window
+        self._heads = heads
+        self._q_norm = None if weights.q_norm is None else weights.q_norm.float().contiguous()
+        self._k_norm = None if weights.k_norm is None else weights.k_norm.float().contiguous()
+        slopes = spec.alibi_slopes
+        own = None if slopes is None else slopes[heads.first_q : heads.first_q + heads.num_q]
+        self._alibi_slopes = None if own is None else torch.tensor(own, dtype=torch.float32)
+
+    def __call__(
+        self,
+        normed: torch.Tensor,
+        batch: ForwardBatch,
+        cos_sin: torch.Tensor | None,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+    ) -> torch.Tensor:
+        """Writes the rows' keys and values into the caches."""
+        spec, heads = self._spec, self._heads
+        qkv = self.qkv(normed)
+        if spec.qkv_clip is not None:
+            qkv.clamp_(-spec.qkv_clip, spec.qkv_clip)
+        if self._q_norm is not None:
+            head_rms_norm(qkv, self._q_norm, spec.norm_eps, 0, heads.num_q, spec.head_dim)
+        if self._k_norm is not None:
+            head_rms_norm(qkv, self._k_norm, spec.norm_eps, heads.num_q, heads.num_kv, spec.head_dim)
+        queries = rotate_and_store(qkv, batch.positions, cos_sin, batch.slots, k_cache, v_cache)
+        attended = tree_attention(queries, k_cache, v_cache, batch.attention, spec.attention_scale, self._alibi_slopes)
+        return self.out(attended)
+
+
+class Mlp:
+    """From normed rows to what the MLP adds, before the ranks' sum."""
+
+    def __init__(self, weights: MlpWeights, spec: DecoderSpec, dtype: torch.dtype) -> None:
+        self.up = _packed(weights.up, dtype)
+        self.down = _packed(weights.down, dtype)
+        self._activation = spec.activation
+        self._is_gated = spec.is_gated
+
+    def __call__(self, normed: torch.Tensor) -> torch.Tensor:
+        """float32 ``[num_rows, hidden_size]`` to the same shape."""
+        up = self.up(normed)
+        return self.down(gated(up, self._activation) if self._is_gated else activate(up, self._activation))
+
+
+class DecoderLayer:
+    """One layer of one rank."""
+
+    def __init__(
+        self, weights: LayerWeights, spec: DecoderSpec, layer: LayerSpec, heads: HeadShard, dtype: torch.dtype
+    ) -> None:
+        self.spec = layer
+        self.attention = Attention(weights.attention, spec, layer, heads, dtype)
+        self.mlp = Mlp(weights.mlp, spec, dtype)
+        self._residual = spec.residual
+        self.attention_norm = Norm(weights.attention_norm, spec)
+        self._mlp_norm = None if weights.mlp_norm is None else Norm(weights.mlp_norm, spec)
+        self._attention_out_norm = (
+            None if weights.attention_out_norm is None else Norm(weights.attention_out_norm, spec)
+        )
+        self._mlp_out_norm = None if weights.mlp_out_norm is None else Norm(weights.mlp_out_norm, spec)
+
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """In the order of their use."""
+        return (self.attention.qkv, self.attention.out, self.mlp.up, self.mlp.down)
+
+    def __call__(
+        self,
+        hidden: torch.Tensor,
+        delta: torch.Tensor | None,
+        batch: ForwardBatch,
+        cos_sin: torch.Tensor | None,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        group: TensorGroup,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Takes and returns hidden states ``hidden + delta``, float32 ``[num_rows, hidden_size]``; both may be written to.
+
+        The sum is left to the next norm, which does it in the same pass over memory.
+        """
+        attend = (batch, cos_sin, k_cache, v_cache)
+        if self._residual == "post_norm":
+            assert self._mlp_norm is not None
+            hidden = self.attention_norm.of_sum(hidden, group.sum(self.attention(hidden, *attend)))
+            return self._mlp_norm.of_sum(hidden, group.sum(self.mlp(hidden))), None
+        normed = self.attention_norm(hidden) if delta is None else self.attention_norm.of_sum(hidden, delta)
+        attended = self.attention(normed, *attend)
+        if self._residual == "parallel":
+            add(attended, self.mlp(normed if self._mlp_norm is None else self._mlp_norm(hidden)))
+            return hidden, group.sum(attended)
+        assert self._mlp_norm is not None
+        attended = group.sum(attended)
+        if self._attention_out_norm is not None:
+            attended = self._attention_out_norm(attended)
+        delta = group.sum(self.mlp(self._mlp_norm.of_sum(hidden, attended)))
+        return hidden, delta if self._mlp_out_norm is None else self._mlp_out_norm(delta)

@@ -1,0 +1,113 @@
+"""Gemma 3, text: query-key norms, norms before and after attention and MLP, most layers with a sliding window and their own
+rotary base, embeddings scaled by the root of the hidden size.
+
+Source of the names and defaults: ``Gemma3TextConfig`` and ``Gemma3ForCausalLM`` of Hugging Face transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from specgrove.models.checkpoint import HeadRows, ShardReader, TensorSource
+from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.families.config_values import activation_of, eos_of
+from specgrove.models.rotary import rotary_of
+from specgrove.models.sharding import Shard
+from specgrove.models.spec import DecoderSpec, LayerSpec
+from specgrove.models.weights import (
+    AttentionWeights,
+    EmbeddingWeights,
+    HeadWeights,
+    LayerWeights,
+    MlpWeights,
+    ModelWeights,
+    NormWeights,
+)
+
+ARCHITECTURES = ("Gemma3ForCausalLM",)
+
+
+def spec_of(config: Mapping[str, Any]) -> DecoderSpec:
+    """Raises ``UnsupportedModelError`` for what the decoder doesn't do."""
+    for name in ("final_logit_softcapping", "attn_logit_softcapping"):
+        if config.get(name) is not None:
+            raise UnsupportedModelError(f"{name} is not supported")
+    if config.get("use_bidirectional_attention", False):
+        raise UnsupportedModelError("use_bidirectional_attention is not supported: a decoder is causal")
+    hidden_size, num_heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+    return DecoderSpec(
+        architecture="Gemma3ForCausalLM",
+        vocab_size=int(config["vocab_size"]),
+        hidden_size=hidden_size,
+        intermediate_size=int(config["intermediate_size"]),
+        num_heads=num_heads,
+        num_kv_heads=int(config.get("num_key_value_heads", 4)),
+        head_dim=int(config.get("head_dim", 256)),
+        max_position_embeddings=int(config.get("max_position_embeddings", 131072)),
+        layers=_layers(config),
+        norm="rms",
+        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        activation=activation_of(config.get("hidden_activation", "gelu_pytorch_tanh")),
+        is_gated=True,
+        residual="pre_norm",
+        attention_scale=float(config.get("query_pre_attn_scalar", 256)) ** -0.5,
+        has_tied_head=bool(config.get("tie_word_embeddings", True)),
+        eos_token_ids=eos_of(config),
+        embedding_scale=float(hidden_size) ** 0.5,
+    )
+
+
+def _layers(config: Mapping[str, Any]) -> tuple[LayerSpec, ...]:
+    num_layers, max_positions = int(config["num_hidden_layers"]), int(config.get("max_position_embeddings", 131072))
+    # transformers 5 writes rope_parameters by kind of layer; earlier versions rope_theta, rope_scaling and rope_local_base_freq.
+    by_kind = config.get("rope_parameters") or {}
+    full = by_kind.get("full_attention") or config.get("rope_scaling") or {}
+    local = by_kind.get("sliding_attention") or {}
+    kinds = config.get("layer_types")
+    if kinds is None:
+        pattern = int(config.get("sliding_window_pattern", config.get("_sliding_window_pattern", 6)))
+        kinds = ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(num_layers)]
+    of_kind = {
+        "full_attention": LayerSpec(rotary_of(full, float(config.get("rope_theta", 1e6)), max_positions)),
+        "sliding_attention": LayerSpec(
+            rotary_of(local, float(config.get("rope_local_base_freq", 1e4)), max_positions),
+            int(config.get("sliding_window", 4096)),
+        ),
+    }
+    return tuple(of_kind[kind] for kind in kinds)
+
+
+def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWeights:
+    """The checkpoint's tensors under the decoder's names, this rank's part."""
+    reader = ShardReader(source, spec, shard, prefix="model.")
+
+    def norm(name: str) -> NormWeights:
+        weights = reader.norm(name)  # stored as the difference from 1
+        return replace(weights, scale=weights.scale.float() + 1)
+
+    def layer(index: int) -> LayerWeights:
+        prefix = f"layers.{index}."
+        attention, mlp = prefix + "self_attn.", prefix + "mlp."
+        return LayerWeights(
+            attention_norm=norm(prefix + "input_layernorm"),
+            attention=AttentionWeights(
+                qkv=reader.qkv(
+                    HeadRows.separate(attention + "q_proj", attention + "k_proj", attention + "v_proj", spec)
+                ),
+                out=reader.attention_out(attention + "o_proj"),
+                q_norm=norm(attention + "q_norm").scale,
+                k_norm=norm(attention + "k_norm").scale,
+            ),
+            attention_out_norm=norm(prefix + "post_attention_layernorm"),
+            mlp_norm=norm(prefix + "pre_feedforward_layernorm"),
+            mlp=MlpWeights(reader.columns(mlp + "gate_proj", mlp + "up_proj"), reader.down(mlp + "down_proj")),
+            mlp_out_norm=norm(prefix + "post_feedforward_layernorm"),
+        )
+
+    return ModelWeights(
+        embedding=lambda: EmbeddingWeights(reader.vocab_table("embed_tokens")),
+        layer=layer,
+        head=lambda: HeadWeights(reader.vocab_head("lm_head", tied="embed_tokens"), norm("norm")),
+    )

@@ -1,0 +1,82 @@
+"""MPT: ALiBi, layer norms without a shift, GELU, no biases.
+
+Source of the names and defaults: ``MptConfig`` and ``MptForCausalLM`` of Hugging Face transformers, which take ``alibi_bias_max`` for 8
+whatever the configuration says; here its value counts, as it did in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from specgrove.models.checkpoint import HeadRows, ShardReader, TensorSource
+from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.families.alibi import interleaved_slopes
+from specgrove.models.families.config_values import eos_of
+from specgrove.models.sharding import Shard
+from specgrove.models.spec import DecoderSpec, LayerSpec
+from specgrove.models.weights import (
+    AttentionWeights,
+    EmbeddingWeights,
+    HeadWeights,
+    LayerWeights,
+    MlpWeights,
+    ModelWeights,
+)
+
+ARCHITECTURES = ("MptForCausalLM", "MPTForCausalLM")
+
+
+def spec_of(config: Mapping[str, Any]) -> DecoderSpec:
+    """Raises ``UnsupportedModelError`` for what the decoder doesn't do."""
+    attention = config.get("attn_config") or {}
+    hidden_size, num_heads = int(config["d_model"]), int(config["n_heads"])
+    if not attention.get("alibi", True):
+        raise UnsupportedModelError("MPT without ALiBi (learned positions) is not supported")
+    if attention.get("qk_ln", False) or attention.get("attn_type", "multihead_attention") != "multihead_attention":
+        raise UnsupportedModelError(
+            "MPT with qk_ln or with an attn_type other than multihead_attention is not supported"
+        )
+    head_dim = hidden_size // num_heads
+    return DecoderSpec(
+        architecture="MptForCausalLM",
+        vocab_size=int(config["vocab_size"]),
+        hidden_size=hidden_size,
+        intermediate_size=int(config.get("expansion_ratio", 4) * hidden_size),
+        num_heads=num_heads,
+        num_kv_heads=num_heads,
+        head_dim=head_dim,
+        max_position_embeddings=int(config["max_seq_len"]),
+        layers=(LayerSpec(),) * int(config["n_layers"]),
+        norm="layer",
+        norm_eps=float(config.get("layer_norm_epsilon", 1e-5)),
+        activation="gelu",
+        is_gated=False,
+        residual="pre_norm",
+        attention_scale=float(attention.get("softmax_scale") or head_dim**-0.5),
+        has_tied_head=bool(config.get("tie_word_embeddings", True)),
+        eos_token_ids=eos_of(config),
+        alibi_slopes=interleaved_slopes(num_heads, float(attention.get("alibi_bias_max", 8))),
+        qkv_clip=attention.get("clip_qkv"),
+    )
+
+
+def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWeights:
+    """The checkpoint's tensors under the decoder's names, this rank's part."""
+    reader = ShardReader(source, spec, shard, prefix="transformer.")
+
+    def layer(index: int) -> LayerWeights:
+        name = f"blocks.{index}."
+        heads = HeadRows.fused(name + "attn.Wqkv", spec)
+        return LayerWeights(
+            attention_norm=reader.norm(name + "norm_1"),
+            attention=AttentionWeights(qkv=reader.qkv(heads), out=reader.attention_out(name + "attn.out_proj")),
+            mlp_norm=reader.norm(name + "norm_2"),
+            mlp=MlpWeights(reader.columns(name + "ffn.up_proj"), reader.down(name + "ffn.down_proj")),
+        )
+
+    return ModelWeights(
+        embedding=lambda: EmbeddingWeights(reader.vocab_table("wte")),
+        layer=layer,
+        head=lambda: HeadWeights(reader.vocab_head("lm_head", tied="wte"), reader.norm("norm_f")),
+    )

@@ -1,0 +1,90 @@
+"""OPT: learned positions that begin at 2, layer norms before or (350m) after the sums, ReLU, biases everywhere.
+
+The 350m's embeddings are narrower than its hidden states, with a projection on both ends. Source: ``OPTConfig`` and
+``OPTForCausalLM`` of Hugging Face transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from specgrove.models.checkpoint import HeadRows, ShardReader, TensorSource
+from specgrove.models.families.config_values import activation_of, eos_of
+from specgrove.models.sharding import Shard
+from specgrove.models.spec import DecoderSpec, LayerSpec
+from specgrove.models.weights import (
+    AttentionWeights,
+    EmbeddingWeights,
+    HeadWeights,
+    LayerWeights,
+    MlpWeights,
+    ModelWeights,
+)
+
+ARCHITECTURES = ("OPTForCausalLM",)
+_POSITION_OFFSET = 2
+
+
+def spec_of(config: Mapping[str, Any]) -> DecoderSpec:
+    """Raises ``UnsupportedModelError`` for what the decoder doesn't do."""
+    hidden_size, num_heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+    embedding_size = int(config.get("word_embed_proj_dim") or hidden_size)
+    return DecoderSpec(
+        architecture="OPTForCausalLM",
+        vocab_size=int(config["vocab_size"]),
+        hidden_size=hidden_size,
+        intermediate_size=int(config["ffn_dim"]),
+        num_heads=num_heads,
+        num_kv_heads=num_heads,
+        head_dim=hidden_size // num_heads,
+        max_position_embeddings=int(config["max_position_embeddings"]),
+        layers=(LayerSpec(),) * int(config["num_hidden_layers"]),
+        norm="layer",
+        norm_eps=1e-5,
+        activation=activation_of(config.get("activation_function", "relu")),
+        is_gated=False,
+        residual="pre_norm" if config.get("do_layer_norm_before", True) else "post_norm",
+        attention_scale=(hidden_size // num_heads) ** -0.5,
+        has_tied_head=bool(config.get("tie_word_embeddings", True)),
+        eos_token_ids=eos_of(config),
+        embedding_size=None if embedding_size == hidden_size else embedding_size,
+    )
+
+
+def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWeights:
+    """The checkpoint's tensors under the decoder's names, this rank's part."""
+    # Some of the hub's checkpoints were saved from the bare model.
+    prefix = "model.decoder." if "model.decoder.embed_tokens.weight" in source else "decoder."
+    reader = ShardReader(source, spec, shard, prefix)
+
+    def embedding() -> EmbeddingWeights:
+        return EmbeddingWeights(
+            tokens=reader.vocab_table("embed_tokens"),
+            positions=reader.tensor("embed_positions.weight")[_POSITION_OFFSET:],
+            projection=reader.whole("project_in") if reader.has("project_in.weight") else None,
+        )
+
+    def layer(index: int) -> LayerWeights:
+        name = f"layers.{index}."
+        attention = name + "self_attn."
+        return LayerWeights(
+            attention_norm=reader.norm(name + "self_attn_layer_norm"),
+            attention=AttentionWeights(
+                qkv=reader.qkv(
+                    HeadRows.separate(attention + "q_proj", attention + "k_proj", attention + "v_proj", spec)
+                ),
+                out=reader.attention_out(attention + "out_proj"),
+            ),
+            mlp_norm=reader.norm(name + "final_layer_norm"),
+            mlp=MlpWeights(reader.columns(name + "fc1"), reader.down(name + "fc2")),
+        )
+
+    def head() -> HeadWeights:
+        return HeadWeights(
+            vocab=reader.vocab_head("lm_head", tied="embed_tokens"),
+            norm=reader.norm("final_layer_norm") if reader.has("final_layer_norm.weight") else None,
+            projection=reader.whole("project_out") if reader.has("project_out.weight") else None,
+        )
+
+    return ModelWeights(embedding, layer, head)

@@ -1,0 +1,153 @@
+"""Rotary position embedding (arXiv 2104.09864): its frequencies, their scalings, and the table the kernels read.
+
+Used by the families, which read it from ``config.json``, and by the decoder. The formulas are those of transformers'
+``modeling_rope_utils``, in float32 as there, so that long positions agree with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from specgrove.models.errors import UnsupportedModelError
+
+
+@dataclass(frozen=True, slots=True)
+class LinearScaling:
+    """Positions divided by ``factor`` (arXiv 2306.15595)."""
+
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Llama3Scaling:
+    """Llama 3.1's: long wavelengths divided by ``factor``, short ones kept, a ramp between."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_positions: int
+
+
+@dataclass(frozen=True, slots=True)
+class YarnScaling:
+    """YaRN (arXiv 2309.00071): a ramp by dimension between kept and divided frequencies, and a factor on the logits."""
+
+    factor: float
+    original_max_positions: int
+    beta_fast: float
+    beta_slow: float
+    attention_factor: float
+    truncates: bool
+
+
+Scaling = LinearScaling | Llama3Scaling | YarnScaling
+
+
+@dataclass(frozen=True, slots=True)
+class RotarySpec:
+    """``theta`` is the base of the wavelengths."""
+
+    theta: float
+    scaling: Scaling | None = None
+
+
+def rotary_of(rope: Mapping[str, Any], theta: float, max_positions: int) -> RotarySpec:
+    """From ``rope_parameters`` (transformers 5) or ``rope_scaling``. Raises ``UnsupportedModelError``.
+
+    ``theta`` and ``max_positions`` are the model's, for what ``rope`` leaves out.
+    """
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    theta = float(rope.get("rope_theta", theta))
+    original = int(rope.get("original_max_position_embeddings") or max_positions)
+    # "dynamic" rescales only beyond the positions the model was made for, which we never reach.
+    if kind in ("default", "dynamic"):
+        return RotarySpec(theta)
+    if kind == "linear":
+        return RotarySpec(theta, LinearScaling(float(rope["factor"])))
+    if kind == "llama3":
+        low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
+        return RotarySpec(theta, Llama3Scaling(float(rope["factor"]), low, high, original))
+    if kind == "yarn":
+        return RotarySpec(theta, _yarn_of(rope, original, max_positions))
+    raise UnsupportedModelError(f"rope type {kind!r} is not supported, only default, dynamic, linear, llama3, yarn")
+
+
+def _yarn_of(rope: Mapping[str, Any], original: int, max_positions: int) -> YarnScaling:
+    factor = float(rope.get("factor") or max_positions / original)
+    attention_factor = rope.get("attention_factor")
+    if attention_factor is None:
+        mscale, mscale_all_dim = rope.get("mscale"), rope.get("mscale_all_dim")
+        if mscale and mscale_all_dim:
+            attention_factor = _yarn_mscale(factor, mscale) / _yarn_mscale(factor, mscale_all_dim)
+        else:
+            attention_factor = _yarn_mscale(factor, 1.0)
+    return YarnScaling(
+        factor=factor,
+        original_max_positions=original,
+        beta_fast=float(rope.get("beta_fast") or 32.0),
+        beta_slow=float(rope.get("beta_slow") or 1.0),
+        attention_factor=float(attention_factor),
+        truncates=bool(rope.get("truncate", True)),
+    )
+
+
+def _yarn_mscale(factor: float, mscale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+def cos_sin_table(rotary: RotarySpec, head_dim: int, max_positions: int) -> torch.Tensor:
+    """Cosines, then sines, of every position's angles: float32 ``[max_positions, head_dim]``."""
+    frequencies = _frequencies(rotary, head_dim)
+    angles = torch.arange(max_positions).float()[:, None] * frequencies
+    table = torch.cat([angles.cos(), angles.sin()], dim=1)
+    if isinstance(rotary.scaling, YarnScaling):
+        table *= rotary.scaling.attention_factor
+    return table.contiguous()
+
+
+def _frequencies(rotary: RotarySpec, head_dim: int) -> torch.Tensor:
+    """Angle per position of each pair of dimensions: float32 ``[head_dim / 2]``."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
+    frequencies: torch.Tensor = 1.0 / rotary.theta**exponents
+    scaling = rotary.scaling
+    if scaling is None:
+        return frequencies
+    if isinstance(scaling, LinearScaling):
+        return frequencies / scaling.factor
+    if isinstance(scaling, Llama3Scaling):
+        return _llama3_frequencies(frequencies, scaling)
+    return _yarn_frequencies(rotary.theta**exponents, rotary.theta, head_dim, scaling)
+
+
+def _llama3_frequencies(frequencies: torch.Tensor, scaling: Llama3Scaling) -> torch.Tensor:
+    low_wavelength = scaling.original_max_positions / scaling.low_freq_factor
+    high_wavelength = scaling.original_max_positions / scaling.high_freq_factor
+    wavelengths = 2 * math.pi / frequencies
+    divided = torch.where(wavelengths > low_wavelength, frequencies / scaling.factor, frequencies)
+    ramp = (scaling.original_max_positions / wavelengths - scaling.low_freq_factor) / (
+        scaling.high_freq_factor - scaling.low_freq_factor
+    )
+    smoothed = (1 - ramp) * divided / scaling.factor + ramp * divided
+    is_between = ~(wavelengths < high_wavelength) & ~(wavelengths > low_wavelength)
+    return torch.where(is_between, smoothed, divided)
+
+
+def _yarn_frequencies(wavelengths: torch.Tensor, theta: float, head_dim: int, scaling: YarnScaling) -> torch.Tensor:
+    def dimension_of(num_rotations: float) -> float:
+        turns = scaling.original_max_positions / (num_rotations * 2 * math.pi)
+        return head_dim * math.log(turns) / (2 * math.log(theta))
+
+    low, high = dimension_of(scaling.beta_fast), dimension_of(scaling.beta_slow)
+    if scaling.truncates:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    if low == high:
+        high += 0.001
+    ramp = ((torch.arange(head_dim // 2).float() - low) / (high - low)).clamp(0, 1)
+    kept = 1 - ramp
+    return 1.0 / (scaling.factor * wavelengths) * (1 - kept) + 1.0 / wavelengths * kept

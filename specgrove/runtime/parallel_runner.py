@@ -1,0 +1,160 @@
+"""A model spread over ranks: rank 0's ``Runner``, which tells the others every batch, and the loop of the others.
+
+Rank 0 sends each batch to all ranks and computes its own part; hidden states go from stage to stage, logits from the last stage back
+to rank 0. All messages are sent without waiting and received in order, so as many batches are in flight as there are stages, and each
+stage works on another one. Nothing here recovers: when a rank is gone every call fails, all processes end, and the supervisor starts
+them anew.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from specgrove.models.forward_batch import ForwardBatch
+from specgrove.models.parallel_layout import ParallelLayout
+from specgrove.models.tensor_group import DistributedGroup, OneRank, TensorGroup
+from specgrove.runtime.batch_wire import from_tensor, to_tensor
+from specgrove.runtime.model_runner import ModelRunner, RankFailedError
+
+_STOP = 0  # a batch of no numbers
+
+
+@dataclass(frozen=True, slots=True)
+class RankLinks:
+    """This process's place among the ranks and the groups it talks in."""
+
+    layout: ParallelLayout
+    rank: int
+    tensor_group: TensorGroup
+
+    @property
+    def stage(self) -> int:
+        """This rank's pipeline stage."""
+        return self.layout.stage_of(self.rank)
+
+    @property
+    def next_rank(self) -> int:
+        """Who gets this rank's hidden states."""
+        return self.rank + self.layout.tensor_size
+
+    @property
+    def previous_rank(self) -> int:
+        """Whose hidden states this rank gets."""
+        return self.rank - self.layout.tensor_size
+
+    @property
+    def is_last_stage(self) -> bool:
+        """Whether logits come out here."""
+        return self.stage == self.layout.num_stages - 1
+
+
+def link_ranks(layout: ParallelLayout) -> RankLinks:
+    """Makes the groups; every rank must call it. ``torch.distributed`` must be initialised with ``layout.num_ranks`` processes."""
+    rank = dist.get_rank()
+    own: TensorGroup = OneRank()
+    for stage in range(layout.num_stages):
+        ranks = layout.ranks_of(stage)
+        group = dist.new_group(list(ranks)) if layout.tensor_size > 1 else None
+        if group is not None and rank in ranks:
+            own = DistributedGroup(group)
+    return RankLinks(layout, rank, own)
+
+
+class _Outbox:
+    """Messages on their way; their tensors must live until they have left."""
+
+    def __init__(self) -> None:
+        self._sent: deque[tuple[dist.Work, torch.Tensor]] = deque()
+
+    def send(self, message: torch.Tensor, rank: int) -> None:
+        """Returns at once."""
+        while self._sent and self._sent[0][0].is_completed():
+            self._sent.popleft()
+        work = dist.isend(message, rank)
+        assert work is not None
+        self._sent.append((work, message))
+
+
+class ParallelRunner:
+    """The ``Runner`` of rank 0."""
+
+    def __init__(self, runner: ModelRunner, links: RankLinks) -> None:
+        self._runner = runner
+        self._links = links
+        self.spec = runner.spec
+        self.num_slots = runner.num_slots
+        self.max_num_in_flight = links.layout.num_stages
+        self._outbox = _Outbox()
+        self._in_flight: deque[torch.Tensor | int] = deque()  # logits, or how many rows of them will come
+
+    def start(self, batch: ForwardBatch) -> None:
+        """See ``Runner``. Raises ``RankFailedError``."""
+        try:
+            values = to_tensor(batch)
+            self._send_to_all(torch.tensor([values.shape[0]]), values)
+            hidden = self._runner.run_stage(self._runner.decoder.embed(batch), batch)
+            if self._links.is_last_stage:
+                self._in_flight.append(self._runner.decoder.logits(hidden, batch))
+            else:
+                self._outbox.send(hidden, self._links.next_rank)
+                self._in_flight.append(int(batch.logit_rows.shape[0]))
+        except RuntimeError as error:
+            raise RankFailedError(f"a rank of the model is gone: {error}") from error
+
+    def finish(self) -> torch.Tensor:
+        """See ``Runner``. Raises ``RankFailedError``."""
+        logits = self._in_flight.popleft()
+        if isinstance(logits, torch.Tensor):
+            return logits
+        received = torch.empty((logits, self.spec.vocab_size))
+        if logits == 0:
+            return received
+        try:
+            dist.recv(received, self._links.layout.ranks_of(self._links.layout.num_stages - 1).start)
+        except RuntimeError as error:
+            raise RankFailedError(f"a rank of the model is gone: {error}") from error
+        return received
+
+    def discard(self) -> None:
+        """See ``Runner``."""
+        while self._in_flight:
+            self.finish()
+
+    def stop_workers(self) -> None:
+        """Ends the other ranks' loops."""
+        self._send_to_all(torch.tensor([_STOP]))
+
+    def _send_to_all(self, *messages: torch.Tensor) -> None:
+        for rank in range(1, self._links.layout.num_ranks):
+            for message in messages:
+                self._outbox.send(message, rank)
+
+
+def run_worker(runner: ModelRunner, links: RankLinks) -> None:
+    """The loop of every rank but 0: until rank 0 says stop, or is gone (``RuntimeError``)."""
+    outbox = _Outbox()
+    decoder = runner.decoder
+    while True:
+        length = torch.zeros(1, dtype=torch.int64)
+        dist.recv(length, 0)
+        if int(length) == _STOP:
+            return
+        values = torch.empty(int(length), dtype=torch.int64)
+        dist.recv(values, 0)
+        batch = from_tensor(values)
+        if links.stage == 0:
+            hidden = decoder.embed(batch)
+        else:
+            hidden = torch.empty((batch.num_rows, decoder.spec.hidden_size))
+            dist.recv(hidden, links.previous_rank)
+        hidden = runner.run_stage(hidden, batch)
+        if not links.is_last_stage:
+            outbox.send(hidden, links.next_rank)
+        elif batch.logit_rows.shape[0]:
+            logits = decoder.logits(hidden, batch)
+            if links.tensor_group.rank == 0 and links.stage > 0:
+                outbox.send(logits, 0)

@@ -1,0 +1,98 @@
+"""Notices within seconds that a rank is gone or hangs. Every other rank keeps a connection to rank 0 and sends a byte each half second.
+
+A collective call can wait for minutes for a rank that will never answer; these threads don't depend on such calls. Rank 0 owns a
+``LivenessMonitor``; the others call ``watch_rank_0`` once, and end when rank 0 does.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+_INTERVAL_S = 0.5
+_TIMEOUT_S = 4.0
+
+
+@dataclass(slots=True)
+class _Peer:
+    rank: int
+    last_heard_s: float
+
+
+class LivenessMonitor:
+    """Rank 0's side. ``failed`` becomes an exception, a ``RuntimeError`` that names the rank, when one is gone."""
+
+    def __init__(self, num_ranks: int, describe: Callable[[int], str], host: str = "") -> None:
+        self.failed: Future[object] = Future()
+        self.failed.set_running_or_notify_cancel()
+        self._num_ranks = num_ranks
+        self._describe = describe
+        self._listener = socket.create_server((host, 0))
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._run, name="rank-liveness", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """Where the other ranks connect to."""
+        return int(self._listener.getsockname()[1])
+
+    def start(self) -> None:
+        """Waits until all ranks have connected, then watches them from a thread."""
+        self._selector = selectors.DefaultSelector()
+        for _ in range(1, self._num_ranks):
+            connection, _ = self._listener.accept()
+            rank = int.from_bytes(connection.recv(4, socket.MSG_WAITALL), "big")
+            self._selector.register(connection, selectors.EVENT_READ, _Peer(rank, time.monotonic()))
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stops watching: ranks may end now."""
+        self._is_closing = True
+
+    def _run(self) -> None:
+        while not self._is_closing and not self.failed.done():
+            for key, _ in self._selector.select(_INTERVAL_S):
+                self._hear(key)
+            now_s = time.monotonic()
+            for key in self._selector.get_map().values():
+                if now_s - key.data.last_heard_s > _TIMEOUT_S:
+                    self._fail(f"{self._describe(key.data.rank)} has not answered for {_TIMEOUT_S:.0f} s")
+
+    def _hear(self, key: selectors.SelectorKey) -> None:
+        connection, peer = key.fileobj, key.data
+        assert isinstance(connection, socket.socket)
+        try:
+            is_alive = bool(connection.recv(64))
+        except OSError:
+            is_alive = False
+        if is_alive:
+            peer.last_heard_s = time.monotonic()
+        else:
+            self._fail(f"{self._describe(peer.rank)} is gone")
+
+    def _fail(self, message: str) -> None:
+        if not self._is_closing and not self.failed.done():
+            self.failed.set_exception(RuntimeError(message))
+
+
+def watch_rank_0(host: str, port: int, rank: int) -> None:
+    """Connects, then sends signs of life from a thread, which ends this process when rank 0 is gone."""
+    connection = socket.create_connection((host, port), timeout=30)
+    connection.settimeout(None)
+    connection.sendall(rank.to_bytes(4, "big"))
+
+    def beat() -> None:
+        while True:
+            try:
+                connection.sendall(b".")
+            except OSError:
+                os._exit(1)
+            time.sleep(_INTERVAL_S)
+
+    threading.Thread(target=beat, name="rank-liveness", daemon=True).start()

@@ -1,0 +1,91 @@
+"""Every family and variant against transformers: whole prompts, chunks, single tokens and trees give the same logits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from specgrove.models.loading import load_decoder, read_spec
+from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
+from specgrove.runtime.model_runner import ModelRunner
+from tests.models.families import VARIANTS, VOCAB_SIZE, save_tiny
+from tests.models.test_decoder import PROMPTS, chunked_logits
+
+_TREE_IDS, _PARENTS = [3, 10, 11, 12, 13, 14], [-1, 0, 0, 1, 3, 2]
+
+
+def _path(node: int) -> list[int]:
+    path = []
+    while node >= 0:
+        path.insert(0, _TREE_IDS[node])
+        node = _PARENTS[node]
+    return path
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_equal_transformers(variant: str, tmp_path: Path) -> None:
+    model = save_tiny(variant, tmp_path)
+    decoder = load_decoder(tmp_path, torch.float32)
+    for prompt in PROMPTS:
+        with torch.inference_mode():
+            expected = model(torch.tensor([prompt])).logits[0]
+        assert expected.abs().max() > 0.1  # far from flat
+        for chunk_len in (1, 3, len(prompt)):
+            logits = chunked_logits(ModelRunner(decoder, num_slots=64), prompt, chunk_len)
+            assert (logits - expected).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_trees_equal_their_sequences(variant: str, tmp_path: Path) -> None:
+    model = save_tiny(variant, tmp_path)
+    runner = ModelRunner(load_decoder(tmp_path, torch.float32), num_slots=64)
+    context = PROMPTS[0][:7]
+    chunked_logits(runner, context, len(context))
+    builder = BatchBuilder()
+    builder.add(list(range(3, 10)), (), TreeRows(_TREE_IDS, _PARENTS, [30, 22, 25, 21, 40, 20]))
+    logits = runner.forward(builder.build())
+    for node in range(len(_TREE_IDS)):
+        sequence = context + _path(node)
+        with torch.inference_mode():
+            expected = model(torch.tensor([sequence])).logits[0, -1]
+        assert (logits[node] - expected).abs().max() <= 1e-4
+        one_by_one = chunked_logits(ModelRunner(runner.decoder, num_slots=64), sequence, 1)[-1]
+        assert torch.equal(logits[node], one_by_one)  # and bit for bit what incremental decoding gives
+
+
+def test_falcon_loads_under_its_old_name(tmp_path: Path) -> None:
+    model = save_tiny("falcon-7b", tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config |= {"architectures": ["RWForCausalLM"], "n_layer": config.pop("num_hidden_layers")}
+    config["n_head"] = config.pop("num_attention_heads")
+    path.write_text(json.dumps(config))
+    with torch.inference_mode():
+        expected = model(torch.tensor([PROMPTS[0]])).logits[0]
+    logits = chunked_logits(ModelRunner(load_decoder(tmp_path, torch.float32), num_slots=64), PROMPTS[0], 4)
+    assert (logits - expected).abs().max() <= 1e-4
+
+
+def test_sharded_checkpoints_load(tmp_path: Path) -> None:
+    model = save_tiny("llama", tmp_path / "whole")
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="30KB")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 2
+    whole, sharded = (load_decoder(tmp_path / name, torch.float32) for name in ("whole", "sharded"))
+    logits = [chunked_logits(ModelRunner(decoder, 64), PROMPTS[0], 11) for decoder in (whole, sharded)]
+    assert torch.equal(*logits)
+
+
+def test_the_number_of_parameters_is_transformers_without_norms_biases_and_positions(tmp_path: Path) -> None:
+    for variant in VARIANTS:
+        model = save_tiny(variant, tmp_path / variant)
+        num_expected = sum(
+            parameter.numel()
+            for name, parameter in model.named_parameters()
+            if parameter.ndim == 2 and "wpe" not in name and "embed_positions" not in name
+        )
+        spec = read_spec(tmp_path / variant)
+        assert spec.vocab_size == VOCAB_SIZE
+        assert spec.num_parameters == num_expected, variant
