@@ -3,7 +3,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -133,9 +135,10 @@ void bind_layers(py::module_& module) {
       "tree_attention",
       [](Address queries, Address k_cache, Address v_cache, DType dtype, int64_t num_slots, int64_t num_kv_heads,
          int64_t head_dim, const AttentionPlan& plan, int64_t num_heads, float scale, Address alibi_slopes,
-         Address out) {
+         std::optional<int64_t> window, Address out) {
         const KvCache cache{at<void>(k_cache), at<void>(v_cache), dtype, num_slots, num_kv_heads, head_dim};
-        tree_attention(at<float>(queries), cache, plan, num_heads, scale, at<float>(alibi_slopes), at<float>(out));
+        tree_attention(at<float>(queries), cache, plan, num_heads, scale, at<float>(alibi_slopes),
+                       window.value_or(std::numeric_limits<int64_t>::max()), at<float>(out));
       },
       NoGil());
   py::class_<AttentionPlan>(module, "AttentionPlan")

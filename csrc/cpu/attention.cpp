@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kMaxTileRows = 16;
 constexpr int64_t kMaxTileQueries = 96;
+constexpr int64_t kMinTileHeads = 8;  // fewer queries than that are not worth loading a chunk for
 constexpr int64_t kTasksPerThread = 4;
 
 void check(bool holds, const char* text) {
@@ -76,13 +77,13 @@ AttentionPlan::AttentionPlan(const Arrays& a) {
 }
 
 void tree_attention(const float* queries, const KvCache& cache, const AttentionPlan& plan, int64_t num_heads,
-                    float scale, const float* alibi_slopes, float* out) {
+                    float scale, const float* alibi_slopes, int64_t window, float* out) {
   check(plan.num_slots() <= cache.num_slots, "the batch names a slot that the cache doesn't have");
   const std::vector<AttentionRow>& rows = plan.rows();
   const int64_t num_rows = static_cast<int64_t>(rows.size()), dim = cache.head_dim;
   const int64_t group_size = num_heads / cache.num_kv_heads;
-  // Large tiles load context once for many rows, but all threads need work. Tiles change no bit.
-  const int64_t num_wanted = kTasksPerThread * ThreadPool::instance().num_threads();
+  // Large tiles load context once for many rows and heads, but all threads need work. Tiles change no bit.
+  const int64_t num_threads = ThreadPool::instance().num_threads(), num_wanted = kTasksPerThread * num_threads;
   const int64_t most = std::max<int64_t>(1, std::min(kMaxTileRows, kMaxTileQueries / group_size));
   const int64_t tile_rows = std::clamp<int64_t>(num_rows * cache.num_kv_heads / num_wanted, 1, most);
   std::vector<int64_t> starts;
@@ -90,37 +91,45 @@ void tree_attention(const float* queries, const KvCache& cache, const AttentionP
     const bool is_new = starts.empty() || row - starts.back() >= tile_rows;
     if (is_new || rows[row].sequence != rows[row - 1].sequence) starts.push_back(row);
   }
+  const int64_t num_whole = static_cast<int64_t>(starts.size()) * cache.num_kv_heads;
   starts.push_back(num_rows);
+  // A group's heads are shared out too where rows and KV heads don't give all threads work; each part loads the keys.
+  const int64_t num_tasks_each =
+      num_threads == 1 ? 1 : (2 * num_threads + num_whole - 1) / std::max<int64_t>(1, num_whole);
+  const int64_t num_parts = std::clamp<int64_t>(num_tasks_each, 1, std::max<int64_t>(1, group_size / kMinTileHeads));
   const auto run_tile = tile_function();
-  const int64_t num_tasks = (static_cast<int64_t>(starts.size()) - 1) * cache.num_kv_heads;
-  ThreadPool::instance().run(num_tasks, [&](int64_t task) {
-    const int64_t first = starts[task / cache.num_kv_heads], end = starts[task / cache.num_kv_heads + 1];
-    const int64_t kv_head = task % cache.num_kv_heads, head = kv_head * group_size;
+  ThreadPool::instance().run(num_whole * num_parts, [&](int64_t task) {
+    const int64_t part = task % num_parts, kv_head = task / num_parts % cache.num_kv_heads;
+    const int64_t* start = starts.data() + task / num_parts / cache.num_kv_heads;
+    const int64_t first_head = kv_head * group_size + part * group_size / num_parts;
+    const int64_t end_head = kv_head * group_size + (part + 1) * group_size / num_parts;
     thread_local std::vector<float> scratch;
-    scratch.resize(std::max<size_t>(scratch.size(), scratch_floats(end - first, group_size, dim)));
-    const int64_t place = (first * num_heads + head) * dim, cache_offset = kv_head * dim * size_of(cache.dtype);
     AttentionTile tile{};
-    tile.rows = rows.data() + first;
-    tile.num_rows = end - first;
+    tile.rows = rows.data() + start[0];
+    tile.num_rows = start[1] - start[0];
+    tile.num_heads = end_head - first_head;
+    scratch.resize(std::max<size_t>(scratch.size(), scratch_floats(tile.num_rows, tile.num_heads, dim)));
+    const int64_t place = (start[0] * num_heads + first_head) * dim,
+                  cache_offset = kv_head * dim * size_of(cache.dtype);
     tile.queries = queries + place;
     tile.out = out + place;
     tile.row_stride = num_heads * dim;
     tile.k_cache = static_cast<const char*>(cache.keys) + cache_offset;
     tile.v_cache = static_cast<const char*>(cache.values) + cache_offset;
     tile.slot_stride = cache.num_kv_heads * dim;
-    tile.group_size = group_size;
     tile.head_dim = dim;
+    tile.window = window;
     tile.scale = scale;
-    tile.alibi_slopes = alibi_slopes == nullptr ? nullptr : alibi_slopes + head;
+    tile.alibi_slopes = alibi_slopes == nullptr ? nullptr : alibi_slopes + first_head;
     tile.scratch = scratch.data();
     run_tile(cache.dtype, tile);
   });
 }
 
-int64_t scratch_floats(int64_t num_rows, int64_t group_size, int64_t head_dim) {
+int64_t scratch_floats(int64_t num_rows, int64_t num_heads, int64_t head_dim) {
   const int64_t padded = (head_dim + 15) / 16 * 16;
   // Two chunks of keys and values, then sums, weights, maximum and total of every query.
-  return 4 * kKeyChunk * padded + num_rows * group_size * (padded + kKeyChunk + 2);
+  return 4 * kKeyChunk * padded + num_rows * num_heads * (padded + kKeyChunk + 2);
 }
 
 }  // namespace specgrove

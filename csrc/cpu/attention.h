@@ -2,7 +2,7 @@
 //
 // A row's keys form one list by position, wherever they come from, and are reduced in chunks of kKeyChunk positions
 // with an online softmax. So a row's bits are those of the same tokens as a plain sequence, whatever rows share its
-// tile.
+// tile. A window leaves out whole chunks before it and masks its first one: chunks begin at the same positions with it.
 #pragma once
 
 #include <cstdint>
@@ -60,25 +60,26 @@ struct KvCache {
   int64_t num_slots, num_kv_heads, head_dim;
 };
 
-// queries and out are [rows, num_heads, head_dim]; alibi_slopes is [num_heads] or null.
+// queries and out are [rows, num_heads, head_dim]; alibi_slopes is [num_heads] or null. A row sees its last `window`
+// keys, at least 1.
 void tree_attention(const float* queries, const KvCache& cache, const AttentionPlan& plan, int64_t num_heads,
-                    float scale, const float* alibi_slopes, float* out);
+                    float scale, const float* alibi_slopes, int64_t window, float* out);
 
-// Some rows of one sequence and one KV head: they share the chunks of context that are loaded.
+// Some rows of one sequence and some heads of one KV head: they share the chunks of context that are loaded.
 struct AttentionTile {
   const AttentionRow* rows;
   int64_t num_rows;
-  const float* queries;  // of the first row, [group_size, head_dim]; rows are row_stride apart, in out too
+  const float* queries;  // of the first row, [num_heads, head_dim]; rows are row_stride apart, in out too
   float* out;
   int64_t row_stride;
   const void* k_cache;  // at the KV head; slots are slot_stride elements apart
   const void* v_cache;
-  int64_t slot_stride, group_size, head_dim;
+  int64_t slot_stride, num_heads, head_dim, window;
   float scale;
-  const float* alibi_slopes;  // [group_size] or null
+  const float* alibi_slopes;  // [num_heads] or null
   float* scratch;             // scratch_floats()
 };
-int64_t scratch_floats(int64_t num_rows, int64_t group_size, int64_t head_dim);
+int64_t scratch_floats(int64_t num_rows, int64_t num_heads, int64_t head_dim);
 
 void attention_tile_plain(DType dtype, const AttentionTile& tile);
 void attention_tile_avx2(DType dtype, const AttentionTile& tile);

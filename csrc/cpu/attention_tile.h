@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "attention.h"
+#include "attention_chunk.h"
 #include "simd.h"
 #include "vector_math.h"
 
@@ -13,92 +14,14 @@ namespace {
 
 constexpr int64_t kMaxBlock = 4;  // queries that share the registers
 
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
-// keys is [head_dim, kKeyChunk], so that a vector holds one element of 16 keys; values is [kKeyChunk, padded].
-struct Chunk {
-  float* keys;
-  float* values;
-};
-
 struct Query {
   const float* vector;
-  int64_t count;     // keys of the chunk that it sees
+  int64_t begin;  // it sees keys from begin to count of the chunk
+  int64_t count;
   int64_t distance;  // from the query's position back to the chunk's first
   float slope;
   float *sums, *weights, *maximum, *total;
 };
-
-#if defined(__AVX512F__)
-// Sixteen rows of sixteen floats, to columns of a matrix with kKeyChunk floats in a row.
-template <typename T>
-inline void transpose(const T* const* rows, int64_t offset, float* out) {
-  __m512 a[16], b[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) a[i] = load(rows[i] + offset);
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
-    b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
-  }
-  const auto low = [](__m512 x, __m512 y) {
-    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(x), _mm512_castps_pd(y)));
-  };
-  const auto high = [](__m512 x, __m512 y) {
-    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(x), _mm512_castps_pd(y)));
-  };
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) {
-    a[i] = low(b[i], b[i + 2]);
-    a[i + 1] = high(b[i], b[i + 2]);
-    a[i + 2] = low(b[i + 1], b[i + 3]);
-    a[i + 3] = high(b[i + 1], b[i + 3]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    b[i] = _mm512_shuffle_f32x4(a[i], a[4 + i], 0x88);
-    b[4 + i] = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0x88);
-    b[8 + i] = _mm512_shuffle_f32x4(a[i], a[4 + i], 0xdd);
-    b[12 + i] = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0xdd);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    store(out + i * kKeyChunk, _mm512_shuffle_f32x4(b[i], b[4 + i], 0x88));
-    store(out + (4 + i) * kKeyChunk, _mm512_shuffle_f32x4(b[8 + i], b[12 + i], 0x88));
-    store(out + (8 + i) * kKeyChunk, _mm512_shuffle_f32x4(b[i], b[4 + i], 0xdd));
-    store(out + (12 + i) * kKeyChunk, _mm512_shuffle_f32x4(b[8 + i], b[12 + i], 0xdd));
-  }
-}
-#else
-template <typename T>
-inline void transpose(const T* const* rows, int64_t offset, float* out) {
-  for (int64_t key = 0; key < kVec; ++key) {
-    for (int64_t i = 0; i < kVec; ++i) out[i * kKeyChunk + key] = to_float(rows[key][offset + i]);
-  }
-}
-#endif
-
-template <typename T>
-void load_chunk(const AttentionTile& tile, const int32_t* slots, int64_t count, const Chunk& chunk) {
-  const int64_t dim = tile.head_dim, whole = dim / kVec * kVec, padded = (dim + kVec - 1) / kVec * kVec;
-  for (int64_t first = 0; first < count; first += kVec) {
-    const T* rows[kVec];
-    // Places behind the last key repeat it: no query sees them.
-    for (int64_t i = 0; i < kVec; ++i) {
-      rows[i] = static_cast<const T*>(tile.k_cache) + slots[least(first + i, count - 1)] * tile.slot_stride;
-    }
-    for (int64_t d = 0; d < whole; d += kVec) transpose(rows, d, chunk.keys + d * kKeyChunk + first);
-    for (int64_t d = whole; d < dim; ++d) {
-      for (int64_t i = 0; i < kVec; ++i) chunk.keys[d * kKeyChunk + first + i] = to_float(rows[i][d]);
-    }
-  }
-  for (int64_t key = 0; key < count; ++key) {
-    const T* row = static_cast<const T*>(tile.v_cache) + slots[key] * tile.slot_stride;
-    float* value = chunk.values + key * padded;
-    for (int64_t d = 0; d < whole; d += kVec) store(value + d, load(row + d));
-    for (int64_t d = whole; d < padded; ++d) value[d] = d < dim ? to_float(row[d]) : 0.0f;
-  }
-}
 
 // Scores of kQueries queries for all places of the chunk; a score is summed over head_dim in order.
 template <int kQueries>
@@ -127,6 +50,7 @@ inline float soften(const Query& query, bool has_slope) {
     for (int64_t key = 0; key < kKeyChunk; ++key)
       weights[key] += query.slope * static_cast<float>(key - query.distance);
   }
+  for (int64_t key = 0; key < query.begin; ++key) weights[key] = -std::numeric_limits<float>::infinity();
   for (int64_t key = query.count; key < kKeyChunk; ++key) weights[key] = -std::numeric_limits<float>::infinity();
   const float best = max_of(larger(load(weights), load(weights + kVec)));
   const float maximum = best > *query.maximum ? best : *query.maximum;
@@ -139,7 +63,7 @@ inline float soften(const Query& query, bool has_slope) {
 }
 
 // sums = sums * shrink + weights * values, keys in order, for kVecs vectors of head_dim and kQueries queries that see
-// equally many keys.
+// the same keys.
 template <int kQueries, int kVecs>
 inline void add_values(const Query* queries, const float* shrinks, const float* values, int64_t padded,
                        int64_t offset) {
@@ -152,7 +76,7 @@ inline void add_values(const Query* queries, const float* shrinks, const float* 
     }
   }
   const int64_t count = queries[0].count;
-  for (int64_t key = 0; key < count; ++key) {
+  for (int64_t key = queries[0].begin; key < count; ++key) {
     Vec value[kVecs];
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) value[v] = load(values + key * padded + offset + v * kVec);
@@ -186,7 +110,7 @@ void attend_block(const AttentionTile& tile, const Query* queries, const Chunk& 
   bool is_even = true;
   for (int q = 0; q < kQueries; ++q) {
     shrinks[q] = soften(queries[q], tile.alibi_slopes != nullptr);
-    is_even = is_even && queries[q].count == queries[0].count;
+    is_even = is_even && queries[q].begin == queries[0].begin && queries[q].count == queries[0].count;
   }
   if (is_even) return add_all_values<kQueries>(queries, shrinks, chunk.values, padded);
   for (int q = 0; q < kQueries; ++q) add_all_values<1>(queries + q, shrinks + q, chunk.values, padded);
@@ -207,9 +131,21 @@ void attend(const AttentionTile& tile, const Query* queries, int64_t num_queries
   }
 }
 
+// The first position that a row sees.
+inline int64_t first_seen(const AttentionTile& tile, int64_t row) {
+  const int64_t num_keys = tile.rows[row].num_keys();
+  return num_keys > tile.window ? num_keys - tile.window : 0;
+}
+
+// How many places of the chunk at start a row's keys reach into; 0 if it sees none of them.
+inline int64_t num_seen(const AttentionTile& tile, int64_t row, int64_t start) {
+  const int64_t count = least(tile.rows[row].num_keys() - start, kKeyChunk);
+  return count > 0 && start + count > first_seen(tile, row) ? count : 0;
+}
+
 template <typename T>
 void attention_tile(const AttentionTile& tile) {
-  const int64_t dim = tile.head_dim, padded = (dim + kVec - 1) / kVec * kVec, group = tile.group_size;
+  const int64_t dim = tile.head_dim, padded = (dim + kVec - 1) / kVec * kVec, group = tile.num_heads;
   const int64_t num_queries = tile.num_rows * group, chunk_floats = kKeyChunk * padded;
   const Chunk shared{tile.scratch, tile.scratch + chunk_floats};
   const Chunk own{tile.scratch + 2 * chunk_floats, tile.scratch + 3 * chunk_floats};
@@ -217,28 +153,29 @@ void attention_tile(const AttentionTile& tile) {
   float* weights = sums + num_queries * padded;
   float* maxima = weights + num_queries * kKeyChunk;
   float* totals = maxima + num_queries;
-  int64_t longest = 0;
   for (int64_t i = 0; i < num_queries * padded; ++i) sums[i] = 0.0f;
   for (int64_t i = 0; i < num_queries; ++i) {
     maxima[i] = -std::numeric_limits<float>::infinity();
     totals[i] = 0.0f;
   }
+  int64_t earliest = first_seen(tile, 0), longest = 0;
   for (int64_t row = 0; row < tile.num_rows; ++row) {
+    earliest = least(earliest, first_seen(tile, row));
     if (tile.rows[row].num_keys() > longest) longest = tile.rows[row].num_keys();
   }
-  for (int64_t start = 0; start < longest; start += kKeyChunk) {
+  for (int64_t start = earliest / kKeyChunk * kKeyChunk; start < longest; start += kKeyChunk) {
     int64_t num_shared = 0;
     for (int64_t row = 0; row < tile.num_rows; ++row) {
-      const int64_t from_context = least(tile.rows[row].context_len - start, kKeyChunk);
-      if (from_context > num_shared) num_shared = from_context;
+      const int64_t count = num_seen(tile, row, start);
+      if (count > num_shared && count <= tile.rows[row].context_len - start) num_shared = count;
     }
     if (num_shared > 0) load_chunk<T>(tile, tile.rows[0].context + start, num_shared, shared);
     Query block[kMaxBlock];
     int64_t num_in_block = 0;
     for (int64_t row_index = 0; row_index < tile.num_rows; ++row_index) {
       const AttentionRow& row = tile.rows[row_index];
-      const int64_t count = least(row.num_keys() - start, kKeyChunk);
-      if (count <= 0) continue;
+      const int64_t count = num_seen(tile, row_index, start), before = first_seen(tile, row_index) - start;
+      if (count == 0) continue;
       const bool is_shared = row.context_len - start >= count;
       if (!is_shared) {
         attend(tile, block, num_in_block, shared);
@@ -254,6 +191,7 @@ void attention_tile(const AttentionTile& tile) {
       for (int64_t head = 0; head < group; ++head) {
         const int64_t q = row_index * group + head;
         block[num_in_block++] = {tile.queries + row_index * tile.row_stride + head * dim,
+                                 before > 0 ? before : 0,
                                  count,
                                  row.num_keys() - 1 - start,
                                  tile.alibi_slopes == nullptr ? 0.0f : tile.alibi_slopes[head],

@@ -96,6 +96,7 @@ def tree_attention(
     num_heads: int,
     scale: float,
     alibi_slopes: int,
+    window: int | None,
     out: int,
 ) -> None: ...
 def gumbel_noise(seed: int, position: int, token_ids: int, count: int, out: int) -> None: ...

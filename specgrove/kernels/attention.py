@@ -116,11 +116,14 @@ def tree_attention(
     batch: AttentionBatch,
     scale: float,
     alibi_slopes: torch.Tensor | None = None,
+    window: int | None = None,
 ) -> torch.Tensor:
     """Softmax attention of every row over its keys; float32 ``[num_rows, num_heads * head_dim]``.
 
     ``queries`` is float32 ``[num_rows, num_heads, head_dim]``; a KV head serves ``num_heads / num_kv_heads`` heads.
     ``alibi_slopes`` is float32 ``[num_heads]``: adds ``slope * (key position - query position)`` (arXiv 2108.12409).
+    With a ``window`` a row sees only keys with ``query position - key position < window`` (arXiv 2004.05150), and pays
+    for them only.
     A row's bits depend on its keys' tokens and positions only, not on whether they are context or tree.
     """
     num_rows, num_heads, head_dim = queries.shape
@@ -131,6 +134,8 @@ def tree_attention(
         raise ValueError(f"{num_heads} heads over {num_kv_heads} KV heads of size {head_dim} are not supported")
     if alibi_slopes is not None:
         check(alibi_slopes, "alibi_slopes", torch.float32, num_heads)
+    if window is not None and window < 1:
+        raise ValueError(f"window must be at least 1, got {window}")
     out = torch.empty((num_rows, num_heads * head_dim))
     _native.tree_attention(
         queries.data_ptr(),
@@ -144,6 +149,7 @@ def tree_attention(
         num_heads,
         scale,
         0 if alibi_slopes is None else alibi_slopes.data_ptr(),
+        window,
         out.data_ptr(),
     )
     return out

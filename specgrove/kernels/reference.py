@@ -185,6 +185,7 @@ def tree_attention(
     batch: AttentionBatch,
     scale: float,
     alibi_slopes: torch.Tensor | None = None,
+    window: int | None = None,
 ) -> torch.Tensor:
     """See ``specgrove.kernels.attention``; float64, one row at a time."""
     num_rows, num_heads, head_dim = queries.shape
@@ -198,6 +199,7 @@ def tree_attention(
         for node in range(num_nodes):
             if int(batch.row_masks[row, node // 64]) >> (node % 64) & 1:
                 slots.append(int(batch.tree_slots[tree_start + node]))
+        slots = slots if window is None else slots[-window:]
         keys, values = (cache[slots].double().repeat_interleave(group_size, dim=1) for cache in (k_cache, v_cache))
         scores = torch.einsum("hd,khd->hk", queries[row].double(), keys) * scale
         if alibi_slopes is not None:

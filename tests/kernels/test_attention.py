@@ -41,17 +41,35 @@ def random_caches(dtype: torch.dtype, num_kv_heads: int, head_dim: int) -> tuple
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("num_heads", "num_kv_heads", "head_dim"), [(6, 2, 8), (9, 3, 64), (4, 1, 40), (2, 2, 128), (8, 1, 256)]
+    ("num_heads", "num_kv_heads", "head_dim"),
+    [
+        (6, 2, 8),
+        (3, 3, 16),
+        (9, 3, 64),
+        (71, 1, 64),
+        (4, 1, 40),
+        (2, 1, 75),
+        (4, 2, 80),
+        (4, 4, 96),
+        (2, 2, 128),
+        (8, 1, 256),
+    ],
 )
-@pytest.mark.parametrize("has_alibi", [False, True])
+@pytest.mark.parametrize(("has_alibi", "window"), [(False, None), (True, None), (False, 1), (False, 40), (True, 13)])
 def test_equals_float64(
-    isa: str, dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_dim: int, has_alibi: bool
+    isa: str,
+    dtype: torch.dtype,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    has_alibi: bool,
+    window: int | None,
 ) -> None:
     batch = random_batch(random.Random(head_dim))
     k_cache, v_cache = random_caches(dtype, num_kv_heads, head_dim)
     queries = torch.randn(batch.row_seq.shape[0], num_heads, head_dim)
     slopes = torch.rand(num_heads) if has_alibi else None
-    arguments = (queries, k_cache, v_cache, batch, head_dim**-0.5, slopes)
+    arguments = (queries, k_cache, v_cache, batch, head_dim**-0.5, slopes, window)
     found, expected = attention.tree_attention(*arguments), reference.tree_attention(*arguments)
     assert (found - expected).abs().max() <= 5e-6
 
@@ -124,6 +142,10 @@ def test_bad_shapes_are_named() -> None:
     queries = torch.randn(batch.row_seq.shape[0], 3, 8)
     with pytest.raises(ValueError, match="3 heads over 2 KV heads"):
         attention.tree_attention(queries, *random_caches(torch.float32, 2, 8), batch, 1.0)
+    queries = torch.randn(batch.row_seq.shape[0], 4, 8)
+    for window in (0, -3):
+        with pytest.raises(ValueError, match=f"window must be at least 1, got {window}"):
+            attention.tree_attention(queries, *random_caches(torch.float32, 2, 8), batch, 1.0, window=window)
 
 
 def test_slots_and_positions_out_of_range_are_named_and_write_nothing() -> None:

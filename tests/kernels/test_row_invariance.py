@@ -13,7 +13,8 @@ from specgrove.kernels.trees import ancestor_masks
 from tests.kernels.examples import examples
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-HEADS = [(4, 4, 8), (6, 2, 40), (9, 3, 64), (5, 1, 128), (2, 1, 256), (3, 3, 18)]
+HEADS = [(4, 4, 8), (6, 2, 40), (9, 3, 64), (5, 1, 128), (2, 1, 256), (3, 3, 18), (71, 1, 64), (2, 2, 75)]
+WINDOWS = [None, 1, 5, 32, 47, 64]
 
 
 def batch_of(
@@ -63,6 +64,7 @@ def caches_of(
     sequence_len=st.integers(2, 110),
     path_len=st.integers(1, 40),
     has_alibi=st.booleans(),
+    window=st.sampled_from(WINDOWS),
 )
 def test_a_tree_node_has_the_bits_of_the_same_tokens_as_a_sequence(
     isa: str,
@@ -72,8 +74,9 @@ def test_a_tree_node_has_the_bits_of_the_same_tokens_as_a_sequence(
     sequence_len: int,
     path_len: int,
     has_alibi: bool,
+    window: int | None,
 ) -> None:
-    """Among other branches, in any order of slots, at any split between context and tree, with 1 or 2 threads."""
+    """Among other branches, in any order of slots, at any split between context and tree, with any number of threads."""
     torch.manual_seed(seed)
     num_heads, num_kv_heads, head_dim = heads
     path_len = min(path_len, sequence_len - 1)
@@ -82,7 +85,7 @@ def test_a_tree_node_has_the_bits_of_the_same_tokens_as_a_sequence(
     alibi = torch.rand(num_heads) if has_alibi else None
     threads.set_num_threads(1)
     plain = batch_of([(list(range(sequence_len)), [], [])], [(0, sequence_len, None)])
-    wanted = tree_attention(query, keys, values, plain, scale, alibi)
+    wanted = tree_attention(query, keys, values, plain, scale, alibi, window)
 
     # The path's nodes stand anywhere among 90 nodes of other branches, and all keys in any slot.
     num_nodes = path_len + 90
@@ -107,27 +110,33 @@ def test_a_tree_node_has_the_bits_of_the_same_tokens_as_a_sequence(
     queries = torch.randn(count, num_heads, head_dim)
     queries[place] = query[0]
     batch = batch_of([(context_slots, tree_slots, parents)], rows)
-    for num_threads in (1, 2):
+    for num_threads in (1, 2, 5):
         threads.set_num_threads(num_threads)
-        out = tree_attention(queries, k_cache, v_cache, batch, scale, alibi)
+        out = tree_attention(queries, k_cache, v_cache, batch, scale, alibi, window)
         assert torch.equal(out[place], wanted[0])
 
 
 @examples(10)
-@given(seed=st.integers(0, 10_000), num_rows=st.integers(2, 80), heads=st.sampled_from(HEADS))
+@given(
+    seed=st.integers(0, 10_000),
+    num_rows=st.integers(2, 110),
+    heads=st.sampled_from(HEADS),
+    has_alibi=st.booleans(),
+    window=st.sampled_from(WINDOWS),
+)
 def test_any_chunking_of_a_prompt_gives_the_same_bits(
-    isa: str, seed: int, num_rows: int, heads: tuple[int, int, int]
+    isa: str, seed: int, num_rows: int, heads: tuple[int, int, int], has_alibi: bool, window: int | None
 ) -> None:
     """All rows at once, row by row, and in chunks of any length."""
     torch.manual_seed(seed)
     num_heads, num_kv_heads, head_dim = heads
     k_cache, v_cache = caches_of(num_rows, num_kv_heads, head_dim, torch.bfloat16)
-    queries = torch.randn(num_rows, num_heads, head_dim)
+    queries, alibi = torch.randn(num_rows, num_heads, head_dim), torch.rand(num_heads) if has_alibi else None
     sequence = [(torch.randperm(num_rows).tolist(), list[int](), list[int]())]
 
     def run(start: int, end: int) -> torch.Tensor:
         batch = batch_of(sequence, [(0, row + 1, None) for row in range(start, end)])
-        return tree_attention(queries[start:end].contiguous(), k_cache, v_cache, batch, 0.3)
+        return tree_attention(queries[start:end].contiguous(), k_cache, v_cache, batch, 0.3, alibi, window)
 
     whole = run(0, num_rows)
     threads.set_num_threads(2)
@@ -146,6 +155,33 @@ def test_what_a_row_does_not_see_does_not_matter(isa: str) -> None:
     unseen = [slot for slot in range(100) if not (10 <= slot < 50 or slot in (60, 62))]
     k_cache[unseen] = v_cache[unseen] = float("nan")
     assert torch.equal(tree_attention(queries, k_cache, v_cache, batch, 0.2), wanted)
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 7, 30, 31, 40])
+def test_what_lies_before_the_window_does_not_matter(isa: str, window: int) -> None:
+    """Three rows of 75, 74 and 70 keys in one tile; NaN where none of them looks."""
+    torch.manual_seed(0)
+    k_cache, v_cache = caches_of(100, 2, 40, torch.float16)
+    batch = batch_of([(list(range(73)), [80, 81, 82], [-1, 0, 0])], [(0, 73, 2), (0, 73, 0), (0, 70, None)])
+    queries, alibi = torch.randn(3, 4, 40), torch.rand(4)
+    wanted = tree_attention(queries, k_cache, v_cache, batch, 0.2, alibi, window)
+    k_cache[: 70 - window] = v_cache[: 70 - window] = float("nan")
+    assert torch.equal(tree_attention(queries, k_cache, v_cache, batch, 0.2, alibi, window), wanted)
+    # A row alone: NaN in what only the others see.
+    k_cache[: 75 - window] = v_cache[: 75 - window] = float("nan")
+    alone = batch_of([(list(range(73)), [80, 81, 82], [-1, 0, 0])], [(0, 73, 2)])
+    assert torch.equal(tree_attention(queries[:1], k_cache, v_cache, alone, 0.2, alibi, window), wanted[:1])
+
+
+def test_a_window_over_all_keys_changes_no_bit(isa: str) -> None:
+    torch.manual_seed(0)
+    k_cache, v_cache = caches_of(100, 2, 40, torch.bfloat16)
+    batch = batch_of([(list(range(73)), [80, 81], [-1, 0])], [(0, 73, 1), (0, 40, None)])
+    queries = torch.randn(2, 4, 40)
+    wanted = tree_attention(queries, k_cache, v_cache, batch, 0.2)
+    for window in (75, 2**40):
+        assert torch.equal(tree_attention(queries, k_cache, v_cache, batch, 0.2, window=window), wanted)
+    assert not torch.equal(tree_attention(queries, k_cache, v_cache, batch, 0.2, window=74), wanted)
 
 
 def test_large_scores_do_not_overflow(isa: str) -> None:
