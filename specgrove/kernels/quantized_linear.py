@@ -1,6 +1,6 @@
 """Weight-only quantised linears: codes of 8 or 4 bits with a scale, and a minimum where they need one, per group of inputs.
 
-    weight[o, i] = scales[o, i // group_size] * codes[o, i] + mins[o, i // group_size]
+weight[o, i] = scales[o, i // group_size] * codes[o, i] + mins[o, i // group_size]
 """
 
 from __future__ import annotations
@@ -29,10 +29,14 @@ class QuantizedWeight:
     def __post_init__(self) -> None:
         code_dtype = {8: torch.int8, 4: torch.uint8}.get(self.bits)
         if self.codes.dtype != code_dtype:
-            raise ValueError(f"{self.bits}-bit codes must be {code_dtype}, not {self.codes.dtype}: 8 and 4 bits are supported")
+            raise ValueError(
+                f"{self.bits}-bit codes must be {code_dtype}, not {self.codes.dtype}: 8 and 4 bits are supported"
+            )
         num_groups = self.scales.shape[1]
         if self.scales.shape[0] != self.out_features or num_groups < 1 or self.in_features % num_groups:
-            raise ValueError(f"scales {tuple(self.scales.shape)} don't divide codes {tuple(self.codes.shape)} into groups")
+            raise ValueError(
+                f"scales {tuple(self.scales.shape)} don't divide codes {tuple(self.codes.shape)} into groups"
+            )
         if self.mins is not None and self.mins.shape != self.scales.shape:
             raise ValueError(f"mins {tuple(self.mins.shape)} must have the shape of scales {tuple(self.scales.shape)}")
 

@@ -113,7 +113,9 @@ class Attention:
         if self._k_norm is not None:
             head_rms_norm(qkv, self._k_norm, spec.norm_eps, heads.num_q, heads.num_kv, spec.head_dim)
         queries = rotate_and_store(qkv, batch.positions, cos_sin, batch.slots, k_cache, v_cache)
-        attended = tree_attention(queries, k_cache, v_cache, batch.attention, spec.attention_scale, self._alibi_slopes)
+        attended = tree_attention(
+            queries, k_cache, v_cache, batch.attention, spec.attention_scale, self._alibi_slopes, self._window
+        )
         return self.out(attended)
 
 
