@@ -35,13 +35,17 @@ class SuiteConfig:
     """What to serve and how.
 
     ``address`` is the router's, ``host:port`` or ``unix:/path``; ``None`` takes a private unix socket. ``num_threads`` is given to
-    both model services, which compute in turns; ``None`` takes all cores this process may use.
+    both model services, which compute in turns; ``None`` takes all cores this process may use. LLM replicas share them.
+    ``tensor_parallel`` and ``pipeline_parallel`` (a number of stages, or their numbers of layers: "10,12,8") hold for each replica.
     """
 
     llm_folder: Path
     ssms: tuple[str, ...] = DEFAULT_SSMS
     dtype: str = DEFAULT_DTYPE
     address: str | None = None
+    num_llm_replicas: int = 1
+    tensor_parallel: int = 1
+    pipeline_parallel: str = "1"
     num_threads: int | None = None
     num_kv_slots: int | None = None
     max_model_len: int | None = None
@@ -54,7 +58,7 @@ class NotReadyError(Exception):
 
 
 class Suite:
-    """The three processes, from ``start`` to ``stop``. Use it in ``with``; one object runs once."""
+    """The processes, from ``start`` to ``stop``. Use it in ``with``; one object runs once."""
 
     def __init__(self, config: SuiteConfig, log_line: LogLine | None = None, progress: Progress | None = None) -> None:
         """``log_line`` gets every line the services print, by service; by default they are dropped."""
@@ -63,8 +67,8 @@ class Suite:
         # The services find each other here; only this user may look in.
         self._socket_folder = Path(tempfile.mkdtemp(prefix="specgrove-"))
         self._addresses = {
-            "llm_service": f"unix:{self._socket_folder}/llm.sock",
-            "ssm_service": f"unix:{self._socket_folder}/ssm.sock",
+            **{name: f"unix:{self._socket_folder}/{name}.sock" for name in llm_names(config.num_llm_replicas)},
+            "ssm_service": f"unix:{self._socket_folder}/ssm_service.sock",
             "router": config.address or f"unix:{self._socket_folder}/router.sock",
         }
         specs = process_specs(config, self._addresses)
@@ -76,7 +80,7 @@ class Suite:
         return self._addresses["router"]
 
     def address_of(self, service: str) -> str:
-        """The address of ``router``, ``llm_service`` or ``ssm_service``."""
+        """The address of ``router``, ``ssm_service``, ``llm_service`` or a further replica (``llm_service-2``)."""
         return self._addresses[service]
 
     def start(self) -> None:
@@ -132,23 +136,36 @@ class Suite:
         self.stop()
 
 
+def llm_names(num_replicas: int) -> tuple[str, ...]:
+    """What the LLM service's replicas are called: ``llm_service``, ``llm_service-2``, …"""
+    return ("llm_service", *(f"llm_service-{number}" for number in range(2, num_replicas + 1)))
+
+
 def process_specs(config: SuiteConfig, addresses: dict[str, str]) -> tuple[ProcessSpec, ...]:
-    """The three processes in the order of their start; they are stopped in the reverse order, the router first."""
+    """All processes in the order of their start; they are stopped in the reverse order, the router first."""
     num_threads = config.num_threads or len(os.sched_getaffinity(0))
-    computing = ("--dtype", config.dtype, "--threads", str(num_threads))
-    llm = ["--address", addresses["llm_service"], "--model", str(config.llm_folder), *computing]
+    names = llm_names(config.num_llm_replicas)
+    llm = ["--model", str(config.llm_folder), "--dtype", config.dtype]
+    llm += ["--threads", str(max(1, num_threads // len(names)))]
+    if config.tensor_parallel != 1:
+        llm += ["--tensor-parallel", str(config.tensor_parallel)]
+    if config.pipeline_parallel != "1":
+        llm += ["--pipeline-parallel", config.pipeline_parallel]
     if config.num_kv_slots is not None:
         llm += ["--kv-slots", str(config.num_kv_slots)]
     if config.max_model_len is not None:
         llm += ["--max-model-len", str(config.max_model_len)]
-    ssm = ["--address", addresses["ssm_service"], *computing]
-    for name in config.ssms:
-        ssm += ["--ssm", name]
-    router = ["--address", addresses["router"], "--llm", addresses["llm_service"], "--ssm", addresses["ssm_service"]]
-    arguments = {"llm_service": llm, "ssm_service": ssm, "router": router}
+    ssm = ["--dtype", config.dtype, "--threads", str(num_threads)]
+    for ssm_name in config.ssms:
+        ssm += ["--ssm", ssm_name]
+    router = []
+    for name in names:
+        router += ["--llm", addresses[name]]
+    router += ["--ssm", addresses["ssm_service"]]
+    processes = [*((name, "llm_service", llm) for name in names), ("ssm_service", "ssm_service", ssm)]
     return tuple(
-        ProcessSpec(service, service, tuple(arguments[service]), _socket_path(addresses[service]))
-        for service in arguments
+        ProcessSpec(name, module, ("--address", addresses[name], *arguments), _socket_path(addresses[name]))
+        for name, module, arguments in (*processes, ("router", "router", router))
     )
 
 

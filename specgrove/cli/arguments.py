@@ -31,6 +31,13 @@ def _version() -> str:
         return "0.0.0+checkout"
 
 
+def _count(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
+    return number
+
+
 def _listening_address(text: str) -> str:
     from specgrove.serving.address import checked_address  # brings grpc, which --help can do without
 
@@ -112,6 +119,16 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
         help=f"a small speculative model, repeatable (default: {' and '.join(DEFAULT_SSMS)})",
     )
     group.add_argument("--dtype", choices=DTYPES, help=f"what to compute in (default: {DEFAULT_DTYPE})")
+    group.add_argument("--llm-replicas", type=_count, default=1, metavar="N", help="LLM services to start (default: 1)")
+    group.add_argument(
+        "--tensor-parallel", type=_count, default=1, metavar="N", help="processes that share every layer (default: 1)"
+    )
+    group.add_argument(
+        "--pipeline-parallel",
+        default="1",
+        metavar="N|L,L,...",
+        help="processes that the layers are divided over: how many, or how many layers each (default: 1)",
+    )
     command.add_argument("--verbose", action="store_true", help="show the log of the services that are started here")
 
 

@@ -39,6 +39,9 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
         ssms=tuple(arguments.ssm or DEFAULT_SSMS),
         dtype=arguments.dtype or DEFAULT_DTYPE,
         address=address,
+        num_llm_replicas=arguments.llm_replicas,
+        tensor_parallel=arguments.tensor_parallel,
+        pipeline_parallel=arguments.pipeline_parallel,
     )
     started_s = time.monotonic()
     with waiting(console, "starting the services") as status:

@@ -165,3 +165,15 @@ def test_services_are_started_with_what_the_suite_was_asked_for(tmp_path: Path) 
     assert ssm.arguments[-4:] == ("--ssm", "lookup", "--ssm", "demo")
     assert router.arguments == ("--address", "127.0.0.1:1", "--llm", "unix:/l", "--ssm", "unix:/s")
     assert (llm.socket_path, router.socket_path) == ("/l", None)
+
+
+def test_replicas_share_the_threads_and_the_router_knows_them_all(tmp_path: Path) -> None:
+    config = SuiteConfig(
+        llm_folder=tmp_path, num_threads=4, num_llm_replicas=2, tensor_parallel=2, pipeline_parallel="10,20"
+    )
+    addresses = {"llm_service": "unix:/l", "llm_service-2": "unix:/m", "ssm_service": "unix:/s", "router": "unix:/r"}
+    first, second, _, router = process_specs(config, addresses)
+    assert (first.module, second.module) == ("llm_service", "llm_service")
+    assert second.arguments[:2] == ("--address", "unix:/m")
+    assert second.arguments[-6:] == ("--threads", "2", "--tensor-parallel", "2", "--pipeline-parallel", "10,20")
+    assert router.arguments == ("--address", "unix:/r", "--llm", "unix:/l", "--llm", "unix:/m", "--ssm", "unix:/s")
