@@ -1,0 +1,199 @@
+"""How much memory one rank of a model takes, from its spec alone: weights, KV slots, activations. Called before anything is loaded.
+
+Used to say at start what will be taken, to turn an amount of memory into a number of KV slots, and to refuse what doesn't fit while saying
+which setting would. All figures are bytes of one rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from specgrove.models.parallel_layout import ParallelLayout
+from specgrove.models.sharding import Shard, heads_of, part
+from specgrove.models.spec import DecoderSpec
+
+_DTYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
+# Codes plus scales: int8 one scale a row; int4 a scale and a minimum for every 64 inputs.
+_CODE_BYTES = {"int8": 1.0, "int4": 0.5 + 8 / 64}
+_GIB = 1 << 30
+
+
+class DoesNotFitError(ValueError):
+    """A plan takes more than there is. The text has the plan and the settings that would fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRequest:
+    """What the plan depends on. ``quantization`` is None, "int8" or "int4"."""
+
+    dtype: str
+    quantization: str | None
+    layout: ParallelLayout
+    num_slots: int
+    max_num_rows: int
+    """Rows of one forward pass at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Bytes of one rank."""
+
+    rank: int
+    weight_bytes: int
+    slot_bytes: int
+    """Of one KV slot in all of the rank's layers."""
+    num_slots: int
+    activation_bytes: int
+
+    @property
+    def kv_bytes(self) -> int:
+        """Of all KV slots."""
+        return self.slot_bytes * self.num_slots
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.weight_bytes + self.kv_bytes + self.activation_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"rank {self.rank}: weights {gibibytes(self.weight_bytes)}, {self.num_slots} KV slots {gibibytes(self.kv_bytes)}, "
+            f"activations {gibibytes(self.activation_bytes)}, together {gibibytes(self.total_bytes)}"
+        )
+
+
+def gibibytes(num_bytes: float) -> str:
+    """For people."""
+    return f"{num_bytes / _GIB:.2f} GiB"
+
+
+def plan_memory(spec: DecoderSpec, request: MemoryRequest) -> tuple[MemoryPlan, ...]:
+    """A plan per rank. Raises ``ValueError`` where the model can't be divided so."""
+    return tuple(_plan_rank(spec, request, rank) for rank in range(request.layout.num_ranks))
+
+
+def _plan_rank(spec: DecoderSpec, request: MemoryRequest, rank: int) -> MemoryPlan:
+    shard = request.layout.shard_of(rank, spec)
+    heads = heads_of(spec, shard)
+    num_layers = shard.end_layer - shard.first_layer
+    slot_elements = 2 * num_layers * heads.num_kv * spec.head_dim
+    mlp = len(part(spec.intermediate_size, shard.tensor_rank, shard.tensor_size, 128))
+    widest = max(mlp * (2 if spec.is_gated else 1), (heads.num_q + 2 * heads.num_kv) * spec.head_dim)
+    # Float32 between kernels: hidden states three times, the widest linear's output, and logits of the rows of trees.
+    activations = 4 * request.max_num_rows * (3 * spec.hidden_size + 2 * widest)
+    activations += 4 * request.max_num_rows * spec.vocab_size if shard.is_last_stage else 0
+    return MemoryPlan(
+        rank=rank,
+        weight_bytes=_weight_bytes(spec, request, shard),
+        slot_bytes=int(slot_elements * _DTYPE_BYTES[request.dtype]),
+        num_slots=request.num_slots,
+        activation_bytes=activations,
+    )
+
+
+def _weight_bytes(spec: DecoderSpec, request: MemoryRequest, shard: Shard) -> int:
+    heads = heads_of(spec, shard)
+    dtype_bytes = _DTYPE_BYTES[request.dtype]
+    linear_bytes = dtype_bytes if request.quantization is None else _CODE_BYTES[request.quantization]
+    head_bytes = dtype_bytes if request.quantization is None else _CODE_BYTES["int8"]  # the head keeps 8 bits
+    mlp = len(part(spec.intermediate_size, shard.tensor_rank, shard.tensor_size, 128))
+    attention = spec.hidden_size * spec.head_dim * (2 * heads.num_q + 2 * heads.num_kv)
+    layer = attention + spec.hidden_size * mlp * (3 if spec.is_gated else 2)
+    vocab = len(part(spec.vocab_size, shard.tensor_rank, shard.tensor_size)) * (spec.embedding_size or spec.hidden_size)
+    total = (shard.end_layer - shard.first_layer) * layer * linear_bytes
+    # Also a tied head is there twice: as a table of rows, and packed as a linear.
+    total += vocab * dtype_bytes if shard.is_first_stage else 0
+    total += vocab * head_bytes if shard.is_last_stage else 0
+    return math.ceil(total)
+
+
+def slots_in(spec: DecoderSpec, request: MemoryRequest, *, kv_bytes: int | None, rank_bytes: int | None) -> int:
+    """KV slots that ``kv_bytes`` of every rank hold, or what ``rank_bytes`` leave beside weights and activations.
+
+    Raises ``DoesNotFitError`` where not one is left.
+    """
+    plans = plan_memory(spec, replace(request, num_slots=0))
+    rooms = [
+        kv_bytes if kv_bytes is not None else (rank_bytes or 0) - plan.weight_bytes - plan.activation_bytes
+        for plan in plans
+    ]
+    num_slots = min(room // plan.slot_bytes for room, plan in zip(rooms, plans, strict=True))
+    if num_slots < 1:
+        limit = gibibytes(kv_bytes if kv_bytes is not None else rank_bytes or 0)
+        raise DoesNotFitError(f"{limit} leave no room for a KV slot: {max(plans, key=lambda plan: plan.total_bytes)}")
+    return num_slots
+
+
+def check_fits(spec: DecoderSpec, request: MemoryRequest, available_bytes: int, num_local_ranks: int) -> None:
+    """Raises ``DoesNotFitError`` where this machine's ranks don't fit together into ``available_bytes``."""
+    plans = plan_memory(spec, request)[:num_local_ranks]
+    needed = sum(plan.total_bytes for plan in plans)
+    if needed <= available_bytes:
+        return
+    ways = [flag for flag, other in _others(spec, request) if _needed(spec, other, num_local_ranks) <= available_bytes]
+    advice = (
+        f"what would fit: {', or '.join(ways)}" if ways else "no setting makes it fit: spread it over more machines"
+    )
+    raise DoesNotFitError(
+        f"{gibibytes(needed)} are needed and {gibibytes(available_bytes)} available: "
+        f"{'; '.join(map(str, plans))}; {advice}"
+    )
+
+
+def _needed(spec: DecoderSpec, request: MemoryRequest, num_local_ranks: int) -> int:
+    return sum(plan.total_bytes for plan in plan_memory(spec, request)[:num_local_ranks])
+
+
+def _others(spec: DecoderSpec, request: MemoryRequest) -> Iterable[tuple[str, MemoryRequest]]:
+    """Settings that take less, the mildest first."""
+    fewer = max(2048, request.num_slots // 8)
+    if fewer < request.num_slots:
+        yield f"--kv-slots {fewer}", replace(request, num_slots=fewer)
+    if request.dtype == "float32":
+        yield "--dtype bfloat16", replace(request, dtype="bfloat16")
+    request = replace(request, dtype="bfloat16")
+    for quantization in ("int8", "int4"):
+        if request.quantization is None:
+            yield f"--dtype bfloat16 --quantization {quantization}", replace(request, quantization=quantization)
+    yield (
+        f"--dtype bfloat16 --quantization int4 --kv-slots {fewer}",
+        replace(request, quantization="int4", num_slots=fewer),
+    )
+
+
+def available_memory_bytes(root: Path = Path("/")) -> int:
+    """Memory that this machine, or the container's limit, still has."""
+    lines = (root / "proc/meminfo").read_text().splitlines()
+    values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+    available = values["MemAvailable"]
+    limit, used = root / "sys/fs/cgroup/memory.max", root / "sys/fs/cgroup/memory.current"
+    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
+        # File pages count as used there, and are given back when memory is wanted.
+        files = [line for line in _lines(root / "sys/fs/cgroup/memory.stat") if line.startswith("inactive_file ")]
+        reclaimable = int(files[0].split()[1]) if files else 0
+        available = min(available, int(text) - int(used.read_text()) + reclaimable)
+    return available
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+def parse_bytes(text: str) -> int:
+    """ "2GiB", "500MB", "1.5G" or a plain number of bytes. Raises ``ValueError``."""
+    units = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+    units |= {f"{unit}ib": factor for unit, factor in list(units.items()) if len(unit) == 1 and unit != "b"}
+    units |= {f"{unit}b": 1000**power for power, unit in enumerate(("k", "m", "g", "t"), start=1)}
+    stripped = text.strip().lower()
+    number = stripped.rstrip("abcdefghijklmnopqrstuvwxyz ")
+    unit = stripped[len(number) :].strip()
+    try:
+        value = float(number) * units[unit]
+    except (ValueError, KeyError):
+        raise ValueError(f"{text!r} is no amount of memory: write 2GiB, 500MB or a number of bytes") from None
+    if not 1 <= value < 2**60:
+        raise ValueError(f"{text!r} is no amount of memory that makes sense")
+    return int(value)

@@ -1,0 +1,94 @@
+"""The memory plan against what is really taken, and its advice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from specgrove.models.loading import load_decoder, read_spec
+from specgrove.models.memory_plan import (
+    DoesNotFitError,
+    MemoryRequest,
+    available_memory_bytes,
+    check_fits,
+    parse_bytes,
+    plan_memory,
+    slots_in,
+)
+from specgrove.models.parallel_layout import ParallelLayout
+from tests.models.families import VARIANTS, save_tiny
+
+REQUEST = MemoryRequest("float32", None, ParallelLayout(), num_slots=100, max_num_rows=256)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_planned_weights_are_those_that_are_loaded(variant: str, tmp_path: Path) -> None:
+    save_tiny(variant, tmp_path)
+    spec = read_spec(tmp_path)
+    decoder = load_decoder(tmp_path, torch.float32)
+    assert decoder.embedding is not None
+    assert decoder.head is not None
+    # Packed linears are padded to 32 outputs; the plan knows sizes only.
+    linears = [linear for layer in decoder.layers for linear in layer.linears]
+    num_bytes = sum(4 * linear.in_features * linear.out_features for linear in (*linears, decoder.head.vocab))
+    num_bytes += decoder.embedding.table.nbytes
+    assert plan_memory(spec, REQUEST)[0].weight_bytes == num_bytes
+
+
+def test_ranks_share_the_weights_and_the_slots(tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path)
+    spec = read_spec(tmp_path)
+    (whole,) = plan_memory(spec, REQUEST)
+    parts = plan_memory(spec, replace(REQUEST, layout=ParallelLayout(2, 3)))
+    assert sum(plan.weight_bytes for plan in parts) == whole.weight_bytes
+    assert sum(plan.kv_bytes for plan in parts) == whole.kv_bytes
+    assert whole.slot_bytes == 2 * 3 * 2 * 8 * 4
+
+
+def test_an_amount_of_memory_becomes_slots(tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path)
+    spec = read_spec(tmp_path)
+    (plan,) = plan_memory(spec, REQUEST)
+    assert slots_in(spec, REQUEST, kv_bytes=10 * plan.slot_bytes + 1, rank_bytes=None) == 10
+    fixed = plan.weight_bytes + plan.activation_bytes
+    assert slots_in(spec, REQUEST, kv_bytes=None, rank_bytes=fixed + 7 * plan.slot_bytes) == 7
+    with pytest.raises(DoesNotFitError, match=r"no room for a KV slot: rank 0: weights"):
+        slots_in(spec, REQUEST, kv_bytes=None, rank_bytes=fixed)
+
+
+def test_what_does_not_fit_is_refused_with_what_would(tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path)
+    spec = read_spec(tmp_path)
+    request = replace(REQUEST, num_slots=100_000)
+    (plan,) = plan_memory(spec, request)
+    check_fits(spec, request, plan.total_bytes, 1)
+    with pytest.raises(DoesNotFitError, match=r"what would fit: --kv-slots 12500, or --dtype bfloat16, or --dtype"):
+        check_fits(spec, request, plan.total_bytes - 1, 1)
+    with pytest.raises(DoesNotFitError, match="no setting makes it fit"):
+        check_fits(spec, request, 1000, 1)
+
+
+def test_the_containers_limit_counts(tmp_path: Path) -> None:
+    for folder in ("proc", "sys/fs/cgroup"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 4000 kB\nMemAvailable: 3000 kB\n")
+    assert available_memory_bytes(tmp_path) == 3000 * 1024
+    cgroup = tmp_path / "sys/fs/cgroup"
+    (cgroup / "memory.max").write_text("1000000\n")
+    (cgroup / "memory.current").write_text("400000\n")
+    (cgroup / "memory.stat").write_text("anon 1\ninactive_file 50000\n")
+    assert available_memory_bytes(tmp_path) == 650000
+    (cgroup / "memory.max").write_text("max\n")
+    assert available_memory_bytes(tmp_path) == 3000 * 1024
+
+
+def test_amounts_of_memory_are_read() -> None:
+    assert [parse_bytes(text) for text in ("123", "2GiB", "2g", "500 MB", "1.5kb")] == [
+        123, 2**31, 2**31, 500_000_000, 1500,
+    ]  # fmt: skip
+    for wrong in ("", "GiB", "2 apples", "-1", "0", "nan", "inf"):
+        with pytest.raises(ValueError, match="amount of memory"):
+            parse_bytes(wrong)
