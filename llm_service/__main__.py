@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,13 +19,14 @@ import torch.distributed as dist
 
 from llm_service import ranks
 from llm_service.arguments import parse_arguments
-from llm_service.config import LlmServiceConfig, VerifierConfig
+from llm_service.config import MAX_NUM_TREE_NODES, LlmServiceConfig, VerifierConfig
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.verifier import VerifierEngine
 from specgrove.kernels.threads import set_num_threads
 from specgrove.models.decoder import DTYPES
 from specgrove.models.hub import resolve_model
 from specgrove.models.loading import load_decoder, read_spec
+from specgrove.models.memory_plan import MemoryRequest, available_memory_bytes, check_fits, plan_memory, slots_in
 from specgrove.runtime.model_runner import ModelRunner, Runner
 from specgrove.runtime.parallel_runner import ParallelRunner, run_worker
 from specgrove.runtime.step_loop import StepLoop
@@ -46,6 +48,7 @@ def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, Model
     if rank is not None and not rank.is_first_of_machine:
         dist.barrier()  # the first rank of the machine downloads and converts
     folder = resolve_model(config.model, cache_dir=config.cache_dir, progress=logger.info)
+    num_slots = plan(config, folder, rank)
     if rank is not None and rank.is_first_of_machine:
         dist.barrier()
     started_s = time.perf_counter()
@@ -53,11 +56,26 @@ def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, Model
     group = None if rank is None else rank.links.tensor_group
     decoder = load_decoder(folder, DTYPES[config.dtype], _log_progress, shard, group)
     logger.info(
-        "%s: %.0fM parameters in %s, loaded in %.1f s; %d KV slots, %d threads",
-        folder.name, decoder.spec.num_parameters / 1e6, config.dtype, time.perf_counter() - started_s, config.num_slots,
-        num_threads,
+        "%s: %.0fM parameters in %s, loaded in %.1f s; %d threads",
+        folder.name, decoder.spec.num_parameters / 1e6, config.dtype, time.perf_counter() - started_s, num_threads,
     )  # fmt: skip
-    return folder, ModelRunner(decoder, config.num_slots)
+    return folder, ModelRunner(decoder, num_slots)
+
+
+def plan(config: LlmServiceConfig, folder: Path, rank: ranks.Rank | None) -> int:
+    """The number of KV slots. Says what memory will be taken; raises ``DoesNotFitError`` where there is less."""
+    spec = read_spec(folder)
+    max_num_rows = config.max_num_chunk_tokens + MAX_NUM_TREE_NODES
+    request = MemoryRequest(config.dtype, None, config.layout, config.num_slots, max_num_rows)
+    if config.kv_memory_bytes is not None or config.memory_per_rank_bytes is not None:
+        num_slots = slots_in(spec, request, kv_bytes=config.kv_memory_bytes, rank_bytes=config.memory_per_rank_bytes)
+        request = replace(request, num_slots=num_slots)
+    if rank is None or rank.rank == 0:
+        for rank_plan in plan_memory(spec, request):
+            logger.info("memory of %s", rank_plan)
+    if rank is None or rank.is_first_of_machine:
+        check_fits(spec, request, available_memory_bytes(), rank.num_local if rank else 1)
+    return request.num_slots
 
 
 async def serve(
@@ -69,7 +87,7 @@ async def serve(
     if max_model_len > max_positions:
         raise ValueError(f"--max-model-len {max_model_len} is more than the model's {max_positions} positions")
     verifier = VerifierConfig(
-        min(max_model_len, config.num_slots),
+        min(max_model_len, runner.num_slots),
         max_num_chunk_tokens=config.max_num_chunk_tokens,
         session_ttl_s=config.session_ttl_s,
     )
@@ -86,7 +104,7 @@ async def serve(
         tokenizer=Tokenizer.from_folder(folder),
     )
     loop = StepLoop(engine, "verifier")
-    servicer = LlmServicer(model, engine, loop, config.num_slots)
+    servicer = LlmServicer(model, engine, loop, runner.num_slots)
     try:
         await run_server(
             config.address,

@@ -10,6 +10,7 @@ from pathlib import Path
 from llm_service.config import LlmServiceConfig
 from specgrove.models.decoder import DTYPES
 from specgrove.models.hub import DEMO_LLM
+from specgrove.models.memory_plan import parse_bytes
 from specgrove.models.parallel_layout import ParallelLayout
 
 
@@ -19,6 +20,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
     arguments = parser.parse_args(argv)
     if arguments.max_model_len is not None and arguments.max_model_len < 2:
         parser.error("--max-model-len must be at least 2")
+    if arguments.kv_memory is not None and arguments.memory_per_gpu is not None:
+        parser.error("--kv-memory and --memory-per-gpu both set the number of KV slots: give one of them")
     for flag in ("session_ttl_s", "drain_timeout_s"):
         if not 0 <= getattr(arguments, flag) < 1e9:
             parser.error(f"--{flag.replace('_', '-')} must be seconds, 0 or more")
@@ -33,6 +36,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
         layout=_layout(arguments, parser),
         num_threads=arguments.threads,
         num_slots=arguments.kv_slots,
+        kv_memory_bytes=arguments.kv_memory,
+        memory_per_rank_bytes=arguments.memory_per_gpu,
         max_model_len=arguments.max_model_len,
         max_num_chunk_tokens=arguments.max_chunk_tokens,
         session_ttl_s=arguments.session_ttl_s,
@@ -53,6 +58,13 @@ def _layout(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> P
     return ParallelLayout(arguments.tensor_parallel, len(numbers), tuple(numbers))
 
 
+def _bytes(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m llm_service",
@@ -70,6 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add("--threads", type=int, default=os.cpu_count() or 1, help="threads of the CPU kernels, of all ranks together")
     add("--kv-slots", type=int, default=32768, help="one-token KV slots, shared by all sessions")
+    add(
+        "--kv-memory", type=_bytes, metavar="BYTES", help="memory of each rank's KV slots (2GiB), instead of --kv-slots"
+    )
+    add(
+        "--memory-per-gpu", type=_bytes, metavar="BYTES",
+        help="all the memory that a rank may take, on a CPU too: KV slots get what is left; instead of --kv-slots",
+    )  # fmt: skip
     add("--max-model-len", type=int, help="longest prompt + output in tokens; unset: what the model allows")
     add("--max-chunk-tokens", type=int, default=256, help="rows of one forward pass that prompts may fill")
     add("--session-ttl-s", type=float, default=300.0, help="seconds after which an idle session is forgotten")

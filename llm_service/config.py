@@ -7,6 +7,8 @@ from pathlib import Path
 
 from specgrove.models.parallel_layout import ParallelLayout
 
+MAX_NUM_TREE_NODES = 256
+
 
 @dataclass(frozen=True, slots=True)
 class VerifierConfig:
@@ -15,7 +17,7 @@ class VerifierConfig:
     max_model_len: int
     # Rows of one forward pass that prompts may fill; trees come first and are not bounded by it.
     max_num_chunk_tokens: int = 256
-    max_num_tree_nodes: int = 256
+    max_num_tree_nodes: int = MAX_NUM_TREE_NODES
     session_ttl_s: float = 300.0
 
 
@@ -30,6 +32,10 @@ class LlmServiceConfig:
     layout: ParallelLayout
     num_threads: int
     num_slots: int
+    kv_memory_bytes: int | None
+    """Of every rank; instead of ``num_slots``."""
+    memory_per_rank_bytes: int | None
+    """All that a rank may take; KV slots get what is left. Instead of ``num_slots``."""
     max_model_len: int | None
     max_num_chunk_tokens: int
     session_ttl_s: float
