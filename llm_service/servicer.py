@@ -80,7 +80,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
             max_model_len=model.max_model_len,
             dtype=model.dtype,
             eos_token_ids=model.eos_token_ids,
-            tokenizer_sha256=model.tokenizer.sha256,
+            vocab_sha256=model.tokenizer.vocab_sha256,
             num_slots=self._num_slots,
             num_parameters=model.spec.num_parameters,
             max_num_tree_nodes=model.max_num_tree_nodes,

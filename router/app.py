@@ -29,7 +29,7 @@ class RouterApp:
 
     def __init__(self, config: RouterConfig) -> None:
         self.llms = LlmPool(config.llm_addresses, config.replica_tls)
-        self.ssms = SsmPool(config.ssm_addresses, self._tokenizer_sha256, config.replica_tls)
+        self.ssms = SsmPool(config.ssm_addresses, self._vocab_sha256, config.replica_tls)
         self.admission = Admission(config.max_num_requests, config.max_num_queued)
         self._config = config
         self._verifier = RemoteVerifier(self.llms, replica_wait_s=config.replica_wait_s, busy_wait_s=config.busy_wait_s)
@@ -78,8 +78,8 @@ class RouterApp:
             async with asyncio.timeout(_LOG_INTERVAL_S):
                 await asyncio.gather(*(client.connected.wait() for client in clients))
 
-    def _tokenizer_sha256(self) -> str | None:
-        return None if self.llms.model is None else self.llms.model.tokenizer.sha256
+    def _vocab_sha256(self) -> str | None:
+        return None if self.llms.model is None else self.llms.model.tokenizer.vocab_sha256
 
 
 async def serve(config: RouterConfig) -> None:

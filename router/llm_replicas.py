@@ -127,7 +127,7 @@ class LlmPool:
                     tokenizer = await fetch_tokenizer(stub)
                 except grpc.aio.AioRpcError as error:
                     raise error_from_rpc(error) from error
-                if tokenizer.sha256 != info.tokenizer_sha256:
+                if tokenizer.vocab_sha256 != info.vocab_sha256:
                     raise InternalError("the LLM service sent a tokenizer whose SHA-256 is not the one it names")
                 self.model = served_model_of(info, tokenizer)
                 return
@@ -139,10 +139,10 @@ class LlmPool:
             model.vocab_size,
             model.dtype,
             model.eos_token_ids,
-            model.tokenizer.sha256,
+            model.tokenizer.vocab_sha256,
         )
         theirs = (
-            info.model, info.architecture, info.vocab_size, info.dtype, tuple(info.eos_token_ids), info.tokenizer_sha256,
+            info.model, info.architecture, info.vocab_size, info.dtype, tuple(info.eos_token_ids), info.vocab_sha256,
         )  # fmt: skip
         if ours != theirs:
             raise InternalError(f"it serves {theirs}, but this router serves {ours}; restart the router to change that")

@@ -27,9 +27,9 @@ _INFO_TIMEOUT_S = 10.0
 class SsmReplica:
     """One SSM service, asked what it has each time it connects."""
 
-    def __init__(self, address: str, tokenizer_sha256: Callable[[], str | None], tls: TlsFiles | None) -> None:
-        """``tokenizer_sha256`` tells the served model's, ``None`` while it is not known."""
-        self._tokenizer_sha256 = tokenizer_sha256
+    def __init__(self, address: str, vocab_sha256: Callable[[], str | None], tls: TlsFiles | None) -> None:
+        """``vocab_sha256`` tells the served model's, ``None`` while it is not known."""
+        self._vocab_sha256 = vocab_sha256
         self.client = WorkStreamClient[ssm_pb2.DraftItem, ssm_pb2.DraftResult](
             address,
             lambda channel: ssm_pb2_grpc.SsmServiceStub(channel).Draft(),
@@ -40,8 +40,8 @@ class SsmReplica:
         self.drafter = RemoteDrafter(self.client)
 
     async def _check(self, channel: grpc.aio.Channel) -> None:
-        tokenizer_sha256 = self._tokenizer_sha256()
-        if tokenizer_sha256 is None:
+        vocab_sha256 = self._vocab_sha256()
+        if vocab_sha256 is None:
             raise UnavailableError("waiting for the LLM service, to compare tokenizers")
         try:
             stub = ssm_pb2_grpc.SsmServiceStub(channel)
@@ -50,15 +50,15 @@ class SsmReplica:
             raise error_from_rpc(error) from error
         names = []
         for ssm in response.ssms:
-            if ssm.tokenizer_sha256 in ("", tokenizer_sha256):
+            if ssm.vocab_sha256 in ("", vocab_sha256):
                 names.append(ssm.name)
             else:
                 logger.error(
                     "%s: SSM %s is not used: it was made for tokenizer %s, the LLM has %s",
                     self.client.address,
                     ssm.name,
-                    ssm.tokenizer_sha256[:12],
-                    tokenizer_sha256[:12],
+                    ssm.vocab_sha256[:12],
+                    vocab_sha256[:12],
                 )
         logger.info("%s: SSMs in use: %s", self.client.address, ", ".join(names) or "none")
         self.drafter.use(tuple(names), has_others=len(names) < len(response.ssms))
@@ -68,9 +68,9 @@ class SsmPool:
     """All SSM services."""
 
     def __init__(
-        self, addresses: Sequence[str], tokenizer_sha256: Callable[[], str | None], tls: TlsFiles | None = None
+        self, addresses: Sequence[str], vocab_sha256: Callable[[], str | None], tls: TlsFiles | None = None
     ) -> None:
-        self.replicas = tuple(SsmReplica(address, tokenizer_sha256, tls) for address in addresses)
+        self.replicas = tuple(SsmReplica(address, vocab_sha256, tls) for address in addresses)
 
     @property
     def ssms(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import datetime
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +21,12 @@ import jinja2.sandbox
 import tokenizers
 
 TOKENIZER_FILE_NAMES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+def _vocab_sha256(vocab: Mapping[str, int]) -> str:
+    """Of all tokens with their ids: equal for models that mean the same by every id, however their files are written."""
+    lines = (f"{token_id}\t{token}\n" for token_id, token in sorted((i, token) for token, i in vocab.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 class Tokenizer:
@@ -36,8 +42,8 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._config = config
         self._template = None if chat_template is None else _compile(chat_template)
-        self.sha256 = hashlib.sha256(tokenizer_json).hexdigest()
         vocab = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.vocab_sha256 = _vocab_sha256(vocab)
         self.vocab_size = max(vocab.values(), default=-1) + 1
         # Of any text a token can stand for; byte-level vocabularies write more bytes than that, never fewer.
         self.max_token_bytes = max((len(token.encode()) for token in vocab), default=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from pathlib import Path
@@ -14,6 +13,7 @@ from specgrove.models.decoder import DTYPES
 from specgrove.models.hub import resolve_model
 from specgrove.models.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
+from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import ssm_pb2
 from ssm_service.config import SsmServiceConfig, SsmSpec
 from ssm_service.lookup import LookupSsm
@@ -36,7 +36,7 @@ def load_ssm(spec: SsmSpec, config: SsmServiceConfig) -> NeuralSsm | LookupSsm:
         ModelRunner(decoder, config.num_slots),
         spec.rule,
         read_draft_vocab(folder),
-        tokenizer_sha256=tokenizer_sha256(folder),
+        vocab_sha256=vocab_sha256(folder),
     )
 
 
@@ -50,20 +50,19 @@ def read_draft_vocab(folder: Path) -> DraftVocab | None:
     return None
 
 
-def tokenizer_sha256(folder: Path) -> str:
-    """Of tokenizer.json, or as config.json says under "specgrove"; empty where nothing tells."""
-    path = folder / "tokenizer.json"
-    if path.exists():
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+def vocab_sha256(folder: Path) -> str:
+    """Of its tokenizer, or as config.json says under "specgrove"; empty where nothing tells."""
+    if (folder / "tokenizer.json").exists():
+        return Tokenizer.from_folder(folder).vocab_sha256
     config = json.loads((folder / "config.json").read_text())
-    return str(config.get("specgrove", {}).get("tokenizer_sha256", ""))
+    return str(config.get("specgrove", {}).get("vocab_sha256", ""))
 
 
 def info_of(spec: SsmSpec, ssm: NeuralSsm | LookupSsm) -> ssm_pb2.SsmInfo:
     """What the service says about one SSM."""
     info = ssm_pb2.SsmInfo(name=spec.name, mode=spec.mode)
     if isinstance(ssm, NeuralSsm):
-        info.tokenizer_sha256 = ssm.tokenizer_sha256
+        info.vocab_sha256 = ssm.vocab_sha256
         info.max_model_len = ssm.max_model_len
         info.num_parameters = ssm.runner.decoder.spec.num_parameters
     return info

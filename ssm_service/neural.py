@@ -82,7 +82,7 @@ class NeuralSsm:
         rule: Beam | Expansion,
         vocab: DraftVocab | None,
         *,
-        tokenizer_sha256: str = "",
+        vocab_sha256: str = "",
         max_num_chunk_tokens: int = 256,
     ) -> None:
         """Raises ``ValueError`` when the vocabulary doesn't fit the model."""
@@ -93,7 +93,7 @@ class NeuralSsm:
             raise ValueError(f"SSM {name}: its map has no token that it could propose")
         self.name = name
         self.rule = rule
-        self.tokenizer_sha256 = tokenizer_sha256
+        self.vocab_sha256 = vocab_sha256
         self.runner = runner
         self.slots = SlotPool(runner.num_slots)
         self._vocab = vocab

@@ -123,7 +123,7 @@ def test_folder_with_the_template_in_the_config(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}))
     tokenizer = Tokenizer.from_folder(tmp_path)
     assert tokenizer.decode(tokenizer.encode_chat([("user", "hi")])) == "hi!"
-    assert len(tokenizer.sha256) == 64
+    assert len(tokenizer.vocab_sha256) == 64
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +171,14 @@ def test_demo_model_joined_pieces_equal_decode_for_random_ids(demo_folder: Path)
     for _ in range(200):
         ids = [generator.randrange(tokenizer.vocab_size) for _ in range(generator.randrange(60))]
         assert streamed(tokenizer, ids) == tokenizer.decode(ids)
+
+
+def test_the_digest_is_of_tokens_and_ids_not_of_files() -> None:
+    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    spaced = json.dumps(json.loads(plain.to_str()), indent=4).encode()
+    digests = [Tokenizer(content, {}, None).vocab_sha256 for content in (plain.to_str().encode(), spaced)]
+    assert digests[0] == digests[1]
+    swapped = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 1, "b": 0}, unk_token="a"))
+    assert Tokenizer(swapped.to_str().encode(), {}, None).vocab_sha256 != digests[0]
+    plain.add_tokens(["c"])
+    assert Tokenizer(plain.to_str().encode(), {}, None).vocab_sha256 != digests[0]

@@ -82,18 +82,18 @@ class SsmServiceGetModelInfoResponse(_message.Message):
     def __init__(self, ssms: _Optional[_Iterable[_Union[SsmInfo, _Mapping]]] = ...) -> None: ...
 
 class SsmInfo(_message.Message):
-    __slots__ = ("name", "mode", "tokenizer_sha256", "max_model_len", "num_parameters")
+    __slots__ = ("name", "mode", "vocab_sha256", "max_model_len", "num_parameters")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
-    TOKENIZER_SHA256_FIELD_NUMBER: _ClassVar[int]
+    VOCAB_SHA256_FIELD_NUMBER: _ClassVar[int]
     MAX_MODEL_LEN_FIELD_NUMBER: _ClassVar[int]
     NUM_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     mode: str
-    tokenizer_sha256: str
+    vocab_sha256: str
     max_model_len: int
     num_parameters: int
-    def __init__(self, name: _Optional[str] = ..., mode: _Optional[str] = ..., tokenizer_sha256: _Optional[str] = ..., max_model_len: _Optional[int] = ..., num_parameters: _Optional[int] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., mode: _Optional[str] = ..., vocab_sha256: _Optional[str] = ..., max_model_len: _Optional[int] = ..., num_parameters: _Optional[int] = ...) -> None: ...
 
 class SsmServiceWarmupRequest(_message.Message):
     __slots__ = ()

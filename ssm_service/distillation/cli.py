@@ -161,7 +161,8 @@ def _train_part(arguments: argparse.Namespace, target: Path, paths: list[Path], 
         "data_tokens_made_by_llm": int(data.is_made.sum()),
         "hardware": f"{platform.machine()} CPU, {os.cpu_count()} cores",
     }
-    student.save_student(model, draft_token_ids, arguments.model, arguments.target, training)
+    vocab_sha256 = Tokenizer.from_folder(target).vocab_sha256
+    student.save_student(model, draft_token_ids, arguments.model, arguments.target, vocab_sha256, training)
     checkpoint.unlink()
     _say(f"train: written to {arguments.model}")
 

@@ -97,15 +97,23 @@ def principal_embedding(
 
 
 def save_student(
-    model: Any, draft_token_ids: npt.NDArray[np.int32], folder: Path, target: str, training: dict[str, Any]
+    model: Any,
+    draft_token_ids: npt.NDArray[np.int32],
+    folder: Path,
+    target: str,
+    vocab_sha256: str,
+    training: dict[str, Any],
 ) -> None:
-    """Writes config.json and model.safetensors (bfloat16, standard Llama names, and ``draft_token_ids``)."""
+    """Writes config.json and model.safetensors (bfloat16, standard Llama names, and ``draft_token_ids``).
+
+    ``target`` is the LLM's name, ``vocab_sha256`` that of its tokenizer: the drafter serves no other.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config = model.config.to_diff_dict()
     config |= {
         "architectures": ["LlamaForCausalLM"],
         "dtype": "bfloat16",
-        "specgrove": {"draft_vocab": True, "target": target, "training": training},
+        "specgrove": {"draft_vocab": True, "target": target, "vocab_sha256": vocab_sha256, "training": training},
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     tensors = {

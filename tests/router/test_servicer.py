@@ -224,7 +224,7 @@ async def test_a_slow_ssm_costs_speed_only() -> None:
 
 async def test_an_ssm_for_another_tokenizer_is_not_used() -> None:
     ssm = ToySsm()
-    ssm.tokenizer_sha256 = "0" * 64
+    ssm.vocab_sha256 = "0" * 64
     async with toy_suite(ssm=ssm) as suite:
         assert _token_ids(await _responses(suite, _request(max_tokens=20))) == toy_output(PROMPT, 20)
         assert not ssm.asked

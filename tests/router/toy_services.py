@@ -25,6 +25,7 @@ from specgrove.request import Draft, DraftedTree, DraftWork, LogProbs, Verdict, 
 from specgrove.serving.server import Server
 from specgrove.serving.work_streams import WorkStreams
 from specgrove.token_tree import TokenTree
+from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, router_pb2_grpc, ssm_pb2, ssm_pb2_grpc, token_tree_pb2
 
 # 256 bytes and the end-of-sequence token.
@@ -138,7 +139,7 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
             max_model_len=CONTEXT_LEN,
             dtype="float32",
             eos_token_ids=[EOS],
-            tokenizer_sha256=hashlib.sha256(toy_tokenizer_json()).hexdigest(),
+            vocab_sha256=Tokenizer(toy_tokenizer_json(), {}, None).vocab_sha256,
             max_num_tree_nodes=64,
         )
 
@@ -171,7 +172,7 @@ class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
         self.closed: list[str] = []
         self.asked: list[DraftWork] = []
         self.names = tuple(names)
-        self.tokenizer_sha256 = ""
+        self.vocab_sha256 = ""
         self.forget_probability = 0.0
         self.delay_s = 0.0
         self.spoil: Callable[[TokenTree], TokenTree] = lambda tree: tree
@@ -222,7 +223,7 @@ class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
         return self.streams.serve(request_iterator, context)
 
     async def GetModelInfo(self, request: Any, context: Any) -> ssm_pb2.SsmServiceGetModelInfoResponse:  # noqa: N802
-        infos = [ssm_pb2.SsmInfo(name=n, mode="beam", tokenizer_sha256=self.tokenizer_sha256) for n in self.names]
+        infos = [ssm_pb2.SsmInfo(name=n, mode="beam", vocab_sha256=self.vocab_sha256) for n in self.names]
         return ssm_pb2.SsmServiceGetModelInfoResponse(ssms=infos)
 
     async def Warmup(self, request: Any, context: Any) -> ssm_pb2.SsmServiceWarmupResponse:  # noqa: N802

@@ -152,9 +152,10 @@ def test_training_learns_resumes_and_saves(data_folder: Path, teacher_folder: Pa
     after = evaluate.evaluate(model.eval(), ids, data, TINY_VOCAB_SIZE)
     assert after.hit_rates[4] > before.hit_rates[4] + 0.05
 
-    student.save_student(model, ids, tmp_path / "drafter", "tiny", done)
+    student.save_student(model, ids, tmp_path / "drafter", "tiny", "0" * 64, done)
     saved = json.loads((tmp_path / "drafter" / "config.json").read_text())
-    assert saved["specgrove"] | {"training": None} == {"draft_vocab": True, "target": "tiny", "training": None}
+    told = {"draft_vocab": True, "target": "tiny", "vocab_sha256": "0" * 64, "training": None}
+    assert saved["specgrove"] | {"training": None} == told
     assert saved["vocab_size"] == SHAPE.draft_vocab_size
     tensors = load_file(tmp_path / "drafter" / "model.safetensors")
     assert tensors["draft_token_ids"].tolist() == ids.tolist()
