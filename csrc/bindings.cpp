@@ -16,6 +16,7 @@
 #include "cpu/isa.h"
 #include "cpu/linear.h"
 #include "cpu/noise.h"
+#include "cpu/quantized_linear.h"
 #include "cpu/sampling.h"
 #include "cpu/thread_pool.h"
 #include "cpu/trees.h"
@@ -62,6 +63,17 @@ void bind_layers(py::module_& module) {
             linear.forward(at<float>(x), num_rows, at<float>(out));
           },
           NoGil())
+      .def_static(
+          "from_packed",
+          [](Address packed, DType dtype, Address bias, int64_t out_features, int64_t in_features) {
+            const int64_t num_bytes = PackedLinear::packed_nbytes(dtype, out_features, in_features);
+            return std::make_unique<PackedLinear>(PackedBytes(at<void>(packed), num_bytes), dtype, at<float>(bias),
+                                                  out_features, in_features);
+          },
+          NoGil())
+      .def_static("packed_nbytes", &PackedLinear::packed_nbytes)
+      .def(
+          "copy_packed", [](const PackedLinear& linear, Address out) { linear.copy_packed(at<void>(out)); }, NoGil())
       .def_property_readonly("nbytes", &PackedLinear::nbytes);
   module.def(
       "rms_norm",
@@ -153,6 +165,36 @@ void bind_layers(py::module_& module) {
            NoGil());
 }
 
+void bind_quantized(py::module_& module) {
+  py::class_<QuantizedShape>(module, "QuantizedShape")
+      .def(py::init([](int bits, int64_t out_features, int64_t in_features, int64_t span_size, bool has_mins) {
+        return QuantizedShape{bits, out_features, in_features, span_size, has_mins};
+      }))
+      .def_property_readonly("nbytes", &QuantizedShape::nbytes);
+  py::class_<QuantizedLinear>(module, "QuantizedLinear")
+      .def(py::init([](const QuantizedShape& shape, Address codes, Address scales, Address mins, Address bias) {
+             return std::make_unique<QuantizedLinear>(shape, at<void>(codes), at<float>(scales), at<float>(mins),
+                                                      at<float>(bias));
+           }),
+           NoGil())
+      .def_static(
+          "from_packed",
+          [](const QuantizedShape& shape, Address packed, Address bias) {
+            return std::make_unique<QuantizedLinear>(shape, PackedBytes(at<void>(packed), shape.nbytes()),
+                                                     at<float>(bias));
+          },
+          NoGil())
+      .def(
+          "forward",
+          [](const QuantizedLinear& linear, Address x, int64_t num_rows, Address out) {
+            linear.forward(at<float>(x), num_rows, at<float>(out));
+          },
+          NoGil())
+      .def(
+          "copy_packed", [](const QuantizedLinear& linear, Address out) { linear.copy_packed(at<void>(out)); }, NoGil())
+      .def_property_readonly("nbytes", &QuantizedLinear::nbytes);
+}
+
 void bind_sampling(py::module_& module) {
   py::class_<ChoiceParams>(module, "ChoiceParams")
       .def(py::init([](float temperature, int64_t top_k, float top_p, float min_p, float repetition_penalty,
@@ -226,6 +268,7 @@ PYBIND11_MODULE(_native, module) {
   module.doc() = "SpecGrove's native kernels. Use them through specgrove.kernels.";
   bind_settings(module);
   bind_layers(module);
+  bind_quantized(module);
   bind_sampling(module);
   bind_trees(module);
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "number_types.h"
+#include "packed_bytes.h"
 
 namespace specgrove {
 
@@ -16,27 +17,34 @@ constexpr int64_t kBlock = 16;       // outputs of one block
 constexpr int64_t kGroupBlocks = 2;  // blocks of one group
 constexpr int64_t kGroup = kGroupBlocks * kBlock;
 
+static inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// How many groups one task of the thread pool multiplies.
+int64_t groups_per_task(int64_t num_groups, int64_t group_bytes);
+// x rounded to bfloat16, each row padded with zeros to padded_in. Valid until the next call in the same thread.
+const uint16_t* rounded_rows(const float* x, int64_t num_rows, int64_t in_features, int64_t padded_in);
+
 class PackedLinear {
  public:
   // weight is row-major [out_features, in_features]; bias is float32 [out_features] or null.
   PackedLinear(const void* weight, DType dtype, const float* bias, int64_t out_features, int64_t in_features);
-  ~PackedLinear();
-  PackedLinear(const PackedLinear&) = delete;
-  PackedLinear& operator=(const PackedLinear&) = delete;
+  // packed holds what copy_packed() wrote for the same shape, packed_nbytes() long.
+  PackedLinear(PackedBytes packed, DType dtype, const float* bias, int64_t out_features, int64_t in_features);
+  static int64_t packed_nbytes(DType dtype, int64_t out_features, int64_t in_features);
 
   void forward(const float* x, int64_t num_rows, float* out) const;
 
-  int64_t nbytes() const { return num_bytes_; }
+  void copy_packed(void* out) const { packed_.copy_to(out); }
+  int64_t nbytes() const { return packed_.size(); }
   int64_t in_features() const { return in_features_; }
   int64_t out_features() const { return out_features_; }
 
  private:
   DType dtype_;
   int64_t out_features_, in_features_;
-  int64_t padded_in_;  // even for bfloat16, which is multiplied in pairs
+  int64_t padded_in_;
   int64_t num_groups_;
-  int64_t num_bytes_;
-  void* packed_;
+  PackedBytes packed_;
   std::vector<float> bias_;  // padded to whole groups; zeros without a bias
 };
 

@@ -29,6 +29,21 @@ def check(tensor: torch.Tensor, name: str, dtype: torch.dtype, *shape: int | Non
     )
 
 
+def check_packed(packed: torch.Tensor, nbytes: int) -> None:
+    """Raises ``ValueError`` unless these are the bytes of packed weights of this size, where vectors can be read from."""
+    check(packed, "packed", torch.uint8, nbytes)
+    if packed.data_ptr() % 64:
+        raise ValueError("packed must start at a multiple of 64 bytes")
+
+
+def optional_address(tensor: torch.Tensor | None, name: str, *shape: int) -> int:
+    """Where a float32 tensor lies, after a check of its shape; 0 for none."""
+    if tensor is None:
+        return 0
+    check(tensor, name, torch.float32, *shape)
+    return tensor.data_ptr()
+
+
 def native_dtype(tensor: torch.Tensor, name: str) -> _native.DType:
     """The element type of weights or of a KV cache. Raises ``ValueError`` for others and for strided tensors."""
     if tensor.dtype not in NATIVE_DTYPES or not tensor.is_contiguous():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from specgrove.kernels import _native
-from specgrove.kernels.checks import check, native_dtype
+from specgrove.kernels.checks import NATIVE_DTYPES, check, check_packed, native_dtype, optional_address
 
 
 class PackedLinear:
@@ -14,22 +14,56 @@ class PackedLinear:
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         """``weight`` is ``[out_features, in_features]`` in float32, bfloat16 or float16; ``bias`` float32 ``[out_features]``."""
         weight = weight.contiguous()
-        self.out_features, self.in_features = weight.shape
-        self.dtype = weight.dtype
-        if bias is not None:
-            check(bias, "bias", torch.float32, self.out_features)
-        self._native = _native.PackedLinear(
-            weight.data_ptr(),
-            native_dtype(weight, "weight"),
-            0 if bias is None else bias.data_ptr(),
-            self.out_features,
-            self.in_features,
+        out_features, in_features = weight.shape
+        dtype, bias_address = native_dtype(weight, "weight"), optional_address(bias, "bias", out_features)
+        native = _native.PackedLinear(weight.data_ptr(), dtype, bias_address, out_features, in_features)
+        self._set_up(out_features, in_features, weight.dtype, native, None)
+
+    @classmethod
+    def from_packed(
+        cls,
+        packed: torch.Tensor,
+        dtype: torch.dtype,
+        out_features: int,
+        in_features: int,
+        bias: torch.Tensor | None = None,
+    ) -> PackedLinear:
+        """Over the bytes that ``packed()`` of a linear of the same shape gave: a view of them, which must not change."""
+        if dtype not in NATIVE_DTYPES:
+            raise ValueError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
+        check_packed(packed, _native.PackedLinear.packed_nbytes(NATIVE_DTYPES[dtype], out_features, in_features))
+        native = _native.PackedLinear.from_packed(
+            packed.data_ptr(),
+            NATIVE_DTYPES[dtype],
+            optional_address(bias, "bias", out_features),
+            out_features,
+            in_features,
         )
+        linear = cls.__new__(cls)
+        linear._set_up(out_features, in_features, dtype, native, packed)
+        return linear
+
+    def _set_up(
+        self,
+        out_features: int,
+        in_features: int,
+        dtype: torch.dtype,
+        native: _native.PackedLinear,
+        viewed: torch.Tensor | None,
+    ) -> None:
+        self.out_features, self.in_features, self.dtype = out_features, in_features, dtype
+        self._native, self._viewed = native, viewed  # viewed: kept alive for as long as the native object reads it
 
     @property
     def nbytes(self) -> int:
         """Bytes of the packed weights."""
         return self._native.nbytes
+
+    def packed(self) -> torch.Tensor:
+        """A copy of the packed weights, uint8 ``[nbytes]``, the same on every processor; the bias is not among them."""
+        packed = torch.empty(self.nbytes, dtype=torch.uint8)
+        self._native.copy_packed(packed.data_ptr())
+        return packed
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """float32 ``[num_rows, in_features]`` to float32 ``[num_rows, out_features]``: into ``out`` if given, and returned."""

@@ -1,6 +1,8 @@
-"""Weight-only quantised linears: codes of 8 or 4 bits with a scale, and a minimum where they need one, per group of inputs.
+"""Linears over weights of 8 or 4 bits, and how to make such weights: ``weight = scale * code + min``.
 
-weight[o, i] = scales[o, i // group_size] * codes[o, i] + mins[o, i // group_size]
+Each output has a scale, and a min if its codes are not symmetric, for every group of ``group_size`` inputs, or for all of its
+inputs. Checkpoints of other formats become a ``QuantizedWeight`` by value: GGUF's Q8_0 has 8 bits and groups of 32, Q4_0 4
+bits and ``mins = -8 * scales``, GPTQ ``mins = -zeros * scales``. A row's bits don't depend on how many rows there are.
 """
 
 from __future__ import annotations
@@ -9,120 +11,208 @@ from dataclasses import dataclass
 
 import torch
 
-from specgrove.kernels.linear import PackedLinear
+from specgrove.kernels import _native
+from specgrove.kernels.checks import check, check_packed, optional_address
 
-_CLIPPING = torch.linspace(1.0, 0.7, 13)  # shares of a group's range that are tried
+CODE_DTYPES = {8: torch.int8, 4: torch.uint8}
+MAX_CODES = {8: 127, 4: 15}
+_SHRINK_FACTORS = tuple(1 - step * 0.03 for step in range(12))  # of the range of a group, for 4 bits
+_CHUNK_NUMEL = 1 << 18  # weights quantised at a time: few enough to stay in the cache
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class QuantizedWeight:
-    """``codes`` is ``[out_features, in_features]``: int8 from -127 to 127, or uint8 from 0 to 15 for 4 bits.
+    """A matrix of weights by value, one code per byte. Raises ``ValueError`` for shapes, types and codes that don't fit."""
 
-    ``scales`` and ``mins`` (None: zeros) are float32 ``[out_features, num_groups]``; groups divide the inputs evenly.
-    """
-
-    codes: torch.Tensor
-    scales: torch.Tensor
-    mins: torch.Tensor | None
+    codes: torch.Tensor  # [out_features, in_features]; 8 bits: int8 in -127..127, 4 bits: uint8 in 0..15
+    scales: torch.Tensor  # float32 [out_features, num_groups]
+    mins: torch.Tensor | None  # float32 [out_features, num_groups]; None: all zero
     bits: int
 
     def __post_init__(self) -> None:
-        code_dtype = {8: torch.int8, 4: torch.uint8}.get(self.bits)
-        if self.codes.dtype != code_dtype:
-            raise ValueError(
-                f"{self.bits}-bit codes must be {code_dtype}, not {self.codes.dtype}: 8 and 4 bits are supported"
-            )
+        if self.bits not in CODE_DTYPES:
+            raise ValueError(f"bits must be 8 or 4, got {self.bits}")
+        check(self.codes, "codes", CODE_DTYPES[self.bits], None, None)
+        check(self.scales, "scales", torch.float32, self.out_features, None)
         num_groups = self.scales.shape[1]
-        if self.scales.shape[0] != self.out_features or num_groups < 1 or self.in_features % num_groups:
-            raise ValueError(
-                f"scales {tuple(self.scales.shape)} don't divide codes {tuple(self.codes.shape)} into groups"
-            )
-        if self.mins is not None and self.mins.shape != self.scales.shape:
-            raise ValueError(f"mins {tuple(self.mins.shape)} must have the shape of scales {tuple(self.scales.shape)}")
+        if num_groups == 0 or self.in_features % num_groups:
+            raise ValueError(f"{num_groups} scales of an output don't divide its {self.in_features} inputs")
+        if self.mins is not None:
+            check(self.mins, "mins", torch.float32, self.out_features, num_groups)
+        if self.codes.numel():
+            lowest, highest = (int(bound) for bound in self.codes.aminmax())
+            limit = MAX_CODES[self.bits]
+            if lowest < -limit or highest > limit:
+                raise ValueError(f"codes of {self.bits} bits must be at most {limit}, got {lowest} to {highest}")
 
     @property
     def out_features(self) -> int:
-        """Rows."""
-        return int(self.codes.shape[0])
+        """Outputs of the linear."""
+        return self.codes.shape[0]
 
     @property
     def in_features(self) -> int:
-        """Columns."""
-        return int(self.codes.shape[1])
+        """Inputs of the linear."""
+        return self.codes.shape[1]
 
     @property
     def group_size(self) -> int:
         """Inputs that share a scale."""
-        return self.in_features // int(self.scales.shape[1])
+        return self.in_features // self.scales.shape[1]
 
     def dequantized(self) -> torch.Tensor:
         """float32 ``[out_features, in_features]``."""
-        grouped = self.codes.float().view(self.out_features, -1, self.group_size) * self.scales[:, :, None]
+        weight = self.codes.view(*self.scales.shape, -1) * self.scales[..., None]
         if self.mins is not None:
-            grouped += self.mins[:, :, None]
-        return grouped.view(self.out_features, self.in_features)
+            weight += self.mins[..., None]
+        return weight.view(self.codes.shape)
 
 
-def quantize(weight: torch.Tensor, bits: int, group_size: int | None = None) -> QuantizedWeight:
-    """Quantises ``[out_features, in_features]``: 8 bits symmetric, 4 bits asymmetric with the clipping of least squared error.
+def quantize(weight: torch.Tensor, bits: int, group_size: int | None) -> QuantizedWeight:
+    """``weight`` ``[out_features, in_features]`` in groups of ``group_size`` inputs (``None``: all inputs of an output).
 
-    ``group_size`` of None takes whole rows. Raises ``ValueError`` where groups don't divide the inputs.
+    8 bits are symmetric, so that the largest magnitude of a group is 127. 4 bits are asymmetric, over the part of a group's
+    range, out of 12 around its middle, that gives the least squared error.
     """
     out_features, in_features = weight.shape
-    group_size = group_size or in_features
-    if in_features % group_size:
-        raise ValueError(f"groups of {group_size} don't divide {in_features} inputs")
-    grouped = weight.float().reshape(out_features, -1, group_size)
-    if bits == 8:
-        scales = (grouped.abs().amax(-1) / 127).clamp(min=1e-20)
-        codes = torch.round(grouped / scales[:, :, None]).to(torch.int8)
-        return QuantizedWeight(codes.view(out_features, in_features), scales, None, 8)
-    if bits != 4:
-        raise ValueError(f"{bits} bits are not supported, only 8 and 4")
-    low, high = grouped.amin(-1), grouped.amax(-1)
-    scales, mins, least = ((high - low) / 15).clamp(min=1e-20), low, torch.full_like(low, torch.inf)
-    for share in _CLIPPING:
-        scale, minimum = ((high - low) * share / 15).clamp(min=1e-20), low * share
-        error = (_codes(grouped, scale, minimum) * scale[:, :, None] + minimum[:, :, None] - grouped).square_().sum(-1)
-        scales, mins = torch.where(error < least, scale, scales), torch.where(error < least, minimum, mins)
-        least = torch.minimum(error, least)
-    codes = _codes(grouped, scales, mins).to(torch.uint8)
-    return QuantizedWeight(codes.view(out_features, in_features), scales, mins, 4)
+    group_size = in_features if group_size is None else group_size
+    if bits not in CODE_DTYPES:
+        raise ValueError(f"bits must be 8 or 4, got {bits}")
+    if group_size < 1 or in_features % group_size:
+        raise ValueError(f"group_size must divide the {in_features} inputs, got {group_size}")
+    codes = torch.empty(out_features, in_features // group_size, group_size, dtype=CODE_DTYPES[bits])
+    scales, mins = torch.empty(2, *codes.shape[:2])
+    quantize_groups = _quantize8 if bits == 8 else _quantize4
+    num_rows = max(1, _CHUNK_NUMEL // in_features)
+    for start in range(0, out_features, num_rows):
+        rows = slice(start, start + num_rows)
+        groups = weight[rows].float().view(-1, *codes.shape[1:])
+        codes[rows], scales[rows], mins[rows] = quantize_groups(groups)
+    if not scales.isfinite().all():
+        raise ValueError("weights must be finite")
+    return QuantizedWeight(codes.view(out_features, in_features), scales, mins if bits == 4 else None, bits)
 
 
-def _codes(grouped: torch.Tensor, scales: torch.Tensor, mins: torch.Tensor) -> torch.Tensor:
-    return grouped.sub(mins[:, :, None]).div_(scales[:, :, None]).round_().clamp_(0, 15)
+def _quantize8(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    scales = groups.abs().amax(-1) / MAX_CODES[8]
+    return (groups * _inverse(scales)[..., None]).round_(), scales, torch.zeros_like(scales)
+
+
+def _quantize4(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    lowest, highest = groups.aminmax(dim=-1)
+    middle, half = (lowest + highest) / 2, (highest - lowest) / 2
+    best = [torch.zeros_like(groups), *torch.full((2, *middle.shape), torch.nan)]  # kept where weights aren't finite
+    best_error = torch.full_like(middle, torch.inf)
+    for factor in _SHRINK_FACTORS:
+        scales, mins = 2 * factor / MAX_CODES[4] * half, middle - factor * half
+        codes = (groups - mins[..., None]).mul_(_inverse(scales)[..., None]).round_().clamp_(0, MAX_CODES[4])
+        error = torch.addcmul(mins[..., None], codes, scales[..., None]).sub_(groups).square_().sum(-1)
+        is_better = error < best_error
+        best_error = torch.where(is_better, error, best_error)
+        for kept, found in zip(best, (codes, scales, mins), strict=True):
+            torch.where(is_better[..., None] if found is codes else is_better, found, kept, out=kept)
+    codes, scales, mins = best
+    return codes, scales, mins
+
+
+def _inverse(scales: torch.Tensor) -> torch.Tensor:
+    """Zero where all weights of a group are one number: their codes are zero."""
+    return torch.where(scales == 0, 0.0, 1 / scales)
 
 
 def pack_codes(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """For disk: 4-bit codes two to a byte, the first in the low half; ``[out_features, bytes]``. 8-bit codes stay."""
+    """Codes ``[out_features, in_features]`` as uint8 for the disk: two of 4 bits in a byte, the first in its lower half."""
+    check(codes, "codes", CODE_DTYPES[bits], None, None)
     if bits == 8:
-        return codes
-    if codes.shape[1] % 2:
-        raise ValueError(f"4-bit codes need an even number of inputs, got {codes.shape[1]}")
-    return codes[:, 0::2] | (codes[:, 1::2] << 4)
+        return codes.view(torch.uint8)
+    padded = torch.nn.functional.pad(codes, (0, codes.shape[1] % 2))
+    return padded[:, ::2] | padded[:, 1::2] << 4
 
 
-def unpack_codes(packed: torch.Tensor, bits: int) -> torch.Tensor:
+def unpack_codes(packed: torch.Tensor, bits: int, in_features: int) -> torch.Tensor:
     """What ``pack_codes`` was given."""
+    check(packed, "packed", torch.uint8, None, -(-in_features * bits // 8))
     if bits == 8:
-        return packed
-    return torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1)
+        return packed.view(torch.int8)
+    return torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1)[:, :in_features].contiguous()
 
 
 class QuantizedLinear:
-    """``x @ weight.T + bias`` for float32 ``x`` over a quantised weight."""
+    """``x @ weight.T + bias`` for float32 ``x``, which is rounded to bfloat16; sums are float32."""
 
     def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None = None) -> None:
-        """``bias`` is float32 ``[out_features]``."""
-        self.out_features, self.in_features = weight.out_features, weight.in_features
-        self._linear = PackedLinear(weight.dequantized().to(torch.bfloat16), bias)
+        """``bias`` is float32 ``[out_features]``. Packs a copy of the weight."""
+        shape = _shape_of(
+            weight.bits, weight.group_size, weight.mins is not None, weight.out_features, weight.in_features
+        )
+        self._set_up(
+            weight.out_features,
+            weight.in_features,
+            _native.QuantizedLinear(
+                shape,
+                weight.codes.data_ptr(),
+                weight.scales.data_ptr(),
+                optional_address(weight.mins, "mins", *weight.scales.shape),
+                optional_address(bias, "bias", weight.out_features),
+            ),
+            None,
+        )
+
+    @classmethod
+    def from_packed(
+        cls,
+        packed: torch.Tensor,
+        bits: int,
+        group_size: int,
+        has_mins: bool,
+        out_features: int,
+        in_features: int,
+        bias: torch.Tensor | None = None,
+    ) -> QuantizedLinear:
+        """Over the bytes that ``packed()`` of a linear of the same shape gave: a view of them, which must not change."""
+        shape = _shape_of(bits, group_size, has_mins, out_features, in_features)
+        check_packed(packed, shape.nbytes)
+        native = _native.QuantizedLinear.from_packed(
+            shape, packed.data_ptr(), optional_address(bias, "bias", out_features)
+        )
+        linear = cls.__new__(cls)
+        linear._set_up(out_features, in_features, native, packed)
+        return linear
+
+    def _set_up(
+        self, out_features: int, in_features: int, native: _native.QuantizedLinear, viewed: torch.Tensor | None
+    ) -> None:
+        self.out_features, self.in_features = out_features, in_features
+        self._native, self._viewed = native, viewed  # viewed: kept alive for as long as the native object reads it
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed weights."""
-        return self._linear.nbytes
+        """Bytes of the packed codes, scales and mins."""
+        return self._native.nbytes
+
+    def packed(self) -> torch.Tensor:
+        """A copy of the packed weights, uint8 ``[nbytes]``, the same on every processor; the bias is not among them."""
+        packed = torch.empty(self.nbytes, dtype=torch.uint8)
+        self._native.copy_packed(packed.data_ptr())
+        return packed
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """float32 ``[num_rows, in_features]`` to float32 ``[num_rows, out_features]``: into ``out`` if given, and returned."""
-        return self._linear(x, out)
+        num_rows = x.shape[0]
+        check(x, "x", torch.float32, num_rows, self.in_features)
+        if out is None:
+            out = torch.empty((num_rows, self.out_features))
+        else:
+            check(out, "out", torch.float32, num_rows, self.out_features)
+        self._native.forward(x.data_ptr(), num_rows, out.data_ptr())
+        return out
+
+
+def _shape_of(
+    bits: int, group_size: int, has_mins: bool, out_features: int, in_features: int
+) -> _native.QuantizedShape:
+    if bits not in CODE_DTYPES:
+        raise ValueError(f"bits must be 8 or 4, got {bits}")
+    if group_size < 1 or in_features % group_size or (group_size % 4 and group_size != in_features):
+        raise ValueError(f"group_size must be {in_features} or a multiple of 4 that divides it, got {group_size}")
+    return _native.QuantizedShape(bits, out_features, in_features, group_size, has_mins)

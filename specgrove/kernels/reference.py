@@ -12,6 +12,7 @@ import torch
 
 from specgrove.kernels.attention import AttentionBatch
 from specgrove.kernels.elementwise import Activation
+from specgrove.kernels.quantized_linear import QuantizedWeight
 from specgrove.kernels.sampling import NO_ADJUSTMENTS, ChoiceParams, TokenAdjustments
 from specgrove.kernels.trees import Arrays
 
@@ -89,6 +90,14 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     rounded = x.to(torch.bfloat16) if weight.dtype is torch.bfloat16 else x
     out = rounded.double() @ weight.double().T
     return out if bias is None else out + bias.double()
+
+
+def quantized_linear(x: torch.Tensor, weight: QuantizedWeight, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """``QuantizedLinear``; float64 ``[num_rows, out_features]``."""
+    exact = weight.codes.double().view(*weight.scales.shape, -1) * weight.scales.double()[..., None]
+    if weight.mins is not None:
+        exact += weight.mins.double()[..., None]
+    return linear(x.bfloat16(), exact.view(weight.codes.shape), bias)
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

@@ -1,0 +1,101 @@
+"""Linears over weights of 8 and 4 bits against float64, and rows whose bits depend on nothing but themselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from specgrove.kernels import reference, threads
+from specgrove.kernels.quantized_linear import CODE_DTYPES, QuantizedLinear, QuantizedWeight
+
+# Outputs, inputs, group size; the last groups are whole rows.
+SHAPES = [
+    (64, 64, 32),
+    (37, 96, 32),
+    (130, 192, 64),
+    (100, 384, 128),
+    (40, 12, 4),
+    (1, 1, 1),
+    (70, 33, 33),
+    (31, 582, 582),
+]
+FORMATS = [(8, False), (8, True), (4, False), (4, True)]
+
+
+def weight_of(out_features: int, in_features: int, group_size: int, bits: int, has_mins: bool) -> QuantizedWeight:
+    """Random codes over their whole range."""
+    lowest, highest = (-127, 128) if bits == 8 else (0, 16)
+    codes = torch.randint(lowest, highest, (out_features, in_features)).to(CODE_DTYPES[bits])
+    scales, mins = torch.rand(2, out_features, in_features // group_size) * 0.1
+    return QuantizedWeight(codes, scales, -8 * mins if has_mins else None, bits)
+
+
+def in_float32(x: torch.Tensor, weight: QuantizedWeight, bias: torch.Tensor | None) -> torch.Tensor:
+    """The same steps in torch: a sum for each group, scaled and added up in the order of the groups."""
+    groups = x.bfloat16().float().view(len(x), -1, weight.group_size)
+    codes = weight.codes.float().view(weight.out_features, -1, weight.group_size)
+    out = torch.zeros(len(x), weight.out_features) if bias is None else bias.expand(len(x), -1).clone()
+    for group in range(groups.shape[1]):
+        out += weight.scales[:, group] * (groups[:, group] @ codes[:, group].T)
+        if weight.mins is not None:
+            out += weight.mins[:, group] * groups[:, group].sum(-1, keepdim=True)
+    return out
+
+
+@pytest.mark.parametrize(("bits", "has_mins"), FORMATS)
+@pytest.mark.parametrize(("out_features", "in_features", "group_size"), SHAPES)
+def test_is_as_close_to_float64_as_torch(
+    isa: str, bits: int, has_mins: bool, out_features: int, in_features: int, group_size: int
+) -> None:
+    torch.manual_seed(out_features)
+    weight = weight_of(out_features, in_features, group_size, bits, has_mins)
+    for bias in (None, torch.randn(out_features)):
+        linear = QuantizedLinear(weight, bias)
+        for num_rows in (1, 2, 5, 11, 12, 13, 33):
+            x = torch.randn(num_rows, in_features)
+            found, expected = linear(x), reference.quantized_linear(x, weight, bias)
+            assert found.shape == (num_rows, out_features)
+            allowed = 2 * (in_float32(x, weight, bias) - expected).abs().max()
+            assert (found - expected).abs().max() <= allowed + 1e-6 * expected.abs().max()
+
+
+@pytest.mark.parametrize(("bits", "has_mins"), FORMATS)
+@pytest.mark.parametrize("group_size", [32, 128, 384])
+def test_a_rows_bits_are_its_own(isa: str, bits: int, has_mins: bool, group_size: int) -> None:
+    linear = QuantizedLinear(weight_of(150, 384, group_size, bits, has_mins), torch.randn(150))
+    x = torch.randn(70, 384)
+    alone = torch.cat([linear(row[None]) for row in x])
+    for num_threads in (1, 2):
+        threads.set_num_threads(num_threads)
+        for num_rows in (*range(1, 18), 64, 70):
+            assert torch.equal(linear(x[:num_rows].contiguous()), alone[:num_rows])
+        assert torch.equal(linear(x.flip(0).contiguous()), alone.flip(0))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_every_code_is_read_exactly(isa: str, bits: int) -> None:
+    """Each code alone, at every place of a step and of a group of outputs."""
+    every = torch.arange(-127, 128) if bits == 8 else torch.arange(16)
+    for in_features in (1, 2, 3, 4, 8):
+        for place in range(in_features):
+            codes = torch.zeros(len(every), in_features, dtype=CODE_DTYPES[bits])
+            codes[:, place] = every
+            weight = QuantizedWeight(codes, torch.ones(len(every), 1), None, bits)
+            assert torch.equal(QuantizedLinear(weight)(torch.ones(1, in_features))[0], every.float())
+
+
+def test_writes_into_a_given_tensor() -> None:
+    linear, x, out = QuantizedLinear(weight_of(40, 8, 8, 8, False)), torch.randn(3, 8), torch.empty(3, 40)
+    assert linear(x, out) is out
+    assert torch.equal(out, linear(x))
+    assert linear(torch.empty(0, 8)).shape == (0, 40)
+
+
+def test_bad_input_is_named() -> None:
+    weight = weight_of(4, 8, 8, 4, True)
+    with pytest.raises(ValueError, match=r"x must have the shape \[2, 8\]"):
+        QuantizedLinear(weight)(torch.randn(2, 7))
+    with pytest.raises(ValueError, match=r"bias must have the shape \[4\]"):
+        QuantizedLinear(weight, torch.zeros(5))
+    with pytest.raises(ValueError, match=r"group_size must be 6 or a multiple of 4 that divides it, got 2"):
+        QuantizedLinear(weight_of(4, 6, 2, 8, False))
