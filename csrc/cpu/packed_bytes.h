@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 
 namespace specgrove {
@@ -22,10 +21,11 @@ class PackedBytes {
   void copy_to(void* out) const;
 
  private:
-  struct Free {
-    void operator()(void* memory) const { std::free(memory); }
+  struct Unmap {
+    int64_t num_bytes;
+    void operator()(void* memory) const;
   };
-  std::unique_ptr<void, Free> owned_;
+  std::unique_ptr<void, Unmap> owned_;
   const char* data_;
   int64_t num_bytes_;
 };

@@ -4,12 +4,13 @@ is ever in memory. ``ShardReader`` is what the families see: it takes this rank'
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,9 +19,16 @@ from specgrove.kernels.quantized_linear import QuantizedWeight
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.sharding import HeadShard, Shard, heads_of, part
 from specgrove.models.spec import DecoderSpec
-from specgrove.models.weights import LinearWeights, NormWeights, Weight
+from specgrove.models.weights import HeadWeights, LayerWeights, LinearWeights, ModelWeights, NormWeights, Weight
 
 ALL = slice(None)
+
+
+def _trim_heap() -> None:
+    """Gives freed memory back to the system: glibc keeps some tens of MB of what large tensors took."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 class TensorSource(Protocol):
@@ -38,21 +46,18 @@ class TensorSource(Protocol):
 
 
 class Checkpoint:
-    """The tensors of a folder's ``*.safetensors`` files, with or without an index. A context manager."""
+    """The tensors of a folder's ``*.safetensors`` files, with or without an index. A context manager.
+
+    Files are mapped when they are read from and let go by ``releasing``: what was read of them would count as this process's memory.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._stack = ExitStack()
-        self._files = {}
+        self._open = ExitStack()
+        self._files: dict[str, Any] = {}
         self._file_of: dict[str, str] = {}
-        try:
-            for name in self._file_names():
-                file = self._stack.enter_context(safe_open(folder / name, framework="pt"))
-                self._files[name] = file
-                self._file_of.update(dict.fromkeys(file.keys(), name))
-        except (SafetensorError, OSError) as error:
-            self._stack.close()
-            raise UnsupportedModelError(f"{folder} can't be read: {error}") from error
+        for name in self._file_names():
+            self._file_of.update(dict.fromkeys(self._file(name).keys(), name))
 
     def _file_names(self) -> list[str]:
         index = self.folder / "model.safetensors.index.json"
@@ -60,18 +65,45 @@ class Checkpoint:
             return sorted(set(json.loads(index.read_text())["weight_map"].values()))
         return sorted(path.name for path in self.folder.glob("*.safetensors"))
 
+    def _file(self, name: str) -> Any:
+        if name not in self._files:
+            try:
+                self._files[name] = self._open.enter_context(safe_open(self.folder / name, framework="pt"))
+            except (SafetensorError, OSError) as error:
+                self._release()
+                raise UnsupportedModelError(f"{self.folder} can't be read: {error}") from error
+        return self._files[name]
+
+    def _release(self) -> None:
+        self._files.clear()
+        self._open.close()
+        _trim_heap()
+
+    def releasing(self, weights: ModelWeights) -> ModelWeights:
+        """The same weights; the files are let go before each part is read, when the one before has been packed."""
+
+        def layer(index: int) -> LayerWeights:
+            self._release()
+            return weights.layer(index)
+
+        def head() -> HeadWeights:
+            self._release()
+            return weights.head()
+
+        return ModelWeights(weights.embedding, layer, head)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._stack.close()
+        self._release()
 
     def __contains__(self, name: str) -> bool:
         return name in self._file_of
 
     def tensor(self, name: str, rows: slice = ALL) -> torch.Tensor:
-        """See ``TensorSource``."""
-        return self._sliced(name, rows)
+        """See ``TensorSource``. A copy: it is kept as it is, and would keep the file mapped."""
+        return self._sliced(name, rows).clone()
 
     def weight(self, name: str, rows: slice, columns: slice) -> Weight:
         """See ``TensorSource``."""
@@ -82,7 +114,7 @@ class Checkpoint:
             raise UnsupportedModelError(
                 f"{self.folder} has no tensor {name!r}: is it a checkpoint of this architecture?"
             )
-        file = self._files[self._file_of[name]]
+        file = self._file(self._file_of[name])
         tensor = file.get_tensor(name) if all(s == ALL for s in slices) else file.get_slice(name)[slices]
         assert isinstance(tensor, torch.Tensor)
         return tensor

@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 import torch
 
 from specgrove.kernels.elementwise import add, embed
-from specgrove.models.decoder_layer import DecoderLayer, Norm, packed
+from specgrove.models.decoder_layer import DecoderLayer, Norm
 from specgrove.models.forward_batch import ForwardBatch
 from specgrove.models.rotary import RotarySpec, cos_sin_table
 from specgrove.models.sharding import Shard, heads_of, part
 from specgrove.models.spec import DecoderSpec
 from specgrove.models.tensor_group import OneRank, TensorGroup
-from specgrove.models.weights import EmbeddingWeights, HeadWeights, ModelWeights
+from specgrove.models.weight_store import Linear, MemoryWeights, WeightStore
+from specgrove.models.weights import EmbeddingWeights, HeadWeights, ModelWeights, Weight
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -28,10 +29,17 @@ Progress = Callable[[int, int], None]
 class Embedding:
     """From token ids to hidden states. The rank holds some rows of the vocabulary."""
 
-    def __init__(self, weights: EmbeddingWeights, spec: DecoderSpec, group: TensorGroup, dtype: torch.dtype) -> None:
-        self.table = weights.tokens.to(dtype).contiguous()
-        self.positions = None if weights.positions is None else weights.positions.to(dtype).contiguous()
-        self.projection = None if weights.projection is None else packed(weights.projection, None, dtype)
+    def __init__(
+        self,
+        weights: EmbeddingWeights,
+        spec: DecoderSpec,
+        group: TensorGroup,
+        dtype: torch.dtype,
+        store: WeightStore,
+    ) -> None:
+        self.table = store.table(weights.tokens, dtype)
+        self.positions = None if weights.positions is None else store.table(weights.positions, dtype)
+        self.projection = _small_linear(weights.projection, dtype)
         self._rows = part(spec.vocab_size, group.rank, group.size)
         self._scale = spec.embedding_scale
         self._group = group
@@ -59,10 +67,12 @@ class Embedding:
 class Head:
     """From hidden states to logits."""
 
-    def __init__(self, weights: HeadWeights, spec: DecoderSpec, group: TensorGroup, dtype: torch.dtype) -> None:
+    def __init__(
+        self, weights: HeadWeights, spec: DecoderSpec, group: TensorGroup, dtype: torch.dtype, store: WeightStore
+    ) -> None:
         self.norm = None if weights.norm is None else Norm(weights.norm, spec)
-        self.projection = None if weights.projection is None else packed(weights.projection, None, dtype)
-        self.vocab = packed(weights.vocab, None, dtype)
+        self.projection = _small_linear(weights.projection, dtype)
+        self.vocab = store.linear(weights.vocab, None, dtype)
         self._widths = tuple(len(part(spec.vocab_size, rank, group.size)) for rank in range(group.size))
         self._group = group
 
@@ -75,6 +85,10 @@ class Head:
         return self._group.concatenated(self.vocab(hidden), self._widths)
 
 
+def _small_linear(weight: Weight | None, dtype: torch.dtype) -> Linear | None:
+    return None if weight is None else MemoryWeights().linear(weight, None, dtype)
+
+
 class Decoder:
     """A loaded model, or one rank's share of it."""
 
@@ -85,6 +99,7 @@ class Decoder:
         dtype: torch.dtype,
         shard: Shard | None = None,
         group: TensorGroup | None = None,
+        store: WeightStore | None = None,
         progress: Progress = lambda done, total: None,
     ) -> None:
         self.spec = spec
@@ -92,15 +107,18 @@ class Decoder:
         self.shard = shard or Shard.whole(spec)
         self.heads = heads_of(spec, self.shard)
         self._group = group or OneRank()
+        self._store = store or MemoryWeights()
         is_first, is_last = self.shard.is_first_stage, self.shard.is_last_stage
-        self.embedding = Embedding(weights.embedding(), spec, self._group, dtype) if is_first else None
+        self.embedding = Embedding(weights.embedding(), spec, self._group, dtype, self._store) if is_first else None
         self.layers: list[DecoderLayer] = []
         indices = range(self.shard.first_layer, self.shard.end_layer)
         for index in indices:
-            layer = DecoderLayer(weights.layer(index), spec, spec.layers[index], self.heads, dtype)
+            layer = DecoderLayer(weights.layer(index), spec, spec.layers[index], self.heads, dtype, self._store)
+            self._store.end_unit()
             self.layers.append(layer)
             progress(len(self.layers), len(indices))
-        self.head = Head(weights.head(), spec, self._group, dtype) if is_last else None
+        self.head = Head(weights.head(), spec, self._group, dtype, self._store) if is_last else None
+        self._store.end_unit()
         self._cos_sin: dict[RotarySpec, torch.Tensor] = {
             rotary: cos_sin_table(rotary, spec.head_dim, spec.max_position_embeddings)
             for rotary in {layer.spec.rotary for layer in self.layers}
@@ -135,7 +153,8 @@ class Decoder:
     ) -> torch.Tensor:
         """This rank's layers, from hidden states (which may be overwritten) to hidden states."""
         delta: torch.Tensor | None = None
-        for layer, k_cache, v_cache in zip(self.layers, k_caches, v_caches, strict=True):
+        for index, (layer, k_cache, v_cache) in enumerate(zip(self.layers, k_caches, v_caches, strict=True)):
+            self._store.will_run(index)
             cos_sin = None if layer.spec.rotary is None else self._cos_sin[layer.spec.rotary]
             hidden, delta = layer(hidden, delta, batch, cos_sin, k_cache, v_cache, self._group)
         if delta is not None:
@@ -145,4 +164,5 @@ class Decoder:
     def logits(self, hidden: torch.Tensor, batch: ForwardBatch) -> torch.Tensor:
         """The last stage's end: logits of the rows that are wanted."""
         assert self.head is not None, "only the last stage has logits"
+        self._store.will_run(len(self.layers))
         return self.head(hidden.index_select(0, batch.logit_rows))

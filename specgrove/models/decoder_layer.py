@@ -6,8 +6,6 @@ depend on what else is in the batch.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 
 from specgrove.kernels.attention import rotate_and_store, tree_attention
@@ -21,39 +19,12 @@ from specgrove.kernels.elementwise import (
     layer_norm,
     rms_norm,
 )
-from specgrove.kernels.linear import PackedLinear
-from specgrove.kernels.quantized_linear import QuantizedLinear, QuantizedWeight
 from specgrove.models.forward_batch import ForwardBatch
 from specgrove.models.sharding import HeadShard
 from specgrove.models.spec import DecoderSpec, LayerSpec
 from specgrove.models.tensor_group import TensorGroup
-from specgrove.models.weights import AttentionWeights, LayerWeights, LinearWeights, MlpWeights, NormWeights, Weight
-
-
-class Linear(Protocol):
-    """A packed linear, plain or quantised."""
-
-    in_features: int
-    out_features: int
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the packed weights."""
-        ...
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
-
-
-def packed(weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
-    """Quantised weights stay as they are; others are rounded to ``dtype``."""
-    bias = None if bias is None else bias.float().contiguous()
-    if isinstance(weight, QuantizedWeight):
-        return QuantizedLinear(weight, bias)
-    return PackedLinear(weight.to(dtype), bias)
-
-
-def _packed(linear: LinearWeights, dtype: torch.dtype) -> Linear:
-    return packed(linear.weight, linear.bias, dtype)
+from specgrove.models.weight_store import Linear, WeightStore
+from specgrove.models.weights import AttentionWeights, LayerWeights, MlpWeights, NormWeights
 
 
 class Norm:
@@ -82,10 +53,16 @@ class Attention:
     """From normed rows to what attention adds, before the ranks' sum."""
 
     def __init__(
-        self, weights: AttentionWeights, spec: DecoderSpec, layer: LayerSpec, heads: HeadShard, dtype: torch.dtype
+        self,
+        weights: AttentionWeights,
+        spec: DecoderSpec,
+        layer: LayerSpec,
+        heads: HeadShard,
+        dtype: torch.dtype,
+        store: WeightStore,
     ) -> None:
-        self.qkv = _packed(weights.qkv, dtype)
-        self.out = _packed(weights.out, dtype)
+        self.qkv = store.linear(weights.qkv.weight, weights.qkv.bias, dtype)
+        self.out = store.linear(weights.out.weight, weights.out.bias, dtype)
         self._spec = spec
         self._window = layer.window
         self._heads = heads
@@ -122,9 +99,9 @@ class Attention:
 class Mlp:
     """From normed rows to what the MLP adds, before the ranks' sum."""
 
-    def __init__(self, weights: MlpWeights, spec: DecoderSpec, dtype: torch.dtype) -> None:
-        self.up = _packed(weights.up, dtype)
-        self.down = _packed(weights.down, dtype)
+    def __init__(self, weights: MlpWeights, spec: DecoderSpec, dtype: torch.dtype, store: WeightStore) -> None:
+        self.up = store.linear(weights.up.weight, weights.up.bias, dtype)
+        self.down = store.linear(weights.down.weight, weights.down.bias, dtype)
         self._activation = spec.activation
         self._is_gated = spec.is_gated
 
@@ -138,11 +115,17 @@ class DecoderLayer:
     """One layer of one rank."""
 
     def __init__(
-        self, weights: LayerWeights, spec: DecoderSpec, layer: LayerSpec, heads: HeadShard, dtype: torch.dtype
+        self,
+        weights: LayerWeights,
+        spec: DecoderSpec,
+        layer: LayerSpec,
+        heads: HeadShard,
+        dtype: torch.dtype,
+        store: WeightStore,
     ) -> None:
         self.spec = layer
-        self.attention = Attention(weights.attention, spec, layer, heads, dtype)
-        self.mlp = Mlp(weights.mlp, spec, dtype)
+        self.attention = Attention(weights.attention, spec, layer, heads, dtype, store)
+        self.mlp = Mlp(weights.mlp, spec, dtype, store)
         self._residual = spec.residual
         self.attention_norm = Norm(weights.attention_norm, spec)
         self._mlp_norm = None if weights.mlp_norm is None else Norm(weights.mlp_norm, spec)

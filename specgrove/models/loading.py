@@ -16,6 +16,7 @@ from specgrove.models.families import falcon, gemma3, gpt_bigcode, llama, mpt, o
 from specgrove.models.sharding import Shard
 from specgrove.models.spec import DecoderSpec
 from specgrove.models.tensor_group import TensorGroup
+from specgrove.models.weight_store import WeightStore
 from specgrove.models.weights import ModelWeights
 
 
@@ -69,10 +70,11 @@ def load_decoder(
     progress: Progress = lambda done, total: None,
     shard: Shard | None = None,
     group: TensorGroup | None = None,
+    store: WeightStore | None = None,
 ) -> Decoder:
     """Reads a checked model folder layer by layer, only what ``shard`` holds; ``progress`` is told layers done and in all."""
     family, _ = family_of(folder)
     spec = read_spec(folder)
     with Checkpoint(folder) as checkpoint:
         weights = family.weights_of(checkpoint, spec, shard or Shard.whole(spec))
-        return Decoder(spec, weights, dtype, shard, group, progress)
+        return Decoder(spec, checkpoint.releasing(weights), dtype, shard, group, store, progress)
