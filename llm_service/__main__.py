@@ -26,7 +26,16 @@ from specgrove.kernels.threads import set_num_threads
 from specgrove.models.decoder import DTYPES
 from specgrove.models.hub import resolve_model
 from specgrove.models.loading import load_decoder, read_spec
-from specgrove.models.memory_plan import MemoryRequest, available_memory_bytes, check_fits, plan_memory, slots_in
+from specgrove.models.memory_plan import (
+    MemoryRequest,
+    available_memory_bytes,
+    check_fits,
+    gibibytes,
+    plan_memory,
+    slots_in,
+    weight_bytes_left,
+)
+from specgrove.models.weight_store import MappedWeights
 from specgrove.runtime.model_runner import ModelRunner, Runner
 from specgrove.runtime.parallel_runner import ParallelRunner, run_worker
 from specgrove.runtime.step_loop import StepLoop
@@ -48,34 +57,42 @@ def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, Model
     if rank is not None and not rank.is_first_of_machine:
         dist.barrier()  # the first rank of the machine downloads and converts
     folder = resolve_model(config.model, cache_dir=config.cache_dir, progress=logger.info)
-    num_slots = plan(config, folder, rank)
+    request = plan(config, folder, rank)
     if rank is not None and rank.is_first_of_machine:
         dist.barrier()
     started_s = time.perf_counter()
     shard = None if rank is None else config.layout.shard_of(rank.rank, read_spec(folder))
     group = None if rank is None else rank.links.tensor_group
-    decoder = load_decoder(folder, DTYPES[config.dtype], _log_progress, shard, group)
+    limit = request.max_weight_bytes
+    store = None if limit is None else MappedWeights(config.cache_dir / "offload", limit)
+    decoder = load_decoder(folder, DTYPES[config.dtype], _log_progress, shard, group, store)
+    if store is not None:
+        logger.info("%s of %s of weights stay in memory", gibibytes(store.resident_bytes), gibibytes(store.num_bytes))
     logger.info(
         "%s: %.0fM parameters in %s, loaded in %.1f s; %d threads",
         folder.name, decoder.spec.num_parameters / 1e6, config.dtype, time.perf_counter() - started_s, num_threads,
     )  # fmt: skip
-    return folder, ModelRunner(decoder, num_slots)
+    return folder, ModelRunner(decoder, request.num_slots)
 
 
-def plan(config: LlmServiceConfig, folder: Path, rank: ranks.Rank | None) -> int:
-    """The number of KV slots. Says what memory will be taken; raises ``DoesNotFitError`` where there is less."""
+def plan(config: LlmServiceConfig, folder: Path, rank: ranks.Rank | None) -> MemoryRequest:
+    """The number of KV slots and the limits. Says what memory will be taken; raises ``DoesNotFitError`` where there is less."""
     spec = read_spec(folder)
     max_num_rows = config.max_num_chunk_tokens + MAX_NUM_TREE_NODES
     request = MemoryRequest(config.dtype, None, config.layout, config.num_slots, max_num_rows)
     if config.kv_memory_bytes is not None or config.memory_per_rank_bytes is not None:
         num_slots = slots_in(spec, request, kv_bytes=config.kv_memory_bytes, rank_bytes=config.memory_per_rank_bytes)
         request = replace(request, num_slots=num_slots)
+    available_bytes, num_local = available_memory_bytes(), rank.num_local if rank else 1
+    if config.offload is not None:
+        left = weight_bytes_left(spec, request, available_bytes - config.offload.reserve_bytes, num_local)
+        request = replace(request, max_weight_bytes=config.offload.max_weight_bytes or left)
     if rank is None or rank.rank == 0:
         for rank_plan in plan_memory(spec, request):
             logger.info("memory of %s", rank_plan)
     if rank is None or rank.is_first_of_machine:
-        check_fits(spec, request, available_memory_bytes(), rank.num_local if rank else 1)
-    return request.num_slots
+        check_fits(spec, request, available_bytes, num_local)
+    return request
 
 
 async def serve(

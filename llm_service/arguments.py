@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from llm_service.config import LlmServiceConfig
+from llm_service.config import LlmServiceConfig, Offload
 from specgrove.models.decoder import DTYPES
 from specgrove.models.hub import DEMO_LLM
 from specgrove.models.memory_plan import parse_bytes
@@ -38,11 +38,18 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
         num_slots=arguments.kv_slots,
         kv_memory_bytes=arguments.kv_memory,
         memory_per_rank_bytes=arguments.memory_per_gpu,
+        offload=_offload(arguments),
         max_model_len=arguments.max_model_len,
         max_num_chunk_tokens=arguments.max_chunk_tokens,
         session_ttl_s=arguments.session_ttl_s,
         drain_timeout_s=arguments.drain_timeout_s,
     )
+
+
+def _offload(arguments: argparse.Namespace) -> Offload | None:
+    if arguments.max_weight_memory is None and not arguments.offload:
+        return None
+    return Offload(arguments.max_weight_memory, arguments.offload_reserve_bytes)
 
 
 def _layout(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> ParallelLayout:
@@ -88,6 +95,15 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--memory-per-gpu", type=_bytes, metavar="BYTES",
         help="all the memory that a rank may take, on a CPU too: KV slots get what is left; instead of --kv-slots",
+    )  # fmt: skip
+    add("--offload", action="store_true", help="keep weights that don't fit into memory in a file, read a layer ahead")
+    add(
+        "--max-weight-memory", type=_bytes, metavar="BYTES",
+        help="with --offload, and implies it: memory of each rank's weights; unset: what is available",
+    )  # fmt: skip
+    add(
+        "--offload-reserve-bytes", type=_bytes, default=1 << 30, metavar="BYTES",
+        help="with --offload: memory that is left to others",
     )  # fmt: skip
     add("--max-model-len", type=int, help="longest prompt + output in tokens; unset: what the model allows")
     add("--max-chunk-tokens", type=int, default=256, help="rows of one forward pass that prompts may fill")

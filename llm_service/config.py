@@ -22,6 +22,14 @@ class VerifierConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Offload:
+    """Weights that don't stay in memory. ``max_weight_bytes`` is of each rank; ``None``: what is available but ``reserve_bytes``."""
+
+    max_weight_bytes: int | None
+    reserve_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class LlmServiceConfig:
     """All of it."""
 
@@ -36,6 +44,7 @@ class LlmServiceConfig:
     """Of every rank; instead of ``num_slots``."""
     memory_per_rank_bytes: int | None
     """All that a rank may take; KV slots get what is left. Instead of ``num_slots``."""
+    offload: Offload | None
     max_model_len: int | None
     max_num_chunk_tokens: int
     session_ttl_s: float

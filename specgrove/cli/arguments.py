@@ -129,6 +129,11 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
         metavar="N|L,L,...",
         help="processes that the layers are divided over: how many, or how many layers each (default: 1)",
     )
+    group.add_argument("--kv-memory", metavar="BYTES", help="memory of the LLM's KV slots, of each process (2GiB)")
+    group.add_argument(
+        "--offload", action="store_true", help="keep the LLM's weights that don't fit into memory in a file"
+    )
+    group.add_argument("--max-weight-memory", metavar="BYTES", help="memory that the LLM's weights may take; --offload")
     command.add_argument("--verbose", action="store_true", help="show the log of the services that are started here")
 
 

@@ -42,6 +42,7 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
         num_llm_replicas=arguments.llm_replicas,
         tensor_parallel=arguments.tensor_parallel,
         pipeline_parallel=arguments.pipeline_parallel,
+        llm_arguments=_llm_arguments(arguments),
     )
     started_s = time.monotonic()
     with waiting(console, "starting the services") as status:
@@ -56,6 +57,13 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
         yield suite
     finally:
         suite.stop()
+
+
+def _llm_arguments(arguments: argparse.Namespace) -> tuple[str, ...]:
+    flags = ["--offload"] if arguments.offload else []
+    for flag, value in (("--kv-memory", arguments.kv_memory), ("--max-weight-memory", arguments.max_weight_memory)):
+        flags += [] if value is None else [flag, value]
+    return tuple(flags)
 
 
 def model_folder(llm: str, console: rich.console.Console) -> Path:

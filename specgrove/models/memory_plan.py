@@ -35,6 +35,8 @@ class MemoryRequest:
     num_slots: int
     max_num_rows: int
     """Rows of one forward pass at most."""
+    max_weight_bytes: int | None = None
+    """What a rank's weights may take of the memory; the rest stays in a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def _plan_rank(spec: DecoderSpec, request: MemoryRequest, rank: int) -> MemoryPl
     activations += 4 * request.max_num_rows * spec.vocab_size if shard.is_last_stage else 0
     return MemoryPlan(
         rank=rank,
-        weight_bytes=_weight_bytes(spec, request, shard),
+        weight_bytes=min(_weight_bytes(spec, request, shard), request.max_weight_bytes or 1 << 62),
         slot_bytes=int(slot_elements * _DTYPE_BYTES[request.dtype]),
         num_slots=request.num_slots,
         activation_bytes=activations,
@@ -108,6 +110,13 @@ def _weight_bytes(spec: DecoderSpec, request: MemoryRequest, shard: Shard) -> in
     total += vocab * dtype_bytes if shard.is_first_stage else 0
     total += vocab * head_bytes if shard.is_last_stage else 0
     return math.ceil(total)
+
+
+def weight_bytes_left(spec: DecoderSpec, request: MemoryRequest, available_bytes: int, num_local_ranks: int) -> int:
+    """What is left for the weights of each of this machine's ranks, beside KV slots and activations. At least 1."""
+    plans = plan_memory(spec, request)[:num_local_ranks]
+    others = sum(plan.kv_bytes + plan.activation_bytes for plan in plans)
+    return max(1, (available_bytes - others) // num_local_ranks)
 
 
 def slots_in(spec: DecoderSpec, request: MemoryRequest, *, kv_bytes: int | None, rank_bytes: int | None) -> int:
@@ -158,6 +167,8 @@ def _others(spec: DecoderSpec, request: MemoryRequest) -> Iterable[tuple[str, Me
     for quantization in ("int8", "int4"):
         if request.quantization is None:
             yield f"--dtype bfloat16 --quantization {quantization}", replace(request, quantization=quantization)
+    if request.max_weight_bytes is None:
+        yield "--offload (slower: weights are read from a file)", replace(request, max_weight_bytes=1 << 28)
     yield (
         f"--dtype bfloat16 --quantization int4 --kv-slots {fewer}",
         replace(request, quantization="int4", num_slots=fewer),
