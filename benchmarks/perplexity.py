@@ -26,7 +26,7 @@ from specgrove.runtime.model_runner import ModelRunner
 from specgrove.tokenizer import Tokenizer
 
 _WINDOW_LEN = 512
-_GROUP_SIZE = 64
+_GROUP_SIZE = 32
 _HEAD_ROWS = 8192  # linears with more outputs are heads, and keep 8 bits
 
 
