@@ -12,6 +12,7 @@ from specgrove.models.decoder import DTYPES
 from specgrove.models.hub import DEMO_LLM
 from specgrove.models.memory_plan import parse_bytes
 from specgrove.models.parallel_layout import ParallelLayout
+from specgrove.models.quantization import BITS
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
@@ -32,6 +33,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
         address=arguments.address,
         model=arguments.model,
         dtype=arguments.dtype,
+        quantization=None if arguments.quantization == "none" else arguments.quantization,
         cache_dir=arguments.cache_dir,
         layout=_layout(arguments, parser),
         num_threads=arguments.threads,
@@ -82,6 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--address", default="127.0.0.1:50052", help="HOST:PORT or unix:/path to listen on")
     add("--model", default=DEMO_LLM, help="model folder, hub id, or the demo model's name")
     add("--dtype", default="bfloat16", choices=sorted(DTYPES), help="of weights and KV cache")
+    add(
+        "--quantization", default="none", choices=("none", *BITS),
+        help="of the linears' weights; done once and kept in the cache",
+    )  # fmt: skip
     add("--tensor-parallel", type=int, default=1, metavar="N", help="ranks that share every layer")
     add(
         "--pipeline-parallel", default="1", metavar="N|L,L,…",

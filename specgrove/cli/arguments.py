@@ -119,6 +119,9 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
         help=f"a small speculative model, repeatable (default: {' and '.join(DEFAULT_SSMS)})",
     )
     group.add_argument("--dtype", choices=DTYPES, help=f"what to compute in (default: {DEFAULT_DTYPE})")
+    group.add_argument(
+        "--quantization", choices=("none", "int8", "int4"), default="none", help="of the LLM's weights (default: none)"
+    )
     group.add_argument("--llm-replicas", type=_count, default=1, metavar="N", help="LLM services to start (default: 1)")
     group.add_argument(
         "--tensor-parallel", type=_count, default=1, metavar="N", help="processes that share every layer (default: 1)"

@@ -61,6 +61,7 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
 
 def _llm_arguments(arguments: argparse.Namespace) -> tuple[str, ...]:
     flags = ["--offload"] if arguments.offload else []
+    flags += [] if arguments.quantization == "none" else ["--quantization", arguments.quantization]
     for flag, value in (("--kv-memory", arguments.kv_memory), ("--max-weight-memory", arguments.max_weight_memory)):
         flags += [] if value is None else [flag, value]
     return tuple(flags)

@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self
 import torch
 from safetensors import SafetensorError, safe_open
 
-from specgrove.kernels.quantized_linear import QuantizedWeight
+from specgrove.kernels.quantized_linear import QuantizedWeight, unpack_codes
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.sharding import HeadShard, Shard, heads_of, part
 from specgrove.models.spec import DecoderSpec
@@ -70,11 +70,12 @@ class Checkpoint:
             try:
                 self._files[name] = self._open.enter_context(safe_open(self.folder / name, framework="pt"))
             except (SafetensorError, OSError) as error:
-                self._release()
+                self.release()
                 raise UnsupportedModelError(f"{self.folder} can't be read: {error}") from error
         return self._files[name]
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Lets go of the files; they are opened again when they are read from."""
         self._files.clear()
         self._open.close()
         _trim_heap()
@@ -83,11 +84,11 @@ class Checkpoint:
         """The same weights; the files are let go before each part is read, when the one before has been packed."""
 
         def layer(index: int) -> LayerWeights:
-            self._release()
+            self.release()
             return weights.layer(index)
 
         def head() -> HeadWeights:
-            self._release()
+            self.release()
             return weights.head()
 
         return ModelWeights(weights.embedding, layer, head)
@@ -96,10 +97,19 @@ class Checkpoint:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._release()
+        self.release()
 
     def __contains__(self, name: str) -> bool:
-        return name in self._file_of
+        return name in self._file_of or f"{name}.codes" in self._file_of
+
+    def names(self) -> tuple[str, ...]:
+        """Of all tensors."""
+        return tuple(self._file_of)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor as it is stored."""
+        self._check_has(name)
+        return tuple(self._file(self._file_of[name]).get_slice(name).get_shape())
 
     def tensor(self, name: str, rows: slice = ALL) -> torch.Tensor:
         """See ``TensorSource``. A copy: it is kept as it is, and would keep the file mapped."""
@@ -107,13 +117,35 @@ class Checkpoint:
 
     def weight(self, name: str, rows: slice, columns: slice) -> Weight:
         """See ``TensorSource``."""
+        if f"{name}.codes" in self._file_of:
+            return self._quantized(name, rows, columns)
         return self._sliced(name, rows, columns)
 
-    def _sliced(self, name: str, *slices: slice) -> torch.Tensor:
+    def _quantized(self, name: str, rows: slice, columns: slice) -> QuantizedWeight:
+        num_codes, num_groups = self.shape(f"{name}.codes")[1], self.shape(f"{name}.scales")[1]
+        bits = 8 if self._sliced(f"{name}.codes", slice(0, 1)).dtype == torch.int8 else 4
+        in_features = num_codes if bits == 8 else 2 * num_codes
+        start, stop, _ = columns.indices(in_features)
+        group_size = in_features // num_groups
+        if num_groups > 1 and (start % group_size or stop % group_size):
+            raise UnsupportedModelError(
+                f"{name}: inputs {start} to {stop} are no whole groups of {group_size}: use fewer tensor-parallel ranks"
+            )
+        groups = ALL if num_groups == 1 else slice(start // group_size, stop // group_size)
+        packed = self._sliced(f"{name}.codes", rows, columns if bits == 8 else slice(start // 2, stop // 2))
+        codes = packed.contiguous() if bits == 8 else unpack_codes(packed.contiguous(), 4, stop - start)
+        has_mins = f"{name}.mins" in self._file_of
+        mins = self._sliced(f"{name}.mins", rows, groups).contiguous() if has_mins else None
+        return QuantizedWeight(codes, self._sliced(f"{name}.scales", rows, groups).contiguous(), mins, bits)
+
+    def _check_has(self, name: str) -> None:
         if name not in self._file_of:
             raise UnsupportedModelError(
                 f"{self.folder} has no tensor {name!r}: is it a checkpoint of this architecture?"
             )
+
+    def _sliced(self, name: str, *slices: slice) -> torch.Tensor:
+        self._check_has(name)
         file = self._file(self._file_of[name])
         tensor = file.get_tensor(name) if all(s == ALL for s in slices) else file.get_slice(name)[slices]
         assert isinstance(tensor, torch.Tensor)

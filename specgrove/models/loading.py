@@ -64,6 +64,15 @@ def read_spec(folder: Path) -> DecoderSpec:
         raise UnsupportedModelError(f"{folder}: {error}") from error
 
 
+def quantization_of(folder: Path) -> str | None:
+    """How a folder's weights are quantised: "int8", "int4", another method's name, or not at all."""
+    config = json.loads((folder / "config.json").read_text()).get("quantization_config")
+    if config is None:
+        return None
+    method = str(config.get("quant_method"))
+    return f"int{config['bits']}" if method == "specgrove" else method
+
+
 def load_decoder(
     folder: Path,
     dtype: torch.dtype,
@@ -75,6 +84,8 @@ def load_decoder(
     """Reads a checked model folder layer by layer, only what ``shard`` holds; ``progress`` is told layers done and in all."""
     family, _ = family_of(folder)
     spec = read_spec(folder)
+    if (quantization := quantization_of(folder)) not in (None, "int8", "int4"):
+        raise UnsupportedModelError(f"{folder}: weights quantised by {quantization!r} are not supported")
     with Checkpoint(folder) as checkpoint:
         weights = family.weights_of(checkpoint, spec, shard or Shard.whole(spec))
         return Decoder(spec, checkpoint.releasing(weights), dtype, shard, group, store, progress)

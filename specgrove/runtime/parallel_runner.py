@@ -65,15 +65,17 @@ def link_ranks(layout: ParallelLayout) -> RankLinks:
 
 
 class _Outbox:
-    """Messages on their way; their tensors must live until they have left."""
+    """Messages on their way; their tensors must live until they have left. The oldest of too many have been received long since."""
 
-    def __init__(self) -> None:
+    def __init__(self, layout: ParallelLayout) -> None:
+        # A batch is two messages to every rank and hidden states; so many batches are in flight at most, and one is being sent.
+        self._max_num_sent = (layout.num_stages + 1) * (2 * layout.num_ranks + 1)
         self._sent: deque[tuple[dist.Work, torch.Tensor]] = deque()
 
     def send(self, message: torch.Tensor, rank: int) -> None:
         """Returns at once."""
-        while self._sent and self._sent[0][0].is_completed():
-            self._sent.popleft()
+        if len(self._sent) == self._max_num_sent:
+            self._sent.popleft()[0].wait()
         work = dist.isend(message, rank)
         assert work is not None
         self._sent.append((work, message))
@@ -88,7 +90,7 @@ class ParallelRunner:
         self.spec = runner.spec
         self.num_slots = runner.num_slots
         self.max_num_in_flight = links.layout.num_stages
-        self._outbox = _Outbox()
+        self._outbox = _Outbox(links.layout)
         self._in_flight: deque[torch.Tensor | int] = deque()  # logits, or how many rows of them will come
 
     def start(self, batch: ForwardBatch) -> None:
@@ -136,7 +138,7 @@ class ParallelRunner:
 
 def run_worker(runner: ModelRunner, links: RankLinks) -> None:
     """The loop of every rank but 0: until rank 0 says stop, or is gone (``RuntimeError``)."""
-    outbox = _Outbox()
+    outbox = _Outbox(links.layout)
     decoder = runner.decoder
     while True:
         length = torch.zeros(1, dtype=torch.int64)
