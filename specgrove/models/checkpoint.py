@@ -19,7 +19,7 @@ from specgrove.kernels.quantized_linear import QuantizedWeight, unpack_codes
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.sharding import HeadShard, Shard, heads_of, part
 from specgrove.models.spec import DecoderSpec
-from specgrove.models.weights import HeadWeights, LayerWeights, LinearWeights, ModelWeights, NormWeights, Weight
+from specgrove.models.weights import LinearWeights, NormWeights, Weight
 
 ALL = slice(None)
 
@@ -48,7 +48,8 @@ class TensorSource(Protocol):
 class Checkpoint:
     """The tensors of a folder's ``*.safetensors`` files, with or without an index. A context manager.
 
-    Files are mapped when they are read from and let go by ``releasing``: what was read of them would count as this process's memory.
+    Files are mapped when they are read from, and let go before the next weight is read, when the last one has been packed: what was
+    read of them would count as this process's memory.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,19 +81,6 @@ class Checkpoint:
         self._open.close()
         _trim_heap()
 
-    def releasing(self, weights: ModelWeights) -> ModelWeights:
-        """The same weights; the files are let go before each part is read, when the one before has been packed."""
-
-        def layer(index: int) -> LayerWeights:
-            self.release()
-            return weights.layer(index)
-
-        def head() -> HeadWeights:
-            self.release()
-            return weights.head()
-
-        return ModelWeights(weights.embedding, layer, head)
-
     def __enter__(self) -> Self:
         return self
 
@@ -117,6 +105,7 @@ class Checkpoint:
 
     def weight(self, name: str, rows: slice, columns: slice) -> Weight:
         """See ``TensorSource``."""
+        self.release()
         if f"{name}.codes" in self._file_of:
             return self._quantized(name, rows, columns)
         return self._sliced(name, rows, columns)

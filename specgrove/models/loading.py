@@ -88,4 +88,4 @@ def load_decoder(
         raise UnsupportedModelError(f"{folder}: weights quantised by {quantization!r} are not supported")
     with Checkpoint(folder) as checkpoint:
         weights = family.weights_of(checkpoint, spec, shard or Shard.whole(spec))
-        return Decoder(spec, checkpoint.releasing(weights), dtype, shard, group, store, progress)
+        return Decoder(spec, weights, dtype, shard, group, store, progress)
