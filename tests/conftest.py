@@ -11,7 +11,12 @@ TINY_VOCAB_SIZE = 97
 
 
 def save_tiny_llama(
-    folder: Path, *, seed: int, vocab_size: int = TINY_VOCAB_SIZE, dtype: torch.dtype = torch.float32, **overrides: object
+    folder: Path,
+    *,
+    seed: int,
+    vocab_size: int = TINY_VOCAB_SIZE,
+    dtype: torch.dtype = torch.float32,
+    **overrides: object,
 ) -> Path:
     """A random Llama that is small but has grouped heads and several layers. Its logits are far from flat."""
     from transformers import LlamaConfig, LlamaForCausalLM
