@@ -19,6 +19,7 @@ from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.models.tensor_group import DistributedGroup, OneRank, TensorGroup
 from specgrove.runtime.batch_wire import from_tensor, to_tensor
 from specgrove.runtime.model_runner import ModelRunner, RankFailedError
+from specgrove.runtime.rank_liveness import LivenessMonitor
 
 _STOP = 0  # a batch of no numbers
 
@@ -84,8 +85,9 @@ class _Outbox:
 class ParallelRunner:
     """The ``Runner`` of rank 0."""
 
-    def __init__(self, runner: ModelRunner, links: RankLinks) -> None:
+    def __init__(self, runner: ModelRunner, links: RankLinks, liveness: LivenessMonitor) -> None:
         self._runner = runner
+        self._liveness = liveness
         self._links = links
         self.spec = runner.spec
         self.num_slots = runner.num_slots
@@ -96,16 +98,20 @@ class ParallelRunner:
     def start(self, batch: ForwardBatch) -> None:
         """See ``Runner``. Raises ``RankFailedError``."""
         try:
-            values = to_tensor(batch)
-            self._send_to_all(torch.tensor([values.shape[0]]), values)
-            hidden = self._runner.run_stage(self._runner.decoder.embed(batch), batch)
-            if self._links.is_last_stage:
-                self._in_flight.append(self._runner.decoder.logits(hidden, batch))
-            else:
-                self._outbox.send(hidden, self._links.next_rank)
-                self._in_flight.append(int(batch.logit_rows.shape[0]))
+            with self._liveness.step():
+                self._start(batch)
         except RuntimeError as error:
             raise RankFailedError(f"a rank of the model is gone: {error}") from error
+
+    def _start(self, batch: ForwardBatch) -> None:
+        values = to_tensor(batch)
+        self._send_to_all(torch.tensor([values.shape[0]]), values)
+        hidden = self._runner.run_stage(self._runner.decoder.embed(batch), batch)
+        if self._links.is_last_stage:
+            self._in_flight.append(self._runner.decoder.logits(hidden, batch))
+        else:
+            self._outbox.send(hidden, self._links.next_rank)
+            self._in_flight.append(int(batch.logit_rows.shape[0]))
 
     def finish(self) -> torch.Tensor:
         """See ``Runner``. Raises ``RankFailedError``."""
@@ -116,7 +122,8 @@ class ParallelRunner:
         if logits == 0:
             return received
         try:
-            dist.recv(received, self._links.layout.ranks_of(self._links.layout.num_stages - 1).start)
+            with self._liveness.step():
+                dist.recv(received, self._links.layout.ranks_of(self._links.layout.num_stages - 1).start)
         except RuntimeError as error:
             raise RankFailedError(f"a rank of the model is gone: {error}") from error
         return received
