@@ -13,6 +13,9 @@ from specgrove.models.checkpoint import Checkpoint, TensorSource
 from specgrove.models.decoder import Decoder, Progress
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.families import falcon, gemma3, gpt_bigcode, llama, mpt, opt
+from specgrove.models.formats.gguf_checkpoint import GgufCheckpoint
+from specgrove.models.model_files import gguf_of
+from specgrove.models.safetensors_checkpoint import SafetensorsCheckpoint
 from specgrove.models.sharding import Shard
 from specgrove.models.spec import DecoderSpec
 from specgrove.models.tensor_group import TensorGroup
@@ -64,6 +67,12 @@ def read_spec(folder: Path) -> DecoderSpec:
         raise UnsupportedModelError(f"{folder}: {error}") from error
 
 
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """A model folder's weights, to be used in ``with``. Raises ``UnsupportedModelError``."""
+    gguf_path = gguf_of(folder)
+    return SafetensorsCheckpoint(folder) if gguf_path is None else GgufCheckpoint(gguf_path)
+
+
 def load_decoder(
     folder: Path,
     dtype: torch.dtype,
@@ -75,6 +84,6 @@ def load_decoder(
     """Reads a checked model folder layer by layer, only what ``shard`` holds; ``progress`` is told layers done and in all."""
     family, _ = family_of(folder)
     spec = read_spec(folder)
-    with Checkpoint(folder) as checkpoint:
+    with open_checkpoint(folder) as checkpoint:
         weights = family.weights_of(checkpoint, spec, shard or Shard.whole(spec))
         return Decoder(spec, checkpoint.releasing(weights), dtype, shard, group, store, progress)

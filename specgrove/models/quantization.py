@@ -1,0 +1,164 @@
+"""Quantises a model folder into one of our own format (``specgrove.models.formats.own``), linear by linear.
+
+Called by ``specgrove.models.quantized_cache`` and ``specgrove quantize``. What is quantised is what the family reads as a weight; the head
+gets 8 bits and a tensor of its own, and embeddings, norms and biases stay as they are. A broken run leaves no folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from specgrove.kernels.quantized_linear import QuantizedWeight, quantize
+from specgrove.models.checkpoint import ALL, Checkpoint, stack
+from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.formats.own import parts_of, quantization_config
+from specgrove.models.loading import family_of, open_checkpoint, read_spec
+from specgrove.models.made_folder import copy_other_files, edit_json, whole_folder
+from specgrove.models.model_files import quantization_of
+from specgrove.models.safetensors_writer import SafetensorsWriter
+from specgrove.models.sharding import Shard
+
+INT4_GROUP_SIZE = 32
+HEAD_NAME = "lm_head.weight"
+_BLOCK_NUMEL = 1 << 20  # weights quantised by one thread at a time
+_SMALLER_GROUPS = (32, 16, 8, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class LinearNames:
+    """The weights that are quantised, by their names in the checkpoint."""
+
+    layers: tuple[tuple[str, ...], ...]
+    others: tuple[str, ...]
+    """Projections beside embedding and head."""
+    head: str
+    """May be the embedding."""
+
+
+class _RecordingSource:
+    """Gives tensors without content, and remembers which were read as weights."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._given: list[tuple[torch.Tensor, str]] = []
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._checkpoint
+
+    def tensor(self, name: str, rows: slice = ALL) -> torch.Tensor:
+        return torch.empty(self._checkpoint.shape_of(name), device="meta")[rows]
+
+    def weight(self, name: str, rows: slice, columns: slice) -> torch.Tensor:
+        tensor = torch.empty(self._checkpoint.shape_of(name), device="meta")[rows, columns]
+        self._given.append((tensor, name))
+        return tensor
+
+    def taken(self) -> tuple[tuple[str, ...], list[torch.Tensor]]:
+        """Names and tensors since the last call."""
+        tensors, names = [tensor for tensor, _ in self._given], dict.fromkeys(name for _, name in self._given)
+        self._given = []
+        return tuple(names), tensors
+
+
+def linear_names(folder: Path, checkpoint: Checkpoint) -> LinearNames:
+    """Found out by letting the family read a checkpoint without content."""
+    family, _ = family_of(folder)
+    spec = read_spec(folder)
+    source = _RecordingSource(checkpoint)
+    weights = family.weights_of(source, spec, Shard.whole(spec))
+    weights.embedding()
+    before, _ = source.taken()
+    layers = []
+    for index in range(spec.num_layers):
+        weights.layer(index)
+        layers.append(source.taken()[0])
+    vocab = weights.head().vocab
+    names, tensors = source.taken()
+    head = next(name for name, tensor in zip(names, tensors, strict=True) if tensor is vocab)
+    return LinearNames(tuple(layers), (*before, *(name for name in names if name != head)), head)
+
+
+def quantize_folder(
+    source: Path,
+    target: Path,
+    bits: int,
+    group_size: int | None = None,
+    progress: Callable[[str], None] = lambda message: None,
+) -> None:
+    """Writes ``target``, which must not exist. ``group_size`` is of 4 bits (None: 32); 8 bits have one scale per output.
+
+    Raises ``UnsupportedModelError`` for models that can't be loaded or are quantised already, ``ValueError`` for other mistakes.
+    """
+    if bits not in (4, 8):
+        raise ValueError(f"bits must be 8 or 4, got {bits}")
+    if bits == 8 and group_size is not None:
+        raise ValueError("8 bits have one scale per output: leave out the group size")
+    group_size = None if bits == 8 else group_size or INT4_GROUP_SIZE
+    if group_size is not None and (group_size < 4 or group_size % 4):
+        raise ValueError(f"the group size must be a multiple of 4, got {group_size}")
+    stored = quantization_of(source)
+    if stored is not None:
+        raise UnsupportedModelError(
+            f"{source} is quantised already ({stored}): quantise the model that it was made from"
+        )
+    pool = ThreadPoolExecutor(os.cpu_count(), initializer=_one_thread)
+    with pool, open_checkpoint(source) as checkpoint, whole_folder(target) as folder:
+        names = linear_names(source, checkpoint)
+        copy_other_files(source, folder)
+        edit_json(folder / "config.json", {"quantization_config": quantization_config(bits, group_size)})
+        writer = SafetensorsWriter(folder)
+
+        def add(name: str, weight: QuantizedWeight) -> None:
+            for part, tensor in parts_of(name, weight):
+                writer.add(part, tensor)
+
+        def add_all(linears: tuple[str, ...]) -> None:
+            for name in linears:
+                add(name, _quantized(checkpoint, name, bits, group_size, pool))
+
+        _copy_tensors(checkpoint, names, writer)
+        add_all(names.others)
+        for index, layer in enumerate(names.layers):
+            add_all(layer)
+            progress(f"quantised layer {index + 1} of {len(names.layers)} to {bits} bits")
+        progress("quantising the head to 8 bits")
+        add(HEAD_NAME, _quantized(checkpoint, names.head, 8, None, pool))
+        writer.finish()
+
+
+def _copy_tensors(checkpoint: Checkpoint, names: LinearNames, writer: SafetensorsWriter) -> None:
+    linears = {name for layer in names.layers for name in layer} | set(names.others)
+    if names.head == HEAD_NAME:  # else it is the embedding, which stays
+        linears.add(names.head)
+    for name in checkpoint.names():
+        if name not in linears:
+            writer.add(name, checkpoint.tensor(name))
+
+
+def _quantized(checkpoint: Checkpoint, name: str, bits: int, group_size: int | None, pool: Executor) -> QuantizedWeight:
+    weight = checkpoint.weight(name, ALL, ALL)
+    if not isinstance(weight, torch.Tensor):
+        raise UnsupportedModelError(f"{name} is quantised already: quantise the model that it was made from")
+    if bits == 4 and group_size is not None:
+        in_features = weight.shape[1]
+        sizes = (group_size, *_SMALLER_GROUPS)
+        group_size = next((size for size in sizes if size <= group_size and in_features % size == 0), None)
+        bits = 8 if group_size is None else 4  # an odd number of inputs: codes of 4 bits go in pairs
+    blocks = torch.split(weight, max(1, _BLOCK_NUMEL // weight.shape[1]))
+    try:
+        parts = list(pool.map(lambda block: quantize(block, bits, group_size), blocks))
+    except ValueError as error:
+        raise UnsupportedModelError(f"{name} can't be quantised: {error}") from error
+    quantized = stack(parts)
+    assert isinstance(quantized, QuantizedWeight)
+    return quantized
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # of this thread: blocks are quantised side by side
