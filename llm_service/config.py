@@ -36,6 +36,7 @@ class LlmServiceConfig:
     address: str
     model: str
     dtype: str
+    quantization: str
     cache_dir: Path
     layout: ParallelLayout
     num_threads: int

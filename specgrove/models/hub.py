@@ -57,12 +57,17 @@ def resolve_model(
             raise ModelNotFoundError(str(error)) from error
         check_model_folder(folder)
         return folder
-    looks_like_path = model.startswith((".", "~", os.sep)) or model.count("/") > 1 or folder.exists()
-    if looks_like_path or not _HUB_ID.fullmatch(model):
+    if not is_hub_id(model):
         raise ModelNotFoundError(
             f"{model!r} is no folder and no hub id: give a model folder, a .gguf file, an id like 'owner/name', or {DEMO_LLM!r}"
         )
     return _download(model, progress, needs_tokenizer)
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether it may be an id of the Hugging Face hub, and names nothing on this machine."""
+    looks_like_path = model.startswith((".", "~", os.sep)) or model.count("/") > 1 or Path(model).expanduser().exists()
+    return not looks_like_path and _HUB_ID.fullmatch(model) is not None
 
 
 def _gguf_file(path: Path, needs_tokenizer: bool) -> Path | None:
