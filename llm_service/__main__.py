@@ -25,7 +25,7 @@ from llm_service.verifier import VerifierEngine
 from specgrove.kernels.threads import set_num_threads
 from specgrove.models.decoder import DTYPES
 from specgrove.models.hub import resolve_model
-from specgrove.models.loading import load_decoder, quantization_of, read_spec
+from specgrove.models.loading import load_decoder, read_spec
 from specgrove.models.memory_plan import (
     MemoryRequest,
     available_memory_bytes,
@@ -35,7 +35,8 @@ from specgrove.models.memory_plan import (
     slots_in,
     weight_bytes_left,
 )
-from specgrove.models.quantization import cached_quantized_folder
+from specgrove.models.model_files import quantized_bits
+from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.models.weight_store import MappedWeights
 from specgrove.runtime.model_runner import ModelRunner, Runner
 from specgrove.runtime.parallel_runner import ParallelRunner, run_worker
@@ -58,8 +59,7 @@ def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, Model
     if rank is not None and not rank.is_first_of_machine:
         dist.barrier()  # the first rank of the machine downloads and converts
     folder = resolve_model(config.model, cache_dir=config.cache_dir, progress=logger.info)
-    if config.quantization is not None:
-        folder = cached_quantized_folder(folder, config.quantization, config.cache_dir, logger.info)
+    folder = ensure_quantized(folder, config.quantization, config.cache_dir, logger.info)
     request = plan(config, folder, rank)
     if rank is not None and rank.is_first_of_machine:
         dist.barrier()
@@ -82,7 +82,8 @@ def plan(config: LlmServiceConfig, folder: Path, rank: ranks.Rank | None) -> Mem
     """The number of KV slots and the limits. Says what memory will be taken; raises ``DoesNotFitError`` where there is less."""
     spec = read_spec(folder)
     max_num_rows = config.max_num_chunk_tokens + MAX_NUM_TREE_NODES
-    request = MemoryRequest(config.dtype, quantization_of(folder), config.layout, config.num_slots, max_num_rows)
+    quantization = {8: "int8", 4: "int4"}.get(quantized_bits(folder) or 0)
+    request = MemoryRequest(config.dtype, quantization, config.layout, config.num_slots, max_num_rows)
     if config.kv_memory_bytes is not None or config.memory_per_rank_bytes is not None:
         num_slots = slots_in(spec, request, kv_bytes=config.kv_memory_bytes, rank_bytes=config.memory_per_rank_bytes)
         request = replace(request, num_slots=num_slots)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llm_service.config import LlmServiceConfig, Offload
+from specgrove.config import QUANTIZATIONS
 from specgrove.models.decoder import DTYPES
 from specgrove.models.hub import DEMO_LLM
 from specgrove.models.memory_plan import parse_bytes
 from specgrove.models.parallel_layout import ParallelLayout
-from specgrove.models.quantization import BITS
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
@@ -33,7 +33,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
         address=arguments.address,
         model=arguments.model,
         dtype=arguments.dtype,
-        quantization=None if arguments.quantization == "none" else arguments.quantization,
+        quantization=arguments.quantization,
         cache_dir=arguments.cache_dir,
         layout=_layout(arguments, parser),
         num_threads=arguments.threads,
@@ -82,12 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--address", default="127.0.0.1:50052", help="HOST:PORT or unix:/path to listen on")
-    add("--model", default=DEMO_LLM, help="model folder, hub id, or the demo model's name")
+    add("--model", default=DEMO_LLM, help="model folder, .gguf file, hub id, or the demo model's name")
     add("--dtype", default="bfloat16", choices=sorted(DTYPES), help="of weights and KV cache")
-    add(
-        "--quantization", default="none", choices=("none", *BITS),
-        help="of the linears' weights; done once and kept in the cache",
-    )  # fmt: skip
+    add("--quantization", default="none", choices=QUANTIZATIONS, help="of weights: made once and kept in --cache-dir")
     add("--tensor-parallel", type=int, default=1, metavar="N", help="ranks that share every layer")
     add(
         "--pipeline-parallel", default="1", metavar="N|L,L,…",

@@ -36,7 +36,7 @@ class LlmServiceConfig:
     address: str
     model: str
     dtype: str
-    quantization: str | None
+    quantization: str
     cache_dir: Path
     layout: ParallelLayout
     num_threads: int

@@ -29,7 +29,7 @@ def _run(arguments: argparse.Namespace) -> int:
     # Imported late: `specgrove --help` needs none of these.
     from huggingface_hub.errors import HfHubHTTPError
 
-    from specgrove.cli import chat, demo, generate, models, serve
+    from specgrove.cli import chat, demo, generate, models, quantize, serve
     from specgrove.errors import SpecGroveError
     from specgrove.serve import NotReadyError
     from specgrove.supervisor import ProcessFailedError
@@ -39,6 +39,7 @@ def _run(arguments: argparse.Namespace) -> int:
         "generate": generate.run,
         "chat": chat.run,
         "models": models.run,
+        "quantize": quantize.run,
         "demo": demo.run,
     }
     try:

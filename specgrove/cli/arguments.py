@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 
-from specgrove.config import DEFAULT_ADDRESS, DEFAULT_DTYPE, DEFAULT_LLM, DEFAULT_SSMS, DTYPES
+from specgrove.config import DEFAULT_ADDRESS, DEFAULT_DTYPE, DEFAULT_LLM, DEFAULT_SSMS, DTYPES, QUANTIZATIONS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,6 +20,7 @@ def parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_chat(commands)
     _add_models(commands)
+    _add_quantize(commands)
     _add_demo(commands)
     return top
 
@@ -90,10 +91,40 @@ def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _add_models(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("models", help="download models", description="Manages models on this machine.")
+    command = commands.add_parser(
+        "models", help="list, inspect, download and convert models", description="Manages models on this machine."
+    )
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("list", help="what is in our cache and in the Hugging Face hub's")
+    info = actions.add_parser("info", help="what a model is, and whether it can be served")
+    info.add_argument("model", metavar="ID_OR_FOLDER", help=f"a Hugging Face id, folder, .gguf file, or {DEFAULT_LLM}")
+    info.add_argument("--json", action="store_true", help="print one line of JSON")
     download = actions.add_parser("download", help="fetch a model, so that later starts need no network")
     download.add_argument("model", metavar="ID", help=f"a Hugging Face id, or {DEFAULT_LLM}")
+    convert = actions.add_parser(
+        "convert",
+        help="write a model folder with safetensors from a GGUF file or from pickle files",
+        description="Writes safetensors from a .gguf file of any type, or from a folder with torch's *.bin files.",
+    )
+    convert.add_argument(
+        "model", metavar="FILE_OR_FOLDER", help="a .gguf file, or a folder with it or with *.bin files"
+    )
+    convert.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
+    convert.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as they are; dequantised: bfloat16)")
+
+
+def _add_quantize(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "quantize",
+        help="write a model folder with weights of 8 or 4 bits",
+        description="Quantises all linears of a model, the head to 8 bits; embeddings and norms stay as they are.",
+    )
+    command.add_argument("model", metavar="MODEL", help=f"a Hugging Face id, folder, or {DEFAULT_LLM}")
+    command.add_argument("--bits", type=int, choices=(4, 8), required=True, help="of the linears' weights")
+    command.add_argument(
+        "--group-size", type=int, metavar="N", help="inputs that share a scale, for 4 bits (default: 32)"
+    )
+    command.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -110,7 +141,9 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _add_model_options(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("models")
     group.add_argument(
-        "--llm", metavar="ID_OR_FOLDER", help=f"the large model: a Hugging Face id or folder (default: {DEFAULT_LLM})"
+        "--llm",
+        metavar="ID_OR_FOLDER",
+        help=f"the large model: a Hugging Face id, folder or .gguf file (default: {DEFAULT_LLM})",
     )
     group.add_argument(
         "--ssm",
@@ -120,7 +153,7 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--dtype", choices=DTYPES, help=f"what to compute in (default: {DEFAULT_DTYPE})")
     group.add_argument(
-        "--quantization", choices=("none", "int8", "int4"), default="none", help="of the LLM's weights (default: none)"
+        "--quantization", choices=QUANTIZATIONS, help="of the LLM's weights: made once and kept (default: none)"
     )
     group.add_argument("--llm-replicas", type=_count, default=1, metavar="N", help="LLM services to start (default: 1)")
     group.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import rich.console
@@ -14,6 +14,7 @@ import rich.status
 from specgrove.cli.rendering import make_console
 from specgrove.config import DEFAULT_DTYPE, DEFAULT_LLM, DEFAULT_SSMS
 from specgrove.models.hub import resolve_model
+from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.serve import Suite, SuiteConfig
 from specgrove.supervisor import LogLine
 
@@ -22,8 +23,10 @@ from specgrove.supervisor import LogLine
 def router_address(arguments: argparse.Namespace) -> Iterator[str]:
     """The address of the suite that ``--address`` names, or of a private one that runs until the block ends."""
     if arguments.address is not None:
-        if arguments.llm is not None or arguments.dtype is not None:
-            raise ValueError("--llm and --dtype choose what a suite is started with; with --address it runs already")
+        if any(value is not None for value in (arguments.llm, arguments.dtype, arguments.quantization)):
+            raise ValueError(
+                "--llm, --dtype and --quantization choose what a suite is started with; with --address it runs already"
+            )
         yield arguments.address
         return
     with started_suite(arguments, address=None) as suite:
@@ -35,7 +38,7 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
     """A suite with the models of ``--llm``, ``--ssm`` and ``--dtype``. Its start is shown on stderr."""
     console = make_console(stderr=True)
     config = SuiteConfig(
-        llm_folder=model_folder(arguments.llm or DEFAULT_LLM, console),
+        llm_folder=model_folder(arguments.llm or DEFAULT_LLM, console, arguments.quantization or "none"),
         ssms=tuple(arguments.ssm or DEFAULT_SSMS),
         dtype=arguments.dtype or DEFAULT_DTYPE,
         address=address,
@@ -61,22 +64,29 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
 
 def _llm_arguments(arguments: argparse.Namespace) -> tuple[str, ...]:
     flags = ["--offload"] if arguments.offload else []
-    flags += [] if arguments.quantization == "none" else ["--quantization", arguments.quantization]
     for flag, value in (("--kv-memory", arguments.kv_memory), ("--max-weight-memory", arguments.max_weight_memory)):
         flags += [] if value is None else [flag, value]
     return tuple(flags)
 
 
-def model_folder(llm: str, console: rich.console.Console) -> Path:
-    """The folder of a model, fetched if need be."""
-    with waiting(console, f"looking for {llm}") as status:
+def model_folder(llm: str, console: rich.console.Console, quantization: str = "none") -> Path:
+    """The folder of a model, fetched and quantised if need be."""
+    with showing(console, f"looking for {llm}") as show:
+        folder = resolve_model(llm, cache_dir=cache_folder(), progress=show)
+        return ensure_quantized(folder, quantization, cache_folder(), show)
+
+
+@contextlib.contextmanager
+def showing(console: rich.console.Console, message: str) -> Iterator[Callable[[str], None]]:
+    """``waiting``, with a function that shows further messages."""
+    with waiting(console, message) as status:
 
         def show(message: str) -> None:
             status.update(message)
             if not console.is_terminal:
                 console.print(message, style="dim", markup=False)
 
-        return resolve_model(llm, cache_dir=cache_folder(), progress=show)
+        yield show
 
 
 def cache_folder() -> Path:

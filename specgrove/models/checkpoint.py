@@ -1,34 +1,23 @@
-"""Reads checkpoints: safetensors only, one slice of one tensor at a time, so that neither a file nor what other ranks hold
-is ever in memory. ``ShardReader`` is what the families see: it takes this rank's part of every linear.
+"""What the families read weights through: ``ShardReader`` takes this rank's part of every linear from a ``TensorSource``.
+
+Sources are files (``specgrove.models.safetensors_checkpoint``, ``specgrove.models.formats``). They give one slice of one tensor at a
+time, so that neither a file nor what other ranks hold is ever in memory; quantised weights stay quantised.
 """
 
 from __future__ import annotations
 
-import ctypes
-import json
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from specgrove.kernels.quantized_linear import QuantizedWeight, unpack_codes
-from specgrove.models.errors import UnsupportedModelError
+from specgrove.kernels.quantized_linear import QuantizedWeight
 from specgrove.models.sharding import HeadShard, Shard, heads_of, part
 from specgrove.models.spec import DecoderSpec
-from specgrove.models.weights import LinearWeights, NormWeights, Weight
+from specgrove.models.weights import LinearWeights, ModelWeights, NormWeights, Weight
 
 ALL = slice(None)
-
-
-def _trim_heap() -> None:
-    """Gives freed memory back to the system: glibc keeps some tens of MB of what large tensors took."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
 
 
 class TensorSource(Protocol):
@@ -45,100 +34,24 @@ class TensorSource(Protocol):
         ...
 
 
-class Checkpoint:
-    """The tensors of a folder's ``*.safetensors`` files, with or without an index. A context manager.
+class Checkpoint(TensorSource, Protocol):
+    """A source that is a file or a folder. A context manager."""
 
-    Files are mapped when they are read from, and let go before the next weight is read, when the last one has been packed: what was
-    read of them would count as this process's memory.
-    """
+    def names(self) -> Sequence[str]:
+        """All tensors; a quantised weight is one."""
+        ...
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._open = ExitStack()
-        self._files: dict[str, Any] = {}
-        self._file_of: dict[str, str] = {}
-        for name in self._file_names():
-            self._file_of.update(dict.fromkeys(self._file(name).keys(), name))
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Of one of ``names``."""
+        ...
 
-    def _file_names(self) -> list[str]:
-        index = self.folder / "model.safetensors.index.json"
-        if index.exists():
-            return sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        return sorted(path.name for path in self.folder.glob("*.safetensors"))
+    def releasing(self, weights: ModelWeights) -> ModelWeights:
+        """The same weights; memory is given back before each part is read, when the one before has been packed."""
+        ...
 
-    def _file(self, name: str) -> Any:
-        if name not in self._files:
-            try:
-                self._files[name] = self._open.enter_context(safe_open(self.folder / name, framework="pt"))
-            except (SafetensorError, OSError) as error:
-                self.release()
-                raise UnsupportedModelError(f"{self.folder} can't be read: {error}") from error
-        return self._files[name]
+    def __enter__(self) -> Self: ...
 
-    def release(self) -> None:
-        """Lets go of the files; they are opened again when they are read from."""
-        self._files.clear()
-        self._open.close()
-        _trim_heap()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.release()
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._file_of or f"{name}.codes" in self._file_of
-
-    def names(self) -> tuple[str, ...]:
-        """Of all tensors."""
-        return tuple(self._file_of)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Of a tensor as it is stored."""
-        self._check_has(name)
-        return tuple(self._file(self._file_of[name]).get_slice(name).get_shape())
-
-    def tensor(self, name: str, rows: slice = ALL) -> torch.Tensor:
-        """See ``TensorSource``. A copy: it is kept as it is, and would keep the file mapped."""
-        return self._sliced(name, rows).clone()
-
-    def weight(self, name: str, rows: slice, columns: slice) -> Weight:
-        """See ``TensorSource``."""
-        self.release()
-        if f"{name}.codes" in self._file_of:
-            return self._quantized(name, rows, columns)
-        return self._sliced(name, rows, columns)
-
-    def _quantized(self, name: str, rows: slice, columns: slice) -> QuantizedWeight:
-        num_codes, num_groups = self.shape(f"{name}.codes")[1], self.shape(f"{name}.scales")[1]
-        bits = 8 if self._sliced(f"{name}.codes", slice(0, 1)).dtype == torch.int8 else 4
-        in_features = num_codes if bits == 8 else 2 * num_codes
-        start, stop, _ = columns.indices(in_features)
-        group_size = in_features // num_groups
-        if num_groups > 1 and (start % group_size or stop % group_size):
-            raise UnsupportedModelError(
-                f"{name}: inputs {start} to {stop} are no whole groups of {group_size}: use fewer tensor-parallel ranks"
-            )
-        groups = ALL if num_groups == 1 else slice(start // group_size, stop // group_size)
-        packed = self._sliced(f"{name}.codes", rows, columns if bits == 8 else slice(start // 2, stop // 2))
-        codes = packed.contiguous() if bits == 8 else unpack_codes(packed.contiguous(), 4, stop - start)
-        has_mins = f"{name}.mins" in self._file_of
-        mins = self._sliced(f"{name}.mins", rows, groups).contiguous() if has_mins else None
-        return QuantizedWeight(codes, self._sliced(f"{name}.scales", rows, groups).contiguous(), mins, bits)
-
-    def _check_has(self, name: str) -> None:
-        if name not in self._file_of:
-            raise UnsupportedModelError(
-                f"{self.folder} has no tensor {name!r}: is it a checkpoint of this architecture?"
-            )
-
-    def _sliced(self, name: str, *slices: slice) -> torch.Tensor:
-        self._check_has(name)
-        file = self._file(self._file_of[name])
-        tensor = file.get_tensor(name) if all(s == ALL for s in slices) else file.get_slice(name)[slices]
-        assert isinstance(tensor, torch.Tensor)
-        return tensor
+    def __exit__(self, *exception: object) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +173,7 @@ class ShardReader:
 
 
 def stack(weights: Sequence[Weight]) -> Weight:
-    """Weights of the same kind, one below the other."""
+    """Weights one below the other; those that are quantised in different ways are dequantised."""
     if len(weights) == 1:
         return weights[0]
     plain = [weight for weight in weights if isinstance(weight, torch.Tensor)]
@@ -271,7 +184,7 @@ def stack(weights: Sequence[Weight]) -> Weight:
     if len(quantized) != len(weights) or any(
         (w.bits, w.group_size, w.mins is None) != (first.bits, first.group_size, first.mins is None) for w in quantized
     ):
-        raise UnsupportedModelError("linears that read the same input are quantised in different ways")
+        return torch.cat([w.float() if isinstance(w, torch.Tensor) else w.dequantized() for w in weights])
     mins = [weight.mins for weight in quantized if weight.mins is not None]
     return QuantizedWeight(
         codes=torch.cat([weight.codes for weight in quantized]),

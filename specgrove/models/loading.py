@@ -13,6 +13,9 @@ from specgrove.models.checkpoint import Checkpoint, TensorSource
 from specgrove.models.decoder import Decoder, Progress
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.families import falcon, gemma3, gpt_bigcode, llama, mpt, opt
+from specgrove.models.formats.gguf_checkpoint import GgufCheckpoint
+from specgrove.models.model_files import gguf_of
+from specgrove.models.safetensors_checkpoint import SafetensorsCheckpoint
 from specgrove.models.sharding import Shard
 from specgrove.models.spec import DecoderSpec
 from specgrove.models.tensor_group import TensorGroup
@@ -64,13 +67,10 @@ def read_spec(folder: Path) -> DecoderSpec:
         raise UnsupportedModelError(f"{folder}: {error}") from error
 
 
-def quantization_of(folder: Path) -> str | None:
-    """How a folder's weights are quantised: "int8", "int4", another method's name, or not at all."""
-    config = json.loads((folder / "config.json").read_text()).get("quantization_config")
-    if config is None:
-        return None
-    method = str(config.get("quant_method"))
-    return f"int{config['bits']}" if method == "specgrove" else method
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """A model folder's weights, to be used in ``with``. Raises ``UnsupportedModelError``."""
+    gguf_path = gguf_of(folder)
+    return SafetensorsCheckpoint(folder) if gguf_path is None else GgufCheckpoint(gguf_path)
 
 
 def load_decoder(
@@ -84,8 +84,6 @@ def load_decoder(
     """Reads a checked model folder layer by layer, only what ``shard`` holds; ``progress`` is told layers done and in all."""
     family, _ = family_of(folder)
     spec = read_spec(folder)
-    if (quantization := quantization_of(folder)) not in (None, "int8", "int4"):
-        raise UnsupportedModelError(f"{folder}: weights quantised by {quantization!r} are not supported")
-    with Checkpoint(folder) as checkpoint:
+    with open_checkpoint(folder) as checkpoint:
         weights = family.weights_of(checkpoint, spec, shard or Shard.whole(spec))
-        return Decoder(spec, weights, dtype, shard, group, store, progress)
+        return Decoder(spec, checkpoint.releasing(weights), dtype, shard, group, store, progress)

@@ -1,142 +1,164 @@
-"""Quantises model folders: every linear to 8 or 4 bits, the rest as it is. Called by the LLM service and ``specgrove quantize``.
+"""Quantises a model folder into one of our own format (``specgrove.models.formats.own``), linear by linear.
 
-A quantised folder is a model folder whose linears have ``NAME.codes``, ``NAME.scales`` and, for 4 bits, ``NAME.mins`` in place of
-``NAME``; see ``specgrove.kernels.quantized_linear``. The head keeps 8 bits, embeddings are not touched. It is written layer by layer, and
-appears under its name when it is complete.
+Called by ``specgrove.models.quantized_cache`` and ``specgrove quantize``. What is quantised is what the family reads as a weight; the head
+gets 8 bits and a tensor of its own, and embeddings, norms and biases stay as they are. A broken run leaves no folder.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
+import os
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
 import torch
-from safetensors.torch import save_file
 
-from specgrove.kernels.quantized_linear import pack_codes, quantize
-from specgrove.models.checkpoint import ALL, Checkpoint
-from specgrove.models.decoder import Progress
-from specgrove.models.loading import family_of, quantization_of, read_spec
+from specgrove.kernels.quantized_linear import QuantizedWeight, quantize
+from specgrove.models.checkpoint import ALL, Checkpoint, stack
+from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.formats.own import parts_of, quantization_config
+from specgrove.models.loading import family_of, open_checkpoint, read_spec
+from specgrove.models.made_folder import copy_other_files, edit_json, whole_folder
+from specgrove.models.model_files import quantization_of
+from specgrove.models.safetensors_writer import SafetensorsWriter
 from specgrove.models.sharding import Shard
 
-BITS = {"int8": 8, "int4": 4}
-GROUP_SIZE = 32  # inputs of a linear that share a scale at 4 bits
-_HEAD_BITS = 8
-_COPIED = ("tokenizer*", "generation_config.json", "chat_template*", "special_tokens_map.json", "LICENSE*", "NOTICE*")
+INT4_GROUP_SIZE = 32
+HEAD_NAME = "lm_head.weight"
+_BLOCK_NUMEL = 1 << 20  # weights quantised by one thread at a time
+_SMALLER_GROUPS = (32, 16, 8, 4)
 
 
-class _Names:
-    """A ``TensorSource`` without data: tells which tensors a family reads as linears."""
+@dataclass(frozen=True, slots=True)
+class LinearNames:
+    """The weights that are quantised, by their names in the checkpoint."""
+
+    layers: tuple[tuple[str, ...], ...]
+    others: tuple[str, ...]
+    """Projections beside embedding and head."""
+    head: str
+    """May be the embedding."""
+
+
+class _RecordingSource:
+    """Gives tensors without content, and remembers which were read as weights."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        self.linears: dict[str, tuple[int, ...]] = {}
+        self._given: list[tuple[torch.Tensor, str]] = []
 
     def __contains__(self, name: str) -> bool:
         return name in self._checkpoint
 
     def tensor(self, name: str, rows: slice = ALL) -> torch.Tensor:
-        """Shape only."""
-        return torch.empty(self._checkpoint.shape(name), device="meta")[rows]
+        return torch.empty(self._checkpoint.shape_of(name), device="meta")[rows]
 
     def weight(self, name: str, rows: slice, columns: slice) -> torch.Tensor:
-        """Shape only."""
-        self.linears[name] = self._checkpoint.shape(name)
-        return torch.empty(self._checkpoint.shape(name), device="meta")[rows, columns]
+        tensor = torch.empty(self._checkpoint.shape_of(name), device="meta")[rows, columns]
+        self._given.append((tensor, name))
+        return tensor
+
+    def taken(self) -> tuple[tuple[str, ...], list[torch.Tensor]]:
+        """Names and tensors since the last call."""
+        tensors, names = [tensor for tensor, _ in self._given], dict.fromkeys(name for _, name in self._given)
+        self._given = []
+        return tuple(names), tensors
 
 
-def cached_quantized_folder(folder: Path, quantization: str, cache_dir: Path, say: Callable[[str], None]) -> Path:
-    """The quantised copy of a model folder in the cache, made on first use. A folder that is quantised already is returned as it is."""
-    if quantization_of(folder) is not None:
-        return folder
-    files = sorted(path for pattern in ("*.safetensors", "config.json") for path in folder.glob(pattern))
-    facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    digest = hashlib.sha256(json.dumps([facts, quantization, GROUP_SIZE]).encode()).hexdigest()[:12]
-    target = cache_dir / "quantized" / f"{folder.name}-{quantization}-{digest}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(target.with_name(f".{target.name}.lock")):  # replicas start at the same time
-        if not target.exists():
-            say(f"quantising {folder.name} to {quantization}, once, into {target}")
-            quantize_folder(folder, target, quantization, lambda done, total: _say_layer(done, total, say))
-    return target
-
-
-def _say_layer(done: int, total: int, say: Callable[[str], None]) -> None:
-    if done == total or done % 5 == 0:
-        say(f"quantised layer {done} of {total}")
+def linear_names(folder: Path, checkpoint: Checkpoint) -> LinearNames:
+    """Found out by letting the family read a checkpoint without content."""
+    family, _ = family_of(folder)
+    spec = read_spec(folder)
+    source = _RecordingSource(checkpoint)
+    weights = family.weights_of(source, spec, Shard.whole(spec))
+    weights.embedding()
+    before, _ = source.taken()
+    layers = []
+    for index in range(spec.num_layers):
+        weights.layer(index)
+        layers.append(source.taken()[0])
+    vocab = weights.head().vocab
+    names, tensors = source.taken()
+    head = next(name for name, tensor in zip(names, tensors, strict=True) if tensor is vocab)
+    return LinearNames(tuple(layers), (*before, *(name for name in names if name != head)), head)
 
 
 def quantize_folder(
-    source: Path, target: Path, quantization: str, progress: Progress = lambda done, total: None
+    source: Path,
+    target: Path,
+    bits: int,
+    group_size: int | None = None,
+    progress: Callable[[str], None] = lambda message: None,
 ) -> None:
-    """Writes ``target``. Raises ``ValueError`` when it exists, or when ``source`` is quantised already."""
-    if target.exists():
-        raise ValueError(f"{target} exists: choose another folder, or remove it")
-    if (method := quantization_of(source)) is not None:
-        raise ValueError(f"{source} is quantised already ({method})")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    with Checkpoint(source) as checkpoint:
-        _write_tensors(source, partial, checkpoint, BITS[quantization], progress)
-    config = json.loads((source / "config.json").read_text())
-    config["quantization_config"] = {
-        "quant_method": "specgrove",
-        "bits": BITS[quantization],
-        "group_size": GROUP_SIZE if quantization == "int4" else None,
-        "head_bits": _HEAD_BITS,
-    }
-    (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    for pattern in _COPIED:
-        for path in source.glob(pattern):
-            shutil.copy2(path, partial)
-    partial.rename(target)
+    """Writes ``target``, which must not exist. ``group_size`` is of 4 bits (None: 32); 8 bits have one scale per output.
+
+    Raises ``UnsupportedModelError`` for models that can't be loaded or are quantised already, ``ValueError`` for other mistakes.
+    """
+    if bits not in (4, 8):
+        raise ValueError(f"bits must be 8 or 4, got {bits}")
+    if bits == 8 and group_size is not None:
+        raise ValueError("8 bits have one scale per output: leave out the group size")
+    group_size = None if bits == 8 else group_size or INT4_GROUP_SIZE
+    if group_size is not None and (group_size < 4 or group_size % 4):
+        raise ValueError(f"the group size must be a multiple of 4, got {group_size}")
+    stored = quantization_of(source)
+    if stored is not None:
+        raise UnsupportedModelError(
+            f"{source} is quantised already ({stored}): quantise the model that it was made from"
+        )
+    pool = ThreadPoolExecutor(os.cpu_count(), initializer=_one_thread)
+    with pool, open_checkpoint(source) as checkpoint, whole_folder(target) as folder:
+        names = linear_names(source, checkpoint)
+        copy_other_files(source, folder)
+        edit_json(folder / "config.json", {"quantization_config": quantization_config(bits, group_size)})
+        writer = SafetensorsWriter(folder)
+
+        def add(name: str, weight: QuantizedWeight) -> None:
+            for part, tensor in parts_of(name, weight):
+                writer.add(part, tensor)
+
+        def add_all(linears: tuple[str, ...]) -> None:
+            for name in linears:
+                add(name, _quantized(checkpoint, name, bits, group_size, pool))
+
+        _copy_tensors(checkpoint, names, writer)
+        add_all(names.others)
+        for index, layer in enumerate(names.layers):
+            add_all(layer)
+            progress(f"quantised layer {index + 1} of {len(names.layers)} to {bits} bits")
+        progress("quantising the head to 8 bits")
+        add(HEAD_NAME, _quantized(checkpoint, names.head, 8, None, pool))
+        writer.finish()
 
 
-def _write_tensors(source: Path, target: Path, checkpoint: Checkpoint, bits: int, progress: Progress) -> None:
-    spec = read_spec(source)
-    names = _Names(checkpoint)
-    weights = family_of(source)[0].weights_of(names, spec, Shard.whole(spec))
-    weight_map: dict[str, str] = {}
-    quantized: set[str] = set()
-    for index in range(spec.num_layers):
-        names.linears.clear()
-        weights.layer(index)
-        tensors: dict[str, torch.Tensor] = {}
-        for name, shape in names.linears.items():
-            # 4 bits need whole groups.
-            own_bits = bits if shape[1] % GROUP_SIZE == 0 else 8
-            tensors |= _quantized(name, checkpoint.tensor(name), own_bits)
-        quantized |= names.linears.keys()
-        _save(tensors, target, f"model-layer-{index:04}.safetensors", weight_map)
-        checkpoint.release()
-        progress(index + 1, spec.num_layers)
-    names.linears.clear()
-    weights.head()
-    (head,) = (name for name, shape in names.linears.items() if shape[0] == spec.vocab_size)
-    _save(
-        _quantized("lm_head.weight", checkpoint.tensor(head), _HEAD_BITS), target, "model-head.safetensors", weight_map
-    )
-    quantized |= set() if spec.has_tied_head else {head}
-    others = {name: checkpoint.tensor(name) for name in checkpoint.names() if name not in quantized}
-    _save(others, target, "model-others.safetensors", weight_map)
-    (target / "model.safetensors.index.json").write_text(
-        json.dumps({"metadata": {}, "weight_map": weight_map}, indent=2)
-    )
+def _copy_tensors(checkpoint: Checkpoint, names: LinearNames, writer: SafetensorsWriter) -> None:
+    linears = {name for layer in names.layers for name in layer} | set(names.others)
+    if names.head == HEAD_NAME:  # else it is the embedding, which stays
+        linears.add(names.head)
+    for name in checkpoint.names():
+        if name not in linears:
+            writer.add(name, checkpoint.tensor(name))
 
 
-def _quantized(name: str, weight: torch.Tensor, bits: int) -> dict[str, torch.Tensor]:
-    found = quantize(weight, bits, GROUP_SIZE if bits == 4 else None)
-    codes = found.codes if bits == 8 else pack_codes(found.codes, bits)  # int8 says 8 bits, uint8 says 4
-    tensors = {f"{name}.codes": codes, f"{name}.scales": found.scales}
-    return tensors if found.mins is None else tensors | {f"{name}.mins": found.mins}
+def _quantized(checkpoint: Checkpoint, name: str, bits: int, group_size: int | None, pool: Executor) -> QuantizedWeight:
+    weight = checkpoint.weight(name, ALL, ALL)
+    if not isinstance(weight, torch.Tensor):
+        raise UnsupportedModelError(f"{name} is quantised already: quantise the model that it was made from")
+    if bits == 4 and group_size is not None:
+        in_features = weight.shape[1]
+        sizes = (group_size, *_SMALLER_GROUPS)
+        group_size = next((size for size in sizes if size <= group_size and in_features % size == 0), None)
+        bits = 8 if group_size is None else 4  # an odd number of inputs: codes of 4 bits go in pairs
+    blocks = torch.split(weight, max(1, _BLOCK_NUMEL // weight.shape[1]))
+    try:
+        parts = list(pool.map(lambda block: quantize(block, bits, group_size), blocks))
+    except ValueError as error:
+        raise UnsupportedModelError(f"{name} can't be quantised: {error}") from error
+    quantized = stack(parts)
+    assert isinstance(quantized, QuantizedWeight)
+    return quantized
 
 
-def _save(tensors: dict[str, torch.Tensor], folder: Path, file_name: str, weight_map: dict[str, str]) -> None:
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / file_name)
-    weight_map |= dict.fromkeys(tensors, file_name)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # of this thread: blocks are quantised side by side

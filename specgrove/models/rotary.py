@@ -102,7 +102,7 @@ def _yarn_mscale(factor: float, mscale: float) -> float:
 
 def cos_sin_table(rotary: RotarySpec, head_dim: int, max_positions: int) -> torch.Tensor:
     """Cosines, then sines, of every position's angles: float32 ``[max_positions, head_dim]``."""
-    frequencies = _frequencies(rotary, head_dim)
+    frequencies = frequencies_of(rotary, head_dim)
     angles = torch.arange(max_positions).float()[:, None] * frequencies
     table = torch.cat([angles.cos(), angles.sin()], dim=1)
     if isinstance(rotary.scaling, YarnScaling):
@@ -110,7 +110,7 @@ def cos_sin_table(rotary: RotarySpec, head_dim: int, max_positions: int) -> torc
     return table.contiguous()
 
 
-def _frequencies(rotary: RotarySpec, head_dim: int) -> torch.Tensor:
+def frequencies_of(rotary: RotarySpec, head_dim: int) -> torch.Tensor:
     """Angle per position of each pair of dimensions: float32 ``[head_dim / 2]``."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
     frequencies: torch.Tensor = 1.0 / rotary.theta**exponents

@@ -69,7 +69,10 @@ def test_generate_reads_standard_input(
         (["invalid", "--raw"], "specgrove: error: sampling.top_p: must be in (0, 1]\n"),
         (["full", "--raw"], "specgrove: error: the queue is full\n"),
         (["hi", "--max-tokens", "-1"], "specgrove: error: max_tokens: "),
-        (["hi", "--llm", "other"], "specgrove: error: --llm and --dtype choose what a suite is started with"),
+        (
+            ["hi", "--llm", "other"],
+            "specgrove: error: --llm, --dtype and --quantization choose what a suite is started with",
+        ),
     ],
 )
 def test_failures_are_one_line_and_exit_code_1(

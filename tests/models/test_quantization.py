@@ -1,4 +1,4 @@
-"""Quantised model folders: what is written is what is computed with, whole and in shards."""
+"""Quantised folders of our own format: what is quantised, to what values, and that broken runs leave nothing."""
 
 from __future__ import annotations
 
@@ -7,114 +7,166 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from specgrove.kernels.quantized_linear import QuantizedWeight, quantize
-from specgrove.models.checkpoint import ALL, Checkpoint
+from specgrove.models import quantization
+from specgrove.models.checkpoint import ALL
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.hub import check_model_folder
-from specgrove.models.loading import load_decoder, quantization_of, read_spec
-from specgrove.models.memory_plan import MemoryRequest, plan_memory
+from specgrove.models.loading import family_of, load_decoder, open_checkpoint, read_spec
+from specgrove.models.model_files import quantization_of
 from specgrove.models.parallel_layout import ParallelLayout
-from specgrove.models.quantization import GROUP_SIZE, cached_quantized_folder, quantize_folder
-from specgrove.models.weight_store import Linear, MemoryWeights
-from specgrove.models.weights import Weight
+from specgrove.models.quantization import linear_names, quantize_folder
+from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.runtime.model_runner import ModelRunner
 from tests.conftest import save_tiny_llama
-from tests.models.families import VARIANTS, VOCAB_SIZE, save_tiny
+from tests.models.families import VARIANTS, save_tiny
+from tests.models.quantized_folders import DequantisingWeights, values_of
 from tests.models.test_decoder import PROMPTS, chunked_logits
 
 
-class QuantizingWeights(MemoryWeights):
-    """Quantises what comes, in memory."""
-
-    def __init__(self, bits: int) -> None:
-        self._bits = bits
-
-    def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
-        assert isinstance(weight, torch.Tensor)
-        bits = 8 if weight.shape[0] == VOCAB_SIZE or weight.shape[1] % GROUP_SIZE else self._bits
-        return super().linear(quantize(weight, bits, GROUP_SIZE if bits == 4 else None), bias, dtype)
-
-
+@pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("quantization", ["int8", "int4"])
-def test_a_quantised_folder_gives_the_logits_of_its_quantised_weights(
-    variant: str, quantization: str, tmp_path: Path
-) -> None:
-    save_tiny(variant, tmp_path / "source")
-    quantize_folder(tmp_path / "source", tmp_path / "target", quantization)
-    check_model_folder(tmp_path / "target", needs_tokenizer=False)
-    assert quantization_of(tmp_path / "target") == quantization
-    found = load_decoder(tmp_path / "target", torch.float32)
-    bits = {"int8": 8, "int4": 4}[quantization]
-    expected = load_decoder(tmp_path / "source", torch.float32, store=QuantizingWeights(bits))
-    logits = [chunked_logits(ModelRunner(decoder, 64), PROMPTS[0], 5) for decoder in (found, expected)]
-    assert torch.equal(*logits)
+def test_every_linear_is_quantised_and_nothing_else(variant: str, bits: int, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    save_tiny(variant, source)
+    quantize_folder(source, target, bits)
+    before = load_file(source / "model.safetensors")
+    with open_checkpoint(source) as plain, open_checkpoint(target) as quantised:
+        names = linear_names(source, plain)
+        linears = {name for layer in names.layers for name in layer} | set(names.others)
+        for name, tensor in before.items():
+            if name in linears:
+                weight = quantised.weight(name, ALL, ALL)
+                assert isinstance(weight, QuantizedWeight)
+                group_size = next(size for size in (32, 16, 8) if tensor.shape[1] % size == 0) if bits == 4 else None
+                assert torch.equal(weight.dequantized(), quantize(tensor, bits, group_size).dequantized())
+            elif name != "lm_head.weight":
+                assert torch.equal(quantised.tensor(name), tensor)
+        head = quantised.weight("lm_head.weight", ALL, ALL)
+        assert isinstance(head, QuantizedWeight)
+        assert (head.bits, head.scales.shape[1]) == (8, 1)
+        assert torch.equal(head.dequantized(), quantize(before[names.head], 8, None).dequantized())
+    two_dimensional = {name for name, tensor in before.items() if tensor.ndim == 2 and "embed" not in name}
+    assert linears <= two_dimensional
 
 
-def test_slices_of_a_quantised_weight_are_those_of_the_whole(tmp_path: Path) -> None:
-    save_tiny_llama(tmp_path / "source", seed=0, hidden_size=96, intermediate_size=256)
-    for quantization in ("int8", "int4"):
-        quantize_folder(tmp_path / "source", tmp_path / quantization, quantization)
-        with Checkpoint(tmp_path / quantization) as checkpoint:
-            name = "model.layers.1.mlp.down_proj.weight"
-            whole = checkpoint.weight(name, ALL, ALL)
-            part = checkpoint.weight(name, slice(8, 40), slice(64, 192))
-            assert isinstance(whole, QuantizedWeight)
-            assert isinstance(part, QuantizedWeight)
-            assert torch.equal(part.dequantized(), whole.dequantized()[8:40, 64:192])
-            if quantization == "int4":
-                with pytest.raises(UnsupportedModelError, match="no whole groups of 32"):
-                    checkpoint.weight(name, ALL, slice(16, 192))
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("variant", ["llama", "llama-tied-biases", "opt-350m", "falcon-40b", "gpt-bigcode", "gemma3"])
+def test_logits_are_those_of_the_dequantised_weights(variant: str, bits: int, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    model = save_tiny(variant, source)
+    quantize_folder(source, target, bits)
+    with open_checkpoint(source) as plain, open_checkpoint(target) as quantised, torch.no_grad():
+        names = linear_names(source, plain)
+        state = model.state_dict()
+        for name in (name for layer in names.layers for name in layer):
+            state[name].copy_(values_of(quantised.weight(name, ALL, ALL)))
+        head = values_of(quantised.weight("lm_head.weight", ALL, ALL))
+        for name in names.others:
+            state[name].copy_(values_of(quantised.weight(name, ALL, ALL)))
+        model.lm_head.weight = torch.nn.Parameter(head)
+        expected = model(torch.tensor([PROMPTS[0]])).logits[0]
+        logits = chunked_logits(
+            ModelRunner(load_decoder(target, torch.float32, store=DequantisingWeights()), 64), PROMPTS[0], 4
+        )
+    # The embedding has projections of its own in opt-350m, which the store does not see.
+    assert (logits - expected).abs().max() <= (2e-2 if variant == "opt-350m" else 1e-3)
 
 
-def test_nothing_half_made_is_left_and_nothing_is_overwritten(tmp_path: Path) -> None:
-    save_tiny("llama", tmp_path / "source")
-    quantize_folder(tmp_path / "source", tmp_path / "target", "int8")
-    with pytest.raises(ValueError, match="exists"):
-        quantize_folder(tmp_path / "source", tmp_path / "target", "int8")
-    with pytest.raises(ValueError, match=r"quantised already \(int8\)"):
-        quantize_folder(tmp_path / "target", tmp_path / "again", "int4")
+@pytest.mark.parametrize("bits", [8, 4])
+def test_ranks_slice_codes(bits: int, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    # Each rank's part is whole groups of 32.
+    save_tiny_llama(source, seed=1, hidden_size=128, intermediate_size=256, num_attention_heads=4, head_dim=32)
+    quantize_folder(source, target, bits)
+    family, _ = family_of(target)
+    spec = read_spec(target)
+    layout = ParallelLayout(tensor_size=2)
+    with open_checkpoint(target) as checkpoint:
+        parts = [family.weights_of(checkpoint, spec, layout.shard_of(rank, spec)) for rank in range(2)]
+        for name, read in (
+            ("self_attn.o_proj", lambda weights: weights.layer(1).attention.out.weight),
+            ("mlp.down_proj", lambda weights: weights.layer(1).mlp.down.weight),
+        ):
+            whole = values_of(checkpoint.weight(f"model.layers.1.{name}.weight", ALL, ALL))
+            assert torch.equal(torch.cat([values_of(read(part)) for part in parts], dim=1), whole)
+        heads = torch.cat([values_of(part.head().vocab) for part in parts])
+        assert torch.equal(heads, values_of(checkpoint.weight("lm_head.weight", ALL, ALL)))
 
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        quantize_folder(tmp_path / "source", tmp_path / "broken", "int8", stop)
-    assert not (tmp_path / "broken").exists()
-    quantize_folder(tmp_path / "source", tmp_path / "broken", "int8")
+def test_ranks_that_would_cut_groups_are_refused(tmp_path: Path) -> None:
+    save_tiny_llama(tmp_path / "source", seed=1, hidden_size=64, num_attention_heads=4, head_dim=16)
+    for bits in (4, 8):
+        target = tmp_path / f"int{bits}"
+        quantize_folder(tmp_path / "source", target, bits)
+        family, _ = family_of(target)
+        spec = read_spec(target)
+        with open_checkpoint(target) as checkpoint:
+            layer = family.weights_of(checkpoint, spec, ParallelLayout(tensor_size=4).shard_of(0, spec)).layer
+            if bits == 8:  # one scale per output: any slice will do
+                layer(0)
+                continue
+            with pytest.raises(UnsupportedModelError, match=r"o_proj.*0 to 15 of 64, are not whole groups of 32"):
+                layer(0)
+
+
+def test_the_folder_is_complete_and_in_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target, messages = tmp_path / "source", tmp_path / "target", []
+    save_tiny_llama(source, seed=1)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (source / name).write_text("{}")
+    writer = quantization.SafetensorsWriter
+    monkeypatch.setattr(quantization, "SafetensorsWriter", lambda folder: writer(folder, 20_000))
+    quantize_folder(source, target, 4, progress=messages.append)
+    check_model_folder(target)
+    copied = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+    assert copied < {path.name for path in target.iterdir()}
+    assert len(list(target.glob("model-*.safetensors"))) > 2
+    assert "quantised layer 3 of 3 to 4 bits" in messages
+    assert json.loads((target / "config.json").read_text())["quantization_config"] == {
+        "quant_method": "specgrove", "bits": 4, "group_size": 32,
+    }  # fmt: skip
+    load_decoder(target, torch.float32)
+
+
+def test_a_broken_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tiny_llama(tmp_path / "source", seed=1)
+
+    def fail(message: str) -> None:
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        quantize_folder(tmp_path / "source", tmp_path / "cache" / "target", 8, progress=fail)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    save_tiny_llama(tmp_path / "source", seed=1)
+    quantize_folder(tmp_path / "source", tmp_path / "int8", 8)
+    with pytest.raises(UnsupportedModelError, match=r"quantised already \(specgrove, 8 bits\)"):
+        quantize_folder(tmp_path / "int8", tmp_path / "int4", 4)
+    with pytest.raises(ValueError, match="exists already"):
+        quantize_folder(tmp_path / "source", tmp_path / "int8", 4)
+    with pytest.raises(ValueError, match="bits must be 8 or 4, got 5"):
+        quantize_folder(tmp_path / "source", tmp_path / "int5", 5)
+    with pytest.raises(ValueError, match="leave out the group size"):
+        quantize_folder(tmp_path / "source", tmp_path / "x", 8, 64)
 
 
 def test_the_cache_is_used_until_the_model_changes(tmp_path: Path) -> None:
-    save_tiny("llama", tmp_path / "model")
-    said: list[str] = []
-    first = cached_quantized_folder(tmp_path / "model", "int8", tmp_path / "cache", said.append)
-    assert len(said) == 2
-    assert cached_quantized_folder(tmp_path / "model", "int8", tmp_path / "cache", said.append) == first
-    assert cached_quantized_folder(first, "int8", tmp_path / "cache", said.append) == first
-    assert len(said) == 2
-    other = cached_quantized_folder(tmp_path / "model", "int4", tmp_path / "cache", said.append)
-    save_tiny("llama-tied-biases", tmp_path / "model")
-    changed = cached_quantized_folder(tmp_path / "model", "int8", tmp_path / "cache", said.append)
-    assert len({first, other, changed}) == 3
-
-
-def test_other_methods_are_refused_by_name(tmp_path: Path) -> None:
-    save_tiny("llama", tmp_path)
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_method": "hqq"}}))
-    with pytest.raises(UnsupportedModelError, match="quantised by 'hqq' are not supported"):
-        load_decoder(tmp_path, torch.float32)
-
-
-@pytest.mark.parametrize("quantization", ["int8", "int4"])
-def test_the_memory_plan_knows_quantised_weights(quantization: str, tmp_path: Path) -> None:
-    save_tiny_llama(tmp_path / "source", seed=0, hidden_size=192, intermediate_size=256, vocab_size=1024)
-    quantize_folder(tmp_path / "source", tmp_path / "target", quantization)
-    decoder = load_decoder(tmp_path / "target", torch.bfloat16)
-    assert decoder.embedding is not None
-    assert decoder.head is not None
-    linears = [linear for layer in decoder.layers for linear in layer.linears]
-    taken = decoder.embedding.table.nbytes + decoder.head.vocab.nbytes + sum(linear.nbytes for linear in linears)
-    request = MemoryRequest("bfloat16", quantization, ParallelLayout(), num_slots=1, max_num_rows=1)
-    assert plan_memory(read_spec(tmp_path / "target"), request)[0].weight_bytes == pytest.approx(taken, rel=0.1)
+    source, messages = save_tiny_llama(tmp_path / "source", seed=1), []
+    assert ensure_quantized(source, "none", tmp_path, messages.append) == source
+    first = ensure_quantized(source, "int4", tmp_path, messages.append)
+    assert first.parent == tmp_path / "quantized"
+    assert first.name.startswith("source-")
+    assert first.name.endswith("-int4")
+    assert quantization_of(first) == "specgrove, 4 bits"
+    assert messages
+    messages.clear()
+    assert ensure_quantized(source, "int4", tmp_path, messages.append) == first
+    assert messages == []
+    assert ensure_quantized(source, "int8", tmp_path, messages.append) != first
+    save_tiny_llama(source, seed=2)
+    assert ensure_quantized(source, "int4", tmp_path, messages.append) != first

@@ -1,0 +1,108 @@
+"""Writes a model folder with safetensors from a GGUF file, or from torch's pickle files.
+
+Called by ``specgrove models convert``. The only place that reads pickle, and with ``weights_only=True``, which runs no code of the file.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.formats.gguf_blocks import PLAIN_TYPES
+from specgrove.models.formats.gguf_checkpoint import GgufCheckpoint, open_gguf
+from specgrove.models.formats.gguf_config import main_type
+from specgrove.models.gguf_model import write_config_and_tokenizer
+from specgrove.models.made_folder import copy_other_files, edit_json, whole_folder
+from specgrove.models.model_files import gguf_of
+from specgrove.models.safetensors_writer import SafetensorsWriter
+
+_NO_WEIGHTS = ("training_args.bin", "optimizer.bin", "scheduler.bin", "random_states.bin")
+
+
+def convert_model(
+    source: Path, target: Path, dtype: str | None, progress: Callable[[str], None] = lambda message: None
+) -> None:
+    """Writes ``target``, which must not exist. ``dtype`` None keeps types; what is dequantised becomes bfloat16.
+
+    Raises ``ValueError`` where there is nothing to convert, or nothing that can be.
+    """
+    gguf_path = source if source.suffix == ".gguf" and source.is_file() else None
+    if source.is_dir():
+        gguf_path = gguf_of(source)
+        if gguf_path is None and next(source.glob("*.safetensors"), None) is not None:
+            raise ValueError(f"{source} holds safetensors: there is nothing to convert")
+    elif gguf_path is None:
+        raise ValueError(f"{source} is neither a .gguf file nor a folder")
+    wanted = None if dtype is None else getattr(torch, dtype)
+    if gguf_path is not None:
+        _convert_gguf(gguf_path, target, wanted, progress)
+    else:
+        _convert_pickle(source, target, wanted, progress)
+
+
+def _convert_gguf(path: Path, target: Path, dtype: torch.dtype | None, progress: Callable[[str], None]) -> None:
+    kind = main_type(open_gguf(path))
+    dtype = dtype or PLAIN_TYPES.get(kind, torch.bfloat16)
+    with GgufCheckpoint(path) as checkpoint, whole_folder(target) as folder:
+        write_config_and_tokenizer(path, folder, progress)
+        config = json.loads((folder / "config.json").read_text())
+        config.pop("quantization_config", None)
+        config["dtype"] = str(dtype).removeprefix("torch.")
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        writer = SafetensorsWriter(folder)
+        names = checkpoint.names()
+        for index, name in enumerate(names):
+            writer.add(name, checkpoint.tensor(name).to(dtype))
+            if (index + 1) % 50 == 0 or index + 1 == len(names):
+                progress(f"converted tensor {index + 1} of {len(names)}")
+        writer.finish()
+
+
+def _convert_pickle(source: Path, target: Path, dtype: torch.dtype | None, progress: Callable[[str], None]) -> None:
+    paths = sorted(source.glob("pytorch_model*.bin")) or sorted(
+        path for path in source.glob("*.bin") if path.name not in _NO_WEIGHTS
+    )
+    if not paths or not (source / "config.json").is_file():
+        raise ValueError(f"{source} has no config.json and pytorch_model*.bin beside it, and no GGUF file either")
+    with whole_folder(target) as folder:
+        copy_other_files(source, folder)
+        writer = SafetensorsWriter(folder)
+        for path in paths:
+            progress(f"reading {path.name}")
+            for name, tensor in _tensors_of(path):
+                is_cast = dtype is not None and tensor.is_floating_point()
+                # A copy: tied weights share memory, which safetensors refuses, and views would keep all of the file.
+                writer.add(name, tensor.to(dtype, copy=True) if is_cast else tensor.clone())
+        writer.finish()
+        if dtype is not None:
+            edit_json(folder / "config.json", {"dtype": str(dtype).removeprefix("torch.")})
+        if not (folder / "tokenizer.json").is_file():
+            _write_tokenizer(source, folder, progress)
+
+
+def _tensors_of(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).split("\n")[0]
+        raise UnsupportedModelError(
+            f"{path} holds more than weights or is broken, and is not read: {reason}"
+        ) from error
+    if not isinstance(content, dict):
+        raise UnsupportedModelError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
+    yield from ((str(name), tensor) for name, tensor in content.items() if isinstance(tensor, torch.Tensor))
+
+
+def _write_tokenizer(source: Path, folder: Path, progress: Callable[[str], None]) -> None:
+    """Folders as old as pickle often have the slow tokenizer's files only."""
+    import transformers
+
+    try:
+        transformers.AutoTokenizer.from_pretrained(str(source)).save_pretrained(folder)
+    except Exception as error:  # whatever transformers meets: the weights are converted all the same
+        progress(f"no tokenizer.json could be made: {' '.join(str(error).split())[:200]}")

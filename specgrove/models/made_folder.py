@@ -1,0 +1,74 @@
+"""Folders that SpecGrove makes: in its cache, once for all processes (the demo model, what GGUF files lack, quantised models), or where
+a command says.
+
+Imports neither torch nor transformers. Invariant: a folder appears under its name only when it is complete, so its existence is the check.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import filelock
+
+# Weights, and what speaks of weights that are not there any more.
+_NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".h5", ".msgpack", ".onnx", ".lock")
+
+
+def make_once(folder: Path, make: Callable[[], None], progress: Callable[[str], None]) -> Path:
+    """Calls ``make``, which makes ``folder``, unless it is there; waits for another process that is at it."""
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder.parent / f".{folder.name}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        progress(f"another process is making {folder.name}: waiting for it")
+        lock.acquire()
+    try:
+        if not folder.is_dir():
+            make()
+    finally:
+        lock.release()
+    return folder
+
+
+def digest_of(paths: Iterable[Path], *settings: object) -> str:
+    """Changes with the files' names, sizes and times, and with the settings."""
+    files = []
+    for path in sorted(paths):
+        status = path.stat()
+        files.append((str(path.absolute()), status.st_size, status.st_mtime_ns))
+    return hashlib.sha256(json.dumps([files, settings], default=str).encode()).hexdigest()[:12]
+
+
+def copy_other_files(source: Path, target: Path) -> None:
+    """Copies config, tokenizer, chat template and whatever else there is beside the weights."""
+    for path in sorted(source.iterdir()):
+        if path.is_file() and not path.name.endswith(_NOT_COPIED) and not path.name.startswith("."):
+            shutil.copyfile(path, target / path.name)
+
+
+def edit_json(path: Path, changes: Mapping[str, object]) -> None:
+    """Writes a JSON object again with some values changed or added."""
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path.write_text(json.dumps(content | dict(changes), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill that gets its name when the block ends, and vanishes when it fails. Raises ``ValueError`` if it exists."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} exists already: name a new folder, or remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
+        folder = Path(temporary) / "model"
+        folder.mkdir()
+        yield folder
+        folder.rename(target)

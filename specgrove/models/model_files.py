@@ -1,0 +1,58 @@
+"""What lies in a model folder, by names and ``config.json`` alone: weight files, quantisation, what to call the model.
+
+Used by everything that looks at folders. Imports neither torch nor transformers and opens no weight file.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def gguf_of(folder: Path) -> Path | None:
+    """The GGUF file whose weights this folder has; None where it has safetensors, or several GGUF files or none."""
+    if next(folder.glob("*.safetensors"), None) is not None or (folder / "model.safetensors.index.json").exists():
+        return None
+    paths = sorted(folder.glob("*.gguf"))
+    return paths[0] if len(paths) == 1 else None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Safetensors, or the one GGUF file."""
+    gguf_path = gguf_of(folder)
+    return sorted(folder.glob("*.safetensors")) if gguf_path is None else [gguf_path]
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """``config.json``; empty where there is none that can be read."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def quantization_of(folder: Path) -> str | None:
+    """How the weights are quantised, for people (``gptq, 4 bits``); None where they are not."""
+    quantization = config_of(folder).get("quantization_config")
+    if not quantization:
+        return None
+    method, bits = quantization.get("quant_method", "unnamed method"), quantized_bits(folder)
+    return f"{method}, {bits} bits" if bits else str(method)
+
+
+def quantized_bits(folder: Path) -> int | None:
+    """Of the linears' weights; None where they are not quantised, or in a way that doesn't say."""
+    quantization = config_of(folder).get("quantization_config") or {}
+    bits = quantization.get("bits", quantization.get("w_bit"))
+    return bits if isinstance(bits, int) else None
+
+
+def name_of(folder: Path) -> str:
+    """What to call a model: its id if it lies in the Hugging Face hub's cache, else its folder's name."""
+    folder = folder.absolute()
+    repository = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.removeprefix("models--").replace("--", "/")
+    return folder.name

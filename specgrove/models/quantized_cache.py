@@ -1,0 +1,35 @@
+"""Models that ``--quantization`` asks for: quantised once, kept in the cache, found again by a digest of what they were made from.
+
+Called by the LLM service and the command line. A second call imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from specgrove.models.made_folder import digest_of, make_once
+from specgrove.models.model_files import name_of
+
+_BITS = {"int8": 8, "int4": 4}
+_FORMAT_VERSION = 1
+
+
+def ensure_quantized(folder: Path, quantization: str, cache_dir: Path, progress: Callable[[str], None]) -> Path:
+    """The folder of the quantised model; ``folder`` itself for "none". Raises ``ValueError`` for what can't be quantised."""
+    if quantization == "none":
+        return folder
+    if quantization not in _BITS:
+        raise ValueError(f"quantization must be none, {' or '.join(_BITS)}, got {quantization!r}")
+    files = [path for path in folder.iterdir() if path.is_file()]
+    digest = digest_of(files, quantization, _FORMAT_VERSION)
+    target = cache_dir / "quantized" / f"{name_of(folder).replace('/', '--')}-{digest}-{quantization}"
+
+    def make() -> None:
+        from specgrove.models.quantization import quantize_folder  # brings torch
+
+        progress(f"quantising {name_of(folder)} to {quantization}, once")
+        quantize_folder(folder, target, _BITS[quantization], progress=progress)
+        progress(f"quantised model in {target}")
+
+    return make_once(target, make, progress)

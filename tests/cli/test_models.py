@@ -1,0 +1,138 @@
+"""``specgrove models`` and ``specgrove quantize``: what they print, and the folders that they make."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from llm_service.__main__ import load, plan
+from llm_service.arguments import parse_arguments
+from specgrove.cli import main
+from specgrove.models import inventory
+from specgrove.models.model_files import quantization_of
+from tests.conftest import save_tiny_llama
+from tests.models.families import save_tiny
+from tests.models.test_gguf import save_tiny_gguf
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with empty caches."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    scan = functools.partial(huggingface_hub.scan_cache_dir, hub)
+    monkeypatch.setattr(inventory.huggingface_hub, "scan_cache_dir", scan)
+    return tmp_path / "home"
+
+
+def with_tokenizer(folder: Path) -> Path:
+    (folder / "tokenizer.json").write_text("{}")
+    return folder
+
+
+def test_list_shows_both_caches_and_why_a_model_is_not_supported(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_tokenizer(save_tiny_llama(home / ".cache" / "specgrove" / "ours", seed=0))
+    repository = tmp_path / "hub" / "models--owner--theirs"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    (repository / "blobs").mkdir()
+    snapshot = repository / "snapshots" / "abc"
+    save_tiny("opt", snapshot)
+    other = tmp_path / "hub" / "models--owner--bert" / "snapshots" / "def"
+    shutil.copytree(tmp_path / "hub" / "models--owner--theirs", other.parent.parent)
+    (other.parent / "abc").rename(other)
+    (other.parent.parent / "refs" / "main").write_text("def")
+    (other / "config.json").write_text('{"architectures": ["BertModel"], "model_type": "bert"}')
+    assert main(["models", "list"]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == ["NAME", "FAMILY", "PARAMETERS", "ON", "DISK", "SUPPORTED"]
+    assert [line.split()[:2] for line in lines] == [["ours", "llama"], ["owner/bert", "bert"], ["owner/theirs", "opt"]]
+    assert lines[0].endswith("yes")
+    assert "no: " in lines[1]
+    assert "BertModel" in lines[1]
+    assert "no tokenizer.json" in lines[2]
+
+
+def test_info_tells_what_a_model_is(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = with_tokenizer(save_tiny_llama(tmp_path / "tiny", seed=0))
+    assert main(["models", "info", str(folder)]) == 0
+    shown = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    assert shown["architecture"].strip() == "LlamaForCausalLM"
+    assert shown["heads"].strip() == "6, 2 of keys and values"
+    assert shown["context"].strip() == "256 tokens"
+    assert shown["dtype"].strip() == "float32"
+    assert shown["quantisation"].strip() == "none"
+    assert shown["supported"].strip() == "yes"
+    assert main(["models", "info", str(folder), "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert (described["num_layers"], described["num_heads"], described["num_kv_heads"]) == (3, 6, 2)
+    assert described["num_bytes"] == (folder / "model.safetensors").stat().st_size
+    assert described["problem"] is None
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "hqq"}}))
+    assert main(["models", "info", str(folder), "--json"]) == 1
+    assert "quantised by hqq" in json.loads(capsys.readouterr().out)["problem"]
+
+
+def test_info_of_gguf_names_type_and_quantisation(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tiny_gguf(tmp_path / "tiny.gguf", "Q4_0")
+    assert main(["models", "info", str(tmp_path / "tiny.gguf"), "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert (described["dtype"], described["quantization"], described["num_layers"]) == ("Q4_0", "gguf, 4 bits", 3)
+    assert described["num_bytes"] == (tmp_path / "tiny.gguf").stat().st_size
+
+
+def test_info_of_what_is_not_there_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "info", "/no/such/folder"]) == 1
+    assert "specgrove: error: '/no/such/folder' is no folder" in capsys.readouterr().err
+    assert main(["models", "info", "smollm2-135m-instruct"]) == 1
+    assert "is not made yet" in capsys.readouterr().err
+
+
+def test_quantize_writes_a_folder_that_is_known_for_what_it_is(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = with_tokenizer(save_tiny_llama(tmp_path / "tiny", seed=0))
+    target = tmp_path / "int4"
+    assert main(["quantize", str(folder), "--bits", "4", "--group-size", "16", "--out", str(target)]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{target}\n"
+    assert "quantised layer 3 of 3 to 4 bits" in captured.err
+    assert main(["models", "info", str(target), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["quantization"] == "specgrove, 4 bits"
+    assert main(["quantize", str(target), "--bits", "8", "--out", str(tmp_path / "int8")]) == 1
+    assert "quantised already" in capsys.readouterr().err
+
+
+def test_convert_prints_the_folder(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_tiny_gguf(tmp_path / "tiny.gguf", "Q8_0")
+    target = tmp_path / "out"
+    assert main(["models", "convert", str(tmp_path / "tiny.gguf"), "--out", str(target), "--dtype", "float16"]) == 0
+    assert capsys.readouterr().out == f"{target}\n"
+    assert main(["models", "info", str(target), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["dtype"] == "float16"
+
+
+def test_the_llm_service_quantises_once(tmp_path: Path) -> None:
+    folder = with_tokenizer(save_tiny_llama(tmp_path / "tiny", seed=0))
+    arguments = ["--model", str(folder), "--cache-dir", str(tmp_path / "cache"), "--kv-slots", "64", "--threads", "1"]
+    config = parse_arguments([*arguments, "--quantization", "int8"])
+    served, runner = load(config, None)
+    assert served.parent == tmp_path / "cache" / "quantized"
+    assert quantization_of(served) == "specgrove, 8 bits"
+    assert runner.num_slots == 64
+    assert load(config, None)[0] == served
+    plain, quantised = (
+        plan(parse_arguments([*arguments, "--dtype", "float32"]), place, None) for place in (folder, served)
+    )
+    assert (plain.quantization, quantised.quantization) == (None, "int8")

@@ -1,0 +1,131 @@
+"""GPTQ and AWQ checkpoints against an independent packer: the same values, whole or sliced, and transformers' logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from specgrove.kernels.quantized_linear import QuantizedWeight
+from specgrove.models.checkpoint import ALL, stack
+from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.loading import load_decoder, open_checkpoint
+from specgrove.runtime.model_runner import ModelRunner
+from tests.conftest import save_tiny_llama
+from tests.models.quantized_folders import DequantisingWeights, edit_config, is_quantised, quantise_folder, values_of
+from tests.models.test_decoder import PROMPTS, chunked_logits
+
+# Sizes that GPTQ's and AWQ's words divide.
+SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
+CASES = [("gptq", 4, 32, 1), ("gptq", 4, -1, 1), ("gptq", 4, 16, 0), ("gptq", 8, 32, 1), ("awq", 4, 32, 0)]
+
+
+def tiny(
+    folder: Path, method: str, bits: int, group_size: int, offset: int, low: int = 0, zero_spread: int = 256
+) -> dict[str, torch.Tensor]:
+    save_tiny_llama(folder, seed=5, **SIZES)
+    values = quantise_folder(folder, method, bits, group_size, offset, low, zero_spread)
+    if method == "gptq" and offset == 0:
+        quantization = {"quant_method": "gptq", "bits": bits, "group_size": group_size, "checkpoint_format": "gptq_v2"}
+        edit_config(folder, quantization_config=quantization)
+    return values
+
+
+@pytest.mark.parametrize(("method", "bits", "group_size", "offset"), CASES)
+def test_weights_have_the_packed_values(method: str, bits: int, group_size: int, offset: int, tmp_path: Path) -> None:
+    values = tiny(tmp_path, method, bits, group_size, offset, low=1 if bits == 8 else 0)
+    with open_checkpoint(tmp_path) as checkpoint:
+        for name, expected in values.items():
+            assert name in checkpoint
+            if not is_quantised(name):
+                continue
+            weight = checkpoint.weight(name, ALL, ALL)
+            assert isinstance(weight, QuantizedWeight)
+            assert weight.bits == bits
+            assert torch.equal(weight.dequantized(), expected)
+            part = checkpoint.weight(name, slice(5, 27), slice(32, 64) if group_size > 0 else slice(3, 50))
+            assert torch.equal(values_of(part), expected[5:27, 32:64] if group_size > 0 else expected[5:27, 3:50])
+
+
+@pytest.mark.parametrize(("method", "bits", "group_size", "offset"), [*CASES, ("gptq", 8, -1, 1)])
+def test_logits_equal_transformers_with_the_dequantised_weights(
+    method: str, bits: int, group_size: int, offset: int, tmp_path: Path
+) -> None:
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(save_tiny_llama(tmp_path, seed=5, **SIZES), dtype=torch.float32)
+    model.load_state_dict(tiny(tmp_path, method, bits, group_size, offset, zero_spread=2))  # around zero
+    decoder = load_decoder(tmp_path, torch.float32, store=DequantisingWeights())
+    with torch.inference_mode():
+        expected = model(torch.tensor([PROMPTS[0]])).logits[0]
+    assert (chunked_logits(ModelRunner(decoder, 64), PROMPTS[0], 4) - expected).abs().max() <= 1e-3
+    # The kernels of quantised weights round activations to bfloat16, so a random model's logits are off by more.
+    logits = chunked_logits(ModelRunner(load_decoder(tmp_path, torch.float32), 64), PROMPTS[0], 4)
+    assert (logits - expected).norm() <= 0.2 * expected.norm()
+
+
+def test_gptq_of_8_bits_that_uses_all_codes_is_dequantised_without_loss(tmp_path: Path) -> None:
+    values = tiny(tmp_path, "gptq", 8, -1, 1)
+    tensors = load_file(tmp_path / "model.safetensors")
+    stem = Q_PROJ.removesuffix(".weight")
+    tensors[stem + ".qweight"][0] = -256  # 0, 255, 255, 255 for every output
+    save_file(tensors, tmp_path / "model.safetensors")
+    scales, zeros = (tensors[f"{stem}.{part}"] for part in ("scales", "qzeros"))
+    zero = (zeros.view(torch.uint8).view(1, -1).float() + 1).T
+    expected = values[Q_PROJ].clone()
+    expected[:, :4] = (torch.tensor([0.0, 255.0, 255.0, 255.0]) - zero) * scales.float().T
+    with open_checkpoint(tmp_path) as checkpoint:
+        weight = checkpoint.weight(Q_PROJ, ALL, ALL)
+    assert isinstance(weight, torch.Tensor)
+    assert torch.equal(weight, expected)
+
+
+def test_slices_that_cut_groups_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    for method in ("gptq", "awq"):
+        tiny(tmp_path, method, 4, 32, 1)
+        with (
+            open_checkpoint(tmp_path) as checkpoint,
+            pytest.raises(UnsupportedModelError, match=r"inputs, 0 to 15 of 64, are not whole groups of 32: use fewer"),
+        ):
+            checkpoint.weight(Q_PROJ, ALL, slice(0, 16))
+
+
+def test_gptq_in_another_order_is_refused(tmp_path: Path) -> None:
+    tiny(tmp_path, "gptq", 4, 32, 1)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    name = Q_PROJ.removesuffix(".weight") + ".g_idx"
+    tensors[name] = tensors[name].flip(0)
+    save_file(tensors, path)
+    with pytest.raises(UnsupportedModelError, match=r"q_proj: GPTQ with its inputs in another order.*desc_act=False"):
+        load_decoder(tmp_path, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "message"),
+    [
+        (
+            {"quant_method": "bitsandbytes"},
+            "quantised by bitsandbytes, which is not supported: only specgrove, gptq, awq",
+        ),
+        ({"quant_method": "gptq", "bits": 3}, "GPTQ of 3 bits is not supported, only 4 and 8"),
+        ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "GPTQ in the marlin layout"),
+        ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "AWQ of 4 bits in version gemv"),
+    ],
+)
+def test_other_formats_are_named(quantization: dict[str, object], message: str, tmp_path: Path) -> None:
+    save_tiny_llama(tmp_path, seed=5)
+    edit_config(tmp_path, quantization_config=quantization)
+    with pytest.raises(UnsupportedModelError, match=message):
+        load_decoder(tmp_path, torch.float32)
+
+
+def test_weights_of_different_kinds_are_stacked_dequantised() -> None:
+    one = QuantizedWeight(torch.ones(2, 8, dtype=torch.int8), torch.full((2, 1), 0.5), None, 8)
+    other = QuantizedWeight(torch.ones(2, 8, dtype=torch.uint8), torch.full((2, 2), 0.5), torch.ones(2, 2), 4)
+    stacked = stack([one, other, torch.full((1, 8), 3.0)])
+    assert isinstance(stacked, torch.Tensor)
+    assert stacked[:, 0].tolist() == [0.5, 0.5, 1.5, 1.5, 3.0]
