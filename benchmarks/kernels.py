@@ -1,6 +1,6 @@
 """Times of the CPU kernels at the shapes of SmolLM2-135M: one pass through all linears, attention, and the choice.
 
-    python -m benchmarks.kernels [--threads 2] [--only linears attention sampling]
+    python -m benchmarks.kernels [--threads 2] [--only linears quantized attention sampling]
 
 Every figure is the median of repeated passes, in milliseconds. Weights of all layers are distinct, so they come from memory.
 """
@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from specgrove.kernels.attention import AttentionBatch, rotate_and_store, tree_attention
 from specgrove.kernels.elementwise import add_rms_norm, gated
 from specgrove.kernels.linear import PackedLinear
+from specgrove.kernels.quantized_linear import QuantizedLinear, quantize
 from specgrove.kernels.sampling import ChoiceParams, choose, greedy_choices, top_k_log_probs
 from specgrove.kernels.threads import get_isa, set_num_threads
 from specgrove.kernels.trees import ancestor_masks
@@ -65,6 +66,41 @@ def time_linears(dtype: torch.dtype) -> None:
             f"  {num_rows:3d} rows: {pass_ms:7.2f} ms, {weight_bytes / pass_ms / 1e6:5.1f} GB/s;"
             f" torch {torch_ms:7.2f} ms, {torch_ms / pass_ms:.2f} times as long"
         )
+
+
+def time_quantized_linears() -> None:
+    """The same pass with bfloat16 weights and with weights of 8 and 4 bits."""
+    shapes = [shape for _ in range(NUM_LAYERS) for shape in LAYER_SHAPES] + [(VOCAB, HIDDEN)]
+    # One weight per shape is quantised and packed again and again: times depend on the places of codes, not on their values.
+    weights = {shape: torch.randn(shape) * 0.02 for shape in (*LAYER_SHAPES, (VOCAB, HIDDEN))}
+    contestants: dict[str, list[PackedLinear] | list[QuantizedLinear]] = {
+        "bfloat16": [PackedLinear(weights[shape].bfloat16()) for shape in shapes]
+    }
+    for name, bits, group_size in (("int8", 8, None), ("int8/32", 8, 32), ("int4/64", 4, 64), ("int4/32", 4, 32)):
+        quantized = {shape: quantize(weight, bits, group_size) for shape, weight in weights.items()}
+        contestants[name] = [QuantizedLinear(quantized[shape]) for shape in shapes]
+    sizes_mb = {name: sum(linear.nbytes for linear in linears) / 1e6 for name, linears in contestants.items()}
+    print(
+        "linears by weights (after the slash: group size):",
+        ", ".join(f"{name} {mb:.0f} MB" for name, mb in sizes_mb.items()),
+    )
+    for num_rows in NUM_ROWS:
+        inputs = {size: torch.randn(num_rows, size) for size in (HIDDEN, INNER)}
+
+        def one_pass(
+            linears: Sequence[PackedLinear | QuantizedLinear], inputs: dict[int, torch.Tensor] = inputs
+        ) -> None:
+            for linear in linears:
+                linear(inputs[linear.in_features])
+
+        # By turns, so that what else the machine does falls on all.
+        turns = [
+            [median_ms(lambda linears=linears: one_pass(linears), 0.2) for linears in contestants.values()]  # type: ignore[misc]
+            for _ in range(3)
+        ]
+        for name, times_ms in zip(contestants, zip(*turns, strict=True), strict=True):
+            pass_ms = statistics.median(times_ms)
+            print(f"  {num_rows:3d} rows, {name:8s}: {pass_ms:7.2f} ms, {sizes_mb[name] / pass_ms:5.1f} GB/s")
 
 
 def tree_batch(context_len: int, num_rows: int) -> AttentionBatch:
@@ -163,7 +199,7 @@ def main() -> None:
     """Prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", nargs="*", default=["linears", "attention", "small", "sampling"])
+    parser.add_argument("--only", nargs="*", default=["linears", "quantized", "attention", "small", "sampling"])
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
@@ -172,6 +208,8 @@ def main() -> None:
     if "linears" in arguments.only:
         for dtype in (torch.bfloat16, torch.float32):
             time_linears(dtype)
+    if "quantized" in arguments.only:
+        time_quantized_linears()
     if "attention" in arguments.only:
         time_attention(torch.bfloat16)
     if "small" in arguments.only:

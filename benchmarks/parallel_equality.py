@@ -42,6 +42,12 @@ def _peak_bytes(pid: int) -> int:
     return 0
 
 
+def print_problem(service: str, line: str) -> None:
+    """Of what services print, what should not be there."""
+    if any(word in line for word in ("ERROR", "WARNING", "Error", "ended with")):
+        print(f"  {service}: {line}", flush=True)
+
+
 async def run(address: str, prompts: list[str], arguments: argparse.Namespace) -> dict[str, list[Completion]]:
     """All outputs by sampling."""
     async with AsyncClient(address) as client:
@@ -67,7 +73,7 @@ def main() -> int:
             llm_folder=folder, ssms=SSMS, dtype=arguments.dtype, tensor_parallel=tensor_parallel,
             pipeline_parallel=pipeline_parallel, num_kv_slots=16384,
         )  # fmt: skip
-        with Suite(config) as suite:
+        with Suite(config, log_line=print_problem) as suite:
             started_s = time.monotonic()
             found = asyncio.run(run(suite.address, prompts, arguments))
             memory = peak_memory_bytes(suite.pid("llm_service") or 0)

@@ -1,8 +1,8 @@
 """Tokens per second over gRPC, speculative and incremental, beside transformers' ``generate``: ``make bench``.
 
-    python -m benchmarks.serving --batches 1 8 --rounds 5 --max-tokens 128
+    python -m benchmarks.serving --batches 1 8 --rounds 5 --max-tokens 128 --precisions bfloat16 int8 int4
 
-Starts the real services. In every round all contestants answer the same prompts in turn (A B C A B C ...), so that a noisy
+Starts the real services, a suite for every precision. In every round all contestants answer the same prompts in turn (A B C A B C ...), so that a noisy
 machine slows them all; reported are the median over rounds, the spread (min to max), and ratios of medians. Outputs end at the
 end-of-sequence token or ``--max-tokens``; only tokens that were put out count.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import platform
@@ -53,8 +54,11 @@ class Row:
 class OverGrpc:
     """One of ours: all prompts of a round at once, over the router."""
 
-    def __init__(self, client: AsyncClient, loop: asyncio.AbstractEventLoop, *, is_speculative: bool) -> None:
-        self.name = "specgrove " + ("speculative" if is_speculative else "incremental")
+    def __init__(
+        self, client: AsyncClient, loop: asyncio.AbstractEventLoop, precision: str, *, is_speculative: bool
+    ) -> None:
+        self.precision = precision
+        self.name = f"specgrove {precision} " + ("speculative" if is_speculative else "incremental")
         self._client = client
         self._loop = loop
         self._speculation = SpeculationOptions(disabled=not is_speculative)
@@ -81,6 +85,7 @@ class Transformers:
     """``generate`` in bf16, greedy, in this process; a batch is padded on the left."""
 
     name = "transformers generate"
+    precision = "bfloat16"
 
     def __init__(self, folder: Path) -> None:
         from transformers import AutoModelForCausalLM
@@ -134,7 +139,7 @@ def measure(
     return rates
 
 
-def rows_of(contestants: list[Any], rates: dict[str, list[float]], batch: int, dtype: str) -> list[Row]:
+def rows_of(contestants: list[Any], rates: dict[str, list[float]], batch: int) -> list[Row]:
     """Medians; the completions of ours are taken out of their contestants."""
     rows = []
     for contestant in contestants:
@@ -146,7 +151,7 @@ def rows_of(contestants: list[Any], rates: dict[str, list[float]], batch: int, d
         rows.append(
             Row(
                 contestant=contestant.name,
-                precision=dtype if completions else "bfloat16",
+                precision=contestant.precision,
                 speculation="trees" if "speculative" in contestant.name else "none",
                 batch=batch,
                 tokens_per_s=statistics.median(values),
@@ -184,7 +189,7 @@ def print_table(rows: list[Row], console: Console) -> None:
             f"{row.tokens_per_s:.1f}",
             f"{row.spread[0]:.0f}-{row.spread[1]:.0f}",
             _ratio(row.tokens_per_s, peers.get(Transformers.name)),
-            _ratio(row.tokens_per_s, peers.get("specgrove incremental")),
+            _ratio(row.tokens_per_s, peers.get(f"specgrove {row.precision} incremental")),
             f"{row.mean_acceptance_len:.2f}" if row.mean_acceptance_len else "",
             f"{row.step_ms:.1f}" if row.step_ms else "",
         )
@@ -213,6 +218,18 @@ def conditions() -> dict[str, str]:
     }
 
 
+def suite_config(folder: Path, ssms: tuple[str, ...], precision: str) -> SuiteConfig:
+    """SSMs compute in the LLM's dtype; they are not quantised."""
+    if precision in ("int8", "int4"):
+        return SuiteConfig(llm_folder=folder, ssms=ssms, llm_arguments=("--quantization", precision))
+    return SuiteConfig(llm_folder=folder, ssms=ssms, dtype=precision)
+
+
+async def connect(address: str) -> AsyncClient:
+    """A client of the running event loop."""
+    return AsyncClient(address)
+
+
 def main() -> int:
     """Measures, prints, and writes JSON when asked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__.splitlines()[0])
@@ -220,7 +237,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prompts-per-round", type=int, default=2, help="at batch 1")
     parser.add_argument("--max-tokens", type=int, default=128)
-    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32", "float16"), help="of our models")
+    parser.add_argument(
+        "--precisions", nargs="+", default=["bfloat16", "int8", "int4"], choices=("float32", "bfloat16", "int8", "int4"),
+        help="of our LLM; quantised weights compute in bfloat16",
+    )  # fmt: skip
     parser.add_argument("--llm", default=DEMO_LLM)
     parser.add_argument("--ssm", action="append", help="as for `specgrove serve`; repeatable")
     parser.add_argument("--no-transformers", action="store_true")
@@ -232,22 +252,23 @@ def main() -> int:
     ssms = tuple(arguments.ssm) if arguments.ssm else DEFAULT_SSMS
     loop = asyncio.new_event_loop()
     rows: list[Row] = []
-    with Suite(SuiteConfig(llm_folder=folder, ssms=ssms, dtype=arguments.dtype)) as suite:
-
-        async def connect() -> AsyncClient:
-            return AsyncClient(suite.address)
-
-        client = loop.run_until_complete(connect())
-        contestants: list[Any] = [
-            OverGrpc(client, loop, is_speculative=False),
-            OverGrpc(client, loop, is_speculative=True),
-        ]
+    with contextlib.ExitStack() as running:
+        contestants: list[Any] = []
+        clients = []
+        for precision in arguments.precisions:
+            suite = running.enter_context(Suite(suite_config(folder, ssms, precision)))
+            clients.append(loop.run_until_complete(connect(suite.address)))
+            contestants += [
+                OverGrpc(clients[-1], loop, precision, is_speculative=is_speculative)
+                for is_speculative in (False, True)
+            ]
         if not arguments.no_transformers:
             contestants.append(Transformers(folder))
         for batch in arguments.batches:
             rates = measure(contestants, batch, arguments, console.print)
-            rows.extend(rows_of(contestants, rates, batch, arguments.dtype))
-        loop.run_until_complete(client.close())
+            rows.extend(rows_of(contestants, rates, batch))
+        for client in clients:
+            loop.run_until_complete(client.close())
     print_table(rows, console)
     facts = conditions()
     console.print(

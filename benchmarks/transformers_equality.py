@@ -76,7 +76,8 @@ def main() -> int:
     num_identical, num_ties, max_difference = 0, 0, 0.0
     prompts = load_prompts(arguments.num_prompts)
     for number, prompt in enumerate(prompts, start=1):
-        prompt_ids = tokenizer.encode_chat([("user", prompt)])
+        is_chat = tokenizer.has_chat_template
+        prompt_ids = tokenizer.encode_chat([("user", prompt)]) if is_chat else tokenizer.encode(prompt)
         ours = asyncio.run(our_output(loop, prompt_ids, arguments.max_tokens, eos))
         inputs = torch.tensor([prompt_ids])
         with torch.inference_mode():

@@ -149,7 +149,7 @@ async def _first(*futures: asyncio.Future[object] | None) -> None:
 async def serve_rank_0(config: LlmServiceConfig, folder: Path, runner: ModelRunner, rank: ranks.Rank) -> None:
     """``serve`` over all ranks."""
     assert rank.liveness is not None
-    parallel = ParallelRunner(runner, rank.links)
+    parallel = ParallelRunner(runner, rank.links, rank.liveness)
     await serve(config, folder, parallel, asyncio.wrap_future(rank.liveness.failed))
     rank.liveness.close()
     parallel.stop_workers()

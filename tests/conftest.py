@@ -10,7 +10,14 @@ import torch
 TINY_VOCAB_SIZE = 97
 
 
-def save_tiny_llama(folder: Path, *, seed: int, vocab_size: int = TINY_VOCAB_SIZE, **overrides: object) -> Path:
+def save_tiny_llama(
+    folder: Path,
+    *,
+    seed: int,
+    vocab_size: int = TINY_VOCAB_SIZE,
+    dtype: torch.dtype = torch.float32,
+    **overrides: object,
+) -> Path:
     """A random Llama that is small but has grouped heads and several layers. Its logits are far from flat."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -29,7 +36,7 @@ def save_tiny_llama(folder: Path, *, seed: int, vocab_size: int = TINY_VOCAB_SIZ
     }
     torch.manual_seed(seed)
     model = LlamaForCausalLM(LlamaConfig(**(settings | overrides)))
-    model.save_pretrained(folder)
+    model.to(dtype).save_pretrained(folder)
     return folder
 
 

@@ -8,6 +8,8 @@ namespace {
 
 constexpr int64_t kPrefetchBytes = 8192;  // as in linear_avx512.cpp
 constexpr int64_t kVectorBytes = 64;
+// With two vectors of totals each, the tables, the codes and the weights: all in registers, and few sums that are not.
+constexpr int kMaxTileRows = 9;
 
 struct Tables {
   // Bytes of the bfloat16 numbers 0 to 127.
@@ -41,7 +43,6 @@ struct Step;
 template <>
 struct Step<8> {
   static constexpr int kPairs = 1;
-  static constexpr int kMaxTileRows = 12;  // with two vectors of totals each, the tables and the weights: 32 registers
   const __m512i low0 = _mm512_load_si512(kTables.low), low1 = _mm512_load_si512(kTables.low + 64);
   const __m512i high0 = _mm512_load_si512(kTables.high), high1 = _mm512_load_si512(kTables.high + 64);
   const __m512i signs = _mm512_set1_epi8(static_cast<char>(0x80));
@@ -58,7 +59,6 @@ struct Step<8> {
 template <>
 struct Step<4> {
   static constexpr int kPairs = 2;
-  static constexpr int kMaxTileRows = 12;
   const __m512i nibbles = _mm512_load_si512(kTables.nibbles);
 
   void expand(__m512i codes, __m512i* low_weights, __m512i* high_weights) const {
@@ -133,19 +133,23 @@ void multiply(const QuantizedTile& tile, int64_t first_row, int64_t group) {
   }
 }
 
-// Whole tiles of kRows rows, then the rest in one smaller tile.
 template <int kBits, int kRows>
-void multiply_rows(const QuantizedTile& tile, int64_t row, int64_t group) {
-  for (; row + kRows <= tile.num_rows; row += kRows) multiply<kBits, kRows>(tile, row, group);
+void multiply_rows(const QuantizedTile& tile, int64_t first_row, int64_t num_rows, int64_t group) {
   if constexpr (kRows > 1) {
-    if (row < tile.num_rows) multiply_rows<kBits, kRows - 1>(tile, row, group);
+    if (num_rows < kRows) return multiply_rows<kBits, kRows - 1>(tile, first_row, num_rows, group);
   }
+  multiply<kBits, kRows>(tile, first_row, group);
 }
 
+// Tiles of about the same size: one row alone takes as long as three in a tile.
 template <int kBits>
 void tile_of(const QuantizedTile& tile) {
   for (int64_t group = 0; group < tile.num_groups; ++group) {
-    multiply_rows<kBits, Step<kBits>::kMaxTileRows>(tile, 0, group);
+    for (int64_t row = 0, num_tiles = (tile.num_rows + kMaxTileRows - 1) / kMaxTileRows; num_tiles > 0; --num_tiles) {
+      const int64_t num_rows = (tile.num_rows - row + num_tiles - 1) / num_tiles;
+      multiply_rows<kBits, kMaxTileRows>(tile, row, num_rows, group);
+      row += num_rows;
+    }
   }
 }
 

@@ -19,6 +19,7 @@ from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.models.tensor_group import DistributedGroup, OneRank, TensorGroup
 from specgrove.runtime.batch_wire import from_tensor, to_tensor
 from specgrove.runtime.model_runner import ModelRunner, RankFailedError
+from specgrove.runtime.rank_liveness import LivenessMonitor
 
 _STOP = 0  # a batch of no numbers
 
@@ -65,15 +66,17 @@ def link_ranks(layout: ParallelLayout) -> RankLinks:
 
 
 class _Outbox:
-    """Messages on their way; their tensors must live until they have left."""
+    """Messages on their way; their tensors must live until they have left. The oldest of too many have been received long since."""
 
-    def __init__(self) -> None:
+    def __init__(self, layout: ParallelLayout) -> None:
+        # A batch is two messages to every rank and hidden states; so many batches are in flight at most, and one is being sent.
+        self._max_num_sent = (layout.num_stages + 1) * (2 * layout.num_ranks + 1)
         self._sent: deque[tuple[dist.Work, torch.Tensor]] = deque()
 
     def send(self, message: torch.Tensor, rank: int) -> None:
         """Returns at once."""
-        while self._sent and self._sent[0][0].is_completed():
-            self._sent.popleft()
+        if len(self._sent) == self._max_num_sent:
+            self._sent.popleft()[0].wait()
         work = dist.isend(message, rank)
         assert work is not None
         self._sent.append((work, message))
@@ -82,28 +85,33 @@ class _Outbox:
 class ParallelRunner:
     """The ``Runner`` of rank 0."""
 
-    def __init__(self, runner: ModelRunner, links: RankLinks) -> None:
+    def __init__(self, runner: ModelRunner, links: RankLinks, liveness: LivenessMonitor) -> None:
         self._runner = runner
+        self._liveness = liveness
         self._links = links
         self.spec = runner.spec
         self.num_slots = runner.num_slots
         self.max_num_in_flight = links.layout.num_stages
-        self._outbox = _Outbox()
+        self._outbox = _Outbox(links.layout)
         self._in_flight: deque[torch.Tensor | int] = deque()  # logits, or how many rows of them will come
 
     def start(self, batch: ForwardBatch) -> None:
         """See ``Runner``. Raises ``RankFailedError``."""
         try:
-            values = to_tensor(batch)
-            self._send_to_all(torch.tensor([values.shape[0]]), values)
-            hidden = self._runner.run_stage(self._runner.decoder.embed(batch), batch)
-            if self._links.is_last_stage:
-                self._in_flight.append(self._runner.decoder.logits(hidden, batch))
-            else:
-                self._outbox.send(hidden, self._links.next_rank)
-                self._in_flight.append(int(batch.logit_rows.shape[0]))
+            with self._liveness.step():
+                self._start(batch)
         except RuntimeError as error:
             raise RankFailedError(f"a rank of the model is gone: {error}") from error
+
+    def _start(self, batch: ForwardBatch) -> None:
+        values = to_tensor(batch)
+        self._send_to_all(torch.tensor([values.shape[0]]), values)
+        hidden = self._runner.run_stage(self._runner.decoder.embed(batch), batch)
+        if self._links.is_last_stage:
+            self._in_flight.append(self._runner.decoder.logits(hidden, batch))
+        else:
+            self._outbox.send(hidden, self._links.next_rank)
+            self._in_flight.append(int(batch.logit_rows.shape[0]))
 
     def finish(self) -> torch.Tensor:
         """See ``Runner``. Raises ``RankFailedError``."""
@@ -114,7 +122,8 @@ class ParallelRunner:
         if logits == 0:
             return received
         try:
-            dist.recv(received, self._links.layout.ranks_of(self._links.layout.num_stages - 1).start)
+            with self._liveness.step():
+                dist.recv(received, self._links.layout.ranks_of(self._links.layout.num_stages - 1).start)
         except RuntimeError as error:
             raise RankFailedError(f"a rank of the model is gone: {error}") from error
         return received
@@ -136,7 +145,7 @@ class ParallelRunner:
 
 def run_worker(runner: ModelRunner, links: RankLinks) -> None:
     """The loop of every rank but 0: until rank 0 says stop, or is gone (``RuntimeError``)."""
-    outbox = _Outbox()
+    outbox = _Outbox(links.layout)
     decoder = runner.decoder
     while True:
         length = torch.zeros(1, dtype=torch.int64)

@@ -1,22 +1,25 @@
 """Notices within seconds that a rank is gone or hangs. Every other rank keeps a connection to rank 0 and sends a byte each half second.
 
 A collective call can wait for minutes for a rank that will never answer; these threads don't depend on such calls. Rank 0 owns a
-``LivenessMonitor``; the others call ``watch_rank_0`` once, and end when rank 0 does.
+``LivenessMonitor``; the others call ``watch_rank_0`` once, and end when rank 0 does. Ranks that all live and yet wait for each other are found by
+the time that a step takes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 _INTERVAL_S = 0.5
 _TIMEOUT_S = 4.0
+STEP_TIMEOUT_S = 120.0
 
 
 @dataclass(slots=True)
@@ -28,12 +31,16 @@ class _Peer:
 class LivenessMonitor:
     """Rank 0's side. ``failed`` becomes an exception, a ``RuntimeError`` that names the rank, when one is gone."""
 
-    def __init__(self, num_ranks: int, describe: Callable[[int], str], host: str = "") -> None:
+    def __init__(
+        self, num_ranks: int, describe: Callable[[int], str], host: str = "", step_timeout_s: float = STEP_TIMEOUT_S
+    ) -> None:
         self.failed: Future[object] = Future()
         self.failed.set_running_or_notify_cancel()
         self._num_ranks = num_ranks
         self._describe = describe
         self._listener = socket.create_server((host, 0))
+        self._step_timeout_s = step_timeout_s
+        self._step_started_s: float | None = None
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="rank-liveness", daemon=True)
 
@@ -51,6 +58,15 @@ class LivenessMonitor:
             self._selector.register(connection, selectors.EVENT_READ, _Peer(rank, time.monotonic()))
         self._thread.start()
 
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """What runs in it must end in time."""
+        self._step_started_s = time.monotonic()
+        try:
+            yield
+        finally:
+            self._step_started_s = None
+
     def close(self) -> None:
         """Stops watching: ranks may end now."""
         self._is_closing = True
@@ -60,6 +76,9 @@ class LivenessMonitor:
             for key, _ in self._selector.select(_INTERVAL_S):
                 self._hear(key)
             now_s = time.monotonic()
+            started_s = self._step_started_s
+            if started_s is not None and now_s - started_s > self._step_timeout_s:
+                self._fail(f"the ranks have not finished a step in {self._step_timeout_s:.0f} s")
             for key in self._selector.get_map().values():
                 if now_s - key.data.last_heard_s > _TIMEOUT_S:
                     self._fail(f"{self._describe(key.data.rank)} has not answered for {_TIMEOUT_S:.0f} s")

@@ -89,3 +89,43 @@ def test_the_peak_stays_under_the_cap(tmp_path: Path) -> None:
     assert in_memory > num_bytes  # the measure sees the weights
     assert 0 < resident < max_bytes
     assert peak <= max_bytes
+
+
+_SHARE = """
+import sys
+from pathlib import Path
+from specgrove.models.loading import load_decoder, read_spec
+from specgrove.models.memory_plan import MemoryRequest, plan_memory
+from specgrove.models.parallel_layout import ParallelLayout
+from specgrove.models.decoder import DTYPES
+
+class Group:
+    rank, size = int(sys.argv[4]) % 2, 2
+
+def peak_bytes():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+load_decoder(Path(sys.argv[1]), DTYPES[sys.argv[3]])  # a tiny one: code and buffers that every process has
+folder, rank, layout = Path(sys.argv[2]), int(sys.argv[4]), ParallelLayout(2, 2)
+spec = read_spec(folder)
+before = peak_bytes()
+decoder = load_decoder(folder, DTYPES[sys.argv[3]], shard=layout.shard_of(rank, spec), group=Group())
+plan = plan_memory(spec, MemoryRequest(sys.argv[3], None, layout, 1, 1))[rank]
+print(peak_bytes() - before, plan.weight_bytes)
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rank", [0, 3])
+def test_a_rank_reads_its_share_only(rank: int, dtype: str, tiny_llama: Path, tmp_path: Path) -> None:
+    folder = save_tiny_llama(
+        tmp_path, seed=0, hidden_size=768, intermediate_size=3072, num_hidden_layers=24, num_attention_heads=12,
+        num_key_value_heads=6, head_dim=64, dtype=getattr(torch, dtype),
+    )  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, "-c", _SHARE, str(tiny_llama), str(folder), dtype, str(rank)],
+        capture_output=True, text=True, check=True, timeout=100,
+    )  # fmt: skip
+    peak, share = (int(number) for number in result.stdout.split())
+    assert peak <= 1.15 * share
