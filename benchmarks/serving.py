@@ -2,9 +2,9 @@
 
     python -m benchmarks.serving --batches 1 8 --rounds 5 --max-tokens 128 --precisions bfloat16 int8 int4
 
-Starts the real services, a suite for every precision. In every round all contestants answer the same prompts in turn (A B C A B C ...), so that a noisy
-machine slows them all; reported are the median over rounds, the spread (min to max), and ratios of medians. Outputs end at the
-end-of-sequence token or ``--max-tokens``; only tokens that were put out count.
+Starts the real services, a suite for every precision. In every round all contestants answer the same prompts in turn (A B C A B C ...),
+so that a noisy machine slows them all; reported are the median over rounds, the spread (min to max), and ratios of medians. Outputs
+end at the end-of-sequence token or ``--max-tokens``; only tokens that were put out count.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Notices within seconds that a rank is gone or hangs. Every other rank keeps a connection to rank 0 and sends a byte each half second.
 
 A collective call can wait for minutes for a rank that will never answer; these threads don't depend on such calls. Rank 0 owns a
-``LivenessMonitor``; the others call ``watch_rank_0`` once, and end when rank 0 does. Ranks that all live and yet wait for each other are found by
-the time that a step takes.
+``LivenessMonitor``; the others call ``watch_rank_0`` once, and end when rank 0 does. Ranks that all live and yet wait for each other are
+found by the time that a step takes.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ print(peak_bytes() - before, plan.weight_bytes)
 @pytest.mark.parametrize("rank", [0, 3])
 def test_a_rank_reads_its_share_only(rank: int, dtype: str, tiny_llama: Path, tmp_path: Path) -> None:
     folder = save_tiny_llama(
-        tmp_path, seed=0, hidden_size=768, intermediate_size=3072, num_hidden_layers=24, num_attention_heads=12,
+        tmp_path, seed=0, hidden_size=768, intermediate_size=3072, num_hidden_layers=36, num_attention_heads=12,
         num_key_value_heads=6, head_dim=64, dtype=getattr(torch, dtype),
     )  # fmt: skip
     result = subprocess.run(
