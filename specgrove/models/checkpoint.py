@@ -15,7 +15,7 @@ import torch
 from specgrove.kernels.quantized_linear import QuantizedWeight
 from specgrove.models.sharding import HeadShard, Shard, heads_of, part
 from specgrove.models.spec import DecoderSpec
-from specgrove.models.weights import LinearWeights, ModelWeights, NormWeights, Weight
+from specgrove.models.weights import LinearWeights, NormWeights, Weight
 
 ALL = slice(None)
 
@@ -35,7 +35,11 @@ class TensorSource(Protocol):
 
 
 class Checkpoint(TensorSource, Protocol):
-    """A source that is a file or a folder. A context manager."""
+    """A source that is a file or a folder. A context manager.
+
+    What was read of mapped files counts as this process's memory, so they are let go before the next weight is read, when the last one
+    has been packed.
+    """
 
     def names(self) -> Sequence[str]:
         """All tensors; a quantised weight is one."""
@@ -45,8 +49,8 @@ class Checkpoint(TensorSource, Protocol):
         """Of one of ``names``."""
         ...
 
-    def releasing(self, weights: ModelWeights) -> ModelWeights:
-        """The same weights; memory is given back before each part is read, when the one before has been packed."""
+    def release(self) -> None:
+        """Lets go of the files; they are read again when they are needed."""
         ...
 
     def __enter__(self) -> Self: ...

@@ -86,4 +86,4 @@ def load_decoder(
     spec = read_spec(folder)
     with open_checkpoint(folder) as checkpoint:
         weights = family.weights_of(checkpoint, spec, shard or Shard.whole(spec))
-        return Decoder(spec, checkpoint.releasing(weights), dtype, shard, group, store, progress)
+        return Decoder(spec, weights, dtype, shard, group, store, progress)

@@ -9,18 +9,31 @@ from collections.abc import Callable
 from pathlib import Path
 
 from specgrove.models.made_folder import digest_of, make_once
-from specgrove.models.model_files import name_of
+from specgrove.models.model_files import config_of, name_of, quantization_of
 
 _BITS = {"int8": 8, "int4": 4}
 _FORMAT_VERSION = 1
 
 
 def ensure_quantized(folder: Path, quantization: str, cache_dir: Path, progress: Callable[[str], None]) -> Path:
-    """The folder of the quantised model; ``folder`` itself for "none". Raises ``ValueError`` for what can't be quantised."""
+    """The folder of the quantised model; ``folder`` itself for "none" and where it is so already.
+
+    Raises ``ValueError`` for what can't be quantised.
+    """
     if quantization == "none":
         return folder
     if quantization not in _BITS:
         raise ValueError(f"quantization must be none, {' or '.join(_BITS)}, got {quantization!r}")
+    if (quantization_config := config_of(folder).get("quantization_config")) is not None:
+        if (quantization_config.get("quant_method"), quantization_config.get("bits")) == (
+            "specgrove",
+            _BITS[quantization],
+        ):
+            return folder
+        raise ValueError(
+            f"{folder} is quantised already ({quantization_of(folder)}): leave out --quantization, or give the model that "
+            "it was made from"
+        )
     files = [path for path in folder.iterdir() if path.is_file()]
     digest = digest_of(files, quantization, _FORMAT_VERSION)
     target = cache_dir / "quantized" / f"{name_of(folder).replace('/', '--')}-{digest}-{quantization}"

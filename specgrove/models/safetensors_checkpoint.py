@@ -1,7 +1,7 @@
 """A model folder's safetensors files as a ``TensorSource``, with weights in whichever format ``config.json`` says they have.
 
-Opened by ``specgrove.models.loading``. Files are mapped when they are read from and let go by ``releasing``: what was read of them would
-count as this process's memory. Pickle is never read.
+Opened by ``specgrove.models.loading``. Files are mapped when they are read from, and let go before the next weight is read, when the
+last one has been packed: what was read of them would count as this process's memory. Pickle is never read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from specgrove.models.checkpoint import ALL
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.formats import format_of
-from specgrove.models.weights import HeadWeights, LayerWeights, ModelWeights, Weight
+from specgrove.models.weights import Weight
 
 
 def _trim_heap() -> None:
@@ -56,33 +56,21 @@ class SafetensorsCheckpoint:
             try:
                 self._files[name] = self._open.enter_context(safe_open(self.folder / name, framework="pt"))
             except (SafetensorError, OSError) as error:
-                self._release()
+                self.release()
                 raise UnsupportedModelError(f"{self.folder} can't be read: {error}") from error
         return self._files[name]
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """See ``Checkpoint``."""
         self._files.clear()
         self._open.close()
         _trim_heap()
-
-    def releasing(self, weights: ModelWeights) -> ModelWeights:
-        """See ``Checkpoint``: the files are let go."""
-
-        def layer(index: int) -> LayerWeights:
-            self._release()
-            return weights.layer(index)
-
-        def head() -> HeadWeights:
-            self._release()
-            return weights.head()
-
-        return ModelWeights(weights.embedding, layer, head)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._release()
+        self.release()
 
     def __contains__(self, name: str) -> bool:
         return self.stores(name) or (self._format is not None and self._format.holds(name))
@@ -102,8 +90,8 @@ class SafetensorsCheckpoint:
         return self.read(name, rows).clone()
 
     def weight(self, name: str, rows: slice, columns: slice) -> Weight:
-        """See ``TensorSource``. The last weight has been packed: what was mapped of it is let go."""
-        self._release()
+        """See ``TensorSource``."""
+        self.release()
         if self._format is not None and self._format.holds(name):
             try:
                 return self._format.weight(name, rows, columns)

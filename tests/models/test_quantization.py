@@ -15,6 +15,7 @@ from specgrove.models.checkpoint import ALL
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.hub import check_model_folder
 from specgrove.models.loading import family_of, load_decoder, open_checkpoint, read_spec
+from specgrove.models.memory_plan import MemoryRequest, plan_memory
 from specgrove.models.model_files import quantization_of
 from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.models.quantization import linear_names, quantize_folder
@@ -167,6 +168,22 @@ def test_the_cache_is_used_until_the_model_changes(tmp_path: Path) -> None:
     messages.clear()
     assert ensure_quantized(source, "int4", tmp_path, messages.append) == first
     assert messages == []
+    assert ensure_quantized(first, "int4", tmp_path, messages.append) == first
+    with pytest.raises(ValueError, match=r"quantised already \(specgrove, 4 bits\): leave out --quantization"):
+        ensure_quantized(first, "int8", tmp_path, messages.append)
     assert ensure_quantized(source, "int8", tmp_path, messages.append) != first
     save_tiny_llama(source, seed=2)
     assert ensure_quantized(source, "int4", tmp_path, messages.append) != first
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_the_memory_plan_knows_quantised_weights(quantization: str, tmp_path: Path) -> None:
+    source = save_tiny_llama(tmp_path / "source", seed=0, hidden_size=192, intermediate_size=256, vocab_size=1024)
+    target = ensure_quantized(source, quantization, tmp_path, print)
+    decoder = load_decoder(target, torch.bfloat16)
+    assert decoder.embedding is not None
+    assert decoder.head is not None
+    linears = [linear for layer in decoder.layers for linear in layer.linears]
+    taken = decoder.embedding.table.nbytes + decoder.head.vocab.nbytes + sum(linear.nbytes for linear in linears)
+    request = MemoryRequest("bfloat16", quantization, ParallelLayout(), num_slots=1, max_num_rows=1)
+    assert plan_memory(read_spec(target), request)[0].weight_bytes == pytest.approx(taken, rel=0.1)

@@ -19,7 +19,7 @@ from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.formats import gguf_blocks
 from specgrove.models.formats.gguf_blocks import BITS, BLOCK_BYTES, BLOCK_LEN, PLAIN_TYPES
 from specgrove.models.formats.stored import bounds, groups_of
-from specgrove.models.weights import HeadWeights, LayerWeights, ModelWeights, Weight
+from specgrove.models.weights import Weight
 
 SUPPORTED_TYPES = (*PLAIN_TYPES, *BITS)
 _TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
@@ -97,7 +97,7 @@ class GgufCheckpoint:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._release()
+        self.release()
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -110,20 +110,8 @@ class GgufCheckpoint:
         """See ``Checkpoint``."""
         return tuple(int(size) for size in reversed(self._found(name).shape))
 
-    def releasing(self, weights: ModelWeights) -> ModelWeights:
-        """See ``Checkpoint``: the pages that were read don't count as this process's memory any more."""
-
-        def layer(index: int) -> LayerWeights:
-            self._release()
-            return weights.layer(index)
-
-        def head() -> HeadWeights:
-            self._release()
-            return weights.head()
-
-        return ModelWeights(weights.embedding, layer, head)
-
-    def _release(self) -> None:
+    def release(self) -> None:
+        """See ``Checkpoint``."""
         self._reader.data._mmap.madvise(mmap.MADV_DONTNEED)
 
     def tensor(self, name: str, rows: slice = ALL) -> torch.Tensor:
@@ -132,6 +120,7 @@ class GgufCheckpoint:
 
     def weight(self, name: str, rows: slice, columns: slice) -> Weight:
         """See ``TensorSource``."""
+        self.release()
         kind, data = self._kind(name), self._rows(name, rows)
         if kind in PLAIN_TYPES:
             return gguf_blocks.plain(data, kind)[:, columns]
