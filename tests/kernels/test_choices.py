@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from specgrove.kernels import reference
+from specgrove.kernels import reference_sampling as reference
 from specgrove.kernels.sampling import (
     NO_ADJUSTMENTS,
     ChoiceParams,
