@@ -84,6 +84,8 @@ def plan(config: LlmServiceConfig, folder: Path, rank: ranks.Rank | None) -> Mem
     max_num_rows = config.max_num_chunk_tokens + MAX_NUM_TREE_NODES
     quantization = {8: "int8", 4: "int4"}.get(quantized_bits(folder) or 0)
     request = MemoryRequest(config.dtype, quantization, config.layout, config.num_slots, max_num_rows)
+    if config.offload is not None:
+        request = replace(request, max_weight_bytes=config.offload.max_weight_bytes)
     if config.kv_memory_bytes is not None or config.memory_per_rank_bytes is not None:
         num_slots = slots_in(spec, request, kv_bytes=config.kv_memory_bytes, rank_bytes=config.memory_per_rank_bytes)
         request = replace(request, num_slots=num_slots)
@@ -158,15 +160,17 @@ async def serve_rank_0(config: LlmServiceConfig, folder: Path, runner: ModelRunn
 def run_rank(config: LlmServiceConfig) -> None:
     """One of several ranks. Ends the process where it fails: the other ranks may never answer again."""
     try:
-        rank = ranks.join(config.layout, os.environ)
+        rank = ranks.join(config.layout, os.environ, has_slow_steps=config.offload is not None)
         folder, runner = load(config, rank)
         if rank.liveness is not None:
             asyncio.run(serve_rank_0(config, folder, runner, rank))
         else:
             run_worker(runner, rank.links)
         dist.barrier()
-    except (ValueError, OSError, RuntimeError) as error:
-        logger.error("%s", error)
+    except Exception as error:
+        # What rank 0 failed for is what people should see; the others then fail for rank 0.
+        is_consequence = os.environ["RANK"] != "0" and isinstance(error, RuntimeError)
+        logger.log(logging.INFO if is_consequence else logging.ERROR, "%s", error)
         sys.stderr.flush()
         os._exit(1)
 
@@ -191,7 +195,7 @@ def main() -> int:
     config = parse_arguments()
     is_rank = ranks.is_rank(os.environ)
     if config.layout.num_ranks > 1 and not is_rank:
-        return ranks.launch(config.layout, sys.argv[1:])
+        return ranks.launch(config.layout, sys.argv[1:], config.drain_timeout_s)
     set_up_logging(f"llm_service[{os.environ['RANK']}]" if is_rank else "llm_service")
     if is_rank:
         run_rank(config)

@@ -7,6 +7,7 @@ Invariant: when one rank is gone all are, within seconds; whoever started the se
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -22,9 +23,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.runtime.parallel_runner import RankLinks, link_ranks
-from specgrove.runtime.rank_liveness import LivenessMonitor, watch_rank_0
-
-_LOOPBACK = "127.0.0.1"
+from specgrove.runtime.rank_liveness import LOOPBACK, STEP_TIMEOUT_S, LivenessMonitor, watch_rank_0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ def is_rank(environment: Mapping[str, str]) -> bool:
     return "RANK" in environment and "WORLD_SIZE" in environment
 
 
-def launch(layout: ParallelLayout, argv: Sequence[str]) -> int:
+def launch(layout: ParallelLayout, argv: Sequence[str], drain_timeout_s: float) -> int:
     """Starts all ranks on this machine as ``torchrun`` does, with the same arguments; returns the exit code when they have ended."""
     # The ranks say themselves what is wrong; the launcher's own report would bury it.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
@@ -62,6 +61,7 @@ def launch(layout: ParallelLayout, argv: Sequence[str]) -> int:
         rdzv_endpoint="localhost:0",
         max_restarts=0,  # the supervisor restarts the whole
         monitor_interval=0.1,
+        shutdown_timeout=int(drain_timeout_s) + 10,
     )
     # The ranks die with this process.
     command = ("-m", "specgrove.supervised", str(os.getpid()), "llm_service", *argv)
@@ -74,8 +74,11 @@ def launch(layout: ParallelLayout, argv: Sequence[str]) -> int:
     return 0
 
 
-def join(layout: ParallelLayout, environment: Mapping[str, str]) -> Rank:
-    """Meets the other ranks. Raises ``ValueError`` when ``torchrun`` started another number of them."""
+def join(layout: ParallelLayout, environment: Mapping[str, str], *, has_slow_steps: bool) -> Rank:
+    """Meets the other ranks; steps may take any time where they are slow (offloading).
+
+    Raises ``ValueError`` when ``torchrun`` started another number of them.
+    """
     num_ranks, rank = int(environment["WORLD_SIZE"]), int(environment["RANK"])
     num_local = int(environment.get("LOCAL_WORLD_SIZE", num_ranks))
     if num_ranks != layout.num_ranks:
@@ -86,21 +89,24 @@ def join(layout: ParallelLayout, environment: Mapping[str, str]) -> Rank:
     # Ranks wait for work as long as there is none; whether the others live is found out in another way.
     dist.init_process_group("gloo", timeout=timedelta(days=365))
     links = link_ranks(layout)
-    return Rank(rank, num_local, links, _watch(layout, environment, is_one_machine=num_local == num_ranks))
+    return Rank(rank, num_local, links, _watch(layout, environment, num_local == num_ranks, has_slow_steps))
 
 
-def _watch(layout: ParallelLayout, environment: Mapping[str, str], *, is_one_machine: bool) -> LivenessMonitor | None:
+def _watch(
+    layout: ParallelLayout, environment: Mapping[str, str], is_one_machine: bool, has_slow_steps: bool
+) -> LivenessMonitor | None:
     monitor = None
     port: list[int | None] = [None]
     if dist.get_rank() == 0:
-        monitor = LivenessMonitor(layout.num_ranks, layout.describe, _LOOPBACK if is_one_machine else "")
+        timeout_s = math.inf if has_slow_steps else STEP_TIMEOUT_S
+        monitor = LivenessMonitor(layout.num_ranks, layout.describe, LOOPBACK if is_one_machine else "", timeout_s)
         port = [monitor.port]
     dist.broadcast_object_list(port, src=0)
     if monitor is not None:
         monitor.start()
     else:
         assert port[0] is not None
-        watch_rank_0(_LOOPBACK if is_one_machine else environment["MASTER_ADDR"], port[0], dist.get_rank())
+        watch_rank_0(LOOPBACK if is_one_machine else environment["MASTER_ADDR"], port[0], dist.get_rank())
         # They end when rank 0 does, which drains first.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)

@@ -104,7 +104,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
     ) -> llm_pb2.LlmServiceWarmupResponse:
         """See llm.proto."""
         async with self._warmup_lock:
-            if self._step_times is None:
+            if not self._step_times:  # none either where a pass was under way
                 measure = self._loop.call(lambda: self._engine.measure_step_ms(_WARMUP_NUMS_TOKENS))
                 self._step_times = await asyncio.wrap_future(measure)
         times = [token_tree_pb2.StepTime(num_tokens=num, step_ms=step_ms) for num, step_ms in self._step_times]

@@ -100,15 +100,20 @@ class ParallelRunner:
         try:
             with self._liveness.step():
                 self._start(batch)
-        except RuntimeError as error:
-            raise RankFailedError(f"a rank of the model is gone: {error}") from error
+        except Exception as error:  # the other ranks have the batch already: nobody knows where they stand
+            raise RankFailedError(f"a step over the ranks failed: {type(error).__name__}: {error}") from error
 
     def _start(self, batch: ForwardBatch) -> None:
         values = to_tensor(batch)
         self._send_to_all(torch.tensor([values.shape[0]]), values)
         hidden = self._runner.run_stage(self._runner.decoder.embed(batch), batch)
         if self._links.is_last_stage:
-            self._in_flight.append(self._runner.decoder.logits(hidden, batch))
+            # Where no logits are wanted the workers don't take part in any.
+            has_logits = batch.logit_rows.shape[0] > 0
+            logits = (
+                self._runner.decoder.logits(hidden, batch) if has_logits else torch.empty((0, self.spec.vocab_size))
+            )
+            self._in_flight.append(logits)
         else:
             self._outbox.send(hidden, self._links.next_rank)
             self._in_flight.append(int(batch.logit_rows.shape[0]))
@@ -124,8 +129,8 @@ class ParallelRunner:
         try:
             with self._liveness.step():
                 dist.recv(received, self._links.layout.ranks_of(self._links.layout.num_stages - 1).start)
-        except RuntimeError as error:
-            raise RankFailedError(f"a rank of the model is gone: {error}") from error
+        except Exception as error:
+            raise RankFailedError(f"a step over the ranks failed: {type(error).__name__}: {error}") from error
         return received
 
     def discard(self) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
+import signal
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,11 +22,14 @@ from dataclasses import dataclass
 _INTERVAL_S = 0.5
 _TIMEOUT_S = 4.0
 STEP_TIMEOUT_S = 120.0
+LOOPBACK = "127.0.0.1"
+_HELLO = struct.Struct("!II")  # rank and process id
 
 
 @dataclass(slots=True)
 class _Peer:
     rank: int
+    pid: int
     last_heard_s: float
 
 
@@ -38,6 +43,7 @@ class LivenessMonitor:
         self.failed.set_running_or_notify_cancel()
         self._num_ranks = num_ranks
         self._describe = describe
+        self._is_one_machine = host == LOOPBACK
         self._listener = socket.create_server((host, 0))
         self._step_timeout_s = step_timeout_s
         self._step_started_s: float | None = None
@@ -54,8 +60,8 @@ class LivenessMonitor:
         self._selector = selectors.DefaultSelector()
         for _ in range(1, self._num_ranks):
             connection, _ = self._listener.accept()
-            rank = int.from_bytes(connection.recv(4, socket.MSG_WAITALL), "big")
-            self._selector.register(connection, selectors.EVENT_READ, _Peer(rank, time.monotonic()))
+            rank, pid = _HELLO.unpack(connection.recv(_HELLO.size, socket.MSG_WAITALL))
+            self._selector.register(connection, selectors.EVENT_READ, _Peer(rank, pid, time.monotonic()))
         self._thread.start()
 
     @contextlib.contextmanager
@@ -96,15 +102,19 @@ class LivenessMonitor:
             self._fail(f"{self._describe(peer.rank)} is gone")
 
     def _fail(self, message: str) -> None:
-        if not self._is_closing and not self.failed.done():
-            self.failed.set_exception(RuntimeError(message))
+        if self._is_closing or self.failed.done():
+            return
+        self.failed.set_exception(RuntimeError(message))
+        for key in self._selector.get_map().values() if self._is_one_machine else ():
+            with contextlib.suppress(ProcessLookupError):  # one that hangs would not end when it is told to
+                os.kill(key.data.pid, signal.SIGKILL)
 
 
 def watch_rank_0(host: str, port: int, rank: int) -> None:
     """Connects, then sends signs of life from a thread, which ends this process when rank 0 is gone."""
     connection = socket.create_connection((host, port), timeout=30)
     connection.settimeout(None)
-    connection.sendall(rank.to_bytes(4, "big"))
+    connection.sendall(_HELLO.pack(rank, os.getpid()))
 
     def beat() -> None:
         while True:

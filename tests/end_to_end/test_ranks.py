@@ -52,6 +52,17 @@ def test_ranks_change_no_token(suite: Suite, spread: Suite) -> None:
             assert four.complete(QUESTION, **params).token_ids == one.complete(QUESTION, **params).token_ids
 
 
+def test_long_prompts_go_through_in_chunks(suite: Suite, demo_llm: Path) -> None:
+    """One stage: passes over chunks alone have no logits, on any rank."""
+    question = [("user", "Summarise: " + "the bridge over the river is old and narrow, " * 40)]
+    params = {"max_tokens": 8, "speculation": SPECULATION}
+    config = SuiteConfig(llm_folder=demo_llm, ssms=("lookup",), dtype="float32", tensor_parallel=2, num_kv_slots=4096)
+    with Suite(config) as pair, Client(suite.address) as one, Client(pair.address) as two:
+        expected = one.complete(question, **params)
+        assert expected.usage.num_prompt_tokens > 300
+        assert two.complete(question, **params).token_ids == expected.token_ids
+
+
 @pytest.mark.parametrize(("rank", "number"), [(0, signal.SIGKILL), (3, signal.SIGKILL), (2, signal.SIGSTOP)])
 def test_a_lost_rank_is_named_and_costs_no_token(
     suite: Suite, spread: Suite, log: list[str], rank: int, number: signal.Signals
@@ -71,6 +82,7 @@ def test_a_lost_rank_is_named_and_costs_no_token(
                 assert eventually(lambda: not is_serving(spread.address_of("llm_service")), 5)
     assert lost_s is not None
     assert token_ids == list(expected.token_ids)
+    assert time.monotonic() - lost_s < 25  # a rank that hangs is killed, not waited for
     assert spread.num_restarts("llm_service") == num_restarts + 1
     if rank > 0:
         said = [line for line in log[log_start:] if "ERROR" in line]

@@ -89,3 +89,31 @@ def test_the_number_of_parameters_is_transformers_without_norms_biases_and_posit
         spec = read_spec(tmp_path / variant)
         assert spec.vocab_size == VOCAB_SIZE
         assert spec.num_parameters == num_expected, variant
+
+
+@pytest.mark.parametrize(
+    ("variant", "keys"),
+    [
+        ("qwen2-window", ("use_sliding_window", "layer_types")),
+        ("qwen2-window", ("max_window_layers", "layer_types")),
+        ("qwen3", ("sliding_window", "use_sliding_window")),
+        ("mistral-window", ("sliding_window", "layer_types")),
+        ("llama", ("max_position_embeddings", "rms_norm_eps")),
+        ("gemma3", ("layer_types",)),
+        ("falcon-7b", ("multi_query", "parallel_attn", "alibi")),
+    ],
+)
+def test_keys_that_are_left_out_mean_what_they_mean_to_transformers(
+    variant: str, keys: tuple[str, ...], tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    save_tiny(variant, tmp_path)
+    path = tmp_path / "config.json"
+    config = {key: value for key, value in json.loads(path.read_text()).items() if key not in keys}
+    path.write_text(json.dumps(config))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    with torch.inference_mode():
+        expected = model(torch.tensor([PROMPTS[0]])).logits[0]
+    logits = chunked_logits(ModelRunner(load_decoder(tmp_path, torch.float32), num_slots=64), PROMPTS[0], 4)
+    assert (logits - expected).abs().max() <= 1e-4

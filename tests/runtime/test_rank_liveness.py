@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import struct
+import subprocess
 import time
 
 import pytest
@@ -12,9 +14,10 @@ from specgrove.runtime.rank_liveness import LivenessMonitor
 
 
 def connected(monitor: LivenessMonitor) -> socket.socket:
-    """A rank 1 that says nothing of itself."""
+    """A rank 1 that says nothing of itself; a failed monitor kills its process."""
+    silent = subprocess.Popen(["sleep", "60"])
     connection = socket.create_connection(("127.0.0.1", monitor.port))
-    connection.sendall((1).to_bytes(4, "big"))
+    connection.sendall(struct.pack("!II", 1, silent.pid))
     monitor.start()
     return connection
 

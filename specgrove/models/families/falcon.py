@@ -36,7 +36,7 @@ def spec_of(config: Mapping[str, Any]) -> DecoderSpec:
     has_alibi = bool(config.get("alibi", False))
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     rotary = None if has_alibi else rotary_of(rope, float(config.get("rope_theta", 10000.0)), max_positions)
-    is_parallel = bool(config.get("parallel_attn", True)) or bool(config.get("new_decoder_architecture", False))
+    is_parallel = bool(config.get("parallel_attn", True)) or _is_new(config)
     scale = head_dim**-0.5
     return DecoderSpec(
         architecture="FalconForCausalLM",
@@ -61,8 +61,13 @@ def spec_of(config: Mapping[str, Any]) -> DecoderSpec:
     )
 
 
+def _is_new(config: Mapping[str, Any]) -> bool:
+    # falcon-40b's first configurations tell by n_head_kv only.
+    return bool(config.get("new_decoder_architecture", False)) or "n_head_kv" in config
+
+
 def _num_kv_heads(config: Mapping[str, Any], num_heads: int) -> int:
-    if config.get("new_decoder_architecture", False):
+    if _is_new(config):
         return int(config.get("num_kv_heads") or config.get("n_head_kv") or num_heads)
     return 1 if config.get("multi_query", True) else num_heads
 

@@ -43,7 +43,7 @@ def spec_of(config: Mapping[str, Any]) -> DecoderSpec:
         hidden_size=int(config["hidden_size"]),
         intermediate_size=int(config["intermediate_size"]),
         num_heads=num_heads,
-        num_kv_heads=int(config.get("num_key_value_heads") or num_heads),
+        num_kv_heads=int(config.get("num_key_value_heads") or _default_num_kv_heads(config, num_heads)),
         head_dim=head_dim,
         max_position_embeddings=max_positions,
         layers=tuple(LayerSpec(rotary, window) for window in _windows(config)),
@@ -58,17 +58,23 @@ def spec_of(config: Mapping[str, Any]) -> DecoderSpec:
     )
 
 
+def _default_num_kv_heads(config: Mapping[str, Any], num_heads: int) -> int:
+    return 8 if config["architectures"][0] == "MistralForCausalLM" else num_heads
+
+
 def _windows(config: Mapping[str, Any]) -> list[int | None]:
-    num_layers, window = int(config["num_hidden_layers"]), config.get("sliding_window")
-    if config.get("use_sliding_window") is False or window is None:
+    """Of every layer, with the defaults that transformers has for keys that are left out."""
+    architecture, num_layers = config["architectures"][0], int(config["num_hidden_layers"])
+    if architecture == "MistralForCausalLM":
+        window = config.get("sliding_window", 4096)
+        return [None if window is None else int(window)] * num_layers
+    if architecture == "LlamaForCausalLM" or not config.get("use_sliding_window", False):
         return [None] * num_layers
-    kinds = config.get("layer_types")
-    if kinds is not None:
-        return [int(window) if kind == "sliding_attention" else None for kind in kinds]
-    if "max_window_layers" in config:  # Qwen: the upper layers
-        return [int(window) if i >= config["max_window_layers"] else None for i in range(num_layers)]
-    has_windows = config["architectures"][0] == "MistralForCausalLM" or config.get("use_sliding_window", False)
-    return [int(window) if has_windows else None] * num_layers
+    window, first = int(config.get("sliding_window") or 4096), int(config.get("max_window_layers", 28))
+    kinds = config.get("layer_types") or [
+        "sliding_attention" if index >= first else "full_attention" for index in range(num_layers)
+    ]
+    return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
 def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWeights:
