@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import tqdm
 
 TINY_VOCAB_SIZE = 97
+
+# Its thread and a progress bar that the garbage collector ends wait for each other now and then (transformers leaves such bars).
+tqdm.tqdm.monitor_interval = 0
 
 
 def save_tiny_llama(
