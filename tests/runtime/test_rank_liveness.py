@@ -42,13 +42,14 @@ def test_a_silent_rank_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     connection.close()
 
 
-def test_a_step_that_does_not_end_is_a_failure() -> None:
-    monitor = LivenessMonitor(2, lambda rank: f"rank {rank}", "127.0.0.1", step_timeout_s=2.0)
+def test_a_step_that_does_not_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_liveness, "_TIMEOUT_S", 60.0)
+    monitor = LivenessMonitor(2, lambda rank: f"rank {rank}", "127.0.0.1", step_timeout_s=1.0)
     connection = connected(monitor)
     with monitor.step():
         pass
-    time.sleep(2.6)
+    time.sleep(2.0)
     assert not monitor.failed.done()
-    with monitor.step(), pytest.raises(RuntimeError, match="not finished a step in 2 s"):
+    with monitor.step(), pytest.raises(RuntimeError, match="not finished a step in 1 s"):
         monitor.failed.result(timeout=10)
     connection.close()
