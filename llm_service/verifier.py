@@ -1,4 +1,4 @@
-"""The verifier engine: sessions, KV slots and work under way; one ``step`` plans, runs and applies one forward pass.
+"""The verifier engine: sessions, KV slots and work under way; a ``step`` begins forward passes and applies the oldest.
 
 Driven by a ``StepLoop``, on whose thread everything here happens. Sessions are a cache of the router's committed tokens: they
 may be dropped at any time (idle, no room, a failed step), and the router then sends the tokens again.

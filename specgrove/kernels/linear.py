@@ -8,7 +8,38 @@ from specgrove.kernels import _native
 from specgrove.kernels.checks import NATIVE_DTYPES, check, check_packed, native_dtype, optional_address
 
 
-class PackedLinear:
+class NativeLinear:
+    """What linears of all kinds of weights have in common: ``_native`` computes, on bytes that it owns or that ``_viewed`` holds."""
+
+    out_features: int
+    in_features: int
+    _native: _native.PackedLinear | _native.QuantizedLinear
+    _viewed: torch.Tensor | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed weights, with scales and mins where there are any; the bias is not among them."""
+        return self._native.nbytes
+
+    def packed(self) -> torch.Tensor:
+        """A copy of the packed weights, uint8 ``[nbytes]``, the same on every processor; the bias is not among them."""
+        packed = torch.empty(self.nbytes, dtype=torch.uint8)
+        self._native.copy_packed(packed.data_ptr())
+        return packed
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """float32 ``[num_rows, in_features]`` to float32 ``[num_rows, out_features]``: into ``out`` if given, and returned."""
+        num_rows = x.shape[0]
+        check(x, "x", torch.float32, num_rows, self.in_features)
+        if out is None:
+            out = torch.empty((num_rows, self.out_features))
+        else:
+            check(out, "out", torch.float32, num_rows, self.out_features)
+        self._native.forward(x.data_ptr(), num_rows, out.data_ptr())
+        return out
+
+
+class PackedLinear(NativeLinear):
     """``x @ weight.T + bias`` for float32 ``x``. bfloat16 weights multiply ``x`` rounded to bfloat16, sums are float32."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
@@ -53,25 +84,3 @@ class PackedLinear:
     ) -> None:
         self.out_features, self.in_features, self.dtype = out_features, in_features, dtype
         self._native, self._viewed = native, viewed  # viewed: kept alive for as long as the native object reads it
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the packed weights."""
-        return self._native.nbytes
-
-    def packed(self) -> torch.Tensor:
-        """A copy of the packed weights, uint8 ``[nbytes]``, the same on every processor; the bias is not among them."""
-        packed = torch.empty(self.nbytes, dtype=torch.uint8)
-        self._native.copy_packed(packed.data_ptr())
-        return packed
-
-    def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        """float32 ``[num_rows, in_features]`` to float32 ``[num_rows, out_features]``: into ``out`` if given, and returned."""
-        num_rows = x.shape[0]
-        check(x, "x", torch.float32, num_rows, self.in_features)
-        if out is None:
-            out = torch.empty((num_rows, self.out_features))
-        else:
-            check(out, "out", torch.float32, num_rows, self.out_features)
-        self._native.forward(x.data_ptr(), num_rows, out.data_ptr())
-        return out

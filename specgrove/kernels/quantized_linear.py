@@ -13,6 +13,7 @@ import torch
 
 from specgrove.kernels import _native
 from specgrove.kernels.checks import check, check_packed, optional_address
+from specgrove.kernels.linear import NativeLinear
 
 CODE_DTYPES = {8: torch.int8, 4: torch.uint8}
 MAX_CODES = {8: 127, 4: 15}
@@ -137,7 +138,7 @@ def unpack_codes(packed: torch.Tensor, bits: int, in_features: int) -> torch.Ten
     return torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1)[:, :in_features].contiguous()
 
 
-class QuantizedLinear:
+class QuantizedLinear(NativeLinear):
     """``x @ weight.T + bias`` for float32 ``x``, which is rounded to bfloat16; sums are float32."""
 
     def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None = None) -> None:
@@ -184,28 +185,6 @@ class QuantizedLinear:
     ) -> None:
         self.out_features, self.in_features = out_features, in_features
         self._native, self._viewed = native, viewed  # viewed: kept alive for as long as the native object reads it
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the packed codes, scales and mins."""
-        return self._native.nbytes
-
-    def packed(self) -> torch.Tensor:
-        """A copy of the packed weights, uint8 ``[nbytes]``, the same on every processor; the bias is not among them."""
-        packed = torch.empty(self.nbytes, dtype=torch.uint8)
-        self._native.copy_packed(packed.data_ptr())
-        return packed
-
-    def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        """float32 ``[num_rows, in_features]`` to float32 ``[num_rows, out_features]``: into ``out`` if given, and returned."""
-        num_rows = x.shape[0]
-        check(x, "x", torch.float32, num_rows, self.in_features)
-        if out is None:
-            out = torch.empty((num_rows, self.out_features))
-        else:
-            check(out, "out", torch.float32, num_rows, self.out_features)
-        self._native.forward(x.data_ptr(), num_rows, out.data_ptr())
-        return out
 
 
 def _shape_of(
