@@ -14,6 +14,12 @@ TINY_VOCAB_SIZE = 97
 tqdm.tqdm.monitor_interval = 0
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Without a GPU its tests are counted as skipped."""
+    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+
+
 def save_tiny_llama(
     folder: Path,
     *,

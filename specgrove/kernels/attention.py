@@ -1,4 +1,7 @@
-"""Tree attention over one-token KV slots, and the rotary embedding that fills them."""
+"""Tree attention over one-token KV slots, and the rotary embedding that fills them.
+
+Tensors on other devices than the CPU go to ``specgrove.kernels.composed``.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from specgrove.kernels import _native
+from specgrove.kernels import _native, composed
 from specgrove.kernels.checks import check, native_dtype
 
 MAX_HEAD_DIM = 256  # kMaxHeadDim in csrc/cpu/elementwise.h: the size of a buffer there
@@ -14,7 +17,7 @@ MAX_HEAD_DIM = 256  # kMaxHeadDim in csrc/cpu/elementwise.h: the size of a buffe
 
 @dataclass(frozen=True, slots=True)
 class AttentionBatch:
-    """Which keys each row of a forward pass sees; made once per step, used by all layers.
+    """Which keys each row of a forward pass sees; made once per step on the CPU, used by all layers.
 
     A row's keys, by position: the first ``row_context_len[row]`` context slots of its sequence, then the tree slots of its
     sequence whose bit is set in ``row_masks[row]`` (its ancestors in order of depth, and itself). Rows of a prompt chunk
@@ -29,6 +32,9 @@ class AttentionBatch:
     row_context_len: torch.Tensor  # int32 [num_rows]
     row_masks: torch.Tensor  # int64 [num_rows, num_mask_words], bits of uint64 words
     plan: _native.AttentionPlan = field(init=False, repr=False, compare=False)
+    _key_tables: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         num_rows = self.row_seq.shape[0]
@@ -58,6 +64,13 @@ class AttentionBatch:
         )
         object.__setattr__(self, "plan", plan)
 
+    def key_table_on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """``composed.key_table`` on another device, made when it is first asked for."""
+        if device not in self._key_tables:
+            slots, lengths = composed.key_table(self)
+            self._key_tables[device] = slots.to(device), lengths.to(device)
+        return self._key_tables[device]
+
 
 def rotate_and_store(
     qkv: torch.Tensor,
@@ -75,6 +88,8 @@ def rotate_and_store(
     ``positions`` are not looked at. Returns the queries, float32 ``[num_rows, num_heads, head_dim]``. Raises
     ``ValueError`` for a position or slot that is not there, before anything is written.
     """
+    if not qkv.is_cpu:
+        return composed.rotate_and_store(qkv, positions, cos_sin, slots, k_cache, v_cache)
     num_rows, row_size = qkv.shape
     num_slots, num_kv_heads, head_dim = k_cache.shape
     num_heads = row_size // head_dim - 2 * num_kv_heads
@@ -126,6 +141,8 @@ def tree_attention(
     for them only.
     A row's bits depend on its keys' tokens and positions only, not on whether they are context or tree.
     """
+    if not queries.is_cpu:
+        return composed.tree_attention(queries, k_cache, v_cache, batch, scale, alibi_slopes, window)
     num_rows, num_heads, head_dim = queries.shape
     num_slots, num_kv_heads, cache_dim = k_cache.shape
     check(queries, "queries", torch.float32, batch.row_seq.shape[0], num_heads, cache_dim)

@@ -18,8 +18,8 @@ from specgrove.models.rotary import RotarySpec, cos_sin_table
 from specgrove.models.sharding import Shard, heads_of, part
 from specgrove.models.spec import DecoderSpec
 from specgrove.models.tensor_group import OneRank, TensorGroup
-from specgrove.models.weight_store import Linear, MemoryWeights, WeightStore
-from specgrove.models.weights import EmbeddingWeights, HeadWeights, ModelWeights, Weight
+from specgrove.models.weight_store import MemoryWeights, WeightStore
+from specgrove.models.weights import EmbeddingWeights, HeadWeights, ModelWeights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -39,7 +39,7 @@ class Embedding:
     ) -> None:
         self.table = store.table(weights.tokens, dtype)
         self.positions = None if weights.positions is None else store.table(weights.positions, dtype)
-        self.projection = _small_linear(weights.projection, dtype)
+        self.projection = None if weights.projection is None else store.linear(weights.projection, None, dtype)
         self._rows = part(spec.vocab_size, group.rank, group.size)
         self._scale = spec.embedding_scale
         self._group = group
@@ -70,8 +70,8 @@ class Head:
     def __init__(
         self, weights: HeadWeights, spec: DecoderSpec, group: TensorGroup, dtype: torch.dtype, store: WeightStore
     ) -> None:
-        self.norm = None if weights.norm is None else Norm(weights.norm, spec)
-        self.projection = _small_linear(weights.projection, dtype)
+        self.norm = None if weights.norm is None else Norm(weights.norm, spec, store)
+        self.projection = None if weights.projection is None else store.linear(weights.projection, None, dtype)
         self.vocab = store.linear(weights.vocab, None, dtype)
         self._widths = tuple(len(part(spec.vocab_size, rank, group.size)) for rank in range(group.size))
         self._group = group
@@ -83,10 +83,6 @@ class Head:
         if self.projection is not None:
             hidden = self.projection(hidden)
         return self._group.concatenated(self.vocab(hidden), self._widths)
-
-
-def _small_linear(weight: Weight | None, dtype: torch.dtype) -> Linear | None:
-    return None if weight is None else MemoryWeights().linear(weight, None, dtype)
 
 
 class Decoder:
@@ -108,8 +104,10 @@ class Decoder:
         self.heads = heads_of(spec, self.shard)
         self._group = group or OneRank()
         self._store = store or MemoryWeights()
+        self.device = self._store.device
         is_first, is_last = self.shard.is_first_stage, self.shard.is_last_stage
         self.embedding = Embedding(weights.embedding(), spec, self._group, dtype, self._store) if is_first else None
+        self._store.end_unit()
         self.layers: list[DecoderLayer] = []
         indices = range(self.shard.first_layer, self.shard.end_layer)
         for index in indices:
@@ -120,7 +118,7 @@ class Decoder:
         self.head = Head(weights.head(), spec, self._group, dtype, self._store) if is_last else None
         self._store.end_unit()
         self._cos_sin: dict[RotarySpec, torch.Tensor] = {
-            rotary: cos_sin_table(rotary, spec.head_dim, spec.max_position_embeddings)
+            rotary: self._store.vector(cos_sin_table(rotary, spec.head_dim, spec.max_position_embeddings))
             for rotary in {layer.spec.rotary for layer in self.layers}
             if rotary is not None
         }
@@ -135,13 +133,15 @@ class Decoder:
     ) -> torch.Tensor:
         """A whole model's pass: logits float32 ``[num_logit_rows, vocab_size]``.
 
-        Caches are one tensor per layer, ``[num_slots, num_kv_heads, head_dim]``; the rows' slots are written.
+        Caches are one tensor per layer, ``[num_slots, num_kv_heads, head_dim]``; the rows' slots are written. The batch's tensors and the
+        caches lie on ``device``.
         """
         return self.logits(self.run_layers(self.embed(batch), batch, k_caches, v_caches), batch)
 
     def embed(self, batch: ForwardBatch) -> torch.Tensor:
         """The first stage's beginning: hidden states float32 ``[num_rows, hidden_size]``."""
         assert self.embedding is not None, "only the first stage embeds"
+        self._store.will_run(0)
         return self.embedding(batch)
 
     def run_layers(
@@ -154,7 +154,7 @@ class Decoder:
         """This rank's layers, from hidden states (which may be overwritten) to hidden states."""
         delta: torch.Tensor | None = None
         for index, (layer, k_cache, v_cache) in enumerate(zip(self.layers, k_caches, v_caches, strict=True)):
-            self._store.will_run(index)
+            self._store.will_run(index + 1)
             cos_sin = None if layer.spec.rotary is None else self._cos_sin[layer.spec.rotary]
             hidden, delta = layer(hidden, delta, batch, cos_sin, k_cache, v_cache, self._group)
         if delta is not None:
@@ -164,5 +164,5 @@ class Decoder:
     def logits(self, hidden: torch.Tensor, batch: ForwardBatch) -> torch.Tensor:
         """The last stage's end: logits of the rows that are wanted."""
         assert self.head is not None, "only the last stage has logits"
-        self._store.will_run(len(self.layers))
+        self._store.will_run(len(self.layers) + 1)
         return self.head(hidden.index_select(0, batch.logit_rows))

@@ -30,11 +30,11 @@ from specgrove.models.weights import AttentionWeights, LayerWeights, MlpWeights,
 class Norm:
     """An RMS or layer norm."""
 
-    def __init__(self, weights: NormWeights, spec: DecoderSpec) -> None:
+    def __init__(self, weights: NormWeights, spec: DecoderSpec, store: WeightStore) -> None:
         self._is_rms = spec.norm == "rms"
         self._eps = spec.norm_eps
-        self._scale = weights.scale.float().contiguous()
-        self._shift = None if weights.shift is None else weights.shift.float().contiguous()
+        self._scale = store.vector(weights.scale)
+        self._shift = None if weights.shift is None else store.vector(weights.shift)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """The norm of every row."""
@@ -66,11 +66,11 @@ class Attention:
         self._spec = spec
         self._window = layer.window
         self._heads = heads
-        self._q_norm = None if weights.q_norm is None else weights.q_norm.float().contiguous()
-        self._k_norm = None if weights.k_norm is None else weights.k_norm.float().contiguous()
+        self._q_norm = None if weights.q_norm is None else store.vector(weights.q_norm)
+        self._k_norm = None if weights.k_norm is None else store.vector(weights.k_norm)
         slopes = spec.alibi_slopes
         own = None if slopes is None else slopes[heads.first_q : heads.first_q + heads.num_q]
-        self._alibi_slopes = None if own is None else torch.tensor(own, dtype=torch.float32)
+        self._alibi_slopes = None if own is None else store.vector(torch.tensor(own))
 
     def __call__(
         self,
@@ -127,12 +127,11 @@ class DecoderLayer:
         self.attention = Attention(weights.attention, spec, layer, heads, dtype, store)
         self.mlp = Mlp(weights.mlp, spec, dtype, store)
         self._residual = spec.residual
-        self.attention_norm = Norm(weights.attention_norm, spec)
-        self._mlp_norm = None if weights.mlp_norm is None else Norm(weights.mlp_norm, spec)
-        self._attention_out_norm = (
-            None if weights.attention_out_norm is None else Norm(weights.attention_out_norm, spec)
+        self.attention_norm = Norm(weights.attention_norm, spec, store)
+        self._mlp_norm, self._attention_out_norm, self._mlp_out_norm = (
+            None if norm is None else Norm(norm, spec, store)
+            for norm in (weights.mlp_norm, weights.attention_out_norm, weights.mlp_out_norm)
         )
-        self._mlp_out_norm = None if weights.mlp_out_norm is None else Norm(weights.mlp_out_norm, spec)
 
     @property
     def linears(self) -> tuple[Linear, ...]:

@@ -19,6 +19,13 @@ class ForwardBatch:
     attention: AttentionBatch
     logit_rows: torch.Tensor  # int64 [num_logit_rows]
 
+    def to(self, device: torch.device) -> ForwardBatch:
+        """With the rows' tensors on a device. What attention sees is looked up by position and stays where it was made."""
+        if device.type == "cpu":
+            return self
+        rows = (tensor.to(device, non_blocking=True) for tensor in (self.token_ids, self.positions, self.slots))
+        return ForwardBatch(*rows, self.attention, self.logit_rows.to(device, non_blocking=True))
+
     @property
     def num_rows(self) -> int:
         """Tokens in this forward pass."""

@@ -1,15 +1,15 @@
-"""Where a decoder's packed weights lie: in memory, or in a mapped file of which only so much is in memory at a time.
+"""Where a decoder's weights lie: in memory, or in a mapped file of which only so much is in memory at a time.
 
-The decoder packs every linear through a ``WeightStore`` and tells it which unit (a layer, the head) it is about to run.
+The decoder takes every weight through a ``WeightStore`` and tells it which unit (the embedding, a layer, the head) it is about to run.
 ``MappedWeights`` is for models that are larger than the memory: the units that fit stay, the others are read a unit ahead and dropped
-after use.
+after use. The stores of other devices are in ``specgrove.models.device_weights``.
 """
 
 from __future__ import annotations
 
 import mmap
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -26,14 +26,14 @@ _GROUP_ROWS = 32  # outputs that are packed together: chunks of whole groups sta
 
 
 class Linear(Protocol):
-    """A packed linear, plain or quantised."""
+    """A linear, plain or quantised."""
 
     in_features: int
     out_features: int
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed weights."""
+        """Bytes of the weights."""
         ...
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
@@ -42,12 +42,21 @@ class Linear(Protocol):
 class WeightStore(Protocol):
     """Weights come in unit by unit, in the order of their use; ``end_unit`` after each."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the decoder runs."""
+        ...
+
     def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
-        """Packs; quantised weights stay as they are, others are rounded to ``dtype``."""
+        """Quantised weights stay as they are, others are rounded to ``dtype``."""
         ...
 
     def table(self, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """An embedding, rounded to ``dtype``; rows of it are read here and there."""
+        ...
+
+    def vector(self, values: torch.Tensor) -> torch.Tensor:
+        """A norm's scale and the like, in float32: small, and always there."""
         ...
 
     def end_unit(self) -> None:
@@ -62,9 +71,11 @@ class WeightStore(Protocol):
 class MemoryWeights:
     """All in memory."""
 
+    device = torch.device("cpu")
+
     def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         """See ``WeightStore``."""
-        bias = None if bias is None else bias.float().contiguous()
+        bias = None if bias is None else self.vector(bias)
         if isinstance(weight, QuantizedWeight):
             return QuantizedLinear(weight, bias)
         return PackedLinear(weight.to(dtype), bias)
@@ -72,6 +83,10 @@ class MemoryWeights:
     def table(self, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """See ``WeightStore``."""
         return rows.to(dtype).contiguous()
+
+    def vector(self, values: torch.Tensor) -> torch.Tensor:
+        """See ``WeightStore``."""
+        return values.float().contiguous()
 
     def end_unit(self) -> None:
         """See ``WeightStore``."""
@@ -100,6 +115,8 @@ class _Region:
 class MappedWeights:
     """In a file without a name in ``folder``, of which at most ``max_bytes`` are in memory, and never less than two units."""
 
+    device = torch.device("cpu")
+
     def __init__(self, folder: Path, max_bytes: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed with the process
@@ -121,7 +138,7 @@ class MappedWeights:
 
     def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         """See ``WeightStore``."""
-        bias = None if bias is None else bias.float().contiguous()
+        bias = None if bias is None else self.vector(bias)
         if isinstance(weight, QuantizedWeight):
             parts = (QuantizedLinear(rows).packed() for rows in _quantized_chunks(weight))
             packed = self._mapped(parts)
@@ -142,6 +159,10 @@ class MappedWeights:
         self._unit = unit
         return packed.view(dtype).view(rows.shape)
 
+    def vector(self, values: torch.Tensor) -> torch.Tensor:
+        """See ``WeightStore``."""
+        return values.float().contiguous()
+
     def _mapped(self, parts: Iterator[torch.Tensor]) -> torch.Tensor:
         """The parts one after the other, uint8."""
         start = self._file.seek(0, 2)
@@ -161,20 +182,7 @@ class MappedWeights:
         """See ``WeightStore``."""
         self._units.append(self._unit)
         self._unit = []
-        self._resident = self._chosen_residents()
-
-    def _chosen_residents(self) -> set[int]:
-        """The first units that fit beside two others: with a fixed cycle of use nothing is better than a fixed choice."""
-        sizes = [self._unit_bytes(unit) for unit in range(len(self._units))]
-        if sum(sizes) <= self._max_bytes:
-            return set(range(len(sizes)))
-        left = self._max_bytes - sum(sorted(sizes)[-2:])
-        residents = set()
-        for unit, size in enumerate(sizes):
-            if size <= left:
-                residents.add(unit)
-                left -= size
-        return residents
+        self._resident = chosen_residents([self._unit_bytes(unit) for unit in range(len(self._units))], self._max_bytes)
 
     def will_run(self, unit: int) -> None:
         """See ``WeightStore``."""
@@ -189,6 +197,19 @@ class MappedWeights:
 
     def _unit_bytes(self, unit: int) -> int:
         return sum(region.num_bytes for region in self._units[unit])
+
+
+def chosen_residents(sizes: Sequence[int], max_bytes: int) -> set[int]:
+    """The first units that fit beside the two largest: with a fixed cycle of use nothing is better than a fixed choice."""
+    if sum(sizes) <= max_bytes:
+        return set(range(len(sizes)))
+    left = max(0, max_bytes - sum(sorted(sizes)[-2:]))
+    residents = set()
+    for unit, size in enumerate(sizes):
+        if size <= left:
+            residents.add(unit)
+            left -= size
+    return residents
 
 
 def _rows_per_chunk(row_bytes: int) -> int:

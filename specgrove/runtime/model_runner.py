@@ -50,13 +50,15 @@ class ModelRunner:
         self.num_slots = num_slots
         # One allocation per layer; memory is touched, and so taken, only where slots are used.
         shape = (num_slots, decoder.heads.num_kv, decoder.spec.head_dim)
-        self._k_caches = [torch.empty(shape, dtype=decoder.dtype) for _ in range(decoder.num_layers)]
-        self._v_caches = [torch.empty(shape, dtype=decoder.dtype) for _ in range(decoder.num_layers)]
+        self._k_caches, self._v_caches = (
+            [torch.empty(shape, dtype=decoder.dtype, device=decoder.device) for _ in range(decoder.num_layers)]
+            for _ in range(2)
+        )
         self._finished: deque[torch.Tensor] = deque()
 
     def forward(self, batch: ForwardBatch) -> torch.Tensor:
-        """Writes the rows' keys and values into their slots; returns logits float32 ``[num_logit_rows, vocab_size]``."""
-        return self.decoder.forward(batch, self._k_caches, self._v_caches)
+        """Writes the rows' keys and values into their slots; returns logits float32 ``[num_logit_rows, vocab_size]`` on the CPU."""
+        return self.decoder.forward(batch.to(self.decoder.device), self._k_caches, self._v_caches).cpu()
 
     def run_stage(self, hidden: torch.Tensor, batch: ForwardBatch) -> torch.Tensor:
         """This rank's layers, from hidden states to hidden states."""

@@ -1,7 +1,7 @@
 """A model spread over ranks: rank 0's ``Runner``, which tells the others every batch, and the loop of the others.
 
 Rank 0 sends each batch to all ranks and computes its own part; hidden states go from stage to stage, logits from the last stage back
-to rank 0. All messages are sent without waiting and received in order, so as many batches are in flight as there are stages, and each
+to rank 0. What is on a GPU goes from GPU to GPU (NCCL), the rest over the CPU (Gloo). All messages are sent without waiting and received in order, so as many batches are in flight as there are stages, and each
 stage works on another one. Nothing here recovers: when a rank is gone every call fails, all processes end, and the supervisor starts
 them anew.
 """
@@ -106,13 +106,13 @@ class ParallelRunner:
     def _start(self, batch: ForwardBatch) -> None:
         values = to_tensor(batch)
         self._send_to_all(torch.tensor([values.shape[0]]), values)
-        hidden = self._runner.run_stage(self._runner.decoder.embed(batch), batch)
+        decoder = self._runner.decoder
+        batch = batch.to(decoder.device)
+        hidden = self._runner.run_stage(decoder.embed(batch), batch)
         if self._links.is_last_stage:
             # Where no logits are wanted the workers don't take part in any.
             has_logits = batch.logit_rows.shape[0] > 0
-            logits = (
-                self._runner.decoder.logits(hidden, batch) if has_logits else torch.empty((0, self.spec.vocab_size))
-            )
+            logits = decoder.logits(hidden, batch).cpu() if has_logits else torch.empty((0, self.spec.vocab_size))
             self._in_flight.append(logits)
         else:
             self._outbox.send(hidden, self._links.next_rank)
@@ -159,16 +159,16 @@ def run_worker(runner: ModelRunner, links: RankLinks) -> None:
             return
         values = torch.empty(int(length), dtype=torch.int64)
         dist.recv(values, 0)
-        batch = from_tensor(values)
+        batch = from_tensor(values).to(decoder.device)
         if links.stage == 0:
             hidden = decoder.embed(batch)
         else:
-            hidden = torch.empty((batch.num_rows, decoder.spec.hidden_size))
+            hidden = torch.empty((batch.num_rows, decoder.spec.hidden_size), device=decoder.device)
             dist.recv(hidden, links.previous_rank)
         hidden = runner.run_stage(hidden, batch)
         if not links.is_last_stage:
             outbox.send(hidden, links.next_rank)
         elif batch.logit_rows.shape[0]:
-            logits = decoder.logits(hidden, batch)
+            logits = decoder.logits(hidden, batch).cpu()
             if links.tensor_group.rank == 0 and links.stage > 0:
                 outbox.send(logits, 0)

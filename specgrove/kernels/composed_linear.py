@@ -1,0 +1,65 @@
+"""Linears composed from torch's own matrix products, for devices that the native kernels don't run on.
+
+Rows are multiplied in tiles of one fixed number of rows: the library then runs one and the same kernel, so that a row's bits don't depend
+on how many rows there are. A linear's tensors may be moved while it is not in use: offloading keeps them elsewhere.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from specgrove.kernels.quantized_linear import QuantizedWeight, pack_codes
+
+_TILE_ROWS = 32
+
+
+class ComposedLinear:
+    """``x @ weight.T + bias``: the product in the weight's dtype, the bias added in float32."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        """``weight`` is ``[out_features, in_features]``; ``bias`` float32 ``[out_features]``, where the linear will run."""
+        self.out_features, self.in_features = weight.shape
+        self.parts: tuple[torch.Tensor, ...] = (weight.contiguous(),)
+        """The tensors that may lie elsewhere between two uses."""
+        self._bias = bias
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights, with scales and mins where there are any."""
+        return sum(part.nbytes for part in self.parts)
+
+    def weight(self) -> torch.Tensor:
+        """``[out_features, in_features]``, as it is multiplied."""
+        return self.parts[0]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 ``[num_rows, in_features]`` to float32 ``[num_rows, out_features]``."""
+        num_rows, transposed = x.shape[0], self.weight().t()
+        padded = functional.pad(x, (0, 0, 0, -num_rows % _TILE_ROWS)).to(transposed.dtype)
+        tiles = [tile @ transposed for tile in padded.split(_TILE_ROWS)]
+        out = torch.cat(tiles)[:num_rows].float()
+        return out if self._bias is None else out + self._bias
+
+
+class ComposedQuantizedLinear(ComposedLinear):
+    """Weights of 8 or 4 bits, which are expanded to ``dtype`` for every use: what is kept, and copied, is the compressed form."""
+
+    def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
+        """``bias`` is float32 ``[out_features]``, where the linear will run."""
+        self.out_features, self.in_features = weight.out_features, weight.in_features
+        packed = pack_codes(weight.codes, weight.bits)
+        self.parts = (packed, weight.scales) if weight.mins is None else (packed, weight.scales, weight.mins)
+        self._bias, self._bits, self._dtype = bias, weight.bits, dtype
+
+    def weight(self) -> torch.Tensor:
+        """``[out_features, in_features]`` in ``dtype``."""
+        packed, scales, *mins = self.parts
+        if self._bits == 8:
+            codes = packed.view(torch.int8)
+        else:
+            codes = torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1)[:, : self.in_features]
+        groups = codes.reshape(*scales.shape, -1) * scales[..., None]
+        if mins:
+            groups = groups + mins[0][..., None]
+        return groups.view(self.out_features, self.in_features).to(self._dtype)

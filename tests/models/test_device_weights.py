@@ -1,0 +1,144 @@
+"""The way of a decoder on a device: its ops, its weights there, and those that are copied a unit ahead. On a GPU by the same tests.
+
+On the CPU the ops composed from torch's own are put in the kernels' place, and copies are made at once or as late as may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from specgrove.kernels import composed
+from specgrove.kernels.quantized_linear import QuantizedWeight, quantize
+from specgrove.models import decoder, decoder_layer
+from specgrove.models.device_weights import Copies, DeviceWeights, StreamCopies, StreamedWeights
+from specgrove.models.loading import load_decoder
+from specgrove.models.weight_store import Linear
+from specgrove.models.weights import Weight
+from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
+from specgrove.runtime.model_runner import ModelRunner
+from tests.devices import DEVICES
+from tests.models.families import VARIANTS, save_tiny
+from tests.models.test_decoder import PROMPTS, chunked_logits
+
+
+class CopiesAtOnce:
+    """The earliest that a stream can be."""
+
+    def host_buffer(self, num_bytes: int) -> torch.Tensor:
+        return torch.empty(num_bytes, dtype=torch.uint8)
+
+    def copy(self, source: torch.Tensor, target: torch.Tensor, ticket: int) -> None:
+        target.copy_(source)
+
+    def wait(self, ticket: int) -> None:
+        pass
+
+
+class LateCopies(CopiesAtOnce):
+    """The latest: when the copy is waited for."""
+
+    def __init__(self) -> None:
+        self.begun: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.num_copies = 0
+
+    def copy(self, source: torch.Tensor, target: torch.Tensor, ticket: int) -> None:
+        target.fill_(255)  # whoever reads it now finds nothing of use
+        self.begun[ticket] = (target, source)
+
+    def wait(self, ticket: int) -> None:
+        if ticket in self.begun:
+            target, source = self.begun.pop(ticket)
+            target.copy_(source)
+            self.num_copies += 1
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    if request.param == "cpu":
+        for module in (decoder, decoder_layer):
+            for name in vars(composed).keys() & vars(module).keys():
+                if callable(getattr(composed, name)):
+                    monkeypatch.setattr(module, name, getattr(composed, name))
+    yield torch.device(request.param)
+
+
+def copies_on(device: torch.device) -> list[Callable[[], Copies]]:
+    return [CopiesAtOnce, LateCopies] if device.type == "cpu" else [lambda: StreamCopies(device)]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_equal_transformers(variant: str, device: torch.device, tmp_path: Path) -> None:
+    model = save_tiny(variant, tmp_path)
+    runner = ModelRunner(load_decoder(tmp_path, torch.float32, store=DeviceWeights(device)), num_slots=64)
+    with torch.inference_mode():
+        expected = model(torch.tensor([PROMPTS[0]])).logits[0]
+    for chunk_len in (1, 3, len(PROMPTS[0])):
+        assert (chunked_logits(runner, PROMPTS[0], chunk_len) - expected).abs().max() <= 1e-4
+    builder = BatchBuilder()
+    context = PROMPTS[0][:7]
+    chunked_logits(runner, context, len(context))
+    builder.add(list(range(3, 10)), (), TreeRows([3, 10, 11, 12], [-1, 0, 0, 2], [30, 22, 25, 21]))
+    with torch.inference_mode():
+        expected = model(torch.tensor([[*context, 3, 11, 12]])).logits[0, -1]
+    assert (runner.forward(builder.build())[3] - expected).abs().max() <= 1e-4
+
+
+class QuantisingWeights(StreamedWeights):
+    """Four bits for the linears whose inputs are whole groups of 16."""
+
+    def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
+        if isinstance(weight, torch.Tensor) and weight.shape[1] % 16 == 0:
+            weight = quantize(weight, 4, 16)
+        return super().linear(weight, bias, dtype)
+
+
+@pytest.mark.parametrize("max_bytes", [0, 20_000, 60_000, 1 << 30])
+@pytest.mark.parametrize("variant", ["llama", "opt-350m", "gemma3", "gpt-bigcode"])
+@pytest.mark.parametrize("store_type", [StreamedWeights, QuantisingWeights])
+def test_streamed_weights_change_no_bit(
+    variant: str, max_bytes: int, store_type: type[StreamedWeights], device: torch.device, tmp_path: Path
+) -> None:
+    save_tiny(variant, tmp_path)
+    whole = load_decoder(tmp_path, torch.float32, store=store_type(device, 1 << 30, copies_on(device)[0]()))
+    expected = chunked_logits(ModelRunner(whole, 64), PROMPTS[0], 4)
+    for make_copies in copies_on(device):
+        store = store_type(device, max_bytes, make_copies())
+        runner = ModelRunner(load_decoder(tmp_path, torch.float32, store=store), 64)
+        for _ in range(2):  # the second pass finds the buffers as the first has left them
+            assert torch.equal(chunked_logits(runner, PROMPTS[0], 4), expected)
+        assert store.device_bytes <= max(max_bytes, 2 * max(unit.num_bytes for unit in store._units))
+
+
+def num_copies_by_pass(folder: Path, max_bytes: int) -> list[int]:
+    copies = LateCopies()
+    store = StreamedWeights(torch.device("cpu"), max_bytes, copies)
+    runner = ModelRunner(load_decoder(folder, torch.float32, store=store), 64)
+    nums = []
+    for position in range(3):
+        builder = BatchBuilder()
+        builder.add(list(range(position + 1)), [5], chunk_logits=True)
+        runner.forward(builder.build())
+        nums.append(copies.num_copies)
+    return nums
+
+
+def test_only_what_does_not_fit_is_copied(tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path)
+    assert num_copies_by_pass(tmp_path, 0) == [4, 8, 12]  # three layers and the head
+    layer_bytes = 4 * 48 * (80 + 48 + 3 * 80)
+    assert num_copies_by_pass(tmp_path, 3 * layer_bytes) == [3, 5, 7]  # one layer stays, and another has a buffer to itself
+    assert num_copies_by_pass(tmp_path, 1 << 30) == [0, 0, 0]
+
+
+def test_quantised_weights_travel_compressed() -> None:
+    store = StreamedWeights(torch.device("cpu"), 0, CopiesAtOnce())
+    weight = quantize(torch.randn(64, 128), 4, 32)
+    assert isinstance(weight, QuantizedWeight)
+    linear = store.linear(weight, None, torch.bfloat16)
+    store.end_unit()
+    assert store.num_bytes == 64 * 128 // 2 + 2 * 64 * 4 * 4
+    assert linear.nbytes == store.num_bytes
