@@ -19,7 +19,8 @@ import torch.distributed as dist
 
 from llm_service import ranks
 from llm_service.arguments import parse_arguments
-from llm_service.config import MAX_NUM_TREE_NODES, LlmServiceConfig, VerifierConfig
+from llm_service.config import LlmServiceConfig, VerifierConfig
+from llm_service.devices import available_bytes, choose_device, describe_store, weight_store
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.verifier import VerifierEngine
 from specgrove.kernels.threads import set_num_threads
@@ -28,16 +29,14 @@ from specgrove.models.hub import resolve_model
 from specgrove.models.loading import load_decoder, read_spec
 from specgrove.models.memory_plan import (
     MemoryRequest,
-    available_memory_bytes,
     check_fits,
-    gibibytes,
     plan_memory,
     slots_in,
     weight_bytes_left,
 )
-from specgrove.models.model_files import quantized_bits
+from specgrove.models.model_files import name_of, quantized_bits
 from specgrove.models.quantized_cache import ensure_quantized
-from specgrove.models.weight_store import MappedWeights
+from specgrove.models.spec import DecoderSpec
 from specgrove.runtime.model_runner import ModelRunner, Runner
 from specgrove.runtime.parallel_runner import ParallelRunner, run_worker
 from specgrove.runtime.step_loop import StepLoop
@@ -56,48 +55,58 @@ def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, Model
     torch.set_num_threads(1)  # the kernels have threads of their own
     num_threads = max(1, config.num_threads // (rank.num_local if rank else 1))
     set_num_threads(num_threads)
+    device = rank.device if rank else choose_device(config.device, 0)
     if rank is not None and not rank.is_first_of_machine:
         dist.barrier()  # the first rank of the machine downloads and converts
     folder = resolve_model(config.model, cache_dir=config.cache_dir, progress=logger.info)
     folder = ensure_quantized(folder, config.quantization, config.cache_dir, logger.info)
-    request = plan(config, folder, rank)
+    request = plan(config, folder, rank, device)
     if rank is not None and rank.is_first_of_machine:
         dist.barrier()
     started_s = time.perf_counter()
     shard = None if rank is None else config.layout.shard_of(rank.rank, read_spec(folder))
     group = None if rank is None else rank.links.tensor_group
-    limit = request.max_weight_bytes
-    store = None if limit is None else MappedWeights(config.cache_dir / "offload", limit)
+    store = weight_store(device, request.max_weight_bytes, config.cache_dir / "offload")
     decoder = load_decoder(folder, DTYPES[config.dtype], _log_progress, shard, group, store)
-    if store is not None:
-        logger.info("%s of %s of weights stay in memory", gibibytes(store.resident_bytes), gibibytes(store.num_bytes))
+    if (offloaded := describe_store(store)) is not None:
+        logger.info("%s", offloaded)
+    where = f"{num_threads} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
     logger.info(
-        "%s: %.0fM parameters in %s, loaded in %.1f s; %d threads",
-        folder.name, decoder.spec.num_parameters / 1e6, config.dtype, time.perf_counter() - started_s, num_threads,
+        "%s: %.0fM parameters in %s, loaded in %.1f s; %s",
+        name_of(folder), decoder.spec.num_parameters / 1e6, config.dtype, time.perf_counter() - started_s, where,
     )  # fmt: skip
     return folder, ModelRunner(decoder, request.num_slots)
 
 
-def plan(config: LlmServiceConfig, folder: Path, rank: ranks.Rank | None) -> MemoryRequest:
+def request_of(config: LlmServiceConfig, folder: Path) -> MemoryRequest:
+    """What the settings ask for, before anything is known of the memory that there is."""
+    return MemoryRequest(
+        dtype=config.dtype,
+        quantization={8: "int8", 4: "int4"}.get(quantized_bits(folder) or 0),
+        layout=config.layout,
+        num_slots=config.num_slots,
+        max_num_rows=config.max_num_chunk_tokens + config.max_num_tree_rows,
+        max_num_logit_rows=config.max_num_tree_rows,
+        max_weight_bytes=None if config.offload is None else config.offload.max_weight_bytes,
+    )
+
+
+def plan(config: LlmServiceConfig, folder: Path, rank: ranks.Rank | None, device: torch.device) -> MemoryRequest:
     """The number of KV slots and the limits. Says what memory will be taken; raises ``DoesNotFitError`` where there is less."""
-    spec = read_spec(folder)
-    max_num_rows = config.max_num_chunk_tokens + MAX_NUM_TREE_NODES
-    quantization = {8: "int8", 4: "int4"}.get(quantized_bits(folder) or 0)
-    request = MemoryRequest(config.dtype, quantization, config.layout, config.num_slots, max_num_rows)
-    if config.offload is not None:
-        request = replace(request, max_weight_bytes=config.offload.max_weight_bytes)
+    spec, request = read_spec(folder), request_of(config, folder)
     if config.kv_memory_bytes is not None or config.memory_per_rank_bytes is not None:
         num_slots = slots_in(spec, request, kv_bytes=config.kv_memory_bytes, rank_bytes=config.memory_per_rank_bytes)
         request = replace(request, num_slots=num_slots)
-    available_bytes, num_local = available_memory_bytes(), rank.num_local if rank else 1
-    if config.offload is not None:
-        left = weight_bytes_left(spec, request, available_bytes - config.offload.reserve_bytes, num_local)
-        request = replace(request, max_weight_bytes=config.offload.max_weight_bytes or left)
+    available = available_bytes(device)
+    sharing = range(1) if rank is None else rank.sharing_memory
+    if config.offload is not None and request.max_weight_bytes is None:
+        left = weight_bytes_left(spec, request, available - config.offload.reserve_bytes, sharing)
+        request = replace(request, max_weight_bytes=left)
     if rank is None or rank.rank == 0:
         for rank_plan in plan_memory(spec, request):
             logger.info("memory of %s", rank_plan)
-    if rank is None or rank.is_first_of_machine:
-        check_fits(spec, request, available_bytes, num_local)
+    if rank is None or rank.rank == sharing.start:
+        check_fits(spec, request, available, sharing)
     return request
 
 
@@ -105,19 +114,16 @@ async def serve(
     config: LlmServiceConfig, folder: Path, runner: Runner, liveness_failed: asyncio.Future[object] | None
 ) -> None:
     """Serves until a signal. Raises ``ValueError`` for a wrong setting, ``RuntimeError`` when the engine or a rank fails."""
-    max_positions = runner.spec.max_position_embeddings
-    max_model_len = config.max_model_len or max_positions
-    if max_model_len > max_positions:
-        raise ValueError(f"--max-model-len {max_model_len} is more than the model's {max_positions} positions")
     verifier = VerifierConfig(
-        min(max_model_len, runner.num_slots),
+        min(check_max_model_len(config, runner.spec), runner.num_slots),
         max_num_chunk_tokens=config.max_num_chunk_tokens,
+        max_num_tree_rows=config.max_num_tree_rows,
         session_ttl_s=config.session_ttl_s,
     )
     logger.info("context %d tokens", verifier.max_model_len)
     engine = VerifierEngine(runner, verifier)
     model = ServedModel(
-        name=folder.name,
+        name=name_of(folder),
         folder=folder,
         dtype=config.dtype,
         max_model_len=verifier.max_model_len,
@@ -138,7 +144,18 @@ async def serve(
             stopped=_first(asyncio.wrap_future(loop.ended), liveness_failed),
         )
     finally:
-        loop.stop(_STOP_TIMEOUT_S)
+        has_ended = loop.stop(_STOP_TIMEOUT_S)
+    if not has_ended:
+        raise RuntimeError(f"the step under way has not ended in {_STOP_TIMEOUT_S:.0f} s")
+
+
+def check_max_model_len(config: LlmServiceConfig, spec: DecoderSpec) -> int:
+    """The longest sequence. Raises ``ValueError`` where the model has fewer positions."""
+    max_positions = spec.max_position_embeddings
+    max_model_len = config.max_model_len or max_positions
+    if max_model_len > max_positions:
+        raise ValueError(f"--max-model-len {max_model_len} is more than the model's {max_positions} positions")
+    return max_model_len
 
 
 async def _first(*futures: asyncio.Future[object] | None) -> None:
@@ -153,26 +170,35 @@ async def serve_rank_0(config: LlmServiceConfig, folder: Path, runner: ModelRunn
     assert rank.liveness is not None
     parallel = ParallelRunner(runner, rank.links, rank.liveness)
     await serve(config, folder, parallel, asyncio.wrap_future(rank.liveness.failed))
-    rank.liveness.close()
+    rank.liveness.expect_ends()
     parallel.stop_workers()
+    rank.liveness.wait_for_ends(_STOP_TIMEOUT_S)
 
 
 def run_rank(config: LlmServiceConfig) -> None:
     """One of several ranks. Ends the process where it fails: the other ranks may never answer again."""
     try:
-        rank = ranks.join(config.layout, os.environ, has_slow_steps=config.offload is not None)
+        rank = ranks.join(config, os.environ)
         folder, runner = load(config, rank)
         if rank.liveness is not None:
             asyncio.run(serve_rank_0(config, folder, runner, rank))
         else:
             run_worker(runner, rank.links)
-        dist.barrier()
     except Exception as error:
         # What rank 0 failed for is what people should see; the others then fail for rank 0.
         is_consequence = os.environ["RANK"] != "0" and isinstance(error, RuntimeError)
         logger.log(logging.INFO if is_consequence else logging.ERROR, "%s", error)
         sys.stderr.flush()
         os._exit(1)
+    os._exit(0)  # the groups of torch.distributed would wait for each other
+
+
+def check_layout(config: LlmServiceConfig) -> None:
+    """Before ranks are started: raises ``ValueError`` where the model can't be divided so, or the settings don't suit it."""
+    folder = resolve_model(config.model, cache_dir=config.cache_dir, progress=logger.info)
+    spec = read_spec(folder)
+    check_max_model_len(config, spec)
+    plan_memory(spec, request_of(config, folder))
 
 
 def _log_progress(num_layers: int, total: int) -> None:
@@ -194,13 +220,13 @@ def main() -> int:
     """Exit code 0 after a signal, 1 when the service can't start."""
     config = parse_arguments()
     is_rank = ranks.is_rank(os.environ)
-    if config.layout.num_ranks > 1 and not is_rank:
-        return ranks.launch(config.layout, sys.argv[1:], config.drain_timeout_s)
     set_up_logging(f"llm_service[{os.environ['RANK']}]" if is_rank else "llm_service")
     if is_rank:
         run_rank(config)
-        return 0
     try:
+        if config.layout.num_ranks > 1:
+            check_layout(config)
+            return ranks.launch(config.layout, sys.argv[1:], config.drain_timeout_s)
         asyncio.run(serve(config, *load(config, None), None))
     except (ValueError, OSError, RuntimeError) as error:
         logger.error("%s", error)

@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from llm_service.config import LlmServiceConfig, Offload
-from specgrove.config import QUANTIZATIONS
+from llm_service.config import MAX_NUM_TREE_NODES, LlmServiceConfig, Offload
+from specgrove.config import DEVICES, QUANTIZATIONS
 from specgrove.models.decoder import DTYPES
 from specgrove.models.hub import DEMO_LLM
 from specgrove.models.memory_plan import parse_bytes
@@ -29,10 +29,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
     for flag in ("threads", "kv_slots", "max_chunk_tokens", "tensor_parallel"):
         if getattr(arguments, flag) < 1:
             parser.error(f"--{flag.replace('_', '-')} must be at least 1")
+    if arguments.max_tree_rows < MAX_NUM_TREE_NODES:
+        parser.error(f"--max-tree-rows must be at least {MAX_NUM_TREE_NODES}, the nodes that one tree may have")
     return LlmServiceConfig(
         address=arguments.address,
         model=arguments.model,
         dtype=arguments.dtype,
+        device=arguments.device,
         quantization=arguments.quantization,
         cache_dir=arguments.cache_dir,
         layout=_layout(arguments, parser),
@@ -43,6 +46,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
         offload=_offload(arguments),
         max_model_len=arguments.max_model_len,
         max_num_chunk_tokens=arguments.max_chunk_tokens,
+        max_num_tree_rows=arguments.max_tree_rows,
         session_ttl_s=arguments.session_ttl_s,
         drain_timeout_s=arguments.drain_timeout_s,
     )
@@ -84,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--address", default="127.0.0.1:50052", help="HOST:PORT or unix:/path to listen on")
     add("--model", default=DEMO_LLM, help="model folder, .gguf file, hub id, or the demo model's name")
     add("--dtype", default="bfloat16", choices=sorted(DTYPES), help="of weights and KV cache")
+    add("--device", default="auto", choices=DEVICES, help="where the model runs; auto: on a GPU if there is one")
     add("--quantization", default="none", choices=QUANTIZATIONS, help="of weights: made once and kept in --cache-dir")
     add("--tensor-parallel", type=int, default=1, metavar="N", help="ranks that share every layer")
     add(
@@ -99,7 +104,10 @@ def _parser() -> argparse.ArgumentParser:
         "--memory-per-gpu", type=_bytes, metavar="BYTES",
         help="all the memory that a rank may take, on a CPU too: KV slots get what is left; instead of --kv-slots",
     )  # fmt: skip
-    add("--offload", action="store_true", help="keep weights that don't fit into memory in a file, read a layer ahead")
+    add(
+        "--offload", action="store_true",
+        help="weights that don't fit: on a GPU in the host's pinned memory, on a CPU in a file; fetched a layer ahead",
+    )  # fmt: skip
     add(
         "--max-weight-memory", type=_bytes, metavar="BYTES",
         help="with --offload, and implies it: memory of each rank's weights; unset: what is available",
@@ -110,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add("--max-model-len", type=int, help="longest prompt + output in tokens; unset: what the model allows")
     add("--max-chunk-tokens", type=int, default=256, help="rows of one forward pass that prompts may fill")
+    add("--max-tree-rows", type=int, default=512, help="rows of one forward pass that token trees may fill")
     add("--session-ttl-s", type=float, default=300.0, help="seconds after which an idle session is forgotten")
     add("--drain-timeout-s", type=float, default=30.0, help="seconds that work may go on after SIGTERM")
     add("--cache-dir", type=Path, default=Path.home() / ".cache" / "specgrove", help="converted models")

@@ -15,8 +15,10 @@ class VerifierConfig:
     """What the engine needs."""
 
     max_model_len: int
-    # Rows of one forward pass that prompts may fill; trees come first and are not bounded by it.
     max_num_chunk_tokens: int = 256
+    """Rows of one forward pass that prompts may fill."""
+    max_num_tree_rows: int = 512
+    """Rows of one forward pass that the trees of all sessions may fill; at least one tree's."""
     max_num_tree_nodes: int = MAX_NUM_TREE_NODES
     session_ttl_s: float = 300.0
 
@@ -36,6 +38,7 @@ class LlmServiceConfig:
     address: str
     model: str
     dtype: str
+    device: str
     quantization: str
     cache_dir: Path
     layout: ParallelLayout
@@ -48,5 +51,6 @@ class LlmServiceConfig:
     offload: Offload | None
     max_model_len: int | None
     max_num_chunk_tokens: int
+    max_num_tree_rows: int
     session_ttl_s: float
     drain_timeout_s: float

@@ -16,11 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from llm_service.config import LlmServiceConfig
+from llm_service.devices import choose_device
 from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.runtime.parallel_runner import RankLinks, link_ranks
 from specgrove.runtime.rank_liveness import LOOPBACK, STEP_TIMEOUT_S, LivenessMonitor, watch_rank_0
@@ -33,13 +36,22 @@ class Rank:
     rank: int
     num_local: int
     """Ranks on this machine."""
+    local_rank: int
+    device: torch.device
     links: RankLinks
     liveness: LivenessMonitor | None  # of rank 0
 
     @property
     def is_first_of_machine(self) -> bool:
         """Whether it is the one that downloads and converts."""
-        return self.rank % self.num_local == 0
+        return self.local_rank == 0
+
+    @property
+    def sharing_memory(self) -> range:
+        """The ranks that take of the memory that this one takes of: all of the machine, or on a GPU this one alone."""
+        if self.device.type != "cpu":
+            return range(self.rank, self.rank + 1)
+        return range(self.rank - self.local_rank, self.rank - self.local_rank + self.num_local)
 
 
 def is_rank(environment: Mapping[str, str]) -> bool:
@@ -74,11 +86,12 @@ def launch(layout: ParallelLayout, argv: Sequence[str], drain_timeout_s: float) 
     return 0
 
 
-def join(layout: ParallelLayout, environment: Mapping[str, str], *, has_slow_steps: bool) -> Rank:
-    """Meets the other ranks; steps may take any time where they are slow (offloading).
+def join(config: LlmServiceConfig, environment: Mapping[str, str]) -> Rank:
+    """Meets the other ranks.
 
-    Raises ``ValueError`` when ``torchrun`` started another number of them.
+    Raises ``ValueError`` when ``torchrun`` started another number of them, or there is no GPU for this one.
     """
+    layout = config.layout
     num_ranks, rank = int(environment["WORLD_SIZE"]), int(environment["RANK"])
     num_local = int(environment.get("LOCAL_WORLD_SIZE", num_ranks))
     if num_ranks != layout.num_ranks:
@@ -86,14 +99,19 @@ def join(layout: ParallelLayout, environment: Mapping[str, str], *, has_slow_ste
             f"torchrun started {num_ranks} ranks, tensor-parallel {layout.tensor_size} x {layout.num_stages} stages"
             f" need {layout.num_ranks}"
         )
+    local_rank = int(environment.get("LOCAL_RANK", rank % num_local))
+    device = choose_device(config.device, local_rank)
     # Ranks wait for work as long as there is none; whether the others live is found out in another way.
-    dist.init_process_group("gloo", timeout=timedelta(days=365))
+    backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=timedelta(days=365))
     links = link_ranks(layout)
-    return Rank(rank, num_local, links, _watch(layout, environment, num_local == num_ranks, has_slow_steps))
+    # With offloading steps may take any time.
+    liveness = _watch(layout, environment, num_local == num_ranks, has_slow_steps=config.offload is not None)
+    return Rank(rank, num_local, local_rank, device, links, liveness)
 
 
 def _watch(
-    layout: ParallelLayout, environment: Mapping[str, str], is_one_machine: bool, has_slow_steps: bool
+    layout: ParallelLayout, environment: Mapping[str, str], is_one_machine: bool, *, has_slow_steps: bool
 ) -> LivenessMonitor | None:
     monitor = None
     port: list[int | None] = [None]

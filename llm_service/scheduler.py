@@ -1,7 +1,7 @@
-"""Plans one forward pass: all trees whose context is cached, then chunks of prompts up to a token budget. Pure Python.
+"""Plans one forward pass: trees whose context is cached, then chunks of prompts, each up to a number of rows. Pure Python.
 
-Called by the engine before every step. Verifications are never held back by prompts, and prompts are served in order of
-arrival, so that none starves.
+Called by the engine before every step. Verifications are never held back by prompts, and both are served in order of
+arrival, so that none starves. What a pass takes of memory is bounded by its rows.
 """
 
 from __future__ import annotations
@@ -33,26 +33,29 @@ class StepPlan:
     entries: tuple[StepEntry, ...]
 
 
-def plan_step(pending: Collection[PendingWork], max_num_chunk_tokens: int, max_num_in_flight: int = 1) -> StepPlan:
-    """``pending`` is in order of arrival. A tree rides along with the chunk that completes its context.
+def plan_step(
+    pending: Collection[PendingWork], max_num_chunk_tokens: int, max_num_tree_rows: int, max_num_in_flight: int = 1
+) -> StepPlan:
+    """``pending`` is in order of arrival. A tree rides along with the chunk that completes its context, or waits for the next pass.
 
     Items whose tree is in flight already are left out. Where several forward passes may be in flight (pipeline stages), each gets its share
     of the items, so that all stages have work.
     """
     trees: list[StepEntry] = []
     chunks: list[StepEntry] = []
-    budget = max_num_chunk_tokens
+    chunk_budget, tree_budget = max_num_chunk_tokens, max_num_tree_rows
     max_num_entries = -(-len(pending) // max_num_in_flight)
     for work in pending:
         if work.is_in_flight:
             continue
         if len(trees) + len(chunks) == max_num_entries:
             break
-        num_uncached = work.session.num_uncached
-        if num_uncached == 0:
-            trees.append(StepEntry(work, 0, has_tree=True))
-        elif budget > 0:
-            chunk_len = min(num_uncached, budget)
-            budget -= chunk_len
-            chunks.append(StepEntry(work, chunk_len, has_tree=chunk_len == num_uncached))
+        num_uncached, num_nodes = work.session.num_uncached, work.tree.num_nodes
+        chunk_len = min(num_uncached, chunk_budget)
+        has_tree = chunk_len == num_uncached and num_nodes <= tree_budget
+        if chunk_len == 0 and not has_tree:
+            continue
+        chunk_budget -= chunk_len
+        tree_budget -= num_nodes if has_tree else 0
+        (chunks if chunk_len else trees).append(StepEntry(work, chunk_len, has_tree))
     return StepPlan((*trees, *chunks))

@@ -156,8 +156,8 @@ class VerifierEngine:
     def _with_slots(self, plan: StepPlan) -> list[tuple[StepEntry, list[int]]]:
         """Each entry with a KV slot for every row.
 
-        Idle sessions make room. Where that is not enough the tree is given up, which costs speed only; an item that finds no
-        room even so fails.
+        Idle sessions make room. Where that is not enough the tree is given up, which costs speed only. An item that finds no
+        room even so waits for the passes in flight, which free some; where there are none it fails.
         """
         with_slots = []
         for entry in plan.entries:
@@ -167,7 +167,8 @@ class VerifierEngine:
             try:
                 with_slots.append((entry, self._slots.allocate(entry.num_rows)))
             except ResourceExhaustedError as error:
-                self._fail(entry.pending, error)
+                if not self._in_flight:
+                    self._fail(entry.pending, error)
         return with_slots
 
     def _evict_idle(self, num_wanted: int) -> None:
@@ -179,8 +180,15 @@ class VerifierEngine:
 
     def _start_forward(self) -> bool:
         """Plans a pass over what is not in flight and begins it; False where there is nothing to do."""
-        in_flight = self._runner.max_num_in_flight
-        plan = self._with_slots(plan_step(self._pending.values(), self._config.max_num_chunk_tokens, in_flight))
+        config = self._config
+        plan = self._with_slots(
+            plan_step(
+                self._pending.values(),
+                config.max_num_chunk_tokens,
+                config.max_num_tree_rows,
+                self._runner.max_num_in_flight,
+            )
+        )
         if not plan:
             return False
         started_s = time.perf_counter()

@@ -37,7 +37,7 @@ class ComposedLinear:
         """float32 ``[num_rows, in_features]`` to float32 ``[num_rows, out_features]``."""
         num_rows, transposed = x.shape[0], self.weight().t()
         padded = functional.pad(x, (0, 0, 0, -num_rows % _TILE_ROWS)).to(transposed.dtype)
-        tiles = [tile @ transposed for tile in padded.split(_TILE_ROWS)]
+        tiles = [padded[row : row + _TILE_ROWS] @ transposed for row in range(0, num_rows, _TILE_ROWS)]
         out = torch.cat(tiles)[:num_rows].float()
         return out if self._bias is None else out + self._bias
 

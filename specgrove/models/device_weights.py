@@ -73,7 +73,7 @@ class StreamCopies:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._copied: dict[int, torch.cuda.Event] = {}
 
     def host_buffer(self, num_bytes: int) -> torch.Tensor:
@@ -174,8 +174,9 @@ class _Unit:
         self._linears = linears
         self.num_bytes = sum(_aligned(part.nbytes) for linear in linears for part in linear.parts)
         self.host = copies.host_buffer(self.num_bytes)
-        for part, bytes_of in zip((p for linear in linears for p in linear.parts), self._pieces(self.host), strict=True):
-            bytes_of.copy_(part.reshape(-1).view(torch.uint8))
+        parts = (part for linear in linears for part in linear.parts)
+        for part, piece in zip(parts, self._pieces(self.host), strict=True):
+            piece.copy_(part.reshape(-1).view(torch.uint8))
         self.view_in(self.host)
 
     def _pieces(self, buffer: torch.Tensor) -> list[torch.Tensor]:

@@ -23,8 +23,13 @@ class ForwardBatch:
         """With the rows' tensors on a device. What attention sees is looked up by position and stays where it was made."""
         if device.type == "cpu":
             return self
-        rows = (tensor.to(device, non_blocking=True) for tensor in (self.token_ids, self.positions, self.slots))
-        return ForwardBatch(*rows, self.attention, self.logit_rows.to(device, non_blocking=True))
+        return ForwardBatch(
+            self.token_ids.to(device),
+            self.positions.to(device),
+            self.slots.to(device),
+            self.attention,
+            self.logit_rows.to(device),
+        )
 
     @property
     def num_rows(self) -> int:

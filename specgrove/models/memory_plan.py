@@ -35,6 +35,8 @@ class MemoryRequest:
     num_slots: int
     max_num_rows: int
     """Rows of one forward pass at most."""
+    max_num_logit_rows: int
+    """Those of them whose logits are wanted."""
     max_weight_bytes: int | None = None
     """What a rank's weights may take of the memory; the rest stays in a file."""
 
@@ -84,9 +86,14 @@ def _plan_rank(spec: DecoderSpec, request: MemoryRequest, rank: int) -> MemoryPl
     slot_elements = 2 * num_layers * heads.num_kv * spec.head_dim
     mlp = len(part(spec.intermediate_size, shard.tensor_rank, shard.tensor_size, 128))
     widest = max(mlp * (2 if spec.is_gated else 1), (heads.num_q + 2 * heads.num_kv) * spec.head_dim)
-    # Float32 between kernels: hidden states three times, the widest linear's output, and logits of the rows of trees.
+    # Float32 between kernels: hidden states three times, the widest linear's output and what follows it.
     activations = 4 * request.max_num_rows * (3 * spec.hidden_size + 2 * widest)
-    activations += 4 * request.max_num_rows * spec.vocab_size if shard.is_last_stage else 0
+    if shard.is_last_stage:
+        # Logits, and over several ranks their parts and all of them put together.
+        copies = 1 if shard.tensor_size == 1 else 3
+        activations += 4 * request.max_num_logit_rows * spec.vocab_size * copies
+    activations += 4 * request.max_num_rows * spec.hidden_size * (shard.tensor_size if shard.tensor_size > 1 else 0)
+    activations += _rotary_bytes(spec, shard)
     return MemoryPlan(
         rank=rank,
         weight_bytes=min(_weight_bytes(spec, request, shard), request.max_weight_bytes or 1 << 62),
@@ -94,6 +101,11 @@ def _plan_rank(spec: DecoderSpec, request: MemoryRequest, rank: int) -> MemoryPl
         num_slots=request.num_slots,
         activation_bytes=activations,
     )
+
+
+def _rotary_bytes(spec: DecoderSpec, shard: Shard) -> int:
+    rotaries = {layer.rotary for layer in spec.layers[shard.first_layer : shard.end_layer]} - {None}
+    return 4 * len(rotaries) * spec.max_position_embeddings * spec.head_dim
 
 
 def _weight_bytes(spec: DecoderSpec, request: MemoryRequest, shard: Shard) -> int:
@@ -112,11 +124,10 @@ def _weight_bytes(spec: DecoderSpec, request: MemoryRequest, shard: Shard) -> in
     return math.ceil(total)
 
 
-def weight_bytes_left(spec: DecoderSpec, request: MemoryRequest, available_bytes: int, num_local_ranks: int) -> int:
-    """What is left for the weights of each of this machine's ranks, beside KV slots and activations. At least 1."""
-    plans = plan_memory(spec, request)[:num_local_ranks]
-    others = sum(plan.kv_bytes + plan.activation_bytes for plan in plans)
-    return max(1, (available_bytes - others) // num_local_ranks)
+def weight_bytes_left(spec: DecoderSpec, request: MemoryRequest, available_bytes: int, ranks: range) -> int:
+    """What is left for the weights of each of the ranks that share this memory, beside KV slots and activations. At least 1."""
+    others = sum(plan.kv_bytes + plan.activation_bytes for plan in _plans_of(spec, request, ranks))
+    return max(1, (available_bytes - others) // len(ranks))
 
 
 def slots_in(spec: DecoderSpec, request: MemoryRequest, *, kv_bytes: int | None, rank_bytes: int | None) -> int:
@@ -136,13 +147,13 @@ def slots_in(spec: DecoderSpec, request: MemoryRequest, *, kv_bytes: int | None,
     return num_slots
 
 
-def check_fits(spec: DecoderSpec, request: MemoryRequest, available_bytes: int, num_local_ranks: int) -> None:
-    """Raises ``DoesNotFitError`` where this machine's ranks don't fit together into ``available_bytes``."""
-    plans = plan_memory(spec, request)[:num_local_ranks]
+def check_fits(spec: DecoderSpec, request: MemoryRequest, available_bytes: int, ranks: range) -> None:
+    """Raises ``DoesNotFitError`` where the ranks that share this memory (a machine's, or one on its GPU) don't fit together into it."""
+    plans = _plans_of(spec, request, ranks)
     needed = sum(plan.total_bytes for plan in plans)
     if needed <= available_bytes:
         return
-    ways = [flag for flag, other in _others(spec, request) if _needed(spec, other, num_local_ranks) <= available_bytes]
+    ways = [flag for flag, other in _others(spec, request) if _needed(spec, other, ranks) <= available_bytes]
     advice = (
         f"what would fit: {', or '.join(ways)}" if ways else "no setting makes it fit: spread it over more machines"
     )
@@ -152,8 +163,12 @@ def check_fits(spec: DecoderSpec, request: MemoryRequest, available_bytes: int, 
     )
 
 
-def _needed(spec: DecoderSpec, request: MemoryRequest, num_local_ranks: int) -> int:
-    return sum(plan.total_bytes for plan in plan_memory(spec, request)[:num_local_ranks])
+def _plans_of(spec: DecoderSpec, request: MemoryRequest, ranks: range) -> tuple[MemoryPlan, ...]:
+    return plan_memory(spec, request)[ranks.start : ranks.stop]
+
+
+def _needed(spec: DecoderSpec, request: MemoryRequest, ranks: range) -> int:
+    return sum(plan.total_bytes for plan in _plans_of(spec, request, ranks))
 
 
 def _others(spec: DecoderSpec, request: MemoryRequest) -> Iterable[tuple[str, MemoryRequest]]:
@@ -168,7 +183,7 @@ def _others(spec: DecoderSpec, request: MemoryRequest) -> Iterable[tuple[str, Me
         if request.quantization is None:
             yield f"--dtype bfloat16 --quantization {quantization}", replace(request, quantization=quantization)
     if request.max_weight_bytes is None:
-        yield "--offload (slower: weights are read from a file)", replace(request, max_weight_bytes=1 << 28)
+        yield "--offload (slower: weights are fetched for every pass)", replace(request, max_weight_bytes=1 << 28)
     yield (
         f"--dtype bfloat16 --quantization int4 --kv-slots {fewer}",
         replace(request, quantization="int4", num_slots=fewer),

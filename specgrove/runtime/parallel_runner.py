@@ -1,9 +1,9 @@
 """A model spread over ranks: rank 0's ``Runner``, which tells the others every batch, and the loop of the others.
 
 Rank 0 sends each batch to all ranks and computes its own part; hidden states go from stage to stage, logits from the last stage back
-to rank 0. What is on a GPU goes from GPU to GPU (NCCL), the rest over the CPU (Gloo). All messages are sent without waiting and received in order, so as many batches are in flight as there are stages, and each
-stage works on another one. Nothing here recovers: when a rank is gone every call fails, all processes end, and the supervisor starts
-them anew.
+to rank 0. What is on a GPU goes from GPU to GPU (NCCL), the rest over the CPU (Gloo). All messages are sent without waiting and received
+in order, so as many batches are in flight as there are stages, and each stage works on another one. Nothing here recovers: when a rank is
+gone every call fails, all processes end, and the supervisor starts them anew.
 """
 
 from __future__ import annotations

@@ -73,16 +73,24 @@ class LivenessMonitor:
         finally:
             self._step_started_s = None
 
-    def close(self) -> None:
-        """Stops watching: ranks may end now."""
+    def expect_ends(self) -> None:
+        """Ranks may end from now on."""
         self._is_closing = True
 
+    def wait_for_ends(self, timeout_s: float) -> None:
+        """After ``expect_ends``: until all other ranks have ended; those of this machine that don't are killed."""
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            self._kill_local()
+
     def _run(self) -> None:
-        while not self._is_closing and not self.failed.done():
+        while self._selector.get_map() and not self.failed.done():
             for key, _ in self._selector.select(_INTERVAL_S):
                 self._hear(key)
             now_s = time.monotonic()
             started_s = self._step_started_s
+            if self._is_closing:
+                continue
             if started_s is not None and now_s - started_s > self._step_timeout_s:
                 self._fail(f"the ranks have not finished a step in {self._step_timeout_s:.0f} s")
             for key in self._selector.get_map().values():
@@ -98,6 +106,9 @@ class LivenessMonitor:
             is_alive = False
         if is_alive:
             peer.last_heard_s = time.monotonic()
+        elif self._is_closing:
+            self._selector.unregister(connection)
+            connection.close()
         else:
             self._fail(f"{self._describe(peer.rank)} is gone")
 
@@ -105,7 +116,10 @@ class LivenessMonitor:
         if self._is_closing or self.failed.done():
             return
         self.failed.set_exception(RuntimeError(message))
-        for key in self._selector.get_map().values() if self._is_one_machine else ():
+        self._kill_local()
+
+    def _kill_local(self) -> None:
+        for key in list(self._selector.get_map().values()) if self._is_one_machine else ():
             with contextlib.suppress(ProcessLookupError):  # one that hangs would not end when it is told to
                 os.kill(key.data.pid, signal.SIGKILL)
 

@@ -110,12 +110,16 @@ class StepLoop(Generic[WorkT, ResultT]):
         """Done when the session's KV slots are free."""
         return self.call(lambda: self._engine.close_session(session_id))
 
-    def stop(self, timeout_s: float | None = None) -> None:
-        """Ends the thread after the step it is in, and waits for it; what is under way fails with ``UnavailableError``."""
+    def stop(self, timeout_s: float | None = None) -> bool:
+        """Ends the thread after the step it is in, and waits for it; what is under way fails with ``UnavailableError``.
+
+        Returns whether the thread has ended: a step may hang.
+        """
         with self._wake_up:
             self._is_stopping = True
             self._wake_up.notify()
         self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _post(self, action: Callable[[], None], future: Future[ValueT]) -> None:
         # A waiter that is cancelled must not cancel the future: this thread is the one that ends it.

@@ -12,6 +12,7 @@ import logging
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -148,23 +149,29 @@ async def serve_until_signal(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
+    failed: asyncio.Future[object] = loop.create_future() if stopped is None else asyncio.ensure_future(stopped)
     first_signal: asyncio.Future[object] = asyncio.ensure_future(signals.get())
-    waits = {first_signal} if stopped is None else {first_signal, asyncio.ensure_future(stopped)}
-    done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    if first_signal in done:
-        logger.info("%s: draining", getattr(first_signal.result(), "name", "signal"))
-        stopping = asyncio.ensure_future(server.stop())
-        second_signal = asyncio.ensure_future(signals.get())
-        await asyncio.wait({stopping, second_signal}, return_when=asyncio.FIRST_COMPLETED)
-        if stopping.done():
-            second_signal.cancel()
-            stopping.result()
-        else:
-            logger.warning("second signal: stopping at once")
-            stopping.cancel()
-    else:
+    await asyncio.wait({first_signal, failed}, return_when=asyncio.FIRST_COMPLETED)
+    if failed.done():
+        first_signal.cancel()
         await server.stop(0.0)
-    for wait in waits - {first_signal}:
-        if wait in done:
-            wait.result()
-        wait.cancel()
+    else:
+        logger.info("%s: draining", getattr(first_signal.result(), "name", "signal"))
+        await _drain(server, signals, failed)
+    if failed.done():
+        failed.result()
+    failed.cancel()
+
+
+async def _drain(server: Server, signals: asyncio.Queue[signal.Signals], failed: asyncio.Future[object]) -> None:
+    """Until the server has stopped; a second signal or a failure cuts it short."""
+    stopping = asyncio.ensure_future(server.stop())
+    second_signal = asyncio.ensure_future(signals.get())
+    waits: set[asyncio.Future[Any]] = {stopping, second_signal, failed}
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    if stopping.done():
+        stopping.result()
+    else:
+        logger.warning("%s: stopping at once", "second signal" if second_signal.done() else "failed while draining")
+        stopping.cancel()
+    second_signal.cancel()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -20,8 +19,8 @@ ACTIVATIONS: list[Activation] = ["silu", "gelu", "gelu_tanh", "relu"]
 
 
 @pytest.fixture(params=DEVICES)
-def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    yield torch.device(request.param)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.param)
 
 
 def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 2e-5) -> bool:
@@ -56,13 +55,14 @@ def test_activations_equal_float64(activation: Activation, device: torch.device)
 @pytest.mark.parametrize("is_rotated", [False, True])
 def test_keys_and_values_go_to_their_slots(is_rotated: bool, device: torch.device) -> None:
     qkv = torch.randn(5, (6 + 2 * 2) * 8)
-    positions, slots = torch.tensor([3, 0, 7, 1, 2], dtype=torch.int32), torch.tensor([4, 1, 9, 0, 6], dtype=torch.int32)
+    positions, slots = torch.tensor([[3, 0, 7, 1, 2], [4, 1, 9, 0, 6]], dtype=torch.int32).unbind()
     cos_sin = torch.randn(8, 8) if is_rotated else None
     caches = [torch.zeros(10, 2, 8, dtype=torch.bfloat16) for _ in range(2)]
     caches_there = [cache.to(device, copy=True) for cache in caches]
     expected = reference.rotate_and_store(qkv, positions, cos_sin, slots, *caches)
-    there = (qkv.to(device, copy=True), positions.to(device, copy=True), None if cos_sin is None else cos_sin.to(device, copy=True), slots.to(device, copy=True))
-    assert close(composed.rotate_and_store(*there, *caches_there), expected, 1e-6)
+    qkv, positions, slots = (tensor.to(device, copy=True) for tensor in (qkv, positions, slots))
+    cos_sin = None if cos_sin is None else cos_sin.to(device)
+    assert close(composed.rotate_and_store(qkv, positions, cos_sin, slots, *caches_there), expected, 1e-6)
     for found, wanted in zip(caches_there, caches, strict=True):
         assert close(found, wanted, 1e-2)  # one unit of bfloat16: products may be fused
 
@@ -75,8 +75,9 @@ def test_attention_equals_float64(seed: int, window: int | None, device: torch.d
         cache[0] = torch.nan  # what stands in slots that a row doesn't see is of no matter to it
     slopes = torch.rand(queries.shape[1]) if seed % 2 else None
     expected = reference.tree_attention(queries, k_cache, v_cache, batch, 0.3, slopes, window)
-    there = (queries.to(device, copy=True), k_cache.to(device, copy=True), v_cache.to(device, copy=True))
-    found = composed.tree_attention(*there, batch, 0.3, None if slopes is None else slopes.to(device, copy=True), window)
+    there = (queries.to(device), k_cache.to(device), v_cache.to(device))
+    slopes = None if slopes is None else slopes.to(device)
+    found = composed.tree_attention(*there, batch, 0.3, slopes, window)
     assert not expected.isnan().all(-1).all()
     assert close(found, expected)
 

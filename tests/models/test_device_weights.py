@@ -5,7 +5,7 @@ On the CPU the ops composed from torch's own are put in the kernels' place, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,13 +57,13 @@ class LateCopies(CopiesAtOnce):
 
 
 @pytest.fixture(params=DEVICES)
-def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
     if request.param == "cpu":
         for module in (decoder, decoder_layer):
             for name in vars(composed).keys() & vars(module).keys():
                 if callable(getattr(composed, name)):
                     monkeypatch.setattr(module, name, getattr(composed, name))
-    yield torch.device(request.param)
+    return torch.device(request.param)
 
 
 def copies_on(device: torch.device) -> list[Callable[[], Copies]]:
@@ -130,7 +130,7 @@ def test_only_what_does_not_fit_is_copied(tmp_path: Path) -> None:
     save_tiny("llama", tmp_path)
     assert num_copies_by_pass(tmp_path, 0) == [4, 8, 12]  # three layers and the head
     layer_bytes = 4 * 48 * (80 + 48 + 3 * 80)
-    assert num_copies_by_pass(tmp_path, 3 * layer_bytes) == [3, 5, 7]  # one layer stays, and another has a buffer to itself
+    assert num_copies_by_pass(tmp_path, 3 * layer_bytes) == [3, 5, 7]  # one layer stays, one has a buffer
     assert num_copies_by_pass(tmp_path, 1 << 30) == [0, 0, 0]
 
 

@@ -21,7 +21,7 @@ from specgrove.models.memory_plan import (
 from specgrove.models.parallel_layout import ParallelLayout
 from tests.models.families import VARIANTS, save_tiny
 
-REQUEST = MemoryRequest("float32", None, ParallelLayout(), num_slots=100, max_num_rows=256)
+REQUEST = MemoryRequest("float32", None, ParallelLayout(), num_slots=100, max_num_rows=256, max_num_logit_rows=64)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -64,11 +64,11 @@ def test_what_does_not_fit_is_refused_with_what_would(tmp_path: Path) -> None:
     spec = read_spec(tmp_path)
     request = replace(REQUEST, num_slots=100_000)
     (plan,) = plan_memory(spec, request)
-    check_fits(spec, request, plan.total_bytes, 1)
+    check_fits(spec, request, plan.total_bytes, range(1))
     with pytest.raises(DoesNotFitError, match=r"what would fit: --kv-slots 12500, or --dtype bfloat16, or --dtype"):
-        check_fits(spec, request, plan.total_bytes - 1, 1)
+        check_fits(spec, request, plan.total_bytes - 1, range(1))
     with pytest.raises(DoesNotFitError, match="no setting makes it fit"):
-        check_fits(spec, request, 1000, 1)
+        check_fits(spec, request, 1000, range(1))
 
 
 def test_the_containers_limit_counts(tmp_path: Path) -> None:
