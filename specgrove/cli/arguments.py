@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 
-from specgrove.config import DEFAULT_ADDRESS, DEFAULT_DTYPE, DEFAULT_LLM, DEFAULT_SSMS, DTYPES, QUANTIZATIONS
+from specgrove.config import DEFAULT_ADDRESS, DEFAULT_DTYPE, DEFAULT_LLM, DEFAULT_SSMS, DEVICES, DTYPES, QUANTIZATIONS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -155,6 +155,7 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--quantization", choices=QUANTIZATIONS, help="of the LLM's weights: made once and kept (default: none)"
     )
+    group.add_argument("--device", choices=DEVICES, help="where the LLM runs (default: auto, on a GPU if there is one)")
     group.add_argument("--llm-replicas", type=_count, default=1, metavar="N", help="LLM services to start (default: 1)")
     group.add_argument(
         "--tensor-parallel", type=_count, default=1, metavar="N", help="processes that share every layer (default: 1)"
@@ -167,7 +168,9 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--kv-memory", metavar="BYTES", help="memory of the LLM's KV slots, of each process (2GiB)")
     group.add_argument(
-        "--offload", action="store_true", help="keep the LLM's weights that don't fit into memory in a file"
+        "--offload",
+        action="store_true",
+        help="keep the LLM's weights that don't fit in a file, or a GPU's in the host's memory",
     )
     group.add_argument("--max-weight-memory", metavar="BYTES", help="memory that the LLM's weights may take; --offload")
     command.add_argument("--verbose", action="store_true", help="show the log of the services that are started here")

@@ -64,8 +64,9 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
 
 def _llm_arguments(arguments: argparse.Namespace) -> tuple[str, ...]:
     flags = ["--offload"] if arguments.offload else []
-    for flag, value in (("--kv-memory", arguments.kv_memory), ("--max-weight-memory", arguments.max_weight_memory)):
-        flags += [] if value is None else [flag, value]
+    for name in ("device", "kv_memory", "max_weight_memory"):
+        value = getattr(arguments, name)
+        flags += [] if value is None else [f"--{name.replace('_', '-')}", value]
     return tuple(flags)
 
 

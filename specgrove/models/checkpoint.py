@@ -6,14 +6,16 @@ time, so that neither a file nor what other ranks hold is ever in memory; quanti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
 import torch
 
 from specgrove.kernels.quantized_linear import QuantizedWeight
-from specgrove.models.sharding import HeadShard, Shard, heads_of, part
+from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.sharding import HeadShard, Shard, heads_of, mlp_part, vocab_part
 from specgrove.models.spec import DecoderSpec
 from specgrove.models.weights import LinearWeights, NormWeights, Weight
 
@@ -33,6 +35,10 @@ class TensorSource(Protocol):
         """Part of a linear's weight, as it is stored."""
         ...
 
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Of a tensor, or of a quantised weight by value. Raises ``UnsupportedModelError`` that names what is missing."""
+        ...
+
 
 class Checkpoint(TensorSource, Protocol):
     """A source that is a file or a folder. A context manager.
@@ -43,10 +49,6 @@ class Checkpoint(TensorSource, Protocol):
 
     def names(self) -> Sequence[str]:
         """All tensors; a quantised weight is one."""
-        ...
-
-    def shape_of(self, name: str) -> tuple[int, ...]:
-        """Of one of ``names``."""
         ...
 
     def release(self) -> None:
@@ -92,7 +94,10 @@ class HeadRows:
 
 
 class ShardReader:
-    """One rank's part of a source. Names of linears are given without ``.weight`` and ``.bias``, all names without ``prefix``."""
+    """One rank's part of a source. Names of linears are given without ``.weight`` and ``.bias``, all names without ``prefix``.
+
+    Raises ``UnsupportedModelError`` for a tensor whose shape is not what the spec says.
+    """
 
     def __init__(self, source: TensorSource, spec: DecoderSpec, shard: Shard, prefix: str = "") -> None:
         self._source = source
@@ -105,75 +110,105 @@ class ShardReader:
         """Whether there is such a tensor; the name is whole here."""
         return self._prefix + name in self._source
 
-    def tensor(self, name: str) -> torch.Tensor:
-        """A whole tensor; the name is whole here."""
-        return self._source.tensor(self._prefix + name)
+    def norm(self, name: str, size: int | None = None) -> NormWeights:
+        """With its shift where there is one; of ``size`` features, the hidden size if not given."""
+        size = self._spec.hidden_size if size is None else size
+        shift = self._vector(name + ".bias", size) if self.has(name + ".bias") else None
+        return NormWeights(self._vector(name + ".weight", size), shift)
 
-    def norm(self, name: str) -> NormWeights:
-        """With its shift where there is one."""
-        shift = self.tensor(name + ".bias") if self.has(name + ".bias") else None
-        return NormWeights(self.tensor(name + ".weight"), shift)
+    def positions(self, name: str, offset: int = 0) -> torch.Tensor:
+        """An embedding of positions, of which the first ``offset`` are left out."""
+        spec, name = self._spec, f"{self._prefix}{name}.weight"
+        self._check(name, (spec.max_position_embeddings + offset, spec.hidden_size))
+        return self._source.tensor(name)[offset:]
 
     def qkv(self, rows: HeadRows) -> LinearWeights:
         """The rank's query, key and value heads."""
         heads, head_dim = self.heads, self._spec.head_dim
+        num_blocks = Counter(name for name, _ in (*rows.q, *rows.k, *rows.v))
         wanted = [
             *rows.q[heads.first_q : heads.first_q + heads.num_q],
             *(rows.k[i] for i in heads.kv_heads),
             *(rows.v[i] for i in heads.kv_heads),
         ]
-        return self._stacked(_runs(wanted, head_dim))
+        return self._stacked(_runs(wanted, head_dim), {name: num * head_dim for name, num in num_blocks.items()})
 
     def columns(self, *names: str) -> LinearWeights:
         """Linears that read the same input, divided by output and stacked: the MLP's first."""
         mlp = self._mlp_part()
-        return self._stacked([(name, slice(mlp.start, mlp.stop)) for name in names])
+        parts = [(name, slice(mlp.start, mlp.stop)) for name in names]
+        return self._stacked(parts, dict.fromkeys(names, self._spec.intermediate_size))
 
     def attention_out(self, name: str) -> LinearWeights:
         """The linear after attention, divided by query heads."""
-        first, num = self.heads.first_q, self.heads.num_q
-        return self._row_parallel(name, slice(first * self._spec.head_dim, (first + num) * self._spec.head_dim))
+        heads, head_dim = self.heads, self._spec.head_dim
+        columns = range(heads.first_q * head_dim, (heads.first_q + heads.num_q) * head_dim)
+        return self._row_parallel(name, columns, self._spec.num_heads * head_dim)
 
     def down(self, name: str) -> LinearWeights:
         """The MLP's last, divided by input."""
-        mlp = self._mlp_part()
-        return self._row_parallel(name, slice(mlp.start, mlp.stop))
+        return self._row_parallel(name, self._mlp_part(), self._spec.intermediate_size)
 
     def vocab_table(self, name: str) -> torch.Tensor:
         """The rank's rows of an embedding."""
-        rows = part(self._spec.vocab_size, self._shard.tensor_rank, self._shard.tensor_size)
-        return self._source.tensor(f"{self._prefix}{name}.weight", _slice(rows, self._spec.vocab_size))
+        name = f"{self._prefix}{name}.weight"
+        self._check(name, self._vocab_shape())
+        return self._source.tensor(name, self._vocab_rows())
 
     def vocab_head(self, name: str, tied: str) -> Weight:
         """The rank's rows of the head, which may have a tensor of its own (without ``prefix``) or be the embedding."""
-        rows = _slice(
-            part(self._spec.vocab_size, self._shard.tensor_rank, self._shard.tensor_size), self._spec.vocab_size
-        )
         # A quantised checkpoint keeps a head of its own beside an embedding in full precision.
         is_own = not self._spec.has_tied_head or f"{name}.weight" in self._source
-        return self._source.weight(f"{name}.weight" if is_own else f"{self._prefix}{tied}.weight", rows, ALL)
+        name = f"{name}.weight" if is_own else f"{self._prefix}{tied}.weight"
+        self._check(name, self._vocab_shape())
+        return self._source.weight(name, self._vocab_rows(), ALL)
 
-    def whole(self, name: str) -> Weight:
+    def whole(self, name: str, num_outputs: int, num_inputs: int) -> Weight:
         """A linear that every rank holds."""
-        return self._source.weight(f"{self._prefix}{name}.weight", ALL, ALL)
+        name = f"{self._prefix}{name}.weight"
+        self._check(name, (num_outputs, num_inputs))
+        return self._source.weight(name, ALL, ALL)
 
     def _mlp_part(self) -> range:
-        # Whole blocks of 128, so that groups of quantised weights stay whole.
-        return part(self._spec.intermediate_size, self._shard.tensor_rank, self._shard.tensor_size, 128)
+        return mlp_part(self._spec, self._shard)
 
-    def _row_parallel(self, name: str, columns: slice) -> LinearWeights:
-        columns = ALL if self._shard.tensor_size == 1 else columns
-        weight = self._source.weight(f"{self._prefix}{name}.weight", ALL, columns)
+    def _vocab_shape(self) -> tuple[int, int]:
+        return self._spec.vocab_size, self._spec.embedding_size or self._spec.hidden_size
+
+    def _vocab_rows(self) -> slice:
+        return _slice(vocab_part(self._spec, self._shard), self._spec.vocab_size)
+
+    def _vector(self, name: str, size: int) -> torch.Tensor:
+        self._check(self._prefix + name, (size,))
+        return self._source.tensor(self._prefix + name)
+
+    def _row_parallel(self, name: str, columns: range, num_inputs: int) -> LinearWeights:
+        num_outputs, name = self._spec.hidden_size, self._prefix + name
+        self._check(f"{name}.weight", (num_outputs, num_inputs))
+        weight = self._source.weight(f"{name}.weight", ALL, _slice(columns, num_inputs))
         # The ranks' results are added up: one of them brings the bias.
-        has_bias = self._shard.tensor_rank == 0 and self.has(name + ".bias")
-        bias = self.tensor(name + ".bias") if has_bias else None
-        return LinearWeights(weight, bias)
+        if self._shard.tensor_rank > 0 or f"{name}.bias" not in self._source:
+            return LinearWeights(weight)
+        self._check(f"{name}.bias", (num_outputs,))
+        return LinearWeights(weight, self._source.tensor(f"{name}.bias"))
 
-    def _stacked(self, parts: Sequence[tuple[str, slice]]) -> LinearWeights:
-        weights = [self._source.weight(f"{self._prefix}{name}.weight", rows, ALL) for name, rows in parts]
+    def _stacked(self, parts: Sequence[tuple[str, slice]], nums_outputs: Mapping[str, int]) -> LinearWeights:
         has_bias = any(self.has(name + ".bias") for name, _ in parts)
+        for name, num_outputs in nums_outputs.items():
+            self._check(f"{self._prefix}{name}.weight", (num_outputs, self._spec.hidden_size))
+            if has_bias:
+                self._check(f"{self._prefix}{name}.bias", (num_outputs,))
+        weights = [self._source.weight(f"{self._prefix}{name}.weight", rows, ALL) for name, rows in parts]
         biases = [self._source.tensor(f"{self._prefix}{name}.bias", rows) for name, rows in parts] if has_bias else []
         return LinearWeights(stack(weights), torch.cat(biases) if biases else None)
+
+    def _check(self, name: str, shape: tuple[int, ...]) -> None:
+        found = self._source.shape_of(name)
+        if found != shape:
+            raise UnsupportedModelError(
+                f"{name} has the shape {list(found)}, by config.json it should have {list(shape)}: "
+                "the configuration and the weights are of different models"
+            )
 
 
 def stack(weights: Sequence[Weight]) -> Weight:

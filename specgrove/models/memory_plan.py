@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from specgrove.models.parallel_layout import ParallelLayout
-from specgrove.models.sharding import Shard, heads_of, part
+from specgrove.models.sharding import Shard, heads_of, mlp_part, vocab_part
 from specgrove.models.spec import DecoderSpec
 
 _DTYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
@@ -84,7 +84,7 @@ def _plan_rank(spec: DecoderSpec, request: MemoryRequest, rank: int) -> MemoryPl
     heads = heads_of(spec, shard)
     num_layers = shard.end_layer - shard.first_layer
     slot_elements = 2 * num_layers * heads.num_kv * spec.head_dim
-    mlp = len(part(spec.intermediate_size, shard.tensor_rank, shard.tensor_size, 128))
+    mlp = len(mlp_part(spec, shard))
     widest = max(mlp * (2 if spec.is_gated else 1), (heads.num_q + 2 * heads.num_kv) * spec.head_dim)
     # Float32 between kernels: hidden states three times, the widest linear's output and what follows it.
     activations = 4 * request.max_num_rows * (3 * spec.hidden_size + 2 * widest)
@@ -113,10 +113,10 @@ def _weight_bytes(spec: DecoderSpec, request: MemoryRequest, shard: Shard) -> in
     dtype_bytes = _DTYPE_BYTES[request.dtype]
     linear_bytes = dtype_bytes if request.quantization is None else _CODE_BYTES[request.quantization]
     head_bytes = dtype_bytes if request.quantization is None else _CODE_BYTES["int8"]  # the head keeps 8 bits
-    mlp = len(part(spec.intermediate_size, shard.tensor_rank, shard.tensor_size, 128))
+    mlp = len(mlp_part(spec, shard))
     attention = spec.hidden_size * spec.head_dim * (2 * heads.num_q + 2 * heads.num_kv)
     layer = attention + spec.hidden_size * mlp * (3 if spec.is_gated else 2)
-    vocab = len(part(spec.vocab_size, shard.tensor_rank, shard.tensor_size)) * (spec.embedding_size or spec.hidden_size)
+    vocab = len(vocab_part(spec, shard)) * (spec.embedding_size or spec.hidden_size)
     total = (shard.end_layer - shard.first_layer) * layer * linear_bytes
     # Also a tied head is there twice: as a table of rows, and packed as a linear.
     total += vocab * dtype_bytes if shard.is_first_stage else 0

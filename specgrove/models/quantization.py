@@ -51,6 +51,9 @@ class _RecordingSource:
     def __contains__(self, name: str) -> bool:
         return name in self._checkpoint
 
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        return self._checkpoint.shape_of(name)
+
     def tensor(self, name: str, rows: slice = ALL) -> torch.Tensor:
         return torch.empty(self._checkpoint.shape_of(name), device="meta")[rows]
 

@@ -80,7 +80,9 @@ class SafetensorsCheckpoint:
         return list(self._file_of)
 
     def shape_of(self, name: str) -> tuple[int, ...]:
-        """See ``Checkpoint``."""
+        """See ``TensorSource``."""
+        if self._format is not None and self._format.holds(name):
+            return self._format.shape_of(name)
         return tuple(self._slice_of(name).get_shape())
 
     def tensor(self, name: str, rows: slice = ALL) -> torch.Tensor:

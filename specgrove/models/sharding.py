@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.spec import DecoderSpec
 
+_GROUP_SIZES = (128, 64, 32)  # of quantised weights
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -46,12 +48,30 @@ class HeadShard:
         return len(self.kv_heads)
 
 
-def part(total: int, rank: int, size: int, multiple: int = 1) -> range:
-    """The ``rank``-th of ``size`` contiguous parts of ``range(total)``, as even as whole ``multiple``s allow."""
-    if total % multiple:
-        multiple = 1
-    num_units = total // multiple
-    return range(num_units * rank // size * multiple, num_units * (rank + 1) // size * multiple)
+def part(total: int, rank: int, size: int) -> range:
+    """The ``rank``-th of ``size`` contiguous parts of ``range(total)``, as even as may be."""
+    return range(total * rank // size, total * (rank + 1) // size)
+
+
+def vocab_part(spec: DecoderSpec, shard: Shard) -> range:
+    """A rank's rows of the vocabulary."""
+    return part(spec.vocab_size, shard.tensor_rank, shard.tensor_size)
+
+
+def mlp_part(spec: DecoderSpec, shard: Shard) -> range:
+    """A rank's columns of the MLP: whole groups of quantised weights, as large as leave every rank its share.
+
+    Raises ``UnsupportedModelError`` where there are more ranks than columns.
+    """
+    total, size = spec.intermediate_size, shard.tensor_size
+    if size > total:
+        raise UnsupportedModelError(f"{size} tensor-parallel ranks can't share an MLP of {total} columns")
+    # Even parts first; else parts that differ by one unit, which is a small part of each.
+    even = (unit for unit in _GROUP_SIZES if total % (unit * size) == 0)
+    small = (unit for unit in _GROUP_SIZES if total % unit == 0 and total // unit >= 8 * size)
+    unit = next(even, None) or next(small, 1)
+    units = part(total // unit, shard.tensor_rank, size)
+    return range(units.start * unit, units.stop * unit)
 
 
 def heads_of(spec: DecoderSpec, shard: Shard) -> HeadShard:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import torch
 
 from llm_service.__main__ import load, plan
 from llm_service.arguments import parse_arguments
@@ -125,7 +126,18 @@ def test_convert_prints_the_folder(home: Path, tmp_path: Path, capsys: pytest.Ca
 
 def test_the_llm_service_quantises_once(tmp_path: Path) -> None:
     folder = with_tokenizer(save_tiny_llama(tmp_path / "tiny", seed=0))
-    arguments = ["--model", str(folder), "--cache-dir", str(tmp_path / "cache"), "--kv-slots", "64", "--threads", "1"]
+    arguments = [
+        "--model",
+        str(folder),
+        "--cache-dir",
+        str(tmp_path / "cache"),
+        "--kv-slots",
+        "64",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+    ]
     config = parse_arguments([*arguments, "--quantization", "int8"])
     served, runner = load(config, None)
     assert served.parent == tmp_path / "cache" / "quantized"
@@ -133,6 +145,7 @@ def test_the_llm_service_quantises_once(tmp_path: Path) -> None:
     assert runner.num_slots == 64
     assert load(config, None)[0] == served
     plain, quantised = (
-        plan(parse_arguments([*arguments, "--dtype", "float32"]), place, None) for place in (folder, served)
+        plan(parse_arguments([*arguments, "--dtype", "float32"]), place, None, torch.device("cpu"))
+        for place in (folder, served)
     )
     assert (plain.quantization, quantised.quantization) == (None, "int8")

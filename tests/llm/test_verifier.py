@@ -228,6 +228,26 @@ def test_sessions_that_find_no_slots_fail_alone(engine: VerifierEngine, runner: 
     assert engine.num_free_slots == runner.num_slots
 
 
+class TwoInFlight(ModelRunner):
+    max_num_in_flight = 2
+
+
+def test_items_wait_for_slots_that_passes_in_flight_will_free(runner: ModelRunner) -> None:
+    engine = VerifierEngine(
+        TwoInFlight(runner.decoder, 60), VerifierConfig(max_model_len=256, max_num_chunk_tokens=512)
+    )
+    engine.add(WorkItem(1, opening("first", [1] * 50)))
+    engine.add(WorkItem(2, opening("second", [2] * 50)))
+    assert engine._start_forward()
+    assert not engine._start_forward()  # no room: it waits instead of failing
+    assert [item_id for item_id, _ in engine.step()] == [1]
+    engine.close_session("first")
+    results = run(engine)
+    assert isinstance(results[2], Verdict)
+    engine.close_session("second")
+    assert engine.num_free_slots == 60
+
+
 def test_no_room_for_a_tree_costs_speed_only(engine: VerifierEngine, runner: ModelRunner) -> None:
     ask(engine, opening("neighbour", [1] * 190))
     engine.add(WorkItem(7, opening("waiting", [2] * 190)))

@@ -8,11 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 
+from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.loading import load_decoder, read_spec
+from specgrove.models.sharding import Shard
+from specgrove.models.tensor_group import OneRank
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
 from tests.models.families import VARIANTS, VOCAB_SIZE, save_tiny
 from tests.models.test_decoder import PROMPTS, chunked_logits
+
+
+class FakeGroup(OneRank):
+    """Of a shard, for what needs no others."""
+
+    def __init__(self, shard: Shard | None) -> None:
+        self.rank, self.size = (0, 1) if shard is None else (shard.tensor_rank, shard.tensor_size)
+
 
 _TREE_IDS, _PARENTS = [3, 10, 11, 12, 13, 14], [-1, 0, 0, 1, 3, 2]
 
@@ -54,6 +65,26 @@ def test_trees_equal_their_sequences(variant: str, tmp_path: Path) -> None:
         assert (logits[node] - expected).abs().max() <= 1e-4
         one_by_one = chunked_logits(ModelRunner(runner.decoder, num_slots=64), sequence, 1)[-1]
         assert torch.equal(logits[node], one_by_one)  # and bit for bit what incremental decoding gives
+
+
+def test_a_configuration_of_another_model_is_refused(tmp_path: Path) -> None:
+    """Whatever rank reads: a part of a tensor that is too large would pass for a whole one."""
+    wrong = {
+        "llama": {"num_key_value_heads": 1, "num_attention_heads": 3, "intermediate_size": 64, "vocab_size": 90, "hidden_size": 24},
+        "opt": {"ffn_dim": 64, "max_position_embeddings": 48},
+        "qwen3": {"head_dim": 4},
+    }  # fmt: skip
+    for variant, values in wrong.items():
+        save_tiny(variant, tmp_path / variant)
+        path = tmp_path / variant / "config.json"
+        config = json.loads(path.read_text())
+        for key, value in values.items():
+            path.write_text(json.dumps(config | {key: value}))
+            for shard in (None, Shard(0, 2, 0, 3), Shard(1, 3, 0, 3)):
+                with pytest.raises(
+                    UnsupportedModelError, match=r"has the shape \[.*\], by config.json it should have \["
+                ):
+                    load_decoder(tmp_path / variant, torch.float32, shard=shard, group=FakeGroup(shard))
 
 
 def test_falcon_loads_under_its_old_name(tmp_path: Path) -> None:

@@ -12,14 +12,39 @@ from hypothesis import strategies as st
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.loading import read_spec
 from specgrove.models.parallel_layout import ParallelLayout
-from specgrove.models.sharding import Shard, heads_of, part, stage_layers
+from specgrove.models.sharding import Shard, heads_of, mlp_part, part, stage_layers
 from tests.models.families import save_tiny
 
 
-@given(st.integers(0, 300), st.integers(1, 9), st.integers(1, 64))
-def test_parts_cover_everything_once(total: int, size: int, multiple: int) -> None:
-    parts = [part(total, rank, size, multiple) for rank in range(size)]
+@given(st.integers(0, 300), st.integers(1, 9))
+def test_parts_cover_everything_once(total: int, size: int) -> None:
+    parts = [part(total, rank, size) for rank in range(size)]
     assert [i for own in parts for i in own] == list(range(total))
+
+
+@pytest.mark.parametrize(
+    ("total", "size", "sizes"),
+    [
+        (1536, 2, [768, 768]),  # whole groups of 128
+        (1536, 8, [192] * 8),  # of 64
+        (11008, 4, [2752] * 4),  # of 64 too: 86 groups of 128 would not be even
+        (128, 3, [42, 43, 43]),  # no rank without columns
+        (80, 3, [26, 27, 27]),
+    ],
+)
+def test_every_rank_has_its_share_of_the_mlp(total: int, size: int, sizes: list[int], tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path)
+    spec = replace(read_spec(tmp_path), intermediate_size=total)
+    parts = [mlp_part(spec, Shard(rank, size, 0, 1)) for rank in range(size)]
+    assert [len(own) for own in parts] == sizes
+    assert [i for own in parts for i in own] == list(range(total))
+
+
+def test_more_ranks_than_columns_are_refused(tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path)
+    spec = replace(read_spec(tmp_path), intermediate_size=3)
+    with pytest.raises(UnsupportedModelError, match="4 tensor-parallel ranks can't share an MLP of 3 columns"):
+        mlp_part(spec, Shard(0, 4, 0, 1))
 
 
 def test_stages_cover_all_layers() -> None:

@@ -111,7 +111,7 @@ folder, rank, layout = Path(sys.argv[2]), int(sys.argv[4]), ParallelLayout(2, 2)
 spec = read_spec(folder)
 before = peak_bytes()
 decoder = load_decoder(folder, DTYPES[sys.argv[3]], shard=layout.shard_of(rank, spec), group=Group())
-plan = plan_memory(spec, MemoryRequest(sys.argv[3], None, layout, 1, 1))[rank]
+plan = plan_memory(spec, MemoryRequest(sys.argv[3], None, layout, 1, 1, 1))[rank]
 print(peak_bytes() - before, plan.weight_bytes)
 """
 

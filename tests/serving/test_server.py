@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from specgrove.errors import InternalError, InvalidRequestError, ResourceExhaustedError, UnavailableError
 from specgrove.serving.address import checked_address
-from specgrove.serving.server import Server
+from specgrove.serving.server import Server, serve_until_signal
 from specgrove.serving.status import error_from_rpc
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
 from tests.serving.toy_service import SERVICE_NAME, EchoServicer, client_of, server_of
@@ -180,6 +180,26 @@ async def test_sigterm_ends_the_process_cleanly() -> None:
     assert (await _called(client)).draft.base == 2
     process.send_signal(signal.SIGTERM)
     assert await asyncio.wait_for(process.wait(), 5) == 0
+    await client.close()
+
+
+async def test_a_failure_ends_a_drain(capsys: pytest.CaptureFixture[str]) -> None:
+    failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    servicer = EchoServicer()
+    running = asyncio.create_task(serve_until_signal(server_of(servicer), failed))
+    await asyncio.sleep(0.5)
+    said = capsys.readouterr().out
+    client = client_of(said.split()[-1])
+    await client.connected.wait()
+    slow = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow", base=3)))
+    await asyncio.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(0.2)
+    assert not running.done()  # the drain waits for the call
+    failed.set_exception(RuntimeError("rank 1 is gone"))
+    with pytest.raises(RuntimeError, match="rank 1 is gone"):
+        await asyncio.wait_for(running, 3)
+    slow.cancel()
     await client.close()
 
 

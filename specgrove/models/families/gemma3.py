@@ -83,8 +83,8 @@ def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWe
     """The checkpoint's tensors under the decoder's names, this rank's part."""
     reader = ShardReader(source, spec, shard, prefix="model.")
 
-    def norm(name: str) -> NormWeights:
-        weights = reader.norm(name)  # stored as the difference from 1
+    def norm(name: str, size: int | None = None) -> NormWeights:
+        weights = reader.norm(name, size)  # stored as the difference from 1
         return replace(weights, scale=weights.scale.float() + 1)
 
     def layer(index: int) -> LayerWeights:
@@ -97,8 +97,8 @@ def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWe
                     HeadRows.separate(attention + "q_proj", attention + "k_proj", attention + "v_proj", spec)
                 ),
                 out=reader.attention_out(attention + "o_proj"),
-                q_norm=norm(attention + "q_norm").scale,
-                k_norm=norm(attention + "k_norm").scale,
+                q_norm=norm(attention + "q_norm", spec.head_dim).scale,
+                k_norm=norm(attention + "k_norm", spec.head_dim).scale,
             ),
             attention_out_norm=norm(prefix + "post_attention_layernorm"),
             mlp_norm=norm(prefix + "pre_feedforward_layernorm"),

@@ -65,7 +65,7 @@ def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWe
         )
 
     return ModelWeights(
-        embedding=lambda: EmbeddingWeights(reader.vocab_table("wte"), reader.tensor("wpe.weight")),
+        embedding=lambda: EmbeddingWeights(reader.vocab_table("wte"), reader.positions("wpe")),
         layer=layer,
         head=lambda: HeadWeights(reader.vocab_head("lm_head", tied="wte"), reader.norm("ln_f")),
     )

@@ -84,7 +84,7 @@ def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWe
     def layer(index: int) -> LayerWeights:
         prefix = f"layers.{index}."
         attention, mlp = prefix + "self_attn.", prefix + "mlp."
-        q_norm, k_norm = attention + "q_norm.weight", attention + "k_norm.weight"
+        q_norm, k_norm = attention + "q_norm", attention + "k_norm"
         return LayerWeights(
             attention_norm=reader.norm(prefix + "input_layernorm"),
             attention=AttentionWeights(
@@ -92,8 +92,8 @@ def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWe
                     HeadRows.separate(attention + "q_proj", attention + "k_proj", attention + "v_proj", spec)
                 ),
                 out=reader.attention_out(attention + "o_proj"),
-                q_norm=reader.tensor(q_norm) if reader.has(q_norm) else None,
-                k_norm=reader.tensor(k_norm) if reader.has(k_norm) else None,
+                q_norm=reader.norm(q_norm, spec.head_dim).scale if reader.has(q_norm + ".weight") else None,
+                k_norm=reader.norm(k_norm, spec.head_dim).scale if reader.has(k_norm + ".weight") else None,
             ),
             mlp_norm=reader.norm(prefix + "post_attention_layernorm"),
             mlp=MlpWeights(reader.columns(mlp + "gate_proj", mlp + "up_proj"), reader.down(mlp + "down_proj")),

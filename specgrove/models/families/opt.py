@@ -58,11 +58,13 @@ def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWe
     prefix = "model.decoder." if "model.decoder.embed_tokens.weight" in source else "decoder."
     reader = ShardReader(source, spec, shard, prefix)
 
-    def embedding() -> EmbeddingWeights:
+    hidden, embedding = spec.hidden_size, spec.embedding_size or spec.hidden_size
+
+    def embedding_weights() -> EmbeddingWeights:
         return EmbeddingWeights(
             tokens=reader.vocab_table("embed_tokens"),
-            positions=reader.tensor("embed_positions.weight")[_POSITION_OFFSET:],
-            projection=reader.whole("project_in") if reader.has("project_in.weight") else None,
+            positions=reader.positions("embed_positions", _POSITION_OFFSET),
+            projection=reader.whole("project_in", hidden, embedding) if spec.embedding_size is not None else None,
         )
 
     def layer(index: int) -> LayerWeights:
@@ -84,7 +86,7 @@ def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWe
         return HeadWeights(
             vocab=reader.vocab_head("lm_head", tied="embed_tokens"),
             norm=reader.norm("final_layer_norm") if reader.has("final_layer_norm.weight") else None,
-            projection=reader.whole("project_out") if reader.has("project_out.weight") else None,
+            projection=reader.whole("project_out", embedding, hidden) if spec.embedding_size is not None else None,
         )
 
-    return ModelWeights(embedding, layer, head)
+    return ModelWeights(embedding_weights, layer, head)

@@ -37,11 +37,16 @@ class AwqFormat:
         """See ``WeightFormat``."""
         return name.endswith(".weight") and self._stored.stores(name.removesuffix(".weight") + ".qweight")
 
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """See ``WeightFormat``."""
+        in_features, num_words = self._stored.shape_of(name.removesuffix(".weight") + ".qweight")
+        return num_words * 8, in_features
+
     def weight(self, name: str, rows: slice, columns: slice) -> Weight:
         """See ``WeightFormat``."""
         stored, stem = self._stored, name.removesuffix(".weight")
-        in_features, num_words = stored.shape_of(stem + ".qweight")
-        outputs = bounds(rows, num_words * 8)
+        out_features, in_features = self.shape_of(name)
+        outputs = bounds(rows, out_features)
         wanted = bounds(columns, in_features)
         groups = groups_of(name, wanted, in_features, stored.shape_of(stem + ".scales")[0])
         words = slice(outputs.start // 8, -(-outputs.stop // 8))

@@ -107,7 +107,7 @@ class GgufCheckpoint:
         return list(self._tensors)
 
     def shape_of(self, name: str) -> tuple[int, ...]:
-        """See ``Checkpoint``."""
+        """See ``TensorSource``."""
         return tuple(int(size) for size in reversed(self._found(name).shape))
 
     def release(self) -> None:

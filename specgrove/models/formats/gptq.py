@@ -37,11 +37,16 @@ class GptqFormat:
         """See ``WeightFormat``."""
         return name.endswith(".weight") and self._stored.stores(_stem(name) + ".qweight")
 
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """See ``WeightFormat``."""
+        num_words, out_features = self._stored.shape_of(_stem(name) + ".qweight")
+        return out_features, num_words * 32 // self._bits
+
     def weight(self, name: str, rows: slice, columns: slice) -> Weight:
         """See ``WeightFormat``."""
         stored, stem, codes_per_word = self._stored, _stem(name), 32 // self._bits
-        num_words, out_features = stored.shape_of(stem + ".qweight")
-        in_features, num_groups = num_words * codes_per_word, stored.shape_of(stem + ".scales")[0]
+        out_features, in_features = self.shape_of(name)
+        num_groups = stored.shape_of(stem + ".scales")[0]
         self._check_order(stem, in_features, num_groups)
         wanted, outputs = bounds(columns, in_features), bounds(rows, out_features)
         groups = groups_of(name, wanted, in_features, num_groups)

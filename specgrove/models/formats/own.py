@@ -41,12 +41,19 @@ class OwnFormat:
         """See ``WeightFormat``."""
         return self._stored.stores(f"{name}.codes")
 
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """See ``WeightFormat``."""
+        out_features, num_bytes = self._stored.shape_of(f"{name}.codes")
+        return out_features, num_bytes * 8 // self._bits_of(name)
+
+    def _bits_of(self, name: str) -> int:
+        return 8 if self._stored.read(f"{name}.codes", slice(0, 1)).dtype == torch.int8 else 4
+
     def weight(self, name: str, rows: slice, columns: slice) -> Weight:
         """See ``WeightFormat``."""
-        stored = self._stored
-        bits = 8 if stored.read(f"{name}.codes", slice(0, 1)).dtype == torch.int8 else 4
+        stored, bits = self._stored, self._bits_of(name)
         codes_per_byte = 8 // bits
-        in_features = stored.shape_of(f"{name}.codes")[1] * codes_per_byte
+        _, in_features = self.shape_of(name)
         wanted = bounds(columns, in_features)
         groups = groups_of(name, wanted, in_features, stored.shape_of(f"{name}.scales")[1])
         num_bytes = slice(wanted.start // codes_per_byte, -(-wanted.stop // codes_per_byte))

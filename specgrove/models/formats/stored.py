@@ -37,6 +37,10 @@ class WeightFormat(Protocol):
         """Whether this weight is stored so; others are plain tensors."""
         ...
 
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Its outputs and inputs."""
+        ...
+
     def weight(self, name: str, rows: slice, columns: slice) -> Weight:
         """Part of it. Raises ``UnsupportedModelError``."""
         ...

@@ -1,0 +1,40 @@
+"""Plans of a step: no more rows than were bounded, trees first, and nobody is left behind."""
+
+from __future__ import annotations
+
+from llm_service.scheduler import plan_step
+from llm_service.session import PendingWork, Session
+from specgrove.request import SamplingParams
+from specgrove.token_tree import TokenTree
+
+
+def pending(num_uncached: int, num_nodes: int = 1) -> PendingWork:
+    session = Session("s", SamplingParams(), prompt_len=1, token_ids=[1] * (num_uncached + 1))
+    tree = TokenTree((1,) * num_nodes, tuple(range(-1, num_nodes - 1)), (0.0,) * num_nodes, (0,) * num_nodes)
+    return PendingWork(0, session, tree, None)
+
+
+def parts(*works: PendingWork, chunk_tokens: int = 10, tree_rows: int = 8, in_flight: int = 1) -> list[tuple[int, int]]:
+    """Rows of chunk and of tree, by item."""
+    entries = {id(entry.pending): entry for entry in plan_step(works, chunk_tokens, tree_rows, in_flight).entries}
+    found = [entries.get(id(work)) for work in works]
+    return [(0, 0) if entry is None else (entry.chunk_len, entry.num_rows - entry.chunk_len) for entry in found]
+
+
+def test_trees_come_up_to_a_number_of_rows() -> None:
+    assert parts(pending(0, 5), pending(0, 4), pending(0, 3)) == [(0, 5), (0, 0), (0, 3)]
+
+
+def test_a_tree_that_finds_no_rows_lets_its_chunk_go_ahead() -> None:
+    assert parts(pending(0, 6), pending(4, 3)) == [(0, 6), (4, 0)]
+
+
+def test_prompts_share_the_budget_in_order_of_arrival() -> None:
+    assert parts(pending(7), pending(7, 2), pending(1)) == [(7, 1), (3, 0), (0, 0)]
+
+
+def test_passes_in_flight_share_the_items() -> None:
+    assert parts(pending(0), pending(0), pending(0), in_flight=2) == [(0, 1), (0, 1), (0, 0)]
+    busy = pending(0)
+    busy.is_in_flight = True
+    assert parts(busy, pending(0), in_flight=2) == [(0, 0), (0, 1)]
