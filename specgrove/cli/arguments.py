@@ -168,11 +168,17 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--kv-memory", metavar="BYTES", help="memory of the LLM's KV slots, of each process (2GiB)")
     group.add_argument(
+        "--memory-per-gpu", metavar="BYTES", help="all that a process of the LLM may take, KV slots what is left"
+    )
+    group.add_argument(
         "--offload",
         action="store_true",
         help="keep the LLM's weights that don't fit in a file, or a GPU's in the host's memory",
     )
     group.add_argument("--max-weight-memory", metavar="BYTES", help="memory that the LLM's weights may take; --offload")
+    group.add_argument(
+        "--offload-reserve-bytes", metavar="BYTES", help="with --offload: memory that is left to others (default: 1GiB)"
+    )
     command.add_argument("--verbose", action="store_true", help="show the log of the services that are started here")
 
 

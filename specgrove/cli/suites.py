@@ -64,7 +64,7 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
 
 def _llm_arguments(arguments: argparse.Namespace) -> tuple[str, ...]:
     flags = ["--offload"] if arguments.offload else []
-    for name in ("device", "kv_memory", "max_weight_memory"):
+    for name in ("device", "kv_memory", "memory_per_gpu", "max_weight_memory", "offload_reserve_bytes"):
         value = getattr(arguments, name)
         flags += [] if value is None else [f"--{name.replace('_', '-')}", value]
     return tuple(flags)
