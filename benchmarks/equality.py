@@ -1,6 +1,6 @@
 """Shows that speculation changes no token: prompts through the real services, incrementally and with every way to draft.
 
-    python -m benchmarks.equality --dtype float32 --num-prompts 100 --max-tokens 128
+    python -m benchmarks.equality --precision bfloat16 --num-prompts 500 --max-tokens 128 --modes merged
 
 Greedy and sampled (temperature 0.8, top-p 0.95, a seed per prompt). Requests run many at a time and finish at different
 times, so each output is also made in ever-changing batches. Exits with 1 where an output differs, after naming it.
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.prompts import load_prompts
 from specgrove.client import AsyncClient
+from specgrove.config import DEVICES, QUANTIZATIONS
 from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.output import Completion
 from specgrove.request import SpeculationOptions
@@ -87,7 +88,8 @@ async def compare(address: str, prompts: list[str], arguments: argparse.Namespac
             started_s = time.monotonic()
             expected = await outputs(client, prompts, sampling, SpeculationOptions(disabled=True), arguments)
             print(f"{sampling:8} incremental: {time.monotonic() - started_s:.0f} s", flush=True)
-            for mode, speculation in MODES.items():
+            for mode in arguments.modes:
+                speculation = MODES[mode]
                 started_s = time.monotonic()
                 found = await outputs(client, prompts, sampling, speculation, arguments)
                 equal = [left.token_ids == right.token_ids for left, right in zip(expected, found, strict=True)]
@@ -109,7 +111,12 @@ async def compare(address: str, prompts: list[str], arguments: argparse.Namespac
 def main() -> int:
     """0 when all outputs are identical."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.equality", description=__doc__.splitlines()[0])
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument(
+        "--precision", default="float32", choices=("float32", "bfloat16", "float16", "int8", "int4"),
+        help="of the LLM; quantised weights compute in bfloat16, as all SSMs do then",
+    )  # fmt: skip
+    parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES))
+    parser.add_argument("--device", default="auto", choices=DEVICES, help="of the LLM")
     parser.add_argument("--num-prompts", type=int, default=100)
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--concurrency", type=int, default=8)
@@ -119,7 +126,17 @@ def main() -> int:
     arguments = parser.parse_args()
     folder = resolve_model(arguments.llm, cache_dir=arguments.cache_dir, progress=print)
     prompts = load_prompts(arguments.num_prompts)
-    with Suite(SuiteConfig(llm_folder=folder, ssms=SSMS, dtype=arguments.dtype)) as suite:
+    is_quantized = arguments.precision in QUANTIZATIONS
+    config = SuiteConfig(
+        llm_folder=folder,
+        ssms=SSMS,
+        dtype="bfloat16" if is_quantized else arguments.precision,
+        llm_arguments=(
+            *("--device", arguments.device),
+            *(("--quantization", arguments.precision) if is_quantized else ()),
+        ),
+    )
+    with Suite(config) as suite:
         rows = asyncio.run(compare(suite.address, prompts, arguments))
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
