@@ -2,7 +2,8 @@
 
 Called by the router's servicer and by the Python API with any ``Drafter``s and one ``Verifier``. It owns a request's committed
 tokens, which are the only truth: drafters and verifiers that lost theirs are sent them again, and a drafter that is missing,
-late or wrong contributes an empty tree. So the steps it yields depend on the verifier's decisions alone.
+late or wrong contributes an empty tree. So the steps it yields depend on the verifier's decisions alone. The next step is under way while
+the caller has the last one in hand: what is done with tokens costs no time of the models.
 """
 
 from __future__ import annotations
@@ -75,32 +76,44 @@ async def generate(
     max_len = min(len(committed) + request.max_tokens, context_len)
     drafting = Drafting(request, drafters, vocab_size)
     verifying = _Verifying(request, verifier)
-    try:
-        # The prompt is read by both sides at once: the first tree is empty, so that no drafter delays the first token.
-        drafting.take_in(committed)
-        tree, draft_ms = TokenTree.of_root(committed[-1]), 0.0
-        ssms: tuple[str, ...] = ()
-        while True:
-            verdict, num_replays = await verifying.verify(committed, tree)
-            step = _step_of(
-                verdict,
-                tree,
-                ssms,
-                num_tokens_left=max_len - len(committed),
-                stop_token_ids=request.sampling.stop_token_ids,
-                draft_ms=draft_ms,
-                num_replays=num_replays,
-            )
-            committed.extend(token.token_id for token in step.tokens)
-            policy.observe(step)
-            yield step
-            if step.finish_reason is not None:
-                return
+
+    async def make_step(shape: TreeShape | None) -> Step:
+        if shape is None:
+            # The prompt is read by both sides at once: the first tree is empty, so that no drafter delays the first token.
+            drafting.take_in(committed)
+            tree, draft_ms = TokenTree.of_root(committed[-1]), 0.0
+            ssms: tuple[str, ...] = ()
+        else:
             # A tree of depth d commits up to d + 1 tokens: deeper nodes than that can't be used any more.
-            shape = policy.shape()
             shape = replace(shape, max_depth=min(shape.max_depth, max_len - len(committed) - 1))
             tree, ssms, draft_ms = await drafting.draft(committed, shape)
+        verdict, num_replays = await verifying.verify(committed, tree)
+        return _step_of(
+            verdict,
+            tree,
+            ssms,
+            num_tokens_left=max_len - len(committed),
+            stop_token_ids=request.sampling.stop_token_ids,
+            draft_ms=draft_ms,
+            num_replays=num_replays,
+        )
+
+    upcoming = asyncio.ensure_future(make_step(None))
+    try:
+        while True:
+            step = await upcoming
+            committed.extend(token.token_id for token in step.tokens)
+            policy.observe(step)
+            if step.finish_reason is not None:
+                yield step
+                return
+            upcoming = asyncio.ensure_future(make_step(policy.shape()))
+            for _ in range(2):  # so that it is sent before the caller gets to work: made in one tick, written in the next
+                await asyncio.sleep(0)
+            yield step
     finally:
+        upcoming.cancel()
+        await asyncio.gather(upcoming, return_exceptions=True)
         await asyncio.shield(asyncio.gather(verifying.close(), drafting.close()))
 
 
