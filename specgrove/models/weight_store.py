@@ -42,6 +42,9 @@ class Linear(Protocol):
 class WeightStore(Protocol):
     """Weights come in unit by unit, in the order of their use; ``end_unit`` after each."""
 
+    is_streamed: bool
+    """Whether ``will_run`` must be called between units."""
+
     def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         """Packs; quantised weights stay as they are, others are rounded to ``dtype``."""
         ...
@@ -61,6 +64,8 @@ class WeightStore(Protocol):
 
 class MemoryWeights:
     """All in memory."""
+
+    is_streamed = False
 
     def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         """See ``WeightStore``."""
@@ -99,6 +104,8 @@ class _Region:
 
 class MappedWeights:
     """In a file without a name in ``folder``, of which at most ``max_bytes`` are in memory, and never less than two units."""
+
+    is_streamed = True
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
