@@ -1,6 +1,7 @@
 // specgrove.kernels._native: the kernels for Python. Tensors cross as addresses; the wrappers in specgrove/kernels
 // check shapes and types and keep the tensors alive. Everything that computes releases the GIL.
-#include <pybind11/pybind11.h>
+#include "bindings.h"
+
 #include <pybind11/stl.h>
 
 #include <limits>
@@ -21,18 +22,9 @@
 #include "cpu/thread_pool.h"
 #include "cpu/trees.h"
 
-namespace py = pybind11;
 using namespace specgrove;
 
 namespace {
-
-using Address = uintptr_t;
-using NoGil = py::call_guard<py::gil_scoped_release>;
-
-template <typename T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);
-}
 
 void bind_settings(py::module_& module) {
   module.def("set_num_threads", [](int count) { ThreadPool::instance().set_num_threads(count); }, NoGil());
@@ -52,7 +44,8 @@ void bind_settings(py::module_& module) {
 }
 
 void bind_layers(py::module_& module) {
-  py::class_<PackedLinear>(module, "PackedLinear")
+  py::class_<AnyLinear>(module, "AnyLinear");
+  py::class_<PackedLinear, AnyLinear>(module, "PackedLinear")
       .def(py::init([](Address weight, DType dtype, Address bias, int64_t out_features, int64_t in_features) {
              return std::make_unique<PackedLinear>(at<void>(weight), dtype, at<float>(bias), out_features, in_features);
            }),
@@ -171,7 +164,7 @@ void bind_quantized(py::module_& module) {
         return QuantizedShape{bits, out_features, in_features, span_size, has_mins};
       }))
       .def_property_readonly("nbytes", &QuantizedShape::nbytes);
-  py::class_<QuantizedLinear>(module, "QuantizedLinear")
+  py::class_<QuantizedLinear, AnyLinear>(module, "QuantizedLinear")
       .def(py::init([](const QuantizedShape& shape, Address codes, Address scales, Address mins, Address bias) {
              return std::make_unique<QuantizedLinear>(shape, at<void>(codes), at<float>(scales), at<float>(mins),
                                                       at<float>(bias));
@@ -269,6 +262,7 @@ PYBIND11_MODULE(_native, module) {
   bind_settings(module);
   bind_layers(module);
   bind_quantized(module);
+  bind_step(module);
   bind_sampling(module);
   bind_trees(module);
 }

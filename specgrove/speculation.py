@@ -108,7 +108,9 @@ async def generate(
                 yield step
                 return
             upcoming = asyncio.ensure_future(make_step(policy.shape()))
-            for _ in range(2):  # so that it is sent before the caller gets to work: made in one tick, written in the next
+            for _ in range(
+                2
+            ):  # so that it is sent before the caller gets to work: made in one tick, written in the next
                 await asyncio.sleep(0)
             yield step
     finally:

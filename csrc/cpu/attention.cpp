@@ -76,9 +76,13 @@ AttentionPlan::AttentionPlan(const Arrays& a) {
   for (size_t row = 0; row < rows_.size(); ++row) rows_[row].path = paths_.data() + starts[row];
 }
 
+void check_slots(const AttentionPlan& plan, int64_t num_slots) {
+  check(plan.num_slots() <= num_slots, "the batch names a slot that the cache doesn't have");
+}
+
 void tree_attention(const float* queries, const KvCache& cache, const AttentionPlan& plan, int64_t num_heads,
                     float scale, const float* alibi_slopes, int64_t window, float* out) {
-  check(plan.num_slots() <= cache.num_slots, "the batch names a slot that the cache doesn't have");
+  check_slots(plan, cache.num_slots);
   const std::vector<AttentionRow>& rows = plan.rows();
   const int64_t num_rows = static_cast<int64_t>(rows.size()), dim = cache.head_dim;
   const int64_t group_size = num_heads / cache.num_kv_heads;

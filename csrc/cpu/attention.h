@@ -60,6 +60,9 @@ struct KvCache {
   int64_t num_slots, num_kv_heads, head_dim;
 };
 
+// Throws std::invalid_argument unless a cache of num_slots has all slots that the plan names.
+void check_slots(const AttentionPlan& plan, int64_t num_slots);
+
 // queries and out are [rows, num_heads, head_dim]; alibi_slopes is [num_heads] or null. A row sees its last `window`
 // keys, at least 1.
 void tree_attention(const float* queries, const KvCache& cache, const AttentionPlan& plan, int64_t num_heads,

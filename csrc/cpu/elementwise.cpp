@@ -70,6 +70,10 @@ SPECGROVE_CLONES void add_row(const float* delta, int64_t size, float* sum) {
   for (int64_t i = 0; i < size; ++i) sum[i] += delta[i];
 }
 
+SPECGROVE_CLONES void clip_row(float* x, float limit, int64_t size) {
+  for (int64_t i = 0; i < size; ++i) x[i] = x[i] < -limit ? -limit : x[i] > limit ? limit : x[i];
+}
+
 SPECGROVE_CLONES void rotate(const float* x, const float* cos_sin, int64_t head_dim, float* out) {
   const int64_t half = head_dim / 2;
   for (int64_t i = 0; i < half; ++i) {
@@ -138,6 +142,10 @@ void add(float* residual, const float* delta, int64_t num_rows, int64_t size) {
   for_rows(num_rows, size, [=](int64_t row) { add_row(delta + row * size, size, residual + row * size); });
 }
 
+void clip(float* x, float limit, int64_t num_rows, int64_t size) {
+  for_rows(num_rows, size, [=](int64_t row) { clip_row(x + row * size, limit, size); });
+}
+
 void head_rms_norm(float* qkv, const float* weight, float eps, int64_t num_rows, int64_t width, int64_t first_head,
                    int64_t num_heads, int64_t head_dim) {
   for_rows(num_rows, num_heads * head_dim, [=](int64_t row) {
@@ -155,9 +163,13 @@ void embed(const void* table, DType dtype, int64_t vocab_size, const int64_t* to
   });
 }
 
-void rotate_and_store(const RotateAndStore& call) {
+void check_places(const RotateAndStore& call) {
   if (call.cos_sin != nullptr) check_all(call.positions, call.num_rows, call.max_positions, "positions");
   check_all(call.slots, call.num_rows, call.num_slots, "slots");
+}
+
+void rotate_and_store(const RotateAndStore& call) {
+  check_places(call);
   with_type(call.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const int64_t dim = call.head_dim, num_heads = call.num_heads, num_kv = call.num_kv_heads;

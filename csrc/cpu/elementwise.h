@@ -20,6 +20,8 @@ void add_layer_norm(float* residual, const float* delta, const float* weight, co
                     int64_t num_rows, int64_t size, float* out);
 // residual[rows, size] += delta
 void add(float* residual, const float* delta, int64_t num_rows, int64_t size);
+// x[rows, size] = the nearest number from -limit to limit; NaN stays
+void clip(float* x, float limit, int64_t num_rows, int64_t size);
 // rms_norm of each head alone, in place: num_heads heads of qkv[rows, width] from first_head on; weight[head_dim]
 void head_rms_norm(float* qkv, const float* weight, float eps, int64_t num_rows, int64_t width, int64_t first_head,
                    int64_t num_heads, int64_t head_dim);
@@ -40,7 +42,9 @@ struct RotateAndStore {
   int64_t max_positions, num_slots, num_rows, num_heads, num_kv_heads, head_dim;
   float* queries;  // [rows, num_heads, head_dim]
 };
-// Throws std::invalid_argument for a position or slot out of range, before anything is written.
+// Throws std::invalid_argument for a position or slot out of range.
+void check_places(const RotateAndStore& call);
+// The same, before anything is written.
 void rotate_and_store(const RotateAndStore& call);
 
 }  // namespace specgrove

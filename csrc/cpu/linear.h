@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "any_linear.h"
 #include "number_types.h"
 #include "packed_bytes.h"
 
@@ -24,7 +25,7 @@ int64_t groups_per_task(int64_t num_groups, int64_t group_bytes);
 // x rounded to bfloat16, each row padded with zeros to padded_in. Valid until the next call in the same thread.
 const uint16_t* rounded_rows(const float* x, int64_t num_rows, int64_t in_features, int64_t padded_in);
 
-class PackedLinear {
+class PackedLinear : public AnyLinear {
  public:
   // weight is row-major [out_features, in_features]; bias is float32 [out_features] or null.
   PackedLinear(const void* weight, DType dtype, const float* bias, int64_t out_features, int64_t in_features);
@@ -32,7 +33,7 @@ class PackedLinear {
   PackedLinear(PackedBytes packed, DType dtype, const float* bias, int64_t out_features, int64_t in_features);
   static int64_t packed_nbytes(DType dtype, int64_t out_features, int64_t in_features);
 
-  void forward(const float* x, int64_t num_rows, float* out) const;
+  void forward(const float* x, int64_t num_rows, float* out) const override;
 
   void copy_packed(void* out) const { packed_.copy_to(out); }
   int64_t nbytes() const { return packed_.size(); }

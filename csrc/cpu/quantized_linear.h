@@ -37,7 +37,7 @@ struct QuantizedShape {
   int64_t nbytes() const { return num_groups() * group_bytes(); }
 };
 
-class QuantizedLinear {
+class QuantizedLinear : public AnyLinear {
  public:
   // codes are row-major [out_features, in_features], int8 in -127..127 for 8 bits and uint8 in 0..15 for 4; scales and
   // mins are float32 [out_features, num_spans], mins null without any; bias is float32 [out_features] or null.
@@ -46,7 +46,7 @@ class QuantizedLinear {
   // packed holds what copy_packed() wrote for the same shape, shape.nbytes() long.
   QuantizedLinear(const QuantizedShape& shape, PackedBytes packed, const float* bias);
 
-  void forward(const float* x, int64_t num_rows, float* out) const;
+  void forward(const float* x, int64_t num_rows, float* out) const override;
 
   void copy_packed(void* out) const { packed_.copy_to(out); }
   int64_t nbytes() const { return packed_.size(); }

@@ -11,7 +11,9 @@ class Activation:
     gelu_tanh: Activation
     relu: Activation
 
-class PackedLinear:
+class AnyLinear: ...
+
+class PackedLinear(AnyLinear):
     def __init__(self, weight: int, dtype: DType, bias: int, out_features: int, in_features: int) -> None: ...
     @staticmethod
     def from_packed(packed: int, dtype: DType, bias: int, out_features: int, in_features: int) -> PackedLinear: ...
@@ -27,7 +29,7 @@ class QuantizedShape:
     @property
     def nbytes(self) -> int: ...
 
-class QuantizedLinear:
+class QuantizedLinear(AnyLinear):
     def __init__(self, shape: QuantizedShape, codes: int, scales: int, mins: int, bias: int) -> None: ...
     @staticmethod
     def from_packed(shape: QuantizedShape, packed: int, bias: int) -> QuantizedLinear: ...
@@ -51,6 +53,67 @@ class AttentionPlan:
         row_masks: int,
         num_rows: int,
         num_mask_words: int,
+    ) -> None: ...
+
+class Residual:
+    pre_norm: Residual
+    post_norm: Residual
+    parallel: Residual
+
+class StepShape:
+    def __init__(
+        self,
+        *,
+        hidden_size: int,
+        inner_size: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        is_rms: bool,
+        norm_eps: float,
+        activation: Activation,
+        is_gated: bool,
+        residual: Residual,
+        attention_scale: float,
+        qkv_clip: float | None,
+        alibi_slopes: int,
+    ) -> None: ...
+
+class StepNorm:
+    def __init__(self, scale: int, shift: int) -> None: ...
+
+class StepLayer:
+    def __init__(
+        self,
+        *,
+        qkv: AnyLinear,
+        out: AnyLinear,
+        up: AnyLinear,
+        down: AnyLinear,
+        attention_norm: StepNorm,
+        mlp_norm: StepNorm,
+        attention_out_norm: StepNorm,
+        mlp_out_norm: StepNorm,
+        q_norm: int,
+        k_norm: int,
+        cos_sin: int,
+        max_positions: int,
+        window: int | None,
+    ) -> None: ...
+
+class DecoderStep:
+    def __init__(self, shape: StepShape, layers: Sequence[StepLayer]) -> None: ...
+    def run(
+        self,
+        hidden: int,
+        num_rows: int,
+        positions: int,
+        slots: int,
+        plan: AttentionPlan,
+        k_caches: Sequence[int],
+        v_caches: Sequence[int],
+        dtype: DType,
+        num_slots: int,
     ) -> None: ...
 
 class ChoiceParams:

@@ -124,7 +124,7 @@ def activate(x: torch.Tensor, activation: Activation) -> torch.Tensor:
     num_rows, size = x.shape
     check(x, "x", torch.float32, num_rows, size)
     out = torch.empty_like(x)
-    _native.activate(x.data_ptr(), _native_activation(activation), num_rows, size, out.data_ptr())
+    _native.activate(x.data_ptr(), native_activation(activation), num_rows, size, out.data_ptr())
     return out
 
 
@@ -138,11 +138,12 @@ def gated(gate_up: torch.Tensor, activation: Activation) -> torch.Tensor:
     if width % 2:
         raise ValueError(f"gate_up must have an even number of columns, got {width}")
     out = torch.empty((num_rows, size))
-    _native.gated(gate_up.data_ptr(), _native_activation(activation), num_rows, size, out.data_ptr())
+    _native.gated(gate_up.data_ptr(), native_activation(activation), num_rows, size, out.data_ptr())
     return out
 
 
-def _native_activation(activation: str) -> _native.Activation:
+def native_activation(activation: str) -> _native.Activation:
+    """Raises ``ValueError`` for a name that is none."""
     if activation not in _ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
     return _ACTIVATIONS[activation]

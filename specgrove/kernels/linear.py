@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from specgrove.kernels import _native
+from specgrove.kernels._native import AnyLinear
 from specgrove.kernels.checks import NATIVE_DTYPES, check, check_packed, native_dtype, optional_address
 
 
@@ -15,6 +16,11 @@ class NativeLinear:
     in_features: int
     _native: _native.PackedLinear | _native.QuantizedLinear
     _viewed: torch.Tensor | None
+
+    @property
+    def native(self) -> AnyLinear:
+        """For native code that calls it; valid for as long as this object lives."""
+        return self._native
 
     @property
     def nbytes(self) -> int:

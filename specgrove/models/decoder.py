@@ -13,6 +13,7 @@ import torch
 
 from specgrove.kernels.elementwise import add, embed
 from specgrove.models.decoder_layer import DecoderLayer, Norm
+from specgrove.models.decoder_step import decoder_step_of
 from specgrove.models.forward_batch import ForwardBatch
 from specgrove.models.rotary import RotarySpec, cos_sin_table
 from specgrove.models.sharding import Shard, heads_of, part
@@ -122,6 +123,8 @@ class Decoder:
             for rotary in {layer.spec.rotary for layer in self.layers}
             if rotary is not None
         }
+        is_alone = self._group.size == 1 and not self._store.is_streamed
+        self._step = decoder_step_of(self.layers, spec, self.heads, self._cos_sin) if is_alone else None
 
     @property
     def num_layers(self) -> int:
@@ -152,6 +155,9 @@ class Decoder:
         v_caches: Sequence[torch.Tensor],
     ) -> torch.Tensor:
         """This rank's layers, from hidden states (which may be overwritten) to hidden states."""
+        if self._step is not None:
+            self._step(hidden, batch.positions, batch.slots, batch.attention, k_caches, v_caches)
+            return hidden
         delta: torch.Tensor | None = None
         for index, (layer, k_cache, v_cache) in enumerate(zip(self.layers, k_caches, v_caches, strict=True)):
             self._store.will_run(index + 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from specgrove.kernels.attention import rotate_and_store, tree_attention
+from specgrove.kernels.decoder_step import StepLayer, StepNorm
 from specgrove.kernels.elementwise import (
     activate,
     add,
@@ -19,6 +20,7 @@ from specgrove.kernels.elementwise import (
     layer_norm,
     rms_norm,
 )
+from specgrove.kernels.linear import NativeLinear
 from specgrove.models.forward_batch import ForwardBatch
 from specgrove.models.sharding import HeadShard
 from specgrove.models.spec import DecoderSpec, LayerSpec
@@ -41,6 +43,11 @@ class Norm:
         if self._is_rms:
             return rms_norm(x, self._scale, self._eps)
         return layer_norm(x, self._scale, self._shift, self._eps)
+
+    @property
+    def step_norm(self) -> StepNorm:
+        """Its weights for the native step."""
+        return StepNorm(self._scale, self._shift)
 
     def of_sum(self, residual: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
         """Adds ``delta`` to ``residual`` in place; the norm of the sum."""
@@ -66,11 +73,11 @@ class Attention:
         self._spec = spec
         self._window = layer.window
         self._heads = heads
-        self._q_norm = None if weights.q_norm is None else store.vector(weights.q_norm)
-        self._k_norm = None if weights.k_norm is None else store.vector(weights.k_norm)
+        self.q_norm = None if weights.q_norm is None else store.vector(weights.q_norm)
+        self.k_norm = None if weights.k_norm is None else store.vector(weights.k_norm)
         slopes = spec.alibi_slopes
         own = None if slopes is None else slopes[heads.first_q : heads.first_q + heads.num_q]
-        self._alibi_slopes = None if own is None else store.vector(torch.tensor(own))
+        self.alibi_slopes = None if own is None else store.vector(torch.tensor(own))
 
     def __call__(
         self,
@@ -85,13 +92,13 @@ class Attention:
         qkv = self.qkv(normed)
         if spec.qkv_clip is not None:
             qkv.clamp_(-spec.qkv_clip, spec.qkv_clip)
-        if self._q_norm is not None:
-            head_rms_norm(qkv, self._q_norm, spec.norm_eps, 0, heads.num_q, spec.head_dim)
-        if self._k_norm is not None:
-            head_rms_norm(qkv, self._k_norm, spec.norm_eps, heads.num_q, heads.num_kv, spec.head_dim)
+        if self.q_norm is not None:
+            head_rms_norm(qkv, self.q_norm, spec.norm_eps, 0, heads.num_q, spec.head_dim)
+        if self.k_norm is not None:
+            head_rms_norm(qkv, self.k_norm, spec.norm_eps, heads.num_q, heads.num_kv, spec.head_dim)
         queries = rotate_and_store(qkv, batch.positions, cos_sin, batch.slots, k_cache, v_cache)
         attended = tree_attention(
-            queries, k_cache, v_cache, batch.attention, spec.attention_scale, self._alibi_slopes, self._window
+            queries, k_cache, v_cache, batch.attention, spec.attention_scale, self.alibi_slopes, self._window
         )
         return self.out(attended)
 
@@ -109,6 +116,10 @@ class Mlp:
         """float32 ``[num_rows, hidden_size]`` to the same shape."""
         up = self.up(normed)
         return self.down(gated(up, self._activation) if self._is_gated else activate(up, self._activation))
+
+
+def _step_norm(norm: Norm | None) -> StepNorm | None:
+    return None if norm is None else norm.step_norm
 
 
 class DecoderLayer:
@@ -131,6 +142,27 @@ class DecoderLayer:
         self._mlp_norm, self._attention_out_norm, self._mlp_out_norm = (
             None if norm is None else Norm(norm, spec, store)
             for norm in (weights.mlp_norm, weights.attention_out_norm, weights.mlp_out_norm)
+        )
+
+    def step_layer(self, cos_sin: torch.Tensor | None) -> StepLayer | None:
+        """For the native step, which does what ``__call__`` does; ``None`` where a linear isn't a native one."""
+        linears = [linear for linear in self.linears if isinstance(linear, NativeLinear)]
+        if len(linears) < len(self.linears):
+            return None
+        qkv, out, up, down = linears
+        return StepLayer(
+            qkv,
+            out,
+            up,
+            down,
+            attention_norm=self.attention_norm.step_norm,
+            mlp_norm=_step_norm(self._mlp_norm),
+            attention_out_norm=_step_norm(self._attention_out_norm),
+            mlp_out_norm=_step_norm(self._mlp_out_norm),
+            q_norm=self.attention.q_norm,
+            k_norm=self.attention.k_norm,
+            cos_sin=cos_sin,
+            window=self.spec.window,
         )
 
     @property

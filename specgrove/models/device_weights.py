@@ -22,6 +22,8 @@ _ALIGNMENT = 256  # of a tensor in a buffer
 class DeviceWeights:
     """All on the device."""
 
+    is_streamed = False
+
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
@@ -97,6 +99,8 @@ class StreamedWeights(DeviceWeights):
 
     Tables and vectors are always on the device. Units that are not share two buffers, by turns.
     """
+
+    is_streamed = True
 
     def __init__(self, device: torch.device, max_bytes: int, copies: Copies | None = None) -> None:
         super().__init__(device)

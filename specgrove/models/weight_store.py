@@ -47,6 +47,11 @@ class WeightStore(Protocol):
         """Where the decoder runs."""
         ...
 
+    @property
+    def is_streamed(self) -> bool:
+        """Whether ``will_run`` must be called between units."""
+        ...
+
     def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         """Quantised weights stay as they are, others are rounded to ``dtype``."""
         ...
@@ -72,6 +77,7 @@ class MemoryWeights:
     """All in memory."""
 
     device = torch.device("cpu")
+    is_streamed = False
 
     def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         """See ``WeightStore``."""
@@ -116,6 +122,7 @@ class MappedWeights:
     """In a file without a name in ``folder``, of which at most ``max_bytes`` are in memory, and never less than two units."""
 
     device = torch.device("cpu")
+    is_streamed = True
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,22 @@
+// What the files that bind kernels to Python share.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+
+namespace specgrove {
+
+namespace py = pybind11;
+
+using Address = uintptr_t;
+using NoGil = py::call_guard<py::gil_scoped_release>;
+
+template <typename T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+void bind_step(py::module_& module);
+
+}  // namespace specgrove

@@ -1,0 +1,91 @@
+// All layers of a decoder in one call: the same kernels in the same order as specgrove.models.decoder_layer calls them
+// one by one, so the same bits. Nothing is allocated once the largest number of rows has been seen.
+//
+// Addresses and linears belong to the caller (specgrove.kernels.decoder_step), which keeps them alive.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "activation.h"
+#include "any_linear.h"
+#include "attention.h"
+#include "number_types.h"
+
+namespace specgrove {
+
+enum class Residual { kPreNorm, kPostNorm, kParallel };
+
+// What all layers share. Sizes are in elements.
+struct StepShape {
+  int64_t hidden_size, inner_size;  // inner: what the MLP's down reads
+  int64_t num_heads, num_kv_heads, head_dim;
+  bool is_rms;  // the kind of all norms, those of single heads aside
+  float norm_eps;
+  Activation activation;
+  bool is_gated;
+  Residual residual;
+  float attention_scale;
+  std::optional<float> qkv_clip;
+  const float* alibi_slopes;  // [num_heads] or null
+
+  int64_t qkv_size() const { return (num_heads + 2 * num_kv_heads) * head_dim; }
+};
+
+struct StepNorm {
+  const float* scale;  // [hidden_size]; null where a layer doesn't have the norm
+  const float* shift;  // [hidden_size] or null
+};
+
+struct StepLayer {
+  const AnyLinear *qkv, *out, *up, *down;
+  StepNorm attention_norm, mlp_norm, attention_out_norm, mlp_out_norm;
+  const float *q_norm, *k_norm;  // [head_dim] or null
+  const float* cos_sin;          // [max_positions, head_dim] or null
+  int64_t max_positions;
+  int64_t window;
+};
+
+// One call's rows and caches; each cache is [num_slots, num_kv_heads, head_dim].
+struct StepRows {
+  float* hidden;  // [num_rows, hidden_size], in and out
+  int64_t num_rows;
+  const int32_t* positions;
+  const int32_t* slots;
+  const AttentionPlan* plan;
+  const std::vector<uintptr_t>* k_caches;  // an address for each layer
+  const std::vector<uintptr_t>* v_caches;
+  DType dtype;  // of the caches
+  int64_t num_slots;
+};
+
+class DecoderStep {
+ public:
+  DecoderStep(const StepShape& shape, std::vector<StepLayer> layers);
+
+  // Throws std::invalid_argument for a position or slot out of range, before anything is written.
+  void run(const StepRows& rows);
+
+ private:
+  // What is between the kernels of a layer, float32 [num_rows, size of each].
+  struct Scratch {
+    std::vector<float> normed, qkv, queries, attended, attention_out, up, inner, mlp_out;
+  };
+
+  void check(const StepRows& rows) const;
+  void make_room(int64_t num_rows);
+  void run_attention(const StepRows& rows, size_t index, const float* normed);
+  void run_mlp(const StepLayer& layer, int64_t num_rows, const float* normed);
+  void norm(const StepNorm& norm, const float* x, int64_t num_rows, float* out) const;
+  void norm_of_sum(const StepNorm& norm, float* residual, const float* delta, int64_t num_rows, float* out) const;
+
+  const StepShape shape_;
+  const std::vector<StepLayer> layers_;
+  std::mutex mutex_;  // one run at a time: the scratch is one
+  Scratch scratch_;
+};
+
+}  // namespace specgrove

@@ -1,0 +1,63 @@
+"""The native step and the kernels called one by one from Python: the same bits for every family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from specgrove.models.forward_batch import ForwardBatch
+from specgrove.models.loading import load_decoder
+from specgrove.models.weight_store import MemoryWeights, WeightStore
+from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
+from tests.models.families import VARIANTS, save_tiny
+from tests.models.test_decoder import PROMPTS
+
+NUM_SLOTS = 64
+
+
+class CalledOneByOne(MemoryWeights):
+    """In memory, but the decoder has to tell it of every layer, so it runs them one by one."""
+
+    is_streamed = True
+
+
+class Cached:
+    """A decoder with caches that a test can look at."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype, store: WeightStore) -> None:
+        self.decoder = load_decoder(folder, dtype, store=store)
+        shape = (NUM_SLOTS, self.decoder.heads.num_kv, self.decoder.spec.head_dim)
+        self.k_caches, self.v_caches = (
+            [torch.zeros(shape, dtype=dtype) for _ in range(self.decoder.num_layers)] for _ in range(2)
+        )
+
+    def forward(self, batch: ForwardBatch) -> torch.Tensor:
+        return self.decoder.forward(batch, self.k_caches, self.v_caches)
+
+
+def _batches() -> list[ForwardBatch]:
+    """Two prompts, one of them in two chunks; then a tree after the one and a single token after the other."""
+    first, second = list(range(3, 3 + len(PROMPTS[0]))), [40, 41, 42, 43]
+    prompts, chunk, trees = BatchBuilder(), BatchBuilder(), BatchBuilder()
+    prompts.add(first[:9], PROMPTS[0][:9], chunk_logits=True)
+    prompts.add(second, PROMPTS[2], chunk_logits=True)
+    chunk.add(first, PROMPTS[0][9:], chunk_logits=True)
+    trees.add(first, (), TreeRows([3, 10, 11, 12, 13, 14], [-1, 0, 0, 1, 3, 2], [30, 22, 25, 21, 50, 20]))
+    trees.add(second, (), TreeRows([9], [-1], [60]))
+    return [prompts.build(), chunk.build(), trees.build()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_one_call_gives_the_bits_of_many(variant: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    save_tiny(variant, tmp_path)
+    in_one_call, one_by_one = (Cached(tmp_path, dtype, store) for store in (MemoryWeights(), CalledOneByOne()))
+    for batch in _batches():
+        assert torch.equal(in_one_call.forward(batch), one_by_one.forward(batch))
+    for ours, theirs in zip(
+        in_one_call.k_caches + in_one_call.v_caches, one_by_one.k_caches + one_by_one.v_caches, strict=True
+    ):
+        assert torch.equal(ours, theirs)
+    assert all(cache.any() for cache in in_one_call.k_caches)
