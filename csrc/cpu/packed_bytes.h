@@ -1,5 +1,8 @@
 // The memory of packed weights: allocated in huge pages, or somebody else's, such as a window of weights that are
 // streamed from a file. Whoever gives a view keeps it alive and unchanged for as long as this lives.
+//
+// Weights packed one after another share huge pages: most are smaller than one, and a step that reads all of them from
+// pages of 4 KiB takes a third longer.
 #pragma once
 
 #include <cstdint>
@@ -21,11 +24,11 @@ class PackedBytes {
   void copy_to(void* out) const;
 
  private:
-  struct Unmap {
+  struct Free {
     int64_t num_bytes;
     void operator()(void* memory) const;
   };
-  std::unique_ptr<void, Unmap> owned_;
+  std::unique_ptr<void, Free> owned_;
   const char* data_;
   int64_t num_bytes_;
 };

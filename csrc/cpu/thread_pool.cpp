@@ -7,8 +7,12 @@ namespace specgrove {
 namespace {
 
 constexpr auto kSpinTime = std::chrono::microseconds(50);
+constexpr int kPollsPerClock = 16;
 constexpr int kSpinsBeforeYield = 2000;
 constexpr uint64_t kRun = uint64_t{1} << 32;
+
+// Where a share ends, in tasks; share -1 ends where the first begins.
+int64_t share_end(int64_t num_tasks, int share, int num_shares) { return num_tasks * (share + 1) / num_shares; }
 
 uint32_t num_left(uint64_t tickets) { return static_cast<uint32_t>(tickets); }
 
@@ -29,7 +33,9 @@ ThreadPool& ThreadPool::instance() {
 void ThreadPool::set_num_threads(int num_threads) {
   std::lock_guard<std::mutex> running(run_mutex_);
   stop_workers();
-  for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this] { work(); });
+  num_shares_ = num_threads;
+  shares_ = std::make_unique<Share[]>(num_threads);
+  for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { work(i); });
 }
 
 void ThreadPool::stop_workers() {
@@ -51,16 +57,22 @@ void ThreadPool::run_erased(int64_t num_tasks, Call call, const void* context) {
   }
   call_ = call;
   context_ = context;
+  num_tasks_ = num_tasks;
   num_done_.store(0, std::memory_order_relaxed);
-  tickets_.store((tickets_.load(std::memory_order_relaxed) / kRun + 1) * kRun + static_cast<uint64_t>(num_tasks));
-  bool has_sleepers;
-  {
-    std::lock_guard<std::mutex> lock(sleep_mutex_);
-    has_sleepers = num_sleeping_ > 0;
+  const uint64_t run_number = run_number_.load(std::memory_order_relaxed) + 1;
+  for (int share = 0; share < num_shares_; ++share) {
+    const int64_t count = share_end(num_tasks, share, num_shares_) - share_end(num_tasks, share - 1, num_shares_);
+    shares_[share].tickets.store(run_number * kRun + static_cast<uint64_t>(count), std::memory_order_release);
   }
-  if (has_sleepers) wake_up_.notify_all();
-  while (take_task()) {
+  run_number_.store(run_number);
+  // A worker counts itself as asleep before it looks a last time: either it sees the run, or it is seen here.
+  if (num_sleeping_.load() > 0) {
+    {
+      std::lock_guard<std::mutex> lock(sleep_mutex_);
+    }
+    wake_up_.notify_all();
   }
+  take_tasks(0);
   for (int spins = 0; num_done_.load(std::memory_order_acquire) < num_tasks; ++spins) {
     if (spins < kSpinsBeforeYield) {
       relax();
@@ -71,35 +83,49 @@ void ThreadPool::run_erased(int64_t num_tasks, Call call, const void* context) {
   if (failure_ != nullptr) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
-bool ThreadPool::take_task() {
-  uint64_t tickets = tickets_.load(std::memory_order_acquire);
-  do {
-    if (num_left(tickets) == 0) return false;
-  } while (!tickets_.compare_exchange_weak(tickets, tickets - 1, std::memory_order_acq_rel));
-  try {
-    call_(context_, num_left(tickets) - 1);
-  } catch (...) {
-    std::lock_guard<std::mutex> lock(failure_mutex_);
-    failure_ = std::current_exception();
-  }
-  num_done_.fetch_add(1, std::memory_order_release);
-  return true;
+// The thread's own share, then what is left of the others.
+void ThreadPool::take_tasks(int thread) {
+  int64_t num_taken = 0;
+  for (int i = 0; i < num_shares_; ++i) num_taken += take_share((thread + i) % num_shares_);
+  if (num_taken > 0) num_done_.fetch_add(num_taken, std::memory_order_release);
 }
 
-void ThreadPool::work() {
+int64_t ThreadPool::take_share(int share) {
+  std::atomic<uint64_t>& own = shares_[share].tickets;
+  int64_t num_taken = 0;
+  uint64_t tickets = own.load(std::memory_order_acquire);
+  while (num_left(tickets) > 0) {
+    if (!own.compare_exchange_weak(tickets, tickets - 1, std::memory_order_acq_rel)) continue;
+    try {
+      call_(context_, share_end(num_tasks_, share, num_shares_) - num_left(tickets));
+    } catch (...) {
+      std::lock_guard<std::mutex> lock(failure_mutex_);
+      failure_ = std::current_exception();
+    }
+    ++num_taken;
+    tickets = own.load(std::memory_order_acquire);
+  }
+  return num_taken;
+}
+
+void ThreadPool::work(int thread) {
+  uint64_t seen = 0;
   while (!is_stopping_.load(std::memory_order_relaxed)) {
     auto spin_until = std::chrono::steady_clock::now() + kSpinTime;
     while (std::chrono::steady_clock::now() < spin_until) {
-      if (take_task()) {
-        while (take_task()) {
+      for (int polls = 0; polls < kPollsPerClock; ++polls) {
+        const uint64_t run_number = run_number_.load(std::memory_order_acquire);
+        if (run_number != seen) {
+          seen = run_number;
+          take_tasks(thread);
+          spin_until = std::chrono::steady_clock::now() + kSpinTime;
         }
-        spin_until = std::chrono::steady_clock::now() + kSpinTime;
+        relax();
       }
-      for (int i = 0; i < 16; ++i) relax();
     }
     std::unique_lock<std::mutex> lock(sleep_mutex_);
     ++num_sleeping_;
-    wake_up_.wait(lock, [&] { return is_stopping_.load() || num_left(tickets_.load()) > 0; });
+    wake_up_.wait(lock, [&] { return is_stopping_.load() || run_number_.load() != seen; });
     --num_sleeping_;
   }
 }

@@ -1,6 +1,7 @@
 // The threads of all kernels of this process. The calling thread takes part, so one thread means no hand-over at all.
 //
-// Tasks are handed out one by one; which thread computes which output never changes a bit of it. Workers spin for some
+// Each thread has a share of the tasks, one after another, so that it reads memory from front to back; when it is done
+// it takes from the others' shares. Which thread computes which output never changes a bit of it. Workers spin for some
 // microseconds after a task, because a decoder step makes hundreds of calls, and then sleep. A worker that the system
 // does not let run takes no task, and is not waited for: on a busy machine the caller does the work itself.
 #pragma once
@@ -9,6 +10,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -31,23 +33,31 @@ class ThreadPool {
  private:
   using Call = void (*)(const void*, int64_t);
 
+  // Number of the run in the upper half, tasks of the share not yet taken in the lower. Taking one is a
+  // compare-and-swap, after which call_, context_ and num_tasks_ can't change until the task is done.
+  struct alignas(64) Share {
+    std::atomic<uint64_t> tickets{0};
+  };
+
   void run_erased(int64_t num_tasks, Call call, const void* context);
-  void work();
-  bool take_task();
+  void work(int thread);
+  void take_tasks(int thread);
+  int64_t take_share(int share);
   void stop_workers();
 
   std::mutex run_mutex_;  // one run at a time; callers from other threads queue up
   std::mutex sleep_mutex_;
   std::condition_variable wake_up_;
   std::vector<std::thread> workers_;
-  // Number of the run in the upper half, tasks not yet taken in the lower. Taking one is a compare-and-swap, after
-  // which call_ and context_ can't change until the task is done.
-  std::atomic<uint64_t> tickets_{0};
-  std::atomic<int64_t> num_done_{0};
-  std::atomic<bool> is_stopping_{false};
-  int num_sleeping_ = 0;
+  std::unique_ptr<Share[]> shares_;  // of the caller, then of each worker
   Call call_ = nullptr;
   const void* context_ = nullptr;
+  int64_t num_tasks_ = 0;
+  int num_shares_ = 1;
+  alignas(64) std::atomic<uint64_t> run_number_{0};  // workers watch it; it is set when all else is in place
+  alignas(64) std::atomic<int64_t> num_done_{0};
+  std::atomic<bool> is_stopping_{false};
+  std::atomic<int> num_sleeping_{0};
   std::mutex failure_mutex_;
   std::exception_ptr failure_;
 };
