@@ -1,6 +1,5 @@
 #include "decoder_step.h"
 
-#include <stdexcept>
 #include <utility>
 
 #include "elementwise.h"
@@ -36,12 +35,6 @@ DecoderStep::DecoderStep(const StepShape& shape, std::vector<StepLayer> layers)
     : shape_(shape), layers_(std::move(layers)) {}
 
 void DecoderStep::check(const StepRows& rows) const {
-  if (rows.k_caches->size() != layers_.size() || rows.v_caches->size() != layers_.size()) {
-    throw std::invalid_argument("there must be one cache of keys and one of values for each layer");
-  }
-  if (static_cast<int64_t>(rows.plan->rows().size()) != rows.num_rows) {
-    throw std::invalid_argument("the attention batch has another number of rows");
-  }
   for (size_t index = 0; index < layers_.size(); ++index) {
     check_places(rotation_of(shape_, layers_[index], rows, index, nullptr, nullptr));
   }
