@@ -84,8 +84,8 @@ def _plan_rank(spec: DecoderSpec, request: MemoryRequest, rank: int) -> MemoryPl
     slot_elements = 2 * num_layers * heads.num_kv * spec.head_dim
     mlp = len(part(spec.intermediate_size, shard.tensor_rank, shard.tensor_size, 128))
     widest = max(mlp * (2 if spec.is_gated else 1), (heads.num_q + 2 * heads.num_kv) * spec.head_dim)
-    # Float32 between kernels: hidden states three times, the widest linear's output, and logits of the rows of trees.
-    activations = 4 * request.max_num_rows * (3 * spec.hidden_size + 2 * widest)
+    # Float32 between kernels: hidden states four times, twice the widest linear's output, and logits of the rows of trees.
+    activations = 4 * request.max_num_rows * (4 * spec.hidden_size + 2 * widest)
     activations += 4 * request.max_num_rows * spec.vocab_size if shard.is_last_stage else 0
     return MemoryPlan(
         rank=rank,
