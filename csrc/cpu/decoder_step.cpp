@@ -1,6 +1,6 @@
 #include "decoder_step.h"
 
-#include <stdexcept>
+#include <algorithm>
 #include <utility>
 
 #include "elementwise.h"
@@ -36,12 +36,6 @@ DecoderStep::DecoderStep(const StepShape& shape, std::vector<StepLayer> layers)
     : shape_(shape), layers_(std::move(layers)) {}
 
 void DecoderStep::check(const StepRows& rows) const {
-  if (rows.k_caches->size() != layers_.size() || rows.v_caches->size() != layers_.size()) {
-    throw std::invalid_argument("there must be one cache of keys and one of values for each layer");
-  }
-  if (static_cast<int64_t>(rows.plan->rows().size()) != rows.num_rows) {
-    throw std::invalid_argument("the attention batch has another number of rows");
-  }
   for (size_t index = 0; index < layers_.size(); ++index) {
     check_places(rotation_of(shape_, layers_[index], rows, index, nullptr, nullptr));
   }
@@ -49,14 +43,11 @@ void DecoderStep::check(const StepRows& rows) const {
 }
 
 void DecoderStep::make_room(int64_t num_rows) {
-  grow(scratch_.normed, num_rows * shape_.hidden_size);
-  grow(scratch_.qkv, num_rows * shape_.qkv_size());
-  grow(scratch_.queries, num_rows * shape_.num_heads * shape_.head_dim);
-  grow(scratch_.attended, num_rows * shape_.num_heads * shape_.head_dim);
-  grow(scratch_.attention_out, num_rows * shape_.hidden_size);
-  grow(scratch_.up, num_rows * shape_.inner_size * (shape_.is_gated ? 2 : 1));
-  grow(scratch_.inner, num_rows * shape_.inner_size);
-  grow(scratch_.mlp_out, num_rows * shape_.hidden_size);
+  for (std::vector<float>* values : {&scratch_.normed, &scratch_.attention_out, &scratch_.mlp_out}) {
+    grow(*values, num_rows * shape_.hidden_size);
+  }
+  const int64_t in_attention = shape_.qkv_size() + 2 * shape_.attended_size();
+  grow(scratch_.wide, num_rows * std::max(in_attention, shape_.up_size() + shape_.inner_size));
 }
 
 void DecoderStep::norm(const StepNorm& norm, const float* x, int64_t num_rows, float* out) const {
@@ -76,9 +67,11 @@ void DecoderStep::norm_of_sum(const StepNorm& norm, float* residual, const float
   }
 }
 
-void DecoderStep::run_attention(const StepRows& rows, size_t index, const float* normed) {
+void DecoderStep::run_attention(const StepRows& rows, size_t index, const float* normed, float* out) {
   const StepLayer& layer = layers_[index];
-  float* qkv = scratch_.qkv.data();
+  float* qkv = scratch_.wide.data();
+  float* queries = qkv + rows.num_rows * shape_.qkv_size();
+  float* attended = queries + rows.num_rows * shape_.attended_size();
   layer.qkv->forward(normed, rows.num_rows, qkv);
   if (shape_.qkv_clip) clip(qkv, *shape_.qkv_clip, rows.num_rows, shape_.qkv_size());
   const auto norm_heads = [&](const float* weight, int64_t first_head, int64_t num_heads) {
@@ -87,20 +80,22 @@ void DecoderStep::run_attention(const StepRows& rows, size_t index, const float*
   };
   if (layer.q_norm != nullptr) norm_heads(layer.q_norm, 0, shape_.num_heads);
   if (layer.k_norm != nullptr) norm_heads(layer.k_norm, shape_.num_heads, shape_.num_kv_heads);
-  const RotateAndStore rotation = rotation_of(shape_, layer, rows, index, qkv, scratch_.queries.data());
+  const RotateAndStore rotation = rotation_of(shape_, layer, rows, index, qkv, queries);
   rotate_and_store(rotation);
   const KvCache cache{rotation.k_cache, rotation.v_cache,    rows.dtype,
                       rows.num_slots,   shape_.num_kv_heads, shape_.head_dim};
-  tree_attention(scratch_.queries.data(), cache, *rows.plan, shape_.num_heads, shape_.attention_scale,
-                 shape_.alibi_slopes, layer.window, scratch_.attended.data());
-  layer.out->forward(scratch_.attended.data(), rows.num_rows, scratch_.attention_out.data());
+  tree_attention(queries, cache, *rows.plan, shape_.num_heads, shape_.attention_scale, shape_.alibi_slopes,
+                 layer.window, attended);
+  layer.out->forward(attended, rows.num_rows, out);
 }
 
-void DecoderStep::run_mlp(const StepLayer& layer, int64_t num_rows, const float* normed) {
-  layer.up->forward(normed, num_rows, scratch_.up.data());
+void DecoderStep::run_mlp(const StepLayer& layer, int64_t num_rows, const float* normed, float* out) {
+  float* up = scratch_.wide.data();
+  float* inner = up + num_rows * shape_.up_size();
+  layer.up->forward(normed, num_rows, up);
   const auto apply = shape_.is_gated ? gated : activate;
-  apply(scratch_.up.data(), shape_.activation, num_rows, shape_.inner_size, scratch_.inner.data());
-  layer.down->forward(scratch_.inner.data(), num_rows, scratch_.mlp_out.data());
+  apply(up, shape_.activation, num_rows, shape_.inner_size, inner);
+  layer.down->forward(inner, num_rows, out);
 }
 
 void DecoderStep::run(const StepRows& rows) {
@@ -108,15 +103,15 @@ void DecoderStep::run(const StepRows& rows) {
   check(rows);
   make_room(rows.num_rows);
   const int64_t num_rows = rows.num_rows;
-  float *normed = scratch_.normed.data(), *attention_out = scratch_.attention_out.data();
-  float* mlp_out = scratch_.mlp_out.data();
+  float* const normed = scratch_.normed.data();
+  float *attention_out = scratch_.attention_out.data(), *mlp_out = scratch_.mlp_out.data();
   const float* delta = nullptr;  // what is still to be added to hidden: the next norm does it in the same pass
   for (size_t index = 0; index < layers_.size(); ++index) {
     const StepLayer& layer = layers_[index];
     if (shape_.residual == Residual::kPostNorm) {
-      run_attention(rows, index, rows.hidden);
+      run_attention(rows, index, rows.hidden, attention_out);
       norm_of_sum(layer.attention_norm, rows.hidden, attention_out, num_rows, normed);
-      run_mlp(layer, num_rows, normed);
+      run_mlp(layer, num_rows, normed, mlp_out);
       norm_of_sum(layer.mlp_norm, normed, mlp_out, num_rows, rows.hidden);
       continue;
     }
@@ -125,20 +120,25 @@ void DecoderStep::run(const StepRows& rows) {
     } else {
       norm_of_sum(layer.attention_norm, rows.hidden, delta, num_rows, normed);
     }
-    run_attention(rows, index, normed);
+    run_attention(rows, index, normed, attention_out);
     if (shape_.residual == Residual::kParallel) {
       if (layer.mlp_norm.scale != nullptr) norm(layer.mlp_norm, rows.hidden, num_rows, normed);
-      run_mlp(layer, num_rows, normed);
+      run_mlp(layer, num_rows, normed, mlp_out);
       add(attention_out, mlp_out, num_rows, shape_.hidden_size);
       delta = attention_out;
       continue;
     }
+    // A norm writes to the other buffer, which is free then: in place it would be slow.
     if (layer.attention_out_norm.scale != nullptr) {
-      norm(layer.attention_out_norm, attention_out, num_rows, attention_out);
+      norm(layer.attention_out_norm, attention_out, num_rows, mlp_out);
+      std::swap(attention_out, mlp_out);
     }
     norm_of_sum(layer.mlp_norm, rows.hidden, attention_out, num_rows, normed);
-    run_mlp(layer, num_rows, normed);
-    if (layer.mlp_out_norm.scale != nullptr) norm(layer.mlp_out_norm, mlp_out, num_rows, mlp_out);
+    run_mlp(layer, num_rows, normed, mlp_out);
+    if (layer.mlp_out_norm.scale != nullptr) {
+      norm(layer.mlp_out_norm, mlp_out, num_rows, attention_out);
+      std::swap(attention_out, mlp_out);
+    }
     delta = mlp_out;
   }
   if (delta != nullptr) add(rows.hidden, delta, num_rows, shape_.hidden_size);

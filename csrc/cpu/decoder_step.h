@@ -32,7 +32,9 @@ struct StepShape {
   std::optional<float> qkv_clip;
   const float* alibi_slopes;  // [num_heads] or null
 
+  int64_t attended_size() const { return num_heads * head_dim; }
   int64_t qkv_size() const { return (num_heads + 2 * num_kv_heads) * head_dim; }
+  int64_t up_size() const { return is_gated ? 2 * inner_size : inner_size; }
 };
 
 struct StepNorm {
@@ -70,15 +72,16 @@ class DecoderStep {
   void run(const StepRows& rows);
 
  private:
-  // What is between the kernels of a layer, float32 [num_rows, size of each].
+  // What is between the kernels of a layer, float32. The first three are [num_rows, hidden_size]; `wide` holds what is
+  // inside attention or inside the MLP: never both at a time.
   struct Scratch {
-    std::vector<float> normed, qkv, queries, attended, attention_out, up, inner, mlp_out;
+    std::vector<float> normed, attention_out, mlp_out, wide;
   };
 
   void check(const StepRows& rows) const;
   void make_room(int64_t num_rows);
-  void run_attention(const StepRows& rows, size_t index, const float* normed);
-  void run_mlp(const StepLayer& layer, int64_t num_rows, const float* normed);
+  void run_attention(const StepRows& rows, size_t index, const float* normed, float* out);
+  void run_mlp(const StepLayer& layer, int64_t num_rows, const float* normed, float* out);
   void norm(const StepNorm& norm, const float* x, int64_t num_rows, float* out) const;
   void norm_of_sum(const StepNorm& norm, float* residual, const float* delta, int64_t num_rows, float* out) const;
 

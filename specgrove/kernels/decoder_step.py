@@ -101,10 +101,15 @@ class DecoderStep:
         ``[num_slots, num_kv_heads, head_dim]``, all of one dtype. Raises ``ValueError`` for a position or slot that is
         not there, before anything is written.
         """
+        if not len(k_caches) == len(v_caches) == len(self._layers):
+            raise ValueError(
+                f"there must be a cache of keys and one of values for each of the {len(self._layers)} layers"
+            )
         num_rows, num_slots = hidden.shape[0], k_caches[0].shape[0]
         check(hidden, "hidden", torch.float32, num_rows, self._shape.hidden_size)
         check(positions, "positions", torch.int32, num_rows)
         check(slots, "slots", torch.int32, num_rows)
+        check(batch.row_seq, "row_seq", torch.int32, num_rows)
         cache_dtype, cache_shape = k_caches[0].dtype, (num_slots, self._shape.num_kv_heads, self._shape.head_dim)
         for caches in (k_caches, v_caches):
             for cache in caches:

@@ -86,8 +86,8 @@ def _plan_rank(spec: DecoderSpec, request: MemoryRequest, rank: int) -> MemoryPl
     slot_elements = 2 * num_layers * heads.num_kv * spec.head_dim
     mlp = len(mlp_part(spec, shard))
     widest = max(mlp * (2 if spec.is_gated else 1), (heads.num_q + 2 * heads.num_kv) * spec.head_dim)
-    # Float32 between kernels: hidden states three times, the widest linear's output and what follows it.
-    activations = 4 * request.max_num_rows * (3 * spec.hidden_size + 2 * widest)
+    # Float32 between kernels: hidden states four times, the widest linear's output and what follows it.
+    activations = 4 * request.max_num_rows * (4 * spec.hidden_size + 2 * widest)
     if shard.is_last_stage:
         # Logits, and over several ranks their parts and all of them put together.
         copies = 1 if shard.tensor_size == 1 else 3

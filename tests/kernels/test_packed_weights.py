@@ -85,3 +85,16 @@ def test_bad_bytes_are_named() -> None:
         QuantizedLinear.from_packed(packed, 8, 16, True, 32, 32)
     with pytest.raises(ValueError, match="group_size must be 16 or a multiple of 4 that divides it, got 6"):
         QuantizedLinear.from_packed(packed, 8, 6, False, 64, 16)
+
+
+def test_linears_that_come_and_go_leave_the_others_as_they_are() -> None:
+    """They share pages: what is freed in between must take nothing with it, and its place may be used again."""
+    generator, x = torch.Generator().manual_seed(0), torch.randn(2, 64)
+    kept: dict[int, tuple[PackedLinear, torch.Tensor]] = {}
+    for number in range(300):
+        size = int(torch.randint(1, 3000, (1,), generator=generator))
+        linear = PackedLinear(torch.randn(size, 64, generator=generator))
+        kept[number] = linear, linear(x)
+        if number % 3:
+            kept.pop(int(torch.randint(0, number + 1, (1,), generator=generator)) if number % 2 else number, None)
+    assert all(torch.equal(linear(x), expected) for linear, expected in kept.values())

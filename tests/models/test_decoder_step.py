@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from specgrove.models.forward_batch import ForwardBatch
-from specgrove.models.loading import load_decoder
+from specgrove.models.loading import load_decoder, read_spec
+from specgrove.models.quantization import quantize_folder
+from specgrove.models.sharding import Shard
 from specgrove.models.weight_store import MemoryWeights, WeightStore
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from tests.models.families import VARIANTS, save_tiny
@@ -26,8 +28,8 @@ class CalledOneByOne(MemoryWeights):
 class Cached:
     """A decoder with caches that a test can look at."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, store: WeightStore) -> None:
-        self.decoder = load_decoder(folder, dtype, store=store)
+    def __init__(self, folder: Path, dtype: torch.dtype, store: WeightStore, shard: Shard | None = None) -> None:
+        self.decoder = load_decoder(folder, dtype, shard=shard, store=store)
         shape = (NUM_SLOTS, self.decoder.heads.num_kv, self.decoder.spec.head_dim)
         self.k_caches, self.v_caches = (
             [torch.zeros(shape, dtype=dtype) for _ in range(self.decoder.num_layers)] for _ in range(2)
@@ -49,11 +51,8 @@ def _batches() -> list[ForwardBatch]:
     return [prompts.build(), chunk.build(), trees.build()]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_one_call_gives_the_bits_of_many(variant: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    save_tiny(variant, tmp_path)
-    in_one_call, one_by_one = (Cached(tmp_path, dtype, store) for store in (MemoryWeights(), CalledOneByOne()))
+def _assert_both_ways_are_equal(folder: Path, dtype: torch.dtype) -> None:
+    in_one_call, one_by_one = (Cached(folder, dtype, store) for store in (MemoryWeights(), CalledOneByOne()))
     for batch in _batches():
         assert torch.equal(in_one_call.forward(batch), one_by_one.forward(batch))
     for ours, theirs in zip(
@@ -61,3 +60,30 @@ def test_one_call_gives_the_bits_of_many(variant: str, dtype: torch.dtype, tmp_p
     ):
         assert torch.equal(ours, theirs)
     assert all(cache.any() for cache in in_one_call.k_caches)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_one_call_gives_the_bits_of_many(variant: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    save_tiny(variant, tmp_path)
+    _assert_both_ways_are_equal(tmp_path, dtype)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("variant", ["llama-tied-biases", "gpt-bigcode"])
+def test_quantised_weights_too(variant: str, bits: int, tmp_path: Path) -> None:
+    save_tiny(variant, tmp_path / "source")
+    quantize_folder(tmp_path / "source", tmp_path / "quantised", bits)
+    _assert_both_ways_are_equal(tmp_path / "quantised", torch.bfloat16)
+
+
+def test_a_stage_of_a_pipeline_runs_its_layers(tiny_llama: Path) -> None:
+    batch, spec = _batches()[0], read_spec(tiny_llama)
+    torch.manual_seed(0)
+    hidden = torch.randn(batch.num_rows, spec.hidden_size)
+    results = []
+    for store in (MemoryWeights(), CalledOneByOne()):
+        shard = Shard(0, 1, 1, spec.num_layers, is_first_stage=False)
+        stage = Cached(tiny_llama, torch.bfloat16, store, shard)
+        results.append(stage.decoder.run_layers(hidden.clone(), batch, stage.k_caches, stage.v_caches))
+    assert torch.equal(*results)

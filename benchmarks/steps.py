@@ -1,0 +1,79 @@
+"""Times of a decoder's step: all layers in one native call, and the same kernels called one by one from Python.
+
+    python -m benchmarks.steps MODEL_FOLDER [--dtype bfloat16] [--threads 2] [--context-len 0]
+
+Both ways take turns, so that what else the machine does falls on both. A step has the logits of every row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from specgrove.kernels.threads import get_isa, set_num_threads
+from specgrove.models.decoder import DTYPES
+from specgrove.models.forward_batch import ForwardBatch
+from specgrove.models.loading import load_decoder
+from specgrove.models.weight_store import MemoryWeights
+from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
+from specgrove.runtime.model_runner import ModelRunner
+
+NUM_ROWS = (1, 8, 16, 32)
+NUM_TURNS, STEPS_PER_TURN = 15, 5
+
+
+class CalledOneByOne(MemoryWeights):
+    """In memory, but the decoder has to tell it of every layer, so it runs them one by one."""
+
+    is_streamed = True
+
+
+def chain_batch(context_len: int, num_rows: int) -> ForwardBatch:
+    """A chain of tree nodes after a context; what is in the caches doesn't matter to the time."""
+    builder, parents = BatchBuilder(), range(-1, num_rows - 1)
+    slots = range(context_len, context_len + num_rows)
+    builder.add(range(context_len), tree=TreeRows([0] * num_rows, parents, slots))
+    return builder.build()
+
+
+def turn_ms(runner: ModelRunner, batch: ForwardBatch) -> list[float]:
+    """Times of some steps in a row, after one that isn't counted."""
+    times_ms = []
+    for _ in range(STEPS_PER_TURN + 1):
+        started_s = time.perf_counter()
+        runner.forward(batch)
+        times_ms.append((time.perf_counter() - started_s) * 1e3)
+    return times_ms[1:]
+
+
+def main() -> None:
+    """Prints a line per number of rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--context-len", type=int, default=0)
+    args = parser.parse_args()
+    set_num_threads(args.threads)
+    torch.set_num_threads(1)
+    num_slots = args.context_len + max(NUM_ROWS)
+    runners = [
+        ModelRunner(load_decoder(args.model, DTYPES[args.dtype], store=store), num_slots)
+        for store in (CalledOneByOne(), MemoryWeights())
+    ]
+    print(f"{args.dtype}, {args.threads} threads, {get_isa()}, {args.context_len} tokens of context")
+    for num_rows in NUM_ROWS:
+        batch = chain_batch(args.context_len, num_rows)
+        turns = [[turn_ms(runner, batch) for runner in runners] for _ in range(NUM_TURNS)]
+        one_by_one_ms, one_call_ms = (
+            statistics.median(time_ms for turn in turns for time_ms in turn[way]) for way in range(2)
+        )
+        print(f"  {num_rows:3d} rows: one by one {one_by_one_ms:6.2f} ms, in one call {one_call_ms:6.2f} ms")
+
+
+if __name__ == "__main__":
+    main()
