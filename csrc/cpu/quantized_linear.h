@@ -1,10 +1,11 @@
 // Small-batch linears over weights of 8 or 4 bits: weight = scale * code + min, with one scale (and one min) for each
-// span of inputs of each output. A span is what checkpoints call a quantisation group; here groups are of outputs.
+// span of inputs of each output. A span is what checkpoints call a quantisation group.
 //
-// A group of 32 outputs holds, span by span, its codes, then 32 scales, then 32 mins if there are any: one row of x
-// reads memory from front to back. Codes are exact in bfloat16 and multiply x rounded to bfloat16. Every output has one
-// accumulator per span, fed in the order of the inputs, and one sum, fed in the order of the spans: as in linear.h, its
-// bits don't depend on how many rows there are.
+// x is rounded to codes of 8 bits, chunk by chunk of a span (quantized_inputs.h): products of codes are integers, whose
+// sum over a chunk is exact. A block of 16 outputs holds, span by span, its codes, then 16 scales, then 16 mins if
+// there are any: one row of x reads memory from front to back. Every output has one total per span, fed in the order of
+// the chunks, and one sum, fed in the order of the spans: as in linear.h, its bits don't depend on how many rows there
+// are.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +13,9 @@
 
 #include "linear.h"
 #include "packed_bytes.h"
+#include "quantized_inputs.h"
 
 namespace specgrove {
-
-// Inputs whose codes lie together: four of 4 bits in 64 bytes, four of 8 bits in 128. Codes of 8 bits are kept as sign
-// and magnitude.
-constexpr int64_t kStepInputs = 4;
 
 struct QuantizedShape {
   int bits;  // 8 or 4
@@ -26,15 +24,15 @@ struct QuantizedShape {
   bool has_mins;
 
   int64_t num_spans() const { return in_features / span_size; }
-  int64_t padded_span() const { return round_up(span_size, kStepInputs); }
-  int64_t padded_in() const { return num_spans() * padded_span(); }
-  int64_t num_groups() const { return round_up(out_features, kGroup) / kGroup; }
-  int64_t code_bytes() const { return kGroup * padded_span() * bits / 8; }  // of a span of a group
+  int64_t chunks_per_span() const { return round_up(span_size, kChunkInputs) / kChunkInputs; }
+  int64_t padded_span() const { return chunks_per_span() * kChunkInputs; }
+  int64_t num_blocks() const { return round_up(out_features, kBlock) / kBlock; }
+  int64_t code_bytes() const { return kBlock * padded_span() * bits / 8; }  // of a span of a block
   int64_t span_bytes() const {
-    return code_bytes() + (has_mins ? 2 : 1) * kGroup * static_cast<int64_t>(sizeof(float));
+    return code_bytes() + (has_mins ? 2 : 1) * kBlock * static_cast<int64_t>(sizeof(float));
   }
-  int64_t group_bytes() const { return num_spans() * span_bytes(); }
-  int64_t nbytes() const { return num_groups() * group_bytes(); }
+  int64_t block_bytes() const { return num_spans() * span_bytes(); }
+  int64_t nbytes() const { return num_blocks() * block_bytes(); }
 };
 
 class QuantizedLinear : public AnyLinear {
@@ -54,30 +52,31 @@ class QuantizedLinear : public AnyLinear {
  private:
   QuantizedShape shape_;
   PackedBytes packed_;
-  std::vector<float> bias_;  // padded to whole groups; zeros without a bias
+  std::vector<float> bias_;  // padded to whole blocks; zeros without a bias
 };
 
-// One tile: rows of x by groups of outputs that follow one another in packed. Numbers only: an inline function of
+// One tile: rows of x by blocks of outputs that follow one another in packed. Numbers only: an inline function of
 // QuantizedShape, compiled with the instructions of a tile's file, could be the copy that the linker keeps for all.
 struct QuantizedTile {
-  const char* packed;  // first group
+  const char* packed;   // first block
+  int64_t block_bytes;  // from one block to the next
   int bits;
   bool has_mins;
   int64_t num_spans;
-  int64_t span_inputs;  // padded
-  int64_t code_bytes;   // of a span, before its scales
-  int64_t span_bytes;   // from one span to the next
-  int64_t group_bytes;  // from one group to the next
-  const uint16_t* x;    // bfloat16, row stride x_stride elements
-  int64_t x_stride;
-  const float* span_sums;  // of the rows of x, [num_rows, num_spans]; null without mins
+  int64_t chunks_per_span;
+  QuantizedInputs inputs;
   const float* bias;
   int64_t num_rows;
-  int64_t num_groups;
+  int64_t num_blocks;
   float* out;  // row stride out_stride
   int64_t out_stride;
-  int64_t num_outputs;  // outputs of the tile that exist; the last group may be cut off
+  int64_t num_outputs;  // outputs of the tile that exist; the last block may be cut off
 };
+
+// The most rows of a tile of inputs: their accumulators fit into the registers.
+constexpr int kPlainTileRows = 2;
+constexpr int kAvx2TileRows = 2;
+constexpr int kAvx512TileRows = 8;
 
 void quantized_tile_plain(const QuantizedTile& tile);
 void quantized_tile_avx2(const QuantizedTile& tile);

@@ -2,6 +2,6 @@
 
 namespace specgrove {
 
-void quantized_tile_avx2(const QuantizedTile& tile) { quantized_tile_of(tile); }
+void quantized_tile_avx2(const QuantizedTile& tile) { quantized_tile_of<kAvx2TileRows>(tile); }
 
 }  // namespace specgrove

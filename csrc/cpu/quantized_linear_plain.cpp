@@ -2,6 +2,6 @@
 
 namespace specgrove {
 
-void quantized_tile_plain(const QuantizedTile& tile) { quantized_tile_of(tile); }
+void quantized_tile_plain(const QuantizedTile& tile) { quantized_tile_of<kPlainTileRows>(tile); }
 
 }  // namespace specgrove

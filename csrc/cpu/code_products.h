@@ -1,0 +1,124 @@
+// Integer products of codes, 16 outputs as one value, in the instructions of the file that includes this: AVX-512 VNNI,
+// AVX2, or plain loops. As in simd.h everything has internal linkage; unlike there, all paths give the same bits.
+//
+// Codes of weights are unsigned bytes (codes of 8 bits are kept 128 too high), those of inputs signed ones.
+#pragma once
+
+#include <cstdint>
+
+#include "simd.h"
+
+namespace specgrove {
+namespace {
+
+#if defined(__AVX512VNNI__)
+
+using IntVec = __m512i;
+using Codes = __m512i;   // of four inputs of each output
+using Inputs = __m512i;  // four codes of a row, for each output
+inline IntVec set1(int32_t value) { return _mm512_set1_epi32(value); }
+inline Vec to_float(IntVec value) { return _mm512_cvtepi32_ps(value); }
+inline Codes load_codes(const uint8_t* packed) { return _mm512_loadu_si512(packed); }
+// The codes in the lower and those in the upper halves of 64 bytes.
+inline void load_halves(const uint8_t* packed, Codes* low, Codes* high) {
+  const __m512i bytes = _mm512_loadu_si512(packed), mask = _mm512_set1_epi8(15);
+  *low = _mm512_and_si512(bytes, mask);
+  *high = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask);
+}
+inline Inputs broadcast(int32_t four) { return _mm512_set1_epi32(four); }
+inline IntVec add_products(IntVec sum, Codes codes, Inputs inputs) { return _mm512_dpbusd_epi32(sum, codes, inputs); }
+
+#elif defined(__AVX2__)
+
+struct IntVec {
+  __m256i low, high;
+};
+// As 16-bit numbers, because sums of byte products saturate: those of inputs 0 and 2, and of 1 and 3.
+struct Codes {
+  __m256i even[2], odd[2];
+};
+struct Inputs {
+  __m256i even, odd;
+};
+inline IntVec set1(int32_t value) { return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)}; }
+inline Vec to_float(IntVec value) { return {_mm256_cvtepi32_ps(value.low), _mm256_cvtepi32_ps(value.high)}; }
+inline void set_half(__m256i bytes, int half, Codes* codes) {
+  codes->even[half] = _mm256_and_si256(bytes, _mm256_set1_epi16(0xff));
+  codes->odd[half] = _mm256_srli_epi16(bytes, 8);
+}
+inline __m256i half_of(const uint8_t* packed, int half) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(packed) + half);
+}
+inline Codes load_codes(const uint8_t* packed) {
+  Codes codes;
+  for (int half = 0; half < 2; ++half) set_half(half_of(packed, half), half, &codes);
+  return codes;
+}
+inline void load_halves(const uint8_t* packed, Codes* low, Codes* high) {
+  const __m256i mask = _mm256_set1_epi8(15);
+  for (int half = 0; half < 2; ++half) {
+    const __m256i bytes = half_of(packed, half);
+    set_half(_mm256_and_si256(bytes, mask), half, low);
+    set_half(_mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask), half, high);
+  }
+}
+inline Inputs broadcast(int32_t four) {
+  const __m256i bytes = _mm256_set1_epi32(four);
+  return {_mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8), _mm256_srai_epi16(bytes, 8)};
+}
+inline __m256i add_half(__m256i sum, const Codes& codes, int half, const Inputs& inputs) {
+  sum = _mm256_add_epi32(sum, _mm256_madd_epi16(codes.even[half], inputs.even));
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(codes.odd[half], inputs.odd));
+}
+inline IntVec add_products(IntVec sum, const Codes& codes, const Inputs& inputs) {
+  return {add_half(sum.low, codes, 0, inputs), add_half(sum.high, codes, 1, inputs)};
+}
+
+#else
+
+struct IntVec {
+  int32_t lanes[kVec];
+};
+struct Codes {
+  uint8_t bytes[4 * kVec];
+};
+struct Inputs {
+  int8_t bytes[4];
+};
+inline IntVec set1(int32_t value) {
+  IntVec out;
+  for (int32_t& lane : out.lanes) lane = value;
+  return out;
+}
+inline Vec to_float(const IntVec& value) {
+  Vec out;
+  for (int64_t lane = 0; lane < kVec; ++lane) out.lanes[lane] = static_cast<float>(value.lanes[lane]);
+  return out;
+}
+inline Codes load_codes(const uint8_t* packed) {
+  Codes codes;
+  std::memcpy(codes.bytes, packed, sizeof codes.bytes);
+  return codes;
+}
+inline void load_halves(const uint8_t* packed, Codes* low, Codes* high) {
+  for (int64_t i = 0; i < 4 * kVec; ++i) {
+    low->bytes[i] = packed[i] & 15;
+    high->bytes[i] = packed[i] >> 4;
+  }
+}
+inline Inputs broadcast(int32_t four) {
+  Inputs inputs;
+  std::memcpy(inputs.bytes, &four, sizeof inputs.bytes);
+  return inputs;
+}
+inline IntVec add_products(IntVec sum, const Codes& codes, const Inputs& inputs) {
+  for (int64_t lane = 0; lane < kVec; ++lane) {
+    for (int64_t i = 0; i < 4; ++i) sum.lanes[lane] += codes.bytes[4 * lane + i] * inputs.bytes[i];
+  }
+  return sum;
+}
+
+#endif
+
+}  // namespace
+}  // namespace specgrove

@@ -1,0 +1,40 @@
+// Inputs of the quantised linears as codes of 8 bits: x = scale * code, with codes in -127..127 and one scale for every
+// chunk of 32 inputs of a row. One scale for a whole row would not do: a few inputs of a row are a hundred times as
+// large as the rest, which would be left with two or three bits.
+//
+// Every instruction set makes the same codes and scales. They lie tile by tile, so that a tile of rows reads memory
+// from front to back.
+#pragma once
+
+#include <cstdint>
+
+namespace specgrove {
+
+constexpr int64_t kStepInputs = 4;    // codes of a row that are multiplied by one instruction
+constexpr int64_t kChunkInputs = 32;  // inputs of a span of a row that share a scale; padded with zeros
+constexpr int64_t kChunkSteps = kChunkInputs / kStepInputs;
+
+struct InputShape {
+  int64_t num_spans, span_size;
+
+  int64_t in_features() const { return num_spans * span_size; }
+  int64_t chunks_per_span() const { return (span_size + kChunkInputs - 1) / kChunkInputs; }
+  int64_t num_chunks() const { return num_spans * chunks_per_span(); }
+};
+
+struct QuantizedInputs {
+  int64_t tile_rows;     // of all tiles; the last one may use fewer
+  const int32_t* codes;  // [num_tiles, num_chunks, kChunkSteps, tile_rows], four codes each
+  // [num_tiles, num_chunks, tile_rows]. Not a number for chunks that hold something infinite or not a number.
+  const float* scales;
+  // [num_tiles, num_chunks, tile_rows]. -128 times the sum of a chunk's codes: what is added to its products with codes
+  // that are kept 128 too high.
+  const int32_t* starts;
+  const float* span_sums;  // of scale * code, [num_tiles, num_spans, tile_rows]
+};
+
+// x is [num_rows, in_features]. Tiles of at most max_tile_rows rows, all of about the same size. Valid until the next
+// call in the same thread.
+QuantizedInputs quantized_inputs(const InputShape& shape, const float* x, int64_t num_rows, int64_t max_tile_rows);
+
+}  // namespace specgrove
