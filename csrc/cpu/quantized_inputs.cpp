@@ -56,11 +56,12 @@ struct Buffers {
   std::vector<float> scales, span_sums;
 };
 
-void quantize_row(const InputShape& shape, const float* x, int64_t tile, int64_t row_of_tile, int64_t tile_rows,
+// One row of a tile.
+void quantize_row(const InputShape& shape, const float* x, int64_t first_row, int64_t row, int64_t tile_rows,
                   Buffers* buffers) {
-  int64_t place = tile * shape.num_chunks() * tile_rows + row_of_tile;
-  int32_t* codes = buffers->codes.data() + tile * shape.num_chunks() * kChunkSteps * tile_rows + row_of_tile;
-  float* span_sum = buffers->span_sums.data() + tile * shape.num_spans * tile_rows + row_of_tile;
+  int64_t place = first_row * shape.num_chunks() + row - first_row;
+  int32_t* codes = buffers->codes.data() + first_row * shape.num_chunks() * kChunkSteps + row - first_row;
+  float* span_sum = buffers->span_sums.data() + first_row * shape.num_spans + row - first_row;
   for (int64_t span = 0; span < shape.num_spans; ++span, span_sum += tile_rows) {
     float sum = 0.0f;
     for (int64_t left = shape.span_size; left > 0; left -= kChunkInputs, place += tile_rows) {
@@ -86,15 +87,17 @@ void quantize_row(const InputShape& shape, const float* x, int64_t tile, int64_t
 QuantizedInputs quantized_inputs(const InputShape& shape, const float* x, int64_t num_rows, int64_t max_tile_rows) {
   thread_local Buffers thread_buffers;
   Buffers* const buffers = &thread_buffers;  // the caller's, in all threads
-  const int64_t num_tiles = std::max<int64_t>(1, (num_rows + max_tile_rows - 1) / max_tile_rows);
-  const int64_t tile_rows = (num_rows + num_tiles - 1) / num_tiles;
-  buffers->codes.resize(num_tiles * shape.num_chunks() * kChunkSteps * tile_rows);
-  buffers->scales.resize(num_tiles * shape.num_chunks() * tile_rows);
-  buffers->starts.resize(num_tiles * shape.num_chunks() * tile_rows);
-  buffers->span_sums.resize(num_tiles * shape.num_spans * tile_rows);
+  const int64_t least_tiles = (num_rows + max_tile_rows - 1) / max_tile_rows;
+  const int64_t tile_rows = (num_rows + least_tiles - 1) / least_tiles;
+  const int64_t num_tiles = (num_rows + tile_rows - 1) / tile_rows;
+  buffers->codes.resize(num_rows * shape.num_chunks() * kChunkSteps);
+  buffers->scales.resize(num_rows * shape.num_chunks());
+  buffers->starts.resize(num_rows * shape.num_chunks());
+  buffers->span_sums.resize(num_rows * shape.num_spans);
   ThreadPool::instance().run(num_tiles, [&](int64_t tile) {
-    for (int64_t row = tile * tile_rows; row < std::min(num_rows, (tile + 1) * tile_rows); ++row) {
-      quantize_row(shape, x + row * shape.in_features(), tile, row - tile * tile_rows, tile_rows, buffers);
+    const int64_t first_row = tile * tile_rows, end_row = std::min(num_rows, first_row + tile_rows);
+    for (int64_t row = first_row; row < end_row; ++row) {
+      quantize_row(shape, x + row * shape.in_features(), first_row, row, end_row - first_row, buffers);
     }
   });
   return {tile_rows, buffers->codes.data(), buffers->scales.data(), buffers->starts.data(), buffers->span_sums.data()};

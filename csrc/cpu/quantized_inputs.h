@@ -22,15 +22,16 @@ struct InputShape {
   int64_t num_chunks() const { return num_spans * chunks_per_span(); }
 };
 
+// Arrays of tiles of rows, one tile after the other.
 struct QuantizedInputs {
-  int64_t tile_rows;     // of all tiles; the last one may use fewer
-  const int32_t* codes;  // [num_tiles, num_chunks, kChunkSteps, tile_rows], four codes each
-  // [num_tiles, num_chunks, tile_rows]. Not a number for chunks that hold something infinite or not a number.
+  int64_t tile_rows;     // of every tile but the last, which may have fewer
+  const int32_t* codes;  // [num_chunks, kChunkSteps, rows of the tile], four codes each
+  // [num_chunks, rows of the tile]. Not a number for chunks that hold something infinite or not a number.
   const float* scales;
-  // [num_tiles, num_chunks, tile_rows]. -128 times the sum of a chunk's codes: what is added to its products with codes
-  // that are kept 128 too high.
+  // [num_chunks, rows of the tile]. -128 times the sum of a chunk's codes: added to its products with codes that are
+  // kept 128 too high.
   const int32_t* starts;
-  const float* span_sums;  // of scale * code, [num_tiles, num_spans, tile_rows]
+  const float* span_sums;  // of scale * code, [num_spans, rows of the tile]
 };
 
 // x is [num_rows, in_features]. Tiles of at most max_tile_rows rows, all of about the same size. Valid until the next

@@ -22,34 +22,34 @@ inline void add_step(const Codes& codes, const int32_t* inputs, IntVec* products
 
 // Sums of the products of a chunk, from starts on.
 template <int kBits, int kRows>
-inline void add_chunk(const uint8_t* packed, const int32_t* inputs, int64_t tile_rows, IntVec* products) {
+inline void add_chunk(const uint8_t* packed, const int32_t* inputs, IntVec* products) {
 #pragma GCC unroll 8
   for (int64_t step = 0; step < kChunkSteps; packed += kLineBytes) {
     prefetch(packed);
     if constexpr (kBits == 8) {
-      add_step<kRows>(load_codes(packed), inputs + step++ * tile_rows, products);
+      add_step<kRows>(load_codes(packed), inputs + step++ * kRows, products);
     } else {
       Codes low, high;
       load_halves(packed, &low, &high);
-      add_step<kRows>(low, inputs + step++ * tile_rows, products);
-      add_step<kRows>(high, inputs + step++ * tile_rows, products);
+      add_step<kRows>(low, inputs + step++ * kRows, products);
+      add_step<kRows>(high, inputs + step++ * kRows, products);
     }
   }
 }
 
-// kRows rows, which make a tile of the inputs, by one block of outputs.
+// A tile of inputs, kRows rows from first_row on, by one block of outputs.
 template <int kBits, int kRows>
-void multiply(const QuantizedTile& tile, int64_t row_tile, int64_t block) {
+void multiply(const QuantizedTile& tile, int64_t first_row, int64_t block) {
   const uint8_t* packed = reinterpret_cast<const uint8_t*>(tile.packed) + block * tile.block_bytes;
-  const int64_t tile_rows = tile.inputs.tile_rows, first_chunk = row_tile * tile.num_spans * tile.chunks_per_span;
-  const int32_t* inputs = tile.inputs.codes + first_chunk * kChunkSteps * tile_rows;
-  const float* input_scales = tile.inputs.scales + first_chunk * tile_rows;
-  const int32_t* starts = tile.inputs.starts + first_chunk * tile_rows;
-  const float* span_sums = tile.inputs.span_sums + row_tile * tile.num_spans * tile_rows;
+  const int64_t first_chunk = first_row * tile.num_spans * tile.chunks_per_span;
+  const int32_t* inputs = tile.inputs.codes + first_chunk * kChunkSteps;
+  const float* input_scales = tile.inputs.scales + first_chunk;
+  const int32_t* starts = tile.inputs.starts + first_chunk;
+  const float* span_sums = tile.inputs.span_sums + first_row * tile.num_spans;
   Vec sums[kRows];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) sums[r] = load(tile.bias + block * kBlock);
-  for (int64_t span = 0; span < tile.num_spans; ++span, span_sums += tile_rows) {
+  for (int64_t span = 0; span < tile.num_spans; ++span, span_sums += kRows) {
     Vec totals[kRows];
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) totals[r] = set1(0.0f);
@@ -57,13 +57,13 @@ void multiply(const QuantizedTile& tile, int64_t row_tile, int64_t block) {
       IntVec products[kRows];
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) products[r] = set1(kBits == 8 ? starts[r] : 0);
-      add_chunk<kBits, kRows>(packed, inputs, tile_rows, products);
+      add_chunk<kBits, kRows>(packed, inputs, products);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) totals[r] = fma(set1(input_scales[r]), to_float(products[r]), totals[r]);
       packed += kChunkInputs * kBlock * kBits / 8;
-      inputs += kChunkSteps * tile_rows;
-      input_scales += tile_rows;
-      starts += tile_rows;
+      inputs += kChunkSteps * kRows;
+      input_scales += kRows;
+      starts += kRows;
     }
     const Vec scales = load(reinterpret_cast<const float*>(packed));
     prefetch(packed);
@@ -78,7 +78,7 @@ void multiply(const QuantizedTile& tile, int64_t row_tile, int64_t block) {
     for (int r = 0; r < kRows; ++r) sums[r] = fma(mins, set1(span_sums[r]), sums[r]);
   }
   const int64_t num_left = tile.num_outputs - block * kBlock;
-  float* out = tile.out + row_tile * tile_rows * tile.out_stride + block * kBlock;
+  float* out = tile.out + first_row * tile.out_stride + block * kBlock;
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r, out += tile.out_stride) {
     float lanes[kBlock];
@@ -88,20 +88,20 @@ void multiply(const QuantizedTile& tile, int64_t row_tile, int64_t block) {
 }
 
 template <int kBits, int kRows>
-void multiply_rows(const QuantizedTile& tile, int64_t num_rows, int64_t row_tile, int64_t block) {
+void multiply_rows(const QuantizedTile& tile, int64_t first_row, int64_t num_rows, int64_t block) {
   if constexpr (kRows > 1) {
-    if (num_rows < kRows) return multiply_rows<kBits, kRows - 1>(tile, num_rows, row_tile, block);
+    if (num_rows < kRows) return multiply_rows<kBits, kRows - 1>(tile, first_row, num_rows, block);
   }
-  multiply<kBits, kRows>(tile, row_tile, block);
+  multiply<kBits, kRows>(tile, first_row, block);
 }
 
 template <int kBits, int kMaxRows>
 void tile_of(const QuantizedTile& tile) {
-  const int64_t tile_rows = tile.inputs.tile_rows;
   for (int64_t block = 0; block < tile.num_blocks; ++block) {
-    for (int64_t row = 0; row < tile.num_rows; row += tile_rows) {
-      const int64_t left = tile.num_rows - row;
-      multiply_rows<kBits, kMaxRows>(tile, left < tile_rows ? left : tile_rows, row / tile_rows, block);
+    for (int64_t row = 0; row < tile.num_rows; row += tile.inputs.tile_rows) {
+      const int64_t num_left = tile.num_rows - row;
+      multiply_rows<kBits, kMaxRows>(tile, row, num_left < tile.inputs.tile_rows ? num_left : tile.inputs.tile_rows,
+                                     block);
     }
   }
 }

@@ -139,7 +139,10 @@ def unpack_codes(packed: torch.Tensor, bits: int, in_features: int) -> torch.Ten
 
 
 class QuantizedLinear(NativeLinear):
-    """``x @ weight.T + bias`` for float32 ``x``, which is rounded to bfloat16; sums are float32."""
+    """``x @ weight.T + bias`` for float32 ``x``, which is rounded to 8 bits, with one scale for each 32 inputs of a group.
+
+    Products of codes are added up exactly as integers, chunks and groups in float32.
+    """
 
     def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None = None) -> None:
         """``bias`` is float32 ``[out_features]``. Packs a copy of the weight."""

@@ -81,7 +81,7 @@ def test_bad_bytes_are_named() -> None:
         PackedLinear.from_packed(packed.view(torch.float32), torch.float32, 64, 16)
     with pytest.raises(ValueError, match=r"dtype must be float32, bfloat16 or float16, got torch\.int8"):
         PackedLinear.from_packed(packed, torch.int8, 64, 16)
-    with pytest.raises(ValueError, match=r"packed must have the shape \[1536\], got \[4096\]"):
+    with pytest.raises(ValueError, match=r"packed must have the shape \[2560\], got \[4096\]"):
         QuantizedLinear.from_packed(packed, 8, 16, True, 32, 32)
     with pytest.raises(ValueError, match="group_size must be 16 or a multiple of 4 that divides it, got 6"):
         QuantizedLinear.from_packed(packed, 8, 6, False, 64, 16)

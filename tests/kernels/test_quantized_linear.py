@@ -32,7 +32,7 @@ def weight_of(out_features: int, in_features: int, group_size: int, bits: int, h
 
 def in_float32(x: torch.Tensor, weight: QuantizedWeight, bias: torch.Tensor | None) -> torch.Tensor:
     """The same steps in torch: a sum for each group, scaled and added up in the order of the groups."""
-    groups = x.bfloat16().float().view(len(x), -1, weight.group_size)
+    groups = reference.rounded_inputs(x, weight.group_size).view(len(x), -1, weight.group_size)
     codes = weight.codes.float().view(weight.out_features, -1, weight.group_size)
     out = torch.zeros(len(x), weight.out_features) if bias is None else bias.expand(len(x), -1).clone()
     for group in range(groups.shape[1]):
@@ -81,7 +81,31 @@ def test_every_code_is_read_exactly(isa: str, bits: int) -> None:
             codes = torch.zeros(len(every), in_features, dtype=CODE_DTYPES[bits])
             codes[:, place] = every
             weight = QuantizedWeight(codes, torch.ones(len(every), 1), None, bits)
-            assert torch.equal(QuantizedLinear(weight)(torch.ones(1, in_features))[0], every.float())
+            x = torch.full((1, in_features), 127.0)  # its code is 127, its scale 1
+            assert torch.equal(QuantizedLinear(weight)(x)[0], 127 * every.float())
+
+
+@pytest.mark.parametrize(("bits", "has_mins"), FORMATS)
+def test_inputs_of_all_sizes(isa: str, bits: int, has_mins: bool) -> None:
+    """Chunks of zeros, of tiny and of huge numbers, and one number that is far larger than the others of its chunk."""
+    weight = weight_of(20, 128, 64, bits, has_mins)
+    x = torch.randn(5, 128) * torch.tensor([1e-30, 1e30, 1.0, 0.0, 1.0])[:, None]
+    x[2, 40], x[4, :64] = 1e6, 0.0
+    found, expected = QuantizedLinear(weight)(x), reference.quantized_linear(x, weight)
+    largest = expected.abs().amax(1, keepdim=True)
+    assert ((found - expected).abs() <= 1e-5 * largest).all()
+    assert (found[3] == 0).all()
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number_stays_in_its_row(isa: str, broken: float) -> None:
+    linear, x = QuantizedLinear(weight_of(40, 64, 32, 4, True)), torch.randn(9, 64)
+    expected = linear(x)
+    x[4, 50] = broken
+    found = linear(x)
+    assert found[4].isnan().all()
+    others = [row for row in range(9) if row != 4]
+    assert torch.equal(found[others], expected[others])
 
 
 def test_writes_into_a_given_tensor() -> None:

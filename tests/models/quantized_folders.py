@@ -23,7 +23,7 @@ def values_of(weight: Weight) -> torch.Tensor:
 
 
 class DequantisingWeights(MemoryWeights):
-    """Computes with the values in float32: the kernels of quantised weights would round activations to bfloat16."""
+    """Computes with the values in float32: the kernels of quantised weights would round activations to 8 bits."""
 
     def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         return super().linear(values_of(weight), bias, torch.float32)
