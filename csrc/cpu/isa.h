@@ -5,7 +5,7 @@
 
 namespace specgrove {
 
-enum class Isa { kPlain, kAvx2, kAvx512 };  // worst first; AVX-512 means BF16 and VBMI too
+enum class Isa { kPlain, kAvx2, kAvx512 };  // worst first; AVX-512 means BF16 and VNNI too
 
 Isa best_isa();
 Isa current_isa();

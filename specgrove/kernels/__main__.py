@@ -9,9 +9,9 @@ from specgrove.kernels.checks import NATIVE_DTYPES
 from specgrove.kernels.threads import get_isa, get_num_threads
 
 REASONS = {
-    "avx512": "the processor has AVX-512 with BF16 and VBMI",
-    "avx2": "the processor has AVX2, but no AVX-512 with BF16 and VBMI",
-    "plain": "the processor has neither AVX-512 with BF16 and VBMI nor AVX2",
+    "avx512": "the processor has AVX-512 with BF16 and VNNI",
+    "avx2": "the processor has AVX2, but no AVX-512 with BF16 and VNNI",
+    "plain": "the processor has neither AVX-512 with BF16 and VNNI nor AVX2",
 }
 
 
