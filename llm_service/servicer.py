@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from llm_service.verifier import VerifierEngine
 from specgrove import wire
 from specgrove.models.spec import DecoderSpec
 from specgrove.request import Verdict, VerifyWork
+from specgrove.runtime.in_process import results_of
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.work_streams import WorkStreams
 from specgrove.tokenizer import Tokenizer
@@ -62,11 +63,11 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         """See llm.proto."""
         return self.streams.serve(request_iterator, context)
 
-    async def _verify(self, item: llm_pb2.VerifyItem) -> llm_pb2.VerifyResult:
-        verdict = await asyncio.wrap_future(self._loop.submit(wire.verify_work_from_proto(item)))
-        return llm_pb2.VerifyResult(
-            session_id=item.session_id, item_id=item.item_id, verdict=wire.verdict_to_proto(verdict)
-        )
+    async def _verify(self, item: llm_pb2.VerifyItem) -> AsyncGenerator[llm_pb2.VerifyResult, None]:
+        async for verdict in results_of(self._loop, wire.verify_work_from_proto(item)):
+            yield llm_pb2.VerifyResult(
+                session_id=item.session_id, item_id=item.item_id, verdict=wire.verdict_to_proto(verdict)
+            )
 
     async def GetModelInfo(  # noqa: N802
         self, request: llm_pb2.LlmServiceGetModelInfoRequest, context: Context

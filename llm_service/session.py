@@ -48,6 +48,8 @@ class PendingWork:
     session: Session
     tree: TokenTree
     deadline_s: float | None
+    num_steps_left: int = 1
+    """Verdicts still to be given; ``tree`` belongs to the next one."""
     is_in_flight: bool = False
     """Whether a forward pass over its tree is under way."""
 
@@ -55,4 +57,10 @@ class PendingWork:
     def of(cls, item_id: int, session: Session, work: VerifyWork, now_s: float) -> PendingWork:
         """``deadline_s`` is on the same clock as ``now_s``."""
         deadline_s = None if work.timeout_ms is None else now_s + work.timeout_ms / 1e3
-        return cls(item_id, session, work.tree, deadline_s)
+        return cls(item_id, session, work.tree, deadline_s, work.num_steps)
+
+    def go_on(self) -> None:
+        """Makes the session's last token the next tree, after a verdict that others follow."""
+        self.tree = TokenTree.of_root(self.session.token_ids[-1])
+        self.num_steps_left -= 1
+        self.is_in_flight = False

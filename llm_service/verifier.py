@@ -33,6 +33,8 @@ from specgrove.runtime.model_runner import Runner, measure_step_ms
 from specgrove.runtime.step_loop import WorkItem
 from specgrove.token_tree import TokenTree
 
+_MAX_NUM_STEPS = 256
+
 Result = tuple[int, Verdict | SpecGroveError]
 
 
@@ -126,10 +128,12 @@ class VerifierEngine:
         except ValueError as error:
             raise InvalidRequestError.of("tree", str(error)) from error
         num_tokens = work.base + len(work.new_token_ids)
-        reached_len = num_tokens + max(work.tree.depths())
+        if not 1 <= work.num_steps <= _MAX_NUM_STEPS:
+            raise InvalidRequestError.of("num_steps", f"must be from 1 to {_MAX_NUM_STEPS}")
+        reached_len = num_tokens + max(work.tree.depths()) + work.num_steps - 1
         if reached_len > max_len:
             raise InvalidRequestError.of(
-                "tree", f"committed tokens and tree reach {reached_len}, the context holds {max_len}"
+                "tree", f"committed tokens, tree and steps after it reach {reached_len}, the context holds {max_len}"
             )
         if num_tokens > self._runner.num_slots:
             raise InvalidRequestError.of(
@@ -243,6 +247,11 @@ class VerifierEngine:
         self._slots.free(slot for node, slot in enumerate(tree_slots) if node not in kept_nodes)
         session.extend(acceptance.token_ids)
         session.last_used_s = self._clock_s()
+        is_stopped = not set(acceptance.token_ids).isdisjoint(session.sampling.stop_token_ids)
+        has_more = pending.num_steps_left > 1 and not is_stopped
+        if has_more:
+            pending.go_on()
+            self._pending[session.session_id] = pending  # behind those that wait
         return Verdict(
             base=base,
             token_ids=acceptance.token_ids,
@@ -250,7 +259,12 @@ class VerifierEngine:
             log_probs=acceptance.log_probs,
             step_ms=step_ms,
             step_num_tokens=num_rows,
+            has_more=has_more,
         )
+
+    def has_more(self, result: Verdict) -> bool:
+        """See ``Engine``."""
+        return result.has_more
 
     def close_session(self, session_id: str) -> None:
         """See ``Engine``."""

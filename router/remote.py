@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
@@ -21,6 +21,7 @@ from specgrove.errors import (
     InternalError,
     InvalidRequestError,
     ResourceExhaustedError,
+    StaleBaseError,
     UnavailableError,
 )
 from specgrove.request import Draft, DraftWork, Verdict, VerifyWork
@@ -47,26 +48,30 @@ class RemoteVerifier:
         self._busy_wait_s = busy_wait_s
         self._background = _Background()
 
-    async def verify(self, work: VerifyWork) -> Verdict:
-        """The verdict of the session's replica."""
-        async with _deadline(work.timeout_ms):
+    async def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict, None]:
+        """The verdicts of the session's replica."""
+        until_s = None if work.timeout_ms is None else asyncio.get_running_loop().time() + work.timeout_ms / 1e3
+        async with _deadline(until_s):
             replica = await self._replica_of(work)
-            replica.session_lens[work.session_id] = work.base + len(work.new_token_ids)
-            backoff_s, until_s = _MIN_BUSY_BACKOFF_S, time.monotonic() + self._busy_wait_s
-            while True:
-                result = await replica.client.call(wire.verify_work_to_proto(work, 0))
-                if result.HasField("verdict"):
-                    return wire.verdict_from_proto(result.verdict)
-                error = wire.error_from_proto(result.error)
-                if isinstance(error, UnavailableError):
-                    replica.mark_draining()
-                if isinstance(error, InvalidRequestError):
-                    # The client's request was checked before; what is wrong now is between router and LLM service.
-                    raise InternalError(f"{replica.client.address} refused an item: {error}")
-                if not isinstance(error, ResourceExhaustedError) or time.monotonic() + backoff_s > until_s:
-                    raise error
+        replica.session_lens[work.session_id] = work.base + len(work.new_token_ids)
+        backoff_s, busy_until_s = _MIN_BUSY_BACKOFF_S, time.monotonic() + self._busy_wait_s
+        while True:
+            has_begun = False
+            try:
+                async with contextlib.aclosing(_verdicts(replica, work, until_s)) as verdicts:
+                    async for verdict in verdicts:
+                        has_begun = True
+                        yield verdict
+                return
+            except ResourceExhaustedError as error:
+                if has_begun:
+                    # The session is gone, and the caller has tokens that this work knows nothing of.
+                    raise StaleBaseError(0) from error
+                if time.monotonic() + backoff_s > busy_until_s:
+                    raise
+            async with _deadline(until_s):
                 await asyncio.sleep(backoff_s)
-                backoff_s = min(backoff_s * 2, _MAX_BUSY_BACKOFF_S)
+            backoff_s = min(backoff_s * 2, _MAX_BUSY_BACKOFF_S)
 
     async def close(self, session_id: str) -> None:
         """Tells the replica to forget the session, in the background."""
@@ -138,6 +143,28 @@ class RemoteDrafter:
         await self._background.finish()
 
 
+async def _verdicts(replica: LlmReplica, work: VerifyWork, until_s: float | None) -> AsyncGenerator[Verdict, None]:
+    """One attempt at a work."""
+    async with contextlib.aclosing(replica.client.results(wire.verify_work_to_proto(work, 0))) as results:
+        has_more = True
+        while has_more:
+            # Not around the loop: what is between two verdicts is another task's.
+            async with _deadline(until_s):
+                result = await anext(results)
+            if result.HasField("error"):
+                error = wire.error_from_proto(result.error)
+                if isinstance(error, UnavailableError):
+                    replica.mark_draining()
+                if isinstance(error, InvalidRequestError):
+                    # The client's request was checked before; what is wrong now is between router and LLM service.
+                    raise InternalError(f"{replica.client.address} refused an item: {error}")
+                raise error
+            verdict = wire.verdict_from_proto(result.verdict)
+            replica.session_lens[work.session_id] = verdict.base + len(verdict.token_ids)
+            has_more = verdict.has_more
+            yield verdict
+
+
 class _UnaryCall(Protocol):
     def __await__(self) -> Any: ...
 
@@ -167,9 +194,10 @@ class _Background:
 
 
 @contextlib.asynccontextmanager
-async def _deadline(timeout_ms: int | None) -> AsyncIterator[None]:
+async def _deadline(until_s: float | None) -> AsyncIterator[None]:
+    """``until_s`` is on the event loop's clock."""
     try:
-        async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1e3):
+        async with asyncio.timeout_at(until_s):
             yield
     except TimeoutError:
         raise DeadlineExceededError("the request's deadline passed") from None

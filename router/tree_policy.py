@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from router.config import TreeConfig
 from specgrove.request import SpeculationOptions, Step, TreeShape
@@ -25,6 +25,8 @@ _NUM_NODES_CHOICES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _DEPTH_CHOICES = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 # A choice holds for this many steps: choosing takes about 50 us.
 _NUM_STEPS_PER_CHOICE = 4
+# Without a tree the verifier makes this many on its own; then there is a new choice.
+_MAX_NUM_STEPS_WITHOUT = 16
 # Steps after which an observation counts half as much, in a session and over all sessions.
 _SESSION_DECAY = 0.5 ** (1 / 32)
 _ROUTER_DECAY = 0.5 ** (1 / 256)
@@ -143,7 +145,7 @@ class AdaptiveTreePolicy:
         self._measurements = measurements
         self._acceptance = DepthCounts(_SESSION_DECAY)
         self._choice = bounds
-        self._num_steps = 0
+        self._num_steps_to_choice = 0
         self._num_steps_without = 0
         self._probe_interval = _MIN_PROBE_INTERVAL
 
@@ -151,15 +153,17 @@ class AdaptiveTreePolicy:
         """The shape for the next step."""
         if not self._measurements.is_ready:
             return self._bounds
-        if self._num_steps % _NUM_STEPS_PER_CHOICE == 0:
-            self._choice = self._best()
-        self._num_steps += 1
+        if self._num_steps_to_choice <= 0:
+            self._choice, self._num_steps_to_choice = self._best(), _NUM_STEPS_PER_CHOICE
         if self._choice.max_num_nodes > 0:
             self._num_steps_without, self._probe_interval = 0, _MIN_PROBE_INTERVAL
+            self._num_steps_to_choice -= 1
             return self._choice
-        self._num_steps_without += 1
-        if self._num_steps_without < self._probe_interval:
-            return _NO_TREE
+        num_steps = min(self._probe_interval - self._num_steps_without, _MAX_NUM_STEPS_WITHOUT)
+        self._num_steps_to_choice -= max(num_steps, 1)
+        if num_steps > 0:
+            self._num_steps_without += num_steps
+            return replace(_NO_TREE, num_steps=num_steps)
         self._num_steps_without, self._probe_interval = 0, min(self._probe_interval * 2, _MAX_PROBE_INTERVAL)
         return self._within(_PROBE_SHAPE)
 

@@ -54,11 +54,15 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TreeShape:
-    """What a tree policy asks of the drafters. ``max_num_nodes`` leaves the root out; 0 means draft nothing."""
+    """What a tree policy asks of the drafters. ``max_num_nodes`` leaves the root out; 0 means draft nothing.
+
+    Where nothing is drafted, ``num_steps`` may be made before the policy is asked again.
+    """
 
     max_num_nodes: int
     max_depth: int
     beam_width: int | None = None
+    num_steps: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,8 @@ class SessionParams:
 class VerifyWork:
     """For a verifier: tokens committed from position ``base`` on, and the tree to verify below them.
 
-    ``session`` is present exactly when ``base`` is 0.
+    ``session`` is present exactly when ``base`` is 0. Steps after the first decode incrementally, each from the verdict before, until
+    a stop token or ``num_steps`` verdicts.
     """
 
     session_id: str
@@ -111,6 +116,7 @@ class VerifyWork:
     tree: TokenTree
     session: SessionParams | None = None
     timeout_ms: int | None = None
+    num_steps: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +129,10 @@ class LogProbs:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A verifier's answer: accepted tokens, then the bonus token. ``accepted_nodes`` has one element fewer."""
+    """A verifier's answer: accepted tokens, then the bonus token. ``accepted_nodes`` has one element fewer.
+
+    ``has_more``: another verdict of the same work follows.
+    """
 
     base: int
     token_ids: tuple[int, ...]
@@ -131,6 +140,7 @@ class Verdict:
     log_probs: tuple[LogProbs, ...] = ()
     step_ms: float = 0.0
     step_num_tokens: int = 0
+    has_more: bool = False
 
 
 class FinishReason(enum.Enum):

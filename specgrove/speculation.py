@@ -3,7 +3,8 @@
 Called by the router's servicer and by the Python API with any ``Drafter``s and one ``Verifier``. It owns a request's committed
 tokens, which are the only truth: drafters and verifiers that lost theirs are sent them again, and a drafter that is missing,
 late or wrong contributes an empty tree. So the steps it yields depend on the verifier's decisions alone. The next step is under way while
-the caller has the last one in hand: what is done with tokens costs no time of the models.
+the caller has the last one in hand, and where nothing is drafted the verifier makes many without being asked for each: what is done with
+tokens and the ways between the services cost no time of the models.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from specgrove.token_tree import TokenTree
 
 logger = logging.getLogger(__name__)
 
+# Without drafters: steps that the verifier makes before it is asked again. What is under way when an output ends early is lost work.
+_MAX_NUM_STEPS_AHEAD = 32
 # A verifier that loses the session this often in one step has no room for it.
 _MAX_NUM_REPLAYS = 20
 
@@ -37,8 +40,8 @@ _MAX_NUM_REPLAYS = 20
 class Verifier(Protocol):
     """The large model. Raises ``StaleBaseError`` or ``UnavailableError`` where the loop should replay; other errors are final."""
 
-    async def verify(self, work: VerifyWork) -> Verdict:
-        """Takes the committed tokens in and decides on the tree below them."""
+    def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict, None]:
+        """Takes the committed tokens in and decides on the tree below them; then the verdicts of the work's further steps."""
         ...
 
     async def close(self, session_id: str) -> None:
@@ -77,28 +80,33 @@ async def generate(
     drafting = Drafting(request, drafters, vocab_size)
     verifying = _Verifying(request, verifier)
 
-    async def make_step(shape: TreeShape | None) -> Step:
-        if shape is None:
-            # The prompt is read by both sides at once: the first tree is empty, so that no drafter delays the first token.
-            drafting.take_in(committed)
-            tree, draft_ms = TokenTree.of_root(committed[-1]), 0.0
-            ssms: tuple[str, ...] = ()
-        else:
+    # The prompt is read by both sides at once: the first tree is empty, so that no drafter delays the first token.
+    drafting.take_in(committed)
+
+    async def make_step() -> Step:
+        num_left = max_len - len(committed)
+        ssms: tuple[str, ...] = ()
+        tree, draft_ms = TokenTree.of_root(committed[-1]), 0.0
+        num_steps = 1 if drafters else min(_MAX_NUM_STEPS_AHEAD, num_left)
+        if drafters and len(committed) > len(request.prompt_token_ids) and not verifying.is_ahead:
+            shape = policy.shape()
+            if shape.max_num_nodes == 0:
+                num_steps = min(shape.num_steps, num_left)
             # A tree of depth d commits up to d + 1 tokens: deeper nodes than that can't be used any more.
-            shape = replace(shape, max_depth=min(shape.max_depth, max_len - len(committed) - 1))
+            shape = replace(shape, max_depth=min(shape.max_depth, num_left - 1))
             tree, ssms, draft_ms = await drafting.draft(committed, shape)
-        verdict, num_replays = await verifying.verify(committed, tree)
+        verdict, num_replays = await verifying.verify(committed, tree, num_steps)
         return _step_of(
             verdict,
             tree,
             ssms,
-            num_tokens_left=max_len - len(committed),
+            num_tokens_left=num_left,
             stop_token_ids=request.sampling.stop_token_ids,
             draft_ms=draft_ms,
             num_replays=num_replays,
         )
 
-    upcoming = asyncio.ensure_future(make_step(None))
+    upcoming = asyncio.ensure_future(make_step())
     try:
         while True:
             step = await upcoming
@@ -107,10 +115,9 @@ async def generate(
             if step.finish_reason is not None:
                 yield step
                 return
-            upcoming = asyncio.ensure_future(make_step(policy.shape()))
-            for _ in range(
-                2
-            ):  # so that it is sent before the caller gets to work: made in one tick, written in the next
+            upcoming = asyncio.ensure_future(make_step())
+            # So that it is sent before the caller gets to work: made in one tick of the loop, written in the next.
+            for _ in range(2):
                 await asyncio.sleep(0)
             yield step
     finally:
@@ -170,38 +177,65 @@ class _Verifying:
         self._verifier = verifier
         self._session = SessionParams(request.sampling, len(request.prompt_token_ids))
         self._held_len = 0
+        self._verdicts: AsyncGenerator[Verdict, None] | None = None
 
-    async def verify(self, committed: list[int], tree: TokenTree) -> tuple[Verdict, int]:
-        """The verdict, and how often the committed tokens had to be sent anew."""
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the verifier makes the next step already, without a tree."""
+        return self._verdicts is not None
+
+    async def verify(self, committed: list[int], tree: TokenTree, num_steps: int) -> tuple[Verdict, int]:
+        """The next verdict, and how often the committed tokens had to be sent anew.
+
+        Up to ``num_steps - 1`` more are made ahead; while they are, ``tree`` must be empty.
+        """
         for num_replays in range(_MAX_NUM_REPLAYS):
-            base = self._held_len
-            work = VerifyWork(
-                session_id=self._request.session_id,
-                base=base,
-                new_token_ids=tuple(committed[base:]),
-                tree=tree,
-                session=self._session if base == 0 else None,
-                timeout_ms=remaining_ms(self._request.deadline_s),
-            )
+            timeout_ms = remaining_ms(self._request.deadline_s)
+            if self._verdicts is None:
+                self._verdicts = self._verifier.verify(self._work(committed, tree, num_steps, timeout_ms))
             try:
-                verdict = await self._verifier.verify(work)
+                verdict = await anext(self._verdicts, None)
             except StaleBaseError as error:
                 logger.info(
-                    "session %s: verifier holds %d of %d tokens", work.session_id, error.held_len, len(committed)
+                    "session %s: verifier holds %d of %d tokens",
+                    self._request.session_id,
+                    error.held_len,
+                    len(committed),
                 )
+                self._verdicts = None
                 self._held_len = error.held_len if error.held_len <= len(committed) else 0
                 continue
             except UnavailableError as error:
-                logger.warning("session %s: %s; replaying %d tokens", work.session_id, error, len(committed))
+                logger.warning("session %s: %s; replaying %d tokens", self._request.session_id, error, len(committed))
+                self._verdicts = None
                 self._held_len = 0
                 continue
-            if verdict.base != len(committed) or not verdict.token_ids:
-                raise InternalError(
-                    f"the verifier answered for base {verdict.base} when asked about base {len(committed)}"
-                )
+            if verdict is None or verdict.base != len(committed) or not verdict.token_ids:
+                answer = "nothing" if verdict is None else f"for base {verdict.base}"
+                raise InternalError(f"the verifier answered {answer} when asked about base {len(committed)}")
             self._held_len = verdict.base + len(verdict.token_ids)
+            if not verdict.has_more:
+                await self._end_verdicts()
             return verdict, num_replays
         raise UnavailableError(f"no verifier kept the session alive in {_MAX_NUM_REPLAYS} attempts; try again later")
 
+    def _work(self, committed: list[int], tree: TokenTree, num_steps: int, timeout_ms: int | None) -> VerifyWork:
+        base = self._held_len
+        return VerifyWork(
+            session_id=self._request.session_id,
+            base=base,
+            new_token_ids=tuple(committed[base:]),
+            tree=tree,
+            session=self._session if base == 0 else None,
+            timeout_ms=timeout_ms,
+            num_steps=num_steps,
+        )
+
+    async def _end_verdicts(self) -> None:
+        verdicts, self._verdicts = self._verdicts, None
+        if verdicts is not None:
+            await verdicts.aclose()
+
     async def close(self) -> None:
+        await self._end_verdicts()
         await self._verifier.close(self._request.session_id)

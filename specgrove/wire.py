@@ -94,6 +94,7 @@ def verify_work_to_proto(work: VerifyWork, item_id: int) -> llm_pb2.VerifyItem:
         tree=tree_to_proto(work.tree),
         session=session,
         timeout_ms=work.timeout_ms or 0,
+        num_steps=work.num_steps,
     )
 
 
@@ -111,6 +112,7 @@ def verify_work_from_proto(item: llm_pb2.VerifyItem) -> VerifyWork:
         tree=tree_from_proto(item.tree),
         session=session,
         timeout_ms=item.timeout_ms or None,
+        num_steps=item.num_steps or 1,
     )
 
 
@@ -134,6 +136,7 @@ def verdict_to_proto(verdict: Verdict) -> llm_pb2.Verdict:
         log_probs=[log_probs_to_proto(log_probs) for log_probs in verdict.log_probs],
         step_ms=verdict.step_ms,
         step_num_tokens=verdict.step_num_tokens,
+        has_more=verdict.has_more,
     )
 
 
@@ -146,6 +149,7 @@ def verdict_from_proto(proto: llm_pb2.Verdict) -> Verdict:
         log_probs=tuple(log_probs_from_proto(log_probs) for log_probs in proto.log_probs),
         step_ms=proto.step_ms,
         step_num_tokens=proto.step_num_tokens,
+        has_more=proto.has_more,
     )
 
 

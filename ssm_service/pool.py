@@ -176,6 +176,10 @@ class DrafterPool:
             trees = tuple(sorted(pending.trees, key=lambda drafted: self.names.index(drafted.ssm)))
             self._finished.append((pending.item_id, Draft(len(session.token_ids), trees, draft_ms)))
 
+    def has_more(self, result: Draft) -> bool:
+        """See ``Engine``."""
+        return False
+
     def close_session(self, session_id: str) -> None:
         """See ``Engine``."""
         session = self._sessions.get(session_id)

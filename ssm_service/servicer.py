@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -39,9 +39,9 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
         """See ssm.proto."""
         return self.streams.serve(request_iterator, context)
 
-    async def _draft(self, item: ssm_pb2.DraftItem) -> ssm_pb2.DraftResult:
+    async def _draft(self, item: ssm_pb2.DraftItem) -> AsyncGenerator[ssm_pb2.DraftResult, None]:
         draft = await asyncio.wrap_future(self._loop.submit(wire.draft_work_from_proto(item)))
-        return ssm_pb2.DraftResult(session_id=item.session_id, item_id=item.item_id, draft=wire.draft_to_proto(draft))
+        yield ssm_pb2.DraftResult(session_id=item.session_id, item_id=item.item_id, draft=wire.draft_to_proto(draft))
 
     async def GetModelInfo(  # noqa: N802
         self, request: ssm_pb2.SsmServiceGetModelInfoRequest, context: Context

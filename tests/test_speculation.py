@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import pytest
@@ -63,11 +63,11 @@ class _Failing(ToySsm):
 class _Dying(ToyLlm):
     """Is lost now and then, and has forgotten everything when it is back."""
 
-    async def verify(self, work: VerifyWork) -> Verdict:
+    async def _step(self, work: VerifyWork) -> Verdict:
         if self._random.random() < 0.4:
             self.sessions.clear()
             raise UnavailableError("gone")
-        return await super().verify(work)
+        return await super()._step(work)
 
 
 async def _run(
@@ -132,7 +132,7 @@ async def test_a_verifier_that_never_keeps_the_session_is_given_up() -> None:
     async def lost(work: VerifyWork) -> Verdict:
         raise UnavailableError("gone")
 
-    verifier.verify = lost  # type: ignore[method-assign]
+    verifier._step = lost  # type: ignore[method-assign]
     with pytest.raises(UnavailableError, match="in 20 attempts"):
         await _run([], verifier)
     assert verifier.closed == ["s"]
@@ -141,12 +141,74 @@ async def test_a_verifier_that_never_keeps_the_session_is_given_up() -> None:
 async def test_a_verdict_for_another_base_is_a_defect() -> None:
     verifier = ToyLlm()
 
-    async def wrong(work: VerifyWork) -> Verdict:
-        return Verdict(99, (1,), ())
+    async def wrong(work: VerifyWork) -> AsyncGenerator[Verdict, None]:
+        yield Verdict(99, (1,), ())
 
     verifier.verify = wrong  # type: ignore[method-assign]
-    with pytest.raises(InternalError):
+    with pytest.raises(InternalError, match="for base 99"):
         await _run([], verifier)
+
+
+async def test_a_verifier_that_falls_silent_is_a_defect() -> None:
+    verifier = ToyLlm()
+
+    async def silent(work: VerifyWork) -> AsyncGenerator[Verdict, None]:
+        async for verdict in ToyLlm().verify(work):
+            yield verdict
+            return
+
+    verifier.verify = silent  # type: ignore[method-assign]
+    with pytest.raises(InternalError, match="answered nothing"):
+        await _run([], verifier)
+
+
+class _Counting(ToyLlm):
+    """Remembers how it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[VerifyWork] = []
+
+    def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict, None]:
+        self.asked.append(work)
+        return super().verify(work)
+
+
+async def test_without_drafters_the_verifier_goes_on_by_itself() -> None:
+    verifier = _Counting()
+    token_ids, steps = await _run([], verifier, 60)
+    assert token_ids == toy_output(PROMPT, 60)
+    assert len(steps) == verifier.num_verified == 60
+    assert [work.num_steps for work in verifier.asked] == [32, 28]
+    assert verifier.asked[1].new_token_ids == ()
+
+
+async def test_where_the_policy_drafts_nothing_the_verifier_goes_on_by_itself() -> None:
+    verifier, drafter = _Counting(), ToySsm(hit_rate=0.9)
+
+    class Alternating(_Shape):
+        num_asked = 0
+
+        def shape(self) -> TreeShape:
+            self.num_asked += 1
+            return self._shape if self.num_asked % 2 else TreeShape(0, 0, num_steps=5)
+
+    policy = Alternating(TreeShape(6, 3))
+    request = GenerationRequest("s", PROMPT, 60)
+    steps = generate(request, [drafter], verifier, policy, vocab_size=VOCAB_SIZE, context_len=CONTEXT_LEN)
+    token_ids = [token.token_id async for step in steps for token in step.tokens]
+    assert token_ids == toy_output(PROMPT, 60)
+    assert {work.num_steps for work in verifier.asked[:-1]} == {1, 5}
+    assert all(work.num_steps == 1 for work in verifier.asked if work.tree.num_nodes > 1)
+    assert len(drafter.asked) == policy.num_asked // 2 + policy.num_asked % 2 + 1  # and the prompt
+
+
+async def test_the_first_stop_token_ends_what_was_made_ahead() -> None:
+    verifier, output = ToyLlm(), toy_output(PROMPT, 60)
+    stop = output[20]
+    token_ids, _ = await _run([], verifier, sampling=SamplingParams(stop_token_ids=(stop,)))
+    assert token_ids == output[: output.index(stop) + 1]
+    assert verifier.num_verified == len(token_ids)
 
 
 async def test_the_deadline_ends_it() -> None:

@@ -1,16 +1,39 @@
-"""``Drafter`` and ``Verifier`` over a step loop of this process: the speculation loop without a network.
+"""A step loop of this process for coroutines, and as ``Drafter`` and ``Verifier``: the speculation loop without a network.
 
-Used by tests, examples and the Python API; the router's counterparts are in ``router.remote``.
+The services' servicers use ``results_of``; tests, examples and benchmarks the other two, whose counterparts are in
+``router.remote``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncGenerator
+from typing import TypeVar
 
 from specgrove.errors import UnavailableError
 from specgrove.request import Draft, DraftWork, Verdict, VerifyWork
 from specgrove.runtime.step_loop import StepLoop
+
+WorkT = TypeVar("WorkT")
+ResultT = TypeVar("ResultT")
+
+
+async def results_of(loop: StepLoop[WorkT, ResultT], work: WorkT) -> AsyncGenerator[ResultT, None]:
+    """All results of one item, each as soon as it is there. Raises the ``SpecGroveError`` that the engine gave."""
+    event_loop = asyncio.get_running_loop()
+    # None where the future has what is left: results of the loop's thread arrive here in its order.
+    arrived: asyncio.Queue[ResultT | None] = asyncio.Queue()
+
+    def post(result: ResultT | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits
+            event_loop.call_soon_threadsafe(arrived.put_nowait, result)
+
+    future = loop.submit(work, on_partial=post)
+    future.add_done_callback(lambda _: post(None))
+    while (partial := await arrived.get()) is not None:
+        yield partial
+    yield future.result()
 
 
 class InProcessVerifier:
@@ -19,9 +42,9 @@ class InProcessVerifier:
     def __init__(self, loop: StepLoop[VerifyWork, Verdict]) -> None:
         self._loop = loop
 
-    async def verify(self, work: VerifyWork) -> Verdict:
+    def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict, None]:
         """See ``specgrove.speculation.Verifier``."""
-        return await asyncio.wrap_future(self._loop.submit(work))
+        return results_of(self._loop, work)
 
     async def close(self, session_id: str) -> None:
         """See ``specgrove.speculation.Verifier``."""

@@ -50,7 +50,11 @@ class Engine(Protocol[WorkT, ResultT]):
         ...
 
     def step(self) -> list[tuple[int, ResultT | SpecGroveError]]:
-        """Plans, runs and applies one forward pass; returns what is finished by item id."""
+        """Plans, runs and applies one forward pass; returns results by item id."""
+        ...
+
+    def has_more(self, result: ResultT) -> bool:
+        """Whether further results of the same item follow this one."""
         ...
 
     def close_session(self, session_id: str) -> None:
@@ -66,13 +70,21 @@ class Engine(Protocol[WorkT, ResultT]):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _UnderWay(Generic[ResultT]):
+    """Who waits for an item's results."""
+
+    future: Future[ResultT]
+    on_partial: Callable[[ResultT], None] | None
+
+
 class StepLoop(Generic[WorkT, ResultT]):
     """Owns the thread. ``submit``, ``call`` and ``stop`` may be called from any thread."""
 
     def __init__(self, engine: Engine[WorkT, ResultT], name: str) -> None:
         self._engine = engine
         self._item_ids = itertools.count(1)
-        self._under_way: dict[int, Future[ResultT]] = {}
+        self._under_way: dict[int, _UnderWay[ResultT]] = {}
         self._inbox: deque[tuple[Callable[[], None], Future[Any]]] = deque()
         self._wake_up = threading.Condition()
         self._is_stopping = False
@@ -87,10 +99,13 @@ class StepLoop(Generic[WorkT, ResultT]):
         """Items submitted and not finished."""
         return len(self._under_way)
 
-    def submit(self, work: WorkT) -> Future[ResultT]:
-        """The result to come, or the ``SpecGroveError`` that the engine gave."""
+    def submit(self, work: WorkT, on_partial: Callable[[ResultT], None] | None = None) -> Future[ResultT]:
+        """The last result to come, or the ``SpecGroveError`` that the engine gave.
+
+        Results before the last one go to ``on_partial``, on the loop's thread.
+        """
         future: Future[ResultT] = Future()
-        self._post(lambda: self._add(work, future), future)
+        self._post(lambda: self._add(work, _UnderWay(future, on_partial)), future)
         return future
 
     def call(self, function: Callable[[], ValueT]) -> Future[ValueT]:
@@ -131,8 +146,9 @@ class StepLoop(Generic[WorkT, ResultT]):
             self._inbox.append((action, future))
             self._wake_up.notify()
 
-    def _add(self, work: WorkT, future: Future[ResultT]) -> None:
+    def _add(self, work: WorkT, under_way: _UnderWay[ResultT]) -> None:
         item = WorkItem(next(self._item_ids), work)
+        future = under_way.future
         try:
             self._engine.add(item)
         except SpecGroveError as error:
@@ -141,7 +157,7 @@ class StepLoop(Generic[WorkT, ResultT]):
             logger.exception("an item could not be taken in")
             future.set_exception(InternalError(f"{type(error).__name__}: {error}"))
         else:
-            self._under_way[item.item_id] = future
+            self._under_way[item.item_id] = under_way
 
     def _run(self) -> None:
         failure: RuntimeError | None = None
@@ -154,7 +170,8 @@ class StepLoop(Generic[WorkT, ResultT]):
         finally:  # nobody waits for a thread that is gone
             with self._wake_up:
                 self._is_stopping = True
-            for future in (*self._under_way.values(), *(future for _, future in self._inbox)):
+            futures = [under_way.future for under_way in self._under_way.values()]
+            for future in (*futures, *(future for _, future in self._inbox)):
                 future.set_exception(UnavailableError("the service is stopping"))
             if failure is None:
                 self.ended.set_result(None)
@@ -191,10 +208,14 @@ class StepLoop(Generic[WorkT, ResultT]):
 
     def _finish(self, results: list[tuple[int, ResultT | SpecGroveError]] | list[tuple[int, StaleBaseError]]) -> None:
         for item_id, result in results:
-            future = self._under_way.pop(item_id, None)
-            if future is None:
+            under_way = self._under_way.get(item_id)
+            if under_way is None:
                 logger.error("a result for item %d, which nobody waits for", item_id)
             elif isinstance(result, SpecGroveError):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
+                del self._under_way[item_id]
+                under_way.future.set_exception(result)
+            elif not self._engine.has_more(result):
+                del self._under_way[item_id]
+                under_way.future.set_result(result)
+            elif under_way.on_partial is not None:
+                under_way.on_partial(result)

@@ -1,7 +1,7 @@
 """The client's half of the multiplexed streams: one channel and one stream to one replica, shared by all sessions.
 
 Owned by the router's remote verifier and drafters. Reconnects for ever. Invariant: every call ends with its result or,
-as soon as the stream is lost, with ``UnavailableError``; a result that nobody waits for any more is dropped.
+as soon as the stream is lost, with ``UnavailableError``; results that nobody waits for any more are dropped.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -57,7 +57,7 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
         self._request_type = request_type
         self._on_connect = on_connect
         self._on_change = on_change or (lambda: None)
-        self._pending: dict[int, asyncio.Future[ResultT]] = {}
+        self._pending: dict[int, asyncio.Queue[ResultT | UnavailableError]] = {}
         self._outbox: dict[int, ItemT] = {}
         self._has_mail = asyncio.Event()
         self._last_item_id = 0
@@ -65,7 +65,7 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
 
     @property
     def num_pending_items(self) -> int:
-        """Calls without a result yet."""
+        """Calls under way."""
         return len(self._pending)
 
     def start(self) -> None:
@@ -80,19 +80,31 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
         await self.channel.close()
 
     async def call(self, item: ItemT) -> ResultT:
-        """The result of ``item``, whose ``item_id`` is set here. Raises ``UnavailableError`` when not connected."""
+        """The one result of ``item``. Otherwise as ``results``."""
+        async with contextlib.aclosing(self.results(item)) as results:
+            return await anext(results)
+
+    async def results(self, item: ItemT) -> AsyncGenerator[ResultT, None]:
+        """The results of ``item``, whose ``item_id`` is set here, as they come; the caller closes it after the last.
+
+        Raises ``UnavailableError`` when not connected.
+        """
         if not self.connected.is_set():
             raise UnavailableError(f"{self.address} is not connected")
         self._last_item_id += 1
         item_id = self._last_item_id
         item.item_id = item_id  # type: ignore[attr-defined]
-        future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
-        self._pending[item_id] = future
+        arrived: asyncio.Queue[ResultT | UnavailableError] = asyncio.Queue()
+        self._pending[item_id] = arrived
         # The writer wakes after this tick of the loop, and then sends all items of the tick in one message.
         self._outbox[item_id] = item
         self._has_mail.set()
         try:
-            return await future
+            while True:
+                result = await arrived.get()
+                if isinstance(result, UnavailableError):
+                    raise result
+                yield result
         finally:
             self._pending.pop(item_id, None)
             # A call that was cancelled before it was sent never is: its session may be closed by then.
@@ -139,9 +151,9 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
                 if response is grpc.aio.EOF:
                     break
                 for result in response.results:
-                    future = self._pending.pop(result.item_id, None)
-                    if future is not None and not future.done():
-                        future.set_result(result)
+                    arrived = self._pending.get(result.item_id)
+                    if arrived is not None:
+                        arrived.put_nowait(result)
             if await call.code() is not grpc.StatusCode.OK:
                 raise UnavailableError(await call.details() or "the stream broke")
         finally:
@@ -166,9 +178,8 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
             self.connected.clear()
             self._on_change()
         pending, self._pending = self._pending, {}
-        for future in pending.values():
-            if not future.done():
-                future.set_exception(UnavailableError(f"{self.address}: {reason}"))
+        for arrived in pending.values():
+            arrived.put_nowait(UnavailableError(f"{self.address}: {reason}"))
 
     def _lose_if_cancelled(self) -> None:
         task = asyncio.current_task()

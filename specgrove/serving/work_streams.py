@@ -1,15 +1,16 @@
 """The server's half of the multiplexed streams (Verify, Draft). One object per service, used by its servicer.
 
 Every item of a message is its own task; results that are ready go out together in one message, in the order they got ready.
-Invariant: each item gets exactly one result, a failure included, unless its stream ends first, which cancels it.
+Invariant: each item gets its results or a failure as the last of them, unless its stream ends first, which cancels it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
@@ -41,13 +42,13 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
 
     def __init__(
         self,
-        submit: Callable[[ItemT], Awaitable[ResultT]],
+        submit: Callable[[ItemT], AsyncGenerator[ResultT, None]],
         result_type: Callable[..., ResultT],
         response_type: Callable[..., ResponseT],
     ) -> None:
         """E.g. ``WorkStreams(self._verify, llm_pb2.VerifyResult, llm_pb2.VerifyResponse)``.
 
-        ``submit`` makes the whole result of one item, its ids included; what it raises becomes the result's error.
+        ``submit`` makes the whole results of one item, their ids included; what it raises becomes the last one's error.
         """
         self._submit = submit
         self._result_type = result_type
@@ -60,27 +61,27 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
 
     @property
     def num_pending_items(self) -> int:
-        """Items whose results are not sent yet, over all streams."""
-        return sum(stream.num_unsent for stream in self._streams)
+        """Items that are not finished and results that are not sent yet, over all streams."""
+        return sum(stream.num_pending for stream in self._streams)
 
     async def serve(self, requests: AsyncIterable[Any], context: Any) -> AsyncGenerator[ResponseT, None]:
         """The body of the servicer's method: yields responses until the client ends the stream or ``drain`` does."""
         # Tells the client that the stream is open, before there is any result.
         await context.send_initial_metadata(())
-        stream = _Stream[ItemT, ResultT](self._make_result)
+        stream = _Stream[ItemT, ResultT](self._make_results)
         reader = asyncio.create_task(self._read(_checked(requests, context), stream))
         self._streams.add(stream)
         try:
             while True:
                 await stream.changed.wait()
                 stream.changed.clear()
-                results = stream.take_finished()
+                results = stream.take_results()
                 if results:
                     yield self._response_type(results=results)
                     stream.mark_sent(len(results))
-                    self._check_idle()
                 elif stream.is_ended:
                     return
+                self._check_idle()
         finally:
             self._streams.discard(stream)
             reader.cancel()
@@ -115,19 +116,22 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
         finally:
             stream.end()
 
-    async def _make_result(self, item: ItemT) -> ResultT:
+    async def _make_results(self, item: ItemT) -> AsyncGenerator[ResultT, None]:
         try:
             if self._is_draining:
                 raise UnavailableError("the service is shutting down")
             if item.session_id in self._closed:
                 raise SessionClosedError("the session was closed")
-            return await self._submit(item)
+            async with contextlib.aclosing(self._submit(item)) as results:
+                async for result in results:
+                    yield result
+            return
         except SpecGroveError as error:
             failure = wire.error_to_proto(error)
         except Exception as error:
             logger.exception("session %s: item %d failed", item.session_id, item.item_id)
             failure = wire.error_to_proto(error)
-        return self._result_type(session_id=item.session_id, item_id=item.item_id, error=failure)
+        yield self._result_type(session_id=item.session_id, item_id=item.item_id, error=failure)
 
     def _check_idle(self) -> None:
         if self._is_draining and self.num_pending_items == 0:
@@ -145,26 +149,33 @@ async def _checked(requests: AsyncIterable[Any], context: Any) -> AsyncIterator[
 class _Stream(Generic[ItemT, ResultT]):
     """The items of one stream."""
 
-    def __init__(self, make_result: Callable[[ItemT], Awaitable[ResultT]]) -> None:
-        self._make_result = make_result
+    def __init__(self, make_results: Callable[[ItemT], AsyncGenerator[ResultT, None]]) -> None:
+        self._make_results = make_results
         self._tasks: set[asyncio.Task[None]] = set()
-        self._finished: list[ResultT] = []
-        self.num_unsent = 0
+        self._results: list[ResultT] = []
+        self._num_unsent = 0
         self.changed = asyncio.Event()
         self.is_ended = False
 
+    @property
+    def num_pending(self) -> int:
+        return len(self._tasks) + self._num_unsent
+
     def start(self, item: ItemT) -> None:
-        self.num_unsent += 1
         task = asyncio.create_task(self._run(item))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._forget)
 
-    def take_finished(self) -> list[ResultT]:
-        finished, self._finished = self._finished, []
-        return finished
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self.changed.set()
+
+    def take_results(self) -> list[ResultT]:
+        results, self._results = self._results, []
+        return results
 
     def mark_sent(self, num_results: int) -> None:
-        self.num_unsent -= num_results
+        self._num_unsent -= num_results
 
     def end(self) -> None:
         self.is_ended = True
@@ -175,7 +186,7 @@ class _Stream(Generic[ItemT, ResultT]):
             task.cancel()
 
     async def _run(self, item: ItemT) -> None:
-        # `_finished` is replaced while this waits: look it up afterwards.
-        result = await self._make_result(item)
-        self._finished.append(result)
-        self.changed.set()
+        async for result in self._make_results(item):
+            self._num_unsent += 1
+            self._results.append(result)
+            self.changed.set()

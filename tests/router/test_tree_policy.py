@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -49,8 +49,8 @@ class _Simulation:
 
     def tokens_per_ms(self, policy: AdaptiveTreePolicy | StaticTreePolicy, num_steps: int = 1500) -> float:
         num_tokens, total_ms = 0, 0.0
-        for _ in range(num_steps):
-            step, step_ms = self.step(policy.shape())
+        for shape in shapes_of(policy, num_steps):
+            step, step_ms = self.step(shape)
             policy.observe(step)
             num_tokens, total_ms = num_tokens + len(step.tokens), total_ms + step_ms
         return num_tokens / total_ms
@@ -58,6 +58,15 @@ class _Simulation:
     def best_static(self) -> float:
         shapes = [TreeShape(n, d) for n in (0, 1, 2, 4, 8, 16, 32) for d in (1, 2, 4, 6, 8) if d <= n or n == 0]
         return max(self.tokens_per_ms(StaticTreePolicy(shape), 800) for shape in shapes)
+
+
+def shapes_of(policy: AdaptiveTreePolicy | StaticTreePolicy, num_steps: int) -> Iterator[TreeShape]:
+    """The shape of every step."""
+    while num_steps > 0:
+        shape = policy.shape()
+        for _ in range(shape.num_steps):
+            yield shape
+        num_steps -= shape.num_steps
 
 
 @pytest.mark.parametrize("hit_rate", [0.05, 0.3, 0.6, 0.9])
@@ -73,8 +82,8 @@ def test_stops_where_drafting_does_not_pay_and_starts_again_when_it_does() -> No
     simulation = _Simulation(0.02, 5.0, lambda rows: 10.0 * rows)
     policy = AdaptiveTreePolicy(BOUNDS, simulation.measurements)
     simulation.tokens_per_ms(policy, 400)
-    shapes = [policy.shape() for _ in range(100)]
-    assert 1 <= sum(shape.max_num_nodes > 0 for shape in shapes) <= 5
+    shapes = list(shapes_of(policy, 1000))
+    assert 7 <= sum(shape.max_num_nodes > 0 for shape in shapes) <= 9
     simulation.hit_rate, simulation.draft_ms = 0.95, 0.1
     simulation.step_ms = lambda rows: 10.0
     simulation.measurements._step_times = lambda: [(1, 10.0), (64, 10.0)]

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -84,7 +84,19 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         self._next_token = next_token
         self._random = random.Random(0)
 
-    async def verify(self, work: VerifyWork) -> Verdict:
+    async def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict, None]:
+        for num_steps_left in range(work.num_steps - 1, -1, -1):
+            verdict = await self._step(work)
+            stop_token_ids = self.sessions[work.session_id][1].sampling.stop_token_ids
+            has_more = num_steps_left > 0 and not set(verdict.token_ids) & set(stop_token_ids)
+            yield replace(verdict, has_more=has_more)
+            if not has_more:
+                return
+            work = VerifyWork(
+                work.session_id, verdict.base + len(verdict.token_ids), (), TokenTree.of_root(verdict.token_ids[-1])
+            )
+
+    async def _step(self, work: VerifyWork) -> Verdict:
         if self.num_full > 0:
             self.num_full -= 1
             raise ResourceExhaustedError("no free KV slots")
@@ -122,11 +134,11 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         self.sessions.pop(session_id, None)
         self.closed.append(session_id)
 
-    async def _verify(self, item: llm_pb2.VerifyItem) -> llm_pb2.VerifyResult:
-        verdict = await self.verify(wire.verify_work_from_proto(item))
-        return llm_pb2.VerifyResult(
-            session_id=item.session_id, item_id=item.item_id, verdict=wire.verdict_to_proto(verdict)
-        )
+    async def _verify(self, item: llm_pb2.VerifyItem) -> AsyncGenerator[llm_pb2.VerifyResult, None]:
+        async for verdict in self.verify(wire.verify_work_from_proto(item)):
+            yield llm_pb2.VerifyResult(
+                session_id=item.session_id, item_id=item.item_id, verdict=wire.verdict_to_proto(verdict)
+            )
 
     def Verify(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802
         return self.streams.serve(request_iterator, context)
@@ -215,9 +227,9 @@ class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
         token_ids, parents, log_probs = zip(*nodes, strict=True)
         return TokenTree(token_ids, parents, log_probs, (0,) * len(nodes))
 
-    async def _draft(self, item: ssm_pb2.DraftItem) -> ssm_pb2.DraftResult:
+    async def _draft(self, item: ssm_pb2.DraftItem) -> AsyncGenerator[ssm_pb2.DraftResult, None]:
         draft = await self.draft(wire.draft_work_from_proto(item))
-        return ssm_pb2.DraftResult(session_id=item.session_id, item_id=item.item_id, draft=wire.draft_to_proto(draft))
+        yield ssm_pb2.DraftResult(session_id=item.session_id, item_id=item.item_id, draft=wire.draft_to_proto(draft))
 
     def Draft(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802
         return self.streams.serve(request_iterator, context)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from specgrove.errors import InvalidRequestError, SpecGroveError, StaleBaseError, UnavailableError
+from specgrove.runtime.in_process import results_of
 from specgrove.runtime.step_loop import StepLoop, WorkItem
 
 
@@ -35,6 +36,9 @@ class Doubler:
         if any(item.work == 0 for item in pending):
             raise ZeroDivisionError("zero")
         return [(item.item_id, item.work * 2) for item in pending]
+
+    def has_more(self, result: int) -> bool:
+        return False
 
     def close_session(self, session_id: str) -> None: ...
 
@@ -115,3 +119,28 @@ def test_a_thread_that_dies_says_so(engine: Doubler) -> None:
     assert isinstance(item.exception(5), UnavailableError)
     assert isinstance(loop.submit(2).exception(5), UnavailableError)
     loop.stop()
+
+
+class Countdown(Doubler):
+    """Gives an item's number, then the numbers below it down to 0."""
+
+    def step(self) -> list[tuple[int, int | SpecGroveError]]:
+        pending, self.pending = self.pending, []
+        self.pending = [WorkItem(item.item_id, item.work - 1) for item in pending if item.work > 0]
+        return [(item.item_id, item.work) for item in pending]
+
+    def has_more(self, result: int) -> bool:
+        return result > 0
+
+
+async def test_results_of_several_steps_arrive_in_order() -> None:
+    loop = StepLoop(Countdown(), "countdown")
+    try:
+        found = [[result async for result in results_of(loop, number)] for number in (4, 0, 2)]
+        assert found == [[4, 3, 2, 1, 0], [0], [2, 1, 0]]
+        assert loop.submit(6).result(5) == 0
+        assert loop.num_pending_items == 0
+        with pytest.raises(InvalidRequestError):
+            await anext(results_of(loop, 3))
+    finally:
+        loop.stop()

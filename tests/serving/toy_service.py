@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from specgrove.errors import InvalidRequestError, ResourceExhaustedError, StaleBaseError
@@ -24,7 +24,7 @@ class EchoServicer(ssm_pb2_grpc.SsmServiceServicer):
         self.cancelled: list[str] = []
         self.gate = asyncio.Event()
 
-    async def _draft(self, item: ssm_pb2.DraftItem) -> ssm_pb2.DraftResult:
+    async def _draft(self, item: ssm_pb2.DraftItem) -> AsyncGenerator[ssm_pb2.DraftResult, None]:
         try:
             if item.session_id.startswith("slow"):
                 await self.gate.wait()
@@ -36,7 +36,7 @@ class EchoServicer(ssm_pb2_grpc.SsmServiceServicer):
         if item.session_id == "bug":
             raise RuntimeError("secret detail")
         draft = ssm_pb2.Draft(base=item.base + len(item.new_token_ids))
-        return ssm_pb2.DraftResult(session_id=item.session_id, item_id=item.item_id, draft=draft)
+        yield ssm_pb2.DraftResult(session_id=item.session_id, item_id=item.item_id, draft=draft)
 
     async def Draft(self, request_iterator: Any, context: Any) -> AsyncIterator[ssm_pb2.DraftResponse]:  # noqa: N802
         async def counted() -> AsyncIterator[ssm_pb2.DraftRequest]:
