@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+from collections import deque
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -164,11 +165,13 @@ class PeerProcess(_Silent):
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
+        others: deque[str] = deque(maxlen=40)
         while line := self._process.stdout.readline():
             if line.startswith("{"):  # libraries print there too
                 answer: dict[str, Any] = json.loads(line)
                 return answer
-        raise PeerError(f"{self.name} has ended with exit code {self._process.wait()}")
+            others.append(line)
+        raise PeerError(f"{self.name} has ended with exit code {self._process.wait()}\n{''.join(others)}")
 
     def run(self, prompts: list[list[int]], max_tokens: int) -> int:
         """See ``Contestant``."""

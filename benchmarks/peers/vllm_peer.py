@@ -1,19 +1,31 @@
-"""vLLM's CPU build, as a contestant of ``benchmarks.cpu_peers``. Needs nothing but ``vllm`` and its own interpreter.
+"""vLLM's CPU build, as a contestant of ``benchmarks.serving``. Needs nothing but ``vllm`` and its own interpreter.
 
-    VLLM_CPU_OMP_THREADS_BIND=nobind python vllm_peer.py MODEL_FOLDER
+    python vllm_peer.py MODEL_FOLDER
 
 A line of JSON in (``prompt_ids``, ``max_tokens``), a line of JSON out (``num_tokens``). Greedy, bfloat16, all prompts at once, without a
 prefix cache.
 """
 
 import json
+import os
 import sys
 
 
 def main() -> None:
+    # Its own binding of threads to cores fails where cores can't be told apart (virtual machines).
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    # Its share of the memory has to be free: other contestants are loaded too.
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
     from vllm import LLM, SamplingParams
 
-    model = LLM(sys.argv[1], dtype="bfloat16", max_model_len=2048, enable_prefix_caching=False, disable_log_stats=True)
+    model = LLM(
+        sys.argv[1],
+        dtype="bfloat16",
+        max_model_len=2048,
+        gpu_memory_utilization=0.2,
+        enable_prefix_caching=False,
+        disable_log_stats=True,
+    )
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
