@@ -76,13 +76,27 @@ def test_a_rows_bits_are_its_own(isa: str, bits: int, has_mins: bool, group_size
 def test_every_code_is_read_exactly(isa: str, bits: int) -> None:
     """Each code alone, at every place of a step and of a group of outputs."""
     every = torch.arange(-127, 128) if bits == 8 else torch.arange(16)
-    for in_features in (1, 2, 3, 4, 8):
+    for in_features in (1, 2, 3, 4, 8, 33):
         for place in range(in_features):
             codes = torch.zeros(len(every), in_features, dtype=CODE_DTYPES[bits])
             codes[:, place] = every
             weight = QuantizedWeight(codes, torch.ones(len(every), 1), None, bits)
             x = torch.full((1, in_features), 127.0)  # its code is 127, its scale 1
             assert torch.equal(QuantizedLinear(weight)(x)[0], 127 * every.float())
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_sums_of_products_are_exact(isa: str, bits: int) -> None:
+    """Scales of one: every number on the way is an integer that float32 holds."""
+    torch.manual_seed(0)
+    lowest, highest = (-127, 127) if bits == 8 else (0, 15)
+    codes = torch.randint(lowest, highest + 1, (50, 96)).to(CODE_DTYPES[bits])
+    codes[0], codes[1] = lowest, highest
+    weight = QuantizedWeight(codes, torch.ones(50, 3), None, bits)
+    x = torch.randint(-127, 128, (20, 96)).float()
+    x[:, ::32] = 127  # makes the scale of every chunk one
+    x[0], x[1] = 127, -127
+    assert torch.equal(QuantizedLinear(weight)(x), (x.double() @ codes.double().T).float())
 
 
 @pytest.mark.parametrize(("bits", "has_mins"), FORMATS)
