@@ -139,7 +139,7 @@ async def serve(
             config.address,
             lambda server: llm_pb2_grpc.add_LlmServiceServicer_to_server(servicer, server),
             service_names=(llm_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name,),
-            drain=servicer.streams.drain,
+            drain=servicer.drain,
             drain_timeout_s=config.drain_timeout_s,
             stopped=_first(asyncio.wrap_future(loop.ended), liveness_failed),
         )

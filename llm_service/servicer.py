@@ -63,6 +63,11 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         """See llm.proto."""
         return self.streams.serve(request_iterator, context)
 
+    async def drain(self) -> None:
+        """Gives every item its next verdict as the last one, and ends the streams."""
+        self._loop.finish_early()
+        await self.streams.drain()
+
     async def _verify(self, item: llm_pb2.VerifyItem) -> AsyncGenerator[llm_pb2.VerifyResult, None]:
         async for verdict in results_of(self._loop, wire.verify_work_from_proto(item)):
             yield llm_pb2.VerifyResult(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -261,6 +261,12 @@ class VerifierEngine:
             step_num_tokens=num_rows,
             has_more=has_more,
         )
+
+    def finish_early(self, item_ids: Collection[int]) -> None:
+        """See ``Engine``."""
+        for pending in self._pending.values():
+            if pending.item_id in item_ids:
+                pending.num_steps_left = 1
 
     def has_more(self, result: Verdict) -> bool:
         """See ``Engine``."""

@@ -7,7 +7,7 @@ may be dropped at any time, and the router then sends the tokens again. An SSM t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from specgrove.errors import (
@@ -175,6 +175,9 @@ class DrafterPool:
             draft_ms = (self._clock_s() - pending.started_s) * 1e3
             trees = tuple(sorted(pending.trees, key=lambda drafted: self.names.index(drafted.ssm)))
             self._finished.append((pending.item_id, Draft(len(session.token_ids), trees, draft_ms)))
+
+    def finish_early(self, item_ids: Collection[int]) -> None:
+        """See ``Engine``: every item has one result."""
 
     def has_more(self, result: Draft) -> bool:
         """See ``Engine``."""

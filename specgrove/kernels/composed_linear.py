@@ -35,7 +35,10 @@ class ComposedLinear:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """float32 ``[num_rows, in_features]`` to float32 ``[num_rows, out_features]``."""
-        num_rows, transposed = x.shape[0], self.weight().t()
+        num_rows = x.shape[0]
+        if num_rows == 0:  # a chunk of a prompt has no logits
+            return x.new_empty(0, self.out_features)
+        transposed = self.weight().t()
         padded = functional.pad(x, (0, 0, 0, -num_rows % _TILE_ROWS)).to(transposed.dtype)
         tiles = [padded[row : row + _TILE_ROWS] @ transposed for row in range(0, num_rows, _TILE_ROWS)]
         out = torch.cat(tiles)[:num_rows].float()

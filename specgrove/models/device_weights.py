@@ -200,7 +200,7 @@ class _Unit:
     def move(self, device: torch.device) -> None:
         """To the device for good."""
         self.view_in(self.host.to(device))
-        self.host = self.host[:0]
+        self.host = torch.empty(0, dtype=torch.uint8)  # a view would keep the memory
 
 
 def _aligned(num_bytes: int) -> int:

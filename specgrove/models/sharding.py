@@ -66,12 +66,11 @@ def mlp_part(spec: DecoderSpec, shard: Shard) -> range:
     total, size = spec.intermediate_size, shard.tensor_size
     if size > total:
         raise UnsupportedModelError(f"{size} tensor-parallel ranks can't share an MLP of {total} columns")
-    # Even parts first; else parts that differ by one unit, which is a small part of each.
-    even = (unit for unit in _GROUP_SIZES if total % (unit * size) == 0)
-    small = (unit for unit in _GROUP_SIZES if total % unit == 0 and total // unit >= 8 * size)
-    unit = next(even, None) or next(small, 1)
-    units = part(total // unit, shard.tensor_rank, size)
-    return range(units.start * unit, units.stop * unit)
+    # The largest unit (checkpoints quantised in groups of 128 are common) whose parts are even, or differ by a small part of each.
+    units = (unit for unit in _GROUP_SIZES if total % unit == 0)
+    unit = next((unit for unit in units if total % (unit * size) == 0 or total // unit >= 8 * size), 1)
+    own = part(total // unit, shard.tensor_rank, size)
+    return range(own.start * unit, own.stop * unit)
 
 
 def heads_of(spec: DecoderSpec, shard: Shard) -> HeadShard:

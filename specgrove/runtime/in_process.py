@@ -31,9 +31,13 @@ async def results_of(loop: StepLoop[WorkT, ResultT], work: WorkT) -> AsyncGenera
 
     future = loop.submit(work, on_partial=post)
     future.add_done_callback(lambda _: post(None))
-    while (partial := await arrived.get()) is not None:
-        yield partial
-    yield future.result()
+    try:
+        while (partial := await arrived.get()) is not None:
+            yield partial
+        yield future.result()
+    finally:
+        if not future.done():
+            loop.finish_early(future)
 
 
 class InProcessVerifier:

@@ -58,7 +58,10 @@ class ModelRunner:
 
     def forward(self, batch: ForwardBatch) -> torch.Tensor:
         """Writes the rows' keys and values into their slots; returns logits float32 ``[num_logit_rows, vocab_size]`` on the CPU."""
-        return self.decoder.forward(batch.to(self.decoder.device), self._k_caches, self._v_caches).cpu()
+        try:
+            return self.decoder.forward(batch.to(self.decoder.device), self._k_caches, self._v_caches).cpu()
+        except torch.AcceleratorError as error:  # the device is lost to this process: the supervisor starts another
+            raise FatalEngineError(f"{self.decoder.device}: {error}") from error
 
     def run_stage(self, hidden: torch.Tensor, batch: ForwardBatch) -> torch.Tensor:
         """This rank's layers, from hidden states to hidden states."""

@@ -10,7 +10,7 @@ import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -55,6 +55,10 @@ class Engine(Protocol[WorkT, ResultT]):
 
     def has_more(self, result: ResultT) -> bool:
         """Whether further results of the same item follow this one."""
+        ...
+
+    def finish_early(self, item_ids: Collection[int]) -> None:
+        """Makes the next result of these items their last one."""
         ...
 
     def close_session(self, session_id: str) -> None:
@@ -107,6 +111,15 @@ class StepLoop(Generic[WorkT, ResultT]):
         future: Future[ResultT] = Future()
         self._post(lambda: self._add(work, _UnderWay(future, on_partial)), future)
         return future
+
+    def finish_early(self, future: Future[ResultT] | None = None) -> None:
+        """Makes the next result of an item, or of all that are under way, its last one: nobody waits for more."""
+
+        def tell() -> None:
+            items = self._under_way.items()
+            self._engine.finish_early([i for i, item in items if future is None or item.future is future])
+
+        self.call(tell)
 
     def call(self, function: Callable[[], ValueT]) -> Future[ValueT]:
         """Runs a function on the engine's thread, between two steps."""

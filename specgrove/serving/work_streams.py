@@ -79,9 +79,9 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
                 if results:
                     yield self._response_type(results=results)
                     stream.mark_sent(len(results))
-                elif stream.is_ended:
-                    return
                 self._check_idle()
+                if stream.is_ended and not stream.has_results:
+                    return
         finally:
             self._streams.discard(stream)
             reader.cancel()
@@ -169,6 +169,10 @@ class _Stream(Generic[ItemT, ResultT]):
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self.changed.set()
+
+    @property
+    def has_results(self) -> bool:
+        return bool(self._results)
 
     def take_results(self) -> list[ResultT]:
         results, self._results = self._results, []

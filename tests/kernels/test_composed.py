@@ -95,6 +95,7 @@ def test_linears_equal_float64(device: torch.device) -> None:
     x, weight, bias = torch.randn(70, 96), torch.randn(50, 96), torch.randn(50)
     found = ComposedLinear(weight.to(device, copy=True), bias.to(device, copy=True))(x.to(device, copy=True))
     assert close(found, reference.linear(x, weight, bias), 1e-4)
+    assert ComposedLinear(weight.to(device, copy=True), None)(x[:0].to(device)).shape == (0, 50)
     for bits, group_size in ((8, None), (8, 32), (4, 32), (4, None)):
         quantized = quantize(weight, bits, group_size)
         linear = ComposedQuantizedLinear(quantized, bias.to(device, copy=True), torch.float32)

@@ -300,7 +300,7 @@ def steps_of(engine: VerifierEngine, num_verdicts: dict[int, int]) -> dict[int, 
     while any(len(found[item_id]) < number for item_id, number in num_verdicts.items()):
         for item_id, result in engine.step():
             assert isinstance(result, Verdict), result
-            found[item_id].append(result)
+            found.setdefault(item_id, []).append(result)
     return found
 
 
@@ -356,3 +356,14 @@ def test_steps_ahead_must_fit(engine: VerifierEngine, num_steps: int, field: str
     with pytest.raises(InvalidRequestError) as caught:
         engine.add(WorkItem(1, replace(opening("s", PROMPT), num_steps=num_steps)))
     assert caught.value.violations[0].field == field
+
+
+def test_steps_made_ahead_can_be_called_off(engine: VerifierEngine) -> None:
+    engine.add(WorkItem(3, replace(opening("s", PROMPT), num_steps=50)))
+    engine.add(WorkItem(4, replace(opening("t", PROMPT), num_steps=5)))
+    steps_of(engine, {3: 2})
+    engine.finish_early([3])
+    found = steps_of(engine, {3: 1})
+    assert [verdict.has_more for verdict in found[3]] == [False]
+    while engine.has_work():
+        assert 3 not in [item_id for item_id, _ in engine.step()]

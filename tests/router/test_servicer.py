@@ -176,6 +176,15 @@ async def test_a_full_llm_service_is_asked_again() -> None:
         assert isinstance(error_from_rpc(info.value), ResourceExhaustedError)
 
 
+async def test_a_service_that_gets_full_while_it_makes_steps_ahead_is_sent_the_tokens_again() -> None:
+    llm = ToyLlm()
+    llm.full_after = 5
+    async with toy_suite(llm) as suite:
+        incremental = _request(speculation=router_pb2.SpeculationOptions(disabled=True))
+        assert _token_ids(await _responses(suite, incremental)) == toy_output(PROMPT, 60)
+    assert llm.full_after is None
+
+
 def _cycle(tree: TokenTree) -> TokenTree:
     return TokenTree(tree.token_ids, (1, *tree.parents[1:]), tree.log_probs, tree.sources)
 

@@ -80,6 +80,7 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         self.num_verified = 0
         self.forget_probability = 0.0
         self.num_full = 0
+        self.full_after: int | None = None
         self.step_s = step_s
         self._next_token = next_token
         self._random = random.Random(0)
@@ -97,6 +98,10 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
             )
 
     async def _step(self, work: VerifyWork) -> Verdict:
+        if self.full_after == self.num_verified:
+            self.full_after = None
+            del self.sessions[work.session_id]
+            raise ResourceExhaustedError("no free KV slots")
         if self.num_full > 0:
             self.num_full -= 1
             raise ResourceExhaustedError("no free KV slots")

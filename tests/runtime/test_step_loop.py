@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 
 import pytest
 
 from specgrove.errors import InvalidRequestError, SpecGroveError, StaleBaseError, UnavailableError
 from specgrove.runtime.in_process import results_of
 from specgrove.runtime.step_loop import StepLoop, WorkItem
+from tests.waiting import until
 
 
 class Doubler:
@@ -36,6 +38,8 @@ class Doubler:
         if any(item.work == 0 for item in pending):
             raise ZeroDivisionError("zero")
         return [(item.item_id, item.work * 2) for item in pending]
+
+    def finish_early(self, item_ids: Collection[int]) -> None: ...
 
     def has_more(self, result: int) -> bool:
         return False
@@ -122,9 +126,13 @@ def test_a_thread_that_dies_says_so(engine: Doubler) -> None:
 
 
 class Countdown(Doubler):
-    """Gives an item's number, then the numbers below it down to 0."""
+    """Gives an item's number, then the numbers below it down to 0; a little slowly."""
+
+    def finish_early(self, item_ids: Collection[int]) -> None:
+        self.pending = [WorkItem(i.item_id, 0 if i.item_id in item_ids else i.work) for i in self.pending]
 
     def step(self) -> list[tuple[int, int | SpecGroveError]]:
+        time.sleep(0.002)
         pending, self.pending = self.pending, []
         self.pending = [WorkItem(item.item_id, item.work - 1) for item in pending if item.work > 0]
         return [(item.item_id, item.work) for item in pending]
@@ -142,5 +150,19 @@ async def test_results_of_several_steps_arrive_in_order() -> None:
         assert loop.num_pending_items == 0
         with pytest.raises(InvalidRequestError):
             await anext(results_of(loop, 3))
+    finally:
+        loop.stop()
+
+
+async def test_what_nobody_waits_for_ends_early() -> None:
+    loop = StepLoop(Countdown(), "countdown")
+    try:
+        results, other = results_of(loop, 1_000_000), loop.submit(1_000_000)
+        assert await anext(results) == 1_000_000
+        assert loop.num_pending_items == 2
+        await results.aclose()
+        await until(lambda: loop.num_pending_items == 1)
+        loop.finish_early()
+        assert other.result(5) == 0
     finally:
         loop.stop()
