@@ -78,7 +78,7 @@ def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, Model
     return folder, ModelRunner(decoder, request.num_slots)
 
 
-def request_of(config: LlmServiceConfig, folder: Path) -> MemoryRequest:
+def request_of(config: LlmServiceConfig, folder: Path, device: torch.device) -> MemoryRequest:
     """What the settings ask for, before anything is known of the memory that there is."""
     return MemoryRequest(
         dtype=config.dtype,
@@ -88,12 +88,13 @@ def request_of(config: LlmServiceConfig, folder: Path) -> MemoryRequest:
         max_num_rows=config.max_num_chunk_tokens + config.max_num_tree_rows,
         max_num_logit_rows=config.max_num_tree_rows,
         max_weight_bytes=None if config.offload is None else config.offload.max_weight_bytes,
+        on_gpu=device.type == "cuda",
     )
 
 
 def plan(config: LlmServiceConfig, folder: Path, rank: ranks.Rank | None, device: torch.device) -> MemoryRequest:
     """The number of KV slots and the limits. Says what memory will be taken; raises ``DoesNotFitError`` where there is less."""
-    spec, request = read_spec(folder), request_of(config, folder)
+    spec, request = read_spec(folder), request_of(config, folder, device)
     if config.kv_memory_bytes is not None or config.memory_per_rank_bytes is not None:
         num_slots = slots_in(spec, request, kv_bytes=config.kv_memory_bytes, rank_bytes=config.memory_per_rank_bytes)
         request = replace(request, num_slots=num_slots)
@@ -198,7 +199,7 @@ def check_layout(config: LlmServiceConfig) -> None:
     folder = resolve_model(config.model, cache_dir=config.cache_dir, progress=logger.info)
     spec = read_spec(folder)
     check_max_model_len(config, spec)
-    plan_memory(spec, request_of(config, folder))
+    plan_memory(spec, request_of(config, folder, torch.device("cpu")))
 
 
 def _log_progress(num_layers: int, total: int) -> None:

@@ -12,6 +12,9 @@ from torch.nn import functional
 from specgrove.kernels.quantized_linear import QuantizedWeight, pack_codes
 
 _TILE_ROWS = 32
+_EXPANDED_AT_ONCE = 1 << 22  # weights
+EXPANSION_BYTES = 3 * 4 * _EXPANDED_AT_ONCE
+"""What expanding a quantised linear takes at most beside the linear's compressed and expanded form."""
 
 
 class ComposedLinear:
@@ -57,12 +60,21 @@ class ComposedQuantizedLinear(ComposedLinear):
 
     def weight(self) -> torch.Tensor:
         """``[out_features, in_features]`` in ``dtype``."""
-        packed, scales, *mins = self.parts
+        packed = self.parts[0]
+        expanded = torch.empty(self.out_features, self.in_features, dtype=self._dtype, device=packed.device)
+        num_rows = max(1, _EXPANDED_AT_ONCE // self.in_features)
+        for start in range(0, self.out_features, num_rows):
+            rows = slice(start, start + num_rows)
+            expanded[rows] = self._expanded(*(part[rows] for part in self.parts))
+        return expanded
+
+    def _expanded(self, packed: torch.Tensor, scales: torch.Tensor, *mins: torch.Tensor) -> torch.Tensor:
+        """float32, of some outputs."""
         if self._bits == 8:
             codes = packed.view(torch.int8)
         else:
             codes = torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1)[:, : self.in_features]
         groups = codes.reshape(*scales.shape, -1) * scales[..., None]
         if mins:
-            groups = groups + mins[0][..., None]
-        return groups.view(self.out_features, self.in_features).to(self._dtype)
+            groups += mins[0][..., None]
+        return groups.view(-1, self.in_features)

@@ -118,6 +118,7 @@ class Decoder:
             progress(len(self.layers), len(indices))
         self.head = Head(weights.head(), spec, self._group, dtype, self._store) if is_last else None
         self._store.end_unit()
+        self._store.end()
         self._cos_sin: dict[RotarySpec, torch.Tensor] = {
             rotary: self._store.vector(cos_sin_table(rotary, spec.head_dim, spec.max_position_embeddings))
             for rotary in {layer.spec.rotary for layer in self.layers}

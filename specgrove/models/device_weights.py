@@ -50,6 +50,9 @@ class DeviceWeights:
     def end_unit(self) -> None:
         """See ``WeightStore``."""
 
+    def end(self) -> None:
+        """See ``WeightStore``."""
+
     def will_run(self, unit: int) -> None:
         """See ``WeightStore``."""
 
@@ -95,9 +98,9 @@ class StreamCopies:
 
 
 class StreamedWeights(DeviceWeights):
-    """At most ``max_bytes`` of linears on the device, and never less than the two largest units; the others in host memory.
+    """At most ``max_bytes`` of tables and linears on the device; the other linears in host memory.
 
-    Tables and vectors are always on the device. Units that are not share two buffers, by turns.
+    Tables are always on the device, and never less than the two largest units: units that are not share two buffers, by turns.
     """
 
     is_streamed = True
@@ -108,7 +111,8 @@ class StreamedWeights(DeviceWeights):
         self._copies = copies or StreamCopies(device)
         self._unit: list[ComposedLinear] = []
         self._units: list[_Unit] = []
-        self._streamed: list[int] | None = None  # decided when the first unit runs
+        self._table_bytes = 0
+        self._streamed: list[int] = []
         self._buffers: tuple[torch.Tensor, ...] = ()
         self._held: list[int | None] = [None, None]  # which unit a buffer holds, or is being filled with
 
@@ -119,10 +123,9 @@ class StreamedWeights(DeviceWeights):
 
     @property
     def device_bytes(self) -> int:
-        """Of the units that stay on the device and of the two buffers, once a unit has run."""
-        streamed = set(self._streamed or ())
-        resident = sum(unit.num_bytes for index, unit in enumerate(self._units) if index not in streamed)
-        return resident + sum(buffer.nbytes for buffer in self._buffers)
+        """Of the tables, of the units that stay on the device, and of the two buffers."""
+        resident = sum(unit.num_bytes for index, unit in enumerate(self._units) if index not in self._streamed)
+        return self._table_bytes + resident + sum(buffer.nbytes for buffer in self._buffers)
 
     def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         """See ``WeightStore``."""
@@ -130,26 +133,21 @@ class StreamedWeights(DeviceWeights):
         self._unit.append(linear)
         return linear
 
+    def table(self, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """See ``WeightStore``."""
+        table = super().table(rows, dtype)
+        self._table_bytes += table.nbytes
+        return table
+
     def end_unit(self) -> None:
         """See ``WeightStore``."""
         self._units.append(_Unit(self._unit, self._copies))
         self._unit = []
 
-    def will_run(self, unit: int) -> None:
+    def end(self) -> None:
         """See ``WeightStore``."""
-        streamed = self._streamed if self._streamed is not None else self._place()
-        if unit not in streamed:
-            return
-        turn = streamed.index(unit)
-        self._fill(turn)
-        self._copies.wait(unit)
-        following = (turn + 1) % len(streamed)
-        if following % 2 != turn % 2:  # else it takes this unit's buffer, when this one has run
-            self._fill(following)
-
-    def _place(self) -> list[int]:
         sizes = [unit.num_bytes for unit in self._units]
-        resident = chosen_residents(sizes, self._max_bytes)
+        resident = chosen_residents(sizes, self._max_bytes - self._table_bytes)
         self._streamed = [index for index in range(len(sizes)) if index not in resident]
         for index in resident:
             self._units[index].move(self.device)
@@ -159,10 +157,19 @@ class StreamedWeights(DeviceWeights):
         )
         for turn, index in enumerate(self._streamed):
             self._units[index].view_in(self._buffers[turn % 2])
-        return self._streamed
+
+    def will_run(self, unit: int) -> None:
+        """See ``WeightStore``."""
+        if unit not in self._streamed:
+            return
+        turn = self._streamed.index(unit)
+        self._fill(turn)
+        self._copies.wait(unit)
+        following = (turn + 1) % len(self._streamed)
+        if following % 2 != turn % 2:  # else it takes this unit's buffer, when this one has run
+            self._fill(following)
 
     def _fill(self, turn: int) -> None:
-        assert self._streamed is not None
         unit = self._streamed[turn]
         if self._held[turn % 2] == unit:
             return

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from specgrove.kernels.composed_linear import EXPANSION_BYTES
 from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.models.sharding import Shard, heads_of, mlp_part, vocab_part
 from specgrove.models.spec import DecoderSpec
@@ -38,7 +39,9 @@ class MemoryRequest:
     max_num_logit_rows: int
     """Those of them whose logits are wanted."""
     max_weight_bytes: int | None = None
-    """What a rank's weights may take of the memory; the rest stays in a file."""
+    """What a rank's weights may take of the memory; the rest stays in a file, or in the host's memory."""
+    on_gpu: bool = False
+    """There embeddings are never offloaded, and quantised weights are expanded for every use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +97,11 @@ def _plan_rank(spec: DecoderSpec, request: MemoryRequest, rank: int) -> MemoryPl
         activations += 4 * request.max_num_logit_rows * spec.vocab_size * copies
     activations += 4 * request.max_num_rows * spec.hidden_size * (shard.tensor_size if shard.tensor_size > 1 else 0)
     activations += _rotary_bytes(spec, shard)
+    if request.on_gpu and request.quantization is not None:
+        activations += _expansion_bytes(spec, request, shard)
     return MemoryPlan(
         rank=rank,
-        weight_bytes=min(_weight_bytes(spec, request, shard), request.max_weight_bytes or 1 << 62),
+        weight_bytes=_weight_bytes(spec, request, shard),
         slot_bytes=int(slot_elements * _DTYPE_BYTES[request.dtype]),
         num_slots=request.num_slots,
         activation_bytes=activations,
@@ -109,19 +114,39 @@ def _rotary_bytes(spec: DecoderSpec, shard: Shard) -> int:
 
 
 def _weight_bytes(spec: DecoderSpec, request: MemoryRequest, shard: Shard) -> int:
-    heads = heads_of(spec, shard)
     dtype_bytes = _DTYPE_BYTES[request.dtype]
     linear_bytes = dtype_bytes if request.quantization is None else _CODE_BYTES[request.quantization]
     head_bytes = dtype_bytes if request.quantization is None else _CODE_BYTES["int8"]  # the head keeps 8 bits
-    mlp = len(mlp_part(spec, shard))
-    attention = spec.hidden_size * spec.head_dim * (2 * heads.num_q + 2 * heads.num_kv)
-    layer = attention + spec.hidden_size * mlp * (3 if spec.is_gated else 2)
-    vocab = len(vocab_part(spec, shard)) * (spec.embedding_size or spec.hidden_size)
-    total = (shard.end_layer - shard.first_layer) * layer * linear_bytes
-    # Also a tied head is there twice: as a table of rows, and packed as a linear.
-    total += vocab * dtype_bytes if shard.is_first_stage else 0
-    total += vocab * head_bytes if shard.is_last_stage else 0
+    vocab = _vocab_elements(spec, shard)
+    # Also a tied head is there twice: as a table of rows, and as a linear.
+    table = vocab * dtype_bytes if shard.is_first_stage else 0
+    units = [_layer_elements(spec, shard) * linear_bytes] * (shard.end_layer - shard.first_layer)
+    units.append(vocab * head_bytes if shard.is_last_stage else 0)
+    total = table + sum(units)
+    if request.max_weight_bytes is not None:
+        least = sum(sorted(units)[-2:]) + (table if request.on_gpu else 0)
+        total = min(total, max(least, request.max_weight_bytes))
     return math.ceil(total)
+
+
+def _layer_elements(spec: DecoderSpec, shard: Shard) -> int:
+    heads = heads_of(spec, shard)
+    attention = spec.hidden_size * spec.head_dim * (2 * heads.num_q + 2 * heads.num_kv)
+    return attention + spec.hidden_size * len(mlp_part(spec, shard)) * (3 if spec.is_gated else 2)
+
+
+def _vocab_elements(spec: DecoderSpec, shard: Shard) -> int:
+    return len(vocab_part(spec, shard)) * (spec.embedding_size or spec.hidden_size)
+
+
+def _expansion_bytes(spec: DecoderSpec, request: MemoryRequest, shard: Shard) -> int:
+    """Of the largest linear, expanded."""
+    heads = heads_of(spec, shard)
+    outputs = max(
+        len(mlp_part(spec, shard)) * (2 if spec.is_gated else 1), (heads.num_q + 2 * heads.num_kv) * spec.head_dim
+    )
+    largest = max(outputs * spec.hidden_size, _vocab_elements(spec, shard) if shard.is_last_stage else 0)
+    return int(largest * _DTYPE_BYTES[request.dtype]) + EXPANSION_BYTES
 
 
 def weight_bytes_left(spec: DecoderSpec, request: MemoryRequest, available_bytes: int, ranks: range) -> int:

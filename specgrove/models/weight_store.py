@@ -68,6 +68,10 @@ class WeightStore(Protocol):
         """What came since the last call is one unit."""
         ...
 
+    def end(self) -> None:
+        """All units have come."""
+        ...
+
     def will_run(self, unit: int) -> None:
         """A unit, by its number, runs next."""
         ...
@@ -95,6 +99,9 @@ class MemoryWeights:
         return values.float().contiguous()
 
     def end_unit(self) -> None:
+        """See ``WeightStore``."""
+
+    def end(self) -> None:
         """See ``WeightStore``."""
 
     def will_run(self, unit: int) -> None:
@@ -189,6 +196,9 @@ class MappedWeights:
         """See ``WeightStore``."""
         self._units.append(self._unit)
         self._unit = []
+
+    def end(self) -> None:
+        """See ``WeightStore``."""
         self._resident = chosen_residents([self._unit_bytes(unit) for unit in range(len(self._units))], self._max_bytes)
 
     def will_run(self, unit: int) -> None:

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from specgrove.kernels import composed, reference
+from specgrove.kernels import composed, composed_linear, reference
 from specgrove.kernels.attention import AttentionBatch
 from specgrove.kernels.composed_linear import ComposedLinear, ComposedQuantizedLinear
 from specgrove.kernels.elementwise import Activation
@@ -90,7 +90,11 @@ def _attention_example(seed: int) -> tuple[AttentionBatch, torch.Tensor, torch.T
     return batch, queries, *random_caches(torch.float32, num_kv_heads, head_dim)
 
 
-def test_linears_equal_float64(device: torch.device) -> None:
+@pytest.mark.parametrize("num_expanded_at_once", [1, 1000, 1 << 22])
+def test_linears_equal_float64(
+    num_expanded_at_once: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(composed_linear, "_EXPANDED_AT_ONCE", num_expanded_at_once)
     torch.manual_seed(0)
     x, weight, bias = torch.randn(70, 96), torch.randn(50, 96), torch.randn(50)
     found = ComposedLinear(weight.to(device, copy=True), bias.to(device, copy=True))(x.to(device, copy=True))
