@@ -23,6 +23,7 @@ from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
 
 NUM_ROWS = (1, 8, 16, 32)
+CHUNK_LEN = 256
 NUM_TURNS, STEPS_PER_TURN = 15, 5
 
 
@@ -32,8 +33,16 @@ class CalledOneByOne(MemoryWeights):
     is_streamed = True
 
 
+def fill(runner: ModelRunner, num_tokens: int) -> None:
+    """The first slots. Of slots that were never written all pages are one page of zeros, which is always in a cache."""
+    for start in range(0, num_tokens, CHUNK_LEN):
+        builder, chunk = BatchBuilder(), range(start, min(start + CHUNK_LEN, num_tokens))
+        builder.add(range(chunk.stop), [0] * len(chunk))
+        runner.forward(builder.build())
+
+
 def chain_batch(context_len: int, num_rows: int) -> ForwardBatch:
-    """A chain of tree nodes after a context; what is in the caches doesn't matter to the time."""
+    """A chain of tree nodes after a context."""
     builder, parents = BatchBuilder(), range(-1, num_rows - 1)
     slots = range(context_len, context_len + num_rows)
     builder.add(range(context_len), tree=TreeRows([0] * num_rows, parents, slots))
@@ -65,6 +74,8 @@ def main() -> None:
         ModelRunner(load_decoder(args.model, DTYPES[args.dtype], store=store), num_slots)
         for store in (CalledOneByOne(), MemoryWeights())
     ]
+    for runner in runners:
+        fill(runner, args.context_len)
     print(f"{args.dtype}, {args.threads} threads, {get_isa()}, {args.context_len} tokens of context")
     for num_rows in NUM_ROWS:
         batch = chain_batch(args.context_len, num_rows)

@@ -11,6 +11,9 @@ class AnyLinear {
 
   // x[rows, in_features] -> out[rows, out_features], float32. A row's bits don't depend on how many rows there are.
   virtual void forward(const float* x, int64_t num_rows, float* out) const = 0;
+
+  // It runs soon: threads that have nothing to do till then fetch its weights into their caches.
+  virtual void read_ahead() const = 0;
 };
 
 }  // namespace specgrove

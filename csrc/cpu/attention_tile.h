@@ -163,7 +163,13 @@ void attention_tile(const AttentionTile& tile) {
     earliest = least(earliest, first_seen(tile, row));
     if (tile.rows[row].num_keys() > longest) longest = tile.rows[row].num_keys();
   }
-  for (int64_t start = earliest / kKeyChunk * kKeyChunk; start < longest; start += kKeyChunk) {
+  const int64_t first_start = earliest / kKeyChunk * kKeyChunk;
+  const auto fetch = [&](int64_t start) {  // rows of a tile share one context
+    fetch_chunk<T>(tile, tile.rows[0].context + start, least(tile.rows[0].context_len - start, kKeyChunk));
+  };
+  fetch(first_start);
+  for (int64_t start = first_start; start < longest; start += kKeyChunk) {
+    fetch(start + kKeyChunk);
     int64_t num_shared = 0;
     for (int64_t row = 0; row < tile.num_rows; ++row) {
       const int64_t count = num_seen(tile, row, start);

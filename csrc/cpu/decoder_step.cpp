@@ -72,6 +72,7 @@ void DecoderStep::run_attention(const StepRows& rows, size_t index, const float*
   float* qkv = scratch_.wide.data();
   float* queries = qkv + rows.num_rows * shape_.qkv_size();
   float* attended = queries + rows.num_rows * shape_.attended_size();
+  layer.out->read_ahead();
   layer.qkv->forward(normed, rows.num_rows, qkv);
   if (shape_.qkv_clip) clip(qkv, *shape_.qkv_clip, rows.num_rows, shape_.qkv_size());
   const auto norm_heads = [&](const float* weight, int64_t first_head, int64_t num_heads) {
@@ -86,15 +87,19 @@ void DecoderStep::run_attention(const StepRows& rows, size_t index, const float*
                       rows.num_slots,   shape_.num_kv_heads, shape_.head_dim};
   tree_attention(queries, cache, *rows.plan, shape_.num_heads, shape_.attention_scale, shape_.alibi_slopes,
                  layer.window, attended);
+  layer.up->read_ahead();
   layer.out->forward(attended, rows.num_rows, out);
 }
 
-void DecoderStep::run_mlp(const StepLayer& layer, int64_t num_rows, const float* normed, float* out) {
+void DecoderStep::run_mlp(size_t index, int64_t num_rows, const float* normed, float* out) {
+  const StepLayer& layer = layers_[index];
   float* up = scratch_.wide.data();
   float* inner = up + num_rows * shape_.up_size();
+  layer.down->read_ahead();
   layer.up->forward(normed, num_rows, up);
   const auto apply = shape_.is_gated ? gated : activate;
   apply(up, shape_.activation, num_rows, shape_.inner_size, inner);
+  if (index + 1 < layers_.size()) layers_[index + 1].qkv->read_ahead();
   layer.down->forward(inner, num_rows, out);
 }
 
@@ -111,7 +116,7 @@ void DecoderStep::run(const StepRows& rows) {
     if (shape_.residual == Residual::kPostNorm) {
       run_attention(rows, index, rows.hidden, attention_out);
       norm_of_sum(layer.attention_norm, rows.hidden, attention_out, num_rows, normed);
-      run_mlp(layer, num_rows, normed, mlp_out);
+      run_mlp(index, num_rows, normed, mlp_out);
       norm_of_sum(layer.mlp_norm, normed, mlp_out, num_rows, rows.hidden);
       continue;
     }
@@ -123,7 +128,7 @@ void DecoderStep::run(const StepRows& rows) {
     run_attention(rows, index, normed, attention_out);
     if (shape_.residual == Residual::kParallel) {
       if (layer.mlp_norm.scale != nullptr) norm(layer.mlp_norm, rows.hidden, num_rows, normed);
-      run_mlp(layer, num_rows, normed, mlp_out);
+      run_mlp(index, num_rows, normed, mlp_out);
       add(attention_out, mlp_out, num_rows, shape_.hidden_size);
       delta = attention_out;
       continue;
@@ -134,7 +139,7 @@ void DecoderStep::run(const StepRows& rows) {
       std::swap(attention_out, mlp_out);
     }
     norm_of_sum(layer.mlp_norm, rows.hidden, attention_out, num_rows, normed);
-    run_mlp(layer, num_rows, normed, mlp_out);
+    run_mlp(index, num_rows, normed, mlp_out);
     if (layer.mlp_out_norm.scale != nullptr) {
       norm(layer.mlp_out_norm, mlp_out, num_rows, attention_out);
       std::swap(attention_out, mlp_out);

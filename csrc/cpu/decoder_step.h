@@ -81,7 +81,7 @@ class DecoderStep {
   void check(const StepRows& rows) const;
   void make_room(int64_t num_rows);
   void run_attention(const StepRows& rows, size_t index, const float* normed, float* out);
-  void run_mlp(const StepLayer& layer, int64_t num_rows, const float* normed, float* out);
+  void run_mlp(size_t index, int64_t num_rows, const float* normed, float* out);
   void norm(const StepNorm& norm, const float* x, int64_t num_rows, float* out) const;
   void norm_of_sum(const StepNorm& norm, float* residual, const float* delta, int64_t num_rows, float* out) const;
 

@@ -34,6 +34,7 @@ class PackedLinear : public AnyLinear {
   static int64_t packed_nbytes(DType dtype, int64_t out_features, int64_t in_features);
 
   void forward(const float* x, int64_t num_rows, float* out) const override;
+  void read_ahead() const override { packed_.read_ahead(); }
 
   void copy_packed(void* out) const { packed_.copy_to(out); }
   int64_t nbytes() const { return packed_.size(); }

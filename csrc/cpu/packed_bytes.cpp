@@ -10,6 +10,8 @@
 #include <new>
 #include <stdexcept>
 
+#include "thread_pool.h"
+
 namespace specgrove {
 namespace {
 
@@ -98,6 +100,8 @@ PackedBytes::PackedBytes(const void* view, int64_t num_bytes)
     throw std::invalid_argument("packed must start at a multiple of 64 bytes");
   }
 }
+
+void PackedBytes::read_ahead() const { ThreadPool::instance().read_ahead(data_, num_bytes_); }
 
 void PackedBytes::copy_to(void* out) const { std::memcpy(out, data_, num_bytes_); }
 

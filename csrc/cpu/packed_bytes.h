@@ -22,6 +22,7 @@ class PackedBytes {
   void* owned() const { return owned_.get(); }  // where to write while packing; null for a view
   int64_t size() const { return num_bytes_; }
   void copy_to(void* out) const;
+  void read_ahead() const;  // by threads of the pool that have nothing to do
 
  private:
   struct Free {

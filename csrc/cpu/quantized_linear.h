@@ -45,6 +45,7 @@ class QuantizedLinear : public AnyLinear {
   QuantizedLinear(const QuantizedShape& shape, PackedBytes packed, const float* bias);
 
   void forward(const float* x, int64_t num_rows, float* out) const override;
+  void read_ahead() const override { packed_.read_ahead(); }
 
   void copy_packed(void* out) const { packed_.copy_to(out); }
   int64_t nbytes() const { return packed_.size(); }

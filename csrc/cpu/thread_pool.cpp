@@ -1,7 +1,10 @@
 #include "thread_pool.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
+
+#include "prefetch.h"
 
 namespace specgrove {
 namespace {
@@ -9,6 +12,8 @@ namespace {
 constexpr auto kSpinTime = std::chrono::microseconds(50);
 constexpr int kPollsPerClock = 16;
 constexpr int kSpinsBeforeYield = 2000;
+constexpr int64_t kMaxReadAhead = 512 << 10;  // bytes of a thread: half of a second-level cache
+constexpr int kLinesPerPoll = 4;
 constexpr uint64_t kRun = uint64_t{1} << 32;
 
 // Where a share ends, in tasks; share -1 ends where the first begins.
@@ -75,7 +80,7 @@ void ThreadPool::run_erased(int64_t num_tasks, Call call, const void* context) {
   take_tasks(0);
   for (int spins = 0; num_done_.load(std::memory_order_acquire) < num_tasks; ++spins) {
     if (spins < kSpinsBeforeYield) {
-      relax();
+      idle(0, caller_ahead_);
     } else {
       std::this_thread::yield();
     }
@@ -108,8 +113,22 @@ int64_t ThreadPool::take_share(int share) {
   return num_taken;
 }
 
+void ThreadPool::idle(int thread, ReadAhead& ahead) const {
+  const uint64_t number = ahead_number_.load(std::memory_order_acquire);
+  if (number != ahead.number) {
+    // Where another call comes between these loads, something else is fetched: nothing depends on it.
+    const char* const bytes = ahead_bytes_.load(std::memory_order_relaxed);
+    const int64_t num_bytes = num_ahead_bytes_.load(std::memory_order_relaxed);
+    const int64_t begin = share_end(num_bytes, thread - 1, num_shares_), end = share_end(num_bytes, thread, num_shares_);
+    ahead = {number, bytes + begin, bytes + std::min(end, begin + kMaxReadAhead)};
+  }
+  if (ahead.next >= ahead.end) return relax();
+  for (int line = 0; line < kLinesPerPoll; ++line, ahead.next += kCacheLine) prefetch(ahead.next);
+}
+
 void ThreadPool::work(int thread) {
   uint64_t seen = 0;
+  ReadAhead ahead;
   while (!is_stopping_.load(std::memory_order_relaxed)) {
     auto spin_until = std::chrono::steady_clock::now() + kSpinTime;
     while (std::chrono::steady_clock::now() < spin_until) {
@@ -120,7 +139,7 @@ void ThreadPool::work(int thread) {
           take_tasks(thread);
           spin_until = std::chrono::steady_clock::now() + kSpinTime;
         }
-        relax();
+        idle(thread, ahead);
       }
     }
     std::unique_lock<std::mutex> lock(sleep_mutex_);

@@ -30,7 +30,20 @@ class ThreadPool {
     run_erased(num_tasks, [](const void* context, int64_t i) { (*static_cast<const Task*>(context))(i); }, &task);
   }
 
+  // What the run after the next one reads, front to back and in equal shares: a thread that has nothing to do fetches
+  // the beginning of its share into its cache.
+  void read_ahead(const void* bytes, int64_t num_bytes) {
+    ahead_bytes_.store(static_cast<const char*>(bytes), std::memory_order_relaxed);
+    num_ahead_bytes_.store(num_bytes, std::memory_order_relaxed);
+    ahead_number_.store(ahead_number_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+  }
+
  private:
+  // How far a thread has come with what is to be read ahead.
+  struct ReadAhead {
+    uint64_t number = 0;
+    const char *next = nullptr, *end = nullptr;
+  };
   using Call = void (*)(const void*, int64_t);
 
   // Number of the run in the upper half, tasks of the share not yet taken in the lower. Taking one is a
@@ -44,6 +57,7 @@ class ThreadPool {
   void take_tasks(int thread);
   int64_t take_share(int share);
   void stop_workers();
+  void idle(int thread, ReadAhead& ahead) const;
 
   std::mutex run_mutex_;  // one run at a time; callers from other threads queue up
   std::mutex sleep_mutex_;
@@ -56,6 +70,10 @@ class ThreadPool {
   int num_shares_ = 1;
   alignas(64) std::atomic<uint64_t> run_number_{0};  // workers watch it; it is set when all else is in place
   alignas(64) std::atomic<int64_t> num_done_{0};
+  alignas(64) std::atomic<uint64_t> ahead_number_{0};
+  std::atomic<const char*> ahead_bytes_{nullptr};
+  std::atomic<int64_t> num_ahead_bytes_{0};
+  ReadAhead caller_ahead_;
   std::atomic<bool> is_stopping_{false};
   std::atomic<int> num_sleeping_{0};
   std::mutex failure_mutex_;
