@@ -33,7 +33,9 @@ class Row:
     tokens_per_step: float | None
     """Of one request."""
     limit_share: float | None
-    """Time that reading the weights takes of the time of a step, all overheads counted; ``None`` where steps aren't known."""
+    """Time that reading the weights takes, at the bandwidth measured before and after the round, of the time of a step with all overheads:
+    the median of the rounds. ``None`` where steps aren't known.
+    """
     prompt_ms: float | None
     """From a prompt of 512 tokens to its first token, at batch 1."""
 
@@ -71,7 +73,7 @@ def measure(
 ) -> list[Row]:
     """A row of every contestant that takes so large a batch. Each comes with the bytes that a step of it reads."""
     taking_part = [(contestant, num_bytes) for contestant, num_bytes in contestants if contestant.max_batch >= batch]
-    rates: list[list[float]] = [[] for _ in taking_part]
+    rounds: list[list[_Round]] = [[] for _ in taking_part]
     num_prompts = batch if batch > 1 else arguments.prompts_per_round
     if num_prompts * (arguments.rounds + 1) > len(prompts.chats):
         raise ValueError(f"{arguments.rounds} rounds of {num_prompts} prompts are more than there are prompts")
@@ -79,46 +81,58 @@ def measure(
     for number in range(-1, arguments.rounds):
         first = (number + 1) * num_prompts
         groups = [prompts.chats[start : start + batch] for start in range(first, first + num_prompts, batch)]
-        bandwidth.measure()
-        for (contestant, _), own_rates, prompt_ms in zip(taking_part, rates, prompt_times_ms, strict=True):
+        for (contestant, _), own_rounds, prompt_ms in zip(taking_part, rounds, prompt_times_ms, strict=True):
             if batch == 1:
                 started_s = time.perf_counter()
                 contestant.run([prompts.long_prompt(number + 1)], 1)
                 prompt_ms.append((time.perf_counter() - started_s) * 1e3)
                 contestant.forget_steps()
+            gb_per_s = bandwidth.measure()
             started_s = time.perf_counter()
             # The round before the first warms everything up and is not counted.
             num_tokens = sum(contestant.run(group, 8 if number < 0 else arguments.max_tokens) for group in groups)
             rate = num_tokens / (time.perf_counter() - started_s)
+            gb_per_s = (gb_per_s + bandwidth.measure()) / 2
             if number < 0:
                 contestant.forget_steps()
             else:
-                own_rates.append(rate)
+                own_rounds.append(_Round(rate, gb_per_s))
                 name = f"{contestant.name} {contestant.precision}"
                 progress(f"batch {batch}, round {number + 1} of {arguments.rounds}: {name} {rate:.1f} tokens/s")
     return [
-        _row(contestant, num_bytes, batch, own_rates, prompt_ms, bandwidth.best_gb_per_s)
-        for (contestant, num_bytes), own_rates, prompt_ms in zip(taking_part, rates, prompt_times_ms, strict=True)
+        _row(contestant, num_bytes, batch, own_rounds, prompt_ms)
+        for (contestant, num_bytes), own_rounds, prompt_ms in zip(taking_part, rounds, prompt_times_ms, strict=True)
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Round:
+    tokens_per_s: float
+    gb_per_s: float
+    """What the machine read at that time."""
+
+
 def _row(
-    contestant: Contestant, num_bytes: int, batch: int, rates: list[float], prompt_ms: list[float], gb_per_s: float
+    contestant: Contestant, num_bytes: int, batch: int, rounds: Sequence[_Round], prompt_ms: Sequence[float]
 ) -> Row:
-    tokens_per_s, (step_ms, tokens_per_step) = statistics.median(rates), contestant.steps()
+    step_ms, tokens_per_step = contestant.steps()
     contestant.forget_steps()
     if tokens_per_step is None and contestant.speculation == "none":
         tokens_per_step = 1.0
-    steps_per_s = None if tokens_per_step is None else tokens_per_s / batch / tokens_per_step
+    rates = [a_round.tokens_per_s for a_round in rounds]
+    limit_share = None
+    if tokens_per_step is not None:
+        tokens_per_gb = statistics.median(a_round.tokens_per_s / a_round.gb_per_s for a_round in rounds)
+        limit_share = tokens_per_gb / batch / tokens_per_step * num_bytes / 1e9
     return Row(
         contestant=contestant.name,
         precision=contestant.precision,
         speculation=contestant.speculation,
         batch=batch,
-        tokens_per_s=tokens_per_s,
+        tokens_per_s=statistics.median(rates),
         spread=(min(rates), max(rates)),
         step_ms=step_ms,
         tokens_per_step=tokens_per_step,
-        limit_share=None if steps_per_s is None else steps_per_s * num_bytes / (gb_per_s * 1e9),
+        limit_share=limit_share,
         prompt_ms=statistics.median(prompt_ms[1:]) if len(prompt_ms) > 1 else None,  # the first warms up
     )

@@ -143,7 +143,7 @@ def main() -> int:
         for client in clients:
             loop.run_until_complete(client.close())
     facts = conditions() | {
-        "read bandwidth": f"{bandwidth.best_gb_per_s:.1f} GB/s",
+        "read bandwidth": f"{min(bandwidth.all_gb_per_s):.0f} to {max(bandwidth.all_gb_per_s):.0f} GB/s",
         "model": f"{folder.name}, up to {arguments.max_tokens} tokens, {arguments.rounds} rounds",
     }
     print_table(rows, console)
