@@ -160,8 +160,9 @@ void bind_layers(py::module_& module) {
 
 void bind_quantized(py::module_& module) {
   py::class_<QuantizedShape>(module, "QuantizedShape")
-      .def(py::init([](int bits, int64_t out_features, int64_t in_features, int64_t span_size, bool has_mins) {
-        return QuantizedShape{bits, out_features, in_features, span_size, has_mins};
+      .def(py::init([](int bits, int64_t out_features, int64_t in_features, int64_t span_size, bool has_mins,
+                       bool has_half_scales) {
+        return QuantizedShape{bits, out_features, in_features, span_size, has_mins, has_half_scales};
       }))
       .def_property_readonly("nbytes", &QuantizedShape::nbytes);
   py::class_<QuantizedLinear, AnyLinear>(module, "QuantizedLinear")

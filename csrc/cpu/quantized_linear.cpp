@@ -21,6 +21,7 @@ void place_code4(uint8_t code, int64_t input, int64_t lane, uint8_t* codes) {
   codes[(step / 2 * kBlock + lane) * kStepInputs + input % kStepInputs] |= static_cast<uint8_t>(code << step % 2 * 4);
 }
 
+template <typename Scale>
 void pack(const QuantizedShape& shape, const void* codes, const float* scales, const float* mins, void* packed) {
   ThreadPool::instance().run(shape.num_blocks(), [&](int64_t block) {
     char* const first = static_cast<char*>(packed) + block * shape.block_bytes();
@@ -28,7 +29,7 @@ void pack(const QuantizedShape& shape, const void* codes, const float* scales, c
     const int64_t num_lanes = std::min(kBlock, shape.out_features - block * kBlock);
     for (int64_t span = 0; span < shape.num_spans(); ++span) {
       uint8_t* span_codes = reinterpret_cast<uint8_t*>(first + span * shape.span_bytes());
-      float* span_scales = reinterpret_cast<float*>(span_codes + shape.code_bytes());
+      Scale* span_scales = reinterpret_cast<Scale*>(span_codes + shape.code_bytes());
       for (int64_t lane = 0; lane < num_lanes; ++lane) {
         const int64_t output = block * kBlock + lane, start = output * shape.in_features + span * shape.span_size;
         for (int64_t input = 0; input < shape.span_size; ++input) {
@@ -38,8 +39,8 @@ void pack(const QuantizedShape& shape, const void* codes, const float* scales, c
             place_code4(static_cast<const uint8_t*>(codes)[start + input], input, lane, span_codes);
           }
         }
-        span_scales[lane] = scales[output * shape.num_spans() + span];
-        if (mins != nullptr) span_scales[kBlock + lane] = mins[output * shape.num_spans() + span];
+        from_float(scales[output * shape.num_spans() + span], span_scales + lane);
+        if (mins != nullptr) from_float(mins[output * shape.num_spans() + span], span_scales + kBlock + lane);
       }
     }
   });
@@ -50,7 +51,8 @@ void pack(const QuantizedShape& shape, const void* codes, const float* scales, c
 QuantizedLinear::QuantizedLinear(const QuantizedShape& shape, const void* codes, const float* scales, const float* mins,
                                  const float* bias)
     : QuantizedLinear(shape, PackedBytes(shape.nbytes()), bias) {
-  pack(shape, codes, scales, mins, packed_.owned());
+  const auto pack_as = shape.has_half_scales ? pack<Float16> : pack<float>;
+  pack_as(shape, codes, scales, mins, packed_.owned());
 }
 
 QuantizedLinear::QuantizedLinear(const QuantizedShape& shape, PackedBytes packed, const float* bias)
@@ -74,6 +76,7 @@ void QuantizedLinear::forward(const float* x, int64_t num_rows, float* out) cons
                        shape_.block_bytes(),
                        shape_.bits,
                        shape_.has_mins,
+                       shape_.has_half_scales,
                        shape_.num_spans(),
                        shape_.chunks_per_span(),
                        inputs,

@@ -22,6 +22,7 @@ struct QuantizedShape {
   int64_t out_features, in_features;
   int64_t span_size;  // divides in_features; a multiple of kStepInputs unless it is all of in_features
   bool has_mins;
+  bool has_half_scales;  // kept in float16, as are mins; else in float32
 
   int64_t num_spans() const { return in_features / span_size; }
   int64_t chunks_per_span() const { return round_up(span_size, kChunkInputs) / kChunkInputs; }
@@ -29,7 +30,7 @@ struct QuantizedShape {
   int64_t num_blocks() const { return round_up(out_features, kBlock) / kBlock; }
   int64_t code_bytes() const { return kBlock * padded_span() * bits / 8; }  // of a span of a block
   int64_t span_bytes() const {
-    return code_bytes() + (has_mins ? 2 : 1) * kBlock * static_cast<int64_t>(sizeof(float));
+    return code_bytes() + (has_mins ? 2 : 1) * kBlock * (has_half_scales ? 2 : 4);
   }
   int64_t block_bytes() const { return num_spans() * span_bytes(); }
   int64_t nbytes() const { return num_blocks() * block_bytes(); }
@@ -38,7 +39,8 @@ struct QuantizedShape {
 class QuantizedLinear : public AnyLinear {
  public:
   // codes are row-major [out_features, in_features], int8 in -127..127 for 8 bits and uint8 in 0..15 for 4; scales and
-  // mins are float32 [out_features, num_spans], mins null without any; bias is float32 [out_features] or null.
+  // mins are float32 [out_features, num_spans], mins null without any; bias is float32 [out_features] or null. With
+  // has_half_scales all of them must be numbers of float16.
   QuantizedLinear(const QuantizedShape& shape, const void* codes, const float* scales, const float* mins,
                   const float* bias);
   // packed holds what copy_packed() wrote for the same shape, shape.nbytes() long.
@@ -63,6 +65,7 @@ struct QuantizedTile {
   int64_t block_bytes;  // from one block to the next
   int bits;
   bool has_mins;
+  bool has_half_scales;
   int64_t num_spans;
   int64_t chunks_per_span;
   QuantizedInputs inputs;

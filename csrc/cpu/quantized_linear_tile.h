@@ -4,15 +4,25 @@
 // A tile of rows goes over one block of outputs at a time: with the accumulators of two blocks, sums would be written
 // to memory and read again in every chunk, which costs as much as the products.
 #include "code_products.h"
+#include "prefetch.h"
 #include "quantized_linear.h"
 
 namespace specgrove {
 namespace {
 
 constexpr int64_t kPrefetchBytes = 8192;  // farther than the processor's own prefetching reaches
-constexpr int64_t kLineBytes = 64;
 
-inline void prefetch(const uint8_t* packed) { __builtin_prefetch(packed + kPrefetchBytes, 0, 3); }
+inline void prefetch_from(const uint8_t* packed) {
+  prefetch(reinterpret_cast<const char*>(packed) + kPrefetchBytes);
+}
+
+// 16 scales or mins, and on to what is behind them.
+inline Vec next_scales(const uint8_t** packed, bool is_half) {
+  const uint8_t* const from = *packed;
+  prefetch_from(from);
+  *packed += kBlock * (is_half ? 2 : 4);
+  return is_half ? load(reinterpret_cast<const Float16*>(from)) : load(reinterpret_cast<const float*>(from));
+}
 
 template <int kRows>
 inline void add_step(const Codes& codes, const int32_t* inputs, IntVec* products) {
@@ -24,8 +34,8 @@ inline void add_step(const Codes& codes, const int32_t* inputs, IntVec* products
 template <int kBits, int kRows>
 inline void add_chunk(const uint8_t* packed, const int32_t* inputs, IntVec* products) {
 #pragma GCC unroll 8
-  for (int64_t step = 0; step < kChunkSteps; packed += kLineBytes) {
-    prefetch(packed);
+  for (int64_t step = 0; step < kChunkSteps; packed += kCacheLine) {
+    prefetch_from(packed);
     if constexpr (kBits == 8) {
       add_step<kRows>(load_codes(packed), inputs + step++ * kRows, products);
     } else {
@@ -65,15 +75,11 @@ void multiply(const QuantizedTile& tile, int64_t first_row, int64_t block) {
       input_scales += kRows;
       starts += kRows;
     }
-    const Vec scales = load(reinterpret_cast<const float*>(packed));
-    prefetch(packed);
-    packed += kLineBytes;
+    const Vec scales = next_scales(&packed, tile.has_half_scales);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) sums[r] = fma(scales, totals[r], sums[r]);
     if (!tile.has_mins) continue;
-    const Vec mins = load(reinterpret_cast<const float*>(packed));
-    prefetch(packed);
-    packed += kLineBytes;
+    const Vec mins = next_scales(&packed, tile.has_half_scales);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) sums[r] = fma(mins, set1(span_sums[r]), sums[r]);
   }

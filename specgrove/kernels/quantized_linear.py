@@ -7,7 +7,8 @@ bits and ``mins = -8 * scales``, GPTQ ``mins = -zeros * scales``. A row's bits d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,7 +19,33 @@ from specgrove.kernels.linear import NativeLinear
 CODE_DTYPES = {8: torch.int8, 4: torch.uint8}
 MAX_CODES = {8: 127, 4: 15}
 _SHRINK_FACTORS = tuple(1 - step * 0.03 for step in range(12))  # of the range of a group, for 4 bits
+_MAX_HALF = 60000.0
+_MIN_HALF_MEAN = 2e-4  # a third of it, about what scales are then, is a normal number of float16
 _CHUNK_NUMEL = 1 << 18  # weights quantised at a time: few enough to stay in the cache
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedShape:
+    """What the packed form of a weight depends on, beside its values."""
+
+    bits: int
+    out_features: int
+    in_features: int
+    group_size: int
+    has_mins: bool
+    has_half_scales: bool
+    """Scales and mins are kept in float16."""
+
+    def native(self) -> _native.QuantizedShape:
+        """For the kernels. Raises ``ValueError`` for what they don't have."""
+        if self.bits not in CODE_DTYPES:
+            raise ValueError(f"bits must be 8 or 4, got {self.bits}")
+        size, in_features = self.group_size, self.in_features
+        if size < 1 or in_features % size or (size % 4 and size != in_features):
+            raise ValueError(f"group_size must be {in_features} or a multiple of 4 that divides it, got {size}")
+        return _native.QuantizedShape(
+            self.bits, self.out_features, in_features, size, self.has_mins, self.has_half_scales
+        )
 
 
 @dataclass(frozen=True)
@@ -61,6 +88,17 @@ class QuantizedWeight:
         """Inputs that share a scale."""
         return self.in_features // self.scales.shape[1]
 
+    def shape(self) -> QuantizedShape:
+        """With float16 for scales and mins where that loses nothing, as in most formats of 4 bits."""
+        return QuantizedShape(
+            self.bits,
+            self.out_features,
+            self.in_features,
+            self.group_size,
+            self.mins is not None,
+            self.mins is not None and _is_half(self.scales) and _is_half(self.mins),
+        )
+
     def dequantized(self) -> torch.Tensor:
         """float32 ``[out_features, in_features]``."""
         weight = self.codes.view(*self.scales.shape, -1) * self.scales[..., None]
@@ -69,11 +107,16 @@ class QuantizedWeight:
         return weight.view(self.codes.shape)
 
 
+def _is_half(values: torch.Tensor) -> bool:
+    return torch.equal(values.half().float(), values)
+
+
 def quantize(weight: torch.Tensor, bits: int, group_size: int | None) -> QuantizedWeight:
     """``weight`` ``[out_features, in_features]`` in groups of ``group_size`` inputs (``None``: all inputs of an output).
 
     8 bits are symmetric, so that the largest magnitude of a group is 127. 4 bits are asymmetric, over the part of a group's
-    range, out of 12 around its middle, that gives the least squared error.
+    range, out of 12 around its middle, that gives the least squared error; scales and mins are numbers of float16, but for
+    weights so large or so small that this would cost precision.
     """
     out_features, in_features = weight.shape
     group_size = in_features if group_size is None else group_size
@@ -83,7 +126,7 @@ def quantize(weight: torch.Tensor, bits: int, group_size: int | None) -> Quantiz
         raise ValueError(f"group_size must divide the {in_features} inputs, got {group_size}")
     codes = torch.empty(out_features, in_features // group_size, group_size, dtype=CODE_DTYPES[bits])
     scales, mins = torch.empty(2, *codes.shape[:2])
-    quantize_groups = _quantize8 if bits == 8 else _quantize4
+    quantize_groups = _quantize8 if bits == 8 else functools.partial(_quantize4, to_half=_suits_half(weight))
     num_rows = max(1, _CHUNK_NUMEL // in_features)
     for start in range(0, out_features, num_rows):
         rows = slice(start, start + num_rows)
@@ -99,13 +142,20 @@ def _quantize8(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.
     return (groups * _inverse(scales)[..., None]).round_(), scales, torch.zeros_like(scales)
 
 
-def _quantize4(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _suits_half(weight: torch.Tensor) -> bool:
+    magnitudes = weight.float().abs()
+    return magnitudes.max().item() < _MAX_HALF and magnitudes.mean().item() > _MIN_HALF_MEAN
+
+
+def _quantize4(groups: torch.Tensor, to_half: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     lowest, highest = groups.aminmax(dim=-1)
     middle, half = (lowest + highest) / 2, (highest - lowest) / 2
     best = [torch.zeros_like(groups), *torch.full((2, *middle.shape), torch.nan)]  # kept where weights aren't finite
     best_error = torch.full_like(middle, torch.inf)
     for factor in _SHRINK_FACTORS:
         scales, mins = 2 * factor / MAX_CODES[4] * half, middle - factor * half
+        if to_half:
+            scales, mins = scales.half().float(), mins.half().float()
         codes = (groups - mins[..., None]).mul_(_inverse(scales)[..., None]).round_().clamp_(0, MAX_CODES[4])
         error = torch.addcmul(mins[..., None], codes, scales[..., None]).sub_(groups).square_().sum(-1)
         is_better = error < best_error
@@ -144,16 +194,17 @@ class QuantizedLinear(NativeLinear):
     Products of codes are added up exactly as integers, chunks and groups in float32.
     """
 
-    def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None = None) -> None:
-        """``bias`` is float32 ``[out_features]``. Packs a copy of the weight."""
-        shape = _shape_of(
-            weight.bits, weight.group_size, weight.mins is not None, weight.out_features, weight.in_features
-        )
+    def __init__(
+        self, weight: QuantizedWeight, bias: torch.Tensor | None = None, *, has_half_scales: bool | None = None
+    ) -> None:
+        """``bias`` is float32 ``[out_features]``. Packs a copy of the weight: ``has_half_scales`` is given where it is a part of one."""
+        shape = weight.shape()
+        if has_half_scales is not None:
+            shape = replace(shape, has_half_scales=has_half_scales)
         self._set_up(
-            weight.out_features,
-            weight.in_features,
+            shape,
             _native.QuantizedLinear(
-                shape,
+                shape.native(),
                 weight.codes.data_ptr(),
                 weight.scales.data_ptr(),
                 optional_address(weight.mins, "mins", *weight.scales.shape),
@@ -166,35 +217,19 @@ class QuantizedLinear(NativeLinear):
     def from_packed(
         cls,
         packed: torch.Tensor,
-        bits: int,
-        group_size: int,
-        has_mins: bool,
-        out_features: int,
-        in_features: int,
+        shape: QuantizedShape,
         bias: torch.Tensor | None = None,
     ) -> QuantizedLinear:
         """Over the bytes that ``packed()`` of a linear of the same shape gave: a view of them, which must not change."""
-        shape = _shape_of(bits, group_size, has_mins, out_features, in_features)
-        check_packed(packed, shape.nbytes)
+        native_shape = shape.native()
+        check_packed(packed, native_shape.nbytes)
         native = _native.QuantizedLinear.from_packed(
-            shape, packed.data_ptr(), optional_address(bias, "bias", out_features)
+            native_shape, packed.data_ptr(), optional_address(bias, "bias", shape.out_features)
         )
         linear = cls.__new__(cls)
-        linear._set_up(out_features, in_features, native, packed)
+        linear._set_up(shape, native, packed)
         return linear
 
-    def _set_up(
-        self, out_features: int, in_features: int, native: _native.QuantizedLinear, viewed: torch.Tensor | None
-    ) -> None:
-        self.out_features, self.in_features = out_features, in_features
+    def _set_up(self, shape: QuantizedShape, native: _native.QuantizedLinear, viewed: torch.Tensor | None) -> None:
+        self.out_features, self.in_features = shape.out_features, shape.in_features
         self._native, self._viewed = native, viewed  # viewed: kept alive for as long as the native object reads it
-
-
-def _shape_of(
-    bits: int, group_size: int, has_mins: bool, out_features: int, in_features: int
-) -> _native.QuantizedShape:
-    if bits not in CODE_DTYPES:
-        raise ValueError(f"bits must be 8 or 4, got {bits}")
-    if group_size < 1 or in_features % group_size or (group_size % 4 and group_size != in_features):
-        raise ValueError(f"group_size must be {in_features} or a multiple of 4 that divides it, got {group_size}")
-    return _native.QuantizedShape(bits, out_features, in_features, group_size, has_mins)

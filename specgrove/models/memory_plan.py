@@ -17,8 +17,8 @@ from specgrove.models.sharding import Shard, heads_of, mlp_part, vocab_part
 from specgrove.models.spec import DecoderSpec
 
 _DTYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
-# Codes plus scales: int8 one scale a row; int4 a scale and a minimum for every 32 inputs.
-_CODE_BYTES = {"int8": 1.0, "int4": 0.5 + 8 / 32}
+# Codes plus scales: int8 one scale a row; int4 a scale and a minimum, of 16 bits, for every 32 inputs.
+_CODE_BYTES = {"int8": 1.0, "int4": 0.5 + 4 / 32}
 _GIB = 1 << 30
 
 

@@ -12,7 +12,7 @@ from specgrove.models.made_folder import digest_of, make_once
 from specgrove.models.model_files import config_of, name_of, quantization_of
 
 _BITS = {"int8": 8, "int4": 4}
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 
 
 def ensure_quantized(folder: Path, quantization: str, cache_dir: Path, progress: Callable[[str], None]) -> Path:

@@ -154,10 +154,9 @@ class MappedWeights:
         """See ``WeightStore``."""
         bias = None if bias is None else self.vector(bias)
         if isinstance(weight, QuantizedWeight):
-            parts = (QuantizedLinear(rows).packed() for rows in _quantized_chunks(weight))
-            packed = self._mapped(parts)
-            shape = (weight.bits, weight.group_size, weight.mins is not None, weight.out_features, weight.in_features)
-            return QuantizedLinear.from_packed(packed, *shape, bias)
+            shape, chunks = weight.shape(), _quantized_chunks(weight)
+            parts = (QuantizedLinear(rows, has_half_scales=shape.has_half_scales).packed() for rows in chunks)
+            return QuantizedLinear.from_packed(self._mapped(parts), shape, bias)
         rows_per_chunk = _rows_per_chunk(weight.shape[1] * dtype.itemsize)
         parts = (PackedLinear(rows.to(dtype)).packed() for rows in torch.split(weight, rows_per_chunk))
         return PackedLinear.from_packed(self._mapped(parts), dtype, weight.shape[0], weight.shape[1], bias)

@@ -9,7 +9,7 @@ import torch
 
 from specgrove.kernels import threads
 from specgrove.kernels.linear import PackedLinear
-from specgrove.kernels.quantized_linear import QuantizedLinear, quantize
+from specgrove.kernels.quantized_linear import QuantizedLinear, QuantizedShape, quantize
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -41,8 +41,8 @@ def test_quantized_linears_over_packed_bytes_give_the_same_bits(isa: str, bits: 
     quantized = quantize(weight, bits, group_size)
     for used_bias in (None, bias):
         linear = QuantizedLinear(quantized, used_bias)
-        packed, has_mins = linear.packed(), quantized.mins is not None
-        view = QuantizedLinear.from_packed(aligned(packed), bits, group_size, has_mins, 75, in_features, used_bias)
+        packed = linear.packed()
+        view = QuantizedLinear.from_packed(aligned(packed), quantized.shape(), used_bias)
         assert (view.nbytes, view.out_features, view.in_features) == (linear.nbytes, 75, in_features)
         assert torch.equal(view(x), linear(x))
         assert torch.equal(view.packed(), packed)
@@ -82,9 +82,9 @@ def test_bad_bytes_are_named() -> None:
     with pytest.raises(ValueError, match=r"dtype must be float32, bfloat16 or float16, got torch\.int8"):
         PackedLinear.from_packed(packed, torch.int8, 64, 16)
     with pytest.raises(ValueError, match=r"packed must have the shape \[2560\], got \[4096\]"):
-        QuantizedLinear.from_packed(packed, 8, 16, True, 32, 32)
+        QuantizedLinear.from_packed(packed, QuantizedShape(8, 32, 32, 16, has_mins=True, has_half_scales=False))
     with pytest.raises(ValueError, match="group_size must be 16 or a multiple of 4 that divides it, got 6"):
-        QuantizedLinear.from_packed(packed, 8, 6, False, 64, 16)
+        QuantizedLinear.from_packed(packed, QuantizedShape(8, 64, 16, 6, has_mins=False, has_half_scales=False))
 
 
 def test_linears_that_come_and_go_leave_the_others_as_they_are() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -57,6 +59,18 @@ def test_is_as_close_to_float64_as_torch(
             assert found.shape == (num_rows, out_features)
             allowed = 2 * (in_float32(x, weight, bias) - expected).abs().max()
             assert (found - expected).abs().max() <= allowed + 1e-6 * expected.abs().max()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_scales_in_16_bits_change_nothing(isa: str, bits: int) -> None:
+    weight, x = weight_of(150, 384, 32, bits, has_mins=True), torch.randn(33, 384)
+    assert weight.mins is not None
+    halves = replace(weight, scales=weight.scales.half().float(), mins=weight.mins.half().float())
+    assert halves.shape().has_half_scales
+    assert not replace(halves, mins=weight.mins).shape().has_half_scales
+    linear, in_32_bits = (QuantizedLinear(halves, has_half_scales=is_half) for is_half in (None, False))
+    assert in_32_bits.nbytes - linear.nbytes == 2 * 2 * 160 * 384 // 32
+    assert torch.equal(linear(x), in_32_bits(x))
 
 
 @pytest.mark.parametrize(("bits", "has_mins"), FORMATS)
