@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from llm_service.config import MAX_NUM_TREE_NODES, LlmServiceConfig, Offload
 from specgrove.config import DEVICES, QUANTIZATIONS
+from specgrove.cpus import available_cpus
 from specgrove.models.decoder import DTYPES
 from specgrove.models.hub import DEMO_LLM
 from specgrove.models.memory_plan import parse_bytes
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         "--pipeline-parallel", default="1", metavar="N|L,L,…",
         help="stages that the layers are divided over: their number, or each stage's number of layers",
     )  # fmt: skip
-    add("--threads", type=int, default=os.cpu_count() or 1, help="threads of the CPU kernels, of all ranks together")
+    add("--threads", type=int, default=available_cpus(), help="threads of the CPU kernels, of all ranks together")
     add("--kv-slots", type=int, default=32768, help="one-token KV slots, shared by all sessions")
     add(
         "--kv-memory", type=_bytes, metavar="BYTES", help="memory of each rank's KV slots (2GiB), instead of --kv-slots"

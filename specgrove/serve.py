@@ -7,7 +7,6 @@ A service that dies is started again, and the router replays what it had decided
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import time
@@ -21,6 +20,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from specgrove.config import DEFAULT_DTYPE, DEFAULT_SSMS
+from specgrove.cpus import available_cpus
 from specgrove.supervisor import LogLine, ProcessSpec, Supervisor
 
 _HEALTH_TIMEOUT_S = 1.0
@@ -145,7 +145,7 @@ def llm_names(num_replicas: int) -> tuple[str, ...]:
 
 def process_specs(config: SuiteConfig, addresses: dict[str, str]) -> tuple[ProcessSpec, ...]:
     """All processes in the order of their start; they are stopped in the reverse order, the router first."""
-    num_threads = config.num_threads or len(os.sched_getaffinity(0))
+    num_threads = config.num_threads or available_cpus()
     names = llm_names(config.num_llm_replicas)
     llm = ["--model", str(config.llm_folder), "--dtype", config.dtype]
     llm += ["--threads", str(max(1, num_threads // len(names)))]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import os
 import sys
 from pathlib import Path
 
 import torch
 
+from specgrove.cpus import available_cpus
 from specgrove.kernels.threads import set_num_threads
 from specgrove.models.decoder import DTYPES
 from specgrove.runtime.step_loop import StepLoop
@@ -41,7 +41,7 @@ def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
         help=f"an SSM, repeatable: {SSM_SYNTAX} (default: lookup and demo)",
     )
     parser.add_argument("--dtype", default="bfloat16", choices=sorted(DTYPES), help="of weights and KV caches")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of the CPU kernels")
+    parser.add_argument("--threads", type=int, default=available_cpus(), help="threads of the CPU kernels")
     parser.add_argument(
         "--kv-slots", type=int, default=32768, help="one-token KV slots of each SSM, shared by all sessions"
     )

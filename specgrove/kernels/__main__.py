@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+from specgrove.cpus import available_cpus
 from specgrove.kernels import _native
 from specgrove.kernels.checks import NATIVE_DTYPES
 from specgrove.kernels.threads import get_isa, get_num_threads
@@ -19,7 +18,7 @@ def main() -> None:
     """Prints one line per fact."""
     print(f"build         {_native.build_info()}")
     print(f"instructions  {get_isa()}: {REASONS[get_isa()]}")
-    print(f"threads       {get_num_threads()} until a command sets more; {os.cpu_count()} cores")
+    print(f"threads       {get_num_threads()} until a command sets more; {available_cpus()} CPUs")
     print(f"dtypes        {', '.join(str(dtype).removeprefix('torch.') for dtype in NATIVE_DTYPES)}")
 
 

@@ -1,0 +1,18 @@
+"""How many CPUs this process may use: what ``--threads`` is by default."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+
+def available_cpus(root: Path = Path("/")) -> int:
+    """CPUs that this process may run on, and no more than the container's quota (cgroup v2) allows, rounded up. At least 1."""
+    num_cpus = len(os.sched_getaffinity(0))
+    limit = root / "sys/fs/cgroup/cpu.max"
+    if limit.is_file():
+        quota, period = limit.read_text().split()
+        if quota != "max":
+            num_cpus = min(num_cpus, math.ceil(int(quota) / int(period)))
+    return max(1, num_cpus)
