@@ -12,6 +12,8 @@ namespace {
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
+constexpr int64_t kMaxSingleKeys = 4;  // more are faster loaded with all others
+
 // keys is [head_dim, kKeyChunk], so that a vector holds one element of 16 keys; values is [kKeyChunk, padded].
 struct Chunk {
   float* keys;
@@ -119,6 +121,41 @@ void load_chunk(const AttentionTile& tile, const int32_t* slots, int64_t count, 
     for (int64_t d = 0; d < whole; d += kVec) store(value + d, load(row + d));
     for (int64_t d = whole; d < padded; ++d) value[d] = d < dim ? to_float(row[d]) : 0.0f;
   }
+}
+
+// Which keys a chunk holds, by place.
+struct Held {
+  int32_t slots[kKeyChunk];
+  int64_t count;
+};
+
+template <typename T>
+void load_key(const AttentionTile& tile, int32_t slot, int64_t place, const Chunk& chunk) {
+  const int64_t dim = tile.head_dim, padded = (dim + kVec - 1) / kVec * kVec;
+  const T* const key = static_cast<const T*>(tile.k_cache) + slot * tile.slot_stride;
+  const T* const value = static_cast<const T*>(tile.v_cache) + slot * tile.slot_stride;
+  for (int64_t d = 0; d < dim; ++d) {
+    chunk.keys[d * kKeyChunk + place] = to_float(key[d]);
+    chunk.values[place * padded + d] = to_float(value[d]);
+  }
+  for (int64_t d = dim; d < padded; ++d) chunk.values[place * padded + d] = 0.0f;
+}
+
+// load_chunk where the chunk may hold most of the keys already: nodes of a tree share their ancestors.
+template <typename T>
+void load_missing(const AttentionTile& tile, const int32_t* slots, int64_t count, const Chunk& chunk, Held& held) {
+  int64_t num_missing = 0;
+  for (int64_t i = 0; i < count; ++i) num_missing += i >= held.count || held.slots[i] != slots[i];
+  if (num_missing > kMaxSingleKeys) {
+    load_chunk<T>(tile, slots, count, chunk);
+    held.count = 0;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const bool is_missing = i >= held.count || held.slots[i] != slots[i];
+    if (is_missing && num_missing <= kMaxSingleKeys) load_key<T>(tile, slots[i], i, chunk);
+    held.slots[i] = slots[i];
+  }
+  held.count = held.count > count ? held.count : count;
 }
 
 }  // namespace

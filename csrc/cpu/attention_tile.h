@@ -178,6 +178,7 @@ void attention_tile(const AttentionTile& tile) {
     if (num_shared > 0) load_chunk<T>(tile, tile.rows[0].context + start, num_shared, shared);
     Query block[kMaxBlock];
     int64_t num_in_block = 0;
+    Held held{{}, 0};
     for (int64_t row_index = 0; row_index < tile.num_rows; ++row_index) {
       const AttentionRow& row = tile.rows[row_index];
       const int64_t count = num_seen(tile, row_index, start), before = first_seen(tile, row_index) - start;
@@ -191,7 +192,7 @@ void attention_tile(const AttentionTile& tile) {
           const int64_t position = start + i;
           slots[i] = position < row.context_len ? row.context[position] : row.path[position - row.context_len];
         }
-        load_chunk<T>(tile, slots, count, own);
+        load_missing<T>(tile, slots, count, own, held);
       }
       const Chunk& chunk = is_shared ? shared : own;
       for (int64_t head = 0; head < group; ++head) {

@@ -18,7 +18,7 @@ def get_num_threads() -> int:
 
 
 def get_isa() -> str:
-    """``avx512`` or ``plain``."""
+    """``avx512``, ``avx2`` or ``plain``."""
     return _native.get_isa()
 
 
