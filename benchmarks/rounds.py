@@ -82,12 +82,12 @@ def measure(
         first = (number + 1) * num_prompts
         groups = [prompts.chats[start : start + batch] for start in range(first, first + num_prompts, batch)]
         for (contestant, _), own_rounds, prompt_ms in zip(taking_part, rounds, prompt_times_ms, strict=True):
+            gb_per_s = bandwidth.measure()  # also a pause, in which the one before comes to rest
             if batch == 1:
                 started_s = time.perf_counter()
                 contestant.run([prompts.long_prompt(number + 1)], 1)
                 prompt_ms.append((time.perf_counter() - started_s) * 1e3)
                 contestant.forget_steps()
-            gb_per_s = bandwidth.measure()
             started_s = time.perf_counter()
             # The round before the first warms everything up and is not counted.
             num_tokens = sum(contestant.run(group, 8 if number < 0 else arguments.max_tokens) for group in groups)

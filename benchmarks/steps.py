@@ -2,7 +2,8 @@
 
     python -m benchmarks.steps MODEL_FOLDER [--dtype bfloat16] [--threads 2] [--context-len 0]
 
-Both ways take turns, so that what else the machine does falls on both. A step has the logits of every row.
+Both ways take turns, so that what else the machine does falls on both. A step has the logits of every row. The limit is the time to
+read the weights once at the bandwidth that was measured before and after a turn.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.bandwidth import ReadBandwidth
 from specgrove.kernels.threads import get_isa, set_num_threads
 from specgrove.models.decoder import DTYPES
 from specgrove.models.forward_batch import ForwardBatch
@@ -49,6 +51,13 @@ def chain_batch(context_len: int, num_rows: int) -> ForwardBatch:
     return builder.build()
 
 
+def weight_bytes(runner: ModelRunner) -> int:
+    """What a step reads: linears and head."""
+    head = runner.decoder.head
+    assert head is not None
+    return head.vocab.nbytes + sum(linear.nbytes for layer in runner.decoder.layers for linear in layer.linears)
+
+
 def turn_ms(runner: ModelRunner, batch: ForwardBatch) -> list[float]:
     """Times of some steps in a row, after one that isn't counted."""
     times_ms = []
@@ -76,14 +85,26 @@ def main() -> None:
     ]
     for runner in runners:
         fill(runner, args.context_len)
-    print(f"{args.dtype}, {args.threads} threads, {get_isa()}, {args.context_len} tokens of context")
+    bandwidth = ReadBandwidth(args.threads)
+    num_bytes = weight_bytes(runners[0])
+    print(
+        f"{args.dtype}, {args.threads} threads, {get_isa()}, {args.context_len} tokens of context, {num_bytes / 1e6:.0f} MB"
+    )
     for num_rows in NUM_ROWS:
         batch = chain_batch(args.context_len, num_rows)
-        turns = [[turn_ms(runner, batch) for runner in runners] for _ in range(NUM_TURNS)]
-        one_by_one_ms, one_call_ms = (
-            statistics.median(time_ms for turn in turns for time_ms in turn[way]) for way in range(2)
+        times_ms: list[list[float]] = [[], []]
+        limits: list[float] = []
+        for _ in range(NUM_TURNS):
+            gb_per_s = bandwidth.measure()
+            for runner, own_ms in zip(runners, times_ms, strict=True):
+                own_ms += turn_ms(runner, batch)
+            limit_ms = num_bytes / 1e6 / ((gb_per_s + bandwidth.measure()) / 2)
+            limits.append(statistics.median(times_ms[1][-STEPS_PER_TURN:]) / limit_ms)
+        one_by_one_ms, one_call_ms = map(statistics.median, times_ms)
+        print(
+            f"  {num_rows:3d} rows: one by one {one_by_one_ms:6.2f} ms, in one call {one_call_ms:6.2f} ms, "
+            f"{statistics.median(limits):.2f} x the limit ({min(limits):.2f} to {max(limits):.2f})"
         )
-        print(f"  {num_rows:3d} rows: one by one {one_by_one_ms:6.2f} ms, in one call {one_call_ms:6.2f} ms")
 
 
 if __name__ == "__main__":
