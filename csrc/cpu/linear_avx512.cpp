@@ -4,11 +4,11 @@
 #include <algorithm>
 
 #include "linear.h"
+#include "prefetch.h"
 
 namespace specgrove {
 namespace {
 
-constexpr int64_t kPrefetchBytes = 8192;  // farther than the processor's own prefetching reaches
 constexpr int kMaxTileRows = 13;  // with two vectors of sums each, the weights and an input they fill the 32 registers
 
 // One step of a tile's inner loop: the weights of 16 outputs for one input (or pair of inputs), and the inputs of one
@@ -69,8 +69,8 @@ void multiply(const LinearTile& tile, int64_t first_row, int64_t group) {
   const int64_t num_steps = tile.depth / S::kInputs;
   for (int64_t step = 0; step < num_steps; ++step, packed += kGroupBlocks * S::kBytes) {
     const typename S::Weights low_weights = S::load(packed), high_weights = S::load(packed + S::kBytes);
-    _mm_prefetch(packed + kPrefetchBytes, _MM_HINT_T0);
-    _mm_prefetch(packed + kPrefetchBytes + S::kBytes, _MM_HINT_T0);
+    prefetch_stream(packed);
+    prefetch_stream(packed + S::kBytes);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const auto* inputs = x + r * tile.x_stride + step * S::kInputs;

@@ -29,9 +29,7 @@ struct QuantizedShape {
   int64_t padded_span() const { return chunks_per_span() * kChunkInputs; }
   int64_t num_blocks() const { return round_up(out_features, kBlock) / kBlock; }
   int64_t code_bytes() const { return kBlock * padded_span() * bits / 8; }  // of a span of a block
-  int64_t span_bytes() const {
-    return code_bytes() + (has_mins ? 2 : 1) * kBlock * (has_half_scales ? 2 : 4);
-  }
+  int64_t span_bytes() const { return code_bytes() + (has_mins ? 2 : 1) * kBlock * (has_half_scales ? 2 : 4); }
   int64_t block_bytes() const { return num_spans() * span_bytes(); }
   int64_t nbytes() const { return num_blocks() * block_bytes(); }
 };

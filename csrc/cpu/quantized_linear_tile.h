@@ -10,9 +10,7 @@
 namespace specgrove {
 namespace {
 
-constexpr int64_t kPrefetchBytes = 8192;  // farther than the processor's own prefetching reaches
-
-inline void prefetch_from(const uint8_t* packed) { __builtin_prefetch(packed + kPrefetchBytes, 0, 3); }
+inline void prefetch_from(const uint8_t* packed) { prefetch_stream(reinterpret_cast<const char*>(packed)); }
 
 // 16 scales or mins, and on to what is behind them.
 inline Vec next_scales(const uint8_t** packed, bool is_half) {

@@ -119,7 +119,8 @@ void ThreadPool::idle(int thread, ReadAhead& ahead) const {
     // Where another call comes between these loads, something else is fetched: nothing depends on it.
     const char* const bytes = ahead_bytes_.load(std::memory_order_relaxed);
     const int64_t num_bytes = num_ahead_bytes_.load(std::memory_order_relaxed);
-    const int64_t begin = share_end(num_bytes, thread - 1, num_shares_), end = share_end(num_bytes, thread, num_shares_);
+    const int64_t begin = share_end(num_bytes, thread - 1, num_shares_),
+                  end = share_end(num_bytes, thread, num_shares_);
     ahead = {number, bytes + begin, bytes + std::min(end, begin + kMaxReadAhead)};
   }
   if (ahead.next >= ahead.end) return relax();
