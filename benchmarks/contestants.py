@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 from collections import deque
 from pathlib import Path
@@ -142,7 +144,10 @@ class PeerError(RuntimeError):
 
 
 class PeerProcess(_Silent):
-    """A program of ``benchmarks/peers``, run by an interpreter that has the peer installed: a line of JSON in, a line of JSON out."""
+    """A program of ``benchmarks/peers``, run by an interpreter that has the peer installed: a line of JSON in, a line of JSON out.
+
+    It is stopped while it is not its turn: threads of some peers spin for long after their work is done.
+    """
 
     def __init__(
         self,
@@ -158,10 +163,15 @@ class PeerProcess(_Silent):
         self.name, self.precision, self.max_batch = name, precision, max_batch
         self.speculation = "none"
         self._process = subprocess.Popen(
-            [python, str(PEERS / program), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [python, str(PEERS / program), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         if self._answer().get("ready") is not True:
             raise PeerError(f"{name} has not said that it is ready")
+        self._signal(signal.SIGSTOP)
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -176,12 +186,19 @@ class PeerProcess(_Silent):
     def run(self, prompts: list[list[int]], max_tokens: int) -> int:
         """See ``Contestant``."""
         assert self._process.stdin is not None
+        self._signal(signal.SIGCONT)
         self._process.stdin.write(json.dumps({"prompt_ids": prompts, "max_tokens": max_tokens}) + "\n")
         self._process.stdin.flush()
-        return int(self._answer()["num_tokens"])
+        num_tokens = int(self._answer()["num_tokens"])
+        self._signal(signal.SIGSTOP)
+        return num_tokens
+
+    def _signal(self, number: signal.Signals) -> None:
+        os.killpg(self._process.pid, number)
 
     def close(self) -> None:
         """Ends the process."""
+        self._signal(signal.SIGCONT)
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(timeout=30)

@@ -1,6 +1,7 @@
 #include "attention.h"
 
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -34,15 +35,21 @@ int64_t slots_needed(const int32_t* slots, int64_t count) {
   return int64_t{largest} + 1;
 }
 
-decltype(&attention_tile_plain) tile_function() {
+AttentionKernels kernels() {
   switch (current_isa()) {
     case Isa::kAvx512:
-      return attention_tile_avx512;
+      return attention_avx512();
     case Isa::kAvx2:
-      return attention_tile_avx2;
+      return attention_avx2();
     default:
-      return attention_tile_plain;
+      return attention_plain();
   }
+}
+
+int64_t segments_of(const std::vector<AttentionRow>& rows) {
+  int64_t longest = 0;
+  for (const AttentionRow& row : rows) longest = std::max(longest, row.num_keys());
+  return (longest + kSegmentKeys - 1) / kSegmentKeys;
 }
 
 }  // namespace
@@ -89,7 +96,8 @@ void tree_attention(const float* queries, const KvCache& cache, const AttentionP
   // Large tiles load context once for many rows and heads, but all threads need work. Tiles change no bit.
   const int64_t num_threads = ThreadPool::instance().num_threads(), num_wanted = kTasksPerThread * num_threads;
   const int64_t most = std::max<int64_t>(1, std::min(kMaxTileRows, kMaxTileQueries / group_size));
-  const int64_t tile_rows = std::clamp<int64_t>(num_rows * cache.num_kv_heads / num_wanted, 1, most);
+  const int64_t all_segments = num_threads > 1 ? segments_of(rows) : 1;
+  const int64_t tile_rows = std::clamp<int64_t>(num_rows * cache.num_kv_heads * all_segments / num_wanted, 1, most);
   std::vector<int64_t> starts;
   for (int64_t row = 0; row < num_rows; ++row) {
     const bool is_new = starts.empty() || row - starts.back() >= tile_rows;
@@ -97,12 +105,20 @@ void tree_attention(const float* queries, const KvCache& cache, const AttentionP
   }
   const int64_t num_whole = static_cast<int64_t>(starts.size()) * cache.num_kv_heads;
   starts.push_back(num_rows);
-  // A group's heads are shared out too where rows and KV heads don't give all threads work; each part loads the keys.
-  const int64_t num_tasks_each =
-      num_threads == 1 ? 1 : (2 * num_threads + num_whole - 1) / std::max<int64_t>(1, num_whole);
+  // Where rows and KV heads don't give all threads work, segments of keys are shared out too, and else a group's heads:
+  // then each part loads the keys.
+  const bool is_short = num_threads > 1 && num_whole > 0 && num_whole < num_wanted;
+  const int64_t num_segments = is_short ? all_segments : 1;
+  const bool has_partials = num_segments > 1;
+  const int64_t num_tasks_each = !is_short || has_partials ? 1 : (2 * num_threads + num_whole - 1) / num_whole;
   const int64_t num_parts = std::clamp<int64_t>(num_tasks_each, 1, std::max<int64_t>(1, group_size / kMinTileHeads));
-  const auto run_tile = tile_function();
-  ThreadPool::instance().run(num_whole * num_parts, [&](int64_t task) {
+  const int64_t query_floats = partial_floats(dim), segment_stride = num_rows * num_heads * query_floats;
+  thread_local std::vector<float> partials;
+  if (has_partials) partials.resize(std::max<size_t>(partials.size(), num_segments * segment_stride));
+  float* const all_partials = partials.data();
+  const AttentionKernels run = kernels();
+  ThreadPool::instance().run(num_whole * num_parts * num_segments, [&](int64_t each) {
+    const int64_t segment = each % num_segments, task = each / num_segments;
     const int64_t part = task % num_parts, kv_head = task / num_parts % cache.num_kv_heads;
     const int64_t* start = starts.data() + task / num_parts / cache.num_kv_heads;
     const int64_t first_head = kv_head * group_size + part * group_size / num_parts;
@@ -126,14 +142,31 @@ void tree_attention(const float* queries, const KvCache& cache, const AttentionP
     tile.scale = scale;
     tile.alibi_slopes = alibi_slopes == nullptr ? nullptr : alibi_slopes + first_head;
     tile.scratch = scratch.data();
-    run_tile(cache.dtype, tile);
+    tile.begin = segment * kSegmentKeys;
+    tile.end = has_partials ? tile.begin + kSegmentKeys : std::numeric_limits<int64_t>::max();
+    if (has_partials) {
+      tile.partials = all_partials + segment * segment_stride + (start[0] * num_heads + first_head) * query_floats;
+      tile.partial_row_stride = num_heads * query_floats;
+    }
+    run.tile(cache.dtype, tile);
+  });
+  if (!has_partials) return;
+  ThreadPool::instance().run(num_rows, [&](int64_t row) {
+    std::vector<float> merged(query_floats);
+    for (int64_t query = row * num_heads; query < (row + 1) * num_heads; ++query) {
+      run.merge(
+          {all_partials + query * query_floats, segment_stride, num_segments, dim, merged.data(), out + query * dim});
+    }
   });
 }
 
 int64_t scratch_floats(int64_t num_rows, int64_t num_heads, int64_t head_dim) {
   const int64_t padded = (head_dim + 15) / 16 * 16;
-  // Two chunks of keys and values, then sums, weights, maximum and total of every query.
-  return 4 * kKeyChunk * padded + num_rows * num_heads * (padded + kKeyChunk + 2);
+  // Two chunks of keys and values, then for every query: sums, weights, maximum and total of the segment, and what is
+  // known after it.
+  return 4 * kKeyChunk * padded + num_rows * num_heads * (padded + kKeyChunk + 2 + partial_floats(head_dim));
 }
+
+int64_t partial_floats(int64_t head_dim) { return (head_dim + 15) / 16 * 16 + 2; }
 
 }  // namespace specgrove

@@ -1,8 +1,10 @@
 // Tree attention over one-token KV slots: a row sees the first positions of its sequence's context, then its ancestors.
 //
 // A row's keys form one list by position, wherever they come from, and are reduced in chunks of kKeyChunk positions
-// with an online softmax. So a row's bits are those of the same tokens as a plain sequence, whatever rows share its
-// tile. A window leaves out whole chunks before it and masks its first one: chunks begin at the same positions with it.
+// with an online softmax; kSegmentKeys positions make a segment with a softmax of its own, and segments are put
+// together in order, so that they may be computed side by side. So a row's bits are those of the same tokens as a plain
+// sequence, whatever rows share its tile, and whoever computes its segments. A window leaves out whole chunks before it
+// and masks its first one: chunks and segments begin at the same positions with it.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +15,7 @@
 namespace specgrove {
 
 constexpr int64_t kKeyChunk = 32;
+constexpr int64_t kSegmentKeys = 256;  // whole chunks
 
 struct AttentionRow {
   const int32_t* context;  // slots of the sequence's context, by position
@@ -81,11 +84,30 @@ struct AttentionTile {
   float scale;
   const float* alibi_slopes;  // [num_heads] or null
   float* scratch;             // scratch_floats()
+  int64_t begin, end;         // positions of keys, at whole segments; end may be behind the last
+  // Null: all segments are the tile's, and `out` gets the result. Else they go here, one after another,
+  // partial_floats() of the first row's first head; rows are partial_row_stride apart.
+  float* partials;
+  int64_t partial_row_stride;
 };
 int64_t scratch_floats(int64_t num_rows, int64_t num_heads, int64_t head_dim);
+// What is known of a query after some segments: sums of values, padded, then maximum and total of its weights.
+int64_t partial_floats(int64_t head_dim);
 
-void attention_tile_plain(DType dtype, const AttentionTile& tile);
-void attention_tile_avx2(DType dtype, const AttentionTile& tile);
-void attention_tile_avx512(DType dtype, const AttentionTile& tile);
+// Puts the partial results of one query for all segments together, in order; they are segment_stride apart.
+struct AttentionMerge {
+  const float* partials;
+  int64_t segment_stride, num_segments, head_dim;
+  float* merged;  // partial_floats()
+  float* out;     // [head_dim]
+};
+
+struct AttentionKernels {
+  void (*tile)(DType dtype, const AttentionTile& tile);
+  void (*merge)(const AttentionMerge& merge);
+};
+AttentionKernels attention_plain();
+AttentionKernels attention_avx2();
+AttentionKernels attention_avx512();
 
 }  // namespace specgrove

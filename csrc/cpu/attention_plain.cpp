@@ -2,6 +2,6 @@
 
 namespace specgrove {
 
-void attention_tile_plain(DType dtype, const AttentionTile& tile) { attention_tile_of(dtype, tile); }
+AttentionKernels attention_plain() { return {attention_tile_of, attention_merge_of}; }
 
 }  // namespace specgrove

@@ -143,6 +143,40 @@ inline int64_t num_seen(const AttentionTile& tile, int64_t row, int64_t start) {
   return count > 0 && start + count > first_seen(tile, row) ? count : 0;
 }
 
+// Puts what a further segment found to what is known of a query; nothing where the query sees none of its keys.
+inline void merge_segment(float* known, const float* sums, float maximum, float total, int64_t padded) {
+  if (total == 0.0f) return;
+  float *known_maximum = known + padded, *known_total = known + padded + 1;
+  const float larger = maximum > *known_maximum ? maximum : *known_maximum;
+  const float known_shrink = exp_of(*known_maximum - larger), shrink = exp_of(maximum - larger);
+  for (int64_t d = 0; d < padded; d += kVec) {
+    store(known + d, fma(load(sums + d), set1(shrink), mul(load(known + d), set1(known_shrink))));
+  }
+  *known_total = *known_total * known_shrink + total * shrink;
+  *known_maximum = larger;
+}
+
+inline void know_nothing(float* known, int64_t padded) {
+  for (int64_t d = 0; d < padded; ++d) known[d] = 0.0f;
+  known[padded] = -std::numeric_limits<float>::infinity();
+  known[padded + 1] = 0.0f;
+}
+
+inline void write_out(const float* known, int64_t dim, int64_t padded, float* out) {
+  const float inverse = 1.0f / known[padded + 1];
+  for (int64_t d = 0; d < dim; ++d) out[d] = known[d] * inverse;
+}
+
+void attention_merge_of(const AttentionMerge& merge) {
+  const int64_t padded = (merge.head_dim + kVec - 1) / kVec * kVec;
+  know_nothing(merge.merged, padded);
+  for (int64_t segment = 0; segment < merge.num_segments; ++segment) {
+    const float* partial = merge.partials + segment * merge.segment_stride;
+    merge_segment(merge.merged, partial, partial[padded], partial[padded + 1], padded);
+  }
+  write_out(merge.merged, merge.head_dim, padded, merge.out);
+}
+
 template <typename T>
 void attention_tile(const AttentionTile& tile) {
   const int64_t dim = tile.head_dim, padded = (dim + kVec - 1) / kVec * kVec, group = tile.num_heads;
@@ -153,16 +187,29 @@ void attention_tile(const AttentionTile& tile) {
   float* weights = sums + num_queries * padded;
   float* maxima = weights + num_queries * kKeyChunk;
   float* totals = maxima + num_queries;
-  for (int64_t i = 0; i < num_queries * padded; ++i) sums[i] = 0.0f;
-  for (int64_t i = 0; i < num_queries; ++i) {
-    maxima[i] = -std::numeric_limits<float>::infinity();
-    totals[i] = 0.0f;
-  }
+  float* known = totals + num_queries;
+  const int64_t known_stride = padded + 2;
+  const auto begin_segment = [&] {
+    for (int64_t i = 0; i < num_queries * padded; ++i) sums[i] = 0.0f;
+    for (int64_t i = 0; i < num_queries; ++i) {
+      maxima[i] = -std::numeric_limits<float>::infinity();
+      totals[i] = 0.0f;
+    }
+  };
+  const auto end_segment = [&] {
+    for (int64_t i = 0; i < num_queries; ++i) {
+      merge_segment(known + i * known_stride, sums + i * padded, maxima[i], totals[i], padded);
+    }
+  };
+  for (int64_t i = 0; i < num_queries; ++i) know_nothing(known + i * known_stride, padded);
+  begin_segment();
   int64_t earliest = first_seen(tile, 0), longest = 0;
   for (int64_t row = 0; row < tile.num_rows; ++row) {
     earliest = least(earliest, first_seen(tile, row));
     if (tile.rows[row].num_keys() > longest) longest = tile.rows[row].num_keys();
   }
+  earliest = earliest > tile.begin ? earliest : tile.begin;
+  longest = least(longest, tile.end);
   const int64_t first_start = earliest / kKeyChunk * kKeyChunk;
   const auto fetch = [&](int64_t start) {  // rows of a tile share one context
     fetch_chunk<T>(tile, tile.rows[0].context + start, least(tile.rows[0].context_len - start, kKeyChunk));
@@ -170,6 +217,10 @@ void attention_tile(const AttentionTile& tile) {
   fetch(first_start);
   for (int64_t start = first_start; start < longest; start += kKeyChunk) {
     fetch(start + kKeyChunk);
+    if (start % kSegmentKeys == 0 && start > first_start) {
+      end_segment();
+      begin_segment();
+    }
     int64_t num_shared = 0;
     for (int64_t row = 0; row < tile.num_rows; ++row) {
       const int64_t count = num_seen(tile, row, start);
@@ -214,10 +265,15 @@ void attention_tile(const AttentionTile& tile) {
     }
     attend(tile, block, num_in_block, shared);
   }
+  end_segment();
   for (int64_t q = 0; q < num_queries; ++q) {
-    const float inverse = 1.0f / totals[q];
-    float* out = tile.out + q / group * tile.row_stride + q % group * dim;
-    for (int64_t d = 0; d < dim; ++d) out[d] = sums[q * padded + d] * inverse;
+    const float* const result = known + q * known_stride;
+    if (tile.partials == nullptr) {
+      write_out(result, dim, padded, tile.out + q / group * tile.row_stride + q % group * dim);
+    } else {
+      float* const partial = tile.partials + q / group * tile.partial_row_stride + q % group * known_stride;
+      for (int64_t i = 0; i < known_stride; ++i) partial[i] = result[i];
+    }
   }
 }
 

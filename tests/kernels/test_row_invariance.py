@@ -193,3 +193,21 @@ def test_large_scores_do_not_overflow(isa: str) -> None:
         batch = batch_of([(list(range(70)), [], [])], [(0, 70, None)])
         out = tree_attention(torch.full((1, 2, 64), 10.0), k_cache, v_cache, batch, 1.0)
         assert torch.equal(out.view(2, 64), v_cache[best].expand(2, 64))
+
+
+@pytest.mark.parametrize("num_keys", [256, 257, 300, 700])
+@pytest.mark.parametrize("window", [None, 1, 250, 300, 512])
+def test_segments_that_are_computed_side_by_side_change_no_bit(isa: str, num_keys: int, window: int | None) -> None:
+    """A single row's segments are shared out among threads, those of many rows are not."""
+    k_cache, v_cache = caches_of(num_keys, 3, 40, torch.bfloat16)
+    queries, alibi = torch.randn(70, 9, 40), torch.rand(9)
+    sequence = [(torch.randperm(num_keys).tolist(), list[int](), list[int]())]
+
+    def run(rows: range) -> torch.Tensor:
+        batch = batch_of(sequence, [(0, num_keys - row, None) for row in rows])
+        return tree_attention(queries[rows.start : rows.stop], k_cache, v_cache, batch, 0.3, alibi, window)
+
+    together = run(range(70))
+    assert torch.equal(torch.cat([run(range(row, row + 1)) for row in range(0, 70)]), together)
+    threads.set_num_threads(1)
+    assert torch.equal(torch.cat([run(range(row, row + 1)) for row in range(0, 70)]), together)
