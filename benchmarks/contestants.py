@@ -7,6 +7,7 @@ what follows an end-of-sequence token don't count.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -194,7 +195,8 @@ class PeerProcess(_Silent):
         return num_tokens
 
     def _signal(self, number: signal.Signals) -> None:
-        os.killpg(self._process.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it has ended: reading its answer says why
+            os.killpg(self._process.pid, number)
 
     def close(self) -> None:
         """Ends the process."""
