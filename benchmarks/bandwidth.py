@@ -13,7 +13,7 @@ _NUM_TIMES = 3
 class ReadBandwidth:
     """Owns the buffer. ``measure`` is called right before and after what is compared with it.
 
-    On a shared machine the bandwidth changes from one second to the next: on ours between two levels, 33 and 57 GB/s.
+    On a shared machine the bandwidth changes from one second to the next: on ours between two levels, about 33 and 57 GB/s.
     """
 
     def __init__(self, num_threads: int) -> None:

@@ -200,6 +200,8 @@ class PeerProcess(_Silent):
 
     def close(self) -> None:
         """Ends the process."""
+        if self._process.poll() is not None:
+            return
         self._signal(signal.SIGCONT)
         assert self._process.stdin is not None
         self._process.stdin.close()

@@ -15,6 +15,7 @@ constexpr int64_t kMaxTileRows = 16;
 constexpr int64_t kMaxTileQueries = 96;
 constexpr int64_t kMinTileHeads = 8;  // fewer queries than that are not worth loading a chunk for
 constexpr int64_t kTasksPerThread = 4;
+constexpr int64_t kMaxPartialFloats = 1 << 20;  // 4 MiB; whole tiles need none
 
 void check(bool holds, const char* text) {
   if (!holds) throw std::invalid_argument(text);
@@ -46,10 +47,19 @@ AttentionKernels kernels() {
   }
 }
 
-int64_t segments_of(const std::vector<AttentionRow>& rows) {
-  int64_t longest = 0;
-  for (const AttentionRow& row : rows) longest = std::max(longest, row.num_keys());
-  return (longest + kSegmentKeys - 1) / kSegmentKeys;
+// The segments that any of the rows sees keys of.
+struct Segments {
+  int64_t first, count;
+};
+Segments segments_of(const std::vector<AttentionRow>& rows, int64_t window) {
+  int64_t earliest = std::numeric_limits<int64_t>::max(), longest = 0;
+  for (const AttentionRow& row : rows) {
+    earliest = std::min(earliest, std::max<int64_t>(0, row.num_keys() - window));
+    longest = std::max(longest, row.num_keys());
+  }
+  if (rows.empty()) return {0, 1};
+  const int64_t first = earliest / kSegmentKeys;
+  return {first, (longest + kSegmentKeys - 1) / kSegmentKeys - first};
 }
 
 }  // namespace
@@ -96,8 +106,10 @@ void tree_attention(const float* queries, const KvCache& cache, const AttentionP
   // Large tiles load context once for many rows and heads, but all threads need work. Tiles change no bit.
   const int64_t num_threads = ThreadPool::instance().num_threads(), num_wanted = kTasksPerThread * num_threads;
   const int64_t most = std::max<int64_t>(1, std::min(kMaxTileRows, kMaxTileQueries / group_size));
-  const int64_t all_segments = num_threads > 1 ? segments_of(rows) : 1;
-  const int64_t tile_rows = std::clamp<int64_t>(num_rows * cache.num_kv_heads * all_segments / num_wanted, 1, most);
+  Segments segments = segments_of(rows, window);
+  const int64_t query_floats = partial_floats(dim), segment_stride = num_rows * num_heads * query_floats;
+  if (num_threads == 1 || segments.count * segment_stride > kMaxPartialFloats) segments = {0, 1};
+  const int64_t tile_rows = std::clamp<int64_t>(num_rows * cache.num_kv_heads * segments.count / num_wanted, 1, most);
   std::vector<int64_t> starts;
   for (int64_t row = 0; row < num_rows; ++row) {
     const bool is_new = starts.empty() || row - starts.back() >= tile_rows;
@@ -108,11 +120,10 @@ void tree_attention(const float* queries, const KvCache& cache, const AttentionP
   // Where rows and KV heads don't give all threads work, segments of keys are shared out too, and else a group's heads:
   // then each part loads the keys.
   const bool is_short = num_threads > 1 && num_whole > 0 && num_whole < num_wanted;
-  const int64_t num_segments = is_short ? all_segments : 1;
+  const int64_t num_segments = is_short ? segments.count : 1;
   const bool has_partials = num_segments > 1;
   const int64_t num_tasks_each = !is_short || has_partials ? 1 : (2 * num_threads + num_whole - 1) / num_whole;
   const int64_t num_parts = std::clamp<int64_t>(num_tasks_each, 1, std::max<int64_t>(1, group_size / kMinTileHeads));
-  const int64_t query_floats = partial_floats(dim), segment_stride = num_rows * num_heads * query_floats;
   thread_local std::vector<float> partials;
   if (has_partials) partials.resize(std::max<size_t>(partials.size(), num_segments * segment_stride));
   float* const all_partials = partials.data();
@@ -142,7 +153,7 @@ void tree_attention(const float* queries, const KvCache& cache, const AttentionP
     tile.scale = scale;
     tile.alibi_slopes = alibi_slopes == nullptr ? nullptr : alibi_slopes + first_head;
     tile.scratch = scratch.data();
-    tile.begin = segment * kSegmentKeys;
+    tile.begin = has_partials ? (segments.first + segment) * kSegmentKeys : 0;
     tile.end = has_partials ? tile.begin + kSegmentKeys : std::numeric_limits<int64_t>::max();
     if (has_partials) {
       tile.partials = all_partials + segment * segment_stride + (start[0] * num_heads + first_head) * query_floats;

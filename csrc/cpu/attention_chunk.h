@@ -141,7 +141,8 @@ void load_key(const AttentionTile& tile, int32_t slot, int64_t place, const Chun
   for (int64_t d = dim; d < padded; ++d) chunk.values[place * padded + d] = 0.0f;
 }
 
-// load_chunk where the chunk may hold most of the keys already: nodes of a tree share their ancestors.
+// load_chunk where the chunk may hold most of the keys already: nodes of a tree share their ancestors. Places behind
+// count hold anything: no query sees them.
 template <typename T>
 void load_missing(const AttentionTile& tile, const int32_t* slots, int64_t count, const Chunk& chunk, Held& held) {
   int64_t num_missing = 0;

@@ -214,7 +214,7 @@ void attention_tile(const AttentionTile& tile) {
   const auto fetch = [&](int64_t start) {  // rows of a tile share one context
     fetch_chunk<T>(tile, tile.rows[0].context + start, least(tile.rows[0].context_len - start, kKeyChunk));
   };
-  fetch(first_start);
+  if (first_start < longest) fetch(first_start);
   for (int64_t start = first_start; start < longest; start += kKeyChunk) {
     fetch(start + kKeyChunk);
     if (start % kSegmentKeys == 0 && start > first_start) {

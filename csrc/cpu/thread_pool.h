@@ -30,12 +30,12 @@ class ThreadPool {
     run_erased(num_tasks, [](const void* context, int64_t i) { (*static_cast<const Task*>(context))(i); }, &task);
   }
 
-  // What the run after the next one reads, front to back and in equal shares: a thread that has nothing to do fetches
+  // What a run that comes soon reads, front to back and in equal shares: a thread that has nothing to do fetches
   // the beginning of its share into its cache.
   void read_ahead(const void* bytes, int64_t num_bytes) {
     ahead_bytes_.store(static_cast<const char*>(bytes), std::memory_order_relaxed);
     num_ahead_bytes_.store(num_bytes, std::memory_order_relaxed);
-    ahead_number_.store(ahead_number_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+    ahead_number_.fetch_add(1, std::memory_order_release);
   }
 
  private:

@@ -89,7 +89,7 @@ class QuantizedWeight:
         return self.in_features // self.scales.shape[1]
 
     def shape(self) -> QuantizedShape:
-        """With float16 for scales and mins where that loses nothing, as in most formats of 4 bits."""
+        """With float16 for scales and mins where that loses nothing, as in GGUF's types of 4 bits and in our own."""
         return QuantizedShape(
             self.bits,
             self.out_features,

@@ -123,7 +123,7 @@ class StreamedWeights(DeviceWeights):
 
     @property
     def device_bytes(self) -> int:
-        """Of the tables, of the units that stay on the device, and of the two buffers."""
+        """Of the tables, of the units that stay on the device, and of the two buffers, after ``end``."""
         resident = sum(unit.num_bytes for index, unit in enumerate(self._units) if index not in self._streamed)
         return self._table_bytes + resident + sum(buffer.nbytes for buffer in self._buffers)
 

@@ -17,8 +17,9 @@ from specgrove.models.sharding import Shard, heads_of, mlp_part, vocab_part
 from specgrove.models.spec import DecoderSpec
 
 _DTYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
-# Codes plus scales: int8 one scale a row; int4 a scale and a minimum, of 16 bits, for every 32 inputs.
+# Codes plus scales: int8 one scale a row; int4 a scale and a minimum for every 32 inputs, which CPUs keep in 16 bits.
 _CODE_BYTES = {"int8": 1.0, "int4": 0.5 + 4 / 32}
+_GPU_CODE_BYTES = {"int8": 1.0, "int4": 0.5 + 8 / 32}
 _GIB = 1 << 30
 
 
@@ -115,7 +116,8 @@ def _rotary_bytes(spec: DecoderSpec, shard: Shard) -> int:
 
 def _weight_bytes(spec: DecoderSpec, request: MemoryRequest, shard: Shard) -> int:
     dtype_bytes = _DTYPE_BYTES[request.dtype]
-    linear_bytes = dtype_bytes if request.quantization is None else _CODE_BYTES[request.quantization]
+    code_bytes = _GPU_CODE_BYTES if request.on_gpu else _CODE_BYTES
+    linear_bytes = dtype_bytes if request.quantization is None else code_bytes[request.quantization]
     head_bytes = dtype_bytes if request.quantization is None else _CODE_BYTES["int8"]  # the head keeps 8 bits
     vocab = _vocab_elements(spec, shard)
     # Also a tied head is there twice: as a table of rows, and as a linear.

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specgrove.kernels import threads
+from specgrove.kernels import reference, threads
 from specgrove.kernels.attention import AttentionBatch, tree_attention
 from specgrove.kernels.trees import ancestor_masks
 from tests.kernels.examples import examples
@@ -61,7 +61,7 @@ def caches_of(
 @given(
     heads=st.sampled_from(HEADS),
     seed=st.integers(0, 10_000),
-    sequence_len=st.integers(2, 110),
+    sequence_len=st.one_of(st.integers(2, 110), st.integers(250, 600)),
     path_len=st.integers(1, 40),
     has_alibi=st.booleans(),
     window=st.sampled_from(WINDOWS),
@@ -209,5 +209,8 @@ def test_segments_that_are_computed_side_by_side_change_no_bit(isa: str, num_key
 
     together = run(range(70))
     assert torch.equal(torch.cat([run(range(row, row + 1)) for row in range(0, 70)]), together)
+    batch = batch_of(sequence, [(0, num_keys - row, None) for row in range(70)])
+    expected = reference.tree_attention(queries, k_cache, v_cache, batch, 0.3, alibi, window)
+    assert (together - expected).abs().max() <= 2e-5
     threads.set_num_threads(1)
     assert torch.equal(torch.cat([run(range(row, row + 1)) for row in range(0, 70)]), together)
