@@ -29,7 +29,8 @@ from specgrove.request import (
 )
 from specgrove.speculation import Verifier, generate
 from specgrove.token_tree import TokenTree
-from tests.router.toy_services import CONTEXT_LEN, VOCAB_SIZE, ToyLlm, ToySsm, toy_next, toy_output
+from tests.router.toy_language import VOCAB_SIZE, toy_next, toy_output
+from tests.router.toy_services import CONTEXT_LEN, ToyLlm, ToySsm
 
 PROMPT = (1, 2, 3)
 

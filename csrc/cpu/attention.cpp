@@ -163,7 +163,8 @@ void tree_attention(const float* queries, const KvCache& cache, const AttentionP
   });
   if (!has_partials) return;
   ThreadPool::instance().run(num_rows, [&](int64_t row) {
-    std::vector<float> merged(query_floats);
+    thread_local std::vector<float> merged;
+    merged.resize(query_floats);
     for (int64_t query = row * num_heads; query < (row + 1) * num_heads; ++query) {
       run.merge(
           {all_partials + query * query_floats, segment_stride, num_segments, dim, merged.data(), out + query * dim});

@@ -85,8 +85,8 @@ struct AttentionTile {
   const float* alibi_slopes;  // [num_heads] or null
   float* scratch;             // scratch_floats()
   int64_t begin, end;         // positions of keys, at whole segments; end may be behind the last
-  // Null: all segments are the tile's, and `out` gets the result. Else they go here, one after another,
-  // partial_floats() of the first row's first head; rows are partial_row_stride apart.
+  // Null where all segments are the tile's, and `out` gets the result. Else what the tile's keys give goes here:
+  // partial_floats() a head, those of the first row first; rows are partial_row_stride apart.
   float* partials;
   int64_t partial_row_stride;
 };
@@ -98,7 +98,7 @@ int64_t partial_floats(int64_t head_dim);
 struct AttentionMerge {
   const float* partials;
   int64_t segment_stride, num_segments, head_dim;
-  float* merged;  // partial_floats()
+  float* merged;  // partial_floats() of room
   float* out;     // [head_dim]
 };
 

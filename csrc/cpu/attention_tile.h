@@ -156,6 +156,7 @@ inline void merge_segment(float* known, const float* sums, float maximum, float 
   *known_maximum = larger;
 }
 
+// Before the first segment.
 inline void know_nothing(float* known, int64_t padded) {
   for (int64_t d = 0; d < padded; ++d) known[d] = 0.0f;
   known[padded] = -std::numeric_limits<float>::infinity();

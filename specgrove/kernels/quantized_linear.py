@@ -143,8 +143,9 @@ def _quantize8(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.
 
 
 def _suits_half(weight: torch.Tensor) -> bool:
-    magnitudes = weight.float().abs()
-    return magnitudes.max().item() < _MAX_HALF and magnitudes.mean().item() > _MIN_HALF_MEAN
+    lowest, highest = (bound.item() for bound in weight.aminmax())
+    mean = torch.linalg.vector_norm(weight, 1, dtype=torch.float32).item() / weight.numel()
+    return max(-lowest, highest) < _MAX_HALF and mean > _MIN_HALF_MEAN
 
 
 def _quantize4(groups: torch.Tensor, to_half: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -88,8 +88,7 @@ def _plan_rank(spec: DecoderSpec, request: MemoryRequest, rank: int) -> MemoryPl
     heads = heads_of(spec, shard)
     num_layers = shard.end_layer - shard.first_layer
     slot_elements = 2 * num_layers * heads.num_kv * spec.head_dim
-    mlp = len(mlp_part(spec, shard))
-    widest = max(mlp * (2 if spec.is_gated else 1), (heads.num_q + 2 * heads.num_kv) * spec.head_dim)
+    widest = _widest_outputs(spec, shard)
     # Float32 between kernels: hidden states four times, the widest linear's output and what follows it.
     activations = 4 * request.max_num_rows * (4 * spec.hidden_size + 2 * widest)
     if shard.is_last_stage:
@@ -137,17 +136,20 @@ def _layer_elements(spec: DecoderSpec, shard: Shard) -> int:
     return attention + spec.hidden_size * len(mlp_part(spec, shard)) * (3 if spec.is_gated else 2)
 
 
+def _widest_outputs(spec: DecoderSpec, shard: Shard) -> int:
+    """Of a layer's linears."""
+    heads, mlp = heads_of(spec, shard), len(mlp_part(spec, shard))
+    return max(mlp * (2 if spec.is_gated else 1), (heads.num_q + 2 * heads.num_kv) * spec.head_dim)
+
+
 def _vocab_elements(spec: DecoderSpec, shard: Shard) -> int:
     return len(vocab_part(spec, shard)) * (spec.embedding_size or spec.hidden_size)
 
 
 def _expansion_bytes(spec: DecoderSpec, request: MemoryRequest, shard: Shard) -> int:
     """Of the largest linear, expanded."""
-    heads = heads_of(spec, shard)
-    outputs = max(
-        len(mlp_part(spec, shard)) * (2 if spec.is_gated else 1), (heads.num_q + 2 * heads.num_kv) * spec.head_dim
-    )
-    largest = max(outputs * spec.hidden_size, _vocab_elements(spec, shard) if shard.is_last_stage else 0)
+    vocab = _vocab_elements(spec, shard) if shard.is_last_stage else 0
+    largest = max(_widest_outputs(spec, shard) * spec.hidden_size, vocab)
     return int(largest * _DTYPE_BYTES[request.dtype]) + EXPANSION_BYTES
 
 

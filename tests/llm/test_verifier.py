@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,74 +18,12 @@ from specgrove.errors import (
     SessionClosedError,
     StaleBaseError,
 )
-from specgrove.models.loading import load_decoder
 from specgrove.request import SamplingParams, SessionParams, Verdict, VerifyWork
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import WorkItem
 from specgrove.token_tree import TokenTree
 from tests.conftest import TINY_VOCAB_SIZE
-
-GREEDY = SamplingParams()
-PROMPT = [5, 1, 44, 90, 3, 3, 17, 60, 2, 8, 31]
-SAMPLED = SamplingParams(
-    temperature=0.9, top_p=0.95, seed=7, repetition_penalty=1.1, presence_penalty=0.2, frequency_penalty=0.3, min_tokens=5,
-    stop_token_ids=(2,), logit_bias=((4, 2.0),),
-)  # fmt: skip
-
-
-class Clock:
-    """A clock that tests turn."""
-
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture(scope="module")
-def runner(tiny_llama: Path) -> ModelRunner:
-    return ModelRunner(load_decoder(tiny_llama, torch.float32), num_slots=400)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def engine(runner: ModelRunner, clock: Clock) -> VerifierEngine:
-    return VerifierEngine(runner, VerifierConfig(max_model_len=200, max_num_chunk_tokens=4), clock)
-
-
-def opening(session_id: str, token_ids: list[int], sampling: SamplingParams = GREEDY) -> VerifyWork:
-    session = SessionParams(sampling, len(token_ids))
-    return VerifyWork(session_id, 0, tuple(token_ids), TokenTree.of_root(token_ids[-1]), session)
-
-
-def run(engine: VerifierEngine) -> dict[int, object]:
-    results: dict[int, object] = {}
-    while engine.has_work():
-        results.update(engine.step())
-    return results
-
-
-def ask(engine: VerifierEngine, work: VerifyWork) -> Verdict:
-    engine.add(WorkItem(1, work))
-    (result,) = run(engine).values()
-    assert isinstance(result, Verdict), result
-    return result
-
-
-def incremental(engine: VerifierEngine, prompt: list[int], num_tokens: int, sampling: SamplingParams) -> list[int]:
-    """The output without speculation."""
-    output: list[int] = []
-    work = opening("incremental", prompt, sampling)
-    while len(output) < num_tokens:
-        output.extend(ask(engine, work).token_ids)
-        base = len(prompt) + len(output)
-        work = VerifyWork("incremental", base, (), TokenTree.of_root(output[-1]))
-    engine.close_session("incremental")
-    return output
+from tests.llm.verifying import GREEDY, PROMPT, SAMPLED, Clock, ask, incremental, opening, run
 
 
 def random_tree(rng: random.Random, root: int, likely: list[int]) -> TokenTree:
@@ -292,78 +228,3 @@ def test_stop_tokens_wait_for_min_tokens(engine: VerifierEngine) -> None:
     free = incremental(engine, PROMPT, 6, SamplingParams())
     banned = incremental(engine, PROMPT, 6, SamplingParams(min_tokens=4, stop_token_ids=tuple(free[:2])))
     assert not set(banned[:4]) & set(free[:2])
-
-
-def steps_of(engine: VerifierEngine, num_verdicts: dict[int, int]) -> dict[int, list[Verdict]]:
-    """The verdicts by item, until each item has that many."""
-    found: dict[int, list[Verdict]] = {item_id: [] for item_id in num_verdicts}
-    while any(len(found[item_id]) < number for item_id, number in num_verdicts.items()):
-        for item_id, result in engine.step():
-            assert isinstance(result, Verdict), result
-            found.setdefault(item_id, []).append(result)
-    return found
-
-
-@pytest.mark.parametrize("sampling", [GREEDY, replace(SAMPLED, stop_token_ids=())])
-def test_steps_made_ahead_are_the_incremental_ones(engine: VerifierEngine, sampling: SamplingParams) -> None:
-    prompts = [PROMPT, PROMPT[:3]]
-    expected = [incremental(engine, prompt, 12, sampling) for prompt in prompts]
-    num_free_slots = engine.num_free_slots
-    for item_id, prompt in enumerate(prompts):
-        work = replace(opening(f"s{item_id}", prompt, sampling), num_steps=12)
-        engine.add(WorkItem(item_id, work))
-    found = steps_of(engine, {0: 12, 1: 12})
-    assert not engine.has_work()
-    for item_id, prompt in enumerate(prompts):
-        verdicts = found[item_id]
-        assert [token_id for verdict in verdicts for token_id in verdict.token_ids] == expected[item_id]
-        assert [verdict.base for verdict in verdicts] == list(range(len(prompt), len(prompt) + 12))
-        assert [engine.has_more(verdict) for verdict in verdicts] == [True] * 11 + [False]
-        # The session goes on from there as from any other.
-        token_ids = expected[item_id]
-        work = VerifyWork(f"s{item_id}", len(prompt) + 12, (), TokenTree.of_root(token_ids[-1]))
-        assert ask(engine, work).base == len(prompt) + 12
-        engine.close_session(f"s{item_id}")
-    assert engine.num_free_slots == num_free_slots
-
-
-def test_a_stop_token_ends_steps_made_ahead(engine: VerifierEngine) -> None:
-    expected = incremental(engine, PROMPT, 12, GREEDY)
-    stop = expected[5]
-    sampling = replace(GREEDY, stop_token_ids=(stop,))
-    engine.add(WorkItem(3, replace(opening("s", PROMPT, sampling), num_steps=12)))
-    (verdicts,) = steps_of(engine, {3: expected.index(stop) + 1}).values()
-    assert not verdicts[-1].has_more
-    assert not engine.has_work()
-
-
-def test_steps_made_ahead_end_with_their_session(engine: VerifierEngine) -> None:
-    num_free_slots = engine.num_free_slots
-    engine.add(WorkItem(3, replace(opening("s", PROMPT), num_steps=50)))
-    steps_of(engine, {3: 2})
-    with pytest.raises(StaleBaseError):
-        engine.add(WorkItem(4, VerifyWork("s", len(PROMPT) + 2, (), TokenTree.of_root(1))))
-    engine.close_session("s")
-    ((item_id, result),) = engine.step()
-    assert item_id == 3
-    assert isinstance(result, SessionClosedError)
-    assert engine.num_free_slots == num_free_slots
-    assert not engine.has_work()
-
-
-@pytest.mark.parametrize(("num_steps", "field"), [(0, "num_steps"), (257, "num_steps"), (191, "tree")])
-def test_steps_ahead_must_fit(engine: VerifierEngine, num_steps: int, field: str) -> None:
-    with pytest.raises(InvalidRequestError) as caught:
-        engine.add(WorkItem(1, replace(opening("s", PROMPT), num_steps=num_steps)))
-    assert caught.value.violations[0].field == field
-
-
-def test_steps_made_ahead_can_be_called_off(engine: VerifierEngine) -> None:
-    engine.add(WorkItem(3, replace(opening("s", PROMPT), num_steps=50)))
-    engine.add(WorkItem(4, replace(opening("t", PROMPT), num_steps=5)))
-    steps_of(engine, {3: 2})
-    engine.finish_early([3])
-    found = steps_of(engine, {3: 1})
-    assert [verdict.has_more for verdict in found[3]] == [False]
-    while engine.has_work():
-        assert 3 not in [item_id for item_id, _ in engine.step()]

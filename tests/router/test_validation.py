@@ -14,7 +14,8 @@ from router.validation import CheckedRequest, checked_request
 from specgrove.errors import InvalidRequestError
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2, token_tree_pb2
-from tests.router.toy_services import CHAT_TEMPLATE, CONTEXT_LEN, EOS, VOCAB_SIZE, toy_tokenizer_json
+from tests.router.toy_language import CHAT_TEMPLATE, EOS, VOCAB_SIZE, toy_tokenizer_json
+from tests.router.toy_services import CONTEXT_LEN
 
 TOKENIZER = Tokenizer(toy_tokenizer_json(), json.loads('{"eos_token": "<eos>"}'), CHAT_TEMPLATE)
 MODEL = ServedModel("toy", "Toy", VOCAB_SIZE, CONTEXT_LEN, "float32", (EOS,), 64, TOKENIZER)

@@ -1,0 +1,93 @@
+"""Steps that the verifier makes by itself where nothing is drafted: the same tokens, and they end when they must."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from llm_service.verifier import VerifierEngine
+from specgrove.errors import (
+    InvalidRequestError,
+    SessionClosedError,
+    StaleBaseError,
+)
+from specgrove.request import SamplingParams, Verdict, VerifyWork
+from specgrove.runtime.step_loop import WorkItem
+from specgrove.token_tree import TokenTree
+from tests.llm.verifying import GREEDY, PROMPT, SAMPLED, ask, incremental, opening
+
+
+def steps_of(engine: VerifierEngine, num_verdicts: dict[int, int]) -> dict[int, list[Verdict]]:
+    """The verdicts by item, until each item has that many."""
+    found: dict[int, list[Verdict]] = {item_id: [] for item_id in num_verdicts}
+    while any(len(found[item_id]) < number for item_id, number in num_verdicts.items()):
+        for item_id, result in engine.step():
+            assert isinstance(result, Verdict), result
+            found.setdefault(item_id, []).append(result)
+    return found
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, replace(SAMPLED, stop_token_ids=())])
+def test_steps_made_ahead_are_the_incremental_ones(engine: VerifierEngine, sampling: SamplingParams) -> None:
+    prompts = [PROMPT, PROMPT[:3]]
+    expected = [incremental(engine, prompt, 12, sampling) for prompt in prompts]
+    num_free_slots = engine.num_free_slots
+    for item_id, prompt in enumerate(prompts):
+        work = replace(opening(f"s{item_id}", prompt, sampling), num_steps=12)
+        engine.add(WorkItem(item_id, work))
+    found = steps_of(engine, {0: 12, 1: 12})
+    assert not engine.has_work()
+    for item_id, prompt in enumerate(prompts):
+        verdicts = found[item_id]
+        assert [token_id for verdict in verdicts for token_id in verdict.token_ids] == expected[item_id]
+        assert [verdict.base for verdict in verdicts] == list(range(len(prompt), len(prompt) + 12))
+        assert [engine.has_more(verdict) for verdict in verdicts] == [True] * 11 + [False]
+        # The session goes on from there as from any other.
+        token_ids = expected[item_id]
+        work = VerifyWork(f"s{item_id}", len(prompt) + 12, (), TokenTree.of_root(token_ids[-1]))
+        assert ask(engine, work).base == len(prompt) + 12
+        engine.close_session(f"s{item_id}")
+    assert engine.num_free_slots == num_free_slots
+
+
+def test_a_stop_token_ends_steps_made_ahead(engine: VerifierEngine) -> None:
+    expected = incremental(engine, PROMPT, 12, GREEDY)
+    stop = expected[5]
+    sampling = replace(GREEDY, stop_token_ids=(stop,))
+    engine.add(WorkItem(3, replace(opening("s", PROMPT, sampling), num_steps=12)))
+    (verdicts,) = steps_of(engine, {3: expected.index(stop) + 1}).values()
+    assert not verdicts[-1].has_more
+    assert not engine.has_work()
+
+
+def test_steps_made_ahead_end_with_their_session(engine: VerifierEngine) -> None:
+    num_free_slots = engine.num_free_slots
+    engine.add(WorkItem(3, replace(opening("s", PROMPT), num_steps=50)))
+    steps_of(engine, {3: 2})
+    with pytest.raises(StaleBaseError):
+        engine.add(WorkItem(4, VerifyWork("s", len(PROMPT) + 2, (), TokenTree.of_root(1))))
+    engine.close_session("s")
+    ((item_id, result),) = engine.step()
+    assert item_id == 3
+    assert isinstance(result, SessionClosedError)
+    assert engine.num_free_slots == num_free_slots
+    assert not engine.has_work()
+
+
+@pytest.mark.parametrize(("num_steps", "field"), [(0, "num_steps"), (257, "num_steps"), (191, "tree")])
+def test_steps_ahead_must_fit(engine: VerifierEngine, num_steps: int, field: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        engine.add(WorkItem(1, replace(opening("s", PROMPT), num_steps=num_steps)))
+    assert caught.value.violations[0].field == field
+
+
+def test_steps_made_ahead_can_be_called_off(engine: VerifierEngine) -> None:
+    engine.add(WorkItem(3, replace(opening("s", PROMPT), num_steps=50)))
+    engine.add(WorkItem(4, replace(opening("t", PROMPT), num_steps=5)))
+    steps_of(engine, {3: 2})
+    engine.finish_early([3])
+    found = steps_of(engine, {3: 1})
+    assert [verdict.has_more for verdict in found[3]] == [False]
+    while engine.has_work():
+        assert 3 not in [item_id for item_id, _ in engine.step()]

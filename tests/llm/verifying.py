@@ -1,0 +1,55 @@
+"""Asking a verifier engine, step by step."""
+
+from __future__ import annotations
+
+from llm_service.verifier import VerifierEngine
+from specgrove.request import SamplingParams, SessionParams, Verdict, VerifyWork
+from specgrove.runtime.step_loop import WorkItem
+from specgrove.token_tree import TokenTree
+
+GREEDY = SamplingParams()
+PROMPT = [5, 1, 44, 90, 3, 3, 17, 60, 2, 8, 31]
+SAMPLED = SamplingParams(
+    temperature=0.9, top_p=0.95, seed=7, repetition_penalty=1.1, presence_penalty=0.2, frequency_penalty=0.3, min_tokens=5,
+    stop_token_ids=(2,), logit_bias=((4, 2.0),),
+)  # fmt: skip
+
+
+class Clock:
+    """A clock that tests turn."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def opening(session_id: str, token_ids: list[int], sampling: SamplingParams = GREEDY) -> VerifyWork:
+    session = SessionParams(sampling, len(token_ids))
+    return VerifyWork(session_id, 0, tuple(token_ids), TokenTree.of_root(token_ids[-1]), session)
+
+
+def run(engine: VerifierEngine) -> dict[int, object]:
+    results: dict[int, object] = {}
+    while engine.has_work():
+        results.update(engine.step())
+    return results
+
+
+def ask(engine: VerifierEngine, work: VerifyWork) -> Verdict:
+    engine.add(WorkItem(1, work))
+    (result,) = run(engine).values()
+    assert isinstance(result, Verdict), result
+    return result
+
+
+def incremental(engine: VerifierEngine, prompt: list[int], num_tokens: int, sampling: SamplingParams) -> list[int]:
+    """The output without speculation."""
+    output: list[int] = []
+    work = opening("incremental", prompt, sampling)
+    while len(output) < num_tokens:
+        output.extend(ask(engine, work).token_ids)
+        base = len(prompt) + len(output)
+        work = VerifyWork("incremental", base, (), TokenTree.of_root(output[-1]))
+    engine.close_session("incremental")
+    return output

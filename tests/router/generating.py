@@ -1,0 +1,32 @@
+"""Asking the router: a request with the usual fields, all its responses, and what is in them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from specgrove.v1 import router_pb2, token_tree_pb2
+from tests.router.toy_services import ToySuite
+
+PROMPT = list(b"Hello, tree")
+
+
+def request_of(**fields: Any) -> router_pb2.GenerateRequest:
+    fields.setdefault("max_tokens", 60)
+    fields.setdefault("sampling", token_tree_pb2.SamplingParams(seed=0))
+    if not {"text", "chat", "token_ids"} & fields.keys():
+        fields["text"] = bytes(PROMPT).decode()
+    return router_pb2.GenerateRequest(**fields)
+
+
+async def responses_to(suite: ToySuite, request: router_pb2.GenerateRequest) -> list[router_pb2.GenerateResponse]:
+    async with asyncio.timeout(20):
+        return [response async for response in suite.stub.Generate(request)]
+
+
+def token_ids_of(responses: list[router_pb2.GenerateResponse]) -> list[int]:
+    return [token.token_id for response in responses for token in response.tokens]
+
+
+def text_of(responses: list[router_pb2.GenerateResponse]) -> str:
+    return "".join(response.text for response in responses)
