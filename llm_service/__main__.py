@@ -120,6 +120,7 @@ async def serve(
         max_num_chunk_tokens=config.max_num_chunk_tokens,
         max_num_tree_rows=config.max_num_tree_rows,
         session_ttl_s=config.session_ttl_s,
+        stream_interval_s=config.stream_interval_s,
     )
     logger.info("context %d tokens", verifier.max_model_len)
     engine = VerifierEngine(runner, verifier)

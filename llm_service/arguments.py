@@ -23,9 +23,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
         parser.error("--max-model-len must be at least 2")
     if arguments.kv_memory is not None and arguments.memory_per_gpu is not None:
         parser.error("--kv-memory and --memory-per-gpu both set the number of KV slots: give one of them")
-    for flag in ("session_ttl_s", "drain_timeout_s"):
+    for flag, unit in (
+        ("session_ttl_s", "seconds"),
+        ("drain_timeout_s", "seconds"),
+        ("stream_interval_ms", "milliseconds"),
+    ):
         if not 0 <= getattr(arguments, flag) < 1e9:
-            parser.error(f"--{flag.replace('_', '-')} must be seconds, 0 or more")
+            parser.error(f"--{flag.replace('_', '-')} must be {unit}, 0 or more")
     for flag in ("threads", "kv_slots", "max_chunk_tokens", "tensor_parallel"):
         if getattr(arguments, flag) < 1:
             parser.error(f"--{flag.replace('_', '-')} must be at least 1")
@@ -48,6 +52,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
         max_num_chunk_tokens=arguments.max_chunk_tokens,
         max_num_tree_rows=arguments.max_tree_rows,
         session_ttl_s=arguments.session_ttl_s,
+        stream_interval_s=arguments.stream_interval_ms / 1e3,
         drain_timeout_s=arguments.drain_timeout_s,
     )
 
@@ -120,6 +125,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-chunk-tokens", type=int, default=256, help="rows of one forward pass that prompts may fill")
     add("--max-tree-rows", type=int, default=512, help="rows of one forward pass that token trees may fill")
     add("--session-ttl-s", type=float, default=300.0, help="seconds after which an idle session is forgotten")
+    add(
+        "--stream-interval-ms", type=float, default=20.0, metavar="MS",
+        help="least time between two messages of an output decoded without trees: tokens go out together; 0: each at once",
+    )  # fmt: skip
     add("--drain-timeout-s", type=float, default=30.0, help="seconds that work may go on after SIGTERM")
     add("--cache-dir", type=Path, default=Path.home() / ".cache" / "specgrove", help="converted models")
     return parser

@@ -21,6 +21,8 @@ class VerifierConfig:
     """Rows of one forward pass that the trees of all sessions may fill; at least one tree's."""
     max_num_tree_nodes: int = MAX_NUM_TREE_NODES
     session_ttl_s: float = 300.0
+    stream_interval_s: float = 0.0
+    """Least time between two verdicts of steps that the verifier makes by itself; tokens in between go out together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,4 +55,5 @@ class LlmServiceConfig:
     max_num_chunk_tokens: int
     max_num_tree_rows: int
     session_ttl_s: float
+    stream_interval_s: float
     drain_timeout_s: float

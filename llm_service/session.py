@@ -6,10 +6,11 @@ tree's root.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
-from specgrove.request import SamplingParams, VerifyWork
+from specgrove.request import SamplingParams, Verdict, VerifyWork
 from specgrove.token_tree import TokenTree
 
 
@@ -52,6 +53,10 @@ class PendingWork:
     """Verdicts still to be given; ``tree`` belongs to the next one."""
     is_in_flight: bool = False
     """Whether a forward pass over its tree is under way."""
+    unsent: Verdict | None = None
+    """Of steps whose tokens go out with a later one's."""
+    sent_s: float = -math.inf
+    """When the last verdict went out."""
 
     @classmethod
     def of(cls, item_id: int, session: Session, work: VerifyWork, now_s: float) -> PendingWork:

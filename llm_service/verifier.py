@@ -70,7 +70,7 @@ class VerifierEngine:
         self._slots = SlotPool(self._runner.num_slots)
         self._sessions: dict[str, Session] = {}
         self._pending: dict[str, PendingWork] = {}
-        self._failed: list[Result] = []
+        self._ready: list[Result] = []
         self._in_flight: deque[_Forward] = deque()
         self._runner.discard()
 
@@ -86,12 +86,13 @@ class VerifierEngine:
 
     def has_work(self) -> bool:
         """See ``Engine``."""
-        return bool(self._pending or self._failed or self._in_flight)
+        return bool(self._pending or self._ready or self._in_flight)
 
     def add(self, item: WorkItem[VerifyWork]) -> None:
         """See ``Engine``. While an item of a session is under way, only one that opens it anew is taken: it replaces the first."""
         work = item.work
         self._check(work)
+        self._send_unsent()  # the step with the new item may take long
         if work.base == 0:
             self.close_session(work.session_id)
         session = self._sessions.get(work.session_id)
@@ -141,15 +142,24 @@ class VerifierEngine:
             )
 
     def step(self) -> list[Result]:
-        """See ``Engine``. Begins forward passes while the runner takes more, then finishes the oldest."""
+        """See ``Engine``. Begins forward passes while the runner takes more, then finishes the oldest; results that wait go first."""
         self._fail_expired()
+        if self._ready:
+            ready, self._ready = self._ready, []
+            return ready
         has_room = True
         while has_room and len(self._in_flight) < self._runner.max_num_in_flight:
             has_room = self._start_forward()
         results = self._finish_forward() if self._in_flight else []
-        results.extend(self._failed)
-        self._failed = []
+        results.extend(self._ready)  # what found no slots
+        self._ready = []
         return results
+
+    def _send_unsent(self) -> None:
+        for pending in self._pending.values():
+            if pending.unsent is not None:
+                self._ready.append((pending.item_id, pending.unsent))
+                pending.unsent, pending.sent_s = None, self._clock_s()
 
     def _fail_expired(self) -> None:
         now_s = self._clock_s()
@@ -227,20 +237,23 @@ class VerifierEngine:
                 self._slots.free(tree.slots)
                 continue
             rows = logits[tree.logit_rows.start : tree.logit_rows.stop]
-            results.append((pending.item_id, self._apply(pending, tree.slots, rows, step_ms, forward.num_rows)))
+            result = self._apply(pending, tree.slots, rows, step_ms, forward.num_rows)
+            if result is not None:
+                results.append((pending.item_id, result))
         return results
 
     def _apply(
         self, pending: PendingWork, tree_slots: list[int], logits: torch.Tensor, step_ms: float, num_rows: int
-    ) -> Verdict | SpecGroveError:
+    ) -> Verdict | None:
+        """The session's next verdict; None where it goes out with a later one or the item failed."""
         session, tree = pending.session, pending.tree
-        del self._pending[session.session_id]
         try:
             acceptance = accept(session, tree, logits)
         except ValueError as error:
             self._slots.free(tree_slots)
-            self._drop(session)
-            return InternalError(f"the model's logits can't be used: {error}")
+            self._fail(pending, InternalError(f"the model's logits can't be used: {error}"))
+            return None
+        del self._pending[session.session_id]
         base = len(session.token_ids)
         kept_nodes = {0, *acceptance.accepted_nodes}
         session.slots.extend(slot for node, slot in enumerate(tree_slots) if node in kept_nodes)
@@ -252,7 +265,7 @@ class VerifierEngine:
         if has_more:
             pending.go_on()
             self._pending[session.session_id] = pending  # behind those that wait
-        return Verdict(
+        verdict = Verdict(
             base=base,
             token_ids=acceptance.token_ids,
             accepted_nodes=acceptance.accepted_nodes,
@@ -261,6 +274,13 @@ class VerifierEngine:
             step_num_tokens=num_rows,
             has_more=has_more,
         )
+        if pending.unsent is not None:
+            verdict, pending.unsent = pending.unsent.joined(verdict), None
+        if has_more and session.last_used_s - pending.sent_s < self._config.stream_interval_s:
+            pending.unsent = verdict
+            return None
+        pending.sent_s = session.last_used_s
+        return verdict
 
     def finish_early(self, item_ids: Collection[int]) -> None:
         """See ``Engine``."""
@@ -290,7 +310,9 @@ class VerifierEngine:
     def _fail(self, pending: PendingWork, error: SpecGroveError) -> None:
         """The session goes with the item: a router that still wants it replays."""
         del self._pending[pending.session.session_id]
-        self._failed.append((pending.item_id, error))
+        if pending.unsent is not None:
+            self._ready.append((pending.item_id, pending.unsent))
+        self._ready.append((pending.item_id, error))
         self._drop(pending.session)
 
     def _drop(self, session: Session) -> None:

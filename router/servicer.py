@@ -131,7 +131,8 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                 piece = stream.add([token.token_id for token in step.tokens])
                 # What follows a stop text in this step is no output.
                 tokens = step.tokens[: len(piece.token_texts)]
-                statistics.add(replace(step, tokens=tokens, accepted_depth=min(step.accepted_depth, len(tokens))))
+                num_steps, accepted_depth = (min(count, len(tokens)) for count in (step.num_steps, step.accepted_depth))
+                statistics.add(replace(step, tokens=tokens, accepted_depth=accepted_depth, num_steps=num_steps))
                 finish_reason = FinishReason.STOP if piece.is_stopped else step.finish_reason
                 response = router_pb2.GenerateResponse(
                     tokens=[_token_to_proto(t, text) for t, text in zip(tokens, piece.token_texts, strict=True)],

@@ -99,7 +99,7 @@ class Measurements:
     def add(self, step: Step) -> None:
         """Counts a step; one without a tree tells the verifier's time only."""
         if self.is_ready and step.verify_num_tokens > 0:
-            ratio = step.verify_ms / interpolated_ms(self._step_times(), step.verify_num_tokens)
+            ratio = step.verify_ms / step.num_steps / interpolated_ms(self._step_times(), step.verify_num_tokens)
             self._load_factor += _LOAD_WEIGHT * (min(max(ratio, 0.2), 5.0) - self._load_factor)
         if step.drafted_depth == 0:
             return

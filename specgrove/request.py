@@ -131,7 +131,8 @@ class LogProbs:
 class Verdict:
     """A verifier's answer: accepted tokens, then the bonus token. ``accepted_nodes`` has one element fewer.
 
-    ``has_more``: another verdict of the same work follows.
+    ``has_more``: another verdict of the same work follows. With ``num_steps`` above 1 it is the answer of several steps without a
+    tree: a token each, no nodes, the sum of their times and the rows of the last.
     """
 
     base: int
@@ -141,6 +142,20 @@ class Verdict:
     step_ms: float = 0.0
     step_num_tokens: int = 0
     has_more: bool = False
+    num_steps: int = 1
+
+    def joined(self, following: Verdict) -> Verdict:
+        """This one's steps and the following one's as one verdict. Neither may have accepted nodes of a tree."""
+        return Verdict(
+            base=self.base,
+            token_ids=self.token_ids + following.token_ids,
+            accepted_nodes=(),
+            log_probs=self.log_probs + following.log_probs,
+            step_ms=self.step_ms + following.step_ms,
+            step_num_tokens=following.step_num_tokens,
+            has_more=following.has_more,
+            num_steps=self.num_steps + following.num_steps,
+        )
 
 
 class FinishReason(enum.Enum):
@@ -161,7 +176,7 @@ class CommittedToken:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one verification added to the output, and what it took."""
+    """What one verification added to the output, and what it took; or ``num_steps`` verifications without a tree."""
 
     tokens: tuple[CommittedToken, ...]
     finish_reason: FinishReason | None
@@ -172,6 +187,7 @@ class Step:
     verify_ms: float
     verify_num_tokens: int
     num_replays: int
+    num_steps: int = 1
 
 
 @dataclass(slots=True)
@@ -189,14 +205,14 @@ class GenerationStatistics:
     accepted_by_depth: list[int] = field(default_factory=list)
 
     def add(self, step: Step) -> None:
-        """Counts one step."""
+        """Counts a step."""
         self.num_output_tokens += len(step.tokens)
-        self.num_verify_steps += 1
+        self.num_verify_steps += step.num_steps
         self.num_drafted_nodes += step.num_drafted_nodes
         self.num_replays += step.num_replays
         self.draft_ms += step.draft_ms
         self.verify_ms += step.verify_ms
-        _count(self.acceptance_histogram, step.accepted_depth)
+        _count(self.acceptance_histogram, step.accepted_depth, step.num_steps)
         for depth in range(step.drafted_depth):
             _count(self.drafted_by_depth, depth)
         for depth in range(step.accepted_depth):
@@ -208,6 +224,6 @@ class GenerationStatistics:
         return self.num_output_tokens / self.num_verify_steps if self.num_verify_steps else 0.0
 
 
-def _count(histogram: list[int], bucket: int) -> None:
+def _count(histogram: list[int], bucket: int, number: int = 1) -> None:
     histogram.extend([0] * (bucket + 1 - len(histogram)))
-    histogram[bucket] += 1
+    histogram[bucket] += number

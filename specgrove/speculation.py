@@ -162,6 +162,7 @@ def _step_of(
         verify_ms=verdict.step_ms,
         verify_num_tokens=verdict.step_num_tokens,
         num_replays=num_replays,
+        num_steps=verdict.num_steps,
     )
 
 

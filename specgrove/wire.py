@@ -137,6 +137,7 @@ def verdict_to_proto(verdict: Verdict) -> llm_pb2.Verdict:
         step_ms=verdict.step_ms,
         step_num_tokens=verdict.step_num_tokens,
         has_more=verdict.has_more,
+        num_steps=verdict.num_steps,
     )
 
 
@@ -150,6 +151,7 @@ def verdict_from_proto(proto: llm_pb2.Verdict) -> Verdict:
         step_ms=proto.step_ms,
         step_num_tokens=proto.step_num_tokens,
         has_more=proto.has_more,
+        num_steps=proto.num_steps or 1,
     )
 
 

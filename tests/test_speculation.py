@@ -184,6 +184,29 @@ async def test_without_drafters_the_verifier_goes_on_by_itself() -> None:
     assert verifier.asked[1].new_token_ids == ()
 
 
+@pytest.mark.parametrize("num_tokens", [1, 2, 33, 60])
+async def test_a_verdict_may_hold_several_steps(num_tokens: int) -> None:
+    verifier = ToyLlm()
+    verifier.num_joined = 4
+    output, steps = await _run([], verifier, num_tokens)
+    assert output == toy_output(PROMPT, num_tokens)
+    statistics = GenerationStatistics()
+    for step in steps:
+        assert step.num_steps == len(step.tokens) <= 4
+        statistics.add(step)
+    assert statistics.num_verify_steps == num_tokens == verifier.num_verified
+    assert statistics.acceptance_histogram == [num_tokens]
+    assert len(steps) == num_tokens if num_tokens < 3 else len(steps) < num_tokens / 2
+
+
+async def test_several_steps_of_a_lost_verifier_are_made_again() -> None:
+    verifier = _Dying()
+    verifier.num_joined = 3
+    output, steps = await _run([], verifier)
+    assert output == toy_output(PROMPT, 60)
+    assert sum(step.num_replays for step in steps) > 0
+
+
 async def test_where_the_policy_drafts_nothing_the_verifier_goes_on_by_itself() -> None:
     verifier, drafter = _Counting(), ToySsm(hit_rate=0.9)
 

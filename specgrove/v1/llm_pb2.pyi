@@ -60,7 +60,7 @@ class VerifyResult(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ..., error: _Optional[_Union[_token_tree_pb2.WorkError, _Mapping]] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("base", "token_ids", "accepted_nodes", "log_probs", "step_ms", "step_num_tokens", "has_more")
+    __slots__ = ("base", "token_ids", "accepted_nodes", "log_probs", "step_ms", "step_num_tokens", "has_more", "num_steps")
     BASE_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_NODES_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +68,7 @@ class Verdict(_message.Message):
     STEP_MS_FIELD_NUMBER: _ClassVar[int]
     STEP_NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
     HAS_MORE_FIELD_NUMBER: _ClassVar[int]
+    NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     base: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     accepted_nodes: _containers.RepeatedScalarFieldContainer[int]
@@ -75,7 +76,8 @@ class Verdict(_message.Message):
     step_ms: float
     step_num_tokens: int
     has_more: bool
-    def __init__(self, base: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., accepted_nodes: _Optional[_Iterable[int]] = ..., log_probs: _Optional[_Iterable[_Union[_token_tree_pb2.LogProbs, _Mapping]]] = ..., step_ms: _Optional[float] = ..., step_num_tokens: _Optional[int] = ..., has_more: _Optional[bool] = ...) -> None: ...
+    num_steps: int
+    def __init__(self, base: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., accepted_nodes: _Optional[_Iterable[int]] = ..., log_probs: _Optional[_Iterable[_Union[_token_tree_pb2.LogProbs, _Mapping]]] = ..., step_ms: _Optional[float] = ..., step_num_tokens: _Optional[int] = ..., has_more: _Optional[bool] = ..., num_steps: _Optional[int] = ...) -> None: ...
 
 class LlmServiceGetModelInfoRequest(_message.Message):
     __slots__ = ()

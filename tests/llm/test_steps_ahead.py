@@ -6,16 +6,19 @@ from dataclasses import replace
 
 import pytest
 
+from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import (
+    DeadlineExceededError,
     InvalidRequestError,
     SessionClosedError,
     StaleBaseError,
 )
 from specgrove.request import SamplingParams, Verdict, VerifyWork
+from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import WorkItem
 from specgrove.token_tree import TokenTree
-from tests.llm.verifying import GREEDY, PROMPT, SAMPLED, ask, incremental, opening
+from tests.llm.verifying import GREEDY, PROMPT, SAMPLED, Clock, ask, incremental, opening
 
 
 def steps_of(engine: VerifierEngine, num_verdicts: dict[int, int]) -> dict[int, list[Verdict]]:
@@ -91,3 +94,68 @@ def test_steps_made_ahead_can_be_called_off(engine: VerifierEngine) -> None:
     assert [verdict.has_more for verdict in found[3]] == [False]
     while engine.has_work():
         assert 3 not in [item_id for item_id, _ in engine.step()]
+
+
+@pytest.fixture
+def slow_talker(runner: ModelRunner, clock: Clock) -> VerifierEngine:
+    """Gives verdicts at most once a second."""
+    return VerifierEngine(
+        runner, VerifierConfig(max_model_len=200, max_num_chunk_tokens=64, stream_interval_s=1.0), clock
+    )
+
+
+def verdicts_of(engine: VerifierEngine, clock: Clock, step_s: float) -> list[Verdict]:
+    """All that come, each pass taking ``step_s``."""
+    found = []
+    while engine.has_work():
+        clock.now_s += step_s
+        for _, result in engine.step():
+            assert isinstance(result, Verdict), result
+            found.append(result)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("step_s", "sizes"),
+    [(0.4, [1, 3, 3, 3, 2]), (0.0, [1, 11]), (1.0, [1] * 12)],
+)
+@pytest.mark.parametrize("num_log_probs", [None, 2])
+def test_steps_that_follow_quickly_share_a_verdict(
+    slow_talker: VerifierEngine, clock: Clock, step_s: float, sizes: list[int], num_log_probs: int | None
+) -> None:
+    sampling = replace(SAMPLED, stop_token_ids=(), num_log_probs=num_log_probs)
+    expected = incremental(slow_talker, PROMPT, 12, sampling)
+    slow_talker.add(WorkItem(1, replace(opening("s", PROMPT, sampling), num_steps=12)))
+    verdicts = verdicts_of(slow_talker, clock, step_s)
+    assert [token_id for verdict in verdicts for token_id in verdict.token_ids] == expected
+    assert [verdict.num_steps for verdict in verdicts] == [len(verdict.token_ids) for verdict in verdicts] == sizes
+    assert [verdict.base for verdict in verdicts] == [len(PROMPT) + sum(sizes[:i]) for i in range(len(sizes))]
+    assert [verdict.has_more for verdict in verdicts] == [True] * (len(sizes) - 1) + [False]
+    assert all(len(verdict.log_probs) == ((num_log_probs and len(verdict.token_ids)) or 0) for verdict in verdicts)
+    assert all(verdict.step_ms > 0 for verdict in verdicts)
+
+
+def test_tokens_that_wait_go_out_before_what_may_take_long(slow_talker: VerifierEngine) -> None:
+    expected = incremental(slow_talker, PROMPT, 12, GREEDY)
+    slow_talker.add(WorkItem(1, replace(opening("s", PROMPT), num_steps=50)))
+    assert len(slow_talker.step()) == 1
+    assert [slow_talker.step() for _ in range(3)] == [[], [], []]
+    num_steps = slow_talker.num_steps
+    slow_talker.add(WorkItem(2, opening("t", PROMPT)))
+    ((item_id, verdict),) = slow_talker.step()
+    assert isinstance(verdict, Verdict)
+    assert (item_id, verdict.token_ids, verdict.num_steps) == (1, tuple(expected[1:4]), 3)
+    assert slow_talker.num_steps == num_steps
+
+
+def test_tokens_that_wait_go_out_before_a_failure(slow_talker: VerifierEngine, clock: Clock) -> None:
+    expected = incremental(slow_talker, PROMPT, 12, GREEDY)
+    slow_talker.add(WorkItem(1, replace(opening("s", PROMPT), num_steps=50, timeout_ms=500)))
+    for _ in range(3):
+        slow_talker.step()
+    clock.now_s += 0.6
+    (_, verdict), (_, error) = slow_talker.step()
+    assert isinstance(verdict, Verdict)
+    assert verdict.token_ids == tuple(expected[1:3])
+    assert isinstance(error, DeadlineExceededError)
+    assert not slow_talker.has_work()

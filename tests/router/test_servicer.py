@@ -56,6 +56,19 @@ async def test_stop_texts_end_the_output(suite: ToySuite) -> None:
     await until(lambda: not suite.llm.sessions and not suite.ssm.sessions)
 
 
+@pytest.mark.parametrize("at", range(10, 16))
+async def test_a_stop_text_ends_the_output_amid_several_steps(suite: ToySuite, at: int) -> None:
+    suite.llm.num_joined = 4
+    expected = bytes(toy_output(PROMPT, 60)).decode()
+    stop = expected[at : at + 3]
+    request = request_of(stop=[stop], speculation=router_pb2.SpeculationOptions(disabled=True))
+    responses = await responses_to(suite, request)
+    assert text_of(responses) == expected[: expected.index(stop)]
+    usage = responses[-1].usage
+    assert usage.num_verify_steps == usage.num_output_tokens == len(token_ids_of(responses)) == expected.index(stop) + 3
+    assert max(len(response.tokens) for response in responses) == 4
+
+
 async def test_the_end_of_sequence_token_ends_the_output_unless_ignored() -> None:
     def with_eos(prefix: Any, seed: int) -> int:
         return EOS if len(prefix) == len(PROMPT) + 9 else toy_next(prefix, seed)

@@ -42,11 +42,23 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         self.forget_probability = 0.0
         self.num_full = 0
         self.full_after: int | None = None
+        self.num_joined = 1
         self.step_s = step_s
         self._next_token = next_token
         self._random = random.Random(0)
 
     async def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict, None]:
+        """The first verdict by itself, then ``num_joined`` steps to a verdict."""
+        unsent: Verdict | None = None
+        num_to_join = 1
+        async with contextlib.aclosing(self._steps(work)) as steps:
+            async for step in steps:
+                unsent = step if unsent is None else unsent.joined(step)
+                if unsent.num_steps == num_to_join or not step.has_more:
+                    yield unsent
+                    unsent, num_to_join = None, self.num_joined
+
+    async def _steps(self, work: VerifyWork) -> AsyncGenerator[Verdict, None]:
         for num_steps_left in range(work.num_steps - 1, -1, -1):
             verdict = await self._step(work)
             stop_token_ids = self.sessions[work.session_id][1].sampling.stop_token_ids
