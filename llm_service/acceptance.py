@@ -8,26 +8,31 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
 from llm_service.session import Session
 from specgrove.errors import InvalidRequestError
+from specgrove.kernels.model_step import NOT_A_NUMBER
 from specgrove.kernels.sampling import (
     NO_ADJUSTMENTS,
-    ChoiceParams,
+    RowChoice,
     TokenAdjustments,
     choose,
     log_prob_of,
     top_k_log_probs,
 )
+from specgrove.kernels.trees import walk_tree
 from specgrove.request import LogProbs, SamplingParams
 from specgrove.token_tree import TokenTree
 
-_MIN_TEMPERATURE = 1e-4
 _MAX_NUM_LOG_PROBS = 20
+
+Answers: TypeAlias = Sequence[int] | torch.Tensor
+"""What follows each node: the choices that the forward pass made, or logits, float32 ``[num_nodes, vocab_size]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +44,36 @@ class Acceptance:
     log_probs: tuple[LogProbs, ...]
 
 
-def accept(session: Session, tree: TokenTree, logits: torch.Tensor) -> Acceptance:
-    """``logits`` is float32 ``[num_nodes, vocab_size]``, row i for what follows node i."""
+def choices_wanted(session: Session, tree: TokenTree) -> list[RowChoice] | None:
+    """For each node the choice that the forward pass shall make; ``None`` where it shall give logits.
+
+    So it is where more than the logits of a position decides, and where choices are dear and few of them will be looked at.
+    """
+    sampling = session.sampling
+    is_simple = (
+        session.choice_params.is_of_all
+        and sampling.num_log_probs is None
+        and not sampling.logit_bias
+        and not (sampling.stop_token_ids and session.num_output_tokens < sampling.min_tokens)
+    )
+    if not is_simple or (sampling.temperature > 0 and tree.num_nodes > 1):
+        return None
+    position = len(session.token_ids)
+    return [RowChoice(session.choice_params, position + depth) for depth in tree.depths()]
+
+
+def accept(session: Session, tree: TokenTree, answers: Answers) -> Acceptance:
+    """``answers`` are of all nodes, in order. Raises ``ValueError`` where there is nothing to choose."""
+    if isinstance(answers, torch.Tensor):
+        return _accept_by_logits(session, tree, answers)
+    nodes = walk_tree(tree.token_ids, tree.parents, answers)
+    bonus = answers[nodes[-1] if nodes else 0]
+    if bonus < 0:
+        raise ValueError("the logits hold NaN" if bonus == NOT_A_NUMBER else "every token is banned")
+    return Acceptance((*(tree.token_ids[node] for node in nodes), bonus), tuple(nodes), ())
+
+
+def _accept_by_logits(session: Session, tree: TokenTree, logits: torch.Tensor) -> Acceptance:
     children = {(tree.parents[node], tree.token_ids[node]): node for node in range(1, tree.num_nodes)}
     chooser = _Chooser(session)
     token_ids: list[int] = []
@@ -64,9 +97,9 @@ class _Chooser:
     def __init__(self, session: Session) -> None:
         sampling = session.sampling
         self._sampling = sampling
-        self._params = _choice_params(sampling)
+        self._params = session.choice_params
         self._position = len(session.token_ids)
-        self._num_output_tokens = len(session.token_ids) - session.prompt_len
+        self._num_output_tokens = session.num_output_tokens
         self._prompt_ids = session.prompt_ids
         self._has_penalties = (
             sampling.repetition_penalty != 1.0 or sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
@@ -126,20 +159,6 @@ def check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
 
 def _ids(values: Iterable[int]) -> torch.Tensor:
     return torch.tensor(list(values), dtype=torch.int64)
-
-
-def _choice_params(sampling: SamplingParams) -> ChoiceParams:
-    return ChoiceParams(
-        # Dividing by less overflows, and the most probable token is the choice anyway.
-        temperature=sampling.temperature if sampling.temperature >= _MIN_TEMPERATURE else 0.0,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        min_p=sampling.min_p,
-        repetition_penalty=sampling.repetition_penalty,
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        seed=sampling.seed,
-    )
 
 
 def _log_probs(logits: torch.Tensor, token_id: int, num_log_probs: int) -> LogProbs:

@@ -7,11 +7,15 @@ tree's root.
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 
+from specgrove.kernels.sampling import ChoiceParams
 from specgrove.request import SamplingParams, Verdict, VerifyWork
 from specgrove.token_tree import TokenTree
+
+_MIN_TEMPERATURE = 1e-4
 
 
 @dataclass(slots=True)
@@ -22,10 +26,19 @@ class Session:
     sampling: SamplingParams
     prompt_len: int
     token_ids: list[int] = field(default_factory=list)
-    slots: list[int] = field(default_factory=list)
+    slots: array[int] = field(default_factory=lambda: array("i"))
     output_counts: Counter[int] = field(default_factory=Counter)
     prompt_ids: frozenset[int] = frozenset()
     last_used_s: float = 0.0
+    choice_params: ChoiceParams = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.choice_params = _choice_params(self.sampling)
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Committed tokens after the prompt."""
+        return len(self.token_ids) - self.prompt_len
 
     @property
     def num_uncached(self) -> int:
@@ -69,3 +82,17 @@ class PendingWork:
         self.tree = TokenTree.of_root(self.session.token_ids[-1])
         self.num_steps_left -= 1
         self.is_in_flight = False
+
+
+def _choice_params(sampling: SamplingParams) -> ChoiceParams:
+    return ChoiceParams(
+        # Dividing by less overflows, and the most probable token is the choice anyway.
+        temperature=sampling.temperature if sampling.temperature >= _MIN_TEMPERATURE else 0.0,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        seed=sampling.seed,
+    )

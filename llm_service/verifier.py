@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-
-from llm_service.acceptance import accept, check_sampling
+from llm_service.acceptance import Answers, accept, check_sampling, choices_wanted
 from llm_service.config import VerifierConfig
 from llm_service.scheduler import StepEntry, StepPlan, plan_step
 from llm_service.session import PendingWork, Session
@@ -26,6 +24,8 @@ from specgrove.errors import (
     SpecGroveError,
     StaleBaseError,
 )
+from specgrove.kernels.model_step import HAS_LOGITS
+from specgrove.models.forward_batch import ForwardOutput
 from specgrove.request import Verdict, VerifyWork
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.kv_slots import SlotPool
@@ -42,7 +42,8 @@ Result = tuple[int, Verdict | SpecGroveError]
 class _TreeInFlight:
     pending: PendingWork
     slots: list[int]
-    logit_rows: range
+    asked: range
+    """Of the pass's asked rows those of the tree's nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,18 @@ class _Forward:
     trees: list[_TreeInFlight]
     started_s: float
     num_rows: int
+
+
+def _answers_by_tree(trees: Sequence[_TreeInFlight], output: ForwardOutput) -> Iterator[tuple[_TreeInFlight, Answers]]:
+    """All asked rows are of trees, and those of one tree are all choices or all logits."""
+    first_logit = 0
+    for tree in trees:
+        choices = output.choices[tree.asked.start : tree.asked.stop]
+        if choices and choices[0] != HAS_LOGITS:
+            yield tree, choices
+        else:
+            yield tree, output.logits[first_logit : first_logit + len(tree.asked)]
+            first_logit += len(tree.asked)
 
 
 class VerifierEngine:
@@ -215,40 +228,40 @@ class VerifierEngine:
             chunk = session.token_ids[start : start + entry.chunk_len]
             tree_slots = slots[entry.chunk_len :]
             tree = TreeRows(pending.tree.token_ids, pending.tree.parents, tree_slots) if entry.has_tree else None
-            logit_rows = builder.add(session.slots, chunk, tree)
+            choices = choices_wanted(session, pending.tree) if entry.has_tree else None
+            asked = builder.add(session.slots, chunk, tree, choices=choices)
             if entry.has_tree:
                 pending.is_in_flight = True
-                trees.append(_TreeInFlight(pending, tree_slots, logit_rows))
+                trees.append(_TreeInFlight(pending, tree_slots, asked))
         batch = builder.build()
         self._in_flight.append(_Forward(trees, started_s, batch.num_rows))
         self._runner.start(batch)
         return True
 
     def _finish_forward(self) -> list[Result]:
-        logits = self._runner.finish()
+        output = self._runner.finish()
         forward = self._in_flight.popleft()
         step_ms = (time.perf_counter() - forward.started_s) * 1e3
         self.num_steps += 1
         self.num_step_tokens += forward.num_rows
         results: list[Result] = []
-        for tree in forward.trees:
+        for tree, answers in _answers_by_tree(forward.trees, output):
             pending = tree.pending
             if self._pending.get(pending.session.session_id) is not pending:  # closed or failed meanwhile
                 self._slots.free(tree.slots)
                 continue
-            rows = logits[tree.logit_rows.start : tree.logit_rows.stop]
-            result = self._apply(pending, tree.slots, rows, step_ms, forward.num_rows)
+            result = self._apply(pending, tree.slots, answers, step_ms, forward.num_rows)
             if result is not None:
                 results.append((pending.item_id, result))
         return results
 
     def _apply(
-        self, pending: PendingWork, tree_slots: list[int], logits: torch.Tensor, step_ms: float, num_rows: int
+        self, pending: PendingWork, tree_slots: list[int], answers: Answers, step_ms: float, num_rows: int
     ) -> Verdict | None:
         """The session's next verdict; None where it goes out with a later one or the item failed."""
         session, tree = pending.session, pending.tree
         try:
-            acceptance = accept(session, tree, logits)
+            acceptance = accept(session, tree, answers)
         except ValueError as error:
             self._slots.free(tree_slots)
             self._fail(pending, InternalError(f"the model's logits can't be used: {error}"))

@@ -5,15 +5,35 @@
 
 namespace specgrove {
 
+// Some outputs of all rows.
+struct OutputTile {
+  const float* values;  // of the first row
+  int64_t row_stride;
+  int64_t first_output, num_outputs;
+};
+
+// Takes outputs as they are made, from several threads at once.
+class TileSink {
+ public:
+  virtual ~TileSink() = default;
+  virtual void take(const OutputTile& tile) = 0;
+};
+
 class AnyLinear {
  public:
   virtual ~AnyLinear() = default;
 
   // x[rows, in_features] -> out[rows, out_features], float32. A row's bits don't depend on how many rows there are.
-  virtual void forward(const float* x, int64_t num_rows, float* out) const = 0;
+  void forward(const float* x, int64_t num_rows, float* out) const { multiply(x, num_rows, out, nullptr); }
+  // The same outputs, tile by tile while they are in a cache: none is written to memory.
+  void forward_to(const float* x, int64_t num_rows, TileSink* sink) const { multiply(x, num_rows, nullptr, sink); }
 
   // It runs soon: threads that have nothing to do till then fetch its weights into their caches.
   virtual void read_ahead() const = 0;
+
+ protected:
+  // To out, or where that is null to the sink.
+  virtual void multiply(const float* x, int64_t num_rows, float* out, TileSink* sink) const = 0;
 };
 
 }  // namespace specgrove

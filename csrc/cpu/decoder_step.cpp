@@ -91,15 +91,17 @@ void DecoderStep::run_attention(const StepRows& rows, size_t index, const float*
   layer.out->forward(attended, rows.num_rows, out);
 }
 
-void DecoderStep::run_mlp(size_t index, int64_t num_rows, const float* normed, float* out) {
+void DecoderStep::run_mlp(const StepRows& rows, size_t index, const float* normed, float* out) {
   const StepLayer& layer = layers_[index];
+  const int64_t num_rows = rows.num_rows;
   float* up = scratch_.wide.data();
   float* inner = up + num_rows * shape_.up_size();
   layer.down->read_ahead();
   layer.up->forward(normed, num_rows, up);
   const auto apply = shape_.is_gated ? gated : activate;
   apply(up, shape_.activation, num_rows, shape_.inner_size, inner);
-  if (index + 1 < layers_.size()) layers_[index + 1].qkv->read_ahead();
+  const AnyLinear* const next = index + 1 < layers_.size() ? layers_[index + 1].qkv : rows.following;
+  if (next != nullptr) next->read_ahead();
   layer.down->forward(inner, num_rows, out);
 }
 
@@ -116,7 +118,7 @@ void DecoderStep::run(const StepRows& rows) {
     if (shape_.residual == Residual::kPostNorm) {
       run_attention(rows, index, rows.hidden, attention_out);
       norm_of_sum(layer.attention_norm, rows.hidden, attention_out, num_rows, normed);
-      run_mlp(index, num_rows, normed, mlp_out);
+      run_mlp(rows, index, normed, mlp_out);
       norm_of_sum(layer.mlp_norm, normed, mlp_out, num_rows, rows.hidden);
       continue;
     }
@@ -128,7 +130,7 @@ void DecoderStep::run(const StepRows& rows) {
     run_attention(rows, index, normed, attention_out);
     if (shape_.residual == Residual::kParallel) {
       if (layer.mlp_norm.scale != nullptr) norm(layer.mlp_norm, rows.hidden, num_rows, normed);
-      run_mlp(index, num_rows, normed, mlp_out);
+      run_mlp(rows, index, normed, mlp_out);
       add(attention_out, mlp_out, num_rows, shape_.hidden_size);
       delta = attention_out;
       continue;
@@ -139,7 +141,7 @@ void DecoderStep::run(const StepRows& rows) {
       std::swap(attention_out, mlp_out);
     }
     norm_of_sum(layer.mlp_norm, rows.hidden, attention_out, num_rows, normed);
-    run_mlp(index, num_rows, normed, mlp_out);
+    run_mlp(rows, index, normed, mlp_out);
     if (layer.mlp_out_norm.scale != nullptr) {
       norm(layer.mlp_out_norm, mlp_out, num_rows, attention_out);
       std::swap(attention_out, mlp_out);

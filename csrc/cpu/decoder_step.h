@@ -62,6 +62,7 @@ struct StepRows {
   const std::vector<uintptr_t>* v_caches;
   DType dtype;  // of the caches
   int64_t num_slots;
+  const AnyLinear* following = nullptr;  // the linear that runs after the layers, if it is known
 };
 
 class DecoderStep {
@@ -70,6 +71,9 @@ class DecoderStep {
 
   // Throws std::invalid_argument for a position or slot out of range, before anything is written.
   void run(const StepRows& rows);
+  // A norm of the kind that the layers have; out must not be x.
+  void norm(const StepNorm& norm, const float* x, int64_t num_rows, float* out) const;
+  const StepShape& shape() const { return shape_; }
 
  private:
   // What is between the kernels of a layer, float32. The first three are [num_rows, hidden_size]; `wide` holds what is
@@ -81,8 +85,7 @@ class DecoderStep {
   void check(const StepRows& rows) const;
   void make_room(int64_t num_rows);
   void run_attention(const StepRows& rows, size_t index, const float* normed, float* out);
-  void run_mlp(size_t index, int64_t num_rows, const float* normed, float* out);
-  void norm(const StepNorm& norm, const float* x, int64_t num_rows, float* out) const;
+  void run_mlp(const StepRows& rows, size_t index, const float* normed, float* out);
   void norm_of_sum(const StepNorm& norm, float* residual, const float* delta, int64_t num_rows, float* out) const;
 
   const StepShape shape_;

@@ -43,6 +43,12 @@ int64_t groups_per_task(int64_t num_groups, int64_t group_bytes) {
   return std::max<int64_t>(1, std::min(kTaskBytes / std::max<int64_t>(1, group_bytes), num_groups / num_wanted));
 }
 
+float* tile_buffer(int64_t num_floats) {
+  thread_local std::vector<float> buffer;
+  if (static_cast<int64_t>(buffer.size()) < num_floats) buffer.resize(num_floats);
+  return buffer.data();
+}
+
 const uint16_t* rounded_rows(const float* x, int64_t num_rows, int64_t in_features, int64_t padded_in) {
   thread_local std::vector<uint16_t> rounded;
   rounded.assign(num_rows * padded_in, 0);
@@ -79,7 +85,7 @@ int64_t PackedLinear::packed_nbytes(DType dtype, int64_t out_features, int64_t i
   return round_up(out_features, kGroup) * padded_inputs(dtype, in_features) * size_of(dtype);
 }
 
-void PackedLinear::forward(const float* x, int64_t num_rows, float* out) const {
+void PackedLinear::multiply(const float* x, int64_t num_rows, float* out, TileSink* sink) const {
   const Isa isa = current_isa();
   const auto run_tile = isa == Isa::kAvx512 ? linear_tile_avx512
                         : isa == Isa::kAvx2 ? linear_tile_avx2
@@ -91,6 +97,9 @@ void PackedLinear::forward(const float* x, int64_t num_rows, float* out) const {
   ThreadPool::instance().run(round_up(num_groups_, num_per_task) / num_per_task, [&](int64_t task) {
     const int64_t first = task * num_per_task;
     const int64_t count = std::min(num_per_task, num_groups_ - first);
+    const int64_t num_outputs = std::min(count * kGroup, out_features_ - first * kGroup);
+    const int64_t out_stride = out != nullptr ? out_features_ : count * kGroup;
+    float* const tile_out = out != nullptr ? out + first * kGroup : tile_buffer(num_rows * out_stride);
     LinearTile tile{packed_.data() + first * group_bytes,
                     group_bytes,
                     inputs,
@@ -99,10 +108,11 @@ void PackedLinear::forward(const float* x, int64_t num_rows, float* out) const {
                     padded_in_,
                     num_rows,
                     count,
-                    out + first * kGroup,
-                    out_features_,
-                    std::min(count * kGroup, out_features_ - first * kGroup)};
+                    tile_out,
+                    out_stride,
+                    num_outputs};
     run_tile(dtype_, tile);
+    if (out == nullptr) sink->take({tile_out, out_stride, first * kGroup, num_outputs});
   });
 }
 

@@ -22,6 +22,8 @@ static inline int64_t round_up(int64_t value, int64_t multiple) { return (value 
 
 // How many groups one task of the thread pool multiplies.
 int64_t groups_per_task(int64_t num_groups, int64_t group_bytes);
+// A place for num_floats, of the calling thread. Valid until its next call.
+float* tile_buffer(int64_t num_floats);
 // x rounded to bfloat16, each row padded with zeros to padded_in. Valid until the next call in the same thread.
 const uint16_t* rounded_rows(const float* x, int64_t num_rows, int64_t in_features, int64_t padded_in);
 
@@ -33,13 +35,15 @@ class PackedLinear : public AnyLinear {
   PackedLinear(PackedBytes packed, DType dtype, const float* bias, int64_t out_features, int64_t in_features);
   static int64_t packed_nbytes(DType dtype, int64_t out_features, int64_t in_features);
 
-  void forward(const float* x, int64_t num_rows, float* out) const override;
   void read_ahead() const override { packed_.read_ahead(); }
 
   void copy_packed(void* out) const { packed_.copy_to(out); }
   int64_t nbytes() const { return packed_.size(); }
   int64_t in_features() const { return in_features_; }
   int64_t out_features() const { return out_features_; }
+
+ protected:
+  void multiply(const float* x, int64_t num_rows, float* out, TileSink* sink) const override;
 
  private:
   DType dtype_;

@@ -60,7 +60,7 @@ QuantizedLinear::QuantizedLinear(const QuantizedShape& shape, PackedBytes packed
   if (bias != nullptr) std::copy(bias, bias + shape.out_features, bias_.begin());
 }
 
-void QuantizedLinear::forward(const float* x, int64_t num_rows, float* out) const {
+void QuantizedLinear::multiply(const float* x, int64_t num_rows, float* out, TileSink* sink) const {
   const Isa isa = current_isa();
   const auto run_tile = isa == Isa::kAvx512 ? quantized_tile_avx512
                         : isa == Isa::kAvx2 ? quantized_tile_avx2
@@ -72,6 +72,9 @@ void QuantizedLinear::forward(const float* x, int64_t num_rows, float* out) cons
   const int64_t num_per_task = groups_per_task(shape_.num_blocks(), shape_.block_bytes());
   ThreadPool::instance().run(round_up(shape_.num_blocks(), num_per_task) / num_per_task, [&](int64_t task) {
     const int64_t first = task * num_per_task, count = std::min(num_per_task, shape_.num_blocks() - first);
+    const int64_t num_outputs = std::min(count * kBlock, shape_.out_features - first * kBlock);
+    const int64_t out_stride = out != nullptr ? shape_.out_features : count * kBlock;
+    float* const tile_out = out != nullptr ? out + first * kBlock : tile_buffer(num_rows * out_stride);
     QuantizedTile tile{packed_.data() + first * shape_.block_bytes(),
                        shape_.block_bytes(),
                        shape_.bits,
@@ -83,10 +86,11 @@ void QuantizedLinear::forward(const float* x, int64_t num_rows, float* out) cons
                        bias_.data() + first * kBlock,
                        num_rows,
                        count,
-                       out + first * kBlock,
-                       shape_.out_features,
-                       std::min(count * kBlock, shape_.out_features - first * kBlock)};
+                       tile_out,
+                       out_stride,
+                       num_outputs};
     run_tile(tile);
+    if (out == nullptr) sink->take({tile_out, out_stride, first * kBlock, num_outputs});
   });
 }
 

@@ -44,11 +44,13 @@ class QuantizedLinear : public AnyLinear {
   // packed holds what copy_packed() wrote for the same shape, shape.nbytes() long.
   QuantizedLinear(const QuantizedShape& shape, PackedBytes packed, const float* bias);
 
-  void forward(const float* x, int64_t num_rows, float* out) const override;
   void read_ahead() const override { packed_.read_ahead(); }
 
   void copy_packed(void* out) const { packed_.copy_to(out); }
   int64_t nbytes() const { return packed_.size(); }
+
+ protected:
+  void multiply(const float* x, int64_t num_rows, float* out, TileSink* sink) const override;
 
  private:
   QuantizedShape shape_;

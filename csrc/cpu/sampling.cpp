@@ -8,6 +8,7 @@
 #include <string>
 
 #include "clones.h"
+#include "logit_scan.h"
 #include "noise.h"
 #include "vector_math.h"
 
@@ -15,57 +16,25 @@ namespace specgrove {
 namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-constexpr int64_t kLanes = 32;
 constexpr int64_t kChunk = 1024;
 
 // Sum of exp(x - maximum), one running sum per lane and chunk, added up in a tree: the order of additions is fixed.
 SPECGROVE_CLONES double sum_exp(const float* x, int64_t count, float maximum) {
   double total = 0.0;
   for (int64_t start = 0; start < count; start += kChunk) {
-    float sums[kLanes] = {};
+    float sums[kScanLanes] = {};
     const int64_t end = std::min(count, start + kChunk);
     int64_t i = start;
-    for (; i + kLanes <= end; i += kLanes) {
-      for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += exp_of(x[i + lane] - maximum);
+    for (; i + kScanLanes <= end; i += kScanLanes) {
+      for (int64_t lane = 0; lane < kScanLanes; ++lane) sums[lane] += exp_of(x[i + lane] - maximum);
     }
     for (int64_t lane = 0; i < end; ++i, ++lane) sums[lane] += exp_of(x[i] - maximum);
-    for (int64_t width = kLanes / 2; width > 0; width /= 2) {
+    for (int64_t width = kScanLanes / 2; width > 0; width /= 2) {
       for (int64_t lane = 0; lane < width; ++lane) sums[lane] += sums[lane + width];
     }
     total += sums[0];
   }
   return total;
-}
-
-SPECGROVE_CLONES void scale(float factor, int64_t count, float* values) {
-  for (int64_t i = 0; i < count; ++i) values[i] *= factor;
-}
-
-// Whether a group of kLanes values holds one that is at least the threshold: most groups do not.
-SPECGROVE_CLONES bool any_reaches(const float* values, float threshold) {
-  bool found = false;
-  for (int64_t lane = 0; lane < kLanes; ++lane) found |= values[lane] >= threshold;
-  return found;
-}
-
-SPECGROVE_CLONES float max_or_nan(const float* values, int64_t count) {
-  float maxima[kLanes];
-  std::fill_n(maxima, kLanes, kMinusInfinity);
-  uint32_t has_nan = 0;
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const float value = values[i + lane];
-      maxima[lane] = value > maxima[lane] ? value : maxima[lane];
-      has_nan |= value != value;
-    }
-  }
-  for (; i < count; ++i) {
-    maxima[0] = values[i] > maxima[0] ? values[i] : maxima[0];
-    has_nan |= values[i] != values[i];
-  }
-  if (has_nan != 0) return std::numeric_limits<float>::quiet_NaN();
-  return *std::max_element(maxima, maxima + kLanes);
 }
 
 float max_of(const float* values, int64_t count) {
@@ -123,9 +92,9 @@ void keep(const float* logits, int64_t vocab_size, float maximum, const ChoicePa
   const bool is_top_k = params.top_k > 0 && params.top_k < vocab_size, is_top_p = params.top_p < 1.0f;
   const auto collect = [&](float threshold) {
     kept->clear();
-    for (int64_t start = 0; start < vocab_size; start += kLanes) {
-      const int64_t end = std::min(vocab_size, start + kLanes);
-      if (end - start == kLanes && !any_reaches(logits + start, threshold)) continue;
+    for (int64_t start = 0; start < vocab_size; start += kScanLanes) {
+      const int64_t end = std::min(vocab_size, start + kScanLanes);
+      if (end - start == kScanLanes && !any_reaches(logits + start, threshold)) continue;
       for (int64_t i = start; i < end; ++i) {
         if (logits[i] >= threshold) kept->push_back({logits[i], static_cast<int32_t>(i)});
       }
@@ -212,7 +181,7 @@ int64_t choose_of_all(const ChoiceInput& input, const ChoiceParams& params, uint
     const int64_t count = std::min(kNoiseGroup, vocab_size - start);
     const float threshold = choice.best - kMaxNoise;
     if (count == kNoiseGroup && !any_reaches(logits + start, threshold) &&
-        !any_reaches(logits + start + kLanes, threshold)) {
+        !any_reaches(logits + start + kScanLanes, threshold)) {
       continue;
     }
     float noise[kNoiseGroup];

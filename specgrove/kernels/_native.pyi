@@ -112,11 +112,44 @@ class DecoderStep:
         positions: int,
         slots: int,
         plan: AttentionPlan,
-        k_caches: Sequence[int],
-        v_caches: Sequence[int],
-        dtype: DType,
-        num_slots: int,
+        caches: StepCaches,
     ) -> None: ...
+
+class StepCaches:
+    def __init__(self, keys: Sequence[int], values: Sequence[int], dtype: DType, num_slots: int) -> None: ...
+
+class StepEmbedding:
+    def __init__(
+        self,
+        *,
+        table: int,
+        positions: int,
+        dtype: DType,
+        vocab_size: int,
+        size: int,
+        num_positions: int,
+        scale: float,
+        projection: AnyLinear | None,
+    ) -> None: ...
+
+class StepHead:
+    def __init__(self, *, norm: StepNorm, projection: AnyLinear | None, vocab: AnyLinear, size: int) -> None: ...
+
+class ModelStep:
+    def __init__(self, embedding: StepEmbedding, layers: DecoderStep, head: StepHead) -> None: ...
+    def run(
+        self,
+        token_ids: int,
+        num_rows: int,
+        positions: int,
+        slots: int,
+        plan: AttentionPlan,
+        caches: StepCaches,
+        asked: int,
+        choices: Sequence[tuple[ChoiceParams, int] | None],
+        logits: int,
+        vocab_size: int,
+    ) -> list[int]: ...
 
 class ChoiceParams:
     def __init__(

@@ -71,6 +71,13 @@ class StepLayer:
     window: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class _CheckedCaches:
+    keys: tuple[torch.Tensor, ...]
+    values: tuple[torch.Tensor, ...]
+    native: _native.StepCaches
+
+
 class DecoderStep:
     """The layers of one decoder. One call at a time runs; others wait."""
 
@@ -85,6 +92,17 @@ class DecoderStep:
         self._shape, self._layers = shape, tuple(layers)  # kept: the native step holds addresses in them
         self._inner_size = layers[0].down.in_features
         self._native = _native.DecoderStep(self._native_shape(), [self._native_layer(layer) for layer in layers])
+        self._caches: _CheckedCaches | None = None
+
+    @property
+    def native(self) -> _native.DecoderStep:
+        """For native code that calls it; what it reads is valid for as long as this object lives."""
+        return self._native
+
+    @property
+    def hidden_size(self) -> int:
+        """Elements of a hidden state."""
+        return self._shape.hidden_size
 
     def __call__(
         self,
@@ -98,33 +116,36 @@ class DecoderStep:
         """Runs all layers on ``hidden``, float32 ``[num_rows, hidden_size]``, in place; the rows' slots are written.
 
         ``positions`` and ``slots`` are int32 ``[num_rows]``; a cache, one of keys and one of values for each layer, is
-        ``[num_slots, num_kv_heads, head_dim]``, all of one dtype. Raises ``ValueError`` for a position or slot that is
-        not there, before anything is written.
+        ``[num_slots, num_kv_heads, head_dim]``, all of one dtype; tuples of caches are checked once. Raises ``ValueError`` for a
+        position or slot that is not there, before anything is written.
         """
-        if not len(k_caches) == len(v_caches) == len(self._layers):
-            raise ValueError(
-                f"there must be a cache of keys and one of values for each of the {len(self._layers)} layers"
-            )
-        num_rows, num_slots = hidden.shape[0], k_caches[0].shape[0]
+        num_rows = hidden.shape[0]
         check(hidden, "hidden", torch.float32, num_rows, self._shape.hidden_size)
         check(positions, "positions", torch.int32, num_rows)
         check(slots, "slots", torch.int32, num_rows)
         check(batch.row_seq, "row_seq", torch.int32, num_rows)
+        caches = self.native_caches(k_caches, v_caches)
+        self._native.run(hidden.data_ptr(), num_rows, positions.data_ptr(), slots.data_ptr(), batch.plan, caches)
+
+    def native_caches(self, k_caches: Sequence[torch.Tensor], v_caches: Sequence[torch.Tensor]) -> _native.StepCaches:
+        """For native code that reads them. Raises ``ValueError`` for caches that don't fit."""
+        known = self._caches
+        if known is not None and known.keys is k_caches and known.values is v_caches:
+            return known.native
+        if not len(k_caches) == len(v_caches) == len(self._layers):
+            raise ValueError(
+                f"there must be a cache of keys and one of values for each of the {len(self._layers)} layers"
+            )
+        num_slots = k_caches[0].shape[0]
         cache_dtype, cache_shape = k_caches[0].dtype, (num_slots, self._shape.num_kv_heads, self._shape.head_dim)
         for caches in (k_caches, v_caches):
             for cache in caches:
                 check(cache, "k_caches and v_caches", cache_dtype, *cache_shape)
-        self._native.run(
-            hidden.data_ptr(),
-            num_rows,
-            positions.data_ptr(),
-            slots.data_ptr(),
-            batch.plan,
-            [cache.data_ptr() for cache in k_caches],
-            [cache.data_ptr() for cache in v_caches],
-            native_dtype(k_caches[0], "k_caches"),
-            num_slots,
-        )
+        keys, values = ([cache.data_ptr() for cache in caches] for caches in (k_caches, v_caches))
+        native = _native.StepCaches(keys, values, native_dtype(k_caches[0], "k_caches"), num_slots)
+        if isinstance(k_caches, tuple) and isinstance(v_caches, tuple):
+            self._caches = _CheckedCaches(k_caches, v_caches, native)
+        return native
 
     def _native_shape(self) -> _native.StepShape:
         shape = self._shape
@@ -165,10 +186,10 @@ class DecoderStep:
             out=layer.out.native,
             up=layer.up.native,
             down=layer.down.native,
-            attention_norm=self._native_norm(layer.attention_norm),
-            mlp_norm=self._native_norm(layer.mlp_norm),
-            attention_out_norm=self._native_norm(layer.attention_out_norm),
-            mlp_out_norm=self._native_norm(layer.mlp_out_norm),
+            attention_norm=self.native_norm(layer.attention_norm),
+            mlp_norm=self.native_norm(layer.mlp_norm),
+            attention_out_norm=self.native_norm(layer.attention_out_norm),
+            mlp_out_norm=self.native_norm(layer.mlp_out_norm),
             q_norm=optional_address(layer.q_norm, "q_norm", shape.head_dim),
             k_norm=optional_address(layer.k_norm, "k_norm", shape.head_dim),
             cos_sin=optional_address(layer.cos_sin, "cos_sin", max_positions, shape.head_dim),
@@ -176,7 +197,8 @@ class DecoderStep:
             window=layer.window,
         )
 
-    def _native_norm(self, norm: StepNorm | None) -> _native.StepNorm:
+    def native_norm(self, norm: StepNorm | None) -> _native.StepNorm:
+        """For native code that reads it; the caller keeps the weights alive."""
         if norm is None:
             return _native.StepNorm(0, 0)
         if norm.shift is not None and self._shape.norm == "rms":

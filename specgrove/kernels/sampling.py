@@ -41,6 +41,25 @@ class ChoiceParams:
         )
         object.__setattr__(self, "native", native)
 
+    @property
+    def is_of_all(self) -> bool:
+        """Whether all tokens take part and no penalty changes their logits."""
+        is_cut = self.temperature > 0 and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
+        penalties = (self.repetition_penalty, self.presence_penalty, self.frequency_penalty)
+        return not is_cut and penalties == (1, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class RowChoice:
+    """Asks a forward pass for one row's choice: ``choose`` of its logits without adjustments, by temperature and seed only."""
+
+    params: ChoiceParams
+    position: int
+
+    def __post_init__(self) -> None:
+        if not self.params.is_of_all:
+            raise ValueError("a forward pass makes no choice with top_k, top_p, min_p or penalties")
+
 
 @dataclass(frozen=True, slots=True)
 class TokenAdjustments:

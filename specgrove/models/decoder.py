@@ -11,79 +11,21 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from specgrove.kernels.elementwise import add, embed
-from specgrove.models.decoder_layer import DecoderLayer, Norm
-from specgrove.models.decoder_step import decoder_step_of
-from specgrove.models.forward_batch import ForwardBatch
+from specgrove.kernels.elementwise import add
+from specgrove.models.decoder_ends import Embedding, Head
+from specgrove.models.decoder_layer import DecoderLayer
+from specgrove.models.decoder_step import decoder_step_of, model_step_of
+from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.models.rotary import RotarySpec, cos_sin_table
-from specgrove.models.sharding import Shard, heads_of, part
+from specgrove.models.sharding import Shard, heads_of
 from specgrove.models.spec import DecoderSpec
 from specgrove.models.tensor_group import OneRank, TensorGroup
 from specgrove.models.weight_store import MemoryWeights, WeightStore
-from specgrove.models.weights import EmbeddingWeights, HeadWeights, ModelWeights
+from specgrove.models.weights import ModelWeights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Progress = Callable[[int, int], None]
-
-
-class Embedding:
-    """From token ids to hidden states. The rank holds some rows of the vocabulary."""
-
-    def __init__(
-        self,
-        weights: EmbeddingWeights,
-        spec: DecoderSpec,
-        group: TensorGroup,
-        dtype: torch.dtype,
-        store: WeightStore,
-    ) -> None:
-        self.table = store.table(weights.tokens, dtype)
-        self.positions = None if weights.positions is None else store.table(weights.positions, dtype)
-        self.projection = None if weights.projection is None else store.linear(weights.projection, None, dtype)
-        self._rows = part(spec.vocab_size, group.rank, group.size)
-        self._scale = spec.embedding_scale
-        self._group = group
-
-    def __call__(self, batch: ForwardBatch) -> torch.Tensor:
-        """float32 ``[num_rows, hidden_size]``."""
-        hidden = self._looked_up(batch.token_ids)
-        if self._scale != 1.0:
-            hidden *= self._scale
-        if self.projection is not None:
-            hidden = self.projection(hidden)
-        if self.positions is not None:
-            hidden += embed(self.positions, batch.positions.long())
-        return hidden
-
-    def _looked_up(self, token_ids: torch.Tensor) -> torch.Tensor:
-        if self._group.size == 1:
-            return embed(self.table, token_ids)
-        ids = token_ids - self._rows.start
-        is_own = (ids >= 0) & (ids < len(self._rows))
-        found = embed(self.table, torch.where(is_own, ids, 0))
-        return self._group.sum(found * is_own[:, None])  # all but one are zeros: the sum is exact
-
-
-class Head:
-    """From hidden states to logits."""
-
-    def __init__(
-        self, weights: HeadWeights, spec: DecoderSpec, group: TensorGroup, dtype: torch.dtype, store: WeightStore
-    ) -> None:
-        self.norm = None if weights.norm is None else Norm(weights.norm, spec, store)
-        self.projection = None if weights.projection is None else store.linear(weights.projection, None, dtype)
-        self.vocab = store.linear(weights.vocab, None, dtype)
-        self._widths = tuple(len(part(spec.vocab_size, rank, group.size)) for rank in range(group.size))
-        self._group = group
-
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits float32 ``[num_rows, vocab_size]``."""
-        if self.norm is not None:
-            hidden = self.norm(hidden)
-        if self.projection is not None:
-            hidden = self.projection(hidden)
-        return self._group.concatenated(self.vocab(hidden), self._widths)
 
 
 class Decoder:
@@ -126,6 +68,7 @@ class Decoder:
         }
         is_alone = self._group.size == 1 and not self._store.is_streamed
         self._step = decoder_step_of(self.layers, spec, self.heads, self._cos_sin) if is_alone else None
+        self._model_step = model_step_of(self._step, self.embedding, self.head)
 
     @property
     def num_layers(self) -> int:
@@ -134,13 +77,16 @@ class Decoder:
 
     def forward(
         self, batch: ForwardBatch, k_caches: Sequence[torch.Tensor], v_caches: Sequence[torch.Tensor]
-    ) -> torch.Tensor:
-        """A whole model's pass: logits float32 ``[num_logit_rows, vocab_size]``.
+    ) -> ForwardOutput:
+        """A whole model's pass: choices where the batch asks for them and the model runs in one native call, else logits.
 
         Caches are one tensor per layer, ``[num_slots, num_kv_heads, head_dim]``; the rows' slots are written. The batch's tensors and the
         caches lie on ``device``.
         """
-        return self.logits(self.run_layers(self.embed(batch), batch, k_caches, v_caches), batch)
+        if self._model_step is not None:
+            choices, logits = self._model_step(batch.rows, k_caches, v_caches)
+            return ForwardOutput(logits, choices)
+        return ForwardOutput(self.logits(self.run_layers(self.embed(batch), batch, k_caches, v_caches), batch).cpu())
 
     def embed(self, batch: ForwardBatch) -> torch.Tensor:
         """The first stage's beginning: hidden states float32 ``[num_rows, hidden_size]``."""

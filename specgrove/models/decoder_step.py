@@ -1,4 +1,4 @@
-"""From a decoder's layers to the native step that runs all of them in one call. Called by the decoder once, after loading."""
+"""From a decoder's parts to the native step that runs its layers, or all of it, in one call. Called once, after loading."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from specgrove.kernels.decoder_step import DecoderStep, StepShape
+from specgrove.kernels.model_step import ModelStep
+from specgrove.models.decoder_ends import Embedding, Head
 from specgrove.models.decoder_layer import DecoderLayer
 from specgrove.models.rotary import RotarySpec
 from specgrove.models.sharding import HeadShard
@@ -41,3 +43,13 @@ def decoder_step_of(
         alibi_slopes=layers[0].attention.alibi_slopes,
     )
     return DecoderStep(shape, native_layers)
+
+
+def model_step_of(layers: DecoderStep | None, embedding: Embedding | None, head: Head | None) -> ModelStep | None:
+    """``None`` where a part is another rank's, or can't be run natively."""
+    if layers is None or embedding is None or head is None:
+        return None
+    step_embedding, step_head = embedding.step_embedding(), head.step_head()
+    if step_embedding is None or step_head is None:
+        return None
+    return ModelStep(step_embedding, layers, step_head)

@@ -6,11 +6,10 @@ Used by both services' schedulers. A row sees its sequence's context up to its o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
-
-from specgrove.kernels.attention import AttentionBatch
+from specgrove.kernels.model_step import StepRows
+from specgrove.kernels.sampling import RowChoice
 from specgrove.kernels.trees import ancestor_masks
 from specgrove.models.forward_batch import ForwardBatch
 
@@ -28,26 +27,17 @@ class TreeRows:
     first_new: int = 0
 
 
-@dataclass(slots=True)
 class BatchBuilder:
     """Collects sequences, then builds the batch."""
 
-    _token_ids: list[int] = field(default_factory=list)
-    _positions: list[int] = field(default_factory=list)
-    _slots: list[int] = field(default_factory=list)
-    _logit_rows: list[int] = field(default_factory=list)
-    _context_slots: list[int] = field(default_factory=list)
-    _context_offsets: list[int] = field(default_factory=lambda: [0])
-    _tree_slots: list[int] = field(default_factory=list)
-    _tree_offsets: list[int] = field(default_factory=lambda: [0])
-    _row_seq: list[int] = field(default_factory=list)
-    _row_context_len: list[int] = field(default_factory=list)
-    _row_masks: list[bytes] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._rows = StepRows()
+        self._masks: list[bytes] = []  # of the rows, as long as they need to be
 
     @property
     def num_rows(self) -> int:
         """Rows added so far."""
-        return len(self._token_ids)
+        return self._rows.num_rows
 
     def add(
         self,
@@ -56,35 +46,41 @@ class BatchBuilder:
         tree: TreeRows | None = None,
         *,
         chunk_logits: bool = False,
+        choices: Sequence[RowChoice] | None = None,
     ) -> range:
-        """Adds a sequence; returns where its logits will be.
+        """Adds a sequence; returns which of the asked rows are its own.
 
-        ``context_slots`` holds the slots of positions 0 .. n - 1; the last ``len(chunk_token_ids)`` of them are computed now.
-        Logits come for the chunk's last row if ``chunk_logits``, then for every new tree node in order.
+        ``context_slots`` holds the slots of positions 0 .. n - 1; the last ``len(chunk_token_ids)`` of them are computed now. Asked
+        are the chunk's last row if ``chunk_logits``, then every new tree node in order: for their logits, or for ``choices``.
         """
-        sequence = len(self._context_offsets) - 1
-        context_len = len(context_slots)
-        first_logit = len(self._logit_rows)
-        self._context_slots.extend(context_slots)
-        self._context_offsets.append(len(self._context_slots))
+        rows = self._rows
+        sequence = len(rows.context_offsets) - 1
+        context_len, chunk_len = len(context_slots), len(chunk_token_ids)
+        first_asked = len(rows.asked_rows)
+        rows.context_slots.extend(context_slots)
+        rows.context_offsets.append(len(rows.context_slots))
 
-        start = context_len - len(chunk_token_ids)
-        self._token_ids.extend(chunk_token_ids)
-        self._positions.extend(range(start, context_len))
-        self._slots.extend(context_slots[start:])
-        self._row_seq.extend([sequence] * len(chunk_token_ids))
-        self._row_context_len.extend(range(start + 1, context_len + 1))
-        self._row_masks.extend([b""] * len(chunk_token_ids))
+        if chunk_len:
+            start = context_len - chunk_len
+            rows.token_ids.extend(chunk_token_ids)
+            rows.positions.extend(range(start, context_len))
+            rows.slots.extend(context_slots[start:])
+            rows.row_seq.extend([sequence] * chunk_len)
+            rows.row_context_len.extend(range(start + 1, context_len + 1))
+            self._masks.extend([b""] * chunk_len)
         if chunk_logits:
-            self._logit_rows.append(self.num_rows - 1)
+            rows.asked_rows.append(rows.num_rows - 1)
 
         if tree is not None:
             self._add_tree(sequence, context_len, tree)
-        self._tree_offsets.append(len(self._tree_slots))
-        return range(first_logit, len(self._logit_rows))
+        rows.tree_offsets.append(len(rows.tree_slots))
+        asked = range(first_asked, len(rows.asked_rows))
+        rows.choices.extend([None] * len(asked) if choices is None else choices)
+        return asked
 
     def _add_tree(self, sequence: int, context_len: int, tree: TreeRows) -> None:
-        self._tree_slots.extend(tree.slots)
+        rows = self._rows
+        rows.tree_slots.extend(tree.slots)
         num_nodes = len(tree.token_ids)
         depths = [0] * num_nodes
         for node, parent in enumerate(tree.parents):
@@ -92,34 +88,16 @@ class BatchBuilder:
         masks = ancestor_masks(tree.parents)
         mask_len = len(masks) // num_nodes
         for node in range(tree.first_new, num_nodes):
-            self._logit_rows.append(self.num_rows)
-            self._token_ids.append(tree.token_ids[node])
-            self._positions.append(context_len + depths[node])
-            self._slots.append(tree.slots[node])
-            self._row_seq.append(sequence)
-            self._row_context_len.append(context_len)
-            self._row_masks.append(masks[node * mask_len : (node + 1) * mask_len])
+            rows.asked_rows.append(rows.num_rows)
+            rows.token_ids.append(tree.token_ids[node])
+            rows.positions.append(context_len + depths[node])
+            rows.slots.append(tree.slots[node])
+            rows.row_seq.append(sequence)
+            rows.row_context_len.append(context_len)
+            self._masks.append(masks[node * mask_len : (node + 1) * mask_len])
 
     def build(self) -> ForwardBatch:
-        """The batch; at least one row must have been added."""
-        mask_len = max(8, max(map(len, self._row_masks)))
-        masks = bytearray(b"".join(mask.ljust(mask_len, b"\0") for mask in self._row_masks))
-        return ForwardBatch(
-            token_ids=torch.tensor(self._token_ids, dtype=torch.int64),
-            positions=_int32(self._positions),
-            slots=_int32(self._slots),
-            attention=AttentionBatch(
-                context_slots=_int32(self._context_slots),
-                context_offsets=_int32(self._context_offsets),
-                tree_slots=_int32(self._tree_slots),
-                tree_offsets=_int32(self._tree_offsets),
-                row_seq=_int32(self._row_seq),
-                row_context_len=_int32(self._row_context_len),
-                row_masks=torch.frombuffer(masks, dtype=torch.int64).view(self.num_rows, mask_len // 8),
-            ),
-            logit_rows=torch.tensor(self._logit_rows, dtype=torch.int64),
-        )
-
-
-def _int32(values: list[int]) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.int32)
+        """The batch; at least one row must have been added, and none may be added any more."""
+        mask_len = max(8, max(map(len, self._masks)))
+        self._rows.row_masks.frombytes(b"".join(mask.ljust(mask_len, b"\0") for mask in self._masks))
+        return ForwardBatch(self._rows)

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from specgrove.models.decoder import Decoder
-from specgrove.models.forward_batch import ForwardBatch
+from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.models.spec import DecoderSpec
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.step_loop import FatalEngineError
@@ -30,8 +30,8 @@ class Runner(Protocol):
         """Begins a forward; the rows' keys and values go into their slots."""
         ...
 
-    def finish(self) -> torch.Tensor:
-        """Waits for the oldest forward: logits float32 ``[num_logit_rows, vocab_size]``."""
+    def finish(self) -> ForwardOutput:
+        """Waits for the oldest forward. It has choices where the batch asked for them, unless this runner gives logits only."""
         ...
 
     def discard(self) -> None:
@@ -51,15 +51,18 @@ class ModelRunner:
         # One allocation per layer; memory is touched, and so taken, only where slots are used.
         shape = (num_slots, decoder.heads.num_kv, decoder.spec.head_dim)
         self._k_caches, self._v_caches = (
-            [torch.empty(shape, dtype=decoder.dtype, device=decoder.device) for _ in range(decoder.num_layers)]
+            tuple(torch.empty(shape, dtype=decoder.dtype, device=decoder.device) for _ in range(decoder.num_layers))
             for _ in range(2)
         )
-        self._finished: deque[torch.Tensor] = deque()
+        self._finished: deque[ForwardOutput] = deque()
 
     def forward(self, batch: ForwardBatch) -> torch.Tensor:
-        """Writes the rows' keys and values into their slots; returns logits float32 ``[num_logit_rows, vocab_size]`` on the CPU."""
+        """A pass that is asked for logits only: float32 ``[num_logit_rows, vocab_size]`` on the CPU."""
+        return self._run(batch).logits
+
+    def _run(self, batch: ForwardBatch) -> ForwardOutput:
         try:
-            return self.decoder.forward(batch.to(self.decoder.device), self._k_caches, self._v_caches).cpu()
+            return self.decoder.forward(batch.to(self.decoder.device), self._k_caches, self._v_caches)
         except torch.AcceleratorError as error:  # the device is lost to this process: the supervisor starts another
             raise FatalEngineError(f"{self.decoder.device}: {error}") from error
 
@@ -69,9 +72,9 @@ class ModelRunner:
 
     def start(self, batch: ForwardBatch) -> None:
         """See ``Runner``."""
-        self._finished.append(self.forward(batch))
+        self._finished.append(self._run(batch))
 
-    def finish(self) -> torch.Tensor:
+    def finish(self) -> ForwardOutput:
         """See ``Runner``."""
         return self._finished.popleft()
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from specgrove.models.forward_batch import ForwardBatch
+from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.models.tensor_group import DistributedGroup, OneRank, TensorGroup
 from specgrove.runtime.batch_wire import from_tensor, to_tensor
@@ -111,27 +111,27 @@ class ParallelRunner:
         hidden = self._runner.run_stage(decoder.embed(batch), batch)
         if self._links.is_last_stage:
             # Where no logits are wanted the workers don't take part in any.
-            has_logits = batch.logit_rows.shape[0] > 0
+            has_logits = len(batch.rows.asked_rows) > 0
             logits = decoder.logits(hidden, batch).cpu() if has_logits else torch.empty((0, self.spec.vocab_size))
             self._in_flight.append(logits)
         else:
             self._outbox.send(hidden, self._links.next_rank)
-            self._in_flight.append(int(batch.logit_rows.shape[0]))
+            self._in_flight.append(len(batch.rows.asked_rows))
 
-    def finish(self) -> torch.Tensor:
-        """See ``Runner``. Raises ``RankFailedError``."""
+    def finish(self) -> ForwardOutput:
+        """See ``Runner``: logits only. Raises ``RankFailedError``."""
         logits = self._in_flight.popleft()
         if isinstance(logits, torch.Tensor):
-            return logits
+            return ForwardOutput(logits)
         received = torch.empty((logits, self.spec.vocab_size))
         if logits == 0:
-            return received
+            return ForwardOutput(received)
         try:
             with self._liveness.step():
                 dist.recv(received, self._links.layout.ranks_of(self._links.layout.num_stages - 1).start)
         except Exception as error:
             raise RankFailedError(f"a step over the ranks failed: {type(error).__name__}: {error}") from error
-        return received
+        return ForwardOutput(received)
 
     def discard(self) -> None:
         """See ``Runner``."""
@@ -168,7 +168,7 @@ def run_worker(runner: ModelRunner, links: RankLinks) -> None:
         hidden = runner.run_stage(hidden, batch)
         if not links.is_last_stage:
             outbox.send(hidden, links.next_rank)
-        elif batch.logit_rows.shape[0]:
+        elif batch.rows.asked_rows:
             logits = decoder.logits(hidden, batch).cpu()
             if links.tensor_group.rank == 0 and links.stage > 0:
                 outbox.send(logits, 0)

@@ -36,7 +36,7 @@ class Cached:
         )
 
     def forward(self, batch: ForwardBatch) -> torch.Tensor:
-        return self.decoder.forward(batch, self.k_caches, self.v_caches)
+        return self.decoder.forward(batch, self.k_caches, self.v_caches).logits
 
 
 def _batches() -> list[ForwardBatch]:

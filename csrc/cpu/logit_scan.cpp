@@ -1,0 +1,40 @@
+#include "logit_scan.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "clones.h"
+
+namespace specgrove {
+
+SPECGROVE_CLONES void scale(float factor, int64_t count, float* values) {
+  for (int64_t i = 0; i < count; ++i) values[i] *= factor;
+}
+
+SPECGROVE_CLONES bool any_reaches(const float* values, float threshold) {
+  bool found = false;
+  for (int64_t lane = 0; lane < kScanLanes; ++lane) found |= values[lane] >= threshold;
+  return found;
+}
+
+SPECGROVE_CLONES float max_or_nan(const float* values, int64_t count) {
+  float maxima[kScanLanes];
+  std::fill_n(maxima, kScanLanes, -std::numeric_limits<float>::infinity());
+  uint32_t has_nan = 0;
+  int64_t i = 0;
+  for (; i + kScanLanes <= count; i += kScanLanes) {
+    for (int64_t lane = 0; lane < kScanLanes; ++lane) {
+      const float value = values[i + lane];
+      maxima[lane] = value > maxima[lane] ? value : maxima[lane];
+      has_nan |= value != value;
+    }
+  }
+  for (; i < count; ++i) {
+    maxima[0] = values[i] > maxima[0] ? values[i] : maxima[0];
+    has_nan |= values[i] != values[i];
+  }
+  if (has_nan != 0) return std::numeric_limits<float>::quiet_NaN();
+  return *std::max_element(maxima, maxima + kScanLanes);
+}
+
+}  // namespace specgrove

@@ -1,0 +1,17 @@
+// Scans of a row of logits, or of a part of one, that the compiler vectorises.
+#pragma once
+
+#include <cstdint>
+
+namespace specgrove {
+
+constexpr int64_t kScanLanes = 32;
+
+// values *= factor
+void scale(float factor, int64_t count, float* values);
+// Whether a group of kScanLanes values holds one that is at least the threshold: most groups do not.
+bool any_reaches(const float* values, float threshold);
+// The largest value; NaN where there is one.
+float max_or_nan(const float* values, int64_t count);
+
+}  // namespace specgrove

@@ -1,0 +1,91 @@
+"""The two ends of a decoder: from token ids to hidden states, and from hidden states to logits. Owned by the decoder.
+
+Either may be a rank's share of the vocabulary. Where a whole model runs in one native call, that call takes their weights.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from specgrove.kernels.elementwise import embed
+from specgrove.kernels.linear import NativeLinear
+from specgrove.kernels.model_step import StepEmbedding, StepHead
+from specgrove.models.decoder_layer import Norm
+from specgrove.models.forward_batch import ForwardBatch
+from specgrove.models.sharding import part
+from specgrove.models.spec import DecoderSpec
+from specgrove.models.tensor_group import TensorGroup
+from specgrove.models.weight_store import WeightStore
+from specgrove.models.weights import EmbeddingWeights, HeadWeights
+
+
+class Embedding:
+    """From token ids to hidden states. The rank holds some rows of the vocabulary."""
+
+    def __init__(
+        self,
+        weights: EmbeddingWeights,
+        spec: DecoderSpec,
+        group: TensorGroup,
+        dtype: torch.dtype,
+        store: WeightStore,
+    ) -> None:
+        self.table = store.table(weights.tokens, dtype)
+        self.positions = None if weights.positions is None else store.table(weights.positions, dtype)
+        self.projection = None if weights.projection is None else store.linear(weights.projection, None, dtype)
+        self._rows = part(spec.vocab_size, group.rank, group.size)
+        self._scale = spec.embedding_scale
+        self._group = group
+
+    def step_embedding(self) -> StepEmbedding | None:
+        """For the native step of a whole model; ``None`` where its projection isn't native."""
+        if self.projection is not None and not isinstance(self.projection, NativeLinear):
+            return None
+        return StepEmbedding(self.table, self._scale, self.projection, self.positions)
+
+    def __call__(self, batch: ForwardBatch) -> torch.Tensor:
+        """float32 ``[num_rows, hidden_size]``."""
+        hidden = self._looked_up(batch.token_ids)
+        if self._scale != 1.0:
+            hidden *= self._scale
+        if self.projection is not None:
+            hidden = self.projection(hidden)
+        if self.positions is not None:
+            hidden += embed(self.positions, batch.positions.long())
+        return hidden
+
+    def _looked_up(self, token_ids: torch.Tensor) -> torch.Tensor:
+        if self._group.size == 1:
+            return embed(self.table, token_ids)
+        ids = token_ids - self._rows.start
+        is_own = (ids >= 0) & (ids < len(self._rows))
+        found = embed(self.table, torch.where(is_own, ids, 0))
+        return self._group.sum(found * is_own[:, None])  # all but one are zeros: the sum is exact
+
+
+class Head:
+    """From hidden states to logits."""
+
+    def __init__(
+        self, weights: HeadWeights, spec: DecoderSpec, group: TensorGroup, dtype: torch.dtype, store: WeightStore
+    ) -> None:
+        self.norm = None if weights.norm is None else Norm(weights.norm, spec, store)
+        self.projection = None if weights.projection is None else store.linear(weights.projection, None, dtype)
+        self.vocab = store.linear(weights.vocab, None, dtype)
+        self._widths = tuple(len(part(spec.vocab_size, rank, group.size)) for rank in range(group.size))
+        self._group = group
+
+    def step_head(self) -> StepHead | None:
+        """For the native step of a whole model; ``None`` where a linear isn't native."""
+        projection, vocab = self.projection, self.vocab
+        if not isinstance(vocab, NativeLinear) or (projection is not None and not isinstance(projection, NativeLinear)):
+            return None
+        return StepHead(None if self.norm is None else self.norm.step_norm, projection, vocab)
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits float32 ``[num_rows, vocab_size]``."""
+        if self.norm is not None:
+            hidden = self.norm(hidden)
+        if self.projection is not None:
+            hidden = self.projection(hidden)
+        return self._group.concatenated(self.vocab(hidden), self._widths)
