@@ -21,34 +21,32 @@ constexpr float kRounder = 12582912.0f;
 struct Chunk {
   float scale;
   int32_t code_sum;
-  int8_t codes[kChunkInputs];
 };
 
-// Codes of kChunkInputs numbers.
-SPECGROVE_CLONES void quantize_chunk(const float* x, Chunk* out) {
-  uint32_t bits[kChunkInputs];
-  std::memcpy(bits, x, sizeof bits);
+// Codes of num_inputs numbers, a multiple of kPartInputs; those of a part lie part_stride bytes after those of the part
+// before.
+SPECGROVE_CLONES Chunk quantize_chunk(const float* x, int64_t num_parts, int64_t part_stride, int8_t* codes) {
+  const int64_t num_inputs = num_parts * kPartInputs;
   int32_t largest = 0;  // magnitudes, as bits, are in the order of the numbers; what is not a number comes last
-  for (int64_t i = 0; i < kChunkInputs; ++i) {
-    largest = std::max(largest, static_cast<int32_t>(bits[i] & 0x7fffffffu));
+  for (int64_t i = 0; i < num_inputs; ++i) {
+    largest = std::max(largest, static_cast<int32_t>(float_to_bits(x[i]) & 0x7fffffffu));
   }
   const float magnitude = bits_to_float(static_cast<uint32_t>(largest));
   if (!(magnitude >= kLeastMagnitude) || static_cast<uint32_t>(largest) >= kInfinity) {
-    std::memset(out->codes, 0, sizeof out->codes);
-    out->code_sum = 0;
-    out->scale = static_cast<uint32_t>(largest) >= kInfinity ? bits_to_float(0x7fc00000u) : 0.0f;
-    return;
+    for (int64_t part = 0; part < num_parts; ++part) std::memset(codes + part * part_stride, 0, kPartInputs);
+    return {static_cast<uint32_t>(largest) >= kInfinity ? bits_to_float(0x7fc00000u) : 0.0f, 0};
   }
   const float inverse = kMaxCode / magnitude;
   int32_t sum = 0;
-  for (int64_t i = 0; i < kChunkInputs; ++i) {
-    const float rounded = x[i] * inverse + kRounder;
-    const int32_t code = static_cast<int32_t>(float_to_bits(rounded)) - 0x4b400000;
-    out->codes[i] = static_cast<int8_t>(code);
-    sum += code;
+  for (int64_t part = 0; part < num_parts; ++part, x += kPartInputs, codes += part_stride) {
+    for (int64_t i = 0; i < kPartInputs; ++i) {
+      const float rounded = x[i] * inverse + kRounder;
+      const int32_t code = static_cast<int32_t>(float_to_bits(rounded)) - 0x4b400000;
+      codes[i] = static_cast<int8_t>(code);
+      sum += code;
+    }
   }
-  out->code_sum = sum;
-  out->scale = magnitude / kMaxCode;
+  return {magnitude / kMaxCode, sum};
 }
 
 struct Buffers {
@@ -59,23 +57,28 @@ struct Buffers {
 // One row of a tile.
 void quantize_row(const InputShape& shape, const float* x, int64_t first_row, int64_t row, int64_t tile_rows,
                   Buffers* buffers) {
-  int64_t place = first_row * shape.num_chunks() + row - first_row;
-  int32_t* codes = buffers->codes.data() + first_row * shape.num_chunks() * kChunkSteps + row - first_row;
-  float* span_sum = buffers->span_sums.data() + first_row * shape.num_spans + row - first_row;
+  const int64_t place = row - first_row;
+  int32_t* codes = buffers->codes.data() + (first_row * shape.num_parts() + place) * kPartSteps;
+  float* scale = buffers->scales.data() + first_row * shape.num_chunks() + place;
+  int32_t* start = buffers->starts.data() + first_row * shape.num_chunks() + place;
+  float* span_sum = buffers->span_sums.data() + first_row * shape.num_spans + place;
+  const int64_t part_stride = tile_rows * kPartSteps;
   for (int64_t span = 0; span < shape.num_spans; ++span, span_sum += tile_rows) {
     float sum = 0.0f;
-    for (int64_t left = shape.span_size; left > 0; left -= kChunkInputs, place += tile_rows) {
-      const int64_t num_inputs = std::min(kChunkInputs, left);
-      float padded[kChunkInputs];
-      if (num_inputs < kChunkInputs) std::fill(std::copy(x, x + num_inputs, padded), padded + kChunkInputs, 0.0f);
-      Chunk chunk;
-      quantize_chunk(num_inputs < kChunkInputs ? padded : x, &chunk);
+    for (int64_t left = shape.span_size; left > 0; left -= kChunkParts * kPartInputs) {
+      const int64_t num_inputs = std::min(kChunkParts * kPartInputs, left);
+      const int64_t num_parts = (num_inputs + kPartInputs - 1) / kPartInputs;
+      float padded[kChunkParts * kPartInputs];
+      const bool is_whole = num_inputs == num_parts * kPartInputs;
+      if (!is_whole) std::fill(std::copy(x, x + num_inputs, padded), padded + num_parts * kPartInputs, 0.0f);
+      const Chunk chunk =
+          quantize_chunk(is_whole ? x : padded, num_parts, part_stride * kStepInputs, reinterpret_cast<int8_t*>(codes));
       x += num_inputs;
-      for (int64_t step = 0; step < kChunkSteps; ++step, codes += tile_rows) {
-        std::memcpy(codes, chunk.codes + step * kStepInputs, sizeof *codes);
-      }
-      buffers->scales[place] = chunk.scale;
-      buffers->starts[place] = -128 * chunk.code_sum;
+      codes += num_parts * part_stride;
+      *scale = chunk.scale;
+      *start = -128 * chunk.code_sum;
+      scale += tile_rows;
+      start += tile_rows;
       sum += chunk.scale * static_cast<float>(chunk.code_sum);
     }
     *span_sum = sum;
@@ -90,7 +93,7 @@ QuantizedInputs quantized_inputs(const InputShape& shape, const float* x, int64_
   const int64_t least_tiles = (num_rows + max_tile_rows - 1) / max_tile_rows;
   const int64_t tile_rows = (num_rows + least_tiles - 1) / least_tiles;
   const int64_t num_tiles = (num_rows + tile_rows - 1) / tile_rows;
-  buffers->codes.resize(num_rows * shape.num_chunks() * kChunkSteps);
+  buffers->codes.resize(num_rows * shape.num_parts() * kPartSteps);
   buffers->scales.resize(num_rows * shape.num_chunks());
   buffers->starts.resize(num_rows * shape.num_chunks());
   buffers->span_sums.resize(num_rows * shape.num_spans);

@@ -1,6 +1,7 @@
 // Inputs of the quantised linears as codes of 8 bits: x = scale * code, with codes in -127..127 and one scale for every
-// chunk of 32 inputs of a row. One scale for a whole row would not do: a few inputs of a row are a hundred times as
-// large as the rest, which would be left with two or three bits.
+// chunk of up to 64 inputs of a row. One scale for a whole row would not do: a few inputs of a row are a hundred times
+// as large as the rest, which would be left with two or three bits. Shorter chunks would be more exact still, but
+// turning their integer sums into floats costs a product's time for each.
 //
 // Every instruction set makes the same codes and scales. They lie tile by tile, so that a tile of rows reads memory
 // from front to back.
@@ -10,22 +11,25 @@
 
 namespace specgrove {
 
-constexpr int64_t kStepInputs = 4;    // codes of a row that are multiplied by one instruction
-constexpr int64_t kChunkInputs = 32;  // inputs of a span of a row that share a scale; padded with zeros
-constexpr int64_t kChunkSteps = kChunkInputs / kStepInputs;
+constexpr int64_t kStepInputs = 4;   // codes of a row that are multiplied by one instruction
+constexpr int64_t kPartInputs = 32;  // a span is padded with zeros to whole parts
+constexpr int64_t kPartSteps = kPartInputs / kStepInputs;
+constexpr int64_t kChunkParts = 2;  // that share a scale; the last chunk of a span may have fewer
 
 struct InputShape {
   int64_t num_spans, span_size;
 
   int64_t in_features() const { return num_spans * span_size; }
-  int64_t chunks_per_span() const { return (span_size + kChunkInputs - 1) / kChunkInputs; }
+  int64_t parts_per_span() const { return (span_size + kPartInputs - 1) / kPartInputs; }
+  int64_t chunks_per_span() const { return (parts_per_span() + kChunkParts - 1) / kChunkParts; }
+  int64_t num_parts() const { return num_spans * parts_per_span(); }
   int64_t num_chunks() const { return num_spans * chunks_per_span(); }
 };
 
 // Arrays of tiles of rows, one tile after the other.
 struct QuantizedInputs {
   int64_t tile_rows;     // of every tile but the last, which may have fewer
-  const int32_t* codes;  // [num_chunks, kChunkSteps, rows of the tile], four codes each
+  const int32_t* codes;  // [num_parts, rows of the tile, kPartSteps], four codes each
   // [num_chunks, rows of the tile]. Not a number for chunks that hold something infinite or not a number.
   const float* scales;
   // [num_chunks, rows of the tile]. -128 times the sum of a chunk's codes: added to its products with codes that are

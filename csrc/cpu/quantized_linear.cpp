@@ -81,7 +81,7 @@ void QuantizedLinear::multiply(const float* x, int64_t num_rows, float* out, Til
                        shape_.has_mins,
                        shape_.has_half_scales,
                        shape_.num_spans(),
-                       shape_.chunks_per_span(),
+                       input_shape.parts_per_span(),
                        inputs,
                        bias_.data() + first * kBlock,
                        num_rows,

@@ -25,8 +25,7 @@ struct QuantizedShape {
   bool has_half_scales;  // kept in float16, as are mins; else in float32
 
   int64_t num_spans() const { return in_features / span_size; }
-  int64_t chunks_per_span() const { return round_up(span_size, kChunkInputs) / kChunkInputs; }
-  int64_t padded_span() const { return chunks_per_span() * kChunkInputs; }
+  int64_t padded_span() const { return round_up(span_size, kPartInputs); }
   int64_t num_blocks() const { return round_up(out_features, kBlock) / kBlock; }
   int64_t code_bytes() const { return kBlock * padded_span() * bits / 8; }  // of a span of a block
   int64_t span_bytes() const { return code_bytes() + (has_mins ? 2 : 1) * kBlock * (has_half_scales ? 2 : 4); }
@@ -67,7 +66,7 @@ struct QuantizedTile {
   bool has_mins;
   bool has_half_scales;
   int64_t num_spans;
-  int64_t chunks_per_span;
+  int64_t parts_per_span;
   QuantizedInputs inputs;
   const float* bias;
   int64_t num_rows;

@@ -20,25 +20,25 @@ inline Vec next_scales(const uint8_t** packed, bool is_half) {
   return is_half ? load(reinterpret_cast<const Float16*>(from)) : load(reinterpret_cast<const float*>(from));
 }
 
+// A step of every row; a row's inputs are kPartSteps after those of the row before.
 template <int kRows>
 inline void add_step(const Codes& codes, const int32_t* inputs, IntVec* products) {
 #pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) products[r] = add_products(products[r], codes, broadcast(inputs[r]));
+  for (int r = 0; r < kRows; ++r) products[r] = add_products(products[r], codes, broadcast(inputs[r * kPartSteps]));
 }
 
-// Sums of the products of a chunk, from starts on.
 template <int kBits, int kRows>
-inline void add_chunk(const uint8_t* packed, const int32_t* inputs, IntVec* products) {
+inline void add_part(const uint8_t* packed, const int32_t* inputs, IntVec* products) {
 #pragma GCC unroll 8
-  for (int64_t step = 0; step < kChunkSteps; packed += kCacheLine) {
+  for (int64_t step = 0; step < kPartSteps; packed += kCacheLine) {
     prefetch_from(packed);
     if constexpr (kBits == 8) {
-      add_step<kRows>(load_codes(packed), inputs + step++ * kRows, products);
+      add_step<kRows>(load_codes(packed), inputs + step++, products);
     } else {
       Codes low, high;
       load_halves(packed, &low, &high);
-      add_step<kRows>(low, inputs + step++ * kRows, products);
-      add_step<kRows>(high, inputs + step++ * kRows, products);
+      add_step<kRows>(low, inputs + step++, products);
+      add_step<kRows>(high, inputs + step++, products);
     }
   }
 }
@@ -47,8 +47,9 @@ inline void add_chunk(const uint8_t* packed, const int32_t* inputs, IntVec* prod
 template <int kBits, int kRows>
 void multiply(const QuantizedTile& tile, int64_t first_row, int64_t block) {
   const uint8_t* packed = reinterpret_cast<const uint8_t*>(tile.packed) + block * tile.block_bytes;
-  const int64_t first_chunk = first_row * tile.num_spans * tile.chunks_per_span;
-  const int32_t* inputs = tile.inputs.codes + first_chunk * kChunkSteps;
+  const int64_t chunks_per_span = (tile.parts_per_span + kChunkParts - 1) / kChunkParts;
+  const int64_t first_chunk = first_row * tile.num_spans * chunks_per_span;
+  const int32_t* inputs = tile.inputs.codes + first_row * tile.num_spans * tile.parts_per_span * kPartSteps;
   const float* input_scales = tile.inputs.scales + first_chunk;
   const int32_t* starts = tile.inputs.starts + first_chunk;
   const float* span_sums = tile.inputs.span_sums + first_row * tile.num_spans;
@@ -59,15 +60,17 @@ void multiply(const QuantizedTile& tile, int64_t first_row, int64_t block) {
     Vec totals[kRows];
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) totals[r] = set1(0.0f);
-    for (int64_t chunk = 0; chunk < tile.chunks_per_span; ++chunk) {
+    for (int64_t left = tile.parts_per_span; left > 0; left -= kChunkParts) {
       IntVec products[kRows];
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) products[r] = set1(kBits == 8 ? starts[r] : 0);
-      add_chunk<kBits, kRows>(packed, inputs, products);
+      for (int64_t part = 0; part < kChunkParts && part < left; ++part) {
+        add_part<kBits, kRows>(packed, inputs, products);
+        packed += kPartInputs * kBlock * kBits / 8;
+        inputs += kPartSteps * kRows;
+      }
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) totals[r] = fma(set1(input_scales[r]), to_float(products[r]), totals[r]);
-      packed += kChunkInputs * kBlock * kBits / 8;
-      inputs += kChunkSteps * kRows;
       input_scales += kRows;
       starts += kRows;
     }

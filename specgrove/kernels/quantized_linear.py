@@ -190,7 +190,7 @@ def unpack_codes(packed: torch.Tensor, bits: int, in_features: int) -> torch.Ten
 
 
 class QuantizedLinear(NativeLinear):
-    """``x @ weight.T + bias`` for float32 ``x``, which is rounded to 8 bits, with one scale for each 32 inputs of a group.
+    """``x @ weight.T + bias`` for float32 ``x``, which is rounded to 8 bits, with one scale for each 64 inputs of a group.
 
     Products of codes are added up exactly as integers, chunks and groups in float32.
     """

@@ -90,9 +90,9 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
 
 
 def rounded_inputs(x: torch.Tensor, group_size: int) -> torch.Tensor:
-    """What ``QuantizedLinear`` makes of ``x`` ``[num_rows, in_features]``: codes of 8 bits with one scale for each 32 inputs of a group."""
+    """What ``QuantizedLinear`` makes of ``x`` ``[num_rows, in_features]``: codes of 8 bits with one scale for each 64 inputs of a group."""
     groups = x.view(len(x), -1, group_size)
-    padded = torch.nn.functional.pad(groups, (0, -group_size % 32)).view(*groups.shape[:2], -1, 32)
+    padded = torch.nn.functional.pad(groups, (0, -group_size % 64)).view(*groups.shape[:2], -1, 64)
     largest = padded.abs().amax(-1, keepdim=True)
     is_zero = largest < 2.0**-119
     codes = (padded * (127 / largest).masked_fill(is_zero, 0.0)).round()  # ties to even

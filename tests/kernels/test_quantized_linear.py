@@ -10,12 +10,13 @@ import torch
 from specgrove.kernels import reference, threads
 from specgrove.kernels.quantized_linear import CODE_DTYPES, QuantizedLinear, QuantizedWeight
 
-# Outputs, inputs, group size; the last groups are whole rows.
+# Outputs, inputs, group size; the last groups are whole rows. Chunks of inputs of all lengths: whole, half, and padded.
 SHAPES = [
     (64, 64, 32),
     (37, 96, 32),
     (130, 192, 64),
     (100, 384, 128),
+    (50, 480, 160),
     (40, 12, 4),
     (1, 1, 1),
     (70, 33, 33),
