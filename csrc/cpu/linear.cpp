@@ -4,14 +4,12 @@
 #include <type_traits>
 #include <utility>
 
+#include "groups.h"
 #include "isa.h"
 #include "thread_pool.h"
 
 namespace specgrove {
 namespace {
-
-constexpr int64_t kTaskBytes = 128 << 10;  // the most weights that one task reads
-constexpr int64_t kTasksPerThread = 4;     // at least, so that threads end together
 
 // Pairs of inputs are multiplied together in bfloat16, so their number is even.
 int64_t padded_inputs(DType dtype, int64_t in_features) {
@@ -37,11 +35,6 @@ void pack(const T* weight, int64_t out_features, int64_t in_features, int64_t pa
 }
 
 }  // namespace
-
-int64_t groups_per_task(int64_t num_groups, int64_t group_bytes) {
-  const int64_t num_wanted = kTasksPerThread * ThreadPool::instance().num_threads();
-  return std::max<int64_t>(1, std::min(kTaskBytes / std::max<int64_t>(1, group_bytes), num_groups / num_wanted));
-}
 
 float* tile_buffer(int64_t num_floats) {
   thread_local std::vector<float> buffer;
@@ -93,10 +86,7 @@ void PackedLinear::multiply(const float* x, int64_t num_rows, float* out, TileSi
   const void* inputs = x;
   if (dtype_ == DType::kBFloat16) inputs = rounded_rows(x, num_rows, in_features_, padded_in_);
   const int64_t group_bytes = kGroup * padded_in_ * size_of(dtype_);
-  const int64_t num_per_task = groups_per_task(num_groups_, group_bytes);
-  ThreadPool::instance().run(round_up(num_groups_, num_per_task) / num_per_task, [&](int64_t task) {
-    const int64_t first = task * num_per_task;
-    const int64_t count = std::min(num_per_task, num_groups_ - first);
+  for_groups(num_groups_, group_bytes, [&](int64_t first, int64_t count) {
     const int64_t num_outputs = std::min(count * kGroup, out_features_ - first * kGroup);
     const int64_t out_stride = out != nullptr ? out_features_ : count * kGroup;
     float* const tile_out = out != nullptr ? out + first * kGroup : tile_buffer(num_rows * out_stride);

@@ -20,8 +20,6 @@ constexpr int64_t kGroup = kGroupBlocks * kBlock;
 
 static inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// How many groups one task of the thread pool multiplies.
-int64_t groups_per_task(int64_t num_groups, int64_t group_bytes);
 // A place for num_floats, of the calling thread. Valid until its next call.
 float* tile_buffer(int64_t num_floats);
 // x rounded to bfloat16, each row padded with zeros to padded_in. Valid until the next call in the same thread.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "groups.h"
 #include "isa.h"
 #include "thread_pool.h"
 
@@ -69,9 +70,7 @@ void QuantizedLinear::multiply(const float* x, int64_t num_rows, float* out, Til
   if (num_rows == 0) return;
   const InputShape input_shape{shape_.num_spans(), shape_.span_size};
   const QuantizedInputs inputs = quantized_inputs(input_shape, x, num_rows, max_tile_rows);
-  const int64_t num_per_task = groups_per_task(shape_.num_blocks(), shape_.block_bytes());
-  ThreadPool::instance().run(round_up(shape_.num_blocks(), num_per_task) / num_per_task, [&](int64_t task) {
-    const int64_t first = task * num_per_task, count = std::min(num_per_task, shape_.num_blocks() - first);
+  for_groups(shape_.num_blocks(), shape_.block_bytes(), [&](int64_t first, int64_t count) {
     const int64_t num_outputs = std::min(count * kBlock, shape_.out_features - first * kBlock);
     const int64_t out_stride = out != nullptr ? shape_.out_features : count * kBlock;
     float* const tile_out = out != nullptr ? out + first * kBlock : tile_buffer(num_rows * out_stride);
