@@ -13,54 +13,23 @@ import pytest
 import torch
 
 from specgrove.kernels.attention import AttentionBatch
-from specgrove.kernels.decoder_step import DecoderStep, StepLayer, StepNorm, StepShape
-from specgrove.kernels.linear import PackedLinear
-
-HIDDEN, INNER, NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, NUM_SLOTS, MAX_POSITIONS = 48, 80, 4, 2, 12, 20, 32
-SHAPE = StepShape(
-    hidden_size=HIDDEN,
-    num_heads=NUM_HEADS,
-    num_kv_heads=NUM_KV_HEADS,
-    head_dim=HEAD_DIM,
-    norm="rms",
-    norm_eps=1e-5,
-    activation="silu",
-    is_gated=True,
-    residual="pre_norm",
-    attention_scale=HEAD_DIM**-0.5,
-    qkv_clip=None,
-    alibi_slopes=None,
+from specgrove.kernels.decoder_step import DecoderStep, StepNorm
+from tests.kernels.step_parts import (
+    HEAD_DIM,
+    HIDDEN,
+    INNER,
+    MAX_POSITIONS,
+    NUM_SLOTS,
+    SHAPE,
+    caches,
+    layer,
+    linear,
 )
-
-
-def _linear(out_features: int, in_features: int) -> PackedLinear:
-    return PackedLinear((torch.randn(out_features, in_features) * 0.1).bfloat16())
-
-
-def _layer() -> StepLayer:
-    return StepLayer(
-        qkv=_linear((NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM, HIDDEN),
-        out=_linear(HIDDEN, NUM_HEADS * HEAD_DIM),
-        up=_linear(2 * INNER, HIDDEN),
-        down=_linear(HIDDEN, INNER),
-        attention_norm=StepNorm(torch.rand(HIDDEN), None),
-        mlp_norm=StepNorm(torch.rand(HIDDEN), None),
-        attention_out_norm=None,
-        mlp_out_norm=None,
-        q_norm=None,
-        k_norm=None,
-        cos_sin=torch.randn(MAX_POSITIONS, HEAD_DIM),
-        window=None,
-    )
 
 
 def _step(num_layers: int = 2) -> DecoderStep:
     torch.manual_seed(0)
-    return DecoderStep(SHAPE, [_layer() for _ in range(num_layers)])
-
-
-def _caches(num_layers: int = 2) -> list[torch.Tensor]:
-    return [torch.zeros(NUM_SLOTS, NUM_KV_HEADS, HEAD_DIM, dtype=torch.bfloat16) for _ in range(num_layers)]
+    return DecoderStep(SHAPE, [layer() for _ in range(num_layers)])
 
 
 def _prompt(start: int, end: int) -> tuple[torch.Tensor, torch.Tensor, AttentionBatch]:
@@ -80,7 +49,7 @@ def _prompt(start: int, end: int) -> tuple[torch.Tensor, torch.Tensor, Attention
 
 
 def _run(step: DecoderStep, hidden: torch.Tensor, chunk_len: int) -> torch.Tensor:
-    k_caches, v_caches, out = _caches(), _caches(), hidden.clone()
+    k_caches, v_caches, out = caches(), caches(), hidden.clone()
     for start in range(0, len(hidden), chunk_len):
         end = min(start + chunk_len, len(hidden))
         step(out[start:end], *_prompt(start, end), k_caches, v_caches)
@@ -126,7 +95,7 @@ def test_callers_from_several_threads_do_not_disturb_one_another() -> None:
     [("positions", MAX_POSITIONS), ("positions", -1), ("slots", NUM_SLOTS), ("slots", -1)],
 )
 def test_places_that_are_not_there_are_refused_before_anything_is_written(name: str, wrong: int) -> None:
-    step, k_caches, v_caches, hidden = _step(), _caches(), _caches(), torch.randn(3, HIDDEN)
+    step, k_caches, v_caches, hidden = _step(), caches(), caches(), torch.randn(3, HIDDEN)
     positions, slots, batch = _prompt(0, 3)
     {"positions": positions, "slots": slots}[name][2] = wrong
     before = hidden.clone()
@@ -138,17 +107,17 @@ def test_places_that_are_not_there_are_refused_before_anything_is_written(name: 
 
 def test_rows_and_caches_that_do_not_fit_are_named() -> None:
     step, (positions, slots, batch) = _step(), _prompt(0, 3)
-    hidden, caches = torch.zeros(3, HIDDEN), _caches()
-    small = [cache[:17] for cache in caches]
+    hidden, keys = torch.zeros(3, HIDDEN), caches()
+    small = [cache[:17] for cache in keys]
     for arguments, message in (
-        ((hidden[:, :-1], positions, slots, batch, caches, caches), "hidden"),
-        ((hidden.double(), positions, slots, batch, caches, caches), "hidden"),
-        ((hidden[:2], positions, slots, batch, caches, caches), "positions"),
-        ((hidden[:2], positions[:2], slots[:2], batch, caches, caches), "row_seq"),
-        ((hidden, positions.long(), slots, batch, caches, caches), "positions"),
-        ((hidden, positions, slots, batch, caches[:1], caches), "each of the 2 layers"),
-        ((hidden, positions, slots, batch, caches, [caches[0], caches[1].float()]), "k_caches and v_caches"),
-        ((hidden, positions, slots, batch, caches, [caches[0], caches[1][:-1]]), "k_caches and v_caches"),
+        ((hidden[:, :-1], positions, slots, batch, keys, keys), "hidden"),
+        ((hidden.double(), positions, slots, batch, keys, keys), "hidden"),
+        ((hidden[:2], positions, slots, batch, keys, keys), "positions"),
+        ((hidden[:2], positions[:2], slots[:2], batch, keys, keys), "row_seq"),
+        ((hidden, positions.long(), slots, batch, keys, keys), "positions"),
+        ((hidden, positions, slots, batch, keys[:1], keys), "each of the 2 layers"),
+        ((hidden, positions, slots, batch, keys, [keys[0], keys[1].float()]), "k_caches and v_caches"),
+        ((hidden, positions, slots, batch, keys, [keys[0], keys[1][:-1]]), "k_caches and v_caches"),
         ((hidden, positions, slots - 3, batch, small, small), "slot that the cache doesn't have"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -156,21 +125,21 @@ def test_rows_and_caches_that_do_not_fit_are_named() -> None:
 
 
 def test_layers_that_do_not_fit_are_named() -> None:
-    layer = _layer()
-    norm = layer.attention_norm
+    good = layer()
+    norm = good.attention_norm
     for shape, wrong, message in (
-        (SHAPE, replace(layer, out=_linear(HIDDEN, HIDDEN + 1)), "out must have 48 inputs"),
-        (SHAPE, replace(layer, up=_linear(INNER, HIDDEN)), "up must have"),
-        (SHAPE, replace(layer, down=_linear(HIDDEN, INNER + 1)), "up must have"),
-        (SHAPE, replace(layer, mlp_norm=None), "needs an mlp_norm"),
-        (SHAPE, replace(layer, mlp_norm=StepNorm(torch.rand(HIDDEN + 1), None)), "scale must"),
-        (SHAPE, replace(layer, mlp_norm=StepNorm(torch.rand(HIDDEN), torch.rand(HIDDEN))), "RMS norm has no shift"),
-        (SHAPE, replace(layer, window=0), "window"),
-        (SHAPE, replace(layer, cos_sin=torch.randn(4, HEAD_DIM + 2)), "cos_sin"),
-        (replace(SHAPE, residual="post_norm"), replace(layer, mlp_out_norm=norm), "no norms of what is added"),
-        (replace(SHAPE, num_kv_heads=3), layer, "not supported"),
-        (replace(SHAPE, head_dim=300), layer, "not supported"),
-        (replace(SHAPE, alibi_slopes=torch.zeros(3)), layer, "alibi_slopes"),
+        (SHAPE, replace(good, out=linear(HIDDEN, HIDDEN + 1)), "out must have 48 inputs"),
+        (SHAPE, replace(good, up=linear(INNER, HIDDEN)), "up must have"),
+        (SHAPE, replace(good, down=linear(HIDDEN, INNER + 1)), "up must have"),
+        (SHAPE, replace(good, mlp_norm=None), "needs an mlp_norm"),
+        (SHAPE, replace(good, mlp_norm=StepNorm(torch.rand(HIDDEN + 1), None)), "scale must"),
+        (SHAPE, replace(good, mlp_norm=StepNorm(torch.rand(HIDDEN), torch.rand(HIDDEN))), "RMS norm has no shift"),
+        (SHAPE, replace(good, window=0), "window"),
+        (SHAPE, replace(good, cos_sin=torch.randn(4, HEAD_DIM + 2)), "cos_sin"),
+        (replace(SHAPE, residual="post_norm"), replace(good, mlp_out_norm=norm), "no norms of what is added"),
+        (replace(SHAPE, num_kv_heads=3), good, "not supported"),
+        (replace(SHAPE, head_dim=300), good, "not supported"),
+        (replace(SHAPE, alibi_slopes=torch.zeros(3)), good, "alibi_slopes"),
     ):
         with pytest.raises(ValueError, match=message):
             DecoderStep(shape, [wrong])
