@@ -32,7 +32,7 @@ class AnyLinear {
   virtual void read_ahead() const = 0;
 
  protected:
-  // To out, or where that is null to the sink.
+  // To the sink, or without one to out.
   virtual void multiply(const float* x, int64_t num_rows, float* out, TileSink* sink) const = 0;
 };
 

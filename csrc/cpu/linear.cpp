@@ -88,8 +88,8 @@ void PackedLinear::multiply(const float* x, int64_t num_rows, float* out, TileSi
   const int64_t group_bytes = kGroup * padded_in_ * size_of(dtype_);
   for_groups(num_groups_, group_bytes, [&](int64_t first, int64_t count) {
     const int64_t num_outputs = std::min(count * kGroup, out_features_ - first * kGroup);
-    const int64_t out_stride = out != nullptr ? out_features_ : count * kGroup;
-    float* const tile_out = out != nullptr ? out + first * kGroup : tile_buffer(num_rows * out_stride);
+    const int64_t out_stride = sink == nullptr ? out_features_ : count * kGroup;
+    float* const tile_out = sink == nullptr ? out + first * kGroup : tile_buffer(num_rows * out_stride);
     LinearTile tile{packed_.data() + first * group_bytes,
                     group_bytes,
                     inputs,
@@ -102,7 +102,7 @@ void PackedLinear::multiply(const float* x, int64_t num_rows, float* out, TileSi
                     out_stride,
                     num_outputs};
     run_tile(dtype_, tile);
-    if (out == nullptr) sink->take({tile_out, out_stride, first * kGroup, num_outputs});
+    if (sink != nullptr) sink->take({tile_out, out_stride, first * kGroup, num_outputs});
   });
 }
 

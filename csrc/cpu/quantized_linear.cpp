@@ -72,8 +72,8 @@ void QuantizedLinear::multiply(const float* x, int64_t num_rows, float* out, Til
   const QuantizedInputs inputs = quantized_inputs(input_shape, x, num_rows, max_tile_rows);
   for_groups(shape_.num_blocks(), shape_.block_bytes(), [&](int64_t first, int64_t count) {
     const int64_t num_outputs = std::min(count * kBlock, shape_.out_features - first * kBlock);
-    const int64_t out_stride = out != nullptr ? shape_.out_features : count * kBlock;
-    float* const tile_out = out != nullptr ? out + first * kBlock : tile_buffer(num_rows * out_stride);
+    const int64_t out_stride = sink == nullptr ? shape_.out_features : count * kBlock;
+    float* const tile_out = sink == nullptr ? out + first * kBlock : tile_buffer(num_rows * out_stride);
     QuantizedTile tile{packed_.data() + first * shape_.block_bytes(),
                        shape_.block_bytes(),
                        shape_.bits,
@@ -89,7 +89,7 @@ void QuantizedLinear::multiply(const float* x, int64_t num_rows, float* out, Til
                        out_stride,
                        num_outputs};
     run_tile(tile);
-    if (out == nullptr) sink->take({tile_out, out_stride, first * kBlock, num_outputs});
+    if (sink != nullptr) sink->take({tile_out, out_stride, first * kBlock, num_outputs});
   });
 }
 

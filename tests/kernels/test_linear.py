@@ -7,6 +7,7 @@ import torch
 
 from specgrove.kernels import reference, threads
 from specgrove.kernels.linear import PackedLinear
+from specgrove.kernels.quantized_linear import QuantizedLinear, quantize
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(16, 8), (1, 1), (37, 19), (96, 64), (130, 33), (576, 200)]
@@ -77,3 +78,10 @@ def test_rounds_activations_to_nearest_even(isa: str) -> None:
     packed = PackedLinear(torch.ones(1, 1).bfloat16())
     x = torch.tensor([[1 + 2**-8], [1 + 3 * 2**-8], [1 + 2**-8 + 2**-20], [-1 - 2**-8], [3e38]])
     assert torch.equal(packed(x), x.bfloat16().float())
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
+def test_no_rows_are_no_outputs(isa: str, kind: str) -> None:
+    weight = torch.randn(40, 32)
+    linear = QuantizedLinear(quantize(weight, 8, None)) if kind == "int8" else PackedLinear(weight.bfloat16())
+    assert linear(torch.empty(0, 32)).shape == (0, 40)

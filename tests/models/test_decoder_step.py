@@ -40,15 +40,16 @@ class Cached:
 
 
 def _batches() -> list[ForwardBatch]:
-    """Two prompts, one of them in two chunks; then a tree after the one and a single token after the other."""
+    """Two prompts, one of them in three chunks, the first without logits; then trees of six nodes and of one."""
     first, second = list(range(3, 3 + len(PROMPTS[0]))), [40, 41, 42, 43]
-    prompts, chunk, trees = BatchBuilder(), BatchBuilder(), BatchBuilder()
-    prompts.add(first[:9], PROMPTS[0][:9], chunk_logits=True)
+    start, prompts, chunk, trees = BatchBuilder(), BatchBuilder(), BatchBuilder(), BatchBuilder()
+    start.add(first[:4], PROMPTS[0][:4])
+    prompts.add(first[:9], PROMPTS[0][4:9], chunk_logits=True)
     prompts.add(second, PROMPTS[2], chunk_logits=True)
     chunk.add(first, PROMPTS[0][9:], chunk_logits=True)
     trees.add(first, (), TreeRows([3, 10, 11, 12, 13, 14], [-1, 0, 0, 1, 3, 2], [30, 22, 25, 21, 50, 20]))
     trees.add(second, (), TreeRows([9], [-1], [60]))
-    return [prompts.build(), chunk.build(), trees.build()]
+    return [start.build(), prompts.build(), chunk.build(), trees.build()]
 
 
 def _assert_both_ways_are_equal(folder: Path, dtype: torch.dtype) -> None:
@@ -78,7 +79,7 @@ def test_quantised_weights_too(variant: str, bits: int, tmp_path: Path) -> None:
 
 
 def test_a_stage_of_a_pipeline_runs_its_layers(tiny_llama: Path) -> None:
-    batch, spec = _batches()[0], read_spec(tiny_llama)
+    batch, spec = _batches()[1], read_spec(tiny_llama)
     torch.manual_seed(0)
     hidden = torch.randn(batch.num_rows, spec.hidden_size)
     results = []
