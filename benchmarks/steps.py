@@ -1,9 +1,10 @@
-"""Times of a decoder's step: all layers in one native call, and the same kernels called one by one from Python.
+"""Times of a decoder's step: from token ids to greedy choices in one native call, and the same kernels called one by one from Python.
 
     python -m benchmarks.steps MODEL_FOLDER [--dtype bfloat16] [--threads 2] [--context-len 0]
 
-Both ways take turns, so that what else the machine does falls on both. A step has the logits of every row. The limit is the time to
-read the weights once at the bandwidth that was measured before and after a turn.
+Both ways and all numbers of rows take turns, so that what else the machine does falls on all; ratios are of times of one turn. One by
+one the rows' logits are written out and nothing is chosen. The limit is the time to read the weights once at the bandwidth that was
+measured before and after a turn.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.progress import track
 
 from benchmarks.bandwidth import ReadBandwidth
+from specgrove.kernels.sampling import ChoiceParams, RowChoice
 from specgrove.kernels.threads import get_isa, set_num_threads
 from specgrove.models.decoder import DTYPES
 from specgrove.models.forward_batch import ForwardBatch
@@ -26,7 +31,17 @@ from specgrove.runtime.model_runner import ModelRunner
 
 NUM_ROWS = (1, 8, 16, 32)
 CHUNK_LEN = 256
-NUM_TURNS, STEPS_PER_TURN = 15, 5
+GREEDY = RowChoice(ChoiceParams(), 0)
+NUM_TURNS, STEPS_PER_TURN = 30, 3
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Medians of one turn, by number of rows."""
+
+    one_by_one_ms: list[float]
+    one_call_ms: list[float]
+    limit_ms: float
 
 
 class CalledOneByOne(MemoryWeights):
@@ -44,10 +59,10 @@ def fill(runner: ModelRunner, num_tokens: int) -> None:
 
 
 def chain_batch(context_len: int, num_rows: int) -> ForwardBatch:
-    """A chain of tree nodes after a context."""
+    """A chain of tree nodes after a context, each asked for its greedy choice."""
     builder, parents = BatchBuilder(), range(-1, num_rows - 1)
     slots = range(context_len, context_len + num_rows)
-    builder.add(range(context_len), tree=TreeRows([0] * num_rows, parents, slots))
+    builder.add(range(context_len), tree=TreeRows([0] * num_rows, parents, slots), choices=[GREEDY] * num_rows)
     return builder.build()
 
 
@@ -90,21 +105,30 @@ def main() -> None:
     print(
         f"{args.dtype}, {args.threads} threads, {get_isa()}, {args.context_len} tokens of context, {num_bytes / 1e6:.0f} MB"
     )
-    for num_rows in NUM_ROWS:
-        batch = chain_batch(args.context_len, num_rows)
-        times_ms: list[list[float]] = [[], []]
-        limits: list[float] = []
-        for _ in range(NUM_TURNS):
-            gb_per_s = bandwidth.measure()
-            for runner, own_ms in zip(runners, times_ms, strict=True):
-                own_ms += turn_ms(runner, batch)
-            limit_ms = num_bytes / 1e6 / ((gb_per_s + bandwidth.measure()) / 2)
-            limits.append(statistics.median(times_ms[1][-STEPS_PER_TURN:]) / limit_ms)
-        one_by_one_ms, one_call_ms = map(statistics.median, times_ms)
-        print(
-            f"  {num_rows:3d} rows: one by one {one_by_one_ms:6.2f} ms, in one call {one_call_ms:6.2f} ms, "
-            f"{statistics.median(limits):.2f} x the limit ({min(limits):.2f} to {max(limits):.2f})"
+    batches = [chain_batch(args.context_len, num_rows) for num_rows in NUM_ROWS]
+    turns = []
+    for _ in track(range(NUM_TURNS), "Turns", transient=True):
+        gb_per_s = bandwidth.measure()
+        one_by_one_ms, one_call_ms = (
+            [statistics.median(turn_ms(runner, batch)) for batch in batches] for runner in runners
         )
+        turns.append(Turn(one_by_one_ms, one_call_ms, num_bytes / 1e6 / ((gb_per_s + bandwidth.measure()) / 2)))
+    for index, num_rows in enumerate(NUM_ROWS):
+        print(f"  {num_rows:3d} rows: {summary(turns, index)}")
+
+
+def summary(turns: list[Turn], index: int) -> str:
+    """Medians over the turns of one number of rows."""
+
+    def median(value: Callable[[Turn], float]) -> float:
+        return statistics.median(map(value, turns))
+
+    return (
+        f"one by one {median(lambda turn: turn.one_by_one_ms[index]):6.2f} ms, "
+        f"in one call {median(lambda turn: turn.one_call_ms[index]):6.2f} ms, "
+        f"{median(lambda turn: turn.one_call_ms[index] / turn.one_call_ms[0]):.2f} x one row, "
+        f"{median(lambda turn: turn.one_call_ms[index] / turn.limit_ms):.2f} x the limit"
+    )
 
 
 if __name__ == "__main__":
