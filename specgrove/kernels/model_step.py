@@ -110,11 +110,8 @@ class ModelStep:
             found = sizes[::-1] if projection is None else (projection.in_features, projection.out_features)
             if found != sizes:
                 raise ValueError(f"{name} must go from {sizes[0]} to {sizes[1]}; without one both must be equal")
-        self._embedding, self._layers, self._head = (
-            embedding,
-            layers,
-            head,
-        )  # kept: the native step holds addresses in them
+        self._layers = layers
+        self._ends = embedding, head  # kept: the native step holds addresses in them
         self._vocab_size = head.vocab.out_features
         self._native = _native.ModelStep(
             _native.StepEmbedding(
