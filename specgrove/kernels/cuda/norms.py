@@ -17,8 +17,8 @@ def rms_norm(
 ) -> None:
     """``residual += delta``, in place, and the norm of the sum to ``out``: computed in float32, rounded once to ``out``'s dtype.
 
-    ``residual`` and ``delta`` are float32 ``[num_rows, size]``, ``weight`` float32 ``[size]``, ``out`` ``[num_rows, size]`` float32, bfloat16
-    or float16.
+    ``residual`` and ``delta`` are float32 ``[num_rows, size]``, ``weight`` float32 ``[size]``; ``out`` is ``[num_rows, size]`` of float32,
+    bfloat16 or float16.
     """
     module, stream = backend(residual)
     num_rows, size = residual.shape
