@@ -2,6 +2,8 @@
 // checks, and the stream as the number that torch gives. No call waits for the device.
 #include "../bindings.h"
 
+#include <string>
+
 #include "../cpu/number_types.h"
 #include "launch.h"
 #include "norms.h"
@@ -30,5 +32,6 @@ PYBIND11_MODULE(SPECGROVE_CUDA_MODULE, module) {
       .value("float32", specgrove::DType::kFloat32)
       .value("bfloat16", specgrove::DType::kBFloat16)
       .value("float16", specgrove::DType::kFloat16);
+  module.def("architectures", [] { return std::string(SPECGROVE_CUDA_ARCHITECTURES); });
   specgrove::cuda::bind_norms(module);
 }

@@ -17,6 +17,11 @@ class KernelsMissingError(RuntimeError):
     """This installation has no kernels for the device."""
 
 
+def kernels_for(device: torch.device) -> Any:
+    """The module with the kernels for a device. Raises ``KernelsMissingError`` where there is none."""
+    return _module(device.type)
+
+
 @cache
 def _module(device_type: str) -> ModuleType:
     name = _MODULES.get(device_type)
