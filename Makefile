@@ -7,7 +7,7 @@ NATIVE_SOURCES := $(shell find csrc -type f 2>/dev/null)
 PROTOS := $(sort $(wildcard protos/specgrove/v1/*.proto))
 CXX_SOURCES = $(shell git ls-files --cached --others --exclude-standard 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cc' 'csrc/*.cu' 'csrc/*.cuh')
 
-.PHONY: demo test check setup protos bench bench-cpu-peers clean lint types imports format-native lint-protos check-protos
+.PHONY: demo test check setup protos bench bench-cpu-peers gpu-build gpu-test clean lint types imports format-native lint-protos check-protos
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -29,6 +29,20 @@ build/peers/.installed:
 	$(PYTHON) -m venv build/peers
 	build/peers/bin/python -m pip --disable-pip-version-check install llama-cpp-python
 	@touch $@
+
+# On a machine with a GPU, with or without a package registry: from the source tree, with the Python that has torch for CUDA. Needs nvcc, cmake,
+# pybind11 and pytest. The end-to-end tests join where all packages of gRPC are.
+GPU_PYTHON ?= python3
+GPU_TESTS = tests/kernels tests/models \
+	$(shell $(GPU_PYTHON) -c 'import grpc_health, grpc_reflection, grpc_status' 2>/dev/null && echo tests/end_to_end/test_gpu.py)
+
+gpu-build:
+	cmake -S csrc -B build/gpu -DPython_EXECUTABLE=$$($(GPU_PYTHON) -c 'import sys; print(sys.executable)') \
+		-DSPECGROVE_CUDA=ON -DSPECGROVE_CUDA_EMULATOR=OFF
+	cmake --build build/gpu --parallel
+
+gpu-test: gpu-build
+	$(GPU_PYTHON) -m pytest -q -m gpu $(GPU_TESTS)
 
 setup: $(VENV)/.installed
 

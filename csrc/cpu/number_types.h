@@ -4,6 +4,13 @@
 #include <cstdint>
 #include <cstring>
 
+// Functions that kernels on GPUs call too.
+#ifdef __CUDACC__
+#define SPECGROVE_ANYWHERE __host__ __device__
+#else
+#define SPECGROVE_ANYWHERE
+#endif
+
 namespace specgrove {
 
 enum class DType { kFloat32, kBFloat16, kFloat16 };
@@ -15,22 +22,22 @@ struct Float16 {
   uint16_t bits;
 };
 
-static inline int64_t size_of(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+SPECGROVE_ANYWHERE static inline int64_t size_of(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
-static inline float bits_to_float(uint32_t bits) {
+SPECGROVE_ANYWHERE static inline float bits_to_float(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
-static inline uint32_t float_to_bits(float value) {
+SPECGROVE_ANYWHERE static inline uint32_t float_to_bits(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   return bits;
 }
 
-static inline float to_float(float value) { return value; }
-static inline float to_float(BFloat16 value) { return bits_to_float(static_cast<uint32_t>(value.bits) << 16); }
-static inline float to_float(Float16 value) {
+SPECGROVE_ANYWHERE static inline float to_float(float value) { return value; }
+SPECGROVE_ANYWHERE static inline float to_float(BFloat16 value) { return bits_to_float(static_cast<uint32_t>(value.bits) << 16); }
+SPECGROVE_ANYWHERE static inline float to_float(Float16 value) {
   const uint32_t sign = (value.bits & 0x8000u) << 16, magnitude = value.bits & 0x7fffu;
   if (magnitude >= 0x7c00u) return bits_to_float(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
   // Scaling by a power of two is exact, for subnormal numbers too.
@@ -38,8 +45,8 @@ static inline float to_float(Float16 value) {
   return bits_to_float(sign | float_to_bits(scaled));
 }
 
-static inline void from_float(float value, float* out) { *out = value; }
-static inline void from_float(float value, BFloat16* out) {
+SPECGROVE_ANYWHERE static inline void from_float(float value, float* out) { *out = value; }
+SPECGROVE_ANYWHERE static inline void from_float(float value, BFloat16* out) {
   uint32_t bits = float_to_bits(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) {
     out->bits = static_cast<uint16_t>(bits >> 16 | 0x40u);  // stays a NaN
@@ -48,7 +55,7 @@ static inline void from_float(float value, BFloat16* out) {
   bits += 0x7fffu + (bits >> 16 & 1u);
   out->bits = static_cast<uint16_t>(bits >> 16);
 }
-static inline void from_float(float value, Float16* out) {
+SPECGROVE_ANYWHERE static inline void from_float(float value, Float16* out) {
   const uint32_t bits = float_to_bits(value), sign = bits >> 16 & 0x8000u;
   uint32_t magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) {

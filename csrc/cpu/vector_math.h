@@ -12,7 +12,7 @@ namespace specgrove {
 
 // e^x for x <= 0 or so (Cody-Waite reduction, degree 6 polynomial; relative error below 2e-7). Below -87 the result is
 // 0.
-static inline float exp_of(float x) {
+SPECGROVE_ANYWHERE static inline float exp_of(float x) {
   const float clamped = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
   // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
   const float shifted = clamped * 1.44269504f + 12582912.0f;
@@ -30,7 +30,7 @@ static inline float exp_of(float x) {
 }
 
 // Natural logarithm of a positive, normal x (relative error below 3e-7, near 1 too: what is computed there is log1p).
-static inline float log_of(float x) {
+SPECGROVE_ANYWHERE static inline float log_of(float x) {
   const uint32_t bits = float_to_bits(x);
   // Mantissa to [sqrt(1/2), sqrt(2)).
   const uint32_t offset = bits - 0x3f3504f3u;
@@ -54,7 +54,7 @@ static inline float log_of(float x) {
 // Distribution function of the standard normal, (1 + erf(x / sqrt(2))) / 2 (relative error below 7e-7 for x > -4, and
 // below 1.2e-7 of 1 everywhere). Of the form of 7.1.26 in Abramowitz and Stegun, with a polynomial of degree 9 fitted
 // to exp(z^2 / 2) * cdf(-z) for z from 0 to 13 with the smallest relative error (3.2e-8).
-static inline float normal_cdf_of(float x) {
+SPECGROVE_ANYWHERE static inline float normal_cdf_of(float x) {
   const float t = 1.0f / (1.0f + 0.35f * std::fabs(x));
   float poly = t * -2.911511866e-2f + 1.438189107e-1f;
   poly = poly * t - 2.553920146e-1f;

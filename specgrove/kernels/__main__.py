@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+
 from specgrove.cpus import available_cpus
 from specgrove.kernels import _native
 from specgrove.kernels.checks import NATIVE_DTYPES
+from specgrove.kernels.cuda.backend import KernelsMissingError, kernels_for
 from specgrove.kernels.threads import get_isa, get_num_threads
 
 REASONS = {
@@ -14,12 +17,26 @@ REASONS = {
 }
 
 
+def gpu_lines() -> list[str]:
+    """The GPUs that torch finds, and whether kernels for them are there."""
+    try:
+        built = f"kernels for {kernels_for(torch.device('cuda')).architectures()}"
+    except KernelsMissingError as error:
+        built = f"no kernels: {error}"
+    if not torch.cuda.is_available():
+        return [f"GPU           none that torch {torch.__version__} finds; {built}"]
+    gpus = (torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count()))
+    return [f"GPU           {gpu.name}, compute capability {gpu.major}.{gpu.minor}; {built}" for gpu in gpus]
+
+
 def main() -> None:
     """Prints one line per fact."""
     print(f"build         {_native.build_info()}")
     print(f"instructions  {get_isa()}: {REASONS[get_isa()]}")
     print(f"threads       {get_num_threads()} until a command sets more; {available_cpus()} CPUs")
     print(f"dtypes        {', '.join(str(dtype).removeprefix('torch.') for dtype in NATIVE_DTYPES)}")
+    for line in gpu_lines():
+        print(line)
 
 
 if __name__ == "__main__":

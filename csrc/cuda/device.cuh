@@ -1,0 +1,50 @@
+// What kernels are written with: CUDA's own words, and functions around the instructions that have none.
+//
+// Kernels are compiled twice: by nvcc for GPUs, and as plain C++ for the emulator (emulation/device.h), which runs the
+// same sources thread by thread on the host, so that they are tested where there is no GPU. So a kernel uses no CUDA
+// function but those here.
+#pragma once
+
+#include <cstdint>
+
+#include "../cpu/number_types.h"
+
+namespace specgrove::cuda {
+
+constexpr int kWarpSize = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+}  // namespace specgrove::cuda
+
+#ifdef SPECGROVE_EMULATED
+#include "emulation/device.h"
+#else
+#include "instructions.cuh"
+#endif
+
+namespace specgrove::cuda {
+
+// Sum over the lanes of a warp, in one order: all lanes get the same bits.
+__device__ inline float warp_sum(float value) {
+  for (int distance = kWarpSize / 2; distance > 0; distance /= 2) value += shuffle_xor(value, distance);
+  return value;
+}
+
+__device__ inline float warp_max(float value) {
+  for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
+    const float other = shuffle_xor(value, distance);
+    value = value < other ? other : value;
+  }
+  return value;
+}
+
+// Two numbers as one register of 16-bit numbers, rounded to nearest; the first in the lower half, as mma takes them.
+template <typename T>
+__device__ inline uint32_t pack(float low, float high) {
+  T parts[2];
+  from_float(low, &parts[0]);
+  from_float(high, &parts[1]);
+  return static_cast<uint32_t>(parts[0].bits) | static_cast<uint32_t>(parts[1].bits) << 16;
+}
+
+}  // namespace specgrove::cuda

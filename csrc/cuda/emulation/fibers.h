@@ -1,0 +1,38 @@
+// Runs a kernel's blocks one after the other, each block's threads as fibers that yield where threads wait for each
+// other.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+
+namespace specgrove::cuda::emulation {
+
+struct Index {
+  unsigned x, y, z;
+};
+
+// Of the thread that runs now.
+extern Index thread_index, block_index, block_size, grid_size;
+
+// Calls kernel as every thread of every block. Shared memory is poisoned before each block, and the order in which
+// threads run changes from block to block. Throws std::runtime_error when threads wait for others that have ended, or
+// wait for each other at different places.
+void run_grid(unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned num_threads, size_t shared_bytes,
+              const std::function<void()>& kernel);
+
+unsigned char* shared_memory();
+void wait_for_block();
+void wait_for_warp();
+
+// What each lane of the warp has published: 32 places of 64 bytes, for the collective that is under way.
+constexpr size_t kLaneBytes = 64;
+unsigned char* lane_place(int lane);
+int own_lane();
+
+// Copies that land when they are waited for, and no sooner.
+void begin_copy(void* target, const void* source, size_t num_bytes, bool is_valid);
+void commit_copies();
+void wait_for_copies(size_t num_pending_groups);
+
+}  // namespace specgrove::cuda::emulation

@@ -1,0 +1,62 @@
+"""Which native module runs a GPU kernel, and on which stream."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+
+# ``Any``: both modules have the functions of csrc/cuda/bindings.cpp.
+_MODULES = {"cuda": "specgrove.kernels._cuda", "cpu": "specgrove.kernels._cuda_emulator"}
+
+
+class KernelsMissingError(RuntimeError):
+    """This installation has no kernels for the device."""
+
+
+def kernels_for(device: torch.device) -> Any:
+    """The module with the kernels for a device. Raises ``KernelsMissingError`` where there is none."""
+    return _module(device.type)
+
+
+@cache
+def _module(device_type: str) -> ModuleType:
+    name = _MODULES.get(device_type)
+    if name is None:
+        raise KernelsMissingError(f"there are kernels for CUDA devices, not for {device_type!r}")
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise KernelsMissingError(
+            f"{name} can't be loaded ({error}): it is built where nvcc is found; put it on PATH and install again"
+        ) from error
+
+
+def backend(tensor: torch.Tensor) -> tuple[Any, int]:
+    """The module with the kernels for the tensor's device, and the number of the stream to launch them on."""
+    device = tensor.device
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    return _module(device.type), stream
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Whether kernels for a GPU are there."""
+    try:
+        _module(device.type)
+    except KernelsMissingError:
+        return False
+    return True
+
+
+_DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+def dtype_of(module: Any, tensor: torch.Tensor) -> Any:
+    """The module's name for the tensor's dtype. Raises ``ValueError`` for others than float32, bfloat16 and float16."""
+    name = _DTYPE_NAMES.get(tensor.dtype)
+    if name is None:
+        raise ValueError(f"expected a tensor of float32, bfloat16 or float16, got {tensor.dtype}")
+    return getattr(module.DType, name)
