@@ -36,7 +36,9 @@ SPECGROVE_ANYWHERE static inline uint32_t float_to_bits(float value) {
 }
 
 SPECGROVE_ANYWHERE static inline float to_float(float value) { return value; }
-SPECGROVE_ANYWHERE static inline float to_float(BFloat16 value) { return bits_to_float(static_cast<uint32_t>(value.bits) << 16); }
+SPECGROVE_ANYWHERE static inline float to_float(BFloat16 value) {
+  return bits_to_float(static_cast<uint32_t>(value.bits) << 16);
+}
 SPECGROVE_ANYWHERE static inline float to_float(Float16 value) {
   const uint32_t sign = (value.bits & 0x8000u) << 16, magnitude = value.bits & 0x7fffu;
   if (magnitude >= 0x7c00u) return bits_to_float(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
