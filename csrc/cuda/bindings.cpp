@@ -3,10 +3,13 @@
 #include "../bindings.h"
 
 #include <string>
+#include <vector>
 
 #include "../cpu/number_types.h"
+#include "attention_plan.h"
 #include "launch.h"
 #include "norms.h"
+#include "tree_attention.h"
 
 namespace specgrove::cuda {
 namespace {
@@ -23,6 +26,45 @@ void bind_norms(py::module_& module) {
       NoGil());
 }
 
+void bind_attention(py::module_& module) {
+  // bytes: the plan's int32 numbers, for one copy to the device.
+  module.def("attention_plan", [](Address context_slots, Address context_offsets, Address tree_slots,
+                                  Address tree_offsets, int64_t num_seqs, Address row_seq, Address row_context_len,
+                                  Address row_masks, int64_t num_rows, int64_t num_mask_words, int64_t group_size) {
+    const AttentionRows rows{at<int32_t>(context_slots),
+                             at<int32_t>(context_offsets),
+                             at<int32_t>(tree_slots),
+                             at<int32_t>(tree_offsets),
+                             at<int32_t>(row_seq),
+                             at<int32_t>(row_context_len),
+                             at<uint64_t>(row_masks),
+                             num_seqs,
+                             num_rows,
+                             num_mask_words};
+    std::vector<int32_t> plan;
+    {
+      const py::gil_scoped_release released;
+      plan = attention_plan(rows, group_size);
+    }
+    return py::bytes(reinterpret_cast<const char*>(plan.data()), plan.size() * sizeof(int32_t));
+  });
+  module.def("attention_partials", &attention_partials);
+  module.attr("BLOCK_KEYS") = kBlockKeys;
+  module.attr("SPLIT_BLOCKS") = kSplitBlocks;
+  module.attr("TILE_QUERIES") = kTileQueries;
+  module.def(
+      "tree_attention",
+      [](Address queries, Address k_cache, Address v_cache, DType dtype, Address out, Address plan, Address partials,
+         Address arrived, Address alibi_slopes, float scale, int32_t window, int32_t num_heads, int32_t num_kv_heads,
+         int64_t head_dim, int64_t num_blocks, Stream stream) {
+        tree_attention({at<void>(queries), at<void>(k_cache), at<void>(v_cache), at<void>(out), at<int32_t>(plan),
+                        at<float>(partials), at<uint32_t>(arrived), at<float>(alibi_slopes), scale, window, num_heads,
+                        num_kv_heads},
+                       head_dim, dtype, num_blocks, stream);
+      },
+      NoGil());
+}
+
 }  // namespace
 }  // namespace specgrove::cuda
 
@@ -33,5 +75,6 @@ PYBIND11_MODULE(SPECGROVE_CUDA_MODULE, module) {
       .value("bfloat16", specgrove::DType::kBFloat16)
       .value("float16", specgrove::DType::kFloat16);
   module.def("architectures", [] { return std::string(SPECGROVE_CUDA_ARCHITECTURES); });
+  specgrove::cuda::bind_attention(module);
   specgrove::cuda::bind_norms(module);
 }

@@ -1,0 +1,55 @@
+// Which keys the rows of a forward pass see, cut into pieces of work for the kernel. Made on the host once per step,
+// used by all layers.
+//
+// Everything that a row sums goes by the position of its keys, so that its bits depend on nothing else. Positions are
+// cut into blocks of kBlockKeys, and blocks into splits of kSplitBlocks. Rows of one sequence that stand in one tile
+// share the keys that are loaded. In the context they see the same key at a position; in a tree each row sees its own
+// ancestors. So a block has one pass for all rows that see the same keys in it, or the first of them: a list of slots,
+// one for each position, and the set of those rows.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace specgrove::cuda {
+
+constexpr int kBlockKeys = 64;
+constexpr int kSplitBlocks = 8;
+constexpr int kTileQueries = 128;  // rows of a tile times query heads of a KV head, at most
+constexpr int kRowWords = kTileQueries / 32;
+
+// As in specgrove.kernels.attention.AttentionBatch.
+struct AttentionRows {
+  const int32_t* context_slots;
+  const int32_t* context_offsets;  // [num_seqs + 1]
+  const int32_t* tree_slots;
+  const int32_t* tree_offsets;  // [num_seqs + 1]
+  const int32_t* row_seq;
+  const int32_t* row_context_len;
+  const uint64_t* row_masks;  // [num_rows, num_mask_words]
+  int64_t num_seqs, num_rows, num_mask_words;
+};
+
+// The parts of a plan's buffer start at these offsets from its beginning, in int32 numbers.
+struct PlanHeader {
+  int32_t num_items, num_tiles;
+  int32_t items, tiles, passes, rows, lengths, slots;
+};
+// A tile's share of one split.
+struct PlanItem {
+  int32_t tile, split, first_pass, num_passes;
+};
+struct PlanTile {
+  int32_t first_row;  // in rows and lengths
+  int32_t num_rows, num_splits, first_item;
+};
+struct PlanPass {
+  int32_t first_position, num_keys, first_slot;
+  int32_t shortest;          // of the lengths of its rows
+  uint32_t rows[kRowWords];  // a bit for each row of the tile
+};
+
+// Throws std::invalid_argument for a batch that doesn't fit together.
+std::vector<int32_t> attention_plan(const AttentionRows& rows, int64_t group_size);
+
+}  // namespace specgrove::cuda

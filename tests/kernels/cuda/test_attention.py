@@ -1,0 +1,152 @@
+"""Tree attention for GPUs against float64, and rows whose bits depend on their keys' tokens and positions only."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from specgrove.kernels import reference
+from specgrove.kernels.attention import AttentionBatch
+from specgrove.kernels.cuda.attention import AttentionPlan, tree_attention
+from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
+from tests.kernels.cuda.conftest import assert_as_exact_as_torch, poisoned
+from tests.kernels.test_attention import random_batch, random_tree
+
+NUM_SLOTS = 1400
+DTYPES = [torch.bfloat16, torch.float16]
+HEADS = [(2, 2, 64), (3, 1, 64), (8, 1, 80), (2, 1, 96), (4, 2, 128), (2, 1, 256), (71, 1, 64)]
+
+
+class Case:
+    """Caches in which only slots that some row sees hold numbers, and queries."""
+
+    def __init__(
+        self, batch: AttentionBatch, heads: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.num_heads, self.num_kv_heads, self.head_dim = heads
+        self.device = device
+        generator = torch.Generator().manual_seed(self.head_dim)
+        shape = (NUM_SLOTS, self.num_kv_heads, self.head_dim)
+        self.caches = [torch.randn(shape, generator=generator).to(dtype) for _ in range(2)]
+        unseen = torch.ones(NUM_SLOTS, dtype=torch.bool)
+        unseen[torch.cat([batch.context_slots, batch.tree_slots]).long()] = False
+        for cache in self.caches:
+            cache[unseen] = torch.nan
+        shape = (batch.row_seq.shape[0], self.num_heads, self.head_dim)
+        self.queries = torch.randn(shape, generator=generator).to(dtype)
+        self.slopes = torch.rand(self.num_heads, generator=generator)
+        self.scale = self.head_dim**-0.5
+
+    def run(self, batch: AttentionBatch, rows: slice = slice(None), **options: object) -> torch.Tensor:
+        """Of a batch whose rows have these of the queries."""
+        queries = self.queries[rows].contiguous().to(self.device)
+        plan = AttentionPlan.of(batch, self.num_heads, self.num_kv_heads, self.head_dim, self.device)
+        plan.partials.fill_(torch.nan)
+        k_cache, v_cache = (cache.to(self.device) for cache in self.caches)
+        out = poisoned(len(queries), self.num_heads * self.head_dim, dtype=queries.dtype, device=self.device)
+        slopes = self.slopes.to(self.device) if options.get("has_alibi") else None
+        window = options.get("window")
+        assert window is None or isinstance(window, int)
+        tree_attention(queries, k_cache, v_cache, plan, self.scale, out, slopes, window)
+        assert not plan.arrived.any()
+        return out.cpu()
+
+    def in_torch(self, batch: AttentionBatch, window: int | None, has_alibi: bool) -> torch.Tensor:
+        """The same computation at the same precision: weights are rounded before values are mixed."""
+        sequence_of = batch.row_seq.tolist()
+        rows = []
+        for row, sequence in enumerate(sequence_of):
+            slots = row_slots(batch, row, sequence)
+            slots = slots if window is None else slots[-window:]
+            group_size = self.num_heads // self.num_kv_heads
+            keys, values = (cache[slots].repeat_interleave(group_size, dim=1) for cache in self.caches)
+            scores = torch.einsum("hd,khd->hk", self.queries[row].float(), keys.float()) * self.scale
+            if has_alibi:
+                scores += self.slopes[:, None] * (torch.arange(len(slots)) - (len(slots) - 1))
+            weights = torch.softmax(scores, dim=-1).to(keys.dtype)
+            rows.append(torch.einsum("hk,khd->hd", weights.float(), values.float()).to(keys.dtype).flatten())
+        return torch.stack(rows)
+
+
+def row_slots(batch: AttentionBatch, row: int, sequence: int) -> list[int]:
+    """The slots of a row's keys, by position."""
+    start, tree_start = int(batch.context_offsets[sequence]), int(batch.tree_offsets[sequence])
+    slots = batch.context_slots[start : start + int(batch.row_context_len[row])].tolist()
+    num_nodes = int(batch.tree_offsets[sequence + 1]) - tree_start
+    is_ancestor = (int(batch.row_masks[row, node // 64]) >> (node % 64) & 1 for node in range(num_nodes))
+    return [*slots, *(int(batch.tree_slots[tree_start + node]) for node, is_one in enumerate(is_ancestor) if is_one)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize(("has_alibi", "window"), [(False, None), (True, 13)])
+def test_is_as_exact_as_torch(
+    device: torch.device, dtype: torch.dtype, heads: tuple[int, int, int], has_alibi: bool, window: int | None
+) -> None:
+    batch = random_batch(random.Random(heads[2]))
+    case = Case(batch, heads, dtype, device)
+    found = case.run(batch, has_alibi=has_alibi, window=window)
+    slopes = case.slopes if has_alibi else None
+    exact = reference.tree_attention(case.queries, *case.caches, batch, case.scale, slopes, window)
+    assert_as_exact_as_torch(found, case.in_torch(batch, window, has_alibi), exact)
+
+
+def long_batch(context_len: int, num_nodes: int) -> AttentionBatch:
+    """A tree after a context of several splits."""
+    rng = random.Random(context_len)
+    slots = rng.sample(range(NUM_SLOTS), NUM_SLOTS)
+    builder = BatchBuilder()
+    context = [slots.pop() for _ in range(context_len)]
+    builder.add(context, (), random_tree(rng, num_nodes, slots))
+    return builder.build().attention
+
+
+@pytest.mark.parametrize("context_len", [509, 1024, 1100])
+@pytest.mark.parametrize("window", [None, 30])
+def test_splits_are_put_together(device: torch.device, context_len: int, window: int | None) -> None:
+    batch = long_batch(context_len, 20)
+    case = Case(batch, (2, 1, 64), torch.bfloat16, device)
+    found = case.run(batch, window=window)
+    exact = reference.tree_attention(case.queries, *case.caches, batch, case.scale, None, window)
+    assert_as_exact_as_torch(found, case.in_torch(batch, window, has_alibi=False), exact)
+
+
+@pytest.mark.parametrize("context_len", [0, 50, 500, 1022])
+@pytest.mark.parametrize("heads", [(2, 2, 64), (40, 1, 64)])
+def test_a_trees_rows_have_the_bits_of_plain_sequences(
+    device: torch.device, context_len: int, heads: tuple[int, int, int]
+) -> None:
+    batch = long_batch(context_len, 24)
+    case = Case(batch, heads, torch.bfloat16, device)
+    together = case.run(batch)
+    for row in (0, 5, 11, 23):
+        slots = row_slots(batch, row, 0)
+        alone, in_chunk = BatchBuilder(), BatchBuilder()
+        alone.add(slots[:-1], (), TreeRows([0], [-1], [slots[-1]]))
+        in_chunk.add(slots, [0])
+        for builder in (alone, in_chunk):
+            assert torch.equal(case.run(builder.build().attention, slice(row, row + 1))[0], together[row])
+
+
+def test_other_sequences_change_no_bit(device: torch.device) -> None:
+    rng = random.Random(0)
+    slots = rng.sample(range(NUM_SLOTS), NUM_SLOTS)
+    builder, own = BatchBuilder(), BatchBuilder()
+    builder.add([slots.pop() for _ in range(600)], (), random_tree(rng, 9, slots))
+    context, tree = [slots.pop() for _ in range(100)], random_tree(rng, 12, slots)
+    for each in (builder, own):
+        each.add(context, (), tree)
+    batch = builder.build().attention
+    case = Case(batch, (3, 1, 64), torch.float16, device)
+    assert torch.equal(case.run(batch)[9:], case.run(own.build().attention, slice(9, 21)))
+
+
+def test_malformed_batches_are_refused() -> None:
+    batch = long_batch(10, 3)
+    batch.row_masks[2, 0] = 1 << 7
+    with pytest.raises(ValueError, match="a node that its tree doesn't have"):
+        AttentionPlan.of(batch, 2, 1, 64, torch.device("cpu"))
+    with pytest.raises(ValueError, match="3 heads can't be shared out to 2 KV heads"):
+        AttentionPlan.of(long_batch(10, 3), 3, 2, 64, torch.device("cpu"))
