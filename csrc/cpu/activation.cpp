@@ -1,36 +1,13 @@
 #include "activation.h"
 
-#include <cmath>
-
+#include "activation_functions.h"
 #include "clones.h"
 #include "rows.h"
-#include "vector_math.h"
 
 namespace specgrove {
 namespace {
 
 constexpr int64_t kWorkPerElement = 2;  // an exponential costs a few plain operations
-
-// 1 / (1 + e^-x), with the exponential of a negative number so that it can't overflow.
-static inline float sigmoid_of(float x) {
-  const float e = exp_of(-std::fabs(x));
-  return (x >= 0.0f ? 1.0f : e) / (1.0f + e);
-}
-
-struct Silu {
-  float operator()(float x) const { return x * sigmoid_of(x); }
-};
-struct Gelu {  // arXiv 1606.08415, by the distribution function
-  float operator()(float x) const { return x * normal_cdf_of(x); }
-};
-struct GeluTanh {  // the same paper's approximation: 0.5 * (1 + tanh(u)) is sigmoid(2 * u)
-  float operator()(float x) const {
-    return x * sigmoid_of(1.595769122f * (x + 0.044715f * x * x * x));  // 2 * sqrt(2 / pi)
-  }
-};
-struct Relu {
-  float operator()(float x) const { return x < 0.0f ? 0.0f : x; }
-};
 
 // Inlined into each of the clones below, so that it is made with their instructions.
 template <typename Function>

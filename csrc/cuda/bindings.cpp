@@ -6,9 +6,11 @@
 #include <vector>
 
 #include "../cpu/number_types.h"
+#include "activation.h"
 #include "attention_plan.h"
 #include "launch.h"
 #include "norms.h"
+#include "rotary.h"
 #include "tree_attention.h"
 
 namespace specgrove::cuda {
@@ -22,6 +24,27 @@ void bind_norms(py::module_& module) {
         rms_norm(
             {at<float>(residual), at<float>(delta), at<float>(weight), eps, num_rows, size, at<void>(out), out_dtype},
             stream);
+      },
+      NoGil());
+}
+
+void bind_elementwise(py::module_& module) {
+  module.def(
+      "rotate_and_store",
+      [](Address qkv, Address positions, Address cos_sin, Address slots, Address k_cache, Address v_cache,
+         Address queries, DType dtype, int64_t num_rows, int32_t num_heads, int32_t num_kv_heads, int32_t head_dim,
+         Stream stream) {
+        rotate_and_store(
+            {at<float>(qkv), at<int32_t>(positions), at<float>(cos_sin), at<int32_t>(slots), at<void>(k_cache),
+             at<void>(v_cache), at<void>(queries), num_rows, num_heads, num_kv_heads, head_dim},
+            dtype, stream);
+      },
+      NoGil());
+  module.def(
+      "activate",
+      [](Address x, Activation activation, bool is_gated, int64_t num_rows, int64_t size, Address out, DType out_dtype,
+         Stream stream) {
+        activate(at<float>(x), activation, is_gated, num_rows, size, at<void>(out), out_dtype, stream);
       },
       NoGil());
 }
@@ -74,7 +97,13 @@ PYBIND11_MODULE(SPECGROVE_CUDA_MODULE, module) {
       .value("float32", specgrove::DType::kFloat32)
       .value("bfloat16", specgrove::DType::kBFloat16)
       .value("float16", specgrove::DType::kFloat16);
+  py::enum_<specgrove::Activation>(module, "Activation", py::module_local())
+      .value("silu", specgrove::Activation::kSilu)
+      .value("gelu", specgrove::Activation::kGelu)
+      .value("gelu_tanh", specgrove::Activation::kGeluTanh)
+      .value("relu", specgrove::Activation::kRelu);
   module.def("architectures", [] { return std::string(SPECGROVE_CUDA_ARCHITECTURES); });
   specgrove::cuda::bind_attention(module);
+  specgrove::cuda::bind_elementwise(module);
   specgrove::cuda::bind_norms(module);
 }

@@ -1,0 +1,49 @@
+// A thread takes numbers of one row, a grid's width apart.
+#include "../cpu/activation_functions.h"
+#include "activation.h"
+#include "device.cuh"
+
+namespace specgrove::cuda {
+namespace {
+
+constexpr unsigned kThreads = 256;
+
+template <typename Function, typename T>
+__global__ void __launch_bounds__(kThreads) activate_kernel(const float* x, bool is_gated, int64_t size, T* out) {
+  const int64_t row = blockIdx.y;
+  const float* const numbers = x + row * size * (is_gated ? 2 : 1);
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < size; i += gridDim.x * kThreads) {
+    const float value = Function()(numbers[i]);
+    from_float(is_gated ? value * numbers[size + i] : value, &out[row * size + i]);
+  }
+}
+
+template <typename Function>
+void run(const float* x, bool is_gated, int64_t num_rows, int64_t size, void* out, DType out_dtype, Stream stream) {
+  with_type(out_dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    LaunchShape shape;
+    shape.grid_x = static_cast<unsigned>((size + kThreads - 1) / kThreads);
+    shape.grid_y = static_cast<unsigned>(num_rows);
+    shape.num_threads = kThreads;
+    launch(activate_kernel<Function, T>, shape, stream, x, is_gated, size, static_cast<T*>(out));
+  });
+}
+
+}  // namespace
+
+void activate(const float* x, Activation activation, bool is_gated, int64_t num_rows, int64_t size, void* out,
+              DType out_dtype, Stream stream) {
+  switch (activation) {
+    case Activation::kSilu:
+      return run<Silu>(x, is_gated, num_rows, size, out, out_dtype, stream);
+    case Activation::kGelu:
+      return run<Gelu>(x, is_gated, num_rows, size, out, out_dtype, stream);
+    case Activation::kGeluTanh:
+      return run<GeluTanh>(x, is_gated, num_rows, size, out, out_dtype, stream);
+    case Activation::kRelu:
+      return run<Relu>(x, is_gated, num_rows, size, out, out_dtype, stream);
+  }
+}
+
+}  // namespace specgrove::cuda

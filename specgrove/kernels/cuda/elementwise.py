@@ -1,0 +1,72 @@
+"""Rotary embedding with the writing of keys and values, and activation functions, on a GPU."""
+
+from __future__ import annotations
+
+import torch
+
+from specgrove.kernels.checks import check
+from specgrove.kernels.cuda.backend import backend, dtype_of
+from specgrove.kernels.elementwise import Activation
+
+
+def rotate_and_store(
+    qkv: torch.Tensor,
+    positions: torch.Tensor,
+    cos_sin: torch.Tensor | None,
+    slots: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    queries: torch.Tensor,
+) -> None:
+    """See ``specgrove.kernels.attention``; queries go to ``queries`` ``[num_rows, num_heads, head_dim]``, of the caches' dtype.
+
+    A row whose slot is below 0 only fills the batch: nothing of it is written. Positions and slots are not checked: that would wait for the
+    device. Raises ``ValueError`` for shapes that don't fit together.
+    """
+    module, stream = backend(qkv)
+    num_rows, num_heads, head_dim = queries.shape
+    num_kv_heads = k_cache.shape[1]
+    check(qkv, "qkv", torch.float32, num_rows, (num_heads + 2 * num_kv_heads) * head_dim)
+    check(positions, "positions", torch.int32, num_rows)
+    check(slots, "slots", torch.int32, num_rows)
+    check(k_cache, "k_cache", queries.dtype, None, num_kv_heads, head_dim)
+    check(v_cache, "v_cache", queries.dtype, *k_cache.shape)
+    check(queries, "queries", queries.dtype, num_rows, num_heads, head_dim)
+    if cos_sin is not None:
+        check(cos_sin, "cos_sin", torch.float32, None, head_dim)
+    if head_dim % 2:
+        raise ValueError(f"heads must be of an even size, got {head_dim}")
+    module.rotate_and_store(
+        qkv.data_ptr(),
+        positions.data_ptr(),
+        0 if cos_sin is None else cos_sin.data_ptr(),
+        slots.data_ptr(),
+        k_cache.data_ptr(),
+        v_cache.data_ptr(),
+        queries.data_ptr(),
+        dtype_of(module, queries),
+        num_rows,
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        stream,
+    )
+
+
+def activate(x: torch.Tensor, activation: Activation, out: torch.Tensor) -> None:
+    """The activation function of every element of ``x``, float32 ``[num_rows, size]``, to ``out``: float32, bfloat16 or float16."""
+    _activate(x, activation, out, is_gated=False)
+
+
+def gated(gate_up: torch.Tensor, activation: Activation, out: torch.Tensor) -> None:
+    """``activation(gate) * up`` of ``gate_up``, float32 ``[num_rows, 2 * size]``, to ``out`` ``[num_rows, size]``."""
+    _activate(gate_up, activation, out, is_gated=True)
+
+
+def _activate(x: torch.Tensor, activation: Activation, out: torch.Tensor, *, is_gated: bool) -> None:
+    module, stream = backend(x)
+    num_rows, size = out.shape
+    check(x, "x", torch.float32, num_rows, 2 * size if is_gated else size)
+    check(out, "out", out.dtype, num_rows, size)
+    name = getattr(module.Activation, activation)
+    module.activate(x.data_ptr(), name, is_gated, num_rows, size, out.data_ptr(), dtype_of(module, out), stream)
