@@ -17,7 +17,7 @@ _BLOCKS_PER_PROCESSOR = 2
 
 @dataclass(frozen=True, slots=True)
 class AttentionPlan:
-    """A batch cut into pieces of work (``csrc/cuda/attention_plan.h``), on the device, with room for partial results. Used by all layers."""
+    """A batch cut into pieces of work (``csrc/cuda/attention_plan.h``), on the device, with room for partial results; for all layers."""
 
     numbers: torch.Tensor  # int32
     partials: torch.Tensor  # float32
