@@ -1,6 +1,6 @@
 // specgrove.kernels._cuda, and the same for the emulator: tensors cross as addresses, which specgrove/kernels/cuda
 // checks, and the stream as the number that torch gives. No call waits for the device.
-#include "../bindings.h"
+#include "bindings.h"
 
 #include "../cpu/number_types.h"
 #include "launch.h"
@@ -31,4 +31,5 @@ PYBIND11_MODULE(SPECGROVE_CUDA_MODULE, module) {
       .value("bfloat16", specgrove::DType::kBFloat16)
       .value("float16", specgrove::DType::kFloat16);
   specgrove::cuda::bind_norms(module);
+  specgrove::cuda::bind_linear(module);
 }
