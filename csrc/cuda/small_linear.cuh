@@ -16,8 +16,10 @@ struct LinearStage {
   static constexpr int kPieces = 2 * kBits / 4;  // of 16 bytes per lane: of the weight, then of the rows, then scales
   static constexpr int kInputBytes = (kPieces + 2 * kRowTiles) * 512;
   static constexpr int kBytes = kInputBytes + (kBits == 16 ? 0 : 1024);
-  static constexpr int kDepth = kRowTiles == 8 || kBits == 16 ? 3 : kBits == 8 ? 4 : 6;
+  // For 64 rows two: two blocks then share an H100's processor, and the 99 KiB of compute capability 8.6 and 8.9 do.
+  static constexpr int kDepth = kRowTiles == 8 ? 2 : kBits == 16 ? 3 : kBits == 8 ? 4 : 6;
   static constexpr int kSharedBytes = kLinearWarps * kDepth * kBytes;
+  static_assert(kSharedBytes <= 99 * 1024);
   static_assert(kDepth * kBytes >= kRowTiles * 1024, "a warp's sums take its ring's place");
 };
 
@@ -49,7 +51,7 @@ __device__ inline void expand(const uint32_t* words, uint32_t (&a)[4]) {
 }
 
 template <typename T, int kBits, int kRowTiles>
-__global__ void __launch_bounds__(kLinearWarps* kWarpSize) small_linear_kernel(SmallLinear p, int64_t first_row) {
+__global__ void __launch_bounds__(kLinearWarps* kWarpSize, 2) small_linear_kernel(SmallLinear p, int64_t first_row) {
   using Stage = LinearStage<kBits, kRowTiles>;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int quad = lane % 4;
