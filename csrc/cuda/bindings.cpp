@@ -1,6 +1,6 @@
 // specgrove.kernels._cuda, and the same for the emulator: tensors cross as addresses, which specgrove/kernels/cuda
 // checks, and the stream as the number that torch gives. No call waits for the device.
-#include "../bindings.h"
+#include "bindings.h"
 
 #include <string>
 #include <vector>
@@ -106,4 +106,5 @@ PYBIND11_MODULE(SPECGROVE_CUDA_MODULE, module) {
   specgrove::cuda::bind_attention(module);
   specgrove::cuda::bind_elementwise(module);
   specgrove::cuda::bind_norms(module);
+  specgrove::cuda::bind_linear(module);
 }

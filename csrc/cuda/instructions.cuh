@@ -71,6 +71,18 @@ __device__ inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// a + b for pairs of 16-bit numbers. For bfloat16 as a times one plus b, which compute capability 8.0 has.
+__device__ inline uint32_t add_pairs(uint32_t a, uint32_t b, Float16) {
+  uint32_t sum;
+  asm("add.rn.f16x2 %0, %1, %2;\n" : "=r"(sum) : "r"(a), "r"(b));
+  return sum;
+}
+__device__ inline uint32_t add_pairs(uint32_t a, uint32_t b, BFloat16) {
+  uint32_t sum;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;\n" : "=r"(sum) : "r"(a), "r"(0x3f803f80u), "r"(b));
+  return sum;
+}
+
 // 2^x, to about two units in the last place.
 __device__ inline float fast_exp2(float x) {
   float result;

@@ -142,6 +142,17 @@ inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], B
   emulation::mma<BFloat16>(d, a, b);
 }
 
+template <typename T>
+inline uint32_t add_pairs(uint32_t a, uint32_t b, T) {
+  uint32_t sum = 0;
+  for (int part = 0; part < 2; ++part) {
+    T rounded;
+    from_float(emulation::number<T>(a, part) + emulation::number<T>(b, part), &rounded);
+    sum |= static_cast<uint32_t>(rounded.bits) << 16 * part;
+  }
+  return sum;
+}
+
 inline float fast_exp2(float x) { return std::exp2(x); }
 
 inline Vector16 load_once(const void* source) {

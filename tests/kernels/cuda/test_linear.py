@@ -1,0 +1,126 @@
+"""Linears of few rows against float64, and the bits of a row alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from specgrove.kernels.cuda.linear import PackedDeviceLinear
+from specgrove.kernels.quantized_linear import QuantizedWeight, quantize
+from tests.kernels.cuda.conftest import assert_as_exact_as_torch, poisoned
+
+DTYPES = [torch.float16, torch.bfloat16]
+# bits, group size, and whether 8 bits have mins, which only other formats' checkpoints give them
+FORMATS = [(16, None, False), (8, None, False), (8, 32, False), (8, 16, True), (4, 16, True), (4, 32, True)]
+FORMATS += [(4, 64, True), (4, 128, True), (4, None, True), (4, 48, False), (8, 128, False)]
+
+
+def _weight(
+    bits: int, group_size: int | None, has_mins: bool, out_features: int, in_features: int
+) -> torch.Tensor | QuantizedWeight:
+    values = torch.randn(out_features, in_features)
+    if bits == 16:
+        return values
+    weight = quantize(values, bits, group_size)
+    if (weight.mins is not None) == has_mins:
+        return weight
+    mins = torch.randn_like(weight.scales) if has_mins else None
+    return QuantizedWeight(weight.codes, weight.scales, mins, bits)
+
+
+def _check(
+    weight: torch.Tensor | QuantizedWeight, has_bias: bool, dtype: torch.dtype, num_rows: int, device: torch.device
+) -> None:
+    if isinstance(weight, torch.Tensor):
+        weight = weight.to(dtype)
+        values = weight.float()
+    else:
+        values = weight.dequantized()
+    bias = torch.randn(len(values)) if has_bias else None
+    linear = PackedDeviceLinear(weight, bias, dtype, device)
+    x = torch.randn(num_rows, linear.in_features, device=device).to(dtype)
+    out = poisoned(num_rows, linear.out_features, dtype=torch.float32, device=device)
+    for _ in range(2):  # counters are as they were
+        assert linear(x, out) is out
+    offset = 0 if bias is None else bias.to(device)
+    values = values.to(device)
+    exact = x.double() @ values.double().T + offset
+    if isinstance(weight, torch.Tensor):
+        in_torch = (x @ values.to(dtype).T).float() + offset
+        bound = 1e-6 * (x.double().abs() @ values.double().abs().T) + 1e-6
+        assert ((out - exact).abs() <= bound).all()
+    else:
+        in_torch = x.float() @ values.to(dtype).float().T + offset
+    assert_as_exact_as_torch(out, in_torch, exact)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("bits", "group_size", "has_mins"), FORMATS)
+def test_linear(device: torch.device, dtype: torch.dtype, bits: int, group_size: int | None, has_mins: bool) -> None:
+    torch.manual_seed(bits)
+    in_features = 272 if group_size in (None, 16) else 2 * group_size if group_size != 48 else 240
+    _check(_weight(bits, group_size, has_mins, 49, in_features), bits != 8, dtype, 5, device)
+
+
+@pytest.mark.parametrize("bits", [16, 8, 4])
+@pytest.mark.parametrize(
+    ("out_features", "in_features", "num_rows"), [(48, 64, 12), (130, 68, 1), (3, 8, 70), (1, 1, 1), (70, 2056, 3)]
+)
+def test_shapes(device: torch.device, bits: int, out_features: int, in_features: int, num_rows: int) -> None:
+    torch.manual_seed(num_rows)
+    _check(_weight(bits, None, bits == 4, out_features, in_features), True, torch.bfloat16, num_rows, device)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("bits", "group_size", "has_mins"), FORMATS[:1] + FORMATS[2:3] + FORMATS[5:8])
+@pytest.mark.parametrize("shape", [(4096, 4096), (1024, 4096), (4096, 14336)])
+@pytest.mark.parametrize("num_rows", [1, 16, 64])
+def test_large(bits: int, group_size: int | None, has_mins: bool, shape: tuple[int, int], num_rows: int) -> None:
+    _check(_weight(bits, group_size, has_mins, *shape), True, torch.bfloat16, num_rows, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("bits", "group_size", "in_features"), [(16, None, 272), (8, 32, 256), (4, 64, 2048), (4, 16, 144)]
+)
+def test_a_rows_bits_do_not_depend_on_other_rows(
+    device: torch.device, dtype: torch.dtype, bits: int, group_size: int | None, in_features: int
+) -> None:
+    torch.manual_seed(1)
+    linear = PackedDeviceLinear(_weight(bits, group_size, bits == 4, 33, in_features), None, dtype, device)
+    x = torch.randn(100, in_features, device=device).to(dtype)
+    together = linear(x)
+    for num_rows, first in [(1, 0), (1, 77), (2, 63), (7, 30), (8, 4), (9, 91), (16, 50), (33, 67), (64, 20)]:
+        rows = slice(first, first + num_rows)
+        assert torch.equal(linear(x[rows].clone()), together[rows])
+
+
+@pytest.mark.parametrize("bits", [16, 8, 4])
+def test_numbers_that_are_not_finite_stay_in_their_rows(device: torch.device, bits: int) -> None:
+    linear = PackedDeviceLinear(_weight(bits, 16, bits == 4, 40, 80), None, torch.float16, device)
+    x = torch.randn(10, 80, device=device).half()
+    expected = linear(x)
+    x[3], x[8, 5] = torch.nan, torch.inf
+    out = linear(x)
+    others = [0, 1, 2, 4, 5, 6, 7, 9]
+    assert torch.equal(out[others], expected[others])
+    assert out[3].isnan().all()
+    assert not out[8].isfinite().any()
+
+
+def test_no_rows(device: torch.device) -> None:
+    linear = PackedDeviceLinear(torch.randn(5, 16), None, torch.float16, device)
+    assert linear(torch.empty(0, 16, dtype=torch.float16, device=device)).shape == (0, 5)
+
+
+def test_sizes_and_errors(device: torch.device) -> None:
+    weight = quantize(torch.randn(64, 128), 4, 32)
+    linear = PackedDeviceLinear(weight, None, torch.float16, device)
+    assert linear.nbytes == 64 * 128 // 2 + 2 * 2 * 64 * 4 == sum(part.nbytes for part in linear.parts)
+    assert (linear.out_features, linear.in_features) == (64, 128)
+    with pytest.raises(ValueError, match="group_size"):
+        PackedDeviceLinear(quantize(torch.randn(2, 24), 8, 12), None, torch.float16, device)
+    with pytest.raises(ValueError, match="dtype"):
+        PackedDeviceLinear(weight, None, torch.float32, device)
+    with pytest.raises(ValueError, match="x must"):
+        linear(torch.zeros(1, 128, device=device))
