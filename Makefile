@@ -7,7 +7,7 @@ NATIVE_SOURCES := $(shell find csrc -type f 2>/dev/null)
 PROTOS := $(sort $(wildcard protos/specgrove/v1/*.proto))
 CXX_SOURCES = $(shell git ls-files --cached --others --exclude-standard 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cc' 'csrc/*.cu' 'csrc/*.cuh')
 
-.PHONY: demo test check setup protos bench bench-cpu-peers gpu-build gpu-test clean lint types imports format-native lint-protos check-protos
+.PHONY: demo test check setup protos bench bench-cpu-peers gpu-build gpu-test bench-gpu clean lint types imports format-native lint-protos check-protos
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -43,6 +43,9 @@ gpu-build:
 
 gpu-test: gpu-build
 	$(GPU_PYTHON) -m pytest -q -m gpu $(GPU_TESTS)
+
+bench-gpu: gpu-build
+	$(GPU_PYTHON) -m benchmarks.gpu $(if $(filter file,$(origin OUT)),,--json $(OUT))
 
 setup: $(VENV)/.installed
 

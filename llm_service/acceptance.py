@@ -56,7 +56,7 @@ def choices_wanted(session: Session, tree: TokenTree) -> list[RowChoice] | None:
         and not sampling.logit_bias
         and not (sampling.stop_token_ids and session.num_output_tokens < sampling.min_tokens)
     )
-    if not is_simple or (sampling.temperature > 0 and tree.num_nodes > 1):
+    if not is_simple or (session.choice_params.temperature > 0 and tree.num_nodes > 1):
         return None
     position = len(session.token_ids)
     return [RowChoice(session.choice_params, position + depth) for depth in tree.depths()]

@@ -30,6 +30,7 @@ class Session:
     output_counts: Counter[int] = field(default_factory=Counter)
     prompt_ids: frozenset[int] = frozenset()
     last_used_s: float = 0.0
+    sent_s: float = -math.inf  # when the last verdict went out
     choice_params: ChoiceParams = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,13 +64,11 @@ class PendingWork:
     tree: TokenTree
     deadline_s: float | None
     num_steps_left: int = 1
-    """Verdicts still to be given; ``tree`` belongs to the next one."""
+    """Steps still to be made; ``tree`` belongs to the next one."""
     is_in_flight: bool = False
     """Whether a forward pass over its tree is under way."""
     unsent: Verdict | None = None
     """Of steps whose tokens go out with a later one's."""
-    sent_s: float = -math.inf
-    """When the last verdict went out."""
 
     @classmethod
     def of(cls, item_id: int, session: Session, work: VerifyWork, now_s: float) -> PendingWork:

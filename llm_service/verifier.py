@@ -105,8 +105,8 @@ class VerifierEngine:
         """See ``Engine``. While an item of a session is under way, only one that opens it anew is taken: it replaces the first."""
         work = item.work
         self._check(work)
-        self._send_unsent()  # the step with the new item may take long
         if work.base == 0:
+            self._send_unsent()  # the prompt's passes may take long
             self.close_session(work.session_id)
         session = self._sessions.get(work.session_id)
         held_len = len(session.token_ids) if session else 0
@@ -172,7 +172,7 @@ class VerifierEngine:
         for pending in self._pending.values():
             if pending.unsent is not None:
                 self._ready.append((pending.item_id, pending.unsent))
-                pending.unsent, pending.sent_s = None, self._clock_s()
+                pending.unsent, pending.session.sent_s = None, self._clock_s()
 
     def _fail_expired(self) -> None:
         now_s = self._clock_s()
@@ -289,10 +289,10 @@ class VerifierEngine:
         )
         if pending.unsent is not None:
             verdict, pending.unsent = pending.unsent.joined(verdict), None
-        if has_more and session.last_used_s - pending.sent_s < self._config.stream_interval_s:
+        if has_more and session.last_used_s - session.sent_s < self._config.stream_interval_s:
             pending.unsent = verdict
             return None
-        pending.sent_s = session.last_used_s
+        session.sent_s = session.last_used_s
         return verdict
 
     def finish_early(self, item_ids: Collection[int]) -> None:

@@ -107,7 +107,7 @@ class VerifyWork:
     """For a verifier: tokens committed from position ``base`` on, and the tree to verify below them.
 
     ``session`` is present exactly when ``base`` is 0. Steps after the first decode incrementally, each from the verdict before, until
-    a stop token or ``num_steps`` verdicts.
+    a stop token or ``num_steps`` steps.
     """
 
     session_id: str

@@ -57,6 +57,25 @@ class StepRows:
         """int64 words of a row's mask."""
         return len(self.row_masks) // len(self.token_ids)
 
+    def check(self) -> None:
+        """Raises ``ValueError`` unless the arrays have the types and lengths that native code relies on."""
+        num_rows, num_seqs = self.num_rows, len(self.context_offsets) - 1
+        if num_rows == 0 or num_seqs < 1:
+            raise ValueError("a forward pass needs a row and a sequence")
+        lengths = (len(self.positions), len(self.slots), len(self.row_seq), len(self.row_context_len))
+        if lengths != (num_rows,) * 4 or len(self.row_masks) != num_rows * self.num_mask_words:
+            raise ValueError(f"positions, slots, row_seq, row_context_len and row_masks must be of {num_rows} rows")
+        if len(self.tree_offsets) != num_seqs + 1:
+            raise ValueError(f"tree_offsets must be of {num_seqs} sequences, as context_offsets")
+        if len(self.choices) != len(self.asked_rows):
+            raise ValueError(f"there are {len(self.asked_rows)} asked rows, but {len(self.choices)} choices or None")
+        int64, int32 = (self.token_ids, self.row_masks, self.asked_rows), (
+            self.positions, self.slots, self.context_slots, self.context_offsets, self.tree_slots, self.tree_offsets,
+            self.row_seq, self.row_context_len,
+        )  # fmt: skip
+        if any(values.typecode != "q" for values in int64) or any(values.typecode != "i" for values in int32):
+            raise ValueError("token_ids, row_masks and asked_rows must be arrays of int64, the others of int32")
+
     def plan(self) -> _native.AttentionPlan:
         """For native attention. The arrays must neither change nor go while it is used."""
         return _native.AttentionPlan(
@@ -141,8 +160,7 @@ class ModelStep:
         Instead of a token id there may be ``NOT_A_NUMBER`` or ``ALL_BANNED``. The rows' slots are written; caches are as for
         ``DecoderStep``. Raises ``ValueError`` for a token id, position or slot that is not there, before anything is written.
         """
-        if len(rows.choices) != len(rows.asked_rows):
-            raise ValueError(f"there are {len(rows.asked_rows)} asked rows, but {len(rows.choices)} choices or None")
+        rows.check()
         choices = [None if choice is None else (choice.params.native, choice.position) for choice in rows.choices]
         logits = torch.empty((choices.count(None), self._vocab_size))
         found = self._native.run(

@@ -148,6 +148,13 @@ def test_what_is_not_there_is_refused_before_anything_is_written() -> None:
         (replace(good, slots=array("i", [0, 1, 20])), "slot"),
         (replace(good, positions=array("i", [0, 1, 32])), "position"),
         (replace(good, choices=[None]), "asked rows"),
+        (replace(good, slots=array("i", [0, 1])), "of 3 rows"),
+        (replace(good, positions=array("i", [0])), "of 3 rows"),
+        (replace(good, row_seq=array("i", [0])), "of 3 rows"),
+        (replace(good, row_masks=array("q", [1, 2, 4, 8])), "of 3 rows"),
+        (replace(good, tree_offsets=array("i", [0])), "of 1 sequences"),
+        (replace(good, slots=array("q", [0, 1, 2])), "arrays of int64"),
+        (replace(good, token_ids=array("q")), "needs a row"),
     ]
     for rows, message in bad:
         k_caches, v_caches = caches(), caches()

@@ -113,6 +113,31 @@ def test_sampled_choices_of_a_tree_are_made_only_where_they_are_looked_at() -> N
     assert choices_wanted(session, TokenTree.of_root(31)) is not None
 
 
+def test_trees_that_share_a_pass_are_each_judged_by_their_own_answers(runner: ModelRunner) -> None:
+    samplings = [PLAIN, GREEDY, replace(PLAIN, seed=6), GREEDY, SAMPLED]
+    expected = outputs_of(runner, samplings)
+    engine = VerifierEngine(runner, VerifierConfig(max_model_len=200, max_num_chunk_tokens=200))
+    for index, (sampling, output) in enumerate(zip(samplings, expected, strict=True)):
+        # A path of the session's own tokens that goes wrong at its end, beside a wrong one: trees of 4 to 8 nodes.
+        prompt, right = PROMPT[index % 3 :], output[: index + 1]
+        token_ids = [prompt[-1], *right, (right[-1] + 1) % 97, (right[0] + 2) % 97]
+        tree = TokenTree(
+            tuple(token_ids),
+            (-1, *range(len(right)), len(right) - 1, 0),
+            (0.0,) * len(token_ids),
+            (1,) * len(token_ids),
+        )
+        engine.add(WorkItem(index, replace(opening(f"s{index}", prompt, sampling), tree=tree)))
+    results: dict[int, object] = {}
+    while engine.has_work():
+        results.update(engine.step())
+    for index, output in enumerate(expected):
+        verdict = results[index]
+        assert isinstance(verdict, Verdict)
+        assert list(verdict.token_ids) == output[: index + 2]
+    assert engine.num_steps == 1
+
+
 def test_logits_that_are_no_numbers_fail_their_own_session_only(runner: ModelRunner) -> None:
     recording = Recording(runner.decoder, 400)
     recording.spoilt_row = 1

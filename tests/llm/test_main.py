@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from llm_service.arguments import parse_arguments
+
 
 def start(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "llm_service", "--address", "127.0.0.1:0", *arguments]
@@ -54,3 +56,13 @@ def test_bad_settings_are_named() -> None:
     result = start("--threads", "0")
     assert result.returncode == 2
     assert "--threads must be at least 1" in result.stderr
+
+
+def test_intervals_between_messages_are_given_in_milliseconds(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--address", "127.0.0.1:0", "--model", "m"]
+    assert parse_arguments(arguments).stream_interval_s == 0.02
+    assert parse_arguments([*arguments, "--stream-interval-ms", "0"]).stream_interval_s == 0
+    for bad in ("-1", "nan", "inf"):
+        with pytest.raises(SystemExit):
+            parse_arguments([*arguments, "--stream-interval-ms", bad])
+        assert "--stream-interval-ms must be milliseconds, 0 or more" in capsys.readouterr().err

@@ -148,6 +148,21 @@ def test_tokens_that_wait_go_out_before_what_may_take_long(slow_talker: Verifier
     assert slow_talker.num_steps == num_steps
 
 
+def test_a_session_that_goes_on_sends_nothing_early(slow_talker: VerifierEngine) -> None:
+    (first,) = incremental(slow_talker, PROMPT[:3], 1, GREEDY)
+    slow_talker.add(WorkItem(1, opening("t", PROMPT[:3])))
+    assert len(slow_talker.step()) == 1
+    slow_talker.add(WorkItem(2, replace(opening("s", PROMPT), num_steps=50)))
+    assert len(slow_talker.step()) == 1
+    assert slow_talker.step() == []
+    goes_on = VerifyWork("t", 4, (), TokenTree.of_root(first), num_steps=3)
+    slow_talker.add(WorkItem(3, goes_on))
+    assert [slow_talker.step() for _ in range(2)] == [[], []]  # its first tokens wait too: the last are not long ago
+    ((item_id, verdict),) = slow_talker.step()
+    assert isinstance(verdict, Verdict)
+    assert (item_id, verdict.num_steps, verdict.has_more) == (3, 3, False)
+
+
 def test_tokens_that_wait_go_out_before_a_failure(slow_talker: VerifierEngine, clock: Clock) -> None:
     expected = incremental(slow_talker, PROMPT, 12, GREEDY)
     slow_talker.add(WorkItem(1, replace(opening("s", PROMPT), num_steps=50, timeout_ms=500)))

@@ -54,6 +54,8 @@ def _batches() -> list[ForwardBatch]:
 
 def _assert_both_ways_are_equal(folder: Path, dtype: torch.dtype) -> None:
     in_one_call, one_by_one = (Cached(folder, dtype, store) for store in (MemoryWeights(), CalledOneByOne()))
+    assert in_one_call.decoder._model_step is not None
+    assert one_by_one.decoder._model_step is None
     for batch in _batches():
         assert torch.equal(in_one_call.forward(batch), one_by_one.forward(batch))
     for ours, theirs in zip(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -137,3 +138,14 @@ def test_a_client_gets_what_it_asks_for_up_to_the_service_limit() -> None:
     assert shape(max_num_nodes=5, max_depth=3, beam_width=2) == TreeShape(5, 3, 2)
     assert shape(max_num_nodes=1000, max_depth=3).max_num_nodes == 63
     assert shape() == TreeShape(32, 8)
+
+
+def test_steps_that_share_a_verdict_count_as_steps() -> None:
+    def load_after(step: Step) -> float:
+        measurements = Measurements(lambda: [(1, 10.0), (64, 20.0)], lambda: 1)
+        measurements.add(step)
+        return measurements.verify_ms(0)
+
+    one = Step((CommittedToken(0),), None, 0, 0, 0, 0.0, 12.0, 1, 0)
+    four = replace(one, tokens=one.tokens * 4, verify_ms=48.0, num_steps=4)
+    assert load_after(four) == load_after(one) > 10.0

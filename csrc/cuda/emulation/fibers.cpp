@@ -6,6 +6,7 @@
 #include <cstring>
 #include <deque>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -48,6 +49,7 @@ struct Block {
   std::vector<Barrier> warps;
   Barrier whole;
   std::vector<unsigned char> shared;
+  size_t shared_bytes = 0;
   std::vector<unsigned char> lane_places;  // [warps][lanes][kLaneBytes]
   Fiber* running = nullptr;
   jmp_buf scheduler{};
@@ -127,10 +129,13 @@ void run_grid(unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned num_th
     throw std::runtime_error("a block must have whole warps and at most 1024 threads");
   }
   if (shared_bytes > 227 * 1024) throw std::runtime_error("a block has at most 227 KiB of shared memory");
+  static std::mutex one_at_a_time;  // who runs is known by globals
+  const std::lock_guard<std::mutex> running(one_at_a_time);
   Block own;
   own.fibers.resize(num_threads);
   own.warps.resize(num_threads / kWarp);
   own.shared.resize(shared_bytes + 128);
+  own.shared_bytes = shared_bytes;
   own.lane_places.resize(num_threads * kLaneBytes);
   own.kernel = &kernel;
   for (Fiber& fiber : own.fibers) fiber.stack = std::make_unique<unsigned char[]>(kStackBytes);
@@ -188,7 +193,7 @@ void begin_copy(void* target, const void* source, size_t num_bytes, bool is_vali
   }
   const unsigned char* const first = shared_memory();
   const auto* const bytes = static_cast<unsigned char*>(target);
-  if (bytes < first || bytes + num_bytes > block->shared.data() + block->shared.size()) {
+  if (bytes < first || bytes + num_bytes > first + block->shared_bytes) {
     throw std::runtime_error("an asynchronous copy ends outside of shared memory");
   }
   block->running->open_group.push_back({target, source, num_bytes, is_valid});

@@ -85,7 +85,7 @@ def tree_attention(
     ``queries`` is ``[num_rows, num_heads, head_dim]``, the caches ``[num_slots, num_kv_heads, head_dim]``, all of one dtype; heads are of
     size 64, 80, 96, 128 or 256. Scores and sums are float32, weights are rounded to the dtype. Raises ``ValueError`` for other shapes.
     """
-    module, stream = backend(queries)
+    module, stream = backend(queries, k_cache, v_cache, out, plan.numbers, alibi_slopes)
     num_heads = plan.group_size * plan.num_kv_heads
     dtype = queries.dtype
     check(queries, "queries", dtype, plan.num_rows, num_heads, plan.head_dim)

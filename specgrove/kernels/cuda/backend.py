@@ -30,25 +30,28 @@ def _module(device_type: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise KernelsMissingError(
-            f"{name} can't be loaded ({error}): it is built where nvcc is found; put it on PATH and install again"
-        ) from error
+        how = (
+            "where nvcc is found; put it on PATH and install again"
+            if device_type == "cuda"
+            else "in a checkout, for tests"
+        )
+        raise KernelsMissingError(f"{name} can't be loaded ({error}): it is built {how}") from error
 
 
-def backend(tensor: torch.Tensor) -> tuple[Any, int]:
-    """The module with the kernels for the tensor's device, and the number of the stream to launch them on."""
+def backend(tensor: torch.Tensor, *others: torch.Tensor | None) -> tuple[Any, int]:
+    """The module with the kernels for the tensors' device, and the number of the stream to launch them on.
+
+    Raises ``ValueError`` where tensors lie on several devices, or not on the current one.
+    """
     device = tensor.device
-    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-    return _module(device.type), stream
-
-
-def has_kernels(device: torch.device) -> bool:
-    """Whether kernels for a GPU are there."""
-    try:
-        _module(device.type)
-    except KernelsMissingError:
-        return False
-    return True
+    for other in others:
+        if other is not None and other.device != device:
+            raise ValueError(f"all tensors must be on one device, got {device} and {other.device}")
+    if device.type != "cuda":
+        return _module(device.type), 0
+    if device.index != torch.cuda.current_device():
+        raise ValueError(f"{device} must be the current device, which is cuda:{torch.cuda.current_device()}")
+    return _module(device.type), torch.cuda.current_stream(device).cuda_stream
 
 
 _DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}

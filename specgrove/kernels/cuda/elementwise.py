@@ -23,7 +23,7 @@ def rotate_and_store(
     A row whose slot is below 0 only fills the batch: nothing of it is written. Positions and slots are not checked: that would wait for the
     device. Raises ``ValueError`` for shapes that don't fit together.
     """
-    module, stream = backend(qkv)
+    module, stream = backend(qkv, positions, cos_sin, slots, k_cache, v_cache, queries)
     num_rows, num_heads, head_dim = queries.shape
     num_kv_heads = k_cache.shape[1]
     check(qkv, "qkv", torch.float32, num_rows, (num_heads + 2 * num_kv_heads) * head_dim)
@@ -64,7 +64,7 @@ def gated(gate_up: torch.Tensor, activation: Activation, out: torch.Tensor) -> N
 
 
 def _activate(x: torch.Tensor, activation: Activation, out: torch.Tensor, *, is_gated: bool) -> None:
-    module, stream = backend(x)
+    module, stream = backend(x, out)
     num_rows, size = out.shape
     check(x, "x", torch.float32, num_rows, 2 * size if is_gated else size)
     check(out, "out", out.dtype, num_rows, size)

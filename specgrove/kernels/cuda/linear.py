@@ -108,7 +108,7 @@ class PackedDeviceLinear:
             x = functional.pad(x, (0, -self.in_features % 8))
         if x.data_ptr() % 16:
             raise ValueError("x must start at a multiple of 16 bytes")
-        module, stream = backend(x)
+        module, stream = backend(x, out, *self.parts)
         module.small_linear(
             x.data_ptr(),
             self.parts[0].data_ptr(),

@@ -20,7 +20,7 @@ def rms_norm(
     ``residual`` and ``delta`` are float32 ``[num_rows, size]``, ``weight`` float32 ``[size]``; ``out`` is ``[num_rows, size]`` of float32,
     bfloat16 or float16.
     """
-    module, stream = backend(residual)
+    module, stream = backend(residual, delta, weight, out)
     num_rows, size = residual.shape
     check(residual, "residual", torch.float32, num_rows, size)
     check(weight, "weight", torch.float32, size)
