@@ -3,28 +3,19 @@
 #include <algorithm>
 #include <limits>
 
+#include "choice_key.h"
 #include "logit_scan.h"
 #include "noise.h"
-#include "number_types.h"
 
 namespace specgrove {
 namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-constexpr uint32_t kSign = 0x80000000u;
-
-// Larger for larger numbers; never 0.
-uint32_t ordered(float value) {
-  const uint32_t bits = float_to_bits(value + 0.0f);  // -0 is 0
-  return bits & kSign ? ~bits : bits | kSign;
-}
-
-float from_ordered(uint32_t ordered) { return bits_to_float(ordered & kSign ? ordered & ~kSign : ~ordered); }
 
 }  // namespace
 
 void RowChoices::Best::offer(float value, int64_t token_id) {
-  const uint64_t offered = uint64_t{ordered(value)} << 32 | ~static_cast<uint32_t>(token_id);
+  const uint64_t offered = choice_key(value, token_id);
   uint64_t held = key.load(std::memory_order_relaxed);
   while (offered > held && !key.compare_exchange_weak(held, offered, std::memory_order_relaxed)) {
   }
@@ -32,7 +23,7 @@ void RowChoices::Best::offer(float value, int64_t token_id) {
 
 float RowChoices::Best::value() const {
   const uint64_t held = key.load(std::memory_order_relaxed);
-  return held == 0 ? kMinusInfinity : from_ordered(static_cast<uint32_t>(held >> 32));
+  return held == 0 ? kMinusInfinity : value_of_key(held);
 }
 
 RowChoices::RowChoices(const std::vector<AskedRow>& rows)
@@ -92,7 +83,7 @@ int64_t RowChoices::choice(size_t row) const {
   const Best& best = bests_[row];
   if (best.has_nan.load(std::memory_order_relaxed)) return kNotANumber;
   const uint64_t key = best.key.load(std::memory_order_relaxed);
-  return key == 0 ? kAllBanned : static_cast<int64_t>(~static_cast<uint32_t>(key));
+  return key == 0 ? kAllBanned : token_of_key(key);
 }
 
 }  // namespace specgrove

@@ -31,8 +31,7 @@ class RowChoices : public TileSink {
   int64_t choice(size_t row) const;
 
  private:
-  // The best value so far and its token id as one number: of two values the larger is the larger number, of two equal
-  // ones that of the lower id. So the order in which tiles come doesn't matter.
+  // The best value so far and its token id, as choice_key.h puts them together.
   struct Best {
     std::atomic<uint64_t> key{0};
     std::atomic<bool> has_nan{false};

@@ -8,6 +8,7 @@
 #include "../cpu/number_types.h"
 #include "activation.h"
 #include "attention_plan.h"
+#include "choices.h"
 #include "launch.h"
 #include "norms.h"
 #include "rotary.h"
@@ -45,6 +46,18 @@ void bind_elementwise(py::module_& module) {
       [](Address x, Activation activation, bool is_gated, int64_t num_rows, int64_t size, Address out, DType out_dtype,
          Stream stream) {
         activate(at<float>(x), activation, is_gated, num_rows, size, at<void>(out), out_dtype, stream);
+      },
+      NoGil());
+}
+
+void bind_choices(py::module_& module) {
+  module.def(
+      "choose",
+      [](Address logits, Address temperatures, Address seeds, Address positions, int64_t num_rows, int64_t vocab_size,
+         Address out, Stream stream) {
+        choose({at<float>(logits), at<float>(temperatures), at<uint64_t>(seeds), at<uint64_t>(positions), num_rows,
+                vocab_size, at<int64_t>(out)},
+               stream);
       },
       NoGil());
 }
@@ -104,6 +117,7 @@ PYBIND11_MODULE(SPECGROVE_CUDA_MODULE, module) {
       .value("relu", specgrove::Activation::kRelu);
   module.def("architectures", [] { return std::string(SPECGROVE_CUDA_ARCHITECTURES); });
   specgrove::cuda::bind_attention(module);
+  specgrove::cuda::bind_choices(module);
   specgrove::cuda::bind_elementwise(module);
   specgrove::cuda::bind_norms(module);
   specgrove::cuda::bind_linear(module);

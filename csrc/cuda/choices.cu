@@ -1,0 +1,79 @@
+// A block takes one row: first the largest scaled logit, then noise for those that can still win with it. Compiled
+// without fused multiplications and additions, so that noise has the bits that it has on the CPU.
+#include <cmath>
+
+#include "../cpu/choice_key.h"
+#include "../cpu/noise.h"
+#include "../cpu/philox.h"
+#include "../cpu/vector_math.h"
+#include "choices.h"
+#include "device.cuh"
+
+namespace specgrove::cuda {
+namespace {
+
+constexpr int kThreads = 512, kWarps = kThreads / kWarpSize;
+constexpr int64_t kNotANumber = -2, kAllBanned = -3;
+
+__device__ inline float noise_of(uint64_t seed, uint64_t position, int64_t token_id) {
+  float words[4];
+  uniforms<1>(seed, position, static_cast<uint32_t>(token_id >> 2), words);
+  return -log_of(-log_of(words[token_id & 3]));
+}
+
+// The largest key of all threads, for all of them.
+__device__ inline uint64_t block_max(uint64_t key) {
+  auto* const keys = reinterpret_cast<uint64_t*>(dynamic_shared());
+  for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
+    const uint64_t other = shuffle_xor(key, distance);
+    key = key < other ? other : key;
+  }
+  __syncthreads();  // of an earlier maximum
+  if (threadIdx.x % kWarpSize == 0) keys[threadIdx.x / kWarpSize] = key;
+  __syncthreads();
+  for (int warp = 0; warp < kWarps; ++warp) key = key < keys[warp] ? keys[warp] : key;
+  return key;
+}
+
+__global__ void __launch_bounds__(kThreads) choose_kernel(Choices choices) {
+  const int64_t row = blockIdx.x;
+  const float* const logits = choices.logits + row * choices.vocab_size;
+  const float temperature = choices.temperatures[row];
+  const float factor = temperature == 0.0f ? 1.0f : 1.0f / temperature;
+  uint64_t best = 0;
+  bool has_nan = false;
+  for (int64_t i = threadIdx.x; i < choices.vocab_size; i += kThreads) {
+    const float value = logits[i] * factor;
+    has_nan = has_nan || value != value;
+    if (value == -HUGE_VALF || value != value) continue;
+    const uint64_t key = choice_key(value, i);
+    best = best < key ? key : best;
+  }
+  const bool any_nan = block_max(has_nan ? 1 : 0) != 0;
+  best = block_max(best);
+  if (!any_nan && best != 0 && temperature != 0.0f) {
+    const uint64_t seed = choices.seeds[row], position = choices.positions[row];
+    const float reached = value_of_key(best) + noise_of(seed, position, token_of_key(best));
+    best = 0;
+    for (int64_t i = threadIdx.x; i < choices.vocab_size; i += kThreads) {
+      const float value = logits[i] * factor;
+      if (value == -HUGE_VALF || value < reached - kMaxNoise) continue;
+      const uint64_t key = choice_key(value + noise_of(seed, position, i), i);
+      best = best < key ? key : best;
+    }
+    best = block_max(best);
+  }
+  if (threadIdx.x == 0) choices.out[row] = any_nan ? kNotANumber : best == 0 ? kAllBanned : token_of_key(best);
+}
+
+}  // namespace
+
+void choose(const Choices& choices, Stream stream) {
+  LaunchShape shape;
+  shape.grid_x = static_cast<unsigned>(choices.num_rows);
+  shape.num_threads = kThreads;
+  shape.shared_bytes = kWarps * sizeof(uint64_t);
+  launch(choose_kernel, shape, stream, choices);
+}
+
+}  // namespace specgrove::cuda

@@ -1,0 +1,21 @@
+// From rows of logits to tokens, by the rule and with the noise of the CPU: the same choices.
+#pragma once
+
+#include <cstdint>
+
+#include "launch.h"
+
+namespace specgrove::cuda {
+
+struct Choices {
+  const float* logits;        // [num_rows, vocab_size]
+  const float* temperatures;  // [num_rows]; 0: the largest logit
+  const uint64_t* seeds;      // [num_rows]
+  const uint64_t* positions;  // [num_rows]
+  int64_t num_rows, vocab_size;
+  int64_t* out;  // [num_rows]: a token id, or kNotANumber or kAllBanned of ../cpu/row_choices.h
+};
+
+void choose(const Choices& choices, Stream stream);
+
+}  // namespace specgrove::cuda
