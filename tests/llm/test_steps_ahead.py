@@ -174,3 +174,18 @@ def test_tokens_that_wait_go_out_before_a_failure(slow_talker: VerifierEngine, c
     assert verdict.token_ids == tuple(expected[1:3])
     assert isinstance(error, DeadlineExceededError)
     assert not slow_talker.has_work()
+
+
+def test_tokens_that_wait_go_out_before_the_session_is_closed(slow_talker: VerifierEngine) -> None:
+    expected = incremental(slow_talker, PROMPT, 12, GREEDY)
+    num_free_slots = slow_talker.num_free_slots
+    slow_talker.add(WorkItem(1, replace(opening("s", PROMPT), num_steps=50)))
+    for _ in range(3):
+        slow_talker.step()
+    slow_talker.close_session("s")
+    (_, verdict), (_, error) = slow_talker.step()
+    assert isinstance(verdict, Verdict)
+    assert verdict.token_ids == tuple(expected[1:3])
+    assert isinstance(error, SessionClosedError)
+    assert not slow_talker.has_work()
+    assert slow_talker.num_free_slots == num_free_slots
