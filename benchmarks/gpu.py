@@ -21,7 +21,7 @@ import torch
 from rich.progress import track
 from torch.nn import functional
 
-from specgrove.kernels.cuda.attention import AttentionPlan, tree_attention
+from specgrove.kernels.cuda.attention import AttentionHeads, AttentionPlan, tree_attention
 from specgrove.kernels.cuda.backend import kernels_for
 from specgrove.kernels.cuda.linear import LinearWorkspace, PackedDeviceLinear
 from specgrove.kernels.quantized_linear import quantize
@@ -112,7 +112,8 @@ def attention_contestants(
         slots = range(sequence * seq_len, (sequence + 1) * seq_len)
         builder.add(slots[:prefix_len], (), TreeRows([0] * num_nodes, parents, slots[prefix_len:]))
     batch = builder.build().attention
-    plan = AttentionPlan.of(batch, NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, device)
+    heads = AttentionHeads(NUM_HEADS, NUM_KV_HEADS, HEAD_DIM)
+    plan = AttentionPlan.of(batch, heads, len(queries), device)
     scale = HEAD_DIM**-0.5
 
     # torch's attention gets what it is best at: keys and values of a sequence in one piece, and the mask ready-made.

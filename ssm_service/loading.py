@@ -64,5 +64,5 @@ def info_of(spec: SsmSpec, ssm: NeuralSsm | LookupSsm) -> ssm_pb2.SsmInfo:
     if isinstance(ssm, NeuralSsm):
         info.vocab_sha256 = ssm.vocab_sha256
         info.max_model_len = ssm.max_model_len
-        info.num_parameters = ssm.runner.decoder.spec.num_parameters
+        info.num_parameters = ssm.spec.num_parameters
     return info

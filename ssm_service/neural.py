@@ -1,4 +1,5 @@
-"""An SSM with weights: drafts for all sessions, one forward pass per step over whatever rows their drafts need next.
+"""An SSM with weights: drafts for all sessions, one forward pass per step over whatever rows their drafts need next. A step is begun and
+ended apart, so that on a GPU several SSMs run side by side.
 
 Owned by the pool's engine. Per session it keeps KV slots for a prefix of the committed tokens, and those of the last tree:
 when newly committed tokens follow that tree, its slots become theirs and nothing is computed again.
@@ -11,11 +12,12 @@ from dataclasses import dataclass, field
 import torch
 
 from specgrove.errors import ResourceExhaustedError
-from specgrove.kernels.sampling import top_k_log_probs
+from specgrove.models.spec import DecoderSpec
 from specgrove.request import TreeShape
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.kv_slots import SlotPool
-from specgrove.runtime.model_runner import ModelRunner
+from specgrove.runtime.model_runner import DraftRunner
+from specgrove.runtime.top_k import TopK
 from specgrove.token_tree import TokenTree
 from ssm_service.draft_tree import ROOT, Beam, DraftTree, Expansion
 
@@ -72,13 +74,32 @@ class _Draft:
     is_complete: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _DraftRows:
+    """A draft's part in a step: which of its asked rows, and how many children each gets at most."""
+
+    session_id: str
+    draft: _Draft
+    rows: range
+    num_children: int
+
+
+@dataclass(slots=True)
+class _Step:
+    """A forward pass under way, of ``k`` proposals a row; and the drafts that ended when it was begun."""
+
+    taking_part: list[_DraftRows] = field(default_factory=list)
+    finished: list[tuple[str, TokenTree]] = field(default_factory=list)
+    k: int = 1
+
+
 class NeuralSsm:
     """One SSM with its KV cache."""
 
     def __init__(
         self,
         name: str,
-        runner: ModelRunner,
+        runner: DraftRunner,
         rule: Beam | Expansion,
         vocab: DraftVocab | None,
         *,
@@ -86,7 +107,7 @@ class NeuralSsm:
         max_num_chunk_tokens: int = 256,
     ) -> None:
         """Raises ``ValueError`` when the vocabulary doesn't fit the model."""
-        model_vocab_size = runner.decoder.spec.vocab_size
+        model_vocab_size = runner.spec.vocab_size
         if vocab is not None and vocab.size != model_vocab_size:
             raise ValueError(f"SSM {name}: its map has {vocab.size} draft token ids, its model has {model_vocab_size}")
         if vocab is not None and len(vocab.never_proposed) == vocab.size:
@@ -97,20 +118,27 @@ class NeuralSsm:
         self.runner = runner
         self.slots = SlotPool(runner.num_slots)
         self._vocab = vocab
+        self._never_proposed = frozenset[int]() if vocab is None else vocab.never_proposed
         self._max_num_chunk_tokens = max_num_chunk_tokens
         self.num_step_tokens = 0
         self._caches: dict[str, _Cache] = {}
         self._drafts: dict[str, _Draft] = {}
+        self._step: _Step | None = None
+
+    @property
+    def spec(self) -> DecoderSpec:
+        """Of its model."""
+        return self.runner.spec
 
     @property
     def vocab_size(self) -> int | None:
         """Token ids taken in are below it; None where all are, those unknown as one."""
-        return self.runner.decoder.spec.vocab_size if self._vocab is None else None
+        return self.spec.vocab_size if self._vocab is None else None
 
     @property
     def max_model_len(self) -> int:
         """Longest sequence it can draft for, in tokens."""
-        return self.runner.decoder.spec.max_position_embeddings
+        return self.spec.max_position_embeddings
 
     def has_work(self) -> bool:
         """Whether a draft is under way."""
@@ -153,14 +181,10 @@ class NeuralSsm:
             self.slots.free(cache.slots[len(token_ids) - 1 :])
             del cache.slots[len(token_ids) - 1 :]
 
-    def step(self) -> list[tuple[str, TokenTree]]:
-        """One forward pass for all drafts; returns those that are complete, by session.
-
-        A draft that finds no KV slots ends with the levels it has.
-        """
+    def start_step(self) -> None:
+        """Begins one forward pass for all drafts. One that finds no KV slots ends with the levels it has."""
         builder = BatchBuilder()
-        finished: list[tuple[str, TokenTree]] = []
-        taking_part = []
+        step = _Step()
         budget = self._max_num_chunk_tokens
         short_len = budget // _SHORT_CHUNK_SHARE
         for session_id, draft in list(self._drafts.items()):
@@ -174,22 +198,41 @@ class NeuralSsm:
             try:
                 rows = self._add_rows(builder, draft)
             except ResourceExhaustedError:
-                finished.append((session_id, draft.tree.best(draft.token_ids[-1])))
+                step.finished.append((session_id, draft.tree.best(draft.token_ids[-1])))
                 del self._drafts[session_id]
                 if draft.chunk_len:  # others may have the room until this session comes again
                     self.drop(session_id)
                 continue
-            taking_part.append((session_id, draft, rows))
-        if not taking_part:
-            return finished
+            num_children = draft.tree.num_children() if len(rows) else 0  # a chunk before the last has none yet
+            step.taking_part.append(_DraftRows(session_id, draft, rows, num_children))
+        self._step = step
+        if not step.taking_part:
+            return
         self.num_step_tokens += builder.num_rows
-        logits = self.runner.forward(builder.build())
-        self._grow([(draft, rows) for _, draft, rows in taking_part], logits)
-        for session_id, draft, _ in taking_part:
-            if draft.is_complete:
-                del self._drafts[session_id]
-                finished.append((session_id, draft.tree.best(draft.token_ids[-1])))
-        return finished
+        # Ids that are never proposed take their share of the probability all the same: it keeps the others' honest.
+        num_wanted = max(1, *(part.num_children for part in step.taking_part)) + len(self._never_proposed)
+        step.k = min(num_wanted, self.spec.vocab_size)
+        self.runner.start_top_k(builder.build(), step.k)
+
+    def finish_step(self) -> list[tuple[str, TokenTree]]:
+        """Ends it: the drafts that are complete, by session."""
+        assert self._step is not None, "no step was begun"
+        step, self._step = self._step, None
+        if not step.taking_part:
+            return step.finished
+        self._grow(step.taking_part, self.runner.finish_top_k(step.k))
+        for part in step.taking_part:
+            if part.draft.is_complete:
+                del self._drafts[part.session_id]
+                step.finished.append((part.session_id, part.draft.tree.best(part.draft.token_ids[-1])))
+        return step.finished
+
+    def reset(self) -> None:
+        """Forgets everything, a step under way too."""
+        for session_id in list(self._caches):
+            self.drop(session_id)
+        self._step = None
+        self.runner.discard()
 
     def _add_rows(self, builder: BatchBuilder, draft: _Draft) -> range:
         cache = draft.cache
@@ -229,35 +272,23 @@ class NeuralSsm:
     def _fed(self, token_ids: list[int]) -> list[int]:
         return token_ids if self._vocab is None else self._vocab.to_draft(token_ids)
 
-    def _grow(self, drafts: list[tuple[_Draft, range]], logits: torch.Tensor) -> None:
-        """Turns logits, float32 ``[num_logit_rows, vocab_size]``, into children; marks drafts that are complete."""
-        growing = []
-        for draft, rows in drafts:
-            if len(rows) == 0:  # a chunk before the last
-                continue
-            num_children = draft.tree.num_children()
-            draft.is_complete = num_children == 0
-            if num_children:
-                growing.append((draft, rows, num_children))
-        if not growing:
-            return
-        # Ids that are never proposed take their share of the probability all the same: it keeps the others' honest.
-        never = frozenset[int]() if self._vocab is None else self._vocab.never_proposed
-        num_wanted = max(count for _, _, count in growing) + len(never)
-        try:
-            values, ids = top_k_log_probs(logits, min(num_wanted, logits.shape[1]))
-        except ValueError:  # NaN: a broken SSM, or one that overflows in its dtype, costs its own trees only
-            is_broken = logits.isnan().any(dim=1).tolist()
-            for draft, rows, _ in growing:
-                draft.is_complete = any(is_broken[row] for row in rows)
-            growing = [entry for entry in growing if not entry[0].is_complete]
-            values, ids = top_k_log_probs(logits.nan_to_num(), min(num_wanted, logits.shape[1]))
+    def _grow(self, parts: list[_DraftRows], found: TopK) -> None:
+        """Turns the most probable tokens into children; marks drafts that are complete."""
+        never = self._never_proposed
         proposals = [
             [(self._proposed(i), value) for i, value in zip(row_ids, row_values, strict=True) if i not in never]
-            for row_ids, row_values in zip(ids.tolist(), values.tolist(), strict=True)
+            for row_ids, row_values in zip(found.token_ids.tolist(), found.log_probs.tolist(), strict=True)
         ]
-        for draft, rows, count in growing:
-            children = [proposals[row][:count] for row in rows]
+        is_broken = (found.token_ids[:, 0] < 0).tolist()
+        for part in parts:
+            draft = part.draft
+            if len(part.rows) == 0:  # a chunk before the last
+                continue
+            # NaN: a broken SSM, or one that overflows in its dtype, costs its own trees only
+            draft.is_complete = part.num_children == 0 or any(is_broken[row] for row in part.rows)
+            if draft.is_complete:
+                continue
+            children = [proposals[row][: part.num_children] for row in part.rows]
             draft.expanded = draft.tree.grow(draft.expanded or [ROOT], children)
             draft.is_complete = not draft.expanded
 

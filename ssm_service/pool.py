@@ -149,11 +149,13 @@ class DrafterPool:
                 self._fail(
                     session, pending, DeadlineExceededError("the item's time ran out before its trees were drafted")
                 )
-        for ssm in self._neural.values():
-            if ssm.has_work():
-                self.num_steps += 1
-                for session_id, tree in ssm.step():
-                    self._take(ssm.name, self._sessions[session_id], tree)
+        working = [ssm for ssm in self._neural.values() if ssm.has_work()]
+        for ssm in working:
+            ssm.start_step()
+        for ssm in working:
+            self.num_steps += 1
+            for session_id, tree in ssm.finish_step():
+                self._take(ssm.name, self._sessions[session_id], tree)
         finished, self._finished = self._finished, []
         return finished
 
@@ -204,6 +206,8 @@ class DrafterPool:
         """See ``Engine``."""
         for session in list(self._sessions.values()):
             self._drop(session)
+        for neural in self._neural.values():
+            neural.reset()
         self._finished = []
 
     def _fail(self, session: _Session, pending: _Pending, error: SpecGroveError) -> None:

@@ -65,10 +65,28 @@ class Planner {
       add_tile(rows.data() + start, static_cast<int32_t>(end - start));
       start = end;
     }
+    sort_items();
     return buffer();
   }
 
  private:
+  // Those of tiles with many splits first: what leaves no partial results then stands behind what does.
+  void sort_items() {
+    std::vector<int32_t> order(tiles_.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(),
+                     [this](int32_t a, int32_t b) { return tiles_[a].num_splits > tiles_[b].num_splits; });
+    std::vector<PlanItem> items;
+    items.reserve(items_.size());
+    for (const int32_t number : order) {
+      PlanTile& tile = tiles_[number];
+      const auto first = items_.begin() + tile.first_item;
+      tile.first_item = static_cast<int32_t>(items.size());
+      items.insert(items.end(), first, first + tile.num_splits);
+    }
+    items_ = std::move(items);
+  }
+
   void add_tile(const Row* rows, int32_t num_rows) {
     int32_t longest = 0, shared = rows[0].context_len;
     for (int32_t i = 0; i < num_rows; ++i) {

@@ -49,7 +49,8 @@ struct PlanPass {
   uint32_t rows[kRowWords];  // a bit for each row of the tile
 };
 
-// Throws std::invalid_argument for a batch that doesn't fit together.
+// Throws std::invalid_argument for a batch that doesn't fit together. Items of tiles with more than one split come
+// first.
 std::vector<int32_t> attention_plan(const AttentionRows& rows, int64_t group_size);
 
 }  // namespace specgrove::cuda

@@ -2,6 +2,8 @@
 // checks, and the stream as the number that torch gives. No call waits for the device.
 #include "bindings.h"
 
+#include <cstring>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -63,27 +65,32 @@ void bind_choices(py::module_& module) {
 }
 
 void bind_attention(py::module_& module) {
-  // bytes: the plan's int32 numbers, for one copy to the device.
-  module.def("attention_plan", [](Address context_slots, Address context_offsets, Address tree_slots,
-                                  Address tree_offsets, int64_t num_seqs, Address row_seq, Address row_context_len,
-                                  Address row_masks, int64_t num_rows, int64_t num_mask_words, int64_t group_size) {
-    const AttentionRows rows{at<int32_t>(context_slots),
-                             at<int32_t>(context_offsets),
-                             at<int32_t>(tree_slots),
-                             at<int32_t>(tree_offsets),
-                             at<int32_t>(row_seq),
-                             at<int32_t>(row_context_len),
-                             at<uint64_t>(row_masks),
-                             num_seqs,
-                             num_rows,
-                             num_mask_words};
-    std::vector<int32_t> plan;
-    {
-      const py::gil_scoped_release released;
-      plan = attention_plan(rows, group_size);
-    }
-    return py::bytes(reinterpret_cast<const char*>(plan.data()), plan.size() * sizeof(int32_t));
-  });
+  // To out, which has room for capacity int32 numbers; how many there are.
+  module.def(
+      "attention_plan",
+      [](Address context_slots, Address context_offsets, Address tree_slots, Address tree_offsets, int64_t num_seqs,
+         Address row_seq, Address row_context_len, Address row_masks, int64_t num_rows, int64_t num_mask_words,
+         int64_t group_size, Address out, int64_t capacity) {
+        const AttentionRows rows{at<int32_t>(context_slots),
+                                 at<int32_t>(context_offsets),
+                                 at<int32_t>(tree_slots),
+                                 at<int32_t>(tree_offsets),
+                                 at<int32_t>(row_seq),
+                                 at<int32_t>(row_context_len),
+                                 at<uint64_t>(row_masks),
+                                 num_seqs,
+                                 num_rows,
+                                 num_mask_words};
+        const std::vector<int32_t> plan = attention_plan(rows, group_size);
+        const auto size = static_cast<int64_t>(plan.size());
+        if (size > capacity) {
+          throw std::invalid_argument("the batch's attention plan has " + std::to_string(size) +
+                                      " numbers, and room for " + std::to_string(capacity));
+        }
+        std::memcpy(at<int32_t>(out), plan.data(), plan.size() * sizeof(int32_t));
+        return size;
+      },
+      NoGil());
   module.def("attention_partials", &attention_partials);
   module.attr("BLOCK_KEYS") = kBlockKeys;
   module.attr("SPLIT_BLOCKS") = kSplitBlocks;

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <stdexcept>
 
 #include "small_linear.cuh"
@@ -8,18 +9,18 @@ namespace {
 template <typename T, int kBits, int kRowTiles>
 void run(const SmallLinear& linear, Stream stream) {
   LaunchShape shape;
-  shape.grid_x = static_cast<unsigned>((linear.out_features + kLinearOutputs - 1) / kLinearOutputs);
-  shape.grid_y = static_cast<unsigned>(linear.num_splits);
+  shape.grid_y = static_cast<unsigned>((linear.out_features + kLinearOutputs - 1) / kLinearOutputs);
+  shape.grid_z = static_cast<unsigned>(linear.num_splits);
   shape.num_threads = kLinearWarps * kWarpSize;
   shape.shared_bytes = LinearStage<kBits, kRowTiles>::kSharedBytes;
   const int64_t num_tiles = (linear.num_rows + kLinearMaxRows - 1) / kLinearMaxRows;
-  if (linear.num_splits == 1) {
-    shape.grid_z = static_cast<unsigned>(num_tiles);
-    launch(small_linear_kernel<T, kBits, kRowTiles>, shape, stream, linear, int64_t{0});
-    return;
+  // Tiles of rows that run side by side find each other's weights in the cache. Partial sums have room for so many
+  // only.
+  const int64_t at_once = linear.num_splits == 1 ? num_tiles : kLinearMaxTiles;
+  for (int64_t first = 0; first < num_tiles; first += at_once) {
+    shape.grid_x = static_cast<unsigned>(std::min(at_once, num_tiles - first));
+    launch(small_linear_kernel<T, kBits, kRowTiles>, shape, stream, linear, first * kLinearMaxRows);
   }
-  for (int64_t tile = 0; tile < num_tiles; ++tile)  // one after the other: they share the partial sums' place
-    launch(small_linear_kernel<T, kBits, kRowTiles>, shape, stream, linear, tile * kLinearMaxRows);
 }
 
 template <typename T, int kBits>

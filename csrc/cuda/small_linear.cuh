@@ -55,22 +55,22 @@ __global__ void __launch_bounds__(kLinearWarps* kWarpSize, 2) small_linear_kerne
   using Stage = LinearStage<kBits, kRowTiles>;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int quad = lane % 4;
-  first_row += static_cast<int64_t>(blockIdx.z) * kLinearMaxRows;
+  first_row += static_cast<int64_t>(blockIdx.x) * kLinearMaxRows;
   const int num_rows =
       static_cast<int>(p.num_rows - first_row < kLinearMaxRows ? p.num_rows - first_row : kLinearMaxRows);
   const int num_chunks = static_cast<int>((p.in_features + kChunk - 1) / kChunk);
-  const int num_slices = p.num_splits * kLinearWarps, slice = static_cast<int>(blockIdx.y) * kLinearWarps + warp;
+  const int num_slices = p.num_splits * kLinearWarps, slice = static_cast<int>(blockIdx.z) * kLinearWarps + warp;
   const int first_chunk = static_cast<int>(static_cast<int64_t>(num_chunks) * slice / num_slices);
   const int end_chunk = static_cast<int>(static_cast<int64_t>(num_chunks) * (slice + 1) / num_slices);
   unsigned char* const ring = dynamic_shared() + warp * Stage::kDepth * Stage::kBytes;
 
   const auto* const weight = static_cast<const unsigned char*>(p.weight) +
-                             static_cast<int64_t>(blockIdx.x) * num_chunks * Stage::kPieces * 512 + lane * 16;
+                             static_cast<int64_t>(blockIdx.y) * num_chunks * Stage::kPieces * 512 + lane * 16;
   const auto* const x = static_cast<const T*>(p.x) + (first_row + lane / 4) * p.in_features + quad * 8;
   const int scale_pieces = p.has_mins && !p.has_half_scales ? 2 : 1;
   const int num_subs = kBits == 16 ? 0 : p.group_size % 64 == 0 ? 1 : p.group_size % 32 == 0 ? 2 : 4;  // in a chunk
   const auto* const scales = static_cast<const unsigned char*>(p.scales) +
-                             static_cast<int64_t>(blockIdx.x) * p.num_groups * scale_pieces * 128;
+                             static_cast<int64_t>(blockIdx.y) * p.num_groups * scale_pieces * 128;
 
   auto load = [&](int chunk) {
     if (chunk < end_chunk) {
@@ -194,7 +194,7 @@ __global__ void __launch_bounds__(kLinearWarps* kWarpSize, 2) small_linear_kerne
     }
   }
   __syncthreads();
-  const int64_t first_output = static_cast<int64_t>(blockIdx.x) * kLinearOutputs;
+  const int64_t first_output = static_cast<int64_t>(blockIdx.y) * kLinearOutputs;
   auto store = [&](int place, float sum) {
     const int64_t output = first_output + place % kLinearOutputs;
     if (output >= p.out_features) return;
@@ -203,7 +203,8 @@ __global__ void __launch_bounds__(kLinearWarps* kWarpSize, 2) small_linear_kerne
   };
   constexpr int kThreads = kLinearWarps * kWarpSize;
   constexpr int kPlaces = kLinearOutputs * kLinearMaxRows;
-  float* const partials = p.partials + static_cast<int64_t>(blockIdx.x) * p.num_splits * kPlaces;
+  const int64_t group = static_cast<int64_t>(blockIdx.x) * gridDim.y + blockIdx.y;  // of blocks with the same outputs
+  float* const partials = p.partials + group * p.num_splits * kPlaces;
   for (int place = static_cast<int>(threadIdx.x); place < num_rows * kLinearOutputs; place += kThreads) {
     float sum = 0.0f;
     for (int i = 0; i < kLinearWarps; ++i)
@@ -211,7 +212,7 @@ __global__ void __launch_bounds__(kLinearWarps* kWarpSize, 2) small_linear_kerne
     if (p.num_splits == 1) {
       store(place, sum);
     } else {
-      partials[static_cast<int64_t>(blockIdx.y) * kPlaces + place] = sum;
+      partials[static_cast<int64_t>(blockIdx.z) * kPlaces + place] = sum;
     }
   }
   if (p.num_splits == 1) return;
@@ -220,7 +221,7 @@ __global__ void __launch_bounds__(kLinearWarps* kWarpSize, 2) small_linear_kerne
   fence();
   __syncthreads();
   auto* const shared_count = reinterpret_cast<uint32_t*>(dynamic_shared());
-  if (threadIdx.x == 0) *shared_count = atomic_add(p.counters + blockIdx.x, 1);
+  if (threadIdx.x == 0) *shared_count = atomic_add(p.counters + group, 1);
   __syncthreads();
   if (*shared_count != static_cast<uint32_t>(p.num_splits) - 1) return;
   fence();
@@ -229,7 +230,7 @@ __global__ void __launch_bounds__(kLinearWarps* kWarpSize, 2) small_linear_kerne
     for (int split = 0; split < p.num_splits; ++split) sum += partials[static_cast<int64_t>(split) * kPlaces + place];
     store(place, sum);
   }
-  if (threadIdx.x == 0) p.counters[blockIdx.x] = 0;
+  if (threadIdx.x == 0) p.counters[group] = 0;
 }
 
 }  // namespace specgrove::cuda

@@ -8,14 +8,16 @@
 
 namespace specgrove::cuda {
 
+constexpr int kLinearMaxTiles = 8;  // of 64 rows, that leave partial sums at a time
+
 struct SmallLinear {
   const void* x;       // [num_rows, in_features] in dtype; in_features is a multiple of 8
   const void* weight;  // packed by specgrove/kernels/cuda/linear.py
   const void* scales;  // packed likewise; null for 16 bits
   const float* bias;   // [out_features], or null
   float* out;          // [num_rows, out_features]
-  float* partials;     // [num_blocks, num_splits, 32 * 64], where num_splits > 1
-  uint32_t* counters;  // [num_blocks], zero before and after each launch
+  float* partials;     // [kLinearMaxTiles, num_blocks, num_splits, 32 * 64], where num_splits > 1
+  uint32_t* counters;  // [kLinearMaxTiles, num_blocks], zero before and after each launch
   int64_t num_rows, in_features, out_features;
   int group_size;  // inputs that share a scale, a multiple of 16
   int num_groups;

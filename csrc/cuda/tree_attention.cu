@@ -306,6 +306,11 @@ __device__ inline bool is_last(const TreeAttention& attention, const Work& work,
   return found;
 }
 
+// Whether any row sees a key of the pass: a window may end before it.
+__device__ inline bool is_seen(const TreeAttention& attention, const PlanPass& pass) {
+  return attention.window == 0 || pass.first_position + pass.num_keys > pass.shortest - attention.window;
+}
+
 template <typename T, int kHeadDim>
 __device__ inline void run_passes(const TreeAttention& attention, const Work& work, T* shared, int first_query,
                                   int lane, Running<kHeadDim>* running) {
@@ -316,12 +321,14 @@ __device__ inline void run_passes(const TreeAttention& attention, const Work& wo
   load_queries<T, kHeadDim>(attention, work, shared);
 #pragma unroll
   for (int stage = 0; stage < S::kStages - 1; ++stage) {
-    if (stage < num_passes) load_pass<T, kHeadDim>(attention, work, stage, stages + stage * (S::kStageBytes / 2));
+    if (stage < num_passes && is_seen(attention, work.passes[stage])) {
+      load_pass<T, kHeadDim>(attention, work, stage, stages + stage * (S::kStageBytes / 2));
+    }
     copy_async_commit();
   }
   for (int number = 0; number < num_passes; ++number) {
     const int ahead = number + S::kStages - 1;
-    if (ahead < num_passes) {
+    if (ahead < num_passes && is_seen(attention, work.passes[ahead])) {
       load_pass<T, kHeadDim>(attention, work, ahead, stages + ahead % S::kStages * (S::kStageBytes / 2));
     }
     copy_async_commit();
@@ -329,10 +336,8 @@ __device__ inline void run_passes(const TreeAttention& attention, const Work& wo
     __syncthreads();
     const PlanPass& pass = work.passes[number];
     const T* const keys = stages + number % S::kStages * (S::kStageBytes / 2);
-    // Warps without queries only load. A window that ends before the pass leaves nothing to add.
-    const bool is_seen =
-        attention.window == 0 || pass.first_position + pass.num_keys > pass.shortest - attention.window;
-    if (first_query < work.num_queries && is_seen) {
+    // Warps without queries only load.
+    if (first_query < work.num_queries && is_seen(attention, pass)) {
       float scores[kBlockKeys / 8][4];
       score_keys<T, kHeadDim>(shared + first_query * S::kStride, keys, pass.num_keys, lane, scores);
       mask_scores(attention, pass, queries, lane, scores);

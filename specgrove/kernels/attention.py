@@ -1,6 +1,6 @@
 """Tree attention over one-token KV slots, and the rotary embedding that fills them.
 
-Tensors on other devices than the CPU go to ``specgrove.kernels.composed``.
+For the CPU. Other devices have ops of the same names in ``specgrove.kernels.composed``, and NVIDIA GPUs kernels in ``specgrove.kernels.cuda``.
 """
 
 from __future__ import annotations
@@ -64,6 +64,23 @@ class AttentionBatch:
         )
         object.__setattr__(self, "plan", plan)
 
+    @property
+    def attention_arguments(self) -> tuple[int, ...]:
+        """Addresses of context slots and offsets, tree slots and offsets; the number of sequences; addresses of the rows' sequences, context
+        lengths and masks; the numbers of rows and of a mask's words.
+        """
+        return (
+            self.context_slots.data_ptr(),
+            self.context_offsets.data_ptr(),
+            self.tree_slots.data_ptr(),
+            self.tree_offsets.data_ptr(),
+            self.context_offsets.shape[0] - 1,
+            self.row_seq.data_ptr(),
+            self.row_context_len.data_ptr(),
+            self.row_masks.data_ptr(),
+            *self.row_masks.shape,
+        )
+
     def key_table_on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """``composed.key_table`` on another device, made when it is first asked for."""
         if device not in self._key_tables:
@@ -88,8 +105,6 @@ def rotate_and_store(
     ``positions`` are not looked at. Returns the queries, float32 ``[num_rows, num_heads, head_dim]``. Raises
     ``ValueError`` for a position or slot that is not there, before anything is written.
     """
-    if not qkv.is_cpu:
-        return composed.rotate_and_store(qkv, positions, cos_sin, slots, k_cache, v_cache)
     num_rows, row_size = qkv.shape
     num_slots, num_kv_heads, head_dim = k_cache.shape
     num_heads = row_size // head_dim - 2 * num_kv_heads
@@ -141,8 +156,6 @@ def tree_attention(
     for them only.
     A row's bits depend on its keys' tokens and positions only, not on whether they are context or tree.
     """
-    if not queries.is_cpu:
-        return composed.tree_attention(queries, k_cache, v_cache, batch, scale, alibi_slopes, window)
     num_rows, num_heads, head_dim = queries.shape
     num_slots, num_kv_heads, cache_dim = k_cache.shape
     check(queries, "queries", torch.float32, batch.row_seq.shape[0], num_heads, cache_dim)

@@ -1,6 +1,6 @@
 """Norms, sums, activation functions and embedding. All activations are float32 ``[num_rows, size]``.
 
-Tensors on other devices than the CPU go to ``specgrove.kernels.composed``.
+For the CPU. Other devices have ops of the same names in ``specgrove.kernels.composed``, and NVIDIA GPUs kernels in ``specgrove.kernels.cuda``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from specgrove.kernels import _native, composed
+from specgrove.kernels import _native
 from specgrove.kernels.checks import check, native_dtype
 
 Activation: TypeAlias = Literal["silu", "gelu", "gelu_tanh", "relu"]
@@ -24,8 +24,6 @@ _ACTIVATIONS: dict[str, _native.Activation] = {
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """``x * rsqrt(mean(x ** 2) + eps) * weight`` by row (arXiv 1910.07467)."""
-    if not x.is_cpu:
-        return composed.rms_norm(x, weight, eps)
     num_rows, size = x.shape
     check(x, "x", torch.float32, num_rows, size)
     check(weight, "weight", torch.float32, size)
@@ -36,8 +34,6 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 
 def add_rms_norm(residual: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """Adds ``delta`` to ``residual`` in place, and returns the norm of the sum."""
-    if not residual.is_cpu:
-        return composed.add_rms_norm(residual, delta, weight, eps)
     num_rows, size = residual.shape
     check(weight, "weight", torch.float32, size)
     check(residual, "residual", torch.float32, num_rows, size)
@@ -49,8 +45,6 @@ def add_rms_norm(residual: torch.Tensor, delta: torch.Tensor, weight: torch.Tens
 
 def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
     """``(x - mean) * rsqrt(var + eps) * weight + bias`` by row (arXiv 1607.06450)."""
-    if not x.is_cpu:
-        return composed.layer_norm(x, weight, bias, eps)
     num_rows, size = x.shape
     check(x, "x", torch.float32, num_rows, size)
     out = torch.empty_like(x)
@@ -62,8 +56,6 @@ def add_layer_norm(
     residual: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float
 ) -> torch.Tensor:
     """Adds ``delta`` to ``residual`` in place, and returns the norm of the sum."""
-    if not residual.is_cpu:
-        return composed.add_layer_norm(residual, delta, weight, bias, eps)
     num_rows, size = residual.shape
     check(residual, "residual", torch.float32, num_rows, size)
     check(delta, "delta", torch.float32, num_rows, size)
@@ -83,9 +75,6 @@ def _weight_and_bias(weight: torch.Tensor, bias: torch.Tensor | None, size: int)
 
 def add(residual: torch.Tensor, delta: torch.Tensor) -> None:
     """Adds ``delta`` to ``residual`` in place."""
-    if not residual.is_cpu:
-        composed.add(residual, delta)
-        return
     num_rows, size = residual.shape
     check(residual, "residual", torch.float32, num_rows, size)
     check(delta, "delta", torch.float32, num_rows, size)
@@ -100,9 +89,6 @@ def head_rms_norm(
     The heads are columns ``[first_head * head_dim, (first_head + num_heads) * head_dim)`` of ``qkv``, float32
     ``[num_rows, width]``; ``weight`` is float32 ``[head_dim]``.
     """
-    if not qkv.is_cpu:
-        composed.head_rms_norm(qkv, weight, eps, first_head, num_heads, head_dim)
-        return
     num_rows, width = qkv.shape
     check(qkv, "qkv", torch.float32, num_rows, width)
     check(weight, "weight", torch.float32, head_dim)
@@ -119,8 +105,6 @@ def activate(x: torch.Tensor, activation: Activation) -> torch.Tensor:
     ``gelu`` is ``x`` times the normal distribution function (arXiv 1606.08415), ``gelu_tanh`` the approximation to it by
     a hyperbolic tangent.
     """
-    if not x.is_cpu:
-        return composed.activate(x, activation)
     num_rows, size = x.shape
     check(x, "x", torch.float32, num_rows, size)
     out = torch.empty_like(x)
@@ -130,8 +114,6 @@ def activate(x: torch.Tensor, activation: Activation) -> torch.Tensor:
 
 def gated(gate_up: torch.Tensor, activation: Activation) -> torch.Tensor:
     """``[num_rows, 2 * size]`` to ``[num_rows, size]``: ``activation(gate) * up``."""
-    if not gate_up.is_cpu:
-        return composed.gated(gate_up, activation)
     num_rows, width = gate_up.shape
     check(gate_up, "gate_up", torch.float32, num_rows, width)
     size = width // 2
@@ -154,8 +136,6 @@ def embed(table: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
 
     Raises ``ValueError`` for an id that the table doesn't have.
     """
-    if not table.is_cpu:
-        return composed.embed(table, token_ids)
     num_rows, (vocab_size, size) = token_ids.shape[0], table.shape
     check(token_ids, "token_ids", torch.int64, num_rows)
     out = torch.empty((num_rows, size))

@@ -76,6 +76,22 @@ class StepRows:
         if any(values.typecode != "q" for values in int64) or any(values.typecode != "i" for values in int32):
             raise ValueError("token_ids, row_masks and asked_rows must be arrays of int64, the others of int32")
 
+    @property
+    def attention_arguments(self) -> tuple[int, ...]:
+        """As ``AttentionBatch.attention_arguments``. The arrays must neither change nor go while these are used."""
+        return (
+            _address(self.context_slots),
+            _address(self.context_offsets),
+            _address(self.tree_slots),
+            _address(self.tree_offsets),
+            len(self.context_offsets) - 1,
+            _address(self.row_seq),
+            _address(self.row_context_len),
+            _address(self.row_masks),
+            self.num_rows,
+            self.num_mask_words,
+        )
+
     def plan(self) -> _native.AttentionPlan:
         """For native attention. The arrays must neither change nor go while it is used."""
         return _native.AttentionPlan(

@@ -1,8 +1,8 @@
 """The one decoder definition: a forward pass over rows of any mix of sequences, configured by ``DecoderSpec``.
 
 Called by ``specgrove.runtime.ModelRunner``, which owns the KV cache. A decoder may be one rank's share: some heads, MLP columns and
-vocabulary rows (tensor parallel), some of the layers (pipeline parallel). Activations are float32 between kernels, weights and caches have
-the model's dtype. Every kernel is row-invariant, so a row's logits don't depend on what else is in the batch.
+vocabulary rows (tensor parallel), some of the layers (pipeline parallel). Hidden states are float32, weights and caches have the model's
+dtype. Every kernel is row-invariant, so a row's logits don't depend on what else is in the batch.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from specgrove.kernels.elementwise import add
+from specgrove.kernels.attention import AttentionBatch
 from specgrove.models.decoder_ends import Embedding, Head
 from specgrove.models.decoder_layer import DecoderLayer
+from specgrove.models.decoder_ops import RowTensors
 from specgrove.models.decoder_step import decoder_step_of, model_step_of
 from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.models.rotary import RotarySpec, cos_sin_table
@@ -48,17 +49,22 @@ class Decoder:
         self._group = group or OneRank()
         self._store = store or MemoryWeights()
         self.device = self._store.device
+        self.ops = self._store.ops(spec, self.heads, dtype)
         is_first, is_last = self.shard.is_first_stage, self.shard.is_last_stage
-        self.embedding = Embedding(weights.embedding(), spec, self._group, dtype, self._store) if is_first else None
+        self.embedding = (
+            Embedding(weights.embedding(), spec, self._group, dtype, self._store, self.ops) if is_first else None
+        )
         self._store.end_unit()
         self.layers: list[DecoderLayer] = []
         indices = range(self.shard.first_layer, self.shard.end_layer)
         for index in indices:
-            layer = DecoderLayer(weights.layer(index), spec, spec.layers[index], self.heads, dtype, self._store)
+            layer = DecoderLayer(
+                weights.layer(index), spec, spec.layers[index], self.heads, dtype, self._store, self.ops
+            )
             self._store.end_unit()
             self.layers.append(layer)
             progress(len(self.layers), len(indices))
-        self.head = Head(weights.head(), spec, self._group, dtype, self._store) if is_last else None
+        self.head = Head(weights.head(), spec, self._group, dtype, self._store, self.ops) if is_last else None
         self._store.end_unit()
         self._store.end()
         self._cos_sin: dict[RotarySpec, torch.Tensor] = {
@@ -80,24 +86,24 @@ class Decoder:
     ) -> ForwardOutput:
         """A whole model's pass: choices where the batch asks for them and the model runs in one native call, else logits.
 
-        Caches are one tensor per layer, ``[num_slots, num_kv_heads, head_dim]``; the rows' slots are written. The batch's tensors and the
-        caches lie on ``device``.
+        Caches are one tensor per layer, ``[num_slots, num_kv_heads, head_dim]``, on ``device``; the rows' slots are written.
         """
         if self._model_step is not None:
             choices, logits = self._model_step(batch.rows, k_caches, v_caches)
             return ForwardOutput(logits, choices)
-        return ForwardOutput(self.logits(self.run_layers(self.embed(batch), batch, k_caches, v_caches), batch).cpu())
+        rows = self.ops.rows(batch)
+        return ForwardOutput(self.logits(self.run_layers(self.embed(rows), rows, k_caches, v_caches), rows).cpu())
 
-    def embed(self, batch: ForwardBatch) -> torch.Tensor:
+    def embed(self, rows: RowTensors) -> torch.Tensor:
         """The first stage's beginning: hidden states float32 ``[num_rows, hidden_size]``."""
         assert self.embedding is not None, "only the first stage embeds"
         self._store.will_run(0)
-        return self.embedding(batch)
+        return self.embedding(rows)
 
     def run_layers(
         self,
         hidden: torch.Tensor,
-        batch: ForwardBatch,
+        rows: RowTensors,
         k_caches: Sequence[torch.Tensor],
         v_caches: Sequence[torch.Tensor],
     ) -> torch.Tensor:
@@ -106,19 +112,24 @@ class Decoder:
         In one native call, unless something has to happen between kernels; both ways give the same bits.
         """
         if self._step is not None:
-            self._step(hidden, batch.positions, batch.slots, batch.attention, k_caches, v_caches)
+            assert isinstance(rows.attention, AttentionBatch)
+            self._step(hidden, rows.positions, rows.slots, rows.attention, k_caches, v_caches)
             return hidden
         delta: torch.Tensor | None = None
         for index, (layer, k_cache, v_cache) in enumerate(zip(self.layers, k_caches, v_caches, strict=True)):
             self._store.will_run(index + 1)
             cos_sin = None if layer.spec.rotary is None else self._cos_sin[layer.spec.rotary]
-            hidden, delta = layer(hidden, delta, batch, cos_sin, k_cache, v_cache, self._group)
+            hidden, delta = layer(hidden, delta, rows, cos_sin, k_cache, v_cache, self._group)
         if delta is not None:
-            add(hidden, delta)
+            self.ops.add(hidden, delta)
         return hidden
 
-    def logits(self, hidden: torch.Tensor, batch: ForwardBatch) -> torch.Tensor:
+    def logits(self, hidden: torch.Tensor, rows: RowTensors) -> torch.Tensor:
         """The last stage's end: logits of the rows that are wanted."""
+        return self.logits_of(hidden, rows.logit_rows)
+
+    def logits_of(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Logits of rows by their numbers, int64 or int32 ``[n]``: float32 ``[n, vocab_size]``."""
         assert self.head is not None, "only the last stage has logits"
         self._store.will_run(len(self.layers) + 1)
-        return self.head(hidden.index_select(0, batch.logit_rows))
+        return self.head(hidden, rows)

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import torch
 
-from specgrove.kernels.elementwise import embed
 from specgrove.kernels.linear import NativeLinear
 from specgrove.kernels.model_step import StepEmbedding, StepHead
 from specgrove.models.decoder_layer import Norm
-from specgrove.models.forward_batch import ForwardBatch
+from specgrove.models.decoder_ops import DecoderOps, RowTensors
 from specgrove.models.sharding import part
 from specgrove.models.spec import DecoderSpec
 from specgrove.models.tensor_group import TensorGroup
@@ -29,6 +28,7 @@ class Embedding:
         group: TensorGroup,
         dtype: torch.dtype,
         store: WeightStore,
+        ops: DecoderOps,
     ) -> None:
         self.table = store.table(weights.tokens, dtype)
         self.positions = None if weights.positions is None else store.table(weights.positions, dtype)
@@ -36,6 +36,7 @@ class Embedding:
         self._rows = part(spec.vocab_size, group.rank, group.size)
         self._scale = spec.embedding_scale
         self._group = group
+        self._ops = ops
 
     def step_embedding(self) -> StepEmbedding | None:
         """For the native step of a whole model; ``None`` where its projection isn't native."""
@@ -43,23 +44,25 @@ class Embedding:
             return None
         return StepEmbedding(self.table, self._scale, self.projection, self.positions)
 
-    def __call__(self, batch: ForwardBatch) -> torch.Tensor:
+    def __call__(self, rows: RowTensors) -> torch.Tensor:
         """float32 ``[num_rows, hidden_size]``."""
-        hidden = self._looked_up(batch.token_ids)
+        if self._group.size == 1 and self.projection is None:
+            return self._ops.embed(self.table, rows.token_ids, self._scale, self.positions, rows.positions)
+        hidden = self._looked_up(rows.token_ids)
         if self._scale != 1.0:
             hidden *= self._scale
         if self.projection is not None:
             hidden = self.projection(hidden)
         if self.positions is not None:
-            hidden += embed(self.positions, batch.positions.long())
+            hidden += self._ops.embed(self.positions, rows.positions.to(rows.token_ids.dtype))
         return hidden
 
     def _looked_up(self, token_ids: torch.Tensor) -> torch.Tensor:
         if self._group.size == 1:
-            return embed(self.table, token_ids)
+            return self._ops.embed(self.table, token_ids)
         ids = token_ids - self._rows.start
         is_own = (ids >= 0) & (ids < len(self._rows))
-        found = embed(self.table, torch.where(is_own, ids, 0))
+        found = self._ops.embed(self.table, torch.where(is_own, ids, 0))
         return self._group.sum(found * is_own[:, None])  # all but one are zeros: the sum is exact
 
 
@@ -67,9 +70,15 @@ class Head:
     """From hidden states to logits."""
 
     def __init__(
-        self, weights: HeadWeights, spec: DecoderSpec, group: TensorGroup, dtype: torch.dtype, store: WeightStore
+        self,
+        weights: HeadWeights,
+        spec: DecoderSpec,
+        group: TensorGroup,
+        dtype: torch.dtype,
+        store: WeightStore,
+        ops: DecoderOps,
     ) -> None:
-        self.norm = None if weights.norm is None else Norm(weights.norm, spec, store)
+        self.norm = None if weights.norm is None else Norm(weights.norm, spec, store, ops)
         self.projection = None if weights.projection is None else store.linear(weights.projection, None, dtype)
         self.vocab = store.linear(weights.vocab, None, dtype)
         self._widths = tuple(len(part(spec.vocab_size, rank, group.size)) for rank in range(group.size))
@@ -82,10 +91,9 @@ class Head:
             return None
         return StepHead(None if self.norm is None else self.norm.step_norm, projection, vocab)
 
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits float32 ``[num_rows, vocab_size]``."""
-        if self.norm is not None:
-            hidden = self.norm(hidden)
+    def __call__(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Logits of some rows, float32 ``[len(rows), vocab_size]``."""
+        hidden = hidden.index_select(0, rows) if self.norm is None else self.norm(hidden, rows)
         if self.projection is not None:
             hidden = self.projection(hidden)
         return self._group.concatenated(self.vocab(hidden), self._widths)

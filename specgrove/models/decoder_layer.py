@@ -1,27 +1,16 @@
 """One decoder layer with its weights packed for the kernels: norms, attention and MLP of every family.
 
-Owned by the decoder. Activations are float32 ``[num_rows, size]``. Every operation works row by row, so that a row's result doesn't
-depend on what else is in the batch.
+Owned by the decoder. Hidden states are float32 ``[num_rows, size]``; what runs is the ``DecoderOps`` of the store's device. Every
+operation works row by row, so that a row's result doesn't depend on what else is in the batch.
 """
 
 from __future__ import annotations
 
 import torch
 
-from specgrove.kernels.attention import rotate_and_store, tree_attention
 from specgrove.kernels.decoder_step import StepLayer, StepNorm
-from specgrove.kernels.elementwise import (
-    activate,
-    add,
-    add_layer_norm,
-    add_rms_norm,
-    gated,
-    head_rms_norm,
-    layer_norm,
-    rms_norm,
-)
 from specgrove.kernels.linear import NativeLinear
-from specgrove.models.forward_batch import ForwardBatch
+from specgrove.models.decoder_ops import DecoderOps, NormParams, RowTensors
 from specgrove.models.sharding import HeadShard
 from specgrove.models.spec import DecoderSpec, LayerSpec
 from specgrove.models.tensor_group import TensorGroup
@@ -32,28 +21,27 @@ from specgrove.models.weights import AttentionWeights, LayerWeights, MlpWeights,
 class Norm:
     """An RMS or layer norm."""
 
-    def __init__(self, weights: NormWeights, spec: DecoderSpec, store: WeightStore) -> None:
-        self._is_rms = spec.norm == "rms"
-        self._eps = spec.norm_eps
-        self._scale = store.vector(weights.scale)
-        self._shift = None if weights.shift is None else store.vector(weights.shift)
+    def __init__(
+        self, weights: NormWeights, spec: DecoderSpec, store: WeightStore, ops: DecoderOps, *, is_input: bool = True
+    ) -> None:
+        """``is_input``: what it gives is only read by linears."""
+        shift = None if weights.shift is None else store.vector(weights.shift)
+        self._params = NormParams(spec.norm == "rms", spec.norm_eps, store.vector(weights.scale), shift)
+        self._ops = ops
+        self._is_input = is_input
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """The norm of every row."""
-        if self._is_rms:
-            return rms_norm(x, self._scale, self._eps)
-        return layer_norm(x, self._scale, self._shift, self._eps)
+    def __call__(self, hidden: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """The norm of every row, or of these."""
+        return self._ops.norm(hidden, None, self._params, rows=rows, is_input=self._is_input)
 
     @property
     def step_norm(self) -> StepNorm:
         """Its weights for the native step."""
-        return StepNorm(self._scale, self._shift)
+        return StepNorm(self._params.scale, self._params.shift)
 
     def of_sum(self, residual: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
         """Adds ``delta`` to ``residual`` in place; the norm of the sum."""
-        if self._is_rms:
-            return add_rms_norm(residual, delta, self._scale, self._eps)
-        return add_layer_norm(residual, delta, self._scale, self._shift, self._eps)
+        return self._ops.norm(residual, delta, self._params, is_input=self._is_input)
 
 
 class Attention:
@@ -67,10 +55,12 @@ class Attention:
         heads: HeadShard,
         dtype: torch.dtype,
         store: WeightStore,
+        ops: DecoderOps,
     ) -> None:
         self.qkv = store.linear(weights.qkv.weight, weights.qkv.bias, dtype)
         self.out = store.linear(weights.out.weight, weights.out.bias, dtype)
         self._spec = spec
+        self._ops = ops
         self._window = layer.window
         self._heads = heads
         self.q_norm = None if weights.q_norm is None else store.vector(weights.q_norm)
@@ -82,23 +72,23 @@ class Attention:
     def __call__(
         self,
         normed: torch.Tensor,
-        batch: ForwardBatch,
+        rows: RowTensors,
         cos_sin: torch.Tensor | None,
         k_cache: torch.Tensor,
         v_cache: torch.Tensor,
     ) -> torch.Tensor:
         """Writes the rows' keys and values into the caches."""
-        spec, heads = self._spec, self._heads
+        spec, heads, ops = self._spec, self._heads, self._ops
         qkv = self.qkv(normed)
         if spec.qkv_clip is not None:
             qkv.clamp_(-spec.qkv_clip, spec.qkv_clip)
         if self.q_norm is not None:
-            head_rms_norm(qkv, self.q_norm, spec.norm_eps, 0, heads.num_q, spec.head_dim)
+            ops.head_rms_norm(qkv, self.q_norm, spec.norm_eps, 0, heads.num_q, spec.head_dim)
         if self.k_norm is not None:
-            head_rms_norm(qkv, self.k_norm, spec.norm_eps, heads.num_q, heads.num_kv, spec.head_dim)
-        queries = rotate_and_store(qkv, batch.positions, cos_sin, batch.slots, k_cache, v_cache)
-        attended = tree_attention(
-            queries, k_cache, v_cache, batch.attention, spec.attention_scale, self.alibi_slopes, self._window
+            ops.head_rms_norm(qkv, self.k_norm, spec.norm_eps, heads.num_q, heads.num_kv, spec.head_dim)
+        queries = ops.rotate_and_store(qkv, rows, cos_sin, k_cache, v_cache)
+        attended = ops.tree_attention(
+            queries, k_cache, v_cache, rows, spec.attention_scale, self.alibi_slopes, self._window
         )
         return self.out(attended)
 
@@ -106,16 +96,17 @@ class Attention:
 class Mlp:
     """From normed rows to what the MLP adds, before the ranks' sum."""
 
-    def __init__(self, weights: MlpWeights, spec: DecoderSpec, dtype: torch.dtype, store: WeightStore) -> None:
+    def __init__(
+        self, weights: MlpWeights, spec: DecoderSpec, dtype: torch.dtype, store: WeightStore, ops: DecoderOps
+    ) -> None:
         self.up = store.linear(weights.up.weight, weights.up.bias, dtype)
         self.down = store.linear(weights.down.weight, weights.down.bias, dtype)
         self._activation = spec.activation
-        self._is_gated = spec.is_gated
+        self._activate = ops.gated if spec.is_gated else ops.activate
 
     def __call__(self, normed: torch.Tensor) -> torch.Tensor:
-        """float32 ``[num_rows, hidden_size]`` to the same shape."""
-        up = self.up(normed)
-        return self.down(gated(up, self._activation) if self._is_gated else activate(up, self._activation))
+        """``[num_rows, hidden_size]`` to the same shape."""
+        return self.down(self._activate(self.up(normed), self._activation))
 
 
 def _step_norm(norm: Norm | None) -> StepNorm | None:
@@ -133,15 +124,22 @@ class DecoderLayer:
         heads: HeadShard,
         dtype: torch.dtype,
         store: WeightStore,
+        ops: DecoderOps,
     ) -> None:
         self.spec = layer
-        self.attention = Attention(weights.attention, spec, layer, heads, dtype, store)
-        self.mlp = Mlp(weights.mlp, spec, dtype, store)
+        self.attention = Attention(weights.attention, spec, layer, heads, dtype, store, ops)
+        self.mlp = Mlp(weights.mlp, spec, dtype, store, ops)
         self._residual = spec.residual
-        self.attention_norm = Norm(weights.attention_norm, spec, store)
+        self._ops = ops
+        is_input = spec.residual != "post_norm"  # else the norms are the hidden states too
+        self.attention_norm = Norm(weights.attention_norm, spec, store, ops, is_input=is_input)
         self._mlp_norm, self._attention_out_norm, self._mlp_out_norm = (
-            None if norm is None else Norm(norm, spec, store)
-            for norm in (weights.mlp_norm, weights.attention_out_norm, weights.mlp_out_norm)
+            None if norm is None else Norm(norm, spec, store, ops, is_input=gives_input)
+            for norm, gives_input in (
+                (weights.mlp_norm, is_input),
+                (weights.attention_out_norm, False),
+                (weights.mlp_out_norm, False),
+            )
         )
 
     def step_layer(self, cos_sin: torch.Tensor | None) -> StepLayer | None:
@@ -174,7 +172,7 @@ class DecoderLayer:
         self,
         hidden: torch.Tensor,
         delta: torch.Tensor | None,
-        batch: ForwardBatch,
+        rows: RowTensors,
         cos_sin: torch.Tensor | None,
         k_cache: torch.Tensor,
         v_cache: torch.Tensor,
@@ -184,7 +182,7 @@ class DecoderLayer:
 
         The sum is left to the next norm, which does it in the same pass over memory.
         """
-        attend = (batch, cos_sin, k_cache, v_cache)
+        attend = (rows, cos_sin, k_cache, v_cache)
         if self._residual == "post_norm":
             assert self._mlp_norm is not None
             hidden = self.attention_norm.of_sum(hidden, group.sum(self.attention(hidden, *attend)))
@@ -192,7 +190,7 @@ class DecoderLayer:
         normed = self.attention_norm(hidden) if delta is None else self.attention_norm.of_sum(hidden, delta)
         attended = self.attention(normed, *attend)
         if self._residual == "parallel":
-            add(attended, self.mlp(normed if self._mlp_norm is None else self._mlp_norm(hidden)))
+            self._ops.add(attended, self.mlp(normed if self._mlp_norm is None else self._mlp_norm(hidden)))
             return hidden, group.sum(attended)
         assert self._mlp_norm is not None
         attended = group.sum(attended)

@@ -1,22 +1,31 @@
 """Where weights lie for a decoder that runs on a GPU: all on it, or (offloading) what doesn't fit in pinned host memory.
 
-``StreamedWeights`` copies a unit ahead on a stream of its own, so that copies and computation overlap; quantised weights travel compressed
-and are expanded on the device. ``Copies`` is the line between the plan, which is tested without a GPU, and the device.
+What runs there are the kernels for GPUs, where there are some for the model, else ops composed from torch's own, which expand
+quantised weights for every use. ``StreamedWeights`` copies a unit ahead on a stream of its own, so that copies and computation overlap;
+quantised weights travel compressed. ``Copies`` is the line between the plan, which is tested without a GPU, and the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 
 from specgrove.kernels.composed_linear import ComposedLinear, ComposedQuantizedLinear
+from specgrove.kernels.cuda.linear import LinearWorkspace, PackedDeviceLinear, can_pack
 from specgrove.kernels.quantized_linear import QuantizedWeight
+from specgrove.models.decoder_ops import DecoderOps, FloatOps
+from specgrove.models.device_ops import DeviceOps
+from specgrove.models.sharding import HeadShard
+from specgrove.models.spec import DecoderSpec
 from specgrove.models.weight_store import Linear, chosen_residents
 from specgrove.models.weights import Weight
 
 _ALIGNMENT = 256  # of a tensor in a buffer
+
+
+DeviceLinear: TypeAlias = ComposedLinear | PackedDeviceLinear
 
 
 class DeviceWeights:
@@ -24,17 +33,29 @@ class DeviceWeights:
 
     is_streamed = False
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, has_kernels: bool = False) -> None:
+        """``has_kernels``: those for GPUs run; on the CPU, by their emulator."""
         self.device = device
+        self.has_kernels = has_kernels
+        self._workspace = LinearWorkspace(device)
+
+    def ops(self, spec: DecoderSpec, heads: HeadShard, dtype: torch.dtype) -> DecoderOps:
+        """See ``WeightStore``. Raises ``ValueError`` for a model that the kernels can't run."""
+        if self.has_kernels:
+            return DeviceOps(heads, spec, dtype, self.device)
+        return FloatOps(self.device, is_composed=True)
 
     def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         """See ``WeightStore``."""
-        linear = self._composed(weight, bias, dtype)
+        linear = self._made(weight, bias, dtype)
         linear.parts = tuple(part.to(self.device) for part in linear.parts)
         return linear
 
-    def _composed(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> ComposedLinear:
+    def _made(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> DeviceLinear:
+        """With its parts anywhere."""
         bias = None if bias is None else self.vector(bias)
+        if self.has_kernels and can_pack(weight):
+            return PackedDeviceLinear(weight, bias, dtype, self.device, self._workspace)
         if isinstance(weight, QuantizedWeight):
             return ComposedQuantizedLinear(weight, bias, dtype)
         return ComposedLinear(weight.to(dtype), bias)
@@ -105,11 +126,13 @@ class StreamedWeights(DeviceWeights):
 
     is_streamed = True
 
-    def __init__(self, device: torch.device, max_bytes: int, copies: Copies | None = None) -> None:
-        super().__init__(device)
+    def __init__(
+        self, device: torch.device, max_bytes: int, copies: Copies | None = None, *, has_kernels: bool = False
+    ) -> None:
+        super().__init__(device, has_kernels=has_kernels)
         self._max_bytes = max_bytes
         self._copies = copies or StreamCopies(device)
-        self._unit: list[ComposedLinear] = []
+        self._unit: list[DeviceLinear] = []
         self._units: list[_Unit] = []
         self._table_bytes = 0
         self._streamed: list[int] = []
@@ -129,7 +152,7 @@ class StreamedWeights(DeviceWeights):
 
     def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         """See ``WeightStore``."""
-        linear = self._composed(weight, bias, dtype)
+        linear = self._made(weight, bias, dtype)
         self._unit.append(linear)
         return linear
 
@@ -181,7 +204,7 @@ class StreamedWeights(DeviceWeights):
 class _Unit:
     """Linears whose tensors stand one after the other in one piece of host memory."""
 
-    def __init__(self, linears: Sequence[ComposedLinear], copies: Copies) -> None:
+    def __init__(self, linears: Sequence[DeviceLinear], copies: Copies) -> None:
         self._linears = linears
         self.num_bytes = sum(_aligned(part.nbytes) for linear in linears for part in linear.parts)
         self.host = copies.host_buffer(self.num_bytes)

@@ -18,6 +18,9 @@ import torch
 
 from specgrove.kernels.linear import PackedLinear
 from specgrove.kernels.quantized_linear import QuantizedLinear, QuantizedWeight
+from specgrove.models.decoder_ops import DecoderOps, FloatOps
+from specgrove.models.sharding import HeadShard
+from specgrove.models.spec import DecoderSpec
 from specgrove.models.weights import Weight
 
 _PAGE_BYTES = mmap.PAGESIZE
@@ -52,6 +55,10 @@ class WeightStore(Protocol):
         """Whether ``will_run`` must be called between units."""
         ...
 
+    def ops(self, spec: DecoderSpec, heads: HeadShard, dtype: torch.dtype) -> DecoderOps:
+        """What runs between the linears of a rank that has these heads."""
+        ...
+
     def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         """Quantised weights stay as they are, others are rounded to ``dtype``."""
         ...
@@ -82,6 +89,10 @@ class MemoryWeights:
 
     device = torch.device("cpu")
     is_streamed = False
+
+    def ops(self, spec: DecoderSpec, heads: HeadShard, dtype: torch.dtype) -> DecoderOps:
+        """See ``WeightStore``."""
+        return FloatOps(self.device, is_composed=False)
 
     def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         """See ``WeightStore``."""
@@ -149,6 +160,10 @@ class MappedWeights:
     def resident_bytes(self) -> int:
         """Of the units that stay in memory."""
         return sum(map(self._unit_bytes, self._resident))
+
+    def ops(self, spec: DecoderSpec, heads: HeadShard, dtype: torch.dtype) -> DecoderOps:
+        """See ``WeightStore``."""
+        return FloatOps(self.device, is_composed=False)
 
     def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         """See ``WeightStore``."""

@@ -9,10 +9,12 @@ from typing import Protocol
 import torch
 
 from specgrove.models.decoder import Decoder
+from specgrove.models.decoder_ops import RowTensors
 from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.models.spec import DecoderSpec
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.step_loop import FatalEngineError
+from specgrove.runtime.top_k import TopK, top_k_of
 
 
 class RankFailedError(FatalEngineError):
@@ -25,6 +27,8 @@ class Runner(Protocol):
     spec: DecoderSpec
     num_slots: int
     max_num_in_flight: int
+    choices_are_cheap: bool
+    """Whether a pass may well make choices of which few will be looked at."""
 
     def start(self, batch: ForwardBatch) -> None:
         """Begins a forward; the rows' keys and values go into their slots."""
@@ -39,22 +43,31 @@ class Runner(Protocol):
         ...
 
 
+class DraftRunner(Runner, Protocol):
+    """What an SSM drives: a pass begun, and ended before the next begins."""
+
+    def start_top_k(self, batch: ForwardBatch, k: int) -> None:
+        """Begins a forward that is asked for the ``k`` most probable tokens after each asked row."""
+        ...
+
+    def finish_top_k(self, k: int) -> TopK:
+        """Waits for it; ``k`` as at its beginning."""
+        ...
+
+
 class ModelRunner:
     """One decoder with a KV cache of ``num_slots`` one-token slots in the decoder's dtype. The ``Runner`` of one process."""
 
     max_num_in_flight = 1
+    choices_are_cheap = False
 
     def __init__(self, decoder: Decoder, num_slots: int) -> None:
         self.decoder = decoder
         self.spec = decoder.spec
         self.num_slots = num_slots
-        # One allocation per layer; memory is touched, and so taken, only where slots are used.
-        shape = (num_slots, decoder.heads.num_kv, decoder.spec.head_dim)
-        self._k_caches, self._v_caches = (
-            tuple(torch.empty(shape, dtype=decoder.dtype, device=decoder.device) for _ in range(decoder.num_layers))
-            for _ in range(2)
-        )
+        self._k_caches, self._v_caches = kv_caches(decoder, num_slots)
         self._finished: deque[ForwardOutput] = deque()
+        self._top_k: deque[TopK] = deque()
 
     def forward(self, batch: ForwardBatch) -> torch.Tensor:
         """A pass that is asked for logits only: float32 ``[num_logit_rows, vocab_size]`` on the CPU."""
@@ -62,13 +75,13 @@ class ModelRunner:
 
     def _run(self, batch: ForwardBatch) -> ForwardOutput:
         try:
-            return self.decoder.forward(batch.to(self.decoder.device), self._k_caches, self._v_caches)
+            return self.decoder.forward(batch, self._k_caches, self._v_caches)
         except torch.AcceleratorError as error:  # the device is lost to this process: the supervisor starts another
             raise FatalEngineError(f"{self.decoder.device}: {error}") from error
 
-    def run_stage(self, hidden: torch.Tensor, batch: ForwardBatch) -> torch.Tensor:
+    def run_stage(self, hidden: torch.Tensor, rows: RowTensors) -> torch.Tensor:
         """This rank's layers, from hidden states to hidden states."""
-        return self.decoder.run_layers(hidden, batch, self._k_caches, self._v_caches)
+        return self.decoder.run_layers(hidden, rows, self._k_caches, self._v_caches)
 
     def start(self, batch: ForwardBatch) -> None:
         """See ``Runner``."""
@@ -78,9 +91,31 @@ class ModelRunner:
         """See ``Runner``."""
         return self._finished.popleft()
 
+    def start_top_k(self, batch: ForwardBatch, k: int) -> None:
+        """See ``DraftRunner``."""
+        self._top_k.append(top_k_of(self.forward(batch), k))
+
+    def finish_top_k(self, k: int) -> TopK:
+        """See ``DraftRunner``."""
+        return self._top_k.popleft()
+
     def discard(self) -> None:
         """See ``Runner``."""
         self._finished.clear()
+        self._top_k.clear()
+
+
+def kv_caches(decoder: Decoder, num_slots: int) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    """Keys' and values' caches of every layer, ``[num_slots, num_kv_heads, head_dim]`` each.
+
+    One allocation per layer; of the CPU's memory only what is used is taken.
+    """
+    shape = (num_slots, decoder.heads.num_kv, decoder.spec.head_dim)
+    keys, values = (
+        tuple(torch.empty(shape, dtype=decoder.dtype, device=decoder.device) for _ in range(decoder.num_layers))
+        for _ in range(2)
+    )
+    return keys, values
 
 
 def measure_step_ms(runner: Runner, num_tokens: int, scratch_slots: list[int], num_runs: int = 5) -> float:

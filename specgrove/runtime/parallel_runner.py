@@ -107,12 +107,12 @@ class ParallelRunner:
         values = to_tensor(batch)
         self._send_to_all(torch.tensor([values.shape[0]]), values)
         decoder = self._runner.decoder
-        batch = batch.to(decoder.device)
-        hidden = self._runner.run_stage(decoder.embed(batch), batch)
+        rows = decoder.ops.rows(batch)
+        hidden = self._runner.run_stage(decoder.embed(rows), rows)
         if self._links.is_last_stage:
             # Where no logits are wanted the workers don't take part in any.
             has_logits = len(batch.rows.asked_rows) > 0
-            logits = decoder.logits(hidden, batch).cpu() if has_logits else torch.empty((0, self.spec.vocab_size))
+            logits = decoder.logits(hidden, rows).cpu() if has_logits else torch.empty((0, self.spec.vocab_size))
             self._in_flight.append(logits)
         else:
             self._outbox.send(hidden, self._links.next_rank)
@@ -159,16 +159,17 @@ def run_worker(runner: ModelRunner, links: RankLinks) -> None:
             return
         values = torch.empty(int(length), dtype=torch.int64)
         dist.recv(values, 0)
-        batch = from_tensor(values).to(decoder.device)
+        batch = from_tensor(values)
+        rows = decoder.ops.rows(batch)
         if links.stage == 0:
-            hidden = decoder.embed(batch)
+            hidden = decoder.embed(rows)
         else:
             hidden = torch.empty((batch.num_rows, decoder.spec.hidden_size), device=decoder.device)
             dist.recv(hidden, links.previous_rank)
-        hidden = runner.run_stage(hidden, batch)
+        hidden = runner.run_stage(hidden, rows)
         if not links.is_last_stage:
             outbox.send(hidden, links.next_rank)
         elif batch.rows.asked_rows:
-            logits = decoder.logits(hidden, batch).cpu()
+            logits = decoder.logits(hidden, rows).cpu()
             if links.tensor_group.rank == 0 and links.stage > 0:
                 outbox.send(logits, 0)

@@ -1,6 +1,6 @@
 """The way of a decoder on a device: its ops, its weights there, and those that are copied a unit ahead. On a GPU by the same tests.
 
-On the CPU the ops composed from torch's own are put in the kernels' place, and copies are made at once or as late as may be.
+On the CPU copies are made at once or as late as may be.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from specgrove.kernels import composed
 from specgrove.kernels.quantized_linear import QuantizedWeight, quantize
-from specgrove.models import decoder, decoder_layer
 from specgrove.models.device_weights import Copies, DeviceWeights, StreamCopies, StreamedWeights
 from specgrove.models.loading import load_decoder, read_spec
 from specgrove.models.memory_plan import MemoryRequest, plan_memory
@@ -59,12 +57,7 @@ class LateCopies(CopiesAtOnce):
 
 
 @pytest.fixture(params=DEVICES)
-def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    if request.param == "cpu":
-        for module in (decoder, decoder_layer):
-            for name in vars(composed).keys() & vars(module).keys():
-                if callable(getattr(composed, name)):
-                    monkeypatch.setattr(module, name, getattr(composed, name))
+def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
 
 

@@ -2,66 +2,126 @@
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from specgrove.kernels.attention import AttentionBatch
 from specgrove.kernels.checks import check, optional_address
 from specgrove.kernels.cuda.backend import backend, dtype_of, kernels_for
+from specgrove.kernels.model_step import StepRows
 
-_NUM_COUNTS = 2  # at the beginning of a plan: items, tiles
+HEAD_DIMS = (64, 80, 96, 128, 256)
+MAX_GROUP_SIZE = 128  # query heads of a KV head
+_BLOCK_KEYS, _SPLIT_KEYS, _TILE_QUERIES = 64, 512, 128  # as in csrc/cuda/attention_plan.h
 _BLOCKS_PER_PROCESSOR = 2
+_HEADER, _ITEM, _TILE, _PASS = 8, 4, 4, 8  # int32 numbers of the structs there
+_MAX_TREE_BLOCKS = 6  # of the blocks that a row's keys are in, those with tree nodes: trees have up to 256
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionHeads:
+    """Of one rank."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+    @property
+    def group_size(self) -> int:
+        """Query heads of a KV head. Raises ``ValueError`` where it isn't the same for all."""
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"{self.num_heads} heads can't be shared out to {self.num_kv_heads} KV heads")
+        return self.num_heads // self.num_kv_heads
+
+
+@dataclass(frozen=True, slots=True)
+class PlanCapacity:
+    """What the plans of all passes within limits need at most."""
+
+    num_numbers: int
+    """int32 numbers of the plan."""
+    num_split_items: int
+    """Pieces of work that leave partial results."""
+    num_tiles: int
+
+    @classmethod
+    def of(cls, heads: AttentionHeads, max_num_rows: int, max_len: int, num_slots: int) -> PlanCapacity:
+        """For passes of ``max_num_rows``, each of which sees up to ``max_len`` keys, over sequences that share no slot of ``num_slots``."""
+        tile_rows = _TILE_QUERIES // heads.group_size
+        # Every row may be a sequence of its own; a sequence has a tile for every tile_rows of its rows, and one that is not full.
+        full_tiles = -(-max_num_rows // tile_rows)
+
+        def num_pieces(num_keys: int) -> int:
+            """Tiles times pieces of so many keys: of full tiles, and of each sequence's last one."""
+            return full_tiles * -(-max_len // num_keys) + num_slots // num_keys
+
+        split_items = num_pieces(_SPLIT_KEYS) + num_slots // _SPLIT_KEYS
+        items = split_items + max_num_rows
+        own_passes = _MAX_TREE_BLOCKS * max_num_rows
+        passes = num_pieces(_BLOCK_KEYS) + max_num_rows + own_passes
+        numbers = _HEADER + _ITEM * items + (_TILE + 2) * max_num_rows + _PASS * passes
+        return cls(numbers + num_slots + _BLOCK_KEYS * own_passes, split_items, max_num_rows)
+
+
+def write_plan(batch: AttentionBatch | StepRows, heads: AttentionHeads, out: torch.Tensor, device: torch.device) -> int:
+    """Cuts a batch into pieces of work for a device (``csrc/cuda/attention_plan.h``): to ``out``, int32 on the CPU; how many numbers.
+
+    Raises ``ValueError`` for a batch that doesn't fit together, or not into ``out``.
+    """
+    check(out, "out", torch.int32, None)
+    module = kernels_for(device)
+    return int(module.attention_plan(*batch.attention_arguments, heads.group_size, out.data_ptr(), out.shape[0]))
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionPlan:
-    """A batch cut into pieces of work (``csrc/cuda/attention_plan.h``), on the device, with room for partial results; for all layers."""
+    """A plan on the device, with room for partial results."""
 
+    heads: AttentionHeads
     numbers: torch.Tensor  # int32
     partials: torch.Tensor  # float32
     arrived: torch.Tensor  # int32, zeros: who has left partial results
     num_rows: int
-    group_size: int
-    num_kv_heads: int
-    head_dim: int
     num_blocks: int
 
     @classmethod
     def of(
-        cls, batch: AttentionBatch, num_heads: int, num_kv_heads: int, head_dim: int, device: torch.device
+        cls, batch: AttentionBatch | StepRows, heads: AttentionHeads, num_rows: int, device: torch.device
     ) -> AttentionPlan:
-        """Made on the host and copied once. Raises ``ValueError`` for a batch that doesn't fit together."""
-        if num_heads % num_kv_heads:
-            raise ValueError(f"{num_heads} heads can't be shared out to {num_kv_heads} KV heads")
-        module = kernels_for(device)
-        group_size = num_heads // num_kv_heads
-        plan = module.attention_plan(
-            batch.context_slots.data_ptr(),
-            batch.context_offsets.data_ptr(),
-            batch.tree_slots.data_ptr(),
-            batch.tree_offsets.data_ptr(),
-            batch.context_offsets.shape[0] - 1,
-            batch.row_seq.data_ptr(),
-            batch.row_context_len.data_ptr(),
-            batch.row_masks.data_ptr(),
-            *batch.row_masks.shape,
-            group_size,
-        )
-        num_items, num_tiles = struct.unpack_from(f"{_NUM_COUNTS}i", plan)
-        # Of a single split nothing is kept.
-        num_partials = num_items * num_kv_heads if num_items > num_tiles else 0
+        """Of one batch. Raises ``ValueError`` for a batch that doesn't fit together."""
+        num_slots = sum(len(slots) for slots in (batch.context_slots, batch.tree_slots))
+        capacity = PlanCapacity.of(heads, num_rows, num_slots, num_slots)
+        numbers = torch.empty(capacity.num_numbers, dtype=torch.int32, pin_memory=device.type == "cuda")
+        used = numbers[: write_plan(batch, heads, numbers, device)]
+        num_items, num_tiles = used[:2].tolist()
+        needed = PlanCapacity(len(used), num_items if num_items > num_tiles else 0, num_tiles)
+        plan = cls.empty(needed, heads, num_rows, device, used.to(device, non_blocking=True))
+        return replace(plan, num_blocks=min(plan.num_blocks, num_items * heads.num_kv_heads))
+
+    @classmethod
+    def empty(
+        cls,
+        capacity: PlanCapacity,
+        heads: AttentionHeads,
+        num_rows: int,
+        device: torch.device,
+        numbers: torch.Tensor,
+    ) -> AttentionPlan:
+        """Whose ``numbers`` may be written anew before every pass."""
+        num_partials = capacity.num_split_items * heads.num_kv_heads
         return cls(
-            numbers=torch.frombuffer(bytearray(plan), dtype=torch.int32).to(device, non_blocking=True),
-            partials=torch.empty(num_partials, module.attention_partials(head_dim), device=device),
-            arrived=torch.zeros(num_tiles * num_kv_heads, dtype=torch.int32, device=device),
-            num_rows=batch.row_seq.shape[0],
-            group_size=group_size,
-            num_kv_heads=num_kv_heads,
-            head_dim=head_dim,
-            num_blocks=min(num_items * num_kv_heads, _max_num_blocks(device)),
+            heads=heads,
+            numbers=numbers,
+            partials=torch.empty(num_partials, kernels_for(device).attention_partials(heads.head_dim), device=device),
+            arrived=torch.zeros(capacity.num_tiles * heads.num_kv_heads, dtype=torch.int32, device=device),
+            num_rows=num_rows,
+            num_blocks=_max_num_blocks(device),
         )
+
+    def of_rows(self, num_rows: int) -> AttentionPlan:
+        """The same for so many rows: they may be fewer than the kernels' tensors have."""
+        return replace(self, num_rows=num_rows)
 
 
 def _max_num_blocks(device: torch.device) -> int:
@@ -86,12 +146,13 @@ def tree_attention(
     size 64, 80, 96, 128 or 256. Scores and sums are float32, weights are rounded to the dtype. Raises ``ValueError`` for other shapes.
     """
     module, stream = backend(queries, k_cache, v_cache, out, plan.numbers, alibi_slopes)
-    num_heads = plan.group_size * plan.num_kv_heads
+    heads = plan.heads
+    num_heads, num_kv_heads, head_dim = heads.num_heads, heads.num_kv_heads, heads.head_dim
     dtype = queries.dtype
-    check(queries, "queries", dtype, plan.num_rows, num_heads, plan.head_dim)
-    check(k_cache, "k_cache", dtype, None, plan.num_kv_heads, plan.head_dim)
+    check(queries, "queries", dtype, plan.num_rows, num_heads, head_dim)
+    check(k_cache, "k_cache", dtype, None, num_kv_heads, head_dim)
     check(v_cache, "v_cache", dtype, *k_cache.shape)
-    check(out, "out", dtype, plan.num_rows, num_heads * plan.head_dim)
+    check(out, "out", dtype, plan.num_rows, num_heads * head_dim)
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1, got {window}")
     module.tree_attention(
@@ -107,8 +168,8 @@ def tree_attention(
         scale,
         window or 0,
         num_heads,
-        plan.num_kv_heads,
-        plan.head_dim,
+        num_kv_heads,
+        head_dim,
         plan.num_blocks,
         stream,
     )

@@ -1,7 +1,7 @@
-"""Linears of few rows over weights of 4, 8 or 16 bits, packed once in the order in which the kernel reads them.
+"""Linears over weights of 4, 8 or 16 bits, packed once in the order in which the kernel reads them; made for 1 to 64 rows.
 
 Only weights are quantised: a code counts as itself, scales and mins are applied in float32. A row's bits don't depend on how many rows
-there are: how the inputs are cut into slices depends on the linear's shape only.
+there are: how the inputs are cut into slices depends on the linear's shape only. More rows go in tiles of 64, side by side.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from specgrove.kernels.checks import check
 from specgrove.kernels.cuda.backend import backend, dtype_of
 from specgrove.kernels.quantized_linear import QuantizedWeight
 
-_BLOCK, _CHUNK, _MAX_ROWS, _WARPS = 32, 64, 64, 4  # as in csrc/cuda/small_linear.cuh
+_BLOCK, _CHUNK, _MAX_ROWS, _MAX_TILES, _WARPS = 32, 64, 64, 8, 4  # as in csrc/cuda/small_linear.{h,cuh}
 _ENOUGH_BLOCKS = 200  # about what an H100's 132 processors run at once
 _MIN_CHUNKS_PER_WARP = 4
 _MAX_SPLITS = 16
@@ -38,15 +38,21 @@ class LinearWorkspace:
 
     def reserve(self, num_blocks: int, num_splits: int) -> None:
         """Makes room for a linear."""
-        num_partials = num_blocks * num_splits * _BLOCK * _MAX_ROWS if num_splits > 1 else 0
+        num_blocks *= _MAX_TILES if num_splits > 1 else 0
+        num_partials = num_blocks * num_splits * _BLOCK * _MAX_ROWS
         if self.partials.numel() < num_partials:
             self.partials = self.partials.new_empty(num_partials)
         if self.counters.numel() < num_blocks:
             self.counters = self.counters.new_zeros(num_blocks)
 
 
+def can_pack(weight: torch.Tensor | QuantizedWeight) -> bool:
+    """Whether ``PackedDeviceLinear`` takes the weight: groups of inputs with a scale must be whole rows or multiples of 16."""
+    return not isinstance(weight, QuantizedWeight) or weight.scales.shape[1] == 1 or weight.group_size % 16 == 0
+
+
 class PackedDeviceLinear:
-    """``x @ weight.T + bias``, for rows of float16 or bfloat16; sums, bias and outputs are float32."""
+    """``x @ weight.T + bias``, for rows of float16 or bfloat16, or float32 that is rounded; sums, bias and outputs are float32."""
 
     def __init__(
         self,
@@ -76,7 +82,7 @@ class PackedDeviceLinear:
         if isinstance(weight, QuantizedWeight):
             self._num_groups = weight.scales.shape[1]
             self._group_size = weight.group_size if self._num_groups > 1 else _padded(self.in_features, _CHUNK)
-            if self._group_size % 16:
+            if not can_pack(weight):
                 raise ValueError(f"group_size must be {self.in_features} or a multiple of 16, got {self._group_size}")
             shape = weight.shape()
             self._has_mins, self._has_half_scales = shape.has_mins, shape.has_half_scales
@@ -95,9 +101,11 @@ class PackedDeviceLinear:
     def __call__(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """``[num_rows, in_features]`` of the linear's dtype to float32 ``[num_rows, out_features]``, which is returned.
 
-        Copies ``x`` where ``in_features`` is no multiple of 8: the kernel reads 16 bytes at a time.
+        Copies ``x`` where ``in_features`` is no multiple of 8 (the kernel reads 16 bytes at a time), and where it is float32.
         """
         num_rows = x.shape[0]
+        if x.dtype == torch.float32:
+            x = x.to(self._dtype)
         check(x, "x", self._dtype, num_rows, self.in_features)
         if out is None:
             out = torch.empty(num_rows, self.out_features, device=x.device)

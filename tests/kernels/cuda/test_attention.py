@@ -9,7 +9,7 @@ import torch
 
 from specgrove.kernels import reference
 from specgrove.kernels.attention import AttentionBatch
-from specgrove.kernels.cuda.attention import AttentionPlan, tree_attention
+from specgrove.kernels.cuda.attention import AttentionHeads, AttentionPlan, PlanCapacity, tree_attention, write_plan
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from tests.kernels.cuda.conftest import assert_as_exact_as_torch, poisoned
 from tests.kernels.test_attention import random_batch, random_tree
@@ -26,6 +26,7 @@ class Case:
         self, batch: AttentionBatch, heads: tuple[int, int, int], dtype: torch.dtype, device: torch.device
     ) -> None:
         self.num_heads, self.num_kv_heads, self.head_dim = heads
+        self.heads = AttentionHeads(*heads)
         self.device = device
         generator = torch.Generator().manual_seed(self.head_dim)
         shape = (NUM_SLOTS, self.num_kv_heads, self.head_dim)
@@ -42,7 +43,7 @@ class Case:
     def run(self, batch: AttentionBatch, rows: slice = slice(None), **options: object) -> torch.Tensor:
         """Of a batch whose rows have these of the queries."""
         queries = self.queries[rows].contiguous().to(self.device)
-        plan = AttentionPlan.of(batch, self.num_heads, self.num_kv_heads, self.head_dim, self.device)
+        plan = AttentionPlan.of(batch, self.heads, len(queries), self.device)
         plan.partials.fill_(torch.nan)
         k_cache, v_cache = (cache.to(self.device) for cache in self.caches)
         out = poisoned(len(queries), self.num_heads * self.head_dim, dtype=queries.dtype, device=self.device)
@@ -147,6 +148,42 @@ def test_malformed_batches_are_refused() -> None:
     batch = long_batch(10, 3)
     batch.row_masks[2, 0] = 1 << 7
     with pytest.raises(ValueError, match="a node that its tree doesn't have"):
-        AttentionPlan.of(batch, 2, 1, 64, torch.device("cpu"))
+        AttentionPlan.of(batch, AttentionHeads(2, 1, 64), 3, torch.device("cpu"))
     with pytest.raises(ValueError, match="3 heads can't be shared out to 2 KV heads"):
-        AttentionPlan.of(long_batch(10, 3), 3, 2, 64, torch.device("cpu"))
+        AttentionPlan.of(long_batch(10, 3), AttentionHeads(3, 2, 64), 3, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("heads", [AttentionHeads(4, 1, 64), AttentionHeads(2, 2, 64), AttentionHeads(71, 1, 64)])
+@pytest.mark.parametrize("seed", range(20))
+def test_a_plan_fits_into_its_capacity(heads: AttentionHeads, seed: int) -> None:
+    """Also where limits are what the batch takes."""
+    rng = random.Random(seed)
+    slots = rng.sample(range(20_000), 20_000)
+    builder, num_used, longest = BatchBuilder(), 0, 0
+    for _ in range(rng.choice([1, 3, 40])):
+        context = [slots.pop() for _ in range(rng.choice([1, 70, 511, 2000]))]
+        if rng.random() < 0.3:
+            builder.add(context, [0] * rng.randint(1, len(context)))
+        else:
+            tree = random_tree(rng, rng.choice([1, 30, 200]), slots)
+            builder.add(context, (), tree)
+            num_used += len(tree.slots)
+        num_used += len(context)
+        longest = max(longest, len(context) + 200)
+        if num_used > 9000:
+            break
+    batch = builder.build()
+    capacity = PlanCapacity.of(heads, batch.num_rows, longest, num_used)
+    out = torch.empty(capacity.num_numbers, dtype=torch.int32)
+    device = torch.device("cpu")
+    num_numbers = write_plan(batch.rows, heads, out, device)
+    plan = AttentionPlan.of(batch.attention, heads, batch.num_rows, device)
+    assert torch.equal(out[:num_numbers], plan.numbers)
+    num_items, num_tiles, first_item, first_tile = out[:4].tolist()
+    assert num_tiles <= capacity.num_tiles
+    items = out[first_item : first_item + 4 * num_items].view(num_items, 4)
+    num_splits = out[first_tile : first_tile + 4 * num_tiles].view(num_tiles, 4)[:, 2]
+    leaves_partials = num_splits[items[:, 0]] > 1
+    assert not leaves_partials[capacity.num_split_items :].any()
+    with pytest.raises(ValueError, match="room for 9"):
+        write_plan(batch.rows, heads, out[:9], device)

@@ -64,7 +64,8 @@ def test_linear(device: torch.device, dtype: torch.dtype, bits: int, group_size:
 
 @pytest.mark.parametrize("bits", [16, 8, 4])
 @pytest.mark.parametrize(
-    ("out_features", "in_features", "num_rows"), [(48, 64, 12), (130, 68, 1), (3, 8, 70), (1, 1, 1), (70, 2056, 3)]
+    ("out_features", "in_features", "num_rows"),
+    [(48, 64, 12), (130, 68, 1), (3, 8, 70), (1, 1, 1), (70, 2056, 3), (33, 2056, 600)],
 )
 def test_shapes(device: torch.device, bits: int, out_features: int, in_features: int, num_rows: int) -> None:
     torch.manual_seed(num_rows)
@@ -123,4 +124,6 @@ def test_sizes_and_errors(device: torch.device) -> None:
     with pytest.raises(ValueError, match="dtype"):
         PackedDeviceLinear(weight, None, torch.float32, device)
     with pytest.raises(ValueError, match="x must"):
-        linear(torch.zeros(1, 128, device=device))
+        linear(torch.zeros(1, 128, dtype=torch.bfloat16, device=device))
+    x = torch.randn(3, 128, device=device)
+    assert torch.equal(linear(x), linear(x.half()))

@@ -1,0 +1,278 @@
+"""Runs forward passes of a whole model on a GPU: one copy there, the replay of two captured graphs, one small copy back.
+
+A pass is filled up to the next of a few numbers of rows, its *bucket*: each has a graph of the layers, captured at warm-up, and each number of
+asked rows one of the head. Graphs leave hidden states and logits at fixed places. Nothing is allocated and nobody waits until ``finish``.
+Passes that are larger than every bucket run without a graph: the same kernels, the same bits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+
+from specgrove.kernels.cuda.choices import choose, top_k_log_probs
+from specgrove.kernels.model_step import HAS_LOGITS
+from specgrove.models.decoder import Decoder
+from specgrove.models.device_ops import DeviceOps
+from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
+from specgrove.runtime.model_runner import kv_caches
+from specgrove.runtime.pass_buffers import PassBuffers, PassLimits
+from specgrove.runtime.step_loop import FatalEngineError
+from specgrove.runtime.top_k import TopK, top_k_of
+
+_MAX_K = 64  # of what a pass for drafts is asked for, with graphs
+_SMALL_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
+_MAX_BUCKET_STEPS = ((256, 64), (1 << 30, 128))  # beyond the small ones: up to so many rows, one every so many
+
+Progress = Callable[[int, int], None]
+"""Told how many graphs are captured, and how many there will be."""
+
+
+class Graphs(Protocol):
+    """Captures what a function launches, for replays at the same addresses."""
+
+    def stream(self) -> AbstractContextManager[object]:
+        """Everything of this runner happens on one stream."""
+        ...
+
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        """What replays it. ``run`` is called at least once."""
+        ...
+
+    def copied(self, source: torch.Tensor, target: torch.Tensor) -> Callable[[], None]:
+        """Begins a copy to the host's pinned memory; what waits for it."""
+        ...
+
+
+class CudaGraphs:
+    """On a stream of its own. Graphs share one pool of memory: they never run side by side, and what they leave lies outside of it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def stream(self) -> AbstractContextManager[object]:
+        """See ``Graphs``."""
+        return torch.cuda.stream(self._stream)
+
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        """See ``Graphs``."""
+        run()  # kernels are loaded at their first launch
+        self._stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            run()
+        return graph.replay
+
+    def copied(self, source: torch.Tensor, target: torch.Tensor) -> Callable[[], None]:
+        """See ``Graphs``."""
+        target.copy_(source, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record(self._stream)
+        return event.synchronize
+
+
+class NoGraphs:
+    """For the emulator: everything is done at once, and again at every replay."""
+
+    def stream(self) -> AbstractContextManager[object]:
+        """See ``Graphs``."""
+        return nullcontext()
+
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        """See ``Graphs``."""
+        run()
+        return run
+
+    def copied(self, source: torch.Tensor, target: torch.Tensor) -> Callable[[], None]:
+        """See ``Graphs``."""
+        target.copy_(source)
+        return lambda: None
+
+
+def buckets(largest: int) -> tuple[int, ...]:
+    """Numbers of rows, each at most about a half more than what it is used for, and up to ``largest``."""
+    found = [size for size in _SMALL_BUCKETS if size < largest]
+    for end, step in _MAX_BUCKET_STEPS:
+        found.extend(range(found[-1] + step if found else step, min(end, largest - 1) + 1, step))
+    return (*found, largest)
+
+
+def bucket_for(size: int, sizes: Sequence[int]) -> int:
+    """The smallest that ``size`` fits into."""
+    return next(bucket for bucket in sizes if bucket >= size)
+
+
+def _nothing() -> tuple[torch.Tensor, ...]:
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """A pass that was begun."""
+
+    batch: ForwardBatch
+    logits: torch.Tensor
+    """float32 ``[num_asked, vocab_size]`` on the device."""
+    answers: Callable[[], tuple[torch.Tensor, ...]] = _nothing
+    """Waits for what is being copied to the host; nothing of a pass without a graph."""
+
+
+class GraphRunner:
+    """The ``Runner`` of one process with a GPU, for models that its kernels can run whole."""
+
+    max_num_in_flight = 1
+    choices_are_cheap = True
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        limits: PassLimits,
+        graphs: Graphs,
+        progress: Progress = lambda done, total: None,
+    ) -> None:
+        """Captures all graphs. Raises ``ValueError`` for a decoder whose ops are not those of the kernels."""
+        if not isinstance(decoder.ops, DeviceOps) or decoder.embedding is None or decoder.head is None:
+            raise ValueError("only a whole model that runs on the kernels for GPUs can be captured into graphs")
+        self.decoder = decoder
+        self.spec = decoder.spec
+        self.num_slots = limits.num_slots
+        self._graphs = graphs
+        self._in_flight: deque[_UnderWay] = deque()
+        device, pinned = decoder.device, decoder.device.type == "cuda"
+        self._caches = kv_caches(decoder, limits.num_slots)
+        with graphs.stream(), torch.inference_mode():
+            self._buffers = PassBuffers(limits, decoder.ops.heads, device)
+            rows, asked, vocab_size = limits.max_num_rows, limits.max_num_asked, decoder.spec.vocab_size
+            self._hidden = torch.zeros(rows, decoder.spec.hidden_size, device=device)
+            self._logits = torch.zeros(asked, vocab_size, device=device)
+            self._chosen = torch.zeros(asked, dtype=torch.int64, device=device)
+            self._log_probs = torch.zeros(asked * _MAX_K, device=device)
+            self._token_ids = torch.zeros(asked * _MAX_K, dtype=torch.int32, device=device)
+            answers = (self._chosen, self._log_probs, self._token_ids)
+            self._host = {part.dtype: torch.zeros_like(part, device="cpu", pin_memory=pinned) for part in answers}
+            self._row_buckets, self._asked_buckets = buckets(rows), buckets(asked)
+            self._capture_all(progress)
+
+    def _capture_all(self, progress: Progress) -> None:
+        """The largest first: the others then find their memory in its."""
+        total = len(self._row_buckets) + len(self._asked_buckets)
+        self._layers: dict[int, Callable[[], None]] = {}
+        self._heads: dict[int, Callable[[], None]] = {}
+        for num_rows in reversed(self._row_buckets):
+            self._layers[num_rows] = self._graphs.capture(partial(self._run_layers, num_rows))
+            progress(len(self._layers), total)
+        for num_asked in reversed(self._asked_buckets):
+            self._heads[num_asked] = self._graphs.capture(partial(self._run_head, num_asked))
+            progress(len(self._layers) + len(self._heads), total)
+
+    def _run_layers(self, num_rows: int) -> None:
+        rows = self._buffers.rows(num_rows)
+        hidden = self.decoder.run_layers(self.decoder.embed(rows), rows, *self._caches)
+        self._hidden[:num_rows].copy_(hidden)
+
+    def _run_head(self, num_asked: int) -> None:
+        rows = self._buffers.asked_rows(num_asked)
+        self._logits[:num_asked].copy_(self.decoder.logits_of(self._hidden, rows))
+
+    def start(self, batch: ForwardBatch) -> None:
+        """See ``Runner``."""
+        with self._running():
+            if not self._fits(batch):
+                self._in_flight.append(_UnderWay(batch, self._logits_without_graph(batch)))
+                return
+            logits = self._replay(batch)
+            num_asked = len(logits)
+            choose(logits, *self._buffers.choice_arguments(num_asked), self._chosen[:num_asked])
+            self._in_flight.append(_UnderWay(batch, logits, self._copied(self._chosen[:num_asked])))
+
+    def finish(self) -> ForwardOutput:
+        """See ``Runner``."""
+        with self._running():
+            under_way = self._in_flight.popleft()
+            chosen = under_way.answers()
+            if not chosen:
+                return ForwardOutput(under_way.logits.cpu())
+            is_chosen = [choice is not None for choice in under_way.batch.rows.choices]
+            choices = [
+                token_id if is_wanted else HAS_LOGITS
+                for token_id, is_wanted in zip(chosen[0].tolist(), is_chosen, strict=True)
+            ]
+            with_logits = [place for place, is_wanted in enumerate(is_chosen) if not is_wanted]
+            wanted = under_way.logits[with_logits] if with_logits else under_way.logits[:0]
+            return ForwardOutput(wanted.cpu(), choices)
+
+    def start_top_k(self, batch: ForwardBatch, k: int) -> None:
+        """See ``DraftRunner``."""
+        with self._running():
+            if k > _MAX_K or not self._fits(batch):
+                self._in_flight.append(_UnderWay(batch, self._logits_without_graph(batch)))
+                return
+            logits = self._replay(batch)
+            num_asked = len(logits)
+            log_probs = self._log_probs[: num_asked * k].view(num_asked, k)
+            token_ids = self._token_ids[: num_asked * k].view(num_asked, k)
+            top_k_log_probs(logits, k, log_probs, token_ids)
+            self._in_flight.append(_UnderWay(batch, logits, self._copied(log_probs, token_ids)))
+
+    def finish_top_k(self, k: int) -> TopK:
+        """See ``DraftRunner``."""
+        with self._running():
+            under_way = self._in_flight.popleft()
+            answers = under_way.answers()
+            return TopK(*answers) if answers else top_k_of(under_way.logits.cpu(), k)
+
+    def discard(self) -> None:
+        """See ``Runner``."""
+        with self._running():
+            while self._in_flight:
+                self._in_flight.popleft().answers()
+
+    def _fits(self, batch: ForwardBatch) -> bool:
+        limits = self._buffers.limits
+        return batch.num_rows <= limits.max_num_rows and len(batch.rows.asked_rows) <= limits.max_num_asked
+
+    def _replay(self, batch: ForwardBatch) -> torch.Tensor:
+        """Begins a pass; the logits of its asked rows, on the device."""
+        num_asked = len(batch.rows.asked_rows)
+        row_bucket = bucket_for(batch.num_rows, self._row_buckets)
+        asked_bucket = bucket_for(num_asked, self._asked_buckets) if num_asked else 0
+        self._buffers.load(batch.rows, row_bucket, asked_bucket)
+        self._layers[row_bucket]()
+        if asked_bucket:
+            self._heads[asked_bucket]()
+        return self._logits[:num_asked]
+
+    def _logits_without_graph(self, batch: ForwardBatch) -> torch.Tensor:
+        rows = self.decoder.ops.rows(batch)
+        hidden = self.decoder.run_layers(self.decoder.embed(rows), rows, *self._caches)
+        return self.decoder.logits(hidden, rows)
+
+    def _copied(self, *parts: torch.Tensor) -> Callable[[], tuple[torch.Tensor, ...]]:
+        """Begins copies to the host; what waits for them."""
+        there = tuple(self._host_place(part) for part in parts)
+        waits = [self._graphs.copied(part, place) for part, place in zip(parts, there, strict=True)]
+
+        def wait() -> tuple[torch.Tensor, ...]:
+            waits[-1]()  # one stream: the last comes last
+            return there
+
+        return wait
+
+    def _host_place(self, part: torch.Tensor) -> torch.Tensor:
+        return self._host[part.dtype][: part.numel()].view(part.shape)
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """On the runner's stream. What the device fails with ends the process: the supervisor starts another."""
+        try:
+            with self._graphs.stream(), torch.inference_mode():
+                yield
+        except RuntimeError as error:
+            raise FatalEngineError(f"{self.decoder.device}: {error}") from error
