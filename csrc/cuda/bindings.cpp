@@ -11,27 +11,52 @@
 #include "activation.h"
 #include "attention_plan.h"
 #include "choices.h"
+#include "embedding.h"
 #include "launch.h"
 #include "norms.h"
 #include "rotary.h"
+#include "top_k.h"
 #include "tree_attention.h"
 
 namespace specgrove::cuda {
 namespace {
 
-void bind_norms(py::module_& module) {
+template <void (*kNorm)(const Norm&, Stream)>
+void bind_norm(py::module_& module, const char* name) {
   module.def(
-      "rms_norm",
-      [](Address residual, Address delta, Address weight, float eps, int64_t num_rows, int64_t size, Address out,
-         DType out_dtype, Stream stream) {
-        rms_norm(
-            {at<float>(residual), at<float>(delta), at<float>(weight), eps, num_rows, size, at<void>(out), out_dtype},
-            stream);
+      name,
+      [](Address residual, Address delta, Address weight, Address bias, Address rows, float eps, int64_t num_out_rows,
+         int64_t size, Address out, DType out_dtype, Stream stream) {
+        kNorm({at<float>(residual), at<float>(delta), at<float>(weight), at<float>(bias), at<int32_t>(rows), eps,
+               num_out_rows, size, at<void>(out), out_dtype},
+              stream);
+      },
+      NoGil());
+}
+
+void bind_norms(py::module_& module) {
+  bind_norm<rms_norm>(module, "rms_norm");
+  bind_norm<layer_norm>(module, "layer_norm");
+  module.def(
+      "head_rms_norm",
+      [](Address qkv, Address weight, float eps, int64_t num_rows, int64_t width, int64_t first_head, int64_t num_heads,
+         int64_t head_dim, Stream stream) {
+        head_rms_norm({at<float>(qkv), at<float>(weight), eps, num_rows, width, first_head, num_heads, head_dim},
+                      stream);
       },
       NoGil());
 }
 
 void bind_elementwise(py::module_& module) {
+  module.def(
+      "embed",
+      [](Address table, Address token_ids, Address position_table, Address positions, DType dtype, float scale,
+         int64_t num_rows, int64_t size, Address out, Stream stream) {
+        embed({at<void>(table), at<int32_t>(token_ids), at<void>(position_table), at<int32_t>(positions), scale,
+               num_rows, size, at<float>(out)},
+              dtype, stream);
+      },
+      NoGil());
   module.def(
       "rotate_and_store",
       [](Address qkv, Address positions, Address cos_sin, Address slots, Address k_cache, Address v_cache,
@@ -60,6 +85,14 @@ void bind_choices(py::module_& module) {
         choose({at<float>(logits), at<float>(temperatures), at<uint64_t>(seeds), at<uint64_t>(positions), num_rows,
                 vocab_size, at<int64_t>(out)},
                stream);
+      },
+      NoGil());
+  module.def(
+      "top_k_log_probs",
+      [](Address logits, int64_t num_rows, int64_t vocab_size, int64_t k, Address log_probs, Address token_ids,
+         Stream stream) {
+        top_k_log_probs({at<float>(logits), num_rows, vocab_size, k, at<float>(log_probs), at<int32_t>(token_ids)},
+                        stream);
       },
       NoGil());
 }

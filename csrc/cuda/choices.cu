@@ -24,10 +24,7 @@ __device__ inline float noise_of(uint64_t seed, uint64_t position, int64_t token
 // The largest key of all threads, for all of them.
 __device__ inline uint64_t block_max(uint64_t key) {
   auto* const keys = reinterpret_cast<uint64_t*>(dynamic_shared());
-  for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
-    const uint64_t other = shuffle_xor(key, distance);
-    key = key < other ? other : key;
-  }
+  key = warp_max(key);
   __syncthreads();  // of an earlier maximum
   if (threadIdx.x % kWarpSize == 0) keys[threadIdx.x / kWarpSize] = key;
   __syncthreads();

@@ -30,9 +30,10 @@ __device__ inline float warp_sum(float value) {
   return value;
 }
 
-__device__ inline float warp_max(float value) {
+template <typename T>
+__device__ inline T warp_max(T value) {
   for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
-    const float other = shuffle_xor(value, distance);
+    const T other = shuffle_xor(value, distance);
     value = value < other ? other : value;
   }
   return value;

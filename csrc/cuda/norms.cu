@@ -9,37 +9,109 @@ namespace {
 
 constexpr unsigned kThreads = 256;
 
-template <typename T>
-__global__ void __launch_bounds__(kThreads) rms_norm_kernel(RmsNorm norm) {
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * norm.size;
-  float* const residual = norm.residual + first;
-  float squares = 0.0f;
-  for (int64_t i = threadIdx.x; i < norm.size; i += kThreads) {
-    float value = residual[i];
-    if (norm.delta != nullptr) {
-      value += norm.delta[first + i];
-      residual[i] = value;
+// Calls use(i, load(i)) for a thread's numbers of a row: the first and those multiples of kStride later. What a batch
+// of them needs is loaded before the first is used: a load behind a store would wait for it, and a row is too short to
+// hide that.
+template <unsigned kStride, typename Load, typename Use>
+__device__ inline void for_own_numbers(unsigned first, int64_t size, const Load& load, const Use& use) {
+  constexpr int kBatch = 8;
+  for (int64_t start = first; start < size; start += kBatch * kStride) {
+    decltype(load(start)) loaded[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int64_t place = start + i * kStride;
+      if (place < size) loaded[i] = load(place);
     }
-    squares += value * value;
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int64_t place = start + i * kStride;
+      if (place < size) use(place, loaded[i]);
+    }
   }
-  const float mean = block_sum<kThreads>(squares) / static_cast<float>(norm.size);
-  const float factor = 1.0f / sqrtf(mean + norm.eps);
-  T* const out = static_cast<T*>(norm.out) + first;
-  for (int64_t i = threadIdx.x; i < norm.size; i += kThreads)
-    from_float(residual[i] * factor * norm.weight[i], &out[i]);
+}
+
+struct Scaled {
+  float value, weight, bias;
+};
+
+// A block takes one row.
+template <bool kIsLayerNorm, typename T>
+__global__ void __launch_bounds__(kThreads) norm_kernel(Norm norm) {
+  const int64_t row = norm.rows == nullptr ? static_cast<int64_t>(blockIdx.x) : norm.rows[blockIdx.x];
+  float* const residual = norm.residual + row * norm.size;
+  const float* delta = norm.delta == nullptr ? nullptr : norm.delta + row * norm.size;
+  const bool is_added_in_place = norm.rows == nullptr && delta != nullptr;
+  const auto size = static_cast<float>(norm.size);
+  auto sum_of_both = [&](int64_t i) { return delta == nullptr ? residual[i] : residual[i] + delta[i]; };
+
+  float sum = 0.0f;  // of the numbers for a layer norm, of their squares for the other
+  for_own_numbers<kThreads>(threadIdx.x, norm.size, sum_of_both, [&](int64_t i, float value) {
+    if (is_added_in_place) residual[i] = value;
+    sum += kIsLayerNorm ? value : value * value;
+  });
+  if (is_added_in_place) delta = nullptr;
+  sum = block_sum<kThreads>(sum);
+  float mean = 0.0f, squares = sum;
+  if constexpr (kIsLayerNorm) {
+    mean = sum / size;
+    squares = 0.0f;
+    for_own_numbers<kThreads>(threadIdx.x, norm.size, sum_of_both,
+                              [&](int64_t, float value) { squares += (value - mean) * (value - mean); });
+    squares = block_sum<kThreads>(squares);
+  }
+  const float factor = 1.0f / sqrtf(squares / size + norm.eps);
+  T* const out = static_cast<T*>(norm.out) + static_cast<int64_t>(blockIdx.x) * norm.size;
+  auto scaled = [&](int64_t i) {
+    return Scaled{sum_of_both(i), norm.weight[i], norm.bias == nullptr ? -0.0f : norm.bias[i]};  // -0 changes no number
+  };
+  for_own_numbers<kThreads>(threadIdx.x, norm.size, scaled, [&](int64_t i, const Scaled& number) {
+    from_float((number.value - mean) * factor * number.weight + number.bias, &out[i]);
+  });
+}
+
+template <bool kIsLayerNorm>
+void run(const Norm& norm, Stream stream) {
+  with_type(norm.out_dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    LaunchShape shape;
+    shape.grid_x = static_cast<unsigned>(norm.num_out_rows);
+    shape.num_threads = kThreads;
+    shape.shared_bytes = kBlockSumBytes;
+    launch(norm_kernel<kIsLayerNorm, T>, shape, stream, norm);
+  });
+}
+
+constexpr unsigned kHeadWarps = 8;
+
+// A warp takes one head of one row.
+__global__ void __launch_bounds__(kHeadWarps* kWarpSize) head_rms_norm_kernel(HeadNorm norm) {
+  const int64_t number = static_cast<int64_t>(blockIdx.x) * kHeadWarps + threadIdx.x / kWarpSize;
+  if (number >= norm.num_rows * norm.num_heads) return;
+  const int64_t row = number / norm.num_heads, head = norm.first_head + number % norm.num_heads;
+  float* const numbers = norm.qkv + row * norm.width + head * norm.head_dim;
+  const unsigned lane = threadIdx.x % kWarpSize;
+  float squares = 0.0f;
+  for_own_numbers<kWarpSize>(
+      lane, norm.head_dim, [&](int64_t i) { return numbers[i]; },
+      [&](int64_t, float value) { squares += value * value; });
+  const float factor = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(norm.head_dim) + norm.eps);
+  for_own_numbers<kWarpSize>(
+      lane, norm.head_dim, [&](int64_t i) { return Scaled{numbers[i], norm.weight[i], -0.0f}; },
+      [&](int64_t i, const Scaled& number) { numbers[i] = number.value * factor * number.weight; });
 }
 
 }  // namespace
 
-void rms_norm(const RmsNorm& norm, Stream stream) {
-  with_type(norm.out_dtype, [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
-    LaunchShape shape;
-    shape.grid_x = static_cast<unsigned>(norm.num_rows);
-    shape.num_threads = kThreads;
-    shape.shared_bytes = kBlockSumBytes;
-    launch(rms_norm_kernel<T>, shape, stream, norm);
-  });
+void rms_norm(const Norm& norm, Stream stream) { run<false>(norm, stream); }
+
+void layer_norm(const Norm& norm, Stream stream) { run<true>(norm, stream); }
+
+void head_rms_norm(const HeadNorm& norm, Stream stream) {
+  const int64_t num_heads = norm.num_rows * norm.num_heads;
+  LaunchShape shape;
+  shape.grid_x = static_cast<unsigned>((num_heads + kHeadWarps - 1) / kHeadWarps);
+  shape.num_threads = kHeadWarps * kWarpSize;
+  launch(head_rms_norm_kernel, shape, stream, norm);
 }
 
 }  // namespace specgrove::cuda

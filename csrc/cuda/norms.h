@@ -1,4 +1,4 @@
-// Norms of rows, fused with the addition before them and the conversion after them.
+// Norms of rows, fused with the addition before them and the conversion after them; and norms of heads.
 #pragma once
 
 #include <cstdint>
@@ -8,17 +8,32 @@
 
 namespace specgrove::cuda {
 
-struct RmsNorm {
-  float* residual;      // [num_rows, size]; delta is added in place
+struct Norm {
+  float* residual;      // [num_rows, size]; without rows delta is added in place
   const float* delta;   // [num_rows, size], or null
   const float* weight;  // [size]
+  const float* bias;    // [size], or null
+  const int32_t* rows;  // [num_out_rows]: the rows to norm, and nothing is written but out; or null: all, in order
   float eps;
-  int64_t num_rows, size;
-  void* out;  // [num_rows, size] in out_dtype
+  int64_t num_out_rows, size;
+  void* out;  // [num_out_rows, size] in out_dtype
   DType out_dtype;
 };
 
-// out = (residual + delta) / sqrt(mean of its squares + eps) * weight, in float32, rounded once.
-void rms_norm(const RmsNorm& norm, Stream stream);
+// out = x / sqrt(mean of its squares + eps) * weight + bias for x = residual + delta, in float32, rounded once.
+void rms_norm(const Norm& norm, Stream stream);
+
+// The same, for x less its mean.
+void layer_norm(const Norm& norm, Stream stream);
+
+struct HeadNorm {
+  float* qkv;           // [num_rows, width]; heads are normed in place
+  const float* weight;  // [head_dim]
+  float eps;
+  int64_t num_rows, width, first_head, num_heads, head_dim;
+};
+
+// rms_norm of each head alone: columns first_head * head_dim to (first_head + num_heads) * head_dim.
+void head_rms_norm(const HeadNorm& norm, Stream stream);
 
 }  // namespace specgrove::cuda

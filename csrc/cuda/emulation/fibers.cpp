@@ -138,7 +138,7 @@ void run_grid(unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned num_th
   own.shared_bytes = shared_bytes;
   own.lane_places.resize(num_threads * kLaneBytes);
   own.kernel = &kernel;
-  for (Fiber& fiber : own.fibers) fiber.stack = std::make_unique<unsigned char[]>(kStackBytes);
+  for (Fiber& fiber : own.fibers) fiber.stack.reset(new unsigned char[kStackBytes]);  // not filled with zeros
   Block* const outer = block;
   block = &own;
   block_size = {num_threads, 1, 1};

@@ -25,3 +25,21 @@ def choose(
     check(out, "out", torch.int64, num_rows)
     addresses = (tensor.data_ptr() for tensor in (logits, temperatures, seeds, positions))
     module.choose(*addresses, num_rows, vocab_size, out.data_ptr(), stream)
+
+
+def top_k_log_probs(logits: torch.Tensor, k: int, log_probs: torch.Tensor, token_ids: torch.Tensor) -> None:
+    """The k most probable tokens of each row, most probable first, ties to the lower id; see ``specgrove.kernels.sampling``.
+
+    ``logits`` is float32 ``[num_rows, vocab_size]``; ``log_probs`` float32 and ``token_ids`` int32, both ``[num_rows, k]``. A row of which
+    no distribution can be made (a NaN or positive infinity in it, or minus infinity everywhere) gets ids of -1 and log-probabilities of
+    NaN: to raise would wait for the device.
+    """
+    module, stream = backend(logits, log_probs, token_ids)
+    num_rows, vocab_size = logits.shape
+    if not 1 <= k <= vocab_size:
+        raise ValueError(f"k must be from 1 to {vocab_size}, got {k}")
+    check(logits, "logits", torch.float32, num_rows, vocab_size)
+    check(log_probs, "log_probs", torch.float32, num_rows, k)
+    check(token_ids, "token_ids", torch.int32, num_rows, k)
+    addresses = log_probs.data_ptr(), token_ids.data_ptr()
+    module.top_k_log_probs(logits.data_ptr(), num_rows, vocab_size, k, *addresses, stream)

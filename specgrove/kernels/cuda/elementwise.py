@@ -1,4 +1,4 @@
-"""Rotary embedding with the writing of keys and values, and activation functions, on a GPU."""
+"""Embedding, rotary embedding with the writing of keys and values, and activation functions, on a GPU."""
 
 from __future__ import annotations
 
@@ -7,6 +7,45 @@ import torch
 from specgrove.kernels.checks import check
 from specgrove.kernels.cuda.backend import backend, dtype_of
 from specgrove.kernels.elementwise import Activation
+
+
+def embed(
+    table: torch.Tensor,
+    token_ids: torch.Tensor,
+    out: torch.Tensor,
+    scale: float = 1.0,
+    position_table: torch.Tensor | None = None,
+    positions: torch.Tensor | None = None,
+) -> None:
+    """``table[token_ids] * scale + position_table[positions]`` to ``out``, float32 ``[num_rows, size]``.
+
+    ``table`` is ``[vocab_size, size]`` of float32, bfloat16 or float16, ``position_table`` ``[num_positions, size]`` of the same dtype, or
+    none; ``token_ids`` and ``positions`` are int32 ``[num_rows]``. Ids and positions are not checked: that would wait for the device.
+    """
+    module, stream = backend(table, token_ids, out, position_table, positions)
+    num_rows, size = out.shape
+    check(table, "table", table.dtype, None, size)
+    check(token_ids, "token_ids", torch.int32, num_rows)
+    check(out, "out", torch.float32, num_rows, size)
+    position_table_address, positions_address = 0, 0
+    if position_table is not None:
+        if positions is None:
+            raise ValueError("position_table needs positions")
+        check(position_table, "position_table", table.dtype, None, size)
+        check(positions, "positions", torch.int32, num_rows)
+        position_table_address, positions_address = position_table.data_ptr(), positions.data_ptr()
+    module.embed(
+        table.data_ptr(),
+        token_ids.data_ptr(),
+        position_table_address,
+        positions_address,
+        dtype_of(module, table),
+        scale,
+        num_rows,
+        size,
+        out.data_ptr(),
+        stream,
+    )
 
 
 def rotate_and_store(

@@ -1,4 +1,4 @@
-"""Rotary embedding and activation functions for GPUs: the same bits as those for CPUs, rounded once."""
+"""Embedding, rotary embedding and activation functions for GPUs: the same bits as those for CPUs, rounded once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from specgrove.kernels import attention, elementwise
-from specgrove.kernels.cuda.elementwise import activate, gated, rotate_and_store
+from specgrove.kernels.cuda.elementwise import activate, embed, gated, rotate_and_store
 from specgrove.kernels.elementwise import Activation
 from tests.kernels.cuda.conftest import poisoned
 
@@ -69,3 +69,42 @@ def test_activations(device: torch.device, dtype: torch.dtype, activation: Activ
     (gated if is_gated else activate)(x.to(device), activation, out)
     expected = (elementwise.gated if is_gated else elementwise.activate)(x, activation)
     assert_close(out, expected.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [1, 20, 64, 1100, 2048])
+@pytest.mark.parametrize("has_positions", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 23.9])
+def test_embeddings(device: torch.device, dtype: torch.dtype, size: int, has_positions: bool, scale: float) -> None:
+    table, learned = torch.randn(9, size).to(dtype), torch.randn(4, size).to(dtype)
+    token_ids = torch.tensor([8, 0, 3, 3, 5], dtype=torch.int32)
+    positions = torch.tensor([3, 0, 2, 1, 1], dtype=torch.int32)
+    expected = elementwise.embed(table, token_ids.long()) * scale
+    tables: list[torch.Tensor] = []
+    if has_positions:
+        expected += elementwise.embed(learned, positions.long())
+        tables = [learned.to(device), positions.to(device)]
+    out = poisoned(5, size, dtype=torch.float32, device=device)
+    embed(table.to(device), token_ids.to(device), out, scale, *tables)
+    assert_close(out, expected)
+    alone = poisoned(5, size, dtype=torch.float32, device=device)
+    for own in (slice(row, row + 1) for row in range(5)):
+        tables[1:] = [positions[own].to(device)] if has_positions else []
+        embed(table.to(device), token_ids[own].to(device), alone[own], scale, *tables)
+    assert torch.equal(alone, out)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tables_may_begin_anywhere(device: torch.device, dtype: torch.dtype) -> None:
+    """Not only where 16 bytes can be loaded at once."""
+    table = torch.randn(5 * 64 + 1, device=device).to(dtype)[1:].view(5, 64)
+    token_ids = torch.tensor([4, 2], dtype=torch.int32, device=device)
+    out = poisoned(2, 64, dtype=torch.float32, device=device)
+    embed(table, token_ids, out)
+    assert torch.equal(out, table[token_ids.long()].float())
+
+
+def test_a_table_of_positions_needs_positions(device: torch.device) -> None:
+    table, token_ids = torch.randn(5, 8, device=device), torch.zeros(2, dtype=torch.int32, device=device)
+    with pytest.raises(ValueError, match="needs positions"):
+        embed(table, token_ids, torch.empty(2, 8, device=device), position_table=table)
