@@ -1,6 +1,7 @@
 """Tree attention over one-token KV slots, and the rotary embedding that fills them.
 
-For the CPU. Other devices have ops of the same names in ``specgrove.kernels.composed``, and NVIDIA GPUs kernels in ``specgrove.kernels.cuda``.
+For the CPU. Other devices have ops of the same names in ``specgrove.kernels.composed``, NVIDIA GPUs kernels in
+``specgrove.kernels.cuda``.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ class AttentionBatch:
 
     @property
     def attention_arguments(self) -> tuple[int, ...]:
-        """Addresses of context slots and offsets, tree slots and offsets; the number of sequences; addresses of the rows' sequences, context
-        lengths and masks; the numbers of rows and of a mask's words.
+        """Addresses of context slots and offsets, tree slots and offsets; the number of sequences; addresses of the rows' sequences,
+        context lengths and masks; the numbers of rows and of a mask's words.
         """
         return (
             self.context_slots.data_ptr(),

@@ -1,8 +1,8 @@
 """The ops composed from torch's own, for devices and dtypes that no kernels are for.
 
-Same names, arguments and shapes as the wrappers of the CPU's kernels; float32 throughout. Slower than kernels, and right: a library may sum in another order
-for another number of rows, and a row's bits must not depend on the rows beside it. So attention works on tiles of one fixed shape; torch's
-norms reduce every row by itself.
+Same names, arguments and shapes as the wrappers of the CPU's kernels; float32 throughout. Slower than kernels, and right: a library may sum
+in another order for another number of rows, and a row's bits must not depend on the rows beside it. So attention works on tiles of one
+fixed shape; torch's norms reduce every row by itself.
 """
 
 from __future__ import annotations

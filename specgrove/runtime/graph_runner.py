@@ -1,8 +1,8 @@
 """Runs forward passes of a whole model on a GPU: one copy there, the replay of two captured graphs, one small copy back.
 
-A pass is filled up to the next of a few numbers of rows, its *bucket*: each has a graph of the layers, captured at warm-up, and each number of
-asked rows one of the head. Graphs leave hidden states and logits at fixed places. Nothing is allocated and nobody waits until ``finish``.
-Passes that are larger than every bucket run without a graph: the same kernels, the same bits.
+A pass is filled up to the next of a few numbers of rows, its *bucket*: each has a graph of the layers, captured at warm-up, and each number
+of asked rows one of the head. Graphs leave hidden states and logits at fixed places. Nothing is allocated and nobody waits until
+``finish``. Passes that are larger than every bucket run without a graph: the same kernels, the same bits.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class CudaGraphs:
     def copied(self, source: torch.Tensor, target: torch.Tensor) -> Callable[[], None]:
         """See ``Graphs``."""
         target.copy_(source, non_blocking=True)
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(self._stream)
         return event.synchronize
 

@@ -85,6 +85,8 @@ class _Outbox:
 class ParallelRunner:
     """The ``Runner`` of rank 0."""
 
+    choices_are_cheap = False
+
     def __init__(self, runner: ModelRunner, links: RankLinks, liveness: LivenessMonitor) -> None:
         self._runner = runner
         self._liveness = liveness

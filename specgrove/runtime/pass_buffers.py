@@ -1,6 +1,6 @@
 """The numbers of one forward pass, in memory that stays where it is: written on the host, copied to the device in one piece.
 
-Owned by a ``GraphRunner``, whose captured graphs read them at their addresses. Rows and asked rows that only fill a pass up are marked here.
+Owned by a ``GraphRunner``, whose captured graphs read them at their addresses. Rows that only fill a pass up have no slot.
 """
 
 from __future__ import annotations

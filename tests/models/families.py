@@ -133,10 +133,35 @@ VARIANTS: dict[str, Callable[[], Any]] = {
 }
 
 
-def save_tiny(variant: str, folder: Path) -> Any:
+_WIDE: dict[str, Any] = {"hidden_size": 96, "head_dim": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+_WIDE |= {"num_hidden_layers": 2}
+DEVICE_VARIANTS: dict[str, Callable[[], Any]] = {
+    "llama": lambda: _llama(**_WIDE),
+    "llama-96-biases": lambda: _llama(**(_WIDE | {"head_dim": 96}), attention_bias=True, mlp_bias=True),
+    "llama-80-odd": lambda: _llama(**(_WIDE | {"head_dim": 80, "intermediate_size": 77, "num_key_value_heads": 1})),
+    "mistral-window": lambda: _mistral(**(_WIDE | {"head_dim": 128}), sliding_window=5),
+    "qwen3": lambda: _qwen3(**_WIDE),
+    "opt": lambda: _opt(hidden_size=128, num_attention_heads=2, word_embed_proj_dim=128),
+    "opt-350m": lambda: _opt(
+        hidden_size=128, num_attention_heads=2, do_layer_norm_before=False, word_embed_proj_dim=24
+    ),
+    "falcon-7b": lambda: _falcon(
+        hidden_size=256, multi_query=True, parallel_attn=True, bias=False, new_decoder_architecture=False
+    ),
+    "falcon-40b": lambda: _falcon(hidden_size=256, new_decoder_architecture=True, num_kv_heads=2, bias=False),
+    "gpt-bigcode": lambda: _gpt_bigcode(n_embd=128, n_head=2),
+    "mpt-clip": lambda: _mpt({"clip_qkv": 0.5, "softmax_scale": 0.2}, d_model=128, n_heads=2),
+    "gemma3": lambda: _gemma3(
+        **(_WIDE | {"head_dim": 256}), sliding_window=4, layer_types=["sliding_attention", "full_attention"]
+    ),
+}
+"""With heads of the sizes that the kernels for GPUs take."""
+
+
+def save_tiny(variant: str, folder: Path, variants: dict[str, Callable[[], Any]] = VARIANTS) -> Any:
     """Saves the variant, and returns transformers' model. Biases and norms are random too, so that none can be forgotten."""
     torch.manual_seed(sum(map(ord, variant)))
-    model = VARIANTS[variant]().eval()
+    model = variants[variant]().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:

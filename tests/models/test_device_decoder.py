@@ -1,0 +1,115 @@
+"""Every family's decoder on the kernels for GPUs, in the emulator and on a GPU: as exact as transformers at that precision, and rows keep their bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from specgrove.kernels.cuda.linear import PackedDeviceLinear
+from specgrove.models.device_ops import DeviceOps, why_not
+from specgrove.models.device_weights import DeviceWeights, StreamedWeights
+from specgrove.models.loading import load_decoder, read_spec
+from specgrove.models.quantization import quantize_folder
+from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
+from specgrove.runtime.model_runner import ModelRunner
+from tests.devices import DEVICES
+from tests.kernels.cuda.conftest import assert_as_exact_as_torch
+from tests.models.families import DEVICE_VARIANTS, VARIANTS, save_tiny
+from tests.models.test_decoder import PROMPTS, chunked_logits
+from tests.models.test_device_weights import copies_on
+
+PROMPT = PROMPTS[0]
+TREE = ([3, 10, 11, 12, 13, 14], [-1, 0, 0, 1, 3, 2])
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.param)
+
+
+def runner_of(folder: Path, dtype: torch.dtype, device: torch.device) -> ModelRunner:
+    decoder = load_decoder(folder, dtype, store=DeviceWeights(device, has_kernels=True))
+    assert isinstance(decoder.ops, DeviceOps)
+    return ModelRunner(decoder, num_slots=64)
+
+
+def tree_logits(runner: ModelRunner) -> torch.Tensor:
+    """Of a tree's nodes after a context of five tokens; others' rows are in the same pass."""
+    context = list(range(40, 45))
+    builder = BatchBuilder()
+    builder.add(context, PROMPT[:5])
+    runner.forward(builder.build())
+    builder = BatchBuilder()
+    builder.add(list(range(50, 53)), PROMPT[:3])
+    rows = builder.add(context, (), TreeRows(*TREE, [30, 22, 25, 21, 27, 29]))
+    builder.add([60], [7], chunk_logits=True)
+    return runner.forward(builder.build())[rows.start : rows.stop]
+
+
+def tree_paths() -> list[list[int]]:
+    token_ids, parents = TREE
+    paths: list[list[int]] = []
+    for token_id, parent in zip(token_ids, parents, strict=True):
+        paths.append([*(paths[parent] if parent >= 0 else PROMPT[:5]), token_id])
+    return paths
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("variant", DEVICE_VARIANTS)
+def test_is_as_exact_as_transformers(variant: str, dtype: torch.dtype, device: torch.device, tmp_path: Path) -> None:
+    model = save_tiny(variant, tmp_path, DEVICE_VARIANTS)
+    found = chunked_logits(runner_of(tmp_path, dtype, device), PROMPT, 4)
+    with torch.inference_mode():
+        at_same_precision = model.to(dtype)(torch.tensor([PROMPT])).logits[0].float()
+        exact = model.double()(torch.tensor([PROMPT])).logits[0]  # of the same rounded weights
+    assert_as_exact_as_torch(found, at_same_precision, exact)
+
+
+@pytest.mark.parametrize("variant", DEVICE_VARIANTS)
+def test_chunks_and_trees_have_the_bits_of_single_tokens(variant: str, device: torch.device, tmp_path: Path) -> None:
+    save_tiny(variant, tmp_path, DEVICE_VARIANTS)
+    runner = runner_of(tmp_path, torch.bfloat16, device)
+    one_by_one = chunked_logits(runner, PROMPT, 1)
+    for chunk_len in (4, len(PROMPT)):
+        assert torch.equal(one_by_one, chunked_logits(runner, PROMPT, chunk_len))
+    for node, path in zip(tree_logits(runner), tree_paths(), strict=True):
+        assert torch.equal(node, chunked_logits(runner, path, 1)[-1])
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("variant", ["llama", "llama-80-odd", "gpt-bigcode"])
+def test_quantised_weights(variant: str, bits: int, device: torch.device, tmp_path: Path) -> None:
+    save_tiny(variant, tmp_path / "source", DEVICE_VARIANTS)
+    quantize_folder(tmp_path / "source", tmp_path / "quantised", bits)
+    runner = runner_of(tmp_path / "quantised", torch.bfloat16, device)
+    found = chunked_logits(runner, PROMPT, 4)
+    composed = ModelRunner(load_decoder(tmp_path / "quantised", torch.float32, store=DeviceWeights(device)), 64)
+    exact = chunked_logits(composed, PROMPT, 4)
+    rounded = ModelRunner(load_decoder(tmp_path / "quantised", torch.bfloat16, store=DeviceWeights(device)), 64)
+    assert_as_exact_as_torch(found, chunked_logits(rounded, PROMPT, 4), exact.double())
+    assert torch.equal(found, chunked_logits(runner, PROMPT, 1))
+
+
+@pytest.mark.parametrize("max_bytes", [0, 1 << 30])
+def test_streamed_weights_change_no_bit(max_bytes: int, device: torch.device, tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path, DEVICE_VARIANTS)
+    expected = chunked_logits(runner_of(tmp_path, torch.bfloat16, device), PROMPT, 4)
+    for make_copies in copies_on(device):
+        store = StreamedWeights(device, max_bytes, make_copies(), has_kernels=True)
+        decoder = load_decoder(tmp_path, torch.bfloat16, store=store)
+        assert all(isinstance(linear, PackedDeviceLinear) for linear in decoder.layers[0].linears)
+        runner = ModelRunner(decoder, 64)
+        for _ in range(2):
+            assert torch.equal(chunked_logits(runner, PROMPT, 4), expected)
+
+
+def test_what_the_kernels_can_not_run_is_named(tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path)
+    spec = read_spec(tmp_path)
+    assert why_not(spec, torch.bfloat16) == "they take heads of size 64, 80, 96, 128, 256, not 8"
+    assert "not float32" in str(why_not(spec, torch.float32))
+    with pytest.raises(ValueError, match="not 8"):
+        load_decoder(tmp_path, torch.bfloat16, store=DeviceWeights(torch.device("cpu"), has_kernels=True))
+    assert set(DEVICE_VARIANTS) - set(VARIANTS) == {"llama-96-biases", "llama-80-odd"}
