@@ -1,0 +1,176 @@
+"""Passes by captured graphs against the same kernels called one by one: the same logits and choices, bit for bit."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from specgrove.kernels.model_step import HAS_LOGITS
+from specgrove.kernels.sampling import ChoiceParams, RowChoice, choose
+from specgrove.models.device_weights import DeviceWeights
+from specgrove.models.forward_batch import ForwardBatch
+from specgrove.models.loading import load_decoder
+from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
+from specgrove.runtime.graph_runner import CudaGraphs, GraphRunner, Graphs, bucket_for, buckets
+from specgrove.runtime.model_runner import ModelRunner, measure_step_ms
+from specgrove.runtime.pass_buffers import PassLimits
+from specgrove.runtime.top_k import top_k_of
+from tests.devices import DEVICES
+from tests.models.families import DEVICE_VARIANTS, VOCAB_SIZE, save_tiny
+from tests.runtime.recorded_graphs import RecordedGraphs
+
+NUM_SLOTS = 200
+LIMITS = PassLimits(max_num_rows=10, max_num_asked=5, max_len=64, num_slots=NUM_SLOTS)
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def graphs(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Graphs:
+    return CudaGraphs(device) if device.type == "cuda" else RecordedGraphs(monkeypatch)
+
+
+class Both:
+    """The same model with graphs, and without: every pass goes through both."""
+
+    def __init__(self, folder: Path, device: torch.device, graphs: Graphs, variant: str = "llama") -> None:
+        save_tiny(variant, folder, DEVICE_VARIANTS)
+        self.progress: list[tuple[int, int]] = []
+        self.with_graphs = GraphRunner(
+            self._decoder(folder, device), LIMITS, graphs, lambda done, total: self.progress.append((done, total))
+        )
+        self.without = ModelRunner(self._decoder(folder, device), NUM_SLOTS)
+
+    def _decoder(self, folder: Path, device: torch.device):  # type: ignore[no-untyped-def]
+        return load_decoder(folder, torch.bfloat16, store=DeviceWeights(device, has_kernels=True))
+
+    def check(self, batch: ForwardBatch) -> None:
+        expected = self.without.forward(batch)
+        self.with_graphs.start(batch)
+        output = self.with_graphs.finish()
+        choices = batch.rows.choices
+        with_logits = [row for row, choice in enumerate(choices) if choice is None or not output.choices]
+        assert torch.equal(output.logits, expected[with_logits])
+        if output.choices:
+            wanted = [
+                HAS_LOGITS if choice is None else choose(logits, choice.params, choice.position)
+                for logits, choice in zip(expected, choices, strict=True)
+            ]
+            assert output.choices == wanted
+
+
+def random_pass(rng: random.Random, slots: list[int], contexts: dict[int, list[int]]) -> ForwardBatch:
+    """Sequences that go on by a chunk, and trees after others, with and without choices."""
+    builder = BatchBuilder()
+    for sequence in rng.sample(range(6), rng.choice([1, 1, 2, 3])):
+        context = contexts.setdefault(sequence, [])
+        if len(context) < 4 or rng.random() < 0.3:
+            chunk = [rng.randrange(VOCAB_SIZE) for _ in range(rng.choice([1, 2, 4]))]
+            context.extend(slots.pop() for _ in chunk)
+            builder.add(context, chunk, chunk_logits=rng.random() < 0.5)
+            continue
+        num_nodes = rng.choice([1, 1, 2, 3])
+        tree = TreeRows(
+            [rng.randrange(VOCAB_SIZE) for _ in range(num_nodes)],
+            [rng.randrange(-1, node) for node in range(num_nodes)],
+            [slots.pop() for _ in range(num_nodes)],
+        )
+        params = ChoiceParams(temperature=rng.choice([0.0, 0.8]), seed=rng.randrange(1 << 64))
+        choices = [RowChoice(params, len(context) + 1) for _ in range(num_nodes)]
+        builder.add(context, (), tree, choices=choices if rng.random() < 0.7 else None)
+        slots.extend(tree.slots)
+        rng.shuffle(slots)
+    return builder.build()
+
+
+@pytest.mark.parametrize("variant", ["llama", "gemma3", "opt"])
+def test_passes_equal_those_without_graphs(variant: str, device: torch.device, graphs: Graphs, tmp_path: Path) -> None:
+    both = Both(tmp_path, device, graphs, variant)
+    rng = random.Random(variant)
+    slots, contexts = rng.sample(range(NUM_SLOTS), NUM_SLOTS), {}
+    for _ in range(15):
+        both.check(random_pass(rng, slots, contexts))
+
+
+def test_passes_beyond_the_limits_run_without_graphs(device: torch.device, graphs: Graphs, tmp_path: Path) -> None:
+    both = Both(tmp_path, device, graphs)
+    builder = BatchBuilder()
+    builder.add(list(range(20)), [5] * 20, chunk_logits=True)
+    both.check(builder.build())
+    choices = [RowChoice(ChoiceParams(), 20)] * 7
+    builder = BatchBuilder()
+    builder.add(list(range(20)), (), TreeRows([1] * 7, range(-1, 6), list(range(30, 37))), choices=choices)
+    batch = builder.build()
+    both.check(batch)  # choices may be left to whoever has the logits
+    both.with_graphs.start_top_k(batch, 3)
+    assert torch.equal(both.with_graphs.finish_top_k(3).token_ids, top_k_of(both.without.forward(batch), 3).token_ids)
+
+
+@pytest.mark.parametrize("k", [1, 5, 64, VOCAB_SIZE])
+def test_most_probable_tokens(k: int, device: torch.device, graphs: Graphs, tmp_path: Path) -> None:
+    both = Both(tmp_path, device, graphs)
+    builder = BatchBuilder()
+    builder.add([4, 9], [3, 7], TreeRows([1, 2, 8], [-1, 0, 0], [20, 21, 22]))
+    batch = builder.build()
+    expected = top_k_of(both.without.forward(batch), k)
+    both.with_graphs.start_top_k(batch, k)
+    found = both.with_graphs.finish_top_k(k)
+    assert torch.equal(found.token_ids.long(), expected.token_ids)
+    assert torch.allclose(found.log_probs, expected.log_probs, atol=1e-5)
+
+
+def test_rows_that_fill_a_pass_write_nothing(device: torch.device, graphs: Graphs, tmp_path: Path) -> None:
+    runner = Both(tmp_path, device, graphs).with_graphs
+    caches = [cache for caches in runner._caches for cache in caches]
+    for cache in caches:
+        cache.fill_(7.0)
+    builder = BatchBuilder()
+    builder.add([11, 5, 8], [1, 2, 3])  # a bucket of 4
+    runner.start(builder.build())
+    assert runner.finish().logits.shape == (0, VOCAB_SIZE)
+    for cache in caches:
+        changed = (cache != 7.0).flatten(1).any(dim=1).nonzero().flatten().tolist()
+        assert changed == [5, 8, 11]
+
+
+def test_all_buckets_are_captured_first(device: torch.device, graphs: Graphs, tmp_path: Path) -> None:
+    both = Both(tmp_path, device, graphs)
+    total = len(buckets(10)) + len(buckets(5))
+    assert both.progress == [(done, total) for done in range(1, total + 1)]
+    measure_step_ms(both.with_graphs, 3, [1, 2, 3], num_runs=2)
+    if isinstance(graphs, RecordedGraphs):
+        assert graphs.num_captured == total
+
+
+def test_discarded_passes_leave_nothing(device: torch.device, graphs: Graphs, tmp_path: Path) -> None:
+    both = Both(tmp_path, device, graphs)
+    builder = BatchBuilder()
+    builder.add([1, 2], [3, 4], chunk_logits=True)
+    both.with_graphs.start(builder.build())
+    both.with_graphs.discard()
+    builder = BatchBuilder()
+    builder.add([5], [9], chunk_logits=True)
+    both.check(builder.build())
+
+
+def test_only_whole_models_on_the_kernels_can_be_captured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tiny("llama", tmp_path, DEVICE_VARIANTS)
+    decoder = load_decoder(tmp_path, torch.bfloat16, store=DeviceWeights(torch.device("cpu")))
+    with pytest.raises(ValueError, match="runs on the kernels for GPUs"):
+        GraphRunner(decoder, LIMITS, RecordedGraphs(monkeypatch))
+
+
+@pytest.mark.parametrize("largest", [1, 2, 5, 64, 65, 100, 256, 257, 768, 2000])
+def test_buckets_grow_to_the_largest(largest: int) -> None:
+    sizes = buckets(largest)
+    assert sizes[-1] == largest
+    assert list(sizes) == sorted(set(sizes))
+    assert len(sizes) < 32
+    for size in range(1, largest + 1):
+        assert size <= bucket_for(size, sizes) <= max(2 * size, 8)
