@@ -20,11 +20,11 @@ import torch.distributed as dist
 from llm_service import ranks
 from llm_service.arguments import parse_arguments
 from llm_service.config import LlmServiceConfig, VerifierConfig
-from llm_service.devices import available_bytes, choose_device, describe_store, weight_store
+from llm_service.devices import describe_store, weight_store
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.verifier import VerifierEngine
 from specgrove.kernels.threads import set_num_threads
-from specgrove.models.decoder import DTYPES
+from specgrove.models.decoder import DTYPES, Decoder
 from specgrove.models.hub import resolve_model
 from specgrove.models.loading import load_decoder, read_spec
 from specgrove.models.memory_plan import (
@@ -37,8 +37,10 @@ from specgrove.models.memory_plan import (
 from specgrove.models.model_files import name_of, quantized_bits
 from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.models.spec import DecoderSpec
+from specgrove.runtime.devices import available_bytes, choose_device, has_gpu_kernels, runner_for
 from specgrove.runtime.model_runner import ModelRunner, Runner
 from specgrove.runtime.parallel_runner import ParallelRunner, run_worker
+from specgrove.runtime.pass_buffers import PassLimits
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.server import run_server
 from specgrove.telemetry import set_up_logging
@@ -50,8 +52,8 @@ logger = logging.getLogger("llm_service")
 _STOP_TIMEOUT_S = 5.0
 
 
-def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, ModelRunner]:
-    """The model's folder, and this rank's share with its KV cache. Raises ``ValueError`` with what is wrong with the model."""
+def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, Decoder, int]:
+    """The model's folder, this rank's share of it, and its number of KV slots. Raises ``ValueError`` with what is wrong with the model."""
     torch.set_num_threads(1)  # the kernels have threads of their own
     num_threads = max(1, config.num_threads // (rank.num_local if rank else 1))
     set_num_threads(num_threads)
@@ -60,13 +62,14 @@ def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, Model
         dist.barrier()  # the first rank of the machine downloads and converts
     folder = resolve_model(config.model, cache_dir=config.cache_dir, progress=logger.info)
     folder = ensure_quantized(folder, config.quantization, config.cache_dir, logger.info)
-    request = plan(config, folder, rank, device)
+    has_kernels = has_gpu_kernels(config.gpu_kernels, read_spec(folder), DTYPES[config.dtype], device)
+    request = plan(config, folder, rank, device, has_kernels)
     if rank is not None and rank.is_first_of_machine:
         dist.barrier()
     started_s = time.perf_counter()
     shard = None if rank is None else config.layout.shard_of(rank.rank, read_spec(folder))
     group = None if rank is None else rank.links.tensor_group
-    store = weight_store(device, request.max_weight_bytes, config.cache_dir / "offload")
+    store = weight_store(device, request.max_weight_bytes, config.cache_dir / "offload", has_kernels=has_kernels)
     decoder = load_decoder(folder, DTYPES[config.dtype], _log_progress, shard, group, store)
     if (offloaded := describe_store(store)) is not None:
         logger.info("%s", offloaded)
@@ -75,10 +78,22 @@ def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, Model
         "%s: %.0fM parameters in %s, loaded in %.1f s; %s",
         name_of(folder), decoder.spec.num_parameters / 1e6, config.dtype, time.perf_counter() - started_s, where,
     )  # fmt: skip
-    return folder, ModelRunner(decoder, request.num_slots)
+    return folder, decoder, request.num_slots
 
 
-def request_of(config: LlmServiceConfig, folder: Path, device: torch.device) -> MemoryRequest:
+def load_runner(config: LlmServiceConfig) -> tuple[Path, Runner]:
+    """Of a model that this process runs alone."""
+    folder, decoder, num_slots = load(config, None)
+    limits = PassLimits(
+        max_num_rows=config.max_num_chunk_tokens + config.max_num_tree_rows,
+        max_num_asked=config.max_num_tree_rows,
+        max_len=min(check_max_model_len(config, decoder.spec), num_slots),
+        num_slots=num_slots,
+    )
+    return folder, runner_for(decoder, limits)
+
+
+def request_of(config: LlmServiceConfig, folder: Path, device: torch.device, *, has_gpu_kernels: bool) -> MemoryRequest:
     """What the settings ask for, before anything is known of the memory that there is."""
     return MemoryRequest(
         dtype=config.dtype,
@@ -89,12 +104,16 @@ def request_of(config: LlmServiceConfig, folder: Path, device: torch.device) -> 
         max_num_logit_rows=config.max_num_tree_rows,
         max_weight_bytes=None if config.offload is None else config.offload.max_weight_bytes,
         on_gpu=device.type == "cuda",
+        has_gpu_kernels=has_gpu_kernels,
+        max_len=config.max_model_len,
     )
 
 
-def plan(config: LlmServiceConfig, folder: Path, rank: ranks.Rank | None, device: torch.device) -> MemoryRequest:
+def plan(
+    config: LlmServiceConfig, folder: Path, rank: ranks.Rank | None, device: torch.device, has_kernels: bool
+) -> MemoryRequest:
     """The number of KV slots and the limits. Says what memory will be taken; raises ``DoesNotFitError`` where there is less."""
-    spec, request = read_spec(folder), request_of(config, folder, device)
+    spec, request = read_spec(folder), request_of(config, folder, device, has_gpu_kernels=has_kernels)
     if config.kv_memory_bytes is not None or config.memory_per_rank_bytes is not None:
         num_slots = slots_in(spec, request, kv_bytes=config.kv_memory_bytes, rank_bytes=config.memory_per_rank_bytes)
         request = replace(request, num_slots=num_slots)
@@ -181,7 +200,8 @@ def run_rank(config: LlmServiceConfig) -> None:
     """One of several ranks. Ends the process where it fails: the other ranks may never answer again."""
     try:
         rank = ranks.join(config, os.environ)
-        folder, runner = load(config, rank)
+        folder, decoder, num_slots = load(config, rank)
+        runner = ModelRunner(decoder, num_slots)
         if rank.liveness is not None:
             asyncio.run(serve_rank_0(config, folder, runner, rank))
         else:
@@ -200,7 +220,7 @@ def check_layout(config: LlmServiceConfig) -> None:
     folder = resolve_model(config.model, cache_dir=config.cache_dir, progress=logger.info)
     spec = read_spec(folder)
     check_max_model_len(config, spec)
-    plan_memory(spec, request_of(config, folder, torch.device("cpu")))
+    plan_memory(spec, request_of(config, folder, torch.device("cpu"), has_gpu_kernels=False))
 
 
 def _log_progress(num_layers: int, total: int) -> None:
@@ -229,7 +249,7 @@ def main() -> int:
         if config.layout.num_ranks > 1:
             check_layout(config)
             return ranks.launch(config.layout, sys.argv[1:], config.drain_timeout_s)
-        asyncio.run(serve(config, *load(config, None), None))
+        asyncio.run(serve(config, *load_runner(config), None))
     except (ValueError, OSError, RuntimeError) as error:
         logger.error("%s", error)
         return 1

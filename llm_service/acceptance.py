@@ -44,10 +44,11 @@ class Acceptance:
     log_probs: tuple[LogProbs, ...]
 
 
-def choices_wanted(session: Session, tree: TokenTree) -> list[RowChoice] | None:
+def choices_wanted(session: Session, tree: TokenTree, *, are_cheap: bool) -> list[RowChoice] | None:
     """For each node the choice that the forward pass shall make; ``None`` where it shall give logits.
 
-    So it is where more than the logits of a position decides, and where choices are dear and few of them will be looked at.
+    So it is where more than the logits of a position decides, and where choices are dear (unless they ``are_cheap``) and few of them will
+    be looked at.
     """
     sampling = session.sampling
     is_simple = (
@@ -56,7 +57,7 @@ def choices_wanted(session: Session, tree: TokenTree) -> list[RowChoice] | None:
         and not sampling.logit_bias
         and not (sampling.stop_token_ids and session.num_output_tokens < sampling.min_tokens)
     )
-    if not is_simple or (session.choice_params.temperature > 0 and tree.num_nodes > 1):
+    if not is_simple or (session.choice_params.temperature > 0 and tree.num_nodes > 1 and not are_cheap):
         return None
     position = len(session.token_ids)
     return [RowChoice(session.choice_params, position + depth) for depth in tree.depths()]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llm_service.config import MAX_NUM_TREE_NODES, LlmServiceConfig, Offload
-from specgrove.config import DEVICES, QUANTIZATIONS
+from specgrove.config import DEVICES, GPU_KERNELS, QUANTIZATIONS
 from specgrove.cpus import available_cpus
 from specgrove.models.decoder import DTYPES
 from specgrove.models.hub import DEMO_LLM
@@ -40,6 +40,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
         model=arguments.model,
         dtype=arguments.dtype,
         device=arguments.device,
+        gpu_kernels=arguments.gpu_kernels,
         quantization=arguments.quantization,
         cache_dir=arguments.cache_dir,
         layout=_layout(arguments, parser),
@@ -94,6 +95,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default=DEMO_LLM, help="model folder, .gguf file, hub id, or the demo model's name")
     add("--dtype", default="bfloat16", choices=sorted(DTYPES), help="of weights and KV cache")
     add("--device", default="auto", choices=DEVICES, help="where the model runs; auto: on a GPU if there is one")
+    add(
+        "--gpu-kernels", default="auto", choices=GPU_KERNELS,
+        help="on a GPU; auto: where they can run the model and pass a check at the start; off: ops of torch",
+    )  # fmt: skip
     add("--quantization", default="none", choices=QUANTIZATIONS, help="of weights: made once and kept in --cache-dir")
     add("--tensor-parallel", type=int, default=1, metavar="N", help="ranks that share every layer")
     add(

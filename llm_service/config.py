@@ -41,6 +41,8 @@ class LlmServiceConfig:
     model: str
     dtype: str
     device: str
+    gpu_kernels: str
+    """``auto`` or ``off``."""
     quantization: str
     cache_dir: Path
     layout: ParallelLayout

@@ -23,8 +23,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from llm_service.config import LlmServiceConfig
-from llm_service.devices import choose_device
 from specgrove.models.parallel_layout import ParallelLayout
+from specgrove.runtime.devices import choose_device
 from specgrove.runtime.parallel_runner import RankLinks, link_ranks
 from specgrove.runtime.rank_liveness import LOOPBACK, STEP_TIMEOUT_S, LivenessMonitor, watch_rank_0
 

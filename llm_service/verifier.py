@@ -25,6 +25,7 @@ from specgrove.errors import (
     StaleBaseError,
 )
 from specgrove.kernels.model_step import HAS_LOGITS
+from specgrove.kernels.sampling import RowChoice
 from specgrove.models.forward_batch import ForwardOutput
 from specgrove.request import Verdict, VerifyWork
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
@@ -228,7 +229,7 @@ class VerifierEngine:
             chunk = session.token_ids[start : start + entry.chunk_len]
             tree_slots = slots[entry.chunk_len :]
             tree = TreeRows(pending.tree.token_ids, pending.tree.parents, tree_slots) if entry.has_tree else None
-            choices = choices_wanted(session, pending.tree) if entry.has_tree else None
+            choices = self._choices(entry) if entry.has_tree else None
             asked = builder.add(session.slots, chunk, tree, choices=choices)
             if entry.has_tree:
                 pending.is_in_flight = True
@@ -237,6 +238,10 @@ class VerifierEngine:
         self._in_flight.append(_Forward(trees, started_s, batch.num_rows))
         self._runner.start(batch)
         return True
+
+    def _choices(self, entry: StepEntry) -> list[RowChoice] | None:
+        pending = entry.pending
+        return choices_wanted(pending.session, pending.tree, are_cheap=self._runner.choices_are_cheap)
 
     def _finish_forward(self) -> list[Result]:
         output = self._runner.finish()

@@ -36,7 +36,7 @@ class SuiteConfig:
 
     ``address`` is the router's, ``host:port`` or ``unix:/path``; ``None`` takes a private unix socket. ``num_threads`` is given to
     both model services, which compute in turns; ``None`` takes all cores this process may use. LLM replicas share them.
-    ``llm_arguments`` are further ones of ``python -m llm_service``, such as ``("--offload",)``.
+    ``llm_arguments`` are further ones of ``python -m llm_service``, such as ``("--offload",)``, ``ssm_arguments`` of ``ssm_service``.
     ``tensor_parallel`` and ``pipeline_parallel`` (a number of stages, or their numbers of layers: "10,12,8") hold for each replica.
     """
 
@@ -48,6 +48,7 @@ class SuiteConfig:
     tensor_parallel: int = 1
     pipeline_parallel: str = "1"
     llm_arguments: tuple[str, ...] = ()
+    ssm_arguments: tuple[str, ...] = ()
     num_threads: int | None = None
     num_kv_slots: int | None = None
     max_model_len: int | None = None
@@ -161,6 +162,7 @@ def process_specs(config: SuiteConfig, addresses: dict[str, str]) -> tuple[Proce
     ssm = ["--dtype", config.dtype, "--threads", str(num_threads)]
     for ssm_name in config.ssms:
         ssm += ["--ssm", ssm_name]
+    ssm += config.ssm_arguments
     router = []
     for name in names:
         router += ["--llm", addresses[name]]

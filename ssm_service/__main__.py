@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 
+from specgrove.config import DEVICES, GPU_KERNELS
 from specgrove.cpus import available_cpus
 from specgrove.kernels.threads import set_num_threads
 from specgrove.models.decoder import DTYPES
+from specgrove.runtime.devices import choose_device
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.server import run_server
 from specgrove.telemetry import set_up_logging
@@ -41,6 +43,15 @@ def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
         help=f"an SSM, repeatable: {SSM_SYNTAX} (default: lookup and demo)",
     )
     parser.add_argument("--dtype", default="bfloat16", choices=sorted(DTYPES), help="of weights and KV caches")
+    parser.add_argument(
+        "--device", default="auto", choices=DEVICES, help="where the models run; auto: on a GPU if there is one"
+    )
+    parser.add_argument(
+        "--gpu-kernels",
+        default="auto",
+        choices=GPU_KERNELS,
+        help="on a GPU; auto: where they can run a model and pass a check at the start; off: ops of torch",
+    )
     parser.add_argument("--threads", type=int, default=available_cpus(), help="threads of the CPU kernels")
     parser.add_argument(
         "--kv-slots", type=int, default=32768, help="one-token KV slots of each SSM, shared by all sessions"
@@ -66,6 +77,8 @@ def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
         address=arguments.address,
         ssms=ssms,
         dtype=arguments.dtype,
+        device=arguments.device,
+        gpu_kernels=arguments.gpu_kernels,
         cache_dir=arguments.cache_dir,
         num_threads=arguments.threads,
         num_slots=arguments.kv_slots,
@@ -78,7 +91,8 @@ async def serve(config: SsmServiceConfig) -> None:
     """Loads the pool and serves it until a signal. Raises ``ValueError`` with what is wrong with a model."""
     torch.set_num_threads(1)  # the kernels have threads of their own
     set_num_threads(config.num_threads)
-    ssms = [load_ssm(spec, config) for spec in config.ssms]
+    device = choose_device(config.device, 0)
+    ssms = [load_ssm(spec, config, device) for spec in config.ssms]
     pool = DrafterPool(ssms, PoolConfig(session_ttl_s=config.session_ttl_s))
     loop = StepLoop(pool, "pool")
     servicer = SsmServicer([info_of(spec, ssm) for spec, ssm in zip(config.ssms, ssms, strict=True)], pool, loop)

@@ -45,6 +45,9 @@ class SsmServiceConfig:
     address: str
     ssms: tuple[SsmSpec, ...]
     dtype: str
+    device: str
+    gpu_kernels: str
+    """``auto`` or ``off``."""
     cache_dir: Path
     num_threads: int
     num_slots: int

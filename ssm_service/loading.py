@@ -10,9 +10,12 @@ import torch
 from safetensors import safe_open
 
 from specgrove.models.decoder import DTYPES
+from specgrove.models.device_weights import DeviceWeights
 from specgrove.models.hub import resolve_model
-from specgrove.models.loading import load_decoder
-from specgrove.runtime.model_runner import ModelRunner
+from specgrove.models.loading import load_decoder, read_spec
+from specgrove.models.weight_store import MemoryWeights
+from specgrove.runtime.devices import has_gpu_kernels, runner_for
+from specgrove.runtime.pass_buffers import PassLimits
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import ssm_pb2
 from ssm_service.config import SsmServiceConfig, SsmSpec
@@ -24,16 +27,24 @@ logger = logging.getLogger(__name__)
 _MAP_NAME = "draft_token_ids"
 
 
-def load_ssm(spec: SsmSpec, config: SsmServiceConfig) -> NeuralSsm | LookupSsm:
+_MAX_NUM_GRAPH_ROWS = 512  # of a pass: a chunk of a prompt, and levels of many sessions' trees
+
+
+def load_ssm(spec: SsmSpec, config: SsmServiceConfig, device: torch.device) -> NeuralSsm | LookupSsm:
     """Raises ``ValueError`` with what is wrong with the model."""
     if spec.model is None or spec.rule is None:
         return LookupSsm(spec.name)
     folder = resolve_model(spec.model, cache_dir=config.cache_dir, progress=logger.info, needs_tokenizer=False)
-    decoder = load_decoder(folder, DTYPES[config.dtype])
+    dtype = DTYPES[config.dtype]
+    has_kernels = has_gpu_kernels(config.gpu_kernels, read_spec(folder), dtype, device)
+    store = MemoryWeights() if device.type == "cpu" else DeviceWeights(device, has_kernels=has_kernels)
+    decoder = load_decoder(folder, dtype, store=store)
+    max_len = min(decoder.spec.max_position_embeddings, config.num_slots)
+    limits = PassLimits(_MAX_NUM_GRAPH_ROWS, _MAX_NUM_GRAPH_ROWS // 2, max_len, config.num_slots)
     logger.info("%s: %.1fM parameters from %s, %s", spec.name, decoder.spec.num_parameters / 1e6, folder, spec.mode)
     return NeuralSsm(
         spec.name,
-        ModelRunner(decoder, config.num_slots),
+        runner_for(decoder, limits),
         spec.rule,
         read_draft_vocab(folder),
         vocab_sha256=vocab_sha256(folder),

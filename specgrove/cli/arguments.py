@@ -155,7 +155,9 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--quantization", choices=QUANTIZATIONS, help="of the LLM's weights: made once and kept (default: none)"
     )
-    group.add_argument("--device", choices=DEVICES, help="where the LLM runs (default: auto, on a GPU if there is one)")
+    group.add_argument(
+        "--device", choices=DEVICES, help="where the models run (default: auto, on a GPU if there is one)"
+    )
     group.add_argument("--llm-replicas", type=_count, default=1, metavar="N", help="LLM services to start (default: 1)")
     group.add_argument(
         "--tensor-parallel", type=_count, default=1, metavar="N", help="processes that share every layer (default: 1)"

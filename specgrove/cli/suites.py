@@ -46,6 +46,7 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
         tensor_parallel=arguments.tensor_parallel,
         pipeline_parallel=arguments.pipeline_parallel,
         llm_arguments=_llm_arguments(arguments),
+        ssm_arguments=_flags(arguments, "device"),
     )
     started_s = time.monotonic()
     with waiting(console, "starting the services") as status:
@@ -63,11 +64,14 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
 
 
 def _llm_arguments(arguments: argparse.Namespace) -> tuple[str, ...]:
-    flags = ["--offload"] if arguments.offload else []
-    for name in ("device", "kv_memory", "memory_per_gpu", "max_weight_memory", "offload_reserve_bytes"):
-        value = getattr(arguments, name)
-        flags += [] if value is None else [f"--{name.replace('_', '-')}", value]
-    return tuple(flags)
+    names = ("device", "kv_memory", "memory_per_gpu", "max_weight_memory", "offload_reserve_bytes")
+    return (*(["--offload"] if arguments.offload else []), *_flags(arguments, *names))
+
+
+def _flags(arguments: argparse.Namespace, *names: str) -> tuple[str, ...]:
+    """Those that were given, with their values."""
+    given = ((name, getattr(arguments, name)) for name in names)
+    return tuple(part for name, value in given if value is not None for part in (f"--{name.replace('_', '-')}", value))
 
 
 def model_folder(llm: str, console: rich.console.Console, quantization: str = "none") -> Path:

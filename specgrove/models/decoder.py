@@ -16,6 +16,7 @@ from specgrove.models.decoder_ends import Embedding, Head
 from specgrove.models.decoder_layer import DecoderLayer
 from specgrove.models.decoder_ops import RowTensors
 from specgrove.models.decoder_step import decoder_step_of, model_step_of
+from specgrove.models.device_ops import DeviceOps
 from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.models.rotary import RotarySpec, cos_sin_table
 from specgrove.models.sharding import Shard, heads_of
@@ -75,6 +76,12 @@ class Decoder:
         is_alone = self._group.size == 1 and not self._store.is_streamed
         self._step = decoder_step_of(self.layers, spec, self.heads, self._cos_sin) if is_alone else None
         self._model_step = model_step_of(self._step, self.embedding, self.head)
+
+    @property
+    def can_be_captured(self) -> bool:
+        """Whether a pass is a fixed sequence of kernels on a GPU: a whole model on kernels, with all weights there."""
+        is_whole = self.embedding is not None and self.head is not None and self._group.size == 1
+        return isinstance(self.ops, DeviceOps) and is_whole and not self._store.is_streamed
 
     @property
     def num_layers(self) -> int:

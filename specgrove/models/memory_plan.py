@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from specgrove.kernels.composed_linear import EXPANSION_BYTES
+from specgrove.kernels.cuda.attention import AttentionHeads, PlanCapacity
 from specgrove.models.parallel_layout import ParallelLayout
-from specgrove.models.sharding import Shard, heads_of, mlp_part, vocab_part
+from specgrove.models.sharding import HeadShard, Shard, heads_of, mlp_part, vocab_part
 from specgrove.models.spec import DecoderSpec
 
 _DTYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
@@ -42,7 +43,11 @@ class MemoryRequest:
     max_weight_bytes: int | None = None
     """What a rank's weights may take of the memory; the rest stays in a file, or in the host's memory."""
     on_gpu: bool = False
-    """There embeddings are never offloaded, and quantised weights are expanded for every use."""
+    """There embeddings are never offloaded."""
+    has_gpu_kernels: bool = False
+    """Else quantised weights are expanded for every use."""
+    max_len: int | None = None
+    """Longest sequence; ``None``: what the model allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +102,9 @@ def _plan_rank(spec: DecoderSpec, request: MemoryRequest, rank: int) -> MemoryPl
         activations += 4 * request.max_num_logit_rows * spec.vocab_size * copies
     activations += 4 * request.max_num_rows * spec.hidden_size * (shard.tensor_size if shard.tensor_size > 1 else 0)
     activations += _rotary_bytes(spec, shard)
-    if request.on_gpu and request.quantization is not None:
+    if request.has_gpu_kernels:
+        activations += _attention_bytes(spec, request, heads)
+    elif request.on_gpu and request.quantization is not None:
         activations += _expansion_bytes(spec, request, shard)
     return MemoryPlan(
         rank=rank,
@@ -106,6 +113,13 @@ def _plan_rank(spec: DecoderSpec, request: MemoryRequest, rank: int) -> MemoryPl
         num_slots=request.num_slots,
         activation_bytes=activations,
     )
+
+
+def _attention_bytes(spec: DecoderSpec, request: MemoryRequest, heads: HeadShard) -> int:
+    """Of what the plan of a pass, and the partial results of attention, take at most."""
+    max_len = min(request.max_len or spec.max_position_embeddings, request.num_slots)
+    shape = AttentionHeads(heads.num_q, heads.num_kv, spec.head_dim)
+    return PlanCapacity.of(shape, request.max_num_rows, max_len, request.num_slots).num_bytes(shape)
 
 
 def _rotary_bytes(spec: DecoderSpec, shard: Shard) -> int:
@@ -164,15 +178,20 @@ def slots_in(spec: DecoderSpec, request: MemoryRequest, *, kv_bytes: int | None,
 
     Raises ``DoesNotFitError`` where not one is left.
     """
-    plans = plan_memory(spec, replace(request, num_slots=0))
-    rooms = [
-        kv_bytes if kv_bytes is not None else (rank_bytes or 0) - plan.weight_bytes - plan.activation_bytes
-        for plan in plans
-    ]
-    num_slots = min(room // plan.slot_bytes for room, plan in zip(rooms, plans, strict=True))
-    if num_slots < 1:
-        limit = gibibytes(kv_bytes if kv_bytes is not None else rank_bytes or 0)
-        raise DoesNotFitError(f"{limit} leave no room for a KV slot: {max(plans, key=lambda plan: plan.total_bytes)}")
+    num_slots = 0
+    for _ in range(
+        2
+    ):  # what attention on a GPU takes grows with the slots: first as if there were none, then as if there were all these
+        plans = plan_memory(spec, replace(request, num_slots=num_slots))
+        rooms = [
+            kv_bytes if kv_bytes is not None else (rank_bytes or 0) - plan.weight_bytes - plan.activation_bytes
+            for plan in plans
+        ]
+        num_slots = min(room // plan.slot_bytes for room, plan in zip(rooms, plans, strict=True))
+        if num_slots < 1:
+            limit = gibibytes(kv_bytes if kv_bytes is not None else rank_bytes or 0)
+            largest = max(plans, key=lambda plan: plan.total_bytes)
+            raise DoesNotFitError(f"{limit} leave no room for a KV slot: {largest}")
     return num_slots
 
 

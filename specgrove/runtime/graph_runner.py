@@ -54,6 +54,7 @@ class CudaGraphs:
     """On a stream of its own. Graphs share one pool of memory: they never run side by side, and what they leave lies outside of it."""
 
     def __init__(self, device: torch.device) -> None:
+        torch.cuda.synchronize(device)  # what was loaded was loaded on another stream
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
@@ -138,8 +139,9 @@ class GraphRunner:
         progress: Progress = lambda done, total: None,
     ) -> None:
         """Captures all graphs. Raises ``ValueError`` for a decoder whose ops are not those of the kernels."""
-        if not isinstance(decoder.ops, DeviceOps) or decoder.embedding is None or decoder.head is None:
+        if not decoder.can_be_captured:
             raise ValueError("only a whole model that runs on the kernels for GPUs can be captured into graphs")
+        assert isinstance(decoder.ops, DeviceOps)
         self.decoder = decoder
         self.spec = decoder.spec
         self.num_slots = limits.num_slots

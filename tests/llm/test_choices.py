@@ -92,16 +92,16 @@ def test_where_only_the_largest_counts_no_logits_are_written(runner: ModelRunner
 def test_what_needs_logits_gets_them(name: str) -> None:
     session = Session("s", NEED_LOGITS[name], len(PROMPT))
     session.extend(tuple(PROMPT))
-    assert choices_wanted(session, TREE) is None
-    assert choices_wanted(session, TokenTree.of_root(31)) is None
+    assert choices_wanted(session, TREE, are_cheap=True) is None
+    assert choices_wanted(session, TokenTree.of_root(31), are_cheap=True) is None
 
 
 def test_enough_tokens_end_the_need_for_logits() -> None:
     session = Session("s", NEED_LOGITS["min_tokens"], len(PROMPT))
     session.extend((*PROMPT, 1))
-    assert choices_wanted(session, TREE) is None
+    assert choices_wanted(session, TREE, are_cheap=False) is None
     session.extend((31,))
-    wanted = choices_wanted(session, TREE)
+    wanted = choices_wanted(session, TREE, are_cheap=False)
     assert wanted is not None
     assert [choice.position for choice in wanted] == [len(PROMPT) + 2 + depth for depth in (0, 1, 1)]
 
@@ -109,8 +109,9 @@ def test_enough_tokens_end_the_need_for_logits() -> None:
 def test_sampled_choices_of_a_tree_are_made_only_where_they_are_looked_at() -> None:
     session = Session("s", PLAIN, len(PROMPT))
     session.extend(tuple(PROMPT))
-    assert choices_wanted(session, TREE) is None
-    assert choices_wanted(session, TokenTree.of_root(31)) is not None
+    assert choices_wanted(session, TREE, are_cheap=False) is None
+    assert choices_wanted(session, TokenTree.of_root(31), are_cheap=False) is not None
+    assert len(choices_wanted(session, TREE, are_cheap=True) or ()) == TREE.num_nodes
 
 
 def test_trees_that_share_a_pass_are_each_judged_by_their_own_answers(runner: ModelRunner) -> None:

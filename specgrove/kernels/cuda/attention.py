@@ -45,6 +45,11 @@ class PlanCapacity:
     """Pieces of work that leave partial results."""
     num_tiles: int
 
+    def num_bytes(self, heads: AttentionHeads) -> int:
+        """On the device: the plan, and room for partial results."""
+        partials = self.num_split_items * _TILE_QUERIES * (heads.head_dim + 2)
+        return 4 * (self.num_numbers + heads.num_kv_heads * (partials + self.num_tiles))
+
     @classmethod
     def of(cls, heads: AttentionHeads, max_num_rows: int, max_len: int, num_slots: int) -> PlanCapacity:
         """For passes of ``max_num_rows``, each of which sees up to ``max_len`` keys, over sequences that share no slot of ``num_slots``."""

@@ -1,0 +1,153 @@
+"""Runs the kernels for GPUs on a few random numbers when a service starts: what another card or compiler breaks is not served.
+
+Every kernel that a decoder uses is compared with the same computation by torch or by the CPU's kernels; and where speculation relies on it,
+a row alone must have the bits of the same row among others. Takes well below a second on a GPU.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+import torch
+from torch.nn import functional
+
+from specgrove.kernels import composed, sampling
+from specgrove.kernels.cuda import attention, choices, elementwise, norms
+from specgrove.kernels.cuda.attention import AttentionHeads, AttentionPlan
+from specgrove.kernels.cuda.linear import PackedDeviceLinear
+from specgrove.kernels.model_step import StepRows
+from specgrove.kernels.quantized_linear import quantize
+from specgrove.kernels.sampling import ChoiceParams
+
+_TOLERANCE = 0.03  # of bfloat16 results, relative to the largest number
+_CONTEXT_LEN, _NUM_NODES = 700, 9  # two splits of keys
+_GROUP_SIZE = 32
+
+
+class KernelsWrongError(RuntimeError):
+    """A kernel doesn't give what it should on this device."""
+
+
+def check_kernels(heads: AttentionHeads, dtype: torch.dtype, device: torch.device) -> None:
+    """Raises ``KernelsWrongError`` that names the kernel; ``dtype`` is bfloat16 or float16."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        _check_attention(heads, dtype, device, generator)
+        for bits in (16, 8, 4):
+            _check_linear(bits, dtype, device, generator)
+        _check_elementwise(dtype, device, generator)
+        _check_choices(device, generator)
+
+
+def _random(generator: torch.Generator, *shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=generator)
+
+
+def _compare(kernel: str, found: torch.Tensor, expected: torch.Tensor) -> None:
+    error = (found.float() - expected.float()).abs().max().item()
+    allowed = _TOLERANCE * expected.float().abs().max().item()
+    if not error <= allowed:
+        raise KernelsWrongError(f"{kernel} differs from torch by {error:.3g}, where {allowed:.3g} is allowed")
+
+
+def _compare_bits(kernel: str, alone: torch.Tensor, among_others: torch.Tensor) -> None:
+    if not torch.equal(alone, among_others):
+        raise KernelsWrongError(f"{kernel} gives a row other bits alone than among other rows")
+
+
+def _check_attention(
+    heads: AttentionHeads, dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> None:
+    num_slots = _CONTEXT_LEN + _NUM_NODES
+    shape = (num_slots, heads.num_kv_heads, heads.head_dim)
+    k_cache, v_cache = (_random(generator, *shape).to(device, dtype) for _ in range(2))
+    queries = _random(generator, _NUM_NODES, heads.num_heads, heads.head_dim).to(device, dtype)
+    scale = heads.head_dim**-0.5
+
+    def run(nodes: list[int]) -> torch.Tensor:
+        rows = _path_rows(nodes)
+        own = queries[nodes].contiguous()
+        out = torch.empty(len(nodes), heads.num_heads * heads.head_dim, dtype=dtype, device=device)
+        plan = AttentionPlan.of(rows, heads, len(nodes), device)
+        attention.tree_attention(own, k_cache, v_cache, plan, scale, out)
+        return out
+
+    together = run(list(range(_NUM_NODES)))
+    group_size = heads.group_size
+    for node in (0, _NUM_NODES - 1):
+        seen = _CONTEXT_LEN + node + 1  # a chain
+        keys, values = (
+            cache[:seen].float().repeat_interleave(group_size, dim=1).transpose(0, 1) for cache in (k_cache, v_cache)
+        )
+        weights = torch.softmax(queries[node, :, None].float() @ keys.transpose(1, 2) * scale, dim=-1)
+        _compare("tree attention", together[node], (weights @ values).flatten())
+        _compare_bits("tree attention", run([node])[0], together[node])
+
+
+def _path_rows(nodes: list[int]) -> StepRows:
+    """Nodes of a chain after one context, each with its ancestors in the mask."""
+    rows = StepRows(context_slots=array("i", range(_CONTEXT_LEN)), context_offsets=array("i", [0, _CONTEXT_LEN]))
+    rows.tree_slots = array("i", range(_CONTEXT_LEN, _CONTEXT_LEN + _NUM_NODES))
+    rows.tree_offsets = array("i", [0, _NUM_NODES])
+    rows.token_ids = array("q", nodes)
+    rows.row_seq = array("i", [0] * len(nodes))
+    rows.row_context_len = array("i", [_CONTEXT_LEN] * len(nodes))
+    rows.row_masks = array("q", [(1 << node + 1) - 1 for node in nodes])
+    return rows
+
+
+def _check_linear(bits: int, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> None:
+    out_features, in_features, num_rows = 96, 1088, 70
+    weight = _random(generator, out_features, in_features)
+    packed = weight if bits == 16 else quantize(weight, bits, _GROUP_SIZE if bits == 4 else None)
+    values = packed if isinstance(packed, torch.Tensor) else packed.dequantized()
+    linear = PackedDeviceLinear(packed, _random(generator, out_features).to(device), dtype, device)
+    x = _random(generator, num_rows, in_features).to(device, dtype)
+    together = linear(x)
+    without_bias = together - linear(torch.zeros_like(x))
+    name = f"the linear over {bits} bits"
+    _compare(name, without_bias, functional.linear(x.float(), values.to(device, dtype).float()))
+    for first, end in ((0, 1), (3, 12), (60, 70)):
+        _compare_bits(name, linear(x[first:end].clone()), together[first:end])
+
+
+def _check_elementwise(dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> None:
+    num_rows, size, eps = 5, 272, 1e-5
+    hidden, delta = (_random(generator, num_rows, size).to(device) for _ in range(2))
+    scale, shift = (_random(generator, size).to(device) for _ in range(2))
+    out = torch.empty(num_rows, size, dtype=dtype, device=device)
+    norms.rms_norm(hidden.clone(), delta, scale, eps, out)
+    _compare("the RMS norm", out, composed.rms_norm(hidden + delta, scale, eps))
+    norms.layer_norm(hidden.clone(), delta, scale, shift, eps, out)
+    _compare("the layer norm", out, composed.layer_norm(hidden + delta, scale, shift, eps))
+    gated = torch.empty(num_rows, size // 2, dtype=dtype, device=device)
+    elementwise.gated(hidden, "silu", gated)
+    _compare("the gated activation", gated, composed.gated(hidden, "silu"))
+    num_heads, num_kv_heads, head_dim = 3, 2, 64
+    qkv = _random(generator, num_rows, (num_heads + 2 * num_kv_heads) * head_dim).to(device)
+    positions, slots = (torch.arange(num_rows, dtype=torch.int32, device=device) for _ in range(2))
+    angles = _random(generator, num_rows, head_dim).to(device)
+    queries = torch.empty(num_rows, num_heads, head_dim, dtype=dtype, device=device)
+    caches = [torch.zeros(num_rows, num_kv_heads, head_dim, dtype=dtype, device=device) for _ in range(4)]
+    elementwise.rotate_and_store(qkv, positions, angles, slots, caches[0], caches[1], queries)
+    expected = composed.rotate_and_store(qkv, positions, angles, slots, caches[2], caches[3])
+    for found, wanted in ((queries, expected), (caches[0], caches[2]), (caches[1], caches[3])):
+        _compare("the rotary embedding", found, wanted)
+
+
+def _check_choices(device: torch.device, generator: torch.Generator) -> None:
+    num_rows, vocab_size = 6, 3001
+    logits = _random(generator, num_rows, vocab_size) * 4
+    temperatures = torch.tensor([0.0, 0.5, 1.0] * 2)
+    seeds = torch.arange(num_rows)
+    out = torch.empty(num_rows, dtype=torch.int64, device=device)
+    choices.choose(logits.to(device), temperatures.to(device), seeds.to(device), (7 * seeds).to(device), out)
+    for row, found in enumerate(out.tolist()):
+        params = ChoiceParams(temperature=float(temperatures[row]), seed=row)
+        if sampling.choose(logits[row], params, 7 * row) != found:
+            raise KernelsWrongError("the choice of tokens differs from the CPU's")
+    log_probs = torch.empty(num_rows, 4, device=device)
+    token_ids = torch.empty(num_rows, 4, dtype=torch.int32, device=device)
+    choices.top_k_log_probs(logits.to(device), 4, log_probs, token_ids)
+    if not torch.equal(token_ids.long().cpu(), sampling.top_k_log_probs(logits, 4)[1]):
+        raise KernelsWrongError("the most probable tokens differ from the CPU's")
