@@ -63,7 +63,7 @@ def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, Decod
     folder = resolve_model(config.model, cache_dir=config.cache_dir, progress=logger.info)
     folder = ensure_quantized(folder, config.quantization, config.cache_dir, logger.info)
     has_kernels = has_gpu_kernels(config.gpu_kernels, read_spec(folder), DTYPES[config.dtype], device)
-    request = plan(config, folder, rank, device, has_kernels)
+    request = plan(config, folder, rank, device, has_kernels=has_kernels)
     if rank is not None and rank.is_first_of_machine:
         dist.barrier()
     started_s = time.perf_counter()
@@ -110,7 +110,7 @@ def request_of(config: LlmServiceConfig, folder: Path, device: torch.device, *, 
 
 
 def plan(
-    config: LlmServiceConfig, folder: Path, rank: ranks.Rank | None, device: torch.device, has_kernels: bool
+    config: LlmServiceConfig, folder: Path, rank: ranks.Rank | None, device: torch.device, *, has_kernels: bool
 ) -> MemoryRequest:
     """The number of KV slots and the limits. Says what memory will be taken; raises ``DoesNotFitError`` where there is less."""
     spec, request = read_spec(folder), request_of(config, folder, device, has_gpu_kernels=has_kernels)

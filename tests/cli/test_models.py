@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 import torch
 
-from llm_service.__main__ import load, plan
+from llm_service.__main__ import load_runner, plan
 from llm_service.arguments import parse_arguments
 from specgrove.cli import main
 from specgrove.models import inventory
@@ -139,13 +139,13 @@ def test_the_llm_service_quantises_once(tmp_path: Path) -> None:
         "cpu",
     ]
     config = parse_arguments([*arguments, "--quantization", "int8"])
-    served, runner = load(config, None)
+    served, runner = load_runner(config)
     assert served.parent == tmp_path / "cache" / "quantized"
     assert quantization_of(served) == "specgrove, 8 bits"
     assert runner.num_slots == 64
-    assert load(config, None)[0] == served
+    assert load_runner(config)[0] == served
     plain, quantised = (
-        plan(parse_arguments([*arguments, "--dtype", "float32"]), place, None, torch.device("cpu"))
+        plan(parse_arguments([*arguments, "--dtype", "float32"]), place, None, torch.device("cpu"), has_kernels=False)
         for place in (folder, served)
     )
     assert (plain.quantization, quantised.quantization) == (None, "int8")
