@@ -7,6 +7,7 @@ when newly committed tokens follow that tree, its slots become theirs and nothin
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 
 import torch
@@ -57,7 +58,7 @@ class _Nodes:
 class _Cache:
     """What the SSM holds of one session."""
 
-    slots: list[int] = field(default_factory=list)  # of the first committed tokens
+    slots: array[int] = field(default_factory=lambda: array("i"))  # of the first committed tokens
     nodes: _Nodes = field(default_factory=_Nodes)  # below the committed tokens as they were at the last draft
 
 

@@ -7,7 +7,9 @@ import torch
 from specgrove.cpus import available_cpus
 from specgrove.kernels import _native
 from specgrove.kernels.checks import NATIVE_DTYPES
+from specgrove.kernels.cuda.attention import AttentionHeads
 from specgrove.kernels.cuda.backend import KernelsMissingError, kernels_for
+from specgrove.kernels.cuda.start_check import check_kernels
 from specgrove.kernels.threads import get_isa, get_num_threads
 
 REASONS = {
@@ -25,8 +27,22 @@ def gpu_lines() -> list[str]:
         built = f"no kernels: {error}"
     if not torch.cuda.is_available():
         return [f"GPU           none that torch {torch.__version__} finds; {built}"]
-    gpus = (torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count()))
-    return [f"GPU           {gpu.name}, compute capability {gpu.major}.{gpu.minor}; {built}" for gpu in gpus]
+    lines = []
+    for index in range(torch.cuda.device_count()):
+        torch.cuda.set_device(index)
+        gpu = torch.cuda.get_device_properties(index)
+        lines.append(f"GPU           {gpu.name}, compute capability {gpu.major}.{gpu.minor}; {built}")
+        lines.append(f"in use        {gpu_verdict(torch.device('cuda', index))}")
+    return lines
+
+
+def gpu_verdict(device: torch.device) -> str:
+    """Which kernels a model in bfloat16 would run on there, and why."""
+    try:
+        check_kernels(AttentionHeads(32, 8, 128), torch.bfloat16, device)
+    except RuntimeError as error:
+        return f"ops composed from torch's own: {error}"
+    return "the kernels for GPUs: they are as exact as torch there, and rows keep their bits among others"
 
 
 def main() -> None:

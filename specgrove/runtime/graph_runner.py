@@ -1,7 +1,8 @@
-"""Runs forward passes of a whole model on a GPU: one copy there, the replay of two captured graphs, one small copy back.
+"""Runs forward passes of a whole model on a GPU: one copy there, the replay of captured graphs, one small copy back.
 
-A pass is filled up to the next of a few numbers of rows, its *bucket*: each has a graph of the layers, captured at warm-up, and each number
-of asked rows one of the head. Graphs leave hidden states and logits at fixed places. Nothing is allocated and nobody waits until
+A pass is filled up to the next of a few numbers of rows, its *bucket*, and so are the rows that are asked for something. For each there is
+a graph of the layers, for each number of asked rows one of the head, and where both are the same, as in passes of trees alone, one of
+all. Graphs are captured at warm-up, and leave hidden states and logits at fixed places. Nothing is allocated and nobody waits until
 ``finish``. Passes that are larger than every bucket run without a graph: the same kernels, the same bits.
 """
 
@@ -164,15 +165,19 @@ class GraphRunner:
 
     def _capture_all(self, progress: Progress) -> None:
         """The largest first: the others then find their memory in its."""
-        total = len(self._row_buckets) + len(self._asked_buckets)
-        self._layers: dict[int, Callable[[], None]] = {}
-        self._heads: dict[int, Callable[[], None]] = {}
-        for num_rows in reversed(self._row_buckets):
-            self._layers[num_rows] = self._graphs.capture(partial(self._run_layers, num_rows))
-            progress(len(self._layers), total)
-        for num_asked in reversed(self._asked_buckets):
-            self._heads[num_asked] = self._graphs.capture(partial(self._run_head, num_asked))
-            progress(len(self._layers) + len(self._heads), total)
+        sizes = [(num_rows, 0) for num_rows in reversed(self._row_buckets)]
+        sizes += [(0, num_asked) for num_asked in reversed(self._asked_buckets)]
+        sizes += [(size, size) for size in reversed(self._asked_buckets) if size in self._row_buckets]
+        self._replays: dict[tuple[int, int], Callable[[], None]] = {}
+        for num_rows, num_asked in sizes:
+            self._replays[num_rows, num_asked] = self._graphs.capture(partial(self._run, num_rows, num_asked))
+            progress(len(self._replays), len(sizes))
+
+    def _run(self, num_rows: int, num_asked: int) -> None:
+        if num_rows:
+            self._run_layers(num_rows)
+        if num_asked:
+            self._run_head(num_asked)
 
     def _run_layers(self, num_rows: int) -> None:
         rows = self._buffers.rows(num_rows)
@@ -246,9 +251,11 @@ class GraphRunner:
         row_bucket = bucket_for(batch.num_rows, self._row_buckets)
         asked_bucket = bucket_for(num_asked, self._asked_buckets) if num_asked else 0
         self._buffers.load(batch.rows, row_bucket, asked_bucket)
-        self._layers[row_bucket]()
-        if asked_bucket:
-            self._heads[asked_bucket]()
+        if (row_bucket, asked_bucket) in self._replays:
+            self._replays[row_bucket, asked_bucket]()
+        else:
+            self._replays[row_bucket, 0]()
+            self._replays[0, asked_bucket]()
         return self._logits[:num_asked]
 
     def _logits_without_graph(self, batch: ForwardBatch) -> torch.Tensor:

@@ -5,8 +5,11 @@ Owned by a ``GraphRunner``, whose captured graphs read them at their addresses. 
 
 from __future__ import annotations
 
+import ctypes
 from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -29,21 +32,22 @@ class PassLimits:
 
 
 class _Part:
-    """A part of the numbers on both sides."""
+    """A part of the numbers on both sides. The host's is written through a plain view: a torch call takes ten times as long."""
 
-    def __init__(self, host: torch.Tensor, device: torch.Tensor) -> None:
-        self.host = host
+    def __init__(self, host: Any, device: torch.Tensor, filler: int) -> None:
+        self._host = host
+        self._fillers = array(host.format, [filler]) * len(host)
         self.device = device
 
-    def fill(self, values: array[int] | array[float], size: int, filler: int) -> None:
+    def fill(self, values: Iterable[int] | Iterable[float], size: int) -> None:
         """The first ``size`` numbers: ``values``, then fillers."""
-        num_values = len(values)
-        if num_values:
-            self.host[:num_values] = torch.frombuffer(values, dtype=_DTYPES[values.typecode])
-        self.host[num_values:size] = filler
+        numbers = array(self._host.format, values)
+        num_values = len(numbers)
+        self._host[:num_values] = numbers
+        self._host[num_values:size] = self._fillers[num_values:size]
 
 
-_DTYPES = {"i": torch.int32, "q": torch.int64, "f": torch.float32}
+_FORMATS = {"i": torch.int32, "q": torch.int64, "f": torch.float32}
 
 
 class PassBuffers:
@@ -55,23 +59,30 @@ class PassBuffers:
         self._heads = heads
         self._device = device
         rows, asked = limits.max_num_rows, limits.max_num_asked
-        # Those of 8 bytes first: they begin at multiples of 8.
-        sizes = {"seeds": 2 * asked, "choice_positions": 2 * asked, "temperatures": asked, "asked_rows": asked}
-        sizes |= {"token_ids": rows, "positions": rows, "slots": rows}
-        self._plan_start = sum(sizes.values()) + sum(sizes.values()) % 2
+        # Name: number of numbers, their format, and what rows that only fill a pass have. Those of 8 bytes first: they begin at
+        # multiples of 8.
+        parts = {
+            "seeds": (asked, "q", 0),
+            "choice_positions": (asked, "q", 0),
+            "temperatures": (asked, "f", 0),
+            "asked_rows": (asked, "i", 0),
+            "token_ids": (rows, "i", 0),
+            "positions": (rows, "i", 0),
+            "slots": (rows, "i", _NO_SLOT),
+        }
+        sizes = {name: size * _FORMATS[form].itemsize // 4 for name, (size, form, _) in parts.items()}
+        self._plan_start = sum(sizes.values())
         num_numbers = self._plan_start + capacity.num_numbers
         self._host = torch.zeros(num_numbers, dtype=torch.int32, pin_memory=device.type == "cuda")
         self._numbers = torch.zeros(num_numbers, dtype=torch.int32, device=device)
+        host: Any = memoryview((ctypes.c_char * self._host.nbytes).from_address(self._host.data_ptr())).cast("B")
         self._parts: dict[str, _Part] = {}
         start = 0
-        for name, size in sizes.items():
-            dtype = {"seeds": torch.int64, "choice_positions": torch.int64, "temperatures": torch.float32}.get(name)
-            whole = slice(start, start + size)
-            host, there = self._host[whole], self._numbers[whole]
-            self._parts[name] = _Part(
-                host if dtype is None else host.view(dtype), there if dtype is None else there.view(dtype)
-            )
-            start += size
+        for name, (_, form, filler) in parts.items():
+            end = start + sizes[name]
+            there = self._numbers[start:end].view(_FORMATS[form])
+            self._parts[name] = _Part(host[4 * start : 4 * end].cast(form), there, filler)
+            start = end
         self._parts["slots"].device.fill_(_NO_SLOT)  # until a pass is loaded nothing is written
         self._plan = AttentionPlan.empty(capacity, heads, rows, device, self._numbers[self._plan_start :])
 
@@ -107,24 +118,14 @@ class PassBuffers:
         The copy of the pass before must have ended. Raises ``ValueError`` for rows that don't fit together.
         """
         rows.check()
-        parts = self._parts
-        for name, values, size, filler in (
-            ("token_ids", rows.token_ids, num_rows, 0),
-            ("positions", rows.positions, num_rows, 0),
-            ("slots", rows.slots, num_rows, _NO_SLOT),
-            ("asked_rows", rows.asked_rows, num_asked, 0),
-        ):
-            parts[name].fill(values, size, filler)
-        choices = rows.choices
-        parts["temperatures"].fill(
-            array("f", [0.0 if choice is None else choice.params.temperature for choice in choices]), num_asked, 0
-        )
-        parts["seeds"].fill(
-            array("q", [0 if choice is None else _signed(choice.params.seed) for choice in choices]), num_asked, 0
-        )
-        parts["choice_positions"].fill(
-            array("q", [0 if choice is None else choice.position for choice in choices]), num_asked, 0
-        )
+        parts, choices = self._parts, rows.choices
+        parts["token_ids"].fill(rows.token_ids, num_rows)
+        parts["positions"].fill(rows.positions, num_rows)
+        parts["slots"].fill(rows.slots, num_rows)
+        parts["asked_rows"].fill(rows.asked_rows, num_asked)
+        parts["temperatures"].fill((0.0 if one is None else one.params.temperature for one in choices), num_asked)
+        parts["seeds"].fill((0 if one is None else _signed(one.params.seed) for one in choices), num_asked)
+        parts["choice_positions"].fill((0 if one is None else one.position for one in choices), num_asked)
         num_numbers = self._plan_start + write_plan(rows, self._heads, self._host[self._plan_start :], self._device)
         self._numbers[:num_numbers].copy_(self._host[:num_numbers], non_blocking=True)
 

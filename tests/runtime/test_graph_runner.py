@@ -141,7 +141,9 @@ def test_rows_that_fill_a_pass_write_nothing(device: torch.device, graphs: Graph
 
 def test_all_buckets_are_captured_first(device: torch.device, graphs: Graphs, tmp_path: Path) -> None:
     both = Both(tmp_path, device, graphs)
-    total = len(buckets(10)) + len(buckets(5))
+    both_sizes = set(buckets(10)) & set(buckets(5))
+    total = len(buckets(10)) + len(buckets(5)) + len(both_sizes)
+    assert both_sizes == {1, 2, 4}
     assert both.progress == [(done, total) for done in range(1, total + 1)]
     measure_step_ms(both.with_graphs, 3, [1, 2, 3], num_runs=2)
     if isinstance(graphs, RecordedGraphs):

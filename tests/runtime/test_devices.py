@@ -1,0 +1,91 @@
+"""Which ops and which runner a model gets, and what the log says where it isn't the kernels for GPUs."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from specgrove.kernels import __main__ as kernels_main
+from specgrove.kernels.__main__ import gpu_verdict
+from specgrove.kernels.cuda.backend import KernelsMissingError
+from specgrove.kernels.cuda.start_check import KernelsWrongError
+from specgrove.models.device_weights import DeviceWeights, StreamedWeights
+from specgrove.models.loading import load_decoder, read_spec
+from specgrove.models.spec import DecoderSpec
+from specgrove.runtime import devices
+from specgrove.runtime.devices import choose_device, has_gpu_kernels, runner_for
+from specgrove.runtime.model_runner import ModelRunner
+from specgrove.runtime.pass_buffers import PassLimits
+from tests.models.families import DEVICE_VARIANTS, save_tiny
+from tests.models.test_device_weights import CopiesAtOnce
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)  # which the check is kept away from
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> DecoderSpec:
+    save_tiny("llama", tmp_path, DEVICE_VARIANTS)
+    return read_spec(tmp_path)
+
+
+def test_a_check_decides(spec: DecoderSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(devices, "check_kernels", lambda *_: None)
+    with caplog.at_level(logging.WARNING):
+        assert has_gpu_kernels("auto", spec, torch.bfloat16, GPU)
+    assert not caplog.records
+
+    def fails(*_: object) -> None:
+        raise KernelsWrongError("the RMS norm differs from torch by 3")
+
+    monkeypatch.setattr(devices, "check_kernels", fails)
+    assert not has_gpu_kernels("auto", spec, torch.bfloat16, GPU)
+    assert "ops of torch run instead" in caplog.text
+    assert "the RMS norm differs" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("mode", "dtype", "head_dim", "reason"),
+    [
+        ("off", torch.bfloat16, 64, "--gpu-kernels off"),
+        ("auto", torch.float32, 64, "not float32"),
+        ("auto", torch.float16, 72, "not 72"),
+    ],
+)
+def test_what_they_can_not_run_is_not_tried(
+    mode: str, dtype: torch.dtype, head_dim: int, reason: str, spec: DecoderSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not has_gpu_kernels(mode, replace(spec, head_dim=head_dim), dtype, GPU)
+    assert reason in caplog.text
+
+
+def test_the_cpu_has_kernels_of_its_own(spec: DecoderSpec, caplog: pytest.LogCaptureFixture) -> None:
+    assert not has_gpu_kernels("auto", spec, torch.bfloat16, CPU)
+    assert not caplog.records
+    assert choose_device("cpu", 0) == CPU
+
+
+def test_offloaded_weights_are_not_captured(tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path, DEVICE_VARIANTS)
+    limits = PassLimits(4, 4, 16, 32)
+    for store, expected in (
+        (DeviceWeights(CPU, has_kernels=True), True),
+        (DeviceWeights(CPU), False),
+        (StreamedWeights(CPU, 0, CopiesAtOnce(), has_kernels=True), False),
+    ):
+        decoder = load_decoder(tmp_path, torch.bfloat16, store=store)
+        assert decoder.can_be_captured == expected
+        assert isinstance(runner_for(decoder, limits), ModelRunner)  # there is no GPU here
+
+
+def test_a_verdict_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpu_verdict(CPU).startswith("the kernels for GPUs")
+
+    def fails(*_: object) -> None:
+        raise KernelsMissingError("no nvcc")
+
+    monkeypatch.setattr(kernels_main, "check_kernels", fails)
+    assert gpu_verdict(CPU) == "ops composed from torch's own: no nvcc"
