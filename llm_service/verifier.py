@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 
-from llm_service.acceptance import Answers, accept, check_sampling, choices_wanted
+from llm_service.acceptance import Answers, accept, check_sampling
 from llm_service.config import VerifierConfig
+from llm_service.passes import Pass, answers_by_tree, next_pass, pass_of
 from llm_service.scheduler import StepEntry, StepPlan, plan_step
 from llm_service.session import PendingWork, Session
 from specgrove.errors import (
@@ -24,48 +24,16 @@ from specgrove.errors import (
     SpecGroveError,
     StaleBaseError,
 )
-from specgrove.kernels.model_step import HAS_LOGITS
-from specgrove.kernels.sampling import RowChoice
-from specgrove.models.forward_batch import ForwardOutput
 from specgrove.request import Verdict, VerifyWork
-from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.kv_slots import SlotPool
 from specgrove.runtime.model_runner import Runner, measure_step_ms
 from specgrove.runtime.step_loop import WorkItem
 from specgrove.token_tree import TokenTree
 
 _MAX_NUM_STEPS = 256
+_SOON_S = 0.1  # in which a session that drafts will have its next tree
 
 Result = tuple[int, Verdict | SpecGroveError]
-
-
-@dataclass(frozen=True, slots=True)
-class _TreeInFlight:
-    pending: PendingWork
-    slots: list[int]
-    asked: range
-    """Of the pass's asked rows those of the tree's nodes."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Forward:
-    """A forward pass under way."""
-
-    trees: list[_TreeInFlight]
-    started_s: float
-    num_rows: int
-
-
-def _answers_by_tree(trees: Sequence[_TreeInFlight], output: ForwardOutput) -> Iterator[tuple[_TreeInFlight, Answers]]:
-    """All asked rows are of trees, and those of one tree are all choices or all logits."""
-    first_logit = 0
-    for tree in trees:
-        choices = output.choices[tree.asked.start : tree.asked.stop]
-        if choices and choices[0] != HAS_LOGITS:
-            yield tree, choices
-        else:
-            yield tree, output.logits[first_logit : first_logit + len(tree.asked)]
-            first_logit += len(tree.asked)
 
 
 class VerifierEngine:
@@ -85,7 +53,7 @@ class VerifierEngine:
         self._sessions: dict[str, Session] = {}
         self._pending: dict[str, PendingWork] = {}
         self._ready: list[Result] = []
-        self._in_flight: deque[_Forward] = deque()
+        self._in_flight: deque[Pass] = deque()
         self._runner.discard()
 
     @property
@@ -164,6 +132,8 @@ class VerifierEngine:
         has_room = True
         while has_room and len(self._in_flight) < self._runner.max_num_in_flight:
             has_room = self._start_forward()
+        if self._in_flight and 0 < len(self._in_flight[0].trees) <= self._runner.max_num_ahead:
+            self._run_ahead()
         results = self._finish_forward() if self._in_flight else []
         results.extend(self._ready)  # what found no slots
         self._ready = []
@@ -219,29 +189,26 @@ class VerifierEngine:
         )
         if not plan:
             return False
-        started_s = time.perf_counter()
-        builder = BatchBuilder()
-        trees = []
-        for entry, slots in plan:
-            pending, session = entry.pending, entry.pending.session
-            start = len(session.slots)
-            session.slots.extend(slots[: entry.chunk_len])
-            chunk = session.token_ids[start : start + entry.chunk_len]
-            tree_slots = slots[entry.chunk_len :]
-            tree = TreeRows(pending.tree.token_ids, pending.tree.parents, tree_slots) if entry.has_tree else None
-            choices = self._choices(entry) if entry.has_tree else None
-            asked = builder.add(session.slots, chunk, tree, choices=choices)
-            if entry.has_tree:
-                pending.is_in_flight = True
-                trees.append(_TreeInFlight(pending, tree_slots, asked))
-        batch = builder.build()
-        self._in_flight.append(_Forward(trees, started_s, batch.num_rows))
+        begun, batch = pass_of(plan, choices_are_cheap=self._runner.choices_are_cheap)
+        self._in_flight.append(begun)
         self._runner.start(batch)
         return True
 
-    def _choices(self, entry: StepEntry) -> list[RowChoice] | None:
-        pending = entry.pending
-        return choices_wanted(pending.session, pending.tree, are_cheap=self._runner.choices_are_cheap)
+    def _run_ahead(self) -> None:
+        """Begins the pass that follows the one in flight at once, where it is sure what will be in it and nobody would wait for it.
+
+        Sessions that draft have their next trees soon: those would wait.
+        """
+        if len(self._in_flight) != 1 or not self._in_flight[0].surely_goes_on(self._pending.values()):
+            return
+        (before,) = self._in_flight
+        soon_s = self._clock_s() - _SOON_S
+        idle = (session for session in self._sessions.values() if session.session_id not in self._pending)
+        if any(session.last_used_s > soon_s for session in idle) or len(before.trees) > self._slots.num_free:
+            return
+        begun, batch = next_pass(before, self._slots.allocate(len(before.trees)))
+        self._in_flight.append(begun)
+        self._runner.start(batch)
 
     def _finish_forward(self) -> list[Result]:
         output = self._runner.finish()
@@ -250,7 +217,7 @@ class VerifierEngine:
         self.num_steps += 1
         self.num_step_tokens += forward.num_rows
         results: list[Result] = []
-        for tree, answers in _answers_by_tree(forward.trees, output):
+        for tree, answers in answers_by_tree(forward.trees, output):
             pending = tree.pending
             if self._pending.get(pending.session.session_id) is not pending:  # closed or failed meanwhile
                 self._slots.free(tree.slots)
@@ -258,6 +225,9 @@ class VerifierEngine:
             result = self._apply(pending, tree.slots, answers, step_ms, forward.num_rows)
             if result is not None:
                 results.append((pending.item_id, result))
+        for later in self._in_flight:
+            for tree in later.trees:
+                tree.pending.is_in_flight = True
         return results
 
     def _apply(

@@ -79,6 +79,12 @@ void bind_elementwise(py::module_& module) {
 
 void bind_choices(py::module_& module) {
   module.def(
+      "take_choices",
+      [](Address token_ids, int64_t num_rows, Address choices, Stream stream) {
+        take_choices(at<int32_t>(token_ids), num_rows, at<int64_t>(choices), stream);
+      },
+      NoGil());
+  module.def(
       "choose",
       [](Address logits, Address temperatures, Address seeds, Address positions, int64_t num_rows, int64_t vocab_size,
          Address out, Stream stream) {

@@ -63,7 +63,22 @@ __global__ void __launch_bounds__(kThreads) choose_kernel(Choices choices) {
   if (threadIdx.x == 0) choices.out[row] = any_nan ? kNotANumber : best == 0 ? kAllBanned : token_of_key(best);
 }
 
+__global__ void __launch_bounds__(kThreads)
+    take_choices_kernel(int32_t* token_ids, int64_t num_rows, const int64_t* choices) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (row >= num_rows || token_ids[row] >= 0) return;
+  const int64_t choice = choices[-1 - token_ids[row]];
+  token_ids[row] = choice < 0 ? 0 : static_cast<int32_t>(choice);
+}
+
 }  // namespace
+
+void take_choices(int32_t* token_ids, int64_t num_rows, const int64_t* choices, Stream stream) {
+  LaunchShape shape;
+  shape.grid_x = static_cast<unsigned>((num_rows + kThreads - 1) / kThreads);
+  shape.num_threads = kThreads;
+  launch(take_choices_kernel, shape, stream, token_ids, num_rows, choices);
+}
 
 void choose(const Choices& choices, Stream stream) {
   LaunchShape shape;

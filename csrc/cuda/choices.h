@@ -18,4 +18,7 @@ struct Choices {
 
 void choose(const Choices& choices, Stream stream);
 
+// Token ids below 0 stand for choices: -1 for choices[0], and so on. In place; a choice that is no token becomes id 0.
+void take_choices(int32_t* token_ids, int64_t num_rows, const int64_t* choices, Stream stream);
+
 }  // namespace specgrove::cuda

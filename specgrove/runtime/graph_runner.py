@@ -17,7 +17,7 @@ from typing import Protocol
 
 import torch
 
-from specgrove.kernels.cuda.choices import choose, top_k_log_probs
+from specgrove.kernels.cuda.choices import choose, take_choices, top_k_log_probs
 from specgrove.kernels.model_step import HAS_LOGITS
 from specgrove.models.decoder import Decoder
 from specgrove.models.device_ops import DeviceOps
@@ -146,6 +146,7 @@ class GraphRunner:
         self.decoder = decoder
         self.spec = decoder.spec
         self.num_slots = limits.num_slots
+        self.max_num_ahead = limits.max_num_asked
         self._graphs = graphs
         self._in_flight: deque[_UnderWay] = deque()
         device, pinned = decoder.device, decoder.device.type == "cuda"
@@ -159,7 +160,11 @@ class GraphRunner:
             self._log_probs = torch.zeros(asked * _MAX_K, device=device)
             self._token_ids = torch.zeros(asked * _MAX_K, dtype=torch.int32, device=device)
             answers = (self._chosen, self._log_probs, self._token_ids)
-            self._host = {part.dtype: torch.zeros_like(part, device="cpu", pin_memory=pinned) for part in answers}
+            # A pass may be begun while the one before it is under way: two of each, by turns.
+            self._host = deque(
+                {part.dtype: torch.zeros_like(part, device="cpu", pin_memory=pinned) for part in answers}
+                for _ in range(2)
+            )
             self._row_buckets, self._asked_buckets = buckets(rows), buckets(asked)
             self._capture_all(progress)
 
@@ -181,6 +186,7 @@ class GraphRunner:
 
     def _run_layers(self, num_rows: int) -> None:
         rows = self._buffers.rows(num_rows)
+        take_choices(rows.token_ids, self._chosen)
         hidden = self.decoder.run_layers(self.decoder.embed(rows), rows, *self._caches)
         self._hidden[:num_rows].copy_(hidden)
 
@@ -213,6 +219,7 @@ class GraphRunner:
             ]
             with_logits = [place for place, is_wanted in enumerate(is_chosen) if not is_wanted]
             wanted = under_way.logits[with_logits] if with_logits else under_way.logits[:0]
+            assert not (with_logits and self._in_flight), "the pass begun since then has taken the logits' place"
             return ForwardOutput(wanted.cpu(), choices)
 
     def start_top_k(self, batch: ForwardBatch, k: int) -> None:
@@ -265,6 +272,7 @@ class GraphRunner:
 
     def _copied(self, *parts: torch.Tensor) -> Callable[[], tuple[torch.Tensor, ...]]:
         """Begins copies to the host; what waits for them."""
+        self._host.rotate()
         there = tuple(self._host_place(part) for part in parts)
         waits = [self._graphs.copied(part, place) for part, place in zip(parts, there, strict=True)]
 
@@ -275,7 +283,7 @@ class GraphRunner:
         return wait
 
     def _host_place(self, part: torch.Tensor) -> torch.Tensor:
-        return self._host[part.dtype][: part.numel()].view(part.shape)
+        return self._host[0][part.dtype][: part.numel()].view(part.shape)
 
     @contextmanager
     def _running(self) -> Iterator[None]:

@@ -29,6 +29,10 @@ class Runner(Protocol):
     max_num_in_flight: int
     choices_are_cheap: bool
     """Whether a pass may well make choices of which few will be looked at."""
+    max_num_ahead: int
+    """How many asked rows a pass may have that another follows before its choices are known here; 0: none. In that other, token id -1 is
+    the choice of the first asked row of the pass before, -2 of the second. Both must be asked for choices only.
+    """
 
     def start(self, batch: ForwardBatch) -> None:
         """Begins a forward; the rows' keys and values go into their slots."""
@@ -60,6 +64,7 @@ class ModelRunner:
 
     max_num_in_flight = 1
     choices_are_cheap = False
+    max_num_ahead = 0
 
     def __init__(self, decoder: Decoder, num_slots: int) -> None:
         self.decoder = decoder

@@ -86,6 +86,7 @@ class ParallelRunner:
     """The ``Runner`` of rank 0."""
 
     choices_are_cheap = False
+    max_num_ahead = 0
 
     def __init__(self, runner: ModelRunner, links: RankLinks, liveness: LivenessMonitor) -> None:
         self._runner = runner

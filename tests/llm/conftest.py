@@ -9,6 +9,8 @@ import torch
 
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
+from specgrove.models.decoder import Decoder
+from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.models.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 from tests.llm.verifying import Clock
@@ -17,6 +19,37 @@ from tests.llm.verifying import Clock
 @pytest.fixture(scope="module")
 def runner(tiny_llama: Path) -> ModelRunner:
     return ModelRunner(load_decoder(tiny_llama, torch.float32), num_slots=400)
+
+
+class RunnerAhead(ModelRunner):
+    """Takes a pass while the one before is under way, as a GPU's runner does: what that one chooses it puts in by itself."""
+
+    max_num_ahead = 3
+
+    def __init__(self, decoder: Decoder, num_slots: int) -> None:
+        super().__init__(decoder, num_slots)
+        self.num_ahead = 0
+        self._chosen: list[int] = []
+
+    def start(self, batch: ForwardBatch) -> None:
+        token_ids = batch.rows.token_ids
+        for row, token_id in enumerate(token_ids):
+            if token_id < 0:
+                token_ids[row] = max(0, self._chosen[-1 - token_id])
+        self.num_ahead += len(self._finished) > 0
+        assert len(self._finished) < 2
+        super().start(batch)
+        self._chosen = list(self._finished[-1].choices)
+
+    def finish(self) -> ForwardOutput:
+        output = super().finish()
+        assert not (len(output.logits) and self._finished), "a later pass has taken the logits' place"
+        return output
+
+
+@pytest.fixture(scope="module")
+def runner_ahead(tiny_llama: Path) -> RunnerAhead:
+    return RunnerAhead(load_decoder(tiny_llama, torch.float32), num_slots=400)
 
 
 @pytest.fixture

@@ -18,7 +18,21 @@ from specgrove.request import SamplingParams, Verdict, VerifyWork
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import WorkItem
 from specgrove.token_tree import TokenTree
+from tests.llm.conftest import RunnerAhead
 from tests.llm.verifying import GREEDY, PROMPT, SAMPLED, Clock, ask, incremental, opening
+
+
+@pytest.fixture(params=["alone", "ahead"])
+def runner(request: pytest.FixtureRequest, runner: ModelRunner, runner_ahead: RunnerAhead) -> ModelRunner:
+    """One that takes a pass at a time, and one that takes the next before the last has ended."""
+    return runner if request.param == "alone" else runner_ahead
+
+
+def assert_ended(engine: VerifierEngine) -> None:
+    """At most a pass is under way that was begun for sessions that have ended."""
+    if engine.has_work():
+        assert engine.step() == []
+    assert not engine.has_work()
 
 
 def steps_of(engine: VerifierEngine, num_verdicts: dict[int, int]) -> dict[int, list[Verdict]]:
@@ -40,7 +54,7 @@ def test_steps_made_ahead_are_the_incremental_ones(engine: VerifierEngine, sampl
         work = replace(opening(f"s{item_id}", prompt, sampling), num_steps=12)
         engine.add(WorkItem(item_id, work))
     found = steps_of(engine, {0: 12, 1: 12})
-    assert not engine.has_work()
+    assert_ended(engine)
     for item_id, prompt in enumerate(prompts):
         verdicts = found[item_id]
         assert [token_id for verdict in verdicts for token_id in verdict.token_ids] == expected[item_id]
@@ -61,7 +75,7 @@ def test_a_stop_token_ends_steps_made_ahead(engine: VerifierEngine) -> None:
     engine.add(WorkItem(3, replace(opening("s", PROMPT, sampling), num_steps=12)))
     (verdicts,) = steps_of(engine, {3: expected.index(stop) + 1}).values()
     assert not verdicts[-1].has_more
-    assert not engine.has_work()
+    assert_ended(engine)
 
 
 def test_steps_made_ahead_end_with_their_session(engine: VerifierEngine) -> None:
@@ -74,8 +88,8 @@ def test_steps_made_ahead_end_with_their_session(engine: VerifierEngine) -> None
     ((item_id, result),) = engine.step()
     assert item_id == 3
     assert isinstance(result, SessionClosedError)
+    assert_ended(engine)
     assert engine.num_free_slots == num_free_slots
-    assert not engine.has_work()
 
 
 @pytest.mark.parametrize(("num_steps", "field"), [(0, "num_steps"), (257, "num_steps"), (191, "tree")])
@@ -173,7 +187,7 @@ def test_tokens_that_wait_go_out_before_a_failure(slow_talker: VerifierEngine, c
     assert isinstance(verdict, Verdict)
     assert verdict.token_ids == tuple(expected[1:3])
     assert isinstance(error, DeadlineExceededError)
-    assert not slow_talker.has_work()
+    assert_ended(slow_talker)
 
 
 def test_tokens_that_wait_go_out_before_the_session_is_closed(slow_talker: VerifierEngine) -> None:
@@ -187,5 +201,90 @@ def test_tokens_that_wait_go_out_before_the_session_is_closed(slow_talker: Verif
     assert isinstance(verdict, Verdict)
     assert verdict.token_ids == tuple(expected[1:3])
     assert isinstance(error, SessionClosedError)
-    assert not slow_talker.has_work()
+    assert_ended(slow_talker)
     assert slow_talker.num_free_slots == num_free_slots
+
+
+@pytest.fixture
+def ahead(runner_ahead: RunnerAhead, clock: Clock) -> VerifierEngine:
+    runner_ahead.num_ahead = 0
+    return VerifierEngine(runner_ahead, VerifierConfig(max_model_len=200, max_num_chunk_tokens=64), clock)
+
+
+def test_passes_are_begun_before_the_last_has_ended(ahead: VerifierEngine, runner_ahead: RunnerAhead) -> None:
+    for item_id in range(3):
+        ahead.add(WorkItem(item_id, replace(opening(f"s{item_id}", PROMPT[: 4 + item_id]), num_steps=10)))
+    steps_of(ahead, dict.fromkeys(range(3), 10))
+    assert runner_ahead.num_ahead == 9
+    assert ahead.num_steps == 10  # none was for nothing
+
+
+def test_nothing_is_begun_ahead_where_others_would_wait(
+    ahead: VerifierEngine, runner_ahead: RunnerAhead, clock: Clock
+) -> None:
+    first = ask(ahead, opening("drafting", PROMPT[:4])).token_ids[0]
+    ahead.add(WorkItem(1, replace(opening("going on", PROMPT), num_steps=20)))
+    steps_of(ahead, {1: 5})
+    assert runner_ahead.num_ahead == 0
+    tree = TokenTree((first, 5), (-1, 0), (0.0, -1.0), (0, 1))
+    ahead.add(WorkItem(2, VerifyWork("drafting", 5, (), tree)))
+    found = steps_of(ahead, {2: 1, 1: 1})
+    assert found[2][0].base == 5
+    clock.now_s += 1.0  # whoever drafted does so no more
+    steps_of(ahead, {1: 3})
+    assert runner_ahead.num_ahead == 3
+    ahead.add(
+        WorkItem(
+            3, VerifyWork("drafting", 5 + len(found[2][0].token_ids), (), TokenTree.of_root(found[2][0].token_ids[-1]))
+        )
+    )
+    assert 3 in dict(ahead.step()) | dict(ahead.step())
+
+
+def test_more_sessions_than_a_pass_ahead_may_have_go_one_by_one(
+    ahead: VerifierEngine, runner_ahead: RunnerAhead
+) -> None:
+    for item_id in range(4):
+        ahead.add(WorkItem(item_id, replace(opening(f"s{item_id}", PROMPT), num_steps=5)))
+    steps_of(ahead, dict.fromkeys(range(4), 5))
+    assert runner_ahead.num_ahead == 0
+
+
+@pytest.mark.parametrize("end", ["stop token", "close", "finish early", "expire", "reset"])
+def test_a_pass_begun_for_a_session_that_ends_leaves_nothing(
+    end: str, ahead: VerifierEngine, runner_ahead: RunnerAhead, clock: Clock
+) -> None:
+    num_free_slots = ahead.num_free_slots
+    expected = incremental(ahead, PROMPT, 12, GREEDY)
+    other = incremental(ahead, PROMPT[:5], 12, GREEDY)
+    sampling = replace(GREEDY, stop_token_ids=(expected[3],)) if end == "stop token" else GREEDY
+    timeout_ms = 500 if end == "expire" else None
+    ahead.add(WorkItem(1, replace(opening("s", PROMPT, sampling), num_steps=12, timeout_ms=timeout_ms)))
+    ahead.add(WorkItem(2, replace(opening("t", PROMPT[:5]), num_steps=12)))
+    found = steps_of(ahead, {1: 3, 2: 3})
+    assert runner_ahead.num_ahead >= 3
+    if end == "close":
+        ahead.close_session("s")
+    elif end == "finish early":
+        ahead.finish_early([1])
+    elif end == "expire":
+        clock.now_s += 0.6
+    elif end == "reset":
+        ahead.reset()
+        assert (ahead.num_free_slots, ahead.has_work()) == (num_free_slots, False)
+        assert incremental(ahead, PROMPT, 12, GREEDY) == expected
+        return
+    while ahead.has_work():
+        for item_id, result in ahead.step():
+            if isinstance(result, Verdict):
+                found[item_id].append(result)
+            else:
+                assert item_id == 1
+                assert isinstance(result, SessionClosedError | DeadlineExceededError)
+    output = [token_id for verdict in found[1] for token_id in verdict.token_ids]
+    assert output == expected[: len(output)]
+    assert len(output) < 12
+    assert [token_id for verdict in found[2] for token_id in verdict.token_ids] == other
+    for session_id in ("s", "t"):
+        ahead.close_session(session_id)
+    assert ahead.num_free_slots == num_free_slots

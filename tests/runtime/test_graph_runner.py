@@ -150,6 +150,40 @@ def test_all_buckets_are_captured_first(device: torch.device, graphs: Graphs, tm
         assert graphs.num_captured == total
 
 
+def test_a_pass_takes_over_what_the_one_before_chooses(device: torch.device, graphs: Graphs, tmp_path: Path) -> None:
+    both = Both(tmp_path, device, graphs)
+    builder = BatchBuilder()
+    builder.add([1, 2], [3, 4])
+    builder.add([5], [6])
+    both.check(builder.build())
+    params = [ChoiceParams(), ChoiceParams(temperature=0.9, seed=5)]
+
+    def step(number: int, token_ids: list[int]) -> ForwardBatch:
+        """The rows of two sequences, in another order each time."""
+        builder = BatchBuilder()
+        order = [(0, [1, 2]), (1, [5])][:: 1 if number % 2 else -1]
+        for (sequence, context), token_id in zip(order, token_ids, strict=True):
+            slots = [*context, *range(20 + 10 * sequence, 20 + 10 * sequence + number)]
+            slot = 20 + 10 * sequence + number
+            choice = RowChoice(params[sequence], len(slots) + 1)
+            builder.add(slots, (), TreeRows([token_id], [-1], [slot]), choices=[choice])
+        return builder.build()
+
+    expected, token_ids = [], [8, 9]
+    for number in range(4):
+        both.check(batch := step(number, token_ids))
+        both.with_graphs.start(batch)
+        token_ids = list(both.with_graphs.finish().choices)
+        expected.append(token_ids)
+        token_ids = token_ids[::-1]
+    runner = both.with_graphs
+    runner.start(step(0, [8, 9]))
+    for number in range(1, 4):
+        runner.start(step(number, [-2, -1]))
+        assert runner.finish().choices == expected[number - 1]
+    assert runner.finish().choices == expected[3]
+
+
 def test_discarded_passes_leave_nothing(device: torch.device, graphs: Graphs, tmp_path: Path) -> None:
     both = Both(tmp_path, device, graphs)
     builder = BatchBuilder()

@@ -27,6 +27,18 @@ def choose(
     module.choose(*addresses, num_rows, vocab_size, out.data_ptr(), stream)
 
 
+def take_choices(token_ids: torch.Tensor, choices: torch.Tensor) -> None:
+    """Puts choices that only the device knows into the rows that follow them, in place.
+
+    ``token_ids`` is int32 ``[num_rows]``: an id below 0 stands for a choice, -1 for ``choices[0]`` and so on, which must be there.
+    ``choices`` is int64, as ``choose`` leaves them; what is no token becomes id 0.
+    """
+    module, stream = backend(token_ids, choices)
+    check(token_ids, "token_ids", torch.int32, None)
+    check(choices, "choices", torch.int64, None)
+    module.take_choices(token_ids.data_ptr(), token_ids.shape[0], choices.data_ptr(), stream)
+
+
 def top_k_log_probs(logits: torch.Tensor, k: int, log_probs: torch.Tensor, token_ids: torch.Tensor) -> None:
     """The k most probable tokens of each row, most probable first, ties to the lower id; see ``specgrove.kernels.sampling``.
 

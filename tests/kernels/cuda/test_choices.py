@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from specgrove.kernels import sampling
-from specgrove.kernels.cuda.choices import choose, top_k_log_probs
+from specgrove.kernels.cuda.choices import choose, take_choices, top_k_log_probs
 from specgrove.kernels.model_step import ALL_BANNED, NOT_A_NUMBER
 from specgrove.kernels.sampling import ChoiceParams
 from tests.kernels.cuda.conftest import assert_as_exact_as_torch, poisoned
@@ -134,3 +134,9 @@ def test_rows_without_a_distribution_are_marked(device: torch.device, vocab_size
 def test_k_is_checked(device: torch.device, k: int) -> None:
     with pytest.raises(ValueError, match="k must be from 1 to 7"):
         most_probable(torch.randn(2, 7), k, device)
+
+
+def test_choices_are_taken_over(device: torch.device) -> None:
+    token_ids = torch.tensor([5, -1, 0, -3, -2, -4], dtype=torch.int32, device=device)
+    take_choices(token_ids, torch.tensor([70, 2, -2, 9], device=device))
+    assert token_ids.tolist() == [5, 70, 0, 0, 2, 9]
