@@ -3,6 +3,10 @@ their bits."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from specgrove.kernels.cuda.linear import PackedDeviceLinear
 from specgrove.models.device_ops import DeviceOps, why_not
 from specgrove.models.device_weights import DeviceWeights, StreamedWeights
 from specgrove.models.loading import load_decoder, read_spec
+from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.models.quantization import quantize_folder
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
@@ -126,3 +131,73 @@ def test_what_the_kernels_can_not_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not 8"):
         load_decoder(tmp_path, torch.bfloat16, store=DeviceWeights(torch.device("cpu"), has_kernels=True))
     assert set(DEVICE_VARIANTS) - set(VARIANTS) == {"llama-96-biases", "llama-80-odd"}
+
+
+class TakingTurns:
+    """Tensor ranks that are threads of one process; one computes at a time, because the emulator has one GPU."""
+
+    size = 2
+
+    def __init__(self, rank: int, shared: TakingTurns | None = None) -> None:
+        self.rank = rank
+        self._turn = threading.Lock() if shared is None else shared._turn
+        self._barrier = threading.Barrier(self.size) if shared is None else shared._barrier
+        self._parts: list[torch.Tensor] = [torch.empty(0)] * self.size if shared is None else shared._parts
+
+    def run(self, function: Callable[[], torch.Tensor]) -> torch.Tensor:
+        with self._turn:
+            return function()
+
+    def _gathered(self, part: torch.Tensor) -> list[torch.Tensor]:
+        self._parts[self.rank] = part
+        self._turn.release()
+        self._barrier.wait()
+        found = [each.clone() for each in self._parts]
+        self._barrier.wait()
+        self._turn.acquire()
+        return found
+
+    def sum(self, part: torch.Tensor) -> torch.Tensor:
+        first, second = self._gathered(part)
+        return first + second
+
+    def concatenated(self, part: torch.Tensor, widths: tuple[int, ...]) -> torch.Tensor:
+        return torch.cat(self._gathered(part), dim=1)
+
+
+@pytest.mark.parametrize("variant", ["llama", "falcon-7b", "gemma3"])
+def test_tensor_ranks_on_kernels(variant: str, tmp_path: Path) -> None:
+    model = save_tiny(variant, tmp_path, DEVICE_VARIANTS)
+    spec, layout = read_spec(tmp_path), ParallelLayout(tensor_size=2)
+    first = TakingTurns(0)
+    groups = [first, TakingTurns(1, first)]
+    runners = [
+        ModelRunner(
+            load_decoder(
+                tmp_path,
+                torch.bfloat16,
+                shard=layout.shard_of(rank, spec),
+                group=group,
+                store=DeviceWeights(torch.device("cpu"), has_kernels=True),
+            ),
+            num_slots=64,
+        )
+        for rank, group in enumerate(groups)
+    ]
+
+    def logits(chunk_lens: list[int]) -> torch.Tensor:
+        with ThreadPoolExecutor(2) as pool:
+            runs = [
+                pool.submit(group.run, partial(last_logits, runner, PROMPT, chunk_lens))
+                for group, runner in zip(groups, runners, strict=True)
+            ]
+            found = [run.result(timeout=60) for run in runs]
+        assert torch.equal(*found)
+        return found[0]
+
+    found = logits([4, 4, 3])
+    assert torch.equal(found, logits([1] * len(PROMPT)))
+    with torch.inference_mode():
+        at_same_precision = model.to(torch.bfloat16)(torch.tensor([PROMPT])).logits[0, -1].float()
+        exact = model.double()(torch.tensor([PROMPT])).logits[0, -1]
+    assert_as_exact_as_torch(found, at_same_precision, exact)
