@@ -225,9 +225,6 @@ class VerifierEngine:
             result = self._apply(pending, tree.slots, answers, step_ms, forward.num_rows)
             if result is not None:
                 results.append((pending.item_id, result))
-        for later in self._in_flight:
-            for tree in later.trees:
-                tree.pending.is_in_flight = True
         return results
 
     def _apply(

@@ -31,7 +31,8 @@ class Runner(Protocol):
     """Whether a pass may well make choices of which few will be looked at."""
     max_num_ahead: int
     """How many asked rows a pass may have that another follows before its choices are known here; 0: none. In that other, token id -1 is
-    the choice of the first asked row of the pass before, -2 of the second. Both must be asked for choices only.
+    the choice of the first asked row of the pass before, -2 of the second. Both must be asked for choices only. Not with passes of
+    different sessions in flight (``max_num_in_flight`` above 1).
     """
 
     def start(self, batch: ForwardBatch) -> None:
