@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import torch
 
@@ -12,7 +13,7 @@ from specgrove.models.decoder import Decoder
 from specgrove.models.device_ops import why_not
 from specgrove.models.memory_plan import available_memory_bytes
 from specgrove.models.spec import DecoderSpec
-from specgrove.runtime.graph_runner import CudaGraphs, GraphRunner
+from specgrove.runtime.graph_runner import CudaGraphs, GraphRunner, Graphs
 from specgrove.runtime.model_runner import DraftRunner, ModelRunner
 from specgrove.runtime.pass_buffers import PassLimits
 
@@ -59,13 +60,19 @@ def has_gpu_kernels(mode: str, spec: DecoderSpec, dtype: torch.dtype, device: to
     return reason is None
 
 
-def runner_for(decoder: Decoder, limits: PassLimits) -> DraftRunner:
-    """For a model that this process runs alone: by captured graphs where its kernels are those for GPUs and all its weights stay there."""
-    if decoder.device.type == "cpu" or not decoder.can_be_captured:
+def runner_for(
+    decoder: Decoder, limits: PassLimits, make_graphs: Callable[[torch.device], Graphs] = CudaGraphs
+) -> DraftRunner:
+    """For a model that this process runs alone: by captured graphs where that can be, else kernel by kernel, and the log says why."""
+    if not decoder.can_be_captured:
         return ModelRunner(decoder, limits.num_slots)
 
     def log_progress(num_captured: int, total: int) -> None:
         if num_captured == total or num_captured % 10 == 0:
             logger.info("captured graph %d of %d", num_captured, total)
 
-    return GraphRunner(decoder, limits, CudaGraphs(decoder.device), log_progress)
+    try:
+        return GraphRunner(decoder, limits, make_graphs(decoder.device), log_progress)
+    except RuntimeError as error:
+        logger.warning("%s: kernels are launched one by one, for they can't be captured: %s", decoder.device, error)
+        return ModelRunner(decoder, limits.num_slots)

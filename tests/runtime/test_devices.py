@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from specgrove.models.loading import load_decoder, read_spec
 from specgrove.models.spec import DecoderSpec
 from specgrove.runtime import devices
 from specgrove.runtime.devices import choose_device, has_gpu_kernels, runner_for
+from specgrove.runtime.graph_runner import GraphRunner, NoGraphs
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.pass_buffers import PassLimits
 from tests.models.families import DEVICE_VARIANTS, save_tiny
@@ -68,6 +70,20 @@ def test_the_cpu_has_kernels_of_its_own(spec: DecoderSpec, caplog: pytest.LogCap
     assert choose_device("cpu", 0) == CPU
 
 
+class BrokenGraphs(NoGraphs):
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+
+def test_what_can_not_be_captured_runs_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_tiny("llama", tmp_path, DEVICE_VARIANTS)
+    decoder = load_decoder(tmp_path, torch.bfloat16, store=DeviceWeights(CPU, has_kernels=True))
+    limits = PassLimits(4, 4, 16, 32)
+    assert isinstance(runner_for(decoder, limits, lambda _: NoGraphs()), GraphRunner)
+    assert isinstance(runner_for(decoder, limits, lambda _: BrokenGraphs()), ModelRunner)
+    assert "not permitted" in caplog.text
+
+
 def test_offloaded_weights_are_not_captured(tmp_path: Path) -> None:
     save_tiny("llama", tmp_path, DEVICE_VARIANTS)
     limits = PassLimits(4, 4, 16, 32)
@@ -78,7 +94,8 @@ def test_offloaded_weights_are_not_captured(tmp_path: Path) -> None:
     ):
         decoder = load_decoder(tmp_path, torch.bfloat16, store=store)
         assert decoder.can_be_captured == expected
-        assert isinstance(runner_for(decoder, limits), ModelRunner)  # there is no GPU here
+        runner = runner_for(decoder, limits, lambda _: NoGraphs())
+        assert isinstance(runner, GraphRunner if expected else ModelRunner)
 
 
 def test_a_verdict_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
