@@ -23,6 +23,7 @@ from llm_service.config import LlmServiceConfig, VerifierConfig
 from llm_service.devices import describe_store, weight_store
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.verifier import VerifierEngine
+from specgrove.kernels.cuda.attention import num_processors
 from specgrove.kernels.threads import set_num_threads
 from specgrove.models.decoder import DTYPES, Decoder
 from specgrove.models.hub import resolve_model
@@ -93,7 +94,7 @@ def load_runner(config: LlmServiceConfig) -> tuple[Path, Runner]:
     return folder, runner_for(decoder, limits)
 
 
-def request_of(config: LlmServiceConfig, folder: Path, device: torch.device, *, has_gpu_kernels: bool) -> MemoryRequest:
+def request_of(config: LlmServiceConfig, folder: Path, device: torch.device, *, has_kernels: bool) -> MemoryRequest:
     """What the settings ask for, before anything is known of the memory that there is."""
     return MemoryRequest(
         dtype=config.dtype,
@@ -104,7 +105,7 @@ def request_of(config: LlmServiceConfig, folder: Path, device: torch.device, *, 
         max_num_logit_rows=config.max_num_tree_rows,
         max_weight_bytes=None if config.offload is None else config.offload.max_weight_bytes,
         on_gpu=device.type == "cuda",
-        has_gpu_kernels=has_gpu_kernels,
+        num_gpu_processors=num_processors(device) if has_kernels else None,
         max_len=config.max_model_len,
     )
 
@@ -113,7 +114,7 @@ def plan(
     config: LlmServiceConfig, folder: Path, rank: ranks.Rank | None, device: torch.device, *, has_kernels: bool
 ) -> MemoryRequest:
     """The number of KV slots and the limits. Says what memory will be taken; raises ``DoesNotFitError`` where there is less."""
-    spec, request = read_spec(folder), request_of(config, folder, device, has_gpu_kernels=has_kernels)
+    spec, request = read_spec(folder), request_of(config, folder, device, has_kernels=has_kernels)
     if config.kv_memory_bytes is not None or config.memory_per_rank_bytes is not None:
         num_slots = slots_in(spec, request, kv_bytes=config.kv_memory_bytes, rank_bytes=config.memory_per_rank_bytes)
         request = replace(request, num_slots=num_slots)
@@ -220,7 +221,7 @@ def check_layout(config: LlmServiceConfig) -> None:
     folder = resolve_model(config.model, cache_dir=config.cache_dir, progress=logger.info)
     spec = read_spec(folder)
     check_max_model_len(config, spec)
-    plan_memory(spec, request_of(config, folder, torch.device("cpu"), has_gpu_kernels=False))
+    plan_memory(spec, request_of(config, folder, torch.device("cpu"), has_kernels=False))
 
 
 def _log_progress(num_layers: int, total: int) -> None:

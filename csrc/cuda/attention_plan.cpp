@@ -8,6 +8,9 @@
 namespace specgrove::cuda {
 namespace {
 
+// Where all processors take more turns than that, an idle one in the last turn costs little.
+constexpr int64_t kMaxSplitTurns = 3, kBusyPercent = 85;
+
 using Slots = std::vector<int32_t>;
 
 // A row's keys: the first context_len slots of its sequence's context, then its ancestors and itself.
@@ -45,8 +48,11 @@ std::vector<Row> all_rows(const AttentionRows& rows) {
 
 class Planner {
  public:
-  Planner(const AttentionRows& rows, int64_t group_size)
-      : rows_(rows), max_tile_rows_(static_cast<size_t>(kTileQueries / group_size)) {
+  Planner(const AttentionRows& rows, int64_t group_size, int64_t num_kv_heads, int64_t num_processors)
+      : rows_(rows),
+        max_tile_rows_(static_cast<size_t>(kTileQueries / group_size)),
+        num_kv_heads_(num_kv_heads),
+        num_processors_(num_processors) {
     const int32_t num_context_slots = rows.context_offsets[rows.num_seqs];
     slots_.assign(rows.context_slots, rows.context_slots + num_context_slots);
   }
@@ -70,8 +76,19 @@ class Planner {
   }
 
  private:
-  // Those of tiles with many splits first: what leaves no partial results then stands behind what does.
+  // Whether spans keep all processors busy: where there are few, those of the last turn may be idle.
+  bool has_enough_spans() const {
+    int64_t num_spans = 0;
+    for (const PlanTile& tile : tiles_) num_spans += (tile.num_splits + kSpanSplits - 1) / kSpanSplits;
+    const int64_t num_pieces = num_spans * num_kv_heads_;
+    const int64_t num_turns = (num_pieces + num_processors_ - 1) / num_processors_;
+    return num_turns > kMaxSplitTurns || num_pieces * 100 >= num_turns * num_processors_ * kBusyPercent;
+  }
+
+  // Splits become items, or spans of them do. Those of tiles with many come first: what leaves no partial results then
+  // stands behind what does.
   void sort_items() {
+    splits_per_item_ = has_enough_spans() ? kSpanSplits : 1;
     std::vector<int32_t> order(tiles_.size());
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(),
@@ -80,9 +97,16 @@ class Planner {
     items.reserve(items_.size());
     for (const int32_t number : order) {
       PlanTile& tile = tiles_[number];
-      const auto first = items_.begin() + tile.first_item;
+      const int32_t first_split = tile.first_item;
       tile.first_item = static_cast<int32_t>(items.size());
-      items.insert(items.end(), first, first + tile.num_splits);
+      for (int32_t split = 0; split < tile.num_splits; ++split) {
+        const PlanItem& part = items_[first_split + split];
+        if (split % splits_per_item_ == 0) {
+          items.push_back(part);
+        } else {
+          items.back().num_passes += part.num_passes;
+        }
+      }
     }
     items_ = std::move(items);
   }
@@ -175,6 +199,7 @@ class Planner {
     PlanHeader header{};
     header.num_items = static_cast<int32_t>(items_.size());
     header.num_tiles = static_cast<int32_t>(tiles_.size());
+    header.splits_per_item = splits_per_item_;
     header.items = put(items_);
     header.tiles = put(tiles_);
     header.passes = put(passes_);
@@ -187,6 +212,8 @@ class Planner {
 
   const AttentionRows& rows_;
   const size_t max_tile_rows_;
+  const int64_t num_kv_heads_, num_processors_;
+  int32_t splits_per_item_ = 1;
   std::vector<PlanItem> items_;
   std::vector<PlanTile> tiles_;
   std::vector<PlanPass> passes_;
@@ -195,11 +222,12 @@ class Planner {
 
 }  // namespace
 
-std::vector<int32_t> attention_plan(const AttentionRows& rows, int64_t group_size) {
+std::vector<int32_t> attention_plan(const AttentionRows& rows, int64_t group_size, int64_t num_kv_heads,
+                                    int64_t num_processors) {
   if (group_size < 1 || group_size > kTileQueries) {
     throw std::invalid_argument("a KV head serves 1 to 128 query heads");
   }
-  return Planner(rows, group_size).plan();
+  return Planner(rows, group_size, num_kv_heads, num_processors).plan();
 }
 
 }  // namespace specgrove::cuda

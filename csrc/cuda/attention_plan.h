@@ -2,7 +2,10 @@
 // used by all layers.
 //
 // Everything that a row sums goes by the position of its keys, so that its bits depend on nothing else. Positions are
-// cut into blocks of kBlockKeys, and blocks into splits of kSplitBlocks. Rows of one sequence that stand in one tile
+// cut into blocks of kBlockKeys, blocks go into splits of kSplitBlocks, and splits into spans of kSpanSplits: a span's
+// splits are put together in their order, then the spans in theirs. Whoever does it gets the same bits, so a piece of
+// work is a split where there are few, and a span where there are enough for all processors: that leaves less behind.
+// Rows of one sequence that stand in one tile
 // share the keys that are loaded. In the context they see the same key at a position; in a tree each row sees its own
 // ancestors. So a block has one pass for all rows that see the same keys in it, or the first of them: a list of slots,
 // one for each position, and the set of those rows.
@@ -14,7 +17,8 @@
 namespace specgrove::cuda {
 
 constexpr int kBlockKeys = 64;
-constexpr int kSplitBlocks = 8;
+constexpr int kSplitBlocks = 4;
+constexpr int kSpanSplits = 8;
 constexpr int kTileQueries = 128;  // rows of a tile times query heads of a KV head, at most
 constexpr int kRowWords = kTileQueries / 32;
 
@@ -33,11 +37,12 @@ struct AttentionRows {
 // The parts of a plan's buffer start at these offsets from its beginning, in int32 numbers.
 struct PlanHeader {
   int32_t num_items, num_tiles;
+  int32_t splits_per_item;  // 1 or kSpanSplits
   int32_t items, tiles, passes, rows, lengths, slots;
 };
-// A tile's share of one split.
+// A tile's share of one split or span.
 struct PlanItem {
-  int32_t tile, split, first_pass, num_passes;
+  int32_t tile, first_split, first_pass, num_passes;
 };
 struct PlanTile {
   int32_t first_row;  // in rows and lengths
@@ -49,8 +54,9 @@ struct PlanPass {
   uint32_t rows[kRowWords];  // a bit for each row of the tile
 };
 
-// Throws std::invalid_argument for a batch that doesn't fit together. Items of tiles with more than one split come
-// first.
-std::vector<int32_t> attention_plan(const AttentionRows& rows, int64_t group_size);
+// For num_processors that take an item for one of num_kv_heads at a time. Items of tiles with more than one come first.
+// Throws std::invalid_argument for a batch that doesn't fit together.
+std::vector<int32_t> attention_plan(const AttentionRows& rows, int64_t group_size, int64_t num_kv_heads,
+                                    int64_t num_processors);
 
 }  // namespace specgrove::cuda

@@ -109,7 +109,7 @@ void bind_attention(py::module_& module) {
       "attention_plan",
       [](Address context_slots, Address context_offsets, Address tree_slots, Address tree_offsets, int64_t num_seqs,
          Address row_seq, Address row_context_len, Address row_masks, int64_t num_rows, int64_t num_mask_words,
-         int64_t group_size, Address out, int64_t capacity) {
+         int64_t group_size, int64_t num_kv_heads, int64_t num_processors, Address out, int64_t capacity) {
         const AttentionRows rows{at<int32_t>(context_slots),
                                  at<int32_t>(context_offsets),
                                  at<int32_t>(tree_slots),
@@ -120,7 +120,7 @@ void bind_attention(py::module_& module) {
                                  num_seqs,
                                  num_rows,
                                  num_mask_words};
-        const std::vector<int32_t> plan = attention_plan(rows, group_size);
+        const std::vector<int32_t> plan = attention_plan(rows, group_size, num_kv_heads, num_processors);
         const auto size = static_cast<int64_t>(plan.size());
         if (size > capacity) {
           throw std::invalid_argument("the batch's attention plan has " + std::to_string(size) +
@@ -133,6 +133,7 @@ void bind_attention(py::module_& module) {
   module.def("attention_partials", &attention_partials);
   module.attr("BLOCK_KEYS") = kBlockKeys;
   module.attr("SPLIT_BLOCKS") = kSplitBlocks;
+  module.attr("SPAN_SPLITS") = kSpanSplits;
   module.attr("TILE_QUERIES") = kTileQueries;
   module.def(
       "tree_attention",

@@ -44,8 +44,8 @@ class MemoryRequest:
     """What a rank's weights may take of the memory; the rest stays in a file, or in the host's memory."""
     on_gpu: bool = False
     """There embeddings are never offloaded."""
-    has_gpu_kernels: bool = False
-    """Else quantised weights are expanded for every use."""
+    num_gpu_processors: int | None = None
+    """Of a GPU whose kernels run; ``None``: they don't, and quantised weights are expanded for every use."""
     max_len: int | None = None
     """Longest sequence; ``None``: what the model allows."""
 
@@ -102,8 +102,8 @@ def _plan_rank(spec: DecoderSpec, request: MemoryRequest, rank: int) -> MemoryPl
         activations += 4 * request.max_num_logit_rows * spec.vocab_size * copies
     activations += 4 * request.max_num_rows * spec.hidden_size * (shard.tensor_size if shard.tensor_size > 1 else 0)
     activations += _rotary_bytes(spec, shard)
-    if request.has_gpu_kernels:
-        activations += _attention_bytes(spec, request, heads)
+    if request.num_gpu_processors is not None:
+        activations += _attention_bytes(spec, request, heads, request.num_gpu_processors)
     elif request.on_gpu and request.quantization is not None:
         activations += _expansion_bytes(spec, request, shard)
     return MemoryPlan(
@@ -115,11 +115,12 @@ def _plan_rank(spec: DecoderSpec, request: MemoryRequest, rank: int) -> MemoryPl
     )
 
 
-def _attention_bytes(spec: DecoderSpec, request: MemoryRequest, heads: HeadShard) -> int:
+def _attention_bytes(spec: DecoderSpec, request: MemoryRequest, heads: HeadShard, num_processors: int) -> int:
     """Of what the plan of a pass, and the partial results of attention, take at most."""
     max_len = min(request.max_len or spec.max_position_embeddings, request.num_slots)
     shape = AttentionHeads(heads.num_q, heads.num_kv, spec.head_dim)
-    return PlanCapacity.of(shape, request.max_num_rows, max_len, request.num_slots).num_bytes(shape)
+    capacity = PlanCapacity.of(shape, request.max_num_rows, max_len, request.num_slots, num_processors)
+    return capacity.num_bytes(shape)
 
 
 def _rotary_bytes(spec: DecoderSpec, shard: Shard) -> int:

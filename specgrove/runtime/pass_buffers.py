@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from specgrove.kernels.cuda.attention import AttentionHeads, AttentionPlan, PlanCapacity, write_plan
+from specgrove.kernels.cuda.attention import AttentionHeads, AttentionPlan, PlanCapacity, num_processors, write_plan
 from specgrove.kernels.model_step import StepRows
 from specgrove.models.device_ops import DeviceRows
 
@@ -77,7 +77,7 @@ class PassBuffers:
     """One pass on the device; on the host two by turns, so that one can be written while the other is being copied."""
 
     def __init__(self, limits: PassLimits, heads: AttentionHeads, device: torch.device) -> None:
-        capacity = PlanCapacity.of(heads, limits.max_num_rows, limits.max_len, limits.num_slots)
+        capacity = PlanCapacity.of(heads, limits.max_num_rows, limits.max_len, limits.num_slots, num_processors(device))
         self.limits = limits
         self._heads = heads
         self._device = device

@@ -13,9 +13,10 @@ from specgrove.kernels.model_step import StepRows
 
 HEAD_DIMS = (64, 80, 96, 128, 256)
 MAX_GROUP_SIZE = 128  # query heads of a KV head
-_BLOCK_KEYS, _SPLIT_KEYS, _TILE_QUERIES = 64, 512, 128  # as in csrc/cuda/attention_plan.h
+# As in csrc/cuda/attention_plan.{h,cpp}.
+_BLOCK_KEYS, _SPLIT_KEYS, _SPAN_SPLITS, _TILE_QUERIES, _MAX_SPLIT_TURNS = 64, 256, 8, 128, 3
 _BLOCKS_PER_PROCESSOR = 2
-_HEADER, _ITEM, _TILE, _PASS = 8, 4, 4, 8  # int32 numbers of the structs there
+_HEADER, _ITEM, _TILE, _PASS = 9, 4, 4, 8  # int32 numbers of the structs there
 _MAX_TREE_BLOCKS = 6  # of the blocks that a row's keys are in, those with tree nodes: trees have up to 256
 
 
@@ -42,7 +43,7 @@ class PlanCapacity:
     num_numbers: int
     """int32 numbers of the plan."""
     num_split_items: int
-    """Pieces of work that leave partial results."""
+    """Pieces of work of tiles that have more than one split: they leave partial results."""
     num_tiles: int
 
     def num_bytes(self, heads: AttentionHeads) -> int:
@@ -51,22 +52,31 @@ class PlanCapacity:
         return 4 * (self.num_numbers + heads.num_kv_heads * (partials + self.num_tiles))
 
     @classmethod
-    def of(cls, heads: AttentionHeads, max_num_rows: int, max_len: int, num_slots: int) -> PlanCapacity:
+    def of(
+        cls, heads: AttentionHeads, max_num_rows: int, max_len: int, num_slots: int, num_processors: int
+    ) -> PlanCapacity:
         """For passes of ``max_num_rows``, each of which sees up to ``max_len`` keys, over sequences that share no slot of ``num_slots``."""
         tile_rows = _TILE_QUERIES // heads.group_size
         # Every row may be a sequence of its own; a sequence has a tile for every tile_rows of its rows, and one that is not full.
         full_tiles = -(-max_num_rows // tile_rows)
 
         def num_pieces(num_keys: int) -> int:
-            """Tiles times pieces of so many keys: of full tiles, and of each sequence's last one."""
+            """Tiles times pieces of so many keys: of full tiles, and of each sequence's last one, but for one piece of each."""
             return full_tiles * -(-max_len // num_keys) + num_slots // num_keys
 
-        split_items = num_pieces(_SPLIT_KEYS) + num_slots // _SPLIT_KEYS
-        items = split_items + max_num_rows
+        # Only where there is more than one split is anything left: one piece more of each such sequence.
+        num_long = num_slots // _SPLIT_KEYS
+        splits = num_pieces(_SPLIT_KEYS) + num_long
+        spans = num_pieces(_SPLIT_KEYS * _SPAN_SPLITS) + num_long
+        few_splits = _MAX_SPLIT_TURNS * num_processors * _SPAN_SPLITS // heads.num_kv_heads
         own_passes = _MAX_TREE_BLOCKS * max_num_rows
         passes = num_pieces(_BLOCK_KEYS) + max_num_rows + own_passes
-        numbers = _HEADER + _ITEM * items + (_TILE + 2) * max_num_rows + _PASS * passes
-        return cls(numbers + num_slots + _BLOCK_KEYS * own_passes, split_items, max_num_rows)
+        numbers = _HEADER + _ITEM * (splits + max_num_rows) + (_TILE + 2) * max_num_rows + _PASS * passes
+        return cls(
+            num_numbers=numbers + num_slots + _BLOCK_KEYS * own_passes,
+            num_split_items=max(spans, min(splits, few_splits)),
+            num_tiles=max_num_rows,
+        )
 
 
 def write_plan(batch: AttentionBatch | StepRows, heads: AttentionHeads, out: torch.Tensor, device: torch.device) -> int:
@@ -76,7 +86,8 @@ def write_plan(batch: AttentionBatch | StepRows, heads: AttentionHeads, out: tor
     """
     check(out, "out", torch.int32, None)
     module = kernels_for(device)
-    return int(module.attention_plan(*batch.attention_arguments, heads.group_size, out.data_ptr(), out.shape[0]))
+    shape = (heads.group_size, heads.num_kv_heads, num_processors(device))
+    return int(module.attention_plan(*batch.attention_arguments, *shape, out.data_ptr(), out.shape[0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +107,11 @@ class AttentionPlan:
     ) -> AttentionPlan:
         """Of one batch. Raises ``ValueError`` for a batch that doesn't fit together."""
         num_slots = sum(len(slots) for slots in (batch.context_slots, batch.tree_slots))
-        capacity = PlanCapacity.of(heads, num_rows, num_slots, num_slots)
+        capacity = PlanCapacity.of(heads, num_rows, num_slots, num_slots, num_processors(device))
         numbers = torch.empty(capacity.num_numbers, dtype=torch.int32, pin_memory=device.type == "cuda")
         used = numbers[: write_plan(batch, heads, numbers, device)]
         num_items, num_tiles = used[:2].tolist()
-        needed = PlanCapacity(len(used), num_items if num_items > num_tiles else 0, num_tiles)
+        needed = PlanCapacity(len(used), num_items, num_tiles)
         plan = cls.empty(needed, heads, num_rows, device, used.to(device, non_blocking=True))
         return replace(plan, num_blocks=min(plan.num_blocks, num_items * heads.num_kv_heads))
 
@@ -121,7 +132,7 @@ class AttentionPlan:
             partials=torch.empty(num_partials, kernels_for(device).attention_partials(heads.head_dim), device=device),
             arrived=torch.zeros(capacity.num_tiles * heads.num_kv_heads, dtype=torch.int32, device=device),
             num_rows=num_rows,
-            num_blocks=_max_num_blocks(device),
+            num_blocks=num_processors(device) * (1 if device.type == "cpu" else _BLOCKS_PER_PROCESSOR),
         )
 
     def of_rows(self, num_rows: int) -> AttentionPlan:
@@ -129,10 +140,11 @@ class AttentionPlan:
         return replace(self, num_rows=num_rows)
 
 
-def _max_num_blocks(device: torch.device) -> int:
+def num_processors(device: torch.device) -> int:
+    """That run blocks side by side."""
     if device.type != "cuda":
         return 3  # so that the emulator's blocks take several items each
-    return int(torch.cuda.get_device_properties(device).multi_processor_count) * _BLOCKS_PER_PROCESSOR
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def tree_attention(

@@ -20,7 +20,7 @@ from specgrove.kernels.quantized_linear import quantize
 from specgrove.kernels.sampling import ChoiceParams
 
 _TOLERANCE = 0.03  # of bfloat16 results, relative to the largest number
-_CONTEXT_LEN, _NUM_NODES = 700, 9  # two splits of keys
+_CONTEXT_LEN, _NUM_NODES = 700, 9  # three splits of keys
 _GROUP_SIZE = 32
 
 

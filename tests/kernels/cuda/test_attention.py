@@ -9,12 +9,13 @@ import torch
 
 from specgrove.kernels import reference
 from specgrove.kernels.attention import AttentionBatch
+from specgrove.kernels.cuda import attention
 from specgrove.kernels.cuda.attention import AttentionHeads, AttentionPlan, PlanCapacity, tree_attention, write_plan
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from tests.kernels.cuda.conftest import assert_as_exact_as_torch, poisoned
 from tests.kernels.test_attention import random_batch, random_tree
 
-NUM_SLOTS = 1400
+NUM_SLOTS = 2500
 DTYPES = [torch.bfloat16, torch.float16]
 HEADS = [(2, 2, 64), (3, 1, 64), (8, 1, 80), (2, 1, 96), (4, 2, 128), (2, 1, 256), (71, 1, 64)]
 
@@ -104,7 +105,7 @@ def long_batch(context_len: int, num_nodes: int) -> AttentionBatch:
     return builder.build().attention
 
 
-@pytest.mark.parametrize("context_len", [509, 1024, 1100])
+@pytest.mark.parametrize("context_len", [253, 1024, 2300])
 @pytest.mark.parametrize("window", [None, 30])
 def test_splits_are_put_together(device: torch.device, context_len: int, window: int | None) -> None:
     batch = long_batch(context_len, 20)
@@ -114,7 +115,24 @@ def test_splits_are_put_together(device: torch.device, context_len: int, window:
     assert_as_exact_as_torch(found, case.in_torch(batch, window, has_alibi=False), exact)
 
 
-@pytest.mark.parametrize("context_len", [0, 50, 500, 1022])
+@pytest.mark.parametrize("context_len", [700, 2040, 2300])
+def test_splits_and_spans_give_the_same_bits(
+    device: torch.device, context_len: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = long_batch(context_len, 20)
+    case = Case(batch, (12, 2, 64), torch.bfloat16, device)
+    found = []
+    for num_processors, splits_per_item in ((1000, 1), (1, 8)):
+        monkeypatch.setattr(attention, "num_processors", lambda _, number=num_processors: number)
+        plan = AttentionPlan.of(batch, case.heads, 20, device)
+        assert int(plan.numbers[2]) == splits_per_item
+        found.append(case.run(batch))
+    assert torch.equal(*found)
+    exact = reference.tree_attention(case.queries, *case.caches, batch, case.scale)
+    assert_as_exact_as_torch(found[0], case.in_torch(batch, None, has_alibi=False), exact)
+
+
+@pytest.mark.parametrize("context_len", [0, 50, 500, 1022, 2040])
 @pytest.mark.parametrize("heads", [(2, 2, 64), (40, 1, 64)])
 def test_a_trees_rows_have_the_bits_of_plain_sequences(
     device: torch.device, context_len: int, heads: tuple[int, int, int]
@@ -173,13 +191,14 @@ def test_a_plan_fits_into_its_capacity(heads: AttentionHeads, seed: int) -> None
         if num_used > 9000:
             break
     batch = builder.build()
-    capacity = PlanCapacity.of(heads, batch.num_rows, longest, num_used)
+    capacity = PlanCapacity.of(heads, batch.num_rows, longest, num_used, 3)
     out = torch.empty(capacity.num_numbers, dtype=torch.int32)
     device = torch.device("cpu")
     num_numbers = write_plan(batch.rows, heads, out, device)
     plan = AttentionPlan.of(batch.attention, heads, batch.num_rows, device)
     assert torch.equal(out[:num_numbers], plan.numbers)
-    num_items, num_tiles, first_item, first_tile = out[:4].tolist()
+    num_items, num_tiles, splits_per_item, first_item, first_tile = out[:5].tolist()
+    assert splits_per_item in (1, 8)
     assert num_tiles <= capacity.num_tiles
     items = out[first_item : first_item + 4 * num_items].view(num_items, 4)
     num_splits = out[first_tile : first_tile + 4 * num_tiles].view(num_tiles, 4)[:, 2]

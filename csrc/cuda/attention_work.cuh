@@ -1,0 +1,84 @@
+// What a block of tree attention works on: its item, and the loading of queries, keys and values into shared memory.
+#pragma once
+
+#include "attention_plan.h"
+#include "device.cuh"
+#include "tree_attention.h"
+
+namespace specgrove::cuda {
+
+constexpr int kAttentionThreads = kTileQueries / 16 * kWarpSize;
+
+template <int kHeadDim>
+struct Sizes {
+  // Rows in shared memory are 16 bytes longer, so that those of a matrix lie in different banks.
+  static constexpr int kStride = kHeadDim + 8;
+  static constexpr int kTileBytes = kTileQueries * kStride * 2;
+  static constexpr int kKeyBytes = kBlockKeys * kStride * 2;
+  static constexpr int kStageBytes = 2 * kKeyBytes;
+  static constexpr int kStages = kHeadDim > 128 ? 2 : 3;
+  static constexpr size_t kSharedBytes = kTileBytes + kStages * kStageBytes;
+  static constexpr int kPartial = kTileQueries * (kHeadDim + 2);  // sums, then maxima and totals
+};
+
+// What a block knows of its item.
+struct Work {
+  const PlanItem* item;
+  const PlanTile* tile;
+  const PlanPass* passes;
+  const int32_t *rows, *lengths, *slots;
+  int kv_head, group_size, num_queries, splits_per_item;
+};
+
+__device__ inline Work work_of(const TreeAttention& attention, const PlanHeader& header, int number) {
+  const int32_t* const plan = attention.plan;
+  Work work;
+  work.kv_head = number % attention.num_kv_heads;
+  work.item = reinterpret_cast<const PlanItem*>(plan + header.items) + number / attention.num_kv_heads;
+  work.tile = reinterpret_cast<const PlanTile*>(plan + header.tiles) + work.item->tile;
+  work.passes = reinterpret_cast<const PlanPass*>(plan + header.passes) + work.item->first_pass;
+  work.rows = plan + header.rows + work.tile->first_row;
+  work.lengths = plan + header.lengths + work.tile->first_row;
+  work.slots = plan + header.slots;
+  work.group_size = attention.num_heads / attention.num_kv_heads;
+  work.num_queries = work.tile->num_rows * work.group_size;
+  work.splits_per_item = header.splits_per_item;
+  return work;
+}
+
+// Where a query of the tile stands among all rows' heads.
+__device__ inline int64_t head_index(const TreeAttention& attention, const Work& work, int query) {
+  return static_cast<int64_t>(work.rows[query / work.group_size]) * attention.num_heads +
+         work.kv_head * work.group_size + query % work.group_size;
+}
+
+template <typename T, int kHeadDim>
+__device__ inline void load_queries(const TreeAttention& attention, const Work& work, T* shared) {
+  constexpr int kChunks = kHeadDim / 8;
+  const auto* const queries = static_cast<const T*>(attention.queries);
+  for (int i = static_cast<int>(threadIdx.x); i < kTileQueries * kChunks; i += kAttentionThreads) {
+    const int query = i / kChunks, chunk = i % kChunks;
+    const bool is_there = query < work.num_queries;
+    const int64_t head = is_there ? head_index(attention, work, query) : 0;
+    copy_async_16(shared + query * Sizes<kHeadDim>::kStride + chunk * 8, queries + head * kHeadDim + chunk * 8,
+                  is_there);
+  }
+}
+
+// Keys, then values. Those that the pass does not have are zeros: a weight of zero would not undo what stands there.
+template <typename T, int kHeadDim>
+__device__ inline void load_pass(const TreeAttention& attention, const Work& work, int number, T* shared) {
+  constexpr int kChunks = kHeadDim / 8, kStride = Sizes<kHeadDim>::kStride;
+  const PlanPass& pass = work.passes[number];
+  for (int i = static_cast<int>(threadIdx.x); i < kBlockKeys * kChunks; i += kAttentionThreads) {
+    const int key = i / kChunks, chunk = i % kChunks;
+    const bool is_there = key < pass.num_keys;
+    const int64_t slot = is_there ? work.slots[pass.first_slot + key] : 0;
+    const int64_t source = (slot * attention.num_kv_heads + work.kv_head) * kHeadDim + chunk * 8;
+    T* const target = shared + key * kStride + chunk * 8;
+    copy_async_16(target, static_cast<const T*>(attention.k_cache) + source, is_there);
+    copy_async_16(target + kBlockKeys * kStride, static_cast<const T*>(attention.v_cache) + source, is_there);
+  }
+}
+
+}  // namespace specgrove::cuda
