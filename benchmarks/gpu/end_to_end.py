@@ -1,0 +1,192 @@
+"""Tokens per second over gRPC on one card: a model of 7B's shape, drafted for by one of 68M's, against the same service without trees.
+
+Models of random weights never agree, so acceptance is replayed from a trace (``benchmarks.gpu.replay``); drafting, verifying, routing and
+gRPC are real. Services run as processes of their own. Both ways of decoding take turns, with the same prompts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.progress import track
+
+from benchmarks.gpu.card import Card
+from benchmarks.gpu.models import LLAMA_7B, LLAMA_68M, TINY_LLM, TINY_SSM, ModelShape, write_folder
+from benchmarks.gpu.rows import Row, at_least, skipped
+from benchmarks.gpu.trace import TRACE, TREE, Trace
+from specgrove.errors import SpecGroveError
+from specgrove.request import SpeculationOptions
+
+PART = "end to end over gRPC"
+TARGET = at_least(1.8)
+_UNIT = "x incremental"
+_PACKAGES = ("grpc", "grpc_health", "grpc_reflection", "grpc_status")
+_START_TIMEOUT_S = 240.0
+_SSM_NAME = "random"
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What runs."""
+
+    device: str
+    llm: ModelShape
+    ssm: ModelShape
+    prompt_len: int
+    max_tokens: int
+    num_rounds: int
+    batches: tuple[int, ...]
+    llm_arguments: tuple[str, ...]
+
+    @classmethod
+    def of(cls, card: Card) -> Setup:
+        """7B and 68M on a GPU; next to nothing in the emulator, which takes the verifier's passes only."""
+        if card.is_real:
+            return cls("cuda", LLAMA_7B, LLAMA_68M, 128, 128, 5, (1, 8), ("--kv-slots", "8192"))
+        few = ("--kv-slots", "512", "--max-chunk-tokens", "16", "--max-model-len", "128", "--max-graph-rows", "24")
+        return cls("cpu", TINY_LLM, TINY_SSM, 8, 12, 1, (1, 2), few)
+
+
+def missing_packages() -> list[str]:
+    """Of gRPC, those that the services need and that aren't installed here."""
+    found = []
+    for name in _PACKAGES:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            found.append(name)
+    return found
+
+
+@contextlib.contextmanager
+def services(setup: Setup, trace: Path) -> Iterator[str]:
+    """The three services; the router's address. Raises ``RuntimeError`` where they don't start."""
+    from specgrove.serve import is_serving
+    from specgrove.supervisor import ProcessFailedError, ProcessSpec, Supervisor
+
+    with tempfile.TemporaryDirectory(prefix="specgrove-gpu-") as name:
+        folder = Path(name)
+        write_folder(setup.llm, folder / "llm", has_weights=False)
+        write_folder(setup.ssm, folder / "ssm", has_weights=True)
+        addresses = {part: f"unix:{folder}/{part}.sock" for part in ("llm", "ssm", "router")}
+        common = ("--dtype", "float16", "--device", setup.device)
+        llm = ("--shape", setup.llm.name, "--trace", str(trace), "--model", str(folder / "llm"), *common)
+        ssm = ("--ssm", f"{folder / 'ssm'},name={_SSM_NAME}", "--kv-slots", "8192", *common)
+        router = ("--llm", addresses["llm"], "--ssm", addresses["ssm"])
+        modules = {
+            "llm": ("benchmarks.gpu.replayed_llm_service", (*llm, *setup.llm_arguments)),
+            "ssm": ("ssm_service", ssm),
+            "router": ("router", router),
+        }
+        specs = [
+            ProcessSpec(part, module, ("--address", addresses[part], *arguments), f"{folder}/{part}.sock")
+            for part, (module, arguments) in modules.items()
+        ]
+        lines: list[str] = []
+        supervisor = Supervisor(specs, lambda part, line: lines.append(f"{part}: {line}"), 10.0)
+        supervisor.start()
+        try:
+            until_s = time.monotonic() + _START_TIMEOUT_S
+            while not all(is_serving(address) for address in addresses.values()):
+                supervisor.check()
+                if time.monotonic() > until_s:
+                    raise RuntimeError(f"services not ready after {_START_TIMEOUT_S:.0f} s: {' | '.join(lines[-3:])}")
+                time.sleep(0.2)
+            supervisor.expect_up()
+            yield addresses["router"]
+        except ProcessFailedError as error:
+            raise RuntimeError(str(error)) from error
+        except SpecGroveError as error:
+            raise RuntimeError(f"{error}; last lines: {' | '.join(lines[-3:])}") from error
+        finally:
+            supervisor.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """All prompts of a batch at once."""
+
+    tokens_per_s: float
+    num_tokens: int
+    num_steps: int
+    step_ms: float
+    """Wall time over the steps of one request."""
+    draft_ms: float
+    verify_ms: float
+
+
+async def run(address: str, prompts: Sequence[Sequence[int]], max_tokens: int, speculation: SpeculationOptions) -> Run:
+    """Greedy outputs of just ``max_tokens`` each."""
+    from specgrove.client import AsyncClient
+
+    async with AsyncClient(address) as client:
+        started_s = time.perf_counter()
+        calls = [
+            client.complete(list(prompt), max_tokens=max_tokens, ignore_eos=True, speculation=speculation)
+            for prompt in prompts
+        ]
+        usages = [completion.usage for completion in await asyncio.gather(*calls)]
+        seconds = time.perf_counter() - started_s
+    num_tokens, num_steps = (
+        sum(getattr(usage, name) for usage in usages) for name in ("num_output_tokens", "num_verify_steps")
+    )
+    draft_ms, verify_ms = (sum(getattr(usage, name) for usage in usages) for name in ("draft_ms", "verify_ms"))
+    return Run(
+        tokens_per_s=num_tokens / seconds,
+        num_tokens=num_tokens,
+        num_steps=num_steps,
+        step_ms=seconds * 1e3 / (num_steps / len(prompts)),
+        draft_ms=draft_ms / num_steps,
+        verify_ms=verify_ms / num_steps,
+    )
+
+
+def rows(card: Card) -> list[Row]:
+    """A row for every batch size; the target is of one request at a time."""
+    setup = Setup.of(card)
+    targets = {batch: TARGET if batch == 1 else None for batch in setup.batches}
+    whats = {batch: f"{setup.llm.name} + {setup.ssm.name}, {batch} at once" for batch in setup.batches}
+    try:
+        if missing := missing_packages():
+            raise RuntimeError(f"{', '.join(missing)} not installed here")
+        with services(setup, TRACE) as address:
+            return [_measured(batch, whats[batch], address, setup) for batch in setup.batches]
+    except RuntimeError as error:
+        return [skipped(PART, whats[batch], _UNIT, targets[batch], str(error)[:300]) for batch in setup.batches]
+
+
+def _measured(batch: int, what: str, address: str, setup: Setup) -> Row:
+    rng = random.Random(batch)
+    ways = {"incremental": SpeculationOptions(disabled=True), "speculative": TREE}
+    runs: dict[str, list[Run]] = {way: [] for way in ways}
+    for number in track(range(-1, setup.num_rounds), f"end to end, {batch} at once", transient=True):
+        prompts = [[rng.randrange(setup.llm.vocab_size) for _ in range(setup.prompt_len)] for _ in range(batch)]
+        for way, speculation in ways.items():
+            found = asyncio.run(run(address, prompts, setup.max_tokens, speculation))
+            if number >= 0:  # the round before the first warms up
+                runs[way].append(found)
+    pairs = list(zip(runs["speculative"], runs["incremental"], strict=True))
+    ratio = statistics.median(ours.tokens_per_s / theirs.tokens_per_s for ours, theirs in pairs)
+    step_ms = [ours.step_ms for ours, _ in pairs]
+    rates = [statistics.median(found.tokens_per_s for found in runs[way]) for way in ("speculative", "incremental")]
+    tokens = sum(ours.num_tokens for ours, _ in pairs) / sum(ours.num_steps for ours, _ in pairs)
+    draft_ms, verify_ms = (
+        statistics.median(getattr(ours, name) for ours, _ in pairs) for name in ("draft_ms", "verify_ms")
+    )
+    trace = Trace.read(TRACE)
+    note = (
+        f"ACCEPTANCE REPLAYED FROM A TRACE ({trace.tokens_per_step:.2f} tokens a step; here {tokens:.2f}); "
+        f"{rates[0]:.1f} against {rates[1]:.1f} tokens/s; a step: draft {draft_ms:.2f} ms, verify {verify_ms:.2f} ms"
+    )
+    target = TARGET if batch == 1 else None
+    spread = (min(step_ms), max(step_ms))
+    return Row(PART, what, ratio, _UNIT, target, statistics.median(step_ms), spread, None, note)

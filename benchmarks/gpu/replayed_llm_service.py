@@ -1,0 +1,59 @@
+"""``python -m benchmarks.gpu.replayed_llm_service``: the real LLM service over a model of random weights that agrees as a trace says.
+
+Started by ``benchmarks.gpu.end_to_end``. Everything but the weights and the rewritten choices is the service's own: arguments, verifier,
+scheduler, captured graphs, gRPC. On the CPU the kernels for GPUs run in their emulator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+from benchmarks.gpu.models import SHAPES, decoder_of
+from benchmarks.gpu.replay import ReplayedRunner
+from benchmarks.gpu.trace import TRACE, Trace
+from llm_service.__main__ import check_max_model_len, serve
+from llm_service.arguments import parse_arguments
+from specgrove.runtime.devices import choose_device
+from specgrove.runtime.graph_runner import CudaGraphs, GraphRunner, NoGraphs
+from specgrove.runtime.pass_buffers import PassLimits
+from specgrove.telemetry import set_up_logging
+
+logger = logging.getLogger("replayed_llm_service")
+
+
+def main() -> int:
+    """Exit code 0 after a signal, 1 when the service can't start."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.replayed_llm_service", description=__doc__)
+    parser.add_argument("--shape", choices=tuple(SHAPES), required=True)
+    parser.add_argument("--bits", type=int, choices=(4, 8, 16), default=16)
+    parser.add_argument("--trace", type=Path, default=TRACE)
+    parser.add_argument(
+        "--max-graph-rows", type=int, default=1 << 20, help="so that the emulator captures fewer graphs"
+    )
+    own, others = parser.parse_known_args()  # the others are the LLM service's; --model is the folder of the tokenizer
+    config = parse_arguments(others)
+    set_up_logging("replayed_llm_service")
+    try:
+        device = choose_device(config.device, 0)
+        decoder = decoder_of(SHAPES[own.shape], device, own.bits)
+        limits = PassLimits(
+            max_num_rows=min(config.max_num_chunk_tokens + config.max_num_tree_rows, own.max_graph_rows),
+            max_num_asked=min(config.max_num_tree_rows, own.max_graph_rows),
+            max_len=min(check_max_model_len(config, decoder.spec), config.num_slots),
+            num_slots=config.num_slots,
+        )
+        graphs = CudaGraphs(device) if device.type == "cuda" else NoGraphs()
+        runner = ReplayedRunner(GraphRunner(decoder, limits, graphs), Trace.read(own.trace))
+        asyncio.run(serve(config, Path(config.model), runner, None))  # type: ignore[arg-type]
+    except (ValueError, OSError, RuntimeError) as error:
+        logger.error("%s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
