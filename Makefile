@@ -7,7 +7,7 @@ NATIVE_SOURCES := $(shell find csrc -type f 2>/dev/null)
 PROTOS := $(sort $(wildcard protos/specgrove/v1/*.proto))
 CXX_SOURCES = $(shell git ls-files --cached --others --exclude-standard 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cc' 'csrc/*.cu' 'csrc/*.cuh')
 
-.PHONY: demo test check setup protos bench bench-cpu-peers gpu-build gpu-test bench-gpu clean lint types imports format-native lint-protos check-protos
+.PHONY: demo test check setup protos bench bench-cpu-peers gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu clean lint types imports format-native lint-protos check-protos
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -44,8 +44,29 @@ gpu-build:
 gpu-test: gpu-build
 	$(GPU_PYTHON) -m pytest -q -m gpu $(GPU_TESTS)
 
+# Out-of-bounds accesses and races of the kernels, by the CUDA toolkit's own tool; without torch's cache of memory, which hides the first.
+CUDA_HOME ?= /usr/local/cuda
+SANITIZER_TESTS ?= tests/kernels/cuda
+
+gpu-sanitize: gpu-build
+	@sanitizer=$$(PATH="$$PATH:$$(dirname "$$(readlink -f "$$(command -v nvcc)" || echo /)"):$(CUDA_HOME)/bin:$(CUDA_HOME)/compute-sanitizer" \
+		command -v compute-sanitizer) \
+		|| { echo "compute-sanitizer is neither on PATH nor beside nvcc nor in $(CUDA_HOME)/bin: it comes with the CUDA toolkit; or give CUDA_HOME=..."; exit 1; }; \
+	for tool in memcheck racecheck; do \
+		echo "==> $$sanitizer --tool $$tool"; \
+		PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$$sanitizer" --tool $$tool --error-exitcode 9 \
+			$(GPU_PYTHON) -m pytest -q -m gpu $(SANITIZER_TESTS) || exit 1; \
+	done
+
+# Speculative output against incremental, through the real services on the GPU. Needs all packages of gRPC and the demo model, or LLM=FOLDER.
+gpu-equality: gpu-build
+	$(GPU_PYTHON) -m benchmarks.equality --device cuda --precision bfloat16 --num-prompts 200 --max-tokens 128 --modes merged \
+		$(if $(LLM),--llm $(LLM))
+
+# OUT=f.json writes the rows with their conditions there, and a chart to f.png; ONLY="verify ssm" measures these parts alone.
 bench-gpu: gpu-build
-	$(GPU_PYTHON) -m benchmarks.gpu $(if $(filter file,$(origin OUT)),,--json $(OUT))
+	$(GPU_PYTHON) -m benchmarks.gpu $(if $(ONLY),--only $(ONLY)) \
+		$(if $(filter file,$(origin OUT)),,--json $(OUT) --png $(basename $(OUT)).png)
 
 setup: $(VENV)/.installed
 

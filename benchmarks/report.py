@@ -1,16 +1,12 @@
-"""What a serving benchmark leaves: a table, JSON, a chart, and the conditions it was made under."""
+"""What a serving benchmark leaves: a table, JSON with the conditions beside it, and a chart."""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -45,24 +41,6 @@ def print_table(rows: list[Row], console: Console) -> None:
 
 def _ratio(value: float, reference: float | None) -> str:
     return f"{value / reference:.2f}" if reference else ""
-
-
-def conditions() -> dict[str, str]:
-    """What the figures were measured on."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        "",
-    )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return {
-        "cpu": cpu,
-        "cores": f"{len(os.sched_getaffinity(0))} cores",
-        "python": f"Python {platform.python_version()}",
-        "torch": f"torch {torch.__version__}",
-        "commit": f"commit {commit}",
-    }
 
 
 def write_json(rows: list[Row], facts: dict[str, str], path: Path) -> None:

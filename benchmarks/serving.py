@@ -21,7 +21,8 @@ from rich.console import Console
 
 from benchmarks.bandwidth import ReadBandwidth
 from benchmarks.contestants import Contestant, OverGrpc, PeerProcess, Transformers
-from benchmarks.report import conditions, print_table, write_chart, write_json
+from benchmarks.host import conditions
+from benchmarks.report import print_table, write_chart, write_json
 from benchmarks.rounds import Prompts, measure
 from specgrove.client import AsyncClient
 from specgrove.config import DEFAULT_SSMS

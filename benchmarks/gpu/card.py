@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.report import conditions as host_conditions
+from benchmarks.host import conditions as host_conditions
 from specgrove.kernels.cuda.backend import kernels_for
 
 EMULATOR_NOTE = "the emulator on a CPU: times mean nothing"

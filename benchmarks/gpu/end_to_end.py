@@ -32,6 +32,7 @@ _UNIT = "x incremental"
 _PACKAGES = ("grpc", "grpc_health", "grpc_reflection", "grpc_status")
 _START_TIMEOUT_S = 240.0
 _SSM_NAME = "random"
+_FALLBACK = "ops of torch run instead of the kernels"  # as specgrove.runtime.devices says it
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,17 @@ class Setup:
         if card.is_real:
             return cls("cuda", LLAMA_7B, LLAMA_68M, 128, 128, 5, (1, 8), ("--kv-slots", "8192"))
         few = ("--kv-slots", "512", "--max-chunk-tokens", "16", "--max-model-len", "128", "--max-graph-rows", "24")
-        return cls("cpu", TINY_LLM, TINY_SSM, 8, 12, 1, (1, 2), few)
+        return cls("cpu", TINY_LLM, TINY_SSM, 8, 8, 1, (1, 2), few)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What runs now."""
+
+    address: str
+    """The router's."""
+    is_fallback: bool
+    """Whether one of them runs ops of torch instead of the kernels."""
 
 
 def missing_packages() -> list[str]:
@@ -68,8 +79,8 @@ def missing_packages() -> list[str]:
 
 
 @contextlib.contextmanager
-def services(setup: Setup, trace: Path) -> Iterator[str]:
-    """The three services; the router's address. Raises ``RuntimeError`` where they don't start."""
+def services(setup: Setup, trace: Path) -> Iterator[Services]:
+    """The three services. Raises ``RuntimeError`` where they don't start."""
     from specgrove.serve import is_serving
     from specgrove.supervisor import ProcessFailedError, ProcessSpec, Supervisor
 
@@ -102,7 +113,7 @@ def services(setup: Setup, trace: Path) -> Iterator[str]:
                     raise RuntimeError(f"services not ready after {_START_TIMEOUT_S:.0f} s: {' | '.join(lines[-3:])}")
                 time.sleep(0.2)
             supervisor.expect_up()
-            yield addresses["router"]
+            yield Services(addresses["router"], any(_FALLBACK in line for line in lines))
         except ProcessFailedError as error:
             raise RuntimeError(str(error)) from error
         except SpecGroveError as error:
@@ -158,20 +169,20 @@ def rows(card: Card) -> list[Row]:
     try:
         if missing := missing_packages():
             raise RuntimeError(f"{', '.join(missing)} not installed here")
-        with services(setup, TRACE) as address:
-            return [_measured(batch, whats[batch], address, setup) for batch in setup.batches]
+        with services(setup, TRACE) as running:
+            return [_measured(batch, whats[batch], running, setup) for batch in setup.batches]
     except RuntimeError as error:
         return [skipped(PART, whats[batch], _UNIT, targets[batch], str(error)[:300]) for batch in setup.batches]
 
 
-def _measured(batch: int, what: str, address: str, setup: Setup) -> Row:
+def _measured(batch: int, what: str, running: Services, setup: Setup) -> Row:
     rng = random.Random(batch)
     ways = {"incremental": SpeculationOptions(disabled=True), "speculative": TREE}
     runs: dict[str, list[Run]] = {way: [] for way in ways}
     for number in track(range(-1, setup.num_rounds), f"end to end, {batch} at once", transient=True):
         prompts = [[rng.randrange(setup.llm.vocab_size) for _ in range(setup.prompt_len)] for _ in range(batch)]
         for way, speculation in ways.items():
-            found = asyncio.run(run(address, prompts, setup.max_tokens, speculation))
+            found = asyncio.run(run(running.address, prompts, setup.max_tokens, speculation))
             if number >= 0:  # the round before the first warms up
                 runs[way].append(found)
     pairs = list(zip(runs["speculative"], runs["incremental"], strict=True))
@@ -187,6 +198,8 @@ def _measured(batch: int, what: str, address: str, setup: Setup) -> Row:
         f"ACCEPTANCE REPLAYED FROM A TRACE ({trace.tokens_per_step:.2f} tokens a step; here {tokens:.2f}); "
         f"{rates[0]:.1f} against {rates[1]:.1f} tokens/s; a step: draft {draft_ms:.2f} ms, verify {verify_ms:.2f} ms"
     )
+    if running.is_fallback:
+        note = f"WITHOUT THE KERNELS FOR GPUS, see the service's log; {note}"
     target = TARGET if batch == 1 else None
     spread = (min(step_ms), max(step_ms))
     return Row(PART, what, ratio, _UNIT, target, statistics.median(step_ms), spread, None, note)

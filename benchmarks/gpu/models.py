@@ -85,7 +85,7 @@ class ModelShape:
 LLAMA_7B = ModelShape("7B", 32, 4096, 11008, 32)
 LLAMA_68M = ModelShape("68M", 2, 768, 3072, 12)
 LLAMA_160M = ModelShape("160M", 12, 768, 3072, 12)
-TINY_LLM = ModelShape("tiny", 2, 128, 160, 2, vocab_size=96)
+TINY_LLM = ModelShape("tiny", 1, 128, 160, 2, vocab_size=96)
 TINY_SSM = ModelShape("tiny SSM", 1, 64, 96, 1, vocab_size=96)
 SHAPES = {shape.name: shape for shape in (LLAMA_7B, LLAMA_68M, LLAMA_160M, TINY_LLM, TINY_SSM)}
 
