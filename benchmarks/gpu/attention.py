@@ -6,6 +6,7 @@ counts), and FlexAttention, compiled for each shape, with a block mask of the tr
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -120,7 +121,9 @@ class _Flex:
             except Exception as error:  # whatever compilers raise
                 raise RuntimeError(first_line(error)) from error
         try:
-            return self._attend(*self._tensors, block_mask=self._block_mask, enable_gqa=True)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "flex_attention called without torch.compile")  # on a CPU
+                return self._attend(*self._tensors, block_mask=self._block_mask, enable_gqa=True)
         except Exception as error:
             raise RuntimeError(first_line(error)) from error
 

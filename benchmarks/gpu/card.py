@@ -37,7 +37,7 @@ class Clock:
             started_s = time.perf_counter()
             run()
             return (time.perf_counter() - started_s) * 1e3
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         run()
         end.record()

@@ -12,11 +12,14 @@ import logging
 import sys
 from pathlib import Path
 
+import torch
+
 from benchmarks.gpu.models import SHAPES, decoder_of
 from benchmarks.gpu.replay import ReplayedRunner
 from benchmarks.gpu.trace import TRACE, Trace
 from llm_service.__main__ import check_max_model_len, serve
 from llm_service.arguments import parse_arguments
+from specgrove.kernels.threads import set_num_threads
 from specgrove.runtime.devices import choose_device
 from specgrove.runtime.graph_runner import CudaGraphs, GraphRunner, NoGraphs
 from specgrove.runtime.pass_buffers import PassLimits
@@ -38,6 +41,8 @@ def main() -> int:
     config = parse_arguments(others)
     set_up_logging("replayed_llm_service")
     try:
+        torch.set_num_threads(1)  # as the service does
+        set_num_threads(config.num_threads)
         device = choose_device(config.device, 0)
         decoder = decoder_of(SHAPES[own.shape], device, own.bits)
         limits = PassLimits(
@@ -48,7 +53,7 @@ def main() -> int:
         )
         graphs = CudaGraphs(device) if device.type == "cuda" else NoGraphs()
         runner = ReplayedRunner(GraphRunner(decoder, limits, graphs), Trace.read(own.trace))
-        asyncio.run(serve(config, Path(config.model), runner, None))  # type: ignore[arg-type]
+        asyncio.run(serve(config, Path(config.model), runner, None))
     except (ValueError, OSError, RuntimeError) as error:
         logger.error("%s", error)
         return 1

@@ -7,7 +7,7 @@ must be read, at the copy bandwidth of the same run. Every part of ``benchmarks.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -94,7 +94,7 @@ class Times:
         return min(self.all_ms), max(self.all_ms)
 
 
-def by_turns(contestants: dict[str, Callable[[], object]], clock: Clock, num_turns: int) -> dict[str, Times | str]:
+def by_turns(contestants: Mapping[str, Callable[[], object]], clock: Clock, num_turns: int) -> dict[str, Times | str]:
     """Times contestants by turns, after two calls of each that aren't counted; of one that can't run, the reason."""
     found: dict[str, Times | str] = {}
     running = {}

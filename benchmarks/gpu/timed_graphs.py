@@ -79,6 +79,6 @@ class TimedGraphs:
     def _mark(self) -> torch.cuda.Event | float:
         if not self._is_cuda:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event

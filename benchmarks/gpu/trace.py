@@ -42,8 +42,9 @@ class Trace:
         return trace
 
     def write(self, path: Path) -> None:
-        """All numbers on one line."""
-        path.write_text(json.dumps(asdict(self), indent=1).replace(",\n  ", ", ").replace("[\n  ", "[") + "\n")
+        """A line for each field."""
+        fields = (f" {json.dumps(name)}: {json.dumps(value)}" for name, value in asdict(self).items())
+        path.write_text("{\n" + ",\n".join(fields) + "\n}\n")
 
     def number(self, place: int) -> int:
         """One number after the other, from all over the trace: a short replay has about the mean of all."""
@@ -62,6 +63,7 @@ def accepted_of(chunks: Sequence[Chunk]) -> list[int]:
 
 def record(path: Path, cache_dir: Path, num_prompts: int = 30, max_tokens: int = 128) -> Trace:
     """Runs the demo model through the real services, one request at a time, greedily."""
+    from benchmarks.host import conditions
     from benchmarks.prompts import SHARED_PROMPTS, load_prompts
     from specgrove.client import Client
     from specgrove.config import DEFAULT_SSMS
@@ -73,11 +75,15 @@ def record(path: Path, cache_dir: Path, num_prompts: int = 30, max_tokens: int =
     with Suite(SuiteConfig(folder, llm_arguments=("--device", "cpu"))) as suite, Client(suite.address) as client:
         for prompt in track(load_prompts(num_prompts), "prompts", transient=True):
             chunks = list(client.generate([("user", prompt)], max_tokens=max_tokens, temperature=0.0, speculation=TREE))
+            usage = chunks[-1].usage
+            if usage is None or usage.num_verify_steps != len(chunks):
+                raise RuntimeError("the router has put several verifications into a chunk: nothing can be told of each")
             accepted += accepted_of(chunks)
     source = "prompts of the four prompt sets in turn" if SHARED_PROMPTS.exists() else "made-up prompts"
     how = (
-        f"{DEMO_LLM} in bfloat16 on a CPU, drafted by {', '.join(DEFAULT_SSMS)}, trees of {_NUM_NODES} nodes, depth "
-        f"{_DEPTH}; {num_prompts} {source}, up to {max_tokens} tokens, greedy; without each output's first and last step"
+        f"python -m benchmarks.gpu --record-trace, {conditions()['commit']}: {DEMO_LLM} in bfloat16 on a CPU, drafted by "
+        f"{', '.join(DEFAULT_SSMS)}, trees of {_NUM_NODES} nodes, depth {_DEPTH}; {num_prompts} {source}, up to "
+        f"{max_tokens} tokens, greedy; without each output's first and last step"
     )
     trace = Trace(how, _NUM_NODES, _DEPTH, tuple(accepted))
     trace.write(path)
