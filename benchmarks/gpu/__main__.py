@@ -3,16 +3,17 @@
     python -m benchmarks.gpu [--only PART ...] [--json FILE] [--png FILE]      (make bench-gpu OUT=FILE)
 
 Contestants take turns; figures are medians over the turns. Every row says what it is a ratio to, its target, and whether that is met.
-``--device cpu`` runs tiny shapes in the emulator: that shows that the program works, and no speed. What is measured is written after
-every part, so that a run cut short leaves what it had.
+``--device cpu`` runs tiny shapes in the emulator: that shows that the program works, and no speed. JSON is
+written after every row, so that a run cut short leaves what it had.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from benchmarks.gpu import attention, end_to_end, linears, report, steps, trace
 from benchmarks.gpu.card import EMULATOR_NOTE, Card, conditions
 from benchmarks.gpu.rows import Row, first_line, skipped
 
-PARTS: dict[str, Callable[[Card], list[Row]]] = {
+BROKEN_OFF = "the rest of this part"
+PARTS: dict[str, Callable[[Card], Iterable[Row]]] = {
     "verify": steps.verify_rows,
     "ssm": steps.ssm_rows,
     "attention": attention.rows,
@@ -52,16 +54,21 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-def measured(part: str, card: Card) -> list[Row]:
-    """The rows of a part; where it breaks off, one that says why, so that the others are not lost."""
-    try:
-        return [replace(row, is_real=card.is_real) for row in PARTS[part](card)]
-    except Exception as error:
-        return [skipped(part, "all", "", None, first_line(error))]
-    finally:
-        gc.collect()
-        if card.is_real:
+def measured(parts: Sequence[str], card: Card, report_rows: Callable[[list[Row]], None]) -> list[Row]:
+    """The rows of all parts; ``report_rows`` gets those so far after each. Where a part breaks off a row says why: no other is lost."""
+    rows: list[Row] = []
+    for part in parts:
+        try:
+            for row in PARTS[part](card):
+                rows.append(replace(row, is_real=card.is_real))
+                report_rows(rows)
+        except Exception as error:
+            rows.append(skipped(part, BROKEN_OFF, "", None, first_line(error)))
+            report_rows(rows)
+        with contextlib.suppress(RuntimeError):  # a card that is lost to this process
+            gc.collect()
             torch.cuda.empty_cache()
+    return rows
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,17 +85,18 @@ def main(argv: list[str] | None = None) -> int:
     card = Card.measured(device)
     facts = conditions(card)
     console.print(f"{facts['card']}: {facts['copy bandwidth']}, {facts['matrix rate']}")
-    rows: list[Row] = []
-    for part in arguments.only:
-        rows += measured(part, card)
+
+    def write(rows: list[Row]) -> None:
         if arguments.json is not None:
             report.write_json(rows, facts, arguments.json)
+
+    rows = measured(arguments.only, card, write)
     report.print_table(rows, facts, console)
     if device.type == "cpu":
         console.print(f"{EMULATOR_NOTE}, and there are no verdicts")
     if arguments.png is not None:
         report.write_chart(rows, facts, arguments.png, console.print)
-    return 1 if any(row.what == "all" for row in rows) else 0
+    return 1 if any(row.what == BROKEN_OFF for row in rows) else 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ counts), and FlexAttention, compiled for each shape, with a block mask of the tr
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +37,9 @@ def tree_parents(num_nodes: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Trees of one shape after prefixes of one length. Contestants give ``[batch, num_heads, num_nodes, head_dim]``."""
+    """Trees of one shape after prefixes of one length. Contestants give ``[batch, num_heads, num_nodes, head_dim]``, heads perhaps in two
+    dimensions.
+    """
 
     contestants: dict[str, Callable[[], torch.Tensor]]
     num_bytes: int
@@ -76,7 +78,7 @@ def make_case(batch_size: int, prefix_len: int, num_nodes: int, heads: Attention
     folded_mask = mask.repeat(group_size, 1)
 
     def sdpa_folded() -> torch.Tensor:
-        return functional.scaled_dot_product_attention(folded, keys, values, attn_mask=folded_mask).view(own.shape)
+        return functional.scaled_dot_product_attention(folded, keys, values, attn_mask=folded_mask)
 
     return Case(
         {
@@ -128,18 +130,16 @@ class _Flex:
             raise RuntimeError(first_line(error)) from error
 
 
-def rows(card: Card) -> list[Row]:
+def rows(card: Card) -> Iterator[Row]:
     """Three rows of every case."""
-    found: list[Row] = []
     heads, cases = (HEADS, CASES) if card.is_real else (TINY_HEADS, TINY_CASES)
     for number in track(range(len(cases)), "attention", transient=True):
         what = "batch {}, prefix {}, {} nodes".format(*cases[number])
         try:
             case = make_case(*cases[number], heads, card.device)
-            found += case_rows(what, case, card)
+            yield from case_rows(what, case, card)
         except torch.OutOfMemoryError as error:
-            found.append(skipped(PART, what, "of copying", _SHARE, first_line(error)))
-    return found
+            yield skipped(PART, what, "of copying", _SHARE, first_line(error))
 
 
 def case_rows(what: str, case: Case, card: Card) -> list[Row]:
@@ -159,7 +159,7 @@ def case_rows(what: str, case: Case, card: Card) -> list[Row]:
             result.append(skipped(PART, what, unit, target, found))
             continue
         ratio = found.median_ms / own.median_ms
-        difference = (case.contestants[peer]().float() - expected).abs().max().item()
+        difference = (case.contestants[peer]().float().reshape(expected.shape) - expected).abs().max().item()
         note = f"{peer}{'' if card.is_real or peer != FLEX else ', not compiled'}; outputs within {difference:.1g}"
         peer_limit = found.median_ms / card.copy_ms(case.num_bytes)
         result.append(Row(PART, what, ratio, unit, target, found.median_ms, found.spread_ms, peer_limit, note))

@@ -10,8 +10,6 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from benchmarks.gpu.card import Clock
 
 
@@ -110,8 +108,6 @@ def by_turns(contestants: Mapping[str, Callable[[], object]], clock: Clock, num_
     for _ in range(num_turns):
         for name, run in running.items():
             times_ms[name].append(clock.ms(run))
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
     return found | {name: Times(tuple(own)) for name, own in times_ms.items()}
 
 
