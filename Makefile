@@ -33,7 +33,7 @@ build/peers/.installed:
 # On a machine with a GPU, with or without a package registry: from the source tree, with the Python that has torch for CUDA. Needs nvcc, cmake,
 # pybind11 and pytest. The end-to-end tests join where all packages of gRPC are.
 GPU_PYTHON ?= python3
-GPU_TESTS = tests/kernels tests/models tests/runtime/test_graph_runner.py tests/runtime/test_device_suite.py \
+GPU_TESTS = tests/kernels tests/models tests/runtime/test_graph_runner.py tests/runtime/test_device_suite.py tests/benchmarks \
 	$(shell $(GPU_PYTHON) -c 'import grpc_health, grpc_reflection, grpc_status' 2>/dev/null && echo tests/end_to_end/test_gpu.py)
 
 gpu-build:

@@ -75,7 +75,7 @@ def write_chart(rows: Sequence[Row], facts: dict[str, str], path: Path, progress
     axes = figure.subplots()
     shares = [target.share(value) for _, value, target in shown]
     axes.barh(range(len(shown)), shares, color=[_COLORS[row.verdict] for row, _, _ in shown])
-    axes.set_yticks(range(len(shown)), [row.what for row, _, _ in shown], fontsize=7)
+    axes.set_yticks(range(len(shown)), [f"{row.part}: {row.what}" for row, _, _ in shown], fontsize=7)
     for place, (row, value, target) in enumerate(shown):
         axes.text(0.02, place, f"{value:.3g} {row.unit} ({target})", va="center", fontsize=6)
     axes.axvline(1.0, color="black", linewidth=1)

@@ -22,6 +22,7 @@ from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.models.loading import load_decoder
 from specgrove.output import Chunk, OutputToken
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
+from tests.devices import DEVICES
 
 GREEDY = RowChoice(ChoiceParams(), 0)
 VOCAB_SIZE = 50
@@ -147,17 +148,19 @@ def test_contestants_that_cannot_run_are_left_out(card: Card) -> None:
     assert len(found["one"].all_ms) == 3
 
 
-def test_attention_contestants_agree(card: Card) -> None:
-    case = attention.make_case(3, 70, 9, attention.TINY_HEADS, torch.device("cpu"))
+@pytest.mark.parametrize("device", DEVICES)
+def test_attention_contestants_agree(device: str) -> None:
+    case = attention.make_case(3, 70, 9, attention.TINY_HEADS, torch.device(device))
     expected = case.contestants[attention.OURS]().float()
     assert expected.shape == (3, 4, 9, 64)
     for name, run in case.contestants.items():
         assert torch.allclose(run().float().reshape(expected.shape), expected, atol=0.02), name
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("bits", [16, 8, 4])
-def test_models_of_random_weights(bits: int) -> None:
-    decoder = decoder_of(TINY_LLM, torch.device("cpu"), bits)
+def test_models_of_random_weights(bits: int, device: str) -> None:
+    decoder = decoder_of(TINY_LLM, torch.device(device), bits)
     assert decoder.can_be_captured
     num_weights = decoder.spec.num_parameters - TINY_LLM.vocab_size * TINY_LLM.hidden
     assert weight_bytes(decoder) >= num_weights * bits // 8
@@ -177,8 +180,9 @@ def test_a_folder_can_be_loaded(tmp_path: Path) -> None:
     assert (spec.num_layers, spec.vocab_size, spec.head_dim) == (2, 96, 64)
 
 
-def test_device_times_are_within_the_walls() -> None:
-    model = steps.TimedModel(TINY_LLM, 16, 4, 6, torch.device("cpu"))
+@pytest.mark.parametrize("device", DEVICES)
+def test_device_times_are_within_the_walls(device: str) -> None:
+    model = steps.TimedModel(TINY_LLM, 16, 4, 6, torch.device(device))
     times = steps.PassTimes()
     model.verify(model.tree(3), times)
     model.level(model.tree(4), times)
