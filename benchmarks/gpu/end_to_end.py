@@ -32,7 +32,10 @@ _UNIT = "x incremental"
 _PACKAGES = ("grpc", "grpc_health", "grpc_reflection", "grpc_status")
 _START_TIMEOUT_S = 240.0
 _SSM_NAME = "random"
-_FALLBACK = "ops of torch run instead of the kernels"  # as specgrove.runtime.devices says it
+_FALLBACKS = (
+    "ops of torch run instead of the kernels",
+    "they can't be captured",
+)  # as specgrove.runtime.devices says it
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,8 @@ class Services:
 
     address: str
     """The router's."""
-    is_fallback: bool
-    """Whether one of them runs ops of torch instead of the kernels."""
+    fallbacks: list[str]
+    """What they say in their logs where not all of the kernels for GPUs run, or not by captured graphs."""
 
 
 def missing_packages() -> list[str]:
@@ -113,7 +116,7 @@ def services(setup: Setup, trace: Path) -> Iterator[Services]:
                     raise RuntimeError(f"services not ready after {_START_TIMEOUT_S:.0f} s: {' | '.join(lines[-3:])}")
                 time.sleep(0.2)
             supervisor.expect_up()
-            yield Services(addresses["router"], any(_FALLBACK in line for line in lines))
+            yield Services(addresses["router"], [line for line in lines if any(text in line for text in _FALLBACKS)])
         except ProcessFailedError as error:
             raise RuntimeError(str(error)) from error
         except SpecGroveError as error:
@@ -198,8 +201,8 @@ def _measured(batch: int, what: str, running: Services, setup: Setup) -> Row:
         f"ACCEPTANCE REPLAYED FROM A TRACE ({trace.tokens_per_step:.2f} tokens a step; here {tokens:.2f}); "
         f"{rates[0]:.1f} against {rates[1]:.1f} tokens/s; a step: draft {draft_ms:.2f} ms, verify {verify_ms:.2f} ms"
     )
-    if running.is_fallback:
-        note = f"WITHOUT THE KERNELS FOR GPUS, see the service's log; {note}"
+    if running.fallbacks:
+        note = f"NOT THE USUAL WAY: {' | '.join(running.fallbacks)}; {note}"
     target = TARGET if batch == 1 else None
     spread = (min(step_ms), max(step_ms))
     return Row(PART, what, ratio, _UNIT, target, statistics.median(step_ms), spread, None, note)

@@ -20,8 +20,8 @@ from benchmarks.gpu.trace import TRACE, Trace
 from llm_service.__main__ import check_max_model_len, serve
 from llm_service.arguments import parse_arguments
 from specgrove.kernels.threads import set_num_threads
-from specgrove.runtime.devices import choose_device
-from specgrove.runtime.graph_runner import CudaGraphs, GraphRunner, NoGraphs
+from specgrove.runtime.devices import choose_device, runner_for
+from specgrove.runtime.graph_runner import CudaGraphs, NoGraphs
 from specgrove.runtime.pass_buffers import PassLimits
 from specgrove.telemetry import set_up_logging
 
@@ -51,8 +51,8 @@ def main() -> int:
             max_len=min(check_max_model_len(config, decoder.spec), config.num_slots),
             num_slots=config.num_slots,
         )
-        graphs = CudaGraphs(device) if device.type == "cuda" else NoGraphs()
-        runner = ReplayedRunner(GraphRunner(decoder, limits, graphs), Trace.read(own.trace))
+        make_graphs = CudaGraphs if device.type == "cuda" else lambda device: NoGraphs()
+        runner = ReplayedRunner(runner_for(decoder, limits, make_graphs), Trace.read(own.trace))
         asyncio.run(serve(config, Path(config.model), runner, None))
     except (ValueError, OSError, RuntimeError) as error:
         logger.error("%s", error)
