@@ -7,6 +7,7 @@ which setting would. All figures are bytes of one rank.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -179,21 +180,24 @@ def slots_in(spec: DecoderSpec, request: MemoryRequest, *, kv_bytes: int | None,
 
     Raises ``DoesNotFitError`` where not one is left.
     """
-    num_slots = 0
-    for _ in range(
-        2
-    ):  # what attention on a GPU takes grows with the slots: first as if there were none, then as if there were all these
-        plans = plan_memory(spec, replace(request, num_slots=num_slots))
-        rooms = [
-            kv_bytes if kv_bytes is not None else (rank_bytes or 0) - plan.weight_bytes - plan.activation_bytes
-            for plan in plans
-        ]
-        num_slots = min(room // plan.slot_bytes for room, plan in zip(rooms, plans, strict=True))
-        if num_slots < 1:
-            limit = gibibytes(kv_bytes if kv_bytes is not None else rank_bytes or 0)
-            largest = max(plans, key=lambda plan: plan.total_bytes)
-            raise DoesNotFitError(f"{limit} leave no room for a KV slot: {largest}")
+    plans = plan_memory(spec, replace(request, num_slots=0))
+    rooms = [
+        kv_bytes if kv_bytes is not None else (rank_bytes or 0) - plan.weight_bytes - plan.activation_bytes
+        for plan in plans
+    ]
+    num_slots = min(room // plan.slot_bytes for room, plan in zip(rooms, plans, strict=True))
+    if kv_bytes is None and num_slots > 0:
+        # What attention takes on a GPU grows with the slots.
+        sizes = range(num_slots + 1)
+        num_slots = bisect_right(sizes, rank_bytes or 0, key=lambda n: _largest_rank_bytes(spec, request, n)) - 1
+    if num_slots < 1:
+        limit = gibibytes(kv_bytes if kv_bytes is not None else rank_bytes or 0)
+        raise DoesNotFitError(f"{limit} leave no room for a KV slot: {max(plans, key=lambda plan: plan.total_bytes)}")
     return num_slots
+
+
+def _largest_rank_bytes(spec: DecoderSpec, request: MemoryRequest, num_slots: int) -> int:
+    return max(plan.total_bytes for plan in plan_memory(spec, replace(request, num_slots=num_slots)))
 
 
 def check_fits(spec: DecoderSpec, request: MemoryRequest, available_bytes: int, ranks: range) -> None:

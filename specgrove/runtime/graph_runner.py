@@ -123,7 +123,7 @@ class _UnderWay:
     logits: torch.Tensor
     """float32 ``[num_asked, vocab_size]`` on the device."""
     answers: Callable[[], tuple[torch.Tensor, ...]] = _nothing
-    """Waits for what is being copied to the host; nothing of a pass without a graph."""
+    """Waits for what is being copied to the host; nothing where the logits are the answer."""
 
 
 class GraphRunner:
@@ -197,11 +197,15 @@ class GraphRunner:
     def start(self, batch: ForwardBatch) -> None:
         """See ``Runner``."""
         with self._running():
-            if not self._fits(batch):
+            num_asked = len(batch.rows.asked_rows)
+            if num_asked > self._buffers.limits.max_num_asked:
                 self._in_flight.append(_UnderWay(batch, self._logits_without_graph(batch)))
                 return
-            logits = self._replay(batch)
-            num_asked = len(logits)
+            if self._fits(batch):
+                logits = self._replay(batch)
+            else:
+                self._buffers.load_choices(batch.rows)
+                logits = self._logits_without_graph(batch)
             choose(logits, *self._buffers.choice_arguments(num_asked), self._chosen[:num_asked])
             self._in_flight.append(_UnderWay(batch, logits, self._copied(self._chosen[:num_asked])))
 
@@ -267,6 +271,7 @@ class GraphRunner:
 
     def _logits_without_graph(self, batch: ForwardBatch) -> torch.Tensor:
         rows = self.decoder.ops.rows(batch)
+        take_choices(rows.token_ids, self._chosen)
         hidden = self.decoder.run_layers(self.decoder.embed(rows), rows, *self._caches)
         return self.decoder.logits(hidden, rows)
 

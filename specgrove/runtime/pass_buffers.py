@@ -135,17 +135,27 @@ class PassBuffers:
         The copy of the pass before the last must have ended. Raises ``ValueError`` for rows that don't fit together.
         """
         rows.check()
-        self._hosts.rotate()
-        host, choices = self._hosts[0], rows.choices
+        host = self._next_host(rows, num_asked)
         host.fill("token_ids", rows.token_ids, num_rows)
         host.fill("positions", rows.positions, num_rows)
         host.fill("slots", rows.slots, num_rows)
         host.fill("asked_rows", rows.asked_rows, num_asked)
+        num_words = self._plan_start + write_plan(rows, self._heads, host.words[self._plan_start :], self._device)
+        self._words[:num_words].copy_(host.words[:num_words], non_blocking=True)
+
+    def load_choices(self, rows: StepRows) -> None:
+        """``load`` of what choices need, for a pass whose rows run without these buffers."""
+        host = self._next_host(rows, len(rows.choices))
+        self._words[: self._plan_start].copy_(host.words[: self._plan_start], non_blocking=True)
+
+    def _next_host(self, rows: StepRows, num_asked: int) -> _HostNumbers:
+        """The other turn's, with the arguments of the choices."""
+        self._hosts.rotate()
+        host, choices = self._hosts[0], rows.choices
         host.fill("temperatures", (0.0 if one is None else one.params.temperature for one in choices), num_asked)
         host.fill("seeds", (0 if one is None else _signed(one.params.seed) for one in choices), num_asked)
         host.fill("choice_positions", (0 if one is None else one.position for one in choices), num_asked)
-        num_words = self._plan_start + write_plan(rows, self._heads, host.words[self._plan_start :], self._device)
-        self._words[:num_words].copy_(host.words[:num_words], non_blocking=True)
+        return host
 
 
 def _signed(seed: int) -> int:

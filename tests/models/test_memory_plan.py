@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from specgrove.kernels.cuda.attention import AttentionHeads
 from specgrove.models.loading import load_decoder, read_spec
 from specgrove.models.memory_plan import (
     DoesNotFitError,
@@ -19,7 +20,8 @@ from specgrove.models.memory_plan import (
     slots_in,
 )
 from specgrove.models.parallel_layout import ParallelLayout
-from tests.models.families import VARIANTS, save_tiny
+from specgrove.runtime.pass_buffers import PassBuffers, PassLimits
+from tests.models.families import DEVICE_VARIANTS, VARIANTS, save_tiny
 
 REQUEST = MemoryRequest("float32", None, ParallelLayout(), num_slots=100, max_num_rows=256, max_num_logit_rows=64)
 
@@ -57,6 +59,24 @@ def test_an_amount_of_memory_becomes_slots(tmp_path: Path) -> None:
     assert slots_in(spec, REQUEST, kv_bytes=None, rank_bytes=fixed + 7 * plan.slot_bytes) == 7
     with pytest.raises(DoesNotFitError, match=r"no room for a KV slot: rank 0: weights"):
         slots_in(spec, REQUEST, kv_bytes=None, rank_bytes=fixed)
+
+
+def test_attention_on_a_gpu_has_room_for_its_partial_results(tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path, DEVICE_VARIANTS)
+    spec = read_spec(tmp_path)
+    heads = AttentionHeads(spec.num_heads, spec.num_kv_heads, spec.head_dim)
+    for num_slots, max_len in ((100, 64), (5000, 64), (5000, 2)):
+        request = replace(REQUEST, dtype="bfloat16", on_gpu=True, num_slots=num_slots, max_len=max_len)
+        (without,), (plan,) = (plan_memory(spec, replace(request, num_gpu_processors=n)) for n in (None, 3))
+        limits = PassLimits(request.max_num_rows, request.max_num_logit_rows, max_len, num_slots)
+        buffers = PassBuffers(limits, heads, torch.device("cpu"))
+        difference = buffers.nbytes - (plan.activation_bytes - without.activation_bytes)
+        assert 0 <= difference <= 32 * request.max_num_rows  # the rows' own numbers
+        # As many slots as leave room for what they make attention take.
+        request = replace(request, num_gpu_processors=3)
+        found = slots_in(spec, request, kv_bytes=None, rank_bytes=plan.total_bytes)
+        (filled,) = plan_memory(spec, replace(request, num_slots=found))
+        assert 0.9 * plan.total_bytes < filled.total_bytes <= plan.total_bytes
 
 
 def test_what_does_not_fit_is_refused_with_what_would(tmp_path: Path) -> None:

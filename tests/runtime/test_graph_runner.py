@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,9 @@ def test_passes_beyond_the_limits_run_without_graphs(device: torch.device, graph
     builder.add(list(range(20)), (), TreeRows([1] * 7, range(-1, 6), list(range(30, 37))), choices=choices)
     batch = builder.build()
     both.check(batch)  # choices may be left to whoever has the logits
+    builder = BatchBuilder()
+    builder.add(list(range(20)), [5] * 20, TreeRows([6], [-1], [40]), choices=[RowChoice(ChoiceParams(), 21)])
+    both.check(builder.build())  # too many rows, few of them asked
     both.with_graphs.start_top_k(batch, 3)
     assert torch.equal(both.with_graphs.finish_top_k(3).token_ids, top_k_of(both.without.forward(batch), 3).token_ids)
 
@@ -150,7 +154,9 @@ def test_all_buckets_are_captured_first(device: torch.device, graphs: Graphs, tm
         assert graphs.num_captured == total
 
 
-def test_a_pass_takes_over_what_the_one_before_chooses(device: torch.device, graphs: Graphs, tmp_path: Path) -> None:
+def test_a_pass_takes_over_what_the_one_before_chooses(
+    device: torch.device, graphs: Graphs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     both = Both(tmp_path, device, graphs)
     builder = BatchBuilder()
     builder.add([1, 2], [3, 4])
@@ -177,11 +183,13 @@ def test_a_pass_takes_over_what_the_one_before_chooses(device: torch.device, gra
         expected.append(token_ids)
         token_ids = token_ids[::-1]
     runner = both.with_graphs
-    runner.start(step(0, [8, 9]))
-    for number in range(1, 4):
-        runner.start(step(number, [-2, -1]))
-        assert runner.finish().choices == expected[number - 1]
-    assert runner.finish().choices == expected[3]
+    for max_num_rows in (10, 1):  # by graphs, and without
+        monkeypatch.setattr(runner._buffers, "limits", replace(LIMITS, max_num_rows=max_num_rows))
+        runner.start(step(0, [8, 9]))
+        for number in range(1, 4):
+            runner.start(step(number, [-2, -1]))
+            assert runner.finish().choices == expected[number - 1]
+        assert runner.finish().choices == expected[3]
 
 
 def test_discarded_passes_leave_nothing(device: torch.device, graphs: Graphs, tmp_path: Path) -> None:
