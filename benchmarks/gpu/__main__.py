@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks.gpu import attention, end_to_end, linears, report, steps, trace
+from benchmarks.gpu import attention, end_to_end, equality, linears, report, steps, trace
 from benchmarks.gpu.card import EMULATOR_NOTE, Card, conditions
 from benchmarks.gpu.rows import Row, first_line, skipped
 
@@ -30,6 +30,7 @@ PARTS: dict[str, Callable[[Card], Iterable[Row]]] = {
     "ssm": steps.ssm_rows,
     "attention": attention.rows,
     "linears": linears.rows,
+    "equality": equality.rows,
     "end-to-end": end_to_end.rows,
 }
 

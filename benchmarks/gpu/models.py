@@ -95,11 +95,13 @@ def decoder_of(
     device: torch.device,
     bits: int = 16,
     progress: Callable[[int, int], None] = lambda done, all: None,
+    *,
+    dtype: torch.dtype = torch.float16,
 ) -> Decoder:
-    """In float16 on the kernels for GPUs, with linears of so many bits."""
+    """On the kernels for GPUs, with linears of so many bits. The same weights at every call."""
     maker = _Maker(device, bits)
     store = DeviceWeights(device, has_kernels=True)
-    return Decoder(shape.spec(), maker.weights(shape), torch.float16, store=store, progress=progress)
+    return Decoder(shape.spec(), maker.weights(shape), dtype, store=store, progress=progress)
 
 
 def weight_bytes(decoder: Decoder) -> int:

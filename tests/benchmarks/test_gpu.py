@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as program
-from benchmarks.gpu import attention, end_to_end, models, report, steps
+from benchmarks.gpu import attention, end_to_end, equality, models, report, steps
 from benchmarks.gpu.card import Card, conditions
 from benchmarks.gpu.models import TINY_LLM, ModelShape, decoder_of, weight_bytes, write_folder
 from benchmarks.gpu.replay import PassTree, ReplayedRunner, agree, trees_of
@@ -204,6 +204,19 @@ def test_all_parts_of_one_process(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert all(row["value"] > 0 for row in content["rows"])
     assert {row["verdict"] for row in content["rows"]} == {"emulator", ""}
+
+
+def test_equality(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    greedy, sampled = equality.rows(card)
+    assert (greedy.value, sampled.value) == (1.0, 1.0)
+    assert "; 0% of the tokens" not in greedy.note
+
+    async def other(*arguments: object) -> list[tuple[list[int], int]]:
+        return [([token_id], 0) for token_id in (next(numbers), 5, 6)]
+
+    numbers = iter(range(4))
+    monkeypatch.setattr(equality, "_outputs", other)
+    assert [row.value for row in equality.rows(card)] == [2 / 3, 2 / 3]
 
 
 def test_end_to_end(card: Card) -> None:

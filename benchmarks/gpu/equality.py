@@ -1,0 +1,152 @@
+"""Speculation changes no token on this card: a model of 7B's shape, drafted for by itself and by lookups, against itself without trees.
+
+In one process, through the services' engines and step loops. The drafter has the model's own weights (a second copy of them), so that many
+drafts are accepted, and many of a beam are not. Requests run many at a time, each in ever-changing batches. ``make gpu-equality`` shows the
+same of a trained model over gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from rich.progress import Progress
+
+from benchmarks.gpu.card import Card
+from benchmarks.gpu.models import LLAMA_7B, TINY_LLM, ModelShape, decoder_of
+from benchmarks.gpu.rows import Row, at_least, first_line, skipped
+from llm_service.config import VerifierConfig
+from llm_service.verifier import VerifierEngine
+from router.tree_policy import StaticTreePolicy
+from specgrove.request import Draft, DraftWork, GenerationRequest, SamplingParams, TreeShape, Verdict, VerifyWork
+from specgrove.runtime.graph_runner import CudaGraphs, GraphRunner, NoGraphs
+from specgrove.runtime.in_process import InProcessDrafter, InProcessVerifier
+from specgrove.runtime.pass_buffers import PassLimits
+from specgrove.runtime.step_loop import StepLoop
+from specgrove.speculation import generate
+from ssm_service.config import PoolConfig
+from ssm_service.draft_tree import Beam
+from ssm_service.lookup import LookupSsm
+from ssm_service.neural import NeuralSsm
+from ssm_service.pool import DrafterPool
+
+PART = "speculative = incremental"
+TARGET = at_least(1.0)
+_UNIT = "of outputs equal"
+_TREE, _NO_TREE = TreeShape(8, 4), TreeShape(0, 0)
+SAMPLINGS = {"greedy": 0.0, "sampled": 0.8}
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What is compared."""
+
+    shape: ModelShape
+    num_prompts: int
+    num_tokens: int
+    num_at_once: int
+    num_graph_rows: int
+
+    @classmethod
+    def of(cls, card: Card) -> Setup:
+        """As the issue asks; next to nothing in the emulator."""
+        return cls(LLAMA_7B, 200, 128, 16, 256) if card.is_real else cls(TINY_LLM, 3, 8, 3, 12)
+
+    @property
+    def max_len(self) -> int:
+        """Of prompt, output and tree."""
+        return 64 + self.num_tokens + _TREE.max_depth
+
+    def prompt(self, index: int) -> tuple[int, ...]:
+        """Random tokens with something that repeats, for lookups."""
+        rng = random.Random(index)
+        words = [rng.randrange(self.shape.vocab_size) for _ in range(rng.randint(3, 30))]
+        return (*words, *words[: rng.randint(0, len(words))])
+
+
+@dataclass(frozen=True, slots=True)
+class Loops:
+    """The engines, each on its thread."""
+
+    verifier: StepLoop[VerifyWork, Verdict]
+    pool: StepLoop[DraftWork, Draft]
+
+
+@contextlib.contextmanager
+def _loops(setup: Setup, device: torch.device) -> Iterator[Loops]:
+    num_slots = setup.num_at_once * (setup.max_len + _TREE.max_num_nodes)
+
+    def runner() -> GraphRunner:
+        limits = PassLimits(setup.num_graph_rows, setup.num_graph_rows, setup.max_len, num_slots)
+        graphs = CudaGraphs(device) if device.type == "cuda" else NoGraphs()
+        return GraphRunner(decoder_of(setup.shape, device, dtype=torch.bfloat16), limits, graphs)
+
+    config = VerifierConfig(setup.max_len, max_num_chunk_tokens=setup.num_graph_rows // 2)
+    verifier = StepLoop(VerifierEngine(runner(), config), "verifier")
+    ssms: list[NeuralSsm | LookupSsm] = [NeuralSsm("itself", runner(), Beam(2), None), LookupSsm("lookup")]
+    pool = StepLoop(DrafterPool(ssms, PoolConfig()), "pool")
+    try:
+        yield Loops(verifier, pool)
+    finally:
+        verifier.stop()
+        pool.stop()
+
+
+async def _output(
+    setup: Setup, loops: Loops, index: int, temperature: float, shape: TreeShape
+) -> tuple[list[int], int]:
+    """Token ids, and how many of them were drafted."""
+    sampling = SamplingParams(temperature=temperature, seed=index)
+    request = GenerationRequest(f"{index}", setup.prompt(index), setup.num_tokens, sampling)
+    drafters = [InProcessDrafter(loops.pool)] if shape.max_num_nodes else []
+    verifier = InProcessVerifier(loops.verifier)
+    vocab_size, context_len = setup.shape.vocab_size, setup.max_len
+    steps = generate(
+        request, drafters, verifier, StaticTreePolicy(shape), vocab_size=vocab_size, context_len=context_len
+    )
+    tokens = [token async for step in steps for token in step.tokens]
+    return [token.token_id for token in tokens], sum(bool(token.drafted_by) for token in tokens)
+
+
+async def _outputs(setup: Setup, loops: Loops, temperature: float, shape: TreeShape) -> list[tuple[list[int], int]]:
+    room = asyncio.Semaphore(setup.num_at_once)
+    with Progress(transient=True) as progress:
+        task = progress.add_task("speculative" if shape.max_num_nodes else "incremental", total=setup.num_prompts)
+
+        async def one(index: int) -> tuple[list[int], int]:
+            async with room:
+                found = await _output(setup, loops, index, temperature, shape)
+            progress.advance(task)
+            return found
+
+        return await asyncio.gather(*map(one, range(setup.num_prompts)))
+
+
+def rows(card: Card) -> list[Row]:
+    """One for greedy, one for sampled outputs."""
+    setup = Setup.of(card)
+    whats = {name: f"{setup.shape.name} bfloat16, {name}" for name in SAMPLINGS}
+    try:
+        with _loops(setup, card.device) as loops:
+            return [_compared(setup, loops, what, SAMPLINGS[name]) for name, what in whats.items()]
+    except RuntimeError as error:  # a card with less memory than two copies take
+        return [skipped(PART, what, _UNIT, TARGET, first_line(error)) for what in whats.values()]
+
+
+def _compared(setup: Setup, loops: Loops, what: str, temperature: float) -> Row:
+    started_s = time.perf_counter()
+    expected = asyncio.run(_outputs(setup, loops, temperature, _NO_TREE))
+    found = asyncio.run(_outputs(setup, loops, temperature, _TREE))
+    num_equal = sum(ours == theirs for (ours, _), (theirs, _) in zip(found, expected, strict=True))
+    num_tokens = sum(len(token_ids) for token_ids, _ in found)
+    num_drafted = sum(num for _, num in found)
+    note = (
+        f"{num_equal} of {setup.num_prompts} outputs of {setup.num_tokens} tokens, {setup.num_at_once} at a time; "
+        f"{num_drafted / num_tokens:.0%} of the tokens were drafted; {time.perf_counter() - started_s:.0f} s"
+    )
+    return Row(PART, what, num_equal / setup.num_prompts, _UNIT, TARGET, note=note)
