@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 
-from specgrove.config import DEFAULT_ADDRESS, DEFAULT_DTYPE, DEFAULT_LLM, DEFAULT_SSMS, DEVICES, DTYPES, QUANTIZATIONS
+from specgrove.config import (
+    DEFAULT_ADDRESS,
+    DEFAULT_DTYPE,
+    DEFAULT_LLM,
+    DEFAULT_SSMS,
+    DEVICES,
+    DTYPES,
+    GPU_KERNELS,
+    QUANTIZATIONS,
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -157,6 +166,11 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--device", choices=DEVICES, help="where the models run (default: auto, on a GPU if there is one)"
+    )
+    group.add_argument(
+        "--gpu-kernels",
+        choices=GPU_KERNELS,
+        help="on a GPU (default: auto, where they can run a model and pass a check at the start); off: ops of torch",
     )
     group.add_argument("--llm-replicas", type=_count, default=1, metavar="N", help="LLM services to start (default: 1)")
     group.add_argument(

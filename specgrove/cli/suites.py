@@ -46,7 +46,7 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
         tensor_parallel=arguments.tensor_parallel,
         pipeline_parallel=arguments.pipeline_parallel,
         llm_arguments=_llm_arguments(arguments),
-        ssm_arguments=_flags(arguments, "device"),
+        ssm_arguments=_flags(arguments, "device", "gpu_kernels"),
     )
     started_s = time.monotonic()
     with waiting(console, "starting the services") as status:
@@ -64,7 +64,7 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
 
 
 def _llm_arguments(arguments: argparse.Namespace) -> tuple[str, ...]:
-    names = ("device", "kv_memory", "memory_per_gpu", "max_weight_memory", "offload_reserve_bytes")
+    names = ("device", "gpu_kernels", "kv_memory", "memory_per_gpu", "max_weight_memory", "offload_reserve_bytes")
     return (*(["--offload"] if arguments.offload else []), *_flags(arguments, *names))
 
 
