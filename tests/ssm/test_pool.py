@@ -185,3 +185,25 @@ def test_a_broken_ssm_costs_its_own_trees_only(runners: list[ModelRunner], monke
 def test_too_long_sequences_get_no_tree(runners: list[ModelRunner]) -> None:
     draft = ask(make_pool(runners), DraftWork("s", 0, tuple(i % 90 for i in range(280)), SHAPE))
     assert {drafted.ssm for drafted in draft.trees} <= {"lookup"}
+
+
+@pytest.mark.parametrize("method", ["start_top_k", "finish_top_k"])
+def test_a_step_that_fails_half_way_leaves_nothing(
+    method: str, runners: list[ModelRunner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(runners)
+    work = DraftWork("s", 0, PROMPT, SHAPE)
+    expected = ask(pool, work)
+
+    def fails(*_: object) -> None:
+        raise ValueError("no such slot")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runners[1], method, fails)
+        pool.add(WorkItem(2, work))
+        with pytest.raises(ValueError, match="no such slot"):
+            run(pool)
+        pool.reset()  # as the step loop does
+    assert pool.num_free_slots == pool.num_slots
+    assert not pool.has_work()
+    assert ask(pool, work).trees == expected.trees
