@@ -107,6 +107,12 @@ async def generate(
         )
 
     upcoming = asyncio.ensure_future(make_step())
+
+    async def end() -> None:
+        upcoming.cancel()
+        await asyncio.gather(upcoming, return_exceptions=True)
+        await asyncio.gather(verifying.close(), drafting.close())
+
     try:
         while True:
             step = await upcoming
@@ -121,9 +127,8 @@ async def generate(
                 await asyncio.sleep(0)
             yield step
     finally:
-        upcoming.cancel()
-        await asyncio.gather(upcoming, return_exceptions=True)
-        await asyncio.shield(asyncio.gather(verifying.close(), drafting.close()))
+        # As a whole: a deadline that passes here as well as at the server cancels the caller while it is at this very place.
+        await asyncio.shield(end())
 
 
 def _step_of(

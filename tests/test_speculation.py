@@ -272,6 +272,22 @@ async def test_closing_early_closes_both_sides() -> None:
     assert verifier.closed == drafter.closed == ["s"]
 
 
+@pytest.mark.parametrize("num_ticks", range(8))
+async def test_sessions_are_closed_also_where_closing_is_cancelled(num_ticks: int) -> None:
+    verifier, drafter = ToyLlm(), ToySsm()
+    verifier.step_s = 0.005
+    running = asyncio.create_task(_run([drafter], verifier))
+    await asyncio.sleep(0.02)
+    running.cancel()
+    for _ in range(num_ticks):
+        await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await asyncio.sleep(0.02)
+    assert (verifier.closed, drafter.closed) == (["s"], ["s"])
+
+
 async def test_each_token_knows_who_drafted_it_and_statistics_add_up() -> None:
     class Right(ToySsm):
         def _tree(self, tokens: list[int], work: DraftWork) -> TokenTree:

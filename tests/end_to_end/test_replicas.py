@@ -58,8 +58,11 @@ def test_the_other_replica_takes_over(suite: Suite, pair: Suite) -> None:
     expected = asyncio.run(answers(suite.address))
 
     async def kill_one() -> list[Completion]:
+        before = num_steps(pair, "llm_service-2")
         running = asyncio.ensure_future(answers(pair.address))
-        await asyncio.sleep(1.0)
+        while await asyncio.to_thread(num_steps, pair, "llm_service-2") < before + 10:
+            assert not running.done()
+            await asyncio.sleep(0.01)
         pid = pair.pid("llm_service-2")
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
