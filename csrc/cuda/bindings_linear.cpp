@@ -8,10 +8,10 @@ void bind_linear(py::module_& module) {
       "small_linear",
       [](Address x, Address weight, Address scales, Address bias, Address out, Address partials, Address counters,
          int64_t num_rows, int64_t in_features, int64_t out_features, int group_size, int num_groups, int num_splits,
-         int bits, bool has_mins, bool has_half_scales, DType dtype, Stream stream) {
+         int num_processors, int bits, bool has_mins, bool has_half_scales, DType dtype, Stream stream) {
         small_linear({at<void>(x), at<void>(weight), at<void>(scales), at<float>(bias), at<float>(out),
                       at<float>(partials), at<uint32_t>(counters), num_rows, in_features, out_features, group_size,
-                      num_groups, num_splits, bits, has_mins, has_half_scales, dtype},
+                      num_groups, num_splits, num_processors, bits, has_mins, has_half_scales, dtype},
                      stream);
       },
       NoGil());

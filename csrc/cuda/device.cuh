@@ -39,13 +39,4 @@ __device__ inline T warp_max(T value) {
   return value;
 }
 
-// Two numbers as one register of 16-bit numbers, rounded to nearest; the first in the lower half, as mma takes them.
-template <typename T>
-__device__ inline uint32_t pack(float low, float high) {
-  T parts[2];
-  from_float(low, &parts[0]);
-  from_float(high, &parts[1]);
-  return static_cast<uint32_t>(parts[0].bits) | static_cast<uint32_t>(parts[1].bits) << 16;
-}
-
 }  // namespace specgrove::cuda

@@ -83,6 +83,22 @@ __device__ inline uint32_t add_pairs(uint32_t a, uint32_t b, BFloat16) {
   return sum;
 }
 
+// Two numbers as one register of 16-bit numbers, rounded to nearest; the first in the lower half, as mma takes them.
+template <typename T>
+__device__ inline uint32_t pack(float low, float high);
+template <>
+__device__ inline uint32_t pack<Float16>(float low, float high) {
+  uint32_t both;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;\n" : "=r"(both) : "f"(high), "f"(low));
+  return both;
+}
+template <>
+__device__ inline uint32_t pack<BFloat16>(float low, float high) {
+  uint32_t both;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(both) : "f"(high), "f"(low));
+  return both;
+}
+
 // 2^x, to about two units in the last place.
 __device__ inline float fast_exp2(float x) {
   float result;

@@ -21,10 +21,17 @@ struct SmallLinear {
   int64_t num_rows, in_features, out_features;
   int group_size;  // inputs that share a scale, a multiple of 16
   int num_groups;
-  int num_splits;  // a function of the linear's shape only
-  int bits;        // 4, 8 or 16
+  int num_splits;      // a function of the linear's shape only
+  int num_processors;  // that run blocks side by side
+  int bits;            // 4, 8 or 16
   bool has_mins, has_half_scales;
   DType dtype;  // float16 or bfloat16
+};
+
+// How a launch shares a linear out.
+struct LinearGrid {
+  int slices_per_block;   // of a split's four
+  uint64_t group_factor;  // 2^32 / (group_size / 16), rounded up
 };
 
 // Which row is summed up in which order depends on in_features and num_splits, and on nothing else.

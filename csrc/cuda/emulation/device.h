@@ -153,6 +153,14 @@ inline uint32_t add_pairs(uint32_t a, uint32_t b, T) {
   return sum;
 }
 
+template <typename T>
+inline uint32_t pack(float low, float high) {
+  T parts[2];
+  from_float(low, &parts[0]);
+  from_float(high, &parts[1]);
+  return static_cast<uint32_t>(parts[0].bits) | static_cast<uint32_t>(parts[1].bits) << 16;
+}
+
 inline float fast_exp2(float x) { return std::exp2(x); }
 
 inline Vector16 load_once(const void* source) {

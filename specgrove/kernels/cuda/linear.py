@@ -10,10 +10,11 @@ import torch
 from torch.nn import functional
 
 from specgrove.kernels.checks import check
+from specgrove.kernels.cuda.attention import num_processors
 from specgrove.kernels.cuda.backend import backend, dtype_of
 from specgrove.kernels.quantized_linear import QuantizedWeight
 
-_BLOCK, _CHUNK, _MAX_ROWS, _MAX_TILES, _WARPS = 32, 64, 64, 8, 4  # as in csrc/cuda/small_linear.{h,cuh}
+_BLOCK, _CHUNK, _MAX_ROWS, _MAX_TILES, _WARPS = 32, 64, 64, 8, 4  # as in csrc/cuda/{small_linear,linear_products}.{h,cuh}
 _ENOUGH_BLOCKS = 200  # about what an H100's 132 processors run at once
 _MIN_CHUNKS_PER_WARP = 4
 _MAX_SPLITS = 16
@@ -61,8 +62,11 @@ class PackedDeviceLinear:
         dtype: torch.dtype,
         device: torch.device,
         workspace: LinearWorkspace | None = None,
+        *,
+        processors: int | None = None,
     ) -> None:
         """``weight`` is ``[out_features, in_features]``, rounded to ``dtype`` (that of the rows) unless it is quantised; ``bias`` float32.
+        ``processors`` are those of the device unless given; they change no bit.
 
         Raises ``ValueError`` for other dtypes than float16 and bfloat16, and for groups that are neither whole rows nor multiples of 16.
         """
@@ -90,6 +94,7 @@ class PackedDeviceLinear:
         self._bias = None if bias is None else bias.to(device)
         num_blocks = -(-self.out_features // _BLOCK)
         self._num_splits = _num_splits(num_blocks, -(-self.in_features // _CHUNK))
+        self._num_processors = num_processors(device) if processors is None else processors
         self._workspace = LinearWorkspace(device) if workspace is None else workspace
         self._workspace.reserve(num_blocks, self._num_splits)
 
@@ -131,6 +136,7 @@ class PackedDeviceLinear:
             self._group_size,
             self._num_groups,
             self._num_splits,
+            self._num_processors,
             self._bits,
             self._has_mins,
             self._has_half_scales,

@@ -65,7 +65,16 @@ def test_linear(device: torch.device, dtype: torch.dtype, bits: int, group_size:
 @pytest.mark.parametrize("bits", [16, 8, 4])
 @pytest.mark.parametrize(
     ("out_features", "in_features", "num_rows"),
-    [(48, 64, 12), (130, 68, 1), (3, 8, 70), (1, 1, 1), (70, 2056, 3), (33, 2056, 600)],
+    [
+        (48, 64, 12),
+        (130, 68, 1),
+        (3, 8, 70),
+        (1, 1, 1),
+        (70, 2056, 3),
+        (33, 2056, 600),
+        (161, 100, 30),
+        (129, 2056, 50),
+    ],
 )
 def test_shapes(device: torch.device, bits: int, out_features: int, in_features: int, num_rows: int) -> None:
     torch.manual_seed(num_rows)
@@ -82,18 +91,31 @@ def test_large(bits: int, group_size: int | None, has_mins: bool, shape: tuple[i
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("bits", "group_size", "in_features"), [(16, None, 272), (8, 32, 256), (4, 64, 2048), (4, 16, 144)]
+    ("bits", "group_size", "has_mins", "in_features"),
+    [(16, None, False, 272), (16, None, False, 2056), (8, 32, False, 256), (8, 16, True, 144), (4, 64, True, 2048)]
+    + [(4, 16, True, 144), (4, 128, False, 256)],
 )
 def test_a_rows_bits_do_not_depend_on_other_rows(
-    device: torch.device, dtype: torch.dtype, bits: int, group_size: int | None, in_features: int
+    device: torch.device, dtype: torch.dtype, bits: int, group_size: int | None, has_mins: bool, in_features: int
 ) -> None:
+    """Nor on which blocks there are: few processors get wide ones, more get one for each slice, many get narrow ones."""
     torch.manual_seed(1)
-    linear = PackedDeviceLinear(_weight(bits, group_size, bits == 4, 33, in_features), None, dtype, device)
-    x = torch.randn(100, in_features, device=device).to(dtype)
-    together = linear(x)
-    for num_rows, first in [(1, 0), (1, 77), (2, 63), (7, 30), (8, 4), (9, 91), (16, 50), (33, 67), (64, 20)]:
+    weight = _weight(bits, group_size, has_mins, 161, in_features)
+    few, more, many = (PackedDeviceLinear(weight, None, dtype, device, processors=n) for n in (1, 12, 1000))
+    x = torch.randn(70, in_features, device=device).to(dtype)
+    together = few(x)
+    for linears, num_rows, first in [
+        ((few,), 1, 0),
+        ((few,), 1, 67),
+        ((few,), 7, 30),
+        ((few, more, many), 9, 61),
+        ((few, more), 24, 3),
+        ((more, many), 35, 35),
+        ((many,), 70, 0),
+    ]:
         rows = slice(first, first + num_rows)
-        assert torch.equal(linear(x[rows].clone()), together[rows])
+        for linear in linears:
+            assert torch.equal(linear(x[rows].clone()), together[rows])
 
 
 @pytest.mark.parametrize("bits", [16, 8, 4])
