@@ -12,13 +12,15 @@
 namespace specgrove::cuda {
 namespace {
 
-constexpr int kThreads = 512, kWarps = kThreads / kWarpSize;
+constexpr int kThreads = 512, kWarps = kThreads / kWarpSize, kBatch = 8;
 constexpr int64_t kNotANumber = -2, kAllBanned = -3;
 
 __device__ inline float noise_of(uint64_t seed, uint64_t position, int64_t token_id) {
   float words[4];
   uniforms<1>(seed, position, static_cast<uint32_t>(token_id >> 2), words);
-  return -log_of(-log_of(words[token_id & 3]));
+  // Not by an index, which would put them into memory.
+  const float low = token_id & 1 ? words[1] : words[0], high = token_id & 1 ? words[3] : words[2];
+  return -log_of(-log_of(token_id & 2 ? high : low));
 }
 
 // The largest key of all threads, for all of them.
@@ -52,11 +54,19 @@ __global__ void __launch_bounds__(kThreads) choose_kernel(Choices choices) {
     const uint64_t seed = choices.seeds[row], position = choices.positions[row];
     const float reached = value_of_key(best) + noise_of(seed, position, token_of_key(best));
     best = 0;
-    for (int64_t i = threadIdx.x; i < choices.vocab_size; i += kThreads) {
-      const float value = logits[i] * factor;
-      if (value == -HUGE_VALF || value < reached - kMaxNoise) continue;
-      const uint64_t key = choice_key(value + noise_of(seed, position, i), i);
-      best = best < key ? key : best;
+    for (int64_t first = threadIdx.x; first < choices.vocab_size; first += kBatch * kThreads) {
+      uint32_t can_win = 0;  // loaded together: one load after the other would take as many times as long
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        const int64_t i = first + b * kThreads;
+        const float value = i < choices.vocab_size ? logits[i] * factor : -HUGE_VALF;
+        if (value != -HUGE_VALF && value >= reached - kMaxNoise) can_win |= 1u << b;
+      }
+      for (int64_t i = first; can_win != 0; i += kThreads, can_win >>= 1) {
+        if ((can_win & 1u) == 0) continue;
+        const uint64_t key = choice_key(logits[i] * factor + noise_of(seed, position, i), i);
+        best = best < key ? key : best;
+      }
     }
     best = block_max(best);
   }
