@@ -52,7 +52,7 @@ gpu-sanitize: gpu-build
 	@sanitizer=$$(PATH="$$PATH:$$(dirname "$$(readlink -f "$$(command -v nvcc)" || echo /)"):$(CUDA_HOME)/bin:$(CUDA_HOME)/compute-sanitizer" \
 		command -v compute-sanitizer) \
 		|| { echo "compute-sanitizer is neither on PATH nor beside nvcc nor in $(CUDA_HOME)/bin: it comes with the CUDA toolkit; or give CUDA_HOME=..."; exit 1; }; \
-	for tool in memcheck racecheck; do \
+	for tool in memcheck racecheck synccheck; do \
 		echo "==> $$sanitizer --tool $$tool"; \
 		PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$$sanitizer" --tool $$tool --error-exitcode 9 \
 			$(GPU_PYTHON) -m pytest -q -m gpu $(SANITIZER_TESTS) || exit 1; \

@@ -9,7 +9,7 @@ from specgrove.kernels import _native
 from specgrove.kernels.checks import NATIVE_DTYPES
 from specgrove.kernels.cuda.attention import AttentionHeads
 from specgrove.kernels.cuda.backend import KernelsMissingError, kernels_for
-from specgrove.kernels.cuda.start_check import check_kernels
+from specgrove.kernels.cuda.start_check import check_kernels_apart
 from specgrove.kernels.threads import get_isa, get_num_threads
 
 REASONS = {
@@ -39,7 +39,7 @@ def gpu_lines() -> list[str]:
 def gpu_verdict(device: torch.device) -> str:
     """Which kernels a model in bfloat16 would run on there, and why."""
     try:
-        check_kernels(AttentionHeads(32, 8, 128), torch.bfloat16, device)
+        check_kernels_apart(AttentionHeads(32, 8, 128), torch.bfloat16, device)
     except RuntimeError as error:
         return f"ops composed from torch's own: {error}"
     return "the kernels for GPUs: they are as exact as torch there, and rows keep their bits among others"

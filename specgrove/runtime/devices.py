@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from specgrove.kernels.cuda.attention import AttentionHeads
-from specgrove.kernels.cuda.start_check import check_kernels
+from specgrove.kernels.cuda.start_check import check_kernels_apart
 from specgrove.models.decoder import Decoder
 from specgrove.models.device_ops import why_not
 from specgrove.models.memory_plan import available_memory_bytes
@@ -52,7 +52,7 @@ def has_gpu_kernels(mode: str, spec: DecoderSpec, dtype: torch.dtype, device: to
     if reason is None:
         group_size = spec.num_heads // spec.num_kv_heads
         try:
-            check_kernels(AttentionHeads(2 * group_size, 2, spec.head_dim), dtype, device)
+            check_kernels_apart(AttentionHeads(2 * group_size, 2, spec.head_dim), dtype, device)
         except RuntimeError as error:  # missing, wrong, or nothing that this card runs
             reason = str(error)
     if reason is not None:

@@ -35,7 +35,7 @@ def spec(tmp_path: Path) -> DecoderSpec:
 
 
 def test_a_check_decides(spec: DecoderSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(devices, "check_kernels", lambda *_: None)
+    monkeypatch.setattr(devices, "check_kernels_apart", lambda *_: None)
     with caplog.at_level(logging.WARNING):
         assert has_gpu_kernels("auto", spec, torch.bfloat16, GPU)
     assert not caplog.records
@@ -43,7 +43,7 @@ def test_a_check_decides(spec: DecoderSpec, monkeypatch: pytest.MonkeyPatch, cap
     def fails(*_: object) -> None:
         raise KernelsWrongError("the RMS norm differs from torch by 3")
 
-    monkeypatch.setattr(devices, "check_kernels", fails)
+    monkeypatch.setattr(devices, "check_kernels_apart", fails)
     assert not has_gpu_kernels("auto", spec, torch.bfloat16, GPU)
     assert "ops of torch run instead" in caplog.text
     assert "the RMS norm differs" in caplog.text
@@ -104,5 +104,5 @@ def test_a_verdict_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise KernelsMissingError("no nvcc")
 
-    monkeypatch.setattr(kernels_main, "check_kernels", fails)
+    monkeypatch.setattr(kernels_main, "check_kernels_apart", fails)
     assert gpu_verdict(CPU) == "ops composed from torch's own: no nvcc"

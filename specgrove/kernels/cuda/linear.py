@@ -14,7 +14,13 @@ from specgrove.kernels.cuda.attention import num_processors
 from specgrove.kernels.cuda.backend import backend, dtype_of
 from specgrove.kernels.quantized_linear import QuantizedWeight
 
-_BLOCK, _CHUNK, _MAX_ROWS, _MAX_TILES, _WARPS = 32, 64, 64, 8, 4  # as in csrc/cuda/{small_linear,linear_products}.{h,cuh}
+_BLOCK, _CHUNK, _MAX_ROWS, _MAX_TILES, _WARPS = (
+    32,
+    64,
+    64,
+    8,
+    4,
+)  # as in csrc/cuda/{small_linear,linear_products}.{h,cuh}
 _ENOUGH_BLOCKS = 200  # about what an H100's 132 processors run at once
 _MIN_CHUNKS_PER_WARP = 4
 _MAX_SPLITS = 16

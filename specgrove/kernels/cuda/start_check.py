@@ -1,12 +1,16 @@
 """Runs the kernels for GPUs on a few random numbers when a service starts: what another card or compiler breaks is not served.
 
 Every kernel that a decoder uses is compared with the same computation by torch or by the CPU's kernels; and where speculation relies on it,
-a row alone must have the bits of the same row among others. Takes well below a second on a GPU.
+a row alone must have the bits of the same row among others. Takes well below a second on a GPU, and in a process of its own that of
+starting one: a kernel that reads where it may not leaves its process without a GPU, and one that hangs never comes back.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from array import array
+from typing import get_args
 
 import torch
 from torch.nn import functional
@@ -15,6 +19,7 @@ from specgrove.kernels import composed, sampling
 from specgrove.kernels.cuda import attention, choices, elementwise, norms
 from specgrove.kernels.cuda.attention import AttentionHeads, AttentionPlan
 from specgrove.kernels.cuda.linear import PackedDeviceLinear
+from specgrove.kernels.elementwise import Activation
 from specgrove.kernels.model_step import StepRows
 from specgrove.kernels.quantized_linear import quantize
 from specgrove.kernels.sampling import ChoiceParams
@@ -22,10 +27,28 @@ from specgrove.kernels.sampling import ChoiceParams
 _TOLERANCE = 0.03  # of bfloat16 results, relative to the largest number
 _CONTEXT_LEN, _NUM_NODES = 700, 9  # three splits of keys
 _GROUP_SIZE = 32
+_MANY = 1 << 20  # processors, so that blocks are small
+_TIMEOUT_S = 180.0  # mostly for importing torch from a slow disk
 
 
 class KernelsWrongError(RuntimeError):
     """A kernel doesn't give what it should on this device."""
+
+
+def check_kernels_apart(
+    heads: AttentionHeads, dtype: torch.dtype, device: torch.device, timeout_s: float = _TIMEOUT_S
+) -> None:
+    """``check_kernels`` in another process. Raises ``KernelsWrongError`` also where that dies, or takes too long."""
+    shape = (heads.num_heads, heads.num_kv_heads, heads.head_dim)
+    arguments = [*map(str, shape), str(dtype).removeprefix("torch."), str(device)]
+    command = [sys.executable, "-m", "specgrove.kernels.cuda.start_check", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+    except subprocess.TimeoutExpired:
+        raise KernelsWrongError(f"their check did not end within {timeout_s:g} s") from None
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()
+        raise KernelsWrongError(lines[-1] if lines else f"their check ended with code {done.returncode}")
 
 
 def check_kernels(heads: AttentionHeads, dtype: torch.dtype, device: torch.device) -> None:
@@ -97,18 +120,20 @@ def _path_rows(nodes: list[int]) -> StepRows:
 
 
 def _check_linear(bits: int, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> None:
-    out_features, in_features, num_rows = 96, 1088, 70
+    out_features, in_features, num_rows = 96, 2080, 40  # two splits of the inputs
     weight = _random(generator, out_features, in_features)
     packed = weight if bits == 16 else quantize(weight, bits, _GROUP_SIZE if bits == 4 else None)
     values = packed if isinstance(packed, torch.Tensor) else packed.dequantized()
-    linear = PackedDeviceLinear(packed, _random(generator, out_features).to(device), dtype, device)
+    bias = _random(generator, out_features).to(device)
+    linear = PackedDeviceLinear(packed, bias, dtype, device, processors=_MANY)
     x = _random(generator, num_rows, in_features).to(device, dtype)
     together = linear(x)
     without_bias = together - linear(torch.zeros_like(x))
     name = f"the linear over {bits} bits"
     _compare(name, without_bias, functional.linear(x.float(), values.to(device, dtype).float()))
-    for first, end in ((0, 1), (3, 12), (60, 70)):
-        _compare_bits(name, linear(x[first:end].clone()), together[first:end])
+    for processors, first, end in ((_MANY, 0, 1), (_MANY, 3, 12), (1, 0, 40), (1, 5, 30), (4, 3, 19)):
+        other = PackedDeviceLinear(packed, bias, dtype, device, processors=processors)  # by other blocks
+        _compare_bits(name, other(x[first:end].clone()), together[first:end])
 
 
 def _check_elementwise(dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> None:
@@ -120,9 +145,19 @@ def _check_elementwise(dtype: torch.dtype, device: torch.device, generator: torc
     _compare("the RMS norm", out, composed.rms_norm(hidden + delta, scale, eps))
     norms.layer_norm(hidden.clone(), delta, scale, shift, eps, out)
     _compare("the layer norm", out, composed.layer_norm(hidden + delta, scale, shift, eps))
+    some = torch.tensor([3, 1], dtype=torch.int32, device=device)
+    norms.rms_norm(hidden.clone(), delta, scale, eps, out[:2], some)
+    _compare("the RMS norm of some rows", out[:2], composed.rms_norm(hidden + delta, scale, eps)[some])
     gated = torch.empty(num_rows, size // 2, dtype=dtype, device=device)
-    elementwise.gated(hidden, "silu", gated)
-    _compare("the gated activation", gated, composed.gated(hidden, "silu"))
+    for activation in get_args(Activation):
+        elementwise.gated(hidden, activation, gated)
+        _compare(f"the gated activation {activation}", gated, composed.gated(hidden, activation))
+        elementwise.activate(hidden, activation, out)
+        _compare(f"the activation {activation}", out, composed.activate(hidden, activation))
+    table = _random(generator, 7, size).to(device, dtype)
+    embedded = torch.empty(num_rows, size, device=device)
+    elementwise.embed(table, torch.arange(num_rows, dtype=torch.int32, device=device), embedded, 2.0)
+    _compare("the embedding", embedded, table[:num_rows].float() * 2.0)
     num_heads, num_kv_heads, head_dim = 3, 2, 64
     qkv = _random(generator, num_rows, (num_heads + 2 * num_kv_heads) * head_dim).to(device)
     positions, slots = (torch.arange(num_rows, dtype=torch.int32, device=device) for _ in range(2))
@@ -133,6 +168,11 @@ def _check_elementwise(dtype: torch.dtype, device: torch.device, generator: torc
     expected = composed.rotate_and_store(qkv, positions, angles, slots, caches[2], caches[3])
     for found, wanted in ((queries, expected), (caches[0], caches[2]), (caches[1], caches[3])):
         _compare("the rotary embedding", found, wanted)
+    normed, head_scale = qkv.clone(), _random(generator, head_dim).to(device)
+    norms.head_rms_norm(normed, head_scale, eps, 1, 3, head_dim)
+    wanted = qkv.clone()
+    composed.head_rms_norm(wanted, head_scale, eps, 1, 3, head_dim)
+    _compare("the RMS norm of heads", normed, wanted)
 
 
 def _check_choices(device: torch.device, generator: torch.Generator) -> None:
@@ -146,8 +186,31 @@ def _check_choices(device: torch.device, generator: torch.Generator) -> None:
         params = ChoiceParams(temperature=float(temperatures[row]), seed=row)
         if sampling.choose(logits[row], params, 7 * row) != found:
             raise KernelsWrongError("the choice of tokens differs from the CPU's")
+    taken = torch.tensor([5, -2], dtype=torch.int32, device=device)
+    choices.take_choices(taken, out)
+    if taken.tolist() != [5, out[1].item()]:
+        raise KernelsWrongError("tokens that the pass before has chosen are not taken over")
     log_probs = torch.empty(num_rows, 4, device=device)
     token_ids = torch.empty(num_rows, 4, dtype=torch.int32, device=device)
     choices.top_k_log_probs(logits.to(device), 4, log_probs, token_ids)
     if not torch.equal(token_ids.long().cpu(), sampling.top_k_log_probs(logits, 4)[1]):
         raise KernelsWrongError("the most probable tokens differ from the CPU's")
+
+
+def main(arguments: list[str]) -> int:
+    """Number of heads and of KV heads, head size, dtype, device. What is wrong is the last line of stderr."""
+    num_heads, num_kv_heads, head_dim, dtype, device = arguments
+    try:
+        check_kernels(
+            AttentionHeads(int(num_heads), int(num_kv_heads), int(head_dim)),
+            getattr(torch, dtype),
+            torch.device(device),
+        )
+    except RuntimeError as error:
+        print(str(error).partition("\n")[0], file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

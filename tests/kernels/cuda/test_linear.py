@@ -92,8 +92,15 @@ def test_large(bits: int, group_size: int | None, has_mins: bool, shape: tuple[i
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("bits", "group_size", "has_mins", "in_features"),
-    [(16, None, False, 272), (16, None, False, 2056), (8, 32, False, 256), (8, 16, True, 144), (4, 64, True, 2048)]
-    + [(4, 16, True, 144), (4, 128, False, 256)],
+    [
+        (16, None, False, 272),
+        (16, None, False, 2056),
+        (8, 32, False, 256),
+        (8, 16, True, 144),
+        (4, 64, True, 2048),
+        (4, 16, True, 144),
+        (4, 128, False, 256),
+    ],
 )
 def test_a_rows_bits_do_not_depend_on_other_rows(
     device: torch.device, dtype: torch.dtype, bits: int, group_size: int | None, has_mins: bool, in_features: int
@@ -129,6 +136,26 @@ def test_numbers_that_are_not_finite_stay_in_their_rows(device: torch.device, bi
     assert torch.equal(out[others], expected[others])
     assert out[3].isnan().all()
     assert not out[8].isfinite().any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_zero_times_anything_leaves_a_small_sum_as_it_is(device: torch.device, dtype: torch.dtype) -> None:
+    """Tree attention relies on it too: a row gives weight zero to what other rows see, and must keep its bits.
+
+    A tensor core that aligned a sum with the exponents of such products would drop the lowest bits of a small one.
+    """
+    precise = 1 + torch.finfo(dtype).eps
+    weight = torch.zeros(32, 512)
+    factors = precise * 2.0 ** -torch.arange(13)
+    weight[:13, 0] = factors
+    linear = PackedDeviceLinear(weight, None, dtype, device)
+    others = torch.tensor([1.0, 8.0, 1000.0, 60000.0])
+    x = torch.zeros(len(factors), len(others), 512)
+    x[..., 0] = factors[:, None]
+    alone = linear(x.view(-1, 512).to(device, dtype))
+    x[..., 64:128] = others[:, None]  # the next products of the same slice
+    assert torch.equal(linear(x.view(-1, 512).to(device, dtype)), alone)
+    assert 0 < alone[:, :13].min() < 2**-23
 
 
 def test_no_rows(device: torch.device) -> None:

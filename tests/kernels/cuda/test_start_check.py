@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-from specgrove.kernels.cuda import attention, choices, elementwise, norms
+from specgrove.kernels.cuda import attention, choices, elementwise, norms, start_check
 from specgrove.kernels.cuda.attention import AttentionHeads
 from specgrove.kernels.cuda.linear import PackedDeviceLinear
-from specgrove.kernels.cuda.start_check import KernelsWrongError, check_kernels
+from specgrove.kernels.cuda.start_check import KernelsWrongError, check_kernels, check_kernels_apart
 
 HEADS = AttentionHeads(4, 2, 64)
 CPU = torch.device("cpu")
@@ -28,8 +30,12 @@ def test_right_kernels_pass(device: torch.device, dtype: torch.dtype) -> None:
         (attention, "tree_attention", 5, "tree attention differs"),
         (norms, "rms_norm", 4, "the RMS norm differs"),
         (norms, "layer_norm", 5, "the layer norm differs"),
-        (elementwise, "gated", 2, "the gated activation differs"),
+        (elementwise, "gated", 2, "the gated activation silu differs"),
         (elementwise, "rotate_and_store", 5, "the rotary embedding differs"),
+        (norms, "head_rms_norm", 0, "the RMS norm of heads differs"),
+        (elementwise, "activate", 2, "the activation silu differs"),
+        (elementwise, "embed", 2, "the embedding differs"),
+        (choices, "take_choices", 0, "are not taken over"),
         (choices, "choose", 4, "the choice of tokens differs"),
         (choices, "top_k_log_probs", 3, "the most probable tokens differ"),
     ],
@@ -57,3 +63,35 @@ def test_rows_that_depend_on_others_are_noticed(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(PackedDeviceLinear, "__call__", wrong)
     with pytest.raises(KernelsWrongError, match="the linear over 16 bits gives a row other bits alone"):
         check_kernels(HEADS, torch.bfloat16, CPU)
+
+
+def test_in_a_process_of_its_own(device: torch.device) -> None:
+    check_kernels_apart(HEADS, torch.bfloat16, device)
+
+
+def test_a_check_that_hangs_is_given_up() -> None:
+    with pytest.raises(KernelsWrongError, match="did not end within"):
+        check_kernels_apart(HEADS, torch.bfloat16, CPU, timeout_s=0.01)
+
+
+@pytest.mark.parametrize(
+    ("program", "message"), [("exit 7", "ended with code 7"), ("echo note >&2; echo wrong >&2; exit 1", "^wrong$")]
+)
+def test_a_check_that_dies_is_a_failure(
+    program: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{program}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(KernelsWrongError, match=message):
+        check_kernels_apart(HEADS, torch.bfloat16, CPU)
+
+
+def test_its_command_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(*_: object) -> None:
+        raise KernelsWrongError("the RMS norm differs\nby much")
+
+    monkeypatch.setattr(start_check, "check_kernels", fails)
+    assert start_check.main(["4", "2", "64", "bfloat16", "cpu"]) == 1
+    assert capsys.readouterr().err == "the RMS norm differs\n"
