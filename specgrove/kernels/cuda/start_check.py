@@ -199,13 +199,13 @@ def _check_choices(device: torch.device, generator: torch.Generator) -> None:
 
 def main(arguments: list[str]) -> int:
     """Number of heads and of KV heads, head size, dtype, device. What is wrong is the last line of stderr."""
-    num_heads, num_kv_heads, head_dim, dtype, device = arguments
+    num_heads, num_kv_heads, head_dim, dtype, name = arguments
+    heads = AttentionHeads(int(num_heads), int(num_kv_heads), int(head_dim))
+    device = torch.device(name)
     try:
-        check_kernels(
-            AttentionHeads(int(num_heads), int(num_kv_heads), int(head_dim)),
-            getattr(torch, dtype),
-            torch.device(device),
-        )
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        check_kernels(heads, getattr(torch, dtype), device)
     except RuntimeError as error:
         print(str(error).partition("\n")[0], file=sys.stderr)
         return 1
