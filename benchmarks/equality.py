@@ -116,7 +116,7 @@ def main() -> int:
         help="of the LLM; quantised weights compute in bfloat16, as all SSMs do then",
     )  # fmt: skip
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES))
-    parser.add_argument("--device", default="auto", choices=DEVICES, help="of the LLM")
+    parser.add_argument("--device", default="auto", choices=DEVICES, help="of all models")
     parser.add_argument("--num-prompts", type=int, default=100)
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--concurrency", type=int, default=8)
@@ -127,14 +127,15 @@ def main() -> int:
     folder = resolve_model(arguments.llm, cache_dir=arguments.cache_dir, progress=print)
     prompts = load_prompts(arguments.num_prompts)
     is_quantized = arguments.precision in QUANTIZATIONS
+    device = ("--device", arguments.device)
+    if arguments.device == "cuda" and arguments.precision != "float32":
+        device += ("--gpu-kernels", "require")  # else nothing would be shown of them
     config = SuiteConfig(
         llm_folder=folder,
         ssms=SSMS,
         dtype="bfloat16" if is_quantized else arguments.precision,
-        llm_arguments=(
-            *("--device", arguments.device),
-            *(("--quantization", arguments.precision) if is_quantized else ()),
-        ),
+        llm_arguments=(*device, *(("--quantization", arguments.precision) if is_quantized else ())),
+        ssm_arguments=device,
     )
     with Suite(config) as suite:
         rows = asyncio.run(compare(suite.address, prompts, arguments))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+ON_CPU = ("--device", "cpu")  # arguments of both model services
+
 
 def conditions() -> dict[str, str]:
     """What the figures were measured on."""

@@ -14,6 +14,7 @@ import statistics
 import sys
 from pathlib import Path
 
+from benchmarks.host import ON_CPU
 from benchmarks.prompts import load_prompts
 from specgrove.client import Client
 from specgrove.models.hub import DEMO_LLM, resolve_model
@@ -49,7 +50,7 @@ def main() -> int:
     parser.add_argument("--cache-dir", type=Path, default=Path.home() / ".cache" / "specgrove")
     arguments = parser.parse_args()
     folder = resolve_model(arguments.llm, cache_dir=arguments.cache_dir, progress=print)
-    config = SuiteConfig(llm_folder=folder, dtype=arguments.dtype, llm_arguments=("--device", "cpu"))
+    config = SuiteConfig(llm_folder=folder, dtype=arguments.dtype, llm_arguments=ON_CPU, ssm_arguments=ON_CPU)
     costs: dict[str, list[tuple[float, float, float]]] = {mode: [] for mode in MODES}
     with Suite(config) as suite, Client(suite.address) as client:
         for number, prompt in enumerate(load_prompts(arguments.rounds + 1)):

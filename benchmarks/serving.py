@@ -21,7 +21,7 @@ from rich.console import Console
 
 from benchmarks.bandwidth import ReadBandwidth
 from benchmarks.contestants import Contestant, OverGrpc, PeerProcess, Transformers
-from benchmarks.host import conditions
+from benchmarks.host import ON_CPU, conditions
 from benchmarks.report import print_table, write_chart, write_json
 from benchmarks.rounds import Prompts, measure
 from specgrove.client import AsyncClient
@@ -39,8 +39,10 @@ LLAMA_CPP_TYPES = ("BF16", "Q8_0", "Q4_0", "Q4_1")
 def suite_config(folder: Path, ssms: tuple[str, ...], precision: str) -> SuiteConfig:
     """SSMs compute in the LLM's dtype; they are not quantised."""
     if precision in ("int8", "int4"):
-        return SuiteConfig(llm_folder=folder, ssms=ssms, llm_arguments=("--device", "cpu", "--quantization", precision))
-    return SuiteConfig(llm_folder=folder, ssms=ssms, dtype=precision, llm_arguments=("--device", "cpu"))
+        return SuiteConfig(
+            llm_folder=folder, ssms=ssms, llm_arguments=(*ON_CPU, "--quantization", precision), ssm_arguments=ON_CPU
+        )
+    return SuiteConfig(llm_folder=folder, ssms=ssms, dtype=precision, llm_arguments=ON_CPU, ssm_arguments=ON_CPU)
 
 
 def step_bytes(spec: DecoderSpec, precision: str) -> int:

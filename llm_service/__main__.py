@@ -91,7 +91,7 @@ def load_runner(config: LlmServiceConfig) -> tuple[Path, Runner]:
         max_len=min(check_max_model_len(config, decoder.spec), num_slots),
         num_slots=num_slots,
     )
-    return folder, runner_for(decoder, limits)
+    return folder, runner_for(decoder, limits, config.gpu_kernels)
 
 
 def request_of(config: LlmServiceConfig, folder: Path, device: torch.device, *, has_kernels: bool) -> MemoryRequest:

@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="auto", choices=DEVICES, help="where the model runs; auto: on a GPU if there is one")
     add(
         "--gpu-kernels", default="auto", choices=GPU_KERNELS,
-        help="on a GPU; auto: where they can run the model and pass a check at the start; off: ops of torch",
+        help="on a GPU; auto: where they can run the model and pass a check at the start; off: ops of torch; require: nothing else",
     )  # fmt: skip
     add("--quantization", default="none", choices=QUANTIZATIONS, help="of weights: made once and kept in --cache-dir")
     add("--tensor-parallel", type=int, default=1, metavar="N", help="ranks that share every layer")

@@ -312,6 +312,8 @@ class VerifierEngine:
         for num_tokens in nums_tokens:
             if num_tokens <= self._slots.num_free:
                 slots = self._slots.allocate(num_tokens)
-                times.append((num_tokens, measure_step_ms(self._runner, num_tokens, slots)))
-                self._slots.free(slots)
+                try:
+                    times.append((num_tokens, measure_step_ms(self._runner, num_tokens, slots)))
+                finally:
+                    self._slots.free(slots)
         return times

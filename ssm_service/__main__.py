@@ -50,7 +50,7 @@ def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
         "--gpu-kernels",
         default="auto",
         choices=GPU_KERNELS,
-        help="on a GPU; auto: where they can run a model and pass a check at the start; off: ops of torch",
+        help="on a GPU; auto: where they can run a model and pass a check at the start; off: ops of torch; require: nothing else",
     )
     parser.add_argument("--threads", type=int, default=available_cpus(), help="threads of the CPU kernels")
     parser.add_argument(

@@ -44,7 +44,7 @@ def load_ssm(spec: SsmSpec, config: SsmServiceConfig, device: torch.device) -> N
     logger.info("%s: %.1fM parameters from %s, %s", spec.name, decoder.spec.num_parameters / 1e6, folder, spec.mode)
     return NeuralSsm(
         spec.name,
-        runner_for(decoder, limits),
+        runner_for(decoder, limits, config.gpu_kernels),
         spec.rule,
         read_draft_vocab(folder),
         vocab_sha256=vocab_sha256(folder),

@@ -18,7 +18,7 @@ from specgrove.errors import (
     StaleBaseError,
 )
 from specgrove.request import Draft, DraftedTree, DraftWork
-from specgrove.runtime.model_runner import measure_step_ms
+from specgrove.runtime.model_runner import measure_level_ms
 from specgrove.runtime.step_loop import WorkItem
 from specgrove.token_tree import TokenTree
 from ssm_service.config import PoolConfig
@@ -229,6 +229,8 @@ class DrafterPool:
             for num_tokens in nums_tokens:
                 if num_tokens <= ssm.slots.num_free:
                     slots = ssm.slots.allocate(num_tokens)
-                    times[name].append((num_tokens, measure_step_ms(ssm.runner, num_tokens, slots)))
-                    ssm.slots.free(slots)
+                    try:
+                        times[name].append((num_tokens, measure_level_ms(ssm.runner, num_tokens, slots)))
+                    finally:
+                        ssm.slots.free(slots)
         return times

@@ -27,12 +27,13 @@ class Clock:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        # Between two calls the cache is overwritten: in a decoder, other layers' weights pass through it.
-        self._flush = torch.empty(1 << 28 if device.type == "cuda" else 1, dtype=torch.uint8, device=device)
+        # Between two calls the cache is filled with other numbers, as other layers' weights pass through it in a decoder; by reading, for
+        # what was written would have to be written back. It takes so long that the host has launched a call before it ends.
+        self._flush = torch.zeros(1 << 28 if device.type == "cuda" else 1, device=device)
 
     def ms(self, run: Callable[[], object]) -> float:
         """Milliseconds of one call."""
-        self._flush.zero_()
+        self._flush.sum()
         if self._device.type != "cuda":
             started_s = time.perf_counter()
             run()
@@ -111,7 +112,8 @@ def conditions(card: Card) -> dict[str, str]:
 
 def _smi_facts() -> dict[str, str]:
     """Driver and clocks as nvidia-smi says right after the card was busy; nothing where it is missing."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(_SMI_FIELDS)}", "--format=csv,noheader"]
+    uuid = f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+    command = ["nvidia-smi", "-i", uuid, f"--query-gpu={','.join(_SMI_FIELDS)}", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
     except (OSError, subprocess.SubprocessError):

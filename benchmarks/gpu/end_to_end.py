@@ -34,10 +34,6 @@ _START_TIMEOUT_S = 240.0
 _SSM_NAME = "random"
 # So narrow that all levels fit in: to an SSM of random weights all tokens are about as probable, and wider trees would be shallow.
 _REPLAYED_TREE = replace(TREE, beam_width=2)
-_FALLBACKS = (
-    "ops of torch run instead of the kernels",
-    "they can't be captured",
-)  # as specgrove.runtime.devices says it
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +58,6 @@ class Setup:
         return cls("cpu", TINY_LLM, TINY_SSM, 8, 8, 1, (1, 2), few)
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What runs now."""
-
-    address: str
-    """The router's."""
-    fallbacks: list[str]
-    """What they say in their logs where not all of the kernels for GPUs run, or not by captured graphs."""
-
-
 def missing_packages() -> list[str]:
     """Of gRPC, those that the services need and that aren't installed here."""
     found = []
@@ -84,8 +70,8 @@ def missing_packages() -> list[str]:
 
 
 @contextlib.contextmanager
-def services(setup: Setup, trace: Path) -> Iterator[Services]:
-    """The three services. Raises ``RuntimeError`` where they don't start."""
+def services(setup: Setup, trace: Path) -> Iterator[str]:
+    """The three services, at the router's address. Raises ``RuntimeError`` where they don't start, as without the kernels for GPUs."""
     from specgrove.serve import is_serving
     from specgrove.supervisor import ProcessFailedError, ProcessSpec, Supervisor
 
@@ -94,7 +80,8 @@ def services(setup: Setup, trace: Path) -> Iterator[Services]:
         write_folder(setup.llm, folder / "llm", has_weights=False)
         write_folder(setup.ssm, folder / "ssm", has_weights=True)
         addresses = {part: f"unix:{folder}/{part}.sock" for part in ("llm", "ssm", "router")}
-        common = ("--dtype", "float16", "--device", setup.device)
+        kernels = "require" if setup.device == "cuda" else "auto"
+        common = ("--dtype", "float16", "--device", setup.device, "--gpu-kernels", kernels)
         llm = ("--shape", setup.llm.name, "--trace", str(trace), "--model", str(folder / "llm"), *common)
         ssm = ("--ssm", f"{folder / 'ssm'},name={_SSM_NAME}", "--kv-slots", "8192", *common)
         router = ("--llm", addresses["llm"], "--ssm", addresses["ssm"])
@@ -118,7 +105,7 @@ def services(setup: Setup, trace: Path) -> Iterator[Services]:
                     raise RuntimeError(f"services not ready after {_START_TIMEOUT_S:.0f} s: {' | '.join(lines[-3:])}")
                 time.sleep(0.2)
             supervisor.expect_up()
-            yield Services(addresses["router"], [line for line in lines if any(text in line for text in _FALLBACKS)])
+            yield addresses["router"]
         except ProcessFailedError as error:
             raise RuntimeError(str(error)) from error
         except SpecGroveError as error:
@@ -174,20 +161,20 @@ def rows(card: Card) -> list[Row]:
     try:
         if missing := missing_packages():
             raise RuntimeError(f"{', '.join(missing)} not installed here")
-        with services(setup, TRACE) as running:
-            return [_measured(batch, whats[batch], running, setup) for batch in setup.batches]
+        with services(setup, TRACE) as address:
+            return [_measured(batch, whats[batch], address, setup) for batch in setup.batches]
     except RuntimeError as error:
         return [skipped(PART, whats[batch], _UNIT, targets[batch], str(error)[:300]) for batch in setup.batches]
 
 
-def _measured(batch: int, what: str, running: Services, setup: Setup) -> Row:
+def _measured(batch: int, what: str, address: str, setup: Setup) -> Row:
     rng = random.Random(batch)
     ways = {"incremental": SpeculationOptions(disabled=True), "speculative": _REPLAYED_TREE}
     runs: dict[str, list[Run]] = {way: [] for way in ways}
     for number in track(range(-1, setup.num_rounds), f"end to end, {batch} at once", transient=True):
         prompts = [[rng.randrange(setup.llm.vocab_size) for _ in range(setup.prompt_len)] for _ in range(batch)]
         for way, speculation in ways.items():
-            found = asyncio.run(run(running.address, prompts, setup.max_tokens, speculation))
+            found = asyncio.run(run(address, prompts, setup.max_tokens, speculation))
             if number >= 0:  # the round before the first warms up
                 runs[way].append(found)
     pairs = list(zip(runs["speculative"], runs["incremental"], strict=True))
@@ -203,8 +190,6 @@ def _measured(batch: int, what: str, running: Services, setup: Setup) -> Row:
         f"ACCEPTANCE REPLAYED FROM A TRACE ({trace.tokens_per_step:.2f} tokens a step; here {tokens:.2f}); "
         f"{rates[0]:.1f} against {rates[1]:.1f} tokens/s; a step: draft {draft_ms:.2f} ms, verify {verify_ms:.2f} ms"
     )
-    if running.fallbacks:
-        note = f"NOT THE USUAL WAY: {' | '.join(running.fallbacks)}; {note}"
     target = TARGET if batch == 1 else None
     spread = (min(step_ms), max(step_ms))
     return Row(PART, what, ratio, _UNIT, target, statistics.median(step_ms), spread, None, note)

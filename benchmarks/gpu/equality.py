@@ -87,8 +87,8 @@ def _loops(setup: Setup, device: torch.device) -> Iterator[Loops]:
         return GraphRunner(decoder_of(setup.shape, device, dtype=torch.bfloat16), limits, graphs)
 
     config = VerifierConfig(setup.max_len, max_num_chunk_tokens=setup.num_graph_rows // 2)
-    verifier = StepLoop(VerifierEngine(runner(), config), "verifier")
     ssms: list[NeuralSsm | LookupSsm] = [NeuralSsm("itself", runner(), Beam(2), None), LookupSsm("lookup")]
+    verifier = StepLoop(VerifierEngine(runner(), config), "verifier")  # after the last that may find no room
     pool = StepLoop(DrafterPool(ssms, PoolConfig()), "pool")
     try:
         yield Loops(verifier, pool)

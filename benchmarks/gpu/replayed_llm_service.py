@@ -52,7 +52,7 @@ def main() -> int:
             num_slots=config.num_slots,
         )
         make_graphs = CudaGraphs if device.type == "cuda" else lambda device: NoGraphs()
-        runner = ReplayedRunner(runner_for(decoder, limits, make_graphs), Trace.read(own.trace))
+        runner = ReplayedRunner(runner_for(decoder, limits, config.gpu_kernels, make_graphs), Trace.read(own.trace))
         asyncio.run(serve(config, Path(config.model), runner, None))
     except (ValueError, OSError, RuntimeError) as error:
         logger.error("%s", error)

@@ -63,7 +63,7 @@ def accepted_of(chunks: Sequence[Chunk]) -> list[int]:
 
 def record(path: Path, cache_dir: Path, num_prompts: int = 30, max_tokens: int = 128) -> Trace:
     """Runs the demo model through the real services, one request at a time, greedily."""
-    from benchmarks.host import conditions
+    from benchmarks.host import ON_CPU, conditions
     from benchmarks.prompts import SHARED_PROMPTS, load_prompts
     from specgrove.client import Client
     from specgrove.config import DEFAULT_SSMS
@@ -72,7 +72,10 @@ def record(path: Path, cache_dir: Path, num_prompts: int = 30, max_tokens: int =
 
     folder = resolve_model(DEMO_LLM, cache_dir=cache_dir, progress=print)
     accepted: list[int] = []
-    with Suite(SuiteConfig(folder, llm_arguments=("--device", "cpu"))) as suite, Client(suite.address) as client:
+    with (
+        Suite(SuiteConfig(folder, llm_arguments=ON_CPU, ssm_arguments=ON_CPU)) as suite,
+        Client(suite.address) as client,
+    ):
         for prompt in track(load_prompts(num_prompts), "prompts", transient=True):
             chunks = list(client.generate([("user", prompt)], max_tokens=max_tokens, temperature=0.0, speculation=TREE))
             usage = chunks[-1].usage

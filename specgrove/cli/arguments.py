@@ -170,7 +170,7 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--gpu-kernels",
         choices=GPU_KERNELS,
-        help="on a GPU (default: auto, where they can run a model and pass a check at the start); off: ops of torch",
+        help="on a GPU (default: auto, where they can run a model and pass a check at the start); off: ops of torch; require: nothing else",
     )
     group.add_argument("--llm-replicas", type=_count, default=1, metavar="N", help="LLM services to start (default: 1)")
     group.add_argument(

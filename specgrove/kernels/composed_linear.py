@@ -40,7 +40,7 @@ class ComposedLinear:
         """float32 ``[num_rows, in_features]`` to float32 ``[num_rows, out_features]``."""
         num_rows = x.shape[0]
         if num_rows == 0:  # a chunk of a prompt has no logits
-            return x.new_empty(0, self.out_features)
+            return x.new_empty(0, self.out_features, dtype=torch.float32)
         transposed = self.weight().t()
         padded = functional.pad(x, (0, 0, 0, -num_rows % _TILE_ROWS)).to(transposed.dtype)
         tiles = [padded[row : row + _TILE_ROWS] @ transposed for row in range(0, num_rows, _TILE_ROWS)]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from specgrove.kernels.composed_linear import EXPANSION_BYTES
 from specgrove.kernels.cuda.attention import AttentionHeads, PlanCapacity
+from specgrove.kernels.cuda.linear import max_workspace_bytes
 from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.models.sharding import HeadShard, Shard, heads_of, mlp_part, vocab_part
 from specgrove.models.spec import DecoderSpec
@@ -99,12 +100,14 @@ def _plan_rank(spec: DecoderSpec, request: MemoryRequest, rank: int) -> MemoryPl
     activations = 4 * request.max_num_rows * (4 * spec.hidden_size + 2 * widest)
     if shard.is_last_stage:
         # Logits, and over several ranks their parts and all of them put together.
-        copies = 1 if shard.tensor_size == 1 else 3
+        is_captured = request.num_gpu_processors is not None  # the graph's, the runner's, and those that the host wants
+        copies = 3 if is_captured or shard.tensor_size > 1 else 1
         activations += 4 * request.max_num_logit_rows * spec.vocab_size * copies
     activations += 4 * request.max_num_rows * spec.hidden_size * (shard.tensor_size if shard.tensor_size > 1 else 0)
     activations += _rotary_bytes(spec, shard)
     if request.num_gpu_processors is not None:
-        activations += _attention_bytes(spec, request, heads, request.num_gpu_processors)
+        activations += _attention_bytes(spec, request, heads, request.num_gpu_processors) + max_workspace_bytes()
+        activations += 4 * request.max_num_rows * spec.hidden_size
     elif request.on_gpu and request.quantization is not None:
         activations += _expansion_bytes(spec, request, shard)
     return MemoryPlan(

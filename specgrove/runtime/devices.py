@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 
 import torch
 
@@ -44,26 +46,43 @@ def available_bytes(device: torch.device) -> int:
 def has_gpu_kernels(mode: str, spec: DecoderSpec, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the kernels for GPUs run a model; else ops composed from torch's do, and the log says why.
 
-    ``mode`` is "auto" or "off". The kernels are tried out first.
+    ``mode`` is "auto", "off", or "require", which raises ``ValueError`` where the kernels can't. They are tried out first.
     """
     if device.type == "cpu":
+        if mode == "require":
+            raise ValueError("--gpu-kernels require: the model runs on the CPU; give it --device cuda")
         return False
     reason = "--gpu-kernels off" if mode == "off" else why_not(spec, dtype)
     if reason is None:
         group_size = spec.num_heads // spec.num_kv_heads
-        try:
-            check_kernels_apart(AttentionHeads(2 * group_size, 2, spec.head_dim), dtype, device)
-        except RuntimeError as error:  # missing, wrong, or nothing that this card runs
-            reason = str(error)
+        reason = _what_is_wrong(AttentionHeads(2 * group_size, 2, spec.head_dim), dtype, device)
+    if reason is not None and mode == "require":
+        raise ValueError(f"--gpu-kernels require: {reason}")
     if reason is not None:
         logger.warning("%s: ops of torch run instead of the kernels for GPUs, far from its speed: %s", device, reason)
     return reason is None
 
 
+@cache
+def _what_is_wrong(heads: AttentionHeads, dtype: torch.dtype, device: torch.device) -> str | None:
+    """With the kernels; models of the same heads are checked once."""
+    try:
+        check_kernels_apart(heads, dtype, device)
+    except RuntimeError as error:  # missing, wrong, or nothing that this card runs
+        return str(error)
+    return None
+
+
 def runner_for(
-    decoder: Decoder, limits: PassLimits, make_graphs: Callable[[torch.device], Graphs] = CudaGraphs
+    decoder: Decoder,
+    limits: PassLimits,
+    mode: str = "auto",
+    make_graphs: Callable[[torch.device], Graphs] = CudaGraphs,
 ) -> DraftRunner:
-    """For a model that this process runs alone: by captured graphs where that can be, else kernel by kernel, and the log says why."""
+    """For a model that this process runs alone: by captured graphs where that can be, else kernel by kernel, and the log says why.
+
+    ``mode`` as for ``has_gpu_kernels``. Raises ``torch.OutOfMemoryError`` where graphs have no room, and with "require" all else.
+    """
     if not decoder.can_be_captured:
         return ModelRunner(decoder, limits.num_slots)
 
@@ -73,6 +92,23 @@ def runner_for(
 
     try:
         return GraphRunner(decoder, limits, make_graphs(decoder.device), log_progress)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
-        logger.warning("%s: kernels are launched one by one, for they can't be captured: %s", decoder.device, error)
-        return ModelRunner(decoder, limits.num_slots)
+        if mode == "require":
+            raise
+        reason = " <- ".join(_causes(error))
+    logger.warning("%s: kernels are launched one by one, for they can't be captured: %s", decoder.device, reason)
+    # Not while the error is handled: its traceback has the KV cache of the runner that failed.
+    gc.collect()
+    if decoder.device.type == "cuda":
+        torch.cuda.synchronize(decoder.device)
+        torch.cuda.empty_cache()
+    return ModelRunner(decoder, limits.num_slots)
+
+
+def _causes(error: BaseException | None) -> Iterator[str]:
+    """The first line of an error and of those it came from: ending a capture that has failed says only that it has."""
+    while error is not None:
+        yield str(error).partition("\n")[0]
+        error = error.__cause__ or error.__context__

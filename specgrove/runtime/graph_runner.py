@@ -55,7 +55,6 @@ class CudaGraphs:
     """On a stream of its own. Graphs share one pool of memory: they never run side by side, and what they leave lies outside of it."""
 
     def __init__(self, device: torch.device) -> None:
-        torch.cuda.synchronize(device)  # what was loaded was loaded on another stream
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
@@ -150,6 +149,8 @@ class GraphRunner:
         self._graphs = graphs
         self._in_flight: deque[_UnderWay] = deque()
         device, pinned = decoder.device, decoder.device.type == "cuda"
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # what was loaded was loaded on another stream
         self._caches = kv_caches(decoder, limits.num_slots)
         with graphs.stream(), torch.inference_mode():
             self._buffers = PassBuffers(limits, decoder.ops.heads, device)
@@ -222,7 +223,9 @@ class GraphRunner:
                 for token_id, is_wanted in zip(chosen[0].tolist(), is_chosen, strict=True)
             ]
             with_logits = [place for place, is_wanted in enumerate(is_chosen) if not is_wanted]
-            wanted = under_way.logits[with_logits] if with_logits else under_way.logits[:0]
+            # Chosen by an index only where there are others: that makes a copy.
+            has_all = len(with_logits) == len(is_chosen)
+            wanted = under_way.logits if has_all else under_way.logits[with_logits or slice(0)]
             assert not (with_logits and self._in_flight), "the pass begun since then has taken the logits' place"
             return ForwardOutput(wanted.cpu(), choices)
 
@@ -292,9 +295,14 @@ class GraphRunner:
 
     @contextmanager
     def _running(self) -> Iterator[None]:
-        """On the runner's stream. What the device fails with ends the process: the supervisor starts another."""
+        """On the runner's stream. What the device fails with ends the process: the supervisor starts another.
+
+        Memory that is short fails the pass only: one without a graph takes more than was planned for.
+        """
         try:
             with self._graphs.stream(), torch.inference_mode():
                 yield
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             raise FatalEngineError(f"{self.decoder.device}: {error}") from error

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 
+from specgrove.kernels.sampling import ChoiceParams, RowChoice
 from specgrove.models.decoder import Decoder
 from specgrove.models.decoder_ops import RowTensors
 from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
@@ -15,6 +17,8 @@ from specgrove.models.spec import DecoderSpec
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.step_loop import FatalEngineError
 from specgrove.runtime.top_k import TopK, top_k_of
+
+_MEASURED_K = 4
 
 
 class RankFailedError(FatalEngineError):
@@ -125,17 +129,41 @@ def kv_caches(decoder: Decoder, num_slots: int) -> tuple[tuple[torch.Tensor, ...
 
 
 def measure_step_ms(runner: Runner, num_tokens: int, scratch_slots: list[int], num_runs: int = 5) -> float:
-    """Median wall time of a forward over a chain of ``num_tokens`` rows, whose keys and values go to ``scratch_slots``.
+    """Median wall time of a verify step over a chain of ``num_tokens`` rows, whose keys and values go to ``scratch_slots``.
 
-    No forward may be under way.
+    It is asked for greedy choices. No forward may be under way.
     """
+    batch = _chain(scratch_slots[:num_tokens], [RowChoice(ChoiceParams(), position) for position in range(num_tokens)])
+
+    def run() -> None:
+        runner.start(batch)
+        runner.finish()
+
+    return _median_ms(run, num_runs)
+
+
+def measure_level_ms(runner: DraftRunner, num_tokens: int, scratch_slots: list[int], num_runs: int = 5) -> float:
+    """The same of an SSM's pass that is asked for the most probable tokens."""
+    batch = _chain(scratch_slots[:num_tokens], None)
+
+    def run() -> None:
+        runner.start_top_k(batch, _MEASURED_K)
+        runner.finish_top_k(_MEASURED_K)
+
+    return _median_ms(run, num_runs)
+
+
+def _chain(slots: list[int], choices: list[RowChoice] | None) -> ForwardBatch:
     builder = BatchBuilder()
-    builder.add([], tree=TreeRows([0] * num_tokens, range(-1, num_tokens - 1), scratch_slots[:num_tokens]))
-    batch = builder.build()
+    num_tokens = len(slots)
+    builder.add([], tree=TreeRows([0] * num_tokens, range(-1, num_tokens - 1), slots), choices=choices)
+    return builder.build()
+
+
+def _median_ms(run: Callable[[], None], num_runs: int) -> float:
     times_ms = []
     for _ in range(num_runs):
         started_s = time.perf_counter()
-        runner.start(batch)
-        runner.finish()
+        run()
         times_ms.append((time.perf_counter() - started_s) * 1e3)
     return sorted(times_ms)[num_runs // 2]

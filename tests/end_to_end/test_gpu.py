@@ -15,6 +15,7 @@ from tests.end_to_end.test_equality import outputs
 
 pytestmark = pytest.mark.gpu
 CUDA = ("--device", "cuda")
+KERNELS = (*CUDA, "--gpu-kernels", "require")
 
 
 def check_equality(suite: Suite, max_tokens: int = 32) -> None:
@@ -28,13 +29,15 @@ def check_equality(suite: Suite, max_tokens: int = 32) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("arguments", [(), ("--offload", "--max-weight-memory", "100MB")])
 def test_speculative_output_equals_incremental(demo_llm: Path, dtype: str, arguments: tuple[str, ...]) -> None:
-    with Suite(SuiteConfig(llm_folder=demo_llm, dtype=dtype, llm_arguments=(*CUDA, *arguments))) as suite:
+    device = CUDA if dtype == "float32" else KERNELS
+    config = SuiteConfig(llm_folder=demo_llm, dtype=dtype, llm_arguments=(*device, *arguments), ssm_arguments=device)
+    with Suite(config) as suite:
         check_equality(suite)
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
 def test_quantised_weights(demo_llm: Path, quantization: str) -> None:
-    config = SuiteConfig(llm_folder=demo_llm, llm_arguments=(*CUDA, "--quantization", quantization))
+    config = SuiteConfig(llm_folder=demo_llm, llm_arguments=(*KERNELS, "--quantization", quantization))
     with Suite(config) as suite:
         check_equality(suite)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,18 +15,26 @@ from specgrove.kernels import __main__ as kernels_main
 from specgrove.kernels.__main__ import gpu_verdict
 from specgrove.kernels.cuda.backend import KernelsMissingError
 from specgrove.kernels.cuda.start_check import KernelsWrongError
+from specgrove.models.decoder import Decoder
 from specgrove.models.device_weights import DeviceWeights, StreamedWeights
 from specgrove.models.loading import load_decoder, read_spec
 from specgrove.models.spec import DecoderSpec
-from specgrove.runtime import devices
+from specgrove.runtime import devices, graph_runner
 from specgrove.runtime.devices import choose_device, has_gpu_kernels, runner_for
 from specgrove.runtime.graph_runner import GraphRunner, NoGraphs
-from specgrove.runtime.model_runner import ModelRunner
+from specgrove.runtime.model_runner import ModelRunner, kv_caches
 from specgrove.runtime.pass_buffers import PassLimits
 from tests.models.families import DEVICE_VARIANTS, save_tiny
 from tests.models.test_device_weights import CopiesAtOnce
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)  # which the check is kept away from
+
+
+@pytest.fixture(autouse=True)
+def unchecked() -> Iterator[None]:
+    devices._what_is_wrong.cache_clear()
+    yield
+    devices._what_is_wrong.cache_clear()
 
 
 @pytest.fixture
@@ -43,6 +52,7 @@ def test_a_check_decides(spec: DecoderSpec, monkeypatch: pytest.MonkeyPatch, cap
     def fails(*_: object) -> None:
         raise KernelsWrongError("the RMS norm differs from torch by 3")
 
+    devices._what_is_wrong.cache_clear()
     monkeypatch.setattr(devices, "check_kernels_apart", fails)
     assert not has_gpu_kernels("auto", spec, torch.bfloat16, GPU)
     assert "ops of torch run instead" in caplog.text
@@ -64,6 +74,15 @@ def test_what_they_can_not_run_is_not_tried(
     assert reason in caplog.text
 
 
+def test_nothing_else_where_they_are_required(spec: DecoderSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "check_kernels_apart", lambda *_: None)
+    assert has_gpu_kernels("require", spec, torch.bfloat16, GPU)
+    with pytest.raises(ValueError, match="--gpu-kernels require: they take bfloat16 and float16, not float32"):
+        has_gpu_kernels("require", spec, torch.float32, GPU)
+    with pytest.raises(ValueError, match="runs on the CPU; give it --device cuda"):
+        has_gpu_kernels("require", spec, torch.bfloat16, CPU)
+
+
 def test_the_cpu_has_kernels_of_its_own(spec: DecoderSpec, caplog: pytest.LogCaptureFixture) -> None:
     assert not has_gpu_kernels("auto", spec, torch.bfloat16, CPU)
     assert not caplog.records
@@ -71,17 +90,54 @@ def test_the_cpu_has_kernels_of_its_own(spec: DecoderSpec, caplog: pytest.LogCap
 
 
 class BrokenGraphs(NoGraphs):
+    """Fails as torch does: ending the capture hides what broke it."""
+
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
-        raise RuntimeError("operation not permitted when stream is capturing")
+        run()
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+        finally:
+            raise RuntimeError("the capture has failed")
 
 
-def test_what_can_not_be_captured_runs_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+class FullGraphs(NoGraphs):
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        raise torch.OutOfMemoryError("no room")
+
+
+def test_what_can_not_be_captured_runs_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_tiny("llama", tmp_path, DEVICE_VARIANTS)
     decoder = load_decoder(tmp_path, torch.bfloat16, store=DeviceWeights(CPU, has_kernels=True))
     limits = PassLimits(4, 4, 16, 32)
-    assert isinstance(runner_for(decoder, limits, lambda _: NoGraphs()), GraphRunner)
-    assert isinstance(runner_for(decoder, limits, lambda _: BrokenGraphs()), ModelRunner)
-    assert "not permitted" in caplog.text
+    assert isinstance(runner_for(decoder, limits, "auto", lambda _: NoGraphs()), GraphRunner)
+    caches: list[weakref.ref[torch.Tensor]] = []
+    alive_at: list[bool] = []
+    right = ModelRunner.__init__
+
+    def init(self: ModelRunner, decoder: Decoder, num_slots: int) -> None:
+        alive_at.append(any(cache() is not None for cache in caches))
+        right(self, decoder, num_slots)
+
+    def kept(decoder: Decoder, num_slots: int) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+        made = kv_caches(decoder, num_slots)
+        caches.extend(weakref.ref(cache) for cache in made[0])
+        return made
+
+    monkeypatch.setattr(graph_runner, "kv_caches", kept)
+    monkeypatch.setattr(ModelRunner, "__init__", init)
+    assert isinstance(runner_for(decoder, limits, "auto", lambda _: BrokenGraphs()), ModelRunner)
+    assert (
+        "they can't be captured: the capture has failed <- operation not permitted when stream is capturing"
+        in caplog.text
+    )
+    assert caches
+    assert alive_at == [False], "there was no room for two"
+    with pytest.raises(RuntimeError, match="the capture has failed"):
+        runner_for(decoder, limits, "require", lambda _: BrokenGraphs())
+    with pytest.raises(torch.OutOfMemoryError):
+        runner_for(decoder, limits, "auto", lambda _: FullGraphs())
 
 
 def test_offloaded_weights_are_not_captured(tmp_path: Path) -> None:
@@ -94,7 +150,7 @@ def test_offloaded_weights_are_not_captured(tmp_path: Path) -> None:
     ):
         decoder = load_decoder(tmp_path, torch.bfloat16, store=store)
         assert decoder.can_be_captured == expected
-        runner = runner_for(decoder, limits, lambda _: NoGraphs())
+        runner = runner_for(decoder, limits, "auto", lambda _: NoGraphs())
         assert isinstance(runner, GraphRunner if expected else ModelRunner)
 
 

@@ -134,6 +134,8 @@ def test_rows_that_fill_a_pass_write_nothing(device: torch.device, graphs: Graph
     caches = [cache for caches in runner._caches for cache in caches]
     for cache in caches:
         cache.fill_(7.0)
+    if device.type == "cuda":
+        torch.cuda.synchronize()  # the runner has a stream of its own
     builder = BatchBuilder()
     builder.add([11, 5, 8], [1, 2, 3])  # a bucket of 4
     runner.start(builder.build())

@@ -53,6 +53,11 @@ class LinearWorkspace:
             self.counters = self.counters.new_zeros(num_blocks)
 
 
+def max_workspace_bytes() -> int:
+    """Of what ``LinearWorkspace`` grows to, whatever the linears."""
+    return 2 * _ENOUGH_BLOCKS * _MAX_TILES * (_BLOCK * _MAX_ROWS * 4 + 4)
+
+
 def can_pack(weight: torch.Tensor | QuantizedWeight) -> bool:
     """Whether ``PackedDeviceLinear`` takes the weight: groups of inputs with a scale must be whole rows or multiples of 16."""
     return not isinstance(weight, QuantizedWeight) or weight.scales.shape[1] == 1 or weight.group_size % 16 == 0

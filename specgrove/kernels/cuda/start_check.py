@@ -7,9 +7,12 @@ starting one: a kernel that reads where it may not leaves its process without a 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
 from array import array
+from collections.abc import Iterator
 from typing import get_args
 
 import torch
@@ -18,6 +21,7 @@ from torch.nn import functional
 from specgrove.kernels import composed, sampling
 from specgrove.kernels.cuda import attention, choices, elementwise, norms
 from specgrove.kernels.cuda.attention import AttentionHeads, AttentionPlan
+from specgrove.kernels.cuda.backend import KernelsMissingError
 from specgrove.kernels.cuda.linear import PackedDeviceLinear
 from specgrove.kernels.elementwise import Activation
 from specgrove.kernels.model_step import StepRows
@@ -55,11 +59,28 @@ def check_kernels(heads: AttentionHeads, dtype: torch.dtype, device: torch.devic
     """Raises ``KernelsWrongError`` that names the kernel; ``dtype`` is bfloat16 or float16."""
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode():
-        _check_attention(heads, dtype, device, generator)
+        with _named("tree attention", device):
+            _check_attention(heads, dtype, device, generator)
         for bits in (16, 8, 4):
-            _check_linear(bits, dtype, device, generator)
-        _check_elementwise(dtype, device, generator)
-        _check_choices(device, generator)
+            with _named(f"the linear over {bits} bits", device):
+                _check_linear(bits, dtype, device, generator)
+        with _named("norms, embedding, activations and rotary embedding", device):
+            _check_elementwise(dtype, device, generator)
+        with _named("choices of tokens", device):
+            _check_choices(device, generator)
+
+
+@contextlib.contextmanager
+def _named(kernels: str, device: torch.device) -> Iterator[None]:
+    """What a device fails with is told later, and doesn't say where."""
+    try:
+        yield
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    except (KernelsWrongError, KernelsMissingError):
+        raise
+    except RuntimeError as error:
+        raise KernelsWrongError(f"{kernels}: {str(error).partition(chr(10))[0]}") from error
 
 
 def _random(generator: torch.Generator, *shape: int) -> torch.Tensor:
@@ -213,4 +234,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(code)  # what a broken device still has to say would come last
