@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.graph_runner import CudaGraphs, GraphRunner, Graphs, bucket_for, buckets
 from specgrove.runtime.model_runner import ModelRunner, measure_step_ms
 from specgrove.runtime.pass_buffers import PassLimits
+from specgrove.runtime.step_loop import FatalEngineError
 from specgrove.runtime.top_k import top_k_of
 from tests.devices import DEVICES
 from tests.models.families import DEVICE_VARIANTS, VOCAB_SIZE, save_tiny
@@ -143,6 +145,25 @@ def test_rows_that_fill_a_pass_write_nothing(device: torch.device, graphs: Graph
     for cache in caches:
         changed = (cache != 7.0).flatten(1).any(dim=1).nonzero().flatten().tolist()
         assert changed == [5, 8, 11]
+
+
+def test_short_memory_fails_the_pass_and_nothing_else(
+    device: torch.device, graphs: Graphs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = Both(tmp_path, device, graphs)
+    builder = BatchBuilder()
+    builder.add(list(range(20)), [5] * 20, chunk_logits=True)  # takes more than any graph
+    batch = builder.build()
+    for error, expected in (
+        (torch.OutOfMemoryError("no room"), torch.OutOfMemoryError),
+        (RuntimeError("the device is lost"), FatalEngineError),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(both.with_graphs.decoder, "run_layers", Mock(side_effect=error))
+            with pytest.raises(expected):
+                both.with_graphs.start(batch)
+        both.with_graphs.discard()
+    both.check(batch)
 
 
 def test_all_buckets_are_captured_first(device: torch.device, graphs: Graphs, tmp_path: Path) -> None:

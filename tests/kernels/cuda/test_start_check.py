@@ -65,6 +65,17 @@ def test_rows_that_depend_on_others_are_noticed(monkeypatch: pytest.MonkeyPatch)
         check_kernels(HEADS, torch.bfloat16, CPU)
 
 
+def test_what_a_device_fails_with_is_said_of_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with")
+
+    monkeypatch.setattr(choices, "choose", fails)
+    with pytest.raises(
+        KernelsWrongError, match="^choices of tokens: CUDA error: an illegal memory access was encountered$"
+    ):
+        check_kernels(HEADS, torch.bfloat16, CPU)
+
+
 def test_in_a_process_of_its_own(device: torch.device) -> None:
     check_kernels_apart(HEADS, torch.bfloat16, device)
 
