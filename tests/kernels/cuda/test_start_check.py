@@ -71,7 +71,7 @@ def test_what_a_device_fails_with_is_said_of_a_kernel(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(choices, "choose", fails)
     with pytest.raises(
-        KernelsWrongError, match="^choices of tokens: CUDA error: an illegal memory access was encountered$"
+        KernelsWrongError, match=r"^choices of tokens: CUDA error: an illegal memory access was encountered$"
     ):
         check_kernels(HEADS, torch.bfloat16, CPU)
 
