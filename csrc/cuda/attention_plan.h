@@ -54,9 +54,15 @@ struct PlanPass {
   uint32_t rows[kRowWords];  // a bit for each row of the tile
 };
 
-// For num_processors that take an item for one of num_kv_heads at a time. Items of tiles with more than one come first.
-// Throws std::invalid_argument for a batch that doesn't fit together.
+// What there is room for: int32 numbers of the plan, and items of tiles with more than one split, which leave partial
+// results.
+struct PlanRoom {
+  int64_t num_numbers, num_split_items;
+};
+
+// For num_processors that take an item for one of num_kv_heads at a time. Items of tiles with more than one split come
+// first. Throws std::invalid_argument for a batch that doesn't fit together, or for which there is no room.
 std::vector<int32_t> attention_plan(const AttentionRows& rows, int64_t group_size, int64_t num_kv_heads,
-                                    int64_t num_processors);
+                                    int64_t num_processors, const PlanRoom& room);
 
 }  // namespace specgrove::cuda
