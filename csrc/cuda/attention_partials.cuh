@@ -130,13 +130,13 @@ __device__ inline bool is_last(uint32_t* arrived, int num_blocks, uint32_t* shar
   return found;
 }
 
-// Goes from an item of a tile that has several upwards: whoever completes kSpanSplits neighbouring parts puts them
+// Goes upwards from an item: whoever completes kSpanSplits neighbouring parts puts them
 // together, which is a part of the next level. So many processors share what there is to read after a long context.
 template <typename T, int kHeadDim, int kWarps>
-__device__ inline void merge_upwards(const TreeAttention& attention, int number, uint32_t* shared) {
-  const Work work = work_of(attention, *reinterpret_cast<const PlanHeader*>(attention.plan), number);
-  const int num_items = (work.tile->num_splits + work.splits_per_item - 1) / work.splits_per_item;
-  const int item = number / attention.num_kv_heads - work.tile->first_item;
+__device__ inline void merge_upwards(const TreeAttention& attention, const PlanHeader& header, int number,
+                                     uint32_t* shared) {
+  const Work work = work_of(attention, header, number);  // anew: in between registers are short
+  const int item = number / attention.num_kv_heads - work.tile->first_item, num_items = work.num_items;
   const int64_t first_item = work.tile->first_item;
   int level = 0;
   for (int width = 1; width < num_items; width *= kSpanSplits, ++level) {

@@ -25,7 +25,8 @@ struct Work {
   const PlanTile* tile;
   const PlanPass* passes;
   const int32_t *rows, *lengths, *slots;
-  int kv_head, group_size, num_queries, splits_per_item;
+  int kv_head, group_size, num_queries;
+  int num_items;  // of the tile
 };
 
 __device__ inline Work work_of(const TreeAttention& attention, const PlanHeader& header, int number) {
@@ -40,7 +41,7 @@ __device__ inline Work work_of(const TreeAttention& attention, const PlanHeader&
   work.slots = plan + header.slots;
   work.group_size = attention.num_heads / attention.num_kv_heads;
   work.num_queries = work.tile->num_rows * work.group_size;
-  work.splits_per_item = header.splits_per_item;
+  work.num_items = (work.tile->num_splits + header.splits_per_item - 1) / header.splits_per_item;
   return work;
 }
 

@@ -29,11 +29,11 @@ __device__ inline void begin_split(Running<kHeadDim>* running) {
   running->maxima[0] = running->maxima[1] = minus_infinity();
 }
 
-// Leaves what the item's last split has, with those before it. partials are the item's. Stages of shared memory are a
+// Writes the rows of a tile that has no other items; else partials, which are the item's. Stages of shared memory are a
 // ring: while a pass is worked on, those after it are loaded into all others. With one stage there are none.
 template <typename T, int kHeadDim, int kWarps>
 __device__ inline void run_passes(const TreeAttention& attention, const Work& work, T* shared, float* partials,
-                                  int first_query, int lane, Running<kHeadDim>* running) {
+                                  int first_query, int lane) {
   using S = Sizes<kHeadDim>;
   constexpr int kStage = S::kStageBytes / 2;
   const T* const own = shared + first_query * S::kStride;
@@ -49,7 +49,8 @@ __device__ inline void run_passes(const TreeAttention& attention, const Work& wo
   __syncthreads();  // all have done with the item before
   load_queries<T, kHeadDim, kWarps>(attention, work, shared);
   for (int number = 0; number < num_ahead; ++number) load(number, number);
-  begin_split(running);
+  Running<kHeadDim> running;
+  begin_split(&running);
   int stage = 0;
   for (int number = 0; number < num_passes; ++number) {
     if (num_ahead > 1) {
@@ -69,19 +70,24 @@ __device__ inline void run_passes(const TreeAttention& attention, const Work& wo
       const T* const keys = stages + stage * kStage;
       // Both need too many registers for large heads.
       if (kHeadDim <= 128 && pass.num_keys == kBlockKeys) {
-        take_pass<T, kHeadDim, true>(attention, pass, queries, own, keys, lane, running);
+        take_pass<T, kHeadDim, true>(attention, pass, queries, own, keys, lane, &running);
       } else {
-        take_pass<T, kHeadDim, false>(attention, pass, queries, own, keys, lane, running);
+        take_pass<T, kHeadDim, false>(attention, pass, queries, own, keys, lane, &running);
       }
     }
     stage = stage == num_ahead ? 0 : stage + 1;
     const int split = split_of(pass);
     const bool is_last = number + 1 == num_passes;
     if (!is_last && split_of(work.passes[number + 1]) == split) continue;
-    if (split != work.item->first_split) join_partials<kHeadDim>(partials, work, first_query, lane, running);
+    // The end of a split: those before it have left partials. Written once each, as all numbers are in registers.
+    if (split != work.item->first_split) join_partials<kHeadDim>(partials, work, first_query, lane, &running);
+    if (is_last && work.num_items == 1) {
+      write_rows<T, kHeadDim>(attention, work, first_query, lane, running);
+      return;
+    }
+    write_partials<kHeadDim>(partials, work, first_query, lane, running);
     if (is_last) return;
-    write_partials<kHeadDim>(partials, work, first_query, lane, *running);
-    begin_split(running);
+    begin_split(&running);
   }
 }
 
@@ -95,15 +101,9 @@ __global__ void __launch_bounds__(kWarps* kWarpSize) tree_attention_kernel(TreeA
        number += static_cast<int>(gridDim.x)) {
     const Work work = work_of(attention, header, number);
     float* const partials = attention.partials + static_cast<int64_t>(number) * Sizes<kHeadDim>::kPartial;
-    Running<kHeadDim> running;
-    run_passes<T, kHeadDim, kWarps>(attention, work, shared, partials, first_query, lane, &running);
-    const int num_items = (work.tile->num_splits + work.splits_per_item - 1) / work.splits_per_item;
-    if (num_items == 1) {
-      write_rows<T, kHeadDim>(attention, work, first_query, lane, running);
-      continue;
-    }
-    write_partials<kHeadDim>(partials, work, first_query, lane, running);
-    merge_upwards<T, kHeadDim, kWarps>(attention, number, reinterpret_cast<uint32_t*>(dynamic_shared()));
+    run_passes<T, kHeadDim, kWarps>(attention, work, shared, partials, first_query, lane);
+    if (work.num_items > 1)
+      merge_upwards<T, kHeadDim, kWarps>(attention, header, number, reinterpret_cast<uint32_t*>(shared));
   }
 }
 
