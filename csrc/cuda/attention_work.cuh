@@ -8,6 +8,8 @@
 namespace specgrove::cuda {
 
 constexpr int kWarpQueries = 16;
+// Of blocks for tiles of any size, and for those of a pass of few queries.
+constexpr int kManyWarps = kTileQueries / kWarpQueries, kFewWarps = kManyWarps / 2;
 
 template <int kHeadDim>
 struct Sizes {
@@ -70,7 +72,7 @@ __device__ inline void load_pass(const TreeAttention& attention, const Work& wor
   constexpr int kChunks = kHeadDim / 8, kStride = Sizes<kHeadDim>::kStride;
   constexpr int kAll = kBlockKeys * kChunks, kThreads = kWarps * kWarpSize;
   // Read before the first copy, after which the compiler reads memory anew: slots of four rounds at a time.
-  constexpr int kAtOnce = 4;
+  constexpr int kAtOnce = kHeadDim > 128 ? 2 : 4;
   const int num_keys = work.passes[number].num_keys;
   const int32_t* const slots = work.slots + work.passes[number].first_slot;
   const auto* const k_cache = static_cast<const T*>(attention.k_cache) + work.kv_head * kHeadDim;

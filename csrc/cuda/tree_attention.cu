@@ -91,9 +91,11 @@ __device__ inline void run_passes(const TreeAttention& attention, const Work& wo
   }
 }
 
+// Bounds: threads, and blocks that a processor takes side by side.
 template <typename T, int kHeadDim, int kWarps>
-__global__ void __launch_bounds__(kWarps* kWarpSize) tree_attention_kernel(TreeAttention attention) {
-  const auto& header = *reinterpret_cast<const PlanHeader*>(attention.plan);
+__global__ void __launch_bounds__(kWarps* kWarpSize, kManyWarps / kWarps)
+    tree_attention_kernel(TreeAttention attention) {
+  const auto header = *reinterpret_cast<const PlanHeader*>(attention.plan);
   T* const shared = reinterpret_cast<T*>(dynamic_shared());
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize,
             first_query = static_cast<int>(threadIdx.x) / kWarpSize * kWarpQueries;
@@ -107,7 +109,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize) tree_attention_kernel(TreeA
   }
 }
 
-constexpr int kWarps = kTileQueries / kWarpQueries, kFewWarps = 4, kMaxStages = 3;
+constexpr int kMaxStages = 3;
 constexpr int64_t kReservedBytes = 1024;  // of each block, beside what it asks for
 
 // As many stages as fit; none: 0.
@@ -120,18 +122,18 @@ int num_stages_in(int64_t num_bytes, int num_warps) {
 template <typename T, int kHeadDim>
 void run_sized(TreeAttention attention, const AttentionLaunch& where, Stream stream) {
   using S = Sizes<kHeadDim>;
-  attention.num_stages = num_stages_in<kHeadDim>(where.max_shared_bytes, kWarps);
+  attention.num_stages = num_stages_in<kHeadDim>(where.max_shared_bytes, kManyWarps);
   // Also where a pass of few rows would fit: what a card takes must not depend on that.
   if (attention.num_stages == 0) {
     throw std::runtime_error("attention over heads of size " + std::to_string(kHeadDim) + " needs " +
-                             std::to_string(kWarps * S::kWarpBytes + S::kStageBytes) +
+                             std::to_string(kManyWarps * S::kWarpBytes + S::kStageBytes) +
                              " bytes of shared memory a block, this device has " +
                              std::to_string(where.max_shared_bytes));
   }
   LaunchShape shape;
   shape.grid_x = static_cast<unsigned>(where.num_blocks);
   const bool has_few = where.num_rows * (attention.num_heads / attention.num_kv_heads) <= kFewWarps * kWarpQueries;
-  const int num_warps = has_few ? kFewWarps : kWarps;
+  const int num_warps = has_few ? kFewWarps : kManyWarps;
   shape.num_threads = static_cast<unsigned>(num_warps * kWarpSize);
   if (has_few) {
     // Two blocks side by side, if that leaves them a stage each.
@@ -140,8 +142,8 @@ void run_sized(TreeAttention attention, const AttentionLaunch& where, Stream str
     attention.num_stages = num_stages > 0 ? num_stages : num_stages_in<kHeadDim>(where.max_shared_bytes, num_warps);
   }
   shape.shared_bytes = static_cast<size_t>(num_warps * S::kWarpBytes + attention.num_stages * S::kStageBytes);
-  launch(has_few ? tree_attention_kernel<T, kHeadDim, kFewWarps> : tree_attention_kernel<T, kHeadDim, kWarps>, shape,
-         stream, attention);
+  launch(has_few ? tree_attention_kernel<T, kHeadDim, kFewWarps> : tree_attention_kernel<T, kHeadDim, kManyWarps>,
+         shape, stream, attention);
 }
 
 template <typename T>
@@ -166,12 +168,11 @@ void run(const TreeAttention& attention, int64_t head_dim, const AttentionLaunch
 
 int64_t attention_partials(int64_t head_dim) { return kTileQueries * (head_dim + 2); }
 
-int64_t max_shared_bytes() {
+int64_t max_shared_bytes([[maybe_unused]] int device) {
 #ifdef SPECGROVE_EMULATED
   return 227 * 1024;
 #else
-  int device = 0, num_bytes = 0;
-  check(cudaGetDevice(&device), "the current device");
+  int num_bytes = 0;
   check(cudaDeviceGetAttribute(&num_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "a block's shared memory");
   return num_bytes;
 #endif

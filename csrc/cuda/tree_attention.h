@@ -32,8 +32,8 @@ struct AttentionLaunch {
 // float32 numbers of one item's partial result for one KV head.
 int64_t attention_partials(int64_t head_dim);
 
-// What a block of the current device may ask for.
-int64_t max_shared_bytes();
+// What a block of a device may ask for.
+int64_t max_shared_bytes(int device);
 
 // Head sizes 64, 80, 96, 128 and 256; dtype bfloat16 or float16. Throws std::invalid_argument for others, and
 // std::runtime_error where a block's shared memory is too small. The plan is read on the device, so that the launch can

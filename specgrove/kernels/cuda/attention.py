@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 
@@ -132,16 +133,15 @@ class AttentionPlan:
         numbers: torch.Tensor,
     ) -> AttentionPlan:
         """Whose ``numbers`` may be written anew before every pass."""
-        module = kernels_for(device)
         num_partials = capacity.num_split_items * heads.num_kv_heads
         return cls(
             heads=heads,
             numbers=numbers,
-            partials=torch.empty(num_partials, module.attention_partials(heads.head_dim), device=device),
+            partials=torch.empty(num_partials, kernels_for(device).attention_partials(heads.head_dim), device=device),
             arrived=torch.zeros(num_partials, dtype=torch.int32, device=device),
             num_rows=num_rows,
             num_blocks=num_processors(device) * (1 if device.type == "cpu" else _BLOCKS_PER_PROCESSOR),
-            max_shared_bytes=module.max_shared_bytes(),
+            max_shared_bytes=max_shared_bytes(device),
         )
 
     def of_rows(self, num_rows: int) -> AttentionPlan:
@@ -154,6 +154,13 @@ def num_processors(device: torch.device) -> int:
     if device.type != "cuda":
         return 3  # so that the emulator's blocks take several items each
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@cache
+def max_shared_bytes(device: torch.device) -> int:
+    """Shared memory that a block may have."""
+    index = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index or 0
+    return int(kernels_for(device).max_shared_bytes(index))
 
 
 def tree_attention(
