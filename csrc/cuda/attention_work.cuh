@@ -53,16 +53,30 @@ __device__ inline int64_t head_index(const TreeAttention& attention, const Work&
          work.kv_head * work.group_size + query % work.group_size;
 }
 
+// Addresses are read before copies begin, for so many copies at a time: behind each the compiler reads memory anew.
+template <int kHeadDim>
+constexpr int kCopiesAtOnce = kHeadDim > 128 ? 2 : 4;
+
 template <typename T, int kHeadDim, int kWarps>
 __device__ inline void load_queries(const TreeAttention& attention, const Work& work, T* shared) {
-  constexpr int kChunks = kHeadDim / 8;
+  constexpr int kChunks = kHeadDim / 8, kThreads = kWarps * kWarpSize, kAtOnce = kCopiesAtOnce<kHeadDim>;
+  constexpr int kAll = kWarps * kWarpQueries * kChunks;
   const auto* const queries = static_cast<const T*>(attention.queries);
-  for (int i = static_cast<int>(threadIdx.x); i < kWarps * kWarpQueries * kChunks; i += kWarps * kWarpSize) {
-    const int query = i / kChunks, chunk = i % kChunks;
-    const bool is_there = query < work.num_queries;
-    const int64_t head = is_there ? head_index(attention, work, query) : 0;
-    copy_async_16(shared + query * Sizes<kHeadDim>::kStride + chunk * 8, queries + head * kHeadDim + chunk * 8,
-                  is_there);
+#pragma unroll 1
+  for (int start = static_cast<int>(threadIdx.x); start < kAll; start += kAtOnce * kThreads) {
+    int64_t heads[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int query = (start + j * kThreads) / kChunks;
+      heads[j] = query < work.num_queries ? head_index(attention, work, query) : -1;
+    }
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int i = start + j * kThreads, query = i / kChunks, chunk = i % kChunks;
+      if (i >= kAll) break;
+      copy_async_16(shared + query * Sizes<kHeadDim>::kStride + chunk * 8,
+                    queries + (heads[j] < 0 ? 0 : heads[j]) * kHeadDim + chunk * 8, heads[j] >= 0);
+    }
   }
 }
 
@@ -70,25 +84,23 @@ __device__ inline void load_queries(const TreeAttention& attention, const Work& 
 template <typename T, int kHeadDim, int kWarps>
 __device__ inline void load_pass(const TreeAttention& attention, const Work& work, int number, T* shared) {
   constexpr int kChunks = kHeadDim / 8, kStride = Sizes<kHeadDim>::kStride;
-  constexpr int kAll = kBlockKeys * kChunks, kThreads = kWarps * kWarpSize;
-  // Read before the first copy, after which the compiler reads memory anew: slots of four rounds at a time.
-  constexpr int kAtOnce = kHeadDim > 128 ? 2 : 4;
+  constexpr int kAll = kBlockKeys * kChunks, kThreads = kWarps * kWarpSize, kAtOnce = kCopiesAtOnce<kHeadDim>;
   const int num_keys = work.passes[number].num_keys;
   const int32_t* const slots = work.slots + work.passes[number].first_slot;
   const auto* const k_cache = static_cast<const T*>(attention.k_cache) + work.kv_head * kHeadDim;
   const auto* const v_cache = static_cast<const T*>(attention.v_cache) + work.kv_head * kHeadDim;
   const int64_t slot_size = static_cast<int64_t>(attention.num_kv_heads) * kHeadDim;
 #pragma unroll 1
-  for (int start = 0; start < kAll; start += kAtOnce * kThreads) {
+  for (int start = static_cast<int>(threadIdx.x); start < kAll; start += kAtOnce * kThreads) {
     int32_t own[kAtOnce];
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) {
-      const int key = (start + j * kThreads + static_cast<int>(threadIdx.x)) / kChunks;
+      const int key = (start + j * kThreads) / kChunks;
       own[j] = key < num_keys ? slots[key] : -1;
     }
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) {
-      const int i = start + j * kThreads + static_cast<int>(threadIdx.x), key = i / kChunks, chunk = i % kChunks;
+      const int i = start + j * kThreads, key = i / kChunks, chunk = i % kChunks;
       if (i >= kAll) break;
       const int64_t source = (own[j] < 0 ? 0 : own[j]) * slot_size + chunk * 8;
       T* const target = shared + key * kStride + chunk * 8;
