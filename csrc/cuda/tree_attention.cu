@@ -68,8 +68,7 @@ __device__ inline void run_passes(const TreeAttention& attention, const Work& wo
     // Warps without queries only load.
     if (first_query < work.num_queries && is_seen(attention, pass)) {
       const T* const keys = stages + stage * kStage;
-      // Both need too many registers for large heads.
-      if (kHeadDim <= 128 && pass.num_keys == kBlockKeys) {
+      if (pass.num_keys == kBlockKeys) {
         take_pass<T, kHeadDim, true>(attention, pass, queries, own, keys, lane, &running);
       } else {
         take_pass<T, kHeadDim, false>(attention, pass, queries, own, keys, lane, &running);
@@ -79,7 +78,7 @@ __device__ inline void run_passes(const TreeAttention& attention, const Work& wo
     const int split = split_of(pass);
     const bool is_last = number + 1 == num_passes;
     if (!is_last && split_of(work.passes[number + 1]) == split) continue;
-    // The end of a split: those before it have left partials. Written once each, as all numbers are in registers.
+    // A split ends; those before it have left partials. In this one place, for a second costs registers.
     if (split != work.item->first_split) join_partials<kHeadDim>(partials, work, first_query, lane, &running);
     if (is_last && work.num_items == 1) {
       write_rows<T, kHeadDim>(attention, work, first_query, lane, running);
