@@ -49,6 +49,7 @@ class Case:
         *,
         num_fillers: int = 0,
         shared_kib: int | None = None,
+        num_blocks: int | None = None,
         **options: object,
     ) -> torch.Tensor:
         """Of a batch whose rows have these of the queries; fillers are rows that no plan names."""
@@ -56,6 +57,8 @@ class Case:
         plan = AttentionPlan.of(batch, self.heads, len(queries), self.device)
         if shared_kib is not None:
             plan = replace(plan, max_shared_bytes=shared_kib * 1024)
+        if num_blocks is not None:
+            plan = replace(plan, num_blocks=num_blocks)
         plan.partials.fill_(torch.nan)
         k_cache, v_cache = (cache.to(self.device) for cache in self.caches)
         out = poisoned(len(queries), self.num_heads * self.head_dim, dtype=queries.dtype, device=self.device)
@@ -172,7 +175,7 @@ def test_parts_are_put_together_in_levels(device: torch.device, monkeypatch: pyt
     for num_processors, num_items in ((1000, 66), (1, 9)):
         monkeypatch.setattr(attention, "num_processors", lambda _, number=num_processors: number)
         assert int(AttentionPlan.of(batch, case.heads, 1, device).numbers[0]) == num_items
-        found.append(case.run(batch))
+        found.append(case.run(batch, num_blocks=5))  # that come to parts of all groups by turns
     assert torch.equal(*found)
     exact = reference.tree_attention(case.queries, *case.caches, batch, case.scale)
     assert_as_exact_as_torch(found[0], case.in_torch(batch, None, has_alibi=False), exact)
