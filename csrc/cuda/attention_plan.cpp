@@ -4,6 +4,7 @@
 #include <cstring>
 #include <numeric>
 #include <stdexcept>
+#include <string>
 
 namespace specgrove::cuda {
 namespace {
@@ -46,6 +47,12 @@ std::vector<Row> all_rows(const AttentionRows& rows) {
   return found;
 }
 
+void check_room(const char* what, int64_t num_needed, int64_t room) {
+  if (num_needed <= room) return;
+  throw std::invalid_argument("the batch's attention plan has " + std::to_string(num_needed) + " " + what +
+                              ", and room for " + std::to_string(room));
+}
+
 class Planner {
  public:
   Planner(const AttentionRows& rows, int64_t group_size, int64_t num_kv_heads, int64_t num_processors)
@@ -73,6 +80,11 @@ class Planner {
     }
     sort_items();
     return buffer();
+  }
+
+  int64_t num_split_items() const {
+    return std::count_if(items_.begin(), items_.end(),
+                         [this](const PlanItem& item) { return tiles_[item.tile].num_splits > 1; });
   }
 
  private:
@@ -223,11 +235,15 @@ class Planner {
 }  // namespace
 
 std::vector<int32_t> attention_plan(const AttentionRows& rows, int64_t group_size, int64_t num_kv_heads,
-                                    int64_t num_processors) {
+                                    int64_t num_processors, const PlanRoom& room) {
   if (group_size < 1 || group_size > kTileQueries) {
     throw std::invalid_argument("a KV head serves 1 to 128 query heads");
   }
-  return Planner(rows, group_size, num_kv_heads, num_processors).plan();
+  Planner planner(rows, group_size, num_kv_heads, num_processors);
+  std::vector<int32_t> plan = planner.plan();
+  check_room("int32 numbers", static_cast<int64_t>(plan.size()), room.num_numbers);
+  check_room("items that leave partial results", planner.num_split_items(), room.num_split_items);
+  return plan;
 }
 
 }  // namespace specgrove::cuda

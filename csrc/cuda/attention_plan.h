@@ -3,12 +3,12 @@
 //
 // Everything that a row sums goes by the position of its keys, so that its bits depend on nothing else. Positions are
 // cut into blocks of kBlockKeys, blocks go into splits of kSplitBlocks, and splits into spans of kSpanSplits: a span's
-// splits are put together in their order, then the spans in theirs. Whoever does it gets the same bits, so a piece of
-// work is a split where there are few, and a span where there are enough for all processors: that leaves less behind.
-// Rows of one sequence that stand in one tile
-// share the keys that are loaded. In the context they see the same key at a position; in a tree each row sees its own
-// ancestors. So a block has one pass for all rows that see the same keys in it, or the first of them: a list of slots,
-// one for each position, and the set of those rows.
+// splits are put together in their order, then kSpanSplits spans in theirs, and so on upwards. Whoever does it gets the
+// same bits, so a piece of work is a split where there are few, and a span where there are enough for all processors:
+// that leaves less behind. Rows of one sequence that stand in one tile share the keys that are loaded. In the context
+// they see the same key at a position; in a tree each row sees its own ancestors. So a block has one pass for all rows
+// that see the same keys in it, or the first of them: a list of slots, one for each position, and the set of those
+// rows.
 #pragma once
 
 #include <cstdint>
@@ -54,9 +54,15 @@ struct PlanPass {
   uint32_t rows[kRowWords];  // a bit for each row of the tile
 };
 
-// For num_processors that take an item for one of num_kv_heads at a time. Items of tiles with more than one come first.
-// Throws std::invalid_argument for a batch that doesn't fit together.
+// What there is room for: int32 numbers of the plan, and items of tiles with more than one split, which leave partial
+// results.
+struct PlanRoom {
+  int64_t num_numbers, num_split_items;
+};
+
+// For num_processors that take an item for one of num_kv_heads at a time. Items of tiles with more than one split come
+// first. Throws std::invalid_argument for a batch that doesn't fit together, or for which there is no room.
 std::vector<int32_t> attention_plan(const AttentionRows& rows, int64_t group_size, int64_t num_kv_heads,
-                                    int64_t num_processors);
+                                    int64_t num_processors, const PlanRoom& room);
 
 }  // namespace specgrove::cuda

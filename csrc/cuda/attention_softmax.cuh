@@ -39,24 +39,44 @@ __device__ inline Queries queries_of(const TreeAttention& attention, const Work&
   return found;
 }
 
-// scores[n] are of keys 8 n + 2 (lane % 4) and the next, of both queries: masked, and in units of log 2.
-__device__ inline void mask_scores(const TreeAttention& attention, const PlanPass& pass, const Queries& queries,
-                                   int lane, float (&scores)[kBlockKeys / 8][4]) {
-  const float scale = attention.scale * kLog2E;
+// Whether all of the warp's queries see all keys of a whole pass.
+__device__ inline bool sees_all(const TreeAttention& attention, const PlanPass& pass, const Queries& queries) {
+  const int first = pass.first_position;
+  bool is_hidden = false;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const int row = queries.row[i];
-    const bool is_in = row >= 0 && (pass.rows[(row < 0 ? 0 : row) / 32] >> (row & 31) & 1u) != 0;
-    const int end = is_in ? queries.length[i] : 0;
-    const int start = attention.window > 0 ? queries.length[i] - attention.window : 0;
+    const int row = queries.row[i], length = queries.length[i];
+    if (row < 0) continue;
+    const bool is_in = (pass.rows[row / 32] >> (row & 31) & 1u) != 0;
+    is_hidden |= !is_in || first + kBlockKeys > length || (attention.window > 0 && first < length - attention.window);
+  }
+  return !any_lane(is_hidden);
+}
+
+// scores[n] are of keys 8 n + 2 (lane % 4) and the next, of both queries: in units of log 2, and masked where some are
+// hidden. Rounded as written, so that a row gets the same bits from all four variants: a bias of zero changes nothing.
+template <bool kIsMasked, bool kHasSlopes>
+__device__ inline void scale_scores(const TreeAttention& attention, const PlanPass& pass, const Queries& queries,
+                                    int lane, float (&scores)[kBlockKeys / 8][4]) {
+  const float scale = attention.scale * kLog2E;
+  const int first = pass.first_position + 2 * (lane % 4);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int row = queries.row[i], length = queries.length[i];
+    int end = 0, start = 0;
+    if (kIsMasked) {
+      end = row >= 0 && (pass.rows[(row < 0 ? 0 : row) / 32] >> (row & 31) & 1u) != 0 ? length : 0;
+      start = attention.window > 0 ? length - attention.window : 0;
+    }
 #pragma unroll
     for (int n = 0; n < kBlockKeys / 8; ++n) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        const int position = pass.first_position + 8 * n + 2 * (lane % 4) + j;
+        const int position = first + 8 * n + j;
         float& score = scores[n][2 * i + j];
-        const float distance = static_cast<float>(position - (queries.length[i] - 1));
-        score = position < end && position >= start ? score * scale + queries.slope[i] * distance : minus_infinity();
+        const float bias = kHasSlopes ? queries.slope[i] * static_cast<float>(position - (length - 1)) : 0.0f;
+        score = fmaf(score, scale, bias);
+        if (kIsMasked && (position >= end || position < start)) score = minus_infinity();
       }
     }
   }
@@ -88,7 +108,7 @@ __device__ inline void soften(float (&scores)[kBlockKeys / 8][4], Running<kHeadD
     total += shuffle_xor(total, 1);
     total += shuffle_xor(total, 2);
     const float kept = before == minus_infinity() ? 0.0f : factor;
-    running->totals[i] = running->totals[i] * kept + total;
+    running->totals[i] = fmaf(running->totals[i], kept, total);
     running->maxima[i] = now;
 #pragma unroll
     for (int d = 0; d < kHeadDim / 8; ++d) {
@@ -98,7 +118,7 @@ __device__ inline void soften(float (&scores)[kBlockKeys / 8][4], Running<kHeadD
   }
 }
 
-template <typename T, int kHeadDim>
+template <typename T, int kHeadDim, bool kIsWhole>
 __device__ inline void score_keys(const T* queries, const T* keys, int num_keys, int lane,
                                   float (&scores)[kBlockKeys / 8][4]) {
   constexpr int kStride = Sizes<kHeadDim>::kStride;
@@ -113,8 +133,8 @@ __device__ inline void score_keys(const T* queries, const T* keys, int num_keys,
     load_matrices(a, queries + lane % 16 * kStride + k + lane / 16 * 8);
 #pragma unroll
     for (int n = 0; n < kBlockKeys / 8; n += 2) {
-      if (n * 8 >= num_keys) break;  // the others are masked
-      uint32_t b[4];                 // of 16 keys
+      if (!kIsWhole && n * 8 >= num_keys) break;  // the others are masked
+      uint32_t b[4];                              // of 16 keys
       load_matrices(b, keys + (n * 8 + lane / 16 * 8 + lane % 8) * kStride + k + lane / 8 % 2 * 8);
       mma(scores[n], a, {b[0], b[1]}, T{});
       mma(scores[n + 1], a, {b[2], b[3]}, T{});
@@ -122,7 +142,7 @@ __device__ inline void score_keys(const T* queries, const T* keys, int num_keys,
   }
 }
 
-template <typename T, int kHeadDim>
+template <typename T, int kHeadDim, bool kIsWhole>
 __device__ inline void add_values(const float (&weights)[kBlockKeys / 8][4], const T* values, int num_keys, int lane,
                                   Running<kHeadDim>* running) {
   constexpr int kStride = Sizes<kHeadDim>::kStride;
@@ -137,7 +157,7 @@ __device__ inline void add_values(const float (&weights)[kBlockKeys / 8][4], con
   }
 #pragma unroll
   for (int n = 0; n < kBlockKeys / 16; ++n) {
-    if (n * 16 >= num_keys) break;  // their weights are zero
+    if (!kIsWhole && n * 16 >= num_keys) break;  // their weights are zero
 #pragma unroll
     for (int d = 0; d < kHeadDim / 8; d += 2) {
       uint32_t b[4];
@@ -146,6 +166,29 @@ __device__ inline void add_values(const float (&weights)[kBlockKeys / 8][4], con
       mma(running->sums[d + 1], rounded[n], {b[2], b[3]}, T{});
     }
   }
+}
+
+// Takes a pass's keys and values in. kIsWhole: it has kBlockKeys of them.
+template <typename T, int kHeadDim, bool kIsWhole>
+__device__ inline void take_pass(const TreeAttention& attention, const PlanPass& pass, const Queries& queries,
+                                 const T* own, const T* keys, int lane, Running<kHeadDim>* running) {
+  const int num_keys = kIsWhole ? kBlockKeys : pass.num_keys;
+  const bool has_slopes = attention.alibi_slopes != nullptr;
+  float scores[kBlockKeys / 8][4];
+  score_keys<T, kHeadDim, kIsWhole>(own, keys, num_keys, lane, scores);
+  if (kIsWhole && sees_all(attention, pass, queries)) {
+    if (has_slopes) {
+      scale_scores<false, true>(attention, pass, queries, lane, scores);
+    } else {
+      scale_scores<false, false>(attention, pass, queries, lane, scores);
+    }
+  } else if (has_slopes) {
+    scale_scores<true, true>(attention, pass, queries, lane, scores);
+  } else {
+    scale_scores<true, false>(attention, pass, queries, lane, scores);
+  }
+  soften<kHeadDim>(scores, running);
+  add_values<T, kHeadDim, kIsWhole>(scores, keys + kBlockKeys * Sizes<kHeadDim>::kStride, num_keys, lane, running);
 }
 
 // Divides by the totals and writes the tile's rows; for one split from the lanes' own numbers.

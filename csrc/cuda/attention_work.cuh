@@ -7,17 +7,17 @@
 
 namespace specgrove::cuda {
 
-constexpr int kAttentionThreads = kTileQueries / 16 * kWarpSize;
+constexpr int kWarpQueries = 16;
+// Of blocks for tiles of any size, and for those of a pass of few queries.
+constexpr int kManyWarps = kTileQueries / kWarpQueries, kFewWarps = kManyWarps / 2;
 
 template <int kHeadDim>
 struct Sizes {
   // Rows in shared memory are 16 bytes longer, so that those of a matrix lie in different banks.
   static constexpr int kStride = kHeadDim + 8;
-  static constexpr int kTileBytes = kTileQueries * kStride * 2;
+  static constexpr int kWarpBytes = kWarpQueries * kStride * 2;  // a warp's queries
   static constexpr int kKeyBytes = kBlockKeys * kStride * 2;
   static constexpr int kStageBytes = 2 * kKeyBytes;
-  static constexpr int kStages = kHeadDim > 128 ? 2 : 3;
-  static constexpr size_t kSharedBytes = kTileBytes + kStages * kStageBytes;
   static constexpr int kPartial = kTileQueries * (kHeadDim + 2);  // sums, then maxima and totals
 };
 
@@ -27,7 +27,8 @@ struct Work {
   const PlanTile* tile;
   const PlanPass* passes;
   const int32_t *rows, *lengths, *slots;
-  int kv_head, group_size, num_queries, splits_per_item;
+  int kv_head, group_size, num_queries;
+  int num_items;  // of the tile
 };
 
 __device__ inline Work work_of(const TreeAttention& attention, const PlanHeader& header, int number) {
@@ -42,7 +43,7 @@ __device__ inline Work work_of(const TreeAttention& attention, const PlanHeader&
   work.slots = plan + header.slots;
   work.group_size = attention.num_heads / attention.num_kv_heads;
   work.num_queries = work.tile->num_rows * work.group_size;
-  work.splits_per_item = header.splits_per_item;
+  work.num_items = (work.tile->num_splits + header.splits_per_item - 1) / header.splits_per_item;
   return work;
 }
 
@@ -52,32 +53,60 @@ __device__ inline int64_t head_index(const TreeAttention& attention, const Work&
          work.kv_head * work.group_size + query % work.group_size;
 }
 
-template <typename T, int kHeadDim>
+// Addresses are read before copies begin, for so many copies at a time: behind each the compiler reads memory anew.
+template <int kHeadDim>
+constexpr int kCopiesAtOnce = kHeadDim > 128 ? 2 : 4;
+
+template <typename T, int kHeadDim, int kWarps>
 __device__ inline void load_queries(const TreeAttention& attention, const Work& work, T* shared) {
-  constexpr int kChunks = kHeadDim / 8;
+  constexpr int kChunks = kHeadDim / 8, kThreads = kWarps * kWarpSize, kAtOnce = kCopiesAtOnce<kHeadDim>;
+  constexpr int kAll = kWarps * kWarpQueries * kChunks;
   const auto* const queries = static_cast<const T*>(attention.queries);
-  for (int i = static_cast<int>(threadIdx.x); i < kTileQueries * kChunks; i += kAttentionThreads) {
-    const int query = i / kChunks, chunk = i % kChunks;
-    const bool is_there = query < work.num_queries;
-    const int64_t head = is_there ? head_index(attention, work, query) : 0;
-    copy_async_16(shared + query * Sizes<kHeadDim>::kStride + chunk * 8, queries + head * kHeadDim + chunk * 8,
-                  is_there);
+#pragma unroll 1
+  for (int start = static_cast<int>(threadIdx.x); start < kAll; start += kAtOnce * kThreads) {
+    int64_t heads[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int query = (start + j * kThreads) / kChunks;
+      heads[j] = query < work.num_queries ? head_index(attention, work, query) : -1;
+    }
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int i = start + j * kThreads, query = i / kChunks, chunk = i % kChunks;
+      if (i >= kAll) break;
+      copy_async_16(shared + query * Sizes<kHeadDim>::kStride + chunk * 8,
+                    queries + (heads[j] < 0 ? 0 : heads[j]) * kHeadDim + chunk * 8, heads[j] >= 0);
+    }
   }
 }
 
 // Keys, then values. Those that the pass does not have are zeros: a weight of zero would not undo what stands there.
-template <typename T, int kHeadDim>
+template <typename T, int kHeadDim, int kWarps>
 __device__ inline void load_pass(const TreeAttention& attention, const Work& work, int number, T* shared) {
   constexpr int kChunks = kHeadDim / 8, kStride = Sizes<kHeadDim>::kStride;
-  const PlanPass& pass = work.passes[number];
-  for (int i = static_cast<int>(threadIdx.x); i < kBlockKeys * kChunks; i += kAttentionThreads) {
-    const int key = i / kChunks, chunk = i % kChunks;
-    const bool is_there = key < pass.num_keys;
-    const int64_t slot = is_there ? work.slots[pass.first_slot + key] : 0;
-    const int64_t source = (slot * attention.num_kv_heads + work.kv_head) * kHeadDim + chunk * 8;
-    T* const target = shared + key * kStride + chunk * 8;
-    copy_async_16(target, static_cast<const T*>(attention.k_cache) + source, is_there);
-    copy_async_16(target + kBlockKeys * kStride, static_cast<const T*>(attention.v_cache) + source, is_there);
+  constexpr int kAll = kBlockKeys * kChunks, kThreads = kWarps * kWarpSize, kAtOnce = kCopiesAtOnce<kHeadDim>;
+  const int num_keys = work.passes[number].num_keys;
+  const int32_t* const slots = work.slots + work.passes[number].first_slot;
+  const auto* const k_cache = static_cast<const T*>(attention.k_cache) + work.kv_head * kHeadDim;
+  const auto* const v_cache = static_cast<const T*>(attention.v_cache) + work.kv_head * kHeadDim;
+  const int64_t slot_size = static_cast<int64_t>(attention.num_kv_heads) * kHeadDim;
+#pragma unroll 1
+  for (int start = static_cast<int>(threadIdx.x); start < kAll; start += kAtOnce * kThreads) {
+    int32_t own[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int key = (start + j * kThreads) / kChunks;
+      own[j] = key < num_keys ? slots[key] : -1;
+    }
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int i = start + j * kThreads, key = i / kChunks, chunk = i % kChunks;
+      if (i >= kAll) break;
+      const int64_t source = (own[j] < 0 ? 0 : own[j]) * slot_size + chunk * 8;
+      T* const target = shared + key * kStride + chunk * 8;
+      copy_async_16(target, k_cache + source, own[j] >= 0);
+      copy_async_16(target + kBlockKeys * kStride, v_cache + source, own[j] >= 0);
+    }
   }
 }
 

@@ -3,7 +3,6 @@
 #include "bindings.h"
 
 #include <cstring>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -104,12 +103,13 @@ void bind_choices(py::module_& module) {
 }
 
 void bind_attention(py::module_& module) {
-  // To out, which has room for capacity int32 numbers; how many there are.
+  // To out, which has room for num_numbers; how many there are.
   module.def(
       "attention_plan",
       [](Address context_slots, Address context_offsets, Address tree_slots, Address tree_offsets, int64_t num_seqs,
          Address row_seq, Address row_context_len, Address row_masks, int64_t num_rows, int64_t num_mask_words,
-         int64_t group_size, int64_t num_kv_heads, int64_t num_processors, Address out, int64_t capacity) {
+         int64_t group_size, int64_t num_kv_heads, int64_t num_processors, Address out, int64_t num_numbers,
+         int64_t num_split_items) {
         const AttentionRows rows{at<int32_t>(context_slots),
                                  at<int32_t>(context_offsets),
                                  at<int32_t>(tree_slots),
@@ -120,17 +120,14 @@ void bind_attention(py::module_& module) {
                                  num_seqs,
                                  num_rows,
                                  num_mask_words};
-        const std::vector<int32_t> plan = attention_plan(rows, group_size, num_kv_heads, num_processors);
-        const auto size = static_cast<int64_t>(plan.size());
-        if (size > capacity) {
-          throw std::invalid_argument("the batch's attention plan has " + std::to_string(size) +
-                                      " numbers, and room for " + std::to_string(capacity));
-        }
+        const std::vector<int32_t> plan =
+            attention_plan(rows, group_size, num_kv_heads, num_processors, {num_numbers, num_split_items});
         std::memcpy(at<int32_t>(out), plan.data(), plan.size() * sizeof(int32_t));
-        return size;
+        return plan.size();
       },
       NoGil());
   module.def("attention_partials", &attention_partials);
+  module.def("max_shared_bytes", &max_shared_bytes);
   module.attr("BLOCK_KEYS") = kBlockKeys;
   module.attr("SPLIT_BLOCKS") = kSplitBlocks;
   module.attr("SPAN_SPLITS") = kSpanSplits;
@@ -139,11 +136,11 @@ void bind_attention(py::module_& module) {
       "tree_attention",
       [](Address queries, Address k_cache, Address v_cache, DType dtype, Address out, Address plan, Address partials,
          Address arrived, Address alibi_slopes, float scale, int32_t window, int32_t num_heads, int32_t num_kv_heads,
-         int64_t head_dim, int64_t num_blocks, Stream stream) {
+         int64_t head_dim, int64_t num_blocks, int64_t num_rows, int64_t max_shared_bytes, Stream stream) {
         tree_attention({at<void>(queries), at<void>(k_cache), at<void>(v_cache), at<void>(out), at<int32_t>(plan),
                         at<float>(partials), at<uint32_t>(arrived), at<float>(alibi_slopes), scale, window, num_heads,
                         num_kv_heads},
-                       head_dim, dtype, num_blocks, stream);
+                       head_dim, dtype, {num_blocks, num_rows, max_shared_bytes}, stream);
       },
       NoGil());
 }

@@ -1,10 +1,15 @@
 // A block takes items (a tile's share of a split or span, for one KV head) one after the other. Its warps load keys and
-// values together, one or two passes ahead, and each computes 16 of the tile's queries: scores by tensor cores, a
+// values together, up to two passes ahead, and each computes 16 of the tile's queries: scores by tensor cores, a
 // running softmax over a split's passes, values by tensor cores. A row that a pass is not for is left as it is, bit for
 // bit: its factor is one and its weights are zero. Splits of an item are put together by the lanes that have computed
-// them, in memory that stays in the cache. Items leave partial results; the last block of a tile to arrive puts them
-// together.
+// them, in memory that stays in the cache. Items leave partial results; whoever is the last of kSpanSplits neighbours
+// to arrive puts theirs together.
+//
+// A pass of few queries runs in blocks of four warps, of which a processor takes two: one loads while the other
+// computes. What a warp computes is the same in both, and with any number of stages.
+#include <algorithm>
 #include <stdexcept>
+#include <string>
 
 #include "attention_partials.cuh"
 
@@ -24,100 +29,135 @@ __device__ inline void begin_split(Running<kHeadDim>* running) {
   running->maxima[0] = running->maxima[1] = minus_infinity();
 }
 
-// Puts the item's earlier splits before that of a pass, where there are some.
-template <int kHeadDim>
-__device__ inline void end_split(const Work& work, int last_pass, const float* partials, int first_query, int lane,
-                                 Running<kHeadDim>* running) {
-  if (split_of(work.passes[last_pass]) == work.item->first_split) return;
-  join_partials<kHeadDim>(partials, work, first_query, lane, running);
-}
-
-// Leaves what the item's last split has, with those before it. partials are the item's.
-template <typename T, int kHeadDim>
+// Writes the rows of a tile that has no other items; else partials, which are the item's. Stages of shared memory are a
+// ring: while a pass is worked on, those after it are loaded into all others. With one stage there are none.
+template <typename T, int kHeadDim, int kWarps>
 __device__ inline void run_passes(const TreeAttention& attention, const Work& work, T* shared, float* partials,
-                                  int first_query, int lane, Running<kHeadDim>* running) {
+                                  int first_query, int lane) {
   using S = Sizes<kHeadDim>;
-  T* const stages = shared + S::kTileBytes / 2;
+  constexpr int kStage = S::kStageBytes / 2;
+  const T* const own = shared + first_query * S::kStride;
+  T* const stages = shared + kWarps * S::kWarpBytes / 2;
   const Queries queries = queries_of(attention, work, first_query, lane);
-  const int num_passes = work.item->num_passes;
-  load_queries<T, kHeadDim>(attention, work, shared);
-#pragma unroll
-  for (int stage = 0; stage < S::kStages - 1; ++stage) {
-    if (stage < num_passes && is_seen(attention, work.passes[stage])) {
-      load_pass<T, kHeadDim>(attention, work, stage, stages + stage * (S::kStageBytes / 2));
+  const int num_passes = work.item->num_passes, num_ahead = attention.num_stages - 1;
+  const auto load = [&](int number, int stage) {
+    if (number < num_passes && is_seen(attention, work.passes[number])) {
+      load_pass<T, kHeadDim, kWarps>(attention, work, number, stages + stage * kStage);
     }
     copy_async_commit();
-  }
-  begin_split(running);
+  };
+  __syncthreads();  // all have done with the item before
+  load_queries<T, kHeadDim, kWarps>(attention, work, shared);
+  for (int number = 0; number < num_ahead; ++number) load(number, number);
+  Running<kHeadDim> running;
+  begin_split(&running);
+  int stage = 0;
   for (int number = 0; number < num_passes; ++number) {
-    const int ahead = number + S::kStages - 1;
-    if (ahead < num_passes && is_seen(attention, work.passes[ahead])) {
-      load_pass<T, kHeadDim>(attention, work, ahead, stages + ahead % S::kStages * (S::kStageBytes / 2));
+    if (num_ahead > 1) {
+      copy_async_wait<1>();
+    } else {
+      copy_async_wait<0>();
     }
-    copy_async_commit();
-    copy_async_wait<S::kStages - 1>();
-    __syncthreads();
+    __syncthreads();  // the pass is there, and all have done with the one before, whose stage is the next to load into
+    load(number + num_ahead, stage == 0 ? num_ahead : stage - 1);
+    if (num_ahead == 0) {
+      copy_async_wait<0>();
+      __syncthreads();
+    }
     const PlanPass& pass = work.passes[number];
-    if (number > 0 && split_of(pass) != split_of(work.passes[number - 1])) {
-      end_split<kHeadDim>(work, number - 1, partials, first_query, lane, running);
-      write_partials<kHeadDim>(partials, work, first_query, lane, *running);
-      begin_split(running);
-    }
-    const T* const keys = stages + number % S::kStages * (S::kStageBytes / 2);
     // Warps without queries only load.
     if (first_query < work.num_queries && is_seen(attention, pass)) {
-      float scores[kBlockKeys / 8][4];
-      score_keys<T, kHeadDim>(shared + first_query * S::kStride, keys, pass.num_keys, lane, scores);
-      mask_scores(attention, pass, queries, lane, scores);
-      soften<kHeadDim>(scores, running);
-      add_values<T, kHeadDim>(scores, keys + kBlockKeys * S::kStride, pass.num_keys, lane, running);
+      const T* const keys = stages + stage * kStage;
+      if (pass.num_keys == kBlockKeys) {
+        take_pass<T, kHeadDim, true>(attention, pass, queries, own, keys, lane, &running);
+      } else {
+        take_pass<T, kHeadDim, false>(attention, pass, queries, own, keys, lane, &running);
+      }
     }
-    __syncthreads();
+    stage = stage == num_ahead ? 0 : stage + 1;
+    const int split = split_of(pass);
+    const bool is_last = number + 1 == num_passes;
+    if (!is_last && split_of(work.passes[number + 1]) == split) continue;
+    // A split ends; those before it have left partials. In this one place, for a second costs registers.
+    if (split != work.item->first_split) join_partials<kHeadDim>(partials, work, first_query, lane, &running);
+    if (is_last && work.num_items == 1) {
+      write_rows<T, kHeadDim>(attention, work, first_query, lane, running);
+      return;
+    }
+    write_partials<kHeadDim>(partials, work, first_query, lane, running);
+    if (is_last) return;
+    begin_split(&running);
   }
-  end_split<kHeadDim>(work, num_passes - 1, partials, first_query, lane, running);
 }
 
-template <typename T, int kHeadDim>
-__global__ void __launch_bounds__(kAttentionThreads) tree_attention_kernel(TreeAttention attention) {
-  const PlanHeader header = *reinterpret_cast<const PlanHeader*>(attention.plan);
+// Bounds: threads, and blocks that a processor takes side by side.
+template <typename T, int kHeadDim, int kWarps>
+__global__ void __launch_bounds__(kWarps* kWarpSize, kManyWarps / kWarps)
+    tree_attention_kernel(TreeAttention attention) {
+  const auto header = *reinterpret_cast<const PlanHeader*>(attention.plan);
   T* const shared = reinterpret_cast<T*>(dynamic_shared());
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize,
-            first_query = static_cast<int>(threadIdx.x) / kWarpSize * 16;
+            first_query = static_cast<int>(threadIdx.x) / kWarpSize * kWarpQueries;
   for (int number = static_cast<int>(blockIdx.x); number < header.num_items * attention.num_kv_heads;
        number += static_cast<int>(gridDim.x)) {
     const Work work = work_of(attention, header, number);
     float* const partials = attention.partials + static_cast<int64_t>(number) * Sizes<kHeadDim>::kPartial;
-    Running<kHeadDim> running;
-    run_passes<T, kHeadDim>(attention, work, shared, partials, first_query, lane, &running);
-    const int num_items = (work.tile->num_splits + work.splits_per_item - 1) / work.splits_per_item;
-    if (num_items == 1) {
-      write_rows<T, kHeadDim>(attention, work, first_query, lane, running);
-      continue;
-    }
-    write_partials<kHeadDim>(partials, work, first_query, lane, running);
-    if (is_last(attention, work, num_items, reinterpret_cast<uint32_t*>(shared))) {
-      merge_items<T, kHeadDim>(attention, work, num_items);
-    }
+    run_passes<T, kHeadDim, kWarps>(attention, work, shared, partials, first_query, lane);
+    if (work.num_items > 1)
+      merge_upwards<T, kHeadDim, kWarps>(attention, header, number, reinterpret_cast<uint32_t*>(shared));
   }
 }
 
+constexpr int kMaxStages = 3;
+constexpr int64_t kReservedBytes = 1024;  // of each block, beside what it asks for
+
+// As many stages as fit; none: 0.
+template <int kHeadDim>
+int num_stages_in(int64_t num_bytes, int num_warps) {
+  const int64_t num_stages = (num_bytes - num_warps * Sizes<kHeadDim>::kWarpBytes) / Sizes<kHeadDim>::kStageBytes;
+  return static_cast<int>(std::clamp<int64_t>(num_stages, 0, kMaxStages));
+}
+
+template <typename T, int kHeadDim>
+void run_sized(TreeAttention attention, const AttentionLaunch& where, Stream stream) {
+  using S = Sizes<kHeadDim>;
+  attention.num_stages = num_stages_in<kHeadDim>(where.max_shared_bytes, kManyWarps);
+  // Also where a pass of few rows would fit: what a card takes must not depend on that.
+  if (attention.num_stages == 0) {
+    throw std::runtime_error("attention over heads of size " + std::to_string(kHeadDim) + " needs " +
+                             std::to_string(kManyWarps * S::kWarpBytes + S::kStageBytes) +
+                             " bytes of shared memory a block, this device has " +
+                             std::to_string(where.max_shared_bytes));
+  }
+  LaunchShape shape;
+  shape.grid_x = static_cast<unsigned>(where.num_blocks);
+  const bool has_few = where.num_rows * (attention.num_heads / attention.num_kv_heads) <= kFewWarps * kWarpQueries;
+  const int num_warps = has_few ? kFewWarps : kManyWarps;
+  shape.num_threads = static_cast<unsigned>(num_warps * kWarpSize);
+  if (has_few) {
+    // Two blocks side by side, if that leaves them a stage each.
+    const int64_t half = (where.max_shared_bytes + kReservedBytes) / 2 - kReservedBytes;
+    const int num_stages = num_stages_in<kHeadDim>(half, num_warps);
+    attention.num_stages = num_stages > 0 ? num_stages : num_stages_in<kHeadDim>(where.max_shared_bytes, num_warps);
+  }
+  shape.shared_bytes = static_cast<size_t>(num_warps * S::kWarpBytes + attention.num_stages * S::kStageBytes);
+  launch(has_few ? tree_attention_kernel<T, kHeadDim, kFewWarps> : tree_attention_kernel<T, kHeadDim, kManyWarps>,
+         shape, stream, attention);
+}
+
 template <typename T>
-void run(const TreeAttention& attention, int64_t head_dim, LaunchShape shape, Stream stream) {
-  const auto with_size = [&](auto kernel, size_t shared_bytes) {
-    shape.shared_bytes = shared_bytes;
-    launch(kernel, shape, stream, attention);
-  };
+void run(const TreeAttention& attention, int64_t head_dim, const AttentionLaunch& where, Stream stream) {
   switch (head_dim) {
     case 64:
-      return with_size(tree_attention_kernel<T, 64>, Sizes<64>::kSharedBytes);
+      return run_sized<T, 64>(attention, where, stream);
     case 80:
-      return with_size(tree_attention_kernel<T, 80>, Sizes<80>::kSharedBytes);
+      return run_sized<T, 80>(attention, where, stream);
     case 96:
-      return with_size(tree_attention_kernel<T, 96>, Sizes<96>::kSharedBytes);
+      return run_sized<T, 96>(attention, where, stream);
     case 128:
-      return with_size(tree_attention_kernel<T, 128>, Sizes<128>::kSharedBytes);
+      return run_sized<T, 128>(attention, where, stream);
     case 256:
-      return with_size(tree_attention_kernel<T, 256>, Sizes<256>::kSharedBytes);
+      return run_sized<T, 256>(attention, where, stream);
     default:
       throw std::invalid_argument("heads must be of size 64, 80, 96, 128 or 256");
   }
@@ -127,12 +167,20 @@ void run(const TreeAttention& attention, int64_t head_dim, LaunchShape shape, St
 
 int64_t attention_partials(int64_t head_dim) { return kTileQueries * (head_dim + 2); }
 
-void tree_attention(const TreeAttention& attention, int64_t head_dim, DType dtype, int64_t num_blocks, Stream stream) {
-  LaunchShape shape;
-  shape.grid_x = static_cast<unsigned>(num_blocks);
-  shape.num_threads = kAttentionThreads;
-  if (dtype == DType::kBFloat16) return run<BFloat16>(attention, head_dim, shape, stream);
-  if (dtype == DType::kFloat16) return run<Float16>(attention, head_dim, shape, stream);
+int64_t max_shared_bytes([[maybe_unused]] int device) {
+#ifdef SPECGROVE_EMULATED
+  return 227 * 1024;
+#else
+  int num_bytes = 0;
+  check(cudaDeviceGetAttribute(&num_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "a block's shared memory");
+  return num_bytes;
+#endif
+}
+
+void tree_attention(const TreeAttention& attention, int64_t head_dim, DType dtype, const AttentionLaunch& where,
+                    Stream stream) {
+  if (dtype == DType::kBFloat16) return run<BFloat16>(attention, head_dim, where, stream);
+  if (dtype == DType::kFloat16) return run<Float16>(attention, head_dim, where, stream);
   throw std::invalid_argument("keys and values must be bfloat16 or float16");
 }
 

@@ -15,18 +15,30 @@ struct TreeAttention {
   void* out;                  // [num_rows, num_heads, head_dim] in dtype
   const int32_t* plan;        // of attention_plan.h, on the device
   float* partials;            // attention_partials() for each item and KV head
-  uint32_t* arrived;          // one for each tile and KV head; zeros, and zeros again afterwards
+  uint32_t* arrived;          // one for each item that leaves partials, and KV head; zeros, also afterwards
   const float* alibi_slopes;  // [num_heads] or null
   float scale;
   int32_t window;  // keys that a row sees at most; 0: all
   int32_t num_heads, num_kv_heads;
+  int32_t num_stages = 0;  // filled in by tree_attention()
+};
+
+struct AttentionLaunch {
+  int64_t num_blocks;        // they share out the plan's items
+  int64_t num_rows;          // of queries: the plan has no more
+  int64_t max_shared_bytes;  // of a block
 };
 
 // float32 numbers of one item's partial result for one KV head.
 int64_t attention_partials(int64_t head_dim);
 
-// Head sizes 64, 80, 96, 128 and 256; dtype bfloat16 or float16. Throws std::invalid_argument for others. The plan is
-// read on the device, so that the launch can be captured; num_blocks blocks share out its items.
-void tree_attention(const TreeAttention& attention, int64_t head_dim, DType dtype, int64_t num_blocks, Stream stream);
+// What a block of a device may ask for.
+int64_t max_shared_bytes(int device);
+
+// Head sizes 64, 80, 96, 128 and 256; dtype bfloat16 or float16. Throws std::invalid_argument for others, and
+// std::runtime_error where a block's shared memory is too small. The plan is read on the device, so that the launch can
+// be captured: its shape depends on AttentionLaunch only.
+void tree_attention(const TreeAttention& attention, int64_t head_dim, DType dtype, const AttentionLaunch& where,
+                    Stream stream);
 
 }  // namespace specgrove::cuda

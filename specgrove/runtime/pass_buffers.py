@@ -80,6 +80,7 @@ class PassBuffers:
         capacity = PlanCapacity.of(heads, limits.max_num_rows, limits.max_len, limits.num_slots, num_processors(device))
         self.limits = limits
         self._heads = heads
+        self._num_split_items = capacity.num_split_items
         self._device = device
         rows, asked = limits.max_num_rows, limits.max_num_asked
         # Those of 8 bytes first: they begin at multiples of 8.
@@ -140,7 +141,8 @@ class PassBuffers:
         host.fill("positions", rows.positions, num_rows)
         host.fill("slots", rows.slots, num_rows)
         host.fill("asked_rows", rows.asked_rows, num_asked)
-        num_words = self._plan_start + write_plan(rows, self._heads, host.words[self._plan_start :], self._device)
+        plan = host.words[self._plan_start :]
+        num_words = self._plan_start + write_plan(rows, self._heads, plan, self._num_split_items, self._device)
         self._words[:num_words].copy_(host.words[:num_words], non_blocking=True)
 
     def load_choices(self, rows: StepRows) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 
@@ -16,6 +17,7 @@ MAX_GROUP_SIZE = 128  # query heads of a KV head
 # As in csrc/cuda/attention_plan.{h,cpp}.
 _BLOCK_KEYS, _SPLIT_KEYS, _SPAN_SPLITS, _TILE_QUERIES, _MAX_SPLIT_TURNS = 64, 256, 8, 128, 3
 _BLOCKS_PER_PROCESSOR = 2
+_ALIGNMENT = 16
 _HEADER, _ITEM, _TILE, _PASS = 9, 4, 4, 8  # int32 numbers of the structs there
 _MAX_TREE_BLOCKS = 6  # of the blocks that a row's keys are in, those with tree nodes: trees have up to 256
 
@@ -44,12 +46,11 @@ class PlanCapacity:
     """int32 numbers of the plan."""
     num_split_items: int
     """Pieces of work of tiles that have more than one split: they leave partial results."""
-    num_tiles: int
 
     def num_bytes(self, heads: AttentionHeads) -> int:
         """On the device: the plan, and room for partial results."""
         partials = self.num_split_items * _TILE_QUERIES * (heads.head_dim + 2)
-        return 4 * (self.num_numbers + heads.num_kv_heads * (partials + self.num_tiles))
+        return 4 * (self.num_numbers + heads.num_kv_heads * (partials + self.num_split_items))
 
     @classmethod
     def of(
@@ -75,19 +76,25 @@ class PlanCapacity:
         return cls(
             num_numbers=numbers + num_slots + _BLOCK_KEYS * own_passes,
             num_split_items=max(spans, min(splits, few_splits)),
-            num_tiles=max_num_rows,
         )
 
 
-def write_plan(batch: AttentionBatch | StepRows, heads: AttentionHeads, out: torch.Tensor, device: torch.device) -> int:
+def write_plan(
+    batch: AttentionBatch | StepRows,
+    heads: AttentionHeads,
+    out: torch.Tensor,
+    num_split_items: int,
+    device: torch.device,
+) -> int:
     """Cuts a batch into pieces of work for a device (``csrc/cuda/attention_plan.h``): to ``out``, int32 on the CPU; how many numbers.
 
-    Raises ``ValueError`` for a batch that doesn't fit together, or not into ``out``.
+    Raises ``ValueError`` for a batch that doesn't fit together, or not into ``out`` and ``num_split_items``.
     """
     check(out, "out", torch.int32, None)
     module = kernels_for(device)
     shape = (heads.group_size, heads.num_kv_heads, num_processors(device))
-    return int(module.attention_plan(*batch.attention_arguments, *shape, out.data_ptr(), out.shape[0]))
+    room = (out.shape[0], num_split_items)
+    return int(module.attention_plan(*batch.attention_arguments, *shape, out.data_ptr(), *room))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,7 @@ class AttentionPlan:
     arrived: torch.Tensor  # int32, zeros: who has left partial results
     num_rows: int
     num_blocks: int
+    max_shared_bytes: int  # of a block
 
     @classmethod
     def of(
@@ -109,9 +117,9 @@ class AttentionPlan:
         num_slots = sum(len(slots) for slots in (batch.context_slots, batch.tree_slots))
         capacity = PlanCapacity.of(heads, num_rows, num_slots, num_slots, num_processors(device))
         numbers = torch.empty(capacity.num_numbers, dtype=torch.int32, pin_memory=device.type == "cuda")
-        used = numbers[: write_plan(batch, heads, numbers, device)]
-        num_items, num_tiles = used[:2].tolist()
-        needed = PlanCapacity(len(used), num_items, num_tiles)
+        used = numbers[: write_plan(batch, heads, numbers, capacity.num_split_items, device)]
+        num_items = int(used[0])
+        needed = PlanCapacity(len(used), num_items)
         plan = cls.empty(needed, heads, num_rows, device, used.to(device, non_blocking=True))
         return replace(plan, num_blocks=min(plan.num_blocks, num_items * heads.num_kv_heads))
 
@@ -130,9 +138,10 @@ class AttentionPlan:
             heads=heads,
             numbers=numbers,
             partials=torch.empty(num_partials, kernels_for(device).attention_partials(heads.head_dim), device=device),
-            arrived=torch.zeros(capacity.num_tiles * heads.num_kv_heads, dtype=torch.int32, device=device),
+            arrived=torch.zeros(num_partials, dtype=torch.int32, device=device),
             num_rows=num_rows,
             num_blocks=num_processors(device) * (1 if device.type == "cpu" else _BLOCKS_PER_PROCESSOR),
+            max_shared_bytes=max_shared_bytes(device),
         )
 
     def of_rows(self, num_rows: int) -> AttentionPlan:
@@ -145,6 +154,13 @@ def num_processors(device: torch.device) -> int:
     if device.type != "cuda":
         return 3  # so that the emulator's blocks take several items each
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@cache
+def max_shared_bytes(device: torch.device) -> int:
+    """Shared memory that a block may have."""
+    index = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index or 0
+    return int(kernels_for(device).max_shared_bytes(index))
 
 
 def tree_attention(
@@ -160,7 +176,8 @@ def tree_attention(
     """See ``specgrove.kernels.attention``: the same, in bfloat16 or float16, to ``out`` ``[num_rows, num_heads * head_dim]``.
 
     ``queries`` is ``[num_rows, num_heads, head_dim]``, the caches ``[num_slots, num_kv_heads, head_dim]``, all of one dtype; heads are of
-    size 64, 80, 96, 128 or 256. Scores and sums are float32, weights are rounded to the dtype. Raises ``ValueError`` for other shapes.
+    size 64, 80, 96, 128 or 256. Scores and sums are float32, weights are rounded to the dtype. Raises ``ValueError`` for other shapes, and
+    ``RuntimeError`` where the device's blocks have too little shared memory for heads of that size.
     """
     module, stream = backend(queries, k_cache, v_cache, out, plan.numbers, alibi_slopes)
     heads = plan.heads
@@ -170,6 +187,11 @@ def tree_attention(
     check(k_cache, "k_cache", dtype, None, num_kv_heads, head_dim)
     check(v_cache, "v_cache", dtype, *k_cache.shape)
     check(out, "out", dtype, plan.num_rows, num_heads * head_dim)
+    for name, tensor in (("queries", queries), ("k_cache", k_cache), ("v_cache", v_cache)):
+        if tensor.data_ptr() % _ALIGNMENT:
+            raise ValueError(
+                f"{name} must begin at a multiple of {_ALIGNMENT} bytes: the kernel copies so many at a time"
+            )
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1, got {window}")
     module.tree_attention(
@@ -188,5 +210,7 @@ def tree_attention(
         num_kv_heads,
         head_dim,
         plan.num_blocks,
+        plan.num_rows,
+        plan.max_shared_bytes,
         stream,
     )
