@@ -23,7 +23,7 @@ from llm_service.config import LlmServiceConfig, VerifierConfig
 from llm_service.devices import describe_store, weight_store
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.verifier import VerifierEngine
-from specgrove.kernels.cuda.attention import num_processors
+from specgrove.kernels.cuda.backend import num_processors
 from specgrove.kernels.threads import set_num_threads
 from specgrove.models.decoder import DTYPES, Decoder
 from specgrove.models.hub import resolve_model

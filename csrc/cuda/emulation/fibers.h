@@ -16,8 +16,9 @@ struct Index {
 extern Index thread_index, block_index, block_size, grid_size;
 
 // Calls kernel as every thread of every block. Shared memory is poisoned before each block, and the order in which
-// threads run changes from block to block. Throws std::runtime_error when threads wait at a barrier
-// that not all of them reach; which barrier of the source it is, it does not tell apart. One call runs at a time.
+// threads run changes from block to block, that of blocks from launch to launch. Throws std::runtime_error when threads
+// wait at a barrier that not all of them reach; which barrier of the source it is, it does not tell apart. One call
+// runs at a time.
 void run_grid(unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned num_threads, size_t shared_bytes,
               const std::function<void()>& kernel);
 

@@ -9,7 +9,7 @@ import torch
 
 from specgrove.kernels.attention import AttentionBatch
 from specgrove.kernels.checks import check, optional_address
-from specgrove.kernels.cuda.backend import backend, dtype_of, kernels_for
+from specgrove.kernels.cuda.backend import backend, dtype_of, kernels_for, num_processors
 from specgrove.kernels.model_step import StepRows
 
 HEAD_DIMS = (64, 80, 96, 128, 256)
@@ -85,14 +85,16 @@ def write_plan(
     out: torch.Tensor,
     num_split_items: int,
     device: torch.device,
+    processors: int | None = None,
 ) -> int:
     """Cuts a batch into pieces of work for a device (``csrc/cuda/attention_plan.h``): to ``out``, int32 on the CPU; how many numbers.
 
-    Raises ``ValueError`` for a batch that doesn't fit together, or not into ``out`` and ``num_split_items``.
+    ``processors`` are those of the device unless given; they change no bit. Raises ``ValueError`` for a batch that doesn't fit together, or
+    not into ``out`` and ``num_split_items``.
     """
     check(out, "out", torch.int32, None)
     module = kernels_for(device)
-    shape = (heads.group_size, heads.num_kv_heads, num_processors(device))
+    shape = (heads.group_size, heads.num_kv_heads, processors or num_processors(device))
     room = (out.shape[0], num_split_items)
     return int(module.attention_plan(*batch.attention_arguments, *shape, out.data_ptr(), *room))
 
@@ -111,13 +113,18 @@ class AttentionPlan:
 
     @classmethod
     def of(
-        cls, batch: AttentionBatch | StepRows, heads: AttentionHeads, num_rows: int, device: torch.device
+        cls,
+        batch: AttentionBatch | StepRows,
+        heads: AttentionHeads,
+        num_rows: int,
+        device: torch.device,
+        processors: int | None = None,
     ) -> AttentionPlan:
-        """Of one batch. Raises ``ValueError`` for a batch that doesn't fit together."""
+        """Of one batch; ``processors`` as for ``write_plan``. Raises ``ValueError`` for a batch that doesn't fit together."""
         num_slots = sum(len(slots) for slots in (batch.context_slots, batch.tree_slots))
-        capacity = PlanCapacity.of(heads, num_rows, num_slots, num_slots, num_processors(device))
+        capacity = PlanCapacity.of(heads, num_rows, num_slots, num_slots, processors or num_processors(device))
         numbers = torch.empty(capacity.num_numbers, dtype=torch.int32, pin_memory=device.type == "cuda")
-        used = numbers[: write_plan(batch, heads, numbers, capacity.num_split_items, device)]
+        used = numbers[: write_plan(batch, heads, numbers, capacity.num_split_items, device, processors)]
         num_items = int(used[0])
         needed = PlanCapacity(len(used), num_items)
         plan = cls.empty(needed, heads, num_rows, device, used.to(device, non_blocking=True))
@@ -147,13 +154,6 @@ class AttentionPlan:
     def of_rows(self, num_rows: int) -> AttentionPlan:
         """The same for so many rows: they may be fewer than the kernels' tensors have."""
         return replace(self, num_rows=num_rows)
-
-
-def num_processors(device: torch.device) -> int:
-    """That run blocks side by side."""
-    if device.type != "cuda":
-        return 3  # so that the emulator's blocks take several items each
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 @cache

@@ -38,6 +38,13 @@ def _module(device_type: str) -> ModuleType:
         raise KernelsMissingError(f"{name} can't be loaded ({error}): it is built {how}") from error
 
 
+def num_processors(device: torch.device) -> int:
+    """That run blocks side by side."""
+    if device.type != "cuda":
+        return 3  # so that the emulator's blocks take several items each
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
 def backend(tensor: torch.Tensor, *others: torch.Tensor | None) -> tuple[Any, int]:
     """The module with the kernels for the tensors' device, and the number of the stream to launch them on.
 

@@ -10,8 +10,7 @@ import torch
 from torch.nn import functional
 
 from specgrove.kernels.checks import check
-from specgrove.kernels.cuda.attention import num_processors
-from specgrove.kernels.cuda.backend import backend, dtype_of
+from specgrove.kernels.cuda.backend import backend, dtype_of, num_processors
 from specgrove.kernels.quantized_linear import QuantizedWeight
 
 _BLOCK, _CHUNK, _MAX_ROWS, _MAX_TILES, _WARPS = (
