@@ -68,7 +68,8 @@ __device__ inline void run_passes(const TreeAttention& attention, const Work& wo
     // Warps without queries only load.
     if (first_query < work.num_queries && is_seen(attention, pass)) {
       const T* const keys = stages + stage * kStage;
-      if (pass.num_keys == kBlockKeys) {
+      // Both take more registers than there are for larger heads.
+      if (kHeadDim <= 128 && pass.num_keys == kBlockKeys) {
         take_pass<T, kHeadDim, true>(attention, pass, queries, own, keys, lane, &running);
       } else {
         take_pass<T, kHeadDim, false>(attention, pass, queries, own, keys, lane, &running);
