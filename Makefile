@@ -66,7 +66,7 @@ gpu-equality: gpu-build
 # OUT=f.json writes the rows with their conditions there, and a chart to f.png; ONLY="verify ssm" measures these parts alone.
 bench-gpu: gpu-build
 	$(GPU_PYTHON) -m benchmarks.gpu $(if $(ONLY),--only $(ONLY)) \
-		$(if $(filter file,$(origin OUT)),,--json $(OUT) --png $(basename $(OUT)).png)
+		$(if $(findstring command,$(origin OUT)),--json $(OUT) --png $(basename $(OUT)).png)
 
 setup: $(VENV)/.installed
 

@@ -44,6 +44,7 @@ class Row:
     num_equal: int
     num_prompts: int
     num_tokens: int
+    num_drafted: int
     mean_acceptance_len: float
     seconds: float
 
@@ -97,15 +98,26 @@ async def compare(address: str, prompts: list[str], arguments: argparse.Namespac
                     report_difference(prompts[index], mode, expected[index], found[index])
                 num_tokens = sum(completion.usage.num_output_tokens for completion in found)
                 num_steps = sum(completion.usage.num_verify_steps for completion in found)
+                num_drafted = sum(completion.usage.num_drafted_nodes for completion in found)
                 seconds = time.monotonic() - started_s
-                row = Row(sampling, mode, sum(equal), len(prompts), num_tokens, num_tokens / num_steps, seconds)
+                row = Row(
+                    sampling, mode, sum(equal), len(prompts), num_tokens, num_drafted, num_tokens / num_steps, seconds
+                )
                 print(
                     f"{sampling:8} {mode:10} {row.num_equal} of {row.num_prompts} identical, {num_tokens} tokens, "
                     f"{row.mean_acceptance_len:.2f} tokens per verification, {seconds:.0f} s",
                     flush=True,
                 )
                 rows.append(row)
+                if arguments.json:
+                    arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     return rows
+
+
+def _print_warnings(service: str, line: str) -> None:
+    """Of a service's log: why it can't start, or doesn't run what was asked for."""
+    if any(level in line for level in ("WARNING", "ERROR")):
+        print(f"{service}: {line}", file=sys.stderr, flush=True)
 
 
 def main() -> int:
@@ -137,10 +149,11 @@ def main() -> int:
         llm_arguments=(*device, *(("--quantization", arguments.precision) if is_quantized else ())),
         ssm_arguments=device,
     )
-    with Suite(config) as suite:
+    with Suite(config, log_line=_print_warnings) as suite:
         rows = asyncio.run(compare(suite.address, prompts, arguments))
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    if not all(row.num_drafted > 0 for row in rows):
+        print("nothing was drafted: nothing is shown")
+        return 1
     return 0 if all(row.num_equal == row.num_prompts for row in rows) else 1
 
 

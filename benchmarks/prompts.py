@@ -30,6 +30,21 @@ _TOPICS = (
     "the violin",
     "tides",
     "maps",
+    "compost",
+    "lighthouses",
+    "glass",
+    "marathon running",
+    "bees",
+    "elections",
+    "prime numbers",
+    "tea",
+    "bridges",
+    "sleep",
+    "coral reefs",
+    "typography",
+    "wind turbines",
+    "the printing press",
+    "origami",
 )
 
 

@@ -11,9 +11,10 @@ import contextlib
 import importlib
 import random
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from rich.progress import track
 
 from benchmarks.gpu.card import Card
 from benchmarks.gpu.models import LLAMA_7B, LLAMA_68M, TINY_LLM, TINY_SSM, ModelShape, write_folder
-from benchmarks.gpu.rows import Row, at_least, skipped
+from benchmarks.gpu.rows import Row, at_least, broken, first_line, skipped
 from benchmarks.gpu.trace import TRACE, TREE, Trace
 from specgrove.errors import SpecGroveError
 from specgrove.request import SpeculationOptions
@@ -29,7 +30,15 @@ from specgrove.request import SpeculationOptions
 PART = "end to end over gRPC"
 TARGET = at_least(1.8)
 _UNIT = "x incremental"
-_PACKAGES = ("grpc", "grpc_health", "grpc_reflection", "grpc_status")
+_PACKAGES = (
+    "grpc_health",
+    "grpc_reflection",
+    "grpc_status.rpc_status",
+    "google.rpc.error_details_pb2",  # of googleapis-common-protos
+    "specgrove.v1.llm_pb2_grpc",  # made for a version of gRPC and of protobuf
+)
+_RUN_TIMEOUT_S = 120.0
+_TRACE_TOLERANCE = 0.05
 _START_TIMEOUT_S = 240.0
 _SSM_NAME = "random"
 # So narrow that all levels fit in: to an SSM of random weights all tokens are about as probable, and wider trees would be shallow.
@@ -52,26 +61,30 @@ class Setup:
     @classmethod
     def of(cls, card: Card) -> Setup:
         """7B and 68M on a GPU; next to nothing in the emulator, which takes the verifier's passes only."""
-        if card.is_real:
+        device = card.device.type
+        if card.is_full:
             return cls("cuda", LLAMA_7B, LLAMA_68M, 128, 128, 5, (1, 8), ("--kv-slots", "8192"))
         few = ("--kv-slots", "512", "--max-chunk-tokens", "16", "--max-model-len", "128", "--max-graph-rows", "24")
-        return cls("cpu", TINY_LLM, TINY_SSM, 8, 8, 1, (1, 2), few)
+        return cls(device, TINY_LLM, TINY_SSM, 8, 8, 1, (1, 2), few)
 
 
 def missing_packages() -> list[str]:
-    """Of gRPC, those that the services need and that aren't installed here."""
+    """Of gRPC, those that the services need and that can't be imported here, with the reason."""
     found = []
     for name in _PACKAGES:
         try:
             importlib.import_module(name)
-        except ImportError:
-            found.append(name)
+        except Exception as error:  # other versions raise what they like
+            found.append(f"{name} ({first_line(error)})")
     return found
 
 
 @contextlib.contextmanager
-def services(setup: Setup, trace: Path) -> Iterator[str]:
-    """The three services, at the router's address. Raises ``RuntimeError`` where they don't start, as without the kernels for GPUs."""
+def services(setup: Setup, trace: Path) -> Iterator[tuple[str, Callable[[], int]]]:
+    """The three services: the router's address, and how often any was started again.
+
+    Raises ``RuntimeError`` where they don't start: on a GPU also where its kernels don't run.
+    """
     from specgrove.serve import is_serving
     from specgrove.supervisor import ProcessFailedError, ProcessSpec, Supervisor
 
@@ -102,14 +115,13 @@ def services(setup: Setup, trace: Path) -> Iterator[str]:
             while not all(is_serving(address) for address in addresses.values()):
                 supervisor.check()
                 if time.monotonic() > until_s:
-                    raise RuntimeError(f"services not ready after {_START_TIMEOUT_S:.0f} s: {' | '.join(lines[-3:])}")
+                    raise RuntimeError(f"services not ready after {_START_TIMEOUT_S:.0f} s")
                 time.sleep(0.2)
             supervisor.expect_up()
-            yield addresses["router"]
-        except ProcessFailedError as error:
-            raise RuntimeError(str(error)) from error
-        except SpecGroveError as error:
-            raise RuntimeError(f"{error}; last lines: {' | '.join(lines[-3:])}") from error
+            yield addresses["router"], lambda: sum(map(supervisor.num_restarts, modules))
+        except (ProcessFailedError, SpecGroveError, RuntimeError, TimeoutError) as error:
+            print("\n".join(lines[-50:]), file=sys.stderr)
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
         finally:
             supervisor.stop()
 
@@ -153,28 +165,37 @@ async def run(address: str, prompts: Sequence[Sequence[int]], max_tokens: int, s
     )
 
 
-def rows(card: Card) -> list[Row]:
+def rows(card: Card) -> Iterator[Row]:
     """A row for every batch size; the target is of one request at a time."""
     setup = Setup.of(card)
     targets = {batch: TARGET if batch == 1 else None for batch in setup.batches}
     whats = {batch: f"{setup.llm.name} + {setup.ssm.name}, {batch} at once" for batch in setup.batches}
+    if missing := missing_packages():
+        reason = f"can't be imported here: {', '.join(missing)}"
+        yield from (skipped(PART, whats[batch], _UNIT, targets[batch], reason) for batch in setup.batches)
+        return
+    left = list(setup.batches)
     try:
-        if missing := missing_packages():
-            raise RuntimeError(f"{', '.join(missing)} not installed here")
-        with services(setup, TRACE) as address:
-            return [_measured(batch, whats[batch], address, setup) for batch in setup.batches]
+        with services(setup, TRACE) as (address, num_restarts):
+            while left:
+                yield _measured(left[0], whats[left[0]], address, setup, card_is_full=card.is_full)
+                if num_restarts() > 0:
+                    raise RuntimeError(
+                        "a service has died and was started again: what was measured until now counts it"
+                    )
+                left.pop(0)
     except RuntimeError as error:
-        return [skipped(PART, whats[batch], _UNIT, targets[batch], str(error)[:300]) for batch in setup.batches]
+        yield from (broken(PART, whats[batch], _UNIT, targets[batch], error) for batch in left)
 
 
-def _measured(batch: int, what: str, address: str, setup: Setup) -> Row:
+def _measured(batch: int, what: str, address: str, setup: Setup, *, card_is_full: bool) -> Row:
     rng = random.Random(batch)
     ways = {"incremental": SpeculationOptions(disabled=True), "speculative": _REPLAYED_TREE}
     runs: dict[str, list[Run]] = {way: [] for way in ways}
     for number in track(range(-1, setup.num_rounds), f"end to end, {batch} at once", transient=True):
         prompts = [[rng.randrange(setup.llm.vocab_size) for _ in range(setup.prompt_len)] for _ in range(batch)]
         for way, speculation in ways.items():
-            found = asyncio.run(run(address, prompts, setup.max_tokens, speculation))
+            found = asyncio.run(asyncio.wait_for(run(address, prompts, setup.max_tokens, speculation), _RUN_TIMEOUT_S))
             if number >= 0:  # the round before the first warms up
                 runs[way].append(found)
     pairs = list(zip(runs["speculative"], runs["incremental"], strict=True))
@@ -186,10 +207,15 @@ def _measured(batch: int, what: str, address: str, setup: Setup) -> Row:
         statistics.median(getattr(ours, name) for ours, _ in pairs) for name in ("draft_ms", "verify_ms")
     )
     trace = Trace.read(TRACE)
+    is_as_recorded = abs(tokens / trace.tokens_per_step - 1) <= _TRACE_TOLERANCE
+    own_ms = statistics.median(theirs.step_ms for _, theirs in pairs)
     note = (
         f"ACCEPTANCE REPLAYED FROM A TRACE ({trace.tokens_per_step:.2f} tokens a step; here {tokens:.2f}); "
-        f"{rates[0]:.1f} against {rates[1]:.1f} tokens/s; a step: draft {draft_ms:.2f} ms, verify {verify_ms:.2f} ms"
+        f"{rates[0]:.1f} against {rates[1]:.1f} tokens/s; a step: draft {draft_ms:.2f} ms, verify {verify_ms:.2f} ms; "
+        f"incremental {own_ms:.2f} ms"
     )
+    if card_is_full and not is_as_recorded:
+        return skipped(PART, what, _UNIT, TARGET if batch == 1 else None, f"trees too shallow for the trace; {note}")
     target = TARGET if batch == 1 else None
     spread = (min(step_ms), max(step_ms))
     return Row(PART, what, ratio, _UNIT, target, statistics.median(step_ms), spread, None, note)

@@ -19,10 +19,11 @@ from rich.progress import Progress
 
 from benchmarks.gpu.card import Card
 from benchmarks.gpu.models import LLAMA_7B, TINY_LLM, ModelShape, decoder_of
-from benchmarks.gpu.rows import Row, at_least, first_line, skipped
+from benchmarks.gpu.rows import Row, at_least, broken, skipped
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from router.tree_policy import StaticTreePolicy
+from specgrove.errors import SpecGroveError
 from specgrove.request import Draft, DraftWork, GenerationRequest, SamplingParams, TreeShape, Verdict, VerifyWork
 from specgrove.runtime.graph_runner import CudaGraphs, GraphRunner, NoGraphs
 from specgrove.runtime.in_process import InProcessDrafter, InProcessVerifier
@@ -55,7 +56,7 @@ class Setup:
     @classmethod
     def of(cls, card: Card) -> Setup:
         """As the issue asks; next to nothing in the emulator."""
-        return cls(LLAMA_7B, 200, 128, 16, 256) if card.is_real else cls(TINY_LLM, 3, 8, 3, 12)
+        return cls(LLAMA_7B, 200, 128, 16, 256) if card.is_full else cls(TINY_LLM, 3, 8, 3, 12)
 
     @property
     def max_len(self) -> int:
@@ -127,26 +128,53 @@ async def _outputs(setup: Setup, loops: Loops, temperature: float, shape: TreeSh
         return await asyncio.gather(*map(one, range(setup.num_prompts)))
 
 
-def rows(card: Card) -> list[Row]:
+def rows(card: Card) -> Iterator[Row]:
     """One for greedy, one for sampled outputs."""
     setup = Setup.of(card)
-    whats = {name: f"{setup.shape.name} bfloat16, {name}" for name in SAMPLINGS}
-    try:
-        with _loops(setup, card.device) as loops:
-            return [_compared(setup, loops, what, SAMPLINGS[name]) for name, what in whats.items()]
-    except RuntimeError as error:  # a card with less memory than two copies take
-        return [skipped(PART, what, _UNIT, TARGET, first_line(error)) for what in whats.values()]
+    with _loops(setup, card.device) as loops:
+        for name, temperature in SAMPLINGS.items():
+            what = f"{setup.shape.name} bfloat16, {name}"
+            try:
+                yield _compared(setup, loops, what, temperature)
+            except (RuntimeError, SpecGroveError) as error:
+                yield broken(PART, what, _UNIT, TARGET, _cause(loops) or error)
+
+
+def _cause(loops: Loops) -> BaseException | None:
+    """What has ended an engine: who waits for it is only told that it is gone."""
+    for loop in (loops.verifier, loops.pool):
+        if loop.ended.done() and (cause := loop.ended.exception()) is not None:
+            return cause
+    return None
 
 
 def _compared(setup: Setup, loops: Loops, what: str, temperature: float) -> Row:
     started_s = time.perf_counter()
     expected = asyncio.run(_outputs(setup, loops, temperature, _NO_TREE))
     found = asyncio.run(_outputs(setup, loops, temperature, _TREE))
-    num_equal = sum(ours == theirs for (ours, _), (theirs, _) in zip(found, expected, strict=True))
+    if (cause := _cause(loops)) is not None:  # a drafter that is gone costs drafts, no error
+        raise cause
+    different = [
+        f"prompt {index} at token {_first_difference(ours, theirs)}"
+        for index, ((ours, _), (theirs, _)) in enumerate(zip(found, expected, strict=True))
+        if ours != theirs
+    ]
+    num_equal = setup.num_prompts - len(different)
     num_tokens = sum(len(token_ids) for token_ids, _ in found)
     num_drafted = sum(num for _, num in found)
     note = (
         f"{num_equal} of {setup.num_prompts} outputs of {setup.num_tokens} tokens, {setup.num_at_once} at a time; "
         f"{num_drafted / num_tokens:.0%} of the tokens were drafted; {time.perf_counter() - started_s:.0f} s"
     )
+    if num_drafted == 0:
+        return skipped(PART, what, _UNIT, TARGET, f"no token was drafted, so nothing is shown; {note}")
+    if different:
+        note += f"; different: {', '.join(different[:5])}"
     return Row(PART, what, num_equal / setup.num_prompts, _UNIT, TARGET, note=note)
+
+
+def _first_difference(ours: list[int], theirs: list[int]) -> str:
+    for place, (one, other) in enumerate(zip(ours, theirs, strict=False)):
+        if one != other:
+            return f"{place}: {one} speculative, {other} incremental"
+    return f"{min(len(ours), len(theirs))}: one ends"

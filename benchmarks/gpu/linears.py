@@ -5,7 +5,7 @@ No targets of their own: the verify step has them. Contestants take turns, and s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from rich.progress import track
@@ -58,21 +58,17 @@ class Linears:
         return found
 
 
-def rows(card: Card) -> list[Row]:
+def rows(card: Card) -> Iterator[Row]:
     """A row for each number of rows and contestant: its time over the time to read its weights."""
-    shapes = (LLAMA_7B if card.is_real else TINY_LLM).linear_shapes()
+    shapes = (LLAMA_7B if card.is_full else TINY_LLM).linear_shapes()
     linears = Linears(shapes, card.device)
-    found: list[Row] = []
-    for num_rows in track(NUM_ROWS if card.is_real else TINY_NUM_ROWS, "linears", transient=True):
+    for num_rows in track(NUM_ROWS if card.is_full else TINY_NUM_ROWS, "linears", transient=True):
         contestants = linears.contestants(num_rows)
         times = by_turns({name: run for name, (run, _) in contestants.items()}, card.clock, card.num_turns)
         for name, own in times.items():
             what = f"{num_rows} rows, {name}"
             if isinstance(own, str):
-                found.append(skipped(PART, what, "x reading weights", None, own))
+                yield skipped(PART, what, "x reading weights", None, own)
                 continue
             limit = own.median_ms / card.copy_ms(contestants[name][1])
-            found.append(
-                Row(PART, what, limit, "x reading weights", None, own.median_ms, own.spread_ms, times_limit=limit)
-            )
-    return found
+            yield Row(PART, what, limit, "x reading weights", None, own.median_ms, own.spread_ms, times_limit=limit)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from benchmarks.gpu.rows import Row
 
-_COLORS = {"met": "tab:green", "missed": "tab:red", "emulator": "tab:gray"}
+_COLORS = {"met": "tab:green", "missed": "tab:red", "tiny": "tab:gray"}
 
 
 def print_table(rows: Sequence[Row], facts: dict[str, str], console: Console) -> None:
@@ -30,6 +30,11 @@ def print_table(rows: Sequence[Row], facts: dict[str, str], console: Console) ->
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in ("met", "missed", "skipped"))
     console.print(f"targets: {counts}")
     console.print(", ".join(facts.values()))
+
+
+def line_of(row: Row) -> str:
+    """One row as text, for a log that may end early."""
+    return f"{row.part}: " + "; ".join(cell for cell in _cells(row) if cell)
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -55,6 +60,7 @@ def write_json(rows: Sequence[Row], facts: dict[str, str], path: Path) -> None:
             for row in rows
         ],
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(content, indent=1) + "\n")
     part.replace(path)

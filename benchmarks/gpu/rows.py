@@ -7,8 +7,10 @@ must be read, at the copy bandwidth of the same run. Every part of ``benchmarks.
 from __future__ import annotations
 
 import statistics
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from benchmarks.gpu.card import Clock
 
@@ -55,19 +57,25 @@ class Row:
     spread_ms: tuple[float, float] | None = None
     times_limit: float | None = None
     note: str = ""
-    is_real: bool = True
-    """Measured on a GPU, not in the emulator."""
+    is_full: bool = True
+    """Measured on a GPU, with models and batches of their real sizes."""
 
     @property
     def verdict(self) -> str:
-        """``met``, ``missed``, ``skipped``, ``emulator``, or nothing where there is no target."""
+        """``met``, ``missed``, ``skipped``, ``tiny``, or nothing where there is no target."""
         if self.value is None:
             return "skipped"
         if self.target is None:
             return ""
-        if not self.is_real:
-            return "emulator"
+        if not self.is_full:
+            return "tiny"
         return "met" if self.target.is_met(self.value) else "missed"
+
+
+def broken(part: str, what: str, unit: str, target: Target | None, error: BaseException) -> Row:
+    """A row of what went wrong; where it did goes to stderr."""
+    traceback.print_exception(error)
+    return skipped(part, what, unit, target, first_line(error))
 
 
 def skipped(part: str, what: str, unit: str, target: Target | None, reason: str) -> Row:
@@ -109,6 +117,13 @@ def by_turns(contestants: Mapping[str, Callable[[], object]], clock: Clock, num_
         for name, run in running.items():
             times_ms[name].append(clock.ms(run))
     return found | {name: Times(tuple(own)) for name, own in times_ms.items()}
+
+
+def row_from(fields: dict[str, Any]) -> Row:
+    """From what ``dataclasses.asdict`` makes of a row, as JSON brings it back."""
+    target, spread_ms = fields["target"], fields["spread_ms"]
+    changed = {"target": target and Target(**target), "spread_ms": spread_ms and tuple(spread_ms)}
+    return Row(**(fields | changed))
 
 
 def first_line(error: BaseException) -> str:

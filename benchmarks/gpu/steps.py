@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -26,7 +27,7 @@ from benchmarks.gpu.models import (
     decoder_of,
     weight_bytes,
 )
-from benchmarks.gpu.rows import Row, Target, at_most, first_line, skipped
+from benchmarks.gpu.rows import Row, Target, at_most, broken
 from benchmarks.gpu.timed_graphs import TimedGraphs
 from specgrove.kernels.sampling import ChoiceParams, RowChoice
 from specgrove.models.forward_batch import ForwardBatch
@@ -117,26 +118,29 @@ class TimedModel:
         times.back_to_back_ms.append(self._graphs.back_to_back_ms())
 
 
-def verify_rows(card: Card) -> list[Row]:
+def verify_rows(card: Card) -> Iterator[Row]:
     """The verify step in every precision, then its overhead."""
-    shape, context_len, nums_nodes = (LLAMA_7B, 512, NUM_NODES) if card.is_real else (TINY_LLM, 20, TINY_NUM_NODES)
+    shape, context_len, nums_nodes = (LLAMA_7B, 512, NUM_NODES) if card.is_full else (TINY_LLM, 20, TINY_NUM_NODES)
     models: dict[int, TimedModel] = {}
-    rows: list[Row] = []
     for bits, target in VERIFY_TARGETS.items():
         try:
             models[bits] = TimedModel(shape, bits, max(nums_nodes), context_len, card.device)
         except RuntimeError as error:  # a card with less memory
-            rows.append(skipped(VERIFY_PART, PRECISIONS[bits], _BY_WEIGHTS, target, first_line(error)))
+            yield broken(VERIFY_PART, PRECISIONS[bits], _BY_WEIGHTS, target, error)
     batches = {num_nodes: models[bits].tree(num_nodes) for bits in models for num_nodes in nums_nodes}
     times = {(bits, num_nodes): PassTimes() for bits in models for num_nodes in nums_nodes}
     for turn in track(range(-1, card.num_turns), "verify steps", transient=True):
-        for (bits, num_nodes), own in times.items():
-            models[bits].verify(batches[num_nodes], own if turn >= 0 else PassTimes())
+        for (bits, num_nodes), own in tuple(times.items()):
+            try:
+                models[bits].verify(batches[num_nodes], own if turn >= 0 else PassTimes())
+            except RuntimeError as error:
+                del times[bits, num_nodes]
+                what = f"{PRECISIONS[bits]}, {num_nodes} tree tokens"
+                yield broken(VERIFY_PART, what, _BY_WEIGHTS, VERIFY_TARGETS[bits], error)
     for (bits, num_nodes), own in times.items():
-        rows.append(_verify_row(bits, num_nodes, models[bits], own, card))
+        yield _verify_row(bits, num_nodes, models[bits], own, card)
     of_float16 = {num_nodes: own for (bits, num_nodes), own in times.items() if bits == 16}
-    rows.extend(_overhead_row(num_nodes, own) for num_nodes, own in of_float16.items() if num_nodes in OVERHEAD_NODES)
-    return rows
+    yield from (_overhead_row(num_nodes, own) for num_nodes, own in of_float16.items() if num_nodes in OVERHEAD_NODES)
 
 
 def _verify_row(bits: int, num_nodes: int, model: TimedModel, times: PassTimes, card: Card) -> Row:
@@ -174,7 +178,7 @@ def _overhead_row(num_nodes: int, times: PassTimes) -> Row:
 
 def ssm_rows(card: Card) -> list[Row]:
     """A level of each SSM: 8 rows, and the most probable tokens after each."""
-    shapes, context_len = ((LLAMA_68M, LLAMA_160M), 512) if card.is_real else ((TINY_SSM,), 20)
+    shapes, context_len = ((LLAMA_68M, LLAMA_160M), 512) if card.is_full else ((TINY_SSM,), 20)
     models = {shape: TimedModel(shape, 16, 16, context_len, card.device) for shape in shapes}
     times = {shape: PassTimes() for shape in shapes}
     for turn in track(range(-1, 5 * card.num_turns), "SSM levels", transient=True):

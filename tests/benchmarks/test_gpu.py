@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from benchmarks.gpu import __main__ as program
 from benchmarks.gpu import attention, end_to_end, equality, models, report, steps
+from benchmarks.gpu import card as card_module
 from benchmarks.gpu.card import Card, conditions
 from benchmarks.gpu.models import TINY_LLM, ModelShape, decoder_of, weight_bytes, write_folder
 from benchmarks.gpu.replay import PassTree, ReplayedRunner, agree, trees_of
-from benchmarks.gpu.rows import Row, at_least, at_most, by_turns, skipped
+from benchmarks.gpu.rows import Row, Times, at_least, at_most, by_turns, row_from, skipped
 from benchmarks.gpu.timed_graphs import TimedGraphs
 from benchmarks.gpu.trace import TRACE, Trace, accepted_of
 from specgrove.kernels.sampling import ChoiceParams, RowChoice
@@ -21,7 +25,10 @@ from specgrove.kernels.trees import walk_tree
 from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.models.loading import load_decoder
 from specgrove.output import Chunk, OutputToken
+from specgrove.request import SpeculationOptions
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
+from specgrove.runtime.graph_runner import GraphRunner
+from specgrove.runtime.step_loop import FatalEngineError
 from tests.devices import DEVICES
 
 GREEDY = RowChoice(ChoiceParams(), 0)
@@ -191,9 +198,10 @@ def test_device_times_are_within_the_walls(device: str) -> None:
     assert isinstance(model._graphs, TimedGraphs)
 
 
-def test_all_parts_of_one_process(tmp_path: Path) -> None:
-    written = tmp_path / "rows.json", tmp_path / "rows.png"
-    arguments = ["--device", "cpu", "--json", str(written[0]), "--png", str(written[1])]
+@pytest.mark.parametrize("device", DEVICES)
+def test_parts_run_in_processes_of_their_own(device: str, tmp_path: Path) -> None:
+    written = tmp_path / "new" / "rows.json", tmp_path / "rows.png"
+    arguments = ["--device", device, "--tiny", "--json", str(written[0]), "--png", str(written[1])]
     assert program.main([*arguments, "--only", "verify", "ssm", "attention", "linears"]) == 0
     content = json.loads(written[0].read_text())
     assert {"card", "torch", "CUDA", "commit", "date", "copy bandwidth", "matrix rate"} <= content["conditions"].keys()
@@ -201,8 +209,93 @@ def test_all_parts_of_one_process(tmp_path: Path) -> None:
     assert list(dict.fromkeys(parts)) == [
         "verify step", "step overhead", "SSM level", "tree attention", "linears of one 7B layer",
     ]  # fmt: skip
-    assert all(row["value"] > 0 for row in content["rows"])
-    assert {row["verdict"] for row in content["rows"]} == {"emulator", ""}
+    assert all(row["value"] is not None for row in content["rows"])
+    assert {row["verdict"] for row in content["rows"]} == {"tiny", ""}
+
+
+def test_a_part_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+    written = tmp_path / "rows.json"
+    assert program.main(["--device", "cpu", "--only", "ssm", "--part-timeout-s", "0.1", "--json", str(written)]) == 1
+    (row,) = json.loads(written.read_text())["rows"]
+    assert (row["verdict"], row["note"]) == ("skipped", "it took more than 0 s")
+
+
+def test_a_folder_is_no_file_for_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        program.main(["--device", "cpu", "--json", str(tmp_path)])
+    assert "is a folder: name a file in it" in capsys.readouterr().err
+
+
+def test_rows_survive_json() -> None:
+    row = Row("part", "what", 1.5, "x", at_most(2), 3.0, (2.0, 4.0), 1.1, "note", is_full=False)
+    assert row_from(json.loads(json.dumps(asdict(row)))) == row
+    assert row_from(asdict(skipped("part", "what", "x", None, "why"))) == skipped("part", "what", "x", None, "why")
+
+
+def fake_card(**fields: object) -> Card:
+    """Copies a million bytes in a ms."""
+    return Card(torch.device("cpu"), Mock(), **({"bytes_per_ms": 1e6, "flops_per_ms": 1e9, "is_full": True} | fields))  # type: ignore[arg-type]
+
+
+def times_of(ms: float) -> Times:
+    return Times((ms - 0.5, ms, ms + 0.5))
+
+
+def test_attentions_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More is better: twice the time of copying is half its share, and a slower peer makes us faster."""
+    found = {attention.OURS: 2.0, attention.SDPA: 8.0, attention.SDPA_FOLDED: 6.0, attention.FLEX: 1.0}
+    monkeypatch.setattr(attention, "by_turns", lambda *_: {name: times_of(ms) for name, ms in found.items()})
+    outputs = {name: lambda: torch.ones(1, 2, 3, 4) for name in found}
+    share, sdpa, flex = attention.case_rows("what", attention.Case(outputs, 1_000_000), fake_card())
+    assert [row.value for row in (share, sdpa, flex)] == [0.5, 3.0, 0.5]
+    assert [str(row.target) for row in (share, sdpa, flex)] == [">= 0.75", ">= 1.5", ">= 1"]
+    assert [row.verdict for row in (share, sdpa, flex)] == ["missed", "met", "missed"]
+    outputs[attention.OURS] = lambda: torch.zeros(1, 2, 3, 4)  # fast, and wrong
+    (row,) = attention.case_rows("what", attention.Case(outputs, 1_000_000), fake_card())
+    assert row.verdict == "skipped"
+    assert "outputs differ" in row.note
+
+
+def test_ratios_of_steps() -> None:
+    times = steps.PassTimes([3.0, 5.0, 4.0], [2.0, 2.0, 2.0], [3.9, 3.9, 3.9])
+    model = Mock(weight_bytes=2_000_000, num_parameters=1000)
+    row = steps._verify_row(8, 4, model, times, fake_card())
+    assert (row.value, row.ms, str(row.target)) == (
+        2.0,
+        4.0,
+        "<= 1.3",
+    )  # the wall's time to that of copying the weights
+    assert steps._verify_row(16, 4, model, times, fake_card()).target == at_most(1.2)
+    assert steps._verify_row(4, 4, model, times, fake_card()).target == at_most(1.5)
+    row = steps._overhead_row(4, times)
+    assert row.value == pytest.approx(100)  # the median turn's microseconds beside the replays
+    assert str(row.target) == "<= 150"
+    row = steps._ssm_row(models.LLAMA_68M, model, times, steps.SSM_TARGETS[models.LLAMA_68M], fake_card())
+    assert (row.value, str(row.target)) == (4.0, "<= 0.25")
+    assert steps.SSM_TARGETS[models.LLAMA_160M] == at_most(0.5)
+
+
+def test_copies_are_read_and_written() -> None:
+    clock = Mock(ms=lambda run: 2.0)
+    assert card_module._copy_bytes_per_ms(clock, torch.device("cpu")) == (1 << 16)  # 64 KiB there and back in 2 ms
+
+
+def test_end_to_ends_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = replace(end_to_end.Setup.of(fake_card(is_full=False)), num_rounds=3)
+    mean = Trace.read(TRACE).tokens_per_step
+
+    async def run(address: str, prompts: object, max_tokens: int, speculation: SpeculationOptions) -> end_to_end.Run:
+        rate, num_steps = (100.0, 1000) if speculation.disabled else (190.0, round(1000 / per_step * mean))
+        return end_to_end.Run(rate, round(1000 * mean), num_steps, 5.0, 1.0, 4.0)
+
+    monkeypatch.setattr(end_to_end, "run", run)
+    per_step = mean
+    row = end_to_end._measured(1, "what", "", setup, card_is_full=True)
+    assert (row.value, row.verdict) == (1.9, "met")
+    per_step = mean / 2
+    row = end_to_end._measured(1, "what", "", setup, card_is_full=True)
+    assert row.verdict == "skipped"
+    assert "too shallow for the trace" in row.note
 
 
 def test_equality(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,36 +304,57 @@ def test_equality(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "; 0% of the tokens" not in greedy.note
 
     async def other(*arguments: object) -> list[tuple[list[int], int]]:
-        return [([token_id], 0) for token_id in (next(numbers), 5, 6)]
+        return [([token_id], 1) for token_id in (next(numbers), 5, 6)]
 
     numbers = iter(range(4))
     monkeypatch.setattr(equality, "_outputs", other)
-    assert [row.value for row in equality.rows(card)] == [2 / 3, 2 / 3]
+    different = list(equality.rows(card))
+    assert [row.value for row in different] == [2 / 3, 2 / 3]
+    assert "different: prompt 0 at token 0: 1 speculative, 0 incremental" in different[0].note
+    assert not program.is_right(different)
+    assert program.is_right([greedy, sampled])
+
+
+def test_equality_without_drafts_shows_nothing(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def undrafted(*arguments: object) -> list[tuple[list[int], int]]:
+        return [([1, 2], 0)] * 3
+
+    monkeypatch.setattr(equality, "_outputs", undrafted)
+    rows = list(equality.rows(card))
+    assert [row.verdict for row in rows] == ["skipped", "skipped"]
+    assert all("no token was drafted" in row.note for row in rows)
+
+
+def test_equality_tells_what_ended_an_engine(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GraphRunner, "start", Mock(side_effect=FatalEngineError("cuda:0: the card is lost")))
+    assert ["FatalEngineError: cuda:0: the card is lost" in row.note for row in equality.rows(card)] == [True, True]
 
 
 def test_end_to_end(card: Card) -> None:
-    found = end_to_end.rows(card)
+    found = list(end_to_end.rows(card))
     assert [row.value is not None and row.value > 0 for row in found] == [True, True], found
     assert all("REPLAYED FROM A TRACE" in row.note for row in found)
     assert str(found[0].target) == ">= 1.8"
 
 
 def test_end_to_end_without_the_packages(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(end_to_end, "_PACKAGES", ("grpc", "no_such_package"))
-    found = end_to_end.rows(card)
+    monkeypatch.setattr(end_to_end, "_PACKAGES", ("json", "no_such_package"))
+    found = list(end_to_end.rows(card))
     assert [row.verdict for row in found] == ["skipped", "skipped"]
     assert all("no_such_package" in row.note for row in found)
 
 
-def test_a_part_that_breaks_off_leaves_the_others(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
-    def breaks(card: Card) -> list[Row]:
+def test_a_part_that_breaks_off_leaves_what_it_had(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(card: Card) -> Iterator[Row]:
+        yield Row("verify step", "one", 1.0, "x")
         raise RuntimeError("the card is gone")
 
     monkeypatch.setitem(program.PARTS, "verify", breaks)
-    broken, *others = program.measured(["verify", "ssm"], card, report_rows=lambda rows: None)
+    first, broken = program.measured("verify", card)
+    assert first.value == 1.0
     assert broken.verdict == "skipped"
     assert "the card is gone" in broken.note
-    assert [row.part for row in others] == ["SSM level"]
+    assert not program.is_right([first, broken])
 
 
 def test_verdicts_are_written(card: Card, tmp_path: Path) -> None:
