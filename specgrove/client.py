@@ -5,6 +5,7 @@ Closing the iterator of ``generate`` (leaving its loop early) cancels the reques
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Generator, Sequence
 from types import TracebackType
 from typing import Self, Unpack, cast
@@ -15,7 +16,7 @@ from specgrove import client_wire
 from specgrove.client_wire import ChatMessages, GenerateParams, Prompt
 from specgrove.errors import SpecGroveError
 from specgrove.output import Chunk, Completion, ModelInfo
-from specgrove.serving.address import channel_options
+from specgrove.serving.address import TlsFiles, channel_credentials, client_channel_options
 from specgrove.serving.status import error_from_rpc
 from specgrove.v1 import router_pb2, router_pb2_grpc
 
@@ -25,13 +26,24 @@ _CONTROL_TIMEOUT_S = 30.0
 class Client:
     """A connection to a router at ``address``: ``host:port`` or ``unix:/path``. Threads may share it. Use it in ``with``."""
 
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.insecure_channel(address, options=channel_options())
+    def __init__(self, address: str, *, tls: TlsFiles | None = None, token: str | None = None) -> None:
+        """With ``tls`` the connection is encrypted: ``TlsFiles()`` trusts public authorities, ``TlsFiles(ca=...)`` one's own.
+
+        ``token`` goes with every call as ``authorization: Bearer TOKEN``, for a proxy that asks for one; without ``tls`` it is
+        sent in clear.
+        """
+        self._channel = (
+            grpc.insecure_channel(address, options=client_channel_options())
+            if tls is None
+            else grpc.secure_channel(address, channel_credentials(tls), options=client_channel_options())
+        )
+        self._metadata = _metadata_of(token)
         self._router = router_pb2_grpc.RouterServiceStub(self._channel)
 
     def generate(self, prompt: Prompt, **params: Unpack[GenerateParams]) -> Generator[Chunk, None, None]:
         """Streams the output of raw text, a conversation of (role, content) pairs, or token ids."""
-        call = self._router.Generate(client_wire.request_to_proto(prompt, **params), timeout=params.get("timeout_s"))
+        request = client_wire.request_to_proto(prompt, **params)
+        call = self._router.Generate(request, timeout=params.get("timeout_s"), metadata=self._metadata)
         try:
             for response in call:
                 yield client_wire.chunk_from_proto(response)
@@ -47,7 +59,9 @@ class Client:
     def model_info(self) -> ModelInfo:
         """The model and the SSMs behind the router."""
         try:
-            response = self._router.GetModelInfo(router_pb2.GetModelInfoRequest(), timeout=_CONTROL_TIMEOUT_S)
+            response = self._router.GetModelInfo(
+                router_pb2.GetModelInfoRequest(), timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata
+            )
         except grpc.RpcError as error:
             raise _error_of(error) from error
         return client_wire.model_info_from_proto(response)
@@ -56,7 +70,7 @@ class Client:
         """Token ids of text or of a conversation."""
         request = client_wire.tokenize_request(text_or_chat)
         try:
-            return tuple(self._router.Tokenize(request, timeout=_CONTROL_TIMEOUT_S).token_ids)
+            return tuple(self._router.Tokenize(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata).token_ids)
         except grpc.RpcError as error:
             raise _error_of(error) from error
 
@@ -64,7 +78,7 @@ class Client:
         """Text of token ids."""
         request = router_pb2.DetokenizeRequest(token_ids=token_ids, keep_special_tokens=keep_special_tokens)
         try:
-            return self._router.Detokenize(request, timeout=_CONTROL_TIMEOUT_S).text
+            return self._router.Detokenize(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata).text
         except grpc.RpcError as error:
             raise _error_of(error) from error
 
@@ -84,13 +98,20 @@ class Client:
 class AsyncClient:
     """``Client`` for asyncio. Make it inside the running event loop; use it in ``async with``."""
 
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=channel_options())
+    def __init__(self, address: str, *, tls: TlsFiles | None = None, token: str | None = None) -> None:
+        """As ``Client``."""
+        self._channel = (
+            grpc.aio.insecure_channel(address, options=client_channel_options())
+            if tls is None
+            else grpc.aio.secure_channel(address, channel_credentials(tls), options=client_channel_options())
+        )
+        self._metadata = _metadata_of(token)
         self._router = router_pb2_grpc.RouterServiceStub(self._channel)
 
     async def generate(self, prompt: Prompt, **params: Unpack[GenerateParams]) -> AsyncGenerator[Chunk, None]:
         """Streams the output of raw text, a conversation of (role, content) pairs, or token ids."""
-        call = self._router.Generate(client_wire.request_to_proto(prompt, **params), timeout=params.get("timeout_s"))
+        request = client_wire.request_to_proto(prompt, **params)
+        call = self._router.Generate(request, timeout=params.get("timeout_s"), metadata=self._metadata)
         try:
             async for response in call:
                 yield client_wire.chunk_from_proto(response)
@@ -106,7 +127,9 @@ class AsyncClient:
     async def model_info(self) -> ModelInfo:
         """The model and the SSMs behind the router."""
         try:
-            response = await self._router.GetModelInfo(router_pb2.GetModelInfoRequest(), timeout=_CONTROL_TIMEOUT_S)
+            response = await self._router.GetModelInfo(
+                router_pb2.GetModelInfoRequest(), timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata
+            )
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error) from error
         return client_wire.model_info_from_proto(response)
@@ -115,7 +138,9 @@ class AsyncClient:
         """Token ids of text or of a conversation."""
         request = client_wire.tokenize_request(text_or_chat)
         try:
-            return tuple((await self._router.Tokenize(request, timeout=_CONTROL_TIMEOUT_S)).token_ids)
+            return tuple(
+                (await self._router.Tokenize(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata)).token_ids
+            )
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error) from error
 
@@ -123,7 +148,7 @@ class AsyncClient:
         """Text of token ids."""
         request = router_pb2.DetokenizeRequest(token_ids=token_ids, keep_special_tokens=keep_special_tokens)
         try:
-            return (await self._router.Detokenize(request, timeout=_CONTROL_TIMEOUT_S)).text
+            return (await self._router.Detokenize(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata)).text
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error) from error
 
@@ -138,6 +163,15 @@ class AsyncClient:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _metadata_of(token: str | None) -> tuple[tuple[str, str], ...]:
+    if token is None:
+        return ()
+    if not re.fullmatch(r"[!-~]+", token):
+        # Not shown: it is a secret, even where it is wrong.
+        raise ValueError("a token must be printable ASCII characters without spaces")
+    return (("authorization", f"Bearer {token}"),)
 
 
 def _error_of(error: grpc.RpcError) -> SpecGroveError:

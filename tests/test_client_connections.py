@@ -1,0 +1,128 @@
+"""How clients connect: TLS, certificates, tokens, and a keepalive that any gRPC server tolerates. Real sockets, a made-up router."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import pytest
+
+from specgrove.client import AsyncClient, Client
+from specgrove.errors import UnavailableError
+from specgrove.serving.address import TlsFiles, client_channel_options
+from specgrove.serving.server import Server
+from specgrove.v1 import router_pb2_grpc
+from tests.certificates import Certificates, make_certificates
+from tests.fake_router import FakeRouter
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+def server_of(fake: FakeRouter, tls: TlsFiles | None = None) -> Server:
+    return Server(
+        "127.0.0.1:0",
+        lambda server: router_pb2_grpc.add_RouterServiceServicer_to_server(fake, server),
+        service_names=(),
+        tls=tls,
+    )
+
+
+@pytest.fixture
+async def tls_address(certificates: Certificates) -> AsyncIterator[str]:
+    server = server_of(FakeRouter(), replace(certificates.server, ca=None))
+    yield await server.start()
+    await server.stop(0)
+
+
+@pytest.fixture
+async def mutual_tls_address(certificates: Certificates) -> AsyncIterator[str]:
+    server = server_of(FakeRouter(), certificates.server)
+    yield await server.start()
+    await server.stop(0)
+
+
+def _complete(address: str, tls: TlsFiles | None) -> str:
+    with Client(address, tls=tls) as client:
+        return client.complete("hi", timeout_s=10).text
+
+
+async def test_a_client_trusts_the_authority_it_is_given(tls_address: str, certificates: Certificates) -> None:
+    tls = TlsFiles(ca=certificates.client.ca)
+    assert await asyncio.to_thread(_complete, tls_address, tls) == "The quick brown fox"
+    async with AsyncClient(tls_address, tls=tls) as client:
+        assert (await client.complete("hi", timeout_s=10)).text == "The quick brown fox"
+
+
+async def test_a_client_trusts_no_other_server(tls_address: str) -> None:
+    with pytest.raises(UnavailableError):
+        await asyncio.to_thread(_complete, tls_address, TlsFiles())
+    with pytest.raises(UnavailableError):
+        await asyncio.to_thread(_complete, tls_address, None)
+
+
+async def test_a_server_that_asks_for_certificates_gets_them(
+    mutual_tls_address: str, certificates: Certificates
+) -> None:
+    assert await asyncio.to_thread(_complete, mutual_tls_address, certificates.client) == "The quick brown fox"
+    with pytest.raises(UnavailableError):
+        await asyncio.to_thread(_complete, mutual_tls_address, TlsFiles(ca=certificates.client.ca))
+
+
+def test_half_a_pair_and_missing_files_are_told_at_once(certificates: Certificates, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="go together"):
+        Client("localhost:1", tls=TlsFiles(certificate=certificates.client.certificate))
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pem"):
+        Client("localhost:1", tls=TlsFiles(ca=tmp_path / "nowhere.pem"))
+
+
+async def test_a_token_goes_with_every_call() -> None:
+    seen: list[tuple[str, str | bytes | None]] = []
+
+    class Watching(grpc.aio.ServerInterceptor):
+        async def intercept_service(self, continuation, details):  # type: ignore[no-untyped-def]
+            seen.append((details.method.rpartition("/")[2], dict(details.invocation_metadata).get("authorization")))
+            return await continuation(details)
+
+    server = grpc.aio.server(interceptors=[Watching()])
+    router_pb2_grpc.add_RouterServiceServicer_to_server(FakeRouter(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+
+    def call_all() -> None:
+        with Client(f"127.0.0.1:{port}", token="secret") as client:
+            client.complete("hi")
+            client.model_info()
+            client.tokenize("hi")
+            client.detokenize([1])
+
+    await asyncio.to_thread(call_all)
+    async with AsyncClient(f"127.0.0.1:{port}", token="secret") as client:
+        await client.complete("hi")
+        await client.model_info()
+        await client.tokenize("hi")
+        await client.detokenize([1])
+    assert seen == [(name, "Bearer secret") for name in ("Generate", "GetModelInfo", "Tokenize", "Detokenize")] * 2
+    await server.stop(0)
+
+
+@pytest.mark.parametrize("token", ["", "two words", "line\n", "é"])
+def test_a_token_that_no_header_can_hold_is_refused_without_showing_it(token: str) -> None:
+    with pytest.raises(ValueError, match="printable ASCII") as info:
+        Client("localhost:1", token=token)
+    assert not token or token not in str(info.value)
+
+
+def test_default_servers_tolerate_our_keepalive() -> None:
+    """The defaults of https://github.com/grpc/grpc/blob/master/doc/keepalive.md: pings 5 minutes apart, none without calls."""
+    options = dict(client_channel_options())
+    assert options["grpc.keepalive_time_ms"] > 5 * 60 * 1000
+    assert options["grpc.keepalive_permit_without_calls"] == 0
+    # Left at their defaults, of which servers know.
+    assert "grpc.http2.max_pings_without_data" not in options
+    assert "grpc.http2.min_ping_interval_without_data_ms" not in options
