@@ -22,6 +22,12 @@ import tokenizers
 
 TOKENIZER_FILE_NAMES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
+Message = tuple[str, str] | Mapping[str, object]
+"""A (role, content) pair, or a mapping with ``role``, ``content`` and what else the chat template reads."""
+
+# Marks the end of a message that is to be continued. The space shows whether the template trims what it is given.
+_END_OF_FINAL_MESSAGE = "\ue000end of the final message\ue000 "
+
 
 def _vocab_sha256(vocab: Mapping[str, int]) -> str:
     """Of all tokens with their ids: equal for models that mean the same by every id, however their files are written."""
@@ -77,25 +83,49 @@ class Tokenizer:
         """Token ids of ``text``; special tokens are added only where the tokenizer's post-processor says so."""
         return self._tokenizer.encode(text, add_special_tokens=True).ids
 
-    def encode_chat(self, messages: Sequence[tuple[str, str]], add_generation_prompt: bool = True) -> list[int]:
-        """Token ids of a conversation of (role, content) pairs. Raises ``ValueError``, with what the template objects to."""
-        text = self.render_chat(messages, add_generation_prompt)
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        *,
+        continue_final_message: bool = False,
+        template_kwargs: Mapping[str, object] | None = None,
+    ) -> list[int]:
+        """Token ids of a conversation. Raises ``ValueError``, with what the template objects to."""
+        text = self.render_chat(
+            messages,
+            add_generation_prompt,
+            continue_final_message=continue_final_message,
+            template_kwargs=template_kwargs,
+        )
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
-    def render_chat(self, messages: Sequence[tuple[str, str]], add_generation_prompt: bool = True) -> str:
-        """The text of a conversation, as ``encode_chat`` tokenises it."""
+    def render_chat(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        *,
+        continue_final_message: bool = False,
+        template_kwargs: Mapping[str, object] | None = None,
+    ) -> str:
+        """The text of a conversation, as ``encode_chat`` tokenises it.
+
+        With ``continue_final_message`` it ends where the last message's content does. ``template_kwargs`` are variables that the
+        template may read, e.g. ``enable_thinking``; the conversation itself is none of them.
+        """
         if self._template is None:
             raise ValueError("this model has no chat template; send the prompt as raw text")
+        conversation = [_message_of(message) for message in messages]
+        if continue_final_message:
+            conversation[-1]["content"] = f"{conversation[-1]['content']}{_END_OF_FINAL_MESSAGE}"
+        variables: dict[str, object] = {"tools": None, "documents": None, **_special_tokens(self._config)}
+        variables.update(template_kwargs or {})
+        variables.update(messages=conversation, add_generation_prompt=add_generation_prompt)
         try:
-            return self._template.render(
-                messages=[{"role": role, "content": content} for role, content in messages],
-                add_generation_prompt=add_generation_prompt,
-                tools=None,
-                documents=None,
-                **_special_tokens(self._config),
-            )
+            text = self._template.render(variables)
         except jinja2.TemplateError as error:
             raise ValueError(f"the chat template rejects these messages: {error}") from error
+        return _before_end(text) if continue_final_message else text
 
     def decode(self, ids: Sequence[int], keep_special_tokens: bool = False) -> str:
         """Text of ``ids``; bytes that are no UTF-8 become U+FFFD. Ids beyond the vocabulary have no text."""
@@ -170,6 +200,22 @@ def _byte_of_character() -> dict[str, int]:
 
 _BYTE_OF_CHARACTER = _byte_of_character()
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+
+def _message_of(message: Message) -> dict[str, object]:
+    if isinstance(message, Mapping):
+        return dict(message)
+    role, content = message
+    return {"role": role, "content": content}
+
+
+def _before_end(text: str) -> str:
+    """The text up to the mark of the final message's end; trimmed where the template trims messages."""
+    mark = _END_OF_FINAL_MESSAGE.strip()
+    before, found, after = text.rpartition(mark)
+    if not found:
+        raise ValueError("the chat template leaves out the final message, so it can't be continued")
+    return before if after.startswith(" ") else before.rstrip()
 
 
 def _default_template(chat_template: object) -> str | None:

@@ -109,6 +109,49 @@ def test_chat_errors_are_clear() -> None:
         TOKENIZERS["byte_fallback"].encode_chat([("user", "hi")])
 
 
+CHAT_TEMPLATES = [
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}",
+    "{% for m in messages %}<{{ m.role }}>{{ m['content'] | trim }}</{{ m.role }}>\n{% endfor %}",
+    "{% if thinking is defined and thinking is false %}quick {{ depth }} {{ tools[0].name }}{% endif %}"
+    "{% for m in messages %}{{ m.name }}: {{ m.content }}\n{% endfor %}",
+]
+
+
+@pytest.mark.parametrize("template", CHAT_TEMPLATES)
+@pytest.mark.parametrize("content", ["The sky", " The sky is ", "", "a\n"])
+def test_a_continued_message_and_variables_are_rendered_as_transformers_do(template: str, content: str) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    byte_level = TOKENIZERS["byte_level"]
+    tokenizer = Tokenizer(byte_level._tokenizer.to_str().encode(), {}, template)
+    messages = [{"role": "tool", "content": "42", "name": "sum"}, {"role": "assistant", "content": content}]
+    variables: dict[str, object] = {"thinking": False, "depth": 3, "tools": [{"name": "add"}]}
+
+    def expected(**settings: object) -> str:
+        rendered, _ = render_jinja_template(conversations=[messages], chat_template=template, **settings, **variables)
+        text: str = rendered[0]
+        return text
+
+    for add in (True, False):
+        ours = tokenizer.render_chat(messages, add, template_kwargs=variables)
+        assert ours == expected(add_generation_prompt=add)
+    ours = tokenizer.render_chat(messages, False, continue_final_message=True, template_kwargs=variables)
+    assert ours == expected(continue_final_message=True)
+    assert messages[-1]["content"] == content
+
+
+def test_variables_cannot_replace_the_conversation() -> None:
+    tokenizer = Tokenizer(TOKENIZERS["byte_level"]._tokenizer.to_str().encode(), {}, "{{ messages[0].content }}")
+    assert tokenizer.render_chat([("user", "hi")], template_kwargs={"messages": [{"content": "no"}]}) == "hi"
+
+
+def test_a_message_that_the_template_leaves_out_cannot_be_continued() -> None:
+    tokenizer = Tokenizer(TOKENIZERS["byte_level"]._tokenizer.to_str().encode(), {}, "{{ messages[0].content }}")
+    with pytest.raises(ValueError, match="leaves out the final message"):
+        tokenizer.render_chat([("user", "hi"), ("assistant", "ho")], False, continue_final_message=True)
+
+
 def test_folder_errors_are_clear(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no tokenizer\.json in"):
         Tokenizer.from_folder(tmp_path)

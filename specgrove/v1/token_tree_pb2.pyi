@@ -90,14 +90,16 @@ class LogProbs(_message.Message):
     def __init__(self, log_prob: _Optional[float] = ..., top: _Optional[_Iterable[_Union[TokenLogProb, _Mapping]]] = ...) -> None: ...
 
 class WorkError(_message.Message):
-    __slots__ = ("code", "message", "held_len")
+    __slots__ = ("code", "message", "held_len", "retry_delay_ms")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     HELD_LEN_FIELD_NUMBER: _ClassVar[int]
+    RETRY_DELAY_MS_FIELD_NUMBER: _ClassVar[int]
     code: WorkErrorCode
     message: str
     held_len: int
-    def __init__(self, code: _Optional[_Union[WorkErrorCode, str]] = ..., message: _Optional[str] = ..., held_len: _Optional[int] = ...) -> None: ...
+    retry_delay_ms: int
+    def __init__(self, code: _Optional[_Union[WorkErrorCode, str]] = ..., message: _Optional[str] = ..., held_len: _Optional[int] = ..., retry_delay_ms: _Optional[int] = ...) -> None: ...
 
 class StepTime(_message.Message):
     __slots__ = ("num_tokens", "step_ms")
