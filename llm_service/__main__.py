@@ -38,6 +38,7 @@ from specgrove.models.memory_plan import (
 from specgrove.models.model_files import name_of, quantized_bits
 from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.models.spec import DecoderSpec
+from specgrove.request import PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.devices import available_bytes, choose_device, has_gpu_kernels, runner_for
 from specgrove.runtime.model_runner import ModelRunner, Runner
 from specgrove.runtime.parallel_runner import ParallelRunner, run_worker
@@ -154,7 +155,7 @@ async def serve(
         spec=runner.spec,
         tokenizer=Tokenizer.from_folder(folder),
     )
-    loop = StepLoop(engine, "verifier")
+    loop: StepLoop[VerifyWork, Verdict | PromptProgress] = StepLoop(engine, "verifier")
     servicer = LlmServicer(model, engine, loop, runner.num_slots)
     try:
         await run_server(

@@ -13,7 +13,7 @@ import grpc
 from llm_service.verifier import VerifierEngine
 from specgrove import wire
 from specgrove.models.spec import DecoderSpec
-from specgrove.request import Verdict, VerifyWork
+from specgrove.request import PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.in_process import results_of
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.work_streams import WorkStreams
@@ -45,7 +45,11 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
     """``LlmService`` over one engine."""
 
     def __init__(
-        self, model: ServedModel, engine: VerifierEngine, loop: StepLoop[VerifyWork, Verdict], num_slots: int
+        self,
+        model: ServedModel,
+        engine: VerifierEngine,
+        loop: StepLoop[VerifyWork, Verdict | PromptProgress],
+        num_slots: int,
     ) -> None:
         self._model = model
         self._engine = engine
@@ -69,10 +73,13 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         await self.streams.drain()
 
     async def _verify(self, item: llm_pb2.VerifyItem) -> AsyncGenerator[llm_pb2.VerifyResult, None]:
-        async for verdict in results_of(self._loop, wire.verify_work_from_proto(item)):
-            yield llm_pb2.VerifyResult(
-                session_id=item.session_id, item_id=item.item_id, verdict=wire.verdict_to_proto(verdict)
-            )
+        async for found in results_of(self._loop, wire.verify_work_from_proto(item)):
+            result = llm_pb2.VerifyResult(session_id=item.session_id, item_id=item.item_id)
+            if isinstance(found, PromptProgress):
+                result.progress.num_tokens = found.num_tokens
+            else:
+                result.verdict.CopyFrom(wire.verdict_to_proto(found))
+            yield result
 
     async def GetModelInfo(  # noqa: N802
         self, request: llm_pb2.LlmServiceGetModelInfoRequest, context: Context

@@ -31,6 +31,8 @@ class Session:
     prompt_ids: frozenset[int] = frozenset()
     last_used_s: float = 0.0
     sent_s: float = -math.inf  # when the last verdict went out
+    wants_prompt_progress: bool = False
+    progress_s: float = -math.inf  # when its progress was last told
     choice_params: ChoiceParams = field(init=False)
 
     def __post_init__(self) -> None:

@@ -24,16 +24,17 @@ from specgrove.errors import (
     SpecGroveError,
     StaleBaseError,
 )
-from specgrove.request import Verdict, VerifyWork
+from specgrove.request import PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.kv_slots import SlotPool
 from specgrove.runtime.model_runner import Runner, measure_step_ms
 from specgrove.runtime.step_loop import WorkItem
 from specgrove.token_tree import TokenTree
 
 _MAX_NUM_STEPS = 256
+_PROGRESS_INTERVAL_S = 0.2
 _SOON_S = 0.1  # in which a session that drafts will have its next tree
 
-Result = tuple[int, Verdict | SpecGroveError]
+Result = tuple[int, Verdict | PromptProgress | SpecGroveError]
 
 
 class VerifierEngine:
@@ -84,6 +85,7 @@ class VerifierEngine:
         if session is None:
             assert work.session is not None
             session = Session(work.session_id, work.session.sampling, work.session.prompt_len)
+            session.wants_prompt_progress = work.session.wants_prompt_progress
             self._sessions[work.session_id] = session
         session.extend(work.new_token_ids)
         session.last_used_s = self._clock_s()
@@ -135,8 +137,21 @@ class VerifierEngine:
         if self._in_flight and 0 < len(self._in_flight[0].trees) <= self._runner.max_num_ahead:
             self._run_ahead()
         results = self._finish_forward() if self._in_flight else []
+        results.extend(self._prompt_progress())
         results.extend(self._ready)  # what found no slots
         self._ready = []
+        return results
+
+    def _prompt_progress(self) -> list[Result]:
+        """Of those who want it, now and then. Prompts of a pass or two never get here."""
+        now_s = self._clock_s()
+        results: list[Result] = []
+        for pending in self._pending.values():
+            session = pending.session
+            is_due = session.wants_prompt_progress and now_s - session.progress_s >= _PROGRESS_INTERVAL_S
+            if is_due and session.slots and session.num_uncached > 0:
+                results.append((pending.item_id, PromptProgress(len(session.slots))))
+                session.progress_s = now_s
         return results
 
     def _send_unsent(self) -> None:
@@ -268,14 +283,14 @@ class VerifierEngine:
         return verdict
 
     def finish_early(self, item_ids: Collection[int]) -> None:
-        """See ``Engine``."""
+        """See ``Engine``. A prompt is read to its end: the next verdict is meant."""
         for pending in self._pending.values():
             if pending.item_id in item_ids:
                 pending.num_steps_left = 1
 
-    def has_more(self, result: Verdict) -> bool:
+    def has_more(self, result: Verdict | PromptProgress) -> bool:
         """See ``Engine``."""
-        return result.has_more
+        return isinstance(result, PromptProgress) or result.has_more
 
     def close_session(self, session_id: str) -> None:
         """See ``Engine``."""

@@ -24,7 +24,7 @@ from specgrove.errors import (
     StaleBaseError,
     UnavailableError,
 )
-from specgrove.request import Draft, DraftWork, Verdict, VerifyWork
+from specgrove.request import Draft, DraftWork, PromptProgress, Verdict, VerifyWork
 from specgrove.serving.work_stream_client import WorkStreamClient
 from specgrove.v1 import llm_pb2, ssm_pb2, ssm_pb2_grpc
 
@@ -48,7 +48,7 @@ class RemoteVerifier:
         self._busy_wait_s = busy_wait_s
         self._background = _Background()
 
-    async def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict, None]:
+    async def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict | PromptProgress, None]:
         """The verdicts of the session's replica."""
         until_s = None if work.timeout_ms is None else asyncio.get_running_loop().time() + work.timeout_ms / 1e3
         async with _deadline(until_s):
@@ -60,7 +60,7 @@ class RemoteVerifier:
             try:
                 async with contextlib.aclosing(_verdicts(replica, work, until_s)) as verdicts:
                     async for verdict in verdicts:
-                        has_begun = True
+                        has_begun = has_begun or isinstance(verdict, Verdict)
                         yield verdict
                 return
             except ResourceExhaustedError as error:
@@ -143,7 +143,9 @@ class RemoteDrafter:
         await self._background.finish()
 
 
-async def _verdicts(replica: LlmReplica, work: VerifyWork, until_s: float | None) -> AsyncGenerator[Verdict, None]:
+async def _verdicts(
+    replica: LlmReplica, work: VerifyWork, until_s: float | None
+) -> AsyncGenerator[Verdict | PromptProgress, None]:
     """One attempt at a work."""
     async with contextlib.aclosing(replica.client.results(wire.verify_work_to_proto(work, 0))) as results:
         has_more = True
@@ -159,6 +161,9 @@ async def _verdicts(replica: LlmReplica, work: VerifyWork, until_s: float | None
                     # The client's request was checked before; what is wrong now is between router and LLM service.
                     raise InternalError(f"{replica.client.address} refused an item: {error}")
                 raise error
+            if result.HasField("progress"):
+                yield PromptProgress(result.progress.num_tokens)
+                continue
             verdict = wire.verdict_from_proto(result.verdict)
             replica.session_lens[work.session_id] = verdict.base + len(verdict.token_ids)
             has_more = verdict.has_more

@@ -126,6 +126,9 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         first_s: float | None = None
         async with contextlib.aclosing(steps):
             async for step in steps:
+                if step.num_prompt_tokens_read is not None:
+                    yield router_pb2.GenerateResponse(num_prompt_tokens_read=step.num_prompt_tokens_read)
+                    continue
                 now_s = time.monotonic()
                 first_s = first_s or now_s
                 piece = stream.add([token.token_id for token in step.tokens])

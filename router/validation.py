@@ -73,6 +73,7 @@ async def checked_request(
             sampling=_sampling_of(proto, model.eos_token_ids),
             speculation=_speculation_of(proto.speculation),
             deadline_s=deadline_s,
+            wants_prompt_progress=proto.prompt_progress,
         ),
         tuple(proto.stop),
     )

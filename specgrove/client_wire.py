@@ -40,6 +40,7 @@ class GenerateParams(TypedDict, total=False):
     ignore_eos: bool
     num_log_probs: int | None
     speculation: SpeculationOptions
+    prompt_progress: bool
     timeout_s: float | None
 
 
@@ -57,6 +58,7 @@ def request_to_proto(prompt: Prompt, **params: Unpack[GenerateParams]) -> router
         stop=params.get("stop", ()),
         ignore_eos=params.get("ignore_eos", False),
         speculation=speculation_to_proto(params.get("speculation", SpeculationOptions())),
+        prompt_progress=params.get("prompt_progress", False),
     )
     for name, value in values.items():
         _set(request.sampling, name, value, f"sampling.{name}")
@@ -103,6 +105,7 @@ def chunk_from_proto(proto: router_pb2.GenerateResponse) -> Chunk:
         text=proto.text,
         finish_reason=_FINISH_REASON_OF_CODE.get(proto.finish_reason),
         usage=usage_from_proto(proto.usage) if proto.HasField("usage") else None,
+        num_prompt_tokens_read=proto.num_prompt_tokens_read or None,
     )
 
 

@@ -53,12 +53,17 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of the output: what one verification decided. The last one has ``finish_reason`` and ``usage``."""
+    """A piece of the output: what one verification decided. The last one has ``finish_reason`` and ``usage``.
+
+    Where ``prompt_progress`` is asked for, pieces without tokens come before the first one: ``num_prompt_tokens_read``
+    of the prompt's tokens have been read.
+    """
 
     tokens: tuple[OutputToken, ...]
     text: str
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    num_prompt_tokens_read: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ class GenerationRequest:
     sampling: SamplingParams = SamplingParams()
     speculation: SpeculationOptions = SpeculationOptions()
     deadline_s: float | None = None
+    wants_prompt_progress: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ class SessionParams:
 
     sampling: SamplingParams
     prompt_len: int
+    wants_prompt_progress: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,13 @@ class Verdict:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """Before an item's first verdict, where the session asks for it: committed tokens that the verifier has taken in."""
+
+    num_tokens: int
+
+
 class FinishReason(enum.Enum):
     """Why an output ended."""
 
@@ -176,7 +185,10 @@ class CommittedToken:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one verification added to the output, and what it took; or ``num_steps`` verifications without a tree."""
+    """What one verification added to the output, and what it took; or ``num_steps`` verifications without a tree.
+
+    With ``num_prompt_tokens_read`` nothing is decided yet: so much of the prompt has been read.
+    """
 
     tokens: tuple[CommittedToken, ...]
     finish_reason: FinishReason | None
@@ -188,6 +200,12 @@ class Step:
     verify_num_tokens: int
     num_replays: int
     num_steps: int = 1
+    num_prompt_tokens_read: int | None = None
+
+    @classmethod
+    def of_progress(cls, num_tokens: int, num_replays: int) -> Step:
+        """No step yet: only how much of the prompt has been read."""
+        return cls((), None, 0, 0, 0, 0.0, 0.0, 0, num_replays, num_steps=0, num_prompt_tokens_read=num_tokens)
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ from specgrove.request import (
     CommittedToken,
     FinishReason,
     GenerationRequest,
+    PromptProgress,
     SessionParams,
     Step,
     TreeShape,
@@ -40,8 +41,11 @@ _MAX_NUM_REPLAYS = 20
 class Verifier(Protocol):
     """The large model. Raises ``StaleBaseError`` or ``UnavailableError`` where the loop should replay; other errors are final."""
 
-    def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict, None]:
-        """Takes the committed tokens in and decides on the tree below them; then the verdicts of the work's further steps."""
+    def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict | PromptProgress, None]:
+        """Takes the committed tokens in and decides on the tree below them; then the verdicts of the work's further steps.
+
+        Progress may come before the first verdict, where the session asks for it.
+        """
         ...
 
     async def close(self, session_id: str) -> None:
@@ -96,6 +100,8 @@ async def generate(
             shape = replace(shape, max_depth=min(shape.max_depth, num_left - 1))
             tree, ssms, draft_ms = await drafting.draft(committed, shape)
         verdict, num_replays = await verifying.verify(committed, tree, num_steps)
+        if isinstance(verdict, PromptProgress):
+            return Step.of_progress(min(verdict.num_tokens, len(request.prompt_token_ids)), num_replays)
         return _step_of(
             verdict,
             tree,
@@ -117,7 +123,8 @@ async def generate(
         while True:
             step = await upcoming
             committed.extend(token.token_id for token in step.tokens)
-            policy.observe(step)
+            if step.num_prompt_tokens_read is None:
+                policy.observe(step)
             if step.finish_reason is not None:
                 yield step
                 return
@@ -181,17 +188,19 @@ class _Verifying:
     def __init__(self, request: GenerationRequest, verifier: Verifier) -> None:
         self._request = request
         self._verifier = verifier
-        self._session = SessionParams(request.sampling, len(request.prompt_token_ids))
+        self._session = SessionParams(request.sampling, len(request.prompt_token_ids), request.wants_prompt_progress)
         self._held_len = 0
-        self._verdicts: AsyncGenerator[Verdict, None] | None = None
+        self._verdicts: AsyncGenerator[Verdict | PromptProgress, None] | None = None
 
     @property
     def is_ahead(self) -> bool:
         """Whether the verifier makes the next step already, without a tree."""
         return self._verdicts is not None
 
-    async def verify(self, committed: list[int], tree: TokenTree, num_steps: int) -> tuple[Verdict, int]:
-        """The next verdict, and how often the committed tokens had to be sent anew.
+    async def verify(
+        self, committed: list[int], tree: TokenTree, num_steps: int
+    ) -> tuple[Verdict | PromptProgress, int]:
+        """The next verdict or the progress made towards it, and how often the committed tokens had to be sent anew.
 
         Up to ``num_steps - 1`` more are made ahead; while they are, ``tree`` must be empty.
         """
@@ -216,6 +225,8 @@ class _Verifying:
                 self._verdicts = None
                 self._held_len = 0
                 continue
+            if isinstance(verdict, PromptProgress):
+                return verdict, num_replays
             if verdict is None or verdict.base != len(committed) or not verdict.token_ids:
                 answer = "nothing" if verdict is None else f"for base {verdict.base}"
                 raise InternalError(f"the verifier answered {answer} when asked about base {len(committed)}")

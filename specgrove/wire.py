@@ -84,7 +84,9 @@ def verify_work_to_proto(work: VerifyWork, item_id: int) -> llm_pb2.VerifyItem:
     session = None
     if work.session is not None:
         session = llm_pb2.SessionParams(
-            sampling=sampling_to_proto(work.session.sampling), prompt_len=work.session.prompt_len
+            sampling=sampling_to_proto(work.session.sampling),
+            prompt_len=work.session.prompt_len,
+            prompt_progress=work.session.wants_prompt_progress,
         )
     return llm_pb2.VerifyItem(
         session_id=work.session_id,
@@ -104,7 +106,9 @@ def verify_work_from_proto(item: llm_pb2.VerifyItem) -> VerifyWork:
         raise InvalidRequestError.of("session", "must be sent with base 0, and only then")
     session = None
     if item.HasField("session"):
-        session = SessionParams(sampling_from_proto(item.session.sampling), item.session.prompt_len)
+        session = SessionParams(
+            sampling_from_proto(item.session.sampling), item.session.prompt_len, item.session.prompt_progress
+        )
     return VerifyWork(
         session_id=item.session_id,
         base=item.base,

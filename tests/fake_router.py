@@ -45,6 +45,8 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
                 self.was_cancelled.set()
 
         context.add_done_callback(on_done)
+        if request.prompt_progress:
+            yield router_pb2.GenerateResponse(num_prompt_tokens_read=3)
         for index, words in enumerate(PIECES):
             tokens = [
                 router_pb2.GeneratedToken(

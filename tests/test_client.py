@@ -49,6 +49,13 @@ def test_complete(client: Client) -> None:
     check_completion(client.complete("hi"))
 
 
+def test_the_prompts_progress_is_a_chunk_without_tokens(client: Client) -> None:
+    progress, *chunks = client.generate("hi", prompt_progress=True)
+    assert (progress.num_prompt_tokens_read, progress.tokens, progress.text) == (3, (), "")
+    assert all(chunk.num_prompt_tokens_read is None for chunk in chunks)
+    check_completion(client.complete("hi", prompt_progress=True))
+
+
 async def test_complete_async(async_client: AsyncClient) -> None:
     check_completion(await async_client.complete("hi"))
 

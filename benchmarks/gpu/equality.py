@@ -24,7 +24,16 @@ from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from router.tree_policy import StaticTreePolicy
 from specgrove.errors import SpecGroveError
-from specgrove.request import Draft, DraftWork, GenerationRequest, SamplingParams, TreeShape, Verdict, VerifyWork
+from specgrove.request import (
+    Draft,
+    DraftWork,
+    GenerationRequest,
+    PromptProgress,
+    SamplingParams,
+    TreeShape,
+    Verdict,
+    VerifyWork,
+)
 from specgrove.runtime.graph_runner import CudaGraphs, GraphRunner, NoGraphs
 from specgrove.runtime.in_process import InProcessDrafter, InProcessVerifier
 from specgrove.runtime.pass_buffers import PassLimits
@@ -74,7 +83,7 @@ class Setup:
 class Loops:
     """The engines, each on its thread."""
 
-    verifier: StepLoop[VerifyWork, Verdict]
+    verifier: StepLoop[VerifyWork, Verdict | PromptProgress]
     pool: StepLoop[DraftWork, Draft]
 
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from typing import TypeVar
 
 from specgrove.errors import UnavailableError
-from specgrove.request import Draft, DraftWork, Verdict, VerifyWork
+from specgrove.request import Draft, DraftWork, PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.step_loop import StepLoop
 
 WorkT = TypeVar("WorkT")
@@ -43,10 +43,10 @@ async def results_of(loop: StepLoop[WorkT, ResultT], work: WorkT) -> AsyncGenera
 class InProcessVerifier:
     """The ``Verifier`` protocol."""
 
-    def __init__(self, loop: StepLoop[VerifyWork, Verdict]) -> None:
+    def __init__(self, loop: StepLoop[VerifyWork, Verdict | PromptProgress]) -> None:
         self._loop = loop
 
-    def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict, None]:
+    def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict | PromptProgress, None]:
         """See ``specgrove.speculation.Verifier``."""
         return results_of(self._loop, work)
 

@@ -34,12 +34,14 @@ class VerifyItem(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., base: _Optional[int] = ..., new_token_ids: _Optional[_Iterable[int]] = ..., tree: _Optional[_Union[_token_tree_pb2.TokenTree, _Mapping]] = ..., session: _Optional[_Union[SessionParams, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., num_steps: _Optional[int] = ...) -> None: ...
 
 class SessionParams(_message.Message):
-    __slots__ = ("sampling", "prompt_len")
+    __slots__ = ("sampling", "prompt_len", "prompt_progress")
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LEN_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_PROGRESS_FIELD_NUMBER: _ClassVar[int]
     sampling: _token_tree_pb2.SamplingParams
     prompt_len: int
-    def __init__(self, sampling: _Optional[_Union[_token_tree_pb2.SamplingParams, _Mapping]] = ..., prompt_len: _Optional[int] = ...) -> None: ...
+    prompt_progress: bool
+    def __init__(self, sampling: _Optional[_Union[_token_tree_pb2.SamplingParams, _Mapping]] = ..., prompt_len: _Optional[int] = ..., prompt_progress: _Optional[bool] = ...) -> None: ...
 
 class VerifyResponse(_message.Message):
     __slots__ = ("results",)
@@ -48,16 +50,24 @@ class VerifyResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[VerifyResult, _Mapping]]] = ...) -> None: ...
 
 class VerifyResult(_message.Message):
-    __slots__ = ("session_id", "item_id", "verdict", "error")
+    __slots__ = ("session_id", "item_id", "verdict", "error", "progress")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     item_id: int
     verdict: Verdict
     error: _token_tree_pb2.WorkError
-    def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ..., error: _Optional[_Union[_token_tree_pb2.WorkError, _Mapping]] = ...) -> None: ...
+    progress: PromptProgress
+    def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ..., error: _Optional[_Union[_token_tree_pb2.WorkError, _Mapping]] = ..., progress: _Optional[_Union[PromptProgress, _Mapping]] = ...) -> None: ...
+
+class PromptProgress(_message.Message):
+    __slots__ = ("num_tokens",)
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    num_tokens: int
+    def __init__(self, num_tokens: _Optional[int] = ...) -> None: ...
 
 class Verdict(_message.Message):
     __slots__ = ("base", "token_ids", "accepted_nodes", "log_probs", "step_ms", "step_num_tokens", "has_more", "num_steps")

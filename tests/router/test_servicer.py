@@ -144,3 +144,19 @@ async def test_draining_finishes_what_is_under_way() -> None:
         await until(lambda: suite.llm.num_verified > 2)
         await suite.app.server.stop(10)
         assert token_ids_of(await generating) == toy_output(PROMPT, 60)
+
+
+@pytest.mark.parametrize("is_disabled", [False, True])
+async def test_the_prompts_progress_comes_before_the_first_token_when_asked_for(
+    suite: ToySuite, is_disabled: bool
+) -> None:
+    suite.llm.chunk_len = 1
+    options = router_pb2.SpeculationOptions(disabled=is_disabled)
+    asked = await responses_to(suite, request_of(prompt_progress=True, speculation=options))
+    expected_read = [*range(1, len(PROMPT)), *[0] * (len(asked) - len(PROMPT) + 1)]
+    assert [response.num_prompt_tokens_read for response in asked] == expected_read
+    assert not any(response.tokens or response.text for response in asked[: len(PROMPT) - 1])
+    not_asked = await responses_to(suite, request_of(speculation=options))
+    assert not any(response.num_prompt_tokens_read for response in not_asked)
+    assert token_ids_of(asked) == token_ids_of(not_asked)
+    assert asked[-1].usage.num_verify_steps > 0

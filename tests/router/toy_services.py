@@ -19,7 +19,7 @@ from router.app import RouterApp
 from router.config import RouterConfig
 from specgrove import wire
 from specgrove.errors import ResourceExhaustedError, SessionClosedError, StaleBaseError
-from specgrove.request import Draft, DraftedTree, DraftWork, LogProbs, Verdict, VerifyWork
+from specgrove.request import Draft, DraftedTree, DraftWork, LogProbs, PromptProgress, Verdict, VerifyWork
 from specgrove.serving.server import Server
 from specgrove.serving.work_streams import WorkStreams
 from specgrove.token_tree import TokenTree
@@ -43,14 +43,18 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         self.num_full = 0
         self.full_after: int | None = None
         self.num_joined = 1
+        self.chunk_len: int | None = None  # tokens of a prompt that are read at a time
         self.step_s = step_s
         self._next_token = next_token
         self._random = random.Random(0)
 
-    async def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict, None]:
-        """The first verdict by itself, then ``num_joined`` steps to a verdict."""
+    async def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict | PromptProgress, None]:
+        """Progress where it is wanted; then the first verdict by itself, and ``num_joined`` steps to a verdict."""
         unsent: Verdict | None = None
         num_to_join = 1
+        if self.chunk_len is not None and work.session is not None and work.session.wants_prompt_progress:
+            for num_read in range(self.chunk_len, len(work.new_token_ids), self.chunk_len):
+                yield PromptProgress(num_read)
         async with contextlib.aclosing(self._steps(work)) as steps:
             async for step in steps:
                 unsent = step if unsent is None else unsent.joined(step)
@@ -113,10 +117,13 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         self.closed.append(session_id)
 
     async def _verify(self, item: llm_pb2.VerifyItem) -> AsyncGenerator[llm_pb2.VerifyResult, None]:
-        async for verdict in self.verify(wire.verify_work_from_proto(item)):
-            yield llm_pb2.VerifyResult(
-                session_id=item.session_id, item_id=item.item_id, verdict=wire.verdict_to_proto(verdict)
-            )
+        async for found in self.verify(wire.verify_work_from_proto(item)):
+            result = llm_pb2.VerifyResult(session_id=item.session_id, item_id=item.item_id)
+            if isinstance(found, PromptProgress):
+                result.progress.num_tokens = found.num_tokens
+            else:
+                result.verdict.CopyFrom(wire.verdict_to_proto(found))
+            yield result
 
     def Verify(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802
         return self.streams.serve(request_iterator, context)
