@@ -121,7 +121,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             vocab_size=model.vocab_size,
             context_len=model.context_len,
         )
-        stream = TextStream(IncrementalDetokenizer(model.tokenizer), checked.stop_texts)
+        stream = TextStream(IncrementalDetokenizer(model.tokenizer), checked.stop_texts, request.sampling.min_tokens)
         statistics = GenerationStatistics()
         first_s: float | None = None
         async with contextlib.aclosing(steps):
@@ -131,12 +131,15 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                     continue
                 now_s = time.monotonic()
                 first_s = first_s or now_s
-                piece = stream.add([token.token_id for token in step.tokens])
+                piece = stream.add(
+                    [token.token_id for token in step.tokens],
+                    ends_with_stop_token=step.finish_reason is FinishReason.STOP,
+                )
                 # What follows a stop text in this step is no output.
                 tokens = step.tokens[: len(piece.token_texts)]
                 num_steps, accepted_depth = (min(count, len(tokens)) for count in (step.num_steps, step.accepted_depth))
                 statistics.add(replace(step, tokens=tokens, accepted_depth=accepted_depth, num_steps=num_steps))
-                finish_reason = FinishReason.STOP if piece.is_stopped else step.finish_reason
+                finish_reason = step.finish_reason if piece.stop_text is None else FinishReason.STOP
                 response = router_pb2.GenerateResponse(
                     tokens=[_token_to_proto(t, text) for t, text in zip(tokens, piece.token_texts, strict=True)],
                     text=piece.text,
@@ -144,7 +147,10 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                 if finish_reason is None:
                     yield response
                     continue
-                response.text += "" if piece.is_stopped else stream.finish()
+                if piece.stop_text is None:
+                    rest = stream.finish()
+                    response.text += rest.text
+                    finish_reason = finish_reason if rest.stop_text is None else FinishReason.STOP
                 response.finish_reason = _CODE_OF_FINISH_REASON[finish_reason]
                 response.usage.CopyFrom(_usage_of(checked, statistics))
                 response.usage.first_token_ms = (first_s - arrived_s) * 1e3

@@ -82,6 +82,46 @@ async def test_the_end_of_sequence_token_ends_the_output_unless_ignored() -> Non
         assert len(token_ids_of(ignoring)) == 60
 
 
+async def test_what_ends_an_output_is_no_part_of_its_text() -> None:
+    """Also where the token has a text like any other. Its id is listed."""
+    expected = toy_output(PROMPT, 60)
+    stop = expected[20]
+    sampling = token_tree_pb2.SamplingParams(seed=0, stop_token_ids=[stop])
+    async with toy_suite() as suite:
+        responses = await responses_to(suite, request_of(sampling=sampling))
+    num_tokens = expected.index(stop) + 1
+    assert token_ids_of(responses) == expected[:num_tokens]
+    assert text_of(responses) == bytes(expected[: num_tokens - 1]).decode()
+    assert "".join(token.text for r in responses for token in r.tokens) == text_of(responses)
+    assert responses[-1].finish_reason == router_pb2.FINISH_REASON_STOP
+
+
+async def test_stop_texts_count_from_min_tokens_on() -> None:
+    text = bytes(toy_output(PROMPT, 60)).decode()
+    stop = text[3:5]
+    sampling = token_tree_pb2.SamplingParams(seed=0, min_tokens=30)
+    for disabled in (False, True):
+        speculation = router_pb2.SpeculationOptions(disabled=disabled)
+        async with toy_suite() as suite:
+            request = request_of(stop=[stop, text[40:43]], sampling=sampling, speculation=speculation)
+            responses = await responses_to(suite, request)
+        assert text_of(responses) == text[:40]
+        assert responses[-1].finish_reason == router_pb2.FINISH_REASON_STOP
+
+
+async def test_a_stop_text_that_only_the_end_completes_is_why_the_output_ended() -> None:
+    content = "木".encode() * 20
+
+    def speak(prefix: Any, seed: int) -> int:
+        return content[(len(prefix) - len(PROMPT)) % len(content)]
+
+    async with toy_suite(ToyLlm(speak)) as suite:
+        responses = await responses_to(suite, request_of(max_tokens=8, stop=["\ufffd"]))
+        assert text_of(responses) == "木木"
+        assert responses[-1].finish_reason == router_pb2.FINISH_REASON_STOP
+        assert len(token_ids_of(responses)) == 8
+
+
 async def test_characters_of_several_tokens_come_whole() -> None:
     text = "Grüße 🌳 und 木"
     content = text.encode()

@@ -11,9 +11,9 @@ _texts = st.text(alphabet="ab木", max_size=30)
 _stops = st.lists(st.text(alphabet="ab木", min_size=1, max_size=4), max_size=4)
 
 
-def _cut(text: str, stops: list[str]) -> str:
-    """By the invariant's words: the first character at which a stop text is complete; the longest of those."""
-    for end in range(1, len(text) + 1):
+def _cut(text: str, stops: list[str], min_len: int = 0) -> str:
+    """By the invariant's words: the first character after ``min_len`` at which a stop text is complete; the longest of those."""
+    for end in range(min_len + 1, len(text) + 1):
         complete = [stop for stop in stops if text[:end].endswith(stop)]
         if complete:
             return text[: end - max(map(len, complete))]
@@ -30,7 +30,9 @@ def test_chunks_do_not_matter(text: str, stops: list[str], chunk_lens: list[int]
         assert _cut(text, stops).startswith(shown)
     shown += matcher.finish()
     assert shown == _cut(text, stops)
-    assert matcher.is_stopped == (shown != text)
+    assert (matcher.stop_text is not None) == (shown != text)
+    if matcher.stop_text is not None:
+        assert text.startswith(shown + matcher.stop_text)
 
 
 @given(_texts)
@@ -47,20 +49,56 @@ def test_only_a_possible_beginning_is_held_back() -> None:
 
 
 class _Letters:
+    """A token is a character; ``rest`` is what the last flush brings."""
+
+    def __init__(self, rest: str = "\ufffd") -> None:
+        self._rest = rest
+
     def add(self, token_id: int) -> str:
         return chr(token_id)
 
     def finish(self) -> str:
-        return "\ufffd"
+        return self._rest
 
 
 def test_tokens_behind_the_stop_text_are_left_out() -> None:
     stream = TextStream(_Letters(), ["cd"])
     piece = stream.add([ord(letter) for letter in "abcdef"])
-    assert (piece.token_texts, piece.text, piece.is_stopped) == (("a", "b", "c", "d"), "ab", True)
+    assert (piece.token_texts, piece.text, piece.stop_text) == (("a", "b", "c", "d"), "ab", "cd")
 
 
 def test_the_end_shows_what_was_held_back() -> None:
     stream = TextStream(_Letters(), ["cd"])
     assert stream.add([ord("c")]).text == ""
-    assert stream.finish() == "c\ufffd"
+    assert stream.finish().text == "c\ufffd"
+
+
+@given(_texts, _stops, st.integers(0, 12), st.lists(st.integers(1, 5), max_size=30))
+def test_stop_texts_count_from_min_tokens_on(text: str, stops: list[str], min_tokens: int, lens: list[int]) -> None:
+    """A token a character. A stop text may begin before, but not end there."""
+    stream, shown, position = TextStream(_Letters(""), stops, min_tokens), "", 0
+    for chunk_len in [*lens, len(text)]:
+        shown += stream.add([ord(letter) for letter in text[position : position + chunk_len]]).text
+        position += chunk_len
+    assert shown + stream.finish().text == _cut(text, stops, min_tokens)
+
+
+def test_a_stop_text_that_the_last_flush_completes_is_found() -> None:
+    stream = TextStream(_Letters(), ["b\ufffd", "x"])
+    assert stream.add([ord("a"), ord("b")]).text == "a"
+    rest = stream.finish()
+    assert (rest.text, rest.stop_text) == ("", "b\ufffd")
+
+
+def test_a_flush_within_min_tokens_completes_none() -> None:
+    stream = TextStream(_Letters(), ["\ufffd"], min_tokens=2)
+    stream.add([ord("a"), ord("b")])
+    rest = stream.finish()
+    assert (rest.text, rest.stop_text) == ("\ufffd", None)
+
+
+def test_a_stop_token_has_no_text_and_no_stop_text_ends_in_it() -> None:
+    stream = TextStream(_Letters(""), ["ab"])
+    piece = stream.add([ord("x"), ord("a"), ord("b")], ends_with_stop_token=True)
+    assert (piece.token_texts, piece.text, piece.stop_text) == (("x", "a", ""), "x", None)
+    assert stream.finish().text == "a"
