@@ -73,6 +73,25 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
         default=defaults.drain_timeout_s,
         help="time for running requests after SIGTERM",
     )
+    add(
+        "--max-request-s",
+        type=_positive_seconds,
+        default=defaults.max_request_s,
+        help="time that one request may take; unset: as long as its client waits",
+    )
+    add(
+        "--reader-timeout-s",
+        type=_positive_seconds,
+        default=defaults.reader_timeout_s,
+        help="time that a client may leave its stream unread before its request is ended",
+    )
+    add(
+        "--max-requests-per-connection",
+        type=_count,
+        default=defaults.max_num_per_connection,
+        help="of those the requests of one connection; unset: 3/4 of --max-requests",
+    )
+    add("--max-request-bytes", type=_count, default=defaults.max_request_bytes, help="size of a request's message")
     add("--tls-certificate", type=Path, help="PEM file; with --tls-private-key, clients connect by TLS")
     add("--tls-private-key", type=Path, help="PEM file")
     add("--tls-client-ca", type=Path, help="PEM file; clients must have a certificate of this CA")
@@ -94,6 +113,10 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
         replica_wait_s=given.replica_wait_s,
         busy_wait_s=given.busy_wait_s,
         drain_timeout_s=given.drain_timeout_s,
+        max_request_s=given.max_request_s,
+        reader_timeout_s=given.reader_timeout_s,
+        max_num_per_connection=given.max_requests_per_connection,
+        max_request_bytes=given.max_request_bytes,
         trees=TreeConfig(
             given.max_tree_nodes, given.max_tree_depth, given.beam_width, is_adaptive=given.tree_policy == "adaptive"
         ),
@@ -138,6 +161,13 @@ def _seconds(text: str) -> float:
         value = -1.0
     if not 0 <= value < 1e9:
         raise argparse.ArgumentTypeError(f"must be seconds >= 0, got {text!r}")
+    return value
+
+
+def _positive_seconds(text: str) -> float:
+    value = _seconds(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("must be seconds > 0")
     return value
 
 

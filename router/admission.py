@@ -1,7 +1,7 @@
 """Who may generate now, who waits, and who is sent away. Used by the servicer; pure asyncio.
 
-Invariant: at most ``max_num_requests`` permits are out, permits are granted in order of arrival, and a waiting request that is
-cancelled gives its place back.
+Invariant: at most ``max_num_requests`` permits are out, and no client holds more than its share of them or of the queue. Permits are
+granted in order of arrival to those under their share, and a waiting request that is cancelled gives its place back.
 """
 
 from __future__ import annotations
@@ -9,27 +9,55 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from random import Random
 
 from specgrove.errors import ResourceExhaustedError
 
 _MIN_RETRY_DELAY_MS = 100
 _MAX_RETRY_DELAY_MS = 60_000
 _SERVICE_TIME_WEIGHT = 0.1
+_RETRY_SPREAD = (0.75, 1.25)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Turn:
+    """A place in the queue."""
+
+    client: str | None
+    granted: asyncio.Future[None]
 
 
 class Admission:
     """One per router."""
 
-    def __init__(self, max_num_requests: int, max_num_queued: int) -> None:
+    def __init__(
+        self,
+        max_num_requests: int,
+        max_num_queued: int,
+        *,
+        max_num_per_client: int | None = None,
+        random: Random | None = None,
+    ) -> None:
+        """``max_num_per_client`` bounds what one client holds, and in the same proportion what it queues.
+
+        ``random`` spreads the delays after which refused clients try again.
+        """
         self._max_num_requests = max_num_requests
         self._max_num_queued = max_num_queued
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._max_num_held = max_num_per_client or max_num_requests
+        self._max_num_waiting = max_num_queued * self._max_num_held // max_num_requests
+        self._held: Counter[str] = Counter()
+        self._queue: list[_Turn] = []
         self._idle = asyncio.Event()
         self._idle.set()
         # A first guess, until requests have been served.
         self._mean_service_s = 1.0
+        self._random = random or Random()
+        # When the place comes free that the last refused client was told of.
+        self._next_retry_s = 0.0
         self.num_active = 0
 
     @property
@@ -38,54 +66,91 @@ class Admission:
         return len(self._queue)
 
     @contextlib.asynccontextmanager
-    async def permit(self) -> AsyncIterator[None]:
-        """Waits for a permit and holds it. Raises ``ResourceExhaustedError`` when the queue is full."""
-        await self._acquire()
+    async def permit(self, client: str | None = None) -> AsyncIterator[None]:
+        """Waits for a permit and holds it. Raises ``ResourceExhaustedError`` when the queue, or the client's share, is full.
+
+        ``client`` is whose share counts; None has no share of its own.
+        """
+        await self._acquire(client)
         started_s = time.monotonic()
         try:
             yield
         finally:
             self._mean_service_s += _SERVICE_TIME_WEIGHT * (time.monotonic() - started_s - self._mean_service_s)
-            self._release()
+            self._release(client)
 
     async def wait_idle(self) -> None:
         """Returns when nobody holds or awaits a permit."""
         await self._idle.wait()
 
-    async def _acquire(self) -> None:
-        if self.num_active < self._max_num_requests:
-            self.num_active += 1
-            self._idle.clear()
+    async def _acquire(self, client: str | None) -> None:
+        if self._may_have(client):
+            self._take(client)
             return
+        self._check_queue(client)
+        turn = _Turn(client, asyncio.get_running_loop().create_future())
+        self._queue.append(turn)
+        try:
+            await turn.granted
+        except asyncio.CancelledError:
+            if turn.granted.done() and not turn.granted.cancelled():
+                # The permit came in the same tick as the cancellation: pass it on.
+                self._release(client)
+            elif turn in self._queue:
+                self._queue.remove(turn)
+            raise
+
+    def _check_queue(self, client: str | None) -> None:
         if len(self._queue) >= self._max_num_queued:
             raise ResourceExhaustedError(
                 f"{self.num_active} requests are served and {len(self._queue)} wait, which is the most there may be",
                 self._retry_delay_ms(),
             )
-        turn = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                # The permit came in the same tick as the cancellation: pass it on.
-                self._release()
-            elif turn in self._queue:
-                self._queue.remove(turn)
-            raise
+        num_waiting = sum(turn.client == client for turn in self._queue)
+        if client is not None and num_waiting >= max(self._max_num_waiting, 1):
+            raise ResourceExhaustedError(
+                f"{self._held[client]} requests of this connection are served and {num_waiting} wait, which is its share",
+                self._retry_delay_ms(),
+            )
 
-    def _release(self) -> None:
-        while self._queue:
-            turn = self._queue.popleft()
-            if not turn.done():  # else its waiter was cancelled in this very tick
-                # The permit changes hands: ``num_active`` stays.
-                turn.set_result(None)
-                return
+    def _may_have(self, client: str | None) -> bool:
+        is_under_share = client is None or self._held[client] < self._max_num_held
+        return is_under_share and self.num_active < self._max_num_requests
+
+    def _take(self, client: str | None) -> None:
+        self.num_active += 1
+        self._idle.clear()
+        if client is not None:
+            self._held[client] += 1
+
+    def _release(self, client: str | None) -> None:
         self.num_active -= 1
+        if client is not None:
+            self._held[client] -= 1
+            if not self._held[client]:
+                del self._held[client]
+        self._grant_next()
         if self.num_active == 0:
             self._idle.set()
 
+    def _grant_next(self) -> None:
+        """The permit that has come free, to the first of the queue who may have it."""
+        for turn in list(self._queue):
+            if turn.granted.done():  # its waiter was cancelled in this very tick
+                self._queue.remove(turn)
+            elif self._may_have(turn.client):
+                self._queue.remove(turn)
+                self._take(turn.client)
+                turn.granted.set_result(None)
+                return
+
     def _retry_delay_ms(self) -> int:
-        """When the queue should have a place: one permit comes free every mean service time / permits."""
-        delay_ms = self._mean_service_s / self._max_num_requests * 1e3
-        return int(min(max(delay_ms, _MIN_RETRY_DELAY_MS), _MAX_RETRY_DELAY_MS))
+        """Every refused client is told a place of its own: one comes free every mean service time / permits.
+
+        Told the same time, all would come back at once, and all but one be refused again.
+        """
+        now_s = time.monotonic()
+        self._next_retry_s = max(self._next_retry_s, now_s) + self._mean_service_s / self._max_num_requests
+        delay_ms = (self._next_retry_s - now_s) * 1e3
+        limited_ms = min(max(delay_ms, _MIN_RETRY_DELAY_MS), _MAX_RETRY_DELAY_MS)
+        return round(limited_ms * self._random.uniform(*_RETRY_SPREAD))

@@ -15,13 +15,15 @@ from router.llm_replicas import LlmPool
 from router.remote import RemoteVerifier
 from router.servicer import RouterServicer
 from router.ssm_replicas import SsmPool
-from specgrove.serving.server import Server, serve_until_signal
+from specgrove.serving.server import Server, ServerLimits, serve_until_signal
 from specgrove.v1 import router_pb2, router_pb2_grpc
 
 logger = logging.getLogger(__name__)
 
 SERVICE_NAME = router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name
 _LOG_INTERVAL_S = 1.0
+# Of one connection, besides its requests: health, model information, tokenising.
+_NUM_CONTROL_STREAMS = 64
 
 
 class RouterApp:
@@ -30,16 +32,32 @@ class RouterApp:
     def __init__(self, config: RouterConfig) -> None:
         self.llms = LlmPool(config.llm_addresses, config.replica_tls)
         self.ssms = SsmPool(config.ssm_addresses, self._vocab_sha256, config.replica_tls)
-        self.admission = Admission(config.max_num_requests, config.max_num_queued)
+        self.admission = Admission(
+            config.max_num_requests,
+            config.max_num_queued,
+            max_num_per_client=config.max_num_per_connection or max(1, config.max_num_requests * 3 // 4),
+        )
         self._config = config
         self._verifier = RemoteVerifier(self.llms, replica_wait_s=config.replica_wait_s, busy_wait_s=config.busy_wait_s)
-        servicer = RouterServicer(self.llms, self.ssms, self._verifier, self.admission, config.trees)
+        servicer = RouterServicer(
+            self.llms,
+            self.ssms,
+            self._verifier,
+            self.admission,
+            config.trees,
+            max_request_s=config.max_request_s,
+        )
         self.server = Server(
             config.address,
             lambda server: router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server),
             service_names=[SERVICE_NAME],
             drain=self.admission.wait_idle,
             drain_timeout_s=config.drain_timeout_s,
+            limits=ServerLimits(
+                max_request_bytes=config.max_request_bytes,
+                max_num_streams=config.max_num_requests + config.max_num_queued + _NUM_CONTROL_STREAMS,
+                write_timeout_s=config.reader_timeout_s,
+            ),
             tls=config.server_tls,
         )
         self._health_changed = asyncio.Event()

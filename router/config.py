@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from specgrove.serving.address import TlsFiles
+from specgrove.serving.address import MAX_PUBLIC_REQUEST_BYTES, TlsFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,13 @@ class RouterConfig:
     replica_wait_s: float = 60.0
     busy_wait_s: float = 10.0
     drain_timeout_s: float = 30.0
+    # Time of one request from its permit to its end; None: as long as its client waits.
+    max_request_s: float | None = None
+    # How long a client may leave its stream unread. Its request ends then, since it holds a permit and KV slots.
+    reader_timeout_s: float = 30.0
+    # Requests of one connection served at once; None: three quarters of ``max_num_requests``, so that none has all.
+    max_num_per_connection: int | None = None
+    max_request_bytes: int = MAX_PUBLIC_REQUEST_BYTES
     trees: TreeConfig = TreeConfig()
     log_level: str = "INFO"
     server_tls: TlsFiles | None = None

@@ -6,6 +6,7 @@ Invariant: whichever way a call ends, its permit is given back and its sessions 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import time
 import uuid
@@ -20,8 +21,9 @@ from router.remote import RemoteVerifier
 from router.served_model import ServedModel
 from router.ssm_replicas import SsmPool
 from router.text_stream import TextStream
+from router.text_work import TextWork
 from router.tree_policy import Measurements, policy_for
-from router.validation import CheckedRequest, checked_detokenize, checked_request, checked_tokenize
+from router.validation import CheckedRequest, check_fields, checked_detokenize, checked_request, checked_tokenize
 from specgrove import wire
 from specgrove.drafting import MAX_NUM_TREE_NODES
 from specgrove.errors import UnavailableError
@@ -29,6 +31,11 @@ from specgrove.request import CommittedToken, FinishReason, GenerationStatistics
 from specgrove.speculation import generate
 from specgrove.tokenizer import IncrementalDetokenizer
 from specgrove.v1 import router_pb2, router_pb2_grpc
+
+_MAX_NUM_TEXT_CALLS = 8
+_MAX_NUM_QUEUED_TEXT_CALLS = 64
+# About what a token stands for: an estimate of the work.
+_BYTES_PER_TOKEN = 4
 
 _CODE_OF_FINISH_REASON = {
     FinishReason.STOP: router_pb2.FINISH_REASON_STOP,
@@ -40,13 +47,25 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
     """One per router."""
 
     def __init__(
-        self, llms: LlmPool, ssms: SsmPool, verifier: RemoteVerifier, admission: Admission, trees: TreeConfig
+        self,
+        llms: LlmPool,
+        ssms: SsmPool,
+        verifier: RemoteVerifier,
+        admission: Admission,
+        trees: TreeConfig,
+        *,
+        max_request_s: float | None = None,
     ) -> None:
+        """``max_request_s`` bounds the time from a request's permit to its end, whatever its client's deadline is."""
         self._llms = llms
         self._ssms = ssms
         self._verifier = verifier
         self._admission = admission
         self._trees = trees
+        self._max_request_s = max_request_s
+        self._text_work = TextWork()
+        # Calls that turn texts into tokens or back, and nothing else.
+        self._text_admission = Admission(_MAX_NUM_TEXT_CALLS, _MAX_NUM_QUEUED_TEXT_CALLS)
         self._measurements = Measurements(lambda: llms.step_times, lambda: admission.num_active)
         self._version = _version()
 
@@ -56,20 +75,20 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         """Streams one output."""
         arrived_s = time.monotonic()
         remaining_s = context.time_remaining()
+        client_deadline_s = None if remaining_s is None else arrived_s + remaining_s
         model = self._model()
-        checked = await checked_request(
-            request,
-            model,
-            self._ssms.ssms,
-            session_id=uuid.uuid4().hex,
-            deadline_s=None if remaining_s is None else arrived_s + remaining_s,
-        )
-        async with (
-            self._admission.permit(),
-            contextlib.aclosing(self._responses(checked, model, arrived_s)) as responses,
-        ):
-            async for response in responses:
-                yield response
+        check_fields(request, model, self._ssms.ssms)
+        async with self._admission.permit(_connection_of(context)):
+            checked = await checked_request(
+                request,
+                model,
+                self._text_work,
+                session_id=uuid.uuid4().hex,
+                deadline_s=self._deadline_s(client_deadline_s),
+            )
+            async with contextlib.aclosing(self._responses(checked, model, arrived_s)) as responses:
+                async for response in responses:
+                    yield response
 
     async def GetModelInfo(  # noqa: N802
         self, request: router_pb2.GetModelInfoRequest, context: Any
@@ -91,7 +110,9 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         self, request: router_pb2.TokenizeRequest, context: Any
     ) -> router_pb2.TokenizeResponse:
         """Token ids of text or chat."""
-        return router_pb2.TokenizeResponse(token_ids=await checked_tokenize(request, self._model()))
+        async with self._text_admission.permit():
+            token_ids = await checked_tokenize(request, self._model(), self._text_work)
+        return router_pb2.TokenizeResponse(token_ids=token_ids)
 
     async def Detokenize(  # noqa: N802
         self, request: router_pb2.DetokenizeRequest, context: Any
@@ -99,8 +120,17 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         """Text of token ids."""
         model = self._model()
         token_ids = checked_detokenize(request, model)
-        text = model.tokenizer.decode(token_ids, keep_special_tokens=request.keep_special_tokens)
+        decode = functools.partial(model.tokenizer.decode, token_ids, keep_special_tokens=request.keep_special_tokens)
+        async with self._text_admission.permit():
+            text = await self._text_work.run(len(token_ids) * _BYTES_PER_TOKEN, decode)
         return router_pb2.DetokenizeResponse(text=text)
+
+    def _deadline_s(self, client_deadline_s: float | None) -> float | None:
+        """Of a request that has its permit now."""
+        if self._max_request_s is None:
+            return client_deadline_s
+        latest_s = time.monotonic() + self._max_request_s
+        return latest_s if client_deadline_s is None else min(latest_s, client_deadline_s)
 
     def _model(self) -> ServedModel:
         if self._llms.model is None:
@@ -157,6 +187,12 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                 response.usage.decode_ms = (now_s - first_s) * 1e3
                 yield response
                 return
+
+
+def _connection_of(context: Any) -> str | None:
+    """What tells connections apart; None for those of unix sockets, which have no addresses."""
+    peer = context.peer()
+    return peer if peer.startswith(("ipv4:", "ipv6:")) else None
 
 
 def _version() -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+DEFAULT_RETRY_DELAY_MS = 1000
+
 
 class SpecGroveError(Exception):
     """Base of all errors below."""
@@ -32,7 +34,7 @@ class NoReplicaError(SpecGroveError):
 class ResourceExhaustedError(SpecGroveError):
     """No room now. Try again after ``retry_delay_ms``."""
 
-    def __init__(self, message: str, retry_delay_ms: int = 1000) -> None:
+    def __init__(self, message: str, retry_delay_ms: int = DEFAULT_RETRY_DELAY_MS) -> None:
         super().__init__(message)
         self.retry_delay_ms = retry_delay_ms
 

@@ -5,7 +5,10 @@ What comes in is checked for form here (missing parts, lengths); what a value me
 
 from __future__ import annotations
 
+from collections.abc import Sized
+
 from specgrove.errors import (
+    DEFAULT_RETRY_DELAY_MS,
     DeadlineExceededError,
     InternalError,
     InvalidRequestError,
@@ -28,6 +31,14 @@ from specgrove.request import (
 )
 from specgrove.token_tree import TokenTree
 from specgrove.v1 import llm_pb2, ssm_pb2, token_tree_pb2
+
+# What a service takes is less, and depends on it; a message with more than this is refused before its lists are copied.
+_MAX_NUM_TOKENS = 1 << 20
+_MAX_NUM_TREE_NODES = 4096
+_MAX_NUM_LOGIT_BIASES = 1024
+_MAX_NUM_STOP_TOKENS = 1024
+_MAX_NUM_SSMS = 64
+_MAX_ERROR_LEN = 1000
 
 
 def tree_to_proto(tree: TokenTree) -> token_tree_pb2.TokenTree:
@@ -101,7 +112,13 @@ def verify_work_to_proto(work: VerifyWork, item_id: int) -> llm_pb2.VerifyItem:
 
 
 def verify_work_from_proto(item: llm_pb2.VerifyItem) -> VerifyWork:
-    """Raises ``InvalidRequestError`` when the session's parameters are there with a base, or missing without."""
+    """Raises ``InvalidRequestError`` for too long lists, and for a session's parameters with a base, or none without."""
+    sampling = item.session.sampling
+    _check_len("new_token_ids", item.new_token_ids, _MAX_NUM_TOKENS)
+    for name in ("token_ids", "parents", "log_probs", "sources"):
+        _check_len(f"tree.{name}", getattr(item.tree, name), _MAX_NUM_TREE_NODES)
+    _check_len("session.sampling.logit_bias", sampling.logit_bias, _MAX_NUM_LOGIT_BIASES)
+    _check_len("session.sampling.stop_token_ids", sampling.stop_token_ids, _MAX_NUM_STOP_TOKENS)
     if (item.base == 0) != item.HasField("session"):
         raise InvalidRequestError.of("session", "must be sent with base 0, and only then")
     session = None
@@ -118,6 +135,11 @@ def verify_work_from_proto(item: llm_pb2.VerifyItem) -> VerifyWork:
         timeout_ms=item.timeout_ms or None,
         num_steps=item.num_steps or 1,
     )
+
+
+def _check_len(field: str, values: Sized, max_len: int) -> None:
+    if len(values) > max_len:
+        raise InvalidRequestError.of(field, f"has {len(values)} elements; at most {max_len}")
 
 
 def log_probs_to_proto(log_probs: LogProbs) -> token_tree_pb2.LogProbs:
@@ -175,7 +197,9 @@ def draft_work_to_proto(work: DraftWork, item_id: int) -> ssm_pb2.DraftItem:
 
 
 def draft_work_from_proto(item: ssm_pb2.DraftItem) -> DraftWork:
-    """The reverse of ``draft_work_to_proto``."""
+    """The reverse of ``draft_work_to_proto``. Raises ``InvalidRequestError`` for too long lists."""
+    _check_len("new_token_ids", item.new_token_ids, _MAX_NUM_TOKENS)
+    _check_len("ssms", item.ssms, _MAX_NUM_SSMS)
     return DraftWork(
         session_id=item.session_id,
         base=item.base,
@@ -211,11 +235,14 @@ _CODE_OF_ERROR: tuple[tuple[type[SpecGroveError], token_tree_pb2.WorkErrorCode],
 def error_to_proto(error: Exception) -> token_tree_pb2.WorkError:
     """Errors that are not ours become INTERNAL, by their type and text."""
     held_len = error.held_len if isinstance(error, StaleBaseError) else 0
+    retry_delay_ms = error.retry_delay_ms if isinstance(error, ResourceExhaustedError) else 0
     for error_type, code in _CODE_OF_ERROR:
         if isinstance(error, error_type):
-            return token_tree_pb2.WorkError(code=code, message=str(error), held_len=held_len)
+            return token_tree_pb2.WorkError(
+                code=code, message=str(error)[:_MAX_ERROR_LEN], held_len=held_len, retry_delay_ms=retry_delay_ms
+            )
     message = str(error) if isinstance(error, SpecGroveError) else f"{type(error).__name__}: {error}"
-    return token_tree_pb2.WorkError(code=token_tree_pb2.WORK_ERROR_CODE_INTERNAL, message=message)
+    return token_tree_pb2.WorkError(code=token_tree_pb2.WORK_ERROR_CODE_INTERNAL, message=message[:_MAX_ERROR_LEN])
 
 
 def error_from_proto(proto: token_tree_pb2.WorkError) -> SpecGroveError:
@@ -226,7 +253,7 @@ def error_from_proto(proto: token_tree_pb2.WorkError) -> SpecGroveError:
         case token_tree_pb2.WORK_ERROR_CODE_INVALID:
             return InvalidRequestError.of("item", proto.message)
         case token_tree_pb2.WORK_ERROR_CODE_RESOURCE_EXHAUSTED:
-            return ResourceExhaustedError(proto.message)
+            return ResourceExhaustedError(proto.message, proto.retry_delay_ms or DEFAULT_RETRY_DELAY_MS)
         case token_tree_pb2.WORK_ERROR_CODE_UNAVAILABLE:
             return UnavailableError(proto.message)
         case token_tree_pb2.WORK_ERROR_CODE_DEADLINE_EXCEEDED:

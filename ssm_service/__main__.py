@@ -26,6 +26,8 @@ from ssm_service.servicer import SsmServicer
 
 logger = logging.getLogger("ssm_service")
 
+_STOP_TIMEOUT_S = 5.0
+
 
 def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
     """The configuration, or exit code 2 with the flag that is wrong."""
@@ -106,7 +108,9 @@ async def serve(config: SsmServiceConfig) -> None:
             stopped=asyncio.wrap_future(loop.ended),
         )
     finally:
-        loop.stop()
+        has_ended = loop.stop(_STOP_TIMEOUT_S)
+    if not has_ended:
+        raise RuntimeError(f"the step under way has not ended in {_STOP_TIMEOUT_S:.0f} s")
 
 
 def main() -> int:

@@ -57,15 +57,19 @@ def checked_address(address: str) -> str:
     raise ValueError(f"address must be HOST:PORT or unix:/path, got {address!r}")
 
 
-def server_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[Option]:
-    """Options of every server. Two servers on one port are an error, not a silent split of the traffic."""
+def server_options(max_request_bytes: int = MAX_MESSAGE_BYTES, max_num_streams: int | None = None) -> list[Option]:
+    """Options of every server. Two servers on one port are an error, not a silent split of the traffic.
+
+    ``max_num_streams`` is the number of calls of one connection at once: a gRPC client keeps further ones back until one ends.
+    """
     return [
         *_KEEPALIVE,
         ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
         ("grpc.http2.max_ping_strikes", 0),
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_request_bytes),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.so_reuseport", 0),
+        *([] if max_num_streams is None else [("grpc.max_concurrent_streams", max_num_streams)]),
     ]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from specgrove.errors import InternalError, InvalidRequestError, SpecGroveError, UnavailableError
+from specgrove.errors import DeadlineExceededError, InternalError, InvalidRequestError, SpecGroveError, UnavailableError
 from specgrove.serving.status import abort
 from specgrove.serving.undecodable import invalid_text_field
 
@@ -29,8 +29,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class CallGuard(grpc.aio.ServerInterceptor):
     """One per server. ``is_draining`` is set by the server."""
 
-    def __init__(self) -> None:
+    def __init__(self, write_timeout_s: float | None = None) -> None:
+        """``write_timeout_s`` is how long a response of a stream may wait for its client to read."""
         self.is_draining = False
+        self._write_timeout_s = write_timeout_s
 
     async def intercept_service(
         self,
@@ -81,9 +83,18 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 # Not a generator itself: grpc does not close generators of cancelled calls, this block does.
                 async with contextlib.aclosing(behaviour(request, context)) as responses:
                     async for response in responses:
-                        await context.write(response)
+                        await self._write(context, response)
 
         return call
+
+    async def _write(self, context: Context, response: Any) -> None:
+        # HTTP/2 lets a server send as much as its client makes room for by reading; then writing waits.
+        try:
+            async with asyncio.timeout(self._write_timeout_s):
+                await context.write(response)
+        except TimeoutError:
+            seconds = f"{self._write_timeout_s:g} s"
+            raise DeadlineExceededError(f"the client has read nothing for {seconds}; its request was ended") from None
 
     def _check(self, request: object) -> None:
         if self.is_draining:
@@ -124,6 +135,7 @@ def _checked(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
             field = invalid_text_field(descriptor, content)
             if field is not None:
                 return _Undecodable(InvalidRequestError.of(field, "is not valid UTF-8"))
-            return _Undecodable(InvalidRequestError.of("request", f"its bytes are no {descriptor.full_name} message"))
+            description = f"its bytes are no {descriptor.full_name} message, or a text in it is not valid UTF-8"
+            return _Undecodable(InvalidRequestError.of("request", description))
 
     return deserialize_or_explain

@@ -12,6 +12,7 @@ import logging
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -35,6 +36,18 @@ DRAIN_TIMEOUT_S = 30.0
 _CLOSE_TIMEOUT_S = 0.5
 
 
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """What a server takes from its clients. The defaults are those between services, which trust one another.
+
+    ``max_num_streams`` is per connection; ``write_timeout_s`` is how long a response may wait for its client to read.
+    """
+
+    max_request_bytes: int = MAX_MESSAGE_BYTES
+    max_num_streams: int | None = None
+    write_timeout_s: float | None = None
+
+
 class Server:
     """One gRPC server. ``run_server`` is the usual way to use it; tests start and stop it in-process on port 0."""
 
@@ -46,7 +59,7 @@ class Server:
         service_names: Sequence[str],
         drain: Callable[[], Awaitable[None]] | None = None,
         drain_timeout_s: float = DRAIN_TIMEOUT_S,
-        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        limits: ServerLimits = ServerLimits(),
         tls: TlsFiles | None = None,
     ) -> None:
         """``register`` adds the servicers; ``drain`` returns when the work in progress is done (default: when all calls are)."""
@@ -55,15 +68,16 @@ class Server:
         self._service_names = ("", *service_names)
         self._drain = drain
         self._drain_timeout_s = drain_timeout_s
-        self._max_message_bytes = max_message_bytes
+        self._limits = limits
         self._tls = tls
-        self._guard = CallGuard()
+        self._guard = CallGuard(limits.write_timeout_s)
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
 
     async def start(self, *, is_serving: bool = True) -> str:
         """Listens, and returns the bound address. Raises ``OSError`` when the address is taken."""
-        server = grpc.aio.server(interceptors=[self._guard], options=server_options(self._max_message_bytes))
+        options = server_options(self._limits.max_request_bytes, self._limits.max_num_streams)
+        server = grpc.aio.server(interceptors=[self._guard], options=options)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         self._register(server)
         names = (*self._service_names[1:], health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
@@ -115,7 +129,7 @@ async def run_server(
     service_names: Sequence[str],
     drain: Callable[[], Awaitable[None]] | None = None,
     drain_timeout_s: float = DRAIN_TIMEOUT_S,
-    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    limits: ServerLimits = ServerLimits(),
     tls: TlsFiles | None = None,
     stopped: Awaitable[object] | None = None,
 ) -> None:
@@ -126,7 +140,7 @@ async def run_server(
         service_names=service_names,
         drain=drain,
         drain_timeout_s=drain_timeout_s,
-        max_message_bytes=max_message_bytes,
+        limits=limits,
         tls=tls,
     )
     await serve_until_signal(server, stopped)

@@ -10,6 +10,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from specgrove.errors import (
+    DEFAULT_RETRY_DELAY_MS,
     DeadlineExceededError,
     FieldViolation,
     InternalError,
@@ -79,7 +80,7 @@ def error_from_rpc(rpc_error: grpc.aio.AioRpcError) -> SpecGroveError:
         if details.retry_delay_ms is None and not details.info.reason:
             # grpc itself says so of a message over the size limit: trying again cannot help.
             return InvalidRequestError.of("request", message)
-        return ResourceExhaustedError(message, details.retry_delay_ms or 1000)
+        return ResourceExhaustedError(message, details.retry_delay_ms or DEFAULT_RETRY_DELAY_MS)
     if code is grpc.StatusCode.FAILED_PRECONDITION and details.info.reason == "STALE_BASE":
         return StaleBaseError(int(details.info.metadata.get("held_len", "0")), message)
     if code is grpc.StatusCode.UNAVAILABLE:

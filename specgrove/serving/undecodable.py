@@ -1,7 +1,8 @@
 """Finds the text field that keeps a message's bytes from being a message, so that the error can name it. Used by ``call_guard``.
 
 protobuf only says that parsing failed; most often a client put bytes that are no UTF-8 into a string. This walks the wire format
-(https://protobuf.dev/programming-guides/encoding) down to that field.
+(https://protobuf.dev/programming-guides/encoding) down to that field. It does so on the event loop, and so gives up after a number
+of fields that takes a few milliseconds.
 """
 
 from __future__ import annotations
@@ -11,40 +12,73 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-class _MalformedError(Exception):
-    """These bytes are no message at all."""
+_MAX_NUM_FIELDS = 2048
+# As protobuf's own parsers.
+_MAX_DEPTH = 100
+
+
+class _GivenUpError(Exception):
+    """These bytes are no message at all, or too many fields."""
 
 
 def invalid_text_field(descriptor: Descriptor, content: bytes) -> str | None:
-    """The path of the first text that is not valid UTF-8, e.g. ``chat.messages[1].content``; None where there is none."""
+    """The path of the first text that is not valid UTF-8, e.g. ``chat.messages[1].content``; None where none was found."""
     try:
-        return _search(descriptor, content)
-    except _MalformedError:
+        return _Search().in_message(descriptor, content)
+    except _GivenUpError:
         return None
 
 
-def _search(descriptor: Descriptor, content: bytes) -> str | None:
-    counts: dict[int, int] = {}
-    place = 0
-    while place < len(content):
-        key, place = _varint(content, place)
-        number, wire_type = key >> 3, key & 7
-        value, place = _value(content, place, wire_type)
-        field = descriptor.fields_by_number.get(number)
-        if field is None or wire_type != _BYTES:
-            continue
-        index = counts[number] = counts.get(number, -1) + 1
-        name = f"{field.name}[{index}]" if field.is_repeated else field.name
+class _Search:
+    """One walk, over all fields of all levels."""
+
+    def __init__(self) -> None:
+        self._num_fields = 0
+        self._depth = 0
+
+    def in_message(self, descriptor: Descriptor, content: bytes) -> str | None:
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise _GivenUpError
+        path = self._in_fields(descriptor, content)
+        self._depth -= 1
+        return path
+
+    def _in_fields(self, descriptor: Descriptor, content: bytes) -> str | None:
+        counts: dict[int, int] = {}
+        place = 0
+        while place < len(content):
+            self._num_fields += 1
+            if self._num_fields > _MAX_NUM_FIELDS:
+                raise _GivenUpError
+            key, place = _varint(content, place)
+            number, wire_type = key >> 3, key & 7
+            value, place = _value(content, place, wire_type)
+            field = descriptor.fields_by_number.get(number)
+            if field is None or wire_type != _BYTES:
+                continue
+            index = counts[number] = counts.get(number, -1) + 1
+            path = self._in_field(field, value)
+            if path is not None:
+                return (f"{field.name}[{index}]" if field.is_repeated else field.name) + path
+        return None
+
+    def _in_field(self, field: FieldDescriptor, value: bytes) -> str | None:
+        """The path below the field: empty where the field itself is the one."""
         if field.type == FieldDescriptor.TYPE_STRING:
-            try:
-                value.decode("utf-8")
-            except UnicodeDecodeError:
-                return name
-        elif field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type is not None:
-            inner = _search(field.message_type, value)
-            if inner is not None:
-                return f"{name}.{inner}"
-    return None
+            return None if _is_utf8(value) else ""
+        if field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type is not None:
+            inner = self.in_message(field.message_type, value)
+            return None if inner is None else f".{inner}"
+        return None
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _value(content: bytes, place: int, wire_type: int) -> tuple[bytes, int]:
@@ -55,9 +89,9 @@ def _value(content: bytes, place: int, wire_type: int) -> tuple[bytes, int]:
     elif wire_type in (_FIXED32, _FIXED64):
         length = 4 if wire_type == _FIXED32 else 8
     else:
-        raise _MalformedError
+        raise _GivenUpError
     if place + length > len(content):
-        raise _MalformedError
+        raise _GivenUpError
     return content[place : place + length], place + length
 
 
@@ -65,9 +99,9 @@ def _varint(content: bytes, place: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if place >= len(content):
-            raise _MalformedError
+            raise _GivenUpError
         value |= (content[place] & 0x7F) << shift
         place += 1
         if content[place - 1] < 0x80:
             return value, place
-    raise _MalformedError
+    raise _GivenUpError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from random import Random
 
 import pytest
 
@@ -76,3 +77,70 @@ async def test_a_waiter_that_is_cancelled_in_the_tick_before_its_turn_is_passed_
     assert order == [0, 2]
     assert (admission.num_active, admission.num_queued) == (0, 0)
     await asyncio.wait_for(admission.wait_idle(), 1)
+
+
+async def test_no_client_holds_more_than_its_share() -> None:
+    admission, order, gates = Admission(4, 8, max_num_per_client=3), [], [asyncio.Event() for _ in range(9)]
+
+    async def hold(number: int, client: str | None) -> None:
+        async with admission.permit(client):
+            order.append(number)
+            await gates[number].wait()
+
+    tasks = [asyncio.create_task(hold(number, "greedy")) for number in range(5)]
+    await asyncio.sleep(0)
+    assert order == [0, 1, 2]
+    tasks.append(asyncio.create_task(hold(5, "modest")))
+    await asyncio.sleep(0)
+    assert order == [0, 1, 2, 5]
+    # The place of the modest one is none for the greedy one, but for whoever else waits.
+    tasks.append(asyncio.create_task(hold(6, None)))
+    await asyncio.sleep(0)
+    gates[5].set()
+    await asyncio.gather(tasks[5])
+    await asyncio.sleep(0)
+    assert order == [0, 1, 2, 5, 6]
+    gates[0].set()
+    await asyncio.gather(tasks[0])
+    await asyncio.sleep(0)
+    assert order == [0, 1, 2, 5, 6, 3]
+    for gate in gates:
+        gate.set()
+    await asyncio.gather(*tasks)
+    assert sorted(order) == list(range(7))
+    assert (admission.num_active, admission.num_queued) == (0, 0)
+
+
+async def test_no_client_fills_the_queue() -> None:
+    admission, order, gate = Admission(4, 4, max_num_per_client=3), [], asyncio.Event()
+
+    async def hold(client: str) -> None:
+        async with admission.permit(client):
+            order.append(client)
+            await gate.wait()
+
+    tasks = [asyncio.create_task(hold("greedy")) for _ in range(6)]
+    await asyncio.sleep(0)
+    with pytest.raises(ResourceExhaustedError, match="which is its share"):
+        async with admission.permit("greedy"):
+            pass
+    tasks.append(asyncio.create_task(hold("modest")))
+    await asyncio.sleep(0)
+    assert order == ["greedy"] * 3 + ["modest"]
+    gate.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_refused_clients_are_told_different_times() -> None:
+    admission = Admission(2, 0, random=Random(0))
+    delays = []
+    async with admission.permit(), admission.permit():
+        for _ in range(20):
+            with pytest.raises(ResourceExhaustedError) as info:
+                async with admission.permit():
+                    pass
+            delays.append(info.value.retry_delay_ms)
+    assert len(set(delays)) == 20
+    # Two permits of about a second each: the twentieth has its turn after ten seconds.
+    assert 300 <= delays[0] <= 1000
+    assert 7000 <= delays[19] <= 13_000

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
-import time
+import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from router.served_model import ServedModel
-from router.validation import CheckedRequest, checked_request
+from router.text_work import TextWork
+from router.validation import CheckedRequest, check_fields, checked_detokenize, checked_request, checked_tokenize
 from specgrove.errors import InvalidRequestError
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2, token_tree_pb2
@@ -25,9 +28,9 @@ async def _checked(**fields: Any) -> CheckedRequest:
     if not {"text", "chat", "token_ids", "no_prompt"} & fields.keys():
         fields["text"] = "hello"
     fields.pop("no_prompt", None)
-    return await checked_request(
-        router_pb2.GenerateRequest(**fields), MODEL, ("lookup",), session_id="s", deadline_s=None
-    )
+    proto = router_pb2.GenerateRequest(**fields)
+    check_fields(proto, MODEL, ("lookup",))
+    return await checked_request(proto, MODEL, TextWork(), session_id="s", deadline_s=None)
 
 
 def _sampling(**fields: Any) -> dict[str, Any]:
@@ -36,6 +39,10 @@ def _sampling(**fields: Any) -> dict[str, Any]:
 
 def _chat(*messages: tuple[str, str]) -> dict[str, Any]:
     return {"chat": router_pb2.Chat(messages=[router_pb2.ChatMessage(role=r, content=c) for r, c in messages])}
+
+
+def _chat_with(**fields: Any) -> dict[str, Any]:
+    return {"chat": router_pb2.Chat(messages=[router_pb2.ChatMessage(role="user", content="hi")], **fields)}
 
 
 def _ids(*token_ids: int) -> dict[str, Any]:
@@ -48,8 +55,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"text": "x" * CONTEXT_LEN}, "text"),
     ({"text": "x" * 1_000_000}, "text"),
     (_chat(), "chat.messages"),
-    (_chat(("system", ""), ("user", "")), "chat.messages[1].content"),
-    (_chat(("user", "hi"), ("robot", "hi")), "chat.messages[1].role"),
+    (_chat(("user", "hi"), ("", "hi")), "chat.messages[1].role"),
+    (_chat(("user", "hi"), ("<|im_end|>", "hi")), "chat.messages[1].role"),
+    (_chat(("user", "hi"), ("r" * 65, "hi")), "chat.messages[1].role"),
+    (_chat(*[("user", "")] * 4097), "chat.messages"),
+    (_chat_with(chat_template_kwargs={"messages": []}), "chat.chat_template_kwargs"),
+    (_chat_with(chat_template_kwargs={"tools": ["x" * 65_536]}), "chat.chat_template_kwargs"),
+    (_chat_with(add_generation_prompt=True, continue_final_message=True), "chat.add_generation_prompt"),
+    ({"chat": {"messages": [{"role": "user", "attributes": {"content": "hi"}}]}}, "chat.messages[0].attributes"),
+    ({"chat": {"messages": [{"role": "user"}], "chat_template_kwargs": {"depth": math.nan}}}, "chat"),
     (_chat(("user", "x" * 1_000_000)), "chat"),
     (_ids(), "token_ids.token_ids"),
     (_ids(1, VOCAB_SIZE), "token_ids.token_ids"),
@@ -60,7 +74,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (_sampling(temperature=math.nan), "sampling.temperature"),
     (_sampling(temperature=math.inf), "sampling.temperature"),
     (_sampling(temperature=101), "sampling.temperature"),
-    (_sampling(top_p=0), "sampling.top_p"),
+    (_sampling(top_p=-0.01), "sampling.top_p"),
     (_sampling(top_p=1.01), "sampling.top_p"),
     (_sampling(top_p=math.nan), "sampling.top_p"),
     (_sampling(min_p=-0.1), "sampling.min_p"),
@@ -81,6 +95,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"stop": ["ok", "x" * 257]}, "stop[1]"),
     ({"stop": ["x"] * 17}, "stop"),
     ({"speculation": router_pb2.SpeculationOptions(ssms=["magic"])}, "speculation.ssms"),
+    ({"speculation": router_pb2.SpeculationOptions(ssms=["lookup"] * 65)}, "speculation.ssms"),
     ({"speculation": router_pb2.SpeculationOptions(max_depth=2**32 - 1)}, "speculation.max_depth"),
     ({"speculation": router_pb2.SpeculationOptions(max_num_nodes=256)}, "speculation.max_num_nodes"),
     ({"speculation": router_pb2.SpeculationOptions(beam_width=65)}, "speculation.beam_width"),
@@ -102,11 +117,119 @@ async def test_all_violations_are_told_at_once() -> None:
     assert fields == ["model", "sampling.temperature", "sampling.top_p", "sampling.num_log_probs", "stop[0]", "text"]
 
 
+class Untouchable(TextWork):
+    """For requests that must be refused before any text is worked on."""
+
+    async def run(self, num_bytes: int, function: Any) -> Any:
+        raise AssertionError("a text was worked on")
+
+
 async def test_a_megabyte_is_refused_without_tokenising() -> None:
-    started_s = time.perf_counter()
     with pytest.raises(InvalidRequestError, match=r"1000.* bytes.*context is 512 tokens"):
-        await _checked(text="x" * 1_000_000)
-    assert time.perf_counter() - started_s < 0.05
+        check_fields(router_pb2.GenerateRequest(text="x" * 1_000_000), MODEL, ())
+    with pytest.raises(InvalidRequestError, match=r"1000.* bytes.*context is 512 tokens"):
+        await checked_tokenize(router_pb2.TokenizeRequest(text="x" * 1_000_000), MODEL, Untouchable())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"speculation": {"ssms": [""] * 500_000}},
+        {"stop": [""] * 500_000},
+        {"chat": {"messages": [{}] * 4096}},
+        {"chat": {"messages": [{}] * 500_000}},
+        {"token_ids": {"token_ids": [VOCAB_SIZE] * 500_000}},
+        {"sampling": {"stop_token_ids": [VOCAB_SIZE] * 500_000}},
+        {"model": "m" * 1_000_000},
+    ],
+    ids=["ssms", "stop", "roles", "messages", "token_ids", "stop_token_ids", "model"],
+)
+def test_however_much_is_wrong_the_error_is_short(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError) as info:
+        check_fields(router_pb2.GenerateRequest(**fields), MODEL, ("lookup",))
+    assert len(info.value.violations) <= 16
+    assert len(str(info.value)) < 2000
+
+
+def test_violations_that_are_not_listed_are_counted() -> None:
+    with pytest.raises(InvalidRequestError) as info:
+        check_fields(router_pb2.GenerateRequest(chat={"messages": [{}] * 20}), MODEL, ())
+    assert len(info.value.violations) == 16
+    assert str(info.value).endswith("request: and 5 more")
+
+
+async def test_tokenize_and_detokenize_name_their_own_fields() -> None:
+    with pytest.raises(InvalidRequestError) as info:
+        await checked_tokenize(router_pb2.TokenizeRequest(), MODEL, Untouchable())
+    assert str(info.value) == "input: none was given: set text or chat"
+    with pytest.raises(InvalidRequestError, match="text: is empty"):
+        await checked_tokenize(router_pb2.TokenizeRequest(text=""), MODEL, Untouchable())
+    too_many = router_pb2.DetokenizeRequest(token_ids=[1] * (CONTEXT_LEN + 1))
+    with pytest.raises(InvalidRequestError, match=r"token_ids: has 513 ids; at most 512"):
+        checked_detokenize(too_many, MODEL)
+    with pytest.raises(InvalidRequestError, match=r"token_ids: token id 257 is out of range"):
+        checked_detokenize(router_pb2.DetokenizeRequest(token_ids=[VOCAB_SIZE]), MODEL)
+
+
+async def test_what_other_systems_clients_send_is_taken() -> None:
+    sampling = (await _checked(**_sampling(temperature=1, top_p=0, top_k=7))).request.sampling
+    assert (sampling.top_k, sampling.top_p) == (1, 1.0)
+    assert (await _checked(**_sampling(top_k=2**32 - 1))).request.sampling.top_k == 0
+    checked = await _checked(stop=["a", "b", "a"], speculation=router_pb2.SpeculationOptions(ssms=["lookup"] * 2))
+    assert checked.stop_texts == ("a", "b")
+    assert checked.request.speculation.ssms == ("lookup",)
+
+
+async def _prompt_of(**chat: Any) -> str:
+    return bytes((await _checked(chat=router_pb2.Chat(**chat))).request.prompt_token_ids).decode()
+
+
+async def test_the_template_decides_on_roles_and_sees_all_of_a_message() -> None:
+    messages: list[dict[str, Any]] = [
+        {"role": "developer", "content": "be brief"},
+        {"role": "user", "content": ""},
+        {"role": "tool", "content": "42", "attributes": {"name": "sum", "count": 3}},
+    ]
+    template = "{% for m in messages %}[{{ m.role }} {{ m.name }}{{ m.count }}]{{ m.content }}{% endfor %}"
+    model = replace(MODEL, tokenizer=Tokenizer(toy_tokenizer_json(), {}, template))
+    proto = router_pb2.GenerateRequest(chat=router_pb2.Chat(messages=messages))
+    check_fields(proto, model, ())
+    checked = await checked_request(proto, model, TextWork(), session_id="s", deadline_s=None)
+    assert bytes(checked.request.prompt_token_ids) == b"[developer ]be brief[user ][tool sum3]42"
+
+
+async def test_the_template_gets_its_variables() -> None:
+    template = "{% if thinking is defined and not thinking %}quick{{ depth }}{{ share }}{% endif %}-"
+    model = replace(MODEL, tokenizer=Tokenizer(toy_tokenizer_json(), {}, template))
+    proto = router_pb2.GenerateRequest(**_chat_with(chat_template_kwargs={"thinking": False, "depth": 3, "share": 0.5}))
+    checked = await checked_request(proto, model, TextWork(), session_id="s", deadline_s=None)
+    assert bytes(checked.request.prompt_token_ids) == b"quick30.5-"
+
+
+async def test_an_assistants_message_is_continued() -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello, "}]
+    assert await _prompt_of(messages=messages) == "[user]hi[assistant]Hello, [assistant]"
+    assert await _prompt_of(messages=messages, continue_final_message=True) == "[user]hi[assistant]Hello, "
+
+
+async def test_only_few_long_texts_are_worked_on_at_once() -> None:
+    text_work, running, most = TextWork(), 0, 0
+    gate = threading.Semaphore(0)
+
+    def work() -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        assert gate.acquire(timeout=10)
+        running -= 1
+        return 1
+
+    tasks = [asyncio.create_task(text_work.run(1 << 20, work)) for _ in range(6)]
+    # Short ones wait for nobody.
+    assert await text_work.run(100, lambda: "short") == "short"
+    gate.release(6)
+    assert await asyncio.gather(*tasks) == [1] * 6
+    assert most <= 2
 
 
 async def test_defaults_are_filled_in() -> None:

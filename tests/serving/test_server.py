@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from specgrove.errors import InternalError, InvalidRequestError, ResourceExhaustedError, UnavailableError
 from specgrove.serving.address import checked_address
-from specgrove.serving.server import Server, serve_until_signal
+from specgrove.serving.server import Server, ServerLimits, serve_until_signal
 from specgrove.serving.status import error_from_rpc
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
 from tests.serving.toy_service import SERVICE_NAME, EchoServicer, client_of, server_of
@@ -32,7 +32,7 @@ async def servicer() -> EchoServicer:
 
 @pytest_asyncio.fixture
 async def server(servicer: EchoServicer) -> AsyncIterator[Server]:
-    server = server_of(servicer, max_message_bytes=1 << 20)
+    server = server_of(servicer, limits=ServerLimits(max_request_bytes=1 << 20))
     await server.start()
     yield server
     await server.stop(0)

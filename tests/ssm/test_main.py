@@ -1,0 +1,36 @@
+"""The SSM service as a process: how it ends."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from ssm_service import __main__ as main
+
+
+async def test_a_step_that_hangs_does_not_keep_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    hangs, gate = threading.Event(), threading.Event()
+
+    async def run_server(*arguments: Any, **settings: Any) -> None:
+        """Ends at once, as after a signal."""
+
+    def hang() -> None:
+        hangs.set()
+        gate.wait(30)
+
+    class HangingLoop(main.StepLoop):  # type: ignore[type-arg]
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.call(hang)
+            assert hangs.wait(5)
+
+    monkeypatch.setattr(main, "run_server", run_server)
+    monkeypatch.setattr(main, "StepLoop", HangingLoop)
+    monkeypatch.setattr(main, "_STOP_TIMEOUT_S", 0.05)
+    try:
+        with pytest.raises(RuntimeError, match="the step under way has not ended"):
+            await main.serve(main.parse_arguments(["--ssm", "lookup", "--threads", "1"]))
+    finally:
+        gate.set()

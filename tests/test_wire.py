@@ -1,0 +1,56 @@
+"""Messages between services: lists that are too long are refused before they are copied, and errors keep what they say."""
+
+from __future__ import annotations
+
+import pytest
+
+from specgrove import wire
+from specgrove.errors import InvalidRequestError, ResourceExhaustedError, StaleBaseError
+from specgrove.v1 import llm_pb2, ssm_pb2, token_tree_pb2
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"new_token_ids": [1] * ((1 << 20) + 1)}, "new_token_ids"),
+        ({"tree": {"token_ids": [1] * 4097}}, "tree.token_ids"),
+        ({"tree": {"parents": [0] * 4097}}, "tree.parents"),
+        ({"tree": {"log_probs": [0.0] * 4097}}, "tree.log_probs"),
+        ({"tree": {"sources": [0] * 4097}}, "tree.sources"),
+        ({"session": {"sampling": {"stop_token_ids": [1] * 1025}}}, "session.sampling.stop_token_ids"),
+        (
+            {"session": {"sampling": {"logit_bias": dict.fromkeys(range(1025), 0.0)}}},
+            "session.sampling.logit_bias",
+        ),
+    ],
+)
+def test_lists_of_a_verify_item_have_a_bound(fields, field) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InvalidRequestError, match=r"elements; at most") as info:
+        wire.verify_work_from_proto(llm_pb2.VerifyItem(**fields))
+    assert info.value.violations[0].field == field
+
+
+@pytest.mark.parametrize("field", ["new_token_ids", "ssms"])
+def test_lists_of_a_draft_item_have_a_bound(field: str) -> None:
+    values = {"new_token_ids": [1] * ((1 << 20) + 1), "ssms": ["x"] * 65}
+    with pytest.raises(InvalidRequestError, match=rf"{field}: has \d+ elements; at most"):
+        wire.draft_work_from_proto(ssm_pb2.DraftItem(**{field: values[field]}))
+
+
+def test_errors_keep_what_they_say_over_the_work_stream() -> None:
+    exhausted = wire.error_from_proto(wire.error_to_proto(ResourceExhaustedError("no free KV slots", 250)))
+    assert isinstance(exhausted, ResourceExhaustedError)
+    assert (str(exhausted), exhausted.retry_delay_ms) == ("no free KV slots", 250)
+    stale = wire.error_from_proto(wire.error_to_proto(StaleBaseError(7)))
+    assert isinstance(stale, StaleBaseError)
+    assert stale.held_len == 7
+    # Of a service that doesn't say: the usual delay.
+    proto = token_tree_pb2.WorkError(code=token_tree_pb2.WORK_ERROR_CODE_RESOURCE_EXHAUSTED)
+    unsaid = wire.error_from_proto(proto)
+    assert isinstance(unsaid, ResourceExhaustedError)
+    assert unsaid.retry_delay_ms == 1000
+
+
+def test_errors_are_short_whatever_they_quote() -> None:
+    assert len(wire.error_to_proto(InvalidRequestError.of("ssms", "x" * 100_000)).message) == 1000
+    assert len(wire.error_to_proto(ValueError("x" * 100_000)).message) == 1000
