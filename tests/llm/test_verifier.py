@@ -23,28 +23,7 @@ from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import WorkItem
 from specgrove.token_tree import TokenTree
 from tests.conftest import TINY_VOCAB_SIZE
-from tests.llm.verifying import GREEDY, PROMPT, SAMPLED, Clock, ask, incremental, opening, run
-
-
-def random_tree(rng: random.Random, root: int, likely: list[int]) -> TokenTree:
-    """A tree that holds the likely path, up to some depth, among wrong branches."""
-    token_ids, parents, trunk = [root], [-1], 0
-    children: set[tuple[int, int]] = set()
-    for token_id in likely[: rng.randrange(len(likely) + 1)]:
-        for _ in range(rng.randrange(3)):
-            wrong = (rng.randrange(len(token_ids)), rng.randrange(TINY_VOCAB_SIZE))
-            if wrong not in children and wrong != (trunk, token_id):
-                children.add(wrong)
-                parents.append(wrong[0])
-                token_ids.append(wrong[1])
-        if (trunk, token_id) in children:
-            break
-        children.add((trunk, token_id))
-        parents.append(trunk)
-        token_ids.append(token_id)
-        trunk = len(token_ids) - 1
-    size = len(token_ids)
-    return TokenTree(tuple(token_ids), tuple(parents), (0.0,) + (-1.0,) * (size - 1), (0,) * size)
+from tests.llm.verifying import GREEDY, PROMPT, SAMPLED, Clock, ask, incremental, opening, random_tree, run
 
 
 @settings(max_examples=25, deadline=None)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 from llm_service.verifier import VerifierEngine
 from specgrove.request import SamplingParams, SessionParams, Verdict, VerifyWork
 from specgrove.runtime.step_loop import WorkItem
 from specgrove.token_tree import TokenTree
+from tests.conftest import TINY_VOCAB_SIZE
 
 GREEDY = SamplingParams()
 PROMPT = [5, 1, 44, 90, 3, 3, 17, 60, 2, 8, 31]
@@ -53,3 +56,24 @@ def incremental(engine: VerifierEngine, prompt: list[int], num_tokens: int, samp
         work = VerifyWork("incremental", base, (), TokenTree.of_root(output[-1]))
     engine.close_session("incremental")
     return output
+
+
+def random_tree(rng: random.Random, root: int, likely: list[int]) -> TokenTree:
+    """A tree that holds the likely path, up to some depth, among wrong branches."""
+    token_ids, parents, trunk = [root], [-1], 0
+    children: set[tuple[int, int]] = set()
+    for token_id in likely[: rng.randrange(len(likely) + 1)]:
+        for _ in range(rng.randrange(3)):
+            wrong = (rng.randrange(len(token_ids)), rng.randrange(TINY_VOCAB_SIZE))
+            if wrong not in children and wrong != (trunk, token_id):
+                children.add(wrong)
+                parents.append(wrong[0])
+                token_ids.append(wrong[1])
+        if (trunk, token_id) in children:
+            break
+        children.add((trunk, token_id))
+        parents.append(trunk)
+        token_ids.append(token_id)
+        trunk = len(token_ids) - 1
+    size = len(token_ids)
+    return TokenTree(tuple(token_ids), tuple(parents), (0.0,) + (-1.0,) * (size - 1), (0,) * size)
