@@ -143,7 +143,8 @@ async def serve(
         session_ttl_s=config.session_ttl_s,
         stream_interval_s=config.stream_interval_s,
     )
-    logger.info("context %d tokens", verifier.max_model_len)
+    is_cut = verifier.max_model_len < check_max_model_len(config, runner.spec)
+    logger.info("context %d tokens%s", verifier.max_model_len, ", as many as there are KV slots" if is_cut else "")
     engine = VerifierEngine(runner, verifier)
     model = ServedModel(
         name=name_of(folder),

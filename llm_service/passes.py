@@ -21,6 +21,25 @@ from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 
 
 @dataclass(frozen=True, slots=True)
+class PassPart:
+    """An item's part in a pass, its slots assigned: those of the chunk are its session's, those of the tree the pass's."""
+
+    pending: PendingWork
+    start: int
+    """Slots that the session had before: where to cut it back to, should the pass fail."""
+    tree_slots: list[int]
+    """Empty where its tree is not in this pass."""
+
+    @classmethod
+    def of(cls, entry: StepEntry, slots: list[int]) -> PassPart:
+        """The planned entry with a slot for each of its rows."""
+        session = entry.pending.session
+        start = len(session.slots)
+        session.slots.extend(slots[: entry.chunk_len])
+        return cls(entry.pending, start, slots[entry.chunk_len :])
+
+
+@dataclass(frozen=True, slots=True)
 class TreeInFlight:
     """A tree in a pass under way."""
 
@@ -35,6 +54,7 @@ class TreeInFlight:
 class Pass:
     """A forward pass under way."""
 
+    parts: tuple[PassPart, ...]
     trees: tuple[TreeInFlight, ...]
     started_s: float
     num_rows: int
@@ -48,42 +68,40 @@ class Pass:
         )
 
 
-def pass_of(entries: Sequence[tuple[StepEntry, list[int]]], *, choices_are_cheap: bool) -> tuple[Pass, ForwardBatch]:
-    """The rows of planned entries, each with its slots. Chunks' slots become their sessions' now."""
+def pass_of(parts: tuple[PassPart, ...], *, choices_are_cheap: bool) -> tuple[Pass, ForwardBatch]:
+    """The rows of an item's part each: the committed tokens that just got slots, and its tree below them."""
     started_s = time.perf_counter()
     builder = BatchBuilder()
     trees = []
-    for entry, slots in entries:
-        pending, session = entry.pending, entry.pending.session
-        start = len(session.slots)
-        session.slots.extend(slots[: entry.chunk_len])
-        chunk = session.token_ids[start : start + entry.chunk_len]
-        if not entry.has_tree:
+    for part in parts:
+        pending, session = part.pending, part.pending.session
+        chunk = session.token_ids[part.start : len(session.slots)]
+        if not part.tree_slots:
             builder.add(session.slots, chunk)
             continue
-        tree_slots = slots[entry.chunk_len :]
-        rows = TreeRows(pending.tree.token_ids, pending.tree.parents, tree_slots)
+        rows = TreeRows(pending.tree.token_ids, pending.tree.parents, part.tree_slots)
         choices = choices_wanted(session, pending.tree, are_cheap=choices_are_cheap)
         asked = builder.add(session.slots, chunk, rows, choices=choices)
         pending.is_in_flight = True
-        trees.append(TreeInFlight(pending, tree_slots, asked, choices is not None))
+        trees.append(TreeInFlight(pending, part.tree_slots, asked, choices is not None))
     batch = builder.build()
-    return Pass(tuple(trees), started_s, batch.num_rows), batch
+    return Pass(parts, tuple(trees), started_s, batch.num_rows), batch
 
 
-def next_pass(before: Pass, slots: Sequence[int]) -> tuple[Pass, ForwardBatch]:
-    """The next step of a pass's items, with a slot for each: their roots are its choices (see ``Runner.max_num_ahead``)."""
+def next_pass(before: Pass, parts: tuple[PassPart, ...]) -> tuple[Pass, ForwardBatch]:
+    """The next step of a pass's items, a slot each: their roots are its choices (see ``Runner.max_num_ahead``)."""
     started_s = time.perf_counter()
     builder = BatchBuilder()
     trees = []
-    for tree, slot in zip(before.trees, slots, strict=True):
+    for tree, part in zip(before.trees, parts, strict=True):
         session = tree.pending.session
         context = session.slots + array("i", tree.slots)
         choice = RowChoice(session.choice_params, len(session.token_ids) + 1)
-        asked = builder.add(context, (), TreeRows([-1 - tree.asked.start], [-1], [slot]), choices=[choice])
-        trees.append(TreeInFlight(tree.pending, [slot], asked, has_choices=True))
+        rows = TreeRows([-1 - tree.asked.start], [-1], part.tree_slots)
+        asked = builder.add(context, (), rows, choices=[choice])
+        trees.append(TreeInFlight(tree.pending, part.tree_slots, asked, has_choices=True))
     batch = builder.build()
-    return Pass(tuple(trees), started_s, batch.num_rows), batch
+    return Pass(parts, tuple(trees), started_s, batch.num_rows), batch
 
 
 def answers_by_tree(trees: Sequence[TreeInFlight], output: ForwardOutput) -> Iterator[tuple[TreeInFlight, Answers]]:

@@ -1,7 +1,7 @@
 """A session of the verifier: the committed tokens it holds, their KV slots, and the work under way. Owned by the engine.
 
-Invariant: ``slots`` covers a prefix of ``token_ids``; between two works it covers all but the last token, which is the next
-tree's root.
+Invariant: ``slots`` covers a prefix of ``token_ids``. Between two works it covers all but the last token, which is the next tree's
+root, unless the session had to give its slots back: then it is empty, and all is computed again.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ class Session:
     sent_s: float = -math.inf  # when the last verdict went out
     wants_prompt_progress: bool = False
     progress_s: float = -math.inf  # when its progress was last told
+    seniority: int = 0
+    """By the order in which sessions were opened, lower is older. It and ``is_admitted`` are set by ``Room`` alone."""
+    is_admitted: bool = False
+    """Whether it may take slots."""
     choice_params: ChoiceParams = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,6 +75,8 @@ class PendingWork:
     """Whether a forward pass over its tree is under way."""
     unsent: Verdict | None = None
     """Of steps whose tokens go out with a later one's."""
+    num_failures: int = 0
+    """Forward passes in a row that failed with it. After the first it runs apart from others; after the second it is given up."""
 
     @classmethod
     def of(cls, item_id: int, session: Session, work: VerifyWork, now_s: float) -> PendingWork:
@@ -83,6 +89,7 @@ class PendingWork:
         self.tree = TokenTree.of_root(self.session.token_ids[-1])
         self.num_steps_left -= 1
         self.is_in_flight = False
+        self.num_failures = 0
 
 
 def _choice_params(sampling: SamplingParams) -> ChoiceParams:

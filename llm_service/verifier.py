@@ -1,40 +1,43 @@
-"""The verifier engine: sessions, KV slots and work under way; a ``step`` begins forward passes and applies the oldest.
+"""The verifier engine: sessions and work under way; a ``step`` begins forward passes and applies the oldest.
 
 Driven by a ``StepLoop``, on whose thread everything here happens. Sessions are a cache of the router's committed tokens: they
-may be dropped at any time (idle, no room, a failed step), and the router then sends the tokens again.
+may be dropped at any time (idle for long, an item that failed), and the router then sends the tokens again. Who has KV slots is decided by
+``Room``. A pass that fails costs no one but the item that it fails with: its items are computed again, each in passes of its own, and the
+one that fails there too is given up.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection
 
-from llm_service.acceptance import Answers, accept, check_sampling
+from llm_service.acceptance import Acceptance, Answers, accept
 from llm_service.config import VerifierConfig
-from llm_service.passes import Pass, answers_by_tree, next_pass, pass_of
-from llm_service.scheduler import StepEntry, StepPlan, plan_step
+from llm_service.outbox import Outbox, Result
+from llm_service.pass_planner import PassPlanner
+from llm_service.passes import Pass, PassPart, TreeInFlight, answers_by_tree, next_pass, pass_of
+from llm_service.room import Room
 from llm_service.session import PendingWork, Session
+from llm_service.work_check import check_work
 from specgrove.errors import (
     DeadlineExceededError,
     InternalError,
     InvalidRequestError,
-    ResourceExhaustedError,
     SessionClosedError,
     SpecGroveError,
     StaleBaseError,
 )
+from specgrove.models.forward_batch import ForwardBatch
 from specgrove.request import PromptProgress, Verdict, VerifyWork
-from specgrove.runtime.kv_slots import SlotPool
 from specgrove.runtime.model_runner import Runner, measure_step_ms
-from specgrove.runtime.step_loop import WorkItem
-from specgrove.token_tree import TokenTree
+from specgrove.runtime.step_loop import FatalEngineError, WorkItem
 
-_MAX_NUM_STEPS = 256
-_PROGRESS_INTERVAL_S = 0.2
+logger = logging.getLogger(__name__)
+
 _SOON_S = 0.1  # in which a session that drafts will have its next tree
-
-Result = tuple[int, Verdict | PromptProgress | SpecGroveError]
+_MAX_NUM_FAILURES = 2
 
 
 class VerifierEngine:
@@ -50,115 +53,67 @@ class VerifierEngine:
 
     def reset(self) -> None:
         """Forgets all sessions and all work."""
-        self._slots = SlotPool(self._runner.num_slots)
-        self._sessions: dict[str, Session] = {}
+        self._room = Room(self._runner.num_slots)
+        self._planner = PassPlanner(self._room, self._config, self._runner.max_num_in_flight)
         self._pending: dict[str, PendingWork] = {}
-        self._ready: list[Result] = []
+        self._outbox = Outbox(self._config.stream_interval_s, self._clock_s)
         self._in_flight: deque[Pass] = deque()
+        self._all_wait = False
         self._runner.discard()
 
     @property
     def num_sessions(self) -> int:
         """Sessions held."""
-        return len(self._sessions)
+        return len(self._room)
 
     @property
     def num_free_slots(self) -> int:
         """KV slots that no session holds."""
-        return self._slots.num_free
+        return self._room.num_free
 
     def has_work(self) -> bool:
-        """See ``Engine``."""
-        return bool(self._pending or self._ready or self._in_flight)
+        """See ``Engine``. Items that wait for older sessions to go on or to end are none, until something happens or time has passed."""
+        return bool(self._outbox or self._in_flight or (self._pending and not self._all_wait))
 
     def add(self, item: WorkItem[VerifyWork]) -> None:
         """See ``Engine``. While an item of a session is under way, only one that opens it anew is taken: it replaces the first."""
         work = item.work
-        self._check(work)
+        check_work(work, self._config, vocab_size=self._runner.spec.vocab_size, num_slots=self._runner.num_slots)
+        self._all_wait = False
         if work.base == 0:
-            self._send_unsent()  # the prompt's passes may take long
+            self._outbox.put_unsent(self._pending.values())  # the prompt's passes may take long
+            before = self._room.get(work.session_id)
             self.close_session(work.session_id)
-        session = self._sessions.get(work.session_id)
-        held_len = len(session.token_ids) if session else 0
-        if work.base != held_len or (work.base > 0 and work.session_id in self._pending):
-            raise StaleBaseError(held_len if work.session_id not in self._pending else 0)
-        if session is None:
             assert work.session is not None
-            session = Session(work.session_id, work.session.sampling, work.session.prompt_len)
-            session.wants_prompt_progress = work.session.wants_prompt_progress
-            self._sessions[work.session_id] = session
+            opened = Session(work.session_id, work.session.sampling, work.session.prompt_len)
+            opened.wants_prompt_progress = work.session.wants_prompt_progress
+            self._room.open(opened, before)
+        session = self._room.get(work.session_id)
+        held_len = len(session.token_ids) if session else 0
+        if session is None or work.base != held_len or work.session_id in self._pending:
+            raise StaleBaseError(held_len if work.session_id not in self._pending else 0)
         session.extend(work.new_token_ids)
         session.last_used_s = self._clock_s()
         if work.tree.token_ids[0] != session.token_ids[-1]:
-            self._drop(session)
+            self._room.drop(session)
             raise InvalidRequestError.of("tree.token_ids[0]", "the root must be the last committed token")
         self._pending[work.session_id] = PendingWork.of(item.item_id, session, work, session.last_used_s)
-
-    def _check(self, work: VerifyWork) -> None:
-        vocab_size, max_len = self._runner.spec.vocab_size, self._config.max_model_len
-        if not 1 <= len(work.session_id) <= 64:
-            raise InvalidRequestError.of("session_id", "must have 1 to 64 characters")
-        if (work.base == 0) != (work.session is not None) or (work.base == 0 and not work.new_token_ids):
-            raise InvalidRequestError.of(
-                "base", "base 0 must come with the session's parameters and all committed tokens"
-            )
-        if work.session is not None and not 1 <= work.session.prompt_len <= len(work.new_token_ids):
-            raise InvalidRequestError.of("session.prompt_len", "must be from 1 to the number of committed tokens")
-        if any(not 0 <= token_id < vocab_size for token_id in work.new_token_ids):
-            raise InvalidRequestError.of("new_token_ids", f"ids must be below the vocabulary's size {vocab_size}")
-        if work.session is not None:
-            check_sampling(work.session.sampling, vocab_size)
-        try:
-            work.tree.validated(vocab_size=vocab_size, max_num_nodes=self._config.max_num_tree_nodes)
-        except ValueError as error:
-            raise InvalidRequestError.of("tree", str(error)) from error
-        num_tokens = work.base + len(work.new_token_ids)
-        if not 1 <= work.num_steps <= _MAX_NUM_STEPS:
-            raise InvalidRequestError.of("num_steps", f"must be from 1 to {_MAX_NUM_STEPS}")
-        reached_len = num_tokens + max(work.tree.depths()) + work.num_steps - 1
-        if reached_len > max_len:
-            raise InvalidRequestError.of(
-                "tree", f"committed tokens, tree and steps after it reach {reached_len}, the context holds {max_len}"
-            )
-        if num_tokens > self._runner.num_slots:
-            raise InvalidRequestError.of(
-                "new_token_ids", f"{num_tokens} tokens need as many KV slots; the service has {self._runner.num_slots}"
-            )
 
     def step(self) -> list[Result]:
         """See ``Engine``. Begins forward passes while the runner takes more, then finishes the oldest; results that wait go first."""
         self._fail_expired()
-        if self._ready:
-            ready, self._ready = self._ready, []
-            return ready
-        has_room = True
-        while has_room and len(self._in_flight) < self._runner.max_num_in_flight:
-            has_room = self._start_forward()
+        if self._outbox:
+            return self._outbox.take()
+        has_begun = len(self._in_flight) > 0
+        while len(self._in_flight) < self._runner.max_num_in_flight and self._start_forward():
+            has_begun = True
         if self._in_flight and 0 < len(self._in_flight[0].trees) <= self._runner.max_num_ahead:
             self._run_ahead()
-        results = self._finish_forward() if self._in_flight else []
-        results.extend(self._prompt_progress())
-        results.extend(self._ready)  # what found no slots
-        self._ready = []
-        return results
-
-    def _prompt_progress(self) -> list[Result]:
-        """Of those who want it, now and then. Prompts of a pass or two never get here."""
-        now_s = self._clock_s()
-        results: list[Result] = []
-        for pending in self._pending.values():
-            session = pending.session
-            is_due = session.wants_prompt_progress and now_s - session.progress_s >= _PROGRESS_INTERVAL_S
-            if is_due and session.slots and session.num_uncached > 0:
-                results.append((pending.item_id, PromptProgress(len(session.slots))))
-                session.progress_s = now_s
-        return results
-
-    def _send_unsent(self) -> None:
-        for pending in self._pending.values():
-            if pending.unsent is not None:
-                self._ready.append((pending.item_id, pending.unsent))
-                pending.unsent, pending.session.sent_s = None, self._clock_s()
+        if self._in_flight:
+            self._finish_forward()
+        self._outbox.put_progress(self._pending.values())
+        self._all_wait = not has_begun
+        return self._outbox.take()
 
     def _fail_expired(self) -> None:
         now_s = self._clock_s()
@@ -166,48 +121,14 @@ class VerifierEngine:
             if pending.deadline_s is not None and now_s > pending.deadline_s:
                 self._fail(pending, DeadlineExceededError("the item's time ran out before its tree was verified"))
 
-    def _with_slots(self, plan: StepPlan) -> list[tuple[StepEntry, list[int]]]:
-        """Each entry with a KV slot for every row.
-
-        Idle sessions make room. Where that is not enough the tree is given up, which costs speed only. An item that finds no
-        room even so waits for the passes in flight, which free some; where there are none it fails.
-        """
-        with_slots = []
-        for entry in plan.entries:
-            self._evict_idle(entry.num_rows)
-            if entry.has_tree and entry.num_rows > self._slots.num_free:
-                entry.pending.tree = TokenTree.of_root(entry.pending.tree.token_ids[0])
-            try:
-                with_slots.append((entry, self._slots.allocate(entry.num_rows)))
-            except ResourceExhaustedError as error:
-                if not self._in_flight:
-                    self._fail(entry.pending, error)
-        return with_slots
-
-    def _evict_idle(self, num_wanted: int) -> None:
-        while self._slots.num_free < num_wanted:
-            idle = [session for session in self._sessions.values() if session.session_id not in self._pending]
-            if not idle:
-                return
-            self._drop(min(idle, key=lambda session: session.last_used_s))
-
     def _start_forward(self) -> bool:
         """Plans a pass over what is not in flight and begins it; False where there is nothing to do."""
-        config = self._config
-        plan = self._with_slots(
-            plan_step(
-                self._pending.values(),
-                config.max_num_chunk_tokens,
-                config.max_num_tree_rows,
-                self._runner.max_num_in_flight,
-            )
-        )
-        if not plan:
-            return False
-        begun, batch = pass_of(plan, choices_are_cheap=self._runner.choices_are_cheap)
-        self._in_flight.append(begun)
-        self._runner.start(batch)
-        return True
+        in_flight = {part.pending.session.session_id for begun in self._in_flight for part in begun.parts}
+        parts = self._planner.next_parts(self._pending, in_flight, self._clock_s())
+        self._outbox.put_unsent([pending for pending in self._pending.values() if not pending.session.is_admitted])
+        if parts:
+            self._begin(parts, lambda: pass_of(parts, choices_are_cheap=self._runner.choices_are_cheap))
+        return bool(parts)
 
     def _run_ahead(self) -> None:
         """Begins the pass that follows the one in flight at once, where it is sure what will be in it and nobody would wait for it.
@@ -218,53 +139,87 @@ class VerifierEngine:
             return
         (before,) = self._in_flight
         soon_s = self._clock_s() - _SOON_S
-        idle = (session for session in self._sessions.values() if session.session_id not in self._pending)
-        if any(session.last_used_s > soon_s for session in idle) or len(before.trees) > self._slots.num_free:
+        idle = (session for session in self._room if session.session_id not in self._pending)
+        if any(session.last_used_s > soon_s for session in idle):
             return
-        begun, batch = next_pass(before, self._slots.allocate(len(before.trees)))
-        self._in_flight.append(begun)
-        self._runner.start(batch)
+        slots = self._room.take_for_now(len(before.trees))
+        if slots is None:
+            return
+        parts = tuple(
+            PassPart(tree.pending, len(tree.pending.session.slots), [slot])
+            for tree, slot in zip(before.trees, slots, strict=True)
+        )
+        self._begin(parts, lambda: next_pass(before, parts))
 
-    def _finish_forward(self) -> list[Result]:
-        output = self._runner.finish()
+    def _begin(self, parts: tuple[PassPart, ...], make: Callable[[], tuple[Pass, ForwardBatch]]) -> None:
+        try:
+            begun, batch = make()
+            self._runner.start(batch)
+        except FatalEngineError:
+            raise
+        except Exception as error:
+            self._undo_passes(parts, error)
+        else:
+            self._in_flight.append(begun)
+
+    def _finish_forward(self) -> None:
         forward = self._in_flight.popleft()
+        try:
+            output = self._runner.finish()
+        except FatalEngineError:
+            raise
+        except Exception as error:
+            self._undo_passes(forward.parts, error)
+            return
         step_ms = (time.perf_counter() - forward.started_s) * 1e3
         self.num_steps += 1
         self.num_step_tokens += forward.num_rows
-        results: list[Result] = []
         for tree, answers in answers_by_tree(forward.trees, output):
-            pending = tree.pending
-            if self._pending.get(pending.session.session_id) is not pending:  # closed or failed meanwhile
-                self._slots.free(tree.slots)
-                continue
-            result = self._apply(pending, tree.slots, answers, step_ms, forward.num_rows)
-            if result is not None:
-                results.append((pending.item_id, result))
-        return results
+            if self._is_under_way(tree.pending):
+                self._apply(tree, answers, step_ms, forward.num_rows)
+            else:  # closed or failed meanwhile
+                self._room.free(tree.slots)
 
-    def _apply(
-        self, pending: PendingWork, tree_slots: list[int], answers: Answers, step_ms: float, num_rows: int
-    ) -> Verdict | None:
-        """The session's next verdict; None where it goes out with a later one or the item failed."""
-        session, tree = pending.session, pending.tree
+    def _is_under_way(self, pending: PendingWork) -> bool:
+        return self._pending.get(pending.session.session_id) is pending
+
+    def _undo_passes(self, failed: tuple[PassPart, ...], error: Exception) -> None:
+        """After a pass that failed, as if neither it nor those begun after it had been: nobody knows what is in their slots."""
+        logger.exception("a forward pass failed; its %d items are computed again, apart from each other", len(failed))
+        self._runner.discard()
+        parts = [*failed, *(part for begun in self._in_flight for part in begun.parts)]
+        self._in_flight.clear()
+        for part in parts:
+            self._room.free(part.tree_slots)
+            if self._is_under_way(part.pending):
+                part.pending.is_in_flight = False
+                self._room.cut(part.pending.session, part.start)
+        for part in failed:
+            if self._is_under_way(part.pending):
+                self._count_failure(part.pending, error)
+
+    def _count_failure(self, pending: PendingWork, error: Exception) -> None:
+        pending.num_failures += 1
+        if pending.num_failures >= _MAX_NUM_FAILURES:
+            cause = f"{type(error).__name__}: {error}"
+            self._fail(pending, InternalError(f"this request made the service fail twice ({cause})"))
+
+    def _apply(self, tree: TreeInFlight, answers: Answers, step_ms: float, num_rows: int) -> None:
+        """Gives the item its next verdict, or fails it."""
+        pending = tree.pending
         try:
-            acceptance = accept(session, tree, answers)
-        except ValueError as error:
-            self._slots.free(tree_slots)
-            self._fail(pending, InternalError(f"the model's logits can't be used: {error}"))
-            return None
-        del self._pending[session.session_id]
-        base = len(session.token_ids)
-        kept_nodes = {0, *acceptance.accepted_nodes}
-        session.slots.extend(slot for node, slot in enumerate(tree_slots) if node in kept_nodes)
-        self._slots.free(slot for node, slot in enumerate(tree_slots) if node not in kept_nodes)
-        session.extend(acceptance.token_ids)
-        session.last_used_s = self._clock_s()
-        is_stopped = not set(acceptance.token_ids).isdisjoint(session.sampling.stop_token_ids)
-        has_more = pending.num_steps_left > 1 and not is_stopped
-        if has_more:
-            pending.go_on()
-            self._pending[session.session_id] = pending  # behind those that wait
+            acceptance = accept(pending.session, pending.tree, answers)
+        except Exception as error:
+            self._room.free(tree.slots)
+            pending.is_in_flight = False
+            if isinstance(error, ValueError):
+                self._fail(pending, InternalError(f"the model's logits can't be used: {error}"))
+            else:
+                logger.exception("session %s: its tree could not be walked", pending.session.session_id)
+                self._count_failure(pending, error)
+            return
+        base = len(pending.session.token_ids)
+        has_more = self._commit(pending, tree.slots, acceptance)
         verdict = Verdict(
             base=base,
             token_ids=acceptance.token_ids,
@@ -274,13 +229,23 @@ class VerifierEngine:
             step_num_tokens=num_rows,
             has_more=has_more,
         )
-        if pending.unsent is not None:
-            verdict, pending.unsent = pending.unsent.joined(verdict), None
-        if has_more and session.last_used_s - session.sent_s < self._config.stream_interval_s:
-            pending.unsent = verdict
-            return None
-        session.sent_s = session.last_used_s
-        return verdict
+        self._outbox.put_verdict(pending, verdict)
+
+    def _commit(self, pending: PendingWork, tree_slots: list[int], acceptance: Acceptance) -> bool:
+        """Takes the emitted tokens in; whether the item goes on."""
+        session = pending.session
+        del self._pending[session.session_id]
+        kept_nodes = {0, *acceptance.accepted_nodes}
+        session.slots.extend(slot for node, slot in enumerate(tree_slots) if node in kept_nodes)
+        self._room.free(slot for node, slot in enumerate(tree_slots) if node not in kept_nodes)
+        session.extend(acceptance.token_ids)
+        session.last_used_s = self._clock_s()
+        is_stopped = not set(acceptance.token_ids).isdisjoint(session.sampling.stop_token_ids)
+        has_more = pending.num_steps_left > 1 and not is_stopped
+        if has_more:
+            pending.go_on()
+            self._pending[session.session_id] = pending  # behind those that wait
+        return has_more
 
     def finish_early(self, item_ids: Collection[int]) -> None:
         """See ``Engine``. A prompt is read to its end: the next verdict is meant."""
@@ -294,30 +259,26 @@ class VerifierEngine:
 
     def close_session(self, session_id: str) -> None:
         """See ``Engine``."""
-        pending = self._pending.get(session_id)
+        self._all_wait = False
+        pending, session = self._pending.get(session_id), self._room.get(session_id)
         if pending is not None:
             self._fail(pending, SessionClosedError("the session was closed or opened anew"))
-        elif session_id in self._sessions:
-            self._drop(self._sessions[session_id])
+        elif session is not None:
+            self._room.drop(session)
 
     def expire_sessions(self) -> None:
         """See ``Engine``."""
+        self._all_wait = False
         oldest_s = self._clock_s() - self._config.session_ttl_s
-        for session in list(self._sessions.values()):
+        for session in self._room:
             if session.last_used_s < oldest_s and session.session_id not in self._pending:
-                self._drop(session)
+                self._room.drop(session)
 
     def _fail(self, pending: PendingWork, error: SpecGroveError) -> None:
         """The session goes with the item: a router that still wants it replays."""
         del self._pending[pending.session.session_id]
-        if pending.unsent is not None:
-            self._ready.append((pending.item_id, pending.unsent))
-        self._ready.append((pending.item_id, error))
-        self._drop(pending.session)
-
-    def _drop(self, session: Session) -> None:
-        del self._sessions[session.session_id]
-        self._slots.free(session.slots)
+        self._outbox.put_error(pending, error)
+        self._room.drop(pending.session)
 
     def measure_step_ms(self, nums_tokens: list[int]) -> list[tuple[int, float]]:
         """Median step time by number of tokens, on slots that are free now; sizes that find no room are left out."""
@@ -325,10 +286,10 @@ class VerifierEngine:
         if self._in_flight:
             return times
         for num_tokens in nums_tokens:
-            if num_tokens <= self._slots.num_free:
-                slots = self._slots.allocate(num_tokens)
+            slots = self._room.take_for_now(num_tokens)
+            if slots is not None:
                 try:
                     times.append((num_tokens, measure_step_ms(self._runner, num_tokens, slots)))
                 finally:
-                    self._slots.free(slots)
+                    self._room.free(slots)
         return times

@@ -74,9 +74,9 @@ def outputs_of(runner: ModelRunner, samplings: list[SamplingParams]) -> list[lis
 
 def test_tokens_are_those_of_the_logits(runner: ModelRunner) -> None:
     samplings = [GREEDY, *NEED_LOGITS.values(), PLAIN, replace(PLAIN, seed=6), GREEDY]
-    recording = Recording(runner.decoder, 400)
+    recording = Recording(runner.decoder, 1000)
     found = outputs_of(recording, samplings)
-    assert found == outputs_of(LogitsOnly(runner.decoder, 400), samplings)
+    assert found == outputs_of(LogitsOnly(runner.decoder, 1000), samplings)
     assert recording.num_choices >= 4 * 12
     assert recording.num_logits >= 9 * 5
 

@@ -1,0 +1,80 @@
+"""What the next forward pass computes: who is admitted, whose turn it is, and a KV slot for every row. Asked by the engine; pure Python.
+
+Invariant: what it returns has its slots. Who finds none waits; where nobody does, somebody older or a pass under way holds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from llm_service.config import VerifierConfig
+from llm_service.passes import PassPart
+from llm_service.room import Room
+from llm_service.scheduler import StepPlan, plan_step
+from llm_service.session import PendingWork
+from specgrove.token_tree import TokenTree
+
+
+class PassPlanner:
+    """Plans over an engine's pending items and its ``Room``."""
+
+    def __init__(self, room: Room, config: VerifierConfig, max_num_in_flight: int) -> None:
+        self._room = room
+        self._config = config
+        self._max_num_in_flight = max_num_in_flight
+
+    def next_parts(self, pending: Mapping[str, PendingWork], in_flight: set[str], now_s: float) -> tuple[PassPart, ...]:
+        """``pending`` are all items under way by session, in order of arrival; ``in_flight`` the sessions of the passes under way.
+
+        An item that a pass has failed with gets one of its own, with nothing beside it; what fails again is then its doing.
+        """
+        waiting = [work.session for work in pending.values() if not work.session.is_admitted]
+        if waiting:
+            self._room.admit(waiting, pending, in_flight, now_s)
+        turn = _Turn(self._room, pending, in_flight, now_s)
+        suspects = [work for work in pending.values() if work.num_failures > 0]
+        for suspect in suspects if not in_flight else ():
+            if parts := turn.with_slots(self._plan([suspect])):
+                return parts
+        works = [work for work in pending.values() if work.num_failures == 0]
+        # Those planned first may all have to wait for slots that older ones, which were not planned, can take from them.
+        while (plan := self._plan(works)).entries:
+            if parts := turn.with_slots(plan):
+                return parts
+            planned = {entry.pending.item_id for entry in plan.entries}
+            works = [work for work in works if work.item_id not in planned]
+        return ()
+
+    def _plan(self, works: Sequence[PendingWork]) -> StepPlan:
+        config = self._config
+        admitted = [work for work in works if work.session.is_admitted]
+        return plan_step(admitted, config.max_num_chunk_tokens, config.max_num_tree_rows, self._max_num_in_flight)
+
+
+class _Turn:
+    """The state in which one pass is planned."""
+
+    def __init__(self, room: Room, pending: Mapping[str, PendingWork], in_flight: set[str], now_s: float) -> None:
+        self._room = room
+        self._pending = pending
+        self._in_flight = in_flight
+        self._now_s = now_s
+
+    def with_slots(self, plan: StepPlan) -> tuple[PassPart, ...]:
+        """The entries that find a KV slot for every row, the oldest sessions first. The others wait.
+
+        Where slots are short a tree is given up before anybody has to give way: that costs speed only.
+        """
+        parts = []
+        for entry in sorted(plan.entries, key=lambda entry: entry.pending.session.seniority):
+            session = entry.pending.session
+            if not session.is_admitted:  # it had to give way to an entry before
+                continue
+            slots = self._room.take_spare(entry.num_rows, self._pending, self._now_s)
+            if slots is None:
+                if entry.has_tree:
+                    entry.pending.tree = TokenTree.of_root(entry.pending.tree.token_ids[0])
+                slots = self._room.take(session, entry.num_rows, self._pending, self._in_flight, self._now_s)
+            if slots is not None:
+                parts.append(PassPart.of(entry, slots))
+        return tuple(parts)

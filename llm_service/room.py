@@ -1,0 +1,138 @@
+"""Who has KV slots: the sessions by seniority, and who gives way where slots are short. Owned by the engine.
+
+A session is *admitted* where all its committed tokens find slots, with a reserve for everybody's growth. Sessions that wait are
+admitted in the order in which they were opened, and nobody overtakes. Where the admitted outgrow the pool all the same, the youngest
+gives its slots back and waits: its tokens stay here, and are computed again when there is room. So nobody fails for want of room, and
+the oldest always gets on, because it may take from all others. (Were slots taken from whoever is idle, sessions would take
+each other's in turns, and compute their prompts again and again.)
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterable, Iterator
+
+from llm_service.session import Session
+from specgrove.runtime.kv_slots import SlotPool
+
+# So much may each session grow before somebody has to give way to another; less where that would be a good part of all slots.
+_MAX_RESERVE_PER_SESSION = 32
+_RESERVE_SHARE = 1 / 16
+# A session that drafts comes back in less than this. After it anybody may have its slots: perhaps its router is gone.
+_LONG_IDLE_S = 2.0
+
+
+class Room:
+    """All sessions of an engine, and all its KV slots. An admitted session's slots are in its ``slots``; a tree's are its pass's."""
+
+    def __init__(self, num_slots: int) -> None:
+        self._slots = SlotPool(num_slots)
+        self._sessions: dict[str, Session] = {}
+        self._seniorities = itertools.count()
+        self._reserve_per_session = min(_MAX_RESERVE_PER_SESSION, int(num_slots * _RESERVE_SHARE))
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._sessions.values()))
+
+    @property
+    def num_free(self) -> int:
+        """Slots that nobody holds."""
+        return self._slots.num_free
+
+    def get(self, session_id: str) -> Session | None:
+        """A session by its id."""
+        return self._sessions.get(session_id)
+
+    def open(self, session: Session, before: Session | None) -> None:
+        """A new session, the youngest; or one opened anew, which has the place that it had ``before`` it was dropped."""
+        session.seniority = next(self._seniorities) if before is None else before.seniority
+        self._sessions[session.session_id] = session
+
+    def drop(self, session: Session) -> None:
+        """Forgets it."""
+        del self._sessions[session.session_id]
+        self._release(session)
+
+    def admit(
+        self, waiting: Iterable[Session], busy: Collection[str], in_flight: Collection[str], now_s: float
+    ) -> None:
+        """Admits sessions that wait, the oldest first, while there is room.
+
+        ``busy`` are the ids of all sessions with an item under way, ``in_flight`` of those that a pass under way computes.
+        """
+        for session in sorted(waiting, key=lambda session: session.seniority):
+            while not self._fits(session):
+                victim = self._victim(session, busy, in_flight, now_s)
+                if victim is None:
+                    return
+                self._release(victim)
+            session.is_admitted = True
+
+    def _fits(self, session: Session) -> bool:
+        admitted = [other for other in self._sessions.values() if other.is_admitted]
+        if not admitted:
+            return True  # whoever is alone has the whole pool
+        promised = sum(other.num_uncached + 1 for other in (*admitted, session))
+        return promised + self._reserve_per_session * (len(admitted) + 1) <= self.num_free
+
+    def take_spare(self, num_slots: int, busy: Collection[str], now_s: float) -> list[int] | None:
+        """Slots that are free, or of sessions that have been idle for long; ``None`` and nothing taken where those don't suffice."""
+        while self.num_free < num_slots:
+            idle = self._longest_idle(busy, now_s)
+            if idle is None:
+                return None
+            self._release(idle)
+        return self._slots.allocate(num_slots)
+
+    def take(
+        self, session: Session, num_slots: int, busy: Collection[str], in_flight: Collection[str], now_s: float
+    ) -> list[int] | None:
+        """The same, also from those younger than ``session``, the youngest first, but for what passes under way compute."""
+        while self.num_free < num_slots:
+            victim = self._victim(session, busy, in_flight, now_s)
+            if victim is None:
+                return None
+            self._release(victim)
+        return self._slots.allocate(num_slots)
+
+    def take_for_now(self, num_slots: int) -> list[int] | None:
+        """Slots that are free now, to be given back with ``free``."""
+        return self._slots.allocate(num_slots) if num_slots <= self.num_free else None
+
+    def free(self, slots: Iterable[int]) -> None:
+        """Gives a tree's slots back."""
+        self._slots.free(slots)
+
+    def cut(self, session: Session, num_slots: int) -> None:
+        """Gives back what the session has beyond so many slots: nobody knows what is in them."""
+        self._slots.free(session.slots[num_slots:])
+        del session.slots[num_slots:]
+
+    def _release(self, session: Session) -> None:
+        self.cut(session, 0)
+        session.is_admitted = False
+
+    def _victim(
+        self, claimant: Session, busy: Collection[str], in_flight: Collection[str], now_s: float
+    ) -> Session | None:
+        """Who gives way to ``claimant``: whoever has been idle longest, if for long; else the youngest of those younger."""
+        idle = self._longest_idle(busy, now_s)
+        if idle is not None and idle is not claimant:
+            return idle
+        younger = [
+            session
+            for session in self._sessions.values()
+            if session.is_admitted and session.seniority > claimant.seniority and session.session_id not in in_flight
+        ]
+        return max(younger, key=lambda session: session.seniority, default=None)
+
+    def _longest_idle(self, busy: Collection[str], now_s: float) -> Session | None:
+        idle = [
+            session
+            for session in self._sessions.values()
+            if session.is_admitted and session.session_id not in busy and session.last_used_s < now_s - _LONG_IDLE_S
+        ]
+        return min(idle, key=lambda session: session.last_used_s, default=None)

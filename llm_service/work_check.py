@@ -1,0 +1,43 @@
+"""What an item must be before the engine takes it in. The router checks its clients' values; this is between the two services."""
+
+from __future__ import annotations
+
+from llm_service.acceptance import check_sampling
+from llm_service.config import VerifierConfig
+from specgrove.errors import InvalidRequestError
+from specgrove.request import VerifyWork
+
+_MAX_NUM_STEPS = 256
+
+
+def check_work(work: VerifyWork, config: VerifierConfig, *, vocab_size: int, num_slots: int) -> None:
+    """Raises ``InvalidRequestError`` that names the field."""
+    if not 1 <= len(work.session_id) <= 64:
+        raise InvalidRequestError.of("session_id", "must have 1 to 64 characters")
+    if (work.base == 0) != (work.session is not None) or (work.base == 0 and not work.new_token_ids):
+        raise InvalidRequestError.of("base", "base 0 must come with the session's parameters and all committed tokens")
+    if work.session is not None and not 1 <= work.session.prompt_len <= len(work.new_token_ids):
+        raise InvalidRequestError.of("session.prompt_len", "must be from 1 to the number of committed tokens")
+    if any(not 0 <= token_id < vocab_size for token_id in work.new_token_ids):
+        raise InvalidRequestError.of("new_token_ids", f"ids must be below the vocabulary's size {vocab_size}")
+    if work.session is not None:
+        check_sampling(work.session.sampling, vocab_size)
+    try:
+        work.tree.validated(vocab_size=vocab_size, max_num_nodes=config.max_num_tree_nodes)
+    except ValueError as error:
+        raise InvalidRequestError.of("tree", str(error)) from error
+    if not 1 <= work.num_steps <= _MAX_NUM_STEPS:
+        raise InvalidRequestError.of("num_steps", f"must be from 1 to {_MAX_NUM_STEPS}")
+    num_tokens = work.base + len(work.new_token_ids)
+    reached_len = num_tokens + max(work.tree.depths()) + work.num_steps - 1
+    if reached_len > config.max_model_len:
+        raise InvalidRequestError.of(
+            "tree",
+            f"committed tokens, tree and steps after it reach {reached_len}, the context holds {config.max_model_len}",
+        )
+    # What is committed without a tree takes a slot each: so much fits where nobody else has any.
+    num_rows = num_tokens + work.num_steps - 1
+    if num_rows > num_slots:
+        raise InvalidRequestError.of(
+            "new_token_ids", f"{num_rows} tokens need as many KV slots; the service has {num_slots}"
+        )
