@@ -20,7 +20,7 @@ from router.llm_replicas import LlmPool
 from router.remote import RemoteVerifier
 from router.served_model import ServedModel
 from router.ssm_replicas import SsmPool
-from router.text_stream import TextStream
+from router.text_stream import TextPiece, TextStream
 from router.text_work import TextWork
 from router.tree_policy import Measurements, policy_for
 from router.validation import CheckedRequest, check_fields, checked_detokenize, checked_request, checked_tokenize
@@ -36,11 +36,6 @@ _MAX_NUM_TEXT_CALLS = 8
 _MAX_NUM_QUEUED_TEXT_CALLS = 64
 # About what a token stands for: an estimate of the work.
 _BYTES_PER_TOKEN = 4
-
-_CODE_OF_FINISH_REASON = {
-    FinishReason.STOP: router_pb2.FINISH_REASON_STOP,
-    FinishReason.LENGTH: router_pb2.FINISH_REASON_LENGTH,
-}
 
 
 class RouterServicer(router_pb2_grpc.RouterServiceServicer):
@@ -169,19 +164,14 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                 tokens = step.tokens[: len(piece.token_texts)]
                 num_steps, accepted_depth = (min(count, len(tokens)) for count in (step.num_steps, step.accepted_depth))
                 statistics.add(replace(step, tokens=tokens, accepted_depth=accepted_depth, num_steps=num_steps))
-                finish_reason = step.finish_reason if piece.stop_text is None else FinishReason.STOP
                 response = router_pb2.GenerateResponse(
                     tokens=[_token_to_proto(t, text) for t, text in zip(tokens, piece.token_texts, strict=True)],
                     text=piece.text,
                 )
-                if finish_reason is None:
+                if step.finish_reason is None and piece.stop_text is None:
                     yield response
                     continue
-                if piece.stop_text is None:
-                    rest = stream.finish()
-                    response.text += rest.text
-                    finish_reason = finish_reason if rest.stop_text is None else FinishReason.STOP
-                response.finish_reason = _CODE_OF_FINISH_REASON[finish_reason]
+                _set_end(response, stream, piece, step.finish_reason)
                 response.usage.CopyFrom(_usage_of(checked, statistics))
                 response.usage.first_token_ms = (first_s - arrived_s) * 1e3
                 response.usage.decode_ms = (now_s - first_s) * 1e3
@@ -201,6 +191,23 @@ def _version() -> str:
     except importlib.metadata.PackageNotFoundError:
         # Run from a checkout that is not installed.
         return "0+source"
+
+
+def _set_end(
+    response: router_pb2.GenerateResponse, stream: TextStream, piece: TextPiece, finish_reason: FinishReason | None
+) -> None:
+    """In the last piece: the rest of the text, and what ended the output."""
+    stop_text = piece.stop_text
+    if stop_text is None:
+        rest = stream.finish()
+        response.text += rest.text
+        stop_text = rest.stop_text
+    if stop_text is not None:
+        response.stop_reason.text = stop_text
+    elif finish_reason is FinishReason.STOP:
+        response.stop_reason.token_id = response.tokens[-1].token_id
+    is_stopped = response.HasField("stop_reason")
+    response.finish_reason = router_pb2.FINISH_REASON_STOP if is_stopped else router_pb2.FINISH_REASON_LENGTH
 
 
 def _token_to_proto(token: CommittedToken, text: str) -> router_pb2.GeneratedToken:

@@ -6,14 +6,15 @@ Closing the iterator of ``generate`` (leaving its loop early) cancels the reques
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable
 from types import TracebackType
 from typing import Self, Unpack, cast
 
 import grpc
 
 from specgrove import client_wire
-from specgrove.client_wire import ChatMessages, GenerateParams, Prompt
+from specgrove.client_arguments import ChatMessages, Prompt, timeout_of
+from specgrove.client_wire import ChatParams, GenerateParams
 from specgrove.errors import SpecGroveError
 from specgrove.output import Chunk, Completion, ModelInfo
 from specgrove.serving.address import TlsFiles, channel_credentials, client_channel_options
@@ -41,9 +42,9 @@ class Client:
         self._router = router_pb2_grpc.RouterServiceStub(self._channel)
 
     def generate(self, prompt: Prompt, **params: Unpack[GenerateParams]) -> Generator[Chunk, None, None]:
-        """Streams the output of raw text, a conversation of (role, content) pairs, or token ids."""
+        """Streams the output of raw text, a conversation, or token ids."""
         request = client_wire.request_to_proto(prompt, **params)
-        call = self._router.Generate(request, timeout=params.get("timeout_s"), metadata=self._metadata)
+        call = self._router.Generate(request, timeout=timeout_of(params.get("timeout_s")), metadata=self._metadata)
         try:
             for response in call:
                 yield client_wire.chunk_from_proto(response)
@@ -66,17 +67,17 @@ class Client:
             raise _error_of(error) from error
         return client_wire.model_info_from_proto(response)
 
-    def tokenize(self, text_or_chat: str | ChatMessages) -> tuple[int, ...]:
+    def tokenize(self, text_or_chat: str | ChatMessages, **params: Unpack[ChatParams]) -> tuple[int, ...]:
         """Token ids of text or of a conversation."""
-        request = client_wire.tokenize_request(text_or_chat)
+        request = client_wire.tokenize_request(text_or_chat, params)
         try:
             return tuple(self._router.Tokenize(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata).token_ids)
         except grpc.RpcError as error:
             raise _error_of(error) from error
 
-    def detokenize(self, token_ids: Sequence[int], keep_special_tokens: bool = False) -> str:
+    def detokenize(self, token_ids: Iterable[int], keep_special_tokens: bool = False) -> str:
         """Text of token ids."""
-        request = router_pb2.DetokenizeRequest(token_ids=token_ids, keep_special_tokens=keep_special_tokens)
+        request = client_wire.detokenize_request(token_ids, keep_special_tokens)
         try:
             return self._router.Detokenize(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata).text
         except grpc.RpcError as error:
@@ -109,9 +110,9 @@ class AsyncClient:
         self._router = router_pb2_grpc.RouterServiceStub(self._channel)
 
     async def generate(self, prompt: Prompt, **params: Unpack[GenerateParams]) -> AsyncGenerator[Chunk, None]:
-        """Streams the output of raw text, a conversation of (role, content) pairs, or token ids."""
+        """Streams the output of raw text, a conversation, or token ids."""
         request = client_wire.request_to_proto(prompt, **params)
-        call = self._router.Generate(request, timeout=params.get("timeout_s"), metadata=self._metadata)
+        call = self._router.Generate(request, timeout=timeout_of(params.get("timeout_s")), metadata=self._metadata)
         try:
             async for response in call:
                 yield client_wire.chunk_from_proto(response)
@@ -134,9 +135,9 @@ class AsyncClient:
             raise error_from_rpc(error) from error
         return client_wire.model_info_from_proto(response)
 
-    async def tokenize(self, text_or_chat: str | ChatMessages) -> tuple[int, ...]:
+    async def tokenize(self, text_or_chat: str | ChatMessages, **params: Unpack[ChatParams]) -> tuple[int, ...]:
         """Token ids of text or of a conversation."""
-        request = client_wire.tokenize_request(text_or_chat)
+        request = client_wire.tokenize_request(text_or_chat, params)
         try:
             return tuple(
                 (await self._router.Tokenize(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata)).token_ids
@@ -144,9 +145,9 @@ class AsyncClient:
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error) from error
 
-    async def detokenize(self, token_ids: Sequence[int], keep_special_tokens: bool = False) -> str:
+    async def detokenize(self, token_ids: Iterable[int], keep_special_tokens: bool = False) -> str:
         """Text of token ids."""
-        request = router_pb2.DetokenizeRequest(token_ids=token_ids, keep_special_tokens=keep_special_tokens)
+        request = client_wire.detokenize_request(token_ids, keep_special_tokens)
         try:
             return (await self._router.Detokenize(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata)).text
         except grpc.aio.AioRpcError as error:

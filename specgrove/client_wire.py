@@ -5,46 +5,68 @@ Used by ``specgrove.client``. Like ``specgrove.wire``, it checks form only: the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypedDict, Unpack
 
+from google.protobuf.message import Message as Proto
+
 from specgrove import wire
+from specgrove.client_arguments import (
+    ChatMessages,
+    Prompt,
+    biases_of,
+    ids_of,
+    is_number,
+    messages_of,
+    one_or_more_ids_of,
+    prompt_elements,
+    text_of,
+    texts_of,
+)
 from specgrove.errors import InternalError, InvalidRequestError
 from specgrove.output import Chunk, Completion, ModelInfo, OutputToken, Usage
 from specgrove.request import FinishReason, SpeculationOptions
 from specgrove.v1 import router_pb2, token_tree_pb2
 
-ChatMessages = Sequence[tuple[str, str]]
-"""(role, content) pairs, oldest first."""
-Prompt = str | ChatMessages | Sequence[int]
-"""Text that is continued as it is, a conversation, or token ids."""
+
+class ChatParams(TypedDict, total=False):
+    """How a conversation becomes a prompt; see ``Chat`` in router.proto."""
+
+    chat_template_kwargs: Mapping[str, object] | None
+    add_generation_prompt: bool | None
+    continue_final_message: bool
 
 
-class GenerateParams(TypedDict, total=False):
-    """How to generate; what is left out has the default of router.proto and token_tree.proto."""
+class GenerateParams(ChatParams, total=False):
+    """How to generate; what is left out, or ``None``, has the default of router.proto and token_tree.proto.
 
-    model: str
-    max_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
-    presence_penalty: float
-    frequency_penalty: float
-    logit_bias: Mapping[int, float]
+    ``top_k`` may be -1 for "off"; ``stop`` and ``stop_token_ids`` may be one or several.
+    """
+
+    model: str | None
+    max_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    logit_bias: Mapping[int, float] | Mapping[str, float] | None
     seed: int | None
-    min_tokens: int
-    stop: Sequence[str]
-    stop_token_ids: Sequence[int]
+    min_tokens: int | None
+    stop: str | Iterable[str] | None
+    stop_token_ids: int | Iterable[int] | None
     ignore_eos: bool
     num_log_probs: int | None
-    speculation: SpeculationOptions
+    speculation: SpeculationOptions | None
     prompt_progress: bool
     timeout_s: float | None
 
 
-_SAMPLING_NAMES = frozenset(field.name for field in token_tree_pb2.SamplingParams.DESCRIPTOR.fields)
+_PLAIN_SAMPLING_NAMES = frozenset(
+    field.name for field in token_tree_pb2.SamplingParams.DESCRIPTOR.fields if not field.is_repeated
+)
 
 
 def request_to_proto(prompt: Prompt, **params: Unpack[GenerateParams]) -> router_pb2.GenerateRequest:
@@ -52,50 +74,75 @@ def request_to_proto(prompt: Prompt, **params: Unpack[GenerateParams]) -> router
     unknown = params.keys() - GenerateParams.__optional_keys__
     if unknown:
         raise TypeError(f"unknown parameters of generate: {', '.join(sorted(unknown))}")
-    values = {name: value for name, value in params.items() if name in _SAMPLING_NAMES and value is not None}
     request = router_pb2.GenerateRequest(
-        model=_in_field("model", str, params.get("model", "")),
-        stop=params.get("stop", ()),
-        ignore_eos=params.get("ignore_eos", False),
-        speculation=speculation_to_proto(params.get("speculation", SpeculationOptions())),
-        prompt_progress=params.get("prompt_progress", False),
+        stop=texts_of("stop", params.get("stop")),
+        speculation=speculation_to_proto(params.get("speculation")),
     )
-    for name, value in values.items():
-        _set(request.sampling, name, value, f"sampling.{name}")
-    _set(request, "max_tokens", params.get("max_tokens", 0), "max_tokens")
-    if isinstance(prompt, str):
-        _set(request, "text", prompt, "text")
-    elif prompt and not isinstance(prompt[0], int):
-        request.chat.CopyFrom(chat_to_proto(prompt))  # type: ignore[arg-type]
-    else:
-        request.token_ids.SetInParent()
-        _set(request.token_ids, "token_ids", list(prompt), "token_ids.token_ids")
+    if (model := params.get("model")) is not None:
+        request.model = text_of("model", model)
+    for name in ("max_tokens", "ignore_eos", "prompt_progress"):
+        _set(request, name, params.get(name), name)
+    for name in _PLAIN_SAMPLING_NAMES:
+        value = params.get(name)
+        is_off = name == "top_k" and value == -1
+        _set(request.sampling, name, 0 if is_off else value, f"sampling.{name}")
+    stop_token_ids = one_or_more_ids_of("sampling.stop_token_ids", params.get("stop_token_ids"))
+    request.sampling.stop_token_ids.extend(stop_token_ids)
+    for token_id, bias in biases_of("sampling.logit_bias", params.get("logit_bias")).items():
+        _set_bias(request.sampling, token_id, bias)
+    _set_prompt(request, prompt, params)
     return request
 
 
-def chat_to_proto(messages: ChatMessages) -> router_pb2.Chat:
-    """Raises ``InvalidRequestError`` when a message is no (role, content) pair of texts."""
-    chat = router_pb2.Chat()
-    for index, message in enumerate(messages):
-        try:
-            role, content = message
-            chat.messages.add(role=role, content=content)
-        except (TypeError, ValueError) as error:
-            raise InvalidRequestError.of(
-                f"chat.messages[{index}]", f"must be a (role, content) pair of texts: {error}"
-            ) from error
+def _set_prompt(request: router_pb2.GenerateRequest, prompt: Prompt, params: ChatParams) -> None:
+    is_chat = False
+    if isinstance(prompt, str):
+        request.text = text_of("text", prompt)
+    else:
+        elements = prompt_elements(prompt)
+        is_chat = bool(elements) and not is_number(elements[0])
+        if is_chat:
+            request.chat.CopyFrom(chat_to_proto(elements, params))
+        else:
+            request.token_ids.SetInParent()
+            request.token_ids.token_ids.extend(ids_of("token_ids.token_ids", elements))
+    for name in ChatParams.__optional_keys__:
+        if params.get(name) and not is_chat:
+            raise InvalidRequestError.of(f"chat.{name}", "is for conversations; this prompt is none")
+
+
+def chat_to_proto(messages: object, params: ChatParams | None = None) -> router_pb2.Chat:
+    """Raises ``InvalidRequestError`` when a message is none."""
+    params = params or {}
+    chat = router_pb2.Chat(messages=messages_of(messages))
+    if variables := params.get("chat_template_kwargs"):
+        _set_variables(chat, variables)
+    for name in ("add_generation_prompt", "continue_final_message"):
+        _set(chat, name, params.get(name), f"chat.{name}")
     return chat
 
 
-def speculation_to_proto(options: SpeculationOptions) -> router_pb2.SpeculationOptions:
+def _set_variables(chat: router_pb2.Chat, variables: object) -> None:
+    field = "chat.chat_template_kwargs"
+    if not isinstance(variables, Mapping):
+        raise InvalidRequestError.of(field, "must be a mapping of names to values")
+    try:
+        chat.chat_template_kwargs.update(variables)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError.of(field, f"must hold what JSON can hold: {error}") from error
+
+
+def speculation_to_proto(options: SpeculationOptions | None) -> router_pb2.SpeculationOptions:
     """``None`` becomes 0: the router's policy decides."""
-    return router_pb2.SpeculationOptions(
-        disabled=options.disabled,
-        ssms=options.ssms,
-        max_num_nodes=options.max_num_nodes or 0,
-        max_depth=options.max_depth or 0,
-        beam_width=options.beam_width or 0,
-    )
+    proto = router_pb2.SpeculationOptions()
+    if options is None:
+        return proto
+    if not isinstance(options, SpeculationOptions):
+        raise InvalidRequestError.of("speculation", f"must be SpeculationOptions, got a {type(options).__name__}")
+    proto.ssms.extend(texts_of("speculation.ssms", options.ssms))
+    for name in ("disabled", "max_num_nodes", "max_depth", "beam_width"):
+        _set(proto, name, getattr(options, name), f"speculation.{name}")
+    return proto
 
 
 def chunk_from_proto(proto: router_pb2.GenerateResponse) -> Chunk:
@@ -106,6 +153,7 @@ def chunk_from_proto(proto: router_pb2.GenerateResponse) -> Chunk:
         finish_reason=_FINISH_REASON_OF_CODE.get(proto.finish_reason),
         usage=usage_from_proto(proto.usage) if proto.HasField("usage") else None,
         num_prompt_tokens_read=proto.num_prompt_tokens_read or None,
+        stop_reason=_stop_reason_of(proto),
     )
 
 
@@ -119,6 +167,7 @@ def completion_of(chunks: Sequence[Chunk]) -> Completion:
         tokens=tuple(token for chunk in chunks for token in chunk.tokens),
         finish_reason=last.finish_reason,
         usage=last.usage,
+        stop_reason=last.stop_reason,
     )
 
 
@@ -155,11 +204,18 @@ def model_info_from_proto(proto: router_pb2.GetModelInfoResponse) -> ModelInfo:
     )
 
 
-def tokenize_request(text_or_chat: str | ChatMessages) -> router_pb2.TokenizeRequest:
+def tokenize_request(text_or_chat: str | ChatMessages, params: ChatParams) -> router_pb2.TokenizeRequest:
     """Text as it is, or a conversation."""
     if isinstance(text_or_chat, str):
-        return router_pb2.TokenizeRequest(text=text_or_chat)
-    return router_pb2.TokenizeRequest(chat=chat_to_proto(text_or_chat))
+        return router_pb2.TokenizeRequest(text=text_of("text", text_or_chat))
+    return router_pb2.TokenizeRequest(chat=chat_to_proto(text_or_chat, params))
+
+
+def detokenize_request(token_ids: Iterable[int], keep_special_tokens: bool) -> router_pb2.DetokenizeRequest:
+    """Token ids from any iterable of whole numbers."""
+    request = router_pb2.DetokenizeRequest(token_ids=ids_of("token_ids", token_ids))
+    _set(request, "keep_special_tokens", keep_special_tokens, "keep_special_tokens")
+    return request
 
 
 _FINISH_REASON_OF_CODE = {
@@ -168,25 +224,33 @@ _FINISH_REASON_OF_CODE = {
 }
 
 
+def _stop_reason_of(proto: router_pb2.GenerateResponse) -> str | int | None:
+    match proto.stop_reason.WhichOneof("reason"):
+        case "text":
+            return proto.stop_reason.text
+        case "token_id":
+            return proto.stop_reason.token_id
+        case _:
+            return None
+
+
 def _token_from_proto(proto: router_pb2.GeneratedToken) -> OutputToken:
     log_probs = wire.log_probs_from_proto(proto.log_probs) if proto.HasField("log_probs") else None
     return OutputToken(proto.token_id, proto.text, tuple(proto.drafted_by), log_probs)
 
 
-def _set(message: object, name: str, value: object, field: str) -> None:
-    """Sets a scalar, list or map field; a value of the wrong type or range names its field."""
+def _set(message: Proto, name: str, value: object, field: str) -> None:
+    """Sets a plain field; ``None`` leaves it unset, and a value of the wrong type or range names it."""
+    if value is None:
+        return
     try:
-        if isinstance(value, Mapping):
-            getattr(message, name).update(value)
-        elif isinstance(value, (list, tuple)):
-            getattr(message, name).extend(value)
-        else:
-            setattr(message, name, value)
-    except (TypeError, ValueError) as error:
+        setattr(message, name, value)
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidRequestError.of(field, str(error)) from error
 
 
-def _in_field(field: str, kind: type[str], value: object) -> str:
-    if not isinstance(value, kind):
-        raise InvalidRequestError.of(field, f"must be a text, got {value!r}")
-    return value
+def _set_bias(sampling: token_tree_pb2.SamplingParams, token_id: int, bias: object) -> None:
+    try:
+        sampling.logit_bias[token_id] = bias  # type: ignore[assignment]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidRequestError.of("sampling.logit_bias", f"of token {token_id}: {error}") from error

@@ -55,6 +55,7 @@ class Usage:
 class Chunk:
     """A piece of the output: what one verification decided. The last one has ``finish_reason`` and ``usage``.
 
+    ``stop_reason`` is the stop text or the id of the stop token that ended the output, if one did.
     Where ``prompt_progress`` is asked for, pieces without tokens come before the first one: ``num_prompt_tokens_read``
     of the prompt's tokens have been read.
     """
@@ -64,16 +65,18 @@ class Chunk:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     num_prompt_tokens_read: int | None = None
+    stop_reason: str | int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole output."""
+    """A whole output. ``stop_reason`` as in ``Chunk``."""
 
     text: str
     tokens: tuple[OutputToken, ...]
     finish_reason: FinishReason
     usage: Usage
+    stop_reason: str | int | None = None
 
     @property
     def token_ids(self) -> tuple[int, ...]:

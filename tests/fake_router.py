@@ -62,7 +62,9 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             await asyncio.sleep(60)
         if request.text != "truncated":
             usage = router_pb2.Usage(num_output_tokens=4, num_verify_steps=3, decode_ms=30, acceptance_histogram=[2, 1])
-            yield router_pb2.GenerateResponse(finish_reason=router_pb2.FINISH_REASON_LENGTH, usage=usage)
+            stop = {"stop text": {"text": "fox"}, "stop token": {"token_id": 0}}.get(request.text)
+            reason = router_pb2.FINISH_REASON_LENGTH if stop is None else router_pb2.FINISH_REASON_STOP
+            yield router_pb2.GenerateResponse(finish_reason=reason, usage=usage, stop_reason=stop)
         is_complete = True
 
     async def GetModelInfo(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802

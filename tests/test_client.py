@@ -56,6 +56,12 @@ def test_the_prompts_progress_is_a_chunk_without_tokens(client: Client) -> None:
     check_completion(client.complete("hi", prompt_progress=True))
 
 
+@pytest.mark.parametrize(("prompt", "expected"), [("hi", None), ("stop text", "fox"), ("stop token", 0)])
+def test_what_ended_the_output_is_told(client: Client, prompt: str, expected: str | int | None) -> None:
+    assert client.complete(prompt).stop_reason == expected
+    assert list(client.generate(prompt))[-1].stop_reason == expected
+
+
 async def test_complete_async(async_client: AsyncClient) -> None:
     check_completion(await async_client.complete("hi"))
 
@@ -89,7 +95,7 @@ def test_parameters_that_are_left_out_stay_unset() -> None:
         ("hi", {"temperature": "hot"}, "sampling.temperature"),
         ([1, -2], {}, "token_ids.token_ids"),
         ([("user",)], {}, "chat.messages[0]"),
-        ([("user", 5)], {}, "chat.messages[0]"),
+        ([("user", 5)], {}, "chat.messages[0].content"),
     ],
 )
 def test_values_that_fit_no_field_name_it(prompt, params, field) -> None:  # type: ignore[no-untyped-def]

@@ -10,7 +10,8 @@ import rich.console
 from specgrove.cli.rendering import TokenPrinter, legend, make_console, summary_table
 from specgrove.cli.suites import started_suite, waiting
 from specgrove.client import Client
-from specgrove.client_wire import ChatMessages, completion_of
+from specgrove.client_arguments import ChatMessages
+from specgrove.client_wire import completion_of
 from specgrove.output import Chunk, Completion, ModelInfo
 from specgrove.request import SpeculationOptions
 

@@ -9,7 +9,8 @@ import sys
 from specgrove.cli.rendering import TokenPrinter, make_console, statistics, summary_line
 from specgrove.cli.suites import router_address
 from specgrove.client import Client
-from specgrove.client_wire import GenerateParams, Prompt, completion_of
+from specgrove.client_arguments import Prompt
+from specgrove.client_wire import GenerateParams, completion_of
 from specgrove.output import Chunk
 from specgrove.request import SpeculationOptions
 
@@ -35,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
             "output_text": completion.text,
             "output_tokens": list(completion.token_ids),
             "finish_reason": completion.finish_reason.value,
+            "stop_reason": completion.stop_reason,
             "statistics": statistics(completion.usage),
         }
         print(json.dumps(result, ensure_ascii=False))

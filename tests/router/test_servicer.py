@@ -52,6 +52,8 @@ async def test_stop_texts_end_the_output(suite: ToySuite) -> None:
     responses = await responses_to(suite, request_of(stop=["never there", stop]))
     assert text_of(responses) == full[: full.index(stop)]
     assert responses[-1].finish_reason == router_pb2.FINISH_REASON_STOP
+    assert responses[-1].stop_reason == router_pb2.StopReason(text=stop)
+    assert not any(response.HasField("stop_reason") for response in responses[:-1])
     assert responses[-1].usage.num_output_tokens == len(token_ids_of(responses)) == full.index(stop) + len(stop)
     await until(lambda: not suite.llm.sessions and not suite.ssm.sessions)
 
@@ -78,8 +80,17 @@ async def test_the_end_of_sequence_token_ends_the_output_unless_ignored() -> Non
         assert len(token_ids_of(responses)) == 10
         assert len(text_of(responses)) == 9
         assert responses[-1].finish_reason == router_pb2.FINISH_REASON_STOP
+        assert responses[-1].stop_reason == router_pb2.StopReason(token_id=EOS)
         ignoring = await responses_to(suite, request_of(ignore_eos=True))
         assert len(token_ids_of(ignoring)) == 60
+        assert not ignoring[-1].HasField("stop_reason")
+
+
+async def test_the_stop_token_that_ended_the_output_is_told(suite: ToySuite) -> None:
+    stop = toy_output(PROMPT, 60)[20]
+    sampling = token_tree_pb2.SamplingParams(seed=0, stop_token_ids=[EOS, stop])
+    responses = await responses_to(suite, request_of(sampling=sampling))
+    assert responses[-1].stop_reason.token_id == token_ids_of(responses)[-1] == stop
 
 
 async def test_what_ends_an_output_is_no_part_of_its_text() -> None:
