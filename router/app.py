@@ -16,6 +16,7 @@ from router.remote import RemoteVerifier
 from router.servicer import RouterServicer
 from router.ssm_replicas import SsmPool
 from specgrove.serving.server import Server, ServerLimits, serve_until_signal
+from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2, router_pb2_grpc
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class RouterApp:
 
     def __init__(self, config: RouterConfig) -> None:
         self.llms = LlmPool(config.llm_addresses, config.replica_tls)
-        self.ssms = SsmPool(config.ssm_addresses, self._vocab_sha256, config.replica_tls)
+        self.ssms = SsmPool(config.ssm_addresses, self._tokenizer, config.replica_tls)
         self.admission = Admission(
             config.max_num_requests,
             config.max_num_queued,
@@ -96,8 +97,8 @@ class RouterApp:
             async with asyncio.timeout(_LOG_INTERVAL_S):
                 await asyncio.gather(*(client.connected.wait() for client in clients))
 
-    def _vocab_sha256(self) -> str | None:
-        return None if self.llms.model is None else self.llms.model.tokenizer.vocab_sha256
+    def _tokenizer(self) -> Tokenizer | None:
+        return None if self.llms.model is None else self.llms.model.tokenizer
 
 
 async def serve(config: RouterConfig) -> None:

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
@@ -100,13 +101,17 @@ class RemoteDrafter:
     def __init__(self, client: WorkStreamClient[ssm_pb2.DraftItem, ssm_pb2.DraftResult]) -> None:
         self.ssms: tuple[str, ...] = ()
         self._client = client
+        self._foreign_ids: Mapping[str, frozenset[int]] = {}
         self._has_others = False
         self._sessions: set[str] = set()
         self._background = _Background()
 
-    def use(self, ssms: tuple[str, ...], *, has_others: bool) -> None:
-        """Sets which SSMs may be used; with ``has_others`` the service has more, so that they must be named."""
-        self.ssms, self._has_others = ssms, has_others
+    def use(self, foreign_ids: Mapping[str, frozenset[int]], *, has_others: bool) -> None:
+        """Sets which SSMs may be used, each with the token ids that mean something else to it.
+
+        With ``has_others`` the service has more, so that they must be named.
+        """
+        self.ssms, self._foreign_ids, self._has_others = tuple(foreign_ids), foreign_ids, has_others
 
     @property
     def busyness(self) -> tuple[bool, int]:
@@ -125,7 +130,10 @@ class RemoteDrafter:
         self._sessions.add(work.session_id)
         result = await self._client.call(item)
         if result.HasField("draft"):
-            return wire.draft_from_proto(result.draft)
+            draft = wire.draft_from_proto(result.draft)
+            foreign_ids = self._foreign_ids
+            trees = (replace(tree, foreign_ids=foreign_ids.get(tree.ssm, frozenset())) for tree in draft.trees)
+            return replace(draft, trees=tuple(trees))
         raise wire.error_from_proto(result.error)
 
     async def close(self, session_id: str) -> None:

@@ -1,6 +1,7 @@
 """The SSM services: which SSMs they have, and which of those may draft for the model served.
 
-Owned by the app; ``drafters_for`` is asked by the servicer. Invariant: an SSM made for another tokenizer is never asked.
+Owned by the app; ``drafters_for`` is asked by the servicer. Invariant: an SSM made for another tokenizer is never asked,
+and of one whose vocabulary is nearly the LLM's no token is taken that means something else to it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -17,19 +19,28 @@ from specgrove.request import SpeculationOptions
 from specgrove.serving.address import TlsFiles
 from specgrove.serving.status import error_from_rpc
 from specgrove.serving.work_stream_client import WorkStreamClient
+from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
+from specgrove.vocabulary import MIN_SHARED, compare_vocabularies
+
+if TYPE_CHECKING:
+    from specgrove.v1.ssm_pb2_grpc import SsmServiceAsyncStub
 
 logger = logging.getLogger(__name__)
 
 _INFO_TIMEOUT_S = 10.0
 
 
+class _OtherVocabularyError(Exception):
+    """An SSM can't draft for the LLM; says why."""
+
+
 class SsmReplica:
     """One SSM service, asked what it has each time it connects."""
 
-    def __init__(self, address: str, vocab_sha256: Callable[[], str | None], tls: TlsFiles | None) -> None:
-        """``vocab_sha256`` tells the served model's, ``None`` while it is not known."""
-        self._vocab_sha256 = vocab_sha256
+    def __init__(self, address: str, tokenizer: Callable[[], Tokenizer | None], tls: TlsFiles | None) -> None:
+        """``tokenizer`` tells the served model's, ``None`` while it is not known."""
+        self._tokenizer = tokenizer
         self.client = WorkStreamClient[ssm_pb2.DraftItem, ssm_pb2.DraftResult](
             address,
             lambda channel: ssm_pb2_grpc.SsmServiceStub(channel).Draft(),
@@ -40,37 +51,60 @@ class SsmReplica:
         self.drafter = RemoteDrafter(self.client)
 
     async def _check(self, channel: grpc.aio.Channel) -> None:
-        vocab_sha256 = self._vocab_sha256()
-        if vocab_sha256 is None:
+        tokenizer = self._tokenizer()
+        if tokenizer is None:
             raise UnavailableError("waiting for the LLM service, to compare tokenizers")
         try:
-            stub = ssm_pb2_grpc.SsmServiceStub(channel)
+            stub: SsmServiceAsyncStub = ssm_pb2_grpc.SsmServiceStub(channel)
             response = await stub.GetModelInfo(ssm_pb2.SsmServiceGetModelInfoRequest(), timeout=_INFO_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error) from error
-        names = []
+        foreign_ids: dict[str, frozenset[int]] = {}
         for ssm in response.ssms:
-            if ssm.vocab_sha256 in ("", vocab_sha256):
-                names.append(ssm.name)
-            else:
-                logger.error(
-                    "%s: SSM %s is not used: it was made for tokenizer %s, the LLM has %s",
-                    self.client.address,
-                    ssm.name,
-                    ssm.vocab_sha256[:12],
-                    vocab_sha256[:12],
-                )
-        logger.info("%s: SSMs in use: %s", self.client.address, ", ".join(names) or "none")
-        self.drafter.use(tuple(names), has_others=len(names) < len(response.ssms))
+            try:
+                foreign_ids[ssm.name] = await self._foreign_ids(stub, ssm, tokenizer)
+            except _OtherVocabularyError as error:
+                logger.error("%s: SSM %s is not used: %s", self.client.address, ssm.name, error)
+        logger.info("%s: SSMs in use: %s", self.client.address, ", ".join(foreign_ids) or "none")
+        self.drafter.use(foreign_ids, has_others=len(foreign_ids) < len(response.ssms))
+
+    async def _foreign_ids(
+        self, stub: SsmServiceAsyncStub, ssm: ssm_pb2.SsmInfo, tokenizer: Tokenizer
+    ) -> frozenset[int]:
+        """Token ids that it must not draft. Raises ``_OtherVocabularyError``."""
+        if ssm.mode == "lookup" or ssm.vocab_sha256 == tokenizer.vocab_sha256:
+            return frozenset()
+        made_for = f"it was made for tokenizer {ssm.vocab_sha256[:12]}, the LLM has {tokenizer.vocab_sha256[:12]}"
+        try:
+            request = ssm_pb2.GetVocabularyRequest(ssm=ssm.name)
+            checksums = (await stub.GetVocabulary(request, timeout=_INFO_TIMEOUT_S)).token_checksums
+        except grpc.aio.AioRpcError as error:
+            raise _OtherVocabularyError(f"{made_for}; its vocabulary can't be had: {error_from_rpc(error)}") from error
+        if not checksums:
+            raise _OtherVocabularyError(made_for)
+        match = await asyncio.to_thread(lambda: compare_vocabularies(tokenizer.token_checksums(), checksums))
+        if not match.is_close:
+            raise _OtherVocabularyError(
+                f"{made_for}; of the LLM's {match.num_tokens} tokens it has {match.num_shared} under the same id, "
+                f"{MIN_SHARED:.0%} are needed"
+            )
+        logger.info(
+            "%s: SSM %s has another tokenizer than the LLM; %d of %d tokens are the same, the others are not drafted",
+            self.client.address,
+            ssm.name,
+            match.num_shared,
+            match.num_tokens,
+        )
+        return match.foreign_ids
 
 
 class SsmPool:
     """All SSM services."""
 
     def __init__(
-        self, addresses: Sequence[str], vocab_sha256: Callable[[], str | None], tls: TlsFiles | None = None
+        self, addresses: Sequence[str], tokenizer: Callable[[], Tokenizer | None], tls: TlsFiles | None = None
     ) -> None:
-        self.replicas = tuple(SsmReplica(address, vocab_sha256, tls) for address in addresses)
+        self.replicas = tuple(SsmReplica(address, tokenizer, tls) for address in addresses)
 
     @property
     def ssms(self) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 MAX_NUM_TREE_NODES = 256
 _MAX_NUM_SSMS = 64  # bits of a node's set of SSMs
+_NUM_TOKEN_IDS = 2**32  # that the wire can carry
 _MAX_TIMEOUT_MS = 2**32 - 1  # what the wire carries; 49 days
 # A draft takes milliseconds; one that takes longer than this is given up for this step.
 _DRAFT_TIMEOUT_S = 1.0
@@ -121,22 +122,29 @@ class _DrafterSession:
                 self._held_len = 0
                 return ()
             self._held_len = len(committed)
-            return tuple(
-                drafted for drafted in draft.trees if self._is_usable(drafted, draft.base, committed, shape.max_depth)
-            )
+            trees = (self._checked(drafted, draft.base, committed, shape.max_depth) for drafted in draft.trees)
+            return tuple(drafted for drafted in trees if drafted is not None)
         return ()
 
-    def _is_usable(self, drafted: DraftedTree, base: int, committed: tuple[int, ...], max_depth: int) -> bool:
+    def _checked(
+        self, drafted: DraftedTree, base: int, committed: tuple[int, ...], max_depth: int
+    ) -> DraftedTree | None:
+        """The tree if it is well-formed, less the tokens that the LLM doesn't have: SSMs' vocabularies are often padded."""
+        tree = drafted.tree
         try:
-            drafted.tree.validated(vocab_size=self._vocab_size, max_num_nodes=MAX_NUM_TREE_NODES)
-            if max(drafted.tree.depths()) > max_depth:
+            tree.validated(vocab_size=_NUM_TOKEN_IDS, max_num_nodes=MAX_NUM_TREE_NODES)
+            if max(tree.depths()) > max_depth:
                 raise ValueError(f"it is deeper than the {max_depth} levels asked for")
-            if base != len(committed) or drafted.tree.token_ids[0] != committed[-1]:
+            if base != len(committed) or tree.token_ids[0] != committed[-1]:
                 raise ValueError(f"its root is not the last of {len(committed)} committed tokens")
         except ValueError as error:
             logger.warning("session %s: SSM %s sent a malformed tree: %s", self._request.session_id, drafted.ssm, error)
-            return False
-        return True
+            return None
+
+        def is_known(token_id: int) -> bool:
+            return token_id < self._vocab_size and token_id not in drafted.foreign_ids
+
+        return DraftedTree(drafted.ssm, tree.of_tokens(is_known))
 
     async def close(self) -> None:
         if self._under_way is not None:

@@ -80,10 +80,11 @@ class DraftWork:
 
 @dataclass(frozen=True, slots=True)
 class DraftedTree:
-    """One SSM's tree."""
+    """One SSM's tree, and the token ids that mean something else to the SSM than to the LLM."""
 
     ssm: str
     tree: TokenTree
+    foreign_ids: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ of a node hold different tokens. ``validated`` is the gate for trees that come f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from specgrove.kernels.trees import merge_trees as merge_arrays
@@ -54,6 +54,21 @@ class TokenTree:
             raise ValueError("a token tree's log_probs must be <= 0 and not NaN")
         validate_tree(self.token_ids, self.parents, vocab_size, max_num_nodes)
         return self
+
+    def of_tokens(self, is_known: Callable[[int], bool]) -> TokenTree:
+        """The tree without the nodes whose token is not known, and without what hangs below those. The root stays."""
+        if all(is_known(token_id) for token_id in self.token_ids[1:]):
+            return self
+        place = {0: 0}  # of the nodes that are kept
+        for node in range(1, self.num_nodes):
+            if self.parents[node] in place and is_known(self.token_ids[node]):
+                place[node] = len(place)
+        return TokenTree(
+            tuple(self.token_ids[node] for node in place),
+            (-1, *(place[self.parents[node]] for node in list(place)[1:])),
+            tuple(self.log_probs[node] for node in place),
+            tuple(self.sources[node] for node in place),
+        )
 
     def with_source(self, source: int) -> TokenTree:
         """The same tree with every node but the root drafted by SSM number ``source`` alone."""

@@ -20,6 +20,8 @@ import jinja2.ext
 import jinja2.sandbox
 import tokenizers
 
+from specgrove.vocabulary import token_checksums
+
 TOKENIZER_FILE_NAMES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 Message = tuple[str, str] | Mapping[str, object]
@@ -73,6 +75,10 @@ class Tokenizer:
         else:
             template = _default_template(config.get("chat_template"))
         return cls(path.read_bytes(), config, template)
+
+    def token_checksums(self) -> bytes:
+        """See ``specgrove.vocabulary``."""
+        return token_checksums(self._tokenizer.get_vocab(with_added_tokens=True))
 
     @property
     def has_chat_template(self) -> bool:

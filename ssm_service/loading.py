@@ -20,7 +20,7 @@ from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import ssm_pb2
 from ssm_service.config import SsmServiceConfig, SsmSpec
 from ssm_service.lookup import LookupSsm
-from ssm_service.neural import DraftVocab, NeuralSsm
+from ssm_service.neural import DraftVocab, NeuralSsm, Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ def load_ssm(spec: SsmSpec, config: SsmServiceConfig, device: torch.device) -> N
         return LookupSsm(spec.name)
     folder = resolve_model(spec.model, cache_dir=config.cache_dir, progress=logger.info, needs_tokenizer=False)
     dtype = DTYPES[config.dtype]
+    vocabulary = read_vocabulary(folder)
     has_kernels = has_gpu_kernels(config.gpu_kernels, read_spec(folder), dtype, device)
     store = MemoryWeights() if device.type == "cpu" else DeviceWeights(device, has_kernels=has_kernels)
     decoder = load_decoder(folder, dtype, store=store)
@@ -47,7 +48,7 @@ def load_ssm(spec: SsmSpec, config: SsmServiceConfig, device: torch.device) -> N
         runner_for(decoder, limits, config.gpu_kernels),
         spec.rule,
         read_draft_vocab(folder),
-        vocab_sha256=vocab_sha256(folder),
+        vocabulary=vocabulary,
     )
 
 
@@ -61,19 +62,26 @@ def read_draft_vocab(folder: Path) -> DraftVocab | None:
     return None
 
 
-def vocab_sha256(folder: Path) -> str:
-    """Of its tokenizer, or as config.json says under "specgrove"; empty where nothing tells."""
+def read_vocabulary(folder: Path) -> Vocabulary:
+    """That of its tokenizer, or what config.json says under "specgrove". Raises ``ValueError`` where nothing tells."""
     if (folder / "tokenizer.json").exists():
-        return Tokenizer.from_folder(folder).vocab_sha256
+        tokenizer = Tokenizer.from_folder(folder)
+        return Vocabulary(tokenizer.vocab_sha256, tokenizer.token_checksums())
     config = json.loads((folder / "config.json").read_text())
-    return str(config.get("specgrove", {}).get("vocab_sha256", ""))
+    sha256 = str(config.get("specgrove", {}).get("vocab_sha256", ""))
+    if not sha256:
+        raise ValueError(
+            f"{folder} has no tokenizer.json, so nothing tells for which LLM it can draft: "
+            "put the tokenizer.json there that the model was trained with"
+        )
+    return Vocabulary(sha256)
 
 
 def info_of(spec: SsmSpec, ssm: NeuralSsm | LookupSsm) -> ssm_pb2.SsmInfo:
     """What the service says about one SSM."""
     info = ssm_pb2.SsmInfo(name=spec.name, mode=spec.mode)
     if isinstance(ssm, NeuralSsm):
-        info.vocab_sha256 = ssm.vocab_sha256
+        info.vocab_sha256 = ssm.vocabulary.sha256
         info.max_model_len = ssm.max_model_len
         info.num_parameters = ssm.spec.num_parameters
     return info

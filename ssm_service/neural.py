@@ -45,6 +45,17 @@ class DraftVocab:
         return self._to_llm[draft_id]
 
 
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The LLM's token ids as this SSM knows them.
+
+    ``token_checksums`` (see ``specgrove.vocabulary``) are empty where only ``sha256`` is told.
+    """
+
+    sha256: str = ""
+    token_checksums: bytes = b""
+
+
 @dataclass(slots=True)
 class _Nodes:
     """Tree nodes whose keys and values are in place. Parents are places in these lists, or ``ROOT``."""
@@ -104,7 +115,7 @@ class NeuralSsm:
         rule: Beam | Expansion,
         vocab: DraftVocab | None,
         *,
-        vocab_sha256: str = "",
+        vocabulary: Vocabulary = Vocabulary(),
         max_num_chunk_tokens: int = 256,
     ) -> None:
         """Raises ``ValueError`` when the vocabulary doesn't fit the model."""
@@ -115,7 +126,7 @@ class NeuralSsm:
             raise ValueError(f"SSM {name}: its map has no token that it could propose")
         self.name = name
         self.rule = rule
-        self.vocab_sha256 = vocab_sha256
+        self.vocabulary = vocabulary
         self.runner = runner
         self.slots = SlotPool(runner.num_slots)
         self._vocab = vocab
@@ -130,11 +141,6 @@ class NeuralSsm:
     def spec(self) -> DecoderSpec:
         """Of its model."""
         return self.runner.spec
-
-    @property
-    def vocab_size(self) -> int | None:
-        """Token ids taken in are below it; None where all are, those unknown as one."""
-        return self.spec.vocab_size if self._vocab is None else None
 
     @property
     def max_model_len(self) -> int:
@@ -271,7 +277,11 @@ class NeuralSsm:
         return self.slots.allocate(num_slots)
 
     def _fed(self, token_ids: list[int]) -> list[int]:
-        return token_ids if self._vocab is None else self._vocab.to_draft(token_ids)
+        """The LLM's ids as this model takes them: those that it doesn't know as id 0."""
+        if self._vocab is not None:
+            return self._vocab.to_draft(token_ids)
+        vocab_size = self.spec.vocab_size
+        return [token_id if token_id < vocab_size else 0 for token_id in token_ids]
 
     def _grow(self, parts: list[_DraftRows], found: TopK) -> None:
         """Turns the most probable tokens into children; marks drafts that are complete."""

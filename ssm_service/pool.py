@@ -25,6 +25,8 @@ from ssm_service.config import PoolConfig
 from ssm_service.lookup import LookupSsm
 from ssm_service.neural import NeuralSsm
 
+_NUM_TOKEN_IDS = 2**32  # of any LLM; each SSM sees to those that it doesn't know
+
 Result = tuple[int, Draft | SpecGroveError]
 
 
@@ -59,8 +61,6 @@ class DrafterPool:
         self._neural = {ssm.name: ssm for ssm in ssms if isinstance(ssm, NeuralSsm)}
         self._lookup = {ssm.name: ssm for ssm in ssms if isinstance(ssm, LookupSsm)}
         self._config = config
-        sizes = [ssm.vocab_size for ssm in self._neural.values() if ssm.vocab_size is not None]
-        self._vocab_size = min(sizes, default=None)
         self._clock_s = clock_s
         self._sessions: dict[str, _Session] = {}
         self._finished: list[Result] = []
@@ -70,6 +70,12 @@ class DrafterPool:
     def names(self) -> tuple[str, ...]:
         """Of all SSMs."""
         return (*self._neural, *self._lookup)
+
+    def token_checksums(self, name: str) -> bytes:
+        """What an SSM's token ids mean; empty where it doesn't tell. Raises ``InvalidRequestError``."""
+        if name not in self.names:
+            raise InvalidRequestError.of("ssm", f"{name!r} is not in the pool, which has {list(self.names)}")
+        return self._neural[name].vocabulary.token_checksums if name in self._neural else b""
 
     @property
     def num_sessions(self) -> int:
@@ -128,8 +134,8 @@ class DrafterPool:
             raise InvalidRequestError.of("session_id", "must have 1 to 64 characters")
         if work.base == 0 and not work.new_token_ids:
             raise InvalidRequestError.of("new_token_ids", "base 0 must come with all committed tokens")
-        if self._vocab_size is not None and any(not 0 <= t < self._vocab_size for t in work.new_token_ids):
-            raise InvalidRequestError.of("new_token_ids", f"ids must be below the vocabulary's size {self._vocab_size}")
+        if any(not 0 <= token_id < _NUM_TOKEN_IDS for token_id in work.new_token_ids):
+            raise InvalidRequestError.of("new_token_ids", f"ids must be from 0 to {_NUM_TOKEN_IDS - 1}")
         if not 0 <= work.shape.max_num_nodes <= config.max_num_nodes:
             raise InvalidRequestError.of("max_num_nodes", f"must be from 0 to {config.max_num_nodes}")
         if not 0 <= work.shape.max_depth <= config.max_depth:

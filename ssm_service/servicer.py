@@ -9,8 +9,10 @@ from typing import Any
 import grpc
 
 from specgrove import wire
+from specgrove.errors import InvalidRequestError
 from specgrove.request import Draft, DraftWork
 from specgrove.runtime.step_loop import StepLoop
+from specgrove.serving.status import abort
 from specgrove.serving.work_streams import WorkStreams
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc, token_tree_pb2
 from ssm_service.pool import DrafterPool
@@ -48,6 +50,16 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
     ) -> ssm_pb2.SsmServiceGetModelInfoResponse:
         """See ssm.proto."""
         return ssm_pb2.SsmServiceGetModelInfoResponse(ssms=self._infos)
+
+    async def GetVocabulary(  # noqa: N802
+        self, request: ssm_pb2.GetVocabularyRequest, context: Context
+    ) -> ssm_pb2.GetVocabularyResponse:
+        """See ssm.proto."""
+        try:
+            return ssm_pb2.GetVocabularyResponse(token_checksums=self._pool.token_checksums(request.ssm))
+        except InvalidRequestError as error:
+            await abort(context, error)
+            raise
 
     async def Warmup(  # noqa: N802
         self, request: ssm_pb2.SsmServiceWarmupRequest, context: Context

@@ -95,6 +95,18 @@ class SsmInfo(_message.Message):
     num_parameters: int
     def __init__(self, name: _Optional[str] = ..., mode: _Optional[str] = ..., vocab_sha256: _Optional[str] = ..., max_model_len: _Optional[int] = ..., num_parameters: _Optional[int] = ...) -> None: ...
 
+class GetVocabularyRequest(_message.Message):
+    __slots__ = ("ssm",)
+    SSM_FIELD_NUMBER: _ClassVar[int]
+    ssm: str
+    def __init__(self, ssm: _Optional[str] = ...) -> None: ...
+
+class GetVocabularyResponse(_message.Message):
+    __slots__ = ("token_checksums",)
+    TOKEN_CHECKSUMS_FIELD_NUMBER: _ClassVar[int]
+    token_checksums: bytes
+    def __init__(self, token_checksums: _Optional[bytes] = ...) -> None: ...
+
 class SsmServiceWarmupRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

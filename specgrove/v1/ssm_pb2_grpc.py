@@ -45,6 +45,11 @@ class SsmServiceStub:
                 request_serializer=specgrove_dot_v1_dot_ssm__pb2.SsmServiceGetModelInfoRequest.SerializeToString,
                 response_deserializer=specgrove_dot_v1_dot_ssm__pb2.SsmServiceGetModelInfoResponse.FromString,
                 _registered_method=True)
+        self.GetVocabulary = channel.unary_unary(
+                '/specgrove.v1.SsmService/GetVocabulary',
+                request_serializer=specgrove_dot_v1_dot_ssm__pb2.GetVocabularyRequest.SerializeToString,
+                response_deserializer=specgrove_dot_v1_dot_ssm__pb2.GetVocabularyResponse.FromString,
+                _registered_method=True)
         self.Warmup = channel.unary_unary(
                 '/specgrove.v1.SsmService/Warmup',
                 request_serializer=specgrove_dot_v1_dot_ssm__pb2.SsmServiceWarmupRequest.SerializeToString,
@@ -75,6 +80,13 @@ class SsmServiceServicer:
 
     def GetModelInfo(self, request, context):
         """The SSMs of the pool.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetVocabulary(self, request, context):
+        """Checksums of an SSM's tokens, by which the router finds the ids that mean something else to the LLM.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,6 +125,11 @@ def add_SsmServiceServicer_to_server(servicer, server):
                     servicer.GetModelInfo,
                     request_deserializer=specgrove_dot_v1_dot_ssm__pb2.SsmServiceGetModelInfoRequest.FromString,
                     response_serializer=specgrove_dot_v1_dot_ssm__pb2.SsmServiceGetModelInfoResponse.SerializeToString,
+            ),
+            'GetVocabulary': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetVocabulary,
+                    request_deserializer=specgrove_dot_v1_dot_ssm__pb2.GetVocabularyRequest.FromString,
+                    response_serializer=specgrove_dot_v1_dot_ssm__pb2.GetVocabularyResponse.SerializeToString,
             ),
             'Warmup': grpc.unary_unary_rpc_method_handler(
                     servicer.Warmup,
@@ -185,6 +202,33 @@ class SsmService:
             '/specgrove.v1.SsmService/GetModelInfo',
             specgrove_dot_v1_dot_ssm__pb2.SsmServiceGetModelInfoRequest.SerializeToString,
             specgrove_dot_v1_dot_ssm__pb2.SsmServiceGetModelInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetVocabulary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/specgrove.v1.SsmService/GetVocabulary',
+            specgrove_dot_v1_dot_ssm__pb2.GetVocabularyRequest.SerializeToString,
+            specgrove_dot_v1_dot_ssm__pb2.GetVocabularyResponse.FromString,
             options,
             channel_credentials,
             insecure,

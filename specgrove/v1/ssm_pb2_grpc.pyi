@@ -37,6 +37,8 @@ class SsmServiceStub:
     """One long-lived stream per router: work items of all sessions in, results in the order they are ready out."""
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_ssm_pb2.SsmServiceGetModelInfoRequest, _ssm_pb2.SsmServiceGetModelInfoResponse]
     """The SSMs of the pool."""
+    GetVocabulary: _grpc.UnaryUnaryMultiCallable[_ssm_pb2.GetVocabularyRequest, _ssm_pb2.GetVocabularyResponse]
+    """Checksums of an SSM's tokens, by which the router finds the ids that mean something else to the LLM."""
     Warmup: _grpc.UnaryUnaryMultiCallable[_ssm_pb2.SsmServiceWarmupRequest, _ssm_pb2.SsmServiceWarmupResponse]
     """Measures the step time of every SSM (cached after the first call)."""
     GetLoad: _grpc.UnaryUnaryMultiCallable[_ssm_pb2.SsmServiceGetLoadRequest, _ssm_pb2.SsmServiceGetLoadResponse]
@@ -53,6 +55,8 @@ class SsmServiceAsyncStub(SsmServiceStub):
     """One long-lived stream per router: work items of all sessions in, results in the order they are ready out."""
     GetModelInfo: _aio.UnaryUnaryMultiCallable[_ssm_pb2.SsmServiceGetModelInfoRequest, _ssm_pb2.SsmServiceGetModelInfoResponse]  # type: ignore[assignment]
     """The SSMs of the pool."""
+    GetVocabulary: _aio.UnaryUnaryMultiCallable[_ssm_pb2.GetVocabularyRequest, _ssm_pb2.GetVocabularyResponse]  # type: ignore[assignment]
+    """Checksums of an SSM's tokens, by which the router finds the ids that mean something else to the LLM."""
     Warmup: _aio.UnaryUnaryMultiCallable[_ssm_pb2.SsmServiceWarmupRequest, _ssm_pb2.SsmServiceWarmupResponse]  # type: ignore[assignment]
     """Measures the step time of every SSM (cached after the first call)."""
     GetLoad: _aio.UnaryUnaryMultiCallable[_ssm_pb2.SsmServiceGetLoadRequest, _ssm_pb2.SsmServiceGetLoadResponse]  # type: ignore[assignment]
@@ -78,6 +82,14 @@ class SsmServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ssm_pb2.SsmServiceGetModelInfoResponse, _abc.Awaitable[_ssm_pb2.SsmServiceGetModelInfoResponse]]:
         """The SSMs of the pool."""
+
+    @_abc_1.abstractmethod
+    def GetVocabulary(
+        self,
+        request: _ssm_pb2.GetVocabularyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ssm_pb2.GetVocabularyResponse, _abc.Awaitable[_ssm_pb2.GetVocabularyResponse]]:
+        """Checksums of an SSM's tokens, by which the router finds the ids that mean something else to the LLM."""
 
     @_abc_1.abstractmethod
     def Warmup(

@@ -176,12 +176,3 @@ async def test_a_slow_ssm_costs_speed_only() -> None:
     ssm.delay_s = 0.2
     async with toy_suite(ssm=ssm) as suite:
         assert token_ids_of(await responses_to(suite, request_of(max_tokens=40))) == toy_output(PROMPT, 40)
-
-
-async def test_an_ssm_for_another_tokenizer_is_not_used() -> None:
-    ssm = ToySsm()
-    ssm.vocab_sha256 = "0" * 64
-    async with toy_suite(ssm=ssm) as suite:
-        assert token_ids_of(await responses_to(suite, request_of(max_tokens=20))) == toy_output(PROMPT, 20)
-        assert not ssm.asked
-        assert (await suite.stub.GetModelInfo(router_pb2.GetModelInfoRequest())).ssms == []

@@ -169,7 +169,8 @@ class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
         self.closed: list[str] = []
         self.asked: list[DraftWork] = []
         self.names = tuple(names)
-        self.vocab_sha256 = ""
+        self.tokenizer = Tokenizer(toy_tokenizer_json(), {}, None)
+        self.mode = "beam"
         self.forget_probability = 0.0
         self.delay_s = 0.0
         self.spoil: Callable[[TokenTree], TokenTree] = lambda tree: tree
@@ -220,8 +221,11 @@ class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
         return self.streams.serve(request_iterator, context)
 
     async def GetModelInfo(self, request: Any, context: Any) -> ssm_pb2.SsmServiceGetModelInfoResponse:  # noqa: N802
-        infos = [ssm_pb2.SsmInfo(name=n, mode="beam", vocab_sha256=self.vocab_sha256) for n in self.names]
+        infos = [ssm_pb2.SsmInfo(name=n, mode=self.mode, vocab_sha256=self.tokenizer.vocab_sha256) for n in self.names]
         return ssm_pb2.SsmServiceGetModelInfoResponse(ssms=infos)
+
+    async def GetVocabulary(self, request: Any, context: Any) -> ssm_pb2.GetVocabularyResponse:  # noqa: N802
+        return ssm_pb2.GetVocabularyResponse(token_checksums=self.tokenizer.token_checksums())
 
     async def Warmup(self, request: Any, context: Any) -> ssm_pb2.SsmServiceWarmupResponse:  # noqa: N802
         return ssm_pb2.SsmServiceWarmupResponse()

@@ -78,10 +78,21 @@ def test_a_draft_vocabulary_maps_both_ways(runners: list[ModelRunner]) -> None:
     (drafted,) = ask(pool, DraftWork("s", 0, (1005, 5, 1044), SHAPE)).trees
     assert drafted.tree.token_ids[0] == 1044
     assert all(token_id > 1000 for token_id in drafted.tree.token_ids)
-    plain = DrafterPool([NeuralSsm("plain", runners[0], Beam(), None)], PoolConfig())
-    (same,) = ask(plain, DraftWork("s", 0, (5, 0, 44), SHAPE)).trees
-    expected = [1000 + token_id for token_id in same.tree.token_ids]
-    assert 1000 in expected or list(drafted.tree.token_ids) == expected
+    # The same model without a map, that leaves the id out which stands for all others.
+    plain = NeuralSsm("plain", runners[0], Beam(), DraftVocab(torch.tensor([-1, *range(1, TINY_VOCAB_SIZE)])))
+    (same,) = ask(DrafterPool([plain], PoolConfig()), DraftWork("s", 0, (5, 0, 44), SHAPE)).trees
+    assert list(drafted.tree.token_ids) == [1000 + token_id for token_id in same.tree.token_ids]
+
+
+def test_tokens_that_an_ssm_does_not_know_cost_nobody_the_draft(runners: list[ModelRunner]) -> None:
+    """An LLM's vocabulary may be larger: its ids are fed as id 0, and what comes after them is drafted as ever."""
+    beyond = ask(make_pool(runners), DraftWork("s", 0, (5, 6, TINY_VOCAB_SIZE + 3, 5, 6), SHAPE))
+    as_zero = ask(make_pool(runners), DraftWork("s", 0, (5, 6, 0, 5, 6), SHAPE))
+    neural = {drafted.ssm: drafted.tree for drafted in beyond.trees if drafted.ssm != "lookup"}
+    assert neural == {drafted.ssm: drafted.tree for drafted in as_zero.trees if drafted.ssm != "lookup"}
+    assert len(neural) == 2
+    (looked_up,) = [drafted.tree for drafted in beyond.trees if drafted.ssm == "lookup"]
+    assert TINY_VOCAB_SIZE + 3 in looked_up.token_ids
 
 
 def test_stale_base_says_what_is_held(runners: list[ModelRunner]) -> None:
@@ -101,7 +112,7 @@ def test_bad_items_name_the_field(runners: list[ModelRunner]) -> None:
     good = DraftWork("s", 0, PROMPT, SHAPE)
     cases = {
         "session_id": replace(good, session_id="x" * 65),
-        "new_token_ids": replace(good, new_token_ids=(TINY_VOCAB_SIZE,)),
+        "new_token_ids": replace(good, new_token_ids=(-1,)),
         "max_num_nodes": replace(good, shape=TreeShape(256, 4)),
         "max_depth": replace(good, shape=TreeShape(4, 33)),
         "beam_width": replace(good, shape=TreeShape(4, 4, 65)),

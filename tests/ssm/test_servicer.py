@@ -18,11 +18,12 @@ from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.server import Server
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
+from specgrove.vocabulary import token_checksums
 from ssm_service.config import PoolConfig, SsmSpec
 from ssm_service.draft_tree import Beam
 from ssm_service.loading import info_of
 from ssm_service.lookup import LookupSsm
-from ssm_service.neural import NeuralSsm
+from ssm_service.neural import NeuralSsm, Vocabulary
 from ssm_service.pool import DrafterPool
 from ssm_service.servicer import SsmServicer
 from tests.conftest import TINY_VOCAB_SIZE
@@ -42,7 +43,9 @@ class SlowPool(DrafterPool):
 
 @pytest.fixture
 def pool(tiny_llama: Path) -> SlowPool:
-    neural = NeuralSsm("tiny", ModelRunner(load_decoder(tiny_llama, torch.float32), 200), Beam(), None)
+    vocabulary = Vocabulary("made up", token_checksums({"a": 0, "b": 1}))
+    runner = ModelRunner(load_decoder(tiny_llama, torch.float32), 200)
+    neural = NeuralSsm("tiny", runner, Beam(), None, vocabulary=vocabulary)
     return SlowPool([neural, LookupSsm("lookup")], PoolConfig())
 
 
@@ -104,10 +107,20 @@ async def test_drafts_and_control_calls(stub: ssm_pb2_grpc.SsmServiceStub) -> No
     assert (load.num_sessions, load.num_free_slots) == (0, 200)
 
 
+async def test_an_ssm_says_what_its_token_ids_mean(stub: ssm_pb2_grpc.SsmServiceStub) -> None:
+    infos = (await stub.GetModelInfo(ssm_pb2.SsmServiceGetModelInfoRequest())).ssms
+    assert [info.vocab_sha256 for info in infos] == ["made up", ""]
+    for ssm, expected in (("tiny", token_checksums({"a": 0, "b": 1})), ("lookup", b"")):
+        assert (await stub.GetVocabulary(ssm_pb2.GetVocabularyRequest(ssm=ssm))).token_checksums == expected
+    with pytest.raises(grpc.aio.AioRpcError, match="'nobody' is not in the pool") as caught:
+        await stub.GetVocabulary(ssm_pb2.GetVocabularyRequest(ssm="nobody"))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_bad_items_fail_alone(stub: ssm_pb2_grpc.SsmServiceStub) -> None:
     good = wire.draft_work_to_proto(WORK, 1)
     stale = ssm_pb2.DraftItem(session_id="t", item_id=2, base=9, new_token_ids=[1], max_num_nodes=3, max_depth=2)
-    invalid = ssm_pb2.DraftItem(session_id="u", item_id=3, new_token_ids=[TINY_VOCAB_SIZE], max_depth=2)
+    invalid = ssm_pb2.DraftItem(session_id="u", item_id=3, new_token_ids=[1], max_depth=99)
     results = await ask(stub, good, stale, invalid)
     assert results[1].HasField("draft")
     assert isinstance(wire.error_from_proto(results[2].error), StaleBaseError)

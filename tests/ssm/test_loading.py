@@ -1,0 +1,49 @@
+"""Loading SSMs: what tells which LLM they draft for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssm_service.config import PoolConfig, SsmServiceConfig, parse_ssms
+from ssm_service.loading import load_ssm, read_vocabulary
+from ssm_service.neural import NeuralSsm
+from tests.router.toy_language import VOCAB_SIZE, toy_tokenizer_json
+
+
+@pytest.fixture
+def folder(tiny_llama: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_llama, tmp_path / "tiny"))
+
+
+def _load(folder: Path) -> object:
+    (spec,) = parse_ssms([f"{folder},name=tiny"])
+    config = SsmServiceConfig(
+        address="127.0.0.1:0", ssms=(spec,), dtype="float32", device="cpu", gpu_kernels="off", cache_dir=folder,
+        num_threads=1, num_slots=64, session_ttl_s=PoolConfig().session_ttl_s, drain_timeout_s=0.0,
+    )  # fmt: skip
+    return load_ssm(spec, config, torch.device("cpu"))
+
+
+def test_an_ssm_that_does_not_tell_its_llm_is_asked_for_a_tokenizer(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"tiny has no tokenizer\.json.*put the tokenizer\.json there"):
+        _load(folder)
+
+
+def test_a_tokenizer_tells(folder: Path) -> None:
+    (folder / "tokenizer.json").write_bytes(toy_tokenizer_json())
+    ssm = _load(folder)
+    assert isinstance(ssm, NeuralSsm)
+    assert len(ssm.vocabulary.sha256) == 64
+    assert len(ssm.vocabulary.token_checksums) == 4 * VOCAB_SIZE
+
+
+def test_a_trained_ssm_tells_by_its_configuration(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"specgrove": {"vocab_sha256": "5" * 64}}))
+    vocabulary = read_vocabulary(folder)
+    assert (vocabulary.sha256, vocabulary.token_checksums) == ("5" * 64, b"")
