@@ -14,8 +14,9 @@ import torch
 
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.formats.gguf_blocks import PLAIN_TYPES
-from specgrove.models.formats.gguf_checkpoint import GgufCheckpoint, open_gguf
+from specgrove.models.formats.gguf_checkpoint import GgufCheckpoint
 from specgrove.models.formats.gguf_config import main_type
+from specgrove.models.gguf_file import GgufFile
 from specgrove.models.gguf_model import write_config_and_tokenizer
 from specgrove.models.made_folder import copy_other_files, edit_json, whole_folder
 from specgrove.models.model_files import gguf_of
@@ -46,10 +47,10 @@ def convert_model(
 
 
 def _convert_gguf(path: Path, target: Path, dtype: torch.dtype | None, progress: Callable[[str], None]) -> None:
-    kind = main_type(open_gguf(path))
-    dtype = dtype or PLAIN_TYPES.get(kind, torch.bfloat16)
-    with GgufCheckpoint(path) as checkpoint, whole_folder(target) as folder:
-        write_config_and_tokenizer(path, folder, progress)
+    file = GgufFile(path)
+    dtype = dtype or PLAIN_TYPES.get(main_type(file), torch.bfloat16)
+    with GgufCheckpoint(path, dtype) as checkpoint, whole_folder(target) as folder:
+        write_config_and_tokenizer(file, folder, progress)
         config = json.loads((folder / "config.json").read_text())
         config.pop("quantization_config", None)
         config["dtype"] = str(dtype).removeprefix("torch.")

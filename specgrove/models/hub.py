@@ -17,8 +17,10 @@ from huggingface_hub import errors as hub_errors
 from safetensors import SafetensorError, safe_open
 
 from specgrove.models import demo
+from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.gguf_file import GgufFile
 from specgrove.models.gguf_model import ensure_gguf_folder
-from specgrove.models.model_files import gguf_of
+from specgrove.models.model_files import gguf_files, gguf_of
 
 DEMO_LLM = demo.DEMO_LLM
 DOWNLOADED_FILES = ("*.safetensors", "*.json", "tokenizer.model", "chat_template.jinja")
@@ -113,7 +115,7 @@ def check_model_folder(folder: Path, *, needs_tokenizer: bool = True) -> None:
         kind = "is a file, not a folder" if folder.exists() else "does not exist"
         raise ModelNotFoundError(f"model folder {folder} {kind}")
     config_path = folder / "config.json"
-    gguf_names = sorted(path.name for path in folder.glob("*.gguf"))
+    gguf_names = [path.name for path in gguf_files(folder)]
     if not config_path.is_file() and len(gguf_names) > 1:
         raise ModelNotFoundError(f"{folder} has several GGUF files: name one of {', '.join(gguf_names)}")
     if not config_path.is_file():
@@ -167,11 +169,8 @@ def _check_safetensors(path: Path) -> None:
 
 
 def _check_gguf(path: Path) -> None:
-    """Its first bytes only: the whole header takes seconds to read."""
+    """Opens it and its other parts: whole, and all there. Reads no weights."""
     try:
-        with path.open("rb") as file:
-            is_gguf = file.read(4) == b"GGUF"
-    except OSError as error:
-        raise ModelNotFoundError(f"{path} can't be read: {error}") from error
-    if not is_gguf:
-        raise ModelNotFoundError(f"{path} is no GGUF file")
+        GgufFile(path)
+    except UnsupportedModelError as error:
+        raise ModelNotFoundError(str(error)) from error

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.formats import SUPPORTED_METHODS
-from specgrove.models.formats.gguf_checkpoint import open_gguf
 from specgrove.models.formats.gguf_config import main_type
+from specgrove.models.gguf_file import GgufFile
 from specgrove.models.hub import DEMO_LLM, ModelNotFoundError, check_model_folder, is_hub_id, resolve_model
 from specgrove.models.loading import open_checkpoint, read_spec
 from specgrove.models.model_files import config_of, gguf_of, name_of, quantization_of, weight_files
@@ -95,7 +95,7 @@ def _dtype(folder: Path) -> str | None:
     gguf_path = gguf_of(folder)
     try:
         if gguf_path is not None:
-            return main_type(open_gguf(gguf_path))
+            return main_type(GgufFile(gguf_path))
         for path in weight_files(folder):
             with safe_open(path, framework="np") as file:
                 for name in file.keys():  # noqa: SIM118

@@ -67,10 +67,13 @@ def read_spec(folder: Path) -> DecoderSpec:
         raise UnsupportedModelError(f"{folder}: {error}") from error
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """A model folder's weights, to be used in ``with``. Raises ``UnsupportedModelError``."""
+def open_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> Checkpoint:
+    """A model folder's weights, to be used in ``with``; what must be dequantised is rounded to ``dtype``.
+
+    Raises ``UnsupportedModelError``.
+    """
     gguf_path = gguf_of(folder)
-    return SafetensorsCheckpoint(folder) if gguf_path is None else GgufCheckpoint(gguf_path)
+    return SafetensorsCheckpoint(folder) if gguf_path is None else GgufCheckpoint(gguf_path, dtype)
 
 
 def load_decoder(
@@ -84,6 +87,6 @@ def load_decoder(
     """Reads a checked model folder layer by layer, only what ``shard`` holds; ``progress`` is told layers done and in all."""
     family, _ = family_of(folder)
     spec = read_spec(folder)
-    with open_checkpoint(folder) as checkpoint:
+    with open_checkpoint(folder, dtype) as checkpoint:
         weights = family.weights_of(checkpoint, spec, shard or Shard.whole(spec))
         return Decoder(spec, weights, dtype, shard, group, store, progress)

@@ -6,22 +6,41 @@ Used by everything that looks at folders. Imports neither torch nor transformers
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+_GGUF_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+
+
+def gguf_parts(path: Path) -> tuple[Path, ...]:
+    """All parts that a split GGUF file's name promises, whether they are there or not; the file itself for any other."""
+    match = _GGUF_PART.fullmatch(path.name)
+    if match is None or not 1 <= int(match["number"]) <= int(match["count"]):
+        return (path,)
+    numbers = range(1, int(match["count"]) + 1)
+    return tuple(path.with_name(f"{match['stem']}-{number:05d}-of-{match['count']}.gguf") for number in numbers)
+
+
+def gguf_files(folder: Path) -> list[Path]:
+    """One path for every GGUF model in ``folder``: the first part for split ones."""
+    return sorted({gguf_parts(path)[0] for path in folder.glob("*.gguf")})
+
 
 def gguf_of(folder: Path) -> Path | None:
-    """The GGUF file whose weights this folder has; None where it has safetensors, or several GGUF files or none."""
+    """The GGUF file whose weights this folder has; None where it has safetensors, or several GGUF models or none."""
     if next(folder.glob("*.safetensors"), None) is not None or (folder / "model.safetensors.index.json").exists():
         return None
-    paths = sorted(folder.glob("*.gguf"))
+    paths = gguf_files(folder)
     return paths[0] if len(paths) == 1 else None
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Safetensors, or the one GGUF file."""
+    """Safetensors, or the one GGUF model's file or parts."""
     gguf_path = gguf_of(folder)
-    return sorted(folder.glob("*.safetensors")) if gguf_path is None else [gguf_path]
+    if gguf_path is None:
+        return sorted(folder.glob("*.safetensors"))
+    return [path for path in gguf_parts(gguf_path) if path.is_file()]
 
 
 def config_of(folder: Path) -> dict[str, Any]:

@@ -1,48 +1,45 @@
-"""A GGUF file's metadata as the ``config.json`` and ``generation_config.json`` of a Llama. Called by ``specgrove.models.gguf_model``."""
+"""A GGUF file's metadata as ``config.json``. Called by ``specgrove.models.gguf_model``."""
 
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.formats.gguf_blocks import BITS, BLOCK_LEN
-from specgrove.models.formats.gguf_checkpoint import value_of
+from specgrove.models.formats.gguf_blocks import BITS, BLOCK_LEN, PLAIN_TYPES
+from specgrove.models.formats.gguf_families import GgufFamily, family_of_gguf, reader_of
+from specgrove.models.gguf_file import GgufFile
+from specgrove.models.gguf_tokenizer import special_ids
 from specgrove.models.rotary import Llama3Scaling, RotarySpec, frequencies_of
 
 # What llama.cpp's converter turns into a tensor of divisors; all of Meta's models have these values.
 _LLAMA3_ORIGINAL_POSITIONS, _LLAMA3_LOW, _LLAMA3_HIGH = 8192, 1.0, 4.0
+# What llama.cpp has in its code for Gemma 3, for files that don't say it.
+_GEMMA3_LOCAL_THETA, _GEMMA3_PATTERN, _GEMMA3_27B_LAYERS = 10000.0, 6, 62
+
+Value = Callable[..., Any]
 
 
-def config_of_gguf(reader: Any, path: Path) -> dict[str, Any]:
+def config_of_gguf(file: GgufFile) -> dict[str, Any]:
     """``config.json``. Raises ``UnsupportedModelError`` that names what is missing or not supported."""
-
-    def value(key: str, default: Any = None) -> Any:
-        found = value_of(reader, f"llama.{key}", default)
-        if found is None:
-            raise UnsupportedModelError(f"{path} lacks llama.{key} in its metadata")
-        return found
-
+    family, value = family_of_gguf(file), reader_of(file)
     if value("expert_count", 0):
-        raise UnsupportedModelError(f"{path}: mixtures of experts are not supported")
-    shapes = {tensor.name: [int(size) for size in reversed(tensor.shape)] for tensor in reader.tensors}
-    if "token_embd.weight" not in shapes:
-        raise UnsupportedModelError(f"{path} has no token_embd.weight: is it a whole model?")
+        raise UnsupportedModelError(f"{file.path}: mixtures of experts are not supported")
+    if "token_embd.weight" not in file.tensors:
+        raise UnsupportedModelError(f"{file.path} has no token_embd.weight: is it a whole model?")
     hidden_size, num_heads = int(value("embedding_length")), int(value("attention.head_count"))
     head_dim = int(value("attention.key_length", hidden_size // num_heads))
-    if int(value("rope.dimension_count", head_dim)) != head_dim:
-        raise UnsupportedModelError(f"{path}: rotary embeddings of a part of the head are not supported")
-    eos = [
-        value_of(reader, f"tokenizer.ggml.{name}_token_id", None) for name in ("eos", "eot", "eom")
-    ]  # end of sequence, of turn, of message
-    eos_ids = list(dict.fromkeys(int(token_id) for token_id in eos if token_id is not None))
-    config: dict[str, Any] = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": shapes["token_embd.weight"][0],
+    if {int(value("rope.dimension_count", head_dim)), int(value("attention.value_length", head_dim))} != {head_dim}:
+        raise UnsupportedModelError(
+            f"{file.path}: rotary embeddings of a part of the head, or values of another size than keys, are not supported"
+        )
+    config = {
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
+        "vocab_size": file.tensors["token_embd.weight"].shape[0],
         "hidden_size": hidden_size,
         "intermediate_size": int(value("feed_forward_length")),
         "num_hidden_layers": int(value("block_count")),
@@ -50,58 +47,82 @@ def config_of_gguf(reader: Any, path: Path) -> dict[str, Any]:
         "num_key_value_heads": int(value("attention.head_count_kv", num_heads)),
         "head_dim": head_dim,
         "max_position_embeddings": int(value("context_length")),
-        # GGUF holds the float32 neighbour of what the model's makers wrote.
-        "rms_norm_eps": float(str(np.float32(value("attention.layer_norm_rms_epsilon")))),
-        "rope_parameters": _rope(reader, path, head_dim, value),
-        "hidden_act": "silu",
-        "attention_bias": "blk.0.attn_q.bias" in shapes,
-        "mlp_bias": "blk.0.ffn_up.bias" in shapes,
-        "tie_word_embeddings": "output.weight" not in shapes,
-        "bos_token_id": value_of(reader, "tokenizer.ggml.bos_token_id", None),
-        "eos_token_id": eos_ids[0] if len(eos_ids) == 1 else eos_ids or None,
-        "pad_token_id": value_of(reader, "tokenizer.ggml.padding_token_id", None),
+        "rms_norm_eps": _shortest(value("attention.layer_norm_rms_epsilon")),
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        **special_ids(file),
+        **_of_family(file, family, value, hidden_size, num_heads, head_dim),
     }
-    kind = main_type(reader)
-    if kind in BITS:
-        config["quantization_config"] = {
-            "quant_method": "gguf", "type": kind, "bits": BITS[kind], "group_size": BLOCK_LEN,
-        }  # fmt: skip
+    if (kind := main_type(file)) not in PLAIN_TYPES:
+        kept = {"bits": BITS[kind], "group_size": BLOCK_LEN} if kind in BITS else {}
+        config["quantization_config"] = {"quant_method": "gguf", "type": kind, **kept}
     return config
 
 
-def main_type(reader: Any) -> str:
+def _shortest(number: float) -> float:
+    """GGUF holds the float32 neighbour of what the model's makers wrote."""
+    return float(str(np.float32(number)))
+
+
+def _of_family(
+    file: GgufFile, family: GgufFamily, value: Value, hidden_size: int, num_heads: int, head_dim: int
+) -> dict[str, Any]:
+    """What only this architecture's ``config.json`` has."""
+    rope = _rope(file, head_dim, value)
+    if family.name != "gemma3":
+        biases = {
+            "attention_bias": "blk.0.attn_q.bias" in file.tensors,
+            "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
+        }
+        return {"hidden_act": "silu", "rope_parameters": rope, **(biases if family.name != "qwen2" else {})}
+    num_layers, pattern = int(value("block_count")), int(value("attention.sliding_window_pattern", _GEMMA3_PATTERN))
+    if value("final_logit_softcapping", 0) or value("attn_logit_softcapping", 0):
+        raise UnsupportedModelError(f"{file.path}: softcapping is not supported")
+    local_theta = _shortest(value("rope.freq_base_swa", _GEMMA3_LOCAL_THETA))
+    return {
+        "hidden_activation": "gelu_pytorch_tanh",
+        "attention_bias": False,
+        "query_pre_attn_scalar": hidden_size // num_heads if num_layers == _GEMMA3_27B_LAYERS else head_dim,
+        "sliding_window": int(value("attention.sliding_window")),
+        "layer_types": ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(num_layers)],
+        "rope_parameters": {
+            "full_attention": rope,
+            "sliding_attention": {"rope_type": "default", "rope_theta": local_theta},
+        },
+    }
+
+
+def main_type(file: GgufFile) -> str:
     """The type of most of the layers' bytes."""
     num_bytes: Counter[str] = Counter()
-    for tensor in reader.tensors:
+    for tensor in file.tensors.values():
         if tensor.name.startswith("blk."):
-            num_bytes[tensor.tensor_type.name] += int(tensor.n_bytes)
+            num_bytes[tensor.kind] += tensor.data.nbytes
     return num_bytes.most_common(1)[0][0] if num_bytes else "F32"
 
 
-def _rope(reader: Any, path: Path, head_dim: int, value: Any) -> dict[str, Any]:
-    theta = float(str(np.float32(value("rope.freq_base", 10000.0))))
-    divisors = next((tensor.data for tensor in reader.tensors if tensor.name == "rope_freqs.weight"), None)
-    if divisors is not None:
-        return _llama3(np.asarray(divisors, np.float32), theta, head_dim, path)
+def _rope(file: GgufFile, head_dim: int, value: Value) -> dict[str, Any]:
+    theta = _shortest(value("rope.freq_base", 10000.0))
+    if (divisors := file.tensors.get("rope_freqs.weight")) is not None:
+        return _llama3(divisors.data.view(np.float32).ravel(), theta, head_dim, file)
     kind = value("rope.scaling.type", "none")
     if kind == "none":
         return {"rope_type": "default", "rope_theta": theta}
     if kind not in ("linear", "yarn"):
-        raise UnsupportedModelError(f"{path}: rope scaling {kind!r} is not supported, only linear and yarn")
-    rope = {"rope_type": kind, "rope_theta": theta, "factor": float(value("rope.scaling.factor"))}
+        raise UnsupportedModelError(f"{file.path}: rope scaling {kind!r} is not supported, only linear and yarn")
+    rope = {"rope_type": kind, "rope_theta": theta, "factor": _shortest(value("rope.scaling.factor"))}
     if kind == "yarn":
         rope["original_max_position_embeddings"] = int(value("rope.scaling.original_context_length"))
     return rope
 
 
-def _llama3(divisors: np.ndarray[Any, Any], theta: float, head_dim: int, path: Path) -> dict[str, Any]:
+def _llama3(divisors: np.ndarray[Any, Any], theta: float, head_dim: int, file: GgufFile) -> dict[str, Any]:
     """The scaling whose divisors these are."""
     factor = float(divisors.max())
     scaling = Llama3Scaling(factor, _LLAMA3_LOW, _LLAMA3_HIGH, _LLAMA3_ORIGINAL_POSITIONS)
     expected = frequencies_of(RotarySpec(theta), head_dim) / frequencies_of(RotarySpec(theta, scaling), head_dim)
     if divisors.shape != expected.shape or not np.allclose(divisors, expected.numpy(), rtol=1e-3):
         raise UnsupportedModelError(
-            f"{path}: rope_freqs.weight is not Llama 3's scaling, which is the only one supported"
+            f"{file.path}: rope_freqs.weight is not Llama 3's scaling, which is the only one supported"
         )
     return {
         "rope_type": "llama3",

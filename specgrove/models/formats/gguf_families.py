@@ -1,0 +1,122 @@
+"""The architectures of GGUF files that are served: whose models they are, and by what names they keep the weights.
+
+Read by ``gguf_checkpoint`` and ``gguf_config``. What differs is data here: a row for an architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.gguf_file import GgufFile
+
+_TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_LAYER_NAMES = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+_GEMMA_NORMS = {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+_NEEDED_NAMES = ("token_embd.weight", "output_norm.weight")
+IGNORED_NAMES = ("rope_freqs.weight",)  # read by ``gguf_config``
+
+
+@dataclass(frozen=True, slots=True)
+class GgufFamily:
+    """One architecture. ``name`` is what its metadata keys begin with."""
+
+    name: str
+    architecture: str
+    """In ``config.json``."""
+    model_type: str
+    layer_names: Mapping[str, str]
+    """A layer's tensors, by llama.cpp's names, to Hugging Face's."""
+    has_rotated_pairs: bool = False
+    """Query and key rows stand in llama.cpp's order: the two of a rotation side by side."""
+    norm_offset: float = 0.0
+    """What the file's norm scales have more than Hugging Face's."""
+
+    def hugging_face_name(self, name: str) -> str | None:
+        """None for a tensor that no model of this family has."""
+        stem, _, suffix = name.rpartition(".")
+        if stem in _TOP_NAMES:
+            return f"{_TOP_NAMES[stem]}.{suffix}"
+        parts = stem.split(".")
+        if len(parts) == 3 and parts[0] == "blk" and parts[2] in self.layer_names:
+            return f"model.layers.{parts[1]}.{self.layer_names[parts[2]]}.{suffix}"
+        return None
+
+
+_FAMILIES = (
+    GgufFamily("llama", "LlamaForCausalLM", "llama", _LAYER_NAMES, has_rotated_pairs=True),
+    GgufFamily("qwen2", "Qwen2ForCausalLM", "qwen2", _LAYER_NAMES),
+    GgufFamily("qwen3", "Qwen3ForCausalLM", "qwen3", _LAYER_NAMES | _HEAD_NORMS),
+    GgufFamily(
+        "gemma3", "Gemma3ForCausalLM", "gemma3_text", _LAYER_NAMES | _HEAD_NORMS | _GEMMA_NORMS, norm_offset=1.0
+    ),
+)
+
+
+def family_of_gguf(file: GgufFile) -> GgufFamily:
+    """Raises ``UnsupportedModelError`` for other architectures, by name."""
+    architecture = file.value("general.architecture", "")
+    for family in _FAMILIES:
+        if family.name == architecture:
+            return family
+    raise UnsupportedModelError(
+        f"{file.path}: GGUF architecture {architecture!r} is not supported, only {', '.join(f.name for f in _FAMILIES)}: "
+        "serve the model's own folder in Hugging Face layout if its family is (`specgrove models info`)"
+    )
+
+
+def reader_of(file: GgufFile) -> Callable[..., Any]:
+    """``value(name, default)`` of the architecture's metadata; lists for all layers are taken where they are of one number.
+
+    It raises ``UnsupportedModelError`` for what is missing and has no default.
+    """
+    architecture = family_of_gguf(file).name
+
+    def value(name: str, default: Any = None) -> Any:
+        found = file.value(f"{architecture}.{name}", default)
+        if found is None:
+            raise UnsupportedModelError(f"{file.path} lacks {architecture}.{name} in its metadata")
+        if isinstance(found, np.ndarray) and found.size and (found == found[0]).all():
+            return found[0].item()
+        if isinstance(found, np.ndarray | list):
+            raise UnsupportedModelError(f"{file.path}: {architecture}.{name} differs by layer, which is not supported")
+        return found
+
+    return value
+
+
+def check_tensors(file: GgufFile) -> None:
+    """Raises ``UnsupportedModelError`` with the names of the weights that are missing, or that no model of the family has."""
+    family = family_of_gguf(file)
+    num_layers = int(reader_of(file)("block_count"))
+    in_layers = [f"blk.{index}.{name}.weight" for index in range(num_layers) for name in family.layer_names]
+    missing = [name for name in (*_NEEDED_NAMES, *in_layers) if name not in file.tensors]
+    if missing:
+        others = f" and {len(missing) - 3} others" if len(missing) > 3 else ""
+        raise UnsupportedModelError(f"{file.path} lacks {', '.join(missing[:3])}{others}: is it a whole model?")
+    for name in file.tensors:
+        if name not in IGNORED_NAMES and family.hugging_face_name(name) is None:
+            raise UnsupportedModelError(
+                f"{file.path} has a tensor {name}, which no {family.name} has: it would be left out"
+            )
+    if beyond := [n for n in file.tensors if n.startswith("blk.") and int(n.split(".")[1]) >= num_layers]:
+        raise UnsupportedModelError(f"{file.path} has {beyond[0]}, but by its metadata {num_layers} layers")
