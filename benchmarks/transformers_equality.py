@@ -21,7 +21,8 @@ from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from router.tree_policy import StaticTreePolicy
 from specgrove.models.hub import DEMO_LLM, resolve_model
-from specgrove.models.loading import load_decoder
+from specgrove.models.loading import load_decoder, open_checkpoint
+from specgrove.models.model_files import gguf_of
 from specgrove.request import GenerationRequest, SamplingParams, TreeShape
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.in_process import InProcessVerifier
@@ -53,16 +54,32 @@ def our_logits(runner: ModelRunner, token_ids: list[int]) -> torch.Tensor:
     return runner.forward(builder.build())
 
 
+def reference_of(folder: Path) -> Any:
+    """transformers' model of a folder; of a GGUF file's, with the same weights as ours, dequantised."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if gguf_of(folder) is None:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    config = AutoConfig.from_pretrained(folder)
+    del config.quantization_config  # transformers would look for weights that it quantised
+    reference = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with open_checkpoint(folder) as checkpoint:
+        weights = {name: checkpoint.tensor(name).float() for name in checkpoint.names()}
+    if reference.config.tie_word_embeddings:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    reference.load_state_dict(weights)
+    return reference.eval()
+
+
 def main() -> int:
     """0 when the claims of the module's text hold."""
-    from transformers import AutoModelForCausalLM
-
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.transformers_equality", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--num-prompts", type=int, default=50)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--llm", default=DEMO_LLM)
+    parser.add_argument("--prompts", type=Path, help="a file with a prompt in each line, instead of our own")
     parser.add_argument("--cache-dir", type=Path, default=Path.home() / ".cache" / "specgrove")
     arguments = parser.parse_args()
     folder = resolve_model(arguments.llm, cache_dir=arguments.cache_dir, progress=print)
@@ -71,10 +88,12 @@ def main() -> int:
     eos = decoder.spec.eos_token_ids
     engine = VerifierEngine(ModelRunner(decoder, 4096), VerifierConfig(max_model_len=2048))
     loop = StepLoop(engine, "verifier")
-    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    reference = reference_of(folder)
 
     num_identical, num_ties, max_difference = 0, 0, 0.0
     prompts = load_prompts(arguments.num_prompts)
+    if arguments.prompts is not None:
+        prompts = arguments.prompts.read_text(encoding="utf-8").splitlines()[: arguments.num_prompts]
     for number, prompt in enumerate(prompts, start=1):
         is_chat = tokenizer.has_chat_template
         prompt_ids = tokenizer.encode_chat([("user", prompt)]) if is_chat else tokenizer.encode(prompt)

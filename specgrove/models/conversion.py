@@ -15,7 +15,7 @@ import torch
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.formats.gguf_blocks import PLAIN_TYPES
 from specgrove.models.formats.gguf_checkpoint import GgufCheckpoint
-from specgrove.models.formats.gguf_config import main_type
+from specgrove.models.formats.gguf_families import main_type
 from specgrove.models.gguf_file import GgufFile
 from specgrove.models.gguf_model import write_config_and_tokenizer
 from specgrove.models.made_folder import copy_other_files, edit_json, whole_folder

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.formats import SUPPORTED_METHODS
-from specgrove.models.formats.gguf_config import main_type
+from specgrove.models.formats.gguf_families import main_type
 from specgrove.models.gguf_file import GgufFile
 from specgrove.models.hub import DEMO_LLM, ModelNotFoundError, check_model_folder, is_hub_id, resolve_model
 from specgrove.models.loading import open_checkpoint, read_spec

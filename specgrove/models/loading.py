@@ -67,13 +67,15 @@ def read_spec(folder: Path) -> DecoderSpec:
         raise UnsupportedModelError(f"{folder}: {error}") from error
 
 
-def open_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> Checkpoint:
-    """A model folder's weights, to be used in ``with``; what must be dequantised is rounded to ``dtype``.
+def open_checkpoint(folder: Path, dtype: torch.dtype = torch.float32, *, keeps_blocks: bool = True) -> Checkpoint:
+    """A model folder's weights, to be used in ``with``. The settings are for GGUF files, see ``GgufCheckpoint``.
 
     Raises ``UnsupportedModelError``.
     """
     gguf_path = gguf_of(folder)
-    return SafetensorsCheckpoint(folder) if gguf_path is None else GgufCheckpoint(gguf_path, dtype)
+    if gguf_path is None:
+        return SafetensorsCheckpoint(folder)
+    return GgufCheckpoint(gguf_path, dtype, keeps_blocks=keeps_blocks)
 
 
 def load_decoder(

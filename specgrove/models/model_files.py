@@ -58,6 +58,8 @@ def quantization_of(folder: Path) -> str | None:
     if not quantization:
         return None
     method, bits = quantization.get("quant_method", "unnamed method"), quantized_bits(folder)
+    if method == "gguf" and bits is None:
+        return f"gguf, {quantization.get('type')}, dequantised when it is loaded"
     return f"{method}, {bits} bits" if bits else str(method)
 
 

@@ -20,7 +20,7 @@ from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.formats.own import parts_of, quantization_config
 from specgrove.models.loading import family_of, open_checkpoint, read_spec
 from specgrove.models.made_folder import copy_other_files, edit_json, whole_folder
-from specgrove.models.model_files import quantization_of
+from specgrove.models.model_files import gguf_of, quantization_of
 from specgrove.models.safetensors_writer import SafetensorsWriter
 from specgrove.models.sharding import Shard
 
@@ -106,12 +106,12 @@ def quantize_folder(
     if group_size is not None and (group_size < 4 or group_size % 4):
         raise ValueError(f"the group size must be a multiple of 4, got {group_size}")
     stored = quantization_of(source)
-    if stored is not None:
+    if stored is not None and gguf_of(source) is None:
         raise UnsupportedModelError(
             f"{source} is quantised already ({stored}): quantise the model that it was made from"
         )
     pool = ThreadPoolExecutor(os.cpu_count(), initializer=_one_thread)
-    with pool, open_checkpoint(source) as checkpoint, whole_folder(target) as folder:
+    with pool, open_checkpoint(source, keeps_blocks=False) as checkpoint, whole_folder(target) as folder:
         names = linear_names(source, checkpoint)
         copy_other_files(source, folder)
         edit_json(folder / "config.json", {"quantization_config": quantization_config(bits, group_size)})
@@ -125,7 +125,7 @@ def quantize_folder(
             for name in linears:
                 add(name, _quantized(checkpoint, name, bits, group_size, pool))
 
-        _copy_tensors(checkpoint, names, writer)
+        _copy_tensors(checkpoint, names, writer, to_bfloat16=gguf_of(source) is not None)
         add_all(names.others)
         for index, layer in enumerate(names.layers):
             add_all(layer)
@@ -135,13 +135,15 @@ def quantize_folder(
         writer.finish()
 
 
-def _copy_tensors(checkpoint: Checkpoint, names: LinearNames, writer: SafetensorsWriter) -> None:
+def _copy_tensors(checkpoint: Checkpoint, names: LinearNames, writer: SafetensorsWriter, *, to_bfloat16: bool) -> None:
+    """All but what is quantised; embeddings ``to_bfloat16`` where they have been dequantised."""
     linears = {name for layer in names.layers for name in layer} | set(names.others)
     if names.head == HEAD_NAME:  # else it is the embedding, which stays
         linears.add(names.head)
     for name in checkpoint.names():
         if name not in linears:
-            writer.add(name, checkpoint.tensor(name))
+            tensor = checkpoint.tensor(name)
+            writer.add(name, tensor.bfloat16() if to_bfloat16 and tensor.ndim > 1 else tensor)
 
 
 def _quantized(checkpoint: Checkpoint, name: str, bits: int, group_size: int | None, pool: Executor) -> QuantizedWeight:

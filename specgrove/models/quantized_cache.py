@@ -25,15 +25,14 @@ def ensure_quantized(folder: Path, quantization: str, cache_dir: Path, progress:
     if quantization not in _BITS:
         raise ValueError(f"quantization must be none, {' or '.join(_BITS)}, got {quantization!r}")
     if (quantization_config := config_of(folder).get("quantization_config")) is not None:
-        if (quantization_config.get("quant_method"), quantization_config.get("bits")) == (
-            "specgrove",
-            _BITS[quantization],
-        ):
+        method, bits = quantization_config.get("quant_method"), quantization_config.get("bits")
+        if method in ("specgrove", "gguf") and bits == _BITS[quantization]:
             return folder
-        raise ValueError(
-            f"{folder} is quantised already ({quantization_of(folder)}): leave out --quantization, or give the model that "
-            "it was made from"
-        )
+        if method != "gguf":  # those are dequantised first
+            raise ValueError(
+                f"{folder} is quantised already ({quantization_of(folder)}): leave out --quantization, or give the model "
+                "that it was made from"
+            )
     files = [path for path in folder.iterdir() if path.is_file()]
     digest = digest_of(files, quantization, _FORMAT_VERSION)
     target = cache_dir / "quantized" / f"{name_of(folder).replace('/', '--')}-{digest}-{quantization}"

@@ -18,8 +18,8 @@ from specgrove.models.loading import load_decoder
 from specgrove.models.model_files import quantization_of
 from specgrove.runtime.model_runner import ModelRunner
 from tests.conftest import save_tiny_llama
+from tests.models.gguf_writing import save_tiny_gguf
 from tests.models.test_decoder import PROMPTS, chunked_logits
-from tests.models.test_gguf import save_tiny_gguf
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("Q5_0", None), ("Q4_1", "float32"), ("F16", None)])

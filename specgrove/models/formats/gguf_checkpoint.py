@@ -18,7 +18,7 @@ from specgrove.models.checkpoint import ALL
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.formats import gguf_blocks
 from specgrove.models.formats.gguf_blocks import BITS, BLOCK_BYTES, BLOCK_LEN
-from specgrove.models.formats.gguf_families import check_tensors, family_of_gguf, reader_of
+from specgrove.models.formats.gguf_families import check_tensors, family_of_gguf, main_type, reader_of
 from specgrove.models.formats.stored import bounds, groups_of
 from specgrove.models.gguf_file import GgufFile, GgufTensor
 from specgrove.models.weights import Weight
@@ -28,15 +28,15 @@ class GgufCheckpoint:
     """See ``Checkpoint``."""
 
     def __init__(self, path: Path, dtype: torch.dtype = torch.float32, *, keeps_blocks: bool = True) -> None:
-        """What is dequantised is rounded to ``dtype``; without ``keeps_blocks`` that is all that is quantised.
+        """What is dequantised is rounded to ``dtype``: all that is quantised without ``keeps_blocks``, and in files of a type without kernel.
 
         Raises ``UnsupportedModelError`` for a file that is broken, of another family, or has other tensors than
         its family's models.
         """
         self._path = path
         self._dtype = dtype
-        self._keeps_blocks = keeps_blocks
         self._file = GgufFile(path)
+        self._keeps_blocks = keeps_blocks and main_type(self._file) in BITS
         self._family = family = family_of_gguf(self._file)
         check_tensors(self._file)
         names = {name: family.hugging_face_name(name) for name in self._file.tensors}

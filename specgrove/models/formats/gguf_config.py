@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.formats.gguf_blocks import BITS, BLOCK_LEN, PLAIN_TYPES
-from specgrove.models.formats.gguf_families import GgufFamily, family_of_gguf, reader_of
+from specgrove.models.formats.gguf_families import GgufFamily, family_of_gguf, main_type, reader_of
 from specgrove.models.gguf_file import GgufFile
 from specgrove.models.gguf_tokenizer import special_ids
 from specgrove.models.rotary import Llama3Scaling, RotarySpec, frequencies_of
@@ -89,15 +88,6 @@ def _of_family(
             "sliding_attention": {"rope_type": "default", "rope_theta": local_theta},
         },
     }
-
-
-def main_type(file: GgufFile) -> str:
-    """The type of most of the layers' bytes."""
-    num_bytes: Counter[str] = Counter()
-    for tensor in file.tensors.values():
-        if tensor.name.startswith("blk."):
-            num_bytes[tensor.kind] += tensor.data.nbytes
-    return num_bytes.most_common(1)[0][0] if num_bytes else "F32"
 
 
 def _rope(file: GgufFile, head_dim: int, value: Value) -> dict[str, Any]:

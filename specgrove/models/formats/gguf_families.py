@@ -5,6 +5,7 @@ Read by ``gguf_checkpoint`` and ``gguf_config``. What differs is data here: a ro
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -120,3 +121,12 @@ def check_tensors(file: GgufFile) -> None:
             )
     if beyond := [n for n in file.tensors if n.startswith("blk.") and int(n.split(".")[1]) >= num_layers]:
         raise UnsupportedModelError(f"{file.path} has {beyond[0]}, but by its metadata {num_layers} layers")
+
+
+def main_type(file: GgufFile) -> str:
+    """The type of most of the layers' bytes."""
+    num_bytes: Counter[str] = Counter()
+    for tensor in file.tensors.values():
+        if tensor.name.startswith("blk."):
+            num_bytes[tensor.kind] += tensor.data.nbytes
+    return num_bytes.most_common(1)[0][0] if num_bytes else "F32"
