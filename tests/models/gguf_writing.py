@@ -47,7 +47,8 @@ def tiny_model(family: str, **settings: Any) -> Any:
     of_family: dict[str, Any] = {"tie_word_embeddings": False}
     if family == "gemma3":
         of_family = {
-            "sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": settings.get("head_dim", 16),
+            "sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"],
+            "query_pre_attn_scalar": settings.get("head_dim", 16),
             "tie_word_embeddings": True,
             "rope_parameters": {
                 "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},

@@ -28,7 +28,8 @@ class GgufCheckpoint:
     """See ``Checkpoint``."""
 
     def __init__(self, path: Path, dtype: torch.dtype = torch.float32, *, keeps_blocks: bool = True) -> None:
-        """What is dequantised is rounded to ``dtype``: all that is quantised without ``keeps_blocks``, and in files of a type without kernel.
+        """What is dequantised is rounded to ``dtype``: all that is quantised without ``keeps_blocks``, and in files of mostly a
+        type that no kernel takes.
 
         Raises ``UnsupportedModelError`` for a file that is broken, of another family, or has other tensors than
         its family's models.
