@@ -43,6 +43,10 @@ class DeadlineExceededError(SpecGroveError):
     """The client's deadline passed."""
 
 
+class UnauthorizedError(SpecGroveError):
+    """The router's proxy, or the router, does not accept who asks: the certificate or the token is missing or wrong."""
+
+
 class SessionClosedError(SpecGroveError):
     """The session was closed while its item waited."""
 

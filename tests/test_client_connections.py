@@ -11,7 +11,13 @@ import grpc
 import pytest
 
 from specgrove.client import AsyncClient, Client
-from specgrove.errors import UnavailableError
+from specgrove.errors import (
+    InternalError,
+    InvalidRequestError,
+    SpecGroveError,
+    UnauthorizedError,
+    UnavailableError,
+)
 from specgrove.serving.address import TlsFiles, client_channel_options
 from specgrove.serving.server import Server
 from specgrove.v1 import router_pb2_grpc
@@ -108,6 +114,33 @@ async def test_a_token_goes_with_every_call() -> None:
         await client.tokenize("hi")
         await client.detokenize([1])
     assert seen == [(name, "Bearer secret") for name in ("Generate", "GetModelInfo", "Tokenize", "Detokenize")] * 2
+    await server.stop(0)
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "expected"),
+    [
+        (grpc.StatusCode.UNAUTHENTICATED, b"", UnauthorizedError),
+        (grpc.StatusCode.PERMISSION_DENIED, b"", UnauthorizedError),
+        (grpc.StatusCode.UNIMPLEMENTED, b"", InternalError),
+        # Details that are none, as of a proxy that cuts them off.
+        (grpc.StatusCode.INVALID_ARGUMENT, b"\xff\xff\xff", InvalidRequestError),
+    ],
+)
+async def test_other_servers_answers_are_our_errors(
+    code: grpc.StatusCode, details: bytes, expected: type[SpecGroveError]
+) -> None:
+    class Refusing(router_pb2_grpc.RouterServiceServicer):
+        async def GetModelInfo(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
+            await context.abort(code, "no", trailing_metadata=(("grpc-status-details-bin", details),))
+
+    server = grpc.aio.server()
+    router_pb2_grpc.add_RouterServiceServicer_to_server(Refusing(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with AsyncClient(f"127.0.0.1:{port}") as client:
+        with pytest.raises(expected, match="no"):
+            await client.model_info()
     await server.stop(0)
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+from router.__main__ import config_of
+from router.config import RouterConfig
+from specgrove import errors
+from specgrove.client_wire import GenerateParams
 from tests.fake_router import running_router
 
 ROOT = Path(__file__).parent.parent
@@ -29,3 +34,16 @@ def test_grpc_example_streams(tmp_path: Path) -> None:
 def test_readme_shows_the_example() -> None:
     example = (ROOT / "examples" / "stream.py").read_text().partition('"""\n\n')[2]
     assert f"```python\n{example}```" in (ROOT / "README.md").read_text()
+
+
+def test_the_clients_page_names_all_parameters_errors_and_limits() -> None:
+    page = (ROOT / "docs" / "clients.md").read_text()
+    assert not {name for name in GenerateParams.__optional_keys__ if f"`{name}" not in page}
+    limits = RouterConfig(llm_addresses=())
+    for flag in re.findall(r"`(--[a-z-]+)`", page):
+        assert config_of(["--llm", "localhost:1", flag, "7"]) != limits
+    assert f"| {limits.max_num_requests}, {limits.max_num_queued} |" in page
+    assert f"| {limits.max_request_bytes >> 20} MiB |" in page
+    assert f"| {limits.reader_timeout_s:g} |" in page
+    for name in re.findall(r"`([A-Za-z]+Error)`", page):
+        assert issubclass(getattr(errors, name), errors.SpecGroveError)

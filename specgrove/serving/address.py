@@ -8,8 +8,8 @@ from pathlib import Path
 import grpc
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-# What a public server takes. Parsing happens on the event loop: 2 MiB of the smallest fields there are take some 40 ms.
-MAX_PUBLIC_REQUEST_BYTES = 2 * 1024 * 1024
+# What a public server takes. Parsing happens on the event loop: 1 MiB of the smallest fields there are take some 40 ms.
+MAX_PUBLIC_REQUEST_BYTES = 1024 * 1024
 
 Option = tuple[str, int]
 

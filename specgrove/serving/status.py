@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from specgrove.errors import (
@@ -20,6 +21,7 @@ from specgrove.errors import (
     SessionClosedError,
     SpecGroveError,
     StaleBaseError,
+    UnauthorizedError,
     UnavailableError,
 )
 
@@ -37,6 +39,7 @@ _CODE_AND_REASON: tuple[tuple[type[SpecGroveError], grpc.StatusCode, str], ...] 
     (UnavailableError, grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"),
     (NoReplicaError, grpc.StatusCode.UNAVAILABLE, "NO_REPLICA"),
     (DeadlineExceededError, grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
+    (UnauthorizedError, grpc.StatusCode.UNAUTHENTICATED, "UNAUTHORIZED"),
     (SessionClosedError, grpc.StatusCode.CANCELLED, "SESSION_CLOSED"),
     (SpecGroveError, grpc.StatusCode.INTERNAL, "INTERNAL"),
 )
@@ -87,6 +90,8 @@ def error_from_rpc(rpc_error: grpc.aio.AioRpcError) -> SpecGroveError:
         return UnavailableError(message)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceededError(message)
+    if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return UnauthorizedError(message)
     if code is grpc.StatusCode.CANCELLED:
         return SessionClosedError(message)
     return InternalError(f"{code.name}: {message}" if code is not grpc.StatusCode.INTERNAL else message)
@@ -106,7 +111,11 @@ def _details_of(rpc_error: grpc.aio.AioRpcError) -> _Details:
     content = dict(rpc_error.trailing_metadata() or ()).get(_DETAILS_KEY)
     if not isinstance(content, bytes):
         return details
-    for packed in status_pb2.Status.FromString(content).details:
+    try:
+        status = status_pb2.Status.FromString(content)
+    except DecodeError:  # another server's, or cut off by a proxy
+        return details
+    for packed in status.details:
         retry = error_details_pb2.RetryInfo()
         if packed.Unpack(retry):
             details.retry_delay_ms = retry.retry_delay.ToMilliseconds()
