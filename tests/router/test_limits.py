@@ -106,3 +106,14 @@ async def test_a_refused_prompt_gives_its_permit_back(suite: ToySuite) -> None:
         await responses_to(suite, request_of(text="x" * 512))
     assert isinstance(error_from_rpc(info.value), InvalidRequestError)
     assert suite.app.admission.num_active == 0
+
+
+async def test_a_burst_over_one_connection_is_told_when_to_try_again() -> None:
+    async with toy_suite(ToyLlm(step_s=0.002), max_num_requests=4, max_num_queued=4) as suite:
+        calls = [responses_to(suite, request_of(max_tokens=5)) for _ in range(300)]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        refused = [error_from_rpc(outcome) for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
+        assert {type(error) for error in refused} == {ResourceExhaustedError}
+        served = [outcome for outcome in outcomes if isinstance(outcome, list)]
+        assert len(served) + len(refused) == 300
+        assert all(token_ids_of(responses) == toy_output(PROMPT, 5) for responses in served)
