@@ -1,8 +1,11 @@
-# SpecGrove: `make demo` shows it, `make test` and `make check` test it. All of them set up .venv first; a second run re-installs nothing.
+# SpecGrove: `make demo` shows it, `make test` and `make check` test it. Each first installs into .venv what it needs and no more (the demo:
+# what running takes); a second run installs nothing. What installers and compilers print goes to build/setup.log.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+SETUP_LOG := build/setup.log
+STAGE = $(PYTHON) tools/stage.py --log $(SETUP_LOG)
 NATIVE_SOURCES := $(shell find csrc -type f 2>/dev/null)
 PROTOS := $(sort $(wildcard protos/specgrove/v1/*.proto))
 CXX_SOURCES = $(shell git ls-files --cached --others --exclude-standard 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cc' 'csrc/*.cu' 'csrc/*.cuh')
@@ -10,7 +13,7 @@ CXX_SOURCES = $(shell git ls-files --cached --others --exclude-standard 'csrc/*.
 .PHONY: demo test check setup protos bench bench-cpu-peers gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu clean lint types imports format-native lint-protos check-protos
 .DEFAULT_GOAL := demo
 
-demo: setup
+demo: $(VENV)/.running
 	@$(BIN)/specgrove demo
 
 test: setup
@@ -71,21 +74,36 @@ bench-gpu: gpu-build
 setup: $(VENV)/.installed
 
 $(VENV)/.created:
-	@echo "==> creating $(VENV) with $(PYTHON)"
 	@$(PYTHON) -c 'import sys; sys.exit("SpecGrove needs Python 3.11 or newer, found " + sys.version if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
+	@for tool in $${CXX:-c++} cmake; do command -v $$tool >/dev/null || { echo "$$tool is missing: install a C++ compiler and cmake (3.22 or later)"; exit 1; }; done
+	@$(STAGE) --title "creating $(VENV)" -- $(PYTHON) -m venv $(VENV)
 	@touch $@
 
 # torch first and alone, by exactly this request: any looser one fetches gigabytes of CUDA packages on a machine without a GPU.
 $(VENV)/.torch: constraints.txt | $(VENV)/.created
-	@echo "==> installing torch (a few minutes when it must be downloaded)"
-	$(PIP) install $$(grep '^torch==' constraints.txt)
+	@$(STAGE) --title "installing torch" --items 12 -- $(PIP) install $$(grep '^torch==' constraints.txt)
 	@touch $@
 
-# Builds csrc too, and again when its sources change.
-$(VENV)/.installed: pyproject.toml constraints.txt $(NATIVE_SOURCES) | $(VENV)/.torch
-	@echo "==> installing SpecGrove and building csrc"
-	$(PIP) install -c constraints.txt -e '.[dev]'
+# $(call requirements,EXTRA...): pyproject.toml's dependencies, the build's among them, and those of the extras.
+requirements = $$($(PYTHON) tools/requirements.py $(1))
+# Builds go on where they ended, and never start more compilers than there are processors.
+install_editable = CMAKE_BUILD_PARALLEL_LEVEL=$${CMAKE_BUILD_PARALLEL_LEVEL:-$$(nproc)} $(PIP) install --verbose --no-deps --no-build-isolation \
+	-C cmake.define.SPECGROVE_CUDA=$(1) -C cmake.define.SPECGROVE_CUDA_EMULATOR=$(2) -e .
+HAS_GPU := $(wildcard /dev/nvidia0)
+
+$(VENV)/.packages: pyproject.toml constraints.txt | $(VENV)/.torch
+	@$(STAGE) --title "installing packages" --items 45 -- $(PIP) install -c constraints.txt $(call requirements,)
+	@touch $@
+
+# What running needs: the CPU's kernels, and the GPU's where one is.
+$(VENV)/.running: $(VENV)/.packages $(NATIVE_SOURCES)
+	@$(STAGE) --title "building the kernels" -- env $(call install_editable,$(if $(HAS_GPU),AUTO,OFF),OFF)
+	@touch $@
+
+# What tests and checks need besides: their tools, the GPU's kernels where nvcc is, and the emulator.
+$(VENV)/.installed: $(VENV)/.running
+	@$(STAGE) --title "installing what tests and checks need" --items 80 -- $(PIP) install -c constraints.txt $(call requirements,dev)
+	@$(STAGE) --title "building all kernels and the emulator" -- env $(call install_editable,AUTO,ON)
 	@touch $@
 
 check: lint types imports format-native lint-protos check-protos
