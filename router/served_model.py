@@ -53,7 +53,9 @@ async def fetch_tokenizer(stub: LlmServiceAsyncStub) -> Tokenizer:
     with tempfile.TemporaryDirectory(prefix="specgrove-tokenizer-") as folder:
         for name in TOKENIZER_FILE_NAMES:
             if name in contents:
-                (Path(folder) / name).write_bytes(contents[name])
+                path = Path(folder) / name
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(contents[name])
         try:
             return Tokenizer.from_folder(folder)
         except (OSError, ValueError) as error:

@@ -29,7 +29,6 @@ from specgrove.drafting import MAX_NUM_TREE_NODES
 from specgrove.errors import UnavailableError
 from specgrove.request import CommittedToken, FinishReason, GenerationStatistics
 from specgrove.speculation import generate
-from specgrove.tokenizer import IncrementalDetokenizer
 from specgrove.v1 import router_pb2, router_pb2_grpc
 
 _MAX_NUM_TEXT_CALLS = 8
@@ -146,7 +145,9 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             vocab_size=model.vocab_size,
             context_len=model.context_len,
         )
-        stream = TextStream(IncrementalDetokenizer(model.tokenizer), checked.stop_texts, request.sampling.min_tokens)
+        stream = TextStream(
+            model.tokenizer.detokenizer(request.prompt_token_ids), checked.stop_texts, request.sampling.min_tokens
+        )
         statistics = GenerationStatistics()
         first_s: float | None = None
         async with contextlib.aclosing(steps):

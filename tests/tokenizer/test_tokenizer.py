@@ -1,4 +1,4 @@
-"""The tokenizer on two small tokenizers made here (byte-level and byte-fallback), and on the demo model against transformers."""
+"""Encoding, decoding and folders on small tokenizers made here, and the demo model's against transformers."""
 
 from __future__ import annotations
 
@@ -10,70 +10,24 @@ import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from specgrove.models.hub import DEMO_LLM, resolve_model
-from specgrove.tokenizer import IncrementalDetokenizer, Tokenizer
-
-TEXTS = ["the quick brown fox", "jumps over the lazy dog. ", "naïve café 中文字符 😀 ", "def f(x):\n    return x\n"] * 5
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}\n"
-    "    {% if m['role'] not in ['user', 'assistant'] %}{{ raise_exception('unknown role ' + m['role']) }}{% endif %}\n"
-    "[{{ m['role'] }}] {{ m['content'] | trim }}\n"
-    "{% endfor %}\n"
-    "{% if add_generation_prompt %}[assistant]{% endif %}"
-)
-
-
-def byte_level() -> Tokenizer:
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        TEXTS,
-        trainers.BpeTrainer(
-            vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-        ),
-    )
-    return Tokenizer(tokenizer.to_str().encode(), {"bos_token": "<s>", "eos_token": {"content": "</s>"}}, CHAT_TEMPLATE)
-
-
-def byte_fallback() -> Tokenizer:
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    pieces += ["▁", "▁the", "the", "a", "b", "é", "▁▁", "q", "ui", "ck", "�"]
-    vocab = {piece: index for index, piece in enumerate(pieces)}
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True, unk_token="<unk>"))
-    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    return Tokenizer(tokenizer.to_str().encode(), {}, None)
-
-
-TOKENIZERS = {"byte_level": byte_level(), "byte_fallback": byte_fallback()}
+from specgrove.tokenizer import Tokenizer
+from tests.tokenizer.shapes import TOKENIZERS
 
 
 def streamed(tokenizer: Tokenizer, ids: list[int]) -> str:
-    detokenizer = IncrementalDetokenizer(tokenizer)
+    detokenizer = tokenizer.detokenizer()
     return "".join(detokenizer.add(token_id) for token_id in ids) + detokenizer.finish()
 
 
-@pytest.mark.parametrize("name", TOKENIZERS)
-@given(data=st.data())
-def test_joined_pieces_equal_decode_for_any_ids(name: str, data: st.DataObject) -> None:
-    tokenizer = TOKENIZERS[name]
-    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size + 3), max_size=40))
-    assert streamed(tokenizer, ids) == tokenizer.decode(ids)
-
-
-@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("name", ["byte_level", "byte_fallback"])
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
 def test_text_survives_the_round_trip_and_no_piece_holds_half_a_character(name: str, text: str) -> None:
     tokenizer = TOKENIZERS[name]
     text = text.replace("�", "").replace("▁", "")
     ids = tokenizer.encode(text)
-    detokenizer = IncrementalDetokenizer(tokenizer)
+    detokenizer = tokenizer.detokenizer()
     pieces = [detokenizer.add(token_id) for token_id in ids]
     assert "".join(pieces) == tokenizer.decode(ids) == text
     assert not any("�" in piece for piece in pieces)
@@ -90,7 +44,7 @@ def test_special_tokens_have_no_text_unless_kept() -> None:
     ids = [0, *tokenizer.encode("the fox"), 1]
     assert tokenizer.decode(ids) == "the fox"
     assert tokenizer.decode(ids, keep_special_tokens=True) == "<s>the fox</s>"
-    assert IncrementalDetokenizer(tokenizer).add(1) == ""
+    assert tokenizer.detokenizer().add(1) == ""
 
 
 def test_chat_is_rendered_like_transformers_do() -> None:

@@ -1,0 +1,172 @@
+"""A model's chat templates: compiled once, rendered as transformers' ``apply_chat_template`` renders them. Used by ``Tokenizer``.
+
+Invariant: whatever a template does with a conversation, a ``ValueError`` says so, and no other exception leaves ``render``. A template
+that can't be used forbids conversations only.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NoReturn
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+import jinja2.sandbox
+
+Message = tuple[str, str] | Mapping[str, object]
+"""A (role, content) pair, or a mapping with ``role``, ``content`` and what else the chat template reads."""
+
+# Marks the end of a message that is to be continued. The space shows whether the template trims what it is given.
+_END_OF_FINAL_MESSAGE = "\ue000end of the final message\ue000 "
+_ANSWER = "Certainly"
+# The names under which clients send a message's reasoning; the first is what templates read.
+_REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
+
+
+class ChatTemplates:
+    """The templates by name: ``default``, and ``tool_use`` for conversations with tools. Immutable."""
+
+    def __init__(self, templates: Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
+        """``special_tokens`` are variables of the templates: ``bos_token`` and its like."""
+        self._special_tokens = dict(special_tokens)
+        self._templates: dict[str, jinja2.Template] = {}
+        self._problems: dict[str, str] = {}
+        for name, source in templates.items():
+            try:
+                self._templates[name] = _compile(source)
+            except Exception as error:
+                self._problems[name] = f"the model's chat template can't be used: {_told(error)}"
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether there are templates, but none that conversations can be rendered with."""
+        return "default" not in self._templates and bool(self._templates or self._problems)
+
+    @property
+    def problem(self) -> str | None:
+        """Why no conversation can be rendered; None where it can."""
+        if "default" in self._templates:
+            return None
+        instead = "send the prompt as raw text"
+        if "default" in self._problems:
+            return f"{self._problems['default']}; {instead}"
+        if names := sorted({*self._templates, *self._problems}):
+            return f"this model has no chat template of the name 'default', only {', '.join(names)}; {instead}"
+        return f"this model has no chat template; {instead}"
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        *,
+        continue_final_message: bool = False,
+        template_kwargs: Mapping[str, object] | None = None,
+    ) -> str:
+        """The text of a conversation. Raises ``ValueError``.
+
+        With ``continue_final_message`` it ends where the last message's content does. ``template_kwargs`` are variables that the
+        template may read, e.g. ``enable_thinking``; the conversation itself is none of them.
+        """
+        conversation = [_message_of(message) for message in messages]
+        if continue_final_message:
+            conversation[-1]["content"] = f"{conversation[-1]['content']}{_END_OF_FINAL_MESSAGE}"
+        variables: dict[str, object] = {"tools": None, "documents": None, **self._special_tokens}
+        variables.update(template_kwargs or {})
+        variables.update(messages=conversation, add_generation_prompt=add_generation_prompt)
+        template = self._template_for(variables["tools"])
+        try:
+            text = template.render(variables)
+        except jinja2.TemplateError as error:
+            raise ValueError(f"the chat template rejects these messages: {error}") from error
+        except Exception as error:
+            raise ValueError(f"the chat template fails at these messages: {_told(error)}") from error
+        return _before_end(text) if continue_final_message else text
+
+    def end_of_turn(self, tokens: Iterable[str]) -> str | None:
+        """That of ``tokens`` with which the template ends an answer; None where it ends it with none of them."""
+        try:
+            text = self.render([("user", "Hello"), ("assistant", _ANSWER)], add_generation_prompt=False)
+        except ValueError:
+            return None
+        after = text.rpartition(_ANSWER)[2].lstrip()
+        return max((token for token in tokens if token and after.startswith(token)), key=len, default=None)
+
+    def _template_for(self, tools: object) -> jinja2.Template:
+        for name in ("tool_use", "default") if tools is not None else ("default",):
+            if name in self._templates:
+                return self._templates[name]
+            if name in self._problems:
+                raise ValueError(self._problems[name])
+        raise ValueError(self.problem)
+
+
+def _message_of(message: Message) -> dict[str, object]:
+    """Without values that are None: templates would write "None", or fail."""
+    if not isinstance(message, Mapping):
+        role, content = message
+        return {"role": role, "content": content}
+    values = {name: value for name, value in message.items() if value is not None}
+    reasoning = next((values[name] for name in _REASONING_NAMES if name in values), None)
+    return values if reasoning is None else {"thinking": reasoning, **values, "reasoning_content": reasoning}
+
+
+def _before_end(text: str) -> str:
+    """The text up to the mark of the final message's end; trimmed where the template trims messages."""
+    mark = _END_OF_FINAL_MESSAGE.strip()
+    before, found, after = text.rpartition(mark)
+    if not found:
+        raise ValueError("the chat template leaves out the final message, so it can't be continued")
+    return before if after.startswith(" ") else before.rstrip()
+
+
+class _GenerationTag(jinja2.ext.Extension):
+    """``{% generation %}`` marks the text that an assistant wrote, for training. What it encloses is rendered as it is."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        """Has a scope of its own, as in transformers."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.CallBlock(self.call_method("_render"), [], [], body).set_lineno(line)
+
+    def _render(self, caller: Callable[[], str]) -> str:
+        return caller()
+
+
+def _compile(source: str) -> jinja2.Template:
+    """With the settings and globals of transformers' ``render_jinja_template``."""
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
+    return environment.from_string(source)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(format: str) -> str:
+    return datetime.datetime.now().strftime(format)
+
+
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, jinja2.TemplateSyntaxError):
+        return f"line {error.lineno}: {error.message}"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

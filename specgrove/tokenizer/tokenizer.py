@@ -1,0 +1,209 @@
+"""A model's tokenizer: text and conversations to token ids, token ids to text.
+
+Made once by whoever needs it, immutable afterwards, so threads may share it. Invariant: work on a long text leaves the interpreter
+to other threads, but for the moments that it takes to hand over what was made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import tokenizers
+
+from specgrove.json_files import JsonObject
+from specgrove.tokenizer.chat_template import ChatTemplates, Message
+from specgrove.tokenizer.detokenizer import IncrementalDetokenizer, TokenTexts
+from specgrove.tokenizer.files import read_tokenizer_files
+from specgrove.tokenizer.special_tokens import DeclaredTokens, declared_tokens
+from specgrove.vocabulary import token_checksums
+
+# Longer texts go the way that leaves the interpreter to others; for shorter ones it would take longer than the work.
+_LONG_LEN = 4096
+# Texts are counted in parts of so many characters, which bounds the memory that a text takes that is too long.
+_PART_LEN = 65536
+# At a cut between two parts other tokens may be made than in the whole text, and a few more.
+_NUM_TOKENS_AT_CUT = 64
+_NUM_LONG_IDS = 1024
+
+
+class Tokenizer:
+    """A model's tokenizer and chat templates."""
+
+    def __init__(
+        self,
+        tokenizer_json: bytes,
+        config: Mapping[str, object],
+        chat_template: str | Mapping[str, str] | None,
+        tokens: DeclaredTokens | None = None,
+    ) -> None:
+        """``config`` is the content of tokenizer_config.json, ``tokens`` what it and other files say of tokens.
+
+        Raises ``ValueError`` when a file cannot be understood.
+        """
+        values = JsonObject(config, "tokenizer_config.json")
+        tokens = declared_tokens(values) if tokens is None else tokens
+        self._tokenizer, decoder = _read(tokenizer_json)
+        own_vocab = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.vocab_sha256 = _vocab_sha256(own_vocab)
+        tokens.add_to(self._tokenizer)
+        self._tokenizer.encode_special_tokens = values.flag("split_special_tokens", False)
+        vocab = self._tokenizer.get_vocab(with_added_tokens=True)
+        # By tokenizer.json alone vocabularies are compared: what another file adds has no row in the model, unless by chance.
+        self._foreign = vocab.keys() - own_vocab.keys()
+        self.vocab_size = max(vocab.values(), default=-1) + 1
+        # Of any text a token can stand for; byte-level vocabularies write more bytes than that, never fewer.
+        self.max_token_bytes = max((len(token.encode()) for token in vocab), default=1)
+        self._texts = TokenTexts(self._tokenizer, decoder)
+        self._tokens = tokens
+        templates = {"default": chat_template} if isinstance(chat_template, str) else chat_template
+        self._templates = ChatTemplates(templates or {}, tokens.texts_by_role())
+
+    @classmethod
+    def from_folder(cls, folder: Path | str) -> Tokenizer:
+        """Reads ``TOKENIZER_FILE_NAMES``; all but tokenizer.json may be absent. Raises ``OSError``, ``ValueError``."""
+        files = read_tokenizer_files(Path(folder))
+        try:
+            return cls(files.tokenizer_json, files.config, files.templates, files.tokens)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
+
+    def token_checksums(self) -> bytes:
+        """See ``specgrove.vocabulary``."""
+        vocab = self._tokenizer.get_vocab(with_added_tokens=True)
+        return token_checksums({token: token_id for token, token_id in vocab.items() if token not in self._foreign})
+
+    @property
+    def special_token_ids(self) -> frozenset[int]:
+        """Those that have no text, unless it is asked for."""
+        return self._texts.special_token_ids
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether ``encode_chat`` works."""
+        return self._templates.problem is None
+
+    @property
+    def chat_template_defect(self) -> str | None:
+        """Why conversations can't be taken though the model has a chat template."""
+        return self._templates.problem if self._templates.is_broken else None
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """Of the token that has this role in the tokenizer's files."""
+        return self._id_of_role("eos_token")
+
+    def answer_end_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer in a conversation: by role, and by what the chat template writes behind an answer."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        end_of_turn = self._templates.end_of_turn(token.content for token in added)
+        by_template = None if end_of_turn is None else self._tokenizer.token_to_id(end_of_turn)
+        ids = (self.eos_token_id, self._id_of_role("eot_token"), by_template)
+        return tuple(dict.fromkeys(token_id for token_id in ids if token_id is not None))
+
+    def encode(self, text: str, max_num_tokens: int | None = None) -> list[int]:
+        """Token ids of ``text``; special tokens are added only where the tokenizer's post-processor says so.
+
+        Raises ``ValueError`` where there are more than ``max_num_tokens``, before much time and memory have gone into them.
+        """
+        return self._encode(text, max_num_tokens, add_special_tokens=True)
+
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        *,
+        continue_final_message: bool = False,
+        template_kwargs: Mapping[str, object] | None = None,
+        max_num_tokens: int | None = None,
+    ) -> list[int]:
+        """Token ids of a conversation. Raises ``ValueError``, with what the template objects to, and as ``encode``."""
+        text = self.render_chat(
+            messages,
+            add_generation_prompt,
+            continue_final_message=continue_final_message,
+            template_kwargs=template_kwargs,
+        )
+        return self._encode(text, max_num_tokens, add_special_tokens=False)
+
+    def render_chat(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        *,
+        continue_final_message: bool = False,
+        template_kwargs: Mapping[str, object] | None = None,
+    ) -> str:
+        """The text of a conversation, as ``encode_chat`` tokenises it: see ``ChatTemplates.render``."""
+        return self._templates.render(
+            messages,
+            add_generation_prompt,
+            continue_final_message=continue_final_message,
+            template_kwargs=template_kwargs,
+        )
+
+    def decode(self, ids: Sequence[int], keep_special_tokens: bool = False) -> str:
+        """Text of ``ids``; bytes that are no UTF-8 become U+FFFD. Ids beyond the vocabulary have no text.
+
+        Spaces before punctuation stay, whatever ``clean_up_tokenization_spaces`` says: the text is the tokens' own.
+        """
+        if len(ids) < _NUM_LONG_IDS:
+            text = self._tokenizer.decode(list(ids), skip_special_tokens=not keep_special_tokens)
+        else:
+            text = self._tokenizer.decode_batch([list(ids)], skip_special_tokens=not keep_special_tokens)[0]
+        if not self._texts.has_byte_fallback or "\ufffd" not in text:
+            return text
+        # One invalid byte spoils its whole run of byte tokens in tokenizers' ByteFallback. A stream has shown the valid
+        # characters of that run already, so they stay valid here too.
+        detokenizer = self.detokenizer(keep_special_tokens=keep_special_tokens)
+        return "".join([detokenizer.add(token_id) for token_id in ids]) + detokenizer.finish()
+
+    def detokenizer(
+        self, prompt_token_ids: Sequence[int] = (), *, keep_special_tokens: bool = False
+    ) -> IncrementalDetokenizer:
+        """For an output that follows ``prompt_token_ids``."""
+        return IncrementalDetokenizer(self._texts, prompt_token_ids, keep_special_tokens=keep_special_tokens)
+
+    def _id_of_role(self, role: str) -> int | None:
+        token = self._tokens.by_role.get(role)
+        return None if token is None else self._tokenizer.token_to_id(token.content)
+
+    def _encode(self, text: str, max_num_tokens: int | None, *, add_special_tokens: bool) -> list[int]:
+        if len(text) < _LONG_LEN:
+            encoding = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        else:
+            if max_num_tokens is not None:
+                self._check_parts(text, max_num_tokens)
+            encoding = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0]
+        if max_num_tokens is not None and len(encoding) > max_num_tokens:
+            raise ValueError(f"has {len(encoding)} tokens; at most {max_num_tokens} fit")
+        return encoding.ids
+
+    def _check_parts(self, text: str, max_num_tokens: int) -> None:
+        """Raises ``ValueError`` as soon as the text's parts have more tokens than may be."""
+        num_tokens = 0
+        for start in range(0, len(text), _PART_LEN):
+            part = text[start : start + _PART_LEN]
+            num_tokens += len(self._tokenizer.encode_batch_fast([part], add_special_tokens=False)[0])
+            num_tokens -= _NUM_TOKENS_AT_CUT
+            if num_tokens > max_num_tokens:
+                raise ValueError(f"has more than {num_tokens} tokens; at most {max_num_tokens} fit")
+
+
+def _read(tokenizer_json: bytes) -> tuple[tokenizers.Tokenizer, Mapping[str, object]]:
+    """The tokenizer, and what tokenizer.json says of its decoder."""
+    try:
+        tokenizer = tokenizers.Tokenizer.from_buffer(tokenizer_json)
+    except Exception as error:
+        raise ValueError(f"tokenizer.json is not a tokenizer: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer, json.loads(tokenizer_json).get("decoder") or {}
+
+
+def _vocab_sha256(vocab: Mapping[str, int]) -> str:
+    """Of all tokens with their ids: equal for models that mean the same by every id, however their files are written."""
+    lines = (f"{token_id}\t{token}\n" for token_id, token in sorted((i, token) for token, i in vocab.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
