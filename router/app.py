@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 
 from router.admission import Admission
@@ -71,6 +72,8 @@ class RouterApp:
         await self._connected()
         await self.llms.measure()
         await self._ssms_connected()
+        # What there is now stays; a collection that looked at all of it would hold every stream up.
+        gc.freeze()
         while True:
             self._health_changed.clear()
             await self.server.set_serving(self.llms.is_usable)

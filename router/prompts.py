@@ -17,6 +17,8 @@ from router.violations import Violations, quoted
 from specgrove.v1 import router_pb2
 
 _MAX_NUM_MESSAGES = 4096
+# Texts may be tokenised that are longer than the context: to count their tokens, or to cut them.
+_MIN_TOKENIZED = 65536
 _MAX_STRUCT_BYTES = 64 * 1024
 # What a template makes of a message besides its content, as a measure of the work.
 _MESSAGE_OVERHEAD_BYTES = 32
@@ -58,13 +60,16 @@ async def prompt_token_ids(
     kind = _kind_of(proto)
     if isinstance(proto, router_pb2.GenerateRequest) and kind == "token_ids":
         return tuple(proto.token_ids.token_ids)
+    max_num_tokens = model.context_len
+    if isinstance(proto, router_pb2.TokenizeRequest):
+        max_num_tokens = max(max_num_tokens, _MIN_TOKENIZED)
     encode: Callable[[], list[int]]
     if kind == "text":
         num_bytes = len(proto.text.encode())
-        encode = functools.partial(model.tokenizer.encode, proto.text)
+        encode = functools.partial(model.tokenizer.encode, proto.text, max_num_tokens)
     else:
         num_bytes = _chat_bytes(proto.chat) + _MESSAGE_OVERHEAD_BYTES * len(proto.chat.messages)
-        encode = functools.partial(_encode_chat, proto.chat, model)
+        encode = functools.partial(_encode_chat, proto.chat, model, max_num_tokens)
     try:
         token_ids = await text_work.run(num_bytes, encode)
     except ValueError as error:
@@ -72,6 +77,8 @@ async def prompt_token_ids(
         return ()
     if not token_ids:
         found.add(str(kind), "has no tokens; a prompt needs at least one")
+    # A tokenizer's files may name tokens that the model was not made for.
+    check_token_ids(found, str(kind), token_ids, model.vocab_size)
     return tuple(token_ids)
 
 
@@ -109,11 +116,13 @@ def _check_chat(found: Violations, chat: router_pb2.Chat, model: ServedModel) ->
     if not found.check_count("chat.messages", len(messages), _MAX_NUM_MESSAGES, "messages"):
         return
     _check_bytes(found, "chat", _chat_bytes(chat), model)
+    wrong_roles = {role for role in {message.role for message in messages} if not _ROLE.fullmatch(role)}
     for index, message in enumerate(messages):
-        if not _ROLE.fullmatch(message.role):
+        if message.role in wrong_roles:
             description = f"must be 1 to 64 letters, digits, _ or -, e.g. user; got {quoted(message.role)}"
             found.add(f"chat.messages[{index}].role", description)
-        _check_names(found, f"chat.messages[{index}].attributes", message.attributes, _MESSAGE_NAMES)
+        if message.HasField("attributes"):
+            _check_names(found, f"chat.messages[{index}].attributes", message.attributes, _MESSAGE_NAMES)
     _check_names(found, "chat.chat_template_kwargs", chat.chat_template_kwargs, _CONVERSATION_NAMES)
     num_struct_bytes = _struct_bytes(chat)
     if num_struct_bytes > _MAX_STRUCT_BYTES:
@@ -138,18 +147,21 @@ def _struct_bytes(chat: router_pb2.Chat) -> int:
     return chat.chat_template_kwargs.ByteSize() + sum(attributes)
 
 
-def _encode_chat(chat: router_pb2.Chat, model: ServedModel) -> list[int]:
-    messages = [
-        {"role": message.role, "content": message.content, **_values_of(message.attributes)}
-        for message in chat.messages
-    ]
+def _encode_chat(chat: router_pb2.Chat, model: ServedModel, max_num_tokens: int) -> list[int]:
+    messages = [_values_of_message(message) for message in chat.messages]
     opens_answer = chat.add_generation_prompt if chat.HasField("add_generation_prompt") else True
     return model.tokenizer.encode_chat(
         messages,
         opens_answer and not chat.continue_final_message,
         continue_final_message=chat.continue_final_message,
         template_kwargs=_values_of(chat.chat_template_kwargs),
+        max_num_tokens=max_num_tokens,
     )
+
+
+def _values_of_message(message: router_pb2.ChatMessage) -> dict[str, object]:
+    values: dict[str, object] = {"role": message.role, "content": message.content}
+    return values | _values_of(message.attributes) if message.HasField("attributes") else values
 
 
 def _values_of(struct: struct_pb2.Struct) -> dict[str, object]:

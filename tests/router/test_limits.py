@@ -76,7 +76,7 @@ async def test_the_permit_comes_before_tokenising() -> None:
         tokenizer = suite.app.llms.model.tokenizer
         texts: list[str] = []
         encode = tokenizer.encode
-        tokenizer.encode = lambda text: texts.append(text) or encode(text)  # type: ignore[method-assign, func-returns-value]
+        tokenizer.encode = lambda text, *limit: texts.append(text) or encode(text, *limit)  # type: ignore[method-assign, func-returns-value]
         first = asyncio.create_task(responses_to(suite, request_of(max_tokens=30, text="first")))
         await until(lambda: texts == ["first"])
         second = asyncio.create_task(responses_to(suite, request_of(max_tokens=3, text="second")))

@@ -99,7 +99,9 @@ def metaspace(scheme: str) -> Tokenizer:
 
 
 def word_pieces() -> Tokenizer:
-    vocab = {piece: index for index, piece in enumerate(["[UNK]", "the", "##s", "dog", ".", ",", "n", "'", "##木", "t"])}
+    vocab = {
+        piece: index for index, piece in enumerate(["[UNK]", "the", "##s", "dog", ".", ",", "n", "'", "##木", "t"])
+    }
     tokenizer = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
