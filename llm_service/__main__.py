@@ -6,7 +6,6 @@ With more than one rank this process is the launcher (``torchrun``), which start
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import sys
@@ -23,6 +22,7 @@ from llm_service.config import LlmServiceConfig, VerifierConfig
 from llm_service.devices import describe_store, weight_store
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.verifier import VerifierEngine
+from specgrove.json_files import read_json_object
 from specgrove.kernels.cuda.backend import num_processors
 from specgrove.kernels.threads import set_num_threads
 from specgrove.models.decoder import DTYPES, Decoder
@@ -235,9 +235,8 @@ def eos_token_ids(folder: Path) -> tuple[int, ...]:
     """End-of-sequence ids: generation_config.json's, which chat models extend, else config.json's."""
     for name in ("generation_config.json", "config.json"):
         path = folder / name
-        eos = json.loads(path.read_text()).get("eos_token_id") if path.exists() else None
-        if eos is not None:
-            return tuple(eos) if isinstance(eos, list) else (int(eos),)
+        if path.exists() and (eos := read_json_object(path).token_ids("eos_token_id")):
+            return eos
     return ()
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 
+from specgrove.json_files import read_json_object
 from specgrove.models.decoder import DTYPES
 from specgrove.models.device_weights import DeviceWeights
 from specgrove.models.hub import resolve_model
 from specgrove.models.loading import load_decoder, read_spec
+from specgrove.models.model_files import weight_files
 from specgrove.models.weight_store import MemoryWeights
 from specgrove.runtime.devices import has_gpu_kernels, runner_for
 from specgrove.runtime.pass_buffers import PassLimits
@@ -54,7 +55,9 @@ def load_ssm(spec: SsmSpec, config: SsmServiceConfig, device: torch.device) -> N
 
 def read_draft_vocab(folder: Path) -> DraftVocab | None:
     """The map of an SSM with a vocabulary of its own; None where it shares the LLM's."""
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
+        if path.suffix != ".safetensors":
+            continue
         with safe_open(path, framework="pt") as file:
             if _MAP_NAME in file.keys():  # noqa: SIM118
                 ids: torch.Tensor = file.get_tensor(_MAP_NAME)
@@ -67,8 +70,7 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     if (folder / "tokenizer.json").exists():
         tokenizer = Tokenizer.from_folder(folder)
         return Vocabulary(tokenizer.vocab_sha256, tokenizer.token_checksums())
-    config = json.loads((folder / "config.json").read_text())
-    sha256 = str(config.get("specgrove", {}).get("vocab_sha256", ""))
+    sha256 = read_json_object(folder / "config.json").object("specgrove").text("vocab_sha256", "")
     if not sha256:
         raise ValueError(
             f"{folder} has no tokenizer.json, so nothing tells for which LLM it can draft: "

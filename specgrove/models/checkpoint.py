@@ -48,7 +48,11 @@ class Checkpoint(TensorSource, Protocol):
     """
 
     def names(self) -> Sequence[str]:
-        """All tensors; a quantised weight is one."""
+        """All tensors; a quantised weight may be several."""
+        ...
+
+    def parts_of(self, name: str) -> Sequence[str]:
+        """The tensors, by ``names``, that make up a tensor or weight. Raises ``UnsupportedModelError`` where its numbers mean nothing."""
         ...
 
     def release(self) -> None:
@@ -200,7 +204,7 @@ class ShardReader:
                 self._check(f"{self._prefix}{name}.bias", (num_outputs,))
         weights = [self._source.weight(f"{self._prefix}{name}.weight", rows, ALL) for name, rows in parts]
         biases = [self._source.tensor(f"{self._prefix}{name}.bias", rows) for name, rows in parts] if has_bias else []
-        return LinearWeights(stack(weights), torch.cat(biases) if biases else None)
+        return LinearWeights(stack(weights), _joined(biases) if biases else None)
 
     def _check(self, name: str, shape: tuple[int, ...]) -> None:
         found = self._source.shape_of(name)
@@ -217,7 +221,7 @@ def stack(weights: Sequence[Weight]) -> Weight:
         return weights[0]
     plain = [weight for weight in weights if isinstance(weight, torch.Tensor)]
     if len(plain) == len(weights):
-        return torch.cat(plain)
+        return _joined(plain)
     quantized = [weight for weight in weights if isinstance(weight, QuantizedWeight)]
     first = quantized[0]
     if len(quantized) != len(weights) or any(
@@ -231,6 +235,15 @@ def stack(weights: Sequence[Weight]) -> Weight:
         mins=torch.cat(mins) if mins else None,
         bits=first.bits,
     )
+
+
+def _joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    if all(
+        tensor.is_meta for tensor in tensors
+    ):  # without content: torch.cat would load hundreds of modules to find the shape
+        num_rows = sum(tensor.shape[0] for tensor in tensors)
+        return torch.empty((num_rows, *tensors[0].shape[1:]), device="meta")
+    return torch.cat(list(tensors))
 
 
 def _runs(blocks: Sequence[tuple[str, int]], block_size: int) -> list[tuple[str, slice]]:

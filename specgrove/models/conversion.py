@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from specgrove.json_files import read_json_object
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.formats.gguf_blocks import PLAIN_TYPES
 from specgrove.models.formats.gguf_checkpoint import GgufCheckpoint
@@ -51,7 +52,7 @@ def _convert_gguf(path: Path, target: Path, dtype: torch.dtype | None, progress:
     dtype = dtype or PLAIN_TYPES.get(main_type(file), torch.bfloat16)
     with GgufCheckpoint(path, dtype) as checkpoint, whole_folder(target) as folder:
         write_config_and_tokenizer(file, folder, progress)
-        config = json.loads((folder / "config.json").read_text())
+        config = dict(read_json_object(folder / "config.json"))
         config.pop("quantization_config", None)
         config["dtype"] = str(dtype).removeprefix("torch.")
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

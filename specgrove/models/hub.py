@@ -6,7 +6,6 @@ safetensors or one GGUF file and, unless told otherwise, a tokenizer; pickle fil
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable
@@ -16,16 +15,19 @@ import huggingface_hub
 from huggingface_hub import errors as hub_errors
 from safetensors import SafetensorError, safe_open
 
+from specgrove.json_files import JsonFileError, is_lfs_pointer, lfs_remedy, read_json_object
 from specgrove.models import demo
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.gguf_file import GgufFile
 from specgrove.models.gguf_model import ensure_gguf_folder
 from specgrove.models.model_files import gguf_files, gguf_of
+from specgrove.models.safetensors_files import weight_files_of
 
 DEMO_LLM = demo.DEMO_LLM
 DOWNLOADED_FILES = ("*.safetensors", "*.json", "tokenizer.model", "chat_template.jinja")
 IGNORED_FILES = ("*/*", "consolidated*")  # other frameworks' folders, and Mistral's second copy of the weights
 PICKLE_PATTERNS = ("pytorch_model*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+_SHOWN = 3  # missing files that are named
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
 
@@ -120,12 +122,9 @@ def check_model_folder(folder: Path, *, needs_tokenizer: bool = True) -> None:
         raise ModelNotFoundError(f"{folder} has several GGUF files: name one of {', '.join(gguf_names)}")
     if not config_path.is_file():
         raise ModelNotFoundError(f"{folder} has no config.json: a model folder has Hugging Face's layout")
-    try:
-        is_object = isinstance(json.loads(config_path.read_text(encoding="utf-8")), dict)
-    except ValueError as error:
-        raise ModelNotFoundError(f"{config_path} is not JSON: {error}") from error
-    if not is_object:
-        raise ModelNotFoundError(f"{config_path} is not a JSON object")
+    for name in ("config.json", "generation_config.json"):
+        if (folder / name).is_file():
+            _read_object(folder / name)
     gguf_path = gguf_of(folder)
     if gguf_path is not None:
         _check_gguf(gguf_path)
@@ -136,22 +135,30 @@ def check_model_folder(folder: Path, *, needs_tokenizer: bool = True) -> None:
         raise ModelNotFoundError(f"{folder} has no tokenizer.json: save the model's fast tokenizer into it")
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files to read: those an index lists, else all. Never empty."""
-    index_path = folder / "model.safetensors.index.json"
-    if index_path.is_file():
-        try:
-            names = sorted(set(json.loads(index_path.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelNotFoundError(f"{index_path} is not an index with a weight_map: {error!r}") from error
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise ModelNotFoundError(f"{folder} lacks {', '.join(missing)}, which its index lists: fetch it again")
-        paths = [folder / name for name in names]
-    else:
-        paths = sorted(folder.glob("*.safetensors"))
-    if paths:
-        return paths
+def _read_object(path: Path) -> None:
+    try:
+        read_json_object(path)
+    except (JsonFileError, OSError) as error:
+        raise ModelNotFoundError(str(error)) from error
+
+
+def _weight_files(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files to read, all of which are there. Never empty."""
+    try:
+        files = weight_files_of(folder)
+    except (JsonFileError, OSError) as error:
+        raise ModelNotFoundError(str(error)) from error
+    missing = [path.name for path in files.paths if not path.is_file()]
+    if missing:
+        shown = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else "")
+        listed = ", which its index lists" if files.file_of is not None else " (a broken link)"
+        raise ModelNotFoundError(f"{folder} lacks {shown}{listed}: fetch it again")
+    if files.paths:
+        return files.paths
+    if (folder / "adapter_config.json").is_file():
+        raise ModelNotFoundError(
+            f"{folder} holds an adapter (LoRA), no whole model: merge it into its base model first"
+        )
     if any(next(folder.glob(pattern), None) for pattern in PICKLE_PATTERNS):
         raise ModelNotFoundError(f"{folder} holds pickle files, which SpecGrove never loads: convert to safetensors")
     raise ModelNotFoundError(f"{folder} has no *.safetensors file: SpecGrove loads weights from safetensors only")
@@ -159,6 +166,8 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _check_safetensors(path: Path) -> None:
     """Opens the header, whose offsets must cover the file exactly. Reads no weights."""
+    if is_lfs_pointer(path):
+        raise ModelNotFoundError(lfs_remedy(path))
     try:
         with safe_open(path, framework="np"):
             pass

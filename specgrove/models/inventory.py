@@ -16,11 +16,10 @@ from huggingface_hub import errors as hub_errors
 from safetensors import SafetensorError, safe_open
 
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.formats import SUPPORTED_METHODS
 from specgrove.models.formats.gguf_families import main_type
 from specgrove.models.gguf_file import GgufFile
 from specgrove.models.hub import DEMO_LLM, ModelNotFoundError, check_model_folder, is_hub_id, resolve_model
-from specgrove.models.loading import open_checkpoint, read_spec
+from specgrove.models.loading import check_weights, open_checkpoint, read_spec
 from specgrove.models.model_files import config_of, gguf_of, name_of, quantization_of, weight_files
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I8": "int8", "U8": "uint8", "I32": "int32"}
@@ -53,7 +52,7 @@ class ModelDescription:
 def describe(folder: Path) -> ModelDescription:
     """Never raises for what a folder holds: that becomes its ``problem``."""
     config = config_of(folder)
-    architectures = config.get("architectures") or [None]
+    architectures = config.get("architectures")
     problem, spec = _problem(folder), None
     with contextlib.suppress(UnsupportedModelError, OSError, ValueError):  # the problem says it
         spec = read_spec(folder)
@@ -62,7 +61,7 @@ def describe(folder: Path) -> ModelDescription:
         name=name_of(folder),
         folder=folder,
         family=config.get("model_type"),
-        architecture=architectures[0],
+        architecture=architectures[0] if isinstance(architectures, list) and architectures else None,
         num_layers=spec.num_layers if spec else None,
         num_heads=spec.num_heads if spec else None,
         num_kv_heads=spec.num_kv_heads if spec else None,
@@ -80,12 +79,10 @@ def _problem(folder: Path) -> str | None:
     try:
         if (folder / "config.json").is_file():
             read_spec(folder)
-        method = (config_of(folder).get("quantization_config") or {}).get("quant_method")
-        if method not in (None, "gguf", *SUPPORTED_METHODS):
-            return f"quantised by {method}: only {', '.join(SUPPORTED_METHODS)} and GGUF files are supported"
         check_model_folder(folder)
-        with open_checkpoint(folder):
-            return None
+        with open_checkpoint(folder) as checkpoint:
+            check_weights(folder, checkpoint)
+        return None
     except (UnsupportedModelError, ModelNotFoundError, OSError, ValueError) as error:
         return str(error)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import logging
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
+from specgrove.json_files import JsonObject, read_json_object
 from specgrove.models.checkpoint import Checkpoint, TensorSource
 from specgrove.models.decoder import Decoder, Progress
+from specgrove.models.dry_read import check_checkpoint
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.families import falcon, gemma3, gpt_bigcode, llama, mpt, opt
 from specgrove.models.formats.gguf_checkpoint import GgufCheckpoint
@@ -19,8 +20,11 @@ from specgrove.models.safetensors_checkpoint import SafetensorsCheckpoint
 from specgrove.models.sharding import Shard
 from specgrove.models.spec import DecoderSpec
 from specgrove.models.tensor_group import TensorGroup
+from specgrove.models.tensor_names import FamilyNames
 from specgrove.models.weight_store import WeightStore
 from specgrove.models.weights import ModelWeights
+
+logger = logging.getLogger(__name__)
 
 
 class Family(Protocol):
@@ -31,8 +35,13 @@ class Family(Protocol):
         """The names in ``config.json``."""
         ...
 
-    def spec_of(self, config: Mapping[str, Any], /) -> DecoderSpec:
-        """From ``config.json``. Raises ``UnsupportedModelError``."""
+    @property
+    def NAMES(self) -> FamilyNames:  # noqa: N802
+        """How ``weights_of`` names tensors."""
+        ...
+
+    def spec_of(self, config: JsonObject, /) -> DecoderSpec:
+        """From ``config.json``. Raises ``UnsupportedModelError``, ``JsonFileError``."""
         ...
 
     def weights_of(self, source: TensorSource, spec: DecoderSpec, shard: Shard, /) -> ModelWeights:
@@ -44,25 +53,26 @@ _FAMILIES: tuple[Family, ...] = (llama, opt, falcon, gpt_bigcode, mpt, gemma3)
 ARCHITECTURES = tuple(name for family in _FAMILIES for name in family.ARCHITECTURES)
 
 
-def family_of(folder: Path) -> tuple[Family, dict[str, Any]]:
-    """The family of a model folder and its ``config.json``. Raises ``UnsupportedModelError``."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    architectures = config.get("architectures") or []
+def family_of(folder: Path) -> tuple[Family, JsonObject]:
+    """The family of a model folder and its ``config.json``. Raises ``UnsupportedModelError``, ``JsonFileError``."""
+    config = read_json_object(folder / "config.json")
+    architectures = config.texts("architectures")
     for family in _FAMILIES:
         if set(architectures) & set(family.ARCHITECTURES):
             return family, config
-    raise UnsupportedModelError(
-        f"{folder}: architecture {architectures} is not supported, only {', '.join(ARCHITECTURES)}"
+    told = (
+        f"architecture {', '.join(architectures)} is not supported"
+        if architectures
+        else "config.json names no architecture"
     )
+    raise UnsupportedModelError(f"{folder}: {told}, only {', '.join(ARCHITECTURES)} are")
 
 
 def read_spec(folder: Path) -> DecoderSpec:
-    """The spec of a model folder's ``config.json``. Raises ``UnsupportedModelError``."""
+    """The spec of a model folder's ``config.json``. Raises ``UnsupportedModelError``, ``JsonFileError``."""
     family, config = family_of(folder)
     try:
         return family.spec_of(config)
-    except (KeyError, TypeError, IndexError, ZeroDivisionError) as error:
-        raise UnsupportedModelError(f"{folder}/config.json lacks a value or has a wrong one: {error!r}") from error
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{folder}: {error}") from error
 
@@ -70,12 +80,34 @@ def read_spec(folder: Path) -> DecoderSpec:
 def open_checkpoint(folder: Path, dtype: torch.dtype = torch.float32, *, keeps_blocks: bool = True) -> Checkpoint:
     """A model folder's weights, to be used in ``with``. The settings are for GGUF files, see ``GgufCheckpoint``.
 
-    Raises ``UnsupportedModelError``.
+    Raises ``UnsupportedModelError``, ``JsonFileError``.
     """
     gguf_path = gguf_of(folder)
-    if gguf_path is None:
-        return SafetensorsCheckpoint(folder)
-    return GgufCheckpoint(gguf_path, dtype, keeps_blocks=keeps_blocks)
+    if gguf_path is not None:
+        return GgufCheckpoint(gguf_path, dtype, keeps_blocks=keeps_blocks)
+    family, _ = family_of(folder)
+    return SafetensorsCheckpoint(folder, family.NAMES, has_tied_head=read_spec(folder).has_tied_head)
+
+
+def check_weights(folder: Path, checkpoint: Checkpoint) -> str | None:
+    """Whether the open checkpoint is whole, and of this model, by its headers. Returns what to say of tensors that are left out.
+
+    Raises ``UnsupportedModelError``.
+    """
+    family, _ = family_of(folder)
+    spec = read_spec(folder)
+    try:
+        left_out = check_checkpoint(family, spec, checkpoint)
+        if spec.num_heads % spec.num_kv_heads:
+            raise UnsupportedModelError(
+                f"{spec.num_heads} query heads are no multiple of {spec.num_kv_heads} key and value heads"
+            )
+        return left_out
+    except UnsupportedModelError as error:
+        text = str(error)
+        raise UnsupportedModelError(text if text.startswith(str(folder)) else f"{folder}: {text}") from error
+    finally:
+        checkpoint.release()
 
 
 def load_decoder(
@@ -90,5 +122,7 @@ def load_decoder(
     family, _ = family_of(folder)
     spec = read_spec(folder)
     with open_checkpoint(folder, dtype) as checkpoint:
+        if (left_out := check_weights(folder, checkpoint)) is not None:
+            logger.info("%s: %s", folder.name, left_out)
         weights = family.weights_of(checkpoint, spec, shard or Shard.whole(spec))
         return Decoder(spec, weights, dtype, shard, group, store, progress)

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import filelock
 
+from specgrove.json_files import read_json_object
+
 # Weights, and what speaks of weights that are not there any more.
 _NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".h5", ".msgpack", ".onnx", ".lock")
 
@@ -57,7 +59,7 @@ def copy_other_files(source: Path, target: Path) -> None:
 
 def edit_json(path: Path, changes: Mapping[str, object]) -> None:
     """Writes a JSON object again with some values changed or added."""
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    content = dict(read_json_object(path)) if path.is_file() else {}
     path.write_text(json.dumps(content | dict(changes), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 

@@ -5,10 +5,12 @@ Used by everything that looks at folders. Imports neither torch nor transformers
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
+
+from specgrove.json_files import JsonFileError, read_json_object
+from specgrove.models.safetensors_files import weight_files_of
 
 _GGUF_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
@@ -36,26 +38,34 @@ def gguf_of(folder: Path) -> Path | None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Safetensors, or the one GGUF model's file or parts."""
+    """Those safetensors that count, or the one GGUF model's file or parts."""
     gguf_path = gguf_of(folder)
-    if gguf_path is None:
+    if gguf_path is not None:
+        return [path for path in gguf_parts(gguf_path) if path.is_file()]
+    try:
+        return list(weight_files_of(folder).paths)
+    except (OSError, JsonFileError):
         return sorted(folder.glob("*.safetensors"))
-    return [path for path in gguf_parts(gguf_path) if path.is_file()]
 
 
 def config_of(folder: Path) -> dict[str, Any]:
     """``config.json``; empty where there is none that can be read."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return dict(read_json_object(folder / "config.json"))
+    except (OSError, JsonFileError):
         return {}
-    return config if isinstance(config, dict) else {}
+
+
+def quantization_config_of(folder: Path) -> dict[str, Any] | None:
+    """What ``config.json`` says of the weights' quantisation; None where it says nothing."""
+    quantization = config_of(folder).get("quantization_config")
+    return quantization if isinstance(quantization, dict) and quantization else None
 
 
 def quantization_of(folder: Path) -> str | None:
     """How the weights are quantised, for people (``gptq, 4 bits``); None where they are not."""
-    quantization = config_of(folder).get("quantization_config")
-    if not quantization:
+    quantization = quantization_config_of(folder)
+    if quantization is None:
         return None
     method, bits = quantization.get("quant_method", "unnamed method"), quantized_bits(folder)
     if method == "gguf" and bits is None:
@@ -65,7 +75,7 @@ def quantization_of(folder: Path) -> str | None:
 
 def quantized_bits(folder: Path) -> int | None:
     """Of the linears' weights; None where they are not quantised, or in a way that doesn't say."""
-    quantization = config_of(folder).get("quantization_config") or {}
+    quantization = quantization_config_of(folder) or {}
     bits = quantization.get("bits", quantization.get("w_bit"))
     return bits if isinstance(bits, int) else None
 

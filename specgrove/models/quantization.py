@@ -16,9 +16,10 @@ import torch
 
 from specgrove.kernels.quantized_linear import QuantizedWeight, quantize
 from specgrove.models.checkpoint import ALL, Checkpoint, stack
+from specgrove.models.dry_read import RecordingSource
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.formats.own import parts_of, quantization_config
-from specgrove.models.loading import family_of, open_checkpoint, read_spec
+from specgrove.models.loading import check_weights, family_of, open_checkpoint, read_spec
 from specgrove.models.made_folder import copy_other_files, edit_json, whole_folder
 from specgrove.models.model_files import gguf_of, quantization_of
 from specgrove.models.safetensors_writer import SafetensorsWriter
@@ -41,39 +42,11 @@ class LinearNames:
     """May be the embedding."""
 
 
-class _RecordingSource:
-    """Gives tensors without content, and remembers which were read as weights."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-        self._given: list[tuple[torch.Tensor, str]] = []
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._checkpoint
-
-    def shape_of(self, name: str) -> tuple[int, ...]:
-        return self._checkpoint.shape_of(name)
-
-    def tensor(self, name: str, rows: slice = ALL) -> torch.Tensor:
-        return torch.empty(self._checkpoint.shape_of(name), device="meta")[rows]
-
-    def weight(self, name: str, rows: slice, columns: slice) -> torch.Tensor:
-        tensor = torch.empty(self._checkpoint.shape_of(name), device="meta")[rows, columns]
-        self._given.append((tensor, name))
-        return tensor
-
-    def taken(self) -> tuple[tuple[str, ...], list[torch.Tensor]]:
-        """Names and tensors since the last call."""
-        tensors, names = [tensor for tensor, _ in self._given], dict.fromkeys(name for _, name in self._given)
-        self._given = []
-        return tuple(names), tensors
-
-
 def linear_names(folder: Path, checkpoint: Checkpoint) -> LinearNames:
     """Found out by letting the family read a checkpoint without content."""
     family, _ = family_of(folder)
     spec = read_spec(folder)
-    source = _RecordingSource(checkpoint)
+    source = RecordingSource(checkpoint)
     weights = family.weights_of(source, spec, Shard.whole(spec))
     weights.embedding()
     before, _ = source.taken()
@@ -112,6 +85,7 @@ def quantize_folder(
         )
     pool = ThreadPoolExecutor(os.cpu_count(), initializer=_one_thread)
     with pool, open_checkpoint(source, keeps_blocks=False) as checkpoint, whole_folder(target) as folder:
+        check_weights(source, checkpoint)
         names = linear_names(source, checkpoint)
         copy_other_files(source, folder)
         edit_json(folder / "config.json", {"quantization_config": quantization_config(bits, group_size)})

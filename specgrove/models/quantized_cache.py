@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from specgrove.models.made_folder import digest_of, make_once
-from specgrove.models.model_files import config_of, name_of, quantization_of
+from specgrove.models.model_files import name_of, quantization_config_of, quantization_of
 
 _BITS = {"int8": 8, "int4": 4}
 _FORMAT_VERSION = 2
@@ -24,7 +24,7 @@ def ensure_quantized(folder: Path, quantization: str, cache_dir: Path, progress:
         return folder
     if quantization not in _BITS:
         raise ValueError(f"quantization must be none, {' or '.join(_BITS)}, got {quantization!r}")
-    if (quantization_config := config_of(folder).get("quantization_config")) is not None:
+    if (quantization_config := quantization_config_of(folder)) is not None:
         method, bits = quantization_config.get("quant_method"), quantization_config.get("bits")
         if method in ("specgrove", "gguf") and bits == _BITS[quantization]:
             return folder

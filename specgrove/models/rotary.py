@@ -1,19 +1,15 @@
 """Rotary position embedding (arXiv 2104.09864): its frequencies, their scalings, and the table the kernels read.
 
-Used by the families, which read it from ``config.json``, and by the decoder. The formulas are those of transformers'
+Made by ``specgrove.models.rope_config``, used by the decoder. The formulas are those of transformers'
 ``modeling_rope_utils``, in float32 as there, so that long positions agree with it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-
-from specgrove.models.errors import UnsupportedModelError
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,47 +52,8 @@ class RotarySpec:
     scaling: Scaling | None = None
 
 
-def rotary_of(rope: Mapping[str, Any], theta: float, max_positions: int) -> RotarySpec:
-    """From ``rope_parameters`` (transformers 5) or ``rope_scaling``. Raises ``UnsupportedModelError``.
-
-    ``theta`` and ``max_positions`` are the model's, for what ``rope`` leaves out.
-    """
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    theta = float(rope.get("rope_theta", theta))
-    original = int(rope.get("original_max_position_embeddings") or max_positions)
-    # "dynamic" rescales only beyond the positions the model was made for, which we never reach.
-    if kind in ("default", "dynamic"):
-        return RotarySpec(theta)
-    if kind == "linear":
-        return RotarySpec(theta, LinearScaling(float(rope["factor"])))
-    if kind == "llama3":
-        low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
-        return RotarySpec(theta, Llama3Scaling(float(rope["factor"]), low, high, original))
-    if kind == "yarn":
-        return RotarySpec(theta, _yarn_of(rope, original, max_positions))
-    raise UnsupportedModelError(f"rope type {kind!r} is not supported, only default, dynamic, linear, llama3, yarn")
-
-
-def _yarn_of(rope: Mapping[str, Any], original: int, max_positions: int) -> YarnScaling:
-    factor = float(rope.get("factor") or max_positions / original)
-    attention_factor = rope.get("attention_factor")
-    if attention_factor is None:
-        mscale, mscale_all_dim = rope.get("mscale"), rope.get("mscale_all_dim")
-        if mscale and mscale_all_dim:
-            attention_factor = _yarn_mscale(factor, mscale) / _yarn_mscale(factor, mscale_all_dim)
-        else:
-            attention_factor = _yarn_mscale(factor, 1.0)
-    return YarnScaling(
-        factor=factor,
-        original_max_positions=original,
-        beta_fast=float(rope.get("beta_fast") or 32.0),
-        beta_slow=float(rope.get("beta_slow") or 1.0),
-        attention_factor=float(attention_factor),
-        truncates=bool(rope.get("truncate", True)),
-    )
-
-
-def _yarn_mscale(factor: float, mscale: float) -> float:
+def yarn_mscale(factor: float, mscale: float) -> float:
+    """The factor on logits, before they are squared."""
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 

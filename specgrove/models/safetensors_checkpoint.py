@@ -7,7 +7,6 @@ last one has been packed: what was read of them would count as this process's me
 from __future__ import annotations
 
 import ctypes
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -15,10 +14,17 @@ from typing import Any, Self
 import torch
 from safetensors import SafetensorError, safe_open
 
+from specgrove.json_files import is_lfs_pointer, lfs_remedy
 from specgrove.models.checkpoint import ALL
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.formats import format_of
+from specgrove.models.formats.stored import WeightFormat
+from specgrove.models.model_files import quantization_config_of
+from specgrove.models.safetensors_files import weight_files_of
+from specgrove.models.tensor_names import FamilyNames, canonical_names
 from specgrove.models.weights import Weight
+
+_FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 
 def _trim_heap() -> None:
@@ -29,35 +35,37 @@ def _trim_heap() -> None:
 
 
 class SafetensorsCheckpoint:
-    """The tensors of a folder's ``*.safetensors`` files, with or without an index. A context manager."""
+    """The tensors of a folder's safetensors files, under their family's names. A context manager."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, family: FamilyNames, *, has_tied_head: bool) -> None:
+        """Raises ``UnsupportedModelError``, ``JsonFileError``."""
         self.folder = folder
         self._open = ExitStack()
         self._files: dict[str, Any] = {}
-        self._file_of: dict[str, str] = {}
-        for name in self._file_names():
-            self._file_of.update(dict.fromkeys(self._file(name).keys(), name))
-        path = folder / "config.json"
-        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self._format: WeightFormat | None = None  # which reads through this checkpoint when it is made
+        files = weight_files_of(folder)
         try:
-            self._format = format_of(config.get("quantization_config"), self)
+            names_of = {path.name: tuple(self._file(path.name).keys()) for path in files.paths}
+            self._file_of = files.located(names_of)
+            self._stored_name = canonical_names(self._file_of, family, has_tied_head=has_tied_head)
+            self._format = format_of(quantization_config_of(folder), self)
         except UnsupportedModelError as error:
+            self.release()
             raise UnsupportedModelError(f"{folder}: {error}") from error
-
-    def _file_names(self) -> list[str]:
-        index = self.folder / "model.safetensors.index.json"
-        if index.exists():
-            return sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        return sorted(path.name for path in self.folder.glob("*.safetensors"))
+        except ValueError:
+            self.release()
+            raise
 
     def _file(self, name: str) -> Any:
         if name not in self._files:
+            path = self.folder / name
+            if is_lfs_pointer(path):
+                raise UnsupportedModelError(lfs_remedy(path))
             try:
-                self._files[name] = self._open.enter_context(safe_open(self.folder / name, framework="pt"))
+                self._files[name] = self._open.enter_context(safe_open(path, framework="pt"))
             except (SafetensorError, OSError) as error:
                 self.release()
-                raise UnsupportedModelError(f"{self.folder} can't be read: {error}") from error
+                raise UnsupportedModelError(f"{path} can't be read: {error}") from error
         return self._files[name]
 
     def release(self) -> None:
@@ -77,7 +85,19 @@ class SafetensorsCheckpoint:
 
     def names(self) -> list[str]:
         """See ``Checkpoint``; the parts of quantised weights have their own names here."""
-        return list(self._file_of)
+        return list(self._stored_name)
+
+    def parts_of(self, name: str) -> tuple[str, ...]:
+        """See ``Checkpoint``."""
+        if self._format is not None and self._format.holds(name):
+            return self._format.parts_of(name)
+        kind = str(self._slice_of(name).get_dtype())
+        if kind not in _FLOATS:
+            raise UnsupportedModelError(
+                f"{self.folder}: {name} holds {kind}, and nothing says what numbers these stand for: is it quantised in a way that "
+                "config.json doesn't tell?"
+            )
+        return (name,)
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """See ``TensorSource``."""
@@ -103,19 +123,23 @@ class SafetensorsCheckpoint:
 
     def stores(self, name: str) -> bool:
         """See ``StoredTensors``."""
-        return name in self._file_of
+        return name in self._stored_name
 
     def read(self, name: str, *slices: slice) -> torch.Tensor:
         """See ``StoredTensors``."""
         stored = self._slice_of(name)
-        file = self._file(self._file_of[name])
-        tensor = file.get_tensor(name) if all(s == ALL for s in slices) else stored[slices]
+        tensor = self._whole(name) if all(s == ALL for s in slices) else stored[slices]
         assert isinstance(tensor, torch.Tensor)
         return tensor
 
+    def _whole(self, name: str) -> Any:
+        stored_name = self._stored_name[name]
+        return self._file(self._file_of[stored_name]).get_tensor(stored_name)
+
     def _slice_of(self, name: str) -> Any:
-        if name not in self._file_of:
+        if name not in self._stored_name:
             raise UnsupportedModelError(
-                f"{self.folder} has no tensor {name!r}: is it a checkpoint of this architecture?"
+                f"{self.folder} has no tensor {name!r}: is it a whole checkpoint of this architecture?"
             )
-        return self._file(self._file_of[name]).get_slice(name)
+        stored_name = self._stored_name[name]
+        return self._file(self._file_of[stored_name]).get_slice(stored_name)

@@ -7,15 +7,14 @@ transformers rounds ALiBi's bias to bfloat16, which moves it by up to 0.4 %; her
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from specgrove.json_files import JsonObject
 from specgrove.models.checkpoint import HeadRows, ShardReader, TensorSource
 from specgrove.models.families.alibi import geometric_slopes
-from specgrove.models.families.config_values import activation_of, eos_of
-from specgrove.models.rotary import rotary_of
+from specgrove.models.families.config_values import activation_of, head_dim_of
+from specgrove.models.rope_config import longest_context, rotary_of
 from specgrove.models.sharding import Shard
 from specgrove.models.spec import DecoderSpec, LayerSpec
+from specgrove.models.tensor_names import FamilyNames
 from specgrove.models.weights import (
     AttentionWeights,
     EmbeddingWeights,
@@ -26,55 +25,58 @@ from specgrove.models.weights import (
 )
 
 ARCHITECTURES = ("FalconForCausalLM", "RWForCausalLM")
+NAMES = FamilyNames(base="transformer.", layers="h.", embedding="word_embeddings")
 
 
-def spec_of(config: Mapping[str, Any]) -> DecoderSpec:
+def spec_of(config: JsonObject) -> DecoderSpec:
     """Raises ``UnsupportedModelError`` for what the decoder doesn't do."""
-    hidden_size = int(config["hidden_size"])
-    num_heads = int(config.get("num_attention_heads") or config["n_head"])
-    head_dim, max_positions = hidden_size // num_heads, int(config.get("max_position_embeddings", 2048))
-    has_alibi = bool(config.get("alibi", False))
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    rotary = None if has_alibi else rotary_of(rope, float(config.get("rope_theta", 10000.0)), max_positions)
-    is_parallel = bool(config.get("parallel_attn", True)) or _is_new(config)
+    hidden_size, num_heads = config.size("hidden_size"), _size(config, "num_attention_heads", "n_head")
+    head_dim, max_positions = head_dim_of(config, hidden_size, num_heads), config.size("max_position_embeddings", 2048)
+    has_alibi = config.flag("alibi", False)
+    rotary = None if has_alibi else rotary_of(config, 10000.0, max_positions)
+    is_parallel = config.flag("parallel_attn", True) or _is_new(config)
     scale = head_dim**-0.5
     return DecoderSpec(
         architecture="FalconForCausalLM",
-        vocab_size=int(config["vocab_size"]),
+        vocab_size=config.size("vocab_size"),
         hidden_size=hidden_size,
-        intermediate_size=int(config.get("ffn_hidden_size") or 4 * hidden_size),
+        intermediate_size=config.size("ffn_hidden_size", 4 * hidden_size),
         num_heads=num_heads,
         num_kv_heads=_num_kv_heads(config, num_heads),
         head_dim=head_dim,
-        max_position_embeddings=max_positions,
-        layers=(LayerSpec(rotary),) * int(config.get("num_hidden_layers") or config["n_layer"]),
+        max_position_embeddings=longest_context(rotary, max_positions),
+        layers=(LayerSpec(rotary),) * _size(config, "num_hidden_layers", "n_layer"),
         norm="layer",
-        norm_eps=float(config.get("layer_norm_epsilon", 1e-5)),
-        activation=activation_of(config.get("activation", "gelu")),
+        norm_eps=config.number("layer_norm_epsilon", 1e-5),
+        activation=activation_of(config, "activation", "gelu"),
         is_gated=False,
         residual="parallel" if is_parallel else "pre_norm",
         attention_scale=scale,
-        has_tied_head=bool(config.get("tie_word_embeddings", True)),
-        eos_token_ids=eos_of(config),
+        has_tied_head=config.flag("tie_word_embeddings", True),
+        eos_token_ids=config.token_ids("eos_token_id"),
         # Falcon scales the bias as it scales the products.
         alibi_slopes=tuple(scale * slope for slope in geometric_slopes(num_heads)) if has_alibi else None,
     )
 
 
-def _is_new(config: Mapping[str, Any]) -> bool:
+def _size(config: JsonObject, key: str, old_key: str) -> int:
+    return config.size(old_key if config.has(old_key) and not config.has(key) else key)
+
+
+def _is_new(config: JsonObject) -> bool:
     # falcon-40b's first configurations tell by n_head_kv only.
-    return bool(config.get("new_decoder_architecture", False)) or "n_head_kv" in config
+    return config.flag("new_decoder_architecture", False) or "n_head_kv" in config
 
 
-def _num_kv_heads(config: Mapping[str, Any], num_heads: int) -> int:
+def _num_kv_heads(config: JsonObject, num_heads: int) -> int:
     if _is_new(config):
-        return int(config.get("num_kv_heads") or config.get("n_head_kv") or num_heads)
-    return 1 if config.get("multi_query", True) else num_heads
+        return config.size("num_kv_heads", config.size("n_head_kv", num_heads))
+    return 1 if config.flag("multi_query", True) else num_heads
 
 
 def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWeights:
     """The checkpoint's tensors under the decoder's names, this rank's part."""
-    reader = ShardReader(source, spec, shard, prefix="transformer.")
+    reader = ShardReader(source, spec, shard, NAMES.base)
 
     def layer(index: int) -> LayerWeights:
         name = f"h.{index}."

@@ -6,16 +6,17 @@ Source of the names and defaults: ``Gemma3TextConfig`` and ``Gemma3ForCausalLM``
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
+from specgrove.json_files import JsonObject
 from specgrove.models.checkpoint import HeadRows, ShardReader, TensorSource
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.families.config_values import activation_of, eos_of
-from specgrove.models.rotary import rotary_of
+from specgrove.models.families.config_values import activation_of, layer_kinds
+from specgrove.models.rope_config import longest_context, merged, rotary_from
 from specgrove.models.sharding import Shard
 from specgrove.models.spec import DecoderSpec, LayerSpec
+from specgrove.models.tensor_names import FamilyNames
 from specgrove.models.weights import (
     AttentionWeights,
     EmbeddingWeights,
@@ -27,53 +28,57 @@ from specgrove.models.weights import (
 )
 
 ARCHITECTURES = ("Gemma3ForCausalLM",)
+NAMES = FamilyNames(base="model.", layers="layers.", embedding="embed_tokens")
 
 
-def spec_of(config: Mapping[str, Any]) -> DecoderSpec:
+def spec_of(config: JsonObject) -> DecoderSpec:
     """Raises ``UnsupportedModelError`` for what the decoder doesn't do."""
     for name in ("final_logit_softcapping", "attn_logit_softcapping"):
-        if config.get(name) is not None:
+        if config.has(name):
             raise UnsupportedModelError(f"{name} is not supported")
-    if config.get("use_bidirectional_attention", False):
+    if config.flag("use_bidirectional_attention", False):
         raise UnsupportedModelError("use_bidirectional_attention is not supported: a decoder is causal")
-    hidden_size, num_heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+    layers, max_positions = _layers(config), config.size("max_position_embeddings", 131072)
+    hidden_size, num_heads = config.size("hidden_size"), config.size("num_attention_heads")
     return DecoderSpec(
         architecture="Gemma3ForCausalLM",
-        vocab_size=int(config["vocab_size"]),
+        vocab_size=config.size("vocab_size"),
         hidden_size=hidden_size,
-        intermediate_size=int(config["intermediate_size"]),
+        intermediate_size=config.size("intermediate_size"),
         num_heads=num_heads,
-        num_kv_heads=int(config.get("num_key_value_heads", 4)),
-        head_dim=int(config.get("head_dim", 256)),
-        max_position_embeddings=int(config.get("max_position_embeddings", 131072)),
-        layers=_layers(config),
+        num_kv_heads=config.size("num_key_value_heads", 4),
+        head_dim=config.size("head_dim", 256),
+        max_position_embeddings=max(longest_context(layer.rotary, max_positions) for layer in layers),
+        layers=layers,
         norm="rms",
-        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-        activation=activation_of(config.get("hidden_activation", "gelu_pytorch_tanh")),
+        norm_eps=config.number("rms_norm_eps", 1e-6),
+        activation=activation_of(config, "hidden_activation", "gelu_pytorch_tanh"),
         is_gated=True,
         residual="pre_norm",
-        attention_scale=float(config.get("query_pre_attn_scalar", 256)) ** -0.5,
-        has_tied_head=bool(config.get("tie_word_embeddings", True)),
-        eos_token_ids=eos_of(config),
+        attention_scale=config.number("query_pre_attn_scalar", 256) ** -0.5,
+        has_tied_head=config.flag("tie_word_embeddings", True),
+        eos_token_ids=config.token_ids("eos_token_id"),
         embedding_scale=float(hidden_size) ** 0.5,
     )
 
 
-def _layers(config: Mapping[str, Any]) -> tuple[LayerSpec, ...]:
-    num_layers, max_positions = int(config["num_hidden_layers"]), int(config.get("max_position_embeddings", 131072))
+def _layers(config: JsonObject) -> tuple[LayerSpec, ...]:
+    num_layers, max_positions = config.size("num_hidden_layers"), config.size("max_position_embeddings", 131072)
     # transformers 5 writes rope_parameters by kind of layer; earlier versions rope_theta, rope_scaling and rope_local_base_freq.
-    by_kind = config.get("rope_parameters") or {}
-    full = by_kind.get("full_attention") or config.get("rope_scaling") or {}
-    local = by_kind.get("sliding_attention") or {}
-    kinds = config.get("layer_types")
-    if kinds is None:
-        pattern = int(config.get("sliding_window_pattern", config.get("_sliding_window_pattern", 6)))
+    by_kind = config.object("rope_parameters")
+    full = merged(config, {
+        "rope_parameters.full_attention": by_kind.object("full_attention"), "rope_scaling": config.object("rope_scaling"),
+    })  # fmt: skip
+    local = merged(config, {"rope_parameters.sliding_attention": by_kind.object("sliding_attention")})
+    kinds: Sequence[str] = layer_kinds(config, num_layers)
+    if not kinds:
+        pattern = config.size("sliding_window_pattern", config.size("_sliding_window_pattern", 6))
         kinds = ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(num_layers)]
     of_kind = {
-        "full_attention": LayerSpec(rotary_of(full, float(config.get("rope_theta", 1e6)), max_positions)),
+        "full_attention": LayerSpec(rotary_from(config, full, "rope_theta", 1e6, max_positions)),
         "sliding_attention": LayerSpec(
-            rotary_of(local, float(config.get("rope_local_base_freq", 1e4)), max_positions),
-            int(config.get("sliding_window", 4096)),
+            rotary_from(config, local, "rope_local_base_freq", 1e4, max_positions),
+            config.size("sliding_window", 4096),
         ),
     }
     return tuple(of_kind[kind] for kind in kinds)
@@ -81,7 +86,7 @@ def _layers(config: Mapping[str, Any]) -> tuple[LayerSpec, ...]:
 
 def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWeights:
     """The checkpoint's tensors under the decoder's names, this rank's part."""
-    reader = ShardReader(source, spec, shard, prefix="model.")
+    reader = ShardReader(source, spec, shard, NAMES.base)
 
     def norm(name: str, size: int | None = None) -> NormWeights:
         weights = reader.norm(name, size)  # stored as the difference from 1

@@ -5,13 +5,12 @@ Source of the names and defaults: ``GPTBigCodeConfig`` and ``GPTBigCodeForCausal
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from specgrove.json_files import JsonObject
 from specgrove.models.checkpoint import HeadRows, ShardReader, TensorSource
-from specgrove.models.families.config_values import activation_of, eos_of
+from specgrove.models.families.config_values import activation_of, head_dim_of
 from specgrove.models.sharding import Shard
 from specgrove.models.spec import DecoderSpec, LayerSpec
+from specgrove.models.tensor_names import FamilyNames
 from specgrove.models.weights import (
     AttentionWeights,
     EmbeddingWeights,
@@ -22,36 +21,37 @@ from specgrove.models.weights import (
 )
 
 ARCHITECTURES = ("GPTBigCodeForCausalLM",)
+NAMES = FamilyNames(base="transformer.", layers="h.", embedding="wte")
 
 
-def spec_of(config: Mapping[str, Any]) -> DecoderSpec:
+def spec_of(config: JsonObject) -> DecoderSpec:
     """Raises ``UnsupportedModelError`` for what the decoder doesn't do."""
-    hidden_size, num_heads = int(config["n_embd"]), int(config["n_head"])
-    head_dim = hidden_size // num_heads
+    hidden_size, num_heads = config.size("n_embd"), config.size("n_head")
+    head_dim = head_dim_of(config, hidden_size, num_heads)
     return DecoderSpec(
         architecture="GPTBigCodeForCausalLM",
-        vocab_size=int(config["vocab_size"]),
+        vocab_size=config.size("vocab_size"),
         hidden_size=hidden_size,
-        intermediate_size=int(config.get("n_inner") or 4 * hidden_size),
+        intermediate_size=config.size("n_inner", 4 * hidden_size),
         num_heads=num_heads,
-        num_kv_heads=1 if config.get("multi_query", True) else num_heads,
+        num_kv_heads=1 if config.flag("multi_query", True) else num_heads,
         head_dim=head_dim,
-        max_position_embeddings=int(config["n_positions"]),
-        layers=(LayerSpec(),) * int(config["n_layer"]),
+        max_position_embeddings=config.size("n_positions"),
+        layers=(LayerSpec(),) * config.size("n_layer"),
         norm="layer",
-        norm_eps=float(config.get("layer_norm_epsilon", 1e-5)),
-        activation=activation_of(config.get("activation_function", "gelu_pytorch_tanh")),
+        norm_eps=config.number("layer_norm_epsilon", 1e-5),
+        activation=activation_of(config, "activation_function", "gelu_pytorch_tanh"),
         is_gated=False,
         residual="pre_norm",
-        attention_scale=head_dim**-0.5 if config.get("scale_attn_weights", True) else 1.0,
-        has_tied_head=bool(config.get("tie_word_embeddings", True)),
-        eos_token_ids=eos_of(config),
+        attention_scale=head_dim**-0.5 if config.flag("scale_attn_weights", True) else 1.0,
+        has_tied_head=config.flag("tie_word_embeddings", True),
+        eos_token_ids=config.token_ids("eos_token_id"),
     )
 
 
 def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWeights:
     """The checkpoint's tensors under the decoder's names, this rank's part."""
-    reader = ShardReader(source, spec, shard, prefix="transformer.")
+    reader = ShardReader(source, spec, shard, NAMES.base)
 
     def layer(index: int) -> LayerWeights:
         name = f"h.{index}."

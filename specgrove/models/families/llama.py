@@ -6,15 +6,14 @@ the checkpoint tells, and in sliding windows. Source of the names and defaults: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from specgrove.json_files import JsonObject
 from specgrove.models.checkpoint import HeadRows, ShardReader, TensorSource
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.families.config_values import activation_of, eos_of
-from specgrove.models.rotary import rotary_of
+from specgrove.models.families.config_values import activation_of, head_dim_of, layer_kinds
+from specgrove.models.rope_config import longest_context, rotary_of
 from specgrove.models.sharding import Shard
 from specgrove.models.spec import DecoderSpec, LayerSpec
+from specgrove.models.tensor_names import FamilyNames
 from specgrove.models.weights import (
     AttentionWeights,
     EmbeddingWeights,
@@ -25,53 +24,56 @@ from specgrove.models.weights import (
 )
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+NAMES = FamilyNames(base="model.", layers="layers.", embedding="embed_tokens")
 
 
-def spec_of(config: Mapping[str, Any]) -> DecoderSpec:
+def spec_of(config: JsonObject) -> DecoderSpec:
     """Raises ``UnsupportedModelError`` for what is not Llama as SpecGrove runs it."""
-    if config.get("partial_rotary_factor", 1.0) != 1.0:
+    if config.number("partial_rotary_factor", 1.0) != 1.0:
         raise UnsupportedModelError("partial_rotary_factor is not supported")
-    num_heads = int(config["num_attention_heads"])
-    head_dim = int(config.get("head_dim") or config["hidden_size"] // num_heads)
-    max_positions = int(config.get("max_position_embeddings", 2048))
-    # transformers 5 writes rope_parameters; earlier versions rope_theta and rope_scaling.
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    rotary = rotary_of(rope, float(config.get("rope_theta", 10000.0)), max_positions)
+    hidden_size, num_heads = config.size("hidden_size"), config.size("num_attention_heads")
+    head_dim = config.size("head_dim") if config.has("head_dim") else head_dim_of(config, hidden_size, num_heads)
+    max_positions = config.size("max_position_embeddings", 2048)
+    rotary = rotary_of(config, 10000.0, max_positions)
     return DecoderSpec(
-        architecture=config["architectures"][0],
-        vocab_size=int(config["vocab_size"]),
-        hidden_size=int(config["hidden_size"]),
-        intermediate_size=int(config["intermediate_size"]),
+        architecture=_architecture(config),
+        vocab_size=config.size("vocab_size"),
+        hidden_size=hidden_size,
+        intermediate_size=config.size("intermediate_size"),
         num_heads=num_heads,
-        num_kv_heads=int(config.get("num_key_value_heads") or _default_num_kv_heads(config, num_heads)),
+        num_kv_heads=config.size("num_key_value_heads", _default_num_kv_heads(config, num_heads)),
         head_dim=head_dim,
-        max_position_embeddings=max_positions,
+        max_position_embeddings=longest_context(rotary, max_positions),
         layers=tuple(LayerSpec(rotary, window) for window in _windows(config)),
         norm="rms",
-        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-        activation=activation_of(config.get("hidden_act", "silu")),
+        norm_eps=config.number("rms_norm_eps", 1e-6),
+        activation=activation_of(config, "hidden_act", "silu"),
         is_gated=True,
         residual="pre_norm",
         attention_scale=head_dim**-0.5,
-        has_tied_head=bool(config.get("tie_word_embeddings", False)),
-        eos_token_ids=eos_of(config),
+        has_tied_head=config.flag("tie_word_embeddings", False),
+        eos_token_ids=config.token_ids("eos_token_id"),
     )
 
 
-def _default_num_kv_heads(config: Mapping[str, Any], num_heads: int) -> int:
-    return 8 if config["architectures"][0] == "MistralForCausalLM" else num_heads
+def _architecture(config: JsonObject) -> str:
+    return next(name for name in config.texts("architectures") if name in ARCHITECTURES)
 
 
-def _windows(config: Mapping[str, Any]) -> list[int | None]:
+def _default_num_kv_heads(config: JsonObject, num_heads: int) -> int:
+    return 8 if _architecture(config) == "MistralForCausalLM" else num_heads
+
+
+def _windows(config: JsonObject) -> list[int | None]:
     """Of every layer, with the defaults that transformers has for keys that are left out."""
-    architecture, num_layers = config["architectures"][0], int(config["num_hidden_layers"])
+    architecture, num_layers = _architecture(config), config.size("num_hidden_layers")
     if architecture == "MistralForCausalLM":
-        window = config.get("sliding_window", 4096)
-        return [None if window is None else int(window)] * num_layers
-    if architecture == "LlamaForCausalLM" or not config.get("use_sliding_window", False):
+        is_off = config.get("sliding_window", 4096) is None  # null says so; a key that is left out does not
+        return [None if is_off else config.size("sliding_window", 4096)] * num_layers
+    if architecture == "LlamaForCausalLM" or not config.flag("use_sliding_window", False):
         return [None] * num_layers
-    window, first = int(config.get("sliding_window") or 4096), int(config.get("max_window_layers", 28))
-    kinds = config.get("layer_types") or [
+    window, first = config.size("sliding_window", 4096), config.integer("max_window_layers", 28)
+    kinds = layer_kinds(config, num_layers) or [
         "sliding_attention" if index >= first else "full_attention" for index in range(num_layers)
     ]
     return [window if kind == "sliding_attention" else None for kind in kinds]
@@ -79,7 +81,7 @@ def _windows(config: Mapping[str, Any]) -> list[int | None]:
 
 def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWeights:
     """The checkpoint's tensors under the decoder's names, this rank's part."""
-    reader = ShardReader(source, spec, shard, prefix="model.")
+    reader = ShardReader(source, spec, shard, NAMES.base)
 
     def layer(index: int) -> LayerWeights:
         prefix = f"layers.{index}."

@@ -6,15 +6,14 @@ whatever the configuration says; here its value counts, as it did in training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from specgrove.json_files import JsonObject
 from specgrove.models.checkpoint import HeadRows, ShardReader, TensorSource
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.families.alibi import interleaved_slopes
-from specgrove.models.families.config_values import eos_of
+from specgrove.models.families.config_values import head_dim_of
 from specgrove.models.sharding import Shard
 from specgrove.models.spec import DecoderSpec, LayerSpec
+from specgrove.models.tensor_names import FamilyNames
 from specgrove.models.weights import (
     AttentionWeights,
     EmbeddingWeights,
@@ -25,45 +24,47 @@ from specgrove.models.weights import (
 )
 
 ARCHITECTURES = ("MptForCausalLM", "MPTForCausalLM")
+NAMES = FamilyNames(base="transformer.", layers="blocks.", embedding="wte")
+_ATTENTION = "multihead_attention"
 
 
-def spec_of(config: Mapping[str, Any]) -> DecoderSpec:
+def spec_of(config: JsonObject) -> DecoderSpec:
     """Raises ``UnsupportedModelError`` for what the decoder doesn't do."""
-    attention = config.get("attn_config") or {}
-    hidden_size, num_heads = int(config["d_model"]), int(config["n_heads"])
-    if not attention.get("alibi", True):
+    attention = config.object("attn_config")
+    hidden_size, num_heads = config.size("d_model"), config.size("n_heads")
+    if not attention.flag("alibi", True):
         raise UnsupportedModelError("MPT without ALiBi (learned positions) is not supported")
-    if attention.get("qk_ln", False) or attention.get("attn_type", "multihead_attention") != "multihead_attention":
+    if attention.flag("qk_ln", False) or attention.text("attn_type", _ATTENTION) != _ATTENTION:
         raise UnsupportedModelError(
             "MPT with qk_ln or with an attn_type other than multihead_attention is not supported"
         )
-    head_dim = hidden_size // num_heads
+    head_dim = head_dim_of(config, hidden_size, num_heads)
     return DecoderSpec(
         architecture="MptForCausalLM",
-        vocab_size=int(config["vocab_size"]),
+        vocab_size=config.size("vocab_size"),
         hidden_size=hidden_size,
-        intermediate_size=int(config.get("expansion_ratio", 4) * hidden_size),
+        intermediate_size=int(config.number("expansion_ratio", 4) * hidden_size),
         num_heads=num_heads,
         num_kv_heads=num_heads,
         head_dim=head_dim,
-        max_position_embeddings=int(config["max_seq_len"]),
-        layers=(LayerSpec(),) * int(config["n_layers"]),
+        max_position_embeddings=config.size("max_seq_len"),
+        layers=(LayerSpec(),) * config.size("n_layers"),
         norm="layer",
-        norm_eps=float(config.get("layer_norm_epsilon", 1e-5)),
+        norm_eps=config.number("layer_norm_epsilon", 1e-5),
         activation="gelu",
         is_gated=False,
         residual="pre_norm",
-        attention_scale=float(attention.get("softmax_scale") or head_dim**-0.5),
-        has_tied_head=bool(config.get("tie_word_embeddings", True)),
-        eos_token_ids=eos_of(config),
-        alibi_slopes=interleaved_slopes(num_heads, float(attention.get("alibi_bias_max", 8))),
-        qkv_clip=attention.get("clip_qkv"),
+        attention_scale=attention.number("softmax_scale", head_dim**-0.5),
+        has_tied_head=config.flag("tie_word_embeddings", True),
+        eos_token_ids=config.token_ids("eos_token_id"),
+        alibi_slopes=interleaved_slopes(num_heads, attention.number("alibi_bias_max", 8)),
+        qkv_clip=attention.number("clip_qkv") if attention.has("clip_qkv") else None,
     )
 
 
 def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWeights:
     """The checkpoint's tensors under the decoder's names, this rank's part."""
-    reader = ShardReader(source, spec, shard, prefix="transformer.")
+    reader = ShardReader(source, spec, shard, NAMES.base)
 
     def layer(index: int) -> LayerWeights:
         name = f"blocks.{index}."

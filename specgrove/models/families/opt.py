@@ -6,13 +6,12 @@ The 350m's embeddings are narrower than its hidden states, with a projection on 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from specgrove.json_files import JsonObject
 from specgrove.models.checkpoint import HeadRows, ShardReader, TensorSource
-from specgrove.models.families.config_values import activation_of, eos_of
+from specgrove.models.families.config_values import activation_of, head_dim_of
 from specgrove.models.sharding import Shard
 from specgrove.models.spec import DecoderSpec, LayerSpec
+from specgrove.models.tensor_names import FamilyNames
 from specgrove.models.weights import (
     AttentionWeights,
     EmbeddingWeights,
@@ -23,41 +22,40 @@ from specgrove.models.weights import (
 )
 
 ARCHITECTURES = ("OPTForCausalLM",)
+NAMES = FamilyNames(base="model.decoder.", layers="layers.", embedding="embed_tokens")
 _POSITION_OFFSET = 2
 
 
-def spec_of(config: Mapping[str, Any]) -> DecoderSpec:
+def spec_of(config: JsonObject) -> DecoderSpec:
     """Raises ``UnsupportedModelError`` for what the decoder doesn't do."""
-    hidden_size, num_heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-    embedding_size = int(config.get("word_embed_proj_dim") or hidden_size)
+    hidden_size, num_heads = config.size("hidden_size"), config.size("num_attention_heads")
+    head_dim = head_dim_of(config, hidden_size, num_heads)
+    embedding_size = config.size("word_embed_proj_dim", hidden_size)
     return DecoderSpec(
         architecture="OPTForCausalLM",
-        vocab_size=int(config["vocab_size"]),
+        vocab_size=config.size("vocab_size"),
         hidden_size=hidden_size,
-        intermediate_size=int(config["ffn_dim"]),
+        intermediate_size=config.size("ffn_dim"),
         num_heads=num_heads,
         num_kv_heads=num_heads,
-        head_dim=hidden_size // num_heads,
-        max_position_embeddings=int(config["max_position_embeddings"]),
-        layers=(LayerSpec(),) * int(config["num_hidden_layers"]),
+        head_dim=head_dim,
+        max_position_embeddings=config.size("max_position_embeddings"),
+        layers=(LayerSpec(),) * config.size("num_hidden_layers"),
         norm="layer",
         norm_eps=1e-5,
-        activation=activation_of(config.get("activation_function", "relu")),
+        activation=activation_of(config, "activation_function", "relu"),
         is_gated=False,
-        residual="pre_norm" if config.get("do_layer_norm_before", True) else "post_norm",
-        attention_scale=(hidden_size // num_heads) ** -0.5,
-        has_tied_head=bool(config.get("tie_word_embeddings", True)),
-        eos_token_ids=eos_of(config),
+        residual="pre_norm" if config.flag("do_layer_norm_before", True) else "post_norm",
+        attention_scale=head_dim**-0.5,
+        has_tied_head=config.flag("tie_word_embeddings", True),
+        eos_token_ids=config.token_ids("eos_token_id"),
         embedding_size=None if embedding_size == hidden_size else embedding_size,
     )
 
 
 def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWeights:
     """The checkpoint's tensors under the decoder's names, this rank's part."""
-    # Some of the hub's checkpoints were saved from the bare model.
-    prefix = "model.decoder." if "model.decoder.embed_tokens.weight" in source else "decoder."
-    reader = ShardReader(source, spec, shard, prefix)
-
+    reader = ShardReader(source, spec, shard, NAMES.base)
     hidden, embedding = spec.hidden_size, spec.embedding_size or spec.hidden_size
 
     def embedding_weights() -> EmbeddingWeights:

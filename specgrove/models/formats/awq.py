@@ -24,7 +24,7 @@ class AwqFormat:
 
     def __init__(self, config: Mapping[str, Any], stored: StoredTensors) -> None:
         """Raises ``UnsupportedModelError``."""
-        bits = int(config.get("bits", config.get("w_bit", 4)))
+        bits = config.get("bits", config.get("w_bit", 4))
         version = str(config.get("version", "gemm")).lower()
         if bits != 4 or version != "gemm" or not config.get("zero_point", True):
             raise UnsupportedModelError(
@@ -36,6 +36,10 @@ class AwqFormat:
     def holds(self, name: str) -> bool:
         """See ``WeightFormat``."""
         return name.endswith(".weight") and self._stored.stores(name.removesuffix(".weight") + ".qweight")
+
+    def parts_of(self, name: str) -> tuple[str, ...]:
+        """See ``WeightFormat``."""
+        return tuple(name.removesuffix("weight") + part for part in ("qweight", "qzeros", "scales"))
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """See ``WeightFormat``."""

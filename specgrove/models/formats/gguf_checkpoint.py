@@ -60,6 +60,10 @@ class GgufCheckpoint:
         """See ``Checkpoint``."""
         return list(self._tensors)
 
+    def parts_of(self, name: str) -> tuple[str, ...]:
+        """See ``Checkpoint``."""
+        return (name,)
+
     def shape_of(self, name: str) -> tuple[int, ...]:
         """See ``TensorSource``."""
         return self._found(name).shape

@@ -20,45 +20,85 @@ _ALL = slice(None)
 
 
 class GptqFormat:
-    """See ``WeightFormat``."""
+    """See ``WeightFormat``. Bits are told by the tensors' shapes: a checkpoint may have other bits for some modules."""
 
     def __init__(self, config: Mapping[str, Any], stored: StoredTensors) -> None:
         """Raises ``UnsupportedModelError``."""
-        self._bits = int(config.get("bits", 4))
-        if self._bits not in (4, 8):
-            raise UnsupportedModelError(f"GPTQ of {self._bits} bits is not supported, only 4 and 8")
+        if (bits := config.get("bits", 4)) not in (4, 8):
+            raise UnsupportedModelError(f"GPTQ of {bits} bits is not supported, only 4 and 8")
         version = config.get("checkpoint_format") or "gptq"
         if version not in ("gptq", "gptq_v2") or config.get("is_marlin_format"):
             raise UnsupportedModelError(f"GPTQ in the {version} layout is not supported, only gptq and gptq_v2")
         self._zero_offset = 1 if version == "gptq" else 0
+        self._is_symmetric = config.get("sym")
         self._stored = stored
+        if (first := next((name for name in stored.names() if name.endswith(".qzeros")), None)) is not None:
+            self._check_zeros(first.removesuffix(".qzeros"))
+
+    def _check_zeros(self, stem: str) -> None:
+        """Of one module, before anything is loaded."""
+        bits = self._bits_of(stem)
+        self._offset_of(stem, _unpacked(self._stored.read(stem + ".qzeros").T, bits), bits)
 
     def holds(self, name: str) -> bool:
         """See ``WeightFormat``."""
         return name.endswith(".weight") and self._stored.stores(_stem(name) + ".qweight")
 
+    def parts_of(self, name: str) -> tuple[str, ...]:
+        """See ``WeightFormat``."""
+        parts = (f"{_stem(name)}.{part}" for part in ("qweight", "qzeros", "scales", "g_idx"))
+        return tuple(part for part in parts if self._stored.stores(part))
+
     def shape_of(self, name: str) -> tuple[int, ...]:
         """See ``WeightFormat``."""
         num_words, out_features = self._stored.shape_of(_stem(name) + ".qweight")
-        return out_features, num_words * 32 // self._bits
+        return out_features, num_words * 32 // self._bits_of(_stem(name))
 
     def weight(self, name: str, rows: slice, columns: slice) -> Weight:
         """See ``WeightFormat``."""
-        stored, stem, codes_per_word = self._stored, _stem(name), 32 // self._bits
+        stored, stem = self._stored, _stem(name)
+        bits = self._bits_of(stem)
+        codes_per_word = 32 // bits
         out_features, in_features = self.shape_of(name)
         num_groups = stored.shape_of(stem + ".scales")[0]
         self._check_order(stem, in_features, num_groups)
         wanted, outputs = bounds(columns, in_features), bounds(rows, out_features)
         groups = groups_of(name, wanted, in_features, num_groups)
         words = slice(wanted.start // codes_per_word, -(-wanted.stop // codes_per_word))
-        codes = _unpacked(stored.read(stem + ".qweight", words, rows), self._bits).flatten(0, 1)
+        codes = _unpacked(stored.read(stem + ".qweight", words, rows), bits).flatten(0, 1)
         first = wanted.start - words.start * codes_per_word
-        zeros = _unpacked(stored.read(stem + ".qzeros", groups, _ALL).T, self._bits).flatten(0, 1)
+        zeros = _unpacked(stored.read(stem + ".qzeros", groups, _ALL).T, bits).flatten(0, 1)
         return from_zero_points(
             codes[first : first + len(wanted)].T.contiguous(),
-            zeros[outputs.start : outputs.stop].to(torch.int16) + self._zero_offset,
+            zeros[outputs.start : outputs.stop].to(torch.int16) + self._offset_of(stem, zeros, bits),
             stored.read(stem + ".scales", groups, rows).T,
-            self._bits,
+            bits,
+        )
+
+    def _bits_of(self, stem: str) -> int:
+        num_groups, num_words = self._stored.shape_of(stem + ".qzeros")
+        scales_shape = self._stored.shape_of(stem + ".scales")
+        out_features = self._stored.shape_of(stem + ".qweight")[1]
+        bits = 32 * num_words / out_features
+        if scales_shape != (num_groups, out_features) or bits not in (4, 8):
+            raise UnsupportedModelError(
+                f"{stem}: GPTQ of {bits:g} bits with scales of the shape {list(scales_shape)} is not supported, only 4 and 8 bits"
+            )
+        return int(bits)
+
+    def _offset_of(self, stem: str, zeros: torch.Tensor, bits: int) -> int:
+        """Added to the zeros as they are stored. A symmetric quantisation has its zeros in the middle, which tells what was stored."""
+        middle = 1 << (bits - 1)
+        least, most = int(zeros.min()), int(zeros.max())
+        if self._is_symmetric is False or (self._is_symmetric is None and least != most):
+            return self._zero_offset
+        if least == most and middle - least in (0, 1):
+            return middle - least
+        if self._is_symmetric is None:
+            return self._zero_offset
+        raise UnsupportedModelError(
+            f"{stem}: config.json says sym=true, so zeros should be stored as {middle - 1} (gptq) or {middle} (gptq_v2), but they go "
+            f"from {least} to {most}: quantization_config is of another checkpoint"
         )
 
     def _check_order(self, stem: str, in_features: int, num_groups: int) -> None:

@@ -16,6 +16,7 @@ from specgrove.models.formats.stored import StoredTensors, bounds, groups_of
 from specgrove.models.weights import Weight
 
 QUANT_METHOD = "specgrove"
+_PARTS = ("codes", "scales", "mins")
 
 
 def quantization_config(bits: int, group_size: int | None) -> dict[str, Any]:
@@ -45,6 +46,10 @@ class OwnFormat:
         """See ``WeightFormat``."""
         out_features, num_bytes = self._stored.shape_of(f"{name}.codes")
         return out_features, num_bytes * 8 // self._bits_of(name)
+
+    def parts_of(self, name: str) -> tuple[str, ...]:
+        """See ``WeightFormat``."""
+        return tuple(part for part in (f"{name}.{kind}" for kind in _PARTS) if self._stored.stores(part))
 
     def _bits_of(self, name: str) -> int:
         return 8 if self._stored.read(f"{name}.codes", slice(0, 1)).dtype == torch.int8 else 4

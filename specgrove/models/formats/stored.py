@@ -5,6 +5,7 @@ Invariant: a slice of columns (tensor parallel) is whole groups, or lies in the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -19,6 +20,10 @@ class StoredTensors(Protocol):
 
     def stores(self, name: str) -> bool:
         """Whether there is such a tensor."""
+        ...
+
+    def names(self) -> Sequence[str]:
+        """Of all of them."""
         ...
 
     def shape_of(self, name: str) -> tuple[int, ...]:
@@ -39,6 +44,10 @@ class WeightFormat(Protocol):
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """Its outputs and inputs."""
+        ...
+
+    def parts_of(self, name: str) -> tuple[str, ...]:
+        """The tensors that make it up."""
         ...
 
     def weight(self, name: str, rows: slice, columns: slice) -> Weight:

@@ -1,0 +1,76 @@
+"""Lets a family read a checkpoint without its content: what it reads, whether all of it is there in its shape, and what nobody reads.
+
+Called by ``specgrove.models.loading`` before anything is loaded, by ``specgrove.models.inventory`` instead, and by quantisation, which
+asks for names. Opens headers only.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from specgrove.models.checkpoint import ALL, Checkpoint, TensorSource
+from specgrove.models.sharding import Shard
+from specgrove.models.spec import DecoderSpec
+from specgrove.models.tensor_names import check_all_read
+from specgrove.models.weights import ModelWeights
+
+_OURS = ("draft_token_ids",)  # of an SSM with a vocabulary of its own: read by the SSM service
+
+
+class ReadsWeights(Protocol):
+    """What this needs of a family."""
+
+    def weights_of(self, source: TensorSource, spec: DecoderSpec, shard: Shard, /) -> ModelWeights:
+        """See ``specgrove.models.loading.Family``."""
+        ...
+
+
+class RecordingSource:
+    """Gives tensors without content, and remembers which were read, and which of them as weights."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._given: list[tuple[torch.Tensor, str]] = []
+        self.read: set[str] = set()
+        """By the checkpoint's own names: a quantised weight is several."""
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._checkpoint
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """See ``TensorSource``."""
+        return self._checkpoint.shape_of(name)
+
+    def tensor(self, name: str, rows: slice = ALL) -> torch.Tensor:
+        """See ``TensorSource``."""
+        return self._empty(name)[rows]
+
+    def weight(self, name: str, rows: slice, columns: slice) -> torch.Tensor:
+        """See ``TensorSource``."""
+        tensor = self._empty(name)[rows, columns]
+        self._given.append((tensor, name))
+        return tensor
+
+    def taken(self) -> tuple[tuple[str, ...], list[torch.Tensor]]:
+        """Names and tensors of the weights since the last call."""
+        tensors, names = [tensor for tensor, _ in self._given], dict.fromkeys(name for _, name in self._given)
+        self._given = []
+        return tuple(names), tensors
+
+    def _empty(self, name: str) -> torch.Tensor:
+        shape = self._checkpoint.shape_of(name)
+        self.read.update(self._checkpoint.parts_of(name))
+        return torch.empty(shape, device="meta")
+
+
+def check_checkpoint(family: ReadsWeights, spec: DecoderSpec, checkpoint: Checkpoint) -> str | None:
+    """Raises ``UnsupportedModelError`` for what is missing, of another shape, or left over; returns what to say of harmless leftovers."""
+    source = RecordingSource(checkpoint)
+    weights = family.weights_of(source, spec, Shard.whole(spec))
+    weights.embedding()
+    for index in range(spec.num_layers):
+        weights.layer(index)
+    weights.head()
+    return check_all_read(checkpoint.names(), source.read.union(_OURS), spec.architecture)
