@@ -44,7 +44,7 @@ def pickled(folder: Path) -> Path:
     (folder / "model.safetensors").unlink()
     names = sorted(tensors)
     torch.save({name: tensors[name] for name in names[:9]}, folder / "pytorch_model-00001-of-00002.bin")
-    twice = {**{name: tensors[name] for name in names[9:]}, "lm_head.weight": tensors[names[-1]]}
+    twice = {**{name: tensors[name] for name in names[9:]}, "model.rotary_emb.inv_freq": tensors[names[-1]]}
     torch.save(twice, folder / "pytorch_model-00002-of-00002.bin")
     (folder / "pytorch_model.bin.index.json").write_text("{}")
     (folder / "tokenizer.json").write_text("{}")
