@@ -81,18 +81,18 @@ $(VENV)/.created:
 
 # torch first and alone, by exactly this request: any looser one fetches gigabytes of CUDA packages on a machine without a GPU.
 $(VENV)/.torch: constraints.txt | $(VENV)/.created
-	@$(STAGE) --title "installing torch" --items 12 -- $(PIP) install $$(grep '^torch==' constraints.txt)
+	@$(STAGE) --title "installing torch" --items 12 -- $(PIP) install -c constraints.txt $$(grep '^torch==' constraints.txt)
 	@touch $@
 
-# $(call requirements,EXTRA...): pyproject.toml's dependencies, the build's among them, and those of the extras.
-requirements = $$($(PYTHON) tools/requirements.py $(1))
+# pyproject.toml's dependencies, the build's among them.
+requirements = $$($(PYTHON) tools/requirements.py)
 # Builds go on where they ended, and never start more compilers than there are processors.
 install_editable = CMAKE_BUILD_PARALLEL_LEVEL=$${CMAKE_BUILD_PARALLEL_LEVEL:-$$(nproc)} $(PIP) install --verbose --no-deps --no-build-isolation \
 	-C cmake.define.SPECGROVE_CUDA=$(1) -C cmake.define.SPECGROVE_CUDA_EMULATOR=$(2) -e .
 HAS_GPU := $(wildcard /dev/nvidia0)
 
 $(VENV)/.packages: pyproject.toml constraints.txt | $(VENV)/.torch
-	@$(STAGE) --title "installing packages" --items 45 -- $(PIP) install -c constraints.txt $(call requirements,)
+	@$(STAGE) --title "installing packages" --items 45 -- $(PIP) install -c constraints.txt $(requirements)
 	@touch $@
 
 # What running needs: the CPU's kernels, and the GPU's where one is.
@@ -102,7 +102,7 @@ $(VENV)/.running: $(VENV)/.packages $(NATIVE_SOURCES)
 
 # What tests and checks need besides: their tools, the GPU's kernels where nvcc is, and the emulator.
 $(VENV)/.installed: $(VENV)/.running
-	@$(STAGE) --title "installing what tests and checks need" --items 80 -- $(PIP) install -c constraints.txt $(call requirements,dev)
+	@$(STAGE) --title "installing what tests and checks need" --items 80 -- $(PIP) install -c constraints.txt $(requirements) $$($(PYTHON) tools/requirements.py dev transformers)
 	@$(STAGE) --title "building all kernels and the emulator" -- env $(call install_editable,AUTO,ON)
 	@touch $@
 

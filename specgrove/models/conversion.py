@@ -102,8 +102,11 @@ def _tensors_of(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _write_tokenizer(source: Path, folder: Path, progress: Callable[[str], None]) -> None:
     """Folders as old as pickle often have the slow tokenizer's files only."""
-    import transformers
-
+    try:
+        import transformers
+    except ImportError:
+        progress("no tokenizer.json is made, which takes transformers: pip install 'specgrove[transformers]'")
+        return
     try:
         transformers.AutoTokenizer.from_pretrained(str(source)).save_pretrained(folder)
     except Exception as error:  # whatever transformers meets: the weights are converted all the same
