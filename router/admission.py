@@ -55,8 +55,8 @@ class Admission:
         self._queue: list[_Turn] = []
         self._idle = asyncio.Event()
         self._idle.set()
-        # A first guess, until requests have been served.
-        self._mean_service_s = 0.5
+        # A first guess, until requests have been served: rather too short, which costs one more try, than too long, which costs time.
+        self._mean_service_s = 0.2
         self._num_served = 0
         self._random = random or Random()
         # A heap of the times at which refused clients were told to come back.
