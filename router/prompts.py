@@ -17,7 +17,6 @@ from router.violations import Violations, quoted
 from specgrove.v1 import router_pb2
 
 _MAX_NUM_MESSAGES = 4096
-# Texts may be tokenised that are longer than the context: to count their tokens, or to cut them.
 _MIN_TOKENIZED = 65536
 _MAX_STRUCT_BYTES = 64 * 1024
 # What a template makes of a message besides its content, as a measure of the work.
@@ -53,6 +52,11 @@ def check_token_ids(found: Violations, field: str, token_ids: Sequence[int], voc
         found.add(field, f"token id {largest} is out of range; the vocabulary has {vocab_size} ids")
 
 
+def max_num_tokenized(model: ServedModel) -> int:
+    """Texts that are only tokenised or detokenised may be longer than the context: to count their tokens, or to cut them."""
+    return max(model.context_len, _MIN_TOKENIZED)
+
+
 async def prompt_token_ids(
     found: Violations, proto: WithPrompt, model: ServedModel, text_work: TextWork
 ) -> tuple[int, ...]:
@@ -60,9 +64,8 @@ async def prompt_token_ids(
     kind = _kind_of(proto)
     if isinstance(proto, router_pb2.GenerateRequest) and kind == "token_ids":
         return tuple(proto.token_ids.token_ids)
-    max_num_tokens = model.context_len
-    if isinstance(proto, router_pb2.TokenizeRequest):
-        max_num_tokens = max(max_num_tokens, _MIN_TOKENIZED)
+    is_generate = isinstance(proto, router_pb2.GenerateRequest)
+    max_num_tokens = model.context_len if is_generate else max_num_tokenized(model)
     encode: Callable[[], list[int]]
     if kind == "text":
         num_bytes = len(proto.text.encode())

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from router.prompts import check_prompt, check_token_ids, prompt_token_ids
+from router.prompts import check_prompt, check_token_ids, max_num_tokenized, prompt_token_ids
 from router.served_model import ServedModel
 from router.text_work import TextWork
 from router.violations import Violations, quoted
@@ -92,7 +92,7 @@ async def checked_tokenize(
 def checked_detokenize(proto: router_pb2.DetokenizeRequest, model: ServedModel) -> list[int]:
     """The token ids of a ``DetokenizeRequest``. Raises ``InvalidRequestError``."""
     found = Violations()
-    if found.check_count("token_ids", len(proto.token_ids), model.context_len, "ids"):
+    if found.check_count("token_ids", len(proto.token_ids), max_num_tokenized(model), "ids"):
         check_token_ids(found, "token_ids", proto.token_ids, model.vocab_size)
     found.raise_any()
     return list(proto.token_ids)

@@ -164,8 +164,8 @@ async def test_tokenize_and_detokenize_name_their_own_fields() -> None:
     assert str(info.value) == "input: none was given: set text or chat"
     with pytest.raises(InvalidRequestError, match="text: is empty"):
         await checked_tokenize(router_pb2.TokenizeRequest(text=""), MODEL, Untouchable())
-    too_many = router_pb2.DetokenizeRequest(token_ids=[1] * (CONTEXT_LEN + 1))
-    with pytest.raises(InvalidRequestError, match=r"token_ids: has 513 ids; at most 512"):
+    too_many = router_pb2.DetokenizeRequest(token_ids=[1] * 65_537)
+    with pytest.raises(InvalidRequestError, match=r"token_ids: has 65537 ids; at most 65536"):
         checked_detokenize(too_many, MODEL)
     with pytest.raises(InvalidRequestError, match=r"token_ids: token id 257 is out of range"):
         checked_detokenize(router_pb2.DetokenizeRequest(token_ids=[VOCAB_SIZE]), MODEL)
