@@ -144,6 +144,20 @@ class PeerError(RuntimeError):
     """A peer can't take part; the text says why."""
 
 
+class Absent(_Silent):
+    """Would take part, but could not be started: it fails whenever it is its turn."""
+
+    speculation = "none"
+
+    def __init__(self, name: str, precision: str, max_batch: int, error: PeerError) -> None:
+        self.name, self.precision, self.max_batch = name, precision, max_batch
+        self._error = error
+
+    def run(self, prompts: list[list[int]], max_tokens: int) -> int:
+        """See ``Contestant``. Raises ``PeerError``."""
+        raise self._error
+
+
 class PeerProcess(_Silent):
     """A program of ``benchmarks/peers``, run by an interpreter that has the peer installed: a line of JSON in, a line of JSON out.
 
@@ -182,14 +196,15 @@ class PeerProcess(_Silent):
                 answer: dict[str, Any] = json.loads(line)
                 return answer
             others.append(line)
-        raise PeerError(f"{self.name} has ended with exit code {self._process.wait()}\n{''.join(others)}")
+        raise PeerError(f"{self.name} {_end_of(self._process.wait())}\n{''.join(others)}".rstrip())
 
     def run(self, prompts: list[list[int]], max_tokens: int) -> int:
-        """See ``Contestant``."""
+        """See ``Contestant``. Raises ``PeerError`` where the process has ended."""
         assert self._process.stdin is not None
         self._signal(signal.SIGCONT)
-        self._process.stdin.write(json.dumps({"prompt_ids": prompts, "max_tokens": max_tokens}) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended: reading its answer says why
+            self._process.stdin.write(json.dumps({"prompt_ids": prompts, "max_tokens": max_tokens}) + "\n")
+            self._process.stdin.flush()
         num_tokens = int(self._answer()["num_tokens"])
         self._signal(signal.SIGSTOP)
         return num_tokens
@@ -204,5 +219,12 @@ class PeerProcess(_Silent):
             return
         self._signal(signal.SIGCONT)
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait(timeout=30)
+
+
+def _end_of(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"has ended with exit code {exit_code}"
+    return f"was killed by {signal.Signals(-exit_code).name}"

@@ -41,6 +41,17 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """A contestant that could not do a batch size."""
+
+    contestant: str
+    precision: str
+    speculation: str
+    batch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Prompts:
     """Token ids; no two calls get the same, so that no cache of prompts helps anyone."""
 
@@ -70,39 +81,27 @@ def measure(
     arguments: argparse.Namespace,
     bandwidth: ReadBandwidth,
     progress: Callable[[str], None],
-) -> list[Row]:
-    """A row of every contestant that takes so large a batch. Each comes with the bytes that a step of it reads."""
+) -> list[Row | Failure]:
+    """A row of every contestant that takes so large a batch. Each comes with the bytes that a step of it reads.
+
+    One that fails takes no further part; what it measured before doesn't count.
+    """
     taking_part = [(contestant, num_bytes) for contestant, num_bytes in contestants if contestant.max_batch >= batch]
-    rounds: list[list[_Round]] = [[] for _ in taking_part]
+    turns = [_Turns(contestant, num_bytes, batch) for contestant, num_bytes in taking_part]
     num_prompts = batch if batch > 1 else arguments.prompts_per_round
     if num_prompts * (arguments.rounds + 1) > len(prompts.chats):
         raise ValueError(f"{arguments.rounds} rounds of {num_prompts} prompts are more than there are prompts")
-    prompt_times_ms: list[list[float]] = [[] for _ in taking_part]
     for number in range(-1, arguments.rounds):
         first = (number + 1) * num_prompts
         groups = [prompts.chats[start : start + batch] for start in range(first, first + num_prompts, batch)]
-        for (contestant, _), own_rounds, prompt_ms in zip(taking_part, rounds, prompt_times_ms, strict=True):
-            gb_per_s = bandwidth.measure()  # also a pause, in which the one before comes to rest
-            if batch == 1:
-                started_s = time.perf_counter()
-                contestant.run([prompts.long_prompt(number + 1)], 1)
-                prompt_ms.append((time.perf_counter() - started_s) * 1e3)
-                contestant.forget_steps()
-            started_s = time.perf_counter()
-            # The round before the first warms everything up and is not counted.
-            num_tokens = sum(contestant.run(group, 8 if number < 0 else arguments.max_tokens) for group in groups)
-            rate = num_tokens / (time.perf_counter() - started_s)
-            gb_per_s = (gb_per_s + bandwidth.measure()) / 2
-            if number < 0:
-                contestant.forget_steps()
-            else:
-                own_rounds.append(_Round(rate, gb_per_s))
-                name = f"{contestant.name} {contestant.precision}"
-                progress(f"batch {batch}, round {number + 1} of {arguments.rounds}: {name} {rate:.1f} tokens/s")
-    return [
-        _row(contestant, num_bytes, batch, own_rounds, prompt_ms)
-        for (contestant, num_bytes), own_rounds, prompt_ms in zip(taking_part, rounds, prompt_times_ms, strict=True)
-    ]
+        # The round before the first warms everything up and is not counted.
+        max_tokens = 8 if number < 0 else arguments.max_tokens
+        for own in turns:
+            if own.failure is None:
+                long_prompt = prompts.long_prompt(number + 1) if batch == 1 else None
+                said = own.take(groups, long_prompt, max_tokens, bandwidth, is_warm_up=number < 0)
+                progress(f"batch {batch}, round {number + 1} of {arguments.rounds}: {own.name} {said}")
+    return [own.row() if own.failure is None else own.failure for own in turns]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +109,52 @@ class _Round:
     tokens_per_s: float
     gb_per_s: float
     """What the machine read at that time."""
+
+
+class _Turns:
+    """One contestant's rounds at one batch size."""
+
+    def __init__(self, contestant: Contestant, num_bytes: int, batch: int) -> None:
+        self.name = f"{contestant.name} {contestant.precision}"
+        self.failure: Failure | None = None
+        self._contestant, self._num_bytes, self._batch = contestant, num_bytes, batch
+        self._rounds: list[_Round] = []
+        self._prompt_ms: list[float] = []
+
+    def take(
+        self,
+        groups: Sequence[list[list[int]]],
+        long_prompt: list[int] | None,
+        max_tokens: int,
+        bandwidth: ReadBandwidth,
+        *,
+        is_warm_up: bool,
+    ) -> str:
+        """One round; returns how it went."""
+        contestant = self._contestant
+        gb_per_s = bandwidth.measure()  # also a pause, in which the one before comes to rest
+        try:
+            if long_prompt is not None:
+                started_s = time.perf_counter()
+                contestant.run([long_prompt], 1)
+                self._prompt_ms.append((time.perf_counter() - started_s) * 1e3)
+                contestant.forget_steps()
+            started_s = time.perf_counter()
+            num_tokens = sum(contestant.run(group, max_tokens) for group in groups)
+            rate = num_tokens / (time.perf_counter() - started_s)
+        except Exception as error:  # the others' rows are worth as much without it
+            reason = str(error) or type(error).__name__
+            self.failure = Failure(contestant.name, contestant.precision, contestant.speculation, self._batch, reason)
+            return f"failed: {reason}"
+        if is_warm_up:
+            contestant.forget_steps()
+            return "is warm"
+        self._rounds.append(_Round(rate, (gb_per_s + bandwidth.measure()) / 2))
+        return f"{rate:.1f} tokens/s"
+
+    def row(self) -> Row:
+        """The medians."""
+        return _row(self._contestant, self._num_bytes, self._batch, self._rounds, self._prompt_ms)
 
 
 def _row(

@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.bandwidth import ReadBandwidth
-from benchmarks.contestants import Contestant, OverGrpc, PeerProcess, Transformers
+from benchmarks.contestants import Absent, Contestant, OverGrpc, PeerError, PeerProcess, Transformers
 from benchmarks.host import ON_CPU, conditions
 from benchmarks.report import print_table, write_chart, write_json
 from benchmarks.rounds import Prompts, measure
@@ -67,9 +67,15 @@ def start_peers(
 
     def start(
         python: str, program: str, first: Path, *more: str, name: str, precision: str, max_batch: int
-    ) -> PeerProcess:
+    ) -> Contestant:
         console.print(f"starting {name} {precision}")
-        peer = PeerProcess(python, program, [str(first), *more], name=name, precision=precision, max_batch=max_batch)
+        try:
+            peer = PeerProcess(
+                python, program, [str(first), *more], name=name, precision=precision, max_batch=max_batch
+            )
+        except PeerError as error:
+            console.print(str(error), markup=False)
+            return Absent(name, precision, max_batch, error)
         running.callback(peer.close)
         return peer
 

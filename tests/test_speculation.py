@@ -31,6 +31,7 @@ from specgrove.speculation import Verifier, generate
 from specgrove.token_tree import TokenTree
 from tests.router.toy_language import VOCAB_SIZE, toy_next, toy_output
 from tests.router.toy_services import CONTEXT_LEN, ToyLlm, ToySsm
+from tests.waiting import recorded_waits, until
 
 PROMPT = (1, 2, 3)
 
@@ -110,15 +111,16 @@ def test_speculative_is_incremental(
 
 
 @pytest.mark.parametrize("failure", ["lost", "hung", "lying"])
-async def test_a_failing_drafter_costs_speed_only(failure: str) -> None:
+async def test_a_failing_drafter_costs_speed_only(failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
     failing = _Failing(failure)
-    started_s = time.monotonic()
+    waits = recorded_waits(monkeypatch)
     token_ids, steps = await _run([failing, ToySsm()], ToyLlm())
     assert token_ids == toy_output(PROMPT, 60)
     assert len(steps) < 60
     assert failing.closed == ["s"]
-    # A hung drafter is waited for once, not in every step.
-    assert time.monotonic() - started_s < 2
+    if failure == "hung":  # it is waited for once, not in every step; the other one answers in each
+        assert waits.count(min(waits)) == 1
+        assert min(waits) < 0.1
 
 
 async def test_a_verifier_that_is_lost_again_and_again() -> None:
@@ -277,14 +279,14 @@ async def test_sessions_are_closed_also_where_closing_is_cancelled(num_ticks: in
     verifier, drafter = ToyLlm(), ToySsm()
     verifier.step_s = 0.005
     running = asyncio.create_task(_run([drafter], verifier))
-    await asyncio.sleep(0.02)
+    await until(lambda: verifier.num_verified > 0)
     running.cancel()
     for _ in range(num_ticks):
         await asyncio.sleep(0)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    await asyncio.sleep(0.02)
+    await until(lambda: bool(verifier.closed and drafter.closed))
     assert (verifier.closed, drafter.closed) == (["s"], ["s"])
 
 

@@ -1,4 +1,4 @@
-"""A forward batch as one tensor of integers, for the ranks of a parallel model, and back. Choices are not sent: ranks give logits."""
+"""A forward batch as one message, for the ranks of a parallel model, and back. Choices are not sent: ranks give logits."""
 
 from __future__ import annotations
 
@@ -25,21 +25,27 @@ _PARTS = {
 """Field of ``StepRows``: type code of its array."""
 
 
+MESSAGE_DTYPE = torch.uint8
+_LEN_BYTES = 8
+
+
 def to_tensor(batch: ForwardBatch) -> torch.Tensor:
-    """int64: the lengths of the parts, then the parts."""
+    """The lengths of the parts, then the parts, as the bytes they have in memory: a long context is many numbers."""
     parts = [getattr(batch.rows, name) for name in _PARTS]
-    values = array("q", [len(part) for part in parts])
-    for part in parts:
-        values.extend(part.tolist())
-    return torch.frombuffer(values, dtype=torch.int64)
+    lengths = array("q", map(len, parts))
+    return torch.frombuffer(bytearray().join([lengths, *parts]), dtype=MESSAGE_DTYPE)
 
 
-def from_tensor(values: torch.Tensor) -> ForwardBatch:
+def from_tensor(message: torch.Tensor) -> ForwardBatch:
     """The batch that ``to_tensor`` was given, asked for logits only."""
-    lengths = values[: len(_PARTS)].tolist()
-    parts = torch.split(values[len(_PARTS) :], lengths)
+    values = message.numpy().data
+    end = len(_PARTS) * _LEN_BYTES
+    lengths = array("q", bytes(values[:end]))
     rows = StepRows()
-    for (name, code), part in zip(_PARTS.items(), parts, strict=True):
-        setattr(rows, name, array(code, part.tolist()))
+    for (name, code), length in zip(_PARTS.items(), lengths, strict=True):
+        part = array(code)
+        start, end = end, end + length * part.itemsize
+        part.frombytes(values[start:end])
+        setattr(rows, name, part)
     rows.choices = [None] * len(rows.asked_rows)
     return ForwardBatch(rows)

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.models.tensor_group import DistributedGroup, OneRank, TensorGroup
-from specgrove.runtime.batch_wire import from_tensor, to_tensor
+from specgrove.runtime.batch_wire import MESSAGE_DTYPE, from_tensor, to_tensor
 from specgrove.runtime.model_runner import ModelRunner, RankFailedError
 from specgrove.runtime.rank_liveness import LivenessMonitor
 
@@ -107,8 +107,8 @@ class ParallelRunner:
             raise RankFailedError(f"a step over the ranks failed: {type(error).__name__}: {error}") from error
 
     def _start(self, batch: ForwardBatch) -> None:
-        values = to_tensor(batch)
-        self._send_to_all(torch.tensor([values.shape[0]]), values)
+        message = to_tensor(batch)
+        self._send_to_all(torch.tensor([message.shape[0]]), message)
         decoder = self._runner.decoder
         rows = decoder.ops.rows(batch)
         hidden = self._runner.run_stage(decoder.embed(rows), rows)
@@ -160,9 +160,9 @@ def run_worker(runner: ModelRunner, links: RankLinks) -> None:
         dist.recv(length, 0)
         if int(length) == _STOP:
             return
-        values = torch.empty(int(length), dtype=torch.int64)
-        dist.recv(values, 0)
-        batch = from_tensor(values)
+        message = torch.empty(int(length), dtype=MESSAGE_DTYPE)
+        dist.recv(message, 0)
+        batch = from_tensor(message)
         rows = decoder.ops.rows(batch)
         if links.stage == 0:
             hidden = decoder.embed(rows)

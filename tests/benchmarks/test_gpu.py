@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -213,7 +216,13 @@ def test_parts_run_in_processes_of_their_own(device: str, tmp_path: Path) -> Non
     assert {row["verdict"] for row in content["rows"]} == {"tiny", ""}
 
 
-def test_a_part_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+def test_a_part_that_takes_too_long_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = subprocess.Popen
+
+    def start_one_that_never_ends(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        return start([sys.executable, "-c", "import time; time.sleep(3600)"], **options)
+
+    monkeypatch.setattr(program.subprocess, "Popen", start_one_that_never_ends)
     written = tmp_path / "rows.json"
     assert program.main(["--device", "cpu", "--only", "ssm", "--part-timeout-s", "0.1", "--json", str(written)]) == 1
     (row,) = json.loads(written.read_text())["rows"]

@@ -20,7 +20,7 @@ def request_of(**fields: Any) -> router_pb2.GenerateRequest:
 
 
 async def responses_to(suite: ToySuite, request: router_pb2.GenerateRequest) -> list[router_pb2.GenerateResponse]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return [response async for response in suite.stub.Generate(request)]
 
 

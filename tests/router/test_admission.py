@@ -52,7 +52,7 @@ async def test_a_permit_granted_to_a_waiter_that_is_cancelled_in_the_same_tick_i
     gate.set()
     await asyncio.sleep(0)
     tasks[1].cancel()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(60):
         await asyncio.gather(*tasks, return_exceptions=True)
     assert order[-1] == 2
     assert admission.num_active == 0
@@ -76,7 +76,7 @@ async def test_a_waiter_that_is_cancelled_in_the_tick_before_its_turn_is_passed_
     await asyncio.gather(*tasks, return_exceptions=True)
     assert order == [0, 2]
     assert (admission.num_active, admission.num_queued) == (0, 0)
-    await asyncio.wait_for(admission.wait_idle(), 1)
+    await asyncio.wait_for(admission.wait_idle(), 60)
 
 
 async def test_no_client_holds_more_than_its_share() -> None:

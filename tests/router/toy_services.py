@@ -294,8 +294,8 @@ async def toy_suite(llm: ToyLlm | None = None, ssm: ToySsm | None = None, **sett
     suite.channel = grpc.aio.insecure_channel(address)
     suite.stub = router_pb2_grpc.RouterServiceStub(suite.channel)
     try:
-        async with asyncio.timeout(10):
-            await suite.app.llms.wait_usable(10)
+        async with asyncio.timeout(60):
+            await suite.app.llms.wait_usable(60)
             for replica in suite.app.ssms.replicas:
                 await replica.client.connected.wait()
         yield suite

@@ -34,10 +34,10 @@ class _RecordedModule:
         if not callable(found) or isinstance(found, type):
             return found
 
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
             if self._graphs.recording is not None:
-                self._graphs.recording.append(lambda: found(*arguments))
-            return found(*arguments)
+                self._graphs.recording.append(lambda: found(*arguments, **named))
+            return found(*arguments, **named)
 
         return call
 

@@ -6,6 +6,7 @@ import socket
 import struct
 import subprocess
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,30 +27,64 @@ def test_a_rank_that_is_gone_is_named() -> None:
     monitor = LivenessMonitor(2, lambda rank: f"rank {rank}", "127.0.0.1")
     connected(monitor).close()
     with pytest.raises(RuntimeError, match="rank 1 is gone"):
-        monitor.failed.result(timeout=5)
+        monitor.failed.result(timeout=60)
+
+
+class Turns:
+    """A clock that tests turn, for a monitor whose thread looks at it many times a second."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._now_s = 1000.0
+        self._num_asked = 0
+        monkeypatch.setattr(rank_liveness, "_INTERVAL_S", 0.002)
+        monkeypatch.setattr(rank_liveness, "time", SimpleNamespace(monotonic=self._monotonic))
+
+    def _monotonic(self) -> float:
+        self._num_asked += 1
+        return self._now_s
+
+    def advance(self, passed_s: float) -> None:
+        """Returns when the monitor has looked at the new time, and seen nothing amiss or failed."""
+        self._now_s += passed_s
+        self.wait_for_looks()
+
+    def wait_for_looks(self) -> None:
+        until_asked = self._num_asked + 5
+        while self._num_asked < until_asked and not self._has_failed():
+            time.sleep(0.001)
+
+    def watch(self, monitor: LivenessMonitor) -> None:
+        self._has_failed = monitor.failed.done
 
 
 def test_a_silent_rank_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rank_liveness, "_TIMEOUT_S", 3.0)
+    clock = Turns(monkeypatch)
     monitor = LivenessMonitor(2, lambda rank: f"rank {rank}", "127.0.0.1")
+    clock.watch(monitor)
     connection = connected(monitor)
-    for _ in range(8):  # while it speaks all is well
+    for _ in range(4):  # while it speaks all is well
         connection.sendall(b".")
-        time.sleep(0.5)
-    assert not monitor.failed.done()
-    with pytest.raises(RuntimeError, match="rank 1 has not answered for 3 s"):
-        monitor.failed.result(timeout=10)
+        clock.wait_for_looks()
+        clock.advance(0.9 * rank_liveness._TIMEOUT_S)
+        assert not monitor.failed.done()
+    clock.advance(0.2 * rank_liveness._TIMEOUT_S)
+    with pytest.raises(RuntimeError, match=f"rank 1 has not answered for {rank_liveness._TIMEOUT_S:.0f} s"):
+        monitor.failed.result(timeout=60)
     connection.close()
 
 
 def test_a_step_that_does_not_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rank_liveness, "_TIMEOUT_S", 60.0)
-    monitor = LivenessMonitor(2, lambda rank: f"rank {rank}", "127.0.0.1", step_timeout_s=1.0)
+    clock = Turns(monkeypatch)
+    monkeypatch.setattr(rank_liveness, "_TIMEOUT_S", 1e9)
+    monitor = LivenessMonitor(2, lambda rank: f"rank {rank}", "127.0.0.1", step_timeout_s=7.0)
+    clock.watch(monitor)
     connection = connected(monitor)
     with monitor.step():
-        pass
-    time.sleep(2.0)
+        clock.advance(6.0)
+    clock.advance(6.0)  # between two steps time doesn't count
     assert not monitor.failed.done()
-    with monitor.step(), pytest.raises(RuntimeError, match="not finished a step in 1 s"):
-        monitor.failed.result(timeout=10)
+    with monitor.step():
+        clock.advance(8.0)
+        with pytest.raises(RuntimeError, match="not finished a step in 7 s"):
+            monitor.failed.result(timeout=60)
     connection.close()

@@ -20,6 +20,7 @@ from specgrove.serving.server import Server, ServerLimits, serve_until_signal
 from specgrove.serving.status import error_from_rpc
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
 from tests.serving.toy_service import SERVICE_NAME, EchoServicer, client_of, server_of
+from tests.waiting import until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -47,6 +48,13 @@ async def channel(server: Server) -> AsyncIterator[grpc.aio.Channel]:
 async def _health(channel: grpc.aio.Channel, name: str) -> int:
     response = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name))
     return int(response.status)
+
+
+async def _unhealthy(channel: grpc.aio.Channel) -> None:
+    """Returns when the server says that it takes no more."""
+    async with asyncio.timeout(60):
+        while await _health(channel, SERVICE_NAME) != NOT_SERVING:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
 
 async def test_health_by_service_name(server: Server, channel: grpc.aio.Channel) -> None:
@@ -95,10 +103,9 @@ async def test_drain_finishes_work_in_progress_and_refuses_new(servicer: EchoSer
     channel = grpc.aio.insecure_channel(server.address)
     assert await _health(channel, "") == SERVING
     slow = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow", base=3)))
-    await asyncio.sleep(0.05)
-    stopping = asyncio.create_task(server.stop(5.0))
-    await asyncio.sleep(0.05)
-    assert await _health(channel, SERVICE_NAME) == NOT_SERVING
+    await until(lambda: servicer.streams.num_pending_items == 1)
+    stopping = asyncio.create_task(server.stop(60.0))
+    await _unhealthy(channel)
     refused = await client.call(ssm_pb2.DraftItem(session_id="late"))
     assert refused.error.message == "the service is shutting down"
     with pytest.raises(grpc.aio.AioRpcError) as info:
@@ -107,8 +114,7 @@ async def test_drain_finishes_work_in_progress_and_refuses_new(servicer: EchoSer
     assert not stopping.done()
     servicer.gate.set()
     assert (await slow).draft.base == 3
-    async with asyncio.timeout(2):
-        await stopping
+    await asyncio.wait_for(stopping, 60)
     await client.close()
     await channel.close()
 
@@ -117,9 +123,8 @@ async def test_drain_gives_up_after_its_time(servicer: EchoServicer, server: Ser
     client = client_of(server.address)
     await client.connected.wait()
     slow = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow")))
-    await asyncio.sleep(0.05)
-    async with asyncio.timeout(2):
-        await server.stop(0.1)
+    await until(lambda: servicer.streams.num_pending_items == 1)
+    await asyncio.wait_for(server.stop(0.1), 60)
     with pytest.raises(UnavailableError):
         await slow
     await client.close()
@@ -139,7 +144,7 @@ async def test_unix_sockets(tmp_path: Path) -> None:
 
 
 async def _called(client: object) -> ssm_pb2.DraftResult:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await client.connected.wait()  # type: ignore[attr-defined]
         result: ssm_pb2.DraftResult = await client.call(  # type: ignore[attr-defined]
             ssm_pb2.DraftItem(session_id="a", base=0, new_token_ids=[1, 2])
@@ -169,7 +174,7 @@ asyncio.run(main())
 async def _process() -> tuple[asyncio.subprocess.Process, str]:
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", _PROGRAM, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
-    line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
+    line = (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
     assert line.startswith("listening on 127.0.0.1:")
     return process, line.split()[-1]
 
@@ -179,7 +184,7 @@ async def test_sigterm_ends_the_process_cleanly() -> None:
     client = client_of(address)
     assert (await _called(client)).draft.base == 2
     process.send_signal(signal.SIGTERM)
-    assert await asyncio.wait_for(process.wait(), 5) == 0
+    assert await asyncio.wait_for(process.wait(), 60) == 0
     await client.close()
 
 
@@ -187,18 +192,20 @@ async def test_a_failure_ends_a_drain(capsys: pytest.CaptureFixture[str]) -> Non
     failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
     servicer = EchoServicer()
     running = asyncio.create_task(serve_until_signal(server_of(servicer), failed))
-    await asyncio.sleep(0.5)
-    said = capsys.readouterr().out
+    said = ""
+    while not said.endswith("\n"):
+        await asyncio.sleep(0.005)
+        said += capsys.readouterr().out
     client = client_of(said.split()[-1])
     await client.connected.wait()
     slow = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow", base=3)))
-    await asyncio.sleep(0.05)
+    await until(lambda: servicer.streams.num_pending_items == 1)
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.sleep(0.2)
+    await _unhealthy(client.channel)
     assert not running.done()  # the drain waits for the call
     failed.set_exception(RuntimeError("rank 1 is gone"))
     with pytest.raises(RuntimeError, match="rank 1 is gone"):
-        await asyncio.wait_for(running, 3)
+        await asyncio.wait_for(running, 60)
     slow.cancel()
     await client.close()
 
@@ -208,9 +215,10 @@ async def test_a_killed_peer_is_noticed_at_once() -> None:
     client = client_of(address)
     await client.connected.wait()
     pending = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow")))
-    await asyncio.sleep(0.05)
+    while client.num_pending_items == 0:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     with pytest.raises(UnavailableError):
-        await asyncio.wait_for(pending, 0.5)
+        await asyncio.wait_for(pending, 4)  # a keepalive ping would take longer
     await process.wait()
     await client.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import pytest
@@ -49,7 +48,7 @@ async def test_the_end_of_a_stream_cancels_its_items() -> None:
     client = client_of(await server.start())
     await client.connected.wait()
     calls = [asyncio.create_task(client.call(_item("slow"))) for _ in range(3)]
-    await asyncio.sleep(0.05)
+    await until(lambda: servicer.streams.num_pending_items == 3)
     await client.close()
     for call in calls:
         with pytest.raises(UnavailableError):
@@ -62,11 +61,12 @@ async def test_the_end_of_a_stream_cancels_its_items() -> None:
 async def test_reconnects_to_a_server_that_comes_back_and_asks_its_hook_each_time() -> None:
     server = server_of(EchoServicer())
     address = await server.start()
-    hooks: list[float] = []
+    num_hooks = 0
 
     async def on_connect(channel: Any) -> None:
-        hooks.append(time.monotonic())
-        if len(hooks) == 2:
+        nonlocal num_hooks
+        num_hooks += 1
+        if num_hooks == 2:
             raise StaleBaseError(0, "not fit")
 
     client = client_of(address, on_connect=on_connect)
@@ -76,22 +76,20 @@ async def test_reconnects_to_a_server_that_comes_back_and_asks_its_hook_each_tim
         await client.call(_item("a"))
     again = server_of(EchoServicer(), address)
     await again.start()
-    started_s = time.monotonic()
-    async with asyncio.timeout(3):
-        await client.connected.wait()
+    await asyncio.wait_for(client.connected.wait(), 60)
     assert (await client.call(_item("a", 5))).draft.base == 5
-    assert len(hooks) == 3
-    assert time.monotonic() - started_s < 1.5
+    assert num_hooks == 3
     await client.close()
     await again.stop(0)
 
 
 async def test_a_cancelled_call_leaves_nothing_behind() -> None:
-    server = server_of(EchoServicer())
+    servicer = EchoServicer()
+    server = server_of(servicer)
     client = client_of(await server.start())
     await client.connected.wait()
     call = asyncio.create_task(client.call(_item("slow")))
-    await asyncio.sleep(0.01)
+    await until(lambda: servicer.streams.num_pending_items == 1)
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
     assert client.num_pending_items == 0

@@ -79,7 +79,7 @@ async def ask(stub: ssm_pb2_grpc.SsmServiceStub, *items: ssm_pb2.DraftItem) -> d
     await call.write(ssm_pb2.DraftRequest(items=items))
     results: dict[int, ssm_pb2.DraftResult] = {}
     while len(results) < len(items):
-        response = await asyncio.wait_for(call.read(), 5)
+        response = await asyncio.wait_for(call.read(), 60)
         assert response is not grpc.aio.EOF
         results |= {result.item_id: result for result in response.results}
     call.cancel()
@@ -131,7 +131,7 @@ async def test_too_many_items_are_refused(stub: ssm_pb2_grpc.SsmServiceStub) -> 
     call = stub.Draft()
     await call.write(ssm_pb2.DraftRequest(items=[wire.draft_work_to_proto(WORK, 1)] * 1025))
     with pytest.raises(grpc.aio.AioRpcError, match="1024"):
-        await asyncio.wait_for(call.read(), 5)
+        await asyncio.wait_for(call.read(), 60)
     assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert (await ask(stub, wire.draft_work_to_proto(WORK, 1)))[1].HasField("draft")
 
