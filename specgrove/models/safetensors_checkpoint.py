@@ -101,7 +101,7 @@ class SafetensorsCheckpoint:
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """See ``TensorSource``."""
-        if self._format is not None and self._format.holds(name):
+        if not self.stores(name) and self._format is not None and self._format.holds(name):
             return self._format.shape_of(name)
         return tuple(self._slice_of(name).get_shape())
 

@@ -75,7 +75,7 @@ def quantise_folder(
         num_groups = 1 if group_size < 0 else num_in // group_size
         codes = torch.randint(low, 1 << bits, (num_in, num_out), generator=generator)
         middle = 1 << (bits - 1)
-        least, most = max(offset, middle - zero_spread), min(1 << bits, middle + zero_spread)
+        least, most = max(offset, middle - zero_spread), min(1 << bits, middle + max(1, zero_spread))
         zeros = torch.randint(least, most, (num_groups, num_out), generator=generator)
         scales = (torch.rand(num_groups, num_out, generator=generator) * 2.0 / (1 << bits) + 0.01).half()
         grouped = codes.view(num_groups, -1, num_out) - zeros[:, None]

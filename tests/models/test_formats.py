@@ -109,11 +109,16 @@ def test_gptq_in_another_order_is_refused(tmp_path: Path) -> None:
     [
         (
             {"quant_method": "bitsandbytes"},
-            "quantised by bitsandbytes, which is not supported: only specgrove, gptq, awq",
+            "quantised by bitsandbytes, which is not supported: only specgrove, gptq, awq and scaled 8 bits are",
         ),
         ({"quant_method": "gptq", "bits": 3}, "GPTQ of 3 bits is not supported, only 4 and 8"),
         ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "GPTQ in the marlin layout"),
         ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "AWQ of 4 bits in version gemv"),
+        (
+            {"quant_method": "gptq", "bits": 4},
+            "says that the weights are quantised by gptq, but no tensor is stored so",
+        ),
+        ({"quant_method": "gptq", "bits": "4"}, "GPTQ of 4 bits is not supported"),
     ],
 )
 def test_other_formats_are_named(quantization: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -121,6 +126,64 @@ def test_other_formats_are_named(quantization: dict[str, object], message: str, 
     edit_config(tmp_path, quantization_config=quantization)
     with pytest.raises(UnsupportedModelError, match=message):
         load_decoder(tmp_path, torch.float32)
+
+
+def symmetric(folder: Path, bits: int, stored_zero: int, **quantization: object) -> dict[str, torch.Tensor]:
+    """GPTQ whose zeros are in the middle of the codes, stored as ``stored_zero``; returns what the weights stand for."""
+    middle = 1 << (bits - 1)
+    values = tiny(folder, "gptq", bits, 32, middle - stored_zero, low=1 if bits == 8 else 0, zero_spread=0)
+    edit_config(folder, quantization_config={"quant_method": "gptq", "bits": bits, "group_size": 32, **quantization})
+    return values
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("sym", [{"sym": True}, {}])
+@pytest.mark.parametrize("marked", ["gptq", "gptq_v2", None])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_zeros_of_symmetric_gptq_are_what_the_tensors_say(
+    offset: int, marked: str | None, sym: dict[str, bool], bits: int, tmp_path: Path
+) -> None:
+    marker = {} if marked is None else {"checkpoint_format": marked}
+    values = symmetric(tmp_path, bits, (1 << (bits - 1)) - offset, **sym, **marker)
+    with open_checkpoint(tmp_path) as checkpoint:
+        for name in filter(is_quantised, values):
+            assert torch.equal(values_of(checkpoint.weight(name, ALL, ALL)), values[name])
+
+
+def test_symmetric_gptq_with_other_zeros_is_refused_before_loading(tmp_path: Path) -> None:
+    tiny(tmp_path, "gptq", 4, 32, 1)
+    edit_config(tmp_path, quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True})
+    with (
+        pytest.raises(
+            UnsupportedModelError, match=r"sym=true, so zeros should be stored as 7 \(gptq\) or 8 \(gptq_v2\)"
+        ),
+        open_checkpoint(tmp_path),
+    ):
+        pass
+
+
+def test_bits_of_gptq_go_by_the_tensors(tmp_path: Path) -> None:
+    """As ``dynamic`` of GPTQModel leaves them: 8 bits for some modules, some not quantised at all."""
+    for bits in (4, 8):
+        values = tiny(tmp_path / str(bits), "gptq", bits, 32, 1, low=1 if bits == 8 else 0)
+        if bits == 4:
+            of_4 = values
+    tensors, of_8 = load_file(tmp_path / "4" / "model.safetensors"), load_file(tmp_path / "8" / "model.safetensors")
+    expected, plain = dict(of_4), "model.layers.1.mlp.up_proj."
+    for name in list(tensors):
+        if "down_proj" in name:
+            tensors[name] = of_8[name]
+            expected[name.rpartition(".")[0] + ".weight"] = values[name.rpartition(".")[0] + ".weight"]
+        if name.startswith(plain):
+            del tensors[name]
+    tensors[plain + "weight"] = expected[plain + "weight"]
+    save_file(tensors, tmp_path / "4" / "model.safetensors")
+    dynamic = {r"+:.*down_proj": {"bits": 8}, r"-:.*layers\.1\.mlp\.up_proj": {}}
+    edit_config(tmp_path / "4", quantization_config={"quant_method": "gptq", "bits": 4, "dynamic": dynamic})
+    with open_checkpoint(tmp_path / "4") as checkpoint:
+        for name in filter(is_quantised, expected):
+            assert torch.equal(values_of(checkpoint.weight(name, ALL, ALL)), expected[name]), name
+    load_decoder(tmp_path / "4", torch.float32)
 
 
 def test_weights_of_different_kinds_are_stacked_dequantised() -> None:

@@ -1,0 +1,140 @@
+"""Weights of 8 bits with scales beside them, with and without a word in config.json; and formats that are refused by their name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from specgrove.kernels.quantized_linear import QuantizedWeight
+from specgrove.models.checkpoint import ALL
+from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.inventory import describe
+from specgrove.models.loading import load_decoder, open_checkpoint
+from specgrove.runtime.model_runner import ModelRunner
+from tests.conftest import save_tiny_llama
+from tests.models.quantized_folders import DequantisingWeights, edit_config, is_quantised, values_of
+from tests.models.test_decoder import PROMPTS, chunked_logits
+
+FP8 = torch.float8_e4m3fn
+CONFIGS: dict[str, dict[str, object] | None] = {
+    "not told": None,
+    "fp8": {"quant_method": "fp8", "weight_block_size": [16, 32]},
+    "ModelOpt": {"quant_method": "modelopt", "quant_algo": "FP8"},
+    "compressed-tensors": {"quant_method": "compressed-tensors", "format": "float-quantized"},
+}
+
+
+def scaled(weight: torch.Tensor, scales: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Codes as floats, the scales to store, and the scale of every value."""
+    num_out, num_in = weight.shape
+    blocks = {"tensor": (num_out, num_in), "channel": (1, num_in), "vector": (1, num_in), "block": (16, 32)}[scales]
+    rows, columns = torch.arange(num_out) // blocks[0], torch.arange(num_in) // blocks[1]
+    values = 0.002 + 0.001 * torch.rand(int(rows[-1]) + 1, int(columns[-1]) + 1)
+    stored = values.view(()) if scales == "tensor" else values[:, 0] if scales == "vector" else values
+    return weight / values[rows][:, columns], stored, values[rows][:, columns]
+
+
+def make(
+    folder: Path, scales: str, config: str, dtype: torch.dtype = FP8, suffix: str = "weight_scale"
+) -> dict[str, torch.Tensor]:
+    """A tiny Llama in 8 bits; returns what its weights stand for."""
+    save_tiny_llama(folder, seed=4)
+    tensors, values = {}, {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        tensors[name] = values[name] = tensor
+        if is_quantised(name):
+            codes, stored, expanded = scaled(tensor, scales)
+            tensors[name] = codes.clamp(-448, 448).to(FP8) if dtype == FP8 else codes.round().clamp(-127, 127).to(dtype)
+            values[name] = tensors[name].float() * expanded
+            tensors[name.removesuffix("weight") + suffix] = stored.contiguous()
+            tensors[name.removesuffix("weight") + "input_scale"] = torch.ones(())
+    save_file(tensors, folder / "model.safetensors")
+    if CONFIGS[config] is not None:
+        edit_config(folder, quantization_config=CONFIGS[config])
+    return values
+
+
+CASES = [
+    ("tensor", "ModelOpt", FP8, "weight_scale"),
+    ("tensor", "not told", FP8, "weight_scale"),
+    ("channel", "compressed-tensors", FP8, "weight_scale"),
+    ("vector", "not told", FP8, "weight_scale"),
+    ("block", "fp8", FP8, "weight_scale_inv"),
+    ("channel", "not told", torch.int8, "weight_scale"),
+    ("tensor", "compressed-tensors", torch.int8, "weight_scale"),
+]
+
+
+@pytest.mark.parametrize(("scales", "config", "dtype", "suffix"), CASES)
+def test_values_are_codes_times_scales(scales: str, config: str, dtype: torch.dtype, suffix: str, tmp_path: Path) -> None:  # fmt: skip
+    from transformers import LlamaForCausalLM
+
+    values = make(tmp_path, scales, config, dtype, suffix)
+    with open_checkpoint(tmp_path) as checkpoint:
+        for name in filter(is_quantised, values):
+            weight = checkpoint.weight(name, ALL, ALL)
+            assert isinstance(weight, QuantizedWeight) == (dtype == torch.int8)  # which keeps its 8 bits
+            assert torch.allclose(values_of(weight), values[name], rtol=1e-6, atol=0)
+            part = checkpoint.weight(name, slice(5, 27), slice(8, 40))
+            assert torch.equal(values_of(part), values_of(weight)[5:27, 8:40])
+    model = LlamaForCausalLM.from_pretrained(save_tiny_llama(tmp_path / "plain", seed=4), dtype=torch.float32)
+    model.load_state_dict(values)
+    with torch.inference_mode():
+        expected = model(torch.tensor([PROMPTS[0]])).logits[0]
+    decoder = load_decoder(tmp_path, torch.float32, store=DequantisingWeights())
+    assert (chunked_logits(ModelRunner(decoder, 64), PROMPTS[0], 11) - expected).abs().max() <= 1e-3
+
+
+def test_a_code_that_no_kernel_has_is_dequantised(tmp_path: Path) -> None:
+    values = make(tmp_path, "channel", "not told", torch.int8)
+    name = next(filter(is_quantised, values))
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors[name][0, 0] = -128
+    save_file(tensors, tmp_path / "model.safetensors")
+    with open_checkpoint(tmp_path) as checkpoint:
+        weight = checkpoint.weight(name, ALL, ALL)
+    assert isinstance(weight, torch.Tensor)
+    assert weight[0, 0] == -128 * tensors[name + "_scale"][0, 0]
+
+
+def test_scales_that_fit_no_blocks_are_refused(tmp_path: Path) -> None:
+    values = make(tmp_path, "channel", "not told")
+    name = next(filter(is_quantised, values)) + "_scale"
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors | {name: torch.ones(7, 5)}, tmp_path / "model.safetensors")
+    with pytest.raises(
+        UnsupportedModelError, match=r"weight_scale has \d scales for \d+ outputs, which no size of blocks"
+    ):
+        load_decoder(tmp_path, torch.float32)
+
+
+FOREIGN = {
+    "MLX's quantisation": {"{}.weight": torch.uint32, "{}.scales": torch.float16, "{}.biases": torch.float16},
+    "NVFP4": {"{}.weight": torch.uint8, "{}.weight_scale": FP8, "{}.weight_scale_2": torch.float32},
+    "bitsandbytes' 4 bits": {"{}.weight": torch.uint8, "{}.weight.absmax": torch.float32, "{}.weight.quant_map": torch.float32},
+    "bitsandbytes' 8 bits": {"{}.weight": torch.int8, "{}.SCB": torch.float32},
+    "compressed-tensors' packed integers": {"{}.weight_packed": torch.int32, "{}.weight_scale": torch.float16},
+    "HQQ": {"{}.W_q": torch.uint8, "{}.meta": torch.float16},
+    "GPTQ or AWQ": {"{}.qweight": torch.int32, "{}.qzeros": torch.int32, "{}.scales": torch.float16},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", [None, "other"])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_other_formats_are_refused_by_their_name(kind: str, method: str | None, tmp_path: Path) -> None:
+    save_tiny_llama(tmp_path, seed=4)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    tensors = load_file(tmp_path / "model.safetensors")
+    for name in [name for name in tensors if is_quantised(name)]:
+        del tensors[name]
+        stem = name.removesuffix(".weight")
+        tensors |= {part.format(stem): torch.zeros(4, 4).to(dtype) for part, dtype in FOREIGN[kind].items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    if method is not None:
+        edit_config(tmp_path, quantization_config={"quant_method": method})
+    with pytest.raises(UnsupportedModelError, match=rf"stored (in|by) {kind}.*(take a checkpoint|quantization_config)"):
+        load_decoder(tmp_path, torch.float32)
+    assert kind in str(describe(tmp_path).problem)
