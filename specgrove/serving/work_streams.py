@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_NUM_CLOSED = 4096
 _MAX_NUM_ITEMS = 1024
+_MAX_SESSION_ID_LEN = 64
 
 
 class WorkItem(Protocol):
@@ -91,8 +92,11 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
     def close_session(self, session_id: str) -> None:
         """From now on the session's items are refused: one that its closing overtook must not bring it back to life.
 
-        Session ids are never used again, so that remembering the latest is enough.
+        Session ids are never used again, so that remembering the latest is enough. Raises ``InvalidRequestError`` for an id
+        that no session can have.
         """
+        if not 1 <= len(session_id) <= _MAX_SESSION_ID_LEN:
+            raise InvalidRequestError.of("session_id", f"must have 1 to {_MAX_SESSION_ID_LEN} characters")
         self._closed[session_id] = None
         if len(self._closed) > _MAX_NUM_CLOSED:
             self._closed.popitem(last=False)

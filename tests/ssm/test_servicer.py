@@ -149,3 +149,10 @@ async def test_a_router_that_vanishes_leaves_the_service_drafting(
     pool.is_open = True
     await until(lambda: loop.num_pending_items == 0)
     assert (await ask(stub, wire.draft_work_to_proto(WORK, 2)))[2].HasField("draft")
+
+
+@pytest.mark.parametrize("session_id", ["", "x" * 65])
+async def test_ids_that_no_session_has_are_not_remembered(stub: ssm_pb2_grpc.SsmServiceStub, session_id: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match="must have 1 to 64 characters") as caught:
+        await stub.CloseSession(ssm_pb2.SsmServiceCloseSessionRequest(session_id=session_id))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
