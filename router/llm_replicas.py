@@ -47,6 +47,8 @@ class LlmReplica:
     def __init__(self, address: str, pool: LlmPool, tls: TlsFiles | None) -> None:
         self.session_lens: dict[str, int] = {}
         self.is_draining = False
+        self.suspects = asyncio.Lock()
+        """Held by the one session here that may have been what another process died of."""
         self._pool = pool
         self.client = WorkStreamClient[llm_pb2.VerifyItem, llm_pb2.VerifyResult](
             address,

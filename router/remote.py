@@ -1,7 +1,7 @@
 """The loop's ``Verifier`` and ``Drafter`` over the network. Used by the servicer; many sessions share each of them.
 
 Invariant: closing never raises and never waits; a lost replica shows as ``UnavailableError`` (the loop replays) and no
-replica for too long as ``NoReplicaError`` (final).
+replica for too long as ``NoReplicaError`` (final). Of the works that were lost together with a replica one runs at a time on each.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from specgrove.errors import (
     ResourceExhaustedError,
     StaleBaseError,
     UnavailableError,
+    WorkLostError,
 )
 from specgrove.request import Draft, DraftWork, PromptProgress, Verdict, VerifyWork
 from specgrove.serving.work_stream_client import WorkStreamClient
@@ -52,9 +53,21 @@ class RemoteVerifier:
     async def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict | PromptProgress, None]:
         """The verdicts of the session's replica."""
         until_s = None if work.timeout_ms is None else asyncio.get_running_loop().time() + work.timeout_ms / 1e3
-        async with _deadline(until_s):
-            replica = await self._replica_of(work)
-        replica.session_lens[work.session_id] = work.base + len(work.new_token_ids)
+        async with contextlib.AsyncExitStack() as apart:
+            async with _deadline(until_s):
+                replica = await self._replica_for(work, apart)
+            replica.session_lens[work.session_id] = work.base + len(work.new_token_ids)
+            async with contextlib.aclosing(self._verdicts_in_time(replica, work, until_s)) as verdicts:
+                async for verdict in verdicts:
+                    if isinstance(verdict, Verdict):
+                        await apart.aclose()  # it does no harm
+                    yield verdict
+
+    async def _verdicts_in_time(
+        self, replica: LlmReplica, work: VerifyWork, until_s: float | None
+    ) -> AsyncGenerator[Verdict | PromptProgress, None]:
+        """Asks again while there is no room. Only a request without any output is sent away for it."""
+        is_new = work.session is not None and work.session.prompt_len == len(work.new_token_ids)
         backoff_s, busy_until_s = _MIN_BUSY_BACKOFF_S, time.monotonic() + self._busy_wait_s
         while True:
             has_begun = False
@@ -68,7 +81,7 @@ class RemoteVerifier:
                 if has_begun:
                     # The session is gone, and the caller has tokens that this work knows nothing of.
                     raise StaleBaseError(0) from error
-                if time.monotonic() + backoff_s > busy_until_s:
+                if is_new and time.monotonic() + backoff_s > busy_until_s:
                     raise
             async with _deadline(until_s):
                 await asyncio.sleep(backoff_s)
@@ -84,6 +97,17 @@ class RemoteVerifier:
     async def finish(self) -> None:
         """Returns when all closing is done."""
         await self._background.finish()
+
+    async def _replica_for(self, work: VerifyWork, apart: contextlib.AsyncExitStack) -> LlmReplica:
+        """The session's replica; for a suspect when no other is under way there, which ``apart`` sees to."""
+        while True:
+            replica = await self._replica_of(work)
+            if not work.is_suspect:
+                return replica
+            await apart.enter_async_context(replica.suspects)
+            if replica.is_usable:
+                return replica
+            await apart.aclose()  # the one before it took the replica down
 
     async def _replica_of(self, work: VerifyWork) -> LlmReplica:
         if work.base == 0:
@@ -163,7 +187,7 @@ async def _verdicts(
                 result = await anext(results)
             if result.HasField("error"):
                 error = wire.error_from_proto(result.error)
-                if isinstance(error, UnavailableError):
+                if isinstance(error, UnavailableError) and not isinstance(error, WorkLostError):
                     replica.mark_draining()
                 if isinstance(error, InvalidRequestError):
                     # The client's request was checked before; what is wrong now is between router and LLM service.

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from specgrove.errors import DeadlineExceededError, SpecGroveError, StaleBaseError
+from specgrove.errors import DeadlineExceededError, SpecGroveError, StaleBaseError, UnavailableError, WorkLostError
 from specgrove.request import Draft, DraftedTree, DraftWork, GenerationRequest, TreeShape
 from specgrove.token_tree import TokenTree, merge_trees
 
@@ -26,6 +26,9 @@ _MAX_TIMEOUT_MS = 2**32 - 1  # what the wire carries; 49 days
 _DRAFT_TIMEOUT_S = 1.0
 # How long a step waits for a drafter that is still busy with the prompt or an earlier step.
 _LATE_DRAFT_WAIT_S = 0.05
+# A drafter that fails is left alone for so many steps, twice as many after each further failure.
+_FIRST_NUM_STEPS_ALONE = 4
+_MAX_NUM_STEPS_ALONE = 256
 
 
 class Drafter(Protocol):
@@ -69,7 +72,10 @@ class Drafting:
 
 
 class _DrafterSession:
-    """One drafter's side of one request. At most one item is under way; while it is late, the drafter is passed over."""
+    """One drafter's side of one request. At most one item is under way; while it is late, the drafter is passed over.
+
+    So it is for a while after it has failed. What it holds is not forgotten then: should it have lost the session, it will say so.
+    """
 
     def __init__(self, request: GenerationRequest, drafter: Drafter, vocab_size: int) -> None:
         self._request = request
@@ -78,12 +84,17 @@ class _DrafterSession:
         self._held_len = 0
         self._under_way: asyncio.Task[tuple[DraftedTree, ...]] | None = None
         self._is_late = False
+        self._num_failures = 0  # in a row
+        self._num_steps_alone = 0
 
     def start(self, committed: list[int], shape: TreeShape) -> asyncio.Task[tuple[DraftedTree, ...]]:
         self._under_way = asyncio.create_task(self._ask(tuple(committed), shape))
         return self._under_way
 
     async def draft(self, committed: list[int], shape: TreeShape) -> tuple[DraftedTree, ...]:
+        if self._num_steps_alone > 0:
+            self._num_steps_alone -= 1
+            return ()
         if self._under_way is not None and not self._under_way.done():
             await asyncio.wait({self._under_way}, timeout=0 if self._is_late else _LATE_DRAFT_WAIT_S)
             if not self._under_way.done():
@@ -113,33 +124,59 @@ class _DrafterSession:
             except StaleBaseError as error:
                 self._held_len = error.held_len if error.held_len <= len(committed) else 0
                 continue
-            except SpecGroveError as error:
+            except UnavailableError as error:
+                # It is away, and asking costs nothing till it is back; or it has failed a whole step.
                 logger.debug("session %s: no draft: %s", self._request.session_id, error)
-                self._held_len = 0
+                if isinstance(error, WorkLostError):
+                    self._leave_alone(str(error))
                 return ()
-            except Exception:  # a drafter's defect costs speed only
-                logger.exception("session %s: a drafter failed", self._request.session_id)
-                self._held_len = 0
+            except DeadlineExceededError:
+                return ()
+            except SpecGroveError as error:
+                self._leave_alone(str(error))
+                return ()
+            except Exception as error:  # a drafter's defect costs speed only
+                self._leave_alone(f"{type(error).__name__}: {error}")
                 return ()
             self._held_len = len(committed)
-            trees = (self._checked(drafted, draft.base, committed, shape.max_depth) for drafted in draft.trees)
-            return tuple(drafted for drafted in trees if drafted is not None)
+            return self._usable(draft, committed, shape.max_depth)
         return ()
 
-    def _checked(
-        self, drafted: DraftedTree, base: int, committed: tuple[int, ...], max_depth: int
-    ) -> DraftedTree | None:
-        """The tree if it is well-formed, less the tokens that the LLM doesn't have: SSMs' vocabularies are often padded."""
+    def _usable(self, draft: Draft, committed: tuple[int, ...], max_depth: int) -> tuple[DraftedTree, ...]:
+        usable: list[DraftedTree] = []
+        complaints: list[str] = []
+        for drafted in draft.trees:
+            try:
+                usable.append(self._checked(drafted, draft.base, committed, max_depth))
+            except ValueError as error:
+                complaints.append(f"SSM {drafted.ssm} sent a malformed tree: {error}")
+        if complaints:
+            self._leave_alone("; ".join(complaints))
+        elif self._num_failures > 0:
+            logger.info("session %s: the drafter drafts again", self._request.session_id)
+            self._num_failures = 0
+        return tuple(usable)
+
+    def _leave_alone(self, reason: str) -> None:
+        self._num_steps_alone = min(_FIRST_NUM_STEPS_ALONE << self._num_failures, _MAX_NUM_STEPS_ALONE)
+        level = logging.WARNING if self._num_failures == 0 else logging.DEBUG
+        self._num_failures += 1
+        logger.log(
+            level,
+            "session %s: a drafter fails, and is left alone for %d steps: %s",
+            self._request.session_id,
+            self._num_steps_alone,
+            reason,
+        )
+
+    def _checked(self, drafted: DraftedTree, base: int, committed: tuple[int, ...], max_depth: int) -> DraftedTree:
+        """The tree less the tokens that the LLM doesn't have: SSMs' vocabularies are often padded. Raises ``ValueError``."""
         tree = drafted.tree
-        try:
-            tree.validated(vocab_size=_NUM_TOKEN_IDS, max_num_nodes=MAX_NUM_TREE_NODES)
-            if max(tree.depths()) > max_depth:
-                raise ValueError(f"it is deeper than the {max_depth} levels asked for")
-            if base != len(committed) or tree.token_ids[0] != committed[-1]:
-                raise ValueError(f"its root is not the last of {len(committed)} committed tokens")
-        except ValueError as error:
-            logger.warning("session %s: SSM %s sent a malformed tree: %s", self._request.session_id, drafted.ssm, error)
-            return None
+        tree.validated(vocab_size=_NUM_TOKEN_IDS, max_num_nodes=MAX_NUM_TREE_NODES)
+        if max(tree.depths()) > max_depth:
+            raise ValueError(f"it is deeper than the {max_depth} levels asked for")
+        if base != len(committed) or tree.token_ids[0] != committed[-1]:
+            raise ValueError(f"its root is not the last of {len(committed)} committed tokens")
 
         def is_known(token_id: int) -> bool:
             return token_id < self._vocab_size and token_id not in drafted.foreign_ids

@@ -27,6 +27,17 @@ class UnavailableError(SpecGroveError):
     """The replica is gone or draining: another one, or the same one later, must be sent all committed tokens."""
 
 
+class WorkLostError(UnavailableError):
+    """What computed the work is gone with it: a process died, or a whole step failed. Perhaps by the work's own doing.
+
+    ``was_alone``: no other work was lost with it.
+    """
+
+    def __init__(self, message: str, *, was_alone: bool) -> None:
+        super().__init__(message)
+        self.was_alone = was_alone
+
+
 class NoReplicaError(SpecGroveError):
     """No replica was there in all the time there was to wait. Final for the loop; a client may try again later."""
 

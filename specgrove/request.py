@@ -110,7 +110,7 @@ class VerifyWork:
     """For a verifier: tokens committed from position ``base`` on, and the tree to verify below them.
 
     ``session`` is present exactly when ``base`` is 0. Steps after the first decode incrementally, each from the verdict before, until
-    a stop token or ``num_steps`` steps.
+    a stop token or ``num_steps`` steps. ``is_suspect``: it was lost with what computed it, so it must not run beside another suspect.
     """
 
     session_id: str
@@ -120,6 +120,7 @@ class VerifyWork:
     session: SessionParams | None = None
     timeout_ms: int | None = None
     num_steps: int = 1
+    is_suspect: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from specgrove.drafting import Drafter, Drafting, remaining_ms
-from specgrove.errors import InternalError, StaleBaseError, UnavailableError
+from specgrove.errors import InternalError, StaleBaseError, UnavailableError, WorkLostError
 from specgrove.request import (
     CommittedToken,
     FinishReason,
@@ -34,12 +34,17 @@ logger = logging.getLogger(__name__)
 
 # Without drafters: steps that the verifier makes before it is asked again. What is under way when an output ends early is lost work.
 _MAX_NUM_STEPS_AHEAD = 32
-# A verifier that loses the session this often in one step has no room for it.
+# A verifier that loses the session this often in one step will never keep it.
 _MAX_NUM_REPLAYS = 20
+# A request that what computes it died of, or failed with, is replayed once.
+_MAX_NUM_LOSSES = 2
 
 
 class Verifier(Protocol):
-    """The large model. Raises ``StaleBaseError`` or ``UnavailableError`` where the loop should replay; other errors are final."""
+    """The large model. Raises ``StaleBaseError`` or ``UnavailableError`` where the loop should replay; other errors are final.
+
+    Suspects (``VerifyWork.is_suspect``) run one at a time until their next verdict.
+    """
 
     def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict | PromptProgress, None]:
         """Takes the committed tokens in and decides on the tree below them; then the verdicts of the work's further steps.
@@ -183,13 +188,21 @@ def _names(sources: int, ssms: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class _Verifying:
-    """The verifier's side of one request: knows what the verifier holds, and replays when it holds less."""
+    """The verifier's side of one request: knows what the verifier holds, and replays when it holds less.
+
+    Of the works that are lost together with a process or a step one may be to blame, and most are not. So each is replayed as a suspect,
+    apart from the others, till its next verdict clears it. What is lost while it is the only suspect, or was the only work at all,
+    counts against the request, and the second time it is given up; what was lost in company doesn't. So the innocent, who
+    may see many processes die, are not blamed, and the guilty costs three processes at most, or two if it was alone.
+    """
 
     def __init__(self, request: GenerationRequest, verifier: Verifier) -> None:
         self._request = request
         self._verifier = verifier
         self._session = SessionParams(request.sampling, len(request.prompt_token_ids), request.wants_prompt_progress)
         self._held_len = 0
+        self._is_suspect = False
+        self._num_losses = 0
         self._verdicts: AsyncGenerator[Verdict | PromptProgress, None] | None = None
 
     @property
@@ -221,6 +234,7 @@ class _Verifying:
                 self._held_len = error.held_len if error.held_len <= len(committed) else 0
                 continue
             except UnavailableError as error:
+                self._count_loss(error)
                 logger.warning("session %s: %s; replaying %d tokens", self._request.session_id, error, len(committed))
                 self._verdicts = None
                 self._held_len = 0
@@ -231,10 +245,19 @@ class _Verifying:
                 answer = "nothing" if verdict is None else f"for base {verdict.base}"
                 raise InternalError(f"the verifier answered {answer} when asked about base {len(committed)}")
             self._held_len = verdict.base + len(verdict.token_ids)
+            self._is_suspect, self._num_losses = False, 0
             if not verdict.has_more:
                 await self._end_verdicts()
             return verdict, num_replays
         raise UnavailableError(f"no verifier kept the session alive in {_MAX_NUM_REPLAYS} attempts; try again later")
+
+    def _count_loss(self, error: UnavailableError) -> None:
+        if not isinstance(error, WorkLostError):
+            return  # a replica that is away or draining is nobody's fault
+        self._num_losses += self._is_suspect or error.was_alone
+        self._is_suspect = True
+        if self._num_losses >= _MAX_NUM_LOSSES:
+            raise InternalError(f"this request made the service fail twice ({error})") from error
 
     def _work(self, committed: list[int], tree: TokenTree, num_steps: int, timeout_ms: int | None) -> VerifyWork:
         base = self._held_len
@@ -246,6 +269,7 @@ class _Verifying:
             session=self._session if base == 0 else None,
             timeout_ms=timeout_ms,
             num_steps=num_steps,
+            is_suspect=self._is_suspect,
         )
 
     async def _end_verdicts(self) -> None:

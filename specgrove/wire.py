@@ -17,6 +17,7 @@ from specgrove.errors import (
     SpecGroveError,
     StaleBaseError,
     UnavailableError,
+    WorkLostError,
 )
 from specgrove.request import (
     Draft,
@@ -226,6 +227,7 @@ _CODE_OF_ERROR: tuple[tuple[type[SpecGroveError], token_tree_pb2.WorkErrorCode],
     (StaleBaseError, token_tree_pb2.WORK_ERROR_CODE_STALE_BASE),
     (InvalidRequestError, token_tree_pb2.WORK_ERROR_CODE_INVALID),
     (ResourceExhaustedError, token_tree_pb2.WORK_ERROR_CODE_RESOURCE_EXHAUSTED),
+    (WorkLostError, token_tree_pb2.WORK_ERROR_CODE_LOST),
     (UnavailableError, token_tree_pb2.WORK_ERROR_CODE_UNAVAILABLE),
     (DeadlineExceededError, token_tree_pb2.WORK_ERROR_CODE_DEADLINE_EXCEEDED),
     (SessionClosedError, token_tree_pb2.WORK_ERROR_CODE_CANCELLED),
@@ -239,7 +241,11 @@ def error_to_proto(error: Exception) -> token_tree_pb2.WorkError:
     for error_type, code in _CODE_OF_ERROR:
         if isinstance(error, error_type):
             return token_tree_pb2.WorkError(
-                code=code, message=str(error)[:_MAX_ERROR_LEN], held_len=held_len, retry_delay_ms=retry_delay_ms
+                code=code,
+                message=str(error)[:_MAX_ERROR_LEN],
+                held_len=held_len,
+                retry_delay_ms=retry_delay_ms,
+                was_alone=isinstance(error, WorkLostError) and error.was_alone,
             )
     message = str(error) if isinstance(error, SpecGroveError) else f"{type(error).__name__}: {error}"
     return token_tree_pb2.WorkError(code=token_tree_pb2.WORK_ERROR_CODE_INTERNAL, message=message[:_MAX_ERROR_LEN])
@@ -254,6 +260,8 @@ def error_from_proto(proto: token_tree_pb2.WorkError) -> SpecGroveError:
             return InvalidRequestError.of("item", proto.message)
         case token_tree_pb2.WORK_ERROR_CODE_RESOURCE_EXHAUSTED:
             return ResourceExhaustedError(proto.message, proto.retry_delay_ms or DEFAULT_RETRY_DELAY_MS)
+        case token_tree_pb2.WORK_ERROR_CODE_LOST:
+            return WorkLostError(proto.message, was_alone=proto.was_alone)
         case token_tree_pb2.WORK_ERROR_CODE_UNAVAILABLE:
             return UnavailableError(proto.message)
         case token_tree_pb2.WORK_ERROR_CODE_DEADLINE_EXCEEDED:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specgrove.drafting import Drafter
-from specgrove.errors import DeadlineExceededError, InternalError, UnavailableError
+from specgrove.drafting import Drafter, Drafting
+from specgrove.errors import DeadlineExceededError, InternalError, UnavailableError, WorkLostError
 from specgrove.request import (
     Draft,
     DraftedTree,
@@ -139,6 +139,79 @@ async def test_a_verifier_that_never_keeps_the_session_is_given_up() -> None:
     with pytest.raises(UnavailableError, match="in 20 attempts"):
         await _run([], verifier)
     assert verifier.closed == ["s"]
+
+
+@pytest.mark.parametrize(("was_alone", "num_tries"), [(True, 2), (False, 3)])
+async def test_a_request_that_is_lost_by_itself_twice_is_given_up(was_alone: bool, num_tries: int) -> None:
+    verifier, asked = ToyLlm(), []
+
+    async def lost(work: VerifyWork) -> Verdict:
+        asked.append(work)
+        raise WorkLostError("the process died", was_alone=was_alone)
+
+    verifier._step = lost  # type: ignore[method-assign]
+    with pytest.raises(InternalError, match=r"made the service fail twice \(the process died\)"):
+        await _run([], verifier)
+    assert [work.is_suspect for work in asked] == [False] + [True] * (num_tries - 1)
+    assert verifier.closed == ["s"]
+
+
+async def test_a_verdict_clears_a_suspect() -> None:
+    class Mortal(ToyLlm):
+        """Dies at every step, and makes it the second time."""
+
+        num_asked = 0
+
+        async def _step(self, work: VerifyWork) -> Verdict:
+            self.num_asked += 1
+            if self.num_asked % 2:
+                self.sessions.clear()
+                raise WorkLostError("killed", was_alone=True)
+            return await super()._step(work)
+
+    token_ids, steps = await _run([], Mortal(), 40)
+    assert token_ids == toy_output(PROMPT, 40)
+    assert sum(step.num_replays for step in steps) >= 20
+
+
+class _Broken(ToySsm):
+    """Fails until it is mended, its session left as it is."""
+
+    is_broken = True
+
+    async def draft(self, work: DraftWork) -> Draft:
+        if self.is_broken:
+            self.asked.append(work)
+            raise InternalError("broken")
+        return await super().draft(work)
+
+
+async def test_a_drafter_that_fails_is_left_alone_for_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    broken = _Broken()
+    token_ids, steps = await _run([broken], ToyLlm(), 300)
+    assert token_ids == toy_output(PROMPT, 300)
+    assert len(steps) == 300
+    assert len(broken.asked) <= 8  # after 4, 8, 16, ... steps
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+
+
+async def test_a_drafter_that_works_again_is_asked_for_what_it_lacks() -> None:
+    broken = _Broken()
+    broken.is_broken = False
+    drafting = Drafting(GenerationRequest("s", PROMPT, 60), [broken], VOCAB_SIZE)
+    committed = [*PROMPT]
+    await drafting.draft(committed, TreeShape(4, 2))
+    broken.is_broken = True
+    for _ in range(2):
+        committed.append(5)
+        assert (await drafting.draft(committed, TreeShape(4, 2)))[1] == ()
+    broken.is_broken = False
+    names: tuple[str, ...] = ()
+    while not names:
+        committed.append(5)
+        _, names, _ = await drafting.draft(committed, TreeShape(4, 2))
+    assert names == ("toy-a", "toy-b")
+    assert [len(work.new_token_ids) for work in broken.asked] == [3, 1, len(committed) - 3]
 
 
 async def test_a_verdict_for_another_base_is_a_defect() -> None:

@@ -45,10 +45,18 @@ class InProcessVerifier:
 
     def __init__(self, loop: StepLoop[VerifyWork, Verdict | PromptProgress]) -> None:
         self._loop = loop
+        self._suspects = asyncio.Lock()
 
-    def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict | PromptProgress, None]:
+    async def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict | PromptProgress, None]:
         """See ``specgrove.speculation.Verifier``."""
-        return results_of(self._loop, work)
+        async with contextlib.AsyncExitStack() as apart:
+            if work.is_suspect:
+                await apart.enter_async_context(self._suspects)
+            async with contextlib.aclosing(results_of(self._loop, work)) as results:
+                async for result in results:
+                    if isinstance(result, Verdict):
+                        await apart.aclose()  # it does no harm
+                    yield result
 
     async def close(self, session_id: str) -> None:
         """See ``specgrove.speculation.Verifier``."""

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from specgrove.errors import InternalError, SpecGroveError, StaleBaseError, UnavailableError
+from specgrove.errors import InternalError, SpecGroveError, UnavailableError, WorkLostError
 
 logger = logging.getLogger(__name__)
 
@@ -213,13 +213,14 @@ class StepLoop(Generic[WorkT, ResultT]):
         except Exception as error:
             logger.exception("a step failed; all sessions are dropped and will be replayed")
             self._engine.reset()
-            # Most of them are innocent: their routers send the committed tokens again.
-            message = f"a step failed ({type(error).__name__}: {error}); send all committed tokens again"
-            self._finish([(item_id, StaleBaseError(0, message)) for item_id in self._under_way])
+            # Most of them are innocent: their routers send the committed tokens again, and find out who isn't.
+            message = f"a step failed: {type(error).__name__}: {error}"
+            was_alone = len(self._under_way) == 1
+            self._finish([(item_id, WorkLostError(message, was_alone=was_alone)) for item_id in self._under_way])
         else:
             self._finish(results)
 
-    def _finish(self, results: list[tuple[int, ResultT | SpecGroveError]] | list[tuple[int, StaleBaseError]]) -> None:
+    def _finish(self, results: list[tuple[int, ResultT | SpecGroveError]] | list[tuple[int, WorkLostError]]) -> None:
         for item_id, result in results:
             under_way = self._under_way.get(item_id)
             if under_way is None:

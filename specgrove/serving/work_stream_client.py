@@ -1,7 +1,8 @@
 """The client's half of the multiplexed streams: one channel and one stream to one replica, shared by all sessions.
 
 Owned by the router's remote verifier and drafters. Reconnects for ever. Invariant: every call ends with its result or,
-as soon as the stream is lost, with ``UnavailableError``; results that nobody waits for any more are dropped.
+as soon as the stream is lost, with ``UnavailableError``, which is a ``WorkLostError`` where the peer may have died of it; results that
+nobody waits for any more are dropped.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
-from specgrove.errors import SpecGroveError, UnavailableError
+from specgrove.errors import InternalError, SpecGroveError, UnavailableError, WorkLostError
 from specgrove.serving.address import TlsFiles, open_channel
+from specgrove.serving.batches import MAX_ITEM_BYTES, batches
 from specgrove.serving.status import error_from_rpc
 
 logger = logging.getLogger(__name__)
@@ -28,7 +30,6 @@ _MIN_BACKOFF_S = 0.02
 _MAX_BACKOFF_S = 0.5
 # Opening a stream needs one round trip; a peer that takes longer hangs.
 _OPEN_TIMEOUT_S = 10.0
-_MAX_NUM_ITEMS = 64
 # A line about every 10 s while a peer is away.
 _NUM_QUIET_ATTEMPTS = 20
 
@@ -87,13 +88,16 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
     async def results(self, item: ItemT) -> AsyncGenerator[ResultT, None]:
         """The results of ``item``, whose ``item_id`` is set here, as they come; the caller closes it after the last.
 
-        Raises ``UnavailableError`` when not connected.
+        Raises ``UnavailableError`` when not connected, ``InternalError`` for an item that no message can carry.
         """
         if not self.connected.is_set():
             raise UnavailableError(f"{self.address} is not connected")
         self._last_item_id += 1
         item_id = self._last_item_id
         item.item_id = item_id  # type: ignore[attr-defined]
+        num_bytes: int = item.ByteSize()  # type: ignore[attr-defined]
+        if num_bytes > MAX_ITEM_BYTES:
+            raise InternalError(f"an item of {num_bytes} bytes is more than a message may have ({MAX_ITEM_BYTES})")
         arrived: asyncio.Queue[ResultT | UnavailableError] = asyncio.Queue()
         self._pending[item_id] = arrived
         # The writer wakes after this tick of the loop, and then sends all items of the tick in one message.
@@ -113,9 +117,10 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
     async def _run(self) -> None:
         num_failures = 0
         while True:
+            has_broken = True
             try:
                 await self._serve_one_stream()
-                reason = "the stream ended"
+                reason, has_broken = "the stream ended", False  # as when the peer has drained
             except grpc.aio.AioRpcError as error:
                 reason = str(error_from_rpc(error))
             except (SpecGroveError, TimeoutError) as error:
@@ -124,7 +129,7 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
                 logger.exception("%s: the stream failed", self.address)
                 reason = "the stream failed"
             was_connected = self.connected.is_set()
-            self._lose(reason)
+            self._lose(reason, has_broken=has_broken)
             num_failures = 1 if was_connected else num_failures + 1
             if was_connected:
                 logger.warning("%s: lost: %s", self.address, reason)
@@ -135,7 +140,6 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
 
     async def _serve_one_stream(self) -> None:
         call = self._open_stream(self.channel)
-        writer: asyncio.Task[None] | None = None
         try:
             async with asyncio.timeout(_OPEN_TIMEOUT_S):
                 await call.wait_for_connection()
@@ -145,22 +149,35 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
             self.connected.set()
             self._on_change()
             logger.info("%s: connected", self.address)
-            writer = asyncio.create_task(self._write(call))
-            while True:
-                response: Any = await call.read()
-                if response is grpc.aio.EOF:
-                    break
-                for result in response.results:
-                    arrived = self._pending.get(result.item_id)
-                    if arrived is not None:
-                        arrived.put_nowait(result)
+            await self._exchange(call)
             if await call.code() is not grpc.StatusCode.OK:
                 raise UnavailableError(await call.details() or "the stream broke")
         finally:
-            if writer is not None:
-                writer.cancel()
             call.cancel()
             self._lose_if_cancelled()
+
+    async def _exchange(self, call: grpc.aio.StreamStreamCall[Any, Any]) -> None:
+        """Until the peer ends the stream. Raises what ended either direction: a stream on which nothing is sent is of no use."""
+        reader, writer = asyncio.create_task(self._read(call)), asyncio.create_task(self._write(call))
+        try:
+            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            if writer.done():
+                writer.result()
+            await reader
+        finally:
+            reader.cancel()
+            writer.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
+
+    async def _read(self, call: grpc.aio.StreamStreamCall[Any, Any]) -> None:
+        while True:
+            response: Any = await call.read()
+            if response is grpc.aio.EOF:
+                return
+            for result in response.results:
+                arrived = self._pending.get(result.item_id)
+                if arrived is not None:
+                    arrived.put_nowait(result)
 
     async def _write(self, call: grpc.aio.StreamStreamCall[Any, Any]) -> None:
         # The reader sees why a stream broke; the writer just stops.
@@ -170,18 +187,24 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
                 self._has_mail.clear()
                 items = list(self._outbox.values())
                 self._outbox.clear()
-                for start in range(0, len(items), _MAX_NUM_ITEMS):
-                    await call.write(self._request_type(items=items[start : start + _MAX_NUM_ITEMS]))
+                for batch in batches(items):
+                    await call.write(self._request_type(items=batch))
 
-    def _lose(self, reason: str) -> None:
+    def _lose(self, reason: str, *, has_broken: bool) -> None:
+        """Ends all calls. A peer whose stream has broken may have died of what it was sent."""
         if self.connected.is_set():
             self.connected.clear()
             self._on_change()
         pending, self._pending = self._pending, {}
-        for arrived in pending.values():
-            arrived.put_nowait(UnavailableError(f"{self.address}: {reason}"))
+        sent = pending.keys() - self._outbox.keys() if has_broken else set()
+        for item_id, arrived in pending.items():
+            message = f"{self.address}: {reason}"
+            is_lost = item_id in sent
+            arrived.put_nowait(
+                WorkLostError(message, was_alone=len(sent) == 1) if is_lost else UnavailableError(message)
+            )
 
     def _lose_if_cancelled(self) -> None:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
-            self._lose("closed")
+            self._lose("closed", has_broken=False)

@@ -17,6 +17,7 @@ import grpc
 
 from specgrove import wire
 from specgrove.errors import InvalidRequestError, SessionClosedError, SpecGroveError, UnavailableError
+from specgrove.serving.batches import batches
 from specgrove.serving.status import abort
 
 logger = logging.getLogger(__name__)
@@ -77,9 +78,9 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
                 await stream.changed.wait()
                 stream.changed.clear()
                 results = stream.take_results()
-                if results:
-                    yield self._response_type(results=results)
-                    stream.mark_sent(len(results))
+                for batch in batches(results):
+                    yield self._response_type(results=batch)
+                    stream.mark_sent(len(batch))
                 self._check_idle()
                 if stream.is_ended and not stream.has_results:
                     return

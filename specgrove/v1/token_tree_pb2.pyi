@@ -17,6 +17,7 @@ class WorkErrorCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WORK_ERROR_CODE_DEADLINE_EXCEEDED: _ClassVar[WorkErrorCode]
     WORK_ERROR_CODE_CANCELLED: _ClassVar[WorkErrorCode]
     WORK_ERROR_CODE_INTERNAL: _ClassVar[WorkErrorCode]
+    WORK_ERROR_CODE_LOST: _ClassVar[WorkErrorCode]
 WORK_ERROR_CODE_UNSPECIFIED: WorkErrorCode
 WORK_ERROR_CODE_STALE_BASE: WorkErrorCode
 WORK_ERROR_CODE_INVALID: WorkErrorCode
@@ -25,6 +26,7 @@ WORK_ERROR_CODE_UNAVAILABLE: WorkErrorCode
 WORK_ERROR_CODE_DEADLINE_EXCEEDED: WorkErrorCode
 WORK_ERROR_CODE_CANCELLED: WorkErrorCode
 WORK_ERROR_CODE_INTERNAL: WorkErrorCode
+WORK_ERROR_CODE_LOST: WorkErrorCode
 
 class TokenTree(_message.Message):
     __slots__ = ("token_ids", "parents", "log_probs", "sources")
@@ -90,16 +92,18 @@ class LogProbs(_message.Message):
     def __init__(self, log_prob: _Optional[float] = ..., top: _Optional[_Iterable[_Union[TokenLogProb, _Mapping]]] = ...) -> None: ...
 
 class WorkError(_message.Message):
-    __slots__ = ("code", "message", "held_len", "retry_delay_ms")
+    __slots__ = ("code", "message", "held_len", "retry_delay_ms", "was_alone")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     HELD_LEN_FIELD_NUMBER: _ClassVar[int]
     RETRY_DELAY_MS_FIELD_NUMBER: _ClassVar[int]
+    WAS_ALONE_FIELD_NUMBER: _ClassVar[int]
     code: WorkErrorCode
     message: str
     held_len: int
     retry_delay_ms: int
-    def __init__(self, code: _Optional[_Union[WorkErrorCode, str]] = ..., message: _Optional[str] = ..., held_len: _Optional[int] = ..., retry_delay_ms: _Optional[int] = ...) -> None: ...
+    was_alone: bool
+    def __init__(self, code: _Optional[_Union[WorkErrorCode, str]] = ..., message: _Optional[str] = ..., held_len: _Optional[int] = ..., retry_delay_ms: _Optional[int] = ..., was_alone: _Optional[bool] = ...) -> None: ...
 
 class StepTime(_message.Message):
     __slots__ = ("num_tokens", "step_ms")

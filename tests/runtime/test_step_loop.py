@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 
 import pytest
 
-from specgrove.errors import InvalidRequestError, SpecGroveError, StaleBaseError, UnavailableError
+from specgrove.errors import InvalidRequestError, SpecGroveError, UnavailableError, WorkLostError
 from specgrove.runtime.in_process import results_of
 from specgrove.runtime.step_loop import StepLoop, WorkItem
 from tests.waiting import until
@@ -76,11 +76,22 @@ def test_results_and_refusals(loop: StepLoop[int, int]) -> None:
 
 
 def test_a_failed_step_resets_and_the_loop_goes_on(loop: StepLoop[int, int], engine: Doubler) -> None:
-    with pytest.raises(StaleBaseError, match="ZeroDivisionError: zero") as error:
-        loop.submit(0).result(60)
-    assert error.value.held_len == 0  # routers send everything again
+    with pytest.raises(WorkLostError, match="ZeroDivisionError: zero") as error:
+        loop.submit(0).result(5)
+    assert error.value.was_alone
     assert engine.num_resets == 1
     assert loop.submit(2).result(60) == 4
+
+
+def test_items_that_fail_together_were_not_alone(loop: StepLoop[int, int], engine: Doubler) -> None:
+    gate = threading.Event()
+    loop.call(gate.wait)
+    lost = [loop.submit(number) for number in (4, 0)]  # taken in together, when the gate opens
+    gate.set()
+    for future in lost:
+        error = future.exception(60)
+        assert isinstance(error, WorkLostError)
+        assert not error.was_alone
 
 
 def test_a_cancelled_waiter_does_not_hurt_the_loop(loop: StepLoop[int, int], engine: Doubler) -> None:

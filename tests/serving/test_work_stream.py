@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from specgrove.errors import StaleBaseError, UnavailableError
+from specgrove.errors import InternalError, StaleBaseError, UnavailableError, WorkLostError
+from specgrove.serving.batches import batches
 from specgrove.v1 import ssm_pb2, token_tree_pb2
 from tests.serving.toy_service import EchoServicer, client_of, server_of
 from tests.waiting import until
@@ -106,5 +107,84 @@ async def test_items_that_their_sessions_closing_overtook_are_refused() -> None:
     servicer.streams.close_session("s")
     assert (await client.call(_item("s"))).error.code == token_tree_pb2.WORK_ERROR_CODE_CANCELLED
     assert (await client.call(_item("t"))).HasField("draft")
+    await client.close()
+    await server.stop(0)
+
+
+async def test_messages_are_cut_by_bytes_in_both_directions() -> None:
+    servicer = EchoServicer()
+    server = server_of(servicer)
+    client = client_of(await server.start())
+    await client.connected.wait()
+    new_token_ids = [2**28 - 1] * 500_000  # 2 MB each: 40 of them are more than a message may have
+    items = [ssm_pb2.DraftItem(session_id=f"s{i}", new_token_ids=new_token_ids) for i in range(40)]
+    results = await asyncio.gather(*(client.call(item) for item in items))
+    assert [result.draft.base for result in results] == [500_000] * 40
+    assert servicer.num_messages >= 20
+    await client.close()
+    await server.stop(0)
+
+
+def test_a_batch_has_few_enough_bytes_and_an_item_of_any_size() -> None:
+    small = [ssm_pb2.DraftItem(session_id="x" * 50) for _ in range(150)]
+    assert [len(batch) for batch in batches(small)] == [64, 64, 22]
+    large = ssm_pb2.DraftItem(session_id="x" * 3_000_000)
+    larger = ssm_pb2.DraftItem(session_id="x" * 9_000_000)
+    found = list(batches([small[0], large, large, larger, small[1]]))
+    assert found == [[small[0], large], [large], [larger], [small[1]]]
+
+
+async def test_an_item_that_no_message_can_carry_fails_alone() -> None:
+    server = server_of(EchoServicer())
+    client = client_of(await server.start())
+    await client.connected.wait()
+    small = asyncio.create_task(client.call(_item("small")))
+    with pytest.raises(InternalError, match="more than a message may have"):
+        await client.call(ssm_pb2.DraftItem(session_id="x" * (17 << 20)))
+    assert (await small).HasField("draft")
+    assert client.connected.is_set()
+    await client.close()
+    await server.stop(0)
+
+
+async def test_a_writer_that_fails_ends_the_stream_and_a_new_one_serves() -> None:
+    server = server_of(EchoServicer())
+    client = client_of(await server.start())
+    await client.connected.wait()
+    real_type = client._request_type
+
+    def fails_once(**fields: Any) -> Any:
+        client._request_type = real_type
+        raise TypeError("a defect")
+
+    client._request_type = fails_once
+    with pytest.raises(UnavailableError, match="the stream failed"):
+        await client.call(_item("a"))
+    async with asyncio.timeout(5):
+        await client.connected.wait()
+    assert (await client.call(_item("a"))).HasField("draft")
+    await client.close()
+    await server.stop(0)
+
+
+async def test_who_was_aboard_a_stream_that_broke_is_told() -> None:
+    servicer = EchoServicer()
+    server = server_of(servicer)
+    address = await server.start()
+    client = client_of(address)
+    await client.connected.wait()
+    for num_calls in (1, 2):
+        calls = [asyncio.create_task(client.call(_item(f"slow {i}"))) for i in range(num_calls)]
+        await until(lambda: servicer.streams.num_pending_items == num_calls)  # noqa: B023
+        await server.stop(0)
+        for call in calls:
+            with pytest.raises(WorkLostError) as caught:
+                await call
+            assert caught.value.was_alone == (num_calls == 1)
+        servicer = EchoServicer()
+        server = server_of(servicer, address)
+        await server.start()
+        async with asyncio.timeout(5):
+            await client.connected.wait()
     await client.close()
     await server.stop(0)
