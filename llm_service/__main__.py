@@ -26,6 +26,7 @@ from specgrove.json_files import read_json_object
 from specgrove.kernels.cuda.backend import num_processors
 from specgrove.kernels.threads import set_num_threads
 from specgrove.models.decoder import DTYPES, Decoder
+from specgrove.models.gguf_model import weights_note
 from specgrove.models.hub import resolve_model
 from specgrove.models.loading import load_decoder, read_spec
 from specgrove.models.memory_plan import (
@@ -64,6 +65,8 @@ def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, Decod
         dist.barrier()  # the first rank of the machine downloads and converts
     folder = resolve_model(config.model, cache_dir=config.cache_dir, progress=logger.info)
     folder = ensure_quantized(folder, config.quantization, config.cache_dir, logger.info)
+    if (note := weights_note(folder, config.dtype)) is not None:
+        logger.info("%s", note)
     has_kernels = has_gpu_kernels(config.gpu_kernels, read_spec(folder), DTYPES[config.dtype], device)
     request = plan(config, folder, rank, device, has_kernels=has_kernels)
     if rank is not None and rank.is_first_of_machine:

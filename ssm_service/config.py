@@ -9,7 +9,8 @@ from ssm_service.draft_tree import Beam, Expansion
 
 SHIPPED_DRAFTERS = {"demo": Path(__file__).parent / "pretrained" / "smollm2-135m-drafter"}
 SSM_SYNTAX = (
-    "lookup | demo | FOLDER_OR_HUB_ID, each with options: ,mode=beam|expansion ,width=3 ,expansion=1-1-3-1-1 ,name=NAME"
+    "lookup | demo | FOLDER, .gguf FILE OR HUB_ID, each with options: ,mode=beam|expansion ,width=3 ,expansion=1-1-3-1-1 "
+    ",quantization=int8|int4 ,name=NAME"
 )
 
 
@@ -20,6 +21,7 @@ class SsmSpec:
     name: str
     model: str | None
     rule: Beam | Expansion | None
+    quantization: str = "none"
 
     @property
     def mode(self) -> str:
@@ -61,7 +63,7 @@ def parse_ssm(text: str) -> SsmSpec:
     options = {}
     for part in parts:
         key, separator, value = part.partition("=")
-        if not separator or key not in ("mode", "width", "expansion", "name") or not value:
+        if not separator or key not in ("mode", "width", "expansion", "quantization", "name") or not value:
             raise ValueError(f"SSM {text!r}: {part!r} is no option; the syntax is {SSM_SYNTAX}")
         if key in options:
             raise ValueError(f"SSM {text!r}: {key} is given twice")
@@ -81,13 +83,16 @@ def parse_ssm(text: str) -> SsmSpec:
     foreign = "expansion" if mode == "beam" else "width"
     if foreign in options:
         raise ValueError(f"SSM {text!r}: {foreign} is no option of mode {mode}")
+    quantization = options.get("quantization", "none")
+    if quantization not in ("none", "int8", "int4"):
+        raise ValueError(f"SSM {text!r}: quantization must be int8 or int4, got {quantization!r}")
     rule: Beam | Expansion
     if mode == "beam":
         rule = Beam(_positive(options["width"], text)) if "width" in options else Beam()
     else:
         counts = options.get("expansion", "-".join(map(str, Expansion().counts)))
         rule = Expansion(tuple(_positive(count, text) for count in counts.split("-")))
-    return SsmSpec(name, str(SHIPPED_DRAFTERS.get(model, model)), rule)
+    return SsmSpec(name, str(SHIPPED_DRAFTERS.get(model, model)), rule, quantization)
 
 
 def _positive(value: str, text: str) -> int:

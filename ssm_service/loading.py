@@ -11,9 +11,11 @@ from safetensors import safe_open
 from specgrove.json_files import read_json_object
 from specgrove.models.decoder import DTYPES
 from specgrove.models.device_weights import DeviceWeights
+from specgrove.models.gguf_model import weights_note
 from specgrove.models.hub import resolve_model
 from specgrove.models.loading import load_decoder, read_spec
 from specgrove.models.model_files import weight_files
+from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.models.weight_store import MemoryWeights
 from specgrove.runtime.devices import has_gpu_kernels, runner_for
 from specgrove.runtime.pass_buffers import PassLimits
@@ -36,6 +38,9 @@ def load_ssm(spec: SsmSpec, config: SsmServiceConfig, device: torch.device) -> N
     if spec.model is None or spec.rule is None:
         return LookupSsm(spec.name)
     folder = resolve_model(spec.model, cache_dir=config.cache_dir, progress=logger.info, needs_tokenizer=False)
+    folder = ensure_quantized(folder, spec.quantization, config.cache_dir, logger.info)
+    if (note := weights_note(folder, config.dtype)) is not None:
+        logger.info("%s: %s", spec.name, note)
     dtype = DTYPES[config.dtype]
     vocabulary = read_vocabulary(folder)
     has_kernels = has_gpu_kernels(config.gpu_kernels, read_spec(folder), dtype, device)

@@ -13,6 +13,7 @@ import rich.status
 
 from specgrove.cli.rendering import make_console
 from specgrove.config import DEFAULT_DTYPE, DEFAULT_LLM, DEFAULT_SSMS
+from specgrove.models.gguf_model import weights_note
 from specgrove.models.hub import resolve_model
 from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.serve import Suite, SuiteConfig
@@ -37,10 +38,19 @@ def router_address(arguments: argparse.Namespace) -> Iterator[str]:
 def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterator[Suite]:
     """A suite with the models of ``--llm``, ``--ssm`` and ``--dtype``. Its start is shown on stderr."""
     console = make_console(stderr=True)
+    llm, ssms, dtype = (
+        arguments.llm or DEFAULT_LLM,
+        tuple(arguments.ssm or DEFAULT_SSMS),
+        arguments.dtype or DEFAULT_DTYPE,
+    )
+    llm_folder = model_folder(llm, console, arguments.quantization or "none")
+    say_weights(llm, llm_folder, dtype, console)
+    for ssm in ssms:
+        say_ssm_weights(ssm, dtype, console)
     config = SuiteConfig(
-        llm_folder=model_folder(arguments.llm or DEFAULT_LLM, console, arguments.quantization or "none"),
-        ssms=tuple(arguments.ssm or DEFAULT_SSMS),
-        dtype=arguments.dtype or DEFAULT_DTYPE,
+        llm_folder=llm_folder,
+        ssms=ssms,
+        dtype=dtype,
         address=address,
         num_llm_replicas=arguments.llm_replicas,
         tensor_parallel=arguments.tensor_parallel,
@@ -79,6 +89,22 @@ def model_folder(llm: str, console: rich.console.Console, quantization: str = "n
     with showing(console, f"looking for {llm}") as show:
         folder = resolve_model(llm, cache_dir=cache_folder(), progress=show)
         return ensure_quantized(folder, quantization, cache_folder(), show)
+
+
+def say_weights(model: str, folder: Path, dtype: str, console: rich.console.Console) -> None:
+    """In a line, what is made of a GGUF file's weights."""
+    if (note := weights_note(folder, dtype)) is not None:
+        console.print(f"{Path(model).name}: {note}", style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def say_ssm_weights(ssm: str, dtype: str, console: rich.console.Console) -> None:
+    """The same of an ``--ssm``, whose file is read and quantised here, so that it is seen and faults come early."""
+    model, *options = ssm.split(",")
+    if model.endswith(".gguf"):
+        quantizations = [
+            option.removeprefix("quantization=") for option in options if option.startswith("quantization=")
+        ]
+        say_weights(model, model_folder(model, console, *quantizations[:1]), dtype, console)
 
 
 @contextlib.contextmanager

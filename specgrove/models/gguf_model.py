@@ -14,9 +14,10 @@ from typing import Any
 from specgrove.models.gguf_file import GgufFile
 from specgrove.models.gguf_tokenizer import end_ids, tokenizer_of
 from specgrove.models.made_folder import digest_of, make_once, whole_folder
-from specgrove.models.model_files import gguf_parts
+from specgrove.models.model_files import config_of, gguf_of, gguf_parts, weight_files
 
-_FORMAT_VERSION = 2  # of what is written here: folders of other versions are not taken
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_FORMAT_VERSION = 3  # of what is written here: folders of other versions are not taken
 
 
 def ensure_gguf_folder(path: Path, cache_dir: Path, progress: Callable[[str], None]) -> Path:
@@ -35,6 +36,28 @@ def ensure_gguf_folder(path: Path, cache_dir: Path, progress: Callable[[str], No
                 (unfinished / (part.name if len(parts) > 1 else "model.gguf")).symlink_to(part.absolute())
 
     return make_once(folder, make, progress)
+
+
+def weights_note(folder: Path, dtype: str) -> str | None:
+    """In a line for people, what is made of the weights of a GGUF file's folder, or of one quantised from it; None for others."""
+    quantization = config_of(folder).get("quantization_config") or {}
+    gguf_path, kind, bits = gguf_of(folder), quantization.get("type"), quantization.get("bits")
+    if "made_from" in quantization:
+        size = _gigabytes(sum(path.stat().st_size for path in weight_files(folder)))
+        return f"weights: {quantization['made_from']} of a GGUF file, re-quantised to {bits} bits, {size}"
+    if gguf_path is None:
+        return None
+    size = _gigabytes(sum(path.stat().st_size for path in weight_files(folder)))
+    if quantization.get("quant_method") != "gguf":
+        return f"weights: {size} in a GGUF file, not quantised, computed in {dtype}"
+    if bits is not None:
+        return f"weights: {kind} in a GGUF file, kept at their size, {size}"
+    in_memory = _gigabytes(int(quantization.get("num_weights", 0)) * _DTYPE_BYTES.get(dtype, 4))
+    return f"weights: {kind} in a GGUF file of {size}, dequantised to {dtype}, {in_memory} (--quantization int8 takes less)"
+
+
+def _gigabytes(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.1f} GB"
 
 
 def write_config_and_tokenizer(file: GgufFile, folder: Path, progress: Callable[[str], None]) -> None:

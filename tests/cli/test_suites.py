@@ -9,6 +9,7 @@ import pytest
 from specgrove.cli import suites
 from specgrove.cli.arguments import parser
 from specgrove.serve import SuiteConfig, process_specs
+from tests.models.gguf_writing import save_tiny_gguf
 
 
 class NoSuite:
@@ -24,6 +25,21 @@ class NoSuite:
 
     def stop(self) -> None:
         pass
+
+
+def test_what_is_made_of_gguf_files_is_said_of_the_llm_and_the_ssms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(suites, "Suite", NoSuite)
+    monkeypatch.setattr(suites, "cache_folder", lambda: tmp_path / "cache")
+    save_tiny_gguf(tmp_path / "big.gguf", "Q8_0", family="qwen2")
+    save_tiny_gguf(tmp_path / "small.gguf", "Q4_K", family="qwen2")
+    ssms = ("--ssm", "lookup", "--ssm", f"{tmp_path}/small.gguf,quantization=int4,width=2")
+    with suites.started_suite(parser().parse_args(["serve", "--llm", f"{tmp_path}/big.gguf", *ssms]), address=None):
+        pass
+    said = capsys.readouterr().err
+    assert "big.gguf: weights: Q8_0 in a GGUF file, kept at their size" in said
+    assert "small.gguf: weights: Q4_K of a GGUF file, re-quantised to 4 bits" in said
 
 
 def test_where_models_run_is_said_to_both_services(monkeypatch: pytest.MonkeyPatch) -> None:

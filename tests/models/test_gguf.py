@@ -26,6 +26,7 @@ from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.models.rotary import Llama3Scaling
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.tokenizer import Tokenizer
+from tests.conftest import save_tiny_llama
 from tests.models.gguf_writing import SUPER_BLOCK_SIZES, SUPER_BLOCK_TYPES, save_tiny_gguf, tiny_model
 from tests.models.quantized_folders import DequantisingWeights, values_of
 from tests.models.test_decoder import PROMPTS, chunked_logits
@@ -106,6 +107,24 @@ def test_files_are_quantised_anew_when_that_is_asked_for(quantization: str, tmp_
             assert weight.bits == (8 if name == "lm_head.weight" else bits)
             assert (values_of(weight) - expected).abs().max() <= expected.abs().max() / (1 << weight.bits - 1)
     load_decoder(quantized, torch.bfloat16)
+
+
+def test_a_line_says_what_is_made_of_the_weights(tmp_path: Path) -> None:
+    notes = {}
+    for kind in ("F16", "Q8_0", "Q5_K"):
+        save_tiny_gguf(tmp_path / f"{kind}.gguf", kind, family="qwen2")
+        folder = resolved(tmp_path / f"{kind}.gguf", tmp_path / "cache")
+        notes[kind] = gguf_model.weights_note(folder, "bfloat16")
+    assert notes["F16"] == "weights: 0.0 GB in a GGUF file, not quantised, computed in bfloat16"
+    assert notes["Q8_0"] == "weights: Q8_0 in a GGUF file, kept at their size, 0.0 GB"
+    assert notes["Q5_K"] == (
+        "weights: Q5_K in a GGUF file of 0.0 GB, dequantised to bfloat16, 0.0 GB (--quantization int8 takes less)"
+    )
+    quantized = ensure_quantized(folder, "int8", tmp_path / "cache", print)
+    assert gguf_model.weights_note(quantized, "bfloat16") == (
+        "weights: Q5_K of a GGUF file, re-quantised to 8 bits, 0.0 GB"
+    )
+    assert gguf_model.weights_note(save_tiny_llama(tmp_path / "llama", seed=0), "bfloat16") is None
 
 
 def test_files_of_that_many_bits_are_not_quantised_again(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ def test_specs() -> None:
     assert parse_ssm("owner/small").name == "small"
     assert parse_ssm("demo,mode=expansion").rule == Expansion()
     assert parse_ssm("demo,expansion=2-2").rule == Expansion((2, 2))
+    assert parse_ssm("demo").quantization == "none"
+    assert parse_ssm("small.gguf,quantization=int4,width=2").quantization == "int4"
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,7 @@ def test_specs() -> None:
         ("demo,speed=9", "'speed=9' is no option"),
         ("demo,mode=magic", "beam or expansion"),
         ("demo,width=0", "from 1 to 64"),
+        ("demo,quantization=int2", "quantization must be int8 or int4, got 'int2'"),
         ("demo,expansion=1-x", "from 1 to 64"),
         ("lookup,width=2", "no option but name"),
         ("demo,width=2,mode=expansion", "width is no option of mode expansion"),

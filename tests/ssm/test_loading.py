@@ -12,6 +12,7 @@ import torch
 from ssm_service.config import PoolConfig, SsmServiceConfig, parse_ssms
 from ssm_service.loading import load_ssm, read_vocabulary
 from ssm_service.neural import NeuralSsm
+from tests.models.gguf_writing import save_tiny_gguf
 from tests.router.toy_language import VOCAB_SIZE, toy_tokenizer_json
 
 
@@ -20,13 +21,24 @@ def folder(tiny_llama: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_llama, tmp_path / "tiny"))
 
 
-def _load(folder: Path) -> object:
-    (spec,) = parse_ssms([f"{folder},name=tiny"])
+def _load(folder: Path, model: Path | None = None, options: str = "") -> object:
+    (spec,) = parse_ssms([f"{model or folder},name=tiny{options}"])
     config = SsmServiceConfig(
         address="127.0.0.1:0", ssms=(spec,), dtype="float32", device="cpu", gpu_kernels="off", cache_dir=folder,
         num_threads=1, num_slots=64, session_ttl_s=PoolConfig().session_ttl_s, drain_timeout_s=0.0,
     )  # fmt: skip
     return load_ssm(spec, config, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("options", ["", ",quantization=int8", ",quantization=int4,mode=expansion"])
+def test_a_gguf_file_is_an_ssm(options: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    save_tiny_gguf(tmp_path / "tiny.gguf", "Q4_K", family="qwen2")
+    ssm = _load(tmp_path / "cache", tmp_path / "tiny.gguf", options)
+    assert isinstance(ssm, NeuralSsm)
+    assert ssm.spec.architecture == "Qwen2ForCausalLM"
+    made = f"re-quantised to {options[17]} bits" if options else "dequantised to float32"
+    assert any("tiny: weights: Q4_K" in line and made in line for line in caplog.messages)
 
 
 def test_an_ssm_that_does_not_tell_its_llm_is_asked_for_a_tokenizer(folder: Path) -> None:

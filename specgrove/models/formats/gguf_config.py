@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,10 @@ def config_of_gguf(file: GgufFile) -> dict[str, Any]:
     }
     if (kind := main_type(file)) not in PLAIN_TYPES:
         kept = {"bits": BITS[kind], "group_size": BLOCK_LEN} if kind in BITS else {}
-        config["quantization_config"] = {"quant_method": "gguf", "type": kind, **kept}
+        sizes = [math.prod(tensor.shape) for tensor in file.tensors.values() if len(tensor.shape) > 1]
+        if "output.weight" not in file.tensors:  # the embedding is a table and the head's weight
+            sizes.append(math.prod(file.tensors["token_embd.weight"].shape))
+        config["quantization_config"] = {"quant_method": "gguf", "type": kind, "num_weights": sum(sizes), **kept}
     return config
 
 
