@@ -14,7 +14,7 @@ from typing import Any
 from specgrove.models.gguf_file import GgufFile
 from specgrove.models.gguf_tokenizer import end_ids, tokenizer_of
 from specgrove.models.made_folder import digest_of, make_once, whole_folder
-from specgrove.models.model_files import config_of, gguf_of, gguf_parts, weight_files
+from specgrove.models.model_files import gguf_of, gguf_parts, quantization_config_of, weight_files
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _FORMAT_VERSION = 3  # of what is written here: folders of other versions are not taken
@@ -40,7 +40,7 @@ def ensure_gguf_folder(path: Path, cache_dir: Path, progress: Callable[[str], No
 
 def weights_note(folder: Path, dtype: str) -> str | None:
     """In a line for people, what is made of the weights of a GGUF file's folder, or of one quantised from it; None for others."""
-    quantization = config_of(folder).get("quantization_config") or {}
+    quantization = quantization_config_of(folder) or {}
     gguf_path, kind, bits = gguf_of(folder), quantization.get("type"), quantization.get("bits")
     if "made_from" in quantization:
         size = _gigabytes(sum(path.stat().st_size for path in weight_files(folder)))

@@ -20,7 +20,7 @@ from specgrove.models import demo
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.gguf_file import GgufFile
 from specgrove.models.gguf_model import ensure_gguf_folder
-from specgrove.models.model_files import gguf_files, gguf_of
+from specgrove.models.model_files import gguf_files, gguf_of, gguf_parts
 from specgrove.models.safetensors_files import weight_files_of
 
 DEMO_LLM = demo.DEMO_LLM
@@ -76,7 +76,7 @@ def is_hub_id(model: str) -> bool:
 
 def _gguf_file(path: Path, needs_tokenizer: bool) -> Path | None:
     """A file that needs a folder of its own: a GGUF file by itself, or in a folder that lacks the files it goes with."""
-    if path.is_file() and path.suffix == ".gguf":
+    if path.suffix == ".gguf" and any(part.is_file() for part in gguf_parts(path)):
         return path
     gguf_path = gguf_of(path) if path.is_dir() else None
     needed = ("config.json", "tokenizer.json") if needs_tokenizer else ("config.json",)

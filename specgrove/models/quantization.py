@@ -21,7 +21,7 @@ from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.formats.own import parts_of, quantization_config
 from specgrove.models.loading import check_weights, family_of, open_checkpoint, read_spec
 from specgrove.models.made_folder import copy_other_files, edit_json, whole_folder
-from specgrove.models.model_files import config_of, gguf_of, quantization_of
+from specgrove.models.model_files import gguf_of, quantization_config_of, quantization_of
 from specgrove.models.safetensors_writer import SafetensorsWriter
 from specgrove.models.sharding import Shard
 
@@ -88,7 +88,7 @@ def quantize_folder(
         check_weights(source, checkpoint)
         names = linear_names(source, checkpoint)
         copy_other_files(source, folder)
-        made_from = {} if stored is None else {"made_from": config_of(source)["quantization_config"]["type"]}
+        made_from = {} if stored is None else {"made_from": (quantization_config_of(source) or {}).get("type")}
         edit_json(folder / "config.json", {"quantization_config": quantization_config(bits, group_size) | made_from})
         writer = SafetensorsWriter(folder)
 

@@ -167,7 +167,7 @@ def test_all_parts_of_a_split_file_are_read(tmp_path: Path) -> None:
         for name, expected in values.items():
             assert torch.equal(checkpoint.tensor(name), expected)
     parts[2].rename(tmp_path / "elsewhere")
-    for path in (parts[0], tmp_path):
+    for path in (parts[0], parts[2], tmp_path):
         with pytest.raises(ModelNotFoundError, match=r"tiny-00003-of-00003\.gguf is not beside it: fetch all parts"):
             resolved(path, tmp_path / "cache")
     parts[0].rename(tmp_path / "renamed.gguf")

@@ -8,13 +8,14 @@ from typing import Any
 
 import gguf
 import pytest
+import tokenizers
 
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.gguf_file import GgufFile
 from specgrove.models.gguf_model import write_tokenizer
 from specgrove.models.gguf_tokenizer import end_ids, special_ids, tokenizer_of
 from specgrove.models.hub import ModelNotFoundError, resolve_model
-from specgrove.tokenizer import Tokenizer, _byte_of_character
+from specgrove.tokenizer import Tokenizer
 from tests.models.gguf_writing import save_tiny_gguf
 
 QWEN_FILE = Path("/work/models/qwen2.5-coder-0.5b-instruct.gguf")
@@ -23,7 +24,7 @@ TEXTS = [
     "in 1234 ways", "a!\n\n\nb", "I'LL we'll", "  two  spaces ", "\tx\r\n", "na\u00efve e\u0301", "\u4f60\u597d\uff0c1\u4e16", "x_y(12)",
     "<|end|>", "<|end|> 12345<tool>in", "",
 ]  # fmt: skip
-ALPHABET = sorted(_byte_of_character())
+ALPHABET = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
 MERGES = ["1 2", "12 3", "123 4", "Ċ Ċ", "! ĊĊ", "i n", "Ġ in", "Ġ Ġ", "Ã ¯", "Ã ©"]
 BYTE_LEVEL = [*ALPHABET, *(merge.replace(" ", "") for merge in MERGES), "xyz"]
 
@@ -85,7 +86,6 @@ def test_qwen2s_ids_are_transformers(tmp_path: Path) -> None:
 
 
 def test_llama_3s_ids_are_those_of_its_pattern(tmp_path: Path) -> None:
-    import tokenizers
     from transformers.convert_slow_tokenizer import TikTokenConverter
 
     pattern = TikTokenConverter("unused").pattern
