@@ -55,6 +55,12 @@ class SuiteConfig:
     start_timeout_s: float = 300.0
     drain_s: float = 10.0
 
+    def __post_init__(self) -> None:
+        """Raises ``ValueError`` for a text where several are expected: its letters would be taken for them."""
+        for name in ("ssms", "llm_arguments", "ssm_arguments"):
+            if isinstance(value := getattr(self, name), str):
+                raise ValueError(f"{name} must be several texts, e.g. ({value!r},), got {value!r}")
+
 
 class NotReadyError(Exception):
     """The services did not become ready in time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,3 +54,10 @@ def test_where_models_run_is_said_to_both_services(monkeypatch: pytest.MonkeyPat
     assert (*flags, "--kv-memory", "1GiB") == llm.arguments[-6:]
     assert flags == ssm.arguments[-4:]
     assert not set(flags) & set(router.arguments)
+
+
+@pytest.mark.parametrize("name", ["ssms", "llm_arguments", "ssm_arguments"])
+def test_a_text_is_not_taken_for_its_letters(name: str) -> None:
+    arguments: dict[str, Any] = {name: "lookup"}
+    with pytest.raises(ValueError, match=rf"{name} must be several texts, e.g. \('lookup',\)"):
+        SuiteConfig(llm_folder=Path("/model"), **arguments)
