@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from dataclasses import replace
@@ -82,9 +83,9 @@ class RemoteVerifier:
                     # The session is gone, and the caller has tokens that this work knows nothing of.
                     raise StaleBaseError(0) from error
                 if is_new and time.monotonic() + backoff_s > busy_until_s:
-                    raise
+                    raise ResourceExhaustedError(str(error), round(error.retry_delay_ms * _spread())) from error
             async with _deadline(until_s):
-                await asyncio.sleep(backoff_s)
+                await asyncio.sleep(backoff_s * _spread())
             backoff_s = min(backoff_s * 2, _MAX_BUSY_BACKOFF_S)
 
     async def close(self, session_id: str) -> None:
@@ -200,6 +201,11 @@ async def _verdicts(
             replica.session_lens[work.session_id] = verdict.base + len(verdict.token_ids)
             has_more = verdict.has_more
             yield verdict
+
+
+def _spread() -> float:
+    """A factor for delays: sessions that find no room together should not all come back together."""
+    return random.uniform(0.5, 1.5)
 
 
 class _UnaryCall(Protocol):

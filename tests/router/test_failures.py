@@ -115,10 +115,17 @@ async def test_a_full_llm_service_is_asked_again() -> None:
     async with toy_suite(llm) as suite:
         assert token_ids_of(await responses_to(suite, request_of())) == toy_output(PROMPT, 60)
     llm.num_full = 1_000_000
-    async with toy_suite(llm, busy_wait_s=0.2) as suite:
-        with pytest.raises(grpc.aio.AioRpcError) as info:
-            await responses_to(suite, request_of())
-        assert isinstance(error_from_rpc(info.value), ResourceExhaustedError)
+    delays_ms = set()
+    async with toy_suite(llm, busy_wait_s=0.1) as suite:
+        calls = [responses_to(suite, request_of()) for _ in range(5)]
+        for outcome in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(outcome, grpc.aio.AioRpcError)
+            error = error_from_rpc(outcome)
+            assert isinstance(error, ResourceExhaustedError)
+            delays_ms.add(error.retry_delay_ms)
+    # Refused together, told different times.
+    assert len(delays_ms) > 1
+    assert all(500 <= delay_ms <= 1500 for delay_ms in delays_ms)
 
 
 async def test_a_service_that_gets_full_while_it_makes_steps_ahead_is_sent_the_tokens_again() -> None:
