@@ -19,7 +19,7 @@ import torch.distributed as dist
 from llm_service import ranks
 from llm_service.arguments import parse_arguments
 from llm_service.config import LlmServiceConfig, VerifierConfig
-from llm_service.devices import describe_store, weight_store
+from llm_service.devices import check_offload_room, describe_store, weight_store
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.verifier import VerifierEngine
 from specgrove.json_files import read_json_object
@@ -74,7 +74,10 @@ def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, Decod
     started_s = time.perf_counter()
     shard = None if rank is None else config.layout.shard_of(rank.rank, read_spec(folder))
     group = None if rank is None else rank.links.tensor_group
-    store = weight_store(device, request.max_weight_bytes, config.cache_dir / "offload", has_kernels=has_kernels)
+    offload_folder = config.cache_dir / "offload"
+    if device.type == "cpu":
+        check_offload_room(read_spec(folder), request, 0 if rank is None else rank.rank, offload_folder)
+    store = weight_store(device, request.max_weight_bytes, offload_folder, has_kernels=has_kernels)
     decoder = load_decoder(folder, DTYPES[config.dtype], _log_progress, shard, group, store)
     if (offloaded := describe_store(store)) is not None:
         logger.info("%s", offloaded)

@@ -6,6 +6,7 @@ Called by ``specgrove models convert``. The only place that reads pickle, and wi
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 
 from specgrove.json_files import read_json_object
+from specgrove.models.disk_room import DiskNeed
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.formats.gguf_blocks import PLAIN_TYPES
 from specgrove.models.formats.gguf_checkpoint import GgufCheckpoint
@@ -50,7 +52,9 @@ def convert_model(
 def _convert_gguf(path: Path, target: Path, dtype: torch.dtype | None, progress: Callable[[str], None]) -> None:
     file = GgufFile(path)
     dtype = dtype or PLAIN_TYPES.get(main_type(file), torch.bfloat16)
-    with GgufCheckpoint(path, dtype) as checkpoint, whole_folder(target) as folder:
+    num_bytes = sum(math.prod(tensor.shape) for tensor in file.tensors.values()) * dtype.itemsize
+    need = DiskNeed(f"converting {path.name}", num_bytes)
+    with GgufCheckpoint(path, dtype) as checkpoint, whole_folder(target, need) as folder:
         write_config_and_tokenizer(file, folder, progress)
         config = dict(read_json_object(folder / "config.json"))
         config.pop("quantization_config", None)
@@ -71,7 +75,8 @@ def _convert_pickle(source: Path, target: Path, dtype: torch.dtype | None, progr
     )
     if not paths or not (source / "config.json").is_file():
         raise ValueError(f"{source} has no config.json and pytorch_model*.bin beside it, and no GGUF file either")
-    with whole_folder(target) as folder:
+    num_bytes = sum(path.stat().st_size for path in paths)
+    with whole_folder(target, DiskNeed(f"converting {source.name}", num_bytes)) as folder:
         copy_other_files(source, folder)
         writer = SafetensorsWriter(folder)
         for path in paths:

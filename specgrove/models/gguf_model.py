@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from specgrove.models.disk_room import DiskNeed
 from specgrove.models.gguf_file import GgufFile
 from specgrove.models.gguf_tokenizer import end_ids, tokenizer_of
 from specgrove.models.made_folder import digest_of, make_once, whole_folder
@@ -30,7 +31,7 @@ def ensure_gguf_folder(path: Path, cache_dir: Path, progress: Callable[[str], No
 
     def make() -> None:
         progress(f"reading the metadata of {path.name}, once")
-        with whole_folder(folder) as unfinished:
+        with whole_folder(folder, DiskNeed(f"the tokenizer of {path.name}")) as unfinished:
             write_config_and_tokenizer(GgufFile(path), unfinished, progress)
             for part in parts:
                 (unfinished / (part.name if len(parts) > 1 else "model.gguf")).symlink_to(part.absolute())

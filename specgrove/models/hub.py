@@ -17,9 +17,11 @@ from safetensors import SafetensorError, safe_open
 
 from specgrove.json_files import JsonFileError, is_lfs_pointer, lfs_remedy, read_json_object
 from specgrove.models import demo
+from specgrove.models.disk_room import DiskFullError, is_full
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.gguf_file import GgufFile
 from specgrove.models.gguf_model import ensure_gguf_folder
+from specgrove.models.made_folder import sweep_cache
 from specgrove.models.model_files import gguf_files, gguf_of, gguf_parts
 from specgrove.models.safetensors_files import weight_files_of
 
@@ -42,6 +44,7 @@ def resolve_model(
 
     ``needs_tokenizer`` is False for SSMs, which take token ids only. Raises ``ModelNotFoundError``.
     """
+    sweep_cache(cache_dir)
     folder = Path(model).expanduser()
     gguf_path = _gguf_file(folder, needs_tokenizer)
     if gguf_path is not None:
@@ -106,6 +109,11 @@ def _download(model: str, progress: Callable[[str], None], needs_tokenizer: bool
             f"{model!r} is not in the local hub cache and {offline}: give a folder, go online, or use {DEMO_LLM!r}"
         ) from error
     except (OSError, ValueError, hub_errors.HfHubHTTPError) as error:
+        if is_full(error):
+            place = huggingface_hub.constants.HF_HUB_CACHE
+            raise DiskFullError(
+                f"fetching {model}: the disk ran full in {place}: make room, or set HF_HOME to a folder on another disk"
+            ) from error
         raise ModelNotFoundError(f"{model!r} could not be fetched from the hub: {error}") from error
     check_model_folder(folder, needs_tokenizer=needs_tokenizer)
     return folder

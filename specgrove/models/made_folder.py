@@ -10,13 +10,14 @@ import contextlib
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import filelock
 
 from specgrove.json_files import read_json_object
+from specgrove.models.disk_room import DiskNeed, told_when_full
+from specgrove.models.unfinished import sweep, unfinished_folder
 
 # Weights, and what speaks of weights that are not there any more.
 _NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".h5", ".msgpack", ".onnx", ".lock")
@@ -63,14 +64,25 @@ def edit_json(path: Path, changes: Mapping[str, object]) -> None:
     path.write_text(json.dumps(content | dict(changes), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
+def sweep_cache(cache_dir: Path) -> None:
+    """Removes what killed processes left half-made in the cache. Called whenever a model is looked for."""
+    sweep(cache_dir)
+    with contextlib.suppress(OSError):
+        for path in list(cache_dir.iterdir()):
+            if path.is_dir():
+                sweep(path)
+
+
 @contextlib.contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill that gets its name when the block ends, and vanishes when it fails. Raises ``ValueError`` if it exists."""
+def whole_folder(target: Path, need: DiskNeed) -> Iterator[Path]:
+    """A folder to fill that gets its name when the block ends, and vanishes when it fails or its process is killed.
+
+    Raises ``ValueError`` if ``target`` exists, ``DiskFullError``.
+    """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} exists already: name a new folder, or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
-        folder = Path(temporary) / "model"
-        folder.mkdir()
+    sweep(target.parent)
+    with told_when_full(target.parent, need), unfinished_folder(target.parent, target.name) as folder:
         yield folder
         folder.rename(target)

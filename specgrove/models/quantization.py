@@ -16,6 +16,7 @@ import torch
 
 from specgrove.kernels.quantized_linear import QuantizedWeight, quantize
 from specgrove.models.checkpoint import ALL, Checkpoint, stack
+from specgrove.models.disk_room import DiskNeed
 from specgrove.models.dry_read import RecordingSource
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.formats.own import parts_of, quantization_config
@@ -84,7 +85,11 @@ def quantize_folder(
             f"{source} is quantised already ({stored}): quantise the model that it was made from"
         )
     pool = ThreadPoolExecutor(os.cpu_count(), initializer=_one_thread)
-    with pool, open_checkpoint(source, keeps_blocks=False) as checkpoint, whole_folder(target) as folder:
+    with (
+        pool,
+        open_checkpoint(source, keeps_blocks=False) as checkpoint,
+        whole_folder(target, _need(source, bits)) as folder,
+    ):
         check_weights(source, checkpoint)
         names = linear_names(source, checkpoint)
         copy_other_files(source, folder)
@@ -108,6 +113,13 @@ def quantize_folder(
         progress("quantising the head to 8 bits")
         add(HEAD_NAME, _quantized(checkpoint, names.head, 8, None, pool))
         writer.finish()
+
+
+def _need(source: Path, bits: int) -> DiskNeed:
+    """Codes, an eighth more for scales, and the embedding in 16 bits."""
+    spec = read_spec(source)
+    num_bytes = spec.num_parameters * bits // 8 * 9 // 8 + 2 * spec.vocab_size * spec.hidden_size
+    return DiskNeed(f"quantising {source.name} to {bits} bits", num_bytes)
 
 
 def _copy_tensors(checkpoint: Checkpoint, names: LinearNames, writer: SafetensorsWriter, *, to_bfloat16: bool) -> None:

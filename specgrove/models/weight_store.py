@@ -19,11 +19,13 @@ import torch
 from specgrove.kernels.linear import PackedLinear
 from specgrove.kernels.quantized_linear import QuantizedLinear, QuantizedWeight
 from specgrove.models.decoder_ops import DecoderOps, FloatOps
+from specgrove.models.disk_room import DiskNeed, told_when_full
 from specgrove.models.sharding import HeadShard
 from specgrove.models.spec import DecoderSpec
 from specgrove.models.weights import Weight
 
 _PAGE_BYTES = mmap.PAGESIZE
+_OFFLOADING = DiskNeed("offloading the weights")
 _CHUNK_BYTES = 8 << 20  # of a weight that is packed at a time
 _GROUP_ROWS = 32  # outputs that are packed together: chunks of whole groups stand one after the other
 
@@ -144,6 +146,7 @@ class MappedWeights:
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
         self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed with the process
         self._max_bytes = max_bytes
         self._units: list[list[_Region]] = []
@@ -194,11 +197,12 @@ class MappedWeights:
     def _mapped(self, parts: Iterator[torch.Tensor]) -> torch.Tensor:
         """The parts one after the other, uint8."""
         start = self._file.seek(0, 2)
-        for part in parts:
-            self._file.write(part.numpy().data)
-        num_bytes = self._file.tell() - start
-        self._file.truncate(start + -(-num_bytes // _PAGE_BYTES) * _PAGE_BYTES)
-        self._file.flush()
+        with told_when_full(self._folder, _OFFLOADING):
+            for part in parts:
+                self._file.write(part.numpy().data)
+            num_bytes = self._file.tell() - start
+            self._file.truncate(start + -(-num_bytes // _PAGE_BYTES) * _PAGE_BYTES)
+            self._file.flush()
         # Private and writable only because torch wants writable buffers: nothing is ever written.
         mapped = mmap.mmap(
             self._file.fileno(), num_bytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE, offset=start
