@@ -19,6 +19,7 @@ from pathlib import Path
 from benchmarks.prompts import load_prompts
 from specgrove.client import AsyncClient
 from specgrove.config import DEVICES, QUANTIZATIONS
+from specgrove.folders import default_cache_dir
 from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.output import Completion
 from specgrove.request import SpeculationOptions
@@ -133,7 +134,7 @@ def main() -> int:
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--llm", default=DEMO_LLM)
-    parser.add_argument("--cache-dir", type=Path, default=Path.home() / ".cache" / "specgrove")
+    parser.add_argument("--cache-dir", type=Path, default=default_cache_dir())
     parser.add_argument("--json", type=Path, help="write the rows here")
     arguments = parser.parse_args()
     folder = resolve_model(arguments.llm, cache_dir=arguments.cache_dir, progress=print)

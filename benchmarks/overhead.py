@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmarks.host import ON_CPU
 from benchmarks.prompts import load_prompts
 from specgrove.client import Client
+from specgrove.folders import default_cache_dir
 from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.request import SpeculationOptions
 from specgrove.serve import Suite, SuiteConfig
@@ -47,7 +48,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--llm", default=DEMO_LLM)
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--cache-dir", type=Path, default=Path.home() / ".cache" / "specgrove")
+    parser.add_argument("--cache-dir", type=Path, default=default_cache_dir())
     arguments = parser.parse_args()
     folder = resolve_model(arguments.llm, cache_dir=arguments.cache_dir, progress=print)
     config = SuiteConfig(llm_folder=folder, dtype=arguments.dtype, llm_arguments=ON_CPU, ssm_arguments=ON_CPU)

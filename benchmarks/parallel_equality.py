@@ -18,6 +18,7 @@ from pathlib import Path
 from benchmarks.equality import SAMPLINGS, SSMS, outputs, report_difference
 from benchmarks.prompts import load_prompts
 from specgrove.client import AsyncClient
+from specgrove.folders import default_cache_dir
 from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.output import Completion
 from specgrove.request import SpeculationOptions
@@ -62,7 +63,7 @@ def main() -> int:
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--llm", default=DEMO_LLM)
-    parser.add_argument("--cache-dir", type=Path, default=Path.home() / ".cache" / "specgrove")
+    parser.add_argument("--cache-dir", type=Path, default=default_cache_dir())
     arguments = parser.parse_args()
     folder = resolve_model(arguments.llm, cache_dir=arguments.cache_dir, progress=print)
     prompts = load_prompts(arguments.num_prompts)
@@ -70,9 +71,14 @@ def main() -> int:
     num_different = 0
     for tensor_parallel, pipeline_parallel in LAYOUTS:
         config = SuiteConfig(
-            llm_folder=folder, ssms=SSMS, dtype=arguments.dtype, tensor_parallel=tensor_parallel,
-            pipeline_parallel=pipeline_parallel, num_kv_slots=16384,
-        )  # fmt: skip
+            llm_folder=folder,
+            ssms=SSMS,
+            dtype=arguments.dtype,
+            llm_arguments=(
+                *("--tensor-parallel", str(tensor_parallel), "--pipeline-parallel", pipeline_parallel),
+                *("--kv-slots", "16384"),
+            ),
+        )
         with Suite(config, log_line=print_problem) as suite:
             started_s = time.monotonic()
             found = asyncio.run(run(suite.address, prompts, arguments))

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.prompts import load_prompts
+from specgrove.folders import default_cache_dir
 from specgrove.kernels.quantized_linear import quantize
 from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.models.loading import load_decoder
@@ -58,7 +59,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.perplexity", description=__doc__.splitlines()[0])
     parser.add_argument("--num-tokens", type=int, default=8192)
     parser.add_argument("--llm", default=DEMO_LLM)
-    parser.add_argument("--cache-dir", type=Path, default=Path.home() / ".cache" / "specgrove")
+    parser.add_argument("--cache-dir", type=Path, default=default_cache_dir())
     arguments = parser.parse_args()
     folder = resolve_model(arguments.llm, cache_dir=arguments.cache_dir, progress=print)
     text = "\n\n".join(load_prompts(400))

@@ -26,6 +26,7 @@ from benchmarks.report import print_table, write_chart, write_json
 from benchmarks.rounds import Prompts, measure
 from specgrove.client import AsyncClient
 from specgrove.config import DEFAULT_SSMS
+from specgrove.folders import default_cache_dir
 from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.models.loading import read_spec
 from specgrove.models.memory_plan import MemoryRequest, plan_memory
@@ -114,7 +115,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--assisted", action="store_true", help="transformers' own assisted generation too")
     add("--llama-cpp-python", metavar="PYTHON", help="an interpreter with llama-cpp-python; with the demo model only")
     add("--vllm-python", metavar="PYTHON", help="an interpreter with vLLM's CPU build")
-    add("--cache-dir", type=Path, default=Path.home() / ".cache" / "specgrove")
+    add("--cache-dir", type=Path, default=default_cache_dir())
     add("--json", type=Path, help="write the rows here, and a chart beside them (PNG)")
     return parser.parse_args()
 

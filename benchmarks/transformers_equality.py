@@ -20,6 +20,7 @@ from benchmarks.prompts import load_prompts
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from router.tree_policy import StaticTreePolicy
+from specgrove.folders import default_cache_dir
 from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.models.loading import load_decoder, open_checkpoint
 from specgrove.models.model_files import gguf_of
@@ -80,7 +81,7 @@ def main() -> int:
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--llm", default=DEMO_LLM)
     parser.add_argument("--prompts", type=Path, help="a file with a prompt in each line, instead of our own")
-    parser.add_argument("--cache-dir", type=Path, default=Path.home() / ".cache" / "specgrove")
+    parser.add_argument("--cache-dir", type=Path, default=default_cache_dir())
     arguments = parser.parse_args()
     folder = resolve_model(arguments.llm, cache_dir=arguments.cache_dir, progress=print)
     tokenizer = Tokenizer.from_folder(folder)

@@ -250,7 +250,9 @@ def main() -> int:
     """Exit code 0 after a signal, 1 when the service can't start."""
     config = parse_arguments()
     is_rank = ranks.is_rank(os.environ)
-    set_up_logging(f"llm_service[{os.environ['RANK']}]" if is_rank else "llm_service")
+    set_up_logging(
+        f"llm_service[{os.environ['RANK']}]" if is_rank else "llm_service", config.log_level, config.log_format
+    )
     if is_rank:
         run_rank(config)
     try:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from specgrove.config import MAX_NUM_TREE_NODES
 from specgrove.models.parallel_layout import ParallelLayout
-
-MAX_NUM_TREE_NODES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class LlmServiceConfig:
     dtype: str
     device: str
     gpu_kernels: str
-    """``auto`` or ``off``."""
+    """``auto``, ``off`` or ``require``."""
     quantization: str
     cache_dir: Path
     layout: ParallelLayout
@@ -59,3 +58,5 @@ class LlmServiceConfig:
     session_ttl_s: float
     stream_interval_s: float
     drain_timeout_s: float
+    log_level: str
+    log_format: str

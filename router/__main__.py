@@ -6,11 +6,11 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from router.app import serve
 from router.config import RouterConfig, TreeConfig
-from specgrove.serving.address import TlsFiles, checked_address
+from specgrove.serving.address import TlsFiles
+from specgrove.settings import ROUTER, add_settings
 from specgrove.telemetry import set_up_logging
 
 # A thread that renders a long conversation hands the interpreter over after this time. The event loop asks for it several
@@ -20,86 +20,11 @@ _SWITCH_INTERVAL_S = 0.001
 
 def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
     """Parses the command line; exits with a message when it is wrong."""
-    defaults, trees = RouterConfig(llm_addresses=()), TreeConfig()
     parser = argparse.ArgumentParser(
         prog="python -m router",
         description="The router: the public API of SpecGrove. It drafts with SSM services and verifies with LLM services.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add = parser.add_argument
-    add("--address", type=_address, default=defaults.address, help="where clients connect, HOST:PORT or unix:/path")
-    add(
-        "--llm",
-        type=_address,
-        action="append",
-        metavar="ADDRESS",
-        help="an LLM service; repeat for replicas of one model",
-    )
-    add(
-        "--ssm", type=_address, action="append", metavar="ADDRESS", help="an SSM service; repeat for more, or leave out"
-    )
-    add("--max-requests", type=_count, default=defaults.max_num_requests, help="requests served at once")
-    add(
-        "--max-queued",
-        type=_count_or_zero,
-        default=defaults.max_num_queued,
-        help="requests that may wait for their turn",
-    )
-    add(
-        "--max-tree-nodes",
-        type=_count_or_zero,
-        default=trees.max_num_nodes,
-        help="nodes per tree, root not counted; 0: none",
-    )
-    add("--max-tree-depth", type=_count, default=trees.max_depth, help="depth of the trees")
-    add("--beam-width", type=_count, default=trees.beam_width, help="nodes expanded per level; unset: each SSM's own")
-    add(
-        "--tree-policy",
-        choices=("adaptive", "static"),
-        default="adaptive" if trees.is_adaptive else "static",
-        help="adaptive: size the trees by measurement, up to the limits above; static: always ask for the limits",
-    )
-    add(
-        "--replica-wait-s",
-        type=_seconds,
-        default=defaults.replica_wait_s,
-        help="wait for a lost LLM service to come back",
-    )
-    add(
-        "--busy-wait-s",
-        type=_seconds,
-        default=defaults.busy_wait_s,
-        help="wait for an LLM service that has no free slots",
-    )
-    add(
-        "--drain-timeout-s",
-        type=_seconds,
-        default=defaults.drain_timeout_s,
-        help="time for running requests after SIGTERM",
-    )
-    add(
-        "--max-request-s",
-        type=_positive_seconds,
-        default=defaults.max_request_s,
-        help="time that one request may take; unset: as long as its client waits",
-    )
-    add(
-        "--reader-timeout-s",
-        type=_positive_seconds,
-        default=defaults.reader_timeout_s,
-        help="time that a client may leave its stream unread before its request is ended",
-    )
-    add(
-        "--max-requests-per-connection",
-        type=_count,
-        default=defaults.max_num_per_connection,
-        help="of those the requests of one connection; unset: 3/4 of --max-requests",
-    )
-    add("--max-request-bytes", type=_count, default=defaults.max_request_bytes, help="size of a request's message")
-    add("--tls-certificate", type=Path, help="PEM file; with --tls-private-key, clients connect by TLS")
-    add("--tls-private-key", type=Path, help="PEM file")
-    add("--tls-client-ca", type=Path, help="PEM file; clients must have a certificate of this CA")
-    add("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO", help="what to log on stderr")
+    add_settings(parser, ROUTER)
     given = parser.parse_args(arguments)
     if not given.llm:
         parser.error("at least one --llm ADDRESS is needed")
@@ -125,6 +50,7 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
             given.max_tree_nodes, given.max_tree_depth, given.beam_width, is_adaptive=given.tree_policy == "adaptive"
         ),
         log_level=given.log_level,
+        log_format=given.log_format,
         server_tls=tls,
     )
 
@@ -132,48 +58,12 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
 def main() -> None:
     """Runs until SIGTERM or SIGINT."""
     config = config_of()
-    set_up_logging("router", config.log_level)
+    set_up_logging("router", config.log_level, config.log_format)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     try:
         asyncio.run(serve(config))
     except (RuntimeError, OSError) as error:
         sys.exit(f"router: {error}")
-
-
-def _address(text: str) -> str:
-    try:
-        return checked_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _count_or_zero(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"must be a number >= 0, got {text!r}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a number >= 1, got {text!r}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1e9:
-        raise argparse.ArgumentTypeError(f"must be seconds >= 0, got {text!r}")
-    return value
-
-
-def _positive_seconds(text: str) -> float:
-    value = _seconds(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError("must be seconds > 0")
-    return value
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from specgrove.serving.address import MAX_PUBLIC_REQUEST_BYTES, TlsFiles
+from specgrove.config import MAX_PUBLIC_REQUEST_BYTES
+from specgrove.serving.address import TlsFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,5 +40,6 @@ class RouterConfig:
     max_request_bytes: int = MAX_PUBLIC_REQUEST_BYTES
     trees: TreeConfig = TreeConfig()
     log_level: str = "INFO"
+    log_format: str = "text"
     server_tls: TlsFiles | None = None
     replica_tls: TlsFiles | None = None

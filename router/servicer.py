@@ -25,7 +25,7 @@ from router.text_work import TextWork
 from router.tree_policy import Measurements, policy_for
 from router.validation import CheckedRequest, check_fields, checked_detokenize, checked_request, checked_tokenize
 from specgrove import wire
-from specgrove.drafting import MAX_NUM_TREE_NODES
+from specgrove.config import MAX_NUM_TREE_NODES
 from specgrove.errors import UnavailableError
 from specgrove.request import CommittedToken, FinishReason, GenerationStatistics
 from specgrove.speculation import generate

@@ -1,4 +1,4 @@
-"""Defaults that the command line and the Python API share. Constants only: importing it costs nothing."""
+"""Defaults and limits that several services, the command line and the Python API share. Constants only: importing it costs nothing."""
 
 DEFAULT_LLM = "smollm2-135m-instruct"
 DEFAULT_SSMS = ("lookup", "demo")
@@ -8,3 +8,7 @@ GPU_KERNELS = ("auto", "off", "require")
 QUANTIZATIONS = ("none", "int8", "int4")
 DEFAULT_DTYPE = "bfloat16"
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+# Nodes of one tree, its root included.
+MAX_NUM_TREE_NODES = 256
+# What a public server takes. Parsing happens on the event loop: 1 MiB of the smallest fields there are take some 40 ms.
+MAX_PUBLIC_REQUEST_BYTES = 1024 * 1024

@@ -12,13 +12,13 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from specgrove.config import MAX_NUM_TREE_NODES
 from specgrove.errors import DeadlineExceededError, SpecGroveError, StaleBaseError, UnavailableError, WorkLostError
 from specgrove.request import Draft, DraftedTree, DraftWork, GenerationRequest, TreeShape
 from specgrove.token_tree import TokenTree, merge_trees
 
 logger = logging.getLogger(__name__)
 
-MAX_NUM_TREE_NODES = 256
 _MAX_NUM_SSMS = 64  # bits of a node's set of SSMs
 _NUM_TOKEN_IDS = 2**32  # that the wire can carry
 _MAX_TIMEOUT_MS = 2**32 - 1  # what the wire carries; 49 days

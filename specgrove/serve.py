@@ -7,6 +7,7 @@ A service that dies is started again, and the router replays what it had decided
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import time
@@ -21,8 +22,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from specgrove.config import DEFAULT_DTYPE, DEFAULT_SSMS
 from specgrove.cpus import available_cpus
+from specgrove.settings import DRAIN
 from specgrove.supervisor import LogLine, ProcessSpec, Supervisor
 
+# What a service that has drained takes to close its connections and threads, before it is killed.
+_END_TIMEOUT_S = 10.0
 _HEALTH_TIMEOUT_S = 1.0
 _HEALTH_INTERVAL_S = 0.1
 
@@ -36,8 +40,9 @@ class SuiteConfig:
 
     ``address`` is the router's, ``host:port`` or ``unix:/path``; ``None`` takes a private unix socket. ``num_threads`` is given to
     both model services, which compute in turns; ``None`` takes all cores this process may use. LLM replicas share them.
-    ``llm_arguments`` are further ones of ``python -m llm_service``, such as ``("--offload",)``, ``ssm_arguments`` of ``ssm_service``.
-    ``tensor_parallel`` and ``pipeline_parallel`` (a number of stages, or their numbers of layers: "10,12,8") hold for each replica.
+    ``drain_timeout_s`` is the time that requests may go on after ``stop``. ``start_timeout_s`` is the time that all services may
+    take to get ready; ``None``: as long as they are alive, since large models load for minutes. All other settings are given to
+    the services as on their command lines (``specgrove.settings``), such as ``llm_arguments=("--kv-slots", "4096")``.
     """
 
     llm_folder: Path
@@ -45,19 +50,16 @@ class SuiteConfig:
     dtype: str = DEFAULT_DTYPE
     address: str | None = None
     num_llm_replicas: int = 1
-    tensor_parallel: int = 1
-    pipeline_parallel: str = "1"
+    num_threads: int | None = None
+    start_timeout_s: float | None = None
+    drain_timeout_s: float = DRAIN.default
     llm_arguments: tuple[str, ...] = ()
     ssm_arguments: tuple[str, ...] = ()
-    num_threads: int | None = None
-    num_kv_slots: int | None = None
-    max_model_len: int | None = None
-    start_timeout_s: float = 300.0
-    drain_s: float = 10.0
+    router_arguments: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ``ValueError`` for a text where several are expected: its letters would be taken for them."""
-        for name in ("ssms", "llm_arguments", "ssm_arguments"):
+        for name in ("ssms", "llm_arguments", "ssm_arguments", "router_arguments"):
             if isinstance(value := getattr(self, name), str):
                 raise ValueError(f"{name} must be several texts, e.g. ({value!r},), got {value!r}")
 
@@ -81,7 +83,9 @@ class Suite:
             "router": config.address or f"unix:{self._socket_folder}/router.sock",
         }
         specs = process_specs(config, self._addresses)
-        self._supervisor = Supervisor(specs, log_line or (lambda name, line: None), config.drain_s)
+        self._supervisor = Supervisor(
+            specs, log_line or (lambda name, line: None), config.drain_timeout_s + _END_TIMEOUT_S
+        )
 
     @property
     def address(self) -> str:
@@ -96,7 +100,7 @@ class Suite:
         """Returns when all services are ready. Raises ``ProcessFailedError`` or ``NotReadyError``, with nothing left running."""
         self._supervisor.start()
         try:
-            self._wait_until_ready(time.monotonic() + self._config.start_timeout_s)
+            self._wait_until_ready(self._config.start_timeout_s)
         except BaseException:
             self.stop()
             raise
@@ -123,7 +127,8 @@ class Suite:
         """Ends all at once, without draining."""
         self._supervisor.kill()
 
-    def _wait_until_ready(self, until_s: float) -> None:
+    def _wait_until_ready(self, timeout_s: float | None) -> None:
+        until_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
         waiting = list(self._addresses)
         while waiting:
             self._supervisor.check()
@@ -131,7 +136,7 @@ class Suite:
             if self._progress is not None:
                 self._progress(tuple(waiting))
             if waiting and time.monotonic() > until_s:
-                raise NotReadyError(f"{', '.join(waiting)} not ready after {self._config.start_timeout_s:.0f} s")
+                raise NotReadyError(f"{', '.join(waiting)} not ready after {timeout_s:.0f} s")
             if waiting:
                 time.sleep(_HEALTH_INTERVAL_S)
 
@@ -153,17 +158,10 @@ def llm_names(num_replicas: int) -> tuple[str, ...]:
 def process_specs(config: SuiteConfig, addresses: dict[str, str]) -> tuple[ProcessSpec, ...]:
     """All processes in the order of their start; they are stopped in the reverse order, the router first."""
     num_threads = config.num_threads or available_cpus()
+    drain = ("--drain-timeout-s", f"{config.drain_timeout_s:g}")
     names = llm_names(config.num_llm_replicas)
     llm = ["--model", str(config.llm_folder), "--dtype", config.dtype]
     llm += ["--threads", str(max(1, num_threads // len(names)))]
-    if config.tensor_parallel != 1:
-        llm += ["--tensor-parallel", str(config.tensor_parallel)]
-    if config.pipeline_parallel != "1":
-        llm += ["--pipeline-parallel", config.pipeline_parallel]
-    if config.num_kv_slots is not None:
-        llm += ["--kv-slots", str(config.num_kv_slots)]
-    if config.max_model_len is not None:
-        llm += ["--max-model-len", str(config.max_model_len)]
     llm += config.llm_arguments
     ssm = ["--dtype", config.dtype, "--threads", str(num_threads)]
     for ssm_name in config.ssms:
@@ -172,10 +170,10 @@ def process_specs(config: SuiteConfig, addresses: dict[str, str]) -> tuple[Proce
     router = []
     for name in names:
         router += ["--llm", addresses[name]]
-    router += ["--ssm", addresses["ssm_service"]]
+    router += ["--ssm", addresses["ssm_service"], *config.router_arguments]
     processes = [*((name, "llm_service", llm) for name in names), ("ssm_service", "ssm_service", ssm)]
     return tuple(
-        ProcessSpec(name, module, ("--address", addresses[name], *arguments), _socket_path(addresses[name]))
+        ProcessSpec(name, module, ("--address", addresses[name], *drain, *arguments), _socket_path(addresses[name]))
         for name, module, arguments in (*processes, ("router", "router", router))
     )
 

@@ -6,17 +6,15 @@ import argparse
 import asyncio
 import logging
 import sys
-from pathlib import Path
 
 import torch
 
-from specgrove.config import DEVICES, GPU_KERNELS
-from specgrove.cpus import available_cpus
+from specgrove.config import DEFAULT_SSMS
 from specgrove.kernels.threads import set_num_threads
-from specgrove.models.decoder import DTYPES
 from specgrove.runtime.devices import choose_device
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.server import run_server
+from specgrove.settings import SSM, add_settings
 from specgrove.telemetry import set_up_logging
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
 from ssm_service.config import SSM_SYNTAX, PoolConfig, SsmServiceConfig, parse_ssms
@@ -34,45 +32,12 @@ def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
     parser = argparse.ArgumentParser(
         prog="python -m ssm_service",
         description="Serves a pool of small speculative models (SSMs) that draft token trees over gRPC.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog=f"--ssm, repeatable: {SSM_SYNTAX} (default: {' and '.join(DEFAULT_SSMS)})",
     )
-    parser.add_argument("--address", default="127.0.0.1:50053", help="HOST:PORT or unix:/path to listen on")
-    parser.add_argument(
-        "--ssm",
-        action="append",
-        metavar="SPEC",
-        default=argparse.SUPPRESS,
-        help=f"an SSM, repeatable: {SSM_SYNTAX} (default: lookup and demo)",
-    )
-    parser.add_argument("--dtype", default="bfloat16", choices=sorted(DTYPES), help="of weights and KV caches")
-    parser.add_argument(
-        "--device", default="auto", choices=DEVICES, help="where the models run; auto: on a GPU if there is one"
-    )
-    parser.add_argument(
-        "--gpu-kernels",
-        default="auto",
-        choices=GPU_KERNELS,
-        help="on a GPU; auto: where they can run a model and pass a check at the start; off: ops of torch; require: nothing else",
-    )
-    parser.add_argument("--threads", type=int, default=available_cpus(), help="threads of the CPU kernels")
-    parser.add_argument(
-        "--kv-slots", type=int, default=32768, help="one-token KV slots of each SSM, shared by all sessions"
-    )
-    parser.add_argument(
-        "--session-ttl-s", type=float, default=300.0, help="seconds after which an idle session is forgotten"
-    )
-    parser.add_argument("--drain-timeout-s", type=float, default=30.0, help="seconds that work may go on after SIGTERM")
-    parser.add_argument("--cache-dir", type=Path, default=Path.home() / ".cache" / "specgrove", help="converted models")
+    add_settings(parser, SSM)
     arguments = parser.parse_args(argv)
-    for flag in ("threads", "kv_slots"):
-        if getattr(arguments, flag) < 1:
-            parser.error(f"--{flag.replace('_', '-')} must be at least 1")
-    if not arguments.session_ttl_s > 0:
-        parser.error("--session-ttl-s must be above 0")
-    if not arguments.drain_timeout_s >= 0:
-        parser.error("--drain-timeout-s must be at least 0")
     try:
-        ssms = parse_ssms(getattr(arguments, "ssm", ["lookup", "demo"]))
+        ssms = parse_ssms(arguments.ssm or DEFAULT_SSMS)
     except ValueError as error:
         parser.error(str(error))
     return SsmServiceConfig(
@@ -86,6 +51,8 @@ def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
         num_slots=arguments.kv_slots,
         session_ttl_s=arguments.session_ttl_s,
         drain_timeout_s=arguments.drain_timeout_s,
+        log_level=arguments.log_level,
+        log_format=arguments.log_format,
     )
 
 
@@ -116,7 +83,7 @@ async def serve(config: SsmServiceConfig) -> None:
 def main() -> int:
     """Exit code 0 after a signal, 1 when the service can't start."""
     config = parse_arguments()
-    set_up_logging("ssm_service")
+    set_up_logging("ssm_service", config.log_level, config.log_format)
     try:
         asyncio.run(serve(config))
     except (ValueError, OSError, RuntimeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,8 @@ class SsmServiceConfig:
     num_slots: int
     session_ttl_s: float
     drain_timeout_s: float
+    log_level: str
+    log_format: str
 
 
 def parse_ssm(text: str) -> SsmSpec:
@@ -101,7 +104,7 @@ def _positive(value: str, text: str) -> int:
     return int(value)
 
 
-def parse_ssms(texts: list[str]) -> tuple[SsmSpec, ...]:
+def parse_ssms(texts: Sequence[str]) -> tuple[SsmSpec, ...]:
     """All of a pool. Raises ``ValueError``, also for two SSMs of one name."""
     specs = tuple(parse_ssm(text) for text in texts)
     names = [spec.name for spec in specs]

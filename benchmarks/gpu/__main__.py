@@ -27,6 +27,7 @@ from rich.console import Console
 from benchmarks.gpu import attention, end_to_end, equality, linears, report, steps, trace
 from benchmarks.gpu.card import EMULATOR_NOTE, Card, conditions
 from benchmarks.gpu.rows import Row, broken, row_from, skipped
+from specgrove.folders import default_cache_dir
 
 BROKEN_OFF = "the rest of this part"
 _STOP_TIMEOUT_S = 30.0  # for services to end
@@ -56,7 +57,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--record-trace", type=Path, metavar="FILE", help="record a trace of acceptance on the CPU, and do nothing else"
     )
-    add("--cache-dir", type=Path, default=Path.home() / ".cache" / "specgrove", help="of the demo model, for the trace")
+    add("--cache-dir", type=Path, default=default_cache_dir(), help="of the demo model, for the trace")
     arguments = parser.parse_args(argv)
     if arguments.device == "cuda" and arguments.record_trace is None and not torch.cuda.is_available():
         parser.error("torch finds no NVIDIA GPU on this machine; --device cpu tries the program in the emulator")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 
+from specgrove.addresses import checked_address
 from specgrove.config import (
     DEFAULT_ADDRESS,
     DEFAULT_DTYPE,
     DEFAULT_LLM,
     DEFAULT_SSMS,
-    DEVICES,
     DTYPES,
-    GPU_KERNELS,
     QUANTIZATIONS,
 )
+from specgrove.settings import CACHE_DIR, DRAIN, add_settings, at_least, positive_seconds, suite_settings, typed
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,22 +41,6 @@ def _version() -> str:
         return "0.0.0+checkout"
 
 
-def _count(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
-    return number
-
-
-def _listening_address(text: str) -> str:
-    from specgrove.serving.address import checked_address  # brings grpc, which --help can do without
-
-    try:
-        return checked_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
 def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser(
         "serve",
@@ -66,7 +50,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_model_options(command)
     command.add_argument(
         "--grpc-address",
-        type=_listening_address,
+        type=typed(checked_address),
         default=DEFAULT_ADDRESS,
         metavar="HOST:PORT",
         help="where the router listens (default: %(default)s)",
@@ -104,12 +88,14 @@ def _add_models(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "models", help="list, inspect, download and convert models", description="Manages models on this machine."
     )
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
-    actions.add_parser("list", help="what is in our cache and in the Hugging Face hub's")
+    listing = actions.add_parser("list", help="what is in our cache and in the Hugging Face hub's")
     info = actions.add_parser("info", help="what a model is, and whether it can be served")
     info.add_argument("model", metavar="ID_OR_FOLDER", help=f"a Hugging Face id, folder, .gguf file, or {DEFAULT_LLM}")
     info.add_argument("--json", action="store_true", help="print one line of JSON")
     download = actions.add_parser("download", help="fetch a model, so that later starts need no network")
     download.add_argument("model", metavar="ID", help=f"a Hugging Face id, or {DEFAULT_LLM}")
+    for action in (listing, info, download):
+        add_settings(action, [CACHE_DIR])
     convert = actions.add_parser(
         "convert",
         help="write a model folder with safetensors from a GGUF file or from pickle files",
@@ -134,6 +120,7 @@ def _add_quantize(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "--group-size", type=int, metavar="N", help="inputs that share a scale, for 4 bits (default: 32)"
     )
     command.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
+    add_settings(command, [CACHE_DIR])
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -165,36 +152,23 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
         "--quantization", choices=QUANTIZATIONS, help="of the LLM's weights: made once and kept (default: none)"
     )
     group.add_argument(
-        "--device", choices=DEVICES, help="where the models run (default: auto, on a GPU if there is one)"
+        "--llm-replicas", type=typed(at_least(1)), metavar="N", help="LLM services to start (default: 1)"
     )
     group.add_argument(
-        "--gpu-kernels",
-        choices=GPU_KERNELS,
-        help="on a GPU (default: auto, where they can run a model and pass a check at the start); off: ops of torch; require: nothing else",
-    )
-    group.add_argument("--llm-replicas", type=_count, default=1, metavar="N", help="LLM services to start (default: 1)")
-    group.add_argument(
-        "--tensor-parallel", type=_count, default=1, metavar="N", help="processes that share every layer (default: 1)"
+        "--threads",
+        type=typed(at_least(1)),
+        metavar="N",
+        help="of the LLM service's replicas together, and of the SSM service (default: all of this process's processors)",
     )
     group.add_argument(
-        "--pipeline-parallel",
-        default="1",
-        metavar="N|L,L,...",
-        help="processes that the layers are divided over: how many, or how many layers each (default: 1)",
+        "--start-timeout-s",
+        type=typed(positive_seconds),
+        metavar="S",
+        help="time that all services may take to get ready (default: none while they load)",
     )
-    group.add_argument("--kv-memory", metavar="BYTES", help="memory of the LLM's KV slots, of each process (2GiB)")
-    group.add_argument(
-        "--memory-per-gpu", metavar="BYTES", help="all that a process of the LLM may take, KV slots what is left"
-    )
-    group.add_argument(
-        "--offload",
-        action="store_true",
-        help="keep the LLM's weights that don't fit in a file, or a GPU's in the host's memory",
-    )
-    group.add_argument("--max-weight-memory", metavar="BYTES", help="memory that the LLM's weights may take; --offload")
-    group.add_argument(
-        "--offload-reserve-bytes", metavar="BYTES", help="with --offload: memory that is left to others (default: 1GiB)"
-    )
+    add_settings(group, [DRAIN])
+    settings = command.add_argument_group("settings of the services")
+    add_settings(settings, [known.setting for known in suite_settings()], has_defaults=False)
     command.add_argument("--verbose", action="store_true", help="show the log of the services that are started here")
 
 

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from specgrove.cli.rendering import make_console
-from specgrove.cli.suites import cache_folder, model_folder, showing
+from specgrove.cli.suites import model_folder, showing
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -21,7 +21,7 @@ def _list(arguments: argparse.Namespace) -> int:
     from specgrove.models.inventory import cached_models  # brings torch
 
     rows = [("NAME", "FAMILY", "PARAMETERS", "ON DISK", "SUPPORTED")]
-    for model in cached_models(cache_folder()):
+    for model in cached_models(arguments.cache_dir):
         verdict = "yes" if model.problem is None else f"no: {_one_line(model.problem)}"
         rows.append((model.name, model.family or "-", _count(model.num_parameters), _bytes(model.num_bytes), verdict))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -34,7 +34,7 @@ def _info(arguments: argparse.Namespace) -> int:
     from specgrove.models.inventory import describe, find_model
 
     with showing(make_console(stderr=True), f"looking for {arguments.model}") as show:
-        model = describe(find_model(arguments.model, cache_folder(), show))
+        model = describe(find_model(arguments.model, arguments.cache_dir, show))
     if arguments.json:
         print(json.dumps({**dataclasses.asdict(model), "folder": str(model.folder)}))
         return 0 if model.problem is None else 1
@@ -58,7 +58,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _download(arguments: argparse.Namespace) -> int:
-    print(model_folder(arguments.model, make_console(stderr=True)))
+    print(model_folder(arguments.model, make_console(stderr=True), arguments.cache_dir))
     return 0
 
 

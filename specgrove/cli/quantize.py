@@ -14,7 +14,7 @@ def run(arguments: argparse.Namespace) -> int:
     from specgrove.models.quantization import quantize_folder  # brings torch
 
     console, target = make_console(stderr=True), Path(arguments.out).expanduser()
-    folder = model_folder(arguments.model, console)
+    folder = model_folder(arguments.model, console, arguments.cache_dir)
     with showing(console, f"quantising {folder.name}") as show:
         quantize_folder(folder, target, arguments.bits, arguments.group_size, show)
     print(target)

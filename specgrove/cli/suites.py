@@ -13,10 +13,12 @@ import rich.status
 
 from specgrove.cli.rendering import make_console
 from specgrove.config import DEFAULT_DTYPE, DEFAULT_LLM, DEFAULT_SSMS
+from specgrove.folders import default_cache_dir
 from specgrove.models.gguf_model import weights_note
 from specgrove.models.hub import resolve_model
 from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.serve import Suite, SuiteConfig
+from specgrove.settings import given_arguments
 from specgrove.supervisor import LogLine
 
 
@@ -38,25 +40,29 @@ def router_address(arguments: argparse.Namespace) -> Iterator[str]:
 def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterator[Suite]:
     """A suite with the models of ``--llm``, ``--ssm`` and ``--dtype``. Its start is shown on stderr."""
     console = make_console(stderr=True)
+    given = given_arguments(arguments)
+    cache_dir = arguments.cache_dir or default_cache_dir()
     llm, ssms, dtype = (
         arguments.llm or DEFAULT_LLM,
         tuple(arguments.ssm or DEFAULT_SSMS),
         arguments.dtype or DEFAULT_DTYPE,
     )
-    llm_folder = model_folder(llm, console, arguments.quantization or "none")
+    llm_folder = model_folder(llm, console, cache_dir, arguments.quantization or "none")
     say_weights(llm, llm_folder, dtype, console)
     for ssm in ssms:
-        say_ssm_weights(ssm, dtype, console)
+        say_ssm_weights(ssm, dtype, console, cache_dir)
     config = SuiteConfig(
         llm_folder=llm_folder,
         ssms=ssms,
         dtype=dtype,
         address=address,
-        num_llm_replicas=arguments.llm_replicas,
-        tensor_parallel=arguments.tensor_parallel,
-        pipeline_parallel=arguments.pipeline_parallel,
-        llm_arguments=_llm_arguments(arguments),
-        ssm_arguments=_flags(arguments, "device", "gpu_kernels"),
+        num_llm_replicas=arguments.llm_replicas or 1,
+        num_threads=arguments.threads,
+        start_timeout_s=arguments.start_timeout_s,
+        drain_timeout_s=arguments.drain_timeout_s,
+        llm_arguments=given["llm_service"],
+        ssm_arguments=given["ssm_service"],
+        router_arguments=given["router"],
     )
     started_s = time.monotonic()
     with waiting(console, "starting the services") as status:
@@ -73,22 +79,11 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
         suite.stop()
 
 
-def _llm_arguments(arguments: argparse.Namespace) -> tuple[str, ...]:
-    names = ("device", "gpu_kernels", "kv_memory", "memory_per_gpu", "max_weight_memory", "offload_reserve_bytes")
-    return (*(["--offload"] if arguments.offload else []), *_flags(arguments, *names))
-
-
-def _flags(arguments: argparse.Namespace, *names: str) -> tuple[str, ...]:
-    """Those that were given, with their values."""
-    given = ((name, getattr(arguments, name)) for name in names)
-    return tuple(part for name, value in given if value is not None for part in (f"--{name.replace('_', '-')}", value))
-
-
-def model_folder(llm: str, console: rich.console.Console, quantization: str = "none") -> Path:
+def model_folder(llm: str, console: rich.console.Console, cache_dir: Path, quantization: str = "none") -> Path:
     """The folder of a model, fetched and quantised if need be."""
     with showing(console, f"looking for {llm}") as show:
-        folder = resolve_model(llm, cache_dir=cache_folder(), progress=show)
-        return ensure_quantized(folder, quantization, cache_folder(), show)
+        folder = resolve_model(llm, cache_dir=cache_dir, progress=show)
+        return ensure_quantized(folder, quantization, cache_dir, show)
 
 
 def say_weights(model: str, folder: Path, dtype: str, console: rich.console.Console) -> None:
@@ -97,14 +92,14 @@ def say_weights(model: str, folder: Path, dtype: str, console: rich.console.Cons
         console.print(f"{Path(model).name}: {note}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def say_ssm_weights(ssm: str, dtype: str, console: rich.console.Console) -> None:
+def say_ssm_weights(ssm: str, dtype: str, console: rich.console.Console, cache_dir: Path) -> None:
     """The same of an ``--ssm``, whose file is read and quantised here, so that it is seen and faults come early."""
     model, *options = ssm.split(",")
     if model.endswith(".gguf"):
         quantizations = [
             option.removeprefix("quantization=") for option in options if option.startswith("quantization=")
         ]
-        say_weights(model, model_folder(model, console, *quantizations[:1]), dtype, console)
+        say_weights(model, model_folder(model, console, cache_dir, *quantizations[:1]), dtype, console)
 
 
 @contextlib.contextmanager
@@ -118,11 +113,6 @@ def showing(console: rich.console.Console, message: str) -> Iterator[Callable[[s
                 console.print(message, style="dim", markup=False)
 
         yield show
-
-
-def cache_folder() -> Path:
-    """Where models that SpecGrove makes itself are kept."""
-    return Path.home() / ".cache" / "specgrove"
 
 
 def waiting(console: rich.console.Console, message: str) -> rich.status.Status:

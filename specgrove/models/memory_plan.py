@@ -262,20 +262,3 @@ def available_memory_bytes(root: Path = Path("/")) -> int:
 
 def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.is_file() else []
-
-
-def parse_bytes(text: str) -> int:
-    """ "2GiB", "500MB", "1.5G" or a plain number of bytes. Raises ``ValueError``."""
-    units = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-    units |= {f"{unit}ib": factor for unit, factor in list(units.items()) if len(unit) == 1 and unit != "b"}
-    units |= {f"{unit}b": 1000**power for power, unit in enumerate(("k", "m", "g", "t"), start=1)}
-    stripped = text.strip().lower()
-    number = stripped.rstrip("abcdefghijklmnopqrstuvwxyz ")
-    unit = stripped[len(number) :].strip()
-    try:
-        value = float(number) * units[unit]
-    except (ValueError, KeyError):
-        raise ValueError(f"{text!r} is no amount of memory: write 2GiB, 500MB or a number of bytes") from None
-    if not 1 <= value < 2**60:
-        raise ValueError(f"{text!r} is no amount of memory that makes sense")
-    return int(value)

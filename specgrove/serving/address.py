@@ -8,8 +8,6 @@ from pathlib import Path
 import grpc
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-# What a public server takes. Parsing happens on the event loop: 1 MiB of the smallest fields there are take some 40 ms.
-MAX_PUBLIC_REQUEST_BYTES = 1024 * 1024
 
 Option = tuple[str, int]
 
@@ -41,20 +39,6 @@ class TlsFiles:
     certificate: Path | None = None
     private_key: Path | None = None
     ca: Path | None = None
-
-
-def is_unix(address: str) -> bool:
-    """Whether ``address`` is ``unix:/path`` rather than ``HOST:PORT``."""
-    return address.startswith("unix:")
-
-
-def checked_address(address: str) -> str:
-    """The address, or ``ValueError`` that says what one looks like."""
-    host, _, port = address.rpartition(":")
-    is_tcp = bool(host) and port.isdigit() and int(port) <= 65535
-    if (is_unix(address) and len(address) > len("unix:")) or (is_tcp and not is_unix(address)):
-        return address
-    raise ValueError(f"address must be HOST:PORT or unix:/path, got {address!r}")
 
 
 def server_options(max_request_bytes: int = MAX_MESSAGE_BYTES, max_num_streams: int | None = None) -> list[Option]:

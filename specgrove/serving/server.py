@@ -19,11 +19,10 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from specgrove.addresses import checked_address, is_unix
 from specgrove.serving.address import (
     MAX_MESSAGE_BYTES,
     TlsFiles,
-    checked_address,
-    is_unix,
     server_credentials,
     server_options,
 )

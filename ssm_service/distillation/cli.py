@@ -16,6 +16,7 @@ import torch
 import torch.distributed
 from safetensors.torch import load_file
 
+from specgrove.folders import default_cache_dir
 from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.tokenizer import Tokenizer
 from ssm_service.distillation import evaluate as evaluation
@@ -23,7 +24,7 @@ from ssm_service.distillation import sampler, shards, student, train
 from ssm_service.distillation.prompts import Dialogue, around_user_turn, dialogues, read_prompt_files
 from ssm_service.distillation.teacher import Teacher
 
-CACHE_DIR = Path.home() / ".cache" / "specgrove"
+CACHE_DIR = default_cache_dir()
 EVALUATION_FILE = "alpaca.json"
 
 

@@ -25,7 +25,7 @@ def fakes(config, addresses):
     return tuple(ProcessSpec(name, "tests.fake_router", ("--address", address)) for name, address in addresses.items())
 
 specgrove.serve.process_specs = fakes
-specgrove.cli.suites.model_folder = lambda llm, console, quantization: Path("/models") / llm
+specgrove.cli.suites.model_folder = lambda llm, console, cache_dir, quantization: Path("/models") / llm
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -32,11 +32,11 @@ def test_what_is_made_of_gguf_files_is_said_of_the_llm_and_the_ssms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(suites, "Suite", NoSuite)
-    monkeypatch.setattr(suites, "cache_folder", lambda: tmp_path / "cache")
     save_tiny_gguf(tmp_path / "big.gguf", "Q8_0", family="qwen2")
     save_tiny_gguf(tmp_path / "small.gguf", "Q4_K", family="qwen2")
     ssms = ("--ssm", "lookup", "--ssm", f"{tmp_path}/small.gguf,quantization=int4,width=2")
-    with suites.started_suite(parser().parse_args(["serve", "--llm", f"{tmp_path}/big.gguf", *ssms]), address=None):
+    words = ["serve", "--llm", f"{tmp_path}/big.gguf", "--cache-dir", str(tmp_path / "cache")]
+    with suites.started_suite(parser().parse_args([*words, *ssms]), address=None):
         pass
     said = capsys.readouterr().err
     assert "big.gguf: weights: Q8_0 in a GGUF file, kept at their size" in said
@@ -51,12 +51,12 @@ def test_where_models_run_is_said_to_both_services(monkeypatch: pytest.MonkeyPat
         pass
     addresses = {name: f"unix:/{name}" for name in ("llm_service", "ssm_service", "router")}
     llm, ssm, router = process_specs(NoSuite.config, addresses)
-    assert (*flags, "--kv-memory", "1GiB") == llm.arguments[-6:]
+    assert ("--kv-memory", str(2**30), *flags) == llm.arguments[-6:]
     assert flags == ssm.arguments[-4:]
     assert not set(flags) & set(router.arguments)
 
 
-@pytest.mark.parametrize("name", ["ssms", "llm_arguments", "ssm_arguments"])
+@pytest.mark.parametrize("name", ["ssms", "llm_arguments", "ssm_arguments", "router_arguments"])
 def test_a_text_is_not_taken_for_its_letters(name: str) -> None:
     arguments: dict[str, Any] = {name: "lookup"}
     with pytest.raises(ValueError, match=rf"{name} must be several texts, e.g. \('lookup',\)"):

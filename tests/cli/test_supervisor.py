@@ -153,27 +153,46 @@ def test_suite_that_cannot_start_leaves_nothing_behind(tmp_path: Path, config: S
 
 def test_services_are_started_with_what_the_suite_was_asked_for(tmp_path: Path) -> None:
     config = SuiteConfig(
-        llm_folder=tmp_path, ssms=("lookup", "demo"), dtype="float32", num_threads=3, num_kv_slots=100, max_model_len=50
+        llm_folder=tmp_path,
+        ssms=("lookup", "demo"),
+        dtype="float32",
+        num_threads=3,
+        llm_arguments=("--kv-slots", "100"),
+        router_arguments=("--max-requests", "7"),
+        drain_timeout_s=5,
     )
     llm, ssm, router = process_specs(
         config, {"llm_service": "unix:/l", "ssm_service": "unix:/s", "router": "127.0.0.1:1"}
     )
     assert llm.arguments == (
-        *("--address", "unix:/l", "--model", str(tmp_path), "--dtype", "float32", "--threads", "3"),
-        *("--kv-slots", "100", "--max-model-len", "50"),
+        *(
+            "--address",
+            "unix:/l",
+            "--drain-timeout-s",
+            "5",
+            "--model",
+            str(tmp_path),
+            "--dtype",
+            "float32",
+            "--threads",
+            "3",
+        ),
+        *("--kv-slots", "100"),
     )
     assert ssm.arguments[-4:] == ("--ssm", "lookup", "--ssm", "demo")
-    assert router.arguments == ("--address", "127.0.0.1:1", "--llm", "unix:/l", "--ssm", "unix:/s")
+    assert router.arguments[2:] == (
+        *("--drain-timeout-s", "5", "--llm", "unix:/l", "--ssm", "unix:/s", "--max-requests", "7"),
+    )
     assert (llm.socket_path, router.socket_path) == ("/l", None)
 
 
 def test_replicas_share_the_threads_and_the_router_knows_them_all(tmp_path: Path) -> None:
     config = SuiteConfig(
-        llm_folder=tmp_path, num_threads=4, num_llm_replicas=2, tensor_parallel=2, pipeline_parallel="10,20"
+        llm_folder=tmp_path, num_threads=4, num_llm_replicas=2, llm_arguments=("--tensor-parallel", "2")
     )
     addresses = {"llm_service": "unix:/l", "llm_service-2": "unix:/m", "ssm_service": "unix:/s", "router": "unix:/r"}
     first, second, _, router = process_specs(config, addresses)
     assert (first.module, second.module) == ("llm_service", "llm_service")
     assert second.arguments[:2] == ("--address", "unix:/m")
-    assert second.arguments[-6:] == ("--threads", "2", "--tensor-parallel", "2", "--pipeline-parallel", "10,20")
-    assert router.arguments == ("--address", "unix:/r", "--llm", "unix:/l", "--llm", "unix:/m", "--ssm", "unix:/s")
+    assert second.arguments[-4:] == ("--threads", "2", "--tensor-parallel", "2")
+    assert router.arguments[4:] == ("--llm", "unix:/l", "--llm", "unix:/m", "--ssm", "unix:/s")

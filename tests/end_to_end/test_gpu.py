@@ -47,8 +47,8 @@ def test_ranks_over_nccl(demo_llm: Path, tensor_parallel: int, pipeline_parallel
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
     config = SuiteConfig(
-        llm_folder=demo_llm, dtype="float32", llm_arguments=CUDA, tensor_parallel=tensor_parallel,
-        pipeline_parallel=pipeline_parallel,
+        llm_folder=demo_llm, dtype="float32",
+        llm_arguments=(*CUDA, "--tensor-parallel", str(tensor_parallel), "--pipeline-parallel", pipeline_parallel),
     )  # fmt: skip
     with Suite(config) as suite:
         check_equality(suite)

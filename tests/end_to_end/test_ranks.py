@@ -30,8 +30,8 @@ def log() -> list[str]:
 def spread(demo_llm: Path, log: list[str]) -> Iterator[Suite]:
     """Two tensor-parallel ranks in each of two stages."""
     config = SuiteConfig(
-        llm_folder=demo_llm, ssms=("lookup", "demo"), dtype="float32", tensor_parallel=2, pipeline_parallel="10,20",
-        num_kv_slots=4096,
+        llm_folder=demo_llm, ssms=("lookup", "demo"), dtype="float32",
+        llm_arguments=("--tensor-parallel", "2", "--pipeline-parallel", "10,20", "--kv-slots", "4096"),
     )  # fmt: skip
     with Suite(config, log_line=lambda name, line: log.append(f"{name}: {line}")) as running:
         yield running
@@ -56,7 +56,8 @@ def test_long_prompts_go_through_in_chunks(suite: Suite, demo_llm: Path) -> None
     """One stage: passes over chunks alone have no logits, on any rank."""
     question = [("user", "Summarise: " + "the bridge over the river is old and narrow, " * 40)]
     params = {"max_tokens": 8, "speculation": SPECULATION}
-    config = SuiteConfig(llm_folder=demo_llm, ssms=("lookup",), dtype="float32", tensor_parallel=2, num_kv_slots=4096)
+    arguments = ("--tensor-parallel", "2", "--kv-slots", "4096")
+    config = SuiteConfig(llm_folder=demo_llm, ssms=("lookup",), dtype="float32", llm_arguments=arguments)
     with Suite(config) as pair, Client(suite.address) as one, Client(pair.address) as two:
         expected = one.complete(question, **params)
         assert expected.usage.num_prompt_tokens > 300

@@ -22,7 +22,10 @@ QUESTIONS = [f"Write a short story about a town with {number} bridges." for numb
 
 @pytest.fixture(scope="module")
 def pair(demo_llm: Path) -> Iterator[Suite]:
-    config = SuiteConfig(llm_folder=demo_llm, ssms=("lookup",), dtype="float32", num_llm_replicas=2, num_kv_slots=8192)
+    slots = ("--kv-slots", "8192")
+    config = SuiteConfig(
+        llm_folder=demo_llm, ssms=("lookup",), dtype="float32", num_llm_replicas=2, llm_arguments=slots
+    )
     with Suite(config) as running:
         yield running
 

@@ -55,7 +55,7 @@ def test_bad_folders_are_named(tiny_llama: Path, tmp_path: Path, break_folder: o
 def test_bad_settings_are_named() -> None:
     result = start("--threads", "0")
     assert result.returncode == 2
-    assert "--threads must be at least 1" in result.stderr
+    assert "--threads: must be a whole number, 1 or more" in result.stderr
 
 
 def test_intervals_between_messages_are_given_in_milliseconds(capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,4 +65,4 @@ def test_intervals_between_messages_are_given_in_milliseconds(capsys: pytest.Cap
     for bad in ("-1", "nan", "inf"):
         with pytest.raises(SystemExit):
             parse_arguments([*arguments, "--stream-interval-ms", bad])
-        assert "--stream-interval-ms must be milliseconds, 0 or more" in capsys.readouterr().err
+        assert "--stream-interval-ms: must be a number of milliseconds, 0 or more" in capsys.readouterr().err

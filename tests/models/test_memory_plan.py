@@ -16,7 +16,6 @@ from specgrove.models.memory_plan import (
     MemoryRequest,
     available_memory_bytes,
     check_fits,
-    parse_bytes,
     plan_memory,
     slots_in,
 )
@@ -106,12 +105,3 @@ def test_the_containers_limit_counts(tmp_path: Path) -> None:
     assert available_memory_bytes(tmp_path) == 650000
     (cgroup / "memory.max").write_text("max\n")
     assert available_memory_bytes(tmp_path) == 3000 * 1024
-
-
-def test_amounts_of_memory_are_read() -> None:
-    assert [parse_bytes(text) for text in ("123", "2GiB", "2g", "500 MB", "1.5kb")] == [
-        123, 2**31, 2**31, 500_000_000, 1500,
-    ]  # fmt: skip
-    for wrong in ("", "GiB", "2 apples", "-1", "0", "nan", "inf"):
-        with pytest.raises(ValueError, match="amount of memory"):
-            parse_bytes(wrong)

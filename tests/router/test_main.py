@@ -29,8 +29,8 @@ def test_flags() -> None:
     [
         ([], "at least one --llm"),
         (["--llm", "nowhere"], "HOST:PORT"),
-        (["--llm", "a:1", "--max-requests", "0"], "must be a number >= 1"),
-        (["--llm", "a:1", "--drain-timeout-s", "nan"], "must be seconds"),
+        (["--llm", "a:1", "--max-requests", "0"], "must be a whole number, 1 or more"),
+        (["--llm", "a:1", "--drain-timeout-s", "nan"], "must be a number of seconds"),
         (["--llm", "a:1", "--tls-certificate", "x"], "go together"),
     ],
 )

@@ -14,8 +14,8 @@ import pytest
 import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from specgrove.addresses import checked_address
 from specgrove.errors import InternalError, InvalidRequestError, ResourceExhaustedError, UnavailableError
-from specgrove.serving.address import checked_address
 from specgrove.serving.server import Server, ServerLimits, serve_until_signal
 from specgrove.serving.status import error_from_rpc
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc

@@ -52,9 +52,9 @@ def test_names_must_differ() -> None:
     [
         (["--ssm", "demo,speed=9"], "is no option"),
         (["--ssm", "demo", "--ssm", "demo"], "two SSMs are named demo"),
-        (["--kv-slots", "0"], "--kv-slots must be at least 1"),
-        (["--session-ttl-s", "nan"], "--session-ttl-s must be above 0"),
-        (["--drain-timeout-s", "-1"], "--drain-timeout-s must be at least 0"),
+        (["--kv-slots", "0"], "--kv-slots: must be a whole number, 1 or more"),
+        (["--session-ttl-s", "nan"], "--session-ttl-s: must be a number of seconds above 0"),
+        (["--drain-timeout-s", "-1"], "--drain-timeout-s: must be a number of seconds, 0 or more"),
     ],
 )
 def test_bad_flags_are_named(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
