@@ -82,6 +82,12 @@ class OverGrpc:
         verify_ms, num_tokens = sum(u.verify_ms for u in usages), sum(u.num_output_tokens for u in usages)
         return verify_ms / num_steps, num_tokens / num_steps
 
+    def drafted_share(self) -> float:
+        """Of all steps of runs not forgotten those that verified a tree."""
+        usages = [completion.usage for completion in self._completions]
+        num_drafted = sum(usage.drafted_by_depth[0] for usage in usages if usage.drafted_by_depth)
+        return num_drafted / max(sum(usage.num_verify_steps for usage in usages), 1)
+
     def forget_steps(self) -> None:
         """See ``Contestant``."""
         self._completions.clear()

@@ -15,6 +15,7 @@ from specgrove import wire
 from specgrove.models.spec import DecoderSpec
 from specgrove.request import PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.in_process import results_of
+from specgrove.runtime.measuring import StepMeasurement, measured
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.work_streams import WorkStreams
 from specgrove.tokenizer import Tokenizer
@@ -58,7 +59,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         self.streams: WorkStreams[llm_pb2.VerifyItem, llm_pb2.VerifyResult, llm_pb2.VerifyResponse] = WorkStreams(
             self._verify, llm_pb2.VerifyResult, llm_pb2.VerifyResponse
         )
-        self._step_times: list[tuple[int, float]] | None = None
+        self._step_times: list[tuple[int, float]] | None = None  # once they are complete
         self._warmup_lock = asyncio.Lock()
 
     def Verify(  # noqa: N802
@@ -117,11 +118,18 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
     ) -> llm_pb2.LlmServiceWarmupResponse:
         """See llm.proto."""
         async with self._warmup_lock:
-            if not self._step_times:  # none either where a pass was under way
-                measure = self._loop.call(lambda: self._engine.measure_step_ms(_WARMUP_NUMS_TOKENS))
-                self._step_times = await asyncio.wrap_future(measure)
-        times = [token_tree_pb2.StepTime(num_tokens=num, step_ms=step_ms) for num, step_ms in self._step_times]
-        return llm_pb2.LlmServiceWarmupResponse(step_times=times)
+            found = self._step_times
+            if found is None:
+                measurement = StepMeasurement(_WARMUP_NUMS_TOKENS)
+                # An item that arrives meanwhile waits for one pass at most.
+                is_complete = await measured(measurement, self._time_step, lambda: self._loop.num_pending_items == 0)
+                found = measurement.times
+                self._step_times = found if is_complete else None
+        times = [token_tree_pb2.StepTime(num_tokens=num, step_ms=step_ms) for num, step_ms in found]
+        return llm_pb2.LlmServiceWarmupResponse(step_times=times, is_complete=self._step_times is not None)
+
+    async def _time_step(self, num_tokens: int) -> float | None:
+        return await asyncio.wrap_future(self._loop.call(lambda: self._engine.time_step(num_tokens)))
 
     async def GetLoad(  # noqa: N802
         self, request: llm_pb2.LlmServiceGetLoadRequest, context: Context

@@ -31,7 +31,7 @@ from specgrove.errors import (
 )
 from specgrove.models.forward_batch import ForwardBatch
 from specgrove.request import PromptProgress, Verdict, VerifyWork
-from specgrove.runtime.model_runner import Runner, measure_step_ms
+from specgrove.runtime.model_runner import Runner, step_ms
 from specgrove.runtime.step_loop import FatalEngineError, WorkItem
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class VerifierEngine:
         self._config = config
         self._clock_s = clock_s
         self.reset()
+        self._finished_s = 0.0  # when the last pass was
         self.num_steps = 0
         self.num_step_tokens = 0
 
@@ -171,12 +172,15 @@ class VerifierEngine:
         except Exception as error:
             self._undo_passes(forward.parts, error)
             return
-        step_ms = (time.perf_counter() - forward.started_s) * 1e3
+        now_s = time.perf_counter()
+        # Where passes overlap, what one adds: it waited for the one before.
+        pass_ms = (now_s - max(forward.started_s, self._finished_s)) * 1e3
+        self._finished_s = now_s
         self.num_steps += 1
         self.num_step_tokens += forward.num_rows
         for tree, answers in answers_by_tree(forward.trees, output):
             if self._is_under_way(tree.pending):
-                self._apply(tree, answers, step_ms, forward.num_rows)
+                self._apply(tree, answers, pass_ms, forward.num_rows)
             else:  # closed or failed meanwhile
                 self._room.free(tree.slots)
 
@@ -280,16 +284,12 @@ class VerifierEngine:
         self._outbox.put_error(pending, error)
         self._room.drop(pending.session)
 
-    def measure_step_ms(self, nums_tokens: list[int]) -> list[tuple[int, float]]:
-        """Median step time by number of tokens, on slots that are free now; sizes that find no room are left out."""
-        times: list[tuple[int, float]] = []
-        if self._in_flight:
-            return times
-        for num_tokens in nums_tokens:
-            slots = self._room.take_for_now(num_tokens)
-            if slots is not None:
-                try:
-                    times.append((num_tokens, measure_step_ms(self._runner, num_tokens, slots)))
-                finally:
-                    self._room.free(slots)
-        return times
+    def time_step(self, num_tokens: int) -> float | None:
+        """Milliseconds of a pass of so many rows, on slots that are free now; ``None`` where they don't suffice or a pass is in flight."""
+        slots = None if self._in_flight else self._room.take_for_now(num_tokens)
+        if slots is None:
+            return None
+        try:
+            return step_ms(self._runner, slots)
+        finally:
+            self._room.free(slots)

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 SERVICE_NAME = router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name
 _LOG_INTERVAL_S = 1.0
+# Replicas measure themselves for two seconds at most; a little more for what that takes besides.
+_MEASURE_WAIT_S = 3.0
 # Streams of one connection. Well above what it may hold and queue: a request too many is to be told when to try again, whereas a
 # stream too many is reset by HTTP/2, where the client sent it before it knew of the limit.
 _MIN_MAX_NUM_STREAMS = 1024
@@ -70,7 +72,7 @@ class RouterApp:
         self.llms.start(lambda is_usable: self._health_changed.set())
         self.ssms.start()
         await self._connected()
-        await self.llms.measure()
+        await self.llms.measured(_MEASURE_WAIT_S)
         await self._ssms_connected()
         # What there is now stays; a collection that looked at all of it would hold every stream up.
         gc.freeze()

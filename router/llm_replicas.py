@@ -7,6 +7,7 @@ another one is refused, with a log line, until the router is restarted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from router.measurements import ReplicaLoad
+from router.row_times import RowTimes
 from router.served_model import ServedModel, fetch_tokenizer, served_model_of
 from specgrove.errors import InternalError, NoReplicaError
 from specgrove.serving.address import TlsFiles
@@ -28,17 +31,8 @@ logger = logging.getLogger(__name__)
 
 _INFO_TIMEOUT_S = 10.0
 _WARMUP_TIMEOUT_S = 60.0
-
-StepTimes = tuple[tuple[int, float], ...]
-"""(rows, milliseconds) of measured forward passes, ascending by rows."""
-
-
-def without_outliers(step_times: Sequence[tuple[int, float]]) -> StepTimes:
-    """More rows never take less time: what a busy machine measured too high comes down to the least time of more rows."""
-    cleaned: list[tuple[int, float]] = []
-    for rows, ms in sorted(step_times, reverse=True):
-        cleaned.append((rows, min(ms, cleaned[-1][1]) if cleaned else ms))
-    return tuple(reversed(cleaned))
+# Where requests, or a failure, kept a replica from measuring itself it is asked again after these times; then real steps have told enough.
+_WARMUP_WAITS_S = (0.0, 5.0, 15.0, 60.0)
 
 
 class LlmReplica:
@@ -49,13 +43,15 @@ class LlmReplica:
         self.is_draining = False
         self.suspects = asyncio.Lock()
         """Held by the one session here that may have been what another process died of."""
+        self.row_times = RowTimes()
+        self._measuring: asyncio.Task[None] | None = None
         self._pool = pool
         self.client = WorkStreamClient[llm_pb2.VerifyItem, llm_pb2.VerifyResult](
             address,
             lambda channel: llm_pb2_grpc.LlmServiceStub(channel).Verify(),
             llm_pb2.VerifyRequest,
             on_connect=self._check,
-            on_change=pool.refresh,
+            on_change=self._on_change,
             tls=tls,
         )
         self.stub: LlmServiceAsyncStub = llm_pb2_grpc.LlmServiceStub(self.client.channel)
@@ -75,6 +71,40 @@ class LlmReplica:
         self.is_draining = True
         self._pool.refresh()
 
+    async def measured(self) -> None:
+        """Returns when the replica has measured itself, if it does now."""
+        if self._measuring is not None:
+            await asyncio.wait({self._measuring})
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        if self._measuring is not None:
+            self._measuring.cancel()
+        await self.client.close()
+
+    def _on_change(self) -> None:
+        if self._measuring is not None:
+            self._measuring.cancel()
+            self._measuring = None
+        if self.client.connected.is_set():
+            self._measuring = asyncio.create_task(self._measure())
+        self._pool.refresh()
+
+    async def _measure(self) -> None:
+        """Asks for the step times, a few times where it must: requests come first."""
+        for wait_s in _WARMUP_WAITS_S:
+            await asyncio.sleep(wait_s)
+            try:
+                response = await self.stub.Warmup(llm_pb2.LlmServiceWarmupRequest(), timeout=_WARMUP_TIMEOUT_S)
+            except grpc.aio.AioRpcError as error:
+                logger.warning("%s: no step times: %s", self.client.address, error_from_rpc(error))
+                continue
+            self.row_times.learn_measured([(time.num_tokens, time.step_ms) for time in response.step_times])
+            found = {time.num_tokens: round(time.step_ms, 1) for time in response.step_times}
+            logger.info("%s: step times in ms by rows: %s", self.client.address, found)
+            if response.is_complete:
+                return
+
     async def _check(self, channel: grpc.aio.Channel) -> None:
         try:
             info = await self.stub.GetModelInfo(llm_pb2.LlmServiceGetModelInfoRequest(), timeout=_INFO_TIMEOUT_S)
@@ -89,7 +119,6 @@ class LlmPool:
 
     def __init__(self, addresses: Sequence[str], tls: TlsFiles | None = None) -> None:
         self.model: ServedModel | None = None
-        self.step_times: StepTimes = ()
         self._usable = asyncio.Event()
         self._accepting = asyncio.Lock()
         self._on_change: Callable[[bool], None] = lambda is_usable: None
@@ -108,7 +137,7 @@ class LlmPool:
 
     async def close(self) -> None:
         """Closes all connections."""
-        await asyncio.gather(*(replica.client.close() for replica in self.replicas))
+        await asyncio.gather(*(replica.close() for replica in self.replicas))
 
     def refresh(self) -> None:
         """Called whenever a replica came or went."""
@@ -154,18 +183,19 @@ class LlmPool:
                 "--max-model-len or restart the router"
             )
 
-    async def measure(self) -> None:
-        """Asks a replica for its step times, once; the tree policy does without when there are none."""
-        replica = next((replica for replica in self.replicas if replica.is_usable), None)
-        if replica is None or self.step_times:
-            return
-        try:
-            response = await replica.stub.Warmup(llm_pb2.LlmServiceWarmupRequest(), timeout=_WARMUP_TIMEOUT_S)
-        except grpc.aio.AioRpcError as error:
-            logger.warning("%s: no step times: %s", replica.client.address, error_from_rpc(error))
-            return
-        self.step_times = without_outliers([(time.num_tokens, time.step_ms) for time in response.step_times])
-        logger.info("step times in ms by rows: %s", {rows: round(ms, 1) for rows, ms in self.step_times})
+    async def measured(self, timeout_s: float) -> None:
+        """A moment for the replicas that are there to measure themselves: with a new session they would stop."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await asyncio.gather(*(replica.measured() for replica in self.replicas))
+
+    def load_of(self, session_id: str) -> ReplicaLoad:
+        """What shares the passes of a session; of one that is nowhere yet, where it would come to."""
+        here = self.replica_of(session_id)
+        if here is not None:
+            return ReplicaLoad(here.row_times, len(here.session_lens))
+        likely = self._least_busy([replica for replica in self.replicas if replica.is_usable] or self.replicas)
+        return ReplicaLoad(likely.row_times, len(likely.session_lens) + 1)
 
     async def wait_usable(self, timeout_s: float) -> None:
         """Raises ``NoReplicaError`` when none came in time."""
@@ -183,9 +213,12 @@ class LlmPool:
         if here is not None and here.is_usable:
             return here
         self.forget(session_id)
-        chosen = min(usable, key=lambda replica: (replica.num_session_tokens, len(replica.session_lens)))
+        chosen = self._least_busy(usable)
         chosen.session_lens[session_id] = 0
         return chosen
+
+    def _least_busy(self, replicas: Sequence[LlmReplica]) -> LlmReplica:
+        return min(replicas, key=lambda replica: (replica.num_session_tokens, len(replica.session_lens)))
 
     def replica_of(self, session_id: str) -> LlmReplica | None:
         """Where the session is."""

@@ -17,12 +17,13 @@ from typing import Any
 from router.admission import Admission
 from router.config import TreeConfig
 from router.llm_replicas import LlmPool
+from router.measurements import Measurements
 from router.remote import RemoteVerifier
 from router.served_model import ServedModel
 from router.ssm_replicas import SsmPool
 from router.text_stream import TextPiece, TextStream
 from router.text_work import TextWork
-from router.tree_policy import Measurements, policy_for
+from router.tree_policy import policy_for
 from router.validation import CheckedRequest, check_fields, checked_detokenize, checked_request, checked_tokenize
 from specgrove import wire
 from specgrove.config import MAX_NUM_TREE_NODES
@@ -60,7 +61,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         self._text_work = TextWork()
         # Calls that turn texts into tokens or back, and nothing else.
         self._text_admission = Admission(_MAX_NUM_TEXT_CALLS, _MAX_NUM_QUEUED_TEXT_CALLS)
-        self._measurements = Measurements(lambda: llms.step_times, lambda: admission.num_active)
+        self._measurements = Measurements(llms.load_of)
         self._version = _version()
 
     async def Generate(  # noqa: N802
@@ -136,7 +137,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
     ) -> AsyncGenerator[router_pb2.GenerateResponse, None]:
         request = checked.request
         max_num_nodes = min(model.max_num_tree_nodes or MAX_NUM_TREE_NODES, MAX_NUM_TREE_NODES) - 1
-        policy = policy_for(request.speculation, self._trees, self._measurements, max_num_nodes)
+        policy = policy_for(request, self._trees, self._measurements, max_num_nodes)
         steps = generate(
             request,
             self._ssms.drafters_for(request.speculation),

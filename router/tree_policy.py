@@ -1,200 +1,223 @@
-"""How large a session's next trees should be. One policy per request; the router's measurements are shared by all of them.
+"""How large a session's next trees should be. One policy per request; what is measured is shared by all of them.
 
-``AdaptiveTreePolicy`` maximises expected output tokens per millisecond, from: the verifier's time by rows (measured at warm-up), the
-drafting time per level, and how often each depth was accepted, of this session and of the router's earlier ones. It asks for
-nothing where drafting doesn't pay, and looks again now and then. Because of invariant 2 it changes the speed, never the output.
+``AdaptiveTreePolicy`` maximises expected output tokens per millisecond, from the replica's time by rows, what drafting and waiting
+take, and how often each depth was accepted. Where drafting doesn't pay it asks for nothing, and that costs nothing: the steps are
+then those of a request without speculation. Whether drafting has begun to pay is found out within a budget (``Exploration``): by
+*probes*, trees that are drafted beside the verifier's own steps and only compared with what it decides, where acceptance is in
+doubt; by *trials*, a few steps with or without a tree, where times are. Because of invariant 2 all this changes the speed, never
+the output.
 """
 
 from __future__ import annotations
 
-import bisect
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
+from router.acceptance import DepthCounts, width_exponent
 from router.config import TreeConfig
-from specgrove.request import SpeculationOptions, Step, TreeShape
+from router.measurements import Measurements, ReplicaLoad, SessionTimes
+from specgrove.request import MAX_NUM_STEPS_AHEAD, GenerationRequest, Step, TreeShape
 from specgrove.speculation import TreePolicy
 
-_NO_TREE = TreeShape(max_num_nodes=0, max_depth=0)
-_PROBE_SHAPE = TreeShape(max_num_nodes=2, max_depth=2)
-# Steps without a tree before a probe; each probe that changes nothing doubles them.
-_MIN_PROBE_INTERVAL = 16
-_MAX_PROBE_INTERVAL = 128
+_NO_TREE = TreeShape(max_num_nodes=0, max_depth=0, num_steps=MAX_NUM_STEPS_AHEAD)
+_PROBE_SHAPE = TreeShape(max_num_nodes=4, max_depth=4)
 _NUM_NODES_CHOICES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _DEPTH_CHOICES = (1, 2, 3, 4, 5, 6, 8, 12, 16)
-# A choice holds for this many steps: choosing takes about 50 us.
+# A choice to draft holds for this many steps: choosing takes about 100 us. One not to draft holds while the verifier goes on by itself.
 _NUM_STEPS_PER_CHOICE = 4
-# Without a tree the verifier makes this many on its own; then there is a new choice.
-_MAX_NUM_STEPS_WITHOUT = 16
-# Steps after which an observation counts half as much, in a session and over all sessions.
+# After a probe that was accepted, the next question comes after fewer steps.
+_NUM_STEPS_AFTER_HIT = 16
+# Observations after which one counts half as much, in a session.
 _SESSION_DECAY = 0.5 ** (1 / 32)
-_ROUTER_DECAY = 0.5 ** (1 / 256)
-# How many observations the prior (other sessions, else an optimistic guess) is worth against a session's own.
-_PRIOR_WEIGHT = 4.0
+# Before anything was drafted: how often a candidate is right, and how many observations that is worth.
 _FIRST_GUESS = 0.6
-# log(miss rate) is taken to grow by this share with each doubling of the candidates at a depth.
-_WIDTH_GAIN = 0.37
-# How much one step moves the ratio of the verifier's times now to those at warm-up: machines are shared.
-_LOAD_WEIGHT = 0.05
-# Messages, tokenising, sampling: what a step takes besides drafting and verifying.
-_STEP_OVERHEAD_MS = 0.5
-
-
-@dataclass(slots=True)
-class DepthCounts:
-    """Decayed counts by depth: how often a drafted depth was reached, and missed; ``widths`` sums the width exponents."""
-
-    decay: float
-    num_trials: list[float] = field(default_factory=list)
-    num_misses: list[float] = field(default_factory=list)
-    widths: list[float] = field(default_factory=list)
-
-    def add(self, step: Step) -> None:
-        """Counts a step with a tree: depths up to the first miss were tried."""
-        for counts in (self.num_trials, self.num_misses, self.widths):
-            counts.extend([0.0] * (step.drafted_depth - len(counts)))
-        exponent = width_exponent(step.num_drafted_nodes / step.drafted_depth)
-        for depth in range(min(step.accepted_depth + 1, step.drafted_depth)):
-            self.num_trials[depth] = self.num_trials[depth] * self.decay + 1
-            self.num_misses[depth] = self.num_misses[depth] * self.decay + (depth == step.accepted_depth)
-            self.widths[depth] = self.widths[depth] * self.decay + exponent
-
-    def log_misses(self, prior: Sequence[float], num_depths: int) -> list[float]:
-        """By depth: the logarithm of the miss rate of a single candidate, ``prior`` mixed in."""
-        found: list[float] = []
-        for depth in range(num_depths):
-            before = prior[depth] if depth < len(prior) else found[-1]
-            if depth >= len(self.num_trials) or self.num_trials[depth] == 0:
-                found.append(before)
-                continue
-            num_trials = self.num_trials[depth]
-            exponent = (self.widths[depth] + _PRIOR_WEIGHT) / (num_trials + _PRIOR_WEIGHT)
-            misses = self.num_misses[depth] + _PRIOR_WEIGHT * math.exp(before * exponent)
-            found.append(math.log(min(max(misses / (num_trials + _PRIOR_WEIGHT), 1e-3), 0.999)) / exponent)
-        return found
-
-
-def width_exponent(width: float) -> float:
-    """The miss rate of ``width`` candidates is that of one candidate to this power."""
-    return 1 + _WIDTH_GAIN * math.log2(max(width, 1.0))
-
-
-class Measurements:
-    """What the router has measured so far; shared by its adaptive policies."""
-
-    def __init__(self, step_times: Callable[[], Sequence[tuple[int, float]]], num_active: Callable[[], int]) -> None:
-        """``step_times``: (rows, ms) ascending by rows, empty while unknown; ``num_active``: sessions that share a batch."""
-        self._step_times = step_times
-        self._num_active = num_active
-        self._load_factor = 1.0
-        self.draft_ms_per_level = 0.0
-        self.acceptance = DepthCounts(_ROUTER_DECAY)
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether there is anything to choose by."""
-        return bool(self._step_times())
-
-    def add(self, step: Step) -> None:
-        """Counts a step; one without a tree tells the verifier's time only."""
-        if self.is_ready and step.verify_num_tokens > 0:
-            ratio = step.verify_ms / step.num_steps / interpolated_ms(self._step_times(), step.verify_num_tokens)
-            self._load_factor += _LOAD_WEIGHT * (min(max(ratio, 0.2), 5.0) - self._load_factor)
-        if step.drafted_depth == 0:
-            return
-        self.acceptance.add(step)
-        per_level_ms = step.draft_ms / step.drafted_depth
-        weight = 0.1 if self.draft_ms_per_level else 1.0
-        self.draft_ms_per_level += weight * (per_level_ms - self.draft_ms_per_level)
-
-    def verify_ms(self, num_nodes: int) -> float:
-        """Time of a forward pass in which every active session verifies a tree of this size (root not counted)."""
-        num_rows = max(self._num_active(), 1) * (num_nodes + 1)
-        return interpolated_ms(self._step_times(), num_rows) * self._load_factor
-
-
-def interpolated_ms(step_times: Sequence[tuple[int, float]], num_rows: int) -> float:
-    """Linear between measurements, and along the last ones beyond them."""
-    index = min(max(bisect.bisect_left(step_times, (num_rows, 0.0)), 1), len(step_times) - 1)
-    if len(step_times) == 1:
-        return step_times[0][1] * max(num_rows / step_times[0][0], 1.0)
-    (rows, ms), (next_rows, next_ms) = step_times[index - 1], step_times[index]
-    return max(ms + (next_ms - ms) * (num_rows - rows) / (next_rows - rows), min(ms, next_ms))
+_GUESS_WEIGHT = 2.0
+# So many tokens an output is taken to have at most, when drafters' reading has to pay.
+_TYPICAL_NUM_TOKENS = 256
+# Drafting begins where it should gain this much: estimates are noisy, and the best of many looks better than it is.
+_MIN_GAIN = 1.04
+# How far from the mean, in standard deviations, hope goes.
+_OPTIMISM = 1.5
+# Steps without trees that show how long those take; made without asking what they cost where their time is as uncertain as this.
+_NUM_TRIAL_STEPS = 3
+_MAX_DEVIATION = 0.2
 
 
 class StaticTreePolicy:
-    """Always the same shape."""
+    """Always the same shape. Others learn from the times of its steps."""
 
-    def __init__(self, shape: TreeShape) -> None:
+    def __init__(self, shape: TreeShape, times: SessionTimes | None = None) -> None:
         self._shape = shape
+        self._times = times
 
     def shape(self) -> TreeShape:
         """The shape."""
         return self._shape
 
     def observe(self, step: Step) -> None:
-        """Learns nothing."""
+        """Counts the times."""
+        if self._times is not None:
+            self._times.observe(step)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A shape, and the time that a token is expected to take with it."""
+
+    shape: TreeShape
+    ms_per_token: float
 
 
 class AdaptiveTreePolicy:
     """The shape with the most expected tokens per millisecond, within ``bounds``."""
 
-    def __init__(self, bounds: TreeShape, measurements: Measurements) -> None:
+    def __init__(
+        self,
+        bounds: TreeShape,
+        times: SessionTimes,
+        *,
+        ssms: tuple[str, ...] = (),
+        num_prompt_tokens: int = 0,
+        max_tokens: int = _TYPICAL_NUM_TOKENS,
+    ) -> None:
+        """``ssms`` are those that the client asked for; empty: all."""
         self._bounds = bounds
-        self._measurements = measurements
+        self._times = times
+        self._exploration = times.shared.exploration
         self._acceptance = DepthCounts(_SESSION_DECAY)
-        self._choice = bounds
+        self._acceptance_of_all = times.shared.acceptance(ssms)
+        self._choice = _NO_TREE
         self._num_steps_to_choice = 0
-        self._num_steps_without = 0
-        self._probe_interval = _MIN_PROBE_INTERVAL
+        self._is_drafting = False
+        self._trial: float | None = None  # while one is made, the time that a token takes otherwise
+        self._was_hit = False
+        self._num_unread_tokens = num_prompt_tokens
+        self._num_tokens_left = min(max_tokens, _TYPICAL_NUM_TOKENS)
 
     def shape(self) -> TreeShape:
-        """The shape for the next step."""
-        if not self._measurements.is_ready:
-            return self._bounds
+        """The shape for the next step; where it is empty, the number of steps that it holds for, and perhaps a probe."""
         if self._num_steps_to_choice <= 0:
-            self._choice, self._num_steps_to_choice = self._best(), _NUM_STEPS_PER_CHOICE
-        if self._choice.max_num_nodes > 0:
-            self._num_steps_without, self._probe_interval = 0, _MIN_PROBE_INTERVAL
-            self._num_steps_to_choice -= 1
-            return self._choice
-        num_steps = min(self._probe_interval - self._num_steps_without, _MAX_NUM_STEPS_WITHOUT)
-        self._num_steps_to_choice -= max(num_steps, 1)
-        if num_steps > 0:
-            self._num_steps_without += num_steps
-            return replace(_NO_TREE, num_steps=num_steps)
-        self._num_steps_without, self._probe_interval = 0, min(self._probe_interval * 2, _MAX_PROBE_INTERVAL)
-        return self._within(_PROBE_SHAPE)
+            self._choose()
+        self._num_steps_to_choice -= 1
+        return self._choice
 
     def observe(self, step: Step) -> None:
-        """Counts a step; one without a tree says nothing about acceptance."""
-        self._measurements.add(step)
+        """Counts a step."""
+        self._times.observe(step)
+        self._num_unread_tokens += len(step.tokens)
+        self._num_tokens_left = max(self._num_tokens_left - len(step.tokens), 1)
+        if step.reading is not None:
+            self._num_unread_tokens = 0
+            if not self._is_drafting:
+                self._exploration.spend(step.reading.ms * self._times.load.num_sessions)
+        if step.probe is not None:
+            self._exploration.spend(step.probe.draft_ms * self._times.load.num_sessions)
+            self._was_hit = step.probe.accepted_depth > 0
+            self._count(step.probe.num_nodes, step.probe.drafted_depth, step.probe.accepted_depth)
         if step.drafted_depth > 0:
-            self._acceptance.add(step)
+            self._num_unread_tokens = 0
+            self._count(step.num_drafted_nodes, step.drafted_depth, step.accepted_depth)
+        elif step.draft_ms > 0:
+            self._count(0, 0, 0)
+        elif not self._is_drafting:
+            self._acceptance.fade(step.num_steps)
+        if self._trial is not None and (step.drafted_depth > 0 or self._is_drafting):
+            self._pay_for_trial(step, self._trial)
 
-    def _best(self) -> TreeShape:
-        measured = self._measurements
-        depths = [depth for depth in _DEPTH_CHOICES if depth <= self._bounds.max_depth]
+    def _count(self, num_nodes: int, drafted_depth: int, accepted_depth: int) -> None:
+        if drafted_depth == 0:
+            # Nothing was found to draft, or in time: as good as a wrong token.
+            num_nodes = drafted_depth = 1
+        self._acceptance.add(num_nodes, drafted_depth, accepted_depth)
+        self._acceptance_of_all.add(num_nodes, drafted_depth, accepted_depth)
+
+    def _pay_for_trial(self, step: Step, usual_ms: float) -> None:
+        """A trial cost this session what its tokens would have taken less as usual, and all others what the pass was longer."""
+        load = self._times.load
+        own_ms = max(step.wall_ms - len(step.tokens) * usual_ms, 0.0)
+        num_rows = load.num_sessions + step.num_drafted_nodes
+        longer_ms = load.row_times.ms(num_rows) - load.row_times.ms(load.num_sessions)
+        self._exploration.spend(own_ms + (load.num_sessions - 1) * longer_ms)
+
+    def _choose(self) -> None:
+        load = self._times.load
+        self._trial = None
+        if not load.row_times.is_known:
+            self._choice, self._num_steps_to_choice = replace(_NO_TREE, num_steps=1), 1
+            return
+        best = self._best(load, min_gain=1.0 if self._is_drafting else _MIN_GAIN)
+        self._is_drafting = best is not None and (self._is_drafting or self._pays_for_reading(best, load))
+        if best is not None and self._is_drafting:
+            self._choose_to_draft(best, load)
+        else:
+            self._choose_not_to_draft(load)
+
+    def _choose_to_draft(self, best: _Candidate, load: ReplicaLoad) -> None:
+        self._choice, self._num_steps_to_choice = best.shape, _NUM_STEPS_PER_CHOICE
+        if not self._times.has_begun:
+            return
+        is_doubtful = load.row_times.deviation(load.num_sessions) > _MAX_DEVIATION
+        if (self._exploration.is_affordable or is_doubtful) and self._usual_ms(load, _OPTIMISM) < best.ms_per_token:
+            # Without trees it may be as fast: how fast is that by now?
+            self._choice, self._num_steps_to_choice = replace(_NO_TREE, num_steps=_NUM_TRIAL_STEPS), 1
+            self._trial = best.ms_per_token
+        elif self._exploration.is_affordable:
+            other = self._best(load, hope_of_times=_OPTIMISM)
+            if other is not None and other.shape != best.shape and other.ms_per_token * _MIN_GAIN < best.ms_per_token:
+                self._choice, self._num_steps_to_choice, self._trial = other.shape, 1, best.ms_per_token
+
+    def _choose_not_to_draft(self, load: ReplicaLoad) -> None:
+        self._num_steps_to_choice = 1
+        self._choice = replace(_NO_TREE, num_steps=_NUM_STEPS_AFTER_HIT) if self._was_hit else _NO_TREE
+        if not self._exploration.is_affordable:
+            return
+        trial = self._best(load, hope_of_times=_OPTIMISM) if self._times.has_begun else None
+        if trial is not None:
+            self._choice, self._trial = trial.shape, self._usual_ms(load)
+        elif self._best(load, hope_of_acceptance=_OPTIMISM) is not None:
+            self._choice = replace(self._choice, probe=self._within(_PROBE_SHAPE))
+
+    def _pays_for_reading(self, best: _Candidate, load: ReplicaLoad) -> bool:
+        """Whether the output will gain what it takes the drafters to read what they lack."""
+        reading_ms = self._num_unread_tokens * self._times.shared.read_ms_per_token.mean
+        return self._num_tokens_left * (self._usual_ms(load) - best.ms_per_token) > reading_ms
+
+    def _usual_ms(self, load: ReplicaLoad, hope: float = 0.0) -> float:
+        """Of a token without trees."""
+        return load.row_times.ms(load.num_sessions, hope) + self._times.shared.costs(load.num_sessions).without_ms.mean
+
+    def _best(
+        self,
+        load: ReplicaLoad,
+        *,
+        min_gain: float = _MIN_GAIN,
+        hope_of_times: float = 0.0,
+        hope_of_acceptance: float = 0.0,
+    ) -> _Candidate | None:
+        """The best shape that gains so much on decoding without trees; ``None`` where there is none."""
+        times, num_sessions = load.row_times, load.num_sessions
+        costs = self._times.shared.costs(num_sessions)
+        with_tree_ms = costs.hoped_with_tree_ms() if hope_of_times else costs.with_tree_ms.mean
         guess = [math.log(1 - _FIRST_GUESS)]
-        prior = measured.acceptance.log_misses(guess, self._bounds.max_depth)
-        log_misses = self._acceptance.log_misses(prior, self._bounds.max_depth)
-        best, best_rate = _NO_TREE, 1 / (measured.verify_ms(0) + _STEP_OVERHEAD_MS)
+        prior = self._acceptance_of_all.log_misses(guess, self._bounds.max_depth, prior_weight=_GUESS_WEIGHT)
+        log_misses = self._acceptance.log_misses(prior, self._bounds.max_depth, hope_of_acceptance)
+        best, best_ms = None, self._usual_ms(load) / min_gain
         for num_nodes in _NUM_NODES_CHOICES:
             if num_nodes > self._bounds.max_num_nodes:
                 break
-            verify_ms = measured.verify_ms(num_nodes) + _STEP_OVERHEAD_MS
-            for max_depth in depths:
-                if max_depth > num_nodes:
+            verify_ms = times.ms(num_sessions * (num_nodes + 1), hope_of_times) + with_tree_ms
+            for max_depth in _DEPTH_CHOICES:
+                if max_depth > min(num_nodes, self._bounds.max_depth):
                     break
                 exponent = width_exponent(num_nodes / max_depth)
                 num_tokens = reached = 1.0
                 for depth in range(max_depth):
                     reached *= 1 - math.exp(log_misses[depth] * exponent)
                     num_tokens += reached
-                rate = num_tokens / (verify_ms + measured.draft_ms_per_level * max_depth)
-                if rate > best_rate:
-                    best, best_rate = TreeShape(num_nodes, max_depth, self._bounds.beam_width), rate
+                ms_per_token = (verify_ms + costs.draft_ms_per_level.mean * max_depth) / num_tokens
+                if ms_per_token < best_ms:
+                    best = _Candidate(TreeShape(num_nodes, max_depth, self._bounds.beam_width), ms_per_token)
+                    best_ms = ms_per_token
         return best
 
     def _within(self, shape: TreeShape) -> TreeShape:
@@ -206,11 +229,12 @@ class AdaptiveTreePolicy:
 
 
 def policy_for(
-    options: SpeculationOptions, config: TreeConfig, measurements: Measurements, max_num_nodes: int
+    request: GenerationRequest, config: TreeConfig, measurements: Measurements, max_num_nodes: int
 ) -> TreePolicy:
     """A request's policy. A client that gives nodes and depth gets exactly these, up to ``max_num_nodes`` of the service."""
+    options, times = request.speculation, SessionTimes(measurements, request.session_id)
     if options.disabled:
-        return StaticTreePolicy(_NO_TREE)
+        return StaticTreePolicy(_NO_TREE, times)
     shape = TreeShape(
         min(options.max_num_nodes or config.max_num_nodes, max_num_nodes),
         options.max_depth or config.max_depth,
@@ -218,5 +242,11 @@ def policy_for(
     )
     is_given = options.max_num_nodes is not None and options.max_depth is not None
     if is_given or not config.is_adaptive:
-        return StaticTreePolicy(shape)
-    return AdaptiveTreePolicy(shape, measurements)
+        return StaticTreePolicy(shape, times)
+    return AdaptiveTreePolicy(
+        shape,
+        times,
+        ssms=options.ssms,
+        num_prompt_tokens=len(request.prompt_token_ids),
+        max_tokens=request.max_tokens,
+    )

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from specgrove.config import MAX_NUM_TREE_NODES
 from specgrove.errors import DeadlineExceededError, SpecGroveError, StaleBaseError, UnavailableError, WorkLostError
-from specgrove.request import Draft, DraftedTree, DraftWork, GenerationRequest, TreeShape
+from specgrove.request import Draft, DraftedTree, DraftWork, GenerationRequest, Reading, TreeShape
 from specgrove.token_tree import TokenTree, merge_trees
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,9 @@ _LATE_DRAFT_WAIT_S = 0.05
 # A drafter that fails is left alone for so many steps, twice as many after each further failure.
 _FIRST_NUM_STEPS_ALONE = 4
 _MAX_NUM_STEPS_ALONE = 256
+# Drafters that lack more tokens than this take them in first, while the verifier goes on by itself.
+_MAX_NUM_UNREAD_TOKENS = 64
+_NOTHING = TreeShape(max_num_nodes=0, max_depth=0)
 
 
 class Drafter(Protocol):
@@ -48,18 +51,41 @@ class Drafting:
 
     def __init__(self, request: GenerationRequest, drafters: Sequence[Drafter], vocab_size: int) -> None:
         self._sessions = [_DrafterSession(request, drafter, vocab_size) for drafter in drafters]
+        self._read_len = 0
+        self._readings: set[asyncio.Task[None]] = set()
+        self._last_reading: Reading | None = None
 
     def take_in(self, committed: list[int]) -> None:
-        """Lets the drafters read the prompt in the background."""
-        for session in self._sessions:
-            session.start(committed, TreeShape(max_num_nodes=0, max_depth=0))
+        """Lets the drafters read in the background, those that have ended what they did before."""
+        if any(session.is_free for session in self._sessions):
+            reading = asyncio.create_task(self.read(committed))
+            self._readings.add(reading)
+            reading.add_done_callback(self._readings.discard)
+
+    async def read(self, committed: list[int]) -> None:
+        """Lets the drafters read, and waits for them, however long it takes."""
+        started_s, num_tokens, self._read_len = time.perf_counter(), len(committed) - self._read_len, len(committed)
+        tasks = [session.start(committed, _NOTHING) for session in self._sessions if session.is_free]
+        if tasks:
+            await asyncio.wait(tasks)
+            self._last_reading = Reading(num_tokens, (time.perf_counter() - started_s) * 1e3)
+
+    def take_reading(self) -> Reading | None:
+        """The last reading that has ended and was not taken yet."""
+        reading, self._last_reading = self._last_reading, None
+        return reading
+
+    def is_behind(self, committed: list[int]) -> bool:
+        """Whether there is much to read, or all drafters are busy, before a draft can be had."""
+        is_busy = all(session.is_busy for session in self._sessions)
+        return is_busy or len(committed) - self._read_len > _MAX_NUM_UNREAD_TOKENS
 
     async def draft(self, committed: list[int], shape: TreeShape) -> tuple[TokenTree, tuple[str, ...], float]:
         """The merged tree, the names behind its source bits, and the time in milliseconds the drafters took."""
         root = TokenTree.of_root(committed[-1])
         if not self._sessions or shape.max_num_nodes <= 0 or shape.max_depth <= 0:
             return root, (), 0.0
-        started_s = time.perf_counter()
+        started_s, self._read_len = time.perf_counter(), len(committed)
         answers = await asyncio.gather(*(session.draft(committed, shape) for session in self._sessions))
         trees = [drafted for answer in answers for drafted in answer]
         ssms = tuple(dict.fromkeys(drafted.ssm for drafted in trees))[:_MAX_NUM_SSMS]
@@ -68,6 +94,8 @@ class Drafting:
         return tree, ssms, (time.perf_counter() - started_s) * 1e3
 
     async def close(self) -> None:
+        for reading in self._readings:
+            reading.cancel()
         await asyncio.gather(*(session.close() for session in self._sessions))
 
 
@@ -86,6 +114,14 @@ class _DrafterSession:
         self._is_late = False
         self._num_failures = 0  # in a row
         self._num_steps_alone = 0
+
+    @property
+    def is_free(self) -> bool:
+        return not self.is_busy and self._num_steps_alone == 0
+
+    @property
+    def is_busy(self) -> bool:
+        return self._under_way is not None and not self._under_way.done()
 
     def start(self, committed: list[int], shape: TreeShape) -> asyncio.Task[tuple[DraftedTree, ...]]:
         self._under_way = asyncio.create_task(self._ask(tuple(committed), shape))

@@ -53,17 +53,24 @@ class GenerationRequest:
     wants_prompt_progress: bool = False
 
 
+# Where nothing is drafted: steps that the verifier makes before it is asked again. Each time it is, a batch's next pass may begin
+# without the session. What is under way when an output ends is called off.
+MAX_NUM_STEPS_AHEAD = 64
+
+
 @dataclass(frozen=True, slots=True)
 class TreeShape:
     """What a tree policy asks of the drafters. ``max_num_nodes`` leaves the root out; 0 means draft nothing.
 
-    Where nothing is drafted, ``num_steps`` may be made before the policy is asked again.
+    Where nothing is drafted, ``num_steps`` may be made before the policy is asked again, and a tree of shape ``probe`` may be drafted
+    meanwhile, which is not verified: see ``Probe``.
     """
 
     max_num_nodes: int
     max_depth: int
     beam_width: int | None = None
     num_steps: int = 1
+    probe: TreeShape | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +193,31 @@ class CommittedToken:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """A tree that was drafted while the verifier went on by itself, and compared with what it decided.
+
+    It tells what verifying the tree would have accepted, since that changes no token. Depth 0: nothing was drafted.
+    """
+
+    num_nodes: int
+    drafted_depth: int
+    accepted_depth: int
+    draft_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Committed tokens that the drafters took in beside the verifier's work, and the time until the last of them had."""
+
+    num_tokens: int
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """What one verification added to the output, and what it took; or ``num_steps`` verifications without a tree.
 
+    ``wall_ms`` is all of its time as the loop saw it, drafting and waiting included; ``probe`` and ``reading`` ended with it.
     With ``num_prompt_tokens_read`` nothing is decided yet: so much of the prompt has been read.
     """
 
@@ -202,6 +231,9 @@ class Step:
     verify_num_tokens: int
     num_replays: int
     num_steps: int = 1
+    wall_ms: float = 0.0
+    probe: Probe | None = None
+    reading: Reading | None = None
     num_prompt_tokens_read: int | None = None
 
     @classmethod

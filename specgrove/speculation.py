@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from specgrove.drafting import Drafter, Drafting, remaining_ms
 from specgrove.errors import InternalError, StaleBaseError, UnavailableError, WorkLostError
+from specgrove.probing import Probing
 from specgrove.request import (
+    MAX_NUM_STEPS_AHEAD,
     CommittedToken,
     FinishReason,
     GenerationRequest,
@@ -32,12 +35,13 @@ from specgrove.token_tree import TokenTree
 
 logger = logging.getLogger(__name__)
 
-# Without drafters: steps that the verifier makes before it is asked again. What is under way when an output ends early is lost work.
-_MAX_NUM_STEPS_AHEAD = 32
+# Steps that the verifier makes by itself while drafters read what they lack.
+_NUM_STEPS_WHILE_READING = 4
 # A verifier that loses the session this often in one step will never keep it.
 _MAX_NUM_REPLAYS = 20
 # A request that what computes it died of, or failed with, is replayed once.
 _MAX_NUM_LOSSES = 2
+_WITHOUT_DRAFTERS = TreeShape(max_num_nodes=0, max_depth=0, num_steps=MAX_NUM_STEPS_AHEAD)
 
 
 class Verifier(Protocol):
@@ -87,27 +91,37 @@ async def generate(
     committed = list(request.prompt_token_ids)
     max_len = min(len(committed) + request.max_tokens, context_len)
     drafting = Drafting(request, drafters, vocab_size)
+    probing = Probing(drafting)
     verifying = _Verifying(request, verifier)
 
-    # The prompt is read by both sides at once: the first tree is empty, so that no drafter delays the first token.
-    drafting.take_in(committed)
+    def next_shape(num_left: int) -> TreeShape:
+        """What the policy wants, as far as it can be had now: reading in the background, and how far the verifier goes by itself."""
+        shape = policy.shape() if drafters else _WITHOUT_DRAFTERS
+        if shape.max_num_nodes > 0:
+            # The prompt is read by both sides at once: the first tree is empty, so that no drafter delays the first token.
+            is_first = len(committed) == len(request.prompt_token_ids)
+            if not is_first and not drafting.is_behind(committed):
+                # A tree of depth d commits up to d + 1 tokens: deeper nodes than that can't be used any more.
+                return replace(shape, max_depth=min(shape.max_depth, num_left - 1), num_steps=1)
+            drafting.take_in(committed)
+            shape = replace(_WITHOUT_DRAFTERS, num_steps=1 if is_first else _NUM_STEPS_WHILE_READING)
+        if shape.probe is not None:
+            probing.start(committed, shape.probe)
+        return replace(shape, num_steps=min(shape.num_steps, num_left))
 
     async def make_step() -> Step:
+        started_s = time.perf_counter()
         num_left = max_len - len(committed)
         ssms: tuple[str, ...] = ()
-        tree, draft_ms = TokenTree.of_root(committed[-1]), 0.0
-        num_steps = 1 if drafters else min(_MAX_NUM_STEPS_AHEAD, num_left)
-        if drafters and len(committed) > len(request.prompt_token_ids) and not verifying.is_ahead:
-            shape = policy.shape()
-            if shape.max_num_nodes == 0:
-                num_steps = min(shape.num_steps, num_left)
-            # A tree of depth d commits up to d + 1 tokens: deeper nodes than that can't be used any more.
-            shape = replace(shape, max_depth=min(shape.max_depth, num_left - 1))
+        tree, draft_ms, num_steps = TokenTree.of_root(committed[-1]), 0.0, 1
+        if not verifying.is_ahead:
+            shape = next_shape(num_left)
+            num_steps = shape.num_steps
             tree, ssms, draft_ms = await drafting.draft(committed, shape)
         verdict, num_replays = await verifying.verify(committed, tree, num_steps)
         if isinstance(verdict, PromptProgress):
             return Step.of_progress(min(verdict.num_tokens, len(request.prompt_token_ids)), num_replays)
-        return _step_of(
+        step = _step_of(
             verdict,
             tree,
             ssms,
@@ -116,12 +130,19 @@ async def generate(
             draft_ms=draft_ms,
             num_replays=num_replays,
         )
+        return replace(
+            step,
+            wall_ms=(time.perf_counter() - started_s) * 1e3,
+            probe=probing.result(committed),
+            reading=drafting.take_reading(),
+        )
 
     upcoming = asyncio.ensure_future(make_step())
 
     async def end() -> None:
         upcoming.cancel()
         await asyncio.gather(upcoming, return_exceptions=True)
+        await probing.close()
         await asyncio.gather(verifying.close(), drafting.close())
 
     try:

@@ -18,7 +18,7 @@ from specgrove.errors import (
     StaleBaseError,
 )
 from specgrove.request import Draft, DraftedTree, DraftWork
-from specgrove.runtime.model_runner import measure_level_ms
+from specgrove.runtime.model_runner import level_ms
 from specgrove.runtime.step_loop import WorkItem
 from specgrove.token_tree import TokenTree
 from ssm_service.config import PoolConfig
@@ -76,6 +76,11 @@ class DrafterPool:
         if name not in self.names:
             raise InvalidRequestError.of("ssm", f"{name!r} is not in the pool, which has {list(self.names)}")
         return self._neural[name].vocabulary.token_checksums if name in self._neural else b""
+
+    @property
+    def neural_names(self) -> tuple[str, ...]:
+        """Of the SSMs with weights."""
+        return tuple(self._neural)
 
     @property
     def num_sessions(self) -> int:
@@ -227,16 +232,13 @@ class DrafterPool:
         for lookup in self._lookup.values():
             lookup.drop(session.session_id)
 
-    def measure_step_ms(self, nums_tokens: list[int]) -> dict[str, list[tuple[int, float]]]:
-        """Median step time of each SSM with weights, by number of tokens."""
-        times: dict[str, list[tuple[int, float]]] = {}
-        for name, ssm in self._neural.items():
-            times[name] = []
-            for num_tokens in nums_tokens:
-                if num_tokens <= ssm.slots.num_free:
-                    slots = ssm.slots.allocate(num_tokens)
-                    try:
-                        times[name].append((num_tokens, measure_level_ms(ssm.runner, num_tokens, slots)))
-                    finally:
-                        ssm.slots.free(slots)
-        return times
+    def time_level(self, name: str, num_tokens: int) -> float | None:
+        """Milliseconds of a pass of one SSM's, with so many rows; ``None`` where its free slots don't suffice or it has no weights."""
+        ssm = self._neural.get(name)
+        if ssm is None or num_tokens > ssm.slots.num_free:
+            return None
+        slots = ssm.slots.allocate(num_tokens)
+        try:
+            return level_ms(ssm.runner, slots)
+        finally:
+            ssm.slots.free(slots)

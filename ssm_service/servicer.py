@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import grpc
 from specgrove import wire
 from specgrove.errors import InvalidRequestError
 from specgrove.request import Draft, DraftWork
+from specgrove.runtime.measuring import StepMeasurement, measured
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.status import abort
 from specgrove.serving.work_streams import WorkStreams
@@ -18,6 +20,7 @@ from specgrove.v1 import ssm_pb2, ssm_pb2_grpc, token_tree_pb2
 from ssm_service.pool import DrafterPool
 
 _WARMUP_NUMS_TOKENS = [1, 2, 4, 8, 16, 32, 64]
+_WARMUP_BUDGET_MS = 500.0  # of each SSM
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -32,7 +35,7 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
         self.streams: WorkStreams[ssm_pb2.DraftItem, ssm_pb2.DraftResult, ssm_pb2.DraftResponse] = WorkStreams(
             self._draft, ssm_pb2.DraftResult, ssm_pb2.DraftResponse
         )
-        self._step_times: dict[str, list[tuple[int, float]]] | None = None
+        self._step_times: dict[str, list[tuple[int, float]]] | None = None  # once they are complete
         self._warmup_lock = asyncio.Lock()
 
     def Draft(  # noqa: N802
@@ -66,14 +69,23 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
     ) -> ssm_pb2.SsmServiceWarmupResponse:
         """See ssm.proto."""
         async with self._warmup_lock:
-            if self._step_times is None:
-                measure = self._loop.call(lambda: self._pool.measure_step_ms(_WARMUP_NUMS_TOKENS))
-                self._step_times = await asyncio.wrap_future(measure)
+            found = self._step_times
+            if found is None:
+                found, is_complete = {}, True
+                for name in self._pool.neural_names:
+                    measurement = StepMeasurement(_WARMUP_NUMS_TOKENS, _WARMUP_BUDGET_MS)
+                    run = functools.partial(self._time_level, name)
+                    is_complete &= await measured(measurement, run, lambda: self._loop.num_pending_items == 0)
+                    found[name] = measurement.times
+                self._step_times = found if is_complete else None
         response = ssm_pb2.SsmServiceWarmupResponse()
-        for name, times in self._step_times.items():
+        for name, times in found.items():
             step_times = [token_tree_pb2.StepTime(num_tokens=num, step_ms=step_ms) for num, step_ms in times]
             response.ssms.add(name=name, step_times=step_times)
         return response
+
+    async def _time_level(self, name: str, num_tokens: int) -> float | None:
+        return await asyncio.wrap_future(self._loop.call(lambda: self._pool.time_level(name, num_tokens)))
 
     async def GetLoad(  # noqa: N802
         self, request: ssm_pb2.SsmServiceGetLoadRequest, context: Context

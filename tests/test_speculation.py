@@ -252,10 +252,10 @@ class _Counting(ToyLlm):
 
 async def test_without_drafters_the_verifier_goes_on_by_itself() -> None:
     verifier = _Counting()
-    token_ids, steps = await _run([], verifier, 60)
-    assert token_ids == toy_output(PROMPT, 60)
-    assert len(steps) == verifier.num_verified == 60
-    assert [work.num_steps for work in verifier.asked] == [32, 28]
+    token_ids, steps = await _run([], verifier, 100)
+    assert token_ids == toy_output(PROMPT, 100)
+    assert len(steps) == verifier.num_verified == 100
+    assert [work.num_steps for work in verifier.asked] == [64, 36]
     assert verifier.asked[1].new_token_ids == ()
 
 
@@ -299,7 +299,78 @@ async def test_where_the_policy_drafts_nothing_the_verifier_goes_on_by_itself() 
     assert token_ids == toy_output(PROMPT, 60)
     assert {work.num_steps for work in verifier.asked[:-1]} == {1, 5}
     assert all(work.num_steps == 1 for work in verifier.asked if work.tree.num_nodes > 1)
-    assert len(drafter.asked) == policy.num_asked // 2 + policy.num_asked % 2 + 1  # and the prompt
+    assert len(drafter.asked) == policy.num_asked // 2 + policy.num_asked % 2  # the first one reads the prompt
+
+
+class _Planned(_Shape):
+    """Shapes as planned, the last one again and again; remembers what it observed."""
+
+    def __init__(self, *shapes: TreeShape) -> None:
+        super().__init__(shapes[-1])
+        self.planned = list(shapes)
+        self.observed: list[Step] = []
+
+    def shape(self) -> TreeShape:
+        return self.planned.pop(0) if self.planned else self._shape
+
+    def observe(self, step: Step) -> None:
+        self.observed.append(step)
+
+
+async def _run_planned(
+    verifier: Verifier, drafters: Sequence[Drafter], policy: _Planned, num_tokens: int = 60
+) -> list[int]:
+    request = GenerationRequest("s", PROMPT, num_tokens)
+    steps = generate(request, drafters, verifier, policy, vocab_size=VOCAB_SIZE, context_len=CONTEXT_LEN)
+    return [token.token_id async for step in steps for token in step.tokens]
+
+
+async def test_where_nothing_is_drafted_drafters_are_not_even_told_of_tokens() -> None:
+    verifier, drafter, policy = _Counting(), ToySsm(), _Planned(TreeShape(0, 0, num_steps=64))
+    assert await _run_planned(verifier, [drafter], policy, 100) == toy_output(PROMPT, 100)
+    assert [work.num_steps for work in verifier.asked] == [64, 36]
+    assert not drafter.asked
+    assert all(step.probe is None and step.reading is None for step in policy.observed)
+
+
+class _Chains(ToySsm):
+    """Drafts a chain of which the first ``num_right`` tokens are right."""
+
+    def __init__(self, num_right: int) -> None:
+        super().__init__(("chains",))
+        self._num_right = num_right
+
+    def _tree(self, tokens: list[int], work: DraftWork) -> TokenTree:
+        path = list(tokens)
+        for depth in range(work.shape.max_depth):
+            path.append((toy_next(path, 0) + (depth >= self._num_right)) % VOCAB_SIZE)
+        depth = work.shape.max_depth
+        return TokenTree(tuple(path[-depth - 1 :]), tuple(range(-1, depth)), (0.0, *[-0.1] * depth), (0,) * (depth + 1))
+
+
+@pytest.mark.parametrize("num_right", [0, 2, 4])
+async def test_a_probe_tells_what_its_tree_was_worth_and_is_not_verified(num_right: int) -> None:
+    verifier, drafter = _Counting(), _Chains(num_right)
+    verifier.step_s = 0.002
+    policy = _Planned(TreeShape(0, 0, num_steps=30, probe=TreeShape(4, 4)), TreeShape(0, 0, num_steps=30))
+    assert await _run_planned(verifier, [drafter], policy) == toy_output(PROMPT, 60)
+    assert all(work.tree.num_nodes == 1 for work in verifier.asked)
+    assert [work.num_steps for work in verifier.asked] == [30, 30]
+    (probe,) = (step.probe for step in policy.observed if step.probe is not None)
+    assert (probe.num_nodes, probe.drafted_depth, probe.accepted_depth) == (4, 4, num_right)
+    (reading,) = (step.reading for step in policy.observed if step.reading is not None)
+    assert reading.num_tokens == len(PROMPT)
+
+
+async def test_drafters_that_have_much_to_read_do_so_while_the_verifier_goes_on() -> None:
+    verifier, drafter = _Counting(), ToySsm(hit_rate=0.9)
+    verifier.step_s = 0.001
+    policy = _Planned(TreeShape(0, 0, num_steps=64), TreeShape(0, 0, num_steps=16), TreeShape(6, 3))
+    assert await _run_planned(verifier, [drafter], policy, 150) == toy_output(PROMPT, 150)
+    assert [work.num_steps for work in verifier.asked][:3] == [64, 16, 4]
+    assert drafter.asked[0].shape.max_num_nodes == 0
+    assert len(drafter.asked[0].new_token_ids) == len(PROMPT) + 80
+    assert any(work.tree.num_nodes > 1 for work in verifier.asked[3:])
 
 
 async def test_the_first_stop_token_ends_what_was_made_ahead() -> None:

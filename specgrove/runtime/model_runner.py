@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -128,29 +127,25 @@ def kv_caches(decoder: Decoder, num_slots: int) -> tuple[tuple[torch.Tensor, ...
     return keys, values
 
 
-def measure_step_ms(runner: Runner, num_tokens: int, scratch_slots: list[int], num_runs: int = 5) -> float:
-    """Median wall time of a verify step over a chain of ``num_tokens`` rows, whose keys and values go to ``scratch_slots``.
+def step_ms(runner: Runner, scratch_slots: list[int]) -> float:
+    """Wall time of one verify step over a chain of as many rows as there are ``scratch_slots``, where their keys and values go.
 
     It is asked for greedy choices. No forward may be under way.
     """
-    batch = _chain(scratch_slots[:num_tokens], [RowChoice(ChoiceParams(), position) for position in range(num_tokens)])
-
-    def run() -> None:
-        runner.start(batch)
-        runner.finish()
-
-    return _median_ms(run, num_runs)
+    batch = _chain(scratch_slots, [RowChoice(ChoiceParams(), position) for position in range(len(scratch_slots))])
+    started_s = time.perf_counter()
+    runner.start(batch)
+    runner.finish()
+    return (time.perf_counter() - started_s) * 1e3
 
 
-def measure_level_ms(runner: DraftRunner, num_tokens: int, scratch_slots: list[int], num_runs: int = 5) -> float:
+def level_ms(runner: DraftRunner, scratch_slots: list[int]) -> float:
     """The same of an SSM's pass that is asked for the most probable tokens."""
-    batch = _chain(scratch_slots[:num_tokens], None)
-
-    def run() -> None:
-        runner.start_top_k(batch, _MEASURED_K)
-        runner.finish_top_k(_MEASURED_K)
-
-    return _median_ms(run, num_runs)
+    batch = _chain(scratch_slots, None)
+    started_s = time.perf_counter()
+    runner.start_top_k(batch, _MEASURED_K)
+    runner.finish_top_k(_MEASURED_K)
+    return (time.perf_counter() - started_s) * 1e3
 
 
 def _chain(slots: list[int], choices: list[RowChoice] | None) -> ForwardBatch:
@@ -158,12 +153,3 @@ def _chain(slots: list[int], choices: list[RowChoice] | None) -> ForwardBatch:
     num_tokens = len(slots)
     builder.add([], tree=TreeRows([0] * num_tokens, range(-1, num_tokens - 1), slots), choices=choices)
     return builder.build()
-
-
-def _median_ms(run: Callable[[], None], num_runs: int) -> float:
-    times_ms = []
-    for _ in range(num_runs):
-        started_s = time.perf_counter()
-        run()
-        times_ms.append((time.perf_counter() - started_s) * 1e3)
-    return sorted(times_ms)[num_runs // 2]

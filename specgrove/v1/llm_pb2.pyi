@@ -134,10 +134,12 @@ class LlmServiceWarmupRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class LlmServiceWarmupResponse(_message.Message):
-    __slots__ = ("step_times",)
+    __slots__ = ("step_times", "is_complete")
     STEP_TIMES_FIELD_NUMBER: _ClassVar[int]
+    IS_COMPLETE_FIELD_NUMBER: _ClassVar[int]
     step_times: _containers.RepeatedCompositeFieldContainer[_token_tree_pb2.StepTime]
-    def __init__(self, step_times: _Optional[_Iterable[_Union[_token_tree_pb2.StepTime, _Mapping]]] = ...) -> None: ...
+    is_complete: bool
+    def __init__(self, step_times: _Optional[_Iterable[_Union[_token_tree_pb2.StepTime, _Mapping]]] = ..., is_complete: _Optional[bool] = ...) -> None: ...
 
 class LlmServiceGetLoadRequest(_message.Message):
     __slots__ = ()

@@ -93,7 +93,7 @@ class SsmServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Warmup(self, request, context):
-        """Measures the step time of every SSM (cached after the first call).
+        """Measures the step time of every SSM, as LlmService.Warmup.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -150,7 +150,7 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
 
     async def Warmup(self, request: Any, context: Any) -> llm_pb2.LlmServiceWarmupResponse:  # noqa: N802
         times = [token_tree_pb2.StepTime(num_tokens=n, step_ms=10 + n / 4) for n in (1, 4, 16, 64)]
-        return llm_pb2.LlmServiceWarmupResponse(step_times=times)
+        return llm_pb2.LlmServiceWarmupResponse(step_times=times, is_complete=True)
 
     async def GetLoad(self, request: Any, context: Any) -> llm_pb2.LlmServiceGetLoadResponse:  # noqa: N802
         return llm_pb2.LlmServiceGetLoadResponse()

@@ -17,7 +17,7 @@ from specgrove.models.forward_batch import ForwardBatch
 from specgrove.models.loading import load_decoder
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.graph_runner import CudaGraphs, GraphRunner, Graphs, bucket_for, buckets
-from specgrove.runtime.model_runner import ModelRunner, measure_step_ms
+from specgrove.runtime.model_runner import ModelRunner, step_ms
 from specgrove.runtime.pass_buffers import PassLimits
 from specgrove.runtime.step_loop import FatalEngineError
 from specgrove.runtime.top_k import top_k_of
@@ -172,7 +172,8 @@ def test_all_buckets_are_captured_first(device: torch.device, graphs: Graphs, tm
     total = len(buckets(10)) + len(buckets(5)) + len(both_sizes)
     assert both_sizes == {1, 2, 4}
     assert both.progress == [(done, total) for done in range(1, total + 1)]
-    measure_step_ms(both.with_graphs, 3, [1, 2, 3], num_runs=2)
+    for _ in range(2):
+        step_ms(both.with_graphs, [1, 2, 3])
     if isinstance(graphs, RecordedGraphs):
         assert graphs.num_captured == total
 

@@ -1,0 +1,167 @@
+"""What a router has learnt of speed, shared by its tree policies: acceptance, what steps take besides the forward pass, and what may
+be tried out.
+
+Owned by the servicer. The times of forward passes are each replica's (``RowTimes``). Invariant: what is spent on finding out, beyond
+what the steps would have taken anyway, stays a small share (``_EXPLORED_SHARE``) of all decoding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from router.acceptance import DepthCounts
+from router.row_times import RowTimes
+from specgrove.request import Step
+
+# After so many observations one counts half as much, over all sessions.
+_ROUTER_DECAY = 0.5 ** (1 / 64)
+# Sets of SSMs that clients ask for; those of more share one count.
+_MAX_NUM_SSM_SETS = 64
+# Messages, tokenising, sampling: what a step takes besides drafting and verifying, before it was seen.
+_FIRST_OVERHEAD_MS = 0.5
+# What one more observation of a time counts at least.
+_MIN_WEIGHT = 0.05
+# A step's time besides the forward pass counts up to this multiple of the pass: clients may be slow to read.
+_MAX_OVERHEAD_SHARE = 2.0
+# After so many steps without a tree, what one takes is hoped to be half as far from what a step without takes.
+_NUM_STEPS_TO_HOPE = 1000
+# Of the time of decoding what may go into finding out whether drafting would pay, and how many steps' worth may be saved up.
+_EXPLORED_SHARE = 0.005
+_MAX_NUM_STEPS_SAVED = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLoad:
+    """The replica that a session is on, or would come to."""
+
+    row_times: RowTimes
+    num_sessions: int
+    """Sessions there, this one counted: they share its passes."""
+
+
+@dataclass(slots=True)
+class RunningMean:
+    """The mean of the first observations, then of the latest."""
+
+    mean: float
+    num_seen: int = 0
+
+    def add(self, value: float) -> None:
+        """One more."""
+        self.num_seen += 1
+        self.mean += max(1 / self.num_seen, _MIN_WEIGHT) * (value - self.mean)
+
+
+@dataclass(slots=True)
+class StepCosts:
+    """What a step takes besides its forward pass, with so many sessions on a replica: they wait for each other's passes."""
+
+    with_tree_ms: RunningMean = field(default_factory=lambda: RunningMean(_FIRST_OVERHEAD_MS))
+    without_ms: RunningMean = field(default_factory=lambda: RunningMean(_FIRST_OVERHEAD_MS))
+    draft_ms_per_level: RunningMean = field(default_factory=lambda: RunningMean(0.0))
+    num_since_tree: int = 0
+    """Steps without a tree since the last one with."""
+
+    def hoped_with_tree_ms(self) -> float:
+        """What a step with a tree may take by now: what was seen long ago is no reason not to look again."""
+        faded = math.exp2(-self.num_since_tree / _NUM_STEPS_TO_HOPE)
+        return self.without_ms.mean + (self.with_tree_ms.mean - self.without_ms.mean) * faded
+
+
+class Exploration:
+    """The time that may be spent on finding out: earned by decoding, and overdrawn by one trial at most."""
+
+    def __init__(self) -> None:
+        self._saved_ms = 0.0
+
+    @property
+    def is_affordable(self) -> bool:
+        """Whether a trial may be begun."""
+        return self._saved_ms > 0
+
+    def earn(self, decoding_ms: float, step_ms: float) -> None:
+        """So much was spent on decoding, in steps of so long."""
+        self._saved_ms = min(self._saved_ms + _EXPLORED_SHARE * decoding_ms, _MAX_NUM_STEPS_SAVED * step_ms)
+
+    def spend(self, ms: float) -> None:
+        """A trial took this, beyond what the steps would have taken without it."""
+        self._saved_ms -= max(ms, 0.0)
+
+
+class Measurements:
+    """One per router."""
+
+    def __init__(self, load_of: Callable[[str], ReplicaLoad]) -> None:
+        """``load_of`` tells a session's replica."""
+        self.load_of = load_of
+        self.exploration = Exploration()
+        self.read_ms_per_token = RunningMean(0.0)
+        self._acceptance: dict[tuple[str, ...], DepthCounts] = {}
+        self._costs: dict[int, StepCosts] = {}
+
+    def acceptance(self, ssms: tuple[str, ...]) -> DepthCounts:
+        """Of all sessions that asked for these SSMs."""
+        if ssms not in self._acceptance and len(self._acceptance) >= _MAX_NUM_SSM_SETS:
+            ssms = ()
+        return self._acceptance.setdefault(ssms, DepthCounts(_ROUTER_DECAY))
+
+    def costs(self, num_sessions: int) -> StepCosts:
+        """With about so many sessions on a replica. What was not seen yet is taken from fewer."""
+        level = max(num_sessions, 1).bit_length()
+        if level not in self._costs:
+            known = [other for other in self._costs if other < level]
+            self._costs[level] = _copy_of(self._costs[max(known)]) if known else StepCosts()
+        return self._costs[level]
+
+    def observe(self, step: Step, load: ReplicaLoad) -> None:
+        """What a step took that did not read a prompt."""
+        if step.verify_num_tokens <= 0 or step.num_steps <= 0:
+            return
+        verify_ms = step.verify_ms / step.num_steps
+        load.row_times.observe(step.verify_num_tokens, verify_ms)
+        self.exploration.earn(step.wall_ms, step.wall_ms / step.num_steps)
+        costs = self.costs(load.num_sessions)
+        rest_ms = (step.wall_ms - step.draft_ms) / step.num_steps - verify_ms
+        rest_ms = min(max(rest_ms, 0.0), _MAX_OVERHEAD_SHARE * verify_ms)
+        if step.drafted_depth == 0 and step.draft_ms > 0:
+            return  # a tree was asked for, in vain: it is neither
+        if step.drafted_depth == 0:
+            costs.without_ms.add(rest_ms)
+            costs.num_since_tree += step.num_steps
+            return
+        costs.num_since_tree = 0
+        costs.with_tree_ms.add(rest_ms)
+        costs.draft_ms_per_level.add(step.draft_ms / step.drafted_depth)
+
+
+class SessionTimes:
+    """One session's way to the measurements: knows its replica, and which step reads the prompt."""
+
+    def __init__(self, measurements: Measurements, session_id: str) -> None:
+        self.shared = measurements
+        self.has_begun = False
+        self._session_id = session_id
+
+    @property
+    def load(self) -> ReplicaLoad:
+        """Of the session's replica, now."""
+        return self.shared.load_of(self._session_id)
+
+    def observe(self, step: Step) -> None:
+        """Counts a step's times. The first one reads the prompt, and says nothing of others."""
+        if step.reading is not None and step.reading.num_tokens > 0:
+            self.shared.read_ms_per_token.add(step.reading.ms / step.reading.num_tokens)
+        if self.has_begun:
+            self.shared.observe(step, self.load)
+        self.has_begun = True
+
+
+def _copy_of(costs: StepCosts) -> StepCosts:
+    """With the same means, which the first observation replaces."""
+    return StepCosts(
+        RunningMean(costs.with_tree_ms.mean),
+        RunningMean(costs.without_ms.mean),
+        RunningMean(costs.draft_ms_per_level.mean),
+    )
