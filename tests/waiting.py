@@ -21,10 +21,12 @@ def recorded_waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waits: list[float] = []
     wait = asyncio.wait
 
-    def recording(tasks: Collection[asyncio.Task[Any]], *, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
+    def recording(
+        tasks: Collection[asyncio.Task[Any]], *, timeout: float | None = None, return_when: str = asyncio.ALL_COMPLETED
+    ) -> Coroutine[Any, Any, Any]:
         if timeout:
             waits.append(timeout)
-        return wait(tasks, timeout=timeout)
+        return wait(tasks, timeout=timeout, return_when=return_when)
 
     monkeypatch.setattr(asyncio, "wait", recording)
     return waits
