@@ -17,7 +17,7 @@ demo: $(VENV)/.running
 	@$(BIN)/specgrove demo
 
 test: setup
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -m "not slow"
 
 bench: setup
 	$(BIN)/python -m benchmarks.serving
