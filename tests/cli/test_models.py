@@ -93,6 +93,36 @@ def test_info_of_gguf_names_type_and_quantisation(
     assert described["num_bytes"] == (tmp_path / "tiny.gguf").stat().st_size
 
 
+@pytest.mark.parametrize("family", ["qwen2", "gemma3"])
+def test_info_of_super_blocks_and_parts_is_the_truth(
+    family: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tiny_gguf(tmp_path / "tiny.gguf", "Q4_K", family=family, split_max_tensors=10)
+    parts = sorted(tmp_path.glob("*.gguf"))
+    for model in (parts[0], tmp_path):
+        assert main(["models", "info", str(model), "--json"]) == 0
+        described = json.loads(capsys.readouterr().out)
+        assert (described["dtype"], described["quantization"]) == ("Q4_K", "gguf, Q4_K, dequantised when it is loaded")
+        assert described["num_bytes"] == sum(part.stat().st_size for part in parts)
+    parts[-1].unlink()
+    for model in (parts[0], parts[-1], tmp_path):
+        assert main(["models", "info", str(model), "--json"]) == 1
+        assert f"{parts[-1].name} is not beside it: fetch all parts" in capsys.readouterr().err
+        assert main(["models", "convert", str(model), "--out", str(tmp_path / "out")]) == 1
+        assert f"{parts[-1].name} is not beside it: fetch all parts" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_info_and_conversion_of_a_model_with_a_hole_name_it(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tiny_gguf(tmp_path / "tiny.gguf", "Q6_K", family="qwen3", without=("blk.1.attn_k_norm.weight",))
+    for command in (["info"], ["convert", "--out", str(tmp_path / "out")]):
+        assert main(["models", *command, str(tmp_path / "tiny.gguf")]) == 1
+        assert "lacks blk.1.attn_k_norm.weight: is it a whole model?" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_info_of_what_is_not_there_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "info", "/no/such/folder"]) == 1
     assert "specgrove: error: '/no/such/folder' is no folder" in capsys.readouterr().err

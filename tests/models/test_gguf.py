@@ -206,6 +206,8 @@ def test_what_can_not_be_served_is_named(tmp_path: Path) -> None:
     refused("lacking.gguf", r"lacks blk\.1\.ffn_up\.weight: is it a whole model\?")
     save_tiny_gguf(tmp_path / "more.gguf", "Q8_0", extra={"blk.0.ffn_gate_inp.weight": np.ones((2, 2), np.float32)})
     refused("more.gguf", r"has a tensor blk\.0\.ffn_gate_inp\.weight, which no llama has")
+    save_tiny_gguf(tmp_path / "rare.gguf", "Q8_0", extra={"blk.0.attn_q.bias": np.ones(64, np.int32)})
+    refused("rare.gguf", r"blk\.0\.attn_q\.bias: the type I32 is not read, only F32, .* are")
     save_tiny_gguf(tmp_path / "other.gguf", "Q8_0", metadata={"general.architecture": "bloom"})
     refused("other.gguf", r"architecture 'bloom' is not supported, only llama, qwen2, qwen3, gemma3")
     refused(".", r"several GGUF files: name one of bad\.gguf, ")

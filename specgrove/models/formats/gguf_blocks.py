@@ -103,6 +103,12 @@ def dequantized(data: npt.NDArray[np.uint8], kind: str, dtype: torch.dtype = tor
     return values
 
 
+def check_type(kind: str) -> None:
+    """Raises ``UnsupportedModelError`` for a type that ``dequantized`` can't read, without reading any."""
+    if kind not in SUPPORTED_TYPES:
+        _by_package(np.zeros((1, BLOCK_BYTES[kind]), np.uint8), kind)
+
+
 def _by_package(data: npt.NDArray[np.uint8], kind: str) -> torch.Tensor:
     """Rare types, float32, with llama.cpp's own package where somebody installed it."""
     try:

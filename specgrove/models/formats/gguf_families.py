@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.formats.gguf_blocks import check_type
 from specgrove.models.gguf_file import GgufFile
 
 _TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
@@ -106,7 +107,7 @@ def reader_of(file: GgufFile) -> Callable[..., Any]:
 
 
 def check_tensors(file: GgufFile) -> None:
-    """Raises ``UnsupportedModelError`` with the names of the weights that are missing, or that no model of the family has."""
+    """Raises ``UnsupportedModelError`` with the names of the weights that are missing, of a type that isn't read, or of no use."""
     family = family_of_gguf(file)
     num_layers = int(reader_of(file)("block_count"))
     in_layers = [f"blk.{index}.{name}.weight" for index in range(num_layers) for name in family.layer_names]
@@ -114,7 +115,11 @@ def check_tensors(file: GgufFile) -> None:
     if missing:
         others = f" and {len(missing) - 3} others" if len(missing) > 3 else ""
         raise UnsupportedModelError(f"{file.path} lacks {', '.join(missing[:3])}{others}: is it a whole model?")
-    for name in file.tensors:
+    for name, tensor in file.tensors.items():
+        try:
+            check_type(tensor.kind)
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(f"{file.path}: {name}: {error}") from error
         if name not in IGNORED_NAMES and family.hugging_face_name(name) is None:
             raise UnsupportedModelError(
                 f"{file.path} has a tensor {name}, which no {family.name} has: it would be left out"
