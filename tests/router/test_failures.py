@@ -179,9 +179,10 @@ async def test_malformed_trees_cost_speed_only(spoil: Any) -> None:
 async def test_a_slow_ssm_costs_speed_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """While it reads the prompt the verifier goes on by itself; nobody waits."""
     ssm = ToySsm()
-    ssm.delay_s = 3600.0
+    ssm.gate.clear()
     async with toy_suite(ssm=ssm) as suite:
         waits = recorded_waits(monkeypatch)
         assert token_ids_of(await responses_to(suite, request_of(max_tokens=40))) == toy_output(PROMPT, 40)
+        ssm.gate.set()
     assert not waits
     assert len(ssm.asked) == 1

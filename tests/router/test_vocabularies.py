@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from specgrove.request import VerifyWork
+from specgrove.request import Verdict, VerifyWork
 from specgrove.token_tree import TokenTree
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2
@@ -22,7 +22,7 @@ class RecordingLlm(ToyLlm):
         super().__init__()
         self.drafted_ids: set[int] = set()
 
-    async def _step(self, work: VerifyWork) -> object:  # type: ignore[override]
+    async def _step(self, work: VerifyWork) -> Verdict:
         self.drafted_ids.update(work.tree.token_ids[1:])
         return await super()._step(work)
 

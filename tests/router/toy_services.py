@@ -18,7 +18,7 @@ import grpc
 from router.app import RouterApp
 from router.config import RouterConfig
 from specgrove import wire
-from specgrove.errors import ResourceExhaustedError, SessionClosedError, StaleBaseError
+from specgrove.errors import InvalidRequestError, ResourceExhaustedError, StaleBaseError
 from specgrove.request import Draft, DraftedTree, DraftWork, LogProbs, PromptProgress, Verdict, VerifyWork
 from specgrove.serving.server import Server
 from specgrove.serving.work_streams import WorkStreams
@@ -26,6 +26,7 @@ from specgrove.token_tree import TokenTree
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, router_pb2_grpc, ssm_pb2, ssm_pb2_grpc, token_tree_pb2
 from tests.router.toy_language import CHAT_TEMPLATE, EOS, VOCAB_SIZE, NextToken, toy_next, toy_tokenizer_json
+from tests.router.toy_sessions import ToySession, ToySessions
 
 CONTEXT_LEN = 512
 MODEL = "toy"
@@ -36,7 +37,9 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
 
     def __init__(self, next_token: NextToken = toy_next, step_s: float = 0.0) -> None:
         self.streams = WorkStreams(self._verify, llm_pb2.VerifyResult, llm_pb2.VerifyResponse)
-        self.sessions: dict[str, tuple[list[int], Any]] = {}
+        self.sessions = ToySessions()
+        self.gate = asyncio.Event()  # a step waits for it
+        self.gate.set()
         self.closed: list[str] = []
         self.num_verified = 0
         self.forget_probability = 0.0
@@ -50,23 +53,48 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
 
     async def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict | PromptProgress, None]:
         """Progress where it is wanted; then the first verdict by itself, and ``num_joined`` steps to a verdict."""
+        session = self._take_in(work)
+        try:
+            async with contextlib.aclosing(self._answers(work, session)) as answers:
+                async for answer in answers:
+                    yield answer
+        finally:
+            session.is_under_way = False
+
+    def _take_in(self, work: VerifyWork) -> ToySession:
+        if (work.base == 0) != (work.session is not None) or (work.base == 0 and not work.new_token_ids):
+            raise InvalidRequestError.of("base", "base 0 must come with the session's parameters and all tokens")
+        if any(token_id >= VOCAB_SIZE for token_id in work.new_token_ids):
+            raise InvalidRequestError.of("new_token_ids", "are not in the vocabulary")
+        try:
+            work.tree.validated(vocab_size=VOCAB_SIZE, max_num_nodes=64)
+        except ValueError as error:
+            raise InvalidRequestError.of("tree", str(error)) from error
+        session = self.sessions.take_in(work.session_id, work.base, work.new_token_ids, work.session)
+        if work.tree.token_ids[0] != session.token_ids[-1]:
+            del self.sessions[work.session_id]
+            raise InvalidRequestError.of("tree.token_ids[0]", "the root must be the last committed token")
+        return session
+
+    async def _answers(self, work: VerifyWork, session: ToySession) -> AsyncGenerator[Verdict | PromptProgress, None]:
         unsent: Verdict | None = None
         num_to_join = 1
         if self.chunk_len is not None and work.session is not None and work.session.wants_prompt_progress:
             for num_read in range(self.chunk_len, len(work.new_token_ids), self.chunk_len):
                 yield PromptProgress(num_read)
-        async with contextlib.aclosing(self._steps(work)) as steps:
+        async with contextlib.aclosing(self._steps(work, session)) as steps:
             async for step in steps:
                 unsent = step if unsent is None else unsent.joined(step)
                 if unsent.num_steps == num_to_join or not step.has_more:
                     yield unsent
                     unsent, num_to_join = None, self.num_joined
 
-    async def _steps(self, work: VerifyWork) -> AsyncGenerator[Verdict, None]:
+    async def _steps(self, work: VerifyWork, session: ToySession) -> AsyncGenerator[Verdict, None]:
         for num_steps_left in range(work.num_steps - 1, -1, -1):
+            self.sessions.check(work.session_id, session)
             verdict = await self._step(work)
-            stop_token_ids = self.sessions[work.session_id][1].sampling.stop_token_ids
-            has_more = num_steps_left > 0 and not set(verdict.token_ids) & set(stop_token_ids)
+            has_more = num_steps_left > 0 and not set(verdict.token_ids) & set(session.params.sampling.stop_token_ids)
+            session.is_under_way = has_more  # whoever gets the last verdict may go on at once
             yield replace(verdict, has_more=has_more)
             if not has_more:
                 return
@@ -75,28 +103,27 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
             )
 
     async def _step(self, work: VerifyWork) -> Verdict:
+        """The next verdict of a session, whose tokens are all held."""
+        session = self.sessions[work.session_id]
         if self.full_after == self.num_verified:
             self.full_after = None
             del self.sessions[work.session_id]
             raise ResourceExhaustedError("no free KV slots")
         if self.num_full > 0:
             self.num_full -= 1
+            del self.sessions[work.session_id]
             raise ResourceExhaustedError("no free KV slots")
         if self._random.random() < self.forget_probability:
             self.sessions.pop(work.session_id, None)
-        tokens, session = self.sessions.get(work.session_id, ([], None)) if work.base else ([], work.session)
-        if len(tokens) < work.base or session is None:
-            raise StaleBaseError(len(tokens))
-        tokens = [*tokens[: work.base], *work.new_token_ids]
-        work.tree.validated(vocab_size=VOCAB_SIZE, max_num_nodes=64)
-        assert work.tree.token_ids[0] == tokens[-1]
+            raise StaleBaseError(0)
+        await self.gate.wait()
         if self.step_s:
             await asyncio.sleep(self.step_s)
-        if work.session_id in self.closed:
-            raise SessionClosedError("closed while its item waited")
+        self.sessions.check(work.session_id, session)
+        tokens, sampling = session.token_ids, session.params.sampling
         base, node, accepted, emitted = len(tokens), 0, [], []
         while True:
-            choice = self._next_token(tokens, session.sampling.seed)
+            choice = self._next_token(tokens, sampling.seed)
             tokens.append(choice)
             emitted.append(choice)
             children = [
@@ -106,14 +133,13 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
                 break
             node = children[0]
             accepted.append(node)
-        self.sessions[work.session_id] = (tokens, session)
         self.num_verified += 1
-        wanted = session.sampling.num_log_probs
+        wanted = sampling.num_log_probs
         log_probs = () if wanted is None else tuple(LogProbs(-0.5, ((t, -0.5),) * wanted) for t in emitted)
         return Verdict(base, tuple(emitted), tuple(accepted), log_probs, 1.0, work.tree.num_nodes)
 
     async def close(self, session_id: str) -> None:
-        self.sessions.pop(session_id, None)
+        self.sessions.close(session_id)
         self.closed.append(session_id)
 
     async def _verify(self, item: llm_pb2.VerifyItem) -> AsyncGenerator[llm_pb2.VerifyResult, None]:
@@ -165,7 +191,9 @@ class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
 
     def __init__(self, names: Sequence[str] = ("toy-a", "toy-b"), hit_rate: float = 0.7) -> None:
         self.streams = WorkStreams(self._draft, ssm_pb2.DraftResult, ssm_pb2.DraftResponse)
-        self.sessions: dict[str, list[int]] = {}
+        self.sessions = ToySessions()
+        self.gate = asyncio.Event()  # a draft waits for it
+        self.gate.set()
         self.closed: list[str] = []
         self.asked: list[DraftWork] = []
         self.names = tuple(names)
@@ -181,19 +209,31 @@ class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
         self.asked.append(work)
         if self._random.random() < self.forget_probability:
             self.sessions.pop(work.session_id, None)
-        held = self.sessions.get(work.session_id, []) if work.base else []
-        if len(held) < work.base:
-            raise StaleBaseError(len(held))
-        tokens = [*held[: work.base], *work.new_token_ids]
-        self.sessions[work.session_id] = tokens
-        if self.delay_s:
-            await asyncio.sleep(self.delay_s)
+        if work.base == 0 and not work.new_token_ids:
+            raise InvalidRequestError.of("new_token_ids", "base 0 must come with all committed tokens")
+        if unknown := sorted(set(work.ssms) - set(self.names)):
+            raise InvalidRequestError.of("ssms", f"{unknown} are not in the pool")
+        before = self.sessions.get(work.session_id)
+        try:
+            session = self.sessions.take_in(work.session_id, work.base, work.new_token_ids)
+        except StaleBaseError:
+            if before is not None and before.is_under_way:  # two items at once: nobody knows which comes first
+                self.sessions.close(work.session_id)
+            raise
+        tokens = session.token_ids
+        try:
+            await self.gate.wait()
+            if self.delay_s:
+                await asyncio.sleep(self.delay_s)
+            self.sessions.check(work.session_id, session)
+        finally:
+            session.is_under_way = False
         names = [name for name in self.names if not work.ssms or name in work.ssms]
         trees = [DraftedTree(n, self.spoil(self._tree(tokens, work))) for n in names if work.shape.max_num_nodes]
         return Draft(len(tokens), tuple(trees), 1.0)
 
     async def close(self, session_id: str) -> None:
-        self.sessions.pop(session_id, None)
+        self.sessions.close(session_id)
         self.closed.append(session_id)
 
     def _tree(self, tokens: list[int], work: DraftWork) -> TokenTree:

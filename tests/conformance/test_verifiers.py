@@ -1,0 +1,170 @@
+"""What routers rely on in a verifier: bases, one item at a time, sessions that open, close and are forgotten, errors by field."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+
+import pytest
+
+from specgrove.errors import InvalidRequestError, SessionClosedError, StaleBaseError
+from specgrove.request import SamplingParams, SessionParams, Verdict, VerifyWork
+from specgrove.speculation import Verifier
+from specgrove.token_tree import TokenTree
+from tests.conformance.conftest import Verifying, held_back
+
+PROMPT = (72, 5, 9, 72, 5, 33)
+PARAMS = SessionParams(SamplingParams(), len(PROMPT))
+
+
+def opening(session_id: str = "s", prompt: tuple[int, ...] = PROMPT, num_steps: int = 1) -> VerifyWork:
+    tree = TokenTree.of_root(prompt[-1])
+    return VerifyWork(session_id, 0, prompt, tree, SessionParams(SamplingParams(), len(prompt)), num_steps=num_steps)
+
+
+def going_on(committed: tuple[int, ...], base: int, session_id: str = "s") -> VerifyWork:
+    return VerifyWork(session_id, base, committed[base:], TokenTree.of_root(committed[-1]))
+
+
+async def all_of(verifier: Verifier, work: VerifyWork) -> list[Verdict]:
+    async with contextlib.aclosing(verifier.verify(work)) as found:
+        return [verdict async for verdict in found if isinstance(verdict, Verdict)]
+
+
+async def ask(verifier: Verifier, work: VerifyWork) -> Verdict:
+    (verdict,) = await all_of(verifier, work)
+    return verdict
+
+
+async def opened(verifier: Verifier, session_id: str = "s") -> tuple[int, ...]:
+    """All committed tokens after a first step."""
+    return PROMPT + (await ask(verifier, opening(session_id))).token_ids
+
+
+async def test_verdicts_follow_what_is_committed(verifying: Verifying) -> None:
+    committed = PROMPT
+    work = opening()
+    for _ in range(4):
+        verdict = await ask(verifying.verifier, work)
+        assert (verdict.base, verdict.has_more) == (len(committed), False)
+        assert len(verdict.token_ids) == 1
+        assert verdict.accepted_nodes == ()
+        committed += verdict.token_ids
+        work = going_on(committed, len(committed))
+
+
+async def test_a_tree_changes_no_token(verifying: Verifying) -> None:
+    verdicts = await all_of(verifying.verifier, opening("plain", num_steps=6))
+    expected = tuple(token_id for verdict in verdicts for token_id in verdict.token_ids)
+    assert [verdict.has_more for verdict in verdicts] == [True] * (len(verdicts) - 1) + [False]
+    assert [verdict.base for verdict in verdicts] == [
+        len(PROMPT) + sum(len(v.token_ids) for v in verdicts[:i]) for i in range(len(verdicts))
+    ]
+    right = TokenTree((PROMPT[-1], *expected[:5]), (-1, 0, 1, 2, 3, 4), (0.0,) + (-1.0,) * 5, (0,) * 6)
+    wrong = TokenTree((PROMPT[-1], expected[0], (expected[1] + 1) % 90), (-1, 0, 1), (0.0, -1.0, -1.0), (0,) * 3)
+    whole = await ask(verifying.verifier, replace(opening("right"), tree=right))
+    assert (whole.token_ids, whole.accepted_nodes) == (expected, (1, 2, 3, 4, 5))
+    part = await ask(verifying.verifier, replace(opening("wrong"), tree=wrong))
+    assert (part.token_ids, part.accepted_nodes) == (expected[:2], (1,))
+
+
+async def test_tokens_that_others_committed_are_taken_in(verifying: Verifying) -> None:
+    committed = await opened(verifying.verifier)
+    longer = (*committed, 17, 18)
+    assert (await ask(verifying.verifier, going_on(longer, len(committed)))).base == len(longer)
+
+
+@pytest.mark.parametrize("difference", [-1, 1, -4, 20])
+async def test_a_wrong_base_is_told_what_is_held(verifying: Verifying, difference: int) -> None:
+    """Below what is held too: nothing is guessed, and nothing is lost."""
+    committed = await opened(verifying.verifier)
+    padded = (*committed, *range(30))
+    with pytest.raises(StaleBaseError) as caught:
+        await ask(verifying.verifier, going_on(padded[: len(committed) + difference], len(committed) + difference))
+    assert caught.value.held_len == len(committed)
+    assert (await ask(verifying.verifier, going_on(committed, len(committed)))).base == len(committed)
+
+
+async def test_an_unknown_session_holds_nothing(verifying: Verifying) -> None:
+    with pytest.raises(StaleBaseError) as caught:
+        await ask(verifying.verifier, going_on(PROMPT, 5, "unknown"))
+    assert caught.value.held_len == 0
+
+
+async def test_one_item_at_a_time(verifying: Verifying) -> None:
+    committed = await opened(verifying.verifier)
+    verifying.shut()
+    first = asyncio.create_task(ask(verifying.verifier, going_on(committed, len(committed))))
+    await held_back(verifying, "s")
+    await asyncio.sleep(0)
+    with pytest.raises(StaleBaseError) as caught:
+        await ask(verifying.verifier, going_on(committed, len(committed)))
+    assert caught.value.held_len == 0
+    verifying.open()
+    assert (await first).base == len(committed)
+
+
+async def test_opening_anew_takes_the_place_of_what_is_under_way(verifying: Verifying) -> None:
+    verifying.shut()
+    first = asyncio.create_task(ask(verifying.verifier, opening()))
+    await held_back(verifying, "s")
+    again = asyncio.create_task(ask(verifying.verifier, opening(prompt=PROMPT[:3])))
+    await asyncio.sleep(0)
+    verifying.open()
+    assert (await again).base == 3
+    with pytest.raises(SessionClosedError):
+        await first
+
+
+async def test_closing_ends_what_is_under_way_and_forgets(verifying: Verifying) -> None:
+    committed = await opened(verifying.verifier)
+    verifying.shut()
+    under_way = asyncio.create_task(ask(verifying.verifier, going_on(committed, len(committed))))
+    await held_back(verifying, "s")
+    await asyncio.sleep(0)
+    await verifying.verifier.close("s")
+    verifying.open()
+    with pytest.raises(SessionClosedError):
+        await under_way
+    with pytest.raises(StaleBaseError) as caught:
+        await ask(verifying.verifier, going_on(committed, len(committed)))
+    assert caught.value.held_len == 0
+    assert (await opened(verifying.verifier)) == committed  # the same again
+
+
+async def test_closing_what_is_not_there_is_no_error(verifying: Verifying) -> None:
+    await verifying.verifier.close("never opened")
+    await opened(verifying.verifier)
+    for _ in range(2):
+        await verifying.verifier.close("s")
+
+
+async def test_a_root_that_is_not_the_last_token_ends_the_session(verifying: Verifying) -> None:
+    committed = await opened(verifying.verifier)
+    wrong = replace(going_on(committed, len(committed)), tree=TokenTree.of_root((committed[-1] + 1) % 90))
+    with pytest.raises(InvalidRequestError) as caught:
+        await ask(verifying.verifier, wrong)
+    assert caught.value.violations[0].field == "tree.token_ids[0]"
+    with pytest.raises(StaleBaseError):
+        await ask(verifying.verifier, going_on(committed, len(committed)))
+
+
+@pytest.mark.parametrize(
+    ("field", "work"),
+    [
+        ("session_id", opening("")),
+        ("session_id", opening("x" * 65)),
+        ("base", replace(opening(), session=None)),
+        ("base", replace(opening(), new_token_ids=())),
+        ("base", replace(going_on(PROMPT, 3), session=PARAMS)),
+        ("new_token_ids", opening(prompt=(*PROMPT, 70_000, 3))),
+        ("tree", replace(opening(), tree=TokenTree((PROMPT[-1], 70_000), (-1, 0), (0.0, -1.0), (0, 0)))),
+        ("tree", replace(opening(), tree=TokenTree((PROMPT[-1], 4), (-1, 1), (0.0, -1.0), (0, 0)))),
+        ("tree", replace(opening(), tree=TokenTree((PROMPT[-1], 4, 4), (-1, 0, 0), (0.0, -1.0, -1.0), (0, 0, 0)))),
+    ],
+)
+async def test_a_wrong_item_names_its_field(verifying: Verifying, field: str, work: VerifyWork) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        await ask(verifying.verifier, work)
+    assert [violation.field for violation in caught.value.violations] == [field]
