@@ -21,6 +21,7 @@ from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from router.tree_policy import StaticTreePolicy
 from specgrove.folders import default_cache_dir
+from specgrove.models.ends import ends_of
 from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.models.loading import load_decoder, open_checkpoint
 from specgrove.models.model_files import gguf_of
@@ -86,7 +87,7 @@ def main() -> int:
     folder = resolve_model(arguments.llm, cache_dir=arguments.cache_dir, progress=print)
     tokenizer = Tokenizer.from_folder(folder)
     decoder = load_decoder(folder, torch.float32)
-    eos = decoder.spec.eos_token_ids
+    eos = ends_of(folder, tokenizer, decoder.spec.vocab_size).text
     engine = VerifierEngine(ModelRunner(decoder, 4096), VerifierConfig(max_model_len=2048))
     loop = StepLoop(engine, "verifier")
     reference = reference_of(folder)

@@ -26,6 +26,7 @@ from specgrove.json_files import read_json_object
 from specgrove.kernels.cuda.backend import num_processors
 from specgrove.kernels.threads import set_num_threads
 from specgrove.models.decoder import DTYPES, Decoder
+from specgrove.models.ends import ends_of
 from specgrove.models.gguf_model import weights_note
 from specgrove.models.hub import resolve_model
 from specgrove.models.loading import load_decoder, read_spec
@@ -69,6 +70,9 @@ def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, Decod
         logger.info("%s", note)
     has_kernels = has_gpu_kernels(config.gpu_kernels, read_spec(folder), DTYPES[config.dtype], device)
     request = plan(config, folder, rank, device, has_kernels=has_kernels)
+    if rank is None or rank.rank == 0:
+        # What is wrong with small files is told before large ones are read.
+        ends_of(folder, Tokenizer.from_folder(folder), read_spec(folder).vocab_size)
     if rank is not None and rank.is_first_of_machine:
         dist.barrier()
     started_s = time.perf_counter()
@@ -87,6 +91,17 @@ def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, Decod
         name_of(folder), decoder.spec.num_parameters / 1e6, config.dtype, time.perf_counter() - started_s, where,
     )  # fmt: skip
     return folder, decoder, request.num_slots
+
+
+def warn_of_text(model: ServedModel) -> None:
+    """What the tokenizer's files and configurations lack, though the model can be served."""
+    if not model.ends.text:
+        logger.warning(
+            "no eos_token_id in generation_config.json or config.json, and no eos_token in the tokenizer's files: only stop texts, "
+            "stop tokens and max_tokens end an output"
+        )
+    if (defect := model.tokenizer.chat_template_defect) is not None:
+        logger.warning("conversations can't be served: %s", defect)
 
 
 def load_runner(config: LlmServiceConfig) -> tuple[Path, Runner]:
@@ -152,16 +167,18 @@ async def serve(
     is_cut = verifier.max_model_len < check_max_model_len(config, runner.spec)
     logger.info("context %d tokens%s", verifier.max_model_len, ", as many as there are KV slots" if is_cut else "")
     engine = VerifierEngine(runner, verifier)
+    tokenizer = Tokenizer.from_folder(folder)
     model = ServedModel(
         name=name_of(folder),
         folder=folder,
         dtype=config.dtype,
         max_model_len=verifier.max_model_len,
         max_num_tree_nodes=verifier.max_num_tree_nodes,
-        eos_token_ids=tuple(i for i in eos_token_ids(folder) if 0 <= i < runner.spec.vocab_size),
+        ends=ends_of(folder, tokenizer, runner.spec.vocab_size),
         spec=runner.spec,
-        tokenizer=Tokenizer.from_folder(folder),
+        tokenizer=tokenizer,
     )
+    warn_of_text(model)
     loop: StepLoop[VerifyWork, Verdict | PromptProgress] = StepLoop(engine, "verifier")
     servicer = LlmServicer(model, engine, loop, runner.num_slots)
     try:
@@ -235,15 +252,6 @@ def check_layout(config: LlmServiceConfig) -> None:
 def _log_progress(num_layers: int, total: int) -> None:
     if num_layers == total or num_layers % 10 == 0:
         logger.info("loaded layer %d of %d", num_layers, total)
-
-
-def eos_token_ids(folder: Path) -> tuple[int, ...]:
-    """End-of-sequence ids: generation_config.json's, which chat models extend, else config.json's."""
-    for name in ("generation_config.json", "config.json"):
-        path = folder / name
-        if path.exists() and (eos := read_json_object(path).token_ids("eos_token_id")):
-            return eos
-    return ()
 
 
 def main() -> int:

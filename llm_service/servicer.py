@@ -12,16 +12,16 @@ import grpc
 
 from llm_service.verifier import VerifierEngine
 from specgrove import wire
+from specgrove.models.ends import Ends
 from specgrove.models.spec import DecoderSpec
 from specgrove.request import PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.in_process import results_of
 from specgrove.runtime.measuring import StepMeasurement, measured
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.work_streams import WorkStreams
-from specgrove.tokenizer import Tokenizer
+from specgrove.tokenizer import TOKENIZER_FILE_NAMES, Tokenizer
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, token_tree_pb2
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _FILE_PIECE_BYTES = 1 << 20
 _WARMUP_NUMS_TOKENS = [1, 2, 4, 8, 16, 32, 64, 128]
 
@@ -37,7 +37,7 @@ class ServedModel:
     dtype: str
     max_model_len: int
     max_num_tree_nodes: int
-    eos_token_ids: tuple[int, ...]
+    ends: Ends
     spec: DecoderSpec
     tokenizer: Tokenizer
 
@@ -93,7 +93,8 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
             vocab_size=model.spec.vocab_size,
             max_model_len=model.max_model_len,
             dtype=model.dtype,
-            eos_token_ids=model.eos_token_ids,
+            eos_token_ids=model.ends.text,
+            chat_end_token_ids=model.ends.chat,
             vocab_sha256=model.tokenizer.vocab_sha256,
             num_slots=self._num_slots,
             num_parameters=model.spec.num_parameters,
@@ -104,7 +105,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         self, request: llm_pb2.GetTokenizerRequest, context: Context
     ) -> AsyncIterator[llm_pb2.GetTokenizerResponse]:
         """See llm.proto."""
-        for file_name in _TOKENIZER_FILES:
+        for file_name in TOKENIZER_FILE_NAMES:
             path = self._model.folder / file_name
             if not path.exists():
                 continue

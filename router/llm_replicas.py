@@ -170,10 +170,12 @@ class LlmPool:
             model.vocab_size,
             model.dtype,
             model.eos_token_ids,
+            model.chat_end_token_ids,
             model.tokenizer.vocab_sha256,
         )
         theirs = (
-            info.model, info.architecture, info.vocab_size, info.dtype, tuple(info.eos_token_ids), info.vocab_sha256,
+            info.model, info.architecture, info.vocab_size, info.dtype, tuple(info.eos_token_ids),
+            tuple(info.chat_end_token_ids), info.vocab_sha256,
         )  # fmt: skip
         if ours != theirs:
             raise InternalError(f"it serves {theirs}, but this router serves {ours}; restart the router to change that")

@@ -19,7 +19,7 @@ _FETCH_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """``context_len`` is the longest prompt + output in tokens."""
+    """``context_len`` is the longest prompt + output in tokens. ``chat_end_token_ids`` end an answer in a conversation."""
 
     name: str
     architecture: str
@@ -29,6 +29,7 @@ class ServedModel:
     eos_token_ids: tuple[int, ...]
     max_num_tree_nodes: int
     tokenizer: Tokenizer
+    chat_end_token_ids: tuple[int, ...] = ()
 
 
 def served_model_of(info: llm_pb2.LlmServiceGetModelInfoResponse, tokenizer: Tokenizer) -> ServedModel:
@@ -42,6 +43,7 @@ def served_model_of(info: llm_pb2.LlmServiceGetModelInfoResponse, tokenizer: Tok
         eos_token_ids=tuple(info.eos_token_ids),
         max_num_tree_nodes=info.max_num_tree_nodes,
         tokenizer=tokenizer,
+        chat_end_token_ids=tuple(info.chat_end_token_ids),
     )
 
 

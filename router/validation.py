@@ -163,7 +163,8 @@ def _max_tokens(found: Violations, proto: router_pb2.GenerateRequest, prompt_len
 
 def _sampling_of(proto: router_pb2.GenerateRequest, model: ServedModel) -> SamplingParams:
     params = wire.sampling_from_proto(proto.sampling)
-    ends = () if proto.ignore_eos else model.eos_token_ids
+    by_kind = model.chat_end_token_ids if proto.HasField("chat") else model.eos_token_ids
+    ends = () if proto.ignore_eos else by_kind
     # No mass at all is reached by the most probable token alone.
     keeps_one = params.top_p == 0
     return replace(

@@ -73,7 +73,6 @@ class ModelShape:
             residual="pre_norm",
             attention_scale=self.head_dim**-0.5,
             has_tied_head=False,
-            eos_token_ids=(),
         )
 
     def linear_shapes(self) -> tuple[tuple[int, int], ...]:

@@ -43,7 +43,6 @@ class DecoderSpec:
     """``parallel``: attention and MLP read the same input and are added together; ``post_norm``: the norms follow the sums."""
     attention_scale: float
     has_tied_head: bool
-    eos_token_ids: tuple[int, ...]
     alibi_slopes: tuple[float, ...] | None = None
     """Per head; arXiv 2108.12409."""
     qkv_clip: float | None = None

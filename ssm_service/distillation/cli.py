@@ -17,6 +17,7 @@ import torch.distributed
 from safetensors.torch import load_file
 
 from specgrove.folders import default_cache_dir
+from specgrove.models.ends import ends_of
 from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.tokenizer import Tokenizer
 from ssm_service.distillation import evaluate as evaluation
@@ -72,8 +73,10 @@ def _config_of(target: Path) -> dict[str, Any]:
 
 
 def _eos_id(target: Path) -> int:
-    eos = _config_of(target)["eos_token_id"]
-    return int(eos[0] if isinstance(eos, list) else eos)
+    ends = ends_of(target, Tokenizer.from_folder(target), _config_of(target)["vocab_size"])
+    if not ends.chat:
+        raise SystemExit(f"{target} names no token that ends an answer: set eos_token_id in its generation_config.json")
+    return ends.chat[0]
 
 
 def _generate(arguments: argparse.Namespace, target: Path) -> None:

@@ -53,7 +53,6 @@ def spec_of(config: JsonObject) -> DecoderSpec:
         residual="parallel" if is_parallel else "pre_norm",
         attention_scale=scale,
         has_tied_head=config.flag("tie_word_embeddings", True),
-        eos_token_ids=config.token_ids("eos_token_id"),
         # Falcon scales the bias as it scales the products.
         alibi_slopes=tuple(scale * slope for slope in geometric_slopes(num_heads)) if has_alibi else None,
     )

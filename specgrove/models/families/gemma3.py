@@ -57,7 +57,6 @@ def spec_of(config: JsonObject) -> DecoderSpec:
         residual="pre_norm",
         attention_scale=config.number("query_pre_attn_scalar", 256) ** -0.5,
         has_tied_head=config.flag("tie_word_embeddings", True),
-        eos_token_ids=config.token_ids("eos_token_id"),
         embedding_scale=float(hidden_size) ** 0.5,
     )
 

@@ -45,7 +45,6 @@ def spec_of(config: JsonObject) -> DecoderSpec:
         residual="pre_norm",
         attention_scale=head_dim**-0.5 if config.flag("scale_attn_weights", True) else 1.0,
         has_tied_head=config.flag("tie_word_embeddings", True),
-        eos_token_ids=config.token_ids("eos_token_id"),
     )
 
 

@@ -52,7 +52,6 @@ def spec_of(config: JsonObject) -> DecoderSpec:
         residual="pre_norm",
         attention_scale=head_dim**-0.5,
         has_tied_head=config.flag("tie_word_embeddings", False),
-        eos_token_ids=config.token_ids("eos_token_id"),
     )
 
 

@@ -56,7 +56,6 @@ def spec_of(config: JsonObject) -> DecoderSpec:
         residual="pre_norm",
         attention_scale=attention.number("softmax_scale", head_dim**-0.5),
         has_tied_head=config.flag("tie_word_embeddings", True),
-        eos_token_ids=config.token_ids("eos_token_id"),
         alibi_slopes=interleaved_slopes(num_heads, attention.number("alibi_bias_max", 8)),
         qkv_clip=attention.number("clip_qkv") if attention.has("clip_qkv") else None,
     )

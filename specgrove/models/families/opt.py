@@ -48,7 +48,6 @@ def spec_of(config: JsonObject) -> DecoderSpec:
         residual="pre_norm" if config.flag("do_layer_norm_before", True) else "post_norm",
         attention_scale=head_dim**-0.5,
         has_tied_head=config.flag("tie_word_embeddings", True),
-        eos_token_ids=config.token_ids("eos_token_id"),
         embedding_size=None if embedding_size == hidden_size else embedding_size,
     )
 
