@@ -22,7 +22,6 @@ from llm_service.config import LlmServiceConfig, VerifierConfig
 from llm_service.devices import check_offload_room, describe_store, weight_store
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.verifier import VerifierEngine
-from specgrove.json_files import read_json_object
 from specgrove.kernels.cuda.backend import num_processors
 from specgrove.kernels.threads import set_num_threads
 from specgrove.models.decoder import DTYPES, Decoder
@@ -65,14 +64,14 @@ def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, Decod
     if rank is not None and not rank.is_first_of_machine:
         dist.barrier()  # the first rank of the machine downloads and converts
     folder = resolve_model(config.model, cache_dir=config.cache_dir, progress=logger.info)
+    if rank is None or rank.rank == 0:
+        # What is wrong with small files is told before large ones are read.
+        ends_of(folder, Tokenizer.from_folder(folder), read_spec(folder).vocab_size)
     folder = ensure_quantized(folder, config.quantization, config.cache_dir, logger.info)
     if (note := weights_note(folder, config.dtype)) is not None:
         logger.info("%s", note)
     has_kernels = has_gpu_kernels(config.gpu_kernels, read_spec(folder), DTYPES[config.dtype], device)
     request = plan(config, folder, rank, device, has_kernels=has_kernels)
-    if rank is None or rank.rank == 0:
-        # What is wrong with small files is told before large ones are read.
-        ends_of(folder, Tokenizer.from_folder(folder), read_spec(folder).vocab_size)
     if rank is not None and rank.is_first_of_machine:
         dist.barrier()
     started_s = time.perf_counter()

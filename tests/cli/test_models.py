@@ -19,6 +19,7 @@ from specgrove.models.model_files import quantization_of
 from tests.conftest import save_tiny_llama
 from tests.models.families import save_tiny
 from tests.models.gguf_writing import save_tiny_gguf
+from tests.router.toy_language import toy_tokenizer_json
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def with_tokenizer(folder: Path) -> Path:
-    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer.json").write_bytes(toy_tokenizer_json())
     return folder
 
 

@@ -40,7 +40,12 @@ def pickled(folder: Path) -> str:
     return "pickle"
 
 
-@pytest.mark.parametrize("break_folder", [missing, truncated, pickled])
+def without_a_tokenizer(folder: Path) -> str:
+    (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    return "tokenizer.json is a Git LFS pointer"
+
+
+@pytest.mark.parametrize("break_folder", [missing, truncated, pickled, without_a_tokenizer])
 def test_bad_folders_are_named(tiny_llama: Path, tmp_path: Path, break_folder: object) -> None:
     folder = shutil.copytree(tiny_llama, tmp_path / "model")
     (folder / "tokenizer.json").write_text("{}")

@@ -21,7 +21,7 @@ from tests.router.toy_language import CHAT_TEMPLATE, EOS, VOCAB_SIZE, toy_tokeni
 from tests.router.toy_services import CONTEXT_LEN
 
 TOKENIZER = Tokenizer(toy_tokenizer_json(), json.loads('{"eos_token": "<eos>"}'), CHAT_TEMPLATE)
-MODEL = ServedModel("toy", "Toy", VOCAB_SIZE, CONTEXT_LEN, "float32", (EOS,), 64, TOKENIZER)
+MODEL = ServedModel("toy", "Toy", VOCAB_SIZE, CONTEXT_LEN, "float32", (EOS,), 64, TOKENIZER, (EOS, 10))
 
 
 async def _checked(**fields: Any) -> CheckedRequest:
@@ -243,6 +243,12 @@ async def test_defaults_are_filled_in() -> None:
     assert checked.stop_texts == ("\n",)
     assert (await _checked(ignore_eos=True)).request.sampling.stop_token_ids == ()
     assert (await _checked(**_sampling(seed=0))).request.sampling.seed == 0
+
+
+async def test_an_answer_in_a_conversation_has_ends_of_its_own() -> None:
+    assert (await _checked(**_chat(("user", "hi")))).request.sampling.stop_token_ids == (EOS, 10)
+    ignoring = await _checked(**_chat(("user", "hi")), ignore_eos=True)
+    assert ignoring.request.sampling.stop_token_ids == ()
 
 
 async def test_limits_themselves_are_allowed() -> None:

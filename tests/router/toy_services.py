@@ -162,6 +162,7 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
             max_model_len=CONTEXT_LEN,
             dtype="float32",
             eos_token_ids=[EOS],
+            chat_end_token_ids=[EOS],
             vocab_sha256=Tokenizer(toy_tokenizer_json(), {}, None).vocab_sha256,
             max_num_tree_nodes=64,
         )
