@@ -1,5 +1,6 @@
 // specgrove.kernels._cuda, and the same for the emulator: tensors cross as addresses, which specgrove/kernels/cuda
 // checks, and the stream as the number that torch gives. No call waits for the device.
+// Named arguments: two addresses or sizes that change places would go unnoticed.
 #include "bindings.h"
 
 #include <cstring>
@@ -18,6 +19,9 @@
 #include "tree_attention.h"
 
 namespace specgrove::cuda {
+
+using py::arg;
+
 namespace {
 
 template <void (*kNorm)(const Norm&, Stream)>
@@ -30,7 +34,8 @@ void bind_norm(py::module_& module, const char* name) {
                num_out_rows, size, at<void>(out), out_dtype},
               stream);
       },
-      NoGil());
+      NoGil(), py::kw_only(), arg("residual"), arg("delta"), arg("weight"), arg("bias"), arg("rows"), arg("eps"),
+      arg("num_out_rows"), arg("size"), arg("out"), arg("out_dtype"), arg("stream"));
 }
 
 void bind_norms(py::module_& module) {
@@ -43,7 +48,8 @@ void bind_norms(py::module_& module) {
         head_rms_norm({at<float>(qkv), at<float>(weight), eps, num_rows, width, first_head, num_heads, head_dim},
                       stream);
       },
-      NoGil());
+      NoGil(), py::kw_only(), arg("qkv"), arg("weight"), arg("eps"), arg("num_rows"), arg("width"), arg("first_head"),
+      arg("num_heads"), arg("head_dim"), arg("stream"));
 }
 
 void bind_elementwise(py::module_& module) {
@@ -55,7 +61,8 @@ void bind_elementwise(py::module_& module) {
                num_rows, size, at<float>(out)},
               dtype, stream);
       },
-      NoGil());
+      NoGil(), py::kw_only(), arg("table"), arg("token_ids"), arg("position_table"), arg("positions"), arg("dtype"),
+      arg("scale"), arg("num_rows"), arg("size"), arg("out"), arg("stream"));
   module.def(
       "rotate_and_store",
       [](Address qkv, Address positions, Address cos_sin, Address slots, Address k_cache, Address v_cache,
@@ -66,14 +73,17 @@ void bind_elementwise(py::module_& module) {
              at<void>(v_cache), at<void>(queries), num_rows, num_heads, num_kv_heads, head_dim},
             dtype, stream);
       },
-      NoGil());
+      NoGil(), py::kw_only(), arg("qkv"), arg("positions"), arg("cos_sin"), arg("slots"), arg("k_cache"),
+      arg("v_cache"), arg("queries"), arg("dtype"), arg("num_rows"), arg("num_heads"), arg("num_kv_heads"),
+      arg("head_dim"), arg("stream"));
   module.def(
       "activate",
       [](Address x, Activation activation, bool is_gated, int64_t num_rows, int64_t size, Address out, DType out_dtype,
          Stream stream) {
         activate(at<float>(x), activation, is_gated, num_rows, size, at<void>(out), out_dtype, stream);
       },
-      NoGil());
+      NoGil(), py::kw_only(), arg("x"), arg("activation"), arg("is_gated"), arg("num_rows"), arg("size"), arg("out"),
+      arg("out_dtype"), arg("stream"));
 }
 
 void bind_choices(py::module_& module) {
@@ -82,7 +92,7 @@ void bind_choices(py::module_& module) {
       [](Address token_ids, int64_t num_rows, Address choices, Stream stream) {
         take_choices(at<int32_t>(token_ids), num_rows, at<int64_t>(choices), stream);
       },
-      NoGil());
+      NoGil(), py::kw_only(), arg("token_ids"), arg("num_rows"), arg("choices"), arg("stream"));
   module.def(
       "choose",
       [](Address logits, Address temperatures, Address seeds, Address positions, int64_t num_rows, int64_t vocab_size,
@@ -91,7 +101,8 @@ void bind_choices(py::module_& module) {
                 vocab_size, at<int64_t>(out)},
                stream);
       },
-      NoGil());
+      NoGil(), py::kw_only(), arg("logits"), arg("temperatures"), arg("seeds"), arg("positions"), arg("num_rows"),
+      arg("vocab_size"), arg("out"), arg("stream"));
   module.def(
       "top_k_log_probs",
       [](Address logits, int64_t num_rows, int64_t vocab_size, int64_t k, Address log_probs, Address token_ids,
@@ -99,7 +110,8 @@ void bind_choices(py::module_& module) {
         top_k_log_probs({at<float>(logits), num_rows, vocab_size, k, at<float>(log_probs), at<int32_t>(token_ids)},
                         stream);
       },
-      NoGil());
+      NoGil(), py::kw_only(), arg("logits"), arg("num_rows"), arg("vocab_size"), arg("k"), arg("log_probs"),
+      arg("token_ids"), arg("stream"));
 }
 
 void bind_attention(py::module_& module) {
@@ -125,7 +137,10 @@ void bind_attention(py::module_& module) {
         std::memcpy(at<int32_t>(out), plan.data(), plan.size() * sizeof(int32_t));
         return plan.size();
       },
-      NoGil());
+      NoGil(), arg("context_slots"), arg("context_offsets"), arg("tree_slots"), arg("tree_offsets"), arg("num_seqs"),
+      arg("row_seq"), arg("row_context_len"), arg("row_masks"), arg("num_rows"), arg("num_mask_words"), py::kw_only(),
+      arg("group_size"), arg("num_kv_heads"), arg("num_processors"), arg("out"), arg("num_numbers"),
+      arg("num_split_items"));
   module.def("attention_partials", &attention_partials);
   module.def("max_shared_bytes", &max_shared_bytes);
   module.attr("BLOCK_KEYS") = kBlockKeys;
@@ -142,7 +157,9 @@ void bind_attention(py::module_& module) {
                         num_kv_heads},
                        head_dim, dtype, {num_blocks, num_rows, max_shared_bytes}, stream);
       },
-      NoGil());
+      NoGil(), py::kw_only(), arg("queries"), arg("k_cache"), arg("v_cache"), arg("dtype"), arg("out"), arg("plan"),
+      arg("partials"), arg("arrived"), arg("alibi_slopes"), arg("scale"), arg("window"), arg("num_heads"),
+      arg("num_kv_heads"), arg("head_dim"), arg("num_blocks"), arg("num_rows"), arg("max_shared_bytes"), arg("stream"));
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 
 namespace specgrove::cuda {
 
+using py::arg;
+
 void bind_linear(py::module_& module) {
   module.def(
       "small_linear",
@@ -14,7 +16,10 @@ void bind_linear(py::module_& module) {
                       num_groups, num_splits, num_processors, bits, has_mins, has_half_scales, dtype},
                      stream);
       },
-      NoGil());
+      NoGil(), py::kw_only(), arg("x"), arg("weight"), arg("scales"), arg("bias"), arg("out"), arg("partials"),
+      arg("counters"), arg("num_rows"), arg("in_features"), arg("out_features"), arg("group_size"), arg("num_groups"),
+      arg("num_splits"), arg("num_processors"), arg("bits"), arg("has_mins"), arg("has_half_scales"), arg("dtype"),
+      arg("stream"));
 }
 
 }  // namespace specgrove::cuda

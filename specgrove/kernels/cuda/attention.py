@@ -94,9 +94,16 @@ def write_plan(
     """
     check(out, "out", torch.int32, None)
     module = kernels_for(device)
-    shape = (heads.group_size, heads.num_kv_heads, processors or num_processors(device))
-    room = (out.shape[0], num_split_items)
-    return int(module.attention_plan(*batch.attention_arguments, *shape, out.data_ptr(), *room))
+    num_numbers = module.attention_plan(
+        *batch.attention_arguments,
+        group_size=heads.group_size,
+        num_kv_heads=heads.num_kv_heads,
+        num_processors=processors or num_processors(device),
+        out=out.data_ptr(),
+        num_numbers=out.shape[0],
+        num_split_items=num_split_items,
+    )
+    return int(num_numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,22 +202,22 @@ def tree_attention(
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1, got {window}")
     module.tree_attention(
-        queries.data_ptr(),
-        k_cache.data_ptr(),
-        v_cache.data_ptr(),
-        dtype_of(module, queries),
-        out.data_ptr(),
-        plan.numbers.data_ptr(),
-        plan.partials.data_ptr(),
-        plan.arrived.data_ptr(),
-        optional_address(alibi_slopes, "alibi_slopes", num_heads),
-        scale,
-        window or 0,
-        num_heads,
-        num_kv_heads,
-        head_dim,
-        plan.num_blocks,
-        plan.num_rows,
-        plan.max_shared_bytes,
-        stream,
+        queries=queries.data_ptr(),
+        k_cache=k_cache.data_ptr(),
+        v_cache=v_cache.data_ptr(),
+        dtype=dtype_of(module, queries),
+        out=out.data_ptr(),
+        plan=plan.numbers.data_ptr(),
+        partials=plan.partials.data_ptr(),
+        arrived=plan.arrived.data_ptr(),
+        alibi_slopes=optional_address(alibi_slopes, "alibi_slopes", num_heads),
+        scale=scale,
+        window=window or 0,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        num_blocks=plan.num_blocks,
+        num_rows=plan.num_rows,
+        max_shared_bytes=plan.max_shared_bytes,
+        stream=stream,
     )

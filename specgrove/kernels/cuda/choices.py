@@ -23,8 +23,16 @@ def choose(
     check(seeds, "seeds", torch.int64, num_rows)
     check(positions, "positions", torch.int64, num_rows)
     check(out, "out", torch.int64, num_rows)
-    addresses = (tensor.data_ptr() for tensor in (logits, temperatures, seeds, positions))
-    module.choose(*addresses, num_rows, vocab_size, out.data_ptr(), stream)
+    module.choose(
+        logits=logits.data_ptr(),
+        temperatures=temperatures.data_ptr(),
+        seeds=seeds.data_ptr(),
+        positions=positions.data_ptr(),
+        num_rows=num_rows,
+        vocab_size=vocab_size,
+        out=out.data_ptr(),
+        stream=stream,
+    )
 
 
 def take_choices(token_ids: torch.Tensor, choices: torch.Tensor) -> None:
@@ -36,7 +44,9 @@ def take_choices(token_ids: torch.Tensor, choices: torch.Tensor) -> None:
     module, stream = backend(token_ids, choices)
     check(token_ids, "token_ids", torch.int32, None)
     check(choices, "choices", torch.int64, None)
-    module.take_choices(token_ids.data_ptr(), token_ids.shape[0], choices.data_ptr(), stream)
+    module.take_choices(
+        token_ids=token_ids.data_ptr(), num_rows=token_ids.shape[0], choices=choices.data_ptr(), stream=stream
+    )
 
 
 def top_k_log_probs(logits: torch.Tensor, k: int, log_probs: torch.Tensor, token_ids: torch.Tensor) -> None:
@@ -53,5 +63,12 @@ def top_k_log_probs(logits: torch.Tensor, k: int, log_probs: torch.Tensor, token
     check(logits, "logits", torch.float32, num_rows, vocab_size)
     check(log_probs, "log_probs", torch.float32, num_rows, k)
     check(token_ids, "token_ids", torch.int32, num_rows, k)
-    addresses = log_probs.data_ptr(), token_ids.data_ptr()
-    module.top_k_log_probs(logits.data_ptr(), num_rows, vocab_size, k, *addresses, stream)
+    module.top_k_log_probs(
+        logits=logits.data_ptr(),
+        num_rows=num_rows,
+        vocab_size=vocab_size,
+        k=k,
+        log_probs=log_probs.data_ptr(),
+        token_ids=token_ids.data_ptr(),
+        stream=stream,
+    )

@@ -35,16 +35,16 @@ def embed(
         check(positions, "positions", torch.int32, num_rows)
         position_table_address, positions_address = position_table.data_ptr(), positions.data_ptr()
     module.embed(
-        table.data_ptr(),
-        token_ids.data_ptr(),
-        position_table_address,
-        positions_address,
-        dtype_of(module, table),
-        scale,
-        num_rows,
-        size,
-        out.data_ptr(),
-        stream,
+        table=table.data_ptr(),
+        token_ids=token_ids.data_ptr(),
+        position_table=position_table_address,
+        positions=positions_address,
+        dtype=dtype_of(module, table),
+        scale=scale,
+        num_rows=num_rows,
+        size=size,
+        out=out.data_ptr(),
+        stream=stream,
     )
 
 
@@ -76,19 +76,19 @@ def rotate_and_store(
     if head_dim % 2:
         raise ValueError(f"heads must be of an even size, got {head_dim}")
     module.rotate_and_store(
-        qkv.data_ptr(),
-        positions.data_ptr(),
-        0 if cos_sin is None else cos_sin.data_ptr(),
-        slots.data_ptr(),
-        k_cache.data_ptr(),
-        v_cache.data_ptr(),
-        queries.data_ptr(),
-        dtype_of(module, queries),
-        num_rows,
-        num_heads,
-        num_kv_heads,
-        head_dim,
-        stream,
+        qkv=qkv.data_ptr(),
+        positions=positions.data_ptr(),
+        cos_sin=0 if cos_sin is None else cos_sin.data_ptr(),
+        slots=slots.data_ptr(),
+        k_cache=k_cache.data_ptr(),
+        v_cache=v_cache.data_ptr(),
+        queries=queries.data_ptr(),
+        dtype=dtype_of(module, queries),
+        num_rows=num_rows,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        stream=stream,
     )
 
 
@@ -108,4 +108,13 @@ def _activate(x: torch.Tensor, activation: Activation, out: torch.Tensor, *, is_
     check(x, "x", torch.float32, num_rows, 2 * size if is_gated else size)
     check(out, "out", out.dtype, num_rows, size)
     name = getattr(module.Activation, activation)
-    module.activate(x.data_ptr(), name, is_gated, num_rows, size, out.data_ptr(), dtype_of(module, out), stream)
+    module.activate(
+        x=x.data_ptr(),
+        activation=name,
+        is_gated=is_gated,
+        num_rows=num_rows,
+        size=size,
+        out=out.data_ptr(),
+        out_dtype=dtype_of(module, out),
+        stream=stream,
+    )

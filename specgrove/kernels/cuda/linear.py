@@ -82,7 +82,7 @@ class PackedDeviceLinear:
         """
         if dtype not in (torch.float16, torch.bfloat16):
             raise ValueError(f"dtype must be float16 or bfloat16, got {dtype}")
-        values = weight.codes if isinstance(weight, QuantizedWeight) else weight.to(dtype)
+        values = weight.codes if isinstance(weight, QuantizedWeight) else weight
         self.out_features, self.in_features = values.shape
         if bias is not None:
             check(bias, "bias", torch.float32, self.out_features)
@@ -90,7 +90,8 @@ class PackedDeviceLinear:
         self._bits = weight.bits if isinstance(weight, QuantizedWeight) else 16
         self._has_mins = self._has_half_scales = False
         self._group_size, self._num_groups = _CHUNK, 1
-        packed = _pack(values, self._bits).to(device)
+        values = values.to(device)  # first: a card permutes them at once, the host with one thread
+        packed = _pack(values if isinstance(weight, QuantizedWeight) else values.to(dtype), self._bits)
         self.parts: tuple[torch.Tensor, ...] = (packed,)
         """The tensors that may lie elsewhere between two uses."""
         if isinstance(weight, QuantizedWeight):
@@ -100,7 +101,7 @@ class PackedDeviceLinear:
                 raise ValueError(f"group_size must be {self.in_features} or a multiple of 16, got {self._group_size}")
             shape = weight.shape()
             self._has_mins, self._has_half_scales = shape.has_mins, shape.has_half_scales
-            self.parts = (packed, _pack_scales(weight, self._has_half_scales).to(device))
+            self.parts = (packed, _pack_scales(weight, self._has_half_scales, device))
         self._bias = None if bias is None else bias.to(device)
         num_blocks = -(-self.out_features // _BLOCK)
         self._num_splits = _num_splits(num_blocks, -(-self.in_features // _CHUNK))
@@ -133,25 +134,25 @@ class PackedDeviceLinear:
             raise ValueError("x must start at a multiple of 16 bytes")
         module, stream = backend(x, out, *self.parts)
         module.small_linear(
-            x.data_ptr(),
-            self.parts[0].data_ptr(),
-            self.parts[1].data_ptr() if len(self.parts) > 1 else 0,
-            0 if self._bias is None else self._bias.data_ptr(),
-            out.data_ptr(),
-            self._workspace.partials.data_ptr(),
-            self._workspace.counters.data_ptr(),
-            num_rows,
-            x.shape[1],
-            self.out_features,
-            self._group_size,
-            self._num_groups,
-            self._num_splits,
-            self._num_processors,
-            self._bits,
-            self._has_mins,
-            self._has_half_scales,
-            dtype_of(module, x),
-            stream,
+            x=x.data_ptr(),
+            weight=self.parts[0].data_ptr(),
+            scales=self.parts[1].data_ptr() if len(self.parts) > 1 else 0,
+            bias=0 if self._bias is None else self._bias.data_ptr(),
+            out=out.data_ptr(),
+            partials=self._workspace.partials.data_ptr(),
+            counters=self._workspace.counters.data_ptr(),
+            num_rows=num_rows,
+            in_features=x.shape[1],
+            out_features=self.out_features,
+            group_size=self._group_size,
+            num_groups=self._num_groups,
+            num_splits=self._num_splits,
+            num_processors=self._num_processors,
+            bits=self._bits,
+            has_mins=self._has_mins,
+            has_half_scales=self._has_half_scales,
+            dtype=dtype_of(module, x),
+            stream=stream,
         )
         return out
 
@@ -175,7 +176,8 @@ def _num_splits(num_blocks: int, num_chunks: int) -> int:
 def _pack(values: torch.Tensor, bits: int) -> torch.Tensor:
     """Weights or codes ``[out_features, in_features]`` as uint8, each block's, chunk's and lane's together, with zeros around."""
     out_features, in_features = values.shape
-    padded = functional.pad(values, (0, -in_features % _CHUNK, 0, -out_features % _BLOCK))
+    padding = (0, -in_features % _CHUNK, 0, -out_features % _BLOCK)
+    padded = functional.pad(values, padding) if any(padding) else values  # which else would be copied too
     blocks = padded.view(padded.shape[0] // _BLOCK, *_SIZES[0], padded.shape[1] // _CHUNK, *_SIZES[1])
     ordered = blocks.permute([_AXES.index(axis) for axis in _ORDERS[bits]]).contiguous().view(-1)
     if bits == 4:
@@ -183,10 +185,10 @@ def _pack(values: torch.Tensor, bits: int) -> torch.Tensor:
     return ordered.view(torch.uint8)
 
 
-def _pack_scales(weight: QuantizedWeight, has_half_scales: bool) -> torch.Tensor:
+def _pack_scales(weight: QuantizedWeight, has_half_scales: bool, device: torch.device) -> torch.Tensor:
     """``[block, group, row of the mma, scale or min, 4 outputs 8 apart]``: what a lane needs lies together."""
     kinds = [weight.scales] if weight.mins is None else [weight.scales, weight.mins]
-    stacked = torch.stack(kinds)
+    stacked = torch.stack([kind.to(device) for kind in kinds])
     padded = functional.pad(stacked, (0, 0, 0, -weight.out_features % _BLOCK))
     blocks = padded.view(len(kinds), -1, 4, 8, padded.shape[-1]).permute(1, 4, 3, 0, 2).contiguous()
     return blocks.half() if has_half_scales else blocks

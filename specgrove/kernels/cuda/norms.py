@@ -57,17 +57,17 @@ def _norm(
     if rows is not None:
         check(rows, "rows", torch.int32, num_out_rows)
     getattr(module, name)(
-        residual.data_ptr(),
-        optional_address(delta, "delta", num_rows, size),
-        weight.data_ptr(),
-        optional_address(bias, "bias", size),
-        0 if rows is None else rows.data_ptr(),
-        eps,
-        num_out_rows,
-        size,
-        out.data_ptr(),
-        dtype_of(module, out),
-        stream,
+        residual=residual.data_ptr(),
+        delta=optional_address(delta, "delta", num_rows, size),
+        weight=weight.data_ptr(),
+        bias=optional_address(bias, "bias", size),
+        rows=0 if rows is None else rows.data_ptr(),
+        eps=eps,
+        num_out_rows=num_out_rows,
+        size=size,
+        out=out.data_ptr(),
+        out_dtype=dtype_of(module, out),
+        stream=stream,
     )
 
 
@@ -84,5 +84,13 @@ def head_rms_norm(
             f"qkv of {width} columns has no {num_heads} heads of size {head_dim} from head {first_head} on"
         )
     module.head_rms_norm(
-        qkv.data_ptr(), weight.data_ptr(), eps, num_rows, width, first_head, num_heads, head_dim, stream
+        qkv=qkv.data_ptr(),
+        weight=weight.data_ptr(),
+        eps=eps,
+        num_rows=num_rows,
+        width=width,
+        first_head=first_head,
+        num_heads=num_heads,
+        head_dim=head_dim,
+        stream=stream,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from specgrove.kernels.cuda.linear import PackedDeviceLinear
+from specgrove.kernels.cuda.linear import PackedDeviceLinear, _pack
 from specgrove.kernels.quantized_linear import QuantizedWeight, quantize
 from tests.kernels.cuda.conftest import assert_as_exact_as_torch, poisoned
 
@@ -176,3 +176,19 @@ def test_sizes_and_errors(device: torch.device) -> None:
         linear(torch.zeros(1, 128, dtype=torch.bfloat16, device=device))
     x = torch.randn(3, 128, device=device)
     assert torch.equal(linear(x), linear(x.half()))
+
+
+def test_weights_are_packed_where_they_will_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the card, not by the one thread that a service's torch has."""
+    packed_on: list[torch.device] = []
+
+    def spied_pack(values: torch.Tensor, bits: int) -> torch.Tensor:
+        packed_on.append(values.device)
+        return _pack(values, bits)
+
+    monkeypatch.setattr("specgrove.kernels.cuda.linear._pack", spied_pack)
+    device = torch.device("meta")  # has no memory: what is computed there is computed nowhere else
+    for weight in (torch.randn(40, 70), quantize(torch.randn(40, 64), 4, 32)):
+        made = PackedDeviceLinear(weight, None, torch.bfloat16, device, processors=1)
+        assert {part.device for part in made.parts} == {device}
+    assert packed_on == [device, device]
