@@ -1,6 +1,6 @@
 """The values that travel between stages: a request on its way in, work items and their results, steps on their way out.
 
-All are frozen and torch-free; ``specgrove.wire`` is the only place that turns them into protobuf and back.
+All are frozen and torch-free; ``specgrove.wire`` and ``specgrove.client_wire`` turn them into protobuf and back.
 """
 
 from __future__ import annotations

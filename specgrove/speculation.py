@@ -1,6 +1,7 @@
 """The speculation loop: draft, merge, verify, commit. Written once, run in-process and over the network.
 
-Called by the router's servicer and by the Python API with any ``Drafter``s and one ``Verifier``. It owns a request's committed
+Called by the router's servicer, and by tests and benchmarks in one process, with any ``Drafter``s and one ``Verifier``.
+It owns a request's committed
 tokens, which are the only truth: drafters and verifiers that lost theirs are sent them again, and a drafter that is missing,
 late or wrong contributes an empty tree. So the steps it yields depend on the verifier's decisions alone. The next step is under way while
 the caller has the last one in hand, and where nothing is drafted the verifier makes many without being asked for each: what is done with

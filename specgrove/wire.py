@@ -1,4 +1,6 @@
-"""Protobuf to frozen dataclasses and back, for every message between services and to clients. The only place that does it.
+"""Protobuf to frozen dataclasses and back: works, verdicts, drafts, trees and errors, as they travel between services.
+
+Clients' messages are in ``specgrove.client_wire``; what a service says of itself is read where it is used (``router.served_model``).
 
 What comes in is checked for form here (missing parts, lengths); what a value means is checked by who uses it.
 """

@@ -50,7 +50,7 @@ class SsmServiceConfig:
     dtype: str
     device: str
     gpu_kernels: str
-    """``auto`` or ``off``."""
+    """``auto``, ``off`` or ``require``."""
     cache_dir: Path
     num_threads: int
     num_slots: int

@@ -1,6 +1,6 @@
 """A step loop of this process for coroutines, and as ``Drafter`` and ``Verifier``: the speculation loop without a network.
 
-The services' servicers use ``results_of``; tests, examples and benchmarks the other two, whose counterparts are in
+The services' servicers use ``results_of``; tests and benchmarks the other two, whose counterparts are in
 ``router.remote``.
 """
 

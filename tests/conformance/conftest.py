@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +13,7 @@ from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from specgrove.drafting import Drafter
 from specgrove.models.loading import load_decoder
-from specgrove.request import Draft, DraftWork, Verdict, VerifyWork
-from specgrove.runtime.in_process import results_of
+from specgrove.runtime.in_process import InProcessDrafter, InProcessVerifier
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.speculation import Verifier
@@ -67,34 +64,6 @@ class GatedPool(DrafterPool):
         return self.is_open and super().has_work()
 
 
-class LocalVerifier:
-    """An engine on its loop as the servicer uses it, without the wire."""
-
-    def __init__(self, loop: StepLoop[VerifyWork, Verdict]) -> None:
-        self._loop = loop
-
-    async def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict, None]:
-        async with contextlib.aclosing(results_of(self._loop, work)) as verdicts:
-            async for verdict in verdicts:
-                yield verdict
-
-    async def close(self, session_id: str) -> None:
-        await asyncio.wrap_future(self._loop.close_session(session_id))
-
-
-class LocalDrafter:
-    """The same of a pool."""
-
-    def __init__(self, loop: StepLoop[DraftWork, Draft]) -> None:
-        self._loop = loop
-
-    async def draft(self, work: DraftWork) -> Draft:
-        return await asyncio.wrap_future(self._loop.submit(work))
-
-    async def close(self, session_id: str) -> None:
-        await asyncio.wrap_future(self._loop.close_session(session_id))
-
-
 @pytest.fixture(params=["toy", "engine"])
 def verifying(request: pytest.FixtureRequest, tiny_llama: Path) -> Iterator[Verifying]:
     if request.param == "toy":
@@ -109,7 +78,9 @@ def verifying(request: pytest.FixtureRequest, tiny_llama: Path) -> Iterator[Veri
         engine.is_open = is_open
         loop.call(lambda: None)  # it looks again
 
-    yield Verifying(LocalVerifier(loop), lambda: set_open(False), lambda: set_open(True), engine._pending.__contains__)
+    yield Verifying(
+        InProcessVerifier(loop), lambda: set_open(False), lambda: set_open(True), engine._pending.__contains__
+    )
     set_open(True)
     loop.stop()
 
@@ -132,7 +103,7 @@ def drafting(request: pytest.FixtureRequest, tiny_llama: Path) -> Iterator[Draft
         session = pool._sessions.get(name)
         return session is not None and session.pending is not None
 
-    yield DraftingSide(LocalDrafter(loop), lambda: set_open(False), lambda: set_open(True), is_under_way)
+    yield DraftingSide(InProcessDrafter(loop), lambda: set_open(False), lambda: set_open(True), is_under_way)
     set_open(True)
     loop.stop()
 
