@@ -23,7 +23,9 @@ from specgrove.v1 import router_pb2, router_pb2_grpc
 logger = logging.getLogger(__name__)
 
 SERVICE_NAME = router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name
-_LOG_INTERVAL_S = 1.0
+# How often it is said what is waited for.
+_LOG_INTERVAL_S = 10.0
+_SSM_WAIT_S = 1.0
 # Replicas measure themselves for two seconds at most; a little more for what that takes besides.
 _MEASURE_WAIT_S = 3.0
 # Streams of one connection. Well above what it may hold and queue: a request too many is to be told when to try again, whereas a
@@ -100,7 +102,7 @@ class RouterApp:
         """A moment for those that are there already: the first request should find them. Nobody waits for others."""
         clients = [replica.client for replica in self.ssms.replicas]
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LOG_INTERVAL_S):
+            async with asyncio.timeout(_SSM_WAIT_S):
                 await asyncio.gather(*(client.connected.wait() for client in clients))
 
     def _tokenizer(self) -> Tokenizer | None:

@@ -19,6 +19,7 @@ from router.config import TreeConfig
 from router.llm_replicas import LlmPool
 from router.measurements import Measurements
 from router.remote import RemoteVerifier
+from router.request_log import RequestLog
 from router.served_model import ServedModel
 from router.ssm_replicas import SsmPool
 from router.text_stream import TextPiece, TextStream
@@ -81,9 +82,12 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                 session_id=uuid.uuid4().hex,
                 deadline_s=self._deadline_s(client_deadline_s),
             )
-            async with contextlib.aclosing(self._responses(checked, model, arrived_s)) as responses:
-                async for response in responses:
-                    yield response
+            num_prompt_tokens = len(checked.request.prompt_token_ids)
+            with RequestLog(checked.request.session_id, num_prompt_tokens, arrived_s) as log:
+                async with contextlib.aclosing(self._responses(checked, model, arrived_s)) as responses:
+                    async for response in responses:
+                        log.add(response)
+                        yield response
 
     async def GetModelInfo(  # noqa: N802
         self, request: router_pb2.GetModelInfoRequest, context: Any

@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from specgrove.telemetry import parsed
+
 _POLL_S = 0.05
 _FIRST_BACKOFF_S = 0.2
 _MAX_BACKOFF_S = 10.0
@@ -190,5 +192,8 @@ def _exit_in_words(exit_code: int) -> str:
 
 
 def _cause(lines: Sequence[str]) -> str:
-    """The last line that says something: usually the error message, or the exception of a traceback."""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
+    """The last error of its log, without time and name; else its last line that says something, as a traceback's does."""
+    found = [(parsed(line), line.strip()) for line in reversed(lines) if line.strip()]
+    errors = [log_line.message for log_line, _ in found if log_line is not None and log_line.level == "ERROR"]
+    others = [line if log_line is None else log_line.message for log_line, line in found]
+    return next(iter((*errors, *others)), "it printed nothing")

@@ -1,11 +1,16 @@
-"""Log lines of all processes: when, how bad, which service, what. Set up once in each ``__main__``."""
+"""Log lines of all processes: when, how bad, which service, what. Set up once in each ``__main__``.
+
+Whoever started a process reads them back: ``parsed`` takes a line apart.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
+from dataclasses import dataclass
 
 
 def set_up_logging(service: str, level: str = "INFO", format: str = "text") -> None:
@@ -48,3 +53,28 @@ class JsonFormatter(logging.Formatter):
     def converter(timestamp: float | None) -> time.struct_time:
         """UTC, whatever the machine's time zone."""
         return time.gmtime(timestamp)
+
+
+_TEXT_LINE = re.compile(r"\d\d:\d\d:\d\d\.\d{3} (?P<level>[A-Z]+) (?P<service>\S+): (?P<message>.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedLine:
+    """What a process printed, where it is a line of its log."""
+
+    level: str
+    service: str
+    message: str
+
+
+def parsed(line: str) -> ParsedLine | None:
+    """``None`` for what is no line of a log: a traceback, a library's warning."""
+    if (found := _TEXT_LINE.fullmatch(line)) is not None:
+        return ParsedLine(**found.groupdict())
+    if not line.startswith('{"time": '):
+        return None
+    try:
+        fields = json.loads(line)
+        return ParsedLine(fields["level"], fields["service"], fields["message"])
+    except (ValueError, KeyError, TypeError):
+        return None

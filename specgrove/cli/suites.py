@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.serve import Suite, SuiteConfig
 from specgrove.settings import given_arguments
 from specgrove.supervisor import LogLine
+from specgrove.telemetry import parsed
 
 
 @contextlib.contextmanager
@@ -70,7 +72,9 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
         def show(services: tuple[str, ...]) -> None:
             status.update(f"starting {', '.join(services)} ({time.monotonic() - started_s:.0f} s)")
 
-        suite = Suite(config, log_line=log_to(console) if arguments.verbose else None, progress=show)
+        suite = Suite(
+            config, log_line=log_to(console, arguments.log_format) if arguments.verbose else None, progress=show
+        )
         suite.start()
     try:
         console.print(f"services ready after {time.monotonic() - started_s:.1f} s", style="dim")
@@ -122,10 +126,20 @@ def waiting(console: rich.console.Console, message: str) -> rich.status.Status:
     return console.status(message, spinner="dots")
 
 
-def log_to(console: rich.console.Console) -> LogLine:
-    """Prints each line with its service's name."""
+def log_to(console: rich.console.Console, log_format: str | None = None) -> LogLine:
+    """Prints each line with its service's name, once."""
 
     def log_line(name: str, line: str) -> None:
-        console.out(f"[{name}] {line}", highlight=False)
+        # The services' own announcement is for whoever starts one by hand; the suite says where the router listens.
+        if line.startswith("listening on "):
+            return
+        log = parsed(line)
+        if log is not None and log.service == name:
+            console.out(line, highlight=False)
+        elif log_format == "json":
+            fields = {"service": name, "message": line} if log is None else json.loads(line) | {"service": name}
+            console.out(json.dumps(fields, ensure_ascii=False), highlight=False)
+        else:
+            console.out(f"{name}: {line}", highlight=False)
 
     return log_line

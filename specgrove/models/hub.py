@@ -87,13 +87,18 @@ def _gguf_file(path: Path, needs_tokenizer: bool) -> Path | None:
 
 
 def _download(model: str, progress: Callable[[str], None], needs_tokenizer: bool) -> Path:
-    """The hub's snapshot of ``model``, in the library's own cache (``HF_HOME``); complete files are not fetched again."""
+    """The hub's snapshot of ``model``; complete files are not fetched again."""
     progress(f"fetching {model} from the Hugging Face hub")
+    folder = fetch_from_hub(model, DOWNLOADED_FILES)
+    check_model_folder(folder, needs_tokenizer=needs_tokenizer)
+    return folder
+
+
+def fetch_from_hub(model: str, patterns: tuple[str, ...]) -> Path:
+    """The snapshot of ``model`` with the files that match, in the library's own cache (``HF_HOME``). Raises ``ModelNotFoundError``."""
     try:
-        folder = Path(
-            huggingface_hub.snapshot_download(
-                model, allow_patterns=list(DOWNLOADED_FILES), ignore_patterns=list(IGNORED_FILES)
-            )
+        return Path(
+            huggingface_hub.snapshot_download(model, allow_patterns=list(patterns), ignore_patterns=list(IGNORED_FILES))
         )
     except hub_errors.GatedRepoError as error:
         raise ModelNotFoundError(
@@ -115,8 +120,6 @@ def _download(model: str, progress: Callable[[str], None], needs_tokenizer: bool
                 f"fetching {model}: the disk ran full in {place}: make room, or set HF_HOME to a folder on another disk"
             ) from error
         raise ModelNotFoundError(f"{model!r} could not be fetched from the hub: {error}") from error
-    check_model_folder(folder, needs_tokenizer=needs_tokenizer)
-    return folder
 
 
 def check_model_folder(folder: Path, *, needs_tokenizer: bool = True) -> None:

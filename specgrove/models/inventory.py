@@ -18,7 +18,14 @@ from safetensors import SafetensorError, safe_open
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.formats.gguf_families import main_type
 from specgrove.models.gguf_file import GgufFile
-from specgrove.models.hub import DEMO_LLM, ModelNotFoundError, check_model_folder, is_hub_id, resolve_model
+from specgrove.models.hub import (
+    DEMO_LLM,
+    ModelNotFoundError,
+    check_model_folder,
+    fetch_from_hub,
+    is_hub_id,
+    resolve_model,
+)
 from specgrove.models.loading import check_weights, open_checkpoint, read_spec
 from specgrove.models.model_files import config_of, gguf_of, name_of, quantization_of, weight_files
 
@@ -143,7 +150,4 @@ def find_model(model: str, cache_dir: Path, progress: Callable[[str], None]) -> 
         return Path(huggingface_hub.snapshot_download(model, local_files_only=True))
     except (hub_errors.LocalEntryNotFoundError, OSError, ValueError):
         progress(f"fetching the config of {model}")
-    try:
-        return Path(huggingface_hub.hf_hub_download(model, "config.json")).parent
-    except (hub_errors.HfHubHTTPError, hub_errors.LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ModelNotFoundError(f"{model!r} is not in the cache, and its config can't be fetched: {error}") from error
+    return fetch_from_hub(model, ("config.json",))

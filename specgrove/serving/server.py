@@ -157,7 +157,6 @@ async def serve_until_signal(
         raise
     # The one line on stdout: whoever started this process with port 0 reads it.
     print(f"listening on {bound_address}", flush=True)
-    logger.info("listening on %s", bound_address)
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -60,7 +60,7 @@ def test_serve_ends_in_order_on_a_signal(number: signal.Signals) -> None:
     watchdog.cancel()
     assert process.wait(20) == 0
     assert f"serving fake () with SSMs lookup, demo at {address}" in lines
-    assert f"[router] hello from {address}" in lines
+    assert f"router: hello from {address}" in lines
     assert lines[-1] != ""
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=5)

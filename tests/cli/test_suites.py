@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rich.console
 
 from specgrove.cli import suites
 from specgrove.cli.arguments import parser
@@ -61,3 +64,30 @@ def test_a_text_is_not_taken_for_its_letters(name: str) -> None:
     arguments: dict[str, Any] = {name: "lookup"}
     with pytest.raises(ValueError, match=rf"{name} must be several texts, e.g. \('lookup',\)"):
         SuiteConfig(llm_folder=Path("/model"), **arguments)
+
+
+def printed(log_format: str | None, *lines: str) -> list[str]:
+    shown = io.StringIO()
+    log_line = suites.log_to(rich.console.Console(file=shown, soft_wrap=True), log_format)
+    for line in lines:
+        log_line("llm_service-2", line)
+    return shown.getvalue().splitlines()
+
+
+def test_each_line_of_the_log_names_its_service_once() -> None:
+    own = "12:00:00.123 INFO llm_service-2: loaded"
+    other = "12:00:00.123 INFO llm_service: loaded"
+    assert printed(None, own, other, "Traceback", "listening on unix:/x") == [
+        own,
+        f"llm_service-2: {other}",
+        "llm_service-2: Traceback",
+    ]
+
+
+def test_every_line_of_a_json_log_is_json() -> None:
+    log = '{"time": "2026-01-31T12:00:00.123Z", "level": "INFO", "service": "llm_service", "message": "loaded"}'
+    lines = [json.loads(line) for line in printed("json", log, "Traceback")]
+    assert lines == [
+        json.loads(log) | {"service": "llm_service-2"},
+        {"service": "llm_service-2", "message": "Traceback"},
+    ]

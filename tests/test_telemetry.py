@@ -1,0 +1,47 @@
+"""Log lines, as they are written and as they are read back."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from specgrove.supervisor import ProcessFailedError
+from specgrove.telemetry import ParsedLine, parsed, set_up_logging
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_a_line_is_read_back_as_it_was_written(
+    format: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [*root.handlers])
+    monkeypatch.setattr(root, "level", root.level)
+    set_up_logging("llm_service[1]", format=format)
+    logging.getLogger("a.module").warning("no room: %d slots", 7, extra={"slots": 7})
+    line = capsys.readouterr().err.strip()
+    assert parsed(line) == ParsedLine("WARNING", "llm_service[1]", "no room: 7 slots")
+    assert "a.module" not in line or json.loads(line)["slots"] == 7
+
+
+@pytest.mark.parametrize("line", ["", "Traceback (most recent call last):", '{"time": 1', '{"time": "x"}'])
+def test_other_lines_are_none_of_a_log(line: str) -> None:
+    assert parsed(line) is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "cause"),
+    [
+        (["12:00:00.123 INFO llm: x", "12:00:00.124 ERROR llm: no GPU is found", ""], "no GPU is found"),
+        (["12:00:00.124 ERROR llm: no GPU is found", "a library's last word"], "no GPU is found"),
+        (["Traceback", "ValueError: 3"], "ValueError: 3"),
+        (["12:00:00.123 INFO llm: loading"], "loading"),
+        ([], "it printed nothing"),
+    ],
+)
+def test_what_a_process_failed_for_is_told_without_time_and_name(lines: list[str], cause: str) -> None:
+    assert (
+        str(ProcessFailedError("llm_service", 1, lines))
+        == f"llm_service ended with exit code 1 while starting: {cause}"
+    )
