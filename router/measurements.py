@@ -21,8 +21,11 @@ _ROUTER_DECAY = 0.5 ** (1 / 64)
 _MAX_NUM_SSM_SETS = 64
 # Messages, tokenising, sampling: what a step takes besides drafting and verifying, before it was seen.
 _FIRST_OVERHEAD_MS = 0.5
-# What one more observation of a time counts at least.
+# What one more observation of a time counts at least; and how large it may be beside the mean, once that is known: a process that was
+# held up says little.
 _MIN_WEIGHT = 0.05
+_NUM_SEEN_TO_CLIP = 8
+_MAX_TIMES_MEAN = 4.0
 # A step's time besides the forward pass counts up to this multiple of the pass: clients may be slow to read.
 _MAX_OVERHEAD_SHARE = 2.0
 # After so many steps without a tree, what one takes is hoped to be half as far from what a step without takes.
@@ -51,6 +54,8 @@ class RunningMean:
     def add(self, value: float) -> None:
         """One more."""
         self.num_seen += 1
+        if self.num_seen > _NUM_SEEN_TO_CLIP:
+            value = min(value, _MAX_TIMES_MEAN * self.mean + _FIRST_OVERHEAD_MS)
         self.mean += max(1 / self.num_seen, _MIN_WEIGHT) * (value - self.mean)
 
 

@@ -98,7 +98,7 @@ async def test_drafts_and_control_calls(stub: ssm_pb2_grpc.SsmServiceStub) -> No
     assert infos[0].num_parameters > 0
     first, second = [await stub.Warmup(ssm_pb2.SsmServiceWarmupRequest()) for _ in range(2)]
     assert first == second
-    assert [time.num_tokens for time in first.ssms[0].step_times] == [1, 2, 4, 8, 16, 32, 64]
+    assert first.ssms[0].step_times[0].num_tokens == 1  # how many more depends on the machine
     load = (await stub.GetLoad(ssm_pb2.SsmServiceGetLoadRequest())).load
     assert load.num_sessions == 1
     assert load.num_free_slots < load.num_slots == 200
