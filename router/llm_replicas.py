@@ -191,13 +191,16 @@ class LlmPool:
             async with asyncio.timeout(timeout_s):
                 await asyncio.gather(*(replica.measured() for replica in self.replicas))
 
-    def load_of(self, session_id: str) -> ReplicaLoad:
-        """What shares the passes of a session; of one that is nowhere yet, where it would come to."""
-        here = self.replica_of(session_id)
-        if here is not None:
-            return ReplicaLoad(here.row_times, len(here.session_lens))
-        likely = self._least_busy([replica for replica in self.replicas if replica.is_usable] or self.replicas)
-        return ReplicaLoad(likely.row_times, len(likely.session_lens) + 1)
+    def load_of(self, session_id: str, num_requests: int = 0) -> ReplicaLoad:
+        """What shares the passes of a session; of one that is nowhere yet, where it would come to.
+
+        Of the router's ``num_requests`` those that are nowhere yet (they come in bursts) will be everywhere alike.
+        """
+        usable = [replica for replica in self.replicas if replica.is_usable] or self.replicas
+        replica = self.replica_of(session_id) or self._least_busy(usable)
+        num_coming = max(num_requests - sum(len(replica.session_lens) for replica in self.replicas), 0)
+        num_sessions = len(replica.session_lens) + -(-num_coming // len(usable))
+        return ReplicaLoad(replica.row_times, max(num_sessions, 1))
 
     async def wait_usable(self, timeout_s: float) -> None:
         """Raises ``NoReplicaError`` when none came in time."""

@@ -62,7 +62,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         self._text_work = TextWork()
         # Calls that turn texts into tokens or back, and nothing else.
         self._text_admission = Admission(_MAX_NUM_TEXT_CALLS, _MAX_NUM_QUEUED_TEXT_CALLS)
-        self._measurements = Measurements(llms.load_of)
+        self._measurements = Measurements(lambda session_id: llms.load_of(session_id, admission.num_active))
         self._version = _version()
 
     async def Generate(  # noqa: N802

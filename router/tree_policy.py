@@ -149,6 +149,8 @@ class AdaptiveTreePolicy:
         self._is_drafting = best is not None and (self._is_drafting or self._pays_for_reading(best, load))
         if best is not None and self._is_drafting:
             self._choose_to_draft(best, load)
+            if not self._times.has_begun:
+                self._num_steps_to_choice = 1  # when the prompt has been read others may have come
         else:
             self._choose_not_to_draft(load)
 

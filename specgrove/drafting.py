@@ -76,9 +76,9 @@ class Drafting:
         return reading
 
     def is_behind(self, committed: list[int]) -> bool:
-        """Whether there is much to read, or all drafters are busy, before a draft can be had."""
+        """Whether the prompt or much else is to be read, or all drafters are busy, before a draft can be had."""
         is_busy = all(session.is_busy for session in self._sessions)
-        return is_busy or len(committed) - self._read_len > _MAX_NUM_UNREAD_TOKENS
+        return is_busy or self._read_len == 0 or len(committed) - self._read_len > _MAX_NUM_UNREAD_TOKENS
 
     async def draft(self, committed: list[int], shape: TreeShape) -> tuple[TokenTree, tuple[str, ...], float]:
         """The merged tree, the names behind its source bits, and the time in milliseconds the drafters took."""

@@ -37,7 +37,8 @@ from specgrove.token_tree import TokenTree
 logger = logging.getLogger(__name__)
 
 # Steps that the verifier makes by itself while drafters read what they lack.
-_NUM_STEPS_WHILE_READING = 4
+_NUM_STEPS_WHILE_READING = 2
+_LONG_PROMPT_LEN = 512
 # A verifier that loses the session this often in one step will never keep it.
 _MAX_NUM_REPLAYS = 20
 # A request that what computes it died of, or failed with, is replayed once.
@@ -99,12 +100,14 @@ async def generate(
         """What the policy wants, as far as it can be had now: reading in the background, and how far the verifier goes by itself."""
         shape = policy.shape() if drafters else _WITHOUT_DRAFTERS
         if shape.max_num_nodes > 0:
-            # The prompt is read by both sides at once: the first tree is empty, so that no drafter delays the first token.
+            # The first tree is empty, so that no drafter delays the first token. A long prompt is read by both sides at once. A short one
+            # is not read before it is known that drafts are wanted still: of requests that come at once the first can't see the others.
             is_first = len(committed) == len(request.prompt_token_ids)
             if not is_first and not drafting.is_behind(committed):
                 # A tree of depth d commits up to d + 1 tokens: deeper nodes than that can't be used any more.
                 return replace(shape, max_depth=min(shape.max_depth, num_left - 1), num_steps=1)
-            drafting.take_in(committed)
+            if not is_first or len(committed) > _LONG_PROMPT_LEN:
+                drafting.take_in(committed)
             shape = replace(_WITHOUT_DRAFTERS, num_steps=1 if is_first else _NUM_STEPS_WHILE_READING)
         if shape.probe is not None:
             probing.start(committed, shape.probe)

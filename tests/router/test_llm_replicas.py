@@ -62,5 +62,8 @@ async def test_each_replica_counts_its_own_sessions() -> None:
     assert pool.load_of("t1").num_sessions == 1
     # One that is nowhere yet would come to the replica with the fewest tokens, and count there too.
     assert pool.load_of("new").row_times is first.row_times
-    assert pool.load_of("new").num_sessions == 4
+    assert pool.load_of("new", num_requests=5).num_sessions == 4
+    # Of nine requests five are under way to one of the two.
+    assert pool.load_of("s2", num_requests=9).num_sessions == 3 + 3
+    assert pool.load_of("t1", num_requests=9).num_sessions == 1 + 3
     await pool.close()
