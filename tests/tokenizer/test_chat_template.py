@@ -1,0 +1,75 @@
+"""A chat template that is broken, or fails at a conversation, says why, and forbids conversations only."""
+
+from __future__ import annotations
+
+import pytest
+
+from specgrove.tokenizer import Tokenizer
+from tests.tokenizer.shapes import byte_level_backend
+
+CONTENT = byte_level_backend().to_str().encode()
+
+
+def with_template(template: str | dict[str, str] | None) -> Tokenizer:
+    return Tokenizer(CONTENT, {}, template)
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{{ messages[0]['content'] + 1 }}", "fails at these messages: TypeError: can only concatenate str"),
+        ("{{ messages[0].nothing.content }}", "rejects these messages: 'dict object' has no attribute 'nothing'"),
+        ("{{ messages[9].content.strip() }}", "rejects these messages: list object has no element 9"),
+        ("{{ 1 / 0 }}", "fails at these messages: ZeroDivisionError: division by zero"),
+        ("{{ messages | tojson(indent=messages) }}", "fails at these messages: TypeError"),
+        ("{{ messages.append(1) }}", "rejects these messages: access to attribute 'append'"),
+        ("{{ ''.__class__.__mro__[1] }}", "rejects these messages: access to attribute '__class__'"),
+        ("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", "fails at these messages: RecursionError"),
+        ("{{ raise_exception('roles must alternate') }}", "rejects these messages: roles must alternate"),
+        ("{{ strftime_now(1) }}", "fails at these messages: TypeError"),
+        ("{% for i in range(10 ** 9) %}{% endfor %}", "fails at these messages: OverflowError"),
+        ("{{ messages[0].content.encode('ascii') }}", "fails at these messages: UnicodeEncodeError"),
+    ],
+)
+def test_a_template_that_fails_says_why(template: str, told: str) -> None:
+    tokenizer = with_template(template)
+    assert tokenizer.has_chat_template
+    with pytest.raises(ValueError, match="the chat template") as info:
+        tokenizer.encode_chat([("user", "木")])
+    assert told in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{% for m in messages %}{{ m.content }}", "can't be used: line 1: Unexpected end of template"),
+        ("\n{% nonsense %}", "can't be used: line 2: Encountered unknown tag 'nonsense'"),
+        ("{{ messages | nonsense }}", "can't be used: line 1: No filter named 'nonsense'"),
+        ({"rag": "x", "tool_use": "y"}, "no chat template of the name 'default', only rag, tool_use"),
+    ],
+)
+def test_a_template_that_cannot_be_used_forbids_conversations_only(template: str, told: str) -> None:
+    tokenizer = with_template(template)
+    assert tokenizer.decode(tokenizer.encode("the fox")) == "the fox"
+    assert not tokenizer.has_chat_template
+    assert tokenizer.chat_template_defect is not None
+    assert told in tokenizer.chat_template_defect
+    with pytest.raises(ValueError, match=r"send the prompt as raw text|can.t be used") as info:
+        tokenizer.encode_chat([("user", "hi")])
+    assert told in str(info.value)
+
+
+def test_a_model_without_a_template_has_no_defect() -> None:
+    assert with_template(None).chat_template_defect is None
+
+
+def test_generation_tags_are_transparent() -> None:
+    tokenizer = with_template("{% for m in messages %}a{% generation %}{{ m.content }}{% endgeneration %}b{% endfor %}")
+    assert tokenizer.render_chat([("user", "x"), ("assistant", "<y>")]) == "axba<y>b"
+
+
+def test_a_broken_template_for_tools_is_told_where_there_are_tools() -> None:
+    tokenizer = with_template({"default": "{{ messages[0].content }}", "tool_use": "{% broken"})
+    assert tokenizer.render_chat([("user", "hi")]) == "hi"
+    with pytest.raises(ValueError, match="can't be used"):
+        tokenizer.render_chat([("user", "hi")], template_kwargs={"tools": []})
