@@ -8,10 +8,25 @@ import pytest
 import torch
 import tqdm
 
+from specgrove.kernels import threads
+
 TINY_VOCAB_SIZE = 97
 
 # Its thread and a progress bar that the garbage collector ends wait for each other now and then (transformers leaves such bars).
 tqdm.tqdm.monitor_interval = 0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--isa avx2``: as on a processor without AVX-512. Kernels' own tests try every path in any case."""
+    parser.addoption("--isa", choices=("avx512", "avx2", "plain"), help="instructions that the CPU kernels use")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def chosen_isa(request: pytest.FixtureRequest) -> None:
+    """The whole session runs on one path where that is asked for."""
+    isa = request.config.getoption("--isa")
+    if isa is not None:
+        threads.set_isa(isa)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,0 +1,154 @@
+"""The LLM service's gRPC face over a real socket, with a tiny model: what it tells of itself, verdicts, drain, closing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+import torch
+
+from llm_service.config import VerifierConfig
+from llm_service.servicer import LlmServicer, ServedModel
+from llm_service.verifier import VerifierEngine
+from router.served_model import fetch_tokenizer
+from specgrove import wire
+from specgrove.errors import StaleBaseError
+from specgrove.models.ends import Ends
+from specgrove.models.loading import load_decoder
+from specgrove.request import PromptProgress, Verdict, VerifyWork
+from specgrove.runtime.model_runner import ModelRunner
+from specgrove.runtime.step_loop import StepLoop
+from specgrove.serving.server import Server
+from specgrove.token_tree import TokenTree
+from specgrove.tokenizer import Tokenizer
+from specgrove.v1 import llm_pb2, llm_pb2_grpc
+from tests.llm.verifying import PROMPT, opening
+from tests.router.toy_language import CHAT_TEMPLATE, toy_tokenizer_json
+
+NUM_SLOTS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One that runs, and a stub of it."""
+
+    servicer: LlmServicer
+    stub: llm_pb2_grpc.LlmServiceStub
+    tokenizer: Tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    # So long that it takes several messages.
+    (tmp_path / "tokenizer.json").write_bytes(toy_tokenizer_json() + b" " * (2 << 20))
+    (tmp_path / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    return tmp_path
+
+
+@pytest.fixture
+def engine(tiny_llama: Path) -> VerifierEngine:
+    runner = ModelRunner(load_decoder(tiny_llama, torch.float32), NUM_SLOTS)
+    return VerifierEngine(runner, VerifierConfig(max_model_len=200))
+
+
+@pytest.fixture
+def loop(engine: VerifierEngine) -> Iterator[StepLoop[VerifyWork, Verdict | PromptProgress]]:
+    loop = StepLoop(engine, "verifier")
+    yield loop
+    loop.stop()
+
+
+@pytest.fixture
+async def service(
+    folder: Path, engine: VerifierEngine, loop: StepLoop[VerifyWork, Verdict | PromptProgress], tiny_llama: Path
+) -> AsyncIterator[Service]:
+    tokenizer = Tokenizer.from_folder(folder)
+    spec = load_decoder(tiny_llama, torch.float32).spec
+    model = ServedModel("tiny", folder, "float32", 200, 64, Ends((2,), (2, 3)), spec, tokenizer)
+    servicer = LlmServicer(model, engine, loop, NUM_SLOTS)
+    server = Server(
+        "127.0.0.1:0",
+        lambda server: llm_pb2_grpc.add_LlmServiceServicer_to_server(servicer, server),
+        service_names=["specgrove.v1.LlmService"],
+        drain=servicer.drain,
+    )
+    address = await server.start()
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield Service(servicer, llm_pb2_grpc.LlmServiceStub(channel), tokenizer)
+    await server.stop(0)
+
+
+async def read(call: object) -> list[llm_pb2.VerifyResult]:
+    """The results of the next message, none at the stream's end."""
+    response = await asyncio.wait_for(call.read(), 60)  # type: ignore[attr-defined]
+    return [] if response is grpc.aio.EOF else list(response.results)
+
+
+async def test_what_it_tells_of_itself(service: Service) -> None:
+    info = await service.stub.GetModelInfo(llm_pb2.LlmServiceGetModelInfoRequest())
+    assert (info.model, info.architecture, info.vocab_size, info.dtype) == ("tiny", "LlamaForCausalLM", 97, "float32")
+    assert (info.max_model_len, info.num_slots, info.max_num_tree_nodes) == (200, NUM_SLOTS, 64)
+    assert (list(info.eos_token_ids), list(info.chat_end_token_ids)) == ([2], [2, 3])
+    assert info.vocab_sha256 == service.tokenizer.vocab_sha256
+    assert info.num_parameters > 0
+
+
+async def test_its_tokenizer_arrives_whole(service: Service) -> None:
+    pieces = [piece async for piece in service.stub.GetTokenizer(llm_pb2.GetTokenizerRequest())]
+    assert max(len(piece.content) for piece in pieces) <= 1 << 20
+    assert [piece.file_name for piece in pieces].count("tokenizer.json") == 3
+    fetched = await fetch_tokenizer(service.stub)  # type: ignore[arg-type]
+    assert fetched.vocab_sha256 == service.tokenizer.vocab_sha256
+    assert fetched.has_chat_template
+
+
+async def test_verdicts_errors_and_load(service: Service) -> None:
+    call = service.stub.Verify()
+    stale = VerifyWork("unknown", 7, (), TokenTree.of_root(1))
+    items = [wire.verify_work_to_proto(opening("s", PROMPT), 4), wire.verify_work_to_proto(stale, 5)]
+    await call.write(llm_pb2.VerifyRequest(items=items))
+    results: dict[int, llm_pb2.VerifyResult] = {}
+    while len(results) < 2:
+        results |= {result.item_id: result for result in await read(call)}
+    assert wire.verdict_from_proto(results[4].verdict).base == len(PROMPT)
+    assert isinstance(wire.error_from_proto(results[5].error), StaleBaseError)
+    load = (await service.stub.GetLoad(llm_pb2.LlmServiceGetLoadRequest())).load
+    assert (load.num_sessions, load.num_slots, load.num_free_slots) == (1, NUM_SLOTS, NUM_SLOTS - len(PROMPT))
+    for _ in range(2):  # unknown sessions are no error
+        await service.stub.CloseSession(llm_pb2.LlmServiceCloseSessionRequest(session_id="s"))
+    load = (await service.stub.GetLoad(llm_pb2.LlmServiceGetLoadRequest())).load
+    assert (load.num_sessions, load.num_free_slots) == (0, NUM_SLOTS)
+    call.cancel()
+
+
+async def test_draining_ends_an_item_with_its_next_verdict(
+    service: Service,
+) -> None:
+    call = service.stub.Verify()
+    work = opening("s", PROMPT)
+    item = wire.verify_work_to_proto(work, 1)
+    item.num_steps = 180  # so many that the drain comes first
+    await call.write(llm_pb2.VerifyRequest(items=[item]))
+    (first, *_) = await read(call)
+    assert first.verdict.has_more
+    draining = asyncio.create_task(service.servicer.drain())
+    results = [first]
+    while results[-1].verdict.has_more:
+        results.extend(await read(call))
+    assert [result.verdict.has_more for result in results] == [True] * (len(results) - 1) + [False]
+    assert sum(len(result.verdict.token_ids) for result in results) <= 180
+    await asyncio.wait_for(draining, 60)
+
+
+async def test_step_times_are_measured_once(service: Service, engine: VerifierEngine) -> None:
+    first = await service.stub.Warmup(llm_pb2.LlmServiceWarmupRequest())
+    second = await service.stub.Warmup(llm_pb2.LlmServiceWarmupRequest())
+    if first.is_complete:
+        assert first == second
+    assert first.step_times[0].num_tokens == 1
+    assert all(time.step_ms > 0 for time in first.step_times)
+    assert engine.num_free_slots == NUM_SLOTS  # nothing of it stays
