@@ -11,7 +11,9 @@ from pathlib import Path
 from router.__main__ import config_of
 from router.config import RouterConfig
 from specgrove import errors
+from specgrove.cli.arguments import parser
 from specgrove.client_wire import GenerateParams
+from specgrove.settings import SERVICES
 from tests.fake_router import running_router
 
 ROOT = Path(__file__).parent.parent
@@ -47,3 +49,13 @@ def test_the_clients_page_names_all_parameters_errors_and_limits() -> None:
     assert f"| {limits.reader_timeout_s:g} |" in page
     for name in re.findall(r"`([A-Za-z]+Error)`", page):
         assert issubclass(getattr(errors, name), errors.SpecGroveError)
+
+
+def test_the_operations_page_names_flags_of_serve_with_their_defaults() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page))
+    serve = parser().parse_args(["serve"])
+    assert not {flag for flag in flags if not hasattr(serve, flag[2:].replace("-", "_"))}
+    defaults = {setting.flag: setting.default for settings in SERVICES.values() for setting in settings}
+    for flag, default in re.findall(r"^\| `(--[a-z-]+)` \| (\d+) \|", page, re.MULTILINE):
+        assert float(default) == defaults[flag], flag
