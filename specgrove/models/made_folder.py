@@ -18,6 +18,7 @@ import filelock
 from specgrove.json_files import read_json_object
 from specgrove.models.disk_room import DiskNeed, told_when_full
 from specgrove.models.unfinished import sweep, unfinished_folder
+from specgrove.tokenizer.files import TEMPLATE_FOLDER
 
 # Weights, and what speaks of weights that are not there any more.
 _NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".h5", ".msgpack", ".onnx", ".lock")
@@ -56,6 +57,8 @@ def copy_other_files(source: Path, target: Path) -> None:
     for path in sorted(source.iterdir()):
         if path.is_file() and not path.name.endswith(_NOT_COPIED) and not path.name.startswith("."):
             shutil.copyfile(path, target / path.name)
+    if (source / TEMPLATE_FOLDER).is_dir():
+        shutil.copytree(source / TEMPLATE_FOLDER, target / TEMPLATE_FOLDER)
 
 
 def edit_json(path: Path, changes: Mapping[str, object]) -> None:

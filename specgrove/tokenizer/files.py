@@ -13,7 +13,8 @@ from specgrove.json_files import JsonFileError, JsonObject, is_lfs_pointer, lfs_
 from specgrove.tokenizer.special_tokens import DeclaredTokens, declared_tokens
 
 _CONFIG_FILE = "tokenizer_config.json"
-_TEMPLATE_FILES = {"default": "chat_template.jinja", "tool_use": "additional_chat_templates/tool_use.jinja"}
+TEMPLATE_FOLDER = "additional_chat_templates"
+_TEMPLATE_FILES = {"default": "chat_template.jinja", "tool_use": f"{TEMPLATE_FOLDER}/tool_use.jinja"}
 TOKENIZER_FILE_NAMES = (
     "tokenizer.json", _CONFIG_FILE, "special_tokens_map.json", "added_tokens.json", *_TEMPLATE_FILES.values(),
 )  # fmt: skip

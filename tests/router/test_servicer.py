@@ -148,6 +148,20 @@ async def test_characters_of_several_tokens_come_whole() -> None:
         assert all("\ufffd" not in response.text for response in cut[:-1])
 
 
+async def test_an_output_is_what_it_adds_to_the_prompts_text() -> None:
+    """Here the prompt ends amid a character, which counts as the prompt's."""
+    prompt, following = "a木".encode()[:-1], "a木".encode()[-1:] + b"bc"
+
+    def speak(prefix: Any, seed: int) -> int:
+        return following[(len(prefix) - len(prompt)) % len(following)]
+
+    async with toy_suite(ToyLlm(speak)) as suite:
+        token_ids = router_pb2.TokenIds(token_ids=prompt)
+        responses = await responses_to(suite, request_of(token_ids=token_ids, max_tokens=3))
+        assert bytes(token_ids_of(responses)) == following
+        assert text_of(responses) == "bc"
+
+
 async def test_log_probs_come_when_asked_for(suite: ToySuite) -> None:
     sampling = token_tree_pb2.SamplingParams(seed=0, num_log_probs=2)
     responses = await responses_to(suite, request_of(sampling=sampling))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from specgrove.models.made_folder import copy_other_files
 from specgrove.tokenizer import TOKENIZER_FILE_NAMES, Tokenizer
 from tests.tokenizer.shapes import byte_level_backend
 
@@ -81,6 +82,16 @@ def test_no_json_object(folder: Path, name: str, content: str) -> None:
 def test_a_value_of_the_wrong_type_is_named(folder: Path, name: str, content: object, told: str) -> None:
     (folder / name).write_text(json.dumps(content))
     assert told in error_of(folder)
+
+
+def test_a_copied_folder_has_all_files(folder: Path, tmp_path: Path) -> None:
+    for name in TOKENIZER_FILE_NAMES[1:]:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
+    target = tmp_path / "copy"
+    target.mkdir()
+    copy_other_files(folder, target)
+    assert all((target / name).is_file() for name in TOKENIZER_FILE_NAMES)
 
 
 def test_nothing_but_the_tokenizer_is_needed(folder: Path) -> None:
