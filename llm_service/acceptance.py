@@ -148,6 +148,10 @@ def check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
         is_signed = name in ("presence_penalty", "frequency_penalty")
         if not math.isfinite(value) or (value < 0 and not is_signed):
             raise InvalidRequestError.of(f"session.sampling.{name}", f"must be a number in range, got {value}")
+    if sampling.repetition_penalty == 0:
+        raise InvalidRequestError.of("session.sampling.repetition_penalty", "must be above 0")
+    if not all(math.isfinite(bias) for _, bias in sampling.logit_bias):
+        raise InvalidRequestError.of("session.sampling.logit_bias", "must be numbers in range")
     for name, token_ids in (
         ("logit_bias", [token_id for token_id, _ in sampling.logit_bias]),
         ("stop_token_ids", sampling.stop_token_ids),

@@ -177,7 +177,10 @@ def test_ids_from_the_wire_never_become_addresses(engine: VerifierEngine) -> Non
     for sampling in (
         SamplingParams(min_tokens=5, stop_token_ids=(3_000_000_000,)),
         SamplingParams(logit_bias=((TINY_VOCAB_SIZE, 1.0),)),
+        SamplingParams(logit_bias=((1, float("nan")),)),
+        SamplingParams(logit_bias=((1, float("inf")),)),
         SamplingParams(temperature=float("nan")),
+        SamplingParams(repetition_penalty=0.0),
         SamplingParams(num_log_probs=21),
     ):
         with pytest.raises(InvalidRequestError, match=r"session\.sampling"):
