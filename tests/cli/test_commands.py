@@ -45,6 +45,7 @@ def test_generate_json_is_one_line(fake_router: Router, capsys: pytest.CaptureFi
     assert result["output_text"] == ANSWER
     assert result["output_tokens"] == [0, 1, 1, 2]
     assert result["finish_reason"] == "length"
+    assert result["stop_reason"] is None
     assert result["statistics"]["num_verify_steps"] == 3
     assert result["statistics"]["tokens_per_s"] == 100
     assert result["statistics"]["mean_acceptance_len"] == 1.333
