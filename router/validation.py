@@ -15,11 +15,10 @@ from router.served_model import ServedModel
 from router.text_work import TextWork
 from router.violations import Violations, quoted
 from specgrove import wire
+from specgrove.ranges import MAX_NUM_STOP_TEXTS, MAX_STOP_TEXT_LEN, SAMPLING_RANGES
 from specgrove.request import GenerationRequest, SamplingParams, SpeculationOptions
 from specgrove.v1 import router_pb2, token_tree_pb2
 
-_MAX_NUM_STOP_TEXTS = 16
-_MAX_STOP_TEXT_LEN = 256
 _MAX_NUM_STOP_TOKENS = 64
 _MAX_NUM_LOGIT_BIASES = 1024
 _MAX_NUM_SSMS = 64
@@ -99,14 +98,10 @@ def checked_detokenize(proto: router_pb2.DetokenizeRequest, model: ServedModel) 
 
 
 def _check_sampling(found: Violations, params: token_tree_pb2.SamplingParams, vocab_size: int) -> None:
-    found.check_range("sampling.temperature", params.temperature, 0, 100)
-    if params.HasField("top_p"):
-        found.check_range("sampling.top_p", params.top_p, 0, 1)
-    found.check_range("sampling.min_p", params.min_p, 0, 1)
-    if params.HasField("repetition_penalty"):
-        found.check_range("sampling.repetition_penalty", params.repetition_penalty, 0, 10, is_low_open=True)
-    found.check_range("sampling.presence_penalty", params.presence_penalty, -2, 2)
-    found.check_range("sampling.frequency_penalty", params.frequency_penalty, -2, 2)
+    for name, allowed in SAMPLING_RANGES.items():
+        # Unset is not 0 where presence is tracked.
+        if not params.DESCRIPTOR.fields_by_name[name].has_presence or params.HasField(name):
+            found.check_range(f"sampling.{name}", getattr(params, name), allowed)
     _check_logit_bias(found, params, vocab_size)
     stops = params.stop_token_ids
     if found.check_count("sampling.stop_token_ids", len(stops), _MAX_NUM_STOP_TOKENS, "ids"):
@@ -125,11 +120,11 @@ def _check_logit_bias(found: Violations, params: token_tree_pb2.SamplingParams, 
 
 
 def _check_stop_texts(found: Violations, stop_texts: Sequence[str]) -> None:
-    if not found.check_count("stop", len(stop_texts), _MAX_NUM_STOP_TEXTS, "texts"):
+    if not found.check_count("stop", len(stop_texts), MAX_NUM_STOP_TEXTS, "texts"):
         return
     for index, text in enumerate(stop_texts):
-        if not 1 <= len(text) <= _MAX_STOP_TEXT_LEN:
-            found.add(f"stop[{index}]", f"must have 1 to {_MAX_STOP_TEXT_LEN} characters, has {len(text)}")
+        if not 1 <= len(text) <= MAX_STOP_TEXT_LEN:
+            found.add(f"stop[{index}]", f"must have 1 to {MAX_STOP_TEXT_LEN} characters, has {len(text)}")
 
 
 def _check_speculation(found: Violations, options: router_pb2.SpeculationOptions, ssms: Sequence[str]) -> None:

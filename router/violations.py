@@ -5,9 +5,8 @@ Invariant: however wrong a request is, its list is short: a status travels in HT
 
 from __future__ import annotations
 
-import math
-
 from specgrove.errors import FieldViolation, InvalidRequestError
+from specgrove.ranges import Range
 
 # One less than a status holds: the last entry says how many there are besides.
 _MAX_NUM_LISTED = 15
@@ -31,11 +30,10 @@ class Violations:
         else:
             self._num_more += 1
 
-    def check_range(self, field: str, value: float, low: float, high: float, *, is_low_open: bool = False) -> None:
+    def check_range(self, field: str, value: float, allowed: Range) -> None:
         """NaN and infinities are in no range."""
-        is_inside = (low < value if is_low_open else low <= value) and value <= high
-        if not (math.isfinite(value) and is_inside):
-            self.add(field, f"must be in {'(' if is_low_open else '['}{low:g}, {high:g}], got {value:g}")
+        if (problem := allowed.problem(value)) is not None:
+            self.add(field, problem)
 
     def check_count(self, field: str, num_elements: int, max_num_elements: int, noun: str) -> bool:
         """Whether the list is short enough to be looked at."""

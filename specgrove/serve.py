@@ -38,8 +38,9 @@ Progress = Callable[[tuple[str, ...]], None]
 class SuiteConfig:
     """What to serve and how.
 
-    ``address`` is the router's, ``host:port`` or ``unix:/path``; ``None`` takes a private unix socket. ``num_threads`` is given to
-    both model services, which compute in turns; ``None`` takes all cores this process may use. LLM replicas share them.
+    Without ``ssms`` there is no SSM service, and decoding is incremental. ``address`` is the router's, ``host:port`` or
+    ``unix:/path``; ``None`` takes a private unix socket. ``num_threads`` is given to both model services, which compute in
+    turns; ``None`` takes all cores this process may use. LLM replicas share them.
     ``drain_timeout_s`` is the time that requests may go on after ``stop``. ``start_timeout_s`` is the time that all services may
     take to get ready; ``None``: as long as they are alive, since large models load for minutes. All other settings are given to
     the services as on their command lines (``specgrove.settings``), such as ``llm_arguments=("--kv-slots", "4096")``.
@@ -79,7 +80,7 @@ class Suite:
         self._socket_folder = Path(tempfile.mkdtemp(prefix="specgrove-"))
         self._addresses = {
             **{name: f"unix:{self._socket_folder}/{name}.sock" for name in llm_names(config.num_llm_replicas)},
-            "ssm_service": f"unix:{self._socket_folder}/ssm_service.sock",
+            **({"ssm_service": f"unix:{self._socket_folder}/ssm_service.sock"} if config.ssms else {}),
             "router": config.address or f"unix:{self._socket_folder}/router.sock",
         }
         specs = process_specs(config, self._addresses)
@@ -170,8 +171,11 @@ def process_specs(config: SuiteConfig, addresses: dict[str, str]) -> tuple[Proce
     router = []
     for name in names:
         router += ["--llm", addresses[name]]
-    router += ["--ssm", addresses["ssm_service"], *config.router_arguments]
-    processes = [*((name, "llm_service", llm) for name in names), ("ssm_service", "ssm_service", ssm)]
+    processes = [(name, "llm_service", llm) for name in names]
+    if config.ssms:
+        router += ["--ssm", addresses["ssm_service"]]
+        processes.append(("ssm_service", "ssm_service", ssm))
+    router += config.router_arguments
     return tuple(
         ProcessSpec(name, module, ("--address", addresses[name], *drain, *arguments), _socket_path(addresses[name]))
         for name, module, arguments in (*processes, ("router", "router", router))

@@ -15,9 +15,10 @@ from specgrove.runtime.devices import choose_device
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.server import run_server
 from specgrove.settings import SSM, add_settings
+from specgrove.ssm_specs import SSM_SYNTAX, parse_ssms
 from specgrove.telemetry import set_up_logging
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
-from ssm_service.config import SSM_SYNTAX, PoolConfig, SsmServiceConfig, parse_ssms
+from ssm_service.config import PoolConfig, SsmServiceConfig
 from ssm_service.loading import info_of, load_ssm
 from ssm_service.pool import DrafterPool
 from ssm_service.servicer import SsmServicer

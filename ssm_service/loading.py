@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from specgrove.json_files import read_json_object
 from specgrove.models.decoder import DTYPES
 from specgrove.models.device_weights import DeviceWeights
 from specgrove.models.gguf_model import weights_note
@@ -19,11 +18,12 @@ from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.models.weight_store import MemoryWeights
 from specgrove.runtime.devices import has_gpu_kernels, runner_for
 from specgrove.runtime.pass_buffers import PassLimits
-from specgrove.tokenizer import Tokenizer
+from specgrove.ssm_specs import SsmSpec
+from specgrove.ssm_vocabulary import read_vocabulary
 from specgrove.v1 import ssm_pb2
-from ssm_service.config import SsmServiceConfig, SsmSpec
+from ssm_service.config import SsmServiceConfig, rule_of
 from ssm_service.lookup import LookupSsm
-from ssm_service.neural import DraftVocab, NeuralSsm, Vocabulary
+from ssm_service.neural import DraftVocab, NeuralSsm
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,8 @@ _MAX_NUM_GRAPH_ROWS = 512  # of a pass: a chunk of a prompt, and levels of many 
 
 def load_ssm(spec: SsmSpec, config: SsmServiceConfig, device: torch.device) -> NeuralSsm | LookupSsm:
     """Raises ``ValueError`` with what is wrong with the model."""
-    if spec.model is None or spec.rule is None:
+    rule = rule_of(spec)
+    if spec.model is None or rule is None:
         return LookupSsm(spec.name)
     folder = resolve_model(spec.model, cache_dir=config.cache_dir, progress=logger.info, needs_tokenizer=False)
     folder = ensure_quantized(folder, spec.quantization, config.cache_dir, logger.info)
@@ -52,7 +53,7 @@ def load_ssm(spec: SsmSpec, config: SsmServiceConfig, device: torch.device) -> N
     return NeuralSsm(
         spec.name,
         runner_for(decoder, limits, config.gpu_kernels),
-        spec.rule,
+        rule,
         read_draft_vocab(folder),
         vocabulary=vocabulary,
     )
@@ -68,20 +69,6 @@ def read_draft_vocab(folder: Path) -> DraftVocab | None:
                 ids: torch.Tensor = file.get_tensor(_MAP_NAME)
                 return DraftVocab(ids)
     return None
-
-
-def read_vocabulary(folder: Path) -> Vocabulary:
-    """That of its tokenizer, or what config.json says under "specgrove". Raises ``ValueError`` where nothing tells."""
-    if (folder / "tokenizer.json").exists():
-        tokenizer = Tokenizer.from_folder(folder)
-        return Vocabulary(tokenizer.vocab_sha256, tokenizer.token_checksums())
-    sha256 = read_json_object(folder / "config.json").object("specgrove").text("vocab_sha256", "")
-    if not sha256:
-        raise ValueError(
-            f"{folder} has no tokenizer.json, so nothing tells for which LLM it can draft: "
-            "put the tokenizer.json there that the model was trained with"
-        )
-    return Vocabulary(sha256)
 
 
 def info_of(spec: SsmSpec, ssm: NeuralSsm | LookupSsm) -> ssm_pb2.SsmInfo:

@@ -19,6 +19,7 @@ from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.kv_slots import SlotPool
 from specgrove.runtime.model_runner import DraftRunner
 from specgrove.runtime.top_k import TopK
+from specgrove.ssm_vocabulary import Vocabulary
 from specgrove.token_tree import TokenTree
 from ssm_service.draft_tree import ROOT, Beam, DraftTree, Expansion
 
@@ -45,15 +46,7 @@ class DraftVocab:
         return self._to_llm[draft_id]
 
 
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """The LLM's token ids as this SSM knows them.
-
-    ``token_checksums`` (see ``specgrove.vocabulary``) are empty where only ``sha256`` is told.
-    """
-
-    sha256: str = ""
-    token_checksums: bytes = b""
+_UNTOLD_VOCABULARY = Vocabulary()
 
 
 @dataclass(slots=True)
@@ -115,7 +108,7 @@ class NeuralSsm:
         rule: Beam | Expansion,
         vocab: DraftVocab | None,
         *,
-        vocabulary: Vocabulary = Vocabulary(),
+        vocabulary: Vocabulary = _UNTOLD_VOCABULARY,
         max_num_chunk_tokens: int = 256,
     ) -> None:
         """Raises ``ValueError`` when the vocabulary doesn't fit the model."""

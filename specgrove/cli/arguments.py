@@ -1,9 +1,11 @@
-"""The command line's grammar. Imports nothing heavy, so that ``--help`` is quick; ranges are checked by the router."""
+"""The command line's grammar. Imports nothing heavy, so that ``--help`` is quick. What can be checked without a model is checked
+here, before anything starts."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
+from collections.abc import Callable
 
 from specgrove.addresses import checked_address
 from specgrove.config import (
@@ -14,6 +16,7 @@ from specgrove.config import (
     DTYPES,
     QUANTIZATIONS,
 )
+from specgrove.ranges import MAX_STOP_TEXT_LEN, SAMPLING_RANGES
 from specgrove.settings import CACHE_DIR, DRAIN, add_settings, at_least, positive_seconds, suite_settings, typed
 
 
@@ -63,7 +66,7 @@ def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         help="generate text from one prompt",
         description="Generates text from one prompt, with a running suite (--address) or one that is started for it.",
     )
-    command.add_argument("prompt", help="the prompt; - reads it from standard input")
+    command.add_argument("prompt", nargs="+", help="the prompt, in quotes; - reads it from standard input")
     _add_suite_options(command)
     _add_sampling_options(command, default_max_tokens=256)
     command.add_argument("--raw", action="store_true", help="continue the prompt as it is, without the chat template")
@@ -76,7 +79,7 @@ def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     command = commands.add_parser(
         "chat",
         help="talk with the model",
-        description="Talks with the model over several turns. /reset forgets the conversation, /exit ends it.",
+        description="Talks with the model over several turns. /help, in the conversation, says what there is.",
     )
     command.add_argument("--system", metavar="TEXT", help="a system message to begin with")
     _add_suite_options(command)
@@ -130,7 +133,7 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         description="Starts the suite, streams an answer with the drafted tokens in colour, and compares with incremental decoding.",
     )
     command.add_argument("question", nargs="?", help="what to ask")
-    command.add_argument("--max-tokens", type=int, default=200, metavar="N", help="default: %(default)s")
+    command.add_argument("--max-tokens", type=typed(at_least(1)), default=200, metavar="N", help="default: %(default)s")
     _add_model_options(command)
 
 
@@ -145,7 +148,9 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
         "--ssm",
         action="append",
         metavar="SSM",
-        help=f"a small speculative model, repeatable (default: {' and '.join(DEFAULT_SSMS)})",
+        help="a small speculative model, repeatable: lookup, demo, or a folder, hub id or .gguf file, each with options "
+        "after commas (mode=beam|expansion width=3 expansion=1-1-3-1-1 quantization=int8 name=NAME); none: no SSM "
+        f"(default: {' and '.join(DEFAULT_SSMS)}, where they fit the LLM)",
     )
     group.add_argument("--dtype", choices=DTYPES, help=f"what to compute in (default: {DEFAULT_DTYPE})")
     group.add_argument(
@@ -166,37 +171,84 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
         metavar="S",
         help="time that all services may take to get ready (default: none while they load)",
     )
-    add_settings(group, [DRAIN])
     settings = command.add_argument_group("settings of the services")
-    add_settings(settings, [known.setting for known in suite_settings()], has_defaults=False)
-    command.add_argument("--verbose", action="store_true", help="show the log of the services that are started here")
+    add_settings(settings, [DRAIN, *(known.setting for known in suite_settings())], has_defaults=False)
+    shown = command.add_mutually_exclusive_group()
+    shown.add_argument("--verbose", action="store_true", help="show the log of the services that are started here")
+    shown.add_argument("--quiet", action="store_true", help="show results and errors only")
 
 
 def _add_suite_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--address", metavar="HOST:PORT", help="a running suite; without it one is started and stopped again"
+    group = command.add_argument_group("a running suite")
+    group.add_argument(
+        "--address",
+        type=typed(checked_address),
+        metavar="HOST:PORT",
+        help="its router; without it a suite is started and stopped again",
     )
+    group.add_argument("--tls", action="store_true", help="connect by TLS; implied by the files below")
+    group.add_argument("--tls-ca", metavar="FILE", help="PEM file of the authority to trust, instead of public ones")
+    group.add_argument("--client-certificate", metavar="FILE", help="PEM file, for a router that asks for one (mTLS)")
+    group.add_argument("--client-private-key", metavar="FILE", help="PEM file")
+    group.add_argument("--token-file", metavar="FILE", help="file with a bearer token, for a proxy that asks for one")
     _add_model_options(command)
 
 
 def _add_sampling_options(command: argparse.ArgumentParser, default_max_tokens: int) -> None:
     group = command.add_argument_group("sampling")
-    group.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 = greedy (default)")
-    group.add_argument("--top-k", type=int, default=0, metavar="K", help="keep the k most probable tokens; 0 = off")
+    add = group.add_argument
+    add("--temperature", type=_sampling("temperature"), default=0.0, metavar="T", help="0 = greedy (default)")
+    add("--top-k", type=_top_k, default=0, metavar="K", help="keep the k most probable tokens; 0 or -1 = off")
+    add("--top-p", type=_sampling("top_p"), default=1.0, metavar="P", help="keep the top tokens of this mass; 1 = off")
+    add("--min-p", type=_sampling("min_p"), default=0.0, metavar="P", help="keep tokens of this share of the best one")
+    for name in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
+        allowed = SAMPLING_RANGES[name]
+        add(_flag(name), type=_sampling(name), metavar="X", help=f"{allowed.low:g} to {allowed.high:g}")
     group.add_argument(
-        "--top-p", type=float, default=1.0, metavar="P", help="keep the top tokens of this mass; 1 = off"
+        "--seed", type=typed(at_least(0)), metavar="N", help="the same seed gives the same output (default: random)"
     )
-    group.add_argument(
-        "--min-p", type=float, default=0.0, metavar="P", help="keep tokens of this share of the best one; 0 = off"
-    )
-    group.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same output (default: random)")
     group.add_argument(
         "--max-tokens",
-        type=int,
+        type=typed(at_least(0)),
         default=default_max_tokens,
         metavar="N",
         help="output tokens at most; 0 = what the context holds (default: %(default)s)",
     )
     group.add_argument("--ignore-eos", action="store_true", help="go on after an end-of-sequence token")
-    group.add_argument("--stop", action="append", metavar="TEXT", help="a text that ends the output, repeatable")
+    group.add_argument(
+        "--stop",
+        action="append",
+        type=typed(_stop_text),
+        metavar="TEXT",
+        help="a text that ends the output, repeatable",
+    )
     group.add_argument("--no-speculation", action="store_true", help="decode incrementally; the output is the same")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _sampling(name: str) -> Callable[[str], float]:
+    """A sampling parameter in the range that the router allows, so that a wrong one is told before services start."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(f"must be a number, got {text!r}") from None
+        if (problem := SAMPLING_RANGES[name].problem(value)) is not None:
+            raise ValueError(problem)
+        return value
+
+    return typed(read)
+
+
+def _top_k(text: str) -> int:
+    return 0 if text == "-1" else int(typed(at_least(0))(text))
+
+
+def _stop_text(text: str) -> str:
+    if not 1 <= len(text) <= MAX_STOP_TEXT_LEN:
+        raise ValueError(f"must have 1 to {MAX_STOP_TEXT_LEN} characters, has {len(text)}")
+    return text

@@ -1,18 +1,23 @@
-"""``specgrove chat``: a conversation at the terminal. Ctrl-C stops an answer, a second one (or Ctrl-D, /exit) the program."""
+"""``specgrove chat``: a conversation at the terminal. Ctrl-C stops an answer; Ctrl-D or /exit ends the program."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 
 import rich.console
 
+from specgrove.cli.connecting import connected
 from specgrove.cli.generate import generate_params
-from specgrove.cli.rendering import TokenPrinter, legend, make_console, summary_line
-from specgrove.cli.suites import router_address
+from specgrove.cli.prompt_input import HELP, checked_prompt, questions
+from specgrove.cli.rendering import legend, make_console, summary_line
+from specgrove.cli.streaming import streamed
 from specgrove.client import Client
 from specgrove.client_wire import GenerateParams
 from specgrove.errors import InvalidRequestError
+from specgrove.folders import default_state_dir
+from specgrove.output import Chunk
+
+Messages = list[tuple[str, str]]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -20,42 +25,46 @@ def run(arguments: argparse.Namespace) -> int:
     console = make_console()
     opening = [("system", arguments.system)] if arguments.system else []
     messages = list(opening)
-    with router_address(arguments) as address, Client(address) as client:
+    with connected(arguments) as client:
         if console.is_terminal:
-            console.print(legend())
-            console.print("/reset forgets the conversation, /exit ends it", style="dim")
-        while True:
-            try:
-                text = input("> " if console.is_terminal else "").strip()
-            except EOFError:
-                return 0
-            if text == "/exit":
-                return 0
-            if text == "/reset":
-                messages = list(opening)
+            _greet(client, console)
+        for typed in questions(default_state_dir() / "chat_history"):
+            text = typed.strip()
+            if typed.startswith("/"):
+                if text in ("/exit", "/quit"):
+                    return 0
+                if text == "/reset":
+                    messages = list(opening)
+                else:
+                    console.print(
+                        HELP if text == "/help" else f"{text.split()[0]} is no command; /help lists them", markup=False
+                    )
             elif text:
                 messages = _turn(client, console, [*messages, ("user", text)], generate_params(arguments))
+    return 0
 
 
-def _turn(
-    client: Client, console: rich.console.Console, messages: list[tuple[str, str]], params: GenerateParams
-) -> list[tuple[str, str]]:
-    """The conversation with the answer added; without the question when the router refuses it."""
-    printer = TokenPrinter(console)
-    answer = ""
-    usage = None
-    with contextlib.closing(client.generate(messages, **params)) as stream:
-        try:
-            for chunk in stream:
-                printer.write(chunk)
-                answer += chunk.text
-                usage = chunk.usage
-        except InvalidRequestError as error:
-            make_console(stderr=True).print(f"error: {error} (try /reset)", markup=False)
-            return messages[:-1]
-        except KeyboardInterrupt:
-            answer += " ..."
-    printer.finish()
-    if usage is not None and console.is_terminal:
-        console.print(summary_line(usage), style="dim")
+def _greet(client: Client, console: rich.console.Console) -> None:
+    info = client.model_info()
+    console.print(f"{info.model} ({info.dtype}), SSMs: {', '.join(info.ssms) or 'none'}", style="bold", markup=False)
+    console.print(legend())
+    console.print("Ctrl-C stops an answer, Ctrl-D leaves, /help says more", style="dim")
+
+
+def _turn(client: Client, console: rich.console.Console, messages: Messages, params: GenerateParams) -> Messages:
+    """The conversation with the answer added; without the question when it is refused."""
+    chunks: list[Chunk] = []
+    was_stopped = False
+    try:
+        checked_prompt(messages[-1][1])
+        chunks.extend(streamed(client, console, messages, params))  # what came before an interruption stays
+    except (InvalidRequestError, ValueError) as error:
+        make_console(stderr=True).print(f"error: {error} (/reset forgets the conversation)", markup=False)
+        return messages[:-1]
+    except KeyboardInterrupt:
+        was_stopped = True
+    usage = chunks[-1].usage if chunks else None
+    if console.is_terminal:
+        console.print("stopped" if usage is None else summary_line(usage), style="dim", end="\n\n")
+    answer = "".join(chunk.text for chunk in chunks) + (" ..." if was_stopped else "")
     return [*messages, ("assistant", answer)]

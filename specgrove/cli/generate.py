@@ -4,45 +4,43 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
-from specgrove.cli.rendering import TokenPrinter, make_console, statistics, summary_line
-from specgrove.cli.suites import router_address
-from specgrove.client import Client
+from specgrove.cli.connecting import connected
+from specgrove.cli.prompt_input import prompt_of
+from specgrove.cli.rendering import legend, make_console, statistics, summary_line
+from specgrove.cli.streaming import streamed
 from specgrove.client_arguments import Prompt
 from specgrove.client_wire import GenerateParams, completion_of
-from specgrove.output import Chunk
+from specgrove.output import Completion
 from specgrove.request import SpeculationOptions
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0 when the output is complete."""
-    text = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    text = prompt_of(arguments.prompt)
     prompt: Prompt = text if arguments.raw else [("user", text)]
-    chunks: list[Chunk] = []
-    with router_address(arguments) as address, Client(address) as client:
-        stream = client.generate(prompt, **generate_params(arguments))
+    console, errors = make_console(), make_console(stderr=True)
+    with connected(arguments) as client:
         if arguments.json:
-            chunks.extend(stream)
-        else:
-            printer = TokenPrinter(make_console())
-            for chunk in stream:
-                chunks.append(chunk)
-                printer.write(chunk)
-            printer.finish()
-    completion = completion_of(chunks)
-    if arguments.json:
-        result = {
-            "output_text": completion.text,
-            "output_tokens": list(completion.token_ids),
-            "finish_reason": completion.finish_reason.value,
-            "stop_reason": completion.stop_reason,
-            "statistics": statistics(completion.usage),
-        }
-        print(json.dumps(result, ensure_ascii=False))
-    else:
-        make_console(stderr=True).print(summary_line(completion.usage), style="dim")
+            completion = client.complete(prompt, **generate_params(arguments))
+            print(json.dumps(_as_json(completion), ensure_ascii=False))
+            return 0
+        completion = completion_of(list(streamed(client, console, prompt, generate_params(arguments))))
+    if not arguments.quiet:
+        errors.print(summary_line(completion.usage), style="dim")
+        if console.is_terminal and completion.usage.num_drafted_nodes:
+            errors.print(legend())
     return 0
+
+
+def _as_json(completion: Completion) -> dict[str, object]:
+    return {
+        "output_text": completion.text,
+        "output_tokens": list(completion.token_ids),
+        "finish_reason": completion.finish_reason.value,
+        "stop_reason": completion.stop_reason,
+        "statistics": statistics(completion.usage),
+    }
 
 
 def generate_params(arguments: argparse.Namespace) -> GenerateParams:
@@ -54,6 +52,9 @@ def generate_params(arguments: argparse.Namespace) -> GenerateParams:
         top_k=arguments.top_k,
         top_p=arguments.top_p,
         min_p=arguments.min_p,
+        repetition_penalty=arguments.repetition_penalty,
+        presence_penalty=arguments.presence_penalty,
+        frequency_penalty=arguments.frequency_penalty,
         seed=arguments.seed,
         max_tokens=arguments.max_tokens,
         ignore_eos=arguments.ignore_eos,

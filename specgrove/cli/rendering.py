@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import re
+from collections.abc import Callable
 from typing import Any
 
+import rich.box
 import rich.console
 import rich.table
 import rich.text
+from rich.cells import cell_len
 
 from specgrove.output import Chunk, Usage
 
 DRAFTED_STYLE = "green"
-VERIFIER_STYLE = "bold"
+VERIFIER_STYLE = ""
+_PARTS = re.compile(r"\n|[^\S\n]+|\S+")
 
 
 def make_console(*, stderr: bool = False) -> rich.console.Console:
@@ -22,41 +27,102 @@ def make_console(*, stderr: bool = False) -> rich.console.Console:
 
 
 class TokenPrinter:
-    """Writes an output as it comes. On a terminal drafted-and-accepted tokens look different from the verifier's own."""
+    """Writes an output as it comes. On a terminal drafted-and-accepted tokens have another colour, and no word is cut at the edge."""
 
     def __init__(self, console: rich.console.Console) -> None:
         self._console = console
+        self._has_written = False
+        self._lines = WrappedLines(console) if console.is_terminal else None
         # Text of tokens that chunks have not shown yet: a chunk holds back what may become a stop text.
         self._pieces: collections.deque[tuple[str, bool]] = collections.deque()
 
     def write(self, chunk: Chunk) -> None:
         """Shows the chunk's text, in the colours of the tokens it came from."""
-        self._pieces.extend((token.text, bool(token.drafted_by)) for token in chunk.tokens if token.text)
-        if not self._console.is_terminal:
+        self._has_written = self._has_written or bool(chunk.text)
+        if self._lines is None:
             self._console.file.write(chunk.text)
             self._console.file.flush()
             return
-        line = rich.text.Text()
+        self._pieces.extend((token.text, bool(token.drafted_by)) for token in chunk.tokens if token.text)
         left = chunk.text
         while left and self._pieces:
             text, is_drafted = self._pieces.popleft()
             shown, rest = text[: len(left)], text[len(left) :]
-            line.append(shown, DRAFTED_STYLE if is_drafted else VERIFIER_STYLE)
+            self._lines.add(shown, DRAFTED_STYLE if is_drafted else VERIFIER_STYLE)
             left = left[len(shown) :]
             if rest:
                 self._pieces.appendleft((rest, is_drafted))
-        line.append(left)
-        self._console.print(line, end="", soft_wrap=True)
+        self._lines.add(left, VERIFIER_STYLE)
+        self._lines.show()
 
     def finish(self) -> None:
         """Ends the line."""
-        self._console.print()
+        if self._lines is not None:
+            self._lines.finish()
+        if self._has_written:
+            self._console.print()
+
+
+class WrappedLines:
+    """Streamed text on a terminal: a word that does not fit goes to the next line, also when it comes in pieces."""
+
+    def __init__(self, console: rich.console.Console) -> None:
+        self._console = console
+        self._column = 0
+        # The word that may still grow: it is shown when its end, or the next character of two cells, is there.
+        self._word = rich.text.Text()
+        self._ready = rich.text.Text()
+
+    def add(self, text: str, style: str) -> None:
+        """Takes text in; ``show`` prints what is certain."""
+        for part in _PARTS.findall(text):
+            if part == "\n":
+                self._end_word()
+                self._break_line()
+            elif part.isspace():
+                self._end_word()
+                # Blanks at the edge are the line's end.
+                if self._column < self._console.width:
+                    self._ready.append(part, style)
+                    self._column += cell_len(part)
+            else:
+                self._grow_word(part, style)
+
+    def _grow_word(self, part: str, style: str) -> None:
+        if cell_len(part) == len(part) and self._word.cell_len + len(part) < self._console.width:
+            self._word.append(part, style)
+            return
+        # Scripts without blanks, and words longer than a line, may be broken anywhere.
+        for character in part:
+            self._end_word()
+            self._word.append(character, style)
+
+    def show(self) -> None:
+        """Prints whole words."""
+        self._console.print(self._ready, end="", soft_wrap=True)
+        self._ready = rich.text.Text()
+
+    def finish(self) -> None:
+        """The last word, too."""
+        self._end_word()
+        self.show()
+
+    def _end_word(self) -> None:
+        if self._column > 0 and self._column + self._word.cell_len > self._console.width:
+            self._break_line()
+        self._ready.append_text(self._word)
+        self._column += self._word.cell_len
+        self._word = rich.text.Text()
+
+    def _break_line(self) -> None:
+        self._ready.append("\n")
+        self._column = 0
 
 
 def legend() -> rich.text.Text:
     """What the colours mean."""
     return rich.text.Text.assemble(
-        ("drafted by an SSM and accepted", DRAFTED_STYLE), "  ", ("the verifier's own", VERIFIER_STYLE)
+        ("green", DRAFTED_STYLE), ": drafted by an SSM and accepted; else the verifier's own"
     )
 
 
@@ -77,13 +143,27 @@ def summary_line(usage: Usage) -> str:
     )
 
 
-def summary_table(usage: Usage) -> rich.table.Table:
-    """What the demo shows of the speculative run."""
-    num_steps = max(usage.num_verify_steps, 1)
-    table = rich.table.Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_row("speed", f"{usage.tokens_per_s:.1f} tokens/s after a first token at {usage.first_token_ms:.0f} ms")
-    table.add_row("verifier steps", f"{usage.num_verify_steps} for {usage.num_output_tokens} tokens")
-    table.add_row("mean acceptance length", f"{usage.mean_acceptance_len:.2f} tokens per verifier step")
-    table.add_row("SSM time per step", f"{usage.draft_ms / num_steps:.1f} ms")
-    table.add_row("LLM time per step", f"{usage.verify_ms / num_steps:.1f} ms")
+def comparison_table(speculative: Usage, incremental: Usage) -> rich.table.Table:
+    """The same answer made in both ways, side by side."""
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    table.add_column("speculative", justify="right")
+    table.add_column("incremental", justify="right")
+    for name, of in _COMPARED:
+        table.add_row(name, of(speculative), of(incremental))
     return table
+
+
+def _ms_per_step(total_ms: float, usage: Usage) -> str:
+    return f"{total_ms / max(usage.num_verify_steps, 1):.1f}"
+
+
+_COMPARED: tuple[tuple[str, Callable[[Usage], str]], ...] = (
+    ("tokens per second", lambda usage: f"{usage.tokens_per_s:.1f}"),
+    ("first token after, ms", lambda usage: f"{usage.first_token_ms:.0f}"),
+    ("tokens", lambda usage: str(usage.num_output_tokens)),
+    ("steps of the LLM", lambda usage: str(usage.num_verify_steps)),
+    ("tokens per step", lambda usage: f"{usage.mean_acceptance_len:.2f}"),
+    ("LLM per step, ms", lambda usage: _ms_per_step(usage.verify_ms, usage)),
+    ("SSMs per step, ms", lambda usage: _ms_per_step(usage.draft_ms, usage)),
+)

@@ -18,7 +18,7 @@ _SIGNAL_POLL_S = 0.1
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0 after a signal, when all services have ended. A second signal doesn't wait for them to drain."""
-    arguments.verbose = True
+    arguments.verbose = not arguments.quiet
     console = make_console(stderr=True)
     with _interrupted_by_sigterm(), started_suite(arguments, address=arguments.grpc_address) as suite:
         with Client(suite.address) as client:
@@ -33,7 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, on_signal)
-        console.print(f"serving {info.model} ({info.dtype}) with SSMs {', '.join(info.ssms)} at {suite.address}")
+        ssms = ", ".join(info.ssms) or "none"
+        console.print(
+            f"serving {info.model} ({info.dtype}), SSMs: {ssms}, at {suite.address}; Ctrl-C stops", style="bold"
+        )
         while not received:
             suite.check()
             time.sleep(_SIGNAL_POLL_S)

@@ -1,4 +1,4 @@
-"""How commands reach a router: a running one by address, or a private suite that is started, shown starting, and stopped."""
+"""A suite for one command: started with what its options say, shown starting, and stopped."""
 
 from __future__ import annotations
 
@@ -13,29 +13,16 @@ import rich.console
 import rich.status
 
 from specgrove.cli.rendering import make_console
-from specgrove.config import DEFAULT_DTYPE, DEFAULT_LLM, DEFAULT_SSMS
+from specgrove.cli.ssm_choice import chosen_ssms
+from specgrove.config import DEFAULT_DTYPE, DEFAULT_LLM
 from specgrove.folders import default_cache_dir
 from specgrove.models.gguf_model import weights_note
 from specgrove.models.hub import resolve_model
 from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.serve import Suite, SuiteConfig
-from specgrove.settings import given_arguments
+from specgrove.settings import DRAIN, given_arguments
 from specgrove.supervisor import LogLine
 from specgrove.telemetry import parsed
-
-
-@contextlib.contextmanager
-def router_address(arguments: argparse.Namespace) -> Iterator[str]:
-    """The address of the suite that ``--address`` names, or of a private one that runs until the block ends."""
-    if arguments.address is not None:
-        if any(value is not None for value in (arguments.llm, arguments.dtype, arguments.quantization)):
-            raise ValueError(
-                "--llm, --dtype and --quantization choose what a suite is started with; with --address it runs already"
-            )
-        yield arguments.address
-        return
-    with started_suite(arguments, address=None) as suite:
-        yield suite.address
 
 
 @contextlib.contextmanager
@@ -44,12 +31,10 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
     console = make_console(stderr=True)
     given = given_arguments(arguments)
     cache_dir = arguments.cache_dir or default_cache_dir()
-    llm, ssms, dtype = (
-        arguments.llm or DEFAULT_LLM,
-        tuple(arguments.ssm or DEFAULT_SSMS),
-        arguments.dtype or DEFAULT_DTYPE,
-    )
+    llm, dtype = arguments.llm or DEFAULT_LLM, arguments.dtype or DEFAULT_DTYPE
     llm_folder = model_folder(llm, console, cache_dir, arguments.quantization or "none")
+    with showing(console, "looking for the SSMs") as show:
+        ssms = chosen_ssms(arguments.ssm, llm_folder, cache_dir, show)
     say_weights(llm, llm_folder, dtype, console)
     for ssm in ssms:
         say_ssm_weights(ssm, dtype, console, cache_dir)
@@ -61,7 +46,7 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
         num_llm_replicas=arguments.llm_replicas or 1,
         num_threads=arguments.threads,
         start_timeout_s=arguments.start_timeout_s,
-        drain_timeout_s=arguments.drain_timeout_s,
+        drain_timeout_s=DRAIN.default if arguments.drain_timeout_s is None else arguments.drain_timeout_s,
         llm_arguments=given["llm_service"],
         ssm_arguments=given["ssm_service"],
         router_arguments=given["router"],
@@ -69,15 +54,16 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
     started_s = time.monotonic()
     with waiting(console, "starting the services") as status:
 
-        def show(services: tuple[str, ...]) -> None:
+        def show_start(services: tuple[str, ...]) -> None:
             status.update(f"starting {', '.join(services)} ({time.monotonic() - started_s:.0f} s)")
 
         suite = Suite(
-            config, log_line=log_to(console, arguments.log_format) if arguments.verbose else None, progress=show
+            config, log_line=log_to(console, arguments.log_format) if arguments.verbose else None, progress=show_start
         )
         suite.start()
     try:
-        console.print(f"services ready after {time.monotonic() - started_s:.1f} s", style="dim")
+        if not arguments.quiet:
+            console.print(f"services ready after {time.monotonic() - started_s:.1f} s", style="dim")
         yield suite
     finally:
         suite.stop()

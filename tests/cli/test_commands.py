@@ -59,7 +59,7 @@ def test_generate_json_is_one_line(fake_router: Router, capsys: pytest.CaptureFi
 def test_generate_reads_standard_input(
     fake_router: Router, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("from a pipe"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"from a pipe")))
     assert main(["generate", "-", "--raw", "--address", fake_router[1]]) == 0
     assert fake_router[0].requests[0].text == "from a pipe"
 
@@ -69,11 +69,14 @@ def test_generate_reads_standard_input(
     [
         (["invalid", "--raw"], "specgrove: error: sampling.top_p: must be in (0, 1]\n"),
         (["full", "--raw"], "specgrove: error: the queue is full\n"),
-        (["hi", "--max-tokens", "-1"], "specgrove: error: max_tokens: "),
+        (["hi", "--llm", "other"], "specgrove: error: --llm: how to start a suite; the one at --address runs already"),
         (
-            ["hi", "--llm", "other"],
-            "specgrove: error: --llm, --dtype and --quantization choose what a suite is started with",
+            ["hi", "--device", "cuda", "--offload", "--max-requests", "3"],
+            "specgrove: error: --max-requests, --offload, --device: how to start a suite; ",
         ),
+        (["Why", "is", "it?"], 'specgrove: error: put the prompt in quotes: specgrove generate "Why is it?"\n'),
+        ([""], "specgrove: error: the prompt is empty\n"),
+        (["x" * (1 << 20)], "specgrove: error: the prompt has 1048576 bytes; a request may have 1048576\n"),
     ],
 )
 def test_failures_are_one_line_and_exit_code_1(
@@ -84,6 +87,44 @@ def test_failures_are_one_line_and_exit_code_1(
     assert captured.out == ""
     assert captured.err.startswith(message)
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(b"caf\xe9", "the prompt is not UTF-8 text: byte 3 is 0xe9"), (b"x" * (2 << 20), "more than the 1048576 bytes")],
+)
+def test_what_is_piped_in_must_be_a_text_that_a_router_takes(
+    fake_router: Router, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: bytes, message: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    assert main(["generate", "-", "--address", fake_router[1]]) == 1
+    assert message in capsys.readouterr().err
+    assert not fake_router[0].requests
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--temperature", "-1"], "--temperature: must be in [0, 100], got -1"),
+        (["--top-p", "2"], "--top-p: must be in [0, 1], got 2"),
+        (["--min-p", "nan"], "--min-p: must be in [0, 1], got nan"),
+        (["--max-tokens", "-5"], "--max-tokens: must be a whole number, 0 or more"),
+        (["--kv-memory", "2XB"], "--kv-memory: '2XB' is no amount of memory"),
+        (["--stop", ""], "--stop: must have 1 to 256 characters, has 0"),
+        (["--seed", "one"], "--seed: must be a whole number"),
+    ],
+)
+def test_wrong_values_are_told_before_anything_starts(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["generate", "hi", *flags])
+    assert message in capsys.readouterr().err
+
+
+def test_how_to_connect_is_nothing_for_a_suite_that_is_started(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "hi", "--tls-ca", "ca.pem"]) == 1
+    assert "--tls-ca: how to connect to a running suite; give its --address too" in capsys.readouterr().err
 
 
 def test_a_missing_model_folder_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +182,8 @@ def test_demo_compares_with_incremental_decoding(
     assert ANSWER in shown
     assert "speed-up: 1.00x" in shown
     assert "identical output: yes" in shown
-    assert [request.speculation.disabled for request in fake_router[0].requests] == [False, False, True]
+    assert "specgrove chat" in shown
+    assert [request.speculation.disabled for request in fake_router[0].requests] == [False] + 3 * [True, False]
 
 
 def terminal_output(monkeypatch: pytest.MonkeyPatch, chunks: list[Chunk], **environment: str) -> str:
@@ -153,6 +195,7 @@ def terminal_output(monkeypatch: pytest.MonkeyPatch, chunks: list[Chunk], **envi
     printer = TokenPrinter(rich.console.Console(file=shown, force_terminal=True, highlight=False))
     for chunk in chunks:
         printer.write(chunk)
+    printer.finish()
     return shown.getvalue()
 
 
@@ -164,7 +207,20 @@ CHUNKS = [
 
 def test_drafted_tokens_have_another_colour_also_when_text_is_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = terminal_output(monkeypatch, CHUNKS)
-    assert shown == "\x1b[1m[one]\x1b[0m\x1b[32m t\x1b[0m\x1b[32mwo\x1b[0m\x1b[1m th\x1b[0m"
+    assert shown == "[one]\x1b[32m \x1b[0m\x1b[32mt\x1b[0m\x1b[32mwo\x1b[0m th\n"
+
+
+def test_no_word_is_cut_at_the_edge_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "a house on the hill"
+    pieces = [words[start : start + 3] for start in range(0, len(words), 3)]
+    chunks = [Chunk((OutputToken(0, piece),), piece) for piece in pieces]
+    assert terminal_output(monkeypatch, chunks, COLUMNS="10") == "a house on\nthe hill\n"
+
+
+def test_what_has_no_blanks_fills_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks = [Chunk((OutputToken(0, "人工智能是"),), "人工智能是")]
+    shown = terminal_output(monkeypatch, chunks, COLUMNS="6")
+    assert shown.split("\n") == ["人工智", "能是", ""]
 
 
 def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ def fakes(config, addresses):
     return tuple(ProcessSpec(name, "tests.fake_router", ("--address", address)) for name, address in addresses.items())
 
 specgrove.serve.process_specs = fakes
+specgrove.cli.suites.chosen_ssms = lambda asked, *_: tuple(asked or ("lookup", "demo"))
 specgrove.cli.suites.model_folder = lambda llm, console, cache_dir, quantization: Path("/models") / llm
 sys.exit(main(sys.argv[1:]))
 """
@@ -59,7 +60,7 @@ def test_serve_ends_in_order_on_a_signal(number: signal.Signals) -> None:
             os.kill(process.pid, number)
     watchdog.cancel()
     assert process.wait(20) == 0
-    assert f"serving fake () with SSMs lookup, demo at {address}" in lines
+    assert f"serving fake (), SSMs: lookup, demo, at {address}; Ctrl-C stops" in lines
     assert f"router: hello from {address}" in lines
     assert lines[-1] != ""
     with pytest.raises(ConnectionRefusedError):

@@ -49,6 +49,7 @@ def test_what_is_made_of_gguf_files_is_said_of_the_llm_and_the_ssms(
 def test_where_models_run_is_said_to_both_services(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suites, "Suite", NoSuite)
     monkeypatch.setattr(suites, "model_folder", lambda *_: Path("/model"))
+    monkeypatch.setattr(suites, "chosen_ssms", lambda *_: ("lookup",))
     flags = ("--device", "cpu", "--gpu-kernels", "off")
     with suites.started_suite(parser().parse_args(["serve", *flags, "--kv-memory", "1GiB"]), address=None):
         pass

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import pytest
 
+from specgrove.ssm_specs import parse_ssm, parse_ssms
 from ssm_service.__main__ import parse_arguments
-from ssm_service.config import parse_ssm, parse_ssms
+from ssm_service.config import rule_of
 from ssm_service.draft_tree import Beam, Expansion
 
 
 def test_specs() -> None:
     assert parse_ssm("lookup").mode == "lookup"
-    assert parse_ssm("demo").rule == Beam()
-    assert parse_ssm("/models/small,width=5,name=tiny").rule == Beam(5)
+    assert rule_of(parse_ssm("demo")) == Beam()
+    assert rule_of(parse_ssm("/models/small,width=5,name=tiny")) == Beam(5)
     assert parse_ssm("/models/small,width=5,name=tiny").name == "tiny"
     assert parse_ssm("owner/small").name == "small"
-    assert parse_ssm("demo,mode=expansion").rule == Expansion()
-    assert parse_ssm("demo,expansion=2-2").rule == Expansion((2, 2))
+    assert rule_of(parse_ssm("demo,mode=expansion")) == Expansion()
+    assert rule_of(parse_ssm("demo,expansion=2-2")) == Expansion((2, 2))
     assert parse_ssm("demo").quantization == "none"
     assert parse_ssm("small.gguf,quantization=int4,width=2").quantization == "int4"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssm_service.config import PoolConfig, SsmServiceConfig, parse_ssms
+from specgrove.ssm_specs import parse_ssms
+from ssm_service.config import PoolConfig, SsmServiceConfig
 from ssm_service.loading import load_ssm, read_vocabulary
 from ssm_service.neural import NeuralSsm
 from tests.models.gguf_writing import save_tiny_gguf
@@ -25,7 +26,8 @@ def _load(folder: Path, model: Path | None = None, options: str = "") -> object:
     (spec,) = parse_ssms([f"{model or folder},name=tiny{options}"])
     config = SsmServiceConfig(
         address="127.0.0.1:0", ssms=(spec,), dtype="float32", device="cpu", gpu_kernels="off", cache_dir=folder,
-        num_threads=1, num_slots=64, session_ttl_s=PoolConfig().session_ttl_s, drain_timeout_s=0.0,
+        num_threads=1, num_slots=64, session_ttl_s=PoolConfig().session_ttl_s, drain_timeout_s=0.0, log_level="INFO",
+        log_format="text",
     )  # fmt: skip
     return load_ssm(spec, config, torch.device("cpu"))
 

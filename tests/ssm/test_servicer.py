@@ -17,13 +17,15 @@ from specgrove.request import Draft, DraftWork, TreeShape
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.server import Server
+from specgrove.ssm_specs import SsmSpec
+from specgrove.ssm_vocabulary import Vocabulary
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
 from specgrove.vocabulary import token_checksums
-from ssm_service.config import PoolConfig, SsmSpec
+from ssm_service.config import PoolConfig
 from ssm_service.draft_tree import Beam
 from ssm_service.loading import info_of
 from ssm_service.lookup import LookupSsm
-from ssm_service.neural import NeuralSsm, Vocabulary
+from ssm_service.neural import NeuralSsm
 from ssm_service.pool import DrafterPool
 from ssm_service.servicer import SsmServicer
 from tests.conftest import TINY_VOCAB_SIZE
@@ -58,7 +60,7 @@ def loop(pool: SlowPool) -> Iterator[StepLoop[DraftWork, Draft]]:
 
 @pytest.fixture
 async def stub(pool: SlowPool, loop: StepLoop[DraftWork, Draft]) -> AsyncIterator[ssm_pb2_grpc.SsmServiceStub]:
-    specs = [SsmSpec("tiny", "tiny", Beam()), SsmSpec("lookup", None, None)]
+    specs = [SsmSpec("tiny", "tiny", "beam"), SsmSpec("lookup", None, "lookup")]
     ssms = [*pool._neural.values(), *pool._lookup.values()]
     servicer = SsmServicer([info_of(spec, ssm) for spec, ssm in zip(specs, ssms, strict=True)], pool, loop)
     server = Server(

@@ -1,0 +1,50 @@
+"""How commands reach a router: a running one by address, or that of a private suite, which is started and stopped again."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from specgrove.cli.suites import started_suite
+from specgrove.client import Client
+from specgrove.serving.address import TlsFiles
+from specgrove.settings import DRAIN, suite_settings
+
+_SUITE_OPTIONS = ("llm", "dtype", "quantization", "llm_replicas", "threads", "start_timeout_s", DRAIN.attribute)
+_CONNECTION_OPTIONS = ("tls_ca", "client_certificate", "client_private_key", "token_file")
+
+
+@contextlib.contextmanager
+def connected(arguments: argparse.Namespace) -> Iterator[Client]:
+    """A client of the suite that ``--address`` names, or of a private one that runs until the block ends."""
+    if arguments.address is None:
+        if foreign := _given(arguments, (*_CONNECTION_OPTIONS, "tls")):
+            raise ValueError(f"{', '.join(foreign)}: how to connect to a running suite; give its --address too")
+        with started_suite(arguments, address=None) as suite, Client(suite.address) as client:
+            yield client
+        return
+    names = (*_SUITE_OPTIONS, *(known.setting.attribute for known in suite_settings()))
+    if foreign := _given(arguments, names):
+        raise ValueError(f"{', '.join(foreign)}: how to start a suite; the one at --address runs already")
+    with Client(arguments.address, tls=_tls(arguments), token=_token(arguments)) as client:
+        yield client
+
+
+def _given(arguments: argparse.Namespace, names: tuple[str, ...]) -> list[str]:
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) not in (None, False)]
+
+
+def _tls(arguments: argparse.Namespace) -> TlsFiles | None:
+    certificate, key, ca = (
+        None if name is None else Path(name).expanduser()
+        for name in (arguments.client_certificate, arguments.client_private_key, arguments.tls_ca)
+    )
+    if not arguments.tls and certificate is key is ca is None:
+        return None
+    return TlsFiles(certificate, key, ca)
+
+
+def _token(arguments: argparse.Namespace) -> str | None:
+    return None if arguments.token_file is None else Path(arguments.token_file).expanduser().read_text().strip()

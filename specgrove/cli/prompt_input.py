@@ -1,0 +1,96 @@
+"""What people type or pipe in: one prompt for ``generate``, question after question for ``chat``.
+
+Invariant: what comes out is text that a router takes; anything else is a ``ValueError`` of one line.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from specgrove.config import MAX_PUBLIC_REQUEST_BYTES
+
+HELP = """/help      this list
+/reset     forget the conversation
+/exit      leave; so does Ctrl-D
+Enter      send; Alt-Enter begins a new line, and pasted lines are one question
+Ctrl-C     stop an answer, or clear the line
+Up, Down   earlier questions
+A question that begins with a slash: put a space before it."""
+
+
+def prompt_of(words: list[str]) -> str:
+    """The prompt of ``generate``, from its arguments or from standard input. Raises ``ValueError``."""
+    if len(words) > 1:
+        raise ValueError(f'put the prompt in quotes: specgrove generate "{" ".join(words)}"')
+    return checked_prompt(_standard_input() if words[0] == "-" else words[0])
+
+
+def checked_prompt(text: str) -> str:
+    """Raises ``ValueError`` where no router would take it."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise ValueError("the prompt is not UTF-8 text") from error
+    if size == 0:
+        raise ValueError("the prompt is empty")
+    if size >= MAX_PUBLIC_REQUEST_BYTES:
+        raise ValueError(f"the prompt has {size} bytes; a request may have {MAX_PUBLIC_REQUEST_BYTES}")
+    return text
+
+
+def _standard_input() -> str:
+    # One byte more than is allowed tells that there is too much.
+    data = sys.stdin.buffer.read(MAX_PUBLIC_REQUEST_BYTES + 1)
+    if len(data) > MAX_PUBLIC_REQUEST_BYTES:
+        raise ValueError(f"the prompt has more than the {MAX_PUBLIC_REQUEST_BYTES} bytes that a request may have")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the prompt is not UTF-8 text: byte {error.start} is {data[error.start]:#04x}") from error
+
+
+def questions(history: Path) -> Iterator[str]:
+    """One question after the other, until the input ends. On a terminal lines can be edited, and ``history`` keeps them."""
+    return _typed_questions(history) if sys.stdin.isatty() and sys.stdout.isatty() else _piped_questions()
+
+
+def _piped_questions() -> Iterator[str]:
+    for line in sys.stdin:
+        yield line.rstrip("\n")
+
+
+def _typed_questions(history: Path) -> Iterator[str]:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+    keys = KeyBindings()
+    # Several lines are one question: Enter sends them, as in any chat.
+    keys.add("enter")(_send)
+
+    @keys.add("escape", "enter")
+    def new_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    kept: History
+    try:
+        history.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        kept = FileHistory(str(history))
+    except OSError:  # a read-only home
+        kept = InMemoryHistory()
+    session: PromptSession[str] = PromptSession(
+        "> ", multiline=True, key_bindings=keys, history=kept, prompt_continuation="  "
+    )
+    while True:
+        try:
+            yield session.prompt()
+        except KeyboardInterrupt:
+            continue
+        except EOFError:
+            return
+
+
+def _send(event: object) -> None:
+    event.current_buffer.validate_and_handle()  # type: ignore[attr-defined]

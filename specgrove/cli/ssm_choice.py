@@ -1,0 +1,53 @@
+"""Which SSMs a suite is started with: those asked for must be able to draft for the LLM, defaults that can't are left out.
+
+Called before anything is started. Reads tokenizers and configurations, no weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from specgrove.config import DEFAULT_SSMS
+from specgrove.models.hub import resolve_model
+from specgrove.ssm_specs import SsmSpec, parse_ssms
+from specgrove.ssm_vocabulary import read_vocabulary
+from specgrove.tokenizer import Tokenizer
+from specgrove.vocabulary import compare_vocabularies
+
+
+def chosen_ssms(
+    asked: list[str] | None, llm_folder: Path, cache_dir: Path, say: Callable[[str], None]
+) -> tuple[str, ...]:
+    """``--ssm`` as given to the SSM service; empty for ``none``. Raises ``ValueError`` with why one can't draft for the LLM."""
+    if asked == ["none"]:
+        return ()
+    if asked is not None and "none" in asked:
+        raise ValueError("--ssm none: no SSM at all, so it goes with no other --ssm")
+    texts = tuple(asked or DEFAULT_SSMS)
+    tokenizer = Tokenizer.from_folder(llm_folder)
+    chosen = []
+    for text, spec in zip(texts, parse_ssms(texts), strict=True):
+        problem = _problem(spec, tokenizer, cache_dir, say)
+        if problem is None:
+            chosen.append(text)
+        elif asked is not None:
+            raise ValueError(f"--ssm {text}: it can't draft for {llm_folder.name}: {problem}")
+        else:
+            say(f"SSM {spec.name} is left out: {problem}")
+    return tuple(chosen)
+
+
+def _problem(spec: SsmSpec, llm: Tokenizer, cache_dir: Path, say: Callable[[str], None]) -> str | None:
+    if spec.model is None:
+        return None
+    folder = resolve_model(spec.model, cache_dir=cache_dir, progress=say, needs_tokenizer=False)
+    vocabulary = read_vocabulary(folder)
+    if vocabulary.sha256 == llm.vocab_sha256:
+        return None
+    if not vocabulary.token_checksums:
+        return "it was made for another model's tokenizer"
+    match = compare_vocabularies(llm.token_checksums(), vocabulary.token_checksums)
+    if match.is_close:
+        return None
+    return f"its tokenizer has {match.num_shared} of the LLM's {match.num_tokens} tokens"

@@ -1,0 +1,76 @@
+"""An output as it comes: what the wait is for until the first token, then the text. Used by all commands that show one."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import rich.console
+
+from specgrove.cli.rendering import TokenPrinter, make_console
+from specgrove.client import Client
+from specgrove.client_arguments import Prompt
+from specgrove.client_wire import GenerateParams
+from specgrove.output import Chunk
+
+_SILENT_S = 2.0
+
+
+def streamed(client: Client, console: rich.console.Console, prompt: Prompt, params: GenerateParams) -> Iterator[Chunk]:
+    """Prints the output of one request, and yields its chunks. However it ends, the line is ended."""
+    printer = TokenPrinter(console)
+    asked = params.copy()
+    asked["prompt_progress"] = True
+    with contextlib.closing(client.generate(prompt, **asked)) as stream, _Wait() as wait:
+        try:
+            for chunk in stream:
+                if chunk.num_prompt_tokens_read is not None:
+                    wait.show(f"reading the prompt: {chunk.num_prompt_tokens_read} tokens")
+                    continue
+                wait.end()
+                printer.write(chunk)
+                yield chunk
+        finally:
+            wait.end()
+            printer.finish()
+
+
+class _Wait:
+    """Says on stderr what is waited for, when it takes long: a spinner on a terminal, else one line."""
+
+    def __init__(self) -> None:
+        self._console = make_console(stderr=True)
+        self._status = self._console.status("waiting for the router", spinner="dots")
+        self._timer = threading.Timer(_SILENT_S, self._begin)
+        self._timer.daemon = True
+        self._lock = threading.Lock()
+        self._has_ended = False
+
+    def show(self, message: str) -> None:
+        """Something happens: says what."""
+        self._status.update(message)
+
+    def end(self) -> None:
+        """The wait is over. Harmless when called again."""
+        self._timer.cancel()
+        with self._lock:
+            if not self._has_ended:
+                self._has_ended = True
+                self._status.stop()
+
+    def _begin(self) -> None:
+        with self._lock:
+            if self._has_ended:
+                return
+            if self._console.is_terminal:
+                self._status.start()
+            else:
+                self._console.print("waiting for the first token ...", style="dim")
+
+    def __enter__(self) -> _Wait:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()

@@ -1,0 +1,35 @@
+"""Which sampling parameters there can be: one table for the router's checks and the command line's."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Finite numbers from ``low`` to ``high``; ``low`` itself is left out where ``is_low_open``."""
+
+    low: float
+    high: float
+    is_low_open: bool = False
+
+    def problem(self, value: float) -> str | None:
+        """What is wrong with ``value`` and what would be right, or ``None``."""
+        is_inside = (self.low < value if self.is_low_open else self.low <= value) and value <= self.high
+        if math.isfinite(value) and is_inside:
+            return None
+        return f"must be in {'(' if self.is_low_open else '['}{self.low:g}, {self.high:g}], got {value:g}"
+
+
+SAMPLING_RANGES = {
+    "temperature": Range(0, 100),
+    "top_p": Range(0, 1),
+    "min_p": Range(0, 1),
+    "repetition_penalty": Range(0, 10, is_low_open=True),
+    "presence_penalty": Range(-2, 2),
+    "frequency_penalty": Range(-2, 2),
+}
+# Of texts that end an output.
+MAX_NUM_STOP_TEXTS = 16
+MAX_STOP_TEXT_LEN = 256
