@@ -25,12 +25,13 @@ from pathlib import Path
 
 from benchmarks.contestants import OverGrpc
 from benchmarks.host import conditions
-from benchmarks.rounds import Prompts
+from benchmarks.prompts import load_prompts
 from benchmarks.serving import suite_config
 from specgrove.client import AsyncClient
 from specgrove.config import DEFAULT_SSMS
 from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.serve import Suite
+from specgrove.tokenizer import Tokenizer
 
 PRECISIONS = ("float32", "bfloat16", "int8", "int4")
 
@@ -141,7 +142,10 @@ def main() -> int:
     arguments = parse_arguments()
     folder = resolve_model(arguments.llm, cache_dir=arguments.cache_dir, progress=print)
     ssms = tuple(arguments.ssm) if arguments.ssm else DEFAULT_SSMS
-    prompts = Prompts.of(folder)
+    # No prompt comes twice: drafters that look texts up would know its output.
+    texts = load_prompts(arguments.rounds * sum(arguments.batches), sets=("alpaca",))
+    tokenizer = Tokenizer.from_folder(folder)
+    chats = [list(tokenizer.encode_chat([("user", text)])) for text in texts]
     loop = asyncio.new_event_loop()
     found: list[PairedRounds] = []
 
@@ -157,9 +161,9 @@ def main() -> int:
             client = loop.run_until_complete(connect(suite.address))
             first = 0
             for batch in arguments.batches:
-                chats = [prompts.chats[(first + i) % len(prompts.chats)] for i in range(arguments.rounds * batch)]
-                first += len(chats)
-                groups = [chats[start : start + batch] for start in range(0, len(chats), batch)]
+                end = first + arguments.rounds * batch
+                groups = [chats[start : start + batch] for start in range(first, end, batch)]
+                first = end
                 speculative = OverGrpc(client, loop, precision, is_speculative=True)
                 incremental = OverGrpc(client, loop, precision, is_speculative=False)
                 found.append(
