@@ -144,6 +144,10 @@ class Tokenizer:
             template_kwargs=template_kwargs,
         )
 
+    def encode_rendered(self, text: str) -> list[int]:
+        """Token ids of a part of what ``render_chat`` gives, which has its special tokens already."""
+        return self._encode(text, None, add_special_tokens=False)
+
     def decode(self, ids: Sequence[int], keep_special_tokens: bool = False) -> str:
         """Text of ``ids``; bytes that are no UTF-8 become U+FFFD. Ids beyond the vocabulary have no text.
 

@@ -6,7 +6,7 @@ The LLM's greedy answers are made once and kept; the drafter then reads them, an
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from ssm_service.distillation.shards import TOP_COUNT, Dialogues, joined, read_shards, shard_paths, write_shard
+from ssm_service.distillation.shards import TOP_COUNT, Dialogues, joined, read_shards, write_shard
 from ssm_service.distillation.student import UNKNOWN_ID, draft_id_of_token
 from ssm_service.distillation.teacher import Teacher, top_log_probs
 
 CHAIN_LEN = 4
 RANKS = (1, 2, 4)
+_REPORT_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +37,31 @@ class Evaluation:
 
 
 def greedy_answers(
-    teacher: Teacher, prompts: Sequence[Sequence[int]], answer_len: int, eos_id: int, folder: Path
+    teacher: Teacher,
+    prompts: Sequence[Sequence[int]],
+    answer_len: int,
+    end_ids: Set[int],
+    folder: Path,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> Dialogues:
-    """The LLM's greedy answers to at most ``num_rows`` prompts in token ids; kept in ``folder``, made if it is empty."""
-    if shard_paths(folder):
-        return read_shards(folder)
+    """The LLM's greedy answers to at most ``num_rows`` prompts in token ids; also written to ``folder``."""
     rows = [list(prompt) for prompt in prompts]
     num_fed = max(len(prompt) for prompt in prompts) + answer_len
+    reported = time.monotonic()
     records: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in rows]
     for place in range(num_fed):
         # A finished row is fed its last token again and again; nothing of it is kept.
-        last = torch.tensor([row[min(place, len(row) - 1)] for row in rows])
-        values, ids = top_log_probs(teacher.step(last, torch.full((len(rows),), place)), TOP_COUNT)
+        last = [row[min(place, len(row) - 1)] for row in rows]
+        values, ids = top_log_probs(teacher.step(last, [place] * len(rows)), TOP_COUNT)
+        if time.monotonic() - reported >= _REPORT_EVERY_S:
+            reported = time.monotonic()
+            progress(f"evaluate: the LLM's answers, token {place + 1} of {num_fed}")
         for index, row in enumerate(rows):
             if place >= len(row):
                 continue
             records[index].append((ids[index].int(), values[index].half()))
             is_last = place == len(row) - 1
-            if is_last and len(row) < len(prompts[index]) + answer_len and row[-1] != eos_id:
+            if is_last and len(row) < len(prompts[index]) + answer_len and row[-1] not in end_ids:
                 row.append(int(ids[index, 0]))
     parts = []
     for row, record, prompt in zip(rows, records, prompts, strict=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class GenerationLimits:
     max_answer_len: int = 176
     num_tokens: int = 1_000_000
     tokens_per_shard: int = 40_000
+    report_every_s: float = 5.0
 
 
 class _Row:
@@ -54,14 +55,14 @@ class _Row:
         """For the next token."""
         return USER_TEMPERATURE if self._in_user_turn else self._answer_temperature
 
-    def advance(self, sampled_id: int, limits: GenerationLimits, eos_id: int) -> bool:
+    def advance(self, sampled_id: int, limits: GenerationLimits, end_ids: Set[int]) -> bool:
         """Takes the next token: the sampled one unless another is due. False when the dialogue is at its end."""
         if self._forced:
             self._add(self._forced.popleft(), 0)
             return True
         if self._in_user_turn:
             end_id = self._dialogue.answer_prefix_ids[0]
-            if sampled_id in (end_id, eos_id) or self._num_sampled >= limits.max_user_len:
+            if sampled_id == end_id or sampled_id in end_ids or self._num_sampled >= limits.max_user_len:
                 self._add(end_id, int(sampled_id == end_id))
                 self._forced.extend(self._dialogue.answer_prefix_ids[1:])
                 self._in_user_turn, self._num_sampled = False, 0
@@ -70,7 +71,7 @@ class _Row:
         self._num_sampled += 1
         if self._in_user_turn:
             return True
-        return sampled_id != eos_id and self._num_sampled < limits.max_answer_len and self.len < limits.max_len
+        return sampled_id not in end_ids and self._num_sampled < limits.max_answer_len and self.len < limits.max_len
 
     def _add(self, token_id: int, is_made: int) -> None:
         self.token_ids.append(token_id)
@@ -87,11 +88,11 @@ def generate(
     dialogues: Callable[[int], Iterator[Dialogue]],
     folder: Path,
     limits: GenerationLimits,
-    eos_id: int,
+    end_ids: Set[int],
     seed: int,
     progress: Callable[[str], None],
 ) -> None:
-    """Adds shards with ``limits.num_tokens`` tokens to ``folder``. ``dialogues`` takes a seed."""
+    """Adds shards to ``folder`` with ``limits.num_tokens`` tokens, and no more than what one dialogue has. ``dialogues`` takes a seed."""
     num_done = 0
     source = dialogues(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -108,28 +109,33 @@ def generate(
     row_ids = torch.arange(limits.num_rows)
     finished: list[Dialogues] = []
     num_pending = num_fed = 0
-    started = time.monotonic()
+    started = reported = time.monotonic()
     while num_done < limits.num_tokens:
-        token_ids = torch.tensor([row.token_ids[-1] for row in rows])
         positions = torch.tensor([row.len - 1 for row in rows])
-        log_probs, ids = top_log_probs(teacher.step(token_ids, positions), SAMPLED_COUNT)
+        logits = teacher.step([row.token_ids[-1] for row in rows], positions.tolist())
+        log_probs, ids = top_log_probs(logits, min(SAMPLED_COUNT, logits.shape[1]))
         top_ids[row_ids, positions] = ids[:, :TOP_COUNT].int()
         top_values[row_ids, positions] = log_probs[:, :TOP_COUNT].half()
         temperatures = torch.tensor([row.temperature for row in rows])
         sampled = ids.gather(1, sample(log_probs, temperatures, generator)[:, None])[:, 0].tolist()
         for index, row in enumerate(rows):
-            if row.advance(sampled[index], limits, eos_id):
+            if row.advance(sampled[index], limits, end_ids):
                 continue
             finished.append(_finish(row, top_ids[index], top_values[index]))
             num_pending += row.len - 1
             rows[index] = new_row()
         num_fed += limits.num_rows
-        if num_pending >= limits.tokens_per_shard:
+        if num_pending >= min(limits.tokens_per_shard, limits.num_tokens - num_done):
             write_shard(folder, joined(finished))
             num_done, num_pending, finished = num_done + num_pending, 0, []
-            rate = num_fed / (time.monotonic() - started)
-            left_s = max(0, limits.num_tokens - num_done) / rate
-            progress(f"generate: {num_done} of {limits.num_tokens} tokens, {rate:.0f} tokens/s, {left_s:.0f} s left")
+        now = time.monotonic()
+        if now - reported >= limits.report_every_s or num_done >= limits.num_tokens:
+            reported, rate = now, num_fed / max(1e-9, now - started)
+            num_made = num_done + num_pending
+            left_s = max(0, limits.num_tokens - num_made) / rate
+            progress(
+                f"generate: {num_made} of {limits.num_tokens} tokens in whole dialogues, {rate:.0f} tokens/s, about {left_s:.0f} s left"
+            )
 
 
 def sample(log_probs: torch.Tensor, temperatures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

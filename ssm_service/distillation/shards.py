@@ -60,6 +60,13 @@ def write_shard(folder: Path, dialogues: Dialogues) -> Path:
     raise AssertionError("unreachable")
 
 
+def remove_partial(folder: Path) -> None:
+    """What killed processes left of shards that they were writing."""
+    for path in folder.glob("*.partial"):
+        if path.stem.isdecimal() and not Path(f"/proc/{path.stem}").exists():
+            path.unlink(missing_ok=True)
+
+
 def read_shards(folder: Path) -> Dialogues:
     """All shards as one. Raises ``FileNotFoundError`` when there are none."""
     paths = shard_paths(folder)

@@ -16,11 +16,13 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 
+from specgrove.models.spec import DecoderSpec
 from ssm_service.distillation.shards import Dialogues
 
 UNKNOWN_ID = 0  # a draft id
 UNKNOWN_TOKEN_ID = -1  # what it stands for
 IDS_NAME = "draft_token_ids"
+_DEFAULT_THETA = 10000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,15 @@ def draft_id_of_token(draft_token_ids: npt.NDArray[np.int32], target_vocab_size:
     return inverse
 
 
-def new_student(shape: StudentShape, target_config: dict[str, Any], embedding: torch.Tensor) -> Any:
-    """A ``LlamaForCausalLM`` whose embedding (and tied head) are ``embedding`` ``[draft_vocab_size, hidden_size]``."""
+def new_student(shape: StudentShape, target: DecoderSpec, embedding: torch.Tensor) -> Any:
+    """A ``LlamaForCausalLM`` whose embedding (and tied head) are ``embedding`` ``[draft_vocab_size, hidden_size]``.
+
+    It reaches as far as its LLM. The base of its rotation is the LLM's where that rotates; a scaling is left to large models.
+    """
     import transformers
 
+    rotaries = [layer.rotary for layer in target.layers if layer.rotary is not None]
+    theta = max((rotary.theta for rotary in rotaries), default=_DEFAULT_THETA)
     config = transformers.LlamaConfig(
         vocab_size=shape.draft_vocab_size,
         hidden_size=shape.hidden_size,
@@ -67,10 +74,9 @@ def new_student(shape: StudentShape, target_config: dict[str, Any], embedding: t
         num_attention_heads=shape.num_heads,
         num_key_value_heads=shape.num_kv_heads,
         head_dim=shape.head_dim,
-        max_position_embeddings=target_config["max_position_embeddings"],
-        rms_norm_eps=target_config["rms_norm_eps"],
-        rope_parameters=target_config.get("rope_parameters")
-        or {"rope_type": "default", "rope_theta": target_config["rope_theta"]},
+        max_position_embeddings=target.max_position_embeddings,
+        rms_norm_eps=target.norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": theta},
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=None,
@@ -81,14 +87,14 @@ def new_student(shape: StudentShape, target_config: dict[str, Any], embedding: t
 
 
 def principal_embedding(
-    target_embedding: torch.Tensor, draft_token_ids: npt.NDArray[np.int32], hidden_size: int
+    target_head: torch.Tensor, draft_token_ids: npt.NDArray[np.int32], hidden_size: int
 ) -> torch.Tensor:
-    """The LLM's embedding rows of the draft vocabulary in their ``hidden_size`` strongest directions; the unknown's is 0.
+    """Rows of the LLM's head for the draft vocabulary in their ``hidden_size`` strongest directions; the unknown's is 0.
 
     A head of these rows starts out ranking tokens as the LLM's own head does, for the same hidden state in that basis; what all
     rows share is left out, since it changes no softmax. Scaled to a mean square of 1 / hidden_size, so that first logits are ~1.
     """
-    rows = target_embedding[torch.from_numpy(draft_token_ids[1:]).long()].float()
+    rows = target_head[torch.from_numpy(draft_token_ids[1:]).long()].float()
     rows = rows - rows.mean(0)
     _, vectors = torch.linalg.eigh(rows.T @ rows)  # ascending
     projected = rows @ vectors[:, -hidden_size:]

@@ -24,7 +24,7 @@ from ssm_service.distillation.shards import Dialogues
 from ssm_service.distillation.student import draft_id_of_token
 
 CHECKPOINT_EVERY_S = 60.0
-REPORT_EVERY_S = 15.0
+REPORT_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from specgrove.models.hub import resolve_model
+from specgrove.models.loading import read_spec
 from ssm_service.distillation import evaluate, shards, student, train
 from ssm_service.distillation.losses import soft_target_loss
 from ssm_service.distillation.prompts import Dialogue
@@ -19,6 +21,8 @@ from ssm_service.distillation.sampler import GenerationLimits, generate, sample
 from ssm_service.distillation.shards import Dialogues
 from ssm_service.distillation.teacher import Teacher, top_log_probs
 from tests.conftest import TINY_VOCAB_SIZE, save_tiny_llama
+from tests.models.families import save_tiny
+from tests.models.gguf_writing import save_tiny_gguf, tiny_model
 
 EOS_ID = 2
 SHAPE = student.StudentShape(
@@ -53,25 +57,48 @@ def data_folder(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
         num_rows=8, max_len=48, max_user_len=6, max_answer_len=24, num_tokens=2000, tokens_per_shard=1000
     )
     lines: list[str] = []
-    generate(Teacher(teacher_folder, 8, 48), make_dialogues, folder, limits, EOS_ID, 0, lines.append)
+    generate(Teacher(teacher_folder, 8, 48), make_dialogues, folder, limits, {EOS_ID}, 0, lines.append)
     assert lines
     return folder
 
 
-def test_teacher_equals_transformers(teacher_folder: Path) -> None:
-    """Rows at different positions in one batch; bfloat16 against bfloat16."""
-    import transformers
+TARGETS = [
+    "llama",
+    "llama-tied-biases",
+    "qwen2",
+    "qwen3",
+    "llama-rope-llama3",
+    "gemma3",
+    "opt-350m",
+    "falcon-40b",
+    "sharded",
+    "gguf",
+]
 
-    model = transformers.AutoModelForCausalLM.from_pretrained(teacher_folder, dtype=torch.bfloat16)
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_the_teachers_logits_are_transformers(kind: str, tmp_path: Path) -> None:
+    """Untied heads, biases, scalings, several files, other families: rows at different positions in one batch."""
+    folder = tmp_path / "model"
+    model = save_tiny("qwen2" if kind == "sharded" else "llama" if kind == "gguf" else kind, folder)
+    if kind == "sharded":
+        (folder / "model.safetensors").unlink()
+        model.save_pretrained(folder, max_shard_size="30KB")
+        assert len(list(folder.glob("*.safetensors"))) > 2
+    if kind == "gguf":
+        values = save_tiny_gguf(tmp_path / "tiny.gguf", "F16", family="qwen2")
+        folder = resolve_model(str(tmp_path / "tiny.gguf"), cache_dir=tmp_path, progress=print)
+        model = tiny_model("qwen2").eval()
+        model.load_state_dict(values)
     token_ids = torch.randint(0, TINY_VOCAB_SIZE, (2, 12), generator=torch.Generator().manual_seed(0))
-    expected = model(token_ids).logits.float()
-    teacher = Teacher(teacher_folder, 2, 16)
+    with torch.inference_mode():
+        expected = model(token_ids).logits
+    teacher = Teacher(folder, 3, 16, torch.float32)
     for place in range(12):
         lag = max(0, place - 3)  # row 1 runs three tokens behind
-        logits = teacher.step(torch.stack([token_ids[0, place], token_ids[1, lag]]), torch.tensor([place, lag])).float()
-        scale = expected.std()
-        assert (logits[0] - expected[0, place]).abs().max() < 0.1 * scale
-        assert (logits[1] - expected[1, lag]).abs().max() < 0.1 * scale
+        logits = teacher.step([int(token_ids[0, place]), int(token_ids[1, lag])], [place, lag])
+        assert (logits[0] - expected[0, place]).abs().max() < 1e-4
+        assert (logits[1] - expected[1, lag]).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("vocab_size", [97, 4096])
@@ -98,7 +125,7 @@ def test_data_holds_what_the_teacher_would_say(data_folder: Path, teacher_folder
     start, length = int(data.starts()[3]), int(data.lengths[3])
     teacher = Teacher(teacher_folder, 1, 48)
     for place in range(length):
-        logits = teacher.step(torch.tensor([int(data.token_ids[start + place])]), torch.tensor([place]))
+        logits = teacher.step([int(data.token_ids[start + place])], [place])
         values, _ = top_log_probs(logits, 16)
         np.testing.assert_allclose(values[0].numpy(), data.top_log_probs[start + place].astype(np.float32), atol=0.15)
     assert not data.is_made[start]  # the token after the first belongs to the prompt
@@ -134,10 +161,11 @@ def test_draft_vocab(data_folder: Path) -> None:
 
 def test_training_learns_resumes_and_saves(data_folder: Path, teacher_folder: Path, tmp_path: Path) -> None:
     data = shards.read_shards(data_folder)
-    config = json.loads((teacher_folder / "config.json").read_text())
     ids = student.choose_draft_vocab(data, TINY_VOCAB_SIZE, SHAPE.draft_vocab_size, (EOS_ID,))
     embedding = load_file(teacher_folder / "model.safetensors")["model.embed_tokens.weight"]
-    model = student.new_student(SHAPE, config, student.principal_embedding(embedding, ids, SHAPE.hidden_size))
+    model = student.new_student(
+        SHAPE, read_spec(teacher_folder), student.principal_embedding(embedding, ids, SHAPE.hidden_size)
+    )
     before = evaluate.evaluate(model.eval(), ids, data, TINY_VOCAB_SIZE)
     rows = train.training_rows(data, ids, TINY_VOCAB_SIZE, hard_share=0.2)
     torch.testing.assert_close(rows.target_probs.sum(-1), torch.ones(data.num_tokens))
@@ -173,7 +201,7 @@ def test_accepted_per_step() -> None:
 
 def test_greedy_answers_stop_at_the_end(teacher_folder: Path, tmp_path: Path) -> None:
     prompts = [[1, 5, 9], [1, 4, 3, 3, 8]]
-    answers = evaluate.greedy_answers(Teacher(teacher_folder, 2, 32), prompts, 10, EOS_ID, tmp_path)
+    answers = evaluate.greedy_answers(Teacher(teacher_folder, 2, 32), prompts, 10, {EOS_ID}, tmp_path)
     assert len(answers.lengths) == 2
     for start, length, prompt in zip(answers.starts(), answers.lengths, prompts, strict=True):
         token_ids = answers.token_ids[start : start + length]
@@ -183,6 +211,6 @@ def test_greedy_answers_stop_at_the_end(teacher_folder: Path, tmp_path: Path) ->
         places = np.flatnonzero(made)[:-1]
         assert (answers.top_ids[start + places, 0] == token_ids[places + 1]).all()
         assert EOS_ID not in token_ids[len(prompt) :]
-    kept = evaluate.greedy_answers(Teacher(teacher_folder, 2, 32), [], 10, EOS_ID, tmp_path)
+    kept = shards.read_shards(tmp_path)
     assert isinstance(kept, Dialogues)
     assert (kept.token_ids == answers.token_ids).all()
