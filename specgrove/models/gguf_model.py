@@ -41,19 +41,24 @@ def ensure_gguf_folder(path: Path, cache_dir: Path, progress: Callable[[str], No
 
 def weights_note(folder: Path, dtype: str) -> str | None:
     """In a line for people, what is made of the weights of a GGUF file's folder, or of one quantised from it; None for others."""
-    quantization = quantization_config_of(folder) or {}
-    gguf_path, kind, bits = gguf_of(folder), quantization.get("type"), quantization.get("bits")
+    quantization, gguf_path = quantization_config_of(folder) or {}, gguf_of(folder)
+    size = _gigabytes(sum(path.stat().st_size for path in weight_files(folder)))
     if "made_from" in quantization:
-        size = _gigabytes(sum(path.stat().st_size for path in weight_files(folder)))
-        return f"weights: {quantization['made_from']} of a GGUF file, re-quantised to {bits} bits, {size}"
+        return (
+            f"weights: {quantization['made_from']} of a GGUF file, re-quantised to {quantization['bits']} bits, {size}"
+        )
     if gguf_path is None:
         return None
-    size = _gigabytes(sum(path.stat().st_size for path in weight_files(folder)))
-    if quantization.get("quant_method") != "gguf":
+    if quantization.get("quant_method") != "gguf":  # plain weights, or a config.json that isn't ours
+        from specgrove.models.formats.gguf_config import quantization_config_of_gguf  # brings torch
+
+        quantization = quantization_config_of_gguf(GgufFile(gguf_path)) or {}
+    kind = quantization.get("type")
+    if kind is None:
         return f"weights: {size} in a GGUF file, not quantised, computed in {dtype}"
-    if bits is not None:
+    if "bits" in quantization:
         return f"weights: {kind} in a GGUF file, kept at their size, {size}"
-    in_memory = _gigabytes(int(quantization.get("num_weights", 0)) * _DTYPE_BYTES.get(dtype, 4))
+    in_memory = _gigabytes(quantization["num_weights"] * _DTYPE_BYTES[dtype])
     return f"weights: {kind} in a GGUF file of {size}, dequantised to {dtype}, {in_memory} (--quantization int8 takes less)"
 
 

@@ -124,6 +124,10 @@ def test_a_line_says_what_is_made_of_the_weights(tmp_path: Path) -> None:
     assert gguf_model.weights_note(quantized, "bfloat16") == (
         "weights: Q5_K of a GGUF file, re-quantised to 8 bits, 0.0 GB"
     )
+    config = json.loads((folder / "config.json").read_text())
+    del config["quantization_config"]  # as the model's own file has it
+    (folder / "config.json").write_text(json.dumps(config))
+    assert gguf_model.weights_note(folder, "bfloat16") == notes["Q5_K"]
     assert gguf_model.weights_note(save_tiny_llama(tmp_path / "llama", seed=0), "bfloat16") is None
 
 

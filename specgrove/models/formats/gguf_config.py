@@ -52,13 +52,20 @@ def config_of_gguf(file: GgufFile) -> dict[str, Any]:
         **special_ids(file),
         **_of_family(file, family, value, hidden_size, num_heads, head_dim),
     }
-    if (kind := main_type(file)) not in PLAIN_TYPES:
-        kept = {"bits": BITS[kind], "group_size": BLOCK_LEN} if kind in BITS else {}
-        sizes = [math.prod(tensor.shape) for tensor in file.tensors.values() if len(tensor.shape) > 1]
-        if "output.weight" not in file.tensors:  # the embedding is a table and the head's weight
-            sizes.append(math.prod(file.tensors["token_embd.weight"].shape))
-        config["quantization_config"] = {"quant_method": "gguf", "type": kind, "num_weights": sum(sizes), **kept}
+    if (quantization := quantization_config_of_gguf(file)) is not None:
+        config["quantization_config"] = quantization
     return config
+
+
+def quantization_config_of_gguf(file: GgufFile) -> dict[str, Any] | None:
+    """The most common type of the weights and their number, with bits where kernels take them so; None for plain weights."""
+    if (kind := main_type(file)) in PLAIN_TYPES:
+        return None
+    sizes = [math.prod(tensor.shape) for tensor in file.tensors.values() if len(tensor.shape) > 1]
+    if "output.weight" not in file.tensors:  # the embedding is a table and the head's weight
+        sizes.append(math.prod(file.tensors["token_embd.weight"].shape))
+    kept = {"bits": BITS[kind], "group_size": BLOCK_LEN} if kind in BITS else {}
+    return {"quant_method": "gguf", "type": kind, "num_weights": sum(sizes), **kept}
 
 
 def _shortest(number: float) -> float:
