@@ -44,7 +44,7 @@ from specgrove.runtime.devices import available_bytes, choose_device, has_gpu_ke
 from specgrove.runtime.model_runner import ModelRunner, Runner
 from specgrove.runtime.parallel_runner import ParallelRunner, run_worker
 from specgrove.runtime.pass_buffers import PassLimits
-from specgrove.runtime.step_loop import StepLoop
+from specgrove.runtime.step_loop import HungEngineError, StepLoop
 from specgrove.serving.server import run_server
 from specgrove.telemetry import set_up_logging
 from specgrove.tokenizer import Tokenizer
@@ -178,7 +178,9 @@ async def serve(
         tokenizer=tokenizer,
     )
     warn_of_text(model)
-    loop: StepLoop[VerifyWork, Verdict | PromptProgress] = StepLoop(engine, "verifier")
+    loop: StepLoop[VerifyWork, Verdict | PromptProgress] = StepLoop(
+        engine, "verifier", step_timeout_s=config.step_timeout_s
+    )
     servicer = LlmServicer(model, engine, loop, runner.num_slots)
     try:
         await run_server(
@@ -267,6 +269,10 @@ def main() -> int:
             check_layout(config)
             return ranks.launch(config.layout, sys.argv[1:], config.drain_timeout_s)
         asyncio.run(serve(config, *load_runner(config), None))
+    except HungEngineError as error:
+        logger.error("%s; ending, to be started again", error)
+        sys.stderr.flush()
+        os._exit(1)  # whatever waits for its thread would wait for ever
     except (ValueError, OSError, RuntimeError) as error:
         logger.error("%s", error)
         return 1

@@ -7,18 +7,20 @@ Invariant: when one rank is gone all are, within seconds; whoever started the se
 from __future__ import annotations
 
 import logging
-import math
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -26,7 +28,9 @@ from llm_service.config import LlmServiceConfig
 from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.runtime.devices import choose_device
 from specgrove.runtime.parallel_runner import RankLinks, link_ranks
-from specgrove.runtime.rank_liveness import LOOPBACK, STEP_TIMEOUT_S, LivenessMonitor, watch_rank_0
+from specgrove.runtime.rank_liveness import LOOPBACK, Door, LivenessMonitor, watch_rank_0
+
+_LOG_PREFIX = "specgrove-ranks-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,8 @@ def is_rank(environment: Mapping[str, str]) -> bool:
 
 def launch(layout: ParallelLayout, argv: Sequence[str], drain_timeout_s: float) -> int:
     """Starts all ranks on this machine as ``torchrun`` does, with the same arguments; returns the exit code when they have ended."""
+    _sweep()
+    folder = tempfile.mkdtemp(prefix=f"{_LOG_PREFIX}{os.getpid()}-")
     # The ranks say themselves what is wrong; the launcher's own report would bury it.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # else the launcher sets it too, and says so
@@ -74,6 +80,7 @@ def launch(layout: ParallelLayout, argv: Sequence[str], drain_timeout_s: float) 
         max_restarts=0,  # the supervisor restarts the whole
         monitor_interval=0.1,
         shutdown_timeout=int(drain_timeout_s) + 10,
+        logs_specs=DefaultLogsSpecs(log_dir=folder),  # else torch leaves a folder behind each time
     )
     # The ranks die with this process.
     command = ("-m", "specgrove.supervised", str(os.getpid()), "llm_service", *argv)
@@ -83,7 +90,17 @@ def launch(layout: ParallelLayout, argv: Sequence[str], drain_timeout_s: float) 
         return 1
     except SignalException as stop:
         return 128 + int(stop.sigval) if stop.sigval not in (signal.SIGTERM, signal.SIGINT) else 0
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return 0
+
+
+def _sweep() -> None:
+    """Removes what launchers that were killed have left."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_LOG_PREFIX}*-*"):
+        pid = folder.name.removeprefix(_LOG_PREFIX).partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def join(config: LlmServiceConfig, environment: Mapping[str, str]) -> Rank:
@@ -105,26 +122,23 @@ def join(config: LlmServiceConfig, environment: Mapping[str, str]) -> Rank:
     backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=timedelta(days=365))
     links = link_ranks(layout)
-    # With offloading steps may take any time.
-    liveness = _watch(layout, environment, num_local == num_ranks, has_slow_steps=config.offload is not None)
+    liveness = _watch(config, environment, is_one_machine=num_local == num_ranks)
     return Rank(rank, num_local, local_rank, device, links, liveness)
 
 
-def _watch(
-    layout: ParallelLayout, environment: Mapping[str, str], is_one_machine: bool, *, has_slow_steps: bool
-) -> LivenessMonitor | None:
+def _watch(config: LlmServiceConfig, environment: Mapping[str, str], *, is_one_machine: bool) -> LivenessMonitor | None:
+    host = LOOPBACK if is_one_machine else environment["MASTER_ADDR"]
     monitor = None
-    port: list[int | None] = [None]
+    door: list[Door | None] = [None]
     if dist.get_rank() == 0:
-        timeout_s = math.inf if has_slow_steps else STEP_TIMEOUT_S
-        monitor = LivenessMonitor(layout.num_ranks, layout.describe, LOOPBACK if is_one_machine else "", timeout_s)
-        port = [monitor.port]
-    dist.broadcast_object_list(port, src=0)
+        monitor = LivenessMonitor(config.layout.num_ranks, config.layout.describe, host, config.step_timeout_s)
+        door = [monitor.door]
+    dist.broadcast_object_list(door, src=0)
     if monitor is not None:
         monitor.start()
     else:
-        assert port[0] is not None
-        watch_rank_0(LOOPBACK if is_one_machine else environment["MASTER_ADDR"], port[0], dist.get_rank())
+        assert door[0] is not None
+        watch_rank_0(host, door[0], dist.get_rank())
         # They end when rank 0 does, which drains first.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)

@@ -33,6 +33,9 @@ _INFO_TIMEOUT_S = 10.0
 _WARMUP_TIMEOUT_S = 60.0
 # Where requests, or a failure, kept a replica from measuring itself it is asked again after these times; then real steps have told enough.
 _WARMUP_WAITS_S = (0.0, 5.0, 15.0, 60.0)
+# Every so often a replica is asked for a sign of life, where there are others to choose from; new sessions avoid one that gives none.
+_PROBE_INTERVAL_S = 1.0
+_PROBE_TIMEOUT_S = 1.5
 
 
 class LlmReplica:
@@ -41,6 +44,7 @@ class LlmReplica:
     def __init__(self, address: str, pool: LlmPool, tls: TlsFiles | None) -> None:
         self.session_lens: dict[str, int] = {}
         self.is_draining = False
+        self.is_answering = True
         self.suspects = asyncio.Lock()
         """Held by the one session here that may have been what another process died of."""
         self.row_times = RowTimes()
@@ -105,13 +109,26 @@ class LlmReplica:
             if response.is_complete:
                 return
 
+    async def probe(self) -> None:
+        """Whether it gives a sign of life. It does so also while it computes; one that is stopped or cut off does not."""
+        if not self.client.connected.is_set():
+            return
+        try:
+            await self.stub.GetLoad(llm_pb2.LlmServiceGetLoadRequest(), timeout=_PROBE_TIMEOUT_S)
+        except grpc.aio.AioRpcError:
+            if self.is_answering:
+                logger.warning("%s: does not answer; new requests go elsewhere", self.client.address)
+            self.is_answering = False
+        else:
+            self.is_answering = True
+
     async def _check(self, channel: grpc.aio.Channel) -> None:
         try:
             info = await self.stub.GetModelInfo(llm_pb2.LlmServiceGetModelInfoRequest(), timeout=_INFO_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error) from error
         await self._pool.accept(info, self.stub)
-        self.is_draining = False
+        self.is_draining, self.is_answering = False, True
 
 
 class LlmPool:
@@ -121,6 +138,7 @@ class LlmPool:
         self.model: ServedModel | None = None
         self._usable = asyncio.Event()
         self._accepting = asyncio.Lock()
+        self._probing: asyncio.Task[None] | None = None
         self._on_change: Callable[[bool], None] = lambda is_usable: None
         self.replicas = tuple(LlmReplica(address, self, tls) for address in addresses)
 
@@ -134,9 +152,18 @@ class LlmPool:
         self._on_change = on_change
         for replica in self.replicas:
             replica.client.start()
+        if len(self.replicas) > 1:
+            self._probing = asyncio.create_task(self._probe())
+
+    async def _probe(self) -> None:
+        while True:
+            await asyncio.gather(*(replica.probe() for replica in self.replicas), asyncio.sleep(_PROBE_INTERVAL_S))
 
     async def close(self) -> None:
         """Closes all connections."""
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.gather(self._probing, return_exceptions=True)
         await asyncio.gather(*(replica.close() for replica in self.replicas))
 
     def refresh(self) -> None:
@@ -223,7 +250,7 @@ class LlmPool:
         return chosen
 
     def _least_busy(self, replicas: Sequence[LlmReplica]) -> LlmReplica:
-        return min(replicas, key=lambda replica: (replica.num_session_tokens, len(replica.session_lens)))
+        return min(replicas, key=lambda r: (not r.is_answering, r.num_session_tokens, len(r.session_lens)))
 
     def replica_of(self, session_id: str) -> LlmReplica | None:
         """Where the session is."""

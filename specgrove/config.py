@@ -12,3 +12,6 @@ DEFAULT_ADDRESS = "127.0.0.1:50051"
 MAX_NUM_TREE_NODES = 256
 # What a public server takes. Parsing happens on the event loop: 1 MiB of the smallest fields there are take some 40 ms.
 MAX_PUBLIC_REQUEST_BYTES = 1024 * 1024
+# Time after which a model service's step is taken to hang: a pass has a bounded number of rows.
+STEP_TIMEOUT_S = 120.0
+OFFLOADED_STEP_TIMEOUT_S = 1800.0

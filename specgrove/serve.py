@@ -177,13 +177,9 @@ def process_specs(config: SuiteConfig, addresses: dict[str, str]) -> tuple[Proce
         processes.append(("ssm_service", "ssm_service", ssm))
     router += config.router_arguments
     return tuple(
-        ProcessSpec(name, module, ("--address", addresses[name], *drain, *arguments), _socket_path(addresses[name]))
+        ProcessSpec(name, module, ("--address", addresses[name], *drain, *arguments))
         for name, module, arguments in (*processes, ("router", "router", router))
     )
-
-
-def _socket_path(address: str) -> str | None:
-    return address.removeprefix("unix:") if address.startswith("unix:") else None
 
 
 def is_serving(address: str) -> bool:

@@ -23,7 +23,9 @@ from specgrove.config import (
     GPU_KERNELS,
     MAX_NUM_TREE_NODES,
     MAX_PUBLIC_REQUEST_BYTES,
+    OFFLOADED_STEP_TIMEOUT_S,
     QUANTIZATIONS,
+    STEP_TIMEOUT_S,
 )
 from specgrove.cpus import available_cpus
 from specgrove.folders import default_cache_dir
@@ -153,6 +155,15 @@ _MODEL_SERVICE = (
         "session-ttl-s",
         "time after which an idle session is forgotten",
         300.0,
+        positive_seconds,
+        metavar="S",
+        is_shared=True,
+    ),
+    Setting(
+        "step-timeout-s",
+        "time after which a step is taken to hang, and the service ends to be started again;"
+        f" unset: {STEP_TIMEOUT_S:.0f}, with --offload {OFFLOADED_STEP_TIMEOUT_S:.0f}",
+        None,
         positive_seconds,
         metavar="S",
         is_shared=True,

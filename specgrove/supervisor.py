@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from specgrove.telemetry import parsed
 
@@ -38,8 +37,6 @@ class ProcessSpec:
     name: str
     module: str
     arguments: tuple[str, ...]
-    # Removed before each start: a socket that a killed process left behind.
-    socket_path: str | None = None
 
 
 class ProcessFailedError(Exception):
@@ -125,8 +122,6 @@ class Supervisor:
                 self._end(child)
 
     def _spawn(self, child: _Child) -> None:
-        if child.spec.socket_path is not None:
-            Path(child.spec.socket_path).unlink(missing_ok=True)
         launcher = [sys.executable, "-m", "specgrove.supervised", str(os.getpid()), child.spec.module]
         # A session of its own: Ctrl-C in a terminal reaches this process only, which then stops them in order.
         child.process = subprocess.Popen(

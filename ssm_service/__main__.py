@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import sys
 
 import torch
 
-from specgrove.config import DEFAULT_SSMS
+from specgrove.config import DEFAULT_SSMS, STEP_TIMEOUT_S
 from specgrove.kernels.threads import set_num_threads
 from specgrove.runtime.devices import choose_device
-from specgrove.runtime.step_loop import StepLoop
+from specgrove.runtime.step_loop import HungEngineError, StepLoop
 from specgrove.serving.server import run_server
 from specgrove.settings import SSM, add_settings
 from specgrove.ssm_specs import SSM_SYNTAX, parse_ssms
@@ -51,6 +52,7 @@ def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
         num_threads=arguments.threads,
         num_slots=arguments.kv_slots,
         session_ttl_s=arguments.session_ttl_s,
+        step_timeout_s=arguments.step_timeout_s or STEP_TIMEOUT_S,
         drain_timeout_s=arguments.drain_timeout_s,
         log_level=arguments.log_level,
         log_format=arguments.log_format,
@@ -64,7 +66,7 @@ async def serve(config: SsmServiceConfig) -> None:
     device = choose_device(config.device, 0)
     ssms = [load_ssm(spec, config, device) for spec in config.ssms]
     pool = DrafterPool(ssms, PoolConfig(session_ttl_s=config.session_ttl_s))
-    loop = StepLoop(pool, "pool")
+    loop = StepLoop(pool, "pool", step_timeout_s=config.step_timeout_s)
     servicer = SsmServicer([info_of(spec, ssm) for spec, ssm in zip(config.ssms, ssms, strict=True)], pool, loop)
     try:
         await run_server(
@@ -87,6 +89,10 @@ def main() -> int:
     set_up_logging("ssm_service", config.log_level, config.log_format)
     try:
         asyncio.run(serve(config))
+    except HungEngineError as error:
+        logger.error("%s; ending, to be started again", error)
+        sys.stderr.flush()
+        os._exit(1)  # whatever waits for its thread would wait for ever
     except (ValueError, OSError, RuntimeError) as error:
         logger.error("%s", error)
         return 1

@@ -32,6 +32,8 @@ class SsmServiceConfig:
     num_threads: int
     num_slots: int
     session_ttl_s: float
+    step_timeout_s: float
+    """After which a step is taken to hang."""
     drain_timeout_s: float
     log_level: str
     log_format: str

@@ -8,7 +8,9 @@ found by the time that a step takes.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import secrets
 import selectors
 import signal
 import socket
@@ -21,9 +23,20 @@ from dataclasses import dataclass
 
 _INTERVAL_S = 0.5
 _TIMEOUT_S = 4.0
-STEP_TIMEOUT_S = 120.0
+# In which a connection must say which rank it is.
+_HELLO_TIMEOUT_S = 2.0
+_CONNECT_TIMEOUT_S = 30.0
 LOOPBACK = "127.0.0.1"
-_HELLO = struct.Struct("!II")  # rank and process id
+_SECRET_LEN = 16
+_HELLO = struct.Struct(f"!{_SECRET_LEN}sII")  # the secret, rank and process id
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """How the other ranks get in, told over the group: where rank 0 listens, and what they must know."""
+
+    port: int
+    secret: bytes
 
 
 @dataclass(slots=True)
@@ -37,32 +50,54 @@ class LivenessMonitor:
     """Rank 0's side. ``failed`` becomes an exception, a ``RuntimeError`` that names the rank, when one is gone."""
 
     def __init__(
-        self, num_ranks: int, describe: Callable[[int], str], host: str = "", step_timeout_s: float = STEP_TIMEOUT_S
+        self,
+        num_ranks: int,
+        describe: Callable[[int], str],
+        host: str = LOOPBACK,
+        step_timeout_s: float = math.inf,
     ) -> None:
+        """Listens on ``host`` alone, the address that the other ranks know rank 0 by, where that is one of this machine."""
         self.failed: Future[object] = Future()
         self.failed.set_running_or_notify_cancel()
         self._num_ranks = num_ranks
         self._describe = describe
         self._is_one_machine = host == LOOPBACK
-        self._listener = socket.create_server((host, 0))
+        self._listener = _listener_on(host)
+        self._secret = secrets.token_bytes(_SECRET_LEN)
         self._step_timeout_s = step_timeout_s
         self._step_started_s: float | None = None
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="rank-liveness", daemon=True)
 
     @property
-    def port(self) -> int:
-        """Where the other ranks connect to."""
-        return int(self._listener.getsockname()[1])
+    def door(self) -> Door:
+        """For the other ranks."""
+        return Door(int(self._listener.getsockname()[1]), self._secret)
 
     def start(self) -> None:
-        """Waits until all ranks have connected, then watches them from a thread."""
+        """Waits until all ranks have connected, then watches them from a thread. Other connections are turned away."""
         self._selector = selectors.DefaultSelector()
-        for _ in range(1, self._num_ranks):
+        missing = set(range(1, self._num_ranks))
+        while missing:
             connection, _ = self._listener.accept()
-            rank, pid = _HELLO.unpack(connection.recv(_HELLO.size, socket.MSG_WAITALL))
+            rank, pid = self._greeting_of(connection)
+            if rank not in missing:
+                connection.close()
+                continue
+            missing.remove(rank)
             self._selector.register(connection, selectors.EVENT_READ, _Peer(rank, pid, time.monotonic()))
+        self._listener.close()
         self._thread.start()
+
+    def _greeting_of(self, connection: socket.socket) -> tuple[int, int]:
+        """Rank and process id; rank 0 of a connection that is not another rank's."""
+        connection.settimeout(_HELLO_TIMEOUT_S)
+        try:
+            secret, rank, pid = _HELLO.unpack(connection.recv(_HELLO.size, socket.MSG_WAITALL))
+        except (OSError, struct.error):
+            return 0, 0
+        connection.settimeout(None)
+        return (rank, pid) if secrets.compare_digest(secret, self._secret) else (0, 0)
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
@@ -124,11 +159,18 @@ class LivenessMonitor:
                 os.kill(key.data.pid, signal.SIGKILL)
 
 
-def watch_rank_0(host: str, port: int, rank: int) -> None:
+def _listener_on(host: str) -> socket.socket:
+    try:
+        return socket.create_server((host, 0))
+    except OSError:  # an address that is translated on the way, as a service's on Kubernetes
+        return socket.create_server(("", 0))
+
+
+def watch_rank_0(host: str, door: Door, rank: int) -> None:
     """Connects, then sends signs of life from a thread, which ends this process when rank 0 is gone."""
-    connection = socket.create_connection((host, port), timeout=30)
+    connection = socket.create_connection((host, door.port), timeout=_CONNECT_TIMEOUT_S)
     connection.settimeout(None)
-    connection.sendall(_HELLO.pack(rank, os.getpid()))
+    connection.sendall(_HELLO.pack(door.secret, rank, os.getpid()))
 
     def beat() -> None:
         while True:

@@ -1,14 +1,17 @@
 """The thread that drives an engine: takes in what was submitted, lets the engine make one step, hands results out, again.
 
 Both services run one. Everything an engine owns is touched by this thread alone, so engines need no locks. Iteration-level
-batching follows from the order: whatever was submitted while a forward ran is part of the next plan.
+batching follows from the order: whatever was submitted while a forward ran is part of the next plan. A step that does not end
+is noticed (``Watchdog``): the process should then end, and be started again.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
@@ -16,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from specgrove.errors import InternalError, SpecGroveError, UnavailableError, WorkLostError
+from specgrove.runtime.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +32,10 @@ _IDLE_INTERVAL_S = 1.0
 
 class FatalEngineError(RuntimeError):
     """An engine can't go on, whatever is dropped: the loop ends, and the process should."""
+
+
+class HungEngineError(RuntimeError):
+    """A step does not end. The thread can't be stopped: the process must end without waiting for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +93,15 @@ class _UnderWay(Generic[ResultT]):
 class StepLoop(Generic[WorkT, ResultT]):
     """Owns the thread. ``submit``, ``call`` and ``stop`` may be called from any thread."""
 
-    def __init__(self, engine: Engine[WorkT, ResultT], name: str) -> None:
+    def __init__(
+        self,
+        engine: Engine[WorkT, ResultT],
+        name: str,
+        *,
+        step_timeout_s: float = math.inf,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``step_timeout_s`` is the most that a step may take, or a call between two steps."""
         self._engine = engine
         self._item_ids = itertools.count(1)
         self._under_way: dict[int, _UnderWay[ResultT]] = {}
@@ -93,8 +109,10 @@ class StepLoop(Generic[WorkT, ResultT]):
         self._wake_up = threading.Condition()
         self._is_stopping = False
         self.ended: Future[object] = Future()
-        """Done when the thread is; raises ``RuntimeError`` where a defect ended it: the process should end too."""
+        """Done when the thread is; raises ``RuntimeError`` where a defect ended it, or it hangs: the process should end too."""
         self.ended.set_running_or_notify_cancel()
+        self._watchdog = Watchdog(step_timeout_s, clock_s, lambda message: self._end(HungEngineError(message)))
+        self._watchdog.start(f"{name}-watchdog")
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -180,12 +198,18 @@ class StepLoop(Generic[WorkT, ResultT]):
             if not isinstance(error, FatalEngineError):
                 logger.exception("the engine's thread failed")
             failure = RuntimeError(f"the engine's thread failed: {type(error).__name__}: {error}")
-        finally:  # nobody waits for a thread that is gone
-            with self._wake_up:
-                self._is_stopping = True
+        finally:
+            self._watchdog.stop()
+            self._end(failure)
             futures = [under_way.future for under_way in self._under_way.values()]
-            for future in (*futures, *(future for _, future in self._inbox)):
+            for future in (*futures, *(future for _, future in self._inbox)):  # nobody waits for a thread that is gone
                 future.set_exception(UnavailableError("the service is stopping"))
+
+    def _end(self, failure: RuntimeError | None) -> None:
+        with self._wake_up:
+            self._is_stopping = True
+            if self.ended.done():  # it hung, and has come back after all
+                return
             if failure is None:
                 self.ended.set_result(None)
             else:
@@ -205,7 +229,9 @@ class StepLoop(Generic[WorkT, ResultT]):
     def _turn(self, actions: list[Callable[[], None]]) -> None:
         try:
             for action in actions:
+                self._watchdog.begin()
                 action()
+            self._watchdog.begin()
             self._engine.expire_sessions()
             results = self._engine.step() if self._engine.has_work() else []
         except FatalEngineError:
@@ -219,6 +245,8 @@ class StepLoop(Generic[WorkT, ResultT]):
             self._finish([(item_id, WorkLostError(message, was_alone=was_alone)) for item_id in self._under_way])
         else:
             self._finish(results)
+        finally:
+            self._watchdog.end()
 
     def _finish(self, results: list[tuple[int, ResultT | SpecGroveError]] | list[tuple[int, WorkLostError]]) -> None:
         for item_id, result in results:

@@ -11,14 +11,24 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
 Option = tuple[str, int]
 
+# Between services: a peer that was stopped or cut off is noticed after 5 s + 5 s. A killed one on the same network at once, by its closed
+# socket. gRPC waits for the answer to a ping as long as ``ping_timeout_ms`` says, 60 s by default, whatever ``keepalive_timeout_ms`` is.
 _KEEPALIVE: tuple[Option, ...] = (
-    # A peer that was stopped or cut off is noticed after 5 s + 5 s. A killed one on the same network at once, by its closed socket.
     ("grpc.keepalive_time_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 )
 
+# Towards clients, whose networks may be slow and whose laptops sleep: a request of one that is gone holds its permit for a minute at most.
+_PUBLIC_KEEPALIVE: tuple[Option, ...] = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 30_000),
+    ("grpc.http2.ping_timeout_ms", 30_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
 
 # A server with gRPC's default policy closes a connection whose client pings more often than every 5 minutes, or without calls
 # (https://github.com/grpc/grpc/blob/master/doc/keepalive.md). So does a proxy in front of a router.
@@ -41,13 +51,16 @@ class TlsFiles:
     ca: Path | None = None
 
 
-def server_options(max_request_bytes: int = MAX_MESSAGE_BYTES, max_num_streams: int | None = None) -> list[Option]:
+def server_options(
+    max_request_bytes: int = MAX_MESSAGE_BYTES, max_num_streams: int | None = None, *, is_public: bool = False
+) -> list[Option]:
     """Options of every server. Two servers on one port are an error, not a silent split of the traffic.
 
     ``max_num_streams`` is the number of calls of one connection at once: a gRPC client keeps further ones back until one ends.
+    With ``is_public`` its peers are clients, else services.
     """
     return [
-        *_KEEPALIVE,
+        *(_PUBLIC_KEEPALIVE if is_public else _KEEPALIVE),
         ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.max_receive_message_length", max_request_bytes),

@@ -27,6 +27,7 @@ from specgrove.serving.address import (
     server_options,
 )
 from specgrove.serving.call_guard import CallGuard
+from specgrove.serving.unix_socket import socket_path, take_socket_path
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +40,14 @@ _CLOSE_TIMEOUT_S = 0.5
 class ServerLimits:
     """What a server takes from its clients. The defaults are those between services, which trust one another.
 
-    ``max_num_streams`` is per connection; ``write_timeout_s`` is how long a response may wait for its client to read.
+    ``max_num_streams`` is per connection; ``write_timeout_s`` is how long a response may wait for its client to read; clients of a public
+    server are given longer to answer pings.
     """
 
     max_request_bytes: int = MAX_MESSAGE_BYTES
     max_num_streams: int | None = None
     write_timeout_s: float | None = None
+    is_public: bool = False
 
 
 class Server:
@@ -75,7 +78,10 @@ class Server:
 
     async def start(self, *, is_serving: bool = True) -> str:
         """Listens, and returns the bound address. Raises ``OSError`` when the address is taken."""
-        options = server_options(self._limits.max_request_bytes, self._limits.max_num_streams)
+        if is_unix(self.address):
+            take_socket_path(socket_path(self.address))
+        limits = self._limits
+        options = server_options(limits.max_request_bytes, limits.max_num_streams, is_public=limits.is_public)
         server = grpc.aio.server(interceptors=[self._guard], options=options)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         self._register(server)

@@ -9,13 +9,14 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from router.llm_replicas import LlmPool
 from specgrove.errors import ResourceExhaustedError
 from specgrove.serving.status import error_from_rpc
 from specgrove.token_tree import TokenTree
 from specgrove.v1 import router_pb2
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
 from tests.router.toy_language import toy_output
-from tests.router.toy_services import ToyLlm, ToySsm, toy_suite
+from tests.router.toy_services import ToyLlm, ToySsm, llm_server, toy_suite
 from tests.waiting import recorded_waits, until
 
 
@@ -186,3 +187,25 @@ async def test_a_slow_ssm_costs_speed_only(monkeypatch: pytest.MonkeyPatch) -> N
         ssm.gate.set()
     assert not waits
     assert len(ssm.asked) == 1
+
+
+async def test_new_requests_avoid_a_replica_that_does_not_answer() -> None:
+    class Silent(ToyLlm):
+        """Connected, and stopped since."""
+
+        async def GetLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
+            await asyncio.sleep(60)
+
+    silent = Silent()
+    server = llm_server(silent)
+    async with toy_suite() as suite:
+        pool = LlmPool((await server.start(), suite.llm_server.address))
+        pool.start(lambda is_usable: None)
+        first, second = pool.replicas
+        await until(lambda: first.is_usable and second.is_usable, 10)
+        await until(lambda: not first.is_answering, 10)
+        assert {(await pool.place(f"s{index}", 1.0)) for index in range(6)} == {second}
+        second.is_draining = True  # better than nobody
+        assert await pool.place("another", 1.0) is first
+        await pool.close()
+    await server.stop(0)

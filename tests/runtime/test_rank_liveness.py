@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import subprocess
@@ -17,8 +18,8 @@ from specgrove.runtime.rank_liveness import LivenessMonitor
 def connected(monitor: LivenessMonitor) -> socket.socket:
     """A rank 1 that says nothing of itself; a failed monitor kills its process."""
     silent = subprocess.Popen(["sleep", "60"])
-    connection = socket.create_connection(("127.0.0.1", monitor.port))
-    connection.sendall(struct.pack("!II", 1, silent.pid))
+    connection = socket.create_connection(("127.0.0.1", monitor.door.port))
+    connection.sendall(struct.pack("!16sII", monitor.door.secret, 1, silent.pid))
     monitor.start()
     return connection
 
@@ -88,3 +89,27 @@ def test_a_step_that_does_not_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(RuntimeError, match="not finished a step in 7 s"):
             monitor.failed.result(timeout=60)
     connection.close()
+
+
+def test_connections_that_are_no_ranks_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_liveness, "_HELLO_TIMEOUT_S", 0.05)
+    monitor = LivenessMonitor(2, lambda rank: f"rank {rank}")
+    assert monitor._listener.getsockname()[0] == "127.0.0.1"  # nobody else can even try
+    address = ("127.0.0.1", monitor.door.port)
+    strays = [socket.create_connection(address) for _ in range(4)]
+    strays[0].sendall(struct.pack("!16sII", b"guessed", 1, 1))
+    strays[1].sendall(b"GET / HTTP/1.1\r\nHost: somewhere.example\r\n\r\n")
+    strays[2].close()  # the fourth says nothing
+    rank = connected(monitor)
+    assert not monitor.failed.done()
+    for stray in (strays[0], strays[1], strays[3]):
+        stray.settimeout(60)
+        with contextlib.suppress(ConnectionResetError):
+            assert stray.recv(1) == b""
+    rank.close()
+    with pytest.raises(RuntimeError, match="rank 1 is gone"):
+        monitor.failed.result(timeout=60)
+
+
+def test_an_address_of_another_machine_is_no_reason_not_to_start() -> None:
+    assert rank_liveness._listener_on("192.0.2.1").getsockname()[0] == "0.0.0.0"

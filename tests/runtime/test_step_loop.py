@@ -11,7 +11,7 @@ import pytest
 
 from specgrove.errors import InvalidRequestError, SpecGroveError, UnavailableError, WorkLostError
 from specgrove.runtime.in_process import results_of
-from specgrove.runtime.step_loop import StepLoop, WorkItem
+from specgrove.runtime.step_loop import HungEngineError, StepLoop, WorkItem
 from tests.waiting import until
 
 
@@ -184,3 +184,75 @@ async def test_what_nobody_waits_for_ends_early() -> None:
         assert other.result(60) == 0
     finally:
         loop.stop()
+
+
+class Hanging(Doubler):
+    """Its step never ends, until the test does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_begun = threading.Event()
+        self.may_end = threading.Event()
+
+    def step(self) -> list[tuple[int, int | SpecGroveError]]:
+        self.has_begun.set()
+        self.may_end.wait(60)
+        return super().step()
+
+
+def test_a_step_that_hangs_ends_the_loop() -> None:
+    engine, clock = Hanging(), Clock()
+    loop = StepLoop(engine, "hanging", clock_s=clock)
+    watchdog = loop._watchdog
+    watchdog._timeout_s = 120.0  # without its thread: the test looks itself
+    first = loop.submit(2)
+    assert engine.has_begun.wait(60)
+    clock.now_s = 119.0
+    watchdog.check()
+    assert not loop.ended.done()
+    clock.now_s = 121.0
+    watchdog.check()
+    with pytest.raises(HungEngineError, match="a step has not ended in 120 s"):
+        loop.ended.result(60)
+    assert isinstance(loop.submit(4).exception(60), UnavailableError)
+    assert not loop.stop(0)
+    engine.may_end.set()  # should it come back after all, nothing breaks
+    assert first.result(60) == 4
+    assert loop.stop(60)
+
+
+def test_many_short_steps_are_no_hang() -> None:
+    clock = Clock()
+
+    class Slow(Doubler):
+        def step(self) -> list[tuple[int, int | SpecGroveError]]:
+            clock.now_s += 100.0
+            loop._watchdog.check()
+            return super().step()
+
+    loop = StepLoop(Slow(), "slow", clock_s=clock)
+    loop._watchdog._timeout_s = 120.0
+    assert [loop.submit(2).result(60) for _ in range(5)] == [4] * 5
+    clock.now_s += 1000.0  # idle
+    loop._watchdog.check()
+    assert not loop.ended.done()
+    loop.stop()
+
+
+def test_the_watchdog_watches_by_itself() -> None:
+    engine = Hanging()
+    loop = StepLoop(engine, "hanging", step_timeout_s=0.01)
+    loop.submit(2)
+    with pytest.raises(HungEngineError):
+        loop.ended.result(60)
+    engine.may_end.set()
+    loop.stop()
+
+
+class Clock:
+    """A clock that tests turn."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
