@@ -47,6 +47,7 @@ def _version() -> str:
 def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser(
         "serve",
+        usage="specgrove serve [OPTION ...]",
         help="start the three services and keep them running",
         description="Starts the LLM service, the SSM service and the router, and keeps them running until Ctrl-C or SIGTERM.",
     )
@@ -63,6 +64,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser(
         "generate",
+        usage="specgrove generate [OPTION ...] PROMPT",
         help="generate text from one prompt",
         description="Generates text from one prompt, with a running suite (--address) or one that is started for it.",
     )
@@ -78,6 +80,7 @@ def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser(
         "chat",
+        usage="specgrove chat [OPTION ...]",
         help="talk with the model",
         description="Talks with the model over several turns. /help, in the conversation, says what there is.",
     )
@@ -129,6 +132,7 @@ def _add_quantize(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser(
         "demo",
+        usage="specgrove demo [OPTION ...] [QUESTION]",
         help="show speculative inference at work",
         description="Starts the suite, streams an answer with the drafted tokens in colour, and compares with incremental decoding.",
     )

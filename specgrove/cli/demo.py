@@ -1,6 +1,6 @@
-"""``specgrove demo``: one answer with the drafted tokens in colour, the same answer decoded incrementally, and both side by side.
+"""``specgrove demo``: an answer with the drafted tokens in colour, then the same decoded incrementally, and both side by side.
 
-Both ways are measured by turns, several times: a machine that others use too changes from second to second.
+Two more questions are answered in both ways, by turns: a machine that others use too changes from second to second.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ from specgrove.output import Completion, Usage
 from specgrove.request import SpeculationOptions
 
 _QUESTION = "What is gravity? Explain it to a curious child, then list three things that gravity does."
-_NUM_TURNS = 3
+# Each is asked with speculation once: asked again, an SSM would know the answer.
+_OTHER_QUESTIONS = (
+    "Write a short story about a lighthouse keeper who finds a message in a bottle.",
+    "How do I make a good cup of coffee? Give me the steps.",
+)
+_WARM_UP = "Count to ten."
 # Within this of 1 the two ways are equally fast.
 _NOISE = 0.03
 _NEXT = """Next:
@@ -33,34 +38,34 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit code 0 when both ways of decoding gave the same tokens."""
     console = make_console()
     question = arguments.question or _QUESTION
-    messages = [("user", question)]
     params = GenerateParams(max_tokens=arguments.max_tokens)
     incrementally = GenerateParams(max_tokens=arguments.max_tokens, speculation=SpeculationOptions(disabled=True))
+    pairs = []
     with started_suite(arguments, address=f"127.0.0.1:{_free_port()}") as suite, Client(suite.address) as client:
         info = client.model_info()
         ssms = ", ".join(info.ssms) or "none"
         console.print(f"{info.model} ({info.dtype}), SSMs: {ssms}; router at {suite.address}", soft_wrap=True)
+        with waiting(console, "warming up"):
+            client.complete(_WARM_UP, max_tokens=16)
         console.print(legend())
         console.print(f"\n> {question}\n", style="dim", markup=False, soft_wrap=True)
-        speculative = [completion_of(list(streamed(client, console, messages, params)))]
-        incremental = []
-        for turn in range(_NUM_TURNS):
-            with waiting(console, f"the same again, without and with speculation ({turn + 1} of {_NUM_TURNS})"):
-                incremental.append(client.complete(messages, **incrementally))
-                speculative.append(client.complete(messages, **params))
-    # The first one found the services cold.
-    return _compare(console, speculative[1:], incremental)
+        shown = completion_of(list(streamed(client, console, [("user", question)], params)))
+        with waiting(console, "the same without speculation, and two more questions in both ways"):
+            pairs.append((shown, client.complete([("user", question)], **incrementally)))
+            for other in _OTHER_QUESTIONS:
+                messages = [("user", other)]
+                incremental = client.complete(messages, **incrementally)
+                pairs.append((client.complete(messages, **params), incremental))
+    return _compare(console, pairs)
 
 
-def _compare(console: rich.console.Console, speculative: list[Completion], incremental: list[Completion]) -> int:
-    pairs = list(zip(speculative, incremental, strict=True))
-    speed_ups = [_ratio(one.usage, other.usage) for one, other in pairs]
-    speed_up = statistics.median(speed_ups)
-    shown, other = pairs[speed_ups.index(statistics.median_low(speed_ups))]
-    is_identical = len({completion.token_ids for completion in (*speculative, *incremental)}) == 1
-    console.print(comparison_table(shown.usage, other.usage))
+def _compare(console: rich.console.Console, pairs: list[tuple[Completion, Completion]]) -> int:
+    speculative, incremental = ([pair[way].usage for pair in pairs] for way in (0, 1))
+    speed_up = statistics.median(map(_ratio, speculative, incremental))
+    is_identical = all(one.token_ids == other.token_ids for one, other in pairs)
+    console.print(comparison_table(speculative, incremental))
     console.print(
-        f"speed-up: [bold]{speed_up:.2f}x[/bold], median of {len(pairs)} turns; {_reason(speed_up, shown.usage)}"
+        f"speed-up: [bold]{speed_up:.2f}x[/bold], median of {len(pairs)} questions; {_reason(speed_up, speculative)}"
     )
     console.print(f"identical output: [bold]{'yes' if is_identical else 'NO'}[/bold]")
     console.print(f"\n{_NEXT}", style="dim", markup=False)
@@ -71,14 +76,15 @@ def _ratio(speculative: Usage, incremental: Usage) -> float:
     return speculative.tokens_per_s / incremental.tokens_per_s if incremental.tokens_per_s > 0 else 1.0
 
 
-def _reason(speed_up: float, usage: Usage) -> str:
+def _reason(speed_up: float, speculative: list[Usage]) -> str:
     """What was found, in words."""
-    found = f"a step of the LLM gave {usage.mean_acceptance_len:.2f} tokens"
+    num_steps = max(sum(usage.num_verify_steps for usage in speculative), 1)
+    tokens_per_step = sum(usage.num_output_tokens for usage in speculative) / num_steps
+    if not any(usage.num_drafted_nodes for usage in speculative):
+        return "drafting does not pay here, so the router left it off"
     if speed_up > 1 + _NOISE:
-        return f"{found} instead of 1"
-    if usage.num_drafted_nodes == 0:
-        return "here drafting does not pay, so the router left it off"
-    return f"{found}, but rows of a tree are dear on this machine, so the router drafted little"
+        return f"a step of the LLM gave {tokens_per_step:.2f} tokens instead of 1"
+    return f"a step of the LLM gave {tokens_per_step:.2f} tokens, but trees are dear on this machine: the router drafted little"
 
 
 def _free_port() -> int:

@@ -7,7 +7,7 @@ import json
 
 from specgrove.cli.connecting import connected
 from specgrove.cli.prompt_input import prompt_of
-from specgrove.cli.rendering import legend, make_console, statistics, summary_line
+from specgrove.cli.rendering import legend, make_console, summary_line, usage_fields
 from specgrove.cli.streaming import streamed
 from specgrove.client_arguments import Prompt
 from specgrove.client_wire import GenerateParams, completion_of
@@ -39,7 +39,7 @@ def _as_json(completion: Completion) -> dict[str, object]:
         "output_tokens": list(completion.token_ids),
         "finish_reason": completion.finish_reason.value,
         "stop_reason": completion.stop_reason,
-        "statistics": statistics(completion.usage),
+        "statistics": usage_fields(completion.usage),
     }
 
 

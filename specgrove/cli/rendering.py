@@ -5,7 +5,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import re
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import rich.box
@@ -21,9 +22,9 @@ VERIFIER_STYLE = ""
 _PARTS = re.compile(r"\n|[^\S\n]+|\S+")
 
 
-def make_console(*, stderr: bool = False) -> rich.console.Console:
+def make_console(*, stderr: bool = False, quiet: bool = False) -> rich.console.Console:
     """For all commands: lines are never cut at a width, so that scripts can read them."""
-    return rich.console.Console(stderr=stderr, highlight=False, soft_wrap=True)
+    return rich.console.Console(stderr=stderr, highlight=False, soft_wrap=True, quiet=quiet)
 
 
 class TokenPrinter:
@@ -126,7 +127,7 @@ def legend() -> rich.text.Text:
     )
 
 
-def statistics(usage: Usage) -> dict[str, Any]:
+def usage_fields(usage: Usage) -> dict[str, Any]:
     """All of ``Usage`` and what follows from it."""
     return {
         **dataclasses.asdict(usage),
@@ -138,13 +139,13 @@ def statistics(usage: Usage) -> dict[str, Any]:
 def summary_line(usage: Usage) -> str:
     """One line for below an answer."""
     return (
-        f"{usage.num_output_tokens} tokens, {usage.tokens_per_s:.1f} tokens/s, first token after "
-        f"{usage.first_token_ms:.0f} ms, {usage.mean_acceptance_len:.2f} tokens per verifier step"
+        f"{usage.num_output_tokens} tokens, {usage.tokens_per_s:.1f} tokens/s, first after "
+        f"{usage.first_token_ms:.0f} ms, {usage.mean_acceptance_len:.2f} tokens per step"
     )
 
 
-def comparison_table(speculative: Usage, incremental: Usage) -> rich.table.Table:
-    """The same answer made in both ways, side by side."""
+def comparison_table(speculative: Sequence[Usage], incremental: Sequence[Usage]) -> rich.table.Table:
+    """The same answers made in both ways, side by side."""
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     table.add_column("speculative", justify="right")
@@ -154,16 +155,16 @@ def comparison_table(speculative: Usage, incremental: Usage) -> rich.table.Table
     return table
 
 
-def _ms_per_step(total_ms: float, usage: Usage) -> str:
-    return f"{total_ms / max(usage.num_verify_steps, 1):.1f}"
+def _num_steps(usages: Sequence[Usage]) -> int:
+    return max(sum(usage.num_verify_steps for usage in usages), 1)
 
 
-_COMPARED: tuple[tuple[str, Callable[[Usage], str]], ...] = (
-    ("tokens per second", lambda usage: f"{usage.tokens_per_s:.1f}"),
-    ("first token after, ms", lambda usage: f"{usage.first_token_ms:.0f}"),
-    ("tokens", lambda usage: str(usage.num_output_tokens)),
-    ("steps of the LLM", lambda usage: str(usage.num_verify_steps)),
-    ("tokens per step", lambda usage: f"{usage.mean_acceptance_len:.2f}"),
-    ("LLM per step, ms", lambda usage: _ms_per_step(usage.verify_ms, usage)),
-    ("SSMs per step, ms", lambda usage: _ms_per_step(usage.draft_ms, usage)),
+_COMPARED: tuple[tuple[str, Callable[[Sequence[Usage]], str]], ...] = (
+    ("tokens per second, median", lambda usages: f"{statistics.median(u.tokens_per_s for u in usages):.1f}"),
+    ("first token after, median in ms", lambda usages: f"{statistics.median(u.first_token_ms for u in usages):.0f}"),
+    ("tokens", lambda usages: str(sum(u.num_output_tokens for u in usages))),
+    ("steps of the LLM", lambda usages: str(_num_steps(usages))),
+    ("tokens per step", lambda usages: f"{sum(u.num_output_tokens for u in usages) / _num_steps(usages):.2f}"),
+    ("LLM per step, ms", lambda usages: f"{sum(u.verify_ms for u in usages) / _num_steps(usages):.1f}"),
+    ("SSMs per step, ms", lambda usages: f"{sum(u.draft_ms for u in usages) / _num_steps(usages):.1f}"),
 )

@@ -28,7 +28,7 @@ from specgrove.telemetry import parsed
 @contextlib.contextmanager
 def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterator[Suite]:
     """A suite with the models of ``--llm``, ``--ssm`` and ``--dtype``. Its start is shown on stderr."""
-    console = make_console(stderr=True)
+    console = make_console(stderr=True, quiet=arguments.quiet)
     given = given_arguments(arguments)
     cache_dir = arguments.cache_dir or default_cache_dir()
     llm, dtype = arguments.llm or DEFAULT_LLM, arguments.dtype or DEFAULT_DTYPE
@@ -62,8 +62,7 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
         )
         suite.start()
     try:
-        if not arguments.quiet:
-            console.print(f"services ready after {time.monotonic() - started_s:.1f} s", style="dim")
+        console.print(f"services ready after {time.monotonic() - started_s:.1f} s", style="dim")
         yield suite
     finally:
         suite.stop()

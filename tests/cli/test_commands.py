@@ -169,6 +169,17 @@ def test_chat_keeps_the_conversation_until_reset(
     assert capsys.readouterr().out == 3 * (ANSWER + "\n")
 
 
+def test_chat_commands_are_not_sent_to_the_model(
+    fake_router: Router, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/help\n/halp me\n /usr/bin is what?\n/quit\nnever\n"))
+    assert main(["chat", "--address", fake_router[1]]) == 0
+    shown = capsys.readouterr().out
+    assert "forget the conversation" in shown
+    assert "/halp is no command; /help lists them" in shown
+    assert [request.chat.messages[-1].content for request in fake_router[0].requests] == ["/usr/bin is what?"]
+
+
 def test_demo_compares_with_incremental_decoding(
     fake_router: Router, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,7 +194,15 @@ def test_demo_compares_with_incremental_decoding(
     assert "speed-up: 1.00x" in shown
     assert "identical output: yes" in shown
     assert "specgrove chat" in shown
-    assert [request.speculation.disabled for request in fake_router[0].requests] == [False] + 3 * [True, False]
+    assert [request.speculation.disabled for request in fake_router[0].requests] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 def terminal_output(monkeypatch: pytest.MonkeyPatch, chunks: list[Chunk], **environment: str) -> str:
