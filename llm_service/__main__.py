@@ -22,6 +22,7 @@ from llm_service.config import LlmServiceConfig, VerifierConfig
 from llm_service.devices import check_offload_room, describe_store, weight_store
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.verifier import VerifierEngine
+from specgrove.folders import provide_home
 from specgrove.kernels.cuda.backend import num_processors
 from specgrove.kernels.threads import set_num_threads
 from specgrove.models.decoder import DTYPES, Decoder
@@ -265,6 +266,7 @@ def main() -> int:
     if is_rank:
         run_rank(config)
     try:
+        provide_home()
         if config.layout.num_ranks > 1:
             check_layout(config)
             return ranks.launch(config.layout, sys.argv[1:], config.drain_timeout_s)

@@ -20,15 +20,37 @@ def default_state_dir() -> Path:
     return _user_folder("XDG_STATE_HOME", ".local/state") / "specgrove"
 
 
+def provide_home() -> None:
+    """Where this user has no home, ``HOME`` becomes a temporary one, for this process and those that it starts.
+
+    Libraries (the hub's, pip) otherwise fail, or write into a folder that is called ``~``. Raises ``OSError`` where that folder is
+    another user's, who could put models there.
+    """
+    if _home() is not None:
+        return
+    folder = _temporary_home()
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"there is no home folder, and {folder} is another user's: set HOME")
+    os.environ["HOME"] = str(folder)
+
+
 def _user_folder(variable: str, below_home: str) -> Path:
     given = os.environ.get(variable, "")
     # The standard has it so: a relative path is to be ignored.
     if Path(given).is_absolute():
         return Path(given)
+    return (_home() or _temporary_home()) / below_home
+
+
+def _home() -> Path | None:
+    """``None`` also for ``/``, which containers give to users that they don't know."""
     try:
         home = Path.home()
     except RuntimeError:  # no HOME, and no entry for this user
-        home = Path("/")
-    if home != Path("/"):
-        return home / below_home
-    return Path(tempfile.gettempdir()) / f"user-{os.getuid()}" / below_home
+        return None
+    return home if home.is_absolute() and home != Path("/") else None
+
+
+def _temporary_home() -> Path:
+    return Path(tempfile.gettempdir()) / f"user-{os.getuid()}"

@@ -11,6 +11,7 @@ import sys
 import torch
 
 from specgrove.config import DEFAULT_SSMS, STEP_TIMEOUT_S
+from specgrove.folders import provide_home
 from specgrove.kernels.threads import set_num_threads
 from specgrove.runtime.devices import choose_device
 from specgrove.runtime.step_loop import HungEngineError, StepLoop
@@ -88,6 +89,7 @@ def main() -> int:
     config = parse_arguments()
     set_up_logging("ssm_service", config.log_level, config.log_format)
     try:
+        provide_home()
         asyncio.run(serve(config))
     except HungEngineError as error:
         logger.error("%s; ending, to be started again", error)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from llm_service.arguments import parse_arguments as parse_llm
 from router.__main__ import config_of as parse_router
 from specgrove.cli.arguments import parser
-from specgrove.folders import default_cache_dir
 from specgrove.settings import SERVICES, given_arguments, parse_bytes, stages, suite_settings
 from ssm_service.__main__ import parse_arguments as parse_ssm_service
 
@@ -71,23 +68,3 @@ def test_amounts_of_memory_are_read() -> None:
 
 def test_pipeline_stages_are_a_number_or_their_layers() -> None:
     assert (stages("2"), stages("10,12,8")) == ((2,), (10, 12, 8))
-
-
-def test_the_cache_is_where_the_desktop_standard_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert default_cache_dir() == tmp_path / ".cache" / "specgrove"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative/is/ignored")
-    assert default_cache_dir() == tmp_path / ".cache" / "specgrove"
-    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/mine")
-    assert default_cache_dir() == Path("/var/cache/mine/specgrove")
-
-
-def test_a_user_without_a_home_has_a_cache_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-
-    def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "home", no_home)
-    assert default_cache_dir().parts[-2:] == (".cache", "specgrove")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from specgrove.cli.arguments import parser
+from specgrove.folders import provide_home
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,6 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    try:
+        provide_home()  # before libraries are imported that look for it
+    except OSError as error:
+        print(f"specgrove: error: {_one_line(error)}", file=sys.stderr)
+        return 1
     # Imported late: `specgrove --help` needs none of these.
     from huggingface_hub.errors import HfHubHTTPError
 

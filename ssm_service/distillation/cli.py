@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from specgrove.cpus import available_cpus
-from specgrove.folders import default_cache_dir
+from specgrove.folders import default_cache_dir, provide_home
 from specgrove.models.hub import DEMO_LLM
 from ssm_service.distillation import stages
 from ssm_service.distillation.student import StudentShape
@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one stage. Exit code 0 done, 1 failed with a line that says why, 2 wrong usage."""
     arguments = _arguments(argv)
     try:
+        provide_home()
         STAGES[arguments.stage](arguments)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"distillation: error: {' '.join(str(error).split())}", file=sys.stderr)
