@@ -18,13 +18,13 @@ async def test_a_step_that_hangs_does_not_keep_the_process(monkeypatch: pytest.M
 
     def hang() -> None:
         hangs.set()
-        gate.wait(30)
+        gate.wait(60)
 
     class HangingLoop(main.StepLoop):  # type: ignore[type-arg]
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            super().__init__(*arguments, **settings)
             self.call(hang)
-            assert hangs.wait(5)
+            assert hangs.wait(60)
 
     monkeypatch.setattr(main, "run_server", run_server)
     monkeypatch.setattr(main, "StepLoop", HangingLoop)
