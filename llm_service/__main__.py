@@ -20,6 +20,7 @@ from llm_service import ranks
 from llm_service.arguments import parse_arguments
 from llm_service.config import LlmServiceConfig, VerifierConfig
 from llm_service.devices import check_offload_room, describe_store, weight_store
+from llm_service.numerics import numerics_of
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.verifier import VerifierEngine
 from specgrove.folders import provide_home
@@ -175,9 +176,11 @@ async def serve(
         max_model_len=verifier.max_model_len,
         max_num_tree_nodes=verifier.max_num_tree_nodes,
         ends=ends_of(folder, tokenizer, runner.spec.vocab_size),
+        numerics=numerics_of(config, folder, runner.decoder),
         spec=runner.spec,
         tokenizer=tokenizer,
     )
+    logger.info("numerics: %s", ", ".join(model.numerics))
     warn_of_text(model)
     loop: StepLoop[VerifyWork, Verdict | PromptProgress] = StepLoop(
         engine, "verifier", step_timeout_s=config.step_timeout_s

@@ -40,6 +40,7 @@ class ServedModel:
     ends: Ends
     spec: DecoderSpec
     tokenizer: Tokenizer
+    numerics: tuple[str, ...] = ()
 
 
 class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
@@ -99,6 +100,8 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
             num_slots=self._num_slots,
             num_parameters=model.spec.num_parameters,
             max_num_tree_nodes=model.max_num_tree_nodes,
+            numerics=model.numerics,
+            protocol_version=wire.PROTOCOL_VERSION,
         )
 
     async def GetTokenizer(  # noqa: N802

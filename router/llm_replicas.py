@@ -18,6 +18,7 @@ import grpc
 from router.measurements import ReplicaLoad
 from router.row_times import RowTimes
 from router.served_model import ServedModel, fetch_tokenizer, served_model_of
+from specgrove import wire
 from specgrove.errors import InternalError, NoReplicaError
 from specgrove.serving.address import TlsFiles
 from specgrove.serving.status import error_from_rpc
@@ -178,7 +179,12 @@ class LlmPool:
         self._on_change(is_usable)
 
     async def accept(self, info: llm_pb2.LlmServiceGetModelInfoResponse, stub: LlmServiceAsyncStub) -> None:
-        """Learns the model from the first replica. Raises ``InternalError`` for a replica with another model."""
+        """Learns the model from the first replica. Raises ``InternalError`` for one with another model, or with other bits."""
+        if info.protocol_version != wire.PROTOCOL_VERSION:
+            raise InternalError(
+                f"it speaks version {info.protocol_version} of the protocol, this router {wire.PROTOCOL_VERSION}: "
+                "run the same version of both"
+            )
         async with self._accepting:
             if self.model is None:
                 try:
@@ -206,6 +212,13 @@ class LlmPool:
         )  # fmt: skip
         if ours != theirs:
             raise InternalError(f"it serves {theirs}, but this router serves {ours}; restart the router to change that")
+        if model.numerics != tuple(info.numerics):
+            theirs_only = [fact for fact in info.numerics if fact not in model.numerics]
+            ours_only = [fact for fact in model.numerics if fact not in info.numerics]
+            raise InternalError(
+                f"its outputs may have other bits: it has {', '.join(theirs_only)}, this router serves {', '.join(ours_only)}; "
+                "give it the same, or restart the router to change that"
+            )
         if info.max_model_len < model.context_len:
             raise InternalError(
                 f"its context is {info.max_model_len} tokens, this router promises {model.context_len}; give it a larger "

@@ -30,6 +30,7 @@ class ServedModel:
     max_num_tree_nodes: int
     tokenizer: Tokenizer
     chat_end_token_ids: tuple[int, ...] = ()
+    numerics: tuple[str, ...] = ()
 
 
 def served_model_of(info: llm_pb2.LlmServiceGetModelInfoResponse, tokenizer: Tokenizer) -> ServedModel:
@@ -42,6 +43,7 @@ def served_model_of(info: llm_pb2.LlmServiceGetModelInfoResponse, tokenizer: Tok
         dtype=info.dtype,
         eos_token_ids=tuple(info.eos_token_ids),
         max_num_tree_nodes=info.max_num_tree_nodes,
+        numerics=tuple(info.numerics),
         tokenizer=tokenizer,
         chat_end_token_ids=tuple(info.chat_end_token_ids),
     )

@@ -43,6 +43,9 @@ _MAX_NUM_STOP_TOKENS = 1024
 _MAX_NUM_SSMS = 64
 _MAX_ERROR_LEN = 1000
 
+# To be raised with every field that a service must not ignore.
+PROTOCOL_VERSION = 1
+
 
 def tree_to_proto(tree: TokenTree) -> token_tree_pb2.TokenTree:
     """Sources are left out: a service's tree is one SSM's, and the verifier doesn't need them."""

@@ -27,6 +27,8 @@ class RankFailedError(FatalEngineError):
 class Runner(Protocol):
     """What an engine drives: forwards begun in order and finished in order, up to ``max_num_in_flight`` at a time."""
 
+    decoder: Decoder
+    """Of a model over ranks, this process's part of it."""
     spec: DecoderSpec
     num_slots: int
     max_num_in_flight: int

@@ -92,6 +92,7 @@ class ParallelRunner:
         self._runner = runner
         self._liveness = liveness
         self._links = links
+        self.decoder = runner.decoder
         self.spec = runner.spec
         self.num_slots = runner.num_slots
         self.max_num_in_flight = links.layout.num_stages

@@ -116,6 +116,7 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
 
     async def _run(self) -> None:
         num_failures = 0
+        refusal: str | None = None  # told once, at once
         while True:
             has_broken = True
             try:
@@ -125,6 +126,9 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
                 reason = str(error_from_rpc(error))
             except (SpecGroveError, TimeoutError) as error:
                 reason = str(error) or "timed out"
+                if isinstance(error, InternalError) and reason != refusal:
+                    refusal = reason
+                    logger.error("%s: not used: %s", self.address, reason)
             except Exception:
                 logger.exception("%s: the stream failed", self.address)
                 reason = "the stream failed"

@@ -94,7 +94,7 @@ class LlmServiceGetModelInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class LlmServiceGetModelInfoResponse(_message.Message):
-    __slots__ = ("model", "architecture", "vocab_size", "max_model_len", "dtype", "eos_token_ids", "vocab_sha256", "num_slots", "num_parameters", "max_num_tree_nodes", "chat_end_token_ids")
+    __slots__ = ("model", "architecture", "vocab_size", "max_model_len", "dtype", "eos_token_ids", "vocab_sha256", "num_slots", "num_parameters", "max_num_tree_nodes", "chat_end_token_ids", "numerics", "protocol_version")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -106,6 +106,8 @@ class LlmServiceGetModelInfoResponse(_message.Message):
     NUM_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     MAX_NUM_TREE_NODES_FIELD_NUMBER: _ClassVar[int]
     CHAT_END_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    NUMERICS_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     model: str
     architecture: str
     vocab_size: int
@@ -117,7 +119,9 @@ class LlmServiceGetModelInfoResponse(_message.Message):
     num_parameters: int
     max_num_tree_nodes: int
     chat_end_token_ids: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, model: _Optional[str] = ..., architecture: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., dtype: _Optional[str] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., vocab_sha256: _Optional[str] = ..., num_slots: _Optional[int] = ..., num_parameters: _Optional[int] = ..., max_num_tree_nodes: _Optional[int] = ..., chat_end_token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    numerics: _containers.RepeatedScalarFieldContainer[str]
+    protocol_version: int
+    def __init__(self, model: _Optional[str] = ..., architecture: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., dtype: _Optional[str] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., vocab_sha256: _Optional[str] = ..., num_slots: _Optional[int] = ..., num_parameters: _Optional[int] = ..., max_num_tree_nodes: _Optional[int] = ..., chat_end_token_ids: _Optional[_Iterable[int]] = ..., numerics: _Optional[_Iterable[str]] = ..., protocol_version: _Optional[int] = ...) -> None: ...
 
 class GetTokenizerRequest(_message.Message):
     __slots__ = ()

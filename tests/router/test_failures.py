@@ -209,3 +209,26 @@ async def test_new_requests_avoid_a_replica_that_does_not_answer() -> None:
         assert await pool.place("another", 1.0) is first
         await pool.close()
     await server.stop(0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"numerics": ["weights toy", "cpu other"]}, "it has cpu other, this router serves cpu toy"),
+        ({"protocol_version": 0}, "it speaks version 0 of the protocol"),
+    ],
+)
+async def test_a_replica_whose_outputs_would_differ_is_refused(
+    fields: dict[str, Any], message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with toy_suite() as suite:
+        other = ToyLlm()
+        for name, value in fields.items():
+            setattr(other, name, value)
+        generating = asyncio.create_task(responses_to(suite, request_of(max_tokens=100)))
+        await suite.restart_llm(other)
+        await until(lambda: message in caplog.text, 30)
+        assert not suite.app.llms.is_usable
+        await suite.restart_llm(ToyLlm())
+        assert token_ids_of(await generating) == toy_output(PROMPT, 100)

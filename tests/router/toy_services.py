@@ -46,6 +46,8 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         self.num_full = 0
         self.full_after: int | None = None
         self.num_joined = 1
+        self.numerics = ["weights toy", "cpu toy"]
+        self.protocol_version = wire.PROTOCOL_VERSION
         self.chunk_len: int | None = None  # tokens of a prompt that are read at a time
         self.step_s = step_s
         self._next_token = next_token
@@ -164,6 +166,8 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
             eos_token_ids=[EOS],
             chat_end_token_ids=[EOS],
             vocab_sha256=Tokenizer(toy_tokenizer_json(), {}, None).vocab_sha256,
+            numerics=self.numerics,
+            protocol_version=self.protocol_version,
             max_num_tree_nodes=64,
         )
 
