@@ -7,11 +7,9 @@ granted in order of arrival to those under their share, and a waiting request th
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import heapq
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from random import Random
 
@@ -68,25 +66,19 @@ class Admission:
         """Requests that wait for a permit."""
         return len(self._queue)
 
-    @contextlib.asynccontextmanager
-    async def permit(self, client: str | None = None) -> AsyncIterator[None]:
-        """Waits for a permit and holds it. Raises ``ResourceExhaustedError`` when the queue, or the client's share, is full.
+    def permit(self, client: str | None = None) -> _Permit:
+        """``async with`` waits for a permit and holds it. Raises ``ResourceExhaustedError`` when the queue, or the client's share, is full.
 
         ``client`` is whose share counts; None has no share of its own.
         """
-        await self._acquire(client)
-        started_s = time.monotonic()
-        try:
-            yield
-        finally:
-            self._learn(time.monotonic() - started_s)
-            self._release(client)
+        return _Permit(self, client)
 
     async def wait_idle(self) -> None:
         """Returns when nobody holds or awaits a permit."""
         await self._idle.wait()
 
-    async def _acquire(self, client: str | None) -> None:
+    async def acquire(self, client: str | None) -> None:
+        """For ``permit``: returns when the client has one."""
         if self._may_have(client):
             self._take(client)
             return
@@ -125,6 +117,11 @@ class Admission:
         self._idle.clear()
         if client is not None:
             self._held[client] += 1
+
+    def give_back(self, client: str | None, service_s: float) -> None:
+        """For ``permit``: it was held for ``service_s``."""
+        self._learn(service_s)
+        self._release(client)
 
     def _release(self, client: str | None) -> None:
         self.num_active -= 1
@@ -166,3 +163,22 @@ class Admission:
         delay_ms = round(limited_ms * self._random.uniform(*_SPREAD))
         heapq.heappush(self._promised_s, now_s + delay_ms / 1e3)
         return delay_ms
+
+
+class _Permit:
+    """One request's, for ``async with``.
+
+    A class and no generator: where the event loop of a dying server dropped the generator of a permit in use, CPython 3.11 crashed.
+    """
+
+    def __init__(self, admission: Admission, client: str | None) -> None:
+        self._admission = admission
+        self._client = client
+        self._started_s = 0.0
+
+    async def __aenter__(self) -> None:
+        await self._admission.acquire(self._client)
+        self._started_s = time.monotonic()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._admission.give_back(self._client, time.monotonic() - self._started_s)
