@@ -1,12 +1,12 @@
 """Plans one forward pass: trees whose context is cached, then chunks of prompts, each up to a number of rows. Pure Python.
 
-Called by the engine before every step. Verifications are never held back by prompts, and both are served in order of
-arrival, so that none starves. What a pass takes of memory is bounded by its rows.
+Called by the engine before every step. Verifications are never held back by prompts and are served in order of arrival;
+prompts share a pass's rows, so that a short one does not wait for a long one. What a pass takes of memory is bounded by its rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from llm_service.session import PendingWork
@@ -43,7 +43,8 @@ def plan_step(
     """
     trees: list[StepEntry] = []
     chunks: list[StepEntry] = []
-    chunk_budget, tree_budget = max_num_chunk_tokens, max_num_tree_rows
+    tree_budget = max_num_tree_rows
+    shares = _shares([work.session.num_uncached for work in pending if not work.is_in_flight], max_num_chunk_tokens)
     max_num_entries = -(-len(pending) // max_num_in_flight)
     for work in pending:
         if work.is_in_flight:
@@ -51,11 +52,31 @@ def plan_step(
         if len(trees) + len(chunks) == max_num_entries:
             break
         num_uncached, num_nodes = work.session.num_uncached, work.tree.num_nodes
-        chunk_len = min(num_uncached, chunk_budget)
+        chunk_len = next(shares)
         has_tree = chunk_len == num_uncached and num_nodes <= tree_budget
         if chunk_len == 0 and not has_tree:
             continue
-        chunk_budget -= chunk_len
         tree_budget -= num_nodes if has_tree else 0
         (chunks if chunk_len else trees).append(StepEntry(work, chunk_len, has_tree))
     return StepPlan((*trees, *chunks))
+
+
+def _shares(lens: Sequence[int], budget: int) -> Iterator[int]:
+    """Parts of ``budget`` for prompts of these lengths, in order of arrival.
+
+    Half is shared evenly, so that a short prompt does not wait for a long one; the rest goes to the first in line, so that of
+    many long ones some end early.
+    """
+    shares = [0] * len(lens)
+    even, num_left = budget // 2, sum(length > 0 for length in lens)
+    for index in sorted(range(len(lens)), key=lambda index: lens[index]):
+        if lens[index] > 0:
+            shares[index] = min(lens[index], even // num_left)
+            even -= shares[index]
+            num_left -= 1
+    left = budget - sum(shares)
+    for index, length in enumerate(lens):
+        more = min(length - shares[index], left)
+        shares[index] += more
+        left -= more
+    return iter(shares)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from llm_service.scheduler import plan_step
 from llm_service.session import PendingWork, Session
 from specgrove.request import SamplingParams
@@ -29,8 +32,20 @@ def test_a_tree_that_finds_no_rows_lets_its_chunk_go_ahead() -> None:
     assert parts(pending(0, 6), pending(4, 3)) == [(0, 6), (4, 0)]
 
 
-def test_prompts_share_the_budget_in_order_of_arrival() -> None:
-    assert parts(pending(7), pending(7, 2), pending(1)) == [(7, 1), (3, 0), (0, 0)]
+def test_the_first_prompt_gets_most_and_all_get_some() -> None:
+    assert parts(pending(7), pending(7), pending(7), chunk_tokens=12) == [(7, 1), (3, 0), (2, 0)]
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
+    assert parts(pending(1000), pending(900), pending(3), chunk_tokens=40) == [(29, 0), (8, 0), (3, 1)]
+    assert parts(pending(1000), *(pending(0),) * 3) == [(10, 0), (0, 1), (0, 1), (0, 1)]
+
+
+@given(st.lists(st.integers(0, 40), max_size=9), st.integers(1, 30))
+def test_no_row_of_prompts_is_left_unused_or_used_twice(lens: list[int], chunk_tokens: int) -> None:
+    found = [chunk for chunk, _ in parts(*map(pending, lens), chunk_tokens=chunk_tokens)]
+    assert all(0 <= chunk <= length for chunk, length in zip(found, lens, strict=True))
+    assert sum(found) == min(sum(lens), chunk_tokens)
 
 
 def test_passes_in_flight_share_the_items() -> None:
