@@ -1,7 +1,4 @@
-"""What decides the bits of a model's outputs, in words that routers compare: replicas that differ in one of them must not share sessions.
-
-Weights are told apart by the names and sizes of their files and by samples of their bytes: reading all would take as long as loading.
-"""
+"""What decides the bits of a model's outputs, in words that routers compare: replicas that differ in one must not share sessions."""
 
 from __future__ import annotations
 
@@ -14,10 +11,7 @@ import torch
 from llm_service.config import LlmServiceConfig
 from specgrove.kernels.threads import get_isa
 from specgrove.models.decoder import Decoder
-
-_WEIGHT_SUFFIXES = (".safetensors", ".gguf")
-_NUM_SAMPLES = 64
-_SAMPLE_BYTES = 16 * 1024
+from specgrove.models.weights_digest import weights_digest
 
 
 def numerics_of(config: LlmServiceConfig, folder: Path, decoder: Decoder) -> tuple[str, ...]:
@@ -25,7 +19,7 @@ def numerics_of(config: LlmServiceConfig, folder: Path, decoder: Decoder) -> tup
     device = decoder.device
     where = f"gpu {torch.cuda.get_device_name(device)}" if device.type == "cuda" else f"cpu {get_isa()}"
     return (
-        f"weights {weights_digest(folder)[:16]}",
+        f"weights {model_digest(folder)[:16]}",
         f"dtype {config.dtype}",
         f"quantization {config.quantization}",
         f"layout {config.layout.tensor_size} x {config.layout.num_stages}",
@@ -35,22 +29,10 @@ def numerics_of(config: LlmServiceConfig, folder: Path, decoder: Decoder) -> tup
     )
 
 
-def weights_digest(folder: Path) -> str:
-    """SHA-256 in hex over the configuration, the weight files' sizes, their beginnings and ends, and samples in between."""
-    digest = hashlib.sha256()
-    files = [folder] if folder.is_file() else sorted(path for path in folder.iterdir() if _decides(path))
-    for path in files:
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as file:
-            for index in range(_NUM_SAMPLES + 1):
-                file.seek(max(size - _SAMPLE_BYTES, 0) * index // _NUM_SAMPLES)
-                digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
-
-
-def _decides(path: Path) -> bool:
-    return path.suffix in _WEIGHT_SUFFIXES or path.name == "config.json"
+def model_digest(folder: Path) -> str:
+    """SHA-256 in hex over the configuration and ``weights_digest``."""
+    config = (folder / "config.json").read_bytes()
+    return hashlib.sha256(weights_digest(folder).encode() + config).hexdigest()
 
 
 def _version() -> str:

@@ -26,14 +26,17 @@ class PassPlanner:
     def next_parts(self, pending: Mapping[str, PendingWork], in_flight: set[str], now_s: float) -> tuple[PassPart, ...]:
         """``pending`` are all items under way by session, in order of arrival; ``in_flight`` the sessions of the passes under way.
 
-        An item that a pass has failed with gets one of its own, with nothing beside it; what fails again is then its doing.
+        An item that a pass has failed with gets one of its own, with nothing beside it and nothing else under way; what fails again
+        is then its doing.
         """
         waiting = [work.session for work in pending.values() if not work.session.is_admitted]
         if waiting:
             self._room.admit(waiting, pending, in_flight, now_s)
         turn = _Turn(self._room, pending, in_flight, now_s)
         suspects = [work for work in pending.values() if work.num_failures > 0]
-        for suspect in suspects if not in_flight else ():
+        if in_flight and any(suspect.session.is_admitted for suspect in suspects):
+            return ()  # where passes overlap, others would else follow one another for ever, and its turn never come
+        for suspect in suspects:
             if parts := turn.with_slots(self._plan([suspect])):
                 return parts
         works = [work for work in pending.values() if work.num_failures == 0]

@@ -188,8 +188,15 @@ class VerifierEngine:
         return self._pending.get(pending.session.session_id) is pending
 
     def _undo_passes(self, failed: tuple[PassPart, ...], error: Exception) -> None:
-        """After a pass that failed, as if neither it nor those begun after it had been: nobody knows what is in their slots."""
+        """After a pass that failed: its items have failed once more."""
         logger.exception("a forward pass failed; its %d items are computed again, apart from each other", len(failed))
+        self._discard_passes(failed)
+        for part in failed:
+            if self._is_under_way(part.pending):
+                self._count_failure(part.pending, error)
+
+    def _discard_passes(self, failed: tuple[PassPart, ...] = ()) -> None:
+        """As if neither those begun nor the one that ``failed`` had been: nobody knows what is in their slots."""
         self._runner.discard()
         parts = [*failed, *(part for begun in self._in_flight for part in begun.parts)]
         self._in_flight.clear()
@@ -198,9 +205,6 @@ class VerifierEngine:
             if self._is_under_way(part.pending):
                 part.pending.is_in_flight = False
                 self._room.cut(part.pending.session, part.start)
-        for part in failed:
-            if self._is_under_way(part.pending):
-                self._count_failure(part.pending, error)
 
     def _count_failure(self, pending: PendingWork, error: Exception) -> None:
         pending.num_failures += 1
@@ -220,6 +224,7 @@ class VerifierEngine:
                 self._fail(pending, InternalError(f"the model's logits can't be used: {error}"))
             else:
                 logger.exception("session %s: its tree could not be walked", pending.session.session_id)
+                self._discard_passes()  # one that ran ahead took tokens over that are chosen again
                 self._count_failure(pending, error)
             return
         base = len(pending.session.token_ids)

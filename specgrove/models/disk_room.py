@@ -67,9 +67,10 @@ def is_full(error: BaseException) -> bool:
 def _free_bytes(folder: Path) -> int | None:
     place = next((path for path in (folder, *folder.absolute().parents) if path.is_dir()), None)
     try:
-        return None if place is None else shutil.disk_usage(place).free
+        usage = None if place is None else shutil.disk_usage(place)
     except OSError:
         return None
+    return usage.free if usage is not None and usage.total > 0 else None  # some network disks tell nothing
 
 
 def _shown(num_bytes: int) -> str:

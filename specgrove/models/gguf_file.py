@@ -69,18 +69,24 @@ class GgufFile:
         self._check_whole()
 
     def _check_whole(self) -> None:
-        num_parts = int(self.value("split.count", 1) or 1)
+        num_parts = self._whole_number("split.count", 1) or 1
         if num_parts != len(self.paths):
             raise UnsupportedModelError(
                 f"{self.path} says that it is one of {num_parts} parts: name them as they were published, "
                 f"…-00001-of-{num_parts:05d}.gguf, all in one folder"
             )
-        num_tensors = int(self.value("split.tensors.count", len(self.tensors)))
+        num_tensors = self._whole_number("split.tensors.count", len(self.tensors))
         if num_tensors != len(self.tensors):
             raise UnsupportedModelError(
                 f"{self.path}: its {len(self.paths)} parts hold {len(self.tensors)} tensors of {num_tensors}: "
                 "they are not of one model"
             )
+
+    def _whole_number(self, key: str, default: int) -> int:
+        number = self.value(key, default)
+        if not isinstance(number, int):
+            raise UnsupportedModelError(f"{self.path} is broken: {key} is {number!r}, it should be a whole number")
+        return number
 
     def value(self, key: str, default: Any = None) -> Any:
         """A metadata value."""
@@ -114,9 +120,9 @@ class _Part:
         self.tensors: dict[str, GgufTensor] = {}
         try:
             self._read()
-        except (struct.error, ValueError, IndexError, OverflowError, MemoryError) as error:
-            if isinstance(error, UnsupportedModelError):
-                raise
+        except UnsupportedModelError:
+            raise
+        except (struct.error, TypeError, ValueError, IndexError, OverflowError, MemoryError, RecursionError) as error:
             raise UnsupportedModelError(f"{path} is a truncated or broken GGUF file: {error}") from error
 
     def _read(self) -> None:
@@ -135,6 +141,8 @@ class _Part:
             raise UnsupportedModelError(f"{self.path}: general.alignment is {alignment}")
         start = -(-self._at // alignment) * alignment
         for name, shape, type_number, offset in infos:
+            if name in self.tensors:
+                raise UnsupportedModelError(f"{self.path} is broken: it has {name} twice")
             self.tensors[name] = self._tensor(name, shape, type_number, start + offset)
 
     def _tensor(self, name: str, shape: tuple[int, ...], type_number: int, start: int) -> GgufTensor:

@@ -79,10 +79,4 @@ def _indexed(index: Path) -> WeightFiles:
 
 def _is_inside(file: str) -> bool:
     path = PurePosixPath(file)
-    return (
-        path.suffix == ".safetensors"
-        and not path.is_absolute()
-        and ".." not in path.parts
-        and "\\" not in file
-        and "\0" not in file
-    )
+    return path.suffix == ".safetensors" and path.parts == (file,) and "\\" not in file and "\0" not in file

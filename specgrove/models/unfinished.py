@@ -44,24 +44,24 @@ def sweep(parent: Path) -> None:
 def _own_lock(parent: Path, name: str) -> Iterator[Path]:
     while True:
         path = parent / f"{_PREFIX}{name}-{secrets.token_hex(4)}{_SUFFIX}"
-        with _lock(path, os.O_RDWR | os.O_CREAT | os.O_EXCL) as is_ours:
-            if not is_ours:  # a sweeper came between: again under another name
-                continue
-            try:
-                yield path
-            finally:
-                path.unlink(missing_ok=True)
-            return
+        try:
+            with _lock(path, os.O_RDWR | os.O_CREAT | os.O_EXCL) as is_ours:
+                if is_ours:
+                    yield path
+                    return
+        finally:
+            path.unlink(missing_ok=True)
+        # A sweeper came between: again under another name.
 
 
 @contextlib.contextmanager
 def _lock(path: Path, flags: int) -> Iterator[bool]:
-    """Whether the file is locked by us, and still the one of this name."""
+    """Whether the file is locked by us, and still the one of this name. Raises ``OSError`` where the disk knows no locks."""
     file = os.open(path, flags, 0o644)
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # held by a living maker
+        except BlockingIOError:  # held by a living maker
             yield False
             return
         yield path.exists() and os.path.samestat(os.fstat(file), path.stat())

@@ -18,14 +18,14 @@ from specgrove.kernels.quantized_linear import QuantizedWeight
 from specgrove.models.ends import ends_of
 from specgrove.models.hub import resolve_model
 from specgrove.models.loading import check_weights, family_of, open_checkpoint, read_spec
-from specgrove.models.model_files import name_of, weight_files
+from specgrove.models.model_files import name_of
 from specgrove.models.sharding import Shard
 from specgrove.models.spec import DecoderSpec
+from specgrove.models.weights_digest import weights_digest
 from specgrove.tokenizer import Tokenizer
 from ssm_service.distillation.shards import shard_paths
 
 _LABEL_NAME = "target.json"
-_SAMPLE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +79,5 @@ def claim_data_folder(folder: Path, target: Target) -> None:
 
 
 def _identity(target: Target) -> str:
-    """The same for the same weights and tokenizer, wherever they lie: by both ends of every weight file."""
-    digest = hashlib.sha256(target.tokenizer.vocab_sha256.encode())
-    for path in weight_files(target.folder):
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            digest.update(f"{size}".encode())
-            for place in (0, max(0, size - _SAMPLE_BYTES)):
-                file.seek(place)
-                digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
+    """The same for the same weights and tokenizer, wherever they lie."""
+    return hashlib.sha256(f"{target.tokenizer.vocab_sha256} {weights_digest(target.folder)}".encode()).hexdigest()

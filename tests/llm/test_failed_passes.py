@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,7 @@ from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import FatalEngineError, WorkItem
 from specgrove.token_tree import TokenTree
 from tests.llm.chats import Chat, run_chats
+from tests.llm.conftest import RunnerAhead
 from tests.llm.verifying import GREEDY, PROMPT, ask, incremental, opening, run
 
 POISON = 95
@@ -92,6 +94,47 @@ def test_a_passing_failure_costs_nothing_but_time(runner: ModelRunner) -> None:
     run_chats(engine, chats, [expected] * 3, random.Random(1))
     assert [chat.output for chat in chats] == [expected] * 3
     assert engine.num_free_slots == 400
+
+
+def test_a_suspect_has_its_turn_while_others_keep_all_stages_busy(runner: ModelRunner) -> None:
+    """Two passes are always under way where two sessions never end: none is empty by itself."""
+    poisonable = Poisonable(runner.decoder, 600, "finish", max_num_in_flight=2)
+    engine = VerifierEngine(poisonable, VerifierConfig(max_model_len=300, max_num_chunk_tokens=64))
+    for item_id in (1, 2, 3):
+        engine.add(WorkItem(item_id, replace(opening(f"busy {item_id}", [item_id] * 3), num_steps=200)))
+    engine.add(WorkItem(4, opening("guilty", [1, 2, POISON, 3])))
+    ended_after = next(number for number in range(200) for item_id, _ in engine.step() if item_id == 4)
+    assert ended_after < 12
+    assert poisonable.num_failures == 2
+
+
+def test_a_tree_that_cannot_be_walked_is_walked_again_though_a_pass_runs_ahead(
+    runner: ModelRunner, runner_ahead: RunnerAhead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was begun on the tokens that were not taken is not taken for what comes next."""
+    from llm_service import verifier
+
+    expected = incremental(VerifierEngine(runner, VerifierConfig(max_model_len=200)), PROMPT, 12, GREEDY)
+    real_accept, calls = verifier.accept, []
+
+    def accept(session, tree, answers):  # type: ignore[no-untyped-def]
+        calls.append(len(session.token_ids))
+        if len(calls) == 5:
+            raise IndexError("once")
+        return real_accept(session, tree, answers)
+
+    monkeypatch.setattr(verifier, "accept", accept)
+    engine = VerifierEngine(runner_ahead, VerifierConfig(max_model_len=200))
+    engine.add(WorkItem(1, replace(opening("s", PROMPT), num_steps=12)))
+    output: list[int] = []
+    while engine.has_work():
+        for _, verdict in engine.step():
+            assert isinstance(verdict, Verdict), verdict
+            output.extend(verdict.token_ids)
+    assert calls[4] == calls[5]
+    assert output == expected
+    engine.close_session("s")
+    assert engine.num_free_slots == runner_ahead.num_slots
 
 
 def test_an_item_whose_tree_cannot_be_walked_fails_alone(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -214,8 +215,37 @@ def test_what_can_not_be_served_is_named(tmp_path: Path) -> None:
     refused("rare.gguf", r"blk\.0\.attn_q\.bias: the type I32 is not read, only F32, .* are")
     save_tiny_gguf(tmp_path / "other.gguf", "Q8_0", metadata={"general.architecture": "bloom"})
     refused("other.gguf", r"architecture 'bloom' is not supported, only llama, qwen2, qwen3, gemma3")
+    save_tiny_gguf(tmp_path / "headless.gguf", "Q8_0", metadata={"llama.attention.head_count_kv": "0"})
+    refused("headless.gguf", r"4 heads with 0 of keys and values are not supported")
     refused(".", r"several GGUF files: name one of bad\.gguf, ")
     assert not list((cache / "gguf").glob("[!.]*"))
+
+
+def text(content: str) -> bytes:
+    return struct.pack("<Q", len(content)) + content.encode()
+
+
+TENSOR = text("t") + struct.pack("<IQIQ", 1, 4, 0, 0)  # four numbers of 32 bits
+
+
+@pytest.mark.parametrize(
+    ("values", "tensors", "message"),
+    [
+        ([text("x") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 5000], [], "is a truncated or broken GGUF file"),
+        ([text("general.alignment") + struct.pack("<IIQ", 9, 4, 2) + bytes(8)], [], "is a truncated or broken GGUF file"),
+        ([text("split.count") + struct.pack("<I", 8) + text("two")], [], "split.count is 'two', it should be a whole number"),
+        ([text("split.tensors.count") + struct.pack("<IIQ", 9, 4, 2) + bytes(8)], [], "split.tensors.count is array"),
+        ([], [TENSOR, TENSOR], "it has t twice"),
+    ],
+    ids=["nested", "alignment", "count", "counts", "twice"],
+)  # fmt: skip
+def test_headers_that_no_writer_makes_are_refused(
+    values: list[bytes], tensors: list[bytes], message: str, tmp_path: Path
+) -> None:
+    header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(values))
+    (tmp_path / "odd.gguf").write_bytes(header + b"".join([*values, *tensors]) + bytes(64))
+    with pytest.raises(UnsupportedModelError, match=message):
+        GgufFile(tmp_path / "odd.gguf")
 
 
 def test_llama_3s_rope_scaling_is_recognised_by_its_divisors(tmp_path: Path) -> None:

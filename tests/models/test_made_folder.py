@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from specgrove.models.made_folder import make_once, whole_folder
 from specgrove.models.unfinished import sweep, unfinished_folder
 from specgrove.models.weight_store import MappedWeights
 from tests.conftest import save_tiny_llama
+from tests.router.toy_language import toy_tokenizer_json
 
 NEED = DiskNeed("making it")
 _MAKER = """
@@ -99,6 +101,18 @@ def test_what_a_living_process_makes_is_left_alone(tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
+def test_a_disk_without_locks_is_told_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some network disks: nobody could know whose maker lives."""
+
+    def no_locks(*arguments: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(OSError, match="not supported"), whole_folder(tmp_path / "model", NEED):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_others_folders_are_never_swept(tmp_path: Path) -> None:
     (tmp_path / ".unfinished-business").mkdir()
     (tmp_path / ".unfinished-business" / "poem").write_text("")
@@ -140,11 +154,16 @@ def test_other_failures_to_write_stay_what_they_are(tmp_path: Path) -> None:
 
 
 def test_room_is_asked_for_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=50_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(total=90_000_000, free=50_000_000))
     check_room(tmp_path / "not" / "there", DiskNeed("making it", 40_000_000))
     check_room(tmp_path, NEED)
     with pytest.raises(DiskFullError, match=r"making it needs about 60 MB in .*/not/there, where 50 MB are free"):
         check_room(tmp_path / "not" / "there", DiskNeed("making it", 60_000_000))
+
+
+def test_a_disk_that_tells_nothing_is_not_taken_for_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(total=0, free=0))
+    check_room(tmp_path, DiskNeed("making it", 60_000_000))
 
 
 @pytest.mark.parametrize("command", ["quantize", "convert"])
@@ -180,7 +199,7 @@ def test_offloading_asks_for_room_and_says_when_it_runs_out(tmp_path: Path, monk
     import torch
 
     folder = save_tiny_llama(tmp_path / "model", seed=0)
-    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer.json").write_bytes(toy_tokenizer_json())
     arguments = ["--model", str(folder), "--cache-dir", str(tmp_path / "cache"), "--kv-slots", "64"]
     store = MappedWeights(tmp_path / "offload", 1000)
     monkeypatch.setattr(store._file, "write", full)

@@ -31,6 +31,11 @@ def config_of_gguf(file: GgufFile) -> dict[str, Any]:
     if "token_embd.weight" not in file.tensors:
         raise UnsupportedModelError(f"{file.path} has no token_embd.weight: is it a whole model?")
     hidden_size, num_heads = int(value("embedding_length")), int(value("attention.head_count"))
+    num_kv_heads = int(value("attention.head_count_kv", num_heads))
+    if num_heads < 1 or num_kv_heads < 1:
+        raise UnsupportedModelError(
+            f"{file.path}: {num_heads} heads with {num_kv_heads} of keys and values are not supported: at least one of each"
+        )
     head_dim = int(value("attention.key_length", hidden_size // num_heads))
     if {int(value("rope.dimension_count", head_dim)), int(value("attention.value_length", head_dim))} != {head_dim}:
         raise UnsupportedModelError(
@@ -44,7 +49,7 @@ def config_of_gguf(file: GgufFile) -> dict[str, Any]:
         "intermediate_size": int(value("feed_forward_length")),
         "num_hidden_layers": int(value("block_count")),
         "num_attention_heads": num_heads,
-        "num_key_value_heads": int(value("attention.head_count_kv", num_heads)),
+        "num_key_value_heads": num_kv_heads,
         "head_dim": head_dim,
         "max_position_embeddings": int(value("context_length")),
         "rms_norm_eps": _shortest(value("attention.layer_norm_rms_epsilon")),
