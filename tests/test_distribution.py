@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,17 +17,11 @@ from specgrove import speculation
 from specgrove.kernels.sampling import ChoiceParams, processed_log_probs
 from specgrove.models.loading import load_decoder
 from specgrove.request import (
-    Draft,
-    DraftWork,
     GenerationRequest,
-    PromptProgress,
     SamplingParams,
     TreeShape,
-    Verdict,
-    VerifyWork,
 )
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
-from specgrove.runtime.in_process import InProcessDrafter, InProcessVerifier
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.speculation import generate
@@ -38,6 +31,7 @@ from ssm_service.lookup import LookupSsm
 from ssm_service.neural import NeuralSsm
 from ssm_service.pool import DrafterPool
 from tests.conftest import save_tiny_llama
+from tests.patience import PatientVerifier, ReadingDrafter
 
 VOCAB_SIZE = 6
 PROMPT = (1, 4, 2, 5, 1, 4, 2)
@@ -68,34 +62,6 @@ def loops(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loops]:
     yield verifier, pools, runners[0]
     for loop in (verifier, *pools):
         loop.stop()
-
-
-class ReadingDrafter(InProcessDrafter):
-    """Says when it has read the prompt."""
-
-    def __init__(self, loop: StepLoop) -> None:
-        super().__init__(loop)
-        self.has_read = asyncio.Event()
-
-    async def draft(self, work: DraftWork) -> Draft:
-        draft = await super().draft(work)
-        self.has_read.set()
-        return draft
-
-
-class PatientVerifier(InProcessVerifier):
-    """Waits until all drafters have read the prompt: how much is drafted is no question of speed then."""
-
-    def __init__(self, loop: StepLoop, drafters: list[ReadingDrafter]) -> None:
-        super().__init__(loop)
-        self._drafters = drafters
-
-    async def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict | PromptProgress, None]:
-        for drafter in self._drafters:
-            await drafter.has_read.wait()
-        async with contextlib.aclosing(super().verify(work)) as results:
-            async for result in results:
-                yield result
 
 
 async def sample(loops: Loops, seed: int, sampling: SamplingParams) -> tuple[tuple[int, ...], int]:

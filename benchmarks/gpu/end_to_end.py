@@ -104,7 +104,7 @@ def services(setup: Setup, trace: Path) -> Iterator[tuple[str, Callable[[], int]
             "router": ("router", router),
         }
         specs = [
-            ProcessSpec(part, module, ("--address", addresses[part], *arguments), f"{folder}/{part}.sock")
+            ProcessSpec(part, module, ("--address", addresses[part], *arguments))
             for part, (module, arguments) in modules.items()
         ]
         lines: list[str] = []

@@ -23,6 +23,7 @@ from benchmarks.gpu.replay import PassTree, ReplayedRunner, agree, trees_of
 from benchmarks.gpu.rows import Row, Times, at_least, at_most, by_turns, row_from, skipped
 from benchmarks.gpu.timed_graphs import TimedGraphs
 from benchmarks.gpu.trace import TRACE, Trace, accepted_of
+from specgrove import speculation
 from specgrove.kernels.sampling import ChoiceParams, RowChoice
 from specgrove.kernels.trees import walk_tree
 from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
@@ -308,6 +309,7 @@ def test_end_to_ends_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_equality(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speculation, "_LONG_PROMPT_LEN", 0)  # drafters read prompts at once
     greedy, sampled = equality.rows(card)
     assert (greedy.value, sampled.value) == (1.0, 1.0)
     assert "; 0% of the tokens" not in greedy.note
