@@ -22,6 +22,7 @@ from llm_service.config import LlmServiceConfig, VerifierConfig
 from llm_service.devices import check_offload_room, describe_store, weight_store
 from llm_service.numerics import numerics_of
 from llm_service.servicer import LlmServicer, ServedModel
+from llm_service.step_timeout import step_timeout_s_of
 from llm_service.verifier import VerifierEngine
 from specgrove.folders import provide_home
 from specgrove.kernels.cuda.backend import num_processors
@@ -183,7 +184,7 @@ async def serve(
     logger.info("numerics: %s", ", ".join(model.numerics))
     warn_of_text(model)
     loop: StepLoop[VerifyWork, Verdict | PromptProgress] = StepLoop(
-        engine, "verifier", step_timeout_s=config.step_timeout_s
+        engine, "verifier", step_timeout_s=step_timeout_s_of(config, runner.spec, runner.decoder.device)
     )
     servicer = LlmServicer(model, engine, loop, runner.num_slots)
     try:
@@ -220,6 +221,7 @@ async def _first(*futures: asyncio.Future[object] | None) -> None:
 async def serve_rank_0(config: LlmServiceConfig, folder: Path, runner: ModelRunner, rank: ranks.Rank) -> None:
     """``serve`` over all ranks."""
     assert rank.liveness is not None
+    rank.liveness.limit_steps(step_timeout_s_of(config, runner.spec, rank.device))
     parallel = ParallelRunner(runner, rank.links, rank.liveness)
     await serve(config, folder, parallel, asyncio.wrap_future(rank.liveness.failed))
     rank.liveness.expect_ends()

@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Sequence
 
 from llm_service.config import LlmServiceConfig, Offload
-from specgrove.config import OFFLOADED_STEP_TIMEOUT_S, STEP_TIMEOUT_S
 from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.settings import LLM, add_settings
 
@@ -39,18 +38,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
         max_num_tree_rows=arguments.max_tree_rows,
         session_ttl_s=arguments.session_ttl_s,
         stream_interval_s=arguments.stream_interval_ms / 1e3,
-        step_timeout_s=_step_timeout_s(arguments),
+        step_timeout_s=arguments.step_timeout_s,
         drain_timeout_s=arguments.drain_timeout_s,
         log_level=arguments.log_level,
         log_format=arguments.log_format,
     )
-
-
-def _step_timeout_s(arguments: argparse.Namespace) -> float:
-    given: float | None = arguments.step_timeout_s
-    if given is not None:
-        return given
-    return STEP_TIMEOUT_S if _offload(arguments) is None else OFFLOADED_STEP_TIMEOUT_S
 
 
 def _offload(arguments: argparse.Namespace) -> Offload | None:

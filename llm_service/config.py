@@ -57,8 +57,8 @@ class LlmServiceConfig:
     max_num_tree_rows: int
     session_ttl_s: float
     stream_interval_s: float
-    step_timeout_s: float
-    """After which a forward pass is taken to hang."""
+    step_timeout_s: float | None
+    """After which a forward pass is taken to hang; ``None``: by the model's size."""
     drain_timeout_s: float
     log_level: str
     log_format: str

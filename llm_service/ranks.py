@@ -131,7 +131,7 @@ def _watch(config: LlmServiceConfig, environment: Mapping[str, str], *, is_one_m
     monitor = None
     door: list[Door | None] = [None]
     if dist.get_rank() == 0:
-        monitor = LivenessMonitor(config.layout.num_ranks, config.layout.describe, host, config.step_timeout_s)
+        monitor = LivenessMonitor(config.layout.num_ranks, config.layout.describe, host)
         door = [monitor.door]
     dist.broadcast_object_list(door, src=0)
     if monitor is not None:

@@ -162,7 +162,7 @@ _MODEL_SERVICE = (
     Setting(
         "step-timeout-s",
         "time after which a step is taken to hang, and the service ends to be started again;"
-        f" unset: {STEP_TIMEOUT_S:.0f}, with --offload {OFFLOADED_STEP_TIMEOUT_S:.0f}",
+        f" unset: {STEP_TIMEOUT_S:.0f}, with --offload {OFFLOADED_STEP_TIMEOUT_S:.0f}, more for LLMs of billions on a CPU",
         None,
         positive_seconds,
         metavar="S",

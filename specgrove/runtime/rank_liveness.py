@@ -54,7 +54,6 @@ class LivenessMonitor:
         num_ranks: int,
         describe: Callable[[int], str],
         host: str = LOOPBACK,
-        step_timeout_s: float = math.inf,
     ) -> None:
         """Listens on ``host`` alone, the address that the other ranks know rank 0 by, where that is one of this machine."""
         self.failed: Future[object] = Future()
@@ -64,7 +63,7 @@ class LivenessMonitor:
         self._is_one_machine = host == LOOPBACK
         self._listener = _listener_on(host)
         self._secret = secrets.token_bytes(_SECRET_LEN)
-        self._step_timeout_s = step_timeout_s
+        self._step_timeout_s = math.inf
         self._step_started_s: float | None = None
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="rank-liveness", daemon=True)
@@ -98,6 +97,10 @@ class LivenessMonitor:
             return 0, 0
         connection.settimeout(None)
         return (rank, pid) if secrets.compare_digest(secret, self._secret) else (0, 0)
+
+    def limit_steps(self, timeout_s: float) -> None:
+        """The most that a ``step`` may take, which depends on the model; until then there is no limit."""
+        self._step_timeout_s = timeout_s
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:

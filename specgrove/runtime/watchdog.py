@@ -1,8 +1,7 @@
 """Notices that a thread does not come back from what it does: a kernel that hangs, a device that never answers. Owned by a step loop.
 
 The thread says when it begins something and when it has ended; another thread looks at the clock. The limit is for one such
-thing: a forward pass, which has a bounded number of rows, or one call. So it depends neither on how long prompts are nor on how much
-there is to do.
+thing: a forward pass, which has a bounded number of rows, or one call. So it depends on the model, not on how much there is to do.
 """
 
 from __future__ import annotations
