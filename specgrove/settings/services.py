@@ -1,0 +1,237 @@
+"""The settings of the router, the LLM service and the SSM service."""
+
+from __future__ import annotations
+
+from specgrove.addresses import checked_address
+from specgrove.config import (
+    DEFAULT_ADDRESS,
+    DEFAULT_DTYPE,
+    DEFAULT_LLM,
+    DEVICES,
+    DTYPES,
+    GPU_KERNELS,
+    MAX_NUM_TREE_NODES,
+    MAX_PUBLIC_REQUEST_BYTES,
+    OFFLOADED_STEP_TIMEOUT_S,
+    QUANTIZATIONS,
+    STEP_TIMEOUT_S,
+)
+from specgrove.cpus import available_cpus
+from specgrove.folders import default_cache_dir
+from specgrove.settings.setting import Setting
+from specgrove.settings.values import at_least, milliseconds, parse_bytes, path, positive_seconds, seconds, stages
+
+_LOGGING = (
+    Setting(
+        "log-level", "what to log on stderr", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"), is_shared=True
+    ),
+    Setting(
+        "log-format", "text for people, or one JSON object a line", "text", choices=("text", "json"), is_shared=True
+    ),
+)
+DRAIN = Setting(
+    "drain-timeout-s", "time that requests may go on after SIGTERM", 30.0, seconds, metavar="S", is_of_suite=True
+)
+CACHE_DIR = Setting(
+    "cache-dir", "where converted models are kept", default_cache_dir, path, metavar="DIR", is_shared=True
+)
+_MODEL_SERVICE = (
+    Setting("dtype", "of weights and KV caches", DEFAULT_DTYPE, choices=DTYPES, is_shared=True, is_of_suite=True),
+    Setting("device", "where the models run; auto: on a GPU if there is one", "auto", choices=DEVICES, is_shared=True),
+    Setting(
+        "gpu-kernels",
+        "on a GPU; auto: where they can run a model and pass a check at the start; off: ops of torch; require: nothing else",
+        "auto",
+        choices=GPU_KERNELS,
+        is_shared=True,
+    ),
+    Setting(
+        "session-ttl-s",
+        "time after which an idle session is forgotten",
+        300.0,
+        positive_seconds,
+        metavar="S",
+        is_shared=True,
+    ),
+    Setting(
+        "step-timeout-s",
+        "time after which a step is taken to hang, and the service ends to be started again;"
+        f" unset: {STEP_TIMEOUT_S:.0f}, with --offload {OFFLOADED_STEP_TIMEOUT_S:.0f}, more for LLMs of billions on a CPU",
+        None,
+        positive_seconds,
+        metavar="S",
+        is_shared=True,
+    ),
+    DRAIN,
+    CACHE_DIR,
+    *_LOGGING,
+)
+
+
+def _threads(what: str) -> Setting:
+    return Setting("threads", what, available_cpus, at_least(1), metavar="N", is_of_suite=True)
+
+
+ROUTER = (
+    Setting(
+        "address",
+        "where clients connect, HOST:PORT or unix:/path",
+        DEFAULT_ADDRESS,
+        checked_address,
+        "ADDRESS",
+        is_of_suite=True,
+    ),
+    Setting(
+        "llm",
+        "an LLM service; repeat for replicas of one model",
+        None,
+        checked_address,
+        metavar="ADDRESS",
+        is_repeatable=True,
+        is_of_suite=True,
+    ),
+    Setting(
+        "ssm",
+        "an SSM service; repeat for more, or leave out",
+        None,
+        checked_address,
+        metavar="ADDRESS",
+        is_repeatable=True,
+        is_of_suite=True,
+    ),
+    Setting("max-requests", "requests served at once", 64, at_least(1), metavar="N"),
+    Setting("max-queued", "requests that may wait for their turn", 256, at_least(0), metavar="N"),
+    Setting(
+        "max-requests-per-connection",
+        "of --max-requests those of one connection; unset: three quarters",
+        None,
+        at_least(1),
+        metavar="N",
+    ),
+    Setting("max-request-bytes", "size of a request's message", MAX_PUBLIC_REQUEST_BYTES, parse_bytes, metavar="BYTES"),
+    Setting(
+        "max-request-s",
+        "time that one request may take; unset: as long as its client waits",
+        None,
+        positive_seconds,
+        metavar="S",
+    ),
+    Setting(
+        "reader-timeout-s",
+        "time that a client may leave its stream unread before its request is ended",
+        30.0,
+        positive_seconds,
+        metavar="S",
+    ),
+    Setting("max-tree-nodes", "nodes per tree, root not counted; 0: none", 32, at_least(0), metavar="N"),
+    Setting("max-tree-depth", "depth of the trees", 8, at_least(1), metavar="N"),
+    Setting("beam-width", "nodes expanded per level; unset: each SSM's own", None, at_least(1), metavar="N"),
+    Setting(
+        "tree-policy",
+        "adaptive: size the trees by measurement, up to the limits above; static: always ask for the limits",
+        "adaptive",
+        choices=("adaptive", "static"),
+    ),
+    Setting(
+        "replica-wait-s",
+        "how long a request waits for a lost LLM service; large models load for minutes",
+        300.0,
+        seconds,
+        metavar="S",
+    ),
+    Setting("busy-wait-s", "how long a request waits for an LLM service without room", 10.0, seconds, metavar="S"),
+    DRAIN,
+    Setting("tls-certificate", "PEM file; with --tls-private-key, clients connect by TLS", None, path, metavar="FILE"),
+    Setting("tls-private-key", "PEM file", None, path, metavar="FILE"),
+    Setting("tls-client-ca", "PEM file; clients must have a certificate of this CA", None, path, metavar="FILE"),
+    *_LOGGING,
+)
+
+LLM = (
+    Setting(
+        "address",
+        "HOST:PORT or unix:/path to listen on",
+        "127.0.0.1:50052",
+        checked_address,
+        "ADDRESS",
+        is_of_suite=True,
+    ),
+    Setting("model", "model folder, .gguf file or hub id", DEFAULT_LLM, metavar="MODEL", is_of_suite=True),
+    Setting(
+        "quantization", "of weights: made once and kept in --cache-dir", "none", choices=QUANTIZATIONS, is_of_suite=True
+    ),
+    Setting("tensor-parallel", "ranks that share every layer", 1, at_least(1), metavar="N"),
+    Setting(
+        "pipeline-parallel",
+        "stages that the layers are divided over: their number, or each stage's number of layers",
+        (1,),
+        stages,
+        metavar="N|L,L,...",
+    ),
+    _threads("threads of the CPU kernels, of all ranks together"),
+    Setting("kv-slots", "one-token KV slots, shared by all sessions", 32768, at_least(1), metavar="N"),
+    Setting(
+        "kv-memory", "memory of each rank's KV slots (2GiB), instead of --kv-slots", None, parse_bytes, metavar="BYTES"
+    ),
+    Setting(
+        "memory-per-gpu",
+        "all the memory that a rank may take, on a CPU too: KV slots get what is left; instead of --kv-slots",
+        None,
+        parse_bytes,
+        metavar="BYTES",
+    ),
+    Setting(
+        "offload",
+        "weights that don't fit: on a GPU in the host's pinned memory, on a CPU in a file; fetched a layer ahead",
+        False,
+        is_switch=True,
+    ),
+    Setting(
+        "max-weight-memory",
+        "with --offload, and implies it: memory of each rank's weights; unset: what is available",
+        None,
+        parse_bytes,
+        metavar="BYTES",
+    ),
+    Setting("offload-reserve-bytes", "with --offload: memory left to others", 1 << 30, parse_bytes, metavar="BYTES"),
+    Setting(
+        "max-model-len",
+        "longest prompt + output in tokens; unset: what the model allows",
+        None,
+        at_least(2),
+        metavar="N",
+    ),
+    Setting("max-chunk-tokens", "rows of one forward pass that prompts may fill", 256, at_least(1), metavar="N"),
+    Setting(
+        "max-tree-rows",
+        "rows of one forward pass that token trees may fill; at least the nodes of one tree",
+        512,
+        at_least(MAX_NUM_TREE_NODES),
+        metavar="N",
+    ),
+    Setting(
+        "stream-interval-ms",
+        "least time between two messages of an output decoded without trees: tokens go out together; 0: each at once",
+        20.0,
+        milliseconds,
+        metavar="MS",
+    ),
+    *_MODEL_SERVICE,
+)
+
+SSM = (
+    Setting(
+        "address",
+        "HOST:PORT or unix:/path to listen on",
+        "127.0.0.1:50053",
+        checked_address,
+        "ADDRESS",
+        is_of_suite=True,
+    ),
+    Setting("ssm", "an SSM", None, metavar="SPEC", is_repeatable=True, is_of_suite=True),
+    _threads("threads of the CPU kernels"),
+    Setting("kv-slots", "one-token KV slots of each SSM, shared by all sessions", 32768, at_least(1), metavar="N"),
+    *_MODEL_SERVICE,
+)
+
+SERVICES: dict[str, tuple[Setting, ...]] = {"router": ROUTER, "llm_service": LLM, "ssm_service": SSM}
