@@ -28,8 +28,19 @@ _NUM_SEEN_TO_CLIP = 8
 _MAX_TIMES_MEAN = 4.0
 # A step's time besides the forward pass counts up to this multiple of the pass: clients may be slow to read.
 _MAX_OVERHEAD_SHARE = 2.0
-# After so many steps without a tree, what one takes is hoped to be half as far from what a step without takes.
+# What a step with a tree takes more than one without is hoped to be half of it after so many steps without a tree, or while it was
+# seen only so often.
 _NUM_STEPS_TO_HOPE = 1000
+_NUM_TREES_TO_BELIEVE = 4
+# Before any draft was seen a level of one takes this share of a pass of the verifier's with one row.
+_FIRST_LEVEL_SHARE = 0.1
+# Variances of logarithms of the time of a draft's level: of that first guess, of one draft, and what comes to it from step to step.
+_FIRST_LEVEL_NOISE = 1.0
+_DRAFT_NOISE = 0.4**2
+_LEVEL_DRIFT = 0.3**2 / 2000
+_MIN_LEVEL_NOISE = 0.1**2
+# One draft's surprise counts up to so many standard deviations: the first one wakes processes up.
+_MAX_DEVIATIONS = 2.0
 # Of the time of decoding what may go into finding out whether drafting would pay, and how many steps' worth may be saved up.
 _EXPLORED_SHARE = 0.005
 _MAX_NUM_STEPS_SAVED = 5.0
@@ -59,19 +70,51 @@ class RunningMean:
         self.mean += max(1 / self.num_seen, _MIN_WEIGHT) * (value - self.mean)
 
 
+class LevelTime:
+    """What one level of a draft takes. Drafts are seen only while they are asked for, so what is known of them becomes uncertain."""
+
+    def __init__(self, other: LevelTime | None = None) -> None:
+        """Begins with what ``other`` knows, as a guess."""
+        self._log_ms: float | None = other._log_ms if other is not None else None
+        self._variance = _FIRST_LEVEL_NOISE
+
+    def ms(self, pass_ms: float, optimism: float = 0.0) -> float:
+        """The time expected, where a pass of one row takes ``pass_ms``; or so many standard deviations below it."""
+        log_ms = self._guess(pass_ms) if self._log_ms is None else self._log_ms
+        return math.exp(log_ms - optimism * math.sqrt(self._variance))
+
+    def observe(self, ms: float, pass_ms: float) -> None:
+        """One draft took this a level."""
+        log_ms = self._guess(pass_ms) if self._log_ms is None else self._log_ms
+        total = self._variance + _DRAFT_NOISE
+        limit = _MAX_DEVIATIONS * math.sqrt(total)
+        surprise = min(max(math.log(max(ms, 1e-3)) - log_ms, -limit), limit)
+        gain = self._variance / total
+        self._log_ms = log_ms + gain * surprise
+        self._variance = max(self._variance * (1 - gain), _MIN_LEVEL_NOISE)
+
+    def fade(self, num_steps: int) -> None:
+        """After steps without a draft."""
+        self._variance = min(self._variance + _LEVEL_DRIFT * num_steps, _FIRST_LEVEL_NOISE)
+
+    def _guess(self, pass_ms: float) -> float:
+        return math.log(_FIRST_LEVEL_SHARE * pass_ms)
+
+
 @dataclass(slots=True)
 class StepCosts:
     """What a step takes besides its forward pass, with so many sessions on a replica: they wait for each other's passes."""
 
     with_tree_ms: RunningMean = field(default_factory=lambda: RunningMean(_FIRST_OVERHEAD_MS))
     without_ms: RunningMean = field(default_factory=lambda: RunningMean(_FIRST_OVERHEAD_MS))
-    draft_ms_per_level: RunningMean = field(default_factory=lambda: RunningMean(0.0))
+    level_time: LevelTime = field(default_factory=LevelTime)
     num_since_tree: int = 0
     """Steps without a tree since the last one with."""
 
     def hoped_with_tree_ms(self) -> float:
-        """What a step with a tree may take by now: what was seen long ago is no reason not to look again."""
-        faded = math.exp2(-self.num_since_tree / _NUM_STEPS_TO_HOPE)
+        """What a step with a tree may take by now: what was seen long ago, or seldom, is no reason not to look again."""
+        num_seen = self.with_tree_ms.num_seen
+        faded = math.exp2(-self.num_since_tree / _NUM_STEPS_TO_HOPE) * num_seen / (num_seen + _NUM_TREES_TO_BELIEVE)
         return self.without_ms.mean + (self.with_tree_ms.mean - self.without_ms.mean) * faded
 
 
@@ -135,10 +178,11 @@ class Measurements:
         if step.drafted_depth == 0:
             costs.without_ms.add(rest_ms)
             costs.num_since_tree += step.num_steps
+            costs.level_time.fade(step.num_steps)
             return
         costs.num_since_tree = 0
         costs.with_tree_ms.add(rest_ms)
-        costs.draft_ms_per_level.add(step.draft_ms / step.drafted_depth)
+        costs.level_time.observe(step.draft_ms / step.drafted_depth, load.row_times.ms(1))
 
 
 class SessionTimes:
@@ -164,9 +208,9 @@ class SessionTimes:
 
 
 def _copy_of(costs: StepCosts) -> StepCosts:
-    """With the same means, which the first observation replaces."""
+    """With the same means, which the first observations replace."""
     return StepCosts(
         RunningMean(costs.with_tree_ms.mean),
         RunningMean(costs.without_ms.mean),
-        RunningMean(costs.draft_ms_per_level.mean),
+        LevelTime(costs.level_time),
     )

@@ -38,7 +38,8 @@ _TYPICAL_NUM_TOKENS = 256
 _MIN_GAIN = 1.04
 # How far from the mean, in standard deviations, hope goes.
 _OPTIMISM = 1.5
-# Steps without trees that show how long those take; made without asking what they cost where their time is as uncertain as this.
+# Steps without trees that show how long those take: made first where none was seen yet, and without asking what they cost where their
+# time is as uncertain as this.
 _NUM_TRIAL_STEPS = 3
 _MAX_DEVIATION = 0.2
 
@@ -158,8 +159,10 @@ class AdaptiveTreePolicy:
         self._choice, self._num_steps_to_choice = best.shape, _NUM_STEPS_PER_CHOICE
         if not self._times.has_begun:
             return
+        is_unseen = self._times.shared.costs(load.num_sessions).without_ms.num_seen == 0
         is_doubtful = load.row_times.deviation(load.num_sessions) > _MAX_DEVIATION
-        if (self._exploration.is_affordable or is_doubtful) and self._usual_ms(load, _OPTIMISM) < best.ms_per_token:
+        may_check = self._exploration.is_affordable or is_doubtful
+        if is_unseen or (may_check and self._usual_ms(load, _OPTIMISM) < best.ms_per_token):
             # Without trees it may be as fast: how fast is that by now?
             self._choice, self._num_steps_to_choice = replace(_NO_TREE, num_steps=_NUM_TRIAL_STEPS), 1
             self._trial = best.ms_per_token
@@ -200,6 +203,7 @@ class AdaptiveTreePolicy:
         times, num_sessions = load.row_times, load.num_sessions
         costs = self._times.shared.costs(num_sessions)
         with_tree_ms = costs.hoped_with_tree_ms() if hope_of_times else costs.with_tree_ms.mean
+        level_ms = costs.level_time.ms(times.ms(1), hope_of_times)
         guess = [math.log(1 - _FIRST_GUESS)]
         prior = self._acceptance_of_all.log_misses(guess, self._bounds.max_depth, prior_weight=_GUESS_WEIGHT)
         log_misses = self._acceptance.log_misses(prior, self._bounds.max_depth, hope_of_acceptance)
@@ -216,7 +220,7 @@ class AdaptiveTreePolicy:
                 for depth in range(max_depth):
                     reached *= 1 - math.exp(log_misses[depth] * exponent)
                     num_tokens += reached
-                ms_per_token = (verify_ms + costs.draft_ms_per_level.mean * max_depth) / num_tokens
+                ms_per_token = (verify_ms + level_ms * max_depth) / num_tokens
                 if ms_per_token < best_ms:
                     best = _Candidate(TreeShape(num_nodes, max_depth, self._bounds.beam_width), ms_per_token)
                     best_ms = ms_per_token

@@ -24,6 +24,8 @@ class Suite:
     step_ms: Callable[[int], float] = lambda rows: 10 + 0.2 * rows
     draft_ms: float = 1.0
     """Of a level."""
+    first_draft_factor: float = 1.0
+    """By which the very first draft takes longer."""
     read_ms: float = 0.05
     """Of a token that drafters take in."""
     hit_rate: float = 0.6
@@ -146,7 +148,8 @@ def _steps(suite: Suite, policy: Policy, num_tokens: int, spent: Spent) -> Itera
 
 def _tree_step(suite: Suite, shape: TreeShape) -> Step:
     depth = min(shape.max_depth, shape.max_num_nodes)
-    draft_ms = suite.draft_ms * depth
+    draft_ms = suite.draft_ms * depth * suite.first_draft_factor
+    suite.first_draft_factor = 1.0
     num_nodes = shape.max_num_nodes
     if suite.random.random() > suite.found_rate:
         num_nodes = depth = 0

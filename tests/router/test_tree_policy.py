@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 
 import pytest
 
 from router.config import TreeConfig
-from router.measurements import Exploration, Measurements, ReplicaLoad, RunningMean
+from router.measurements import Exploration, LevelTime, Measurements, ReplicaLoad, RunningMean
 from router.row_times import RowTimes
 from router.tree_policy import policy_for
 from specgrove.request import (
@@ -27,8 +28,17 @@ StepMs = Callable[[int], float]
 BFLOAT16: StepMs = lambda rows: 9.7 * (1 if rows <= 8 else 1 + (rows - 8) * 0.07)  # noqa: E731
 INT4: StepMs = lambda rows: 3.3 + 0.6 * rows  # noqa: E731
 LARGE: StepMs = lambda rows: 100 + 8 * rows  # noqa: E731
+PAIR_ROWS = {1: 57.0, 8: 65.0, 16: 96.0, 32: 159.0, 64: 290.0, 1024: 4600.0}
 CURVES = pytest.mark.parametrize("step_ms", [BFLOAT16, INT4, LARGE], ids=["bfloat16", "int4", "large"])
 MANY = pytest.mark.parametrize("num_sessions", [1, 8])
+
+
+def pair_ms(num_rows: int) -> float:
+    """A model of 1.5 billion parameters in int8, on the cores that its drafter of 0.5 billion uses too."""
+    for (low, low_ms), (high, high_ms) in itertools.pairwise(PAIR_ROWS.items()):
+        if num_rows <= high:
+            return low_ms + (high_ms - low_ms) * (num_rows - low) / (high - low)
+    raise ValueError(f"{num_rows} rows")
 
 
 def suite_of(step_ms: StepMs, num_sessions: int = 1, **facts: float) -> Suite:
@@ -92,6 +102,41 @@ def test_good_drafts_that_are_seldom_found_cost_nothing(hit_rate: float) -> None
     suite.found_rate = 0.05
     serve(suite, num_requests=15)
     assert serve(suite, num_requests=15).ratio(suite) > 0.985
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("level_ms", [15.0, 22.0])
+@pytest.mark.parametrize("first_draft_factor", [1.0, 4.0])
+@pytest.mark.parametrize("warm_up", ["nothing", "right", "busy"])
+def test_a_dear_drafter_that_pays_is_used_from_the_first_request_on(
+    warm_up: str, first_draft_factor: float, level_ms: float, seed: int
+) -> None:
+    """It was given up for good after four trees: the first ones were slow, and time of drafts was never asked again."""
+    suite = suite_of(pair_ms, hit_rate=0.8, draft_ms=level_ms, read_ms=2.0, first_draft_factor=first_draft_factor)
+    suite.random = random.Random(seed)
+    suite = after(suite, warm_up, 0)
+    assert serve(suite, num_requests=1, num_tokens=20).num_trees > 0
+    for _ in range(4):
+        assert serve(suite, num_requests=1, num_tokens=64).num_trees > 8
+    assert serve(suite, num_requests=4).ratio(suite) > 1.15
+
+
+@pytest.mark.parametrize("level_ms", [15.0, 60.0])
+def test_a_dear_drafter_that_is_wrong_costs_nothing(level_ms: float) -> None:
+    suite = after(suite_of(pair_ms, hit_rate=0.05, draft_ms=level_ms, read_ms=2.0), "right", 0)
+    assert serve(suite, num_requests=10).ratio(suite) > 0.94
+    assert serve(suite, num_requests=15).ratio(suite) > 0.985
+
+
+def test_what_drafts_take_is_believed_less_the_longer_ago_it_was_seen() -> None:
+    time = LevelTime()
+    assert time.ms(50) < 50 * 0.2
+    for _ in range(8):
+        time.observe(40, 50)
+    assert time.ms(50) == pytest.approx(40, rel=0.1)
+    soon = time.ms(50, optimism=1.5)
+    time.fade(5000)
+    assert time.ms(50, optimism=1.5) < soon < time.ms(50)
 
 
 def test_rows_that_were_measured_as_dear_are_tried_all_the_same() -> None:
