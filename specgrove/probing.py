@@ -54,6 +54,12 @@ class Probing:
         self._task = None
         return Probe(drafted.tree.num_nodes - 1, max(drafted.tree.depths()), accepted_depth, drafted.draft_ms)
 
+    def call_off(self) -> None:
+        """A tree is wanted now: drafters that were asked for two at once would take each other's place."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            self._task = None
+
     async def close(self) -> None:
         """Calls off what is under way."""
         if self._task is not None:

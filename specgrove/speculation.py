@@ -100,6 +100,7 @@ async def generate(
         """What the policy wants, as far as it can be had now: reading in the background, and how far the verifier goes by itself."""
         shape = policy.shape() if drafters else _WITHOUT_DRAFTERS
         if shape.max_num_nodes > 0:
+            probing.call_off()
             # The first tree is empty, so that no drafter delays the first token. A long prompt is read by both sides at once. A short one
             # is not read before it is known that drafts are wanted still: of requests that come at once the first can't see the others.
             is_first = len(committed) == len(request.prompt_token_ids)

@@ -334,6 +334,23 @@ async def test_where_nothing_is_drafted_drafters_are_not_even_told_of_tokens() -
     assert all(step.probe is None and step.reading is None for step in policy.observed)
 
 
+class _OneByOne(ToySsm):
+    """Counts drafts that are under way at once."""
+
+    def __init__(self) -> None:
+        super().__init__(("quick",))
+        self.delay_s = 0.001
+        self.max_num_under_way = self._num_under_way = 0
+
+    async def draft(self, work: DraftWork) -> Draft:
+        self._num_under_way += 1
+        self.max_num_under_way = max(self.max_num_under_way, self._num_under_way)
+        try:
+            return await super().draft(work)
+        finally:
+            self._num_under_way -= 1
+
+
 class _Chains(ToySsm):
     """Drafts a chain of which the first ``num_right`` tokens are right."""
 
@@ -361,6 +378,21 @@ async def test_a_probe_tells_what_its_tree_was_worth_and_is_not_verified(num_rig
     assert (probe.num_nodes, probe.drafted_depth, probe.accepted_depth) == (4, 4, num_right)
     (reading,) = (step.reading for step in policy.observed if step.reading is not None)
     assert reading.num_tokens == len(PROMPT)
+
+
+async def test_a_probe_is_called_off_when_a_tree_is_wanted(caplog: pytest.LogCaptureFixture) -> None:
+    """One drafter is still reading for the probe, the other one drafts for steps: it was asked for both at once."""
+    verifier, quick, slow = _Counting(), _OneByOne(), ToySsm(("slow",))
+    slow.gate.clear()
+    verifier.step_s = 0.002
+    policy = _Planned(*[TreeShape(0, 0, num_steps=2, probe=TreeShape(4, 4))] * 2, TreeShape(6, 3))
+    opening = asyncio.get_running_loop().call_later(0.15, slow.gate.set)
+    assert await _run_planned(verifier, [quick, slow], policy, 100) == toy_output(PROMPT, 100)
+    opening.cancel()
+    assert any(work.tree.num_nodes > 1 for work in verifier.asked)
+    assert quick.max_num_under_way == 1
+    assert all(work.shape.max_num_nodes in (0, 6) for work in quick.asked)
+    assert "malformed" not in caplog.text
 
 
 async def test_drafters_that_have_much_to_read_do_so_while_the_verifier_goes_on() -> None:

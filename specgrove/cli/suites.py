@@ -122,8 +122,8 @@ def log_to(console: rich.console.Console, log_format: str | None = None) -> LogL
         if log is not None and log.service == name:
             console.out(line, highlight=False)
         elif log_format == "json":
-            fields = {"service": name, "message": line} if log is None else json.loads(line) | {"service": name}
-            console.out(json.dumps(fields, ensure_ascii=False), highlight=False)
+            fields = json.loads(line) if log is not None and line.startswith("{") else {"message": line}
+            console.out(json.dumps(fields | {"service": name}, ensure_ascii=False), highlight=False)
         else:
             console.out(f"{name}: {line}", highlight=False)
 

@@ -87,8 +87,10 @@ def test_each_line_of_the_log_names_its_service_once() -> None:
 
 def test_every_line_of_a_json_log_is_json() -> None:
     log = '{"time": "2026-01-31T12:00:00.123Z", "level": "INFO", "service": "llm_service", "message": "loaded"}'
-    lines = [json.loads(line) for line in printed("json", log, "Traceback")]
+    text = "12:00:00.123 INFO rank: a process of its own that was not told the format"
+    lines = [json.loads(line) for line in printed("json", log, "Traceback", text)]
     assert lines == [
         json.loads(log) | {"service": "llm_service-2"},
         {"service": "llm_service-2", "message": "Traceback"},
+        {"service": "llm_service-2", "message": text},
     ]

@@ -76,8 +76,8 @@ async def test_without_llm_the_router_is_not_serving_and_a_request_ends_after_it
 async def test_cancelling_closes_the_session_on_both_sides() -> None:
     async with toy_suite(ToyLlm(step_s=0.01)) as suite:
         call = suite.stub.Generate(request_of(max_tokens=400))
-        await call.read()
-        await call.read()
+        while not suite.ssm.sessions:
+            await call.read()
         call.cancel()
         await until(lambda: bool(suite.llm.closed and suite.ssm.closed))
         assert not suite.llm.sessions
