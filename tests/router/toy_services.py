@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 
 from router.app import RouterApp
-from router.config import RouterConfig
+from router.config import RouterConfig, TreeConfig
 from specgrove import wire
 from specgrove.errors import InvalidRequestError, ResourceExhaustedError, StaleBaseError
 from specgrove.request import Draft, DraftedTree, DraftWork, LogProbs, PromptProgress, Verdict, VerifyWork
@@ -332,6 +332,8 @@ async def toy_suite(llm: ToyLlm | None = None, ssm: ToySsm | None = None, **sett
         llm_addresses=(await suite.llm_server.start(),),
         ssm_addresses=(await suite.ssm_server.start(),),
         address="127.0.0.1:0",
+        # Whether trees pay is a question of times, which toys don't have.
+        trees=TreeConfig(is_adaptive=False),
     )
     suite.app = RouterApp(replace(config, **settings))
     address = await suite.app.server.start(is_serving=False)
