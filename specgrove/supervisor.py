@@ -143,7 +143,9 @@ class Supervisor:
         with process.stdout as lines:
             for line in lines:
                 child.lines.append(line.rstrip("\n"))
-                self._log_line(child.spec.name, line.rstrip("\n"))
+                # Whatever the callback does: a pipe that nobody reads fills up, and blocks the child.
+                with contextlib.suppress(Exception):
+                    self._log_line(child.spec.name, line.rstrip("\n"))
 
     def _tend(self, child: _Child) -> None:
         now_s = time.monotonic()

@@ -66,5 +66,8 @@ def _turn(client: Client, console: rich.console.Console, messages: Messages, par
     usage = chunks[-1].usage if chunks else None
     if console.is_terminal:
         console.print("stopped" if usage is None else summary_line(usage), style="dim", end="\n\n")
-    answer = "".join(chunk.text for chunk in chunks) + (" ..." if was_stopped else "")
+    answer = "".join(chunk.text for chunk in chunks)
+    if was_stopped:
+        # Without a word of it there is nothing to go on from.
+        return [*messages, ("assistant", f"{answer} ...")] if answer else messages[:-1]
     return [*messages, ("assistant", answer)]
