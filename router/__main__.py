@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from router.app import serve
 from router.config import RouterConfig, TreeConfig
-from specgrove.serving.address import TlsFiles
+from specgrove.serving.address import TlsFiles, check_server_tls
 from specgrove.settings import ROUTER, add_settings
 from specgrove.telemetry import set_up_logging
 
@@ -28,11 +28,13 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
     given = parser.parse_args(arguments)
     if not given.llm:
         parser.error("at least one --llm ADDRESS is needed")
-    if (given.tls_certificate is None) != (given.tls_private_key is None):
-        parser.error("--tls-certificate and --tls-private-key go together")
     tls = None
-    if given.tls_certificate is not None:
+    if not given.tls_certificate is given.tls_private_key is given.tls_client_ca is None:
         tls = TlsFiles(given.tls_certificate, given.tls_private_key, given.tls_client_ca)
+        try:
+            check_server_tls(tls)
+        except ValueError as error:
+            parser.error(str(error))
     return RouterConfig(
         llm_addresses=tuple(given.llm),
         ssm_addresses=tuple(given.ssm or ()),
@@ -52,6 +54,7 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
         log_level=given.log_level,
         log_format=given.log_format,
         server_tls=tls,
+        local_address=given.local_address,
     )
 
 

@@ -67,6 +67,7 @@ class RouterApp:
                 is_public=True,
             ),
             tls=config.server_tls,
+            local_address=config.local_address,
         )
         self._health_changed = asyncio.Event()
 

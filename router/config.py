@@ -42,4 +42,6 @@ class RouterConfig:
     log_level: str = "INFO"
     log_format: str = "text"
     server_tls: TlsFiles | None = None
+    # A second address, never encrypted, for clients and health checks of this machine.
+    local_address: str | None = None
     replica_tls: TlsFiles | None = None

@@ -83,7 +83,11 @@ class Suite:
             **({"ssm_service": f"unix:{self._socket_folder}/ssm_service.sock"} if config.ssms else {}),
             "router": config.address or f"unix:{self._socket_folder}/router.sock",
         }
-        specs = process_specs(config, self._addresses)
+        is_encrypted = "--tls-certificate" in config.router_arguments
+        second = f"unix:{self._socket_folder}/local.sock" if is_encrypted else None
+        self.local_address = second or self._addresses["router"]
+        """The router's, for clients of this user on this machine; never encrypted."""
+        specs = process_specs(config, self._addresses, second)
         self._supervisor = Supervisor(
             specs, log_line or (lambda name, line: None), config.drain_timeout_s + _END_TIMEOUT_S
         )
@@ -128,12 +132,15 @@ class Suite:
         """Ends all at once, without draining."""
         self._supervisor.kill()
 
+    def _reachable(self, service: str) -> str:
+        return self.local_address if service == "router" else self._addresses[service]
+
     def _wait_until_ready(self, timeout_s: float | None) -> None:
         until_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
         waiting = list(self._addresses)
         while waiting:
             self._supervisor.check()
-            waiting = [service for service in waiting if not is_serving(self._addresses[service])]
+            waiting = [service for service in waiting if not is_serving(self._reachable(service))]
             if self._progress is not None:
                 self._progress(tuple(waiting))
             if waiting and time.monotonic() > until_s:
@@ -156,8 +163,13 @@ def llm_names(num_replicas: int) -> tuple[str, ...]:
     return ("llm_service", *(f"llm_service-{number}" for number in range(2, num_replicas + 1)))
 
 
-def process_specs(config: SuiteConfig, addresses: dict[str, str]) -> tuple[ProcessSpec, ...]:
-    """All processes in the order of their start; they are stopped in the reverse order, the router first."""
+def process_specs(
+    config: SuiteConfig, addresses: dict[str, str], local_address: str | None = None
+) -> tuple[ProcessSpec, ...]:
+    """All processes in the order of their start; they are stopped in the reverse order, the router first.
+
+    ``local_address`` is a second one of the router.
+    """
     num_threads = config.num_threads or available_cpus()
     drain = ("--drain-timeout-s", f"{config.drain_timeout_s:g}")
     names = llm_names(config.num_llm_replicas)
@@ -175,6 +187,8 @@ def process_specs(config: SuiteConfig, addresses: dict[str, str]) -> tuple[Proce
     if config.ssms:
         router += ["--ssm", addresses["ssm_service"]]
         processes.append(("ssm_service", "ssm_service", ssm))
+    if local_address is not None:
+        router += ["--local-address", local_address]
     router += config.router_arguments
     return tuple(
         ProcessSpec(name, module, ("--address", addresses[name], *drain, *arguments))

@@ -13,8 +13,8 @@ from ssm_service.__main__ import parse_arguments as parse_ssm_service
 
 def test_every_setting_of_every_service_is_a_flag_of_serve() -> None:
     reachable = {(service, known.name_there) for known in suite_settings() for service in known.services}
-    own = {"address", "llm", "ssm", "model", "quantization", "threads", "dtype", "drain-timeout-s"}
-    flags = {action for name in own - {"model"} for action in (f"--{name}",)} | {"--grpc-address"}
+    own = {"address", "local-address", "llm", "ssm", "model", "quantization", "threads", "dtype", "drain-timeout-s"}
+    flags = {action for name in own - {"model", "local-address"} for action in (f"--{name}",)} | {"--grpc-address"}
     parsed = parser().parse_args(["serve"])
     for service, settings in SERVICES.items():
         for setting in settings:

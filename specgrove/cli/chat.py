@@ -65,7 +65,9 @@ def _turn(client: Client, console: rich.console.Console, messages: Messages, par
         was_stopped = True
     usage = chunks[-1].usage if chunks else None
     if console.is_terminal:
-        console.print("stopped" if usage is None else summary_line(usage), style="dim", end="\n\n")
+        console.print(
+            "stopped" if usage is None else summary_line(usage, chunks[-1].finish_reason), style="dim", end="\n\n"
+        )
     answer = "".join(chunk.text for chunk in chunks)
     if was_stopped:
         # Without a word of it there is nothing to go on from.

@@ -9,9 +9,12 @@ from pathlib import Path
 
 from specgrove.cli.suites import started_suite
 from specgrove.client import Client
+from specgrove.errors import UnavailableError
 from specgrove.serving.address import TlsFiles
 from specgrove.settings import DRAIN, suite_settings
 
+# How gRPC begins when it has no connection.
+_NOT_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
 _SUITE_OPTIONS = ("llm", "dtype", "quantization", "llm_replicas", "threads", "start_timeout_s", DRAIN.attribute)
 _CONNECTION_OPTIONS = ("tls_ca", "client_certificate", "client_private_key", "token_file")
 
@@ -22,14 +25,31 @@ def connected(arguments: argparse.Namespace) -> Iterator[Client]:
     if arguments.address is None:
         if foreign := _given(arguments, (*_CONNECTION_OPTIONS, "tls")):
             raise ValueError(f"{', '.join(foreign)}: how to connect to a running suite; give its --address too")
-        with started_suite(arguments, address=None) as suite, Client(suite.address) as client:
+        with started_suite(arguments, address=None) as suite, Client(suite.local_address) as client:
             yield client
         return
     names = (*_SUITE_OPTIONS, *(known.setting.attribute for known in suite_settings()))
     if foreign := _given(arguments, names):
         raise ValueError(f"{', '.join(foreign)}: how to start a suite; the one at --address runs already")
     with Client(arguments.address, tls=_tls(arguments), token=_token(arguments)) as client:
-        yield client
+        try:
+            yield client
+        except UnavailableError as error:
+            if not str(error).startswith(_NOT_CONNECTED):
+                raise
+            raise UnavailableError(_hint(arguments, str(error))) from error
+
+
+def _hint(arguments: argparse.Namespace, cause: str) -> str:
+    """What to look at when there is no connection; gRPC's own words come last."""
+    is_encrypted = _tls(arguments) is not None
+    if "CERTIFICATE_VERIFY_FAILED" in cause:
+        advice = "its certificate is not of an authority that is trusted here: --tls-ca FILE names one"
+    elif is_encrypted:
+        advice = "is it there, and does it speak TLS?"
+    else:
+        advice = "start one with `specgrove serve`; if it speaks TLS, give --tls or --tls-ca FILE"
+    return f"no router answers at {arguments.address}: {advice} ({cause})"
 
 
 def _given(arguments: argparse.Namespace, names: tuple[str, ...]) -> list[str]:

@@ -41,13 +41,14 @@ def run(arguments: argparse.Namespace) -> int:
     params = GenerateParams(max_tokens=arguments.max_tokens)
     incrementally = GenerateParams(max_tokens=arguments.max_tokens, speculation=SpeculationOptions(disabled=True))
     pairs = []
-    with started_suite(arguments, address=f"127.0.0.1:{_free_port()}") as suite, Client(suite.address) as client:
+    with started_suite(arguments, address=f"127.0.0.1:{_free_port()}") as suite, Client(suite.local_address) as client:
         info = client.model_info()
         ssms = ", ".join(info.ssms) or "none"
         console.print(f"{info.model} ({info.dtype}), SSMs: {ssms}; router at {suite.address}", soft_wrap=True)
         with waiting(console, "warming up"):
             client.complete(_WARM_UP, max_tokens=16)
-        console.print(legend())
+        if console.is_terminal:
+            console.print(legend())
         console.print(f"\n> {question}\n", style="dim", markup=False, soft_wrap=True)
         shown = completion_of(list(streamed(client, console, [("user", question)], params)))
         with waiting(console, "the same without speculation, and two more questions in both ways"):

@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
         completion = completion_of(list(streamed(client, console, prompt, generate_params(arguments))))
     if not arguments.quiet:
-        errors.print(summary_line(completion.usage), style="dim")
+        errors.print(summary_line(completion.usage, completion.finish_reason), style="dim")
         if console.is_terminal and completion.usage.num_drafted_nodes:
             errors.print(legend())
     return 0

@@ -16,6 +16,7 @@ import rich.text
 from rich.cells import cell_len
 
 from specgrove.output import Chunk, Usage
+from specgrove.request import FinishReason
 
 DRAFTED_STYLE = "green"
 VERIFIER_STYLE = ""
@@ -136,10 +137,11 @@ def usage_fields(usage: Usage) -> dict[str, Any]:
     }
 
 
-def summary_line(usage: Usage) -> str:
+def summary_line(usage: Usage, finish_reason: FinishReason | None) -> str:
     """One line for below an answer."""
+    limit = " (the limit)" if finish_reason is FinishReason.LENGTH else ""
     return (
-        f"{usage.num_output_tokens} tokens, {usage.tokens_per_s:.1f} tokens/s, first after "
+        f"{usage.num_output_tokens} tokens{limit}, {usage.tokens_per_s:.1f} tokens/s, first after "
         f"{usage.first_token_ms:.0f} ms, {usage.mean_acceptance_len:.2f} tokens per step"
     )
 

@@ -20,8 +20,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit code 0 after a signal, when all services have ended. A second signal doesn't wait for them to drain."""
     arguments.verbose = not arguments.quiet
     console = make_console(stderr=True)
-    with _interrupted_by_sigterm(), started_suite(arguments, address=arguments.grpc_address) as suite:
-        with Client(suite.address) as client:
+    with _interrupted_by_signals(), started_suite(arguments, address=arguments.grpc_address) as suite:
+        with Client(suite.local_address) as client:
             info = client.model_info()
         # A list, not a threading.Event: a handler that runs while this thread is inside the event's lock would wait for itself.
         received: list[int] = []
@@ -45,10 +45,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Until the services run, SIGTERM ends the start as Ctrl-C does."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _interrupted_by_signals() -> Iterator[None]:
+    """Until the services run, SIGTERM ends the start as Ctrl-C does. Shells make background jobs ignore SIGINT: this one doesn't."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, signal.default_int_handler) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)

@@ -20,6 +20,7 @@ from specgrove.models.gguf_model import weights_note
 from specgrove.models.hub import resolve_model
 from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.serve import Suite, SuiteConfig
+from specgrove.serving.address import TlsFiles, check_server_tls
 from specgrove.settings import DRAIN, given_arguments
 from specgrove.supervisor import LogLine
 from specgrove.telemetry import parsed
@@ -29,6 +30,7 @@ from specgrove.telemetry import parsed
 def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterator[Suite]:
     """A suite with the models of ``--llm``, ``--ssm`` and ``--dtype``. Its start is shown on stderr."""
     console = make_console(stderr=True, quiet=arguments.quiet)
+    _check_tls(arguments)
     given = given_arguments(arguments)
     cache_dir = arguments.cache_dir or default_cache_dir()
     llm, dtype = arguments.llm or DEFAULT_LLM, arguments.dtype or DEFAULT_DTYPE
@@ -66,6 +68,12 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
         yield suite
     finally:
         suite.stop()
+
+
+def _check_tls(arguments: argparse.Namespace) -> None:
+    files = TlsFiles(arguments.tls_certificate, arguments.tls_private_key, arguments.tls_client_ca)
+    if files != TlsFiles():
+        check_server_tls(files)
 
 
 def model_folder(llm: str, console: rich.console.Console, cache_dir: Path, quantization: str = "none") -> Path:

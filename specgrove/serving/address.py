@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,6 +107,24 @@ def channel_credentials(tls: TlsFiles) -> grpc.ChannelCredentials:
     if (tls.certificate is None) != (tls.private_key is None):
         raise ValueError("a client's certificate and private key go together")
     return grpc.ssl_channel_credentials(_read(tls.ca), _read(tls.private_key), _read(tls.certificate))
+
+
+def check_server_tls(tls: TlsFiles) -> None:
+    """Raises ``ValueError`` where a server can't use the files, in the words of the router's flags."""
+    if tls.certificate is None or tls.private_key is None:
+        raise ValueError("--tls-certificate and --tls-private-key go together, and --tls-client-ca needs both")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(tls.certificate, tls.private_key)
+    except (ssl.SSLError, OSError) as error:
+        raise ValueError(
+            f"--tls-certificate {tls.certificate} and --tls-private-key {tls.private_key} are no pair of PEM files: {error}"
+        ) from error
+    try:
+        if tls.ca is not None:
+            context.load_verify_locations(tls.ca)
+    except (ssl.SSLError, OSError) as error:
+        raise ValueError(f"--tls-client-ca {tls.ca} is no PEM file with certificates: {error}") from error
 
 
 def server_credentials(tls: TlsFiles) -> grpc.ServerCredentials:

@@ -63,9 +63,14 @@ class Server:
         drain_timeout_s: float = DRAIN_TIMEOUT_S,
         limits: ServerLimits = ServerLimits(),
         tls: TlsFiles | None = None,
+        local_address: str | None = None,
     ) -> None:
-        """``register`` adds the servicers; ``drain`` returns when the work in progress is done (default: when all calls are)."""
+        """``register`` adds the servicers; ``drain`` returns when the work in progress is done (default: when all calls are).
+
+        ``local_address`` is a second one, never encrypted: a unix socket for this machine's own clients and health checks.
+        """
         self.address = checked_address(address)
+        self._local_address = local_address
         self._register = register
         self._service_names = ("", *service_names)
         self._drain = drain
@@ -78,8 +83,9 @@ class Server:
 
     async def start(self, *, is_serving: bool = True) -> str:
         """Listens, and returns the bound address. Raises ``OSError`` when the address is taken."""
-        if is_unix(self.address):
-            take_socket_path(socket_path(self.address))
+        for address in filter(None, (self.address, self._local_address)):
+            if is_unix(address):
+                take_socket_path(socket_path(address))
         limits = self._limits
         options = server_options(limits.max_request_bytes, limits.max_num_streams, is_public=limits.is_public)
         server = grpc.aio.server(interceptors=[self._guard], options=options)
@@ -92,6 +98,8 @@ class Server:
                 port = server.add_insecure_port(self.address)
             else:
                 port = server.add_secure_port(self.address, server_credentials(self._tls))
+            if self._local_address is not None:
+                server.add_insecure_port(self._local_address)
         except RuntimeError as error:
             raise OSError(f"can't listen on {self.address}: it is in use, or not an address of this machine") from error
         if not is_unix(self.address):

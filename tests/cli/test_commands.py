@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ def test_generate_streams_the_text_and_nothing_else_to_stdout(
     assert main(["generate", "hi", "--address", fake_router[1], "--temperature", "0.5", "--stop", "\n\n"]) == 0
     captured = capsys.readouterr()
     assert captured.out == ANSWER + "\n"
-    assert "4 tokens, 100.0 tokens/s" in captured.err
+    assert "4 tokens (the limit), 100.0 tokens/s" in captured.err
     request = fake_router[0].requests[0]
     assert [(message.role, message.content) for message in request.chat.messages] == [("user", "hi")]
     assert (request.sampling.temperature, list(request.stop)) == (0.5, ["\n\n"])
@@ -122,6 +123,17 @@ def test_wrong_values_are_told_before_anything_starts(
     assert message in capsys.readouterr().err
 
 
+def test_where_no_router_answers_it_is_said_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        assert main(["generate", "hi", "--address", address]) == 1
+    said = capsys.readouterr().err
+    assert (
+        f"specgrove: error: no router answers at {address}: start one with `specgrove serve`; if it speaks TLS" in said
+    )
+
+
 def test_how_to_connect_is_nothing_for_a_suite_that_is_started(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "hi", "--tls-ca", "ca.pem"]) == 1
     assert "--tls-ca: how to connect to a running suite; give its --address too" in capsys.readouterr().err
@@ -185,7 +197,7 @@ def test_demo_compares_with_incremental_decoding(
 ) -> None:
     @contextlib.contextmanager
     def started_suite(*_: object, **__: object) -> Iterator[SimpleNamespace]:
-        yield SimpleNamespace(address=fake_router[1])
+        yield SimpleNamespace(address=fake_router[1], local_address=fake_router[1])
 
     monkeypatch.setattr(demo, "started_suite", started_suite)
     assert main(["demo", "why?"]) == 0

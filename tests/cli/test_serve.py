@@ -21,7 +21,7 @@ import specgrove.serve
 from specgrove.cli import main
 from specgrove.supervisor import ProcessSpec
 
-def fakes(config, addresses):
+def fakes(config, addresses, local_address=None):
     return tuple(ProcessSpec(name, "tests.fake_router", ("--address", address)) for name, address in addresses.items())
 
 specgrove.serve.process_specs = fakes

@@ -116,7 +116,9 @@ time.sleep(60)
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SuiteConfig:
     """A suite of three fakes."""
 
-    def fake_specs(config: SuiteConfig, addresses: dict[str, str]) -> tuple[ProcessSpec, ...]:
+    def fake_specs(
+        config: SuiteConfig, addresses: dict[str, str], local_address: str | None = None
+    ) -> tuple[ProcessSpec, ...]:
         flags = {"llm_service": ("--fail",)} if config.llm_folder.name == "broken" else {}
         return tuple(
             ProcessSpec(name, MODULE, ("--address", address, *flags.get(name, ())))
@@ -194,3 +196,14 @@ def test_replicas_share_the_threads_and_the_router_knows_them_all(tmp_path: Path
     assert second.arguments[:2] == ("--address", "unix:/m")
     assert second.arguments[-4:] == ("--threads", "2", "--tensor-parallel", "2")
     assert router.arguments[4:] == ("--llm", "unix:/l", "--llm", "unix:/m", "--ssm", "unix:/s")
+
+
+def test_a_suite_with_tls_has_a_second_address_for_its_own_machine(tmp_path: Path) -> None:
+    tls = ("--tls-certificate", "c.pem", "--tls-private-key", "k.pem")
+    suite = Suite(SuiteConfig(llm_folder=tmp_path, address="127.0.0.1:1", router_arguments=tls))
+    assert suite.address == "127.0.0.1:1"
+    assert suite.local_address.startswith("unix:")
+    plain = Suite(SuiteConfig(llm_folder=tmp_path, address="127.0.0.1:1"))
+    assert plain.local_address == plain.address
+    for made in (suite, plain):
+        made.stop()

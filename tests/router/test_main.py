@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +39,11 @@ def test_wrong_flags_are_explained(arguments: list[str], message: str, capsys: p
     with pytest.raises(SystemExit):
         config_of(arguments)
     assert message in capsys.readouterr().err
+
+
+def test_tls_files_are_checked_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "server.pem").write_text("no certificate")
+    files = ["--tls-certificate", str(tmp_path / "server.pem"), "--tls-private-key", str(tmp_path / "nope.pem")]
+    with pytest.raises(SystemExit):
+        config_of(["--llm", "a:1", *files])
+    assert "nope.pem are no pair of PEM files" in capsys.readouterr().err
