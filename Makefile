@@ -10,6 +10,11 @@ NATIVE_SOURCES := $(shell find csrc -type f 2>/dev/null)
 PROTOS := $(sort $(wildcard protos/specgrove/v1/*.proto))
 CXX_SOURCES = $(shell git ls-files --cached --others --exclude-standard 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cc' 'csrc/*.cu' 'csrc/*.cuh')
 
+# An editable install keeps a list of the modules, so it is made anew when one was added, moved or removed.
+MODULE_LIST := build/modules.txt
+$(shell mkdir -p build; find specgrove router llm_service ssm_service -name '*.py' | sort > build/modules.new; \
+	cmp -s build/modules.new $(MODULE_LIST) || cp build/modules.new $(MODULE_LIST); rm -f build/modules.new)
+
 .PHONY: demo test check setup protos bench bench-cpu-peers gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu clean lint types imports format-native lint-protos check-protos
 .DEFAULT_GOAL := demo
 
@@ -96,7 +101,7 @@ $(VENV)/.packages: pyproject.toml constraints.txt | $(VENV)/.torch
 	@touch $@
 
 # What running needs: the CPU's kernels, and the GPU's where one is.
-$(VENV)/.running: $(VENV)/.packages $(NATIVE_SOURCES)
+$(VENV)/.running: $(VENV)/.packages $(NATIVE_SOURCES) $(MODULE_LIST)
 	@$(STAGE) --title "building the kernels" -- env $(call install_editable,$(if $(HAS_GPU),AUTO,OFF),OFF)
 	@touch $@
 
