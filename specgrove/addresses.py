@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+(%[^\s\]/]+)?\]|[^\s/:\[\]]+):([0-9]{1,5})")
+# Ways to name servers that gRPC's clients know besides: https://grpc.github.io/grpc/core/md_doc_naming.html
+_NAMING_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix-abstract:", "vsock:", "xds:")
+
 
 def is_unix(address: str) -> bool:
     """Whether ``address`` is ``unix:/path`` rather than ``HOST:PORT``."""
@@ -10,8 +16,18 @@ def is_unix(address: str) -> bool:
 
 def checked_address(address: str) -> str:
     """The address, or ``ValueError`` that says what one looks like."""
-    host, _, port = address.rpartition(":")
-    is_tcp = bool(host) and port.isdigit() and int(port) <= 65535
-    if (is_unix(address) and len(address) > len("unix:")) or (is_tcp and not is_unix(address)):
+    if is_unix(address):
+        is_right = len(address) > len("unix:")
+    else:
+        found = _HOST_AND_PORT.fullmatch(address)
+        is_right = found is not None and int(found[3]) <= 65535
+    if is_right:
         return address
-    raise ValueError(f"address must be HOST:PORT or unix:/path, got {address!r}")
+    raise ValueError(f"address must be HOST:PORT or unix:/path (IPv6 as [HOST]:PORT), got {address!r}")
+
+
+def checked_target(address: str) -> str:
+    """As ``checked_address``, for clients: what gRPC calls a target will do, too."""
+    if not isinstance(address, str):
+        raise ValueError(f"address must be a text, HOST:PORT or unix:/path, got a {type(address).__name__}")
+    return address if address.startswith(_NAMING_SCHEMES) else checked_address(address)

@@ -5,21 +5,17 @@ Closing the iterator of ``generate`` (leaving its loop early) cancels the reques
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator, Generator, Iterable
 from types import TracebackType
-from typing import Self, Unpack, cast
-
-import grpc
+from typing import Self, Unpack
 
 from specgrove import client_wire
 from specgrove.client_arguments import ChatMessages, Prompt, timeout_of
+from specgrove.client_connections import AsyncConnection, Connection, metadata_of
 from specgrove.client_wire import ChatParams, GenerateParams
-from specgrove.errors import SpecGroveError
 from specgrove.output import Chunk, Completion, ModelInfo
-from specgrove.serving.address import TlsFiles, channel_credentials, client_channel_options
-from specgrove.serving.status import error_from_rpc
-from specgrove.v1 import router_pb2, router_pb2_grpc
+from specgrove.serving.address import TlsFiles
+from specgrove.v1 import router_pb2
 
 _CONTROL_TIMEOUT_S = 30.0
 
@@ -31,27 +27,22 @@ class Client:
         """With ``tls`` the connection is encrypted: ``TlsFiles()`` trusts public authorities, ``TlsFiles(ca=...)`` one's own.
 
         ``token`` goes with every call as ``authorization: Bearer TOKEN``, for a proxy that asks for one; without ``tls`` it is
-        sent in clear.
+        sent in clear. Raises ``ValueError`` and ``OSError`` where one of them can't be used.
         """
-        self._channel = (
-            grpc.insecure_channel(address, options=client_channel_options())
-            if tls is None
-            else grpc.secure_channel(address, channel_credentials(tls), options=client_channel_options())
-        )
-        self._metadata = _metadata_of(token)
-        self._router = router_pb2_grpc.RouterServiceStub(self._channel)
+        self._metadata = metadata_of(token)
+        self._connection = Connection(address, tls)
 
     def generate(self, prompt: Prompt, **params: Unpack[GenerateParams]) -> Generator[Chunk, None, None]:
         """Streams the output of raw text, a conversation, or token ids."""
         request = client_wire.request_to_proto(prompt, **params)
-        call = self._router.Generate(request, timeout=timeout_of(params.get("timeout_s")), metadata=self._metadata)
-        try:
-            for response in call:
-                yield client_wire.chunk_from_proto(response)
-        except grpc.RpcError as error:
-            raise _error_of(error) from error
-        finally:
-            call.cancel()
+        timeout_s = timeout_of(params.get("timeout_s"))
+        with self._connection.router() as router:
+            call = router.Generate(request, timeout=timeout_s, metadata=self._metadata)
+            try:
+                for response in call:
+                    yield client_wire.chunk_from_proto(response)
+            finally:
+                call.cancel()
 
     def complete(self, prompt: Prompt, **params: Unpack[GenerateParams]) -> Completion:
         """The whole output at once."""
@@ -59,33 +50,27 @@ class Client:
 
     def model_info(self) -> ModelInfo:
         """The model and the SSMs behind the router."""
-        try:
-            response = self._router.GetModelInfo(
-                router_pb2.GetModelInfoRequest(), timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata
-            )
-        except grpc.RpcError as error:
-            raise _error_of(error) from error
+        request = router_pb2.GetModelInfoRequest()
+        with self._connection.router() as router:
+            response = router.GetModelInfo(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata)
         return client_wire.model_info_from_proto(response)
 
     def tokenize(self, text_or_chat: str | ChatMessages, **params: Unpack[ChatParams]) -> tuple[int, ...]:
         """Token ids of text or of a conversation."""
         request = client_wire.tokenize_request(text_or_chat, params)
-        try:
-            return tuple(self._router.Tokenize(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata).token_ids)
-        except grpc.RpcError as error:
-            raise _error_of(error) from error
+        with self._connection.router() as router:
+            response = router.Tokenize(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata)
+        return tuple(response.token_ids)
 
     def detokenize(self, token_ids: Iterable[int], keep_special_tokens: bool = False) -> str:
         """Text of token ids."""
         request = client_wire.detokenize_request(token_ids, keep_special_tokens)
-        try:
-            return self._router.Detokenize(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata).text
-        except grpc.RpcError as error:
-            raise _error_of(error) from error
+        with self._connection.router() as router:
+            return router.Detokenize(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata).text
 
     def close(self) -> None:
         """Cancels what is under way."""
-        self._channel.close()
+        self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -97,29 +82,24 @@ class Client:
 
 
 class AsyncClient:
-    """``Client`` for asyncio. Make it inside the running event loop; use it in ``async with``."""
+    """``Client`` for asyncio, to be used in ``async with``. May be made anywhere, and used in several event loops."""
 
     def __init__(self, address: str, *, tls: TlsFiles | None = None, token: str | None = None) -> None:
         """As ``Client``."""
-        self._channel = (
-            grpc.aio.insecure_channel(address, options=client_channel_options())
-            if tls is None
-            else grpc.aio.secure_channel(address, channel_credentials(tls), options=client_channel_options())
-        )
-        self._metadata = _metadata_of(token)
-        self._router = router_pb2_grpc.RouterServiceStub(self._channel)
+        self._metadata = metadata_of(token)
+        self._connection = AsyncConnection(address, tls)
 
     async def generate(self, prompt: Prompt, **params: Unpack[GenerateParams]) -> AsyncGenerator[Chunk, None]:
         """Streams the output of raw text, a conversation, or token ids."""
         request = client_wire.request_to_proto(prompt, **params)
-        call = self._router.Generate(request, timeout=timeout_of(params.get("timeout_s")), metadata=self._metadata)
-        try:
-            async for response in call:
-                yield client_wire.chunk_from_proto(response)
-        except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error) from error
-        finally:
-            call.cancel()
+        timeout_s = timeout_of(params.get("timeout_s"))
+        with self._connection.router() as router:
+            call = router.Generate(request, timeout=timeout_s, metadata=self._metadata)
+            try:
+                async for response in call:
+                    yield client_wire.chunk_from_proto(response)
+            finally:
+                call.cancel()
 
     async def complete(self, prompt: Prompt, **params: Unpack[GenerateParams]) -> Completion:
         """The whole output at once."""
@@ -127,35 +107,28 @@ class AsyncClient:
 
     async def model_info(self) -> ModelInfo:
         """The model and the SSMs behind the router."""
-        try:
-            response = await self._router.GetModelInfo(
-                router_pb2.GetModelInfoRequest(), timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata
-            )
-        except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error) from error
+        request = router_pb2.GetModelInfoRequest()
+        with self._connection.router() as router:
+            response = await router.GetModelInfo(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata)
         return client_wire.model_info_from_proto(response)
 
     async def tokenize(self, text_or_chat: str | ChatMessages, **params: Unpack[ChatParams]) -> tuple[int, ...]:
         """Token ids of text or of a conversation."""
         request = client_wire.tokenize_request(text_or_chat, params)
-        try:
-            return tuple(
-                (await self._router.Tokenize(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata)).token_ids
-            )
-        except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error) from error
+        with self._connection.router() as router:
+            response = await router.Tokenize(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata)
+        return tuple(response.token_ids)
 
     async def detokenize(self, token_ids: Iterable[int], keep_special_tokens: bool = False) -> str:
         """Text of token ids."""
         request = client_wire.detokenize_request(token_ids, keep_special_tokens)
-        try:
-            return (await self._router.Detokenize(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata)).text
-        except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error) from error
+        with self._connection.router() as router:
+            response = await router.Detokenize(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata)
+        return response.text
 
     async def close(self) -> None:
         """Cancels what is under way."""
-        await self._channel.close()
+        await self._connection.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -164,17 +137,3 @@ class AsyncClient:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def _metadata_of(token: str | None) -> tuple[tuple[str, str], ...]:
-    if token is None:
-        return ()
-    if not re.fullmatch(r"[!-~]+", token):
-        # Not shown: it is a secret, even where it is wrong.
-        raise ValueError("a token must be printable ASCII characters without spaces")
-    return (("authorization", f"Bearer {token}"),)
-
-
-def _error_of(error: grpc.RpcError) -> SpecGroveError:
-    # What plain stubs raise has the methods of AioRpcError, but no type in common with it.
-    return error_from_rpc(cast(grpc.aio.AioRpcError, error))

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import math
 import operator
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from specgrove.client_structs import set_struct
+from specgrove.client_texts import named, text_of
 from specgrove.errors import InvalidRequestError
 from specgrove.v1 import router_pb2
 
@@ -22,20 +26,10 @@ Prompt = str | Message | ChatMessages | Iterable[int]
 """Text that is continued as it is, a conversation, or token ids."""
 
 _MAX_TOKEN_ID = 2**32 - 1
+# Of chat completions, and of what the Responses API asks and answers.
+_TEXT_PART_TYPES = ("text", "input_text", "output_text")
 # Years: as good as none, and within what gRPC can count.
 _MAX_TIMEOUT_S = 1e9
-
-
-def text_of(field: str, value: object) -> str:
-    """The text, where it is one that can be sent."""
-    if not isinstance(value, str):
-        raise InvalidRequestError.of(field, f"must be a text, got {_named(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        description = f"is no valid Unicode: half a surrogate pair at character {error.start}"
-        raise InvalidRequestError.of(field, description) from error
-    return value
 
 
 def texts_of(field: str, value: object) -> list[str]:
@@ -51,7 +45,7 @@ def texts_of(field: str, value: object) -> list[str]:
 def ids_of(field: str, value: object) -> list[int]:
     """Token ids from any iterable of whole numbers, numpy's included."""
     elements = _elements(field, value, "token ids")
-    return [_id_of(field, index, element) for index, element in enumerate(elements)]
+    return [_id_of(field, f"element {index}", element) for index, element in enumerate(elements)]
 
 
 def one_or_more_ids_of(field: str, value: object) -> list[int]:
@@ -66,9 +60,11 @@ def biases_of(field: str, value: object) -> dict[int, object]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise InvalidRequestError.of(field, f"must be a mapping of token ids to numbers, got {_named(value)}")
-    keys = [int(key) if isinstance(key, str) and key.isdecimal() else key for key in value]
-    return dict(zip(ids_of(field, keys), value.values(), strict=True))
+        raise InvalidRequestError.of(field, f"must be a mapping of token ids to numbers, got {named(value)}")
+    ids = [_id_of_key(field, key) for key in value]
+    if twice := [token_id for token_id, count in Counter(ids).items() if count > 1]:
+        raise InvalidRequestError.of(field, f"has two values for token {twice[0]}, as a number and as a text")
+    return dict(zip(ids, value.values(), strict=True))
 
 
 def messages_of(value: object) -> list[router_pb2.ChatMessage]:
@@ -106,7 +102,7 @@ def timeout_of(value: object) -> float | None:
     try:
         seconds = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidRequestError.of("timeout_s", f"must be seconds, got {_named(value)}") from error
+        raise InvalidRequestError.of("timeout_s", f"must be seconds, got {named(value)}") from error
     if math.isnan(seconds) or seconds <= 0:
         raise InvalidRequestError.of("timeout_s", f"must be above 0 seconds, got {seconds:g}")
     return None if seconds > _MAX_TIMEOUT_S else seconds
@@ -121,7 +117,7 @@ def _message_of(field: str, message: object) -> router_pb2.ChatMessage:
         role, content = message
         return router_pb2.ChatMessage(role=_role_of(field, role), content=_content_of(f"{field}.content", content))
     raise InvalidRequestError.of(
-        field, f"must be a (role, content) pair or a mapping with role and content, got {_named(message)}"
+        field, f"must be a (role, content) pair or a mapping with role and content, got {named(message)}"
     )
 
 
@@ -138,10 +134,7 @@ def _message_of_mapping(field: str, message: Mapping[Any, Any]) -> router_pb2.Ch
         content="" if content is None and attributes else _content_of(f"{field}.content", content),
     )
     if attributes:
-        try:
-            proto.attributes.update(attributes)
-        except (TypeError, ValueError) as error:
-            raise InvalidRequestError.of(f"{field}.attributes", str(error)) from error
+        set_struct(proto.attributes, f"{field}.attributes", attributes)
     return proto
 
 
@@ -150,15 +143,17 @@ def _role_of(field: str, role: object) -> str:
 
 
 def _content_of(field: str, content: object) -> str:
-    """A text, or OpenAI's list of parts; parts of text are lines."""
+    """A text, or a list of parts as in OpenAI's APIs, or of texts; each is a line."""
     if not isinstance(content, (list, tuple)):
         return text_of(field, content)
     return "\n".join(_part_text_of(f"{field}[{index}]", part) for index, part in enumerate(content))
 
 
 def _part_text_of(field: str, part: object) -> str:
-    if not isinstance(part, Mapping) or part.get("type", "text") != "text" or "text" not in part:
-        kind = repr(part.get("type")) if isinstance(part, Mapping) else _named(part)
+    if isinstance(part, str):
+        return text_of(field, part)
+    if not isinstance(part, Mapping) or part.get("type", "text") not in _TEXT_PART_TYPES or "text" not in part:
+        kind = repr(part.get("type")) if isinstance(part, Mapping) else named(part)
         raise InvalidRequestError.of(field, f"must be a part of text, {{'type': 'text', 'text': ...}}, got {kind}")
     return text_of(f"{field}.text", part["text"])
 
@@ -166,29 +161,25 @@ def _part_text_of(field: str, part: object) -> str:
 def _elements(field: str, value: object, wanted: str) -> list[object]:
     is_iterable = isinstance(value, Iterable) and not isinstance(value, (str, bytes, bytearray, memoryview, Mapping))
     if not is_iterable:
-        raise InvalidRequestError.of(field, f"must be {wanted}, got {_named(value)}")
+        raise InvalidRequestError.of(field, f"must be {wanted}, got {named(value)}")
     try:
         return list(value)  # type: ignore[call-overload, no-any-return]
     except TypeError as error:  # e.g. an array without dimensions
         raise InvalidRequestError.of(field, f"must be {wanted}: {error}") from error
 
 
-def _id_of(field: str, index: int, value: object) -> int:
+def _id_of(field: str, place: str, value: object) -> int:
     try:
         if isinstance(value, bool):
             raise TypeError
         token_id = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise InvalidRequestError.of(field, f"element {index} must be a token id, got {_named(value)}") from None
+        raise InvalidRequestError.of(field, f"{place} must be a token id, got {named(value)}") from None
     if not 0 <= token_id <= _MAX_TOKEN_ID:
-        raise InvalidRequestError.of(field, f"element {index} must be a token id, 0 or more, got {token_id}")
+        raise InvalidRequestError.of(field, f"{place} must be a token id, 0 to {_MAX_TOKEN_ID}, got {named(token_id)}")
     return token_id
 
 
-def _named(value: object) -> str:
-    """A short name of a value that does not belong where it is."""
-    if isinstance(value, str):
-        return f"the text {value[:32]!r}"
-    if value is None or isinstance(value, (bool, int, float)):
-        return repr(value)
-    return f"a {type(value).__name__}"
+def _id_of_key(field: str, key: object) -> int:
+    is_written = isinstance(key, str) and re.fullmatch(r"[0-9]{1,10}", key)
+    return _id_of(field, "a key", int(key) if is_written else key)  # type: ignore[call-overload]

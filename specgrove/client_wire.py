@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypedDict, Unpack
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message as Proto
 
 from specgrove import wire
@@ -20,9 +21,10 @@ from specgrove.client_arguments import (
     messages_of,
     one_or_more_ids_of,
     prompt_elements,
-    text_of,
     texts_of,
 )
+from specgrove.client_structs import set_struct
+from specgrove.client_texts import named, text_of
 from specgrove.errors import InternalError, InvalidRequestError
 from specgrove.output import Chunk, Completion, ModelInfo, OutputToken, Usage
 from specgrove.request import FinishReason, SpeculationOptions
@@ -116,20 +118,10 @@ def chat_to_proto(messages: object, params: ChatParams | None = None) -> router_
     params = params or {}
     chat = router_pb2.Chat(messages=messages_of(messages))
     if variables := params.get("chat_template_kwargs"):
-        _set_variables(chat, variables)
+        set_struct(chat.chat_template_kwargs, "chat.chat_template_kwargs", variables)
     for name in ("add_generation_prompt", "continue_final_message"):
         _set(chat, name, params.get(name), f"chat.{name}")
     return chat
-
-
-def _set_variables(chat: router_pb2.Chat, variables: object) -> None:
-    field = "chat.chat_template_kwargs"
-    if not isinstance(variables, Mapping):
-        raise InvalidRequestError.of(field, "must be a mapping of names to values")
-    try:
-        chat.chat_template_kwargs.update(variables)
-    except (TypeError, ValueError) as error:
-        raise InvalidRequestError.of(field, f"must hold what JSON can hold: {error}") from error
 
 
 def speculation_to_proto(options: SpeculationOptions | None) -> router_pb2.SpeculationOptions:
@@ -246,11 +238,21 @@ def _set(message: Proto, name: str, value: object, field: str) -> None:
     try:
         setattr(message, name, value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidRequestError.of(field, str(error)) from error
+        right = _RIGHT_VALUES[message.DESCRIPTOR.fields_by_name[name].type]
+        raise InvalidRequestError.of(field, f"must be {right}, got {named(value)}") from error
 
 
 def _set_bias(sampling: token_tree_pb2.SamplingParams, token_id: int, bias: object) -> None:
     try:
         sampling.logit_bias[token_id] = bias  # type: ignore[assignment]
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidRequestError.of("sampling.logit_bias", f"of token {token_id}: {error}") from error
+        description = f"of token {token_id} must be a number, got {named(bias)}"
+        raise InvalidRequestError.of("sampling.logit_bias", description) from error
+
+
+_RIGHT_VALUES = {
+    FieldDescriptor.TYPE_UINT32: "a whole number from 0 to 2^32 - 1",
+    FieldDescriptor.TYPE_UINT64: "a whole number from 0 to 2^64 - 1",
+    FieldDescriptor.TYPE_FLOAT: "a number",
+    FieldDescriptor.TYPE_BOOL: "true or false",
+}

@@ -10,7 +10,13 @@ import pytest
 
 from specgrove.client import AsyncClient, Client
 from specgrove.client_wire import request_to_proto
-from specgrove.errors import InternalError, InvalidRequestError, ResourceExhaustedError, UnavailableError
+from specgrove.errors import (
+    InternalError,
+    InvalidRequestError,
+    ResourceExhaustedError,
+    SessionClosedError,
+    UnavailableError,
+)
 from specgrove.output import Completion
 from specgrove.request import FinishReason, LogProbs, SpeculationOptions
 from tests.fake_router import FakeRouter, running_router
@@ -150,3 +156,74 @@ async def test_control_calls(client: Client, async_client: AsyncClient) -> None:
     assert await asyncio.to_thread(client.tokenize, "abc") == await async_client.tokenize("abc") == (0, 1, 2)
     assert await async_client.tokenize([("user", "abc")]) == (0,)
     assert await asyncio.to_thread(client.detokenize, [4, 2]) == await async_client.detokenize([4, 2]) == "4 2"
+
+
+def test_a_closed_client_says_so(router: tuple[FakeRouter, str]) -> None:
+    client = Client(router[1])
+    stream = client.generate("endless")
+    assert next(stream).text == "The"
+    client.close()
+    client.close()
+    for call in (lambda: list(stream), client.model_info, lambda: client.complete("hi"), lambda: client.tokenize("hi")):
+        with pytest.raises(SessionClosedError):
+            call()
+    with pytest.raises(SessionClosedError, match="closed"):
+        client.detokenize([1])
+
+
+async def test_a_closed_async_client_says_so(router: tuple[FakeRouter, str]) -> None:
+    client = AsyncClient(router[1])
+    stream = client.generate("endless")
+    assert (await anext(stream)).text == "The"
+    completing = asyncio.create_task(client.complete("endless"))
+    await asyncio.sleep(0)
+    await client.close()
+    await client.close()
+    for call in (completing, anext(stream), client.model_info(), client.complete("hi"), client.tokenize("hi")):
+        with pytest.raises(SessionClosedError, match="closed"):
+            await call
+
+
+async def test_a_task_that_is_cancelled_stays_cancelled(router: tuple[FakeRouter, str]) -> None:
+    async with AsyncClient(router[1]) as client:
+        stream = client.generate("endless")
+        assert (await anext(stream)).text == "The"
+        task = asyncio.ensure_future(_rest(stream))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def _rest(stream: AsyncIterator[object]) -> list[object]:
+    return [chunk async for chunk in stream]
+
+
+def test_an_async_client_is_made_without_a_loop_and_used_in_several(router: tuple[FakeRouter, str]) -> None:
+    client = AsyncClient(router[1])
+
+    async def complete() -> Completion:
+        info = await client.model_info()
+        assert info.model == "fake"
+        return await client.complete("hi")
+
+    async def complete_in_a_thread_too() -> Completion:
+        stream = client.generate("endless")
+        await anext(stream)
+        await asyncio.to_thread(asyncio.run, complete())
+        completion = await complete()
+        await client.close()
+        with pytest.raises(SessionClosedError):
+            await anext(stream)
+        return completion
+
+    check_completion(asyncio.run(complete()))
+    check_completion(asyncio.run(complete()))
+    check_completion(asyncio.run(complete_in_a_thread_too()))
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("address", ["", "localhost", "http://localhost:1", "localhost:99999", None, b"localhost:1"])
+def test_an_address_that_is_none_is_told_at_once(kind: type[Client] | type[AsyncClient], address: str) -> None:
+    with pytest.raises(ValueError, match="address must be"):
+        kind(address)

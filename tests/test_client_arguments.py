@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf import json_format
 
 from specgrove.client_arguments import timeout_of
 from specgrove.client_wire import detokenize_request, request_to_proto, tokenize_request
@@ -85,6 +86,9 @@ def test_a_message_alone_is_a_conversation() -> None:
 def test_parts_of_text_are_lines() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert messages_of([{"role": "user", "content": parts}]) == [("user", "a\nb")]
+    assert messages_of([{"role": "user", "content": ["a", "b"]}]) == [("user", "a\nb")]
+    parts = [{"type": "input_text", "text": "a"}, {"type": "output_text", "text": "b"}]
+    assert messages_of([{"role": "user", "content": parts}]) == [("user", "a\nb")]
 
 
 def test_what_else_a_message_has_goes_to_the_template() -> None:
@@ -97,6 +101,34 @@ def test_what_else_a_message_has_goes_to_the_template() -> None:
     assert assistant.content == ""
     assert assistant.attributes["tool_calls"][0]["function"]["name"] == "add"
     assert tool.attributes["tool_call_id"] == "x"
+
+
+def test_what_the_template_gets_is_what_was_given() -> None:
+    values = {"a": [1, (2.5, None)], "b": {"": True, "é": {}}, "c": [], "d": 2**53, "e": -(2**53)}
+    numbers: Any = {"f": np.float32(0.5), "g": np.int64(7), "h": np.bool_(True), "i": np.array([[1], [2]])}
+    request = request_to_proto(CONVERSATION, chat_template_kwargs=values | numbers)
+    assert json_format.MessageToDict(request.chat.chat_template_kwargs) == {
+        "a": [1, [2.5, None]], "b": {"": True, "é": {}}, "c": [], "d": 2**53, "e": -(2**53),
+        "f": 0.5, "g": 7, "h": True, "i": [[1], [2]],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("nest", [lambda inner: {"a": inner}, lambda inner: [inner]])
+def test_what_is_nested_too_deeply_for_a_message_is_told(nest: Callable[[Any], Any]) -> None:
+    value: Any = "x"
+    for _ in range(25):
+        request = request_to_proto([{"role": "user", "content": "", "x": value}])
+        # What is taken is what a message can hold.
+        assert router_pb2.GenerateRequest.FromString(request.SerializeToString()) == request
+        value = nest(value)
+    for _ in range(5000):
+        value = nest(value)
+    with pytest.raises(InvalidRequestError, match="nested too deeply"):
+        request_to_proto([{"role": "user", "content": "", "x": value}])
+    cycle: list[Any] = []
+    cycle.append(cycle)
+    with pytest.raises(InvalidRequestError, match="holds itself"):
+        request_to_proto(CONVERSATION, chat_template_kwargs={"a": cycle})
 
 
 def test_how_the_template_is_used() -> None:
@@ -135,8 +167,8 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     ([("user", LONE)], {}, "chat.messages[0].content"),
     ([(LONE, "hi")], {}, "chat.messages[0].role"),
     ([{"role": "user", "content": [{"text": LONE}]}], {}, "chat.messages[0].content[0].text"),
-    ([{"role": "user", "content": "", "name": LONE}], {}, "chat.messages[0].attributes"),
-    (CONVERSATION, {"chat_template_kwargs": {"name": LONE}}, "chat.chat_template_kwargs"),
+    ([{"role": "user", "content": "", "name": LONE}], {}, "chat.messages[0].attributes.name"),
+    (CONVERSATION, {"chat_template_kwargs": {"name": LONE}}, "chat.chat_template_kwargs.name"),
     (CONVERSATION, {"chat_template_kwargs": {LONE: 1}}, "chat.chat_template_kwargs"),
     ("hi", {"stop": ["ok", LONE]}, "stop[1]"),
     ("hi", {"stop": LONE}, "stop"),
@@ -164,12 +196,19 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     ([{"content": "hi"}], {}, "chat.messages[0].role"),
     ([{"role": "user"}], {}, "chat.messages[0].content"),
     ([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}], {}, "chat.messages[0].content[0]"),
-    ([{"role": "user", "content": ["hi"]}], {}, "chat.messages[0].content[0]"),
-    ([{"role": "user", "content": "", "extra": object()}], {}, "chat.messages[0].attributes"),
+    ([{"role": "user", "content": ["hi", 5]}], {}, "chat.messages[0].content[1]"),
+    ([{"role": "user", "content": "", "extra": object()}], {}, "chat.messages[0].attributes.extra"),
     ("hi", {"chat_template_kwargs": {"a": 1}}, "chat.chat_template_kwargs"),
     ([1], {"continue_final_message": True}, "chat.continue_final_message"),
     (CONVERSATION, {"chat_template_kwargs": "thinking"}, "chat.chat_template_kwargs"),
-    (CONVERSATION, {"chat_template_kwargs": {"a": object()}}, "chat.chat_template_kwargs"),
+    (CONVERSATION, {"chat_template_kwargs": {"a": object()}}, "chat.chat_template_kwargs.a"),
+    (CONVERSATION, {"chat_template_kwargs": {"a": [1, b"x"]}}, "chat.chat_template_kwargs.a[1]"),
+    (CONVERSATION, {"chat_template_kwargs": {"a": {1}}}, "chat.chat_template_kwargs.a"),
+    (CONVERSATION, {"chat_template_kwargs": {"a": {5: "b"}}}, "chat.chat_template_kwargs.a"),
+    (CONVERSATION, {"chat_template_kwargs": {"a": math.nan}}, "chat.chat_template_kwargs.a"),
+    (CONVERSATION, {"chat_template_kwargs": {"a": [-math.inf]}}, "chat.chat_template_kwargs.a[0]"),
+    (CONVERSATION, {"chat_template_kwargs": {"a": 2**53 + 1}}, "chat.chat_template_kwargs.a"),
+    (CONVERSATION, {"chat_template_kwargs": {"a": 10**5000}}, "chat.chat_template_kwargs.a"),
     (CONVERSATION, {"add_generation_prompt": "maybe"}, "chat.add_generation_prompt"),
     # Parameters.
     ("hi", {"stop": 5}, "stop"),
@@ -184,6 +223,12 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     ("hi", {"logit_bias": {"x": 2.0}}, "sampling.logit_bias"),
     ("hi", {"logit_bias": {1: "much"}}, "sampling.logit_bias"),
     ("hi", {"logit_bias": {-1: 2.0}}, "sampling.logit_bias"),
+    ("hi", {"logit_bias": {5: 1.0, "5": 2.0}}, "sampling.logit_bias"),
+    ("hi", {"logit_bias": {"9" * 5000: 1.0}}, "sampling.logit_bias"),
+    ("hi", {"logit_bias": {1: 10**5000}}, "sampling.logit_bias"),
+    ("hi", {"temperature": 10**5000}, "sampling.temperature"),
+    ("hi", {"stop_token_ids": [10**5000]}, "sampling.stop_token_ids"),
+    ("hi", {"max_tokens": 10**5000}, "max_tokens"),
     ("hi", {"top_k": -2}, "sampling.top_k"),
     ("hi", {"seed": -1}, "sampling.seed"),
     ("hi", {"seed": 2**64}, "sampling.seed"),

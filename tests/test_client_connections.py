@@ -80,6 +80,16 @@ async def test_a_server_that_asks_for_certificates_gets_them(
         await asyncio.to_thread(_complete, mutual_tls_address, TlsFiles(ca=certificates.client.ca))
 
 
+def test_files_that_hold_no_certificates_are_told_at_once(certificates: Certificates, tmp_path: Path) -> None:
+    text = tmp_path / "text.pem"
+    text.write_text("no certificate")
+    with pytest.raises(ValueError, match=r"authority .*text\.pem is no PEM file"):
+        Client("127.0.0.1:1", tls=TlsFiles(ca=text))
+    pair = replace(certificates.client, certificate=text)
+    with pytest.raises(ValueError, match=r"certificate .*text\.pem and .* are no pair of PEM files"):
+        Client("127.0.0.1:1", tls=pair)
+
+
 def test_half_a_pair_and_missing_files_are_told_at_once(certificates: Certificates, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="go together"):
         Client("localhost:1", tls=TlsFiles(certificate=certificates.client.certificate))

@@ -103,10 +103,16 @@ def open_channel(address: str, tls: TlsFiles | None = None) -> grpc.aio.Channel:
 
 
 def channel_credentials(tls: TlsFiles) -> grpc.ChannelCredentials:
-    """Credentials of a client. Raises ``ValueError`` for half a pair, ``OSError`` for a file that cannot be read."""
+    """Credentials of a client. Raises ``ValueError`` for half a pair and files that are none, ``OSError`` for unreadable ones."""
     if (tls.certificate is None) != (tls.private_key is None):
         raise ValueError("a client's certificate and private key go together")
-    return grpc.ssl_channel_credentials(_read(tls.ca), _read(tls.private_key), _read(tls.certificate))
+    ca, private_key, certificate = _read(tls.ca), _read(tls.private_key), _read(tls.certificate)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if tls.certificate is not None and tls.private_key is not None:
+        _check_pair(context, tls.certificate, tls.private_key, "the certificate {} and the private key {}")
+    if tls.ca is not None:
+        _check_authorities(context, tls.ca, "the authority {}")
+    return grpc.ssl_channel_credentials(ca, private_key, certificate)
 
 
 def check_server_tls(tls: TlsFiles) -> None:
@@ -114,17 +120,9 @@ def check_server_tls(tls: TlsFiles) -> None:
     if tls.certificate is None or tls.private_key is None:
         raise ValueError("--tls-certificate and --tls-private-key go together, and --tls-client-ca needs both")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(tls.certificate, tls.private_key)
-    except (ssl.SSLError, OSError) as error:
-        raise ValueError(
-            f"--tls-certificate {tls.certificate} and --tls-private-key {tls.private_key} are no pair of PEM files: {error}"
-        ) from error
-    try:
-        if tls.ca is not None:
-            context.load_verify_locations(tls.ca)
-    except (ssl.SSLError, OSError) as error:
-        raise ValueError(f"--tls-client-ca {tls.ca} is no PEM file with certificates: {error}") from error
+    _check_pair(context, tls.certificate, tls.private_key, "--tls-certificate {} and --tls-private-key {}")
+    if tls.ca is not None:
+        _check_authorities(context, tls.ca, "--tls-client-ca {}")
 
 
 def server_credentials(tls: TlsFiles) -> grpc.ServerCredentials:
@@ -133,6 +131,22 @@ def server_credentials(tls: TlsFiles) -> grpc.ServerCredentials:
     if certificate is None or private_key is None:
         raise ValueError("a TLS server needs a certificate and a private key")
     return grpc.ssl_server_credentials([(private_key, certificate)], _read(tls.ca), tls.ca is not None)
+
+
+def _check_pair(context: ssl.SSLContext, certificate: Path, private_key: Path, named: str) -> None:
+    try:
+        # gRPC takes keys without a passphrase only; without one given here, the terminal would be asked for it.
+        context.load_cert_chain(certificate, private_key, password="")
+    except (ssl.SSLError, OSError) as error:
+        named = named.format(certificate, private_key)
+        raise ValueError(f"{named} are no pair of PEM files without a passphrase: {error}") from error
+
+
+def _check_authorities(context: ssl.SSLContext, ca: Path, named: str) -> None:
+    try:
+        context.load_verify_locations(ca)
+    except (ssl.SSLError, OSError) as error:
+        raise ValueError(f"{named.format(ca)} is no PEM file with certificates: {error}") from error
 
 
 def _read(path: Path | None) -> bytes | None:

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from specgrove.addresses import checked_address
+from specgrove.addresses import checked_address, checked_target
 from specgrove.errors import InternalError, InvalidRequestError, ResourceExhaustedError, UnavailableError
 from specgrove.serving.server import Server, ServerLimits, serve_until_signal
 from specgrove.serving.status import error_from_rpc
@@ -152,10 +152,51 @@ async def _called(client: object) -> ssm_pb2.DraftResult:
         return result
 
 
-@pytest.mark.parametrize("address", ["", "50051", "host:", "host:99999", ":1", "unix:", "host:port"])
+WRONG_ADDRESSES = [
+    "",
+    "50051",
+    "host",
+    "host:",
+    "host:99999",
+    ":1",
+    "unix:",
+    "host:port",
+    "::1",
+    "::1:50051",
+    "host:²",
+    "host:\u0665",
+]
+WRONG_ADDRESSES += [
+    "http://host:1",
+    "host:1/",
+    " host:1",
+    "host:1 ",
+    "[::1]",
+    "[::1]:",
+    "a b:1",
+    "10.0.0.1:1:1",
+    "host:-1",
+]
+
+
+@pytest.mark.parametrize("address", WRONG_ADDRESSES)
 def test_addresses_are_checked(address: str) -> None:
     with pytest.raises(ValueError, match="HOST:PORT"):
         checked_address(address)
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        checked_target(address)
+
+
+@pytest.mark.parametrize("address", ["host:0", "10.0.0.1:65535", "[::1]:1", "[fe80::1%eth0]:1", "unix:/a", "unix:a"])
+def test_addresses_are_taken_as_they_are(address: str) -> None:
+    assert checked_address(address) == checked_target(address) == address
+
+
+@pytest.mark.parametrize("target", ["dns:///host:1", "dns:host", "ipv4:10.0.0.1:1,10.0.0.2:1", "xds:///name"])
+def test_clients_may_name_servers_as_grpc_does(target: str) -> None:
+    assert checked_target(target) == target
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        checked_address(target)
 
 
 _PROGRAM = """

@@ -1,0 +1,125 @@
+"""The connections of the Python clients: their channels, whether they are closed, and what gRPC's failures mean. Used by ``client``.
+
+Invariant: whatever happens to a call, a ``SpecGroveError`` says so, and no other exception; but a task that is cancelled stays cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import cast
+
+import grpc
+
+from specgrove.addresses import checked_target
+from specgrove.errors import SessionClosedError
+from specgrove.serving.address import TlsFiles, channel_credentials, client_channel_options
+from specgrove.serving.status import error_from_rpc
+from specgrove.v1 import router_pb2_grpc
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+class Connection:
+    """Of a ``Client``: one channel, which threads share."""
+
+    def __init__(self, address: str, tls: TlsFiles | None) -> None:
+        """Raises ``ValueError`` and ``OSError`` where the address or the files can't be used."""
+        target, credentials = checked_target(address), _credentials_of(tls)
+        self._is_closed = False
+        self._channel = (
+            grpc.insecure_channel(target, options=client_channel_options())
+            if credentials is None
+            else grpc.secure_channel(target, credentials, options=client_channel_options())
+        )
+        self._router = router_pb2_grpc.RouterServiceStub(self._channel)
+
+    @contextlib.contextmanager
+    def router(self) -> Iterator[router_pb2_grpc.RouterServiceStub]:
+        """The stub for one call."""
+        if self._is_closed:
+            raise _closed_error()
+        try:
+            yield self._router
+        except grpc.RpcError as error:
+            # What plain stubs raise has the methods of AioRpcError, but no type in common with it.
+            raise error_from_rpc(cast(grpc.aio.AioRpcError, error)) from error
+        except ValueError as error:
+            # So gRPC says that another thread has closed the channel meanwhile.
+            if not self._is_closed:
+                raise
+            raise _closed_error() from error
+
+    def close(self) -> None:
+        """Cancels what is under way. Harmless when called again."""
+        self._is_closed = True
+        self._channel.close()
+
+
+class AsyncConnection:
+    """Of an ``AsyncClient``: a channel for each event loop that it is used in, because channels can't change theirs."""
+
+    def __init__(self, address: str, tls: TlsFiles | None) -> None:
+        """As ``Connection``. No loop needs to run yet."""
+        self._target, self._credentials = checked_target(address), _credentials_of(tls)
+        self._is_closed = False
+        self._channels: dict[asyncio.AbstractEventLoop, grpc.aio.Channel] = {}
+
+    @contextlib.contextmanager
+    def router(self) -> Iterator[router_pb2_grpc.RouterServiceAsyncStub]:
+        """The stub for one call, in the running loop."""
+        if self._is_closed:
+            raise _closed_error()
+        try:
+            yield router_pb2_grpc.RouterServiceStub(self._channel())
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+        except asyncio.CancelledError:
+            # So calls end, too, whose channel is closed.
+            task = asyncio.current_task()
+            if task is None or task.cancelling() or not self._is_closed:
+                raise
+            raise _closed_error() from None
+
+    async def close(self) -> None:
+        """Cancels what is under way. Harmless when called again."""
+        self._is_closed = True
+        channels, self._channels = self._channels, {}
+        running = asyncio.get_running_loop()
+        for loop, channel in channels.items():
+            if loop is running:
+                await channel.close()
+            elif loop.is_running():
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(channel.close(), loop))
+
+    def _channel(self) -> grpc.aio.Channel:
+        loop = asyncio.get_running_loop()
+        if loop not in self._channels:
+            # Nothing can be done any more with those of loops that have ended.
+            self._channels = {known: channel for known, channel in self._channels.items() if not known.is_closed()}
+            self._channels[loop] = (
+                grpc.aio.insecure_channel(self._target, options=client_channel_options())
+                if self._credentials is None
+                else grpc.aio.secure_channel(self._target, self._credentials, options=client_channel_options())
+            )
+        return self._channels[loop]
+
+
+def metadata_of(token: str | None) -> Metadata:
+    """What goes with every call."""
+    if token is None:
+        return ()
+    if not re.fullmatch(r"[!-~]+", token):
+        # Not shown: it is a secret, even where it is wrong.
+        raise ValueError("a token must be printable ASCII characters without spaces")
+    return (("authorization", f"Bearer {token}"),)
+
+
+def _credentials_of(tls: TlsFiles | None) -> grpc.ChannelCredentials | None:
+    return None if tls is None else channel_credentials(tls)
+
+
+def _closed_error() -> SessionClosedError:
+    return SessionClosedError("this client is closed")
