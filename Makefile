@@ -15,7 +15,7 @@ MODULE_LIST := build/modules.txt
 $(shell mkdir -p build; find specgrove router llm_service ssm_service -name '*.py' | sort > build/modules.new; \
 	cmp -s build/modules.new $(MODULE_LIST) || cp build/modules.new $(MODULE_LIST); rm -f build/modules.new)
 
-.PHONY: demo test check setup protos bench bench-cpu-peers gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu clean lint types imports format-native lint-protos check-protos
+.PHONY: demo test check setup protos bench bench-cpu-peers gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu clean lint types imports format-native lint-protos breaking-protos released-protos check-protos
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.running
@@ -111,7 +111,7 @@ $(VENV)/.installed: $(VENV)/.running
 	@$(STAGE) --title "building all kernels and the emulator" -- env $(call install_editable,AUTO,ON)
 	@touch $@
 
-check: lint types imports format-native lint-protos check-protos
+check: lint types imports format-native lint-protos breaking-protos check-protos
 
 lint: setup
 	$(BIN)/ruff check
@@ -128,6 +128,14 @@ format-native: setup
 
 lint-protos: setup
 	$(BIN)/buf lint protos
+
+# Against the protos that others may have built upon. A change that breaks them on purpose raises PROTOCOL_VERSION in specgrove/wire.py, and
+# `make released-protos` makes it the new measure.
+breaking-protos: setup
+	$(BIN)/buf breaking protos --against protos/released.binpb
+
+released-protos: setup
+	$(BIN)/buf build protos --exclude-source-info --output protos/released.binpb
 
 define generate_protos
 	$(BIN)/python -m grpc_tools.protoc -I protos --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \

@@ -6,7 +6,6 @@ tree. So what is emitted is what incremental decoding with the same seed emits (
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from typing import TypeAlias
 import torch
 
 from llm_service.session import Session
-from specgrove.errors import InvalidRequestError
 from specgrove.kernels.model_step import NOT_A_NUMBER
 from specgrove.kernels.sampling import (
     NO_ADJUSTMENTS,
@@ -26,10 +24,8 @@ from specgrove.kernels.sampling import (
     top_k_log_probs,
 )
 from specgrove.kernels.trees import walk_tree
-from specgrove.request import LogProbs, SamplingParams
+from specgrove.request import LogProbs
 from specgrove.token_tree import TokenTree
-
-_MAX_NUM_LOG_PROBS = 20
 
 Answers: TypeAlias = Sequence[int] | torch.Tensor
 """What follows each node: the choices that the forward pass made, or logits, float32 ``[num_nodes, vocab_size]``."""
@@ -47,8 +43,8 @@ class Acceptance:
 def choices_wanted(session: Session, tree: TokenTree, *, are_cheap: bool) -> list[RowChoice] | None:
     """For each node the choice that the forward pass shall make; ``None`` where it shall give logits.
 
-    So it is where more than the logits of a position decides, and where choices are dear (unless they ``are_cheap``) and few of them will
-    be looked at.
+    Logits are needed where penalties, a bias, top-k, top-p, min-p, log-probabilities or ``min_tokens`` take part. A sampled tree gets them
+    too, unless choices ``are_cheap``: of the choices at all its nodes few would be looked at.
     """
     sampling = session.sampling
     is_simple = (
@@ -132,34 +128,6 @@ class _Chooser:
             bias=self._bias,
             banned_token_ids=_ids(self._sampling.stop_token_ids) if is_too_early else None,
         )
-
-
-def check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
-    """Raises ``InvalidRequestError`` for what would make a choice impossible. Routers check ranges more closely."""
-    numbers = {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "min_p": sampling.min_p,
-        "repetition_penalty": sampling.repetition_penalty,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-    }
-    for name, value in numbers.items():
-        is_signed = name in ("presence_penalty", "frequency_penalty")
-        if not math.isfinite(value) or (value < 0 and not is_signed):
-            raise InvalidRequestError.of(f"session.sampling.{name}", f"must be a number in range, got {value}")
-    if sampling.repetition_penalty == 0:
-        raise InvalidRequestError.of("session.sampling.repetition_penalty", "must be above 0")
-    if not all(math.isfinite(bias) for _, bias in sampling.logit_bias):
-        raise InvalidRequestError.of("session.sampling.logit_bias", "must be numbers in range")
-    for name, token_ids in (
-        ("logit_bias", [token_id for token_id, _ in sampling.logit_bias]),
-        ("stop_token_ids", sampling.stop_token_ids),
-    ):
-        if any(not 0 <= token_id < vocab_size for token_id in token_ids):
-            raise InvalidRequestError.of(f"session.sampling.{name}", f"ids must be below {vocab_size}")
-    if sampling.num_log_probs is not None and not 0 <= sampling.num_log_probs <= min(_MAX_NUM_LOG_PROBS, vocab_size):
-        raise InvalidRequestError.of("session.sampling.num_log_probs", f"must be at most {_MAX_NUM_LOG_PROBS}")
 
 
 def _ids(values: Iterable[int]) -> torch.Tensor:

@@ -46,7 +46,7 @@ class TreeInFlight:
     pending: PendingWork
     slots: list[int]
     asked: range
-    """Of the pass's asked rows those of the tree's nodes."""
+    """Which of the pass's asked rows are those of the tree's nodes."""
     has_choices: bool
 
 

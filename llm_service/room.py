@@ -9,8 +9,9 @@ each other's in turns, and compute their prompts again and again.)
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from llm_service.session import Session
 from specgrove.runtime.kv_slots import SlotPool
@@ -64,39 +65,37 @@ class Room:
         ``busy`` are the ids of all sessions with an item under way, ``in_flight`` of those that a pass under way computes.
         """
         for session in sorted(waiting, key=lambda session: session.seniority):
-            while not self._fits(session):
-                victim = self._victim(session, busy, in_flight, now_s)
-                if victim is None:
-                    return
-                self._release(victim)
+            victims = self._victims(session, busy, in_flight, now_s)
+            if not self._give_way(victims, functools.partial(self._fits, session), in_flight):
+                return
             session.is_admitted = True
 
-    def _fits(self, session: Session) -> bool:
-        admitted = [other for other in self._sessions.values() if other.is_admitted]
-        if not admitted:
+    def _fits(self, session: Session, leaving: Collection[Session]) -> bool:
+        """Whether there is room for all its tokens, once those that are ``leaving`` have given their slots back."""
+        left = {id(other) for other in leaving}
+        staying = [other for other in self._sessions.values() if other.is_admitted and id(other) not in left]
+        if not staying:
             return True  # whoever is alone has the whole pool
-        promised = sum(other.num_uncached + 1 for other in (*admitted, session))
-        return promised + self._reserve_per_session * (len(admitted) + 1) <= self.num_free
+        promised = sum(other.num_uncached + 1 for other in (*staying, session))
+        num_free = self.num_free + _num_held(leaving)
+        return promised + self._reserve_per_session * (len(staying) + 1) <= num_free
+
+    def _are_free(self, num_slots: int, leaving: Collection[Session]) -> bool:
+        """The same of a number of slots."""
+        return num_slots <= self.num_free + _num_held(leaving)
 
     def take_spare(self, num_slots: int, busy: Collection[str], now_s: float) -> list[int] | None:
         """Slots that are free, or of sessions that have been idle for long; ``None`` and nothing taken where those don't suffice."""
-        while self.num_free < num_slots:
-            idle = self._longest_idle(busy, now_s)
-            if idle is None:
-                return None
-            self._release(idle)
-        return self._slots.allocate(num_slots)
+        is_enough = self._give_way(self._idle(busy, now_s), functools.partial(self._are_free, num_slots), ())
+        return self._slots.allocate(num_slots) if is_enough else None
 
     def take(
         self, session: Session, num_slots: int, busy: Collection[str], in_flight: Collection[str], now_s: float
     ) -> list[int] | None:
-        """The same, also from those younger than ``session``, the youngest first, but for what passes under way compute."""
-        while self.num_free < num_slots:
-            victim = self._victim(session, busy, in_flight, now_s)
-            if victim is None:
-                return None
-            self._release(victim)
-        return self._slots.allocate(num_slots)
+        """The same, also of those younger than ``session``, the youngest first; what passes under way compute is not to be had yet."""
+        victims = self._victims(session, busy, in_flight, now_s)
+        is_enough = self._give_way(victims, functools.partial(self._are_free, num_slots), in_flight)
+        return self._slots.allocate(num_slots) if is_enough else None
 
     def take_for_now(self, num_slots: int) -> list[int] | None:
         """Slots that are free now, to be given back with ``free``."""
@@ -115,24 +114,53 @@ class Room:
         self.cut(session, 0)
         session.is_admitted = False
 
-    def _victim(
+    def _give_way(
+        self,
+        victims: Iterable[Session],
+        suffices: Callable[[Collection[Session]], bool],
+        in_flight: Collection[str],
+    ) -> bool:
+        """Takes the slots of as many ``victims``, in their order, as it takes; whether that is done.
+
+        Where all of them together would not do nobody gives way: it would be in vain. One whose pass is under way does so after it.
+        """
+        leaving: list[Session] = []
+        for victim in victims:
+            if suffices(leaving):
+                break
+            leaving.append(victim)
+        if not suffices(leaving):
+            return False
+        ready = [victim for victim in leaving if victim.session_id not in in_flight]
+        for victim in ready:
+            self._release(victim)
+        return len(ready) == len(leaving)
+
+    def _victims(
         self, claimant: Session, busy: Collection[str], in_flight: Collection[str], now_s: float
-    ) -> Session | None:
-        """Who gives way to ``claimant``: whoever has been idle longest, if for long; else the youngest of those younger."""
-        idle = self._longest_idle(busy, now_s)
-        if idle is not None and idle is not claimant:
-            return idle
+    ) -> list[Session]:
+        """Who gives way to ``claimant``, in this order: those that have been idle for long; then those younger, the youngest first.
+
+        Those whose pass is under way come last: the others need not be waited for.
+        """
+        idle = [session for session in self._idle(busy, now_s) if session is not claimant]
+        known = {id(session) for session in idle}
         younger = [
             session
             for session in self._sessions.values()
-            if session.is_admitted and session.seniority > claimant.seniority and session.session_id not in in_flight
+            if session.is_admitted and session.seniority > claimant.seniority and id(session) not in known
         ]
-        return max(younger, key=lambda session: session.seniority, default=None)
+        return idle + sorted(younger, key=lambda session: (session.session_id in in_flight, -session.seniority))
 
-    def _longest_idle(self, busy: Collection[str], now_s: float) -> Session | None:
+    def _idle(self, busy: Collection[str], now_s: float) -> list[Session]:
+        """Those that have been idle for long, the longest first."""
         idle = [
             session
             for session in self._sessions.values()
             if session.is_admitted and session.session_id not in busy and session.last_used_s < now_s - _LONG_IDLE_S
         ]
-        return min(idle, key=lambda session: session.last_used_s, default=None)
+        return sorted(idle, key=lambda session: session.last_used_s)
+
+
+def _num_held(sessions: Iterable[Session]) -> int:
+    return sum(len(session.slots) for session in sessions)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from llm_service.acceptance import check_sampling
 from llm_service.config import VerifierConfig
 from specgrove.errors import InvalidRequestError
-from specgrove.request import VerifyWork
+from specgrove.ranges import LOGIT_BIASES, MAX_NUM_LOG_PROBS, SAMPLING_RANGES
+from specgrove.request import SamplingParams, VerifyWork
 
 _MAX_NUM_STEPS = 256
 
@@ -21,7 +21,7 @@ def check_work(work: VerifyWork, config: VerifierConfig, *, vocab_size: int, num
     if any(not 0 <= token_id < vocab_size for token_id in work.new_token_ids):
         raise InvalidRequestError.of("new_token_ids", f"ids must be below the vocabulary's size {vocab_size}")
     if work.session is not None:
-        check_sampling(work.session.sampling, vocab_size)
+        _check_sampling(work.session.sampling, vocab_size)
     try:
         work.tree.validated(vocab_size=vocab_size, max_num_nodes=config.max_num_tree_nodes)
     except ValueError as error:
@@ -41,3 +41,21 @@ def check_work(work: VerifyWork, config: VerifierConfig, *, vocab_size: int, num
         raise InvalidRequestError.of(
             "new_token_ids", f"{num_rows} tokens need as many KV slots; the service has {num_slots}"
         )
+
+
+def _check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
+    for name, allowed in SAMPLING_RANGES.items():
+        if (problem := allowed.problem(getattr(sampling, name))) is not None:
+            raise InvalidRequestError.of(f"session.sampling.{name}", problem)
+    for _, bias in sampling.logit_bias:
+        if (problem := LOGIT_BIASES.problem(bias)) is not None:
+            raise InvalidRequestError.of("session.sampling.logit_bias", problem)
+    biased_ids = [token_id for token_id, _ in sampling.logit_bias]
+    for name, token_ids in (("logit_bias", biased_ids), ("stop_token_ids", sampling.stop_token_ids)):
+        if any(not 0 <= token_id < vocab_size for token_id in token_ids):
+            raise InvalidRequestError.of(
+                f"session.sampling.{name}", f"ids must be below the vocabulary's size {vocab_size}"
+            )
+    max_num_log_probs = min(MAX_NUM_LOG_PROBS, vocab_size)
+    if sampling.num_log_probs is not None and not 0 <= sampling.num_log_probs <= max_num_log_probs:
+        raise InvalidRequestError.of("session.sampling.num_log_probs", f"must be at most {max_num_log_probs}")

@@ -37,8 +37,8 @@ class RouterApp:
     """One router."""
 
     def __init__(self, config: RouterConfig) -> None:
-        self.llms = LlmPool(config.llm_addresses, config.replica_tls)
-        self.ssms = SsmPool(config.ssm_addresses, self._tokenizer, config.replica_tls)
+        self.llms = LlmPool(config.llm_addresses)
+        self.ssms = SsmPool(config.ssm_addresses, self._tokenizer)
         self.admission = Admission(
             config.max_num_requests,
             config.max_num_queued,

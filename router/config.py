@@ -44,4 +44,3 @@ class RouterConfig:
     server_tls: TlsFiles | None = None
     # A second address, never encrypted, for clients and health checks of this machine.
     local_address: str | None = None
-    replica_tls: TlsFiles | None = None

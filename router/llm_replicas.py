@@ -20,7 +20,6 @@ from router.row_times import RowTimes
 from router.served_model import ServedModel, fetch_tokenizer, served_model_of
 from specgrove import wire
 from specgrove.errors import InternalError, NoReplicaError
-from specgrove.serving.address import TlsFiles
 from specgrove.serving.status import error_from_rpc
 from specgrove.serving.work_stream_client import WorkStreamClient
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
@@ -42,7 +41,7 @@ _PROBE_TIMEOUT_S = 1.5
 class LlmReplica:
     """One LLM service. ``session_lens`` are the committed lengths of the sessions placed here."""
 
-    def __init__(self, address: str, pool: LlmPool, tls: TlsFiles | None) -> None:
+    def __init__(self, address: str, pool: LlmPool) -> None:
         self.session_lens: dict[str, int] = {}
         self.is_draining = False
         self.is_answering = True
@@ -57,7 +56,6 @@ class LlmReplica:
             llm_pb2.VerifyRequest,
             on_connect=self._check,
             on_change=self._on_change,
-            tls=tls,
         )
         self.stub: LlmServiceAsyncStub = llm_pb2_grpc.LlmServiceStub(self.client.channel)
 
@@ -135,13 +133,13 @@ class LlmReplica:
 class LlmPool:
     """All LLM replicas."""
 
-    def __init__(self, addresses: Sequence[str], tls: TlsFiles | None = None) -> None:
+    def __init__(self, addresses: Sequence[str]) -> None:
         self.model: ServedModel | None = None
         self._usable = asyncio.Event()
         self._accepting = asyncio.Lock()
         self._probing: asyncio.Task[None] | None = None
         self._on_change: Callable[[bool], None] = lambda is_usable: None
-        self.replicas = tuple(LlmReplica(address, self, tls) for address in addresses)
+        self.replicas = tuple(LlmReplica(address, self) for address in addresses)
 
     @property
     def is_usable(self) -> bool:

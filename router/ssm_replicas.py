@@ -16,7 +16,6 @@ import grpc
 from router.remote import RemoteDrafter
 from specgrove.errors import UnavailableError
 from specgrove.request import SpeculationOptions
-from specgrove.serving.address import TlsFiles
 from specgrove.serving.status import error_from_rpc
 from specgrove.serving.work_stream_client import WorkStreamClient
 from specgrove.tokenizer import Tokenizer
@@ -38,7 +37,7 @@ class _OtherVocabularyError(Exception):
 class SsmReplica:
     """One SSM service, asked what it has each time it connects."""
 
-    def __init__(self, address: str, tokenizer: Callable[[], Tokenizer | None], tls: TlsFiles | None) -> None:
+    def __init__(self, address: str, tokenizer: Callable[[], Tokenizer | None]) -> None:
         """``tokenizer`` tells the served model's, ``None`` while it is not known."""
         self._tokenizer = tokenizer
         self.client = WorkStreamClient[ssm_pb2.DraftItem, ssm_pb2.DraftResult](
@@ -46,7 +45,6 @@ class SsmReplica:
             lambda channel: ssm_pb2_grpc.SsmServiceStub(channel).Draft(),
             ssm_pb2.DraftRequest,
             on_connect=self._check,
-            tls=tls,
         )
         self.drafter = RemoteDrafter(self.client)
 
@@ -101,10 +99,8 @@ class SsmReplica:
 class SsmPool:
     """All SSM services."""
 
-    def __init__(
-        self, addresses: Sequence[str], tokenizer: Callable[[], Tokenizer | None], tls: TlsFiles | None = None
-    ) -> None:
-        self.replicas = tuple(SsmReplica(address, tokenizer, tls) for address in addresses)
+    def __init__(self, addresses: Sequence[str], tokenizer: Callable[[], Tokenizer | None]) -> None:
+        self.replicas = tuple(SsmReplica(address, tokenizer) for address in addresses)
 
     @property
     def ssms(self) -> tuple[str, ...]:

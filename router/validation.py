@@ -15,16 +15,24 @@ from router.served_model import ServedModel
 from router.text_work import TextWork
 from router.violations import Violations, quoted
 from specgrove import wire
-from specgrove.ranges import MAX_NUM_STOP_TEXTS, MAX_STOP_TEXT_LEN, SAMPLING_RANGES
+from specgrove.config import MAX_BEAM_WIDTH, MAX_NUM_SSMS, MAX_NUM_TREE_NODES, MAX_TREE_DEPTH
+from specgrove.ranges import (
+    LOGIT_BIASES,
+    MAX_NUM_LOG_PROBS,
+    MAX_NUM_LOGIT_BIASES,
+    MAX_NUM_STOP_TEXTS,
+    MAX_STOP_TEXT_LEN,
+    SAMPLING_RANGES,
+)
 from specgrove.request import GenerationRequest, SamplingParams, SpeculationOptions
 from specgrove.v1 import router_pb2, token_tree_pb2
 
 _MAX_NUM_STOP_TOKENS = 64
-_MAX_NUM_LOGIT_BIASES = 1024
-_MAX_NUM_SSMS = 64
-# What an SSM service takes.
-_SPECULATION_LIMITS = {"max_num_nodes": 255, "max_depth": 32, "beam_width": 64}
-_MAX_NUM_LOG_PROBS = 20
+_SPECULATION_LIMITS = {
+    "max_num_nodes": MAX_NUM_TREE_NODES - 1,  # the root is not counted
+    "max_depth": MAX_TREE_DEPTH,
+    "beam_width": MAX_BEAM_WIDTH,
+}
 _NUM_SEED_BITS = 63
 
 
@@ -106,17 +114,17 @@ def _check_sampling(found: Violations, params: token_tree_pb2.SamplingParams, vo
     stops = params.stop_token_ids
     if found.check_count("sampling.stop_token_ids", len(stops), _MAX_NUM_STOP_TOKENS, "ids"):
         check_token_ids(found, "sampling.stop_token_ids", stops, vocab_size)
-    if params.num_log_probs > _MAX_NUM_LOG_PROBS:
-        found.add("sampling.num_log_probs", f"must be at most {_MAX_NUM_LOG_PROBS}, got {params.num_log_probs}")
+    if params.num_log_probs > MAX_NUM_LOG_PROBS:
+        found.add("sampling.num_log_probs", f"must be at most {MAX_NUM_LOG_PROBS}, got {params.num_log_probs}")
 
 
 def _check_logit_bias(found: Violations, params: token_tree_pb2.SamplingParams, vocab_size: int) -> None:
-    if not found.check_count("sampling.logit_bias", len(params.logit_bias), _MAX_NUM_LOGIT_BIASES, "entries"):
+    if not found.check_count("sampling.logit_bias", len(params.logit_bias), MAX_NUM_LOGIT_BIASES, "entries"):
         return
     check_token_ids(found, "sampling.logit_bias", tuple(params.logit_bias), vocab_size)
     for token_id, bias in params.logit_bias.items():
-        if not -100 <= bias <= 100:
-            found.add("sampling.logit_bias", f"of token {token_id} must be in [-100, 100], got {bias:g}")
+        if (problem := LOGIT_BIASES.problem(bias)) is not None:
+            found.add("sampling.logit_bias", f"of token {token_id} {problem}")
 
 
 def _check_stop_texts(found: Violations, stop_texts: Sequence[str]) -> None:
@@ -131,7 +139,7 @@ def _check_speculation(found: Violations, options: router_pb2.SpeculationOptions
     for field, limit in _SPECULATION_LIMITS.items():
         if (value := getattr(options, field)) > limit:
             found.add(f"speculation.{field}", f"must be at most {limit}, got {value}")
-    if not found.check_count("speculation.ssms", len(options.ssms), _MAX_NUM_SSMS, "names"):
+    if not found.check_count("speculation.ssms", len(options.ssms), MAX_NUM_SSMS, "names"):
         return
     for name in options.ssms:
         if name not in ssms:

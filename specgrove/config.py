@@ -10,6 +10,11 @@ DEFAULT_DTYPE = "bfloat16"
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 # Nodes of one tree, its root included.
 MAX_NUM_TREE_NODES = 256
+# What SSM services take.
+MAX_TREE_DEPTH = 32
+MAX_BEAM_WIDTH = 64
+# SSMs of one request: bits of a node's set of them.
+MAX_NUM_SSMS = 64
 # What a public server takes. Parsing happens on the event loop: 1 MiB of the smallest fields there are take some 40 ms.
 MAX_PUBLIC_REQUEST_BYTES = 1024 * 1024
 # Time after which a model service's step is taken to hang: a pass has a bounded number of rows.

@@ -1,4 +1,4 @@
-"""Which sampling parameters there can be: one table for the router's checks and the command line's."""
+"""Which sampling parameters there can be: one table for the checks of the router, the LLM service and the command line."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ SAMPLING_RANGES = {
     "presence_penalty": Range(-2, 2),
     "frequency_penalty": Range(-2, 2),
 }
+LOGIT_BIASES = Range(-100, 100)
+MAX_NUM_LOGIT_BIASES = 1024
+MAX_NUM_LOG_PROBS = 20
 # Of texts that end an output.
 MAX_NUM_STOP_TEXTS = 16
 MAX_STOP_TEXT_LEN = 256

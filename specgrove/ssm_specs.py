@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from specgrove.config import MAX_BEAM_WIDTH
+
 # Drafters that come with the package.
 SHIPPED_DRAFTERS = {"demo": Path(__file__).parents[1] / "ssm_service" / "pretrained" / "smollm2-135m-drafter"}
 SSM_SYNTAX = (
@@ -65,8 +67,8 @@ def parse_ssm(text: str) -> SsmSpec:
 
 
 def _positive(value: str, text: str) -> int:
-    if not value.isdigit() or not 1 <= int(value) <= 64:
-        raise ValueError(f"SSM {text!r}: {value!r} must be a number from 1 to 64")
+    if not value.isdigit() or not 1 <= int(value) <= MAX_BEAM_WIDTH:
+        raise ValueError(f"SSM {text!r}: {value!r} must be a number from 1 to {MAX_BEAM_WIDTH}")
     return int(value)
 
 

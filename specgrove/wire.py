@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sized
 
+from specgrove.config import MAX_NUM_SSMS
 from specgrove.errors import (
     DEFAULT_RETRY_DELAY_MS,
     DeadlineExceededError,
@@ -21,6 +22,7 @@ from specgrove.errors import (
     UnavailableError,
     WorkLostError,
 )
+from specgrove.ranges import MAX_NUM_LOGIT_BIASES
 from specgrove.request import (
     Draft,
     DraftedTree,
@@ -38,9 +40,7 @@ from specgrove.v1 import llm_pb2, ssm_pb2, token_tree_pb2
 # What a service takes is less, and depends on it; a message with more than this is refused before its lists are copied.
 _MAX_NUM_TOKENS = 1 << 20
 _MAX_NUM_TREE_NODES = 4096
-_MAX_NUM_LOGIT_BIASES = 1024
 _MAX_NUM_STOP_TOKENS = 1024
-_MAX_NUM_SSMS = 64
 _MAX_ERROR_LEN = 1000
 
 # To be raised with every field that a service must not ignore.
@@ -123,7 +123,7 @@ def verify_work_from_proto(item: llm_pb2.VerifyItem) -> VerifyWork:
     _check_len("new_token_ids", item.new_token_ids, _MAX_NUM_TOKENS)
     for name in ("token_ids", "parents", "log_probs", "sources"):
         _check_len(f"tree.{name}", getattr(item.tree, name), _MAX_NUM_TREE_NODES)
-    _check_len("session.sampling.logit_bias", sampling.logit_bias, _MAX_NUM_LOGIT_BIASES)
+    _check_len("session.sampling.logit_bias", sampling.logit_bias, MAX_NUM_LOGIT_BIASES)
     _check_len("session.sampling.stop_token_ids", sampling.stop_token_ids, _MAX_NUM_STOP_TOKENS)
     if (item.base == 0) != item.HasField("session"):
         raise InvalidRequestError.of("session", "must be sent with base 0, and only then")
@@ -205,7 +205,7 @@ def draft_work_to_proto(work: DraftWork, item_id: int) -> ssm_pb2.DraftItem:
 def draft_work_from_proto(item: ssm_pb2.DraftItem) -> DraftWork:
     """The reverse of ``draft_work_to_proto``. Raises ``InvalidRequestError`` for too long lists."""
     _check_len("new_token_ids", item.new_token_ids, _MAX_NUM_TOKENS)
-    _check_len("ssms", item.ssms, _MAX_NUM_SSMS)
+    _check_len("ssms", item.ssms, MAX_NUM_SSMS)
     return DraftWork(
         session_id=item.session_id,
         base=item.base,

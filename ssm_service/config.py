@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from specgrove.config import MAX_NUM_TREE_NODES, MAX_TREE_DEPTH
 from specgrove.ssm_specs import SsmSpec
 from ssm_service.draft_tree import Beam, Expansion
 
@@ -14,8 +15,9 @@ class PoolConfig:
     """What the engine needs."""
 
     session_ttl_s: float = 300.0
-    max_num_nodes: int = 255
-    max_depth: int = 32
+    max_num_nodes: int = MAX_NUM_TREE_NODES - 1
+    """Of one tree, root not counted."""
+    max_depth: int = MAX_TREE_DEPTH
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from specgrove.config import MAX_BEAM_WIDTH
 from specgrove.errors import (
     DeadlineExceededError,
     InvalidRequestError,
@@ -145,8 +146,8 @@ class DrafterPool:
             raise InvalidRequestError.of("max_num_nodes", f"must be from 0 to {config.max_num_nodes}")
         if not 0 <= work.shape.max_depth <= config.max_depth:
             raise InvalidRequestError.of("max_depth", f"must be from 0 to {config.max_depth}")
-        if work.shape.beam_width is not None and not 1 <= work.shape.beam_width <= 64:
-            raise InvalidRequestError.of("beam_width", "must be from 1 to 64, or 0 for the SSM's own")
+        if work.shape.beam_width is not None and not 1 <= work.shape.beam_width <= MAX_BEAM_WIDTH:
+            raise InvalidRequestError.of("beam_width", f"must be from 1 to {MAX_BEAM_WIDTH}, or 0 for the SSM's own")
         unknown = sorted(set(work.ssms) - set(self.names))
         if unknown:
             raise InvalidRequestError.of("ssms", f"{unknown} are not in the pool, which has {list(self.names)}")

@@ -17,7 +17,6 @@ class StepMeasurement:
 
     def __init__(self, nums_rows: Sequence[int], budget_ms: float = _BUDGET_MS, num_turns: int = _NUM_TURNS) -> None:
         """``nums_rows`` ascend."""
-        self._nums_rows = nums_rows
         self._budget_ms = budget_ms
         self._least_ms: dict[int, float] = {}
         self._upcoming = list(nums_rows) * num_turns

@@ -35,9 +35,10 @@ class Runner(Protocol):
     choices_are_cheap: bool
     """Whether a pass may well make choices of which few will be looked at."""
     max_num_ahead: int
-    """How many asked rows a pass may have that another follows before its choices are known here; 0: none. In that other, token id -1 is
-    the choice of the first asked row of the pass before, -2 of the second. Both must be asked for choices only. Not with passes of
-    different sessions in flight (``max_num_in_flight`` above 1).
+    """The most asked rows of a pass after which the next may begin before its choices are known here; 0: none may.
+
+    In the next pass token id -1 stands for the choice of the first asked row of the pass before, -2 for the second. Both passes must be
+    asked for choices only. Not for runners with ``max_num_in_flight`` above 1.
     """
 
     def start(self, batch: ForwardBatch) -> None:

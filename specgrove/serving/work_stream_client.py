@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 
 from specgrove.errors import InternalError, SpecGroveError, UnavailableError, WorkLostError
-from specgrove.serving.address import TlsFiles, open_channel
+from specgrove.serving.address import open_channel
 from specgrove.serving.batches import MAX_ITEM_BYTES, batches
 from specgrove.serving.status import error_from_rpc
 
@@ -45,7 +45,6 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
         *,
         on_connect: Callable[[grpc.aio.Channel], Awaitable[None]] | None = None,
         on_change: Callable[[], None] | None = None,
-        tls: TlsFiles | None = None,
     ) -> None:
         """``on_connect`` runs before ``connected`` is set, each time; what it raises keeps the replica out of use.
 
@@ -53,7 +52,7 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
         """
         self.address = address
         self.connected = asyncio.Event()
-        self.channel = open_channel(address, tls)
+        self.channel = open_channel(address)
         self._open_stream = open_stream
         self._request_type = request_type
         self._on_connect = on_connect
@@ -63,11 +62,6 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
         self._has_mail = asyncio.Event()
         self._last_item_id = 0
         self._running: asyncio.Task[None] | None = None
-
-    @property
-    def num_pending_items(self) -> int:
-        """Calls under way."""
-        return len(self._pending)
 
     def start(self) -> None:
         """Connects in the background."""

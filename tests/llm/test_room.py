@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_service.config import VerifierConfig
+from llm_service.room import Room
+from llm_service.session import Session
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import InvalidRequestError
 from specgrove.request import Verdict
@@ -125,3 +127,75 @@ def test_the_step_loop_does_not_spin_while_all_wait(runner: ModelRunner) -> None
     assert not engine.has_work()
     engine.expire_sessions()  # about once a second
     assert engine.has_work()
+
+
+class Held(Room):
+    """A room of sessions in order of their age; all but those that wait have slots for all tokens but the root."""
+
+    def __init__(self, num_slots: int, waiting: str, **nums_tokens: int) -> None:
+        super().__init__(num_slots)
+        self.sessions: dict[str, Session] = {}
+        for name, num_tokens in nums_tokens.items():
+            session = self.sessions[name] = Session(name, GREEDY, num_tokens)
+            session.extend(tuple(range(num_tokens)))
+            session.last_used_s = 100.0
+            self.open(session, None)
+            if name not in waiting:
+                session.is_admitted = True
+                session.slots.extend(self._slots.allocate(num_tokens - 1))
+
+    @property
+    def admitted(self) -> str:
+        return "".join(session.session_id for session in self if session.is_admitted)
+
+
+SOON_S, LONG_AFTER_S = 100.5, 103.0
+
+
+def admit(room: Held, name: str, *, busy: str, in_flight: str = "", now_s: float = SOON_S) -> None:
+    """``busy`` and ``in_flight`` name sessions by a letter each."""
+    room.admit([room.sessions[name]], set(busy), set(in_flight), now_s)
+
+
+def test_nobody_gives_way_in_vain() -> None:
+    """The oldest keeps so much that what all younger ones have would not do."""
+    room = Held(100, "b", a=60, b=35, c=4, d=4)
+    admit(room, "b", busy="abcd")
+    assert room.take(room.sessions["b"], 42, "abcd", "", SOON_S) is None
+    assert room.admitted == "acd"
+    assert [len(room.sessions[name].slots) for name in "acd"] == [59, 3, 3]
+
+
+def test_spare_slots_are_not_taken_in_vain() -> None:
+    room = Held(100, "", a=60, b=20)
+    assert room.take_spare(60, "a", LONG_AFTER_S) is None
+    assert room.admitted == "ab"
+    assert len(room.take_spare(30, "a", LONG_AFTER_S) or ()) == 30
+    assert room.admitted == "a"
+
+
+def test_no_more_give_way_than_it_takes_and_the_youngest_first() -> None:
+    room = Held(100, "a", a=40, b=20, c=20, d=4)
+    admit(room, "a", busy="abcd")
+    assert room.admitted == "abc"
+
+
+def test_who_has_been_idle_for_long_gives_way_before_the_youngest() -> None:
+    room = Held(100, "b", a=30, b=40, c=25)
+    admit(room, "b", busy="bc", now_s=LONG_AFTER_S)
+    assert room.admitted == "bc"
+
+
+def test_an_older_session_waits_for_passes_under_way() -> None:
+    """It takes the slots of both: those of a pass under way after it, the others at once."""
+    room = Held(100, "b", a=20, b=60, c=15, d=15)
+    admit(room, "b", busy="abcd", in_flight="d")
+    assert room.admitted == "ad"
+    admit(room, "b", busy="abcd")
+    assert room.admitted == "ab"
+
+
+def test_a_pass_under_way_is_not_waited_for_where_others_have_enough() -> None:
+    room = Held(100, "a", a=40, b=20, c=20, d=4)
+    admit(room, "a", busy="abcd", in_flight="d")
+    assert room.admitted == "abd"

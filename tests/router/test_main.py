@@ -1,20 +1,12 @@
-"""The command line, and what importing the router brings along."""
+"""The router's command line."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from router.__main__ import config_of
-
-
-def test_importing_the_router_brings_no_torch() -> None:
-    program = "import sys, router, router.__main__; print([m for m in ('torch', 'transformers') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_flags() -> None:

@@ -256,7 +256,7 @@ async def test_a_killed_peer_is_noticed_at_once() -> None:
     client = client_of(address)
     await client.connected.wait()
     pending = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow")))
-    while client.num_pending_items == 0:  # noqa: ASYNC110
+    while not client._pending:  # noqa: ASYNC110
         await asyncio.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     with pytest.raises(UnavailableError):
