@@ -14,6 +14,7 @@ from google.protobuf import json_format, struct_pb2
 from router.served_model import ServedModel
 from router.text_work import TextWork
 from router.violations import Violations, quoted
+from specgrove.tokenizer import ChatOptions
 from specgrove.v1 import router_pb2
 
 _MAX_NUM_MESSAGES = 4096
@@ -155,9 +156,11 @@ def _encode_chat(chat: router_pb2.Chat, model: ServedModel, max_num_tokens: int)
     opens_answer = chat.add_generation_prompt if chat.HasField("add_generation_prompt") else True
     return model.tokenizer.encode_chat(
         messages,
-        opens_answer and not chat.continue_final_message,
-        continue_final_message=chat.continue_final_message,
-        template_kwargs=_values_of(chat.chat_template_kwargs),
+        ChatOptions(
+            add_generation_prompt=opens_answer and not chat.continue_final_message,
+            continue_final_message=chat.continue_final_message,
+            template_kwargs=_values_of(chat.chat_template_kwargs),
+        ),
         max_num_tokens=max_num_tokens,
     )
 

@@ -6,6 +6,8 @@ gets 8 bits and a tensor of its own, and embeddings, norms and biases stay as th
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -22,7 +24,7 @@ from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.formats.own import parts_of, quantization_config
 from specgrove.models.loading import check_weights, family_of, open_checkpoint, read_spec
 from specgrove.models.made_folder import copy_other_files, edit_json, whole_folder
-from specgrove.models.model_files import gguf_of, quantization_config_of, quantization_of
+from specgrove.models.model_files import config_of, gguf_of, quantization_config_of, quantization_of
 from specgrove.models.safetensors_writer import SafetensorsWriter
 from specgrove.models.sharding import Shard
 
@@ -30,6 +32,7 @@ INT4_GROUP_SIZE = 32
 HEAD_NAME = "lm_head.weight"
 _BLOCK_NUMEL = 1 << 20  # weights quantised by one thread at a time
 _SMALLER_GROUPS = (32, 16, 8, 4)
+_SCALE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +88,10 @@ def quantize_folder(
             f"{source} is quantised already ({stored}): quantise the model that it was made from"
         )
     pool = ThreadPoolExecutor(os.cpu_count(), initializer=_one_thread)
-    with (
-        pool,
-        open_checkpoint(source, keeps_blocks=False) as checkpoint,
-        whole_folder(target, _need(source, bits)) as folder,
-    ):
+    with pool, open_checkpoint(source, keeps_blocks=False) as checkpoint, contextlib.ExitStack() as made:
         check_weights(source, checkpoint)
         names = linear_names(source, checkpoint)
+        folder = made.enter_context(whole_folder(target, _need(source, checkpoint, names, bits, group_size)))
         copy_other_files(source, folder)
         made_from = {} if stored is None else {"made_from": (quantization_config_of(source) or {}).get("type")}
         edit_json(folder / "config.json", {"quantization_config": quantization_config(bits, group_size) | made_from})
@@ -115,11 +115,37 @@ def quantize_folder(
         writer.finish()
 
 
-def _need(source: Path, bits: int) -> DiskNeed:
-    """Codes, an eighth more for scales, and the embedding in 16 bits."""
-    spec = read_spec(source)
-    num_bytes = spec.num_parameters * bits // 8 * 9 // 8 + 2 * spec.vocab_size * spec.hidden_size
+def _need(source: Path, checkpoint: Checkpoint, names: LinearNames, bits: int, group_size: int | None) -> DiskNeed:
+    """By the headers of the source; what is not quantised keeps its type."""
+    linears = {name for layer in names.layers for name in layer} | set(names.others)
+    config = config_of(source)
+    is_float32 = "float32" in (config.get("dtype"), config.get("torch_dtype")) and gguf_of(source) is None
+    num_bytes = 0
+    for name in checkpoint.names():
+        shape = checkpoint.shape_of(name)
+        if name in linears:
+            num_bytes += _quantized_bytes(shape, bits, group_size)
+        elif name != HEAD_NAME:
+            num_bytes += math.prod(shape) * (4 if is_float32 else 2)
+    num_bytes += _quantized_bytes(checkpoint.shape_of(names.head), 8, None)
     return DiskNeed(f"quantising {source.name} to {bits} bits", num_bytes)
+
+
+def _quantized_bytes(shape: tuple[int, ...], bits: int, group_size: int | None) -> int:
+    """Of a linear's codes, with its scales and, for 4 bits, minima."""
+    out_features, in_features = shape
+    bits, group_size = _form_of(in_features, bits, group_size)
+    num_scales = 1 if group_size is None else 2 * in_features // group_size
+    return out_features * (in_features * bits // 8 + num_scales * _SCALE_BYTES)
+
+
+def _form_of(in_features: int, bits: int, group_size: int | None) -> tuple[int, int | None]:
+    """Bits and group size of one linear: smaller groups where these don't fit, and 8 bits where none do."""
+    if group_size is None:
+        return bits, None
+    sizes = (group_size, *_SMALLER_GROUPS)
+    fitting = next((size for size in sizes if size <= group_size and in_features % size == 0), None)
+    return (8, None) if fitting is None else (bits, fitting)  # codes of 4 bits go in pairs
 
 
 def _copy_tensors(checkpoint: Checkpoint, names: LinearNames, writer: SafetensorsWriter, *, to_bfloat16: bool) -> None:
@@ -137,11 +163,7 @@ def _quantized(checkpoint: Checkpoint, name: str, bits: int, group_size: int | N
     weight = checkpoint.weight(name, ALL, ALL)
     if not isinstance(weight, torch.Tensor):
         raise UnsupportedModelError(f"{name} is quantised already: quantise the model that it was made from")
-    if bits == 4 and group_size is not None:
-        in_features = weight.shape[1]
-        sizes = (group_size, *_SMALLER_GROUPS)
-        group_size = next((size for size in sizes if size <= group_size and in_features % size == 0), None)
-        bits = 8 if group_size is None else 4  # an odd number of inputs: codes of 4 bits go in pairs
+    bits, group_size = _form_of(weight.shape[1], bits, group_size)
     blocks = torch.split(weight, max(1, _BLOCK_NUMEL // weight.shape[1]))
     try:
         parts = list(pool.map(lambda block: quantize(block, bits, group_size), blocks))

@@ -4,9 +4,9 @@
 ``detokenizer`` makes text of tokens as they come, and ``Tokenizer`` puts them together.
 """
 
-from specgrove.tokenizer.chat_template import Message
+from specgrove.tokenizer.chat_template import ChatOptions, Message
 from specgrove.tokenizer.detokenizer import IncrementalDetokenizer
 from specgrove.tokenizer.files import TOKENIZER_FILE_NAMES
 from specgrove.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["TOKENIZER_FILE_NAMES", "IncrementalDetokenizer", "Message", "Tokenizer"]
+__all__ = ["TOKENIZER_FILE_NAMES", "ChatOptions", "IncrementalDetokenizer", "Message", "Tokenizer"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 import jinja2
@@ -19,6 +20,19 @@ import jinja2.sandbox
 
 Message = tuple[str, str] | Mapping[str, object]
 """A (role, content) pair, or a mapping with ``role``, ``content`` and what else the chat template reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """How a conversation is rendered."""
+
+    add_generation_prompt: bool = True
+    """Whether the text ends with what opens an answer."""
+    continue_final_message: bool = False
+    """Whether it ends where the last message's content does."""
+    template_kwargs: Mapping[str, object] = field(default_factory=dict)
+    """Variables that the template may read, e.g. ``enable_thinking``; the conversation itself is none of them."""
+
 
 # Marks the end of a message that is to be continued. The space shows whether the template trims what it is given.
 _END_OF_FINAL_MESSAGE = "\ue000end of the final message\ue000 "
@@ -58,25 +72,14 @@ class ChatTemplates:
             return f"this model has no chat template of the name 'default', only {', '.join(names)}; {instead}"
         return f"this model has no chat template; {instead}"
 
-    def render(
-        self,
-        messages: Sequence[Message],
-        add_generation_prompt: bool = True,
-        *,
-        continue_final_message: bool = False,
-        template_kwargs: Mapping[str, object] | None = None,
-    ) -> str:
-        """The text of a conversation. Raises ``ValueError``.
-
-        With ``continue_final_message`` it ends where the last message's content does. ``template_kwargs`` are variables that the
-        template may read, e.g. ``enable_thinking``; the conversation itself is none of them.
-        """
+    def render(self, messages: Sequence[Message], options: ChatOptions) -> str:
+        """The text of a conversation. Raises ``ValueError``."""
         conversation = [_message_of(message) for message in messages]
-        if continue_final_message:
+        if options.continue_final_message:
             conversation[-1]["content"] = f"{conversation[-1]['content']}{_END_OF_FINAL_MESSAGE}"
         variables: dict[str, object] = {"tools": None, "documents": None, **self._special_tokens}
-        variables.update(template_kwargs or {})
-        variables.update(messages=conversation, add_generation_prompt=add_generation_prompt)
+        variables.update(options.template_kwargs)
+        variables.update(messages=conversation, add_generation_prompt=options.add_generation_prompt)
         template = self._template_for(variables["tools"])
         try:
             text = template.render(variables)
@@ -84,12 +87,12 @@ class ChatTemplates:
             raise ValueError(f"the chat template rejects these messages: {error}") from error
         except Exception as error:
             raise ValueError(f"the chat template fails at these messages: {_told(error)}") from error
-        return _before_end(text) if continue_final_message else text
+        return _before_end(text) if options.continue_final_message else text
 
     def end_of_turn(self, tokens: Iterable[str]) -> str | None:
         """That of ``tokens`` with which the template ends an answer; None where it ends it with none of them."""
         try:
-            text = self.render([("user", "Hello"), ("assistant", _ANSWER)], add_generation_prompt=False)
+            text = self.render([("user", "Hello"), ("assistant", _ANSWER)], ChatOptions(add_generation_prompt=False))
         except ValueError:
             return None
         after = text.rpartition(_ANSWER)[2].lstrip()

@@ -14,7 +14,7 @@ from pathlib import Path
 import tokenizers
 
 from specgrove.json_files import JsonObject
-from specgrove.tokenizer.chat_template import ChatTemplates, Message
+from specgrove.tokenizer.chat_template import ChatOptions, ChatTemplates, Message
 from specgrove.tokenizer.detokenizer import IncrementalDetokenizer, TokenTexts
 from specgrove.tokenizer.files import read_tokenizer_files
 from specgrove.tokenizer.special_tokens import DeclaredTokens, declared_tokens
@@ -27,6 +27,7 @@ _PART_LEN = 65536
 # At a cut between two parts other tokens may be made than in the whole text, and a few more.
 _NUM_TOKENS_AT_CUT = 64
 _NUM_LONG_IDS = 1024
+_USUAL = ChatOptions()
 
 
 class Tokenizer:
@@ -111,38 +112,14 @@ class Tokenizer:
         return self._encode(text, max_num_tokens, add_special_tokens=True)
 
     def encode_chat(
-        self,
-        messages: Sequence[Message],
-        add_generation_prompt: bool = True,
-        *,
-        continue_final_message: bool = False,
-        template_kwargs: Mapping[str, object] | None = None,
-        max_num_tokens: int | None = None,
+        self, messages: Sequence[Message], options: ChatOptions = _USUAL, *, max_num_tokens: int | None = None
     ) -> list[int]:
         """Token ids of a conversation. Raises ``ValueError``, with what the template objects to, and as ``encode``."""
-        text = self.render_chat(
-            messages,
-            add_generation_prompt,
-            continue_final_message=continue_final_message,
-            template_kwargs=template_kwargs,
-        )
-        return self._encode(text, max_num_tokens, add_special_tokens=False)
+        return self._encode(self.render_chat(messages, options), max_num_tokens, add_special_tokens=False)
 
-    def render_chat(
-        self,
-        messages: Sequence[Message],
-        add_generation_prompt: bool = True,
-        *,
-        continue_final_message: bool = False,
-        template_kwargs: Mapping[str, object] | None = None,
-    ) -> str:
-        """The text of a conversation, as ``encode_chat`` tokenises it: see ``ChatTemplates.render``."""
-        return self._templates.render(
-            messages,
-            add_generation_prompt,
-            continue_final_message=continue_final_message,
-            template_kwargs=template_kwargs,
-        )
+    def render_chat(self, messages: Sequence[Message], options: ChatOptions = _USUAL) -> str:
+        """The text of a conversation, as ``encode_chat`` tokenises it. Raises ``ValueError``."""
+        return self._templates.render(messages, options)
 
     def encode_rendered(self, text: str) -> list[int]:
         """Token ids of a part of what ``render_chat`` gives, which has its special tokens already."""

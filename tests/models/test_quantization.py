@@ -12,9 +12,11 @@ from safetensors.torch import load_file
 from specgrove.kernels.quantized_linear import QuantizedWeight, quantize
 from specgrove.models import quantization
 from specgrove.models.checkpoint import ALL
+from specgrove.models.disk_room import DiskNeed
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.hub import check_model_folder
 from specgrove.models.loading import family_of, load_decoder, open_checkpoint, read_spec
+from specgrove.models.made_folder import whole_folder
 from specgrove.models.memory_plan import MemoryRequest, plan_memory
 from specgrove.models.model_files import quantization_of
 from specgrove.models.parallel_layout import ParallelLayout
@@ -189,3 +191,24 @@ def test_the_memory_plan_knows_quantised_weights(quantization: str, tmp_path: Pa
         "bfloat16", quantization, ParallelLayout(), num_slots=1, max_num_rows=1, max_num_logit_rows=1
     )
     assert plan_memory(read_spec(target), request)[0].weight_bytes == pytest.approx(taken, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("has_tied_head", [True, False])
+@pytest.mark.parametrize(("bits", "group_size"), [(8, None), (4, 32), (4, 64)])
+def test_the_room_asked_for_is_what_is_written(
+    dtype: torch.dtype, has_tied_head: bool, bits: int, group_size: int | None, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    source, target = tmp_path / "source", tmp_path / "target"
+    save_tiny_llama(
+        source, seed=0, vocab_size=500, hidden_size=192, intermediate_size=256, dtype=dtype,
+        tie_word_embeddings=has_tied_head,
+    )  # fmt: skip
+    needs: list[DiskNeed] = []
+    monkeypatch.setattr(
+        quantization, "whole_folder", lambda target, need: needs.append(need) or whole_folder(target, need)
+    )
+    quantize_folder(source, target, bits, group_size)
+    (need,) = needs
+    assert need.num_bytes == pytest.approx((target / "model.safetensors").stat().st_size, rel=0.02)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from specgrove.tokenizer import Tokenizer
+from specgrove.tokenizer import ChatOptions, Tokenizer
 from tests.tokenizer.shapes import byte_level_backend
 
 CONTENT = byte_level_backend().to_str().encode()
@@ -72,4 +72,4 @@ def test_a_broken_template_for_tools_is_told_where_there_are_tools() -> None:
     tokenizer = with_template({"default": "{{ messages[0].content }}", "tool_use": "{% broken"})
     assert tokenizer.render_chat([("user", "hi")]) == "hi"
     with pytest.raises(ValueError, match="can't be used"):
-        tokenizer.render_chat([("user", "hi")], template_kwargs={"tools": []})
+        tokenizer.render_chat([("user", "hi")], ChatOptions(template_kwargs={"tools": []}))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specgrove.models.hub import DEMO_LLM, resolve_model
-from specgrove.tokenizer import Tokenizer
+from specgrove.tokenizer import ChatOptions, Tokenizer
 from tests.tokenizer.shapes import TOKENIZERS
 
 
@@ -50,7 +50,7 @@ def test_special_tokens_have_no_text_unless_kept() -> None:
 def test_chat_is_rendered_like_transformers_do() -> None:
     tokenizer = TOKENIZERS["byte_level"]
     assert tokenizer.render_chat([("user", " hi "), ("assistant", "ho")]) == "<s>[user] hi\n[assistant] ho\n[assistant]"
-    ids = tokenizer.encode_chat([("user", "hi")], add_generation_prompt=False)
+    ids = tokenizer.encode_chat([("user", "hi")], ChatOptions(add_generation_prompt=False))
     assert ids[0] == 0
     assert tokenizer.decode(ids) == "[user] hi\n"
 
@@ -88,22 +88,24 @@ def test_a_continued_message_and_variables_are_rendered_as_transformers_do(templ
         return text
 
     for add in (True, False):
-        ours = tokenizer.render_chat(messages, add, template_kwargs=variables)
+        ours = tokenizer.render_chat(messages, ChatOptions(add, template_kwargs=variables))
         assert ours == expected(add_generation_prompt=add)
-    ours = tokenizer.render_chat(messages, False, continue_final_message=True, template_kwargs=variables)
+    ours = tokenizer.render_chat(messages, ChatOptions(False, True, variables))
     assert ours == expected(continue_final_message=True)
     assert messages[-1]["content"] == content
 
 
 def test_variables_cannot_replace_the_conversation() -> None:
     tokenizer = Tokenizer(TOKENIZERS["byte_level"]._tokenizer.to_str().encode(), {}, "{{ messages[0].content }}")
-    assert tokenizer.render_chat([("user", "hi")], template_kwargs={"messages": [{"content": "no"}]}) == "hi"
+    assert (
+        tokenizer.render_chat([("user", "hi")], ChatOptions(template_kwargs={"messages": [{"content": "no"}]})) == "hi"
+    )
 
 
 def test_a_message_that_the_template_leaves_out_cannot_be_continued() -> None:
     tokenizer = Tokenizer(TOKENIZERS["byte_level"]._tokenizer.to_str().encode(), {}, "{{ messages[0].content }}")
     with pytest.raises(ValueError, match="leaves out the final message"):
-        tokenizer.render_chat([("user", "hi"), ("assistant", "ho")], False, continue_final_message=True)
+        tokenizer.render_chat([("user", "hi"), ("assistant", "ho")], ChatOptions(False, True))
 
 
 def test_folder_errors_are_clear(tmp_path: Path) -> None:
@@ -159,7 +161,7 @@ def test_demo_model_is_tokenised_like_transformers_do(demo_folder: Path) -> None
             expected = reference.apply_chat_template(
                 conversation, add_generation_prompt=add_generation_prompt, return_dict=False
             )
-            assert tokenizer.encode_chat(messages, add_generation_prompt) == expected
+            assert tokenizer.encode_chat(messages, ChatOptions(add_generation_prompt)) == expected
 
 
 def test_demo_model_joined_pieces_equal_decode_for_random_ids(demo_folder: Path) -> None:
