@@ -103,6 +103,13 @@ class JsonObject(Mapping[str, Any]):
             return float(value)
         raise self.error(key, "a number")
 
+    def positive(self, key: str, default: float | None = None) -> float:
+        """A number above 0."""
+        value = self.number(key, default)
+        if value <= 0:
+            raise self.error(key, "a number above 0")
+        return value
+
     def flag(self, key: str, default: bool) -> bool:
         """``true`` or ``false``; 1 and 0 are taken too."""
         value = self._value(key, default, "true or false")

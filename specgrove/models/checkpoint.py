@@ -114,9 +114,15 @@ class ShardReader:
         """Whether there is such a tensor; the name is whole here."""
         return self._prefix + name in self._source
 
+    def require(self, name: str) -> None:
+        """Raises ``UnsupportedModelError`` where there is no such tensor; the name is whole here."""
+        self._source.shape_of(self._prefix + name)
+
     def norm(self, name: str, size: int | None = None) -> NormWeights:
         """With its shift where there is one; of ``size`` features, the hidden size if not given."""
         size = self._spec.hidden_size if size is None else size
+        if not self._spec.has_norm_weights:
+            return NormWeights(torch.ones(size), None)
         shift = self._vector(name + ".bias", size) if self.has(name + ".bias") else None
         return NormWeights(self._vector(name + ".weight", size), shift)
 
@@ -163,6 +169,11 @@ class ShardReader:
         """The rank's rows of the head, which may have a tensor of its own (without ``prefix``) or be the embedding."""
         # A quantised checkpoint keeps a head of its own beside an embedding in full precision.
         is_own = not self._spec.has_tied_head or f"{name}.weight" in self._source
+        if is_own and f"{name}.weight" not in self._source:
+            raise UnsupportedModelError(
+                f"there is no tensor {name}.weight, though config.json says that the head is not the embedding: set "
+                "tie_word_embeddings to true in it if they are one, else the checkpoint is not whole"
+            )
         name = f"{name}.weight" if is_own else f"{self._prefix}{tied}.weight"
         self._check(name, self._vocab_shape())
         return self._source.weight(name, self._vocab_rows(), ALL)

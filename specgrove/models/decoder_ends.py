@@ -34,7 +34,8 @@ class Embedding:
         self.positions = None if weights.positions is None else store.table(weights.positions, dtype)
         self.projection = None if weights.projection is None else store.linear(weights.projection, None, dtype)
         self._rows = part(spec.vocab_size, group.rank, group.size)
-        self._scale = spec.embedding_scale
+        # Rounded, as where Gemma was trained; float32 is hardly rounded.
+        self._scale = torch.tensor(spec.embedding_scale, dtype=dtype).item()
         self._group = group
         self._ops = ops
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 
 from specgrove.models.checkpoint import ALL, Checkpoint, TensorSource
+from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.sharding import Shard
 from specgrove.models.spec import DecoderSpec
 from specgrove.models.tensor_names import check_all_read
@@ -33,6 +34,7 @@ class RecordingSource:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self._given: list[tuple[torch.Tensor, str]] = []
+        self._asked: set[str] = set()
         self.read: set[str] = set()
         """By the checkpoint's own names: a quantised weight is several."""
 
@@ -59,7 +61,13 @@ class RecordingSource:
         self._given = []
         return tuple(names), tensors
 
+    def asked(self) -> set[str]:
+        """Names of all that was read since the last call."""
+        asked, self._asked = self._asked, set()
+        return asked
+
     def _empty(self, name: str) -> torch.Tensor:
+        self._asked.add(name)
         shape = self._checkpoint.shape_of(name)
         self.read.update(self._checkpoint.parts_of(name))
         return torch.empty(shape, device="meta")
@@ -70,7 +78,22 @@ def check_checkpoint(family: ReadsWeights, spec: DecoderSpec, checkpoint: Checkp
     source = RecordingSource(checkpoint)
     weights = family.weights_of(source, spec, Shard.whole(spec))
     weights.embedding()
+    source.asked()
+    in_layers = []
     for index in range(spec.num_layers):
         weights.layer(index)
+        in_layers.append({name.replace(f".{index}.", ".*.", 1) for name in source.asked()})
+    _check_alike(in_layers)
     weights.head()
     return check_all_read(checkpoint.names(), source.read.union(_OURS), spec.architecture)
+
+
+def _check_alike(in_layers: list[set[str]]) -> None:
+    """All layers have the same tensors: what some have and others lack, such as a bias, is missing there."""
+    for index, names in enumerate(in_layers):
+        if lacking := set.union(*in_layers) - names:
+            name = min(lacking)
+            owner = next(other for other, others in enumerate(in_layers) if name in others)
+            raise UnsupportedModelError(
+                f"there is no tensor {name.replace('*', str(index))}, though layer {owner} has one: is it a whole checkpoint?"
+            )

@@ -51,20 +51,29 @@ class Family(Protocol):
 
 _FAMILIES: tuple[Family, ...] = (llama, opt, falcon, gpt_bigcode, mpt, gemma3)
 ARCHITECTURES = tuple(name for family in _FAMILIES for name in family.ARCHITECTURES)
+_OLD_NAMES = {"LLaMAForCausalLM": "LlamaForCausalLM"}
+_BY_MODEL_TYPE = {
+    "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
+    "opt": "OPTForCausalLM", "falcon": "FalconForCausalLM", "gpt_bigcode": "GPTBigCodeForCausalLM", "mpt": "MptForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+}  # fmt: skip
+"""For configurations that name no architecture, as transformers chooses it."""
 
 
 def family_of(folder: Path) -> tuple[Family, JsonObject]:
-    """The family of a model folder and its ``config.json``. Raises ``UnsupportedModelError``, ``JsonFileError``."""
+    """The family of a model folder and its ``config.json``, which names the architecture in any case.
+
+    Raises ``UnsupportedModelError``, ``JsonFileError``.
+    """
     config = read_json_object(folder / "config.json")
-    architectures = config.texts("architectures")
+    named = config.texts("architectures")
+    architectures = [_OLD_NAMES.get(name, name) for name in named]
+    if not named and config.text("model_type", "") in _BY_MODEL_TYPE:
+        architectures = [_BY_MODEL_TYPE[config.text("model_type")]]
     for family in _FAMILIES:
         if set(architectures) & set(family.ARCHITECTURES):
-            return family, config
-    told = (
-        f"architecture {', '.join(architectures)} is not supported"
-        if architectures
-        else "config.json names no architecture"
-    )
+            return family, JsonObject({**config, "architectures": architectures}, config.place)
+    told = f"architecture {', '.join(named)} is not supported" if named else "config.json names no architecture"
     raise UnsupportedModelError(f"{folder}: {told}, only {', '.join(ARCHITECTURES)} are")
 
 

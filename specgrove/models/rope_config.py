@@ -59,11 +59,13 @@ def rotary_from(
     """``theta_key`` is where ``config`` may have the base, apart from ``rope``. Raises ``JsonFileError``, ``UnsupportedModelError``."""
     if rope.number("partial_rotary_factor", 1.0) != 1.0:
         raise UnsupportedModelError("partial_rotary_factor is not supported, only rotations of whole heads")
-    theta = rope.number("rope_theta", config.number(theta_key, default_theta))
+    theta = rope.positive("rope_theta", config.positive(theta_key, default_theta))
     if config.has(theta_key) and config.number(theta_key) != theta:
         raise JsonFileError(
             f"{rope.place} has the rope_theta {theta:g} and {theta_key} is {config.number(theta_key):g}: leave one of them out"
         )
+    if not rope.has("rope_type") and rope.has("factor"):
+        raise JsonFileError(f"{rope.place} has a factor and no rope_type: say which of {', '.join(_KINDS)} it is")
     kind = rope.text("rope_type", "default")
     if kind not in _KINDS:
         raise UnsupportedModelError(f"rope type {kind!r} is not supported, only {', '.join(_KINDS)}")
@@ -79,7 +81,9 @@ def _scaling(kind: str, config: JsonObject, rope: JsonObject, max_positions: int
         "original_max_position_embeddings", config.size("original_max_position_embeddings", max_positions)
     )
     if kind == "llama3":
-        return Llama3Scaling(_factor(rope), rope.number("low_freq_factor"), rope.number("high_freq_factor"), original)
+        return Llama3Scaling(
+            _factor(rope), rope.positive("low_freq_factor"), rope.positive("high_freq_factor"), original
+        )
     return _yarn(rope, original, max_positions)
 
 
@@ -93,7 +97,7 @@ def _yarn(rope: JsonObject, original: int, max_positions: int) -> YarnScaling:
     factor = _factor(rope) if rope.has("factor") else max_positions / original
     mscale, mscale_all_dim = rope.number("mscale", 0.0), rope.number("mscale_all_dim", 0.0)
     if rope.has("attention_factor"):
-        attention_factor = rope.number("attention_factor")
+        attention_factor = rope.positive("attention_factor")
     elif mscale and mscale_all_dim:
         attention_factor = yarn_mscale(factor, mscale) / yarn_mscale(factor, mscale_all_dim)
     else:

@@ -47,6 +47,8 @@ class DecoderSpec:
     """Per head; arXiv 2108.12409."""
     qkv_clip: float | None = None
     """Queries, keys and values are clamped to plus and minus this."""
+    has_norm_weights: bool = True
+    """Whether norms scale and shift what they have normalised."""
     embedding_scale: float = 1.0
     embedding_size: int | None = None
     """Where it is not the hidden size: there is a projection then."""

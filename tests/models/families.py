@@ -168,3 +168,14 @@ def save_tiny(variant: str, folder: Path, variants: dict[str, Callable[[], Any]]
                 parameter.add_(torch.randn_like(parameter) * (0.3 if "norm" in name or "ln" in name else 0.1))
     model.save_pretrained(folder)
     return model
+
+
+_FAMILIES: dict[str, Callable[..., Any]] = {
+    "llama": _llama, "mistral": _mistral, "qwen2": _qwen2, "qwen3": _qwen3, "opt": _opt, "falcon": _falcon,
+    "gpt_bigcode": _gpt_bigcode, "mpt": _mpt, "gemma3": _gemma3,
+}  # fmt: skip
+
+
+def tiny(family: str, **overrides: Any) -> Any:
+    """A family's model with other settings than the variants have."""
+    return _FAMILIES[family](**overrides)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from specgrove.json_files import JsonObject
 from specgrove.models.checkpoint import HeadRows, ShardReader, TensorSource
 from specgrove.models.families.alibi import geometric_slopes
-from specgrove.models.families.config_values import activation_of, head_dim_of
+from specgrove.models.families.config_values import activation_of, head_dim_of, norm_eps_of
 from specgrove.models.rope_config import longest_context, rotary_of
 from specgrove.models.sharding import Shard
 from specgrove.models.spec import DecoderSpec, LayerSpec
@@ -47,7 +47,7 @@ def spec_of(config: JsonObject) -> DecoderSpec:
         max_position_embeddings=longest_context(rotary, max_positions),
         layers=(LayerSpec(rotary),) * _size(config, "num_hidden_layers", "n_layer"),
         norm="layer",
-        norm_eps=config.number("layer_norm_epsilon", 1e-5),
+        norm_eps=norm_eps_of(config, "layer_norm_epsilon", 1e-5),
         activation=activation_of(config, "activation", "gelu"),
         is_gated=False,
         residual="parallel" if is_parallel else "pre_norm",

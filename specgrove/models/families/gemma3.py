@@ -12,7 +12,7 @@ from dataclasses import replace
 from specgrove.json_files import JsonObject
 from specgrove.models.checkpoint import HeadRows, ShardReader, TensorSource
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.families.config_values import activation_of, layer_kinds
+from specgrove.models.families.config_values import activation_of, layer_kinds, norm_eps_of, window_of
 from specgrove.models.rope_config import longest_context, merged, rotary_from
 from specgrove.models.sharding import Shard
 from specgrove.models.spec import DecoderSpec, LayerSpec
@@ -51,11 +51,11 @@ def spec_of(config: JsonObject) -> DecoderSpec:
         max_position_embeddings=max(longest_context(layer.rotary, max_positions) for layer in layers),
         layers=layers,
         norm="rms",
-        norm_eps=config.number("rms_norm_eps", 1e-6),
+        norm_eps=norm_eps_of(config, "rms_norm_eps", 1e-6),
         activation=activation_of(config, "hidden_activation", "gelu_pytorch_tanh"),
         is_gated=True,
         residual="pre_norm",
-        attention_scale=config.number("query_pre_attn_scalar", 256) ** -0.5,
+        attention_scale=config.positive("query_pre_attn_scalar", 256) ** -0.5,
         has_tied_head=config.flag("tie_word_embeddings", True),
         embedding_scale=float(hidden_size) ** 0.5,
     )
@@ -73,12 +73,10 @@ def _layers(config: JsonObject) -> tuple[LayerSpec, ...]:
     if not kinds:
         pattern = config.size("sliding_window_pattern", config.size("_sliding_window_pattern", 6))
         kinds = ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(num_layers)]
+    window = window_of(config, kinds)
     of_kind = {
         "full_attention": LayerSpec(rotary_from(config, full, "rope_theta", 1e6, max_positions)),
-        "sliding_attention": LayerSpec(
-            rotary_from(config, local, "rope_local_base_freq", 1e4, max_positions),
-            config.size("sliding_window", 4096),
-        ),
+        "sliding_attention": LayerSpec(rotary_from(config, local, "rope_local_base_freq", 1e4, max_positions), window),
     }
     return tuple(of_kind[kind] for kind in kinds)
 

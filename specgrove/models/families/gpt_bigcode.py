@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from specgrove.json_files import JsonObject
 from specgrove.models.checkpoint import HeadRows, ShardReader, TensorSource
-from specgrove.models.families.config_values import activation_of, head_dim_of
+from specgrove.models.families.config_values import activation_of, head_dim_of, norm_eps_of
 from specgrove.models.sharding import Shard
 from specgrove.models.spec import DecoderSpec, LayerSpec
 from specgrove.models.tensor_names import FamilyNames
@@ -39,7 +39,7 @@ def spec_of(config: JsonObject) -> DecoderSpec:
         max_position_embeddings=config.size("n_positions"),
         layers=(LayerSpec(),) * config.size("n_layer"),
         norm="layer",
-        norm_eps=config.number("layer_norm_epsilon", 1e-5),
+        norm_eps=norm_eps_of(config, "layer_norm_epsilon", 1e-5),
         activation=activation_of(config, "activation_function", "gelu_pytorch_tanh"),
         is_gated=False,
         residual="pre_norm",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from specgrove.json_files import JsonObject
 from specgrove.models.checkpoint import HeadRows, ShardReader, TensorSource
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.families.config_values import activation_of, head_dim_of, layer_kinds
+from specgrove.models.families.config_values import activation_of, head_dim_of, layer_kinds, norm_eps_of, window_of
 from specgrove.models.rope_config import longest_context, rotary_of
 from specgrove.models.sharding import Shard
 from specgrove.models.spec import DecoderSpec, LayerSpec
@@ -32,7 +32,7 @@ def spec_of(config: JsonObject) -> DecoderSpec:
     if config.number("partial_rotary_factor", 1.0) != 1.0:
         raise UnsupportedModelError("partial_rotary_factor is not supported")
     hidden_size, num_heads = config.size("hidden_size"), config.size("num_attention_heads")
-    head_dim = config.size("head_dim") if config.has("head_dim") else head_dim_of(config, hidden_size, num_heads)
+    head_dim = _head_dim(config, hidden_size, num_heads)
     max_positions = config.size("max_position_embeddings", 2048)
     rotary = rotary_of(config, 10000.0, max_positions)
     return DecoderSpec(
@@ -46,7 +46,7 @@ def spec_of(config: JsonObject) -> DecoderSpec:
         max_position_embeddings=longest_context(rotary, max_positions),
         layers=tuple(LayerSpec(rotary, window) for window in _windows(config)),
         norm="rms",
-        norm_eps=config.number("rms_norm_eps", 1e-6),
+        norm_eps=norm_eps_of(config, "rms_norm_eps", 1e-6),
         activation=activation_of(config, "hidden_act", "silu"),
         is_gated=True,
         residual="pre_norm",
@@ -63,19 +63,33 @@ def _default_num_kv_heads(config: JsonObject, num_heads: int) -> int:
     return 8 if _architecture(config) == "MistralForCausalLM" else num_heads
 
 
+def _head_dim(config: JsonObject, hidden_size: int, num_heads: int) -> int:
+    if config.has("head_dim"):
+        return config.size("head_dim")
+    # The one family whose heads have a size of their own where nothing is said.
+    return 128 if _architecture(config) == "Qwen3ForCausalLM" else head_dim_of(config, hidden_size, num_heads)
+
+
 def _windows(config: JsonObject) -> list[int | None]:
     """Of every layer, with the defaults that transformers has for keys that are left out."""
     architecture, num_layers = _architecture(config), config.size("num_hidden_layers")
-    if architecture == "MistralForCausalLM":
-        is_off = config.get("sliding_window", 4096) is None  # null says so; a key that is left out does not
-        return [None if is_off else config.size("sliding_window", 4096)] * num_layers
-    if architecture == "LlamaForCausalLM" or not config.flag("use_sliding_window", False):
+    if architecture == "LlamaForCausalLM":
         return [None] * num_layers
-    window, first = config.size("sliding_window", 4096), config.integer("max_window_layers", 28)
-    kinds = layer_kinds(config, num_layers) or [
-        "sliding_attention" if index >= first else "full_attention" for index in range(num_layers)
-    ]
+    if architecture != "MistralForCausalLM" and not config.flag("use_sliding_window", False):
+        return [None] * num_layers
+    kinds = layer_kinds(config, num_layers)
+    window = window_of(config, kinds)
+    first = 0 if architecture == "MistralForCausalLM" else config.integer("max_window_layers", 28)
+    if not kinds:
+        return [window if index >= first else None for index in range(num_layers)]
     return [window if kind == "sliding_attention" else None for kind in kinds]
+
+
+def _always_there(spec: DecoderSpec) -> tuple[str, ...]:
+    """Tensors of the attention that others of this family may have: left out, these models would give wrong answers without a word."""
+    if spec.architecture == "Qwen2ForCausalLM":
+        return "q_proj.bias", "k_proj.bias", "v_proj.bias"
+    return ("q_norm.weight", "k_norm.weight") if spec.architecture == "Qwen3ForCausalLM" else ()
 
 
 def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWeights:
@@ -86,6 +100,8 @@ def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWe
         prefix = f"layers.{index}."
         attention, mlp = prefix + "self_attn.", prefix + "mlp."
         q_norm, k_norm = attention + "q_norm", attention + "k_norm"
+        for name in _always_there(spec):
+            reader.require(attention + name)
         return LayerWeights(
             attention_norm=reader.norm(prefix + "input_layernorm"),
             attention=AttentionWeights(

@@ -10,7 +10,7 @@ from specgrove.json_files import JsonObject
 from specgrove.models.checkpoint import HeadRows, ShardReader, TensorSource
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.families.alibi import interleaved_slopes
-from specgrove.models.families.config_values import head_dim_of
+from specgrove.models.families.config_values import head_dim_of, norm_eps_of
 from specgrove.models.sharding import Shard
 from specgrove.models.spec import DecoderSpec, LayerSpec
 from specgrove.models.tensor_names import FamilyNames
@@ -38,27 +38,42 @@ def spec_of(config: JsonObject) -> DecoderSpec:
         raise UnsupportedModelError(
             "MPT with qk_ln or with an attn_type other than multihead_attention is not supported"
         )
+    _refuse_unread(config, attention, num_heads)
     head_dim = head_dim_of(config, hidden_size, num_heads)
     return DecoderSpec(
         architecture="MptForCausalLM",
         vocab_size=config.size("vocab_size"),
         hidden_size=hidden_size,
-        intermediate_size=int(config.number("expansion_ratio", 4) * hidden_size),
+        intermediate_size=int(config.positive("expansion_ratio", 4) * hidden_size),
         num_heads=num_heads,
         num_kv_heads=num_heads,
         head_dim=head_dim,
         max_position_embeddings=config.size("max_seq_len"),
         layers=(LayerSpec(),) * config.size("n_layers"),
         norm="layer",
-        norm_eps=config.number("layer_norm_epsilon", 1e-5),
+        norm_eps=norm_eps_of(config, "layer_norm_epsilon", 1e-5),
         activation="gelu",
         is_gated=False,
         residual="pre_norm",
-        attention_scale=attention.number("softmax_scale", head_dim**-0.5),
+        attention_scale=attention.positive("softmax_scale", head_dim**-0.5),
         has_tied_head=config.flag("tie_word_embeddings", True),
-        alibi_slopes=interleaved_slopes(num_heads, attention.number("alibi_bias_max", 8)),
-        qkv_clip=attention.number("clip_qkv") if attention.has("clip_qkv") else None,
+        alibi_slopes=interleaved_slopes(num_heads, attention.positive("alibi_bias_max", 8)),
+        qkv_clip=attention.number("clip_qkv", 0) or None,  # 0 clips nothing, in transformers too
     )
+
+
+def _refuse_unread(config: JsonObject, attention: JsonObject, num_heads: int) -> None:
+    """What models trained by the family's own code may have and transformers takes no notice of. Raises ``UnsupportedModelError``."""
+    asked = {
+        "logit_scale": config.has("logit_scale"),
+        "norm_type": not config.text("norm_type", "layernorm").endswith("layernorm"),
+        "ffn_config": config.object("ffn_config").text("ffn_type", "mptmlp") != "mptmlp",
+        "attn_config.rope": attention.flag("rope", False),
+        "attn_config.sliding_window_size": attention.integer("sliding_window_size", -1) > 0,
+        "attn_config.kv_n_heads": attention.size("kv_n_heads", num_heads) != num_heads,
+    }
+    if names := [name for name, is_asked in asked.items() if is_asked]:
+        raise UnsupportedModelError(f"MPT with {' and '.join(names)} is not supported")
 
 
 def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWeights:

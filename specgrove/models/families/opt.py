@@ -48,6 +48,7 @@ def spec_of(config: JsonObject) -> DecoderSpec:
         residual="pre_norm" if config.flag("do_layer_norm_before", True) else "post_norm",
         attention_scale=head_dim**-0.5,
         has_tied_head=config.flag("tie_word_embeddings", True),
+        has_norm_weights=config.flag("layer_norm_elementwise_affine", True),
         embedding_size=None if embedding_size == hidden_size else embedding_size,
     )
 
@@ -80,9 +81,13 @@ def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWe
         )
 
     def head() -> HeadWeights:
+        # Old checkpoints lack it without saying so; without weights there is nothing to tell it by but the order of norms.
+        has_final_norm = reader.has("final_layer_norm.weight") or (
+            not spec.has_norm_weights and spec.residual == "pre_norm"
+        )
         return HeadWeights(
             vocab=reader.vocab_head("lm_head", tied="embed_tokens"),
-            norm=reader.norm("final_layer_norm") if reader.has("final_layer_norm.weight") else None,
+            norm=reader.norm("final_layer_norm") if has_final_norm else None,
             projection=reader.whole("project_out", embedding, hidden) if spec.embedding_size is not None else None,
         )
 
