@@ -26,12 +26,12 @@ class DepthCounts:
     num_misses: list[float] = field(default_factory=list)
     widths: list[float] = field(default_factory=list)
 
-    def add(self, num_nodes: int, drafted_depth: int, accepted_depth: int) -> None:
-        """Counts a tree: depths up to the first miss were tried."""
+    def add(self, num_nodes: int, asked_depth: int, accepted_depth: int) -> None:
+        """Counts a tree that might have ``asked_depth`` levels: depths up to the first miss were tried."""
         for counts in (self.num_trials, self.num_misses, self.widths):
-            counts.extend([0.0] * (drafted_depth - len(counts)))
-        exponent = width_exponent(num_nodes / drafted_depth)
-        for depth in range(min(accepted_depth + 1, drafted_depth)):
+            counts.extend([0.0] * (asked_depth - len(counts)))
+        exponent = width_exponent(num_nodes / asked_depth)
+        for depth in range(min(accepted_depth + 1, asked_depth)):
             self.num_trials[depth] = self.num_trials[depth] * self.decay + 1
             self.num_misses[depth] = self.num_misses[depth] * self.decay + (depth == accepted_depth)
             self.widths[depth] = self.widths[depth] * self.decay + exponent
@@ -74,3 +74,21 @@ def _log_miss(rate: float, exponent: float) -> float:
 def width_exponent(width: float) -> float:
     """The miss rate of ``width`` candidates is that of one candidate to this power."""
     return 1 + _WIDTH_GAIN * math.log2(max(width, 1.0))
+
+
+def expected_tokens(log_misses: Sequence[float], num_nodes: int) -> float:
+    """Of a step with a tree of so many nodes and ``len(log_misses)`` levels: its own, and those of the depths that are reached."""
+    return _expected_tokens(log_misses, width_exponent(num_nodes / len(log_misses)))
+
+
+def most_expected_tokens(log_misses: Sequence[float], num_nodes: int) -> float:
+    """No shape with so many nodes has more: as if each level had all of them."""
+    return _expected_tokens(log_misses[:num_nodes], width_exponent(num_nodes))
+
+
+def _expected_tokens(log_misses: Sequence[float], exponent: float) -> float:
+    num_tokens = reached = 1.0
+    for log_miss in log_misses:
+        reached *= 1 - math.exp(log_miss * exponent)
+        num_tokens += reached
+    return num_tokens

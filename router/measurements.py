@@ -42,7 +42,7 @@ _MIN_LEVEL_NOISE = 0.1**2
 # One draft's surprise counts up to so many standard deviations: the first one wakes processes up.
 _MAX_DEVIATIONS = 2.0
 # Of the time of decoding what may go into finding out whether drafting would pay, and how many steps' worth may be saved up.
-_EXPLORED_SHARE = 0.005
+_EXPLORED_SHARE = 0.003
 _MAX_NUM_STEPS_SAVED = 5.0
 
 
@@ -182,7 +182,7 @@ class Measurements:
             return
         costs.num_since_tree = 0
         costs.with_tree_ms.add(rest_ms)
-        costs.level_time.observe(step.draft_ms / step.drafted_depth, load.row_times.ms(1))
+        costs.level_time.observe(step.draft_ms / step.asked_depth, load.row_times.ms(1))
 
 
 class SessionTimes:

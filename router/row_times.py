@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 # Points of the curve; a number of rows belongs to the last point that is not above it.
@@ -99,12 +99,20 @@ class RowTimes:
 
     def ms(self, num_rows: int, optimism: float = 0.0) -> float:
         """The time expected; with ``optimism``, so many standard deviations below it, but not below that of fewer rows."""
-        value = self._log_ms(num_rows)
-        if optimism:
-            curve, fewer = self._monotonic(), self._rows[: bisect.bisect_left(self._rows, num_rows)]
-            hoped = [curve[rows] - optimism * self.deviation(rows) for rows in fewer]
-            value = max([value - optimism * self.deviation(num_rows), *hoped])
-        return math.exp(value + self._load)
+        return next(self.times([num_rows], optimism))
+
+    def times(self, nums_rows: Sequence[int], optimism: float = 0.0) -> Iterator[float]:
+        """As ``ms``, of several numbers of rows, which ascend."""
+        curve, index, hoped_of_fewer = self._monotonic(), 0, -math.inf
+        for num_rows in nums_rows:
+            value = self._log_ms(num_rows)
+            if optimism:
+                while index < len(self._rows) and self._rows[index] < num_rows:
+                    rows = self._rows[index]
+                    hoped_of_fewer = max(hoped_of_fewer, curve[rows] - optimism * self.deviation(rows))
+                    index += 1
+                value = max(value - optimism * self.deviation(num_rows), hoped_of_fewer)
+            yield math.exp(value + self._load)
 
     def deviation(self, num_rows: int) -> float:
         """The standard deviation of the logarithm of the time expected, beside other numbers of rows."""

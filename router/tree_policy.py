@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from router.acceptance import DepthCounts, width_exponent
+from router.acceptance import DepthCounts, expected_tokens, most_expected_tokens
 from router.config import TreeConfig
 from router.measurements import Measurements, ReplicaLoad, SessionTimes
 from specgrove.request import MAX_NUM_STEPS_AHEAD, GenerationRequest, Step, TreeShape
@@ -114,23 +114,22 @@ class AdaptiveTreePolicy:
         if step.probe is not None:
             self._exploration.spend(step.probe.draft_ms * self._times.load.num_sessions)
             self._was_hit = step.probe.accepted_depth > 0
-            self._count(step.probe.num_nodes, step.probe.drafted_depth, step.probe.accepted_depth)
+            self._count(step.probe.num_nodes, step.probe.asked_depth, step.probe.accepted_depth)
         if step.drafted_depth > 0:
             self._num_unread_tokens = 0
-            self._count(step.num_drafted_nodes, step.drafted_depth, step.accepted_depth)
+            self._count(step.num_drafted_nodes, step.asked_depth, step.accepted_depth)
         elif step.draft_ms > 0:
-            self._count(0, 0, 0)
+            self._count(0, step.asked_depth, 0)
         elif not self._is_drafting:
             self._acceptance.fade(step.num_steps)
         if self._trial is not None and (step.drafted_depth > 0 or self._is_drafting):
             self._pay_for_trial(step, self._trial)
 
-    def _count(self, num_nodes: int, drafted_depth: int, accepted_depth: int) -> None:
-        if drafted_depth == 0:
-            # Nothing was found to draft, or in time: as good as a wrong token.
-            num_nodes = drafted_depth = 1
-        self._acceptance.add(num_nodes, drafted_depth, accepted_depth)
-        self._acceptance_of_all.add(num_nodes, drafted_depth, accepted_depth)
+    def _count(self, num_nodes: int, asked_depth: int, accepted_depth: int) -> None:
+        """A tree that ends above the depth asked for misses there. One without nodes is as good as a wrong token."""
+        num_nodes = max(num_nodes, 1)
+        self._acceptance.add(num_nodes, asked_depth, accepted_depth)
+        self._acceptance_of_all.add(num_nodes, asked_depth, accepted_depth)
 
     def _pay_for_trial(self, step: Step, usual_ms: float) -> None:
         """A trial cost this session what its tokens would have taken less as usual, and all others what the pass was longer."""
@@ -208,18 +207,17 @@ class AdaptiveTreePolicy:
         prior = self._acceptance_of_all.log_misses(guess, self._bounds.max_depth, prior_weight=_GUESS_WEIGHT)
         log_misses = self._acceptance.log_misses(prior, self._bounds.max_depth, hope_of_acceptance)
         best, best_ms = None, self._usual_ms(load) / min_gain
-        for num_nodes in _NUM_NODES_CHOICES:
-            if num_nodes > self._bounds.max_num_nodes:
-                break
-            verify_ms = times.ms(num_sessions * (num_nodes + 1), hope_of_times) + with_tree_ms
+        nums_nodes = [number for number in _NUM_NODES_CHOICES if number <= self._bounds.max_num_nodes]
+        passes_ms = times.times([num_sessions * (num_nodes + 1) for num_nodes in nums_nodes], hope_of_times)
+        for num_nodes, pass_ms in zip(nums_nodes, passes_ms, strict=True):
+            verify_ms = pass_ms + with_tree_ms
+            # Choosing is paid for by every request: most is seen not to pay at a glance.
+            if verify_ms + level_ms >= best_ms * most_expected_tokens(log_misses, num_nodes):
+                continue
             for max_depth in _DEPTH_CHOICES:
                 if max_depth > min(num_nodes, self._bounds.max_depth):
                     break
-                exponent = width_exponent(num_nodes / max_depth)
-                num_tokens = reached = 1.0
-                for depth in range(max_depth):
-                    reached *= 1 - math.exp(log_misses[depth] * exponent)
-                    num_tokens += reached
+                num_tokens = expected_tokens(log_misses[:max_depth], num_nodes)
                 ms_per_token = (verify_ms + level_ms * max_depth) / num_tokens
                 if ms_per_token < best_ms:
                     best = _Candidate(TreeShape(num_nodes, max_depth, self._bounds.beam_width), ms_per_token)

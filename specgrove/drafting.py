@@ -70,6 +70,12 @@ class Drafting:
             await asyncio.wait(tasks)
             self._last_reading = Reading(num_tokens, (time.perf_counter() - started_s) * 1e3)
 
+    async def settle(self) -> None:
+        """Returns when the drafters have ended what they were asked before, however long it takes."""
+        busy = [session.under_way for session in self._sessions if session.under_way is not None]
+        if busy:
+            await asyncio.wait(busy)
+
     def take_reading(self) -> Reading | None:
         """The last reading that has ended and was not taken yet."""
         reading, self._last_reading = self._last_reading, None
@@ -110,7 +116,8 @@ class _DrafterSession:
         self._drafter = drafter
         self._vocab_size = vocab_size
         self._held_len = 0
-        self._under_way: asyncio.Task[tuple[DraftedTree, ...]] | None = None
+        self.under_way: asyncio.Task[tuple[DraftedTree, ...]] | None = None
+        """The last item sent; it may have ended."""
         self._is_late = False
         self._num_failures = 0  # in a row
         self._num_steps_alone = 0
@@ -121,19 +128,19 @@ class _DrafterSession:
 
     @property
     def is_busy(self) -> bool:
-        return self._under_way is not None and not self._under_way.done()
+        return self.under_way is not None and not self.under_way.done()
 
     def start(self, committed: list[int], shape: TreeShape) -> asyncio.Task[tuple[DraftedTree, ...]]:
-        self._under_way = asyncio.create_task(self._ask(tuple(committed), shape))
-        return self._under_way
+        self.under_way = asyncio.create_task(self._ask(tuple(committed), shape))
+        return self.under_way
 
     async def draft(self, committed: list[int], shape: TreeShape) -> tuple[DraftedTree, ...]:
         if self._num_steps_alone > 0:
             self._num_steps_alone -= 1
             return ()
-        if self._under_way is not None and not self._under_way.done():
-            await asyncio.wait({self._under_way}, timeout=0 if self._is_late else _LATE_DRAFT_WAIT_S)
-            if not self._under_way.done():
+        if self.under_way is not None and not self.under_way.done():
+            await asyncio.wait({self.under_way}, timeout=0 if self._is_late else _LATE_DRAFT_WAIT_S)
+            if not self.under_way.done():
                 self._is_late = True
                 return ()
         task = self.start(committed, shape)
@@ -220,8 +227,8 @@ class _DrafterSession:
         return DraftedTree(drafted.ssm, tree.of_tokens(is_known))
 
     async def close(self) -> None:
-        if self._under_way is not None:
-            self._under_way.cancel()
+        if self.under_way is not None:
+            self.under_way.cancel()
         await self._drafter.close(self._request.session_id)
 
 

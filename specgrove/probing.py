@@ -21,6 +21,7 @@ class _Drafted:
 
     base: int
     tree: TokenTree
+    asked_depth: int
     draft_ms: float
 
 
@@ -37,11 +38,13 @@ class Probing:
             self._task = asyncio.create_task(self._draft(committed, shape))
 
     async def _draft(self, committed: list[int], shape: TreeShape) -> _Drafted:
+        # A drafter that is still reading would draft nothing, which were no sign of what it is worth.
+        await self._drafting.settle()
         await self._drafting.read(committed)
         known = list(committed)
         started_s = time.perf_counter()
         tree, _, _ = await self._drafting.draft(known, shape)
-        return _Drafted(len(known), tree, (time.perf_counter() - started_s) * 1e3)
+        return _Drafted(len(known), tree, shape.max_depth, (time.perf_counter() - started_s) * 1e3)
 
     def result(self, committed: list[int]) -> Probe | None:
         """The probe that was started, once the committed tokens tell how far its tree is right; then another may be started."""
@@ -52,7 +55,7 @@ class Probing:
         if accepted_depth is None:
             return None
         self._task = None
-        return Probe(drafted.tree.num_nodes - 1, max(drafted.tree.depths()), accepted_depth, drafted.draft_ms)
+        return Probe(drafted.tree.num_nodes - 1, drafted.asked_depth, accepted_depth, drafted.draft_ms)
 
     def call_off(self) -> None:
         """A tree is wanted now: drafters that were asked for two at once would take each other's place."""

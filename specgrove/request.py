@@ -196,11 +196,12 @@ class CommittedToken:
 class Probe:
     """A tree that was drafted while the verifier went on by itself, and compared with what it decided.
 
-    It tells what verifying the tree would have accepted, since that changes no token. Depth 0: nothing was drafted.
+    It tells what verifying the tree would have accepted, since that changes no token.
     """
 
     num_nodes: int
-    drafted_depth: int
+    asked_depth: int
+    """Levels that drafters were asked for; the tree may have fewer."""
     accepted_depth: int
     draft_ms: float
 
@@ -231,6 +232,8 @@ class Step:
     verify_num_tokens: int
     num_replays: int
     num_steps: int = 1
+    asked_depth: int = 0
+    """Levels that drafters were asked for; the tree may have fewer."""
     wall_ms: float = 0.0
     probe: Probe | None = None
     reading: Reading | None = None

@@ -118,12 +118,11 @@ async def generate(
         started_s = time.perf_counter()
         num_left = max_len - len(committed)
         ssms: tuple[str, ...] = ()
-        tree, draft_ms, num_steps = TokenTree.of_root(committed[-1]), 0.0, 1
+        tree, draft_ms, shape = TokenTree.of_root(committed[-1]), 0.0, _WITHOUT_DRAFTERS
         if not verifying.is_ahead:
             shape = next_shape(num_left)
-            num_steps = shape.num_steps
             tree, ssms, draft_ms = await drafting.draft(committed, shape)
-        verdict, num_replays = await verifying.verify(committed, tree, num_steps)
+        verdict, num_replays = await verifying.verify(committed, tree, shape.num_steps)
         if isinstance(verdict, PromptProgress):
             return Step.of_progress(min(verdict.num_tokens, len(request.prompt_token_ids)), num_replays)
         step = _step_of(
@@ -137,6 +136,7 @@ async def generate(
         )
         return replace(
             step,
+            asked_depth=shape.max_depth,
             wall_ms=(time.perf_counter() - started_s) * 1e3,
             probe=probing.result(committed),
             reading=drafting.take_reading(),

@@ -118,7 +118,7 @@ def _steps(suite: Suite, policy: Policy, num_tokens: int, spent: Spent) -> Itera
             nodes, depth = shape.probe.max_num_nodes, shape.probe.max_depth
             probe = Probe(nodes, depth, suite.accepted(nodes, depth), suite.draft_ms * depth)
             if suite.random.random() > suite.found_rate:
-                probe = Probe(0, 0, 0, probe.draft_ms)
+                probe = Probe(0, depth, 0, probe.draft_ms)
             spent.ms += probe.draft_ms * suite.num_sessions
         if shape.max_num_nodes > 0 and not is_first:
             step = _tree_step(suite, shape)
@@ -140,14 +140,14 @@ def _steps(suite: Suite, policy: Policy, num_tokens: int, spent: Spent) -> Itera
             num_unread += 1
             is_last = index == num_steps - 1
             yield Step(
-                (CommittedToken(0),), None, 0, 0, 0, 0.0, verify_ms, suite.num_sessions, 0, 1, wall_ms,
+                (CommittedToken(0),), None, 0, 0, 0, 0.0, verify_ms, suite.num_sessions, 0, 1, 0, wall_ms,
                 probe if is_last else None, reading if index == 0 else None,
             )  # fmt: skip
         is_first = False
 
 
 def _tree_step(suite: Suite, shape: TreeShape) -> Step:
-    depth = min(shape.max_depth, shape.max_num_nodes)
+    depth = asked_depth = min(shape.max_depth, shape.max_num_nodes)
     draft_ms = suite.draft_ms * depth * suite.first_draft_factor
     suite.first_draft_factor = 1.0
     num_nodes = shape.max_num_nodes
@@ -158,7 +158,7 @@ def _tree_step(suite: Suite, shape: TreeShape) -> Step:
     verify_ms = suite.pass_ms(num_rows)
     wall_ms = verify_ms + draft_ms + suite.tree_overhead_ms
     tokens = (CommittedToken(0),) * (accepted + 1)
-    return Step(tokens, None, num_nodes, depth, accepted, draft_ms, verify_ms, num_rows, 0, 1, wall_ms)
+    return Step(tokens, None, num_nodes, depth, accepted, draft_ms, verify_ms, num_rows, 0, 1, asked_depth, wall_ms)
 
 
 def best_static(suite: Suite) -> float:

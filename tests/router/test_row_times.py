@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 
 import pytest
@@ -55,6 +56,19 @@ def test_one_size_measured_on_a_busy_machine_is_put_right_by_a_few_real_steps() 
             times.observe(rows, step_ms(rows))
     assert times.ms(8) == pytest.approx(step_ms(8), rel=0.15)
     assert times.ms(1) == pytest.approx(step_ms(1), rel=0.15)
+
+
+@pytest.mark.parametrize("optimism", [0.0, 1.5])
+def test_the_times_of_several_numbers_of_rows_are_those_of_each(optimism: float) -> None:
+    generator, times = random.Random(1), measured()
+    for _ in range(60):
+        rows = generator.choice((1, 4, 12, 40))
+        times.observe(rows, step_ms(rows) * generator.uniform(0.5, 2))
+    nums_rows = [1, 2, 7, 8, 9, 33, 64, 400]
+    assert list(times.times(nums_rows, optimism)) == [times.ms(num_rows, optimism) for num_rows in nums_rows]
+    # By hand: hope is not below that of fewer rows.
+    hoped = [math.exp(math.log(times.ms(rows)) - optimism * times.deviation(rows)) for rows in range(1, 65)]
+    assert times.ms(64, optimism) == pytest.approx(max(hoped[rows - 1] for rows in (1, 2, 4, 8, 12, 16, 32, 64)))
 
 
 def test_more_rows_never_take_less() -> None:

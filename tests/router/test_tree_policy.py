@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from router import tree_policy
+from router.acceptance import DepthCounts, expected_tokens, most_expected_tokens
 from router.config import TreeConfig
 from router.measurements import Exploration, LevelTime, Measurements, ReplicaLoad, RunningMean
 from router.row_times import RowTimes
@@ -227,13 +232,47 @@ def test_the_budget_is_a_share_of_decoding_and_is_not_saved_up_for_long() -> Non
     exploration = Exploration()
     assert not exploration.is_affordable
     exploration.earn(1000, 10)
-    exploration.spend(4)
+    exploration.spend(2.9)
     assert exploration.is_affordable
-    exploration.spend(4)
+    exploration.spend(0.2)
     assert not exploration.is_affordable
     exploration.earn(10**9, 10)
     exploration.spend(50)
     assert not exploration.is_affordable
+
+
+def test_a_drafter_that_draws_less_than_it_is_asked_for_is_timed_by_what_was_asked() -> None:
+    """What a tree of four levels takes was taken for what one level takes, where drafters found one token only."""
+    suite = suite_of(BFLOAT16)
+    suite.measure()
+    step = Step((CommittedToken(0),), None, 1, 1, 0, 4.0, 10.0, 2, 0, asked_depth=4, wall_ms=15.0)
+    for _ in range(50):
+        suite.measurements.observe(step, ReplicaLoad(suite.times, 1))
+    assert suite.measurements.costs(1).level_time.ms(10.0) == pytest.approx(1.0, rel=0.1)
+
+
+def test_a_tree_that_ends_above_the_depth_asked_for_misses_there() -> None:
+    counts = DepthCounts(decay=1.0)
+    counts.add(num_nodes=1, asked_depth=4, accepted_depth=1)
+    assert (counts.num_trials, counts.num_misses) == ([1, 1, 0, 0], [0, 1, 0, 0])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_shapes_that_are_passed_over_at_a_glance_are_none_that_pay(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = random.Random(seed)
+    suite = suite_of(generator.choice([BFLOAT16, INT4, LARGE]), generator.choice([1, 8]))
+    suite.hit_rate, suite.draft_ms = generator.random(), 3 * generator.random()
+    after(suite, "right", 3)
+    at_a_glance = [adaptive.shape() for adaptive in [suite.policy() for _ in range(8)]]
+    monkeypatch.setattr(tree_policy, "most_expected_tokens", lambda log_misses, num_nodes: math.inf)
+    assert [adaptive.shape() for adaptive in [suite.policy() for _ in range(8)]] == at_a_glance
+
+
+@given(st.lists(st.floats(-3.0, -0.01), min_size=1, max_size=16), st.integers(1, 64))
+def test_no_shape_has_more_expected_tokens_than_its_nodes_allow(log_misses: list[float], num_nodes: int) -> None:
+    most = most_expected_tokens(log_misses, num_nodes)
+    for depth in range(1, min(num_nodes, len(log_misses)) + 1):
+        assert expected_tokens(log_misses[:depth], num_nodes) <= most + 1e-9
 
 
 def policy(measurements: Measurements, session_id: str = "s", **options: object) -> TreePolicy:
@@ -259,7 +298,7 @@ def test_sets_of_ssms_have_counts_of_their_own() -> None:
     suite = suite_of(lambda rows: 10.0)
     suite.measure()
     bad = policy(suite.measurements, ssms=("bad",))
-    step = Step((CommittedToken(0),), None, 4, 4, 0, 4.0, 10.0, 5, 0, wall_ms=15.0)
+    step = Step((CommittedToken(0),), None, 4, 4, 0, 4.0, 10.0, 5, 0, asked_depth=4, wall_ms=15.0)
     for _ in range(40):
         bad.shape()
         bad.observe(step)
