@@ -21,6 +21,7 @@ from specgrove.errors import InvalidRequestError, ResourceExhaustedError
 from specgrove.serving.server import run_server
 from specgrove.serving.status import abort
 from specgrove.v1 import router_pb2, router_pb2_grpc, token_tree_pb2
+from tests.waiting import LIMIT_S
 
 PIECES = [["The"], [" quick", " brown"], [" fox"]]
 
@@ -59,7 +60,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             ]
             yield router_pb2.GenerateResponse(tokens=tokens, text="".join(words))
         if request.text == "endless":
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         if request.text != "truncated":
             usage = router_pb2.Usage(num_output_tokens=4, num_verify_steps=3, decode_ms=30, acceptance_histogram=[2, 1])
             stop = {"stop text": {"text": "fox"}, "stop token": {"token_id": 0}}.get(request.text)
@@ -99,7 +100,7 @@ def running_router(folder: Path) -> Iterator[tuple[FakeRouter, str]]:
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
     try:
-        assert is_up.wait(5)
+        assert is_up.wait(LIMIT_S)
         yield fake, address
     finally:
         loop.call_soon_threadsafe(stop.set)

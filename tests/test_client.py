@@ -20,6 +20,7 @@ from specgrove.errors import (
 from specgrove.output import Completion
 from specgrove.request import FinishReason, LogProbs, SpeculationOptions
 from tests.fake_router import FakeRouter, running_router
+from tests.waiting import LIMIT_S
 
 
 @pytest.fixture
@@ -140,14 +141,14 @@ def test_closing_the_iterator_cancels(router: tuple[FakeRouter, str], client: Cl
     stream = client.generate("endless")
     assert next(stream).text == "The"
     stream.close()
-    assert router[0].was_cancelled.wait(5)
+    assert router[0].was_cancelled.wait(LIMIT_S)
 
 
 async def test_closing_the_async_iterator_cancels(router: tuple[FakeRouter, str], async_client: AsyncClient) -> None:
     stream = async_client.generate("endless")
     assert (await anext(stream)).text == "The"
     await stream.aclose()
-    assert await asyncio.to_thread(router[0].was_cancelled.wait, 5)
+    assert await asyncio.to_thread(router[0].was_cancelled.wait, LIMIT_S)
 
 
 async def test_control_calls(client: Client, async_client: AsyncClient) -> None:

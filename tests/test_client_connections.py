@@ -23,6 +23,7 @@ from specgrove.serving.server import Server
 from specgrove.v1 import router_pb2_grpc
 from tests.certificates import Certificates, make_certificates
 from tests.fake_router import FakeRouter
+from tests.waiting import LIMIT_S
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +56,14 @@ async def mutual_tls_address(certificates: Certificates) -> AsyncIterator[str]:
 
 def _complete(address: str, tls: TlsFiles | None) -> str:
     with Client(address, tls=tls) as client:
-        return client.complete("hi", timeout_s=10).text
+        return client.complete("hi", timeout_s=LIMIT_S).text
 
 
 async def test_a_client_trusts_the_authority_it_is_given(tls_address: str, certificates: Certificates) -> None:
     tls = TlsFiles(ca=certificates.client.ca)
     assert await asyncio.to_thread(_complete, tls_address, tls) == "The quick brown fox"
     async with AsyncClient(tls_address, tls=tls) as client:
-        assert (await client.complete("hi", timeout_s=10)).text == "The quick brown fox"
+        assert (await client.complete("hi", timeout_s=LIMIT_S)).text == "The quick brown fox"
 
 
 async def test_a_client_trusts_no_other_server(tls_address: str) -> None:

@@ -1,19 +1,35 @@
-"""Waiting for something that has no event, for tests. Limits only end a test that hangs: none says how fast anything is."""
+"""Waiting for something that has no event, for tests. A limit only ends a test that hangs: none says how fast anything is.
+
+So all of them are ``LIMIT_S``, which is far more than the slowest machine takes. Conditions are to be of the kind that stays true.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
+if TYPE_CHECKING:
+    import pytest
+
+LIMIT_S = 120.0
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     """Returns when ``condition`` holds. Raises ``TimeoutError``."""
-    async with asyncio.timeout(timeout_s):
+    async with asyncio.timeout(LIMIT_S):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """The same for tests that are no coroutines."""
+    until_s = time.monotonic() + LIMIT_S
+    while not condition():
+        if time.monotonic() > until_s:
+            raise TimeoutError
+        time.sleep(0.02)
 
 
 def recorded_waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:

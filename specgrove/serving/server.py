@@ -169,12 +169,12 @@ async def serve_until_signal(
         if inspect.iscoroutine(stopped):
             stopped.close()
         raise
-    # The one line on stdout: whoever started this process with port 0 reads it.
-    print(f"listening on {bound_address}", flush=True)
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
+    # The one line on stdout: whoever started this process with port 0 reads it, and may end the process at once.
+    print(f"listening on {bound_address}", flush=True)
     failed: asyncio.Future[object] = loop.create_future() if stopped is None else asyncio.ensure_future(stopped)
     first_signal: asyncio.Future[object] = asyncio.ensure_future(signals.get())
     await asyncio.wait({first_signal, failed}, return_when=asyncio.FIRST_COMPLETED)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import LIMIT_S
+
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = """
 import sys
@@ -52,19 +54,19 @@ def test_serve_ends_in_order_on_a_signal(number: signal.Signals) -> None:
     process = start(address)
     assert process.stderr is not None
     lines = []
-    watchdog = threading.Timer(30, process.kill)
+    watchdog = threading.Timer(LIMIT_S, process.kill)
     watchdog.start()
     for line in process.stderr:
         lines.append(line.rstrip("\n"))
         if line.startswith("serving"):
             os.kill(process.pid, number)
     watchdog.cancel()
-    assert process.wait(20) == 0
+    assert process.wait(LIMIT_S) == 0
     assert f"serving fake (), SSMs: lookup, demo, at {address}; Ctrl-C stops" in lines
     assert f"router: hello from {address}" in lines
     assert lines[-1] != ""
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=5)
+        socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=LIMIT_S)
 
 
 def test_an_address_that_is_taken_is_one_clear_line() -> None:
@@ -73,7 +75,7 @@ def test_an_address_that_is_taken_is_one_clear_line() -> None:
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         process = start(address)
-        _, stderr = process.communicate(timeout=30)
+        _, stderr = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 1
     last_line = stderr.splitlines()[-1]
     assert last_line.startswith("specgrove: error: router ended with exit code 1 while starting: ")

@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,17 +14,9 @@ import pytest
 from specgrove.client import Client
 from specgrove.serve import Suite, SuiteConfig, is_serving, process_specs
 from specgrove.supervisor import ProcessFailedError, ProcessSpec, Supervisor
+from tests.waiting import LIMIT_S, wait_until
 
 MODULE = "tests.fake_router"
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 20.0) -> bool:
-    until_s = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > until_s:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def is_alive(pid: int) -> bool:
@@ -48,13 +38,13 @@ def test_output_is_forwarded_and_a_killed_process_comes_back(tmp_path: Path) -> 
     supervisor.start()
     try:
         address = f"unix:{tmp_path}/service.sock"
-        assert eventually(lambda: is_serving(address))
+        wait_until(lambda: is_serving(address))
         supervisor.expect_up()
         pid = supervisor.pid("service")
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        assert eventually(lambda: supervisor.num_restarts("service") == 1)
-        assert eventually(lambda: is_serving(address))
+        wait_until(lambda: supervisor.num_restarts("service") == 1)
+        wait_until(lambda: is_serving(address))
         assert supervisor.pid("service") != pid
     finally:
         supervisor.stop()
@@ -69,7 +59,7 @@ def test_a_process_that_ends_while_starting_says_why(tmp_path: Path) -> None:
 
     try:
         with pytest.raises(ProcessFailedError) as failure:
-            eventually(lambda: supervisor.check() is not None)  # type: ignore[func-returns-value]
+            wait_until(lambda: supervisor.check() is not None)  # type: ignore[func-returns-value]
     finally:
         supervisor.stop()
     assert str(failure.value) == "broken ended with exit code 3 while starting: error: the model folder is empty"
@@ -86,9 +76,9 @@ def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
 
     supervisor = Supervisor([spec(tmp_path, "mule", "--stubborn")], log_line, drain_s=0.5)
     supervisor.start()
-    assert is_up.wait(20)
+    assert is_up.wait(LIMIT_S)
     pid = supervisor.pid("mule")
-    assert eventually(lambda: "hello" in lines[0])
+    wait_until(lambda: "hello" in lines[0])
     supervisor.stop()
     assert pid is not None
     assert not is_alive(pid)
@@ -101,7 +91,7 @@ from specgrove.supervisor import ProcessSpec, Supervisor
 spec = ProcessSpec("service", {MODULE!r}, ("--address", "unix:{tmp_path}/service.sock"))
 supervisor = Supervisor([spec], lambda name, line: print(supervisor.pid("service"), flush=True), drain_s=5)
 supervisor.start()
-time.sleep(60)
+time.sleep(3600)
 """
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -109,7 +99,7 @@ time.sleep(60)
     assert is_alive(pid)
     parent.kill()
     parent.wait()
-    assert eventually(lambda: not is_alive(pid))
+    wait_until(lambda: not is_alive(pid))
 
 
 @pytest.fixture
@@ -138,8 +128,8 @@ def test_suite_serves_and_survives_the_death_of_its_router(config: SuiteConfig) 
             assert client.complete("hi").text == "The quick brown fox"
         assert pids["router"] is not None
         os.kill(pids["router"], signal.SIGKILL)
-        assert eventually(lambda: suite.num_restarts("router") == 1)
-        assert eventually(lambda: is_serving(suite.address))
+        wait_until(lambda: suite.num_restarts("router") == 1)
+        wait_until(lambda: is_serving(suite.address))
         socket_folder = Path(suite.address.removeprefix("unix:")).parent
     assert not socket_folder.exists()
     assert not any(is_alive(pid) for pid in pids.values() if pid is not None)

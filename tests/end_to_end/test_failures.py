@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 
 import grpc
 import pytest
@@ -17,6 +15,7 @@ from specgrove.errors import DeadlineExceededError
 from specgrove.request import SpeculationOptions
 from specgrove.serve import Suite
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, ssm_pb2, ssm_pb2_grpc
+from tests.waiting import wait_until
 
 QUESTION = [("user", "Explain how a bicycle stays upright, in detail.")]
 SPECULATION = SpeculationOptions(max_num_nodes=6, max_depth=3)
@@ -30,16 +29,6 @@ def slots_in_use(suite: Suite) -> tuple[int, int]:
     with grpc.insecure_channel(suite.address_of("ssm_service")) as channel:
         ssm = ssm_pb2_grpc.SsmServiceStub(channel).GetLoad(ssm_pb2.SsmServiceGetLoadRequest()).load
     return llm.num_slots - llm.num_free_slots, ssm.num_slots - ssm.num_free_slots
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
-    """The limit only ends a test that hangs."""
-    until_s = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > until_s:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
@@ -63,7 +52,7 @@ def test_killed_services_cost_time_but_no_token(suite: Suite, client: Client, te
     assert usage is not None
     assert usage.num_replays >= 1
     assert suite.num_restarts("llm_service") == restarts["llm_service"] + 1
-    assert eventually(lambda: suite.num_restarts("ssm_service") == restarts["ssm_service"] + 1)
+    wait_until(lambda: suite.num_restarts("ssm_service") == restarts["ssm_service"] + 1)
     # Both are back: drafted tokens are accepted again.
 
     def is_drafted() -> bool:
@@ -71,23 +60,23 @@ def test_killed_services_cost_time_but_no_token(suite: Suite, client: Client, te
         assert again.token_ids == expected.token_ids
         return any(token.drafted_by for token in again.tokens)
 
-    assert eventually(is_drafted)
+    wait_until(is_drafted)
 
 
 def test_cancelled_requests_give_their_slots_back(suite: Suite, client: Client) -> None:
-    assert eventually(lambda: slots_in_use(suite) == (0, 0))
+    wait_until(lambda: slots_in_use(suite) == (0, 0))
     stream = client.generate(QUESTION, max_tokens=500, ignore_eos=True, speculation=SPECULATION)
     for _ in range(4):
         next(stream)
     assert slots_in_use(suite)[0] > 0
     stream.close()
-    assert eventually(lambda: slots_in_use(suite) == (0, 0))
+    wait_until(lambda: slots_in_use(suite) == (0, 0))
 
 
 def test_a_passed_deadline_gives_the_slots_back(suite: Suite, client: Client) -> None:
     with pytest.raises(DeadlineExceededError):
         client.complete(QUESTION, max_tokens=500, ignore_eos=True, timeout_s=1.0, speculation=SPECULATION)
-    assert eventually(lambda: slots_in_use(suite) == (0, 0))
+    wait_until(lambda: slots_in_use(suite) == (0, 0))
 
 
 def test_a_vanished_client_gives_the_slots_back(suite: Suite) -> None:
@@ -97,8 +86,8 @@ def test_a_vanished_client_gives_the_slots_back(suite: Suite) -> None:
     )
     child = subprocess.Popen([sys.executable, "-c", program])
     try:
-        assert eventually(lambda: slots_in_use(suite)[0] > 0)
+        wait_until(lambda: slots_in_use(suite)[0] > 0)
     finally:
         child.kill()
         child.wait()
-    assert eventually(lambda: slots_in_use(suite) == (0, 0))
+    wait_until(lambda: slots_in_use(suite) == (0, 0))

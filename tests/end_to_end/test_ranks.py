@@ -12,7 +12,7 @@ import pytest
 from specgrove.client import Client
 from specgrove.request import SpeculationOptions
 from specgrove.serve import Suite, SuiteConfig, is_serving
-from tests.end_to_end.test_failures import eventually
+from tests.waiting import wait_until
 
 QUESTION = [("user", "Explain how a bicycle stays upright, in detail.")]
 SPECULATION = SpeculationOptions(max_num_nodes=6, max_depth=3)
@@ -79,7 +79,7 @@ def test_a_lost_rank_is_named_and_costs_no_token(
             if len(token_ids) >= 10 and not is_lost:
                 os.kill(victim, number)
                 is_lost = True
-                assert eventually(lambda: not is_serving(spread.address_of("llm_service")))
+                wait_until(lambda: spread.num_restarts("llm_service") > num_restarts)
     assert is_lost
     assert token_ids == list(expected.token_ids)
     assert spread.num_restarts("llm_service") == num_restarts + 1
@@ -89,9 +89,8 @@ def test_a_lost_rank_is_named_and_costs_no_token(
 
 
 def test_an_idle_service_notices_too(spread: Suite) -> None:
-    assert eventually(lambda: is_serving(spread.address_of("llm_service")), 30)
+    wait_until(lambda: is_serving(spread.address_of("llm_service")))
     num_restarts = spread.num_restarts("llm_service")
     os.kill(rank_pids(spread)[1], signal.SIGKILL)
-    assert eventually(lambda: not is_serving(spread.address_of("llm_service")), 5)
-    assert eventually(lambda: spread.num_restarts("llm_service") == num_restarts + 1, 10)
-    assert eventually(lambda: is_serving(spread.address_of("llm_service")), 60)
+    wait_until(lambda: spread.num_restarts("llm_service") == num_restarts + 1)
+    wait_until(lambda: is_serving(spread.address_of("llm_service")))

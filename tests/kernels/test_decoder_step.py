@@ -25,6 +25,7 @@ from tests.kernels.step_parts import (
     layer,
     linear,
 )
+from tests.waiting import LIMIT_S
 
 
 def _step(num_layers: int = 2) -> DecoderStep:
@@ -86,7 +87,7 @@ def test_callers_from_several_threads_do_not_disturb_one_another() -> None:
     for caller in callers:
         caller.start()
     for caller in callers:
-        caller.join(30)
+        caller.join(LIMIT_S)
     assert not wrong
 
 

@@ -11,6 +11,7 @@ import torch
 
 from specgrove.kernels import sampling, threads
 from specgrove.kernels.linear import PackedLinear
+from tests.waiting import LIMIT_S
 
 
 def test_settings() -> None:
@@ -34,7 +35,7 @@ def test_callers_from_several_threads_do_not_disturb_one_another() -> None:
     for caller in callers:
         caller.start()
     for caller in callers:
-        caller.join(30)
+        caller.join(LIMIT_S)
     assert not wrong
 
 

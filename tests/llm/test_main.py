@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from llm_service.arguments import parse_arguments
+from tests.waiting import LIMIT_S
 
 
 def start(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "llm_service", "--address", "127.0.0.1:0", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
 
 
 def test_help_explains_every_flag() -> None:

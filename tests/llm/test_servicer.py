@@ -28,6 +28,7 @@ from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
 from tests.llm.verifying import PROMPT, opening
 from tests.router.toy_language import CHAT_TEMPLATE, toy_tokenizer_json
+from tests.waiting import LIMIT_S
 
 NUM_SLOTS = 300
 
@@ -84,7 +85,7 @@ async def service(
 
 async def read(call: object) -> list[llm_pb2.VerifyResult]:
     """The results of the next message, none at the stream's end."""
-    response = await asyncio.wait_for(call.read(), 60)  # type: ignore[attr-defined]
+    response = await asyncio.wait_for(call.read(), LIMIT_S)  # type: ignore[attr-defined]
     return [] if response is grpc.aio.EOF else list(response.results)
 
 
@@ -141,7 +142,7 @@ async def test_draining_ends_an_item_with_its_next_verdict(
         results.extend(await read(call))
     assert [result.verdict.has_more for result in results] == [True] * (len(results) - 1) + [False]
     assert sum(len(result.verdict.token_ids) for result in results) <= 180
-    await asyncio.wait_for(draining, 60)
+    await asyncio.wait_for(draining, LIMIT_S)
 
 
 async def test_step_times_are_measured_once(service: Service, engine: VerifierEngine) -> None:

@@ -25,6 +25,7 @@ from tests.kernels.cuda.conftest import assert_as_exact_as_torch
 from tests.models.families import DEVICE_VARIANTS, VARIANTS, save_tiny
 from tests.models.test_decoder import PROMPTS, chunked_logits
 from tests.models.test_device_weights import copies_on
+from tests.waiting import LIMIT_S
 
 PROMPT = PROMPTS[0]
 TREE = ([3, 10, 11, 12, 13, 14], [-1, 0, 0, 1, 3, 2])
@@ -191,7 +192,7 @@ def test_tensor_ranks_on_kernels(variant: str, tmp_path: Path) -> None:
                 pool.submit(group.run, partial(last_logits, runner, PROMPT, chunk_lens))
                 for group, runner in zip(groups, runners, strict=True)
             ]
-            found = [run.result(timeout=60) for run in runs]
+            found = [run.result(timeout=LIMIT_S) for run in runs]
         assert torch.equal(*found)
         return found[0]
 

@@ -16,6 +16,7 @@ from specgrove.runtime.model_runner import ModelRunner
 from tests.conftest import save_tiny_llama
 from tests.models.families import save_tiny
 from tests.models.test_decoder import PROMPTS, chunked_logits
+from tests.waiting import LIMIT_S
 
 
 @pytest.mark.parametrize("variant", ["llama", "opt-350m", "gemma3", "gpt-bigcode"])
@@ -71,7 +72,7 @@ print(peak_bytes() - before, store.num_bytes if store else 0, store.resident_byt
 
 def _peak(*arguments: str) -> list[int]:
     result = subprocess.run(
-        [sys.executable, "-c", _PEAK, *arguments], capture_output=True, text=True, check=True, timeout=100
+        [sys.executable, "-c", _PEAK, *arguments], capture_output=True, text=True, check=True, timeout=LIMIT_S
     )
     return [int(number) for number in result.stdout.split()]
 
@@ -125,7 +126,7 @@ def test_a_rank_reads_its_share_only(rank: int, dtype: str, tiny_llama: Path, tm
     )  # fmt: skip
     result = subprocess.run(
         [sys.executable, "-c", _SHARE, str(tiny_llama), str(folder), dtype, str(rank)],
-        capture_output=True, text=True, check=True, timeout=100,
+        capture_output=True, text=True, check=True, timeout=LIMIT_S,
     )  # fmt: skip
     peak, share = (int(number) for number in result.stdout.split())
     assert peak <= 1.15 * share

@@ -7,6 +7,7 @@ from typing import Any
 
 from specgrove.v1 import router_pb2, token_tree_pb2
 from tests.router.toy_services import ToySuite
+from tests.waiting import LIMIT_S
 
 PROMPT = list(b"Hello, tree")
 
@@ -20,7 +21,7 @@ def request_of(**fields: Any) -> router_pb2.GenerateRequest:
 
 
 async def responses_to(suite: ToySuite, request: router_pb2.GenerateRequest) -> list[router_pb2.GenerateResponse]:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(LIMIT_S):
         return [response async for response in suite.stub.Generate(request)]
 
 

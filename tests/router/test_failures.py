@@ -16,7 +16,7 @@ from specgrove.token_tree import TokenTree
 from specgrove.v1 import router_pb2
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
 from tests.router.toy_language import toy_output
-from tests.router.toy_services import ToyLlm, ToySsm, llm_server, toy_suite
+from tests.router.toy_services import ToyLlm, ToySsm, halting_llm, llm_server, toy_suite
 from tests.waiting import recorded_waits, until
 
 
@@ -30,10 +30,10 @@ async def test_forgetful_services_are_sent_the_tokens_again() -> None:
 
 
 async def test_an_llm_service_that_is_restarted_in_mid_stream() -> None:
-    async with toy_suite(ToyLlm(step_s=0.005)) as suite:
+    async with toy_suite(halting_llm(10)) as suite:
         generating = asyncio.create_task(responses_to(suite, request_of(max_tokens=200)))
         await until(lambda: suite.llm.num_verified >= 10)
-        await suite.restart_llm(ToyLlm(step_s=0.005))
+        await suite.restart_llm(ToyLlm())
         responses = await generating
         assert token_ids_of(responses) == toy_output(PROMPT, 200)
         assert responses[-1].usage.num_replays >= 1
@@ -41,19 +41,22 @@ async def test_an_llm_service_that_is_restarted_in_mid_stream() -> None:
 
 
 async def test_an_llm_service_that_drains_in_mid_stream() -> None:
-    async with toy_suite(ToyLlm(step_s=0.005)) as suite:
+    async with toy_suite(halting_llm(10)) as suite:
         generating = asyncio.create_task(responses_to(suite, request_of(max_tokens=200)))
         await until(lambda: suite.llm.num_verified >= 10)
-        await suite.llm_server.stop(2.0)
-        await suite.restart_llm(ToyLlm(step_s=0.005))
+        await suite.drain_llm()
+        await suite.restart_llm(ToyLlm())
         assert token_ids_of(await generating) == toy_output(PROMPT, 200)
+        assert suite.llm.num_verified > 0
 
 
 async def test_an_ssm_service_that_is_restarted_in_mid_stream_drafts_again() -> None:
-    async with toy_suite(ToyLlm(step_s=0.005)) as suite:
+    async with toy_suite(halting_llm(20)) as suite:
         generating = asyncio.create_task(responses_to(suite, request_of(max_tokens=300)))
         await until(lambda: len(suite.ssm.asked) >= 5)
         await suite.restart_ssm(ToySsm())
+        await until(lambda: all(replica.client.connected.is_set() for replica in suite.app.ssms.replicas))
+        suite.llm.gate.set()
         assert token_ids_of(await generating) == toy_output(PROMPT, 300)
         assert len(suite.ssm.asked) > 0
 
@@ -69,7 +72,7 @@ async def test_without_llm_the_router_is_not_serving_and_a_request_ends_after_it
         answer = await health.Check(health_pb2.HealthCheckRequest(service="specgrove.v1.RouterService"))
         assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
         await suite.restart_llm(ToyLlm())
-        await until(lambda: suite.app.llms.is_usable, 5)
+        await until(lambda: suite.app.llms.is_usable)
         assert token_ids_of(await responses_to(suite, request_of())) == toy_output(PROMPT, 60)
 
 
@@ -82,7 +85,7 @@ async def test_cancelling_closes_the_session_on_both_sides() -> None:
         await until(lambda: bool(suite.llm.closed and suite.ssm.closed))
         assert not suite.llm.sessions
         assert not suite.ssm.sessions
-        assert suite.app.admission.num_active == 0
+        await until(lambda: suite.app.admission.num_active == 0)
 
 
 async def test_the_deadline_ends_the_request_and_closes_its_session() -> None:
@@ -96,7 +99,7 @@ async def test_the_deadline_ends_the_request_and_closes_its_session() -> None:
 
 
 async def test_a_full_queue_says_when_to_try_again() -> None:
-    async with toy_suite(ToyLlm(step_s=0.02), max_num_requests=1, max_num_queued=1) as suite:
+    async with toy_suite(halting_llm(0), max_num_requests=1, max_num_queued=1) as suite:
         first = asyncio.create_task(responses_to(suite, request_of(max_tokens=30)))
         await until(lambda: suite.app.admission.num_active == 1)
         second = asyncio.create_task(responses_to(suite, request_of(max_tokens=5)))
@@ -106,6 +109,7 @@ async def test_a_full_queue_says_when_to_try_again() -> None:
         error = error_from_rpc(info.value)
         assert isinstance(error, ResourceExhaustedError)
         assert error.retry_delay_ms >= 100
+        suite.llm.gate.set()
         assert token_ids_of(await first) == toy_output(PROMPT, 30)
         assert token_ids_of(await second) == toy_output(PROMPT, 5)
 
@@ -194,7 +198,7 @@ async def test_new_requests_avoid_a_replica_that_does_not_answer() -> None:
         """Connected, and stopped since."""
 
         async def GetLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
 
     silent = Silent()
     server = llm_server(silent)
@@ -202,8 +206,8 @@ async def test_new_requests_avoid_a_replica_that_does_not_answer() -> None:
         pool = LlmPool((await server.start(), suite.llm_server.address))
         pool.start(lambda is_usable: None)
         first, second = pool.replicas
-        await until(lambda: first.is_usable and second.is_usable, 10)
-        await until(lambda: not first.is_answering, 10)
+        await until(lambda: first.is_usable and second.is_usable)
+        await until(lambda: not first.is_answering and second.is_answering)
         assert {(await pool.place(f"s{index}", 1.0)) for index in range(6)} == {second}
         second.is_draining = True  # better than nobody
         assert await pool.place("another", 1.0) is first
@@ -226,9 +230,11 @@ async def test_a_replica_whose_outputs_would_differ_is_refused(
         other = ToyLlm()
         for name, value in fields.items():
             setattr(other, name, value)
+        suite.llm.gate.clear()
         generating = asyncio.create_task(responses_to(suite, request_of(max_tokens=100)))
+        await until(lambda: bool(suite.llm.sessions))
         await suite.restart_llm(other)
-        await until(lambda: message in caplog.text, 30)
+        await until(lambda: message in caplog.text)
         assert not suite.app.llms.is_usable
         await suite.restart_llm(ToyLlm())
         assert token_ids_of(await generating) == toy_output(PROMPT, 100)

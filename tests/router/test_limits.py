@@ -13,8 +13,8 @@ from specgrove.serving.status import error_from_rpc
 from specgrove.v1 import router_pb2, router_pb2_grpc, token_tree_pb2
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
 from tests.router.toy_language import toy_output
-from tests.router.toy_services import ToyLlm, ToySuite, toy_suite
-from tests.waiting import until
+from tests.router.toy_services import ToyLlm, ToySuite, halting_llm, toy_suite
+from tests.waiting import LIMIT_S, until
 
 # A client that leaves its streams unread makes room for a few messages only.
 UNREAD = (("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1))
@@ -31,13 +31,16 @@ def other_stub(suite: ToySuite) -> tuple[grpc.aio.Channel, Any]:
 
 
 async def test_streams_that_nobody_reads_end_and_give_their_permits_back() -> None:
-    async with toy_suite(max_num_requests=2, max_num_per_connection=2, reader_timeout_s=0.3) as suite:
+    settings = {"max_num_requests": 2, "max_num_per_connection": 2, "reader_timeout_s": 0.3}
+    async with toy_suite(halting_llm(0), **settings) as suite:
         channel, stub = other_stub(suite)
         calls = [stub.Generate(long_request()) for _ in range(2)]
         await until(lambda: suite.app.admission.num_active == 2)
+        suite.llm.gate.set()
+        await until(lambda: suite.app.admission.num_active == 0)
+        await until(lambda: not suite.llm.sessions)
+        suite.app.server._guard._write_timeout_s = LIMIT_S  # this client reads, though its machine may be slow
         assert token_ids_of(await responses_to(suite, request_of())) == toy_output(PROMPT, 60)
-        await until(lambda: suite.app.admission.num_active == 0, 10)
-        await until(lambda: not suite.llm.sessions, 10)
         # Whoever reads after all is told.
         with pytest.raises(grpc.aio.AioRpcError) as info:
             async for _ in calls[0]:
@@ -49,7 +52,7 @@ async def test_streams_that_nobody_reads_end_and_give_their_permits_back() -> No
 
 
 async def test_one_connection_never_holds_all_permits() -> None:
-    async with toy_suite(max_num_requests=4, reader_timeout_s=60) as suite:
+    async with toy_suite(max_num_requests=4, reader_timeout_s=3600) as suite:
         channel, stub = other_stub(suite)
         calls = [stub.Generate(long_request()) for _ in range(8)]
         await until(lambda: suite.app.admission.num_active == 3 and suite.app.admission.num_queued == 5)
@@ -71,7 +74,7 @@ async def test_a_request_may_take_no_longer_than_the_router_says() -> None:
 
 
 async def test_the_permit_comes_before_tokenising() -> None:
-    async with toy_suite(ToyLlm(step_s=0.02), max_num_requests=1, max_num_queued=1) as suite:
+    async with toy_suite(halting_llm(0), max_num_requests=1, max_num_queued=1) as suite:
         assert suite.app.llms.model is not None
         tokenizer = suite.app.llms.model.tokenizer
         texts: list[str] = []
@@ -89,6 +92,7 @@ async def test_the_permit_comes_before_tokenising() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as info:
             await responses_to(suite, request_of(text=""))
         assert isinstance(error_from_rpc(info.value), InvalidRequestError)
+        suite.llm.gate.set()
         await asyncio.gather(first, second)
         assert texts == ["first", "second"]
 
@@ -109,8 +113,10 @@ async def test_a_refused_prompt_gives_its_permit_back(suite: ToySuite) -> None:
 
 
 async def test_a_burst_over_one_connection_is_told_when_to_try_again() -> None:
-    async with toy_suite(ToyLlm(step_s=0.002), max_num_requests=4, max_num_queued=4) as suite:
-        calls = [responses_to(suite, request_of(max_tokens=5)) for _ in range(300)]
+    async with toy_suite(halting_llm(0), max_num_requests=4, max_num_queued=4) as suite:
+        calls = [asyncio.create_task(responses_to(suite, request_of(max_tokens=5))) for _ in range(300)]
+        await until(lambda: sum(call.done() for call in calls) >= 292)  # 4 are served, 4 wait
+        suite.llm.gate.set()
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         refused = [error_from_rpc(outcome) for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
         assert {type(error) for error in refused} == {ResourceExhaustedError}

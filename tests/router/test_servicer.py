@@ -14,7 +14,7 @@ from specgrove.v1 import router_pb2, token_tree_pb2
 from tests.router.generating import PROMPT, request_of, responses_to, text_of, token_ids_of
 from tests.router.toy_language import EOS, VOCAB_SIZE, toy_next, toy_output
 from tests.router.toy_services import ToyLlm, ToySuite, toy_suite
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 
 async def test_speculative_output_is_the_incremental_output(suite: ToySuite) -> None:
@@ -207,7 +207,7 @@ async def test_draining_finishes_what_is_under_way() -> None:
     async with toy_suite(ToyLlm(step_s=0.01)) as suite:
         generating = asyncio.create_task(responses_to(suite, request_of(max_tokens=60)))
         await until(lambda: suite.llm.num_verified > 2)
-        await suite.app.server.stop(10)
+        await suite.app.server.stop(LIMIT_S)
         assert token_ids_of(await generating) == toy_output(PROMPT, 60)
 
 

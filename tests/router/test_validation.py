@@ -19,6 +19,7 @@ from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2, token_tree_pb2
 from tests.router.toy_language import CHAT_TEMPLATE, EOS, VOCAB_SIZE, toy_tokenizer_json
 from tests.router.toy_services import CONTEXT_LEN
+from tests.waiting import LIMIT_S
 
 TOKENIZER = Tokenizer(toy_tokenizer_json(), json.loads('{"eos_token": "<eos>"}'), CHAT_TEMPLATE)
 MODEL = ServedModel("toy", "Toy", VOCAB_SIZE, CONTEXT_LEN, "float32", (EOS,), 64, TOKENIZER, (EOS, 10))
@@ -220,7 +221,7 @@ async def test_only_few_long_texts_are_worked_on_at_once() -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        assert gate.acquire(timeout=10)
+        assert gate.acquire(timeout=LIMIT_S)
         running -= 1
         return 1
 

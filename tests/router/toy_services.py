@@ -27,6 +27,7 @@ from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, router_pb2_grpc, ssm_pb2, ssm_pb2_grpc, token_tree_pb2
 from tests.router.toy_language import CHAT_TEMPLATE, EOS, VOCAB_SIZE, NextToken, toy_next, toy_tokenizer_json
 from tests.router.toy_sessions import ToySession, ToySessions
+from tests.waiting import LIMIT_S, until
 
 CONTEXT_LEN = 512
 MODEL = "toy"
@@ -40,6 +41,7 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         self.sessions = ToySessions()
         self.gate = asyncio.Event()  # a step waits for it
         self.gate.set()
+        self.num_free_steps = 0  # of each session: they don't wait
         self.closed: list[str] = []
         self.num_verified = 0
         self.forget_probability = 0.0
@@ -118,7 +120,9 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         if self._random.random() < self.forget_probability:
             self.sessions.pop(work.session_id, None)
             raise StaleBaseError(0)
-        await self.gate.wait()
+        if session.num_steps >= self.num_free_steps:
+            await self.gate.wait()
+        session.num_steps += 1
         if self.step_s:
             await asyncio.sleep(self.step_s)
         self.sessions.check(work.session_id, session)
@@ -189,6 +193,14 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
     async def CloseSession(self, request: Any, context: Any) -> llm_pb2.LlmServiceCloseSessionResponse:  # noqa: N802
         await self.close(request.session_id)
         return llm_pb2.LlmServiceCloseSessionResponse()
+
+
+def halting_llm(num_steps: int) -> ToyLlm:
+    """Makes so many steps of each session; further ones when its gate is opened."""
+    llm = ToyLlm()
+    llm.gate.clear()
+    llm.num_free_steps = num_steps
+    return llm
 
 
 class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
@@ -311,12 +323,18 @@ class ToySuite:
         self.stub: Any
         self.channel: grpc.aio.Channel
 
-    async def restart_llm(self, llm: ToyLlm, pause_s: float = 0.1) -> None:
+    async def restart_llm(self, llm: ToyLlm) -> None:
         """As after kill -9: the sessions are gone."""
         await self.llm_server.stop(0)
-        await asyncio.sleep(pause_s)
         self.llm, self.llm_server = llm, llm_server(llm, self.llm_server.address)
         await self.llm_server.start()
+
+    async def drain_llm(self) -> None:
+        """Stops the service once what is under way has been answered; a halting one goes on for that."""
+        stopping = asyncio.create_task(self.llm_server.stop(LIMIT_S))
+        await until(lambda: self.llm.streams._is_draining)
+        self.llm.gate.set()
+        await stopping
 
     async def restart_ssm(self, ssm: ToySsm) -> None:
         await self.ssm_server.stop(0)
@@ -341,8 +359,8 @@ async def toy_suite(llm: ToyLlm | None = None, ssm: ToySsm | None = None, **sett
     suite.channel = grpc.aio.insecure_channel(address)
     suite.stub = router_pb2_grpc.RouterServiceStub(suite.channel)
     try:
-        async with asyncio.timeout(60):
-            await suite.app.llms.wait_usable(60)
+        async with asyncio.timeout(LIMIT_S):
+            await suite.app.llms.wait_usable(LIMIT_S)
             for replica in suite.app.ssms.replicas:
                 await replica.client.connected.wait()
         yield suite

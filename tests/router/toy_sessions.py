@@ -15,6 +15,7 @@ class ToySession:
 
     params: Any = None
     token_ids: list[int] = field(default_factory=list)
+    num_steps: int = 0
     is_under_way: bool = False
     is_closed: bool = False
 

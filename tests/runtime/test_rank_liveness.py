@@ -13,11 +13,12 @@ import pytest
 
 from specgrove.runtime import rank_liveness
 from specgrove.runtime.rank_liveness import LivenessMonitor
+from tests.waiting import LIMIT_S
 
 
 def connected(monitor: LivenessMonitor) -> socket.socket:
     """A rank 1 that says nothing of itself; a failed monitor kills its process."""
-    silent = subprocess.Popen(["sleep", "60"])
+    silent = subprocess.Popen(["sleep", "3600"])
     connection = socket.create_connection(("127.0.0.1", monitor.door.port))
     connection.sendall(struct.pack("!16sII", monitor.door.secret, 1, silent.pid))
     monitor.start()
@@ -28,7 +29,7 @@ def test_a_rank_that_is_gone_is_named() -> None:
     monitor = LivenessMonitor(2, lambda rank: f"rank {rank}", "127.0.0.1")
     connected(monitor).close()
     with pytest.raises(RuntimeError, match="rank 1 is gone"):
-        monitor.failed.result(timeout=60)
+        monitor.failed.result(timeout=LIMIT_S)
 
 
 class Turns:
@@ -70,7 +71,7 @@ def test_a_silent_rank_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not monitor.failed.done()
     clock.advance(0.2 * rank_liveness._TIMEOUT_S)
     with pytest.raises(RuntimeError, match=f"rank 1 has not answered for {rank_liveness._TIMEOUT_S:.0f} s"):
-        monitor.failed.result(timeout=60)
+        monitor.failed.result(timeout=LIMIT_S)
     connection.close()
 
 
@@ -88,7 +89,7 @@ def test_a_step_that_does_not_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) 
     with monitor.step():
         clock.advance(8.0)
         with pytest.raises(RuntimeError, match="not finished a step in 7 s"):
-            monitor.failed.result(timeout=60)
+            monitor.failed.result(timeout=LIMIT_S)
     connection.close()
 
 
@@ -104,12 +105,12 @@ def test_connections_that_are_no_ranks_are_turned_away(monkeypatch: pytest.Monke
     rank = connected(monitor)
     assert not monitor.failed.done()
     for stray in (strays[0], strays[1], strays[3]):
-        stray.settimeout(60)
+        stray.settimeout(LIMIT_S)
         with contextlib.suppress(ConnectionResetError):
             assert stray.recv(1) == b""
     rank.close()
     with pytest.raises(RuntimeError, match="rank 1 is gone"):
-        monitor.failed.result(timeout=60)
+        monitor.failed.result(timeout=LIMIT_S)
 
 
 def test_an_address_of_another_machine_is_no_reason_not_to_start() -> None:

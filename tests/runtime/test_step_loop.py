@@ -12,7 +12,7 @@ import pytest
 from specgrove.errors import InvalidRequestError, SpecGroveError, UnavailableError, WorkLostError
 from specgrove.runtime.in_process import results_of
 from specgrove.runtime.step_loop import HungEngineError, StepLoop, WorkItem
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 
 class Doubler:
@@ -35,7 +35,7 @@ class Doubler:
 
     def step(self) -> list[tuple[int, int | SpecGroveError]]:
         self.has_begun.set()
-        self.may_finish.wait(60)
+        self.may_finish.wait(LIMIT_S)
         pending, self.pending = self.pending, []
         if any(item.work == 0 for item in pending):
             raise ZeroDivisionError("zero")
@@ -69,18 +69,18 @@ def loop(engine: Doubler) -> Iterator[StepLoop[int, int]]:
 
 def test_results_and_refusals(loop: StepLoop[int, int]) -> None:
     futures = [loop.submit(number) for number in (2, 4, 6)]
-    assert [future.result(60) for future in futures] == [4, 8, 12]
+    assert [future.result(LIMIT_S) for future in futures] == [4, 8, 12]
     with pytest.raises(InvalidRequestError, match="even"):
-        loop.submit(3).result(60)
+        loop.submit(3).result(LIMIT_S)
     assert loop.num_pending_items == 0
 
 
 def test_a_failed_step_resets_and_the_loop_goes_on(loop: StepLoop[int, int], engine: Doubler) -> None:
     with pytest.raises(WorkLostError, match="ZeroDivisionError: zero") as error:
-        loop.submit(0).result(5)
+        loop.submit(0).result(LIMIT_S)
     assert error.value.was_alone
     assert engine.num_resets == 1
-    assert loop.submit(2).result(60) == 4
+    assert loop.submit(2).result(LIMIT_S) == 4
 
 
 def test_items_that_fail_together_were_not_alone(loop: StepLoop[int, int], engine: Doubler) -> None:
@@ -89,7 +89,7 @@ def test_items_that_fail_together_were_not_alone(loop: StepLoop[int, int], engin
     lost = [loop.submit(number) for number in (4, 0)]  # taken in together, when the gate opens
     gate.set()
     for future in lost:
-        error = future.exception(60)
+        error = future.exception(LIMIT_S)
         assert isinstance(error, WorkLostError)
         assert not error.was_alone
 
@@ -104,7 +104,7 @@ def test_a_cancelled_waiter_does_not_hurt_the_loop(loop: StepLoop[int, int], eng
         engine.may_finish.set()
 
     asyncio.run(wait_and_leave())
-    assert loop.submit(2).result(60) == 4
+    assert loop.submit(2).result(LIMIT_S) == 4
 
 
 async def _wait(loop: StepLoop[int, int], number: int) -> int:
@@ -115,17 +115,17 @@ def test_stopping_answers_what_is_left(engine: Doubler) -> None:
     loop = StepLoop(engine, "doubler")
     engine.may_finish.clear()
     first = loop.submit(2)
-    assert engine.has_begun.wait(60)
+    assert engine.has_begun.wait(LIMIT_S)
     behind = loop.submit(4)  # not taken in before the step under way ends, and then there is no other
     stopping = threading.Thread(target=loop.stop)
     stopping.start()
     while not loop._is_stopping:
         time.sleep(0.001)
     engine.may_finish.set()
-    stopping.join(60)
-    assert first.result(60) == 4
-    assert isinstance(behind.exception(60), UnavailableError)
-    assert isinstance(loop.submit(2).exception(60), UnavailableError)
+    stopping.join(LIMIT_S)
+    assert first.result(LIMIT_S) == 4
+    assert isinstance(behind.exception(LIMIT_S), UnavailableError)
+    assert isinstance(loop.submit(2).exception(LIMIT_S), UnavailableError)
 
 
 def test_a_thread_that_dies_says_so(engine: Doubler) -> None:
@@ -137,9 +137,9 @@ def test_a_thread_that_dies_says_so(engine: Doubler) -> None:
     engine.reset = fail  # type: ignore[method-assign]
     item = loop.submit(0)
     with pytest.raises(RuntimeError, match="the engine's thread failed: KeyError"):
-        loop.ended.result(60)
-    assert isinstance(item.exception(60), UnavailableError)
-    assert isinstance(loop.submit(2).exception(60), UnavailableError)
+        loop.ended.result(LIMIT_S)
+    assert isinstance(item.exception(LIMIT_S), UnavailableError)
+    assert isinstance(loop.submit(2).exception(LIMIT_S), UnavailableError)
     loop.stop()
 
 
@@ -164,7 +164,7 @@ async def test_results_of_several_steps_arrive_in_order() -> None:
     try:
         found = [[result async for result in results_of(loop, number)] for number in (4, 0, 2)]
         assert found == [[4, 3, 2, 1, 0], [0], [2, 1, 0]]
-        assert loop.submit(6).result(60) == 0
+        assert loop.submit(6).result(LIMIT_S) == 0
         assert loop.num_pending_items == 0
         with pytest.raises(InvalidRequestError):
             await anext(results_of(loop, 3))
@@ -181,7 +181,7 @@ async def test_what_nobody_waits_for_ends_early() -> None:
         await results.aclose()
         await until(lambda: loop.num_pending_items == 1)
         loop.finish_early()
-        assert other.result(60) == 0
+        assert other.result(LIMIT_S) == 0
     finally:
         loop.stop()
 
@@ -196,7 +196,7 @@ class Hanging(Doubler):
 
     def step(self) -> list[tuple[int, int | SpecGroveError]]:
         self.has_begun.set()
-        self.may_end.wait(60)
+        self.may_end.wait(LIMIT_S)
         return super().step()
 
 
@@ -206,19 +206,19 @@ def test_a_step_that_hangs_ends_the_loop() -> None:
     watchdog = loop._watchdog
     watchdog._timeout_s = 120.0  # without its thread: the test looks itself
     first = loop.submit(2)
-    assert engine.has_begun.wait(60)
+    assert engine.has_begun.wait(LIMIT_S)
     clock.now_s = 119.0
     watchdog.check()
     assert not loop.ended.done()
     clock.now_s = 121.0
     watchdog.check()
     with pytest.raises(HungEngineError, match="a step has not ended in 120 s"):
-        loop.ended.result(60)
-    assert isinstance(loop.submit(4).exception(60), UnavailableError)
+        loop.ended.result(LIMIT_S)
+    assert isinstance(loop.submit(4).exception(LIMIT_S), UnavailableError)
     assert not loop.stop(0)
     engine.may_end.set()  # should it come back after all, nothing breaks
-    assert first.result(60) == 4
-    assert loop.stop(60)
+    assert first.result(LIMIT_S) == 4
+    assert loop.stop(LIMIT_S)
 
 
 def test_many_short_steps_are_no_hang() -> None:
@@ -232,7 +232,7 @@ def test_many_short_steps_are_no_hang() -> None:
 
     loop = StepLoop(Slow(), "slow", clock_s=clock)
     loop._watchdog._timeout_s = 120.0
-    assert [loop.submit(2).result(60) for _ in range(5)] == [4] * 5
+    assert [loop.submit(2).result(LIMIT_S) for _ in range(5)] == [4] * 5
     clock.now_s += 1000.0  # idle
     loop._watchdog.check()
     assert not loop.ended.done()
@@ -244,7 +244,7 @@ def test_the_watchdog_watches_by_itself() -> None:
     loop = StepLoop(engine, "hanging", step_timeout_s=0.01)
     loop.submit(2)
     with pytest.raises(HungEngineError):
-        loop.ended.result(60)
+        loop.ended.result(LIMIT_S)
     engine.may_end.set()
     loop.stop()
 

@@ -16,11 +16,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from specgrove.addresses import checked_address, checked_target
 from specgrove.errors import InternalError, InvalidRequestError, ResourceExhaustedError, UnavailableError
+from specgrove.serving import address as address_module
 from specgrove.serving.server import Server, ServerLimits, serve_until_signal
 from specgrove.serving.status import error_from_rpc
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
 from tests.serving.toy_service import SERVICE_NAME, EchoServicer, client_of, server_of
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -52,7 +53,7 @@ async def _health(channel: grpc.aio.Channel, name: str) -> int:
 
 async def _unhealthy(channel: grpc.aio.Channel) -> None:
     """Returns when the server says that it takes no more."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(LIMIT_S):
         while await _health(channel, SERVICE_NAME) != NOT_SERVING:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
@@ -104,7 +105,7 @@ async def test_drain_finishes_work_in_progress_and_refuses_new(servicer: EchoSer
     assert await _health(channel, "") == SERVING
     slow = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow", base=3)))
     await until(lambda: servicer.streams.num_pending_items == 1)
-    stopping = asyncio.create_task(server.stop(60.0))
+    stopping = asyncio.create_task(server.stop(LIMIT_S))
     await _unhealthy(channel)
     refused = await client.call(ssm_pb2.DraftItem(session_id="late"))
     assert refused.error.message == "the service is shutting down"
@@ -114,7 +115,7 @@ async def test_drain_finishes_work_in_progress_and_refuses_new(servicer: EchoSer
     assert not stopping.done()
     servicer.gate.set()
     assert (await slow).draft.base == 3
-    await asyncio.wait_for(stopping, 60)
+    await asyncio.wait_for(stopping, LIMIT_S)
     await client.close()
     await channel.close()
 
@@ -124,7 +125,7 @@ async def test_drain_gives_up_after_its_time(servicer: EchoServicer, server: Ser
     await client.connected.wait()
     slow = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow")))
     await until(lambda: servicer.streams.num_pending_items == 1)
-    await asyncio.wait_for(server.stop(0.1), 60)
+    await asyncio.wait_for(server.stop(0.1), LIMIT_S)
     with pytest.raises(UnavailableError):
         await slow
     await client.close()
@@ -144,7 +145,7 @@ async def test_unix_sockets(tmp_path: Path) -> None:
 
 
 async def _called(client: object) -> ssm_pb2.DraftResult:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(LIMIT_S):
         await client.connected.wait()  # type: ignore[attr-defined]
         result: ssm_pb2.DraftResult = await client.call(  # type: ignore[attr-defined]
             ssm_pb2.DraftItem(session_id="a", base=0, new_token_ids=[1, 2])
@@ -202,6 +203,7 @@ def test_clients_may_name_servers_as_grpc_does(target: str) -> None:
 _PROGRAM = """
 import asyncio
 from tests.serving.toy_service import EchoServicer, SERVICE_NAME
+from specgrove.serving import address as address_module
 from specgrove.serving.server import run_server
 from specgrove.v1 import ssm_pb2_grpc
 async def main():
@@ -215,7 +217,7 @@ asyncio.run(main())
 async def _process() -> tuple[asyncio.subprocess.Process, str]:
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", _PROGRAM, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
-    line = (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
+    line = (await asyncio.wait_for(process.stdout.readline(), LIMIT_S)).decode()
     assert line.startswith("listening on 127.0.0.1:")
     return process, line.split()[-1]
 
@@ -225,7 +227,7 @@ async def test_sigterm_ends_the_process_cleanly() -> None:
     client = client_of(address)
     assert (await _called(client)).draft.base == 2
     process.send_signal(signal.SIGTERM)
-    assert await asyncio.wait_for(process.wait(), 60) == 0
+    assert await asyncio.wait_for(process.wait(), LIMIT_S) == 0
     await client.close()
 
 
@@ -246,20 +248,20 @@ async def test_a_failure_ends_a_drain(capsys: pytest.CaptureFixture[str]) -> Non
     assert not running.done()  # the drain waits for the call
     failed.set_exception(RuntimeError("rank 1 is gone"))
     with pytest.raises(RuntimeError, match="rank 1 is gone"):
-        await asyncio.wait_for(running, 60)
+        await asyncio.wait_for(running, LIMIT_S)
     slow.cancel()
     await client.close()
 
 
-async def test_a_killed_peer_is_noticed_at_once() -> None:
+async def test_a_killed_peer_is_noticed_by_its_closed_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address_module, "_KEEPALIVE", ())  # pings would notice it too, later
     process, address = await _process()
     client = client_of(address)
     await client.connected.wait()
     pending = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow")))
-    while not client._pending:  # noqa: ASYNC110
-        await asyncio.sleep(0.005)
+    await until(lambda: bool(client._pending))
     os.kill(process.pid, signal.SIGKILL)
     with pytest.raises(UnavailableError):
-        await asyncio.wait_for(pending, 4)  # a keepalive ping would take longer
+        await asyncio.wait_for(pending, LIMIT_S)
     await process.wait()
     await client.close()

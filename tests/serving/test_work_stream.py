@@ -11,7 +11,7 @@ from specgrove.errors import InternalError, StaleBaseError, UnavailableError, Wo
 from specgrove.serving.batches import batches
 from specgrove.v1 import ssm_pb2, token_tree_pb2
 from tests.serving.toy_service import EchoServicer, client_of, server_of
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 
 def _item(session_id: str, base: int = 0) -> ssm_pb2.DraftItem:
@@ -78,7 +78,7 @@ async def test_reconnects_to_a_server_that_comes_back_and_asks_its_hook_each_tim
         await client.call(_item("a"))
     again = server_of(EchoServicer(), address)
     await again.start()
-    await asyncio.wait_for(client.connected.wait(), 60)
+    await asyncio.wait_for(client.connected.wait(), LIMIT_S)
     assert (await client.call(_item("a", 5))).draft.base == 5
     assert num_hooks == 3
     await client.close()
@@ -161,7 +161,7 @@ async def test_a_writer_that_fails_ends_the_stream_and_a_new_one_serves() -> Non
     client._request_type = fails_once
     with pytest.raises(UnavailableError, match="the stream failed"):
         await client.call(_item("a"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         await client.connected.wait()
     assert (await client.call(_item("a"))).HasField("draft")
     await client.close()
@@ -185,7 +185,7 @@ async def test_who_was_aboard_a_stream_that_broke_is_told() -> None:
         servicer = EchoServicer()
         server = server_of(servicer, address)
         await server.start()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(LIMIT_S):
             await client.connected.wait()
     await client.close()
     await server.stop(0)

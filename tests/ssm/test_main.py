@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ssm_service import __main__ as main
+from tests.waiting import LIMIT_S
 
 
 async def test_a_step_that_hangs_does_not_keep_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,13 +19,13 @@ async def test_a_step_that_hangs_does_not_keep_the_process(monkeypatch: pytest.M
 
     def hang() -> None:
         hangs.set()
-        gate.wait(60)
+        gate.wait(LIMIT_S)
 
     class HangingLoop(main.StepLoop):  # type: ignore[type-arg]
         def __init__(self, *arguments: Any, **settings: Any) -> None:
             super().__init__(*arguments, **settings)
             self.call(hang)
-            assert hangs.wait(60)
+            assert hangs.wait(LIMIT_S)
 
     monkeypatch.setattr(main, "run_server", run_server)
     monkeypatch.setattr(main, "StepLoop", HangingLoop)

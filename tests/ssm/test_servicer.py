@@ -29,7 +29,7 @@ from ssm_service.neural import NeuralSsm
 from ssm_service.pool import DrafterPool
 from ssm_service.servicer import SsmServicer
 from tests.conftest import TINY_VOCAB_SIZE
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 WORK = DraftWork("s", 0, (5, 1, 44, 90, 5, 1, 44), TreeShape(max_num_nodes=6, max_depth=3))
 
@@ -59,10 +59,14 @@ def loop(pool: SlowPool) -> Iterator[StepLoop[DraftWork, Draft]]:
 
 
 @pytest.fixture
-async def stub(pool: SlowPool, loop: StepLoop[DraftWork, Draft]) -> AsyncIterator[ssm_pb2_grpc.SsmServiceStub]:
+async def servicer(pool: SlowPool, loop: StepLoop[DraftWork, Draft]) -> SsmServicer:
     specs = [SsmSpec("tiny", "tiny", "beam"), SsmSpec("lookup", None, "lookup")]
     ssms = [*pool._neural.values(), *pool._lookup.values()]
-    servicer = SsmServicer([info_of(spec, ssm) for spec, ssm in zip(specs, ssms, strict=True)], pool, loop)
+    return SsmServicer([info_of(spec, ssm) for spec, ssm in zip(specs, ssms, strict=True)], pool, loop)
+
+
+@pytest.fixture
+async def stub(servicer: SsmServicer) -> AsyncIterator[ssm_pb2_grpc.SsmServiceStub]:
     server = Server(
         "127.0.0.1:0",
         lambda server: ssm_pb2_grpc.add_SsmServiceServicer_to_server(servicer, server),
@@ -81,7 +85,7 @@ async def ask(stub: ssm_pb2_grpc.SsmServiceStub, *items: ssm_pb2.DraftItem) -> d
     await call.write(ssm_pb2.DraftRequest(items=items))
     results: dict[int, ssm_pb2.DraftResult] = {}
     while len(results) < len(items):
-        response = await asyncio.wait_for(call.read(), 60)
+        response = await asyncio.wait_for(call.read(), LIMIT_S)
         assert response is not grpc.aio.EOF
         results |= {result.item_id: result for result in response.results}
     call.cancel()
@@ -133,13 +137,13 @@ async def test_too_many_items_are_refused(stub: ssm_pb2_grpc.SsmServiceStub) -> 
     call = stub.Draft()
     await call.write(ssm_pb2.DraftRequest(items=[wire.draft_work_to_proto(WORK, 1)] * 1025))
     with pytest.raises(grpc.aio.AioRpcError, match="1024"):
-        await asyncio.wait_for(call.read(), 60)
+        await asyncio.wait_for(call.read(), LIMIT_S)
     assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert (await ask(stub, wire.draft_work_to_proto(WORK, 1)))[1].HasField("draft")
 
 
 async def test_a_router_that_vanishes_leaves_the_service_drafting(
-    stub: ssm_pb2_grpc.SsmServiceStub, pool: SlowPool, loop: StepLoop[DraftWork, Draft]
+    servicer: SsmServicer, stub: ssm_pb2_grpc.SsmServiceStub, pool: SlowPool, loop: StepLoop[DraftWork, Draft]
 ) -> None:
     """Its stream's end cancels the items on it, while the engine is about to finish them."""
     pool.is_open = False
@@ -147,7 +151,7 @@ async def test_a_router_that_vanishes_leaves_the_service_drafting(
     await call.write(ssm_pb2.DraftRequest(items=[wire.draft_work_to_proto(WORK, 1)]))
     await until(lambda: loop.num_pending_items == 1)
     call.cancel()
-    await asyncio.sleep(0.1)
+    await until(lambda: servicer.streams.num_pending_items == 0)
     pool.is_open = True
     await until(lambda: loop.num_pending_items == 0)
     assert (await ask(stub, wire.draft_work_to_proto(WORK, 2)))[2].HasField("draft")
