@@ -48,7 +48,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         context.add_done_callback(on_done)
         if request.prompt_progress:
             yield router_pb2.GenerateResponse(num_prompt_tokens_read=3)
-        for index, words in enumerate(PIECES):
+        for index, words in enumerate([["人工"]] if request.text == "chinese" else PIECES):
             tokens = [
                 router_pb2.GeneratedToken(
                     token_id=index,

@@ -6,6 +6,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. What a command pri
 from __future__ import annotations
 
 import argparse
+import importlib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -15,7 +17,12 @@ from specgrove.folders import provide_home
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the console script exits with what this returns."""
-    arguments = parser().parse_args(argv)
+    _print_any_text()
+    words = sys.argv[1:] if argv is None else argv
+    if not words:
+        parser().print_help(sys.stderr)
+        return 2
+    arguments = parser().parse_args(words)
     try:
         return _run(arguments)
     except KeyboardInterrupt:
@@ -32,29 +39,27 @@ def _run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         print(f"specgrove: error: {_one_line(error)}", file=sys.stderr)
         return 1
-    # Imported late: `specgrove --help` needs none of these.
-    from huggingface_hub.errors import HfHubHTTPError
-
-    from specgrove.cli import chat, demo, generate, models, quantize, serve
+    # Imported late, and one command alone: `specgrove --help` needs none of them, and most need little of what others do.
     from specgrove.errors import SpecGroveError
     from specgrove.serve import NotReadyError
     from specgrove.supervisor import ProcessFailedError
 
-    commands = {
-        "serve": serve.run,
-        "generate": generate.run,
-        "chat": chat.run,
-        "models": models.run,
-        "quantize": quantize.run,
-        "demo": demo.run,
-    }
+    command = importlib.import_module(f"specgrove.cli.{arguments.command}")
     try:
-        return commands[arguments.command](arguments)
-    except (SpecGroveError, ProcessFailedError, NotReadyError, OSError, ValueError, HfHubHTTPError) as error:
+        code: int = command.run(arguments)
+    except (SpecGroveError, ProcessFailedError, NotReadyError, OSError, ValueError) as error:  # the hub's are OSErrors
         if isinstance(error, BrokenPipeError):
             raise
         print(f"specgrove: error: {_one_line(error)}", file=sys.stderr)
         return 1
+    return code
+
+
+def _print_any_text() -> None:
+    """Models write in all scripts: where the terminal's encoding lacks a character, a ? stands for it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _one_line(error: Exception) -> str:

@@ -7,14 +7,12 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from specgrove.cli.suites import started_suite
 from specgrove.client import Client
 from specgrove.errors import UnavailableError
 from specgrove.serving.address import TlsFiles
+from specgrove.serving.status import connection_cause, is_not_connected
 from specgrove.settings import DRAIN, suite_settings
 
-# How gRPC begins when it has no connection.
-_NOT_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
 _SUITE_OPTIONS = ("llm", "dtype", "quantization", "llm_replicas", "threads", "start_timeout_s", DRAIN.attribute)
 _CONNECTION_OPTIONS = ("tls_ca", "client_certificate", "client_private_key", "token_file")
 
@@ -25,6 +23,8 @@ def connected(arguments: argparse.Namespace) -> Iterator[Client]:
     if arguments.address is None:
         if foreign := _given(arguments, (*_CONNECTION_OPTIONS, "tls")):
             raise ValueError(f"{', '.join(foreign)}: how to connect to a running suite; give its --address too")
+        from specgrove.cli.suites import started_suite  # brings what loads models
+
         with started_suite(arguments, address=None) as suite, Client(suite.local_address) as client:
             yield client
         return
@@ -35,7 +35,7 @@ def connected(arguments: argparse.Namespace) -> Iterator[Client]:
         try:
             yield client
         except UnavailableError as error:
-            if not str(error).startswith(_NOT_CONNECTED):
+            if not is_not_connected(str(error)):
                 raise
             raise UnavailableError(_hint(arguments, str(error))) from error
 
@@ -49,7 +49,7 @@ def _hint(arguments: argparse.Namespace, cause: str) -> str:
         advice = "is it there, and does it speak TLS?"
     else:
         advice = "start one with `specgrove serve`; if it speaks TLS, give --tls or --tls-ca FILE"
-    return f"no router answers at {arguments.address}: {advice} ({cause})"
+    return f"no router answers at {arguments.address}: {advice} ({connection_cause(cause)})"
 
 
 def _given(arguments: argparse.Namespace, names: tuple[str, ...]) -> list[str]:

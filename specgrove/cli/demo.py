@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         with waiting(console, "warming up"):
             client.complete(_WARM_UP, max_tokens=16)
         if console.is_terminal:
-            console.print(legend())
+            console.print(legend(), soft_wrap=False)
         console.print(f"\n> {question}\n", style="dim", markup=False, soft_wrap=True)
         shown = completion_of(list(streamed(client, console, [("user", question)], params)))
         with waiting(console, "the same without speculation, and two more questions in both ways"):

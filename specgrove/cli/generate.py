@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from specgrove.cli.connecting import connected
 from specgrove.cli.prompt_input import prompt_of
-from specgrove.cli.rendering import legend, make_console, summary_line, usage_fields
+from specgrove.cli.rendering import legend, make_console, print_json, print_note, summary_line, usage_fields
 from specgrove.cli.streaming import streamed
 from specgrove.client_arguments import Prompt
 from specgrove.client_wire import GenerateParams, completion_of
@@ -23,13 +22,13 @@ def run(arguments: argparse.Namespace) -> int:
     with connected(arguments) as client:
         if arguments.json:
             completion = client.complete(prompt, **generate_params(arguments))
-            print(json.dumps(_as_json(completion), ensure_ascii=False))
+            print_json(_as_json(completion))
             return 0
         completion = completion_of(list(streamed(client, console, prompt, generate_params(arguments))))
     if not arguments.quiet:
-        errors.print(summary_line(completion.usage, completion.finish_reason), style="dim")
+        print_note(errors, summary_line(completion.usage, completion.finish_reason))
         if console.is_terminal and completion.usage.num_drafted_nodes:
-            errors.print(legend())
+            errors.print(legend(), soft_wrap=False)
     return 0
 
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from specgrove.cli.rendering import make_console
-from specgrove.cli.suites import model_folder, showing
+from specgrove.cli.rendering import make_console, print_json
+from specgrove.cli.suites import model_folder, showing, waiting
+from specgrove.config import DEFAULT_LLM
+
+if TYPE_CHECKING:
+    from specgrove.models.inventory import ModelDescription
+
+_HEADER = ("MODEL", "FAMILY", "PARAMETERS", "ON DISK", "SUPPORTED")
+_RIGHT = ("PARAMETERS", "ON DISK")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -20,14 +27,33 @@ def run(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     from specgrove.models.inventory import cached_models  # brings torch
 
-    rows = [("NAME", "FAMILY", "PARAMETERS", "ON DISK", "SUPPORTED")]
-    for model in cached_models(arguments.cache_dir):
-        verdict = "yes" if model.problem is None else f"no: {_one_line(model.problem)}"
-        rows.append((model.name, model.family or "-", _count(model.num_parameters), _bytes(model.num_bytes), verdict))
+    rows = [_HEADER]
+    with waiting(make_console(stderr=True), "looking for models"):
+        for model in cached_models(arguments.cache_dir):
+            verdict = "yes" if model.problem is None else f"no: {_one_line(model.problem)}"
+            size = (_count(model.num_parameters), _bytes(model.num_bytes))
+            rows.append((_as_typed(model, arguments.cache_dir), model.family or "-", *size, verdict))
+    if len(rows) == 1:
+        make_console(stderr=True).print(
+            f"no models yet in {arguments.cache_dir} or the hub's cache: `specgrove models download` fetches one"
+        )
+        return 0
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        cells = (
+            cell.rjust(width) if title in _RIGHT else cell.ljust(width)
+            for cell, width, title in zip(row, widths, _HEADER, strict=True)
+        )
+        print("  ".join(cells).rstrip())
     return 0
+
+
+def _as_typed(model: ModelDescription, cache_dir: Path) -> str:
+    """What ``--llm`` takes for it: what lies in our cache has no id, except the demo model."""
+    if not model.folder.is_relative_to(cache_dir) or model.folder == cache_dir / DEFAULT_LLM:
+        return model.name
+    home = Path.home()
+    return f"~/{model.folder.relative_to(home)}" if model.folder.is_relative_to(home) else str(model.folder)
 
 
 def _info(arguments: argparse.Namespace) -> int:
@@ -36,7 +62,7 @@ def _info(arguments: argparse.Namespace) -> int:
     with showing(make_console(stderr=True), f"looking for {arguments.model}") as show:
         model = describe(find_model(arguments.model, arguments.cache_dir, show))
     if arguments.json:
-        print(json.dumps({**dataclasses.asdict(model), "folder": str(model.folder)}))
+        print_json({**dataclasses.asdict(model), "folder": str(model.folder)})
         return 0 if model.problem is None else 1
     heads = None if model.num_heads is None else f"{model.num_heads}, {model.num_kv_heads} of keys and values"
     rows = {
@@ -45,7 +71,7 @@ def _info(arguments: argparse.Namespace) -> int:
         "architecture": model.architecture,
         "layers": model.num_layers,
         "heads": heads,
-        "parameters": _count(model.num_parameters),
+        "parameters": _parameters(model),
         "context": None if model.max_model_len is None else f"{model.max_model_len} tokens",
         "dtype": model.dtype,
         "on disk": _bytes(model.num_bytes),
@@ -74,6 +100,16 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+def _parameters(model: ModelDescription) -> str:
+    """A head of its own may make much of a small model, and papers don't count one that is the embedding again."""
+    if not model.num_parameters:
+        return "-"
+    embedding = f"{_count(model.num_parameters)}, of these {_count(model.num_embedding_parameters)} in the embedding"
+    if not model.num_head_parameters:
+        return f"{embedding}, which is the head too"
+    return f"{embedding} and {_count(model.num_head_parameters)} in the head"
 
 
 def _count(number: int | None) -> str:

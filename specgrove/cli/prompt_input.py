@@ -11,14 +11,6 @@ from pathlib import Path
 
 from specgrove.config import MAX_PUBLIC_REQUEST_BYTES
 
-HELP = """/help      this list
-/reset     forget the conversation
-/exit      leave; so does Ctrl-D
-Enter      send; Alt-Enter begins a new line, and pasted lines are one question
-Ctrl-C     stop an answer, or clear the line
-Up, Down   earlier questions
-A question that begins with a slash: put a space before it."""
-
 
 def prompt_of(words: list[str]) -> str:
     """The prompt of ``generate``, from its arguments or from standard input. Raises ``ValueError``."""
@@ -41,6 +33,8 @@ def checked_prompt(text: str) -> str:
 
 
 def _standard_input() -> str:
+    if sys.stdin is None:
+        raise ValueError("standard input is closed: there is no prompt to read")
     # One byte more than is allowed tells that there is too much.
     data = sys.stdin.buffer.read(MAX_PUBLIC_REQUEST_BYTES + 1)
     if len(data) > MAX_PUBLIC_REQUEST_BYTES:
@@ -53,7 +47,14 @@ def _standard_input() -> str:
 
 def questions(history: Path) -> Iterator[str]:
     """One question after the other, until the input ends. On a terminal lines can be edited, and ``history`` keeps them."""
-    return _typed_questions(history) if sys.stdin.isatty() and sys.stdout.isatty() else _piped_questions()
+    if sys.stdin is None:
+        return iter(())
+    return _typed_questions(history) if is_dialogue() else _piped_questions()
+
+
+def is_dialogue() -> bool:
+    """Whether somebody types, and sees the answers."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
 
 
 def _piped_questions() -> Iterator[str]:

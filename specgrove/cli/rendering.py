@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import json
 import re
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +28,17 @@ _PARTS = re.compile(r"\n|[^\S\n]+|\S+")
 def make_console(*, stderr: bool = False, quiet: bool = False) -> rich.console.Console:
     """For all commands: lines are never cut at a width, so that scripts can read them."""
     return rich.console.Console(stderr=stderr, highlight=False, soft_wrap=True, quiet=quiet)
+
+
+def print_note(console: rich.console.Console, text: str) -> None:
+    """A line for people, in dim: wrapped at words where somebody sees it."""
+    console.print(text, style="dim", markup=False, soft_wrap=not console.is_terminal)
+
+
+def print_json(value: object) -> None:
+    """One line on stdout, which is JSON in any encoding."""
+    is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    print(json.dumps(value, ensure_ascii=not is_unicode))
 
 
 class TokenPrinter:
@@ -124,7 +137,7 @@ class WrappedLines:
 def legend() -> rich.text.Text:
     """What the colours mean."""
     return rich.text.Text.assemble(
-        ("green", DRAFTED_STYLE), ": drafted by an SSM and accepted; else the verifier's own"
+        ("green", DRAFTED_STYLE), ": drafted by an SSM and accepted by the LLM; the rest is the LLM's own"
     )
 
 

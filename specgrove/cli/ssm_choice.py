@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from specgrove.config import DEFAULT_SSMS
-from specgrove.models.hub import resolve_model
+from specgrove.models.hub import ModelNotFoundError, resolve_model
 from specgrove.ssm_specs import SsmSpec, parse_ssms
 from specgrove.ssm_vocabulary import read_vocabulary
 from specgrove.tokenizer import Tokenizer
@@ -28,7 +28,10 @@ def chosen_ssms(
     tokenizer = Tokenizer.from_folder(llm_folder)
     chosen = []
     for text, spec in zip(texts, parse_ssms(texts), strict=True):
-        problem = _problem(spec, tokenizer, cache_dir, say)
+        try:
+            problem = _problem(spec, tokenizer, cache_dir, say)
+        except ModelNotFoundError as error:
+            raise ValueError(f"--ssm {text}: {error}") from error
         if problem is None:
             chosen.append(text)
         elif asked is not None:

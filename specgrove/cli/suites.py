@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,15 +22,21 @@ from specgrove.models.hub import resolve_model
 from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.serve import Suite, SuiteConfig
 from specgrove.serving.address import TlsFiles, check_server_tls
+from specgrove.serving.listening import check_can_listen
 from specgrove.settings import DRAIN, given_arguments
 from specgrove.supervisor import LogLine
 from specgrove.telemetry import parsed
+
+_NUMBERS = re.compile(r"\d+")
+_SAME_WORK_INTERVAL_S = 10.0
 
 
 @contextlib.contextmanager
 def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterator[Suite]:
     """A suite with the models of ``--llm``, ``--ssm`` and ``--dtype``. Its start is shown on stderr."""
     console = make_console(stderr=True, quiet=arguments.quiet)
+    if address is not None:
+        check_can_listen(address)
     _check_tls(arguments)
     given = given_arguments(arguments)
     cache_dir = arguments.cache_dir or default_cache_dir()
@@ -100,14 +107,24 @@ def say_ssm_weights(ssm: str, dtype: str, console: rich.console.Console, cache_d
 
 
 @contextlib.contextmanager
-def showing(console: rich.console.Console, message: str) -> Iterator[Callable[[str], None]]:
-    """``waiting``, with a function that shows further messages."""
+def showing(
+    console: rich.console.Console, message: str, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[str], None]]:
+    """``waiting``, with a function that shows further messages: in place on a terminal, elsewhere in lines.
+
+    A message that differs from the last one in its numbers only is the same work getting on: no line, unless the last one is old.
+    """
     with waiting(console, message) as status:
+        last, last_s = "", clock()
 
         def show(message: str) -> None:
+            nonlocal last, last_s
             status.update(message)
-            if not console.is_terminal:
-                console.print(message, style="dim", markup=False)
+            kind = _NUMBERS.sub("", message)
+            if console.is_terminal or (kind == last and clock() - last_s < _SAME_WORK_INTERVAL_S):
+                return
+            last, last_s = kind, clock()
+            console.print(message, style="dim", markup=False)
 
         yield show
 

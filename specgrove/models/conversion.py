@@ -22,6 +22,7 @@ from specgrove.models.formats.gguf_families import main_type
 from specgrove.models.gguf_file import GgufFile
 from specgrove.models.gguf_model import write_config_and_tokenizer
 from specgrove.models.made_folder import copy_other_files, edit_json, whole_folder
+from specgrove.models.missing import not_there
 from specgrove.models.model_files import gguf_of, gguf_parts
 from specgrove.models.safetensors_writer import SafetensorsWriter
 
@@ -42,7 +43,7 @@ def convert_model(
         if gguf_path is None and next(source.glob("*.safetensors"), None) is not None:
             raise ValueError(f"{source} holds safetensors: there is nothing to convert")
     elif gguf_path is None:
-        raise ValueError(f"{source} is neither a .gguf file nor a folder")
+        raise ValueError(f"{source} is neither a .gguf file nor a folder" if source.exists() else not_there(source))
     wanted = None if dtype is None else getattr(torch, dtype)
     if gguf_path is not None:
         _convert_gguf(gguf_path, target, wanted, progress)
@@ -64,9 +65,8 @@ def _convert_gguf(path: Path, target: Path, dtype: torch.dtype | None, progress:
         writer = SafetensorsWriter(folder)
         names = checkpoint.names()
         for index, name in enumerate(names):
+            progress(f"converting: tensor {index + 1} of {len(names)}")
             writer.add(name, checkpoint.tensor(name).to(dtype))
-            if (index + 1) % 50 == 0 or index + 1 == len(names):
-                progress(f"converted tensor {index + 1} of {len(names)}")
         writer.finish()
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.missing import not_there
 from specgrove.models.model_files import gguf_parts
 
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -55,6 +56,8 @@ class GgufFile:
         self.path = path
         self.paths = gguf_parts(path)
         if missing := [part.name for part in self.paths if not part.is_file()]:
+            if len(self.paths) == 1:
+                raise UnsupportedModelError(not_there(path))
             raise UnsupportedModelError(
                 f"{path.name} is one of {len(self.paths)} parts and {', '.join(missing)} is not beside it: fetch all parts"
             )

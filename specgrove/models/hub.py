@@ -22,6 +22,7 @@ from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.gguf_file import GgufFile
 from specgrove.models.gguf_model import ensure_gguf_folder
 from specgrove.models.made_folder import sweep_cache
+from specgrove.models.missing import WEIGHT_SUFFIXES, not_there
 from specgrove.models.model_files import gguf_files, gguf_of, gguf_parts
 from specgrove.models.safetensors_files import weight_files_of
 
@@ -64,9 +65,13 @@ def resolve_model(
             raise ModelNotFoundError(str(error)) from error
         check_model_folder(folder)
         return folder
+    if model and not is_hub_id(model) and not folder.exists() and "://" not in model:
+        raise ModelNotFoundError(
+            f"{not_there(folder)}; give a model folder, a .gguf file, an id like 'owner/name', or {DEMO_LLM!r}"
+        )
     if not is_hub_id(model):
         raise ModelNotFoundError(
-            f"{model!r} is no folder and no hub id: give a model folder, a .gguf file, an id like 'owner/name', or {DEMO_LLM!r}"
+            f"{model!r} is no model folder and no hub id: give a model folder, a .gguf file, an id like 'owner/name', or {DEMO_LLM!r}"
         )
     return _download(model, progress, needs_tokenizer)
 
@@ -74,7 +79,7 @@ def resolve_model(
 def is_hub_id(model: str) -> bool:
     """Whether it may be an id of the Hugging Face hub, and names nothing on this machine."""
     looks_like_path = model.startswith((".", "~", os.sep)) or model.count("/") > 1 or Path(model).expanduser().exists()
-    return not looks_like_path and _HUB_ID.fullmatch(model) is not None
+    return not looks_like_path and not model.endswith(WEIGHT_SUFFIXES) and _HUB_ID.fullmatch(model) is not None
 
 
 def _gguf_file(path: Path, needs_tokenizer: bool) -> Path | None:
@@ -111,7 +116,8 @@ def fetch_from_hub(model: str, patterns: tuple[str, ...]) -> Path:
     except hub_errors.LocalEntryNotFoundError as error:
         offline = "HF_HUB_OFFLINE is set" if huggingface_hub.constants.HF_HUB_OFFLINE else "the hub can't be reached"
         raise ModelNotFoundError(
-            f"{model!r} is not in the local hub cache and {offline}: give a folder, go online, or use {DEMO_LLM!r}"
+            f"{model!r} is no folder or file here, it is not in the local hub cache, and {offline}: give a folder, go online, or "
+            f"use {DEMO_LLM!r}"
         ) from error
     except (OSError, ValueError, hub_errors.HfHubHTTPError) as error:
         if is_full(error):

@@ -46,6 +46,11 @@ class ModelDescription:
     num_heads: int | None
     num_kv_heads: int | None
     num_parameters: int | None
+    """Of embedding, layers and head, as the files hold them."""
+    num_embedding_parameters: int | None
+    """How many of those are the embedding's."""
+    num_head_parameters: int | None
+    """How many of those are the head's; 0 where the embedding is the head, too. Converters to GGUF often write it twice."""
     max_model_len: int | None
     dtype: str | None
     """What most numbers of the weights are stored as."""
@@ -73,6 +78,8 @@ def describe(folder: Path) -> ModelDescription:
         num_heads=spec.num_heads if spec else None,
         num_kv_heads=spec.num_kv_heads if spec else None,
         num_parameters=spec.num_parameters if spec else None,
+        num_embedding_parameters=spec.num_embedding_parameters if spec else None,
+        num_head_parameters=(0 if spec.has_tied_head else spec.num_embedding_parameters) if spec else None,
         max_model_len=spec.max_position_embeddings if spec else None,
         dtype=_dtype(folder) or config.get("dtype") or config.get("torch_dtype"),
         num_bytes=sum(path.stat().st_size for path in files if path.exists()) if files else None,

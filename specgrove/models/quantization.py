@@ -108,8 +108,8 @@ def quantize_folder(
         _copy_tensors(checkpoint, names, writer, to_bfloat16=gguf_of(source) is not None)
         add_all(names.others)
         for index, layer in enumerate(names.layers):
+            progress(f"quantising to {bits} bits: layer {index + 1} of {len(names.layers)}")
             add_all(layer)
-            progress(f"quantised layer {index + 1} of {len(names.layers)} to {bits} bits")
         progress("quantising the head to 8 bits")
         add(HEAD_NAME, _quantized(checkpoint, names.head, 8, None, pool))
         writer.finish()

@@ -59,11 +59,16 @@ class DecoderSpec:
         return len(self.layers)
 
     @property
+    def num_embedding_parameters(self) -> int:
+        """Of the token embedding; a head of its own has as many."""
+        return self.vocab_size * (self.embedding_size or self.hidden_size)
+
+    @property
     def num_parameters(self) -> int:
         """Of the token embedding and all linears (a tied head counts once); norms, biases and positions are left out."""
         hidden, embedding = self.hidden_size, self.embedding_size or self.hidden_size
         attention = hidden * self.head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
         mlp = hidden * self.intermediate_size * (3 if self.is_gated else 2)
-        vocab = self.vocab_size * embedding * (1 if self.has_tied_head else 2)
+        vocab = self.num_embedding_parameters * (1 if self.has_tied_head else 2)
         projections = 2 * hidden * embedding if self.embedding_size is not None else 0
         return self.num_layers * (attention + mlp) + vocab + projections

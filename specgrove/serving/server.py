@@ -27,6 +27,7 @@ from specgrove.serving.address import (
     server_options,
 )
 from specgrove.serving.call_guard import CallGuard
+from specgrove.serving.listening import check_can_listen
 from specgrove.serving.unix_socket import socket_path, take_socket_path
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class Server:
             if self._local_address is not None:
                 server.add_insecure_port(self._local_address)
         except RuntimeError as error:
+            check_can_listen(self.address)
             raise OSError(f"can't listen on {self.address}: it is in use, or not an address of this machine") from error
         if not is_unix(self.address):
             self.address = f"{self.address.rpartition(':')[0]}:{port}"

@@ -45,6 +45,20 @@ _CODE_AND_REASON: tuple[tuple[type[SpecGroveError], grpc.StatusCode, str], ...] 
 )
 
 
+# How gRPC begins when it has no connection.
+_NOT_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
+
+
+def is_not_connected(details: str) -> bool:
+    """Whether gRPC says that there is no connection, in contrast to a server that answers UNAVAILABLE."""
+    return details.startswith(_NOT_CONNECTED)
+
+
+def connection_cause(details: str) -> str:
+    """What stopped a connection, in a few words; gRPC tells all of its own steps before."""
+    return details.rpartition(": ")[2].rstrip("]") if is_not_connected(details) else details
+
+
 async def abort(context: grpc.aio.ServicerContext[object, object], error: SpecGroveError) -> None:
     """Ends the call with the error's status. Always raises (grpc's own way of ending a call)."""
     code, status = status_of(error)

@@ -19,7 +19,7 @@ import grpc
 from specgrove.errors import InternalError, SpecGroveError, UnavailableError, WorkLostError
 from specgrove.serving.address import open_channel
 from specgrove.serving.batches import MAX_ITEM_BYTES, batches
-from specgrove.serving.status import error_from_rpc
+from specgrove.serving.status import connection_cause, error_from_rpc
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _MIN_BACKOFF_S = 0.02
 _MAX_BACKOFF_S = 0.5
 # Opening a stream needs one round trip; a peer that takes longer hangs.
 _OPEN_TIMEOUT_S = 10.0
-# A line about every 10 s while a peer is away.
+# A peer that is away is told of after about 10 s, 20 s, 40 s ...: large models load for minutes.
 _NUM_QUIET_ATTEMPTS = 20
 
 
@@ -131,8 +131,9 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
             num_failures = 1 if was_connected else num_failures + 1
             if was_connected:
                 logger.warning("%s: lost: %s", self.address, reason)
-            elif num_failures % _NUM_QUIET_ATTEMPTS == 0:
-                logger.info("%s: not connected (attempt %d): %s", self.address, num_failures, reason)
+            elif _is_told(num_failures):
+                cause = connection_cause(reason)
+                logger.info("%s: not connected (attempt %d): %s", self.address, num_failures, cause)
             backoff_s = min(_MIN_BACKOFF_S * 2 ** (num_failures - 1 if num_failures < 10 else 10), _MAX_BACKOFF_S)
             await asyncio.sleep(backoff_s * random.uniform(0.8, 1.2))
 
@@ -206,3 +207,8 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             self._lose("closed", has_broken=False)
+
+
+def _is_told(num_failures: int) -> bool:
+    num_rounds, rest = divmod(num_failures, _NUM_QUIET_ATTEMPTS)
+    return rest == 0 and num_rounds.bit_count() == 1

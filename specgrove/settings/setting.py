@@ -12,13 +12,13 @@ from typing import Any
 class Setting:
     """One flag of a service. ``read`` turns its text into a value, or raises ``ValueError`` with what would be right.
 
-    ``default`` may be a function, for what depends on the machine.
+    ``help`` is None for a flag that a command has, and does not list. ``default`` may be a function, for what depends on the machine.
     ``is_shared``: services that have it take the same value; ``specgrove serve`` has one flag for all of them.
     ``is_of_suite``: ``specgrove serve`` sets it itself, or has a flag of its own for it.
     """
 
     name: str
-    help: str
+    help: str | None
     default: Any = None
     read: Callable[[str], Any] = str
     metavar: str | None = None
@@ -42,13 +42,13 @@ class Setting:
 def add_settings(parser: Any, settings: Sequence[Setting], *, has_defaults: bool = True) -> None:
     """Adds the flags to a parser or a group of one. Without defaults, what was not given is ``None``."""
     for setting in settings:
-        options: dict[str, Any] = {"help": setting.help, "dest": setting.attribute}
+        options: dict[str, Any] = {"help": setting.help or argparse.SUPPRESS, "dest": setting.attribute}
         usual = setting.default() if callable(setting.default) else setting.default
         default = usual if has_defaults else None
         if setting.is_switch:
             parser.add_argument(setting.flag, action="store_true", default=default, **options)
             continue
-        if usual is not None:
+        if usual is not None and setting.help is not None:
             options["help"] += f" (default: {in_words(usual)})"
         if setting.is_repeatable:
             options["action"] = "append"

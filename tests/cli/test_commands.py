@@ -16,6 +16,7 @@ import pytest
 import rich.console
 
 from specgrove.cli import demo, main
+from specgrove.cli.arguments import parser
 from specgrove.cli.rendering import TokenPrinter
 from specgrove.output import Chunk, OutputToken
 from tests.fake_router import FakeRouter
@@ -132,6 +133,7 @@ def test_where_no_router_answers_it_is_said_what_to_do(capsys: pytest.CaptureFix
     assert (
         f"specgrove: error: no router answers at {address}: start one with `specgrove serve`; if it speaks TLS" in said
     )
+    assert "(Connection refused)" in said  # and not what gRPC did before
 
 
 def test_how_to_connect_is_nothing_for_a_suite_that_is_started(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +148,48 @@ def test_a_missing_model_folder_is_one_line(capsys: pytest.CaptureFixture[str]) 
     assert "/no/such/folder" in last_line
 
 
-@pytest.mark.parametrize("argv", [[], ["fly"], ["generate"], ["serve", "--dtype", "int3"], ["models"]])
+def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "generate text from one prompt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["generate", "hi", "--temprature", "1"], "specgrove generate: error: unrecognized arguments: --temprature"),
+        (["generate", "hi", "--temprature=1"], "(did you mean --temperature?)"),
+        (["serve", "--max-requests", "3", "--kvslots", "9"], "(did you mean --kv-slots?)"),
+        (
+            ["models", "info", "x", "--jsn"],
+            "specgrove models info: error: unrecognized arguments: --jsn (did you mean --json?)",
+        ),
+    ],
+)
+def test_an_unknown_option_is_told_by_its_command(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(argv)
+    assert said in capsys.readouterr().err
+
+
+def test_help_lists_what_a_command_is_for_first_and_settings_of_services_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = {}
+    for command in ("serve", "generate", "chat", "demo"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        shown[command] = capsys.readouterr().out
+    assert shown["generate"].index("sampling:") < shown["generate"].index("a running suite:")
+    assert "settings of the LLM service:" in shown["serve"]
+    for command in ("generate", "chat", "demo"):
+        assert "--kv-slots" not in shown[command]
+        assert "specgrove serve --help" in shown[command]
+    assert parser().parse_args(["generate", "hi", "--kv-slots", "9"]).kv_slots == 9
+
+
+@pytest.mark.parametrize("argv", [["fly"], ["generate"], ["serve", "--dtype", "int3"], ["models"]])
 def test_wrong_usage_is_exit_code_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(argv)
@@ -164,32 +207,32 @@ def test_help_and_version_need_no_model_code() -> None:
         assert text in ended.stdout
 
 
-def test_chat_keeps_the_conversation_until_reset(
-    fake_router: Router, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("one\ntwo\n/reset\nthree\n/exit\nnever\n"))
-    assert main(["chat", "--address", fake_router[1], "--system", "Be brief."]) == 0
-    conversations = [
-        [(message.role, message.content) for message in request.chat.messages] for request in fake_router[0].requests
-    ]
-    system = ("system", "Be brief.")
-    assert conversations == [
-        [system, ("user", "one")],
-        [system, ("user", "one"), ("assistant", ANSWER), ("user", "two")],
-        [system, ("user", "three")],
-    ]
-    assert capsys.readouterr().out == 3 * (ANSWER + "\n")
+@pytest.mark.parametrize(
+    ("words", "closed", "said"),
+    [
+        (["generate", "-"], "<&-", "specgrove: error: standard input is closed: there is no prompt to read\n"),
+        (["chat"], "<&-", ""),
+        (["generate", "hi"], ">&-", "4 tokens"),
+        (["generate", "hi"], "2>&-", ""),
+    ],
+)
+def test_closed_streams_are_no_traceback(words: list[str], closed: str, said: str, fake_router: Router) -> None:
+    command = f"{sys.executable} -m specgrove.cli {' '.join(words)} --address {fake_router[1]} {closed}"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.startswith(said)
 
 
-def test_chat_commands_are_not_sent_to_the_model(
-    fake_router: Router, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("/help\n/halp me\n /usr/bin is what?\n/quit\nnever\n"))
-    assert main(["chat", "--address", fake_router[1]]) == 0
-    shown = capsys.readouterr().out
-    assert "forget the conversation" in shown
-    assert "/halp is no command; /help lists them" in shown
-    assert [request.chat.messages[-1].content for request in fake_router[0].requests] == ["/usr/bin is what?"]
+def test_other_encodings_get_a_sign_for_what_they_lack(fake_router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = {}
+    for flags in ([], ["--json"]):
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="latin-1"))
+        assert main(["generate", "chinese", "--raw", "--quiet", "--address", fake_router[1], *flags]) == 0
+        sys.stdout.flush()
+        shown[bool(flags)] = raw.getvalue()
+    assert shown[False] == b"??\n"
+    assert json.loads(shown[True])["output_text"] == "人工"
 
 
 def test_demo_compares_with_incremental_decoding(

@@ -55,8 +55,12 @@ def test_list_shows_both_caches_and_why_a_model_is_not_supported(
     (other / "config.json").write_text('{"architectures": ["BertModel"], "model_type": "bert"}')
     assert main(["models", "list"]) == 0
     header, *lines = capsys.readouterr().out.splitlines()
-    assert header.split() == ["NAME", "FAMILY", "PARAMETERS", "ON", "DISK", "SUPPORTED"]
-    assert [line.split()[:2] for line in lines] == [["ours", "llama"], ["owner/bert", "bert"], ["owner/theirs", "opt"]]
+    assert header.split() == ["MODEL", "FAMILY", "PARAMETERS", "ON", "DISK", "SUPPORTED"]
+    assert [line.split()[:2] for line in lines] == [
+        ["~/.cache/specgrove/ours", "llama"],
+        ["owner/bert", "bert"],
+        ["owner/theirs", "opt"],
+    ]
     assert lines[0].endswith("yes")
     assert "no: " in lines[1]
     assert "BertModel" in lines[1]
@@ -67,6 +71,7 @@ def test_info_tells_what_a_model_is(home: Path, tmp_path: Path, capsys: pytest.C
     folder = with_tokenizer(save_tiny_llama(tmp_path / "tiny", seed=0))
     assert main(["models", "info", str(folder)]) == 0
     shown = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    assert shown["parameters"].strip() == "0.1M, of these 0.0M in the embedding and 0.0M in the head"
     assert shown["architecture"].strip() == "LlamaForCausalLM"
     assert shown["heads"].strip() == "6, 2 of keys and values"
     assert shown["context"].strip() == "256 tokens"
@@ -124,9 +129,33 @@ def test_info_and_conversion_of_a_model_with_a_hole_name_it(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_head_is_counted_where_it_is_one_of_its_own(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = with_tokenizer(save_tiny_llama(tmp_path / "tiny", seed=0))
+    assert main(["models", "info", str(folder), "--json"]) == 0
+    own = json.loads(capsys.readouterr().out)
+    assert own["num_head_parameters"] == own["num_embedding_parameters"] > 0
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    main(["models", "info", str(folder), "--json"])
+    tied = json.loads(capsys.readouterr().out)
+    assert tied["num_head_parameters"] == 0
+    assert tied["num_parameters"] == own["num_parameters"] - own["num_head_parameters"]
+    main(["models", "info", str(folder)])
+    assert "in the embedding, which is the head too\n" in capsys.readouterr().out
+
+
+def test_an_empty_cache_says_how_to_fill_it(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "list"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "specgrove models download" in shown.err
+
+
 def test_info_of_what_is_not_there_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "info", "/no/such/folder"]) == 1
-    assert "specgrove: error: '/no/such/folder' is no folder" in capsys.readouterr().err
+    assert "specgrove: error: /no/such/folder is not there, nor is the folder /no/such" in capsys.readouterr().err
     assert main(["models", "info", "smollm2-135m-instruct"]) == 1
     assert "is not made yet" in capsys.readouterr().err
 
@@ -139,7 +168,8 @@ def test_quantize_writes_a_folder_that_is_known_for_what_it_is(
     assert main(["quantize", str(folder), "--bits", "4", "--group-size", "16", "--out", str(target)]) == 0
     captured = capsys.readouterr()
     assert captured.out == f"{target}\n"
-    assert "quantised layer 3 of 3 to 4 bits" in captured.err
+    layers = [line for line in captured.err.splitlines() if "layer" in line]
+    assert layers == ["quantising to 4 bits: layer 1 of 3"]  # a line a layer says no more
     assert main(["models", "info", str(target), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["quantization"] == "specgrove, 4 bits"
     assert main(["quantize", str(target), "--bits", "8", "--out", str(tmp_path / "int8")]) == 1

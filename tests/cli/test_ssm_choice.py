@@ -59,7 +59,7 @@ def test_none_is_no_ssm(llm: Path) -> None:
         choose(["none", "lookup"], llm)
 
 
-@pytest.mark.parametrize(("ssm", "message"), [("nope/x/y", "no folder"), ("demo,width=0", "from 1 to 64")])
+@pytest.mark.parametrize(("ssm", "message"), [("nope/x/y", "is not there"), ("demo,width=0", "from 1 to 64")])
 def test_what_is_no_ssm_is_told_before_anything_starts(llm: Path, ssm: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         choose([ssm], llm)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,29 @@ def test_a_text_is_not_taken_for_its_letters(name: str) -> None:
     arguments: dict[str, Any] = {name: "lookup"}
     with pytest.raises(ValueError, match=rf"{name} must be several texts, e.g. \('lookup',\)"):
         SuiteConfig(llm_folder=Path("/model"), **arguments)
+
+
+def test_a_taken_address_is_told_before_models_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suites, "model_folder", None)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        said = f"can't listen on {address}: another server does; give another port, or stop it"
+        with pytest.raises(OSError, match=said), suites.started_suite(parser().parse_args(["serve"]), address=address):
+            pass
+
+
+def test_work_that_gets_on_is_a_line_now_and_then() -> None:
+    now_s, shown = 0.0, io.StringIO()
+    with suites.showing(rich.console.Console(file=shown), "quantising", clock=lambda: now_s) as show:
+        for layer in range(1, 31):
+            show(f"layer {layer} of 30")
+            now_s += 1.0
+        show("quantising the head")
+    assert shown.getvalue().splitlines() == [
+        "quantising ...", "layer 1 of 30", "layer 11 of 30", "layer 21 of 30", "quantising the head",
+    ]  # fmt: skip
 
 
 def printed(log_format: str | None, *lines: str) -> list[str]:

@@ -45,8 +45,25 @@ def test_folder_is_itself(model_folder: Path, tmp_path: Path) -> None:
 def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="does not exist"):
         check_model_folder(tmp_path / "nothing")
-    with pytest.raises(ModelNotFoundError, match="no folder and no hub id"):
+    with pytest.raises(ModelNotFoundError, match=r"is not there; give a model folder, a .gguf file"):
         resolve(str(tmp_path / "nothing"), tmp_path)
+
+
+def test_what_is_missing_is_told_with_what_lies_beside(model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "qwen-1.5b.gguf").touch()
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ModelNotFoundError, match=r"qwen-1.5.gguf is not there; beside it: qwen-1.5b.gguf, model; give"):
+        resolve(str(tmp_path / "qwen-1.5.gguf"), tmp_path)
+    with pytest.raises(ModelNotFoundError, match=r"x.gguf is not there, nor is the folder .*no; give"):
+        resolve(str(tmp_path / "no" / "x.gguf"), tmp_path)
+    (tmp_path / "link.gguf").symlink_to("/gone.gguf")
+    with pytest.raises(ModelNotFoundError, match=r"link.gguf leads to /gone.gguf, which is not there"):
+        resolve(str(tmp_path / "link.gguf"), tmp_path)
+
+
+@pytest.mark.parametrize("model", ["nope.gguf", "owner/nope.gguf", "weights.safetensors"])
+def test_names_of_files_are_not_looked_for_on_the_hub(model: str) -> None:
+    assert not hub.is_hub_id(model)
 
 
 @pytest.mark.parametrize("model", ["", "a b", "../x", "a/b/c", "https://example.org/model", "owner/"])

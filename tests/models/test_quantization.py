@@ -127,7 +127,7 @@ def test_the_folder_is_complete_and_in_several_files(tmp_path: Path, monkeypatch
     copied = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
     assert copied < {path.name for path in target.iterdir()}
     assert len(list(target.glob("model-*.safetensors"))) > 2
-    assert "quantised layer 3 of 3 to 4 bits" in messages
+    assert "quantising to 4 bits: layer 3 of 3" in messages
     assert json.loads((target / "config.json").read_text())["quantization_config"] == {
         "quant_method": "specgrove", "bits": 4, "group_size": 32,
     }  # fmt: skip

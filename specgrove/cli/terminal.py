@@ -1,0 +1,28 @@
+"""The terminal's own state: what it does with keys that nobody reads just now."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import termios
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def without_echo() -> Iterator[None]:
+    """Keys that are pressed during an answer, Ctrl-C's ``^C`` too, don't show in its text. What was typed is read afterwards.
+
+    For programs in the foreground: the terminal stops others that change its state.
+    """
+    if sys.stdin is None or not sys.stdin.isatty():
+        yield
+        return
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    silent = termios.tcgetattr(terminal)
+    silent[3] &= ~termios.ECHO  # local modes
+    termios.tcsetattr(terminal, termios.TCSADRAIN, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
