@@ -14,6 +14,7 @@ from typing import cast
 import grpc
 
 from specgrove.addresses import checked_target
+from specgrove.client_texts import named
 from specgrove.errors import SessionClosedError
 from specgrove.serving.address import TlsFiles, channel_credentials, client_channel_options
 from specgrove.serving.status import error_from_rpc
@@ -111,14 +112,18 @@ def metadata_of(token: str | None) -> Metadata:
     """What goes with every call."""
     if token is None:
         return ()
-    if not re.fullmatch(r"[!-~]+", token):
+    if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):
         # Not shown: it is a secret, even where it is wrong.
         raise ValueError("a token must be printable ASCII characters without spaces")
     return (("authorization", f"Bearer {token}"),)
 
 
 def _credentials_of(tls: TlsFiles | None) -> grpc.ChannelCredentials | None:
-    return None if tls is None else channel_credentials(tls)
+    if tls is None:
+        return None
+    if not isinstance(tls, TlsFiles):
+        raise ValueError(f"tls must be TlsFiles, e.g. TlsFiles(ca=Path('ca.pem')), got {named(tls)}")
+    return channel_credentials(tls)
 
 
 def _closed_error() -> SessionClosedError:

@@ -235,10 +235,13 @@ def _set(message: Proto, name: str, value: object, field: str) -> None:
     """Sets a plain field; ``None`` leaves it unset, and a value of the wrong type or range names it."""
     if value is None:
         return
+    kind = message.DESCRIPTOR.fields_by_name[name].type
     try:
+        if isinstance(value, bool) and kind != FieldDescriptor.TYPE_BOOL:
+            raise TypeError  # protobuf would take it for 1
         setattr(message, name, value)
     except (TypeError, ValueError, OverflowError) as error:
-        right = _RIGHT_VALUES[message.DESCRIPTOR.fields_by_name[name].type]
+        right = _RIGHT_VALUES[kind]
         raise InvalidRequestError.of(field, f"must be {right}, got {named(value)}") from error
 
 

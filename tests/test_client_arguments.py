@@ -236,6 +236,8 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     ("hi", {"min_tokens": -1}, "sampling.min_tokens"),
     ("hi", {"num_log_probs": "all"}, "sampling.num_log_probs"),
     ("hi", {"max_tokens": 1.5}, "max_tokens"),
+    ("hi", {"max_tokens": True}, "max_tokens"),
+    ("hi", {"temperature": True}, "sampling.temperature"),
     ("hi", {"max_tokens": "9"}, "max_tokens"),
     ("hi", {"ignore_eos": "yes"}, "ignore_eos"),
     ("hi", {"prompt_progress": "yes"}, "prompt_progress"),

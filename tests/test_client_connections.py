@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -170,3 +171,13 @@ def test_default_servers_tolerate_our_keepalive() -> None:
     # Left at their defaults, of which servers know.
     assert "grpc.http2.max_pings_without_data" not in options
     assert "grpc.http2.min_ping_interval_without_data_ms" not in options
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+async def test_what_is_no_tls_and_no_token_is_told_at_once(kind: Any) -> None:
+    for tls in (True, "ca.pem"):
+        with pytest.raises(ValueError, match="tls must be TlsFiles"):
+            kind("host:1", tls=tls)
+    for token in (5, b"secret", "two words"):
+        with pytest.raises(ValueError, match="a token must be printable ASCII"):
+            kind("host:1", token=token)
