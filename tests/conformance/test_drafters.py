@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from specgrove.drafting import Drafter
 from specgrove.errors import InvalidRequestError, SessionClosedError, StaleBaseError
 from specgrove.request import DraftWork, TreeShape
-from tests.conformance.conftest import DraftingSide, held_back
+from tests.conformance.conftest import Side, held_back
 
 PROMPT = (72, 5, 9, 72, 5, 33, 72, 5)
 SHAPE = TreeShape(max_num_nodes=6, max_depth=3)
@@ -19,12 +20,12 @@ def work_of(committed: tuple[int, ...], base: int, session_id: str = "s") -> Dra
     return DraftWork(session_id, base, committed[base:], SHAPE)
 
 
-async def test_trees_are_below_the_last_committed_token(drafting: DraftingSide) -> None:
+async def test_trees_are_below_the_last_committed_token(drafting: Side[Drafter]) -> None:
     committed = PROMPT
     base = 0
     for new in ((), (9,), (), (3, 4)):
         committed += new
-        draft = await drafting.drafter.draft(work_of(committed, base))
+        draft = await drafting.service.draft(work_of(committed, base))
         assert draft.base == len(committed)
         assert draft.trees
         for drafted in draft.trees:
@@ -34,48 +35,48 @@ async def test_trees_are_below_the_last_committed_token(drafting: DraftingSide) 
         base = len(committed)
 
 
-async def test_where_nothing_is_wanted_tokens_are_taken_in(drafting: DraftingSide) -> None:
-    draft = await drafting.drafter.draft(replace(work_of(PROMPT, 0), shape=TreeShape(0, 0)))
+async def test_where_nothing_is_wanted_tokens_are_taken_in(drafting: Side[Drafter]) -> None:
+    draft = await drafting.service.draft(replace(work_of(PROMPT, 0), shape=TreeShape(0, 0)))
     assert (draft.base, draft.trees) == (len(PROMPT), ())
-    assert (await drafting.drafter.draft(work_of((*PROMPT, 9), len(PROMPT)))).base == len(PROMPT) + 1
+    assert (await drafting.service.draft(work_of((*PROMPT, 9), len(PROMPT)))).base == len(PROMPT) + 1
 
 
 @pytest.mark.parametrize("difference", [-1, 1, -4, 20])
-async def test_a_wrong_base_is_told_what_is_held(drafting: DraftingSide, difference: int) -> None:
+async def test_a_wrong_base_is_told_what_is_held(drafting: Side[Drafter], difference: int) -> None:
     """Below what is held too: nothing is guessed, and nothing is lost."""
-    await drafting.drafter.draft(work_of(PROMPT, 0))
+    await drafting.service.draft(work_of(PROMPT, 0))
     padded = (*PROMPT, *range(30))
     with pytest.raises(StaleBaseError) as caught:
-        await drafting.drafter.draft(work_of(padded, len(PROMPT) + difference))
+        await drafting.service.draft(work_of(padded, len(PROMPT) + difference))
     assert caught.value.held_len == len(PROMPT)
-    assert (await drafting.drafter.draft(work_of((*PROMPT, 9), len(PROMPT)))).base == len(PROMPT) + 1
+    assert (await drafting.service.draft(work_of((*PROMPT, 9), len(PROMPT)))).base == len(PROMPT) + 1
 
 
-async def test_an_unknown_session_holds_nothing(drafting: DraftingSide) -> None:
+async def test_an_unknown_session_holds_nothing(drafting: Side[Drafter]) -> None:
     with pytest.raises(StaleBaseError) as caught:
-        await drafting.drafter.draft(work_of(PROMPT, 5, "unknown"))
+        await drafting.service.draft(work_of(PROMPT, 5, "unknown"))
     assert caught.value.held_len == 0
 
 
-async def test_a_second_item_ends_the_session(drafting: DraftingSide) -> None:
+async def test_a_second_item_ends_the_session(drafting: Side[Drafter]) -> None:
     """Which of the two is right nobody knows: all tokens have to be sent again."""
     drafting.shut()
-    first = asyncio.create_task(drafting.drafter.draft(work_of(PROMPT, 0)))
+    first = asyncio.create_task(drafting.service.draft(work_of(PROMPT, 0)))
     await held_back(drafting, "s")
     with pytest.raises(StaleBaseError) as caught:
-        await drafting.drafter.draft(work_of((*PROMPT, 9), len(PROMPT)))
+        await drafting.service.draft(work_of((*PROMPT, 9), len(PROMPT)))
     assert caught.value.held_len == 0
     drafting.open()
     with pytest.raises(SessionClosedError):
         await first
-    assert (await drafting.drafter.draft(work_of(PROMPT, 0))).base == len(PROMPT)
+    assert (await drafting.service.draft(work_of(PROMPT, 0))).base == len(PROMPT)
 
 
-async def test_opening_anew_takes_the_place_of_what_is_under_way(drafting: DraftingSide) -> None:
+async def test_opening_anew_takes_the_place_of_what_is_under_way(drafting: Side[Drafter]) -> None:
     drafting.shut()
-    first = asyncio.create_task(drafting.drafter.draft(work_of(PROMPT, 0)))
+    first = asyncio.create_task(drafting.service.draft(work_of(PROMPT, 0)))
     await held_back(drafting, "s")
-    again = asyncio.create_task(drafting.drafter.draft(work_of(PROMPT[:3], 0)))
+    again = asyncio.create_task(drafting.service.draft(work_of(PROMPT[:3], 0)))
     await asyncio.sleep(0)
     drafting.open()
     assert (await again).base == 3
@@ -83,21 +84,21 @@ async def test_opening_anew_takes_the_place_of_what_is_under_way(drafting: Draft
         await first
 
 
-async def test_closing_ends_what_is_under_way_and_forgets(drafting: DraftingSide) -> None:
+async def test_closing_ends_what_is_under_way_and_forgets(drafting: Side[Drafter]) -> None:
     drafting.shut()
-    under_way = asyncio.create_task(drafting.drafter.draft(work_of(PROMPT, 0)))
+    under_way = asyncio.create_task(drafting.service.draft(work_of(PROMPT, 0)))
     await held_back(drafting, "s")
-    await drafting.drafter.close("s")
+    await drafting.service.close("s")
     drafting.open()
     with pytest.raises(SessionClosedError):
         await under_way
     with pytest.raises(StaleBaseError) as caught:
-        await drafting.drafter.draft(work_of(PROMPT, 4))
+        await drafting.service.draft(work_of(PROMPT, 4))
     assert caught.value.held_len == 0
 
 
-async def test_closing_what_is_not_there_is_no_error(drafting: DraftingSide) -> None:
-    await drafting.drafter.close("never opened")
+async def test_closing_what_is_not_there_is_no_error(drafting: Side[Drafter]) -> None:
+    await drafting.service.close("never opened")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ async def test_closing_what_is_not_there_is_no_error(drafting: DraftingSide) -> 
         ("ssms", replace(work_of(PROMPT, 0), ssms=("nobody",))),
     ],
 )
-async def test_a_wrong_item_names_its_field(drafting: DraftingSide, field: str, work: DraftWork) -> None:
+async def test_a_wrong_item_names_its_field(drafting: Side[Drafter], field: str, work: DraftWork) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        await drafting.drafter.draft(work)
+        await drafting.service.draft(work)
     assert [violation.field for violation in caught.value.violations] == [field]

@@ -12,7 +12,7 @@ from specgrove.errors import InvalidRequestError, SessionClosedError, StaleBaseE
 from specgrove.request import SamplingParams, SessionParams, Verdict, VerifyWork
 from specgrove.speculation import Verifier
 from specgrove.token_tree import TokenTree
-from tests.conformance.conftest import Verifying, held_back
+from tests.conformance.conftest import Side, held_back
 
 PROMPT = (72, 5, 9, 72, 5, 33)
 PARAMS = SessionParams(SamplingParams(), len(PROMPT))
@@ -42,11 +42,11 @@ async def opened(verifier: Verifier, session_id: str = "s") -> tuple[int, ...]:
     return PROMPT + (await ask(verifier, opening(session_id))).token_ids
 
 
-async def test_verdicts_follow_what_is_committed(verifying: Verifying) -> None:
+async def test_verdicts_follow_what_is_committed(verifying: Side[Verifier]) -> None:
     committed = PROMPT
     work = opening()
     for _ in range(4):
-        verdict = await ask(verifying.verifier, work)
+        verdict = await ask(verifying.service, work)
         assert (verdict.base, verdict.has_more) == (len(committed), False)
         assert len(verdict.token_ids) == 1
         assert verdict.accepted_nodes == ()
@@ -54,8 +54,8 @@ async def test_verdicts_follow_what_is_committed(verifying: Verifying) -> None:
         work = going_on(committed, len(committed))
 
 
-async def test_a_tree_changes_no_token(verifying: Verifying) -> None:
-    verdicts = await all_of(verifying.verifier, opening("plain", num_steps=6))
+async def test_a_tree_changes_no_token(verifying: Side[Verifier]) -> None:
+    verdicts = await all_of(verifying.service, opening("plain", num_steps=6))
     expected = tuple(token_id for verdict in verdicts for token_id in verdict.token_ids)
     assert [verdict.has_more for verdict in verdicts] == [True] * (len(verdicts) - 1) + [False]
     assert [verdict.base for verdict in verdicts] == [
@@ -63,53 +63,53 @@ async def test_a_tree_changes_no_token(verifying: Verifying) -> None:
     ]
     right = TokenTree((PROMPT[-1], *expected[:5]), (-1, 0, 1, 2, 3, 4), (0.0,) + (-1.0,) * 5, (0,) * 6)
     wrong = TokenTree((PROMPT[-1], expected[0], (expected[1] + 1) % 90), (-1, 0, 1), (0.0, -1.0, -1.0), (0,) * 3)
-    whole = await ask(verifying.verifier, replace(opening("right"), tree=right))
+    whole = await ask(verifying.service, replace(opening("right"), tree=right))
     assert (whole.token_ids, whole.accepted_nodes) == (expected, (1, 2, 3, 4, 5))
-    part = await ask(verifying.verifier, replace(opening("wrong"), tree=wrong))
+    part = await ask(verifying.service, replace(opening("wrong"), tree=wrong))
     assert (part.token_ids, part.accepted_nodes) == (expected[:2], (1,))
 
 
-async def test_tokens_that_others_committed_are_taken_in(verifying: Verifying) -> None:
-    committed = await opened(verifying.verifier)
+async def test_tokens_that_others_committed_are_taken_in(verifying: Side[Verifier]) -> None:
+    committed = await opened(verifying.service)
     longer = (*committed, 17, 18)
-    assert (await ask(verifying.verifier, going_on(longer, len(committed)))).base == len(longer)
+    assert (await ask(verifying.service, going_on(longer, len(committed)))).base == len(longer)
 
 
 @pytest.mark.parametrize("difference", [-1, 1, -4, 20])
-async def test_a_wrong_base_is_told_what_is_held(verifying: Verifying, difference: int) -> None:
+async def test_a_wrong_base_is_told_what_is_held(verifying: Side[Verifier], difference: int) -> None:
     """Below what is held too: nothing is guessed, and nothing is lost."""
-    committed = await opened(verifying.verifier)
+    committed = await opened(verifying.service)
     padded = (*committed, *range(30))
     with pytest.raises(StaleBaseError) as caught:
-        await ask(verifying.verifier, going_on(padded[: len(committed) + difference], len(committed) + difference))
+        await ask(verifying.service, going_on(padded[: len(committed) + difference], len(committed) + difference))
     assert caught.value.held_len == len(committed)
-    assert (await ask(verifying.verifier, going_on(committed, len(committed)))).base == len(committed)
+    assert (await ask(verifying.service, going_on(committed, len(committed)))).base == len(committed)
 
 
-async def test_an_unknown_session_holds_nothing(verifying: Verifying) -> None:
+async def test_an_unknown_session_holds_nothing(verifying: Side[Verifier]) -> None:
     with pytest.raises(StaleBaseError) as caught:
-        await ask(verifying.verifier, going_on(PROMPT, 5, "unknown"))
+        await ask(verifying.service, going_on(PROMPT, 5, "unknown"))
     assert caught.value.held_len == 0
 
 
-async def test_one_item_at_a_time(verifying: Verifying) -> None:
-    committed = await opened(verifying.verifier)
+async def test_one_item_at_a_time(verifying: Side[Verifier]) -> None:
+    committed = await opened(verifying.service)
     verifying.shut()
-    first = asyncio.create_task(ask(verifying.verifier, going_on(committed, len(committed))))
+    first = asyncio.create_task(ask(verifying.service, going_on(committed, len(committed))))
     await held_back(verifying, "s")
     await asyncio.sleep(0)
     with pytest.raises(StaleBaseError) as caught:
-        await ask(verifying.verifier, going_on(committed, len(committed)))
+        await ask(verifying.service, going_on(committed, len(committed)))
     assert caught.value.held_len == 0
     verifying.open()
     assert (await first).base == len(committed)
 
 
-async def test_opening_anew_takes_the_place_of_what_is_under_way(verifying: Verifying) -> None:
+async def test_opening_anew_takes_the_place_of_what_is_under_way(verifying: Side[Verifier]) -> None:
     verifying.shut()
-    first = asyncio.create_task(ask(verifying.verifier, opening()))
+    first = asyncio.create_task(ask(verifying.service, opening()))
     await held_back(verifying, "s")
-    again = asyncio.create_task(ask(verifying.verifier, opening(prompt=PROMPT[:3])))
+    again = asyncio.create_task(ask(verifying.service, opening(prompt=PROMPT[:3])))
     await asyncio.sleep(0)
     verifying.open()
     assert (await again).base == 3
@@ -117,37 +117,37 @@ async def test_opening_anew_takes_the_place_of_what_is_under_way(verifying: Veri
         await first
 
 
-async def test_closing_ends_what_is_under_way_and_forgets(verifying: Verifying) -> None:
-    committed = await opened(verifying.verifier)
+async def test_closing_ends_what_is_under_way_and_forgets(verifying: Side[Verifier]) -> None:
+    committed = await opened(verifying.service)
     verifying.shut()
-    under_way = asyncio.create_task(ask(verifying.verifier, going_on(committed, len(committed))))
+    under_way = asyncio.create_task(ask(verifying.service, going_on(committed, len(committed))))
     await held_back(verifying, "s")
     await asyncio.sleep(0)
-    await verifying.verifier.close("s")
+    await verifying.service.close("s")
     verifying.open()
     with pytest.raises(SessionClosedError):
         await under_way
     with pytest.raises(StaleBaseError) as caught:
-        await ask(verifying.verifier, going_on(committed, len(committed)))
+        await ask(verifying.service, going_on(committed, len(committed)))
     assert caught.value.held_len == 0
-    assert (await opened(verifying.verifier)) == committed  # the same again
+    assert (await opened(verifying.service)) == committed  # the same again
 
 
-async def test_closing_what_is_not_there_is_no_error(verifying: Verifying) -> None:
-    await verifying.verifier.close("never opened")
-    await opened(verifying.verifier)
+async def test_closing_what_is_not_there_is_no_error(verifying: Side[Verifier]) -> None:
+    await verifying.service.close("never opened")
+    await opened(verifying.service)
     for _ in range(2):
-        await verifying.verifier.close("s")
+        await verifying.service.close("s")
 
 
-async def test_a_root_that_is_not_the_last_token_ends_the_session(verifying: Verifying) -> None:
-    committed = await opened(verifying.verifier)
+async def test_a_root_that_is_not_the_last_token_ends_the_session(verifying: Side[Verifier]) -> None:
+    committed = await opened(verifying.service)
     wrong = replace(going_on(committed, len(committed)), tree=TokenTree.of_root((committed[-1] + 1) % 90))
     with pytest.raises(InvalidRequestError) as caught:
-        await ask(verifying.verifier, wrong)
+        await ask(verifying.service, wrong)
     assert caught.value.violations[0].field == "tree.token_ids[0]"
     with pytest.raises(StaleBaseError):
-        await ask(verifying.verifier, going_on(committed, len(committed)))
+        await ask(verifying.service, going_on(committed, len(committed)))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ async def test_a_root_that_is_not_the_last_token_ends_the_session(verifying: Ver
         ("tree", replace(opening(), tree=TokenTree((PROMPT[-1], 4, 4), (-1, 0, 0), (0.0, -1.0, -1.0), (0, 0, 0)))),
     ],
 )
-async def test_a_wrong_item_names_its_field(verifying: Verifying, field: str, work: VerifyWork) -> None:
+async def test_a_wrong_item_names_its_field(verifying: Side[Verifier], field: str, work: VerifyWork) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        await ask(verifying.verifier, work)
+        await ask(verifying.service, work)
     assert [violation.field for violation in caught.value.violations] == [field]

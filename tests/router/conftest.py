@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from tests.router.toy_services import ToySuite, toy_suite
+from tests.router.toy_suite import ToySuite, toy_suite
 
 
 @pytest_asyncio.fixture

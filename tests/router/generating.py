@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from specgrove.v1 import router_pb2, token_tree_pb2
-from tests.router.toy_services import ToySuite
+from tests.router.toy_suite import ToySuite
 from tests.waiting import LIMIT_S
 
 PROMPT = list(b"Hello, tree")

@@ -13,7 +13,8 @@ from specgrove.serving.status import error_from_rpc
 from specgrove.v1 import router_pb2, router_pb2_grpc, token_tree_pb2
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
 from tests.router.toy_language import toy_output
-from tests.router.toy_services import ToyLlm, ToySuite, halting_llm, toy_suite
+from tests.router.toy_services import ToyLlm, halting_llm
+from tests.router.toy_suite import ToySuite, toy_suite
 from tests.waiting import LIMIT_S, until
 
 # A client that leaves its streams unread makes room for a few messages only.

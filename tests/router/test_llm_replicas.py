@@ -11,7 +11,8 @@ from router.llm_replicas import LlmPool
 from specgrove.v1 import llm_pb2, token_tree_pb2
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
 from tests.router.toy_language import toy_output
-from tests.router.toy_services import ToyLlm, toy_suite
+from tests.router.toy_services import ToyLlm
+from tests.router.toy_suite import toy_suite
 from tests.waiting import until
 
 

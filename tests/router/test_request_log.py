@@ -10,7 +10,7 @@ import pytest
 from router.request_log import RequestLog
 from specgrove.errors import UnavailableError
 from specgrove.v1 import router_pb2
-from tests.router.toy_services import toy_suite
+from tests.router.toy_suite import toy_suite
 
 ID = "0123456789abcdef"
 

@@ -13,7 +13,8 @@ from specgrove.serving.status import error_from_rpc
 from specgrove.v1 import router_pb2, token_tree_pb2
 from tests.router.generating import PROMPT, request_of, responses_to, text_of, token_ids_of
 from tests.router.toy_language import EOS, VOCAB_SIZE, toy_next, toy_output
-from tests.router.toy_services import ToyLlm, ToySuite, toy_suite
+from tests.router.toy_services import ToyLlm
+from tests.router.toy_suite import ToySuite, toy_suite
 from tests.waiting import LIMIT_S, until
 
 

@@ -26,40 +26,31 @@ from ssm_service.draft_tree import Beam
 from ssm_service.loading import info_of
 from ssm_service.lookup import LookupSsm
 from ssm_service.neural import NeuralSsm
-from ssm_service.pool import DrafterPool
 from ssm_service.servicer import SsmServicer
 from tests.conftest import TINY_VOCAB_SIZE
+from tests.gated import GatedPool
 from tests.waiting import LIMIT_S, until
 
 WORK = DraftWork("s", 0, (5, 1, 44, 90, 5, 1, 44), TreeShape(max_num_nodes=6, max_depth=3))
 
 
-class SlowPool(DrafterPool):
-    """Steps only while its gate is open, so that a test can act in the middle of an item."""
-
-    is_open = True
-
-    def has_work(self) -> bool:
-        return self.is_open and super().has_work()
-
-
 @pytest.fixture
-def pool(tiny_llama: Path) -> SlowPool:
+def pool(tiny_llama: Path) -> GatedPool:
     vocabulary = Vocabulary("made up", token_checksums({"a": 0, "b": 1}))
     runner = ModelRunner(load_decoder(tiny_llama, torch.float32), 200)
     neural = NeuralSsm("tiny", runner, Beam(), None, vocabulary=vocabulary)
-    return SlowPool([neural, LookupSsm("lookup")], PoolConfig())
+    return GatedPool([neural, LookupSsm("lookup")], PoolConfig())
 
 
 @pytest.fixture
-def loop(pool: SlowPool) -> Iterator[StepLoop[DraftWork, Draft]]:
+def loop(pool: GatedPool) -> Iterator[StepLoop[DraftWork, Draft]]:
     loop = StepLoop(pool, "pool")
     yield loop
     loop.stop()
 
 
 @pytest.fixture
-async def servicer(pool: SlowPool, loop: StepLoop[DraftWork, Draft]) -> SsmServicer:
+async def servicer(pool: GatedPool, loop: StepLoop[DraftWork, Draft]) -> SsmServicer:
     specs = [SsmSpec("tiny", "tiny", "beam"), SsmSpec("lookup", None, "lookup")]
     ssms = [*pool._neural.values(), *pool._lookup.values()]
     return SsmServicer([info_of(spec, ssm) for spec, ssm in zip(specs, ssms, strict=True)], pool, loop)
@@ -143,7 +134,7 @@ async def test_too_many_items_are_refused(stub: ssm_pb2_grpc.SsmServiceStub) -> 
 
 
 async def test_a_router_that_vanishes_leaves_the_service_drafting(
-    servicer: SsmServicer, stub: ssm_pb2_grpc.SsmServiceStub, pool: SlowPool, loop: StepLoop[DraftWork, Draft]
+    servicer: SsmServicer, stub: ssm_pb2_grpc.SsmServiceStub, pool: GatedPool, loop: StepLoop[DraftWork, Draft]
 ) -> None:
     """Its stream's end cancels the items on it, while the engine is about to finish them."""
     pool.is_open = False

@@ -1,0 +1,168 @@
+"""Drafters and verifiers that fail, hang, lie or are lost: drafters cost speed only, and the output is the incremental one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from specgrove.drafting import Drafting
+from specgrove.errors import InternalError, UnavailableError, WorkLostError
+from specgrove.request import Draft, DraftedTree, DraftWork, GenerationRequest, TreeShape, Verdict, VerifyWork
+from specgrove.token_tree import TokenTree
+from tests.router.toy_language import VOCAB_SIZE, toy_output
+from tests.router.toy_services import ToyLlm, ToySsm
+from tests.speculation.loops import PROMPT, Dying, run
+from tests.waiting import recorded_waits
+
+
+class Failing(ToySsm):
+    """Raises, or never answers."""
+
+    def __init__(self, failure: str) -> None:
+        super().__init__()
+        self._failure = failure
+
+    async def draft(self, work: DraftWork) -> Draft:
+        if self._failure == "lost":
+            raise UnavailableError("gone")
+        if self._failure == "hung":
+            await asyncio.sleep(3600)
+        return Draft(work.base + 1000, (DraftedTree("liar", TokenTree.of_root(5)),), 0.0)
+
+
+@pytest.mark.parametrize("failure", ["lost", "hung", "lying"])
+async def test_a_failing_drafter_costs_speed_only(failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = Failing(failure)
+    waits = recorded_waits(monkeypatch)
+    token_ids, steps = await run([failing, ToySsm()], ToyLlm())
+    assert token_ids == toy_output(PROMPT, 60)
+    assert len(steps) < 60
+    assert failing.closed == ["s"]
+    if failure == "hung":  # it is waited for once, not in every step; the other one answers in each
+        assert waits.count(min(waits)) == 1
+        assert min(waits) < 0.1
+
+
+async def test_a_verifier_that_is_lost_again_and_again() -> None:
+    token_ids, steps = await run([ToySsm()], Dying())
+    assert token_ids == toy_output(PROMPT, 60)
+    assert sum(step.num_replays for step in steps) > 0
+
+
+async def test_a_verifier_that_never_keeps_the_session_is_given_up() -> None:
+    verifier = ToyLlm()
+
+    async def lost(work: VerifyWork) -> Verdict:
+        raise UnavailableError("gone")
+
+    verifier._step = lost  # type: ignore[method-assign]
+    with pytest.raises(UnavailableError, match="in 20 attempts"):
+        await run([], verifier)
+    assert verifier.closed == ["s"]
+
+
+@pytest.mark.parametrize(("was_alone", "num_tries"), [(True, 2), (False, 3)])
+async def test_a_request_that_is_lost_by_itself_twice_is_given_up(was_alone: bool, num_tries: int) -> None:
+    verifier, asked = ToyLlm(), []
+
+    async def lost(work: VerifyWork) -> Verdict:
+        asked.append(work)
+        raise WorkLostError("the process died", was_alone=was_alone)
+
+    verifier._step = lost  # type: ignore[method-assign]
+    with pytest.raises(InternalError, match=r"made the service fail twice \(the process died\)"):
+        await run([], verifier)
+    assert [work.is_suspect for work in asked] == [False] + [True] * (num_tries - 1)
+    assert verifier.closed == ["s"]
+
+
+async def test_a_verdict_clears_a_suspect() -> None:
+    class Mortal(ToyLlm):
+        """Dies at every step, and makes it the second time."""
+
+        num_asked = 0
+
+        async def _step(self, work: VerifyWork) -> Verdict:
+            self.num_asked += 1
+            if self.num_asked % 2:
+                self.sessions.clear()
+                raise WorkLostError("killed", was_alone=True)
+            return await super()._step(work)
+
+    token_ids, steps = await run([], Mortal(), 40)
+    assert token_ids == toy_output(PROMPT, 40)
+    assert sum(step.num_replays for step in steps) >= 20
+
+
+class Broken(ToySsm):
+    """Fails until it is mended, its session left as it is."""
+
+    is_broken = True
+
+    async def draft(self, work: DraftWork) -> Draft:
+        if self.is_broken:
+            self.asked.append(work)
+            raise InternalError("broken")
+        return await super().draft(work)
+
+
+async def test_a_drafter_that_fails_is_left_alone_for_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    broken = Broken()
+    token_ids, steps = await run([broken], ToyLlm(), 300)
+    assert token_ids == toy_output(PROMPT, 300)
+    assert len(steps) == 300
+    assert len(broken.asked) <= 8  # after 4, 8, 16, ... steps
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+
+
+async def test_a_drafter_that_works_again_is_asked_for_what_it_lacks() -> None:
+    broken = Broken()
+    broken.is_broken = False
+    drafting = Drafting(GenerationRequest("s", PROMPT, 60), [broken], VOCAB_SIZE)
+    committed = [*PROMPT]
+    await drafting.draft(committed, TreeShape(4, 2))
+    broken.is_broken = True
+    for _ in range(2):
+        committed.append(5)
+        assert (await drafting.draft(committed, TreeShape(4, 2)))[1] == ()
+    broken.is_broken = False
+    names: tuple[str, ...] = ()
+    while not names:
+        committed.append(5)
+        _, names, _ = await drafting.draft(committed, TreeShape(4, 2))
+    assert names == ("toy-a", "toy-b")
+    assert [len(work.new_token_ids) for work in broken.asked] == [3, 1, len(committed) - 3]
+
+
+async def test_a_verdict_for_another_base_is_a_defect() -> None:
+    verifier = ToyLlm()
+
+    async def wrong(work: VerifyWork) -> AsyncGenerator[Verdict, None]:
+        yield Verdict(99, (1,), ())
+
+    verifier.verify = wrong  # type: ignore[method-assign]
+    with pytest.raises(InternalError, match="for base 99"):
+        await run([], verifier)
+
+
+async def test_a_verifier_that_falls_silent_is_a_defect() -> None:
+    verifier = ToyLlm()
+
+    async def silent(work: VerifyWork) -> AsyncGenerator[Verdict, None]:
+        async for verdict in ToyLlm().verify(work):
+            yield verdict
+            return
+
+    verifier.verify = silent  # type: ignore[method-assign]
+    with pytest.raises(InternalError, match="answered nothing"):
+        await run([], verifier)
+
+
+async def test_several_steps_of_a_lost_verifier_are_made_again() -> None:
+    verifier = Dying()
+    verifier.num_joined = 3
+    output, steps = await run([], verifier)
+    assert output == toy_output(PROMPT, 60)
+    assert sum(step.num_replays for step in steps) > 0
