@@ -23,7 +23,7 @@ from specgrove.models.gguf_file import GgufFile
 from specgrove.models.gguf_model import write_config_and_tokenizer
 from specgrove.models.made_folder import copy_other_files, edit_json, whole_folder
 from specgrove.models.missing import not_there
-from specgrove.models.model_files import gguf_of, gguf_parts
+from specgrove.models.model_files import gguf_of, is_gguf_file
 from specgrove.models.safetensors_writer import SafetensorsWriter
 
 _NO_WEIGHTS = ("training_args.bin", "optimizer.bin", "scheduler.bin", "random_states.bin")
@@ -36,8 +36,7 @@ def convert_model(
 
     Raises ``ValueError`` where there is nothing to convert, or nothing that can be.
     """
-    is_gguf = source.suffix == ".gguf" and any(part.is_file() for part in gguf_parts(source))
-    gguf_path = source if is_gguf else None
+    gguf_path = source if is_gguf_file(source) else None
     if source.is_dir():
         gguf_path = gguf_of(source)
         if gguf_path is None and next(source.glob("*.safetensors"), None) is not None:

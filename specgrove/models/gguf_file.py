@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.gguf_metadata import GgufMetadata
 from specgrove.models.missing import not_there
 from specgrove.models.model_files import gguf_parts
 
@@ -49,7 +49,7 @@ class GgufTensor:
 
 
 class GgufFile:
-    """All parts of one model. Strings and numbers of the metadata are Python's, arrays of numbers are numpy's."""
+    """All parts of one model."""
 
     def __init__(self, path: Path) -> None:
         """``path`` is the file, or any part. Raises ``UnsupportedModelError`` that names what is missing or broken."""
@@ -63,7 +63,7 @@ class GgufFile:
             )
         parts = [_Part(part) for part in self.paths]
         self._maps = [part.mapped for part in parts]
-        self.metadata: Mapping[str, Any] = parts[0].metadata
+        self.metadata = GgufMetadata(parts[0].metadata, path)
         self.tensors: dict[str, GgufTensor] = {}
         for part in parts:
             if twice := self.tensors.keys() & part.tensors.keys():
@@ -72,28 +72,18 @@ class GgufFile:
         self._check_whole()
 
     def _check_whole(self) -> None:
-        num_parts = self._whole_number("split.count", 1) or 1
+        num_parts = self.metadata.integer("split.count", 1) or 1
         if num_parts != len(self.paths):
             raise UnsupportedModelError(
                 f"{self.path} says that it is one of {num_parts} parts: name them as they were published, "
                 f"…-00001-of-{num_parts:05d}.gguf, all in one folder"
             )
-        num_tensors = self._whole_number("split.tensors.count", len(self.tensors))
+        num_tensors = self.metadata.integer("split.tensors.count", len(self.tensors))
         if num_tensors != len(self.tensors):
             raise UnsupportedModelError(
                 f"{self.path}: its {len(self.paths)} parts hold {len(self.tensors)} tensors of {num_tensors}: "
                 "they are not of one model"
             )
-
-    def _whole_number(self, key: str, default: int) -> int:
-        number = self.value(key, default)
-        if not isinstance(number, int):
-            raise UnsupportedModelError(f"{self.path} is broken: {key} is {number!r}, it should be a whole number")
-        return number
-
-    def value(self, key: str, default: Any = None) -> Any:
-        """A metadata value."""
-        return self.metadata.get(key, default)
 
     @property
     def num_bytes(self) -> int:
@@ -137,16 +127,23 @@ class _Part:
         num_tensors, num_values = self._number("Q"), self._number("Q")
         for _ in range(num_values):
             key = self._string()
+            if key in self.metadata:
+                raise UnsupportedModelError(f"{self.path} is broken: it has {key} twice")
             self.metadata[key] = self._value(self._number("I"))
         infos = [self._tensor_info() for _ in range(num_tensors)]
-        alignment = int(self.metadata.get("general.alignment", 32))
-        if alignment < 1:
-            raise UnsupportedModelError(f"{self.path}: general.alignment is {alignment}")
-        start = -(-self._at // alignment) * alignment
-        for name, shape, type_number, offset in infos:
+        alignment = GgufMetadata(self.metadata, self.path).size("general.alignment", 32)
+        start = end = -(-self._at // alignment) * alignment
+        for name, shape, type_number, offset in sorted(infos, key=lambda info: info[3]):
             if name in self.tensors:
                 raise UnsupportedModelError(f"{self.path} is broken: it has {name} twice")
-            self.tensors[name] = self._tensor(name, shape, type_number, start + offset)
+            if offset % alignment or start + offset < end:
+                raise UnsupportedModelError(
+                    f"{self.path} is broken: {name} begins at byte {offset} of the weights, inside another tensor or not at a "
+                    f"multiple of general.alignment ({alignment})"
+                )
+            tensor = self._tensor(name, shape, type_number, start + offset)
+            end = start + offset + tensor.data.nbytes
+            self.tensors[name] = tensor
 
     def _tensor(self, name: str, shape: tuple[int, ...], type_number: int, start: int) -> GgufTensor:
         if type_number not in TYPES:

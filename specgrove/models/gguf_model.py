@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from specgrove.models.disk_room import DiskNeed
+from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.gguf_file import GgufFile
 from specgrove.models.gguf_tokenizer import end_ids, tokenizer_of
 from specgrove.models.made_folder import digest_of, make_once, whole_folder
 from specgrove.models.model_files import gguf_of, gguf_parts, quantization_config_of, weight_files
+from specgrove.tokenizer import Tokenizer
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_FORMAT_VERSION = 3  # of what is written here: folders of other versions are not taken
+_FORMAT_VERSION = 4  # of what is written here: folders of other versions are not taken
 
 
 def ensure_gguf_folder(path: Path, cache_dir: Path, progress: Callable[[str], None]) -> Path:
@@ -73,10 +75,21 @@ def write_config_and_tokenizer(file: GgufFile, folder: Path, progress: Callable[
 
     config = config_of_gguf(file)
     check_tensors(file)
+    num_tokens = len(file.metadata.texts("tokenizer.ggml.tokens"))
+    if num_tokens > config["vocab_size"]:
+        raise UnsupportedModelError(
+            f"{file.path}: its tokenizer has {num_tokens} tokens and its embedding {config['vocab_size']}: they are of different models"
+        )
     _write_json(folder / "config.json", config)
     tokens = {name: config[name] for name in ("bos_token_id", "pad_token_id")}
     _write_json(folder / "generation_config.json", tokens | {"eos_token_id": end_ids(file) or None})
     write_tokenizer(file, folder, progress)
+    try:
+        Tokenizer.from_folder(folder)
+    except ValueError as error:
+        raise UnsupportedModelError(
+            f"{file.path}: the tokenizer in its metadata is not one: {str(error).removeprefix(f'{folder}: ')}"
+        ) from error
 
 
 def write_tokenizer(file: GgufFile, folder: Path, progress: Callable[[str], None]) -> None:

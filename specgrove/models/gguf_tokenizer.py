@@ -59,15 +59,15 @@ def end_ids(file: GgufFile) -> list[int]:
 
 def tokenizer_of(file: GgufFile) -> TokenizerFiles:
     """Raises ``UnsupportedModelError`` for a tokenizer whose ids can't be had from the file."""
-    model = file.value("tokenizer.ggml.model")
-    if model is None or not _tokens(file):
+    if "tokenizer.ggml.model" not in file.metadata or not _tokens(file):
         raise UnsupportedModelError(f"{file.path} has no tokenizer in its metadata")
-    own = file.value("tokenizer.huggingface.json")
-    if isinstance(own, str):
-        return TokenizerFiles(json.loads(own), _config(file, adds_bos=False), _template(file), ())
+    model = file.metadata.text("tokenizer.ggml.model")
+    if "tokenizer.huggingface.json" in file.metadata:
+        return TokenizerFiles(_own_tokenizer(file), _config(file, adds_bos=False), _template(file), ())
     if model == "gpt2":
-        name = file.value("tokenizer.ggml.pre")
-        pre_tokenizer, warnings = pre_tokenizer_of(None if name is None else str(name), file.path)
+        is_named = "tokenizer.ggml.pre" in file.metadata
+        name = file.metadata.text("tokenizer.ggml.pre") if is_named else None
+        pre_tokenizer, warnings = pre_tokenizer_of(name, file.path)
         tokenizer, adds_bos = _byte_level(file, pre_tokenizer), pre_tokenizer.adds_bos
     elif model == "llama":
         tokenizer, adds_bos, warnings = _sentencepiece(file), True, ()
@@ -76,14 +76,40 @@ def tokenizer_of(file: GgufFile) -> TokenizerFiles:
             f"{file.path}: its tokenizer is of the kind {model!r}, which is not supported, only 'gpt2' (byte-level BPE) and "
             "'llama' (sentencepiece BPE): put the model's own config.json and tokenizer.json beside it in a folder of its own"
         )
-    adds_bos = bool(file.value("tokenizer.ggml.add_bos_token", adds_bos))
+    adds_bos = file.metadata.flag("tokenizer.ggml.add_bos_token", default=adds_bos)
     tokenizer["post_processor"] = _template_processing(file, adds_bos)
-    return TokenizerFiles(tokenizer, _config(file, adds_bos), _template(file), warnings)
+    return TokenizerFiles(tokenizer, _config(file, adds_bos), _template(file), (*warnings, *_doubts(file)))
+
+
+def _own_tokenizer(file: GgufFile) -> dict[str, Any]:
+    """The model's own tokenizer.json, which a file may have in its metadata."""
+    try:
+        content = json.loads(file.metadata.text("tokenizer.huggingface.json"))
+    except ValueError as error:
+        raise UnsupportedModelError(f"{file.path}: tokenizer.huggingface.json is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise file.metadata.error("tokenizer.huggingface.json", "a JSON object")
+    return content
+
+
+def _doubts(file: GgufFile) -> Iterator[str]:
+    """What is odd about the tokens, though texts can be read and written."""
+    tokens = _tokens(file)
+    first_id: dict[str, int] = {}
+    twice = [token_id for token_id, token in enumerate(tokens) if first_id.setdefault(token, token_id) != token_id]
+    if twice:
+        yield (
+            f"{file.path.name} has {len(twice)} tokens whose text another one has, {tokens[twice[0]]!r} for one: only the last of "
+            "them is read and written"
+        )
+    for name in _ID_NAMES:
+        key = f"tokenizer.ggml.{name}_token_id"
+        if key in file.metadata and file.metadata.integer(key) >= len(tokens):
+            yield f"{file.path.name}: {key} is {file.metadata.integer(key)}, but there are {len(tokens)} tokens: it is left out"
 
 
 def _byte_level(file: GgufFile, pre_tokenizer: PreTokenizer) -> dict[str, Any]:
-    merges = file.value("tokenizer.ggml.merges")
-    if merges is None:
+    if "tokenizer.ggml.merges" not in file.metadata:
         raise UnsupportedModelError(f"{file.path} lacks tokenizer.ggml.merges in its metadata")
     vocab, kinds = dict(_vocab(file)), _kinds(file)
     return {
@@ -97,7 +123,7 @@ def _byte_level(file: GgufFile, pre_tokenizer: PreTokenizer) -> dict[str, Any]:
         "model": {
             "type": "BPE",
             "vocab": vocab,
-            "merges": [list(merge.split(" ", 1)) for merge in merges],
+            "merges": _stored_merges(file, vocab),
             "unk_token": None,
             "byte_fallback": False,
             "ignore_merges": pre_tokenizer.ignores_merges,
@@ -106,11 +132,11 @@ def _byte_level(file: GgufFile, pre_tokenizer: PreTokenizer) -> dict[str, Any]:
 
 
 def _sentencepiece(file: GgufFile) -> dict[str, Any]:
-    is_gemma = str(file.value("general.architecture", "")).startswith("gemma")
+    is_gemma = file.metadata.text("general.architecture", "").startswith("gemma")
     vocab, kinds = dict(_vocab(file)), _kinds(file)
     if is_gemma:  # its runs of spaces are written as such in the file
         vocab = {_SPACE * len(token) if token.strip(" ") == "" else token: i for token, i in vocab.items()}
-    adds_space = bool(file.value("tokenizer.ggml.add_space_prefix", not is_gemma))
+    adds_space = file.metadata.flag("tokenizer.ggml.add_space_prefix", default=not is_gemma)
     unknown_id = _id(file, "unknown")
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
     prefix = [{"type": "Prepend", "prepend": _SPACE}] if adds_space else []
@@ -141,18 +167,29 @@ def _merges_of(file: GgufFile, vocab: Mapping[str, int], *, by_id: bool) -> list
 
     ``by_id``: in the order of ids, which is that of merging for Gemma, whose scores are not.
     """
-    stored = file.value("tokenizer.ggml.merges")
-    if stored is not None:
-        return [list(merge.split(" ", 1)) for merge in stored]
-    scores = file.value("tokenizer.ggml.scores")
-    if scores is None or len(scores) < len(_tokens(file)):
+    if "tokenizer.ggml.merges" in file.metadata:
+        return _stored_merges(file, vocab)
+    scores = file.metadata.numbers("tokenizer.ggml.scores")
+    if len(scores) < len(_tokens(file)):
         raise UnsupportedModelError(f"{file.path} lacks tokenizer.ggml.scores in its metadata")
-    ranked = sorted(vocab.items(), key=lambda item: item[1] if by_id else -float(scores[item[1]]))
+    ranked = sorted(vocab.items(), key=lambda item: item[1] if by_id else -scores[item[1]])
     merges = []
     for token, _ in ranked:
         pairs = ((token[:cut], token[cut:]) for cut in range(1, len(token)))
         known = [pair for pair in pairs if pair[0] in vocab and pair[1] in vocab]
         merges += [list(pair) for pair in sorted(known, key=lambda pair: (vocab[pair[0]], vocab[pair[1]]))]
+    return merges
+
+
+def _stored_merges(file: GgufFile, vocab: Mapping[str, int]) -> list[list[str]]:
+    """Raises ``UnsupportedModelError`` for what is no pair of tokens that make a token."""
+    merges = [merge.split(" ", 1) for merge in file.metadata.texts("tokenizer.ggml.merges")]
+    for merge in merges:
+        if len(merge) != 2 or not {*merge, "".join(merge)} <= vocab.keys():
+            raise UnsupportedModelError(
+                f"{file.path} is broken: tokenizer.ggml.merges has {' '.join(merge)!r}, it should be two tokens, with a space between "
+                "them, that make a third"
+            )
     return merges
 
 
@@ -176,7 +213,7 @@ def _added_tokens(vocab: Mapping[str, int], kinds: Sequence[int]) -> list[dict[s
 def _template_processing(file: GgufFile, adds_bos: bool) -> dict[str, Any] | None:
     """What is put around a text that is no chat; None for nothing."""
     bos_id, eos_id = _id(file, "bos"), _id(file, "eos")
-    adds_eos = bool(file.value("tokenizer.ggml.add_eos_token", False))
+    adds_eos = file.metadata.flag("tokenizer.ggml.add_eos_token", default=False)
     before = [bos_id] if adds_bos and bos_id is not None else []
     after = [eos_id] if adds_eos and eos_id is not None else []
     if not before and not after:
@@ -205,19 +242,19 @@ def _config(file: GgufFile, adds_bos: bool) -> dict[str, Any]:
     """tokenizer_config.json."""
     tokens = _tokens(file)
     ids = {config_name: _id(file, name) for name, config_name in _ID_NAMES.items()}
-    architecture = file.value("general.architecture", "")
+    architecture = file.metadata.text("general.architecture", "")
     return {
         **{name: tokens[token_id] for name, token_id in ids.items() if token_id is not None},
         "add_bos_token": adds_bos,
         "clean_up_tokenization_spaces": False,
-        "model_max_length": int(file.value(f"{architecture}.context_length", 0)) or None,
+        "model_max_length": file.metadata.integer(f"{architecture}.context_length", 0) or None,
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
 
 
 def _template(file: GgufFile) -> str | None:
-    template = file.value("tokenizer.chat_template")
-    return template if isinstance(template, str) else None
+    key = "tokenizer.chat_template"
+    return file.metadata.text(key) if key in file.metadata else None
 
 
 def _vocab(file: GgufFile) -> Iterator[tuple[str, int]]:
@@ -229,12 +266,11 @@ def _vocab(file: GgufFile) -> Iterator[tuple[str, int]]:
 
 
 def _tokens(file: GgufFile) -> Sequence[str]:
-    tokens: Sequence[str] = file.value("tokenizer.ggml.tokens", ())
-    return tokens
+    return file.metadata.texts("tokenizer.ggml.tokens")
 
 
 def _kinds(file: GgufFile) -> Sequence[int]:
-    kinds = [int(kind) for kind in file.value("tokenizer.ggml.token_type", ())]
+    kinds = [int(kind) for kind in file.metadata.numbers("tokenizer.ggml.token_type")]
     num_tokens = len(_tokens(file))
     if not kinds:
         return [1] * num_tokens
@@ -245,5 +281,5 @@ def _kinds(file: GgufFile) -> Sequence[int]:
 
 def _id(file: GgufFile, name: str) -> int | None:
     """One of the special tokens; None where the file names none that there is."""
-    token_id = file.value(f"tokenizer.ggml.{name}_token_id")
-    return int(token_id) if token_id is not None and 0 <= int(token_id) < len(_tokens(file)) else None
+    token_id = file.metadata.integer(f"tokenizer.ggml.{name}_token_id", -1)
+    return token_id if 0 <= token_id < len(_tokens(file)) else None

@@ -23,7 +23,7 @@ from specgrove.models.gguf_file import GgufFile
 from specgrove.models.gguf_model import ensure_gguf_folder
 from specgrove.models.made_folder import sweep_cache
 from specgrove.models.missing import WEIGHT_SUFFIXES, not_there
-from specgrove.models.model_files import gguf_files, gguf_of, gguf_parts
+from specgrove.models.model_files import gguf_files, gguf_of, is_gguf_file
 from specgrove.models.safetensors_files import weight_files_of
 
 DEMO_LLM = demo.DEMO_LLM
@@ -69,6 +69,8 @@ def resolve_model(
         raise ModelNotFoundError(
             f"{not_there(folder)}; give a model folder, a .gguf file, an id like 'owner/name', or {DEMO_LLM!r}"
         )
+    if folder.is_file():
+        raise ModelNotFoundError(f"{model!r} is a file and no GGUF file: give the folder it lies in")
     if not is_hub_id(model):
         raise ModelNotFoundError(
             f"{model!r} is no model folder and no hub id: give a model folder, a .gguf file, an id like 'owner/name', or {DEMO_LLM!r}"
@@ -84,7 +86,7 @@ def is_hub_id(model: str) -> bool:
 
 def _gguf_file(path: Path, needs_tokenizer: bool) -> Path | None:
     """A file that needs a folder of its own: a GGUF file by itself, or in a folder that lacks the files it goes with."""
-    if path.suffix == ".gguf" and any(part.is_file() for part in gguf_parts(path)):
+    if is_gguf_file(path):
         return path
     gguf_path = gguf_of(path) if path.is_dir() else None
     needed = ("config.json", "tokenizer.json") if needs_tokenizer else ("config.json",)

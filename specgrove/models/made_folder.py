@@ -17,6 +17,7 @@ import filelock
 
 from specgrove.json_files import read_json_object
 from specgrove.models.disk_room import DiskNeed, told_when_full
+from specgrove.models.sampled_digest import sampled_digest
 from specgrove.models.unfinished import sweep, unfinished_folder
 from specgrove.tokenizer.files import TEMPLATE_FOLDER
 
@@ -44,11 +45,11 @@ def make_once(folder: Path, make: Callable[[], None], progress: Callable[[str], 
 
 
 def digest_of(paths: Iterable[Path], *settings: object) -> str:
-    """Changes with the files' names, sizes and times, and with the settings."""
+    """Changes with the files' names, sizes, times and content (of large ones samples are read), and with the settings."""
     files = []
     for path in sorted(paths):
         status = path.stat()
-        files.append((str(path.absolute()), status.st_size, status.st_mtime_ns))
+        files.append((str(path.absolute()), status.st_size, status.st_mtime_ns, sampled_digest(path)))
     return hashlib.sha256(json.dumps([files, settings], default=str).encode()).hexdigest()[:12]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from specgrove.json_files import JsonFileError, read_json_object
 from specgrove.models.safetensors_files import weight_files_of
 
+_GGUF_MAGIC = b"GGUF"
 _GGUF_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
@@ -22,6 +23,17 @@ def gguf_parts(path: Path) -> tuple[Path, ...]:
         return (path,)
     numbers = range(1, int(match["count"]) + 1)
     return tuple(path.with_name(f"{match['stem']}-{number:05d}-of-{match['count']}.gguf") for number in numbers)
+
+
+def is_gguf_file(path: Path) -> bool:
+    """By its name, of which any part may be there, or by how it begins: Ollama's files have no suffix."""
+    if path.suffix == ".gguf":
+        return any(part.is_file() for part in gguf_parts(path))
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC
+    except OSError:
+        return False
 
 
 def gguf_files(folder: Path) -> list[Path]:

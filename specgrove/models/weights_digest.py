@@ -10,19 +10,10 @@ import hashlib
 from pathlib import Path
 
 from specgrove.models.model_files import weight_files
-
-_NUM_SAMPLES = 64
-_SAMPLE_BYTES = 16 * 1024
+from specgrove.models.sampled_digest import sampled_digest
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 in hex over the weight files' sizes, their beginnings and ends, and samples in between; not over their names."""
-    digest = hashlib.sha256()
-    for path in weight_files(folder):
-        size = path.stat().st_size
-        digest.update(f"{size}\n".encode())
-        with path.open("rb") as file:
-            for index in range(_NUM_SAMPLES + 1):
-                file.seek(max(size - _SAMPLE_BYTES, 0) * index // _NUM_SAMPLES)
-                digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
+    """SHA-256 in hex over the weight files, as ``sampled_digest`` reads them; not over their names."""
+    digests = [sampled_digest(path) for path in weight_files(folder)]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()

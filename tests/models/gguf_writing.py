@@ -113,8 +113,8 @@ def save_tiny_gguf(
 ) -> dict[str, torch.Tensor]:
     """Saves a model as GGUF; returns the stored values in float32, under transformers' names.
 
-    ``extra`` are further tensors, ``metadata`` further texts, ``without`` names (llama.cpp's) to leave out; more than ``split_max_tensors``
-    tensors make several files.
+    ``extra`` are further tensors, ``metadata`` further or other values (None leaves a key out), ``without`` names
+    (llama.cpp's) to leave out; more than ``split_max_tensors`` tensors make several files.
     """
     if kind in SUPER_BLOCK_TYPES:
         settings = SUPER_BLOCK_SIZES | settings
@@ -170,11 +170,15 @@ def _add_metadata(writer: gguf.GGUFWriter, family: str, config: Any, metadata: M
         writer.add_rope_freq_base(10000.0)
         writer.add_rope_dimension_count(config.head_dim)
     writer.add_tokenizer_model("gpt2")
-    if "tokenizer.ggml.pre" not in metadata:
-        writer.add_tokenizer_pre("smollm")
+    writer.add_tokenizer_pre("smollm")
     writer.add_token_list(TOKENS)
     writer.add_token_types([3] + [1] * (len(TOKENS) - 1))
     writer.add_token_merges(["a b", "c d", "Ġ a", "Ġa b"])
     writer.add_eos_token_id(0)
-    for name, text in metadata.items():
-        writer.add_string(name, text)
+    for name, value in metadata.items():
+        writer.kv_data[0].pop(name, None)
+        if isinstance(value, list):
+            writer.add_array(name, value)
+        elif value is not None:
+            kinds = {str: writer.add_string, int: writer.add_int64, float: writer.add_float32}
+            kinds[type(value)](name, value)

@@ -66,7 +66,7 @@ def tokenizer(file: GgufFile) -> Tokenizer:
 
 
 def pieces(file: GgufFile, text: str) -> list[str]:
-    tokens = file.value("tokenizer.ggml.tokens")
+    tokens = file.metadata.texts("tokenizer.ggml.tokens")
     return [tokens[token_id] for token_id in tokenizer(file).encode(text)]
 
 

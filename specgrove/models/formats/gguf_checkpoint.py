@@ -18,7 +18,7 @@ from specgrove.models.checkpoint import ALL
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.formats import gguf_blocks
 from specgrove.models.formats.gguf_blocks import BITS, BLOCK_BYTES, BLOCK_LEN
-from specgrove.models.formats.gguf_families import check_tensors, family_of_gguf, main_type, reader_of
+from specgrove.models.formats.gguf_families import check_tensors, family_of_gguf, main_type, values_of
 from specgrove.models.formats.stored import bounds, groups_of
 from specgrove.models.gguf_file import GgufFile, GgufTensor
 from specgrove.models.weights import Weight
@@ -42,9 +42,9 @@ class GgufCheckpoint:
         check_tensors(self._file)
         names = {name: family.hugging_face_name(name) for name in self._file.tensors}
         self._tensors = {name: self._file.tensors[stored] for stored, name in names.items() if name is not None}
-        value = reader_of(self._file)
-        num_heads = int(value("attention.head_count"))
-        num_kv_heads = int(value("attention.head_count_kv", num_heads))
+        values = values_of(self._file)
+        num_heads = values.size("attention.head_count")
+        num_kv_heads = values.size("attention.head_count_kv", num_heads)
         self._num_heads = {"q_proj": num_heads, "k_proj": num_kv_heads} if family.has_rotated_pairs else {}
 
     def __enter__(self) -> Self:

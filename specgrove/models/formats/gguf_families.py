@@ -6,15 +6,13 @@ Read by ``gguf_checkpoint`` and ``gguf_config``. What differs is data here: a ro
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.formats.gguf_blocks import check_type
 from specgrove.models.gguf_file import GgufFile
+from specgrove.models.gguf_metadata import GgufMetadata
 
 _TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _LAYER_NAMES = {
@@ -50,6 +48,8 @@ class GgufFamily:
     """A layer's tensors, by llama.cpp's names, to Hugging Face's."""
     has_rotated_pairs: bool = False
     """Query and key rows stand in llama.cpp's order: the two of a rotation side by side."""
+    biases: tuple[str, ...] = ()
+    """That all of these models have; others may."""
     norm_offset: float = 0.0
     """What the file's norm scales have more than Hugging Face's."""
 
@@ -66,7 +66,9 @@ class GgufFamily:
 
 _FAMILIES = (
     GgufFamily("llama", "LlamaForCausalLM", "llama", _LAYER_NAMES, has_rotated_pairs=True),
-    GgufFamily("qwen2", "Qwen2ForCausalLM", "qwen2", _LAYER_NAMES),
+    GgufFamily(
+        "qwen2", "Qwen2ForCausalLM", "qwen2", _LAYER_NAMES, biases=("attn_q.bias", "attn_k.bias", "attn_v.bias")
+    ),
     GgufFamily("qwen3", "Qwen3ForCausalLM", "qwen3", _LAYER_NAMES | _HEAD_NORMS),
     GgufFamily(
         "gemma3", "Gemma3ForCausalLM", "gemma3_text", _LAYER_NAMES | _HEAD_NORMS | _GEMMA_NORMS, norm_offset=1.0
@@ -75,8 +77,10 @@ _FAMILIES = (
 
 
 def family_of_gguf(file: GgufFile) -> GgufFamily:
-    """Raises ``UnsupportedModelError`` for other architectures, by name."""
-    architecture = file.value("general.architecture", "")
+    """Raises ``UnsupportedModelError`` for other architectures, and for files that are no model, by name."""
+    if (kind := file.metadata.text("general.type", "model")) != "model":
+        raise UnsupportedModelError(f"{file.path} holds no model: its general.type is {kind!r}")
+    architecture = file.metadata.text("general.architecture", "")
     for family in _FAMILIES:
         if family.name == architecture:
             return family
@@ -86,31 +90,17 @@ def family_of_gguf(file: GgufFile) -> GgufFamily:
     )
 
 
-def reader_of(file: GgufFile) -> Callable[..., Any]:
-    """``value(name, default)`` of the architecture's metadata; lists for all layers are taken where they are of one number.
-
-    It raises ``UnsupportedModelError`` for what is missing and has no default.
-    """
-    architecture = family_of_gguf(file).name
-
-    def value(name: str, default: Any = None) -> Any:
-        found = file.value(f"{architecture}.{name}", default)
-        if found is None:
-            raise UnsupportedModelError(f"{file.path} lacks {architecture}.{name} in its metadata")
-        if isinstance(found, np.ndarray) and found.size and (found == found[0]).all():
-            return found[0].item()
-        if isinstance(found, np.ndarray | list):
-            raise UnsupportedModelError(f"{file.path}: {architecture}.{name} differs by layer, which is not supported")
-        return found
-
-    return value
+def values_of(file: GgufFile) -> GgufMetadata:
+    """What the metadata says of the architecture, without its name in the keys."""
+    return file.metadata.below(family_of_gguf(file).name)
 
 
 def check_tensors(file: GgufFile) -> None:
     """Raises ``UnsupportedModelError`` with the names of the weights that are missing, of a type that isn't read, or of no use."""
     family = family_of_gguf(file)
-    num_layers = int(reader_of(file)("block_count"))
-    in_layers = [f"blk.{index}.{name}.weight" for index in range(num_layers) for name in family.layer_names]
+    num_layers = values_of(file).size("block_count")
+    parts = [*(f"{name}.weight" for name in family.layer_names), *family.biases]
+    in_layers = [f"blk.{index}.{part}" for index in range(num_layers) for part in parts]
     missing = [name for name in (*_NEEDED_NAMES, *in_layers) if name not in file.tensors]
     if missing:
         others = f" and {len(missing) - 3} others" if len(missing) > 3 else ""
