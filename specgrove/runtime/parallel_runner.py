@@ -175,5 +175,5 @@ def run_worker(runner: ModelRunner, links: RankLinks) -> None:
             outbox.send(hidden, links.next_rank)
         elif batch.rows.asked_rows:
             logits = decoder.logits(hidden, rows).cpu()
-            if links.tensor_group.rank == 0 and links.stage > 0:
+            if links.tensor_group.rank == 0:
                 outbox.send(logits, 0)
