@@ -6,8 +6,9 @@ log-probability, so that its trees can be merged with other SSMs' and pruned by 
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections import defaultdict
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -32,20 +33,31 @@ class _Index:
 
     def __init__(self) -> None:
         self.token_ids: list[int] = []
-        self._ends: dict[int, list[int]] = defaultdict(list)
+        # Of each pair the place after its latest occurrence; of each place the one before it with the same pair, 0 for none. Lists of
+        # places would take two thirds more memory: most pairs of a text occur once.
+        self._latest: dict[int, int] = {}
+        self._before = array("i", [0])
 
     def extend(self, token_ids: Sequence[int]) -> None:
         previous = self.token_ids[-1] if self.token_ids else _SEPARATOR
         for end, token_id in enumerate(token_ids, start=len(self.token_ids) + 1):
-            self._ends[previous << 32 | token_id].append(end)
+            pair = previous << 32 | token_id
+            self._before.append(self._latest.get(pair, 0))
+            self._latest[pair] = end
             previous = token_id
         self.token_ids.extend(token_ids)
 
+    def _occurrences(self, pair: int) -> Iterator[int]:
+        """The places after it, latest first."""
+        end = self._latest.get(pair, 0)
+        while end:
+            yield end
+            end = self._before[end]
+
     def matches(self, text: list[int], min_len: int) -> Iterator[tuple[int, int]]:
         """(match length, place after it) of earlier occurrences of the text's last tokens, latest first."""
-        ends = self._ends.get(text[-2] << 32 | text[-1], [])
         longest = min(MAX_MATCH_LEN, len(text))
-        for end in reversed(ends[-_MAX_NUM_OCCURRENCES:]):
+        for end in itertools.islice(self._occurrences(text[-2] << 32 | text[-1]), _MAX_NUM_OCCURRENCES):
             if end == len(self.token_ids) or self.token_ids[end] == _SEPARATOR:
                 continue
             match_len = MIN_MATCH_LEN
