@@ -9,9 +9,8 @@ import functools
 import re
 from collections.abc import Callable, Sequence
 
-from google.protobuf import json_format, struct_pb2
-
 from router.served_model import ServedModel
+from router.template_values import template_values
 from router.text_work import TextWork
 from router.violations import Violations, quoted
 from specgrove.tokenizer import ChatOptions
@@ -19,7 +18,7 @@ from specgrove.v1 import router_pb2
 
 _MAX_NUM_MESSAGES = 4096
 _MIN_TOKENIZED = 65536
-_MAX_STRUCT_BYTES = 64 * 1024
+_MAX_JSON_BYTES = 64 * 1024
 # What a template makes of a message besides its content, as a measure of the work.
 _MESSAGE_OVERHEAD_BYTES = 32
 _ROLE = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -33,7 +32,7 @@ def check_prompt(found: Violations, proto: WithPrompt, model: ServedModel) -> No
     """All that can be said of a prompt without tokenising it."""
     kind = _kind_of(proto)
     if kind == "text":
-        if not proto.text:
+        if not proto.text and isinstance(proto, router_pb2.GenerateRequest):
             found.add("text", "is empty; a prompt needs at least one token")
         _check_bytes(found, "text", len(proto.text.encode()), model)
     elif kind == "chat":
@@ -79,7 +78,7 @@ async def prompt_token_ids(
     except ValueError as error:
         found.add(str(kind), str(error))
         return ()
-    if not token_ids:
+    if is_generate and not token_ids:
         found.add(str(kind), "has no tokens; a prompt needs at least one")
     # A tokenizer's files may name tokens that the model was not made for.
     check_token_ids(found, str(kind), token_ids, model.vocab_size)
@@ -125,63 +124,50 @@ def _check_chat(found: Violations, chat: router_pb2.Chat, model: ServedModel) ->
         if message.role in wrong_roles:
             description = f"must be 1 to 64 letters, digits, _ or -, e.g. user; got {quoted(message.role)}"
             found.add(f"chat.messages[{index}].role", description)
-        if message.HasField("attributes"):
-            _check_names(found, f"chat.messages[{index}].attributes", message.attributes, _MESSAGE_NAMES)
-    _check_names(found, "chat.chat_template_kwargs", chat.chat_template_kwargs, _CONVERSATION_NAMES)
-    num_struct_bytes = _struct_bytes(chat)
-    if num_struct_bytes > _MAX_STRUCT_BYTES:
-        description = f"and the messages' attributes have {num_struct_bytes} bytes; at most {_MAX_STRUCT_BYTES}"
-        found.add("chat.chat_template_kwargs", description)
+    num_json_bytes = _json_bytes(chat)
+    if num_json_bytes > _MAX_JSON_BYTES:
+        description = f"and the messages' attributes have {num_json_bytes} bytes; at most {_MAX_JSON_BYTES}"
+        found.add("chat.chat_template_kwargs_json", description)
+    else:
+        _check_values(found, "chat.chat_template_kwargs_json", chat.chat_template_kwargs_json, _CONVERSATION_NAMES)
+        for index, message in enumerate(messages):
+            _check_values(found, f"chat.messages[{index}].attributes_json", message.attributes_json, _MESSAGE_NAMES)
     if chat.continue_final_message and chat.HasField("add_generation_prompt") and chat.add_generation_prompt:
         found.add("chat.add_generation_prompt", "must be false, or unset, with continue_final_message")
 
 
-def _check_names(found: Violations, field: str, struct: struct_pb2.Struct, taken: tuple[str, ...]) -> None:
+def _check_values(found: Violations, field: str, text: str, taken: tuple[str, ...]) -> None:
+    try:
+        values = template_values(text)
+    except ValueError as error:
+        found.add(field, str(error))
+        return
     for name in taken:
-        if name in struct.fields:
+        if name in values:
             found.add(field, f"{name!r} is set by a field of its own")
 
 
 def _chat_bytes(chat: router_pb2.Chat) -> int:
-    return sum(len(message.content.encode()) for message in chat.messages) + _struct_bytes(chat)
+    return sum(len(message.content.encode()) for message in chat.messages) + _json_bytes(chat)
 
 
-def _struct_bytes(chat: router_pb2.Chat) -> int:
-    attributes = (message.attributes.ByteSize() for message in chat.messages if message.HasField("attributes"))
-    return chat.chat_template_kwargs.ByteSize() + sum(attributes)
+def _json_bytes(chat: router_pb2.Chat) -> int:
+    texts = (chat.chat_template_kwargs_json, *(message.attributes_json for message in chat.messages))
+    return sum(len(text.encode()) for text in texts)
 
 
 def _encode_chat(chat: router_pb2.Chat, model: ServedModel, max_num_tokens: int) -> list[int]:
-    messages = [_values_of_message(message) for message in chat.messages]
+    messages = [
+        {"role": message.role, "content": message.content, **template_values(message.attributes_json)}
+        for message in chat.messages
+    ]
     opens_answer = chat.add_generation_prompt if chat.HasField("add_generation_prompt") else True
     return model.tokenizer.encode_chat(
         messages,
         ChatOptions(
             add_generation_prompt=opens_answer and not chat.continue_final_message,
             continue_final_message=chat.continue_final_message,
-            template_kwargs=_values_of(chat.chat_template_kwargs),
+            template_kwargs=template_values(chat.chat_template_kwargs_json),
         ),
         max_num_tokens=max_num_tokens,
     )
-
-
-def _values_of_message(message: router_pb2.ChatMessage) -> dict[str, object]:
-    values: dict[str, object] = {"role": message.role, "content": message.content}
-    return values | _values_of(message.attributes) if message.HasField("attributes") else values
-
-
-def _values_of(struct: struct_pb2.Struct) -> dict[str, object]:
-    """Raises ``ValueError`` at a number that JSON doesn't have."""
-    values: dict[str, object] = json_format.MessageToDict(struct)
-    return {name: _with_whole_numbers(value) for name, value in values.items()}
-
-
-def _with_whole_numbers(value: object) -> object:
-    """A ``Struct`` has floats only; templates print 3 and 3.0 differently."""
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else value
-    if isinstance(value, list):
-        return [_with_whole_numbers(element) for element in value]
-    if isinstance(value, dict):
-        return {name: _with_whole_numbers(element) for name, element in value.items()}
-    return value

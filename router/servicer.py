@@ -10,7 +10,7 @@ import functools
 import importlib.metadata
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -177,7 +177,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                 if step.finish_reason is None and piece.stop_text is None:
                     yield response
                     continue
-                _set_end(response, stream, piece, step.finish_reason)
+                _set_end(response, stream, piece, step.finish_reason, checked.stop_text_of_token)
                 response.usage.CopyFrom(_usage_of(checked, statistics))
                 response.usage.first_token_ms = (first_s - arrived_s) * 1e3
                 response.usage.decode_ms = (now_s - first_s) * 1e3
@@ -200,7 +200,11 @@ def _version() -> str:
 
 
 def _set_end(
-    response: router_pb2.GenerateResponse, stream: TextStream, piece: TextPiece, finish_reason: FinishReason | None
+    response: router_pb2.GenerateResponse,
+    stream: TextStream,
+    piece: TextPiece,
+    finish_reason: FinishReason | None,
+    stop_text_of_token: Mapping[int, str],
 ) -> None:
     """In the last piece: the rest of the text, and what ended the output."""
     stop_text = piece.stop_text
@@ -208,6 +212,8 @@ def _set_end(
         rest = stream.finish()
         response.text += rest.text
         stop_text = rest.stop_text
+    if stop_text is None and finish_reason is FinishReason.STOP:
+        stop_text = stop_text_of_token.get(response.tokens[-1].token_id)
     if stop_text is not None:
         response.stop_reason.text = stop_text
     elif finish_reason is FinishReason.STOP:

@@ -7,7 +7,7 @@ Used by the servicer, in two steps: ``check_fields`` looks at sizes and values, 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from router.prompts import check_prompt, check_token_ids, max_num_tokenized, prompt_token_ids
@@ -38,10 +38,14 @@ _NUM_SEED_BITS = 63
 
 @dataclass(frozen=True, slots=True)
 class CheckedRequest:
-    """A request that can be run, and the texts that stop it."""
+    """A request that can be run, and the texts that stop it.
+
+    ``stop_text_of_token`` are those of them that are special tokens, which have no text in an output.
+    """
 
     request: GenerationRequest
     stop_texts: tuple[str, ...]
+    stop_text_of_token: Mapping[int, str]
 
 
 def check_fields(proto: router_pb2.GenerateRequest, model: ServedModel, ssms: Sequence[str]) -> None:
@@ -70,17 +74,21 @@ async def checked_request(
     found.raise_any()
     max_tokens = _max_tokens(found, proto, len(prompt), model.context_len)
     found.raise_any()
+    stop_texts = tuple(dict.fromkeys(proto.stop))
+    ids = {text: model.tokenizer.special_token_id(text) for text in stop_texts}
+    stop_text_of_token = {token_id: text for text, token_id in ids.items() if token_id is not None}
     return CheckedRequest(
         GenerationRequest(
             session_id=session_id,
             prompt_token_ids=prompt,
             max_tokens=max_tokens,
-            sampling=_sampling_of(proto, model),
+            sampling=_sampling_of(proto, model, stop_text_of_token),
             speculation=_speculation_of(proto.speculation),
             deadline_s=deadline_s,
             wants_prompt_progress=proto.prompt_progress,
         ),
-        tuple(dict.fromkeys(proto.stop)),
+        stop_texts,
+        stop_text_of_token,
     )
 
 
@@ -114,8 +122,9 @@ def _check_sampling(found: Violations, params: token_tree_pb2.SamplingParams, vo
     stops = params.stop_token_ids
     if found.check_count("sampling.stop_token_ids", len(stops), _MAX_NUM_STOP_TOKENS, "ids"):
         check_token_ids(found, "sampling.stop_token_ids", stops, vocab_size)
-    if params.num_log_probs > MAX_NUM_LOG_PROBS:
-        found.add("sampling.num_log_probs", f"must be at most {MAX_NUM_LOG_PROBS}, got {params.num_log_probs}")
+    max_num_log_probs = min(MAX_NUM_LOG_PROBS, vocab_size)
+    if params.num_log_probs > max_num_log_probs:
+        found.add("sampling.num_log_probs", f"must be at most {max_num_log_probs}, got {params.num_log_probs}")
 
 
 def _check_logit_bias(found: Violations, params: token_tree_pb2.SamplingParams, vocab_size: int) -> None:
@@ -164,7 +173,7 @@ def _max_tokens(found: Violations, proto: router_pb2.GenerateRequest, prompt_len
     return max_tokens
 
 
-def _sampling_of(proto: router_pb2.GenerateRequest, model: ServedModel) -> SamplingParams:
+def _sampling_of(proto: router_pb2.GenerateRequest, model: ServedModel, further_stops: Iterable[int]) -> SamplingParams:
     params = wire.sampling_from_proto(proto.sampling)
     by_kind = model.chat_end_token_ids if proto.HasField("chat") else model.eos_token_ids
     ends = () if proto.ignore_eos else by_kind
@@ -175,7 +184,7 @@ def _sampling_of(proto: router_pb2.GenerateRequest, model: ServedModel) -> Sampl
         top_k=1 if keeps_one else 0 if params.top_k >= model.vocab_size else params.top_k,
         top_p=1.0 if keeps_one else params.top_p,
         seed=params.seed if proto.sampling.HasField("seed") else secrets.randbits(_NUM_SEED_BITS),
-        stop_token_ids=tuple(dict.fromkeys((*params.stop_token_ids, *ends))),
+        stop_token_ids=tuple(dict.fromkeys((*params.stop_token_ids, *further_stops, *ends))),
     )
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from specgrove.client_structs import set_struct
+from specgrove.client_json import json_object
 from specgrove.client_texts import named, text_of
 from specgrove.errors import InvalidRequestError
 from specgrove.v1 import router_pb2
@@ -134,7 +134,7 @@ def _message_of_mapping(field: str, message: Mapping[Any, Any]) -> router_pb2.Ch
         content="" if content is None and attributes else _content_of(f"{field}.content", content),
     )
     if attributes:
-        set_struct(proto.attributes, f"{field}.attributes", attributes)
+        proto.attributes_json = json_object(f"{field}.attributes", attributes)
     return proto
 
 

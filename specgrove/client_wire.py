@@ -23,7 +23,7 @@ from specgrove.client_arguments import (
     prompt_elements,
     texts_of,
 )
-from specgrove.client_structs import set_struct
+from specgrove.client_json import json_object
 from specgrove.client_texts import named, text_of
 from specgrove.errors import InternalError, InvalidRequestError
 from specgrove.output import Chunk, Completion, ModelInfo, OutputToken, Usage
@@ -118,7 +118,7 @@ def chat_to_proto(messages: object, params: ChatParams | None = None) -> router_
     params = params or {}
     chat = router_pb2.Chat(messages=messages_of(messages))
     if variables := params.get("chat_template_kwargs"):
-        set_struct(chat.chat_template_kwargs, "chat.chat_template_kwargs", variables)
+        chat.chat_template_kwargs_json = json_object("chat.chat_template_kwargs", variables)
     for name in ("add_generation_prompt", "continue_final_message"):
         _set(chat, name, params.get(name), f"chat.{name}")
     return chat

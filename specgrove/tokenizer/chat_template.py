@@ -18,8 +18,7 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
-Message = tuple[str, str] | Mapping[str, object]
-"""A (role, content) pair, or a mapping with ``role``, ``content`` and what else the chat template reads."""
+from specgrove.tokenizer.messages import Message, content_parts, message_values, with_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +36,6 @@ class ChatOptions:
 # Marks the end of a message that is to be continued. The space shows whether the template trims what it is given.
 _END_OF_FINAL_MESSAGE = "\ue000end of the final message\ue000 "
 _ANSWER = "Certainly"
-# The names under which clients send a message's reasoning; the first is what templates read.
-_REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 
 
 class ChatTemplates:
@@ -47,11 +44,11 @@ class ChatTemplates:
     def __init__(self, templates: Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
         """``special_tokens`` are variables of the templates: ``bos_token`` and its like."""
         self._special_tokens = dict(special_tokens)
-        self._templates: dict[str, jinja2.Template] = {}
+        self._templates: dict[str, _Template] = {}
         self._problems: dict[str, str] = {}
         for name, source in templates.items():
             try:
-                self._templates[name] = _compile(source)
+                self._templates[name] = _Template(_compile(source), self._special_tokens)
             except Exception as error:
                 self._problems[name] = f"the model's chat template can't be used: {_told(error)}"
 
@@ -74,19 +71,13 @@ class ChatTemplates:
 
     def render(self, messages: Sequence[Message], options: ChatOptions) -> str:
         """The text of a conversation. Raises ``ValueError``."""
-        conversation = [_message_of(message) for message in messages]
+        conversation = [message_values(message) for message in messages]
         if options.continue_final_message:
             conversation[-1]["content"] = f"{conversation[-1]['content']}{_END_OF_FINAL_MESSAGE}"
-        variables: dict[str, object] = {"tools": None, "documents": None, **self._special_tokens}
+        variables: dict[str, object] = {"tools": None, "documents": None}
         variables.update(options.template_kwargs)
-        variables.update(messages=conversation, add_generation_prompt=options.add_generation_prompt)
-        template = self._template_for(variables["tools"])
-        try:
-            text = template.render(variables)
-        except jinja2.TemplateError as error:
-            raise ValueError(f"the chat template rejects these messages: {error}") from error
-        except Exception as error:
-            raise ValueError(f"the chat template fails at these messages: {_told(error)}") from error
+        variables["add_generation_prompt"] = options.add_generation_prompt
+        text = self._template_for(variables["tools"]).render(conversation, variables)
         return _before_end(text) if options.continue_final_message else text
 
     def end_of_turn(self, tokens: Iterable[str]) -> str | None:
@@ -98,7 +89,7 @@ class ChatTemplates:
         after = text.rpartition(_ANSWER)[2].lstrip()
         return max((token for token in tokens if token and after.startswith(token)), key=len, default=None)
 
-    def _template_for(self, tools: object) -> jinja2.Template:
+    def _template_for(self, tools: object) -> _Template:
         for name in ("tool_use", "default") if tools is not None else ("default",):
             if name in self._templates:
                 return self._templates[name]
@@ -107,14 +98,35 @@ class ChatTemplates:
         raise ValueError(self.problem)
 
 
-def _message_of(message: Message) -> dict[str, object]:
-    """Without values that are None: templates would write "None", or fail."""
-    if not isinstance(message, Mapping):
-        role, content = message
-        return {"role": role, "content": content}
-    values = {name: value for name, value in message.items() if value is not None}
-    reasoning = next((values[name] for name in _REASONING_NAMES if name in values), None)
-    return values if reasoning is None else {"thinking": reasoning, **values, "reasoning_content": reasoning}
+class _Template:
+    """A template, and the form in which it takes contents: some look at lists of parts only, and would leave texts out."""
+
+    def __init__(self, template: jinja2.Template, special_tokens: Mapping[str, str]) -> None:
+        self._template = template
+        self._special_tokens = special_tokens
+        self._takes_parts = not self._shows(_ANSWER) and self._shows(content_parts(_ANSWER))
+
+    def render(self, conversation: Sequence[Mapping[str, object]], variables: Mapping[str, object]) -> str:
+        """Raises ``ValueError``."""
+        if self._takes_parts:
+            conversation = [with_parts(message) for message in conversation]
+        return self._render(conversation, variables)
+
+    def _render(self, conversation: Sequence[Mapping[str, object]], variables: Mapping[str, object]) -> str:
+        try:
+            return self._template.render({**self._special_tokens, **variables, "messages": conversation})
+        except jinja2.TemplateError as error:
+            raise ValueError(f"the chat template rejects these messages: {error}") from error
+        except Exception as error:
+            raise ValueError(f"the chat template fails at these messages: {_told(error)}") from error
+
+    def _shows(self, content: object) -> bool:
+        """Whether a user's content gets into the text."""
+        variables = {"tools": None, "documents": None, "add_generation_prompt": True}
+        try:
+            return _ANSWER in self._render([{"role": "user", "content": content}], variables)
+        except ValueError:
+            return False
 
 
 def _before_end(text: str) -> str:

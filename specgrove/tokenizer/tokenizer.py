@@ -14,9 +14,10 @@ from pathlib import Path
 import tokenizers
 
 from specgrove.json_files import JsonObject
-from specgrove.tokenizer.chat_template import ChatOptions, ChatTemplates, Message
+from specgrove.tokenizer.chat_template import ChatOptions, ChatTemplates
 from specgrove.tokenizer.detokenizer import IncrementalDetokenizer, TokenTexts
 from specgrove.tokenizer.files import read_tokenizer_files
+from specgrove.tokenizer.messages import Message
 from specgrove.tokenizer.special_tokens import DeclaredTokens, declared_tokens
 from specgrove.vocabulary import token_checksums
 
@@ -80,6 +81,11 @@ class Tokenizer:
     def special_token_ids(self) -> frozenset[int]:
         """Those that have no text, unless it is asked for."""
         return self._texts.special_token_ids
+
+    def special_token_id(self, text: str) -> int | None:
+        """Of the special token that is written so, if there is one."""
+        token_id = self._tokenizer.token_to_id(text)
+        return token_id if token_id in self._texts.special_token_ids else None
 
     @property
     def has_chat_template(self) -> bool:

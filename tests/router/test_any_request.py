@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -23,7 +24,7 @@ floats = st.one_of(
 ids = st.lists(st.one_of(st.integers(0, VOCAB_SIZE), st.integers(0, 2**32 - 1)), max_size=70)
 texts = st.text(max_size=40)
 values = st.recursive(st.none() | st.booleans() | st.floats() | texts, lambda inner: st.lists(inner, max_size=3))
-structs = st.dictionaries(texts, values, max_size=3)
+json_texts = st.dictionaries(texts, values, max_size=3).map(json.dumps) | values.map(json.dumps) | texts
 
 sampling = st.fixed_dictionaries(
     {},
@@ -37,12 +38,12 @@ sampling = st.fixed_dictionaries(
     },
 )
 messages = st.lists(
-    st.fixed_dictionaries({}, optional={"role": texts, "content": texts, "attributes": structs}), max_size=4
+    st.fixed_dictionaries({}, optional={"role": texts, "content": texts, "attributes_json": json_texts}), max_size=4
 )
 chats = st.fixed_dictionaries(
     {"messages": messages},
     optional={
-        "chat_template_kwargs": structs,
+        "chat_template_kwargs_json": json_texts,
         "add_generation_prompt": st.booleans(),
         "continue_final_message": st.booleans(),
     },

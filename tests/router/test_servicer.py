@@ -87,6 +87,25 @@ async def test_the_end_of_sequence_token_ends_the_output_unless_ignored() -> Non
         assert not ignoring[-1].HasField("stop_reason")
 
 
+@pytest.mark.parametrize("is_disabled", [True, False])
+async def test_a_stop_text_that_is_a_special_token_ends_the_output_there(is_disabled: bool) -> None:
+    """Special tokens have no text in which it could be found."""
+
+    def with_eos(prefix: Any, seed: int) -> int:
+        return EOS if len(prefix) == len(PROMPT) + 9 else toy_next(prefix, seed)
+
+    speculation = router_pb2.SpeculationOptions(disabled=is_disabled)
+    async with toy_suite(ToyLlm(with_eos)) as suite:
+        expected = toy_output(PROMPT, 10, next_token=with_eos)
+        for stop in (["<eos>"], ["never there", "<eos>", "eos"]):
+            request = request_of(ignore_eos=True, stop=stop, speculation=speculation)
+            responses = await responses_to(suite, request)
+            assert token_ids_of(responses) == expected
+            assert text_of(responses) == bytes(expected[:-1]).decode()
+            assert responses[-1].finish_reason == router_pb2.FINISH_REASON_STOP
+            assert responses[-1].stop_reason == router_pb2.StopReason(text="<eos>")
+
+
 async def test_the_stop_token_that_ended_the_output_is_told(suite: ToySuite) -> None:
     stop = toy_output(PROMPT, 60)[20]
     sampling = token_tree_pb2.SamplingParams(seed=0, stop_token_ids=[EOS, stop])

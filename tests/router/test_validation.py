@@ -60,11 +60,32 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (_chat(("user", "hi"), ("<|im_end|>", "hi")), "chat.messages[1].role"),
     (_chat(("user", "hi"), ("r" * 65, "hi")), "chat.messages[1].role"),
     (_chat(*[("user", "")] * 4097), "chat.messages"),
-    (_chat_with(chat_template_kwargs={"messages": []}), "chat.chat_template_kwargs"),
-    (_chat_with(chat_template_kwargs={"tools": ["x" * 65_536]}), "chat.chat_template_kwargs"),
+    *[
+        (_chat_with(chat_template_kwargs_json=text), "chat.chat_template_kwargs_json")
+        for text in (
+            '{"messages": []}',
+            '{"tools": "' + "x" * 65_536 + '"}',
+            "[" * 65_536,
+            '{"a": ' + "[" * 60_000,
+            "[1]",
+            "null",
+            "{",
+            '{"a": NaN}',
+            '{"a": [-Infinity]}',
+            '{"a": 1e999}',
+            '{"a": "\\ud83d"}',
+            '{"\\udE00": 1}',
+            "{'a': 1}",
+            '{"a": 1} b',
+            '{"a": ' + "9" * 5000 + "}",
+        )
+    ],
     (_chat_with(add_generation_prompt=True, continue_final_message=True), "chat.add_generation_prompt"),
-    ({"chat": {"messages": [{"role": "user", "attributes": {"content": "hi"}}]}}, "chat.messages[0].attributes"),
-    ({"chat": {"messages": [{"role": "user"}], "chat_template_kwargs": {"depth": math.nan}}}, "chat"),
+    (
+        {"chat": {"messages": [{"role": "user", "attributes_json": '{"content": 1}'}]}},
+        "chat.messages[0].attributes_json",
+    ),
+    ({"chat": {"messages": [{"role": "user", "attributes_json": "x"}]}}, "chat.messages[0].attributes_json"),
     (_chat(("user", "x" * 1_000_000)), "chat"),
     (_ids(), "token_ids.token_ids"),
     (_ids(1, VOCAB_SIZE), "token_ids.token_ids"),
@@ -163,13 +184,48 @@ async def test_tokenize_and_detokenize_name_their_own_fields() -> None:
     with pytest.raises(InvalidRequestError) as info:
         await checked_tokenize(router_pb2.TokenizeRequest(), MODEL, Untouchable())
     assert str(info.value) == "input: none was given: set text or chat"
-    with pytest.raises(InvalidRequestError, match="text: is empty"):
-        await checked_tokenize(router_pb2.TokenizeRequest(text=""), MODEL, Untouchable())
     too_many = router_pb2.DetokenizeRequest(token_ids=[1] * 65_537)
     with pytest.raises(InvalidRequestError, match=r"token_ids: has 65537 ids; at most 65536"):
         checked_detokenize(too_many, MODEL)
     with pytest.raises(InvalidRequestError, match=r"token_ids: token id 257 is out of range"):
         checked_detokenize(router_pb2.DetokenizeRequest(token_ids=[VOCAB_SIZE]), MODEL)
+
+
+async def test_texts_without_tokens_are_tokenised_though_they_are_no_prompts() -> None:
+    assert await checked_tokenize(router_pb2.TokenizeRequest(text=""), MODEL, TextWork()) == ()
+    without = replace(MODEL, tokenizer=Tokenizer(toy_tokenizer_json(), {}, "{{ '' }}"))
+    request = router_pb2.TokenizeRequest(**_chat(("user", "hi")))
+    assert await checked_tokenize(request, without, TextWork()) == ()
+    proto = router_pb2.GenerateRequest(**_chat(("user", "hi")))
+    with pytest.raises(InvalidRequestError, match="chat: has no tokens"):
+        await checked_request(proto, without, TextWork(), session_id="s", deadline_s=None)
+
+
+async def test_stop_texts_that_are_special_tokens_are_stop_tokens() -> None:
+    checked = await _checked(stop=["<eos>", "eos", "<eos> "], ignore_eos=True)
+    assert checked.request.sampling.stop_token_ids == (EOS,)
+    assert checked.stop_text_of_token == {EOS: "<eos>"}
+    # An ordinary token of that text may be a part of others, or come about from them.
+    assert (await _checked(stop=["a"], ignore_eos=True)).request.sampling.stop_token_ids == ()
+
+
+async def test_no_more_log_probabilities_are_asked_for_than_there_are_tokens() -> None:
+    small = replace(MODEL, vocab_size=7)
+    check_fields(router_pb2.GenerateRequest(text="x", **_sampling(num_log_probs=7)), small, ())
+    with pytest.raises(InvalidRequestError, match=r"sampling.num_log_probs: must be at most 7, got 8"):
+        check_fields(router_pb2.GenerateRequest(text="x", **_sampling(num_log_probs=8)), small, ())
+
+
+async def test_templates_get_values_in_their_order() -> None:
+    """A Struct loses it, and gave another prompt in each process."""
+    text = '{"type": "function", "name": "f", "b": [0.5, {"z": -2, "a": null, "m": 3.0}], "id": 12345678901234567890, "\\ud83d\\ude00": ""}'
+    model = replace(
+        MODEL, tokenizer=Tokenizer(toy_tokenizer_json(), {}, "{{ tool | tojson }}{{ messages[0].call | tojson }}")
+    )
+    message = router_pb2.ChatMessage(role="user", attributes_json=f'{{"call": {text}}}')
+    chat = router_pb2.Chat(messages=[message], chat_template_kwargs_json=f'{{"tool": {text}}}')
+    token_ids = await checked_tokenize(router_pb2.TokenizeRequest(chat=chat), model, TextWork())
+    assert bytes(token_ids).decode() == text.replace("\\ud83d\\ude00", "\U0001f600") * 2
 
 
 async def test_what_other_systems_clients_send_is_taken() -> None:
@@ -189,7 +245,7 @@ async def test_the_template_decides_on_roles_and_sees_all_of_a_message() -> None
     messages: list[dict[str, Any]] = [
         {"role": "developer", "content": "be brief"},
         {"role": "user", "content": ""},
-        {"role": "tool", "content": "42", "attributes": {"name": "sum", "count": 3}},
+        {"role": "tool", "content": "42", "attributes_json": '{"name": "sum", "count": 3}'},
     ]
     template = "{% for m in messages %}[{{ m.role }} {{ m.name }}{{ m.count }}]{{ m.content }}{% endfor %}"
     model = replace(MODEL, tokenizer=Tokenizer(toy_tokenizer_json(), {}, template))
@@ -202,7 +258,9 @@ async def test_the_template_decides_on_roles_and_sees_all_of_a_message() -> None
 async def test_the_template_gets_its_variables() -> None:
     template = "{% if thinking is defined and not thinking %}quick{{ depth }}{{ share }}{% endif %}-"
     model = replace(MODEL, tokenizer=Tokenizer(toy_tokenizer_json(), {}, template))
-    proto = router_pb2.GenerateRequest(**_chat_with(chat_template_kwargs={"thinking": False, "depth": 3, "share": 0.5}))
+    proto = router_pb2.GenerateRequest(
+        **_chat_with(chat_template_kwargs_json='{"thinking": false, "depth": 3, "share": 0.5}')
+    )
     checked = await checked_request(proto, model, TextWork(), session_id="s", deadline_s=None)
     assert bytes(checked.request.prompt_token_ids) == b"quick30.5-"
 

@@ -73,3 +73,64 @@ def test_a_broken_template_for_tools_is_told_where_there_are_tools() -> None:
     assert tokenizer.render_chat([("user", "hi")]) == "hi"
     with pytest.raises(ValueError, match="can't be used"):
         tokenizer.render_chat([("user", "hi")], ChatOptions(template_kwargs={"tools": []}))
+
+
+ONLY_PARTS = {
+    "looks for parts of text": "{% for m in messages %}<{{ m.role }}>{% for p in m.content %}"
+    "{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}{% endfor %}",
+    "takes the first part": "{% for m in messages %}<{{ m.role }}>{{ m['content'][0]['text'] }}{% endfor %}",
+    "fails at texts": "{% for m in messages %}<{{ m.role }}>{{ m.content[0].text.strip() }}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("template", ONLY_PARTS.values(), ids=ONLY_PARTS)
+def test_a_template_that_takes_contents_in_parts_gets_parts(template: str) -> None:
+    tokenizer = with_template(template)
+    conversation = [("user", "hi {"), ("assistant", "木")]
+    assert tokenizer.render_chat(conversation) == "<user>hi {<assistant>木"
+    assert (
+        tokenizer.render_chat(conversation, ChatOptions(False, continue_final_message=True))
+        == "<user>hi {<assistant>木"
+    )
+
+
+def test_a_template_that_takes_texts_gets_texts() -> None:
+    both = (
+        "{% for m in messages %}{% if m.content is string %}text {{ m.content }}{% else %}parts{% endif %}{% endfor %}"
+    )
+    assert with_template(both).render_chat([("user", "hi")]) == "text hi"
+    # Whatever is asked of them, these show no user's content.
+    assert with_template("{{ messages[0].content is string }}").render_chat([("user", "hi")]) == "True"
+
+
+CALLS = (
+    "{% for m in messages %}{% for c in m.tool_calls or [m.function_call] %}{% set f = c.function or c %}"
+    "{{ f.arguments | tojson }}{% if f.arguments is mapping %}{% for k, v in f.arguments | items %} {{ k }}={{ v }}{% endfor %}"
+    "{% endif %}{% endfor %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ('{"city": "Köln", "days": 3}', '{"city": "Köln", "days": 3} city=Köln days=3'),
+        ({"city": "Köln", "days": 3}, '{"city": "Köln", "days": 3} city=Köln days=3'),
+        ("", "{}"),
+        ("{}", "{}"),
+        ('{"id": 12345678901234567890}', '{"id": 12345678901234567890} id=12345678901234567890'),
+        # No objects: as they are.
+        ("Köln, please", '"Köln, please"'),
+        ("[1]", '"[1]"'),
+        ("[" * 100_000, f'"{"[" * 100_000}"'),
+    ],
+)
+def test_arguments_of_calls_are_objects_though_clients_send_them_as_text(arguments: object, expected: str) -> None:
+    tokenizer = with_template(CALLS)
+    function = {"name": "f", "arguments": arguments}
+    calls = [{"id": "1", "type": "function", "function": function}]
+    message = {"role": "assistant", "content": "", "tool_calls": calls}
+    assert tokenizer.render_chat([message]) == expected
+    assert tokenizer.render_chat([{**message, "tool_calls": [function]}]) == expected
+    assert tokenizer.render_chat([{"role": "assistant", "content": "", "function_call": function}]) == expected
+    # The caller's own stays as it is.
+    assert calls[0]["function"] == {"name": "f", "arguments": arguments}
