@@ -6,8 +6,12 @@ Two more questions are answered in both ways, by turns: a machine that others us
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import socket
 import statistics
+import sys
+from pathlib import Path
 
 import rich.console
 
@@ -28,10 +32,11 @@ _OTHER_QUESTIONS = (
 _WARM_UP = "Count to ten."
 # Within this of 1 the two ways are equally fast.
 _NOISE = 0.03
-_NEXT = """Next:
-  .venv/bin/specgrove chat                          talk with it
-  .venv/bin/specgrove serve                         serve it over gRPC at 127.0.0.1:50051
-  .venv/bin/specgrove serve --llm MODEL --ssm SMALL a folder, hub id or .gguf file, and a small one with its tokenizer"""
+_NEXT = (
+    ("chat", "talk with it"),
+    ("serve", "serve it over gRPC at 127.0.0.1:50051"),
+    ("serve --llm MODEL --ssm SMALL", "the same with your model, and a small one with the same tokenizer"),
+)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -64,12 +69,18 @@ def _compare(console: rich.console.Console, pairs: list[tuple[Completion, Comple
     speculative, incremental = ([pair[way].usage for pair in pairs] for way in (0, 1))
     speed_up = statistics.median(map(_ratio, speculative, incremental))
     is_identical = all(one.token_ids == other.token_ids for one, other in pairs)
+    console.print()
     console.print(comparison_table(speculative, incremental))
+    console.print()
     console.print(
         f"speed-up: [bold]{speed_up:.2f}x[/bold], median of {len(pairs)} questions; {_reason(speed_up, speculative)}"
     )
     console.print(f"identical output: [bold]{'yes' if is_identical else 'NO'}[/bold]")
-    console.print(f"\n{_NEXT}", style="dim", markup=False)
+    console.print("\nNext:", style="dim")
+    program = _program()
+    width = max(len(words) for words, _ in _NEXT)
+    for words, meaning in _NEXT:
+        console.print(f"  {program} {words:<{width}}  {meaning}", style="dim", markup=False)
     return 0 if is_identical else 1
 
 
@@ -86,6 +97,15 @@ def _reason(speed_up: float, speculative: list[Usage]) -> str:
     if speed_up > 1 + _NOISE:
         return f"a step of the LLM gave {tokens_per_step:.2f} tokens instead of 1"
     return f"a step of the LLM gave {tokens_per_step:.2f} tokens, but trees are dear on this machine: the router drafted little"
+
+
+def _program() -> str:
+    """How this program was called: by its name where that finds it, else by the shorter of its paths."""
+    path = Path(sys.argv[0]).absolute()
+    found = shutil.which(path.name)
+    if found is not None and Path(found).absolute() == path:
+        return path.name
+    return min(str(path), os.path.relpath(path), key=len)
 
 
 def _free_port() -> int:

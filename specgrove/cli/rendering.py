@@ -161,7 +161,7 @@ def summary_line(usage: Usage, finish_reason: FinishReason | None) -> str:
 
 def comparison_table(speculative: Sequence[Usage], incremental: Sequence[Usage]) -> rich.table.Table:
     """The same answers made in both ways, side by side."""
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("")
     table.add_column("speculative", justify="right")
     table.add_column("incremental", justify="right")
@@ -170,16 +170,22 @@ def comparison_table(speculative: Sequence[Usage], incremental: Sequence[Usage])
     return table
 
 
+def _drafting(usages: Sequence[Usage]) -> str:
+    if not any(usage.num_drafted_nodes for usage in usages):
+        return "-"
+    return f"{sum(usage.draft_ms for usage in usages) / _num_steps(usages):.1f}"
+
+
 def _num_steps(usages: Sequence[Usage]) -> int:
     return max(sum(usage.num_verify_steps for usage in usages), 1)
 
 
 _COMPARED: tuple[tuple[str, Callable[[Sequence[Usage]], str]], ...] = (
     ("tokens per second, median", lambda usages: f"{statistics.median(u.tokens_per_s for u in usages):.1f}"),
-    ("first token after, median in ms", lambda usages: f"{statistics.median(u.first_token_ms for u in usages):.0f}"),
+    ("ms to the first token, median", lambda usages: f"{statistics.median(u.first_token_ms for u in usages):.0f}"),
     ("tokens", lambda usages: str(sum(u.num_output_tokens for u in usages))),
-    ("steps of the LLM", lambda usages: str(_num_steps(usages))),
-    ("tokens per step", lambda usages: f"{sum(u.num_output_tokens for u in usages) / _num_steps(usages):.2f}"),
-    ("LLM per step, ms", lambda usages: f"{sum(u.verify_ms for u in usages) / _num_steps(usages):.1f}"),
-    ("SSMs per step, ms", lambda usages: f"{sum(u.draft_ms for u in usages) / _num_steps(usages):.1f}"),
+    ("LLM steps", lambda usages: str(_num_steps(usages))),
+    ("tokens per LLM step", lambda usages: f"{sum(u.num_output_tokens for u in usages) / _num_steps(usages):.2f}"),
+    ("LLM's ms per step", lambda usages: f"{sum(u.verify_ms for u in usages) / _num_steps(usages):.1f}"),
+    ("SSMs' ms per step", _drafting),
 )

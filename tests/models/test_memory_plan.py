@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,3 +106,42 @@ def test_the_containers_limit_counts(tmp_path: Path) -> None:
     assert available_memory_bytes(tmp_path) == 650000
     (cgroup / "memory.max").write_text("max\n")
     assert available_memory_bytes(tmp_path) == 3000 * 1024
+
+
+def _config(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, vocab: int, **more: object) -> str:
+    return json.dumps(
+        {
+            "hidden_size": hidden,
+            "intermediate_size": intermediate,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "vocab_size": vocab,
+            "rms_norm_eps": 1e-6,
+            "hidden_act": "silu",
+            "max_position_embeddings": 8192,
+            "model_type": "llama",
+            "architectures": ["LlamaForCausalLM"],
+            **more,
+        }
+    )
+
+
+_QWEN = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+README_MODELS = {
+    "SmolLM2 135M": _config(576, 1536, 30, 9, 3, 49152, tie_word_embeddings=True),
+    "Qwen2.5 1.5B": _config(1536, 8960, 28, 12, 2, 151936, tie_word_embeddings=True, **_QWEN),
+    "Qwen2.5 7B": _config(3584, 18944, 28, 28, 4, 152064, tie_word_embeddings=False, **_QWEN),
+    "Llama 3 8B": _config(4096, 14336, 32, 32, 8, 128256, tie_word_embeddings=False),
+}
+
+
+@pytest.mark.parametrize("name", README_MODELS)
+def test_the_readme_tells_what_is_planned(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(README_MODELS[name])
+    request = replace(REQUEST, dtype="bfloat16", num_slots=32768)
+    plans = [
+        plan_memory(read_spec(tmp_path), replace(request, quantization=kind))[0] for kind in (None, "int8", "int4")
+    ]
+    figures = [f"{num_bytes / 1e9:.1f}" for num_bytes in (*(plan.weight_bytes for plan in plans), plans[0].kv_bytes)]
+    assert f"| {name} | {' | '.join(figures)} |" in (Path(__file__).parents[2] / "README.md").read_text()
