@@ -183,9 +183,8 @@ async def serve(
     )
     logger.info("numerics: %s", ", ".join(model.numerics))
     warn_of_text(model)
-    loop: StepLoop[VerifyWork, Verdict | PromptProgress] = StepLoop(
-        engine, "verifier", step_timeout_s=step_timeout_s_of(config, runner.spec, runner.decoder.device)
-    )
+    step_timeout_s = step_timeout_s_of(config, runner.spec, runner.decoder.device)
+    loop: StepLoop[VerifyWork, Verdict | PromptProgress] = StepLoop(engine, "verifier", step_timeout_s=step_timeout_s)
     servicer = LlmServicer(model, engine, loop, runner.num_slots)
     try:
         await run_server(
@@ -195,6 +194,7 @@ async def serve(
             drain=servicer.drain,
             drain_timeout_s=config.drain_timeout_s,
             stopped=_first(asyncio.wrap_future(loop.ended), liveness_failed),
+            hang_timeout_s=step_timeout_s,
         )
     finally:
         has_ended = loop.stop(_STOP_TIMEOUT_S)

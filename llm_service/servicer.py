@@ -58,7 +58,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         self._loop = loop
         self._num_slots = num_slots
         self.streams: WorkStreams[llm_pb2.VerifyItem, llm_pb2.VerifyResult, llm_pb2.VerifyResponse] = WorkStreams(
-            self._verify, llm_pb2.VerifyResult, llm_pb2.VerifyResponse
+            self._verify, llm_pb2.VerifyResult, llm_pb2.VerifyResponse, forget=loop.close_session
         )
         self._step_times: list[tuple[int, float]] | None = None  # once they are complete
         self._warmup_lock = asyncio.Lock()

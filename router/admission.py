@@ -166,10 +166,7 @@ class Admission:
 
 
 class _Permit:
-    """One request's, for ``async with``.
-
-    A class and no generator: where the event loop of a dying server dropped the generator of a permit in use, CPython 3.11 crashed.
-    """
+    """One request's, for ``async with``."""
 
     def __init__(self, admission: Admission, client: str | None) -> None:
         self._admission = admission

@@ -28,6 +28,8 @@ _LOG_INTERVAL_S = 10.0
 _SSM_WAIT_S = 1.0
 # Replicas measure themselves for two seconds at most; a little more for what that takes besides.
 _MEASURE_WAIT_S = 3.0
+# Nothing on the router's event loop takes a tenth of a second. What takes this long never ends.
+_HANG_TIMEOUT_S = 60.0
 # Streams of one connection. Well above what it may hold and queue: a request too many is to be told when to try again, whereas a
 # stream too many is reset by HTTP/2, where the client sent it before it knew of the limit.
 _MIN_MAX_NUM_STREAMS = 1024
@@ -115,6 +117,6 @@ async def serve(config: RouterConfig) -> None:
     """Serves until SIGTERM or SIGINT."""
     app = RouterApp(config)
     try:
-        await serve_until_signal(app.server, app.run(), is_serving=False)
+        await serve_until_signal(app.server, app.run(), is_serving=False, hang_timeout_s=_HANG_TIMEOUT_S)
     finally:
         await app.close()

@@ -77,6 +77,7 @@ async def serve(config: SsmServiceConfig) -> None:
             drain=servicer.streams.drain,
             drain_timeout_s=config.drain_timeout_s,
             stopped=asyncio.wrap_future(loop.ended),
+            hang_timeout_s=config.step_timeout_s,
         )
     finally:
         has_ended = loop.stop(_STOP_TIMEOUT_S)

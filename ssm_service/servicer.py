@@ -33,7 +33,7 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
         self._pool = pool
         self._loop = loop
         self.streams: WorkStreams[ssm_pb2.DraftItem, ssm_pb2.DraftResult, ssm_pb2.DraftResponse] = WorkStreams(
-            self._draft, ssm_pb2.DraftResult, ssm_pb2.DraftResponse
+            self._draft, ssm_pb2.DraftResult, ssm_pb2.DraftResponse, forget=loop.close_session
         )
         self._step_times: dict[str, list[tuple[int, float]]] | None = None  # once they are complete
         self._warmup_lock = asyncio.Lock()

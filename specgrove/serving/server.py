@@ -27,6 +27,7 @@ from specgrove.serving.address import (
     server_options,
 )
 from specgrove.serving.call_guard import CallGuard
+from specgrove.serving.event_loop_watch import watch_event_loop
 from specgrove.serving.listening import check_can_listen
 from specgrove.serving.unix_socket import socket_path, take_socket_path
 
@@ -118,23 +119,31 @@ class Server:
             await self._health.set(name, statuses.SERVING if is_serving else statuses.NOT_SERVING)
 
     async def stop(self, drain_timeout_s: float | None = None) -> None:
-        """Drains, then stops. Safe to call twice."""
+        """Drains, then stops; at once where it is cancelled. Safe to call twice."""
         server, self._server = self._server, None
         if server is None:
             return
         timeout_s = self._drain_timeout_s if drain_timeout_s is None else drain_timeout_s
         self._guard.is_draining = True
-        await self._health.enter_graceful_shutdown()
-        started_s = time.monotonic()
-        if self._drain is None:
-            await server.stop(timeout_s)
-            return
         try:
-            await asyncio.wait_for(self._drain(), timeout_s)
+            await self._health.enter_graceful_shutdown()
+            if self._drain is None:
+                await server.stop(timeout_s)
+            else:
+                await self._drained(self._drain(), timeout_s)
+                await server.stop(min(_CLOSE_TIMEOUT_S, timeout_s))
+        except asyncio.CancelledError:
+            # It never outlives its loop: a loop that ends cancels grpc's own tasks, whose memory grpc's core then still writes to.
+            await server.stop(0.0)
+            raise
+
+    async def _drained(self, work: Awaitable[None], timeout_s: float) -> None:
+        started_s = time.monotonic()
+        try:
+            await asyncio.wait_for(work, timeout_s)
         except TimeoutError:
             logger.warning("work was still in progress after %.1f s of draining; stopping anyway", timeout_s)
         logger.info("drained in %.1f s", time.monotonic() - started_s)
-        await server.stop(min(_CLOSE_TIMEOUT_S, timeout_s))
 
 
 async def run_server(
@@ -147,8 +156,12 @@ async def run_server(
     limits: ServerLimits = ServerLimits(),
     tls: TlsFiles | None = None,
     stopped: Awaitable[object] | None = None,
+    hang_timeout_s: float | None = None,
 ) -> None:
-    """Serves until SIGTERM or SIGINT, or until ``stopped`` is done (a fatal failure: its exception is raised after the end)."""
+    """Serves until SIGTERM or SIGINT, or until ``stopped`` is done (a fatal failure: its exception is raised after the end).
+
+    With ``hang_timeout_s`` the process ends when its event loop has no turn for so long.
+    """
     server = Server(
         address,
         register,
@@ -158,25 +171,39 @@ async def run_server(
         limits=limits,
         tls=tls,
     )
-    await serve_until_signal(server, stopped)
+    await serve_until_signal(server, stopped, hang_timeout_s=hang_timeout_s)
 
 
 async def serve_until_signal(
-    server: Server, stopped: Awaitable[object] | None = None, *, is_serving: bool = True
+    server: Server,
+    stopped: Awaitable[object] | None = None,
+    *,
+    is_serving: bool = True,
+    hang_timeout_s: float | None = None,
 ) -> None:
     """``run_server`` for a server that is made already."""
     try:
-        bound_address = await server.start(is_serving=is_serving)
+        await server.start(is_serving=is_serving)
     except OSError:
         if inspect.iscoroutine(stopped):
             stopped.close()
         raise
+    watching = None if hang_timeout_s is None else asyncio.create_task(watch_event_loop(hang_timeout_s))
+    try:
+        await _until_signal(server, stopped)
+    finally:
+        await server.stop(0.0)
+        if watching is not None:
+            watching.cancel()
+
+
+async def _until_signal(server: Server, stopped: Awaitable[object] | None) -> None:
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
     # The one line on stdout: whoever started this process with port 0 reads it, and may end the process at once.
-    print(f"listening on {bound_address}", flush=True)
+    print(f"listening on {server.address}", flush=True)
     failed: asyncio.Future[object] = loop.create_future() if stopped is None else asyncio.ensure_future(stopped)
     first_signal: asyncio.Future[object] = asyncio.ensure_future(signals.get())
     await asyncio.wait({first_signal, failed}, return_when=asyncio.FIRST_COMPLETED)
@@ -202,4 +229,5 @@ async def _drain(server: Server, signals: asyncio.Queue[signal.Signals], failed:
     else:
         logger.warning("%s: stopping at once", "second signal" if second_signal.done() else "failed while draining")
         stopping.cancel()
+        await asyncio.gather(stopping, return_exceptions=True)
     second_signal.cancel()

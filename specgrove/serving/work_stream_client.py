@@ -22,6 +22,8 @@ from specgrove.serving.batches import MAX_ITEM_BYTES, batches
 from specgrove.serving.status import connection_cause, error_from_rpc
 
 logger = logging.getLogger(__name__)
+# How gRPC says that a peer gave no sign of life: it was stopped, or the way to it was cut. No item can be the reason.
+_CUT_OFF = "ping timeout"
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -118,6 +120,7 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
                 reason, has_broken = "the stream ended", False  # as when the peer has drained
             except grpc.aio.AioRpcError as error:
                 reason = str(error_from_rpc(error))
+                has_broken = _CUT_OFF not in reason
             except (SpecGroveError, TimeoutError) as error:
                 reason = str(error) or "timed out"
                 if isinstance(error, InternalError) and reason != refusal:

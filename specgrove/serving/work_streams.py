@@ -47,14 +47,20 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
         submit: Callable[[ItemT], AsyncGenerator[ResultT, None]],
         result_type: Callable[..., ResultT],
         response_type: Callable[..., ResponseT],
+        *,
+        forget: Callable[[str], object],
     ) -> None:
-        """E.g. ``WorkStreams(self._verify, llm_pb2.VerifyResult, llm_pb2.VerifyResponse)``.
+        """E.g. ``WorkStreams(self._verify, llm_pb2.VerifyResult, llm_pb2.VerifyResponse, forget=loop.close_session)``.
 
         ``submit`` makes the whole results of one item, their ids included; what it raises becomes the last one's error.
+        ``forget`` is told the sessions of a stream that has ended: whoever opened them can't close them any more.
         """
         self._submit = submit
         self._result_type = result_type
         self._response_type = response_type
+        self._forget = forget
+        # Where each session's latest item came from: a client that was cut off goes on with its sessions on another stream.
+        self._owners: dict[str, _Stream[ItemT, ResultT]] = {}
         self._streams: set[_Stream[ItemT, ResultT]] = set()
         self._closed: OrderedDict[str, None] = OrderedDict()
         self._is_draining = False
@@ -88,7 +94,13 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
             self._streams.discard(stream)
             reader.cancel()
             stream.cancel_all()
+            self._forget_sessions_of(stream)
             self._check_idle()
+
+    def _forget_sessions_of(self, stream: _Stream[ItemT, ResultT]) -> None:
+        for session_id in [session_id for session_id, owner in self._owners.items() if owner is stream]:
+            del self._owners[session_id]
+            self._forget(session_id)
 
     def close_session(self, session_id: str) -> None:
         """From now on the session's items are refused: one that its closing overtook must not bring it back to life.
@@ -98,6 +110,7 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
         """
         if not 1 <= len(session_id) <= _MAX_SESSION_ID_LEN:
             raise InvalidRequestError.of("session_id", f"must have 1 to {_MAX_SESSION_ID_LEN} characters")
+        self._owners.pop(session_id, None)
         self._closed[session_id] = None
         if len(self._closed) > _MAX_NUM_CLOSED:
             self._closed.popitem(last=False)
@@ -115,6 +128,8 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
         try:
             async for request in requests:
                 for item in request.items:
+                    if item.session_id not in self._closed:
+                        self._owners[item.session_id] = stream
                     stream.start(item)
         except grpc.aio.BaseError as error:
             logger.info("a work stream broke: %s", error)

@@ -32,8 +32,10 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
     """Sessions as an LLM service keeps them; knobs make it slow, forgetful or full."""
 
     def __init__(self, next_token: NextToken = toy_next, step_s: float = 0.0) -> None:
-        self.streams = WorkStreams(self._verify, llm_pb2.VerifyResult, llm_pb2.VerifyResponse)
         self.sessions = ToySessions()
+        self.streams = WorkStreams(
+            self._verify, llm_pb2.VerifyResult, llm_pb2.VerifyResponse, forget=self.sessions.close
+        )
         self.gate = asyncio.Event()  # a step waits for it
         self.gate.set()
         self.num_free_steps = 0  # of each session: they don't wait
@@ -202,8 +204,8 @@ class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
     """Drafts random trees that often hold the toy model's choice; ``spoil`` makes them malformed."""
 
     def __init__(self, names: Sequence[str] = ("toy-a", "toy-b"), hit_rate: float = 0.7) -> None:
-        self.streams = WorkStreams(self._draft, ssm_pb2.DraftResult, ssm_pb2.DraftResponse)
         self.sessions = ToySessions()
+        self.streams = WorkStreams(self._draft, ssm_pb2.DraftResult, ssm_pb2.DraftResponse, forget=self.sessions.close)
         self.gate = asyncio.Event()  # a draft waits for it
         self.gate.set()
         self.closed: list[str] = []

@@ -7,7 +7,7 @@ import contextlib
 
 import pytest
 
-from specgrove.errors import UnavailableError
+from specgrove.errors import UnavailableError, WorkLostError
 from specgrove.serving import address
 from specgrove.serving.address import channel_options, client_channel_options, server_options
 from specgrove.serving.work_stream_client import WorkStreamClient
@@ -84,8 +84,9 @@ async def test_a_link_that_is_cut_is_noticed_and_used_again(monkeypatch: pytest.
         call = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow")))
         await until(lambda: servicer.streams.num_pending_items == 1)
         link.cut()
-        with pytest.raises(UnavailableError):
+        with pytest.raises(UnavailableError) as info:
             await call
+        assert not isinstance(info.value, WorkLostError)  # no work cuts a link
         link.mend()
         assert (await answer_of(client)).HasField("draft")
     await client.close()

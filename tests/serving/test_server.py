@@ -131,6 +131,26 @@ async def test_drain_gives_up_after_its_time(servicer: EchoServicer, server: Ser
     await client.close()
 
 
+async def test_a_server_whose_drain_is_cancelled_stops_at_once(servicer: EchoServicer, server: Server) -> None:
+    client = client_of(server.address)
+    await client.connected.wait()
+    slow = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow")))
+    await until(lambda: servicer.streams.num_pending_items == 1)
+    stopping = asyncio.create_task(server.stop(3600.0))
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        await _unhealthy(channel)
+    stopping.cancel()
+    async with asyncio.timeout(60):
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
+        with pytest.raises(UnavailableError):
+            await slow
+    other = server_of(EchoServicer(), server.address)
+    assert await other.start() == server.address
+    await other.stop(0)
+    await client.close()
+
+
 async def test_a_taken_port_is_an_error(server: Server) -> None:
     with pytest.raises(OSError, match="another server does; give another port"):
         await server_of(EchoServicer(), server.address).start()

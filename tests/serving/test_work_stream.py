@@ -189,3 +189,23 @@ async def test_who_was_aboard_a_stream_that_broke_is_told() -> None:
             await client.connected.wait()
     await client.close()
     await server.stop(0)
+
+
+async def test_sessions_of_a_stream_that_has_ended_are_forgotten_unless_they_go_on_elsewhere() -> None:
+    """Whoever was cut off, or killed, can't close what it had opened."""
+    servicer = EchoServicer()
+    server = server_of(servicer)
+    address = await server.start()
+    first, second = client_of(address), client_of(address)
+    async with asyncio.timeout(60):
+        await asyncio.gather(first.connected.wait(), second.connected.wait())
+        for session_id in ("left", "moved", "closed"):
+            await first.call(ssm_pb2.DraftItem(session_id=session_id))
+        await second.call(ssm_pb2.DraftItem(session_id="moved"))
+        servicer.streams.close_session("closed")
+        await first.close()
+        await until(lambda: servicer.forgotten == ["left"])
+        await second.call(ssm_pb2.DraftItem(session_id="moved"))
+        await second.close()
+        await until(lambda: servicer.forgotten == ["left", "moved"])
+    await server.stop(0)

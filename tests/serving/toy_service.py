@@ -19,7 +19,10 @@ class EchoServicer(ssm_pb2_grpc.SsmServiceServicer):
     """Sessions named after what should happen."""
 
     def __init__(self) -> None:
-        self.streams = WorkStreams(self._draft, ssm_pb2.DraftResult, ssm_pb2.DraftResponse)
+        self.forgotten: list[str] = []
+        self.streams = WorkStreams(
+            self._draft, ssm_pb2.DraftResult, ssm_pb2.DraftResponse, forget=self.forgotten.append
+        )
         self.num_messages = 0
         self.cancelled: list[str] = []
         self.gate = asyncio.Event()

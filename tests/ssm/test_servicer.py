@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -71,20 +72,26 @@ async def stub(servicer: SsmServicer) -> AsyncIterator[ssm_pb2_grpc.SsmServiceSt
 
 
 async def ask(stub: ssm_pb2_grpc.SsmServiceStub, *items: ssm_pb2.DraftItem) -> dict[int, ssm_pb2.DraftResult]:
-    """The results of one message, by item id."""
+    """The results of one message, by item id, on a stream of its own."""
     call = stub.Draft()
+    results = await ask_on(call, *items)
+    call.cancel()
+    return results
+
+
+async def ask_on(call: Any, *items: ssm_pb2.DraftItem) -> dict[int, ssm_pb2.DraftResult]:
     await call.write(ssm_pb2.DraftRequest(items=items))
     results: dict[int, ssm_pb2.DraftResult] = {}
     while len(results) < len(items):
         response = await asyncio.wait_for(call.read(), LIMIT_S)
         assert response is not grpc.aio.EOF
         results |= {result.item_id: result for result in response.results}
-    call.cancel()
     return results
 
 
 async def test_drafts_and_control_calls(stub: ssm_pb2_grpc.SsmServiceStub) -> None:
-    results = await ask(stub, wire.draft_work_to_proto(WORK, 7))
+    call = stub.Draft()  # its end would end the session
+    results = await ask_on(call, wire.draft_work_to_proto(WORK, 7))
     draft = wire.draft_from_proto(results[7].draft)
     assert draft.base == len(WORK.new_token_ids)
     assert [drafted.ssm for drafted in draft.trees] == ["tiny", "lookup"]
@@ -102,6 +109,7 @@ async def test_drafts_and_control_calls(stub: ssm_pb2_grpc.SsmServiceStub) -> No
     await stub.CloseSession(ssm_pb2.SsmServiceCloseSessionRequest(session_id="s"))
     load = (await stub.GetLoad(ssm_pb2.SsmServiceGetLoadRequest())).load
     assert (load.num_sessions, load.num_free_slots) == (0, 200)
+    call.cancel()
 
 
 async def test_an_ssm_says_what_its_token_ids_mean(stub: ssm_pb2_grpc.SsmServiceStub) -> None:
@@ -146,6 +154,7 @@ async def test_a_router_that_vanishes_leaves_the_service_drafting(
     pool.is_open = True
     await until(lambda: loop.num_pending_items == 0)
     assert (await ask(stub, wire.draft_work_to_proto(WORK, 2)))[2].HasField("draft")
+    await until(lambda: pool.num_free_slots == 200)  # no router will close what those streams opened
 
 
 @pytest.mark.parametrize("session_id", ["", "x" * 65])
