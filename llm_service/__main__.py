@@ -102,6 +102,11 @@ def warn_of_text(model: ServedModel) -> None:
             "no eos_token_id in generation_config.json or config.json, and no eos_token in the tokenizer's files: only stop texts, "
             "stop tokens and max_tokens end an output"
         )
+    if (num_ids := model.tokenizer.num_ids) > model.spec.vocab_size:
+        logger.warning(
+            "the tokenizer has %d token ids and the model %d: texts that need one of the others are refused",
+            num_ids, model.spec.vocab_size,
+        )  # fmt: skip
     if (defect := model.tokenizer.chat_template_defect) is not None:
         logger.warning("conversations can't be served: %s", defect)
 

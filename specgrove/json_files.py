@@ -14,6 +14,7 @@ from typing import Any
 
 _LFS_PREFIX = b"version https://git-lfs.github.com/spec/"
 _SHOWN_LEN = 60
+MAX_SIZE = 2**31 - 1
 
 
 class JsonFileError(ValueError):
@@ -90,10 +91,12 @@ class JsonObject(Mapping[str, Any]):
         raise self.error(key, "a whole number")
 
     def size(self, key: str, default: int | None = None) -> int:
-        """A whole number of at least 1."""
+        """A whole number of at least 1; none is as large as ``MAX_SIZE``."""
         value = self.integer(key, default)
         if value < 1:
             raise self.error(key, "a whole number of at least 1")
+        if value > MAX_SIZE:
+            raise self.error(key, f"at most {MAX_SIZE}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:

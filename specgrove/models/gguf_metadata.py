@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from specgrove.json_files import MAX_SIZE
 from specgrove.models.errors import UnsupportedModelError
 
 _SHOWN_LEN = 60
@@ -51,10 +52,12 @@ class GgufMetadata:
         raise self.error(key, "a whole number")
 
     def size(self, key: str, default: int | None = None) -> int:
-        """A whole number of at least 1."""
+        """A whole number of at least 1; none is as large as ``MAX_SIZE``."""
         value = self.integer(key, default)
         if value < 1:
             raise self.error(key, "a whole number of at least 1")
+        if value > MAX_SIZE:
+            raise self.error(key, f"at most {MAX_SIZE}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:

@@ -6,6 +6,7 @@ safetensors or one GGUF file and, unless told otherwise, a tokenizer; pickle fil
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable
@@ -30,6 +31,7 @@ DEMO_LLM = demo.DEMO_LLM
 DOWNLOADED_FILES = ("*.safetensors", "*.json", "tokenizer.model", "chat_template.jinja")
 IGNORED_FILES = ("*/*", "consolidated*")  # other frameworks' folders, and Mistral's second copy of the weights
 PICKLE_PATTERNS = ("pytorch_model*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+_MAX_SHOWN_LEN = 100
 _SHOWN = 3  # missing files that are named
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
@@ -46,7 +48,7 @@ def resolve_model(
     ``needs_tokenizer`` is False for SSMs, which take token ids only. Raises ``ModelNotFoundError``.
     """
     sweep_cache(cache_dir)
-    folder = Path(model).expanduser()
+    folder = path_of(model)
     gguf_path = _gguf_file(folder, needs_tokenizer)
     if gguf_path is not None:
         try:
@@ -76,6 +78,19 @@ def resolve_model(
             f"{model!r} is no model folder and no hub id: give a model folder, a .gguf file, an id like 'owner/name', or {DEMO_LLM!r}"
         )
     return _download(model, progress, needs_tokenizer)
+
+
+def path_of(model: str) -> Path:
+    """What is named, as a path, whether or not anything is there. Raises ``ModelNotFoundError`` for what can't be one."""
+    try:
+        path = Path(model).expanduser()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            os.lstat(path)
+        return path
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        shown = model if len(model) <= _MAX_SHOWN_LEN else model[:_MAX_SHOWN_LEN] + "…"
+        raise ModelNotFoundError(f"{shown!r} can't be a path ({reason}), and is no hub id") from error
 
 
 def is_hub_id(model: str) -> bool:
@@ -170,7 +185,7 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     missing = [path.name for path in files.paths if not path.is_file()]
     if missing:
         shown = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else "")
-        listed = ", which its index lists" if files.file_of is not None else " (a broken link)"
+        listed = ", which its index lists" if files.file_of is not None else " (a broken link, or no file)"
         raise ModelNotFoundError(f"{folder} lacks {shown}{listed}: fetch it again")
     if files.paths:
         return files.paths

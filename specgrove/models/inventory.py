@@ -24,6 +24,7 @@ from specgrove.models.hub import (
     check_model_folder,
     fetch_from_hub,
     is_hub_id,
+    path_of,
     resolve_model,
 )
 from specgrove.models.loading import check_weights, open_checkpoint, read_spec
@@ -146,7 +147,7 @@ def find_model(model: str, cache_dir: Path, progress: Callable[[str], None]) -> 
 
     Raises ``ModelNotFoundError``.
     """
-    folder = Path(model).expanduser()
+    folder = path_of(model)
     if folder.is_dir() and (folder / "config.json").is_file():
         return folder
     if model == DEMO_LLM and not (cache_dir / DEMO_LLM).is_dir():

@@ -66,6 +66,7 @@ def family_of(folder: Path) -> tuple[Family, JsonObject]:
     Raises ``UnsupportedModelError``, ``JsonFileError``.
     """
     config = read_json_object(folder / "config.json")
+    config.object("quantization_config")  # no text or list, which those that read it would take for none
     named = config.texts("architectures")
     architectures = [_OLD_NAMES.get(name, name) for name in named]
     if not named and config.text("model_type", "") in _BY_MODEL_TYPE:

@@ -5,6 +5,7 @@ Used by everything that looks at folders. Imports neither torch nor transformers
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from specgrove.json_files import JsonFileError, read_json_object
 from specgrove.models.safetensors_files import weight_files_of
 
+_OLD_QUANTIZATION_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 _GGUF_MAGIC = b"GGUF"
 _GGUF_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
@@ -69,9 +71,14 @@ def config_of(folder: Path) -> dict[str, Any]:
 
 
 def quantization_config_of(folder: Path) -> dict[str, Any] | None:
-    """What ``config.json`` says of the weights' quantisation; None where it says nothing."""
+    """What ``config.json`` says of the weights' quantisation, or the file that was used before; None where nothing is said."""
     quantization = config_of(folder).get("quantization_config")
-    return quantization if isinstance(quantization, dict) and quantization else None
+    if isinstance(quantization, dict) and quantization:
+        return quantization
+    for name, method in _OLD_QUANTIZATION_FILES.items():
+        with contextlib.suppress(OSError, JsonFileError):
+            return {"quant_method": method, **read_json_object(folder / name)}
+    return None
 
 
 def quantization_of(folder: Path) -> str | None:

@@ -13,10 +13,8 @@ from pathlib import Path, PurePosixPath
 from specgrove.json_files import JsonFileError, read_json_object
 
 SINGLE_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
-_NO_WEIGHTS = (
-    "consolidated",
-    "adapter_",
-)  # Mistral's second copy under other names, and what is added to another model
+# Mistral's second copy under other names, what is added to another model, what training goes on from, and what other systems leave.
+_NO_WEIGHTS = ("consolidated", "adapter_", "optimizer", "scheduler", "random_states", ".")
 _SHOWN = 3
 
 

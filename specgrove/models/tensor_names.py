@@ -17,11 +17,12 @@ _HEAD = "lm_head."
 # What may stand before the family's own prefix, or in its place.
 _OUTER = ("", "model.", "transformer.", "language_model.", "model.language_model.", "language_model.model.", "decoder.",
           "model.text_model.", "module.", "_orig_mod.", "base_model.")  # fmt: skip
-# Buffers that are computed anew; scales of activations and of caches in 8 bits, which stay in 16; and parts of models that do more than
-# read and write text.
+# Buffers that are computed anew; scales of activations and of caches in 8 bits, which stay in 16; parts of models that do more than read
+# and write text; and what training keeps beside a model: its value head, and states of modules.
 _HARMLESS = re.compile(
     r"(^|\.)(rotary_emb|rotary)\.(inv_freq|cos_cached|sin_cached)$|(^|\.)attn\.(masked_)?bias$|(^|\.)position_ids$"
     r"|\.(input_scale|activation_scale|k_scale|v_scale|q_scale|kv_scale|prob_scale|output_scale)$"
+    r"|^v_head\.|\._extra_state$"
     r"|(^|\.)(vision_tower|vision_model|visual|audio_tower|multi_modal_projector|embed_vision|embed_audio|mtp|mtp_layers)\."
 )
 _SHOWN = 3

@@ -78,6 +78,11 @@ class Tokenizer:
         return token_checksums({token: token_id for token, token_id in vocab.items() if token not in self._foreign})
 
     @property
+    def num_ids(self) -> int:
+        """One more than the highest token id, with those that were added."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    @property
     def special_token_ids(self) -> frozenset[int]:
         """Those that have no text, unless it is asked for."""
         return self._texts.special_token_ids

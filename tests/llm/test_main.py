@@ -6,10 +6,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+import tokenizers
 
+from llm_service.__main__ import warn_of_text
 from llm_service.arguments import parse_arguments
+from llm_service.servicer import ServedModel
+from specgrove.models.ends import Ends
+from specgrove.models.loading import read_spec
+from specgrove.tokenizer import Tokenizer
 from tests.waiting import LIMIT_S
 
 
@@ -26,7 +34,7 @@ def test_help_explains_every_flag() -> None:
 
 def missing(folder: Path) -> str:
     shutil.rmtree(folder)
-    return "no folder"
+    return "is not there"
 
 
 def truncated(folder: Path) -> str:
@@ -72,3 +80,21 @@ def test_intervals_between_messages_are_given_in_milliseconds(capsys: pytest.Cap
         with pytest.raises(SystemExit):
             parse_arguments([*arguments, "--stream-interval-ms", bad])
         assert "--stream-interval-ms: must be a number of milliseconds, 0 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("num_ids", "num_warnings"), [(96, 0), (97, 0), (98, 1)])
+def test_token_ids_that_the_model_lacks_are_warned_of(
+    num_ids: int, num_warnings: int, tiny_llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after an added token without a row of the embedding."""
+    vocab = {f"t{index}": index for index in range(num_ids - 1)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="t0"))
+    tokenizer.add_special_tokens(["<pad>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    model = SimpleNamespace(
+        ends=Ends((1,), (1,)), tokenizer=Tokenizer.from_folder(tmp_path), spec=read_spec(tiny_llama)
+    )
+    with caplog.at_level("WARNING"):
+        warn_of_text(cast(ServedModel, model))
+    assert len(caplog.records) == num_warnings
+    assert all("the tokenizer has 98 token ids and the model 97" in record.getMessage() for record in caplog.records)

@@ -81,6 +81,15 @@ def test_a_name_twice_without_an_index_is_refused(folder: Path) -> None:
         load_decoder(folder, torch.float32)
 
 
+@pytest.mark.parametrize("name", ["._a.safetensors", "optimizer.safetensors", "random_states_0.safetensors"])
+def test_files_beside_the_weights_are_none(name: str, folder: Path) -> None:
+    """What other systems leave, and what training goes on from."""
+    expected = logits_of(folder)
+    (folder / WEIGHTS).rename(folder / "a.safetensors")
+    save_file({"state": torch.ones(1)}, folder / name)
+    assert torch.equal(logits_of(folder), expected)
+
+
 def test_an_index_of_another_checkpoint_is_refused(folder: Path) -> None:
     (folder / WEIGHTS).rename(folder / "a.safetensors")
     write_index(folder, dict.fromkeys([*load_file(folder / "a.safetensors"), "model.more.weight"], "a.safetensors"))
@@ -184,13 +193,15 @@ def test_harmless_leftovers_are_told_in_one_line(folder: Path, caplog: pytest.Lo
         "model.layers.1.self_attn.rotary_emb.inv_freq": torch.ones(4),
         "model.layers.0.self_attn.k_scale": torch.ones(1),
         "vision_tower.blocks.0.weight": torch.ones(2, 2),
+        "v_head.summary.weight": torch.ones(1, 48),
+        "model.layers.0.mlp._extra_state": torch.ones(3, dtype=torch.uint8),
     }
     save_file(load_file(folder / WEIGHTS) | extra, folder / WEIGHTS)
     with caplog.at_level("INFO"):
         assert torch.equal(logits_of(folder), expected)
     lines = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
     assert len(lines) == 1
-    assert "4 tensors are not needed" in lines[0]
+    assert "6 tensors are not needed" in lines[0]
 
 
 def test_what_is_missing_is_told_by_headers_alone(folder: Path) -> None:
@@ -226,6 +237,9 @@ _WINDOWS = {"architectures": ["Qwen3ForCausalLM"], "use_sliding_window": True}
         ({"architectures": "LlamaForCausalLM"}, r"architectures is .*it should be a list of texts"),
         ({"tie_word_embeddings": "yes"}, r"tie_word_embeddings is \"yes\", it should be true or false"),
         ({"vocab_size": 0}, r"vocab_size is 0, it should be a whole number of at least 1"),
+        ({"num_hidden_layers": 10**30}, r"num_hidden_layers is 1000000000000000000000000000000, it should be at most"),
+        ({"max_position_embeddings": 10**12}, r"max_position_embeddings is 1000000000000, it should be at most 2147483647"),
+        ({"quantization_config": "fp8"}, r"quantization_config is \"fp8\", it should be an object"),
         ({"layer_types": ["full_attention"], **_WINDOWS}, r"layer_types is .* a list of 3"),
     ],
 )  # fmt: skip

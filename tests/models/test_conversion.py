@@ -96,7 +96,7 @@ def test_nothing_to_convert_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds safetensors: there is nothing to convert"):
         convert_model(folder, tmp_path / "out", None)
     shutil.rmtree(folder)
-    with pytest.raises(ValueError, match=r"neither a \.gguf file nor a folder"):
+    with pytest.raises(ValueError, match="is not there"):
         convert_model(folder, tmp_path / "out", None)
     folder.mkdir()
     with pytest.raises(ValueError, match=r"no config\.json and pytorch_model\*\.bin"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from specgrove.kernels.quantized_linear import QuantizedWeight
 from specgrove.models.checkpoint import ALL, stack
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.loading import load_decoder, open_checkpoint
+from specgrove.models.model_files import quantization_of
 from specgrove.runtime.model_runner import ModelRunner
 from tests.conftest import save_tiny_llama
 from tests.models.quantized_folders import DequantisingWeights, edit_config, is_quantised, quantise_folder, values_of
@@ -109,7 +112,7 @@ def test_gptq_in_another_order_is_refused(tmp_path: Path) -> None:
     [
         (
             {"quant_method": "bitsandbytes"},
-            "quantised by bitsandbytes, which is not supported: only specgrove, gptq, awq and scaled 8 bits are",
+            "quantised by bitsandbytes, but they are plain numbers: remove quantization_config from config.json to serve them",
         ),
         ({"quant_method": "gptq", "bits": 3}, "GPTQ of 3 bits is not supported, only 4 and 8"),
         ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "GPTQ in the marlin layout"),
@@ -118,7 +121,8 @@ def test_gptq_in_another_order_is_refused(tmp_path: Path) -> None:
             {"quant_method": "gptq", "bits": 4},
             "says that the weights are quantised by gptq, but no tensor is stored so",
         ),
-        ({"quant_method": "gptq", "bits": "4"}, "GPTQ of 4 bits is not supported"),
+        ({"quant_method": "gptq", "bits": "4"}, "GPTQ of '4' bits is not supported"),
+        ({"bits": 4}, "quantised by an unnamed method, but they are plain numbers"),
     ],
 )
 def test_other_formats_are_named(quantization: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -126,6 +130,38 @@ def test_other_formats_are_named(quantization: dict[str, object], message: str, 
     edit_config(tmp_path, quantization_config=quantization)
     with pytest.raises(UnsupportedModelError, match=message):
         load_decoder(tmp_path, torch.float32)
+
+
+def test_tensors_that_no_known_format_has_are_not_called_plain(tmp_path: Path) -> None:
+    save_tiny_llama(tmp_path, seed=5)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({**tensors, "model.layers.0.mlp.up_proj.tables": torch.ones(2)}, tmp_path / "model.safetensors")
+    edit_config(tmp_path, quantization_config={"quant_method": "higgs"})
+    with pytest.raises(
+        UnsupportedModelError, match="quantised by higgs, which is not supported: only specgrove, gptq, awq"
+    ):
+        load_decoder(tmp_path, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "content"),
+    [
+        ("gptq", "quantize_config.json", {"bits": 4, "group_size": 32, "desc_act": False, "sym": False}),
+        ("awq", "quant_config.json", {"zero_point": True, "q_group_size": 32, "w_bit": 4, "version": "GEMM"}),
+    ],
+)
+def test_the_files_that_said_it_before_config_json_did_count(
+    method: str, name: str, content: dict[str, Any], tmp_path: Path
+) -> None:
+    values = tiny(tmp_path, method, 4, 32, 1)
+    edit_config(tmp_path, quantization_config=None)
+    with pytest.raises(UnsupportedModelError, match=r"stored by GPTQ or AWQ, but config\.json doesn't say how"):
+        load_decoder(tmp_path, torch.float32)
+    (tmp_path / name).write_text(json.dumps(content))
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert torch.equal(values_of(checkpoint.weight(Q_PROJ, ALL, ALL)), values[Q_PROJ])
+    assert quantization_of(tmp_path) == f"{method}, 4 bits"
+    load_decoder(tmp_path, torch.float32)
 
 
 def symmetric(folder: Path, bits: int, stored_zero: int, **quantization: object) -> dict[str, torch.Tensor]:

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from specgrove.models import hub
 from specgrove.models.hub import DEMO_LLM, ModelNotFoundError, check_model_folder, resolve_model
+from specgrove.models.inventory import find_model
 
 
 @pytest.fixture
@@ -157,3 +158,18 @@ def test_demo_llm_tokenizer(demo_llm: Path) -> None:
     assert 2 in tokenizer.encode("Hi<|im_end|>\n").ids
     assert json.loads((demo_llm / "config.json").read_text())["eos_token_id"] == 2
     assert (demo_llm / "chat_template.jinja").is_file()
+
+
+@pytest.mark.parametrize("model", ["~nobody-of-this-name/model", "a\0b", "x" * 5000, "/x" * 3000])
+def test_what_can_be_no_path_is_told(model: str, tmp_path: Path) -> None:
+    for find in (resolve_model, lambda model, cache_dir, progress: find_model(model, cache_dir, progress)):
+        with pytest.raises(ModelNotFoundError, match=r"can't be a path \(.+\), and is no hub id") as raised:
+            find(model, cache_dir=tmp_path, progress=print)
+        assert len(str(raised.value)) < 300
+
+
+def test_a_folder_in_place_of_the_weights_is_told(model_folder: Path) -> None:
+    (model_folder / "model.safetensors").unlink()
+    (model_folder / "model.safetensors").mkdir()
+    with pytest.raises(ModelNotFoundError, match=r"lacks model\.safetensors \(a broken link, or no file\)"):
+        check_model_folder(model_folder)

@@ -20,6 +20,7 @@ from specgrove.models.formats.scaled import ScaledFormat
 from specgrove.models.formats.stored import StoredTensors, WeightFormat
 
 _PART_OF = {own.QUANT_METHOD: ".codes", "gptq": ".qweight", "awq": ".qweight"}
+_PLAIN = (".weight", ".bias", ".inv_freq")
 SUPPORTED_METHODS = (own.QUANT_METHOD, "gptq", "awq")
 
 
@@ -31,8 +32,8 @@ def format_of(config: Mapping[str, Any] | None, stored: StoredTensors) -> Weight
     chosen = _named_format(method, config, stored)
     if method in _PART_OF and not any(name.endswith(_PART_OF[method]) for name in names):
         raise UnsupportedModelError(
-            f"config.json says that the weights are quantised by {method}, but no tensor is stored so: remove quantization_config "
-            "from config.json if they are not, else the files are another model's"
+            f"config.json (or quantize_config.json) says that the weights are quantised by {method}, but no tensor is stored so: remove "
+            "what it says if they are not, else the files are another model's"
         )
     if chosen is not None:
         return chosen
@@ -47,6 +48,11 @@ def format_of(config: Mapping[str, Any] | None, stored: StoredTensors) -> Weight
         return ScaledFormat(config, stored)
     if not config:
         return None
+    if all(name.endswith(_PLAIN) for name in names):
+        raise UnsupportedModelError(
+            f"config.json says that the weights are quantised by {method or 'an unnamed method'}, but they are plain numbers: remove "
+            "quantization_config from config.json to serve them as they are"
+        )
     raise UnsupportedModelError(
         f"quantised by {method or 'an unnamed method'}, which is not supported: only {', '.join(SUPPORTED_METHODS)} and scaled 8 "
         f"bits are; {REMEDY}"

@@ -25,7 +25,7 @@ class GptqFormat:
     def __init__(self, config: Mapping[str, Any], stored: StoredTensors) -> None:
         """Raises ``UnsupportedModelError``."""
         if (bits := config.get("bits", 4)) not in (4, 8):
-            raise UnsupportedModelError(f"GPTQ of {bits} bits is not supported, only 4 and 8")
+            raise UnsupportedModelError(f"GPTQ of {bits!r} bits is not supported, only 4 and 8")
         version = config.get("checkpoint_format") or "gptq"
         if version not in ("gptq", "gptq_v2") or config.get("is_marlin_format"):
             raise UnsupportedModelError(f"GPTQ in the {version} layout is not supported, only gptq and gptq_v2")
