@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
+# What the kernel takes of a unix socket's path (man 7 unix), the zero byte at its end left aside.
+MAX_SOCKET_PATH_BYTES = 107
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+(%[^\s\]/]+)?\]|[^\s/:\[\]]+):([0-9]{1,5})")
 # Ways to name servers that gRPC's clients know besides: https://grpc.github.io/grpc/core/md_doc_naming.html
 _NAMING_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix-abstract:", "vsock:", "xds:")
@@ -14,10 +18,16 @@ def is_unix(address: str) -> bool:
     return address.startswith("unix:")
 
 
+def socket_path(address: str) -> Path:
+    """Of ``unix:path``, ``unix:/path`` or ``unix:///path``."""
+    path = address.removeprefix("unix:")
+    return Path(path[2:] if path.startswith("//") else path)
+
+
 def checked_address(address: str) -> str:
     """The address, or ``ValueError`` that says what one looks like."""
     if is_unix(address):
-        is_right = len(address) > len("unix:")
+        is_right = len(address) > len("unix:") and "\0" not in address
     else:
         found = _HOST_AND_PORT.fullmatch(address)
         is_right = found is not None and int(found[3]) <= 65535
@@ -30,4 +40,8 @@ def checked_target(address: str) -> str:
     """As ``checked_address``, for clients: what gRPC calls a target will do, too."""
     if not isinstance(address, str):
         raise ValueError(f"address must be a text, HOST:PORT or unix:/path, got a {type(address).__name__}")
-    return address if address.startswith(_NAMING_SCHEMES) else checked_address(address)
+    if address.startswith(_NAMING_SCHEMES):
+        return address
+    if is_unix(address) and len(os.fsencode(socket_path(address))) > MAX_SOCKET_PATH_BYTES:
+        raise ValueError(f"address: a unix socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes, got {address!r}")
+    return checked_address(address)

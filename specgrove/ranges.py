@@ -16,10 +16,15 @@ class Range:
 
     def problem(self, value: float) -> str | None:
         """What is wrong with ``value`` and what would be right, or ``None``."""
-        is_inside = (self.low < value if self.is_low_open else self.low <= value) and value <= self.high
-        if math.isfinite(value) and is_inside:
+        if self._holds(value):
             return None
-        return f"must be in {'(' if self.is_low_open else '['}{self.low:g}, {self.high:g}], got {value:g}"
+        # All digits where fewer would show a number that is in range.
+        shown = f"{value:g}" if not self._holds(float(f"{value:g}")) else f"{value:.17g}"
+        return f"must be in {'(' if self.is_low_open else '['}{self.low:g}, {self.high:g}], got {shown}"
+
+    def _holds(self, value: float) -> bool:
+        is_inside = (self.low < value if self.is_low_open else self.low <= value) and value <= self.high
+        return math.isfinite(value) and is_inside
 
 
 SAMPLING_RANGES = {

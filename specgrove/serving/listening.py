@@ -8,8 +8,8 @@ from __future__ import annotations
 import errno
 import socket
 
-from specgrove.addresses import is_unix
-from specgrove.serving.unix_socket import socket_path, take_socket_path
+from specgrove.addresses import is_unix, socket_path
+from specgrove.serving.unix_socket import take_socket_path
 
 _REASONS = {
     errno.EADDRINUSE: "another server does; give another port, or stop it",

@@ -19,7 +19,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from specgrove.addresses import checked_address, is_unix
+from specgrove.addresses import checked_address, is_unix, socket_path
 from specgrove.serving.address import (
     MAX_MESSAGE_BYTES,
     TlsFiles,
@@ -29,7 +29,7 @@ from specgrove.serving.address import (
 from specgrove.serving.call_guard import CallGuard
 from specgrove.serving.event_loop_watch import watch_event_loop
 from specgrove.serving.listening import check_can_listen
-from specgrove.serving.unix_socket import socket_path, take_socket_path
+from specgrove.serving.unix_socket import take_socket_path
 
 logger = logging.getLogger(__name__)
 

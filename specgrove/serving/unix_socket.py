@@ -11,21 +11,15 @@ import socket
 import stat
 from pathlib import Path
 
+from specgrove.addresses import MAX_SOCKET_PATH_BYTES
+
 _CONNECT_TIMEOUT_S = 1.0
-# What the kernel takes of a path (man 7 unix), the zero byte at its end left aside.
-_MAX_PATH_BYTES = 107
-
-
-def socket_path(address: str) -> Path:
-    """Of ``unix:path``, ``unix:/path`` or ``unix:///path``."""
-    path = address.removeprefix("unix:")
-    return Path(path[2:] if path.startswith("//") else path)
 
 
 def take_socket_path(path: Path) -> None:
     """Removes a socket that nobody listens on. Raises ``OSError`` that says what else is there."""
-    if len(os.fsencode(path)) > _MAX_PATH_BYTES:
-        raise OSError(f"can't listen on {path}: a unix socket's path has at most {_MAX_PATH_BYTES} bytes")
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        raise OSError(f"can't listen on {path}: a unix socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes")
     if not path.parent.is_dir():
         raise OSError(f"can't listen on {path}: there is no folder {path.parent}")
     try:

@@ -73,7 +73,10 @@ class ChatTemplates:
         """The text of a conversation. Raises ``ValueError``."""
         conversation = [message_values(message) for message in messages]
         if options.continue_final_message:
-            conversation[-1]["content"] = f"{conversation[-1]['content']}{_END_OF_FINAL_MESSAGE}"
+            content = conversation[-1].get("content")
+            if not isinstance(content, str):
+                raise ValueError("the final message has no text that could be continued")
+            conversation[-1]["content"] = f"{content}{_END_OF_FINAL_MESSAGE}"
         variables: dict[str, object] = {"tools": None, "documents": None}
         variables.update(options.template_kwargs)
         variables["add_generation_prompt"] = options.add_generation_prompt

@@ -192,6 +192,9 @@ def _read(tokenizer_json: bytes) -> tuple[tokenizers.Tokenizer, Mapping[str, obj
         raise ValueError(f"tokenizer.json is not a tokenizer: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    if isinstance(tokenizer.model, tokenizers.models.BPE):
+        # Meant for training: a text would have other tokens each time.
+        tokenizer.model.dropout = None
     return tokenizer, json.loads(tokenizer_json).get("decoder") or {}
 
 

@@ -228,6 +228,13 @@ async def test_templates_get_values_in_their_order() -> None:
     assert bytes(token_ids).decode() == text.replace("\\ud83d\\ude00", "\U0001f600") * 2
 
 
+def test_a_number_that_is_hardly_out_of_range_is_told_as_such() -> None:
+    with pytest.raises(InvalidRequestError, match=r"must be in \[0, 1\], got 1.00000011"):
+        check_fields(router_pb2.GenerateRequest(text="x", **_sampling(top_p=1 + 1e-7)), MODEL, ())
+    with pytest.raises(InvalidRequestError, match=r"must be in \[-100, 100\], got 100.0000"):
+        check_fields(router_pb2.GenerateRequest(text="x", **_sampling(logit_bias={1: 100.00001})), MODEL, ())
+
+
 async def test_what_other_systems_clients_send_is_taken() -> None:
     sampling = (await _checked(**_sampling(temperature=1, top_p=0, top_k=7))).request.sampling
     assert (sampling.top_k, sampling.top_p) == (1, 1.0)

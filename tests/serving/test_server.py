@@ -213,6 +213,16 @@ def test_addresses_are_taken_as_they_are(address: str) -> None:
     assert checked_address(address) == checked_target(address) == address
 
 
+def test_a_path_that_no_socket_can_have_is_told_at_once() -> None:
+    long = "/" + "x" * 106
+    assert checked_target(f"unix:{long}") == f"unix:{long}"
+    assert checked_target(f"unix://{long}") == f"unix://{long}"
+    with pytest.raises(ValueError, match="at most 107 bytes"):
+        checked_target(f"unix:{long}x")
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        checked_target("unix:/a\0b")
+
+
 @pytest.mark.parametrize("target", ["dns:///host:1", "dns:host", "ipv4:10.0.0.1:1,10.0.0.2:1", "xds:///name"])
 def test_clients_may_name_servers_as_grpc_does(target: str) -> None:
     assert checked_target(target) == target

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from specgrove.serving.unix_socket import socket_path
+from specgrove.addresses import socket_path
 from tests.serving.toy_service import EchoServicer, client_of, server_of
 
 

@@ -134,3 +134,9 @@ def test_arguments_of_calls_are_objects_though_clients_send_them_as_text(argumen
     assert tokenizer.render_chat([{"role": "assistant", "content": "", "function_call": function}]) == expected
     # The caller's own stays as it is.
     assert calls[0]["function"] == {"name": "f", "arguments": arguments}
+
+
+@pytest.mark.parametrize("message", [{"role": "assistant", "tool_calls": []}, {"role": "assistant", "content": None}])
+def test_a_message_without_text_is_not_continued(message: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="no text that could be continued"):
+        with_template("{{ messages }}").render_chat([message], ChatOptions(continue_final_message=True))

@@ -181,3 +181,10 @@ def test_the_digest_is_of_tokens_and_ids_not_of_files() -> None:
     assert Tokenizer(swapped.to_str().encode(), {}, None).vocab_sha256 != digests[0]
     plain.add_tokens(["c"])
     assert Tokenizer(plain.to_str().encode(), {}, None).vocab_sha256 != digests[0]
+
+
+def test_a_text_has_the_same_tokens_each_time() -> None:
+    """Files may keep the dropout that a tokenizer was trained with."""
+    model = tokenizers.models.BPE(vocab={"a": 0, "b": 1, "ab": 2}, merges=[("a", "b")], dropout=0.5)
+    tokenizer = Tokenizer(tokenizers.Tokenizer(model).to_str().encode(), {}, None)
+    assert {tuple(tokenizer.encode("ab" * 8)) for _ in range(20)} == {(2,) * 8}
