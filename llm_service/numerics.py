@@ -17,7 +17,9 @@ from specgrove.models.weights_digest import weights_digest
 def numerics_of(config: LlmServiceConfig, folder: Path, decoder: Decoder) -> tuple[str, ...]:
     """E.g. ``("weights 3f…", "dtype bfloat16", "cpu avx512", …)``; the same for replicas that give the same bits."""
     device = decoder.device
-    where = f"gpu {torch.cuda.get_device_name(device)}" if device.type == "cuda" else f"cpu {get_isa()}"
+    where = f"cpu {get_isa()}"
+    if device.type == "cuda":  # where some ops are torch's, or all
+        where = f"gpu {torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     return (
         f"weights {model_digest(folder)[:16]}",
         f"dtype {config.dtype}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 import tqdm
@@ -11,6 +12,10 @@ import tqdm
 from specgrove.kernels import threads
 
 TINY_VOCAB_SIZE = 97
+
+# By default an example that takes 0.2 s fails, on a busy machine that is.
+hypothesis.settings.register_profile("at any speed", deadline=None)
+hypothesis.settings.load_profile("at any speed")
 
 # Its thread and a progress bar that the garbage collector ends wait for each other now and then (transformers leaves such bars).
 tqdm.tqdm.monitor_interval = 0

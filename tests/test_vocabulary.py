@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +30,11 @@ def test_a_renamed_token_and_those_of_one_side_only_are_foreign() -> None:
     match = compare_vocabularies(token_checksums(llm), token_checksums(ssm))
     assert match.foreign_ids == {100, 101, 105}
     assert match.is_close
+
+
+def test_a_token_whose_checksum_is_0_is_none_that_is_missing() -> None:
+    assert zlib.crc32(b"") == 0
+    assert token_checksums({"": 0, "b": 2})[:8] == b"\1\0\0\0\0\0\0\0"
 
 
 @pytest.mark.parametrize(("num_changed", "is_close"), [(10, True), (11, False), (100, False)])

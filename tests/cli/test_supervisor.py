@@ -197,3 +197,13 @@ def test_a_suite_with_tls_has_a_second_address_for_its_own_machine(tmp_path: Pat
     assert plain.local_address == plain.address
     for made in (suite, plain):
         made.stop()
+
+
+def test_a_suite_gives_its_services_the_time_to_drain_that_it_tells_them(tmp_path: Path) -> None:
+    config = SuiteConfig(llm_folder=tmp_path, drain_timeout_s=90.0)
+    suite = Suite(config)
+    assert suite._supervisor._drain_s > 90
+    for process in process_specs(config, suite._addresses):
+        place = process.arguments.index("--drain-timeout-s")
+        assert process.arguments[place + 1] == "90"
+    suite.stop()

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
-from llm_service.numerics import model_digest
+import pytest
+import torch
+
+from llm_service import numerics
+from llm_service.arguments import parse_arguments
+from llm_service.numerics import model_digest, numerics_of
 
 
 def test_the_digest_is_of_weights_and_configuration(tmp_path: Path) -> None:
@@ -44,3 +51,47 @@ def test_shards_are_weights_each(tmp_path: Path) -> None:
     digest = model_digest(tmp_path)
     (tmp_path / "model-2.safetensors").write_bytes(bytes([3]) * 100)
     assert model_digest(tmp_path) != digest
+
+
+class OtherOps:
+    """Kernels of another kind."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changed"),
+    [
+        (["--dtype", "float32"], "dtype float32"),
+        (["--quantization", "int8"], "quantization int8"),
+        (["--tensor-parallel", "2"], "layout 2 x 1"),
+        (["--threads", "3", "--kv-slots", "7", "--max-model-len", "9", "--device", "cpu"], None),
+    ],
+)
+def test_what_decides_bits_is_told_fact_by_fact(
+    arguments: Sequence[str], changed: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(bytes(1000))
+    (tmp_path / "config.json").write_text("{}")
+    decoder = SimpleNamespace(device=torch.device("cpu"), ops=object())
+    usual = numerics_of(parse_arguments([]), tmp_path, decoder)
+    found = numerics_of(parse_arguments(arguments), tmp_path, decoder)
+    assert set(found) - set(usual) == ({changed} if changed else set())
+    assert len(set(found) & set(usual)) == len(usual) - (changed is not None)
+    for change, fact in (
+        (lambda: setattr(decoder, "ops", OtherOps()), "kernels OtherOps"),
+        (lambda: monkeypatch.setattr(numerics, "get_isa", lambda: "sse9"), "cpu sse9"),
+        (lambda: monkeypatch.setattr(numerics, "_version", lambda: "9.9"), "version 9.9"),
+    ):
+        before = set(found)
+        change()
+        found = numerics_of(parse_arguments(arguments), tmp_path, decoder)
+        assert set(found) - before == {fact}
+
+
+def test_on_a_gpu_its_name_and_torchs_version_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not all that runs there are kernels of our own."""
+    (tmp_path / "model.safetensors").write_bytes(bytes(1000))
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
+    decoder = SimpleNamespace(device=torch.device("cuda", 1), ops=object())
+    facts = numerics_of(parse_arguments([]), tmp_path, decoder)
+    assert f"gpu card 1, torch {torch.__version__}" in facts

@@ -148,3 +148,29 @@ async def test_refused_clients_are_told_different_times(monkeypatch: pytest.Monk
     # Two permits of about 0.2 s each: the twentieth has its turn after two seconds, and is told to come a little early.
     assert 100 <= delays[0] <= 220
     assert 1000 <= delays[19] <= 2200
+
+
+class Extreme(Random):
+    """Draws the least, or the most, that may be."""
+
+    def __init__(self, *, is_most: bool) -> None:
+        super().__init__()
+        self._is_most = is_most
+
+    def uniform(self, a: float, b: float) -> float:
+        return b if self._is_most else a
+
+
+async def test_delays_are_spread_around_the_time_of_ones_turn() -> None:
+    """Some come early, and wait in the queue; some a little late."""
+    delays_ms = []
+    for is_most in (False, True):
+        admission = Admission(1, 0, random=Extreme(is_most=is_most))
+        admission._mean_service_s = 10.0
+        async with admission.permit():
+            with pytest.raises(ResourceExhaustedError) as error:
+                await admission.acquire(None)
+        delays_ms.append(error.value.retry_delay_ms)
+    earliest, latest = delays_ms
+    assert 4_000 <= earliest < 9_000
+    assert 10_000 < latest <= 12_000

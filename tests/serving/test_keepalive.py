@@ -26,7 +26,9 @@ def test_services_notice_in_ten_seconds_and_public_servers_in_a_minute() -> None
     assert seconds_to_notice(channel_options()) <= 10
     assert seconds_to_notice(server_options()) <= 10
     assert 30 <= seconds_to_notice(server_options(is_public=True)) <= 60
-    assert dict(client_channel_options())["grpc.keepalive_time_ms"] >= 300_000
+    clients = dict(client_channel_options())
+    assert clients["grpc.keepalive_time_ms"] >= 300_000
+    assert clients["grpc.keepalive_permit_without_calls"] == 0
 
 
 class CuttableLink:
