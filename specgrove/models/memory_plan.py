@@ -209,7 +209,11 @@ def check_fits(spec: DecoderSpec, request: MemoryRequest, available_bytes: int, 
     needed = sum(plan.total_bytes for plan in plans)
     if needed <= available_bytes:
         return
-    ways = [flag for flag, other in _others(spec, request) if _needed(spec, other, ranks) <= available_bytes]
+    ways = [
+        flag
+        for flag, other in _others(spec, request, available_bytes, ranks)
+        if _needed(spec, other, ranks) <= available_bytes
+    ]
     advice = (
         f"what would fit: {', or '.join(ways)}" if ways else "no setting makes it fit: spread it over more machines"
     )
@@ -227,9 +231,18 @@ def _needed(spec: DecoderSpec, request: MemoryRequest, ranks: range) -> int:
     return sum(plan.total_bytes for plan in _plans_of(spec, request, ranks))
 
 
-def _others(spec: DecoderSpec, request: MemoryRequest) -> Iterable[tuple[str, MemoryRequest]]:
+def _fewer_slots(spec: DecoderSpec, request: MemoryRequest, available_bytes: int, ranks: range) -> int:
+    """As many as fill seven eighths of the room, in round numbers: 2048 at least, and no more than are asked for."""
+    others, of_one = (_needed(spec, replace(request, num_slots=number), ranks) for number in (0, 1))
+    found = (available_bytes - others) * 7 // 8 // (of_one - others)
+    return min(max(2048, found - found % 1024), request.num_slots)
+
+
+def _others(
+    spec: DecoderSpec, request: MemoryRequest, available_bytes: int, ranks: range
+) -> Iterable[tuple[str, MemoryRequest]]:
     """Settings that take less, the mildest first."""
-    fewer = max(2048, request.num_slots // 8)
+    fewer = _fewer_slots(spec, request, available_bytes, ranks)
     if fewer < request.num_slots:
         yield f"--kv-slots {fewer}", replace(request, num_slots=fewer)
     if request.dtype == "float32":
@@ -240,10 +253,10 @@ def _others(spec: DecoderSpec, request: MemoryRequest) -> Iterable[tuple[str, Me
             yield f"--dtype bfloat16 --quantization {quantization}", replace(request, quantization=quantization)
     if request.max_weight_bytes is None:
         yield "--offload (slower: weights are fetched for every pass)", replace(request, max_weight_bytes=1 << 28)
-    yield (
-        f"--dtype bfloat16 --quantization int4 --kv-slots {fewer}",
-        replace(request, quantization="int4", num_slots=fewer),
-    )
+    least = replace(request, quantization="int4")
+    fewer = _fewer_slots(spec, least, available_bytes, ranks)
+    if fewer < request.num_slots:
+        yield f"--dtype bfloat16 --quantization int4 --kv-slots {fewer}", replace(least, num_slots=fewer)
 
 
 def available_memory_bytes(root: Path = Path("/")) -> int:

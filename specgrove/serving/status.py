@@ -5,6 +5,8 @@ A client never sees a traceback: errors that are not ours become INTERNAL with a
 
 from __future__ import annotations
 
+import re
+
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import DecodeError
@@ -45,6 +47,7 @@ _CODE_AND_REASON: tuple[tuple[type[SpecGroveError], grpc.StatusCode, str], ...] 
 )
 
 
+_TLS_ERROR = re.compile(r"OPENSSL_internal:([A-Z_]+)")
 # How gRPC begins when it has no connection.
 _NOT_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
 
@@ -56,7 +59,11 @@ def is_not_connected(details: str) -> bool:
 
 def connection_cause(details: str) -> str:
     """What stopped a connection, in a few words; gRPC tells all of its own steps before."""
-    return details.rpartition(": ")[2].rstrip("]") if is_not_connected(details) else details
+    if not is_not_connected(details):
+        return details
+    if (found := _TLS_ERROR.search(details)) is not None:
+        return f"TLS: {found[1].lower().replace('_', ' ')}"
+    return details.rpartition(": ")[2].rstrip("]")
 
 
 async def abort(context: grpc.aio.ServicerContext[object, object], error: SpecGroveError) -> None:

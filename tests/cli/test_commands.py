@@ -141,6 +141,12 @@ def test_how_to_connect_is_nothing_for_a_suite_that_is_started(capsys: pytest.Ca
     assert "--tls-ca: how to connect to a running suite; give its --address too" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["--tls-ca", "--token-file"])
+def test_a_missing_file_is_named(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "hi", "--address", "127.0.0.1:1", flag, "/no/such.pem"]) == 1
+    assert capsys.readouterr().err == "specgrove: error: /no/such.pem: No such file or directory\n"
+
+
 def test_a_missing_model_folder_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "hi", "--llm", "/no/such/folder"]) == 1
     last_line = capsys.readouterr().err.splitlines()[-1]

@@ -88,7 +88,7 @@ def test_what_does_not_fit_is_refused_with_what_would(tmp_path: Path) -> None:
     request = replace(REQUEST, num_slots=100_000)
     (plan,) = plan_memory(spec, request)
     check_fits(spec, request, plan.total_bytes, range(1))
-    with pytest.raises(DoesNotFitError, match=r"what would fit: --kv-slots 12500, or --dtype bfloat16, or --dtype"):
+    with pytest.raises(DoesNotFitError, match=r"what would fit: --kv-slots 87040, or --dtype bfloat16, or --dtype"):
         check_fits(spec, request, plan.total_bytes - 1, range(1))
     with pytest.raises(DoesNotFitError, match="no setting makes it fit"):
         check_fits(spec, request, 1000, range(1))
@@ -145,3 +145,11 @@ def test_the_readme_tells_what_is_planned(name: str, tmp_path: Path) -> None:
     ]
     figures = [f"{num_bytes / 1e9:.1f}" for num_bytes in (*(plan.weight_bytes for plan in plans), plans[0].kv_bytes)]
     assert f"| {name} | {' | '.join(figures)} |" in (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def test_fewer_slots_are_advised_as_many_as_fit(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(README_MODELS["SmolLM2 135M"])
+    spec, asked = read_spec(tmp_path), replace(REQUEST, num_slots=40_000_000)
+    needed = plan_memory(spec, replace(asked, num_slots=100 * 1024 * 8 // 7 + 1))[0].total_bytes
+    with pytest.raises(DoesNotFitError, match=r"what would fit: --kv-slots 102400\b"):
+        check_fits(spec, asked, needed, range(1))

@@ -13,6 +13,10 @@ def test_a_peer_that_is_away_is_told_of_ever_more_seldom() -> None:
 def test_the_cause_is_told_without_grpcs_own_steps() -> None:
     steps = "failed to connect to all addresses; last error: UNKNOWN: unix:/a: connect failed: addr: unix:/a error: "
     assert connection_cause(steps + "No such file or directory") == "No such file or directory"
+    handshake = (
+        "Tls handshake failed: SSL_ERROR_SSL: error:100000f7:SSL routines:OPENSSL_internal:WRONG_VERSION_NUMBER: x: OK"
+    )
+    assert connection_cause(steps + handshake) == "TLS: wrong version number"
     lookup = (
         "errors resolving nohost.invalid:1: [field:hostname lookup error:address lookup failed: Domain name not found]"
     )
