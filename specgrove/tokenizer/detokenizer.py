@@ -24,7 +24,7 @@ class TokenTexts:
     def __init__(self, tokenizer: tokenizers.Tokenizer, decoder: Mapping[str, Any]) -> None:
         """``decoder`` is the part of tokenizer.json of that name; empty where there is none."""
         self._tokenizer = tokenizer
-        kinds = set(_kinds_of(decoder))
+        kinds = set(kinds_of(decoder))
         self.is_byte_level = "ByteLevel" in kinds
         self.has_byte_fallback = "ByteFallback" in kinds
         added = tokenizer.get_added_tokens_decoder()
@@ -119,11 +119,12 @@ class IncrementalDetokenizer:
         return last[::-1]
 
 
-def _kinds_of(decoder: Mapping[str, Any]) -> Iterator[str]:
-    """Types of a decoder and of those that it is made of."""
-    for part in decoder.get("decoders", ()):
-        yield from _kinds_of(part)
-    yield str(decoder.get("type"))
+def kinds_of(part: Mapping[str, Any]) -> Iterator[str]:
+    """Types of a part of tokenizer.json, e.g. its decoder, and of those that it is made of."""
+    for name in ("decoders", "pretokenizers", "normalizers"):
+        for inner in part.get(name, ()):
+            yield from kinds_of(inner)
+    yield str(part.get("type"))
 
 
 def _byte_of_character() -> dict[str, int]:

@@ -10,12 +10,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
 from specgrove.json_files import JsonObject
 from specgrove.tokenizer.chat_template import ChatOptions, ChatTemplates
-from specgrove.tokenizer.detokenizer import IncrementalDetokenizer, TokenTexts
+from specgrove.tokenizer.detokenizer import IncrementalDetokenizer, TokenTexts, kinds_of
 from specgrove.tokenizer.files import read_tokenizer_files
 from specgrove.tokenizer.messages import Message
 from specgrove.tokenizer.special_tokens import DeclaredTokens, declared_tokens
@@ -195,7 +196,19 @@ def _read(tokenizer_json: bytes) -> tuple[tokenizers.Tokenizer, Mapping[str, obj
     if isinstance(tokenizer.model, tokenizers.models.BPE):
         # Meant for training: a text would have other tokens each time.
         tokenizer.model.dropout = None
-    return tokenizer, json.loads(tokenizer_json).get("decoder") or {}
+    content = json.loads(tokenizer_json)
+    decoder = content.get("decoder") or {}
+    if _writes_bytes(content) and "ByteLevel" not in kinds_of(decoder):
+        # Saved with another kind's decoder, or none: it would show characters that stand for bytes ("\u0120" for a space).
+        tokenizer.decoder = tokenizers.decoders.ByteLevel()
+        decoder = {"type": "ByteLevel"}
+    return tokenizer, decoder
+
+
+def _writes_bytes(content: Mapping[str, Any]) -> bool:
+    """Whether texts become characters that stand for bytes before they are divided into tokens."""
+    parts = (content.get("pre_tokenizer"), content.get("normalizer"))
+    return any("ByteLevel" in kinds_of(part) for part in parts if part)
 
 
 def _vocab_sha256(vocab: Mapping[str, int]) -> str:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.tokenizer import ChatOptions, Tokenizer
-from tests.tokenizer.shapes import TOKENIZERS
+from tests.tokenizer.shapes import TOKENIZERS, byte_level_backend
 
 
 def streamed(tokenizer: Tokenizer, ids: list[int]) -> str:
@@ -188,3 +188,27 @@ def test_a_text_has_the_same_tokens_each_time() -> None:
     model = tokenizers.models.BPE(vocab={"a": 0, "b": 1, "ab": 2}, merges=[("a", "b")], dropout=0.5)
     tokenizer = Tokenizer(tokenizers.Tokenizer(model).to_str().encode(), {}, None)
     assert {tuple(tokenizer.encode("ab" * 8)) for _ in range(20)} == {(2,) * 8}
+
+
+@pytest.mark.parametrize("decoder", [None, "of Llama", "Fuse"])
+@pytest.mark.parametrize("place", ["pre_tokenizer", "normalizer", "in a sequence"])
+def test_bytes_become_text_whatever_decoder_a_file_keeps(place: str, decoder: str | None) -> None:
+    """Some files were saved with the decoder of another kind of tokenizer, or none."""
+    content = json.loads(byte_level_backend().to_str())
+    by_bytes = content["pre_tokenizer"]
+    if place == "normalizer":
+        content |= {"pre_tokenizer": None, "normalizer": {"type": "ByteLevel"}}
+    elif place == "in a sequence":
+        content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [by_bytes]}
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    replace = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+    parts = [replace, {"type": "ByteFallback"}, {"type": "Fuse"}, strip]
+    content["decoder"] = {"of Llama": {"type": "Sequence", "decoders": parts}, "Fuse": {"type": "Fuse"}}.get(
+        decoder or ""
+    )
+    tokenizer = Tokenizer(json.dumps(content).encode(), {}, None)
+    text = " naïve 木 😀 the fox\n"
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    detokenizer = tokenizer.detokenizer()
+    assert "".join([detokenizer.add(token_id) for token_id in ids]) + detokenizer.finish() == text
