@@ -5,14 +5,18 @@ Each class says what its receiver can do about it. Messages name what is wrong a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 DEFAULT_RETRY_DELAY_MS = 1000
 
 
 class SpecGroveError(Exception):
-    """Base of all errors below."""
+    """Base of all errors below. They can be copied, and sent to other processes, with all that they carry."""
+
+    def __reduce__(self) -> tuple[Callable[..., SpecGroveError], tuple[object, ...]]:
+        # Exception's own calls the constructor with the text alone.
+        return _restored, (type(self), self.args, self.__dict__)
 
 
 class StaleBaseError(SpecGroveError):
@@ -85,3 +89,9 @@ class InvalidRequestError(SpecGroveError):
     def of(cls, field: str, description: str) -> InvalidRequestError:
         """One violation."""
         return cls((FieldViolation(field, description),))
+
+
+def _restored(kind: type[SpecGroveError], texts: tuple[object, ...], values: Mapping[str, object]) -> SpecGroveError:
+    error = kind.__new__(kind, *texts)
+    error.__dict__.update(values)
+    return error
