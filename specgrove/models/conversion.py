@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -21,12 +21,12 @@ from specgrove.models.formats.gguf_checkpoint import GgufCheckpoint
 from specgrove.models.formats.gguf_families import main_type
 from specgrove.models.gguf_file import GgufFile
 from specgrove.models.gguf_model import write_config_and_tokenizer
+from specgrove.models.loading import ARCHITECTURES, check_weights, open_checkpoint
 from specgrove.models.made_folder import copy_other_files, edit_json, whole_folder
 from specgrove.models.missing import not_there
 from specgrove.models.model_files import gguf_of, is_gguf_file
+from specgrove.models.pickle_files import pickle_files_of
 from specgrove.models.safetensors_writer import SafetensorsWriter
-
-_NO_WEIGHTS = ("training_args.bin", "optimizer.bin", "scheduler.bin", "random_states.bin")
 
 
 def convert_model(
@@ -70,18 +70,18 @@ def _convert_gguf(path: Path, target: Path, dtype: torch.dtype | None, progress:
 
 
 def _convert_pickle(source: Path, target: Path, dtype: torch.dtype | None, progress: Callable[[str], None]) -> None:
-    paths = sorted(source.glob("pytorch_model*.bin")) or sorted(
-        path for path in source.glob("*.bin") if path.name not in _NO_WEIGHTS
-    )
+    paths = pickle_files_of(source)
     if not paths or not (source / "config.json").is_file():
         raise ValueError(f"{source} has no config.json and pytorch_model*.bin beside it, and no GGUF file either")
     num_bytes = sum(path.stat().st_size for path in paths)
     with whole_folder(target, DiskNeed(f"converting {source.name}", num_bytes)) as folder:
         copy_other_files(source, folder)
-        writer = SafetensorsWriter(folder)
+        writer, file_of = SafetensorsWriter(folder), dict[str, str]()
         for path in paths:
             progress(f"reading {path.name}")
             for name, tensor in _tensors_of(path):
+                if file_of.setdefault(name, path.name) != path.name:
+                    raise UnsupportedModelError(f"{source}: both {file_of[name]} and {path.name} hold {name}")
                 is_cast = dtype is not None and tensor.is_floating_point()
                 # A copy: tied weights share memory, which safetensors refuses, and views would keep all of the file.
                 writer.add(name, tensor.to(dtype, copy=True) if is_cast else tensor.clone())
@@ -90,6 +90,19 @@ def _convert_pickle(source: Path, target: Path, dtype: torch.dtype | None, progr
             edit_json(folder / "config.json", {"dtype": str(dtype).removeprefix("torch.")})
         if not (folder / "tokenizer.json").is_file():
             _write_tokenizer(source, folder, progress)
+        _check_written(source, folder)
+
+
+def _check_written(source: Path, folder: Path) -> None:
+    """Whether all tensors came, where they are of a family that we know. Raises ``UnsupportedModelError``."""
+    config = read_json_object(folder / "config.json")
+    if not set(config.texts("architectures")) & set(ARCHITECTURES):
+        return
+    try:
+        with open_checkpoint(folder) as checkpoint:
+            check_weights(folder, checkpoint)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(str(error).replace(str(folder), str(source))) from error
 
 
 def _tensors_of(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -102,7 +115,14 @@ def _tensors_of(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
         ) from error
     if not isinstance(content, dict):
         raise UnsupportedModelError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
-    yield from ((str(name), tensor) for name, tensor in content.items() if isinstance(tensor, torch.Tensor))
+    for name, value in content.items():
+        if isinstance(value, Mapping) and any(isinstance(item, torch.Tensor) for item in value.values()):
+            raise UnsupportedModelError(
+                f"{path} is a checkpoint of training: its tensors lie under {str(name)!r}, not at its top; save those alone "
+                "(torch.save(content[name], path))"
+            )
+        if isinstance(value, torch.Tensor):
+            yield str(name), value
 
 
 def _write_tokenizer(source: Path, folder: Path, progress: Callable[[str], None]) -> None:
@@ -113,6 +133,6 @@ def _write_tokenizer(source: Path, folder: Path, progress: Callable[[str], None]
         progress("no tokenizer.json is made, which takes transformers: pip install 'specgrove[transformers]'")
         return
     try:
-        transformers.AutoTokenizer.from_pretrained(str(source)).save_pretrained(folder)
+        transformers.AutoTokenizer.from_pretrained(str(source), trust_remote_code=False).save_pretrained(folder)
     except Exception as error:  # whatever transformers meets: the weights are converted all the same
         progress(f"no tokenizer.json could be made: {' '.join(str(error).split())[:200]}")

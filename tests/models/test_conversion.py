@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from specgrove.json_files import JsonFileError
 from specgrove.models.conversion import convert_model
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.hub import check_model_folder
@@ -46,7 +47,9 @@ def pickled(folder: Path) -> Path:
     torch.save({name: tensors[name] for name in names[:9]}, folder / "pytorch_model-00001-of-00002.bin")
     twice = {**{name: tensors[name] for name in names[9:]}, "model.rotary_emb.inv_freq": tensors[names[-1]]}
     torch.save(twice, folder / "pytorch_model-00002-of-00002.bin")
-    (folder / "pytorch_model.bin.index.json").write_text("{}")
+    files = ["pytorch_model-00001-of-00002.bin"] * 9 + ["pytorch_model-00002-of-00002.bin"] * (len(names) - 9)
+    weight_map = dict(zip(names, files, strict=True))
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
     (folder / "tokenizer.json").write_text("{}")
     torch.save({"lr": 1}, folder / "training_args.bin")
     return folder
@@ -66,6 +69,50 @@ def test_pickle_files_become_safetensors(tmp_path: Path) -> None:
     convert_model(source, tmp_path / "half", "float16")
     assert {tensor.dtype for tensor in load_file(tmp_path / "half" / "model.safetensors").values()} == {torch.float16}
     assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "float16"
+
+
+@pytest.mark.parametrize("has_index", [True, False])
+def test_half_a_model_is_not_converted(has_index: bool, tmp_path: Path) -> None:
+    source = pickled(tmp_path / "source")
+    (source / "pytorch_model-00002-of-00002.bin").rename(tmp_path / "elsewhere.bin")
+    if not has_index:
+        (source / "pytorch_model.bin.index.json").unlink()
+    with pytest.raises(ValueError, match=r"source lacks pytorch_model-00002-of-00002\.bin, parts of its weights"):
+        convert_model(source, tmp_path / "out", None)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ['{"weight_map": {}}', '{"weight_map": {"a": 1}}', '{"weight_map": {"a": "../b.bin"}}']
+)
+def test_an_index_of_pickle_files_is_checked(content: str, tmp_path: Path) -> None:
+    source = pickled(tmp_path / "source")
+    (source / "pytorch_model.bin.index.json").write_text(content)
+    with pytest.raises(JsonFileError, match=r"pytorch_model\.bin\.index\.json: weight_map "):
+        convert_model(source, tmp_path / "out", None)
+
+
+def test_one_pickle_file_comes_before_parts_of_another_checkpoint(tmp_path: Path) -> None:
+    source = pickled(tmp_path / "source")
+    original = load_file(save_tiny_llama(tmp_path / "original", seed=7) / "model.safetensors")
+    torch.save(original, source / "pytorch_model.bin")
+    convert_model(source, tmp_path / "out", None)
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(written[name], tensor) for name, tensor in original.items())
+
+
+def test_what_is_missing_or_elsewhere_in_a_pickle_file_is_told(tmp_path: Path) -> None:
+    source = pickled(tmp_path / "source")
+    tensors = load_file(save_tiny_llama(tmp_path / "original", seed=7) / "model.safetensors")
+    for content, message in (
+        ({"epoch": 3, "state_dict": tensors}, "its tensors lie under 'state_dict', not at its top"),
+        (dict(list(tensors.items())[:-1]), f"{source} has no tensor 'model.norm.weight'"),
+    ):
+        torch.save(content, source / "pytorch_model.bin")
+        with pytest.raises(UnsupportedModelError) as raised:
+            convert_model(source, tmp_path / "out", None)
+        assert message in str(raised.value)
+        assert not (tmp_path / "out").exists()
 
 
 class Malicious:
