@@ -10,6 +10,8 @@ import pytest
 from specgrove.client import Client
 from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.serve import Suite, SuiteConfig
+from tests.conftest import save_tiny_llama
+from tests.router.toy_language import EOS, VOCAB_SIZE, toy_tokenizer_json
 
 SSMS = ("lookup", "demo,name=beam,mode=beam", "demo,name=expansion,mode=expansion")
 
@@ -31,3 +33,14 @@ def suite(demo_llm: Path) -> Iterator[Suite]:
 def client(suite: Suite) -> Iterator[Client]:
     with Client(suite.address) as connected:
         yield connected
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the real services load in no time: a random Llama of bytes, with a tokenizer."""
+    folder = save_tiny_llama(
+        tmp_path_factory.mktemp("tiny_model"), seed=0, vocab_size=VOCAB_SIZE, eos_token_id=EOS, hidden_size=64,
+        intermediate_size=128, num_attention_heads=4, head_dim=16, max_position_embeddings=1024,
+    )  # fmt: skip
+    (folder / "tokenizer.json").write_bytes(toy_tokenizer_json())
+    return folder
