@@ -16,6 +16,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from specgrove.errors import DeadlineExceededError, InternalError, InvalidRequestError, SpecGroveError, UnavailableError
+from specgrove.serving.field_counts import check_num_fields
 from specgrove.serving.status import abort
 from specgrove.serving.undecodable import invalid_text_field
 
@@ -126,12 +127,16 @@ class _Undecodable:
 
 
 def _checked(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    # ``deserialize`` is the class method FromString of the message's class.
+    descriptor = deserialize.__self__.DESCRIPTOR  # type: ignore[attr-defined]
+
     def deserialize_or_explain(content: bytes) -> Any:
         try:
+            check_num_fields(descriptor, content)
             return deserialize(content)
+        except InvalidRequestError as error:
+            return _Undecodable(error)
         except DecodeError:
-            # ``deserialize`` is the class method FromString of the message's class.
-            descriptor = deserialize.__self__.DESCRIPTOR  # type: ignore[attr-defined]
             field = invalid_text_field(descriptor, content)
             if field is not None:
                 return _Undecodable(InvalidRequestError.of(field, "is not valid UTF-8"))

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+BYTES = 2
+_VARINT, _FIXED64, _FIXED32 = 0, 1, 5
 
 
 _MAX_NUM_FIELDS = 2048
 
 
-class _GivenUpError(Exception):
+class NoMessageError(Exception):
     """These bytes are no message at all, or too many fields."""
 
 
@@ -23,7 +24,7 @@ def invalid_text_field(descriptor: Descriptor, content: bytes) -> str | None:
     """The path of the first text that is not valid UTF-8, e.g. ``chat.messages[1].content``; None where none was found."""
     try:
         return _Search().in_message(descriptor, content)
-    except _GivenUpError:
+    except NoMessageError:
         return None
 
 
@@ -39,12 +40,12 @@ class _Search:
         while place < len(content):
             self._num_fields += 1
             if self._num_fields > _MAX_NUM_FIELDS:
-                raise _GivenUpError
-            key, place = _varint(content, place)
+                raise NoMessageError
+            key, place = varint_at(content, place)
             number, wire_type = key >> 3, key & 7
-            value, place = _value(content, place, wire_type)
+            value, place = value_at(content, place, wire_type)
             field = descriptor.fields_by_number.get(number)
-            if field is None or wire_type != _BYTES:
+            if field is None or wire_type != BYTES:
                 continue
             index = counts[number] = counts.get(number, -1) + 1
             path = self._in_field(field, value)
@@ -70,27 +71,29 @@ def _is_utf8(value: bytes) -> bool:
     return True
 
 
-def _value(content: bytes, place: int, wire_type: int) -> tuple[bytes, int]:
+def value_at(content: bytes, place: int, wire_type: int) -> tuple[bytes, int]:
+    """A field's value at a place (empty for a number), and the place behind it. Raises ``NoMessageError``."""
     if wire_type == _VARINT:
-        return b"", _varint(content, place)[1]
-    if wire_type == _BYTES:
-        length, place = _varint(content, place)
+        return b"", varint_at(content, place)[1]
+    if wire_type == BYTES:
+        length, place = varint_at(content, place)
     elif wire_type in (_FIXED32, _FIXED64):
         length = 4 if wire_type == _FIXED32 else 8
     else:
-        raise _GivenUpError
+        raise NoMessageError
     if place + length > len(content):
-        raise _GivenUpError
+        raise NoMessageError
     return content[place : place + length], place + length
 
 
-def _varint(content: bytes, place: int) -> tuple[int, int]:
+def varint_at(content: bytes, place: int) -> tuple[int, int]:
+    """A number at a place, and the place behind it. Raises ``NoMessageError``."""
     value = 0
     for shift in range(0, 70, 7):
         if place >= len(content):
-            raise _GivenUpError
+            raise NoMessageError
         value |= (content[place] & 0x7F) << shift
         place += 1
         if content[place - 1] < 0x80:
             return value, place
-    raise _GivenUpError
+    raise NoMessageError

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from specgrove.errors import InternalError, StaleBaseError, UnavailableError, WorkLostError
+from specgrove.serving.address import MAX_MESSAGE_BYTES
 from specgrove.serving.batches import batches
 from specgrove.v1 import ssm_pb2, token_tree_pb2
 from tests.serving.toy_service import EchoServicer, client_of, server_of
@@ -208,4 +209,19 @@ async def test_sessions_of_a_stream_that_has_ended_are_forgotten_unless_they_go_
         await second.call(ssm_pb2.DraftItem(session_id="moved"))
         await second.close()
         await until(lambda: servicer.forgotten == ["left", "moved"])
+    await server.stop(0)
+
+
+async def test_works_of_one_tick_that_are_more_than_a_message_may_have_go_in_several() -> None:
+    """As when many long sessions are replayed at once."""
+    servicer = EchoServicer()
+    server = server_of(servicer)
+    client = client_of(await server.start())
+    await client.connected.wait()
+    works = [ssm_pb2.DraftItem(session_id=f"s{i}", base=i, new_token_ids=[1 << 20] * 300_000) for i in range(20)]
+    assert sum(work.ByteSize() for work in works) > MAX_MESSAGE_BYTES
+    results = await asyncio.gather(*(client.call(work) for work in works))
+    assert [result.draft.base for result in results] == [i + 300_000 for i in range(20)]
+    assert 1 < servicer.num_messages <= len(works)
+    await client.close()
     await server.stop(0)
