@@ -11,7 +11,10 @@ import torch
 from llm_service.config import LlmServiceConfig
 from specgrove.kernels.threads import get_isa
 from specgrove.models.decoder import Decoder
+from specgrove.models.model_files import quantized_bits
 from specgrove.models.weights_digest import weights_digest
+
+_PRECISIONS: dict[int | None, str] = {8: "int8", 4: "int4"}
 
 
 def numerics_of(config: LlmServiceConfig, folder: Path, decoder: Decoder) -> tuple[str, ...]:
@@ -23,7 +26,8 @@ def numerics_of(config: LlmServiceConfig, folder: Path, decoder: Decoder) -> tup
     return (
         f"weights {model_digest(folder)[:16]}",
         f"dtype {config.dtype}",
-        f"quantization {config.quantization}",
+        # As the weights are, whoever quantised them: `specgrove serve` does so before the service starts.
+        f"quantization {_PRECISIONS.get(quantized_bits(folder), 'none')}",
         f"layout {config.layout.tensor_size} x {config.layout.num_stages}",
         where,
         f"kernels {type(decoder.ops).__name__}",

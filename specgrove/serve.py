@@ -144,7 +144,7 @@ class Suite:
             if self._progress is not None:
                 self._progress(tuple(waiting))
             if waiting and time.monotonic() > until_s:
-                raise NotReadyError(f"{', '.join(waiting)} not ready after {timeout_s:.0f} s")
+                raise NotReadyError(f"{', '.join(waiting)} not ready after {timeout_s:g} s")
             if waiting:
                 time.sleep(_HEALTH_INTERVAL_S)
 

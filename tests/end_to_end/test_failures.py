@@ -11,9 +11,9 @@ import grpc
 import pytest
 
 from specgrove.client import Client
-from specgrove.errors import DeadlineExceededError
+from specgrove.errors import DeadlineExceededError, UnavailableError
 from specgrove.request import SpeculationOptions
-from specgrove.serve import Suite
+from specgrove.serve import Suite, is_serving
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, ssm_pb2, ssm_pb2_grpc
 from tests.waiting import wait_until
 
@@ -91,3 +91,19 @@ def test_a_vanished_client_gives_the_slots_back(suite: Suite) -> None:
         child.kill()
         child.wait()
     wait_until(lambda: slots_in_use(suite) == (0, 0))
+
+
+def test_a_killed_router_leaves_no_session_behind(suite: Suite, client: Client) -> None:
+    """Nobody can close what it had opened: the services notice that its streams have ended."""
+    wait_until(lambda: slots_in_use(suite) == (0, 0))
+    stream = client.generate(QUESTION, max_tokens=500, ignore_eos=True, speculation=SPECULATION)
+    for _ in range(4):
+        next(stream)
+    assert slots_in_use(suite)[0] > 0
+    pid = suite.pid("router")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(UnavailableError):
+        list(stream)
+    wait_until(lambda: slots_in_use(suite) == (0, 0))
+    wait_until(lambda: is_serving(suite.address))
