@@ -112,7 +112,7 @@ def warn_of_text(model: ServedModel) -> None:
 
 
 def load_runner(config: LlmServiceConfig) -> tuple[Path, Runner]:
-    """Of a model that this process runs alone."""
+    """Folder and runner of a model that this process runs alone."""
     folder, decoder, num_slots = load(config, None)
     limits = PassLimits(
         max_num_rows=config.max_num_chunk_tokens + config.max_num_tree_rows,

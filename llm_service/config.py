@@ -48,7 +48,7 @@ class LlmServiceConfig:
     num_threads: int
     num_slots: int
     kv_memory_bytes: int | None
-    """Of every rank; instead of ``num_slots``."""
+    """Memory for KV slots of every rank; instead of ``num_slots``."""
     memory_per_rank_bytes: int | None
     """All that a rank may take; KV slots get what is left. Instead of ``num_slots``."""
     offload: Offload | None

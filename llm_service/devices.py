@@ -27,7 +27,7 @@ def weight_store(device: torch.device, max_weight_bytes: int | None, folder: Pat
 
 
 def check_offload_room(spec: DecoderSpec, request: MemoryRequest, rank: int, folder: Path) -> None:
-    """Of a rank on the CPU: raises ``DiskFullError`` where the file for offloaded weights, which holds all of them, won't fit."""
+    """For a rank on the CPU. Raises ``DiskFullError`` where the file for offloaded weights, which holds all of them, won't fit."""
     if request.max_weight_bytes is not None:
         whole = plan_memory(spec, replace(request, max_weight_bytes=None))[rank]
         check_room(folder, DiskNeed("offloading the weights", whole.weight_bytes))

@@ -53,7 +53,7 @@ class Outbox:
         self._ready.append((pending.item_id, error))
 
     def put_progress(self, works: Iterable[PendingWork]) -> None:
-        """Of those who want it, now and then. Prompts of a pass or two never get here."""
+        """Tells those who want it how far their prompts are, now and then. Prompts of a pass or two never get here."""
         now_s = self._clock_s()
         for pending in works:
             session = pending.session

@@ -74,7 +74,7 @@ class PendingWork:
     is_in_flight: bool = False
     """Whether a forward pass over its tree is under way."""
     unsent: Verdict | None = None
-    """Of steps whose tokens go out with a later one's."""
+    """The verdict of steps whose tokens go out with a later one's."""
     num_failures: int = 0
     """Forward passes in a row that failed with it. After the first it runs apart from others; after the second it is given up."""
 

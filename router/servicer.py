@@ -125,7 +125,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         return router_pb2.DetokenizeResponse(text=text)
 
     def _deadline_s(self, client_deadline_s: float | None) -> float | None:
-        """Of a request that has its permit now."""
+        """When a request must end that has its permit now."""
         if self._max_request_s is None:
             return client_deadline_s
         latest_s = time.monotonic() + self._max_request_s

@@ -14,7 +14,7 @@ _MAX_QUOTED_LEN = 64
 
 
 class Violations:
-    """Of one request."""
+    """All that is wrong with one request."""
 
     def __init__(self) -> None:
         self._found: list[FieldViolation] = []

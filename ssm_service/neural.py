@@ -132,7 +132,7 @@ class NeuralSsm:
 
     @property
     def spec(self) -> DecoderSpec:
-        """Of its model."""
+        """What its model is."""
         return self.runner.spec
 
     @property

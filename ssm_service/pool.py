@@ -69,7 +69,7 @@ class DrafterPool:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all SSMs."""
+        """The names of all SSMs."""
         return (*self._neural, *self._lookup)
 
     def token_checksums(self, name: str) -> bytes:
@@ -80,7 +80,7 @@ class DrafterPool:
 
     @property
     def neural_names(self) -> tuple[str, ...]:
-        """Of the SSMs with weights."""
+        """The names of the SSMs with weights."""
         return tuple(self._neural)
 
     @property

@@ -36,7 +36,7 @@ class TensorSource(Protocol):
         ...
 
     def shape_of(self, name: str) -> tuple[int, ...]:
-        """Of a tensor, or of a quantised weight by value. Raises ``UnsupportedModelError`` that names what is missing."""
+        """The shape of a tensor, or of a quantised weight by value. Raises ``UnsupportedModelError`` that names what is missing."""
         ...
 
 

@@ -141,12 +141,12 @@ class StreamedWeights(DeviceWeights):
 
     @property
     def num_bytes(self) -> int:
-        """Of all units."""
+        """Bytes of all units."""
         return sum(unit.num_bytes for unit in self._units)
 
     @property
     def device_bytes(self) -> int:
-        """Of the tables, of the units that stay on the device, and of the two buffers, after ``end``."""
+        """Bytes of the tables, of the units that stay on the device, and of the two buffers, after ``end``."""
         resident = sum(unit.num_bytes for index, unit in enumerate(self._units) if index not in self._streamed)
         return self._table_bytes + resident + sum(buffer.nbytes for buffer in self._buffers)
 

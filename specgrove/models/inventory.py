@@ -56,7 +56,7 @@ class ModelDescription:
     dtype: str | None
     """What most numbers of the weights are stored as."""
     num_bytes: int | None
-    """Of the weights on disk; None where they are not there."""
+    """Bytes of the weights on disk; None where they are not there."""
     quantization: str | None
     problem: str | None
     """Why it can't be served."""

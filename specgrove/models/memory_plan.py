@@ -59,13 +59,13 @@ class MemoryPlan:
     rank: int
     weight_bytes: int
     slot_bytes: int
-    """Of one KV slot in all of the rank's layers."""
+    """Bytes of one KV slot in all of the rank's layers."""
     num_slots: int
     activation_bytes: int
 
     @property
     def kv_bytes(self) -> int:
-        """Of all KV slots."""
+        """Bytes of all KV slots."""
         return self.slot_bytes * self.num_slots
 
     @property
@@ -120,7 +120,7 @@ def _plan_rank(spec: DecoderSpec, request: MemoryRequest, rank: int) -> MemoryPl
 
 
 def _attention_bytes(spec: DecoderSpec, request: MemoryRequest, heads: HeadShard, num_processors: int) -> int:
-    """Of what the plan of a pass, and the partial results of attention, take at most."""
+    """Bytes that the plan of a pass, and the partial results of attention, take at most."""
     max_len = min(request.max_len or spec.max_position_embeddings, request.num_slots)
     shape = AttentionHeads(heads.num_q, heads.num_kv, spec.head_dim)
     capacity = PlanCapacity.of(shape, request.max_num_rows, max_len, request.num_slots, num_processors)
@@ -156,7 +156,7 @@ def _layer_elements(spec: DecoderSpec, shard: Shard) -> int:
 
 
 def _widest_outputs(spec: DecoderSpec, shard: Shard) -> int:
-    """Of a layer's linears."""
+    """The most outputs of any of a layer's linears."""
     heads, mlp = heads_of(spec, shard), len(mlp_part(spec, shard))
     return max(mlp * (2 if spec.is_gated else 1), (heads.num_q + 2 * heads.num_kv) * spec.head_dim)
 
@@ -166,7 +166,7 @@ def _vocab_elements(spec: DecoderSpec, shard: Shard) -> int:
 
 
 def _expansion_bytes(spec: DecoderSpec, request: MemoryRequest, shard: Shard) -> int:
-    """Of the largest linear, expanded."""
+    """Bytes of the largest linear, expanded."""
     vocab = _vocab_elements(spec, shard) if shard.is_last_stage else 0
     largest = max(_widest_outputs(spec, shard) * spec.hidden_size, vocab)
     return int(largest * _DTYPE_BYTES[request.dtype]) + EXPANSION_BYTES

@@ -93,7 +93,7 @@ def quantization_of(folder: Path) -> str | None:
 
 
 def quantized_bits(folder: Path) -> int | None:
-    """Of the linears' weights; None where they are not quantised, or in a way that doesn't say."""
+    """Bits of the linears' weights; None where they are not quantised, or in a way that doesn't say."""
     quantization = quantization_config_of(folder) or {}
     bits = quantization.get("bits", quantization.get("w_bit"))
     return bits if isinstance(bits, int) else None

@@ -17,7 +17,7 @@ _KINDS = ("default", "dynamic", "linear", "llama3", "yarn")
 
 
 def rotary_of(config: JsonObject, default_theta: float, max_positions: int) -> RotarySpec:
-    """Of a model whose layers all have the same. Raises ``JsonFileError``, ``UnsupportedModelError``."""
+    """The rotary positions of a model whose layers all have the same. Raises ``JsonFileError``, ``UnsupportedModelError``."""
     rope = merged(
         config, {"rope_parameters": config.object("rope_parameters"), "rope_scaling": config.object("rope_scaling")}
     )

@@ -65,7 +65,7 @@ class DecoderSpec:
 
     @property
     def num_parameters(self) -> int:
-        """Of the token embedding and all linears (a tied head counts once); norms, biases and positions are left out."""
+        """Weights of the token embedding and all linears (a tied head counts once); norms, biases and positions are left out."""
         hidden, embedding = self.hidden_size, self.embedding_size or self.hidden_size
         attention = hidden * self.head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
         mlp = hidden * self.intermediate_size * (3 if self.is_gated else 2)

@@ -83,7 +83,7 @@ def _heads_of(stored: Iterable[str], prefix: str) -> str:
 
 
 def unread_names(names: Iterable[str], read: Collection[str]) -> tuple[list[str], list[str]]:
-    """Of all tensors those that nobody reads: first those that change a model's answers, then those that don't."""
+    """The tensors that nobody reads: first those that change a model's answers, then those that don't."""
     left = sorted(name for name in names if name not in read)
     return [name for name in left if not _HARMLESS.search(name)], [name for name in left if _HARMLESS.search(name)]
 

@@ -156,12 +156,12 @@ class MappedWeights:
 
     @property
     def num_bytes(self) -> int:
-        """Of all units."""
+        """Bytes of all units."""
         return sum(map(self._unit_bytes, range(len(self._units))))
 
     @property
     def resident_bytes(self) -> int:
-        """Of the units that stay in memory."""
+        """Bytes of the units that stay in memory."""
         return sum(map(self._unit_bytes, self._resident))
 
     def ops(self, spec: DecoderSpec, heads: HeadShard, dtype: torch.dtype) -> DecoderOps:

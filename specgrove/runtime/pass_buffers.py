@@ -24,7 +24,7 @@ _NO_SLOT = -1
 
 @dataclass(frozen=True, slots=True)
 class PassLimits:
-    """Of the passes that buffers are made for."""
+    """What the passes that buffers are made for may have."""
 
     max_num_rows: int
     max_num_asked: int

@@ -18,7 +18,7 @@ class TopK:
 
 
 def top_k_of(logits: torch.Tensor, k: int) -> TopK:
-    """Of logits float32 ``[num_rows, vocab_size]`` on the CPU."""
+    """The most probable tokens by logits float32 ``[num_rows, vocab_size]`` on the CPU."""
     try:
         return TopK(*top_k_log_probs(logits, k))
     except ValueError:

@@ -35,7 +35,7 @@ class Setting:
 
     @property
     def attribute(self) -> str:
-        """Of the parsed command line."""
+        """Its name in the parsed command line."""
         return self.name.replace("-", "_")
 
 

@@ -47,7 +47,7 @@ class TokenTexts:
         return None
 
     def text_of(self, token_ids: Sequence[int]) -> str:
-        """Of some tokens in a row, special ones included."""
+        """The text of some tokens in a row, special ones included."""
         return self._tokenizer.decode(token_ids, skip_special_tokens=False)
 
 

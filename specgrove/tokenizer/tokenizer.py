@@ -105,7 +105,7 @@ class Tokenizer:
 
     @property
     def eos_token_id(self) -> int | None:
-        """Of the token that has this role in the tokenizer's files."""
+        """The id of the token that has this role in the tokenizer's files."""
         return self._id_of_role("eos_token")
 
     def answer_end_ids(self) -> tuple[int, ...]:
@@ -212,6 +212,6 @@ def _writes_bytes(content: Mapping[str, Any]) -> bool:
 
 
 def _vocab_sha256(vocab: Mapping[str, int]) -> str:
-    """Of all tokens with their ids: equal for models that mean the same by every id, however their files are written."""
+    """SHA-256 of all tokens with their ids: equal for models that mean the same by every id, however their files are written."""
     lines = (f"{token_id}\t{token}\n" for token_id, token in sorted((i, token) for token, i in vocab.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -30,7 +30,7 @@ class Dialogues:
 
     @property
     def num_tokens(self) -> int:
-        """Of all sequences together."""
+        """Tokens of all sequences together."""
         return len(self.token_ids)
 
     def starts(self) -> npt.NDArray[np.int64]:

@@ -37,7 +37,7 @@ class Target:
     spec: DecoderSpec
     tokenizer: Tokenizer
     end_ids: frozenset[int]
-    """Of an answer."""
+    """Tokens that end an answer."""
 
 
 def open_target(model: str, cache_dir: Path, progress: Callable[[str], None]) -> Target:

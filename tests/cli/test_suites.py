@@ -61,6 +61,18 @@ def test_where_models_run_is_said_to_both_services(monkeypatch: pytest.MonkeyPat
     assert not set(flags) & set(router.arguments)
 
 
+def test_the_llm_that_is_served_is_the_quantised_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suites, "Suite", NoSuite)
+    monkeypatch.setattr(suites, "resolve_model", lambda model, **_: Path(f"/models/{model}"))
+    monkeypatch.setattr(suites, "ensure_quantized", lambda folder, quantization, *_: Path(f"{folder}-{quantization}"))
+    monkeypatch.setattr(suites, "say_weights", lambda *_: None)
+    monkeypatch.setattr(suites, "chosen_ssms", lambda asked, *_: ("lookup",))
+    for words, folder in ((["--quantization", "int8"], "/models/m-int8"), ([], "/models/m-none")):
+        with suites.started_suite(parser().parse_args(["serve", "--llm", "m", *words]), address=None):
+            pass
+        assert NoSuite.config.llm_folder == Path(folder)
+
+
 @pytest.mark.parametrize("name", ["ssms", "llm_arguments", "ssm_arguments", "router_arguments"])
 def test_a_text_is_not_taken_for_its_letters(name: str) -> None:
     arguments: dict[str, Any] = {name: "lookup"}

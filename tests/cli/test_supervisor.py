@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from specgrove.client import Client
-from specgrove.serve import Suite, SuiteConfig, is_serving, process_specs
+from specgrove.serve import NotReadyError, Suite, SuiteConfig, is_serving, process_specs
 from specgrove.supervisor import ProcessFailedError, ProcessSpec, Supervisor
 from tests.waiting import LIMIT_S, wait_until
 
@@ -138,6 +139,13 @@ def test_suite_serves_and_survives_the_death_of_its_router(config: SuiteConfig) 
 def test_suite_that_cannot_start_leaves_nothing_behind(tmp_path: Path, config: SuiteConfig) -> None:
     suite = Suite(SuiteConfig(llm_folder=tmp_path / "broken"))
     with pytest.raises(ProcessFailedError, match="llm_service ended with exit code 3"):
+        suite.start()
+    assert [suite.pid(service) for service in ("router", "llm_service", "ssm_service")] == [None] * 3
+
+
+def test_services_that_are_not_ready_in_time_are_named_and_ended(config: SuiteConfig) -> None:
+    suite = Suite(replace(config, start_timeout_s=0.0))
+    with pytest.raises(NotReadyError, match="llm_service, ssm_service, router not ready after 0 s"):
         suite.start()
     assert [suite.pid(service) for service in ("router", "llm_service", "ssm_service")] == [None] * 3
 

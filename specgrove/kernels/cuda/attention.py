@@ -127,7 +127,7 @@ class AttentionPlan:
         device: torch.device,
         processors: int | None = None,
     ) -> AttentionPlan:
-        """Of one batch; ``processors`` as for ``write_plan``. Raises ``ValueError`` for a batch that doesn't fit together."""
+        """The plan of one batch; ``processors`` as for ``write_plan``. Raises ``ValueError`` for a batch that doesn't fit together."""
         num_slots = sum(len(slots) for slots in (batch.context_slots, batch.tree_slots))
         capacity = PlanCapacity.of(heads, num_rows, num_slots, num_slots, processors or num_processors(device))
         numbers = torch.empty(capacity.num_numbers, dtype=torch.int32, pin_memory=device.type == "cuda")

@@ -36,7 +36,7 @@ class GptqFormat:
             self._check_zeros(first.removesuffix(".qzeros"))
 
     def _check_zeros(self, stem: str) -> None:
-        """Of one module, before anything is loaded."""
+        """Checks the zeros of one module, before anything is loaded."""
         bits = self._bits_of(stem)
         self._offset_of(stem, _unpacked(self._stored.read(stem + ".qzeros").T, bits), bits)
 

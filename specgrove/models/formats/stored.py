@@ -23,7 +23,7 @@ class StoredTensors(Protocol):
         ...
 
     def names(self) -> Sequence[str]:
-        """Of all of them."""
+        """The names of all tensors."""
         ...
 
     def shape_of(self, name: str) -> tuple[int, ...]:
