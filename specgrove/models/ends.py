@@ -25,7 +25,7 @@ class Ends:
 
 
 def ends_of(folder: Path, tokenizer: Tokenizer, vocab_size: int) -> Ends:
-    """What ends outputs of a model folder, by generation_config.json, config.json, the tokenizer's files and the chat template, in this order.
+    """What ends outputs of a model folder, by generation_config.json, config.json, the tokenizer's files and the chat template.
 
     Ids that the model's vocabulary doesn't have name nothing. Raises ``JsonFileError``, ``OSError``.
     """

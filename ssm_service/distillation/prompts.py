@@ -88,7 +88,7 @@ class Dialogue:
 
 
 def read_prompts(place: Path) -> list[str]:
-    """The prompts of a file, or of all files in a folder: ``.json`` holds a list of texts, ``.txt`` one prompt a line. Raises ``ValueError``."""
+    """The prompts of a file or a folder of files: ``.json`` holds a list of texts, ``.txt`` one prompt a line. Raises ``ValueError``."""
     if not place.exists():
         raise ValueError(
             f"--prompts: {place} does not exist: name a .json file (a list of texts), a .txt file (a prompt a line) or a folder"

@@ -55,6 +55,16 @@ def test_one_file_comes_before_a_stale_index(folder: Path) -> None:
     assert torch.equal(logits_of(folder), expected)
 
 
+def test_an_index_may_name_the_one_file_among_others(folder: Path) -> None:
+    expected = logits_of(folder)
+    tensors = load_file(folder / WEIGHTS)
+    moved = {"model.norm.weight": tensors.pop("model.norm.weight")}
+    save_file(tensors, folder / WEIGHTS)
+    save_file(moved, folder / "more.safetensors")
+    write_index(folder, dict.fromkeys(tensors, WEIGHTS) | dict.fromkeys(moved, "more.safetensors"))
+    assert torch.equal(logits_of(folder), expected)
+
+
 def test_the_index_comes_before_other_files(folder: Path) -> None:
     expected = logits_of(folder)
     tensors = load_file(folder / WEIGHTS)
