@@ -33,6 +33,8 @@ _DETAILS_KEY = "grpc-status-details-bin"
 _MAX_NUM_VIOLATIONS = 16
 _MAX_DESCRIPTION_LEN = 160
 _MAX_MESSAGE_LEN = 1000
+# What gRPC says of messages and metadata over its limits. Proxies that limit rates use the same code.
+_TOO_LARGE = re.compile(r"larger than max|size exceeds")
 
 _CODE_AND_REASON: tuple[tuple[type[SpecGroveError], grpc.StatusCode, str], ...] = (
     (InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
@@ -101,8 +103,8 @@ def error_from_rpc(rpc_error: grpc.aio.AioRpcError) -> SpecGroveError:
         violations = [FieldViolation(v.field, v.description) for v in details.bad_request.field_violations]
         return InvalidRequestError(violations or [FieldViolation("request", message)])
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        if details.retry_delay_ms is None and not details.info.reason:
-            # grpc itself says so of a message over the size limit: trying again cannot help.
+        if not details.info.reason and _TOO_LARGE.search(message):
+            # grpc itself says so: trying again cannot help.
             return InvalidRequestError.of("request", message)
         return ResourceExhaustedError(message, details.retry_delay_ms or DEFAULT_RETRY_DELAY_MS)
     if code is grpc.StatusCode.FAILED_PRECONDITION and details.info.reason == "STALE_BASE":
@@ -115,6 +117,8 @@ def error_from_rpc(rpc_error: grpc.aio.AioRpcError) -> SpecGroveError:
         return UnauthorizedError(message)
     if code is grpc.StatusCode.CANCELLED:
         return SessionClosedError(message)
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return InternalError(f"no router of this version answers at this address ({code.name}: {message})")
     return InternalError(f"{code.name}: {message}" if code is not grpc.StatusCode.INTERNAL else message)
 
 
