@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _greet(client: Client, console: rich.console.Console) -> None:
     info = client.model_info()
     console.print(f"{info.model} ({info.dtype}), SSMs: {', '.join(info.ssms) or 'none'}", style="bold", markup=False)
-    console.print(legend(), soft_wrap=False)
+    console.print(legend())
     print_note(console, "Ctrl-C stops an answer, Ctrl-D leaves, /help says more")
 
 

@@ -49,12 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
     with started_suite(arguments, address=f"127.0.0.1:{_free_port()}") as suite, Client(suite.local_address) as client:
         info = client.model_info()
         ssms = ", ".join(info.ssms) or "none"
-        console.print(f"{info.model} ({info.dtype}), SSMs: {ssms}; router at {suite.address}", soft_wrap=True)
+        console.print(f"{info.model} ({info.dtype}), SSMs: {ssms}; router at {suite.address}")
         with waiting(console, "warming up"):
             client.complete(_WARM_UP, max_tokens=16)
         if console.is_terminal:
-            console.print(legend(), soft_wrap=False)
-        console.print(f"\n> {question}\n", style="dim", markup=False, soft_wrap=True)
+            console.print(legend())
+        console.print(f"\n> {question}\n", style="dim", markup=False)
         shown = completion_of(list(streamed(client, console, [("user", question)], params)))
         with waiting(console, "the same without speculation, and two more questions in both ways"):
             pairs.append((shown, client.complete([("user", question)], **incrementally)))

@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.quiet:
         print_note(errors, summary_line(completion.usage, completion.finish_reason))
         if console.is_terminal and completion.usage.num_drafted_nodes:
-            errors.print(legend(), soft_wrap=False)
+            errors.print(legend())
     return 0
 
 

@@ -26,13 +26,15 @@ _PARTS = re.compile(r"\n|[^\S\n]+|\S+")
 
 
 def make_console(*, stderr: bool = False, quiet: bool = False) -> rich.console.Console:
-    """For all commands: lines are never cut at a width, so that scripts can read them."""
-    return rich.console.Console(stderr=stderr, highlight=False, soft_wrap=True, quiet=quiet)
+    """For all commands: lines are wrapped at words where somebody sees them, and left whole for scripts."""
+    console = rich.console.Console(stderr=stderr, highlight=False, quiet=quiet)
+    console.soft_wrap = not console.is_terminal
+    return console
 
 
 def print_note(console: rich.console.Console, text: str) -> None:
-    """A line for people, in dim: wrapped at words where somebody sees it."""
-    console.print(text, style="dim", markup=False, soft_wrap=not console.is_terminal)
+    """A line for people, in dim."""
+    console.print(text, style="dim", markup=False)
 
 
 def print_json(value: object) -> None:

@@ -16,6 +16,9 @@ from specgrove.models.safetensors_files import weight_files_of
 _OLD_QUANTIZATION_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 _GGUF_MAGIC = b"GGUF"
 _GGUF_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+# Folders of our cache, whose models have names with digests.
+_MADE_FOLDERS = ("gguf", "quantized")
+_DIGEST = re.compile(r"-[0-9a-f]{12}(?=-int|$)")
 
 
 def gguf_parts(path: Path) -> tuple[Path, ...]:
@@ -100,9 +103,9 @@ def quantized_bits(folder: Path) -> int | None:
 
 
 def name_of(folder: Path) -> str:
-    """What to call a model: its id if it lies in the Hugging Face hub's cache, else its folder's name."""
+    """What to call a model: its id if it lies in the Hugging Face hub's cache, else its folder's name, without digests of ours."""
     folder = folder.absolute()
     repository = folder.parent.parent.name
     if folder.parent.name == "snapshots" and repository.startswith("models--"):
         return repository.removeprefix("models--").replace("--", "/")
-    return folder.name
+    return _DIGEST.sub("", folder.name) if folder.parent.name in _MADE_FOLDERS else folder.name

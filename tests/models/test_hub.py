@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from specgrove.models import hub
 from specgrove.models.hub import DEMO_LLM, ModelNotFoundError, check_model_folder, resolve_model
 from specgrove.models.inventory import find_model
+from specgrove.models.model_files import name_of
 
 
 @pytest.fixture
@@ -173,3 +174,16 @@ def test_a_folder_in_place_of_the_weights_is_told(model_folder: Path) -> None:
     (model_folder / "model.safetensors").mkdir()
     with pytest.raises(ModelNotFoundError, match=r"lacks model\.safetensors \(a broken link, or no file\)"):
         check_model_folder(model_folder)
+
+
+def test_models_in_our_cache_are_called_without_digests(tmp_path: Path) -> None:
+    names = {
+        tmp_path / "gguf" / "qwen-1.5b-416352bf3b52": "qwen-1.5b",
+        tmp_path / "quantized" / "qwen-1.5b-498d9fde9142-int8": "qwen-1.5b-int8",
+        tmp_path
+        / "quantized"
+        / "qwen-1.5b-416352bf3b52-498d9fde9142-int8": "qwen-1.5b-416352bf3b52-int8",  # of old versions
+        tmp_path / "qwen-1.5b-416352bf3b52": "qwen-1.5b-416352bf3b52",
+        tmp_path / "models--owner--name" / "snapshots" / "abc": "owner/name",
+    }
+    assert {folder: name_of(folder) for folder in names} == names
