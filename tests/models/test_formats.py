@@ -164,6 +164,35 @@ def test_the_files_that_said_it_before_config_json_did_count(
     load_decoder(tmp_path, torch.float32)
 
 
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+@pytest.mark.parametrize("part", ["qweight", "qzeros", "scales"])
+def test_parts_that_are_no_matrices_are_named(part: str, method: str, tmp_path: Path) -> None:
+    tiny(tmp_path, method, 4, 32, 1)
+    tensors, name = load_file(tmp_path / "model.safetensors"), f"{Q_PROJ.removesuffix('weight')}{part}"
+    save_file({**tensors, name: tensors[name].flatten()}, tmp_path / "model.safetensors")
+    with pytest.raises(UnsupportedModelError, match=rf"q_proj\.{part} has the shape \[\d+\]"):
+        load_decoder(tmp_path, torch.float32)
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_scales_that_are_no_numbers_are_named(method: str, tmp_path: Path) -> None:
+    tiny(tmp_path, method, 4, 32, 1)
+    tensors, name = load_file(tmp_path / "model.safetensors"), Q_PROJ.removesuffix("weight") + "scales"
+    tensors[name][0, 3] = torch.nan
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UnsupportedModelError, match=r"the scales of .*q_proj\.weight hold NaN or infinity"):
+        load_decoder(tmp_path, torch.float32)
+
+
+def test_a_method_that_packs_as_gptq_does_is_named(tmp_path: Path) -> None:
+    tiny(tmp_path, "gptq", 4, 32, 1)
+    edit_config(tmp_path, quantization_config={"quant_method": "auto-round", "bits": 4})
+    with pytest.raises(
+        UnsupportedModelError, match=r"names the quant_method auto-round, which is not supported: if the tensors"
+    ):
+        load_decoder(tmp_path, torch.float32)
+
+
 def symmetric(folder: Path, bits: int, stored_zero: int, **quantization: object) -> dict[str, torch.Tensor]:
     """GPTQ whose zeros are in the middle of the codes, stored as ``stored_zero``; returns what the weights stand for."""
     middle = 1 << (bits - 1)

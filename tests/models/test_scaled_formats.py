@@ -135,6 +135,42 @@ def test_other_formats_are_refused_by_their_name(kind: str, method: str | None, 
     save_file(tensors, tmp_path / "model.safetensors")
     if method is not None:
         edit_config(tmp_path, quantization_config={"quant_method": method})
-    with pytest.raises(UnsupportedModelError, match=rf"stored (in|by) {kind}.*(take a checkpoint|quantization_config)"):
+    with pytest.raises(
+        UnsupportedModelError, match=rf"(stored|packed) (in|by|as by) {kind}.*(take a checkpoint|quant)"
+    ):
         load_decoder(tmp_path, torch.float32)
     assert kind in str(describe(tmp_path).problem)
+
+
+def test_scales_under_both_names_contradict_each_other(tmp_path: Path) -> None:
+    make(tmp_path, "tensor", "fp8")
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("q_proj.weight_scale"))
+    save_file({**tensors, name + "_inv": torch.tensor(500.0)}, tmp_path / "model.safetensors")
+    with pytest.raises(
+        UnsupportedModelError, match=r"has both .*q_proj\.weight_scale_inv and .*q_proj\.weight_scale beside it"
+    ):
+        load_decoder(tmp_path, torch.float32)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_scales_that_are_no_numbers_are_named(value: float, tmp_path: Path) -> None:
+    make(tmp_path, "channel", "fp8")
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("q_proj.weight_scale"))
+    tensors[name][1] = value
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UnsupportedModelError, match=r"the scales of .*q_proj\.weight hold NaN or infinity"):
+        load_decoder(tmp_path, torch.float32)
+
+
+def test_weights_that_are_no_codes_have_no_scales(tmp_path: Path) -> None:
+    """As in a checkpoint that was prepared for quantisation: to multiply them would be wrong."""
+    save_tiny_llama(tmp_path, seed=4)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    save_file({**tensors, f"{name}_scale": torch.tensor(0.5)}, tmp_path / "model.safetensors")
+    with pytest.raises(
+        UnsupportedModelError, match=r"up_proj\.weight has scales beside it and holds torch\.float32: only"
+    ):
+        load_decoder(tmp_path, torch.float32)

@@ -39,6 +39,11 @@ def format_of(config: Mapping[str, Any] | None, stored: StoredTensors) -> Weight
         return chosen
     if (foreign := foreign_format(names, stored)) is not None:
         raise UnsupportedModelError(f"the weights are stored in {foreign}, which is not supported: {REMEDY}")
+    if method and any(name.endswith(".qweight") for name in names):
+        raise UnsupportedModelError(
+            f"the weights are packed as by GPTQ or AWQ, but config.json names the quant_method {method}, which is not supported: if the "
+            "tensors are GPTQ's or AWQ's own, set it to gptq or awq"
+        )
     if any(name.endswith(".qweight") for name in names):
         raise UnsupportedModelError(
             "the weights are stored by GPTQ or AWQ, but config.json doesn't say how: it should have a quantization_config with "

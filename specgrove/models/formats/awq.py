@@ -13,7 +13,14 @@ from typing import Any
 import torch
 
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.formats.stored import StoredTensors, bounds, from_zero_points, groups_of
+from specgrove.models.formats.stored import (
+    StoredTensors,
+    bounds,
+    check_scales,
+    from_zero_points,
+    groups_of,
+    matrix_shape,
+)
 from specgrove.models.weights import Weight
 
 _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -43,8 +50,16 @@ class AwqFormat:
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """See ``WeightFormat``."""
-        in_features, num_words = self._stored.shape_of(name.removesuffix(".weight") + ".qweight")
-        return num_words * 8, in_features
+        stem = name.removesuffix(".weight")
+        in_features, num_words = matrix_shape(self._stored, stem + ".qweight")
+        num_groups, num_outputs = matrix_shape(self._stored, stem + ".scales")
+        zeros_shape = matrix_shape(self._stored, stem + ".qzeros")
+        if num_outputs != num_words * 8 or zeros_shape != (num_groups, num_words):
+            raise UnsupportedModelError(
+                f"{stem}: scales of the shape {[num_groups, num_outputs]} and qzeros of {list(zeros_shape)} don't go with qweight of "
+                f"{[in_features, num_words]}: it is not AWQ's layout"
+            )
+        return num_outputs, in_features
 
     def weight(self, name: str, rows: slice, columns: slice) -> Weight:
         """See ``WeightFormat``."""
@@ -59,6 +74,7 @@ class AwqFormat:
         codes = _unpacked(stored.read(stem + ".qweight", columns, words))[:, own]
         zeros = _unpacked(stored.read(stem + ".qzeros", groups, words))[:, own]
         scales = stored.read(stem + ".scales", groups, rows)
+        check_scales(name, scales)
         return from_zero_points(codes.T.contiguous(), zeros.T, scales.T, 4)
 
 

@@ -13,7 +13,14 @@ from typing import Any
 import torch
 
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.formats.stored import StoredTensors, bounds, from_zero_points, groups_of
+from specgrove.models.formats.stored import (
+    StoredTensors,
+    bounds,
+    check_scales,
+    from_zero_points,
+    groups_of,
+    matrix_shape,
+)
 from specgrove.models.weights import Weight
 
 _ALL = slice(None)
@@ -51,7 +58,7 @@ class GptqFormat:
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """See ``WeightFormat``."""
-        num_words, out_features = self._stored.shape_of(_stem(name) + ".qweight")
+        num_words, out_features = matrix_shape(self._stored, _stem(name) + ".qweight")
         return out_features, num_words * 32 // self._bits_of(_stem(name))
 
     def weight(self, name: str, rows: slice, columns: slice) -> Weight:
@@ -66,19 +73,21 @@ class GptqFormat:
         groups = groups_of(name, wanted, in_features, num_groups)
         words = slice(wanted.start // codes_per_word, -(-wanted.stop // codes_per_word))
         codes = _unpacked(stored.read(stem + ".qweight", words, rows), bits).flatten(0, 1)
+        scales = stored.read(stem + ".scales", groups, rows).T
+        check_scales(name, scales)
         first = wanted.start - words.start * codes_per_word
         zeros = _unpacked(stored.read(stem + ".qzeros", groups, _ALL).T, bits).flatten(0, 1)
         return from_zero_points(
             codes[first : first + len(wanted)].T.contiguous(),
             zeros[outputs.start : outputs.stop].to(torch.int16) + self._offset_of(stem, zeros, bits),
-            stored.read(stem + ".scales", groups, rows).T,
+            scales,
             bits,
         )
 
     def _bits_of(self, stem: str) -> int:
-        num_groups, num_words = self._stored.shape_of(stem + ".qzeros")
-        scales_shape = self._stored.shape_of(stem + ".scales")
-        out_features = self._stored.shape_of(stem + ".qweight")[1]
+        num_groups, num_words = matrix_shape(self._stored, stem + ".qzeros")
+        scales_shape = matrix_shape(self._stored, stem + ".scales")
+        out_features = matrix_shape(self._stored, stem + ".qweight")[1]
         bits = 32 * num_words / out_features
         if scales_shape != (num_groups, out_features) or bits not in (4, 8):
             raise UnsupportedModelError(

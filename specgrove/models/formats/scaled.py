@@ -14,7 +14,7 @@ import torch
 
 from specgrove.kernels.quantized_linear import QuantizedWeight
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.formats.stored import StoredTensors
+from specgrove.models.formats.stored import StoredTensors, check_scales
 from specgrove.models.weights import Weight
 
 METHODS = ("", "fp8", "modelopt", "compressed-tensors", "fbgemm_fp8", "quark")
@@ -56,18 +56,22 @@ class ScaledFormat:
     def weight(self, name: str, rows: slice, columns: slice) -> Weight:
         """See ``WeightFormat``."""
         codes = self._stored.read(name, rows, columns)
-        if codes.dtype != _INT8 and not codes.is_floating_point():
+        if codes.dtype.itemsize != 1 or (codes.dtype != _INT8 and not codes.is_floating_point()):
             raise UnsupportedModelError(
                 f"{name} has scales beside it and holds {codes.dtype}: only float8 and int8 are read"
             )
         scales = self._scales(name, rows, columns)
+        check_scales(name, scales)
         if codes.dtype == _INT8 and scales.shape[1] == 1 and int(codes.min()) > -128:  # the kernels have 255 codes
             return QuantizedWeight(codes.contiguous(), scales.expand(codes.shape[0], 1).contiguous(), None, 8)
         return codes.float() * scales
 
     def _scale_name(self, name: str) -> str | None:
         stem = name.removesuffix(".weight")
-        return next((stem + suffix for suffix in _SUFFIXES if self._stored.stores(stem + suffix)), None)
+        found = [stem + suffix for suffix in _SUFFIXES if self._stored.stores(stem + suffix)]
+        if len(found) > 1:
+            raise UnsupportedModelError(f"{name} has both {' and '.join(found)} beside it: which of them counts?")
+        return found[0] if found else None
 
     def _scales(self, name: str, rows: slice, columns: slice) -> torch.Tensor:
         """float32, as many rows and columns as the part has, or one for all."""

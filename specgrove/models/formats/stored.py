@@ -75,6 +75,22 @@ def groups_of(name: str, columns: range, in_features: int, num_groups: int) -> s
     return slice(columns.start // group_size, columns.stop // group_size)
 
 
+def matrix_shape(stored: StoredTensors, name: str) -> tuple[int, int]:
+    """Rows and columns. Raises ``UnsupportedModelError`` for what is no matrix."""
+    shape = stored.shape_of(name)
+    if len(shape) != 2:
+        raise UnsupportedModelError(f"{name} has the shape {list(shape)}, it should have two dimensions")
+    return shape[0], shape[1]
+
+
+def check_scales(name: str, scales: torch.Tensor) -> None:
+    """Raises ``UnsupportedModelError`` where they would make weights that are no numbers."""
+    if not scales.isfinite().all():
+        raise UnsupportedModelError(
+            f"the scales of {name} hold NaN or infinity: fetch the checkpoint again, or take another"
+        )
+
+
 def from_zero_points(codes: torch.Tensor, zeros: torch.Tensor, scales: torch.Tensor, bits: int) -> Weight:
     """``scale * (code - zero)`` without a change of value.
 
