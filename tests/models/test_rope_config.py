@@ -10,9 +10,10 @@ import torch
 
 from llm_service.__main__ import check_max_model_len
 from llm_service.arguments import parse_arguments
-from specgrove.json_files import JsonFileError
+from specgrove.json_files import JsonFileError, JsonObject
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.loading import load_decoder, read_spec
+from specgrove.models.rope_config import longest_context, rotary_of
 from specgrove.runtime.model_runner import ModelRunner
 from tests.models.families import save_tiny
 from tests.models.quantized_folders import edit_config
@@ -114,3 +115,11 @@ def test_yarns_longer_context_can_be_used(tmp_path: Path) -> None:
     assert check_max_model_len(parse_arguments([*arguments, "256"]), spec) == 256
     with pytest.raises(ValueError, match="more than the model's 256 positions"):
         check_max_model_len(parse_arguments([*arguments, "257"]), spec)
+
+
+@pytest.mark.parametrize(("max_positions", "longest"), [(64, 128), (128, 128), (300, 300)])
+def test_yarn_never_shortens_a_context(max_positions: int, longest: int) -> None:
+    """Some configurations have its longer context in ``max_position_embeddings``, some a still longer one."""
+    rope = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}
+    rotary = rotary_of(JsonObject({"rope_scaling": rope}, "config.json"), 10_000.0, max_positions)
+    assert longest_context(rotary, max_positions) == longest

@@ -99,7 +99,7 @@ class GptqFormat:
         """Added to the zeros as they are stored. A symmetric quantisation has its zeros in the middle, which tells what was stored."""
         middle = 1 << (bits - 1)
         least, most = int(zeros.min()), int(zeros.max())
-        if self._is_symmetric is False or (self._is_symmetric is None and least != most):
+        if self._is_symmetric is False:
             return self._zero_offset
         if least == most and middle - least in (0, 1):
             return middle - least
