@@ -177,11 +177,16 @@ class FloatOps:
     ) -> torch.Tensor:
         """See ``DecoderOps``."""
         hidden = hidden if rows is None else hidden.index_select(0, rows)
-        added = () if delta is None else (delta,)
-        kind = "rms_norm" if params.is_rms else "layer_norm"
-        weights = (params.scale,) if params.is_rms else (params.scale, params.shift)
-        op = getattr(self._elementwise, kind if delta is None else f"add_{kind}")
-        return cast(torch.Tensor, op(hidden, *added, *weights, params.eps))
+        normed: torch.Tensor
+        if params.is_rms and delta is None:
+            normed = self._elementwise.rms_norm(hidden, params.scale, params.eps)
+        elif params.is_rms:
+            normed = self._elementwise.add_rms_norm(hidden, delta, params.scale, params.eps)
+        elif delta is None:
+            normed = self._elementwise.layer_norm(hidden, params.scale, params.shift, params.eps)
+        else:
+            normed = self._elementwise.add_layer_norm(hidden, delta, params.scale, params.shift, params.eps)
+        return normed
 
     def head_rms_norm(
         self, qkv: torch.Tensor, weight: torch.Tensor, eps: float, first_head: int, num_heads: int, head_dim: int
