@@ -40,7 +40,7 @@ def _generated(values: Any) -> Iterator[Any]:
 IDS = [[5, 6], (5, 6), range(5, 7), np.array([5, 6]), np.array([5, 6], np.uint16), [np.int64(5), 6], _generated([5, 6])]
 
 
-@pytest.mark.parametrize("ids", IDS, ids=repr)
+@pytest.mark.parametrize("ids", IDS, ids=lambda ids: type(ids).__name__)
 def test_token_ids_come_in_any_type_of_whole_numbers(ids: Any) -> None:
     ids = list(ids) if isinstance(ids, Iterator) else ids
     assert list(request_to_proto(ids).token_ids.token_ids) == [5, 6]

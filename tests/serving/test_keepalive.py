@@ -13,7 +13,7 @@ from specgrove.serving.address import channel_options, client_channel_options, s
 from specgrove.serving.work_stream_client import WorkStreamClient
 from specgrove.v1 import ssm_pb2
 from tests.serving.toy_service import EchoServicer, client_of, server_of
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 
 def seconds_to_notice(options: list[tuple[str, int]]) -> float:
@@ -81,7 +81,7 @@ async def test_a_link_that_is_cut_is_noticed_and_used_again(monkeypatch: pytest.
     server = server_of(servicer)
     link = CuttableLink(await server.start())
     client = client_of(await link.start())
-    async with asyncio.timeout(50):  # without the ping's own limit it takes 60 s
+    async with asyncio.timeout(LIMIT_S):
         await client.connected.wait()
         call = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow")))
         await until(lambda: servicer.streams.num_pending_items == 1)

@@ -58,9 +58,11 @@ def test_splits_and_spans_give_the_same_bits(
     assert_as_exact_as_torch(found[0], case.in_torch(batch, None, has_alibi=False), exact)
 
 
-@pytest.mark.parametrize("context_len", [0, 50, 500, 1022, 2040])
-@pytest.mark.parametrize("heads", [(2, 2, 64), (40, 1, 64)])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("context_len", [0, 50, 500, 2040])
+@pytest.mark.parametrize(
+    ("heads", "dtype"),
+    [((2, 2, 64), torch.bfloat16), ((2, 2, 64), torch.float16), ((40, 1, 64), torch.bfloat16)],
+)
 def test_a_trees_rows_have_the_bits_of_plain_sequences(
     device: torch.device, context_len: int, heads: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
@@ -126,7 +128,7 @@ def test_handing_on_is_repeatable(
 ) -> None:
     """Blocks that leave partial results to each other, side by side on a GPU, give the same bits every time."""
     on_gpu = device.type == "cuda"
-    num_sequences, num_repeats, heads = (12, 400, (32, 8, 128)) if on_gpu else (2, 3, (4, 2, 64))
+    num_sequences, num_repeats, heads = (12, 400, (32, 8, 128)) if on_gpu else (2, 1, (4, 2, 64))
     rng = random.Random(0)
     builder = BatchBuilder()
     for sequence in range(num_sequences):

@@ -19,15 +19,39 @@ HEADS = AttentionHeads(4, 2, 64)
 CPU = torch.device("cpu")
 
 
+def make_wrong(module: ModuleType, name: str, output: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the first number of the kernel's output is another."""
+    right = getattr(module, name)
+
+    def wrong(*arguments: Any) -> None:
+        right(*arguments)
+        arguments[output].view(-1)[0] += 5
+
+    monkeypatch.setattr(module, name, wrong)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_right_kernels_pass(device: torch.device, dtype: torch.dtype) -> None:
     check_kernels(HEADS, dtype, device)
 
 
+@pytest.fixture
+def only_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the checks of attention and linears, which come first and take the emulator seconds."""
+    for check in ("_check_attention", "_check_linear"):
+        monkeypatch.setattr(start_check, check, lambda *_: None)
+
+
+def test_wrong_attention_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_wrong(attention, "tree_attention", 5, monkeypatch)
+    with pytest.raises(KernelsWrongError, match="tree attention differs"):
+        check_kernels(HEADS, torch.bfloat16, CPU)
+
+
+@pytest.mark.usefixtures("only_small_ones")
 @pytest.mark.parametrize(
     ("module", "name", "output", "message"),
     [
-        (attention, "tree_attention", 5, "tree attention differs"),
         (norms, "rms_norm", 4, "the RMS norm differs"),
         (norms, "layer_norm", 5, "the layer norm differs"),
         (elementwise, "gated", 2, "the gated activation silu differs"),
@@ -43,13 +67,7 @@ def test_right_kernels_pass(device: torch.device, dtype: torch.dtype) -> None:
 def test_a_wrong_kernel_is_named(
     module: ModuleType, name: str, output: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = getattr(module, name)
-
-    def wrong(*arguments: Any) -> None:
-        right(*arguments)
-        arguments[output].view(-1)[0] += 5
-
-    monkeypatch.setattr(module, name, wrong)
+    make_wrong(module, name, output, monkeypatch)
     with pytest.raises(KernelsWrongError, match=message):
         check_kernels(HEADS, torch.bfloat16, CPU)
 
@@ -60,11 +78,13 @@ def test_rows_that_depend_on_others_are_noticed(monkeypatch: pytest.MonkeyPatch)
     def wrong(self: PackedDeviceLinear, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         return right(self, x, out) * (1 + 1e-6 * (len(x) > 8))
 
+    monkeypatch.setattr(start_check, "_check_attention", lambda *_: None)  # takes the emulator seconds
     monkeypatch.setattr(PackedDeviceLinear, "__call__", wrong)
     with pytest.raises(KernelsWrongError, match="the linear over 16 bits gives a row other bits alone"):
         check_kernels(HEADS, torch.bfloat16, CPU)
 
 
+@pytest.mark.usefixtures("only_small_ones")
 def test_what_a_device_fails_with_is_said_of_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with")
