@@ -14,7 +14,7 @@ import rich.table
 from specgrove.cli.connecting import connected
 from specgrove.cli.generate import generate_params
 from specgrove.cli.prompt_input import checked_prompt, is_dialogue, questions
-from specgrove.cli.rendering import legend, make_console, print_note, summary_line
+from specgrove.cli.rendering import make_console, print_legend, print_note, summary_line
 from specgrove.cli.streaming import streamed
 from specgrove.cli.terminal import without_echo
 from specgrove.client import Client
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _greet(client: Client, console: rich.console.Console) -> None:
     info = client.model_info()
     console.print(f"{info.model} ({info.dtype}), SSMs: {', '.join(info.ssms) or 'none'}", style="bold", markup=False)
-    console.print(legend())
+    print_legend(console, console)
     print_note(console, "Ctrl-C stops an answer, Ctrl-D leaves, /help says more")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import rich.console
 
-from specgrove.cli.rendering import comparison_table, legend, make_console
+from specgrove.cli.rendering import comparison_table, make_console, print_legend
 from specgrove.cli.streaming import streamed
 from specgrove.cli.suites import started_suite, waiting
 from specgrove.client import Client
@@ -52,8 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         console.print(f"{info.model} ({info.dtype}), SSMs: {ssms}; router at {suite.address}")
         with waiting(console, "warming up"):
             client.complete(_WARM_UP, max_tokens=16)
-        if console.is_terminal:
-            console.print(legend())
+        print_legend(console, console)
         console.print(f"\n> {question}\n", style="dim", markup=False)
         shown = completion_of(list(streamed(client, console, [("user", question)], params)))
         with waiting(console, "the same without speculation, and two more questions in both ways"):

@@ -6,7 +6,7 @@ import argparse
 
 from specgrove.cli.connecting import connected
 from specgrove.cli.prompt_input import prompt_of
-from specgrove.cli.rendering import legend, make_console, print_json, print_note, summary_line, usage_fields
+from specgrove.cli.rendering import make_console, print_json, print_legend, print_note, summary_line, usage_fields
 from specgrove.cli.streaming import streamed
 from specgrove.client_arguments import Prompt
 from specgrove.client_wire import GenerateParams, completion_of
@@ -27,8 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
         completion = completion_of(list(streamed(client, console, prompt, generate_params(arguments))))
     if not arguments.quiet:
         print_note(errors, summary_line(completion.usage, completion.finish_reason))
-        if console.is_terminal and completion.usage.num_drafted_nodes:
-            errors.print(legend())
+        if completion.usage.num_drafted_nodes:
+            print_legend(console, errors)
     return 0
 
 

@@ -136,11 +136,14 @@ class WrappedLines:
         self._column = 0
 
 
-def legend() -> rich.text.Text:
-    """What the colours mean."""
-    return rich.text.Text.assemble(
+def print_legend(shown_on: rich.console.Console, console: rich.console.Console) -> None:
+    """What the colours on ``shown_on`` mean, where there are any."""
+    if not shown_on.is_terminal or shown_on.no_color:
+        return
+    legend = rich.text.Text.assemble(
         ("green", DRAFTED_STYLE), ": drafted by an SSM and accepted by the LLM; the rest is the LLM's own"
     )
+    console.print(legend)
 
 
 def usage_fields(usage: Usage) -> dict[str, Any]:

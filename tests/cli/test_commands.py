@@ -17,7 +17,7 @@ import rich.console
 
 from specgrove.cli import demo, main
 from specgrove.cli.arguments import parser
-from specgrove.cli.rendering import TokenPrinter
+from specgrove.cli.rendering import TokenPrinter, print_legend
 from specgrove.output import Chunk, OutputToken
 from tests.fake_router import FakeRouter
 
@@ -305,6 +305,19 @@ def test_what_has_no_blanks_fills_the_lines(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\x1b[32m" not in terminal_output(monkeypatch, CHUNKS, NO_COLOR="1")
+
+
+@pytest.mark.parametrize(("environment", "count"), [({}, 1), ({"NO_COLOR": "1"}, 0)])
+def test_colours_are_explained_where_there_are_any(
+    environment: dict[str, str], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in ({"TERM": "xterm"} | environment).items():
+        monkeypatch.setenv(name, value)
+    shown = io.StringIO()
+    console = rich.console.Console(file=shown, force_terminal=True)
+    print_legend(console, console)
+    assert shown.getvalue().count("drafted by an SSM") == count
 
 
 def test_a_reader_that_leaves_is_no_traceback(fake_router: Router) -> None:
