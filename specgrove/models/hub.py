@@ -55,7 +55,12 @@ def resolve_model(
             folder = ensure_gguf_folder(gguf_path, cache_dir, progress)
         except (OSError, ValueError, ImportError) as error:
             raise ModelNotFoundError(f"{gguf_path} can't be served: {error}") from error
-        check_model_folder(folder)
+        try:
+            check_model_folder(folder)
+        except ModelNotFoundError as error:
+            raise ModelNotFoundError(
+                f"{folder}, which is made from {gguf_path}, is damaged ({error}): remove it, and it is made anew"
+            ) from error
         return folder
     if model and folder.is_dir():
         check_model_folder(folder, needs_tokenizer=needs_tokenizer)

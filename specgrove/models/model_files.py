@@ -14,6 +14,7 @@ from specgrove.json_files import JsonFileError, read_json_object
 from specgrove.models.safetensors_files import weight_files_of
 
 _OLD_QUANTIZATION_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+_NO_MODELS = ("mmproj", ".")
 _GGUF_MAGIC = b"GGUF"
 _GGUF_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 # Folders of our cache, whose models have names with digests.
@@ -42,8 +43,8 @@ def is_gguf_file(path: Path) -> bool:
 
 
 def gguf_files(folder: Path) -> list[Path]:
-    """One path for every GGUF model in ``folder``: the first part for split ones."""
-    return sorted({gguf_parts(path)[0] for path in folder.glob("*.gguf")})
+    """One path for every GGUF model in ``folder``: the first part for split ones. What only goes with a model that sees is none."""
+    return sorted({gguf_parts(path)[0] for path in folder.glob("*.gguf") if not path.name.startswith(_NO_MODELS)})
 
 
 def gguf_of(folder: Path) -> Path | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from specgrove.models.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.tokenizer import Tokenizer
 from tests.models.gguf_writing import TOKENS, save_tiny_gguf, tiny_model
+from tests.models.quantized_folders import edit_config
 from tests.models.test_decoder import PROMPTS, chunked_logits
 
 SCALING = "llama.rope.scaling."
@@ -182,3 +185,50 @@ def test_a_file_that_is_replaced_is_read_anew(tmp_path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_size == before.st_size
     assert Tokenizer.from_folder(resolved(path)).encode("abcd") == [92, 91]
+
+
+def test_what_is_for_seeing_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    save_tiny_gguf(tmp_path / "model" / "tiny.gguf", "Q8_0")
+    (tmp_path / "model" / "mmproj-tiny.gguf").write_bytes(b"GGUF")
+    load_decoder(resolve_model(str(tmp_path / "model"), cache_dir=tmp_path / "cache", progress=print), torch.float32)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text("")])
+def test_a_damaged_folder_of_the_cache_is_named_with_the_remedy(
+    damage: Callable[[Path], object], tmp_path: Path
+) -> None:
+    save_tiny_gguf(tmp_path / "tiny.gguf", "Q8_0")
+    folder = resolved(tmp_path / "tiny.gguf")
+    damage(folder / "config.json")
+    with pytest.raises(
+        ModelNotFoundError, match=r"made from .*tiny\.gguf, is damaged \(.*remove it, and it is made anew"
+    ):
+        resolved(tmp_path / "tiny.gguf")
+    shutil.rmtree(folder)
+    assert resolved(tmp_path / "tiny.gguf") == folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_attention_heads": 8, "head_dim": 8, "num_key_value_heads": 4},
+         r"config\.json says num_attention_heads 8 and model\.gguf has 4: they are of different models"),
+        ({"num_attention_heads": 4, "head_dim": 16, "num_key_value_heads": 1}, r"says num_key_value_heads 1 and model\.gguf has 2"),
+        ({"architectures": ["Qwen3ForCausalLM"]}, r"says architectures Qwen3ForCausalLM and model\.gguf has LlamaForCausalLM"),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": 4}, None),  # its files are called Llama's
+        ({"architectures": ["BloomForCausalLM"]}, r"architecture BloomForCausalLM is not supported"),
+        ({}, None),
+    ],
+)  # fmt: skip
+def test_a_configuration_beside_the_file_is_of_the_same_model(
+    changes: dict[str, Any], message: str | None, tmp_path: Path
+) -> None:
+    save_tiny_gguf(tmp_path / "tiny.gguf", "F32")
+    folder = resolved(tmp_path / "tiny.gguf")
+    edit_config(folder, **changes)
+    if message is None:
+        load_decoder(folder, torch.float32)
+        return
+    with pytest.raises(UnsupportedModelError, match=message):
+        load_decoder(folder, torch.float32)

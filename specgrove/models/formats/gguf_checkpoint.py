@@ -21,6 +21,7 @@ from specgrove.models.formats.gguf_blocks import BITS, BLOCK_BYTES, BLOCK_LEN
 from specgrove.models.formats.gguf_families import check_tensors, family_of_gguf, main_type, values_of
 from specgrove.models.formats.stored import bounds, groups_of
 from specgrove.models.gguf_file import GgufFile, GgufTensor
+from specgrove.models.spec import DecoderSpec
 from specgrove.models.weights import Weight
 
 
@@ -43,9 +44,26 @@ class GgufCheckpoint:
         names = {name: family.hugging_face_name(name) for name in self._file.tensors}
         self._tensors = {name: self._file.tensors[stored] for stored, name in names.items() if name is not None}
         values = values_of(self._file)
-        num_heads = values.size("attention.head_count")
-        num_kv_heads = values.size("attention.head_count_kv", num_heads)
+        self._num_q_heads = num_heads = values.size("attention.head_count")
+        self._num_kv_heads = num_kv_heads = values.size("attention.head_count_kv", num_heads)
         self._num_heads = {"q_proj": num_heads, "k_proj": num_kv_heads} if family.has_rotated_pairs else {}
+
+    def check_agrees(self, spec: DecoderSpec) -> None:
+        """Whether the file is of the model that a config.json beside it describes, in what shapes don't tell.
+
+        Raises ``UnsupportedModelError``.
+        """
+        architecture = "LlamaForCausalLM" if spec.architecture == "MistralForCausalLM" else spec.architecture
+        said = {
+            "num_attention_heads": (spec.num_heads, self._num_q_heads),
+            "num_key_value_heads": (spec.num_kv_heads, self._num_kv_heads),
+            "architectures": (architecture, self._family.architecture),  # Mistral's files are called Llama's
+        }
+        for key, (by_config, by_file) in said.items():
+            if by_config != by_file:
+                raise UnsupportedModelError(
+                    f"config.json says {key} {by_config} and {self._path.name} has {by_file}: they are of different models"
+                )
 
     def __enter__(self) -> Self:
         return self
