@@ -9,9 +9,11 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from specgrove import supervisor as supervisor_module
 from specgrove.client import Client
 from specgrove.serve import NotReadyError, Suite, SuiteConfig, is_serving, process_specs
 from specgrove.supervisor import ProcessFailedError, ProcessSpec, Supervisor
@@ -52,6 +54,31 @@ def test_output_is_forwarded_and_a_killed_process_comes_back(tmp_path: Path) -> 
     assert ("service", f"hello from {address}") in lines
     assert any("ended with signal SIGKILL; starting it again in 0.2 s" in line for _, line in lines)
     assert supervisor.pid("service") is None
+
+
+def test_what_ends_again_and_again_is_started_ever_more_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    clock = SimpleNamespace(now_s=1000.0, monotonic=lambda: clock.now_s)
+    supervisor = Supervisor([spec(tmp_path)], lambda name, line: lines.append(line), drain_s=5)
+    child = supervisor._children["service"]
+
+    def spawn(_: object) -> None:
+        child.process = SimpleNamespace(poll=lambda: 1, returncode=1)  # type: ignore[assignment]
+        child.started_s, child.restart_at_s = clock.now_s, None
+
+    monkeypatch.setattr(supervisor_module, "time", clock)
+    monkeypatch.setattr(supervisor, "_spawn", spawn)
+    supervisor.expect_up()
+    spawn(child)
+    for lived_s in (*[0.0] * 8, 31.0, 0.0):
+        clock.now_s += lived_s
+        supervisor._tend(child)
+        assert child.restart_at_s is not None
+        clock.now_s = child.restart_at_s
+        supervisor._tend(child)
+    waits = [line.rpartition("starting it again in ")[2] for line in lines]
+    assert waits == [f"{wait_s} s" for wait_s in (0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0, 0.2, 0.4)]
+    assert supervisor.num_restarts("service") == 10
 
 
 def test_a_process_that_ends_while_starting_says_why(tmp_path: Path) -> None:
