@@ -21,8 +21,9 @@ $(shell mkdir -p build; find specgrove router llm_service ssm_service -name '*.p
 demo: $(VENV)/.running
 	@$(BIN)/specgrove demo
 
+# Two processes, each with files of its own (tests/conftest.py says which); more gain nothing on the two cores of CI.
 test: setup
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" -n 2 --no-loadscope-reorder
 
 bench: setup
 	$(BIN)/python -m benchmarks.serving

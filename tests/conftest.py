@@ -12,6 +12,7 @@ import tqdm
 from specgrove.kernels import threads
 
 TINY_VOCAB_SIZE = 97
+END_TO_END = "tests/end_to_end/"
 
 # By default an example that takes 0.2 s fails, on a busy machine that is.
 hypothesis.settings.register_profile("at any speed", deadline=None)
@@ -19,6 +20,24 @@ hypothesis.settings.load_profile("at any speed")
 
 # Its thread and a progress bar that the garbage collector ends wait for each other now and then (transformers leaves such bars).
 tqdm.tqdm.monitor_interval = 0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Side by side with others a process has one core."""
+    if hasattr(config, "workerinput"):
+        torch.set_num_threads(1)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which GPU machines may lack
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """A file's tests run in one process, and so do all those that share the real suite."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class BySharedFixtures(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return END_TO_END if nodeid.startswith(END_TO_END) else str(super()._split_scope(nodeid))
+
+    return BySharedFixtures(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -12,7 +12,7 @@ import torch
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from router.tree_policy import StaticTreePolicy
-from specgrove import speculation
+from specgrove import drafting, speculation
 from specgrove.models.device_weights import DeviceWeights
 from specgrove.models.loading import load_decoder
 from specgrove.request import GenerationRequest, SamplingParams, TreeShape
@@ -28,6 +28,7 @@ from ssm_service.pool import DrafterPool
 from tests.devices import DEVICES
 from tests.models.families import DEVICE_VARIANTS, VOCAB_SIZE, save_tiny
 from tests.patience import PatientVerifier, ReadingDrafter
+from tests.waiting import LIMIT_S
 
 PROMPTS = ((5, 1, 44, 90, 3, 3, 17), (8, 2, 8, 2, 8))
 NUM_TOKENS = 12
@@ -90,6 +91,8 @@ def test_speculative_output_equals_incremental(
     loops: tuple[StepLoop, StepLoop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(speculation, "_LONG_PROMPT_LEN", 0)  # drafters read these at once too
+    for patience in ("_DRAFT_TIMEOUT_S", "_LATE_DRAFT_WAIT_S"):  # and are waited for, however slow the machine
+        monkeypatch.setattr(drafting, patience, LIMIT_S)
     for sampling in SAMPLINGS.values():
         expected = asyncio.run(outputs(loops, sampling, TreeShape(0, 0)))
         found = asyncio.run(outputs(loops, sampling, TreeShape(6, 3)))
