@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,6 +54,17 @@ def test_shards_are_weights_each(tmp_path: Path) -> None:
     assert model_digest(tmp_path) != digest
 
 
+@pytest.mark.parametrize(("bits", "fact"), [(8, "int8"), (4, "int4"), (None, "none")])
+def test_quantisation_is_told_as_the_weights_are(bits: int | None, fact: str, tmp_path: Path) -> None:
+    """Whoever quantised them, and whatever the option says."""
+    config = {} if bits is None else {"quantization_config": {"quant_method": "specgrove", "bits": bits}}
+    (tmp_path / "model.safetensors").write_bytes(bytes(1000))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    decoder = SimpleNamespace(device=torch.device("cpu"), ops=object())
+    for arguments in ([], ["--quantization", "int8"]):
+        assert f"quantization {fact}" in numerics_of(parse_arguments(arguments), tmp_path, decoder)
+
+
 class OtherOps:
     """Kernels of another kind."""
 
@@ -61,7 +73,6 @@ class OtherOps:
     ("arguments", "changed"),
     [
         (["--dtype", "float32"], "dtype float32"),
-        (["--quantization", "int8"], "quantization int8"),
         (["--tensor-parallel", "2"], "layout 2 x 1"),
         (["--threads", "3", "--kv-slots", "7", "--max-model-len", "9", "--device", "cpu"], None),
     ],
