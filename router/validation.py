@@ -76,7 +76,10 @@ async def checked_request(
     found.raise_any()
     stop_texts = tuple(dict.fromkeys(proto.stop))
     ids = {text: model.tokenizer.special_token_id(text) for text in stop_texts}
-    stop_text_of_token = {token_id: text for text, token_id in ids.items() if token_id is not None}
+    # A tokenizer's files may name tokens that the model was not made for: it never gives them.
+    stop_text_of_token = {
+        token_id: text for text, token_id in ids.items() if token_id is not None and token_id < model.vocab_size
+    }
     return CheckedRequest(
         GenerationRequest(
             session_id=session_id,

@@ -195,6 +195,8 @@ async def serve_until_signal(
         await server.stop(0.0)
         if watching is not None:
             watching.cancel()
+            # It takes a turn of the loop to call the timer off; what follows may block for long.
+            await asyncio.gather(watching, return_exceptions=True)
 
 
 async def _until_signal(server: Server, stopped: Awaitable[object] | None) -> None:

@@ -18,7 +18,15 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
-from specgrove.tokenizer.messages import Message, content_parts, message_values, with_parts
+from specgrove.tokenizer.messages import (
+    Message,
+    argument_object,
+    argument_text,
+    content_parts,
+    message_values,
+    with_arguments,
+    with_parts,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,7 @@ class ChatOptions:
 # Marks the end of a message that is to be continued. The space shows whether the template trims what it is given.
 _END_OF_FINAL_MESSAGE = "\ue000end of the final message\ue000 "
 _ANSWER = "Certainly"
+_ARGUMENTS = {"word": _ANSWER}
 
 
 class ChatTemplates:
@@ -102,15 +111,28 @@ class ChatTemplates:
 
 
 class _Template:
-    """A template, and the form in which it takes contents: some look at lists of parts only, and would leave texts out."""
+    """A template, and the forms in which it takes what others take otherwise.
+
+    Some look at contents as lists of parts only, and would leave texts out; some put the arguments of calls into the text as they are.
+    """
 
     def __init__(self, template: jinja2.Template, special_tokens: Mapping[str, str]) -> None:
         self._template = template
         self._special_tokens = special_tokens
-        self._takes_parts = not self._shows(_ANSWER) and self._shows(content_parts(_ANSWER))
+        is_for_texts, is_for_parts = (
+            _ANSWER in self._tried(_question(form)) for form in (_ANSWER, content_parts(_ANSWER))
+        )
+        self._takes_parts = is_for_parts and not is_for_texts
+        self._argument_form = argument_text if self._takes_argument_texts() else argument_object
+
+    def _takes_argument_texts(self) -> bool:
+        written, as_object = str(argument_text(_ARGUMENTS)), self._tried(_call(_ARGUMENTS))
+        is_for_objects = _ANSWER in as_object and repr(_ARGUMENTS) not in as_object
+        return not is_for_objects and written in self._tried(_call(written))
 
     def render(self, conversation: Sequence[Mapping[str, object]], variables: Mapping[str, object]) -> str:
         """Raises ``ValueError``."""
+        conversation = [with_arguments(message, self._argument_form) for message in conversation]
         if self._takes_parts:
             conversation = [with_parts(message) for message in conversation]
         return self._render(conversation, variables)
@@ -123,13 +145,21 @@ class _Template:
         except Exception as error:
             raise ValueError(f"the chat template fails at these messages: {_told(error)}") from error
 
-    def _shows(self, content: object) -> bool:
-        """Whether a user's content gets into the text."""
-        variables = {"tools": None, "documents": None, "add_generation_prompt": True}
+    def _tried(self, conversation: Sequence[Mapping[str, object]]) -> str:
+        """The text of a conversation as it is given; empty where the template fails."""
         try:
-            return _ANSWER in self._render([{"role": "user", "content": content}], variables)
+            return self._render(conversation, {"tools": None, "documents": None, "add_generation_prompt": True})
         except ValueError:
-            return False
+            return ""
+
+
+def _question(content: object) -> list[dict[str, object]]:
+    return [{"role": "user", "content": content}]
+
+
+def _call(arguments: object) -> list[dict[str, object]]:
+    call = {"id": "call00000", "type": "function", "function": {"name": "say", "arguments": arguments}}
+    return [*_question("Hello"), {"role": "assistant", "content": "", "tool_calls": [call]}]
 
 
 def _before_end(text: str) -> str:

@@ -1,12 +1,13 @@
 """Messages of a conversation as chat templates read them, from the forms in which clients send them. Used by ``chat_template``.
 
-Invariant: what is given is not changed; what templates of different models read differently is given in every form.
+Invariant: what is given is not changed. What templates read under different names is given under each; of what they take in one form
+only, a content or the arguments of a call, there is a function for each form.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 Message = tuple[str, str] | Mapping[str, object]
 """A (role, content) pair, or a mapping with ``role``, ``content`` and what else the chat template reads."""
@@ -16,19 +17,13 @@ _REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 
 
 def message_values(message: Message) -> dict[str, object]:
-    """Without values that are None: templates would write "None", or fail. Arguments of tools' calls are objects."""
+    """Without values that are None: templates would write "None", or fail."""
     if not isinstance(message, Mapping):
         role, content = message
         return {"role": role, "content": content}
     values = {name: value for name, value in message.items() if value is not None}
     reasoning = next((values[name] for name in _REASONING_NAMES if name in values), None)
-    if reasoning is not None:
-        values = {"thinking": reasoning, **values, "reasoning_content": reasoning}
-    if isinstance(calls := values.get("tool_calls"), list | tuple):
-        values["tool_calls"] = [_with_function(call) for call in calls]
-    if isinstance(call := values.get("function_call"), Mapping):
-        values["function_call"] = _with_arguments(call)
-    return values
+    return values if reasoning is None else {"thinking": reasoning, **values, "reasoning_content": reasoning}
 
 
 def content_parts(text: str) -> list[dict[str, str]]:
@@ -42,21 +37,39 @@ def with_parts(message: Mapping[str, object]) -> dict[str, object]:
     return {**message, "content": content_parts(content)} if isinstance(content, str) else dict(message)
 
 
-def _with_function(call: object) -> object:
-    if not isinstance(call, Mapping):
-        return call
-    if isinstance(function := call.get("function"), Mapping):
-        return {**call, "function": _with_arguments(function)}
-    return _with_arguments(call)
+def with_arguments(message: Mapping[str, object], form: Callable[[object], object]) -> dict[str, object]:
+    """The message, with the arguments of its calls of tools in a form: ``argument_object`` or ``argument_text``."""
+    values = dict(message)
+    if isinstance(calls := values.get("tool_calls"), list | tuple):
+        values["tool_calls"] = [_with_function(call, form) for call in calls]
+    if isinstance(call := values.get("function_call"), Mapping):
+        values["function_call"] = _formed(call, form)
+    return values
 
 
-def _with_arguments(function: Mapping[str, object]) -> Mapping[str, object]:
-    """OpenAI's API has the arguments as JSON in a text; templates write objects as JSON, and texts once more as such."""
-    arguments = function.get("arguments")
+def argument_object(arguments: object) -> object:
+    """OpenAI's API has them as JSON in a text; most templates write objects as JSON, and texts once more as such."""
     if not isinstance(arguments, str):
-        return function
+        return arguments
     try:
         values = json.loads(arguments or "{}")
     except (ValueError, RecursionError):
-        return function
-    return {**function, "arguments": values} if isinstance(values, dict) else function
+        return arguments
+    return values if isinstance(values, dict) else arguments
+
+
+def argument_text(arguments: object) -> object:
+    """For templates that put them into the text as they are."""
+    return json.dumps(arguments, ensure_ascii=False) if isinstance(arguments, Mapping) else arguments
+
+
+def _with_function(call: object, form: Callable[[object], object]) -> object:
+    if not isinstance(call, Mapping):
+        return call
+    if isinstance(function := call.get("function"), Mapping):
+        return {**call, "function": _formed(function, form)}
+    return _formed(call, form)
+
+
+def _formed(function: Mapping[str, object], form: Callable[[object], object]) -> Mapping[str, object]:
+    return {**function, "arguments": form(function["arguments"])} if "arguments" in function else function

@@ -207,6 +207,11 @@ async def test_stop_texts_that_are_special_tokens_are_stop_tokens() -> None:
     assert checked.stop_text_of_token == {EOS: "<eos>"}
     # An ordinary token of that text may be a part of others, or come about from them.
     assert (await _checked(stop=["a"], ignore_eos=True)).request.sampling.stop_token_ids == ()
+    # One that only the tokenizer has: the LLM service would refuse its id.
+    small = replace(MODEL, vocab_size=EOS)
+    proto = router_pb2.GenerateRequest(text="hello", stop=["<eos>"], ignore_eos=True)
+    checked = await checked_request(proto, small, TextWork(), session_id="s", deadline_s=None)
+    assert (checked.stop_text_of_token, checked.request.sampling.stop_token_ids) == ({}, ())
 
 
 async def test_no_more_log_probabilities_are_asked_for_than_there_are_tokens() -> None:

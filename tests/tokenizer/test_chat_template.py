@@ -136,6 +136,29 @@ def test_arguments_of_calls_are_objects_though_clients_send_them_as_text(argumen
     assert calls[0]["function"] == {"name": "f", "arguments": arguments}
 
 
+PUT_INTO_THE_TEXT = {
+    "fails at objects": "{% for c in m.tool_calls %}{{ '<' + c.function.arguments + '>' }}{% endfor %}",
+    "writes objects as Python does": "{% for c in m.tool_calls %}<{{ c.function.arguments }}>{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("calls", PUT_INTO_THE_TEXT.values(), ids=PUT_INTO_THE_TEXT)
+@pytest.mark.parametrize("arguments", ['{"city": "Köln", "days": 3}', {"city": "Köln", "days": 3}])
+def test_a_template_that_puts_arguments_into_the_text_gets_text(calls: str, arguments: object) -> None:
+    tokenizer = with_template(f"{{% for m in messages %}}{{{{ m.content }}}}{calls}{{% endfor %}}")
+    message = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
+    assert tokenizer.render_chat([("user", "hi"), message]) == 'hi<{"city": "Köln", "days": 3}>'
+
+
+def test_a_template_that_takes_arguments_in_both_forms_gets_objects() -> None:
+    both = (
+        "{% for m in messages %}{% for c in m.tool_calls %}{% set a = c.function.arguments %}"
+        "{{ a if a is string else 'object ' + (a | tojson) }}{% endfor %}{% endfor %}"
+    )
+    message = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": '{"a":1}'}}]}
+    assert with_template(both).render_chat([message]) == 'object {"a": 1}'
+
+
 @pytest.mark.parametrize("message", [{"role": "assistant", "tool_calls": []}, {"role": "assistant", "content": None}])
 def test_a_message_without_text_is_not_continued(message: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="no text that could be continued"):
