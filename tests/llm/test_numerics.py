@@ -98,18 +98,6 @@ def test_what_decides_bits_is_told_fact_by_fact(
         assert set(found) - before == {fact}
 
 
-@pytest.mark.parametrize(("config", "told"), [({}, "none"), ({"bits": 8}, "int8"), ({"bits": 4}, "int4")])
-def test_the_quantisation_is_that_of_the_weights_whatever_the_options_say(
-    config: dict[str, int], told: str, tmp_path: Path
-) -> None:
-    """``specgrove serve`` quantises before the service starts; the service by itself is given the folder that it made."""
-    (tmp_path / "model.safetensors").write_bytes(bytes(1000))
-    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": config}))
-    decoder = SimpleNamespace(device=torch.device("cpu"), ops=object())
-    for arguments in ([], ["--quantization", "int8"]):
-        assert f"quantization {told}" in numerics_of(parse_arguments(arguments), tmp_path, decoder)
-
-
 def test_on_a_gpu_its_name_and_torchs_version_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not all that runs there are kernels of our own."""
     (tmp_path / "model.safetensors").write_bytes(bytes(1000))

@@ -10,6 +10,8 @@ import sys
 import pytest
 
 from specgrove.serving.event_loop_watch import watch_event_loop
+from specgrove.serving.server import serve_until_signal
+from tests.serving.toy_service import EchoServicer, server_of
 
 _PROGRAM = """
 import asyncio, ctypes
@@ -47,3 +49,13 @@ async def test_each_turn_sets_the_timer_anew_and_the_end_takes_it_away(monkeypat
     watching.cancel()
     await asyncio.wait({watching})
     assert timers == []
+
+
+async def test_the_timer_is_off_when_a_server_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its process does then, such as waiting for threads, gives the loop no turn."""
+    calls: list[str] = []
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *_, **__: calls.append("on"))
+    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: calls.append("off"))
+    await serve_until_signal(server_of(EchoServicer()), asyncio.sleep(0), hang_timeout_s=60.0)
+    assert calls[0] == "on"
+    assert calls[-1] == "off"
