@@ -24,7 +24,7 @@ from specgrove.tokenizer.messages import (
     argument_text,
     content_parts,
     message_values,
-    with_arguments,
+    with_calls,
     with_parts,
 )
 
@@ -113,7 +113,8 @@ class ChatTemplates:
 class _Template:
     """A template, and the forms in which it takes what others take otherwise.
 
-    Some look at contents as lists of parts only, and would leave texts out; some put the arguments of calls into the text as they are.
+    Some look at contents as lists of parts only, and would leave texts out. Some put the arguments of calls into the text as they are,
+    and some show calls only where there is no content, not even an empty one.
     """
 
     def __init__(self, template: jinja2.Template, special_tokens: Mapping[str, str]) -> None:
@@ -123,16 +124,21 @@ class _Template:
             _ANSWER in self._tried(_question(form)) for form in (_ANSWER, content_parts(_ANSWER))
         )
         self._takes_parts = is_for_parts and not is_for_texts
-        self._argument_form = argument_text if self._takes_argument_texts() else argument_object
+        self._argument_form, self._empty_content = self._form_of_calls()
 
-    def _takes_argument_texts(self) -> bool:
-        written, as_object = str(argument_text(_ARGUMENTS)), self._tried(_call(_ARGUMENTS))
-        is_for_objects = _ANSWER in as_object and repr(_ARGUMENTS) not in as_object
-        return not is_for_objects and written in self._tried(_call(written))
+    def _form_of_calls(self) -> tuple[Callable[[object], object], str | None]:
+        written = str(argument_text(_ARGUMENTS))
+        for content in ("", None):
+            as_object = self._tried(_call(_ARGUMENTS, content))
+            if _ANSWER in as_object and repr(_ARGUMENTS) not in as_object:
+                return argument_object, content
+            if written in self._tried(_call(written, content)):
+                return argument_text, content
+        return argument_object, ""
 
     def render(self, conversation: Sequence[Mapping[str, object]], variables: Mapping[str, object]) -> str:
         """Raises ``ValueError``."""
-        conversation = [with_arguments(message, self._argument_form) for message in conversation]
+        conversation = [with_calls(message, self._argument_form, self._empty_content) for message in conversation]
         if self._takes_parts:
             conversation = [with_parts(message) for message in conversation]
         return self._render(conversation, variables)
@@ -157,9 +163,9 @@ def _question(content: object) -> list[dict[str, object]]:
     return [{"role": "user", "content": content}]
 
 
-def _call(arguments: object) -> list[dict[str, object]]:
+def _call(arguments: object, content: str | None) -> list[dict[str, object]]:
     call = {"id": "call00000", "type": "function", "function": {"name": "say", "arguments": arguments}}
-    return [*_question("Hello"), {"role": "assistant", "content": "", "tool_calls": [call]}]
+    return [*_question("Hello"), {"role": "assistant", "content": content, "tool_calls": [call]}]
 
 
 def _before_end(text: str) -> str:

@@ -37,11 +37,18 @@ def with_parts(message: Mapping[str, object]) -> dict[str, object]:
     return {**message, "content": content_parts(content)} if isinstance(content, str) else dict(message)
 
 
-def with_arguments(message: Mapping[str, object], form: Callable[[object], object]) -> dict[str, object]:
-    """The message, with the arguments of its calls of tools in a form: ``argument_object`` or ``argument_text``."""
+def with_calls(
+    message: Mapping[str, object], form: Callable[[object], object], empty_content: str | None
+) -> dict[str, object]:
+    """The message, with the arguments of its calls of tools in a form (``argument_object`` or ``argument_text``).
+
+    ``empty_content`` takes the place of an empty content beside calls: some templates look for calls only where it is None.
+    """
     values = dict(message)
     if isinstance(calls := values.get("tool_calls"), list | tuple):
         values["tool_calls"] = [_with_function(call, form) for call in calls]
+        if calls and not values.get("content"):
+            values["content"] = empty_content
     if isinstance(call := values.get("function_call"), Mapping):
         values["function_call"] = _formed(call, form)
     return values

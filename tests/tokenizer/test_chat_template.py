@@ -159,6 +159,20 @@ def test_a_template_that_takes_arguments_in_both_forms_gets_objects() -> None:
     assert with_template(both).render_chat([message]) == 'object {"a": 1}'
 
 
+def test_a_template_that_shows_calls_only_without_a_content_gets_none() -> None:
+    """As DeepSeek's: beside an empty content it left the calls out without a word."""
+    template = (
+        "{% for m in messages %}{% if m.content is not none %}{{ m.content }};{% else %}"
+        "{% for c in m.tool_calls %}{{ c.function.name + '(' + c.function.arguments + ')' }}{% endfor %}{% endif %}{% endfor %}"
+    )
+    tokenizer = with_template(template)
+    message = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]}
+    for content in ({}, {"content": ""}, {"content": None}):
+        assert tokenizer.render_chat([("user", ""), message | content]) == ';f({"a": 1})'
+    assert tokenizer.render_chat([message | {"content": "Let me see"}]) == "Let me see;"
+    assert tokenizer.render_chat([("assistant", "")]) == ";"
+
+
 @pytest.mark.parametrize("message", [{"role": "assistant", "tool_calls": []}, {"role": "assistant", "content": None}])
 def test_a_message_without_text_is_not_continued(message: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="no text that could be continued"):
