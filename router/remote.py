@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_CLOSE_TIMEOUT_S = 2.0
+# A service that computes may be long in answering; what is not closed keeps its KV slots until it expires.
+_CLOSE_TIMEOUT_S = 60.0
+_LAST_CLOSES_S = 2.0  # that a router which stops waits for
 _MIN_BUSY_BACKOFF_S = 0.02
 _MAX_BUSY_BACKOFF_S = 0.5
 
@@ -96,7 +98,7 @@ class RemoteVerifier:
                 self._background.start(replica.stub.CloseSession(request, timeout=_CLOSE_TIMEOUT_S))
 
     async def finish(self) -> None:
-        """Returns when all closing is done."""
+        """Returns when all closing is done, or has taken too long."""
         await self._background.finish()
 
     async def _replica_for(self, work: VerifyWork, apart: contextlib.AsyncExitStack) -> LlmReplica:
@@ -172,7 +174,7 @@ class RemoteDrafter:
             self._background.start(stub.CloseSession(request, timeout=_CLOSE_TIMEOUT_S))
 
     async def finish(self) -> None:
-        """Returns when all closing is done."""
+        """Returns when all closing is done, or has taken too long."""
         await self._background.finish()
 
 
@@ -224,7 +226,11 @@ class _Background:
         task.add_done_callback(self._tasks.discard)
 
     async def finish(self) -> None:
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=_LAST_CLOSES_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     def _run(self, call: _UnaryCall) -> Coroutine[Any, Any, None]:
         async def run() -> None:
