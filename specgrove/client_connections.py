@@ -96,16 +96,18 @@ class AsyncConnection:
                 await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(channel.close(), loop))
 
     def _channel(self) -> grpc.aio.Channel:
+        """Loops run in threads of their own, so the dictionary changes in steps that each are whole."""
         loop = asyncio.get_running_loop()
-        if loop not in self._channels:
-            # Nothing can be done any more with those of loops that have ended.
-            self._channels = {known: channel for known, channel in self._channels.items() if not known.is_closed()}
-            self._channels[loop] = (
+        channel = self._channels.get(loop)
+        if channel is None:
+            for ended in [known for known in list(self._channels) if known.is_closed()]:
+                self._channels.pop(ended, None)  # nothing can be done any more with its channel
+            channel = self._channels[loop] = (
                 grpc.aio.insecure_channel(self._target, options=client_channel_options())
                 if self._credentials is None
                 else grpc.aio.secure_channel(self._target, self._credentials, options=client_channel_options())
             )
-        return self._channels[loop]
+        return channel
 
 
 def metadata_of(token: str | None) -> Metadata:

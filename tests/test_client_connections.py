@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import grpc
 import pytest
 
 from specgrove.client import AsyncClient, Client
+from specgrove.client_connections import AsyncConnection
 from specgrove.errors import (
     InternalError,
     InvalidRequestError,
@@ -181,3 +183,29 @@ async def test_what_is_no_tls_and_no_token_is_told_at_once(kind: Any) -> None:
     for token in (5, b"secret", "two words"):
         with pytest.raises(ValueError, match="a token must be printable ASCII"):
             kind("host:1", token=token)
+
+
+async def test_channels_that_two_threads_make_at_once_are_both_kept() -> None:
+    connection = AsyncConnection("localhost:1", None)
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def ask() -> None:
+        loops.append(asyncio.get_running_loop())
+        with connection.router():
+            pass
+
+    class Ended:
+        """The loop of before: while one thread looks whether it is closed, another asks for its first channel."""
+
+        def is_closed(self) -> bool:
+            if len(loops) == 1:
+                thread = threading.Thread(target=lambda: asyncio.run(ask()))
+                thread.start()
+                thread.join(LIMIT_S)
+            return True
+
+    connection._channels[Ended()] = None  # type: ignore[index, assignment]
+    await ask()
+    assert len(loops) == 2
+    assert set(connection._channels) == set(loops)
+    await connection.close()
