@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
-import threading
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +17,6 @@ from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2, token_tree_pb2
 from tests.router.toy_language import CHAT_TEMPLATE, EOS, VOCAB_SIZE, toy_tokenizer_json
 from tests.router.toy_services import CONTEXT_LEN
-from tests.waiting import LIMIT_S
 
 TOKENIZER = Tokenizer(toy_tokenizer_json(), json.loads('{"eos_token": "<eos>"}'), CHAT_TEMPLATE)
 MODEL = ServedModel("toy", "Toy", VOCAB_SIZE, CONTEXT_LEN, "float32", (EOS,), 64, TOKENIZER, (EOS, 10))
@@ -281,26 +278,6 @@ async def test_an_assistants_message_is_continued() -> None:
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello, "}]
     assert await _prompt_of(messages=messages) == "[user]hi[assistant]Hello, [assistant]"
     assert await _prompt_of(messages=messages, continue_final_message=True) == "[user]hi[assistant]Hello, "
-
-
-async def test_only_few_long_texts_are_worked_on_at_once() -> None:
-    text_work, running, most = TextWork(), 0, 0
-    gate = threading.Semaphore(0)
-
-    def work() -> int:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        assert gate.acquire(timeout=LIMIT_S)
-        running -= 1
-        return 1
-
-    tasks = [asyncio.create_task(text_work.run(1 << 20, work)) for _ in range(6)]
-    # Short ones wait for nobody.
-    assert await text_work.run(100, lambda: "short") == "short"
-    gate.release(6)
-    assert await asyncio.gather(*tasks) == [1] * 6
-    assert most <= 2
 
 
 async def test_defaults_are_filled_in() -> None:
