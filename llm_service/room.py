@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from llm_service.session import Session
 from specgrove.runtime.kv_slots import SlotPool
@@ -116,7 +116,7 @@ class Room:
 
     def _give_way(
         self,
-        victims: Iterable[Session],
+        victims: Sequence[Session],
         suffices: Callable[[Collection[Session]], bool],
         in_flight: Collection[str],
     ) -> bool:
@@ -124,13 +124,10 @@ class Room:
 
         Where all of them together would not do nobody gives way: it would be in vain. One whose pass is under way does so after it.
         """
-        leaving: list[Session] = []
-        for victim in victims:
-            if suffices(leaving):
-                break
-            leaving.append(victim)
-        if not suffices(leaving):
+        if not suffices(victims):
             return False
+        num_leaving = next(number for number in range(len(victims) + 1) if suffices(victims[:number]))
+        leaving = victims[:num_leaving]
         ready = [victim for victim in leaving if victim.session_id not in in_flight]
         for victim in ready:
             self._release(victim)
