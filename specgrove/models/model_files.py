@@ -36,6 +36,8 @@ def is_gguf_file(path: Path) -> bool:
     if path.suffix == ".gguf":
         return any(part.is_file() for part in gguf_parts(path))
     try:
+        if not path.is_file():  # to open a pipe is to wait for whoever writes to it
+            return False
         with path.open("rb") as file:
             return file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC
     except OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors.numpy import save_file
 from specgrove.models import hub
 from specgrove.models.hub import DEMO_LLM, ModelNotFoundError, check_model_folder, resolve_model
 from specgrove.models.inventory import find_model
-from specgrove.models.model_files import name_of
+from specgrove.models.model_files import is_gguf_file, name_of
 
 
 @pytest.fixture
@@ -167,6 +168,17 @@ def test_what_can_be_no_path_is_told(model: str, tmp_path: Path) -> None:
         with pytest.raises(ModelNotFoundError, match=r"can't be a path \(.+\), and is no hub id") as raised:
             find(model, cache_dir=tmp_path, progress=print)
         assert len(str(raised.value)) < 300
+
+
+def test_a_pipe_is_no_model_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    # Without somebody who writes a defect would hang the test.
+    writer = subprocess.Popen([sys.executable, "-c", f"open({str(tmp_path / 'pipe')!r}, 'wb').write(b'GGUF')"])
+    try:
+        assert not is_gguf_file(tmp_path / "pipe")
+    finally:
+        writer.kill()
+        writer.wait()
 
 
 def test_a_folder_in_place_of_the_weights_is_told(model_folder: Path) -> None:
