@@ -94,12 +94,11 @@ def open_checkpoint(folder: Path, dtype: torch.dtype = torch.float32, *, keeps_b
     """
     gguf_path = gguf_of(folder)
     if gguf_path is not None:
-        checkpoint = GgufCheckpoint(gguf_path, dtype, keeps_blocks=keeps_blocks)
+        spec, checkpoint = read_spec(folder), GgufCheckpoint(gguf_path, dtype, keeps_blocks=keeps_blocks)
         try:
-            checkpoint.check_agrees(read_spec(folder))
+            checkpoint.check_agrees(spec)
         except UnsupportedModelError as error:
-            text = str(error)
-            raise UnsupportedModelError(text if text.startswith(str(folder)) else f"{folder}: {text}") from error
+            raise UnsupportedModelError(f"{folder}: {error}") from error
         return checkpoint
     family, _ = family_of(folder)
     return SafetensorsCheckpoint(folder, family.NAMES, has_tied_head=read_spec(folder).has_tied_head)
