@@ -103,6 +103,17 @@ class GgufMetadata:
             return numbers
         raise self.error(key, "a list of numbers")
 
+    def is_list(self, key: str) -> bool:
+        """Whether there is a list of numbers or flags."""
+        return isinstance(self._values.get(self._prefix + key), np.ndarray)
+
+    def flags(self, key: str) -> list[bool]:
+        """A list of true and false; 1 and 0 are taken too."""
+        numbers = self.numbers(key)
+        if all(number in (0, 1) for number in numbers):
+            return [bool(number) for number in numbers]
+        raise self.error(key, "a list of true and false")
+
     def _value(self, key: str, default: Any) -> Any:
         value = self._values.get(self._prefix + key, default)
         if value is None:

@@ -61,6 +61,35 @@ def test_rotary_positions_are_scaled_as_llama_cpp_scales_them(
     assert (chunked_logits(ModelRunner(decoder, 64), PROMPTS[0], 4) - expected).abs().max() <= 1e-4
 
 
+def test_gemma_3_as_ollama_writes_it(tmp_path: Path) -> None:
+    """Its window's base has another name, and which layers have one is told for each."""
+    names = ("rope.freq_base", "rope.scaling.type", "rope.scaling.factor")
+    metadata: dict[str, Any] = {f"gemma3.{name}": None for name in names} | {
+        "gemma3.rope.local.freq_base": 5e3,
+        "gemma3.rope.global.freq_base": 1e6,
+        "gemma3.attention.sliding_window_pattern": [False, True],
+    }
+    values = save_tiny_gguf(tmp_path / "tiny.gguf", "F32", family="gemma3", metadata=metadata)
+    rope = {
+        "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 5e3},
+    }
+    model = tiny_model("gemma3", layer_types=["full_attention", "sliding_attention"], rope_parameters=rope)
+    model.load_state_dict(values, strict=False)
+    with torch.inference_mode():
+        expected = model(torch.tensor([PROMPTS[0]])).logits[0]
+    decoder = load_decoder(resolved(tmp_path / "tiny.gguf"), torch.float32)
+    assert (chunked_logits(ModelRunner(decoder, 64), PROMPTS[0], 4) - expected).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("pattern", [[True], [2, 0]])
+def test_a_list_of_windows_has_one_for_each_layer(pattern: list[Any], tmp_path: Path) -> None:
+    metadata = {"gemma3.attention.sliding_window_pattern": pattern}
+    save_tiny_gguf(tmp_path / "tiny.gguf", "F32", family="gemma3", metadata=metadata)
+    with pytest.raises(ModelNotFoundError, match=r"sliding_window_pattern is array.*, it should be a list of"):
+        resolved(tmp_path / "tiny.gguf")
+
+
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [

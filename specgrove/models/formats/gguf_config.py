@@ -75,18 +75,31 @@ def _of_family(
             "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
         }
         return {"hidden_act": "silu", "rope_parameters": rope, **(biases if family.name != "qwen2" else {})}
-    num_layers, pattern = values.size("block_count"), values.size("attention.sliding_window_pattern", _GEMMA3_PATTERN)
+    num_layers = values.size("block_count")
     if values.number("final_logit_softcapping", 0) or values.number("attn_logit_softcapping", 0):
         raise UnsupportedModelError(f"{file.path}: softcapping is not supported")
-    local_theta = shortest(values.positive("rope.freq_base_swa", _GEMMA3_LOCAL_THETA))
+    # The second name is that of files made by Ollama.
+    local_theta = values.positive("rope.freq_base_swa", values.positive("rope.local.freq_base", _GEMMA3_LOCAL_THETA))
     return {
         "hidden_activation": "gelu_pytorch_tanh",
         "attention_bias": False,
         "query_pre_attn_scalar": hidden_size // num_heads if num_layers == _GEMMA3_27B_LAYERS else head_dim,
         "sliding_window": values.size("attention.sliding_window"),
-        "layer_types": ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(num_layers)],
+        "layer_types": ["sliding_attention" if slides else "full_attention" for slides in _sliding(values, num_layers)],
         "rope_parameters": {
             "full_attention": rope,
-            "sliding_attention": {"rope_type": "default", "rope_theta": local_theta},
+            "sliding_attention": {"rope_type": "default", "rope_theta": shortest(local_theta)},
         },
     }
+
+
+def _sliding(values: GgufMetadata, num_layers: int) -> list[bool]:
+    """By layer whether it sees a window only: told by layer, or one in so many sees all."""
+    key = "attention.sliding_window_pattern"
+    if values.is_list(key):
+        flags = values.flags(key)
+        if len(flags) != num_layers:
+            raise values.error(key, f"a list of {num_layers}, one for each layer")
+        return flags
+    pattern = values.size(key, _GEMMA3_PATTERN)
+    return [(layer + 1) % pattern != 0 for layer in range(num_layers)]

@@ -18,7 +18,8 @@ from specgrove.models.rotary import Llama3Scaling, RotarySpec, frequencies_of, y
 # What llama.cpp's converter turns into a tensor of divisors; all of Meta's models have these values.
 _LLAMA3_ORIGINAL_POSITIONS, _LLAMA3_LOW, _LLAMA3_HIGH = 8192, 1.0, 4.0
 _KNOWN = (
-    "dimension_count", "dimension_count_swa", "freq_base", "freq_base_swa", "scale_linear", "scaling.type", "scaling.factor",
+    "dimension_count", "dimension_count_swa", "freq_base", "freq_base_swa", "global.freq_base", "local.freq_base", "scale_linear",
+    "scaling.type", "scaling.factor",
     "scaling.attn_factor", "scaling.original_context_length", "scaling.finetuned", "scaling.yarn_ext_factor",
     "scaling.yarn_attn_factor", "scaling.yarn_beta_fast", "scaling.yarn_beta_slow",
 )  # fmt: skip
@@ -34,7 +35,7 @@ def gguf_rope(file: GgufFile, head_dim: int, values: GgufMetadata) -> dict[str, 
     rope = values.below("rope")
     if unknown := [key for key in rope if key not in _KNOWN]:
         raise UnsupportedModelError(f"{file.path}: rotary positions with {unknown[0]} are not supported")
-    theta = shortest(rope.positive("freq_base", 10000.0))
+    theta = shortest(rope.positive("freq_base", rope.positive("global.freq_base", 10000.0)))
     if (divisors := file.tensors.get("rope_freqs.weight")) is not None:
         return _llama3(divisors.data.view(np.float32).ravel(), theta, head_dim, file)
     # A factor needs no type, and had another name once.
