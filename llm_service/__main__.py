@@ -48,6 +48,7 @@ from specgrove.runtime.model_runner import ModelRunner, Runner
 from specgrove.runtime.parallel_runner import ParallelRunner, run_worker
 from specgrove.runtime.pass_buffers import PassLimits
 from specgrove.runtime.step_loop import HungEngineError, StepLoop
+from specgrove.serving.listening import check_can_listen
 from specgrove.serving.server import run_server
 from specgrove.telemetry import set_up_logging
 from specgrove.tokenizer import Tokenizer
@@ -278,8 +279,10 @@ def main() -> int:
     try:
         provide_home()
         if config.layout.num_ranks > 1:
+            check_can_listen(config.address)
             check_layout(config)
             return ranks.launch(config.layout, sys.argv[1:], config.drain_timeout_s)
+        check_can_listen(config.address)  # loading may take minutes
         asyncio.run(serve(config, *load_runner(config), None))
     except HungEngineError as error:
         logger.error("%s; ending, to be started again", error)

@@ -15,6 +15,7 @@ from specgrove.folders import provide_home
 from specgrove.kernels.threads import set_num_threads
 from specgrove.runtime.devices import choose_device
 from specgrove.runtime.step_loop import HungEngineError, StepLoop
+from specgrove.serving.listening import check_can_listen
 from specgrove.serving.server import run_server
 from specgrove.settings import SSM, add_settings
 from specgrove.ssm_specs import SSM_SYNTAX, parse_ssms
@@ -91,6 +92,7 @@ def main() -> int:
     set_up_logging("ssm_service", config.log_level, config.log_format)
     try:
         provide_home()
+        check_can_listen(config.address)  # loading may take minutes
         asyncio.run(serve(config))
     except HungEngineError as error:
         logger.error("%s; ending, to be started again", error)

@@ -125,7 +125,7 @@ def _add_models(commands: argparse._SubParsersAction[_Parser]) -> None:
     command = commands.add_parser(
         "models", help="list, inspect, download and convert models", description="Manages models on this machine."
     )
-    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions = command.add_subparsers(dest="action", required=True, metavar="{list,info,download,convert}")
     listing = actions.add_parser("list", help="what is in our cache and in the Hugging Face hub's")
     info = actions.add_parser("info", help="what a model is, and whether it can be served")
     info.add_argument("model", metavar="MODEL", help=f"a Hugging Face id, folder, .gguf file, or {DEFAULT_LLM}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from specgrove.client import Client
 from specgrove.errors import UnavailableError
 from specgrove.serving.address import TlsFiles
-from specgrove.serving.status import connection_cause, is_not_connected
+from specgrove.serving.status import connection_cause, is_cut_off, is_not_connected
 from specgrove.settings import DRAIN, suite_settings
 
 _SUITE_OPTIONS = ("llm", "dtype", "quantization", "llm_replicas", "threads", "start_timeout_s", DRAIN.attribute)
@@ -35,6 +35,11 @@ def connected(arguments: argparse.Namespace) -> Iterator[Client]:
         try:
             yield client
         except UnavailableError as error:
+            if is_cut_off(str(error)):
+                raise UnavailableError(
+                    f"the router at {arguments.address} ended, or the connection did ({error}): the answer is not complete; "
+                    "another try with the same seed gives the same tokens"
+                ) from error
             if not is_not_connected(str(error)):
                 raise
             raise UnavailableError(_hint(arguments, str(error))) from error

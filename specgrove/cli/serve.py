@@ -40,7 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
         while not received:
             suite.check()
             time.sleep(_SIGNAL_POLL_S)
-        console.print("stopping the services; once more to stop at once", style="dim")
+        console.print(
+            "stopping the services when the requests under way have ended; once more to stop at once", style="dim"
+        )
     return 0
 
 

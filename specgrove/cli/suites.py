@@ -36,7 +36,10 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
     """A suite with the models of ``--llm``, ``--ssm`` and ``--dtype``. Its start is shown on stderr."""
     console = make_console(stderr=True, quiet=arguments.quiet)
     if address is not None:
-        check_can_listen(address)
+        try:
+            check_can_listen(address)
+        except OSError as error:
+            raise OSError(f"--grpc-address: {error}") from error
     _check_tls(arguments)
     given = given_arguments(arguments)
     cache_dir = arguments.cache_dir or default_cache_dir()

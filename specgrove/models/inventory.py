@@ -29,6 +29,7 @@ from specgrove.models.hub import (
 )
 from specgrove.models.loading import check_weights, open_checkpoint, read_spec
 from specgrove.models.model_files import config_of, gguf_of, name_of, quantization_of, weight_files
+from specgrove.ssm_specs import SHIPPED_DRAFTERS
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I8": "int8", "U8": "uint8", "I32": "int32"}
 _PICKLE = ("pytorch_model*.bin", "*.pt", "*.pth")
@@ -94,7 +95,7 @@ def _problem(folder: Path) -> str | None:
     try:
         if (folder / "config.json").is_file():
             read_spec(folder)
-        check_model_folder(folder)
+        check_model_folder(folder, needs_tokenizer=folder not in SHIPPED_DRAFTERS.values())
         with open_checkpoint(folder) as checkpoint:
             check_weights(folder, checkpoint)
         return None
@@ -147,9 +148,11 @@ def find_model(model: str, cache_dir: Path, progress: Callable[[str], None]) -> 
 
     Raises ``ModelNotFoundError``.
     """
-    folder = path_of(model)
+    folder = SHIPPED_DRAFTERS.get(model, path_of(model))
     if folder.is_dir() and (folder / "config.json").is_file():
         return folder
+    if model == "lookup":
+        raise ModelNotFoundError("lookup is an SSM without weights: it continues what was said before")
     if model == DEMO_LLM and not (cache_dir / DEMO_LLM).is_dir():
         raise ModelNotFoundError(f"{DEMO_LLM} is not made yet: `specgrove models download {DEMO_LLM}` makes it")
     if model == DEMO_LLM or not is_hub_id(model):

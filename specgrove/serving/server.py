@@ -76,7 +76,7 @@ class Server:
         self._register = register
         self._service_names = ("", *service_names)
         self._drain = drain
-        self._drain_timeout_s = drain_timeout_s
+        self.drain_timeout_s = drain_timeout_s
         self._limits = limits
         self._tls = tls
         self._guard = CallGuard(limits.write_timeout_s)
@@ -123,7 +123,7 @@ class Server:
         server, self._server = self._server, None
         if server is None:
             return
-        timeout_s = self._drain_timeout_s if drain_timeout_s is None else drain_timeout_s
+        timeout_s = self.drain_timeout_s if drain_timeout_s is None else drain_timeout_s
         self._guard.is_draining = True
         try:
             await self._health.enter_graceful_shutdown()
@@ -213,7 +213,9 @@ async def _until_signal(server: Server, stopped: Awaitable[object] | None) -> No
         first_signal.cancel()
         await server.stop(0.0)
     else:
-        logger.info("%s: draining", getattr(first_signal.result(), "name", "signal"))
+        logger.info(
+            "%s: draining, for %.0f s at most", getattr(first_signal.result(), "name", "signal"), server.drain_timeout_s
+        )
         await _drain(server, signals, failed)
     if failed.done():
         failed.result()

@@ -53,10 +53,18 @@ _TLS_ERROR = re.compile(r"OPENSSL_internal:([A-Z_]+)")
 # How gRPC begins when it has no connection.
 _NOT_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
 
+# How gRPC says that a connection ended in the middle of a call.
+_CUT_OFF = re.compile(r"Socket closed|Connection reset|Broken pipe|GOAWAY|Stream removed")
+
 
 def is_not_connected(details: str) -> bool:
     """Whether gRPC says that there is no connection, in contrast to a server that answers UNAVAILABLE."""
     return details.startswith(_NOT_CONNECTED)
+
+
+def is_cut_off(details: str) -> bool:
+    """Whether gRPC says that a connection ended in the middle of a call."""
+    return _CUT_OFF.search(details) is not None
 
 
 def connection_cause(details: str) -> str:

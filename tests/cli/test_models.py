@@ -160,6 +160,13 @@ def test_info_of_what_is_not_there_is_one_line(home: Path, capsys: pytest.Captur
     assert "is not made yet" in capsys.readouterr().err
 
 
+def test_info_knows_the_ssms_that_come_with_us(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "info", "demo"]) == 0
+    assert "smollm2-135m-drafter\n" in capsys.readouterr().out
+    assert main(["models", "info", "lookup"]) == 1
+    assert "lookup is an SSM without weights" in capsys.readouterr().err
+
+
 def test_quantize_writes_a_folder_that_is_known_for_what_it_is(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

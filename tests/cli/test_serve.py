@@ -78,5 +78,6 @@ def test_an_address_that_is_taken_is_one_clear_line() -> None:
         _, stderr = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 1
     assert (
-        stderr == f"specgrove: error: can't listen on {address}: another server does; give another port, or stop it\n"
+        stderr
+        == f"specgrove: error: --grpc-address: can't listen on {address}: another server does; give another port, or stop it\n"
     )

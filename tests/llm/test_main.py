@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -73,6 +74,19 @@ def test_bad_folders_are_named(
     assert expected in said
     assert str(folder) in said
     assert "\n" not in said
+
+
+def test_a_taken_address_is_told_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setattr(sys, "argv", ["llm_service", "--address", address, "--model", "/no/such/model"])
+        monkeypatch.setattr(main, "set_up_logging", lambda *_: None)
+        assert main.main() == 1
+    assert f"can't listen on {address}: another server does" in caplog.text
 
 
 def test_bad_settings_are_named() -> None:
