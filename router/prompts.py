@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from router.served_model import ServedModel
 from router.template_values import template_values
@@ -71,7 +71,7 @@ async def prompt_token_ids(
         num_bytes = len(proto.text.encode())
         encode = functools.partial(model.tokenizer.encode, proto.text, max_num_tokens)
     else:
-        num_bytes = _chat_bytes(proto.chat) + _MESSAGE_OVERHEAD_BYTES * len(proto.chat.messages)
+        num_bytes = proto.chat.ByteSize() + _MESSAGE_OVERHEAD_BYTES * len(proto.chat.messages)
         encode = functools.partial(_encode_chat, proto.chat, model, max_num_tokens)
     try:
         token_ids = await text_work.run(num_bytes, encode)
@@ -118,22 +118,30 @@ def _check_chat(found: Violations, chat: router_pb2.Chat, model: ServedModel) ->
         return
     if not found.check_count("chat.messages", len(messages), _MAX_NUM_MESSAGES, "messages"):
         return
-    _check_bytes(found, "chat", _chat_bytes(chat), model)
-    wrong_roles = {role for role in {message.role for message in messages} if not _ROLE.fullmatch(role)}
-    for index, message in enumerate(messages):
-        if message.role in wrong_roles:
-            description = f"must be 1 to 64 letters, digits, _ or -, e.g. user; got {quoted(message.role)}"
-            found.add(f"chat.messages[{index}].role", description)
-    num_json_bytes = _json_bytes(chat)
+    # All of this is done on the event loop: nothing is done for each of thousands of messages that need not be.
+    attributes = [(index, text) for index, message in enumerate(messages) if (text := message.attributes_json)]
+    num_json_bytes = _num_bytes((chat.chat_template_kwargs_json, *(text for _, text in attributes)))
+    _check_bytes(found, "chat", _num_bytes(message.content for message in messages) + num_json_bytes, model)
+    _check_roles(found, messages)
     if num_json_bytes > _MAX_JSON_BYTES:
         description = f"and the messages' attributes have {num_json_bytes} bytes; at most {_MAX_JSON_BYTES}"
         found.add("chat.chat_template_kwargs_json", description)
     else:
         _check_values(found, "chat.chat_template_kwargs_json", chat.chat_template_kwargs_json, _CONVERSATION_NAMES)
-        for index, message in enumerate(messages):
-            _check_values(found, f"chat.messages[{index}].attributes_json", message.attributes_json, _MESSAGE_NAMES)
+        for index, text in attributes:
+            _check_values(found, f"chat.messages[{index}].attributes_json", text, _MESSAGE_NAMES)
     if chat.continue_final_message and chat.HasField("add_generation_prompt") and chat.add_generation_prompt:
         found.add("chat.add_generation_prompt", "must be false, or unset, with continue_final_message")
+
+
+def _check_roles(found: Violations, messages: Sequence[router_pb2.ChatMessage]) -> None:
+    wrong_roles = {role for role in {message.role for message in messages} if not _ROLE.fullmatch(role)}
+    if not wrong_roles:
+        return
+    for index, message in enumerate(messages):
+        if message.role in wrong_roles:
+            description = f"must be 1 to 64 letters, digits, _ or -, e.g. user; got {quoted(message.role)}"
+            found.add(f"chat.messages[{index}].role", description)
 
 
 def _check_values(found: Violations, field: str, text: str, taken: tuple[str, ...]) -> None:
@@ -147,12 +155,7 @@ def _check_values(found: Violations, field: str, text: str, taken: tuple[str, ..
             found.add(field, f"{name!r} is set by a field of its own")
 
 
-def _chat_bytes(chat: router_pb2.Chat) -> int:
-    return sum(len(message.content.encode()) for message in chat.messages) + _json_bytes(chat)
-
-
-def _json_bytes(chat: router_pb2.Chat) -> int:
-    texts = (chat.chat_template_kwargs_json, *(message.attributes_json for message in chat.messages))
+def _num_bytes(texts: Iterable[str]) -> int:
     return sum(len(text.encode()) for text in texts)
 
 

@@ -6,6 +6,8 @@ It goes into messages that a message has once, not into the elements of lists: w
 
 from __future__ import annotations
 
+import functools
+
 from google.protobuf.descriptor import Descriptor
 
 from specgrove.errors import InvalidRequestError
@@ -28,15 +30,24 @@ def check_num_fields(descriptor: Descriptor, content: bytes) -> None:
 
 def _count(descriptor: Descriptor, content: bytes, path: str, num_before: int) -> int:
     """The number of fields, with those counted before."""
+    fields = _fields_of(descriptor)
     num_fields, place = num_before, 0
     while place < len(content):
         key, place = varint_at(content, place)
         value, place = value_at(content, place, key & 7)
-        field = descriptor.fields_by_number.get(key >> 3)
+        name, inner = fields.get(key >> 3, (None, None))
         num_fields += 1
         if num_fields > MAX_NUM_FIELDS:
-            name = path + field.name if field is not None else "request"
+            name = "request" if name is None else path + name
             raise InvalidRequestError.of(name, f"the request has more than {MAX_NUM_FIELDS} values up to here")
-        if field is not None and field.message_type is not None and not field.is_repeated and key & 7 == BYTES:
-            num_fields = _count(field.message_type, value, f"{path}{field.name}.", num_fields)
+        if inner is not None and key & 7 == BYTES:
+            num_fields = _count(inner, value, f"{path}{name}.", num_fields)
     return num_fields
+
+
+@functools.cache
+def _fields_of(descriptor: Descriptor) -> dict[int, tuple[str, Descriptor | None]]:
+    """By number the name, and of a message that is there once its descriptor."""
+    return {
+        field.number: (field.name, None if field.is_repeated else field.message_type) for field in descriptor.fields
+    }

@@ -88,6 +88,8 @@ def value_at(content: bytes, place: int, wire_type: int) -> tuple[bytes, int]:
 
 def varint_at(content: bytes, place: int) -> tuple[int, int]:
     """A number at a place, and the place behind it. Raises ``NoMessageError``."""
+    if place < len(content) and content[place] < 0x80:
+        return content[place], place + 1  # as most are
     value = 0
     for shift in range(0, 70, 7):
         if place >= len(content):
