@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -56,5 +57,6 @@ def test_the_module_prints_how_it_runs() -> None:
         text=True,
         check=True,
     )
-    assert threads.get_isa() in done.stdout
+    # A process of its own, which ``--isa`` of the tests does not reach.
+    assert re.search(r"^instructions +(avx512|avx2|plain)\b", done.stdout, re.MULTILINE)
     assert "bfloat16" in done.stdout
