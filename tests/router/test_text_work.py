@@ -1,4 +1,4 @@
-"""Texts under way: long ones few at a time, beside the event loop; short ones at once."""
+"""Texts under way: long ones one at a time, beside the event loop; short ones at once."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Work:
         self._may_end.set()
 
 
-async def test_two_long_texts_are_worked_on_at_a_time_and_short_ones_wait_for_none() -> None:
+async def test_one_long_text_is_worked_on_at_a_time_and_short_ones_wait_for_none() -> None:
     texts, work = TextWork(), Work()
     calls = [asyncio.create_task(texts.run(LONG, work)) for _ in range(5)]
-    await until(lambda: len(work.threads) == 2)
+    await until(lambda: len(work.threads) == 1)
     assert await texts.run(SHORT, threading.get_ident) == threading.get_ident()  # no thread of its own
     await asyncio.sleep(0)
-    assert len(work.threads) == 2
+    assert len(work.threads) == 1
     work.end()
     assert sorted(await asyncio.gather(*calls)) == [1, 2, 3, 4, 5]
     assert threading.get_ident() not in work.threads
