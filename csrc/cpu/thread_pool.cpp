@@ -11,8 +11,8 @@ namespace {
 
 constexpr auto kSpinTime = std::chrono::microseconds(50);
 constexpr int kPollsPerClock = 16;
-constexpr int kSpinsBeforeYield = 2000;
-constexpr int64_t kMaxReadAhead = 512 << 10;  // bytes of a thread: half of a second-level cache
+constexpr auto kCallerSpinTime = std::chrono::microseconds(200);  // to be woken up takes up to half of it
+constexpr int64_t kMaxReadAhead = 512 << 10;                      // bytes of a thread: half of a second-level cache
 constexpr int kLinesPerPoll = 4;
 constexpr uint64_t kRun = uint64_t{1} << 32;
 
@@ -78,13 +78,7 @@ void ThreadPool::run_erased(int64_t num_tasks, Call call, const void* context) {
     wake_up_.notify_all();
   }
   take_tasks(0);
-  for (int spins = 0; num_done_.load(std::memory_order_acquire) < num_tasks; ++spins) {
-    if (spins < kSpinsBeforeYield) {
-      idle(0, caller_ahead_);
-    } else {
-      std::this_thread::yield();
-    }
-  }
+  wait_for_others();
   if (failure_ != nullptr) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
@@ -92,7 +86,32 @@ void ThreadPool::run_erased(int64_t num_tasks, Call call, const void* context) {
 void ThreadPool::take_tasks(int thread) {
   int64_t num_taken = 0;
   for (int i = 0; i < num_shares_; ++i) num_taken += take_share((thread + i) % num_shares_);
-  if (num_taken > 0) num_done_.fetch_add(num_taken, std::memory_order_release);
+  if (num_taken == 0) return;
+  // As with sleeping workers: either the caller sees this count before it sleeps, or it is seen to sleep.
+  const int64_t num_tasks = num_tasks_;  // of the next run after the count
+  if (num_done_.fetch_add(num_taken) + num_taken == num_tasks && is_caller_asleep_.load()) {
+    {
+      std::lock_guard<std::mutex> lock(sleep_mutex_);
+    }
+    all_done_.notify_one();
+  }
+}
+
+// Till the tasks that others took are done. Where that takes long, the system does not let one of them run. Then the
+// caller sleeps: were it to yield again and again, Linux would take more of its time for every call, for tens of
+// milliseconds, and give it to other programs.
+void ThreadPool::wait_for_others() {
+  const auto spin_until = std::chrono::steady_clock::now() + kCallerSpinTime;
+  do {
+    for (int polls = 0; polls < kPollsPerClock; ++polls) {
+      if (num_done_.load(std::memory_order_acquire) == num_tasks_) return;
+      idle(0, caller_ahead_);
+    }
+  } while (std::chrono::steady_clock::now() < spin_until);
+  std::unique_lock<std::mutex> lock(sleep_mutex_);
+  is_caller_asleep_.store(true);
+  all_done_.wait(lock, [&] { return num_done_.load() == num_tasks_; });
+  is_caller_asleep_.store(false);
 }
 
 int64_t ThreadPool::take_share(int share) {

@@ -3,7 +3,8 @@
 // Each thread has a share of the tasks, one after another, so that it reads memory from front to back; when it is done
 // it takes from the others' shares. Which thread computes which output never changes a bit of it. Workers spin for some
 // microseconds after a task, because a decoder step makes hundreds of calls, and then sleep. A worker that the system
-// does not let run takes no task, and is not waited for: on a busy machine the caller does the work itself.
+// does not let run takes no task, and is not waited for: on a busy machine the caller does the work itself. Only for
+// one that lost its processor within a task the caller has to wait, and then it sleeps too.
 #pragma once
 
 #include <atomic>
@@ -56,12 +57,13 @@ class ThreadPool {
   void work(int thread);
   void take_tasks(int thread);
   int64_t take_share(int share);
+  void wait_for_others();
   void stop_workers();
   void idle(int thread, ReadAhead& ahead) const;
 
   std::mutex run_mutex_;  // one run at a time; callers from other threads queue up
   std::mutex sleep_mutex_;
-  std::condition_variable wake_up_;
+  std::condition_variable wake_up_, all_done_;
   std::vector<std::thread> workers_;
   std::unique_ptr<Share[]> shares_;  // of the caller, then of each worker
   Call call_ = nullptr;
@@ -76,6 +78,7 @@ class ThreadPool {
   ReadAhead caller_ahead_;
   std::atomic<bool> is_stopping_{false};
   std::atomic<int> num_sleeping_{0};
+  std::atomic<bool> is_caller_asleep_{false};
   std::mutex failure_mutex_;
   std::exception_ptr failure_;
 };

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -38,6 +39,14 @@ def test_callers_from_several_threads_do_not_disturb_one_another() -> None:
     for caller in callers:
         caller.join(LIMIT_S)
     assert not wrong
+
+
+def test_more_threads_than_processors_compute_the_same() -> None:
+    """Workers lose their processor within tasks then, and the caller sleeps until they are done."""
+    linear, x = PackedLinear(torch.randn(2048, 512)), torch.randn(16, 512)
+    expected = linear(x)
+    threads.set_num_threads(4 * (os.cpu_count() or 1))
+    assert all(torch.equal(linear(x), expected) for _ in range(300))
 
 
 def test_a_failure_in_a_task_reaches_the_caller() -> None:
