@@ -7,14 +7,14 @@ Used by all that reads ``config.json`` and its like. Imports neither torch nor t
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from specgrove.checked_numbers import CheckedNumbers
+
 _LFS_PREFIX = b"version https://git-lfs.github.com/spec/"
 _SHOWN_LEN = 60
-MAX_SIZE = 2**31 - 1
 
 
 class JsonFileError(ValueError):
@@ -60,7 +60,7 @@ def read_json_object(path: Path) -> JsonObject:
     return JsonObject(content, str(path))
 
 
-class JsonObject(Mapping[str, Any]):
+class JsonObject(CheckedNumbers, Mapping[str, Any]):
     """An object with typed access: a value of the wrong type is named with its file. ``null`` counts as left out, as in transformers."""
 
     def __init__(self, values: Mapping[str, Any], place: str) -> None:
@@ -89,29 +89,6 @@ class JsonObject(Mapping[str, Any]):
         if isinstance(value, int) and not isinstance(value, bool):
             return value
         raise self.error(key, "a whole number")
-
-    def size(self, key: str, default: int | None = None) -> int:
-        """A whole number of at least 1; none is as large as ``MAX_SIZE``."""
-        value = self.integer(key, default)
-        if value < 1:
-            raise self.error(key, "a whole number of at least 1")
-        if value > MAX_SIZE:
-            raise self.error(key, f"at most {MAX_SIZE}")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        """Finite."""
-        value = self._value(key, default, "a number")
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-        raise self.error(key, "a number")
-
-    def positive(self, key: str, default: float | None = None) -> float:
-        """A number above 0."""
-        value = self.number(key, default)
-        if value <= 0:
-            raise self.error(key, "a number above 0")
-        return value
 
     def flag(self, key: str, default: bool) -> bool:
         """``true`` or ``false``; 1 and 0 are taken too."""
@@ -152,6 +129,9 @@ class JsonObject(Mapping[str, Any]):
     def has(self, key: str) -> bool:
         """Whether there is a value that is not null."""
         return self._values.get(key) is not None
+
+    def _number_at(self, key: str, default: float | None) -> Any:
+        return self._value(key, default, "a number")
 
     def _value(self, key: str, default: Any, right: str) -> Any:
         value = self._values.get(key)

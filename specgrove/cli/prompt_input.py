@@ -5,6 +5,7 @@ Invariant: what comes out is text that a router takes; anything else is a ``Valu
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,18 @@ def prompt_of(words: list[str]) -> str:
     """The prompt of ``generate``, from its arguments or from standard input. Raises ``ValueError``."""
     if len(words) > 1:
         raise ValueError(f'put the prompt in quotes: specgrove generate "{" ".join(words)}"')
-    return checked_prompt(_standard_input() if words[0] == "-" else words[0])
+    if words[0] == "-":
+        return checked_prompt(_standard_input())
+    if _is_file(words[0]):
+        raise ValueError(f"{words[0]} is a file; to send what it holds: specgrove generate - < {shlex.quote(words[0])}")
+    return checked_prompt(words[0])
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a zero byte
+        return False
 
 
 def checked_prompt(text: str) -> str:

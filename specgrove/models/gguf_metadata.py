@@ -6,20 +6,19 @@ nothing is converted in silence; what a value means is for the readers.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from specgrove.json_files import MAX_SIZE
+from specgrove.checked_numbers import CheckedNumbers
 from specgrove.models.errors import UnsupportedModelError
 
 _SHOWN_LEN = 60
 
 
-class GgufMetadata:
+class GgufMetadata(CheckedNumbers):
     """Values by their keys, which may share a prefix that is left out here. A ``default`` of None says that there must be a value."""
 
     def __init__(self, values: Mapping[str, Any], path: Path, prefix: str = "") -> None:
@@ -50,29 +49,6 @@ class GgufMetadata:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
         raise self.error(key, "a whole number")
-
-    def size(self, key: str, default: int | None = None) -> int:
-        """A whole number of at least 1; none is as large as ``MAX_SIZE``."""
-        value = self.integer(key, default)
-        if value < 1:
-            raise self.error(key, "a whole number of at least 1")
-        if value > MAX_SIZE:
-            raise self.error(key, f"at most {MAX_SIZE}")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        """Finite; a list as ``integer`` takes it."""
-        value = self._alike(key, default)
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-        raise self.error(key, "a number")
-
-    def positive(self, key: str, default: float | None = None) -> float:
-        """A number above 0."""
-        value = self.number(key, default)
-        if value <= 0:
-            raise self.error(key, "a number above 0")
-        return value
 
     def flag(self, key: str, *, default: bool) -> bool:
         """True or false; 1 and 0 are taken too."""
@@ -119,6 +95,9 @@ class GgufMetadata:
         if value is None:
             raise UnsupportedModelError(f"{self._path} lacks {self._prefix}{key} in its metadata")
         return value
+
+    def _number_at(self, key: str, default: float | None) -> Any:
+        return self._alike(key, default)
 
     def _alike(self, key: str, default: Any) -> Any:
         value = self._value(key, default)

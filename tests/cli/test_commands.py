@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
-import rich.console
 
-from specgrove.cli import demo, main
+from specgrove.cli import main
 from specgrove.cli.arguments import parser
-from specgrove.cli.rendering import TokenPrinter, print_legend
-from specgrove.output import Chunk, OutputToken
 from tests.fake_router import FakeRouter
 
 ANSWER = "The quick brown fox"
@@ -64,6 +59,17 @@ def test_generate_reads_standard_input(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"from a pipe")))
     assert main(["generate", "-", "--raw", "--address", fake_router[1]]) == 0
     assert fake_router[0].requests[0].text == "from a pipe"
+
+
+def test_a_file_is_not_taken_for_a_prompt(
+    fake_router: Router, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my prompt.txt").write_text("hi")
+    assert main(["generate", f"{tmp_path}/my prompt.txt", "--address", fake_router[1]]) != 0
+    assert (
+        f"is a file; to send what it holds: specgrove generate - < '{tmp_path}/my prompt.txt'"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -239,85 +245,6 @@ def test_other_encodings_get_a_sign_for_what_they_lack(fake_router: Router, monk
         shown[bool(flags)] = raw.getvalue()
     assert shown[False] == b"??\n"
     assert json.loads(shown[True])["output_text"] == "人工"
-
-
-def test_demo_compares_with_incremental_decoding(
-    fake_router: Router, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    @contextlib.contextmanager
-    def started_suite(*_: object, **__: object) -> Iterator[SimpleNamespace]:
-        yield SimpleNamespace(address=fake_router[1], local_address=fake_router[1])
-
-    monkeypatch.setattr(demo, "started_suite", started_suite)
-    assert main(["demo", "why?"]) == 0
-    shown = capsys.readouterr().out
-    assert ANSWER in shown
-    assert "speed-up: 1.00x" in shown
-    assert "identical output: yes" in shown
-    assert " chat   " in shown
-    assert [request.speculation.disabled for request in fake_router[0].requests] == [
-        False,
-        False,
-        True,
-        True,
-        False,
-        True,
-        False,
-    ]
-
-
-def terminal_output(monkeypatch: pytest.MonkeyPatch, chunks: list[Chunk], **environment: str) -> str:
-    for name in ("NO_COLOR", "COLORTERM"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in ({"TERM": "xterm"} | environment).items():
-        monkeypatch.setenv(name, value)
-    shown = io.StringIO()
-    printer = TokenPrinter(rich.console.Console(file=shown, force_terminal=True, highlight=False))
-    for chunk in chunks:
-        printer.write(chunk)
-    printer.finish()
-    return shown.getvalue()
-
-
-CHUNKS = [
-    Chunk((OutputToken(1, "[one]"), OutputToken(2, " two", ("demo",))), "[one] t"),
-    Chunk((OutputToken(3, " three"),), "wo th"),
-]
-
-
-def test_drafted_tokens_have_another_colour_also_when_text_is_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = terminal_output(monkeypatch, CHUNKS)
-    assert shown == "[one]\x1b[32m \x1b[0m\x1b[32mt\x1b[0m\x1b[32mwo\x1b[0m th\n"
-
-
-def test_no_word_is_cut_at_the_edge_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = "a house on the hill"
-    pieces = [words[start : start + 3] for start in range(0, len(words), 3)]
-    chunks = [Chunk((OutputToken(0, piece),), piece) for piece in pieces]
-    assert terminal_output(monkeypatch, chunks, COLUMNS="10") == "a house on\nthe hill\n"
-
-
-def test_what_has_no_blanks_fills_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    chunks = [Chunk((OutputToken(0, "人工智能是"),), "人工智能是")]
-    shown = terminal_output(monkeypatch, chunks, COLUMNS="6")
-    assert shown.split("\n") == ["人工智", "能是", ""]
-
-
-def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "\x1b[32m" not in terminal_output(monkeypatch, CHUNKS, NO_COLOR="1")
-
-
-@pytest.mark.parametrize(("environment", "count"), [({}, 1), ({"NO_COLOR": "1"}, 0)])
-def test_colours_are_explained_where_there_are_any(
-    environment: dict[str, str], count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    for name, value in ({"TERM": "xterm"} | environment).items():
-        monkeypatch.setenv(name, value)
-    shown = io.StringIO()
-    console = rich.console.Console(file=shown, force_terminal=True)
-    print_legend(console, console)
-    assert shown.getvalue().count("drafted by an SSM") == count
 
 
 def test_a_reader_that_leaves_is_no_traceback(fake_router: Router) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.addresses import free_address, taken_address
 from tests.waiting import LIMIT_S
 
 ROOT = Path(__file__).parent.parent.parent
@@ -42,12 +43,6 @@ def start(address: str) -> subprocess.Popen[str]:
     )
 
 
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_ends_in_order_on_a_signal(number: signal.Signals) -> None:
     address = free_address()
@@ -70,10 +65,7 @@ def test_serve_ends_in_order_on_a_signal(number: signal.Signals) -> None:
 
 
 def test_an_address_that_is_taken_is_one_clear_line() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    with taken_address() as address:
         process = start(address)
         _, stderr = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 1

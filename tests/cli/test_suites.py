@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import rich.console
 from specgrove.cli import suites
 from specgrove.cli.arguments import parser
 from specgrove.serve import SuiteConfig, process_specs
+from tests.addresses import taken_address
 from tests.models.gguf_writing import save_tiny_gguf
 
 
@@ -82,10 +82,7 @@ def test_a_text_is_not_taken_for_its_letters(name: str) -> None:
 
 def test_a_taken_address_is_told_before_models_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suites, "model_folder", None)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    with taken_address() as address:
         said = f"can't listen on {address}: another server does; give another port, or stop it"
         with pytest.raises(OSError, match=said), suites.started_suite(parser().parse_args(["serve"]), address=address):
             pass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from llm_service.servicer import ServedModel
 from specgrove.models.ends import Ends
 from specgrove.models.loading import read_spec
 from specgrove.tokenizer import Tokenizer
+from tests.addresses import taken_address
 from tests.waiting import LIMIT_S
 
 
@@ -79,10 +79,7 @@ def test_bad_folders_are_named(
 def test_a_taken_address_is_told_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    with taken_address() as address:
         monkeypatch.setattr(sys, "argv", ["llm_service", "--address", address, "--model", "/no/such/model"])
         monkeypatch.setattr(main, "set_up_logging", lambda *_: None)
         assert main.main() == 1

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
 
 from specgrove.serving.listening import check_can_listen
+from tests.addresses import free_address, taken_address
 
 
 def test_a_free_address_is_free_and_stays_so() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     for _ in range(2):
         check_can_listen(address)
     check_can_listen("127.0.0.1:0")
 
 
 def test_a_taken_port_is_told() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(OSError, match="another server does"):
-            check_can_listen(f"127.0.0.1:{port}")
+    with taken_address() as address, pytest.raises(OSError, match="another server does"):
+        check_can_listen(address)
 
 
 @pytest.mark.parametrize(

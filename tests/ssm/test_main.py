@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 import threading
 from typing import Any
@@ -10,16 +9,14 @@ from typing import Any
 import pytest
 
 from ssm_service import __main__ as main
+from tests.addresses import taken_address
 from tests.waiting import LIMIT_S
 
 
 def test_a_taken_address_is_told_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    with taken_address() as address:
         monkeypatch.setattr(sys, "argv", ["ssm_service", "--address", address, "--ssm", "/no/such/model"])
         monkeypatch.setattr(main, "set_up_logging", lambda *_: None)
         assert main.main() == 1

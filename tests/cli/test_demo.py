@@ -1,0 +1,58 @@
+"""The demo: both ways by turns, and what it says of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from specgrove.cli import demo, main
+from specgrove.output import Usage
+from tests.fake_router import FakeRouter
+
+ANSWER = "The quick brown fox"
+Router = tuple[FakeRouter, str]
+
+
+def test_demo_compares_with_incremental_decoding(
+    fake_router: Router, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextlib.contextmanager
+    def started_suite(*_: object, **__: object) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(address=fake_router[1], local_address=fake_router[1])
+
+    monkeypatch.setattr(demo, "started_suite", started_suite)
+    assert main(["demo", "why?"]) == 0
+    shown = capsys.readouterr().out
+    assert ANSWER in shown
+    assert "speed-up: 1.00x, median of 3 questions (1.00x to 1.00x); " in shown
+    assert "identical output: yes" in shown
+    assert " chat   " in shown
+    assert [request.speculation.disabled for request in fake_router[0].requests] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+        True,
+        False,
+    ]
+
+
+def usage(num_drafted_nodes: int) -> Usage:
+    return Usage(9, 30, 20, (), (), (), num_drafted_nodes, 1.0, 1.0, 0.0, 0.0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("speed_ups", "num_drafted_nodes", "said"),
+    [
+        ([1.2, 1.3, 1.4], 9, "a step of the LLM gave 1.50 tokens instead of 1"),
+        ([0.9, 1.1, 1.3], 9, "gave 1.50 tokens instead of 1; the questions differ"),
+        ([0.9, 1.0, 1.0], 9, "but trees are dear on this machine"),
+        ([0.9, 1.1, 1.3], 0, "drafting does not pay here"),
+    ],
+)
+def test_the_reason_fits_the_figures(speed_ups: list[float], num_drafted_nodes: int, said: str) -> None:
+    assert said in demo._reason(speed_ups, [usage(num_drafted_nodes)] * 3)

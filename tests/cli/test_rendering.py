@@ -1,0 +1,65 @@
+"""How answers look on a terminal: colours of drafted tokens, and where lines end."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import rich.console
+
+from specgrove.cli.rendering import TokenPrinter, print_legend
+from specgrove.output import Chunk, OutputToken
+
+
+def terminal_output(monkeypatch: pytest.MonkeyPatch, chunks: list[Chunk], **environment: str) -> str:
+    for name in ("NO_COLOR", "COLORTERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"TERM": "xterm"} | environment).items():
+        monkeypatch.setenv(name, value)
+    shown = io.StringIO()
+    printer = TokenPrinter(rich.console.Console(file=shown, force_terminal=True, highlight=False))
+    for chunk in chunks:
+        printer.write(chunk)
+    printer.finish()
+    return shown.getvalue()
+
+
+CHUNKS = [
+    Chunk((OutputToken(1, "[one]"), OutputToken(2, " two", ("demo",))), "[one] t"),
+    Chunk((OutputToken(3, " three"),), "wo th"),
+]
+
+
+def test_drafted_tokens_have_another_colour_also_when_text_is_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = terminal_output(monkeypatch, CHUNKS)
+    assert shown == "[one]\x1b[32m \x1b[0m\x1b[32mt\x1b[0m\x1b[32mwo\x1b[0m th\n"
+
+
+def test_no_word_is_cut_at_the_edge_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "a house on the hill"
+    pieces = [words[start : start + 3] for start in range(0, len(words), 3)]
+    chunks = [Chunk((OutputToken(0, piece),), piece) for piece in pieces]
+    assert terminal_output(monkeypatch, chunks, COLUMNS="10") == "a house on\nthe hill\n"
+
+
+def test_what_has_no_blanks_fills_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks = [Chunk((OutputToken(0, "人工智能是"),), "人工智能是")]
+    shown = terminal_output(monkeypatch, chunks, COLUMNS="6")
+    assert shown.split("\n") == ["人工智", "能是", ""]
+
+
+def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "\x1b[32m" not in terminal_output(monkeypatch, CHUNKS, NO_COLOR="1")
+
+
+@pytest.mark.parametrize(("environment", "count"), [({}, 1), ({"NO_COLOR": "1"}, 0)])
+def test_colours_are_explained_where_there_are_any(
+    environment: dict[str, str], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in ({"TERM": "xterm"} | environment).items():
+        monkeypatch.setenv(name, value)
+    shown = io.StringIO()
+    console = rich.console.Console(file=shown, force_terminal=True)
+    print_legend(console, console)
+    assert shown.getvalue().count("drafted by an SSM") == count
