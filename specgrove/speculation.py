@@ -11,14 +11,12 @@ tokens and the ways between the services cost no time of the models.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from specgrove.drafting import Drafter, Drafting, remaining_ms
-from specgrove.errors import InternalError, StaleBaseError, UnavailableError, WorkLostError
+from specgrove.drafting import Drafter, Drafting
 from specgrove.probing import Probing
 from specgrove.request import (
     MAX_NUM_STEPS_AHEAD,
@@ -26,42 +24,17 @@ from specgrove.request import (
     FinishReason,
     GenerationRequest,
     PromptProgress,
-    SessionParams,
     Step,
     TreeShape,
     Verdict,
-    VerifyWork,
 )
 from specgrove.token_tree import TokenTree
-
-logger = logging.getLogger(__name__)
+from specgrove.verifying import Verifier, Verifying
 
 # Steps that the verifier makes by itself while drafters read what they lack.
 _NUM_STEPS_WHILE_READING = 2
 _LONG_PROMPT_LEN = 512
-# A verifier that loses the session this often in one step will never keep it.
-_MAX_NUM_REPLAYS = 20
-# A request that what computes it died of, or failed with, is replayed once.
-_MAX_NUM_LOSSES = 2
 _WITHOUT_DRAFTERS = TreeShape(max_num_nodes=0, max_depth=0, num_steps=MAX_NUM_STEPS_AHEAD)
-
-
-class Verifier(Protocol):
-    """The large model. Raises ``StaleBaseError`` or ``UnavailableError`` where the loop should replay; other errors are final.
-
-    Suspects (``VerifyWork.is_suspect``) run one at a time until their next verdict.
-    """
-
-    def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict | PromptProgress, None]:
-        """Takes the committed tokens in and decides on the tree below them; then the verdicts of the work's further steps.
-
-        Progress may come before the first verdict, where the session asks for it.
-        """
-        ...
-
-    async def close(self, session_id: str) -> None:
-        """Forgets a session. Never raises ``SpecGroveError``."""
-        ...
 
 
 class TreePolicy(Protocol):
@@ -94,7 +67,7 @@ async def generate(
     max_len = min(len(committed) + request.max_tokens, context_len)
     drafting = Drafting(request, drafters, vocab_size)
     probing = Probing(drafting)
-    verifying = _Verifying(request, verifier)
+    verifying = Verifying(request, verifier)
 
     def next_shape(num_left: int) -> TreeShape:
         """What the policy wants, as far as it can be had now: reading in the background, and how far the verifier goes by itself."""
@@ -211,98 +184,3 @@ def _step_of(
 
 def _names(sources: int, ssms: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for index, name in enumerate(ssms) if sources >> index & 1)
-
-
-class _Verifying:
-    """The verifier's side of one request: knows what the verifier holds, and replays when it holds less.
-
-    Of the works that are lost together with a process or a step one may be to blame, and most are not. So each is replayed as a suspect,
-    apart from the others, till its next verdict clears it. What is lost while it is the only suspect, or was the only work at all,
-    counts against the request, and the second time it is given up; what was lost in company doesn't. So the innocent, who
-    may see many processes die, are not blamed, and the guilty costs three processes at most, or two if it was alone.
-    """
-
-    def __init__(self, request: GenerationRequest, verifier: Verifier) -> None:
-        self._request = request
-        self._verifier = verifier
-        self._session = SessionParams(request.sampling, len(request.prompt_token_ids), request.wants_prompt_progress)
-        self._held_len = 0
-        self._is_suspect = False
-        self._num_losses = 0
-        self._verdicts: AsyncGenerator[Verdict | PromptProgress, None] | None = None
-
-    @property
-    def is_ahead(self) -> bool:
-        """Whether the verifier makes the next step already, without a tree."""
-        return self._verdicts is not None
-
-    async def verify(
-        self, committed: list[int], tree: TokenTree, num_steps: int
-    ) -> tuple[Verdict | PromptProgress, int]:
-        """The next verdict or the progress made towards it, and how often the committed tokens had to be sent anew.
-
-        Up to ``num_steps - 1`` more are made ahead; while they are, ``tree`` must be empty.
-        """
-        for num_replays in range(_MAX_NUM_REPLAYS):
-            timeout_ms = remaining_ms(self._request.deadline_s)
-            if self._verdicts is None:
-                self._verdicts = self._verifier.verify(self._work(committed, tree, num_steps, timeout_ms))
-            try:
-                verdict = await anext(self._verdicts, None)
-            except StaleBaseError as error:
-                logger.info(
-                    "session %s: verifier holds %d of %d tokens",
-                    self._request.session_id,
-                    error.held_len,
-                    len(committed),
-                )
-                self._verdicts = None
-                self._held_len = error.held_len if error.held_len <= len(committed) else 0
-                continue
-            except UnavailableError as error:
-                self._count_loss(error)
-                logger.warning("session %s: %s; replaying %d tokens", self._request.session_id, error, len(committed))
-                self._verdicts = None
-                self._held_len = 0
-                continue
-            if isinstance(verdict, PromptProgress):
-                return verdict, num_replays
-            if verdict is None or verdict.base != len(committed) or not verdict.token_ids:
-                answer = "nothing" if verdict is None else f"for base {verdict.base}"
-                raise InternalError(f"the verifier answered {answer} when asked about base {len(committed)}")
-            self._held_len = verdict.base + len(verdict.token_ids)
-            self._is_suspect, self._num_losses = False, 0
-            if not verdict.has_more:
-                await self._end_verdicts()
-            return verdict, num_replays
-        raise UnavailableError(f"no verifier kept the session alive in {_MAX_NUM_REPLAYS} attempts; try again later")
-
-    def _count_loss(self, error: UnavailableError) -> None:
-        if not isinstance(error, WorkLostError):
-            return  # a replica that is away or draining is nobody's fault
-        self._num_losses += self._is_suspect or error.was_alone
-        self._is_suspect = True
-        if self._num_losses >= _MAX_NUM_LOSSES:
-            raise InternalError(f"this request made the service fail twice ({error})") from error
-
-    def _work(self, committed: list[int], tree: TokenTree, num_steps: int, timeout_ms: int | None) -> VerifyWork:
-        base = self._held_len
-        return VerifyWork(
-            session_id=self._request.session_id,
-            base=base,
-            new_token_ids=tuple(committed[base:]),
-            tree=tree,
-            session=self._session if base == 0 else None,
-            timeout_ms=timeout_ms,
-            num_steps=num_steps,
-            is_suspect=self._is_suspect,
-        )
-
-    async def _end_verdicts(self) -> None:
-        verdicts, self._verdicts = self._verdicts, None
-        if verdicts is not None:
-            await verdicts.aclose()
-
-    async def close(self) -> None:
-        await self._end_verdicts()
-        await self._verifier.close(self._request.session_id)

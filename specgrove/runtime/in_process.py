@@ -48,7 +48,7 @@ class InProcessVerifier:
         self._suspects = asyncio.Lock()
 
     async def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict | PromptProgress, None]:
-        """See ``specgrove.speculation.Verifier``."""
+        """See ``specgrove.verifying.Verifier``."""
         async with contextlib.AsyncExitStack() as apart:
             if work.is_suspect:
                 await apart.enter_async_context(self._suspects)
@@ -59,7 +59,7 @@ class InProcessVerifier:
                     yield result
 
     async def close(self, session_id: str) -> None:
-        """See ``specgrove.speculation.Verifier``."""
+        """See ``specgrove.verifying.Verifier``."""
         with contextlib.suppress(UnavailableError):
             await asyncio.wrap_future(self._loop.close_session(session_id))
 
@@ -71,10 +71,10 @@ class InProcessDrafter:
         self._loop = loop
 
     async def draft(self, work: DraftWork) -> Draft:
-        """See ``specgrove.speculation.Drafter``."""
+        """See ``specgrove.drafting.Drafter``."""
         return await asyncio.wrap_future(self._loop.submit(work))
 
     async def close(self, session_id: str) -> None:
-        """See ``specgrove.speculation.Drafter``."""
+        """See ``specgrove.drafting.Drafter``."""
         with contextlib.suppress(UnavailableError):
             await asyncio.wrap_future(self._loop.close_session(session_id))

@@ -18,7 +18,7 @@ from specgrove.models.loading import load_decoder
 from specgrove.runtime.in_process import InProcessDrafter, InProcessVerifier
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import StepLoop
-from specgrove.speculation import Verifier
+from specgrove.verifying import Verifier
 from ssm_service.config import PoolConfig
 from ssm_service.draft_tree import Beam
 from ssm_service.lookup import LookupSsm

@@ -10,8 +10,8 @@ import pytest
 
 from specgrove.errors import InvalidRequestError, SessionClosedError, StaleBaseError
 from specgrove.request import SamplingParams, SessionParams, Verdict, VerifyWork
-from specgrove.speculation import Verifier
 from specgrove.token_tree import TokenTree
+from specgrove.verifying import Verifier
 from tests.conformance.conftest import Side, held_back
 
 PROMPT = (72, 5, 9, 72, 5, 33)

@@ -8,7 +8,8 @@ from typing import Any
 from specgrove.drafting import Drafter
 from specgrove.errors import UnavailableError
 from specgrove.request import GenerationRequest, Step, TreeShape, Verdict, VerifyWork
-from specgrove.speculation import Verifier, generate
+from specgrove.speculation import generate
+from specgrove.verifying import Verifier
 from tests.router.toy_language import VOCAB_SIZE
 from tests.router.toy_services import CONTEXT_LEN, ToyLlm
 
