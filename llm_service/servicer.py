@@ -58,7 +58,11 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         self._loop = loop
         self._num_slots = num_slots
         self.streams: WorkStreams[llm_pb2.VerifyItem, llm_pb2.VerifyResult, llm_pb2.VerifyResponse] = WorkStreams(
-            self._verify, llm_pb2.VerifyResult, llm_pb2.VerifyResponse, forget=loop.close_session
+            self._verify,
+            llm_pb2.VerifyResult,
+            llm_pb2.VerifyResponse,
+            forget=loop.close_session,
+            finish_early=self._finish_early,
         )
         self._step_times: list[tuple[int, float]] | None = None  # once they are complete
         self._warmup_lock = asyncio.Lock()
@@ -73,6 +77,10 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         """Gives every item its next verdict as the last one, and ends the streams."""
         self._loop.finish_early()
         await self.streams.drain()
+
+    def _finish_early(self, item: llm_pb2.VerifyItem) -> None:
+        # A session has one item under way.
+        self._loop.finish_early(lambda work: work.session_id == item.session_id)
 
     async def _verify(self, item: llm_pb2.VerifyItem) -> AsyncGenerator[llm_pb2.VerifyResult, None]:
         async for found in results_of(self._loop, wire.verify_work_from_proto(item)):

@@ -51,6 +51,7 @@ class RemoteVerifier:
         self._pool = pool
         self._replica_wait_s = replica_wait_s
         self._busy_wait_s = busy_wait_s
+        self._under_way: dict[str, tuple[LlmReplica, llm_pb2.VerifyItem]] = {}  # by session
         self._background = _Background()
 
     async def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict | PromptProgress, None]:
@@ -75,7 +76,7 @@ class RemoteVerifier:
         while True:
             has_begun = False
             try:
-                async with contextlib.aclosing(_verdicts(replica, work, until_s)) as verdicts:
+                async with contextlib.aclosing(self._verdicts(replica, work, until_s)) as verdicts:
                     async for verdict in verdicts:
                         has_begun = has_begun or isinstance(verdict, Verdict)
                         yield verdict
@@ -89,6 +90,32 @@ class RemoteVerifier:
             async with _deadline(until_s):
                 await asyncio.sleep(backoff_s * _spread())
             backoff_s = min(backoff_s * 2, _MAX_BUSY_BACKOFF_S)
+
+    async def _verdicts(
+        self, replica: LlmReplica, work: VerifyWork, until_s: float | None
+    ) -> AsyncGenerator[Verdict | PromptProgress, None]:
+        """One attempt at a work."""
+        item = wire.verify_work_to_proto(work, 0)
+        self._under_way[work.session_id] = replica, item
+        try:
+            async with contextlib.aclosing(replica.client.results(item)) as results:
+                has_more = True
+                while has_more:
+                    # Not around the loop: what is between two verdicts is another task's.
+                    async with _deadline(until_s):
+                        found = _found_in(await anext(results), replica)
+                    if isinstance(found, Verdict):
+                        replica.session_lens[work.session_id] = found.base + len(found.token_ids)
+                        has_more = found.has_more
+                    yield found
+        finally:
+            self._under_way.pop(work.session_id, None)
+
+    def finish_early(self, session_id: str) -> None:
+        """Tells the replica, with the next message to it."""
+        if session_id in self._under_way:
+            replica, item = self._under_way[session_id]
+            replica.client.finish_early(item)
 
     async def close(self, session_id: str) -> None:
         """Tells the replica to forget the session, in the background."""
@@ -178,31 +205,19 @@ class RemoteDrafter:
         await self._background.finish()
 
 
-async def _verdicts(
-    replica: LlmReplica, work: VerifyWork, until_s: float | None
-) -> AsyncGenerator[Verdict | PromptProgress, None]:
-    """One attempt at a work."""
-    async with contextlib.aclosing(replica.client.results(wire.verify_work_to_proto(work, 0))) as results:
-        has_more = True
-        while has_more:
-            # Not around the loop: what is between two verdicts is another task's.
-            async with _deadline(until_s):
-                result = await anext(results)
-            if result.HasField("error"):
-                error = wire.error_from_proto(result.error)
-                if isinstance(error, UnavailableError) and not isinstance(error, WorkLostError):
-                    replica.mark_draining()
-                if isinstance(error, InvalidRequestError):
-                    # The client's request was checked before; what is wrong now is between router and LLM service.
-                    raise InternalError(f"{replica.client.address} refused an item: {error}")
-                raise error
-            if result.HasField("progress"):
-                yield PromptProgress(result.progress.num_tokens)
-                continue
-            verdict = wire.verdict_from_proto(result.verdict)
-            replica.session_lens[work.session_id] = verdict.base + len(verdict.token_ids)
-            has_more = verdict.has_more
-            yield verdict
+def _found_in(result: llm_pb2.VerifyResult, replica: LlmReplica) -> Verdict | PromptProgress:
+    """Raises the error that came in place of a verdict."""
+    if result.HasField("error"):
+        error = wire.error_from_proto(result.error)
+        if isinstance(error, UnavailableError) and not isinstance(error, WorkLostError):
+            replica.mark_draining()
+        if isinstance(error, InvalidRequestError):
+            # The client's request was checked before; what is wrong now is between router and LLM service.
+            raise InternalError(f"{replica.client.address} refused an item: {error}")
+        raise error
+    if result.HasField("progress"):
+        return PromptProgress(result.progress.num_tokens)
+    return wire.verdict_from_proto(result.verdict)
 
 
 def _spread() -> float:

@@ -68,32 +68,18 @@ async def generate(
     drafting = Drafting(request, drafters, vocab_size)
     probing = Probing(drafting)
     verifying = Verifying(request, verifier)
-
-    def next_shape(num_left: int) -> TreeShape:
-        """What the policy wants, as far as it can be had now: reading in the background, and how far the verifier goes by itself."""
-        shape = policy.shape() if drafters else _WITHOUT_DRAFTERS
-        if shape.max_num_nodes > 0:
-            probing.call_off()
-            # The first tree is empty, so that no drafter delays the first token. A long prompt is read by both sides at once. A short one
-            # is not read before it is known that drafts are wanted still: of requests that come at once the first can't see the others.
-            is_first = len(committed) == len(request.prompt_token_ids)
-            if not is_first and not drafting.is_behind(committed):
-                # A tree of depth d commits up to d + 1 tokens: deeper nodes than that can't be used any more.
-                return replace(shape, max_depth=min(shape.max_depth, num_left - 1), num_steps=1)
-            if not is_first or len(committed) > _LONG_PROMPT_LEN:
-                drafting.take_in(committed)
-            shape = replace(_WITHOUT_DRAFTERS, num_steps=1 if is_first else _NUM_STEPS_WHILE_READING)
-        if shape.probe is not None:
-            probing.start(committed, shape.probe)
-        return replace(shape, num_steps=min(shape.num_steps, num_left))
+    planning = _Planning(policy if drafters else None, drafting, probing, len(committed))
 
     async def make_step() -> Step:
         started_s = time.perf_counter()
         num_left = max_len - len(committed)
         ssms: tuple[str, ...] = ()
         tree, draft_ms, shape = TokenTree.of_root(committed[-1]), 0.0, _WITHOUT_DRAFTERS
-        if not verifying.is_ahead:
-            shape = next_shape(num_left)
+        if verifying.is_ahead:
+            if planning.wants_tree_after_all(committed):
+                verifying.finish_early()
+        else:
+            shape = planning.next_shape(committed, num_left)
             tree, ssms, draft_ms = await drafting.draft(committed, shape)
         verdict, num_replays = await verifying.verify(committed, tree, shape.num_steps)
         if isinstance(verdict, PromptProgress):
@@ -140,6 +126,62 @@ async def generate(
     finally:
         # As a whole: a deadline that passes here as well as at the server cancels the caller while it is at this very place.
         await asyncio.shield(end())
+
+
+class _Planning:
+    """What the policy wants, as far as it can be had now: reading in the background, and how far the verifier goes by itself."""
+
+    def __init__(self, policy: TreePolicy | None, drafting: Drafting, probing: Probing, prompt_len: int) -> None:
+        """Without a policy nothing is drafted."""
+        self._policy = policy
+        self._drafting = drafting
+        self._probing = probing
+        self._prompt_len = prompt_len
+        self._doubt_len: int | None = None
+        """Where the verifier goes on by itself for want of knowledge: the committed length at which the policy is asked."""
+
+    def next_shape(self, committed: list[int], num_left: int) -> TreeShape:
+        """For a step that the verifier has to be asked for."""
+        shape, self._doubt_len = self._wanted(committed), None
+        if shape.max_num_nodes > 0:
+            if not self._drafting.is_behind(committed):
+                # A tree of depth d commits up to d + 1 tokens: deeper nodes than that can't be used any more.
+                return replace(shape, max_depth=min(shape.max_depth, num_left - 1), num_steps=1)
+            shape = self._while_behind(committed)
+        return replace(shape, num_steps=min(shape.num_steps, num_left))
+
+    def _while_behind(self, committed: list[int]) -> TreeShape:
+        """The first tree is empty, so that no drafter delays the first token. A long prompt is read by both sides at once.
+
+        A short one is not read before it is known that drafts are wanted still: of requests that come at once the first can't see the
+        others. So the verifier goes on by itself after the first verdict, and is told to stop where they are.
+        """
+        is_first = len(committed) == self._prompt_len
+        if is_first and len(committed) <= _LONG_PROMPT_LEN:
+            self._doubt_len = len(committed) + 1
+            return _WITHOUT_DRAFTERS
+        self._drafting.take_in(committed)
+        return replace(_WITHOUT_DRAFTERS, num_steps=1 if is_first else _NUM_STEPS_WHILE_READING)
+
+    def wants_tree_after_all(self, committed: list[int]) -> bool:
+        """While the verifier goes on by itself: true once, when a tree is to follow what is under way. Drafters then read."""
+        if self._doubt_len is None or len(committed) < self._doubt_len:
+            return False
+        shape = self._wanted(committed)
+        if shape.max_num_nodes == 0:
+            self._doubt_len = len(committed) + shape.num_steps
+            return False
+        self._doubt_len = None
+        self._drafting.take_in(committed)
+        return True
+
+    def _wanted(self, committed: list[int]) -> TreeShape:
+        shape = _WITHOUT_DRAFTERS if self._policy is None else self._policy.shape()
+        if shape.max_num_nodes > 0:
+            self._probing.call_off()
+        elif shape.probe is not None:
+            self._probing.start(committed, shape.probe)
+        return shape
 
 
 def _step_of(

@@ -35,6 +35,13 @@ class Verifier(Protocol):
         """
         ...
 
+    def finish_early(self, session_id: str) -> None:
+        """Makes the next verdict of the session's work its last one, those aside that have been made. Never raises.
+
+        It saves steps that nobody wants; one that comes late, or is lost, changes no token. Nothing happens where no work is under way.
+        """
+        ...
+
     async def close(self, session_id: str) -> None:
         """Forgets a session. Never raises ``SpecGroveError``."""
         ...
@@ -56,6 +63,7 @@ class Verifying:
         self._held_len = 0
         self._is_suspect = False
         self._num_losses = 0
+        self._num_steps_left = 0  # of the work under way, as far as it is known
         self._verdicts: AsyncGenerator[Verdict | PromptProgress, None] | None = None
 
     @property
@@ -68,12 +76,14 @@ class Verifying:
     ) -> tuple[Verdict | PromptProgress, int]:
         """The next verdict or the progress made towards it, and how often the committed tokens had to be sent anew.
 
-        Up to ``num_steps - 1`` more are made ahead; while they are, ``tree`` must be empty.
+        Up to ``num_steps - 1`` more are made ahead; while they are, ``tree`` must be empty and ``num_steps`` counts no more.
         """
+        if not self.is_ahead:
+            self._num_steps_left = num_steps
         for num_replays in range(_MAX_NUM_REPLAYS):
             timeout_ms = remaining_ms(self._request.deadline_s)
             if self._verdicts is None:
-                self._verdicts = self._verifier.verify(self._work(committed, tree, num_steps, timeout_ms))
+                self._verdicts = self._verifier.verify(self._work(committed, tree, timeout_ms))
             try:
                 verdict = await anext(self._verdicts, None)
             except StaleBaseError as error:
@@ -98,11 +108,17 @@ class Verifying:
                 answer = "nothing" if verdict is None else f"for base {verdict.base}"
                 raise InternalError(f"the verifier answered {answer} when asked about base {len(committed)}")
             self._held_len = verdict.base + len(verdict.token_ids)
+            self._num_steps_left = max(self._num_steps_left - verdict.num_steps, 1)
             self._is_suspect, self._num_losses = False, 0
             if not verdict.has_more:
                 await self._end_verdicts()
             return verdict, num_replays
         raise UnavailableError(f"no verifier kept the session alive in {_MAX_NUM_REPLAYS} attempts; try again later")
+
+    def finish_early(self) -> None:
+        """One more step is enough; those that have been made come all the same."""
+        self._num_steps_left = 1
+        self._verifier.finish_early(self._request.session_id)
 
     def _count_loss(self, error: UnavailableError) -> None:
         if not isinstance(error, WorkLostError):
@@ -112,7 +128,7 @@ class Verifying:
         if self._num_losses >= _MAX_NUM_LOSSES:
             raise InternalError(f"this request made the service fail twice ({error})") from error
 
-    def _work(self, committed: list[int], tree: TokenTree, num_steps: int, timeout_ms: int | None) -> VerifyWork:
+    def _work(self, committed: list[int], tree: TokenTree, timeout_ms: int | None) -> VerifyWork:
         base = self._held_len
         return VerifyWork(
             session_id=self._request.session_id,
@@ -121,7 +137,7 @@ class Verifying:
             tree=tree,
             session=self._session if base == 0 else None,
             timeout_ms=timeout_ms,
-            num_steps=num_steps,
+            num_steps=self._num_steps_left,
             is_suspect=self._is_suspect,
         )
 

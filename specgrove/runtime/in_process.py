@@ -37,7 +37,7 @@ async def results_of(loop: StepLoop[WorkT, ResultT], work: WorkT) -> AsyncGenera
         yield future.result()
     finally:
         if not future.done():
-            loop.finish_early(future)
+            loop.finish_early(lambda other: other is work)
 
 
 class InProcessVerifier:
@@ -57,6 +57,10 @@ class InProcessVerifier:
                     if isinstance(result, Verdict):
                         await apart.aclose()  # it does no harm
                     yield result
+
+    def finish_early(self, session_id: str) -> None:
+        """See ``specgrove.verifying.Verifier``."""
+        self._loop.finish_early(lambda work: work.session_id == session_id)
 
     async def close(self, session_id: str) -> None:
         """See ``specgrove.verifying.Verifier``."""

@@ -83,9 +83,10 @@ class Engine(Protocol[WorkT, ResultT]):
 
 
 @dataclass(frozen=True, slots=True)
-class _UnderWay(Generic[ResultT]):
-    """Who waits for an item's results."""
+class _UnderWay(Generic[WorkT, ResultT]):
+    """An item's work, and who waits for its results."""
 
+    work: WorkT
     future: Future[ResultT]
     on_partial: Callable[[ResultT], None] | None
 
@@ -104,7 +105,7 @@ class StepLoop(Generic[WorkT, ResultT]):
         """``step_timeout_s`` is the most that a step may take, or a call between two steps."""
         self._engine = engine
         self._item_ids = itertools.count(1)
-        self._under_way: dict[int, _UnderWay[ResultT]] = {}
+        self._under_way: dict[int, _UnderWay[WorkT, ResultT]] = {}
         self._inbox: deque[tuple[Callable[[], None], Future[Any]]] = deque()
         self._wake_up = threading.Condition()
         self._is_stopping = False
@@ -127,15 +128,15 @@ class StepLoop(Generic[WorkT, ResultT]):
         Results before the last one go to ``on_partial``, on the loop's thread.
         """
         future: Future[ResultT] = Future()
-        self._post(lambda: self._add(work, _UnderWay(future, on_partial)), future)
+        self._post(lambda: self._add(_UnderWay(work, future, on_partial)), future)
         return future
 
-    def finish_early(self, future: Future[ResultT] | None = None) -> None:
-        """Makes the next result of an item, or of all that are under way, its last one: nobody waits for more."""
+    def finish_early(self, is_meant: Callable[[WorkT], bool] = lambda work: True) -> None:
+        """Makes the next result of such works, or of all that are under way, their last one: nobody wants more."""
 
         def tell() -> None:
             items = self._under_way.items()
-            self._engine.finish_early([i for i, item in items if future is None or item.future is future])
+            self._engine.finish_early([item_id for item_id, item in items if is_meant(item.work)])
 
         self.call(tell)
 
@@ -177,8 +178,8 @@ class StepLoop(Generic[WorkT, ResultT]):
             self._inbox.append((action, future))
             self._wake_up.notify()
 
-    def _add(self, work: WorkT, under_way: _UnderWay[ResultT]) -> None:
-        item = WorkItem(next(self._item_ids), work)
+    def _add(self, under_way: _UnderWay[WorkT, ResultT]) -> None:
+        item = WorkItem(next(self._item_ids), under_way.work)
         future = under_way.future
         try:
             self._engine.add(item)

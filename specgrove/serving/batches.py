@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 from specgrove.serving.address import MAX_MESSAGE_BYTES
 
+# Elements that a list of a message may have at most.
+MAX_LIST_LEN = 1024
 # What one item may have: a message has a few bytes more than its items.
 MAX_ITEM_BYTES = MAX_MESSAGE_BYTES - 1024
 # Beyond this a message waits for no further item: it would hold up those before it.

@@ -18,7 +18,7 @@ import grpc
 
 from specgrove.errors import InternalError, SpecGroveError, UnavailableError, WorkLostError
 from specgrove.serving.address import open_channel
-from specgrove.serving.batches import MAX_ITEM_BYTES, batches
+from specgrove.serving.batches import MAX_ITEM_BYTES, MAX_LIST_LEN, batches
 from specgrove.serving.status import connection_cause, error_from_rpc
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
         self._on_change = on_change or (lambda: None)
         self._pending: dict[int, asyncio.Queue[ResultT | UnavailableError]] = {}
         self._outbox: dict[int, ItemT] = {}
+        self._finish_early_ids: list[int] = []  # not sent yet
         self._has_mail = asyncio.Event()
         self._last_item_id = 0
         self._running: asyncio.Task[None] | None = None
@@ -110,6 +111,16 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
             # A call that was cancelled before it was sent never is: its session may be closed by then.
             self._outbox.pop(item_id, None)
 
+    def finish_early(self, item: ItemT) -> None:
+        """Asks the peer that the next result of an item be its last one; nothing happens to one that is not under way.
+
+        For requests with a field ``finish_early_item_ids``. What is asked in a tick of the loop goes with that tick's items.
+        """
+        item_id: int = item.item_id  # type: ignore[attr-defined]
+        if item_id in self._pending:
+            self._finish_early_ids.append(item_id)
+            self._has_mail.set()
+
     async def _run(self) -> None:
         num_failures = 0
         refusal: str | None = None  # told once, at once
@@ -148,6 +159,7 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
             if self._on_connect is not None:
                 await self._on_connect(self.channel)
             self._outbox.clear()
+            self._finish_early_ids.clear()
             self.connected.set()
             self._on_change()
             logger.info("%s: connected", self.address)
@@ -187,10 +199,20 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
             while True:
                 await self._has_mail.wait()
                 self._has_mail.clear()
-                items = list(self._outbox.values())
-                self._outbox.clear()
-                for batch in batches(items):
-                    await call.write(self._request_type(items=batch))
+                for request in self._take_requests():
+                    await call.write(request)
+
+    def _take_requests(self) -> list[Any]:
+        """The messages with all that waits: an item's own end is never before it."""
+        items, item_ids = list(self._outbox.values()), self._finish_early_ids
+        self._outbox.clear()
+        self._finish_early_ids = []
+        requests = [self._request_type(items=batch) for batch in batches(items)]
+        for start in range(0, len(item_ids), MAX_LIST_LEN):
+            if start or not requests:
+                requests.append(self._request_type())
+            requests[-1].finish_early_item_ids.extend(item_ids[start : start + MAX_LIST_LEN])
+        return requests
 
     def _lose(self, reason: str, *, has_broken: bool) -> None:
         """Ends all calls. A peer whose stream has broken may have died of what it was sent."""

@@ -10,20 +10,20 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
 
 from specgrove import wire
 from specgrove.errors import InvalidRequestError, SessionClosedError, SpecGroveError, UnavailableError
-from specgrove.serving.batches import batches
+from specgrove.serving.batches import MAX_LIST_LEN, batches
 from specgrove.serving.status import abort
 
 logger = logging.getLogger(__name__)
 
 _MAX_NUM_CLOSED = 4096
-_MAX_NUM_ITEMS = 1024
 _MAX_SESSION_ID_LEN = 64
 
 
@@ -49,16 +49,19 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
         response_type: Callable[..., ResponseT],
         *,
         forget: Callable[[str], object],
+        finish_early: Callable[[ItemT], object] | None = None,
     ) -> None:
         """E.g. ``WorkStreams(self._verify, llm_pb2.VerifyResult, llm_pb2.VerifyResponse, forget=loop.close_session)``.
 
         ``submit`` makes the whole results of one item, their ids included; what it raises becomes the last one's error.
-        ``forget`` is told the sessions of a stream that has ended: whoever opened them can't close them any more.
+        ``forget`` is told the sessions of a stream that has ended: whoever opened them can't close them any more. ``finish_early``
+        is told the items under way that a request's ``finish_early_item_ids`` name, where it has such a field.
         """
         self._submit = submit
         self._result_type = result_type
         self._response_type = response_type
         self._forget = forget
+        self._finish_early = finish_early
         # Where each session's latest item came from: a client that was cut off goes on with its sessions on another stream.
         self._owners: dict[str, _Stream[ItemT, ResultT]] = {}
         self._streams: set[_Stream[ItemT, ResultT]] = set()
@@ -131,6 +134,9 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
                     if item.session_id not in self._closed:
                         self._owners[item.session_id] = stream
                     stream.start(item)
+                if self._finish_early is not None:
+                    for item in stream.items_under_way(request.finish_early_item_ids):
+                        self._finish_early(item)
         except grpc.aio.BaseError as error:
             logger.info("a work stream broke: %s", error)
         finally:
@@ -159,10 +165,12 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
 
 
 async def _checked(requests: AsyncIterable[Any], context: Any) -> AsyncIterator[Any]:
-    """The requests, or the end of the stream with INVALID_ARGUMENT at one with too many items."""
+    """The requests, or the end of the stream with INVALID_ARGUMENT at one with too long a list. Requests have nothing but lists."""
     async for request in requests:
-        if len(request.items) > _MAX_NUM_ITEMS:
-            await abort(context, InvalidRequestError.of("items", f"at most {_MAX_NUM_ITEMS}, got {len(request.items)}"))
+        for field, values in request.ListFields():
+            if len(values) > MAX_LIST_LEN:
+                problem = f"at most {MAX_LIST_LEN}, got {len(values)}"
+                await abort(context, InvalidRequestError.of(field.name, problem))
         yield request
 
 
@@ -172,6 +180,7 @@ class _Stream(Generic[ItemT, ResultT]):
     def __init__(self, make_results: Callable[[ItemT], AsyncGenerator[ResultT, None]]) -> None:
         self._make_results = make_results
         self._tasks: set[asyncio.Task[None]] = set()
+        self._items: dict[int, ItemT] = {}  # under way, by their ids
         self._results: list[ResultT] = []
         self._num_unsent = 0
         self.changed = asyncio.Event()
@@ -184,11 +193,17 @@ class _Stream(Generic[ItemT, ResultT]):
     def start(self, item: ItemT) -> None:
         task = asyncio.create_task(self._run(item))
         self._tasks.add(task)
-        task.add_done_callback(self._forget)
+        self._items[item.item_id] = item
+        task.add_done_callback(partial(self._forget, item))
 
-    def _forget(self, task: asyncio.Task[None]) -> None:
+    def _forget(self, item: ItemT, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._items.pop(item.item_id, None)
         self.changed.set()
+
+    def items_under_way(self, item_ids: Iterable[int]) -> list[ItemT]:
+        """Those of the ids that are; others have ended meanwhile."""
+        return [self._items[item_id] for item_id in item_ids if item_id in self._items]
 
     @property
     def has_results(self) -> bool:

@@ -140,6 +140,28 @@ async def test_closing_what_is_not_there_is_no_error(verifying: Side[Verifier]) 
         await verifying.service.close("s")
 
 
+async def test_a_work_that_is_to_finish_early_ends_with_its_next_verdict(verifying: Side[Verifier]) -> None:
+    expected = [
+        token for verdict in await all_of(verifying.service, opening("a", num_steps=9)) for token in verdict.token_ids
+    ]
+    verifying.shut()
+    working = asyncio.create_task(all_of(verifying.service, opening(num_steps=9)))
+    beside = asyncio.create_task(all_of(verifying.service, opening("beside", num_steps=9)))
+    for name in ("s", "beside"):
+        await held_back(verifying, name)
+    for name in ("s", "s", "unknown"):
+        verifying.service.finish_early(name)
+    verifying.open()
+    (verdict,) = await working
+    assert (verdict.token_ids, verdict.has_more) == (tuple(expected[:1]), False)
+    assert [token for verdict in await beside for token in verdict.token_ids] == expected
+    # What is asked for afterwards is another work.
+    verifying.service.finish_early("s")
+    committed = (*PROMPT, *verdict.token_ids)
+    verdicts = await all_of(verifying.service, replace(going_on(committed, len(committed)), num_steps=8))
+    assert [token for verdict in verdicts for token in verdict.token_ids] == expected[1:]
+
+
 async def test_a_root_that_is_not_the_last_token_ends_the_session(verifying: Side[Verifier]) -> None:
     committed = await opened(verifying.service)
     wrong = replace(going_on(committed, len(committed)), tree=TokenTree.of_root((committed[-1] + 1) % 90))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -26,9 +26,10 @@ from specgrove.serving.server import Server
 from specgrove.token_tree import TokenTree
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
+from tests.gated import GatedEngine
 from tests.llm.verifying import PROMPT, opening
 from tests.router.toy_language import CHAT_TEMPLATE, toy_tokenizer_json
-from tests.waiting import LIMIT_S
+from tests.waiting import LIMIT_S, until
 
 NUM_SLOTS = 300
 
@@ -51,9 +52,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def engine(tiny_llama: Path) -> VerifierEngine:
+def engine(tiny_llama: Path) -> GatedEngine:
     runner = ModelRunner(load_decoder(tiny_llama, torch.float32), NUM_SLOTS)
-    return VerifierEngine(runner, VerifierConfig(max_model_len=200))
+    return GatedEngine(runner, VerifierConfig(max_model_len=200))
 
 
 @pytest.fixture
@@ -143,6 +144,32 @@ async def test_draining_ends_an_item_with_its_next_verdict(
     assert [result.verdict.has_more for result in results] == [True] * (len(results) - 1) + [False]
     assert sum(len(result.verdict.token_ids) for result in results) <= 180
     await asyncio.wait_for(draining, LIMIT_S)
+
+
+async def test_items_are_finished_early_by_their_ids(
+    service: Service, engine: GatedEngine, loop: StepLoop[VerifyWork, Verdict | PromptProgress]
+) -> None:
+    engine.is_open = False
+    call, other_router = service.stub.Verify(), service.stub.Verify()
+    items = [wire.verify_work_to_proto(replace(opening(f"s{i}", PROMPT), num_steps=9), i) for i in range(2)]
+    foreign = wire.verify_work_to_proto(replace(opening("foreign", PROMPT), num_steps=9), 1)
+    await other_router.write(llm_pb2.VerifyRequest(items=[foreign]))
+    await call.write(llm_pb2.VerifyRequest(items=items))
+    await until(lambda: loop.num_pending_items == 3)
+    last = wire.verify_work_to_proto(opening("last", PROMPT), 7)
+    await call.write(llm_pb2.VerifyRequest(items=[last], finish_early_item_ids=[1, 77]))
+    await until(lambda: loop.num_pending_items == 4)  # what that message says is known by then
+    engine.is_open = True
+    loop.call(lambda: None)
+    verdicts: dict[str, list[llm_pb2.Verdict]] = {name: [] for name in ("s0", "s1", "last", "foreign")}
+    for stream, names in ((call, ("s0", "s1", "last")), (other_router, ("foreign",))):
+        while any(not verdicts[name] or verdicts[name][-1].has_more for name in names):
+            for result in await read(stream):
+                verdicts[result.session_id].append(result.verdict)
+    num_tokens = {name: sum(len(verdict.token_ids) for verdict in found) for name, found in verdicts.items()}
+    assert num_tokens == {"s0": 9, "s1": 1, "last": 1, "foreign": 9}
+    call.cancel()
+    other_router.cancel()
 
 
 async def test_step_times_are_measured_once(service: Service, engine: VerifierEngine) -> None:

@@ -162,6 +162,15 @@ def test_tokens_that_wait_go_out_before_what_may_take_long(slow_talker: Verifier
     assert slow_talker.num_steps == num_steps
 
 
+def test_tokens_that_wait_go_out_with_the_last_verdict(slow_talker: VerifierEngine, clock: Clock) -> None:
+    expected = incremental(slow_talker, PROMPT, 12, GREEDY)
+    slow_talker.add(WorkItem(1, replace(opening("s", PROMPT), num_steps=50)))
+    assert [len(slow_talker.step()) for _ in range(3)] == [1, 0, 0]
+    slow_talker.finish_early([1, 77])
+    (last,) = verdicts_of(slow_talker, clock, step_s=0.0)
+    assert (last.token_ids, last.num_steps, last.has_more) == (tuple(expected[1:4]), 3, False)
+
+
 def test_a_session_that_goes_on_sends_nothing_early(slow_talker: VerifierEngine) -> None:
     (first,) = incremental(slow_talker, PROMPT[:3], 1, GREEDY)
     slow_talker.add(WorkItem(1, opening("t", PROMPT[:3])))

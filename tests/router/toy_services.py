@@ -34,12 +34,17 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
     def __init__(self, next_token: NextToken = toy_next, step_s: float = 0.0) -> None:
         self.sessions = ToySessions()
         self.streams = WorkStreams(
-            self._verify, llm_pb2.VerifyResult, llm_pb2.VerifyResponse, forget=self.sessions.close
+            self._verify,
+            llm_pb2.VerifyResult,
+            llm_pb2.VerifyResponse,
+            forget=self.sessions.close,
+            finish_early=lambda item: self.finish_early(item.session_id),
         )
         self.gate = asyncio.Event()  # a step waits for it
         self.gate.set()
         self.num_free_steps = 0  # of each session: they don't wait
         self.closed: list[str] = []
+        self.finished_early: list[str] = []
         self.num_verified = 0
         self.forget_probability = 0.0
         self.num_full = 0
@@ -94,7 +99,8 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         for num_steps_left in range(work.num_steps - 1, -1, -1):
             self.sessions.check(work.session_id, session)
             verdict = await self._step(work)
-            has_more = num_steps_left > 0 and not set(verdict.token_ids) & set(session.params.sampling.stop_token_ids)
+            is_stopped = not set(verdict.token_ids).isdisjoint(session.params.sampling.stop_token_ids)
+            has_more = num_steps_left > 0 and not is_stopped and not session.finishes_early
             session.is_under_way = has_more  # whoever gets the last verdict may go on at once
             yield replace(verdict, has_more=has_more)
             if not has_more:
@@ -140,6 +146,11 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         wanted = sampling.num_log_probs
         log_probs = () if wanted is None else tuple(LogProbs(-0.5, ((t, -0.5),) * wanted) for t in emitted)
         return Verdict(base, tuple(emitted), tuple(accepted), log_probs, 1.0, work.tree.num_nodes)
+
+    def finish_early(self, session_id: str) -> None:
+        self.finished_early.append(session_id)
+        if session_id in self.sessions:
+            self.sessions[session_id].finishes_early = True
 
     async def close(self, session_id: str) -> None:
         self.sessions.close(session_id)

@@ -17,6 +17,7 @@ class ToySession:
     token_ids: list[int] = field(default_factory=list)
     num_steps: int = 0
     is_under_way: bool = False
+    finishes_early: bool = False
     is_closed: bool = False
 
 
@@ -35,7 +36,7 @@ class ToySessions(dict[str, ToySession]):
         if session is None or session.is_under_way or base != held_len:
             raise StaleBaseError(held_len)
         session.token_ids.extend(new_token_ids)
-        session.is_under_way = True
+        session.is_under_way, session.finishes_early = True, False
         return session
 
     def close(self, session_id: str) -> None:

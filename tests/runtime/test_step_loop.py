@@ -175,13 +175,26 @@ async def test_results_of_several_steps_arrive_in_order() -> None:
 async def test_what_nobody_waits_for_ends_early() -> None:
     loop = StepLoop(Countdown(), "countdown")
     try:
-        results, other = results_of(loop, 1_000_000), loop.submit(1_000_000)
+        results, other = results_of(loop, 1_000_000), loop.submit(1_000_002)
         assert await anext(results) == 1_000_000
         assert loop.num_pending_items == 2
         await results.aclose()
         await until(lambda: loop.num_pending_items == 1)
         loop.finish_early()
         assert other.result(LIMIT_S) == 0
+    finally:
+        loop.stop()
+
+
+def test_some_of_what_is_under_way_ends_early() -> None:
+    loop = StepLoop(Countdown(), "countdown")
+    try:
+        items = {number: loop.submit(number) for number in (1_000_000, 1_000_002, 1_000_004)}
+        loop.finish_early(lambda number: number == 1_000_002)
+        assert items.pop(1_000_002).result(LIMIT_S) == 0
+        assert not any(item.done() for item in items.values())
+        loop.finish_early()
+        assert [item.result(LIMIT_S) for item in items.values()] == [0, 0]
     finally:
         loop.stop()
 

@@ -72,9 +72,11 @@ class Planned(FixedShape):
     def __init__(self, *shapes: TreeShape) -> None:
         super().__init__(shapes[-1])
         self.planned = list(shapes)
+        self.num_asked = 0
         self.observed: list[Step] = []
 
     def shape(self) -> TreeShape:
+        self.num_asked += 1
         return self.planned.pop(0) if self.planned else self._shape
 
     def observe(self, step: Step) -> None:

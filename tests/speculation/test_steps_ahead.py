@@ -53,7 +53,8 @@ async def test_where_the_policy_drafts_nothing_the_verifier_goes_on_by_itself() 
     steps = generate(request, [drafter], verifier, policy, vocab_size=VOCAB_SIZE, context_len=CONTEXT_LEN)
     token_ids = [token.token_id async for step in steps for token in step.tokens]
     assert token_ids == toy_output(PROMPT, 60)
-    assert {work.num_steps for work in verifier.asked[:-1]} == {1, 2, 5}
+    assert verifier.asked[0].num_steps == 60  # till it is known whether drafts are wanted still
+    assert {work.num_steps for work in verifier.asked[1:-1]} <= {1, 2, 5}
     assert all(work.num_steps == 1 for work in verifier.asked if work.tree.num_nodes > 1)
     # While the prompt is read nothing is drafted; then the drafter reads it.
     assert len(drafter.asked) == policy.num_asked // 2 + policy.num_asked % 2 - 1
