@@ -117,7 +117,8 @@ class VerifyWork:
     """For a verifier: tokens committed from position ``base`` on, and the tree to verify below them.
 
     ``session`` is present exactly when ``base`` is 0. Steps after the first decode incrementally, each from the verdict before, until
-    a stop token or ``num_steps`` steps. ``is_suspect``: it was lost with what computed it, so it must not run beside another suspect.
+    a stop token, ``num_steps`` steps, or ``Verifier.finish_early``. ``is_suspect``: it was lost with what computed it,
+    so it must not run beside another suspect.
     """
 
     session_id: str

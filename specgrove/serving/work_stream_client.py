@@ -159,7 +159,6 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
             if self._on_connect is not None:
                 await self._on_connect(self.channel)
             self._outbox.clear()
-            self._finish_early_ids.clear()
             self.connected.set()
             self._on_change()
             logger.info("%s: connected", self.address)
@@ -203,7 +202,7 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
                     await call.write(request)
 
     def _take_requests(self) -> list[Any]:
-        """The messages with all that waits: an item's own end is never before it."""
+        """All that waits, as messages. What is to finish early goes with the last items, or by itself."""
         items, item_ids = list(self._outbox.values()), self._finish_early_ids
         self._outbox.clear()
         self._finish_early_ids = []

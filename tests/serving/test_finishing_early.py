@@ -153,6 +153,7 @@ async def test_what_has_ended_or_was_never_begun_is_no_error(both: Both) -> None
         await call.write(request)
         if request.items:
             assert [result.item_id for result in (await call.read()).results] == [request.items[0].item_id]
+            # Those of a and b go on.
             await until(lambda: len([item for stream in both.servicer.streams._streams for item in stream._items]) == 2)
     assert both.servicer.finished_early == ["c"]
     call.cancel()

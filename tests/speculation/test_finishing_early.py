@@ -112,6 +112,15 @@ async def test_what_is_lost_after_it_was_called_off_is_asked_for_one_step_only()
     assert verifier.finished_early == ["s"]
 
 
+async def test_so_it_is_where_verdicts_were_on_their_way() -> None:
+    verifier = Losing(4)
+    verifier.finish_early = verifier.finished_early.append  # type: ignore[method-assign]
+    assert await run_planned(verifier, [ToySsm()], Planned(TREE), 60) == toy_output(PROMPT, 60)
+    assert lens_asked_at(verifier)[:3] == [0, 4, 5]
+    assert [work.num_steps for work in verifier.asked[:2]] == [60, 1]
+    assert verifier.finished_early == ["s"]
+
+
 async def test_what_is_lost_while_nothing_is_drafted_is_asked_for_as_far_as_it_went() -> None:
     verifier = Losing(10)
     assert await run_planned(verifier, [ToySsm()], Planned(TREE, NOTHING), 100) == toy_output(PROMPT, 100)
@@ -123,8 +132,10 @@ async def test_progress_is_no_verdict() -> None:
     verifier.chunk_len = 1
     request = GenerationRequest("s", PROMPT, 40, wants_prompt_progress=True)
     steps = generate(request, [ToySsm()], verifier, policy, vocab_size=VOCAB_SIZE, context_len=CONTEXT_LEN)
-    found = [step async for step in steps]
-    assert [step.num_prompt_tokens_read for step in found[:3]] == [1, 2, None]
+    found = [await anext(steps), await anext(steps)]
+    assert [step.num_prompt_tokens_read for step in found] == [1, 2]
+    assert policy.num_asked == 1
+    found += [step async for step in steps]
     assert [token.token_id for step in found for token in step.tokens] == toy_output(PROMPT, 40)
     assert ([work.num_steps for work in verifier.asked], policy.num_asked, verifier.finished_early) == ([40], 2, [])
 
