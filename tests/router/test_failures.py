@@ -52,8 +52,12 @@ async def test_an_llm_service_that_drains_in_mid_stream() -> None:
 
 
 async def test_an_ssm_service_that_is_restarted_in_mid_stream_drafts_again() -> None:
-    async with toy_suite(halting_llm(20)) as suite:
+    async with toy_suite(halting_llm(1)) as suite:
         generating = asyncio.create_task(responses_to(suite, request_of(max_tokens=300)))
+        await until(lambda: bool(suite.llm.finished_early))
+        suite.llm.num_free_steps = 20
+        suite.llm.gate.set()
+        suite.llm.gate.clear()  # the step that waits goes on
         await until(lambda: len(suite.ssm.asked) >= 5)
         await suite.restart_ssm(ToySsm())
         await until(lambda: all(replica.client.connected.is_set() for replica in suite.app.ssms.replicas))

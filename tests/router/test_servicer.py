@@ -19,14 +19,16 @@ from tests.waiting import LIMIT_S, until
 
 
 async def test_speculative_output_is_the_incremental_output(suite: ToySuite) -> None:
-    expected = toy_output(PROMPT, 60)
-    speculative = await responses_to(suite, request_of())
-    incremental = await responses_to(suite, request_of(speculation=router_pb2.SpeculationOptions(disabled=True)))
+    expected = toy_output(PROMPT, 200)
+    speculative = await responses_to(suite, request_of(max_tokens=200))
+    incremental = await responses_to(
+        suite, request_of(max_tokens=200, speculation=router_pb2.SpeculationOptions(disabled=True))
+    )
     assert token_ids_of(speculative) == token_ids_of(incremental) == expected
     assert text_of(speculative) == text_of(incremental) == bytes(expected).decode()
     usage, plain = speculative[-1].usage, incremental[-1].usage
-    assert (usage.num_prompt_tokens, usage.num_output_tokens) == (len(PROMPT), 60)
-    assert usage.num_verify_steps < 60 == plain.num_verify_steps
+    assert (usage.num_prompt_tokens, usage.num_output_tokens) == (len(PROMPT), 200)
+    assert usage.num_verify_steps < 200 == plain.num_verify_steps
     assert sum(usage.acceptance_histogram) == usage.num_verify_steps
     assert usage.num_drafted_nodes > 0 == plain.num_drafted_nodes
     assert speculative[-1].finish_reason == router_pb2.FINISH_REASON_LENGTH
@@ -43,7 +45,8 @@ async def test_many_at_once(suite: ToySuite) -> None:
 
 
 async def test_only_the_ssms_asked_for_draft(suite: ToySuite) -> None:
-    responses = await responses_to(suite, request_of(speculation=router_pb2.SpeculationOptions(ssms=["toy-b"])))
+    options = router_pb2.SpeculationOptions(ssms=["toy-b"])
+    responses = await responses_to(suite, request_of(max_tokens=200, speculation=options))
     assert {name for r in responses for t in r.tokens for name in t.drafted_by} == {"toy-b"}
 
 

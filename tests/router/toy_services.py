@@ -26,6 +26,8 @@ from tests.router.toy_sessions import ToySession, ToySessions
 CONTEXT_LEN = 512
 
 MODEL = "toy"
+# A model's step takes longer than a message does, so that the router has a say in how many are made ahead.
+_MESSAGE_S = 0.001
 
 
 class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
@@ -164,6 +166,8 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
             else:
                 result.verdict.CopyFrom(wire.verdict_to_proto(found))
             yield result
+            if result.verdict.has_more:
+                await asyncio.sleep(_MESSAGE_S)
 
     def Verify(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802
         return self.streams.serve(request_iterator, context)
