@@ -20,6 +20,7 @@
 #include "cpu/quantized_linear.h"
 #include "cpu/sampling.h"
 #include "cpu/thread_pool.h"
+#include "cpu/tile_product.h"
 #include "cpu/trees.h"
 
 using namespace specgrove;
@@ -31,6 +32,7 @@ void bind_settings(py::module_& module) {
   module.def("get_num_threads", [] { return ThreadPool::instance().num_threads(); });
   module.def("set_isa", &set_isa);
   module.def("get_isa", &current_isa_name);
+  module.def("amx_refusal", &amx_refusal);
   module.def("build_info", [] { return std::string(SPECGROVE_BUILD_INFO); });
   py::enum_<DType>(module, "DType")
       .value("float32", DType::kFloat32)
@@ -189,6 +191,19 @@ void bind_quantized(py::module_& module) {
       .def_property_readonly("nbytes", &QuantizedLinear::nbytes);
 }
 
+void bind_tiles(py::module_& module) {
+  const auto bind = [&](const char* name, void (*multiply)(const TileProduct&)) {
+    module.def(
+        name,
+        [multiply](Address a, Address b, Address c, int64_t num_rows, int64_t num_words, int64_t num_outputs) {
+          multiply({at<void>(a), at<void>(b), at<void>(c), num_rows, num_words, num_outputs});
+        },
+        NoGil());
+  };
+  bind("tile_product_bf16", &tile_product_bf16);
+  bind("tile_product_s8", &tile_product_s8);
+}
+
 void bind_sampling(py::module_& module) {
   py::class_<ChoiceParams>(module, "ChoiceParams")
       .def(py::init([](float temperature, int64_t top_k, float top_p, float min_p, float repetition_penalty,
@@ -263,6 +278,7 @@ PYBIND11_MODULE(_native, module) {
   bind_settings(module);
   bind_layers(module);
   bind_quantized(module);
+  bind_tiles(module);
   bind_step(module);
   bind_sampling(module);
   bind_trees(module);

@@ -42,7 +42,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--isa avx2``: as on a processor without AVX-512. Kernels' own tests try every path in any case."""
-    parser.addoption("--isa", choices=("avx512", "avx2", "plain"), help="instructions that the CPU kernels use")
+    parser.addoption(
+        "--isa", choices=("amx", "amx_twin", "avx512", "avx2", "plain"), help="instructions that the CPU kernels use"
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -37,7 +37,7 @@ int64_t slots_needed(const int32_t* slots, int64_t count) {
 }
 
 AttentionKernels kernels() {
-  switch (current_isa()) {
+  switch (vector_isa()) {
     case Isa::kAvx512:
       return attention_avx512();
     case Isa::kAvx2:

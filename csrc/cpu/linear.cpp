@@ -45,7 +45,7 @@ float* tile_buffer(int64_t num_floats) {
 const uint16_t* rounded_rows(const float* x, int64_t num_rows, int64_t in_features, int64_t padded_in) {
   thread_local std::vector<uint16_t> rounded;
   rounded.assign(num_rows * padded_in, 0);
-  const auto convert = current_isa() == Isa::kAvx512 ? to_bfloat16_avx512 : to_bfloat16_plain;
+  const auto convert = vector_isa() == Isa::kAvx512 ? to_bfloat16_avx512 : to_bfloat16_plain;
   for (int64_t row = 0; row < num_rows; ++row) {
     convert(x + row * in_features, in_features, rounded.data() + row * padded_in);
   }
@@ -79,7 +79,7 @@ int64_t PackedLinear::packed_nbytes(DType dtype, int64_t out_features, int64_t i
 }
 
 void PackedLinear::multiply(const float* x, int64_t num_rows, float* out, TileSink* sink) const {
-  const Isa isa = current_isa();
+  const Isa isa = vector_isa();
   const auto run_tile = isa == Isa::kAvx512 ? linear_tile_avx512
                         : isa == Isa::kAvx2 ? linear_tile_avx2
                                             : linear_tile_plain;

@@ -62,7 +62,7 @@ QuantizedLinear::QuantizedLinear(const QuantizedShape& shape, PackedBytes packed
 }
 
 void QuantizedLinear::multiply(const float* x, int64_t num_rows, float* out, TileSink* sink) const {
-  const Isa isa = current_isa();
+  const Isa isa = vector_isa();
   const auto run_tile = isa == Isa::kAvx512 ? quantized_tile_avx512
                         : isa == Isa::kAvx2 ? quantized_tile_avx2
                                             : quantized_tile_plain;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "prefetch.h"
+#include "tile_state.h"
 
 namespace specgrove {
 namespace {
@@ -56,6 +57,7 @@ void ThreadPool::stop_workers() {
 
 void ThreadPool::run_erased(int64_t num_tasks, Call call, const void* context) {
   std::lock_guard<std::mutex> running(run_mutex_);
+  const TilesInUse in_use;
   if (workers_.empty() || num_tasks <= 1) {
     for (int64_t i = 0; i < num_tasks; ++i) call(context, i);
     return;
@@ -162,6 +164,7 @@ void ThreadPool::work(int thread) {
         idle(thread, ahead);
       }
     }
+    release_tiles();
     std::unique_lock<std::mutex> lock(sleep_mutex_);
     ++num_sleeping_;
     wake_up_.wait(lock, [&] { return is_stopping_.load() || run_number_.load() != seen; });

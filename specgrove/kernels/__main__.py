@@ -10,9 +10,10 @@ from specgrove.kernels.checks import NATIVE_DTYPES
 from specgrove.kernels.cuda.attention import AttentionHeads
 from specgrove.kernels.cuda.backend import KernelsMissingError, kernels_for
 from specgrove.kernels.cuda.start_check import check_kernels_apart
-from specgrove.kernels.threads import get_isa, get_num_threads
+from specgrove.kernels.threads import amx_refusal, get_isa, get_num_threads
 
 REASONS = {
+    "amx": "the processor has AMX with tiles of bfloat16 and int8",
     "avx512": "the processor has AVX-512 with BF16 and VNNI",
     "avx2": "the processor has AVX2, but no AVX-512 with BF16 and VNNI",
     "plain": "the processor has neither AVX-512 with BF16 and VNNI nor AVX2",
@@ -49,6 +50,8 @@ def main() -> None:
     """Prints one line per fact."""
     print(f"build         {_native.build_info()}")
     print(f"instructions  {get_isa()}: {REASONS[get_isa()]}")
+    if (refusal := amx_refusal()) is not None:
+        print(f"AMX           not in use: {refusal}")
     print(f"threads       {get_num_threads()} until a command sets more; {available_cpus()} CPUs")
     print(f"dtypes        {', '.join(str(dtype).removeprefix('torch.') for dtype in NATIVE_DTYPES)}")
     for line in gpu_lines():

@@ -18,10 +18,18 @@ def get_num_threads() -> int:
 
 
 def get_isa() -> str:
-    """``avx512``, ``avx2`` or ``plain``."""
+    """``amx``, ``avx512``, ``avx2`` or ``plain``; ``amx_twin`` where a test has asked for it."""
     return _native.get_isa()
 
 
 def set_isa(isa: str) -> None:
-    """For tests: the kernels' path. Packed weights serve both. Raises ``ValueError`` for what the processor lacks."""
+    """For tests: the kernels' path. Packed weights serve all. Raises ``ValueError`` for what can't run here.
+
+    ``amx_twin`` runs anywhere: the kernels of ``amx``, with its tiles in plain C++ to the same bits.
+    """
     _native.set_isa(isa)
+
+
+def amx_refusal() -> str | None:
+    """Why the system does not let this process use the AMX that the processor has, if that is so."""
+    return _native.amx_refusal() or None

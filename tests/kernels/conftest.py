@@ -1,4 +1,4 @@
-"""Every kernel test runs on each path the processor has, and leaves the settings as they were."""
+"""Every kernel test runs on each path the processor has and on the twin of AMX, and leaves the settings as they were."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from specgrove.kernels import threads
 
 
-@pytest.fixture(params=["avx512", "avx2", "plain"])
+@pytest.fixture(params=["amx", "amx_twin", "avx512", "avx2", "plain"])
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     before = threads.get_isa()
     try:

@@ -11,6 +11,7 @@ import threading
 import pytest
 import torch
 
+from specgrove.kernels import __main__ as kernels_main
 from specgrove.kernels import sampling, threads
 from specgrove.kernels.linear import PackedLinear
 from tests.waiting import LIMIT_S
@@ -67,5 +68,11 @@ def test_the_module_prints_how_it_runs() -> None:
         check=True,
     )
     # A process of its own, which ``--isa`` of the tests does not reach.
-    assert re.search(r"^instructions +(avx512|avx2|plain)\b", done.stdout, re.MULTILINE)
+    assert re.search(r"^instructions +(amx|avx512|avx2|plain)\b", done.stdout, re.MULTILINE)
     assert "bfloat16" in done.stdout
+
+
+def test_a_refusal_of_amx_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(kernels_main, "amx_refusal", lambda: "a thread has a small signal stack")
+    kernels_main.main()
+    assert re.search(r"^AMX +not in use: a thread has a small signal stack$", capsys.readouterr().out, re.MULTILINE)

@@ -1,0 +1,48 @@
+"""Data for tests of tile products, of the kinds that bring out how a processor rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+Make = Callable[[int, int, torch.Generator], torch.Tensor]
+
+
+def normal(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=generator)
+
+
+def scaled(low: int, high: int) -> Make:
+    """Numbers of all exponents of two from low to high."""
+
+    def make(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
+        exponents = torch.randint(low, high + 1, (rows, columns), generator=generator)
+        return (normal(rows, columns, generator).double() * 2.0**exponents).float()
+
+    return make
+
+
+def sprinkled(make: Make, *values: float) -> Make:
+    """An eighth of the numbers replaced by these."""
+
+    def made(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
+        which = torch.randint(0, len(values), (rows, columns), generator=generator)
+        is_replaced = torch.randint(0, 8, (rows, columns), generator=generator) == 0
+        return torch.where(is_replaced, torch.tensor(values)[which], make(rows, columns, generator))
+
+    return made
+
+
+INF, NAN, TINY = float("inf"), float("nan"), 2.0**-126
+
+KINDS: dict[str, Make] = {
+    "normal": normal,
+    "wide": scaled(-40, 40),
+    "small integers": lambda rows, columns, generator: normal(rows, columns, generator).round(),  # sums that cancel
+    "around the smallest": scaled(-66, -60),  # products that are denormal, and those that are not
+    "denormal": sprinkled(scaled(-131, -124), 0.0, -0.0, 1.0, TINY),
+    "overflow": scaled(55, 70),
+    "infinities": sprinkled(normal, INF, -INF, 0.0, -0.0),
+    "NaN": sprinkled(normal, NAN, INF, 0.0),
+}
