@@ -5,7 +5,7 @@ Invariant: what a file may hold as a size, a number or a positive number is deci
 
 from __future__ import annotations
 
-import math
+import sys
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -39,7 +39,8 @@ class CheckedNumbers(ABC):
     def number(self, key: str, default: float | None = None) -> float:
         """Finite."""
         value = self._number_at(key, default)
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        # Whole numbers of any length among them, which ``math.isfinite`` can't take.
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
             return float(value)
         raise self.error(key, "a number")
 

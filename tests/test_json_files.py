@@ -42,7 +42,8 @@ def test_a_byte_order_mark_is_no_harm(tmp_path: Path) -> None:
 
 
 VALUES = JsonObject(
-    {"text": "8", "list": [1, "2"], "yes": True, "half": 0.5, "two": 2.0, "null": None, "ids": [1, 2], "nan": float("nan"), "no": -1},
+    {"text": "8", "list": [1, "2"], "yes": True, "half": 0.5, "two": 2.0, "null": None, "ids": [1, 2], "nan": float("nan"), "no": -1,
+     "huge": 10**400},
     "F/config.json",
 )  # fmt: skip
 
@@ -58,6 +59,8 @@ VALUES = JsonObject(
         (lambda o: o.size("no"), r"no is -1, it should be a whole number of at least 1"),
         (lambda o: o.number("text"), r'text is "8", it should be a number'),
         (lambda o: o.number("nan"), r"nan is NaN, it should be a number"),
+        (lambda o: o.number("huge"), r"huge is 1000.*, it should be a number"),
+        (lambda o: o.size("huge"), r"huge is 1000.*, it should be at most 2147483647"),
         (lambda o: o.flag("text", True), r'text is "8", it should be true or false'),
         (lambda o: o.text("half"), r"half is 0.5, it should be text"),
         (lambda o: o.object("list"), r"list is \[1, \"2\"\], it should be an object"),
