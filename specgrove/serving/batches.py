@@ -9,8 +9,8 @@ from specgrove.serving.address import MAX_MESSAGE_BYTES
 
 # Elements that a list of a message may have at most.
 MAX_LIST_LEN = 1024
-# What one item may have: a message has a few bytes more than its items.
-MAX_ITEM_BYTES = MAX_MESSAGE_BYTES - 1024
+# What one item may have: a message may name ``MAX_LIST_LEN`` others beside it, of ten bytes each.
+MAX_ITEM_BYTES = MAX_MESSAGE_BYTES - 16 * 1024
 # Beyond this a message waits for no further item: it would hold up those before it.
 _MAX_BATCH_BYTES = MAX_MESSAGE_BYTES // 4
 _MAX_NUM_ITEMS = 64

@@ -219,6 +219,7 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
             self.connected.clear()
             self._on_change()
         pending, self._pending = self._pending, {}
+        self._finish_early_ids = []
         sent = pending.keys() - self._outbox.keys() if has_broken else set()
         for item_id, arrived in pending.items():
             message = f"{self.address}: {reason}"

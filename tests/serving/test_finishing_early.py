@@ -11,6 +11,8 @@ from typing import Any
 import grpc
 import pytest
 
+from specgrove.serving.address import MAX_MESSAGE_BYTES
+from specgrove.serving.batches import MAX_ITEM_BYTES
 from specgrove.serving.server import Server
 from specgrove.serving.work_stream_client import WorkStreamClient
 from specgrove.serving.work_streams import WorkStreams
@@ -183,5 +185,31 @@ async def test_more_than_a_message_may_have_are_told_in_several() -> None:
     assert [len(request.finish_early_item_ids) for request in requests] == [1024, 1024, 452]
     assert [len(request.items) for request in requests] == [1, 0, 0]
     assert [item_id for request in requests for item_id in request.finish_early_item_ids] == list(range(1, 2501))
+    assert client._take_requests() == []
+    await client.close()
+
+
+async def test_they_find_room_beside_the_largest_item() -> None:
+    client = Client("127.0.0.1:1", lambda channel: None, llm_pb2.VerifyRequest)  # type: ignore[arg-type, return-value]
+    largest = llm_pb2.VerifyItem(item_id=1, session_id="x" * (MAX_ITEM_BYTES - 8))
+    largest.session_id += "x" * (MAX_ITEM_BYTES - largest.ByteSize())
+    assert largest.ByteSize() == MAX_ITEM_BYTES
+    others = [llm_pb2.VerifyItem(item_id=2**64 - number) for number in range(1, 1025)]
+    client._pending = {item.item_id: asyncio.Queue() for item in others}
+    for item in others:
+        client.finish_early(item)
+    client._outbox = {1: largest}
+    requests = client._take_requests()
+    assert [len(request.finish_early_item_ids) for request in requests] == [1024]
+    assert requests[0].ByteSize() <= MAX_MESSAGE_BYTES
+    await client.close()
+
+
+async def test_another_stream_is_not_told_of_items_that_were_lost() -> None:
+    client = Client("127.0.0.1:1", lambda channel: None, llm_pb2.VerifyRequest)  # type: ignore[arg-type, return-value]
+    item = llm_pb2.VerifyItem(item_id=1)
+    client._pending = {1: asyncio.Queue()}
+    client.finish_early(item)
+    client._lose("gone", has_broken=True)
     assert client._take_requests() == []
     await client.close()
