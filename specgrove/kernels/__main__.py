@@ -14,6 +14,7 @@ from specgrove.kernels.threads import amx_refusal, get_isa, get_num_threads
 
 REASONS = {
     "amx": "the processor has AMX with tiles of bfloat16 and int8",
+    "amx_twin": "a test asked for the kernels of AMX over tiles in plain C++",
     "avx512": "the processor has AVX-512 with BF16 and VNNI",
     "avx2": "the processor has AVX2, but no AVX-512 with BF16 and VNNI",
     "plain": "the processor has neither AVX-512 with BF16 and VNNI nor AVX2",
