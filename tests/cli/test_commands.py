@@ -72,6 +72,11 @@ def test_a_file_is_not_taken_for_a_prompt(
     )
 
 
+def test_a_prompt_may_be_longer_than_a_files_name(fake_router: Router) -> None:
+    assert main(["generate", "why? " * 1000, "--raw", "--address", fake_router[1]]) == 0
+    assert fake_router[0].requests[0].text == "why? " * 1000
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -77,6 +77,20 @@ async def test_a_replica_that_dies_after_it_was_told_is_asked_for_no_more_steps_
         assert after.finished_early == []
 
 
+async def test_nothing_is_remembered_of_works_that_have_ended() -> None:
+    async with toy_suite() as suite:
+        suite.llm.forget_probability = 0.1
+        assert token_ids_of(await responses_to(suite, request_of(max_tokens=100))) == toy_output(PROMPT, 100)
+        suite.llm.gate.clear()
+        call = suite.stub.Generate(request_of(max_tokens=100))
+        await until(lambda: len(suite.app._verifier._under_way) == 1)
+        await until(lambda: any(stream._items for stream in suite.llm.streams._streams))
+        call.cancel()
+        await until(lambda: not suite.app._verifier._under_way)
+        suite.llm.gate.set()
+        await until(lambda: not any(stream._items for stream in suite.llm.streams._streams))
+
+
 async def test_there_may_be_nothing_to_finish() -> None:
     pool = LlmPool(["unix:/nowhere/a.sock"])
     RemoteVerifier(pool, replica_wait_s=1.0, busy_wait_s=1.0).finish_early("unknown")
