@@ -99,9 +99,9 @@ void ThreadPool::take_tasks(int thread) {
   }
 }
 
-// Till the tasks that others took are done. Where that takes long, the system does not let one of them run. Then the
-// caller sleeps: were it to yield again and again, Linux would take more of its time for every call, for tens of
-// milliseconds, and give it to other programs.
+// Till the tasks that others took are done. Where that takes long, a task is a long one, or the system does not let its
+// thread run. Then the caller sleeps: were it to yield again and again, Linux would take more of its time for every
+// call, for tens of milliseconds, and give it to other programs.
 void ThreadPool::wait_for_others() {
   const auto spin_until = std::chrono::steady_clock::now() + kCallerSpinTime;
   do {
