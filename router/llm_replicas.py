@@ -104,7 +104,8 @@ class LlmReplica:
                 continue
             self.row_times.learn_measured([(time.num_tokens, time.step_ms) for time in response.step_times])
             found = {time.num_tokens: round(time.step_ms, 1) for time in response.step_times}
-            logger.info("%s: step times in ms by rows: %s", self.client.address, found)
+            if found:
+                logger.info("%s: step times in ms by rows: %s", self.client.address, found)
             if response.is_complete:
                 return
 

@@ -63,6 +63,6 @@ def _print_any_text() -> None:
 
 
 def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"  # without Python's number for it
+    if isinstance(error, OSError) and error.strerror:  # without Python's number for it
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

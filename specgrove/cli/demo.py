@@ -32,10 +32,11 @@ _OTHER_QUESTIONS = (
 _WARM_UP = "Count to ten."
 # Within this of 1 the two ways are equally fast.
 _NOISE = 0.03
+_MIN_MEASURED_TOKENS = 16
 _NEXT = (
     ("chat", "talk with it"),
-    ("serve", "serve it over gRPC at 127.0.0.1:50051"),
-    ("serve --llm MODEL --ssm SMALL", "the same with your model, and a small one with the same tokenizer"),
+    ("serve", "serve it over gRPC"),
+    ("serve --llm MODEL --ssm SMALL", "with your models"),
 )
 
 
@@ -72,7 +73,7 @@ def _compare(console: rich.console.Console, pairs: list[tuple[Completion, Comple
     console.print(comparison_table(speculative, incremental))
     console.print()
     console.print(
-        f"speed-up: [bold]{statistics.median(speed_ups):.2f}x[/bold], median of {len(pairs)} questions "
+        f"speed-up: [bold]{statistics.median(speed_ups):.2f}x[/bold], median of {len(pairs)} questions' own "
         f"({speed_ups[0]:.2f}x to {speed_ups[-1]:.2f}x); {_reason(speed_ups, speculative)}"
     )
     console.print(f"identical output: [bold]{'yes' if is_identical else 'NO'}[/bold]")
@@ -90,6 +91,8 @@ def _ratio(speculative: Usage, incremental: Usage) -> float:
 
 def _reason(speed_ups: list[float], speculative: list[Usage]) -> str:
     """What was found, in words."""
+    if min(usage.num_output_tokens for usage in speculative) < _MIN_MEASURED_TOKENS:
+        return f"answers of fewer than {_MIN_MEASURED_TOKENS} tokens are too short to measure"
     num_steps = max(sum(usage.num_verify_steps for usage in speculative), 1)
     tokens_per_step = sum(usage.num_output_tokens for usage in speculative) / num_steps
     if not any(usage.num_drafted_nodes for usage in speculative):
@@ -98,7 +101,7 @@ def _reason(speed_ups: list[float], speculative: list[Usage]) -> str:
     if min(speed_ups) > 1 + _NOISE:
         return found
     if max(speed_ups) > 1 + _NOISE:
-        return f"{found}; the questions differ, and so does this machine from second to second"
+        return f"{found}; the range is wide: questions differ, and other programs may share this machine"
     return f"{found}, but trees are dear on this machine: the router drafted little"
 
 

@@ -7,6 +7,7 @@ import argparse
 from specgrove.cli.connecting import connected
 from specgrove.cli.prompt_input import prompt_of
 from specgrove.cli.rendering import make_console, print_json, print_legend, print_note, summary_line, usage_fields
+from specgrove.cli.ssm_choice import asks_for_none
 from specgrove.cli.streaming import streamed
 from specgrove.client_arguments import Prompt
 from specgrove.client_wire import GenerateParams, completion_of
@@ -44,8 +45,9 @@ def _as_json(completion: Completion) -> dict[str, object]:
 
 def generate_params(arguments: argparse.Namespace) -> GenerateParams:
     """The parameters that the sampling options stand for."""
-    # With a running suite, --ssm picks among the SSMs it has; a suite started here has no others.
+    # With a running suite, --ssm picks among the SSMs it has, or none; a suite started here has no others.
     ssms = tuple(arguments.ssm or ()) if arguments.address is not None else ()
+    is_without = asks_for_none(ssms)
     return GenerateParams(
         temperature=arguments.temperature,
         top_k=arguments.top_k,
@@ -58,5 +60,7 @@ def generate_params(arguments: argparse.Namespace) -> GenerateParams:
         max_tokens=arguments.max_tokens,
         ignore_eos=arguments.ignore_eos,
         stop=tuple(arguments.stop or ()),
-        speculation=SpeculationOptions(disabled=arguments.no_speculation, ssms=ssms),
+        speculation=SpeculationOptions(
+            disabled=arguments.no_speculation or is_without, ssms=() if is_without else ssms
+        ),
     )

@@ -5,7 +5,7 @@ Called before anything is started. Reads tokenizers and configurations, no weigh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from specgrove.config import DEFAULT_SSMS
@@ -16,14 +16,19 @@ from specgrove.tokenizer import Tokenizer
 from specgrove.vocabulary import compare_vocabularies
 
 
+def asks_for_none(asked: Sequence[str]) -> bool:
+    """Whether ``--ssm none`` was given. Raises ``ValueError`` where another was given too."""
+    if "none" in asked and len(asked) > 1:
+        raise ValueError("--ssm none: no SSM at all, so it goes with no other --ssm")
+    return "none" in asked
+
+
 def chosen_ssms(
     asked: list[str] | None, llm_folder: Path, cache_dir: Path, say: Callable[[str], None]
 ) -> tuple[str, ...]:
     """``--ssm`` as given to the SSM service; empty for ``none``. Raises ``ValueError`` with why one can't draft for the LLM."""
-    if asked == ["none"]:
+    if asks_for_none(asked or ()):
         return ()
-    if asked is not None and "none" in asked:
-        raise ValueError("--ssm none: no SSM at all, so it goes with no other --ssm")
     texts = tuple(asked or DEFAULT_SSMS)
     tokenizer = Tokenizer.from_folder(llm_folder)
     chosen = []

@@ -61,6 +61,20 @@ def test_generate_reads_standard_input(
     assert fake_router[0].requests[0].text == "from a pipe"
 
 
+def test_no_ssm_of_a_running_suite(fake_router: Router, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "hi", "--ssm", "none", "--address", fake_router[1]]) == 0
+    assert fake_router[0].requests[-1].speculation.disabled
+    assert not fake_router[0].requests[-1].speculation.ssms
+    assert main(["generate", "hi", "--ssm", "none", "--ssm", "demo", "--address", fake_router[1]]) == 1
+    assert "goes with no other --ssm" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told_without_a_number(fake_router: Router) -> None:
+    command = f"{sys.executable} -m specgrove.cli generate hi --json --address {fake_router[1]} > /dev/full"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=os.environ, check=False)
+    assert "specgrove: error: No space left on device" in ended.stderr
+
+
 def test_a_file_is_not_taken_for_a_prompt(
     fake_router: Router, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,7 +27,7 @@ def test_demo_compares_with_incremental_decoding(
     assert main(["demo", "why?"]) == 0
     shown = capsys.readouterr().out
     assert ANSWER in shown
-    assert "speed-up: 1.00x, median of 3 questions (1.00x to 1.00x); " in shown
+    assert "speed-up: 1.00x, median of 3 questions' own (1.00x to 1.00x); " in shown
     assert "identical output: yes" in shown
     assert " chat   " in shown
     assert [request.speculation.disabled for request in fake_router[0].requests] == [
@@ -41,18 +41,22 @@ def test_demo_compares_with_incremental_decoding(
     ]
 
 
-def usage(num_drafted_nodes: int) -> Usage:
-    return Usage(9, 30, 20, (), (), (), num_drafted_nodes, 1.0, 1.0, 0.0, 0.0, 0, 1)
+def usage(num_drafted_nodes: int, num_output_tokens: int = 30) -> Usage:
+    return Usage(9, num_output_tokens, 20, (), (), (), num_drafted_nodes, 1.0, 1.0, 0.0, 0.0, 0, 1)
 
 
 @pytest.mark.parametrize(
     ("speed_ups", "num_drafted_nodes", "said"),
     [
         ([1.2, 1.3, 1.4], 9, "a step of the LLM gave 1.50 tokens instead of 1"),
-        ([0.9, 1.1, 1.3], 9, "gave 1.50 tokens instead of 1; the questions differ"),
+        ([0.9, 1.1, 1.3], 9, "gave 1.50 tokens instead of 1; the range is wide"),
         ([0.9, 1.0, 1.0], 9, "but trees are dear on this machine"),
         ([0.9, 1.1, 1.3], 0, "drafting does not pay here"),
     ],
 )
 def test_the_reason_fits_the_figures(speed_ups: list[float], num_drafted_nodes: int, said: str) -> None:
     assert said in demo._reason(speed_ups, [usage(num_drafted_nodes)] * 3)
+
+
+def test_short_answers_are_not_judged() -> None:
+    assert "too short to measure" in demo._reason([0.9, 1.1, 1.3], [usage(9), usage(9, 15), usage(9)])
