@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "elementwise.h"
+#include "tile_state.h"
 
 namespace specgrove {
 namespace {
@@ -107,6 +108,7 @@ void DecoderStep::run_mlp(const StepRows& rows, size_t index, const float* norme
 
 void DecoderStep::run(const StepRows& rows) {
   const std::lock_guard<std::mutex> running(mutex_);
+  const TilesInUse in_use;
   check(rows);
   make_room(rows.num_rows);
   const int64_t num_rows = rows.num_rows;

@@ -6,14 +6,15 @@
 
 #include "groups.h"
 #include "isa.h"
+#include "linear_tiles.h"
+#include "rows.h"
 #include "thread_pool.h"
 
 namespace specgrove {
 namespace {
 
-// Pairs of inputs are multiplied together in bfloat16, so their number is even.
 int64_t padded_inputs(DType dtype, int64_t in_features) {
-  return dtype == DType::kBFloat16 ? round_up(in_features, 2) : in_features;
+  return dtype == DType::kBFloat16 ? round_up(in_features, kInputStep) : in_features;
 }
 
 // A group holds, input by input, its outputs; bfloat16 two inputs by two, an output's pair side by side.
@@ -34,6 +35,18 @@ void pack(const T* weight, int64_t out_features, int64_t in_features, int64_t pa
   });
 }
 
+// x rounded to bfloat16, each row padded with zeros to padded_in. Valid until the next call in the same thread.
+const uint16_t* rounded_rows(const float* x, int64_t num_rows, int64_t in_features, int64_t padded_in) {
+  thread_local std::vector<uint16_t> rounded;
+  const size_t size = num_rows * padded_in;
+  if (rounded.size() < size) rounded.resize(size);
+  uint16_t* const first = rounded.data();
+  const RoundRow round = bfloat16_rounding();
+  for_rows(num_rows, in_features,
+           [=](int64_t row) { round(x + row * in_features, in_features, first + row * padded_in, kInputStep); });
+  return first;
+}
+
 }  // namespace
 
 float* tile_buffer(int64_t num_floats) {
@@ -42,15 +55,7 @@ float* tile_buffer(int64_t num_floats) {
   return buffer.data();
 }
 
-const uint16_t* rounded_rows(const float* x, int64_t num_rows, int64_t in_features, int64_t padded_in) {
-  thread_local std::vector<uint16_t> rounded;
-  rounded.assign(num_rows * padded_in, 0);
-  const auto convert = vector_isa() == Isa::kAvx512 ? to_bfloat16_avx512 : to_bfloat16_plain;
-  for (int64_t row = 0; row < num_rows; ++row) {
-    convert(x + row * in_features, in_features, rounded.data() + row * padded_in);
-  }
-  return rounded.data();
-}
+RoundRow bfloat16_rounding() { return vector_isa() == Isa::kAvx512 ? round_row_avx512 : round_row_plain; }
 
 PackedLinear::PackedLinear(const void* weight, DType dtype, const float* bias, int64_t out_features,
                            int64_t in_features)
@@ -79,6 +84,11 @@ int64_t PackedLinear::packed_nbytes(DType dtype, int64_t out_features, int64_t i
 }
 
 void PackedLinear::multiply(const float* x, int64_t num_rows, float* out, TileSink* sink) const {
+  if (dtype_ == DType::kBFloat16 && current_isa() >= Isa::kAmx) {
+    const int64_t group_bytes = kGroup * padded_in_ * size_of(dtype_);
+    return multiply_on_tiles({packed_.data(), num_groups_, group_bytes, out_features_, in_features_, bias_.data()}, x,
+                             num_rows, out, sink);
+  }
   const Isa isa = vector_isa();
   const auto run_tile = isa == Isa::kAvx512 ? linear_tile_avx512
                         : isa == Isa::kAvx2 ? linear_tile_avx2

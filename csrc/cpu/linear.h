@@ -17,13 +17,17 @@ namespace specgrove {
 constexpr int64_t kBlock = 16;       // outputs of one block
 constexpr int64_t kGroupBlocks = 2;  // blocks of one group
 constexpr int64_t kGroup = kGroupBlocks * kBlock;
+constexpr int64_t kInputStep = 32;  // inputs of bfloat16 are padded to whole steps: a row of a tile of AMX
 
 static inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 // A place for num_floats, of the calling thread. Valid until its next call.
 float* tile_buffer(int64_t num_floats);
-// x rounded to bfloat16, each row padded with zeros to padded_in. Valid until the next call in the same thread.
-const uint16_t* rounded_rows(const float* x, int64_t num_rows, int64_t in_features, int64_t padded_in);
+
+// Rounds a row of count inputs to bfloat16, in steps of kInputStep that lie step_stride elements apart; the last one is
+// padded with zeros.
+using RoundRow = void (*)(const float* x, int64_t count, uint16_t* out, int64_t step_stride);
+RoundRow bfloat16_rounding();
 
 class PackedLinear : public AnyLinear {
  public:
@@ -70,7 +74,7 @@ struct LinearTile {
 void linear_tile_plain(DType dtype, const LinearTile& tile);
 void linear_tile_avx2(DType dtype, const LinearTile& tile);
 void linear_tile_avx512(DType dtype, const LinearTile& tile);
-void to_bfloat16_plain(const float* x, int64_t count, uint16_t* out);
-void to_bfloat16_avx512(const float* x, int64_t count, uint16_t* out);
+void round_row_plain(const float* x, int64_t count, uint16_t* out, int64_t step_stride);
+void round_row_avx512(const float* x, int64_t count, uint16_t* out, int64_t step_stride);
 
 }  // namespace specgrove

@@ -115,11 +115,13 @@ void linear_tile_avx512(DType dtype, const LinearTile& tile) {
   }
 }
 
-void to_bfloat16_avx512(const float* x, int64_t count, uint16_t* out) {
-  for (int64_t i = 0; i < count; i += 16) {
-    const __mmask16 mask = static_cast<__mmask16>(count - i >= 16 ? 0xffff : (1u << (count - i)) - 1u);
-    const __m256i rounded = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, x + i)));
-    _mm256_mask_storeu_epi16(out + i, mask, rounded);
+void round_row_avx512(const float* x, int64_t count, uint16_t* out, int64_t step_stride) {
+  for (int64_t first = 0; first < count; first += kInputStep, out += step_stride) {
+    const int64_t num_left = count - first;
+    const uint32_t mask = num_left >= kInputStep ? ~0u : (1u << num_left) - 1u;
+    const __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), x + first);
+    const __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), x + first + 16);
+    _mm512_storeu_si512(out, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
   }
 }
 

@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "elementwise.h"
+#include "tile_state.h"
 
 namespace specgrove {
 namespace {
@@ -36,6 +37,7 @@ void ModelStep::embed_rows(const ModelRows& rows, float* hidden) {
 
 std::vector<int64_t> ModelStep::run(ModelRows* rows) {
   const std::lock_guard<std::mutex> running(mutex_);
+  const TilesInUse in_use;
   const int64_t num_rows = rows->layers.num_rows, hidden_size = layers_->shape().hidden_size;
   const int64_t num_asked = static_cast<int64_t>(rows->asked.size());
   for (int64_t i = 0; i < num_asked; ++i) {

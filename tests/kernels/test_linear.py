@@ -8,6 +8,7 @@ import torch
 from specgrove.kernels import reference, threads
 from specgrove.kernels.linear import PackedLinear
 from specgrove.kernels.quantized_linear import QuantizedLinear, quantize
+from tests.kernels.tile_data import product_bf16
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(16, 8), (1, 1), (37, 19), (96, 64), (130, 33), (576, 200)]
@@ -40,6 +41,45 @@ def test_a_rows_bits_are_its_own(isa: str, dtype: torch.dtype) -> None:
         for num_rows in (1, 2, 7, 16, 64):
             assert torch.equal(linear(x[:num_rows].contiguous()), alone[:num_rows])
         assert torch.equal(linear(x.flip(0).contiguous()), alone.flip(0))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("out_features", "in_features"), [(150, 77), (333, 1600)])
+def test_a_rows_bits_are_its_own_in_a_prompt(isa: str, dtype: torch.dtype, out_features: int, in_features: int) -> None:
+    """Beside any others, in any place of a chunk: rows of garbage and of NaN too."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(out_features, in_features, generator=generator).to(dtype)
+    linear = PackedLinear(weight, torch.randn(out_features, generator=generator))
+    x = torch.randn(512, in_features, generator=generator)
+    watched = torch.tensor([0, 1, 15, 16, 31, 32, 127, 128, 300, 496, 511])
+    alone = torch.cat([linear(x[row][None]) for row in watched])
+    others = torch.full_like(x, torch.nan)
+    others[::3] = 1e30
+    others[watched] = x[watched]
+    for num_threads in (1, 2):
+        threads.set_num_threads(num_threads)
+        whole = linear(x)
+        assert torch.equal(whole[watched], alone)
+        assert torch.equal(linear(others)[watched], alone)
+        for num_rows in (17, 33, 40, 129, 497):
+            assert torch.equal(linear(x[:num_rows].contiguous()), whole[:num_rows])
+
+
+def test_tiles_take_32_inputs_at_a_time_in_order() -> None:
+    """The bits of AMX, step by step: the bias, then a product of tiles after the other, the last one padded with zeros."""
+    before = threads.get_isa()
+    threads.set_isa("amx_twin")
+    generator = torch.Generator().manual_seed(1)
+    weight, bias = torch.randn(16, 800, generator=generator).bfloat16(), torch.randn(16, generator=generator)
+    x = torch.randn(9, 785, generator=generator)
+    padded = torch.nn.functional.pad(x, (0, 15)).bfloat16()
+    weight[:, 785:] = 0
+    sums = bias.expand(9, 16).contiguous()
+    for step in range(0, 800, 32):
+        sums = product_bf16(padded[:, step : step + 32], weight[:, step : step + 32].T, sums)
+    found = PackedLinear(weight[:, :785], bias)(x)
+    threads.set_isa(before)
+    assert torch.equal(found, sums)
 
 
 def test_writes_into_a_given_tensor() -> None:

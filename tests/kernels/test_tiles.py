@@ -9,8 +9,8 @@ from fractions import Fraction
 import pytest
 import torch
 
-from specgrove.kernels import _native, threads
-from tests.kernels.tile_data import KINDS, NAN, TINY
+from specgrove.kernels import threads
+from tests.kernels.tile_data import KINDS, NAN, TINY, product_bf16, product_s8
 
 
 @pytest.fixture(autouse=True)
@@ -19,28 +19,6 @@ def twin() -> Iterator[None]:
     threads.set_isa("amx_twin")
     yield
     threads.set_isa(before)
-
-
-def product_bf16(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-    """``c + a @ b`` of bfloat16 ``[rows, inputs]`` and ``[inputs, outputs]``, float32 ``[rows, outputs]``."""
-    inputs, outputs = b.shape
-    pairs = b.view(inputs // 2, 2, outputs).transpose(1, 2).contiguous()
-    out = c.clone()
-    _native.tile_product_bf16(
-        a.contiguous().data_ptr(), pairs.data_ptr(), out.data_ptr(), a.shape[0], inputs // 2, outputs
-    )
-    return out
-
-
-def product_s8(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-    """The same of int8, with sums in int32."""
-    inputs, outputs = b.shape
-    fours = b.view(inputs // 4, 4, outputs).transpose(1, 2).contiguous()
-    out = c.clone()
-    _native.tile_product_s8(
-        a.contiguous().data_ptr(), fours.data_ptr(), out.data_ptr(), a.shape[0], inputs // 4, outputs
-    )
-    return out
 
 
 def rounded(exact: Fraction) -> float:

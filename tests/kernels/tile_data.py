@@ -1,10 +1,12 @@
-"""Data for tests of tile products, of the kinds that bring out how a processor rounds."""
+"""Products of two tiles, and data for them of the kinds that bring out how a processor rounds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
+
+from specgrove.kernels import _native
 
 Make = Callable[[int, int, torch.Generator], torch.Tensor]
 
@@ -46,3 +48,21 @@ KINDS: dict[str, Make] = {
     "infinities": sprinkled(normal, INF, -INF, 0.0, -0.0),
     "NaN": sprinkled(normal, NAN, INF, 0.0),
 }
+
+
+def product_bf16(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+    """``c + a @ b`` of bfloat16 ``[rows, inputs]`` and ``[inputs, outputs]``, float32 ``[rows, outputs]``."""
+    inputs, outputs = b.shape
+    pairs = b.view(inputs // 2, 2, outputs).transpose(1, 2).contiguous()
+    a, out = a.contiguous(), c.clone()
+    _native.tile_product_bf16(a.data_ptr(), pairs.data_ptr(), out.data_ptr(), a.shape[0], inputs // 2, outputs)
+    return out
+
+
+def product_s8(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+    """The same of int8, with sums in int32."""
+    inputs, outputs = b.shape
+    fours = b.view(inputs // 4, 4, outputs).transpose(1, 2).contiguous()
+    a, out = a.contiguous(), c.clone()
+    _native.tile_product_s8(a.data_ptr(), fours.data_ptr(), out.data_ptr(), a.shape[0], inputs // 4, outputs)
+    return out
