@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from specgrove.kernels import threads
-from tests.kernels.tile_data import KINDS, NAN, TINY, product_bf16, product_s8
+from tests.kernels.tile_data import KINDS, NAN, TINY, Make, product_bf16, product_s8
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +66,11 @@ def reference(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor
     return out
 
 
+def sums_of(make: Make, rows: int, outputs: int, generator: torch.Generator) -> torch.Tensor:
+    """As large as products are, or these would vanish beside them."""
+    return make(rows, outputs, generator) * make(rows, outputs, generator)
+
+
 def bits(x: torch.Tensor) -> torch.Tensor:
     """With all NaNs alike: their payloads are nobody's concern."""
     return x.where(~x.isnan(), torch.tensor(NAN)).view(torch.int32)
@@ -77,7 +82,7 @@ def test_the_twin_computes_as_the_manual_says(kind: str) -> None:
     make = KINDS[kind]
     for rows, inputs, outputs in ((1, 2, 1), (3, 32, 5), (16, 14, 3), (5, 32, 16)):
         a, b = make(rows, inputs, generator).bfloat16(), make(inputs, outputs, generator).bfloat16()
-        c = make(rows, outputs, generator)
+        c = sums_of(make, rows, outputs, generator)
         assert torch.equal(bits(product_bf16(a, b, c)), bits(reference(a, b, c)))
 
 
@@ -135,7 +140,7 @@ def test_a_row_is_the_same_among_others(kind: str) -> None:
     generator = torch.Generator().manual_seed(3)
     make = KINDS[kind]
     a, b = make(16, 32, generator).bfloat16(), make(32, 16, generator).bfloat16()
-    c = make(16, 16, generator)
+    c = sums_of(make, 16, 16, generator)
     together = product_bf16(a, b, c)
     for row in range(16):
         alone = product_bf16(a[row : row + 1], b, c[row : row + 1])
@@ -160,7 +165,7 @@ def test_the_processors_tiles_give_the_bits_of_the_twin(kind: str) -> None:
     for _ in range(2000):
         rows, pairs, outputs = torch.randint(1, 17, (3,), generator=generator).tolist()
         a, b = make(rows, 2 * pairs, generator).bfloat16(), make(2 * pairs, outputs, generator).bfloat16()
-        c = make(rows, outputs, generator)
+        c = sums_of(make, rows, outputs, generator)
         signed_a, signed_b = a.view(torch.int8), b.contiguous().view(torch.int8)[:, :outputs].repeat(2, 1)
         found: list[torch.Tensor] = []
         for isa in ("amx", "amx_twin"):
