@@ -8,6 +8,7 @@
 #include "isa.h"
 #include "linear_tiles.h"
 #include "rows.h"
+#include "scratch.h"
 #include "thread_pool.h"
 
 namespace specgrove {
@@ -37,10 +38,8 @@ void pack(const T* weight, int64_t out_features, int64_t in_features, int64_t pa
 
 // x rounded to bfloat16, each row padded with zeros to padded_in. Valid until the next call in the same thread.
 const uint16_t* rounded_rows(const float* x, int64_t num_rows, int64_t in_features, int64_t padded_in) {
-  thread_local std::vector<uint16_t> rounded;
-  const size_t size = num_rows * padded_in;
-  if (rounded.size() < size) rounded.resize(size);
-  uint16_t* const first = rounded.data();
+  thread_local Scratch<uint16_t> rounded;
+  uint16_t* const first = rounded.room(num_rows * padded_in);
   const RoundRow round = bfloat16_rounding();
   for_rows(num_rows, in_features,
            [=](int64_t row) { round(x + row * in_features, in_features, first + row * padded_in, kInputStep); });
@@ -50,9 +49,8 @@ const uint16_t* rounded_rows(const float* x, int64_t num_rows, int64_t in_featur
 }  // namespace
 
 float* tile_buffer(int64_t num_floats) {
-  thread_local std::vector<float> buffer;
-  if (static_cast<int64_t>(buffer.size()) < num_floats) buffer.resize(num_floats);
-  return buffer.data();
+  thread_local Scratch<float> buffer;
+  return buffer.room(num_floats);
 }
 
 RoundRow bfloat16_rounding() { return vector_isa() == Isa::kAvx512 ? round_row_avx512 : round_row_plain; }

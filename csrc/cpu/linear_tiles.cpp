@@ -1,11 +1,11 @@
 #include "linear_tiles.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "groups.h"
 #include "isa.h"
 #include "rows.h"
+#include "scratch.h"
 
 namespace specgrove {
 namespace {
@@ -17,11 +17,9 @@ constexpr int64_t kPanelRowTiles = 8;
 
 // x rounded to bfloat16 in row tiles, the last step padded with zeros. Valid until the next call in the same thread.
 const uint16_t* rounded_tiles(const float* x, const RowTiles& rows, int64_t in_features, int64_t num_steps) {
-  thread_local std::vector<uint16_t> rounded;
+  thread_local Scratch<uint16_t> rounded;
   const int64_t tile_size = num_steps * rows.rows_per_tile * kInputStep;
-  const size_t size = rows.num_tiles * tile_size;
-  if (rounded.size() < size) rounded.resize(size);
-  uint16_t* const tiles = rounded.data();
+  uint16_t* const tiles = rounded.room(rows.num_tiles * tile_size);
   const auto round = bfloat16_rounding();
   for_rows(rows.num_tiles * rows.rows_per_tile, in_features, [=](int64_t i) {
     const int64_t tile = i / rows.rows_per_tile, row = i % rows.rows_per_tile;
@@ -32,9 +30,8 @@ const uint16_t* rounded_tiles(const float* x, const RowTiles& rows, int64_t in_f
 }
 
 float* sums_buffer(int64_t num_floats) {
-  thread_local std::vector<float> buffer;
-  if (static_cast<int64_t>(buffer.size()) < num_floats) buffer.resize(num_floats);
-  return buffer.data();
+  thread_local Scratch<float> buffer;
+  return buffer.room(num_floats);
 }
 
 int64_t share(int64_t total, int64_t part, int64_t num_parts) { return total * part / num_parts; }

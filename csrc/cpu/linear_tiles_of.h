@@ -24,10 +24,13 @@ class NextWeights {
       : first_(first), group_bytes_(group_bytes), num_groups_(num_groups), end_(num_steps * kStepBytes) {}
 
   void fetch(int64_t num_lines) {
-    for (; num_lines > 0 && run_ < end_; --num_lines) {
-      prefetch(first_ + group_ * group_bytes_ + run_ + in_run_);
-      in_run_ += kCacheLine;
-      if (in_run_ < kRunBytes) continue;
+    while (num_lines > 0 && run_ < end_) {
+      const char* const line = first_ + group_ * group_bytes_ + run_ + in_run_;
+      const int64_t num_left = (kRunBytes - in_run_) / kCacheLine, count = num_lines < num_left ? num_lines : num_left;
+      for (int64_t i = 0; i < count; ++i) prefetch(line + i * kCacheLine);
+      num_lines -= count;
+      in_run_ += count * kCacheLine;
+      if (in_run_ < kRunBytes) return;
       in_run_ = 0;
       if (++group_ < num_groups_) continue;
       group_ = 0;
