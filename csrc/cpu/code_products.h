@@ -1,7 +1,9 @@
 // Integer products of codes, 16 outputs as one value, in the instructions of the file that includes this: AVX-512 VNNI,
 // AVX2, or plain loops. As in simd.h everything has internal linkage; unlike there, all paths give the same bits.
 //
-// Codes of weights are unsigned bytes (codes of 8 bits are kept 128 too high), those of inputs signed ones.
+// Codes of 8 bits and those of inputs are signed bytes, codes of 4 bits unsigned ones. VNNI multiplies unsigned by
+// signed bytes: it takes weights' codes of 8 bits as 128 higher, and starts their sums at -128 times the sum of the
+// inputs'.
 #pragma once
 
 #include <cstdint>
@@ -18,13 +20,18 @@ using Codes = __m512i;   // of four inputs of each output
 using Inputs = __m512i;  // four codes of a row, for each output
 inline IntVec set1(int32_t value) { return _mm512_set1_epi32(value); }
 inline Vec to_float(IntVec value) { return _mm512_cvtepi32_ps(value); }
-inline Codes load_codes(const uint8_t* packed) { return _mm512_loadu_si512(packed); }
+inline IntVec load_ints(const int32_t* x) { return _mm512_loadu_si512(x); }
+inline IntVec first_sum(int32_t start) { return set1(start); }
+inline Codes load_codes(const uint8_t* packed) {
+  return _mm512_xor_si512(_mm512_loadu_si512(packed), _mm512_set1_epi8(-128));
+}
 // The codes in the lower and those in the upper halves of 64 bytes.
 inline void load_halves(const uint8_t* packed, Codes* low, Codes* high) {
   const __m512i bytes = _mm512_loadu_si512(packed), mask = _mm512_set1_epi8(15);
   *low = _mm512_and_si512(bytes, mask);
   *high = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask);
 }
+inline void store_codes(uint8_t* bytes, Codes codes) { _mm512_storeu_si512(bytes, codes); }
 inline Inputs broadcast(int32_t four) { return _mm512_set1_epi32(four); }
 inline IntVec add_products(IntVec sum, Codes codes, Inputs inputs) { return _mm512_dpbusd_epi32(sum, codes, inputs); }
 
@@ -42,9 +49,12 @@ struct Inputs {
 };
 inline IntVec set1(int32_t value) { return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)}; }
 inline Vec to_float(IntVec value) { return {_mm256_cvtepi32_ps(value.low), _mm256_cvtepi32_ps(value.high)}; }
+inline IntVec first_sum(int32_t) { return set1(0); }
+inline __m256i even_bytes(__m256i bytes) { return _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8); }
+inline __m256i odd_bytes(__m256i bytes) { return _mm256_srai_epi16(bytes, 8); }
 inline void set_half(__m256i bytes, int half, Codes* codes) {
-  codes->even[half] = _mm256_and_si256(bytes, _mm256_set1_epi16(0xff));
-  codes->odd[half] = _mm256_srli_epi16(bytes, 8);
+  codes->even[half] = even_bytes(bytes);
+  codes->odd[half] = odd_bytes(bytes);
 }
 inline __m256i half_of(const uint8_t* packed, int half) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(packed) + half);
@@ -64,7 +74,7 @@ inline void load_halves(const uint8_t* packed, Codes* low, Codes* high) {
 }
 inline Inputs broadcast(int32_t four) {
   const __m256i bytes = _mm256_set1_epi32(four);
-  return {_mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8), _mm256_srai_epi16(bytes, 8)};
+  return {even_bytes(bytes), odd_bytes(bytes)};
 }
 inline __m256i add_half(__m256i sum, const Codes& codes, int half, const Inputs& inputs) {
   sum = _mm256_add_epi32(sum, _mm256_madd_epi16(codes.even[half], inputs.even));
@@ -80,7 +90,7 @@ struct IntVec {
   int32_t lanes[kVec];
 };
 struct Codes {
-  uint8_t bytes[4 * kVec];
+  int8_t bytes[4 * kVec];
 };
 struct Inputs {
   int8_t bytes[4];
@@ -95,6 +105,12 @@ inline Vec to_float(const IntVec& value) {
   for (int64_t lane = 0; lane < kVec; ++lane) out.lanes[lane] = static_cast<float>(value.lanes[lane]);
   return out;
 }
+inline IntVec load_ints(const int32_t* x) {
+  IntVec out;
+  std::memcpy(out.lanes, x, sizeof out.lanes);
+  return out;
+}
+inline IntVec first_sum(int32_t) { return set1(0); }
 inline Codes load_codes(const uint8_t* packed) {
   Codes codes;
   std::memcpy(codes.bytes, packed, sizeof codes.bytes);
@@ -106,6 +122,7 @@ inline void load_halves(const uint8_t* packed, Codes* low, Codes* high) {
     high->bytes[i] = packed[i] >> 4;
   }
 }
+inline void store_codes(uint8_t* bytes, const Codes& codes) { std::memcpy(bytes, codes.bytes, sizeof codes.bytes); }
 inline Inputs broadcast(int32_t four) {
   Inputs inputs;
   std::memcpy(inputs.bytes, &four, sizeof inputs.bytes);

@@ -55,14 +55,14 @@ struct Buffers {
 };
 
 // One row of a tile.
-void quantize_row(const InputShape& shape, const float* x, int64_t first_row, int64_t row, int64_t tile_rows,
-                  Buffers* buffers) {
+void quantize_row(const InputShape& shape, ChunkOrder order, const float* x, int64_t first_row, int64_t row,
+                  int64_t tile_rows, Buffers* buffers) {
   const int64_t place = row - first_row;
-  int32_t* codes = buffers->codes.data() + (first_row * shape.num_parts() + place) * kPartSteps;
+  int32_t* codes = buffers->codes.data() + first_row * shape.num_parts() * kPartSteps;
   float* scale = buffers->scales.data() + first_row * shape.num_chunks() + place;
   int32_t* start = buffers->starts.data() + first_row * shape.num_chunks() + place;
   float* span_sum = buffers->span_sums.data() + first_row * shape.num_spans + place;
-  const int64_t part_stride = tile_rows * kPartSteps;
+  const int64_t part_stride = order == ChunkOrder::kByPart ? tile_rows * kPartSteps : kPartSteps;
   for (int64_t span = 0; span < shape.num_spans; ++span, span_sum += tile_rows) {
     float sum = 0.0f;
     for (int64_t left = shape.span_size; left > 0; left -= kChunkParts * kPartInputs) {
@@ -71,10 +71,11 @@ void quantize_row(const InputShape& shape, const float* x, int64_t first_row, in
       float padded[kChunkParts * kPartInputs];
       const bool is_whole = num_inputs == num_parts * kPartInputs;
       if (!is_whole) std::fill(std::copy(x, x + num_inputs, padded), padded + num_parts * kPartInputs, 0.0f);
-      const Chunk chunk =
-          quantize_chunk(is_whole ? x : padded, num_parts, part_stride * kStepInputs, reinterpret_cast<int8_t*>(codes));
+      const int64_t row_stride = order == ChunkOrder::kByPart ? kPartSteps : num_parts * kPartSteps;
+      const Chunk chunk = quantize_chunk(is_whole ? x : padded, num_parts, part_stride * kStepInputs,
+                                         reinterpret_cast<int8_t*>(codes + place * row_stride));
       x += num_inputs;
-      codes += num_parts * part_stride;
+      codes += num_parts * tile_rows * kPartSteps;
       *scale = chunk.scale;
       *start = -128 * chunk.code_sum;
       scale += tile_rows;
@@ -87,20 +88,20 @@ void quantize_row(const InputShape& shape, const float* x, int64_t first_row, in
 
 }  // namespace
 
-QuantizedInputs quantized_inputs(const InputShape& shape, const float* x, int64_t num_rows, int64_t max_tile_rows) {
+QuantizedInputs quantized_inputs(const InputShape& shape, const float* x, int64_t num_rows, const InputTiles& tiles) {
   thread_local Buffers thread_buffers;
   Buffers* const buffers = &thread_buffers;  // the caller's, in all threads
-  const int64_t least_tiles = (num_rows + max_tile_rows - 1) / max_tile_rows;
+  const int64_t least_tiles = (num_rows + tiles.max_rows - 1) / tiles.max_rows;
   const int64_t tile_rows = (num_rows + least_tiles - 1) / least_tiles;
   const int64_t num_tiles = (num_rows + tile_rows - 1) / tile_rows;
-  buffers->codes.resize(num_rows * shape.num_parts() * kPartSteps);
+  buffers->codes.resize((num_rows * shape.num_parts() + tiles.max_rows * kChunkParts) * kPartSteps);
   buffers->scales.resize(num_rows * shape.num_chunks());
   buffers->starts.resize(num_rows * shape.num_chunks());
   buffers->span_sums.resize(num_rows * shape.num_spans);
   ThreadPool::instance().run(num_tiles, [&](int64_t tile) {
     const int64_t first_row = tile * tile_rows, end_row = std::min(num_rows, first_row + tile_rows);
     for (int64_t row = first_row; row < end_row; ++row) {
-      quantize_row(shape, x + row * shape.in_features(), first_row, row, end_row - first_row, buffers);
+      quantize_row(shape, tiles.order, x + row * shape.in_features(), first_row, row, end_row - first_row, buffers);
     }
   });
   return {tile_rows, buffers->codes.data(), buffers->scales.data(), buffers->starts.data(), buffers->span_sums.data()};

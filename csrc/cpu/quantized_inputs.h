@@ -26,20 +26,30 @@ struct InputShape {
   int64_t num_chunks() const { return num_spans * chunks_per_span(); }
 };
 
+// In which order the codes of a chunk of a tile's rows lie. Steps of all rows at a time read fewer lines by part; the
+// tiles of AMX read whole chunks of a row.
+enum class ChunkOrder { kByPart, kByRow };
+
+struct InputTiles {
+  int64_t max_rows;
+  ChunkOrder order;
+};
+
 // Arrays of tiles of rows, one tile after the other.
 struct QuantizedInputs {
-  int64_t tile_rows;     // of every tile but the last, which may have fewer
-  const int32_t* codes;  // [num_parts, rows of the tile, kPartSteps], four codes each
+  int64_t tile_rows;  // of every tile but the last, which may have fewer
+  // Four codes each: by part [num_parts, rows of the tile, kPartSteps], by row [num_chunks, rows of the tile, parts of
+  // the chunk, kPartSteps]. A chunk of the most rows may be read behind the last.
+  const int32_t* codes;
   // [num_chunks, rows of the tile]. Not a number for chunks that hold something infinite or not a number.
   const float* scales;
   // [num_chunks, rows of the tile]. -128 times the sum of a chunk's codes: added to its products with codes that are
-  // kept 128 too high.
+  // taken as 128 higher (code_products.h).
   const int32_t* starts;
   const float* span_sums;  // of scale * code, [num_spans, rows of the tile]
 };
 
-// x is [num_rows, in_features]. Tiles of at most max_tile_rows rows, all of about the same size. Valid until the next
-// call in the same thread.
-QuantizedInputs quantized_inputs(const InputShape& shape, const float* x, int64_t num_rows, int64_t max_tile_rows);
+// x is [num_rows, in_features]. All tiles have about the same size. Valid until the next call in the same thread.
+QuantizedInputs quantized_inputs(const InputShape& shape, const float* x, int64_t num_rows, const InputTiles& tiles);
 
 }  // namespace specgrove

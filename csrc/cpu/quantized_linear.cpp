@@ -6,14 +6,15 @@
 #include "groups.h"
 #include "isa.h"
 #include "thread_pool.h"
+#include "tile_state.h"
 
 namespace specgrove {
 namespace {
 
 // The codes of four inputs for 16 outputs make a line of 64 bytes, an output's side by side.
-// 8 bits: each byte is 128 higher than its code.
+// 8 bits: as they are. 16 lines, 64 inputs, are a tile of AMX.
 void place_code8(int8_t code, int64_t input, int64_t lane, uint8_t* codes) {
-  codes[(input / kStepInputs * kBlock + lane) * kStepInputs + input % kStepInputs] = static_cast<uint8_t>(code + 128);
+  codes[(input / kStepInputs * kBlock + lane) * kStepInputs + input % kStepInputs] = static_cast<uint8_t>(code);
 }
 
 // 4 bits: two lines in one, the first in the lower halves of its bytes.
@@ -47,6 +48,32 @@ void pack(const QuantizedShape& shape, const void* codes, const float* scales, c
   });
 }
 
+// Codes of 4 bits are written out before they are a tile, which costs the same for any number of rows, and where few
+// inputs have a scale, tiles are stored often: from here on that is less than what tiles save.
+constexpr int64_t kLeastRowsOfTiles4 = 8, kLeastRowsOfSmallTiles4 = 12;
+
+bool tiles_pay(const QuantizedShape& shape, int64_t num_rows) {
+  if (shape.bits == 8) return true;
+  return num_rows >= (shape.span_size > kPartInputs ? kLeastRowsOfTiles4 : kLeastRowsOfSmallTiles4);
+}
+
+struct Path {
+  void (*run_tile)(const QuantizedTile& tile);
+  InputTiles input_tiles;
+};
+
+// AVX-512 and tiles give the same bits.
+Path path_of(const QuantizedShape& shape, int64_t num_rows) {
+  const Isa isa = current_isa(), vectors = vector_isa();
+  const bool has_tiles = isa == Isa::kAmx || isa == Isa::kAmxTwin;
+  if (has_tiles && (vectors != Isa::kAvx512 || tiles_pay(shape, num_rows))) {
+    return {isa == Isa::kAmx ? quantized_tile_amx : quantized_tile_amx_twin, {kTileRows, ChunkOrder::kByRow}};
+  }
+  if (vectors == Isa::kAvx512) return {quantized_tile_avx512, {kAvx512TileRows, ChunkOrder::kByPart}};
+  if (vectors == Isa::kAvx2) return {quantized_tile_avx2, {kAvx2TileRows, ChunkOrder::kByPart}};
+  return {quantized_tile_plain, {kPlainTileRows, ChunkOrder::kByPart}};
+}
+
 }  // namespace
 
 QuantizedLinear::QuantizedLinear(const QuantizedShape& shape, const void* codes, const float* scales, const float* mins,
@@ -62,14 +89,10 @@ QuantizedLinear::QuantizedLinear(const QuantizedShape& shape, PackedBytes packed
 }
 
 void QuantizedLinear::multiply(const float* x, int64_t num_rows, float* out, TileSink* sink) const {
-  const Isa isa = vector_isa();
-  const auto run_tile = isa == Isa::kAvx512 ? quantized_tile_avx512
-                        : isa == Isa::kAvx2 ? quantized_tile_avx2
-                                            : quantized_tile_plain;
-  const int max_tile_rows = isa == Isa::kAvx512 ? kAvx512TileRows : isa == Isa::kAvx2 ? kAvx2TileRows : kPlainTileRows;
   if (num_rows == 0) return;
+  const auto [run_tile, input_tiles] = path_of(shape_, num_rows);
   const InputShape input_shape{shape_.num_spans(), shape_.span_size};
-  const QuantizedInputs inputs = quantized_inputs(input_shape, x, num_rows, max_tile_rows);
+  const QuantizedInputs inputs = quantized_inputs(input_shape, x, num_rows, input_tiles);
   for_groups(shape_.num_blocks(), shape_.block_bytes(), [&](int64_t first, int64_t count) {
     const int64_t num_outputs = std::min(count * kBlock, shape_.out_features - first * kBlock);
     const int64_t out_stride = sink == nullptr ? shape_.out_features : count * kBlock;

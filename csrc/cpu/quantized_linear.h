@@ -84,5 +84,7 @@ constexpr int kAvx512TileRows = 8;
 void quantized_tile_plain(const QuantizedTile& tile);
 void quantized_tile_avx2(const QuantizedTile& tile);
 void quantized_tile_avx512(const QuantizedTile& tile);
+void quantized_tile_amx(const QuantizedTile& tile);
+void quantized_tile_amx_twin(const QuantizedTile& tile);
 
 }  // namespace specgrove

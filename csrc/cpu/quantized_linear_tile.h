@@ -63,7 +63,7 @@ void multiply(const QuantizedTile& tile, int64_t first_row, int64_t block) {
     for (int64_t left = tile.parts_per_span; left > 0; left -= kChunkParts) {
       IntVec products[kRows];
 #pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) products[r] = set1(kBits == 8 ? starts[r] : 0);
+      for (int r = 0; r < kRows; ++r) products[r] = kBits == 8 ? first_sum(starts[r]) : set1(0);
       for (int64_t part = 0; part < kChunkParts && part < left; ++part) {
         add_part<kBits, kRows>(packed, inputs, products);
         packed += kPartInputs * kBlock * kBits / 8;

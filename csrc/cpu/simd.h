@@ -109,7 +109,12 @@ inline Vec mul(Vec a, Vec b) {
   return a;
 }
 inline Vec fma(Vec a, Vec b, Vec c) {
+#if defined(SPECGROVE_TILE_TWIN)  // which has the bits of AMX, and so of AVX-512
+  for (int64_t lane = 0; lane < kVec; ++lane)
+    c.lanes[lane] = __builtin_fmaf(a.lanes[lane], b.lanes[lane], c.lanes[lane]);
+#else
   for (int64_t lane = 0; lane < kVec; ++lane) c.lanes[lane] += a.lanes[lane] * b.lanes[lane];
+#endif
   return c;
 }
 inline Vec add(Vec a, Vec b) {

@@ -9,7 +9,7 @@ import torch
 
 from specgrove.kernels import threads
 from specgrove.kernels.linear import PackedLinear
-from specgrove.kernels.quantized_linear import QuantizedLinear, QuantizedShape, quantize
+from specgrove.kernels.quantized_linear import QuantizedLinear, QuantizedShape, QuantizedWeight, quantize
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -56,6 +56,14 @@ def test_every_instruction_path_packs_alike(isa: str) -> None:
     threads.set_isa("plain")
     for packed, make in zip(found, makers, strict=True):
         assert torch.equal(packed, make())
+
+
+def test_codes_of_8_bits_lie_as_tiles_read_them() -> None:
+    """Signed, four inputs of 16 outputs in a line: 16 lines are a tile, and VNNI multiplies by one."""
+    codes = torch.randint(-127, 128, (16, 64), dtype=torch.int8)
+    packed = QuantizedLinear(QuantizedWeight(codes, torch.ones(16, 1), None, 8)).packed()
+    lines = packed[: 16 * 64].view(torch.int8).view(16, 16, 4)
+    assert torch.equal(lines, codes.view(16, 16, 4).transpose(0, 1))
 
 
 def test_a_view_reads_the_callers_memory_and_keeps_it() -> None:
