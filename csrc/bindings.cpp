@@ -16,6 +16,7 @@
 #include "cpu/elementwise.h"
 #include "cpu/isa.h"
 #include "cpu/linear.h"
+#include "cpu/memory_reader.h"
 #include "cpu/noise.h"
 #include "cpu/quantized_linear.h"
 #include "cpu/sampling.h"
@@ -34,6 +35,9 @@ void bind_settings(py::module_& module) {
   module.def("get_isa", &current_isa_name);
   module.def("amx_refusal", &amx_refusal);
   module.def("build_info", [] { return std::string(SPECGROVE_BUILD_INFO); });
+  py::class_<MemoryReader>(module, "MemoryReader")
+      .def(py::init<int64_t>(), NoGil())
+      .def("read", &MemoryReader::read, NoGil());
   py::enum_<DType>(module, "DType")
       .value("float32", DType::kFloat32)
       .value("bfloat16", DType::kBFloat16)
