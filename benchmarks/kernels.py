@@ -27,6 +27,7 @@ NUM_HEADS, NUM_KV_HEADS, HEAD_DIM = 9, 3, 64
 QKV = (NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM
 LAYER_SHAPES = ((QKV, HIDDEN), (HIDDEN, HIDDEN), (2 * INNER, HIDDEN), (HIDDEN, INNER))
 NUM_ROWS = (1, 2, 4, 8, 16, 32, 64)
+CONTEXT_LENS = (128, 2048, 8192)  # of attention
 
 
 def median_ms(run: Callable[[], object], seconds: float = 0.7) -> float:
@@ -132,14 +133,14 @@ def prompt_batch(context_len: int, num_rows: int) -> AttentionBatch:
 
 def time_attention(dtype: torch.dtype) -> None:
     """Attention of all layers over one cache per layer."""
-    num_slots = 2304
+    num_slots = max(CONTEXT_LENS) + max(NUM_ROWS)
     caches = [
         tuple(torch.randn(num_slots, NUM_KV_HEADS, HEAD_DIM).to(dtype) for _ in range(2)) for _ in range(NUM_LAYERS)
     ]
     print(f"attention of {NUM_LAYERS} layers, {dtype}")
     for name, make_batch, cases in (
-        ("tree", tree_batch, ((200, 1), (200, 16), (1000, 1), (1000, 8), (1000, 16), (1000, 64), (2000, 1))),
-        ("prompt", prompt_batch, ((256, 256), (2000, 256))),
+        ("tree", tree_batch, tuple((length, rows) for length in CONTEXT_LENS for rows in (1, 8, 16, 32, 64))),
+        ("prompt", prompt_batch, tuple((length, rows) for length in (512, 2048) for rows in (64, 256, 512))),
     ):
         for context_len, num_rows in cases:
             batch, queries = make_batch(context_len, num_rows), torch.randn(num_rows, NUM_HEADS, HEAD_DIM)
@@ -156,7 +157,7 @@ def time_small_ops() -> None:
     print(f"rotary, norms and activation of {NUM_LAYERS} layers")
     k_cache, v_cache = (torch.zeros(256, NUM_KV_HEADS, HEAD_DIM, dtype=torch.bfloat16) for _ in range(2))
     cos_sin, weight = torch.randn(256, HEAD_DIM), torch.ones(HIDDEN)
-    for num_rows in (1, 16, 64):
+    for num_rows in (1, 8, 16, 32, 64):
         qkv, gate_up = torch.randn(num_rows, QKV), torch.randn(num_rows, 2 * INNER)
         residual, delta = torch.randn(num_rows, HIDDEN), torch.zeros(num_rows, HIDDEN)
         slots = torch.arange(num_rows, dtype=torch.int32)

@@ -27,6 +27,7 @@ from benchmarks.rounds import Prompts, measure
 from specgrove.client import AsyncClient
 from specgrove.config import DEFAULT_SSMS
 from specgrove.folders import default_cache_dir
+from specgrove.kernels.threads import get_isa
 from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.models.loading import read_spec
 from specgrove.models.memory_plan import MemoryRequest, plan_memory
@@ -153,6 +154,7 @@ def main() -> int:
         for client in clients:
             loop.run_until_complete(client.close())
     facts = conditions() | {
+        "instructions": f"CPU kernels in {get_isa()}",
         "read bandwidth": f"{min(bandwidth.all_gb_per_s):.0f} to {max(bandwidth.all_gb_per_s):.0f} GB/s",
         "model": f"{folder.name}, up to {arguments.max_tokens} tokens, {arguments.rounds} rounds",
     }

@@ -1,6 +1,6 @@
 """Times of a decoder's step: from token ids to greedy choices in one native call, and the same kernels called one by one from Python.
 
-    python -m benchmarks.steps MODEL_FOLDER [--dtype bfloat16] [--threads 2] [--context-len 0]
+    python -m benchmarks.steps MODEL_FOLDER [--dtype bfloat16] [--threads 2] [--context-len 128 2048 8192]
 
 Both ways and all numbers of rows take turns, so that what else the machine does falls on all; ratios are of times of one turn. One by
 one the rows' logits are written out and nothing is chosen. The limit is the time to read the weights once at the bandwidth that was
@@ -24,12 +24,12 @@ from specgrove.kernels.sampling import ChoiceParams, RowChoice
 from specgrove.kernels.threads import get_isa, set_num_threads
 from specgrove.models.decoder import DTYPES
 from specgrove.models.forward_batch import ForwardBatch
-from specgrove.models.loading import load_decoder
+from specgrove.models.loading import load_decoder, read_spec
 from specgrove.models.weight_store import MemoryWeights
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
 
-NUM_ROWS = (1, 8, 16, 32)
+NUM_ROWS = (1, 8, 16, 32, 64)
 CHUNK_LEN = 256
 GREEDY = RowChoice(ChoiceParams(), 0)
 NUM_TURNS, STEPS_PER_TURN = 30, 3
@@ -84,28 +84,39 @@ def turn_ms(runner: ModelRunner, batch: ForwardBatch) -> list[float]:
 
 
 def main() -> None:
-    """Prints a line per number of rows."""
+    """Prints a line per length of context and number of rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--context-len", type=int, default=0)
+    parser.add_argument(
+        "--context-len", type=int, nargs="+", default=[128], help="tokens before the rows; cut to what the model takes"
+    )
     args = parser.parse_args()
     set_num_threads(args.threads)
     torch.set_num_threads(1)
-    num_slots = args.context_len + max(NUM_ROWS)
+    longest = read_spec(args.model).max_position_embeddings - max(NUM_ROWS)
+    context_lens = sorted({min(context_len, longest) for context_len in args.context_len})
+    num_slots = context_lens[-1] + max(NUM_ROWS)
     runners = [
         ModelRunner(load_decoder(args.model, DTYPES[args.dtype], store=store), num_slots)
         for store in (CalledOneByOne(), MemoryWeights())
     ]
     for runner in runners:
-        fill(runner, args.context_len)
+        fill(runner, context_lens[-1])
     bandwidth = ReadBandwidth(args.threads)
     num_bytes = weight_bytes(runners[0])
-    print(
-        f"{args.dtype}, {args.threads} threads, {get_isa()}, {args.context_len} tokens of context, {num_bytes / 1e6:.0f} MB"
-    )
-    batches = [chain_batch(args.context_len, num_rows) for num_rows in NUM_ROWS]
+    print(f"{args.dtype}, {args.threads} threads, instructions {get_isa()}, {num_bytes / 1e6:.0f} MB of weights")
+    for context_len in context_lens:
+        print(f"{context_len} tokens of context")
+        turns = timed_turns(runners, context_len, bandwidth, num_bytes)
+        for index, num_rows in enumerate(NUM_ROWS):
+            print(f"  {num_rows:3d} rows: {summary(turns, index)}")
+
+
+def timed_turns(runners: list[ModelRunner], context_len: int, bandwidth: ReadBandwidth, num_bytes: int) -> list[Turn]:
+    """Both ways, all numbers of rows, again and again."""
+    batches = [chain_batch(context_len, num_rows) for num_rows in NUM_ROWS]
     turns = []
     for _ in track(range(NUM_TURNS), "Turns", transient=True):
         gb_per_s = bandwidth.measure()
@@ -113,8 +124,7 @@ def main() -> None:
             [statistics.median(turn_ms(runner, batch)) for batch in batches] for runner in runners
         )
         turns.append(Turn(one_by_one_ms, one_call_ms, num_bytes / 1e6 / ((gb_per_s + bandwidth.measure()) / 2)))
-    for index, num_rows in enumerate(NUM_ROWS):
-        print(f"  {num_rows:3d} rows: {summary(turns, index)}")
+    return turns
 
 
 def summary(turns: list[Turn], index: int) -> str:
