@@ -6,7 +6,7 @@
 
 #include "clones.h"
 #include "number_types.h"
-#include "thread_pool.h"
+#include "rows.h"
 
 namespace specgrove {
 namespace {
@@ -93,16 +93,13 @@ QuantizedInputs quantized_inputs(const InputShape& shape, const float* x, int64_
   Buffers* const buffers = &thread_buffers;  // the caller's, in all threads
   const int64_t least_tiles = (num_rows + tiles.max_rows - 1) / tiles.max_rows;
   const int64_t tile_rows = (num_rows + least_tiles - 1) / least_tiles;
-  const int64_t num_tiles = (num_rows + tile_rows - 1) / tile_rows;
   buffers->codes.resize((num_rows * shape.num_parts() + tiles.max_rows * kChunkParts) * kPartSteps);
   buffers->scales.resize(num_rows * shape.num_chunks());
   buffers->starts.resize(num_rows * shape.num_chunks());
   buffers->span_sums.resize(num_rows * shape.num_spans);
-  ThreadPool::instance().run(num_tiles, [&](int64_t tile) {
-    const int64_t first_row = tile * tile_rows, end_row = std::min(num_rows, first_row + tile_rows);
-    for (int64_t row = first_row; row < end_row; ++row) {
-      quantize_row(shape, tiles.order, x + row * shape.in_features(), first_row, row, end_row - first_row, buffers);
-    }
+  for_rows(num_rows, 2 * shape.in_features(), [&](int64_t row) {
+    const int64_t first_row = row / tile_rows * tile_rows, end_row = std::min(num_rows, first_row + tile_rows);
+    quantize_row(shape, tiles.order, x + row * shape.in_features(), first_row, row, end_row - first_row, buffers);
   });
   return {tile_rows, buffers->codes.data(), buffers->scales.data(), buffers->starts.data(), buffers->span_sums.data()};
 }

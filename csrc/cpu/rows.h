@@ -8,16 +8,20 @@
 
 namespace specgrove {
 
-constexpr int64_t kMinTaskElements = 1 << 14;  // below this a second thread costs more than it saves
+constexpr int64_t kMinTaskElements = 4 << 10;  // about a microsecond: below this a second thread costs what it saves
+constexpr int64_t kMaxTasksPerThread = 4;      // what a thread that is held up leaves, others take
 
-// Calls row(i) for every row; row_elements is a row's work in elements read and written cheaply.
+// Calls row(i) for every row; row_elements is a row's work in elements read and written cheaply. Every thread has the
+// same number of tasks, and of rows but for one.
 template <typename Row>
 void for_rows(int64_t num_rows, int64_t row_elements, const Row& row) {
-  const int64_t rows_per_task = std::max<int64_t>(1, kMinTaskElements / std::max<int64_t>(1, row_elements));
-  const int64_t num_tasks = (num_rows + rows_per_task - 1) / rows_per_task;
+  const int64_t num_threads = ThreadPool::instance().num_threads();
+  const int64_t worth_it = num_rows * row_elements / (kMinTaskElements * num_threads);
+  const int64_t per_thread = std::min(kMaxTasksPerThread, worth_it);
+  const int64_t num_tasks = std::min(num_rows, std::max<int64_t>(1, per_thread * num_threads));
   ThreadPool::instance().run(num_tasks, [&](int64_t task) {
-    const int64_t end = std::min(num_rows, (task + 1) * rows_per_task);
-    for (int64_t i = task * rows_per_task; i < end; ++i) row(i);
+    const int64_t end = num_rows * (task + 1) / num_tasks;
+    for (int64_t i = num_rows * task / num_tasks; i < end; ++i) row(i);
   });
 }
 
