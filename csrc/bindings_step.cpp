@@ -36,6 +36,7 @@ StepRows rows_of(Address hidden, int64_t num_rows, Address positions, Address sl
 std::vector<AskedRow> asked_rows(const std::vector<std::optional<std::tuple<ChoiceParams, uint64_t>>>& choices,
                                  float* logits, int64_t vocab_size) {
   std::vector<AskedRow> asked;
+  asked.reserve(choices.size());
   for (const auto& choice : choices) {
     if (choice.has_value()) {
       const auto& [params, position] = *choice;

@@ -241,7 +241,9 @@ class NeuralSsm:
             cache.slots.extend(self._allocate(draft.chunk_len))
             chunk = draft.token_ids[start : start + draft.chunk_len]
             is_last = len(cache.slots) == len(draft.token_ids)
-            return builder.add(cache.slots, self._fed(chunk), chunk_logits=is_last)
+            # Who only reads wants nothing of the last row either.
+            draft.is_complete = is_last and draft.tree.num_children() == 0
+            return builder.add(cache.slots, self._fed(chunk), chunk_logits=is_last and not draft.is_complete)
         nodes = cache.nodes
         first_new = len(nodes.slots)
         nodes.slots.extend(self._allocate(len(draft.expanded)))
@@ -286,10 +288,10 @@ class NeuralSsm:
         is_broken = (found.token_ids[:, 0] < 0).tolist()
         for part in parts:
             draft = part.draft
-            if len(part.rows) == 0:  # a chunk before the last
+            if len(part.rows) == 0:  # a chunk before the last, or all that there was to read
                 continue
             # NaN: a broken SSM, or one that overflows in its dtype, costs its own trees only
-            draft.is_complete = part.num_children == 0 or any(is_broken[row] for row in part.rows)
+            draft.is_complete = any(is_broken[row] for row in part.rows)
             if draft.is_complete:
                 continue
             children = [proposals[row][: part.num_children] for row in part.rows]

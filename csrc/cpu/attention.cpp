@@ -36,6 +36,12 @@ int64_t slots_needed(const int32_t* slots, int64_t count) {
   return int64_t{largest} + 1;
 }
 
+int64_t num_bits(const uint64_t* words, int64_t count) {
+  int64_t num_set = 0;
+  for (int64_t i = 0; i < count; ++i) num_set += __builtin_popcountll(words[i]);
+  return num_set;
+}
+
 AttentionKernels kernels() {
   switch (vector_isa()) {
     case Isa::kAvx512:
@@ -70,7 +76,7 @@ AttentionPlan::AttentionPlan(const Arrays& a) {
   num_slots_ =
       std::max(slots_needed(a.context_slots, a.num_context_slots), slots_needed(a.tree_slots, a.num_tree_slots));
   rows_.reserve(a.num_rows);
-  std::vector<int64_t> starts;
+  paths_.reserve(num_bits(a.row_masks, a.num_rows * a.num_mask_words));
   for (int64_t row = 0; row < a.num_rows; ++row) {
     const int32_t seq = a.row_seq[row];
     check(seq >= 0 && seq < a.num_seqs, "row_seq names a sequence that is not there");
@@ -78,7 +84,7 @@ AttentionPlan::AttentionPlan(const Arrays& a) {
     const int64_t num_nodes = a.tree_offsets[seq + 1] - a.tree_offsets[seq];
     check(context_len >= 0 && context_len <= a.context_offsets[seq + 1] - a.context_offsets[seq],
           "row_context_len is longer than the sequence's context");
-    starts.push_back(static_cast<int64_t>(paths_.size()));
+    const size_t num_before = paths_.size();
     for (int64_t word = 0; word < a.num_mask_words; ++word) {
       for (uint64_t bits = a.row_masks[row * a.num_mask_words + word]; bits != 0; bits &= bits - 1) {
         const int64_t node = word * 64 + __builtin_ctzll(bits);
@@ -86,11 +92,16 @@ AttentionPlan::AttentionPlan(const Arrays& a) {
         paths_.push_back(a.tree_slots[a.tree_offsets[seq] + node]);
       }
     }
-    const int64_t path_len = static_cast<int64_t>(paths_.size()) - starts.back();
+    const int64_t path_len = static_cast<int64_t>(paths_.size() - num_before);
     check(context_len + path_len > 0, "a row must see at least one key");
-    rows_.push_back({a.context_slots + a.context_offsets[seq], context_len, nullptr, path_len, seq});
+    rows_.push_back({a.context_slots + a.context_offsets[seq], context_len, paths_.data() + num_before, path_len, seq});
   }
-  for (size_t row = 0; row < rows_.size(); ++row) rows_[row].path = paths_.data() + starts[row];
+}
+
+void AttentionPlan::select(const AttentionPlan& plan, const int64_t* rows, int64_t num_rows) {
+  rows_.clear();
+  for (int64_t i = 0; i < num_rows; ++i) rows_.push_back(plan.rows_[rows[i]]);
+  num_slots_ = plan.num_slots_;
 }
 
 void check_slots(const AttentionPlan& plan, int64_t num_slots) {
@@ -110,7 +121,9 @@ void tree_attention(const float* queries, const KvCache& cache, const AttentionP
   const int64_t query_floats = partial_floats(dim), segment_stride = num_rows * num_heads * query_floats;
   if (num_threads == 1 || segments.count * segment_stride > kMaxPartialFloats) segments = {0, 1};
   const int64_t tile_rows = std::clamp<int64_t>(num_rows * cache.num_kv_heads * segments.count / num_wanted, 1, most);
-  std::vector<int64_t> starts;
+  thread_local std::vector<int64_t> thread_starts;
+  std::vector<int64_t>& starts = thread_starts;  // the caller's, in all threads
+  starts.clear();
   for (int64_t row = 0; row < num_rows; ++row) {
     const bool is_new = starts.empty() || row - starts.back() >= tile_rows;
     if (is_new || rows[row].sequence != rows[row - 1].sequence) starts.push_back(row);

@@ -44,8 +44,12 @@ class AttentionPlan {
     int64_t num_rows, num_mask_words;
   };
 
+  AttentionPlan() = default;  // of no rows
   // Keeps the address of context_slots. Throws std::invalid_argument that says what doesn't fit together.
   explicit AttentionPlan(const Arrays& arrays);
+
+  // Becomes the plan of some rows of another one, which must stay as it is; allocates nothing it has had before.
+  void select(const AttentionPlan& plan, const int64_t* rows, int64_t num_rows);
 
   const std::vector<AttentionRow>& rows() const { return rows_; }
   int64_t num_slots() const { return num_slots_; }  // what a cache must have: one more than the largest slot

@@ -51,6 +51,13 @@ struct StepLayer {
   int64_t window;
 };
 
+// Rows whose hidden states are wanted after the last layer, in rising order: `hidden` begins with them then. Of the
+// others that layer makes keys and values only, which is all that other rows ever read.
+struct WantedRows {
+  const int64_t* rows;
+  int64_t count;
+};
+
 // One call's rows and caches; each cache is [num_slots, num_kv_heads, head_dim].
 struct StepRows {
   float* hidden;  // [num_rows, hidden_size], in and out
@@ -62,7 +69,8 @@ struct StepRows {
   const std::vector<uintptr_t>* v_caches;
   DType dtype;  // of the caches
   int64_t num_slots;
-  const AnyLinear* following = nullptr;  // the linear that runs after the layers, if it is known
+  const AnyLinear* following = nullptr;   // the linear that runs after the layers, if it is known
+  std::optional<WantedRows> wanted = {};  // without it all are
 };
 
 class DecoderStep {
@@ -77,14 +85,18 @@ class DecoderStep {
 
  private:
   // What is between the kernels of a layer, float32. The first three are [num_rows, hidden_size]; `wide` holds what is
-  // inside attention or inside the MLP: never both at a time.
+  // inside attention (queries, then qkv, and in its place what attention gives) or inside the MLP: never both at a
+  // time.
   struct Scratch {
     std::vector<float> normed, attention_out, mlp_out, wide;
   };
 
   void check(const StepRows& rows) const;
   void make_room(int64_t num_rows);
-  void run_attention(const StepRows& rows, size_t index, const float* normed, float* out);
+  // The two halves of attention: to queries, and keys and values in their slots; from there to what is added.
+  void store_keys(const StepRows& rows, size_t index, const float* normed);
+  void attend(const StepRows& rows, size_t index, float* out);
+  void keep_wanted(StepRows* rows);
   void run_mlp(const StepRows& rows, size_t index, const float* normed, float* out);
   void norm_of_sum(const StepNorm& norm, float* residual, const float* delta, int64_t num_rows, float* out) const;
 
@@ -92,6 +104,7 @@ class DecoderStep {
   const std::vector<StepLayer> layers_;
   std::mutex mutex_;  // one run at a time: the scratch is one
   Scratch scratch_;
+  AttentionPlan wanted_plan_;
 };
 
 }  // namespace specgrove

@@ -41,22 +41,22 @@ std::vector<int64_t> ModelStep::run(ModelRows* rows) {
   const int64_t num_rows = rows->layers.num_rows, hidden_size = layers_->shape().hidden_size;
   const int64_t num_asked = static_cast<int64_t>(rows->asked.size());
   for (int64_t i = 0; i < num_asked; ++i) {
-    if (rows->asked_rows[i] < 0 || rows->asked_rows[i] >= num_rows) {
-      throw std::invalid_argument("an asked row is out of range");
+    const int64_t before = i == 0 ? -1 : rows->asked_rows[i - 1];
+    if (rows->asked_rows[i] <= before || rows->asked_rows[i] >= num_rows) {
+      throw std::invalid_argument("asked rows must be rows of the pass, in rising order");
     }
   }
-  float* const hidden = room_for(&hidden_, num_rows * hidden_size);
+  const int64_t head_floats = num_asked * std::max(hidden_size, head_.size);
+  float* const hidden = room_for(&hidden_, std::max(num_rows * hidden_size, head_floats));
   embed_rows(*rows, hidden);
   rows->layers.hidden = hidden;
   if (num_asked > 0) rows->layers.following = head_.projection != nullptr ? head_.projection : head_.vocab;
+  rows->layers.wanted = WantedRows{rows->asked_rows, num_asked};
   layers_->run(rows->layers);
   if (num_asked == 0) return {};
 
-  float* asked = room_for(&asked_, num_asked * std::max(hidden_size, head_.size));
-  for (int64_t i = 0; i < num_asked; ++i) {
-    std::copy_n(hidden + rows->asked_rows[i] * hidden_size, hidden_size, asked + i * hidden_size);
-  }
-  float* other = room_for(&normed_, num_asked * std::max(hidden_size, head_.size));
+  float* asked = hidden;
+  float* other = room_for(&normed_, head_floats);
   if (head_.norm.scale != nullptr) {
     layers_->norm(head_.norm, asked, num_asked, other);
     std::swap(asked, other);
@@ -65,10 +65,10 @@ std::vector<int64_t> ModelStep::run(ModelRows* rows) {
     head_.projection->forward(asked, num_asked, other);
     std::swap(asked, other);
   }
-  RowChoices choices(rows->asked);
-  head_.vocab->forward_to(asked, num_asked, &choices);
+  choices_.begin(rows->asked);
+  head_.vocab->forward_to(asked, num_asked, &choices_);
   std::vector<int64_t> found(num_asked);
-  for (int64_t i = 0; i < num_asked; ++i) found[i] = choices.choice(i);
+  for (int64_t i = 0; i < num_asked; ++i) found[i] = choices_.choice(i);
   return found;
 }
 

@@ -32,7 +32,7 @@ struct StepHead {
 struct ModelRows {
   const int64_t* token_ids;   // [layers.num_rows]
   StepRows layers;            // hidden is set here
-  const int64_t* asked_rows;  // of them, those that are asked for something
+  const int64_t* asked_rows;  // of them, those that are asked for something, in rising order
   std::vector<AskedRow> asked;
 };
 
@@ -52,8 +52,9 @@ class ModelStep {
   DecoderStep* const layers_;
   const StepHead head_;
   std::mutex mutex_;  // one run at a time: the scratch is one
-  std::vector<float> hidden_, embedded_, asked_, normed_;
+  std::vector<float> hidden_, embedded_, normed_;
   std::vector<int64_t> position_ids_;
+  RowChoices choices_;
 };
 
 }  // namespace specgrove

@@ -26,13 +26,22 @@ float RowChoices::Best::value() const {
   return held == 0 ? kMinusInfinity : value_of_key(held);
 }
 
-RowChoices::RowChoices(const std::vector<AskedRow>& rows)
-    : rows_(rows), bests_(std::make_unique<Best[]>(rows.size())) {}
+void RowChoices::begin(const std::vector<AskedRow>& rows) {
+  rows_ = &rows;
+  if (rows.size() > num_bests_) {
+    bests_ = std::make_unique<Best[]>(rows.size());
+    num_bests_ = rows.size();
+  }
+  for (size_t row = 0; row < rows.size(); ++row) {
+    bests_[row].key.store(0, std::memory_order_relaxed);
+    bests_[row].has_nan.store(false, std::memory_order_relaxed);
+  }
+}
 
 void RowChoices::take(const OutputTile& tile) {
   const float* logits = tile.values;
-  for (size_t row = 0; row < rows_.size(); ++row, logits += tile.row_stride) {
-    const AskedRow& asked = rows_[row];
+  for (size_t row = 0; row < rows_->size(); ++row, logits += tile.row_stride) {
+    const AskedRow& asked = (*rows_)[row];
     if (asked.logits != nullptr) {
       std::copy(logits, logits + tile.num_outputs, asked.logits + tile.first_output);
     } else if (asked.temperature == 0.0f) {
@@ -79,7 +88,7 @@ void RowChoices::offer_sampled(const AskedRow& row, const float* logits, const O
 }
 
 int64_t RowChoices::choice(size_t row) const {
-  if (rows_[row].logits != nullptr) return kNoChoice;
+  if ((*rows_)[row].logits != nullptr) return kNoChoice;
   const Best& best = bests_[row];
   if (best.has_nan.load(std::memory_order_relaxed)) return kNotANumber;
   const uint64_t key = best.key.load(std::memory_order_relaxed);

@@ -24,7 +24,8 @@ constexpr int64_t kAllBanned = -3;  // all logits are minus infinity
 // The choices are those of choose() of sampling.h without adjustments and without top-k, top-p and min-p.
 class RowChoices : public TileSink {
  public:
-  explicit RowChoices(const std::vector<AskedRow>& rows);
+  // For a pass that begins: forgets all choices. The rows must stay until its last choice is asked for.
+  void begin(const std::vector<AskedRow>& rows);
 
   void take(const OutputTile& tile) override;
   // A token id, or one of the constants above.
@@ -43,8 +44,9 @@ class RowChoices : public TileSink {
   void offer_largest(const float* logits, const OutputTile& tile, Best* best) const;
   void offer_sampled(const AskedRow& row, const float* logits, const OutputTile& tile, Best* best) const;
 
-  const std::vector<AskedRow>& rows_;
+  const std::vector<AskedRow>* rows_ = nullptr;
   std::unique_ptr<Best[]> bests_;
+  size_t num_bests_ = 0;  // of the largest pass so far
 };
 
 }  // namespace specgrove

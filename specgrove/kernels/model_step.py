@@ -44,7 +44,7 @@ class StepRows:
     row_seq: array[int] = field(default_factory=_int32)
     row_context_len: array[int] = field(default_factory=_int32)
     row_masks: array[int] = field(default_factory=_int64)  # num_mask_words for each row
-    asked_rows: array[int] = field(default_factory=_int64)  # the rows that are asked for a choice or logits
+    asked_rows: array[int] = field(default_factory=_int64)  # those that are asked for a choice or logits, rising
     choices: list[RowChoice | None] = field(default_factory=list)  # for each asked row; None: logits
 
     @property
@@ -148,6 +148,7 @@ class ModelStep:
         self._layers = layers
         self._ends = embedding, head  # kept: the native step holds addresses in them
         self._vocab_size = head.vocab.out_features
+        self._no_logits = torch.empty((0, self._vocab_size))
         self._native = _native.ModelStep(
             _native.StepEmbedding(
                 table=embedding.table.data_ptr(),
@@ -174,11 +175,13 @@ class ModelStep:
         """For each asked row the token id chosen, or ``HAS_LOGITS``; and those rows' logits, float32 ``[n, vocab_size]``, in order.
 
         Instead of a token id there may be ``NOT_A_NUMBER`` or ``ALL_BANNED``. The rows' slots are written; caches are as for
-        ``DecoderStep``. Raises ``ValueError`` for a token id, position or slot that is not there, before anything is written.
+        ``DecoderStep``. Of rows that aren't asked the last layer computes keys and values only. Raises ``ValueError`` for a token id,
+        position or slot that is not there, before anything is written.
         """
         rows.check()
         choices = [None if choice is None else (choice.params.native, choice.position) for choice in rows.choices]
-        logits = torch.empty((choices.count(None), self._vocab_size))
+        num_logits = choices.count(None)
+        logits = torch.empty((num_logits, self._vocab_size)) if num_logits else self._no_logits
         found = self._native.run(
             _address(rows.token_ids),
             rows.num_rows,

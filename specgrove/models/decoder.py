@@ -139,4 +139,6 @@ class Decoder:
         """Logits of rows by their numbers, int64 or int32 ``[n]``: float32 ``[n, vocab_size]``."""
         assert self.head is not None, "only the last stage has logits"
         self._store.will_run(len(self.layers) + 1)
+        if len(rows) == 0:  # chunks of a prompt before the last
+            return torch.empty((0, self.spec.vocab_size), device=self.device)
         return self.head(hidden, rows)

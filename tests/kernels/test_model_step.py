@@ -145,6 +145,8 @@ def test_what_is_not_there_is_refused_before_anything_is_written() -> None:
     bad = [
         (replace(good, token_ids=array("q", [1, VOCAB_SIZE, 3])), "token"),
         (replace(good, asked_rows=array("q", [0, 1, 3])), "row"),
+        (replace(good, asked_rows=array("q", [0, 2, 1])), "rising"),
+        (replace(good, asked_rows=array("q", [0, 1, 1])), "rising"),
         (replace(good, slots=array("i", [0, 1, 20])), "slot"),
         (replace(good, positions=array("i", [0, 1, 32])), "position"),
         (replace(good, choices=[None]), "asked rows"),
@@ -170,3 +172,56 @@ def test_what_is_not_there_is_refused_before_anything_is_written() -> None:
 def test_choices_that_need_more_than_one_logit_at_a_time_are_refused(field: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="makes no choice"):
         RowChoice(ChoiceParams(temperature=0.7, **field), 1)  # type: ignore[arg-type]
+
+
+def _norm() -> StepNorm:
+    return StepNorm(torch.rand(HIDDEN), None)
+
+
+FORMS = {
+    "pre_norm": {},
+    "pre_norm, with norms of what is added": {"attention_out_norm": _norm(), "mlp_out_norm": _norm()},
+    "post_norm": {},
+    "parallel": {"mlp_norm": None},
+    "parallel, with two norms": {},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("asked", [[], [0], [8], [2, 3, 7], [0, 1, 2, 3, 4, 5, 6, 7]])
+def test_rows_that_nobody_asks_for_change_nothing(isa: str, form: str, asked: list[int]) -> None:
+    """Their last layer ends with keys and values, which are those that later passes read."""
+    torch.manual_seed(1)
+    shape = replace(SHAPE, residual=form.split(",")[0])  # type: ignore[arg-type]
+    layers = DecoderStep(shape, [replace(layer(), **FORMS[form]) for _ in range(2)])
+    head = StepHead(_norm(), None, PackedLinear(torch.randn(VOCAB_SIZE, HIDDEN)))
+    step = ModelStep(StepEmbedding(torch.randn(VOCAB_SIZE, HIDDEN), 1.0, None, None), layers, head)
+    rows = chain(list(range(1, 10)), [None] * 9)
+    all_caches, some_caches = (caches(), caches()), (caches(), caches())
+    _, logits = step(rows, *all_caches)
+    assert not logits[0].equal(logits[1])
+    some = replace(rows, asked_rows=array("q", asked), choices=[None] * len(asked))
+    _, wanted = step(some, *some_caches)
+    assert torch.equal(wanted, logits[asked])
+    for expected, found in zip(all_caches, some_caches, strict=True):
+        assert all(torch.equal(*each) for each in zip(expected, found, strict=True))
+
+
+def test_rows_of_trees_are_asked_for_apart() -> None:
+    """A row's keys go with it when the rows before it are left out."""
+    torch.manual_seed(2)
+    step = model(PackedLinear(torch.randn(VOCAB_SIZE, HIDDEN)))
+    rows = chain([5, 6, 7, 8, 9, 10], [None] * 6)
+    rows = replace(  # three tokens of context, and a tree of three nodes below them: a root with two children
+        rows,
+        context_offsets=array("i", [0, 3]),
+        context_slots=array("i", range(3)),
+        tree_slots=array("i", [3, 4, 5]),
+        tree_offsets=array("i", [0, 3]),
+        positions=array("i", [0, 1, 2, 3, 4, 4]),
+        row_context_len=array("i", [1, 2, 3, 3, 3, 3]),
+        row_masks=array("q", [0, 0, 0, 0b001, 0b011, 0b101]),
+    )
+    _, logits = step(rows, caches(), caches())
+    _, nodes = step(replace(rows, asked_rows=array("q", [3, 5]), choices=[None] * 2), caches(), caches())
+    assert torch.equal(nodes, logits[[3, 5]])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from specgrove.errors import DeadlineExceededError, InvalidRequestError, SessionClosedError, StaleBaseError
-from specgrove.models.forward_batch import ForwardBatch
+from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.request import Draft, DraftWork, TreeShape
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import WorkItem
@@ -153,6 +154,24 @@ def test_few_tokens_do_not_queue_behind_long_prompts(runners: list[ModelRunner])
     pool.step()
     assert dict(pool.step()).keys() == {2}
     assert run(pool).keys() == {1}
+
+
+def test_who_only_reads_computes_no_logits(runners: list[ModelRunner], monkeypatch: pytest.MonkeyPatch) -> None:
+    num_asked: list[int] = []
+    forward = runners[0].decoder.forward
+
+    def watched(batch: ForwardBatch, *caches: Any) -> ForwardOutput:
+        num_asked.append(len(batch.rows.asked_rows))
+        return forward(batch, *caches)
+
+    monkeypatch.setattr(runners[0].decoder, "forward", watched)
+    pool = DrafterPool([NeuralSsm("beam", runners[0], Beam(2), None, max_num_chunk_tokens=4)], PoolConfig())
+    assert ask(pool, DraftWork("s", 0, PROMPT, TreeShape(0, 0))).trees == ()
+    assert num_asked == [0, 0, 0]
+    (drafted,) = ask(pool, DraftWork("s", len(PROMPT), (7, 8), SHAPE)).trees
+    assert num_asked[3:5] == [1, 2]
+    (fresh,) = ask(pool, DraftWork("fresh", 0, (*PROMPT, 7, 8), SHAPE)).trees
+    assert drafted == fresh
 
 
 def test_an_ssm_named_twice_drafts_once(runners: list[ModelRunner]) -> None:
