@@ -1,9 +1,9 @@
 """Times of reading a prompt, by the rows of a forward pass, beside transformers: from token ids to the first choice.
 
-    python -m benchmarks.prompt_chunks MODEL_FOLDER [--precisions bfloat16 int8 int4] [--threads 2] [--prompt-len 512 2048] [--chunk-len 64 128 256 512]
+    python -m benchmarks.prompt_chunks MODEL_FOLDER [--precisions bfloat16 int8 int4] [--prompt-len 512 2048] [--chunk-len 64 128 256 512]
 
 All contestants take turns, so that what else the machine does falls on all; a figure is the median of its turns. Only the last chunk is
-asked for something: the greedy choice after the prompt. transformers reads the whole prompt at once, in bfloat16, and makes one row of logits.
+asked for something: the greedy choice after the prompt. transformers reads the whole prompt at once, in bfloat16, with one row of logits.
 """
 
 from __future__ import annotations
