@@ -6,12 +6,13 @@
 #include <string>
 
 #include "isa.h"
+#include "scratch.h"
 #include "thread_pool.h"
 
 namespace specgrove {
 namespace {
 
-constexpr int64_t kMaxTileRows = 16;
+constexpr int64_t kMaxTileRows = 32;
 constexpr int64_t kMaxTileQueries = 96;
 constexpr int64_t kMinTileHeads = 8;  // fewer queries than that are not worth loading a chunk for
 constexpr int64_t kTasksPerThread = 4;
@@ -42,14 +43,19 @@ int64_t num_bits(const uint64_t* words, int64_t count) {
   return num_set;
 }
 
-AttentionKernels kernels() {
+AttentionKernels kernels_for(DType dtype) {
+  if (dtype == DType::kBFloat16) {
+    if (current_isa() == Isa::kAmx) return attention_pairs_amx();
+    if (current_isa() == Isa::kAmxTwin) return attention_pairs_amx_twin();
+    if (current_isa() == Isa::kAvx512) return attention_pairs_avx512();
+  }
   switch (vector_isa()) {
     case Isa::kAvx512:
-      return attention_avx512();
+      return attention_avx512(dtype);
     case Isa::kAvx2:
-      return attention_avx2();
+      return attention_avx2(dtype);
     default:
-      return attention_plain();
+      return attention_plain(dtype);
   }
 }
 
@@ -128,7 +134,7 @@ void tree_attention(const float* queries, const KvCache& cache, const AttentionP
     const bool is_new = starts.empty() || row - starts.back() >= tile_rows;
     if (is_new || rows[row].sequence != rows[row - 1].sequence) starts.push_back(row);
   }
-  const int64_t num_whole = static_cast<int64_t>(starts.size()) * cache.num_kv_heads;
+  const int64_t num_row_tiles = static_cast<int64_t>(starts.size()), num_whole = num_row_tiles * cache.num_kv_heads;
   starts.push_back(num_rows);
   // Where rows and KV heads don't give all threads work, segments of keys are shared out too, and else a group's heads:
   // then each part loads the keys.
@@ -137,22 +143,21 @@ void tree_attention(const float* queries, const KvCache& cache, const AttentionP
   const bool has_partials = num_segments > 1;
   const int64_t num_tasks_each = !is_short || has_partials ? 1 : (2 * num_threads + num_whole - 1) / num_whole;
   const int64_t num_parts = std::clamp<int64_t>(num_tasks_each, 1, std::max<int64_t>(1, group_size / kMinTileHeads));
-  thread_local std::vector<float> partials;
-  if (has_partials) partials.resize(std::max<size_t>(partials.size(), num_segments * segment_stride));
-  float* const all_partials = partials.data();
-  const AttentionKernels run = kernels();
+  thread_local Scratch<float> partials;
+  float* const all_partials = partials.room(has_partials ? num_segments * segment_stride : 0);
+  const AttentionKernels run = kernels_for(cache.dtype);
   ThreadPool::instance().run(num_whole * num_parts * num_segments, [&](int64_t each) {
     const int64_t segment = each % num_segments, task = each / num_segments;
-    const int64_t part = task % num_parts, kv_head = task / num_parts % cache.num_kv_heads;
-    const int64_t* start = starts.data() + task / num_parts / cache.num_kv_heads;
+    const int64_t part = task % num_parts, tile_index = task / num_parts % num_row_tiles;
+    const int64_t kv_head = task / num_parts / num_row_tiles;  // last, so that its keys are read while they are cached
+    const int64_t* start = starts.data() + tile_index;
     const int64_t first_head = kv_head * group_size + part * group_size / num_parts;
     const int64_t end_head = kv_head * group_size + (part + 1) * group_size / num_parts;
-    thread_local std::vector<float> scratch;
+    thread_local Scratch<float> scratch;
     AttentionTile tile{};
     tile.rows = rows.data() + start[0];
     tile.num_rows = start[1] - start[0];
     tile.num_heads = end_head - first_head;
-    scratch.resize(std::max<size_t>(scratch.size(), scratch_floats(tile.num_rows, tile.num_heads, dim)));
     const int64_t place = (start[0] * num_heads + first_head) * dim,
                   cache_offset = kv_head * dim * size_of(cache.dtype);
     tile.queries = queries + place;
@@ -165,31 +170,23 @@ void tree_attention(const float* queries, const KvCache& cache, const AttentionP
     tile.window = window;
     tile.scale = scale;
     tile.alibi_slopes = alibi_slopes == nullptr ? nullptr : alibi_slopes + first_head;
-    tile.scratch = scratch.data();
+    tile.scratch = scratch.room(run.scratch_floats(tile.num_rows, tile.num_heads, dim));
     tile.begin = has_partials ? (segments.first + segment) * kSegmentKeys : 0;
     tile.end = has_partials ? tile.begin + kSegmentKeys : std::numeric_limits<int64_t>::max();
     if (has_partials) {
       tile.partials = all_partials + segment * segment_stride + (start[0] * num_heads + first_head) * query_floats;
       tile.partial_row_stride = num_heads * query_floats;
     }
-    run.tile(cache.dtype, tile);
+    run.tile(tile);
   });
   if (!has_partials) return;
   ThreadPool::instance().run(num_rows, [&](int64_t row) {
-    thread_local std::vector<float> merged;
-    merged.resize(query_floats);
+    thread_local Scratch<float> scratch;
+    float* const merged = scratch.room(query_floats);
     for (int64_t query = row * num_heads; query < (row + 1) * num_heads; ++query) {
-      run.merge(
-          {all_partials + query * query_floats, segment_stride, num_segments, dim, merged.data(), out + query * dim});
+      run.merge({all_partials + query * query_floats, segment_stride, num_segments, dim, merged, out + query * dim});
     }
   });
-}
-
-int64_t scratch_floats(int64_t num_rows, int64_t num_heads, int64_t head_dim) {
-  const int64_t padded = (head_dim + 15) / 16 * 16;
-  // Two chunks of keys and values, then for every query: sums, weights, maximum and total of the segment, and what is
-  // known after it.
-  return 4 * kKeyChunk * padded + num_rows * num_heads * (padded + kKeyChunk + 2 + partial_floats(head_dim));
 }
 
 int64_t partial_floats(int64_t head_dim) { return (head_dim + 15) / 16 * 16 + 2; }

@@ -87,14 +87,13 @@ struct AttentionTile {
   int64_t slot_stride, num_heads, head_dim, window;
   float scale;
   const float* alibi_slopes;  // [num_heads] or null
-  float* scratch;             // scratch_floats()
+  float* scratch;             // scratch_floats() of the kernels, from a cache line's begin
   int64_t begin, end;         // positions of keys, at whole segments; end may be behind the last
   // Null where all segments are the tile's, and `out` gets the result. Else what the tile's keys give goes here:
   // partial_floats() a head, those of the first row first; rows are partial_row_stride apart.
   float* partials;
   int64_t partial_row_stride;
 };
-int64_t scratch_floats(int64_t num_rows, int64_t num_heads, int64_t head_dim);
 // What is known of a query after some segments: sums of values, padded, then maximum and total of its weights.
 int64_t partial_floats(int64_t head_dim);
 
@@ -106,12 +105,17 @@ struct AttentionMerge {
   float* out;     // [head_dim]
 };
 
+// What one instruction set has for caches of one type.
 struct AttentionKernels {
-  void (*tile)(DType dtype, const AttentionTile& tile);
+  void (*tile)(const AttentionTile& tile);
   void (*merge)(const AttentionMerge& merge);
+  int64_t (*scratch_floats)(int64_t num_rows, int64_t num_heads, int64_t head_dim);
 };
-AttentionKernels attention_plain();
-AttentionKernels attention_avx2();
-AttentionKernels attention_avx512();
+AttentionKernels attention_plain(DType dtype);
+AttentionKernels attention_avx2(DType dtype);
+AttentionKernels attention_avx512(DType dtype);  // but bfloat16
+AttentionKernels attention_pairs_avx512();       // bfloat16; so are these
+AttentionKernels attention_pairs_amx();
+AttentionKernels attention_pairs_amx_twin();
 
 }  // namespace specgrove

@@ -2,6 +2,8 @@
 
 namespace specgrove {
 
-AttentionKernels attention_avx2() { return {attention_tile_of, attention_merge_of}; }
+AttentionKernels attention_avx2(DType dtype) {
+  return with_type(dtype, [](auto* type) { return float_attention<std::remove_pointer_t<decltype(type)>>(); });
+}
 
 }  // namespace specgrove

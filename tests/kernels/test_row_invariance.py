@@ -11,6 +11,7 @@ from specgrove.kernels import reference, threads
 from specgrove.kernels.attention import AttentionBatch, tree_attention
 from specgrove.kernels.trees import ancestor_masks
 from tests.kernels.examples import examples
+from tests.kernels.test_attention import ROUNDING_ISAS
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 HEADS = [(4, 4, 8), (6, 2, 40), (9, 3, 64), (5, 1, 128), (2, 1, 256), (3, 3, 18), (71, 1, 64), (2, 2, 75)]
@@ -145,6 +146,54 @@ def test_any_chunking_of_a_prompt_gives_the_same_bits(
     assert torch.equal(torch.cat([run(0, cut), run(cut, num_rows)]), whole)
 
 
+@pytest.mark.parametrize("heads", [(2, 2, 64), (9, 3, 64), (12, 2, 128)])
+def test_a_row_has_the_same_bits_in_any_number_of_rows(isa: str, heads: tuple[int, int, int]) -> None:
+    """1 to 64 rows and a prompt's chunk of 512, by one thread and two."""
+    torch.manual_seed(0)
+    num_heads, num_kv_heads, head_dim = heads
+    k_cache, v_cache = caches_of(600, num_kv_heads, head_dim, torch.bfloat16)
+    queries = torch.randn(600, num_heads, head_dim)
+    sequence = [(torch.randperm(600).tolist(), list[int](), list[int]())]
+
+    def run(rows: range) -> torch.Tensor:
+        batch = batch_of(sequence, [(0, row + 1, None) for row in rows])
+        return tree_attention(queries[rows.start : rows.stop], k_cache, v_cache, batch, head_dim**-0.5)
+
+    whole = run(range(88, 600))
+    for num_threads in (1, 2):
+        threads.set_num_threads(num_threads)
+        for num_rows in (1, 2, 7, 16, 33, 64):
+            start = int(torch.randint(88, 600 - num_rows, ()))
+            assert torch.equal(run(range(start, start + num_rows)), whole[start - 88 : start - 88 + num_rows])
+
+
+@pytest.mark.parametrize("worst", [float("inf"), float("nan")])
+def test_an_infinity_spoils_only_rows_that_see_it(isa: str, worst: float) -> None:
+    """In a chunk that rows share but see parts of, in an ancestor of some nodes, and before a window."""
+    torch.manual_seed(0)
+    k_cache, v_cache = caches_of(100, 2, 40, torch.bfloat16)
+    sequence = (list(range(60)), list(range(60, 72)), [-1, 0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 7])
+    rows: list[tuple[int, int, int | None]] = [(0, seen, None) for seen in range(40, 61)]
+    rows += [(0, 60, node) for node in range(12)]
+    batch, queries = batch_of([sequence], rows), torch.randn(len(rows), 4, 40)
+    for window in (None, 9):
+        for slot in (50, 62):
+            wanted = tree_attention(queries, k_cache, v_cache, batch, 0.2, window=window)
+            spoilt = v_cache.clone()
+            spoilt[slot] = worst
+            out = tree_attention(queries, k_cache, spoilt, batch, 0.2, window=window)
+            is_spoilt = ~out.isfinite().all(dim=1)
+            ancestors_of_2 = torch.tensor([node in (2, 5, 6, 9, 10) for node in range(12)])
+            seen = torch.tensor([row[1] > 50 and (window is None or row[1] <= 59) for row in rows])
+            if window is not None:
+                depths = torch.tensor([0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4])
+                seen[21:] = (60 + depths) - 50 < window
+            if slot == 62:
+                seen = torch.cat([torch.zeros(21, dtype=torch.bool), ancestors_of_2])
+            assert torch.equal(is_spoilt, seen)
+            assert torch.equal(out[~seen], wanted[~seen])
+
+
 def test_what_a_row_does_not_see_does_not_matter(isa: str) -> None:
     """NaN in every other slot, as in memory that was never written."""
     torch.manual_seed(0)
@@ -211,6 +260,6 @@ def test_segments_that_are_computed_side_by_side_change_no_bit(isa: str, num_key
     assert torch.equal(torch.cat([run(range(row, row + 1)) for row in range(0, 70)]), together)
     batch = batch_of(sequence, [(0, num_keys - row, None) for row in range(70)])
     expected = reference.tree_attention(queries, k_cache, v_cache, batch, 0.3, alibi, window)
-    assert (together - expected).abs().max() <= 2e-5
+    assert (together - expected).abs().max() <= (2e-2 if isa in ROUNDING_ISAS else 2e-5)
     threads.set_num_threads(1)
     assert torch.equal(torch.cat([run(range(row, row + 1)) for row in range(0, 70)]), together)
