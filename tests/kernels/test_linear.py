@@ -82,6 +82,15 @@ def test_tiles_take_32_inputs_at_a_time_in_order() -> None:
     assert torch.equal(found, sums)
 
 
+def test_other_code_may_use_the_tiles_in_between(isa: str) -> None:
+    """torch's matrix products load and give up a configuration of their own, where the processor has AMX."""
+    linear, x = PackedLinear(torch.randn(96, 64).bfloat16()), torch.randn(16, 64)
+    wanted, other = linear(x), torch.randn(256, 256).bfloat16()
+    for _ in range(3):
+        assert (other @ other).shape == (256, 256)
+        assert torch.equal(linear(x), wanted)
+
+
 def test_writes_into_a_given_tensor() -> None:
     linear, x, out = PackedLinear(torch.randn(40, 8)), torch.randn(3, 8), torch.empty(3, 40)
     assert linear(x, out) is out
