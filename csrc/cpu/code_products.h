@@ -8,16 +8,21 @@
 
 #include <cstdint>
 
+#include "quantized_inputs.h"
 #include "simd.h"
 
 namespace specgrove {
 namespace {
 
+// Products of codes of 4 bits are added between begin_part4 and end_part4, of 8 bits as they come.
 #if defined(__AVX512VNNI__)
 
 using IntVec = __m512i;
 using Codes = __m512i;   // of four inputs of each output
 using Inputs = __m512i;  // four codes of a row, for each output
+using Codes4 = Codes;    // codes of 4 bits, with the sums of their products within a part
+using Inputs4 = Inputs;
+using Sums4 = IntVec;
 inline IntVec set1(int32_t value) { return _mm512_set1_epi32(value); }
 inline Vec to_float(IntVec value) { return _mm512_cvtepi32_ps(value); }
 inline IntVec load_ints(const int32_t* x) { return _mm512_loadu_si512(x); }
@@ -33,44 +38,43 @@ inline void load_halves(const uint8_t* packed, Codes* low, Codes* high) {
 }
 inline void store_codes(uint8_t* bytes, Codes codes) { _mm512_storeu_si512(bytes, codes); }
 inline Inputs broadcast(int32_t four) { return _mm512_set1_epi32(four); }
+inline Inputs4 broadcast4(int32_t four) { return broadcast(four); }
 inline IntVec add_products(IntVec sum, Codes codes, Inputs inputs) { return _mm512_dpbusd_epi32(sum, codes, inputs); }
+inline Sums4 begin_part4(IntVec before) { return before; }
+inline Sums4 add_products4(Sums4 sum, Codes codes, Inputs inputs) { return add_products(sum, codes, inputs); }
+inline IntVec end_part4(IntVec, Sums4 sum) { return sum; }
 
 #elif defined(__AVX2__)
 
 struct IntVec {
   __m256i low, high;
 };
-// As 16-bit numbers, because sums of byte products saturate: those of inputs 0 and 2, and of 1 and 3.
+// Codes of 8 bits as 16-bit numbers, because sums of byte products saturate: those of inputs 0 and 2, and of 1 and 3.
 struct Codes {
   __m256i even[2], odd[2];
 };
 struct Inputs {
   __m256i even, odd;
 };
+// Those of 4 bits stay bytes, and have 16-bit sums of pairs, which the products of a part don't fill.
+struct Codes4 {
+  __m256i low, high;
+};
+using Inputs4 = __m256i;
+struct Sums4 {
+  __m256i low, high;
+};
 inline IntVec set1(int32_t value) { return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)}; }
 inline Vec to_float(IntVec value) { return {_mm256_cvtepi32_ps(value.low), _mm256_cvtepi32_ps(value.high)}; }
 inline IntVec first_sum(int32_t) { return set1(0); }
 inline __m256i even_bytes(__m256i bytes) { return _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8); }
 inline __m256i odd_bytes(__m256i bytes) { return _mm256_srai_epi16(bytes, 8); }
-inline void set_half(__m256i bytes, int half, Codes* codes) {
-  codes->even[half] = even_bytes(bytes);
-  codes->odd[half] = odd_bytes(bytes);
-}
 inline __m256i half_of(const uint8_t* packed, int half) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(packed) + half);
 }
 inline Codes load_codes(const uint8_t* packed) {
-  Codes codes;
-  for (int half = 0; half < 2; ++half) set_half(half_of(packed, half), half, &codes);
-  return codes;
-}
-inline void load_halves(const uint8_t* packed, Codes* low, Codes* high) {
-  const __m256i mask = _mm256_set1_epi8(15);
-  for (int half = 0; half < 2; ++half) {
-    const __m256i bytes = half_of(packed, half);
-    set_half(_mm256_and_si256(bytes, mask), half, low);
-    set_half(_mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask), half, high);
-  }
+  const __m256i low = half_of(packed, 0), high = half_of(packed, 1);
+  return {{even_bytes(low), even_bytes(high)}, {odd_bytes(low), odd_bytes(high)}};
 }
 inline Inputs broadcast(int32_t four) {
   const __m256i bytes = _mm256_set1_epi32(four);
@@ -82,6 +86,23 @@ inline __m256i add_half(__m256i sum, const Codes& codes, int half, const Inputs&
 }
 inline IntVec add_products(IntVec sum, const Codes& codes, const Inputs& inputs) {
   return {add_half(sum.low, codes, 0, inputs), add_half(sum.high, codes, 1, inputs)};
+}
+inline void load_halves(const uint8_t* packed, Codes4* low, Codes4* high) {
+  const __m256i mask = _mm256_set1_epi8(15), first = half_of(packed, 0), second = half_of(packed, 1);
+  *low = {_mm256_and_si256(first, mask), _mm256_and_si256(second, mask)};
+  *high = {_mm256_and_si256(_mm256_srli_epi16(first, 4), mask), _mm256_and_si256(_mm256_srli_epi16(second, 4), mask)};
+}
+inline Inputs4 broadcast4(int32_t four) { return _mm256_set1_epi32(four); }
+inline Sums4 begin_part4(const IntVec&) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline Sums4 add_products4(const Sums4& sum, const Codes4& codes, Inputs4 inputs) {
+  static_assert(kPartInputs / 2 * 15 * 127 < 1 << 15, "a lane of 16 bits must hold half of a part's products");
+  return {_mm256_add_epi16(sum.low, _mm256_maddubs_epi16(codes.low, inputs)),
+          _mm256_add_epi16(sum.high, _mm256_maddubs_epi16(codes.high, inputs))};
+}
+inline IntVec end_part4(const IntVec& before, const Sums4& sum) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  return {_mm256_add_epi32(before.low, _mm256_madd_epi16(sum.low, ones)),
+          _mm256_add_epi32(before.high, _mm256_madd_epi16(sum.high, ones))};
 }
 
 #else
@@ -95,6 +116,9 @@ struct Codes {
 struct Inputs {
   int8_t bytes[4];
 };
+using Codes4 = Codes;
+using Inputs4 = Inputs;
+using Sums4 = IntVec;
 inline IntVec set1(int32_t value) {
   IntVec out;
   for (int32_t& lane : out.lanes) lane = value;
@@ -128,12 +152,18 @@ inline Inputs broadcast(int32_t four) {
   std::memcpy(inputs.bytes, &four, sizeof inputs.bytes);
   return inputs;
 }
+inline Inputs4 broadcast4(int32_t four) { return broadcast(four); }
 inline IntVec add_products(IntVec sum, const Codes& codes, const Inputs& inputs) {
   for (int64_t lane = 0; lane < kVec; ++lane) {
     for (int64_t i = 0; i < 4; ++i) sum.lanes[lane] += codes.bytes[4 * lane + i] * inputs.bytes[i];
   }
   return sum;
 }
+inline Sums4 begin_part4(const IntVec& before) { return before; }
+inline Sums4 add_products4(const Sums4& sum, const Codes& codes, const Inputs& inputs) {
+  return add_products(sum, codes, inputs);
+}
+inline IntVec end_part4(const IntVec&, const Sums4& sum) { return sum; }
 
 #endif
 

@@ -125,7 +125,7 @@ void fetch_ahead(const Chunk& chunk) {
 void unpack(const Chunk& chunk, uint8_t* bytes) {
   const int64_t num_lines = chunk.num_parts * kPartSteps;
   for (int64_t line = 0; line < num_lines; line += 2) {
-    Codes low, high;
+    Codes4 low, high;
     load_halves(chunk.codes + line / 2 * kCacheLine, &low, &high);
     store_codes(bytes + line * kCacheLine, low);
     store_codes(bytes + (line + 1) * kCacheLine, high);

@@ -20,27 +20,46 @@ inline Vec next_scales(const uint8_t** packed, bool is_half) {
   return is_half ? load(reinterpret_cast<const Float16*>(from)) : load(reinterpret_cast<const float*>(from));
 }
 
-// A step of every row; a row's inputs are kPartSteps after those of the row before.
+// The products of a part, for every row; a row's inputs are kPartSteps after those of the row before.
 template <int kRows>
-inline void add_step(const Codes& codes, const int32_t* inputs, IntVec* products) {
+inline void add_part8(const uint8_t* packed, const int32_t* inputs, IntVec* products) {
+#pragma GCC unroll 8
+  for (int64_t step = 0; step < kPartSteps; ++step, packed += kCacheLine) {
+    prefetch_from(packed);
+    const Codes codes = load_codes(packed);
 #pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) products[r] = add_products(products[r], codes, broadcast(inputs[r * kPartSteps]));
+    for (int r = 0; r < kRows; ++r) {
+      products[r] = add_products(products[r], codes, broadcast(inputs[r * kPartSteps + step]));
+    }
+  }
+}
+
+template <int kRows>
+inline void add_part4(const uint8_t* packed, const int32_t* inputs, IntVec* products) {
+  Sums4 sums[kRows];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) sums[r] = begin_part4(products[r]);
+#pragma GCC unroll 4
+  for (int64_t step = 0; step < kPartSteps; step += 2, packed += kCacheLine) {
+    prefetch_from(packed);
+    Codes4 low, high;
+    load_halves(packed, &low, &high);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      sums[r] = add_products4(sums[r], low, broadcast4(inputs[r * kPartSteps + step]));
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      sums[r] = add_products4(sums[r], high, broadcast4(inputs[r * kPartSteps + step + 1]));
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) products[r] = end_part4(products[r], sums[r]);
 }
 
 template <int kBits, int kRows>
 inline void add_part(const uint8_t* packed, const int32_t* inputs, IntVec* products) {
-#pragma GCC unroll 8
-  for (int64_t step = 0; step < kPartSteps; packed += kCacheLine) {
-    prefetch_from(packed);
-    if constexpr (kBits == 8) {
-      add_step<kRows>(load_codes(packed), inputs + step++, products);
-    } else {
-      Codes low, high;
-      load_halves(packed, &low, &high);
-      add_step<kRows>(low, inputs + step++, products);
-      add_step<kRows>(high, inputs + step++, products);
-    }
-  }
+  kBits == 8 ? add_part8<kRows>(packed, inputs, products) : add_part4<kRows>(packed, inputs, products);
 }
 
 // A tile of inputs, kRows rows from first_row on, by one block of outputs.
