@@ -172,25 +172,29 @@ def test_an_infinity_spoils_only_rows_that_see_it(isa: str, worst: float) -> Non
     """In a chunk that rows share but see parts of, in an ancestor of some nodes, and before a window."""
     torch.manual_seed(0)
     k_cache, v_cache = caches_of(100, 2, 40, torch.bfloat16)
-    sequence = (list(range(60)), list(range(60, 72)), [-1, 0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 7])
+    parents = [-1, 0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 7]
+    depths = [0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4]
     rows: list[tuple[int, int, int | None]] = [(0, seen, None) for seen in range(40, 61)]
-    rows += [(0, 60, node) for node in range(12)]
-    batch, queries = batch_of([sequence], rows), torch.randn(len(rows), 4, 40)
-    for window in (None, 9):
-        for slot in (50, 62):
-            wanted = tree_attention(queries, k_cache, v_cache, batch, 0.2, window=window)
+    # Deep nodes first: what they leave in a chunk of their own lies behind the last key of those that follow.
+    rows += [(0, 60, node) for node in reversed(range(12))]
+    batch = batch_of([(list(range(60)), list(range(60, 72)), parents)], rows)
+    queries = torch.randn(len(rows), 4, 40)
+
+    def sees(row: tuple[int, int, int | None], slot: int, window: int) -> bool:
+        _, context_len, node = row
+        if slot >= 60:
+            return slot == 63 and node in (3, 7, 11)
+        end = context_len if node is None else 61 + depths[node]
+        return end - window <= slot < context_len
+
+    for window in (9, 1000):
+        wanted = tree_attention(queries, k_cache, v_cache, batch, 0.2, window=window)
+        for slot in (50, 63):
             spoilt = v_cache.clone()
             spoilt[slot] = worst
             out = tree_attention(queries, k_cache, spoilt, batch, 0.2, window=window)
-            is_spoilt = ~out.isfinite().all(dim=1)
-            ancestors_of_2 = torch.tensor([node in (2, 5, 6, 9, 10) for node in range(12)])
-            seen = torch.tensor([row[1] > 50 and (window is None or row[1] <= 59) for row in rows])
-            if window is not None:
-                depths = torch.tensor([0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4])
-                seen[21:] = (60 + depths) - 50 < window
-            if slot == 62:
-                seen = torch.cat([torch.zeros(21, dtype=torch.bool), ancestors_of_2])
-            assert torch.equal(is_spoilt, seen)
+            seen = torch.tensor([sees(row, slot, window) for row in rows])
+            assert torch.equal(~out.isfinite().all(dim=1), seen)
             assert torch.equal(out[~seen], wanted[~seen])
 
 
