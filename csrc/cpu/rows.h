@@ -8,7 +8,7 @@
 
 namespace specgrove {
 
-constexpr int64_t kMinTaskElements = 4 << 10;  // about a microsecond: below this a second thread costs what it saves
+constexpr int64_t kMinTaskElements = 1 << 14;  // below this a second thread costs more than it saves
 constexpr int64_t kMaxTasksPerThread = 4;      // what a thread that is held up leaves, others take
 
 // Calls row(i) for every row; row_elements is a row's work in elements read and written cheaply. Every thread has the
