@@ -1,7 +1,7 @@
 #include "memory_reader.h"
 
 #include <atomic>
-#include <cstring>
+#include <numeric>
 #include <stdexcept>
 
 #include "clones.h"
@@ -42,7 +42,10 @@ SPECGROVE_CLONES uint64_t sum_of_words(const uint64_t* words, int64_t count, int
 
 }  // namespace
 
-MemoryReader::MemoryReader(int64_t num_bytes) : bytes_(num_bytes) { std::memset(bytes_.owned(), 1, num_bytes); }
+MemoryReader::MemoryReader(int64_t num_bytes) : bytes_(num_bytes) {
+  auto* const words = static_cast<uint64_t*>(bytes_.owned());
+  std::iota(words, words + num_bytes / static_cast<int64_t>(sizeof *words), uint64_t{0});
+}
 
 uint64_t MemoryReader::read(int num_streams) const {
   if (num_streams != 1 && num_streams != 4 && num_streams != 8) {

@@ -13,7 +13,7 @@ namespace specgrove {
 
 class MemoryReader {
  public:
-  // All bytes are 1.
+  // Its words of 64 bits are 0, 1, 2 and so on.
   explicit MemoryReader(int64_t num_bytes);
 
   // Reads all bytes once, each thread in num_streams (1, 4 or 8) streams side by side; returns the sum of their words
