@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -86,12 +87,20 @@ def test_equals_float64(
         assert error.abs().max() <= 5e-6
 
 
-def test_the_twin_of_amx_has_its_bits() -> None:
-    """Trees, prompts, windows and ALiBi; large scores and small ones."""
+@pytest.fixture
+def on_amx() -> Iterator[None]:
+    before = threads.get_isa()
     try:
         threads.set_isa("amx")
     except ValueError as error:
         pytest.skip(str(error))
+    yield
+    threads.set_isa(before)
+
+
+@pytest.mark.usefixtures("on_amx")
+def test_the_twin_of_amx_has_its_bits() -> None:
+    """Trees, prompts, windows and ALiBi; large scores and small ones."""
     for num_heads, num_kv_heads, head_dim in ((9, 3, 64), (4, 1, 75), (12, 2, 128), (20, 1, 80)):
         batch = random_batch(random.Random(head_dim))
         caches = random_caches(torch.bfloat16, num_kv_heads, head_dim)
