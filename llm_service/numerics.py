@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from llm_service.config import LlmServiceConfig
+from specgrove.kernels.arithmetic import ARITHMETIC
 from specgrove.kernels.threads import get_isa
 from specgrove.models.decoder import Decoder
 from specgrove.models.model_files import quantized_bits
@@ -31,6 +32,7 @@ def numerics_of(config: LlmServiceConfig, folder: Path, decoder: Decoder) -> tup
         f"layout {config.layout.tensor_size} x {config.layout.num_stages}",
         where,
         f"kernels {type(decoder.ops).__name__}",
+        f"arithmetic {ARITHMETIC}",
         f"version {_version()}",
     )
 
