@@ -101,7 +101,7 @@ def _reason(speed_ups: list[float], speculative: list[Usage]) -> str:
     if min(speed_ups) > 1 + _NOISE:
         return found
     if max(speed_ups) > 1 + _NOISE:
-        return f"{found}; the range is wide: questions differ, and other programs may share this machine"
+        return f"{found}; what that gains differs by question, and where other programs share the machine"
     return f"{found}, but trees are dear on this machine: the router drafted little"
 
 
