@@ -48,7 +48,7 @@ class RouterApp:
         )
         self._config = config
         self._verifier = RemoteVerifier(self.llms, replica_wait_s=config.replica_wait_s, busy_wait_s=config.busy_wait_s)
-        servicer = RouterServicer(
+        self._servicer = servicer = RouterServicer(
             self.llms,
             self.ssms,
             self._verifier,
@@ -90,6 +90,7 @@ class RouterApp:
 
     async def close(self) -> None:
         """Closes the sessions and the connections. The server is stopped before."""
+        self._servicer.close()
         await self._verifier.finish()
         await self.ssms.close()
         await self.llms.close()

@@ -13,7 +13,7 @@ from router.served_model import ServedModel
 from router.template_values import template_values
 from router.text_work import TextWork
 from router.violations import Violations, quoted
-from specgrove.tokenizer import ChatOptions
+from specgrove.tokenizer import ChatOptions, Tokenizer
 from specgrove.v1 import router_pb2
 
 _MAX_NUM_MESSAGES = 4096
@@ -66,15 +66,15 @@ async def prompt_token_ids(
         return tuple(proto.token_ids.token_ids)
     is_generate = isinstance(proto, router_pb2.GenerateRequest)
     max_num_tokens = model.context_len if is_generate else max_num_tokenized(model)
-    encode: Callable[[], list[int]]
+    encode: Callable[[Tokenizer], list[int]]
     if kind == "text":
         num_bytes = len(proto.text.encode())
-        encode = functools.partial(model.tokenizer.encode, proto.text, max_num_tokens)
+        encode = functools.partial(Tokenizer.encode, text=proto.text, max_num_tokens=max_num_tokens)
     else:
         num_bytes = proto.chat.ByteSize() + _MESSAGE_OVERHEAD_BYTES * len(proto.chat.messages)
-        encode = functools.partial(_encode_chat, proto.chat, model, max_num_tokens)
+        encode = functools.partial(_encode_chat, chat=proto.chat, max_num_tokens=max_num_tokens)
     try:
-        token_ids = await text_work.run(num_bytes, encode)
+        token_ids = await text_work.run(model.tokenizer, num_bytes, encode)
     except ValueError as error:
         found.add(str(kind), str(error))
         return ()
@@ -159,13 +159,13 @@ def _num_bytes(texts: Iterable[str]) -> int:
     return sum(len(text.encode()) for text in texts)
 
 
-def _encode_chat(chat: router_pb2.Chat, model: ServedModel, max_num_tokens: int) -> list[int]:
+def _encode_chat(tokenizer: Tokenizer, chat: router_pb2.Chat, max_num_tokens: int) -> list[int]:
     messages = [
         {"role": message.role, "content": message.content, **template_values(message.attributes_json)}
         for message in chat.messages
     ]
     opens_answer = chat.add_generation_prompt if chat.HasField("add_generation_prompt") else True
-    return model.tokenizer.encode_chat(
+    return tokenizer.encode_chat(
         messages,
         ChatOptions(
             add_generation_prompt=opens_answer and not chat.continue_final_message,

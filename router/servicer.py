@@ -31,6 +31,7 @@ from specgrove.config import MAX_NUM_TREE_NODES
 from specgrove.errors import UnavailableError
 from specgrove.request import CommittedToken, FinishReason, GenerationStatistics
 from specgrove.speculation import generate
+from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2, router_pb2_grpc
 
 _MAX_NUM_TEXT_CALLS = 8
@@ -119,10 +120,14 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         """Text of token ids."""
         model = self._model()
         token_ids = checked_detokenize(request, model)
-        decode = functools.partial(model.tokenizer.decode, token_ids, keep_special_tokens=request.keep_special_tokens)
+        decode = functools.partial(Tokenizer.decode, ids=token_ids, keep_special_tokens=request.keep_special_tokens)
         async with self._text_admission.permit():
-            text = await self._text_work.run(len(token_ids) * _BYTES_PER_TOKEN, decode)
+            text = await self._text_work.run(model.tokenizer, len(token_ids) * _BYTES_PER_TOKEN, decode)
         return router_pb2.DetokenizeResponse(text=text)
+
+    def close(self) -> None:
+        """After the last call."""
+        self._text_work.close()
 
     def _deadline_s(self, client_deadline_s: float | None) -> float | None:
         """When a request must end that has its permit now."""

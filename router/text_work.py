@@ -1,31 +1,83 @@
-"""Tokenising and detokenising: short texts at once, long ones in a thread and one at a time. One object per router.
+"""Tokenising and detokenising: short texts at once, long ones in a process of its own, one at a time. One object per router.
 
-Invariant: no text is worked on for long on the event loop, and the memory that texts under way take has a bound.
+Invariant: no text is worked on for long on the event loop or beside it in the interpreter, and the memory that texts under way take
+has a bound.
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import logging
 from collections.abc import Callable
 from typing import TypeVar
 
+from router.text_process import ProcessEndedError, TextProcess
+from specgrove.errors import InternalError, UnavailableError
+from specgrove.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
 # Tokenising takes about a millisecond per 4 KiB.
 _LONG_BYTES = 4096
+# The longest text that is let in takes a second on an idle core. A text that ends the process twice is given up.
+_LIMIT_S = 60.0
+_MAX_NUM_TRIES = 2
 
 ValueT = TypeVar("ValueT")
 
 
 class TextWork:
-    """Where ``function``s that turn text into tokens or back run."""
+    """Where functions that turn text into tokens or back run."""
 
-    def __init__(self) -> None:
-        # Of two threads in the interpreter the event loop gets its turn half as soon: with one it is held up by less than 50 ms. And a
-        # token takes a hundred bytes or more while its text is being tokenised.
-        self._place = asyncio.Lock()
+    def __init__(self, limit_s: float = _LIMIT_S) -> None:
+        self._limit_s = limit_s
+        # The thread only waits for the process; it is the only one that talks to it.
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="text")
+        self._process: TextProcess | None = None
+        self._is_closed = False
 
-    async def run(self, num_bytes: int, function: Callable[[], ValueT]) -> ValueT:
-        """The function's value; ``num_bytes`` says how much text it works on."""
+    async def run(self, tokenizer: Tokenizer, num_bytes: int, function: Callable[[Tokenizer], ValueT]) -> ValueT:
+        """``function(tokenizer)``; ``num_bytes`` says how much text it works on. It can be pickled, and its value.
+
+        Raises the ``ValueError`` that it raises, and ``InternalError`` where it fails otherwise.
+        """
         if num_bytes < _LONG_BYTES:
-            return function()
-        async with self._place:
-            return await asyncio.to_thread(function)
+            return function(tokenizer)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._in_process, tokenizer, function)
+
+    def close(self) -> None:
+        """Ends the process. Texts under way fail."""
+        self._is_closed = True
+        process = self._process
+        if process is not None:
+            process.kill()
+        self._thread.submit(self._end_process)
+        self._thread.shutdown(wait=False)
+
+    def _in_process(self, tokenizer: Tokenizer, function: Callable[[Tokenizer], ValueT]) -> ValueT:
+        problem = ""
+        for _ in range(_MAX_NUM_TRIES):
+            process = self._process_with(tokenizer)
+            try:
+                return process.run(function, self._limit_s)
+            except ProcessEndedError as error:
+                self._end_process()
+                problem = str(error)
+                if not self._is_closed:
+                    logger.warning("the process for long texts (pid %d) is replaced: %s", process.pid, problem)
+        raise InternalError(f"the text could not be worked on; its process ended {_MAX_NUM_TRIES} times: {problem}")
+
+    def _process_with(self, tokenizer: Tokenizer) -> TextProcess:
+        if self._is_closed:
+            raise UnavailableError("the router is going away")
+        if self._process is not None and self._process.tokenizer is not tokenizer:
+            self._end_process()
+        if self._process is None:
+            self._process = TextProcess(tokenizer)
+        return self._process
+
+    def _end_process(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.end()

@@ -46,6 +46,7 @@ class Tokenizer:
 
         Raises ``ValueError`` when a file cannot be understood.
         """
+        self._made_of = (tokenizer_json, config, chat_template, tokens)
         values = JsonObject(config, "tokenizer_config.json")
         tokens = declared_tokens(values) if tokens is None else tokens
         self._tokenizer, decoder = _read(tokenizer_json)
@@ -72,6 +73,10 @@ class Tokenizer:
             return cls(files.tokenizer_json, files.config, files.templates, files.tokens)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
+
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[object, ...]]:
+        """Another process makes it again, of the same files."""
+        return Tokenizer, self._made_of
 
     def token_checksums(self) -> bytes:
         """See ``specgrove.vocabulary``."""

@@ -1,53 +1,166 @@
-"""Texts under way: long ones one at a time, beside the event loop; short ones at once."""
+"""Texts under way: long ones in a process of their own, whatever becomes of it; short ones at once."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import pytest_asyncio
 
 from router.text_work import TextWork
+from specgrove.errors import InternalError, UnavailableError
+from specgrove.tokenizer import ChatOptions, Tokenizer
+from tests.router.toy_language import toy_tokenizer_json
 from tests.waiting import LIMIT_S, until
 
 LONG, SHORT = 4096, 4095
+ROOT = Path(__file__).parents[2]
+TEMPLATE = "{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}"
+TOKENIZER = Tokenizer(toy_tokenizer_json(), {"eos_token": "<eos>"}, TEMPLATE)
 
 
-class Work:
-    """Counts the threads in it, and keeps them until it is told."""
+class OddError(ValueError):
+    """Can't be made again of what is pickled of it."""
 
-    def __init__(self) -> None:
-        self.threads: list[int] = []
-        self.num_done = 0
-        self._may_end = threading.Event()
-
-    def __call__(self) -> int:
-        self.threads.append(threading.get_ident())
-        assert self._may_end.wait(LIMIT_S)
-        self.num_done += 1
-        return self.num_done
-
-    def end(self) -> None:
-        self._may_end.set()
+    def __init__(self, number: int, text: str) -> None:
+        super().__init__(f"{number} {text}")
 
 
-async def test_one_long_text_is_worked_on_at_a_time_and_short_ones_wait_for_none() -> None:
-    texts, work = TextWork(), Work()
-    calls = [asyncio.create_task(texts.run(LONG, work)) for _ in range(5)]
-    await until(lambda: len(work.threads) == 1)
-    assert await texts.run(SHORT, threading.get_ident) == threading.get_ident()  # no thread of its own
+def pid(tokenizer: Tokenizer) -> int:
+    return os.getpid()
+
+
+def priority(tokenizer: Tokenizer) -> int:
+    return os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def refuse(tokenizer: Tokenizer) -> NoReturn:
+    raise OddError(3, "tokens too many")
+
+
+def fail(tokenizer: Tokenizer) -> NoReturn:
+    raise KeyError("x")
+
+
+def die(tokenizer: Tokenizer, file: Path) -> NoReturn:
+    with file.open("a") as lines:
+        lines.write("died\n")
+    os._exit(1)
+
+
+def hang(tokenizer: Tokenizer) -> None:
+    time.sleep(LIMIT_S)
+
+
+@pytest_asyncio.fixture
+async def texts() -> AsyncIterator[TextWork]:
+    work = TextWork()
+    yield work
+    work.close()
+
+
+async def test_long_texts_have_one_process_of_low_priority_and_short_ones_wait_for_none(texts: TextWork) -> None:
+    assert await texts.run(TOKENIZER, SHORT, pid) == os.getpid()
+    pids = await asyncio.gather(*(texts.run(TOKENIZER, LONG, pid) for _ in range(3)))
+    assert len({*pids}) == 1
+    assert pids[0] != os.getpid()
+    assert await texts.run(TOKENIZER, LONG, priority) == min(priority(TOKENIZER) + 10, 19)
+
+
+async def test_the_process_makes_the_same_tokens_and_texts(texts: TextWork) -> None:
+    options = ChatOptions(add_generation_prompt=False)
+    chat = [{"role": "user", "content": "hello"}]
+    for function in (
+        functools.partial(Tokenizer.encode, text="hello <eos>"),
+        functools.partial(Tokenizer.encode_chat, messages=chat, options=options),
+        functools.partial(Tokenizer.decode, ids=TOKENIZER.encode("hello <eos>"), keep_special_tokens=True),
+    ):
+        here = await texts.run(TOKENIZER, SHORT, function)
+        assert await texts.run(TOKENIZER, LONG, function) == here
+        assert here
+
+
+async def test_another_tokenizer_takes_the_place_of_the_first(texts: TextWork) -> None:
+    other = Tokenizer(toy_tokenizer_json(), {"eos_token": "a"}, TEMPLATE)
+    encode = functools.partial(Tokenizer.encode_chat, messages=[{"role": "user", "content": "b"}])
+    ids = [await texts.run(tokenizer, LONG, encode) for tokenizer in (TOKENIZER, other, TOKENIZER)]
+    assert ids == [TOKENIZER.encode("b<eos>"), other.encode("ba"), TOKENIZER.encode("b<eos>")]
+
+
+async def test_errors_are_those_of_the_text_alone(texts: TextWork) -> None:
+    before = await texts.run(TOKENIZER, LONG, pid)
+    for _ in range(3):
+        with pytest.raises(ValueError, match=r"^3 tokens too many$"):
+            await texts.run(TOKENIZER, LONG, refuse)
+        with pytest.raises(InternalError, match="KeyError: 'x'"):
+            await texts.run(TOKENIZER, LONG, fail)
+    assert await texts.run(TOKENIZER, LONG, pid) == before
+
+
+async def test_a_text_that_ends_its_process_is_given_up_after_the_second_time(texts: TextWork, tmp_path: Path) -> None:
+    file = tmp_path / "deaths"
+    with pytest.raises(InternalError, match="its process ended 2 times"):
+        await texts.run(TOKENIZER, LONG, functools.partial(die, file=file))
+    assert file.read_text() == "died\n" * 2
+    first = await texts.run(TOKENIZER, LONG, pid)
+    os.kill(first, signal.SIGKILL)
+    assert await texts.run(TOKENIZER, LONG, pid) != first
+
+
+async def test_a_text_that_takes_too_long_is_given_up() -> None:
+    texts = TextWork(limit_s=0.01)
+    with pytest.raises(InternalError, match=r"it took more than 0\.01 s"):
+        await texts.run(TOKENIZER, LONG, hang)
+    texts.close()
+
+
+async def test_a_client_that_goes_away_leaves_the_process_to_others(texts: TextWork) -> None:
+    first = await texts.run(TOKENIZER, LONG, pid)
+    calls = [asyncio.create_task(texts.run(TOKENIZER, LONG, pid)) for _ in range(5)]
     await asyncio.sleep(0)
-    assert len(work.threads) == 1
-    work.end()
-    assert sorted(await asyncio.gather(*calls)) == [1, 2, 3, 4, 5]
-    assert threading.get_ident() not in work.threads
+    for call in calls[::2]:
+        call.cancel()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [answers[1], answers[3]] == [first, first]
+    assert await texts.run(TOKENIZER, LONG, pid) == first
 
 
-async def test_a_text_that_fails_gives_its_place_back() -> None:
-    texts, work = TextWork(), Work()
+async def test_closing_ends_what_runs() -> None:
+    texts = TextWork()
+    first = await texts.run(TOKENIZER, LONG, pid)
+    call = asyncio.create_task(texts.run(TOKENIZER, LONG, hang))
+    await asyncio.sleep(0)
+    texts.close()
+    with pytest.raises(UnavailableError, match="going away"):
+        await call
+    await until(lambda: not _is_there(first))
 
-    def fail() -> int:
-        raise ValueError("no text")
 
-    failed = await asyncio.gather(*(texts.run(LONG, fail) for _ in range(4)), return_exceptions=True)
-    assert [str(error) for error in failed] == ["no text"] * 4
-    work.end()
-    assert await texts.run(LONG, work) == 1
+async def test_the_process_ends_when_the_router_is_killed() -> None:
+    code = (
+        "import asyncio; from tests.router.test_text_work import *\n"
+        "async def main():\n    print(await TextWork().run(TOKENIZER, LONG, pid), flush=True)\n    os.kill(os.getpid(), 9)\n"
+        "asyncio.run(main())"
+    )
+    router = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False, timeout=LIMIT_S
+    )
+    assert router.returncode == -signal.SIGKILL
+    await until(lambda: not _is_there(int(router.stdout)))
+
+
+def _is_there(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    return True

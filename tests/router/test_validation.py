@@ -139,7 +139,7 @@ async def test_all_violations_are_told_at_once() -> None:
 class Untouchable(TextWork):
     """For requests that must be refused before any text is worked on."""
 
-    async def run(self, num_bytes: int, function: Any) -> Any:
+    async def run(self, tokenizer: Tokenizer, num_bytes: int, function: Any) -> Any:
         raise AssertionError("a text was worked on")
 
 

@@ -1,0 +1,105 @@
+"""A process that tokenises: it holds one tokenizer, and works on one text after another.
+
+Used by ``TextWork``. Invariant: it ends when the router does, however that happens, and a text that ends or stops it ends nothing
+else. It has a low priority, so that it takes little time from a model on the same cores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import TypeVar, cast
+
+from specgrove.errors import InternalError
+from specgrove.tokenizer import Tokenizer
+
+# A tenth of the time of a core that others would use as well.
+_NICENESS = 10
+
+ValueT = TypeVar("ValueT")
+
+
+class ProcessEndedError(Exception):
+    """The process ended, or was ended because it took too long, before it answered."""
+
+
+class TextProcess:
+    """The router's side. Used by one thread."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", __name__, str(theirs.fileno())]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+        self._connection = Connection(ours.detach())
+        self._is_told = False
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def run(self, function: Callable[[Tokenizer], ValueT], limit_s: float) -> ValueT:
+        """The function's value, or the ``ValueError`` that it raised. ``function`` and value are pickled.
+
+        Raises ``ProcessEndedError``, also after ``limit_s`` seconds, and ``InternalError`` where the function failed otherwise.
+        """
+        try:
+            if not self._is_told:
+                self._connection.send(self.tokenizer)
+                self._is_told = True
+            self._connection.send(function)
+            if not self._connection.poll(limit_s):
+                raise ProcessEndedError(f"it took more than {limit_s:g} s")
+            answer = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise ProcessEndedError(f"it ended by itself: {error or 'end of its stream'}") from error
+        if isinstance(answer, Exception):
+            raise answer
+        return cast(ValueT, answer)
+
+    def kill(self) -> None:
+        """At once. May be called by any thread: what runs raises ``ProcessEndedError``."""
+        self._process.kill()
+
+    def end(self) -> None:
+        """Kills it, and gives back what it held."""
+        self.kill()
+        self._process.wait()
+        self._connection.close()
+
+
+def serve(connection: Connection) -> None:
+    """Answers until the router closes its end, or ends."""
+    tokenizer = connection.recv()
+    while True:
+        connection.send(_value_of(connection.recv(), tokenizer))
+
+
+def _value_of(function: Callable[[Tokenizer], object], tokenizer: Tokenizer) -> object:
+    # Errors go as plain ones: not every class can be made from its pickled form.
+    try:
+        return function(tokenizer)
+    except ValueError as error:
+        return ValueError(str(error))
+    except Exception as error:
+        return InternalError(f"{type(error).__name__}: {error}")
+
+
+def main() -> None:
+    """``python -m router.text_process FD``: serves on the socket of this number."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the router decides
+    os.nice(_NICENESS)
+    with contextlib.suppress(EOFError, OSError):
+        serve(Connection(int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()
