@@ -74,7 +74,8 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         remaining_s = context.time_remaining()
         client_deadline_s = None if remaining_s is None else arrived_s + remaining_s
         model = self._model()
-        check_fields(request, model, self._ssms.ssms)
+        async with self._text_work.turn(request.ByteSize()):
+            check_fields(request, model, self._ssms.ssms)
         async with self._admission.permit(_connection_of(context)):
             checked = await checked_request(
                 request,

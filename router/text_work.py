@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
 from router.text_process import ProcessEndedError, TextProcess
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 # Tokenising takes about a millisecond per 4 KiB.
 _LONG_BYTES = 4096
+# Checking a conversation takes about a millisecond per 100 KiB, or per thousand messages.
+_LARGE_REQUEST_BYTES = 65536
 # The longest text that is let in takes a second on an idle core. A text that ends the process twice is given up.
 _LIMIT_S = 60.0
 _MAX_NUM_TRIES = 2
@@ -36,6 +39,17 @@ class TextWork:
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="text")
         self._process: TextProcess | None = None
         self._is_closed = False
+        self._turn = asyncio.Lock()
+
+    @contextlib.asynccontextmanager
+    async def turn(self, num_bytes: int) -> AsyncIterator[None]:
+        """For looking at a request of this size on the event loop: large ones come one at a time, and streams go on between them."""
+        if num_bytes < _LARGE_REQUEST_BYTES:
+            yield
+            return
+        async with self._turn:
+            yield
+            await asyncio.sleep(0)
 
     async def run(self, tokenizer: Tokenizer, num_bytes: int, function: Callable[[Tokenizer], ValueT]) -> ValueT:
         """``function(tokenizer)``; ``num_bytes`` says how much text it works on. It can be pickled, and its value.

@@ -30,24 +30,36 @@ def check_num_fields(descriptor: Descriptor, content: bytes) -> None:
 
 def _count(descriptor: Descriptor, content: bytes, path: str, num_before: int) -> int:
     """The number of fields, with those counted before."""
-    fields = _fields_of(descriptor)
-    num_fields, place = num_before, 0
-    while place < len(content):
-        key, place = varint_at(content, place)
-        value, place = value_at(content, place, key & 7)
-        name, inner = fields.get(key >> 3, (None, None))
+    names, inner_by_key = _fields_of(descriptor)
+    num_fields, place, size = num_before, 0, len(content)
+    while place < size:
+        key, start = content[place], place + 1
+        # What there may be very many of, a list's elements with a small number, costs few calls.
+        if key & 0x87 == BYTES and start < size:
+            length, start = (content[start], start + 1) if content[start] < 0x80 else varint_at(content, start)
+            place = start + length
+            if place > size:
+                raise NoMessageError
+        else:
+            key, start = varint_at(content, place)
+            start, place = value_at(content, start, key & 7)
         num_fields += 1
         if num_fields > MAX_NUM_FIELDS:
-            name = "request" if name is None else path + name
+            name = path + names[key >> 3] if key >> 3 in names else "request"
             raise InvalidRequestError.of(name, f"the request has more than {MAX_NUM_FIELDS} values up to here")
-        if inner is not None and key & 7 == BYTES:
-            num_fields = _count(inner, value, f"{path}{name}.", num_fields)
+        inner = inner_by_key.get(key)
+        if inner is not None:
+            num_fields = _count(inner, content[start:place], f"{path}{names[key >> 3]}.", num_fields)
     return num_fields
 
 
 @functools.cache
-def _fields_of(descriptor: Descriptor) -> dict[int, tuple[str, Descriptor | None]]:
-    """By number the name, and of a message that is there once its descriptor."""
-    return {
-        field.number: (field.name, None if field.is_repeated else field.message_type) for field in descriptor.fields
+def _fields_of(descriptor: Descriptor) -> tuple[dict[int, str], dict[int, Descriptor]]:
+    """Names by number, and the descriptors of messages that are there once by what stands before them."""
+    names = {field.number: field.name for field in descriptor.fields}
+    inner_by_key = {
+        field.number << 3 | BYTES: field.message_type
+        for field in descriptor.fields
+        if field.message_type is not None and not field.is_repeated
     }
+    return names, inner_by_key

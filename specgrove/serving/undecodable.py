@@ -43,12 +43,12 @@ class _Search:
                 raise NoMessageError
             key, place = varint_at(content, place)
             number, wire_type = key >> 3, key & 7
-            value, place = value_at(content, place, wire_type)
+            start, place = value_at(content, place, wire_type)
             field = descriptor.fields_by_number.get(number)
             if field is None or wire_type != BYTES:
                 continue
             index = counts[number] = counts.get(number, -1) + 1
-            path = self._in_field(field, value)
+            path = self._in_field(field, content[start:place])
             if path is not None:
                 return (f"{field.name}[{index}]" if field.is_repeated else field.name) + path
         return None
@@ -71,10 +71,11 @@ def _is_utf8(value: bytes) -> bool:
     return True
 
 
-def value_at(content: bytes, place: int, wire_type: int) -> tuple[bytes, int]:
-    """A field's value at a place (empty for a number), and the place behind it. Raises ``NoMessageError``."""
+def value_at(content: bytes, place: int, wire_type: int) -> tuple[int, int]:
+    """Where a field's value begins (of a number: ends), and where it ends. Raises ``NoMessageError``."""
     if wire_type == _VARINT:
-        return b"", varint_at(content, place)[1]
+        end = varint_at(content, place)[1]
+        return end, end
     if wire_type == BYTES:
         length, place = varint_at(content, place)
     elif wire_type in (_FIXED32, _FIXED64):
@@ -83,7 +84,7 @@ def value_at(content: bytes, place: int, wire_type: int) -> tuple[bytes, int]:
         raise NoMessageError
     if place + length > len(content):
         raise NoMessageError
-    return content[place : place + length], place + length
+    return place, place + length
 
 
 def varint_at(content: bytes, place: int) -> tuple[int, int]:

@@ -98,6 +98,26 @@ async def test_another_tokenizer_takes_the_place_of_the_first(texts: TextWork) -
     assert ids == [TOKENIZER.encode("b<eos>"), other.encode("ba"), TOKENIZER.encode("b<eos>")]
 
 
+async def test_large_requests_take_turns_and_the_loop_goes_on_between_two(texts: TextWork) -> None:
+    seen: list[str] = []
+
+    async def look(num_bytes: int, name: str) -> None:
+        async with texts.turn(num_bytes):
+            seen.append(name)
+
+    async def stream() -> None:
+        for _ in range(10):
+            seen.append("-")
+            await asyncio.sleep(0)
+
+    calls = [look(65536, "L"), look(65536, "L"), look(65535, "s"), look(65536, "L"), stream()]
+    await asyncio.gather(*calls)
+    looks = "".join(seen).strip("-")
+    assert "LL" not in looks
+    assert looks.startswith("Ls")
+    assert looks.count("L") == 3
+
+
 async def test_errors_are_those_of_the_text_alone(texts: TextWork) -> None:
     before = await texts.run(TOKENIZER, LONG, pid)
     for _ in range(3):
