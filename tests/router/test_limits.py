@@ -74,13 +74,16 @@ async def test_a_request_may_take_no_longer_than_the_router_says() -> None:
         await until(lambda: suite.app.admission.num_active == 0)
 
 
-async def test_the_permit_comes_before_tokenising() -> None:
+async def test_the_permit_comes_before_tokenising(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+    encode = Tokenizer.encode
+
+    def recorded(tokenizer: Tokenizer, text: str, max_num_tokens: int | None = None) -> list[int]:
+        texts.append(text)
+        return encode(tokenizer, text, max_num_tokens)
+
+    monkeypatch.setattr(Tokenizer, "encode", recorded)
     async with toy_suite(halting_llm(0), max_num_requests=1, max_num_queued=1) as suite:
-        assert suite.app.llms.model is not None
-        tokenizer = suite.app.llms.model.tokenizer
-        texts: list[str] = []
-        encode = tokenizer.encode
-        tokenizer.encode = lambda text, *limit: texts.append(text) or encode(text, *limit)  # type: ignore[method-assign, func-returns-value]
         first = asyncio.create_task(responses_to(suite, request_of(max_tokens=30, text="first")))
         await until(lambda: texts == ["first"])
         second = asyncio.create_task(responses_to(suite, request_of(max_tokens=3, text="second")))
