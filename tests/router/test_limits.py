@@ -10,6 +10,7 @@ import pytest
 
 from specgrove.errors import DeadlineExceededError, InvalidRequestError, ResourceExhaustedError
 from specgrove.serving.status import error_from_rpc
+from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2, router_pb2_grpc, token_tree_pb2
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
 from tests.router.toy_language import toy_output
