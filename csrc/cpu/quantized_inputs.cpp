@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cstring>
-#include <vector>
 
 #include "clones.h"
 #include "number_types.h"
 #include "rows.h"
+#include "scratch.h"
 
 namespace specgrove {
 namespace {
@@ -49,19 +49,31 @@ SPECGROVE_CLONES Chunk quantize_chunk(const float* x, int64_t num_parts, int64_t
   return {magnitude / kMaxCode, sum};
 }
 
-struct Buffers {
-  std::vector<int32_t> codes, starts;
-  std::vector<float> scales, span_sums;
+// Where the arrays of QuantizedInputs are written.
+struct Arrays {
+  int32_t* codes;
+  float* scales;
+  int32_t* starts;
+  float* span_sums;
 };
+
+// Of the calling thread, for all threads. What may be read behind the last row holds anything.
+Arrays room_for(const InputShape& shape, int64_t num_rows, int64_t max_tile_rows) {
+  thread_local Scratch<int32_t> codes, starts;
+  thread_local Scratch<float> scales, span_sums;
+  return {codes.room((num_rows * shape.num_parts() + max_tile_rows * kChunkParts) * kPartSteps),
+          scales.room(num_rows * shape.num_chunks()), starts.room(num_rows * shape.num_chunks()),
+          span_sums.room(num_rows * shape.num_spans)};
+}
 
 // One row of a tile.
 void quantize_row(const InputShape& shape, ChunkOrder order, const float* x, int64_t first_row, int64_t row,
-                  int64_t tile_rows, Buffers* buffers) {
+                  int64_t tile_rows, const Arrays& arrays) {
   const int64_t place = row - first_row;
-  int32_t* codes = buffers->codes.data() + first_row * shape.num_parts() * kPartSteps;
-  float* scale = buffers->scales.data() + first_row * shape.num_chunks() + place;
-  int32_t* start = buffers->starts.data() + first_row * shape.num_chunks() + place;
-  float* span_sum = buffers->span_sums.data() + first_row * shape.num_spans + place;
+  int32_t* codes = arrays.codes + first_row * shape.num_parts() * kPartSteps;
+  float* scale = arrays.scales + first_row * shape.num_chunks() + place;
+  int32_t* start = arrays.starts + first_row * shape.num_chunks() + place;
+  float* span_sum = arrays.span_sums + first_row * shape.num_spans + place;
   const int64_t part_stride = order == ChunkOrder::kByPart ? tile_rows * kPartSteps : kPartSteps;
   for (int64_t span = 0; span < shape.num_spans; ++span, span_sum += tile_rows) {
     float sum = 0.0f;
@@ -89,19 +101,14 @@ void quantize_row(const InputShape& shape, ChunkOrder order, const float* x, int
 }  // namespace
 
 QuantizedInputs quantized_inputs(const InputShape& shape, const float* x, int64_t num_rows, const InputTiles& tiles) {
-  thread_local Buffers thread_buffers;
-  Buffers* const buffers = &thread_buffers;  // the caller's, in all threads
+  const Arrays arrays = room_for(shape, num_rows, tiles.max_rows);
   const int64_t least_tiles = (num_rows + tiles.max_rows - 1) / tiles.max_rows;
   const int64_t tile_rows = (num_rows + least_tiles - 1) / least_tiles;
-  buffers->codes.resize((num_rows * shape.num_parts() + tiles.max_rows * kChunkParts) * kPartSteps);
-  buffers->scales.resize(num_rows * shape.num_chunks());
-  buffers->starts.resize(num_rows * shape.num_chunks());
-  buffers->span_sums.resize(num_rows * shape.num_spans);
   for_rows(num_rows, 2 * shape.in_features(), [&](int64_t row) {
     const int64_t first_row = row / tile_rows * tile_rows, end_row = std::min(num_rows, first_row + tile_rows);
-    quantize_row(shape, tiles.order, x + row * shape.in_features(), first_row, row, end_row - first_row, buffers);
+    quantize_row(shape, tiles.order, x + row * shape.in_features(), first_row, row, end_row - first_row, arrays);
   });
-  return {tile_rows, buffers->codes.data(), buffers->scales.data(), buffers->starts.data(), buffers->span_sums.data()};
+  return {tile_rows, arrays.codes, arrays.scales, arrays.starts, arrays.span_sums};
 }
 
 }  // namespace specgrove
