@@ -99,6 +99,16 @@ inline void load_pair_place(const AttentionTile& tile, int32_t slot, int64_t pla
   for (int64_t d = 0; d < dim; ++d) out[d] = (out[d] & kept) | uint32_t{value[d]} << shift;
 }
 
+// Zeros for the values of places that aren't seen: the weight zero would not undo an infinity there.
+inline void clear_unseen(uint32_t* values, int64_t padded, Seen seen) {
+  for (int64_t place = 0; place < kKeyChunk; ++place) {
+    if (place >= seen.begin && place < seen.end) continue;
+    uint32_t* const row = values + place / 2 * padded;
+    const uint32_t kept = place % 2 == 0 ? 0xffff0000u : 0x0000ffffu;
+    for (int64_t d = 0; d < padded; ++d) row[d] &= kept;
+  }
+}
+
 // Whether values are numbers all: an infinity or NaN would spoil the sums of rows that don't see it, by 0 * infinity.
 inline bool is_finite(const uint32_t* words, int64_t count) {
   uint32_t low = 0, high = 0;  // the largest exponents

@@ -7,8 +7,8 @@
 // for up to kBlockQueries queries; matrices lie one row behind another, and may be read (and scores written) to the end
 // of a block.
 // One arithmetic serves chunks that rows share and those of one row, and every key keeps its place among its chunk's
-// 32, so a row's bits are those of the same tokens as a plain sequence. Places that a query doesn't see hold numbers,
-// and have the weight zero.
+// 32, so a row's bits are those of the same tokens as a plain sequence. Places that a query doesn't see hold numbers
+// (their values are zeros where a chunk has an infinity), and have the weight zero.
 #pragma once
 
 #include "attention_pair_chunk.h"
@@ -81,8 +81,9 @@ class PairForm {
     }
   }
 
-  void load_shared(const ChunkSlots& slots) {
+  void load_shared(const ChunkSlots& slots, Seen shared) {
     load_pairs(tile_, slots, shared_);
+    clear_unseen(shared_.values, padded_, shared);
     is_finite_known_ = false;
   }
 
@@ -105,7 +106,10 @@ class PairForm {
       load_pair_place(tile_, slots.at[place], place, own_);
       is_own_finite_ = is_own_finite_ && is_finite(own_.values + place / 2 * padded_, padded_);
     });
-    if (!is_own_finite_) load_all();  // without what only other rows see
+    if (!is_own_finite_) {
+      load_all();  // without what only other rows see
+      clear_unseen(own_.values, padded_, seen);
+    }
     attend_rows(row, 1, start, own_);
     if (!is_own_finite_) hold_nothing(held_);
   }

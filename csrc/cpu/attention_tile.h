@@ -166,7 +166,7 @@ class FloatForm {
     }
   }
 
-  void load_shared(const ChunkSlots& slots) { load_chunk<T>(tile_, slots, shared_); }
+  void load_shared(const ChunkSlots& slots, Seen) { load_chunk<T>(tile_, slots, shared_); }
 
   bool may_share() const { return true; }
 

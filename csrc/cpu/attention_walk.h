@@ -112,7 +112,7 @@ inline Span span_of(const AttentionTile& tile) {
 // What a form of the arithmetic has:
 //   kElementBytes         of the cache
 //   begin_segment(), end_segment()
-//   load_shared(slots)    a chunk for many rows
+//   load_shared(slots, places)   a chunk for many rows, of which they see no other places
 //   may_share()           whether a row that sees less than the shared places may use them
 //   attend_shared(first_row, num_rows, start)
 //   attend_own(row, slots, seen, start)   with a chunk of its own
@@ -132,7 +132,7 @@ void walk_keys(const AttentionTile& tile, Form& form) {
       form.begin_segment();
     }
     const Seen shared = places_shared(tile, start);
-    if (shared.any()) form.load_shared(slots_at(shared, [&](int64_t i) { return rows[0].context[start + i]; }));
+    if (shared.any()) form.load_shared(slots_at(shared, [&](int64_t i) { return rows[0].context[start + i]; }), shared);
     int64_t num_waiting = 0;  // rows before this one that share the chunk
     for (int64_t row = 0; row < tile.num_rows; ++row) {
       const Seen seen = places_seen(tile, row, start);

@@ -167,6 +167,32 @@ def test_a_row_has_the_same_bits_in_any_number_of_rows(isa: str, heads: tuple[in
             assert torch.equal(run(range(start, start + num_rows)), whole[start - 88 : start - 88 + num_rows])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [None, 13])
+@pytest.mark.parametrize("is_tree", [False, True])
+def test_an_infinite_value_is_infinite_for_the_rows_that_see_it(
+    isa: str, dtype: torch.dtype, window: int | None, is_tree: bool
+) -> None:
+    """At either edge of what a row sees of a chunk too: no place that is there for the chunk's length alone makes it NaN."""
+    torch.manual_seed(0)
+    keys, values = caches_of(80, 2, 40, dtype)
+    context, tree = (list(range(40)), list(range(40, 45))) if is_tree else (list(range(45)), list[int]())
+    node = 4 if is_tree else None
+    batch = batch_of([(context, tree, [-1, 0, 1, 2, 3] if is_tree else [])], [(0, len(context), node)] * 2)
+    queries = torch.randn(2, 4, 40)
+    wanted = tree_attention(queries, keys, values, batch, 0.2, window=window)
+    first = 0 if window is None else 45 - window
+    for place in (first, first + 1, 31, 32, 43, 44):
+        if place < first:
+            continue
+        spoilt = values.clone()
+        spoilt[place, :, 3] = -torch.inf
+        out = tree_attention(queries, keys, spoilt, batch, 0.2, window=window)
+        expected = wanted.view(2, 4, 40).clone()
+        expected[:, :, 3] = -torch.inf
+        assert torch.equal(out.view(2, 4, 40), expected)
+
+
 @pytest.mark.parametrize("worst", [float("inf"), float("nan")])
 def test_an_infinity_spoils_only_rows_that_see_it(isa: str, worst: float) -> None:
     """In a chunk that rows share but see parts of, in an ancestor of some nodes, and before a window."""
