@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -53,6 +54,16 @@ def chosen_isa(request: pytest.FixtureRequest) -> None:
     isa = request.config.getoption("--isa")
     if isa is not None:
         threads.set_isa(isa)
+
+
+@pytest.fixture
+def kernel_settings() -> Iterator[None]:
+    """Threads and instructions of the kernels are after the test what they were before, pass or fail."""
+    isa, num_threads, num_torch_threads = threads.get_isa(), threads.get_num_threads(), torch.get_num_threads()
+    yield
+    threads.set_isa(isa)
+    threads.set_num_threads(num_threads)
+    torch.set_num_threads(num_torch_threads)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 from specgrove.kernels import threads
 
 
-@pytest.fixture(params=["amx", "amx_twin", "avx512", "avx2", "plain"])
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = threads.get_isa()
-    try:
-        threads.set_isa(request.param)
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield request.param
-    threads.set_isa(before)
-
-
 @pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    before, torch_before = threads.get_num_threads(), torch.get_num_threads()
+def two_threads(kernel_settings: None) -> None:
     threads.set_num_threads(2)
     torch.set_num_threads(1)  # the references are many small operations, which torch's threads only slow down
-    yield
-    threads.set_num_threads(before)
-    torch.set_num_threads(torch_before)
+
+
+def choose(isa: str) -> str:
+    """Until the test ends."""
+    try:
+        threads.set_isa(isa)
+    except ValueError as error:
+        pytest.skip(str(error))
+    return isa
+
+
+@pytest.fixture(params=["amx", "amx_twin", "avx512", "avx2", "plain"])
+def isa(request: pytest.FixtureRequest, two_threads: None) -> str:
+    return choose(request.param)
+
+
+@pytest.fixture
+def on_twin(two_threads: None) -> None:
+    choose("amx_twin")
+
+
+@pytest.fixture
+def on_amx(two_threads: None) -> None:
+    choose("amx")

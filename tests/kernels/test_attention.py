@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -85,17 +84,6 @@ def test_equals_float64(
         assert error.abs().max() <= 2e-2
     else:
         assert error.abs().max() <= 5e-6
-
-
-@pytest.fixture
-def on_amx() -> Iterator[None]:
-    before = threads.get_isa()
-    try:
-        threads.set_isa("amx")
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield
-    threads.set_isa(before)
 
 
 @pytest.mark.usefixtures("on_amx")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from fractions import Fraction
 
 import pytest
@@ -12,13 +11,7 @@ import torch
 from specgrove.kernels import threads
 from tests.kernels.tile_data import KINDS, NAN, TINY, Make, product_bf16, product_s8
 
-
-@pytest.fixture(autouse=True)
-def twin() -> Iterator[None]:
-    before = threads.get_isa()
-    threads.set_isa("amx_twin")
-    yield
-    threads.set_isa(before)
+pytestmark = pytest.mark.usefixtures("on_twin")
 
 
 def rounded(exact: Fraction) -> float:
@@ -154,12 +147,9 @@ def test_a_tile_without_a_shape_is_an_error() -> None:
         product_bf16(zero[:0], zero, torch.zeros(0, 2))
 
 
+@pytest.mark.usefixtures("on_amx")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_processors_tiles_give_the_bits_of_the_twin(kind: str) -> None:
-    try:
-        threads.set_isa("amx")
-    except ValueError as error:
-        pytest.skip(str(error))
     generator = torch.Generator().manual_seed(4)
     make = KINDS[kind]
     for _ in range(2000):
