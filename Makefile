@@ -15,7 +15,7 @@ MODULE_LIST := build/modules.txt
 $(shell mkdir -p build; find specgrove router llm_service ssm_service -name '*.py' | sort > build/modules.new; \
 	cmp -s build/modules.new $(MODULE_LIST) || cp build/modules.new $(MODULE_LIST); rm -f build/modules.new)
 
-.PHONY: demo test check setup protos bench bench-cpu-peers gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu clean lint types imports format-native lint-protos breaking-protos released-protos check-protos
+.PHONY: demo test check setup protos bench bench-cpu-peers gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu native-sanitize clean lint types imports format-native lint-protos breaking-protos released-protos check-protos
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.running
@@ -67,6 +67,17 @@ gpu-sanitize: gpu-build
 			$(GPU_PYTHON) -m pytest -q -m gpu $(SANITIZER_TESTS) || exit 1; \
 	done
 
+# Out-of-bounds accesses and undefined behaviour of the kernels for CPUs, by the compiler's sanitizers; their build stays in its folder.
+# The C++ library is loaded beside them, or they miss its exceptions.
+NATIVE_SANITIZER_TESTS ?= tests/kernels
+
+native-sanitize: setup
+	cmake -S csrc -B build/sanitized -DPython_EXECUTABLE=$(abspath $(BIN)/python) -DSPECGROVE_SANITIZE=address,undefined \
+		-DSPECGROVE_CUDA=OFF -DSPECGROVE_CUDA_EMULATOR=OFF
+	cmake --build build/sanitized --parallel $$(nproc)
+	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+		$(BIN)/python tools/pytest_with_native.py build/sanitized/_native*.so -q $(NATIVE_SANITIZER_TESTS)
+
 # Speculative output against incremental, through the real services on the GPU. Needs all packages of gRPC and the demo model, or LLM=FOLDER.
 gpu-equality: gpu-build
 	$(GPU_PYTHON) -m benchmarks.equality --device cuda --precision bfloat16 --num-prompts 200 --max-tokens 128 --modes merged \
@@ -81,7 +92,7 @@ setup: $(VENV)/.installed
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit("SpecGrove needs Python 3.11 or newer, found " + sys.version if sys.version_info < (3, 11) else 0)'
-	@for tool in $${CXX:-c++} cmake; do command -v $$tool >/dev/null || { echo "$$tool is missing: install a C++ compiler and cmake (3.22 or later)"; exit 1; }; done
+	@for tool in $${CXX:-c++} cmake; do command -v $$tool >/dev/null || { echo "$$tool is missing: install a C++ compiler (GCC 11 or later) and cmake (3.22 or later)"; exit 1; }; done
 	@$(STAGE) --title "creating $(VENV)" -- $(PYTHON) -m venv $(VENV)
 	@touch $@
 

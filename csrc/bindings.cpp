@@ -12,7 +12,9 @@
 #include <vector>
 
 #include "cpu/activation.h"
+#include "cpu/amx_access.h"
 #include "cpu/attention.h"
+#include "cpu/counted_linear.h"
 #include "cpu/elementwise.h"
 #include "cpu/isa.h"
 #include "cpu/linear.h"
@@ -34,6 +36,13 @@ void bind_settings(py::module_& module) {
   module.def("set_isa", &set_isa);
   module.def("get_isa", &current_isa_name);
   module.def("amx_refusal", &amx_refusal);
+  module.def(
+      "amx_refusal_of",
+      [](bool is_in_processor, bool is_enabled, bool has_avx512, int request_error) {
+        return refusal_of({is_in_processor, is_enabled, has_avx512, request_error});
+      },
+      py::kw_only(), py::arg("is_in_processor"), py::arg("is_enabled"), py::arg("has_avx512"),
+      py::arg("request_error"));
   module.def("build_info", [] { return std::string(SPECGROVE_BUILD_INFO); });
   py::class_<MemoryReader>(module, "MemoryReader")
       .def(py::init<int64_t>(), NoGil())
@@ -51,6 +60,9 @@ void bind_settings(py::module_& module) {
 
 void bind_layers(py::module_& module) {
   py::class_<AnyLinear>(module, "AnyLinear");
+  py::class_<CountedLinear, AnyLinear>(module, "CountedLinear")
+      .def(py::init<const AnyLinear*>(), py::keep_alive<1, 2>())
+      .def_property_readonly("num_rows", &CountedLinear::num_rows);
   py::class_<PackedLinear, AnyLinear>(module, "PackedLinear")
       .def(py::init([](Address weight, DType dtype, Address bias, int64_t out_features, int64_t in_features) {
              return std::make_unique<PackedLinear>(at<void>(weight), dtype, at<float>(bias), out_features, in_features);

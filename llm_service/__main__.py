@@ -26,7 +26,7 @@ from llm_service.step_timeout import step_timeout_s_of
 from llm_service.verifier import VerifierEngine
 from specgrove.folders import provide_home
 from specgrove.kernels.cuda.backend import num_processors
-from specgrove.kernels.threads import amx_refusal, set_num_threads
+from specgrove.kernels.threads import amx_refusal, get_isa, set_num_threads
 from specgrove.models.decoder import DTYPES, Decoder
 from specgrove.models.ends import ends_of
 from specgrove.models.gguf_model import weights_note
@@ -66,7 +66,7 @@ def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, Decod
     set_num_threads(num_threads)
     device = rank.device if rank else choose_device(config.device, 0)
     if device.type == "cpu" and (refusal := amx_refusal()) is not None:
-        logger.warning("the processor's AMX is not used: %s", refusal)
+        logger.warning("kernels use %s, not the processor's AMX: %s", get_isa(), refusal)
     if rank is not None and not rank.is_first_of_machine:
         dist.barrier()  # the first rank of the machine downloads and converts
     folder = resolve_model(config.model, cache_dir=config.cache_dir, progress=logger.info)

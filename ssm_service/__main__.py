@@ -12,7 +12,7 @@ import torch
 
 from specgrove.config import DEFAULT_SSMS, STEP_TIMEOUT_S
 from specgrove.folders import provide_home
-from specgrove.kernels.threads import amx_refusal, set_num_threads
+from specgrove.kernels.threads import amx_refusal, get_isa, set_num_threads
 from specgrove.runtime.devices import choose_device
 from specgrove.runtime.step_loop import HungEngineError, StepLoop
 from specgrove.serving.listening import check_can_listen
@@ -67,7 +67,7 @@ async def serve(config: SsmServiceConfig) -> None:
     set_num_threads(config.num_threads)
     device = choose_device(config.device, 0)
     if device.type == "cpu" and (refusal := amx_refusal()) is not None:
-        logger.warning("the processor's AMX is not used: %s", refusal)
+        logger.warning("kernels use %s, not the processor's AMX: %s", get_isa(), refusal)
     ssms = [load_ssm(spec, config, device) for spec in config.ssms]
     pool = DrafterPool(ssms, PoolConfig(session_ttl_s=config.session_ttl_s))
     loop = StepLoop(pool, "pool", step_timeout_s=config.step_timeout_s)

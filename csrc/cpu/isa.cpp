@@ -1,14 +1,9 @@
 #include "isa.h"
 
 #include <atomic>
-#include <cerrno>
-#include <cstring>
 #include <stdexcept>
 
-#if defined(__x86_64__) && defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
+#include "amx_access.h"
 
 namespace specgrove {
 namespace {
@@ -30,30 +25,13 @@ Isa best_vector_isa() {
   return Isa::kPlain;
 }
 
-bool processor_has_amx() {
-#if defined(__x86_64__) && defined(__linux__)
-  return best_vector_isa() == Isa::kAvx512 && __builtin_cpu_supports("amx-tile") &&
-         __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("amx-int8");
-#else
-  return false;
-#endif
-}
-
-// Tiles are 8 KiB of state, which a process of Linux must ask for. Threads that are there already may use them too.
-std::string ask_for_tiles() {
-#if defined(__x86_64__) && defined(__linux__)
-  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0) return "";
-  const int error = errno;
-  if (error == ENOSPC) return "a thread has a signal stack that is too small to save tiles on";
-  return std::string("the system does not allow it: ") + std::strerror(error);
-#else
-  return "";
-#endif
+const AmxAccess& amx_access() {
+  static const AmxAccess access = ask_for_amx(best_vector_isa() == Isa::kAvx512);
+  return access;
 }
 
 Isa best_isa() {
-  static const Isa best = processor_has_amx() && amx_refusal().empty() ? Isa::kAmx : best_vector_isa();
+  static const Isa best = amx_access().is_given() ? Isa::kAmx : best_vector_isa();
   return best;
 }
 
@@ -65,14 +43,16 @@ std::atomic<Isa>& chosen() {
 void check_runs_here(Isa isa) {
   if (isa == Isa::kAmxTwin || isa <= best_isa()) return;
   const std::string name = kNames[static_cast<int>(isa)];
-  if (isa == Isa::kAmx && processor_has_amx()) throw std::invalid_argument(name + " can't be used: " + amx_refusal());
+  if (isa == Isa::kAmx && !amx_refusal().empty()) {
+    throw std::invalid_argument(name + " can't be used: " + amx_refusal());
+  }
   throw std::invalid_argument("this processor lacks the instructions " + name);
 }
 
 }  // namespace
 
 const std::string& amx_refusal() {
-  static const std::string refusal = processor_has_amx() ? ask_for_tiles() : "";
+  static const std::string refusal = refusal_of(amx_access());
   return refusal;
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from specgrove.kernels import __main__ as kernels_main
-from specgrove.kernels import sampling, threads
+from specgrove.kernels import _native, sampling, threads
 from specgrove.kernels.linear import PackedLinear
 from tests.waiting import LIMIT_S
 
@@ -70,6 +71,21 @@ def test_the_module_prints_how_it_runs() -> None:
     # A process of its own, which ``--isa`` of the tests does not reach.
     assert re.search(r"^instructions +(amx|avx512|avx2|plain)\b", done.stdout, re.MULTILINE)
     assert "bfloat16" in done.stdout
+
+
+def test_where_amx_is_there_and_not_used_the_reason_is_given() -> None:
+    def refusal(
+        *, is_in_processor: bool = True, is_enabled: bool = True, has_avx512: bool = True, error: int = 0
+    ) -> str:
+        return _native.amx_refusal_of(
+            is_in_processor=is_in_processor, is_enabled=is_enabled, has_avx512=has_avx512, request_error=error
+        )
+
+    assert refusal() == refusal(is_in_processor=False, is_enabled=False) == ""
+    assert "the system has not enabled it" in refusal(is_enabled=False)
+    assert "need AVX-512" in refusal(has_avx512=False)
+    assert "signal stack" in refusal(error=errno.ENOSPC)
+    assert refusal(error=errno.EPERM) == "the system does not allow it: Operation not permitted"
 
 
 def test_a_refusal_of_amx_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,119 @@
+"""Rows that nobody asks for: the last layer makes their keys and values, and nothing else runs for them.
+
+What comes out is the same either way, so rows are counted where they go through a linear, and what attention must not read is
+memory that can't be read.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from array import array
+from dataclasses import replace
+
+import pytest
+import torch
+
+from specgrove.kernels import _native
+from specgrove.kernels.decoder_step import DecoderStep, StepLayer, StepNorm
+from specgrove.kernels.linear import NativeLinear
+from specgrove.kernels.model_step import ModelStep, StepEmbedding, StepHead
+from tests.kernels.step_parts import HIDDEN, SHAPE, caches, layer, linear
+from tests.kernels.test_model_step import chain
+
+VOCAB_SIZE = 70
+LINEARS = ("qkv", "out", "up", "down")
+
+
+class Counted(NativeLinear):
+    """Another linear, and how many rows went through it."""
+
+    def __init__(self, other: NativeLinear) -> None:
+        self.in_features, self.out_features, self._other = other.in_features, other.out_features, other
+        self._counter = _native.CountedLinear(other.native)
+
+    @property
+    def native(self) -> _native.AnyLinear:
+        return self._counter
+
+    @property
+    def num_rows(self) -> int:
+        return self._counter.num_rows
+
+
+def counted(plain: StepLayer) -> StepLayer:
+    return replace(plain, **{name: Counted(getattr(plain, name)) for name in LINEARS})
+
+
+def rows_of(layer: StepLayer) -> dict[str, int]:
+    return {name: getattr(layer, name).num_rows for name in LINEARS}
+
+
+def model(layers: list[StepLayer], vocab: NativeLinear, residual: str = "pre_norm") -> ModelStep:
+    shape = replace(SHAPE, residual=residual)  # type: ignore[arg-type]
+    return ModelStep(
+        StepEmbedding(torch.randn(VOCAB_SIZE, HIDDEN), 1.0, None, None),
+        DecoderStep(shape, layers),
+        StepHead(StepNorm(torch.ones(HIDDEN), None), None, vocab),
+    )
+
+
+@pytest.mark.parametrize("residual", ["pre_norm", "post_norm", "parallel"])
+@pytest.mark.parametrize("asked", [[], [8], [0], [2, 3, 7], list(range(9))])
+def test_no_linear_behind_the_last_keys_takes_them(residual: str, asked: list[int]) -> None:
+    first, last, vocab = counted(layer()), counted(layer()), Counted(linear(VOCAB_SIZE, HIDDEN))
+    rows = replace(chain(list(range(1, 10)), []), asked_rows=array("q", asked), choices=[None] * len(asked))
+    model([first, last], vocab, residual)(rows, caches(), caches())
+    assert rows_of(first) == dict.fromkeys(LINEARS, 9)
+    assert rows_of(last) == dict.fromkeys(LINEARS, len(asked)) | {"qkv": 9}
+    assert vocab.num_rows == len(asked)
+
+
+# Two sequences; the second's context lies in slots that the last layer must not read unless one of its rows is asked for something.
+_GUARDED = """
+import ctypes, mmap, sys
+from array import array
+from dataclasses import replace
+import torch
+from specgrove.kernels import threads
+from tests.kernels.step_parts import HEAD_DIM, HIDDEN, NUM_KV_HEADS, layer, linear
+from tests.kernels.test_model_step import chain
+from tests.kernels.test_unasked_rows import VOCAB_SIZE, model
+
+asked = int(sys.argv[2])
+threads.set_isa(sys.argv[1])
+slot_bytes = 2 * NUM_KV_HEADS * HEAD_DIM
+num_slots, first_shut = 2 * mmap.PAGESIZE // slot_bytes, -(-mmap.PAGESIZE // slot_bytes)
+memory = mmap.mmap(-1, 2 * mmap.PAGESIZE)
+keys = torch.frombuffer(memory, dtype=torch.bfloat16, count=num_slots * slot_bytes // 2).view(num_slots, NUM_KV_HEADS, HEAD_DIM)
+open_caches = [torch.zeros(num_slots, NUM_KV_HEADS, HEAD_DIM, dtype=torch.bfloat16) for _ in range(3)]
+rows = replace(
+    chain([1, 2, 3, 4], [None]),
+    context_slots=array("i", [0, 1, first_shut, first_shut + 1, 2, 3]),
+    context_offsets=array("i", [0, 2, 6]),
+    tree_offsets=array("i", [0, 0, 0]),
+    row_seq=array("i", [0, 0, 1, 1]),
+    row_context_len=array("i", [1, 2, 3, 4]),
+    asked_rows=array("q", [asked]),
+)
+step = model([layer(), layer()], linear(VOCAB_SIZE, HIDDEN))
+shut = ctypes.c_void_p(keys.data_ptr() + mmap.PAGESIZE)
+assert ctypes.CDLL(None).mprotect(shut, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+print("begun", flush=True)
+step(rows, [open_caches[0], keys], open_caches[1:])
+print("done")
+"""
+
+
+@pytest.mark.parametrize(("asked", "output"), [(1, "begun done"), (3, "begun")])
+def test_attention_reads_no_keys_for_them(isa: str, asked: int, output: str) -> None:
+    done = subprocess.run(
+        [sys.executable, *("-S",) * sys.flags.no_site, "-c", _GUARDED, isa, str(asked)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert " ".join(done.stdout.split()) == output, done.stderr
+    assert (done.returncode == 0) == (asked == 1)
