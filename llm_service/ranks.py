@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,11 +24,10 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from llm_service.config import LlmServiceConfig
 from specgrove.models.parallel_layout import ParallelLayout
+from specgrove.owned_folders import temporary_folder
 from specgrove.runtime.devices import choose_device
 from specgrove.runtime.parallel_runner import RankLinks, link_ranks
 from specgrove.runtime.rank_liveness import LOOPBACK, Door, LivenessMonitor, watch_rank_0
-
-_LOG_PREFIX = "specgrove-ranks-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +62,11 @@ def is_rank(environment: Mapping[str, str]) -> bool:
 
 def launch(layout: ParallelLayout, argv: Sequence[str], drain_timeout_s: float) -> int:
     """Starts all ranks on this machine as ``torchrun`` does, with the same arguments; returns the exit code when they have ended."""
-    _sweep()
-    folder = tempfile.mkdtemp(prefix=f"{_LOG_PREFIX}{os.getpid()}-")
+    with temporary_folder("specgrove-ranks-") as folder:  # else torch leaves one behind each time
+        return _launch(layout, argv, drain_timeout_s, folder)
+
+
+def _launch(layout: ParallelLayout, argv: Sequence[str], drain_timeout_s: float, log_folder: Path) -> int:
     # The ranks say themselves what is wrong; the launcher's own report would bury it.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # else the launcher sets it too, and says so
@@ -80,7 +80,7 @@ def launch(layout: ParallelLayout, argv: Sequence[str], drain_timeout_s: float) 
         max_restarts=0,  # the supervisor restarts the whole
         monitor_interval=0.1,
         shutdown_timeout=int(drain_timeout_s) + 10,
-        logs_specs=DefaultLogsSpecs(log_dir=folder),  # else torch leaves a folder behind each time
+        logs_specs=DefaultLogsSpecs(log_dir=str(log_folder)),
     )
     # The ranks die with this process.
     command = ("-m", "specgrove.supervised", str(os.getpid()), "llm_service", *argv)
@@ -90,17 +90,7 @@ def launch(layout: ParallelLayout, argv: Sequence[str], drain_timeout_s: float) 
         return 1
     except SignalException as stop:
         return 128 + int(stop.sigval) if stop.sigval not in (signal.SIGTERM, signal.SIGINT) else 0
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return 0
-
-
-def _sweep() -> None:
-    """Removes what launchers that were killed have left."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_LOG_PREFIX}*-*"):
-        pid = folder.name.removeprefix(_LOG_PREFIX).partition("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def join(config: LlmServiceConfig, environment: Mapping[str, str]) -> Rank:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specgrove.errors import InternalError
+from specgrove.owned_folders import temporary_folder
 from specgrove.tokenizer import TOKENIZER_FILE_NAMES, Tokenizer
 from specgrove.v1 import llm_pb2
 
@@ -54,10 +53,10 @@ async def fetch_tokenizer(stub: LlmServiceAsyncStub) -> Tokenizer:
     contents: dict[str, bytearray] = {}
     async for piece in stub.GetTokenizer(llm_pb2.GetTokenizerRequest(), timeout=_FETCH_TIMEOUT_S):
         contents.setdefault(piece.file_name, bytearray()).extend(piece.content)
-    with tempfile.TemporaryDirectory(prefix="specgrove-tokenizer-") as folder:
+    with temporary_folder("specgrove-tokenizer-") as folder:
         for name in TOKENIZER_FILE_NAMES:
             if name in contents:
-                path = Path(folder) / name
+                path = folder / name
                 path.parent.mkdir(exist_ok=True)
                 path.write_bytes(contents[name])
         try:

@@ -7,9 +7,8 @@ A service that dies is started again, and the router replays what it had decided
 
 from __future__ import annotations
 
+import contextlib
 import math
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from specgrove.config import DEFAULT_DTYPE, DEFAULT_SSMS
 from specgrove.cpus import available_cpus
+from specgrove.owned_folders import temporary_folder
 from specgrove.settings import DRAIN
 from specgrove.supervisor import LogLine, ProcessSpec, Supervisor
 
@@ -77,7 +77,8 @@ class Suite:
         self._config = config
         self._progress = progress
         # The services find each other here; only this user may look in.
-        self._socket_folder = Path(tempfile.mkdtemp(prefix="specgrove-"))
+        self._folders = contextlib.ExitStack()
+        self._socket_folder = self._folders.enter_context(temporary_folder("specgrove-suite-"))
         self._addresses = {
             **{name: f"unix:{self._socket_folder}/{name}.sock" for name in llm_names(config.num_llm_replicas)},
             **({"ssm_service": f"unix:{self._socket_folder}/ssm_service.sock"} if config.ssms else {}),
@@ -126,7 +127,7 @@ class Suite:
     def stop(self) -> None:
         """Drains the router, then the services; kills what takes longer than the drain time."""
         self._supervisor.stop()
-        shutil.rmtree(self._socket_folder, ignore_errors=True)
+        self._folders.close()
 
     def kill(self) -> None:
         """Ends all at once, without draining."""

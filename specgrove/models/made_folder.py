@@ -18,9 +18,10 @@ import filelock
 from specgrove.json_files import read_json_object
 from specgrove.models.disk_room import DiskNeed, told_when_full
 from specgrove.models.sampled_digest import sampled_digest
-from specgrove.models.unfinished import sweep, unfinished_folder
+from specgrove.owned_folders import owned_folder, sweep
 from specgrove.tokenizer.files import TEMPLATE_FOLDER
 
+_UNFINISHED = ".unfinished-"
 # Weights, and what speaks of weights that are not there any more.
 _NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json", ".h5", ".msgpack", ".onnx", ".lock")
 
@@ -70,11 +71,16 @@ def edit_json(path: Path, changes: Mapping[str, object]) -> None:
 
 def sweep_cache(cache_dir: Path) -> None:
     """Removes what killed processes left half-made in the cache. Called whenever a model is looked for."""
-    sweep(cache_dir)
+    sweep(cache_dir, _UNFINISHED)
     with contextlib.suppress(OSError):
         for path in list(cache_dir.iterdir()):
             if path.is_dir():
-                sweep(path)
+                sweep(path, _UNFINISHED)
+
+
+def unfinished_folder(parent: Path, name: str) -> contextlib.AbstractContextManager[Path]:
+    """An empty folder in ``parent`` that is removed at the end unless it was renamed; ``sweep_cache`` knows it by its name."""
+    return owned_folder(parent, f"{_UNFINISHED}{name}-")
 
 
 @contextlib.contextmanager
@@ -86,7 +92,7 @@ def whole_folder(target: Path, need: DiskNeed) -> Iterator[Path]:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} exists already: name a new folder, or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    sweep(target.parent)
+    sweep(target.parent, _UNFINISHED)
     with told_when_full(target.parent, need), unfinished_folder(target.parent, target.name) as folder:
         yield folder
         folder.rename(target)

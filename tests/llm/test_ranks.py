@@ -21,6 +21,7 @@ from llm_service import __main__ as service
 from llm_service import ranks
 from llm_service.arguments import parse_arguments
 from specgrove.models.parallel_layout import ParallelLayout
+from tests.killed_owner import leave_folder_of_killed
 
 CONFIG = parse_arguments(["--tensor-parallel", "2", "--pipeline-parallel", "2"])
 
@@ -72,13 +73,10 @@ def test_the_launcher_ends_as_its_ranks_do(
 
 
 def test_what_killed_launchers_have_left_is_removed(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone_pid = next(pid for pid in range(2**22 - 1, 0, -1) if not Path(f"/proc/{pid}").exists())
-    kept = [f"specgrove-ranks-{os.getpid()}-a", "specgrove-ranks-b-c", f"another-{gone_pid}-d"]
-    for name in (*kept, f"specgrove-ranks-{gone_pid}-e"):
-        (temporary / name / "log").mkdir(parents=True)
+    leave_folder_of_killed(temporary, "specgrove-ranks-")
     monkeypatch.setattr(ranks, "elastic_launch", launcher([], None))
     ranks.launch(ParallelLayout(2, 1), [], drain_timeout_s=5.0)
-    assert sorted(path.name for path in temporary.iterdir()) == sorted(kept)
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_process_that_torchrun_started_is_a_rank() -> None:

@@ -21,8 +21,7 @@ from specgrove.cli import main
 from specgrove.models import conversion, disk_room, quantization
 from specgrove.models.disk_room import DiskFullError, DiskNeed, check_room
 from specgrove.models.hub import ModelNotFoundError, resolve_model
-from specgrove.models.made_folder import make_once, whole_folder
-from specgrove.models.unfinished import sweep, unfinished_folder
+from specgrove.models.made_folder import make_once, sweep_cache, unfinished_folder, whole_folder
 from specgrove.models.weight_store import MappedWeights
 from tests.conftest import save_tiny_llama
 from tests.router.toy_language import toy_tokenizer_json
@@ -88,16 +87,16 @@ def test_what_a_killed_process_left_is_swept_when_it_is_made_again(killed: Path)
 def test_what_a_living_process_makes_is_left_alone(tmp_path: Path) -> None:
     maker = start_maker(tmp_path / "model")
     try:
-        sweep(tmp_path)
+        sweep_cache(tmp_path)
         assert "weights" in left(tmp_path)
         with whole_folder(tmp_path / "other", NEED) as folder, unfinished_folder(tmp_path, "third"):
-            sweep(tmp_path)  # not in our own process either
+            sweep_cache(tmp_path)  # not in our own process either
             assert folder.is_dir()
         assert (tmp_path / "other").is_dir()
     finally:
         maker.kill()
         maker.wait()
-    sweep(tmp_path)
+    sweep_cache(tmp_path)
     assert left(tmp_path) == []
 
 
@@ -117,8 +116,8 @@ def test_others_folders_are_never_swept(tmp_path: Path) -> None:
     (tmp_path / ".unfinished-business").mkdir()
     (tmp_path / ".unfinished-business" / "poem").write_text("")
     (tmp_path / ".model.lock").write_text("")
-    sweep(tmp_path)
-    sweep(tmp_path / "nothing")
+    sweep_cache(tmp_path)
+    sweep_cache(tmp_path / "nothing")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".model.lock", ".unfinished-business"]
 
 
