@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import specgrove.quiet_grpc  # noqa: F401  before anything imports grpc
+
+# isort: split
 import argparse
 import asyncio
 import sys
