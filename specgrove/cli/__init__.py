@@ -5,6 +5,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. What a command pri
 
 from __future__ import annotations
 
+import specgrove.quiet_grpc  # noqa: F401  before anything imports grpc
+
+# isort: split
 import argparse
 import importlib
 import io
@@ -12,6 +15,8 @@ import sys
 from collections.abc import Sequence
 
 from specgrove.cli.arguments import parser
+from specgrove.cli.flags import in_flags
+from specgrove.errors import InvalidRequestError, SpecGroveError
 from specgrove.folders import provide_home
 
 
@@ -26,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except KeyboardInterrupt:
+        if sys.stderr is not None and sys.stderr.isatty():
+            print(file=sys.stderr)  # the terminal has written ^C there
         return 130
     except BrokenPipeError:
         # Who read our output has gone, e.g. `| head`. Closing stdout keeps Python from complaining at exit.
@@ -40,7 +47,6 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"specgrove: error: {_one_line(error)}", file=sys.stderr)
         return 1
     # Imported late, and one command alone: `specgrove --help` needs none of them, and most need little of what others do.
-    from specgrove.errors import SpecGroveError
     from specgrove.serve import NotReadyError
     from specgrove.supervisor import ProcessFailedError
 
@@ -63,6 +69,8 @@ def _print_any_text() -> None:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, InvalidRequestError):
+        return " ".join(in_flags(error).split())
     if isinstance(error, OSError) and error.strerror:  # without Python's number for it
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

@@ -12,6 +12,7 @@ import rich.console
 import rich.table
 
 from specgrove.cli.connecting import connected
+from specgrove.cli.flags import in_flags
 from specgrove.cli.generate import generate_params
 from specgrove.cli.prompt_input import checked_prompt, is_dialogue, questions
 from specgrove.cli.rendering import make_console, print_legend, print_note, summary_line
@@ -129,7 +130,7 @@ class Conversation:
         if isinstance(error, UnavailableError):
             said = f"the router does not answer: {said}; the conversation is kept"
         elif isinstance(error, InvalidRequestError):
-            said += " (/reset forgets the conversation)"
+            said = f"{in_flags(error)} (/reset forgets the conversation)"
         make_console(stderr=True).print(f"error: {said}", markup=False)
 
     def _show_end(self, chunks: list[Chunk]) -> None:

@@ -9,24 +9,34 @@ from specgrove.cli.prompt_input import prompt_of
 from specgrove.cli.rendering import make_console, print_json, print_legend, print_note, summary_line, usage_fields
 from specgrove.cli.ssm_choice import asks_for_none
 from specgrove.cli.streaming import streamed
+from specgrove.cli.terminal import without_echo
 from specgrove.client_arguments import Prompt
 from specgrove.client_wire import GenerateParams, completion_of
-from specgrove.output import Completion
+from specgrove.output import Chunk, Completion
 from specgrove.request import SpeculationOptions
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0 when the output is complete."""
+    """Exit code 0 when the output is complete, 130 when Ctrl-C stopped it."""
     text = prompt_of(arguments.prompt)
     prompt: Prompt = text if arguments.raw else [("user", text)]
     console, errors = make_console(), make_console(stderr=True)
-    with connected(arguments) as client:
-        if arguments.json:
-            completion = client.complete(prompt, **generate_params(arguments))
-            print_json(_as_json(completion))
-            return 0
-        completion = completion_of(list(streamed(client, console, prompt, generate_params(arguments))))
-    if not arguments.quiet:
+    params = generate_params(arguments)
+    chunks: list[Chunk] = []
+    try:
+        with connected(arguments) as client, without_echo():
+            chunks.extend(
+                client.generate(prompt, **params) if arguments.json else streamed(client, console, prompt, params)
+            )
+    except KeyboardInterrupt:
+        if not arguments.quiet:
+            num_tokens = sum(len(chunk.tokens) for chunk in chunks)
+            print_note(errors, f"stopped after {num_tokens} tokens" if num_tokens else "stopped before the first token")
+        return 130
+    completion = completion_of(chunks)
+    if arguments.json:
+        print_json(_as_json(completion))
+    elif not arguments.quiet:
         print_note(errors, summary_line(completion.usage, completion.finish_reason))
         if completion.usage.num_drafted_nodes:
             print_legend(console, errors)

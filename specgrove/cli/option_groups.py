@@ -15,7 +15,7 @@ from specgrove.config import (
     QUANTIZATIONS,
 )
 from specgrove.ranges import MAX_STOP_TEXT_LEN, SAMPLING_RANGES
-from specgrove.settings import DRAIN, Setting, add_settings, at_least, positive_seconds, suite_settings, typed
+from specgrove.settings import DRAIN, Setting, add_settings, at_least, positive_seconds, suite_settings, typed, unsigned
 
 MORE_SETTINGS = (
     "A suite that is started here takes all settings of the services, too: `specgrove serve --help` lists them."
@@ -110,7 +110,7 @@ def add_sampling_options(command: argparse.ArgumentParser, default_max_tokens: i
     group = command.add_argument_group("sampling")
     add = group.add_argument
     add("--temperature", type=_sampling("temperature"), default=0.0, metavar="T", help="0 = greedy (default)")
-    add("--top-k", type=_top_k, default=0, metavar="K", help="keep the k most probable tokens; 0 or -1 = off")
+    add("--top-k", type=typed(_top_k), default=0, metavar="K", help="keep the k most probable tokens; 0 or -1 = off")
     add("--top-p", type=_sampling("top_p"), default=1.0, metavar="P", help="keep the top tokens of this mass; 1 = off")
     add("--min-p", type=_sampling("min_p"), default=0.0, metavar="P", help="keep tokens of this share of the best one")
     for name, meaning in _PENALTIES.items():
@@ -118,11 +118,11 @@ def add_sampling_options(command: argparse.ArgumentParser, default_max_tokens: i
         meaning = f"{meaning}; {allowed.low:g} to {allowed.high:g}"
         add(_flag(name), type=_sampling(name), metavar="X", help=meaning)
     group.add_argument(
-        "--seed", type=typed(at_least(0)), metavar="N", help="the same seed gives the same output (default: random)"
+        "--seed", type=typed(unsigned(64)), metavar="N", help="the same seed gives the same output (default: random)"
     )
     group.add_argument(
         "--max-tokens",
-        type=typed(at_least(0)),
+        type=typed(unsigned(32)),
         default=default_max_tokens,
         metavar="N",
         help="output tokens at most; 0 = what the context holds (default: %(default)s)",
@@ -158,7 +158,10 @@ def _sampling(name: str) -> Callable[[str], float]:
 
 
 def _top_k(text: str) -> int:
-    return 0 if text == "-1" else int(typed(at_least(0))(text))
+    try:
+        return 0 if text == "-1" else unsigned(32)(text)
+    except ValueError as error:
+        raise ValueError(f"{error}; 0 or -1 turns it off") from None
 
 
 def _stop_text(text: str) -> str:

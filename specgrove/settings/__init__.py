@@ -8,9 +8,10 @@ type and range; what depends on the model or on other settings is checked by the
 from specgrove.settings.services import CACHE_DIR, DRAIN, LLM, ROUTER, SERVICES, SSM
 from specgrove.settings.setting import Setting, add_settings, typed
 from specgrove.settings.suite import SuiteSetting, given_arguments, suite_settings
-from specgrove.settings.values import at_least, parse_bytes, positive_seconds, stages
+from specgrove.settings.values import at_least, parse_bytes, positive_seconds, stages, unsigned
 
 __all__ = [
     "CACHE_DIR", "DRAIN", "LLM", "ROUTER", "SERVICES", "SSM", "Setting", "SuiteSetting", "add_settings", "at_least",
     "given_arguments", "parse_bytes", "positive_seconds", "stages", "suite_settings", "typed",
+    "unsigned",
 ]  # fmt: skip

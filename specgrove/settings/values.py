@@ -17,6 +17,19 @@ def at_least(minimum: int) -> Callable[[str], int]:
     return read
 
 
+def unsigned(num_bits: int) -> Callable[[str], int]:
+    """Whole numbers that a field of so many bits holds."""
+    read_any = at_least(0)
+
+    def read(text: str) -> int:
+        value = read_any(text)
+        if value.bit_length() > num_bits:
+            raise ValueError(f"must be at most {2**num_bits - 1}, got {text}")
+        return value
+
+    return read
+
+
 def seconds(text: str) -> float:
     """0 or more."""
     return _number(text, "a number of seconds, 0 or more", is_zero_right=True)

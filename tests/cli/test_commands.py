@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from specgrove.cli import main
+from specgrove.cli import generate, main
 from specgrove.cli.arguments import parser
+from specgrove.output import Chunk
 from tests.fake_router import FakeRouter
+from tests.waiting import LIMIT_S
 
 ANSWER = "The quick brown fox"
 Router = tuple[FakeRouter, str]
@@ -94,7 +99,7 @@ def test_a_prompt_may_be_longer_than_a_files_name(fake_router: Router) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["invalid", "--raw"], "specgrove: error: sampling.top_p: must be in (0, 1]\n"),
+        (["invalid", "--raw"], "specgrove: error: --top-p: must be in (0, 1]\n"),
         (["full", "--raw"], "specgrove: error: the queue is full\n"),
         (["hi", "--llm", "other"], "specgrove: error: --llm: how to start a suite; the one at --address runs already"),
         (
@@ -114,6 +119,30 @@ def test_failures_are_one_line_and_exit_code_1(
     assert captured.out == ""
     assert captured.err.startswith(message)
     assert captured.err.count("\n") == 1
+
+
+def test_ctrl_c_ends_the_line_and_tells_what_there_was(fake_router: Router) -> None:
+    flags = ["generate", "endless", "--raw", "--address", fake_router[1]]
+    for more, notes in (([], ["stopped after 4 tokens"]), (["--quiet"], [])):
+        command = [sys.executable, "-m", "specgrove.cli", *flags, *more]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        shown = process.stdout.read(len(ANSWER))
+        process.send_signal(signal.SIGINT)
+        rest, told = process.communicate(timeout=LIMIT_S)
+        assert (shown + rest, process.returncode) == (ANSWER + "\n", 130)
+        assert told.splitlines() == notes
+
+
+def test_ctrl_c_leaves_no_half_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class StoppedClient:
+        def generate(self, *_: object, **__: object) -> Iterator[Chunk]:
+            raise KeyboardInterrupt
+            yield
+
+    monkeypatch.setattr(generate, "connected", lambda _: contextlib.nullcontext(StoppedClient()))
+    assert main(["generate", "hi", "--json"]) == 130
+    assert tuple(capsys.readouterr()) == ("", "stopped before the first token\n")
 
 
 @pytest.mark.parametrize(
@@ -136,6 +165,9 @@ def test_what_is_piped_in_must_be_a_text_that_a_router_takes(
         (["--top-p", "2"], "--top-p: must be in [0, 1], got 2"),
         (["--min-p", "nan"], "--min-p: must be in [0, 1], got nan"),
         (["--max-tokens", "-5"], "--max-tokens: must be a whole number, 0 or more"),
+        (["--max-tokens", str(2**32)], "--max-tokens: must be at most 4294967295, got 4294967296"),
+        (["--seed", str(2**64)], "--seed: must be at most 18446744073709551615, got 18446744073709551616"),
+        (["--top-k", "-5"], "--top-k: must be a whole number, 0 or more, got '-5'; 0 or -1 turns it off"),
         (["--kv-memory", "2XB"], "--kv-memory: '2XB' is no amount of memory"),
         (["--stop", ""], "--stop: must have 1 to 256 characters, has 0"),
         (["--seed", "one"], "--seed: must be a whole number"),
