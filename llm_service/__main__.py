@@ -5,6 +5,9 @@ With more than one rank this process is the launcher (``torchrun``), which start
 
 from __future__ import annotations
 
+import specgrove.quiet_grpc  # noqa: F401  before anything imports grpc
+
+# isort: split
 import asyncio
 import logging
 import os
@@ -24,6 +27,7 @@ from llm_service.numerics import numerics_of
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.step_timeout import step_timeout_s_of
 from llm_service.verifier import VerifierEngine
+from specgrove.cpus import too_few_for
 from specgrove.folders import provide_home
 from specgrove.kernels.cuda.backend import num_processors
 from specgrove.kernels.threads import amx_refusal, get_isa, set_num_threads
@@ -65,8 +69,8 @@ def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, Decod
     num_threads = max(1, config.num_threads // (rank.num_local if rank else 1))
     set_num_threads(num_threads)
     device = rank.device if rank else choose_device(config.device, 0)
-    if device.type == "cpu" and (refusal := amx_refusal()) is not None:
-        logger.warning("kernels use %s, not the processor's AMX: %s", get_isa(), refusal)
+    if device.type == "cpu":
+        _warn_of_cpus(num_threads, rank)
     if rank is not None and not rank.is_first_of_machine:
         dist.barrier()  # the first rank of the machine downloads and converts
     folder = resolve_model(config.model, cache_dir=config.cache_dir, progress=logger.info)
@@ -96,6 +100,18 @@ def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, Decod
         name_of(folder), decoder.spec.num_parameters / 1e6, config.dtype, time.perf_counter() - started_s, where,
     )  # fmt: skip
     return folder, decoder, request.num_slots
+
+
+def _warn_of_cpus(num_threads: int, rank: ranks.Rank | None) -> None:
+    if (refusal := amx_refusal()) is not None:
+        logger.warning("kernels use %s, not the processor's AMX: %s", get_isa(), refusal)
+    num_ranks = 1 if rank is None else rank.num_local
+    threads = "a thread" if num_threads == 1 else f"{num_threads} threads"
+    crowding = too_few_for(
+        threads if rank is None else f"{num_ranks} ranks with {threads} each", num_ranks * num_threads
+    )
+    if crowding is not None and (rank is None or rank.is_first_of_machine):
+        logger.warning("%s", crowding)
 
 
 def warn_of_text(model: ServedModel) -> None:

@@ -16,3 +16,11 @@ def available_cpus(root: Path = Path("/")) -> int:
         if quota != "max":
             num_cpus = min(num_cpus, math.ceil(int(quota) / int(period)))
     return max(1, num_cpus)
+
+
+def too_few_for(what: str, num_threads: int) -> str | None:
+    """What to warn of where ``what`` computes with more threads than this process may use CPUs, or ``None``."""
+    num_cpus = available_cpus()
+    if num_threads <= num_cpus:
+        return None
+    return f"{what} on {num_cpus} CPU{'s' if num_cpus > 1 else ''}: threads wait for one another, and each step takes longer"

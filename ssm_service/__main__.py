@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import specgrove.quiet_grpc  # noqa: F401  before anything imports grpc
+
+# isort: split
 import argparse
 import asyncio
 import logging
@@ -11,6 +14,7 @@ import sys
 import torch
 
 from specgrove.config import DEFAULT_SSMS, STEP_TIMEOUT_S
+from specgrove.cpus import too_few_for
 from specgrove.folders import provide_home
 from specgrove.kernels.threads import amx_refusal, get_isa, set_num_threads
 from specgrove.runtime.devices import choose_device
@@ -66,8 +70,11 @@ async def serve(config: SsmServiceConfig) -> None:
     torch.set_num_threads(1)  # the kernels have threads of their own
     set_num_threads(config.num_threads)
     device = choose_device(config.device, 0)
-    if device.type == "cpu" and (refusal := amx_refusal()) is not None:
-        logger.warning("kernels use %s, not the processor's AMX: %s", get_isa(), refusal)
+    if device.type == "cpu":
+        if (refusal := amx_refusal()) is not None:
+            logger.warning("kernels use %s, not the processor's AMX: %s", get_isa(), refusal)
+        if (crowding := too_few_for(f"{config.num_threads} threads", config.num_threads)) is not None:
+            logger.warning("%s", crowding)
     ssms = [load_ssm(spec, config, device) for spec in config.ssms]
     pool = DrafterPool(ssms, PoolConfig(session_ttl_s=config.session_ttl_s))
     loop = StepLoop(pool, "pool", step_timeout_s=config.step_timeout_s)

@@ -16,6 +16,7 @@ import rich.status
 from specgrove.cli.rendering import make_console
 from specgrove.cli.ssm_choice import chosen_ssms
 from specgrove.config import DEFAULT_DTYPE, DEFAULT_LLM
+from specgrove.cpus import too_few_for
 from specgrove.folders import default_cache_dir
 from specgrove.models.gguf_model import weights_note
 from specgrove.models.hub import resolve_model
@@ -50,12 +51,15 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
     say_weights(llm, llm_folder, dtype, console)
     for ssm in ssms:
         say_ssm_weights(ssm, dtype, console, cache_dir)
+    num_replicas = arguments.llm_replicas or 1
+    if arguments.device != "cuda" and (crowding := too_few_for(f"{num_replicas} LLM replicas", num_replicas)):
+        console.print(f"warning: {crowding}", markup=False)
     config = SuiteConfig(
         llm_folder=llm_folder,
         ssms=ssms,
         dtype=dtype,
         address=address,
-        num_llm_replicas=arguments.llm_replicas or 1,
+        num_llm_replicas=num_replicas,
         num_threads=arguments.threads,
         start_timeout_s=arguments.start_timeout_s,
         drain_timeout_s=DRAIN.default if arguments.drain_timeout_s is None else arguments.drain_timeout_s,
