@@ -23,8 +23,8 @@ from specgrove.v1 import router_pb2, router_pb2_grpc
 logger = logging.getLogger(__name__)
 
 SERVICE_NAME = router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name
-# How often it is said what is waited for.
-_LOG_INTERVAL_S = 10.0
+# After so long it is said what is waited for; again after twice that time, and so on: large models load for minutes.
+_QUIET_S = 10.0
 _SSM_WAIT_S = 1.0
 # Replicas measure themselves for two seconds at most; a little more for what that takes besides.
 _MEASURE_WAIT_S = 3.0
@@ -96,12 +96,21 @@ class RouterApp:
         await self.llms.close()
 
     async def _connected(self) -> None:
+        usable = asyncio.ensure_future(self._usable())
+        waited_s, wait_s = 0.0, _QUIET_S
+        try:
+            while not (await asyncio.wait({usable}, timeout=wait_s))[0]:
+                waited_s += wait_s
+                addresses = ", ".join(self._config.llm_addresses)
+                logger.info("waiting for the LLM service at %s (%.0f s)", addresses, waited_s)
+                wait_s *= 2
+        finally:
+            usable.cancel()
+
+    async def _usable(self) -> None:
         while not self.llms.is_usable:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._health_changed.wait(), _LOG_INTERVAL_S)
+            await self._health_changed.wait()
             self._health_changed.clear()
-            if not self.llms.is_usable:
-                logger.info("waiting for the LLM service at %s", ", ".join(self._config.llm_addresses))
 
     async def _ssms_connected(self) -> None:
         """A moment for those that are there already: the first request should find them. Nobody waits for others."""

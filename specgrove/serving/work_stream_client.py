@@ -32,7 +32,7 @@ _MIN_BACKOFF_S = 0.02
 _MAX_BACKOFF_S = 0.5
 # Opening a stream needs one round trip; a peer that takes longer hangs.
 _OPEN_TIMEOUT_S = 10.0
-# A peer that is away is told of after about 10 s, 20 s, 40 s ...: large models load for minutes.
+# A peer that is away is told of after about 10 s, since models load for seconds; then, where the cause is another one, after 20 s, 40 s ...
 _NUM_QUIET_ATTEMPTS = 20
 
 
@@ -124,6 +124,7 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
     async def _run(self) -> None:
         num_failures = 0
         refusal: str | None = None  # told once, at once
+        told_cause: str | None = None
         while True:
             has_broken = True
             try:
@@ -145,9 +146,10 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
             num_failures = 1 if was_connected else num_failures + 1
             if was_connected:
                 logger.warning("%s: lost: %s", self.address, reason)
-            elif _is_told(num_failures):
-                cause = connection_cause(reason)
-                logger.info("%s: not connected (attempt %d): %s", self.address, num_failures, cause)
+                told_cause = None
+            elif _is_told(num_failures) and (cause := connection_cause(reason)) != told_cause:
+                told_cause = cause
+                logger.info("%s: not connected yet: %s", self.address, cause)
             backoff_s = min(_MIN_BACKOFF_S * 2 ** (num_failures - 1 if num_failures < 10 else 10), _MAX_BACKOFF_S)
             await asyncio.sleep(backoff_s * random.uniform(0.8, 1.2))
 
