@@ -33,7 +33,7 @@ class Hospital:
     suite: Suite
     folder: Path
 
-    def fall_ill(self, service: str, illness: str, num_steps: int = 20) -> None:
+    def fall_ill(self, service: str, illness: str, num_steps: int) -> None:
         fall_ill(self.folder, service, illness, num_steps)
 
 
@@ -42,8 +42,8 @@ def hospital(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     folder = tmp_path_factory.mktemp("illnesses")
     config = SuiteConfig(
         llm_folder=tiny_model, ssms=("lookup",),
-        llm_arguments=("--kv-slots", str(NUM_SLOTS), "--step-timeout-s", "3"),
-        ssm_arguments=("--step-timeout-s", "3"), router_arguments=("--tree-policy", "static"),
+        llm_arguments=("--kv-slots", str(NUM_SLOTS), "--step-timeout-s", "2"),
+        ssm_arguments=("--step-timeout-s", "2"), router_arguments=("--tree-policy", "static"),
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(FOLDER_VARIABLE, str(folder))
@@ -88,24 +88,23 @@ def test_more_sessions_than_slots_wait_for_each_other_and_lose_nothing(
     wait_until(lambda: slots_in_use(hospital.suite) == 0)
 
 
-@pytest.mark.parametrize("illness", ["sleeps", "keeps the interpreter"])
+@pytest.mark.parametrize(
+    ("service", "illness", "num_steps"),
+    [
+        ("llm_service", "sleeps", 20),
+        ("llm_service", "keeps the interpreter", 20),
+        ("ssm_service", "keeps the interpreter", 3),
+    ],
+)
 def test_a_step_that_hangs_ends_its_service_and_costs_no_token(
-    hospital: Hospital, alone: list[tuple[int, ...]], illness: str
+    hospital: Hospital, alone: list[tuple[int, ...]], service: str, illness: str, num_steps: int
 ) -> None:
-    num_restarts = hospital.suite.num_restarts("llm_service")
-    hospital.fall_ill("llm_service", illness)
+    num_restarts = hospital.suite.num_restarts(service)
+    hospital.fall_ill(service, illness, num_steps)
     found = asyncio.run(together(hospital.suite, 2))
     assert [completion.token_ids for completion in found] == alone[:2]
-    assert any(completion.usage.num_replays > 0 for completion in found)
-    assert hospital.suite.num_restarts("llm_service") > num_restarts
-
-
-def test_drafts_that_hang_end_their_service_and_cost_no_token(hospital: Hospital, alone: list[tuple[int, ...]]) -> None:
-    num_restarts = hospital.suite.num_restarts("ssm_service")
-    hospital.fall_ill("ssm_service", "keeps the interpreter", num_steps=3)
-    found = asyncio.run(together(hospital.suite, 2))
-    assert [completion.token_ids for completion in found] == alone[:2]
-    wait_until(lambda: hospital.suite.num_restarts("ssm_service") > num_restarts)
+    assert any(completion.usage.num_replays > 0 for completion in found) == (service == "llm_service")
+    wait_until(lambda: hospital.suite.num_restarts(service) > num_restarts)
 
 
 def test_a_request_that_the_service_dies_of_is_given_up_and_the_others_go_on(

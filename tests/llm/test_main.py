@@ -19,7 +19,6 @@ from llm_service.servicer import ServedModel
 from specgrove.models.ends import Ends
 from specgrove.models.loading import read_spec
 from specgrove.tokenizer import Tokenizer
-from tests.addresses import taken_address
 from tests.waiting import LIMIT_S
 
 
@@ -74,16 +73,6 @@ def test_bad_folders_are_named(
     assert expected in said
     assert str(folder) in said
     assert "\n" not in said
-
-
-def test_a_taken_address_is_told_before_anything_is_loaded(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    with taken_address() as address:
-        monkeypatch.setattr(sys, "argv", ["llm_service", "--address", address, "--model", "/no/such/model"])
-        monkeypatch.setattr(main, "set_up_logging", lambda *_: None)
-        assert main.main() == 1
-    assert f"can't listen on {address}: another server does" in caplog.text
 
 
 def test_bad_settings_are_named() -> None:

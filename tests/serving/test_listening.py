@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from llm_service import __main__ as llm_service
 from specgrove.serving.listening import check_can_listen
+from ssm_service import __main__ as ssm_service
 from tests.addresses import free_address, taken_address
 
 
@@ -20,6 +24,17 @@ def test_a_free_address_is_free_and_stays_so() -> None:
 def test_a_taken_port_is_told() -> None:
     with taken_address() as address, pytest.raises(OSError, match="another server does"):
         check_can_listen(address)
+
+
+@pytest.mark.parametrize(("service", "flag"), [(llm_service, "--model"), (ssm_service, "--ssm")])
+def test_services_tell_it_before_they_load_anything(
+    service: ModuleType, flag: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(service, "set_up_logging", lambda *_: None)
+    with taken_address() as address:
+        monkeypatch.setattr(sys, "argv", ["service", "--address", address, flag, "/no/such/model"])
+        assert service.main() == 1
+    assert f"can't listen on {address}: another server does" in caplog.text
 
 
 @pytest.mark.parametrize(

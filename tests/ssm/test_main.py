@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from typing import Any
 
 import pytest
 
 from ssm_service import __main__ as main
-from tests.addresses import taken_address
 from tests.waiting import LIMIT_S
-
-
-def test_a_taken_address_is_told_before_anything_is_loaded(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    with taken_address() as address:
-        monkeypatch.setattr(sys, "argv", ["ssm_service", "--address", address, "--ssm", "/no/such/model"])
-        monkeypatch.setattr(main, "set_up_logging", lambda *_: None)
-        assert main.main() == 1
-    assert f"can't listen on {address}: another server does" in caplog.text
 
 
 async def test_a_step_that_hangs_does_not_keep_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
