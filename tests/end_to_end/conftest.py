@@ -13,6 +13,8 @@ from specgrove.serve import Suite, SuiteConfig
 from tests.conftest import save_tiny_llama
 from tests.router.toy_language import EOS, VOCAB_SIZE, toy_tokenizer_json
 
+# Whether drafting pays differs from machine to machine, and with what else runs there.
+ALWAYS_DRAFT = ("--tree-policy", "static")
 SSMS = ("lookup", "demo,name=beam,mode=beam", "demo,name=expansion,mode=expansion")
 
 
@@ -25,7 +27,8 @@ def demo_llm() -> Path:
 @pytest.fixture(scope="session")
 def suite(demo_llm: Path) -> Iterator[Suite]:
     """In float32, the precision of the equality promise in this version."""
-    with Suite(SuiteConfig(llm_folder=demo_llm, ssms=SSMS, dtype="float32")) as running:
+    config = SuiteConfig(llm_folder=demo_llm, ssms=SSMS, dtype="float32", router_arguments=ALWAYS_DRAFT)
+    with Suite(config) as running:
         yield running
 
 
@@ -44,3 +47,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     (folder / "tokenizer.json").write_bytes(toy_tokenizer_json())
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_suite(tiny_model: Path) -> Iterator[Suite]:
+    """One process each. The LLM is drafted for by lookups and by itself."""
+    ssms = ("lookup", f"{tiny_model},name=itself,mode=beam,width=1")
+    config = SuiteConfig(llm_folder=tiny_model, ssms=ssms, dtype="float32", router_arguments=ALWAYS_DRAFT)
+    with Suite(config) as running:
+        yield running

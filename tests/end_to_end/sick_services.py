@@ -6,28 +6,34 @@ An LLM service also dies of each prompt that holds ``POISON``.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import os
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from llm_service.verifier import VerifierEngine
+from specgrove import serve
 from specgrove.request import VerifyWork
 from specgrove.runtime.step_loop import WorkItem
-from specgrove.serve import process_specs
+from specgrove.serve import Suite, SuiteConfig, process_specs
 from specgrove.supervisor import ProcessSpec
 from ssm_service.pool import DrafterPool
 
+ROOT = Path(__file__).parent.parent.parent
 FOLDER_VARIABLE = "SPECGROVE_TEST_ILLNESSES"
 POISON = 200
 
 _ILLNESSES: dict[str, Callable[[], Any]] = {
     "sleeps": lambda: time.sleep(3600),
+    "dies": lambda: os._exit(9),
     "keeps the interpreter": lambda: ctypes.PyDLL(None).sleep(3600),
 }
 _process_specs = process_specs
@@ -41,11 +47,29 @@ def sick_specs(*args: Any) -> tuple[ProcessSpec, ...]:
     )
 
 
-def fall_ill(folder: Path, service: str, illness: str, num_steps: int) -> None:
-    """The service falls ill at the step after ``num_steps`` more."""
-    unfinished = folder / "unfinished"
-    unfinished.write_text(f"{num_steps} {illness}")
-    unfinished.rename(folder / service)
+@dataclass(frozen=True)
+class Hospital:
+    """A suite whose services fall ill when they are told to."""
+
+    suite: Suite
+    folder: Path
+
+    def fall_ill(self, service: str, illness: str, num_steps: int) -> None:
+        """The service, or the first of its replicas that makes a step, falls ill at the step after ``num_steps`` more."""
+        unfinished = self.folder / "unfinished"
+        unfinished.write_text(f"{num_steps} {illness}")
+        unfinished.rename(self.folder / service)
+
+
+@contextlib.contextmanager
+def hospital_of(config: SuiteConfig, folder: Path) -> Iterator[Hospital]:
+    """The suite, with ``folder`` for its illnesses."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER_VARIABLE, str(folder))
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setattr(serve, "process_specs", sick_specs)
+        with Suite(config) as suite:
+            yield Hospital(suite, folder)
 
 
 def _will_fall_ill(engine: Any, file: Path) -> None:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
 from benchmarks.equality import MODES, SAMPLINGS
 from benchmarks.prompts import load_prompts
-from specgrove.client import AsyncClient
+from specgrove.client import AsyncClient, Client
 from specgrove.output import Completion
 from specgrove.request import SpeculationOptions
-from specgrove.serve import Suite, SuiteConfig
+from specgrove.serve import Suite
 
-NUM_PROMPTS = 4
-MAX_TOKENS = 32
+NUM_PROMPTS = 3
+MAX_TOKENS = 24
 
 
 async def outputs(suite: Suite, sampling: str, speculation: SpeculationOptions, max_tokens: int) -> list[Completion]:
@@ -49,12 +48,12 @@ def test_speculative_output_equals_incremental(
         assert drafters, "no drafted token was accepted"
 
 
-def test_the_llm_drafting_for_itself_is_always_right(demo_llm: Path) -> None:
+def test_the_llm_drafting_for_itself_is_always_right(tiny_suite: Suite) -> None:
     """Catches off-by-one errors in anyone's KV bookkeeping: every drafted token must be accepted."""
-    config = SuiteConfig(llm_folder=demo_llm, ssms=(f"{demo_llm},name=itself,mode=beam,width=1",), dtype="float32")
-    with Suite(config) as suite:
-        chain = SpeculationOptions(max_num_nodes=4, max_depth=4, beam_width=1)
-        for completion in asyncio.run(outputs(suite, "greedy", chain, 41)):
-            usage = completion.usage
+    # More tokens than the 64 steps that the verifier makes by itself before the first tree.
+    chain = SpeculationOptions(ssms=("itself",), max_num_nodes=4, max_depth=4, beam_width=1)
+    with Client(tiny_suite.address) as client:
+        for prompt in load_prompts(NUM_PROMPTS):
+            usage = client.complete(prompt[:200], max_tokens=200, ignore_eos=True, speculation=chain).usage
             assert usage.accepted_by_depth == usage.drafted_by_depth
             assert usage.num_drafted_nodes == sum(usage.drafted_by_depth) > 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -12,85 +14,114 @@ import pytest
 from specgrove.client import Client
 from specgrove.request import SpeculationOptions
 from specgrove.serve import Suite, SuiteConfig, is_serving
+from tests.end_to_end.conftest import ALWAYS_DRAFT
 from tests.waiting import wait_until
 
-QUESTION = [("user", "Explain how a bicycle stays upright, in detail.")]
-SPECULATION = SpeculationOptions(max_num_nodes=6, max_depth=3)
-PARAMS = {"max_tokens": 48, "temperature": 0.8, "seed": 5, "ignore_eos": True, "speculation": SPECULATION}
+QUESTION = "Explain how a bicycle stays upright, in detail."
+SPECULATION = SpeculationOptions(ssms=("lookup",), max_num_nodes=6, max_depth=3)
+# Greedy outputs of so small a model go round in circles.
+PARAMS = {"max_tokens": 120, "temperature": 1.0, "seed": 5, "ignore_eos": True, "speculation": SPECULATION}
 
 
-@pytest.fixture(scope="module")
-def log() -> list[str]:
-    """What the services of ``spread`` print."""
-    return []
+@dataclass(frozen=True)
+class Spread:
+    """A suite whose LLM service is several processes, and what its services print."""
+
+    suite: Suite
+    num_ranks: int
+    log: list[str] = field(default_factory=list)
+
+    def rank_pids(self) -> list[int]:
+        """In order of their start."""
+        launcher = self.suite.pid("llm_service")
+        assert launcher is not None
+        children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+        assert len(children) == self.num_ranks
+        return [int(pid) for pid in children]
+
+    def num_restarts(self) -> int:
+        return self.suite.num_restarts("llm_service")
 
 
-@pytest.fixture(scope="module")
-def spread(demo_llm: Path, log: list[str]) -> Iterator[Suite]:
-    """Two tensor-parallel ranks in each of two stages."""
+@contextlib.contextmanager
+def spread(model: Path, num_ranks: int, *layout: str) -> Iterator[Spread]:
+    log: list[str] = []
     config = SuiteConfig(
-        llm_folder=demo_llm, ssms=("lookup", "demo"), dtype="float32",
-        llm_arguments=("--tensor-parallel", "2", "--pipeline-parallel", "10,20", "--kv-slots", "4096"),
+        llm_folder=model, ssms=("lookup",), dtype="float32", router_arguments=ALWAYS_DRAFT,
+        llm_arguments=(*layout, "--kv-slots", "4096"),
     )  # fmt: skip
-    with Suite(config, log_line=lambda name, line: log.append(f"{name}: {line}")) as running:
+    with Suite(config, log_line=lambda name, line: log.append(f"{name}: {line}")) as suite:
+        yield Spread(suite, num_ranks, log)
+
+
+@pytest.fixture(scope="module")
+def four(tiny_model: Path) -> Iterator[Spread]:
+    """Two tensor-parallel ranks in each of two stages."""
+    with spread(tiny_model, 4, "--tensor-parallel", "2", "--pipeline-parallel", "1,2") as running:
         yield running
 
 
-def rank_pids(suite: Suite) -> list[int]:
-    """The ranks' processes, in order of their start."""
-    launcher = suite.pid("llm_service")
-    assert launcher is not None
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    assert len(children) == 4
-    return [int(pid) for pid in children]
+@pytest.fixture(scope="module")
+def two(tiny_model: Path) -> Iterator[Spread]:
+    """Two tensor-parallel ranks."""
+    with spread(tiny_model, 2, "--tensor-parallel", "2") as running:
+        yield running
 
 
-def test_ranks_change_no_token(suite: Suite, spread: Suite) -> None:
-    with Client(suite.address) as one, Client(spread.address) as four:
-        for params in (PARAMS, PARAMS | {"temperature": 0.0}):
-            assert four.complete(QUESTION, **params).token_ids == one.complete(QUESTION, **params).token_ids
+@pytest.fixture(scope="module")
+def expected(tiny_suite: Suite) -> tuple[int, ...]:
+    """What one process gives."""
+    with Client(tiny_suite.address) as client:
+        return client.complete(QUESTION, **PARAMS).token_ids
 
 
-def test_long_prompts_go_through_in_chunks(suite: Suite, demo_llm: Path) -> None:
+def test_ranks_change_no_token(tiny_suite: Suite, four: Spread, expected: tuple[int, ...]) -> None:
+    greedily = PARAMS | {"temperature": 0.0, "max_tokens": 40}
+    with Client(tiny_suite.address) as one, Client(four.suite.address) as spread:
+        assert spread.complete(QUESTION, **PARAMS).token_ids == expected
+        assert spread.complete(QUESTION, **greedily).token_ids == one.complete(QUESTION, **greedily).token_ids
+
+
+def test_long_prompts_go_through_in_chunks(tiny_suite: Suite, two: Spread) -> None:
     """One stage: passes over chunks alone have no logits, on any rank."""
-    question = [("user", "Summarise: " + "the bridge over the river is old and narrow, " * 40)]
-    params = {"max_tokens": 8, "speculation": SPECULATION}
-    arguments = ("--tensor-parallel", "2", "--kv-slots", "4096")
-    config = SuiteConfig(llm_folder=demo_llm, ssms=("lookup",), dtype="float32", llm_arguments=arguments)
-    with Suite(config) as pair, Client(suite.address) as one, Client(pair.address) as two:
+    question = "Summarise: " + "the bridge over the river is old and narrow, " * 16
+    params = PARAMS | {"max_tokens": 8}
+    with Client(tiny_suite.address) as one, Client(two.suite.address) as spread:
         expected = one.complete(question, **params)
-        assert expected.usage.num_prompt_tokens > 300
-        assert two.complete(question, **params).token_ids == expected.token_ids
+        assert expected.usage.num_prompt_tokens > 600
+        assert spread.complete(question, **params).token_ids == expected.token_ids
 
 
-@pytest.mark.parametrize(("rank", "number"), [(0, signal.SIGKILL), (3, signal.SIGKILL), (2, signal.SIGSTOP)])
+@pytest.mark.parametrize(
+    ("layout", "rank", "number"),
+    [("two", 0, signal.SIGKILL), ("two", 1, signal.SIGSTOP), ("four", 3, signal.SIGKILL)],
+)
 def test_a_lost_rank_is_named_and_costs_no_token(
-    suite: Suite, spread: Suite, log: list[str], rank: int, number: signal.Signals
+    request: pytest.FixtureRequest, expected: tuple[int, ...], layout: str, rank: int, number: signal.Signals
 ) -> None:
-    with Client(suite.address) as client:
-        expected = client.complete(QUESTION, **PARAMS)
-    num_restarts = spread.num_restarts("llm_service")
-    victim, log_start = rank_pids(spread)[rank], len(log)
+    spread: Spread = request.getfixturevalue(layout)
+    num_restarts, log_start = spread.num_restarts(), len(spread.log)
+    victim = spread.rank_pids()[rank]
     token_ids: list[int] = []
     is_lost = False
-    with Client(spread.address) as client:
+    with Client(spread.suite.address) as client:
         for chunk in client.generate(QUESTION, **PARAMS):
             token_ids.extend(token.token_id for token in chunk.tokens)
             if len(token_ids) >= 10 and not is_lost:
                 os.kill(victim, number)
                 is_lost = True
-                wait_until(lambda: spread.num_restarts("llm_service") > num_restarts)
+                wait_until(lambda: spread.num_restarts() > num_restarts)
     assert is_lost
-    assert token_ids == list(expected.token_ids)
-    assert spread.num_restarts("llm_service") == num_restarts + 1
+    assert token_ids == list(expected)
+    assert spread.num_restarts() == num_restarts + 1
     if rank > 0:
-        said = [line for line in log[log_start:] if "ERROR" in line]
+        said = [line for line in spread.log[log_start:] if "ERROR" in line]
         assert any(f"rank {rank} (stage {rank // 2}, tensor rank {rank % 2})" in line for line in said), said
 
 
-def test_an_idle_service_notices_too(spread: Suite) -> None:
-    wait_until(lambda: is_serving(spread.address_of("llm_service")))
-    num_restarts = spread.num_restarts("llm_service")
-    os.kill(rank_pids(spread)[1], signal.SIGKILL)
-    wait_until(lambda: spread.num_restarts("llm_service") == num_restarts + 1)
-    wait_until(lambda: is_serving(spread.address_of("llm_service")))
+def test_an_idle_service_notices_too(two: Spread) -> None:
+    wait_until(lambda: is_serving(two.suite.address_of("llm_service")))
+    num_restarts = two.num_restarts()
+    os.kill(two.rank_pids()[1], signal.SIGKILL)
+    wait_until(lambda: two.num_restarts() == num_restarts + 1)
+    wait_until(lambda: is_serving(two.suite.address_of("llm_service")))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,17 +14,21 @@ from specgrove.output import Completion
 from specgrove.request import SpeculationOptions
 from specgrove.serve import Suite, SuiteConfig
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
+from tests.end_to_end.conftest import ALWAYS_DRAFT
+from tests.end_to_end.sick_services import Hospital, hospital_of
+from tests.waiting import wait_until
 
+SERVICES = ("llm_service", "llm_service-2")
 QUESTIONS = [f"Write a short story about a town with {number} bridges." for number in range(6)]
 
 
 @pytest.fixture(scope="module")
-def pair(demo_llm: Path) -> Iterator[Suite]:
-    slots = ("--kv-slots", "8192")
+def pair(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     config = SuiteConfig(
-        llm_folder=demo_llm, ssms=("lookup",), dtype="float32", num_llm_replicas=2, llm_arguments=slots
-    )
-    with Suite(config) as running:
+        llm_folder=tiny_model, ssms=("lookup",), dtype="float32", num_llm_replicas=2, router_arguments=ALWAYS_DRAFT,
+        llm_arguments=("--kv-slots", "8192"),
+    )  # fmt: skip
+    with hospital_of(config, tmp_path_factory.mktemp("illnesses")) as running:
         yield running
 
 
@@ -36,41 +38,38 @@ def num_steps(suite: Suite, service: str) -> int:
         return llm_pb2_grpc.LlmServiceStub(channel).GetLoad(llm_pb2.LlmServiceGetLoadRequest()).load.num_steps
 
 
-async def answers(address: str) -> list[Completion]:
-    async with AsyncClient(address) as client:
+async def answers(suite: Suite) -> list[Completion]:
+    async with AsyncClient(suite.address) as client:
         requests = [
             client.complete(
-                [("user", question)], max_tokens=48, temperature=0.8, seed=7, ignore_eos=True,
-                speculation=SpeculationOptions(max_num_nodes=4, max_depth=3),
+                question, max_tokens=150, temperature=1.0, seed=7, ignore_eos=True,
+                speculation=SpeculationOptions(ssms=("lookup",), max_num_nodes=4, max_depth=3),
             )
             for question in QUESTIONS
         ]  # fmt: skip
         return list(await asyncio.gather(*requests))
 
 
-def test_sessions_are_spread_and_replicas_give_the_same_tokens(suite: Suite, pair: Suite) -> None:
-    expected = asyncio.run(answers(suite.address))
-    before = [num_steps(pair, service) for service in ("llm_service", "llm_service-2")]
-    found = asyncio.run(answers(pair.address))
-    after = [num_steps(pair, service) for service in ("llm_service", "llm_service-2")]
-    assert [completion.token_ids for completion in found] == [completion.token_ids for completion in expected]
-    assert min(later - earlier for earlier, later in zip(before, after, strict=True)) > 20
+@pytest.fixture(scope="module")
+def expected(tiny_suite: Suite) -> list[tuple[int, ...]]:
+    """What one service gives."""
+    return [completion.token_ids for completion in asyncio.run(answers(tiny_suite))]
 
 
-def test_the_other_replica_takes_over(suite: Suite, pair: Suite) -> None:
-    expected = asyncio.run(answers(suite.address))
+def test_sessions_are_spread_and_replicas_give_the_same_tokens(expected: list[tuple[int, ...]], pair: Hospital) -> None:
+    def is_spread() -> bool:
+        before = [num_steps(pair.suite, service) for service in SERVICES]
+        found = asyncio.run(answers(pair.suite))
+        after = [num_steps(pair.suite, service) for service in SERVICES]
+        assert [completion.token_ids for completion in found] == expected
+        return min(later - earlier for earlier, later in zip(before, after, strict=True)) > 20
 
-    async def kill_one() -> list[Completion]:
-        before = num_steps(pair, "llm_service-2")
-        running = asyncio.ensure_future(answers(pair.address))
-        while await asyncio.to_thread(num_steps, pair, "llm_service-2") < before + 10:
-            assert not running.done()
-            await asyncio.sleep(0.01)
-        pid = pair.pid("llm_service-2")
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        return await running
+    wait_until(is_spread)  # the router serves as soon as it has found one of them
 
-    found = asyncio.run(kill_one())
-    assert [completion.token_ids for completion in found] == [completion.token_ids for completion in expected]
+
+def test_the_other_replica_takes_over(expected: list[tuple[int, ...]], pair: Hospital) -> None:
+    pair.fall_ill("llm_service", "dies", num_steps=20)
+    found = asyncio.run(answers(pair.suite))
+    assert [completion.token_ids for completion in found] == expected
     assert sum(completion.usage.num_replays for completion in found) >= 1
+    assert sum(pair.suite.num_restarts(service) for service in SERVICES) == 1

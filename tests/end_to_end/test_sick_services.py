@@ -4,53 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import pytest
 
-from specgrove import serve
 from specgrove.client import AsyncClient, Client
 from specgrove.errors import InternalError
 from specgrove.output import Completion
 from specgrove.serve import Suite, SuiteConfig
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
-from tests.end_to_end.sick_services import FOLDER_VARIABLE, POISON, fall_ill, sick_specs
+from tests.end_to_end.conftest import ALWAYS_DRAFT
+from tests.end_to_end.sick_services import POISON, Hospital, hospital_of
 from tests.waiting import wait_until
 
-ROOT = Path(__file__).parent.parent.parent
-NUM_SLOTS = 1000
+NUM_SLOTS = 600
 PROMPTS = [tuple(range(start, start + 20)) for start in range(40, 46)]
 # Greedy outputs of so small a model go round in circles.
-PARAMS = {"max_tokens": 300, "temperature": 1.0, "seed": 3, "ignore_eos": True}
-
-
-@dataclass(frozen=True)
-class Hospital:
-    """A suite whose services fall ill when they are told to."""
-
-    suite: Suite
-    folder: Path
-
-    def fall_ill(self, service: str, illness: str, num_steps: int) -> None:
-        fall_ill(self.folder, service, illness, num_steps)
+PARAMS = {"max_tokens": 160, "temperature": 1.0, "seed": 3, "ignore_eos": True}
 
 
 @pytest.fixture(scope="module")
 def hospital(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
-    folder = tmp_path_factory.mktemp("illnesses")
     config = SuiteConfig(
         llm_folder=tiny_model, ssms=("lookup",),
         llm_arguments=("--kv-slots", str(NUM_SLOTS), "--step-timeout-s", "2"),
-        ssm_arguments=("--step-timeout-s", "2"), router_arguments=("--tree-policy", "static"),
+        ssm_arguments=("--step-timeout-s", "2"), router_arguments=ALWAYS_DRAFT,
     )  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(FOLDER_VARIABLE, str(folder))
-        patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setattr(serve, "process_specs", sick_specs)
-        with Suite(config) as suite:
-            yield Hospital(suite, folder)
+    with hospital_of(config, tmp_path_factory.mktemp("illnesses")) as running:
+        yield running
 
 
 async def together(suite: Suite, num_clients: int) -> list[Completion]:
