@@ -65,7 +65,7 @@ class Setup:
     @classmethod
     def of(cls, card: Card) -> Setup:
         """As the issue asks; next to nothing in the emulator."""
-        return cls(LLAMA_7B, 200, 128, 16, 256) if card.is_full else cls(TINY_LLM, 3, 24, 3, 12)
+        return cls(LLAMA_7B, 200, 128, 16, 256) if card.is_full else cls(TINY_LLM, 3, 12, 3, 12)
 
     @property
     def max_len(self) -> int:

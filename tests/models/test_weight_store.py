@@ -117,19 +117,13 @@ print(peak_bytes() - before, plan.weight_bytes)
 """
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A model whose weights stand out of what a process has anyway, and its dtype."""
+@pytest.mark.parametrize(("rank", "dtype"), [(0, "float32"), (3, "bfloat16")])
+def test_a_rank_reads_its_share_only(rank: int, dtype: str, tmp_path: Path, tiny_llama: Path) -> None:
+    # Its weights stand out of what a process has anyway.
     folder = save_tiny_llama(
-        tmp_path_factory.mktemp("large"), seed=0, hidden_size=768, intermediate_size=3072, num_hidden_layers=36,
-        num_attention_heads=12, num_key_value_heads=6, head_dim=64, dtype=getattr(torch, request.param),
+        tmp_path / "large", seed=0, hidden_size=768, intermediate_size=3072, num_hidden_layers=36,
+        num_attention_heads=12, num_key_value_heads=6, head_dim=64, dtype=getattr(torch, dtype),
     )  # fmt: skip
-    return folder, request.param
-
-
-@pytest.mark.parametrize("rank", [0, 3])
-def test_a_rank_reads_its_share_only(rank: int, large: tuple[Path, str], tiny_llama: Path) -> None:
-    folder, dtype = large
     result = subprocess.run(
         [sys.executable, "-c", _SHARE, str(tiny_llama), str(folder), dtype, str(rank)],
         capture_output=True, text=True, check=True, timeout=LIMIT_S,

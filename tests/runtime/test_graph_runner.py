@@ -97,7 +97,7 @@ def test_passes_equal_those_without_graphs(variant: str, device: torch.device, g
     both = Both(tmp_path, device, graphs, variant)
     rng = random.Random(variant)
     slots, contexts = rng.sample(range(NUM_SLOTS), NUM_SLOTS), {}
-    for _ in range(15):
+    for _ in range(10):
         both.check(random_pass(rng, slots, contexts))
 
 
