@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from router.app import serve
-from router.config import RouterConfig, TreeConfig
+from router.config import HttpConfig, RouterConfig, TreeConfig
 from specgrove.serving.address import TlsFiles, check_server_tls
+from specgrove.serving.api_keys import read_keys
 from specgrove.settings import ROUTER, add_settings
 from specgrove.telemetry import set_up_logging
 
@@ -39,6 +40,7 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
         except ValueError as error:
             parser.error(str(error))
     return RouterConfig(
+        http=_http_of(given, parser),
         llm_addresses=tuple(given.llm),
         ssm_addresses=tuple(given.ssm or ()),
         address=given.address,
@@ -59,6 +61,18 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
         server_tls=tls,
         local_address=given.local_address,
     )
+
+
+def _http_of(given: argparse.Namespace, parser: argparse.ArgumentParser) -> HttpConfig | None:
+    if given.http_address is None:
+        if given.http_api_key_file or given.http_allowed_origins:
+            parser.error("--http-api-key-file and --http-allowed-origins need --http-address")
+        return None
+    try:
+        keys = () if given.http_api_key_file is None else read_keys(given.http_api_key_file)
+    except (OSError, ValueError) as error:
+        parser.error(f"--http-api-key-file: {error}")
+    return HttpConfig(given.http_address, keys, given.http_allowed_origins or ())
 
 
 def main() -> None:

@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import gc
 import logging
+from typing import TYPE_CHECKING
 
 from router.admission import Admission
-from router.config import RouterConfig
+from router.config import HttpConfig, RouterConfig
 from router.llm_replicas import LlmPool
 from router.remote import RemoteVerifier
 from router.servicer import RouterServicer
@@ -19,6 +20,9 @@ from router.ssm_replicas import SsmPool
 from specgrove.serving.server import Server, ServerLimits, serve_until_signal
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2, router_pb2_grpc
+
+if TYPE_CHECKING:
+    from router.http.server import HttpServer
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +75,7 @@ class RouterApp:
             tls=config.server_tls,
             local_address=config.local_address,
         )
+        self.http = None if config.http is None else _http_server(config, config.http, servicer, self.server)
         self._health_changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -89,7 +94,9 @@ class RouterApp:
             await self._health_changed.wait()
 
     async def close(self) -> None:
-        """Closes the sessions and the connections. The server is stopped before."""
+        """Closes the HTTP server, the sessions and the connections. The gRPC server is stopped before."""
+        if self.http is not None:
+            await self.http.stop()
         self._servicer.close()
         await self._verifier.finish()
         await self.ssms.close()
@@ -123,10 +130,24 @@ class RouterApp:
         return None if self.llms.model is None else self.llms.model.tokenizer
 
 
+def _http_server(config: RouterConfig, http: HttpConfig, servicer: RouterServicer, server: Server) -> HttpServer:
+    # Imported where it is asked for only: it costs half a second of the start.
+    from router.http.app import ApiLimits, make_app
+    from router.http.calls import RouterCalls
+    from router.http.server import HttpServer
+
+    calls = RouterCalls(servicer, lambda: server.is_serving, lambda: server.is_draining)
+    limits = ApiLimits(config.max_request_bytes, config.reader_timeout_s, http.keys, http.origins)
+    return HttpServer(http.address, make_app(calls, limits, servicer.version), config.server_tls)
+
+
 async def serve(config: RouterConfig) -> None:
     """Serves until SIGTERM or SIGINT."""
     app = RouterApp(config)
     try:
+        if app.http is not None:
+            await app.http.start()
         await serve_until_signal(app.server, app.run(), is_serving=False, hang_timeout_s=_HANG_TIMEOUT_S)
     finally:
+        # gRPC's server has drained, and with it what came by HTTP: they share their permits.
         await app.close()

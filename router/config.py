@@ -19,6 +19,15 @@ class TreeConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HttpConfig:
+    """The HTTP API: where it listens, and who may ask. Without ``keys`` everybody; browsers only from pages of ``origins``."""
+
+    address: str
+    keys: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RouterConfig:
     """What a router serves, where, and how much of it at once."""
 
@@ -44,3 +53,4 @@ class RouterConfig:
     server_tls: TlsFiles | None = None
     # A second address, never encrypted, for clients and health checks of this machine.
     local_address: str | None = None
+    http: HttpConfig | None = None

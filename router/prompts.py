@@ -16,7 +16,7 @@ from router.violations import Violations, quoted
 from specgrove.tokenizer import ChatOptions, Tokenizer
 from specgrove.v1 import router_pb2
 
-_MAX_NUM_MESSAGES = 4096
+MAX_NUM_MESSAGES = 4096
 _MIN_TOKENIZED = 65536
 _MAX_JSON_BYTES = 64 * 1024
 # What a template makes of a message besides its content, as a measure of the work.
@@ -116,7 +116,7 @@ def _check_chat(found: Violations, chat: router_pb2.Chat, model: ServedModel) ->
     if not messages:
         found.add("chat.messages", "is empty; a conversation needs at least one message")
         return
-    if not found.check_count("chat.messages", len(messages), _MAX_NUM_MESSAGES, "messages"):
+    if not found.check_count("chat.messages", len(messages), MAX_NUM_MESSAGES, "messages"):
         return
     # All of this is done on the event loop: nothing is done for each of thousands of messages that need not be.
     attributes = [(index, text) for index, message in enumerate(messages) if (text := message.attributes_json)]

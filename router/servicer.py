@@ -64,7 +64,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         # Calls that turn texts into tokens or back, and nothing else.
         self._text_admission = Admission(_MAX_NUM_TEXT_CALLS, _MAX_NUM_QUEUED_TEXT_CALLS)
         self._measurements = Measurements(lambda session_id: llms.load_of(session_id, admission.num_active))
-        self._version = _version()
+        self.version = _version()
 
     async def Generate(  # noqa: N802
         self, request: router_pb2.GenerateRequest, context: Any
@@ -104,7 +104,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             dtype=model.dtype,
             eos_token_ids=model.eos_token_ids,
             ssms=self._ssms.ssms,
-            version=self._version,
+            version=self.version,
         )
 
     async def Tokenize(  # noqa: N802
@@ -157,7 +157,9 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             context_len=model.context_len,
         )
         stream = TextStream(
-            model.tokenizer.detokenizer(request.prompt_token_ids), checked.stop_texts, request.sampling.min_tokens
+            model.tokenizer.detokenizer(request.prompt_token_ids, keep_special_tokens=checked.keep_special_tokens),
+            checked.stop_texts,
+            request.sampling.min_tokens,
         )
         statistics = GenerationStatistics()
         first_s: float | None = None
@@ -177,7 +179,10 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                 num_steps, accepted_depth = (min(count, len(tokens)) for count in (step.num_steps, step.accepted_depth))
                 statistics.add(replace(step, tokens=tokens, accepted_depth=accepted_depth, num_steps=num_steps))
                 response = router_pb2.GenerateResponse(
-                    tokens=[_token_to_proto(t, text) for t, text in zip(tokens, piece.token_texts, strict=True)],
+                    tokens=[
+                        _token_to_proto(token, text, model.tokenizer)
+                        for token, text in zip(tokens, piece.token_texts, strict=True)
+                    ],
                     text=piece.text,
                 )
                 if step.finish_reason is None and piece.stop_text is None:
@@ -228,11 +233,14 @@ def _set_end(
     response.finish_reason = router_pb2.FINISH_REASON_STOP if is_stopped else router_pb2.FINISH_REASON_LENGTH
 
 
-def _token_to_proto(token: CommittedToken, text: str) -> router_pb2.GeneratedToken:
-    log_probs = None if token.log_probs is None else wire.log_probs_to_proto(token.log_probs)
-    return router_pb2.GeneratedToken(
-        token_id=token.token_id, text=text, drafted_by=token.drafted_by, log_probs=log_probs
-    )
+def _token_to_proto(token: CommittedToken, text: str, tokenizer: Tokenizer) -> router_pb2.GeneratedToken:
+    proto = router_pb2.GeneratedToken(token_id=token.token_id, text=text, drafted_by=token.drafted_by)
+    if token.log_probs is not None:
+        proto.token_bytes = tokenizer.token_bytes(token.token_id)
+        proto.log_probs.CopyFrom(wire.log_probs_to_proto(token.log_probs))
+        for entry in proto.log_probs.top:
+            entry.token_bytes = tokenizer.token_bytes(entry.token_id)
+    return proto
 
 
 def _usage_of(checked: CheckedRequest, statistics: GenerationStatistics) -> router_pb2.Usage:

@@ -38,7 +38,7 @@ _NUM_SEED_BITS = 63
 
 @dataclass(frozen=True, slots=True)
 class CheckedRequest:
-    """A request that can be run, and the texts that stop it.
+    """A request that can be run, and what its text is made by: the texts that stop it, and whether special tokens have one.
 
     ``stop_text_of_token`` are those of them that are special tokens, which have no text in an output.
     """
@@ -46,6 +46,7 @@ class CheckedRequest:
     request: GenerationRequest
     stop_texts: tuple[str, ...]
     stop_text_of_token: Mapping[int, str]
+    keep_special_tokens: bool = False
 
 
 def check_fields(proto: router_pb2.GenerateRequest, model: ServedModel, ssms: Sequence[str]) -> None:
@@ -92,6 +93,7 @@ async def checked_request(
         ),
         stop_texts,
         stop_text_of_token,
+        keep_special_tokens=proto.keep_special_tokens,
     )
 
 

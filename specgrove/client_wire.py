@@ -60,6 +60,7 @@ class GenerateParams(ChatParams, total=False):
     stop: str | Iterable[str] | None
     stop_token_ids: int | Iterable[int] | None
     ignore_eos: bool
+    keep_special_tokens: bool
     num_log_probs: int | None
     speculation: SpeculationOptions | None
     prompt_progress: bool
@@ -82,7 +83,7 @@ def request_to_proto(prompt: Prompt, **params: Unpack[GenerateParams]) -> router
     )
     if (model := params.get("model")) is not None:
         request.model = text_of("model", model)
-    for name in ("max_tokens", "ignore_eos", "prompt_progress"):
+    for name in ("max_tokens", "ignore_eos", "keep_special_tokens", "prompt_progress"):
         _set(request, name, params.get(name), name)
     for name in _PLAIN_SAMPLING_NAMES:
         value = params.get(name)

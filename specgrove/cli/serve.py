@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
+from specgrove.addresses import is_unix
 from specgrove.cli.rendering import make_console
 from specgrove.cli.suites import started_suite
 from specgrove.client import Client
@@ -34,9 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, on_signal)
         ssms = ", ".join(info.ssms) or "none"
-        console.print(
-            f"serving {info.model} ({info.dtype}), SSMs: {ssms}, at {suite.address}; Ctrl-C stops", style="bold"
-        )
+        places = f"at {suite.address}{_http_place(arguments)}"
+        console.print(f"serving {info.model} ({info.dtype}), SSMs: {ssms}, {places}; Ctrl-C stops", style="bold")
         while not received:
             suite.check()
             time.sleep(_SIGNAL_POLL_S)
@@ -44,6 +44,15 @@ def run(arguments: argparse.Namespace) -> int:
             "stopping the services when the requests under way have ended; once more to stop at once", style="dim"
         )
     return 0
+
+
+def _http_place(arguments: argparse.Namespace) -> str:
+    """Where OpenAI's clients are to be pointed."""
+    address = arguments.http_address
+    if address is None:
+        return ""
+    scheme = "https" if arguments.tls_certificate is not None else "http"
+    return f", HTTP at {address if is_unix(address) else f'{scheme}://{address}/v1'}"
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import rich.console
@@ -23,6 +23,7 @@ from specgrove.models.hub import resolve_model
 from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.serve import Suite, SuiteConfig
 from specgrove.serving.address import TlsFiles, check_server_tls
+from specgrove.serving.api_keys import read_keys
 from specgrove.serving.listening import check_can_listen
 from specgrove.settings import DRAIN, given_arguments
 from specgrove.supervisor import LogLine
@@ -36,12 +37,9 @@ _SAME_WORK_INTERVAL_S = 10.0
 def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterator[Suite]:
     """A suite with the models of ``--llm``, ``--ssm`` and ``--dtype``. Its start is shown on stderr."""
     console = make_console(stderr=True, quiet=arguments.quiet)
-    if address is not None:
-        try:
-            check_can_listen(address)
-        except OSError as error:
-            raise OSError(f"--grpc-address: {error}") from error
+    _check_addresses({"--grpc-address": address, "--http-address": arguments.http_address})
     _check_tls(arguments)
+    _check_http(arguments)
     given = given_arguments(arguments)
     cache_dir = arguments.cache_dir or default_cache_dir()
     llm, dtype = arguments.llm or DEFAULT_LLM, arguments.dtype or DEFAULT_DTYPE
@@ -82,6 +80,28 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
         yield suite
     finally:
         suite.stop()
+
+
+def _check_addresses(addresses: Mapping[str, str | None]) -> None:
+    """By the flags that they are given with."""
+    for flag, address in addresses.items():
+        if address is None:
+            continue
+        try:
+            check_can_listen(address)
+        except OSError as error:
+            raise OSError(f"{flag}: {error}") from error
+
+
+def _check_http(arguments: argparse.Namespace) -> None:
+    if arguments.http_address is None:
+        if arguments.http_api_key_file or arguments.http_allowed_origins:
+            raise ValueError("--http-api-key-file and --http-allowed-origins need --http-address")
+    elif arguments.http_api_key_file is not None:
+        try:
+            read_keys(arguments.http_api_key_file)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--http-api-key-file: {error}") from error
 
 
 def _check_tls(arguments: argparse.Namespace) -> None:

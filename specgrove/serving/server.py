@@ -82,6 +82,13 @@ class Server:
         self._guard = CallGuard(limits.write_timeout_s)
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
+        self.is_serving = False
+        """What health checks answer now."""
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether new calls are refused, because it stops."""
+        return self._guard.is_draining
 
     async def start(self, *, is_serving: bool = True) -> str:
         """Listens, and returns the bound address. Raises ``OSError`` when the address is taken."""
@@ -114,6 +121,7 @@ class Server:
 
     async def set_serving(self, is_serving: bool) -> None:
         """What health checks answer from now on."""
+        self.is_serving = is_serving
         statuses = health_pb2.HealthCheckResponse
         for name in self._service_names:
             await self._health.set(name, statuses.SERVING if is_serving else statuses.NOT_SERVING)
@@ -125,6 +133,7 @@ class Server:
             return
         timeout_s = self.drain_timeout_s if drain_timeout_s is None else drain_timeout_s
         self._guard.is_draining = True
+        self.is_serving = False
         try:
             await self._health.enter_graceful_shutdown()
             if self._drain is None:

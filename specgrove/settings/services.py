@@ -19,7 +19,16 @@ from specgrove.config import (
 from specgrove.cpus import available_cpus
 from specgrove.folders import default_cache_dir
 from specgrove.settings.setting import Setting
-from specgrove.settings.values import at_least, milliseconds, parse_bytes, path, positive_seconds, seconds, stages
+from specgrove.settings.values import (
+    at_least,
+    milliseconds,
+    parse_bytes,
+    path,
+    positive_seconds,
+    seconds,
+    stages,
+    texts,
+)
 
 _LOGGING = (
     Setting(
@@ -151,6 +160,27 @@ ROUTER = (
         is_of_suite=True,
     ),
     Setting("tls-private-key", "PEM file", None, path, metavar="FILE"),
+    Setting(
+        "http-address",
+        "where the OpenAI-compatible HTTP API listens, HOST:PORT or unix:/path; by TLS where clients of gRPC connect so; unset: nowhere",
+        None,
+        checked_address,
+        "ADDRESS",
+    ),
+    Setting(
+        "http-api-key-file",
+        "file with keys, one a line; HTTP requests need 'Authorization: Bearer KEY' then. gRPC asks for none",
+        None,
+        path,
+        metavar="FILE",
+    ),
+    Setting(
+        "http-allowed-origins",
+        "web pages that browsers may use the HTTP API from (CORS), e.g. https://a.example,https://b.example, or *",
+        None,
+        texts,
+        metavar="ORIGIN,...",
+    ),
     Setting("tls-client-ca", "PEM file; clients must have a certificate of this CA", None, path, metavar="FILE"),
     *_LOGGING,
 )

@@ -80,6 +80,14 @@ def stages(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
+def texts(text: str) -> tuple[str, ...]:
+    """Several, with commas between."""
+    found = tuple(part.strip() for part in text.split(","))
+    if not all(found):
+        raise ValueError(f"must be a text, or several with commas between, got {text!r}")
+    return found
+
+
 def path(text: str) -> Path:
     """``~`` is the home folder."""
     return Path(text).expanduser()

@@ -158,6 +158,14 @@ class Tokenizer:
         detokenizer = self.detokenizer(keep_special_tokens=keep_special_tokens)
         return "".join([detokenizer.add(token_id) for token_id in ids]) + detokenizer.finish()
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token stands for by itself amid a text, special tokens too; may be a part of a character."""
+        token_bytes = self._texts.bytes_of(token_id)
+        if token_bytes is not None:
+            return token_bytes
+        # As the second of two: decoders strip a text's first space.
+        return self._texts.text_of([token_id, token_id])[len(self._texts.text_of([token_id])) :].encode()
+
     def detokenizer(
         self, prompt_token_ids: Sequence[int] = (), *, keep_special_tokens: bool = False
     ) -> IncrementalDetokenizer:

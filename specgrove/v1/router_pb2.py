@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from specgrove.v1 import token_tree_pb2 as specgrove_dot_v1_dot_token__tree__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19specgrove/v1/router.proto\x12\x0cspecgrove.v1\x1a\x1dspecgrove/v1/token_tree.proto\"\xd0\x01\n\x04\x43hat\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.specgrove.v1.ChatMessage\x12\"\n\x15\x61\x64\x64_generation_prompt\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x1e\n\x16\x63ontinue_final_message\x18\x04 \x01(\x08\x12!\n\x19\x63hat_template_kwargs_json\x18\x05 \x01(\tB\x18\n\x16_add_generation_promptJ\x04\x08\x02\x10\x03R\x14\x63hat_template_kwargs\"W\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x17\n\x0f\x61ttributes_json\x18\x04 \x01(\tJ\x04\x08\x03\x10\x04R\nattributes\"\x1d\n\x08TokenIds\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\xc1\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\"\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x12.specgrove.v1.ChatH\x00\x12+\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x16.specgrove.v1.TokenIdsH\x00\x12.\n\x08sampling\x18\x05 \x01(\x0b\x32\x1c.specgrove.v1.SamplingParams\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x12\n\nignore_eos\x18\x08 \x01(\x08\x12\x35\n\x0bspeculation\x18\t \x01(\x0b\x32 .specgrove.v1.SpeculationOptions\x12\x17\n\x0fprompt_progress\x18\n \x01(\x08\x42\x08\n\x06prompt\"r\n\x12SpeculationOptions\x12\x10\n\x08\x64isabled\x18\x01 \x01(\x08\x12\x0c\n\x04ssms\x18\x02 \x03(\t\x12\x15\n\rmax_num_nodes\x18\x03 \x01(\r\x12\x11\n\tmax_depth\x18\x04 \x01(\r\x12\x12\n\nbeam_width\x18\x05 \x01(\r\":\n\nStopReason\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x12\n\x08token_id\x18\x02 \x01(\rH\x00\x42\x08\n\x06reason\"\xf4\x01\n\x10GenerateResponse\x12,\n\x06tokens\x18\x01 \x03(\x0b\x32\x1c.specgrove.v1.GeneratedToken\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x31\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x1a.specgrove.v1.FinishReason\x12\"\n\x05usage\x18\x04 \x01(\x0b\x32\x13.specgrove.v1.Usage\x12-\n\x0bstop_reason\x18\x05 \x01(\x0b\x32\x18.specgrove.v1.StopReason\x12\x1e\n\x16num_prompt_tokens_read\x18\x06 \x01(\r\"o\n\x0eGeneratedToken\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x12\n\ndrafted_by\x18\x03 \x03(\t\x12)\n\tlog_probs\x18\x04 \x01(\x0b\x32\x16.specgrove.v1.LogProbs\"\xb8\x02\n\x05Usage\x12\x19\n\x11num_prompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11num_output_tokens\x18\x02 \x01(\r\x12\x18\n\x10num_verify_steps\x18\x03 \x01(\r\x12\x1c\n\x14\x61\x63\x63\x65ptance_histogram\x18\x04 \x03(\r\x12\x18\n\x10\x64rafted_by_depth\x18\x05 \x03(\r\x12\x19\n\x11\x61\x63\x63\x65pted_by_depth\x18\x06 \x03(\r\x12\x19\n\x11num_drafted_nodes\x18\x07 \x01(\r\x12\x16\n\x0e\x66irst_token_ms\x18\x08 \x01(\x02\x12\x11\n\tdecode_ms\x18\t \x01(\x02\x12\x10\n\x08\x64raft_ms\x18\n \x01(\x02\x12\x11\n\tverify_ms\x18\x0b \x01(\x02\x12\x13\n\x0bnum_replays\x18\x0c \x01(\r\x12\x0c\n\x04seed\x18\r \x01(\x04\"\x15\n\x13GetModelInfoRequest\"\xab\x01\n\x14GetModelInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x12\n\nvocab_size\x18\x03 \x01(\r\x12\x15\n\rmax_model_len\x18\x04 \x01(\r\x12\r\n\x05\x64type\x18\x05 \x01(\t\x12\x15\n\reos_token_ids\x18\x06 \x03(\r\x12\x0c\n\x04ssms\x18\x07 \x03(\t\x12\x0f\n\x07version\x18\x08 \x01(\t\"N\n\x0fTokenizeRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\"\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x12.specgrove.v1.ChatH\x00\x42\x07\n\x05input\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"C\n\x11\x44\x65tokenizeRequest\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x1b\n\x13keep_special_tokens\x18\x02 \x01(\x08\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xcf\x02\n\rRouterService\x12K\n\x08Generate\x12\x1d.specgrove.v1.GenerateRequest\x1a\x1e.specgrove.v1.GenerateResponse0\x01\x12U\n\x0cGetModelInfo\x12!.specgrove.v1.GetModelInfoRequest\x1a\".specgrove.v1.GetModelInfoResponse\x12I\n\x08Tokenize\x12\x1d.specgrove.v1.TokenizeRequest\x1a\x1e.specgrove.v1.TokenizeResponse\x12O\n\nDetokenize\x12\x1f.specgrove.v1.DetokenizeRequest\x1a .specgrove.v1.DetokenizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19specgrove/v1/router.proto\x12\x0cspecgrove.v1\x1a\x1dspecgrove/v1/token_tree.proto\"\xd0\x01\n\x04\x43hat\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.specgrove.v1.ChatMessage\x12\"\n\x15\x61\x64\x64_generation_prompt\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x1e\n\x16\x63ontinue_final_message\x18\x04 \x01(\x08\x12!\n\x19\x63hat_template_kwargs_json\x18\x05 \x01(\tB\x18\n\x16_add_generation_promptJ\x04\x08\x02\x10\x03R\x14\x63hat_template_kwargs\"W\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x17\n\x0f\x61ttributes_json\x18\x04 \x01(\tJ\x04\x08\x03\x10\x04R\nattributes\"\x1d\n\x08TokenIds\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\xde\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\"\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x12.specgrove.v1.ChatH\x00\x12+\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x16.specgrove.v1.TokenIdsH\x00\x12.\n\x08sampling\x18\x05 \x01(\x0b\x32\x1c.specgrove.v1.SamplingParams\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x12\n\nignore_eos\x18\x08 \x01(\x08\x12\x35\n\x0bspeculation\x18\t \x01(\x0b\x32 .specgrove.v1.SpeculationOptions\x12\x17\n\x0fprompt_progress\x18\n \x01(\x08\x12\x1b\n\x13keep_special_tokens\x18\x0b \x01(\x08\x42\x08\n\x06prompt\"r\n\x12SpeculationOptions\x12\x10\n\x08\x64isabled\x18\x01 \x01(\x08\x12\x0c\n\x04ssms\x18\x02 \x03(\t\x12\x15\n\rmax_num_nodes\x18\x03 \x01(\r\x12\x11\n\tmax_depth\x18\x04 \x01(\r\x12\x12\n\nbeam_width\x18\x05 \x01(\r\":\n\nStopReason\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x12\n\x08token_id\x18\x02 \x01(\rH\x00\x42\x08\n\x06reason\"\xf4\x01\n\x10GenerateResponse\x12,\n\x06tokens\x18\x01 \x03(\x0b\x32\x1c.specgrove.v1.GeneratedToken\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x31\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x1a.specgrove.v1.FinishReason\x12\"\n\x05usage\x18\x04 \x01(\x0b\x32\x13.specgrove.v1.Usage\x12-\n\x0bstop_reason\x18\x05 \x01(\x0b\x32\x18.specgrove.v1.StopReason\x12\x1e\n\x16num_prompt_tokens_read\x18\x06 \x01(\r\"\x84\x01\n\x0eGeneratedToken\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x12\n\ndrafted_by\x18\x03 \x03(\t\x12)\n\tlog_probs\x18\x04 \x01(\x0b\x32\x16.specgrove.v1.LogProbs\x12\x13\n\x0btoken_bytes\x18\x05 \x01(\x0c\"\xb8\x02\n\x05Usage\x12\x19\n\x11num_prompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11num_output_tokens\x18\x02 \x01(\r\x12\x18\n\x10num_verify_steps\x18\x03 \x01(\r\x12\x1c\n\x14\x61\x63\x63\x65ptance_histogram\x18\x04 \x03(\r\x12\x18\n\x10\x64rafted_by_depth\x18\x05 \x03(\r\x12\x19\n\x11\x61\x63\x63\x65pted_by_depth\x18\x06 \x03(\r\x12\x19\n\x11num_drafted_nodes\x18\x07 \x01(\r\x12\x16\n\x0e\x66irst_token_ms\x18\x08 \x01(\x02\x12\x11\n\tdecode_ms\x18\t \x01(\x02\x12\x10\n\x08\x64raft_ms\x18\n \x01(\x02\x12\x11\n\tverify_ms\x18\x0b \x01(\x02\x12\x13\n\x0bnum_replays\x18\x0c \x01(\r\x12\x0c\n\x04seed\x18\r \x01(\x04\"\x15\n\x13GetModelInfoRequest\"\xab\x01\n\x14GetModelInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x12\n\nvocab_size\x18\x03 \x01(\r\x12\x15\n\rmax_model_len\x18\x04 \x01(\r\x12\r\n\x05\x64type\x18\x05 \x01(\t\x12\x15\n\reos_token_ids\x18\x06 \x03(\r\x12\x0c\n\x04ssms\x18\x07 \x03(\t\x12\x0f\n\x07version\x18\x08 \x01(\t\"N\n\x0fTokenizeRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\"\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x12.specgrove.v1.ChatH\x00\x42\x07\n\x05input\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"C\n\x11\x44\x65tokenizeRequest\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x1b\n\x13keep_special_tokens\x18\x02 \x01(\x08\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xcf\x02\n\rRouterService\x12K\n\x08Generate\x12\x1d.specgrove.v1.GenerateRequest\x1a\x1e.specgrove.v1.GenerateResponse0\x01\x12U\n\x0cGetModelInfo\x12!.specgrove.v1.GetModelInfoRequest\x1a\".specgrove.v1.GetModelInfoResponse\x12I\n\x08Tokenize\x12\x1d.specgrove.v1.TokenizeRequest\x1a\x1e.specgrove.v1.TokenizeResponse\x12O\n\nDetokenize\x12\x1f.specgrove.v1.DetokenizeRequest\x1a .specgrove.v1.DetokenizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'specgrove.v1.router_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=2001
-  _globals['_FINISHREASON']._serialized_end=2096
+  _globals['_FINISHREASON']._serialized_start=2052
+  _globals['_FINISHREASON']._serialized_end=2147
   _globals['_CHAT']._serialized_start=75
   _globals['_CHAT']._serialized_end=283
   _globals['_CHATMESSAGE']._serialized_start=285
@@ -41,29 +41,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENIDS']._serialized_start=374
   _globals['_TOKENIDS']._serialized_end=403
   _globals['_GENERATEREQUEST']._serialized_start=406
-  _globals['_GENERATEREQUEST']._serialized_end=727
-  _globals['_SPECULATIONOPTIONS']._serialized_start=729
-  _globals['_SPECULATIONOPTIONS']._serialized_end=843
-  _globals['_STOPREASON']._serialized_start=845
-  _globals['_STOPREASON']._serialized_end=903
-  _globals['_GENERATERESPONSE']._serialized_start=906
-  _globals['_GENERATERESPONSE']._serialized_end=1150
-  _globals['_GENERATEDTOKEN']._serialized_start=1152
-  _globals['_GENERATEDTOKEN']._serialized_end=1263
-  _globals['_USAGE']._serialized_start=1266
-  _globals['_USAGE']._serialized_end=1578
-  _globals['_GETMODELINFOREQUEST']._serialized_start=1580
-  _globals['_GETMODELINFOREQUEST']._serialized_end=1601
-  _globals['_GETMODELINFORESPONSE']._serialized_start=1604
-  _globals['_GETMODELINFORESPONSE']._serialized_end=1775
-  _globals['_TOKENIZEREQUEST']._serialized_start=1777
-  _globals['_TOKENIZEREQUEST']._serialized_end=1855
-  _globals['_TOKENIZERESPONSE']._serialized_start=1857
-  _globals['_TOKENIZERESPONSE']._serialized_end=1894
-  _globals['_DETOKENIZEREQUEST']._serialized_start=1896
-  _globals['_DETOKENIZEREQUEST']._serialized_end=1963
-  _globals['_DETOKENIZERESPONSE']._serialized_start=1965
-  _globals['_DETOKENIZERESPONSE']._serialized_end=1999
-  _globals['_ROUTERSERVICE']._serialized_start=2099
-  _globals['_ROUTERSERVICE']._serialized_end=2434
+  _globals['_GENERATEREQUEST']._serialized_end=756
+  _globals['_SPECULATIONOPTIONS']._serialized_start=758
+  _globals['_SPECULATIONOPTIONS']._serialized_end=872
+  _globals['_STOPREASON']._serialized_start=874
+  _globals['_STOPREASON']._serialized_end=932
+  _globals['_GENERATERESPONSE']._serialized_start=935
+  _globals['_GENERATERESPONSE']._serialized_end=1179
+  _globals['_GENERATEDTOKEN']._serialized_start=1182
+  _globals['_GENERATEDTOKEN']._serialized_end=1314
+  _globals['_USAGE']._serialized_start=1317
+  _globals['_USAGE']._serialized_end=1629
+  _globals['_GETMODELINFOREQUEST']._serialized_start=1631
+  _globals['_GETMODELINFOREQUEST']._serialized_end=1652
+  _globals['_GETMODELINFORESPONSE']._serialized_start=1655
+  _globals['_GETMODELINFORESPONSE']._serialized_end=1826
+  _globals['_TOKENIZEREQUEST']._serialized_start=1828
+  _globals['_TOKENIZEREQUEST']._serialized_end=1906
+  _globals['_TOKENIZERESPONSE']._serialized_start=1908
+  _globals['_TOKENIZERESPONSE']._serialized_end=1945
+  _globals['_DETOKENIZEREQUEST']._serialized_start=1947
+  _globals['_DETOKENIZEREQUEST']._serialized_end=2014
+  _globals['_DETOKENIZERESPONSE']._serialized_start=2016
+  _globals['_DETOKENIZERESPONSE']._serialized_end=2050
+  _globals['_ROUTERSERVICE']._serialized_start=2150
+  _globals['_ROUTERSERVICE']._serialized_end=2485
 # @@protoc_insertion_point(module_scope)

@@ -76,12 +76,14 @@ class SamplingParams(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., seed: _Optional[int] = ..., min_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., num_log_probs: _Optional[int] = ...) -> None: ...
 
 class TokenLogProb(_message.Message):
-    __slots__ = ("token_id", "log_prob")
+    __slots__ = ("token_id", "log_prob", "token_bytes")
     TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
     LOG_PROB_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_BYTES_FIELD_NUMBER: _ClassVar[int]
     token_id: int
     log_prob: float
-    def __init__(self, token_id: _Optional[int] = ..., log_prob: _Optional[float] = ...) -> None: ...
+    token_bytes: bytes
+    def __init__(self, token_id: _Optional[int] = ..., log_prob: _Optional[float] = ..., token_bytes: _Optional[bytes] = ...) -> None: ...
 
 class LogProbs(_message.Message):
     __slots__ = ("log_prob", "top")

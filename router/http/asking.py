@@ -1,0 +1,186 @@
+"""Bodies of HTTP requests to ``GenerateRequest``s, one for each output. Used by ``app``; the other direction is ``outputs``.
+
+Plain values are converted by ``specgrove.client_wire``, as those of Python's clients are, so that both are told the same of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from router.http.bodies import ChatBody, CompletionBody, Speculation, TokenizeBody
+from router.http.errors import SentNames
+from router.prompts import MAX_NUM_MESSAGES
+from specgrove import client_wire
+from specgrove.client_arguments import texts_of
+from specgrove.client_wire import ChatParams, GenerateParams
+from specgrove.errors import InvalidRequestError
+from specgrove.request import SpeculationOptions
+from specgrove.v1 import router_pb2
+
+MAX_NUM_OUTPUTS = 128
+_DEFAULT_TEMPERATURE = 1.0
+_NUM_SEEDS = 2**64
+
+
+@dataclass(frozen=True, slots=True)
+class AskedPrompt:
+    """A prompt with its parameters, and how the client has called them. ``requests`` are those of its outputs, in order."""
+
+    requests: tuple[router_pb2.GenerateRequest, ...]
+    names: SentNames
+
+
+def asked_completion(body: CompletionBody) -> tuple[AskedPrompt, ...]:
+    """A prompt or several. Raises ``InvalidRequestError``."""
+    if body.echo and body.logprobs is not None:
+        raise InvalidRequestError.of("echo", "is not supported with logprobs: prompts have no log-probabilities here")
+    prompts = _prompts_of(body.prompt)
+    if len(prompts) * body.n > MAX_NUM_OUTPUTS:
+        description = (
+            f"{len(prompts)} prompts with n {body.n} are {len(prompts) * body.n} outputs; at most {MAX_NUM_OUTPUTS}"
+        )
+        raise InvalidRequestError.of("prompt", description)
+    params = _params_of(body, body.max_tokens, body.logprobs)
+    return tuple(
+        _asked(prompt, params, SentNames(name, has_one_stop=isinstance(body.stop, str)), body)
+        for name, prompt in prompts.items()
+    )
+
+
+def asked_chat(body: ChatBody) -> AskedPrompt:
+    """Raises ``InvalidRequestError``."""
+    if body.top_logprobs and not body.logprobs:
+        raise InvalidRequestError.of("top_logprobs", "needs logprobs: true")
+    max_tokens = _agreed_max_tokens(body)
+    params: GenerateParams = {
+        **_params_of(body, max_tokens, (body.top_logprobs or 0) if body.logprobs else None),
+        **_chat_params_of(body, _template_kwargs_of(body)),
+    }
+    names = SentNames(
+        "messages",
+        max_tokens="max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
+        num_log_probs="top_logprobs",
+        has_one_stop=isinstance(body.stop, str),
+    )
+    return _asked(_messages_of(body.messages), params, names, body)
+
+
+def asked_tokenize(body: TokenizeBody) -> tuple[router_pb2.TokenizeRequest, SentNames]:
+    """Raises ``InvalidRequestError``."""
+    if (body.prompt is None) == (body.messages is None):
+        raise InvalidRequestError.of("prompt", "give either prompt or messages")
+    names = SentNames("messages" if body.prompt is None else "prompt")
+    prompt = _messages_of(body.messages) if body.prompt is None else body.prompt
+    params = _chat_params_of(body, body.chat_template_kwargs)
+    with names.renaming():
+        return client_wire.tokenize_request(prompt, params), names  # type: ignore[arg-type]
+
+
+def _prompts_of(value: object) -> dict[str, object]:
+    """Prompts by the names that errors give them."""
+    if isinstance(value, str):
+        return {"prompt": value}
+    if not isinstance(value, list):
+        raise InvalidRequestError.of("prompt", "must be a text, token ids, or a list of either")
+    if not value:
+        raise InvalidRequestError.of("prompt", "is empty; a prompt needs at least one token")
+    if isinstance(value[0], (int, float)):
+        return {"prompt": value}
+    for index, prompt in enumerate(value):
+        # A list of anything else would be taken for a conversation.
+        is_ids = isinstance(prompt, list) and isinstance((prompt or [0])[0], (int, float))
+        if not isinstance(prompt, str) and not is_ids:
+            raise InvalidRequestError.of(f"prompt[{index}]", "must be a text or token ids")
+    return {f"prompt[{index}]": prompt for index, prompt in enumerate(value)}
+
+
+def _messages_of(value: object) -> list[object]:
+    """As OpenAI's API has them; what one message must be is ``client_wire``'s business."""
+    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
+        raise InvalidRequestError.of(
+            "messages", 'must be a list of messages, e.g. [{"role": "user", "content": "Hello"}]'
+        )
+    if not value:
+        raise InvalidRequestError.of("messages", "is empty; a conversation needs at least one message")
+    if len(value) > MAX_NUM_MESSAGES:
+        raise InvalidRequestError.of("messages", f"has {len(value)} messages; at most {MAX_NUM_MESSAGES}")
+    return value
+
+
+def _params_of(body: ChatBody | CompletionBody, max_tokens: int | None, num_log_probs: int | None) -> GenerateParams:
+    return GenerateParams(
+        model=body.model,
+        max_tokens=max_tokens,
+        temperature=_DEFAULT_TEMPERATURE if body.temperature is None else body.temperature,
+        top_k=body.top_k,
+        top_p=body.top_p,
+        min_p=body.min_p,
+        repetition_penalty=body.repetition_penalty,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        logit_bias=body.logit_bias,
+        min_tokens=body.min_tokens,
+        stop=body.stop,
+        stop_token_ids=body.stop_token_ids,
+        ignore_eos=body.ignore_eos,
+        num_log_probs=num_log_probs,
+        speculation=_speculation_of(body.speculation),
+        keep_special_tokens=not body.skip_special_tokens,
+    )
+
+
+def _chat_params_of(body: ChatBody | TokenizeBody, template_kwargs: Mapping[str, object] | None) -> ChatParams:
+    return ChatParams(
+        chat_template_kwargs=template_kwargs,
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=body.continue_final_message,
+    )
+
+
+def _agreed_max_tokens(body: ChatBody) -> int | None:
+    old, new = body.max_tokens, body.max_completion_tokens
+    if old is not None and new is not None and old != new:
+        raise InvalidRequestError.of("max_tokens", f"is {old}, and max_completion_tokens is {new}: give one of them")
+    return old if new is None else new
+
+
+def _template_kwargs_of(body: ChatBody) -> Mapping[str, object] | None:
+    """With the tools, which templates read as a variable."""
+    if body.tool_choice not in (None, "auto", "none"):
+        description = 'must be "auto" or "none": the model can\'t be made to call a tool'
+        raise InvalidRequestError.of("tool_choice", description)
+    others: Mapping[str, object] | None = body.chat_template_kwargs
+    if not body.has_tools:
+        return others
+    if not isinstance(body.tools, list) or not all(isinstance(tool, dict) for tool in body.tools):
+        raise InvalidRequestError.of("tools", "must be a list of objects")
+    if others is not None and (not isinstance(others, dict) or "tools" in others):
+        raise InvalidRequestError.of("chat_template_kwargs", "must be an object; tools have a field of their own")
+    return {**(others or {}), "tools": body.tools}
+
+
+def _speculation_of(options: Speculation | None) -> SpeculationOptions | None:
+    if options is None:
+        return None
+    return SpeculationOptions(
+        disabled=options.disabled,
+        ssms=tuple(texts_of("speculation.ssms", options.ssms)),
+        max_num_nodes=options.max_num_nodes,
+        max_depth=options.max_depth,
+        beam_width=options.beam_width,
+    )
+
+
+def _asked(prompt: object, params: GenerateParams, names: SentNames, body: ChatBody | CompletionBody) -> AskedPrompt:
+    with names.renaming():
+        first = client_wire.request_to_proto(prompt, **params)  # type: ignore[arg-type]
+    requests = []
+    for number in range(body.n):
+        request = router_pb2.GenerateRequest()
+        request.CopyFrom(first)
+        if body.seed is not None:
+            # Negative ones, which OpenAI's API has, count from the end.
+            request.sampling.seed = (body.seed + number) % _NUM_SEEDS
+        requests.append(request)
+    return AskedPrompt(tuple(requests), names)

@@ -1,0 +1,192 @@
+"""What clients send as JSON: the fields of every endpoint, for the OpenAPI document and for plain checks of types.
+
+Used by ``app`` and ``asking``. Values are checked by the router, as those that come over gRPC are. Invariant: a field that is not known
+is refused, so that nothing mistyped is dropped in silence; one that is null counts as left out.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+
+from router.http.refused import changes_nothing
+
+_ID = {"type": "integer", "minimum": 0}
+_IDS = {"type": "array", "items": _ID, "minItems": 1}
+_TEXT = {"type": "string"}
+_TEXTS = {"type": "array", "items": _TEXT}
+
+# Looked at by those who know what they may be (``asking`` and ``specgrove.client_wire``); here they are only described.
+Prompt = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                _TEXTS | {"minItems": 1},
+                _IDS,
+                {"type": "array", "items": _IDS, "minItems": 1},
+            ]
+        }
+    ),
+]
+Stop = Annotated[Any, WithJsonSchema({"anyOf": [_TEXT, _TEXTS]})]
+TokenIds = Annotated[Any, WithJsonSchema({"type": "array", "items": _ID})]
+LogitBias = Annotated[Any, WithJsonSchema({"type": "object", "additionalProperties": {"type": "number"}})]
+Messages = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["role"],
+                "properties": {
+                    "role": _TEXT,
+                    "content": {
+                        "anyOf": [
+                            _TEXT,
+                            {
+                                "type": "array",
+                                "items": {
+                                    "type": "object",
+                                    "required": ["type", "text"],
+                                    "properties": {"type": {"const": "text"}, "text": _TEXT},
+                                },
+                            },
+                        ]
+                    },
+                },
+            },
+        }
+    ),
+]
+Values = Annotated[Any, WithJsonSchema({"type": "object"})]
+Ignored = Annotated[Any, WithJsonSchema({}), Field(description="Taken and ignored.")]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_changes_nothing(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None and (name in cls.model_fields or not changes_nothing(name, value))
+        }
+
+
+class Speculation(_Body):
+    """How to speculate, as ``SpeculationOptions`` of router.proto. It changes the speed, never the output."""
+
+    disabled: bool = False
+    ssms: Stop = None
+    max_num_nodes: int | None = None
+    max_depth: int | None = None
+    beam_width: int | None = None
+
+
+class StreamOptions(_Body):
+    """What a stream has besides the output."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = Field(False, description="Taken and ignored: nothing is added to chunks.")
+
+
+class _Generation(_Body):
+    """What both ways to generate take."""
+
+    model: str | None = Field(None, description="Left out: the one served.")
+    temperature: float | None = Field(None, description="0 to 100; 0 is greedy. Left out: 1, as in OpenAI's API.")
+    top_p: float | None = Field(None, description="0 to 1.")
+    n: int = Field(1, ge=1, le=128, description="Outputs of each prompt. Output i has the seed `seed + i`.")
+    seed: int | None = Field(
+        None, description="The same seed gives the same output. Left out: drawn, and told in the answer."
+    )
+    stop: Stop = None
+    presence_penalty: float | None = Field(None, description="-2 to 2.")
+    frequency_penalty: float | None = Field(None, description="-2 to 2.")
+    logit_bias: LogitBias = None
+    max_tokens: int | None = Field(None, ge=1)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    top_k: int | None = Field(None, ge=-1, description="0 and -1: all.")
+    min_p: float | None = Field(None, description="0 to 1.")
+    repetition_penalty: float | None = Field(None, description="Above 0, to 10.")
+    min_tokens: int | None = Field(None, ge=0)
+    ignore_eos: bool = False
+    stop_token_ids: TokenIds = None
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    speculation: Speculation | None = None
+
+    user: Ignored = None
+    metadata: Ignored = None
+    safety_identifier: Ignored = None
+    prompt_cache_key: Ignored = None
+    prompt_cache_retention: Ignored = None
+    service_tier: Ignored = None
+
+    @property
+    def wants_stream_usage(self) -> bool:
+        """Whether a stream ends with a chunk of its usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class CompletionBody(_Generation):
+    """``POST /v1/completions``."""
+
+    prompt: Prompt
+    echo: bool = False
+    logprobs: int | None = Field(
+        None, ge=0, description="0 to 20: each token's own, and those of so many most probable."
+    )
+    max_tokens: int | None = Field(16, ge=1)
+
+
+class _Conversation(_Body):
+    messages: Messages
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
+    chat_template_kwargs: Values = None
+
+
+class ChatBody(_Generation, _Conversation):
+    """``POST /v1/chat/completions``."""
+
+    max_completion_tokens: int | None = Field(None, ge=1, description="Left out: what the context holds.")
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, description="0 to 20.")
+    tools: Annotated[Any, WithJsonSchema({"type": "array", "items": {"type": "object"}})] = None
+    tool_choice: Any = None
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether the model is shown tools."""
+        return bool(self.tools) and self.tool_choice != "none"
+
+
+class TokenizeBody(_Body):
+    """``POST /tokenize``: a text or a conversation."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Messages = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
+    chat_template_kwargs: Values = None
+    return_token_strs: bool = False
+
+
+class DetokenizeBody(_Body):
+    """``POST /detokenize``."""
+
+    model: str | None = None
+    tokens: TokenIds

@@ -1,0 +1,110 @@
+"""``/v1/chat/completions``: how its answers are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from router.http.answers import Json
+from router.http.heads import Head
+from router.http.log_probs import chat_log_probs
+from router.http.outputs import Piece, usage_json
+from router.http.tool_calls import ToolCall, ToolCallReader
+from specgrove.v1 import router_pb2
+
+
+class ChatFormat:
+    """One per request. With ``has_tools`` calls are looked for in the outputs."""
+
+    def __init__(
+        self, head: Head, *, num_outputs: int, has_tools: bool, has_log_probs: bool, wants_usage: bool
+    ) -> None:
+        self._head = head
+        self._chunk_head = head.fields("chat.completion.chunk")
+        self._num_outputs = num_outputs
+        self._has_log_probs = has_log_probs
+        self._wants_usage = wants_usage
+        self._usages: dict[int, router_pb2.Usage] = {}
+        self._readers = [ToolCallReader() for _ in range(num_outputs)] if has_tools else []
+
+    def opening(self) -> Iterable[Json]:
+        """Who speaks, for each output."""
+        for index in range(self._num_outputs):
+            delta = {"role": "assistant", "content": ""}
+            yield self._chunk_of({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
+
+    def chunk(self, piece: Piece) -> Json | None:
+        """None while a character, a possible stop text or a call of a tool is incomplete."""
+        text, calls = self._read(piece)
+        log_probs = self._log_probs_of(piece.tokens)
+        if piece.usage is not None:
+            self._usages[piece.index] = piece.usage
+        elif not text and not calls and log_probs is None:
+            return None
+        delta: Json = {"content": text} if text else {}
+        if calls:
+            delta["tool_calls"] = [{"index": call.number, **_call_json(call)} for call in calls]
+        choice = {"index": piece.index, "delta": delta, "logprobs": log_probs, "finish_reason": self._reason_of(piece)}
+        return self._chunk_of(choice | _end_of(piece))
+
+    def closing(self) -> Iterable[Json]:
+        """The usage, where it is asked for."""
+        if self._wants_usage:
+            yield {**self._chunk_head, "choices": [], "usage": usage_json(self._usages.items(), self._num_outputs)}
+
+    def whole(self, pieces: Sequence[Piece]) -> Json:
+        """The chunks of each output put together."""
+        texts = [""] * self._num_outputs
+        calls: list[list[ToolCall]] = [[] for _ in texts]
+        tokens: list[list[router_pb2.GeneratedToken]] = [[] for _ in texts]
+        ends: dict[int, Piece] = {}
+        for piece in pieces:
+            text, found = self._read(piece)
+            texts[piece.index] += text
+            calls[piece.index] += found
+            tokens[piece.index] += piece.tokens
+            if piece.usage is not None:
+                ends[piece.index] = piece
+        choices = [
+            {
+                "index": index,
+                "message": _message(texts[index], calls[index]),
+                "logprobs": self._log_probs_of(tokens[index]),
+                "finish_reason": self._reason_of(end),
+            }
+            | _end_of(end)
+            for index, end in sorted(ends.items())
+        ]
+        usages = [(index, end.usage) for index, end in ends.items() if end.usage is not None]
+        usage = usage_json(usages, self._num_outputs)
+        return {**self._head.fields("chat.completion"), "choices": choices, "usage": usage}
+
+    def _read(self, piece: Piece) -> tuple[str, list[ToolCall]]:
+        if not self._readers:
+            return piece.text, []
+        return self._readers[piece.index].add(piece.text, is_end=piece.usage is not None)
+
+    def _reason_of(self, piece: Piece) -> str | None:
+        is_call = piece.finish_reason == "stop" and self._readers and self._readers[piece.index].num_calls
+        return "tool_calls" if is_call else piece.finish_reason
+
+    def _log_probs_of(self, tokens: Sequence[router_pb2.GeneratedToken]) -> Json | None:
+        return chat_log_probs(tokens) if self._has_log_probs and tokens else None
+
+    def _chunk_of(self, choice: Json) -> Json:
+        chunk = {**self._chunk_head, "choices": [choice]}
+        return chunk | {"usage": None} if self._wants_usage else chunk
+
+
+def _message(text: str, calls: Sequence[ToolCall]) -> Json:
+    message: Json = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
+    if calls:
+        message["tool_calls"] = [_call_json(call) for call in calls]
+    return message
+
+
+def _call_json(call: ToolCall) -> Json:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _end_of(piece: Piece) -> Json:
+    return {} if piece.usage is None else {"stop_reason": piece.stop_reason, "seed": piece.usage.seed}

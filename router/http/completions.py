@@ -1,0 +1,86 @@
+"""``/v1/completions``: how its answers are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from router.http.answers import Json
+from router.http.heads import Head
+from router.http.log_probs import completion_log_probs
+from router.http.outputs import Piece, usage_json
+from specgrove.v1 import router_pb2
+
+
+class CompletionFormat:
+    """One per request. ``echoes`` are the prompts' texts where they are to lead the outputs; else there are none."""
+
+    def __init__(
+        self, head: Head, *, num_per_prompt: int, echoes: Sequence[str], has_log_probs: bool, wants_usage: bool
+    ) -> None:
+        self._head = head.fields("text_completion")
+        self._num_per_prompt = num_per_prompt
+        self._echoes = echoes
+        self._has_log_probs = has_log_probs
+        self._wants_usage = wants_usage
+        self._usages: dict[int, router_pb2.Usage] = {}
+        self._text_lens: dict[int, int] = {}
+
+    def opening(self) -> Iterable[Json]:
+        """The prompts, where they are to be repeated."""
+        for index, text in enumerate(self._echo_of_each()):
+            yield self._chunk_of(_choice(Piece(index, text), None))
+
+    def chunk(self, piece: Piece) -> Json | None:
+        """None while a character or a possible stop text is incomplete."""
+        log_probs = self._log_probs_of(piece)
+        if piece.usage is not None:
+            self._usages[piece.index] = piece.usage
+        elif not piece.text and log_probs is None:
+            return None
+        return self._chunk_of(_choice(piece, log_probs))
+
+    def closing(self) -> Iterable[Json]:
+        """The usage, where it is asked for."""
+        if self._wants_usage:
+            yield {**self._head, "choices": [], "usage": usage_json(self._usages.items(), self._num_per_prompt)}
+
+    def whole(self, pieces: Sequence[Piece]) -> Json:
+        """The chunks of each output put together."""
+        echoes = self._echo_of_each()
+        ends = sorted((piece for piece in pieces if piece.usage is not None), key=lambda piece: piece.index)
+        texts = [echoes[piece.index] if echoes else "" for piece in ends]
+        log_probs: list[dict[str, list[object]]] = [{} for _ in ends]
+        for piece in pieces:
+            texts[piece.index] += piece.text
+            for name, values in (self._log_probs_of(piece) or {}).items():
+                log_probs[piece.index].setdefault(name, []).extend(values)
+        choices = [_choice(end, (log_probs[end.index] or None)) | {"text": texts[end.index]} for end in ends]
+        usages = [(piece.index, piece.usage) for piece in ends if piece.usage is not None]
+        return {**self._head, "choices": choices, "usage": usage_json(usages, self._num_per_prompt)}
+
+    def _echo_of_each(self) -> list[str]:
+        return [text for text in self._echoes for _ in range(self._num_per_prompt)]
+
+    def _log_probs_of(self, piece: Piece) -> dict[str, list[object]] | None:
+        if not self._has_log_probs or not piece.tokens:
+            return None
+        start = self._text_lens.get(piece.index, 0)
+        self._text_lens[piece.index] = start + sum(len(token.text) for token in piece.tokens)
+        return completion_log_probs(piece.tokens, start)
+
+    def _chunk_of(self, choice: Json) -> Json:
+        chunk = {**self._head, "choices": [choice]}
+        return chunk | {"usage": None} if self._wants_usage else chunk
+
+
+def _choice(piece: Piece, log_probs: Any) -> Json:
+    choice: Json = {
+        "index": piece.index,
+        "text": piece.text,
+        "logprobs": log_probs,
+        "finish_reason": piece.finish_reason,
+    }
+    if piece.usage is not None:
+        choice |= {"stop_reason": piece.stop_reason, "seed": piece.usage.seed}
+    return choice

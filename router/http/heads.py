@@ -1,0 +1,34 @@
+"""What all chunks of an answer begin with. Used by the formats."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass
+
+from specgrove.v1 import router_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """``fingerprint`` tells builds and settings apart whose outputs may differ."""
+
+    id: str
+    created_s: int
+    model: str
+    fingerprint: str
+
+    def fields(self, kind: str) -> dict[str, object]:
+        """For an object of a kind, e.g. ``chat.completion``."""
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created_s,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+        }
+
+
+def new_head(prefix: str, info: router_pb2.GetModelInfoResponse) -> Head:
+    """For a new answer, with an id of its own."""
+    return Head(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), info.model, f"specgrove-{info.version}-{info.dtype}")

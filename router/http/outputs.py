@@ -1,0 +1,136 @@
+"""Outputs as they come, of one request or of several at once, and what they took together. Used by ``answers`` and its formats.
+
+Invariant: when ``outputs_of`` ends or is closed, all of its calls have ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from dataclasses import dataclass
+
+from router.http.asking import AskedPrompt
+from router.http.calls import RouterCalls
+from router.http.errors import SentNames
+from specgrove.v1 import router_pb2
+
+_FINISH_REASONS: dict[int, str] = {router_pb2.FINISH_REASON_STOP: "stop", router_pb2.FINISH_REASON_LENGTH: "length"}
+# Pieces of an output that wait for their client to read: then the model's steps wait, as they do over gRPC.
+_NUM_WAITING = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of the output of number ``index``. The last one of an output has a finish reason and ``usage``."""
+
+    index: int
+    text: str
+    tokens: Sequence[router_pb2.GeneratedToken] = ()
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    usage: router_pb2.Usage | None = None
+
+
+async def outputs_of(
+    calls: RouterCalls, prompts: Sequence[AskedPrompt], peer: str, *, include_stop_text: bool
+) -> AsyncGenerator[Piece, None]:
+    """Pieces of all outputs, numbered in the order of the requests, each output's in order. Raises what ends any of them."""
+    numbered = enumerate((request, prompt.names) for prompt in prompts for request in prompt.requests)
+    outputs = [
+        _output(calls, request, names, peer, index, include_stop_text=include_stop_text)
+        for index, (request, names) in numbered
+    ]
+    async with contextlib.aclosing(outputs[0] if len(outputs) == 1 else _merged(outputs)) as pieces:
+        async for piece in pieces:
+            yield piece
+
+
+async def _output(
+    calls: RouterCalls,
+    request: router_pb2.GenerateRequest,
+    names: SentNames,
+    peer: str,
+    index: int,
+    *,
+    include_stop_text: bool,
+) -> AsyncGenerator[Piece, None]:
+    with names.renaming():
+        async with contextlib.aclosing(calls.generate(request, peer)) as responses:
+            async for response in responses:
+                yield _piece_of(index, response, include_stop_text=include_stop_text)
+
+
+def _piece_of(index: int, response: router_pb2.GenerateResponse, *, include_stop_text: bool) -> Piece:
+    if not response.finish_reason:
+        return Piece(index, response.text, response.tokens)
+    return Piece(
+        index,
+        response.text + (response.stop_reason.text if include_stop_text else ""),
+        response.tokens,
+        _FINISH_REASONS[response.finish_reason],
+        _stop_reason_of(response.stop_reason),
+        response.usage,
+    )
+
+
+def _stop_reason_of(reason: router_pb2.StopReason) -> str | int | None:
+    match reason.WhichOneof("reason"):
+        case "text":
+            return reason.text
+        case "token_id":
+            return reason.token_id
+        case _:
+            return None
+
+
+async def _merged(outputs: Sequence[AsyncGenerator[Piece, None]]) -> AsyncGenerator[Piece, None]:
+    waiting: asyncio.Queue[Piece | Exception | None] = asyncio.Queue(_NUM_WAITING * len(outputs))
+
+    async def read(output: AsyncGenerator[Piece, None]) -> None:
+        try:
+            async with contextlib.aclosing(output) as pieces:
+                async for piece in pieces:
+                    await waiting.put(piece)
+        except Exception as error:
+            await waiting.put(error)
+        else:
+            await waiting.put(None)
+
+    readers = [asyncio.create_task(read(output)) for output in outputs]
+    num_left = len(outputs)
+    try:
+        while num_left:
+            piece = await waiting.get()
+            if isinstance(piece, Exception):
+                raise piece
+            if piece is None:
+                num_left -= 1
+            else:
+                yield piece
+    finally:
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+
+
+def usage_json(usages: Iterable[tuple[int, router_pb2.Usage]], num_per_prompt: int) -> dict[str, object]:
+    """What outputs took together, by their numbers. A prompt counts once, however many outputs it has."""
+    known = dict(usages)
+    num_prompt = sum(usage.num_prompt_tokens for index, usage in known.items() if index % num_per_prompt == 0)
+    num_output = sum(usage.num_output_tokens for usage in known.values())
+    num_drafted = sum(usage.num_drafted_nodes for usage in known.values())
+    num_accepted = sum(
+        depth * count for usage in known.values() for depth, count in enumerate(usage.acceptance_histogram)
+    )
+    return {
+        "prompt_tokens": num_prompt,
+        "completion_tokens": num_output,
+        "total_tokens": num_prompt + num_output,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": num_accepted,
+            "rejected_prediction_tokens": max(num_drafted - num_accepted, 0),
+            "reasoning_tokens": 0,
+        },
+    }

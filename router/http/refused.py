@@ -1,0 +1,50 @@
+"""Fields that other APIs have and this one has not: why, and the values at which they ask for nothing, which are taken.
+
+Used by ``bodies`` and ``app``; docs/http.md lists them.
+"""
+
+from __future__ import annotations
+
+_NO_GRAMMARS = "is not supported: outputs can't be bound to a form"
+_NO_AUDIO = "is not supported: the models read and write text"
+REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
+    "best_of": ((1,), "is not supported: ask for n outputs, and choose"),
+    "suffix": (("",), "is not supported: there is no text after the output"),
+    "response_format": (({"type": "text"},), _NO_GRAMMARS),
+    "structured_outputs": ((), _NO_GRAMMARS),
+    "guided_json": ((), _NO_GRAMMARS),
+    "guided_regex": ((), _NO_GRAMMARS),
+    "guided_choice": ((), _NO_GRAMMARS),
+    "guided_grammar": ((), _NO_GRAMMARS),
+    "functions": (([],), "is not supported: send tools"),
+    "function_call": (("none",), "is not supported: send tools"),
+    "modalities": ((["text"],), _NO_AUDIO),
+    "audio": ((), _NO_AUDIO),
+    "prediction": ((), "is not supported: the SSMs predict"),
+    "parallel_tool_calls": ((True,), "must be true: nothing keeps the model from calling several tools"),
+    "store": ((False,), "is not supported: nothing is kept"),
+    "web_search_options": ((), "is not supported: there is no search"),
+    "reasoning_effort": ((), "is not supported: give the model's chat template what it reads in chat_template_kwargs"),
+    "verbosity": ((), "is not supported: give the model's chat template what it reads in chat_template_kwargs"),
+    "prompt_logprobs": ((), "is not supported: only outputs have log-probabilities"),
+    "use_beam_search": ((False,), "is not supported: tokens are sampled, or the most probable"),
+    "length_penalty": ((1, 1.0), "is not supported: it is for beam search"),
+    "chat_template": ((), "is not supported: the model's own is used"),
+    "documents": ((), "is not supported here: give them in chat_template_kwargs"),
+    "truncate_prompt_tokens": ((-1,), "is not supported: send a prompt that fits"),
+    "add_special_tokens": (
+        (True,),
+        "must be true: prompts are tokenised as the tokenizer's files say; send token ids for others",
+    ),
+}
+"""Fields that other APIs have and this one has not: the values at which they change nothing, and why others are refused."""
+
+
+def changes_nothing(name: str, value: object) -> bool:
+    """Whether a field that is not here asks for nothing."""
+    return name in REFUSED and any(type(value) is type(usual) and value == usual for usual in REFUSED[name][0])
+
+
+def refusals() -> dict[str, str]:
+    """The reasons, by field."""
+    return {name: reason for name, (_, reason) in REFUSED.items()}

@@ -1,0 +1,166 @@
+"""``/v1/chat/completions`` with openai's client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI, OpenAI
+
+from tests.router.http.asking import api_of, ask, http_address, http_suite, text_of
+from tests.router.toy_language import EOS
+from tests.router.toy_services import ToyLlm
+from tests.router.toy_suite import ToySuite
+from tests.waiting import LIMIT_S
+
+MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
+RENDERED = "[user]hi[assistant]"
+BODY: dict[str, Any] = {"model": "toy", "messages": MESSAGES, "max_completion_tokens": 20, "seed": 0}
+TOOLS: list[Any] = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
+
+
+async def test_a_conversation_is_answered_whole_and_in_chunks(api: AsyncOpenAI) -> None:
+    whole = await api.chat.completions.create(**BODY)
+    choice = whole.choices[0]
+    assert (choice.message.role, choice.message.content) == ("assistant", text_of(prompt=RENDERED))
+    assert (choice.finish_reason, whole.object) == ("length", "chat.completion")
+    chunks = [chunk async for chunk in await api.chat.completions.create(**BODY, stream=True)]
+    assert (chunks[0].choices[0].delta.role, chunks[0].choices[0].delta.content) == ("assistant", "")
+    assert not any(chunk.choices[0].delta.role for chunk in chunks[1:])
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == choice.message.content
+    assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["length"]
+    assert {chunk.id for chunk in chunks} == {chunks[0].id}
+    assert whole.usage is not None
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (len(RENDERED), 20)
+
+
+async def test_the_synchronous_client_and_its_stream(suite: ToySuite) -> None:
+    def talk() -> tuple[str | None, str]:
+        with OpenAI(base_url=f"http://{http_address(suite)}/v1", api_key="none", timeout=LIMIT_S) as api:
+            whole = api.chat.completions.create(**BODY)
+            chunks = list(api.chat.completions.create(**BODY, stream=True))
+        return whole.choices[0].message.content, "".join(c.choices[0].delta.content or "" for c in chunks)
+
+    assert await asyncio.to_thread(talk) == (text_of(prompt=RENDERED),) * 2
+
+
+async def test_several_answers_come_side_by_side(api: AsyncOpenAI) -> None:
+    answer = await api.chat.completions.create(**BODY, n=3)
+    assert [choice.message.content for choice in answer.choices] == [
+        text_of(seed, prompt=RENDERED) for seed in range(3)
+    ]
+    texts = [""] * 3
+    async for chunk in await api.chat.completions.create(**BODY, n=3, stream=True):
+        texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert texts == [choice.message.content for choice in answer.choices]
+
+
+@pytest.mark.parametrize(
+    ("messages", "more", "rendered"),
+    [
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}],
+            {},
+            "[user]a\nb[assistant]",
+        ),
+        ([{"role": "developer", "content": "x"}, *MESSAGES], {}, "[developer]x[user]hi[assistant]"),
+        (
+            [*MESSAGES, {"role": "assistant", "content": "Well"}],
+            {"continue_final_message": True},
+            "[user]hi[assistant]Well",
+        ),
+    ],
+)
+async def test_messages_reach_the_chat_template(
+    api: AsyncOpenAI, messages: list[Any], more: dict[str, Any], rendered: str
+) -> None:
+    answer = await api.chat.completions.create(**BODY | {"messages": messages}, extra_body=more)
+    assert answer.choices[0].message.content == text_of(prompt=rendered)
+
+
+async def test_log_probabilities(api: AsyncOpenAI) -> None:
+    choice = (await api.chat.completions.create(**BODY, logprobs=True, top_logprobs=1)).choices[0]
+    assert choice.logprobs is not None
+    content = choice.logprobs.content
+    assert content is not None
+    assert "".join(entry.token for entry in content) == choice.message.content
+    assert all(entry.bytes == list(entry.token.encode()) and entry.logprob == -0.5 for entry in content)
+    assert all([top.token for top in entry.top_logprobs] == [entry.token] for entry in content)
+    chunks = [c async for c in await api.chat.completions.create(**BODY, logprobs=True, top_logprobs=1, stream=True)]
+    streamed = [entry for c in chunks if (found := c.choices[0].logprobs) for entry in found.content or []]
+    assert [entry.model_dump() for entry in streamed] == [entry.model_dump() for entry in content]
+    own = (await api.chat.completions.create(**BODY, logprobs=True)).choices[0].logprobs
+    assert own is not None
+    assert not any(entry.top_logprobs for entry in own.content or [])
+
+
+@pytest.mark.parametrize(
+    "content", ['I look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool_call>']
+)
+async def test_calls_of_tools_are_read(content: str) -> None:
+    length = len(RENDERED)
+
+    def speak(prefix: Any, seed: int) -> int:
+        return (*content.encode(), EOS)[len(prefix) - length]
+
+    async with http_suite(ToyLlm(speak)) as suite, api_of(suite) as api:
+        body = BODY | {"max_completion_tokens": 200}
+        choice = (await api.chat.completions.create(**body, tools=TOOLS)).choices[0]
+        assert (choice.message.content, choice.finish_reason) == ("I look.", "tool_calls")
+        assert choice.message.tool_calls is not None
+        (call,) = choice.message.tool_calls
+        assert call.type == "function"
+        assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Köln"})
+        deltas = [c.choices[0] async for c in await api.chat.completions.create(**body, tools=TOOLS, stream=True)]
+        assert "".join(choice.delta.content or "" for choice in deltas) == "I look."
+        (streamed,) = [call for choice in deltas for call in choice.delta.tool_calls or []]
+        assert streamed.function is not None
+        assert (streamed.index, streamed.function.arguments) == (0, call.function.arguments)
+        assert deltas[-1].finish_reason == "tool_calls"
+        # Who shows no tools gets what the model wrote.
+        for none in ({}, {"tools": TOOLS, "tool_choice": "none"}):
+            plain = (await api.chat.completions.create(**body | none)).choices[0]
+            assert (plain.message.content, plain.finish_reason) == (content, "stop")
+
+
+async def test_tools_and_template_variables_reach_the_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = "{{ tools[0].function.name }} {{ shout }} {{ messages[-1].tool_call_id }}"
+    monkeypatch.setattr("tests.router.toy_services.CHAT_TEMPLATE", template)
+    messages = [*MESSAGES, {"role": "tool", "content": "sunny", "tool_call_id": "c1"}]
+    async with http_suite() as suite, api_of(suite) as api:
+        body = BODY | {"messages": messages, "tools": TOOLS, "extra_body": {"chat_template_kwargs": {"shout": "hey"}}}
+        answer = await api.chat.completions.create(**body)
+    assert answer.choices[0].message.content == text_of(prompt="weather hey c1")
+
+
+async def test_template_variables_that_are_none_are_named_as_sent(suite: ToySuite) -> None:
+    wrong: dict[str, Any] = {"messages": "is set by a field of its own"}
+    reply = await ask(suite, "/v1/chat/completions", BODY | {"chat_template_kwargs": wrong})
+    assert (reply.status, reply.error["param"]) == (400, "chat_template_kwargs")
+
+
+async def test_the_older_name_of_the_limit_is_taken(api: AsyncOpenAI) -> None:
+    answer = await api.chat.completions.create(model="toy", messages=MESSAGES, max_tokens=5, seed=0)
+    assert answer.choices[0].message.content == text_of(prompt=RENDERED, num_tokens=5)
+
+
+async def test_tokenize_and_detokenize_as_in_vllm(suite: ToySuite) -> None:
+    asked = {"messages": MESSAGES, "return_token_strs": True}
+    tokens = (await ask(suite, "/tokenize", asked)).json
+    assert bytes(tokens["tokens"]).decode() == RENDERED
+    assert (tokens["count"], tokens["max_model_len"], "".join(tokens["token_strs"])) == (len(RENDERED), 512, RENDERED)
+    assert (await ask(suite, "/detokenize", {"tokens": [104, 105, EOS]})).json == {"prompt": "hi<eos>"}
+
+
+async def test_models_health_and_version(suite: ToySuite, api: AsyncOpenAI) -> None:
+    (model,) = (await api.models.list()).data
+    assert (model.id, model.max_model_len) == ("toy", 512)  # type: ignore[attr-defined]
+    assert (await api.models.retrieve("toy")).id == "toy"
+    assert (await ask(suite, "/version")).json["version"]
+    assert (await ask(suite, "/health")).json == {"status": "serving"}
+    await suite.llm_server.stop(0)
+    async with asyncio.timeout(LIMIT_S):
+        while (await ask(suite, "/health")).status != 503:
+            pass

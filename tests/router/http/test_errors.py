@@ -1,0 +1,264 @@
+"""What is wrong is told in OpenAI's form, with the client's own names, and with statuses that its clients understand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import openai
+import pytest
+import pytest_asyncio
+
+from router.http.refused import REFUSED
+from specgrove.errors import InternalError
+from tests.router.http.asking import PROMPT, api_of, ask, http_address, http_suite, text_of
+from tests.router.toy_services import ToyLlm, halting_llm
+from tests.router.toy_suite import ToySuite
+from tests.waiting import LIMIT_S, until
+
+COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+MESSAGES = [{"role": "user", "content": "hi"}]
+# Most of these share a suite, which they don't change.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def suite() -> AsyncIterator[ToySuite]:
+    async with http_suite() as suite:
+        yield suite
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param", "message"),
+    [
+        (COMPLETIONS, {}, "prompt", "prompt: is missing"),
+        (COMPLETIONS, {"prompt": ""}, "prompt", "is empty"),
+        (COMPLETIONS, {"prompt": []}, "prompt", "is empty"),
+        (COMPLETIONS, {"prompt": 5}, "prompt", "must be a text, token ids, or a list"),
+        (COMPLETIONS, {"prompt": ["a", ""]}, "prompt[1]", "is empty"),
+        (COMPLETIONS, {"prompt": [5, "a"]}, "prompt", "element 1 must be a token id, got the text 'a'"),
+        (COMPLETIONS, {"prompt": [[5], [True]]}, "prompt[1]", "element 0 must be a token id, got True"),
+        (COMPLETIONS, {"prompt": [[5], [[5]]]}, "prompt[1]", "must be a text or token ids"),
+        (COMPLETIONS, {"prompt": [999]}, "prompt", "token id 999 is out of range"),
+        (COMPLETIONS, {"prompt": ["a"] * 65, "n": 2}, "prompt", "65 prompts with n 2 are 130 outputs; at most 128"),
+        (COMPLETIONS, {"prompt": "x" * 600}, "prompt", "has 600 tokens; at most 512 fit"),
+        (COMPLETIONS, {"prompt": "x", "n": 0}, "n", "must be greater than or equal to 1"),
+        (COMPLETIONS, {"prompt": "x", "n": 129}, "n", "must be less than or equal to 128"),
+        (COMPLETIONS, {"prompt": "x", "max_tokens": 0}, "max_tokens", "must be greater than or equal to 1"),
+        (COMPLETIONS, {"prompt": "x", "max_tokens": 600}, "max_tokens", "must be at most 511"),
+        (COMPLETIONS, {"prompt": "x", "temperature": "hot"}, "temperature", "must be a valid number"),
+        (COMPLETIONS, {"prompt": "x", "temperature": 101}, "temperature", "must be in [0, 100], got 101"),
+        (COMPLETIONS, {"prompt": "x", "temprature": 1}, "temprature", "is no field of this endpoint; is temperature meant?"),
+        (COMPLETIONS, {"prompt": "x", "logprobs": 21}, "logprobs", "must be at most 20, got 21"),
+        (COMPLETIONS, {"prompt": "x", "logprobs": 1, "echo": True}, "echo", "prompts have no log-probabilities"),
+        (COMPLETIONS, {"prompt": "x", "stop": ""}, "stop", "must have 1 to 256 characters"),
+        (COMPLETIONS, {"prompt": "x", "stop": ["a", ""]}, "stop[1]", "must have 1 to 256 characters"),
+        (COMPLETIONS, {"prompt": "x", "stop": 5}, "stop", "must be a text or several"),
+        (COMPLETIONS, {"prompt": "x", "logit_bias": {"a": 1}}, "logit_bias", "a key must be a token id"),
+        (COMPLETIONS, {"prompt": "x", "stop_token_ids": [-1]}, "stop_token_ids", "must be a token id"),
+        (COMPLETIONS, {"prompt": "x", "top_k": -2}, "top_k", "must be greater than or equal to -1"),
+        (COMPLETIONS, {"prompt": "x", "stream_options": {"usage": 1}}, "stream_options.usage", "is no field"),
+        (COMPLETIONS, {"prompt": "x", "speculation": {"ssms": ["no"]}}, "speculation.ssms", "unknown SSM 'no'"),
+        (CHAT, {"messages": []}, "messages", "is empty"),
+        (CHAT, {"messages": ["hi"]}, "messages", "must be a list of messages"),
+        (CHAT, {"messages": [{"content": "x"}]}, "messages[0].role", "is missing"),
+        (CHAT, {"messages": [{"role": "a b", "content": "x"}]}, "messages[0].role", "must be 1 to 64 letters"),
+        (CHAT, {"messages": [{"role": "user"}]}, "messages[0].content", "is missing"),
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages[0].content[0]",
+            "must be a part of text",
+        ),
+        (CHAT, {"messages": MESSAGES, "max_completion_tokens": 600}, "max_completion_tokens", "must be at most"),
+        (CHAT, {"messages": MESSAGES, "max_tokens": 600}, "max_tokens", "must be at most"),
+        (CHAT, {"messages": MESSAGES, "max_tokens": 1, "max_completion_tokens": 2}, "max_tokens", "give one of them"),
+        (CHAT, {"messages": MESSAGES, "top_logprobs": 2}, "top_logprobs", "needs logprobs: true"),
+        (CHAT, {"messages": MESSAGES, "logprobs": True, "top_logprobs": 21}, "top_logprobs", "must be at most 20"),
+        (CHAT, {"messages": MESSAGES, "tool_choice": "required"}, "tool_choice", 'must be "auto" or "none"'),
+        (CHAT, {"messages": MESSAGES, "tools": [5]}, "tools", "must be a list of objects"),
+        (CHAT, {"messages": MESSAGES, "response_format": {"type": "json_object"}}, "response_format", "not supported"),
+        (CHAT, {"messages": MESSAGES * 4097}, "messages", "has 4097 messages; at most 4096"),
+        ("/tokenize", {}, "prompt", "give either prompt or messages"),
+        ("/tokenize", {"messages": [{"role": 5, "content": "x"}]}, "messages[0].role", "must be a text"),
+        ("/detokenize", {"tokens": [999]}, "tokens", "token id 999 is out of range"),
+        ("/detokenize", {"tokens": ["a"]}, "tokens", "must be a token id"),
+    ],
+)  # fmt: skip
+async def test_wrong_requests_name_the_clients_field(
+    suite: ToySuite, path: str, body: Any, param: str, message: str
+) -> None:
+    reply = await ask(suite, path, body)
+    assert reply.status == 400, reply
+    assert reply.error["type"] == "invalid_request_error"
+    assert reply.error["param"] == param
+    assert message in reply.error["message"]
+
+
+async def test_all_that_is_wrong_is_told_at_once(suite: ToySuite) -> None:
+    reply = await ask(suite, COMPLETIONS, {"prompt": "x", "temperature": 101, "top_p": 2, "stop": [""]})
+    assert reply.error["message"].count(";") == 2
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_fields_that_are_not_there_are_refused_with_a_reason(suite: ToySuite, name: str) -> None:
+    usual, reason = REFUSED[name]
+    body = {"messages": MESSAGES, "max_tokens": 1}
+    refused = await ask(suite, CHAT, body | {name: {"x": 1}})
+    assert (refused.status, refused.error["param"]) == (400, name)
+    assert reason in refused.error["message"]
+    for value in (None, *usual):
+        assert (await ask(suite, CHAT, body | {name: value})).status == 200
+
+
+async def test_what_changes_no_output_is_ignored(suite: ToySuite) -> None:
+    ignored = {
+        "user": "u",
+        "metadata": {"a": "b"},
+        "service_tier": "auto",
+        "safety_identifier": "s",
+        "prompt_cache_key": "k",
+    }
+    assert (await ask(suite, CHAT, {"messages": MESSAGES, "max_tokens": 1, **ignored})).status == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status", "message"),
+    [
+        (b'{"prompt"', {}, 400, "the body is no JSON"),
+        (b"[1]", {}, 400, "must be a JSON object"),
+        (b"[" * 100_000, {}, 400, "parsing the body"),
+        (b'{"prompt": "x", "seed": ' + b"9" * 5000 + b"}", {}, 400, "parsing the body"),
+        (b'{"prompt": "x", "temperature": NaN}', {}, 400, "must be in [0, 100], got nan"),
+        (b'{"prompt": "\\ud800"}', {}, 400, "half a surrogate pair"),
+        (b'{"prompt": "x"}', {"content-type": "text/plain"}, 400, "Content-Type: application/json"),
+        (b'{"prompt": "\xff"}', {}, 400, "parsing the body"),
+        (b"x" * 2_000_000, {}, 413, "at most 1048576 bytes"),
+    ],
+)
+async def test_bodies_that_are_none(
+    suite: ToySuite, content: bytes, headers: dict[str, str], status: int, message: str
+) -> None:
+    reply = await ask(suite, COMPLETIONS, content, headers=headers)
+    assert reply.status == status
+    assert message in reply.error["message"]
+
+
+async def test_a_body_without_a_length_is_counted(suite: ToySuite) -> None:
+    body = b'{"prompt": "' + b"x" * 2_000_000 + b'"}'
+    host, port = http_address(suite).split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+    writer.write(head + b"%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n")
+    async with asyncio.timeout(LIMIT_S):
+        assert b" 413 " in await reader.readline()
+    writer.close()
+
+
+async def test_unknown_paths_methods_and_models(suite: ToySuite) -> None:
+    assert (await ask(suite, "/nope")).error["code"] == "not_found"
+    assert (await ask(suite, COMPLETIONS)).status == 405
+    reply = await ask(suite, COMPLETIONS, {"prompt": "x", "model": "gpt-5"})
+    assert (reply.status, reply.error["code"], reply.error["param"]) == (404, "model_not_found", "model")
+    assert "this router serves 'toy'" in reply.error["message"]
+    assert (await ask(suite, "/v1/models/owner/name")).status == 404
+    assert (await ask(suite, "/tokenize", {"prompt": "x", "model": "gpt-5"})).status == 404
+
+
+async def test_keys_are_asked_for() -> None:
+    async with http_suite(keys=("right", "other")) as suite:
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "right"}):
+            reply = await ask(suite, "/v1/models", headers=headers)
+            assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
+            assert reply.headers["www-authenticate"] == "Bearer"
+        assert (await ask(suite, "/health")).status == 200
+        async with api_of(suite, "right") as api:
+            assert (await api.models.list()).data
+        async with api_of(suite, "wrong") as api:
+            with pytest.raises(openai.AuthenticationError):
+                await api.models.list()
+
+
+async def test_browsers_may_ask_from_allowed_pages_only() -> None:
+    async with http_suite(keys=("k",), origins=("https://a.example",)) as suite:
+        asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+        for origin, status in (("https://a.example", 200), ("https://b.example", 400)):
+            reply = await ask(suite, CHAT, method="OPTIONS", headers={"origin": origin, **asked})
+            assert reply.status == status
+            assert reply.headers.get("access-control-allow-origin") == (origin if status == 200 else None)
+
+
+async def test_who_finds_no_place_is_told_when_to_come_again() -> None:
+    async with http_suite(halting_llm(1), max_num_requests=1, max_num_queued=0) as suite:
+        first = asyncio.create_task(ask(suite, COMPLETIONS, {"prompt": PROMPT, "seed": 0}))
+        await until(lambda: suite.app.admission.num_active == 1)
+        reply = await ask(suite, COMPLETIONS, {"prompt": "x", "stream": True})
+        assert (reply.status, reply.error["type"], reply.error["code"]) == (
+            429,
+            "rate_limit_error",
+            "rate_limit_exceeded",
+        )
+        assert int(reply.headers["retry-after"]) * 1000 >= int(reply.headers["retry-after-ms"]) >= 1
+        suite.llm.gate.set()
+        assert (await first).json["choices"][0]["text"] == text_of(num_tokens=16)
+
+
+async def test_a_router_that_drains_ends_what_is_under_way_and_refuses_more() -> None:
+    async with http_suite(halting_llm(1)) as suite:
+        body = {"prompt": PROMPT, "seed": 0, "stream": True}
+        first = asyncio.create_task(ask(suite, COMPLETIONS, body))
+        await until(lambda: suite.llm.num_verified == 1)
+        stopping = asyncio.create_task(suite.app.server.stop(LIMIT_S))
+        await until(lambda: suite.app.server.is_draining)
+        for path, asked in ((COMPLETIONS, body), ("/v1/models", None), ("/health", None)):
+            reply = await ask(suite, path, asked)
+            assert reply.status == 503
+        suite.llm.gate.set()
+        assert (await first).content.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        await stopping
+
+
+async def test_what_is_under_way_when_the_router_ends_at_once_is_told_so() -> None:
+    async with http_suite(halting_llm(1)) as suite:
+        body = {"prompt": PROMPT, "seed": 0}
+        whole = asyncio.create_task(ask(suite, COMPLETIONS, body))
+        stream = asyncio.create_task(ask(suite, COMPLETIONS, body | {"stream": True}))
+        await until(lambda: suite.llm.num_verified == 2)
+        assert suite.app.http is not None
+        await suite.app.http.stop()
+        assert ((await whole).status, (await whole).error["code"]) == (503, "unavailable")
+        assert (await stream).status == 200
+        assert b'"code":"unavailable"' in (await stream).content
+        assert b"[DONE]" not in (await stream).content
+        await until(lambda: not suite.llm.sessions)
+        suite.llm.gate.set()
+
+
+async def test_a_failure_amid_a_stream_is_an_event() -> None:
+    class Failing(ToyLlm):
+        async def _step(self, work: Any) -> Any:
+            if self.num_verified == 3:
+                raise InternalError("the card is on fire")
+            return await super()._step(work)
+
+    async with http_suite(Failing()) as suite, api_of(suite) as api:
+        body: Any = {"model": "toy", "prompt": PROMPT, "max_tokens": 50, "seed": 0, "stream": True}
+        chunks = aiter(await api.completions.create(**body))
+        assert (await anext(chunks)).choices[0].text
+        with pytest.raises(openai.APIError, match="the card is on fire"):
+            assert [chunk async for chunk in chunks]
+        reply = await ask(suite, COMPLETIONS, {"prompt": PROMPT, "max_tokens": 50})
+        assert (reply.status, reply.error["code"]) == (500, "internal_error")
+
+
+async def test_a_defect_shows_no_traceback(suite: ToySuite, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> None:
+        raise KeyError("secret")
+
+    monkeypatch.setattr("router.servicer.checked_request", broken)
+    for is_stream in (False, True):
+        reply = await ask(suite, COMPLETIONS, {"prompt": "x", "stream": is_stream})
+        assert reply.status == 500
+        assert json.loads(reply.content)["error"]["message"] == "internal error; the router's log has the details"

@@ -1,0 +1,114 @@
+"""Where the HTTP server listens, and what its document promises."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from pathlib import Path
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from router.__main__ import config_of
+from router.app import RouterApp
+from router.config import HttpConfig, RouterConfig
+from tests.addresses import taken_address
+from tests.certificates import make_certificates
+from tests.router.http.asking import http_address, http_suite
+from tests.router.toy_suite import ToySuite, toy_suite
+from tests.waiting import LIMIT_S
+
+
+async def version_at(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> object:
+    writer.write(b"GET /version HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    async with asyncio.timeout(LIMIT_S):
+        content = (await reader.read()).partition(b"\r\n\r\n")[2]
+    writer.close()
+    if not content:
+        raise ConnectionError("hung up")
+    return json.loads(content)
+
+
+async def test_an_address_that_is_taken_is_told() -> None:
+    with taken_address() as address:
+        app = RouterApp(RouterConfig(llm_addresses=("127.0.0.1:1",), http=HttpConfig(address)))
+        assert app.http is not None
+        with pytest.raises(OSError, match=f"can't listen on {address}: another server does"):
+            await app.http.start()
+        await app.http.stop()
+
+
+async def test_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "http.sock"
+    async with toy_suite(http=HttpConfig(f"unix:{path}")):
+        assert "version" in (await version_at(*await asyncio.open_unix_connection(path)))  # type: ignore[operator]
+    assert not path.exists()
+
+
+async def test_tls_is_that_of_grpc(tmp_path: Path) -> None:
+    certificates = make_certificates(tmp_path)
+    local = f"unix:{tmp_path}/router.sock"
+    async with toy_suite(http=HttpConfig("127.0.0.1:0"), server_tls=certificates.server, local_address=local) as suite:
+        host, port = http_address(suite).split(":")
+        context = ssl.create_default_context(cafile=certificates.client.ca)
+        with pytest.raises((ssl.SSLError, ConnectionError)):  # a certificate of the client is asked for
+            await version_at(*await asyncio.open_connection(host, int(port), ssl=context))
+        assert certificates.client.certificate is not None
+        context.load_cert_chain(certificates.client.certificate, certificates.client.private_key)
+        assert "version" in (await version_at(*await asyncio.open_connection(host, int(port), ssl=context)))  # type: ignore[operator]
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("# for tests\nabc\n\n def \n")
+    base = ["--llm", "localhost:1"]
+    http = ["--http-address", "127.0.0.1:8000"]
+    assert config_of(base).http is None
+    assert config_of([*base, *http]).http == HttpConfig("127.0.0.1:8000")
+    more = ["--http-api-key-file", str(keys), "--http-allowed-origins", "https://a.example, *"]
+    assert config_of([*base, *http, *more]).http == HttpConfig(
+        "127.0.0.1:8000", ("abc", "def"), ("https://a.example", "*")
+    )
+    keys.write_text("# none\n")
+    wrong = {
+        "need --http-address": more,
+        "holds no key": [*http, *more],
+        "must be HOST:PORT": ["--http-address", "8000"],
+        "No such file": [*http, "--http-api-key-file", str(tmp_path / "absent")],
+    }
+    for message, words in wrong.items():
+        with pytest.raises(SystemExit):
+            config_of([*base, *words])
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize", "/v1/models/{model}"]
+)
+async def test_the_openapi_document_is_kept(suite: ToySuite, path: str) -> None:
+    """Made-up requests: each is answered with a status and a form that the document has, and none with a failure of the server."""
+
+    def check() -> None:
+        url = f"http://{http_address(suite)}"
+        schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+        (operation,) = [found.ok() for found in schema.get_all_operations() if found.ok().path == path]
+
+        @settings(max_examples=25, phases=[Phase.generate], suppress_health_check=list(HealthCheck), database=None)
+        @given(operation.as_strategy())
+        def answered_as_promised(case: schemathesis.Case) -> None:
+            # What a value may be depends on the model: the document can't tell.
+            case.call_and_validate(base_url=url, excluded_checks=[positive_data_acceptance])
+
+        answered_as_promised()
+
+    await asyncio.to_thread(check)
+
+
+async def test_a_suite_without_http_has_none() -> None:
+    async with toy_suite() as suite:
+        assert suite.app.http is None
+    async with http_suite() as suite:
+        assert http_address(suite).startswith("127.0.0.1:")
