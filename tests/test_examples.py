@@ -8,9 +8,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 from router.__main__ import config_of
 from router.config import RouterConfig
+from router.http.app import ApiLimits, make_app
+from router.http.bodies import ChatBody, CompletionBody, DetokenizeBody, StreamOptions, TokenizeBody
+from router.http.calls import RouterCalls
+from router.http.refused import REFUSED
 from specgrove import errors
 from specgrove.cli.arguments import parser
 from specgrove.client_wire import GenerateParams
@@ -37,6 +42,20 @@ def test_grpc_example_streams(tmp_path: Path) -> None:
 def test_readme_shows_the_example() -> None:
     example = (ROOT / "examples" / "stream.py").read_text().partition('"""\n\n')[2]
     assert f"```python\n{example}```" in (ROOT / "README.md").read_text()
+
+
+def test_readme_shows_the_example_with_openais_client() -> None:
+    example = (ROOT / "examples" / "openai_chat.py").read_text().partition('"""\n\n')[2]
+    assert f"```python\n{example}```" in (ROOT / "README.md").read_text()
+
+
+def test_the_http_page_names_all_fields() -> None:
+    page = (ROOT / "docs" / "http.md").read_text()
+    bodies = (CompletionBody, ChatBody, TokenizeBody, DetokenizeBody, StreamOptions)
+    names = {*REFUSED, *(name for body in bodies for name in body.model_fields)}
+    assert not {name for name in names if f"`{name}`" not in page}
+    app = make_app(cast(RouterCalls, None), ApiLimits(1), "0")
+    assert not {path for path in app.openapi()["paths"] if f"`{path}`" not in page}
 
 
 def test_the_clients_page_names_all_parameters_errors_and_limits() -> None:

@@ -34,9 +34,9 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def start(address: str) -> subprocess.Popen[str]:
+def start(address: str, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "serve", "--grpc-address", address],
+        [sys.executable, "-c", PROGRAM, "serve", "--grpc-address", address, *more],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -73,3 +73,24 @@ def test_an_address_that_is_taken_is_one_clear_line() -> None:
         stderr
         == f"specgrove: error: --grpc-address: can't listen on {address}: another server does; give another port, or stop it\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--http-address", "{taken}"],
+            "--http-address: can't listen on {taken}: another server does; give another port, or stop it",
+        ),
+        (["--http-api-key-file", "/keys"], "--http-api-key-file and --http-allowed-origins need --http-address"),
+        (
+            ["--http-address", "{free}", "--http-api-key-file", "/absent"],
+            "--http-api-key-file: [Errno 2] No such file or directory: '/absent'",
+        ),
+    ],
+)
+def test_what_http_cannot_use_is_one_clear_line(flags: list[str], message: str) -> None:
+    with taken_address() as taken:
+        process = start(free_address(), *(flag.format(taken=taken, free=free_address()) for flag in flags))
+        _, stderr = process.communicate(timeout=LIMIT_S)
+    assert (process.returncode, stderr) == (1, f"specgrove: error: {message.format(taken=taken)}\n")

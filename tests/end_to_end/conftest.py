@@ -10,6 +10,7 @@ import pytest
 from specgrove.client import Client
 from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.serve import Suite, SuiteConfig
+from tests.addresses import free_address
 from tests.conftest import save_tiny_llama
 from tests.router.toy_language import EOS, VOCAB_SIZE, toy_tokenizer_json
 
@@ -25,9 +26,16 @@ def demo_llm() -> Path:
 
 
 @pytest.fixture(scope="session")
-def suite(demo_llm: Path) -> Iterator[Suite]:
+def http_address() -> str:
+    """Where the suite's router speaks HTTP."""
+    return free_address()
+
+
+@pytest.fixture(scope="session")
+def suite(demo_llm: Path, http_address: str) -> Iterator[Suite]:
     """In float32, the precision of the equality promise in this version."""
-    config = SuiteConfig(llm_folder=demo_llm, ssms=SSMS, dtype="float32", router_arguments=ALWAYS_DRAFT)
+    router = (*ALWAYS_DRAFT, "--http-address", http_address)
+    config = SuiteConfig(llm_folder=demo_llm, ssms=SSMS, dtype="float32", router_arguments=router)
     with Suite(config) as running:
         yield running
 
