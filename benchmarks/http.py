@@ -30,6 +30,8 @@ from specgrove.serve import Suite, SuiteConfig
 from specgrove.v1 import router_pb2, router_pb2_grpc
 from tests.addresses import free_address
 
+_MIN_NUM_PROMPTS = 8
+
 Stream = Callable[[str], Awaitable[int]]
 """Reads the answer to a prompt to its end; the number of its chunks."""
 
@@ -104,11 +106,12 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def turn(stream: Stream, prompts: list[str], pid: int) -> Measured:
-    """All prompts at once."""
-    cpu, start_s = cpu_s(pid), time.perf_counter()
-    counts = await asyncio.gather(*(stream(prompt) for prompt in prompts))
-    return Measured(time.perf_counter() - start_s, sum(counts), cpu_s(pid) - cpu)
+async def turn(stream: Stream, prompts: list[str], batch: int, pid: int) -> Measured:
+    """All prompts, so many at once."""
+    cpu, start_s, num_chunks = cpu_s(pid), time.perf_counter(), 0
+    for first in range(0, len(prompts), batch):
+        num_chunks += sum(await asyncio.gather(*(stream(prompt) for prompt in prompts[first : first + batch])))
+    return Measured(time.perf_counter() - start_s, num_chunks, cpu_s(pid) - cpu)
 
 
 async def compare(suite: Suite, http_address: str, arguments: argparse.Namespace) -> None:
@@ -121,15 +124,16 @@ async def compare(suite: Suite, http_address: str, arguments: argparse.Namespace
         "HTTP, openai": over_openai(http_address, arguments.max_tokens),
     }
     for batch in arguments.batches:
-        prompts = load_prompts(batch)
+        # Processor time is counted in hundredths of a second: a turn is to take some of them.
+        prompts = load_prompts(max(batch, _MIN_NUM_PROMPTS))
         rounds: dict[str, list[Measured]] = {name: [] for name in streams}
         for number in range(-1, arguments.rounds):
             for name, stream in streams.items():
-                measured = await turn(stream, prompts, pid)
+                measured = await turn(stream, prompts, batch, pid)
                 if number >= 0:  # the first warms up
                     rounds[name].append(measured)
         print(f"{batch} at once:")
-        num_tokens = batch * arguments.max_tokens
+        num_tokens = len(prompts) * arguments.max_tokens
         for name, measured_rounds in rounds.items():
             pairs = list(zip(measured_rounds, rounds["gRPC"], strict=True))
             rate = statistics.median(num_tokens / one.wall_s for one, _ in pairs)

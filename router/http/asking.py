@@ -5,6 +5,7 @@ Plain values are converted by ``specgrove.client_wire``, as those of Python's cl
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from specgrove.v1 import router_pb2
 MAX_NUM_OUTPUTS = 128
 _DEFAULT_TEMPERATURE = 1.0
 _NUM_SEEDS = 2**64
+# JSON's numbers are exact up to 2^53 in most languages: a seed that is drawn can be sent again.
+_NUM_DRAWN_BITS = 52
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +178,12 @@ def _speculation_of(options: Speculation | None) -> SpeculationOptions | None:
 def _asked(prompt: object, params: GenerateParams, names: SentNames, body: ChatBody | CompletionBody) -> AskedPrompt:
     with names.renaming():
         first = client_wire.request_to_proto(prompt, **params)  # type: ignore[arg-type]
+    seed = secrets.randbits(_NUM_DRAWN_BITS) if body.seed is None else body.seed
     requests = []
     for number in range(body.n):
         request = router_pb2.GenerateRequest()
         request.CopyFrom(first)
-        if body.seed is not None:
-            # Negative ones, which OpenAI's API has, count from the end.
-            request.sampling.seed = (body.seed + number) % _NUM_SEEDS
+        # Negative ones, which OpenAI's API has, count from the end.
+        request.sampling.seed = (seed + number) % _NUM_SEEDS
         requests.append(request)
     return AskedPrompt(tuple(requests), names)

@@ -15,6 +15,7 @@ from router.http.refused import changes_nothing
 _ID = {"type": "integer", "minimum": 0}
 _IDS = {"type": "array", "items": _ID, "minItems": 1}
 _TEXT = {"type": "string"}
+_NULL = {"type": "null"}
 _TEXTS = {"type": "array", "items": _TEXT}
 
 # Looked at by those who know what they may be (``asking`` and ``specgrove.client_wire``); here they are only described.
@@ -31,9 +32,11 @@ Prompt = Annotated[
         }
     ),
 ]
-Stop = Annotated[Any, WithJsonSchema({"anyOf": [_TEXT, _TEXTS]})]
+Stop = Annotated[Any, WithJsonSchema({"anyOf": [_TEXT, _TEXTS, _NULL]})]
 TokenIds = Annotated[Any, WithJsonSchema({"type": "array", "items": _ID})]
-LogitBias = Annotated[Any, WithJsonSchema({"type": "object", "additionalProperties": {"type": "number"}})]
+LogitBias = Annotated[
+    Any, WithJsonSchema({"anyOf": [{"type": "object", "additionalProperties": {"type": "number"}}, _NULL]})
+]
 Messages = Annotated[
     Any,
     WithJsonSchema(
@@ -44,7 +47,7 @@ Messages = Annotated[
                 "type": "object",
                 "required": ["role"],
                 "properties": {
-                    "role": _TEXT,
+                    "role": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
                     "content": {
                         "anyOf": [
                             _TEXT,
@@ -63,7 +66,7 @@ Messages = Annotated[
         }
     ),
 ]
-Values = Annotated[Any, WithJsonSchema({"type": "object"})]
+Values = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "object"}, _NULL]})]
 Ignored = Annotated[Any, WithJsonSchema({}), Field(description="Taken and ignored.")]
 
 
@@ -122,7 +125,7 @@ class _Generation(_Body):
     repetition_penalty: float | None = Field(None, description="Above 0, to 10.")
     min_tokens: int | None = Field(None, ge=0)
     ignore_eos: bool = False
-    stop_token_ids: TokenIds = None
+    stop_token_ids: TokenIds | None = None
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     speculation: Speculation | None = None
@@ -164,7 +167,7 @@ class ChatBody(_Generation, _Conversation):
     max_completion_tokens: int | None = Field(None, ge=1, description="Left out: what the context holds.")
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, description="0 to 20.")
-    tools: Annotated[Any, WithJsonSchema({"type": "array", "items": {"type": "object"}})] = None
+    tools: Annotated[Any, WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "object"}}, _NULL]})] = None
     tool_choice: Any = None
 
     @property

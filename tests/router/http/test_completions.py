@@ -103,6 +103,7 @@ async def test_output_i_has_the_seed_plus_i(api: AsyncOpenAI) -> None:
 
 async def test_a_drawn_seed_is_told_and_gives_the_output_again(api: AsyncOpenAI) -> None:
     first = await api.completions.create(**BODY | {"seed": None})
+    assert first.choices[0].seed < 2**53  # type: ignore[attr-defined]
     again = await api.completions.create(**BODY | {"seed": first.choices[0].seed})  # type: ignore[attr-defined]
     assert again.choices[0].text == first.choices[0].text
 
