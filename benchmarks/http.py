@@ -3,8 +3,8 @@
     python -m benchmarks.http --batches 1 64 --rounds 7
 
 One suite answers all, without SSMs and with a message per token, which is the most that a router can have to send. Every round sends the
-same prompts by gRPC, by HTTP, and by HTTP again with the ``openai`` package, whose own work is then in the figure. Printed are medians: of
-the tokens per second and their ratio to gRPC's, of the time that a chunk takes longer, and of the router's processor time per chunk.
+same prompts by gRPC, by HTTP, and by HTTP again with the ``openai`` package, whose own work is then in the figure. Printed are medians
+with quartiles, over the rounds' pairs, and the router's processor time for a chunk.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.serve import Suite, SuiteConfig
 from specgrove.v1 import router_pb2, router_pb2_grpc
 from tests.addresses import free_address
-
-_MIN_NUM_PROMPTS = 8
 
 Stream = Callable[[str], Awaitable[int]]
 """Reads the answer to a prompt to its end; the number of its chunks."""
@@ -106,12 +104,11 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def turn(stream: Stream, prompts: list[str], batch: int, pid: int) -> Measured:
-    """All prompts, so many at once."""
-    cpu, start_s, num_chunks = cpu_s(pid), time.perf_counter(), 0
-    for first in range(0, len(prompts), batch):
-        num_chunks += sum(await asyncio.gather(*(stream(prompt) for prompt in prompts[first : first + batch])))
-    return Measured(time.perf_counter() - start_s, num_chunks, cpu_s(pid) - cpu)
+async def turn(stream: Stream, prompts: list[str], pid: int) -> Measured:
+    """All prompts at once."""
+    cpu, start_s = cpu_s(pid), time.perf_counter()
+    counts = await asyncio.gather(*(stream(prompt) for prompt in prompts))
+    return Measured(time.perf_counter() - start_s, sum(counts), cpu_s(pid) - cpu)
 
 
 async def compare(suite: Suite, http_address: str, arguments: argparse.Namespace) -> None:
@@ -124,26 +121,36 @@ async def compare(suite: Suite, http_address: str, arguments: argparse.Namespace
         "HTTP, openai": over_openai(http_address, arguments.max_tokens),
     }
     for batch in arguments.batches:
-        # Processor time is counted in hundredths of a second: a turn is to take some of them.
-        prompts = load_prompts(max(batch, _MIN_NUM_PROMPTS))
+        prompts = load_prompts(batch)
         rounds: dict[str, list[Measured]] = {name: [] for name in streams}
-        for number in range(-1, arguments.rounds):
-            for name, stream in streams.items():
-                measured = await turn(stream, prompts, batch, pid)
+        # Short turns differ more; there are more of them.
+        num_rounds = arguments.rounds * max(1, 8 // batch)
+        for number in range(-1, num_rounds):
+            for name in streams if number % 2 else reversed(streams):
+                measured = await turn(streams[name], prompts, pid)
                 if number >= 0:  # the first warms up
                     rounds[name].append(measured)
-        print(f"{batch} at once:")
-        num_tokens = len(prompts) * arguments.max_tokens
+        print(f"{batch} at once, {num_rounds} rounds of {batch * arguments.max_tokens} tokens:")
         for name, measured_rounds in rounds.items():
-            pairs = list(zip(measured_rounds, rounds["gRPC"], strict=True))
-            rate = statistics.median(num_tokens / one.wall_s for one, _ in pairs)
-            ratios = sorted(grpc_one.wall_s / one.wall_s for one, grpc_one in pairs)
-            extra_ms = statistics.median((one.wall_s - grpc_one.wall_s) * 1e3 / num_tokens for one, grpc_one in pairs)
-            cpu_ms = statistics.median(one.router_cpu_s / one.num_chunks * 1e3 for one, _ in pairs)
-            print(
-                f"  {name:13} {rate:6.1f} tokens/s, {statistics.median(ratios):.3f} of gRPC's ({ratios[0]:.3f} to {ratios[-1]:.3f}), "
-                f"{extra_ms:+.3f} ms a chunk; the router's processor time {cpu_ms:.3f} ms a chunk"
-            )
+            print(f"  {name:13} {_in_words(measured_rounds, rounds['gRPC'], batch * arguments.max_tokens)}")
+
+
+def _in_words(rounds: list[Measured], of_grpc: list[Measured], num_tokens: int) -> str:
+    pairs = list(zip(rounds, of_grpc, strict=True))
+    rate = statistics.median(num_tokens / one.wall_s for one in rounds)
+    ratio = _quartiles([beside.wall_s / one.wall_s for one, beside in pairs])
+    extra_ms = _quartiles([(one.wall_s - beside.wall_s) * 1e3 / num_tokens for one, beside in pairs])
+    # Counted in hundredths of a second: of all rounds together.
+    cpu_ms = sum(one.router_cpu_s for one in rounds) / sum(one.num_chunks for one in rounds) * 1e3
+    return (
+        f"{rate:6.1f} tokens/s; {ratio} of gRPC's rate; {extra_ms} ms a chunk longer; "
+        f"the router's processor time {cpu_ms:.3f} ms a chunk"
+    )
+
+
+def _quartiles(values: list[float]) -> str:
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
 def main() -> int:

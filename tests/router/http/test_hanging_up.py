@@ -54,9 +54,12 @@ async def test_openais_client_cancels_by_leaving_its_loop() -> None:
 
 async def test_a_client_that_reads_nothing_loses_its_request() -> None:
     async with http_suite(reader_timeout_s=0.05) as suite:
-        body = {"prompt": PROMPT, "max_tokens": 400, "stream": True, "logprobs": 20, "n": 10}
+        body = {"prompt": PROMPT, "max_tokens": 400, "stream": True, "logprobs": 20}
         content = json.dumps(body).encode()
         host, port = http_address(suite).split(":")
+        assert suite.app.http is not None
+        assert suite.app.http._socket is not None
+        suite.app.http._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # of connections to come
         with socket.socket() as unread:
             unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             unread.connect((host, int(port)))
@@ -65,4 +68,4 @@ async def test_a_client_that_reads_nothing_loses_its_request() -> None:
             await until(lambda: suite.llm.num_verified > 0)
             await until(lambda: not suite.llm.sessions and suite.app.admission.num_active == 0)
             # Not because the outputs had ended.
-            assert suite.llm.num_verified < 4000
+            assert suite.llm.num_verified < 400
