@@ -32,7 +32,7 @@ from router.http.keys import KeyCheck
 from router.http.outputs import outputs_of
 from router.http.refused import refusals
 from specgrove import client_wire
-from specgrove.errors import InvalidRequestError, SpecGroveError
+from specgrove.errors import InternalError, InvalidRequestError, SpecGroveError
 from specgrove.v1 import router_pb2
 
 logger = logging.getLogger(__name__)
@@ -221,6 +221,8 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(SpecGroveError)
     async def ours(request: Request, error: SpecGroveError) -> Response:
+        if isinstance(error, InternalError):
+            logger.error("%s %s: %s", request.method, request.url.path, error)
         return failure_of(error).response()
 
     @app.exception_handler(RequestValidationError)

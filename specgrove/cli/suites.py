@@ -84,6 +84,9 @@ def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterato
 
 def _check_addresses(addresses: Mapping[str, str | None]) -> None:
     """By the flags that they are given with."""
+    given = [address for address in addresses.values() if address is not None]
+    if len(set(given)) < len(given):
+        raise ValueError(f"{' and '.join(addresses)} are the same, {given[0]}; give two")
     for flag, address in addresses.items():
         if address is None:
             continue

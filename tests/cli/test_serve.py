@@ -82,6 +82,7 @@ def test_an_address_that_is_taken_is_one_clear_line() -> None:
             ["--http-address", "{taken}"],
             "--http-address: can't listen on {taken}: another server does; give another port, or stop it",
         ),
+        (["--http-address", "{grpc}"], "--grpc-address and --http-address are the same, {grpc}; give two"),
         (["--http-api-key-file", "/keys"], "--http-api-key-file and --http-allowed-origins need --http-address"),
         (
             ["--http-address", "{free}", "--http-api-key-file", "/absent"],
@@ -91,6 +92,7 @@ def test_an_address_that_is_taken_is_one_clear_line() -> None:
 )
 def test_what_http_cannot_use_is_one_clear_line(flags: list[str], message: str) -> None:
     with taken_address() as taken:
-        process = start(free_address(), *(flag.format(taken=taken, free=free_address()) for flag in flags))
+        addresses = {"taken": taken, "grpc": free_address(), "free": free_address()}
+        process = start(addresses["grpc"], *(flag.format(**addresses) for flag in flags))
         _, stderr = process.communicate(timeout=LIMIT_S)
-    assert (process.returncode, stderr) == (1, f"specgrove: error: {message.format(taken=taken)}\n")
+    assert (process.returncode, stderr) == (1, f"specgrove: error: {message.format(**addresses)}\n")

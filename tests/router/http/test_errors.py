@@ -205,6 +205,12 @@ async def test_who_finds_no_place_is_told_when_to_come_again() -> None:
         assert (await first).json["choices"][0]["text"] == text_of(num_tokens=16)
 
 
+async def test_a_request_that_takes_too_long_is_not_to_be_sent_again() -> None:
+    async with http_suite(halting_llm(1), max_request_s=0.2) as suite:
+        reply = await ask(suite, COMPLETIONS, {"prompt": PROMPT})
+        assert (reply.status, reply.error["code"], reply.headers["x-should-retry"]) == (504, "timeout", "false")
+
+
 async def test_a_router_that_drains_ends_what_is_under_way_and_refuses_more() -> None:
     async with http_suite(halting_llm(1)) as suite:
         body = {"prompt": PROMPT, "seed": 0, "stream": True}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from router.app import RouterApp
 from router.config import HttpConfig, RouterConfig
 from tests.addresses import taken_address
 from tests.certificates import make_certificates
-from tests.router.http.asking import http_address, http_suite
+from tests.router.http.asking import http_address
 from tests.router.toy_suite import ToySuite, toy_suite
 from tests.waiting import LIMIT_S
 
@@ -107,8 +108,9 @@ async def test_the_openapi_document_is_kept(suite: ToySuite, path: str) -> None:
     await asyncio.to_thread(check)
 
 
-async def test_a_suite_without_http_has_none() -> None:
+async def test_without_http_nothing_of_it_is_imported() -> None:
+    program = "import sys, router.__main__, router.app; print({'fastapi', 'uvicorn'} & set(sys.modules))"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
+    assert (await process.communicate())[0] == b"set()\n"
     async with toy_suite() as suite:
         assert suite.app.http is None
-    async with http_suite() as suite:
-        assert http_address(suite).startswith("127.0.0.1:")
