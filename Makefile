@@ -109,7 +109,7 @@ install_editable = CMAKE_BUILD_PARALLEL_LEVEL=$${CMAKE_BUILD_PARALLEL_LEVEL:-$$(
 HAS_GPU := $(wildcard /dev/nvidia0)
 
 $(VENV)/.packages: pyproject.toml constraints.txt | $(VENV)/.torch
-	@$(STAGE) --title "installing packages" --items 45 -- $(PIP) install -c constraints.txt $(requirements)
+	@$(STAGE) --title "installing packages" --items 50 -- $(PIP) install -c constraints.txt $(requirements)
 	@touch $@
 
 # What running needs: the CPU's kernels, and the GPU's where one is.
@@ -119,7 +119,7 @@ $(VENV)/.running: $(VENV)/.packages $(NATIVE_SOURCES) $(MODULE_LIST)
 
 # What tests and checks need besides: their tools, the GPU's kernels where nvcc is, and the emulator.
 $(VENV)/.installed: $(VENV)/.running
-	@$(STAGE) --title "installing what tests and checks need" --items 80 -- $(PIP) install -c constraints.txt $(requirements) $$($(PYTHON) tools/requirements.py dev transformers)
+	@$(STAGE) --title "installing what tests and checks need" --items 90 -- $(PIP) install -c constraints.txt $(requirements) $$($(PYTHON) tools/requirements.py dev transformers)
 	@$(STAGE) --title "building all kernels and the emulator" -- env $(call install_editable,AUTO,ON)
 	@touch $@
 

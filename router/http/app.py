@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from router.http import answer_models as models
-from router.http.answers import Answer
+from router.http.answers import Answer, AnswerFormat
 from router.http.asking import AskedPrompt, asked_chat, asked_completion, asked_tokenize
 from router.http.bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from router.http.body_limit import BodyLimit
@@ -43,7 +43,7 @@ _LONG_BYTES = 32 * 1024
 _EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "An answer, or with `stream` its chunks as events, the last of which is `[DONE]`.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": {"type": "object", "properties": {"data": {"type": "string"}}}}},
     }
 }
 
@@ -92,7 +92,9 @@ def make_app(calls: RouterCalls, limits: ApiLimits, version: str) -> FastAPI:
 def _generating(calls: RouterCalls, limits: ApiLimits) -> APIRouter:
     api = APIRouter(tags=["generating"])
 
-    def answer(request: Request, prompts: Sequence[AskedPrompt], body: ChatBody | CompletionBody, form: Any) -> Answer:
+    def answer(
+        request: Request, prompts: Sequence[AskedPrompt], body: ChatBody | CompletionBody, form: AnswerFormat
+    ) -> Answer:
         client = request.client and (request.client.host, request.client.port)
         pieces = outputs_of(calls, prompts, peer_of(client), include_stop_text=body.include_stop_str_in_output)
         return Answer(pieces, form, is_stream=body.stream, write_timeout_s=limits.write_timeout_s)

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from router.http.bodies import ChatBody, CompletionBody, Speculation, TokenizeBody
+from router.http.bodies import MAX_NUM_OUTPUTS, ChatBody, CompletionBody, Speculation, TokenizeBody
 from router.http.errors import SentNames
 from router.prompts import MAX_NUM_MESSAGES
 from specgrove import client_wire
@@ -19,7 +19,6 @@ from specgrove.errors import InvalidRequestError
 from specgrove.request import SpeculationOptions
 from specgrove.v1 import router_pb2
 
-MAX_NUM_OUTPUTS = 128
 _DEFAULT_TEMPERATURE = 1.0
 _NUM_SEEDS = 2**64
 # JSON's numbers are exact up to 2^53 in most languages: a seed that is drawn can be sent again.

@@ -15,6 +15,9 @@ from router.http.refused import changes_nothing
 _ID = {"type": "integer", "minimum": 0}
 _IDS = {"type": "array", "items": _ID, "minItems": 1}
 _TEXT = {"type": "string"}
+MAX_NUM_OUTPUTS = 128
+"""Of one request, with all its prompts."""
+
 _NULL = {"type": "null"}
 _TEXTS = {"type": "array", "items": _TEXT}
 
@@ -108,7 +111,7 @@ class _Generation(_Body):
     model: str | None = Field(None, description="Left out: the one served.")
     temperature: float | None = Field(None, description="0 to 100; 0 is greedy. Left out: 1, as in OpenAI's API.")
     top_p: float | None = Field(None, description="0 to 1.")
-    n: int = Field(1, ge=1, le=128, description="Outputs of each prompt. Output i has the seed `seed + i`.")
+    n: int = Field(1, ge=1, le=MAX_NUM_OUTPUTS, description="Outputs of each prompt. Output i has the seed `seed + i`.")
     seed: int | None = Field(
         None, description="The same seed gives the same output. Left out: drawn, and told in the answer."
     )

@@ -39,6 +39,20 @@ def test_valid_bytes_before_an_invalid_one_stay_as_they_were_streamed() -> None:
     assert tokenizer.decode(ids) == streamed(tokenizer, ids) == "A�"
 
 
+@pytest.mark.parametrize("name", sorted(TOKENIZERS))
+def test_tokens_stand_for_bytes(name: str) -> None:
+    """Those of a text, joined, are the text, but for the space that some tokenizers put before it."""
+    tokenizer = TOKENIZERS[name]
+    text = "the quick café 木 the"
+    ids = [token_id for token_id in tokenizer.encode(text) if token_id not in tokenizer.special_token_ids]
+    joined = b"".join(tokenizer.token_bytes(token_id) for token_id in ids).decode(errors="replace")
+    assert joined in (tokenizer.decode(ids), f" {tokenizer.decode(ids)}")
+
+
+def test_a_special_token_stands_for_what_it_is_written_as() -> None:
+    assert TOKENIZERS["byte_level"].token_bytes(0) == b"<s>"
+
+
 def test_special_tokens_have_no_text_unless_kept() -> None:
     tokenizer = TOKENIZERS["byte_level"]
     ids = [0, *tokenizer.encode("the fox"), 1]

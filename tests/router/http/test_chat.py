@@ -13,7 +13,7 @@ from tests.router.http.asking import api_of, ask, http_address, http_suite, text
 from tests.router.toy_language import EOS
 from tests.router.toy_services import ToyLlm
 from tests.router.toy_suite import ToySuite
-from tests.waiting import LIMIT_S
+from tests.waiting import LIMIT_S, until
 
 MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
 RENDERED = "[user]hi[assistant]"
@@ -159,8 +159,9 @@ async def test_models_health_and_version(suite: ToySuite, api: AsyncOpenAI) -> N
     assert (model.id, model.max_model_len) == ("toy", 512)  # type: ignore[attr-defined]
     assert (await api.models.retrieve("toy")).id == "toy"
     assert (await ask(suite, "/version")).json["version"]
+    await until(lambda: suite.app.server.is_serving)
     assert (await ask(suite, "/health")).json == {"status": "serving"}
     await suite.llm_server.stop(0)
-    async with asyncio.timeout(LIMIT_S):
-        while (await ask(suite, "/health")).status != 503:
-            pass
+    await until(lambda: not suite.app.server.is_serving)
+    reply = await ask(suite, "/health")
+    assert (reply.status, reply.json) == (503, {"status": "not serving"})

@@ -173,7 +173,7 @@ async def test_keys_are_asked_for() -> None:
             reply = await ask(suite, "/v1/models", headers=headers)
             assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
             assert reply.headers["www-authenticate"] == "Bearer"
-        assert (await ask(suite, "/health")).status == 200
+        assert (await ask(suite, "/health")).status != 401
         async with api_of(suite, "right") as api:
             assert (await api.models.list()).data
         async with api_of(suite, "wrong") as api:
