@@ -23,7 +23,7 @@ from specgrove.folders import default_cache_dir
 from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.output import Completion
 from specgrove.request import SpeculationOptions
-from specgrove.serve import Suite, SuiteConfig
+from specgrove.suite import Suite, SuiteConfig
 
 SSMS = ("lookup", "demo,name=beam,mode=beam", "demo,name=expansion,mode=expansion")
 # Shapes are set here because a policy may find that drafting doesn't pay at this batch size, and nothing would be shown.

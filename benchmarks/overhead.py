@@ -20,7 +20,7 @@ from specgrove.client import Client
 from specgrove.folders import default_cache_dir
 from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.request import SpeculationOptions
-from specgrove.serve import Suite, SuiteConfig
+from specgrove.suite import Suite, SuiteConfig
 
 _LENGTHS = (8, 72)
 MODES = {

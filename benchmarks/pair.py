@@ -21,7 +21,7 @@ from specgrove.models.hub import resolve_model
 from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.output import Completion
 from specgrove.request import SpeculationOptions
-from specgrove.serve import Suite, SuiteConfig
+from specgrove.suite import Suite, SuiteConfig
 
 CODE_PROMPTS = (
     "Write a Python function that returns the n-th Fibonacci number.",

@@ -22,7 +22,7 @@ from specgrove.folders import default_cache_dir
 from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.output import Completion
 from specgrove.request import SpeculationOptions
-from specgrove.serve import Suite, SuiteConfig
+from specgrove.suite import Suite, SuiteConfig
 
 LAYOUTS = ((1, "1"), (2, "1"), (1, "2"), (1, "3"), (1, "5,20,5"), (2, "2"))
 _TREES = SpeculationOptions(max_num_nodes=6, max_depth=4)

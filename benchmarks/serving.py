@@ -33,7 +33,7 @@ from specgrove.models.loading import read_spec
 from specgrove.models.memory_plan import MemoryRequest, plan_memory
 from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.models.spec import DecoderSpec
-from specgrove.serve import Suite, SuiteConfig
+from specgrove.suite import Suite, SuiteConfig
 
 LLAMA_CPP_TYPES = ("BF16", "Q8_0", "Q4_0", "Q4_1")
 

@@ -30,7 +30,7 @@ from benchmarks.serving import suite_config
 from specgrove.client import AsyncClient
 from specgrove.config import DEFAULT_SSMS
 from specgrove.models.hub import DEMO_LLM, resolve_model
-from specgrove.serve import Suite
+from specgrove.suite import Suite
 from specgrove.tokenizer import Tokenizer
 
 PRECISIONS = ("float32", "bfloat16", "int8", "int4")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from specgrove.client import Client
 from specgrove.models.hub import DEMO_LLM, resolve_model
-from specgrove.serve import Suite, SuiteConfig
+from specgrove.suite import Suite, SuiteConfig
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Keeps a few child processes running: restarts what dies, forwards their output line by line, stops them in order.
 
-Used by ``specgrove.serve``; knows processes, not gRPC. One thread owns every child: it alone starts, restarts and reaps them,
+Used by ``specgrove.suite``; knows processes, not gRPC. One thread owns every child: it alone starts, restarts and reaps them,
 and because the kernel ties their lives to that thread's (``specgrove.supervised``), no child outlives it.
 """
 
@@ -97,7 +97,8 @@ class Supervisor:
     def stop(self) -> None:
         """SIGTERM to each process, SIGKILL after the drain time. Returns when all have ended; harmless when called twice."""
         self._stopping.set()
-        if self._thread.ident is not None:
+        # The thread itself comes here where the garbage collector ends an object in it.
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
     def kill(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from specgrove import owned_folders
 from specgrove.owned_folders import temporary_folder
-from specgrove.serve import Suite, SuiteConfig
+from specgrove.suite import Suite, SuiteConfig
 from tests.killed_owner import leave_folder_of_killed
 
 CONFIG = SuiteConfig(llm_folder=Path("/model"))

@@ -85,7 +85,7 @@ def services(setup: Setup, trace: Path) -> Iterator[tuple[str, Callable[[], int]
 
     Raises ``RuntimeError`` where they don't start: on a GPU also where its kernels don't run.
     """
-    from specgrove.serve import is_serving
+    from specgrove.suite import is_serving
     from specgrove.supervisor import ProcessFailedError, ProcessSpec, Supervisor
 
     with tempfile.TemporaryDirectory(prefix="specgrove-gpu-") as name:

@@ -68,7 +68,7 @@ def record(path: Path, cache_dir: Path, num_prompts: int = 30, max_tokens: int =
     from specgrove.client import Client
     from specgrove.config import DEFAULT_SSMS
     from specgrove.models.hub import DEMO_LLM, resolve_model
-    from specgrove.serve import Suite, SuiteConfig
+    from specgrove.suite import Suite, SuiteConfig
 
     folder = resolve_model(DEMO_LLM, cache_dir=cache_dir, progress=print)
     accepted: list[int] = []

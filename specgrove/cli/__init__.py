@@ -47,7 +47,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"specgrove: error: {_one_line(error)}", file=sys.stderr)
         return 1
     # Imported late, and one command alone: `specgrove --help` needs none of them, and most need little of what others do.
-    from specgrove.serve import NotReadyError
+    from specgrove.suite import NotReadyError
     from specgrove.supervisor import ProcessFailedError
 
     command = importlib.import_module(f"specgrove.cli.{arguments.command}")

@@ -7,13 +7,13 @@ import argparse
 from specgrove.cli.connecting import connected
 from specgrove.cli.prompt_input import prompt_of
 from specgrove.cli.rendering import make_console, print_json, print_legend, print_note, summary_line, usage_fields
-from specgrove.cli.ssm_choice import asks_for_none
 from specgrove.cli.streaming import streamed
 from specgrove.cli.terminal import without_echo
 from specgrove.client_arguments import Prompt
 from specgrove.client_wire import GenerateParams, completion_of
 from specgrove.output import Chunk, Completion
 from specgrove.request import SpeculationOptions
+from specgrove.ssm_choice import asks_for_none
 
 
 def run(arguments: argparse.Namespace) -> int:

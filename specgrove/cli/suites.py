@@ -14,18 +14,18 @@ import rich.console
 import rich.status
 
 from specgrove.cli.rendering import make_console
-from specgrove.cli.ssm_choice import chosen_ssms
 from specgrove.config import DEFAULT_DTYPE, DEFAULT_LLM
 from specgrove.cpus import too_few_for
 from specgrove.folders import default_cache_dir
 from specgrove.models.gguf_model import weights_note
 from specgrove.models.hub import resolve_model
 from specgrove.models.quantized_cache import ensure_quantized
-from specgrove.serve import Suite, SuiteConfig
 from specgrove.serving.address import TlsFiles, check_server_tls
 from specgrove.serving.api_keys import read_keys
 from specgrove.serving.listening import check_can_listen
 from specgrove.settings import DRAIN, given_arguments
+from specgrove.ssm_choice import chosen_ssms
+from specgrove.suite import Suite, SuiteConfig
 from specgrove.supervisor import LogLine
 from specgrove.telemetry import parsed
 

@@ -12,7 +12,7 @@ import rich.console
 
 from specgrove.cli import suites
 from specgrove.cli.arguments import parser
-from specgrove.serve import SuiteConfig, process_specs
+from specgrove.suite import SuiteConfig, process_specs
 from tests.addresses import taken_address
 from tests.models.gguf_writing import save_tiny_gguf
 

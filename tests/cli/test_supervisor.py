@@ -15,7 +15,7 @@ import pytest
 
 from specgrove import supervisor as supervisor_module
 from specgrove.client import Client
-from specgrove.serve import NotReadyError, Suite, SuiteConfig, is_serving, process_specs
+from specgrove.suite import NotReadyError, Suite, SuiteConfig, is_serving, process_specs
 from specgrove.supervisor import ProcessFailedError, ProcessSpec, Supervisor
 from tests.waiting import LIMIT_S, wait_until
 
@@ -143,7 +143,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SuiteConfig:
             for name, address in addresses.items()
         )
 
-    monkeypatch.setattr("specgrove.serve.process_specs", fake_specs)
+    monkeypatch.setattr("specgrove.suite.process_specs", fake_specs)
     return SuiteConfig(llm_folder=tmp_path)
 
 

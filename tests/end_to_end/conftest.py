@@ -9,7 +9,7 @@ import pytest
 
 from specgrove.client import Client
 from specgrove.models.hub import DEMO_LLM, resolve_model
-from specgrove.serve import Suite, SuiteConfig
+from specgrove.suite import Suite, SuiteConfig
 from tests.addresses import free_address
 from tests.conftest import save_tiny_llama
 from tests.router.toy_language import EOS, VOCAB_SIZE, toy_tokenizer_json

@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 
 from llm_service.verifier import VerifierEngine
-from specgrove import serve
+from specgrove import suite as suite_module
 from specgrove.request import VerifyWork
 from specgrove.runtime.step_loop import WorkItem
-from specgrove.serve import Suite, SuiteConfig, process_specs
+from specgrove.suite import Suite, SuiteConfig, process_specs
 from specgrove.supervisor import ProcessSpec
 from ssm_service.pool import DrafterPool
 
@@ -40,7 +40,7 @@ _process_specs = process_specs
 
 
 def sick_specs(*args: Any) -> tuple[ProcessSpec, ...]:
-    """``specgrove.serve.process_specs``, with this module in the place of both services'."""
+    """``specgrove.suite.process_specs``, with this module in the place of both services'."""
     return tuple(
         spec if spec.module == "router" else replace(spec, module=__name__, arguments=(spec.module, *spec.arguments))
         for spec in _process_specs(*args)
@@ -67,7 +67,7 @@ def hospital_of(config: SuiteConfig, folder: Path) -> Iterator[Hospital]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(FOLDER_VARIABLE, str(folder))
         patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setattr(serve, "process_specs", sick_specs)
+        patch.setattr(suite_module, "process_specs", sick_specs)
         with Suite(config) as suite:
             yield Hospital(suite, folder)
 

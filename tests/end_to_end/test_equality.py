@@ -11,7 +11,7 @@ from benchmarks.prompts import load_prompts
 from specgrove.client import AsyncClient, Client
 from specgrove.output import Completion
 from specgrove.request import SpeculationOptions
-from specgrove.serve import Suite
+from specgrove.suite import Suite
 
 NUM_PROMPTS = 3
 MAX_TOKENS = 24

@@ -13,7 +13,7 @@ import pytest
 from specgrove.client import Client
 from specgrove.errors import DeadlineExceededError, UnavailableError
 from specgrove.request import SpeculationOptions
-from specgrove.serve import Suite, is_serving
+from specgrove.suite import Suite, is_serving
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, ssm_pb2, ssm_pb2_grpc
 from tests.waiting import wait_until
 

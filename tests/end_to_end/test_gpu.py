@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.equality import MODES, SAMPLINGS
 from specgrove.request import SpeculationOptions
-from specgrove.serve import Suite, SuiteConfig
+from specgrove.suite import Suite, SuiteConfig
 from tests.end_to_end.test_equality import outputs
 
 pytestmark = pytest.mark.gpu

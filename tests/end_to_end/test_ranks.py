@@ -13,7 +13,7 @@ import pytest
 
 from specgrove.client import Client
 from specgrove.request import SpeculationOptions
-from specgrove.serve import Suite, SuiteConfig, is_serving
+from specgrove.suite import Suite, SuiteConfig, is_serving
 from tests.end_to_end.conftest import ALWAYS_DRAFT
 from tests.waiting import wait_until
 

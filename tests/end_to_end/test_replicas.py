@@ -12,7 +12,7 @@ import pytest
 from specgrove.client import AsyncClient
 from specgrove.output import Completion
 from specgrove.request import SpeculationOptions
-from specgrove.serve import Suite, SuiteConfig
+from specgrove.suite import Suite, SuiteConfig
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
 from tests.end_to_end.conftest import ALWAYS_DRAFT
 from tests.end_to_end.sick_services import Hospital, hospital_of

@@ -1,6 +1,6 @@
 """Which SSMs a suite is started with: those asked for must be able to draft for the LLM, defaults that can't are left out.
 
-Called before anything is started. Reads tokenizers and configurations, no weights.
+Called by commands and the Python API before anything is started. Reads tokenizers and configurations, no weights.
 """
 
 from __future__ import annotations
@@ -16,18 +16,26 @@ from specgrove.tokenizer import Tokenizer
 from specgrove.vocabulary import compare_vocabularies
 
 
-def asks_for_none(asked: Sequence[str]) -> bool:
-    """Whether ``--ssm none`` was given. Raises ``ValueError`` where another was given too."""
+def asks_for_none(asked: Sequence[str], called: str = "--ssm") -> bool:
+    """Whether ``none`` was given for no SSM at all. Raises ``ValueError`` where another was given too."""
     if "none" in asked and len(asked) > 1:
-        raise ValueError("--ssm none: no SSM at all, so it goes with no other --ssm")
+        raise ValueError(f"{called} none: no SSM at all, so it goes with no other {called}")
     return "none" in asked
 
 
 def chosen_ssms(
-    asked: list[str] | None, llm_folder: Path, cache_dir: Path, say: Callable[[str], None]
+    asked: Sequence[str] | None,
+    llm_folder: Path,
+    cache_dir: Path,
+    say: Callable[[str], None],
+    *,
+    called: str = "--ssm",
 ) -> tuple[str, ...]:
-    """``--ssm`` as given to the SSM service; empty for ``none``. Raises ``ValueError`` with why one can't draft for the LLM."""
-    if asks_for_none(asked or ()):
+    """SSMs as given to the SSM service; empty for ``none``. Raises ``ValueError`` with why one can't draft for the LLM.
+
+    ``called`` is what the caller knows them by.
+    """
+    if asks_for_none(asked or (), called):
         return ()
     texts = tuple(asked or DEFAULT_SSMS)
     tokenizer = Tokenizer.from_folder(llm_folder)
@@ -36,11 +44,11 @@ def chosen_ssms(
         try:
             problem = _problem(spec, tokenizer, cache_dir, say)
         except ModelNotFoundError as error:
-            raise ValueError(f"--ssm {text}: {error}") from error
+            raise ValueError(f"{called} {text}: {error}") from error
         if problem is None:
             chosen.append(text)
         elif asked is not None:
-            raise ValueError(f"--ssm {text}: it can't draft for {llm_folder.name}: {problem}")
+            raise ValueError(f"{called} {text}: it can't draft for {llm_folder.name}: {problem}")
         else:
             say(f"SSM {spec.name} is left out: {problem}")
     return tuple(chosen)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from specgrove.cli.ssm_choice import chosen_ssms
+from specgrove.ssm_choice import chosen_ssms
 from specgrove.ssm_specs import SHIPPED_DRAFTERS
 from tests.conftest import save_tiny_llama
 
