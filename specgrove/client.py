@@ -1,21 +1,32 @@
 """The Python client of a running router: ``Client`` for plain code, ``AsyncClient`` for asyncio. Knows gRPC, not torch.
 
 Closing the iterator of ``generate`` (leaving its loop early) cancels the request everywhere. Every failure is a ``SpecGroveError``.
+Calls are tried again as ``RetryPolicy`` says, an output that was cut off among them.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Iterable
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
 from types import TracebackType
-from typing import Self, Unpack
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 from specgrove import client_wire
-from specgrove.client_arguments import ChatMessages, Prompt, timeout_of
+from specgrove.client_arguments import ChatMessages, Prompt
 from specgrove.client_connections import AsyncConnection, Connection, metadata_of
+from specgrove.client_retries import NO_RETRIES, Generation, RetryPolicy, Tries
 from specgrove.client_wire import ChatParams, GenerateParams
+from specgrove.errors import SpecGroveError
 from specgrove.output import Chunk, Completion, ModelInfo
 from specgrove.serving.address import TlsFiles
 from specgrove.v1 import router_pb2
+
+if TYPE_CHECKING:
+    from specgrove.v1.router_pb2_grpc import RouterServiceAsyncStub, RouterServiceStub
+
+_Response = TypeVar("_Response")
+_DEFAULT_RETRIES = RetryPolicy()
 
 _CONTROL_TIMEOUT_S = 30.0
 
@@ -23,26 +34,33 @@ _CONTROL_TIMEOUT_S = 30.0
 class Client:
     """A connection to a router at ``address``: ``host:port`` or ``unix:/path``. Threads may share it. Use it in ``with``."""
 
-    def __init__(self, address: str, *, tls: TlsFiles | None = None, token: str | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        tls: TlsFiles | None = None,
+        token: str | None = None,
+        retry: RetryPolicy | None = _DEFAULT_RETRIES,
+    ) -> None:
         """With ``tls`` the connection is encrypted: ``TlsFiles()`` trusts public authorities, ``TlsFiles(ca=...)`` one's own.
 
-        ``token`` goes with every call as ``authorization: Bearer TOKEN``, for a proxy that asks for one; without ``tls`` it is
-        sent in clear. Raises ``ValueError`` and ``OSError`` where one of them can't be used.
+        ``token`` goes with every call as ``authorization: Bearer TOKEN``, for a router or proxy that asks for one; without ``tls`` it is
+        sent in clear. ``retry`` says how calls are tried again; ``None``: never. Raises ``ValueError`` and ``OSError`` where one of
+        them can't be used.
         """
         self._metadata = metadata_of(token)
+        self._retry = retry or NO_RETRIES
         self._connection = Connection(address, tls)
 
     def generate(self, prompt: Prompt, **params: Unpack[GenerateParams]) -> Generator[Chunk, None, None]:
         """Streams the output of raw text, a conversation, or token ids."""
-        request = client_wire.request_to_proto(prompt, **params)
-        timeout_s = timeout_of(params.get("timeout_s"))
-        with self._connection.router() as router:
-            call = router.Generate(request, timeout=timeout_s, metadata=self._metadata)
+        generation = Generation(prompt, params, self._retry)
+        while True:
             try:
-                for response in call:
-                    yield client_wire.chunk_from_proto(response)
-            finally:
-                call.cancel()
+                yield from self._tried(generation)
+                return
+            except SpecGroveError as error:
+                self._connection.wait(generation.delay_s(error, was_reached=self._connection.was_reached))
 
     def complete(self, prompt: Prompt, **params: Unpack[GenerateParams]) -> Completion:
         """The whole output at once."""
@@ -51,22 +69,44 @@ class Client:
     def model_info(self) -> ModelInfo:
         """The model and the SSMs behind the router."""
         request = router_pb2.GetModelInfoRequest()
-        with self._connection.router() as router:
-            response = router.GetModelInfo(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata)
+        response = self._answer(
+            lambda router, timeout_s: router.GetModelInfo(request, timeout=timeout_s, metadata=self._metadata)
+        )
         return client_wire.model_info_from_proto(response)
 
     def tokenize(self, text_or_chat: str | ChatMessages, **params: Unpack[ChatParams]) -> tuple[int, ...]:
         """Token ids of text or of a conversation."""
         request = client_wire.tokenize_request(text_or_chat, params)
-        with self._connection.router() as router:
-            response = router.Tokenize(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata)
+        response = self._answer(
+            lambda router, timeout_s: router.Tokenize(request, timeout=timeout_s, metadata=self._metadata)
+        )
         return tuple(response.token_ids)
 
     def detokenize(self, token_ids: Iterable[int], keep_special_tokens: bool = False) -> str:
         """Text of token ids."""
         request = client_wire.detokenize_request(token_ids, keep_special_tokens)
+        response = self._answer(
+            lambda router, timeout_s: router.Detokenize(request, timeout=timeout_s, metadata=self._metadata)
+        )
+        return response.text
+
+    def _tried(self, generation: Generation) -> Generator[Chunk, None, None]:
         with self._connection.router() as router:
-            return router.Detokenize(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata).text
+            call = router.Generate(generation.request, timeout=generation.begin_try(), metadata=self._metadata)
+            try:
+                for response in call:
+                    yield from generation.rest_of(response)
+            finally:
+                call.cancel()
+
+    def _answer(self, ask: Callable[[RouterServiceStub, float | None], _Response]) -> _Response:
+        tries = Tries(self._retry, _CONTROL_TIMEOUT_S)
+        while True:
+            try:
+                with self._connection.router() as router:
+                    return ask(router, tries.timeout_s())
+            except SpecGroveError as error:
+                self._connection.wait(tries.delay_s(error, was_reached=self._connection.was_reached))
 
     def close(self) -> None:
         """Cancels what is under way."""
@@ -84,22 +124,30 @@ class Client:
 class AsyncClient:
     """``Client`` for asyncio, to be used in ``async with``. May be made anywhere, and used in several event loops."""
 
-    def __init__(self, address: str, *, tls: TlsFiles | None = None, token: str | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        tls: TlsFiles | None = None,
+        token: str | None = None,
+        retry: RetryPolicy | None = _DEFAULT_RETRIES,
+    ) -> None:
         """As ``Client``."""
         self._metadata = metadata_of(token)
+        self._retry = retry or NO_RETRIES
         self._connection = AsyncConnection(address, tls)
 
     async def generate(self, prompt: Prompt, **params: Unpack[GenerateParams]) -> AsyncGenerator[Chunk, None]:
         """Streams the output of raw text, a conversation, or token ids."""
-        request = client_wire.request_to_proto(prompt, **params)
-        timeout_s = timeout_of(params.get("timeout_s"))
-        with self._connection.router() as router:
-            call = router.Generate(request, timeout=timeout_s, metadata=self._metadata)
+        generation = Generation(prompt, params, self._retry)
+        while True:
             try:
-                async for response in call:
-                    yield client_wire.chunk_from_proto(response)
-            finally:
-                call.cancel()
+                async with contextlib.aclosing(self._tried(generation)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+                return
+            except SpecGroveError as error:
+                await asyncio.sleep(generation.delay_s(error, was_reached=self._connection.was_reached))
 
     async def complete(self, prompt: Prompt, **params: Unpack[GenerateParams]) -> Completion:
         """The whole output at once."""
@@ -108,23 +156,45 @@ class AsyncClient:
     async def model_info(self) -> ModelInfo:
         """The model and the SSMs behind the router."""
         request = router_pb2.GetModelInfoRequest()
-        with self._connection.router() as router:
-            response = await router.GetModelInfo(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata)
+        response = await self._answer(
+            lambda router, timeout_s: router.GetModelInfo(request, timeout=timeout_s, metadata=self._metadata)
+        )
         return client_wire.model_info_from_proto(response)
 
     async def tokenize(self, text_or_chat: str | ChatMessages, **params: Unpack[ChatParams]) -> tuple[int, ...]:
         """Token ids of text or of a conversation."""
         request = client_wire.tokenize_request(text_or_chat, params)
-        with self._connection.router() as router:
-            response = await router.Tokenize(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata)
+        response = await self._answer(
+            lambda router, timeout_s: router.Tokenize(request, timeout=timeout_s, metadata=self._metadata)
+        )
         return tuple(response.token_ids)
 
     async def detokenize(self, token_ids: Iterable[int], keep_special_tokens: bool = False) -> str:
         """Text of token ids."""
         request = client_wire.detokenize_request(token_ids, keep_special_tokens)
-        with self._connection.router() as router:
-            response = await router.Detokenize(request, timeout=_CONTROL_TIMEOUT_S, metadata=self._metadata)
+        response = await self._answer(
+            lambda router, timeout_s: router.Detokenize(request, timeout=timeout_s, metadata=self._metadata)
+        )
         return response.text
+
+    async def _tried(self, generation: Generation) -> AsyncGenerator[Chunk, None]:
+        with self._connection.router() as router:
+            call = router.Generate(generation.request, timeout=generation.begin_try(), metadata=self._metadata)
+            try:
+                async for response in call:
+                    for chunk in generation.rest_of(response):
+                        yield chunk
+            finally:
+                call.cancel()
+
+    async def _answer(self, ask: Callable[[RouterServiceAsyncStub, float | None], Awaitable[_Response]]) -> _Response:
+        tries = Tries(self._retry, _CONTROL_TIMEOUT_S)
+        while True:
+            try:
+                with self._connection.router() as router:
+                    return await ask(router, tries.timeout_s())
+            except SpecGroveError as error:
+                await asyncio.sleep(tries.delay_s(error, was_reached=self._connection.was_reached))
 
     async def close(self) -> None:
         """Cancels what is under way."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import threading
 from collections.abc import Iterator
 from typing import cast
 
@@ -17,7 +18,7 @@ from specgrove.addresses import checked_target
 from specgrove.client_texts import named
 from specgrove.errors import SessionClosedError
 from specgrove.serving.address import TlsFiles, channel_credentials, client_channel_options
-from specgrove.serving.status import error_from_rpc
+from specgrove.serving.status import error_from_rpc, is_not_connected
 from specgrove.v1 import router_pb2_grpc
 
 Metadata = tuple[tuple[str, str], ...]
@@ -29,7 +30,9 @@ class Connection:
     def __init__(self, address: str, tls: TlsFiles | None) -> None:
         """Raises ``ValueError`` and ``OSError`` where the address or the files can't be used."""
         target, credentials = checked_target(address), _credentials_of(tls)
-        self._is_closed = False
+        self._closed = threading.Event()
+        self.was_reached = False
+        """Whether anybody ever answered at the address."""
         self._channel = (
             grpc.insecure_channel(target, options=client_channel_options())
             if credentials is None
@@ -40,22 +43,29 @@ class Connection:
     @contextlib.contextmanager
     def router(self) -> Iterator[router_pb2_grpc.RouterServiceStub]:
         """The stub for one call."""
-        if self._is_closed:
+        if self._closed.is_set():
             raise _closed_error()
         try:
             yield self._router
+            self.was_reached = True
         except grpc.RpcError as error:
             # What plain stubs raise has the methods of AioRpcError, but no type in common with it.
-            raise error_from_rpc(cast(grpc.aio.AioRpcError, error)) from error
+            status = cast(grpc.aio.AioRpcError, error)
+            self.was_reached = self.was_reached or not is_not_connected(status.details() or "")
+            raise error_from_rpc(status) from error
         except ValueError as error:
             # So gRPC says that another thread has closed the channel meanwhile.
-            if not self._is_closed:
+            if not self._closed.is_set():
                 raise
             raise _closed_error() from error
 
+    def wait(self, seconds: float) -> None:
+        """Before the next try; not longer than until it is closed."""
+        self._closed.wait(seconds)
+
     def close(self) -> None:
         """Cancels what is under way. Harmless when called again."""
-        self._is_closed = True
+        self._closed.set()
         self._channel.close()
 
 
@@ -66,6 +76,8 @@ class AsyncConnection:
         """As ``Connection``. No loop needs to run yet."""
         self._target, self._credentials = checked_target(address), _credentials_of(tls)
         self._is_closed = False
+        self.was_reached = False
+        """As ``Connection.was_reached``."""
         self._channels: dict[asyncio.AbstractEventLoop, grpc.aio.Channel] = {}
 
     @contextlib.contextmanager
@@ -75,7 +87,9 @@ class AsyncConnection:
             raise _closed_error()
         try:
             yield router_pb2_grpc.RouterServiceStub(self._channel())
+            self.was_reached = True
         except grpc.aio.AioRpcError as error:
+            self.was_reached = self.was_reached or not is_not_connected(error.details() or "")
             raise error_from_rpc(error) from error
         except asyncio.CancelledError:
             # So calls end, too, whose channel is closed.

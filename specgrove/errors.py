@@ -28,7 +28,14 @@ class StaleBaseError(SpecGroveError):
 
 
 class UnavailableError(SpecGroveError):
-    """The replica is gone or draining: another one, or the same one later, must be sent all committed tokens."""
+    """The replica is gone or draining: another one, or the same one later, must be sent all committed tokens.
+
+    ``may_retry``: trying again soon may help.
+    """
+
+    def __init__(self, message: str = "", *, may_retry: bool = True) -> None:
+        super().__init__(message)
+        self.may_retry = may_retry
 
 
 class WorkLostError(UnavailableError):

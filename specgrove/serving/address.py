@@ -88,6 +88,9 @@ def client_channel_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[O
     """Options of a client's channel to a router, or to a proxy in front of it: any gRPC server tolerates them."""
     return [
         *_CLIENT_KEEPALIVE,
+        # gRPC's own ways lead to a pause of two minutes between two tries to connect.
+        ("grpc.initial_reconnect_backoff_ms", 250),
+        ("grpc.max_reconnect_backoff_ms", 4_000),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.use_local_subchannel_pool", 1),

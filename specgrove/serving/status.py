@@ -118,7 +118,8 @@ def error_from_rpc(rpc_error: grpc.aio.AioRpcError) -> SpecGroveError:
     if code is grpc.StatusCode.FAILED_PRECONDITION and details.info.reason == "STALE_BASE":
         return StaleBaseError(int(details.info.metadata.get("held_len", "0")), message)
     if code is grpc.StatusCode.UNAVAILABLE:
-        return UnavailableError(message)
+        # A router that found no replica has waited for one, for minutes.
+        return UnavailableError(message, may_retry=details.info.reason != "NO_REPLICA")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceededError(message)
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):

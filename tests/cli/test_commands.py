@@ -36,7 +36,8 @@ def test_generate_streams_the_text_and_nothing_else_to_stdout(
     request = fake_router[0].requests[0]
     assert [(message.role, message.content) for message in request.chat.messages] == [("user", "hi")]
     assert (request.sampling.temperature, list(request.stop)) == (0.5, ["\n\n"])
-    assert not request.sampling.HasField("seed")
+    assert main(["generate", "hi", "--address", fake_router[1], "--temperature", "0.5"]) == 0
+    assert fake_router[0].requests[1].sampling.seed != request.sampling.seed
 
 
 def test_generate_json_is_one_line(fake_router: Router, capsys: pytest.CaptureFixture[str]) -> None:
