@@ -1,0 +1,65 @@
+"""What ``generate`` was given, as requests: one prompt or several. A conversation is one prompt; a list of conversations is several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from specgrove.serve.generation import GenerationConfig, Request
+
+if TYPE_CHECKING:
+    from specgrove.client_arguments import Prompt
+
+
+def requests_of(given: object, defaults: Request) -> tuple[list[Request], bool]:
+    """The requests, and whether they were given as several. Where one leaves a setting out, that of ``defaults`` counts.
+
+    Raises ``ConfigurationError``.
+    """
+    if isinstance(given, Request) or _is_prompt(given):
+        return [_with_defaults(given, defaults)], False
+    elements = list(given) if isinstance(given, Iterable) else [given]
+    if elements and not isinstance(given, (list, tuple)) and _is_prompt(elements):  # ids or messages of a generator
+        return [_with_defaults(elements, defaults)], False
+    if not isinstance(given, Iterable):
+        return [_with_defaults(given, defaults)], False  # which says what a prompt looks like
+    return [_with_defaults(element, defaults) for element in elements], True
+
+
+def _is_prompt(value: Any) -> bool:
+    """A text, a message, messages or token ids; not what holds several prompts."""
+    if isinstance(value, (str, bytes, Mapping)) or _is_message(value):
+        return True
+    if getattr(value, "ndim", None) == 1:  # an array of token ids
+        return True
+    return isinstance(value, (list, tuple, range)) and len(value) > 0 and _is_message_or_id(value[0])
+
+
+def _is_message_or_id(value: Any) -> bool:
+    is_pair = isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, str) for part in value)
+    is_id = hasattr(value, "__index__") and getattr(value, "ndim", 0) == 0
+    return is_pair or is_id or isinstance(value, Mapping) or _is_message(value)
+
+
+def _is_message(value: Any) -> bool:
+    """One of protobuf's, which has no type here: that would bring gRPC's libraries before they are needed."""
+    return type(value).__name__ == "ChatMessage"
+
+
+def _with_defaults(given: Prompt | Request | Any, defaults: Request) -> Request:
+    if not isinstance(given, Request):
+        return replace(defaults, prompt=given)
+    missing = {
+        name: getattr(defaults, name)
+        for name in ("generation_config", "max_new_tokens", "max_length")
+        if getattr(given, name) is None
+    }
+    if given.max_new_tokens is not None or given.max_length is not None:
+        missing = {name: value for name, value in missing.items() if name == "generation_config"}
+    return replace(given, **missing)
+
+
+def config_of(request: Request) -> GenerationConfig:
+    """Its own, or the defaults."""
+    return request.generation_config or GenerationConfig()

@@ -1,0 +1,28 @@
+"""The file that ``LLM(output_file=...)`` names: a line of JSON for each result, added at its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from specgrove.serve.generation import GenerationResult, Request
+
+
+def add_results(path: Path, requests: Sequence[Request], results: Sequence[GenerationResult]) -> None:
+    """In the order of the requests. Raises ``OSError``."""
+    with path.open("a", encoding="utf-8") as file:
+        for request, result in zip(requests, results, strict=True):
+            file.write(json.dumps(_as_json(request, result), ensure_ascii=False) + "\n")
+
+
+def _as_json(request: Request, result: GenerationResult) -> dict[str, object]:
+    usage = result.statistics
+    return {
+        "prompt": request.prompt if isinstance(request.prompt, str) else repr(request.prompt),
+        "output_text": result.output_text,
+        "output_tokens": result.output_tokens,
+        "finish_reason": result.finish_reason,
+        "latency_ms": None if usage is None else round(usage.first_token_ms + usage.decode_ms, 3),
+        "error": None if result.error is None else str(result.error),
+    }
