@@ -17,7 +17,7 @@ from pathlib import Path
 
 import grpc
 
-from specgrove.errors import InvalidRequestError, ResourceExhaustedError
+from specgrove.errors import InvalidRequestError, ResourceExhaustedError, SpecGroveError
 from specgrove.serving.server import run_server
 from specgrove.serving.status import abort
 from specgrove.v1 import router_pb2, router_pb2_grpc, token_tree_pb2
@@ -27,10 +27,19 @@ PIECES = [["The"], [" quick", " brown"], [" fox"]]
 
 
 class FakeRouter(router_pb2_grpc.RouterServiceServicer):
-    """Remembers the requests it got, and whether one ended early."""
+    """Remembers the requests it got, and whether one ended early.
+
+    ``failures`` are of the next calls of ``Generate``, one each: after how many pieces, and with what. ``control_failures`` are of
+    the next other calls.
+    """
 
     def __init__(self) -> None:
         self.requests: list[router_pb2.GenerateRequest] = []
+        self.failures: list[tuple[int, SpecGroveError]] = []
+        self.control_failures: list[SpecGroveError] = []
+        self.pieces = PIECES
+        self.num_running = 0
+        self.max_num_running = 0
         self.was_cancelled = threading.Event()
 
     async def Generate(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
@@ -39,16 +48,27 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             await abort(context, InvalidRequestError.of("sampling.top_p", "must be in (0, 1]"))
         if request.text == "full":
             await abort(context, ResourceExhaustedError("the queue is full", retry_delay_ms=250))
+        fails_at, failure = self.failures.pop(0) if self.failures else (-1, None)
         is_complete = False
 
         def on_done(context: object) -> None:
+            self.num_running -= 1
             if not is_complete:
                 self.was_cancelled.set()
 
+        self.num_running += 1
+        self.max_num_running = max(self.max_num_running, self.num_running)
         context.add_done_callback(on_done)
+        while request.text == "one of four at once" and self.max_num_running < 4:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
         if request.prompt_progress:
             yield router_pb2.GenerateResponse(num_prompt_tokens_read=3)
-        for index, words in enumerate([["人工"]] if request.text == "chinese" else PIECES):
+        pieces = [["人工"]] if request.text == "chinese" else self.pieces
+        for index, words in enumerate([*pieces, []]):
+            if failure is not None and index == fails_at:
+                await abort(context, failure)
+            if not words:
+                break
             tokens = [
                 router_pb2.GeneratedToken(
                     token_id=index,
@@ -69,7 +89,9 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         is_complete = True
 
     async def GetModelInfo(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
-        return router_pb2.GetModelInfoResponse(model="fake", vocab_size=100, ssms=["lookup", "demo"])
+        if self.control_failures:
+            await abort(context, self.control_failures.pop(0))
+        return router_pb2.GetModelInfoResponse(model="fake", vocab_size=100, max_model_len=200, ssms=["lookup", "demo"])
 
     async def Tokenize(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
         length = len(request.text) if request.WhichOneof("input") == "text" else len(request.chat.messages)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,12 @@ def requests_of(given: object, defaults: Request) -> tuple[list[Request], bool]:
 
     Raises ``ConfigurationError``.
     """
-    if isinstance(given, Request) or _is_prompt(given):
+    # What is no prompt at all is told by ``Request``.
+    if isinstance(given, Request) or _is_prompt(given) or not isinstance(given, Iterable):
         return [_with_defaults(given, defaults)], False
-    elements = list(given) if isinstance(given, Iterable) else [given]
-    if elements and not isinstance(given, (list, tuple)) and _is_prompt(elements):  # ids or messages of a generator
+    elements = list(given)
+    if isinstance(given, Iterator) and _is_prompt(elements):
         return [_with_defaults(elements, defaults)], False
-    if not isinstance(given, Iterable):
-        return [_with_defaults(given, defaults)], False  # which says what a prompt looks like
     return [_with_defaults(element, defaults) for element in elements], True
 
 

@@ -93,6 +93,7 @@ def configuration_of(values: Mapping[str, Any], *, has_gpu: Callable[[], bool] |
     on_gpus: Mapping[str, Any] = {} if is_without else known
     num_cpus = known.get("num_cpus")
     settings = _read_settings(own)
+    arguments = given_arguments(argparse.Namespace(**settings))
     return Configuration(
         device="cpu" if num_gpus == 0 or is_without else None,
         memory_per_rank_bytes=on_gpus.get("memory_per_gpu"),
@@ -105,7 +106,7 @@ def configuration_of(values: Mapping[str, Any], *, has_gpu: Callable[[], bool] |
             "int4" if known.get("use_4bit_quantization") else "int8" if known.get("use_8bit_quantization") else "none"
         ),
         max_num_requests=settings.get("max_requests"),
-        arguments=given_arguments(argparse.Namespace(**settings)),
+        arguments={service: words for service, words in arguments.items() if words},
     )
 
 

@@ -11,6 +11,8 @@ import grpc
 import pytest
 
 from specgrove.client import Client
+from specgrove.client_retries import RetryPolicy
+from specgrove.client_wire import completion_of
 from specgrove.errors import DeadlineExceededError, UnavailableError
 from specgrove.request import SpeculationOptions
 from specgrove.suite import Suite, is_serving
@@ -92,17 +94,33 @@ def test_a_vanished_client_gives_the_slots_back(suite: Suite) -> None:
     wait_until(lambda: slots_in_use(suite) == (0, 0))
 
 
-def test_a_killed_router_leaves_no_session_behind(suite: Suite, client: Client) -> None:
+def test_a_killed_router_leaves_no_session_behind(suite: Suite) -> None:
     """Nobody can close what it had opened: the services notice that its streams have ended."""
     wait_until(lambda: slots_in_use(suite) == (0, 0))
-    stream = client.generate(QUESTION, max_tokens=500, ignore_eos=True, speculation=SPECULATION)
-    for _ in range(4):
-        next(stream)
-    assert slots_in_use(suite)[0] > 0
+    with Client(suite.address, retry=None) as client:
+        stream = client.generate(QUESTION, max_tokens=500, ignore_eos=True, speculation=SPECULATION)
+        for _ in range(4):
+            next(stream)
+        assert slots_in_use(suite)[0] > 0
+        kill_router(suite)
+        with pytest.raises(UnavailableError):
+            list(stream)
+    wait_until(lambda: slots_in_use(suite) == (0, 0))
+    wait_until(lambda: is_serving(suite.address))
+
+
+def test_a_clients_output_goes_on_where_a_killed_router_left_it(suite: Suite) -> None:
+    params = {"max_tokens": MAX_TOKENS, "temperature": 0.8, "ignore_eos": True, "speculation": SPECULATION}
+    with Client(suite.address, retry=RetryPolicy(max_num_retries=1000, max_delay_s=0.5)) as client:
+        stream = client.generate(QUESTION, **params)
+        chunks = [next(stream) for _ in range(4)]
+        kill_router(suite)
+        completion = completion_of([*chunks, *stream])
+        assert len(completion.token_ids) == MAX_TOKENS
+        assert client.complete(QUESTION, seed=completion.usage.seed, **params).token_ids == completion.token_ids
+
+
+def kill_router(suite: Suite) -> None:
     pid = suite.pid("router")
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(UnavailableError):
-        list(stream)
-    wait_until(lambda: slots_in_use(suite) == (0, 0))
-    wait_until(lambda: is_serving(suite.address))
