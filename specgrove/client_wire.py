@@ -87,7 +87,7 @@ def request_to_proto(prompt: Prompt, **params: Unpack[GenerateParams]) -> router
         _set(request, name, params.get(name), name)
     for name in _PLAIN_SAMPLING_NAMES:
         value = params.get(name)
-        is_off = name == "top_k" and value == -1
+        is_off = name == "top_k" and is_number(value) and value == -1
         _set(request.sampling, name, 0 if is_off else value, f"sampling.{name}")
     stop_token_ids = one_or_more_ids_of("sampling.stop_token_ids", params.get("stop_token_ids"))
     request.sampling.stop_token_ids.extend(stop_token_ids)

@@ -55,6 +55,13 @@ def test_tensors_of_token_ids() -> None:
     assert list(request_to_proto("hi", stop_token_ids=torch.tensor([5, 6])).sampling.stop_token_ids) == [5, 6]
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    request = request_to_proto("hi", max_tokens=np.int64(5), temperature=np.float32(0.5), top_k=np.int32(-1))  # type: ignore[arg-type]
+    assert (request.max_tokens, request.sampling.temperature, request.sampling.top_k) == (5, 0.5, 0)
+    with pytest.raises(InvalidRequestError, match=r"sampling\.top_k: must be a whole number"):
+        request_to_proto("hi", top_k=np.array([1, 2]))  # type: ignore[arg-type]
+
+
 def test_stop_token_ids_may_be_a_set_or_one_id() -> None:
     assert sorted(request_to_proto("hi", stop_token_ids={5, 6}).sampling.stop_token_ids) == [5, 6]
     assert list(request_to_proto("hi", stop_token_ids=5).sampling.stop_token_ids) == [5]

@@ -38,7 +38,7 @@ class LLM:
         self,
         model_name: str | os.PathLike[str],
         data_type: DataType | str | None = None,
-        cache_path: str = "",
+        cache_path: str | os.PathLike[str] = "",
         refresh_cache: bool = False,
         output_file: str | os.PathLike[str] = "",
     ) -> None:
@@ -96,10 +96,11 @@ class LLM:
             max_seq_length,
             max_tokens_per_batch,
         )
+        with status(f"looking for {self.model_name}") as say:
+            prepared = suite_config(plan, say)
         with self._lock:
             self._stop()
-            with status(f"looking for {self.model_name}") as say:
-                self._suite_config = suite_config(plan, say)
+            self._suite_config = prepared
             self._generation_config, self._max_num_requests = config, plan.max_num_requests
 
     def start_server(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,7 +28,7 @@ class Plan:
     configuration: Configuration
     ssms: tuple[SSM, ...] = ()
     dtype: str | None = None
-    cache_path: str = ""
+    cache_path: str | os.PathLike[str] = ""
     max_requests_per_batch: int | None = None
     max_seq_length: int | None = None
     max_tokens_per_batch: int | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import os
+import re
 from collections.abc import Callable, Generator, Sequence
 
 from specgrove.client import Client
@@ -22,6 +23,14 @@ from specgrove.suite import NotReadyError, Suite, SuiteConfig
 from specgrove.supervisor import ProcessFailedError
 
 DEFAULT_MAX_NEW_TOKENS = 128
+# Of settings that are not of ``init``, or have another name there.
+_NAMES = {
+    "max-model-len": "max_seq_length",
+    "max-chunk-tokens": "max_tokens_per_batch",
+    "max-requests": "max_requests_per_batch",
+    "tensor-parallel": "tensor_parallelism_degree",
+    "pipeline-parallel": "pipeline_parallelism_degree",
+}
 
 logger = logging.getLogger("specgrove.serve")
 
@@ -36,7 +45,7 @@ class Services:
         try:
             self._suite.start()
         except (ProcessFailedError, NotReadyError) as error:
-            raise StartError(str(error)) from error
+            raise StartError(_in_python(str(error))) from error
         try:
             self._client = Client(self._suite.local_address)
             self._context_len = self._client.model_info().max_model_len
@@ -122,6 +131,11 @@ def _prompt_len(client: Client, request: Request) -> int:
     if proto.WhichOneof("prompt") == "text":
         return len(client.tokenize(proto.text))
     return len(client.tokenize(proto.chat.messages, chat_template_kwargs=request.chat_template_kwargs))
+
+
+def _in_python(text: str) -> str:
+    """The services name their flags; callers know the settings by other names."""
+    return re.sub(r"--([a-z][a-z-]*[a-z])", lambda found: _NAMES.get(found[1], found[1].replace("-", "_")), text)
 
 
 def _log_line(service: str, line: str) -> None:

@@ -20,7 +20,7 @@ import specgrove.serve as sg
 from specgrove.errors import InternalError, ResourceExhaustedError
 from specgrove.serve import preparation
 from specgrove.serve.services import Services
-from specgrove.suite import SuiteConfig
+from specgrove.suite import NotReadyError, SuiteConfig
 from tests.fake_router import FakeRouter
 from tests.serve.conftest import RunningSuite
 from tests.waiting import LIMIT_S, wait_until
@@ -142,6 +142,7 @@ def test_an_interrupt_calls_off_the_whole_list_and_nothing_else(fake: FakeRouter
     requests = [sg.Request("hi", max_new_tokens=5), *[sg.Request("endless", max_new_tokens=5)] * 7]
 
     def interrupt(_: object) -> None:
+        wait_until(lambda: fake.num_running >= 3)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -213,6 +214,15 @@ def test_services_that_do_not_start_are_one_kind_of_error(model_folder: Path, mo
         sg.StartError, match="llm_service ended with exit code 3 while starting: error: the model folder"
     ):
         llm.start_server()
+
+
+def test_the_services_advice_is_in_the_callers_words(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(suite: object) -> None:
+        raise NotReadyError("too much: --kv-slots 77 would fit, or a --max-model-len of 9")
+
+    monkeypatch.setattr("specgrove.suite.Suite.start", fail)
+    with pytest.raises(sg.StartError, match="too much: kv_slots 77 would fit, or a max_seq_length of 9"):
+        sg.LLM(model_folder).start_server()
 
 
 def _broken_specs(*arguments: Any) -> tuple[Any, ...]:
