@@ -6,7 +6,6 @@ Calls are tried again as ``RetryPolicy`` says, an output that was cut off among 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
 from types import TracebackType
@@ -147,7 +146,7 @@ class AsyncClient:
                         yield chunk
                 return
             except SpecGroveError as error:
-                await asyncio.sleep(generation.delay_s(error, was_reached=self._connection.was_reached))
+                await self._connection.wait(generation.delay_s(error, was_reached=self._connection.was_reached))
 
     async def complete(self, prompt: Prompt, **params: Unpack[GenerateParams]) -> Completion:
         """The whole output at once."""
@@ -194,7 +193,7 @@ class AsyncClient:
                 with self._connection.router() as router:
                     return await ask(router, tries.timeout_s())
             except SpecGroveError as error:
-                await asyncio.sleep(tries.delay_s(error, was_reached=self._connection.was_reached))
+                await self._connection.wait(tries.delay_s(error, was_reached=self._connection.was_reached))
 
     async def close(self) -> None:
         """Cancels what is under way."""

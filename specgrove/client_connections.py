@@ -79,6 +79,7 @@ class AsyncConnection:
         self.was_reached = False
         """As ``Connection.was_reached``."""
         self._channels: dict[asyncio.AbstractEventLoop, grpc.aio.Channel] = {}
+        self._waits: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
 
     @contextlib.contextmanager
     def router(self) -> Iterator[router_pb2_grpc.RouterServiceAsyncStub]:
@@ -98,9 +99,22 @@ class AsyncConnection:
                 raise
             raise _closed_error() from None
 
+    async def wait(self, seconds: float) -> None:
+        """Before the next try; not longer than until it is closed."""
+        closed = asyncio.Event()
+        self._waits[closed] = asyncio.get_running_loop()
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(closed.wait(), seconds)
+        finally:
+            del self._waits[closed]
+
     async def close(self) -> None:
         """Cancels what is under way. Harmless when called again."""
         self._is_closed = True
+        for closed, loop in list(self._waits.items()):
+            with contextlib.suppress(RuntimeError):  # a loop that has ended
+                loop.call_soon_threadsafe(closed.set)
         channels, self._channels = self._channels, {}
         running = asyncio.get_running_loop()
         for loop, channel in channels.items():

@@ -145,6 +145,18 @@ def test_closing_a_client_ends_its_waiting(router: tuple[FakeRouter, str]) -> No
 
     asyncio.run(asyncio.wait_for(close_while_it_waits(), LIMIT_S))
 
+    async def close_async_while_it_waits() -> None:
+        async_client = AsyncClient(address)
+        waiting = asyncio.ensure_future(async_client.complete("hi"))
+        while len(fake.requests) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        await async_client.close()
+        with pytest.raises(SessionClosedError):
+            await waiting
+
+    fake.failures = [(0, ResourceExhaustedError("full", retry_delay_ms=50_000))]
+    asyncio.run(asyncio.wait_for(close_async_while_it_waits(), LIMIT_S))
+
 
 def delays(policy: RetryPolicy, error: SpecGroveError, timeout_s: float | None = None) -> list[float]:
     tries = Tries(policy, timeout_s, Random(0))

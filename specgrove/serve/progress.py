@@ -1,18 +1,21 @@
-"""What a caller sees while something takes long: on a terminal or in a notebook, on stderr; elsewhere nothing."""
+"""What a caller sees while something takes long: on a terminal, on stderr, and in a notebook that has ipywidgets; elsewhere nothing."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import rich.console
 
 
 @contextlib.contextmanager
 def status(message: str) -> Iterator[Callable[[str], None]]:
     """A spinner; the function that is given changes its text."""
-    import rich.console
-
-    console = rich.console.Console(stderr=True, highlight=False)
-    if not console.is_interactive:
+    console = _console()
+    if not _is_seen(console):
         yield lambda message: None
         return
     with console.status(message, spinner="dots") as shown:
@@ -25,10 +28,9 @@ def counted(total: int, is_shown: bool | None) -> Iterator[Callable[[int, bool],
 
     ``is_shown``: ``None`` is where somebody sees it.
     """
-    import rich.console
     import rich.progress
 
-    console = rich.console.Console(stderr=True, highlight=False)
+    console = _console()
     columns = (
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),
@@ -36,7 +38,7 @@ def counted(total: int, is_shown: bool | None) -> Iterator[Callable[[int, bool],
         rich.progress.TextColumn("{task.fields[rate]}"),
         rich.progress.TimeRemainingColumn(),
     )
-    is_hidden = not (console.is_interactive if is_shown is None else is_shown)
+    is_hidden = not (_is_seen(console) if is_shown is None else is_shown)
     with rich.progress.Progress(*columns, console=console, disable=is_hidden) as bar:
         task = bar.add_task("generating", total=total, rate="")
         num_tokens = num_failed = 0
@@ -49,3 +51,14 @@ def counted(total: int, is_shown: bool | None) -> Iterator[Callable[[int, bool],
             bar.update(task, advance=1, rate=f"{rate}, {num_failed} failed" if num_failed else rate)
 
         yield done
+
+
+def _console() -> rich.console.Console:
+    import rich.console
+
+    return rich.console.Console(stderr=True, highlight=False)
+
+
+def _is_seen(console: rich.console.Console) -> bool:
+    """In notebooks rich draws with ipywidgets, and complains without."""
+    return console.is_interactive or (console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None)
