@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Generator, Sequence
 
 from specgrove.client import Client
+from specgrove.client_retries import RetryPolicy
 from specgrove.client_wire import GenerateParams
 from specgrove.errors import InvalidRequestError, SpecGroveError
 from specgrove.output import Chunk, Completion
@@ -23,6 +24,8 @@ from specgrove.suite import NotReadyError, Suite, SuiteConfig
 from specgrove.supervisor import ProcessFailedError
 
 DEFAULT_MAX_NEW_TOKENS = 128
+# A router that died is started again, so it is worth waiting for: minutes, with all delays together.
+_RETRIES = RetryPolicy(max_num_retries=10)
 # Of settings that are not of ``init``, or have another name there.
 _NAMES = {
     "max-model-len": "max_seq_length",
@@ -47,7 +50,7 @@ class Services:
         except (ProcessFailedError, NotReadyError) as error:
             raise StartError(_in_python(str(error))) from error
         try:
-            self._client = Client(self._suite.local_address)
+            self._client = self._connected()
             self._context_len = self._client.model_info().max_model_len
         except BaseException:
             self._suite.stop()
@@ -78,7 +81,7 @@ class Services:
     ) -> list[Completion | SpecGroveError]:
         """All outputs, ``num_at_once`` under way at a time, and the error instead for each that fails."""
         # A connection of its own: closing it calls off all that is under way for this list, and nothing else.
-        with Client(self.address) as client, concurrent.futures.ThreadPoolExecutor(num_at_once) as executor:
+        with self._connected() as client, concurrent.futures.ThreadPoolExecutor(num_at_once) as executor:
             futures = [executor.submit(self._outcome, client, request) for request in requests]
             try:
                 for future in concurrent.futures.as_completed(futures):
@@ -88,6 +91,9 @@ class Services:
                 executor.shutdown(cancel_futures=True)
                 raise
             return [future.result() for future in futures]
+
+    def _connected(self) -> Client:
+        return Client(self.address, retry=_RETRIES)
 
     def _outcome(self, client: Client, request: Request) -> Completion | SpecGroveError:
         try:
