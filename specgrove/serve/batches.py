@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,15 @@ from specgrove.serve.generation import GenerationConfig, Request
 
 if TYPE_CHECKING:
     from specgrove.client_arguments import Prompt
+
+
+_Message = Mapping[str, Any]
+_Pair = tuple[str, str]
+OnePrompt = str | Request | _Message | Sequence[_Message] | Sequence[_Pair] | Sequence[int]
+"""For type checkers. A pair alone would be two texts; all else that the clients take is taken, too."""
+SeveralPrompts = (
+    list[str] | Sequence[Request] | Sequence[Sequence[_Message]] | Sequence[Sequence[_Pair]] | Sequence[Sequence[int]]
+)
 
 
 def requests_of(given: object, defaults: Request) -> tuple[list[Request], bool]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, overload
 
-from specgrove.serve.batches import requests_of
+from specgrove.serve.batches import OnePrompt, SeveralPrompts, requests_of
 from specgrove.serve.configuration import current_configuration
 from specgrove.serve.errors import ConfigurationError
 from specgrove.serve.generation import GenerationConfig, GenerationResult, Request, checked_config
@@ -21,7 +21,7 @@ from specgrove.serve.progress import counted, status
 from specgrove.serve.ssm import SSM, DataType, checked_model_name, dtype_of
 
 if TYPE_CHECKING:
-    from specgrove.client_arguments import Message, Prompt
+    from specgrove.client_arguments import Prompt
     from specgrove.output import Chunk, Completion
     from specgrove.serve.services import Services
     from specgrove.suite import SuiteConfig
@@ -120,7 +120,7 @@ class LLM:
     @overload
     def generate(
         self,
-        requests_or_prompts: str | Request | Message | list[Message] | list[int] | range,
+        requests_or_prompts: OnePrompt,
         max_length: int | None = ...,
         max_new_tokens: int | None = ...,
         *,
@@ -131,7 +131,7 @@ class LLM:
     @overload
     def generate(
         self,
-        requests_or_prompts: list[str] | list[Request] | list[list[Message]] | list[list[int]],
+        requests_or_prompts: SeveralPrompts,
         max_length: int | None = ...,
         max_new_tokens: int | None = ...,
         *,
