@@ -34,14 +34,19 @@ class TextProcess:
     """The router's side. Used by one thread."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
+        """Raises ``InternalError`` where it can't be started."""
         self.tokenizer = tokenizer
         ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-m", __name__, str(theirs.fileno())]
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
-            )
-        self._connection = Connection(ours.detach())
+        with ours, theirs:
+            # Ends with this thread even in the middle of a text.
+            command = [sys.executable, "-m", "specgrove.supervised", str(os.getpid()), __name__, str(theirs.fileno())]
+            try:
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
+                )
+            except OSError as error:
+                raise InternalError(f"the process for long texts can't be started: {error}") from error
+            self._connection = Connection(ours.detach())
         self._is_told = False
 
     @property
@@ -97,8 +102,9 @@ def _value_of(function: Callable[[Tokenizer], object], tokenizer: Tokenizer) -> 
 
 
 def lower_priority() -> None:
-    """Of this process, which leads a session of its own."""
-    os.nice(_NICENESS)
+    """Of this process, which leads a session of its own. Where a sandbox forbids it, the priority stays."""
+    with contextlib.suppress(OSError):
+        os.nice(_NICENESS)
     # Linux shares a processor out among sessions first; niceness alone counts within one (man 7 sched, autogroup).
     with contextlib.suppress(OSError), _AUTOGROUP.open("w") as file:
         file.write(str(_NICENESS))

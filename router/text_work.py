@@ -26,6 +26,7 @@ _LARGE_REQUEST_BYTES = 65536
 # The longest text that is let in takes a second on an idle core. A text that ends the process twice is given up.
 _LIMIT_S = 60.0
 _MAX_NUM_TRIES = 2
+_CLOSED = "the router is going away"
 
 ValueT = TypeVar("ValueT")
 
@@ -39,6 +40,7 @@ class TextWork:
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="text")
         self._process: TextProcess | None = None
         self._is_closed = False
+        self._place = asyncio.Lock()
         self._turn = asyncio.Lock()
 
     @contextlib.asynccontextmanager
@@ -58,7 +60,15 @@ class TextWork:
         """
         if num_bytes < _LONG_BYTES:
             return function(tokenizer)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._in_process, tokenizer, function)
+        await self._place.acquire()
+        if self._is_closed:
+            self._place.release()
+            raise UnavailableError(_CLOSED)
+        working = asyncio.get_running_loop().run_in_executor(self._thread, self._in_process, tokenizer, function)
+        # The thread has no second text to come to, so a client that waits and goes away leaves nothing behind. One whose text is being
+        # worked on leaves that: its place is given back when it is done.
+        working.add_done_callback(lambda _: self._place.release())
+        return await asyncio.shield(working)
 
     def close(self) -> None:
         """Ends the process. Texts under way fail."""
@@ -83,12 +93,13 @@ class TextWork:
         raise InternalError(f"the text could not be worked on; its process ended {_MAX_NUM_TRIES} times: {problem}")
 
     def _process_with(self, tokenizer: Tokenizer) -> TextProcess:
-        if self._is_closed:
-            raise UnavailableError("the router is going away")
         if self._process is not None and self._process.tokenizer is not tokenizer:
             self._end_process()
-        if self._process is None:
+        if self._process is None and not self._is_closed:
             self._process = TextProcess(tokenizer)
+        # Asked last: ``close`` says so first and then looks for a process, so one that it didn't find is not used.
+        if self._process is None or self._is_closed:
+            raise UnavailableError(_CLOSED)
         return self._process
 
     def _end_process(self) -> None:

@@ -1,6 +1,7 @@
 """``python -m specgrove.supervised PARENT_PID MODULE ARGS...`` runs ``python -m MODULE ARGS...`` that dies with its parent.
 
-Started by ``specgrove.supervisor``. The kernel kills this process when the thread that started it ends, however that happens.
+Started so by ``specgrove.supervisor``, the ranks' launcher and ``router.text_process``. The kernel kills this process when the
+thread that started it ends, however that happens.
 """
 
 from __future__ import annotations

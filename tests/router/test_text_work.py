@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+import weakref
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 import pytest_asyncio
 
+from router import text_work
+from router.text_process import TextProcess
 from router.text_work import TextWork
 from specgrove.errors import InternalError, UnavailableError
 from specgrove.tokenizer import ChatOptions, Tokenizer
@@ -40,9 +44,9 @@ def pid(tokenizer: Tokenizer) -> int:
 
 
 def priorities(tokenizer: Tokenizer) -> tuple[int, str]:
-    """Of the process, and of its session where the system has that."""
+    """Of the process, and of its session where the system has that and lets it be set."""
     file = Path("/proc/self/autogroup")
-    return os.getpriority(os.PRIO_PROCESS, 0), file.read_text().split()[-1] if file.exists() else "10"
+    return os.getpriority(os.PRIO_PROCESS, 0), file.read_text().split()[-1] if os.access(file, os.W_OK) else "10"
 
 
 def refuse(tokenizer: Tokenizer) -> NoReturn:
@@ -60,7 +64,16 @@ def die(tokenizer: Tokenizer, file: Path) -> NoReturn:
 
 
 def hang(tokenizer: Tokenizer) -> None:
-    time.sleep(LIMIT_S)
+    time.sleep(10 * LIMIT_S)
+
+
+def tell(tokenizer: Tokenizer, file: Path) -> None:
+    file.write_text(str(os.getpid()))
+
+
+def tell_and_hang(tokenizer: Tokenizer, file: Path) -> None:
+    tell(tokenizer, file)
+    hang(tokenizer)
 
 
 @pytest_asyncio.fixture
@@ -156,6 +169,48 @@ async def test_a_client_that_goes_away_leaves_the_process_to_others(texts: TextW
     assert await texts.run(TOKENIZER, LONG, pid) == first
 
 
+async def test_those_who_went_away_leave_nothing_behind_while_another_text_is_worked_on(texts: TextWork) -> None:
+    async def leave(function: Callable[[Tokenizer], object]) -> None:
+        call = asyncio.create_task(texts.run(TOKENIZER, LONG, function))
+        await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.wait({call})
+
+    await leave(hang)
+    left = []
+    for _ in range(3):
+        function = functools.partial(pid)
+        left.append(weakref.ref(function))
+        await leave(function)
+    del function
+    gc.collect()
+    assert [reference() for reference in left] == [None] * 3
+
+
+async def test_a_process_that_cannot_be_started_is_told_of(texts: TextWork, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/no/such/python")
+        for _ in range(2):
+            with pytest.raises(InternalError, match=r"process for long texts can't be started: .*No such file"):
+                await texts.run(TOKENIZER, LONG, pid)
+    assert await texts.run(TOKENIZER, LONG, pid) != os.getpid()
+
+
+async def test_a_process_that_starts_while_the_router_closes_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = TextWork()
+
+    class LateProcess(TextProcess):
+        def __init__(self, tokenizer: Tokenizer) -> None:
+            super().__init__(tokenizer)
+            texts.close()  # finds none
+
+    monkeypatch.setattr(text_work, "TextProcess", LateProcess)
+    with pytest.raises(UnavailableError, match="going away"):
+        await texts.run(TOKENIZER, LONG, pid)
+    with pytest.raises(UnavailableError, match="going away"):
+        await texts.run(TOKENIZER, LONG, pid)
+
+
 async def test_closing_ends_what_runs() -> None:
     texts = TextWork()
     first = await texts.run(TOKENIZER, LONG, pid)
@@ -167,17 +222,24 @@ async def test_closing_ends_what_runs() -> None:
     await until(lambda: not _is_there(first))
 
 
-async def test_the_process_ends_when_the_router_is_killed() -> None:
-    code = (
-        "import asyncio; from tests.router.test_text_work import *\n"
-        "async def main():\n    print(await TextWork().run(TOKENIZER, LONG, pid), flush=True)\n    os.kill(os.getpid(), 9)\n"
-        "asyncio.run(main())"
-    )
+@pytest.mark.parametrize("is_busy", [False, True])
+async def test_the_process_ends_when_the_router_is_killed(is_busy: bool, tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    code = f"""
+import asyncio
+from tests.router.test_text_work import *
+async def main():
+    texts, file = TextWork(), Path({str(file)!r})
+    call = asyncio.create_task(texts.run(TOKENIZER, LONG, functools.partial(tell_and_hang if {is_busy} else tell, file=file)))
+    await until(lambda: file.exists() and file.read_text() and (call.done() or {is_busy}))
+    os.kill(os.getpid(), 9)
+asyncio.run(main())
+"""
     router = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False, timeout=LIMIT_S
+        subprocess.run, [sys.executable, "-c", code], cwd=ROOT, check=False, timeout=LIMIT_S
     )
     assert router.returncode == -signal.SIGKILL
-    await until(lambda: not _is_there(int(router.stdout)))
+    await until(lambda: not _is_there(int(file.read_text())))
 
 
 def _is_there(number: int) -> bool:
