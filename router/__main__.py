@@ -17,10 +17,6 @@ from specgrove.serving.api_keys import read_keys
 from specgrove.settings import ROUTER, add_settings
 from specgrove.telemetry import set_up_logging
 
-# A thread that renders a long conversation hands the interpreter over after this time. The event loop asks for it several
-# times for each token that it passes on.
-_SWITCH_INTERVAL_S = 0.001
-
 
 def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
     """Parses the command line; exits with a message when it is wrong."""
@@ -79,7 +75,6 @@ def main() -> None:
     """Runs until SIGTERM or SIGINT."""
     config = config_of()
     set_up_logging("router", config.log_level, config.log_format)
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     try:
         asyncio.run(serve(config))
     except (RuntimeError, OSError) as error:
