@@ -19,13 +19,15 @@ _MIN_BYTES = 64 * 1024
 
 
 def check_num_fields(descriptor: Descriptor, content: bytes) -> None:
-    """Raises ``InvalidRequestError`` that names the list that is too long. What is no message at all is left to the parser."""
+    """Raises ``InvalidRequestError`` that names the list that is too long, or says that this is no message."""
     if len(content) < _MIN_BYTES:
         return
     try:
         _count(descriptor, content, "", 0)
     except NoMessageError:
-        return
+        # The parser is not asked: it would go on behind groups, which are not counted here.
+        description = f"its bytes are no {descriptor.full_name} message, or they have groups, of which ours have none"
+        raise InvalidRequestError.of("request", description) from None
 
 
 def _count(descriptor: Descriptor, content: bytes, path: str, num_before: int) -> int:
