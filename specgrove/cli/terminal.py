@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import termios
 from collections.abc import Iterator
@@ -12,9 +13,9 @@ from collections.abc import Iterator
 def without_echo() -> Iterator[None]:
     """Keys that are pressed during an answer, Ctrl-C's ``^C`` too, don't show in its text. What was typed is read afterwards.
 
-    For programs in the foreground: the terminal stops others that change its state.
+    Does nothing in the background (``specgrove generate ... > file &``): the terminal stops programs there that change its state.
     """
-    if sys.stdin is None or not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty() or os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp():
         yield
         return
     terminal = sys.stdin.fileno()
