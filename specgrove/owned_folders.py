@@ -36,10 +36,18 @@ def owned_folder(parent: Path, prefix: str, *, is_private: bool = False) -> Iter
 
 @contextlib.contextmanager
 def temporary_folder(prefix: str) -> Iterator[Path]:
-    """A private one where temporary files lie. What owners of such folders left there when they were killed is removed first."""
+    """A private one where temporary files lie. What owners of such folders left there when they were killed is removed first.
+
+    On a disk that knows no locks it works all the same, but what is left there stays.
+    """
     parent = Path(tempfile.gettempdir())
     sweep(parent, prefix)
-    with owned_folder(parent, prefix, is_private=True) as folder:
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(owned_folder(parent, prefix, is_private=True))
+        except OSError:
+            unowned = tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True)
+            folder = Path(stack.enter_context(unowned))
         yield folder
 
 

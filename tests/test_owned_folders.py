@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -38,6 +39,17 @@ def test_the_next_suite_removes_what_a_killed_one_left(temporary: Path) -> None:
 def test_only_its_user_may_look_in(temporary: Path) -> None:
     with temporary_folder("specgrove-test-") as folder:
         assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_disk_that_knows_no_locks_will_do(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(owned_folders.fcntl, "flock", refuse)
+    with temporary_folder("specgrove-test-") as folder, temporary_folder("specgrove-test-"):
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert len(list(temporary.iterdir())) == 2
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["another user's", "another kind's", "without a lock"])

@@ -25,8 +25,8 @@ from specgrove.config import (
 from specgrove.settings import (
     CACHE_DIR,
     add_settings,
-    at_least,
     typed,
+    unsigned,
 )
 
 
@@ -170,7 +170,9 @@ def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
         epilog=MORE_SETTINGS,
     )
     command.add_argument("question", nargs="?", help="what to ask")
-    command.add_argument("--max-tokens", type=typed(at_least(1)), default=200, metavar="N", help="default: %(default)s")
+    command.add_argument(
+        "--max-tokens", type=typed(unsigned(32, minimum=1)), default=200, metavar="N", help="default: %(default)s"
+    )
     add_output_options(command)
     add_model_options(command)
     add_service_settings(command, are_shown=False)

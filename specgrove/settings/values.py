@@ -17,9 +17,9 @@ def at_least(minimum: int) -> Callable[[str], int]:
     return read
 
 
-def unsigned(num_bits: int) -> Callable[[str], int]:
-    """Whole numbers that a field of so many bits holds."""
-    read_any = at_least(0)
+def unsigned(num_bits: int, *, minimum: int = 0) -> Callable[[str], int]:
+    """Whole numbers from ``minimum`` on that a field of so many bits holds."""
+    read_any = at_least(minimum)
 
     def read(text: str) -> int:
         value = read_any(text)

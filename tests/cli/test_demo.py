@@ -60,3 +60,10 @@ def test_the_reason_fits_the_figures(speed_ups: list[float], num_drafted_nodes: 
 
 def test_short_answers_are_not_judged() -> None:
     assert "too short to measure" in demo._reason([0.9, 1.1, 1.3], [usage(9), usage(9, 15), usage(9)])
+
+
+def test_a_length_that_no_request_holds_is_refused_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    for value, message in ((2**32, "at most 4294967295, got 4294967296"), (0, "a whole number, 1 or more, got '0'")):
+        with pytest.raises(SystemExit):
+            main(["demo", "--max-tokens", str(value)])
+        assert f"--max-tokens: must be {message}" in capsys.readouterr().err
