@@ -27,7 +27,11 @@ ValueT = TypeVar("ValueT")
 
 
 class ProcessEndedError(Exception):
-    """The process ended, or was ended because it took too long, before it answered."""
+    """The process ended before it answered."""
+
+
+class TooSlowError(Exception):
+    """The process takes too long; it is still at it."""
 
 
 class TextProcess:
@@ -57,7 +61,7 @@ class TextProcess:
     def run(self, function: Callable[[Tokenizer], ValueT], limit_s: float) -> ValueT:
         """The function's value, or the ``ValueError`` that it raised. ``function`` and value are pickled.
 
-        Raises ``ProcessEndedError``, also after ``limit_s`` seconds, and ``InternalError`` where the function failed otherwise.
+        Raises ``ProcessEndedError``, ``TooSlowError`` after ``limit_s`` seconds, and ``InternalError`` where the function failed otherwise.
         """
         try:
             if not self._is_told:
@@ -65,7 +69,7 @@ class TextProcess:
                 self._is_told = True
             self._connection.send(function)
             if not self._connection.poll(limit_s):
-                raise ProcessEndedError(f"it took more than {limit_s:g} s")
+                raise TooSlowError
             answer = self._connection.recv()
         except (EOFError, OSError) as error:
             raise ProcessEndedError(f"it ended by itself: {error or 'end of its stream'}") from error

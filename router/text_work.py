@@ -13,7 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
-from router.text_process import ProcessEndedError, TextProcess
+from router.text_process import ProcessEndedError, TextProcess, TooSlowError
 from specgrove.errors import InternalError, UnavailableError
 from specgrove.tokenizer import Tokenizer
 
@@ -85,6 +85,11 @@ class TextWork:
             process = self._process_with(tokenizer)
             try:
                 return process.run(function, self._limit_s)
+            except TooSlowError:
+                # Once is enough: others wait for it.
+                self._end_process()
+                logger.warning("the process for long texts (pid %d) is replaced: a text took too long", process.pid)
+                raise InternalError(f"the text could not be worked on within {self._limit_s:g} s") from None
             except ProcessEndedError as error:
                 self._end_process()
                 problem = str(error)
