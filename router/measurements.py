@@ -1,8 +1,9 @@
 """What a router has learnt of speed, shared by its tree policies: acceptance, what steps take besides the forward pass, and what may
 be tried out.
 
-Owned by the servicer. The times of forward passes are each replica's (``RowTimes``). Invariant: what is spent on finding out, beyond
-what the steps would have taken anyway, stays a small share (``_EXPLORED_SHARE``) of all decoding.
+Owned by the servicer. The times of forward passes are each replica's (``RowTimes``). Invariants: what is spent on finding out, beyond
+what the steps would have taken anyway, stays a small share (``_EXPLORED_SHARE``) of all decoding; a single dear trial, which may be
+more, puts no end to it for long.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ _MAX_DEVIATIONS = 2.0
 # Of the time of decoding what may go into finding out whether drafting would pay, and how many steps' worth may be saved up.
 _EXPLORED_SHARE = 0.003
 _MAX_NUM_STEPS_SAVED = 5.0
+# So much decoding earns back whatever one trial took: for a long prompt, which drafters read first, that may be a second.
+_MAX_MS_IN_DEBT = 30_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,7 @@ class StepCosts:
 
 
 class Exploration:
-    """The time that may be spent on finding out: earned by decoding, and overdrawn by one trial at most."""
+    """The time that may be spent on finding out: earned by decoding, overdrawn by one trial at most, and not for long."""
 
     def __init__(self) -> None:
         self._saved_ms = 0.0
@@ -135,7 +138,7 @@ class Exploration:
 
     def spend(self, ms: float) -> None:
         """A trial took this, beyond what the steps would have taken without it."""
-        self._saved_ms -= max(ms, 0.0)
+        self._saved_ms = max(self._saved_ms - max(ms, 0.0), -_EXPLORED_SHARE * _MAX_MS_IN_DEBT)
 
 
 class Measurements:

@@ -29,6 +29,9 @@ from specgrove.settings import (
     unsigned,
 )
 
+# What an option is called elsewhere, where its spelling is nearer to another one.
+_OTHER_NAMES = {"--address": "--grpc-address", "--port": "--grpc-address", "--host": "--grpc-address"}
+
 
 class _Parser(argparse.ArgumentParser):
     """Names an option that does not exist with its own command's usage, and what may have been meant."""
@@ -41,7 +44,11 @@ class _Parser(argparse.ArgumentParser):
         return namespace, []
 
     def _meant(self, word: str) -> str:
-        close = difflib.get_close_matches(word.partition("=")[0], self._option_string_actions, n=1, cutoff=0.7)
+        name = word.partition("=")[0]
+        close = difflib.get_close_matches(name, self._option_string_actions, n=1, cutoff=0.7)
+        meant = _OTHER_NAMES.get(name)
+        if meant is not None and meant in self._option_string_actions:
+            close = [meant]
         return f" (did you mean {close[0]}?)" if close else ""
 
 

@@ -63,8 +63,8 @@ def is_not_connected(details: str) -> bool:
 
 
 def is_cut_off(details: str) -> bool:
-    """Whether gRPC says that a connection ended in the middle of a call."""
-    return _CUT_OFF.search(details) is not None
+    """Whether gRPC says that a connection ended in the middle of a call, in contrast to one that was never made."""
+    return not is_not_connected(details) and _CUT_OFF.search(details) is not None
 
 
 def connection_cause(details: str) -> str:

@@ -230,6 +230,8 @@ def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture
         (["generate", "hi", "--temprature", "1"], "specgrove generate: error: unrecognized arguments: --temprature"),
         (["generate", "hi", "--temprature=1"], "(did you mean --temperature?)"),
         (["serve", "--max-requests", "3", "--kvslots", "9"], "(did you mean --kv-slots?)"),
+        (["serve", "--address", "127.0.0.1:1"], "(did you mean --grpc-address?)"),
+        (["serve", "--port=80"], "(did you mean --grpc-address?)"),
         (
             ["models", "info", "x", "--jsn"],
             "specgrove models info: error: unrecognized arguments: --jsn (did you mean --json?)",

@@ -241,6 +241,17 @@ def test_the_budget_is_a_share_of_decoding_and_is_not_saved_up_for_long() -> Non
     assert not exploration.is_affordable
 
 
+def test_half_a_minute_of_decoding_pays_for_any_trial() -> None:
+    """Drafters that read a prompt of 6,000 tokens for one trial ended all others for five minutes."""
+    exploration = Exploration()
+    exploration.earn(10**9, 10)
+    exploration.spend(900)
+    exploration.earn(29_999, 10)
+    assert not exploration.is_affordable
+    exploration.earn(2, 10)
+    assert exploration.is_affordable
+
+
 def test_a_drafter_that_draws_less_than_it_is_asked_for_is_timed_by_what_was_asked() -> None:
     """What a tree of four levels takes was taken for what one level takes, where drafters found one token only."""
     suite = suite_of(BFLOAT16)

@@ -15,7 +15,7 @@ from specgrove.errors import (
     UnauthorizedError,
     UnavailableError,
 )
-from specgrove.serving.status import error_from_rpc
+from specgrove.serving.status import error_from_rpc, is_cut_off, is_not_connected
 
 CODES = grpc.StatusCode
 FOUND: list[tuple[grpc.StatusCode, str, type[SpecGroveError]]] = [
@@ -50,3 +50,10 @@ def test_statuses_of_others_become_the_nearest_error(
     error = error_from_rpc(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), metadata, details=message))
     assert type(error) is kind
     assert (message or code.name) in str(error)
+
+
+def test_a_connection_that_was_never_made_was_not_cut_off() -> None:
+    """As a client without TLS is told by a server that speaks it."""
+    refused = "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:127.0.0.1:1: Socket closed"
+    assert (is_not_connected(refused), is_cut_off(refused)) == (True, False)
+    assert (is_not_connected("Socket closed"), is_cut_off("Socket closed")) == (False, True)
