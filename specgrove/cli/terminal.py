@@ -15,7 +15,7 @@ def without_echo() -> Iterator[None]:
 
     Does nothing in the background (``specgrove generate ... > file &``): the terminal stops programs there that change its state.
     """
-    if sys.stdin is None or not sys.stdin.isatty() or os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp():
+    if sys.stdin is None or not sys.stdin.isatty() or _is_in_background(sys.stdin.fileno()):
         yield
         return
     terminal = sys.stdin.fileno()
@@ -27,3 +27,10 @@ def without_echo() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+def _is_in_background(terminal: int) -> bool:
+    try:
+        return os.tcgetpgrp(terminal) != os.getpgrp()
+    except OSError:  # not the terminal that controls this process, so it stops nobody
+        return False
