@@ -35,7 +35,7 @@ _NOISE = 0.03
 _MIN_MEASURED_TOKENS = 16
 _NEXT = (
     ("chat", "talk with it"),
-    ("serve", "serve it over gRPC"),
+    ("serve --http-address 127.0.0.1:8000", "serve it over gRPC and HTTP"),
     ("serve --llm MODEL --ssm SMALL", "with your models"),
 )
 
