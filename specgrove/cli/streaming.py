@@ -14,7 +14,8 @@ from specgrove.client_arguments import Prompt
 from specgrove.client_wire import GenerateParams
 from specgrove.output import Chunk
 
-_SILENT_S = 2.0
+NOTICE_AFTER_S = 2.0
+"""How long nothing may happen before it is said what is waited for."""
 
 
 def streamed(client: Client, console: rich.console.Console, prompt: Prompt, params: GenerateParams) -> Iterator[Chunk]:
@@ -42,7 +43,7 @@ class _Wait:
     def __init__(self) -> None:
         self._console = make_console(stderr=True)
         self._status = self._console.status("waiting for the router", spinner="dots")
-        self._timer = threading.Timer(_SILENT_S, self._begin)
+        self._timer = threading.Timer(NOTICE_AFTER_S, self._begin)
         self._timer.daemon = True
         self._lock = threading.Lock()
         self._has_ended = False

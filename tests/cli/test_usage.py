@@ -1,0 +1,95 @@
+"""How commands are typed: help, wrong options and wrong values, told before anything starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from specgrove.cli import main
+from specgrove.cli.arguments import parser
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--temperature", "-1"], "--temperature: must be in [0, 100], got -1"),
+        (["--top-p", "2"], "--top-p: must be in [0, 1], got 2"),
+        (["--min-p", "nan"], "--min-p: must be in [0, 1], got nan"),
+        (["--max-tokens", "-5"], "--max-tokens: must be a whole number, 0 or more"),
+        (["--max-tokens", str(2**32)], "--max-tokens: must be at most 4294967295, got 4294967296"),
+        (["--seed", str(2**64)], "--seed: must be at most 18446744073709551615, got 18446744073709551616"),
+        (["--top-k", "-5"], "--top-k: must be a whole number, 0 or more, got '-5'; 0 or -1 turns it off"),
+        (["--kv-memory", "2XB"], "--kv-memory: '2XB' is no amount of memory"),
+        (["--stop", ""], "--stop: must have 1 to 256 characters, has 0"),
+        (["--seed", "one"], "--seed: must be a whole number"),
+    ],
+)
+def test_wrong_values_are_told_before_anything_starts(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["generate", "hi", *flags])
+    assert message in capsys.readouterr().err
+
+
+def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "generate text from one prompt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["generate", "hi", "--temprature", "1"], "specgrove generate: error: unrecognized arguments: --temprature"),
+        (["generate", "hi", "--temprature=1"], "(did you mean --temperature?)"),
+        (["serve", "--max-requests", "3", "--kvslots", "9"], "(did you mean --kv-slots?)"),
+        (["serve", "--address", "127.0.0.1:1"], "(did you mean --grpc-address?)"),
+        (["serve", "--port=80"], "(did you mean --grpc-address?)"),
+        (
+            ["models", "info", "x", "--jsn"],
+            "specgrove models info: error: unrecognized arguments: --jsn (did you mean --json?)",
+        ),
+    ],
+)
+def test_an_unknown_option_is_told_by_its_command(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(argv)
+    assert said in capsys.readouterr().err
+
+
+def test_help_lists_what_a_command_is_for_first_and_settings_of_services_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = {}
+    for command in ("serve", "generate", "chat", "demo"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        shown[command] = capsys.readouterr().out
+    assert shown["generate"].index("sampling:") < shown["generate"].index("a running suite:")
+    assert "settings of the LLM service:" in shown["serve"]
+    for command in ("generate", "chat", "demo"):
+        assert "--kv-slots" not in shown[command]
+        assert "specgrove serve --help" in shown[command]
+    assert parser().parse_args(["generate", "hi", "--kv-slots", "9"]).kv_slots == 9
+
+
+@pytest.mark.parametrize("argv", [["fly"], ["generate"], ["serve", "--dtype", "int3"], ["models"]])
+def test_wrong_usage_is_exit_code_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    assert ended.value.code == 2
+    assert "usage: specgrove" in capsys.readouterr().err
+
+
+def test_help_and_version_need_no_model_code() -> None:
+    program = (
+        "import sys\nfrom specgrove.cli import main\n"
+        "try:\n    main([sys.argv[1]])\nfinally:\n    assert not {'torch', 'grpc', 'rich'} & set(sys.modules)"
+    )
+    for flag, text in (("--help", "start the three services"), ("--version", "specgrove 0.")):
+        ended = subprocess.run([sys.executable, "-c", program, flag], capture_output=True, text=True, check=True)
+        assert text in ended.stdout
