@@ -15,7 +15,7 @@ MODULE_LIST := build/modules.txt
 $(shell mkdir -p build; find specgrove router llm_service ssm_service -name '*.py' | sort > build/modules.new; \
 	cmp -s build/modules.new $(MODULE_LIST) || cp build/modules.new $(MODULE_LIST); rm -f build/modules.new)
 
-.PHONY: demo test check setup protos bench bench-cpu-peers gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu native-sanitize clean lint types imports format-native lint-protos breaking-protos released-protos check-protos
+.PHONY: demo test check setup protos settings-page check-settings bench bench-cpu-peers gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu native-sanitize clean lint types imports format-native lint-protos breaking-protos released-protos check-protos
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.running
@@ -123,7 +123,7 @@ $(VENV)/.installed: $(VENV)/.running
 	@$(STAGE) --title "building all kernels and the emulator" -- env $(call install_editable,AUTO,ON)
 	@touch $@
 
-check: lint types imports format-native lint-protos breaking-protos check-protos
+check: lint types imports format-native lint-protos breaking-protos check-protos check-settings
 
 lint: setup
 	$(BIN)/ruff check
@@ -162,6 +162,14 @@ check-protos: setup
 	$(call generate_protos,build/protos)
 	@diff -r --exclude=__pycache__ --exclude=__init__.py build/protos/specgrove/v1 specgrove/v1 \
 		|| { echo "specgrove/v1 differs from protos/: run 'make protos' and commit"; exit 1; }
+
+# docs/settings.md, from the declarations.
+settings-page: setup
+	$(BIN)/python -m tools.settings_page > docs/settings.md
+
+check-settings: setup
+	@$(BIN)/python -m tools.settings_page | diff -u docs/settings.md - \
+		|| { echo "docs/settings.md differs from specgrove/settings: run 'make settings-page' and commit"; exit 1; }
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from llm_service.config import LlmServiceConfig, Offload
 from specgrove.models.parallel_layout import ParallelLayout
-from specgrove.settings import LLM, add_settings
+from specgrove.settings import parse_settings
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
@@ -15,10 +15,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
     parser = argparse.ArgumentParser(
         prog="python -m llm_service", description="Serves a large model as token-tree verifier over gRPC."
     )
-    add_settings(parser, LLM)
-    arguments = parser.parse_args(argv)
-    if arguments.kv_memory is not None and arguments.memory_per_gpu is not None:
-        parser.error("--kv-memory and --memory-per-gpu both set the number of KV slots: give one of them")
+    arguments = parse_settings(parser, "llm", argv)
     return LlmServiceConfig(
         address=arguments.address,
         model=arguments.model,

@@ -14,7 +14,7 @@ from router.app import serve
 from router.config import HttpConfig, RouterConfig, TreeConfig
 from specgrove.serving.address import TlsFiles, check_server_tls
 from specgrove.serving.api_keys import read_keys
-from specgrove.settings import ROUTER, add_settings
+from specgrove.settings import parse_settings
 from specgrove.telemetry import set_up_logging
 
 
@@ -24,8 +24,7 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
         prog="python -m router",
         description="The router: the public API of SpecGrove. It drafts with SSM services and verifies with LLM services.",
     )
-    add_settings(parser, ROUTER)
-    given = parser.parse_args(arguments)
+    given = parse_settings(parser, "router", arguments)
     if not given.llm:
         parser.error("at least one --llm ADDRESS is needed")
     tls = None
@@ -61,8 +60,6 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
 
 def _http_of(given: argparse.Namespace, parser: argparse.ArgumentParser) -> HttpConfig | None:
     if given.http_address is None:
-        if given.http_api_key_file or given.http_allowed_origins:
-            parser.error("--http-api-key-file and --http-allowed-origins need --http-address")
         return None
     try:
         keys = () if given.http_api_key_file is None else read_keys(given.http_api_key_file)

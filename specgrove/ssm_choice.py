@@ -10,17 +10,10 @@ from pathlib import Path
 
 from specgrove.config import DEFAULT_SSMS
 from specgrove.models.hub import ModelNotFoundError, resolve_model
-from specgrove.ssm_specs import SsmSpec, parse_ssms
+from specgrove.ssm_specs import SsmSpec, asks_for_none, parse_ssms
 from specgrove.ssm_vocabulary import read_vocabulary
 from specgrove.tokenizer import Tokenizer
 from specgrove.vocabulary import compare_vocabularies
-
-
-def asks_for_none(asked: Sequence[str], called: str = "--ssm") -> bool:
-    """Whether ``none`` was given for no SSM at all. Raises ``ValueError`` where another was given too."""
-    if "none" in asked and len(asked) > 1:
-        raise ValueError(f"{called} none: no SSM at all, so it goes with no other {called}")
-    return "none" in asked
 
 
 def chosen_ssms(

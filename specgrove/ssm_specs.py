@@ -80,3 +80,10 @@ def parse_ssms(texts: Sequence[str]) -> tuple[SsmSpec, ...]:
     if doubled:
         raise ValueError(f"two SSMs are named {', '.join(doubled)}: give one of them another name with ,name=NAME")
     return specs
+
+
+def asks_for_none(asked: Sequence[str], called: str = "--ssm") -> bool:
+    """Whether ``none`` was given for no SSM at all. Raises ``ValueError`` where another was given too."""
+    if "none" in asked and len(asked) > 1:
+        raise ValueError(f"{called} none: no SSM at all, so it goes with no other {called}")
+    return "none" in asked

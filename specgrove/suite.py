@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from specgrove.config import DEFAULT_DTYPE, DEFAULT_SSMS
 from specgrove.cpus import available_cpus
 from specgrove.owned_folders import temporary_folder
-from specgrove.settings import DRAIN
+from specgrove.settings import DRAIN, SECTIONS, SuiteSettings
 from specgrove.supervisor import LogLine, ProcessSpec, Supervisor
 
 # What a service that has drained takes to close its connections and threads, before it is killed.
@@ -63,6 +63,30 @@ class SuiteConfig:
         for name in ("ssms", "llm_arguments", "ssm_arguments", "router_arguments"):
             if isinstance(value := getattr(self, name), str):
                 raise ValueError(f"{name} must be several texts, e.g. ({value!r},), got {value!r}")
+
+
+def config_of(
+    settings: SuiteSettings, llm_folder: Path, ssms: tuple[str, ...], address: str | None = None
+) -> SuiteConfig:
+    """For a suite with these settings; the models are found, fetched and quantised already. ``address`` is the router's."""
+    dtype, num_threads = settings["llm", "dtype"], settings["llm", "threads"]
+    # What both model services have alike is the suite's; here is what is the SSM service's alone.
+    own = {"--dtype": settings["ssm", "dtype"], "--threads": str(settings["ssm", "threads"])}
+    alike = {"--dtype": dtype, "--threads": str(num_threads)}
+    ssm_own = tuple(word for flag, value in own.items() if value != alike[flag] for word in (flag, value))
+    return SuiteConfig(
+        llm_folder=llm_folder,
+        ssms=ssms,
+        dtype=dtype,
+        address=address,
+        num_llm_replicas=settings["", "llm-replicas"],
+        num_threads=num_threads,
+        start_timeout_s=settings["", "start-timeout-s"],
+        drain_timeout_s=max(settings[section, DRAIN.name] for section in SECTIONS),
+        llm_arguments=settings.arguments("llm", without=("model", "quantization", "dtype", "threads")),
+        ssm_arguments=(*ssm_own, *settings.arguments("ssm", without=("ssm", "dtype", "threads"))),
+        router_arguments=settings.arguments("router", without=("address",)),
+    )
 
 
 class NotReadyError(Exception):
@@ -162,6 +186,11 @@ class Suite:
 def llm_names(num_replicas: int) -> tuple[str, ...]:
     """What the LLM service's replicas are called: ``llm_service``, ``llm_service-2``, …"""
     return ("llm_service", *(f"llm_service-{number}" for number in range(2, num_replicas + 1)))
+
+
+def section_of(name: str) -> str:
+    """Of a service's name the section of its settings: ``llm`` of ``llm_service-2``."""
+    return name.partition("_")[0]
 
 
 def process_specs(

@@ -44,6 +44,7 @@ class ProcessFailedError(Exception):
 
     def __init__(self, name: str, exit_code: int, lines: Sequence[str]) -> None:
         super().__init__(f"{name} ended with {_exit_in_words(exit_code)} while starting: {_cause(lines)}")
+        self.name = name
         self.lines = tuple(lines)
 
 

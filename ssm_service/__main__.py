@@ -21,8 +21,8 @@ from specgrove.runtime.devices import choose_device
 from specgrove.runtime.step_loop import HungEngineError, StepLoop
 from specgrove.serving.listening import check_can_listen
 from specgrove.serving.server import run_server
-from specgrove.settings import SSM, add_settings
-from specgrove.ssm_specs import SSM_SYNTAX, parse_ssms
+from specgrove.settings import parse_settings
+from specgrove.ssm_specs import parse_ssms
 from specgrove.telemetry import set_up_logging
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
 from ssm_service.config import PoolConfig, SsmServiceConfig
@@ -40,10 +40,8 @@ def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
     parser = argparse.ArgumentParser(
         prog="python -m ssm_service",
         description="Serves a pool of small speculative models (SSMs) that draft token trees over gRPC.",
-        epilog=f"--ssm, repeatable: {SSM_SYNTAX} (default: {' and '.join(DEFAULT_SSMS)})",
     )
-    add_settings(parser, SSM)
-    arguments = parser.parse_args(argv)
+    arguments = parse_settings(parser, "ssm", argv)
     try:
         ssms = parse_ssms(arguments.ssm or DEFAULT_SSMS)
     except ValueError as error:

@@ -19,7 +19,7 @@ from router.http.refused import REFUSED
 from specgrove import errors
 from specgrove.cli.arguments import parser
 from specgrove.client_wire import GenerateParams
-from specgrove.settings import SERVICES
+from specgrove.settings import SECTIONS, SUITE
 from tests.fake_router import running_router
 
 ROOT = Path(__file__).parent.parent
@@ -76,6 +76,6 @@ def test_the_operations_page_names_flags_of_serve_with_their_defaults() -> None:
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page))
     serve = parser().parse_args(["serve"])
     assert not {flag for flag in flags if not hasattr(serve, flag[2:].replace("-", "_"))}
-    defaults = {setting.flag: setting.default for settings in SERVICES.values() for setting in settings}
+    defaults = {setting.flag: setting.default for settings in (*SECTIONS.values(), SUITE) for setting in settings}
     for flag, default in re.findall(r"^\| `(--[a-z-]+)` \| (\d+) \|", page, re.MULTILINE):
         assert float(default) == defaults[flag], flag

@@ -2,41 +2,81 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from llm_service.arguments import parse_arguments as parse_llm
 from router.__main__ import config_of as parse_router
 from specgrove.cli.arguments import parser
-from specgrove.settings import SERVICES, given_arguments, parse_bytes, stages, suite_settings
+from specgrove.settings import SECTIONS, SuiteSettings, in_suite_flags, parse_bytes, settings_of, stages, suite_flags
+from specgrove.suite import config_of, process_specs
 from ssm_service.__main__ import parse_arguments as parse_ssm_service
 
+NAMES = ("router", "llm_service", "ssm_service")
 
-def test_every_setting_of_every_service_is_a_flag_of_serve() -> None:
-    reachable = {(service, known.name_there) for known in suite_settings() for service in known.services}
-    own = {"address", "local-address", "llm", "ssm", "model", "quantization", "threads", "dtype", "drain-timeout-s"}
-    flags = {action for name in own - {"model", "local-address"} for action in (f"--{name}",)} | {"--grpc-address"}
-    parsed = parser().parse_args(["serve"])
-    for service, settings in SERVICES.items():
+
+def given(*words: str) -> SuiteSettings:
+    return settings_of(parser().parse_args(["serve", *words]))
+
+
+def test_every_setting_of_every_service_is_a_flag_of_serve_by_the_services_name() -> None:
+    flags = {flag.name: flag for flag in suite_flags()}
+    of_suite = {
+        ("router", "llm"),
+        ("router", "ssm"),
+        ("router", "local-address"),
+        ("llm", "address"),
+        ("ssm", "address"),
+    }
+    for section, settings in SECTIONS.items():
         for setting in settings:
-            assert (service, setting.name) in reachable or setting.name in own
-    assert all(hasattr(parsed, flag[2:].replace("-", "_")) for flag in flags - {"--address"})
+            assert ((section, setting.name) in of_suite) == (f"{section}.{setting.name}" not in flags)
+    assert {"grpc-address", "llm", "ssm", "threads", "llm-replicas", "max-requests", "kv-slots"} <= set(flags)
+    assert "ssm-kv-slots" not in flags
 
 
 def test_what_is_given_to_serve_reaches_the_services_that_have_it() -> None:
-    words = ["--max-requests", "7", "--kv-memory", "2GiB", "--ssm-kv-slots", "99", "--device", "cpu", "--offload"]
-    given = given_arguments(parser().parse_args(["serve", *words, "--pipeline-parallel", "10,12,8"]))
-    assert given["router"] == ("--max-requests", "7")
-    assert parse_router(["--llm", "a:1", *given["router"]]).max_num_requests == 7
-    llm = parse_llm(given["llm_service"])
+    words = ("--max-requests", "7", "--kv-memory", "2GiB", "--ssm.kv-slots", "99", "--device", "cpu", "--offload")
+    settings = given(*words, "--pipeline-parallel", "10,12,8")
+    assert settings.arguments("router") == ("--max-requests", "7")
+    assert parse_router(["--llm", "a:1", *settings.arguments("router")]).max_num_requests == 7
+    llm = parse_llm(settings.arguments("llm"))
     assert (llm.kv_memory_bytes, llm.device, llm.num_slots) == (2**31, "cpu", 32768)
     assert llm.offload is not None
     assert llm.layout.stage_sizes == (10, 12, 8)
-    ssm = parse_ssm_service(list(given["ssm_service"]))
+    ssm = parse_ssm_service(list(settings.arguments("ssm")))
     assert (ssm.num_slots, ssm.device) == (99, "cpu")
 
 
+def test_a_services_own_value_goes_before_the_shared_one() -> None:
+    for words in (("--ssm.threads", "1", "--threads", "2"), ("--threads", "2", "--ssm.threads", "1")):
+        config = config_of(given(*words, "--llm.dtype", "float32"), Path("/model"), ("lookup",))
+        lines = {spec.name: spec.arguments for spec in process_specs(config, dict.fromkeys(NAMES, "unix:/x"))}
+        assert parse_llm(lines["llm_service"]).num_threads == 2
+        assert parse_llm(lines["llm_service"]).dtype == "float32"
+        ssm = parse_ssm_service(list(lines["ssm_service"]))
+        assert (ssm.num_threads, ssm.dtype) == (1, "bfloat16")
+
+
+def test_a_switch_can_be_turned_off_again() -> None:
+    assert given("--offload").arguments("llm") == ("--offload",)
+    assert given("--no-llm.offload").arguments("llm") == ("--no-offload",)
+    assert parse_llm(["--offload", "--no-offload"]).offload is None
+
+
 def test_nothing_given_is_nothing_handed_on() -> None:
-    assert not any(given_arguments(parser().parse_args(["serve"])).values())
+    assert given() == SuiteSettings()
+    assert not any(given().arguments(section) for section in SECTIONS)
+    assert given()["llm", "kv-slots"] == 32768
+
+
+def test_a_services_advice_names_the_flags_of_serve() -> None:
+    text = "what would fit: --kv-slots 7, or --dtype bfloat16; --tls-certificate"
+    assert in_suite_flags(text, "llm") == text
+    assert in_suite_flags(text, "ssm") == "what would fit: --ssm.kv-slots 7, or --dtype bfloat16; --tls-certificate"
+    assert in_suite_flags("--model x: --address", "llm") == "--llm x: --address"
+    assert in_suite_flags("can't listen at --address", "router") == "can't listen at --grpc-address"
 
 
 @pytest.mark.parametrize(
@@ -45,6 +85,8 @@ def test_nothing_given_is_nothing_handed_on() -> None:
         (["--kv-memory", "2XB"], "--kv-memory: '2XB' is no amount of memory: write 2GiB"),
         (["--max-requests", "0"], "--max-requests: must be a whole number, 1 or more"),
         (["--max-tree-rows", "8"], "--max-tree-rows: must be a whole number, 256 or more"),
+        (["--beam-width", "65"], "--beam-width: must be a whole number from 1 to 64, got '65'"),
+        (["--llm.kv-memory", "2XB"], "--llm.kv-memory: '2XB' is no amount of memory"),
         (["--replica-wait-s", "soon"], "--replica-wait-s: must be a number of seconds"),
         (["--grpc-address", "nowhere"], "HOST:PORT or unix:/path"),
         (["--pipeline-parallel", "2,0"], "--pipeline-parallel: must be a number of stages"),

@@ -47,13 +47,17 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"specgrove: error: {_one_line(error)}", file=sys.stderr)
         return 1
     # Imported late, and one command alone: `specgrove --help` needs none of them, and most need little of what others do.
-    from specgrove.suite import NotReadyError
+    from specgrove.settings import in_suite_flags
+    from specgrove.suite import NotReadyError, section_of
     from specgrove.supervisor import ProcessFailedError
 
     command = importlib.import_module(f"specgrove.cli.{arguments.command}")
     try:
         code: int = command.run(arguments)
-    except (SpecGroveError, ProcessFailedError, NotReadyError, OSError, ValueError) as error:  # the hub's are OSErrors
+    except ProcessFailedError as error:
+        print(f"specgrove: error: {in_suite_flags(_one_line(error), section_of(error.name))}", file=sys.stderr)
+        return 1
+    except (SpecGroveError, NotReadyError, OSError, ValueError) as error:  # the hub's are OSErrors
         if isinstance(error, BrokenPipeError):
             raise
         print(f"specgrove: error: {_one_line(error)}", file=sys.stderr)

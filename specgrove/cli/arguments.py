@@ -8,17 +8,14 @@ import difflib
 import importlib.metadata
 from typing import Any
 
-from specgrove.addresses import checked_address
 from specgrove.cli.option_groups import (
     MORE_SETTINGS,
-    add_model_options,
     add_output_options,
     add_sampling_options,
-    add_service_settings,
     add_suite_options,
+    add_suite_settings,
 )
 from specgrove.config import (
-    DEFAULT_ADDRESS,
     DEFAULT_LLM,
     DTYPES,
 )
@@ -83,17 +80,9 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="start the three services and keep them running",
         description="Starts the LLM service, the SSM service and the router, and keeps them running until Ctrl-C or SIGTERM.",
     )
-    command.add_argument(
-        "--grpc-address",
-        type=typed(checked_address),
-        default=DEFAULT_ADDRESS,
-        metavar="HOST:PORT",
-        help="where the router listens (default: %(default)s)",
-    )
     command.add_argument("--quiet", action="store_true", help="show errors only, and no log")
     command.set_defaults(verbose=False)
-    add_model_options(command)
-    add_service_settings(command, are_shown=True)
+    add_suite_settings(command, are_all_listed=True)
 
 
 def _add_generate(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -181,5 +170,4 @@ def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--max-tokens", type=typed(unsigned(32, minimum=1)), default=200, metavar="N", help="default: %(default)s"
     )
     add_output_options(command)
-    add_model_options(command)
-    add_service_settings(command, are_shown=False)
+    add_suite_settings(command, are_all_listed=False)

@@ -11,9 +11,8 @@ from specgrove.client import Client
 from specgrove.errors import UnavailableError
 from specgrove.serving.address import TlsFiles
 from specgrove.serving.status import connection_cause, is_cut_off, is_not_connected
-from specgrove.settings import DRAIN, suite_settings
+from specgrove.settings import flags_given
 
-_SUITE_OPTIONS = ("llm", "dtype", "quantization", "llm_replicas", "threads", "start_timeout_s", DRAIN.attribute)
 _CONNECTION_OPTIONS = ("tls_ca", "client_certificate", "client_private_key", "token_file")
 
 
@@ -23,13 +22,16 @@ def connected(arguments: argparse.Namespace) -> Iterator[Client]:
     if arguments.address is None:
         if foreign := _given(arguments, (*_CONNECTION_OPTIONS, "tls")):
             raise ValueError(f"{', '.join(foreign)}: how to connect to a running suite; give its --address too")
-        from specgrove.cli.suites import started_suite  # brings what loads models
+        from specgrove.cli.suites import given_settings, started_suite  # brings what loads models
 
-        with started_suite(arguments, address=None) as suite, Client(suite.local_address) as client:
+        settings = given_settings(arguments)
+        address = settings.given.get(("router", "address"))
+        with started_suite(settings, address, arguments) as suite, Client(suite.local_address) as client:
             yield client
         return
-    names = (*_SUITE_OPTIONS, *(known.setting.attribute for known in suite_settings()))
-    if foreign := _given(arguments, names):
+    # Which SSMs a request asks for is another matter.
+    foreign = [flag for flag in flags_given(arguments) if flag != "--ssm"] + _given(arguments, ("config",))
+    if foreign:
         raise ValueError(f"{', '.join(foreign)}: how to start a suite; the one at --address runs already")
     with Client(arguments.address, tls=_tls(arguments), token=_token(arguments)) as client:
         try:

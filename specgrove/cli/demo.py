@@ -17,7 +17,7 @@ import rich.console
 
 from specgrove.cli.rendering import comparison_table, make_console, print_legend
 from specgrove.cli.streaming import streamed
-from specgrove.cli.suites import started_suite, waiting
+from specgrove.cli.suites import given_settings, started_suite, waiting
 from specgrove.client import Client
 from specgrove.client_wire import GenerateParams, completion_of
 from specgrove.output import Completion, Usage
@@ -47,7 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
     params = GenerateParams(max_tokens=arguments.max_tokens)
     incrementally = GenerateParams(max_tokens=arguments.max_tokens, speculation=SpeculationOptions(disabled=True))
     pairs = []
-    with started_suite(arguments, address=f"127.0.0.1:{_free_port()}") as suite, Client(suite.local_address) as client:
+    settings = given_settings(arguments)
+    address = settings.given.get(("router", "address")) or f"127.0.0.1:{_free_port()}"
+    with started_suite(settings, address, arguments) as suite, Client(suite.local_address) as client:
         info = client.model_info()
         ssms = ", ".join(info.ssms) or "none"
         console.print(f"{info.model} ({info.dtype}), SSMs: {ssms}; router at {suite.address}")

@@ -13,7 +13,7 @@ from specgrove.client_arguments import Prompt
 from specgrove.client_wire import GenerateParams, completion_of
 from specgrove.output import Chunk, Completion
 from specgrove.request import SpeculationOptions
-from specgrove.ssm_choice import asks_for_none
+from specgrove.ssm_specs import asks_for_none
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -3,74 +3,49 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from specgrove.addresses import checked_address
-from specgrove.config import (
-    DEFAULT_DTYPE,
-    DEFAULT_LLM,
-    DEFAULT_SSMS,
-    DTYPES,
-    QUANTIZATIONS,
-)
 from specgrove.ranges import MAX_STOP_TEXT_LEN, SAMPLING_RANGES
-from specgrove.settings import DRAIN, Setting, add_settings, at_least, positive_seconds, suite_settings, typed, unsigned
+from specgrove.settings import SuiteFlag, add_flag, of_whom, path, suite_flags, typed, unsigned
 
 MORE_SETTINGS = (
     "A suite that is started here takes all settings of the services, too: `specgrove serve --help` lists them."
 )
-_SERVICES = {"router": "router", "llm_service": "LLM service", "ssm_service": "SSM service"}
 
 
-def add_model_options(command: argparse.ArgumentParser) -> None:
-    """Which models a suite is started with, and how long that may take."""
-    group = command.add_argument_group("models")
+def add_suite_settings(command: argparse.ArgumentParser, *, are_all_listed: bool) -> None:
+    """What a suite is started with. All of it is taken; where not all is listed, only what is common is."""
+    groups: dict[str, Any] = {}
+    flags = sorted(suite_flags(), key=lambda flag: (not flag.setting.is_common, len(flag.sections)))
+    for flag in flags:
+        is_listed = flag.is_listed and (are_all_listed or flag.setting.is_common)
+        title = _group_of(flag) if is_listed else ""
+        if is_listed and title not in groups:
+            groups[title] = command.add_argument_group(title)
+        add_flag(groups[title] if is_listed else command, flag.setting, flag.name, is_listed=is_listed)
+    group = command.add_argument_group("a file with settings")
     group.add_argument(
-        "--llm",
-        metavar="MODEL",
-        help=f"the large model: a Hugging Face id, folder or .gguf file (default: {DEFAULT_LLM})",
+        "--config",
+        type=typed(path),
+        metavar="FILE",
+        help="YAML file with settings of the suite; those of the command line go before it",
     )
-    group.add_argument(
-        "--ssm",
-        action="append",
-        metavar="SSM",
-        help="a small speculative model, repeatable: lookup, demo, or a folder, hub id or .gguf file, each with options "
-        "after commas (mode=beam|expansion width=3 expansion=1-1-3-1-1 quantization=int8 name=NAME); none: no SSM "
-        f"(default: {' and '.join(DEFAULT_SSMS)}, where they fit the LLM)",
-    )
-    group.add_argument("--dtype", choices=DTYPES, help=f"what to compute in (default: {DEFAULT_DTYPE})")
-    group.add_argument(
-        "--quantization", choices=QUANTIZATIONS, help="of the LLM's weights: made once and kept (default: none)"
-    )
-    group.add_argument(
-        "--llm-replicas", type=typed(at_least(1)), metavar="N", help="LLM services to start (default: 1)"
-    )
-    group.add_argument(
-        "--threads",
-        type=typed(at_least(1)),
-        metavar="N",
-        help="of the LLM service's replicas together, and of the SSM service (default: all of this process's processors)",
-    )
-    group.add_argument(
-        "--start-timeout-s",
-        type=typed(positive_seconds),
-        metavar="S",
-        help="time that all services may take to get ready (default: none while they load)",
-    )
+    if are_all_listed:
+        group.add_argument(
+            "--print-config", action="store_true", help="print all settings as such a file, with their values, and end"
+        )
+        group.add_argument(
+            "--print-config-schema", action="store_true", help="print the file's JSON schema, for editors, and end"
+        )
 
 
-def add_service_settings(command: argparse.ArgumentParser, *, are_shown: bool) -> None:
-    """By the services that have them, the most particular first."""
-    by_services: dict[tuple[str, ...], list[Setting]] = {}
-    for known in suite_settings():
-        by_services.setdefault(known.services, []).append(known.setting)
-    by_services[tuple(_SERVICES)].insert(0, DRAIN)
-    for services, settings in sorted(by_services.items(), key=lambda item: len(item[0])):
-        names = " and ".join(_SERVICES[service] for service in services) if len(services) < 3 else "all services"
-        group = command.add_argument_group(f"settings of {names if len(services) > 2 else f'the {names}'}")
-        shown = settings if are_shown else [dataclasses.replace(setting, help=None) for setting in settings]
-        add_settings(group, shown, has_defaults=False)
+def _group_of(flag: SuiteFlag) -> str:
+    if flag.setting.is_common:
+        return "models"
+    title = f"settings of {of_whom(flag.sections)}"
+    return title if len(flag.sections) > 1 else f"{title}, each also as --{flag.sections[0]}.NAME"
 
 
 def add_output_options(command: argparse.ArgumentParser) -> None:
@@ -94,8 +69,7 @@ def add_suite_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--client-certificate", metavar="FILE", help="PEM file, for a router that asks for one (mTLS)")
     group.add_argument("--client-private-key", metavar="FILE", help="PEM file")
     group.add_argument("--token-file", metavar="FILE", help="file with a bearer token, for a proxy that asks for one")
-    add_model_options(command)
-    add_service_settings(command, are_shown=False)
+    add_suite_settings(command, are_all_listed=False)
 
 
 _PENALTIES = {

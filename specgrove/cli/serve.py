@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import signal
 import time
 from collections.abc import Iterator
@@ -11,8 +12,10 @@ from types import FrameType
 
 from specgrove.addresses import is_unix
 from specgrove.cli.rendering import make_console
-from specgrove.cli.suites import started_suite
+from specgrove.cli.suites import given_settings, started_suite
 from specgrove.client import Client
+from specgrove.settings import SuiteSettings
+from specgrove.settings.printed import config_schema, config_text
 
 _SIGNAL_POLL_S = 0.1
 
@@ -20,8 +23,15 @@ _SIGNAL_POLL_S = 0.1
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0 after a signal, when all services have ended. A second signal doesn't wait for them to drain."""
     arguments.verbose = not arguments.quiet
+    if arguments.print_config_schema:
+        print(json.dumps(config_schema(), indent=2))
+        return 0
+    settings = given_settings(arguments)
+    if arguments.print_config:
+        print(config_text(settings), end="")
+        return 0
     console = make_console(stderr=True)
-    with _interrupted_by_signals(), started_suite(arguments, address=arguments.grpc_address) as suite:
+    with _interrupted_by_signals(), started_suite(settings, settings["router", "address"], arguments) as suite:
         with Client(suite.local_address) as client:
             info = client.model_info()
         # A list, not a threading.Event: a handler that runs while this thread is inside the event's lock would wait for itself.
@@ -35,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, on_signal)
         ssms = ", ".join(info.ssms) or "none"
-        places = f"at {suite.address}{_http_place(arguments)}"
+        places = f"at {suite.address}{_http_place(settings)}"
         console.print(f"serving {info.model} ({info.dtype}), SSMs: {ssms}, {places}; Ctrl-C stops", style="bold")
         while not received:
             suite.check()
@@ -46,12 +56,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _http_place(arguments: argparse.Namespace) -> str:
+def _http_place(settings: SuiteSettings) -> str:
     """Where OpenAI's clients are to be pointed."""
-    address = arguments.http_address
+    address = settings["router", "http-address"]
     if address is None:
         return ""
-    scheme = "https" if arguments.tls_certificate is not None else "http"
+    scheme = "https" if settings["router", "tls-certificate"] is not None else "http"
     return f", HTTP at {address if is_unix(address) else f'{scheme}://{address}/v1'}"
 
 

@@ -7,25 +7,21 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import rich.console
 import rich.status
 
 from specgrove.cli.rendering import make_console
-from specgrove.config import DEFAULT_DTYPE, DEFAULT_LLM
 from specgrove.cpus import too_few_for
-from specgrove.folders import default_cache_dir
 from specgrove.models.gguf_model import weights_note
 from specgrove.models.hub import resolve_model
 from specgrove.models.quantized_cache import ensure_quantized
-from specgrove.serving.address import TlsFiles, check_server_tls
-from specgrove.serving.api_keys import read_keys
-from specgrove.serving.listening import check_can_listen
-from specgrove.settings import DRAIN, given_arguments
+from specgrove.settings import SuiteSettings, in_suite_flags, settings_of
 from specgrove.ssm_choice import chosen_ssms
-from specgrove.suite import Suite, SuiteConfig
+from specgrove.start_checks import check_settings
+from specgrove.suite import Suite, config_of, section_of
 from specgrove.supervisor import LogLine
 from specgrove.telemetry import parsed
 
@@ -33,84 +29,49 @@ _NUMBERS = re.compile(r"\d+")
 _SAME_WORK_INTERVAL_S = 10.0
 
 
+def given_settings(arguments: argparse.Namespace) -> SuiteSettings:
+    """Those of the command line, over those of the file of ``--config``. Raises ``ValueError`` and ``OSError`` for the file."""
+    given = settings_of(arguments)
+    if arguments.config is None:
+        return given
+    # Brings a library that most starts don't need.
+    from specgrove.settings.config_file import read_config_file
+
+    return given.over(read_config_file(arguments.config, is_for_suite=True))
+
+
 @contextlib.contextmanager
-def started_suite(arguments: argparse.Namespace, address: str | None) -> Iterator[Suite]:
-    """A suite with the models of ``--llm``, ``--ssm`` and ``--dtype``. Its start is shown on stderr."""
+def started_suite(settings: SuiteSettings, address: str | None, arguments: argparse.Namespace) -> Iterator[Suite]:
+    """A suite with these settings, its router at ``address``. Its start is shown on stderr, as ``--quiet`` and ``--verbose`` say."""
     console = make_console(stderr=True, quiet=arguments.quiet)
-    _check_addresses({"--grpc-address": address, "--http-address": arguments.http_address})
-    _check_tls(arguments)
-    _check_http(arguments)
-    given = given_arguments(arguments)
-    cache_dir = arguments.cache_dir or default_cache_dir()
-    llm, dtype = arguments.llm or DEFAULT_LLM, arguments.dtype or DEFAULT_DTYPE
-    llm_folder = model_folder(llm, console, cache_dir, arguments.quantization or "none")
+    check_settings(settings, address)
+    cache_dir = settings["llm", "cache-dir"]
+    llm, dtype = settings["llm", "model"], settings["llm", "dtype"]
+    llm_folder = model_folder(llm, console, cache_dir, settings["llm", "quantization"])
     with showing(console, "looking for the SSMs") as show:
-        ssms = chosen_ssms(arguments.ssm, llm_folder, cache_dir, show)
+        ssms = chosen_ssms(settings["ssm", "ssm"], llm_folder, settings["ssm", "cache-dir"], show)
     say_weights(llm, llm_folder, dtype, console)
     for ssm in ssms:
-        say_ssm_weights(ssm, dtype, console, cache_dir)
-    num_replicas = arguments.llm_replicas or 1
-    if arguments.device != "cuda" and (crowding := too_few_for(f"{num_replicas} LLM replicas", num_replicas)):
+        say_ssm_weights(ssm, settings["ssm", "dtype"], console, settings["ssm", "cache-dir"])
+    num_replicas = settings["", "llm-replicas"]
+    crowding = too_few_for(f"{num_replicas} LLM replicas", num_replicas)
+    if settings["llm", "device"] != "cuda" and crowding is not None:
         console.print(f"warning: {crowding}", markup=False)
-    config = SuiteConfig(
-        llm_folder=llm_folder,
-        ssms=ssms,
-        dtype=dtype,
-        address=address,
-        num_llm_replicas=num_replicas,
-        num_threads=arguments.threads,
-        start_timeout_s=arguments.start_timeout_s,
-        drain_timeout_s=DRAIN.default if arguments.drain_timeout_s is None else arguments.drain_timeout_s,
-        llm_arguments=given["llm_service"],
-        ssm_arguments=given["ssm_service"],
-        router_arguments=given["router"],
-    )
+    config = config_of(settings, llm_folder, ssms, address)
     started_s = time.monotonic()
     with waiting(console, "starting the services") as status:
 
         def show_start(services: tuple[str, ...]) -> None:
             status.update(f"starting {', '.join(services)} ({time.monotonic() - started_s:.0f} s)")
 
-        suite = Suite(
-            config, log_line=log_to(console, arguments.log_format) if arguments.verbose else None, progress=show_start
-        )
+        log_line = log_to(console, settings["router", "log-format"]) if arguments.verbose else None
+        suite = Suite(config, log_line=log_line, progress=show_start)
         suite.start()
     try:
         console.print(f"services ready after {time.monotonic() - started_s:.1f} s", style="dim")
         yield suite
     finally:
         suite.stop()
-
-
-def _check_addresses(addresses: Mapping[str, str | None]) -> None:
-    """By the flags that they are given with."""
-    given = [address for address in addresses.values() if address is not None]
-    if len(set(given)) < len(given):
-        raise ValueError(f"{' and '.join(addresses)} are the same, {given[0]}; give two")
-    for flag, address in addresses.items():
-        if address is None:
-            continue
-        try:
-            check_can_listen(address)
-        except OSError as error:
-            raise OSError(f"{flag}: {error}") from error
-
-
-def _check_http(arguments: argparse.Namespace) -> None:
-    if arguments.http_address is None:
-        if arguments.http_api_key_file or arguments.http_allowed_origins:
-            raise ValueError("--http-api-key-file and --http-allowed-origins need --http-address")
-    elif arguments.http_api_key_file is not None:
-        try:
-            read_keys(arguments.http_api_key_file)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"--http-api-key-file: {error}") from error
-
-
-def _check_tls(arguments: argparse.Namespace) -> None:
-    files = TlsFiles(arguments.tls_certificate, arguments.tls_private_key, arguments.tls_client_ca)
-    if files != TlsFiles():
-        check_server_tls(files)
 
 
 def model_folder(llm: str, console: rich.console.Console, cache_dir: Path, quantization: str = "none") -> Path:
@@ -173,6 +134,7 @@ def log_to(console: rich.console.Console, log_format: str | None = None) -> LogL
         # The services' own announcement is for whoever starts one by hand; the suite says where the router listens.
         if line.startswith("listening on "):
             return
+        line = in_suite_flags(line, section_of(name))
         log = parsed(line)
         if log is not None and log.service == name:
             console.out(line, highlight=False)

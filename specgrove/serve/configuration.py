@@ -5,19 +5,16 @@ Invariant: a configuration holds values of the right type and range; what depend
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from specgrove.cpus import available_cpus
 from specgrove.serve.errors import ConfigurationError
-from specgrove.settings import Setting, given_arguments, suite_settings
-from specgrove.settings.setting import in_words
+from specgrove.settings import Place, Setting, SuiteFlag, SuiteSettings, in_words, nearest, setting_at, suite_flags
 
 # As Legion, whose options these are, counts them.
 _BYTES_PER_MB = 2**20
@@ -32,25 +29,22 @@ _FOR_OTHERS = {
     "output_file": "LLM(output_file)",
     "prompt": "LLM.generate",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Configuration:
-    """How the services of an LLM run. ``None`` leaves a value to them.
-
-    ``max_num_requests`` and ``arguments``, the flags by service, come from the services' own settings.
-    """
-
-    device: str | None = None
-    memory_per_rank_bytes: int | None = None
-    num_threads: int | None = None
-    num_llm_replicas: int = 1
-    tensor_parallel: int = 1
-    pipeline_parallel: int = 1
-    has_offload: bool = False
-    quantization: str = "none"
-    max_num_requests: int | None = None
-    arguments: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+# Ours that objects are made with.
+_OF_OBJECTS = {
+    "llm": "LLM(model_name)",
+    "ssm": "LLM.compile(ssms)",
+    "ssm_ssm": "LLM.compile(ssms)",
+    "dtype": "LLM(data_type)",
+    "llm_dtype": "LLM(data_type)",
+    "ssm_dtype": "SSM(data_type)",
+}
+# FlexFlow's that mean nothing without GPUs.
+_OF_GPUS: dict[str, Place] = {
+    "memory_per_gpu": ("llm", "memory-per-gpu"),
+    "data_parallelism_degree": ("", "llm-replicas"),
+    "tensor_parallelism_degree": ("llm", "tensor-parallel"),
+    "pipeline_parallelism_degree": ("llm", "pipeline-parallel"),
+}
 
 
 def init(configs_dict: Mapping[str, Any] | None = None, **settings: Any) -> None:
@@ -60,7 +54,7 @@ def init(configs_dict: Mapping[str, Any] | None = None, **settings: Any) -> None
     ``num_cpus`` (threads), ``tensor_parallelism_degree``, ``pipeline_parallelism_degree``, ``data_parallelism_degree`` (LLM services
     that share the requests), ``offload``, ``use_8bit_quantization``, ``use_4bit_quantization``; FlexFlow's others are accepted
     and change nothing. Every setting of ``specgrove serve --help`` may be given too, with ``_`` for ``-``: ``kv_slots=4096``.
-    docs/python.md has them all. Raises ``ConfigurationError``, for an unknown name with the nearest that there is.
+    docs/python.md and docs/settings.md have them all. Raises ``ConfigurationError``, for an unknown name with the nearest that there is.
     """
     if configs_dict is not None and settings:
         raise ConfigurationError("init takes a dictionary or keywords, not both")
@@ -74,46 +68,48 @@ def init(configs_dict: Mapping[str, Any] | None = None, **settings: Any) -> None
     )
 
 
-def current_configuration() -> Configuration:
+def current_configuration() -> SuiteSettings:
     """What ``init`` said last."""
     return _State.configuration
 
 
-def configuration_of(values: Mapping[str, Any], *, has_gpu: Callable[[], bool] | None = None) -> Configuration:
+def configuration_of(values: Mapping[str, Any], *, has_gpu: Callable[[], bool] | None = None) -> SuiteSettings:
     """Raises ``ConfigurationError``. A value of ``None`` is one that was not given."""
     given = {name: value for name, value in values.items() if value is not None}
     _check_names(given)
     known = {name: INIT_SETTINGS[name].read(name, value) for name, value in given.items() if name in INIT_SETTINGS}
-    own = {name: value for name, value in given.items() if name not in INIT_SETTINGS}
     if known.get("use_4bit_quantization") and known.get("use_8bit_quantization"):
         raise ConfigurationError("use_4bit_quantization and use_8bit_quantization can't both be true")
+    own = {name: value for name, value in given.items() if name not in INIT_SETTINGS}
+    return _own_settings(own).over(_settings_of(known, has_gpu or _has_gpu))
+
+
+def _settings_of(known: Mapping[str, Any], has_gpu: Callable[[], bool]) -> SuiteSettings:
+    """FlexFlow's names as ours."""
     num_gpus = known.get("num_gpus")
     # GPUs that are not there can't be shared out: their number, their memory and how models lie on them mean nothing here.
-    is_without = bool(num_gpus) and not (has_gpu or _has_gpu)()
-    on_gpus: Mapping[str, Any] = {} if is_without else known
-    num_cpus = known.get("num_cpus")
-    settings = _read_settings(own)
-    arguments = given_arguments(argparse.Namespace(**settings))
-    return Configuration(
-        device="cpu" if num_gpus == 0 or is_without else None,
-        memory_per_rank_bytes=on_gpus.get("memory_per_gpu"),
-        num_threads=None if num_cpus is None else min(num_cpus, available_cpus()),
-        num_llm_replicas=on_gpus.get("data_parallelism_degree", 1),
-        tensor_parallel=on_gpus.get("tensor_parallelism_degree", 1),
-        pipeline_parallel=on_gpus.get("pipeline_parallelism_degree", 1),
-        has_offload=known.get("offload", False),
-        quantization=(
-            "int4" if known.get("use_4bit_quantization") else "int8" if known.get("use_8bit_quantization") else "none"
-        ),
-        max_num_requests=settings.get("max_requests"),
-        arguments={service: words for service, words in arguments.items() if words},
-    )
+    is_without = bool(num_gpus) and not has_gpu()
+    found: dict[Place, Any] = {}
+    if num_gpus == 0 or is_without:
+        found |= {("llm", "device"): "cpu", ("ssm", "device"): "cpu"}
+    if (num_cpus := known.get("num_cpus")) is not None:
+        num_threads = min(num_cpus, available_cpus())
+        found |= {("llm", "threads"): num_threads, ("ssm", "threads"): num_threads}
+    for name, place in _OF_GPUS.items():
+        if name in known and not is_without:
+            found[place] = setting_at(place).value_of(str(known[name]))
+    if known.get("offload"):
+        found["llm", "offload"] = True
+    for name, quantization in (("use_4bit_quantization", "int4"), ("use_8bit_quantization", "int8")):
+        if known.get(name):
+            found["llm", "quantization"] = quantization
+    return SuiteSettings(found)
 
 
 class _State:
     """FlexFlow's ``init`` comes before the objects that it is for, so what it says must be kept somewhere: here, and only here."""
 
-    configuration = Configuration()
+    configuration = SuiteSettings()
 
 
 def whole_number(name: str, value: object, minimum: int) -> int:
@@ -129,37 +125,37 @@ def whole_number(name: str, value: object, minimum: int) -> int:
     return number
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """For the text of an error: the name that was perhaps meant, or nothing."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]}?" if found else ""
-
-
 def _check_names(given: Mapping[str, Any]) -> None:
-    names = (*INIT_SETTINGS, *(known.setting.attribute for known in suite_settings()))
+    names = (*INIT_SETTINGS, *_own_flags())
     for name in given:
-        if name in _FOR_OTHERS:
-            raise ConfigurationError(f"{name} is no setting of init: it is for {_FOR_OTHERS[name]}")
+        if (place := _FOR_OTHERS.get(name) or _OF_OBJECTS.get(name)) is not None:
+            raise ConfigurationError(f"{name} is no setting of init: it is for {place}")
         if name not in names:
             raise ConfigurationError(f"init has no setting {name!r}{nearest(str(name), names)}")
 
 
-def _read_settings(own: Mapping[str, Any]) -> dict[str, Any]:
-    settings = {known.setting.attribute: known.setting for known in suite_settings()}
-    return {name: _read_setting(name, settings[name], value) for name, value in own.items()}
+def _own_flags() -> dict[str, SuiteFlag]:
+    """The settings of ``specgrove serve`` by their names in Python: ``kv_slots``, ``llm_kv_slots``; those for one service come last."""
+    flags = {flag.attribute.replace(".", "_"): flag for flag in suite_flags()}
+    return {name: flag for name, flag in flags.items() if name not in _FOR_OTHERS and name not in _OF_OBJECTS}
 
 
-def _read_setting(name: str, setting: Setting, value: object) -> object:
+def _own_settings(own: Mapping[str, Any]) -> SuiteSettings:
+    given: dict[Place, Any] = {}
+    for name, flag in _own_flags().items():
+        if name in own:
+            value = _value_of(name, flag.setting, own[name])
+            given |= {(section, flag.setting.name): value for section in flag.sections}
+    return SuiteSettings(given)
+
+
+def _value_of(name: str, setting: Setting, value: object) -> object:
     if setting.is_switch:
-        # ``None`` is a flag that was not given.
-        return _truth(name, value) or None
+        return _truth(name, value)
     try:
-        read: object = setting.read(in_words(value))
+        return setting.value_of(in_words(value))
     except ValueError as error:
         raise ConfigurationError(f"{name} {error}") from error
-    if setting.choices is not None and read not in setting.choices:
-        raise ConfigurationError(f"{name} must be one of {', '.join(setting.choices)}, got {value!r}")
-    return read
 
 
 def _has_gpu() -> bool:

@@ -101,7 +101,7 @@ class LLM:
         with self._lock:
             self._stop()
             self._suite_config = prepared
-            self._generation_config, self._max_num_requests = config, plan.max_num_requests
+            self._generation_config, self._max_num_requests = config, plan.settings["router", "max-requests"]
 
     def start_server(self) -> None:
         """Starts the services, unless they run. Raises ``StartError``."""

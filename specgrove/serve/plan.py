@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from specgrove.serve.configuration import Configuration, whole_number
+from specgrove.serve.configuration import whole_number
 from specgrove.serve.errors import ConfigurationError
 from specgrove.serve.ssm import SSM
-from specgrove.settings import ROUTER
+from specgrove.settings import Place, SuiteSettings, setting_at
 
-_DEFAULT_MAX_REQUESTS: int = next(setting.default for setting in ROUTER if setting.name == "max-requests")
 _DEGREES = {
-    "model_specific_data_parallelism_degree": "num_llm_replicas",
-    "model_specific_tensor_parallelism_degree": "tensor_parallel",
-    "model_specific_pipeline_parallelism_degree": "pipeline_parallel",
+    "model_specific_data_parallelism_degree": ("", "llm-replicas"),
+    "model_specific_tensor_parallelism_degree": ("llm", "tensor-parallel"),
+    "model_specific_pipeline_parallelism_degree": ("llm", "pipeline-parallel"),
 }
 
 
@@ -25,7 +25,7 @@ class Plan:
     """``None`` leaves a value to the services. Wrong ones raise ``ConfigurationError``."""
 
     model_name: str
-    configuration: Configuration
+    configuration: SuiteSettings
     ssms: tuple[SSM, ...] = ()
     dtype: str | None = None
     cache_path: str | os.PathLike[str] = ""
@@ -44,29 +44,44 @@ class Plan:
             )
 
     @property
-    def max_num_requests(self) -> int:
-        """Requests that are served at once."""
-        return self.max_requests_per_batch or self.configuration.max_num_requests or _DEFAULT_MAX_REQUESTS
+    def settings(self) -> SuiteSettings:
+        """What ``init`` said, and over it what the LLM, its SSMs and ``compile`` were told."""
+        number = self.max_requests_per_batch or self.configuration["router", "max-requests"]
+        told: dict[Place, Any] = {
+            ("llm", "model"): self.model_name,
+            ("llm", "dtype"): self.dtype,
+            ("ssm", "dtype"): _dtype_of(self.ssms) or self.dtype,
+            ("ssm", "ssm"): [ssm.spec for ssm in self.ssms] or ["none"],
+            ("llm", "max-model-len"): self.max_seq_length,
+            ("llm", "max-chunk-tokens"): self.max_tokens_per_batch,
+            ("router", "max-requests"): number,
+            # The suite serves one object alone, so one connection may have it all.
+            ("router", "max-requests-per-connection"): number,
+        }
+        if self.cache_path:
+            cache_dir = Path(self.cache_path).expanduser()
+            told |= {("llm", "cache-dir"): cache_dir, ("ssm", "cache-dir"): cache_dir}
+        return SuiteSettings({place: value for place, value in told.items() if value is not None}).over(
+            self.configuration
+        )
 
-    @property
-    def llm_arguments(self) -> tuple[str, ...]:
-        """As the LLM service takes them."""
-        flags = {"--max-model-len": self.max_seq_length, "--max-chunk-tokens": self.max_tokens_per_batch}
-        return tuple(word for flag, value in flags.items() if value is not None for word in (flag, str(value)))
 
-    @property
-    def router_arguments(self) -> tuple[str, ...]:
-        """As the router takes them. The suite serves one object alone, so one connection may have it all."""
-        number = str(self.max_num_requests)
-        return ("--max-requests", number, "--max-requests-per-connection", number)
+def _dtype_of(ssms: Sequence[SSM]) -> str | None:
+    """That of all SSMs, which run in one service."""
+    dtypes = sorted({ssm.dtype for ssm in ssms if ssm.dtype is not None})
+    if len(dtypes) > 1:
+        raise ConfigurationError(f"SSMs are computed in one data_type, got {' and '.join(dtypes)}")
+    return dtypes[0] if dtypes else None
 
 
-def with_degrees(configuration: Configuration, degrees: Mapping[str, int | None]) -> Configuration:
+def with_degrees(configuration: SuiteSettings, degrees: Mapping[str, int | None]) -> SuiteSettings:
     """One model's own degrees of parallelism, by their names in ``LLM.compile``."""
-    own: dict[str, Any] = {
-        _DEGREES[name]: whole_number(name, value, 1) for name, value in degrees.items() if value is not None
-    }
-    return replace(configuration, **own)
+    own: dict[Place, Any] = {}
+    for name, value in degrees.items():
+        if value is not None:
+            number = whole_number(name, value, 1)
+            own[_DEGREES[name]] = setting_at(_DEGREES[name]).value_of(str(number))
+    return SuiteSettings(own).over(configuration)
 
 
 def ssms_of(ssms: Sequence[SSM | str]) -> tuple[SSM, ...]:

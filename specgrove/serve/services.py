@@ -9,7 +9,6 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import os
-import re
 from collections.abc import Callable, Generator, Sequence
 
 from specgrove.client import Client
@@ -18,23 +17,15 @@ from specgrove.client_wire import GenerateParams
 from specgrove.errors import InvalidRequestError, SpecGroveError
 from specgrove.output import Chunk, Completion
 from specgrove.serve.batches import config_of
-from specgrove.serve.errors import StartError
+from specgrove.serve.errors import StartError, in_python
 from specgrove.serve.generation import Request
-from specgrove.suite import NotReadyError, Suite, SuiteConfig
+from specgrove.settings import in_suite_flags
+from specgrove.suite import NotReadyError, Suite, SuiteConfig, section_of
 from specgrove.supervisor import ProcessFailedError
 
 DEFAULT_MAX_NEW_TOKENS = 128
 # A router that died is started again, so it is worth waiting for: minutes, with all delays together.
 _RETRIES = RetryPolicy(max_num_retries=10)
-# Of settings that are not of ``init``, or have another name there.
-_NAMES = {
-    "max-model-len": "max_seq_length",
-    "max-chunk-tokens": "max_tokens_per_batch",
-    "max-requests": "max_requests_per_batch",
-    "tensor-parallel": "tensor_parallelism_degree",
-    "pipeline-parallel": "pipeline_parallelism_degree",
-}
-
 logger = logging.getLogger("specgrove.serve")
 
 
@@ -47,8 +38,10 @@ class Services:
         self._suite = Suite(config, log_line=_log_line, progress=progress)
         try:
             self._suite.start()
-        except (ProcessFailedError, NotReadyError) as error:
-            raise StartError(_in_python(str(error))) from error
+        except ProcessFailedError as error:
+            raise StartError(in_python(in_suite_flags(str(error), section_of(error.name)))) from error
+        except NotReadyError as error:
+            raise StartError(in_python(str(error))) from error
         try:
             self._client = self._connected()
             self._context_len = self._client.model_info().max_model_len
@@ -137,11 +130,6 @@ def _prompt_len(client: Client, request: Request) -> int:
     if proto.WhichOneof("prompt") == "text":
         return len(client.tokenize(proto.text))
     return len(client.tokenize(proto.chat.messages, chat_template_kwargs=request.chat_template_kwargs))
-
-
-def _in_python(text: str) -> str:
-    """The services name their flags; callers know the settings by other names."""
-    return re.sub(r"--([a-z][a-z-]*[a-z])", lambda found: _NAMES.get(found[1], found[1].replace("-", "_")), text)
 
 
 def _log_line(service: str, line: str) -> None:

@@ -1,17 +1,22 @@
-"""The settings of the router, the LLM service and the SSM service."""
+"""The settings of the router, the LLM service and the SSM service, and those of a suite itself.
+
+A new one is declared here and nowhere else: command lines, YAML files, the Python API and docs/settings.md take it from here.
+"""
 
 from __future__ import annotations
 
-from specgrove.addresses import checked_address
 from specgrove.config import (
     DEFAULT_ADDRESS,
     DEFAULT_DTYPE,
     DEFAULT_LLM,
+    DEFAULT_SSMS,
     DEVICES,
     DTYPES,
     GPU_KERNELS,
+    MAX_BEAM_WIDTH,
     MAX_NUM_TREE_NODES,
     MAX_PUBLIC_REQUEST_BYTES,
+    MAX_TREE_DEPTH,
     OFFLOADED_STEP_TIMEOUT_S,
     QUANTIZATIONS,
     STEP_TIMEOUT_S,
@@ -20,7 +25,9 @@ from specgrove.cpus import available_cpus
 from specgrove.folders import default_cache_dir
 from specgrove.settings.setting import Setting
 from specgrove.settings.values import (
+    address,
     at_least,
+    between,
     milliseconds,
     parse_bytes,
     path,
@@ -39,13 +46,36 @@ _LOGGING = (
     ),
 )
 DRAIN = Setting(
-    "drain-timeout-s", "time that requests may go on after SIGTERM", 30.0, seconds, metavar="S", is_of_suite=True
+    "drain-timeout-s", "time that requests may go on after SIGTERM", 30.0, seconds, metavar="S", is_shared=True
 )
 CACHE_DIR = Setting(
-    "cache-dir", "where converted models are kept", default_cache_dir, path, metavar="DIR", is_shared=True
+    "cache-dir",
+    "where converted models are kept",
+    default_cache_dir,
+    path,
+    metavar="DIR",
+    is_shared=True,
+    default_in_words="~/.cache/specgrove",
 )
 _MODEL_SERVICE = (
-    Setting("dtype", "of weights and KV caches", DEFAULT_DTYPE, choices=DTYPES, is_shared=True, is_of_suite=True),
+    Setting(
+        "dtype",
+        "what to compute in: of weights and KV caches",
+        DEFAULT_DTYPE,
+        choices=DTYPES,
+        is_shared=True,
+        is_common=True,
+    ),
+    Setting(
+        "threads",
+        "threads of the CPU kernels; those of the LLM service are for all its ranks and replicas together",
+        available_cpus,
+        at_least(1),
+        metavar="N",
+        is_shared=True,
+        is_common=True,
+        default_in_words="all CPUs that there are",
+    ),
     Setting("device", "where the models run; auto: on a GPU if there is one", "auto", choices=DEVICES, is_shared=True),
     Setting(
         "gpu-kernels",
@@ -77,24 +107,20 @@ _MODEL_SERVICE = (
 )
 
 
-def _threads(what: str) -> Setting:
-    return Setting("threads", what, available_cpus, at_least(1), metavar="N", is_of_suite=True)
-
-
 ROUTER = (
     Setting(
         "address",
-        "where clients connect, HOST:PORT or unix:/path",
+        "where clients connect by gRPC, HOST:PORT or unix:/path",
         DEFAULT_ADDRESS,
-        checked_address,
+        address,
         "ADDRESS",
-        is_of_suite=True,
+        short="grpc-address",
     ),
     Setting(
         "llm",
         "an LLM service; repeat for replicas of one model",
         None,
-        checked_address,
+        address,
         metavar="ADDRESS",
         is_repeatable=True,
         is_of_suite=True,
@@ -103,7 +129,7 @@ ROUTER = (
         "ssm",
         "an SSM service; repeat for more, or leave out",
         None,
-        checked_address,
+        address,
         metavar="ADDRESS",
         is_repeatable=True,
         is_of_suite=True,
@@ -132,9 +158,17 @@ ROUTER = (
         positive_seconds,
         metavar="S",
     ),
-    Setting("max-tree-nodes", "nodes per tree, root not counted; 0: none", 32, at_least(0), metavar="N"),
-    Setting("max-tree-depth", "depth of the trees", 8, at_least(1), metavar="N"),
-    Setting("beam-width", "nodes expanded per level; unset: each SSM's own", None, at_least(1), metavar="N"),
+    Setting(
+        "max-tree-nodes",
+        "nodes per tree, root not counted; 0: none",
+        32,
+        between(0, MAX_NUM_TREE_NODES - 1),
+        metavar="N",
+    ),
+    Setting("max-tree-depth", "depth of the trees", 8, between(1, MAX_TREE_DEPTH), metavar="N"),
+    Setting(
+        "beam-width", "nodes expanded per level; unset: each SSM's own", None, between(1, MAX_BEAM_WIDTH), metavar="N"
+    ),
     Setting(
         "tree-policy",
         "adaptive: size the trees by measurement, up to the limits above; static: always ask for the limits",
@@ -155,7 +189,7 @@ ROUTER = (
         "local-address",
         "a second address, never encrypted, for clients and health checks of this machine: unix:/path",
         None,
-        checked_address,
+        address,
         "ADDRESS",
         is_of_suite=True,
     ),
@@ -164,7 +198,7 @@ ROUTER = (
         "http-address",
         "where the OpenAI-compatible HTTP API listens, HOST:PORT or unix:/path; by TLS where clients of gRPC connect so; unset: nowhere",
         None,
-        checked_address,
+        address,
         "ADDRESS",
     ),
     Setting(
@@ -190,13 +224,24 @@ LLM = (
         "address",
         "HOST:PORT or unix:/path to listen on",
         "127.0.0.1:50052",
-        checked_address,
+        address,
         "ADDRESS",
         is_of_suite=True,
     ),
-    Setting("model", "model folder, .gguf file or hub id", DEFAULT_LLM, metavar="MODEL", is_of_suite=True),
     Setting(
-        "quantization", "of weights: made once and kept in --cache-dir", "none", choices=QUANTIZATIONS, is_of_suite=True
+        "model",
+        "the large model: a Hugging Face id, folder or .gguf file",
+        DEFAULT_LLM,
+        metavar="MODEL",
+        short="llm",
+        is_common=True,
+    ),
+    Setting(
+        "quantization",
+        "of the LLM's weights: made once and kept in --cache-dir",
+        "none",
+        choices=QUANTIZATIONS,
+        is_common=True,
     ),
     Setting("tensor-parallel", "ranks that share every layer", 1, at_least(1), metavar="N"),
     Setting(
@@ -206,7 +251,6 @@ LLM = (
         stages,
         metavar="N|L,L,...",
     ),
-    _threads("threads of the CPU kernels, of all ranks together"),
     Setting("kv-slots", "one-token KV slots, shared by all sessions", 32768, at_least(1), metavar="N"),
     Setting(
         "kv-memory", "memory of each rank's KV slots (2GiB), instead of --kv-slots", None, parse_bytes, metavar="BYTES"
@@ -262,14 +306,35 @@ SSM = (
         "address",
         "HOST:PORT or unix:/path to listen on",
         "127.0.0.1:50053",
-        checked_address,
+        address,
         "ADDRESS",
         is_of_suite=True,
     ),
-    Setting("ssm", "an SSM", None, metavar="SPEC", is_repeatable=True, is_of_suite=True),
-    _threads("threads of the CPU kernels"),
+    Setting(
+        "ssm",
+        "a small speculative model, repeatable: lookup, demo, or a folder, hub id or .gguf file, each with options after commas "
+        "(mode=beam|expansion width=3 expansion=1-1-3-1-1 quantization=int8 name=NAME); none, in a suite: no SSM; "
+        f"unset: {' and '.join(DEFAULT_SSMS)}, in a suite where they fit the LLM",
+        None,
+        metavar="SSM",
+        is_repeatable=True,
+        is_common=True,
+    ),
     Setting("kv-slots", "one-token KV slots of each SSM, shared by all sessions", 32768, at_least(1), metavar="N"),
     *_MODEL_SERVICE,
 )
 
-SERVICES: dict[str, tuple[Setting, ...]] = {"router": ROUTER, "llm_service": LLM, "ssm_service": SSM}
+SUITE = (
+    Setting("llm-replicas", "LLM services to start", 1, at_least(1), metavar="N", is_common=True),
+    Setting(
+        "start-timeout-s",
+        "time that all services may take to get ready; unset: no limit while they load",
+        None,
+        positive_seconds,
+        metavar="S",
+        is_common=True,
+    ),
+)
+
+SECTIONS: dict[str, tuple[Setting, ...]] = {"router": ROUTER, "llm": LLM, "ssm": SSM}
+"""By the name that a service has in a YAML file, and before the dot in flags."""

@@ -1,62 +1,101 @@
-"""Texts to values: each raises ``ValueError`` with what would be right."""
+"""Kinds of values: how each is typed, what is allowed, and how editors are told. Reading raises ``ValueError`` with what would be right."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from specgrove.addresses import checked_address
 
 
-def at_least(minimum: int) -> Callable[[str], int]:
+def in_words(value: Any) -> str:
+    """A value as it is typed."""
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(in_words, value))
+    if isinstance(value, float):
+        return short if float(short := f"{value:g}") == value else repr(value)
+    return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of value. Called with a text it gives the value.
+
+    ``allowed`` says in words which there are, with their unit. ``schema`` says so in JSON schema, of the value in a YAML file.
+    """
+
+    read: Callable[[str], Any]
+    allowed: str
+    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
+    write: Callable[[Any], str] = in_words
+
+    def __call__(self, text: str) -> Any:
+        """The value."""
+        return self.read(text)
+
+
+def at_least(minimum: int) -> Kind:
     """Whole numbers from ``minimum`` on."""
+    allowed = f"a whole number, {minimum} or more"
 
     def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < minimum:
-            raise ValueError(f"must be a whole number, {minimum} or more, got {text!r}")
+        # Long before Python refuses to read it.
+        if not text.isdecimal() or len(text) > 30 or int(text) < minimum:
+            raise ValueError(f"must be {allowed}, got {text!r}")
         return int(text)
 
-    return read
+    return Kind(read, allowed, {"type": "integer", "minimum": minimum})
 
 
-def unsigned(num_bits: int, *, minimum: int = 0) -> Callable[[str], int]:
-    """Whole numbers from ``minimum`` on that a field of so many bits holds."""
-    read_any = at_least(minimum)
+def between(minimum: int, maximum: int) -> Kind:
+    """Whole numbers from ``minimum`` to ``maximum``."""
+    allowed = f"a whole number from {minimum} to {maximum}"
 
     def read(text: str) -> int:
-        value = read_any(text)
-        if value.bit_length() > num_bits:
-            raise ValueError(f"must be at most {2**num_bits - 1}, got {text}")
+        if not text.isdecimal() or len(text) > 30 or not minimum <= int(text) <= maximum:
+            raise ValueError(f"must be {allowed}, got {text!r}")
+        return int(text)
+
+    return Kind(read, allowed, {"type": "integer", "minimum": minimum, "maximum": maximum})
+
+
+def unsigned(num_bits: int, *, minimum: int = 0) -> Kind:
+    """Whole numbers from ``minimum`` on that a field of so many bits holds."""
+    read_any, maximum = at_least(minimum), 2**num_bits - 1
+
+    def read(text: str) -> int:
+        value: int = read_any(text)
+        if value > maximum:
+            raise ValueError(f"must be at most {maximum}, got {text}")
         return value
 
-    return read
+    schema = {"type": "integer", "minimum": minimum, "maximum": maximum}
+    return Kind(read, f"a whole number, {minimum} to {maximum}", schema)
 
 
-def seconds(text: str) -> float:
-    """0 or more."""
-    return _number(text, "a number of seconds, 0 or more", is_zero_right=True)
+def _time(unit: str, *, is_zero_right: bool) -> Kind:
+    allowed = f"a number of {unit}, 0 or more" if is_zero_right else f"a number of {unit} above 0"
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not (0 <= value < 1e9) or (value == 0 and not is_zero_right):
+            raise ValueError(f"must be {allowed}, got {text!r}")
+        return value
+
+    return Kind(read, allowed, {"type": "number", "minimum" if is_zero_right else "exclusiveMinimum": 0})
 
 
-def positive_seconds(text: str) -> float:
-    """More than 0."""
-    return _number(text, "a number of seconds above 0", is_zero_right=False)
+seconds = _time("seconds", is_zero_right=True)
+positive_seconds = _time("seconds", is_zero_right=False)
+milliseconds = _time("milliseconds", is_zero_right=True)
 
 
-def milliseconds(text: str) -> float:
-    """0 or more."""
-    return _number(text, "a number of milliseconds, 0 or more", is_zero_right=True)
-
-
-def _number(text: str, right: str, *, is_zero_right: bool) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not (0 <= value < 1e9) or (value == 0 and not is_zero_right):
-        raise ValueError(f"must be {right}, got {text!r}")
-    return value
-
-
-def parse_bytes(text: str) -> int:
-    """ "2GiB", "500MB", "1.5G" or a plain number of bytes. Raises ``ValueError``."""
+def _read_bytes(text: str) -> int:
     units = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
     units |= {f"{unit}ib": factor for unit, factor in list(units.items()) if len(unit) == 1 and unit != "b"}
     units |= {f"{unit}b": 1000**power for power, unit in enumerate(("k", "m", "g", "t"), start=1)}
@@ -72,22 +111,44 @@ def parse_bytes(text: str) -> int:
     return int(value)
 
 
-def stages(text: str) -> tuple[int, ...]:
-    """``(2,)``: two pipeline stages; ``(10, 12, 8)``: three, with these numbers of layers."""
+def _bytes_in_words(value: int) -> str:
+    """In the largest unit that divides it."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if value % factor == 0:
+            return f"{value // factor}{unit}"
+    return str(value)
+
+
+parse_bytes = Kind(
+    _read_bytes, "an amount of memory: 2GiB, 500MB or bytes", {"type": ["integer", "string"]}, _bytes_in_words
+)
+
+
+def _read_stages(text: str) -> tuple[int, ...]:
     numbers = [int(number) if number.isdecimal() else 0 for number in text.split(",")]
     if min(numbers) < 1:
         raise ValueError(f"must be a number of stages (2), or the stages' numbers of layers (10,12,8), got {text!r}")
     return tuple(numbers)
 
 
-def texts(text: str) -> tuple[str, ...]:
-    """Several, with commas between."""
+stages = Kind(
+    _read_stages,
+    "a number of stages, or each stage's number of layers",
+    {"type": ["integer", "string", "array"], "items": {"type": "integer", "minimum": 1}},
+)
+"""``(2,)``: two pipeline stages; ``(10, 12, 8)``: three, with these numbers of layers."""
+
+
+def _read_texts(text: str) -> tuple[str, ...]:
     found = tuple(part.strip() for part in text.split(","))
     if not all(found):
         raise ValueError(f"must be a text, or several with commas between, got {text!r}")
     return found
 
 
-def path(text: str) -> Path:
-    """``~`` is the home folder."""
-    return Path(text).expanduser()
+texts = Kind(_read_texts, "one or several", {"type": ["string", "array"], "items": {"type": "string"}})
+"""Several, with commas between."""
+
+path = Kind(lambda text: Path(text).expanduser(), "a path; ~ is the home folder")
+address = Kind(checked_address, "HOST:PORT or unix:/path")
+anything = Kind(str, "a text")

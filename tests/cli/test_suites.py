@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,11 @@ class NoSuite:
         pass
 
 
+def started(*words: str, address: str | None = None) -> contextlib.AbstractContextManager[object]:
+    arguments = parser().parse_args(["serve", *words])
+    return suites.started_suite(suites.given_settings(arguments), address, arguments)
+
+
 def test_what_is_made_of_gguf_files_is_said_of_the_llm_and_the_ssms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -39,8 +46,8 @@ def test_what_is_made_of_gguf_files_is_said_of_the_llm_and_the_ssms(
     save_tiny_gguf(tmp_path / "big.gguf", "Q8_0", family="qwen2")
     save_tiny_gguf(tmp_path / "small.gguf", "Q4_K", family="qwen2")
     ssms = ("--ssm", "lookup", "--ssm", f"{tmp_path}/small.gguf,quantization=int4,width=2")
-    words = ["serve", "--llm", f"{tmp_path}/big.gguf", "--cache-dir", str(tmp_path / "cache")]
-    with suites.started_suite(parser().parse_args([*words, *ssms]), address=None):
+    words = ["--llm", f"{tmp_path}/big.gguf", "--cache-dir", str(tmp_path / "cache")]
+    with started(*words, *ssms):
         pass
     said = capsys.readouterr().err
     assert "big.gguf: weights: Q8_0 in a GGUF file, kept at their size" in said
@@ -52,11 +59,11 @@ def test_where_models_run_is_said_to_both_services(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(suites, "model_folder", lambda *_: Path("/model"))
     monkeypatch.setattr(suites, "chosen_ssms", lambda *_: ("lookup",))
     flags = ("--device", "cpu", "--gpu-kernels", "off")
-    with suites.started_suite(parser().parse_args(["serve", *flags, "--kv-memory", "1GiB"]), address=None):
+    with started(*flags, "--kv-memory", "1GiB"):
         pass
     addresses = {name: f"unix:/{name}" for name in ("llm_service", "ssm_service", "router")}
     llm, ssm, router = process_specs(NoSuite.config, addresses)
-    assert ("--kv-memory", str(2**30), *flags) == llm.arguments[-6:]
+    assert ("--kv-memory", "1GiB", *flags) == llm.arguments[-6:]
     assert flags == ssm.arguments[-4:]
     assert not set(flags) & set(router.arguments)
 
@@ -68,7 +75,7 @@ def test_the_llm_that_is_served_is_the_quantised_one(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(suites, "say_weights", lambda *_: None)
     monkeypatch.setattr(suites, "chosen_ssms", lambda asked, *_: ("lookup",))
     for words, folder in ((["--quantization", "int8"], "/models/m-int8"), ([], "/models/m-none")):
-        with suites.started_suite(parser().parse_args(["serve", "--llm", "m", *words]), address=None):
+        with started("--llm", "m", *words):
             pass
         assert NoSuite.config.llm_folder == Path(folder)
 
@@ -84,7 +91,7 @@ def test_a_taken_address_is_told_before_models_are_looked_for(monkeypatch: pytes
     monkeypatch.setattr(suites, "model_folder", None)
     with taken_address() as address:
         said = f"can't listen on {address}: another server does; give another port, or stop it"
-        with pytest.raises(OSError, match=said), suites.started_suite(parser().parse_args(["serve"]), address=address):
+        with pytest.raises(OSError, match=said), started(address=address):
             pass
 
 
@@ -116,6 +123,40 @@ def test_each_line_of_the_log_names_its_service_once() -> None:
         f"llm_service-2: {other}",
         "llm_service-2: Traceback",
     ]
+
+
+def test_the_log_names_the_flags_of_serve() -> None:
+    shown = io.StringIO()
+    suites.log_to(rich.console.Console(file=shown, soft_wrap=True))(
+        "ssm_service", "give --kv-slots 9, or --dtype float16"
+    )
+    assert shown.getvalue() == "ssm_service: give --ssm.kv-slots 9, or --dtype float16\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--kv-memory", "1GiB", "--memory-per-gpu", "1GiB"],
+            "--kv-memory and --memory-per-gpu both set the number of KV slots",
+        ),
+        (["--tls-certificate", "x"], "--tls-certificate and --tls-private-key go together"),
+        (["--http-allowed-origins", "*"], "need --http-address"),
+        (
+            ["--http-address", "unix:/x", "--grpc-address", "unix:/x"],
+            "--grpc-address and --http-address are the same, unix:/x",
+        ),
+        (["--ssm", "lookup", "--ssm", "none"], "none: no SSM at all"),
+        (["--ssm", "x,width=0"], "'0' must be a number from 1 to 64"),
+    ],
+)
+def test_what_does_not_go_together_is_told_before_models_are_looked_for(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suites, "model_folder", None)
+    address = words[3] if "--grpc-address" in words else None
+    with pytest.raises(ValueError, match=re.escape(message)), started(*words, address=address):
+        pass
 
 
 def test_every_line_of_a_json_log_is_json() -> None:

@@ -70,7 +70,7 @@ def test_help_lists_what_a_command_is_for_first_and_settings_of_services_once(
             main([command, "--help"])
         shown[command] = capsys.readouterr().out
     assert shown["generate"].index("sampling:") < shown["generate"].index("a running suite:")
-    assert "settings of the LLM service:" in shown["serve"]
+    assert "settings of the LLM service, each also as --llm.NAME:" in shown["serve"]
     for command in ("generate", "chat", "demo"):
         assert "--kv-slots" not in shown[command]
         assert "specgrove serve --help" in shown[command]

@@ -11,7 +11,8 @@ import pytest
 
 import specgrove.serve as sg
 from specgrove.cpus import available_cpus
-from specgrove.serve.configuration import INIT_SETTINGS, Configuration, configuration_of, current_configuration
+from specgrove.serve.configuration import INIT_SETTINGS, configuration_of, current_configuration
+from specgrove.settings import SuiteSettings
 
 # The sample of FlexFlow Serve's own scripts, which give all of it to init.
 SCRIPT_CONFIG = {
@@ -24,17 +25,20 @@ SCRIPT_CONFIG = {
 }  # fmt: skip
 
 
-def on(gpus: int, **values: Any) -> Configuration:
+def on(gpus: int, **values: Any) -> SuiteSettings:
     """On a machine with so many."""
     return configuration_of(values, has_gpu=lambda: gpus > 0)
 
 
-def flags(words: tuple[str, ...]) -> set[tuple[str, str]]:
-    return set(zip(words[::2], words[1::2], strict=True))
+CPU = {("llm", "device"): "cpu", ("ssm", "device"): "cpu"}
+
+
+def threads(number: int) -> dict[tuple[str, str], int]:
+    return {("llm", "threads"): number, ("ssm", "threads"): number}
 
 
 def test_nothing_need_be_said() -> None:
-    assert on(0) == Configuration() == on(1, num_gpus=None, offload=None)
+    assert on(0) == SuiteSettings() == on(1, num_gpus=None, offload=None)
 
 
 def test_flexflows_names_become_ours() -> None:
@@ -49,40 +53,43 @@ def test_flexflows_names_become_ours() -> None:
         use_8bit_quantization=True,
         num_cpus=1,
     )
-    assert found == Configuration(
-        memory_per_rank_bytes=14000 * 2**20,
-        num_threads=1,
-        num_llm_replicas=3,
-        tensor_parallel=2,
-        pipeline_parallel=2,
-        has_offload=True,
-        quantization="int8",
-    )
-    assert on(1, use_4bit_quantization=True).quantization == "int4"
+    assert found.given == threads(1) | {
+        ("llm", "memory-per-gpu"): 14000 * 2**20,
+        ("", "llm-replicas"): 3,
+        ("llm", "tensor-parallel"): 2,
+        ("llm", "pipeline-parallel"): (2,),
+        ("llm", "offload"): True,
+        ("llm", "quantization"): "int8",
+    }
+    assert on(1, use_4bit_quantization=True)["llm", "quantization"] == "int4"
 
 
 def test_a_script_for_gpus_runs_on_a_machine_without() -> None:
-    expected = Configuration(device="cpu", num_threads=min(4, available_cpus()))
     given = {name: SCRIPT_CONFIG[name] for name in INIT_SETTINGS}
-    assert on(0, **given) == expected
-    assert on(4, **given).tensor_parallel == 2
+    assert on(0, **given).given == CPU | threads(min(4, available_cpus()))
+    assert on(4, **given)["llm", "tensor-parallel"] == 2
     # Who asks for the CPU means what is said of it.
-    assert on(0, num_gpus=0, tensor_parallelism_degree=2, memory_per_gpu=100) == Configuration(
-        device="cpu", tensor_parallel=2, memory_per_rank_bytes=100 * 2**20
-    )
+    assert on(0, num_gpus=0, tensor_parallelism_degree=2, memory_per_gpu=100).given == CPU | {
+        ("llm", "tensor-parallel"): 2,
+        ("llm", "memory-per-gpu"): 100 * 2**20,
+    }
 
 
 def test_threads_are_as_many_as_there_are_processors_at_most() -> None:
-    assert on(0, num_cpus=10_000).num_threads == available_cpus()
+    assert on(0, num_cpus=10_000).given == threads(available_cpus())
 
 
 def test_the_services_own_settings_are_taken_in_python() -> None:
-    found = on(0, kv_slots=np.int64(4096), max_requests=8, tree_policy="static", ssm_kv_slots=100, log_level="DEBUG")
-    assert found.max_num_requests == 8
-    both = ("--log-level", "DEBUG")
-    assert flags(found.arguments["llm_service"]) == {("--kv-slots", "4096"), both}
-    assert flags(found.arguments["ssm_service"]) == {("--kv-slots", "100"), both}
-    assert flags(found.arguments["router"]) == {("--max-requests", "8"), ("--tree-policy", "static"), both}
+    found = on(
+        0, kv_slots=np.int64(4096), max_requests=8, router_tree_policy="static", ssm_kv_slots=100, log_level="DEBUG", ssm_log_level="INFO",
+        kv_memory="2GiB", pipeline_parallel=[3, 4], num_gpus=0, device="auto",
+    )  # fmt: skip
+    debug = {(section, "log-level"): "DEBUG" for section in ("router", "llm")}
+    assert found.given == debug | {
+        ("llm", "kv-slots"): 4096, ("router", "max-requests"): 8, ("router", "tree-policy"): "static", ("ssm", "kv-slots"): 100,
+        ("ssm", "log-level"): "INFO", ("llm", "kv-memory"): 2**31, ("llm", "pipeline-parallel"): (3, 4),
+        ("llm", "device"): "auto", ("ssm", "device"): "auto",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -102,18 +109,20 @@ def test_the_services_own_settings_are_taken_in_python() -> None:
         ({"fusion": "yes"}, "fusion must be True or False"),
         ({"use_4bit_quantization": True, "use_8bit_quantization": True}, "can't both be true"),
         ({"kv_slots": 0}, "kv_slots must be a whole number, 1 or more, got '0'"),
+        ({"dtype": "float16"}, r"dtype is no setting of init: it is for LLM\(data_type\)"),
+        ({"ssm_kv_slot": 5}, r"did you mean ssm_kv_slots\?"),
         ({"tree_policy": "wild"}, "tree_policy must be one of adaptive, static, got 'wild'"),
     ],
 )
 def test_wrong_settings_are_told_with_what_would_be_right(values: dict[str, Any], said: str) -> None:
     with pytest.raises(sg.ConfigurationError, match=said):
         sg.init(**values)
-    assert current_configuration() == Configuration()
+    assert current_configuration() == SuiteSettings()
 
 
 def test_init_takes_a_dictionary_or_keywords() -> None:
     sg.init({"num_cpus": 1})
-    assert current_configuration().num_threads == 1
+    assert current_configuration()["llm", "threads"] == 1
     sg.init(SCRIPT_CONFIG)
     with pytest.raises(sg.ConfigurationError, match="not both"):
         sg.init({"num_gpus": 1}, num_cpus=1)

@@ -38,7 +38,7 @@ def test_everything_reaches_the_services(model_folder: Path, tmp_path: Path) -> 
     )  # fmt: skip
     for flags in (
         f"--model {model_folder}", "--dtype float16", "--threads 1", f"--cache-dir {tmp_path}", "--tensor-parallel 2",
-        "--memory-per-gpu 104857600", "--offload", "--kv-slots 77", "--max-model-len 99", "--max-chunk-tokens 33",
+        "--memory-per-gpu 100MiB", "--offload", "--kv-slots 77", "--max-model-len 99", "--max-chunk-tokens 33",
     ):  # fmt: skip
         assert f" {flags} " in lines["llm_service"]
     assert " --device " not in lines["llm_service"]
@@ -69,9 +69,10 @@ def test_a_models_own_degrees_come_first(model_folder: Path) -> None:
 
 def test_ssms_may_be_computed_in_another_type(model_folder: Path) -> None:
     config = prepared(model_folder, [sg.SSM("lookup", sg.DataType.DT_FLOAT)], dtype="float16")
-    assert command_lines(config)["ssm_service"].index("--dtype float16") < command_lines(config)["ssm_service"].index(
-        "--dtype float32"
-    )
+    lines = command_lines(config)
+    assert " --dtype float16 " in lines["llm_service"]
+    # The last one counts.
+    assert lines["ssm_service"].rpartition("--dtype ")[2].startswith("float32")
     with pytest.raises(sg.ConfigurationError, match="one data_type, got float16 and float32"):
         prepared(
             model_folder, [sg.SSM("lookup", "float32"), sg.SSM(str(model_folder), "float16", name="other")], dtype=None
@@ -88,6 +89,10 @@ def test_ssms_may_be_computed_in_another_type(model_folder: Path) -> None:
         (lambda folder: prepared(folder, ["lookup", "lookup"]), r"two SSMs are named lookup.*SSM\('lookup', name="),
         (lambda folder: prepared(folder, "lookup"), r"ssms must be a list, e\.g\. \['lookup'\]"),
         (lambda folder: prepared(folder, [5]), "SSM: give a model folder"),
+        (
+            lambda folder: prepared(folder, values={"http_allowed_origins": "*"}),
+            "http_api_key_file and http_allowed_origins need http_address",
+        ),
         (lambda folder: prepared(folder, max_seq_length=1), "max_seq_length must be a whole number, 2 or more, got 1"),
         (lambda folder: prepared(folder, max_requests_per_batch=0), "max_requests_per_batch must be a whole number"),
         (lambda folder: prepared(folder, max_tokens_per_batch="all"), "max_tokens_per_batch must be a whole number"),

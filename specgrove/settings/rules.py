@@ -1,0 +1,35 @@
+"""What settings of one service must be together. Asked by the service, and by commands before they start one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+ValueOf = Callable[[str], Any]
+"""A setting's value by its name."""
+
+
+def check_together(section: str, value_of: ValueOf) -> None:
+    """Raises ``ValueError`` that names the service's flags."""
+    if section == "llm":
+        _check_llm(value_of)
+    elif section == "router":
+        _check_router(value_of)
+
+
+def _check_llm(value_of: ValueOf) -> None:
+    if value_of("kv-memory") is not None and value_of("memory-per-gpu") is not None:
+        raise ValueError("--kv-memory and --memory-per-gpu both set the number of KV slots: give one of them")
+
+
+def _check_router(value_of: ValueOf) -> None:
+    flags: dict[str, list[str]] = {}
+    for name in ("address", "http-address", "local-address"):
+        if (address := value_of(name)) is not None:
+            flags.setdefault(address, []).append(f"--{name}")
+    for address, same in flags.items():
+        # Port 0 is another one each time.
+        if len(same) > 1 and not address.endswith(":0"):
+            raise ValueError(f"{' and '.join(same)} are the same, {address}; give two")
+    if value_of("http-address") is None and (value_of("http-api-key-file") or value_of("http-allowed-origins")):
+        raise ValueError("--http-api-key-file and --http-allowed-origins need --http-address")
