@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from router.app import serve
 from router.config import HttpConfig, RouterConfig, TreeConfig
 from specgrove.serving.address import TlsFiles, check_server_tls
-from specgrove.serving.api_keys import read_keys
+from specgrove.serving.api_keys import ApiKeys, read_keys
 from specgrove.settings import parse_settings
 from specgrove.telemetry import set_up_logging
 
@@ -35,7 +35,8 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
         except ValueError as error:
             parser.error(str(error))
     return RouterConfig(
-        http=_http_of(given, parser),
+        http=None if given.http_address is None else HttpConfig(given.http_address, given.http_allowed_origins or ()),
+        api_keys=_keys_of(given, parser),
         llm_addresses=tuple(given.llm),
         ssm_addresses=tuple(given.ssm or ()),
         address=given.address,
@@ -58,14 +59,13 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
     )
 
 
-def _http_of(given: argparse.Namespace, parser: argparse.ArgumentParser) -> HttpConfig | None:
-    if given.http_address is None:
+def _keys_of(given: argparse.Namespace, parser: argparse.ArgumentParser) -> ApiKeys | None:
+    if given.api_key_file is None:
         return None
     try:
-        keys = () if given.http_api_key_file is None else read_keys(given.http_api_key_file)
+        return ApiKeys(read_keys(given.api_key_file))
     except (OSError, ValueError) as error:
-        parser.error(f"--http-api-key-file: {error}")
-    return HttpConfig(given.http_address, keys, given.http_allowed_origins or ())
+        parser.error(f"--api-key-file: {error}")
 
 
 def main() -> None:

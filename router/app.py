@@ -17,6 +17,7 @@ from router.llm_replicas import LlmPool
 from router.remote import RemoteVerifier
 from router.servicer import RouterServicer
 from router.ssm_replicas import SsmPool
+from specgrove.addresses import stays_on_this_machine
 from specgrove.serving.server import Server, ServerLimits, serve_until_signal
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2, router_pb2_grpc
@@ -73,6 +74,7 @@ class RouterApp:
                 is_public=True,
             ),
             tls=config.server_tls,
+            keys=config.api_keys,
             local_address=config.local_address,
         )
         self.http = None if config.http is None else _http_server(config, config.http, servicer, self.server)
@@ -137,13 +139,26 @@ def _http_server(config: RouterConfig, http: HttpConfig, servicer: RouterService
     from router.http.server import HttpServer
 
     calls = RouterCalls(servicer, lambda: server.is_serving, lambda: server.is_draining)
-    limits = ApiLimits(config.max_request_bytes, config.reader_timeout_s, http.keys, http.origins)
+    limits = ApiLimits(config.max_request_bytes, config.reader_timeout_s, config.api_keys, http.origins)
     return HttpServer(http.address, make_app(calls, limits, servicer.version), config.server_tls)
+
+
+def _warn_of_clear_keys(config: RouterConfig) -> None:
+    if config.api_keys is None or config.server_tls is not None:
+        return
+    addresses = [config.address, *([] if config.http is None else [config.http.address])]
+    for address in addresses:
+        if not stays_on_this_machine(address):
+            logger.warning(
+                "clients send their API keys to %s in clear: give --tls-certificate and --tls-private-key, or put what encrypts "
+                "before the router", address,
+            )  # fmt: skip
 
 
 async def serve(config: RouterConfig) -> None:
     """Serves until SIGTERM or SIGINT."""
     app = RouterApp(config)
+    _warn_of_clear_keys(config)
     try:
         if app.http is not None:
             await app.http.start()

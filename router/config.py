@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from specgrove.config import MAX_PUBLIC_REQUEST_BYTES
 from specgrove.serving.address import TlsFiles
+from specgrove.serving.api_keys import ApiKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +21,9 @@ class TreeConfig:
 
 @dataclass(frozen=True, slots=True)
 class HttpConfig:
-    """The HTTP API: where it listens, and who may ask. Without ``keys`` everybody; browsers only from pages of ``origins``."""
+    """The HTTP API: where it listens, and from which pages browsers may ask."""
 
     address: str
-    keys: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
 
 
@@ -51,6 +51,8 @@ class RouterConfig:
     log_level: str = "INFO"
     log_format: str = "text"
     server_tls: TlsFiles | None = None
-    # A second address, never encrypted, for clients and health checks of this machine.
+    # Whoever asks needs one of them, by gRPC and HTTP; None: nobody does.
+    api_keys: ApiKeys | None = None
+    # A second address, without encryption and keys, for clients and health checks of this machine.
     local_address: str | None = None
     http: HttpConfig | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -22,6 +23,17 @@ def socket_path(address: str) -> Path:
     """Of ``unix:path``, ``unix:/path`` or ``unix:///path``."""
     path = address.removeprefix("unix:")
     return Path(path[2:] if path.startswith("//") else path)
+
+
+def stays_on_this_machine(address: str) -> bool:
+    """Whether what is sent to an address leaves no machine: a unix socket, or the loopback interface by its usual names."""
+    if address.startswith(("unix:", "unix-abstract:", "vsock:")):
+        return True
+    host = address.rpartition("/")[2].removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def checked_address(address: str) -> str:

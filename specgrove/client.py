@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 from specgrove import client_wire
 from specgrove.client_arguments import ChatMessages, Prompt
-from specgrove.client_connections import AsyncConnection, Connection, metadata_of
+from specgrove.client_connections import AsyncConnection, Connection, metadata_of, warn_of_clear
 from specgrove.client_retries import NO_RETRIES, Generation, RetryPolicy, Tries
 from specgrove.client_wire import ChatParams, GenerateParams
 from specgrove.errors import SpecGroveError
@@ -38,18 +38,20 @@ class Client:
         address: str,
         *,
         tls: TlsFiles | None = None,
-        token: str | None = None,
+        api_key: str | None = None,
         retry: RetryPolicy | None = _DEFAULT_RETRIES,
     ) -> None:
         """With ``tls`` the connection is encrypted: ``TlsFiles()`` trusts public authorities, ``TlsFiles(ca=...)`` one's own.
 
-        ``token`` goes with every call as ``authorization: Bearer TOKEN``, for a router or proxy that asks for one; without ``tls`` it is
-        sent in clear. ``retry`` says how calls are tried again; ``None``: never. Raises ``ValueError`` and ``OSError`` where one of
-        them can't be used.
+        ``api_key`` goes with every call as ``authorization: Bearer KEY``, for a router or proxy that asks for one; without ``tls`` it is
+        sent in clear, which is warned of where it leaves this machine. ``retry`` says how calls are tried again; ``None``: never.
+        Raises ``ValueError`` and ``OSError`` where one of them can't be used.
         """
-        self._metadata = metadata_of(token)
+        self._metadata = metadata_of(api_key)
         self._retry = retry or NO_RETRIES
         self._connection = Connection(address, tls)
+        if api_key is not None and tls is None:
+            warn_of_clear(address)
 
     def generate(self, prompt: Prompt, **params: Unpack[GenerateParams]) -> Generator[Chunk, None, None]:
         """Streams the output of raw text, a conversation, or token ids."""
@@ -128,13 +130,15 @@ class AsyncClient:
         address: str,
         *,
         tls: TlsFiles | None = None,
-        token: str | None = None,
+        api_key: str | None = None,
         retry: RetryPolicy | None = _DEFAULT_RETRIES,
     ) -> None:
         """As ``Client``."""
-        self._metadata = metadata_of(token)
+        self._metadata = metadata_of(api_key)
         self._retry = retry or NO_RETRIES
         self._connection = AsyncConnection(address, tls)
+        if api_key is not None and tls is None:
+            warn_of_clear(address)
 
     async def generate(self, prompt: Prompt, **params: Unpack[GenerateParams]) -> AsyncGenerator[Chunk, None]:
         """Streams the output of raw text, a conversation, or token ids."""

@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import re
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import cast
 
 import grpc
 
-from specgrove.addresses import checked_target
+from specgrove.addresses import checked_target, stays_on_this_machine
 from specgrove.client_texts import named
 from specgrove.errors import SessionClosedError
 from specgrove.serving.address import TlsFiles, channel_credentials, client_channel_options
@@ -138,14 +139,20 @@ class AsyncConnection:
         return channel
 
 
-def metadata_of(token: str | None) -> Metadata:
+def metadata_of(api_key: str | None) -> Metadata:
     """What goes with every call."""
-    if token is None:
+    if api_key is None:
         return ()
-    if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):
+    if not isinstance(api_key, str) or not re.fullmatch(r"[!-~]+", api_key):
         # Not shown: it is a secret, even where it is wrong.
-        raise ValueError("a token must be printable ASCII characters without spaces")
-    return (("authorization", f"Bearer {token}"),)
+        raise ValueError("an API key must be printable ASCII characters without spaces")
+    return (("authorization", f"Bearer {api_key}"),)
+
+
+def warn_of_clear(address: str) -> None:
+    """Of an API key on a connection without TLS, where others may listen."""
+    if not stays_on_this_machine(address):
+        warnings.warn(f"the API key goes to {address} in clear: connect by TLS", stacklevel=3)
 
 
 def _credentials_of(tls: TlsFiles | None) -> grpc.ChannelCredentials | None:

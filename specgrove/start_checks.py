@@ -42,9 +42,9 @@ def _check_files(settings: SuiteSettings) -> None:
     files = TlsFiles(*(settings["router", f"tls-{name}"] for name in ("certificate", "private-key", "client-ca")))
     if files != TlsFiles():
         check_server_tls(files)
-    key_file = settings["router", "http-api-key-file"]
+    key_file = settings["router", "api-key-file"]
     if key_file is not None:
         try:
             read_keys(key_file)
         except (OSError, ValueError) as error:
-            raise ValueError(f"--http-api-key-file: {error}") from error
+            raise ValueError(f"--api-key-file: {error}") from error

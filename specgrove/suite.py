@@ -108,10 +108,10 @@ class Suite:
             **({"ssm_service": f"unix:{self._socket_folder}/ssm_service.sock"} if config.ssms else {}),
             "router": config.address or f"unix:{self._socket_folder}/router.sock",
         }
-        is_encrypted = "--tls-certificate" in config.router_arguments
-        second = f"unix:{self._socket_folder}/local.sock" if is_encrypted else None
+        is_guarded = bool({"--tls-certificate", "--api-key-file"} & set(config.router_arguments))
+        second = f"unix:{self._socket_folder}/local.sock" if is_guarded else None
         self.local_address = second or self._addresses["router"]
-        """The router's, for clients of this user on this machine; never encrypted."""
+        """The router's, for clients of this user on this machine; without encryption and keys."""
         specs = process_specs(config, self._addresses, second)
         self._supervisor = Supervisor(
             specs, log_line or (lambda name, line: None), config.drain_timeout_s + _END_TIMEOUT_S

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import warnings
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -101,7 +102,7 @@ def test_half_a_pair_and_missing_files_are_told_at_once(certificates: Certificat
         Client("localhost:1", tls=TlsFiles(ca=tmp_path / "nowhere.pem"))
 
 
-async def test_a_token_goes_with_every_call() -> None:
+async def test_an_api_key_goes_with_every_call() -> None:
     seen: list[tuple[str, str | bytes | None]] = []
 
     class Watching(grpc.aio.ServerInterceptor):
@@ -115,14 +116,14 @@ async def test_a_token_goes_with_every_call() -> None:
     await server.start()
 
     def call_all() -> None:
-        with Client(f"127.0.0.1:{port}", token="secret") as client:
+        with Client(f"127.0.0.1:{port}", api_key="secret") as client:
             client.complete("hi")
             client.model_info()
             client.tokenize("hi")
             client.detokenize([1])
 
     await asyncio.to_thread(call_all)
-    async with AsyncClient(f"127.0.0.1:{port}", token="secret") as client:
+    async with AsyncClient(f"127.0.0.1:{port}", api_key="secret") as client:
         await client.complete("hi")
         await client.model_info()
         await client.tokenize("hi")
@@ -161,8 +162,22 @@ async def test_other_servers_answers_are_our_errors(
 @pytest.mark.parametrize("token", ["", "two words", "line\n", "é"])
 def test_a_token_that_no_header_can_hold_is_refused_without_showing_it(token: str) -> None:
     with pytest.raises(ValueError, match="printable ASCII") as info:
-        Client("localhost:1", token=token)
+        Client("localhost:1", api_key=token)
     assert not token or token not in str(info.value)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_an_api_key_in_clear_is_warned_of_where_it_leaves_this_machine(kind: Any) -> None:
+    with pytest.warns(UserWarning, match=r"^the API key goes to router\.example:50051 in clear: connect by TLS$"):
+        kind("router.example:50051", api_key="secret")
+    with pytest.warns(UserWarning, match="in clear"):
+        kind("dns:///10.0.0.1:1", api_key="secret")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for address in ("localhost:1", "127.0.0.2:1", "[::1]:1", "dns:///localhost:1", "ipv4:127.0.0.1:1", "unix:/x"):
+            kind(address, api_key="secret")
+        kind("router.example:50051")
+        kind("router.example:50051", tls=TlsFiles(), api_key="secret")
 
 
 def test_default_servers_tolerate_our_keepalive() -> None:
@@ -176,13 +191,13 @@ def test_default_servers_tolerate_our_keepalive() -> None:
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
-async def test_what_is_no_tls_and_no_token_is_told_at_once(kind: Any) -> None:
+async def test_what_is_no_tls_and_no_api_key_is_told_at_once(kind: Any) -> None:
     for tls in (True, "ca.pem"):
         with pytest.raises(ValueError, match="tls must be TlsFiles"):
             kind("host:1", tls=tls)
     for token in (5, b"secret", "two words"):
-        with pytest.raises(ValueError, match="a token must be printable ASCII"):
-            kind("host:1", token=token)
+        with pytest.raises(ValueError, match="an API key must be printable ASCII"):
+            kind("host:1", api_key=token)
 
 
 async def test_channels_that_two_threads_make_at_once_are_both_kept() -> None:

@@ -33,6 +33,7 @@ from router.http.outputs import outputs_of
 from router.http.refused import refusals
 from specgrove import client_wire
 from specgrove.errors import InternalError, InvalidRequestError, SpecGroveError
+from specgrove.serving.api_keys import ApiKeys
 from specgrove.v1 import router_pb2
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class ApiLimits:
 
     max_body_bytes: int
     write_timeout_s: float | None = None
-    keys: tuple[str, ...] = ()
+    keys: ApiKeys | None = None
     origins: tuple[str, ...] = ()
 
 
@@ -76,7 +77,7 @@ def make_app(calls: RouterCalls, limits: ApiLimits, version: str) -> FastAPI:
     app.include_router(_informing(calls, version))
     _handle_errors(app)
     app.add_middleware(BodyLimit, max_num_bytes=limits.max_body_bytes)
-    if limits.keys:
+    if limits.keys is not None:
         app.add_middleware(KeyCheck, keys=limits.keys)
     if limits.origins:
         app.add_middleware(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from specgrove.client import Client
-from specgrove.errors import UnavailableError
+from specgrove.errors import UnauthorizedError, UnavailableError
 from specgrove.serving.address import TlsFiles
+from specgrove.serving.api_keys import read_keys
 from specgrove.serving.status import connection_cause, is_cut_off, is_not_connected
 from specgrove.settings import flags_given
 
-_CONNECTION_OPTIONS = ("tls_ca", "client_certificate", "client_private_key", "token_file")
+_KEY_FLAG = "--api-key-file"
+_CONNECTION_OPTIONS = ("tls_ca", "client_certificate", "client_private_key")
 
 
 @contextlib.contextmanager
@@ -29,13 +33,17 @@ def connected(arguments: argparse.Namespace) -> Iterator[Client]:
         with started_suite(settings, address, arguments) as suite, Client(suite.local_address) as client:
             yield client
         return
-    # Which SSMs a request asks for is another matter.
-    foreign = [flag for flag in flags_given(arguments) if flag != "--ssm"] + _given(arguments, ("config",))
+    # Which SSMs a request asks for, and which key it carries, are other matters.
+    foreign = [flag for flag in flags_given(arguments) if flag not in ("--ssm", _KEY_FLAG)] + _given(
+        arguments, ("config",)
+    )
     if foreign:
         raise ValueError(f"{', '.join(foreign)}: how to start a suite; the one at --address runs already")
-    with Client(arguments.address, tls=_tls(arguments), token=_token(arguments)) as client:
+    with _client_of(arguments) as client:
         try:
             yield client
+        except UnauthorizedError as error:
+            raise UnauthorizedError(f"{error} ({_KEY_FLAG} FILE sends the first key of the file)") from error
         except UnavailableError as error:
             if is_cut_off(str(error)):
                 raise UnavailableError(
@@ -73,5 +81,12 @@ def _tls(arguments: argparse.Namespace) -> TlsFiles | None:
     return TlsFiles(certificate, key, ca)
 
 
-def _token(arguments: argparse.Namespace) -> str | None:
-    return None if arguments.token_file is None else Path(arguments.token_file).expanduser().read_text().strip()
+def _client_of(arguments: argparse.Namespace) -> Client:
+    """Says what the client warns of in a line."""
+    api_key = None if arguments.api_key_file is None else read_keys(arguments.api_key_file)[0]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        client = Client(arguments.address, tls=_tls(arguments), api_key=api_key)
+    for warning in caught:
+        print(f"warning: {warning.message}: --tls or --tls-ca FILE", file=sys.stderr)
+    return client

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from specgrove.addresses import checked_address
 from specgrove.ranges import MAX_STOP_TEXT_LEN, SAMPLING_RANGES
-from specgrove.settings import SuiteFlag, add_flag, of_whom, path, suite_flags, typed, unsigned
+from specgrove.settings import API_KEY_FILE, SuiteFlag, add_flag, of_whom, path, suite_flags, typed, unsigned
 
 MORE_SETTINGS = (
     "A suite that is started here takes all settings of the services, too: `specgrove serve --help` lists them."
 )
 
 
-def add_suite_settings(command: argparse.ArgumentParser, *, are_all_listed: bool) -> None:
-    """What a suite is started with. All of it is taken; where not all is listed, only what is common is."""
+def add_suite_settings(
+    command: argparse.ArgumentParser, *, are_all_listed: bool, without: Collection[str] = ()
+) -> None:
+    """What a suite is started with. All of it is taken; where not all is listed, only what is common is. ``without`` are flags it has."""
     groups: dict[str, Any] = {}
-    flags = sorted(suite_flags(), key=lambda flag: (not flag.setting.is_common, len(flag.sections)))
+    known = (flag for flag in suite_flags() if flag.name not in without)
+    flags = sorted(known, key=lambda flag: (not flag.setting.is_common, len(flag.sections)))
     for flag in flags:
         is_listed = flag.is_listed and (are_all_listed or flag.setting.is_common)
         title = _group_of(flag) if is_listed else ""
@@ -68,8 +71,13 @@ def add_suite_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--tls-ca", metavar="FILE", help="PEM file of the authority to trust, instead of public ones")
     group.add_argument("--client-certificate", metavar="FILE", help="PEM file, for a router that asks for one (mTLS)")
     group.add_argument("--client-private-key", metavar="FILE", help="PEM file")
-    group.add_argument("--token-file", metavar="FILE", help="file with a bearer token, for a proxy that asks for one")
-    add_suite_settings(command, are_all_listed=False)
+    group.add_argument(
+        f"--{API_KEY_FILE.name}",
+        type=typed(path),
+        metavar="FILE",
+        help="file whose first line is the API key to send; of a suite that is started here: keys that its clients need",
+    )
+    add_suite_settings(command, are_all_listed=False, without=[API_KEY_FILE.name])
 
 
 _PENALTIES = {

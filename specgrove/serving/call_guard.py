@@ -22,9 +22,14 @@ from specgrove.serving.undecodable import invalid_text_field
 
 logger = logging.getLogger(__name__)
 
-_HEALTH_PREFIX = "/grpc.health.v1.Health/"
+_OPEN_PREFIXES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def is_open(method: str) -> bool:
+    """Whether it is for health checks and for people who look: never refused."""
+    return method.startswith(_OPEN_PREFIXES)
 
 
 class CallGuard(grpc.aio.ServerInterceptor):
@@ -43,7 +48,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         """Wraps the method's handler."""
         handler = await continuation(handler_call_details)
         method: str = handler_call_details.method
-        if handler is None or method.startswith((_HEALTH_PREFIX, "/grpc.reflection.")):
+        if handler is None or is_open(method):
             return handler
         return self._guarded(handler, method)
 

@@ -26,8 +26,10 @@ from specgrove.serving.address import (
     server_credentials,
     server_options,
 )
+from specgrove.serving.api_keys import ApiKeys
 from specgrove.serving.call_guard import CallGuard
 from specgrove.serving.event_loop_watch import watch_event_loop
+from specgrove.serving.key_guard import KeyGuard
 from specgrove.serving.listening import check_can_listen
 from specgrove.serving.unix_socket import take_socket_path
 
@@ -65,11 +67,13 @@ class Server:
         drain_timeout_s: float = DRAIN_TIMEOUT_S,
         limits: ServerLimits = ServerLimits(),
         tls: TlsFiles | None = None,
+        keys: ApiKeys | None = None,
         local_address: str | None = None,
     ) -> None:
         """``register`` adds the servicers; ``drain`` returns when the work in progress is done (default: when all calls are).
 
-        ``local_address`` is a second one, never encrypted: a unix socket for this machine's own clients and health checks.
+        With ``keys`` callers must have one. ``local_address`` is a second one, without encryption and keys: a unix socket for this
+        machine's own clients and health checks.
         """
         self.address = checked_address(address)
         self._local_address = local_address
@@ -79,9 +83,10 @@ class Server:
         self.drain_timeout_s = drain_timeout_s
         self._limits = limits
         self._tls = tls
+        self._keys = keys
         self._guard = CallGuard(limits.write_timeout_s)
         self._health = health.aio.HealthServicer()
-        self._server: grpc.aio.Server | None = None
+        self._servers: tuple[grpc.aio.Server, ...] = ()
         self.is_serving = False
         """What health checks answer now."""
 
@@ -95,29 +100,35 @@ class Server:
         for address in filter(None, (self.address, self._local_address)):
             if is_unix(address):
                 take_socket_path(socket_path(address))
+        public, port = self._listening(self.address, self._tls, self._keys)
+        # A server of its own: calls don't tell by which of a server's addresses they came.
+        local = () if self._local_address is None else (self._listening(self._local_address, None, None)[0],)
+        if not is_unix(self.address):
+            self.address = f"{self.address.rpartition(':')[0]}:{port}"
+        await self.set_serving(is_serving)
+        self._servers = (public, *local)
+        for server in self._servers:
+            await server.start()
+        return self.address
+
+    def _listening(self, address: str, tls: TlsFiles | None, keys: ApiKeys | None) -> tuple[grpc.aio.Server, int]:
+        """A server at an address, and its port. Raises ``OSError``."""
         limits = self._limits
-        options = server_options(limits.max_request_bytes, limits.max_num_streams, is_public=limits.is_public)
-        server = grpc.aio.server(interceptors=[self._guard], options=options)
+        server = grpc.aio.server(
+            interceptors=[*([] if keys is None else [KeyGuard(keys)]), self._guard],
+            options=server_options(limits.max_request_bytes, limits.max_num_streams, is_public=limits.is_public),
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         self._register(server)
         names = (*self._service_names[1:], health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
         try:
-            if self._tls is None:
-                port = server.add_insecure_port(self.address)
-            else:
-                port = server.add_secure_port(self.address, server_credentials(self._tls))
-            if self._local_address is not None:
-                server.add_insecure_port(self._local_address)
+            if tls is None:
+                return server, server.add_insecure_port(address)
+            return server, server.add_secure_port(address, server_credentials(tls))
         except RuntimeError as error:
-            check_can_listen(self.address)
-            raise OSError(f"can't listen on {self.address}: it is in use, or not an address of this machine") from error
-        if not is_unix(self.address):
-            self.address = f"{self.address.rpartition(':')[0]}:{port}"
-        await self.set_serving(is_serving)
-        await server.start()
-        self._server = server
-        return self.address
+            check_can_listen(address)
+            raise OSError(f"can't listen on {address}: it is in use, or not an address of this machine") from error
 
     async def set_serving(self, is_serving: bool) -> None:
         """What health checks answer from now on."""
@@ -128,22 +139,21 @@ class Server:
 
     async def stop(self, drain_timeout_s: float | None = None) -> None:
         """Drains, then stops; at once where it is cancelled. Safe to call twice."""
-        server, self._server = self._server, None
-        if server is None:
+        servers, self._servers = self._servers, ()
+        if not servers:
             return
         timeout_s = self.drain_timeout_s if drain_timeout_s is None else drain_timeout_s
         self._guard.is_draining = True
         self.is_serving = False
         try:
             await self._health.enter_graceful_shutdown()
-            if self._drain is None:
-                await server.stop(timeout_s)
-            else:
+            if self._drain is not None:
                 await self._drained(self._drain(), timeout_s)
-                await server.stop(min(_CLOSE_TIMEOUT_S, timeout_s))
+                timeout_s = min(_CLOSE_TIMEOUT_S, timeout_s)
+            await _stop(servers, timeout_s)
         except asyncio.CancelledError:
-            # It never outlives its loop: a loop that ends cancels grpc's own tasks, whose memory grpc's core then still writes to.
-            await server.stop(0.0)
+            # They never outlive their loop: a loop that ends cancels grpc's own tasks, whose memory grpc's core then still writes to.
+            await _stop(servers, 0.0)
             raise
 
     async def _drained(self, work: Awaitable[None], timeout_s: float) -> None:
@@ -153,6 +163,10 @@ class Server:
         except TimeoutError:
             logger.warning("work was still in progress after %.1f s of draining; stopping anyway", timeout_s)
         logger.info("drained in %.1f s", time.monotonic() - started_s)
+
+
+async def _stop(servers: Sequence[grpc.aio.Server], timeout_s: float) -> None:
+    await asyncio.gather(*(server.stop(timeout_s) for server in servers))
 
 
 async def run_server(

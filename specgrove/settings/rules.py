@@ -31,5 +31,5 @@ def _check_router(value_of: ValueOf) -> None:
         # Port 0 is another one each time.
         if len(same) > 1 and not address.endswith(":0"):
             raise ValueError(f"{' and '.join(same)} are the same, {address}; give two")
-    if value_of("http-address") is None and (value_of("http-api-key-file") or value_of("http-allowed-origins")):
-        raise ValueError("--http-api-key-file and --http-allowed-origins need --http-address")
+    if value_of("http-address") is None and value_of("http-allowed-origins"):
+        raise ValueError("--http-allowed-origins needs --http-address: by gRPC there are no web pages")

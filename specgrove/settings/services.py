@@ -107,6 +107,13 @@ _MODEL_SERVICE = (
 )
 
 
+API_KEY_FILE = Setting(
+    "api-key-file",
+    "file with API keys, one a line: whoever asks, by gRPC or HTTP, needs one, as 'authorization: Bearer KEY'",
+    None,
+    path,
+    metavar="FILE",
+)
 ROUTER = (
     Setting(
         "address",
@@ -184,10 +191,11 @@ ROUTER = (
     ),
     Setting("busy-wait-s", "how long a request waits for an LLM service without room", 10.0, seconds, metavar="S"),
     DRAIN,
+    API_KEY_FILE,
     Setting("tls-certificate", "PEM file; with --tls-private-key, clients connect by TLS", None, path, metavar="FILE"),
     Setting(
         "local-address",
-        "a second address, never encrypted, for clients and health checks of this machine: unix:/path",
+        "a second address, without encryption and keys, for clients and health checks of this machine: unix:/path",
         None,
         address,
         "ADDRESS",
@@ -200,13 +208,6 @@ ROUTER = (
         None,
         address,
         "ADDRESS",
-    ),
-    Setting(
-        "http-api-key-file",
-        "file with keys, one a line; HTTP requests need 'Authorization: Bearer KEY' then. gRPC asks for none",
-        None,
-        path,
-        metavar="FILE",
     ),
     Setting(
         "http-allowed-origins",

@@ -115,7 +115,7 @@ def test_how_to_connect_is_nothing_for_a_suite_that_is_started(capsys: pytest.Ca
     assert "--tls-ca: how to connect to a running suite; give its --address too" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flag", ["--tls-ca", "--token-file"])
+@pytest.mark.parametrize("flag", ["--tls-ca", "--api-key-file"])
 def test_a_missing_file_is_named(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "hi", "--address", "127.0.0.1:1", flag, "/no/such.pem"]) == 1
     assert capsys.readouterr().err == "specgrove: error: /no/such.pem: No such file or directory\n"

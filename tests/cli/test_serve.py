@@ -83,10 +83,13 @@ def test_an_address_that_is_taken_is_one_clear_line() -> None:
             "--http-address: can't listen on {taken}: another server does; give another port, or stop it",
         ),
         (["--http-address", "{grpc}"], "--grpc-address and --http-address are the same, {grpc}; give two"),
-        (["--http-api-key-file", "/keys"], "--http-api-key-file and --http-allowed-origins need --http-address"),
         (
-            ["--http-address", "{free}", "--http-api-key-file", "/absent"],
-            "--http-api-key-file: [Errno 2] No such file or directory: '/absent'",
+            ["--http-allowed-origins", "*"],
+            "--http-allowed-origins needs --http-address: by gRPC there are no web pages",
+        ),
+        (
+            ["--api-key-file", "/absent"],
+            "--api-key-file: [Errno 2] No such file or directory: '/absent'",
         ),
     ],
 )

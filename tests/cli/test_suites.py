@@ -141,7 +141,7 @@ def test_the_log_names_the_flags_of_serve() -> None:
             "--kv-memory and --memory-per-gpu both set the number of KV slots",
         ),
         (["--tls-certificate", "x"], "--tls-certificate and --tls-private-key go together"),
-        (["--http-allowed-origins", "*"], "need --http-address"),
+        (["--http-allowed-origins", "*"], "needs --http-address"),
         (
             ["--http-address", "unix:/x", "--grpc-address", "unix:/x"],
             "--grpc-address and --http-address are the same, unix:/x",

@@ -91,7 +91,7 @@ def test_ssms_may_be_computed_in_another_type(model_folder: Path) -> None:
         (lambda folder: prepared(folder, [5]), "SSM: give a model folder"),
         (
             lambda folder: prepared(folder, values={"http_allowed_origins": "*"}),
-            "http_api_key_file and http_allowed_origins need http_address",
+            "http_allowed_origins needs http_address",
         ),
         (lambda folder: prepared(folder, max_seq_length=1), "max_seq_length must be a whole number, 2 or more, got 1"),
         (lambda folder: prepared(folder, max_requests_per_batch=0), "max_requests_per_batch must be a whole number"),

@@ -12,6 +12,7 @@ from typing import Any
 from openai import AsyncOpenAI
 
 from router.config import HttpConfig
+from specgrove.serving.api_keys import ApiKeys
 from tests.router.toy_language import toy_output
 from tests.router.toy_services import ToyLlm
 from tests.router.toy_suite import ToySuite, toy_suite
@@ -29,7 +30,7 @@ def http_suite(
     llm: ToyLlm | None = None, *, keys: tuple[str, ...] = (), origins: tuple[str, ...] = (), **settings: Any
 ) -> contextlib.AbstractAsyncContextManager[ToySuite]:
     """A toy suite whose router speaks HTTP, too."""
-    return toy_suite(llm, http=HttpConfig("127.0.0.1:0", keys, origins), **settings)
+    return toy_suite(llm, http=HttpConfig("127.0.0.1:0", origins), api_keys=ApiKeys(keys) if keys else None, **settings)
 
 
 @contextlib.asynccontextmanager

@@ -69,16 +69,20 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     http = ["--http-address", "127.0.0.1:8000"]
     assert config_of(base).http is None
     assert config_of([*base, *http]).http == HttpConfig("127.0.0.1:8000")
-    more = ["--http-api-key-file", str(keys), "--http-allowed-origins", "https://a.example, *"]
-    assert config_of([*base, *http, *more]).http == HttpConfig(
-        "127.0.0.1:8000", ("abc", "def"), ("https://a.example", "*")
-    )
+    more = ["--api-key-file", str(keys), "--http-allowed-origins", "https://a.example, *"]
+    config = config_of([*base, *http, *more])
+    assert config.http == HttpConfig("127.0.0.1:8000", ("https://a.example", "*"))
+    assert config.api_keys is not None
+    assert [config.api_keys.problem(f"Bearer {key}") is None for key in ("abc", "def", "# for tests", "")] == [
+        True, True, False, False,
+    ]  # fmt: skip
+    assert config_of(base).api_keys is None
     keys.write_text("# none\n")
     wrong = {
-        "need --http-address": more,
+        "needs --http-address": more,
         "holds no key": [*http, *more],
         "must be HOST:PORT": ["--http-address", "8000"],
-        "No such file": [*http, "--http-api-key-file", str(tmp_path / "absent")],
+        "No such file": [*http, "--api-key-file", str(tmp_path / "absent")],
     }
     for message, words in wrong.items():
         with pytest.raises(SystemExit):

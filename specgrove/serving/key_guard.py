@@ -1,0 +1,44 @@
+"""Asks for an API key before anything is done for a call. Stands first at a server's public address."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from specgrove.errors import UnauthorizedError
+from specgrove.serving.api_keys import ApiKeys
+from specgrove.serving.call_guard import is_open
+from specgrove.serving.status import abort
+
+_METADATA_KEY = "authorization"
+
+
+class KeyGuard(grpc.aio.ServerInterceptor):
+    """Health checks and reflection need no key."""
+
+    def __init__(self, keys: ApiKeys) -> None:
+        self._keys = keys
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The method's handler, or one that refuses."""
+        if is_open(handler_call_details.method):
+            return await continuation(handler_call_details)
+        metadata = dict(handler_call_details.invocation_metadata or ())
+        given = metadata.get(_METADATA_KEY)
+        problem = self._keys.problem(given if isinstance(given, str) else None)
+        return await continuation(handler_call_details) if problem is None else _refusal(problem)
+
+
+def _refusal(problem: str) -> grpc.RpcMethodHandler[Any, Any]:
+    """For every kind of method: it answers with a status alone, and the request stays the bytes that it is."""
+
+    async def refuse(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await abort(context, UnauthorizedError(problem))
+
+    return grpc.unary_unary_rpc_method_handler(refuse)

@@ -1,0 +1,115 @@
+"""Who has no key gets nothing from a router that has some, by gRPC as by HTTP; but health, reflection and its own machine's address."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from router.app import _warn_of_clear_keys
+from router.config import HttpConfig, RouterConfig
+from specgrove.client import AsyncClient
+from specgrove.errors import UnauthorizedError
+from specgrove.serving.api_keys import ApiKeys, read_keys
+from specgrove.v1 import router_pb2
+from tests.router.http.asking import ask, http_suite
+from tests.router.toy_suite import toy_suite
+from tests.waiting import LIMIT_S
+
+KEYS = ApiKeys(("first-key", "second-key"))
+WRONG: dict[str, tuple[tuple[str, str], ...]] = {
+    "an API key is needed: send 'authorization: Bearer KEY'": (),
+    "the API key is none that is known here": (("authorization", "Bearer first-kez"),),
+    "an API key is needed in the form 'authorization: Bearer KEY'": (("authorization", "Basic first-key"),),
+}
+
+
+@pytest.mark.parametrize(("said", "metadata"), WRONG.items())
+async def test_calls_without_a_right_key_are_refused_before_anything_is_done(
+    said: str, metadata: tuple[tuple[str, str], ...]
+) -> None:
+    async with toy_suite(api_keys=KEYS) as suite:
+        calls: dict[str, Any] = {
+            "Generate": lambda: suite.stub.Generate(router_pb2.GenerateRequest(text="x"), metadata=metadata).read(),
+            "GetModelInfo": lambda: suite.stub.GetModelInfo(router_pb2.GetModelInfoRequest(), metadata=metadata),
+            "Tokenize": lambda: suite.stub.Tokenize(router_pb2.TokenizeRequest(text="x"), metadata=metadata),
+            # What is no message at all is not even looked at.
+            "bytes": lambda: suite.channel.unary_unary("/specgrove.v1.RouterService/Tokenize")(
+                b"\xff", metadata=metadata
+            ),
+        }
+        for call in calls.values():
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await call()
+            assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.UNAUTHENTICATED, said)
+        assert not suite.llm.streams.num_pending_items
+
+
+async def test_every_key_opens_all_calls() -> None:
+    async with toy_suite(api_keys=KEYS) as suite:
+        for key in ("first-key", "second-key"):
+            async with AsyncClient(suite.app.server.address, api_key=key) as client:
+                assert (await client.complete("x", max_tokens=3, timeout_s=LIMIT_S)).text
+                assert (await client.model_info()).ssms
+        async with AsyncClient(suite.app.server.address, api_key="third-key") as client:
+            with pytest.raises(UnauthorizedError, match="none that is known here"):
+                await client.complete("x", timeout_s=LIMIT_S)
+
+
+async def test_health_and_reflection_need_none() -> None:
+    async with toy_suite(api_keys=KEYS) as suite:
+        health = health_pb2_grpc.HealthStub(suite.channel)
+        assert (await health.Check(health_pb2.HealthCheckRequest(), timeout=LIMIT_S)).status
+        asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+        answers = reflection_pb2_grpc.ServerReflectionStub(suite.channel).ServerReflectionInfo(asked, timeout=LIMIT_S)
+        names = [service.name for service in (await answers.read()).list_services_response.service]
+        assert "specgrove.v1.RouterService" in names
+
+
+async def test_the_local_address_needs_none_even_where_the_public_one_is_a_socket_too(tmp_path: Path) -> None:
+    public, local = f"unix:{tmp_path}/public.sock", f"unix:{tmp_path}/local.sock"
+    async with toy_suite(api_keys=KEYS, address=public, local_address=local):
+        async with AsyncClient(local) as client:
+            assert (await client.complete("x", max_tokens=3, timeout_s=LIMIT_S)).text
+        async with AsyncClient(public) as client:
+            with pytest.raises(UnauthorizedError):
+                await client.model_info()
+
+
+async def test_a_key_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with http_suite(keys=("very-secret-right",)) as suite:
+        for key in ("very-secret-right", "very-secret-wrong"):
+            headers = {"authorization": f"Bearer {key}"}
+            await ask(suite, "/v1/completions", {"prompt": "x", "max_tokens": 2}, headers=headers)
+            async with AsyncClient(suite.app.server.address, api_key=key) as client:
+                await asyncio.gather(client.complete("x", max_tokens=2), return_exceptions=True)
+    assert "very-secret" not in caplog.text
+    assert "very-secret" not in repr(RouterConfig((), api_keys=ApiKeys(("very-secret",))))
+
+
+def test_what_is_no_file_of_keys_is_told_without_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    for content in (b"two words", b"caf\xc3\xa9", b"\xff\xfe", b"tab\tkey"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"keys: keys must be printable ASCII characters without spaces$"):
+            read_keys(path)
+    path.write_text("# none\n\n")
+    with pytest.raises(ValueError, match="holds no key; write one a line"):
+        read_keys(path)
+
+
+async def test_keys_in_clear_on_a_network_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    for address, http, expected in (
+        ("0.0.0.0:1", None, ["0.0.0.0:1"]), ("127.0.0.1:1", None, []), ("unix:/x", HttpConfig("10.0.0.1:2"), ["10.0.0.1:2"]),
+    ):  # fmt: skip
+        caplog.clear()
+        _warn_of_clear_keys(RouterConfig((), address=address, http=http, api_keys=KEYS))
+        _warn_of_clear_keys(RouterConfig((), address=address, http=http))
+        assert [record.args for record in caplog.records] == [(address,) for address in expected]
