@@ -7,7 +7,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SETUP_LOG := build/setup.log
 STAGE = $(PYTHON) tools/stage.py --log $(SETUP_LOG)
 NATIVE_SOURCES := $(shell find csrc -type f 2>/dev/null)
-PROTOS := $(sort $(wildcard protos/specgrove/v1/*.proto))
+PROTO_PACKAGES := v1 inference
+PROTOS := $(sort $(foreach package,$(PROTO_PACKAGES),$(wildcard protos/specgrove/$(package)/*.proto)))
 CXX_SOURCES = $(shell git ls-files --cached --others --exclude-standard 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cc' 'csrc/*.cu' 'csrc/*.cuh')
 
 # An editable install keeps a list of the modules, so it is made anew when one was added, moved or removed.
@@ -160,8 +161,10 @@ protos: setup
 check-protos: setup
 	@rm -rf build/protos && mkdir -p build/protos
 	$(call generate_protos,build/protos)
-	@diff -r --exclude=__pycache__ --exclude=__init__.py build/protos/specgrove/v1 specgrove/v1 \
-		|| { echo "specgrove/v1 differs from protos/: run 'make protos' and commit"; exit 1; }
+	@for package in $(PROTO_PACKAGES); do \
+		diff -r --exclude=__pycache__ --exclude=__init__.py build/protos/specgrove/$$package specgrove/$$package \
+			|| { echo "specgrove/$$package differs from protos/: run 'make protos' and commit"; exit 1; }; \
+	done
 
 # docs/settings.md, from the declarations.
 settings-page: setup

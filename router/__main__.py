@@ -7,6 +7,7 @@ import specgrove.quiet_grpc  # noqa: F401  before anything imports grpc
 # isort: split
 import argparse
 import asyncio
+import importlib.util
 import sys
 from collections.abc import Sequence
 
@@ -34,6 +35,8 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
             check_server_tls(tls)
         except ValueError as error:
             parser.error(str(error))
+    if given.vllm_engine_api and importlib.util.find_spec("smg_grpc_proto") is None:
+        parser.error("--vllm-engine-api needs the package smg-grpc-proto: pip install 'specgrove[gateways]'")
     return RouterConfig(
         http=None if given.http_address is None else HttpConfig(given.http_address, given.http_allowed_origins or ()),
         api_keys=_keys_of(given, parser),
@@ -56,6 +59,7 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
         log_format=given.log_format,
         server_tls=tls,
         local_address=given.local_address,
+        has_vllm_engine_api=given.vllm_engine_api,
     )
 
 

@@ -45,7 +45,7 @@ class Admission:
 
         ``random`` spreads the delays after which refused clients try again.
         """
-        self._max_num_requests = max_num_requests
+        self.max_num_requests = max_num_requests
         self._max_num_queued = max_num_queued
         self._max_num_held = max_num_per_client or max_num_requests
         self._max_num_waiting = max_num_queued * self._max_num_held // max_num_requests
@@ -110,7 +110,7 @@ class Admission:
 
     def _may_have(self, client: str | None) -> bool:
         is_under_share = client is None or self._held[client] < self._max_num_held
-        return is_under_share and self.num_active < self._max_num_requests
+        return is_under_share and self.num_active < self.max_num_requests
 
     def _take(self, client: str | None) -> None:
         self.num_active += 1
@@ -158,7 +158,7 @@ class Admission:
         now_s = time.monotonic()
         while self._promised_s and self._promised_s[0] <= now_s:
             heapq.heappop(self._promised_s)
-        turn_ms = (len(self._promised_s) + 1) * self._mean_service_s / self._max_num_requests * 1e3
+        turn_ms = (len(self._promised_s) + 1) * self._mean_service_s / self.max_num_requests * 1e3
         limited_ms = min(max(turn_ms, _MIN_RETRY_DELAY_MS), _MAX_RETRY_DELAY_MS)
         delay_ms = round(limited_ms * self._random.uniform(*_SPREAD))
         heapq.heappush(self._promised_s, now_s + delay_ms / 1e3)

@@ -11,13 +11,17 @@ import gc
 import logging
 from typing import TYPE_CHECKING
 
+import grpc
+
 from router.admission import Admission
 from router.config import HttpConfig, RouterConfig
+from router.facades import kserve
 from router.llm_replicas import LlmPool
 from router.remote import RemoteVerifier
 from router.servicer import RouterServicer
 from router.ssm_replicas import SsmPool
 from specgrove.addresses import stays_on_this_machine
+from specgrove.inference import open_inference_pb2_grpc
 from specgrove.serving.server import Server, ServerLimits, serve_until_signal
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2, router_pb2_grpc
@@ -63,8 +67,8 @@ class RouterApp:
         )
         self.server = Server(
             config.address,
-            lambda server: router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server),
-            service_names=[SERVICE_NAME],
+            self._register,
+            service_names=[SERVICE_NAME, kserve.SERVICE_NAME],
             drain=self.admission.wait_idle,
             drain_timeout_s=config.drain_timeout_s,
             limits=ServerLimits(
@@ -79,6 +83,17 @@ class RouterApp:
         )
         self.http = None if config.http is None else _http_server(config, config.http, servicer, self.server)
         self._health_changed = asyncio.Event()
+
+    def _register(self, server: grpc.aio.Server) -> None:
+        router_pb2_grpc.add_RouterServiceServicer_to_server(self._servicer, server)
+        facade = kserve.KServeServicer(self._servicer, lambda: self.server.is_serving)
+        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(facade, server)
+        if self._config.has_vllm_engine_api:
+            # Imported where it is asked for only: its package is an extra.
+            from router.facades import vllm_engine
+
+            engine = vllm_engine.VllmEngineServicer(self._servicer, self.llms, self.admission, lambda: self.server.is_serving)
+            vllm_engine.register(engine, server)
 
     async def run(self) -> None:
         """Connects, and keeps the health up to date. Runs until cancelled, beside the server."""

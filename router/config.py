@@ -56,3 +56,5 @@ class RouterConfig:
     # A second address, without encryption and keys, for clients and health checks of this machine.
     local_address: str | None = None
     http: HttpConfig | None = None
+    # vLLM's engine API beside our own, for gateways that speak it.
+    has_vllm_engine_api: bool = False

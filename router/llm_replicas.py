@@ -17,7 +17,7 @@ import grpc
 
 from router.measurements import ReplicaLoad
 from router.row_times import RowTimes
-from router.served_model import ServedModel, fetch_tokenizer, served_model_of
+from router.served_model import ServedModel, fetch_tokenizer_files, served_model_of, tokenizer_of
 from specgrove import wire
 from specgrove.errors import InternalError, NoReplicaError
 from specgrove.serving.status import error_from_rpc
@@ -187,12 +187,13 @@ class LlmPool:
         async with self._accepting:
             if self.model is None:
                 try:
-                    tokenizer = await fetch_tokenizer(stub)
+                    files = await fetch_tokenizer_files(stub)
                 except grpc.aio.AioRpcError as error:
                     raise error_from_rpc(error) from error
+                tokenizer = tokenizer_of(files)
                 if tokenizer.vocab_sha256 != info.vocab_sha256:
                     raise InternalError("the LLM service sent a tokenizer whose SHA-256 is not the one it names")
-                self.model = served_model_of(info, tokenizer)
+                self.model = served_model_of(info, tokenizer, files)
                 return
         model = self.model
         # Another dtype or end of sequence would change outputs in mid-stream.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from specgrove.errors import InternalError
@@ -18,7 +19,10 @@ _FETCH_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """``context_len`` is the longest prompt + output in tokens. ``chat_end_token_ids`` end an answer in a conversation."""
+    """``context_len`` is the longest prompt + output in tokens. ``chat_end_token_ids`` end an answer in a conversation.
+
+    ``tokenizer_files`` are those that the tokenizer was read from, by name.
+    """
 
     name: str
     architecture: str
@@ -28,11 +32,14 @@ class ServedModel:
     eos_token_ids: tuple[int, ...]
     max_num_tree_nodes: int
     tokenizer: Tokenizer
+    tokenizer_files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     chat_end_token_ids: tuple[int, ...] = ()
     numerics: tuple[str, ...] = ()
 
 
-def served_model_of(info: llm_pb2.LlmServiceGetModelInfoResponse, tokenizer: Tokenizer) -> ServedModel:
+def served_model_of(
+    info: llm_pb2.LlmServiceGetModelInfoResponse, tokenizer: Tokenizer, tokenizer_files: Mapping[str, bytes]
+) -> ServedModel:
     """The facts that the router needs."""
     return ServedModel(
         name=info.model,
@@ -44,21 +51,26 @@ def served_model_of(info: llm_pb2.LlmServiceGetModelInfoResponse, tokenizer: Tok
         max_num_tree_nodes=info.max_num_tree_nodes,
         numerics=tuple(info.numerics),
         tokenizer=tokenizer,
+        tokenizer_files=tokenizer_files,
         chat_end_token_ids=tuple(info.chat_end_token_ids),
     )
 
 
-async def fetch_tokenizer(stub: LlmServiceAsyncStub) -> Tokenizer:
-    """The LLM service's tokenizer files, read. Raises ``InternalError`` when they are unusable."""
+async def fetch_tokenizer_files(stub: LlmServiceAsyncStub) -> dict[str, bytes]:
+    """The LLM service's tokenizer files, by name. Others that it may send are left out."""
     contents: dict[str, bytearray] = {}
     async for piece in stub.GetTokenizer(llm_pb2.GetTokenizerRequest(), timeout=_FETCH_TIMEOUT_S):
         contents.setdefault(piece.file_name, bytearray()).extend(piece.content)
+    return {name: bytes(contents[name]) for name in TOKENIZER_FILE_NAMES if name in contents}
+
+
+def tokenizer_of(files: Mapping[str, bytes]) -> Tokenizer:
+    """Raises ``InternalError`` when the files are unusable."""
     with temporary_folder("specgrove-tokenizer-") as folder:
-        for name in TOKENIZER_FILE_NAMES:
-            if name in contents:
-                path = folder / name
-                path.parent.mkdir(exist_ok=True)
-                path.write_bytes(contents[name])
+        for name, content in files.items():
+            path = folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
         try:
             return Tokenizer.from_folder(folder)
         except (OSError, ValueError) as error:

@@ -5,7 +5,6 @@ Invariant: when ``outputs_of`` ends or is closed, all of its calls have ended.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,10 @@ from dataclasses import dataclass
 from router.http.asking import AskedPrompt
 from router.http.calls import RouterCalls
 from router.http.errors import SentNames
+from router.merging import merged
 from specgrove.v1 import router_pb2
 
 _FINISH_REASONS: dict[int, str] = {router_pb2.FINISH_REASON_STOP: "stop", router_pb2.FINISH_REASON_LENGTH: "length"}
-# Pieces of an output that wait for their client to read: then the model's steps wait, as they do over gRPC.
-_NUM_WAITING = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ async def outputs_of(
         _output(calls, request, names, peer, index, include_stop_text=include_stop_text)
         for index, (request, names) in numbered
     ]
-    async with contextlib.aclosing(outputs[0] if len(outputs) == 1 else _merged(outputs)) as pieces:
+    async with contextlib.aclosing(outputs[0] if len(outputs) == 1 else merged(outputs)) as pieces:
         async for piece in pieces:
             yield piece
 
@@ -82,36 +80,6 @@ def _stop_reason_of(reason: router_pb2.StopReason) -> str | int | None:
             return reason.token_id
         case _:
             return None
-
-
-async def _merged(outputs: Sequence[AsyncGenerator[Piece, None]]) -> AsyncGenerator[Piece, None]:
-    waiting: asyncio.Queue[Piece | Exception | None] = asyncio.Queue(_NUM_WAITING * len(outputs))
-
-    async def read(output: AsyncGenerator[Piece, None]) -> None:
-        try:
-            async with contextlib.aclosing(output) as pieces:
-                async for piece in pieces:
-                    await waiting.put(piece)
-        except Exception as error:
-            await waiting.put(error)
-        else:
-            await waiting.put(None)
-
-    readers = [asyncio.create_task(read(output)) for output in outputs]
-    num_left = len(outputs)
-    try:
-        while num_left:
-            piece = await waiting.get()
-            if isinstance(piece, Exception):
-                raise piece
-            if piece is None:
-                num_left -= 1
-            else:
-                yield piece
-    finally:
-        for reader in readers:
-            reader.cancel()
-        await asyncio.gather(*readers, return_exceptions=True)
 
 
 def usage_json(usages: Iterable[tuple[int, router_pb2.Usage]], num_per_prompt: int) -> dict[str, object]:

@@ -35,10 +35,14 @@ def is_open(method: str) -> bool:
 class CallGuard(grpc.aio.ServerInterceptor):
     """One per server. ``is_draining`` is set by the server."""
 
-    def __init__(self, write_timeout_s: float | None = None) -> None:
-        """``write_timeout_s`` is how long a response of a stream may wait for its client to read."""
+    def __init__(self, write_timeout_s: float | None = None, *, is_public: bool = False) -> None:
+        """``write_timeout_s`` is how long a response of a stream may wait for its client to read.
+
+        ``is_public``: requests that come in streams are checked too. Services trust the streams of one another.
+        """
         self.is_draining = False
         self._write_timeout_s = write_timeout_s
+        self._is_public = is_public
 
     async def intercept_service(
         self,
@@ -54,9 +58,12 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
     def _guarded(self, handler: Any, method: str) -> grpc.RpcMethodHandler[Any, Any]:
         if handler.request_streaming and handler.response_streaming:
+            behaviour, deserializer = handler.stream_stream, handler.request_deserializer
+            if self._is_public:
+                behaviour, deserializer = _of_decodable(behaviour), _checked(deserializer)
             return grpc.stream_stream_rpc_method_handler(
-                self._streaming(handler.stream_stream, method),
-                request_deserializer=handler.request_deserializer,
+                self._streaming(behaviour, method),
+                request_deserializer=deserializer,
                 response_serializer=handler.response_serializer,
             )
         deserializer = _checked(handler.request_deserializer)
@@ -117,6 +124,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
         except SpecGroveError as error:
             logger.log(logging.ERROR if isinstance(error, InternalError) else logging.DEBUG, "%s: %s", method, error)
             await abort(context, error)
+        except NotImplementedError:
+            # What grpc generates for methods that a servicer leaves out.
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not served here")
         except Exception:
             if context.cancelled():
                 return
@@ -129,6 +139,18 @@ class _Undecodable:
 
     def __init__(self, error: InvalidRequestError) -> None:
         self.error = error
+
+
+def _of_decodable(
+    behaviour: Callable[[AsyncIterator[Any], Context], Any],
+) -> Callable[[AsyncIterator[Any], Context], Any]:
+    async def decodable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            if isinstance(request, _Undecodable):
+                raise request.error
+            yield request
+
+    return lambda requests, context: behaviour(decodable(requests), context)
 
 
 def _checked(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:

@@ -84,7 +84,7 @@ class Server:
         self._limits = limits
         self._tls = tls
         self._keys = keys
-        self._guard = CallGuard(limits.write_timeout_s)
+        self._guard = CallGuard(limits.write_timeout_s, is_public=limits.is_public)
         self._health = health.aio.HealthServicer()
         self._servers: tuple[grpc.aio.Server, ...] = ()
         self.is_serving = False

@@ -216,6 +216,12 @@ ROUTER = (
         texts,
         metavar="ORIGIN,...",
     ),
+    Setting(
+        "vllm-engine-api",
+        "serve vLLM's engine API too, on the same address: gateways such as smg can route to this router then",
+        False,
+        is_switch=True,
+    ),
     Setting("tls-client-ca", "PEM file; clients must have a certificate of this CA", None, path, metavar="FILE"),
     *_LOGGING,
 )

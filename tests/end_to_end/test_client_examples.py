@@ -111,3 +111,11 @@ def test_java(tcp_address: str, expected: str) -> None:
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_client_is_a_page(program: str) -> None:
     assert len((CLIENTS / program).read_text().splitlines()) < 60
+
+
+def test_tritons_client(tcp_address: str) -> None:
+    pytest.importorskip("tritonclient", reason="tritonclient is not installed")
+    with Client(tcp_address) as client:
+        text = client.complete("The capital of France is", max_tokens=16).text
+    # A process of its own: its protocol's messages and the router's have the same names.
+    assert run(sys.executable, "python/kserve.py", tcp_address) == f"{text}\n{text}\n"

@@ -1,0 +1,23 @@
+"""Names of fields in errors: a client reads those of its own protocol."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+from specgrove.errors import FieldViolation, InvalidRequestError
+
+
+@contextlib.contextmanager
+def renaming(names: Mapping[str, str]) -> Iterator[None]:
+    """What is raised within has the names that ``names`` gives to the first parts of paths, e.g. ``sampling`` of ``sampling.top_p``."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        violations = [FieldViolation(_renamed(v.field, names), v.description) for v in error.violations]
+        raise InvalidRequestError(violations) from error
+
+
+def _renamed(field: str, names: Mapping[str, str]) -> str:
+    first, dot, rest = field.partition(".")
+    return f"{names.get(first, first)}{dot}{rest}"
