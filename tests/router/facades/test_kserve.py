@@ -28,7 +28,9 @@ def stub_of(suite: ToySuite) -> Any:
 
 def asked(text: str | None = TEXT, *, is_raw: bool = False, **fields: Any) -> inference.ModelInferRequest:
     """``fields`` named after inputs become tensors, others are the message's own."""
-    request = inference.ModelInferRequest(model_name="toy", **{k: v for k, v in fields.items() if k in ("id", "outputs")})
+    request = inference.ModelInferRequest(
+        model_name="toy", **{k: v for k, v in fields.items() if k in ("id", "outputs")}
+    )
     values = {"text_input": text, **{k: v for k, v in fields.items() if k not in ("id", "outputs")}}
     for name, value in values.items():
         if value is None:
@@ -57,7 +59,9 @@ def values_of(response: inference.ModelInferResponse) -> dict[str, Any]:
             values[tensor.name] = raw[4:].decode() if is_text else int.from_bytes(raw, "little")
         else:
             contents = tensor.contents
-            values[tensor.name] = contents.bytes_contents[0].decode() if contents.bytes_contents else contents.uint_contents[0]
+            values[tensor.name] = (
+                contents.bytes_contents[0].decode() if contents.bytes_contents else contents.uint_contents[0]
+            )
     return values
 
 
@@ -68,7 +72,11 @@ def params(**values: Any) -> str:
 @pytest.mark.parametrize("is_raw", [False, True])
 async def test_an_output_is_the_routers(suite: ToySuite, is_raw: bool) -> None:
     response = await stub_of(suite).ModelInfer(asked(is_raw=is_raw, id="a", sampling_parameters=params()))
-    assert (response.model_name, response.id, response.parameters["triton_final_response"].bool_param) == ("toy", "a", True)
+    assert (response.model_name, response.id, response.parameters["triton_final_response"].bool_param) == (
+        "toy",
+        "a",
+        True,
+    )
     assert bool(response.raw_output_contents) is is_raw
     assert values_of(response) == {
         "text_output": bytes(toy_output(PROMPT, 30)).decode(),
@@ -131,7 +139,10 @@ async def test_a_stream_that_is_cancelled_ends_its_requests() -> None:
     ("request_", "message"),
     [
         (asked(None), "inputs[text_input]: is missing; it is the prompt"),
-        (asked(sampling_parameters=params(temperature=-1)), "sampling_parameters.temperature: must be in [0, 100], got -1"),
+        (
+            asked(sampling_parameters=params(temperature=-1)),
+            "sampling_parameters.temperature: must be in [0, 100], got -1",
+        ),
         (asked(sampling_parameters="{"), "inputs[sampling_parameters]: is no JSON"),
         (asked(sampling_parameters="[]"), "inputs[sampling_parameters]: must be an object"),
         (asked(sampling_parameters='{"topp": 1}'), "sampling_parameters.topp: is not known; there are "),
