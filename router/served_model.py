@@ -32,9 +32,9 @@ class ServedModel:
     eos_token_ids: tuple[int, ...]
     max_num_tree_nodes: int
     tokenizer: Tokenizer
-    tokenizer_files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     chat_end_token_ids: tuple[int, ...] = ()
     numerics: tuple[str, ...] = ()
+    tokenizer_files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
 
 def served_model_of(
