@@ -179,11 +179,7 @@ class LlmPool:
 
     async def accept(self, info: llm_pb2.LlmServiceGetModelInfoResponse, stub: LlmServiceAsyncStub) -> None:
         """Learns the model from the first replica. Raises ``InternalError`` for one with another model, or with other bits."""
-        if info.protocol_version != wire.PROTOCOL_VERSION:
-            raise InternalError(
-                f"it speaks version {info.protocol_version} of the protocol, this router {wire.PROTOCOL_VERSION}: "
-                "run the same version of both"
-            )
+        wire.check_protocol_version(info.protocol_version)
         async with self._accepting:
             if self.model is None:
                 try:

@@ -29,6 +29,7 @@ from router.validation import CheckedRequest, check_fields, checked_detokenize, 
 from specgrove import wire
 from specgrove.config import MAX_NUM_TREE_NODES
 from specgrove.errors import UnavailableError
+from specgrove.features import FEATURES
 from specgrove.request import CommittedToken, FinishReason, GenerationStatistics
 from specgrove.speculation import generate
 from specgrove.tokenizer import Tokenizer
@@ -105,6 +106,8 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             eos_token_ids=model.eos_token_ids,
             ssms=self._ssms.ssms,
             version=self.version,
+            protocol_version=wire.PROTOCOL_VERSION,
+            features=FEATURES,
         )
 
     async def Tokenize(  # noqa: N802

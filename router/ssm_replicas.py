@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from router.remote import RemoteDrafter
+from specgrove import wire
 from specgrove.errors import UnavailableError
 from specgrove.request import SpeculationOptions
 from specgrove.serving.status import error_from_rpc
@@ -57,6 +58,7 @@ class SsmReplica:
             response = await stub.GetModelInfo(ssm_pb2.SsmServiceGetModelInfoRequest(), timeout=_INFO_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error) from error
+        wire.check_protocol_version(response.protocol_version)
         foreign_ids: dict[str, frozenset[int]] = {}
         for ssm in response.ssms:
             try:

@@ -194,6 +194,8 @@ def model_info_from_proto(proto: router_pb2.GetModelInfoResponse) -> ModelInfo:
         eos_token_ids=tuple(proto.eos_token_ids),
         ssms=tuple(proto.ssms),
         version=proto.version,
+        protocol_version=proto.protocol_version,
+        features=tuple(proto.features),
     )
 
 

@@ -96,3 +96,6 @@ class ModelInfo:
     eos_token_ids: tuple[int, ...]
     ssms: tuple[str, ...]
     version: str
+    protocol_version: int = 0
+    features: tuple[str, ...] = ()
+    """What the router can do, by the names of ``specgrove.features``; empty of an older one."""

@@ -47,6 +47,14 @@ _MAX_ERROR_LEN = 1000
 PROTOCOL_VERSION = 1
 
 
+def check_protocol_version(version: int) -> None:
+    """Raises ``InternalError`` for a service whose version isn't the router's."""
+    if version != PROTOCOL_VERSION:
+        raise InternalError(
+            f"it speaks version {version} of the protocol, this router {PROTOCOL_VERSION}: run the same version of both"
+        )
+
+
 def tree_to_proto(tree: TokenTree) -> token_tree_pb2.TokenTree:
     """Sources are left out: a service's tree is one SSM's, and the verifier doesn't need them."""
     return token_tree_pb2.TokenTree(token_ids=tree.token_ids, parents=tree.parents, log_probs=tree.log_probs)

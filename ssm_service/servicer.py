@@ -52,7 +52,7 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
         self, request: ssm_pb2.SsmServiceGetModelInfoRequest, context: Context
     ) -> ssm_pb2.SsmServiceGetModelInfoResponse:
         """See ssm.proto."""
-        return ssm_pb2.SsmServiceGetModelInfoResponse(ssms=self._infos)
+        return ssm_pb2.SsmServiceGetModelInfoResponse(ssms=self._infos, protocol_version=wire.PROTOCOL_VERSION)
 
     async def GetVocabulary(  # noqa: N802
         self, request: ssm_pb2.GetVocabularyRequest, context: Context

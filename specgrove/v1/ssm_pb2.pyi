@@ -76,10 +76,12 @@ class SsmServiceGetModelInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class SsmServiceGetModelInfoResponse(_message.Message):
-    __slots__ = ("ssms",)
+    __slots__ = ("ssms", "protocol_version")
     SSMS_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ssms: _containers.RepeatedCompositeFieldContainer[SsmInfo]
-    def __init__(self, ssms: _Optional[_Iterable[_Union[SsmInfo, _Mapping]]] = ...) -> None: ...
+    protocol_version: int
+    def __init__(self, ssms: _Optional[_Iterable[_Union[SsmInfo, _Mapping]]] = ..., protocol_version: _Optional[int] = ...) -> None: ...
 
 class SsmInfo(_message.Message):
     __slots__ = ("name", "mode", "vocab_sha256", "max_model_len", "num_parameters")

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from specgrove import wire
 from specgrove.errors import InvalidRequestError
 from specgrove.serving.status import error_from_rpc
 from specgrove.v1 import router_pb2, token_tree_pb2
@@ -209,6 +210,8 @@ async def test_chat_tokenize_detokenize_and_model_info(suite: ToySuite) -> None:
     assert detokenized.text == "hi"
     info = await suite.stub.GetModelInfo(router_pb2.GetModelInfoRequest())
     assert (info.model, info.vocab_size, list(info.ssms)) == ("toy", VOCAB_SIZE, ["toy-a", "toy-b"])
+    assert info.protocol_version == wire.PROTOCOL_VERSION
+    assert {"chat", "api_keys"} <= set(info.features)
 
 
 async def test_bad_input_names_its_field_and_the_router_goes_on(suite: ToySuite) -> None:

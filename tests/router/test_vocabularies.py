@@ -14,6 +14,7 @@ from tests.router.generating import PROMPT, request_of, responses_to, token_ids_
 from tests.router.toy_language import EOS, VOCAB_SIZE, toy_output, toy_tokenizer_json
 from tests.router.toy_services import ToyLlm, ToySsm
 from tests.router.toy_suite import ToySuite, toy_suite
+from tests.waiting import until
 
 
 class RecordingLlm(ToyLlm):
@@ -42,6 +43,18 @@ def _with(token_id: int) -> Callable[[TokenTree], TokenTree]:
 
 async def _ssms_in_use(suite: ToySuite) -> list[str]:
     return list((await suite.stub.GetModelInfo(router_pb2.GetModelInfoRequest())).ssms)
+
+
+async def test_an_ssm_service_of_another_version_is_not_asked(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    llm, other = RecordingLlm(), ToySsm(hit_rate=1.0)
+    async with toy_suite(llm) as suite:
+        other.protocol_version = 0
+        await suite.restart_ssm(other)
+        await until(lambda: "it speaks version 0 of the protocol" in caplog.text)
+        responses = await responses_to(suite, request_of(max_tokens=20))
+    assert token_ids_of(responses) == toy_output(PROMPT, 20)
+    assert not other.asked
 
 
 @pytest.mark.parametrize("token_id", [VOCAB_SIZE, VOCAB_SIZE + 1000, 2**32 - 1])

@@ -228,6 +228,7 @@ class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
         self.names = tuple(names)
         self.tokenizer = Tokenizer(toy_tokenizer_json(), {}, None)
         self.mode = "beam"
+        self.protocol_version = wire.PROTOCOL_VERSION
         self.forget_probability = 0.0
         self.delay_s = 0.0
         self.spoil: Callable[[TokenTree], TokenTree] = lambda tree: tree
@@ -291,7 +292,7 @@ class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
 
     async def GetModelInfo(self, request: Any, context: Any) -> ssm_pb2.SsmServiceGetModelInfoResponse:  # noqa: N802
         infos = [ssm_pb2.SsmInfo(name=n, mode=self.mode, vocab_sha256=self.tokenizer.vocab_sha256) for n in self.names]
-        return ssm_pb2.SsmServiceGetModelInfoResponse(ssms=infos)
+        return ssm_pb2.SsmServiceGetModelInfoResponse(ssms=infos, protocol_version=self.protocol_version)
 
     async def GetVocabulary(self, request: Any, context: Any) -> ssm_pb2.GetVocabularyResponse:  # noqa: N802
         return ssm_pb2.GetVocabularyResponse(token_checksums=self.tokenizer.token_checksums())
