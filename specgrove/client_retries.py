@@ -113,7 +113,8 @@ class Generation:
 
     def delay_s(self, error: SpecGroveError, *, was_reached: bool) -> float:
         """As ``Tries.delay_s``."""
-        return self._tries.delay_s(error, was_reached=was_reached, has_begun=bool(self._token_ids))
+        # A router that is full may refuse a later try, as it may the first.
+        return self._tries.delay_s(error, was_reached=was_reached, has_begun=self._num_tokens_seen > 0)
 
     def rest_of(self, response: router_pb2.GenerateResponse) -> Iterator[Chunk]:
         """The part of this try's next piece that the caller doesn't have, if there is one.

@@ -158,6 +158,14 @@ def test_closing_a_client_ends_its_waiting(router: tuple[FakeRouter, str]) -> No
     asyncio.run(asyncio.wait_for(close_async_while_it_waits(), LIMIT_S))
 
 
+def test_a_router_that_is_started_again_and_full_is_waited_for(router: tuple[FakeRouter, str]) -> None:
+    fake, address = router
+    fake.failures = [(2, GONE), (0, FULL), (0, FULL)]
+    for chunks in outputs(address):
+        assert "".join(chunk.text for chunk in chunks) == ANSWER
+        fake.failures = [(2, GONE), (0, FULL), (0, FULL)]
+
+
 def delays(policy: RetryPolicy, error: SpecGroveError, timeout_s: float | None = None) -> list[float]:
     tries = Tries(policy, timeout_s, Random(0))
     found = []

@@ -31,6 +31,12 @@ _EVENT_STREAM = (
     (b"x-accel-buffering", b"no"),
 )
 _STOPPED = UnavailableError("this router has been stopped")
+# Answers of more tokens are put together beside the event loop.
+_LONG_NUM_TOKENS = 4096
+
+
+class _UnreadError(Exception):
+    """The client reads nothing."""
 
 
 class AnswerFormat(Protocol):
@@ -84,16 +90,24 @@ class Answer(Response):
         if is_sent:
             sending.result()
         elif is_stopped and self._has_started:
-            await self._end(send, failure_of(_STOPPED))
+            with contextlib.suppress(_UnreadError):
+                await self._end(send, failure_of(_STOPPED))
         elif is_stopped:
             await failure_of(_STOPPED).response()(scope, receive, send)
 
     async def _whole(self, send: Send, scope: Scope, receive: Receive) -> None:
         async with contextlib.aclosing(self._pieces):
             pieces = [piece async for piece in self._pieces]
-        response = Response(_json(self._form.whole(pieces)), media_type="application/json")
+        if sum(len(piece.tokens) for piece in pieces) < _LONG_NUM_TOKENS:
+            content = self._content_of(pieces)
+        else:
+            content = await asyncio.to_thread(self._content_of, pieces)
+        response = Response(content, media_type="application/json")
         self._has_started = True
         await response(scope, receive, send)
+
+    def _content_of(self, pieces: Sequence[Piece]) -> bytes:
+        return _json(self._form.whole(pieces))
 
     async def _stream(self, send: Send) -> None:
         async with contextlib.aclosing(self._pieces):
@@ -101,15 +115,21 @@ class Answer(Response):
             await send({"type": "http.response.start", "status": 200, "headers": _EVENT_STREAM})
             self._has_started = True
             try:
-                await self._send_events(send, first)
-            except TimeoutError:
+                await self._send_events_or_failure(send, first)
+            except _UnreadError:
                 # The server closes the connection, as the answer is not complete.
                 logger.info("a client has read nothing for %s s; its request was ended", self._write_timeout_s)
-            except SpecGroveError as error:
-                await self._end(send, failure_of(error))
-            except Exception:
-                logger.exception("a stream failed")
-                await self._end(send, INTERNAL_FAILURE)
+
+    async def _send_events_or_failure(self, send: Send, first: Piece) -> None:
+        try:
+            await self._send_events(send, first)
+        except _UnreadError:
+            raise
+        except SpecGroveError as error:
+            await self._end(send, failure_of(error))
+        except Exception:
+            logger.exception("a stream failed")
+            await self._end(send, INTERNAL_FAILURE)
 
     async def _send_events(self, send: Send, first: Piece) -> None:
         # What opens the stream goes with the first piece.
@@ -126,8 +146,11 @@ class Answer(Response):
 
     async def _write(self, send: Send, content: bytes, *, has_more: bool = True) -> None:
         # Waits when the client's side of the connection has no room.
-        async with asyncio.timeout(self._write_timeout_s):
-            await send({"type": "http.response.body", "body": content, "more_body": has_more})
+        try:
+            async with asyncio.timeout(self._write_timeout_s):
+                await send({"type": "http.response.body", "body": content, "more_body": has_more})
+        except TimeoutError as error:
+            raise _UnreadError from error
 
     async def _end(self, send: Send, failure: Failure) -> None:
         await self._write(send, _event(failure.body()), has_more=False)

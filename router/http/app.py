@@ -155,7 +155,7 @@ def _informing(calls: RouterCalls, version: str) -> APIRouter:
             token_ids = list((await calls.tokenize(asked)).token_ids)
         texts = None
         if body.return_token_strs:
-            texts = [await _text_of_id(calls, token_id) for token_id in token_ids]
+            texts = await _texts_of_ids(calls, token_ids)
         return {"count": len(token_ids), "max_model_len": info.max_model_len, "tokens": token_ids, "token_strs": texts}
 
     @api.post("/detokenize", response_model=models.Detokenized)
@@ -204,9 +204,14 @@ async def _text_of(calls: RouterCalls, prompt: AskedPrompt) -> str:
         return (await calls.detokenize(asked)).text
 
 
-async def _text_of_id(calls: RouterCalls, token_id: int) -> str:
-    asked = router_pb2.DetokenizeRequest(token_ids=[token_id], keep_special_tokens=True)
-    return (await calls.detokenize(asked)).text
+async def _texts_of_ids(calls: RouterCalls, token_ids: Sequence[int]) -> list[str]:
+    texts: dict[int, str] = {}
+    for token_id in dict.fromkeys(token_ids):
+        asked = router_pb2.DetokenizeRequest(token_ids=[token_id], keep_special_tokens=True)
+        texts[token_id] = (await calls.detokenize(asked)).text
+        # None of the above need wait for anything, and there may be thousands.
+        await asyncio.sleep(0)
+    return [texts[token_id] for token_id in token_ids]
 
 
 def _model(info: router_pb2.GetModelInfoResponse) -> dict[str, object]:

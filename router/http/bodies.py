@@ -17,6 +17,8 @@ _IDS = {"type": "array", "items": _ID, "minItems": 1}
 _TEXT = {"type": "string"}
 MAX_NUM_OUTPUTS = 128
 """Of one request, with all its prompts."""
+# Each unknown field is an error of its own, which takes its time.
+_MAX_NUM_FIELDS = 256
 
 _NULL = {"type": "null"}
 _TEXTS = {"type": "array", "items": _TEXT}
@@ -81,6 +83,8 @@ class _Body(BaseModel):
     def _without_what_changes_nothing(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
+        if len(values) > _MAX_NUM_FIELDS:
+            raise ValueError(f"has {len(values)} fields; at most {_MAX_NUM_FIELDS}")
         return {
             name: value
             for name, value in values.items()

@@ -123,7 +123,7 @@ def _violation_of(problem: Mapping[str, Any], names: Collection[str], refusals: 
         case "value_error":
             return FieldViolation(where or "request", str(problem["ctx"]["error"]))
         case _:
-            return FieldViolation(where, problem["msg"].replace("Input should be", "must be"))
+            return FieldViolation(where or "request", problem["msg"].replace("Input should be", "must be"))
 
 
 def _path(parts: Sequence[object]) -> str:

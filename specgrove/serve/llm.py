@@ -15,7 +15,7 @@ from specgrove.serve.batches import OnePrompt, SeveralPrompts, requests_of
 from specgrove.serve.configuration import current_configuration
 from specgrove.serve.errors import ConfigurationError
 from specgrove.serve.generation import GenerationConfig, GenerationResult, Request, checked_config
-from specgrove.serve.output_file import add_results
+from specgrove.serve.output_file import add_results, check_can_add
 from specgrove.serve.plan import Plan, ssms_of, with_degrees
 from specgrove.serve.progress import counted, status
 from specgrove.serve.ssm import SSM, DataType, checked_model_name, dtype_of
@@ -53,7 +53,7 @@ class LLM:
         self._cache_path = cache_path
         self._output_file = Path(output_file) if output_file else None
         self._configuration = current_configuration()
-        self._lock = threading.Lock()  # of what follows
+        self._lock = threading.RLock()  # of what follows
         self._generation_config = GenerationConfig()
         self._suite_config: SuiteConfig | None = None
         self._max_num_requests = 1
@@ -159,6 +159,8 @@ class LLM:
         requests, are_several = requests_of(requests_or_prompts, defaults)
         if not requests:
             return []
+        if self._output_file is not None:
+            check_can_add(self._output_file)
         services = self._running()
         if not are_several:
             result = GenerationResult.of(services.complete(requests[0]))
@@ -214,9 +216,10 @@ class LLM:
         return Request("", max_length=max_length, max_new_tokens=max_new_tokens, generation_config=config)
 
     def _running(self) -> Services:
-        if self._suite_config is None:
-            self.compile()
         with self._lock:
+            # In here, since it stops services that run: another thread's, perhaps.
+            if self._suite_config is None:
+                self.compile()
             if self._services is None:
                 self._start()
             assert self._services is not None
@@ -239,8 +242,13 @@ class LLM:
             finalizer()
 
     def _write(self, requests: Sequence[Request], results: Sequence[GenerationResult]) -> None:
-        if self._output_file is not None:
+        if self._output_file is None:
+            return
+        try:
             add_results(self._output_file, requests, results)
+        except OSError as error:
+            # They took long to make: the caller gets them all the same.
+            warnings.warn(f"the results could not be written: {error}", stacklevel=3)
 
 
 def _warn_of_failures(results: Sequence[GenerationResult]) -> None:

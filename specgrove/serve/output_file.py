@@ -6,7 +6,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from specgrove.serve.errors import ConfigurationError
 from specgrove.serve.generation import GenerationResult, Request
+
+
+def check_can_add(path: Path) -> None:
+    """Before results are made. Raises ``ConfigurationError``."""
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise ConfigurationError(f"output_file: {error}") from error
 
 
 def add_results(path: Path, requests: Sequence[Request], results: Sequence[GenerationResult]) -> None:

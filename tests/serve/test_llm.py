@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import gc
 import json
 import os
@@ -10,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -196,6 +198,44 @@ def test_results_are_added_to_the_output_file(fake: FakeRouter, model_folder: Pa
     assert (failed["finish_reason"], failed["latency_ms"]) == ("error", None)
     assert "top_p" in failed["error"]
     assert "user" in chat["prompt"]
+
+
+def test_an_output_file_that_cannot_be_written_is_told_before_anything_runs(
+    fake: FakeRouter, model_folder: Path, tmp_path: Path
+) -> None:
+    llm = sg.LLM(model_folder, output_file=tmp_path / "absent" / "results.jsonl")
+    with pytest.raises(sg.ConfigurationError, match=r"output_file: .*No such file"):
+        llm.generate("hi")
+    assert RunningSuite.log == []
+
+
+def test_results_are_not_lost_with_their_file(
+    fake: FakeRouter, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("specgrove.serve.llm.add_results", fail)
+    with sg.LLM(model_folder, output_file=tmp_path / "results.jsonl") as llm:
+        with pytest.warns(UserWarning, match="could not be written: No space left"):
+            assert llm.generate("hi").output_text == ANSWER
+        with pytest.warns(UserWarning, match="could not be written"):
+            assert llm.generate(["hi"])[0].output_text == ANSWER
+
+
+def test_threads_that_come_first_together_start_one_suite(fake: FakeRouter, model_folder: Path) -> None:
+    llm = sg.LLM(model_folder)
+    start = threading.Barrier(8)
+
+    def generate() -> str:
+        start.wait()
+        return llm.generate("hi").output_text
+
+    with concurrent.futures.ThreadPoolExecutor(8) as executor:
+        texts = [future.result() for future in [executor.submit(generate) for _ in range(8)]]
+    llm.stop_server()
+    assert texts == [ANSWER] * 8
+    assert RunningSuite.log == ["start", "stop"]
 
 
 def test_a_list_shows_how_far_it_is(llm: sg.LLM, capsys: pytest.CaptureFixture[str]) -> None:

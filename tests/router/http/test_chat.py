@@ -150,7 +150,7 @@ async def test_tokenize_and_detokenize_as_in_vllm(suite: ToySuite) -> None:
     asked = {"messages": MESSAGES, "return_token_strs": True}
     tokens = (await ask(suite, "/tokenize", asked)).json
     assert bytes(tokens["tokens"]).decode() == RENDERED
-    assert (tokens["count"], tokens["max_model_len"], "".join(tokens["token_strs"])) == (len(RENDERED), 512, RENDERED)
+    assert (tokens["count"], tokens["max_model_len"], tokens["token_strs"]) == (len(RENDERED), 512, list(RENDERED))
     assert (await ask(suite, "/detokenize", {"tokens": [104, 105, EOS]})).json == {"prompt": "hi<eos>"}
 
 

@@ -135,6 +135,13 @@ async def test_what_changes_no_output_is_ignored(suite: ToySuite) -> None:
         (b'{"prompt": "\\ud800"}', {}, 400, "half a surrogate pair"),
         (b'{"prompt": "x"}', {"content-type": "text/plain"}, 400, "Content-Type: application/json"),
         (b'{"prompt": "\xff"}', {}, 400, "parsing the body"),
+        (b'{"prompt": "x", "\\ud800": 1}', {}, 400, "request: must be a valid string"),
+        (
+            json.dumps({"prompt": "x", **{f"a{i}": 1 for i in range(300)}}).encode(),
+            {},
+            400,
+            "has 301 fields; at most 256",
+        ),
         (b"x" * 2_000_000, {}, 413, "at most 1048576 bytes"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import ssl
 import sys
@@ -60,6 +61,32 @@ async def test_tls_is_that_of_grpc(tmp_path: Path) -> None:
         assert certificates.client.certificate is not None
         context.load_cert_chain(certificates.client.certificate, certificates.client.private_key)
         assert "version" in (await version_at(*await asyncio.open_connection(host, int(port), ssl=context)))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("head", "more"),
+    [
+        (b"GET /", b"x" * 9999),
+        (b"GET /version HTTP/1.1\r\nx: ", b"y" * 9999),
+        (b"GET /version HTTP/1.1\r\n", b"x: y\r\n" * 999),
+        # What may follow a body of unknown length: fields again.
+        (b"POST /tokenize HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n", b"x: y\r\n" * 999),
+    ],
+    ids=["path", "one field", "fields", "trailer"],
+)
+async def test_a_head_without_end_ends_the_connection(head: bytes, more: bytes) -> None:
+    async with http_suite() as suite:
+        host, port = http_address(suite).split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(head)
+        async with asyncio.timeout(LIMIT_S):
+            with contextlib.suppress(ConnectionError):
+                while not reader.at_eof():
+                    writer.write(more)
+                    await writer.drain()
+                    await asyncio.sleep(0)
+        writer.close()
+        assert "version" in (await version_at(*await asyncio.open_connection(host, int(port))))  # type: ignore[operator]
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,66 @@
+"""How answers are sent, apart from what they say."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from typing import Any
+
+import pytest
+
+from router.http.answers import Answer, Json
+from router.http.outputs import Piece
+from specgrove.v1 import router_pb2
+from tests.waiting import LIMIT_S
+
+
+class Plain:
+    """The texts alone."""
+
+    def opening(self) -> Iterable[Json]:
+        return ()
+
+    def chunk(self, piece: Piece) -> Json | None:
+        return {"text": piece.text}
+
+    def closing(self) -> Iterable[Json]:
+        return ()
+
+    def whole(self, pieces: Sequence[Piece]) -> Json:
+        return {"text": "".join(piece.text for piece in pieces)}
+
+
+async def sent(pieces: AsyncGenerator[Piece, None], *, is_stream: bool) -> tuple[int, bytes]:
+    """The status and the body for a client that stays."""
+    messages: list[Any] = []
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(LIMIT_S):
+        await Answer(pieces, Plain(), is_stream=is_stream, write_timeout_s=LIMIT_S)({"type": "http"}, receive, send)
+    return messages[0]["status"], b"".join(message.get("body", b"") for message in messages)
+
+
+async def test_a_limit_of_time_within_is_no_client_that_reads_nothing() -> None:
+    async def pieces() -> AsyncGenerator[Piece, None]:
+        yield Piece(0, "a")
+        raise TimeoutError
+
+    status, body = await sent(pieces(), is_stream=True)
+    assert status == 200
+    assert json.loads(body.split(b"data: ")[2])["error"]["code"] == "internal_error"
+    assert b"[DONE]" not in body
+
+
+@pytest.mark.parametrize("num_tokens", [1, 5000])
+async def test_long_answers_are_put_together_as_short_ones_are(num_tokens: int) -> None:
+    async def pieces() -> AsyncGenerator[Piece, None]:
+        yield Piece(0, "a", [router_pb2.GeneratedToken()] * num_tokens)
+        yield Piece(0, "b")
+
+    assert await sent(pieces(), is_stream=False) == (200, b'{"text":"ab"}')
