@@ -38,7 +38,7 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
     if given.vllm_engine_api and importlib.util.find_spec("smg_grpc_proto") is None:
         parser.error("--vllm-engine-api needs the package smg-grpc-proto: pip install 'specgrove[gateways]'")
     return RouterConfig(
-        http=None if given.http_address is None else HttpConfig(given.http_address, given.http_allowed_origins or ()),
+        http=_http_of(given),
         api_keys=_keys_of(given, parser),
         llm_addresses=tuple(given.llm),
         ssm_addresses=tuple(given.ssm or ()),
@@ -61,6 +61,12 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
         local_address=given.local_address,
         has_vllm_engine_api=given.vllm_engine_api,
     )
+
+
+def _http_of(given: argparse.Namespace) -> HttpConfig | None:
+    if given.http_address is None:
+        return None
+    return HttpConfig(given.http_address, given.http_allowed_origins or (), given.tool_call_format)
 
 
 def _keys_of(given: argparse.Namespace, parser: argparse.ArgumentParser) -> ApiKeys | None:

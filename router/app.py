@@ -155,7 +155,7 @@ def _http_server(config: RouterConfig, http: HttpConfig, servicer: RouterService
     from router.http.calls import RouterCalls
     from router.http.server import HttpServer
 
-    calls = RouterCalls(servicer, lambda: server.is_serving, lambda: server.is_draining)
+    calls = RouterCalls(servicer, lambda: server.is_serving, lambda: server.is_draining, http.tool_call_format)
     limits = ApiLimits(config.max_request_bytes, config.reader_timeout_s, config.api_keys, http.origins)
     return HttpServer(http.address, make_app(calls, limits, servicer.version), config.server_tls)
 

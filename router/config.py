@@ -21,10 +21,14 @@ class TreeConfig:
 
 @dataclass(frozen=True, slots=True)
 class HttpConfig:
-    """The HTTP API: where it listens, and from which pages browsers may ask."""
+    """The HTTP API: where it listens, and from which pages browsers may ask.
+
+    ``tool_call_format`` is how the model writes calls of tools; ``auto``: as its chat template shows.
+    """
 
     address: str
     origins: tuple[str, ...] = ()
+    tool_call_format: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)

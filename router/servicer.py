@@ -74,7 +74,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         arrived_s = time.monotonic()
         remaining_s = context.time_remaining()
         client_deadline_s = None if remaining_s is None else arrived_s + remaining_s
-        model = self._model()
+        model = self.served_model()
         async with self._text_work.turn(request.ByteSize()):
             check_fields(request, model, self._ssms.ssms)
         async with self._admission.permit(_connection_of(context)):
@@ -96,7 +96,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         self, request: router_pb2.GetModelInfoRequest, context: Any
     ) -> router_pb2.GetModelInfoResponse:
         """The model and the SSMs."""
-        model = self._model()
+        model = self.served_model()
         return router_pb2.GetModelInfoResponse(
             model=model.name,
             architecture=model.architecture,
@@ -115,14 +115,14 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
     ) -> router_pb2.TokenizeResponse:
         """Token ids of text or chat."""
         async with self._text_admission.permit():
-            token_ids = await checked_tokenize(request, self._model(), self._text_work)
+            token_ids = await checked_tokenize(request, self.served_model(), self._text_work)
         return router_pb2.TokenizeResponse(token_ids=token_ids)
 
     async def Detokenize(  # noqa: N802
         self, request: router_pb2.DetokenizeRequest, context: Any
     ) -> router_pb2.DetokenizeResponse:
         """Text of token ids."""
-        model = self._model()
+        model = self.served_model()
         token_ids = checked_detokenize(request, model)
         decode = functools.partial(Tokenizer.decode, ids=token_ids, keep_special_tokens=request.keep_special_tokens)
         async with self._text_admission.permit():
@@ -140,7 +140,8 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         latest_s = time.monotonic() + self._max_request_s
         return latest_s if client_deadline_s is None else min(latest_s, client_deadline_s)
 
-    def _model(self) -> ServedModel:
+    def served_model(self) -> ServedModel:
+        """What the LLM services serve. Raises ``UnavailableError`` before that is known."""
         if self._llms.model is None:
             raise UnavailableError("the LLM service is not connected yet; try again later")
         return self._llms.model

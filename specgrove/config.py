@@ -6,6 +6,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 GPU_KERNELS = ("auto", "off", "require")
 QUANTIZATIONS = ("none", "int8", "int4")
+# How models write calls of tools; auto: as their chat template shows.
+TOOL_CALL_FORMATS = ("auto", "hermes", "qwen2_coder", "qwen3_coder", "llama3_json", "mistral", "none")
 DEFAULT_DTYPE = "bfloat16"
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 # Nodes of one tree, its root included.

@@ -116,11 +116,15 @@ def _generating(calls: RouterCalls, limits: ApiLimits) -> APIRouter:
     @api.post("/v1/chat/completions", response_model=models.ChatAnswer, response_class=JSONResponse, responses=_EVENTS)
     async def chat_completions(body: ChatBody, request: Request) -> Response:
         """Answers a conversation. With `stream`, answers with events of `chat.completion.chunk` objects."""
-        prompt = await _converted(request, functools.partial(asked_chat, body))
+        called = calls.tool_call_format()
+        keeps_special_tokens = body.has_tools and called.keeps_special_tokens
+        prompt = await _converted(
+            request, functools.partial(asked_chat, body, keeps_special_tokens=keeps_special_tokens)
+        )
         form = ChatFormat(
             new_head("chatcmpl", await calls.model_info()),
             num_outputs=body.n,
-            has_tools=body.has_tools,
+            readers=called.readers(body.tools, body.n) if body.has_tools else (),
             has_log_probs=body.logprobs,
             wants_usage=body.wants_stream_usage,
         )

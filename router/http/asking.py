@@ -50,8 +50,8 @@ def asked_completion(body: CompletionBody) -> tuple[AskedPrompt, ...]:
     )
 
 
-def asked_chat(body: ChatBody) -> AskedPrompt:
-    """Raises ``InvalidRequestError``."""
+def asked_chat(body: ChatBody, *, keeps_special_tokens: bool = False) -> AskedPrompt:
+    """``keeps_special_tokens``: whatever the body says of them. Raises ``InvalidRequestError``."""
     if body.top_logprobs and not body.logprobs:
         raise InvalidRequestError.of("top_logprobs", "needs logprobs: true")
     max_tokens = _agreed_max_tokens(body)
@@ -59,6 +59,8 @@ def asked_chat(body: ChatBody) -> AskedPrompt:
         **_params_of(body, max_tokens, (body.top_logprobs or 0) if body.logprobs else None),
         **_chat_params_of(body, _template_kwargs_of(body)),
     }
+    if keeps_special_tokens:
+        params["keep_special_tokens"] = True
     names = SentNames(
         "messages",
         max_tokens="max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 
+from router.http.tool_calls import ToolCallFormat, format_of
 from router.servicer import RouterServicer
 from specgrove.errors import UnavailableError
 from specgrove.v1 import router_pb2
@@ -17,9 +18,15 @@ class RouterCalls:
     """One per HTTP server."""
 
     def __init__(
-        self, servicer: RouterServicer, is_serving: Callable[[], bool], is_draining: Callable[[], bool]
+        self,
+        servicer: RouterServicer,
+        is_serving: Callable[[], bool],
+        is_draining: Callable[[], bool],
+        tool_call_format: str,
     ) -> None:
+        """``tool_call_format`` is a name, or ``auto``."""
         self._servicer = servicer
+        self._tool_call_format = tool_call_format
         self._is_draining = is_draining
         self.is_serving = is_serving
         """Whether requests are served now, as gRPC's health service says it."""
@@ -47,6 +54,11 @@ class RouterCalls:
         """Text of token ids."""
         self._check()
         return await self._servicer.Detokenize(request, _Call(""))
+
+    def tool_call_format(self) -> ToolCallFormat:
+        """In which the model writes calls of tools."""
+        model = self._servicer.served_model()
+        return format_of(self._tool_call_format, model.tokenizer, model.name)
 
     def _check(self) -> None:
         if self._is_draining():

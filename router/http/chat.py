@@ -13,10 +13,16 @@ from specgrove.v1 import router_pb2
 
 
 class ChatFormat:
-    """One per request. With ``has_tools`` calls are looked for in the outputs."""
+    """One per request. ``readers`` look for calls in the outputs, each in its own; without them all is text."""
 
     def __init__(
-        self, head: Head, *, num_outputs: int, has_tools: bool, has_log_probs: bool, wants_usage: bool
+        self,
+        head: Head,
+        *,
+        num_outputs: int,
+        readers: Sequence[ToolCallReader],
+        has_log_probs: bool,
+        wants_usage: bool,
     ) -> None:
         self._head = head
         self._chunk_head = head.fields("chat.completion.chunk")
@@ -24,7 +30,7 @@ class ChatFormat:
         self._has_log_probs = has_log_probs
         self._wants_usage = wants_usage
         self._usages: dict[int, router_pb2.Usage] = {}
-        self._readers = [ToolCallReader() for _ in range(num_outputs)] if has_tools else []
+        self._readers = readers
 
     def opening(self) -> Iterable[Json]:
         """Who speaks, for each output."""

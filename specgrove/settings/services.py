@@ -20,6 +20,7 @@ from specgrove.config import (
     OFFLOADED_STEP_TIMEOUT_S,
     QUANTIZATIONS,
     STEP_TIMEOUT_S,
+    TOOL_CALL_FORMATS,
 )
 from specgrove.cpus import available_cpus
 from specgrove.folders import default_cache_dir
@@ -221,6 +222,12 @@ ROUTER = (
         "serve vLLM's engine API too, on the same address: gateways such as smg can route to this router then",
         False,
         is_switch=True,
+    ),
+    Setting(
+        "tool-call-format",
+        "how the model writes calls of tools, which the HTTP API tells apart from text; auto: as its chat template shows",
+        "auto",
+        choices=TOOL_CALL_FORMATS,
     ),
     Setting("tls-client-ca", "PEM file; clients must have a certificate of this CA", None, path, metavar="FILE"),
     *_LOGGING,

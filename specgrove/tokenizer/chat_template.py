@@ -55,6 +55,7 @@ class ChatTemplates:
         self._special_tokens = dict(special_tokens)
         self._templates: dict[str, _Template] = {}
         self._problems: dict[str, str] = {}
+        self._sources = dict(templates)
         for name, source in templates.items():
             try:
                 self._templates[name] = _Template(_compile(source), self._special_tokens)
@@ -77,6 +78,11 @@ class ChatTemplates:
         if names := sorted({*self._templates, *self._problems}):
             return f"this model has no chat template of the name 'default', only {', '.join(names)}; {instead}"
         return f"this model has no chat template; {instead}"
+
+    @property
+    def source_for_tools(self) -> str:
+        """Of the template for conversations with tools; empty where there is none."""
+        return self._sources.get("tool_use", self._sources.get("default", ""))
 
     def render(self, messages: Sequence[Message], options: ChatOptions) -> str:
         """The text of a conversation. Raises ``ValueError``."""

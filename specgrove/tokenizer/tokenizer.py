@@ -109,6 +109,11 @@ class Tokenizer:
         return self._templates.problem if self._templates.is_broken else None
 
     @property
+    def tool_template(self) -> str:
+        """The source of the chat template for conversations with tools; empty where there is none."""
+        return self._templates.source_for_tools
+
+    @property
     def eos_token_id(self) -> int | None:
         """The id of the token that has this role in the tokenizer's files."""
         return self._id_of_role("eos_token")

@@ -27,10 +27,16 @@ def http_address(suite: ToySuite) -> str:
 
 
 def http_suite(
-    llm: ToyLlm | None = None, *, keys: tuple[str, ...] = (), origins: tuple[str, ...] = (), **settings: Any
+    llm: ToyLlm | None = None,
+    *,
+    keys: tuple[str, ...] = (),
+    origins: tuple[str, ...] = (),
+    tool_call_format: str = "auto",
+    **settings: Any,
 ) -> contextlib.AbstractAsyncContextManager[ToySuite]:
     """A toy suite whose router speaks HTTP, too."""
-    return toy_suite(llm, http=HttpConfig("127.0.0.1:0", origins), api_keys=ApiKeys(keys) if keys else None, **settings)
+    http = HttpConfig("127.0.0.1:0", origins, tool_call_format)
+    return toy_suite(llm, http=http, api_keys=ApiKeys(keys) if keys else None, **settings)
 
 
 @contextlib.asynccontextmanager

@@ -97,15 +97,19 @@ async def test_log_probabilities(api: AsyncOpenAI) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ['I look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool_call>']
+    ("tool_call_format", "content"),
+    [
+        ("auto", 'I look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool_call>'),
+        ("mistral", 'I look.[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Köln"}}]'),
+    ],
 )
-async def test_calls_of_tools_are_read(content: str) -> None:
+async def test_calls_of_tools_are_read(tool_call_format: str, content: str) -> None:
     length = len(RENDERED)
 
     def speak(prefix: Any, seed: int) -> int:
         return (*content.encode(), EOS)[len(prefix) - length]
 
-    async with http_suite(ToyLlm(speak)) as suite, api_of(suite) as api:
+    async with http_suite(ToyLlm(speak), tool_call_format=tool_call_format) as suite, api_of(suite) as api:
         body = BODY | {"max_completion_tokens": 200}
         choice = (await api.chat.completions.create(**body, tools=TOOLS)).choices[0]
         assert (choice.message.content, choice.finish_reason) == ("I look.", "tool_calls")

@@ -97,8 +97,8 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert config_of(base).http is None
     assert config_of([*base, *http]).http == HttpConfig("127.0.0.1:8000")
     more = ["--api-key-file", str(keys), "--http-allowed-origins", "https://a.example, *"]
-    config = config_of([*base, *http, *more])
-    assert config.http == HttpConfig("127.0.0.1:8000", ("https://a.example", "*"))
+    config = config_of([*base, *http, *more, "--tool-call-format", "mistral"])
+    assert config.http == HttpConfig("127.0.0.1:8000", ("https://a.example", "*"), "mistral")
     assert config.api_keys is not None
     assert [config.api_keys.problem(f"Bearer {key}") is None for key in ("abc", "def", "# for tests", "")] == [
         True, True, False, False,

@@ -1,24 +1,60 @@
-"""Calls of tools in an output's text, however it is cut into pieces."""
+"""Calls of tools in an output's text, in each family's form and however the text is cut into pieces."""
 
 from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.http.tool_calls import ToolCallReader
+from router.http.asking import asked_chat
+from router.http.bodies import ChatBody
+from router.http.tool_calls import ToolCallFormat, format_of
+from specgrove.config import TOOL_CALL_FORMATS
+from specgrove.tokenizer import Tokenizer
 
-CALL = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
-PARTS = st.sampled_from(
-    ["Hi", " ", "\n", "<", "<tool_call>", "</tool_call>", "<tool", CALL, '{"name": "f"}', "<tool_call>no</tool_call>"]
-)
+TOOLS: list[Mapping[str, Any]] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "f",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "x": {"type": "integer"},
+                    "s": {"type": "string"},
+                    "b": {"type": "boolean"},
+                    "l": {"type": ["array", "null"]},
+                    "u": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                },
+            },
+        },
+    },
+    {"name": "g"},
+    {"type": "function", "function": "no object"},
+]
+OBJECT = '{"name": "f", "arguments": {"x": 1}}'
+HERMES = f"<tool_call>\n{OBJECT}\n</tool_call>"
+LLAMA = '{"name": "f", "parameters": {"x": 1}}'
+XML = "<tool_call>\n<function=f>\n<parameter=x>\n1\n</parameter>\n</function>\n</tool_call>"
+BLOCK = f"```json\n{OBJECT}\n```"
+ONE, TWO = [("f", {"x": 1})], [("f", {"x": 1})] * 2
+
+# Words of which every form's calls, halves and near misses can be put together.
+WORDS = [
+    "Hi", " ", "\n", "<", "[", "{", ";", "```", "```json", "<tool_call>", "</tool_call>", "<tools>", "</tools>", "<function=f>",
+    "</function>", "<parameter=x>", "</parameter>", "1", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "f", OBJECT,
+    LLAMA, HERMES, XML, BLOCK, '{"name": "f"}', '{"type": "', '{"x": 1}', f"[{OBJECT}]", "<tool_call>no</tool_call>", '"', "\\",
+]  # fmt: skip
 
 
-def read(text: str, cuts: list[int] | None = None) -> tuple[str, list[tuple[int, str, object]]]:
-    reader = ToolCallReader()
+def read(name: str, text: str, cuts: list[int] | None = None) -> tuple[str, list[tuple[str, object]]]:
+    (reader,) = ToolCallFormat(name).readers(TOOLS, 1)
     edges = [0, *sorted(cut % (len(text) + 1) for cut in cuts or []), len(text)]
     texts, calls = "", []
     for start, end in itertools.pairwise(edges):
@@ -26,27 +62,154 @@ def read(text: str, cuts: list[int] | None = None) -> tuple[str, list[tuple[int,
         texts += certain
         calls += found
     certain, found = reader.add("", is_end=True)
-    return texts + certain, [(call.number, call.name, json.loads(call.arguments)) for call in (*calls, *found)]
+    calls += found
+    assert [call.number for call in calls] == list(range(reader.num_calls))
+    assert all(len(call.id) == 9 and call.id.isalnum() for call in calls)
+    return texts + certain, [(call.name, json.loads(call.arguments)) for call in calls]
 
 
-@given(st.lists(PARTS).map("".join), st.lists(st.integers(0, 500)))
-def test_pieces_give_what_the_whole_gives(text: str, cuts: list[int]) -> None:
-    assert read(text, cuts) == read(text)
+@pytest.mark.parametrize("name", TOOL_CALL_FORMATS[1:])
+@given(st.lists(st.sampled_from(WORDS)).map("".join), st.lists(st.integers(0, 500)))
+def test_pieces_give_what_the_whole_gives(name: str, text: str, cuts: list[int]) -> None:
+    assert read(name, text, cuts) == read(name, text)
 
 
 @pytest.mark.parametrize(
-    ("text", "rest", "calls"),
+    ("name", "text", "rest", "calls"),
     [
-        (CALL, "", [(0, "f", {"x": 1})]),
-        (f"Well.\n{CALL}\n{CALL}\nDone.", "Well.Done.", [(0, "f", {"x": 1}), (1, "f", {"x": 1})]),
-        ('<tool_call>{"name": "f", "arguments": "{\\"x\\": 1}"}</tool_call>', "", [(0, "f", {"x": 1})]),
-        ('<tool_call>{"name": "f"}</tool_call>', "", [(0, "f", {})]),
-        ("a < b\n", "a < b\n", []),
-        ("<tool_call>nonsense</tool_call>", "<tool_call>nonsense</tool_call>", []),
-        ('<tool_call>{"name": 5}</tool_call>', '<tool_call>{"name": 5}</tool_call>', []),
-        ("<tool_call>[]</tool_call>", "<tool_call>[]</tool_call>", []),
-        ('Cut: <tool_call>{"na', 'Cut: <tool_call>{"na', []),
+        ("hermes", HERMES, "", ONE),
+        ("hermes", f"Well.\n{HERMES}\n{HERMES}\nDone.", "Well.Done.", TWO),
+        ("hermes", '<tool_call>{"name": "f", "arguments": "{\\"x\\": 1}"}</tool_call>', "", ONE),
+        ("hermes", '<tool_call>{"name": "f"}</tool_call>', "", [("f", {})]),
+        ("hermes", f"<tool_call>[{OBJECT}, {OBJECT}]</tool_call>", "", TWO),
+        ("hermes", f"<tool_call>{OBJECT}", "", ONE),
+        ("hermes", '<tool_call>{"name": "other", "arguments": {}}</tool_call>', "", [("other", {})]),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"s": "\\ud800"}}</tool_call>', "", [("f", {"s": "\ud800"})]),
+        ("qwen2_coder", HERMES, "", ONE),
+        ("qwen2_coder", f"Sure:\n\n{BLOCK}\n", "Sure:", ONE),
+        ("qwen2_coder", f"```json\n[{OBJECT},\n{OBJECT}]\n```", "", TWO),
+        ("qwen2_coder", f"```json\n{OBJECT}\n", "", ONE),
+        ("qwen2_coder", f"<tools>\n{OBJECT}\n</tools>\n<tools>\n{OBJECT}\n</tools>", "", TWO),
+        ("qwen2_coder", '```json\n{"name": "f", "arguments": {"s": "a ``` } b"}}\n```', "", [("f", {"s": "a ``` } b"})]),
+        ("qwen3_coder", XML, "", ONE),
+        ("qwen3_coder", f"I look.\n{XML}\n{XML}", "I look.", TWO),
+        ("qwen3_coder", XML.removeprefix("<tool_call>\n").removesuffix("\n</tool_call>"), "", ONE),
+        ("qwen3_coder", "<tool_call>\n<function=g>\n</function>\n</tool_call>", "", [("g", {})]),
+        ("llama3_json", LLAMA, "", ONE),
+        ("llama3_json", f"<|python_tag|>{LLAMA}", "", ONE),
+        ("llama3_json", f"{LLAMA}; {LLAMA}", "", TWO),
+        ("llama3_json", f"{LLAMA}\n{LLAMA}\n", "", TWO),
+        ("llama3_json", '{"type": "function", "name": "f", "parameters": {"x": 1}}', "", ONE),
+        ("llama3_json", f"I look.<|python_tag|>{LLAMA}", "I look.", ONE),
+        ("mistral", f"[TOOL_CALLS] [{OBJECT}, {OBJECT}]", "", TWO),
+        ("mistral", '[TOOL_CALLS]f{"x": 1}', "", ONE),
+        ("mistral", 'I look.[TOOL_CALLS]f[ARGS]{"x": 1}[TOOL_CALLS]f[CALL_ID]abcdefghi[ARGS]{"x": 1}', "I look.", TWO),
+    ],
+)  # fmt: skip
+def test_calls_are_found(name: str, text: str, rest: str, calls: list[tuple[str, object]]) -> None:
+    assert read(name, text) == (rest, calls)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *[(name, text) for name in TOOL_CALL_FORMATS[1:] for text in ("a < b\n", "[1] {2}", "Cut: <tool_call>{", "```json")],
+        ("hermes", "<tool_call>nonsense</tool_call>"),
+        ("hermes", '<tool_call>{"name": 5}</tool_call>'),
+        ("hermes", "<tool_call>[]</tool_call>"),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"x": NaN}}</tool_call>'),
+        ("hermes", '<tool_call>{"name": "\\ud800"}</tool_call>'),
+        ("hermes", 'Cut: <tool_call>{"na'),
+        ("hermes", LLAMA),
+        # A program about tools, and other JSON, are answers.
+        ("qwen2_coder", '```json\n{"name": "unknown", "arguments": {}}\n```'),
+        ("qwen2_coder", '```json\n{"name": "f"}\n```'),
+        ("qwen2_coder", f"```json\n{OBJECT}\n{OBJECT}\n```"),
+        ("qwen3_coder", "<tool_call>\n<function=f>\n<parameter=x>\n1\n</function>\n</tool_call>"),
+        ("llama3_json", '{"name": "Ann", "parameters": {"age": 5}}'),
+        ("llama3_json", '{"name": "f"}'),
+        ("llama3_json", f"The call would be {LLAMA}"),
+        ("llama3_json", '<|python_tag|>brave_search.call(query="x")'),
+        ("mistral", "[TOOL_CALLS] I don't know how."),
+        ("mistral", f"[{OBJECT}]"),
+        ("none", f"{HERMES} {BLOCK} [TOOL_CALLS][{OBJECT}]"),
+    ],
+)  # fmt: skip
+def test_all_else_is_text(name: str, text: str) -> None:
+    assert read(name, text) == (text, [])
+
+
+def test_values_in_tags_have_the_types_of_the_tools_schema() -> None:
+    values = {"x": "5", "s": "5", "b": "True", "l": "[1, 2]", "u": "null"}
+    parameters = "".join(f"<parameter={name}>\n{value}\n</parameter>\n" for name, value in values.items())
+    assert read("qwen3_coder", f"<tool_call>\n<function=f>\n{parameters}</function>\n</tool_call>")[1] == [
+        ("f", {"x": 5, "s": "5", "b": True, "l": [1, 2], "u": None})
+    ]
+    others = "<parameter=s>two\nlines <b></parameter><parameter=x>five</parameter><parameter=y>7</parameter>"
+    assert read("qwen3_coder", f"<function=f>{others}</function>")[1] == [
+        ("f", {"s": "two\nlines <b>", "x": "five", "y": "7"})
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "num_certain"),
+    [
+        ("llama3_json", '{"answer": 4', 12),
+        ("llama3_json", "Four", 4),
+        ("qwen2_coder", '```json\n{"port": 80', 19),
+        ("qwen2_coder", "```python\nprint", 15),
+        ("mistral", "[TOOL_", 0),
+        ("hermes", "x <tool", 1),
     ],
 )
-def test_calls_are_found_and_all_else_is_text(text: str, rest: str, calls: list[object]) -> None:
-    assert read(text) == (rest, calls)
+def test_an_answer_is_held_back_only_while_it_may_be_a_call(name: str, text: str, num_certain: int) -> None:
+    (reader,) = ToolCallFormat(name).readers(TOOLS, 1)
+    assert reader.add(text)[0] == text[:num_certain]
+
+
+# How templates of the families write calls, or ask for them, in their own words.
+TEMPLATES = {
+    "hermes": 'return a json object with function name and arguments within <tool_call></tool_call> XML tags:\\n<tool_call>\\n{"name": '
+    '<function-name>, "arguments": <args-json-object>}\\n</tool_call>',
+    "qwen2_coder": '\'Assistant: <tools>\\n{"name": "get_weather", "arguments": {"city": "Tokyo"}}\\n</tools>\\n\\n\'',
+    "qwen3_coder": "<tool_call>\\n<function=example_function_name>\\n<parameter=example_parameter_1>\\nvalue_1\\n</parameter>",
+    "llama3_json": '{{- "Environment: ipython\\n" }}{{- \'{"name": "\' + tool_call.name + \'", \' }}{{- \'"parameters": \' }}',
+    "mistral": '{{- "[TOOL_CALLS] [" }}{%- for tool_call in message.tool_calls %}',
+}
+
+
+def tokenizer_with(template: str, *special_tokens: str) -> Tokenizer:
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"a": 0}, merges=[]))
+    made.add_special_tokens(list(special_tokens))
+    return Tokenizer(made.to_str().encode(), {}, template)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_chat_template_tells_the_format(name: str) -> None:
+    tokenizer = tokenizer_with("{% raw %}" + TEMPLATES[name] + "{% endraw %}")
+    assert format_of("auto", tokenizer, "model").name == name
+    assert format_of("none", tokenizer, "model").name == "none"
+
+
+def test_models_without_a_template_for_tools_and_those_that_dont_keep_theirs() -> None:
+    assert format_of("auto", tokenizer_with("{{ messages }}"), "model").name == "hermes"
+    assert format_of("auto", tokenizer_with(TEMPLATES["hermes"]), "Qwen2.5-Coder-7B-Instruct").name == "qwen2_coder"
+
+
+@pytest.mark.parametrize(
+    ("name", "special", "keeps"),
+    [
+        ("mistral", "[TOOL_CALLS]", True),
+        ("mistral", "<eos>", False),
+        ("llama3_json", "<|python_tag|>", True),
+        ("hermes", "<tool_call>", False),
+    ],
+)
+def test_special_tokens_that_mark_calls_are_kept(name: str, special: str, keeps: bool) -> None:
+    assert format_of(name, tokenizer_with("", special), "model").keeps_special_tokens is keeps
+
+
+def test_special_tokens_are_kept_whatever_the_client_says() -> None:
+    body = ChatBody(messages=[{"role": "user", "content": "x"}], skip_special_tokens=True)
+    assert asked_chat(body, keeps_special_tokens=True).requests[0].keep_special_tokens
+    assert not asked_chat(body).requests[0].keep_special_tokens

@@ -1,0 +1,56 @@
+"""What a form is: it finds the first place in a text that holds calls, or may come to hold some. Used by ``reader``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """``arguments`` is JSON in a text, as in OpenAI's API."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a text stands in its output: whether only calls and blanks came before it, and whether nothing comes after it."""
+
+    is_leading: bool = False
+    is_end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """From ``start`` to ``end`` the text is calls or, where there are none, text as any other.
+
+    Without ``end`` that is not known yet: what is from ``start`` on waits for more. A ``start`` at the text's end is nothing found.
+    """
+
+    start: int
+    end: int | None = None
+    calls: tuple[Call, ...] = ()
+
+
+class Form(Protocol):
+    """A way to write calls. Immutable."""
+
+    def find(self, text: str, position: Position) -> Found:
+        """The first place."""
+        ...
+
+
+def marker_start(text: str, marker: str) -> int:
+    """Where a marker begins: the whole of it, or at the text's end a part of it; else the text's length."""
+    if (start := text.find(marker)) >= 0:
+        return start
+    longest = min(len(marker) - 1, len(text))
+    begun = next((size for size in range(longest, 0, -1) if text.endswith(marker[:size])), 0)
+    return len(text) - begun
+
+
+def after_blanks(text: str, start: int) -> int:
+    """Where the next character is that is no blank; the text's length where there is none."""
+    return len(text) - len(text[start:].lstrip())

@@ -1,0 +1,83 @@
+"""Calls as JSON objects: ``{"name": ..., "arguments": {...}}``, with the names that models use. Used by the forms."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from typing import NoReturn
+
+from router.http.tool_calls.forms import Call
+
+_ARGUMENT_NAMES = ("arguments", "parameters")
+# A string, which may be unfinished at the end of the text, or a bracket.
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
+# The first name of an object that may be a call, which shows after so many characters, blanks among them.
+_OPENING = re.compile(r'\[?\s*\{\s*"(name|type|arguments|parameters)"')
+_OPENING_LEN = 48
+
+
+def calls_of(text: str, known: Collection[str] | None = None) -> tuple[Call, ...]:
+    """The calls that a text is, one or a list; none where it is anything else.
+
+    With ``known``, for JSON that nothing marks as a call, arguments are needed, and a name that is one of these.
+    """
+    try:
+        values = parsed(text)
+    except (ValueError, RecursionError):
+        return ()
+    calls = [_call_of(value, known) for value in (values if isinstance(values, list) else [values])]
+    return tuple(call for call in calls if call is not None) if None not in calls else ()
+
+
+def _call_of(value: object, known: Collection[str] | None) -> Call | None:
+    if not isinstance(value, dict) or not isinstance(name := value.get("name"), str) or not _is_unicode(name):
+        return None
+    given = [value[key] for key in _ARGUMENT_NAMES if key in value]
+    if known is not None and (name not in known or not given):
+        return None
+    arguments = given[0] if given and given[0] is not None else {}
+    if not isinstance(arguments, str):
+        return Call(name, written(arguments))
+    return Call(name, arguments) if _is_unicode(arguments) else None
+
+
+def parsed(text: str) -> object:
+    """A value of JSON. Raises ``ValueError`` for what other languages don't read, too, and ``RecursionError``."""
+    return json.loads(text, parse_constant=_no_number)
+
+
+def written(value: object) -> str:
+    """A value as JSON. Halves of characters, which models may write as such, stay escaped: no client could be sent them."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if _is_unicode(text) else json.dumps(value)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _no_number(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number in JSON")
+
+
+def json_end(text: str, start: int) -> int | None:
+    """Where the object or list that begins at ``start`` ends; None where it doesn't yet."""
+    depth = 0
+    for found in _STRING_OR_BRACKET.finditer(text, start):
+        depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(found[0], 0)
+        if depth == 0:
+            return found.end()
+    return None
+
+
+def may_become_call(text: str, start: int) -> bool:
+    """Whether the JSON that begins at ``start`` may be a call, or a list of some, by what there is of it."""
+    opening = text[start : start + _OPENING_LEN]
+    if len(opening) == _OPENING_LEN or opening.count('"') > 1:
+        return _OPENING.match(opening) is not None
+    return opening[:1] in ("", "{", "[")

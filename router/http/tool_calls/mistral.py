@@ -1,0 +1,42 @@
+"""Mistral's calls: ``[TOOL_CALLS]`` and a list in JSON, or since its tokenizer v11 a name and its arguments. Used by ``formats``."""
+
+from __future__ import annotations
+
+import re
+
+from router.http.tool_calls.forms import Call, Found, Position, after_blanks, marker_start
+from router.http.tool_calls.json_calls import calls_of, json_end
+
+MARKERS = ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]")
+_MARKER = MARKERS[0]
+_MAX_HEAD_LEN = 256
+# The name, perhaps an id, and where the arguments begin.
+_HEAD = re.compile(r"([\w.-]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?(?:\[ARGS\]\s*)?(?=\{)")
+
+
+class MistralForm:
+    """What is behind the marker tells which of the two it is."""
+
+    def find(self, text: str, position: Position) -> Found:
+        """At the first marker."""
+        start = marker_start(text, _MARKER)
+        inner = after_blanks(text, start + len(_MARKER))
+        if inner >= len(text):
+            return Found(start)
+        no_call = Found(start, start + len(_MARKER))
+        json_start, name = inner, None
+        if text[inner] != "[":
+            head = _HEAD.match(text, inner)
+            if head is None:
+                return no_call if len(text) - inner > _MAX_HEAD_LEN else Found(start)
+            json_start, name = head.end(), head[1]
+        end = json_end(text, json_start)
+        if end is None:
+            return Found(start)
+        content = text[json_start:end]
+        calls = calls_of(content) if name is None else (Call(name, content),) if _is_json(content) else ()
+        return Found(start, end, calls) if calls else no_call
+
+
+def _is_json(text: str) -> bool:
+    return bool(calls_of(f'{{"name": "", "arguments": {text}}}'))

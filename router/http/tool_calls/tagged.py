@@ -1,0 +1,58 @@
+"""Calls between two tags (Hermes, Qwen, SmolLM), as JSON or as Qwen3-Coder's tags within tags. Used by ``formats``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from router.http.tool_calls.forms import Call, Found, Position, marker_start
+from router.http.tool_calls.json_calls import written
+from router.http.tool_calls.tools import Tools
+
+_FUNCTION = re.compile(r"\s*<function=([^>\n]+)>\s*")
+_PARAMETER = re.compile(r"<parameter=([^>\n]+)>(.*?)</parameter>\s*", re.DOTALL)
+_END = re.compile(r"</function>\s*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """``read`` makes calls of what is between the tags, and none of what is no call. The tags are parts of it ``with_tags``.
+
+    The last end tag may be missing: some models end their answer instead of it.
+    """
+
+    start_tag: str
+    end_tag: str
+    read: Callable[[str], tuple[Call, ...]]
+    with_tags: bool = False
+
+    def find(self, text: str, position: Position) -> Found:
+        """The first pair of tags."""
+        start = marker_start(text, self.start_tag)
+        inner = start + len(self.start_tag)
+        if inner > len(text):
+            return Found(start)
+        inner_end = text.find(self.end_tag, inner)
+        if inner_end >= 0:
+            end = inner_end + len(self.end_tag)
+            return Found(start, end, self.read(text[start:end] if self.with_tags else text[inner:inner_end]))
+        if position.is_end and (calls := self.read(text[start:] if self.with_tags else text[inner:])):
+            return Found(start, len(text), calls)
+        return Found(start)
+
+
+def function_calls(text: str, tools: Tools) -> tuple[Call, ...]:
+    """Of ``<function=NAME><parameter=NAME>VALUE</parameter>...</function>``, or none. Values are JSON where the tool's schema says so."""
+    function = _FUNCTION.match(text)
+    if function is None:
+        return ()
+    name, place = function[1].strip(), function.end()
+    arguments = {}
+    while parameter := _PARAMETER.match(text, place):
+        value = parameter[2].removeprefix("\n").removesuffix("\n")
+        arguments[parameter[1].strip()] = tools.value_of(name, parameter[1].strip(), value)
+        place = parameter.end()
+    if not _END.match(text, place):
+        return ()
+    return (Call(name, written(arguments)),)
