@@ -1,11 +1,12 @@
 """Sends an answer, whole or as server-sent events, and ends its requests when the client hangs up. Used by ``app``.
 
-Invariant: what goes wrong before the first piece has a status of its own; later it is an event that says so, and the stream has no
-``[DONE]``. However an answer ends, its outputs have ended then.
+Invariant: what goes wrong before the first piece has a status of its own; later it is an event that says so, and
+the last one. However an answer ends, its outputs have ended then.
 """
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import json
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 Json = dict[str, object]
 
+DONE = b"data: [DONE]\n\n"
+"""How most streams of OpenAI's API end."""
 _EVENT_STREAM = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -39,43 +42,44 @@ class _UnreadError(Exception):
     """The client reads nothing."""
 
 
-class AnswerFormat(Protocol):
-    """How one endpoint writes an answer. One object per request."""
-
-    def opening(self) -> Iterable[Json]:
-        """Chunks before the first piece."""
-        ...
-
-    def chunk(self, piece: Piece) -> Json | None:
-        """A piece's; None where there is nothing to say yet."""
-        ...
-
-    def closing(self) -> Iterable[Json]:
-        """Chunks after the last piece."""
-        ...
+class WholeFormat(Protocol):
+    """How one endpoint writes a whole answer. One object per request."""
 
     def whole(self, pieces: Sequence[Piece]) -> Json:
         """All pieces as one answer."""
         ...
 
 
-class Answer(Response):
+class StreamFormat(Protocol):
+    """How one endpoint writes a stream. One object per request. A chunk with a ``type`` becomes an event of that name."""
+
+    end: bytes
+    """What follows the last event."""
+
+    def opening(self) -> Iterable[Json]:
+        """Chunks before the first piece."""
+        ...
+
+    def chunks(self, piece: Piece) -> Iterable[Json]:
+        """A piece's; none where there is nothing to say yet."""
+        ...
+
+    def closing(self) -> Iterable[Json]:
+        """Chunks after the last piece."""
+        ...
+
+
+class _Answer(Response):
     """A response that is made while it is sent."""
 
-    def __init__(
-        self, pieces: AsyncGenerator[Piece, None], form: AnswerFormat, *, is_stream: bool, write_timeout_s: float | None
-    ) -> None:
-        """``write_timeout_s`` is how long a chunk may wait for its client to read."""
+    def __init__(self, pieces: AsyncGenerator[Piece, None]) -> None:
         self._pieces = pieces
-        self._form = form
-        self._is_stream = is_stream
-        self._write_timeout_s = write_timeout_s
         self._has_started = False
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Until it is sent, or nobody is there to read it."""
-        sending = asyncio.create_task(self._stream(send) if self._is_stream else self._whole(send, scope, receive))
+        sending = asyncio.create_task(self._send_all(scope, receive, send))
         hanging_up = asyncio.create_task(_disconnected(receive))
         try:
             await asyncio.wait({sending, hanging_up}, return_when=asyncio.FIRST_COMPLETED)
@@ -90,26 +94,49 @@ class Answer(Response):
         if is_sent:
             sending.result()
         elif is_stopped and self._has_started:
-            with contextlib.suppress(_UnreadError):
-                await self._end(send, failure_of(_STOPPED))
+            await self._stop(send)
         elif is_stopped:
             await failure_of(_STOPPED).response()(scope, receive, send)
 
-    async def _whole(self, send: Send, scope: Scope, receive: Receive) -> None:
+    @abc.abstractmethod
+    async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sets ``_has_started`` when a client has the status."""
+
+    async def _stop(self, send: Send) -> None:
+        """Ends what was begun."""
+
+
+class WholeAnswer(_Answer):
+    """One JSON object."""
+
+    def __init__(self, pieces: AsyncGenerator[Piece, None], form: WholeFormat) -> None:
+        super().__init__(pieces)
+        self._form = form
+
+    async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with contextlib.aclosing(self._pieces):
             pieces = [piece async for piece in self._pieces]
         if sum(len(piece.tokens) for piece in pieces) < _LONG_NUM_TOKENS:
             content = self._content_of(pieces)
         else:
             content = await asyncio.to_thread(self._content_of, pieces)
-        response = Response(content, media_type="application/json")
         self._has_started = True
-        await response(scope, receive, send)
+        await Response(content, media_type="application/json")(scope, receive, send)
 
     def _content_of(self, pieces: Sequence[Piece]) -> bytes:
         return _json(self._form.whole(pieces))
 
-    async def _stream(self, send: Send) -> None:
+
+class StreamedAnswer(_Answer):
+    """Server-sent events."""
+
+    def __init__(self, pieces: AsyncGenerator[Piece, None], form: StreamFormat, write_timeout_s: float | None) -> None:
+        """``write_timeout_s`` is how long a chunk may wait for its client to read."""
+        super().__init__(pieces)
+        self._form = form
+        self._write_timeout_s = write_timeout_s
+
+    async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with contextlib.aclosing(self._pieces):
             first = await anext(self._pieces)
             await send({"type": "http.response.start", "status": 200, "headers": _EVENT_STREAM})
@@ -119,6 +146,10 @@ class Answer(Response):
             except _UnreadError:
                 # The server closes the connection, as the answer is not complete.
                 logger.info("a client has read nothing for %s s; its request was ended", self._write_timeout_s)
+
+    async def _stop(self, send: Send) -> None:
+        with contextlib.suppress(_UnreadError):
+            await self._end(send, failure_of(_STOPPED))
 
     async def _send_events_or_failure(self, send: Send, first: Piece) -> None:
         try:
@@ -133,16 +164,11 @@ class Answer(Response):
 
     async def _send_events(self, send: Send, first: Piece) -> None:
         # What opens the stream goes with the first piece.
-        await self._write(send, b"".join(map(_event, (*self._form.opening(), *self._chunks(first)))))
+        await self._write(send, b"".join(map(_event, (*self._form.opening(), *self._form.chunks(first)))))
         async for piece in self._pieces:
-            for chunk in self._chunks(piece):
-                await self._write(send, _event(chunk))
-        last = b"".join(map(_event, self._form.closing())) + b"data: [DONE]\n\n"
-        await self._write(send, last, has_more=False)
-
-    def _chunks(self, piece: Piece) -> list[Json]:
-        chunk = self._form.chunk(piece)
-        return [] if chunk is None else [chunk]
+            if events := b"".join(map(_event, self._form.chunks(piece))):
+                await self._write(send, events)
+        await self._write(send, b"".join(map(_event, self._form.closing())) + self._form.end, has_more=False)
 
     async def _write(self, send: Send, content: bytes, *, has_more: bool = True) -> None:
         # Waits when the client's side of the connection has no room.
@@ -162,7 +188,8 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def _event(chunk: Json) -> bytes:
-    return b"data: " + _json(chunk) + b"\n\n"
+    name = f"event: {chunk['type']}\n".encode() if "type" in chunk else b""
+    return name + b"data: " + _json(chunk) + b"\n\n"
 
 
 def _json(value: Json) -> bytes:

@@ -19,7 +19,8 @@ from specgrove.errors import InvalidRequestError
 from specgrove.request import SpeculationOptions
 from specgrove.v1 import router_pb2
 
-_DEFAULT_TEMPERATURE = 1.0
+DEFAULT_TEMPERATURE = 1.0
+"""As in OpenAI's API."""
 _NUM_SEEDS = 2**64
 # JSON's numbers are exact up to 2^53 in most languages: a seed that is drawn can be sent again.
 _NUM_DRAWN_BITS = 52
@@ -50,8 +51,11 @@ def asked_completion(body: CompletionBody) -> tuple[AskedPrompt, ...]:
     )
 
 
-def asked_chat(body: ChatBody, *, keeps_special_tokens: bool = False) -> AskedPrompt:
-    """``keeps_special_tokens``: whatever the body says of them. Raises ``InvalidRequestError``."""
+def asked_chat(body: ChatBody, *, keeps_special_tokens: bool = False, names: SentNames | None = None) -> AskedPrompt:
+    """``keeps_special_tokens``: whatever the body says of them. ``names`` where the client has others than the body.
+
+    Raises ``InvalidRequestError``.
+    """
     if body.top_logprobs and not body.logprobs:
         raise InvalidRequestError.of("top_logprobs", "needs logprobs: true")
     max_tokens = _agreed_max_tokens(body)
@@ -61,13 +65,20 @@ def asked_chat(body: ChatBody, *, keeps_special_tokens: bool = False) -> AskedPr
     }
     if keeps_special_tokens:
         params["keep_special_tokens"] = True
-    names = SentNames(
+    names = names or SentNames(
         "messages",
         max_tokens="max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
         num_log_probs="top_logprobs",
         has_one_stop=isinstance(body.stop, str),
     )
     return _asked(_messages_of(body.messages), params, names, body)
+
+
+def asked_text(text: str, names: SentNames, *, max_tokens: int, temperature: float) -> AskedPrompt:
+    """A text with hardly any parameters. Raises ``InvalidRequestError``."""
+    with names.renaming():
+        request = client_wire.request_to_proto(text, max_tokens=max_tokens, temperature=temperature)
+    return AskedPrompt((request,), names)
 
 
 def asked_tokenize(body: TokenizeBody) -> tuple[router_pb2.TokenizeRequest, SentNames]:
@@ -116,7 +127,7 @@ def _params_of(body: ChatBody | CompletionBody, max_tokens: int | None, num_log_
     return GenerateParams(
         model=body.model,
         max_tokens=max_tokens,
-        temperature=_DEFAULT_TEMPERATURE if body.temperature is None else body.temperature,
+        temperature=DEFAULT_TEMPERATURE if body.temperature is None else body.temperature,
         top_k=body.top_k,
         top_p=body.top_p,
         min_p=body.min_p,

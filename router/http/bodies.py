@@ -75,7 +75,9 @@ Values = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "object"}, _NULL]})]
 Ignored = Annotated[Any, WithJsonSchema({}), Field(description="Taken and ignored.")]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """What all bodies have in common."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
     @model_validator(mode="before")
@@ -92,7 +94,7 @@ class _Body(BaseModel):
         }
 
 
-class Speculation(_Body):
+class Speculation(Body):
     """How to speculate, as ``SpeculationOptions`` of router.proto. It changes the speed, never the output."""
 
     disabled: bool = False
@@ -102,14 +104,14 @@ class Speculation(_Body):
     beam_width: int | None = None
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     """What a stream has besides the output."""
 
     include_usage: bool = False
     include_obfuscation: bool = Field(False, description="Taken and ignored: nothing is added to chunks.")
 
 
-class _Generation(_Body):
+class _Generation(Body):
     """What both ways to generate take."""
 
     model: str | None = Field(None, description="Left out: the one served.")
@@ -161,7 +163,7 @@ class CompletionBody(_Generation):
     max_tokens: int | None = Field(16, ge=1)
 
 
-class _Conversation(_Body):
+class _Conversation(Body):
     messages: Messages
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
@@ -183,7 +185,7 @@ class ChatBody(_Generation, _Conversation):
         return bool(self.tools) and self.tool_choice != "none"
 
 
-class TokenizeBody(_Body):
+class TokenizeBody(Body):
     """``POST /tokenize``: a text or a conversation."""
 
     model: str | None = None
@@ -195,7 +197,7 @@ class TokenizeBody(_Body):
     return_token_strs: bool = False
 
 
-class DetokenizeBody(_Body):
+class DetokenizeBody(Body):
     """``POST /detokenize``."""
 
     model: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from router.http.answers import Json
+from router.http.answers import DONE, Json
 from router.http.heads import Head
 from router.http.log_probs import chat_log_probs
 from router.http.outputs import Piece, usage_json
@@ -14,6 +14,8 @@ from specgrove.v1 import router_pb2
 
 class ChatFormat:
     """One per request. ``readers`` look for calls in the outputs, each in its own; without them all is text."""
+
+    end = DONE
 
     def __init__(
         self,
@@ -38,19 +40,19 @@ class ChatFormat:
             delta = {"role": "assistant", "content": ""}
             yield self._chunk_of({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
 
-    def chunk(self, piece: Piece) -> Json | None:
+    def chunks(self, piece: Piece) -> Iterable[Json]:
         """None while a character, a possible stop text or a call of a tool is incomplete."""
         text, calls = self._read(piece)
         log_probs = self._log_probs_of(piece.tokens)
         if piece.usage is not None:
             self._usages[piece.index] = piece.usage
         elif not text and not calls and log_probs is None:
-            return None
+            return
         delta: Json = {"content": text} if text else {}
         if calls:
             delta["tool_calls"] = [{"index": call.number, **_call_json(call)} for call in calls]
         choice = {"index": piece.index, "delta": delta, "logprobs": log_probs, "finish_reason": self._reason_of(piece)}
-        return self._chunk_of(choice | _end_of(piece))
+        yield self._chunk_of(choice | _end_of(piece))
 
     def closing(self) -> Iterable[Json]:
         """The usage, where it is asked for."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from router.http.answers import Json
+from router.http.answers import DONE, Json
 from router.http.heads import Head
 from router.http.log_probs import completion_log_probs
 from router.http.outputs import Piece, usage_json
@@ -14,6 +14,8 @@ from specgrove.v1 import router_pb2
 
 class CompletionFormat:
     """One per request. ``echoes`` are the prompts' texts where they are to lead the outputs; else there are none."""
+
+    end = DONE
 
     def __init__(
         self, head: Head, *, num_per_prompt: int, echoes: Sequence[str], has_log_probs: bool, wants_usage: bool
@@ -31,14 +33,14 @@ class CompletionFormat:
         for index, text in enumerate(self._echo_of_each()):
             yield self._chunk_of(_choice(Piece(index, text), None))
 
-    def chunk(self, piece: Piece) -> Json | None:
+    def chunks(self, piece: Piece) -> Iterable[Json]:
         """None while a character or a possible stop text is incomplete."""
         log_probs = self._log_probs_of(piece)
         if piece.usage is not None:
             self._usages[piece.index] = piece.usage
         elif not piece.text and log_probs is None:
-            return None
-        return self._chunk_of(_choice(piece, log_probs))
+            return
+        yield self._chunk_of(_choice(piece, log_probs))
 
     def closing(self) -> Iterable[Json]:
         """The usage, where it is asked for."""

@@ -141,12 +141,16 @@ def _unknown(name: str, names: Collection[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SentNames:
-    """How a client has called what protobuf calls otherwise. ``prompt`` is its field of the prompt, ``messages`` or ``prompt[3]``."""
+    """How a client has called what protobuf calls otherwise. ``prompt`` is its field of the prompt, ``messages`` or ``prompt[3]``.
+
+    ``messages`` are its names of single messages, where these are not what was sent.
+    """
 
     prompt: str
     max_tokens: str = "max_tokens"
     num_log_probs: str = "logprobs"
     has_one_stop: bool = False
+    messages: tuple[str, ...] = ()
 
     @contextlib.contextmanager
     def renaming(self) -> Iterator[None]:
@@ -171,4 +175,6 @@ class SentNames:
             return "stop"
         field = field.removeprefix("chat.").replace("_kwargs_json", "_kwargs")
         field = re.sub(r"\.attributes(_json)?", "", field)
+        if self.messages:
+            field = re.sub(r"^messages\[(\d+)\]", lambda found: self.messages[int(found[1])], field)
         return re.sub(r"^chat_template_kwargs\.tools", "tools", field)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from router.http.answers import Answer, Json
+from router.http.answers import Json, StreamedAnswer, WholeAnswer
 from router.http.outputs import Piece
 from specgrove.v1 import router_pb2
 from tests.waiting import LIMIT_S
@@ -18,11 +18,13 @@ from tests.waiting import LIMIT_S
 class Plain:
     """The texts alone."""
 
+    end = b"[DONE]"
+
     def opening(self) -> Iterable[Json]:
         return ()
 
-    def chunk(self, piece: Piece) -> Json | None:
-        return {"text": piece.text}
+    def chunks(self, piece: Piece) -> Iterable[Json]:
+        yield {"text": piece.text}
 
     def closing(self) -> Iterable[Json]:
         return ()
@@ -42,7 +44,8 @@ async def sent(pieces: AsyncGenerator[Piece, None], *, is_stream: bool) -> tuple
         await asyncio.Event().wait()
 
     async with asyncio.timeout(LIMIT_S):
-        await Answer(pieces, Plain(), is_stream=is_stream, write_timeout_s=LIMIT_S)({"type": "http"}, receive, send)
+        answer = StreamedAnswer(pieces, Plain(), LIMIT_S) if is_stream else WholeAnswer(pieces, Plain())
+        await answer({"type": "http"}, receive, send)
     return messages[0]["status"], b"".join(message.get("body", b"") for message in messages)
 
 

@@ -118,8 +118,12 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize", "/v1/models/{model}"]
-)
+    "path",
+    [
+        "/v1/completions", "/v1/chat/completions", "/v1/responses", "/generate/", "/tokenize", "/detokenize",
+        "/v1/models/{model}",
+    ],
+)  # fmt: skip
 async def test_the_openapi_document_is_kept(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made-up requests: each is answered with a status and a form that the document has, and none with a failure of the server."""
 

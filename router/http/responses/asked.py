@@ -1,0 +1,114 @@
+"""What was sent to ``/v1/responses`` as a conversation: its items become messages. Used by ``app``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from router.http.asking import AskedPrompt, asked_chat
+from router.http.bodies import ChatBody
+from router.http.errors import SentNames
+from router.http.responses.bodies import ResponsesBody
+from specgrove.errors import InvalidRequestError
+
+_SAME = (
+    "model", "temperature", "top_p", "top_k", "min_p", "seed", "tool_choice", "chat_template_kwargs", "speculation",
+)  # fmt: skip
+_TEXT_TYPES = ("input_text", "output_text", "text")
+_Message = dict[str, Any]
+
+
+def asked_response(body: ResponsesBody, *, keeps_special_tokens: bool) -> AskedPrompt:
+    """Raises ``InvalidRequestError``."""
+    messages = _messages_of(body)
+    chat = ChatBody(
+        messages=[message for _, message in messages],
+        max_completion_tokens=body.max_output_tokens,
+        tools=chat_tools(body),
+        **{name: getattr(body, name) for name in _SAME},
+    )
+    names = SentNames("input", max_tokens="max_output_tokens", messages=tuple(name for name, _ in messages))
+    return asked_chat(chat, keeps_special_tokens=keeps_special_tokens, names=names)
+
+
+def chat_tools(body: ResponsesBody) -> list[_Message]:
+    """The tools as chat templates read them. Raises ``InvalidRequestError``."""
+    if not isinstance(body.tools or [], list):
+        raise InvalidRequestError.of("tools", "must be a list of objects")
+    return [_chat_tool(f"tools[{index}]", tool) for index, tool in enumerate(body.tools or [])]
+
+
+def _chat_tool(name: str, tool: object) -> _Message:
+    if not isinstance(tool, Mapping) or tool.get("type") != "function":
+        given = tool.get("type") if isinstance(tool, Mapping) else tool
+        raise InvalidRequestError.of(
+            name, f"must be a function, {{'type': 'function', 'name': ...}}, got {given!r:.64}"
+        )
+    return {"type": "function", "function": {key: value for key, value in tool.items() if key != "type"}}
+
+
+def _messages_of(body: ResponsesBody) -> list[tuple[str, _Message]]:
+    """Messages with the names of the items that they were made of."""
+    messages: list[tuple[str, _Message]] = []
+    if body.instructions is not None:
+        messages.append(("instructions", {"role": "system", "content": body.instructions}))
+    if isinstance(body.input, str):
+        return [*messages, ("input", {"role": "user", "content": body.input})]
+    if not isinstance(body.input, list) or not body.input:
+        raise InvalidRequestError.of("input", "must be a text or a list of items, e.g. messages")
+    for index, item in enumerate(body.input):
+        name = f"input[{index}]"
+        message = _message_of(name, item)
+        if _continues(messages, message):
+            messages[-1][1].setdefault("tool_calls", []).extend(message["tool_calls"])
+        else:
+            messages.append((name, message))
+    return messages
+
+
+def _continues(messages: list[tuple[str, _Message]], message: _Message) -> bool:
+    """Whether it belongs to the message before: what an answer says and the calls that follow are items of their own here."""
+    return "tool_calls" in message and bool(messages) and messages[-1][1]["role"] == "assistant"
+
+
+def _message_of(name: str, item: object) -> _Message:
+    if not isinstance(item, Mapping):
+        raise InvalidRequestError.of(name, "must be an object")
+    match item.get("type", "message"):
+        case "message":
+            return {"role": _text(name, item, "role"), "content": _text_of(f"{name}.content", item.get("content"))}
+        case "function_call":
+            call_id, function, arguments = (_text(name, item, key) for key in ("call_id", "name", "arguments"))
+            call = {"id": call_id, "type": "function", "function": {"name": function, "arguments": arguments}}
+            return {"role": "assistant", "content": "", "tool_calls": [call]}
+        case "function_call_output":
+            output = _text_of(f"{name}.output", item.get("output"))
+            return {"role": "tool", "tool_call_id": _text(name, item, "call_id"), "content": output}
+        case other:
+            description = f"must be message, function_call or function_call_output, got {other!r:.64}"
+            raise InvalidRequestError.of(f"{name}.type", description)
+
+
+def _text(name: str, item: Mapping[str, object], key: str) -> str:
+    value = item.get(key)
+    if not isinstance(value, str):
+        raise InvalidRequestError.of(f"{name}.{key}", "is missing" if value is None else "must be a text")
+    return value
+
+
+def _text_of(name: str, content: object) -> str:
+    """Of a content: a text, or parts that are texts."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise InvalidRequestError.of(name, "is missing" if content is None else "must be a text or a list of parts")
+    for index, part in enumerate(content):
+        if (
+            not isinstance(part, Mapping)
+            or part.get("type") not in _TEXT_TYPES
+            or not isinstance(part.get("text"), str)
+        ):
+            raise InvalidRequestError.of(
+                f"{name}[{index}]", "must be a part of text, {'type': 'input_text', 'text': ...}"
+            )
+    return "\n".join(part["text"] for part in content)

@@ -1,0 +1,95 @@
+"""What clients send to ``/v1/responses``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, WithJsonSchema
+
+from router.http.bodies import Body, Ignored, Speculation, StreamOptions, Values
+
+_TEXT = {"type": "string"}
+_PARTS = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["type", "text"],
+        "properties": {"type": {"enum": ["input_text", "output_text"]}, "text": _TEXT},
+    },
+}
+_MESSAGE = {
+    "type": "object",
+    "required": ["role", "content"],
+    "properties": {
+        "type": {"const": "message"},
+        "role": {"enum": ["user", "assistant", "system", "developer"]},
+        "content": {"anyOf": [_TEXT, _PARTS]},
+    },
+}
+_CALL = {
+    "type": "object",
+    "required": ["type", "call_id", "name", "arguments"],
+    "properties": {"type": {"const": "function_call"}, "call_id": _TEXT, "name": _TEXT, "arguments": _TEXT},
+}
+_OUTPUT = {
+    "type": "object",
+    "required": ["type", "call_id", "output"],
+    "properties": {
+        "type": {"const": "function_call_output"},
+        "call_id": _TEXT,
+        "output": {"anyOf": [_TEXT, _PARTS]},
+    },
+}
+# Looked at by ``asked``; here it is only described.
+Input = Annotated[
+    Any,
+    WithJsonSchema(
+        {"anyOf": [_TEXT, {"type": "array", "minItems": 1, "items": {"anyOf": [_MESSAGE, _CALL, _OUTPUT]}}]}
+    ),
+]
+Tools = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["type", "name"],
+                "properties": {"type": {"const": "function"}, "name": _TEXT, "parameters": {"type": "object"}},
+            },
+        }
+    ),
+]
+
+
+class ResponsesBody(Body):
+    """``POST /v1/responses``."""
+
+    model: str | None = Field(None, description="Left out: the one served.")
+    input: Input
+    instructions: str | None = Field(None, description="Becomes the first message, of the role system.")
+    max_output_tokens: int | None = Field(None, ge=1, description="Left out: what the context holds.")
+    temperature: float | None = Field(None, description="0 to 100; 0 is greedy. Left out: 1, as in OpenAI's API.")
+    top_p: float | None = Field(None, description="0 to 1.")
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    tools: Tools = None
+    tool_choice: Any = None
+
+    top_k: int | None = Field(None, ge=-1, description="0 and -1: all.")
+    min_p: float | None = Field(None, description="0 to 1.")
+    seed: int | None = Field(None, description="The same seed gives the same output.")
+    chat_template_kwargs: Values = None
+    speculation: Speculation | None = None
+
+    metadata: Values = None
+    user: Ignored = None
+    safety_identifier: Ignored = None
+    prompt_cache_key: Ignored = None
+    prompt_cache_retention: Ignored = None
+    service_tier: Ignored = None
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether the model is shown tools."""
+        return bool(self.tools) and self.tool_choice != "none"
