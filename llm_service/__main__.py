@@ -26,9 +26,11 @@ from llm_service.devices import check_offload_room, describe_store, weight_store
 from llm_service.numerics import numerics_of
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.step_timeout import step_timeout_s_of
+from llm_service.structure import Structures
 from llm_service.verifier import VerifierEngine
 from specgrove.cpus import too_few_for
 from specgrove.folders import provide_home
+from specgrove.grammars import GrammarCompiler
 from specgrove.kernels.cuda.backend import num_processors
 from specgrove.kernels.threads import amx_refusal, get_isa, set_num_threads
 from specgrove.models.decoder import DTYPES, Decoder
@@ -192,8 +194,8 @@ async def serve(
     )
     is_cut = verifier.max_model_len < check_max_model_len(config, runner.spec)
     logger.info("context %d tokens%s", verifier.max_model_len, ", as many as there are KV slots" if is_cut else "")
-    engine = VerifierEngine(runner, verifier)
     tokenizer = Tokenizer.from_folder(folder)
+    engine = VerifierEngine(runner, verifier, structures=Structures(GrammarCompiler(tokenizer)))
     model = ServedModel(
         name=name_of(folder),
         folder=folder,

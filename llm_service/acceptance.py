@@ -6,6 +6,7 @@ tree. So what is emitted is what incremental decoding with the same seed emits (
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -43,14 +44,15 @@ class Acceptance:
 def choices_wanted(session: Session, tree: TokenTree, *, are_cheap: bool) -> list[RowChoice] | None:
     """For each node the choice that the forward pass shall make; ``None`` where it shall give logits.
 
-    Logits are needed where penalties, a bias, top-k, top-p, min-p, log-probabilities or ``min_tokens`` take part. A sampled tree gets them
-    too, unless choices ``are_cheap``: of the choices at all its nodes few would be looked at.
+    Logits are needed where penalties, a bias, top-k, top-p, min-p, log-probabilities, ``min_tokens`` or a structure take part. A sampled
+    tree gets them too, unless choices ``are_cheap``: of the choices at all its nodes few would be looked at.
     """
     sampling = session.sampling
     is_simple = (
         session.choice_params.is_of_all
         and sampling.num_log_probs is None
         and not sampling.logit_bias
+        and sampling.structured_output is None
         and not (sampling.stop_token_ids and session.num_output_tokens < sampling.min_tokens)
     )
     if not is_simple or (session.choice_params.temperature > 0 and tree.num_nodes > 1 and not are_cheap):
@@ -73,15 +75,20 @@ def accept(session: Session, tree: TokenTree, answers: Answers) -> Acceptance:
 def _accept_by_logits(session: Session, tree: TokenTree, logits: torch.Tensor) -> Acceptance:
     children = {(tree.parents[node], tree.token_ids[node]): node for node in range(1, tree.num_nodes)}
     chooser = _Chooser(session)
+    if session.structure is not None:
+        session.structure.go_to(session.output_token_ids)
     token_ids: list[int] = []
     accepted_nodes: list[int] = []
     log_probs: list[LogProbs] = []
     node: int | None = 0
     while node is not None:
-        token_id = chooser.choose(logits[node])
+        row = logits[node] if session.structure is None else session.structure.masked(logits[node])
+        token_id = chooser.choose(row)
         if session.sampling.num_log_probs is not None:
-            log_probs.append(_log_probs(logits[node : node + 1], token_id, session.sampling.num_log_probs))
+            log_probs.append(_log_probs(row, token_id, session.sampling.num_log_probs))
         token_ids.append(token_id)
+        if session.structure is not None and not session.structure.take(token_id):
+            break
         node = children.get((node, token_id))
         if node is not None:
             accepted_nodes.append(node)
@@ -117,7 +124,11 @@ class _Chooser:
         return token_id
 
     def _adjustments(self) -> TokenAdjustments:
-        is_too_early = self._num_output_tokens < self._sampling.min_tokens and bool(self._sampling.stop_token_ids)
+        is_too_early = (
+            self._num_output_tokens < self._sampling.min_tokens
+            and bool(self._sampling.stop_token_ids)
+            and self._sampling.structured_output is None  # which knows where nothing but a stop token is left
+        )
         if not (self._has_penalties or is_too_early or self._sampling.logit_bias):
             return NO_ADJUSTMENTS
         return TokenAdjustments(
@@ -135,9 +146,10 @@ def _ids(values: Iterable[int]) -> torch.Tensor:
 
 
 def _log_probs(logits: torch.Tensor, token_id: int, num_log_probs: int) -> LogProbs:
-    """``logits`` is ``[1, vocab_size]``."""
-    own = log_prob_of(logits[0], token_id)
+    """``logits`` is ``[vocab_size]``. Tokens that can't be chosen are not among the most probable, so there may be fewer."""
+    own = log_prob_of(logits, token_id)
     if num_log_probs == 0:
         return LogProbs(own)
-    values, ids = top_k_log_probs(logits, num_log_probs)
-    return LogProbs(own, tuple(zip(ids[0].tolist(), values[0].tolist(), strict=True)))
+    values, ids = top_k_log_probs(logits[None], num_log_probs)
+    top = zip(ids[0].tolist(), values[0].tolist(), strict=True)
+    return LogProbs(own, tuple((token_id, value) for token_id, value in top if value > -math.inf))

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from llm_service.config import LlmServiceConfig
+from specgrove.grammars import ENGINE
 from specgrove.kernels.arithmetic import ARITHMETIC
 from specgrove.kernels.threads import get_isa
 from specgrove.models.decoder import Decoder
@@ -33,6 +34,7 @@ def numerics_of(config: LlmServiceConfig, folder: Path, decoder: Decoder) -> tup
         where,
         f"kernels {type(decoder.ops).__name__}",
         f"arithmetic {ARITHMETIC}",
+        f"structures by {ENGINE}",
         f"version {_version()}",
     )
 

@@ -83,7 +83,11 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         self._loop.finish_early(lambda work: work.session_id == item.session_id)
 
     async def _verify(self, item: llm_pb2.VerifyItem) -> AsyncGenerator[llm_pb2.VerifyResult, None]:
-        async for found in results_of(self._loop, wire.verify_work_from_proto(item)):
+        work = wire.verify_work_from_proto(item)
+        if work.session is not None and work.session.sampling.structured_output is not None:
+            # Compiled beside the engine's thread, which finds it then.
+            await asyncio.to_thread(self._engine.structures.of, work.session.sampling)
+        async for found in results_of(self._loop, work):
             result = llm_pb2.VerifyResult(session_id=item.session_id, item_id=item.item_id)
             if isinstance(found, PromptProgress):
                 result.progress.num_tokens = found.num_tokens

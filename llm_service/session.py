@@ -11,6 +11,7 @@ from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 
+from llm_service.structure import OutputStructure
 from specgrove.kernels.sampling import ChoiceParams
 from specgrove.request import SamplingParams, Verdict, VerifyWork
 from specgrove.token_tree import TokenTree
@@ -31,6 +32,8 @@ class Session:
     prompt_ids: frozenset[int] = frozenset()
     last_used_s: float = 0.0
     sent_s: float = -math.inf  # when the last verdict went out
+    structure: OutputStructure | None = None
+    """Where the output must look like something."""
     wants_prompt_progress: bool = False
     progress_s: float = -math.inf  # when its progress was last told
     seniority: int = 0
@@ -46,6 +49,11 @@ class Session:
     def num_output_tokens(self) -> int:
         """Committed tokens after the prompt."""
         return len(self.token_ids) - self.prompt_len
+
+    @property
+    def output_token_ids(self) -> list[int]:
+        """Committed tokens after the prompt."""
+        return self.token_ids[self.prompt_len :]
 
     @property
     def num_uncached(self) -> int:

@@ -20,6 +20,7 @@ from llm_service.pass_planner import PassPlanner
 from llm_service.passes import Pass, PassPart, TreeInFlight, answers_by_tree, next_pass, pass_of
 from llm_service.room import Room
 from llm_service.session import PendingWork, Session
+from llm_service.structure import Structures
 from llm_service.work_check import check_work
 from specgrove.errors import (
     DeadlineExceededError,
@@ -43,10 +44,17 @@ _MAX_NUM_FAILURES = 2
 class VerifierEngine:
     """The ``Engine`` of the LLM service."""
 
-    def __init__(self, runner: Runner, config: VerifierConfig, clock_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        config: VerifierConfig,
+        clock_s: Callable[[], float] = time.monotonic,
+        structures: Structures = Structures(None),  # noqa: B008
+    ) -> None:
         self._runner = runner
         self._config = config
         self._clock_s = clock_s
+        self.structures = structures
         self.reset()
         self._finished_s = 0.0  # when the last pass was
         self.num_steps = 0
@@ -84,9 +92,10 @@ class VerifierEngine:
         if work.base == 0:
             self._outbox.put_unsent(self._pending.values())  # the prompt's passes may take long
             before = self._room.get(work.session_id)
-            self.close_session(work.session_id)
             assert work.session is not None
             opened = Session(work.session_id, work.session.sampling, work.session.prompt_len)
+            opened.structure = self.structures.of(work.session.sampling)
+            self.close_session(work.session_id)
             opened.wants_prompt_progress = work.session.wants_prompt_progress
             self._room.open(opened, before)
         session = self._room.get(work.session_id)
@@ -220,7 +229,9 @@ class VerifierEngine:
         except Exception as error:
             self._room.free(tree.slots)
             pending.is_in_flight = False
-            if isinstance(error, ValueError):
+            if isinstance(error, SpecGroveError):
+                self._fail(pending, error)
+            elif isinstance(error, ValueError):
                 self._fail(pending, InternalError(f"the model's logits can't be used: {error}"))
             else:
                 logger.exception("session %s: its tree could not be walked", pending.session.session_id)

@@ -22,6 +22,7 @@ from router.remote import RemoteVerifier
 from router.request_log import RequestLog
 from router.served_model import ServedModel
 from router.ssm_replicas import SsmPool
+from router.structure_check import StructureCheck
 from router.text_stream import TextPiece, TextStream
 from router.text_work import TextWork
 from router.tree_policy import policy_for
@@ -62,6 +63,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         self._trees = trees
         self._max_request_s = max_request_s
         self._text_work = TextWork()
+        self._structures = StructureCheck(self._text_work)
         # Calls that turn texts into tokens or back, and nothing else.
         self._text_admission = Admission(_MAX_NUM_TEXT_CALLS, _MAX_NUM_QUEUED_TEXT_CALLS)
         self._measurements = Measurements(lambda session_id: llms.load_of(session_id, admission.num_active))
@@ -82,6 +84,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                 request,
                 model,
                 self._text_work,
+                self._structures,
                 session_id=uuid.uuid4().hex,
                 deadline_s=self._deadline_s(client_deadline_s),
             )

@@ -60,6 +60,10 @@ class TextWork:
         """
         if num_bytes < _LONG_BYTES:
             return function(tokenizer)
+        return await self.run_apart(tokenizer, function)
+
+    async def run_apart(self, tokenizer: Tokenizer, function: Callable[[Tokenizer], ValueT]) -> ValueT:
+        """As ``run``, in the process whatever the text's length: for what may take long, or end the process."""
         await self._place.acquire()
         if self._is_closed:
             self._place.release()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from router.prompts import check_prompt, check_token_ids, max_num_tokenized, prompt_token_ids
 from router.served_model import ServedModel
+from router.structure_check import StructureCheck, check_structured_output
 from router.text_work import TextWork
 from router.violations import Violations, quoted
 from specgrove import wire
@@ -25,6 +26,7 @@ from specgrove.ranges import (
     SAMPLING_RANGES,
 )
 from specgrove.request import GenerationRequest, SamplingParams, SpeculationOptions
+from specgrove.structure_wire import STRUCTURED_OUTPUT, structured_output_from_proto
 from specgrove.v1 import router_pb2, token_tree_pb2
 
 _MAX_NUM_STOP_TOKENS = 64
@@ -56,6 +58,8 @@ def check_fields(proto: router_pb2.GenerateRequest, model: ServedModel, ssms: Se
         found.add("model", f"{quoted(proto.model)} is not served here; this router serves {model.name!r}")
     _check_sampling(found, proto.sampling, model.vocab_size)
     _check_stop_texts(found, proto.stop)
+    if proto.ignore_eos and proto.sampling.HasField("structured_output"):
+        found.add("ignore_eos", "must be false with structured_output: such an output ends where it is complete")
     _check_speculation(found, proto.speculation, ssms)
     check_prompt(found, proto, model)
     found.raise_any()
@@ -65,12 +69,16 @@ async def checked_request(
     proto: router_pb2.GenerateRequest,
     model: ServedModel,
     text_work: TextWork,
+    structures: StructureCheck,
     *,
     session_id: str,
     deadline_s: float | None,
 ) -> CheckedRequest:
-    """What ``check_fields`` let pass, tokenised. Raises ``InvalidRequestError`` where prompt and lengths don't fit."""
+    """What ``check_fields`` let pass, tokenised. Raises ``InvalidRequestError`` where lengths don't fit, or a structure can't be."""
     found = Violations()
+    if proto.sampling.HasField("structured_output"):
+        structure = structured_output_from_proto(proto.sampling.structured_output)
+        await structures.check(found, model.tokenizer, structure)
     prompt = await prompt_token_ids(found, proto, model, text_work)
     found.raise_any()
     max_tokens = _max_tokens(found, proto, len(prompt), model.context_len)
@@ -81,12 +89,17 @@ async def checked_request(
     stop_text_of_token = {
         token_id: text for text, token_id in ids.items() if token_id is not None and token_id < model.vocab_size
     }
+    sampling = _sampling_of(proto, model, stop_text_of_token)
+    if sampling.structured_output is not None and not sampling.stop_token_ids:
+        description = "needs a token that ends the output, and this model names none: give stop_token_ids"
+        found.add(STRUCTURED_OUTPUT, description)
+    found.raise_any()
     return CheckedRequest(
         GenerationRequest(
             session_id=session_id,
             prompt_token_ids=prompt,
             max_tokens=max_tokens,
-            sampling=_sampling_of(proto, model, stop_text_of_token),
+            sampling=sampling,
             speculation=_speculation_of(proto.speculation),
             deadline_s=deadline_s,
             wants_prompt_progress=proto.prompt_progress,
@@ -125,6 +138,8 @@ def _check_sampling(found: Violations, params: token_tree_pb2.SamplingParams, vo
         if not params.DESCRIPTOR.fields_by_name[name].has_presence or params.HasField(name):
             found.check_range(f"sampling.{name}", getattr(params, name), allowed)
     _check_logit_bias(found, params, vocab_size)
+    if params.HasField("structured_output"):
+        check_structured_output(found, params.structured_output)
     stops = params.stop_token_ids
     if found.check_count("sampling.stop_token_ids", len(stops), _MAX_NUM_STOP_TOKENS, "ids"):
         check_token_ids(found, "sampling.stop_token_ids", stops, vocab_size)

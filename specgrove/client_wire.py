@@ -24,6 +24,7 @@ from specgrove.client_arguments import (
     texts_of,
 )
 from specgrove.client_json import json_object
+from specgrove.client_structures import StructureParams, structured_output_to_proto
 from specgrove.client_texts import named, text_of
 from specgrove.errors import InternalError, InvalidRequestError
 from specgrove.output import Chunk, Completion, ModelInfo, OutputToken, Usage
@@ -39,7 +40,7 @@ class ChatParams(TypedDict, total=False):
     continue_final_message: bool
 
 
-class GenerateParams(ChatParams, total=False):
+class GenerateParams(ChatParams, StructureParams, total=False):
     """How to generate; what is left out, or ``None``, has the default of router.proto and token_tree.proto.
 
     ``top_k`` may be -1 for "off"; ``stop`` and ``stop_token_ids`` may be one or several.
@@ -68,7 +69,9 @@ class GenerateParams(ChatParams, total=False):
 
 
 _PLAIN_SAMPLING_NAMES = frozenset(
-    field.name for field in token_tree_pb2.SamplingParams.DESCRIPTOR.fields if not field.is_repeated
+    field.name
+    for field in token_tree_pb2.SamplingParams.DESCRIPTOR.fields
+    if not field.is_repeated and field.message_type is None
 )
 
 
@@ -93,6 +96,8 @@ def request_to_proto(prompt: Prompt, **params: Unpack[GenerateParams]) -> router
     request.sampling.stop_token_ids.extend(stop_token_ids)
     for token_id, bias in biases_of("sampling.logit_bias", params.get("logit_bias")).items():
         _set_bias(request.sampling, token_id, bias)
+    if (structure := structured_output_to_proto(params)) is not None:
+        request.sampling.structured_output.CopyFrom(structure)
     _set_prompt(request, prompt, params)
     return request
 

@@ -13,6 +13,7 @@ FEATURES = (
     "penalties",
     "prompt_progress",
     "keep_special_tokens",
+    "structured_output",  # sampling.structured_output: JSON schemas, regular expressions, choices, grammars
     "speculation_options",  # speculation: disabled, ssms, and the bounds of trees
     "api_keys",  # 'authorization: Bearer KEY', where the router asks for it
 )

@@ -38,6 +38,9 @@ SAMPLING_RANGES = {
 LOGIT_BIASES = Range(-100, 100)
 MAX_NUM_LOGIT_BIASES = 1024
 MAX_NUM_LOG_PROBS = 20
+# Of what a structured output must look like: all its texts, and how many there may be to choose from.
+MAX_STRUCTURE_BYTES = 64 * 1024
+MAX_NUM_CHOICES = 1024
 # Of texts that end an output.
 MAX_NUM_STOP_TEXTS = 16
 MAX_STOP_TEXT_LEN = 256

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from specgrove.structured_output import StructuredOutput
 from specgrove.token_tree import TokenTree
 
 
@@ -27,6 +28,7 @@ class SamplingParams:
     min_tokens: int = 0
     stop_token_ids: tuple[int, ...] = ()
     num_log_probs: int | None = None
+    structured_output: StructuredOutput | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,10 @@ class VerifyWork:
 
 @dataclass(frozen=True, slots=True)
 class LogProbs:
-    """Log-probabilities at one position under the unprocessed distribution; ``top`` is most probable first."""
+    """Log-probabilities at one position under the unprocessed distribution, of a structured output over the tokens that it allows.
+
+    ``top`` is most probable first.
+    """
 
     log_prob: float
     top: tuple[tuple[int, float], ...] = ()

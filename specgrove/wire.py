@@ -34,6 +34,7 @@ from specgrove.request import (
     Verdict,
     VerifyWork,
 )
+from specgrove.structure_wire import structured_output_from_proto, structured_output_to_proto
 from specgrove.token_tree import TokenTree
 from specgrove.v1 import llm_pb2, ssm_pb2, token_tree_pb2
 
@@ -44,7 +45,7 @@ _MAX_NUM_STOP_TOKENS = 1024
 _MAX_ERROR_LEN = 1000
 
 # To be raised with every field that a service must not ignore.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 def check_protocol_version(version: int) -> None:
@@ -83,6 +84,7 @@ def sampling_to_proto(params: SamplingParams) -> token_tree_pb2.SamplingParams:
         min_tokens=params.min_tokens,
         stop_token_ids=params.stop_token_ids,
         num_log_probs=params.num_log_probs,
+        structured_output=structured_output_to_proto(params.structured_output),
     )
 
 
@@ -101,6 +103,9 @@ def sampling_from_proto(proto: token_tree_pb2.SamplingParams) -> SamplingParams:
         min_tokens=proto.min_tokens,
         stop_token_ids=tuple(proto.stop_token_ids),
         num_log_probs=proto.num_log_probs if proto.HasField("num_log_probs") else None,
+        structured_output=(
+            structured_output_from_proto(proto.structured_output) if proto.HasField("structured_output") else None
+        ),
     )
 
 

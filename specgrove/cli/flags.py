@@ -9,6 +9,10 @@ _SAMPLING = (
 )  # fmt: skip
 _TYPED = {
     **{f"sampling.{name}": f"--{name.replace('_', '-')}" for name in _SAMPLING},
+    **{
+        f"sampling.structured_output.{name}": f"--{name.replace('_', '-')}"
+        for name in ("json_object", "json_schema", "regex", "choice", "grammar")
+    },
     "max_tokens": "--max-tokens",
     "ignore_eos": "--ignore-eos",
     "stop": "--stop",

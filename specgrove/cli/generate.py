@@ -70,6 +70,11 @@ def generate_params(arguments: argparse.Namespace) -> GenerateParams:
         max_tokens=arguments.max_tokens,
         ignore_eos=arguments.ignore_eos,
         stop=tuple(arguments.stop or ()),
+        json_object=arguments.json_object,
+        json_schema=arguments.json_schema,
+        regex=arguments.regex,
+        choice=arguments.choice,
+        grammar=arguments.grammar,
         speculation=SpeculationOptions(
             disabled=arguments.no_speculation or is_without, ssms=() if is_without else ssms
         ),

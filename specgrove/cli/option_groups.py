@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 from specgrove.addresses import checked_address
@@ -117,7 +118,43 @@ def add_sampling_options(command: argparse.ArgumentParser, default_max_tokens: i
         metavar="TEXT",
         help="a text that ends the output, repeatable",
     )
+    _add_structure_options(group.add_mutually_exclusive_group())
     group.add_argument("--no-speculation", action="store_true", help="decode incrementally; the output is the same")
+
+
+def _add_structure_options(group: argparse._MutuallyExclusiveGroup) -> None:
+    """What the output must look like: one of them."""
+    add = group.add_argument
+    add("--json-object", action="store_true", help="the output is a JSON object")
+    add("--json-schema", type=_structure("json_schema", _content), metavar="FILE", help="JSON that this schema allows")
+    add("--regex", type=_structure("regex", str), metavar="REGEX", help="what this regular expression matches")
+    add("--choice", action="append", metavar="TEXT", help="one of these texts, repeatable")
+    add(
+        "--grammar", type=_structure("grammar", _content), metavar="FILE", help="what it allows: Lark's syntax, or GBNF"
+    )
+
+
+def _structure(kind: str, content_of: Callable[[str], str]) -> Callable[[str], str]:
+    """Checked as far as it can be without a model's vocabulary, so that a mistake is told before services start."""
+
+    def read(text: str) -> str:
+        content = content_of(text)
+        # Imported where it is asked for: it costs a quarter of a second.
+        from specgrove.grammars import check_text
+        from specgrove.structured_output import StructuredOutput, StructureKind
+
+        check_text(StructuredOutput(StructureKind(kind), (content,)))
+        return content
+
+    return typed(read)
+
+
+def _content(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is no UTF-8 text"
+        raise ValueError(f"{path}: {reason}") from None
 
 
 def _flag(name: str) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from specgrove.client_arguments import Prompt
     from specgrove.client_wire import GenerateParams
     from specgrove.output import Completion
+    from specgrove.v1.token_tree_pb2 import StructuredOutput
 
 _RANGES = {
     "temperature": "temperature",
@@ -33,7 +34,9 @@ class GenerationConfig:
 
     Without ``do_sample`` each token is the most probable one, and ``temperature``, ``topp``, ``topk``, ``min_p`` and ``seed`` are not
     used. ``topk`` 0 keeps all tokens; 1 keeps one, which is greedy again. Without ``seed`` one is drawn, and told in the result.
-    ``stop`` are texts that end an output, ``min_new_tokens`` how many tokens come before it may end.
+    ``stop`` are texts that end an output, ``min_new_tokens`` how many tokens come before it may end. What an output must look like says
+    one of ``json_schema`` (a dictionary, a JSON text or a pydantic model), ``json_object``, ``regex``, ``choice`` (one of these texts) and
+    ``grammar`` (Lark or GBNF).
     """
 
     do_sample: bool = False
@@ -51,9 +54,14 @@ class GenerationConfig:
     min_new_tokens: int = 0
     ignore_eos: bool = False
     num_log_probs: int | None = None
+    json_schema: Mapping[str, Any] | str | type | None = None
+    json_object: bool = False
+    regex: str | None = None
+    choice: Iterable[str] | None = None
+    grammar: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("stop", "stop_token_ids"):
+        for name in ("stop", "stop_token_ids", "choice"):
             object.__setattr__(self, name, _kept(getattr(self, name)))
         for name, known_as in _RANGES.items():
             value = getattr(self, name)
@@ -77,6 +85,11 @@ class GenerationConfig:
             "min_tokens": self.min_new_tokens,
             "ignore_eos": self.ignore_eos,
             "num_log_probs": self.num_log_probs,
+            "json_schema": self.json_schema,
+            "json_object": self.json_object,
+            "regex": self.regex,
+            "choice": self.choice,
+            "grammar": self.grammar,
         }
         if self.do_sample:
             params |= {"top_p": self.topp, "top_k": self.topk, "min_p": self.min_p, "seed": self.seed}
@@ -89,6 +102,8 @@ class GenerationConfig:
             raise ConfigurationError(f"do_sample must be True or False, got {self.do_sample!r}")
         # What is not used is checked all the same: a wrong seed is no less wrong without do_sample.
         request = request_to_proto("", **self.params() | {"top_k": self.topk, "seed": self.seed})
+        if request.sampling.HasField("structured_output"):
+            _check_structure(request.sampling.structured_output)
         if len(request.stop) > MAX_NUM_STOP_TEXTS:
             raise ConfigurationError(f"stop has {len(request.stop)} texts; at most {MAX_NUM_STOP_TEXTS}")
         for text in request.stop:
@@ -97,6 +112,18 @@ class GenerationConfig:
         for token_id, bias in request.sampling.logit_bias.items():
             if (problem := LOGIT_BIASES.problem(bias)) is not None:
                 raise ConfigurationError(f"logit_bias of token {token_id} {problem}")
+
+
+def _check_structure(proto: StructuredOutput) -> None:
+    """As far as it can be without a model's vocabulary."""
+    from specgrove.grammars import check_text
+    from specgrove.structure_wire import structured_output_from_proto
+
+    structure = structured_output_from_proto(proto)
+    try:
+        check_text(structure)
+    except ValueError as error:
+        raise ConfigurationError(f"{structure.kind.value} {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tokenizers
@@ -45,6 +45,19 @@ class TokenTexts:
         if self.has_byte_fallback and _BYTE_TOKEN.fullmatch(token):
             return bytes([int(token[3:5], 16)])
         return None
+
+    def bytes_amid(self, token_ids: Iterable[int]) -> list[bytes]:
+        """What each token stands for by itself amid a text, special ones too; empty for ids beyond the vocabulary."""
+        ids = list(token_ids)
+        found = [self.bytes_of(token_id) if self.has(token_id) else b"" for token_id in ids]
+        as_texts = [token_id for token_id, known in zip(ids, found, strict=True) if known is None]
+        # As the second of two: decoders strip a text's first space.
+        ones, twos = (
+            self._tokenizer.decode_batch([[token_id] * number for token_id in as_texts], skip_special_tokens=False)
+            for number in (1, 2)
+        )
+        texts = iter([two[len(one) :].encode() for one, two in zip(ones, twos, strict=True)])
+        return [next(texts) if known is None else known for known in found]
 
     def text_of(self, token_ids: Sequence[int]) -> str:
         """The text of some tokens in a row, special ones included."""

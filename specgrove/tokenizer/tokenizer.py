@@ -6,11 +6,12 @@ to other threads, but for the moments that it takes to hand over what was made.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
@@ -21,6 +22,9 @@ from specgrove.tokenizer.files import read_tokenizer_files
 from specgrove.tokenizer.messages import Message
 from specgrove.tokenizer.special_tokens import DeclaredTokens, declared_tokens
 from specgrove.vocabulary import token_checksums
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
 
 # Longer texts go the way that leaves the interpreter to others; for shorter ones it would take longer than the work.
 _LONG_LEN = 4096
@@ -165,11 +169,18 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """What a token stands for by itself amid a text, special tokens too; may be a part of a character."""
-        token_bytes = self._texts.bytes_of(token_id)
-        if token_bytes is not None:
-            return token_bytes
-        # As the second of two: decoders strip a text's first space.
-        return self._texts.text_of([token_id, token_id])[len(self._texts.text_of([token_id])) :].encode()
+        (token_bytes,) = self._texts.bytes_amid([token_id])
+        return token_bytes
+
+    @functools.cached_property
+    def token_trie(self) -> LLTokenizer:
+        """All tokens by what they stand for; see ``specgrove.tokenizer.token_trie``. Made when first asked for, in a second or less."""
+        # Imported where outputs are structured only.
+        from specgrove.tokenizer.token_trie import token_trie
+
+        token_bytes = self._texts.bytes_amid(range(self.num_ids))
+        encode = functools.partial(self._encode, max_num_tokens=None, add_special_tokens=False)
+        return token_trie(token_bytes, self.special_token_ids, encode)
 
     def detokenizer(
         self, prompt_token_ids: Sequence[int] = (), *, keep_special_tokens: bool = False

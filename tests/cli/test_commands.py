@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from specgrove.cli import main
+from specgrove.v1 import token_tree_pb2
 from tests.fake_router import FakeRouter
 
 ANSWER = "The quick brown fox"
@@ -47,6 +48,37 @@ def test_generate_json_is_one_line(fake_router: Router, capsys: pytest.CaptureFi
     assert request.sampling.seed == 3
     assert request.speculation.disabled
     assert list(request.speculation.ssms) == ["demo"]
+
+
+def test_generate_says_what_the_output_must_look_like(fake_router: Router, tmp_path: Path) -> None:
+    schema, grammar = tmp_path / "schema.json", tmp_path / "grammar.lark"
+    schema.write_text('{"type": "object"}')
+    grammar.write_text('start: "a"')
+    for flags in (["--json-schema", str(schema)], ["--grammar", str(grammar)], ["--regex", "a+"], ["--json-object"]):
+        assert main(["generate", "hi", "--address", fake_router[1], *flags]) == 0
+    assert main(["generate", "hi", "--address", fake_router[1], "--choice", "yes", "--choice", "no"]) == 0
+    sent = [request.sampling.structured_output for request in fake_router[0].requests]
+    assert sent == [
+        token_tree_pb2.StructuredOutput(json_schema='{"type": "object"}'),
+        token_tree_pb2.StructuredOutput(grammar='start: "a"'),
+        token_tree_pb2.StructuredOutput(regex="a+"),
+        token_tree_pb2.StructuredOutput(json_object=True),
+        token_tree_pb2.StructuredOutput(choice={"texts": ["yes", "no"]}),
+    ]
+
+
+def test_mistakes_in_it_are_told_before_anything_starts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "no.json").write_text('{"type": "objekt"}')
+    for flags, said in (
+        (["--regex", "(a"], "argument --regex: at 1(8): invalid regex"),
+        (["--json-schema", str(tmp_path / "no.json")], "argument --json-schema: Invalid type: objekt"),
+        (["--grammar", "/no/such.lark"], "argument --grammar: /no/such.lark: No such file or directory"),
+        (["--json-object", "--regex", "a"], "argument --regex: not allowed with argument --json-object"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["generate", "hi", *flags])
+        assert ended.value.code == 2
+        assert said in capsys.readouterr().err
 
 
 def test_no_ssm_of_a_running_suite(fake_router: Router, capsys: pytest.CaptureFixture[str]) -> None:

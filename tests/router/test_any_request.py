@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.structure_check import StructureCheck
 from router.text_work import TextWork
 from router.validation import CheckedRequest, check_fields, checked_request
 from specgrove.errors import InvalidRequestError
@@ -76,7 +77,9 @@ others = st.fixed_dictionaries(
 async def outcome_of(proto: router_pb2.GenerateRequest) -> CheckedRequest | InvalidRequestError:
     try:
         check_fields(proto, MODEL, ("lookup",))
-        return await checked_request(proto, MODEL, TextWork(), session_id="s", deadline_s=None)
+        return await checked_request(
+            proto, MODEL, TextWork(), StructureCheck(TextWork()), session_id="s", deadline_s=None
+        )
     except InvalidRequestError as error:
         return error
 

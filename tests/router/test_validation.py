@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from router.served_model import ServedModel
+from router.structure_check import StructureCheck
 from router.text_work import TextWork
 from router.validation import CheckedRequest, check_fields, checked_detokenize, checked_request, checked_tokenize
 from specgrove.errors import InvalidRequestError
+from specgrove.structured_output import StructuredOutput, StructureKind
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2, token_tree_pb2
 from tests.router.toy_language import CHAT_TEMPLATE, EOS, VOCAB_SIZE, toy_tokenizer_json
@@ -28,11 +30,15 @@ async def _checked(**fields: Any) -> CheckedRequest:
     fields.pop("no_prompt", None)
     proto = router_pb2.GenerateRequest(**fields)
     check_fields(proto, MODEL, ("lookup",))
-    return await checked_request(proto, MODEL, TextWork(), session_id="s", deadline_s=None)
+    return await checked_request(proto, MODEL, TextWork(), StructureCheck(TextWork()), session_id="s", deadline_s=None)
 
 
 def _sampling(**fields: Any) -> dict[str, Any]:
     return {"sampling": token_tree_pb2.SamplingParams(**fields)}
+
+
+def _structured(**fields: Any) -> dict[str, Any]:
+    return _sampling(structured_output=token_tree_pb2.StructuredOutput(**fields))
 
 
 def _chat(*messages: tuple[str, str]) -> dict[str, Any]:
@@ -110,6 +116,20 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (_sampling(stop_token_ids=range(65)), "sampling.stop_token_ids"),
     (_sampling(num_log_probs=21), "sampling.num_log_probs"),
     (_sampling(min_tokens=9) | {"max_tokens": 8}, "sampling.min_tokens"),
+    (_structured(), "sampling.structured_output"),
+    (_structured(json_object=False), "sampling.structured_output"),
+    (_structured(json_schema="{"), "sampling.structured_output.json_schema"),
+    (_structured(json_schema="[]"), "sampling.structured_output.json_schema"),
+    (_structured(json_schema='{"a": NaN}'), "sampling.structured_output.json_schema"),
+    (_structured(json_schema='{"a": ' + "[" * 60_000), "sampling.structured_output.json_schema"),
+    (_structured(json_schema='{"type": "objekt"}'), "sampling.structured_output.json_schema"),
+    (_structured(json_schema='{"a": "' + "x" * 65_536 + '"}'), "sampling.structured_output.json_schema"),
+    (_structured(regex=""), "sampling.structured_output.regex"),
+    (_structured(regex="(a"), "sampling.structured_output.regex"),
+    (_structured(choice={"texts": []}), "sampling.structured_output.choice"),
+    (_structured(choice={"texts": ["a"] * 1025}), "sampling.structured_output.choice"),
+    (_structured(grammar="start: x"), "sampling.structured_output.grammar"),
+    (_structured(json_object=True) | {"ignore_eos": True}, "ignore_eos"),
     ({"stop": [""]}, "stop[0]"),
     ({"stop": ["ok", "x" * 257]}, "stop[1]"),
     ({"stop": ["x"] * 17}, "stop"),
@@ -127,6 +147,34 @@ async def test_a_wrong_value_names_its_field(fields: dict[str, Any], field: str)
         await _checked(**fields)
     assert field in {violation.field for violation in info.value.violations}
     assert len(str(info.value)) < 1000
+
+
+async def test_a_structure_is_checked_once_and_kept() -> None:
+    class Counting(TextWork):
+        num_runs = 0
+
+        async def run_apart(self, tokenizer: Tokenizer, function: Any) -> Any:
+            self.num_runs += 1
+            return function(tokenizer)
+
+    texts = Counting()
+    structures = StructureCheck(texts)
+    proto = router_pb2.GenerateRequest(text="hello", **_structured(regex="[a-z]+"))
+    for _ in range(3):
+        checked = await checked_request(proto, MODEL, texts, structures, session_id="s", deadline_s=None)
+        assert checked.request.sampling.structured_output == StructuredOutput(StructureKind.REGEX, ("[a-z]+",))
+        assert checked.request.sampling.stop_token_ids == (EOS,)
+    assert texts.num_runs == 1
+    other = replace(MODEL, tokenizer=Tokenizer(toy_tokenizer_json(), {}, None))
+    await checked_request(proto, other, texts, structures, session_id="s", deadline_s=None)
+    assert texts.num_runs == 2
+
+
+async def test_a_structure_needs_something_that_ends_the_output() -> None:
+    endless = replace(MODEL, eos_token_ids=())
+    proto = router_pb2.GenerateRequest(text="hello", **_structured(json_object=True))
+    with pytest.raises(InvalidRequestError, match=r"structured_output: needs a token .* give stop_token_ids"):
+        await checked_request(proto, endless, TextWork(), StructureCheck(TextWork()), session_id="s", deadline_s=None)
 
 
 async def test_all_violations_are_told_at_once() -> None:
@@ -195,7 +243,7 @@ async def test_texts_without_tokens_are_tokenised_though_they_are_no_prompts() -
     assert await checked_tokenize(request, without, TextWork()) == ()
     proto = router_pb2.GenerateRequest(**_chat(("user", "hi")))
     with pytest.raises(InvalidRequestError, match="chat: has no tokens"):
-        await checked_request(proto, without, TextWork(), session_id="s", deadline_s=None)
+        await checked_request(proto, without, TextWork(), StructureCheck(TextWork()), session_id="s", deadline_s=None)
 
 
 async def test_stop_texts_that_are_special_tokens_are_stop_tokens() -> None:
@@ -207,7 +255,9 @@ async def test_stop_texts_that_are_special_tokens_are_stop_tokens() -> None:
     # One that only the tokenizer has: the LLM service would refuse its id.
     small = replace(MODEL, vocab_size=EOS)
     proto = router_pb2.GenerateRequest(text="hello", stop=["<eos>"], ignore_eos=True)
-    checked = await checked_request(proto, small, TextWork(), session_id="s", deadline_s=None)
+    checked = await checked_request(
+        proto, small, TextWork(), StructureCheck(TextWork()), session_id="s", deadline_s=None
+    )
     assert (checked.stop_text_of_token, checked.request.sampling.stop_token_ids) == ({}, ())
 
 
@@ -260,7 +310,9 @@ async def test_the_template_decides_on_roles_and_sees_all_of_a_message() -> None
     model = replace(MODEL, tokenizer=Tokenizer(toy_tokenizer_json(), {}, template))
     proto = router_pb2.GenerateRequest(chat=router_pb2.Chat(messages=messages))
     check_fields(proto, model, ())
-    checked = await checked_request(proto, model, TextWork(), session_id="s", deadline_s=None)
+    checked = await checked_request(
+        proto, model, TextWork(), StructureCheck(TextWork()), session_id="s", deadline_s=None
+    )
     assert bytes(checked.request.prompt_token_ids) == b"[developer ]be brief[user ][tool sum3]42"
 
 
@@ -270,7 +322,9 @@ async def test_the_template_gets_its_variables() -> None:
     proto = router_pb2.GenerateRequest(
         **_chat_with(chat_template_kwargs_json='{"thinking": false, "depth": 3, "share": 0.5}')
     )
-    checked = await checked_request(proto, model, TextWork(), session_id="s", deadline_s=None)
+    checked = await checked_request(
+        proto, model, TextWork(), StructureCheck(TextWork()), session_id="s", deadline_s=None
+    )
     assert bytes(checked.request.prompt_token_ids) == b"quick30.5-"
 
 

@@ -28,6 +28,12 @@ def test_with_do_sample_flexflows_defaults_count() -> None:
     assert (params["temperature"], params["top_p"], params["top_k"], params["seed"]) == (0.9, 0.8, 0, 3)
 
 
+def test_the_outputs_form_is_the_clients() -> None:
+    params = sg.GenerationConfig(choice=iter(["yes", "no"])).params()
+    assert params["choice"] == ["yes", "no"]
+    assert sg.GenerationConfig(json_schema={"type": "null"}).params()["json_schema"] == {"type": "null"}
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -45,6 +51,10 @@ def test_with_do_sample_flexflows_defaults_count() -> None:
         ({"logit_bias": {1: 1000}}, r"logit_bias of token 1 must be in \[-100, 100\]"),
         ({"do_sample": "yes"}, "do_sample must be True or False"),
         ({"min_new_tokens": -1}, "min_tokens: must be a whole number"),
+        ({"regex": "(a"}, "regex at 1.* unclosed group"),
+        ({"regex": "a", "json_object": True}, "give one of json_object and regex, not several"),
+        ({"json_schema": {"type": "objekt"}}, "json_schema Invalid type: objekt"),
+        ({"json_schema": "{"}, "json_schema EOF while parsing"),
     ],
 )
 def test_wrong_values_are_told_when_they_are_given(values: dict[str, Any], said: str) -> None:

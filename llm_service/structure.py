@@ -1,0 +1,97 @@
+"""Which tokens a session's structured output may go on with, and where it may end. Owned by the session.
+
+Invariant: what is allowed is a function of the sampling parameters and the output's tokens. So masks change nothing of what makes
+speculation exact: at a tree's node they are those of incremental decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from specgrove.errors import InvalidRequestError
+from specgrove.grammars import GrammarCompiler, OutputMatcher
+from specgrove.request import SamplingParams
+from specgrove.structure_wire import STRUCTURED_OUTPUT
+
+
+class OutputStructure:
+    """The structure, at some place of the output."""
+
+    def __init__(self, matcher: OutputMatcher, sampling: SamplingParams) -> None:
+        self._matcher = matcher
+        self._stop_token_ids = np.array(sampling.stop_token_ids, dtype=np.int64)
+        self._stops = frozenset(sampling.stop_token_ids)
+        self._min_tokens = sampling.min_tokens
+
+    def go_to(self, output_token_ids: Sequence[int]) -> None:
+        """To the end of the committed output, from wherever a walk has left it."""
+        if self._matcher.num_tokens > len(output_token_ids):
+            self._matcher.rewind(len(output_token_ids))
+        elif missing := output_token_ids[self._matcher.num_tokens :]:
+            self._take(missing)
+
+    def take(self, token_id: int) -> bool:
+        """The token that was chosen here; whether the output goes on."""
+        if token_id in self._stops:
+            return False
+        self._take([token_id])
+        return True
+
+    def masked(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits, float32 ``[vocab_size]``, minus infinity where a token isn't allowed. Raises ``InvalidRequestError`` where none is.
+
+        A stop token is allowed where the output may end; before ``min_tokens`` only where nothing else is. One with a text may be
+        allowed for its text, too.
+        """
+        try:
+            allowed = self._matcher.allowed()
+        except ValueError as error:
+            raise _failed(error) from error
+        mask = np.zeros(len(logits), dtype=np.bool_)
+        num_ids = min(len(logits), len(allowed.tokens))
+        mask[:num_ids] = allowed.tokens[:num_ids]
+        if allowed.may_end:
+            mask[self._stop_token_ids] = True
+        if not mask.any():
+            num_tokens = self._matcher.num_tokens
+            raise _failed(f"after {num_tokens} tokens this model has none with which the output could go on")
+        if self._matcher.num_tokens < self._min_tokens:
+            going_on = mask.copy()
+            going_on[self._stop_token_ids] = False
+            mask = going_on if going_on.any() else mask
+        return logits.masked_fill(torch.from_numpy(~mask), -torch.inf)
+
+    def _take(self, token_ids: Sequence[int]) -> None:
+        try:
+            self._matcher.take(token_ids)
+        except ValueError as error:
+            raise _failed(error) from error
+
+
+class Structures:
+    """Makes them. Threads may share it."""
+
+    def __init__(self, grammars: GrammarCompiler | None) -> None:
+        """Without ``grammars`` there are none."""
+        self._grammars = grammars
+
+    def of(self, sampling: SamplingParams) -> OutputStructure | None:
+        """At an output's beginning. Raises ``InvalidRequestError``.
+
+        What takes long is kept: it is best asked for first where nobody waits for it.
+        """
+        if sampling.structured_output is None:
+            return None
+        if self._grammars is None:
+            raise _failed("is not supported by this service")
+        try:
+            return OutputStructure(self._grammars.matcher(sampling.structured_output), sampling)
+        except ValueError as error:
+            raise _failed(error) from error
+
+
+def _failed(problem: object) -> InvalidRequestError:
+    return InvalidRequestError.of(STRUCTURED_OUTPUT, str(problem))
