@@ -58,6 +58,7 @@ from specgrove.serving.listening import check_can_listen
 from specgrove.serving.server import run_server
 from specgrove.telemetry import set_up_logging
 from specgrove.tokenizer import Tokenizer
+from specgrove.tracing import set_up_tracing
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
 
 logger = logging.getLogger("llm_service")
@@ -211,7 +212,8 @@ async def serve(
     warn_of_text(model)
     step_timeout_s = step_timeout_s_of(config, runner.spec, runner.decoder.device)
     loop: StepLoop[VerifyWork, Verdict | PromptProgress] = StepLoop(engine, "verifier", step_timeout_s=step_timeout_s)
-    servicer = LlmServicer(model, engine, loop, runner.num_slots)
+    tracing = set_up_tracing("llm_service", config.tracing)
+    servicer = LlmServicer(model, engine, loop, runner.num_slots, tracing)
     try:
         await run_server(
             config.address,
@@ -224,6 +226,7 @@ async def serve(
         )
     finally:
         has_ended = loop.stop(_STOP_TIMEOUT_S)
+        tracing.shut_down()
     if not has_ended:
         raise RuntimeError(f"the step under way has not ended in {_STOP_TIMEOUT_S:.0f} s")
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from llm_service.config import LlmServiceConfig, Offload
 from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.settings import parse_settings
+from specgrove.tracing import TracingConfig
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
@@ -16,6 +17,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
         prog="python -m llm_service", description="Serves a large model as token-tree verifier over gRPC."
     )
     arguments = parse_settings(parser, "llm", argv)
+    tracing = TracingConfig(arguments.otlp_endpoint, arguments.trace_sample_ratio)
+    try:
+        tracing.check()
+    except ValueError as error:
+        parser.error(str(error))
     return LlmServiceConfig(
         address=arguments.address,
         model=arguments.model,
@@ -39,6 +45,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
         drain_timeout_s=arguments.drain_timeout_s,
         log_level=arguments.log_level,
         log_format=arguments.log_format,
+        tracing=tracing,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from specgrove.config import MAX_NUM_TREE_NODES
 from specgrove.models.parallel_layout import ParallelLayout
+from specgrove.tracing import NOWHERE, TracingConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +63,4 @@ class LlmServiceConfig:
     drain_timeout_s: float
     log_level: str
     log_format: str
+    tracing: TracingConfig = NOWHERE

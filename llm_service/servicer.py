@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from specgrove.runtime.measuring import StepMeasurement, measured
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.work_streams import WorkStreams
 from specgrove.tokenizer import TOKENIZER_FILE_NAMES, Tokenizer
+from specgrove.tracing import NO_TRACING, Attributes, SessionSpans, Tracing
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, token_tree_pb2
 
 _FILE_PIECE_BYTES = 1 << 20
@@ -52,16 +54,18 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         engine: VerifierEngine,
         loop: StepLoop[VerifyWork, Verdict | PromptProgress],
         num_slots: int,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self._model = model
         self._engine = engine
         self._loop = loop
+        self._spans = SessionSpans(tracing, "verify")
         self._num_slots = num_slots
         self.streams: WorkStreams[llm_pb2.VerifyItem, llm_pb2.VerifyResult, llm_pb2.VerifyResponse] = WorkStreams(
             self._verify,
             llm_pb2.VerifyResult,
             llm_pb2.VerifyResponse,
-            forget=loop.close_session,
+            forget=self._forget,
             finish_early=self._finish_early,
         )
         self._step_times: list[tuple[int, float]] | None = None  # once they are complete
@@ -82,8 +86,14 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         # A session has one item under way.
         self._loop.finish_early(lambda work: work.session_id == item.session_id)
 
+    def _forget(self, session_id: str) -> concurrent.futures.Future[None]:
+        self._spans.end(session_id)
+        return self._loop.close_session(session_id)
+
     async def _verify(self, item: llm_pb2.VerifyItem) -> AsyncGenerator[llm_pb2.VerifyResult, None]:
         work = wire.verify_work_from_proto(item)
+        if work.session is not None:
+            self._spans.begin(work.session_id, work.session.trace_context)
         if work.session is not None and work.session.sampling.structured_output is not None:
             # Compiled beside the engine's thread, which finds it then.
             await asyncio.to_thread(self._engine.structures.of, work.session.sampling)
@@ -93,6 +103,8 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
                 result.progress.num_tokens = found.num_tokens
             else:
                 result.verdict.CopyFrom(wire.verdict_to_proto(found))
+                if (span := self._spans.of(work.session_id)).is_recording:
+                    span.event("specgrove.verify", _event_of(work, found))
             yield result
 
     async def GetModelInfo(  # noqa: N802
@@ -167,5 +179,17 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
     ) -> llm_pb2.LlmServiceCloseSessionResponse:
         """See llm.proto."""
         self.streams.close_session(request.session_id)
-        await asyncio.wrap_future(self._loop.close_session(request.session_id))
+        await asyncio.wrap_future(self._forget(request.session_id))
         return llm_pb2.LlmServiceCloseSessionResponse()
+
+
+def _event_of(work: VerifyWork, verdict: Verdict) -> Attributes:
+    """Rows of all sessions are those of the last pass; the time is that of all passes."""
+    return {
+        "specgrove.verify.tree_nodes": work.tree.num_nodes,
+        "specgrove.verify.tokens": len(verdict.token_ids),
+        "specgrove.verify.accepted_tokens": len(verdict.accepted_nodes),
+        "specgrove.verify.steps": verdict.num_steps,
+        "specgrove.verify.step_ms": verdict.step_ms,
+        "specgrove.verify.step_rows": verdict.step_num_tokens,
+    }

@@ -17,6 +17,7 @@ from specgrove.serving.address import TlsFiles, check_server_tls
 from specgrove.serving.api_keys import ApiKeys, read_keys
 from specgrove.settings import parse_settings
 from specgrove.telemetry import set_up_logging
+from specgrove.tracing import TracingConfig
 
 
 def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
@@ -37,6 +38,11 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
             parser.error(str(error))
     if given.vllm_engine_api and importlib.util.find_spec("smg_grpc_proto") is None:
         parser.error("--vllm-engine-api needs the package smg-grpc-proto: pip install 'specgrove[gateways]'")
+    tracing = TracingConfig(given.otlp_endpoint, given.trace_sample_ratio)
+    try:
+        tracing.check()
+    except ValueError as error:
+        parser.error(str(error))
     return RouterConfig(
         http=_http_of(given),
         api_keys=_keys_of(given, parser),
@@ -60,6 +66,7 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
         server_tls=tls,
         local_address=given.local_address,
         has_vllm_engine_api=given.vllm_engine_api,
+        tracing=tracing,
     )
 
 

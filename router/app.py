@@ -24,6 +24,7 @@ from specgrove.addresses import stays_on_this_machine
 from specgrove.inference import open_inference_pb2_grpc
 from specgrove.serving.server import Server, ServerLimits, serve_until_signal
 from specgrove.tokenizer import Tokenizer
+from specgrove.tracing import set_up_tracing
 from specgrove.v1 import router_pb2, router_pb2_grpc
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class RouterApp:
             max_num_per_client=config.max_num_per_connection or max(1, config.max_num_requests * 3 // 4),
         )
         self._config = config
+        self._tracing = set_up_tracing("router", config.tracing)
         self._verifier = RemoteVerifier(self.llms, replica_wait_s=config.replica_wait_s, busy_wait_s=config.busy_wait_s)
         self._servicer = servicer = RouterServicer(
             self.llms,
@@ -64,6 +66,7 @@ class RouterApp:
             self.admission,
             config.trees,
             max_request_s=config.max_request_s,
+            tracing=self._tracing,
         )
         self.server = Server(
             config.address,
@@ -120,6 +123,7 @@ class RouterApp:
         await self._verifier.finish()
         await self.ssms.close()
         await self.llms.close()
+        await asyncio.to_thread(self._tracing.shut_down)
 
     async def _connected(self) -> None:
         usable = asyncio.ensure_future(self._usable())

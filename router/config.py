@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from specgrove.config import MAX_PUBLIC_REQUEST_BYTES
 from specgrove.serving.address import TlsFiles
 from specgrove.serving.api_keys import ApiKeys
+from specgrove.tracing import NOWHERE, TracingConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +63,4 @@ class RouterConfig:
     http: HttpConfig | None = None
     # vLLM's engine API beside our own, for gateways that speak it.
     has_vllm_engine_api: bool = False
+    tracing: TracingConfig = NOWHERE

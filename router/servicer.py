@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from router import request_trace
 from router.admission import Admission
 from router.config import TreeConfig
 from router.llm_replicas import LlmPool
@@ -34,6 +35,7 @@ from specgrove.features import FEATURES
 from specgrove.request import CommittedToken, FinishReason, GenerationStatistics
 from specgrove.speculation import generate
 from specgrove.tokenizer import Tokenizer
+from specgrove.tracing import NO_TRACING, Span, Tracing
 from specgrove.v1 import router_pb2, router_pb2_grpc
 
 _MAX_NUM_TEXT_CALLS = 8
@@ -54,6 +56,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         trees: TreeConfig,
         *,
         max_request_s: float | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         """``max_request_s`` bounds the time from a request's permit to its end, whatever its client's deadline is."""
         self._llms = llms
@@ -62,6 +65,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         self._admission = admission
         self._trees = trees
         self._max_request_s = max_request_s
+        self._tracing = tracing
         self._text_work = TextWork()
         self._structures = StructureCheck(self._text_work)
         # Calls that turn texts into tokens or back, and nothing else.
@@ -77,23 +81,12 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         remaining_s = context.time_remaining()
         client_deadline_s = None if remaining_s is None else arrived_s + remaining_s
         model = self.served_model()
-        async with self._text_work.turn(request.ByteSize()):
-            check_fields(request, model, self._ssms.ssms)
-        async with self._admission.permit(_connection_of(context)):
-            checked = await checked_request(
-                request,
-                model,
-                self._text_work,
-                self._structures,
-                session_id=uuid.uuid4().hex,
-                deadline_s=self._deadline_s(client_deadline_s),
-            )
-            num_prompt_tokens = len(checked.request.prompt_token_ids)
-            with RequestLog(checked.request.session_id, num_prompt_tokens, arrived_s) as log:
-                async with contextlib.aclosing(self._responses(checked, model, arrived_s)) as responses:
-                    async for response in responses:
-                        log.add(response)
-                        yield response
+        with request_trace.start_span(self._tracing, request, model.name, request_trace.parent_of(context)) as span:
+            async with contextlib.aclosing(
+                self._pieces(request, context, model, arrived_s, client_deadline_s, span)
+            ) as responses:
+                async for response in responses:
+                    yield response
 
     async def GetModelInfo(  # noqa: N802
         self, request: router_pb2.GetModelInfoRequest, context: Any
@@ -149,8 +142,38 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             raise UnavailableError("the LLM service is not connected yet; try again later")
         return self._llms.model
 
+    async def _pieces(
+        self,
+        request: router_pb2.GenerateRequest,
+        context: Any,
+        model: ServedModel,
+        arrived_s: float,
+        client_deadline_s: float | None,
+        span: Span,
+    ) -> AsyncGenerator[router_pb2.GenerateResponse, None]:
+        async with self._text_work.turn(request.ByteSize()):
+            check_fields(request, model, self._ssms.ssms)
+        if span.is_recording:
+            span.set(request_trace.parameters(request))
+        async with self._admission.permit(_connection_of(context)):
+            checked = await checked_request(
+                request,
+                model,
+                self._text_work,
+                self._structures,
+                session_id=uuid.uuid4().hex,
+                deadline_s=self._deadline_s(client_deadline_s),
+                trace_context=span.context,
+            )
+            num_prompt_tokens = len(checked.request.prompt_token_ids)
+            with RequestLog(checked.request.session_id, num_prompt_tokens, arrived_s) as log:
+                async with contextlib.aclosing(self._responses(checked, model, arrived_s, span)) as responses:
+                    async for response in responses:
+                        log.add(response)
+                        yield response
+
     async def _responses(
-        self, checked: CheckedRequest, model: ServedModel, arrived_s: float
+        self, checked: CheckedRequest, model: ServedModel, arrived_s: float, span: Span
     ) -> AsyncGenerator[router_pb2.GenerateResponse, None]:
         request = checked.request
         max_num_nodes = min(model.max_num_tree_nodes or MAX_NUM_TREE_NODES, MAX_NUM_TREE_NODES) - 1
@@ -177,6 +200,8 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                     continue
                 now_s = time.monotonic()
                 first_s = first_s or now_s
+                if span.is_recording:
+                    span.event(request_trace.STEP_EVENT, request_trace.step_attributes(step))
                 piece = stream.add(
                     [token.token_id for token in step.tokens],
                     ends_with_stop_token=step.finish_reason is FinishReason.STOP,
@@ -199,6 +224,8 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                 response.usage.CopyFrom(_usage_of(checked, statistics))
                 response.usage.first_token_ms = (first_s - arrived_s) * 1e3
                 response.usage.decode_ms = (now_s - first_s) * 1e3
+                if span.is_recording:
+                    span.set(request_trace.result_attributes(response, model.name, request.session_id))
                 yield response
                 return
 

@@ -25,7 +25,7 @@ from specgrove.ranges import (
     MAX_STOP_TEXT_LEN,
     SAMPLING_RANGES,
 )
-from specgrove.request import GenerationRequest, SamplingParams, SpeculationOptions
+from specgrove.request import NOT_TRACED, GenerationRequest, SamplingParams, SpeculationOptions, TraceContext
 from specgrove.structure_wire import STRUCTURED_OUTPUT, structured_output_from_proto
 from specgrove.v1 import router_pb2, token_tree_pb2
 
@@ -73,6 +73,7 @@ async def checked_request(
     *,
     session_id: str,
     deadline_s: float | None,
+    trace_context: TraceContext = NOT_TRACED,
 ) -> CheckedRequest:
     """What ``check_fields`` let pass, tokenised. Raises ``InvalidRequestError`` where lengths don't fit, or a structure can't be."""
     found = Violations()
@@ -103,6 +104,7 @@ async def checked_request(
             speculation=_speculation_of(proto.speculation),
             deadline_s=deadline_s,
             wants_prompt_progress=proto.prompt_progress,
+            trace_context=trace_context,
         ),
         stop_texts,
         stop_text_of_token,

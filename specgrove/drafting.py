@@ -14,7 +14,7 @@ from typing import Protocol
 
 from specgrove.config import MAX_NUM_TREE_NODES
 from specgrove.errors import DeadlineExceededError, SpecGroveError, StaleBaseError, UnavailableError, WorkLostError
-from specgrove.request import Draft, DraftedTree, DraftWork, GenerationRequest, Reading, TreeShape
+from specgrove.request import NOT_TRACED, Draft, DraftedTree, DraftWork, GenerationRequest, Reading, TreeShape
 from specgrove.token_tree import TokenTree, merge_trees
 
 logger = logging.getLogger(__name__)
@@ -162,6 +162,7 @@ class _DrafterSession:
                     shape=shape,
                     ssms=self._request.speculation.ssms,
                     timeout_ms=remaining_ms(self._request.deadline_s),
+                    trace_context=NOT_TRACED if self._held_len else self._request.trace_context,
                 )
                 draft = await self._drafter.draft(work)
             except StaleBaseError as error:

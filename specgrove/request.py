@@ -6,10 +6,16 @@ All are frozen and torch-free; ``specgrove.wire`` and ``specgrove.client_wire`` 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from specgrove.structured_output import StructuredOutput
 from specgrove.token_tree import TokenTree
+
+TraceContext = Mapping[str, str]
+"""W3C's headers ``traceparent`` and ``tracestate``, by which spans of several services belong to one trace; empty: not traced."""
+NOT_TRACED: TraceContext = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,7 @@ class GenerationRequest:
     speculation: SpeculationOptions = SpeculationOptions()
     deadline_s: float | None = None
     wants_prompt_progress: bool = False
+    trace_context: TraceContext = field(default_factory=dict)
 
 
 # Where nothing is drafted: steps that the verifier makes before it is asked again. Each time it is, a batch's next pass may begin
@@ -85,6 +92,7 @@ class DraftWork:
     shape: TreeShape
     ssms: tuple[str, ...] = ()
     timeout_ms: int | None = None
+    trace_context: TraceContext = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +120,7 @@ class SessionParams:
     sampling: SamplingParams
     prompt_len: int
     wants_prompt_progress: bool = False
+    trace_context: TraceContext = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,9 @@ class Verifying:
     def __init__(self, request: GenerationRequest, verifier: Verifier) -> None:
         self._request = request
         self._verifier = verifier
-        self._session = SessionParams(request.sampling, len(request.prompt_token_ids), request.wants_prompt_progress)
+        self._session = SessionParams(
+            request.sampling, len(request.prompt_token_ids), request.wants_prompt_progress, request.trace_context
+        )
         self._held_len = 0
         self._is_suspect = False
         self._num_losses = 0

@@ -117,6 +117,7 @@ def verify_work_to_proto(work: VerifyWork, item_id: int) -> llm_pb2.VerifyItem:
             sampling=sampling_to_proto(work.session.sampling),
             prompt_len=work.session.prompt_len,
             prompt_progress=work.session.wants_prompt_progress,
+            trace_context=work.session.trace_context,
         )
     return llm_pb2.VerifyItem(
         session_id=work.session_id,
@@ -143,7 +144,10 @@ def verify_work_from_proto(item: llm_pb2.VerifyItem) -> VerifyWork:
     session = None
     if item.HasField("session"):
         session = SessionParams(
-            sampling_from_proto(item.session.sampling), item.session.prompt_len, item.session.prompt_progress
+            sampling_from_proto(item.session.sampling),
+            item.session.prompt_len,
+            item.session.prompt_progress,
+            dict(item.session.trace_context),
         )
     return VerifyWork(
         session_id=item.session_id,
@@ -212,6 +216,7 @@ def draft_work_to_proto(work: DraftWork, item_id: int) -> ssm_pb2.DraftItem:
         beam_width=work.shape.beam_width or 0,
         timeout_ms=work.timeout_ms or 0,
         ssms=work.ssms,
+        trace_context=work.trace_context,
     )
 
 
@@ -226,6 +231,7 @@ def draft_work_from_proto(item: ssm_pb2.DraftItem) -> DraftWork:
         shape=TreeShape(item.max_num_nodes, item.max_depth, item.beam_width or None),
         ssms=tuple(item.ssms),
         timeout_ms=item.timeout_ms or None,
+        trace_context=dict(item.trace_context),
     )
 
 

@@ -24,6 +24,7 @@ from specgrove.serving.server import run_server
 from specgrove.settings import parse_settings
 from specgrove.ssm_specs import parse_ssms
 from specgrove.telemetry import set_up_logging
+from specgrove.tracing import TracingConfig, set_up_tracing
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
 from ssm_service.config import PoolConfig, SsmServiceConfig
 from ssm_service.loading import info_of, load_ssm
@@ -42,7 +43,9 @@ def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
         description="Serves a pool of small speculative models (SSMs) that draft token trees over gRPC.",
     )
     arguments = parse_settings(parser, "ssm", argv)
+    tracing = TracingConfig(arguments.otlp_endpoint, arguments.trace_sample_ratio)
     try:
+        tracing.check()
         ssms = parse_ssms(arguments.ssm or DEFAULT_SSMS)
     except ValueError as error:
         parser.error(str(error))
@@ -60,6 +63,7 @@ def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
         drain_timeout_s=arguments.drain_timeout_s,
         log_level=arguments.log_level,
         log_format=arguments.log_format,
+        tracing=tracing,
     )
 
 
@@ -76,7 +80,9 @@ async def serve(config: SsmServiceConfig) -> None:
     ssms = [load_ssm(spec, config, device) for spec in config.ssms]
     pool = DrafterPool(ssms, PoolConfig(session_ttl_s=config.session_ttl_s))
     loop = StepLoop(pool, "pool", step_timeout_s=config.step_timeout_s)
-    servicer = SsmServicer([info_of(spec, ssm) for spec, ssm in zip(config.ssms, ssms, strict=True)], pool, loop)
+    tracing = set_up_tracing("ssm_service", config.tracing)
+    infos = [info_of(spec, ssm) for spec, ssm in zip(config.ssms, ssms, strict=True)]
+    servicer = SsmServicer(infos, pool, loop, tracing)
     try:
         await run_server(
             config.address,
@@ -89,6 +95,7 @@ async def serve(config: SsmServiceConfig) -> None:
         )
     finally:
         has_ended = loop.stop(_STOP_TIMEOUT_S)
+        tracing.shut_down()
     if not has_ended:
         raise RuntimeError(f"the step under way has not ended in {_STOP_TIMEOUT_S:.0f} s")
 

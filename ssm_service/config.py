@@ -7,6 +7,7 @@ from pathlib import Path
 
 from specgrove.config import MAX_NUM_TREE_NODES, MAX_TREE_DEPTH
 from specgrove.ssm_specs import SsmSpec
+from specgrove.tracing import NOWHERE, TracingConfig
 from ssm_service.draft_tree import Beam, Expansion
 
 
@@ -39,6 +40,7 @@ class SsmServiceConfig:
     drain_timeout_s: float
     log_level: str
     log_format: str
+    tracing: TracingConfig = NOWHERE
 
 
 def rule_of(spec: SsmSpec) -> Beam | Expansion | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from specgrove.runtime.measuring import StepMeasurement, measured
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.status import abort
 from specgrove.serving.work_streams import WorkStreams
+from specgrove.tracing import NO_TRACING, Attributes, SessionSpans, Tracing
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc, token_tree_pb2
 from ssm_service.pool import DrafterPool
 
@@ -28,12 +30,19 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
     """``SsmService`` over one pool."""
 
-    def __init__(self, infos: Sequence[ssm_pb2.SsmInfo], pool: DrafterPool, loop: StepLoop[DraftWork, Draft]) -> None:
+    def __init__(
+        self,
+        infos: Sequence[ssm_pb2.SsmInfo],
+        pool: DrafterPool,
+        loop: StepLoop[DraftWork, Draft],
+        tracing: Tracing = NO_TRACING,
+    ) -> None:
         self._infos = infos
         self._pool = pool
         self._loop = loop
+        self._spans = SessionSpans(tracing, "draft")
         self.streams: WorkStreams[ssm_pb2.DraftItem, ssm_pb2.DraftResult, ssm_pb2.DraftResponse] = WorkStreams(
-            self._draft, ssm_pb2.DraftResult, ssm_pb2.DraftResponse, forget=loop.close_session
+            self._draft, ssm_pb2.DraftResult, ssm_pb2.DraftResponse, forget=self._forget
         )
         self._step_times: dict[str, list[tuple[int, float]]] | None = None  # once they are complete
         self._warmup_lock = asyncio.Lock()
@@ -45,8 +54,16 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
         return self.streams.serve(request_iterator, context)
 
     async def _draft(self, item: ssm_pb2.DraftItem) -> AsyncGenerator[ssm_pb2.DraftResult, None]:
-        draft = await asyncio.wrap_future(self._loop.submit(wire.draft_work_from_proto(item)))
+        work = wire.draft_work_from_proto(item)
+        self._spans.begin(work.session_id, work.trace_context)
+        draft = await asyncio.wrap_future(self._loop.submit(work))
+        if (span := self._spans.of(work.session_id)).is_recording:
+            span.event("specgrove.draft", _event_of(work, draft))
         yield ssm_pb2.DraftResult(session_id=item.session_id, item_id=item.item_id, draft=wire.draft_to_proto(draft))
+
+    def _forget(self, session_id: str) -> concurrent.futures.Future[None]:
+        self._spans.end(session_id)
+        return self._loop.close_session(session_id)
 
     async def GetModelInfo(  # noqa: N802
         self, request: ssm_pb2.SsmServiceGetModelInfoRequest, context: Context
@@ -107,5 +124,14 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
     ) -> ssm_pb2.SsmServiceCloseSessionResponse:
         """See ssm.proto."""
         self.streams.close_session(request.session_id)
-        await asyncio.wrap_future(self._loop.close_session(request.session_id))
+        await asyncio.wrap_future(self._forget(request.session_id))
         return ssm_pb2.SsmServiceCloseSessionResponse()
+
+
+def _event_of(work: DraftWork, draft: Draft) -> Attributes:
+    return {
+        "specgrove.draft.new_tokens": len(work.new_token_ids),
+        "specgrove.draft.ssms": [drafted.ssm for drafted in draft.trees],
+        "specgrove.draft.nodes": [drafted.tree.num_nodes - 1 for drafted in draft.trees],
+        "specgrove.draft.ms": draft.draft_ms,
+    }

@@ -37,6 +37,7 @@ from router.http.responses.asked import asked_response, chat_tools
 from router.http.responses.bodies import ResponsesBody
 from router.http.responses.format import ResponsesFormat
 from router.http.responses.models import ResponsesAnswer
+from router.http.trace_headers import TraceHeaders
 from specgrove.errors import InternalError, SpecGroveError
 from specgrove.serving.api_keys import ApiKeys
 from specgrove.v1 import router_pb2
@@ -76,6 +77,7 @@ def make_app(calls: RouterCalls, limits: ApiLimits, version: str) -> FastAPI:
     app.include_router(_generating(calls, limits))
     app.include_router(informing_endpoints(calls, version))
     _handle_errors(app)
+    app.add_middleware(TraceHeaders)
     app.add_middleware(BodyLimit, max_num_bytes=limits.max_body_bytes)
     if limits.keys is not None:
         app.add_middleware(KeyCheck, keys=limits.keys)

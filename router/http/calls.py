@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable
 
 from router.http.tool_calls import ToolCallFormat, format_of
+from router.http.trace_headers import Metadata, trace_headers
 from router.servicer import RouterServicer
 from specgrove.errors import UnavailableError
 from specgrove.v1 import router_pb2
@@ -76,6 +77,9 @@ class _Call:
 
     def time_remaining(self) -> None:
         return None
+
+    def invocation_metadata(self) -> Metadata:
+        return trace_headers()
 
 
 def peer_of(client: tuple[str, int] | None) -> str:

@@ -34,16 +34,34 @@ from specgrove.settings.values import (
     path,
     positive_seconds,
     seconds,
+    share,
     stages,
     texts,
+    url,
 )
 
-_LOGGING = (
+_OBSERVING = (
     Setting(
         "log-level", "what to log on stderr", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"), is_shared=True
     ),
     Setting(
         "log-format", "text for people, or one JSON object a line", "text", choices=("text", "json"), is_shared=True
+    ),
+    Setting(
+        "otlp-endpoint",
+        "where traces of requests go: an OpenTelemetry (OTLP) receiver, by gRPC, e.g. http://127.0.0.1:4317; unset: nowhere",
+        None,
+        url,
+        metavar="URL",
+        is_shared=True,
+    ),
+    Setting(
+        "trace-sample-ratio",
+        "with --otlp-endpoint: which part of the requests is traced, of those whose clients haven't decided it",
+        1.0,
+        share,
+        metavar="SHARE",
+        is_shared=True,
     ),
 )
 DRAIN = Setting(
@@ -104,7 +122,7 @@ _MODEL_SERVICE = (
     ),
     DRAIN,
     CACHE_DIR,
-    *_LOGGING,
+    *_OBSERVING,
 )
 
 
@@ -230,7 +248,7 @@ ROUTER = (
         choices=TOOL_CALL_FORMATS,
     ),
     Setting("tls-client-ca", "PEM file; clients must have a certificate of this CA", None, path, metavar="FILE"),
-    *_LOGGING,
+    *_OBSERVING,
 )
 
 LLM = (

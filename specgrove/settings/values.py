@@ -149,6 +149,28 @@ def _read_texts(text: str) -> tuple[str, ...]:
 texts = Kind(_read_texts, "one or several", {"type": ["string", "array"], "items": {"type": "string"}})
 """Several, with commas between."""
 
+
+def _read_share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise ValueError(f"must be a number from 0 to 1, got {text!r}")
+    return value
+
+
+share = Kind(_read_share, "a number from 0 to 1", {"type": "number", "minimum": 0, "maximum": 1})
+
+
+def _read_url(text: str) -> str:
+    if not text.startswith(("http://", "https://")) or not text.partition("://")[2]:
+        raise ValueError(f"must be http://HOST:PORT or https://HOST:PORT, got {text!r}")
+    return text
+
+
+url = Kind(_read_url, "http://HOST:PORT or https://HOST:PORT")
+
 path = Kind(lambda text: Path(text).expanduser(), "a path; ~ is the home folder")
 address = Kind(checked_address, "HOST:PORT or unix:/path")
 anything = Kind(str, "a text")

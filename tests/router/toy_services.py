@@ -15,7 +15,7 @@ from typing import Any
 
 from specgrove import wire
 from specgrove.errors import InvalidRequestError, ResourceExhaustedError, StaleBaseError
-from specgrove.request import Draft, DraftedTree, DraftWork, LogProbs, PromptProgress, Verdict, VerifyWork
+from specgrove.request import Draft, DraftedTree, DraftWork, LogProbs, PromptProgress, TraceContext, Verdict, VerifyWork
 from specgrove.serving.work_streams import WorkStreams
 from specgrove.token_tree import TokenTree
 from specgrove.tokenizer import Tokenizer
@@ -46,6 +46,7 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         self.gate.set()
         self.num_free_steps = 0  # of each session: they don't wait
         self.closed: list[str] = []
+        self.trace_contexts: list[TraceContext] = []
         self.finished_early: list[str] = []
         self.num_verified = 0
         self.forget_probability = 0.0
@@ -79,6 +80,8 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         except ValueError as error:
             raise InvalidRequestError.of("tree", str(error)) from error
         session = self.sessions.take_in(work.session_id, work.base, work.new_token_ids, work.session)
+        if work.session is not None:
+            self.trace_contexts.append(work.session.trace_context)
         if work.tree.token_ids[0] != session.token_ids[-1]:
             del self.sessions[work.session_id]
             raise InvalidRequestError.of("tree.token_ids[0]", "the root must be the last committed token")
