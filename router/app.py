@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SERVICE_NAME = router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name
+_VLLM_ENGINE = "vllm.grpc.engine.VllmEngine"
 # After so long it is said what is waited for; again after twice that time, and so on: large models load for minutes.
 _QUIET_S = 10.0
 _SSM_WAIT_S = 1.0
@@ -71,7 +72,11 @@ class RouterApp:
         self.server = Server(
             config.address,
             self._register,
-            service_names=[SERVICE_NAME, kserve.SERVICE_NAME],
+            service_names=[
+                SERVICE_NAME,
+                kserve.SERVICE_NAME,
+                *([_VLLM_ENGINE] if config.has_vllm_engine_api else []),
+            ],
             drain=self.admission.wait_idle,
             drain_timeout_s=config.drain_timeout_s,
             limits=ServerLimits(

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from router.llm_replicas import LlmPool
     from router.servicer import RouterServicer
 
-SERVICE_NAME: str = vllm.DESCRIPTOR.services_by_name["VllmEngine"].full_name
-
 register = vllm_grpc.add_VllmEngineServicer_to_server
 
 _FINISH_REASONS: dict[int, str] = {router_pb2.FINISH_REASON_STOP: "stop", router_pb2.FINISH_REASON_LENGTH: "length"}

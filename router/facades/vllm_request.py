@@ -83,11 +83,23 @@ def _sampling_of(params: vllm.SamplingParams) -> token_tree_pb2.SamplingParams:
         if params.logprobs < 0:
             raise InvalidRequestError.of("sampling_params.logprobs", "must be at least 0: not all can be told")
         sampling.num_log_probs = params.logprobs
+    _set_structure(sampling, params)
     for token_id, bias in params.logit_bias.items():
         if token_id < 0:
             raise InvalidRequestError.of("sampling_params.logit_bias", f"{token_id} is no token id")
         sampling.logit_bias[token_id] = bias
     return sampling
+
+
+def _set_structure(sampling: token_tree_pb2.SamplingParams, params: vllm.SamplingParams) -> None:
+    match params.WhichOneof("constraint"):
+        case None | "structural_tag":
+            pass
+        case "choice":
+            sampling.structured_output.choice.texts.extend(params.choice.choices)
+        case name:
+            # Both protocols call the others the same.
+            setattr(sampling.structured_output, name, getattr(params, name))
 
 
 def _check_is_served(request: vllm.GenerateRequest) -> None:
@@ -102,5 +114,5 @@ def _check_is_served(request: vllm.GenerateRequest) -> None:
     for name in ("prompt_logprobs", "truncate_prompt_tokens"):
         if params.HasField(name):
             raise InvalidRequestError.of(f"sampling_params.{name}", "is not supported")
-    if (constraint := params.WhichOneof("constraint")) is not None:
-        raise InvalidRequestError.of(f"sampling_params.{constraint}", "is not supported")
+    if params.HasField("structural_tag"):
+        raise InvalidRequestError.of("sampling_params.structural_tag", "is not supported; give a grammar")

@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from router.facades.tokenizer_bundle import zip_pieces
+from router.facades.vllm_request import generate_requests
 from specgrove.errors import InvalidRequestError
 from specgrove.serving.status import error_from_rpc
 from tests.router.generating import PROMPT
@@ -83,6 +84,25 @@ async def test_what_ended_an_output_is_told(suite: ToySuite) -> None:
     assert answer.complete.matched_token_id == toy_output(PROMPT, 30)[5]
 
 
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        {"regex": "[0-9]{4}"},
+        {"choice": vllm.ChoiceConstraint(choices=["1234"])},
+        {"json_schema": '{"const": 1234}'},
+        {"grammar": 'start: "1234"'},
+    ],
+)
+async def test_constraints_become_structured_outputs(constraint: dict[str, Any]) -> None:
+    (request,) = generate_requests(asked(**constraint))
+    (kind,) = constraint
+    structure = request.sampling.structured_output
+    assert structure.WhichOneof("kind") == kind
+    assert (
+        list(structure.choice.texts) == ["1234"] if kind == "choice" else getattr(structure, kind) == constraint[kind]
+    )
+
+
 async def test_log_probabilities_come_with_their_tokens(suite: ToySuite) -> None:
     (answer,) = await answers_to(suite, asked(logprobs=2))
     log_probs = answer.complete.output_logprobs
@@ -109,6 +129,8 @@ async def test_aborted_requests_end() -> None:
         (vllm.GenerateRequest(), "input: is missing: give tokenized or text"),
         (asked(top_p=3.0), "sampling_params.top_p: must be in [0, 1], got 3"),
         (asked(logprobs=-1), "sampling_params.logprobs: must be at least 0"),
+        (asked(structural_tag="x"), "sampling_params.structural_tag: is not supported"),
+        (asked(regex="("), "sampling_params.structured_output.regex"),
         (asked(n=1000), "sampling_params.n: must be at most 128, got 1000"),
         (vllm.GenerateRequest(text="x", data_parallel_rank=1), "data_parallel_rank: must be 0"),
         (vllm.GenerateRequest(text="x", mm_inputs=vllm.MultimodalInputs()), "mm_inputs: the model reads texts only"),
