@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from pathlib import Path
 
 import torch
+
+from specgrove.host import processor_name
 
 ON_CPU = ("--device", "cpu")  # arguments of both model services
 
 
 def conditions() -> dict[str, str]:
     """What the figures were measured on."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        "",
-    )
     return {
-        "cpu": cpu,
+        "cpu": processor_name(),
         "cores": f"{len(os.sched_getaffinity(0))} cores",
         "python": f"Python {platform.python_version()}",
         "torch": f"torch {torch.__version__}",

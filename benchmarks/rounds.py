@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.bandwidth import ReadBandwidth
 from benchmarks.contestants import Contestant
 from benchmarks.prompts import load_prompts
+from specgrove.kernels.bandwidth import ReadBandwidth
 from specgrove.tokenizer import Tokenizer
 
 NUM_PROMPTS = 100  # as many as there are without the prompt sets

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.bandwidth import ReadBandwidth
 from benchmarks.contestants import Absent, Contestant, OverGrpc, PeerError, PeerProcess, Transformers
 from benchmarks.host import ON_CPU, conditions
 from benchmarks.report import print_table, write_chart, write_json
@@ -27,6 +26,7 @@ from benchmarks.rounds import Prompts, measure
 from specgrove.client import AsyncClient
 from specgrove.config import DEFAULT_SSMS
 from specgrove.folders import default_cache_dir
+from specgrove.kernels.bandwidth import ReadBandwidth
 from specgrove.kernels.threads import get_isa
 from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.models.loading import read_spec

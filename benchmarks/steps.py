@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from benchmarks.bandwidth import ReadBandwidth
+from specgrove.kernels.bandwidth import ReadBandwidth
 from specgrove.kernels.sampling import ChoiceParams, RowChoice
 from specgrove.kernels.threads import get_isa, set_num_threads
 from specgrove.models.decoder import DTYPES

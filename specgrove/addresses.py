@@ -57,3 +57,8 @@ def checked_target(address: str) -> str:
     if is_unix(address) and len(os.fsencode(socket_path(address))) > MAX_SOCKET_PATH_BYTES:
         raise ValueError(f"address: a unix socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes, got {address!r}")
     return checked_address(address)
+
+
+def checked_http_address(text: str) -> str:
+    """The address of an HTTP API, which may be given as a URL. Raises ``ValueError``."""
+    return checked_address(text.removeprefix("http://").removeprefix("https://").rstrip("/").removesuffix("/v1"))

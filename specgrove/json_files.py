@@ -60,6 +60,18 @@ def read_json_object(path: Path) -> JsonObject:
     return JsonObject(content, str(path))
 
 
+def read_json_texts(path: Path) -> tuple[str, ...]:
+    """A file that must hold a list of texts. Raises as ``read_json``."""
+    content = read_json(path)
+    right = 'it should hold a list of texts (["...", "..."])'
+    if not isinstance(content, list):
+        raise JsonFileError(f"{path} holds {_kind(content)}, {right}")
+    for number, element in enumerate(content, start=1):
+        if not isinstance(element, str):
+            raise JsonFileError(f"{path}: element {number} of the list is {_kind(element)}, {right}")
+    return tuple(content)
+
+
 class JsonObject(CheckedNumbers, Mapping[str, Any]):
     """An object with typed access: a value of the wrong type is named with its file. ``null`` counts as left out, as in transformers."""
 
@@ -146,7 +158,7 @@ class JsonObject(CheckedNumbers, Mapping[str, Any]):
 def _kind(content: Any) -> str:
     if content is None:
         return "null"
-    kinds = {list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
     return kinds.get(type(content), type(content).__name__)
 
 

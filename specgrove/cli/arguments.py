@@ -8,6 +8,8 @@ import difflib
 import importlib.metadata
 from typing import Any
 
+from specgrove.cli.batch_arguments import add_batch
+from specgrove.cli.measuring_arguments import add_bench, add_eval
 from specgrove.cli.option_groups import (
     MORE_SETTINGS,
     add_output_options,
@@ -63,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
     _add_models(commands)
     _add_quantize(commands)
     _add_demo(commands)
+    add_batch(commands)
+    add_bench(commands)
+    add_eval(commands)
     return top
 
 

@@ -23,9 +23,8 @@ _CONNECTION_OPTIONS = ("tls_ca", "client_certificate", "client_private_key")
 @contextlib.contextmanager
 def connected(arguments: argparse.Namespace) -> Iterator[Client]:
     """A client of the suite that ``--address`` names, or of a private one that runs until the block ends."""
+    check_connection_options(arguments)
     if arguments.address is None:
-        if foreign := _given(arguments, (*_CONNECTION_OPTIONS, "tls")):
-            raise ValueError(f"{', '.join(foreign)}: how to connect to a running suite; give its --address too")
         from specgrove.cli.suites import given_settings, started_suite  # brings what loads models
 
         settings = given_settings(arguments)
@@ -33,12 +32,6 @@ def connected(arguments: argparse.Namespace) -> Iterator[Client]:
         with started_suite(settings, address, arguments) as suite, Client(suite.local_address) as client:
             yield client
         return
-    # Which SSMs a request asks for, and which key it carries, are other matters.
-    foreign = [flag for flag in flags_given(arguments) if flag not in ("--ssm", _KEY_FLAG)] + _given(
-        arguments, ("config",)
-    )
-    if foreign:
-        raise ValueError(f"{', '.join(foreign)}: how to start a suite; the one at --address runs already")
     with _client_of(arguments) as client:
         try:
             yield client
@@ -55,9 +48,22 @@ def connected(arguments: argparse.Namespace) -> Iterator[Client]:
             raise UnavailableError(_hint(arguments, str(error))) from error
 
 
+def check_connection_options(arguments: argparse.Namespace) -> None:
+    """Raises ``ValueError`` for options that are for a running suite where one is started, and the other way round."""
+    if arguments.address is None:
+        if foreign := _given(arguments, (*_CONNECTION_OPTIONS, "tls")):
+            raise ValueError(f"{', '.join(foreign)}: how to connect to a running suite; give its --address too")
+        return
+    # Which SSMs a request asks for, and which key it carries, are other matters.
+    foreign = [flag for flag in flags_given(arguments) if flag not in ("--ssm", _KEY_FLAG)]
+    foreign += _given(arguments, ("config",))
+    if foreign:
+        raise ValueError(f"{', '.join(foreign)}: how to start a suite; the one at --address runs already")
+
+
 def _hint(arguments: argparse.Namespace, cause: str) -> str:
     """What to look at when there is no connection; gRPC's own words come last."""
-    is_encrypted = _tls(arguments) is not None
+    is_encrypted = tls_files(arguments) is not None
     if "CERTIFICATE_VERIFY_FAILED" in cause:
         advice = "its certificate is not of an authority that is trusted here: --tls-ca FILE names one"
     elif is_encrypted:
@@ -71,7 +77,8 @@ def _given(arguments: argparse.Namespace, names: tuple[str, ...]) -> list[str]:
     return [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) not in (None, False)]
 
 
-def _tls(arguments: argparse.Namespace) -> TlsFiles | None:
+def tls_files(arguments: argparse.Namespace) -> TlsFiles | None:
+    """``None`` for a connection that is not encrypted."""
     certificate, key, ca = (
         None if name is None else Path(name).expanduser()
         for name in (arguments.client_certificate, arguments.client_private_key, arguments.tls_ca)
@@ -83,10 +90,14 @@ def _tls(arguments: argparse.Namespace) -> TlsFiles | None:
 
 def _client_of(arguments: argparse.Namespace) -> Client:
     """Says what the client warns of in a line."""
-    api_key = None if arguments.api_key_file is None else read_keys(arguments.api_key_file)[0]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        client = Client(arguments.address, tls=_tls(arguments), api_key=api_key)
+        client = Client(arguments.address, tls=tls_files(arguments), api_key=api_key_of(arguments))
     for warning in caught:
         print(f"warning: {warning.message}: --tls or --tls-ca FILE", file=sys.stderr)
     return client
+
+
+def api_key_of(arguments: argparse.Namespace) -> str | None:
+    """The key that goes with requests: the first of the file, where one is given. Raises ``OSError`` and ``ValueError``."""
+    return None if arguments.api_key_file is None else read_keys(arguments.api_key_file)[0]

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import rich.console
 
+from specgrove.cli.progress import waiting
 from specgrove.cli.rendering import comparison_table, make_console, print_legend
 from specgrove.cli.streaming import streamed
-from specgrove.cli.suites import given_settings, started_suite, waiting
+from specgrove.cli.suites import given_settings, started_suite
 from specgrove.client import Client
 from specgrove.client_wire import GenerateParams, completion_of
 from specgrove.output import Completion, Usage

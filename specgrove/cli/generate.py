@@ -55,27 +55,35 @@ def _as_json(completion: Completion) -> dict[str, object]:
 
 def generate_params(arguments: argparse.Namespace) -> GenerateParams:
     """The parameters that the sampling options stand for."""
-    # With a running suite, --ssm picks among the SSMs it has, or none; a suite started here has no others.
-    ssms = tuple(arguments.ssm or ()) if arguments.address is not None else ()
-    is_without = asks_for_none(ssms)
-    return GenerateParams(
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        min_p=arguments.min_p,
+    return choice_params(arguments) | GenerateParams(
         repetition_penalty=arguments.repetition_penalty,
         presence_penalty=arguments.presence_penalty,
         frequency_penalty=arguments.frequency_penalty,
-        seed=arguments.seed,
-        max_tokens=arguments.max_tokens,
-        ignore_eos=arguments.ignore_eos,
         stop=tuple(arguments.stop or ()),
         json_object=arguments.json_object,
         json_schema=arguments.json_schema,
         regex=arguments.regex,
         choice=arguments.choice,
         grammar=arguments.grammar,
-        speculation=SpeculationOptions(
-            disabled=arguments.no_speculation or is_without, ssms=() if is_without else ssms
-        ),
+        speculation=speculation_options(arguments, is_off=arguments.no_speculation),
     )
+
+
+def choice_params(arguments: argparse.Namespace) -> GenerateParams:
+    """Those of them that all commands have."""
+    return GenerateParams(
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        min_p=arguments.min_p,
+        seed=arguments.seed,
+        max_tokens=arguments.max_tokens,
+        ignore_eos=arguments.ignore_eos,
+    )
+
+
+def speculation_options(arguments: argparse.Namespace, *, is_off: bool = False) -> SpeculationOptions:
+    """With a running suite, ``--ssm`` picks among the SSMs it has, or none; a suite started here has no others."""
+    ssms = tuple(arguments.ssm or ()) if arguments.address is not None else ()
+    is_without = asks_for_none(ssms)
+    return SpeculationOptions(disabled=is_off or is_without, ssms=() if is_without else ssms)

@@ -7,8 +7,9 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specgrove.cli.progress import showing, waiting
 from specgrove.cli.rendering import make_console, print_json
-from specgrove.cli.suites import model_folder, showing, waiting
+from specgrove.cli.suites import model_folder
 from specgrove.config import DEFAULT_LLM
 
 if TYPE_CHECKING:

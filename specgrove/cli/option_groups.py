@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from specgrove.addresses import checked_address
+from specgrove.addresses import checked_address, checked_http_address
 from specgrove.ranges import MAX_STOP_TEXT_LEN, SAMPLING_RANGES
 from specgrove.settings import API_KEY_FILE, SuiteFlag, add_flag, of_whom, path, suite_flags, typed, unsigned
 
@@ -59,14 +59,14 @@ def add_output_options(command: argparse.ArgumentParser) -> None:
     shown.add_argument("--quiet", action="store_true", help="show results and errors only")
 
 
-def add_suite_options(command: argparse.ArgumentParser) -> None:
-    """How to reach a running suite, or else to start one."""
+def add_suite_options(command: argparse.ArgumentParser, *, is_http: bool = False) -> None:
+    """How to reach a running suite, or its HTTP API, or else to start one."""
     group = command.add_argument_group("a running suite")
     group.add_argument(
         "--address",
-        type=typed(checked_address),
+        type=typed(checked_http_address if is_http else checked_address),
         metavar="HOST:PORT",
-        help="its router; without it a suite is started and stopped again",
+        help=f"its {'HTTP API' if is_http else 'router'}; without it a suite is started and stopped again",
     )
     group.add_argument("--tls", action="store_true", help="connect by TLS; implied by the files below")
     group.add_argument("--tls-ca", metavar="FILE", help="PEM file of the authority to trust, instead of public ones")
@@ -89,17 +89,31 @@ _PENALTIES = {
 
 
 def add_sampling_options(command: argparse.ArgumentParser, default_max_tokens: int) -> None:
-    """How to choose tokens, and when to stop."""
+    """How to choose tokens, and when to stop, for one output."""
+    group = add_choice_options(command, default_max_tokens)
+    for name, meaning in _PENALTIES.items():
+        allowed = SAMPLING_RANGES[name]
+        meaning = f"{meaning}; {allowed.low:g} to {allowed.high:g}"
+        group.add_argument(_flag(name), type=_sampling(name), metavar="X", help=meaning)
+    group.add_argument(
+        "--stop",
+        action="append",
+        type=typed(_stop_text),
+        metavar="TEXT",
+        help="a text that ends the output, repeatable",
+    )
+    _add_structure_options(group.add_mutually_exclusive_group())
+    group.add_argument("--no-speculation", action="store_true", help="decode incrementally; the output is the same")
+
+
+def add_choice_options(command: argparse.ArgumentParser, default_max_tokens: int) -> argparse._ArgumentGroup:
+    """The same of many outputs, where only the usual is asked for."""
     group = command.add_argument_group("sampling")
     add = group.add_argument
     add("--temperature", type=_sampling("temperature"), default=0.0, metavar="T", help="0 = greedy (default)")
     add("--top-k", type=typed(_top_k), default=0, metavar="K", help="keep the k most probable tokens; 0 or -1 = off")
     add("--top-p", type=_sampling("top_p"), default=1.0, metavar="P", help="keep the top tokens of this mass; 1 = off")
     add("--min-p", type=_sampling("min_p"), default=0.0, metavar="P", help="keep tokens of this share of the best one")
-    for name, meaning in _PENALTIES.items():
-        allowed = SAMPLING_RANGES[name]
-        meaning = f"{meaning}; {allowed.low:g} to {allowed.high:g}"
-        add(_flag(name), type=_sampling(name), metavar="X", help=meaning)
     group.add_argument(
         "--seed", type=typed(unsigned(64)), metavar="N", help="the same seed gives the same output (default: random)"
     )
@@ -111,15 +125,7 @@ def add_sampling_options(command: argparse.ArgumentParser, default_max_tokens: i
         help="output tokens at most; 0 = what the context holds (default: %(default)s)",
     )
     group.add_argument("--ignore-eos", action="store_true", help="go on after an end-of-sequence token")
-    group.add_argument(
-        "--stop",
-        action="append",
-        type=typed(_stop_text),
-        metavar="TEXT",
-        help="a text that ends the output, repeatable",
-    )
-    _add_structure_options(group.add_mutually_exclusive_group())
-    group.add_argument("--no-speculation", action="store_true", help="decode incrementally; the output is the same")
+    return group
 
 
 def _add_structure_options(group: argparse._MutuallyExclusiveGroup) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from specgrove.client_arguments import Prompt
 from specgrove.config import MAX_PUBLIC_REQUEST_BYTES
 
 
@@ -42,6 +43,12 @@ def checked_prompt(text: str) -> str:
     if size >= MAX_PUBLIC_REQUEST_BYTES:
         raise ValueError(f"the prompt has {size} bytes; a request may have {MAX_PUBLIC_REQUEST_BYTES}")
     return text
+
+
+def as_prompts(texts: Iterable[str], *, is_raw: bool) -> list[Prompt]:
+    """Texts to be continued as they are, or questions for the model's chat template. Raises ``ValueError`` for what no router takes."""
+    checked = [checked_prompt(text) for text in texts]
+    return list(checked) if is_raw else [[("user", text)] for text in checked]
 
 
 def _standard_input() -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from specgrove.cli.progress import showing
 from specgrove.cli.rendering import make_console
-from specgrove.cli.suites import model_folder, showing
+from specgrove.cli.suites import model_folder
 
 
 def run(arguments: argparse.Namespace) -> int:

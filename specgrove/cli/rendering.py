@@ -22,13 +22,17 @@ from specgrove.request import FinishReason
 
 DRAFTED_STYLE = "green"
 VERIFIER_STYLE = ""
+# Of tables that nobody sees: no cell is broken.
+_SCRIPTS_WIDTH = 240
 _PARTS = re.compile(r"\n|[^\S\n]+|\S+")
 
 
 def make_console(*, stderr: bool = False, quiet: bool = False) -> rich.console.Console:
     """For all commands: lines are wrapped at words where somebody sees them, and left whole for scripts."""
     console = rich.console.Console(stderr=stderr, highlight=False, quiet=quiet)
-    console.soft_wrap = not console.is_terminal
+    if not console.is_terminal:
+        console.soft_wrap = True
+        console.width = _SCRIPTS_WIDTH
     return console
 
 

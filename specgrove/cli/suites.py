@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import rich.console
-import rich.status
 
+from specgrove.cli.progress import showing, waiting
 from specgrove.cli.rendering import make_console
 from specgrove.cpus import too_few_for
 from specgrove.models.gguf_model import weights_note
@@ -24,9 +23,6 @@ from specgrove.start_checks import check_settings
 from specgrove.suite import Suite, config_of, section_of
 from specgrove.supervisor import LogLine
 from specgrove.telemetry import parsed
-
-_NUMBERS = re.compile(r"\d+")
-_SAME_WORK_INTERVAL_S = 10.0
 
 
 def given_settings(arguments: argparse.Namespace) -> SuiteSettings:
@@ -95,36 +91,6 @@ def say_ssm_weights(ssm: str, dtype: str, console: rich.console.Console, cache_d
             option.removeprefix("quantization=") for option in options if option.startswith("quantization=")
         ]
         say_weights(model, model_folder(model, console, cache_dir, *quantizations[:1]), dtype, console)
-
-
-@contextlib.contextmanager
-def showing(
-    console: rich.console.Console, message: str, clock: Callable[[], float] = time.monotonic
-) -> Iterator[Callable[[str], None]]:
-    """``waiting``, with a function that shows further messages: in place on a terminal, elsewhere in lines.
-
-    A message that differs from the last one in its numbers only is the same work getting on: no line, unless the last one is old.
-    """
-    with waiting(console, message) as status:
-        last, last_s = "", clock()
-
-        def show(message: str) -> None:
-            nonlocal last, last_s
-            status.update(message)
-            kind = _NUMBERS.sub("", message)
-            if console.is_terminal or (kind == last and clock() - last_s < _SAME_WORK_INTERVAL_S):
-                return
-            last, last_s = kind, clock()
-            console.print(message, style="dim", markup=False)
-
-        yield show
-
-
-def waiting(console: rich.console.Console, message: str) -> rich.status.Status:
-    """A spinner on a terminal; elsewhere one line, so that logs and pipes see the step too."""
-    if not console.is_terminal:
-        console.print(f"{message} ...", style="dim")
-    return console.status(message, spinner="dots")
 
 
 def log_to(console: rich.console.Console, log_format: str | None = None) -> LogLine:

@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from benchmarks import contestants
-from benchmarks.bandwidth import ReadBandwidth
 from benchmarks.contestants import Absent, Contestant, PeerError, PeerProcess
 from benchmarks.report import print_table, write_chart, write_json
 from benchmarks.rounds import Failure, Prompts, Row, measure
+from specgrove.kernels.bandwidth import ReadBandwidth
 from specgrove.tokenizer import Tokenizer
 from tests.router.toy_language import toy_tokenizer_json
 

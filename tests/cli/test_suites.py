@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import rich.console
 
-from specgrove.cli import suites
+from specgrove.cli import progress, suites
 from specgrove.cli.arguments import parser
 from specgrove.suite import SuiteConfig, process_specs
 from tests.addresses import taken_address
@@ -95,9 +95,10 @@ def test_a_taken_address_is_told_before_models_are_looked_for(monkeypatch: pytes
             pass
 
 
-def test_work_that_gets_on_is_a_line_now_and_then() -> None:
+def test_work_that_gets_on_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SAME_WORK_INTERVAL_S", 10.0)
     now_s, shown = 0.0, io.StringIO()
-    with suites.showing(rich.console.Console(file=shown), "quantising", clock=lambda: now_s) as show:
+    with progress.showing(rich.console.Console(file=shown), "quantising", clock=lambda: now_s) as show:
         for layer in range(1, 31):
             show(f"layer {layer} of 30")
             now_s += 1.0

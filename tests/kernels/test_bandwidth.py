@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import bandwidth
-from specgrove.kernels import _native
+from specgrove.kernels import _native, bandwidth
 from specgrove.kernels.threads import get_num_threads, set_num_threads
 
 

@@ -1,4 +1,7 @@
-"""How fast this machine reads memory: what a decoding step can't be faster than. Measured by the benchmarks in the run they report."""
+"""How fast this machine reads memory: what a decoding step can't be faster than.
+
+Measured by ``specgrove doctor``, and by the benchmarks in the run they report.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,139 @@
+"""The file of answers: a line of JSON for each request, ``{"id", "custom_id", "response", "error"}``, added as answers come.
+
+A run that was stopped leaves the lines that it had. The next one keeps those that are final, and when all are there the file gets the
+order of the requests. Invariant: each request has at most one line; only the last line may be incomplete, where a run was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from specgrove.batch.requests_file import BatchFileError, json_lines
+
+_TOO_MANY_REQUESTS = 429
+_OK = 200
+
+
+@dataclass(frozen=True, slots=True)
+class BatchAnswer:
+    """What came of a request: a status with a body, or else ``error``, which says why there is none."""
+
+    custom_id: str
+    status: int | None = None
+    body: dict[str, Any] | None = None
+    error: str | None = None
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it has outputs."""
+        return self.status == _OK
+
+    @property
+    def is_final(self) -> bool:
+        """Whether asking again would bring the same: not where the router had no room, or something broke."""
+        return self.status is not None and self.status < 500 and self.status != _TOO_MANY_REQUESTS
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong, in words."""
+        if self.is_good:
+            return None
+        if self.body is None:
+            return self.error
+        told = self.body.get("error")
+        return str(told.get("message")) if isinstance(told, dict) else f"status {self.status}"
+
+
+class AnswersFile:
+    """The answers of one run, and of those before it. Use it in ``with``."""
+
+    def __init__(self, path: Path, custom_ids: Sequence[str]) -> None:
+        """Reads what is there. Raises ``BatchFileError`` where that is something else, and ``OSError`` where the file can't be written."""
+        self._path = path
+        self._places = {custom_id: place for place, custom_id in enumerate(custom_ids)}
+        kept = [line for line in _lines_of(path, self._places) if _answer_of(line).is_final]
+        self._lines = {line["custom_id"]: line for line in kept}
+        self._write(self._lines.values())
+        self._file = path.open("a", encoding="utf-8")
+
+    @property
+    def answered(self) -> Collection[str]:
+        """The ids of the requests that have their answers."""
+        return self._lines.keys()
+
+    def add(self, answer: BatchAnswer) -> None:
+        """The next line, on the disk at once."""
+        line = _line_of(answer)
+        self._lines[answer.custom_id] = line
+        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def put_in_order(self) -> list[BatchAnswer]:
+        """Of all answers, when they are there: the file gets their order, and they are returned in it."""
+        ordered = sorted(self._lines.values(), key=lambda line: self._places[line["custom_id"]])
+        self._write(ordered)
+        return [_answer_of(line) for line in ordered]
+
+    def _write(self, lines: Collection[dict[str, Any]]) -> None:
+        """The whole file, or what was there before."""
+        partial = self._path.with_name(f".{self._path.name}.partial")
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        os.replace(partial, self._path)  # noqa: PTH105
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def _lines_of(path: Path, known: Collection[str]) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    _drop_half_a_line(path)
+    lines = []
+    for number, line in json_lines(path):
+        if not {"custom_id", "response", "error"} <= line.keys():
+            raise BatchFileError(f"{path}, line {number} is no answer of a batch: give another file for the answers")
+        if line["custom_id"] not in known:
+            raise BatchFileError(
+                f"{path}, line {number} answers {line['custom_id']!r}, which is not asked: give another file for the answers"
+            )
+        lines.append(line)
+    return lines
+
+
+def _drop_half_a_line(path: Path) -> None:
+    """What a run was writing when it was killed."""
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        os.truncate(path, data.rfind(b"\n") + 1)
+
+
+def _line_of(answer: BatchAnswer) -> dict[str, Any]:
+    response = None
+    if answer.status is not None:
+        response_id = (answer.body or {}).get("id", "")
+        response = {"status_code": answer.status, "request_id": response_id, "body": answer.body}
+    error = None if answer.error is None else {"code": "no_answer", "message": answer.error}
+    return {
+        "id": f"batch_req_{secrets.token_hex(12)}",
+        "custom_id": answer.custom_id,
+        "response": response,
+        "error": error,
+    }
+
+
+def _answer_of(line: dict[str, Any]) -> BatchAnswer:
+    response, error = line["response"] or {}, line["error"] or {}
+    return BatchAnswer(line["custom_id"], response.get("status_code"), response.get("body"), error.get("message"))

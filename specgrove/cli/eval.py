@@ -1,0 +1,101 @@
+"""``specgrove eval``: prompt files answered one after the other; latency per token and verified tokens per step of each."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+
+import rich.box
+import rich.console
+import rich.table
+
+from specgrove.cli.connecting import connected
+from specgrove.cli.generate import choice_params, speculation_options
+from specgrove.cli.progress import showing
+from specgrove.cli.prompt_input import as_prompts
+from specgrove.cli.rendering import make_console, print_json, print_note
+from specgrove.cli.set_chart import check_can_draw, draw
+from specgrove.measuring.prompt_sets import Decoded, SetResult, measure_set
+from specgrove.output import ModelInfo
+from specgrove.prompt_files import PromptSet, read_prompt_set
+
+_SEED = 1
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0 when all prompts were answered."""
+    sets = _named([read_prompt_set(path, arguments.num_prompts) for path in arguments.prompts])
+    if arguments.chart is not None:
+        check_can_draw(arguments.chart)
+    console, errors = make_console(), make_console(stderr=True, quiet=arguments.quiet)
+    params = choice_params(arguments)
+    params["speculation"] = speculation_options(arguments)
+    if params["seed"] is None:
+        params["seed"] = _SEED
+    with connected(arguments) as client:
+        info = client.model_info()
+        with showing(errors, "answering the prompts") as show:
+            results = [
+                measure_set(
+                    client,
+                    prompts.name,
+                    as_prompts(prompts.prompts, is_raw=arguments.raw),
+                    params,
+                    arguments.at_once,
+                    show,
+                    with_incremental=arguments.incremental,
+                )
+                for prompts in sets
+            ]
+    if arguments.json:
+        print_json(_as_json(info, arguments, results))
+    else:
+        console.print(_table(results))
+        print_note(console, f"{info.model} ({info.dtype}), {arguments.at_once} at once; quartiles over requests")
+    if arguments.chart is not None:
+        draw(results, f"{info.model} ({info.dtype})", arguments.chart)
+        print_note(errors, f"chart in {arguments.chart}")
+    return 0
+
+
+def _named(sets: Sequence[PromptSet]) -> list[PromptSet]:
+    """Files of one name in different folders would be one line twice."""
+    names = [prompts.name for prompts in sets]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"--prompts: two files are named {doubled[0]}: give one another name")
+    return list(sets)
+
+
+def _table(results: Sequence[SetResult]) -> rich.table.Table:
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column in ("set", "prompts", "tokens", "", "ms per token", "quartiles", "tokens per step", "tokens/s"):
+        table.add_column(column, justify="left" if column in ("set", "") else "right")
+    for result in results:
+        table.add_row(result.name, str(result.num_prompts), *_cells("speculative", result.decoded))
+        if result.incremental is not None:
+            table.add_row("", "", *_cells("incremental", result.incremental))
+    return table
+
+
+def _cells(way: str, decoded: Decoded) -> tuple[str, ...]:
+    spread = decoded.ms_per_token
+    return (
+        str(decoded.num_tokens),
+        way,
+        f"{spread.median:.2f}",
+        f"{spread.low:.2f}-{spread.high:.2f}",
+        f"{decoded.tokens_per_step:.2f}",
+        f"{decoded.tokens_per_s:.1f}",
+    )
+
+
+def _as_json(info: ModelInfo, arguments: argparse.Namespace, results: Sequence[SetResult]) -> dict[str, object]:
+    return {
+        "model": info.model,
+        "dtype": info.dtype,
+        "version": info.version,
+        "max_tokens": arguments.max_tokens,
+        "num_at_once": arguments.at_once,
+        "sets": [dataclasses.asdict(result) for result in results],
+    }

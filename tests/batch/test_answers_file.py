@@ -1,0 +1,69 @@
+"""What a run leaves, and what the next one makes of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from specgrove.batch.answers_file import AnswersFile, BatchAnswer
+from specgrove.batch.requests_file import BatchFileError
+
+IDS = ("a", "b", "c", "d")
+
+
+def ids_in(path: Path) -> list[str]:
+    return [json.loads(line)["custom_id"] for line in path.read_text().splitlines()]
+
+
+def test_answers_are_there_as_they_come_and_get_the_order_of_the_requests(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with AnswersFile(path, IDS) as answers:
+        for custom_id in ("c", "a", "d", "b"):
+            answers.add(BatchAnswer(custom_id, 200, {"id": "cmpl-1"}))
+            assert ids_in(path)[-1] == custom_id
+        assert [answer.custom_id for answer in answers.put_in_order()] == list(IDS)
+    assert ids_in(path) == list(IDS)
+    line = json.loads(path.read_text().splitlines()[0])
+    assert line["id"].startswith("batch_req_")
+    assert (line["response"], line["error"]) == (
+        {"status_code": 200, "request_id": "cmpl-1", "body": {"id": "cmpl-1"}},
+        None,
+    )
+
+
+def test_a_run_that_was_killed_is_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with AnswersFile(path, IDS) as answers:
+        answers.add(BatchAnswer("b", 200, {}))
+        answers.add(BatchAnswer("c", 429, {"error": {"message": "full"}}))
+        answers.add(BatchAnswer("d", error="the connection was lost"))
+        answers.add(BatchAnswer("a", 400, {"error": {"message": "wrong"}}))
+    path.write_text(path.read_text() + '{"id": "batch_req_1", "custom_id": "c", "resp')
+    with AnswersFile(path, IDS) as answers:
+        # What had no room, no connection or only half a line is asked again; what was wrong stays wrong.
+        assert sorted(answers.answered) == ["a", "b"]
+        assert ids_in(path) == ["b", "a"]
+        answers.add(BatchAnswer("c", 200, {}))
+        answers.add(BatchAnswer("d", 200, {}))
+        assert [answer.problem for answer in answers.put_in_order()] == ["wrong", None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"a": 1}\n', "line 1 is no answer of a batch: give another file for the answers"),
+        ("my notes\n", "line 1 is not JSON"),
+        (
+            '{"custom_id": "x", "response": null, "error": null}\n',
+            "line 1 answers 'x', which is not asked: give another file for the answers",
+        ),
+    ],
+)
+def test_another_file_is_left_as_it_is(content: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text(content)
+    with pytest.raises(BatchFileError, match=said):
+        AnswersFile(path, IDS)
+    assert path.read_text() == content
