@@ -21,7 +21,7 @@ from specgrove.measuring.recommendation import Recommendation, WayResult, recomm
 from specgrove.measuring.ways import measured, planned_rounds, ways_with
 from specgrove.output import ModelInfo
 from specgrove.prompt_files import read_prompt_set
-from specgrove.ssm_choice import asks_for_none
+from specgrove.ssm_specs import asks_for_none
 
 # Both decodings of a prompt need the same one.
 _SEED = 1
