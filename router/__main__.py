@@ -11,6 +11,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
+from router import request_log
 from router.app import serve
 from router.config import HttpConfig, RouterConfig, TreeConfig
 from specgrove.serving.address import TlsFiles, check_server_tls
@@ -63,6 +64,7 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
         ),
         log_level=given.log_level,
         log_format=given.log_format,
+        logs_requests=given.log_requests,
         server_tls=tls,
         local_address=given.local_address,
         has_vllm_engine_api=given.vllm_engine_api,
@@ -89,6 +91,8 @@ def main() -> None:
     """Runs until SIGTERM or SIGINT."""
     config = config_of()
     set_up_logging("router", config.log_level, config.log_format)
+    if config.logs_requests:
+        request_log.logger.setLevel("INFO")
     try:
         asyncio.run(serve(config))
     except (RuntimeError, OSError) as error:

@@ -55,6 +55,8 @@ class RouterConfig:
     trees: TreeConfig = TreeConfig()
     log_level: str = "INFO"
     log_format: str = "text"
+    # A line for each request, whatever ``log_level`` is.
+    logs_requests: bool = False
     server_tls: TlsFiles | None = None
     # Whoever asks needs one of them, by gRPC and HTTP; None: nobody does.
     api_keys: ApiKeys | None = None

@@ -19,6 +19,9 @@ from specgrove.cli.flags import in_flags
 from specgrove.errors import InvalidRequestError, SpecGroveError
 from specgrove.folders import provide_home
 
+# Where a command's name is no module's.
+_MODULES = {"spec-infer": "spec_infer", "incr-decoding": "spec_infer"}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the console script exits with what this returns."""
@@ -51,7 +54,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from specgrove.suite import NotReadyError, section_of
     from specgrove.supervisor import ProcessFailedError
 
-    command = importlib.import_module(f"specgrove.cli.{arguments.command}")
+    command = importlib.import_module(f"specgrove.cli.{_MODULES.get(arguments.command, arguments.command)}")
     try:
         code: int = command.run(arguments)
     except ProcessFailedError as error:

@@ -9,6 +9,7 @@ import importlib.metadata
 from typing import Any
 
 from specgrove.cli.batch_arguments import add_batch
+from specgrove.cli.flexflow_arguments import add_spec_infer
 from specgrove.cli.measuring_arguments import add_bench, add_eval
 from specgrove.cli.option_groups import (
     MORE_SETTINGS,
@@ -68,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     add_batch(commands)
     add_bench(commands)
     add_eval(commands)
+    add_spec_infer(commands)
     return top
 
 
@@ -85,8 +87,9 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="start the three services and keep them running",
         description="Starts the LLM service, the SSM service and the router, and keeps them running until Ctrl-C or SIGTERM.",
     )
-    command.add_argument("--quiet", action="store_true", help="show errors only, and no log")
-    command.set_defaults(verbose=False)
+    shown = command.add_mutually_exclusive_group()
+    shown.add_argument("--verbose", action="store_true", help="show the services' log, from --log-level on")
+    shown.add_argument("--quiet", action="store_true", help="show errors only, and not where it listens")
     add_suite_settings(command, are_all_listed=True)
 
 

@@ -1,4 +1,7 @@
-"""``specgrove serve``: the suite in the foreground, with the services' logs on stderr, until a signal."""
+"""``specgrove serve``: the suite in the foreground until a signal.
+
+On stderr it says where it listens, and what the services warn of; all of their log, or a line per request, where that is asked for.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,16 @@ from specgrove.addresses import is_unix
 from specgrove.cli.rendering import make_console
 from specgrove.cli.suites import given_settings, started_suite
 from specgrove.client import Client
-from specgrove.settings import SuiteSettings
+from specgrove.settings import SECTIONS, SuiteSettings
 from specgrove.settings.printed import config_schema, config_text
 
 _SIGNAL_POLL_S = 0.1
+# Where nothing else was given.
+_WARNINGS_ONLY = SuiteSettings({(section, "log-level"): "WARNING" for section in SECTIONS})
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0 after a signal, when all services have ended. A second signal doesn't wait for them to drain."""
-    arguments.verbose = not arguments.quiet
     if arguments.print_config_schema:
         print(json.dumps(config_schema(), indent=2))
         return 0
@@ -30,8 +34,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         print(config_text(settings), end="")
         return 0
-    console = make_console(stderr=True)
-    with _interrupted_by_signals(), started_suite(settings, settings["router", "address"], arguments) as suite:
+    console = make_console(stderr=True, quiet=arguments.quiet)
+    if not arguments.verbose:
+        settings = settings.over(_WARNINGS_ONLY)
+    start = started_suite(settings, settings["router", "address"], arguments, shows_log=not arguments.quiet)
+    with _interrupted_by_signals(), start as suite:
         with Client(suite.local_address) as client:
             info = client.model_info()
         # A list, not a threading.Event: a handler that runs while this thread is inside the event's lock would wait for itself.
@@ -45,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, on_signal)
         ssms = ", ".join(info.ssms) or "none"
-        places = f"at {suite.address}{_http_place(settings)}"
+        places = f"gRPC at {suite.address}{_http_place(settings)}"
         console.print(f"serving {info.model} ({info.dtype}), SSMs: {ssms}, {places}; Ctrl-C stops", style="bold")
         while not received:
             suite.check()

@@ -37,9 +37,16 @@ def given_settings(arguments: argparse.Namespace) -> SuiteSettings:
 
 
 @contextlib.contextmanager
-def started_suite(settings: SuiteSettings, address: str | None, arguments: argparse.Namespace) -> Iterator[Suite]:
-    """A suite with these settings, its router at ``address``. Its start is shown on stderr, as ``--quiet`` and ``--verbose`` say."""
-    console = make_console(stderr=True, quiet=arguments.quiet)
+def started_suite(
+    settings: SuiteSettings, address: str | None, arguments: argparse.Namespace, *, shows_log: bool | None = None
+) -> Iterator[Suite]:
+    """A suite with these settings, its router at ``address``. Its start is shown on stderr, as ``--quiet`` and ``--verbose`` say.
+
+    ``shows_log``: what the services print is shown as it comes, and is all that is, but for a start that somebody watches.
+    """
+    errors = make_console(stderr=True, quiet=arguments.quiet)
+    is_terse = bool(shows_log) and not arguments.verbose and not errors.is_terminal
+    console = make_console(stderr=True, quiet=arguments.quiet or is_terse)
     check_settings(settings, address)
     cache_dir = settings["llm", "cache-dir"]
     llm, dtype = settings["llm", "model"], settings["llm", "dtype"]
@@ -52,7 +59,7 @@ def started_suite(settings: SuiteSettings, address: str | None, arguments: argpa
     num_replicas = settings["", "llm-replicas"]
     crowding = too_few_for(f"{num_replicas} LLM replicas", num_replicas)
     if settings["llm", "device"] != "cuda" and crowding is not None:
-        console.print(f"warning: {crowding}", markup=False)
+        errors.print(f"warning: {crowding}", markup=False)
     config = config_of(settings, llm_folder, ssms, address)
     started_s = time.monotonic()
     with waiting(console, "starting the services") as status:
@@ -60,7 +67,8 @@ def started_suite(settings: SuiteSettings, address: str | None, arguments: argpa
         def show_start(services: tuple[str, ...]) -> None:
             status.update(f"starting {', '.join(services)} ({time.monotonic() - started_s:.0f} s)")
 
-        log_line = log_to(console, settings["router", "log-format"]) if arguments.verbose else None
+        is_shown = arguments.verbose if shows_log is None else shows_log
+        log_line = log_to(errors, settings["router", "log-format"]) if is_shown else None
         suite = Suite(config, log_line=log_line, progress=show_start)
         suite.start()
     try:

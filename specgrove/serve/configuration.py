@@ -81,7 +81,7 @@ def configuration_of(values: Mapping[str, Any], *, has_gpu: Callable[[], bool] |
     if known.get("use_4bit_quantization") and known.get("use_8bit_quantization"):
         raise ConfigurationError("use_4bit_quantization and use_8bit_quantization can't both be true")
     own = {name: value for name, value in given.items() if name not in INIT_SETTINGS}
-    return _own_settings(own).over(_settings_of(known, has_gpu or _has_gpu))
+    return _own_settings(own).over(_settings_of(known, has_gpu or has_gpu_here))
 
 
 def _settings_of(known: Mapping[str, Any], has_gpu: Callable[[], bool]) -> SuiteSettings:
@@ -158,7 +158,8 @@ def _value_of(name: str, setting: Setting, value: object) -> object:
         raise ConfigurationError(f"{name} {error}") from error
 
 
-def _has_gpu() -> bool:
+def has_gpu_here() -> bool:
+    """Whether this machine has an NVIDIA GPU."""
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 

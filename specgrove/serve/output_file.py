@@ -22,10 +22,11 @@ def add_results(path: Path, requests: Sequence[Request], results: Sequence[Gener
     """In the order of the requests. Raises ``OSError``."""
     with path.open("a", encoding="utf-8") as file:
         for request, result in zip(requests, results, strict=True):
-            file.write(json.dumps(_as_json(request, result), ensure_ascii=False) + "\n")
+            file.write(json.dumps(as_json(request, result), ensure_ascii=False) + "\n")
 
 
-def _as_json(request: Request, result: GenerationResult) -> dict[str, object]:
+def as_json(request: Request, result: GenerationResult) -> dict[str, object]:
+    """One line, or an element of the file of ``specgrove spec-infer``."""
     usage = result.statistics
     return {
         "prompt": request.prompt if isinstance(request.prompt, str) else repr(request.prompt),

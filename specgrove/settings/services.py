@@ -248,6 +248,7 @@ ROUTER = (
         choices=TOOL_CALL_FORMATS,
     ),
     Setting("tls-client-ca", "PEM file; clients must have a certificate of this CA", None, path, metavar="FILE"),
+    Setting("log-requests", "a line for each request that has ended, at any --log-level", False, is_switch=True),
     *_OBSERVING,
 )
 

@@ -57,7 +57,7 @@ def test_serve_ends_in_order_on_a_signal(number: signal.Signals) -> None:
             os.kill(process.pid, number)
     watchdog.cancel()
     assert process.wait(LIMIT_S) == 0
-    assert f"serving fake (), SSMs: lookup, demo, at {address}; Ctrl-C stops" in lines
+    assert f"serving fake (), SSMs: lookup, demo, gRPC at {address}; Ctrl-C stops" in lines
     assert f"router: hello from {address}" in lines
     assert lines[-1] != ""
     with pytest.raises(ConnectionRefusedError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from specgrove.client import Client
 from tests.addresses import free_address
 from tests.waiting import LIMIT_S
 
@@ -28,7 +30,7 @@ def command(tiny_model: Path, tmp_path: Path) -> list[str]:
 def test_options_of_the_services_reach_them(command: list[str]) -> None:
     http = free_address()
     options = ["--quantization", "int8", "--dtype", "float32", "--kv-slots", "333", "--threads", "1"]
-    options += ["--http-address", http]
+    options += ["--http-address", http, "--verbose"]
     lines, models = [], b""
     with subprocess.Popen([*command, *options], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -45,6 +47,25 @@ def test_options_of_the_services_reach_them(command: list[str]) -> None:
     assert "; 1 threads" in log
     assert f", HTTP at http://{http}/v1; Ctrl-C stops" in log
     assert json.loads(models)["data"][0]["max_model_len"] == 333
+
+
+def test_it_says_where_it_listens_and_nothing_else_but_a_line_per_request_if_asked(command: list[str]) -> None:
+    address = command[command.index("--grpc-address") + 1]
+    lines = []
+    with subprocess.Popen([*command, "--log-requests"], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            lines.append(line.rstrip("\n"))
+            if line.startswith("serving"):
+                with Client(address) as client:
+                    client.complete("one", max_tokens=3)
+            if " router: request " in line:
+                os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(LIMIT_S) == 0, lines
+    assert len(lines) == 3, lines
+    assert lines[0] == f"serving tiny_model0 (bfloat16), SSMs: none, gRPC at {address}; Ctrl-C stops"
+    assert re.fullmatch(r"[\d:.]+ INFO router: request \w{8}: 3 \+ 3 tokens in \d+ ms, .*, length", lines[1])
+    assert lines[2].startswith("stopping the services when the requests under way have ended")
 
 
 def test_services_that_are_not_ready_in_time_are_named(command: list[str]) -> None:
