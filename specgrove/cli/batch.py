@@ -32,7 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     _check_output(arguments.input, arguments.output)
     check_connection_options(arguments)
     settings = given_settings(arguments)
-    _check_is_private(settings)
+    if arguments.address is None:
+        _check_is_private(settings)
     errors = make_console(stderr=True, quiet=arguments.quiet)
     with AnswersFile(arguments.output, [request.custom_id for request in requests]) as answers:
         left = [request for request in requests if request.custom_id not in answers.answered]

@@ -100,7 +100,7 @@ def test_a_request_whose_connection_is_lost_is_an_error_and_asked_again_by_the_n
 def test_a_key_goes_with_each_request(api: FakeApi, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("secret\n")
     words = ["-i", str(write_requests(tmp_path / "in.jsonl", "")), "-o", str(tmp_path / "out.jsonl")]
-    assert main(["batch", *words, "--address", api.address, "--token-file", str(tmp_path / "key")]) == 0
+    assert main(["batch", *words, "--address", api.address, "--api-key-file", str(tmp_path / "key")]) == 0
     assert api.keys == ["Bearer secret"]
 
 

@@ -13,9 +13,10 @@ from tests.waiting import LIMIT_S
 
 # A shell that gives a job the terminal, or does not, and tells how the job ended, or that it was stopped.
 _SHELL = """
-import os, signal, sys
+import contextlib, os, signal, sys
 job = os.fork()
-os.setpgid(job, job)
+with contextlib.suppress(PermissionError):  # the job has done so itself, and runs its program already
+    os.setpgid(job, job)
 if job == 0:
     os.execv(sys.executable, [sys.executable, "-c", sys.argv[2]])
 signal.signal(signal.SIGTTOU, signal.SIG_IGN)
