@@ -11,6 +11,7 @@ import specgrove.quiet_grpc  # noqa: F401  before anything imports grpc
 import argparse
 import importlib
 import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -27,10 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the console script exits with what this returns."""
     _print_any_text()
     words = sys.argv[1:] if argv is None else argv
+    grammar = parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could come next
+        import argcomplete
+
+        argcomplete.autocomplete(grammar)
     if not words:
-        parser().print_help(sys.stderr)
+        grammar.print_help(sys.stderr)
         return 2
-    arguments = parser().parse_args(words)
+    arguments = grammar.parse_args(words)
     try:
         return _run(arguments)
     except KeyboardInterrupt:

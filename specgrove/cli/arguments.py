@@ -9,6 +9,7 @@ import importlib.metadata
 from typing import Any
 
 from specgrove.cli.batch_arguments import add_batch
+from specgrove.cli.doctor_arguments import add_completion, add_doctor
 from specgrove.cli.flexflow_arguments import add_spec_infer
 from specgrove.cli.measuring_arguments import add_bench, add_eval
 from specgrove.cli.option_groups import (
@@ -58,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
         prog="specgrove",
         description="LLM serving with low latency by speculative inference with token-tree verification.",
     )
-    top.add_argument("--version", action="version", version=f"specgrove {_version()}")
+    top.add_argument("--version", action="version", version=f"specgrove {version()}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_serve(commands)
     _add_generate(commands)
@@ -70,10 +71,13 @@ def parser() -> argparse.ArgumentParser:
     add_bench(commands)
     add_eval(commands)
     add_spec_infer(commands)
+    add_doctor(commands)
+    add_completion(commands)
     return top
 
 
-def _version() -> str:
+def version() -> str:
+    """SpecGrove's."""
     try:
         return importlib.metadata.version("specgrove")
     except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
@@ -131,6 +135,7 @@ def _add_models(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     actions = command.add_subparsers(dest="action", required=True, metavar="{list,info,download,convert}")
     listing = actions.add_parser("list", help="what is in our cache and in the Hugging Face hub's")
+    listing.add_argument("--json", action="store_true", help="print one line of JSON, a list")
     info = actions.add_parser("info", help="what a model is, and whether it can be served")
     info.add_argument("model", metavar="MODEL", help=f"a Hugging Face id, folder, .gguf file, or {DEFAULT_LLM}")
     info.add_argument("--json", action="store_true", help="print one line of JSON")

@@ -32,7 +32,7 @@ def connected(arguments: argparse.Namespace) -> Iterator[Client]:
         with started_suite(settings, address, arguments) as suite, Client(suite.local_address) as client:
             yield client
         return
-    with _client_of(arguments) as client:
+    with client_of(arguments) as client:
         try:
             yield client
         except UnauthorizedError as error:
@@ -88,8 +88,8 @@ def tls_files(arguments: argparse.Namespace) -> TlsFiles | None:
     return TlsFiles(certificate, key, ca)
 
 
-def _client_of(arguments: argparse.Namespace) -> Client:
-    """Says what the client warns of in a line."""
+def client_of(arguments: argparse.Namespace) -> Client:
+    """Of the router at ``--address``. Says what the client warns of in a line."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         client = Client(arguments.address, tls=tls_files(arguments), api_key=api_key_of(arguments))

@@ -28,12 +28,16 @@ def run(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     from specgrove.models.inventory import cached_models  # brings torch
 
-    rows = [_HEADER]
     with waiting(make_console(stderr=True), "looking for models"):
-        for model in cached_models(arguments.cache_dir):
-            verdict = "yes" if model.problem is None else f"no: {_one_line(model.problem)}"
-            size = (_count(model.num_parameters), _bytes(model.num_bytes))
-            rows.append((_as_typed(model, arguments.cache_dir), model.family or "-", *size, verdict))
+        models = list(cached_models(arguments.cache_dir))
+    if arguments.json:
+        print_json([_as_json(model) for model in models])
+        return 0
+    rows = [_HEADER]
+    for model in models:
+        verdict = "yes" if model.problem is None else f"no: {_one_line(model.problem)}"
+        size = (_count(model.num_parameters), _bytes(model.num_bytes))
+        rows.append((_as_typed(model, arguments.cache_dir), model.family or "-", *size, verdict))
     if len(rows) == 1:
         make_console(stderr=True).print(
             f"no models yet in {arguments.cache_dir} or the hub's cache: `specgrove models download` fetches one"
@@ -63,7 +67,7 @@ def _info(arguments: argparse.Namespace) -> int:
     with showing(make_console(stderr=True), f"looking for {arguments.model}") as show:
         model = describe(find_model(arguments.model, arguments.cache_dir, show))
     if arguments.json:
-        print_json({**dataclasses.asdict(model), "folder": str(model.folder)})
+        print_json(_as_json(model))
         return 0 if model.problem is None else 1
     heads = None if model.num_heads is None else f"{model.num_heads}, {model.num_kv_heads} of keys and values"
     rows = {
@@ -82,6 +86,10 @@ def _info(arguments: argparse.Namespace) -> int:
     for name, value in rows.items():
         print(f"{name + ':':<14}{'-' if value is None else value}")
     return 0 if model.problem is None else 1
+
+
+def _as_json(model: ModelDescription) -> dict[str, object]:
+    return {**dataclasses.asdict(model), "folder": str(model.folder)}
 
 
 def _download(arguments: argparse.Namespace) -> int:

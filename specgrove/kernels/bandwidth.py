@@ -10,7 +10,8 @@ import time
 from specgrove.kernels import _native
 from specgrove.kernels.threads import get_num_threads, set_num_threads
 
-_BUFFER_BYTES = 1 << 30  # far more than any cache
+BUFFER_BYTES = 1 << 30
+"""Far more than any cache."""
 _NUM_STREAMS = (1, 4, 8)  # side by side in each thread; which is fastest depends on the processor
 _NUM_TIMES = 2
 
@@ -23,7 +24,7 @@ class ReadBandwidth:
 
     def __init__(self, num_threads: int) -> None:
         self._num_threads = num_threads
-        self._reader = _native.MemoryReader(_BUFFER_BYTES)
+        self._reader = _native.MemoryReader(BUFFER_BYTES)
         self.all_gb_per_s: list[float] = []
 
     def measure(self) -> float:
@@ -34,7 +35,7 @@ class ReadBandwidth:
         seconds = min(self._seconds(num_streams) for _ in range(_NUM_TIMES) for num_streams in _NUM_STREAMS)
         if before != self._num_threads:
             set_num_threads(before)
-        self.all_gb_per_s.append(_BUFFER_BYTES / seconds / 1e9)
+        self.all_gb_per_s.append(BUFFER_BYTES / seconds / 1e9)
         return self.all_gb_per_s[-1]
 
     def _seconds(self, num_streams: int) -> float:

@@ -60,6 +60,16 @@ def recommend(results: Sequence[WayResult]) -> Recommendation:
         return Recommendation(
             None, f"Nothing can be told from {num_pairs} measurements of each way: give more prompts, or fewer at once."
         )
+    if not any(result.drafted_share for result in results):
+        why = "the router found that drafting does not pay here, and left it off"
+        return Recommendation((), f"Do without speculation here (--ssm none): {why}.")
+    if (impossible := next((result for result in results if _is_impossible(result)), None)) is not None:
+        return Recommendation(
+            None,
+            f"Nothing can be told: {impossible.way.name} had {impossible.speed_up.median:.2f}x the speed of plain decoding, and only "
+            f"{impossible.tokens_per_step:.2f} tokens per step, so something else slowed this machine meanwhile. "
+            "Measure on a quieter one, or with more prompts.",
+        )
     paying = [result for result in results if _pays(result)]
     if not paying:
         return _without(results)
@@ -72,17 +82,18 @@ def recommend(results: Sequence[WayResult]) -> Recommendation:
     return Recommendation(chosen.way.ssms, f"Use {flags}: {_told(chosen)}.{compared}")
 
 
+def _is_impossible(result: WayResult) -> bool:
+    """A step with a tree takes no less than one without."""
+    return result.speed_up.median > max(result.tokens_per_step, 1.0) * (1 + 2 * _NOISE)
+
+
 def _pays(result: WayResult) -> bool:
     """What drafted nothing was faster or slower by chance."""
     return result.drafted_share > 0 and result.speed_up.low > 1 and result.speed_up.median > 1 + _NOISE
 
 
 def _without(results: Sequence[WayResult]) -> Recommendation:
-    drafting = [result for result in results if result.drafted_share]
-    if not drafting:
-        why = "the router found that drafting does not pay here, and left it off"
-        return Recommendation((), f"Do without speculation here (--ssm none): {why}.")
-    fastest = max(drafting, key=lambda result: result.speed_up.median)
+    fastest = max((result for result in results if result.drafted_share), key=lambda result: result.speed_up.median)
     if fastest.speed_up.median > 1 + _NOISE:
         advice = "Measure with more prompts, or on a quieter machine."
         return Recommendation(None, f"No clear gain. The best is {fastest.way.name}: {_told(fastest)}. {advice}")

@@ -146,7 +146,17 @@ def test_a_head_is_counted_where_it_is_one_of_its_own(
     assert "in the embedding, which is the head too\n" in capsys.readouterr().out
 
 
+def test_the_list_for_machines(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = save_tiny_llama(home / ".cache" / "specgrove" / "tiny", seed=0)
+    assert main(["models", "list", "--json", "--cache-dir", str(folder.parent)]) == 0
+    (model,) = json.loads(capsys.readouterr().out)
+    assert (model["name"], model["family"], model["folder"]) == ("tiny", "llama", str(folder))
+    assert "tokenizer.json" in model["problem"]
+
+
 def test_an_empty_cache_says_how_to_fill_it(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
     assert main(["models", "list"]) == 0
     shown = capsys.readouterr()
     assert shown.out == ""

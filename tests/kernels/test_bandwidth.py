@@ -25,7 +25,7 @@ def test_other_numbers_of_streams_are_refused() -> None:
 
 @pytest.mark.usefixtures("kernel_settings")
 def test_measuring_leaves_the_kernels_threads_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bandwidth, "_BUFFER_BYTES", 1 << 20)
+    monkeypatch.setattr(bandwidth, "BUFFER_BYTES", 1 << 20)
     before = get_num_threads()
     measured = bandwidth.ReadBandwidth(before + 1)
     assert measured.measure() > 0

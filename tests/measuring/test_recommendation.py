@@ -41,9 +41,19 @@ def test_doing_without_is_an_answer() -> None:
 
 
 def test_a_router_that_has_left_drafting_off_is_believed() -> None:
-    ssms, text = advice(result("a", speed_up=(1.1, 1.2, 1.3), drafted_share=0.0))
+    ssms, text = advice(result("a", speed_up=(1.4, 1.7, 1.8), drafted_share=0.0))
     assert ssms == ()
     assert "the router found that drafting does not pay here, and left it off" in text
+
+
+def test_a_gain_that_the_steps_do_not_explain_is_noise() -> None:
+    ssms, text = advice(
+        result("a", speed_up=(1.2, 1.4, 1.5)), replace(result("b", speed_up=(1.1, 1.27, 1.3)), tokens_per_step=1.03)
+    )
+    assert ssms is None
+    assert text.startswith(
+        "Nothing can be told: b had 1.27x the speed of plain decoding, and only 1.03 tokens per step, so something"
+    )
 
 
 def test_few_measurements_say_nothing() -> None:
