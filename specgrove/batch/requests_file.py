@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _MAX_ID_LEN = 512
-URLS = ("/v1/chat/completions", "/v1/completions")
+URLS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 
 
 class BatchFileError(ValueError):

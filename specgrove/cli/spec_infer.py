@@ -92,7 +92,7 @@ def _notes(arguments: argparse.Namespace) -> list[str]:
         notes.append(f"ignored, since they mean nothing here: {', '.join(arguments.ignored)}")
     if arguments.ll_gpu and not has_gpu_here():
         given = [f"-{name.replace('ll_', 'll:').replace('_', '-')}" for name in _OF_GPUS if getattr(arguments, name)]
-        notes.append(f"no GPU is here, so {', '.join(given)} mean nothing: the models run on the CPU")
+        notes.append(f"no GPU is here: the models run on the CPU, without {', '.join(given)}")
     return notes
 
 

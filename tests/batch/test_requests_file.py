@@ -34,7 +34,10 @@ def test_requests_are_read_in_their_order_with_their_bodies_as_they_are(tmp_path
         (line(), "line 2: custom_id 'a' is that of line 1 too; give each its own"),
         (line(custom_id=None), "line 2: custom_id must be a text of 1 to 512 characters"),  # type: ignore[arg-type]
         (line("b", method="GET"), 'line 2: method must be "POST"'),
-        (line("b", url="/v1/embeddings"), "line 2: url must be one of /v1/chat/completions, /v1/completions, got"),
+        (
+            line("b", url="/v1/embeddings"),
+            "line 2: url must be one of /v1/chat/completions, /v1/completions, /v1/responses, got",
+        ),
         (line("b", body=[]), "line 2: body must be an object, as /v1/completions takes it"),
         (line("b", body={"stream": True}), "line 2: body.stream must be left out: an answer of a batch is one line"),
         (line("b", id="x"), "line 2: id is no field of a batch"),

@@ -103,7 +103,7 @@ def test_a_script_of_flexflow_runs_as_it_is(
     assert said.out == ""
     assert "ignored, since they mean nothing here: -ll:util, -ll:zsize, --fusion\n" in said.err
     assert (
-        "no GPU is here, so -ll:gpu, -ll:fsize, -tensor-parallelism-degree, -pipeline-parallelism-degree mean nothing"
+        "no GPU is here: the models run on the CPU, without -ll:gpu, -ll:fsize, -tensor-parallelism-degree, "
         in said.err
     )
     assert "2 prompts, 4 tokens in " in said.err

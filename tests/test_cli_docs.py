@@ -1,0 +1,29 @@
+"""docs/cli.md names all commands, and no option that there isn't."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from specgrove.cli.arguments import parser
+
+TEXT = (Path(__file__).parent.parent / "docs" / "cli.md").read_text()
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    (actions,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(actions.choices)
+
+
+def test_each_command_is_there() -> None:
+    assert [name for name in commands() if f"`{name}`" not in TEXT and f"## {name}" not in TEXT] == []
+
+
+def test_each_option_that_is_named_is_there() -> None:
+    known = {option for command in commands().values() for option in command._option_string_actions}
+    # A dash that begins a word; "--" alone is a table's line.
+    named = set(
+        re.findall(r"(?<![\w-])(?:--[a-z0-9]|-[a-z])[\w:-]*", re.sub(r"^ {4}\{.*$", "", TEXT, flags=re.MULTILINE))
+    )
+    assert named - known == set()
