@@ -16,7 +16,7 @@ MODULE_LIST := build/modules.txt
 $(shell mkdir -p build; find specgrove router llm_service ssm_service -name '*.py' | sort > build/modules.new; \
 	cmp -s build/modules.new $(MODULE_LIST) || cp build/modules.new $(MODULE_LIST); rm -f build/modules.new)
 
-.PHONY: demo test check setup protos settings-page check-settings bench bench-cpu-peers gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu native-sanitize clean lint types imports format-native lint-protos breaking-protos released-protos check-protos
+.PHONY: demo test check setup protos settings-page check-settings bench bench-cpu-peers gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu native-sanitize clean lint types imports format-native lint-protos breaking-protos released-protos check-protos metrics-page check-metrics
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.running
@@ -124,7 +124,7 @@ $(VENV)/.installed: $(VENV)/.running
 	@$(STAGE) --title "building all kernels and the emulator" -- env $(call install_editable,AUTO,ON)
 	@touch $@
 
-check: lint types imports format-native lint-protos breaking-protos check-protos check-settings
+check: lint types imports format-native lint-protos breaking-protos check-protos check-settings check-metrics
 
 lint: setup
 	$(BIN)/ruff check
@@ -173,6 +173,13 @@ settings-page: setup
 check-settings: setup
 	@$(BIN)/python -m tools.settings_page | diff -u docs/settings.md - \
 		|| { echo "docs/settings.md differs from specgrove/settings: run 'make settings-page' and commit"; exit 1; }
+
+# docs/metrics.md, from the definitions.
+metrics-page: setup
+	$(BIN)/python -m tools.metrics_page
+
+check-metrics: setup
+	@$(BIN)/python -m tools.metrics_page --check
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -33,6 +33,8 @@ from specgrove.folders import provide_home
 from specgrove.grammars import GrammarCompiler
 from specgrove.kernels.cuda.backend import num_processors
 from specgrove.kernels.threads import amx_refusal, get_isa, set_num_threads
+from specgrove.metrics.exposition import VllmNames, make_registry
+from specgrove.metrics.server import metrics_server
 from specgrove.models.decoder import DTYPES, Decoder
 from specgrove.models.ends import ends_of
 from specgrove.models.gguf_model import weights_note
@@ -214,16 +216,19 @@ async def serve(
     loop: StepLoop[VerifyWork, Verdict | PromptProgress] = StepLoop(engine, "verifier", step_timeout_s=step_timeout_s)
     tracing = set_up_tracing("llm_service", config.tracing)
     servicer = LlmServicer(model, engine, loop, runner.num_slots, tracing)
+    vllm = VllmNames(lambda: model.name) if config.has_vllm_metrics else None
+    sources = (servicer.load.readings, engine.counts.readings, servicer.streams.readings)
     try:
-        await run_server(
-            config.address,
-            lambda server: llm_pb2_grpc.add_LlmServiceServicer_to_server(servicer, server),
-            service_names=(llm_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name,),
-            drain=servicer.drain,
-            drain_timeout_s=config.drain_timeout_s,
-            stopped=_first(asyncio.wrap_future(loop.ended), liveness_failed),
-            hang_timeout_s=step_timeout_s,
-        )
+        with metrics_server(config.metrics_address, make_registry("llm_service", sources, vllm)):
+            await run_server(
+                config.address,
+                lambda server: llm_pb2_grpc.add_LlmServiceServicer_to_server(servicer, server),
+                service_names=(llm_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name,),
+                drain=servicer.drain,
+                drain_timeout_s=config.drain_timeout_s,
+                stopped=_first(asyncio.wrap_future(loop.ended), liveness_failed),
+                hang_timeout_s=step_timeout_s,
+            )
     finally:
         has_ended = loop.stop(_STOP_TIMEOUT_S)
         tracing.shut_down()
@@ -302,10 +307,12 @@ def main() -> int:
     try:
         provide_home()
         if config.layout.num_ranks > 1:
-            check_can_listen(config.address)
+            for address in filter(None, (config.address, config.metrics_address)):
+                check_can_listen(address)
             check_layout(config)
             return ranks.launch(config.layout, sys.argv[1:], config.drain_timeout_s)
-        check_can_listen(config.address)  # loading may take minutes
+        for address in filter(None, (config.address, config.metrics_address)):
+            check_can_listen(address)  # loading may take minutes
         asyncio.run(serve(config, *load_runner(config), None))
     except HungEngineError as error:
         logger.error("%s; ending, to be started again", error)

@@ -46,6 +46,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
         log_level=arguments.log_level,
         log_format=arguments.log_format,
         tracing=tracing,
+        metrics_address=arguments.metrics_address,
+        has_vllm_metrics=arguments.metrics_vllm_names,
     )
 
 

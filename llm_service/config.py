@@ -64,3 +64,5 @@ class LlmServiceConfig:
     log_level: str
     log_format: str
     tracing: TracingConfig = NOWHERE
+    metrics_address: str | None = None
+    has_vllm_metrics: bool = False

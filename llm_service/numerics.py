@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from specgrove.kernels.threads import get_isa
 from specgrove.models.decoder import Decoder
 from specgrove.models.model_files import quantized_bits
 from specgrove.models.weights_digest import weights_digest
+from specgrove.version import version
 
 _PRECISIONS: dict[int | None, str] = {8: "int8", 4: "int4"}
 
@@ -35,7 +35,7 @@ def numerics_of(config: LlmServiceConfig, folder: Path, decoder: Decoder) -> tup
         f"kernels {type(decoder.ops).__name__}",
         f"arithmetic {ARITHMETIC}",
         f"structures by {ENGINE}",
-        f"version {_version()}",
+        f"version {version()}",
     )
 
 
@@ -43,10 +43,3 @@ def model_digest(folder: Path) -> str:
     """SHA-256 in hex over the configuration and ``weights_digest``."""
     config = (folder / "config.json").read_bytes()
     return hashlib.sha256(weights_digest(folder).encode() + config).hexdigest()
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("specgrove")
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return "source"

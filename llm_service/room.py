@@ -13,6 +13,7 @@ import functools
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
+from llm_service.counts import VerifierCounts
 from llm_service.session import Session
 from specgrove.runtime.kv_slots import SlotPool
 
@@ -26,7 +27,8 @@ _LONG_IDLE_S = 2.0
 class Room:
     """All sessions of an engine, and all its KV slots. An admitted session's slots are in its ``slots``; a tree's are its pass's."""
 
-    def __init__(self, num_slots: int) -> None:
+    def __init__(self, num_slots: int, counts: VerifierCounts) -> None:
+        self._counts = counts
         self._slots = SlotPool(num_slots)
         self._sessions: dict[str, Session] = {}
         self._seniorities = itertools.count()
@@ -111,6 +113,7 @@ class Room:
         del session.slots[num_slots:]
 
     def _release(self, session: Session) -> None:
+        self._counts.num_preemptions += 1
         self.cut(session, 0)
         session.is_admitted = False
 

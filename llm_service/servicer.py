@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from llm_service.load import ServiceLoad
 from llm_service.verifier import VerifierEngine
 from specgrove import wire
 from specgrove.models.ends import Ends
@@ -60,7 +61,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         self._engine = engine
         self._loop = loop
         self._spans = SessionSpans(tracing, "verify")
-        self._num_slots = num_slots
+        self.load = ServiceLoad(engine, loop, num_slots)
         self.streams: WorkStreams[llm_pb2.VerifyItem, llm_pb2.VerifyResult, llm_pb2.VerifyResponse] = WorkStreams(
             self._verify,
             llm_pb2.VerifyResult,
@@ -121,7 +122,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
             eos_token_ids=model.ends.text,
             chat_end_token_ids=model.ends.chat,
             vocab_sha256=model.tokenizer.vocab_sha256,
-            num_slots=self._num_slots,
+            num_slots=self.load.num_slots,
             num_parameters=model.spec.num_parameters,
             max_num_tree_nodes=model.max_num_tree_nodes,
             numerics=model.numerics,
@@ -163,16 +164,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         self, request: llm_pb2.LlmServiceGetLoadRequest, context: Context
     ) -> llm_pb2.LlmServiceGetLoadResponse:
         """See llm.proto."""
-        engine = self._engine
-        load = token_tree_pb2.Load(
-            num_sessions=engine.num_sessions,
-            num_slots=self._num_slots,
-            num_free_slots=engine.num_free_slots,
-            num_pending_items=self._loop.num_pending_items,
-            num_steps=engine.num_steps,
-            num_step_tokens=engine.num_step_tokens,
-        )
-        return llm_pb2.LlmServiceGetLoadResponse(load=load)
+        return llm_pb2.LlmServiceGetLoadResponse(load=self.load.to_proto())
 
     async def CloseSession(  # noqa: N802
         self, request: llm_pb2.LlmServiceCloseSessionRequest, context: Context

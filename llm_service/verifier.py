@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection
 
 from llm_service.acceptance import Acceptance, Answers, accept
 from llm_service.config import VerifierConfig
+from llm_service.counts import VerifierCounts
 from llm_service.outbox import Outbox, Result
 from llm_service.pass_planner import PassPlanner
 from llm_service.passes import Pass, PassPart, TreeInFlight, answers_by_tree, next_pass, pass_of
@@ -55,14 +56,13 @@ class VerifierEngine:
         self._config = config
         self._clock_s = clock_s
         self.structures = structures
+        self.counts = VerifierCounts()
         self.reset()
         self._finished_s = 0.0  # when the last pass was
-        self.num_steps = 0
-        self.num_step_tokens = 0
 
     def reset(self) -> None:
         """Forgets all sessions and all work."""
-        self._room = Room(self._runner.num_slots)
+        self._room = Room(self._runner.num_slots, self.counts)
         self._planner = PassPlanner(self._room, self._config, self._runner.max_num_in_flight)
         self._pending: dict[str, PendingWork] = {}
         self._outbox = Outbox(self._config.stream_interval_s, self._clock_s)
@@ -74,6 +74,11 @@ class VerifierEngine:
     def num_sessions(self) -> int:
         """Sessions held."""
         return len(self._room)
+
+    @property
+    def num_waiting_sessions(self) -> int:
+        """Sessions that wait for KV slots."""
+        return sum(not session.is_admitted for session in self._room)
 
     @property
     def num_free_slots(self) -> int:
@@ -183,13 +188,12 @@ class VerifierEngine:
             return
         now_s = time.perf_counter()
         # Where passes overlap, what one adds: it waited for the one before.
-        pass_ms = (now_s - max(forward.started_s, self._finished_s)) * 1e3
+        pass_s = now_s - max(forward.started_s, self._finished_s)
         self._finished_s = now_s
-        self.num_steps += 1
-        self.num_step_tokens += forward.num_rows
+        self.counts.add_pass(pass_s, forward.num_rows)
         for tree, answers in answers_by_tree(forward.trees, output):
             if self._is_under_way(tree.pending):
-                self._apply(tree, answers, pass_ms, forward.num_rows)
+                self._apply(tree, answers, pass_s * 1e3, forward.num_rows)
             else:  # closed or failed meanwhile
                 self._room.free(tree.slots)
 
@@ -198,6 +202,7 @@ class VerifierEngine:
 
     def _undo_passes(self, failed: tuple[PassPart, ...], error: Exception) -> None:
         """After a pass that failed: its items have failed once more."""
+        self.counts.num_failed_passes += 1
         logger.exception("a forward pass failed; its %d items are computed again, apart from each other", len(failed))
         self._discard_passes(failed)
         for part in failed:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from router import request_log
 from router.app import serve
-from router.config import HttpConfig, RouterConfig, TreeConfig
+from router.config import HttpConfig, MetricsConfig, RouterConfig, TreeConfig
 from specgrove.serving.address import TlsFiles, check_server_tls
 from specgrove.serving.api_keys import ApiKeys, read_keys
 from specgrove.settings import parse_settings
@@ -47,6 +47,7 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
     return RouterConfig(
         http=_http_of(given),
         api_keys=_keys_of(given, parser),
+        metrics=MetricsConfig(given.metrics_address, given.metrics_vllm_names),
         llm_addresses=tuple(given.llm),
         ssm_addresses=tuple(given.ssm or ()),
         address=given.address,

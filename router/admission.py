@@ -10,10 +10,29 @@ import asyncio
 import heapq
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
 from specgrove.errors import ResourceExhaustedError
+from specgrove.metrics import Kind, Metric, Reading
+
+RUNNING = Metric(
+    "specgrove_router_requests_running",
+    Kind.GAUGE,
+    "Requests that are being answered.",
+    vllm_name="vllm:num_requests_running",
+)
+WAITING = Metric(
+    "specgrove_router_requests_waiting",
+    Kind.GAUGE,
+    "Requests that wait for their turn in the router.",
+    vllm_name="vllm:num_requests_waiting",
+)
+LIMIT = Metric("specgrove_router_requests_limit", Kind.GAUGE, "Requests that may be answered at once (--max-requests).")
+QUEUE_LIMIT = Metric(
+    "specgrove_router_queue_limit", Kind.GAUGE, "Requests that may wait for their turn (--max-queued)."
+)
 
 _MIN_RETRY_DELAY_MS = 200
 _MAX_RETRY_DELAY_MS = 60_000
@@ -65,6 +84,13 @@ class Admission:
     def num_queued(self) -> int:
         """Requests that wait for a permit."""
         return len(self._queue)
+
+    def readings(self) -> Iterator[Reading]:
+        """For metrics."""
+        yield Reading(RUNNING, self.num_active)
+        yield Reading(WAITING, self.num_queued)
+        yield Reading(LIMIT, self.max_num_requests)
+        yield Reading(QUEUE_LIMIT, self._max_num_queued)
 
     def permit(self, client: str | None = None) -> _Permit:
         """``async with`` waits for a permit and holds it. Raises ``ResourceExhaustedError`` when the queue, or the client's share, is full.

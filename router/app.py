@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from router.admission import Admission
-from router.config import HttpConfig, RouterConfig
+from router.config import RouterConfig
 from router.facades import kserve
 from router.llm_replicas import LlmPool
 from router.remote import RemoteVerifier
@@ -22,12 +22,15 @@ from router.servicer import RouterServicer
 from router.ssm_replicas import SsmPool
 from specgrove.addresses import stays_on_this_machine
 from specgrove.inference import open_inference_pb2_grpc
+from specgrove.metrics import Source
 from specgrove.serving.server import Server, ServerLimits, serve_until_signal
 from specgrove.tokenizer import Tokenizer
 from specgrove.tracing import set_up_tracing
 from specgrove.v1 import router_pb2, router_pb2_grpc
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
     from router.http.server import HttpServer
 
 logger = logging.getLogger(__name__)
@@ -60,7 +63,7 @@ class RouterApp:
         self._config = config
         self._tracing = set_up_tracing("router", config.tracing)
         self._verifier = RemoteVerifier(self.llms, replica_wait_s=config.replica_wait_s, busy_wait_s=config.busy_wait_s)
-        self._servicer = servicer = RouterServicer(
+        self._servicer = RouterServicer(
             self.llms,
             self.ssms,
             self._verifier,
@@ -89,7 +92,10 @@ class RouterApp:
             keys=config.api_keys,
             local_address=config.local_address,
         )
-        self.http = None if config.http is None else _http_server(config, config.http, servicer, self.server)
+        self.http: HttpServer | None = None
+        self.metrics_http: HttpServer | None = None
+        if config.http is not None or config.metrics.address is not None:
+            self._make_http_servers()
         self._health_changed = asyncio.Event()
 
     def _register(self, server: grpc.aio.Server) -> None:
@@ -120,10 +126,15 @@ class RouterApp:
             logger.info("%s", "serving" if self.llms.is_usable else "not serving: no LLM replica")
             await self._health_changed.wait()
 
+    async def start_http(self) -> None:
+        """Before ``run``, where the HTTP API or metrics have an address. Raises ``OSError`` where it can't be had."""
+        for server in self._http_servers():
+            await server.start()
+
     async def close(self) -> None:
         """Closes the HTTP server, the sessions and the connections. The gRPC server is stopped before."""
-        if self.http is not None:
-            await self.http.stop()
+        for server in self._http_servers():
+            await server.stop()
         self._servicer.close()
         await self._verifier.finish()
         await self.ssms.close()
@@ -157,16 +168,42 @@ class RouterApp:
     def _tokenizer(self) -> Tokenizer | None:
         return None if self.llms.model is None else self.llms.model.tokenizer
 
+    def _http_servers(self) -> tuple[HttpServer, ...]:
+        return tuple(server for server in (self.http, self.metrics_http) if server is not None)
 
-def _http_server(config: RouterConfig, http: HttpConfig, servicer: RouterServicer, server: Server) -> HttpServer:
-    # Imported where it is asked for only: it costs half a second of the start.
-    from router.http.app import ApiLimits, make_app
-    from router.http.calls import RouterCalls
-    from router.http.server import HttpServer
+    def _make_http_servers(self) -> None:
+        """That of the API, and that of metrics alone, as far as they are asked for."""
+        # Imported where it is asked for only: it costs half a second of the start.
+        from router.http.app import ApiLimits, make_app
+        from router.http.calls import RouterCalls
+        from router.http.metrics import MetricsEndpoint
+        from router.http.response_counts import ResponseCounts
+        from router.http.server import HttpServer
 
-    calls = RouterCalls(servicer, lambda: server.is_serving, lambda: server.is_draining, http.tool_call_format)
-    limits = ApiLimits(config.max_request_bytes, config.reader_timeout_s, config.api_keys, http.origins)
-    return HttpServer(http.address, make_app(calls, limits, servicer.version), config.server_tls)
+        config, servicer, server = self._config, self._servicer, self.server
+        response_counts = ResponseCounts()
+        metrics = MetricsEndpoint(self._registry(response_counts.readings), servicer.replica_stats.refresh)
+        if (http := config.http) is not None:
+            calls = RouterCalls(servicer, lambda: server.is_serving, lambda: server.is_draining, http.tool_call_format)
+            limits = ApiLimits(config.max_request_bytes, config.reader_timeout_s, config.api_keys, http.origins)
+            app = make_app(calls, limits, servicer.version, metrics, response_counts)
+            self.http = HttpServer(http.address, app, config.server_tls)
+        if config.metrics.address is not None:
+            self.metrics_http = HttpServer(config.metrics.address, metrics, None, "metrics")
+
+    def _registry(self, *more: Source) -> CollectorRegistry:
+        from specgrove.metrics.exposition import VllmNames, make_registry
+
+        sources = (
+            self.admission.readings,
+            self._servicer.request_counts.readings,
+            self._servicer.speculation_counts.readings,
+            self._servicer.replica_stats.readings,
+            self.server.readings,
+            *more,
+        )
+        vllm = VllmNames(lambda: None if self.llms.model is None else self.llms.model.name)
+        return make_registry("router", sources, vllm if self._config.metrics.has_vllm_names else None)
 
 
 def _warn_of_clear_keys(config: RouterConfig) -> None:
@@ -186,8 +223,7 @@ async def serve(config: RouterConfig) -> None:
     app = RouterApp(config)
     _warn_of_clear_keys(config)
     try:
-        if app.http is not None:
-            await app.http.start()
+        await app.start_http()
         await serve_until_signal(app.server, app.run(), is_serving=False, hang_timeout_s=_HANG_TIMEOUT_S)
     finally:
         # gRPC's server has drained, and with it what came by HTTP: they share their permits.

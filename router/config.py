@@ -33,6 +33,14 @@ class HttpConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """Where Prometheus may read, beside the HTTP API's ``/metrics``, and whether it finds vLLM's names, too."""
+
+    address: str | None = None
+    has_vllm_names: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RouterConfig:
     """What a router serves, where, and how much of it at once."""
 
@@ -66,3 +74,4 @@ class RouterConfig:
     # vLLM's engine API beside our own, for gateways that speak it.
     has_vllm_engine_api: bool = False
     tracing: TracingConfig = NOWHERE
+    metrics: MetricsConfig = MetricsConfig()

@@ -166,6 +166,10 @@ class Measurements:
             self._costs[level] = _copy_of(self._costs[max(known)]) if known else StepCosts()
         return self._costs[level]
 
+    def usual_ms(self, load: ReplicaLoad, hope: float = 0.0) -> float:
+        """Of a token without trees, beside as many sessions as the replica has."""
+        return load.row_times.ms(load.num_sessions, hope) + self.costs(load.num_sessions).without_ms.mean
+
     def observe(self, step: Step, load: ReplicaLoad) -> None:
         """What a step took that did not read a prompt."""
         if step.verify_num_tokens <= 0 or step.num_steps <= 0:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.metadata
 import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping
@@ -20,9 +19,13 @@ from router.config import TreeConfig
 from router.llm_replicas import LlmPool
 from router.measurements import Measurements
 from router.remote import RemoteVerifier
+from router.replica_stats import ReplicaStats
+from router.request_counts import CountedRequest, RequestCounts
 from router.request_log import RequestLog
 from router.served_model import ServedModel
+from router.speculation_counts import SpeculationCounts
 from router.ssm_replicas import SsmPool
+from router.stats import RouterStats
 from router.structure_check import StructureCheck
 from router.text_stream import TextPiece, TextStream
 from router.text_work import TextWork
@@ -32,11 +35,12 @@ from specgrove import wire
 from specgrove.config import MAX_NUM_TREE_NODES
 from specgrove.errors import UnavailableError
 from specgrove.features import FEATURES
-from specgrove.request import CommittedToken, FinishReason, GenerationStatistics
+from specgrove.request import CommittedToken, FinishReason, GenerationStatistics, Step
 from specgrove.speculation import generate
 from specgrove.tokenizer import Tokenizer
 from specgrove.tracing import NO_TRACING, Span, Tracing
 from specgrove.v1 import router_pb2, router_pb2_grpc
+from specgrove.version import version
 
 _MAX_NUM_TEXT_CALLS = 8
 _MAX_NUM_QUEUED_TEXT_CALLS = 64
@@ -71,7 +75,11 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         # Calls that turn texts into tokens or back, and nothing else.
         self._text_admission = Admission(_MAX_NUM_TEXT_CALLS, _MAX_NUM_QUEUED_TEXT_CALLS)
         self._measurements = Measurements(lambda session_id: llms.load_of(session_id, admission.num_active))
-        self.version = _version()
+        self.request_counts = RequestCounts()
+        self.speculation_counts = SpeculationCounts()
+        self.replica_stats = ReplicaStats(llms, ssms)
+        self._stats = RouterStats(admission, self.request_counts, self.speculation_counts, self.replica_stats)
+        self.version = version()
 
     async def Generate(  # noqa: N802
         self, request: router_pb2.GenerateRequest, context: Any
@@ -80,13 +88,15 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         arrived_s = time.monotonic()
         remaining_s = context.time_remaining()
         client_deadline_s = None if remaining_s is None else arrived_s + remaining_s
-        model = self.served_model()
-        with request_trace.start_span(self._tracing, request, model.name, request_trace.parent_of(context)) as span:
-            async with contextlib.aclosing(
-                self._pieces(request, context, model, arrived_s, client_deadline_s, span)
-            ) as responses:
-                async for response in responses:
-                    yield response
+        with self.request_counts.counting(arrived_s) as counted:
+            model = self.served_model()
+            with request_trace.start_span(self._tracing, request, model.name, request_trace.parent_of(context)) as span:
+                async with contextlib.aclosing(
+                    self._pieces(request, context, model, client_deadline_s, counted, span)
+                ) as responses:
+                    async for response in responses:
+                        counted.add(response)
+                        yield response
 
     async def GetModelInfo(  # noqa: N802
         self, request: router_pb2.GetModelInfoRequest, context: Any
@@ -125,9 +135,23 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             text = await self._text_work.run(model.tokenizer, len(token_ids) * _BYTES_PER_TOKEN, decode)
         return router_pb2.DetokenizeResponse(text=text)
 
+    async def GetStats(  # noqa: N802
+        self, request: router_pb2.GetStatsRequest, context: Any
+    ) -> router_pb2.GetStatsResponse:
+        """Counters, and what everybody is busy with."""
+        model = self._llms.model
+        return await self._stats.answer("" if model is None else model.name, self.version)
+
     def close(self) -> None:
         """After the last call."""
         self._text_work.close()
+
+    def _count_step(self, step: Step, session_id: str) -> None:
+        usual_ms = None
+        if step.num_drafted_nodes > 0:
+            load = self._measurements.load_of(session_id)
+            usual_ms = self._measurements.usual_ms(load) if load.row_times.is_known else None
+        self.speculation_counts.add(step, usual_ms)
 
     def _deadline_s(self, client_deadline_s: float | None) -> float | None:
         """When a request must end that has its permit now."""
@@ -147,8 +171,8 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         request: router_pb2.GenerateRequest,
         context: Any,
         model: ServedModel,
-        arrived_s: float,
         client_deadline_s: float | None,
+        counted: CountedRequest,
         span: Span,
     ) -> AsyncGenerator[router_pb2.GenerateResponse, None]:
         async with self._text_work.turn(request.ByteSize()):
@@ -156,6 +180,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         if span.is_recording:
             span.set(request_trace.parameters(request))
         async with self._admission.permit(_connection_of(context)):
+            counted.let_in()
             checked = await checked_request(
                 request,
                 model,
@@ -166,8 +191,9 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                 trace_context=span.context,
             )
             num_prompt_tokens = len(checked.request.prompt_token_ids)
-            with RequestLog(checked.request.session_id, num_prompt_tokens, arrived_s) as log:
-                async with contextlib.aclosing(self._responses(checked, model, arrived_s, span)) as responses:
+            counted.add_prompt(num_prompt_tokens)
+            with RequestLog(checked.request.session_id, num_prompt_tokens, counted.arrived_s) as log:
+                async with contextlib.aclosing(self._responses(checked, model, counted.arrived_s, span)) as responses:
                     async for response in responses:
                         log.add(response)
                         yield response
@@ -209,7 +235,9 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                 # What follows a stop text in this step is no output.
                 tokens = step.tokens[: len(piece.token_texts)]
                 num_steps, accepted_depth = (min(count, len(tokens)) for count in (step.num_steps, step.accepted_depth))
-                statistics.add(replace(step, tokens=tokens, accepted_depth=accepted_depth, num_steps=num_steps))
+                step = replace(step, tokens=tokens, accepted_depth=accepted_depth, num_steps=num_steps)
+                statistics.add(step)
+                self._count_step(step, request.session_id)
                 response = router_pb2.GenerateResponse(
                     tokens=[
                         _token_to_proto(token, text, model.tokenizer)
@@ -234,14 +262,6 @@ def _connection_of(context: Any) -> str | None:
     """What tells connections apart; None for those of unix sockets, which have no addresses."""
     peer = context.peer()
     return peer if peer.startswith(("ipv4:", "ipv6:")) else None
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("specgrove")
-    except importlib.metadata.PackageNotFoundError:
-        # Run from a checkout that is not installed.
-        return "0+source"
 
 
 def _set_end(

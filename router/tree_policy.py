@@ -188,7 +188,7 @@ class AdaptiveTreePolicy:
 
     def _usual_ms(self, load: ReplicaLoad, hope: float = 0.0) -> float:
         """Of a token without trees."""
-        return load.row_times.ms(load.num_sessions, hope) + self._times.shared.costs(load.num_sessions).without_ms.mean
+        return self._times.shared.usual_ms(load, hope)
 
     def _best(
         self,

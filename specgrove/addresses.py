@@ -48,6 +48,23 @@ def checked_address(address: str) -> str:
     raise ValueError(f"address must be HOST:PORT or unix:/path (IPv6 as [HOST]:PORT), got {address!r}")
 
 
+def checked_tcp_address(address: str) -> str:
+    """The same of ``HOST:PORT`` alone."""
+    if is_unix(checked_address(address)):
+        raise ValueError(f"address must be HOST:PORT, got {address!r}")
+    return address
+
+
+def next_ports(address: str, num_addresses: int) -> tuple[str, ...]:
+    """``HOST:PORT`` and those with the ports that follow. Raises ``ValueError`` where there are no such ports."""
+    host, _, port = address.rpartition(":")
+    if not 1 <= int(port) <= 65536 - num_addresses:
+        raise ValueError(
+            f"{address} and the next {num_addresses - 1} ports must be from 1 to 65535: give a port up to {65536 - num_addresses}"
+        )
+    return tuple(f"{host}:{int(port) + number}" for number in range(num_addresses))
+
+
 def checked_target(address: str) -> str:
     """As ``checked_address``, for clients: what gRPC calls a target will do, too."""
     if not isinstance(address, str):

@@ -19,6 +19,8 @@ from specgrove.client_wire import ChatParams, GenerateParams
 from specgrove.errors import SpecGroveError
 from specgrove.output import Chunk, Completion, ModelInfo
 from specgrove.serving.address import TlsFiles
+from specgrove.stats import RouterStats
+from specgrove.stats_wire import stats_from_proto
 from specgrove.v1 import router_pb2
 
 if TYPE_CHECKING:
@@ -74,6 +76,14 @@ class Client:
             lambda router, timeout_s: router.GetModelInfo(request, timeout=timeout_s, metadata=self._metadata)
         )
         return client_wire.model_info_from_proto(response)
+
+    def stats(self) -> RouterStats:
+        """What the router has done since its start, and what it and the services behind it are busy with."""
+        request = router_pb2.GetStatsRequest()
+        response = self._answer(
+            lambda router, timeout_s: router.GetStats(request, timeout=timeout_s, metadata=self._metadata)
+        )
+        return stats_from_proto(response)
 
     def tokenize(self, text_or_chat: str | ChatMessages, **params: Unpack[ChatParams]) -> tuple[int, ...]:
         """Token ids of text or of a conversation."""
@@ -163,6 +173,14 @@ class AsyncClient:
             lambda router, timeout_s: router.GetModelInfo(request, timeout=timeout_s, metadata=self._metadata)
         )
         return client_wire.model_info_from_proto(response)
+
+    async def stats(self) -> RouterStats:
+        """What the router has done since its start, and what it and the services behind it are busy with."""
+        request = router_pb2.GetStatsRequest()
+        response = await self._answer(
+            lambda router, timeout_s: router.GetStats(request, timeout=timeout_s, metadata=self._metadata)
+        )
+        return stats_from_proto(response)
 
     async def tokenize(self, text_or_chat: str | ChatMessages, **params: Unpack[ChatParams]) -> tuple[int, ...]:
         """Token ids of text or of a conversation."""

@@ -253,6 +253,8 @@ class Step:
     probe: Probe | None = None
     reading: Reading | None = None
     num_prompt_tokens_read: int | None = None
+    drafted_by_ssm: tuple[tuple[str, int], ...] = ()
+    """The SSMs that had a part in the tree, each with the number of nodes that it drafted."""
 
     @classmethod
     def of_progress(cls, num_tokens: int, num_replays: int) -> Step:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -221,7 +222,14 @@ def _step_of(
         verify_num_tokens=verdict.step_num_tokens,
         num_replays=num_replays,
         num_steps=verdict.num_steps,
+        drafted_by_ssm=_num_nodes_by_ssm(tree, ssms),
     )
+
+
+def _num_nodes_by_ssm(tree: TokenTree, ssms: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+    nums = Counter(tree.sources[1:])  # nodes share few sets of SSMs
+    by_ssm = ((name, sum(num for sources, num in nums.items() if sources >> i & 1)) for i, name in enumerate(ssms))
+    return tuple((name, num) for name, num in by_ssm if num)
 
 
 def _names(sources: int, ssms: tuple[str, ...]) -> tuple[str, ...]:

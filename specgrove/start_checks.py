@@ -5,6 +5,7 @@ Used by commands and the Python API, which turn the flags in the texts into thei
 
 from __future__ import annotations
 
+from specgrove.addresses import next_ports
 from specgrove.serving.address import TlsFiles, check_server_tls
 from specgrove.serving.api_keys import read_keys
 from specgrove.serving.listening import check_can_listen
@@ -28,10 +29,17 @@ def check_settings(settings: SuiteSettings, address: str | None) -> None:
 
 
 def _check_addresses(settings: SuiteSettings) -> None:
-    for flag, name in (("--grpc-address", "address"), ("--http-address", "http-address")):
-        address = settings["router", name]
+    addresses = {"--grpc-address": settings["router", "address"], "--http-address": settings["router", "http-address"]}
+    if (first := settings["", "metrics-address"]) is not None:
+        metrics = next_ports(first, 2 + settings["", "llm-replicas"])
+        addresses |= {f"--metrics-address{f' + {port}' if port else ''}": place for port, place in enumerate(metrics)}
+    flag_of: dict[str, str] = {}
+    for flag, address in addresses.items():
         if address is None:
             continue
+        # Port 0 is another one each time.
+        if (other := flag_of.setdefault(address, flag)) != flag and not address.endswith(":0"):
+            raise ValueError(f"{other} and {flag} are the same, {address}; give two")
         try:
             check_can_listen(address)
         except OSError as error:

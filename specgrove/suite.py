@@ -19,6 +19,7 @@ from typing import Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from specgrove.addresses import next_ports
 from specgrove.config import DEFAULT_DTYPE, DEFAULT_SSMS
 from specgrove.cpus import available_cpus
 from specgrove.owned_folders import temporary_folder
@@ -41,6 +42,7 @@ class SuiteConfig:
     Without ``ssms`` there is no SSM service, and decoding is incremental. ``address`` is the router's, ``host:port`` or
     ``unix:/path``; ``None`` takes a private unix socket. ``num_threads`` is given to both model services, which compute in
     turns; ``None`` takes all cores this process may use. LLM replicas share them.
+    ``metrics_address`` is ``host:port`` of the router's metrics; the next ports are the SSM service's and the LLM services'.
     ``drain_timeout_s`` is the time that requests may go on after ``stop``. ``start_timeout_s`` is the time that all services may
     take to get ready; ``None``: as long as they are alive, since large models load for minutes. All other settings are given to
     the services as on their command lines (``specgrove.settings``), such as ``llm_arguments=("--kv-slots", "4096")``.
@@ -57,12 +59,21 @@ class SuiteConfig:
     llm_arguments: tuple[str, ...] = ()
     ssm_arguments: tuple[str, ...] = ()
     router_arguments: tuple[str, ...] = ()
+    metrics_address: str | None = None
 
     def __post_init__(self) -> None:
         """Raises ``ValueError`` for a text where several are expected: its letters would be taken for them."""
+        self.metrics_addresses()
         for name in ("ssms", "llm_arguments", "ssm_arguments", "router_arguments"):
             if isinstance(value := getattr(self, name), str):
                 raise ValueError(f"{name} must be several texts, e.g. ({value!r},), got {value!r}")
+
+    def metrics_addresses(self) -> dict[str, str]:
+        """By service; empty where there are none. The LLM services come last: there may be more of them another time."""
+        if self.metrics_address is None:
+            return {}
+        services = ("router", "ssm_service", *llm_names(self.num_llm_replicas))
+        return dict(zip(services, next_ports(self.metrics_address, len(services)), strict=True))
 
 
 def config_of(
@@ -86,6 +97,7 @@ def config_of(
         llm_arguments=settings.arguments("llm", without=("model", "quantization", "dtype", "threads")),
         ssm_arguments=(*ssm_own, *settings.arguments("ssm", without=("ssm", "dtype", "threads"))),
         router_arguments=settings.arguments("router", without=("address",)),
+        metrics_address=settings["", "metrics-address"],
     )
 
 
@@ -125,6 +137,10 @@ class Suite:
     def address_of(self, service: str) -> str:
         """The address of ``router``, ``ssm_service``, ``llm_service`` or a further replica (``llm_service-2``)."""
         return self._addresses[service]
+
+    def metrics_addresses(self) -> dict[str, str]:
+        """Where the services tell their metrics, by service; empty where ``SuiteConfig`` names no address."""
+        return self._config.metrics_addresses()
 
     def start(self) -> None:
         """Returns when all services are ready. Raises ``ProcessFailedError`` or ``NotReadyError``, with nothing left running."""
@@ -220,8 +236,9 @@ def process_specs(
     if local_address is not None:
         router += ["--local-address", local_address]
     router += config.router_arguments
+    metrics = {name: ("--metrics-address", address) for name, address in config.metrics_addresses().items()}
     return tuple(
-        ProcessSpec(name, module, ("--address", addresses[name], *drain, *arguments))
+        ProcessSpec(name, module, ("--address", addresses[name], *drain, *metrics.get(name, ()), *arguments))
         for name, module, arguments in (*processes, ("router", "router", router))
     )
 

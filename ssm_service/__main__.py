@@ -17,6 +17,8 @@ from specgrove.config import DEFAULT_SSMS, STEP_TIMEOUT_S
 from specgrove.cpus import too_few_for
 from specgrove.folders import provide_home
 from specgrove.kernels.threads import amx_refusal, get_isa, set_num_threads
+from specgrove.metrics.exposition import make_registry
+from specgrove.metrics.server import metrics_server
 from specgrove.runtime.devices import choose_device
 from specgrove.runtime.step_loop import HungEngineError, StepLoop
 from specgrove.serving.listening import check_can_listen
@@ -64,6 +66,7 @@ def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
         log_level=arguments.log_level,
         log_format=arguments.log_format,
         tracing=tracing,
+        metrics_address=arguments.metrics_address,
     )
 
 
@@ -83,16 +86,18 @@ async def serve(config: SsmServiceConfig) -> None:
     tracing = set_up_tracing("ssm_service", config.tracing)
     infos = [info_of(spec, ssm) for spec, ssm in zip(config.ssms, ssms, strict=True)]
     servicer = SsmServicer(infos, pool, loop, tracing)
+    sources = (servicer.load.readings, pool.counts.readings, servicer.streams.readings)
     try:
-        await run_server(
-            config.address,
-            lambda server: ssm_pb2_grpc.add_SsmServiceServicer_to_server(servicer, server),
-            service_names=(ssm_pb2.DESCRIPTOR.services_by_name["SsmService"].full_name,),
-            drain=servicer.streams.drain,
-            drain_timeout_s=config.drain_timeout_s,
-            stopped=asyncio.wrap_future(loop.ended),
-            hang_timeout_s=config.step_timeout_s,
-        )
+        with metrics_server(config.metrics_address, make_registry("ssm_service", sources)):
+            await run_server(
+                config.address,
+                lambda server: ssm_pb2_grpc.add_SsmServiceServicer_to_server(servicer, server),
+                service_names=(ssm_pb2.DESCRIPTOR.services_by_name["SsmService"].full_name,),
+                drain=servicer.streams.drain,
+                drain_timeout_s=config.drain_timeout_s,
+                stopped=asyncio.wrap_future(loop.ended),
+                hang_timeout_s=config.step_timeout_s,
+            )
     finally:
         has_ended = loop.stop(_STOP_TIMEOUT_S)
         tracing.shut_down()
@@ -106,7 +111,8 @@ def main() -> int:
     set_up_logging("ssm_service", config.log_level, config.log_format)
     try:
         provide_home()
-        check_can_listen(config.address)  # loading may take minutes
+        for address in filter(None, (config.address, config.metrics_address)):
+            check_can_listen(address)  # loading may take minutes
         asyncio.run(serve(config))
     except HungEngineError as error:
         logger.error("%s; ending, to be started again", error)

@@ -41,6 +41,7 @@ class SsmServiceConfig:
     log_level: str
     log_format: str
     tracing: TracingConfig = NOWHERE
+    metrics_address: str | None = None
 
 
 def rule_of(spec: SsmSpec) -> Beam | Expansion | None:

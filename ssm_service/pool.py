@@ -19,10 +19,12 @@ from specgrove.errors import (
     StaleBaseError,
 )
 from specgrove.request import Draft, DraftedTree, DraftWork
+from specgrove.runtime.kv_slots import SlotPool
 from specgrove.runtime.model_runner import level_ms
 from specgrove.runtime.step_loop import WorkItem
 from specgrove.token_tree import TokenTree
 from ssm_service.config import PoolConfig
+from ssm_service.counts import PoolCounts
 from ssm_service.lookup import LookupSsm
 from ssm_service.neural import NeuralSsm
 
@@ -65,7 +67,7 @@ class DrafterPool:
         self._clock_s = clock_s
         self._sessions: dict[str, _Session] = {}
         self._finished: list[Result] = []
-        self.num_steps = 0
+        self.counts = PoolCounts(self.names, self.neural_names)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -96,12 +98,16 @@ class DrafterPool:
     @property
     def num_slots(self) -> int:
         """KV slots of all SSMs."""
-        return sum(ssm.slots.num_slots for ssm in self._neural.values())
+        return sum(slots.num_slots for slots in self.slots_by_ssm().values())
 
     @property
     def num_free_slots(self) -> int:
         """KV slots of all SSMs that no session holds."""
-        return sum(ssm.slots.num_free for ssm in self._neural.values())
+        return sum(slots.num_free for slots in self.slots_by_ssm().values())
+
+    def slots_by_ssm(self) -> dict[str, SlotPool]:
+        """The KV slots of each SSM with weights."""
+        return {name: ssm.slots for name, ssm in self._neural.items()}
 
     def has_work(self) -> bool:
         """See ``Engine``."""
@@ -162,11 +168,16 @@ class DrafterPool:
                     session, pending, DeadlineExceededError("the item's time ran out before its trees were drafted")
                 )
         working = [ssm for ssm in self._neural.values() if ssm.has_work()]
+        begun_s = []
         for ssm in working:
+            started_s = time.perf_counter()
             ssm.start_step()
-        for ssm in working:
-            self.num_steps += 1
-            for session_id, tree in ssm.finish_step():
+            begun_s.append(time.perf_counter() - started_s)
+        for ssm, beginning_s in zip(working, begun_s, strict=True):
+            started_s = time.perf_counter()
+            drafted = ssm.finish_step()
+            self.counts.step_s[ssm.name].observe(beginning_s + time.perf_counter() - started_s)
+            for session_id, tree in drafted:
                 self._take(ssm.name, self._sessions[session_id], tree)
         finished, self._finished = self._finished, []
         return finished
@@ -180,15 +191,17 @@ class DrafterPool:
 
     def _collect(self, pending: _Pending, name: str, tree: TokenTree) -> None:
         if tree.num_nodes > 1:
+            self.counts.add_tree(name, tree.num_nodes - 1)
             pending.trees.append(DraftedTree(name, tree))
 
     def _finish_if_done(self, session: _Session) -> None:
         pending = session.pending
         if pending is not None and not pending.waiting_for:
             session.pending = None
-            draft_ms = (self._clock_s() - pending.started_s) * 1e3
+            draft_s = self._clock_s() - pending.started_s
+            self.counts.draft_s.observe(draft_s)
             trees = tuple(sorted(pending.trees, key=lambda drafted: self.names.index(drafted.ssm)))
-            self._finished.append((pending.item_id, Draft(len(session.token_ids), trees, draft_ms)))
+            self._finished.append((pending.item_id, Draft(len(session.token_ids), trees, draft_s * 1e3)))
 
     def finish_early(self, item_ids: Collection[int]) -> None:
         """See ``Engine``: every item has one result."""

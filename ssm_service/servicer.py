@@ -19,6 +19,7 @@ from specgrove.serving.status import abort
 from specgrove.serving.work_streams import WorkStreams
 from specgrove.tracing import NO_TRACING, Attributes, SessionSpans, Tracing
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc, token_tree_pb2
+from ssm_service.load import ServiceLoad
 from ssm_service.pool import DrafterPool
 
 _WARMUP_NUMS_TOKENS = [1, 2, 4, 8, 16, 32, 64]
@@ -41,6 +42,7 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
         self._pool = pool
         self._loop = loop
         self._spans = SessionSpans(tracing, "draft")
+        self.load = ServiceLoad(pool, loop)
         self.streams: WorkStreams[ssm_pb2.DraftItem, ssm_pb2.DraftResult, ssm_pb2.DraftResponse] = WorkStreams(
             self._draft, ssm_pb2.DraftResult, ssm_pb2.DraftResponse, forget=self._forget
         )
@@ -108,16 +110,7 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
         self, request: ssm_pb2.SsmServiceGetLoadRequest, context: Context
     ) -> ssm_pb2.SsmServiceGetLoadResponse:
         """See ssm.proto."""
-        pool = self._pool
-        load = token_tree_pb2.Load(
-            num_sessions=pool.num_sessions,
-            num_slots=pool.num_slots,
-            num_free_slots=pool.num_free_slots,
-            num_pending_items=self._loop.num_pending_items,
-            num_steps=pool.num_steps,
-            num_step_tokens=pool.num_step_tokens,
-        )
-        return ssm_pb2.SsmServiceGetLoadResponse(load=load)
+        return ssm_pb2.SsmServiceGetLoadResponse(load=self.load.to_proto())
 
     async def CloseSession(  # noqa: N802
         self, request: ssm_pb2.SsmServiceCloseSessionRequest, context: Context

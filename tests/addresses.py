@@ -21,3 +21,14 @@ def taken_address() -> Iterator[str]:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+def free_addresses(num_addresses: int) -> tuple[str, ...]:
+    """Addresses with ports that follow one another; nobody listens there now."""
+    while True:
+        host, _, port = free_address().rpartition(":")
+        ports = [int(port) + number for number in range(num_addresses)]
+        with contextlib.ExitStack() as probes, contextlib.suppress(OSError, OverflowError):
+            for number in ports:
+                probes.enter_context(socket.socket()).bind((host, number))
+            return tuple(f"{host}:{number}" for number in ports)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import os
 import re
@@ -10,12 +11,16 @@ import sys
 from pathlib import Path
 from typing import cast
 
+from prometheus_client import CollectorRegistry
+
 from router.__main__ import config_of
 from router.config import RouterConfig
 from router.http.app import ApiLimits, make_app
 from router.http.bodies import ChatBody, CompletionBody, DetokenizeBody, StreamOptions, TokenizeBody
 from router.http.calls import RouterCalls
+from router.http.metrics import MetricsEndpoint
 from router.http.refused import REFUSED
+from router.http.response_counts import ResponseCounts
 from specgrove import errors
 from specgrove.cli.arguments import parser
 from specgrove.client_wire import GenerateParams
@@ -54,7 +59,8 @@ def test_the_http_page_names_all_fields() -> None:
     bodies = (CompletionBody, ChatBody, TokenizeBody, DetokenizeBody, StreamOptions)
     names = {*REFUSED, *(name for body in bodies for name in body.model_fields)}
     assert not {name for name in names if f"`{name}`" not in page}
-    app = make_app(cast(RouterCalls, None), ApiLimits(1), "0")
+    metrics = MetricsEndpoint(CollectorRegistry(), lambda: asyncio.sleep(0))
+    app = make_app(cast(RouterCalls, None), ApiLimits(1), "0", metrics, ResponseCounts())
     assert not {path for path in app.openapi()["paths"] if f"`{path}`" not in page}
 
 

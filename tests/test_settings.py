@@ -28,6 +28,9 @@ def test_every_setting_of_every_service_is_a_flag_of_serve_by_the_services_name(
         ("router", "local-address"),
         ("llm", "address"),
         ("ssm", "address"),
+        ("router", "metrics-address"),
+        ("llm", "metrics-address"),
+        ("ssm", "metrics-address"),
     }
     for section, settings in SECTIONS.items():
         for setting in settings:

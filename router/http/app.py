@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from router.http import answer_models as models
 from router.http.answers import StreamedAnswer, WholeAnswer
@@ -33,6 +34,7 @@ from router.http.informing import informing_endpoints
 from router.http.keys import KeyCheck
 from router.http.outputs import outputs_of
 from router.http.refused import refusals
+from router.http.response_counts import ResponseCounting, ResponseCounts
 from router.http.responses.asked import asked_response, chat_tools
 from router.http.responses.bodies import ResponsesBody
 from router.http.responses.format import ResponsesFormat
@@ -62,8 +64,10 @@ class ApiLimits:
     origins: tuple[str, ...] = ()
 
 
-def make_app(calls: RouterCalls, limits: ApiLimits, version: str) -> FastAPI:
-    """The application for a server."""
+def make_app(
+    calls: RouterCalls, limits: ApiLimits, version: str, metrics: ASGIApp, response_counts: ResponseCounts
+) -> FastAPI:
+    """The application for a server. ``metrics`` answers ``/metrics``; responses are counted in ``response_counts``."""
     app = FastAPI(
         title="SpecGrove",
         version=version,
@@ -76,6 +80,7 @@ def make_app(calls: RouterCalls, limits: ApiLimits, version: str) -> FastAPI:
     )
     app.include_router(_generating(calls, limits))
     app.include_router(informing_endpoints(calls, version))
+    app.add_route("/metrics", metrics, methods=["GET"])  # type: ignore[arg-type]  # it takes applications, too
     _handle_errors(app)
     app.add_middleware(TraceHeaders)
     app.add_middleware(BodyLimit, max_num_bytes=limits.max_body_bytes)
@@ -89,6 +94,7 @@ def make_app(calls: RouterCalls, limits: ApiLimits, version: str) -> FastAPI:
             allow_headers=("*",),
             expose_headers=("retry-after", "retry-after-ms"),
         )
+    app.add_middleware(ResponseCounting, counts=response_counts)
     return app
 
 

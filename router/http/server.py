@@ -37,9 +37,10 @@ _MAX_HEAD_BYTES = 64 * 1024
 class HttpServer:
     """One HTTP server."""
 
-    def __init__(self, address: str, app: ASGIApp, tls: TlsFiles | None) -> None:
-        """``address`` is ``host:port`` or ``unix:/path``."""
+    def __init__(self, address: str, app: ASGIApp, tls: TlsFiles | None, what: str = "HTTP") -> None:
+        """``address`` is ``host:port`` or ``unix:/path``; ``what`` it serves, for the log."""
         self.address = address
+        self._what = what
         self._socket: socket.socket | None = None
         self._serving: asyncio.Task[None] | None = None
         self._server = _Uvicorn(_config_of(app, tls))
@@ -55,7 +56,7 @@ class HttpServer:
         listening.cancel()
         if self._serving.done():
             self._serving.result()
-        logger.info("HTTP at %s", self.address)
+        logger.info("%s at %s", self._what, self.address)
         return self.address
 
     async def stop(self) -> None:

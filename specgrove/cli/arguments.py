@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import importlib.metadata
 from typing import Any
 
 from specgrove.cli.batch_arguments import add_batch
@@ -29,6 +28,7 @@ from specgrove.settings import (
     typed,
     unsigned,
 )
+from specgrove.version import version
 
 # What an option is called elsewhere, where its spelling is nearer to another one.
 _OTHER_NAMES = {"--address": "--grpc-address", "--port": "--grpc-address", "--host": "--grpc-address"}
@@ -74,14 +74,6 @@ def parser() -> argparse.ArgumentParser:
     add_doctor(commands)
     add_completion(commands)
     return top
-
-
-def version() -> str:
-    """SpecGrove's."""
-    try:
-        return importlib.metadata.version("specgrove")
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return "0.0.0+checkout"
 
 
 def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:

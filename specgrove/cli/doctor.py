@@ -10,13 +10,13 @@ import rich.console
 import rich.table
 import rich.text
 
-from specgrove.cli.arguments import version
 from specgrove.cli.connecting import check_connection_options, client_of
 from specgrove.cli.progress import waiting
 from specgrove.cli.rendering import make_console, print_json
 from specgrove.cli.suites import given_settings
 from specgrove.doctor.findings import Finding, Level
 from specgrove.settings import SuiteSettings
+from specgrove.version import version
 
 _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
 

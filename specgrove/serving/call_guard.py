@@ -9,18 +9,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from specgrove.errors import DeadlineExceededError, InternalError, InvalidRequestError, SpecGroveError, UnavailableError
+from specgrove.metrics import Kind, Metric, Reading
 from specgrove.serving.field_counts import check_num_fields
-from specgrove.serving.status import abort
+from specgrove.serving.status import abort, status_of
 from specgrove.serving.undecodable import invalid_text_field
 
 logger = logging.getLogger(__name__)
+
+CALL_ERRORS = Metric(
+    "specgrove_grpc_errors_total",
+    Kind.COUNTER,
+    "Calls of gRPC that ended with an error, by method and status code. Calls that their clients cancelled are none.",
+    labels=("method", "code"),
+)
 
 _OPEN_PREFIXES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 
@@ -41,8 +50,13 @@ class CallGuard(grpc.aio.ServerInterceptor):
         ``is_public``: requests that come in streams are checked too. Services trust the streams of one another.
         """
         self.is_draining = False
+        self._num_errors: Counter[tuple[str, ...]] = Counter()
         self._write_timeout_s = write_timeout_s
         self._is_public = is_public
+
+    def readings(self) -> Iterator[Reading]:
+        """For metrics."""
+        yield Reading(CALL_ERRORS, self._num_errors)
 
     async def intercept_service(
         self,
@@ -123,7 +137,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             raise
         except SpecGroveError as error:
             logger.log(logging.ERROR if isinstance(error, InternalError) else logging.DEBUG, "%s: %s", method, error)
-            await abort(context, error)
+            await self._abort(context, method, error)
         except NotImplementedError:
             # What grpc generates for methods that a servicer leaves out.
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not served here")
@@ -131,7 +145,11 @@ class CallGuard(grpc.aio.ServerInterceptor):
             if context.cancelled():
                 return
             logger.exception("%s failed", method)
-            await abort(context, InternalError("internal error; the service's log has the details"))
+            await self._abort(context, method, InternalError("internal error; the service's log has the details"))
+
+    async def _abort(self, context: Context, method: str, error: SpecGroveError) -> None:
+        self._num_errors[(method, status_of(error)[0].name)] += 1
+        await abort(context, error)
 
 
 class _Undecodable:

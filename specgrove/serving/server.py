@@ -11,7 +11,7 @@ import inspect
 import logging
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from specgrove.addresses import checked_address, is_unix, socket_path
+from specgrove.metrics import Reading
 from specgrove.serving.address import (
     MAX_MESSAGE_BYTES,
     TlsFiles,
@@ -89,6 +90,10 @@ class Server:
         self._servers: tuple[grpc.aio.Server, ...] = ()
         self.is_serving = False
         """What health checks answer now."""
+
+    def readings(self) -> Iterator[Reading]:
+        """For metrics."""
+        return self._guard.readings()
 
     @property
     def is_draining(self) -> bool:

@@ -65,6 +65,8 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
         self._has_mail = asyncio.Event()
         self._last_item_id = 0
         self._running: asyncio.Task[None] | None = None
+        self.num_losses = 0
+        """How often the connection was lost."""
 
     def start(self) -> None:
         """Connects in the background."""
@@ -145,6 +147,7 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
             self._lose(reason, has_broken=has_broken)
             num_failures = 1 if was_connected else num_failures + 1
             if was_connected:
+                self.num_losses += 1
                 logger.warning("%s: lost: %s", self.address, reason)
                 told_cause = None
             elif _is_told(num_failures) and (cause := connection_cause(reason)) != told_cause:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from collections import Counter, OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -18,10 +18,19 @@ import grpc
 
 from specgrove import wire
 from specgrove.errors import InvalidRequestError, SessionClosedError, SpecGroveError, UnavailableError
+from specgrove.metrics import Kind, Metric, Reading
 from specgrove.serving.batches import MAX_LIST_LEN, batches
 from specgrove.serving.status import abort
+from specgrove.v1 import token_tree_pb2
 
 logger = logging.getLogger(__name__)
+
+ITEM_ERRORS = Metric(
+    "specgrove_work_item_errors_total",
+    Kind.COUNTER,
+    "Work items of routers that ended with an error, by its code. After STALE_BASE the router sends what is lacking: nobody is at fault.",
+    labels=("code",),
+)
 
 _MAX_NUM_CLOSED = 4096
 _MAX_SESSION_ID_LEN = 64
@@ -66,9 +75,14 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
         self._owners: dict[str, _Stream[ItemT, ResultT]] = {}
         self._streams: set[_Stream[ItemT, ResultT]] = set()
         self._closed: OrderedDict[str, None] = OrderedDict()
+        self._num_errors: Counter[tuple[str, ...]] = Counter()
         self._is_draining = False
         self._idle = asyncio.Event()
         self._idle.set()
+
+    def readings(self) -> Iterator[Reading]:
+        """For metrics."""
+        yield Reading(ITEM_ERRORS, self._num_errors)
 
     @property
     def num_pending_items(self) -> int:
@@ -157,6 +171,8 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
         except Exception as error:
             logger.exception("session %s: item %d failed", item.session_id, item.item_id)
             failure = wire.error_to_proto(error)
+        code = token_tree_pb2.WorkErrorCode.Name(failure.code).removeprefix("WORK_ERROR_CODE_")
+        self._num_errors[(code,)] += 1
         yield self._result_type(session_id=item.session_id, item_id=item.item_id, error=failure)
 
     def _check_idle(self) -> None:

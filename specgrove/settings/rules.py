@@ -24,7 +24,7 @@ def _check_llm(value_of: ValueOf) -> None:
 
 def _check_router(value_of: ValueOf) -> None:
     flags: dict[str, list[str]] = {}
-    for name in ("address", "http-address", "local-address"):
+    for name in ("address", "http-address", "local-address", "metrics-address"):
         if (address := value_of(name)) is not None:
             flags.setdefault(address, []).append(f"--{name}")
     for address, same in flags.items():

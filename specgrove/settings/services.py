@@ -36,6 +36,7 @@ from specgrove.settings.values import (
     seconds,
     share,
     stages,
+    tcp_address,
     texts,
     url,
 )
@@ -63,6 +64,21 @@ _OBSERVING = (
         metavar="SHARE",
         is_shared=True,
     ),
+)
+_METRICS_ADDRESS = Setting(
+    "metrics-address",
+    "where Prometheus reads metrics, in clear and for whoever reaches it; unset: nowhere",
+    None,
+    tcp_address,
+    "HOST:PORT",
+    is_of_suite=True,
+)
+_VLLM_NAMES = Setting(
+    "metrics-vllm-names",
+    "tell metrics under vLLM's names, too (vllm:num_requests_waiting), for gateways and dashboards that know those",
+    False,
+    is_switch=True,
+    is_shared=True,
 )
 DRAIN = Setting(
     "drain-timeout-s", "time that requests may go on after SIGTERM", 30.0, seconds, metavar="S", is_shared=True
@@ -122,6 +138,7 @@ _MODEL_SERVICE = (
     ),
     DRAIN,
     CACHE_DIR,
+    _METRICS_ADDRESS,
     *_OBSERVING,
 )
 
@@ -249,6 +266,8 @@ ROUTER = (
     ),
     Setting("tls-client-ca", "PEM file; clients must have a certificate of this CA", None, path, metavar="FILE"),
     Setting("log-requests", "a line for each request that has ended, at any --log-level", False, is_switch=True),
+    _METRICS_ADDRESS,
+    _VLLM_NAMES,
     *_OBSERVING,
 )
 
@@ -331,6 +350,7 @@ LLM = (
         milliseconds,
         metavar="MS",
     ),
+    _VLLM_NAMES,
     *_MODEL_SERVICE,
 )
 
@@ -366,6 +386,14 @@ SUITE = (
         positive_seconds,
         metavar="S",
         is_common=True,
+    ),
+    Setting(
+        "metrics-address",
+        "where Prometheus reads the router's metrics, in clear and for whoever reaches it; those of the SSM service at the next port, "
+        "of the LLM services at the ports after it; unset: nowhere",
+        None,
+        tcp_address,
+        metavar="HOST:PORT",
     ),
 )
 

@@ -208,3 +208,111 @@ class DetokenizeResponse(_message.Message):
     TEXT_FIELD_NUMBER: _ClassVar[int]
     text: str
     def __init__(self, text: _Optional[str] = ...) -> None: ...
+
+class GetStatsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetStatsResponse(_message.Message):
+    __slots__ = ("model", "version", "uptime_s", "num_running_requests", "num_waiting_requests", "num_finished_by_reason", "num_failed_by_code", "num_prompt_tokens", "num_output_tokens", "queue", "first_token", "between_tokens", "duration", "speculation", "services")
+    class NumFinishedByReasonEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class NumFailedByCodeEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    NUM_RUNNING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_WAITING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_FINISHED_BY_REASON_FIELD_NUMBER: _ClassVar[int]
+    NUM_FAILED_BY_CODE_FIELD_NUMBER: _ClassVar[int]
+    NUM_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    BETWEEN_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_FIELD_NUMBER: _ClassVar[int]
+    SPECULATION_FIELD_NUMBER: _ClassVar[int]
+    SERVICES_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    uptime_s: float
+    num_running_requests: int
+    num_waiting_requests: int
+    num_finished_by_reason: _containers.ScalarMap[str, int]
+    num_failed_by_code: _containers.ScalarMap[str, int]
+    num_prompt_tokens: int
+    num_output_tokens: int
+    queue: Timing
+    first_token: Timing
+    between_tokens: Timing
+    duration: Timing
+    speculation: SpeculationStats
+    services: _containers.RepeatedCompositeFieldContainer[ServiceStats]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., num_running_requests: _Optional[int] = ..., num_waiting_requests: _Optional[int] = ..., num_finished_by_reason: _Optional[_Mapping[str, int]] = ..., num_failed_by_code: _Optional[_Mapping[str, int]] = ..., num_prompt_tokens: _Optional[int] = ..., num_output_tokens: _Optional[int] = ..., queue: _Optional[_Union[Timing, _Mapping]] = ..., first_token: _Optional[_Union[Timing, _Mapping]] = ..., between_tokens: _Optional[_Union[Timing, _Mapping]] = ..., duration: _Optional[_Union[Timing, _Mapping]] = ..., speculation: _Optional[_Union[SpeculationStats, _Mapping]] = ..., services: _Optional[_Iterable[_Union[ServiceStats, _Mapping]]] = ...) -> None: ...
+
+class Timing(_message.Message):
+    __slots__ = ("num", "total_s")
+    NUM_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_S_FIELD_NUMBER: _ClassVar[int]
+    num: int
+    total_s: float
+    def __init__(self, num: _Optional[int] = ..., total_s: _Optional[float] = ...) -> None: ...
+
+class SpeculationStats(_message.Message):
+    __slots__ = ("num_verify_steps", "num_drafts", "num_draft_tokens", "num_accepted_tokens", "num_accepted_by_position", "ssms", "speculative_s", "incremental_equivalent_s", "num_replays")
+    NUM_VERIFY_STEPS_FIELD_NUMBER: _ClassVar[int]
+    NUM_DRAFTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_ACCEPTED_BY_POSITION_FIELD_NUMBER: _ClassVar[int]
+    SSMS_FIELD_NUMBER: _ClassVar[int]
+    SPECULATIVE_S_FIELD_NUMBER: _ClassVar[int]
+    INCREMENTAL_EQUIVALENT_S_FIELD_NUMBER: _ClassVar[int]
+    NUM_REPLAYS_FIELD_NUMBER: _ClassVar[int]
+    num_verify_steps: int
+    num_drafts: int
+    num_draft_tokens: int
+    num_accepted_tokens: int
+    num_accepted_by_position: _containers.RepeatedScalarFieldContainer[int]
+    ssms: _containers.RepeatedCompositeFieldContainer[SsmStats]
+    speculative_s: float
+    incremental_equivalent_s: float
+    num_replays: int
+    def __init__(self, num_verify_steps: _Optional[int] = ..., num_drafts: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ..., num_accepted_by_position: _Optional[_Iterable[int]] = ..., ssms: _Optional[_Iterable[_Union[SsmStats, _Mapping]]] = ..., speculative_s: _Optional[float] = ..., incremental_equivalent_s: _Optional[float] = ..., num_replays: _Optional[int] = ...) -> None: ...
+
+class SsmStats(_message.Message):
+    __slots__ = ("name", "num_drafts", "num_draft_tokens", "num_accepted_tokens")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NUM_DRAFTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    num_drafts: int
+    num_draft_tokens: int
+    num_accepted_tokens: int
+    def __init__(self, name: _Optional[str] = ..., num_drafts: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ...) -> None: ...
+
+class ServiceStats(_message.Message):
+    __slots__ = ("service", "address", "is_connected", "num_losses", "load")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    IS_CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    NUM_LOSSES_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    address: str
+    is_connected: bool
+    num_losses: int
+    load: _token_tree_pb2.Load
+    def __init__(self, service: _Optional[str] = ..., address: _Optional[str] = ..., is_connected: _Optional[bool] = ..., num_losses: _Optional[int] = ..., load: _Optional[_Union[_token_tree_pb2.Load, _Mapping]] = ...) -> None: ...

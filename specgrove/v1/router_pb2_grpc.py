@@ -55,6 +55,11 @@ class RouterServiceStub:
                 request_serializer=specgrove_dot_v1_dot_router__pb2.DetokenizeRequest.SerializeToString,
                 response_deserializer=specgrove_dot_v1_dot_router__pb2.DetokenizeResponse.FromString,
                 _registered_method=True)
+        self.GetStats = channel.unary_unary(
+                '/specgrove.v1.RouterService/GetStats',
+                request_serializer=specgrove_dot_v1_dot_router__pb2.GetStatsRequest.SerializeToString,
+                response_deserializer=specgrove_dot_v1_dot_router__pb2.GetStatsResponse.FromString,
+                _registered_method=True)
 
 
 class RouterServiceServicer:
@@ -89,6 +94,13 @@ class RouterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStats(self, request, context):
+        """What the router has done since its start, and what it and the services behind it are busy with now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +123,11 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.Detokenize,
                     request_deserializer=specgrove_dot_v1_dot_router__pb2.DetokenizeRequest.FromString,
                     response_serializer=specgrove_dot_v1_dot_router__pb2.DetokenizeResponse.SerializeToString,
+            ),
+            'GetStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStats,
+                    request_deserializer=specgrove_dot_v1_dot_router__pb2.GetStatsRequest.FromString,
+                    response_serializer=specgrove_dot_v1_dot_router__pb2.GetStatsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +239,33 @@ class RouterService:
             '/specgrove.v1.RouterService/Detokenize',
             specgrove_dot_v1_dot_router__pb2.DetokenizeRequest.SerializeToString,
             specgrove_dot_v1_dot_router__pb2.DetokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/specgrove.v1.RouterService/GetStats',
+            specgrove_dot_v1_dot_router__pb2.GetStatsRequest.SerializeToString,
+            specgrove_dot_v1_dot_router__pb2.GetStatsResponse.FromString,
             options,
             channel_credentials,
             insecure,

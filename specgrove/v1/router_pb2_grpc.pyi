@@ -41,6 +41,8 @@ class RouterServiceStub:
     """Text or chat messages to token ids."""
     Detokenize: _grpc.UnaryUnaryMultiCallable[_router_pb2.DetokenizeRequest, _router_pb2.DetokenizeResponse]
     """Token ids to text."""
+    GetStats: _grpc.UnaryUnaryMultiCallable[_router_pb2.GetStatsRequest, _router_pb2.GetStatsResponse]
+    """What the router has done since its start, and what it and the services behind it are busy with now."""
 
 @_typing.type_check_only
 class RouterServiceAsyncStub(RouterServiceStub):
@@ -55,6 +57,8 @@ class RouterServiceAsyncStub(RouterServiceStub):
     """Text or chat messages to token ids."""
     Detokenize: _aio.UnaryUnaryMultiCallable[_router_pb2.DetokenizeRequest, _router_pb2.DetokenizeResponse]  # type: ignore[assignment]
     """Token ids to text."""
+    GetStats: _aio.UnaryUnaryMultiCallable[_router_pb2.GetStatsRequest, _router_pb2.GetStatsResponse]  # type: ignore[assignment]
+    """What the router has done since its start, and what it and the services behind it are busy with now."""
 
 class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
     """Generates text with the large model, faster by speculation, with the same output as without."""
@@ -90,5 +94,13 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.DetokenizeResponse, _abc.Awaitable[_router_pb2.DetokenizeResponse]]:
         """Token ids to text."""
+
+    @_abc_1.abstractmethod
+    def GetStats(
+        self,
+        request: _router_pb2.GetStatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.GetStatsResponse, _abc.Awaitable[_router_pb2.GetStatsResponse]]:
+        """What the router has done since its start, and what it and the services behind it are busy with now."""
 
 def add_RouterServiceServicer_to_server(servicer: RouterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

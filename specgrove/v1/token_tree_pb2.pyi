@@ -138,17 +138,21 @@ class StepTime(_message.Message):
     def __init__(self, num_tokens: _Optional[int] = ..., step_ms: _Optional[float] = ...) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("num_sessions", "num_slots", "num_free_slots", "num_pending_items", "num_steps", "num_step_tokens")
+    __slots__ = ("num_sessions", "num_slots", "num_free_slots", "num_pending_items", "num_steps", "num_step_tokens", "num_waiting_sessions", "total_step_ms")
     NUM_SESSIONS_FIELD_NUMBER: _ClassVar[int]
     NUM_SLOTS_FIELD_NUMBER: _ClassVar[int]
     NUM_FREE_SLOTS_FIELD_NUMBER: _ClassVar[int]
     NUM_PENDING_ITEMS_FIELD_NUMBER: _ClassVar[int]
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     NUM_STEP_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_WAITING_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_STEP_MS_FIELD_NUMBER: _ClassVar[int]
     num_sessions: int
     num_slots: int
     num_free_slots: int
     num_pending_items: int
     num_steps: int
     num_step_tokens: int
-    def __init__(self, num_sessions: _Optional[int] = ..., num_slots: _Optional[int] = ..., num_free_slots: _Optional[int] = ..., num_pending_items: _Optional[int] = ..., num_steps: _Optional[int] = ..., num_step_tokens: _Optional[int] = ...) -> None: ...
+    num_waiting_sessions: int
+    total_step_ms: float
+    def __init__(self, num_sessions: _Optional[int] = ..., num_slots: _Optional[int] = ..., num_free_slots: _Optional[int] = ..., num_pending_items: _Optional[int] = ..., num_steps: _Optional[int] = ..., num_step_tokens: _Optional[int] = ..., num_waiting_sessions: _Optional[int] = ..., total_step_ms: _Optional[float] = ...) -> None: ...

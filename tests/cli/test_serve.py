@@ -83,6 +83,11 @@ def test_an_address_that_is_taken_is_one_clear_line() -> None:
             "--http-address: can't listen on {taken}: another server does; give another port, or stop it",
         ),
         (["--http-address", "{grpc}"], "--grpc-address and --http-address are the same, {grpc}; give two"),
+        (["--metrics-address", "{grpc}"], "--grpc-address and --metrics-address are the same, {grpc}; give two"),
+        (
+            ["--metrics-address", "127.0.0.1:65534"],
+            "127.0.0.1:65534 and the next 2 ports must be from 1 to 65535: give a port up to 65533",
+        ),
         (
             ["--http-allowed-origins", "*"],
             "--http-allowed-origins needs --http-address: by gRPC there are no web pages",

@@ -242,3 +242,16 @@ def test_a_suite_gives_its_services_the_time_to_drain_that_it_tells_them(tmp_pat
         place = process.arguments.index("--drain-timeout-s")
         assert process.arguments[place + 1] == "90"
     suite.stop()
+
+
+def test_each_service_has_a_port_of_its_own_for_metrics(tmp_path: Path) -> None:
+    config = SuiteConfig(llm_folder=tmp_path, num_llm_replicas=2, metrics_address="[::1]:9100")
+    addresses = {"llm_service": "unix:/l", "llm_service-2": "unix:/m", "ssm_service": "unix:/s", "router": "unix:/r"}
+    found = {}
+    for process in process_specs(config, addresses):
+        found[process.name] = process.arguments[process.arguments.index("--metrics-address") + 1]
+    assert found == {
+        "router": "[::1]:9100", "ssm_service": "[::1]:9101", "llm_service": "[::1]:9102", "llm_service-2": "[::1]:9103",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="give a port up to 65532"):
+        SuiteConfig(llm_folder=tmp_path, num_llm_replicas=2, metrics_address="h:65533")

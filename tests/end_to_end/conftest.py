@@ -10,7 +10,7 @@ import pytest
 from specgrove.client import Client
 from specgrove.models.hub import DEMO_LLM, resolve_model
 from specgrove.suite import Suite, SuiteConfig
-from tests.addresses import free_address
+from tests.addresses import free_address, free_addresses
 from tests.conftest import save_tiny_llama
 from tests.router.toy_language import EOS, VOCAB_SIZE, toy_tokenizer_json
 
@@ -58,9 +58,22 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_suite(tiny_model: Path) -> Iterator[Suite]:
+def metrics_address() -> str:
+    """Where the tiny suite's router tells its metrics; those of the other services are at the next ports."""
+    return free_addresses(3)[0]
+
+
+@pytest.fixture(scope="session")
+def tiny_suite(tiny_model: Path, metrics_address: str) -> Iterator[Suite]:
     """One process each. The LLM is drafted for by lookups and by itself."""
-    ssms = ("lookup", f"{tiny_model},name=itself,mode=beam,width=1")
-    config = SuiteConfig(llm_folder=tiny_model, ssms=ssms, dtype="float32", router_arguments=ALWAYS_DRAFT)
+    names = "--metrics-vllm-names"
+    config = SuiteConfig(
+        llm_folder=tiny_model,
+        ssms=("lookup", f"{tiny_model},name=itself,mode=beam,width=1"),
+        dtype="float32",
+        llm_arguments=(names,),
+        router_arguments=(*ALWAYS_DRAFT, names),
+        metrics_address=metrics_address,
+    )
     with Suite(config) as running:
         yield running

@@ -136,7 +136,7 @@ def test_trees_that_share_a_pass_are_each_judged_by_their_own_answers(runner: Mo
         verdict = results[index]
         assert isinstance(verdict, Verdict)
         assert list(verdict.token_ids) == output[: index + 2]
-    assert engine.num_steps == 1
+    assert engine.counts.num_passes == 1
 
 
 def test_logits_that_are_no_numbers_fail_their_own_session_only(runner: ModelRunner) -> None:

@@ -92,7 +92,7 @@ def test_what_decides_bits_is_told_fact_by_fact(
         (lambda: monkeypatch.setattr(numerics, "get_isa", lambda: "sse9"), "cpu sse9"),
         (lambda: monkeypatch.setattr(numerics, "ARITHMETIC", 99), "arithmetic 99"),
         (lambda: monkeypatch.setattr(numerics, "ENGINE", "guesses 1.0"), "structures by guesses 1.0"),
-        (lambda: monkeypatch.setattr(numerics, "_version", lambda: "9.9"), "version 9.9"),
+        (lambda: monkeypatch.setattr(numerics, "version", lambda: "9.9"), "version 9.9"),
     ):
         before = set(found)
         change()

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_service.config import VerifierConfig
+from llm_service.counts import VerifierCounts
 from llm_service.room import Room
 from llm_service.session import Session
 from llm_service.verifier import VerifierEngine
@@ -42,7 +43,7 @@ def test_eight_chats_where_three_find_room(runner: ModelRunner, num_nodes: int) 
     assert [chat.output for chat in chats] == expected
     assert engine.num_free_slots == 300
     num_needed_rows = 8 * (47 + 48 * (num_nodes + 1))
-    assert engine.num_step_tokens < 1.25 * num_needed_rows
+    assert engine.counts.num_rows < 1.25 * num_needed_rows
 
 
 @settings(max_examples=30, deadline=None)
@@ -133,7 +134,8 @@ class Held(Room):
     """A room of sessions in order of their age; all but those that wait have slots for all tokens but the root."""
 
     def __init__(self, num_slots: int, waiting: str, **nums_tokens: int) -> None:
-        super().__init__(num_slots)
+        self.counts = VerifierCounts()
+        super().__init__(num_slots, self.counts)
         self.sessions: dict[str, Session] = {}
         for name, num_tokens in nums_tokens.items():
             session = self.sessions[name] = Session(name, GREEDY, num_tokens)
@@ -178,6 +180,7 @@ def test_no_more_give_way_than_it_takes_and_the_youngest_first() -> None:
     room = Held(100, "a", a=40, b=20, c=20, d=4)
     admit(room, "a", busy="abcd")
     assert room.admitted == "abc"
+    assert room.counts.num_preemptions == 1
 
 
 def test_who_has_been_idle_for_long_gives_way_before_the_youngest() -> None:

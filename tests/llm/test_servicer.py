@@ -14,7 +14,7 @@ import torch
 from llm_service.config import VerifierConfig
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.verifier import VerifierEngine
-from router.served_model import fetch_tokenizer
+from router.served_model import fetch_tokenizer_files, tokenizer_of
 from specgrove import wire
 from specgrove.errors import StaleBaseError
 from specgrove.models.ends import Ends
@@ -103,7 +103,7 @@ async def test_its_tokenizer_arrives_whole(service: Service) -> None:
     pieces = [piece async for piece in service.stub.GetTokenizer(llm_pb2.GetTokenizerRequest())]
     assert max(len(piece.content) for piece in pieces) <= 1 << 20
     assert [piece.file_name for piece in pieces].count("tokenizer.json") == 3
-    fetched = await fetch_tokenizer(service.stub)  # type: ignore[arg-type]
+    fetched = tokenizer_of(await fetch_tokenizer_files(service.stub))  # type: ignore[arg-type]
     assert fetched.vocab_sha256 == service.tokenizer.vocab_sha256
     assert fetched.has_chat_template
 
@@ -120,6 +120,13 @@ async def test_verdicts_errors_and_load(service: Service) -> None:
     assert isinstance(wire.error_from_proto(results[5].error), StaleBaseError)
     load = (await service.stub.GetLoad(llm_pb2.LlmServiceGetLoadRequest())).load
     assert (load.num_sessions, load.num_slots, load.num_free_slots) == (1, NUM_SLOTS, NUM_SLOTS - len(PROMPT))
+    assert (load.num_waiting_sessions, load.num_steps, load.num_step_tokens) == (0, 1, len(PROMPT))
+    assert load.total_step_ms > 0
+    told = {reading.metric.name: reading.value for reading in service.servicer.load.readings()}
+    assert told["specgrove_llm_kv_slots_used"] == len(PROMPT)
+    assert (told["specgrove_llm_sessions_running"], told["specgrove_llm_sessions_waiting"]) == (1, 0)
+    (errors,) = service.servicer.streams.readings()
+    assert errors.value == {("STALE_BASE",): 1}
     for _ in range(2):  # unknown sessions are no error
         await service.stub.CloseSession(llm_pb2.LlmServiceCloseSessionRequest(session_id="s"))
     load = (await service.stub.GetLoad(llm_pb2.LlmServiceGetLoadRequest())).load

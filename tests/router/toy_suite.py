@@ -78,8 +78,7 @@ async def toy_suite(llm: ToyLlm | None = None, ssm: ToySsm | None = None, **sett
     )
     suite.app = RouterApp(replace(config, **settings))
     address = await suite.app.server.start(is_serving=False)
-    if suite.app.http is not None:
-        await suite.app.http.start()
+    await suite.app.start_http()
     running = asyncio.create_task(suite.app.run())
     suite.channel = grpc.aio.insecure_channel(address)
     suite.stub = router_pb2_grpc.RouterServiceStub(suite.channel)

@@ -132,6 +132,21 @@ async def test_bad_items_fail_alone(stub: ssm_pb2_grpc.SsmServiceStub) -> None:
     assert isinstance(wire.error_from_proto(results[3].error), InvalidRequestError)
 
 
+async def test_what_each_ssm_did_is_counted(
+    servicer: SsmServicer, stub: ssm_pb2_grpc.SsmServiceStub, pool: GatedPool
+) -> None:
+    result = (await ask(stub, wire.draft_work_to_proto(WORK, 1)))[1]
+    told = {reading.metric.name: reading.by_labels() for reading in pool.counts.readings()}
+    for tree in result.draft.trees:
+        assert told["specgrove_ssm_drafts_total"][(tree.ssm,)] == 1
+        assert told["specgrove_ssm_draft_tokens_total"][(tree.ssm,)] == len(tree.tree.token_ids) - 1
+    load = (await stub.GetLoad(ssm_pb2.SsmServiceGetLoadRequest())).load
+    assert load.num_steps == pool.counts.num_steps > 0
+    assert load.total_step_ms > 0
+    slots = {reading.metric.name: reading.by_labels() for reading in servicer.load.readings()}
+    assert sum(slots["specgrove_ssm_kv_slots"].values()) == load.num_slots > 0
+
+
 async def test_too_many_items_are_refused(stub: ssm_pb2_grpc.SsmServiceStub) -> None:
     call = stub.Draft()
     await call.write(ssm_pb2.DraftRequest(items=[wire.draft_work_to_proto(WORK, 1)] * 1025))

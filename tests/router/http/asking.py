@@ -72,10 +72,11 @@ async def ask(
     *,
     method: str | None = None,
     headers: Mapping[str, str] | None = None,
+    address: str | None = None,
 ) -> Reply:
-    """A request as plain as can be: bytes are sent as they are, other bodies as JSON."""
+    """A request as plain as can be: bytes are sent as they are, other bodies as JSON; to the API, or to another address."""
     content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-    reader, writer = await opened(suite, path, content, method=method, headers=headers)
+    reader, writer = await opened(suite, path, content, method=method, headers=headers, address=address)
     async with asyncio.timeout(LIMIT_S):
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         content = await reader.read()
@@ -91,9 +92,10 @@ async def opened(
     *,
     method: str | None = None,
     headers: Mapping[str, str] | None = None,
+    address: str | None = None,
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A connection on which a request was sent; its end is for the caller."""
-    host, port = http_address(suite).split(":")
+    host, port = (address or http_address(suite)).split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     fields = {
         "host": host,

@@ -1,0 +1,68 @@
+"""What the verifier has done since its start. Counted by the engine, on its thread; told to metrics and ``GetLoad``.
+
+It outlives ``VerifierEngine.reset``, which forgets all else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from specgrove.metrics import Histogram, Kind, Metric, Reading
+from specgrove.metrics.histogram import STEP_BOUNDS_S
+
+PASS_TIME = Metric(
+    "specgrove_llm_pass_duration_seconds",
+    Kind.HISTOGRAM,
+    "Time of one forward pass; where passes overlap, what it adds to the one before.",
+)
+PASS_ROWS = Metric(
+    "specgrove_llm_pass_rows",
+    Kind.HISTOGRAM,
+    "Rows (tokens) of one forward pass: of prompts, and of the trees of all sessions.",
+    vllm_name="vllm:iteration_tokens_total",
+)
+FAILED_PASSES = Metric(
+    "specgrove_llm_failed_passes_total",
+    Kind.COUNTER,
+    "Forward passes that failed. Their items are computed again, apart from each other.",
+)
+PREEMPTIONS = Metric(
+    "specgrove_llm_preemptions_total",
+    Kind.COUNTER,
+    "Times that a session gave its KV slots to another one. Its tokens are computed again when there is room.",
+    vllm_name="vllm:num_preemptions_total",
+)
+
+_ROW_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+
+
+class VerifierCounts:
+    """One per engine."""
+
+    def __init__(self) -> None:
+        self.pass_s = Histogram(STEP_BOUNDS_S)
+        self.pass_rows = Histogram(_ROW_BOUNDS)
+        self.num_failed_passes = 0
+        self.num_preemptions = 0
+
+    def add_pass(self, seconds: float, num_rows: int) -> None:
+        """A forward pass that has ended well."""
+        self.pass_s.observe(seconds)
+        self.pass_rows.observe(num_rows)
+
+    @property
+    def num_passes(self) -> int:
+        """Forward passes."""
+        return self.pass_s.num
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all of them."""
+        return int(self.pass_rows.total)
+
+    def readings(self) -> Iterator[Reading]:
+        """For metrics."""
+        yield Reading(PASS_TIME, self.pass_s)
+        yield Reading(PASS_ROWS, self.pass_rows)
+        yield Reading(FAILED_PASSES, self.num_failed_passes)
+        yield Reading(PREEMPTIONS, self.num_preemptions)

@@ -1,0 +1,63 @@
+"""What the pool has done since its start, by SSM. Counted by the pool, on its thread; told to metrics and ``GetLoad``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from specgrove.metrics import Histogram, Kind, Metric, Reading
+from specgrove.metrics.histogram import STEP_BOUNDS_S
+
+STEP_TIME = Metric(
+    "specgrove_ssm_step_duration_seconds",
+    Kind.HISTOGRAM,
+    "Time that one forward pass of an SSM took to begin and to end. On a GPU others may run meanwhile.",
+    labels=("ssm",),
+)
+DRAFT_TIME = Metric(
+    "specgrove_ssm_draft_duration_seconds",
+    Kind.HISTOGRAM,
+    "Time from a draft's request to the last SSM's tree, those among them that only read.",
+)
+DRAFTS = Metric(
+    "specgrove_ssm_drafts_total",
+    Kind.COUNTER,
+    "Trees that an SSM drafted, those among them that no LLM service verified: they came late, or were probes.",
+    labels=("ssm",),
+)
+DRAFTED = Metric(
+    "specgrove_ssm_draft_tokens_total", Kind.COUNTER, "Nodes of those trees, roots not counted.", labels=("ssm",)
+)
+
+
+class PoolCounts:
+    """One per pool."""
+
+    def __init__(self, ssms: Sequence[str], neural_ssms: Sequence[str]) -> None:
+        """``neural_ssms`` are those with weights: they alone have forward passes."""
+        self.step_s = {name: Histogram(STEP_BOUNDS_S) for name in neural_ssms}
+        self.draft_s = Histogram(STEP_BOUNDS_S)
+        self._num_drafts = Counter(dict.fromkeys(ssms, 0))
+        self._num_drafted = Counter(dict.fromkeys(ssms, 0))
+
+    def add_tree(self, ssm: str, num_nodes: int) -> None:
+        """A tree that has nodes."""
+        self._num_drafts[ssm] += 1
+        self._num_drafted[ssm] += num_nodes
+
+    @property
+    def num_steps(self) -> int:
+        """Forward passes of all SSMs."""
+        return sum(times.num for times in self.step_s.values())
+
+    @property
+    def total_step_s(self) -> float:
+        """What they took together."""
+        return sum(times.total for times in self.step_s.values())
+
+    def readings(self) -> Iterator[Reading]:
+        """For metrics."""
+        yield Reading(STEP_TIME, {(name,): times for name, times in self.step_s.items()})
+        yield Reading(DRAFT_TIME, self.draft_s)
+        yield Reading(DRAFTS, {(name,): num for name, num in self._num_drafts.items()})
+        yield Reading(DRAFTED, {(name,): num for name, num in self._num_drafted.items()})
