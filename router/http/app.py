@@ -39,6 +39,7 @@ from router.http.responses.asked import asked_response, chat_tools
 from router.http.responses.bodies import ResponsesBody
 from router.http.responses.format import ResponsesFormat
 from router.http.responses.models import ResponsesAnswer
+from router.http.tool_calls import FORCED
 from router.http.trace_headers import TraceHeaders
 from specgrove.errors import InternalError, SpecGroveError
 from specgrove.serving.api_keys import ApiKeys
@@ -133,6 +134,7 @@ def _generating(calls: RouterCalls, limits: ApiLimits) -> APIRouter:
         prompt = await converted(
             request, functools.partial(asked_chat, body, keeps_special_tokens=keeps_special_tokens)
         )
+        called = FORCED if prompt.is_structured else called
         form = ChatFormat(
             new_head("chatcmpl", await calls.model_info()),
             num_outputs=body.n,
@@ -152,6 +154,7 @@ def _generating(calls: RouterCalls, limits: ApiLimits) -> APIRouter:
         prompt = await converted(
             request, functools.partial(asked_response, body, keeps_special_tokens=keeps_special_tokens)
         )
+        called = FORCED if prompt.is_structured else called
         readers = called.readers(chat_tools(body), 1) if body.has_tools else [None]
         form = ResponsesFormat(new_head("resp", await calls.model_info()), body, readers[0])
         return answer(request, (prompt,), form, is_stream=body.stream)

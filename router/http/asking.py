@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from router.http.bodies import MAX_NUM_OUTPUTS, ChatBody, CompletionBody, Speculation, TokenizeBody
 from router.http.errors import SentNames
+from router.http.structures import Structure, chat_structure_of, structure_of
 from router.prompts import MAX_NUM_MESSAGES
 from specgrove import client_wire
 from specgrove.client_arguments import texts_of
@@ -33,6 +34,11 @@ class AskedPrompt:
     requests: tuple[router_pb2.GenerateRequest, ...]
     names: SentNames
 
+    @property
+    def is_structured(self) -> bool:
+        """Whether outputs must look like something."""
+        return self.requests[0].sampling.HasField("structured_output")
+
 
 def asked_completion(body: CompletionBody) -> tuple[AskedPrompt, ...]:
     """A prompt or several. Raises ``InvalidRequestError``."""
@@ -44,9 +50,11 @@ def asked_completion(body: CompletionBody) -> tuple[AskedPrompt, ...]:
             f"{len(prompts)} prompts with n {body.n} are {len(prompts) * body.n} outputs; at most {MAX_NUM_OUTPUTS}"
         )
         raise InvalidRequestError.of("prompt", description)
-    params = _params_of(body, body.max_tokens, body.logprobs)
+    structure = structure_of(body)
+    params = _params_of(body, body.max_tokens, body.logprobs, structure)
+    structure_name = "" if structure is None else structure.name
     return tuple(
-        _asked(prompt, params, SentNames(name, has_one_stop=isinstance(body.stop, str)), body)
+        _asked(prompt, params, SentNames(name, has_one_stop=isinstance(body.stop, str), structure=structure_name), body)
         for name, prompt in prompts.items()
     )
 
@@ -59,18 +67,22 @@ def asked_chat(body: ChatBody, *, keeps_special_tokens: bool = False, names: Sen
     if body.top_logprobs and not body.logprobs:
         raise InvalidRequestError.of("top_logprobs", "needs logprobs: true")
     max_tokens = _agreed_max_tokens(body)
-    params: GenerateParams = {
-        **_params_of(body, max_tokens, (body.top_logprobs or 0) if body.logprobs else None),
-        **_chat_params_of(body, _template_kwargs_of(body)),
-    }
-    if keeps_special_tokens:
-        params["keep_special_tokens"] = True
     names = names or SentNames(
         "messages",
         max_tokens="max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
         num_log_probs="top_logprobs",
         has_one_stop=isinstance(body.stop, str),
     )
+    with names.renaming():
+        structure = chat_structure_of(body)
+    if structure is not None:
+        names = replace(names, structure=structure.name)
+    params: GenerateParams = {
+        **_params_of(body, max_tokens, (body.top_logprobs or 0) if body.logprobs else None, structure),
+        **_chat_params_of(body, _template_kwargs_of(body)),
+    }
+    if keeps_special_tokens:
+        params["keep_special_tokens"] = True
     return _asked(_messages_of(body.messages), params, names, body)
 
 
@@ -123,8 +135,10 @@ def _messages_of(value: object) -> list[object]:
     return value
 
 
-def _params_of(body: ChatBody | CompletionBody, max_tokens: int | None, num_log_probs: int | None) -> GenerateParams:
-    return GenerateParams(
+def _params_of(
+    body: ChatBody | CompletionBody, max_tokens: int | None, num_log_probs: int | None, structure: Structure | None
+) -> GenerateParams:
+    params = GenerateParams(
         model=body.model,
         max_tokens=max_tokens,
         temperature=DEFAULT_TEMPERATURE if body.temperature is None else body.temperature,
@@ -143,6 +157,7 @@ def _params_of(body: ChatBody | CompletionBody, max_tokens: int | None, num_log_
         speculation=_speculation_of(body.speculation),
         keep_special_tokens=not body.skip_special_tokens,
     )
+    return params if structure is None else {**params, **structure.params}
 
 
 def _chat_params_of(body: ChatBody | TokenizeBody, template_kwargs: Mapping[str, object] | None) -> ChatParams:
@@ -162,9 +177,6 @@ def _agreed_max_tokens(body: ChatBody) -> int | None:
 
 def _template_kwargs_of(body: ChatBody) -> Mapping[str, object] | None:
     """With the tools, which templates read as a variable."""
-    if body.tool_choice not in (None, "auto", "none"):
-        description = 'must be "auto" or "none": the model can\'t be made to call a tool'
-        raise InvalidRequestError.of("tool_choice", description)
     others: Mapping[str, object] | None = body.chat_template_kwargs
     if not body.has_tools:
         return others

@@ -71,6 +71,64 @@ Messages = Annotated[
         }
     ),
 ]
+JsonSchema = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "object"}, _TEXT, _NULL]})]
+Texts = Annotated[Any, WithJsonSchema({"anyOf": [_TEXTS, _NULL]})]
+ResponseFormat = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {
+                    "type": "object",
+                    "required": ["type"],
+                    "additionalProperties": False,
+                    "properties": {"type": {"enum": ["text", "json_object"]}},
+                },
+                {
+                    "type": "object",
+                    "required": ["type", "json_schema"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "type": {"const": "json_schema"},
+                        "json_schema": {
+                            "type": "object",
+                            "additionalProperties": False,
+                            "properties": {
+                                "name": _TEXT,
+                                "description": _TEXT,
+                                "schema": {"type": "object"},
+                                "strict": {"type": "boolean"},
+                            },
+                        },
+                    },
+                },
+                _NULL,
+            ]
+        }
+    ),
+]
+Structured = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "maxProperties": 1,
+                    "properties": {
+                        "json": {"anyOf": [{"type": "object"}, _TEXT]},
+                        "json_object": {"type": "boolean"},
+                        "regex": _TEXT,
+                        "choice": _TEXTS,
+                        "grammar": _TEXT,
+                    },
+                },
+                _NULL,
+            ]
+        }
+    ),
+]
 Values = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "object"}, _NULL]})]
 Ignored = Annotated[Any, WithJsonSchema({}), Field(description="Taken and ignored.")]
 
@@ -111,7 +169,7 @@ class StreamOptions(Body):
     include_obfuscation: bool = Field(False, description="Taken and ignored: nothing is added to chunks.")
 
 
-class _Generation(Body):
+class Generation(Body):
     """What both ways to generate take."""
 
     model: str | None = Field(None, description="Left out: the one served.")
@@ -139,6 +197,13 @@ class _Generation(Body):
     skip_special_tokens: bool = True
     speculation: Speculation | None = None
 
+    response_format: ResponseFormat = None
+    structured_outputs: Structured = None
+    guided_json: JsonSchema = None
+    guided_regex: str | None = None
+    guided_choice: Texts = None
+    guided_grammar: str | None = None
+
     user: Ignored = None
     metadata: Ignored = None
     safety_identifier: Ignored = None
@@ -152,7 +217,7 @@ class _Generation(Body):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-class CompletionBody(_Generation):
+class CompletionBody(Generation):
     """``POST /v1/completions``."""
 
     prompt: Prompt
@@ -170,7 +235,7 @@ class _Conversation(Body):
     chat_template_kwargs: Values = None
 
 
-class ChatBody(_Generation, _Conversation):
+class ChatBody(Generation, _Conversation):
     """``POST /v1/chat/completions``."""
 
     max_completion_tokens: int | None = Field(None, ge=1, description="Left out: what the context holds.")
@@ -178,6 +243,7 @@ class ChatBody(_Generation, _Conversation):
     top_logprobs: int | None = Field(None, ge=0, description="0 to 20.")
     tools: Annotated[Any, WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "object"}}, _NULL]})] = None
     tool_choice: Any = None
+    parallel_tool_calls: bool = True
 
     @property
     def has_tools(self) -> bool:

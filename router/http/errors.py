@@ -151,6 +151,9 @@ class SentNames:
     num_log_probs: str = "logprobs"
     has_one_stop: bool = False
     messages: tuple[str, ...] = ()
+    structure: str = ""
+    """What says how an output must look."""
+    response_format: str = "response_format"
 
     @contextlib.contextmanager
     def renaming(self) -> Iterator[None]:
@@ -171,6 +174,10 @@ class SentNames:
         }
         if field in own:
             return own[field]
+        if field.startswith("structured_output"):
+            field = self.structure
+        if field.startswith("response_format"):
+            return field.replace("response_format", self.response_format, 1)
         if self.has_one_stop and field.startswith("stop["):
             return "stop"
         field = field.removeprefix("chat.").replace("_kwargs_json", "_kwargs")

@@ -5,23 +5,15 @@ Used by ``bodies`` and ``app``; docs/http.md lists them.
 
 from __future__ import annotations
 
-_NO_GRAMMARS = "is not supported: outputs can't be bound to a form"
 _NO_AUDIO = "is not supported: the models read and write text"
 REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "best_of": ((1,), "is not supported: ask for n outputs, and choose"),
     "suffix": (("",), "is not supported: there is no text after the output"),
-    "response_format": (({"type": "text"},), _NO_GRAMMARS),
-    "structured_outputs": ((), _NO_GRAMMARS),
-    "guided_json": ((), _NO_GRAMMARS),
-    "guided_regex": ((), _NO_GRAMMARS),
-    "guided_choice": ((), _NO_GRAMMARS),
-    "guided_grammar": ((), _NO_GRAMMARS),
     "functions": (([],), "is not supported: send tools"),
     "function_call": (("none",), "is not supported: send tools"),
     "modalities": ((["text"],), _NO_AUDIO),
     "audio": ((), _NO_AUDIO),
     "prediction": ((), "is not supported: the SSMs predict"),
-    "parallel_tool_calls": ((True,), "must be true: nothing keeps the model from calling several tools"),
     "store": ((False,), "must be false: nothing is kept"),
     "previous_response_id": ((), "is not supported: nothing is kept; send the whole conversation as input"),
     "conversation": ((), "is not supported: nothing is kept; send the whole conversation as input"),
@@ -32,7 +24,6 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
         ({}, {"effort": None}, {"effort": None, "summary": None}),
         "is not supported: give the model's chat template what it reads in chat_template_kwargs",
     ),
-    "text": (({}, {"format": {"type": "text"}}), _NO_GRAMMARS),
     "max_tool_calls": ((), "is not supported: nothing keeps the model from several calls"),
     "web_search_options": ((), "is not supported: there is no search"),
     "reasoning_effort": ((), "is not supported: give the model's chat template what it reads in chat_template_kwargs"),

@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 import openai
+import pydantic
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
@@ -84,8 +85,56 @@ def test_errors_of_the_client(api: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match=r"temperature: must be in \[0, 100\]") as info:
         api.chat.completions.create(model=MODEL, messages=MESSAGES, temperature=-1)
     assert info.value.param == "temperature"
-    with pytest.raises(openai.BadRequestError, match="response_format: is not supported"):
-        api.chat.completions.create(model=MODEL, messages=MESSAGES, response_format={"type": "json_object"})
+    wrong: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "objekt"}}}
+    with pytest.raises(openai.BadRequestError, match="response_format: Invalid type: objekt") as refused:
+        api.chat.completions.create(model=MODEL, messages=MESSAGES, response_format=wrong)
+    assert refused.value.param == "response_format"
+
+
+class Fruit(pydantic.BaseModel):
+    name: Literal["apple", "pear", "plum"]
+    is_ripe: bool
+    weight_g: int = pydantic.Field(ge=1, le=2000)
+
+
+def test_an_answer_is_a_pydantic_model(api: OpenAI) -> None:
+    question: Any = [{"role": "user", "content": "Describe a fruit."}]
+    asked = {"model": MODEL, "messages": question, "max_completion_tokens": 100, "temperature": 0.7, "seed": 2, "n": 2}
+    drafting = {"speculation": {"ssms": ["lookup", "beam"], "max_num_nodes": 4, "max_depth": 4}}
+    answers = [
+        api.chat.completions.parse(**asked, response_format=Fruit, extra_body=more)
+        for more in (drafting, {"speculation": {"disabled": True}})
+    ]
+    for choice in answers[0].choices:
+        assert isinstance(choice.message.parsed, Fruit)
+        assert choice.finish_reason == "stop"
+    assert [c.message.content for c in answers[0].choices] == [c.message.content for c in answers[1].choices]
+    with pytest.raises(openai.LengthFinishReasonError):
+        api.chat.completions.parse(**asked | {"max_completion_tokens": 3}, response_format=Fruit)
+    parsed = api.responses.parse(model=MODEL, input="Describe a fruit.", text_format=Fruit, temperature=0)
+    assert isinstance(parsed.output_parsed, Fruit)
+
+
+class Weather(pydantic.BaseModel):
+    """Tells the weather."""
+
+    city: Literal["Paris", "Rome"]
+    days: int = pydantic.Field(ge=1, le=9)
+
+
+def test_a_tool_is_called_where_it_has_to_be(api: OpenAI) -> None:
+    tools: Any = [openai.pydantic_function_tool(Weather)]
+    asked = {"model": MODEL, "messages": MESSAGES, "max_completion_tokens": 100, "temperature": 0, "tools": tools}
+    named: Any = {"type": "function", "function": {"name": "Weather"}}
+    for choice in (named, "required"):
+        answer = api.chat.completions.create(**asked, tool_choice=choice, parallel_tool_calls=False).choices[0]
+        assert (answer.finish_reason, answer.message.content) == ("tool_calls", None)
+        (call,) = answer.message.tool_calls or []
+        assert call.type == "function"
+        Weather.model_validate_json(call.function.arguments)
+    stream = api.chat.completions.create(**asked, tool_choice=named, stream=True)
+    calls = [call for chunk in stream for call in chunk.choices[0].delta.tool_calls or []]
+    assert [call.function and call.function.arguments for call in calls] == [call.function.arguments]
 
 
 def test_64_streams_at_once_and_those_that_are_left(suite: Suite, http_address: str, client: Client) -> None:

@@ -12,7 +12,7 @@ from router.http.responses.bodies import ResponsesBody
 from specgrove.errors import InvalidRequestError
 
 _SAME = (
-    "model", "temperature", "top_p", "top_k", "min_p", "seed", "tool_choice", "chat_template_kwargs", "speculation",
+    "model", "temperature", "top_p", "top_k", "min_p", "seed", "parallel_tool_calls", "chat_template_kwargs", "speculation",
 )  # fmt: skip
 _TEXT_TYPES = ("input_text", "output_text", "text")
 _Message = dict[str, Any]
@@ -25,9 +25,16 @@ def asked_response(body: ResponsesBody, *, keeps_special_tokens: bool) -> AskedP
         messages=[message for _, message in messages],
         max_completion_tokens=body.max_output_tokens,
         tools=chat_tools(body),
+        tool_choice=_chat_tool_choice(body.tool_choice),
+        response_format=_response_format(body.text),
         **{name: getattr(body, name) for name in _SAME},
     )
-    names = SentNames("input", max_tokens="max_output_tokens", messages=tuple(name for name, _ in messages))
+    names = SentNames(
+        "input",
+        max_tokens="max_output_tokens",
+        messages=tuple(name for name, _ in messages),
+        response_format="text.format",
+    )
     return asked_chat(chat, keeps_special_tokens=keeps_special_tokens, names=names)
 
 
@@ -36,6 +43,28 @@ def chat_tools(body: ResponsesBody) -> list[_Message]:
     if not isinstance(body.tools or [], list):
         raise InvalidRequestError.of("tools", "must be a list of objects")
     return [_chat_tool(f"tools[{index}]", tool) for index, tool in enumerate(body.tools or [])]
+
+
+def _chat_tool_choice(choice: object) -> object:
+    """A function is named one level higher here."""
+    match choice:
+        case {"type": "function", "name": name}:
+            return {"type": "function", "function": {"name": name}}
+        case _:
+            return choice
+
+
+def _response_format(text: object) -> object:
+    """As chat completions have it: the schema's keys are one level lower there."""
+    if text is None:
+        return None
+    if not isinstance(text, Mapping) or text.keys() - {"format"}:
+        raise InvalidRequestError.of("text", "must be an object with format and nothing else")
+    match text.get("format"):
+        case {"type": "json_schema", **keys}:
+            return {"type": "json_schema", "json_schema": keys}
+        case other:
+            return other
 
 
 def _chat_tool(name: str, tool: object) -> _Message:

@@ -62,6 +62,24 @@ Tools = Annotated[
 ]
 
 
+_TEXT_SETTINGS = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "format": {
+            "type": "object",
+            "required": ["type"],
+            "properties": {
+                "type": {"enum": ["text", "json_object", "json_schema"]},
+                "name": _TEXT,
+                "schema": {"type": "object"},
+                "strict": {"type": "boolean"},
+            },
+        }
+    },
+}
+
+
 class ResponsesBody(Body):
     """``POST /v1/responses``."""
 
@@ -75,6 +93,8 @@ class ResponsesBody(Body):
     stream_options: StreamOptions | None = None
     tools: Tools = None
     tool_choice: Any = None
+    parallel_tool_calls: bool = True
+    text: Annotated[Any, WithJsonSchema({"anyOf": [_TEXT_SETTINGS, {"type": "null"}]})] = None
 
     top_k: int | None = Field(None, ge=-1, description="0 and -1: all.")
     min_p: float | None = Field(None, description="0 to 1.")

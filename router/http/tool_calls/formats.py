@@ -54,6 +54,10 @@ class ToolCallFormat:
                 return ()
 
 
+FORCED = ToolCallFormat("hermes")
+"""Of calls that the model is made to write: see ``grammar``."""
+
+
 def format_of(name: str, tokenizer: Tokenizer, model: str) -> ToolCallFormat:
     """The format of a name; for ``auto`` that of a model, by its chat template for tools and by its name."""
     name = _name_by(tokenizer.tool_template, model) if name == "auto" else name

@@ -20,6 +20,7 @@ from tests.waiting import LIMIT_S, until
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "hi"}]
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 # Most of these share a suite, which they don't change.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -77,9 +78,35 @@ async def suite() -> AsyncIterator[ToySuite]:
         (CHAT, {"messages": MESSAGES, "max_tokens": 1, "max_completion_tokens": 2}, "max_tokens", "give one of them"),
         (CHAT, {"messages": MESSAGES, "top_logprobs": 2}, "top_logprobs", "needs logprobs: true"),
         (CHAT, {"messages": MESSAGES, "logprobs": True, "top_logprobs": 21}, "top_logprobs", "must be at most 20"),
-        (CHAT, {"messages": MESSAGES, "tool_choice": "required"}, "tool_choice", 'must be "auto" or "none"'),
+        (CHAT, {"messages": MESSAGES, "tool_choice": "required"}, "tool_choice", "is for requests with tools"),
+        (CHAT, {"messages": MESSAGES, "tools": [WEATHER], "tool_choice": "any"}, "tool_choice", 'must be "none", "auto"'),
+        (CHAT, {"messages": MESSAGES, "tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "no"}}},
+            "tool_choice.function.name", "there is no tool 'no'"),
+        (CHAT, {"messages": MESSAGES, "tools": [{"function": {}}], "tool_choice": "required"}, "tools[0].function.name", "text"),
+        (CHAT, {"messages": MESSAGES, "tools": [{"function": {"name": "f", "parameters": {"type": "objekt"}}}],
+            "tool_choice": "required"}, "tools", "Invalid type: objekt"),
+        (CHAT, {"messages": MESSAGES, "tools": [WEATHER], "parallel_tool_calls": False}, "parallel_tool_calls", "must be true"),
+        (CHAT, {"messages": MESSAGES, "tools": [WEATHER], "guided_regex": "a"}, "guided_regex", "can't be sent with tools"),
         (CHAT, {"messages": MESSAGES, "tools": [5]}, "tools", "must be a list of objects"),
-        (CHAT, {"messages": MESSAGES, "response_format": {"type": "json_object"}}, "response_format", "not supported"),
+        (CHAT, {"messages": MESSAGES, "response_format": {"type": "xml"}}, "response_format", 'must be {"type": "text"}'),
+        (CHAT, {"messages": MESSAGES, "response_format": {"type": "json_schema"}}, "response_format", "must be"),
+        (CHAT, {"messages": MESSAGES, "response_format": {"type": "json_schema", "json_schema": {"shema": {}}}},
+            "response_format.json_schema.shema", "there are name, description, schema, strict"),
+        (CHAT, {"messages": MESSAGES, "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "objekt"}}}},
+            "response_format", "Invalid type: objekt"),
+        (CHAT, {"messages": MESSAGES, "response_format": {"type": "json_schema", "json_schema": {"schema": 5}}},
+            "response_format", "must be a mapping"),
+        (COMPLETIONS, {"prompt": "x", "structured_outputs": {"regex": "(a"}}, "structured_outputs.regex", "unclosed group"),
+        (COMPLETIONS, {"prompt": "x", "structured_outputs": {"xml": "a"}}, "structured_outputs.xml", "is not supported; there are"),
+        (COMPLETIONS, {"prompt": "x", "guided_regex": "a", "guided_choice": ["a"]}, "guided_regex", "give one of guided_regex and"),
+        (COMPLETIONS, {"prompt": "x", "guided_choice": ["a"] * 1025}, "guided_choice", "has 1025 texts; at most 1024"),
+        (COMPLETIONS, {"prompt": "x", "guided_json": "{"}, "guided_json", "is no JSON"),
+        (COMPLETIONS, {"prompt": "x", "guided_grammar": "start: x"}, "guided_grammar", "unknown name"),
+        (COMPLETIONS, {"prompt": "x", "guided_regex": "a", "ignore_eos": True}, "ignore_eos", "must be false"),
+        ("/v1/responses", {"input": "x", "text": {"format": {"type": "xml"}}}, "text.format", "must be"),
+        ("/v1/responses", {"input": "x", "text": {"form": 1}}, "text", "must be an object with format"),
+        ("/v1/responses", {"input": "x", "text": {"format": {"type": "json_schema", "schema": {"type": "objekt"}}}},
+            "text.format", "Invalid type: objekt"),
         (CHAT, {"messages": MESSAGES * 4097}, "messages", "has 4097 messages; at most 4096"),
         ("/tokenize", {}, "prompt", "give either prompt or messages"),
         ("/tokenize", {"messages": [{"role": 5, "content": "x"}]}, "messages[0].role", "must be a text"),

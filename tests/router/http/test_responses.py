@@ -140,7 +140,7 @@ async def test_what_was_answered_can_be_sent_back(api: AsyncOpenAI) -> None:
         ({"temperature": 101}, "temperature", "must be in [0, 100]"),
         ({"store": True}, "store", "must be false: nothing is kept"),
         ({"previous_response_id": "resp_1"}, "previous_response_id", "send the whole conversation as input"),
-        ({"text": {"format": {"type": "json_object"}}}, "text", "not supported"),
+        ({"text": {"format": {"type": "json"}}}, "text.format", "must be"),
         ({"max_tokens": 5}, "max_tokens", "is no field of this endpoint"),
     ],
 )  # fmt: skip
