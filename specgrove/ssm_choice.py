@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from specgrove.config import DEFAULT_SSMS
+from specgrove.models.architectures import family_name_of
+from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.hub import ModelNotFoundError, resolve_model
 from specgrove.ssm_specs import SsmSpec, asks_for_none, parse_ssms
 from specgrove.ssm_vocabulary import read_vocabulary
@@ -36,7 +38,7 @@ def chosen_ssms(
     for text, spec in zip(texts, parse_ssms(texts), strict=True):
         try:
             problem = _problem(spec, tokenizer, cache_dir, say)
-        except ModelNotFoundError as error:
+        except (ModelNotFoundError, UnsupportedModelError) as error:
             raise ValueError(f"{called} {text}: {error}") from error
         if problem is None:
             chosen.append(text)
@@ -51,6 +53,7 @@ def _problem(spec: SsmSpec, llm: Tokenizer, cache_dir: Path, say: Callable[[str]
     if spec.model is None:
         return None
     folder = resolve_model(spec.model, cache_dir=cache_dir, progress=say, needs_tokenizer=False)
+    family_name_of(folder)
     vocabulary = read_vocabulary(folder)
     if vocabulary.sha256 == llm.vocab_sha256:
         return None

@@ -5,27 +5,37 @@ Used by commands and the Python API, which turn the flags in the texts into thei
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from specgrove.addresses import next_ports
+from specgrove.gpus import may_have_gpu
+from specgrove.models.architectures import family_name_of
+from specgrove.models.hub import ModelNotFoundError, check_named
 from specgrove.serving.address import TlsFiles, check_server_tls
 from specgrove.serving.api_keys import read_keys
 from specgrove.serving.listening import check_can_listen
 from specgrove.settings import SECTIONS, SuiteSettings, in_suite_flags
 from specgrove.settings.rules import check_together
 from specgrove.ssm_specs import asks_for_none, parse_ssms
+from specgrove.tokenizer import chat_problem_of
 
 
-def check_settings(settings: SuiteSettings, address: str | None) -> None:
-    """``address`` is where the router is to listen, if not in a private place. Raises ``ValueError`` and ``OSError``."""
+def check_settings(settings: SuiteSettings, address: str | None, called: str = "--ssm") -> None:
+    """Raises ``ValueError`` and ``OSError``.
+
+    ``address`` is where the router is to listen, if not in a private place; ``called`` is what the caller knows SSMs by.
+    """
     settings = SuiteSettings({**settings.given, ("router", "address"): address})
     for section in SECTIONS:
         try:
             check_together(section, lambda name, section=section: settings[section, name])  # type: ignore[misc]
         except ValueError as error:
             raise ValueError(in_suite_flags(str(error), section)) from error
-    if not asks_for_none(asked := settings["ssm", "ssm"] or ()):
-        parse_ssms(asked)
+    _check_devices(settings)
     _check_addresses(settings)
     _check_files(settings)
+    _check_models(settings, called)
 
 
 def _check_addresses(settings: SuiteSettings) -> None:
@@ -56,3 +66,39 @@ def _check_files(settings: SuiteSettings) -> None:
             read_keys(key_file)
         except (OSError, ValueError) as error:
             raise ValueError(f"--api-key-file: {error}") from error
+    for section in ("llm", "ssm"):
+        _check_cache(settings[section, "cache-dir"])
+
+
+def _check_cache(folder: Path) -> None:
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"--cache-dir {folder}: {existing} is no folder that can be written to")
+
+
+def _check_devices(settings: SuiteSettings) -> None:
+    if "cuda" in (settings["llm", "device"], settings["ssm", "device"]) and not may_have_gpu():
+        raise ValueError("--device cuda: this machine has no NVIDIA GPU; use --device cpu")
+
+
+def _check_models(settings: SuiteSettings, called: str) -> None:
+    """All that are named, before the first is fetched or converted."""
+    check_named(settings["llm", "model"])
+    asked = settings["ssm", "ssm"] or ()
+    specs = () if asks_for_none(asked, called) else parse_ssms(asked)
+    for text, spec in zip(asked, specs, strict=False):
+        try:
+            if spec.model is not None:
+                check_named(spec.model, needs_tokenizer=False)
+        except ModelNotFoundError as error:
+            raise ValueError(f"{called} {text}: {error}") from error
+
+
+def check_supported(folder: Path, *, needs_chat: bool = False) -> None:
+    """Of a model that is there: whether it is of a family that can be served, and with ``needs_chat``, whether it takes conversations.
+
+    Raises ``ValueError``.
+    """
+    family_name_of(folder)
+    if needs_chat and (problem := chat_problem_of(folder)) is not None:
+        raise ValueError(f"{folder.name} takes no conversations: {problem}, with `specgrove generate --raw`")

@@ -19,6 +19,7 @@ from specgrove.folders import provide_home
 from specgrove.kernels.threads import amx_refusal, get_isa, set_num_threads
 from specgrove.metrics.exposition import make_registry
 from specgrove.metrics.server import metrics_server
+from specgrove.models.hub import check_named
 from specgrove.runtime.devices import choose_device
 from specgrove.runtime.step_loop import HungEngineError, StepLoop
 from specgrove.serving.listening import check_can_listen
@@ -80,6 +81,9 @@ async def serve(config: SsmServiceConfig) -> None:
             logger.warning("kernels use %s, not the processor's AMX: %s", get_isa(), refusal)
         if (crowding := too_few_for(f"{config.num_threads} threads", config.num_threads)) is not None:
             logger.warning("%s", crowding)
+    for spec in config.ssms:
+        if spec.model is not None:
+            check_named(spec.model, needs_tokenizer=False)  # all of them, before the first is loaded
     ssms = [load_ssm(spec, config, device) for spec in config.ssms]
     pool = DrafterPool(ssms, PoolConfig(session_ttl_s=config.session_ttl_s))
     loop = StepLoop(pool, "pool", step_timeout_s=config.step_timeout_s)

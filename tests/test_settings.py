@@ -86,9 +86,11 @@ def test_a_services_advice_names_the_flags_of_serve() -> None:
     ("words", "message"),
     [
         (["--kv-memory", "2XB"], "--kv-memory: '2XB' is no amount of memory: write 2GiB"),
-        (["--max-requests", "0"], "--max-requests: must be a whole number, 1 or more"),
+        (["--max-requests", "0"], "--max-requests: must be a whole number from 1 to 1000000, got '0'"),
         (["--max-tree-rows", "8"], "--max-tree-rows: must be a whole number, 256 or more"),
         (["--beam-width", "65"], "--beam-width: must be a whole number from 1 to 64, got '65'"),
+        (["--max-request-bytes", "3GiB"], "--max-request-bytes: must be at most 1GiB, got 3GiB"),
+        (["--threads", "100000"], "--threads: must be a whole number from 1 to 1024"),
         (["--llm.kv-memory", "2XB"], "--llm.kv-memory: '2XB' is no amount of memory"),
         (["--replica-wait-s", "soon"], "--replica-wait-s: must be a number of seconds"),
         (["--grpc-address", "nowhere"], "HOST:PORT or unix:/path"),

@@ -156,10 +156,16 @@ def _add_quantize(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.add_argument("model", metavar="MODEL", help=f"a Hugging Face id, folder, or {DEFAULT_LLM}")
     command.add_argument("--bits", type=int, choices=(4, 8), required=True, help="of the linears' weights")
     command.add_argument(
-        "--group-size", type=int, metavar="N", help="inputs that share a scale, for 4 bits (default: 32)"
+        "--group-size", type=typed(_group_size), metavar="N", help="inputs that share a scale, for 4 bits (default: 32)"
     )
     command.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
     add_settings(command, [CACHE_DIR])
+
+
+def _group_size(text: str) -> int:
+    if not text.isdecimal() or not 4 <= int(text) <= 4096 or int(text) % 4:
+        raise ValueError(f"must be a multiple of 4 from 4 to 4096, got {text!r}")
+    return int(text)
 
 
 def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:

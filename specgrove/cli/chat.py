@@ -43,10 +43,13 @@ _COMMANDS: dict[str, Literal["help", "reset", "exit"]] = {
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0 when the user leaves, or when all questions that were piped in have their answers."""
     console = make_console()
-    with connected(arguments) as client:
+    params = generate_params(arguments)
+    if arguments.system:
+        checked_prompt(arguments.system, "--system")
+    with connected(arguments, needs_chat=True) as client:
         if console.is_terminal:
             _greet(client, console)
-        conversation = Conversation(client, console, arguments.system, generate_params(arguments))
+        conversation = Conversation(client, console, arguments.system, params)
         for typed in questions(default_state_dir() / "chat_history"):
             text = typed.strip()
             if not text:

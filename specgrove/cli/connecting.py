@@ -21,15 +21,19 @@ _CONNECTION_OPTIONS = ("tls_ca", "client_certificate", "client_private_key")
 
 
 @contextlib.contextmanager
-def connected(arguments: argparse.Namespace) -> Iterator[Client]:
-    """A client of the suite that ``--address`` names, or of a private one that runs until the block ends."""
+def connected(arguments: argparse.Namespace, *, needs_chat: bool = False) -> Iterator[Client]:
+    """A client of the suite that ``--address`` names, or of a private one that runs until the block ends.
+
+    ``needs_chat``: of one with a model that takes conversations.
+    """
     check_connection_options(arguments)
     if arguments.address is None:
         from specgrove.cli.suites import given_settings, started_suite  # brings what loads models
 
         settings = given_settings(arguments)
         address = settings.given.get(("router", "address"))
-        with started_suite(settings, address, arguments) as suite, Client(suite.local_address) as client:
+        started = started_suite(settings, address, arguments, needs_chat=needs_chat)
+        with started as suite, Client(suite.local_address) as client:
             yield client
         return
     with client_of(arguments) as client:

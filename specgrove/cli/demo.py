@@ -16,6 +16,7 @@ from pathlib import Path
 import rich.console
 
 from specgrove.cli.progress import waiting
+from specgrove.cli.prompt_input import checked_prompt
 from specgrove.cli.rendering import comparison_table, make_console, print_legend
 from specgrove.cli.streaming import streamed
 from specgrove.cli.suites import given_settings, started_suite
@@ -44,13 +45,13 @@ _NEXT = (
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0 when both ways of decoding gave the same tokens."""
     console = make_console()
-    question = arguments.question or _QUESTION
+    question = checked_prompt(arguments.question or _QUESTION, "the question")
     params = GenerateParams(max_tokens=arguments.max_tokens)
     incrementally = GenerateParams(max_tokens=arguments.max_tokens, speculation=SpeculationOptions(disabled=True))
     pairs = []
     settings = given_settings(arguments)
     address = settings.given.get(("router", "address")) or f"127.0.0.1:{_free_port()}"
-    with started_suite(settings, address, arguments) as suite, Client(suite.local_address) as client:
+    with started_suite(settings, address, arguments, needs_chat=True) as suite, Client(suite.local_address) as client:
         info = client.model_info()
         ssms = ", ".join(info.ssms) or "none"
         console.print(f"{info.model} ({info.dtype}), SSMs: {ssms}; router at {suite.address}")

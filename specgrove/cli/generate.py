@@ -12,6 +12,7 @@ from specgrove.cli.terminal import without_echo
 from specgrove.client_arguments import Prompt
 from specgrove.client_wire import GenerateParams, completion_of
 from specgrove.output import Chunk, Completion
+from specgrove.ranges import MAX_NUM_STOP_TEXTS
 from specgrove.request import SpeculationOptions
 from specgrove.ssm_specs import asks_for_none
 
@@ -24,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     params = generate_params(arguments)
     chunks: list[Chunk] = []
     try:
-        with connected(arguments) as client, without_echo():
+        with connected(arguments, needs_chat=not arguments.raw) as client, without_echo():
             chunks.extend(
                 client.generate(prompt, **params) if arguments.json else streamed(client, console, prompt, params)
             )
@@ -55,6 +56,8 @@ def _as_json(completion: Completion) -> dict[str, object]:
 
 def generate_params(arguments: argparse.Namespace) -> GenerateParams:
     """The parameters that the sampling options stand for."""
+    if len(arguments.stop or ()) > MAX_NUM_STOP_TEXTS:
+        raise ValueError(f"--stop: {len(arguments.stop)} texts; at most {MAX_NUM_STOP_TEXTS}")
     return choice_params(arguments) | GenerateParams(
         repetition_penalty=arguments.repetition_penalty,
         presence_penalty=arguments.presence_penalty,

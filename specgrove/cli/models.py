@@ -11,6 +11,7 @@ from specgrove.cli.progress import showing, waiting
 from specgrove.cli.rendering import make_console, print_json
 from specgrove.cli.suites import model_folder
 from specgrove.config import DEFAULT_LLM
+from specgrove.models.made_folder import check_new
 
 if TYPE_CHECKING:
     from specgrove.models.inventory import ModelDescription
@@ -98,9 +99,10 @@ def _download(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from specgrove.models.conversion import convert_model
-
     target = Path(arguments.out).expanduser()
+    check_new(target)
+    from specgrove.models.conversion import convert_model  # brings torch
+
     with showing(make_console(stderr=True), f"converting {arguments.model}") as show:
         convert_model(Path(arguments.model).expanduser(), target, arguments.dtype, show)
     print(target)

@@ -32,16 +32,16 @@ def _is_file(text: str) -> bool:
         return False
 
 
-def checked_prompt(text: str) -> str:
+def checked_prompt(text: str, called: str = "the prompt") -> str:
     """Raises ``ValueError`` where no router would take it."""
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
-        raise ValueError("the prompt is not UTF-8 text") from error
+        raise ValueError(f"{called} is not UTF-8 text") from error
     if size == 0:
-        raise ValueError("the prompt is empty")
+        raise ValueError(f"{called} is empty")
     if size >= MAX_PUBLIC_REQUEST_BYTES:
-        raise ValueError(f"the prompt has {size} bytes; a request may have {MAX_PUBLIC_REQUEST_BYTES}")
+        raise ValueError(f"{called} has {size} bytes; a request may have {MAX_PUBLIC_REQUEST_BYTES}")
     return text
 
 

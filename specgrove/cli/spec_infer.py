@@ -14,8 +14,8 @@ from typing import Any
 import specgrove.serve as sg
 from specgrove.cli.flexflow_arguments import INCREMENTAL
 from specgrove.cli.rendering import make_console, print_note
+from specgrove.gpus import may_have_gpu
 from specgrove.prompt_files import read_prompt_set
-from specgrove.serve.configuration import has_gpu_here
 from specgrove.serve.output_file import as_json
 
 _OF_GPUS = (
@@ -90,7 +90,7 @@ def _notes(arguments: argparse.Namespace) -> list[str]:
     notes = []
     if arguments.ignored:
         notes.append(f"ignored, since they mean nothing here: {', '.join(arguments.ignored)}")
-    if arguments.ll_gpu and not has_gpu_here():
+    if arguments.ll_gpu and not may_have_gpu():
         given = [f"-{name.replace('ll_', 'll:').replace('_', '-')}" for name in _OF_GPUS if getattr(arguments, name)]
         notes.append(f"no GPU is here: the models run on the CPU, without {', '.join(given)}")
     return notes

@@ -19,7 +19,7 @@ from specgrove.models.hub import resolve_model
 from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.settings import SuiteSettings, in_suite_flags, settings_of
 from specgrove.ssm_choice import chosen_ssms
-from specgrove.start_checks import check_settings
+from specgrove.start_checks import check_settings, check_supported
 from specgrove.suite import Suite, config_of, section_of
 from specgrove.supervisor import LogLine
 from specgrove.telemetry import parsed
@@ -38,11 +38,17 @@ def given_settings(arguments: argparse.Namespace) -> SuiteSettings:
 
 @contextlib.contextmanager
 def started_suite(
-    settings: SuiteSettings, address: str | None, arguments: argparse.Namespace, *, shows_log: bool | None = None
+    settings: SuiteSettings,
+    address: str | None,
+    arguments: argparse.Namespace,
+    *,
+    shows_log: bool | None = None,
+    needs_chat: bool = False,
 ) -> Iterator[Suite]:
     """A suite with these settings, its router at ``address``. Its start is shown on stderr, as ``--quiet`` and ``--verbose`` say.
 
     ``shows_log``: what the services print is shown as it comes, and is all that is, but for a start that somebody watches.
+    ``needs_chat``: a model that takes no conversations is refused.
     """
     errors = make_console(stderr=True, quiet=arguments.quiet)
     is_terse = bool(shows_log) and not arguments.verbose and not errors.is_terminal
@@ -50,9 +56,12 @@ def started_suite(
     check_settings(settings, address)
     cache_dir = settings["llm", "cache-dir"]
     llm, dtype = settings["llm", "model"], settings["llm", "dtype"]
-    llm_folder = model_folder(llm, console, cache_dir, settings["llm", "quantization"])
+    llm_folder = model_folder(llm, console, cache_dir, "none")
     with showing(console, "looking for the SSMs") as show:
+        check_supported(llm_folder, needs_chat=needs_chat)
         ssms = chosen_ssms(settings["ssm", "ssm"], llm_folder, settings["ssm", "cache-dir"], show)
+        # May take minutes, so it comes when nothing else can be wrong.
+        llm_folder = ensure_quantized(llm_folder, settings["llm", "quantization"], cache_dir, show)
     say_weights(llm, llm_folder, dtype, console)
     for ssm in ssms:
         say_ssm_weights(ssm, settings["ssm", "dtype"], console, settings["ssm", "cache-dir"])

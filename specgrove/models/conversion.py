@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from specgrove.json_files import read_json_object
+from specgrove.models.architectures import ARCHITECTURES
 from specgrove.models.disk_room import DiskNeed
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.formats.gguf_blocks import PLAIN_TYPES
@@ -21,7 +22,7 @@ from specgrove.models.formats.gguf_checkpoint import GgufCheckpoint
 from specgrove.models.formats.gguf_families import main_type
 from specgrove.models.gguf_file import GgufFile
 from specgrove.models.gguf_model import write_config_and_tokenizer
-from specgrove.models.loading import ARCHITECTURES, check_weights, open_checkpoint
+from specgrove.models.loading import check_weights, open_checkpoint
 from specgrove.models.made_folder import copy_other_files, edit_json, whole_folder
 from specgrove.models.missing import not_there
 from specgrove.models.model_files import gguf_of, is_gguf_file

@@ -72,6 +72,24 @@ def resolve_model(
             raise ModelNotFoundError(str(error)) from error
         check_model_folder(folder)
         return folder
+    _check_place(model, folder)
+    return _download(model, progress, needs_tokenizer)
+
+
+def check_named(model: str, *, needs_tokenizer: bool = True) -> None:
+    """What is wrong with ``model`` as far as it shows at once: nothing is fetched, converted or made. Raises ``ModelNotFoundError``."""
+    folder = path_of(model)
+    if is_gguf_file(folder):
+        _check_gguf(folder)
+    elif model and folder.is_dir():
+        if _gguf_file(folder, needs_tokenizer) is None:
+            check_model_folder(folder, needs_tokenizer=needs_tokenizer)
+    elif model != DEMO_LLM:
+        _check_place(model, folder)
+
+
+def _check_place(model: str, folder: Path) -> None:
+    """Of what is no folder, no GGUF file and not the demo model: it may be in the hub."""
     if model and not is_hub_id(model) and not folder.exists() and "://" not in model:
         raise ModelNotFoundError(
             f"{not_there(folder)}; give a model folder, a .gguf file, an id like 'owner/name', or {DEMO_LLM!r}"
@@ -82,7 +100,6 @@ def resolve_model(
         raise ModelNotFoundError(
             f"{model!r} is no model folder and no hub id: give a model folder, a .gguf file, an id like 'owner/name', or {DEMO_LLM!r}"
         )
-    return _download(model, progress, needs_tokenizer)
 
 
 def path_of(model: str) -> Path:

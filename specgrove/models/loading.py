@@ -8,7 +8,8 @@ from typing import Protocol
 
 import torch
 
-from specgrove.json_files import JsonObject, read_json_object
+from specgrove.json_files import JsonObject
+from specgrove.models.architectures import family_name_of
 from specgrove.models.checkpoint import Checkpoint, TensorSource
 from specgrove.models.decoder import Decoder, Progress
 from specgrove.models.dry_read import check_checkpoint
@@ -31,11 +32,6 @@ class Family(Protocol):
     """What a module of ``specgrove.models.families`` offers."""
 
     @property
-    def ARCHITECTURES(self) -> tuple[str, ...]:  # noqa: N802
-        """The names in ``config.json``."""
-        ...
-
-    @property
     def NAMES(self) -> FamilyNames:  # noqa: N802
         """How ``weights_of`` names tensors."""
         ...
@@ -49,33 +45,15 @@ class Family(Protocol):
         ...
 
 
-_FAMILIES: tuple[Family, ...] = (llama, opt, falcon, gpt_bigcode, mpt, gemma3)
-ARCHITECTURES = tuple(name for family in _FAMILIES for name in family.ARCHITECTURES)
-_OLD_NAMES = {"LLaMAForCausalLM": "LlamaForCausalLM"}
-_BY_MODEL_TYPE = {
-    "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
-    "opt": "OPTForCausalLM", "falcon": "FalconForCausalLM", "gpt_bigcode": "GPTBigCodeForCausalLM", "mpt": "MptForCausalLM",
-    "gemma3_text": "Gemma3ForCausalLM",
+_FAMILIES: dict[str, Family] = {
+    "llama": llama, "opt": opt, "falcon": falcon, "gpt_bigcode": gpt_bigcode, "mpt": mpt, "gemma3": gemma3,
 }  # fmt: skip
-"""For configurations that name no architecture, as transformers chooses it."""
 
 
 def family_of(folder: Path) -> tuple[Family, JsonObject]:
-    """The family of a model folder and its ``config.json``, which names the architecture in any case.
-
-    Raises ``UnsupportedModelError``, ``JsonFileError``.
-    """
-    config = read_json_object(folder / "config.json")
-    config.object("quantization_config")  # no text or list, which those that read it would take for none
-    named = config.texts("architectures")
-    architectures = [_OLD_NAMES.get(name, name) for name in named]
-    if not named and config.text("model_type", "") in _BY_MODEL_TYPE:
-        architectures = [_BY_MODEL_TYPE[config.text("model_type")]]
-    for family in _FAMILIES:
-        if set(architectures) & set(family.ARCHITECTURES):
-            return family, JsonObject({**config, "architectures": architectures}, config.place)
-    told = f"architecture {', '.join(named)} is not supported" if named else "config.json names no architecture"
-    raise UnsupportedModelError(f"{folder}: {told}, only {', '.join(ARCHITECTURES)} are")
+    """As ``family_name_of``, with the family itself."""
+    name, config = family_name_of(folder)
+    return _FAMILIES[name], config
 
 
 def read_spec(folder: Path) -> DecoderSpec:

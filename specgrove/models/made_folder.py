@@ -83,14 +83,19 @@ def unfinished_folder(parent: Path, name: str) -> contextlib.AbstractContextMana
     return owned_folder(parent, f"{_UNFINISHED}{name}-")
 
 
+def check_new(target: Path) -> None:
+    """Raises ``ValueError`` where something is there already, other than an empty folder."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} exists already: name a new folder, or remove it")
+
+
 @contextlib.contextmanager
 def whole_folder(target: Path, need: DiskNeed) -> Iterator[Path]:
     """A folder to fill that gets its name when the block ends, and vanishes when it fails or its process is killed.
 
     Raises ``ValueError`` if ``target`` exists, ``DiskFullError``.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} exists already: name a new folder, or remove it")
+    check_new(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target.parent, _UNFINISHED)
     with told_when_full(target.parent, need), unfinished_folder(target.parent, target.name) as folder:

@@ -9,10 +9,10 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from specgrove.cpus import available_cpus
+from specgrove.gpus import may_have_gpu
 from specgrove.serve.errors import ConfigurationError
 from specgrove.settings import Place, Setting, SuiteFlag, SuiteSettings, in_words, nearest, setting_at, suite_flags
 
@@ -81,7 +81,7 @@ def configuration_of(values: Mapping[str, Any], *, has_gpu: Callable[[], bool] |
     if known.get("use_4bit_quantization") and known.get("use_8bit_quantization"):
         raise ConfigurationError("use_4bit_quantization and use_8bit_quantization can't both be true")
     own = {name: value for name, value in given.items() if name not in INIT_SETTINGS}
-    return _own_settings(own).over(_settings_of(known, has_gpu or has_gpu_here))
+    return _own_settings(own).over(_settings_of(known, has_gpu or may_have_gpu))
 
 
 def _settings_of(known: Mapping[str, Any], has_gpu: Callable[[], bool]) -> SuiteSettings:
@@ -156,11 +156,6 @@ def _value_of(name: str, setting: Setting, value: object) -> object:
         return setting.value_of(in_words(value))
     except ValueError as error:
         raise ConfigurationError(f"{name} {error}") from error
-
-
-def has_gpu_here() -> bool:
-    """Whether this machine has an NVIDIA GPU."""
-    return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from specgrove.serving.call_guard import is_open
 from specgrove.serving.status import abort
 
 _METADATA_KEY = "authorization"
+# Health checks of KServe's protocol.
+_PROBES = ("/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady")
 
 
 class KeyGuard(grpc.aio.ServerInterceptor):
@@ -27,7 +29,8 @@ class KeyGuard(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """The method's handler, or one that refuses."""
-        if is_open(handler_call_details.method):
+        method: str = handler_call_details.method
+        if is_open(method) or method in _PROBES:
             return await continuation(handler_call_details)
         metadata = dict(handler_call_details.invocation_metadata or ())
         given = metadata.get(_METADATA_KEY)

@@ -11,10 +11,13 @@ ValueOf = Callable[[str], Any]
 
 def check_together(section: str, value_of: ValueOf) -> None:
     """Raises ``ValueError`` that names the service's flags."""
+    if section == "router":
+        _check_router(value_of)
+        return
     if section == "llm":
         _check_llm(value_of)
-    elif section == "router":
-        _check_router(value_of)
+    if value_of("device") == "cpu" and value_of("gpu-kernels") == "require":
+        raise ValueError("--gpu-kernels require: the models run on the CPU; give --device cuda")
 
 
 def _check_llm(value_of: ValueOf) -> None:

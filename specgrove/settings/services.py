@@ -14,6 +14,10 @@ from specgrove.config import (
     DTYPES,
     GPU_KERNELS,
     MAX_BEAM_WIDTH,
+    MAX_GRPC_BYTES,
+    MAX_NUM_REPLICAS,
+    MAX_NUM_REQUESTS,
+    MAX_NUM_THREADS,
     MAX_NUM_TREE_NODES,
     MAX_PUBLIC_REQUEST_BYTES,
     MAX_TREE_DEPTH,
@@ -29,6 +33,7 @@ from specgrove.settings.values import (
     address,
     at_least,
     between,
+    bytes_up_to,
     milliseconds,
     parse_bytes,
     path,
@@ -105,7 +110,7 @@ _MODEL_SERVICE = (
         "threads",
         "threads of the CPU kernels; those of the LLM service are for all its ranks and replicas together",
         available_cpus,
-        at_least(1),
+        between(1, MAX_NUM_THREADS),
         metavar="N",
         is_shared=True,
         is_common=True,
@@ -177,8 +182,8 @@ ROUTER = (
         is_repeatable=True,
         is_of_suite=True,
     ),
-    Setting("max-requests", "requests served at once", 64, at_least(1), metavar="N"),
-    Setting("max-queued", "requests that may wait for their turn", 256, at_least(0), metavar="N"),
+    Setting("max-requests", "requests served at once", 64, between(1, MAX_NUM_REQUESTS), metavar="N"),
+    Setting("max-queued", "requests that may wait for their turn", 256, between(0, MAX_NUM_REQUESTS), metavar="N"),
     Setting(
         "max-requests-per-connection",
         "of --max-requests those of one connection; unset: three quarters",
@@ -186,7 +191,13 @@ ROUTER = (
         at_least(1),
         metavar="N",
     ),
-    Setting("max-request-bytes", "size of a request's message", MAX_PUBLIC_REQUEST_BYTES, parse_bytes, metavar="BYTES"),
+    Setting(
+        "max-request-bytes",
+        "size of a request's message",
+        MAX_PUBLIC_REQUEST_BYTES,
+        bytes_up_to(MAX_GRPC_BYTES),
+        metavar="BYTES",
+    ),
     Setting(
         "max-request-s",
         "time that one request may take; unset: as long as its client waits",
@@ -378,7 +389,7 @@ SSM = (
 )
 
 SUITE = (
-    Setting("llm-replicas", "LLM services to start", 1, at_least(1), metavar="N", is_common=True),
+    Setting("llm-replicas", "LLM services to start", 1, between(1, MAX_NUM_REPLICAS), metavar="N", is_common=True),
     Setting(
         "start-timeout-s",
         "time that all services may take to get ready; unset: no limit while they load",

@@ -124,6 +124,19 @@ parse_bytes = Kind(
 )
 
 
+def bytes_up_to(maximum: int) -> Kind:
+    """Amounts that are not more."""
+
+    def read(text: str) -> int:
+        if (value := _read_bytes(text)) > maximum:
+            raise ValueError(f"must be at most {_bytes_in_words(maximum)}, got {text}")
+        return value
+
+    return Kind(
+        read, f"a size up to {_bytes_in_words(maximum)}: 1MiB, 500kB or bytes", parse_bytes.schema, _bytes_in_words
+    )
+
+
 def _read_stages(text: str) -> tuple[int, ...]:
     numbers = [int(number) if number.isdecimal() else 0 for number in text.split(",")]
     if min(numbers) < 1:

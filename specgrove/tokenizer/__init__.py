@@ -9,6 +9,6 @@ from specgrove.tokenizer.chat_template import ChatOptions
 from specgrove.tokenizer.detokenizer import IncrementalDetokenizer
 from specgrove.tokenizer.files import TOKENIZER_FILE_NAMES
 from specgrove.tokenizer.messages import Message
-from specgrove.tokenizer.tokenizer import Tokenizer
+from specgrove.tokenizer.tokenizer import Tokenizer, chat_problem_of
 
-__all__ = ["TOKENIZER_FILE_NAMES", "ChatOptions", "IncrementalDetokenizer", "Message", "Tokenizer"]
+__all__ = ["TOKENIZER_FILE_NAMES", "ChatOptions", "IncrementalDetokenizer", "Message", "Tokenizer", "chat_problem_of"]

@@ -36,6 +36,15 @@ _NUM_LONG_IDS = 1024
 _USUAL = ChatOptions()
 
 
+def chat_problem_of(folder: Path) -> str | None:
+    """Why a model can't take conversations, or ``None``; told by its chat templates, without reading the vocabulary.
+
+    Raises ``OSError``, ``ValueError``.
+    """
+    files = read_tokenizer_files(folder)
+    return ChatTemplates(files.templates, files.tokens.texts_by_role()).problem
+
+
 class Tokenizer:
     """A model's tokenizer and chat templates."""
 

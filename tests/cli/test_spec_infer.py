@@ -57,7 +57,7 @@ def init_values(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr(spec_infer.sg, "LLM", MadeUpLLM)
     monkeypatch.setattr(spec_infer.sg, "init", init)
-    monkeypatch.setattr(spec_infer, "has_gpu_here", lambda: False)
+    monkeypatch.setattr(spec_infer, "may_have_gpu", lambda: False)
     return values
 
 

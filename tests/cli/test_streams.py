@@ -63,7 +63,7 @@ def test_ctrl_c_leaves_no_half_json(
                 yield Chunk((OutputToken(token_id, "a"),), "a")
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(generate, "connected", lambda _: contextlib.nullcontext(StoppedClient()))
+    monkeypatch.setattr(generate, "connected", lambda _, **__: contextlib.nullcontext(StoppedClient()))
     assert main(["generate", "hi", "--json"]) == 130
     assert tuple(capsys.readouterr()) == ("", note)
 

@@ -79,7 +79,7 @@ def test_bad_settings_are_named() -> None:
     command = [sys.executable, "-m", *arguments_of("--threads", "0")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert result.returncode == 2
-    assert "--threads: must be a whole number, 1 or more" in result.stderr
+    assert "--threads: must be a whole number from 1 to 1024" in result.stderr
 
 
 def test_intervals_between_messages_are_given_in_milliseconds(capsys: pytest.CaptureFixture[str]) -> None:

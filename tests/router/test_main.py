@@ -22,7 +22,7 @@ def test_flags() -> None:
     [
         ([], "at least one --llm"),
         (["--llm", "nowhere"], "HOST:PORT"),
-        (["--llm", "a:1", "--max-requests", "0"], "must be a whole number, 1 or more"),
+        (["--llm", "a:1", "--max-requests", "0"], "must be a whole number from 1 to 1000000"),
         (["--llm", "a:1", "--drain-timeout-s", "nan"], "must be a number of seconds"),
         (["--llm", "a:1", "--tls-certificate", "x"], "go together"),
     ],

@@ -24,7 +24,6 @@ from specgrove.models.weights import (
     ModelWeights,
 )
 
-ARCHITECTURES = ("FalconForCausalLM", "RWForCausalLM")
 NAMES = FamilyNames(base="transformer.", layers="h.", embedding="word_embeddings")
 
 

@@ -27,7 +27,6 @@ from specgrove.models.weights import (
     NormWeights,
 )
 
-ARCHITECTURES = ("Gemma3ForCausalLM",)
 NAMES = FamilyNames(base="model.", layers="layers.", embedding="embed_tokens")
 
 

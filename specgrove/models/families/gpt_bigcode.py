@@ -20,7 +20,6 @@ from specgrove.models.weights import (
     ModelWeights,
 )
 
-ARCHITECTURES = ("GPTBigCodeForCausalLM",)
 NAMES = FamilyNames(base="transformer.", layers="h.", embedding="wte")
 
 

@@ -7,6 +7,7 @@ the checkpoint tells, and in sliding windows. Source of the names and defaults: 
 from __future__ import annotations
 
 from specgrove.json_files import JsonObject
+from specgrove.models.architectures import BY_FAMILY
 from specgrove.models.checkpoint import HeadRows, ShardReader, TensorSource
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.families.config_values import activation_of, head_dim_of, layer_kinds, norm_eps_of, window_of
@@ -23,7 +24,6 @@ from specgrove.models.weights import (
     ModelWeights,
 )
 
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 NAMES = FamilyNames(base="model.", layers="layers.", embedding="embed_tokens")
 
 
@@ -56,7 +56,7 @@ def spec_of(config: JsonObject) -> DecoderSpec:
 
 
 def _architecture(config: JsonObject) -> str:
-    return next(name for name in config.texts("architectures") if name in ARCHITECTURES)
+    return next(name for name in config.texts("architectures") if name in BY_FAMILY["llama"])
 
 
 def _default_num_kv_heads(config: JsonObject, num_heads: int) -> int:

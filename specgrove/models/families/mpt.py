@@ -23,7 +23,6 @@ from specgrove.models.weights import (
     ModelWeights,
 )
 
-ARCHITECTURES = ("MptForCausalLM", "MPTForCausalLM")
 NAMES = FamilyNames(base="transformer.", layers="blocks.", embedding="wte")
 _ATTENTION = "multihead_attention"
 

@@ -21,7 +21,6 @@ from specgrove.models.weights import (
     ModelWeights,
 )
 
-ARCHITECTURES = ("OPTForCausalLM",)
 NAMES = FamilyNames(base="model.decoder.", layers="layers.", embedding="embed_tokens")
 _POSITION_OFFSET = 2
 

@@ -1,0 +1,127 @@
+"""What is wrong with a suite's settings is told before a model is fetched, converted or loaded, and before a process starts."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specgrove import start_checks
+from specgrove.cli import main
+from specgrove.gpus import may_have_gpu
+from specgrove.settings import SuiteSettings
+from specgrove.start_checks import check_settings, check_supported
+from tests.conftest import save_tiny_llama
+from tests.router.toy_language import EOS, VOCAB_SIZE, toy_tokenizer_json
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model without a chat template."""
+    folder = save_tiny_llama(tmp_path_factory.mktemp("model"), seed=0, vocab_size=VOCAB_SIZE, eos_token_id=EOS)
+    (folder / "tokenizer.json").write_bytes(toy_tokenizer_json())
+    return folder
+
+
+@pytest.fixture
+def unknown_folder(model_folder: Path, tmp_path: Path) -> Path:
+    """A model of a family that isn't served."""
+    folder = tmp_path / "unknown"
+    folder.mkdir()
+    for path in model_folder.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": ["PhiForCausalLM"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({("llm", "model"): "/no/such/model"}, "/no/such/model is not there"),
+        ({("ssm", "ssm"): ["lookup", "/no/such/ssm,width=2"]}, "--ssm /no/such/ssm,width=2: /no/such/ssm is not there"),
+        ({("ssm", "ssm"): ["lookup", "lookup"]}, "two SSMs are named lookup"),
+        ({("ssm", "ssm"): ["none", "lookup"]}, "--ssm none: no SSM at all"),
+        ({("llm", "cache-dir"): Path("/dev/null/x")}, "--cache-dir /dev/null/x: /dev/null is no folder"),
+        ({("llm", "device"): "cuda"}, "--device cuda: this machine has no NVIDIA GPU; use --device cpu"),
+        (
+            {("ssm", "device"): "cpu", ("ssm", "gpu-kernels"): "require"},
+            "--gpu-kernels require: the models run on the CPU; give --device cuda",
+        ),
+        (
+            {("router", "http-address"): "unix:/x", ("router", "local-address"): "unix:/x"},
+            "are the same, unix:/x; give two",
+        ),
+    ],
+)
+def test_what_settings_alone_tell(given: dict[Any, Any], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start_checks, "may_have_gpu", lambda: False)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        check_settings(SuiteSettings(given), None)
+    check_settings(SuiteSettings(), None)
+
+
+def test_a_gpu_is_told_by_the_files_of_its_driver(tmp_path: Path) -> None:
+    (tmp_path / "nvidiactl").touch()
+    assert not may_have_gpu(tmp_path)
+    (tmp_path / "nvidia0").touch()
+    assert may_have_gpu(tmp_path)
+
+
+def test_a_model_is_of_a_family_and_takes_conversations(model_folder: Path, unknown_folder: Path) -> None:
+    check_supported(model_folder)
+    with pytest.raises(ValueError, match="architecture PhiForCausalLM is not supported, only LlamaForCausalLM"):
+        check_supported(unknown_folder)
+    with pytest.raises(ValueError, match="takes no conversations: this model has no chat template"):
+        check_supported(model_folder, needs_chat=True)
+
+
+def test_commands_start_nothing_for_what_is_wrong(
+    model_folder: Path,
+    unknown_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("specgrove.cli.suites.Suite", None)
+    llm = ["--llm", str(model_folder)]
+    stops = [word for number in range(17) for word in ("--stop", str(number))]
+    for words, said in (
+        (["generate", "hi", *llm], "takes no conversations"),
+        (["chat", *llm], "takes no conversations"),
+        (["demo", *llm], "takes no conversations"),
+        (["generate", "hi", "--raw", "--llm", str(unknown_folder)], "architecture PhiForCausalLM is not supported"),
+        (["generate", "hi", "--raw", *llm, "--ssm", str(unknown_folder)], f"--ssm {unknown_folder}: "),
+        (["generate", "hi", "--raw", *llm, "--ssm", "demo"], "--ssm demo: it can't draft for"),
+        (["generate", "hi", *llm, *stops], "--stop: 17 texts; at most 16"),
+        (["chat", *llm, *stops], "--stop: 17 texts; at most 16"),
+        (["chat", *llm, "--system", "caf\udce9"], "--system is not UTF-8 text"),
+        (["demo", "caf\udce9"], "the question is not UTF-8 text"),
+        (
+            ["quantize", "nope/nope", "--bits", "8", "--group-size", "32", "--out", "x"],
+            "--group-size goes with --bits 4",
+        ),
+        (["quantize", "nope/nope", "--bits", "8", "--out", str(model_folder)], "exists already: name a new folder"),
+        (["models", "convert", "nope", "--out", str(model_folder)], "exists already: name a new folder"),
+    ):
+        assert main([*words]) == 1, words
+        assert said in capsys.readouterr().err.splitlines()[-1], words
+    with pytest.raises(SystemExit):
+        main(["quantize", "m", "--bits", "4", "--group-size", "7", "--out", "x"])
+    assert "--group-size: must be a multiple of 4 from 4 to 4096, got '7'" in capsys.readouterr().err
+
+
+def test_nothing_is_quantised_for_an_ssm_that_does_not_fit(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ensure_quantized(folder: Path, quantization: str, *_: object) -> Path:
+        assert quantization == "none"
+        return folder
+
+    monkeypatch.setattr("specgrove.cli.suites.ensure_quantized", ensure_quantized)
+    words = ["generate", "hi", "--raw", "--llm", str(model_folder), "--quantization", "int4", "--ssm", "demo"]
+    assert main(words) == 1
+    assert "--ssm demo: it can't draft for" in capsys.readouterr().err
