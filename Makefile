@@ -16,7 +16,7 @@ MODULE_LIST := build/modules.txt
 $(shell mkdir -p build; find specgrove router llm_service ssm_service -name '*.py' | sort > build/modules.new; \
 	cmp -s build/modules.new $(MODULE_LIST) || cp build/modules.new $(MODULE_LIST); rm -f build/modules.new)
 
-.PHONY: demo test check setup protos settings-page check-settings bench bench-cpu-peers gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu native-sanitize clean lint types imports format-native lint-protos breaking-protos released-protos check-protos metrics-page check-metrics
+.PHONY: demo test check setup protos settings-page check-settings bench bench-cpu-peers gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu native-sanitize clean lint types imports format-native lint-protos breaking-protos released-protos check-protos metrics-page check-metrics docs
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.running
@@ -120,11 +120,11 @@ $(VENV)/.running: $(VENV)/.packages $(NATIVE_SOURCES) $(MODULE_LIST)
 
 # What tests and checks need besides: their tools, the GPU's kernels where nvcc is, and the emulator.
 $(VENV)/.installed: $(VENV)/.running
-	@$(STAGE) --title "installing what tests and checks need" --items 90 -- $(PIP) install -c constraints.txt $(requirements) $$($(PYTHON) tools/requirements.py dev transformers)
+	@$(STAGE) --title "installing what tests and checks need" --items 90 -- $(PIP) install -c constraints.txt $(requirements) $$($(PYTHON) tools/requirements.py dev)
 	@$(STAGE) --title "building all kernels and the emulator" -- env $(call install_editable,AUTO,ON)
 	@touch $@
 
-check: lint types imports format-native lint-protos breaking-protos check-protos check-settings check-metrics
+check: lint types imports format-native lint-protos breaking-protos check-protos check-settings check-metrics docs
 
 lint: setup
 	$(BIN)/ruff check
@@ -165,6 +165,10 @@ check-protos: setup
 		diff -r --exclude=__pycache__ --exclude=__init__.py build/protos/specgrove/$$package specgrove/$$package \
 			|| { echo "specgrove/$$package differs from protos/: run 'make protos' and commit"; exit 1; }; \
 	done
+
+# The documentation as a site, in build/site. Strict: links that lead nowhere are errors. Its authors' advertisement is none of our business.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 # docs/settings.md, from the declarations.
 settings-page: setup

@@ -1,4 +1,4 @@
-"""The reference of the gRPC API, from the protos and their comments: ``python -m tools.grpc_page`` prints it. Used by ``tools.docs_site``."""
+"""The reference of the gRPC API, from the protos' comments: ``python -m tools.grpc_page`` prints it. Used by ``tools.docs_site``."""
 
 from __future__ import annotations
 
