@@ -24,6 +24,7 @@ from llm_service.arguments import parse_arguments
 from llm_service.config import LlmServiceConfig, VerifierConfig
 from llm_service.devices import check_offload_room, describe_store, weight_store
 from llm_service.numerics import numerics_of
+from llm_service.scheduler import MAX_NUM_KNOWN_ROWS
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.step_timeout import step_timeout_s_of
 from llm_service.structure import Structures
@@ -49,6 +50,7 @@ from specgrove.models.memory_plan import (
 )
 from specgrove.models.model_files import name_of, quantized_bits
 from specgrove.models.quantized_cache import ensure_quantized
+from specgrove.models.recommended_sampling import recommended_sampling_of
 from specgrove.models.spec import DecoderSpec
 from specgrove.request import PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.devices import available_bytes, choose_device, has_gpu_kernels, runner_for
@@ -140,7 +142,7 @@ def load_runner(config: LlmServiceConfig) -> tuple[Path, Runner]:
     folder, decoder, num_slots = load(config, None)
     limits = PassLimits(
         max_num_rows=config.max_num_chunk_tokens + config.max_num_tree_rows,
-        max_num_asked=config.max_num_tree_rows,
+        max_num_asked=config.max_num_tree_rows + MAX_NUM_KNOWN_ROWS,
         max_len=min(check_max_model_len(config, decoder.spec), num_slots),
         num_slots=num_slots,
     )
@@ -155,7 +157,7 @@ def request_of(config: LlmServiceConfig, folder: Path, device: torch.device, *, 
         layout=config.layout,
         num_slots=config.num_slots,
         max_num_rows=config.max_num_chunk_tokens + config.max_num_tree_rows,
-        max_num_logit_rows=config.max_num_tree_rows,
+        max_num_logit_rows=config.max_num_tree_rows + MAX_NUM_KNOWN_ROWS,
         max_weight_bytes=None if config.offload is None else config.offload.max_weight_bytes,
         on_gpu=device.type == "cuda",
         num_gpu_processors=num_processors(device) if has_kernels else None,
@@ -209,6 +211,7 @@ async def serve(
         numerics=numerics_of(config, folder, runner.decoder),
         spec=runner.spec,
         tokenizer=tokenizer,
+        recommended_sampling=recommended_sampling_of(folder),
     )
     logger.info("numerics: %s", ", ".join(model.numerics))
     warn_of_text(model)

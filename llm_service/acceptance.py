@@ -6,7 +6,6 @@ tree. So what is emitted is what incremental decoding with the same seed emits (
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,11 +20,10 @@ from specgrove.kernels.sampling import (
     RowChoice,
     TokenAdjustments,
     choose,
-    log_prob_of,
-    top_k_log_probs,
 )
 from specgrove.kernels.trees import walk_tree
 from specgrove.request import LogProbs
+from specgrove.runtime.known_tokens import log_probs_of
 from specgrove.token_tree import TokenTree
 
 Answers: TypeAlias = Sequence[int] | torch.Tensor
@@ -85,7 +83,7 @@ def _accept_by_logits(session: Session, tree: TokenTree, logits: torch.Tensor) -
         row = logits[node] if session.structure is None else session.structure.masked(logits[node])
         token_id = chooser.choose(row)
         if session.sampling.num_log_probs is not None:
-            log_probs.append(_log_probs(row, token_id, session.sampling.num_log_probs))
+            log_probs.append(log_probs_of(row, token_id, session.sampling.num_log_probs))
         token_ids.append(token_id)
         if session.structure is not None and not session.structure.take(token_id):
             break
@@ -143,13 +141,3 @@ class _Chooser:
 
 def _ids(values: Iterable[int]) -> torch.Tensor:
     return torch.tensor(list(values), dtype=torch.int64)
-
-
-def _log_probs(logits: torch.Tensor, token_id: int, num_log_probs: int) -> LogProbs:
-    """``logits`` is ``[vocab_size]``. Tokens that can't be chosen are not among the most probable, so there may be fewer."""
-    own = log_prob_of(logits, token_id)
-    if num_log_probs == 0:
-        return LogProbs(own)
-    values, ids = top_k_log_probs(logits[None], num_log_probs)
-    top = zip(ids[0].tolist(), values[0].tolist(), strict=True)
-    return LogProbs(own, tuple((token_id, value) for token_id, value in top if value > -math.inf))

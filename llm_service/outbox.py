@@ -5,11 +5,11 @@ Owned by the engine. Invariant: an item's results leave in the order of its step
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from llm_service.session import PendingWork
 from specgrove.errors import SpecGroveError
-from specgrove.request import PromptProgress, Verdict
+from specgrove.request import LogProbs, PromptProgress, Verdict
 
 _PROGRESS_INTERVAL_S = 0.2
 
@@ -51,6 +51,13 @@ class Outbox:
         """The item's last result."""
         self.put_unsent([pending])
         self._ready.append((pending.item_id, error))
+
+    def put_log_probs(self, pending: PendingWork, log_probs: Sequence[LogProbs]) -> None:
+        """The next ones of its prompt. They go out at once, so that no more of them wait here than of a pass."""
+        start = pending.session.prompt_log_probs_start
+        end = start + len(log_probs)
+        self._ready.append((pending.item_id, PromptProgress(end - 1, start, tuple(log_probs))))
+        pending.session.prompt_log_probs_start = end
 
     def put_progress(self, works: Iterable[PendingWork]) -> None:
         """Tells those who want it how far their prompts are, now and then. Prompts of a pass or two never get here."""

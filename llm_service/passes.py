@@ -17,6 +17,7 @@ from llm_service.session import PendingWork
 from specgrove.kernels.model_step import HAS_LOGITS
 from specgrove.kernels.sampling import RowChoice
 from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
+from specgrove.request import LogProbs
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 
 
@@ -51,20 +52,37 @@ class TreeInFlight:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownInFlight:
+    """Tokens of a prompt in a pass under way whose log-probabilities it tells: ``num_tokens`` from place ``start`` on."""
+
+    pending: PendingWork
+    start: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pass:
     """A forward pass under way."""
 
     parts: tuple[PassPart, ...]
+    known: tuple[KnownInFlight, ...]
     trees: tuple[TreeInFlight, ...]
     started_s: float
     num_rows: int
 
     def surely_goes_on(self, pending: Collection[PendingWork]) -> bool:
-        """Whether each of its items, and no other of ``pending``, takes one more step unless it stops; one that needs choices only."""
+        """Whether each of its items, and no other of ``pending``, takes one more step unless it stops; one that needs choices only.
+
+        Not where log-probabilities of prompts are looked at first: they are told before anything follows.
+        """
         own = {id(tree.pending) for tree in self.trees}
-        return own == {id(work) for work in pending} and all(
-            tree.has_choices and tree.pending.tree.num_nodes == 1 and tree.pending.num_steps_left > 1
-            for tree in self.trees
+        return (
+            not self.known
+            and own == {id(work) for work in pending}
+            and all(
+                tree.has_choices and tree.pending.tree.num_nodes == 1 and tree.pending.num_steps_left > 1
+                for tree in self.trees
+            )
         )
 
 
@@ -72,20 +90,23 @@ def pass_of(parts: tuple[PassPart, ...], *, choices_are_cheap: bool) -> tuple[Pa
     """The rows of an item's part each: the committed tokens that just got slots, and its tree below them."""
     started_s = time.perf_counter()
     builder = BatchBuilder()
-    trees = []
+    known_in_flight, trees = [], []
     for part in parts:
         pending, session = part.pending, part.pending.session
         chunk = session.token_ids[part.start : len(session.slots)]
+        known = session.known_after(part.start, len(session.slots))
+        if known:
+            known_in_flight.append(KnownInFlight(pending, part.start + 1 + min(known), len(known)))
         if not part.tree_slots:
-            builder.add(session.slots, chunk)
+            builder.add(session.slots, chunk, known=known)
             continue
         rows = TreeRows(pending.tree.token_ids, pending.tree.parents, part.tree_slots)
         choices = choices_wanted(session, pending.tree, are_cheap=choices_are_cheap)
-        asked = builder.add(session.slots, chunk, rows, choices=choices)
+        asked = builder.add(session.slots, chunk, rows, choices=choices, known=known)
         pending.is_in_flight = True
         trees.append(TreeInFlight(pending, part.tree_slots, asked, choices is not None))
     batch = builder.build()
-    return Pass(parts, tuple(trees), started_s, batch.num_rows), batch
+    return Pass(parts, tuple(known_in_flight), tuple(trees), started_s, batch.num_rows), batch
 
 
 def next_pass(before: Pass, parts: tuple[PassPart, ...]) -> tuple[Pass, ForwardBatch]:
@@ -101,11 +122,21 @@ def next_pass(before: Pass, parts: tuple[PassPart, ...]) -> tuple[Pass, ForwardB
         asked = builder.add(context, (), rows, choices=[choice])
         trees.append(TreeInFlight(tree.pending, part.tree_slots, asked, has_choices=True))
     batch = builder.build()
-    return Pass(parts, tuple(trees), started_s, batch.num_rows), batch
+    return Pass(parts, (), tuple(trees), started_s, batch.num_rows), batch
+
+
+def log_probs_by_prompt(
+    known: Sequence[KnownInFlight], output: ForwardOutput
+) -> Iterator[tuple[KnownInFlight, Sequence[LogProbs | None]]]:
+    """Those of each prompt, in order."""
+    start = 0
+    for tokens in known:
+        yield tokens, output.log_probs[start : start + tokens.num_tokens]
+        start += tokens.num_tokens
 
 
 def answers_by_tree(trees: Sequence[TreeInFlight], output: ForwardOutput) -> Iterator[tuple[TreeInFlight, Answers]]:
-    """All asked rows are of trees, and those of one tree are all choices or all logits."""
+    """Choices and logits are of trees alone; those of one tree are all choices or all logits."""
     first_logit = 0
     for tree in trees:
         choices = output.choices[tree.asked.start : tree.asked.stop]

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from llm_service.session import PendingWork
 
+# In a vocabulary of 128,000 tokens logits of so many rows are 33 MB. Fewer would make passes that cost as much as one of so many.
+MAX_NUM_KNOWN_ROWS = 64
+
 
 @dataclass(frozen=True, slots=True)
 class StepEntry:
@@ -34,16 +37,21 @@ class StepPlan:
 
 
 def plan_step(
-    pending: Collection[PendingWork], max_num_chunk_tokens: int, max_num_tree_rows: int, max_num_in_flight: int = 1
+    pending: Collection[PendingWork],
+    max_num_chunk_tokens: int,
+    max_num_tree_rows: int,
+    max_num_in_flight: int = 1,
+    max_num_known_rows: int = MAX_NUM_KNOWN_ROWS,
 ) -> StepPlan:
     """``pending`` is in order of arrival. A tree rides along with the chunk that completes its context, or waits for the next pass.
 
     Items whose tree is in flight already are left out. Where several forward passes may be in flight (pipeline stages), each gets its share
-    of the items, so that all stages have work.
+    of the items, so that all stages have work. Prompts whose log-probabilities are wanted get ``max_num_known_rows`` at most, since their
+    rows have logits.
     """
     trees: list[StepEntry] = []
     chunks: list[StepEntry] = []
-    tree_budget = max_num_tree_rows
+    tree_budget, known_budget = max_num_tree_rows, max_num_known_rows
     shares = _shares([work.session.num_uncached for work in pending if not work.is_in_flight], max_num_chunk_tokens)
     max_num_entries = -(-len(pending) // max_num_in_flight)
     for work in pending:
@@ -53,6 +61,9 @@ def plan_step(
             break
         num_uncached, num_nodes = work.session.num_uncached, work.tree.num_nodes
         chunk_len = next(shares)
+        if work.session.wants_log_probs:
+            chunk_len = min(chunk_len, known_budget)
+            known_budget -= chunk_len
         has_tree = chunk_len == num_uncached and num_nodes <= tree_budget
         if chunk_len == 0 and not has_tree:
             continue

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class ServedModel:
     spec: DecoderSpec
     tokenizer: Tokenizer
     numerics: tuple[str, ...] = ()
+    recommended_sampling: Mapping[str, Any] = field(default_factory=dict)
+    """As ``recommended_sampling_of`` gives it."""
 
 
 class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
@@ -101,7 +103,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         async for found in results_of(self._loop, work):
             result = llm_pb2.VerifyResult(session_id=item.session_id, item_id=item.item_id)
             if isinstance(found, PromptProgress):
-                result.progress.num_tokens = found.num_tokens
+                result.progress.CopyFrom(wire.progress_to_proto(found))
             else:
                 result.verdict.CopyFrom(wire.verdict_to_proto(found))
                 if (span := self._spans.of(work.session_id)).is_recording:
@@ -127,6 +129,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
             max_num_tree_nodes=model.max_num_tree_nodes,
             numerics=model.numerics,
             protocol_version=wire.PROTOCOL_VERSION,
+            recommended_sampling=token_tree_pb2.SamplingParams(**model.recommended_sampling),
         )
 
     async def GetTokenizer(  # noqa: N802

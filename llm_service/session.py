@@ -12,8 +12,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from llm_service.structure import OutputStructure
-from specgrove.kernels.sampling import ChoiceParams
-from specgrove.request import SamplingParams, Verdict, VerifyWork
+from specgrove.kernels.sampling import ChoiceParams, KnownToken
+from specgrove.request import SamplingParams, SessionParams, Verdict, VerifyWork
 from specgrove.token_tree import TokenTree
 
 _MIN_TEMPERATURE = 1e-4
@@ -26,6 +26,9 @@ class Session:
     session_id: str
     sampling: SamplingParams
     prompt_len: int
+    num_prompt_log_probs: int | None = None
+    prompt_log_probs_start: int = 1
+    """Place of the first token of the prompt whose log-probabilities, where they are wanted, have not been told."""
     token_ids: list[int] = field(default_factory=list)
     slots: array[int] = field(default_factory=lambda: array("i"))
     output_counts: Counter[int] = field(default_factory=Counter)
@@ -44,6 +47,32 @@ class Session:
 
     def __post_init__(self) -> None:
         self.choice_params = _choice_params(self.sampling)
+
+    @classmethod
+    def of(cls, session_id: str, params: SessionParams) -> Session:
+        """A session without tokens."""
+        return cls(
+            session_id,
+            params.sampling,
+            params.prompt_len,
+            params.num_prompt_log_probs,
+            params.prompt_log_probs_start,
+            wants_prompt_progress=params.wants_prompt_progress,
+        )
+
+    @property
+    def wants_log_probs(self) -> bool:
+        """Whether log-probabilities of the prompt are still to be told."""
+        return self.num_prompt_log_probs is not None and self.prompt_log_probs_start < self.prompt_len
+
+    def known_after(self, start: int, end: int) -> dict[int, KnownToken]:
+        """By their places in the chunk of tokens ``start`` to ``end - 1``, rows that are followed by a token of the prompt whose
+        log-probabilities are wanted.
+        """
+        if self.num_prompt_log_probs is None:
+            return {}
+        places = range(max(start + 1, self.prompt_log_probs_start), min(end + 1, self.prompt_len))
+        return {place - 1 - start: KnownToken(self.token_ids[place], self.num_prompt_log_probs) for place in places}
 
     @property
     def num_output_tokens(self) -> int:

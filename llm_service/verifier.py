@@ -11,14 +11,23 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from llm_service.acceptance import Acceptance, Answers, accept
 from llm_service.config import VerifierConfig
 from llm_service.counts import VerifierCounts
 from llm_service.outbox import Outbox, Result
 from llm_service.pass_planner import PassPlanner
-from llm_service.passes import Pass, PassPart, TreeInFlight, answers_by_tree, next_pass, pass_of
+from llm_service.passes import (
+    KnownInFlight,
+    Pass,
+    PassPart,
+    TreeInFlight,
+    answers_by_tree,
+    log_probs_by_prompt,
+    next_pass,
+    pass_of,
+)
 from llm_service.room import Room
 from llm_service.session import PendingWork, Session
 from llm_service.structure import Structures
@@ -32,7 +41,7 @@ from specgrove.errors import (
     StaleBaseError,
 )
 from specgrove.models.forward_batch import ForwardBatch
-from specgrove.request import PromptProgress, Verdict, VerifyWork
+from specgrove.request import LogProbs, PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.model_runner import Runner, step_ms
 from specgrove.runtime.step_loop import FatalEngineError, WorkItem
 
@@ -98,10 +107,9 @@ class VerifierEngine:
             self._outbox.put_unsent(self._pending.values())  # the prompt's passes may take long
             before = self._room.get(work.session_id)
             assert work.session is not None
-            opened = Session(work.session_id, work.session.sampling, work.session.prompt_len)
+            opened = Session.of(work.session_id, work.session)
             opened.structure = self.structures.of(work.session.sampling)
             self.close_session(work.session_id)
-            opened.wants_prompt_progress = work.session.wants_prompt_progress
             self._room.open(opened, before)
         session = self._room.get(work.session_id)
         held_len = len(session.token_ids) if session else 0
@@ -191,11 +199,23 @@ class VerifierEngine:
         pass_s = now_s - max(forward.started_s, self._finished_s)
         self._finished_s = now_s
         self.counts.add_pass(pass_s, forward.num_rows)
+        for tokens, log_probs in log_probs_by_prompt(forward.known, output):
+            if self._is_under_way(tokens.pending):
+                self._tell_log_probs(tokens, log_probs)
         for tree, answers in answers_by_tree(forward.trees, output):
             if self._is_under_way(tree.pending):
                 self._apply(tree, answers, pass_s * 1e3, forward.num_rows)
             else:  # closed or failed meanwhile
                 self._room.free(tree.slots)
+
+    def _tell_log_probs(self, tokens: KnownInFlight, log_probs: Sequence[LogProbs | None]) -> None:
+        # Passes end in their order, so these are the next ones, unless some are computed again that have been told.
+        new = log_probs[tokens.pending.session.prompt_log_probs_start - tokens.start :]
+        sound = [entry for entry in new if entry is not None]
+        if len(sound) < len(new):
+            self._fail(tokens.pending, InternalError("the model's logits can't be used: the logits hold NaN"))
+        elif sound:
+            self._outbox.put_log_probs(tokens.pending, sound)
 
     def _is_under_way(self, pending: PendingWork) -> bool:
         return self._pending.get(pending.session.session_id) is pending

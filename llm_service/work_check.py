@@ -22,6 +22,9 @@ def check_work(work: VerifyWork, config: VerifierConfig, *, vocab_size: int, num
         raise InvalidRequestError.of("new_token_ids", f"ids must be below the vocabulary's size {vocab_size}")
     if work.session is not None:
         _check_sampling(work.session.sampling, vocab_size)
+        _check_num_log_probs("session.num_prompt_log_probs", work.session.num_prompt_log_probs, vocab_size)
+        if work.session.prompt_log_probs_start < 1:
+            raise InvalidRequestError.of("session.prompt_log_probs_start", "the first token, at place 0, has none")
     try:
         work.tree.validated(vocab_size=vocab_size, max_num_nodes=config.max_num_tree_nodes)
     except ValueError as error:
@@ -56,6 +59,10 @@ def _check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
             raise InvalidRequestError.of(
                 f"session.sampling.{name}", f"ids must be below the vocabulary's size {vocab_size}"
             )
+    _check_num_log_probs("session.sampling.num_log_probs", sampling.num_log_probs, vocab_size)
+
+
+def _check_num_log_probs(field: str, num_log_probs: int | None, vocab_size: int) -> None:
     max_num_log_probs = min(MAX_NUM_LOG_PROBS, vocab_size)
-    if sampling.num_log_probs is not None and not 0 <= sampling.num_log_probs <= max_num_log_probs:
-        raise InvalidRequestError.of("session.sampling.num_log_probs", f"must be at most {max_num_log_probs}")
+    if num_log_probs is not None and not 0 <= num_log_probs <= max_num_log_probs:
+        raise InvalidRequestError.of(field, f"must be at most {max_num_log_probs}")

@@ -76,7 +76,12 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
 def _http_of(given: argparse.Namespace) -> HttpConfig | None:
     if given.http_address is None:
         return None
-    return HttpConfig(given.http_address, given.http_allowed_origins or (), given.tool_call_format)
+    return HttpConfig(
+        given.http_address,
+        given.http_allowed_origins or (),
+        given.tool_call_format,
+        recommends_sampling=given.generation_config == "auto",
+    )
 
 
 def _keys_of(given: argparse.Namespace, parser: argparse.ArgumentParser) -> ApiKeys | None:

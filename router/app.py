@@ -174,7 +174,7 @@ class RouterApp:
     def _make_http_servers(self) -> None:
         """That of the API, and that of metrics alone, as far as they are asked for."""
         # Imported where it is asked for only: it costs half a second of the start.
-        from router.http.app import ApiLimits, make_app
+        from router.http.app import ApiSettings, make_app
         from router.http.calls import RouterCalls
         from router.http.metrics import MetricsEndpoint
         from router.http.response_counts import ResponseCounts
@@ -185,8 +185,14 @@ class RouterApp:
         metrics = MetricsEndpoint(self._registry(response_counts.readings), servicer.replica_stats.refresh)
         if (http := config.http) is not None:
             calls = RouterCalls(servicer, lambda: server.is_serving, lambda: server.is_draining, http.tool_call_format)
-            limits = ApiLimits(config.max_request_bytes, config.reader_timeout_s, config.api_keys, http.origins)
-            app = make_app(calls, limits, servicer.version, metrics, response_counts)
+            settings = ApiSettings(
+                config.max_request_bytes,
+                config.reader_timeout_s,
+                config.api_keys,
+                http.origins,
+                recommends_sampling=http.recommends_sampling,
+            )
+            app = make_app(calls, settings, servicer.version, metrics, response_counts)
             self.http = HttpServer(http.address, app, config.server_tls)
         if config.metrics.address is not None:
             self.metrics_http = HttpServer(config.metrics.address, metrics, None, "metrics")

@@ -25,11 +25,13 @@ class HttpConfig:
     """The HTTP API: where it listens, and from which pages browsers may ask.
 
     ``tool_call_format`` is how the model writes calls of tools; ``auto``: as its chat template shows.
+    ``recommends_sampling``: sampling parameters that are left out have the values of the model's generation_config.json.
     """
 
     address: str
     origins: tuple[str, ...] = ()
     tool_call_format: str = "auto"
+    recommends_sampling: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from specgrove import wire
 from specgrove.errors import InternalError, NoReplicaError
 from specgrove.serving.status import error_from_rpc
 from specgrove.serving.work_stream_client import WorkStreamClient
-from specgrove.v1 import llm_pb2, llm_pb2_grpc
+from specgrove.v1 import llm_pb2, llm_pb2_grpc, token_tree_pb2
 
 if TYPE_CHECKING:
     from specgrove.v1.llm_pb2_grpc import LlmServiceAsyncStub
@@ -201,10 +201,11 @@ class LlmPool:
             model.eos_token_ids,
             model.chat_end_token_ids,
             model.tokenizer.vocab_sha256,
+            _shown(model.recommended_sampling),
         )
         theirs = (
             info.model, info.architecture, info.vocab_size, info.dtype, tuple(info.eos_token_ids),
-            tuple(info.chat_end_token_ids), info.vocab_sha256,
+            tuple(info.chat_end_token_ids), info.vocab_sha256, _shown(info.recommended_sampling),
         )  # fmt: skip
         if ours != theirs:
             raise InternalError(f"it serves {theirs}, but this router serves {ours}; restart the router to change that")
@@ -268,3 +269,7 @@ class LlmPool:
     def forget(self, session_id: str) -> list[LlmReplica]:
         """The session is no longer anywhere; returns where it was."""
         return [r for r in self.replicas if r.session_lens.pop(session_id, None) is not None]
+
+
+def _shown(sampling: token_tree_pb2.SamplingParams) -> dict[str, object]:
+    return {field.name: value for field, value in sampling.ListFields()}

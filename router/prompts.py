@@ -40,7 +40,7 @@ def check_prompt(found: Violations, proto: WithPrompt, model: ServedModel) -> No
     elif isinstance(proto, router_pb2.TokenizeRequest):
         found.add("input", "none was given: set text or chat")
     elif kind == "token_ids":
-        _check_ids(found, proto.token_ids.token_ids, model)
+        _check_ids(found, proto.token_ids.token_ids, model, has_output=not proto.prompt_only)
     else:
         found.add("prompt", "none was given: set text, chat or token_ids")
 
@@ -91,13 +91,13 @@ def _kind_of(proto: WithPrompt) -> str | None:
     return kind
 
 
-def _check_ids(found: Violations, token_ids: Sequence[int], model: ServedModel) -> None:
+def _check_ids(found: Violations, token_ids: Sequence[int], model: ServedModel, *, has_output: bool) -> None:
     field = "token_ids.token_ids"
     if not token_ids:
         found.add(field, "is empty; a prompt needs at least one token")
-    elif len(token_ids) >= model.context_len:
-        description = f"has {len(token_ids)} tokens, which leaves no room for output: "
-        found.add("token_ids", f"{description}the context is {model.context_len} tokens")
+    elif len(token_ids) > model.context_len - has_output:
+        leaves = ", which leaves no room for output: " if has_output else "; "
+        found.add("token_ids", f"has {len(token_ids)} tokens{leaves}the context is {model.context_len} tokens")
     else:
         check_token_ids(found, field, token_ids, model.vocab_size)
 

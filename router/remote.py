@@ -216,7 +216,7 @@ def _found_in(result: llm_pb2.VerifyResult, replica: LlmReplica) -> Verdict | Pr
             raise InternalError(f"{replica.client.address} refused an item: {error}")
         raise error
     if result.HasField("progress"):
-        return PromptProgress(result.progress.num_tokens)
+        return wire.progress_from_proto(result.progress)
     return wire.verdict_from_proto(result.verdict)
 
 

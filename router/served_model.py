@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from specgrove.errors import InternalError
 from specgrove.owned_folders import temporary_folder
 from specgrove.tokenizer import TOKENIZER_FILE_NAMES, Tokenizer
-from specgrove.v1 import llm_pb2
+from specgrove.v1 import llm_pb2, token_tree_pb2
 
 if TYPE_CHECKING:
     from specgrove.v1.llm_pb2_grpc import LlmServiceAsyncStub
@@ -35,6 +35,8 @@ class ServedModel:
     chat_end_token_ids: tuple[int, ...] = ()
     numerics: tuple[str, ...] = ()
     tokenizer_files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    recommended_sampling: token_tree_pb2.SamplingParams = field(default_factory=token_tree_pb2.SamplingParams)
+    """By the model's generation_config.json; what it doesn't name is unset."""
 
 
 def served_model_of(
@@ -53,6 +55,7 @@ def served_model_of(
         tokenizer=tokenizer,
         tokenizer_files=tokenizer_files,
         chat_end_token_ids=tuple(info.chat_end_token_ids),
+        recommended_sampling=info.recommended_sampling,
     )
 
 

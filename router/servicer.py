@@ -18,6 +18,7 @@ from router.admission import Admission
 from router.config import TreeConfig
 from router.llm_replicas import LlmPool
 from router.measurements import Measurements
+from router.prompt_tokens import PromptTokens, log_probs_to_proto
 from router.remote import RemoteVerifier
 from router.replica_stats import ReplicaStats
 from router.request_counts import CountedRequest, RequestCounts
@@ -114,6 +115,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             version=self.version,
             protocol_version=wire.PROTOCOL_VERSION,
             features=FEATURES,
+            recommended_sampling=model.recommended_sampling,
         )
 
     async def Tokenize(  # noqa: N802
@@ -217,12 +219,16 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             checked.stop_texts,
             request.sampling.min_tokens,
         )
+        prompt = PromptTokens.of(request, model.tokenizer, keep_special_tokens=checked.keep_special_tokens)
         statistics = GenerationStatistics()
         first_s: float | None = None
         async with contextlib.aclosing(steps):
             async for step in steps:
                 if step.num_prompt_tokens_read is not None:
-                    yield router_pb2.GenerateResponse(num_prompt_tokens_read=step.num_prompt_tokens_read)
+                    yield router_pb2.GenerateResponse(
+                        num_prompt_tokens_read=step.num_prompt_tokens_read if request.wants_prompt_progress else 0,
+                        prompt_tokens=prompt.add(step.prompt_log_probs),
+                    )
                     continue
                 now_s = time.monotonic()
                 first_s = first_s or now_s
@@ -244,6 +250,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                         for token, text in zip(tokens, piece.token_texts, strict=True)
                     ],
                     text=piece.text,
+                    prompt_tokens=prompt.rest(),
                 )
                 if step.finish_reason is None and piece.stop_text is None:
                     yield response
@@ -291,9 +298,7 @@ def _token_to_proto(token: CommittedToken, text: str, tokenizer: Tokenizer) -> r
     proto = router_pb2.GeneratedToken(token_id=token.token_id, text=text, drafted_by=token.drafted_by)
     if token.log_probs is not None:
         proto.token_bytes = tokenizer.token_bytes(token.token_id)
-        proto.log_probs.CopyFrom(wire.log_probs_to_proto(token.log_probs))
-        for entry in proto.log_probs.top:
-            entry.token_bytes = tokenizer.token_bytes(entry.token_id)
+        proto.log_probs.CopyFrom(log_probs_to_proto(token.log_probs, tokenizer))
     return proto
 
 

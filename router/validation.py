@@ -57,6 +57,8 @@ def check_fields(proto: router_pb2.GenerateRequest, model: ServedModel, ssms: Se
     if proto.model not in ("", model.name):
         found.add("model", f"{quoted(proto.model)} is not served here; this router serves {model.name!r}")
     _check_sampling(found, proto.sampling, model.vocab_size)
+    _check_num_log_probs(found, "num_prompt_log_probs", proto.num_prompt_log_probs, model.vocab_size)
+    _check_prompt_only(found, proto)
     _check_stop_texts(found, proto.stop)
     if proto.ignore_eos and proto.sampling.HasField("structured_output"):
         found.add("ignore_eos", "must be false with structured_output: such an output ends where it is complete")
@@ -105,6 +107,7 @@ async def checked_request(
             deadline_s=deadline_s,
             wants_prompt_progress=proto.prompt_progress,
             trace_context=trace_context,
+            num_prompt_log_probs=proto.num_prompt_log_probs if proto.HasField("num_prompt_log_probs") else None,
         ),
         stop_texts,
         stop_text_of_token,
@@ -145,9 +148,21 @@ def _check_sampling(found: Violations, params: token_tree_pb2.SamplingParams, vo
     stops = params.stop_token_ids
     if found.check_count("sampling.stop_token_ids", len(stops), _MAX_NUM_STOP_TOKENS, "ids"):
         check_token_ids(found, "sampling.stop_token_ids", stops, vocab_size)
+    _check_num_log_probs(found, "sampling.num_log_probs", params.num_log_probs, vocab_size)
+
+
+def _check_num_log_probs(found: Violations, field: str, num_log_probs: int, vocab_size: int) -> None:
     max_num_log_probs = min(MAX_NUM_LOG_PROBS, vocab_size)
-    if params.num_log_probs > max_num_log_probs:
-        found.add("sampling.num_log_probs", f"must be at most {max_num_log_probs}, got {params.num_log_probs}")
+    if num_log_probs > max_num_log_probs:
+        found.add(field, f"must be at most {max_num_log_probs}, got {num_log_probs}")
+
+
+def _check_prompt_only(found: Violations, proto: router_pb2.GenerateRequest) -> None:
+    if not proto.prompt_only:
+        return
+    for field, value in (("max_tokens", proto.max_tokens), ("sampling.min_tokens", proto.sampling.min_tokens)):
+        if value:
+            found.add(field, f"must be left out with prompt_only, which outputs nothing; got {value}")
 
 
 def _check_logit_bias(found: Violations, params: token_tree_pb2.SamplingParams, vocab_size: int) -> None:
@@ -180,6 +195,12 @@ def _check_speculation(found: Violations, options: router_pb2.SpeculationOptions
 
 def _max_tokens(found: Violations, proto: router_pb2.GenerateRequest, prompt_len: int, context_len: int) -> int:
     num_left = context_len - prompt_len
+    if proto.prompt_only:
+        if num_left < 0:
+            found.add(
+                proto.WhichOneof("prompt") or "prompt", f"has {prompt_len} tokens; the context is {context_len} tokens"
+            )
+        return 0
     if num_left < 1:
         found.add(
             proto.WhichOneof("prompt") or "prompt",
@@ -197,7 +218,12 @@ def _max_tokens(found: Violations, proto: router_pb2.GenerateRequest, prompt_len
 
 
 def _sampling_of(proto: router_pb2.GenerateRequest, model: ServedModel, further_stops: Iterable[int]) -> SamplingParams:
-    params = wire.sampling_from_proto(proto.sampling)
+    asked = proto.sampling
+    if proto.recommended_sampling:
+        asked = token_tree_pb2.SamplingParams()
+        asked.CopyFrom(model.recommended_sampling)
+        asked.MergeFrom(proto.sampling)
+    params = wire.sampling_from_proto(asked)
     by_kind = model.chat_end_token_ids if proto.HasField("chat") else model.eos_token_ids
     ends = () if proto.ignore_eos else by_kind
     # No mass at all is reached by the most probable token alone.

@@ -17,7 +17,7 @@ from specgrove import client_wire
 from specgrove.client_arguments import Prompt, timeout_of
 from specgrove.client_wire import GenerateParams
 from specgrove.errors import ResourceExhaustedError, SpecGroveError, UnavailableError
-from specgrove.output import Chunk
+from specgrove.output import Chunk, PromptToken
 from specgrove.serving.status import is_not_connected
 from specgrove.v1 import router_pb2
 
@@ -103,12 +103,14 @@ class Generation:
             sampling.seed = secrets.randbits(_NUM_SEED_BITS)  # else each try would draw one of its own
         self._token_ids: list[int] = []
         self._text_len = 0
+        self._num_prompt_tokens = 0
         self._num_tokens_seen = 0
         self._text_len_seen = 0
+        self._num_prompt_tokens_seen = 0
 
     def begin_try(self) -> float | None:
         """The next try's time-out in seconds."""
-        self._num_tokens_seen = self._text_len_seen = 0
+        self._num_tokens_seen = self._text_len_seen = self._num_prompt_tokens_seen = 0
         return self._tries.timeout_s()
 
     def delay_s(self, error: SpecGroveError, *, was_reached: bool) -> float:
@@ -133,9 +135,21 @@ class Generation:
                 "the output was cut off, and another try began differently: another model or build answers here now",
                 may_retry=False,
             )
-        rest = replace(chunk, tokens=chunk.tokens[len(held) :], text=chunk.text[text_held_len:])
+        rest = replace(
+            chunk,
+            tokens=chunk.tokens[len(held) :],
+            text=chunk.text[text_held_len:],
+            prompt_tokens=self._rest_of_prompt(chunk),
+        )
         self._token_ids += (token.token_id for token in rest.tokens)
         self._text_len += len(rest.text)
-        is_old = bool(self._token_ids) and not rest.tokens and not rest.text and rest.finish_reason is None
-        if not is_old:
+        has_begun = bool(self._token_ids) or len(rest.prompt_tokens) < len(chunk.prompt_tokens)
+        has_news = bool(rest.tokens or rest.text or rest.prompt_tokens) or rest.finish_reason is not None
+        if has_news or not has_begun:
             yield rest
+
+    def _rest_of_prompt(self, chunk: Chunk) -> tuple[PromptToken, ...]:
+        num_held = max(self._num_prompt_tokens - self._num_prompt_tokens_seen, 0)
+        self._num_prompt_tokens_seen += len(chunk.prompt_tokens)
+        self._num_prompt_tokens = max(self._num_prompt_tokens, self._num_prompt_tokens_seen)
+        return chunk.prompt_tokens[num_held:]

@@ -27,8 +27,8 @@ from specgrove.client_json import json_object
 from specgrove.client_structures import StructureParams, structured_output_to_proto
 from specgrove.client_texts import named, text_of
 from specgrove.errors import InternalError, InvalidRequestError
-from specgrove.output import Chunk, Completion, ModelInfo, OutputToken, Usage
-from specgrove.request import FinishReason, SpeculationOptions
+from specgrove.output import Chunk, Completion, ModelInfo, OutputToken, PromptToken, Usage
+from specgrove.request import FinishReason, LogProbs, SpeculationOptions
 from specgrove.v1 import router_pb2, token_tree_pb2
 
 
@@ -63,11 +63,23 @@ class GenerateParams(ChatParams, StructureParams, total=False):
     ignore_eos: bool
     keep_special_tokens: bool
     num_log_probs: int | None
+    num_prompt_log_probs: int | None
+    prompt_only: bool
+    recommended_sampling: bool
     speculation: SpeculationOptions | None
     prompt_progress: bool
     timeout_s: float | None
 
 
+_PLAIN_NAMES = (
+    "max_tokens",
+    "ignore_eos",
+    "keep_special_tokens",
+    "num_prompt_log_probs",
+    "prompt_only",
+    "recommended_sampling",
+    "prompt_progress",
+)
 _PLAIN_SAMPLING_NAMES = frozenset(
     field.name
     for field in token_tree_pb2.SamplingParams.DESCRIPTOR.fields
@@ -86,7 +98,7 @@ def request_to_proto(prompt: Prompt, **params: Unpack[GenerateParams]) -> router
     )
     if (model := params.get("model")) is not None:
         request.model = text_of("model", model)
-    for name in ("max_tokens", "ignore_eos", "keep_special_tokens", "prompt_progress"):
+    for name in _PLAIN_NAMES:
         _set(request, name, params.get(name), name)
     for name in _PLAIN_SAMPLING_NAMES:
         value = params.get(name)
@@ -152,6 +164,9 @@ def chunk_from_proto(proto: router_pb2.GenerateResponse) -> Chunk:
         usage=usage_from_proto(proto.usage) if proto.HasField("usage") else None,
         num_prompt_tokens_read=proto.num_prompt_tokens_read or None,
         stop_reason=_stop_reason_of(proto),
+        prompt_tokens=tuple(
+            PromptToken(token.token_id, token.text, _log_probs_from_proto(token)) for token in proto.prompt_tokens
+        ),
     )
 
 
@@ -166,6 +181,7 @@ def completion_of(chunks: Sequence[Chunk]) -> Completion:
         finish_reason=last.finish_reason,
         usage=last.usage,
         stop_reason=last.stop_reason,
+        prompt_tokens=tuple(token for chunk in chunks for token in chunk.prompt_tokens),
     )
 
 
@@ -201,6 +217,7 @@ def model_info_from_proto(proto: router_pb2.GetModelInfoResponse) -> ModelInfo:
         version=proto.version,
         protocol_version=proto.protocol_version,
         features=tuple(proto.features),
+        recommended_sampling={field.name: value for field, value in proto.recommended_sampling.ListFields()},
     )
 
 
@@ -235,8 +252,11 @@ def _stop_reason_of(proto: router_pb2.GenerateResponse) -> str | int | None:
 
 
 def _token_from_proto(proto: router_pb2.GeneratedToken) -> OutputToken:
-    log_probs = wire.log_probs_from_proto(proto.log_probs) if proto.HasField("log_probs") else None
-    return OutputToken(proto.token_id, proto.text, tuple(proto.drafted_by), log_probs)
+    return OutputToken(proto.token_id, proto.text, tuple(proto.drafted_by), _log_probs_from_proto(proto))
+
+
+def _log_probs_from_proto(token: router_pb2.GeneratedToken | router_pb2.PromptToken) -> LogProbs | None:
+    return wire.log_probs_from_proto(token.log_probs) if token.HasField("log_probs") else None
 
 
 def _set(message: Proto, name: str, value: object, field: str) -> None:

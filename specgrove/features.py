@@ -9,6 +9,8 @@ FEATURES = (
     "chat",  # conversations, by the model's chat template, with chat_template_kwargs_json and attributes_json
     "token_ids",  # prompts as token ids
     "log_probs",  # sampling.num_log_probs, and token_bytes beside them
+    "prompt_log_probs",  # num_prompt_log_probs and prompt_only
+    "recommended_sampling",  # by the model's generation_config.json
     "logit_bias",
     "penalties",
     "prompt_progress",

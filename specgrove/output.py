@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from specgrove.request import FinishReason, LogProbs
 
@@ -15,6 +16,15 @@ class OutputToken:
     text: str
     drafted_by: tuple[str, ...] = ()
     log_probs: LogProbs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptToken:
+    """One token of the prompt, and how probable the model found it after those before it. The first one has no ``log_probs``."""
+
+    token_id: int
+    text: str
+    log_probs: LogProbs | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +67,8 @@ class Chunk:
 
     ``stop_reason`` is the stop text or the id of the stop token that ended the output, if one did.
     Where ``prompt_progress`` is asked for, pieces without tokens come before the first one: ``num_prompt_tokens_read``
-    of the prompt's tokens have been read.
+    of the prompt's tokens have been read. With ``num_prompt_log_probs`` the prompt's tokens come in ``prompt_tokens``, before those of
+    the output.
     """
 
     tokens: tuple[OutputToken, ...]
@@ -66,17 +77,19 @@ class Chunk:
     usage: Usage | None = None
     num_prompt_tokens_read: int | None = None
     stop_reason: str | int | None = None
+    prompt_tokens: tuple[PromptToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole output. ``stop_reason`` as in ``Chunk``."""
+    """A whole output. ``stop_reason`` as in ``Chunk``; ``prompt_tokens`` are all of them, or without ``num_prompt_log_probs`` none."""
 
     text: str
     tokens: tuple[OutputToken, ...]
     finish_reason: FinishReason
     usage: Usage
     stop_reason: str | int | None = None
+    prompt_tokens: tuple[PromptToken, ...] = ()
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -86,7 +99,10 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """The model and the SSMs behind a router."""
+    """The model and the SSMs behind a router.
+
+    ``recommended_sampling`` is what the model's generation_config.json names: parameters of ``generate`` with their values.
+    """
 
     model: str
     architecture: str
@@ -99,3 +115,4 @@ class ModelInfo:
     protocol_version: int = 0
     features: tuple[str, ...] = ()
     """What the router can do, by the names of ``specgrove.features``; empty of an older one."""
+    recommended_sampling: Mapping[str, float] = field(default_factory=dict)

@@ -50,7 +50,11 @@ class SpeculationOptions:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One validated, tokenised request. ``deadline_s`` is on ``time.monotonic``'s clock."""
+    """One validated, tokenised request. ``deadline_s`` is on ``time.monotonic``'s clock.
+
+    With ``max_tokens`` 0 the prompt is read, and nothing is output. ``num_prompt_log_probs``: None for none, 0 for those of the prompt's
+    tokens, n for those of the n most probable ones, too.
+    """
 
     session_id: str
     prompt_token_ids: tuple[int, ...]
@@ -60,6 +64,7 @@ class GenerationRequest:
     deadline_s: float | None = None
     wants_prompt_progress: bool = False
     trace_context: TraceContext = field(default_factory=dict)
+    num_prompt_log_probs: int | None = None
 
 
 # Where nothing is drafted: steps that the verifier makes before it is asked again. Each time it is, a batch's next pass may begin
@@ -115,12 +120,18 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class SessionParams:
-    """What a verifier's session keeps for all its steps."""
+    """What a verifier's session keeps for all its steps.
+
+    ``num_prompt_log_probs`` as in ``GenerationRequest``: wanted are those of the prompt's tokens from place ``prompt_log_probs_start`` on,
+    before the first verdict. The first token, at place 0, has none.
+    """
 
     sampling: SamplingParams
     prompt_len: int
     wants_prompt_progress: bool = False
     trace_context: TraceContext = field(default_factory=dict)
+    num_prompt_log_probs: int | None = None
+    prompt_log_probs_start: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +157,11 @@ class VerifyWork:
 class LogProbs:
     """Log-probabilities at one position under the unprocessed distribution, of a structured output over the tokens that it allows.
 
-    ``top`` is most probable first.
+    ``top`` is most probable first. ``rank`` is the token's place among all, from 1 on; of equally probable ones the lower id comes first.
     """
 
     log_prob: float
+    rank: int
     top: tuple[tuple[int, float], ...] = ()
 
 
@@ -186,9 +198,14 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class PromptProgress:
-    """Before an item's first verdict, where the session asks for it: committed tokens that the verifier has taken in."""
+    """Before an item's first verdict, where the session asks for it: committed tokens that the verifier has taken in.
+
+    ``log_probs`` are those of the prompt's tokens from place ``log_probs_start`` on which are known since the progress before.
+    """
 
     num_tokens: int
+    log_probs_start: int = 1
+    log_probs: tuple[LogProbs, ...] = ()
 
 
 class FinishReason(enum.Enum):
@@ -234,7 +251,8 @@ class Step:
     """What one verification added to the output, and what it took; or ``num_steps`` verifications without a tree.
 
     ``wall_ms`` is all of its time as the loop saw it, drafting and waiting included; ``probe`` and ``reading`` ended with it.
-    With ``num_prompt_tokens_read`` nothing is decided yet: so much of the prompt has been read.
+    With ``num_prompt_tokens_read`` nothing is decided yet: so much of the prompt has been read, and ``prompt_log_probs`` are those of its
+    next tokens.
     """
 
     tokens: tuple[CommittedToken, ...]
@@ -255,11 +273,15 @@ class Step:
     num_prompt_tokens_read: int | None = None
     drafted_by_ssm: tuple[tuple[str, int], ...] = ()
     """The SSMs that had a part in the tree, each with the number of nodes that it drafted."""
+    prompt_log_probs: tuple[LogProbs, ...] = ()
 
     @classmethod
-    def of_progress(cls, num_tokens: int, num_replays: int) -> Step:
-        """No step yet: only how much of the prompt has been read."""
-        return cls((), None, 0, 0, 0, 0.0, 0.0, 0, num_replays, num_steps=0, num_prompt_tokens_read=num_tokens)
+    def of_progress(cls, progress: PromptProgress, num_replays: int) -> Step:
+        """No step yet: only what is known of the prompt."""
+        return cls(
+            (), None, 0, 0, 0, 0.0, 0.0, 0, num_replays, num_steps=0,
+            num_prompt_tokens_read=progress.num_tokens, prompt_log_probs=progress.log_probs,
+        )  # fmt: skip
 
 
 @dataclass(slots=True)

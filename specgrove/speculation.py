@@ -65,6 +65,7 @@ async def generate(
     ``DeadlineExceededError``, or what the verifier finally raised.
     """
     committed = list(request.prompt_token_ids)
+    drafters = drafters if request.max_tokens > 0 else ()
     max_len = min(len(committed) + request.max_tokens, context_len)
     drafting = Drafting(request, drafters, vocab_size)
     probing = Probing(drafting)
@@ -84,7 +85,8 @@ async def generate(
             tree, ssms, draft_ms = await drafting.draft(committed, shape)
         verdict, num_replays = await verifying.verify(committed, tree, shape.num_steps)
         if isinstance(verdict, PromptProgress):
-            return Step.of_progress(min(verdict.num_tokens, len(request.prompt_token_ids)), num_replays)
+            num_read = min(verdict.num_tokens, len(request.prompt_token_ids))
+            return Step.of_progress(replace(verdict, num_tokens=num_read), num_replays)
         step = _step_of(
             verdict,
             tree,
@@ -149,7 +151,7 @@ class _Planning:
                 # A tree of depth d commits up to d + 1 tokens: deeper nodes than that can't be used any more.
                 return replace(shape, max_depth=min(shape.max_depth, num_left - 1), num_steps=1)
             shape = self._while_behind(committed)
-        return replace(shape, num_steps=min(shape.num_steps, num_left))
+        return replace(shape, num_steps=max(min(shape.num_steps, num_left), 1))
 
     def _while_behind(self, committed: list[int]) -> TreeShape:
         """The first tree is empty, so that no drafter delays the first token. A long prompt is read by both sides at once.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Protocol
 
 from specgrove.drafting import remaining_ms
@@ -31,7 +32,8 @@ class Verifier(Protocol):
     def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict | PromptProgress, None]:
         """Takes the committed tokens in and decides on the tree below them; then the verdicts of the work's further steps.
 
-        Progress may come before the first verdict, where the session asks for it.
+        Progress may come before the first verdict, where the session asks for it. All log-probabilities of the prompt that it asks for
+        come so.
         """
         ...
 
@@ -60,7 +62,11 @@ class Verifying:
         self._request = request
         self._verifier = verifier
         self._session = SessionParams(
-            request.sampling, len(request.prompt_token_ids), request.wants_prompt_progress, request.trace_context
+            request.sampling,
+            len(request.prompt_token_ids),
+            request.wants_prompt_progress,
+            request.trace_context,
+            request.num_prompt_log_probs,
         )
         self._held_len = 0
         self._is_suspect = False
@@ -96,7 +102,8 @@ class Verifying:
                     len(committed),
                 )
                 self._verdicts = None
-                self._held_len = error.held_len if error.held_len <= len(committed) else 0
+                is_ours = error.held_len <= len(committed) and not self._lacks_log_probs
+                self._held_len = error.held_len if is_ours else 0
                 continue
             except UnavailableError as error:
                 self._count_loss(error)
@@ -105,7 +112,9 @@ class Verifying:
                 self._held_len = 0
                 continue
             if isinstance(verdict, PromptProgress):
-                return verdict, num_replays
+                return self._take_log_probs(verdict), num_replays
+            if verdict is not None and self._lacks_log_probs:
+                raise InternalError("the verifier gave a verdict before the prompt's log-probabilities")
             if verdict is None or verdict.base != len(committed) or not verdict.token_ids:
                 answer = "nothing" if verdict is None else f"for base {verdict.base}"
                 raise InternalError(f"the verifier answered {answer} when asked about base {len(committed)}")
@@ -116,6 +125,25 @@ class Verifying:
                 await self._end_verdicts()
             return verdict, num_replays
         raise UnavailableError(f"no verifier kept the session alive in {_MAX_NUM_REPLAYS} attempts; try again later")
+
+    @property
+    def _lacks_log_probs(self) -> bool:
+        session = self._session
+        return session.num_prompt_log_probs is not None and session.prompt_log_probs_start < session.prompt_len
+
+    def _take_log_probs(self, progress: PromptProgress) -> PromptProgress:
+        """Without those that are known: a session that is opened anew may tell them again. The others are the next ones."""
+        if not progress.log_probs:
+            return progress
+        start = self._session.prompt_log_probs_start
+        if progress.log_probs_start > start:
+            told = f"from place {progress.log_probs_start} on"
+            raise InternalError(
+                f"the verifier told the prompt's log-probabilities {told}; wanted are those from {start} on"
+            )
+        new = progress.log_probs[start - progress.log_probs_start :]
+        self._session = replace(self._session, prompt_log_probs_start=start + len(new))
+        return PromptProgress(progress.num_tokens, start, new)
 
     def finish_early(self) -> None:
         """One more step is enough; those that have been made come all the same."""
@@ -137,11 +165,14 @@ class Verifying:
             base=base,
             new_token_ids=tuple(committed[base:]),
             tree=tree,
-            session=self._session if base == 0 else None,
+            session=self._session_to_open() if base == 0 else None,
             timeout_ms=timeout_ms,
             num_steps=self._num_steps_left,
             is_suspect=self._is_suspect,
         )
+
+    def _session_to_open(self) -> SessionParams:
+        return self._session if self._lacks_log_probs else replace(self._session, num_prompt_log_probs=None)
 
     async def _end_verdicts(self) -> None:
         verdicts, self._verdicts = self._verdicts, None

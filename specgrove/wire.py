@@ -28,6 +28,7 @@ from specgrove.request import (
     DraftedTree,
     DraftWork,
     LogProbs,
+    PromptProgress,
     SamplingParams,
     SessionParams,
     TreeShape,
@@ -45,7 +46,7 @@ _MAX_NUM_STOP_TOKENS = 1024
 _MAX_ERROR_LEN = 1000
 
 # To be raised with every field that a service must not ignore.
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 def check_protocol_version(version: int) -> None:
@@ -118,6 +119,8 @@ def verify_work_to_proto(work: VerifyWork, item_id: int) -> llm_pb2.VerifyItem:
             prompt_len=work.session.prompt_len,
             prompt_progress=work.session.wants_prompt_progress,
             trace_context=work.session.trace_context,
+            num_prompt_log_probs=work.session.num_prompt_log_probs,
+            prompt_log_probs_start=work.session.prompt_log_probs_start,
         )
     return llm_pb2.VerifyItem(
         session_id=work.session_id,
@@ -141,14 +144,7 @@ def verify_work_from_proto(item: llm_pb2.VerifyItem) -> VerifyWork:
     _check_len("session.sampling.stop_token_ids", sampling.stop_token_ids, _MAX_NUM_STOP_TOKENS)
     if (item.base == 0) != item.HasField("session"):
         raise InvalidRequestError.of("session", "must be sent with base 0, and only then")
-    session = None
-    if item.HasField("session"):
-        session = SessionParams(
-            sampling_from_proto(item.session.sampling),
-            item.session.prompt_len,
-            item.session.prompt_progress,
-            dict(item.session.trace_context),
-        )
+    session = _session_from_proto(item.session) if item.HasField("session") else None
     return VerifyWork(
         session_id=item.session_id,
         base=item.base,
@@ -160,6 +156,17 @@ def verify_work_from_proto(item: llm_pb2.VerifyItem) -> VerifyWork:
     )
 
 
+def _session_from_proto(proto: llm_pb2.SessionParams) -> SessionParams:
+    return SessionParams(
+        sampling_from_proto(proto.sampling),
+        proto.prompt_len,
+        proto.prompt_progress,
+        dict(proto.trace_context),
+        proto.num_prompt_log_probs if proto.HasField("num_prompt_log_probs") else None,
+        proto.prompt_log_probs_start or 1,
+    )
+
+
 def _check_len(field: str, values: Sized, max_len: int) -> None:
     if len(values) > max_len:
         raise InvalidRequestError.of(field, f"has {len(values)} elements; at most {max_len}")
@@ -168,12 +175,28 @@ def _check_len(field: str, values: Sized, max_len: int) -> None:
 def log_probs_to_proto(log_probs: LogProbs) -> token_tree_pb2.LogProbs:
     """The token's own, then the most probable."""
     top = [token_tree_pb2.TokenLogProb(token_id=token_id, log_prob=value) for token_id, value in log_probs.top]
-    return token_tree_pb2.LogProbs(log_prob=log_probs.log_prob, top=top)
+    return token_tree_pb2.LogProbs(log_prob=log_probs.log_prob, rank=log_probs.rank, top=top)
 
 
 def log_probs_from_proto(proto: token_tree_pb2.LogProbs) -> LogProbs:
     """The reverse of ``log_probs_to_proto``."""
-    return LogProbs(proto.log_prob, tuple((entry.token_id, entry.log_prob) for entry in proto.top))
+    return LogProbs(proto.log_prob, proto.rank, tuple((entry.token_id, entry.log_prob) for entry in proto.top))
+
+
+def progress_to_proto(progress: PromptProgress) -> llm_pb2.PromptProgress:
+    """All fields."""
+    return llm_pb2.PromptProgress(
+        num_tokens=progress.num_tokens,
+        log_probs_start=progress.log_probs_start,
+        log_probs=[log_probs_to_proto(log_probs) for log_probs in progress.log_probs],
+    )
+
+
+def progress_from_proto(proto: llm_pb2.PromptProgress) -> PromptProgress:
+    """The reverse of ``progress_to_proto``."""
+    return PromptProgress(
+        proto.num_tokens, proto.log_probs_start or 1, tuple(log_probs_from_proto(entry) for entry in proto.log_probs)
+    )
 
 
 def verdict_to_proto(verdict: Verdict) -> llm_pb2.Verdict:

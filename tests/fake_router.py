@@ -63,6 +63,12 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             await asyncio.sleep(0.001)
         if request.prompt_progress:
             yield router_pb2.GenerateResponse(num_prompt_tokens_read=3)
+        if request.HasField("num_prompt_log_probs"):
+            for text in ("h", "i"):
+                token = router_pb2.PromptToken(token_id=ord(text), text=text)
+                if text != "h":
+                    token.log_probs.CopyFrom(token_tree_pb2.LogProbs(log_prob=-2.0, rank=7))
+                yield router_pb2.GenerateResponse(prompt_tokens=[token])
         pieces = [["人工"]] if request.text == "chinese" else self.pieces
         for index, words in enumerate([*pieces, []]):
             if failure is not None and index == fails_at:
@@ -74,7 +80,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
                     token_id=index,
                     text=word,
                     drafted_by=["lookup"] if index else [],
-                    log_probs=token_tree_pb2.LogProbs(log_prob=-0.5),
+                    log_probs=token_tree_pb2.LogProbs(log_prob=-0.5, rank=1),
                 )
                 for word in words
             ]

@@ -45,7 +45,7 @@ def check_completion(completion: Completion) -> None:
     assert completion.text == "The quick brown fox"
     assert completion.token_ids == (0, 1, 1, 2)
     assert [token.drafted_by for token in completion.tokens] == [(), ("lookup",), ("lookup",), ("lookup",)]
-    assert completion.tokens[0].log_probs == LogProbs(-0.5)
+    assert completion.tokens[0].log_probs == LogProbs(-0.5, 1)
     assert completion.finish_reason is FinishReason.LENGTH
     assert completion.usage.acceptance_histogram == (2, 1)
     assert completion.usage.tokens_per_s == pytest.approx(100)

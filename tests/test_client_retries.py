@@ -25,7 +25,8 @@ from specgrove.errors import (
     UnauthorizedError,
     UnavailableError,
 )
-from specgrove.output import Chunk
+from specgrove.output import Chunk, PromptToken
+from specgrove.request import LogProbs
 from specgrove.v1 import router_pb2
 from tests.fake_router import FakeRouter, running_router
 from tests.waiting import LIMIT_S
@@ -91,6 +92,18 @@ def test_an_output_that_is_cut_off_goes_on_and_no_token_comes_twice(
         assert all(request.sampling.HasField("seed") for request in fake.requests)
         fake.failures = [(num_pieces, GONE), (num_pieces - 1, GONE)]
     assert fake.requests[0].sampling.seed != fake.requests[-1].sampling.seed
+
+
+def test_the_prompts_tokens_come_once_and_in_front(router: tuple[FakeRouter, str]) -> None:
+    fake, address = router
+    fake.failures = [(0, GONE), (1, GONE)]
+    for chunks in outputs(address, num_prompt_log_probs=0):
+        tokens = [token for chunk in chunks for token in chunk.prompt_tokens]
+        assert tokens == [PromptToken(104, "h", None), PromptToken(105, "i", LogProbs(-2.0, 7))]
+        assert all(not chunk.tokens for chunk in chunks if chunk.prompt_tokens)
+        assert "".join(chunk.text for chunk in chunks) == ANSWER
+        assert all(chunk.tokens or chunk.text or chunk.prompt_tokens or chunk.finish_reason for chunk in chunks)
+        fake.failures = [(0, GONE), (1, GONE)]
 
 
 @pytest.mark.parametrize("other", [[["A", "n"], ["other"]], [["The"]]], ids=["other tokens", "fewer tokens"])

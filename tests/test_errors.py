@@ -48,6 +48,6 @@ def test_every_kind_of_error_is_tried() -> None:
 
 def test_chunks_are_copied_whole() -> None:
     chunk = Chunk(
-        (OutputToken(1, "a", ("lookup",), LogProbs(-1.0, ((1, -1.0),))),), "a", FinishReason.STOP, stop_reason=1
+        (OutputToken(1, "a", ("lookup",), LogProbs(-1.0, 1, ((1, -1.0),))),), "a", FinishReason.STOP, stop_reason=1
     )
     assert _pickled(chunk) == chunk

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from router.__main__ import config_of
 from router.config import RouterConfig
-from router.http.app import ApiLimits, make_app
+from router.http.app import ApiSettings, make_app
 from router.http.bodies import ChatBody, CompletionBody, DetokenizeBody, StreamOptions, TokenizeBody
 from router.http.calls import RouterCalls
 from router.http.metrics import MetricsEndpoint
@@ -60,7 +60,7 @@ def test_the_http_page_names_all_fields() -> None:
     names = {*REFUSED, *(name for body in bodies for name in body.model_fields)}
     assert not {name for name in names if f"`{name}`" not in page}
     metrics = MetricsEndpoint(CollectorRegistry(), lambda: asyncio.sleep(0))
-    app = make_app(cast(RouterCalls, None), ApiLimits(1), "0", metrics, ResponseCounts())
+    app = make_app(cast(RouterCalls, None), ApiSettings(1), "0", metrics, ResponseCounts())
     assert not {path for path in app.openapi()["paths"] if f"`{path}`" not in page}
 
 

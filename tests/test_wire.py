@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from specgrove import wire
 from specgrove.errors import InvalidRequestError, ResourceExhaustedError, StaleBaseError
+from specgrove.request import LogProbs, PromptProgress, SamplingParams, SessionParams, VerifyWork
+from specgrove.token_tree import TokenTree
 from specgrove.v1 import llm_pb2, ssm_pb2, token_tree_pb2
 
 
@@ -54,3 +58,12 @@ def test_errors_keep_what_they_say_over_the_work_stream() -> None:
 def test_errors_are_short_whatever_they_quote() -> None:
     assert len(wire.error_to_proto(InvalidRequestError.of("ssms", "x" * 100_000)).message) == 1000
     assert len(wire.error_to_proto(ValueError("x" * 100_000)).message) == 1000
+
+
+def test_wishes_about_the_prompt_and_what_comes_of_them_keep_all_they_say() -> None:
+    opening = VerifyWork("s", 0, (1, 2, 3), TokenTree.of_root(3), SessionParams(SamplingParams(), 3, True, {}, 0, 2))
+    assert wire.verify_work_from_proto(wire.verify_work_to_proto(opening, 1)) == opening
+    without = replace(opening, session=SessionParams(SamplingParams(), 3))
+    assert wire.verify_work_from_proto(wire.verify_work_to_proto(without, 1)) == without
+    progress = PromptProgress(5, 4, (LogProbs(-0.5, 2, ((7, -0.25), (1, -0.5))), LogProbs(-1.0, 1)))
+    assert wire.progress_from_proto(wire.progress_to_proto(progress)) == progress

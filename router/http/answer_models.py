@@ -61,19 +61,31 @@ class _Answer(BaseModel):
 
 
 class CompletionLogProbs(BaseModel):
-    """Lists with an element for each token."""
+    """Lists with an element for each token. A prompt's first token has no log-probability."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
+class RankedLogProb(BaseModel):
+    """A log-probability, and its place among all, 1 = the most probable."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+PromptLogProbs = list[dict[str, RankedLogProb] | None]
+
+
 class CompletionChoice(_Choice):
-    """One output."""
+    """One output. `prompt_logprobs` is there where it is asked for: by token id, for each token of the prompt but the first."""
 
     text: str
     logprobs: CompletionLogProbs | None
+    prompt_logprobs: PromptLogProbs | None = None
 
 
 class CompletionAnswer(_Answer):
@@ -135,9 +147,10 @@ class ChatChoice(_Choice):
 
 
 class ChatAnswer(_Answer):
-    """All outputs."""
+    """All outputs. `prompt_logprobs` as in completions."""
 
     choices: list[ChatChoice]
+    prompt_logprobs: PromptLogProbs | None = None
 
 
 class Model(BaseModel):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,17 +56,21 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class ApiLimits:
-    """What is taken of clients, and from whom. Without ``keys`` everybody may ask; browsers only from pages of ``origins``."""
+class ApiSettings:
+    """What is taken of clients, and from whom. Without ``keys`` everybody may ask; browsers only from pages of ``origins``.
+
+    ``recommends_sampling``: parameters that are left out have the values that the model recommends.
+    """
 
     max_body_bytes: int
     write_timeout_s: float | None = None
     keys: ApiKeys | None = None
     origins: tuple[str, ...] = ()
+    recommends_sampling: bool = True
 
 
 def make_app(
-    calls: RouterCalls, limits: ApiLimits, version: str, metrics: ASGIApp, response_counts: ResponseCounts
+    calls: RouterCalls, settings: ApiSettings, version: str, metrics: ASGIApp, response_counts: ResponseCounts
 ) -> FastAPI:
     """The application for a server. ``metrics`` answers ``/metrics``; responses are counted in ``response_counts``."""
     app = FastAPI(
@@ -79,18 +83,18 @@ def make_app(
             "5XX": {"model": models.ErrorAnswer, "description": "The router can't serve it."},
         },
     )
-    app.include_router(_generating(calls, limits))
+    app.include_router(_generating(calls, settings))
     app.include_router(informing_endpoints(calls, version))
     app.add_route("/metrics", metrics, methods=["GET"])  # type: ignore[arg-type]  # it takes applications, too
     _handle_errors(app)
     app.add_middleware(TraceHeaders)
-    app.add_middleware(BodyLimit, max_num_bytes=limits.max_body_bytes)
-    if limits.keys is not None:
-        app.add_middleware(KeyCheck, keys=limits.keys)
-    if limits.origins:
+    app.add_middleware(BodyLimit, max_num_bytes=settings.max_body_bytes)
+    if settings.keys is not None:
+        app.add_middleware(KeyCheck, keys=settings.keys)
+    if settings.origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=limits.origins,
+            allow_origins=settings.origins,
             allow_methods=("GET", "POST"),
             allow_headers=("*",),
             expose_headers=("retry-after", "retry-after-ms"),
@@ -99,7 +103,7 @@ def make_app(
     return app
 
 
-def _generating(calls: RouterCalls, limits: ApiLimits) -> APIRouter:
+def _generating(calls: RouterCalls, settings: ApiSettings) -> APIRouter:
     api = APIRouter(tags=["generating"])
 
     def answer(
@@ -111,17 +115,25 @@ def _generating(calls: RouterCalls, limits: ApiLimits) -> APIRouter:
         include_stop_text: bool = False,
     ) -> Response:
         pieces = outputs_of(calls, prompts, _peer_of(request), include_stop_text=include_stop_text)
-        return StreamedAnswer(pieces, form, limits.write_timeout_s) if is_stream else WholeAnswer(pieces, form)
+        return StreamedAnswer(pieces, form, settings.write_timeout_s) if is_stream else WholeAnswer(pieces, form)
+
+    def recommended_by(info: router_pb2.GetModelInfoResponse) -> Mapping[str, float] | None:
+        if not settings.recommends_sampling:
+            return None
+        # As they are in the file, of which protobuf's floats have six digits.
+        return {field.name: round(value, 6) for field, value in info.recommended_sampling.ListFields()}
 
     @api.post("/v1/completions", response_model=models.CompletionAnswer, response_class=JSONResponse, responses=_EVENTS)
     async def completions(body: CompletionBody, request: Request) -> Response:
         """Continues a text, or token ids. With `stream`, answers with events of such objects."""
-        prompts = await converted(request, functools.partial(asked_completion, body))
+        info = await calls.model_info()
+        prompts = await converted(request, functools.partial(asked_completion, body, recommended=recommended_by(info)))
         form = CompletionFormat(
-            new_head("cmpl", await calls.model_info()),
+            new_head("cmpl", info),
             num_per_prompt=body.n,
             echoes=[await _text_of(calls, prompt) for prompt in prompts] if body.echo else (),
             has_log_probs=body.logprobs is not None,
+            has_prompt_log_probs=body.prompt_logprobs is not None,
             wants_usage=body.wants_stream_usage,
         )
         return answer(request, prompts, form, is_stream=body.stream, include_stop_text=body.include_stop_str_in_output)
@@ -129,17 +141,20 @@ def _generating(calls: RouterCalls, limits: ApiLimits) -> APIRouter:
     @api.post("/v1/chat/completions", response_model=models.ChatAnswer, response_class=JSONResponse, responses=_EVENTS)
     async def chat_completions(body: ChatBody, request: Request) -> Response:
         """Answers a conversation. With `stream`, answers with events of `chat.completion.chunk` objects."""
+        info = await calls.model_info()
         called = calls.tool_call_format()
         keeps_special_tokens = body.has_tools and called.keeps_special_tokens
-        prompt = await converted(
-            request, functools.partial(asked_chat, body, keeps_special_tokens=keeps_special_tokens)
+        convert = functools.partial(
+            asked_chat, body, keeps_special_tokens=keeps_special_tokens, recommended=recommended_by(info)
         )
+        prompt = await converted(request, convert)
         called = FORCED if prompt.is_structured else called
         form = ChatFormat(
-            new_head("chatcmpl", await calls.model_info()),
+            new_head("chatcmpl", info),
             num_outputs=body.n,
             readers=called.readers(body.tools, body.n) if body.has_tools else (),
             has_log_probs=body.logprobs,
+            has_prompt_log_probs=body.prompt_logprobs is not None,
             wants_usage=body.wants_stream_usage,
         )
         return answer(
@@ -149,14 +164,17 @@ def _generating(calls: RouterCalls, limits: ApiLimits) -> APIRouter:
     @api.post("/v1/responses", response_model=ResponsesAnswer, response_class=JSONResponse, responses=_EVENTS)
     async def responses(body: ResponsesBody, request: Request) -> Response:
         """Answers a conversation, and keeps nothing. With `stream`, answers with events that have types."""
+        info = await calls.model_info()
+        recommended = recommended_by(info)
         called = calls.tool_call_format()
         keeps_special_tokens = body.has_tools and called.keeps_special_tokens
-        prompt = await converted(
-            request, functools.partial(asked_response, body, keeps_special_tokens=keeps_special_tokens)
+        convert = functools.partial(
+            asked_response, body, keeps_special_tokens=keeps_special_tokens, recommended=recommended
         )
+        prompt = await converted(request, convert)
         called = FORCED if prompt.is_structured else called
         readers = called.readers(chat_tools(body), 1) if body.has_tools else [None]
-        form = ResponsesFormat(new_head("resp", await calls.model_info()), body, readers[0])
+        form = ResponsesFormat(new_head("resp", info), body, readers[0], recommended or {})
         return answer(request, (prompt,), form, is_stream=body.stream)
 
     @api.post("/generate", include_in_schema=False, response_model=None)

@@ -40,10 +40,13 @@ class AskedPrompt:
         return self.requests[0].sampling.HasField("structured_output")
 
 
-def asked_completion(body: CompletionBody) -> tuple[AskedPrompt, ...]:
-    """A prompt or several. Raises ``InvalidRequestError``."""
-    if body.echo and body.logprobs is not None:
-        raise InvalidRequestError.of("echo", "is not supported with logprobs: prompts have no log-probabilities here")
+def asked_completion(
+    body: CompletionBody, *, recommended: Mapping[str, float] | None = None
+) -> tuple[AskedPrompt, ...]:
+    """A prompt or several. ``recommended`` are the sampling parameters that the model recommends, where those left out are to be such.
+
+    Raises ``InvalidRequestError``.
+    """
     prompts = _prompts_of(body.prompt)
     if len(prompts) * body.n > MAX_NUM_OUTPUTS:
         description = (
@@ -51,16 +54,31 @@ def asked_completion(body: CompletionBody) -> tuple[AskedPrompt, ...]:
         )
         raise InvalidRequestError.of("prompt", description)
     structure = structure_of(body)
-    params = _params_of(body, body.max_tokens, body.logprobs, structure)
-    structure_name = "" if structure is None else structure.name
-    return tuple(
-        _asked(prompt, params, SentNames(name, has_one_stop=isinstance(body.stop, str), structure=structure_name), body)
-        for name, prompt in prompts.items()
+    params = _params_of(body, body.max_tokens, body.logprobs, structure, recommended)
+    if body.echo and body.max_tokens == 0:
+        params["prompt_only"] = True
+    if body.echo and body.logprobs is not None:
+        _check_agree(body.logprobs, body.prompt_logprobs)
+        params["num_prompt_log_probs"] = body.logprobs
+    _check_outputs(params, "max_tokens", "echo or prompt_logprobs")
+    names = SentNames(
+        "prompt",
+        has_one_stop=isinstance(body.stop, str),
+        structure="" if structure is None else structure.name,
+        num_prompt_log_probs="logprobs" if body.prompt_logprobs is None else "prompt_logprobs",
     )
+    return tuple(_asked(prompt, params, replace(names, prompt=name), body) for name, prompt in prompts.items())
 
 
-def asked_chat(body: ChatBody, *, keeps_special_tokens: bool = False, names: SentNames | None = None) -> AskedPrompt:
-    """``keeps_special_tokens``: whatever the body says of them. ``names`` where the client has others than the body.
+def asked_chat(
+    body: ChatBody,
+    *,
+    recommended: Mapping[str, float] | None = None,
+    keeps_special_tokens: bool = False,
+    names: SentNames | None = None,
+) -> AskedPrompt:
+    """``recommended`` as for ``asked_completion``. ``keeps_special_tokens``: whatever the body says of them. ``names`` where the client has
+    others than the body.
 
     Raises ``InvalidRequestError``.
     """
@@ -78,11 +96,12 @@ def asked_chat(body: ChatBody, *, keeps_special_tokens: bool = False, names: Sen
     if structure is not None:
         names = replace(names, structure=structure.name)
     params: GenerateParams = {
-        **_params_of(body, max_tokens, (body.top_logprobs or 0) if body.logprobs else None, structure),
+        **_params_of(body, max_tokens, (body.top_logprobs or 0) if body.logprobs else None, structure, recommended),
         **_chat_params_of(body, _template_kwargs_of(body)),
     }
     if keeps_special_tokens:
         params["keep_special_tokens"] = True
+    _check_outputs(params, names.max_tokens, "prompt_logprobs")
     return _asked(_messages_of(body.messages), params, names, body)
 
 
@@ -136,12 +155,24 @@ def _messages_of(value: object) -> list[object]:
 
 
 def _params_of(
-    body: ChatBody | CompletionBody, max_tokens: int | None, num_log_probs: int | None, structure: Structure | None
+    body: ChatBody | CompletionBody,
+    max_tokens: int | None,
+    num_log_probs: int | None,
+    structure: Structure | None,
+    recommended: Mapping[str, float] | None,
 ) -> GenerateParams:
+    if body.stream and body.prompt_logprobs is not None:
+        raise InvalidRequestError.of("prompt_logprobs", "is not for streams; leave stream out")
+    temperature = body.temperature
+    if temperature is None and "temperature" not in (recommended or ()):
+        temperature = DEFAULT_TEMPERATURE
     params = GenerateParams(
         model=body.model,
         max_tokens=max_tokens,
-        temperature=DEFAULT_TEMPERATURE if body.temperature is None else body.temperature,
+        prompt_only=max_tokens == 0 and body.prompt_logprobs is not None,
+        num_prompt_log_probs=body.prompt_logprobs,
+        recommended_sampling=recommended is not None,
+        temperature=temperature,
         top_k=body.top_k,
         top_p=body.top_p,
         min_p=body.min_p,
@@ -158,6 +189,20 @@ def _params_of(
         keep_special_tokens=not body.skip_special_tokens,
     )
     return params if structure is None else {**params, **structure.params}
+
+
+def _check_agree(num_log_probs: int, num_prompt_log_probs: int | None) -> None:
+    if num_prompt_log_probs not in (None, num_log_probs):
+        description = (
+            f"is {num_prompt_log_probs}, and logprobs with echo is {num_log_probs}: give the same, or one of them"
+        )
+        raise InvalidRequestError.of("prompt_logprobs", description)
+
+
+def _check_outputs(params: GenerateParams, name: str, others: str) -> None:
+    """0 means all that the context holds to the router, and nothing here."""
+    if params["max_tokens"] == 0 and not params["prompt_only"]:
+        raise InvalidRequestError.of(name, f"must be at least 1; 0 is for requests with {others}")
 
 
 def _chat_params_of(body: ChatBody | TokenizeBody, template_kwargs: Mapping[str, object] | None) -> ChatParams:

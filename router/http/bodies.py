@@ -183,7 +183,7 @@ class Generation(Body):
     presence_penalty: float | None = Field(None, description="-2 to 2.")
     frequency_penalty: float | None = Field(None, description="-2 to 2.")
     logit_bias: LogitBias = None
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=0)
     stream: bool = False
     stream_options: StreamOptions | None = None
 
@@ -195,6 +195,11 @@ class Generation(Body):
     stop_token_ids: TokenIds | None = None
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
+    prompt_logprobs: int | None = Field(
+        None,
+        ge=0,
+        description="0 to 20: each token's of the prompt, and those of so many most probable. Not with `stream`.",
+    )
     speculation: Speculation | None = None
 
     response_format: ResponseFormat = None
@@ -225,7 +230,7 @@ class CompletionBody(Generation):
     logprobs: int | None = Field(
         None, ge=0, description="0 to 20: each token's own, and those of so many most probable."
     )
-    max_tokens: int | None = Field(16, ge=1)
+    max_tokens: int | None = Field(16, ge=0, description="0 outputs nothing; with `echo` or `prompt_logprobs` only.")
 
 
 class _Conversation(Body):
@@ -238,7 +243,7 @@ class _Conversation(Body):
 class ChatBody(Generation, _Conversation):
     """``POST /v1/chat/completions``."""
 
-    max_completion_tokens: int | None = Field(None, ge=1, description="Left out: what the context holds.")
+    max_completion_tokens: int | None = Field(None, ge=0, description="Left out: what the context holds.")
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, description="0 to 20.")
     tools: Annotated[Any, WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "object"}}, _NULL]})] = None

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from router.http.answers import DONE, Json
 from router.http.heads import Head
-from router.http.log_probs import chat_log_probs
-from router.http.outputs import Piece, usage_json
+from router.http.log_probs import chat_log_probs, prompt_log_probs
+from router.http.outputs import Piece, prompt_tokens_of, usage_json
 from router.http.tool_calls import ToolCall, ToolCallReader
 from specgrove.v1 import router_pb2
 
@@ -24,12 +24,14 @@ class ChatFormat:
         num_outputs: int,
         readers: Sequence[ToolCallReader],
         has_log_probs: bool,
+        has_prompt_log_probs: bool,
         wants_usage: bool,
     ) -> None:
         self._head = head
         self._chunk_head = head.fields("chat.completion.chunk")
         self._num_outputs = num_outputs
         self._has_log_probs = has_log_probs
+        self._has_prompt_log_probs = has_prompt_log_probs
         self._wants_usage = wants_usage
         self._usages: dict[int, router_pb2.Usage] = {}
         self._readers = readers
@@ -84,7 +86,10 @@ class ChatFormat:
         ]
         usages = [(index, end.usage) for index, end in ends.items() if end.usage is not None]
         usage = usage_json(usages, self._num_outputs)
-        return {**self._head.fields("chat.completion"), "choices": choices, "usage": usage}
+        answer: Json = {**self._head.fields("chat.completion"), "choices": choices, "usage": usage}
+        if self._has_prompt_log_probs:  # all outputs have one prompt
+            answer["prompt_logprobs"] = prompt_log_probs(prompt_tokens_of(pieces, self._num_outputs)[0])
+        return answer
 
     def _read(self, piece: Piece) -> tuple[str, list[ToolCall]]:
         if not self._readers:

@@ -7,8 +7,8 @@ from typing import Any
 
 from router.http.answers import DONE, Json
 from router.http.heads import Head
-from router.http.log_probs import completion_log_probs
-from router.http.outputs import Piece, usage_json
+from router.http.log_probs import completion_log_probs, prompt_log_probs
+from router.http.outputs import Piece, prompt_tokens_of, usage_json
 from specgrove.v1 import router_pb2
 
 
@@ -18,15 +18,25 @@ class CompletionFormat:
     end = DONE
 
     def __init__(
-        self, head: Head, *, num_per_prompt: int, echoes: Sequence[str], has_log_probs: bool, wants_usage: bool
+        self,
+        head: Head,
+        *,
+        num_per_prompt: int,
+        echoes: Sequence[str],
+        has_log_probs: bool,
+        has_prompt_log_probs: bool,
+        wants_usage: bool,
     ) -> None:
+        """``has_prompt_log_probs``: vLLM's list of them; with an echo ``has_log_probs`` is about the prompt's tokens, too."""
         self._head = head.fields("text_completion")
         self._num_per_prompt = num_per_prompt
         self._echoes = echoes
         self._has_log_probs = has_log_probs
+        self._has_prompt_log_probs = has_prompt_log_probs
         self._wants_usage = wants_usage
         self._usages: dict[int, router_pb2.Usage] = {}
         self._text_lens: dict[int, int] = {}
+        self._prompt_lens: dict[int, int] = {}
 
     def opening(self) -> Iterable[Json]:
         """The prompts, where they are to be repeated."""
@@ -58,6 +68,9 @@ class CompletionFormat:
             for name, values in (self._log_probs_of(piece) or {}).items():
                 log_probs[piece.index].setdefault(name, []).extend(values)
         choices = [_choice(end, (log_probs[end.index] or None)) | {"text": texts[end.index]} for end in ends]
+        if self._has_prompt_log_probs:
+            for choice, tokens in zip(choices, prompt_tokens_of(pieces, len(choices)), strict=True):
+                choice["prompt_logprobs"] = prompt_log_probs(tokens)
         usages = [(piece.index, piece.usage) for piece in ends if piece.usage is not None]
         return {**self._head, "choices": choices, "usage": usage_json(usages, self._num_per_prompt)}
 
@@ -65,11 +78,23 @@ class CompletionFormat:
         return [text for text in self._echoes for _ in range(self._num_per_prompt)]
 
     def _log_probs_of(self, piece: Piece) -> dict[str, list[object]] | None:
-        if not self._has_log_probs or not piece.tokens:
+        """Those of the prompt's tokens, where it is repeated, then those of the output's."""
+        if not self._has_log_probs:
             return None
-        start = self._text_lens.get(piece.index, 0)
-        self._text_lens[piece.index] = start + sum(len(token.text) for token in piece.tokens)
-        return completion_log_probs(piece.tokens, start)
+        found: dict[str, list[object]] = {}
+        if self._echoes and piece.prompt_tokens:
+            start = self._prompt_lens.get(piece.index, 0)
+            self._prompt_lens[piece.index] = start + sum(len(token.text) for token in piece.prompt_tokens)
+            found = completion_log_probs(piece.prompt_tokens, start)
+        if piece.tokens:
+            start = self._text_lens.get(piece.index, self._echo_len(piece.index))
+            self._text_lens[piece.index] = start + sum(len(token.text) for token in piece.tokens)
+            for name, values in completion_log_probs(piece.tokens, start).items():
+                found.setdefault(name, []).extend(values)
+        return found or None
+
+    def _echo_len(self, index: int) -> int:
+        return len(self._echoes[index // self._num_per_prompt]) if self._echoes else 0
 
     def _chunk_of(self, choice: Json) -> Json:
         chunk = {**self._head, "choices": [choice]}

@@ -154,6 +154,7 @@ class SentNames:
     structure: str = ""
     """What says how an output must look."""
     response_format: str = "response_format"
+    num_prompt_log_probs: str = "prompt_logprobs"
 
     @contextlib.contextmanager
     def renaming(self) -> Iterator[None]:
@@ -169,6 +170,7 @@ class SentNames:
         own = {
             "max_tokens": self.max_tokens,
             "num_log_probs": self.num_log_probs,
+            "num_prompt_log_probs": self.num_prompt_log_probs,
             "keep_special_tokens": "skip_special_tokens",
             **dict.fromkeys(("prompt", "text", "chat", "token_ids", "token_ids.token_ids"), self.prompt),
         }

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from specgrove.v1 import router_pb2
 
+Token = router_pb2.GeneratedToken | router_pb2.PromptToken
+
 # What OpenAI's API writes for a token that can't come; JSON has no infinity.
 _LEAST = -9999.0
 
@@ -25,10 +27,11 @@ def _entry(token_bytes: bytes, log_prob: float) -> dict[str, object]:
     return {"token": text, "logprob": max(log_prob, _LEAST), "bytes": list(token_bytes)}
 
 
-def completion_log_probs(tokens: Sequence[router_pb2.GeneratedToken], start: int) -> dict[str, list[object]]:
+def completion_log_probs(tokens: Sequence[Token], start: int) -> dict[str, list[object]]:
     """Lists with an element for each token; ``start`` is where the first one's text begins in the output's.
 
-    ``top_logprobs`` holds the token itself where it isn't among the most probable, and nothing where none were asked for.
+    ``top_logprobs`` holds the token itself where it isn't among the most probable, and nothing where none were asked for. A prompt's
+    first token has neither.
     """
     offsets: list[object] = []
     for token in tokens:
@@ -36,15 +39,42 @@ def completion_log_probs(tokens: Sequence[router_pb2.GeneratedToken], start: int
         start += len(token.text)
     return {
         "tokens": [_written(token.token_bytes) for token in tokens],
-        "token_logprobs": [max(token.log_probs.log_prob, _LEAST) for token in tokens],
+        "token_logprobs": [_own_of(token) for token in tokens],
         "top_logprobs": [_top_of(token) for token in tokens],
         "text_offset": offsets,
     }
 
 
-def _top_of(token: router_pb2.GeneratedToken) -> dict[str, float]:
-    top = {_written(entry.token_bytes): max(entry.log_prob, _LEAST) for entry in token.log_probs.top}
-    return top and top | {_written(token.token_bytes): max(token.log_probs.log_prob, _LEAST)}
+def _own_of(token: Token) -> float | None:
+    return max(token.log_probs.log_prob, _LEAST) if token.HasField("log_probs") else None
+
+
+def _top_of(token: Token) -> dict[str, float | None] | None:
+    if not token.HasField("log_probs"):
+        return None
+    top: dict[str, float | None] = {
+        _written(entry.token_bytes): max(entry.log_prob, _LEAST) for entry in token.log_probs.top
+    }
+    return top and top | {_written(token.token_bytes): _own_of(token)}
+
+
+def prompt_log_probs(tokens: Sequence[router_pb2.PromptToken]) -> list[dict[str, object] | None]:
+    """As vLLM has them: for each token of the prompt by id its own and the most probable ones'; the first one has none."""
+    return [_by_id(token) if token.HasField("log_probs") else None for token in tokens]
+
+
+def _by_id(token: router_pb2.PromptToken) -> dict[str, object]:
+    own: dict[str, object] = {
+        str(token.token_id): _ranked(token.token_bytes, token.log_probs.log_prob, token.log_probs.rank)
+    }
+    return own | {
+        str(entry.token_id): _ranked(entry.token_bytes, entry.log_prob, rank)
+        for rank, entry in enumerate(token.log_probs.top, 1)
+    }
+
+
+def _ranked(token_bytes: bytes, log_prob: float, rank: int) -> dict[str, object]:
+    return {"logprob": max(log_prob, _LEAST), "rank": rank, "decoded_token": token_bytes.decode(errors="replace")}
 
 
 def _written(token_bytes: bytes) -> str:

@@ -20,7 +20,7 @@ _FINISH_REASONS: dict[int, str] = {router_pb2.FINISH_REASON_STOP: "stop", router
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A piece of the output of number ``index``. The last one of an output has a finish reason and ``usage``."""
+    """A piece of the output of number ``index``, or of its prompt. The last one of an output has a finish reason and ``usage``."""
 
     index: int
     text: str
@@ -28,6 +28,7 @@ class Piece:
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     usage: router_pb2.Usage | None = None
+    prompt_tokens: Sequence[router_pb2.PromptToken] = ()
 
 
 async def outputs_of(
@@ -61,7 +62,7 @@ async def _output(
 
 def _piece_of(index: int, response: router_pb2.GenerateResponse, *, include_stop_text: bool) -> Piece:
     if not response.finish_reason:
-        return Piece(index, response.text, response.tokens)
+        return Piece(index, response.text, response.tokens, prompt_tokens=response.prompt_tokens)
     return Piece(
         index,
         response.text + (response.stop_reason.text if include_stop_text else ""),
@@ -69,6 +70,7 @@ def _piece_of(index: int, response: router_pb2.GenerateResponse, *, include_stop
         _FINISH_REASONS[response.finish_reason],
         _stop_reason_of(response.stop_reason),
         response.usage,
+        response.prompt_tokens,
     )
 
 
@@ -80,6 +82,14 @@ def _stop_reason_of(reason: router_pb2.StopReason) -> str | int | None:
             return reason.token_id
         case _:
             return None
+
+
+def prompt_tokens_of(pieces: Sequence[Piece], num_outputs: int) -> list[list[router_pb2.PromptToken]]:
+    """The prompt's tokens as each of the outputs has them."""
+    tokens: list[list[router_pb2.PromptToken]] = [[] for _ in range(num_outputs)]
+    for piece in pieces:
+        tokens[piece.index].extend(piece.prompt_tokens)
+    return tokens
 
 
 def usage_json(usages: Iterable[tuple[int, router_pb2.Usage]], num_per_prompt: int) -> dict[str, object]:

@@ -28,7 +28,6 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "web_search_options": ((), "is not supported: there is no search"),
     "reasoning_effort": ((), "is not supported: give the model's chat template what it reads in chat_template_kwargs"),
     "verbosity": ((), "is not supported: give the model's chat template what it reads in chat_template_kwargs"),
-    "prompt_logprobs": ((), "is not supported: only outputs have log-probabilities"),
     "use_beam_search": ((False,), "is not supported: tokens are sampled, or the most probable"),
     "length_penalty": ((1, 1.0), "is not supported: it is for beam search"),
     "chat_template": ((), "is not supported: the model's own is used"),

@@ -17,6 +17,7 @@ from specgrove.cli.option_groups import (
     add_sampling_options,
     add_suite_options,
     add_suite_settings,
+    num_log_probs,
 )
 from specgrove.config import (
     DEFAULT_LLM,
@@ -101,6 +102,12 @@ def _add_generate(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.add_argument("--raw", action="store_true", help="continue the prompt as it is, without the chat template")
     command.add_argument(
         "--json", action="store_true", help="print one line of JSON with text, token ids and statistics"
+    )
+    command.add_argument(
+        "--prompt-log-probs",
+        type=typed(num_log_probs),
+        metavar="N",
+        help="with --json: how probable each token of the prompt is, and the N most probable ones at its place",
     )
     add_output_options(command)
     add_sampling_options(command, default_max_tokens=256)

@@ -14,6 +14,7 @@ _TYPED = {
         for name in ("json_object", "json_schema", "regex", "choice", "grammar")
     },
     "max_tokens": "--max-tokens",
+    "num_prompt_log_probs": "--prompt-log-probs",
     "ignore_eos": "--ignore-eos",
     "stop": "--stop",
     "speculation.ssms": "--ssm",

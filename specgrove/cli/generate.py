@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
 from specgrove.cli.connecting import connected
 from specgrove.cli.prompt_input import prompt_of
@@ -19,10 +20,13 @@ from specgrove.ssm_specs import asks_for_none
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0 when the output is complete, 130 when Ctrl-C stopped it."""
+    if arguments.prompt_log_probs is not None and not arguments.json:
+        raise ValueError("--prompt-log-probs needs --json: it prints numbers for programs")
     text = prompt_of(arguments.prompt)
     prompt: Prompt = text if arguments.raw else [("user", text)]
     console, errors = make_console(), make_console(stderr=True)
     params = generate_params(arguments)
+    params["num_prompt_log_probs"] = arguments.prompt_log_probs
     chunks: list[Chunk] = []
     try:
         with connected(arguments, needs_chat=not arguments.raw) as client, without_echo():
@@ -45,13 +49,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _as_json(completion: Completion) -> dict[str, object]:
-    return {
+    fields: dict[str, object] = {
         "output_text": completion.text,
         "output_tokens": list(completion.token_ids),
         "finish_reason": completion.finish_reason.value,
         "stop_reason": completion.stop_reason,
         "statistics": usage_fields(completion.usage),
     }
+    if completion.prompt_tokens:
+        fields["prompt_tokens"] = [dataclasses.asdict(token) for token in completion.prompt_tokens]
+    return fields
 
 
 def generate_params(arguments: argparse.Namespace) -> GenerateParams:
@@ -79,6 +86,7 @@ def choice_params(arguments: argparse.Namespace) -> GenerateParams:
         top_k=arguments.top_k,
         top_p=arguments.top_p,
         min_p=arguments.min_p,
+        recommended_sampling=arguments.recommended_sampling,
         seed=arguments.seed,
         max_tokens=arguments.max_tokens,
         ignore_eos=arguments.ignore_eos,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from specgrove.addresses import checked_address, checked_http_address
-from specgrove.ranges import MAX_STOP_TEXT_LEN, SAMPLING_RANGES
+from specgrove.ranges import MAX_NUM_LOG_PROBS, MAX_STOP_TEXT_LEN, SAMPLING_RANGES
 from specgrove.settings import API_KEY_FILE, SuiteFlag, add_flag, of_whom, path, suite_flags, typed, unsigned
 
 MORE_SETTINGS = (
@@ -110,10 +110,15 @@ def add_choice_options(command: argparse.ArgumentParser, default_max_tokens: int
     """The same of many outputs, where only the usual is asked for."""
     group = command.add_argument_group("sampling")
     add = group.add_argument
-    add("--temperature", type=_sampling("temperature"), default=0.0, metavar="T", help="0 = greedy (default)")
-    add("--top-k", type=typed(_top_k), default=0, metavar="K", help="keep the k most probable tokens; 0 or -1 = off")
-    add("--top-p", type=_sampling("top_p"), default=1.0, metavar="P", help="keep the top tokens of this mass; 1 = off")
-    add("--min-p", type=_sampling("min_p"), default=0.0, metavar="P", help="keep tokens of this share of the best one")
+    add("--temperature", type=_sampling("temperature"), metavar="T", help="0 = greedy (default)")
+    add("--top-k", type=typed(_top_k), metavar="K", help="keep the k most probable tokens; 0 or -1 = off (default)")
+    add("--top-p", type=_sampling("top_p"), metavar="P", help="keep the top tokens of this mass; 1 = off (default)")
+    add("--min-p", type=_sampling("min_p"), metavar="P", help="keep tokens of this share of the best one")
+    add(
+        "--recommended-sampling",
+        action="store_true",
+        help="sampling options that are left out are as the model's generation_config.json recommends",
+    )
     group.add_argument(
         "--seed", type=typed(unsigned(64)), metavar="N", help="the same seed gives the same output (default: random)"
     )
@@ -187,6 +192,14 @@ def _top_k(text: str) -> int:
         return 0 if text == "-1" else unsigned(32)(text)
     except ValueError as error:
         raise ValueError(f"{error}; 0 or -1 turns it off") from None
+
+
+def num_log_probs(text: str) -> int:
+    """Of the most probable tokens at one place. Raises ``ValueError``."""
+    number: int = unsigned(32)(text)
+    if number > MAX_NUM_LOG_PROBS:
+        raise ValueError(f"must be at most {MAX_NUM_LOG_PROBS}, got {number}")
+    return number
 
 
 def _stop_text(text: str) -> str:

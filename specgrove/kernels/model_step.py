@@ -16,7 +16,7 @@ from specgrove.kernels import _native
 from specgrove.kernels.checks import check, native_dtype
 from specgrove.kernels.decoder_step import DecoderStep, StepNorm
 from specgrove.kernels.linear import NativeLinear
-from specgrove.kernels.sampling import RowChoice
+from specgrove.kernels.sampling import KnownToken, RowChoice
 
 HAS_LOGITS, NOT_A_NUMBER, ALL_BANNED = -1, -2, -3
 """Instead of a token id: the row has logits; its logits hold NaN; all of them are minus infinity."""
@@ -46,6 +46,8 @@ class StepRows:
     row_masks: array[int] = field(default_factory=_int64)  # num_mask_words for each row
     asked_rows: array[int] = field(default_factory=_int64)  # those that are asked for a choice or logits, rising
     choices: list[RowChoice | None] = field(default_factory=list)  # for each asked row; None: logits
+    known: dict[int, KnownToken] = field(default_factory=dict)
+    """By place in ``asked_rows``, rising, those whose logits serve to tell how probable a token is. Native code gives their logits."""
 
     @property
     def num_rows(self) -> int:
@@ -69,6 +71,8 @@ class StepRows:
             raise ValueError(f"tree_offsets must be of {num_seqs} sequences, as context_offsets")
         if len(self.choices) != len(self.asked_rows):
             raise ValueError(f"there are {len(self.asked_rows)} asked rows, but {len(self.choices)} choices or None")
+        if any(self.choices[place] is not None for place in self.known):
+            raise ValueError("a row that is asked for a choice can't be asked for log-probabilities, too")
         int64, int32 = (self.token_ids, self.row_masks, self.asked_rows), (
             self.positions, self.slots, self.context_slots, self.context_offsets, self.tree_slots, self.tree_offsets,
             self.row_seq, self.row_context_len,

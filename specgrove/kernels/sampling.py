@@ -62,6 +62,14 @@ class RowChoice:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownToken:
+    """Asks a forward pass how probable the token after a row is, which is known, and for the ``num_top`` most probable ones."""
+
+    token_id: int
+    num_top: int
+
+
+@dataclass(frozen=True, slots=True)
 class TokenAdjustments:
     """What changes single tokens' logits at one position. All ids are distinct within their tensor, int64 ``[n]``."""
 

@@ -14,6 +14,7 @@ import torch
 
 from specgrove.kernels.attention import AttentionBatch
 from specgrove.kernels.model_step import StepRows
+from specgrove.request import LogProbs
 
 _CPU = torch.device("cpu")
 
@@ -74,11 +75,13 @@ class ForwardOutput:
     """What a pass gives for each row that was asked.
 
     ``choices`` has the token id chosen, or one of the constants of ``specgrove.kernels.model_step``; it is empty where all rows have
-    logits. ``logits`` is float32 ``[n, vocab_size]`` on the CPU, of the rows without a choice, in order.
+    logits. ``logits`` is float32 ``[n, vocab_size]`` on the CPU, of the rows without a choice, in order. Of rows whose next token is known
+    a runner gives ``log_probs`` instead, in order; None where the logits hold NaN.
     """
 
     logits: torch.Tensor
     choices: Sequence[int] = ()
+    log_probs: Sequence[LogProbs | None] = ()
 
 
 _DTYPES = {"i": torch.int32, "q": torch.int64}

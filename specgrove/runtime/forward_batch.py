@@ -5,13 +5,15 @@ Used by both services' schedulers. A row sees its sequence's context up to its o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from specgrove.kernels.model_step import StepRows
-from specgrove.kernels.sampling import RowChoice
+from specgrove.kernels.sampling import KnownToken, RowChoice
 from specgrove.kernels.trees import ancestor_masks
 from specgrove.models.forward_batch import ForwardBatch
+
+NOTHING_KNOWN: Mapping[int, KnownToken] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +49,18 @@ class BatchBuilder:
         *,
         chunk_logits: bool = False,
         choices: Sequence[RowChoice] | None = None,
+        known: Mapping[int, KnownToken] = NOTHING_KNOWN,
     ) -> range:
-        """Adds a sequence; returns which of the asked rows are its own.
+        """Adds a sequence; returns which of the asked rows are its own, those of ``known`` tokens aside.
 
         ``context_slots`` holds the slots of positions 0 .. n - 1; the last ``len(chunk_token_ids)`` of them are computed now. Asked
-        are the chunk's last row if ``chunk_logits``, then every new tree node in order: for their logits, or for ``choices``.
+        are the chunk's rows in ``known``, by their places in it, rising; its last row if ``chunk_logits``; then every new tree node in
+        order: for their logits, or for ``choices``.
         """
         rows = self._rows
         sequence = len(rows.context_offsets) - 1
         context_len, chunk_len = len(context_slots), len(chunk_token_ids)
-        first_asked = len(rows.asked_rows)
+        first_row = rows.num_rows
         rows.context_slots.extend(context_slots)
         rows.context_offsets.append(len(rows.context_slots))
 
@@ -68,6 +72,11 @@ class BatchBuilder:
             rows.row_seq.extend([sequence] * chunk_len)
             rows.row_context_len.extend(range(start + 1, context_len + 1))
             self._masks.extend([b""] * chunk_len)
+        for place, token in known.items():
+            rows.known[len(rows.asked_rows)] = token
+            rows.asked_rows.append(first_row + place)
+            rows.choices.append(None)
+        first_asked = len(rows.asked_rows)
         if chunk_logits:
             rows.asked_rows.append(rows.num_rows - 1)
 

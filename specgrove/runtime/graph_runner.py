@@ -22,6 +22,7 @@ from specgrove.kernels.model_step import HAS_LOGITS
 from specgrove.models.decoder import Decoder
 from specgrove.models.device_ops import DeviceOps
 from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
+from specgrove.runtime.device_log_probs import log_probs_on_device
 from specgrove.runtime.model_runner import kv_caches
 from specgrove.runtime.pass_buffers import PassBuffers, PassLimits
 from specgrove.runtime.step_loop import FatalEngineError
@@ -214,20 +215,24 @@ class GraphRunner:
         """See ``Runner``."""
         with self._running():
             under_way = self._in_flight.popleft()
-            chosen = under_way.answers()
-            if not chosen:
-                return ForwardOutput(under_way.logits.cpu())
-            is_chosen = [choice is not None for choice in under_way.batch.rows.choices]
-            choices = [
-                token_id if is_wanted else HAS_LOGITS
-                for token_id, is_wanted in zip(chosen[0].tolist(), is_chosen, strict=True)
+            rows, chosen = under_way.batch.rows, under_way.answers()
+            has_choices = len(chosen) > 0
+            with_logits = [
+                place
+                for place, choice in enumerate(rows.choices)
+                if place not in rows.known and not (has_choices and choice is not None)
             ]
-            with_logits = [place for place, is_wanted in enumerate(is_chosen) if not is_wanted]
+            assert not ((with_logits or rows.known) and self._in_flight), (
+                "the pass begun since then has taken the logits' place"
+            )
             # Chosen by an index only where there are others: that makes a copy.
-            has_all = len(with_logits) == len(is_chosen)
+            has_all = len(with_logits) == len(rows.choices)
             wanted = under_way.logits if has_all else under_way.logits[with_logits or slice(0)]
-            assert not (with_logits and self._in_flight), "the pass begun since then has taken the logits' place"
-            return ForwardOutput(wanted.cpu(), choices)
+            choices = [
+                HAS_LOGITS if choice is None else token_id
+                for token_id, choice in zip(chosen[0].tolist() if has_choices else (), rows.choices, strict=has_choices)
+            ]
+            return ForwardOutput(wanted.cpu(), choices, log_probs_on_device(under_way.logits, rows.known))
 
     def start_top_k(self, batch: ForwardBatch, k: int) -> None:
         """See ``DraftRunner``."""

@@ -14,6 +14,7 @@ from specgrove.models.decoder_ops import RowTensors
 from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.models.spec import DecoderSpec
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
+from specgrove.runtime.known_tokens import with_log_probs
 from specgrove.runtime.step_loop import FatalEngineError
 from specgrove.runtime.top_k import TopK, top_k_of
 
@@ -46,7 +47,9 @@ class Runner(Protocol):
         ...
 
     def finish(self) -> ForwardOutput:
-        """Waits for the oldest forward. It has choices where the batch asked for them, unless this runner gives logits only."""
+        """Waits for the oldest forward. It has log-probabilities of known tokens, and choices where the batch asked for them, unless this
+        runner gives logits only.
+        """
         ...
 
     def discard(self) -> None:
@@ -87,7 +90,7 @@ class ModelRunner:
 
     def _run(self, batch: ForwardBatch) -> ForwardOutput:
         try:
-            return self.decoder.forward(batch, self._k_caches, self._v_caches)
+            return with_log_probs(batch.rows, self.decoder.forward(batch, self._k_caches, self._v_caches))
         except torch.AcceleratorError as error:  # the device is lost to this process: the supervisor starts another
             raise FatalEngineError(f"{self.decoder.device}: {error}") from error
 

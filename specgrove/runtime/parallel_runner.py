@@ -14,10 +14,12 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from specgrove.kernels.model_step import StepRows
 from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.models.tensor_group import DistributedGroup, OneRank, TensorGroup
 from specgrove.runtime.batch_wire import MESSAGE_DTYPE, from_tensor, to_tensor
+from specgrove.runtime.known_tokens import with_log_probs
 from specgrove.runtime.model_runner import ModelRunner, RankFailedError
 from specgrove.runtime.rank_liveness import LivenessMonitor
 
@@ -97,7 +99,9 @@ class ParallelRunner:
         self.num_slots = runner.num_slots
         self.max_num_in_flight = links.layout.num_stages
         self._outbox = _Outbox(links.layout)
-        self._in_flight: deque[torch.Tensor | int] = deque()  # logits, or how many rows of them will come
+        self._in_flight: deque[tuple[StepRows, torch.Tensor | None]] = (
+            deque()
+        )  # with the logits, unless they are to come
 
     def start(self, batch: ForwardBatch) -> None:
         """See ``Runner``. Raises ``RankFailedError``."""
@@ -117,25 +121,27 @@ class ParallelRunner:
             # Where no logits are wanted the workers don't take part in any.
             has_logits = len(batch.rows.asked_rows) > 0
             logits = decoder.logits(hidden, rows).cpu() if has_logits else torch.empty((0, self.spec.vocab_size))
-            self._in_flight.append(logits)
+            self._in_flight.append((batch.rows, logits))
         else:
             self._outbox.send(hidden, self._links.next_rank)
-            self._in_flight.append(len(batch.rows.asked_rows))
+            self._in_flight.append((batch.rows, None))
 
     def finish(self) -> ForwardOutput:
-        """See ``Runner``: logits only. Raises ``RankFailedError``."""
-        logits = self._in_flight.popleft()
-        if isinstance(logits, torch.Tensor):
-            return ForwardOutput(logits)
-        received = torch.empty((logits, self.spec.vocab_size))
-        if logits == 0:
-            return ForwardOutput(received)
+        """See ``Runner``: no choices. Raises ``RankFailedError``."""
+        rows, logits = self._in_flight.popleft()
+        return with_log_probs(rows, ForwardOutput(self._received(len(rows.asked_rows)) if logits is None else logits))
+
+    def _received(self, num_rows: int) -> torch.Tensor:
+        """Logits from the last stage."""
+        logits = torch.empty((num_rows, self.spec.vocab_size))
+        if num_rows == 0:
+            return logits
         try:
             with self._liveness.step():
-                dist.recv(received, self._links.layout.ranks_of(self._links.layout.num_stages - 1).start)
+                dist.recv(logits, self._links.layout.ranks_of(self._links.layout.num_stages - 1).start)
         except Exception as error:
             raise RankFailedError(f"a step over the ranks failed: {type(error).__name__}: {error}") from error
-        return ForwardOutput(received)
+        return logits
 
     def discard(self) -> None:
         """See ``Runner``."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from specgrove.errors import SpecGroveError
-from specgrove.output import OutputToken, Usage
+from specgrove.output import OutputToken, PromptToken, Usage
 from specgrove.ranges import LOGIT_BIASES, MAX_NUM_STOP_TEXTS, MAX_STOP_TEXT_LEN, SAMPLING_RANGES
 from specgrove.request import SpeculationOptions
 from specgrove.serve.errors import ConfigurationError, told_as_configuration
@@ -54,6 +54,7 @@ class GenerationConfig:
     min_new_tokens: int = 0
     ignore_eos: bool = False
     num_log_probs: int | None = None
+    num_prompt_log_probs: int | None = None
     json_schema: Mapping[str, Any] | str | type | None = None
     json_object: bool = False
     regex: str | None = None
@@ -85,6 +86,7 @@ class GenerationConfig:
             "min_tokens": self.min_new_tokens,
             "ignore_eos": self.ignore_eos,
             "num_log_probs": self.num_log_probs,
+            "num_prompt_log_probs": self.num_prompt_log_probs,
             "json_schema": self.json_schema,
             "json_object": self.json_object,
             "regex": self.regex,
@@ -131,8 +133,8 @@ class Request:
     """One prompt with settings of its own. ``None`` is what the call of ``generate``, or else ``compile``, said.
 
     ``prompt``: a text, which is continued as it is; a conversation, by the model's chat template; or token ids.
-    ``max_new_tokens`` bounds the output, ``max_length`` prompt and output together. ``speculation`` chooses among the SSMs
-    for this request, and may switch them off; it changes no token.
+    ``max_new_tokens`` bounds the output (0: the prompt is read, for its log-probabilities), ``max_length`` prompt and output together.
+    ``speculation`` chooses among the SSMs for this request, and may switch them off; it changes no token.
     """
 
     prompt: Prompt
@@ -150,9 +152,9 @@ class Request:
         from specgrove.serve.configuration import whole_number
 
         object.__setattr__(self, "prompt", _kept(self.prompt))
-        for name in ("max_new_tokens", "max_length"):
+        for name, least in (("max_new_tokens", 0), ("max_length", 1)):
             if (value := getattr(self, name)) is not None:
-                whole_number(name, value, 1)
+                whole_number(name, value, least)
         checked_config(self.generation_config)
         with told_as_configuration():
             timeout_of(self.timeout_s)
@@ -165,7 +167,7 @@ class GenerationResult:
 
     ``statistics`` has among others ``acceptance_histogram``, ``num_verify_steps``, ``first_token_ms``, ``tokens_per_s``,
     ``mean_acceptance_len`` and ``seed``. ``tokens`` says of each token which SSMs drafted it. ``stop_reason`` is the text or
-    the token id that ended the output, if one did.
+    the token id that ended the output, if one did. ``prompt_tokens`` are the prompt's, with ``num_prompt_log_probs``.
     """
 
     output_text: str
@@ -175,6 +177,7 @@ class GenerationResult:
     tokens: tuple[OutputToken, ...] = field(default=(), repr=False)
     stop_reason: str | int | None = None
     error: SpecGroveError | None = None
+    prompt_tokens: tuple[PromptToken, ...] = field(default=(), repr=False)
 
     @classmethod
     def of(cls, outcome: Completion | SpecGroveError) -> GenerationResult:
@@ -188,6 +191,7 @@ class GenerationResult:
             statistics=outcome.usage,
             tokens=outcome.tokens,
             stop_reason=outcome.stop_reason,
+            prompt_tokens=outcome.prompt_tokens,
         )
 
 

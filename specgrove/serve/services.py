@@ -99,7 +99,8 @@ class Services:
 
     def _params_of(self, client: Client, request: Request) -> GenerateParams:
         params = config_of(request).params()
-        params["max_tokens"] = self._max_tokens_of(client, request)
+        params["prompt_only"] = request.max_new_tokens == 0
+        params["max_tokens"] = None if params["prompt_only"] else self._max_tokens_of(client, request)
         params["speculation"] = request.speculation
         params["timeout_s"] = request.timeout_s
         if request.chat_template_kwargs is not None:

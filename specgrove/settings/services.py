@@ -264,6 +264,13 @@ ROUTER = (
         metavar="ORIGIN,...",
     ),
     Setting(
+        "generation-config",
+        "of HTTP requests: sampling parameters that are left out are those of the model's generation_config.json (auto),"
+        " or the API's own (none)",
+        "auto",
+        choices=("auto", "none"),
+    ),
+    Setting(
         "vllm-engine-api",
         "serve vLLM's engine API too, on the same address: gateways such as smg can route to this router then",
         False,

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dspecgrove/v1/token_tree.proto\x12\x0cspecgrove.v1\"_\n\tTokenTree\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x0f\n\x07parents\x18\x02 \x03(\x11\x12\x11\n\tlog_probs\x18\x03 \x03(\x02\x12\x0f\n\x07sources\x18\x04 \x03(\x04J\x04\x08\x05\x10\x06J\x04\x08\x06\x10\x07\"\xf2\x03\n\x0eSamplingParams\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\r\n\x05min_p\x18\x04 \x01(\x02\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x01\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\x06 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x07 \x01(\x02\x12?\n\nlogit_bias\x18\x08 \x03(\x0b\x32+.specgrove.v1.SamplingParams.LogitBiasEntry\x12\x11\n\x04seed\x18\t \x01(\x04H\x02\x88\x01\x01\x12\x12\n\nmin_tokens\x18\n \x01(\r\x12\x16\n\x0estop_token_ids\x18\x0b \x03(\r\x12\x1a\n\rnum_log_probs\x18\x0c \x01(\rH\x03\x88\x01\x01\x12\x39\n\x11structured_output\x18\r \x01(\x0b\x32\x1e.specgrove.v1.StructuredOutput\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x10\n\x0e_num_log_probs\"\x94\x01\n\x10StructuredOutput\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x15\n\x0bjson_object\x18\x02 \x01(\x08H\x00\x12\x0f\n\x05regex\x18\x03 \x01(\tH\x00\x12&\n\x06\x63hoice\x18\x04 \x01(\x0b\x32\x14.specgrove.v1.ChoiceH\x00\x12\x11\n\x07grammar\x18\x05 \x01(\tH\x00\x42\x06\n\x04kind\"\x17\n\x06\x43hoice\x12\r\n\x05texts\x18\x01 \x03(\t\"G\n\x0cTokenLogProb\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x10\n\x08log_prob\x18\x02 \x01(\x02\x12\x13\n\x0btoken_bytes\x18\x03 \x01(\x0c\"E\n\x08LogProbs\x12\x10\n\x08log_prob\x18\x01 \x01(\x02\x12\'\n\x03top\x18\x02 \x03(\x0b\x32\x1a.specgrove.v1.TokenLogProb\"\x84\x01\n\tWorkError\x12)\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1b.specgrove.v1.WorkErrorCode\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08held_len\x18\x03 \x01(\r\x12\x16\n\x0eretry_delay_ms\x18\x04 \x01(\r\x12\x11\n\twas_alone\x18\x05 \x01(\x08\"/\n\x08StepTime\x12\x12\n\nnum_tokens\x18\x01 \x01(\r\x12\x0f\n\x07step_ms\x18\x02 \x01(\x02\"\xc3\x01\n\x04Load\x12\x14\n\x0cnum_sessions\x18\x01 \x01(\r\x12\x11\n\tnum_slots\x18\x02 \x01(\r\x12\x16\n\x0enum_free_slots\x18\x03 \x01(\r\x12\x19\n\x11num_pending_items\x18\x04 \x01(\r\x12\x11\n\tnum_steps\x18\x05 \x01(\x04\x12\x17\n\x0fnum_step_tokens\x18\x06 \x01(\x04\x12\x1c\n\x14num_waiting_sessions\x18\x07 \x01(\r\x12\x15\n\rtotal_step_ms\x18\x08 \x01(\x01*\xb4\x02\n\rWorkErrorCode\x12\x1f\n\x1bWORK_ERROR_CODE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aWORK_ERROR_CODE_STALE_BASE\x10\x01\x12\x1b\n\x17WORK_ERROR_CODE_INVALID\x10\x02\x12&\n\"WORK_ERROR_CODE_RESOURCE_EXHAUSTED\x10\x03\x12\x1f\n\x1bWORK_ERROR_CODE_UNAVAILABLE\x10\x04\x12%\n!WORK_ERROR_CODE_DEADLINE_EXCEEDED\x10\x05\x12\x1d\n\x19WORK_ERROR_CODE_CANCELLED\x10\x06\x12\x1c\n\x18WORK_ERROR_CODE_INTERNAL\x10\x07\x12\x18\n\x14WORK_ERROR_CODE_LOST\x10\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dspecgrove/v1/token_tree.proto\x12\x0cspecgrove.v1\"_\n\tTokenTree\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x0f\n\x07parents\x18\x02 \x03(\x11\x12\x11\n\tlog_probs\x18\x03 \x03(\x02\x12\x0f\n\x07sources\x18\x04 \x03(\x04J\x04\x08\x05\x10\x06J\x04\x08\x06\x10\x07\"\xa5\x04\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\x06 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x07 \x01(\x02\x12?\n\nlogit_bias\x18\x08 \x03(\x0b\x32+.specgrove.v1.SamplingParams.LogitBiasEntry\x12\x11\n\x04seed\x18\t \x01(\x04H\x05\x88\x01\x01\x12\x12\n\nmin_tokens\x18\n \x01(\r\x12\x16\n\x0estop_token_ids\x18\x0b \x03(\r\x12\x1a\n\rnum_log_probs\x18\x0c \x01(\rH\x06\x88\x01\x01\x12\x39\n\x11structured_output\x18\r \x01(\x0b\x32\x1e.specgrove.v1.StructuredOutput\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x10\n\x0e_num_log_probs\"\x94\x01\n\x10StructuredOutput\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x15\n\x0bjson_object\x18\x02 \x01(\x08H\x00\x12\x0f\n\x05regex\x18\x03 \x01(\tH\x00\x12&\n\x06\x63hoice\x18\x04 \x01(\x0b\x32\x14.specgrove.v1.ChoiceH\x00\x12\x11\n\x07grammar\x18\x05 \x01(\tH\x00\x42\x06\n\x04kind\"\x17\n\x06\x43hoice\x12\r\n\x05texts\x18\x01 \x03(\t\"G\n\x0cTokenLogProb\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x10\n\x08log_prob\x18\x02 \x01(\x02\x12\x13\n\x0btoken_bytes\x18\x03 \x01(\x0c\"S\n\x08LogProbs\x12\x10\n\x08log_prob\x18\x01 \x01(\x02\x12\'\n\x03top\x18\x02 \x03(\x0b\x32\x1a.specgrove.v1.TokenLogProb\x12\x0c\n\x04rank\x18\x03 \x01(\r\"\x84\x01\n\tWorkError\x12)\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1b.specgrove.v1.WorkErrorCode\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08held_len\x18\x03 \x01(\r\x12\x16\n\x0eretry_delay_ms\x18\x04 \x01(\r\x12\x11\n\twas_alone\x18\x05 \x01(\x08\"/\n\x08StepTime\x12\x12\n\nnum_tokens\x18\x01 \x01(\r\x12\x0f\n\x07step_ms\x18\x02 \x01(\x02\"\xc3\x01\n\x04Load\x12\x14\n\x0cnum_sessions\x18\x01 \x01(\r\x12\x11\n\tnum_slots\x18\x02 \x01(\r\x12\x16\n\x0enum_free_slots\x18\x03 \x01(\r\x12\x19\n\x11num_pending_items\x18\x04 \x01(\r\x12\x11\n\tnum_steps\x18\x05 \x01(\x04\x12\x17\n\x0fnum_step_tokens\x18\x06 \x01(\x04\x12\x1c\n\x14num_waiting_sessions\x18\x07 \x01(\r\x12\x15\n\rtotal_step_ms\x18\x08 \x01(\x01*\xb4\x02\n\rWorkErrorCode\x12\x1f\n\x1bWORK_ERROR_CODE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aWORK_ERROR_CODE_STALE_BASE\x10\x01\x12\x1b\n\x17WORK_ERROR_CODE_INVALID\x10\x02\x12&\n\"WORK_ERROR_CODE_RESOURCE_EXHAUSTED\x10\x03\x12\x1f\n\x1bWORK_ERROR_CODE_UNAVAILABLE\x10\x04\x12%\n!WORK_ERROR_CODE_DEADLINE_EXCEEDED\x10\x05\x12\x1d\n\x19WORK_ERROR_CODE_CANCELLED\x10\x06\x12\x1c\n\x18WORK_ERROR_CODE_INTERNAL\x10\x07\x12\x18\n\x14WORK_ERROR_CODE_LOST\x10\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,26 +33,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_WORKERRORCODE']._serialized_start=1348
-  _globals['_WORKERRORCODE']._serialized_end=1656
+  _globals['_WORKERRORCODE']._serialized_start=1413
+  _globals['_WORKERRORCODE']._serialized_end=1721
   _globals['_TOKENTREE']._serialized_start=47
   _globals['_TOKENTREE']._serialized_end=142
   _globals['_SAMPLINGPARAMS']._serialized_start=145
-  _globals['_SAMPLINGPARAMS']._serialized_end=643
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=535
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=583
-  _globals['_STRUCTUREDOUTPUT']._serialized_start=646
-  _globals['_STRUCTUREDOUTPUT']._serialized_end=794
-  _globals['_CHOICE']._serialized_start=796
-  _globals['_CHOICE']._serialized_end=819
-  _globals['_TOKENLOGPROB']._serialized_start=821
-  _globals['_TOKENLOGPROB']._serialized_end=892
-  _globals['_LOGPROBS']._serialized_start=894
-  _globals['_LOGPROBS']._serialized_end=963
-  _globals['_WORKERROR']._serialized_start=966
-  _globals['_WORKERROR']._serialized_end=1098
-  _globals['_STEPTIME']._serialized_start=1100
-  _globals['_STEPTIME']._serialized_end=1147
-  _globals['_LOAD']._serialized_start=1150
-  _globals['_LOAD']._serialized_end=1345
+  _globals['_SAMPLINGPARAMS']._serialized_end=694
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=550
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=598
+  _globals['_STRUCTUREDOUTPUT']._serialized_start=697
+  _globals['_STRUCTUREDOUTPUT']._serialized_end=845
+  _globals['_CHOICE']._serialized_start=847
+  _globals['_CHOICE']._serialized_end=870
+  _globals['_TOKENLOGPROB']._serialized_start=872
+  _globals['_TOKENLOGPROB']._serialized_end=943
+  _globals['_LOGPROBS']._serialized_start=945
+  _globals['_LOGPROBS']._serialized_end=1028
+  _globals['_WORKERROR']._serialized_start=1031
+  _globals['_WORKERROR']._serialized_end=1163
+  _globals['_STEPTIME']._serialized_start=1165
+  _globals['_STEPTIME']._serialized_end=1212
+  _globals['_LOAD']._serialized_start=1215
+  _globals['_LOAD']._serialized_end=1410
 # @@protoc_insertion_point(module_scope)

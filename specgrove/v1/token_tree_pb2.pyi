@@ -108,12 +108,14 @@ class TokenLogProb(_message.Message):
     def __init__(self, token_id: _Optional[int] = ..., log_prob: _Optional[float] = ..., token_bytes: _Optional[bytes] = ...) -> None: ...
 
 class LogProbs(_message.Message):
-    __slots__ = ("log_prob", "top")
+    __slots__ = ("log_prob", "top", "rank")
     LOG_PROB_FIELD_NUMBER: _ClassVar[int]
     TOP_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
     log_prob: float
     top: _containers.RepeatedCompositeFieldContainer[TokenLogProb]
-    def __init__(self, log_prob: _Optional[float] = ..., top: _Optional[_Iterable[_Union[TokenLogProb, _Mapping]]] = ...) -> None: ...
+    rank: int
+    def __init__(self, log_prob: _Optional[float] = ..., top: _Optional[_Iterable[_Union[TokenLogProb, _Mapping]]] = ..., rank: _Optional[int] = ...) -> None: ...
 
 class WorkError(_message.Message):
     __slots__ = ("code", "message", "held_len", "retry_delay_ms", "was_alone")

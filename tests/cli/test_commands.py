@@ -30,6 +30,30 @@ def test_generate_streams_the_text_and_nothing_else_to_stdout(
     assert fake_router[0].requests[1].sampling.seed != request.sampling.seed
 
 
+def test_generate_json_tells_how_probable_the_prompt_is(
+    fake_router: Router, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", "hi", "--address", fake_router[1], "--json", "--prompt-log-probs", "0"]) == 0
+    own = {"log_prob": -2.0, "rank": 7, "top": []}
+    assert json.loads(capsys.readouterr().out)["prompt_tokens"] == [
+        {"token_id": 104, "text": "h", "log_probs": None},
+        {"token_id": 105, "text": "i", "log_probs": own},
+    ]
+    assert main(["generate", "hi", "--address", fake_router[1], "--prompt-log-probs", "0"]) == 1
+    assert "--prompt-log-probs needs --json" in capsys.readouterr().err
+
+
+def test_what_is_not_typed_is_left_to_the_router(fake_router: Router) -> None:
+    """It may be as the model recommends."""
+    for flags in ([], ["--recommended-sampling"]):
+        assert main(["generate", "hi", "--address", fake_router[1], *flags]) == 0
+    plain, recommended = fake_router[0].requests
+    for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
+        assert not plain.sampling.HasField(name)
+        assert not recommended.sampling.HasField(name)
+    assert (plain.recommended_sampling, recommended.recommended_sampling) == (False, True)
+
+
 def test_generate_json_is_one_line(fake_router: Router, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--json", "--raw", "--no-speculation", "--seed", "3", "--ssm", "demo"]
     assert main(["generate", "hi", "--address", fake_router[1], *flags]) == 0

@@ -82,6 +82,22 @@ def test_ranks_change_no_token(tiny_suite: Suite, four: Spread, expected: tuple[
         assert spread.complete(QUESTION, **greedily).token_ids == one.complete(QUESTION, **greedily).token_ids
 
 
+def test_log_probabilities_of_prompts_come_from_the_last_stage(tiny_suite: Suite, four: Spread) -> None:
+    """Sums over ranks have other last bits than one process's, and always the same."""
+    text = "Summarise: " + "the bridge over the river is old and narrow, " * 8
+    with Client(tiny_suite.address) as one, Client(four.suite.address) as spread:
+        expected, first, second = (
+            client.complete(text, num_prompt_log_probs=2, prompt_only=True).prompt_tokens
+            for client in (one, spread, spread)
+        )
+    assert first == second
+    assert [token.token_id for token in first] == [token.token_id for token in expected]
+    for found, wanted in zip(first[1:], expected[1:], strict=True):
+        assert found.log_probs is not None
+        assert wanted.log_probs is not None
+        assert found.log_probs.log_prob == pytest.approx(wanted.log_probs.log_prob, abs=1e-3)
+
+
 def test_long_prompts_go_through_in_chunks(tiny_suite: Suite, two: Spread) -> None:
     """One stage: passes over chunks alone have no logits, on any rank."""
     question = "Summarise: " + "the bridge over the river is old and narrow, " * 16

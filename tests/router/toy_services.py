@@ -15,7 +15,17 @@ from typing import Any
 
 from specgrove import wire
 from specgrove.errors import InvalidRequestError, ResourceExhaustedError, StaleBaseError
-from specgrove.request import Draft, DraftedTree, DraftWork, LogProbs, PromptProgress, TraceContext, Verdict, VerifyWork
+from specgrove.request import (
+    Draft,
+    DraftedTree,
+    DraftWork,
+    LogProbs,
+    PromptProgress,
+    SessionParams,
+    TraceContext,
+    Verdict,
+    VerifyWork,
+)
 from specgrove.serving.work_streams import WorkStreams
 from specgrove.token_tree import TokenTree
 from specgrove.tokenizer import Tokenizer
@@ -28,6 +38,13 @@ CONTEXT_LEN = 512
 MODEL = "toy"
 # A model's step takes longer than a message does, so that the router has a say in how many are made ahead.
 _MESSAGE_S = 0.001
+
+
+def toy_log_probs(prefix: Sequence[int], num_top: int) -> LogProbs:
+    """What the toy makes of the last token of a part of a prompt. Exact in float32."""
+    token_id, place = prefix[-1], len(prefix) - 1
+    top = tuple(((token_id + rank) % VOCAB_SIZE, -place - rank / 4) for rank in range(num_top))
+    return LogProbs(-place - token_id / 256, token_id + 1, top)
 
 
 class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
@@ -56,6 +73,9 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         self.numerics = ["weights toy", "cpu toy"]
         self.protocol_version = wire.PROTOCOL_VERSION
         self.chunk_len: int | None = None  # tokens of a prompt that are read at a time
+        self.num_free_chunks = 1 << 30  # of each prompt whose log-probabilities are told: they don't wait
+        self.prompts_asked: list[tuple[int, int | None]] = []  # from which place on, and how many at each
+        self.recommended = token_tree_pb2.SamplingParams()
         self.step_s = step_s
         self._next_token = next_token
         self._random = random.Random(0)
@@ -93,12 +113,27 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         if self.chunk_len is not None and work.session is not None and work.session.wants_prompt_progress:
             for num_read in range(self.chunk_len, len(work.new_token_ids), self.chunk_len):
                 yield PromptProgress(num_read)
+        if work.session is not None and work.session.num_prompt_log_probs is not None:
+            async for progress in self._prompt_log_probs(work.session, work.new_token_ids):
+                yield progress
         async with contextlib.aclosing(self._steps(work, session)) as steps:
             async for step in steps:
                 unsent = step if unsent is None else unsent.joined(step)
                 if unsent.num_steps == num_to_join or not step.has_more:
                     yield unsent
                     unsent, num_to_join = None, self.num_joined
+
+    async def _prompt_log_probs(
+        self, session: SessionParams, token_ids: Sequence[int]
+    ) -> AsyncGenerator[PromptProgress, None]:
+        self.prompts_asked.append((session.prompt_log_probs_start, session.num_prompt_log_probs))
+        chunk_len = self.chunk_len or session.prompt_len
+        for number, start in enumerate(range(session.prompt_log_probs_start, session.prompt_len, chunk_len)):
+            if number >= self.num_free_chunks:
+                await self.gate.wait()
+            places = range(start, min(start + chunk_len, session.prompt_len))
+            found = [toy_log_probs(token_ids[: place + 1], session.num_prompt_log_probs or 0) for place in places]
+            yield PromptProgress(places[-1], start, tuple(found))
 
     async def _steps(self, work: VerifyWork, session: ToySession) -> AsyncGenerator[Verdict, None]:
         for num_steps_left in range(work.num_steps - 1, -1, -1):
@@ -149,7 +184,7 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
             accepted.append(node)
         self.num_verified += 1
         wanted = sampling.num_log_probs
-        log_probs = () if wanted is None else tuple(LogProbs(-0.5, ((t, -0.5),) * wanted) for t in emitted)
+        log_probs = () if wanted is None else tuple(LogProbs(-0.5, 1, ((t, -0.5),) * wanted) for t in emitted)
         return Verdict(base, tuple(emitted), tuple(accepted), log_probs, 1.0, work.tree.num_nodes)
 
     def finish_early(self, session_id: str) -> None:
@@ -165,7 +200,7 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         async for found in self.verify(wire.verify_work_from_proto(item)):
             result = llm_pb2.VerifyResult(session_id=item.session_id, item_id=item.item_id)
             if isinstance(found, PromptProgress):
-                result.progress.num_tokens = found.num_tokens
+                result.progress.CopyFrom(wire.progress_to_proto(found))
             else:
                 result.verdict.CopyFrom(wire.verdict_to_proto(found))
             yield result
@@ -188,6 +223,7 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
             numerics=self.numerics,
             protocol_version=self.protocol_version,
             max_num_tree_nodes=64,
+            recommended_sampling=self.recommended,
         )
 
     async def GetTokenizer(self, request: Any, context: Any) -> Any:  # noqa: N802

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -11,12 +12,14 @@ import pytest
 import torch
 
 from specgrove.kernels.model_step import HAS_LOGITS
-from specgrove.kernels.sampling import ChoiceParams, RowChoice, choose
+from specgrove.kernels.sampling import ChoiceParams, KnownToken, RowChoice, choose
 from specgrove.models.device_weights import DeviceWeights
-from specgrove.models.forward_batch import ForwardBatch
+from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.models.loading import load_decoder
+from specgrove.runtime.device_log_probs import log_probs_on_device
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.graph_runner import CudaGraphs, GraphRunner, Graphs, bucket_for, buckets
+from specgrove.runtime.known_tokens import log_probs_of
 from specgrove.runtime.model_runner import ModelRunner, step_ms
 from specgrove.runtime.pass_buffers import PassLimits
 from specgrove.runtime.step_loop import FatalEngineError
@@ -54,10 +57,14 @@ class Both:
         return load_decoder(folder, torch.bfloat16, store=DeviceWeights(device, has_kernels=True))
 
     def check(self, batch: ForwardBatch) -> None:
-        expected = self.without.forward(batch)
+        known, batch.rows.known = batch.rows.known, {}
+        expected = self.without.forward(batch)  # logits of all asked rows
+        batch.rows.known = known
         self.with_graphs.start(batch)
         output = self.with_graphs.finish()
-        choices = batch.rows.choices
+        self._check_known(expected, known, output)
+        expected = expected[[place for place in range(len(expected)) if place not in known]]
+        choices = [choice for place, choice in enumerate(batch.rows.choices) if place not in known]
         with_logits = [row for row, choice in enumerate(choices) if choice is None or not output.choices]
         assert torch.equal(output.logits, expected[with_logits])
         if output.choices:
@@ -65,7 +72,18 @@ class Both:
                 HAS_LOGITS if choice is None else choose(logits, choice.params, choice.position)
                 for logits, choice in zip(expected, choices, strict=True)
             ]
-            assert output.choices == wanted
+            assert [choice for place, choice in enumerate(output.choices) if place not in known] == wanted
+
+    def _check_known(self, logits: torch.Tensor, known: Mapping[int, KnownToken], output: ForwardOutput) -> None:
+        for (place, token), found in zip(known.items(), output.log_probs, strict=True):
+            wanted = log_probs_of(logits[place], token.token_id, token.num_top)
+            assert found is not None
+            assert (found.rank, [token_id for token_id, _ in found.top]) == (wanted.rank, [t for t, _ in wanted.top])
+            assert found.log_prob == pytest.approx(wanted.log_prob, abs=1e-5)
+            assert [value for _, value in found.top] == pytest.approx([value for _, value in wanted.top], abs=1e-5)
+            # A token that is the most probable one is so to whoever compares the numbers.
+            if found.rank <= len(found.top):
+                assert found.log_prob == found.top[found.rank - 1][1]
 
 
 def random_pass(rng: random.Random, slots: list[int], contexts: dict[int, list[int]]) -> ForwardBatch:
@@ -76,7 +94,12 @@ def random_pass(rng: random.Random, slots: list[int], contexts: dict[int, list[i
         if len(context) < 4 or rng.random() < 0.3:
             chunk = [rng.randrange(VOCAB_SIZE) for _ in range(rng.choice([1, 2, 4]))]
             context.extend(slots.pop() for _ in chunk)
-            builder.add(context, chunk, chunk_logits=rng.random() < 0.5)
+            known = {
+                place: KnownToken(rng.randrange(VOCAB_SIZE), rng.choice([0, 1, 5]))
+                for place in range(len(chunk))
+                if rng.random() < 0.3
+            }
+            builder.add(context, chunk, chunk_logits=not known and rng.random() < 0.5, known=known)
             continue
         num_nodes = rng.choice([1, 1, 2, 3])
         tree = TreeRows(
@@ -116,6 +139,29 @@ def test_passes_beyond_the_limits_run_without_graphs(device: torch.device, graph
     both.check(builder.build())  # too many rows, few of them asked
     both.with_graphs.start_top_k(batch, 3)
     assert torch.equal(both.with_graphs.finish_top_k(3).token_ids, top_k_of(both.without.forward(batch), 3).token_ids)
+
+
+@pytest.mark.parametrize("num_rows", [4, 20])
+def test_known_tokens_beside_a_choice(num_rows: int, device: torch.device, graphs: Graphs, tmp_path: Path) -> None:
+    """Within the limits, and beyond them."""
+    both = Both(tmp_path, device, graphs)
+    builder = BatchBuilder()
+    known = {place: KnownToken((7 * place) % VOCAB_SIZE, 3) for place in range(num_rows)}
+    tree = TreeRows([6], [-1], [40])
+    builder.add(list(range(num_rows)), [5] * num_rows, tree, choices=[RowChoice(ChoiceParams(), 21)], known=known)
+    batch = builder.build()
+    both.check(batch)
+    expected = both.without.forward(batch)
+    assert expected.shape[0] == 1, "the logits of known tokens' rows are no answers"
+
+
+def test_known_tokens_after_rows_that_are_no_numbers(device: torch.device, graphs: Graphs, tmp_path: Path) -> None:
+    rows = torch.randn(3, VOCAB_SIZE, device=device)
+    rows[1, 5] = torch.nan
+    with graphs.stream():
+        first, second = log_probs_on_device(rows, {0: KnownToken(5, 2), 1: KnownToken(4, 2)})
+    assert first is not None
+    assert second is None
 
 
 @pytest.mark.parametrize("k", [1, 5, 64, VOCAB_SIZE])

@@ -6,6 +6,7 @@ Each rank is a thread of this process. A rank that ends takes its connections wi
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -16,8 +17,10 @@ from typing import Any
 import pytest
 import torch
 
+from specgrove.kernels.sampling import KnownToken
 from specgrove.models.forward_batch import ForwardBatch
 from specgrove.models.parallel_layout import ParallelLayout
+from specgrove.request import LogProbs
 from specgrove.runtime import parallel_runner
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.parallel_runner import ParallelRunner, RankLinks, run_worker
@@ -239,6 +242,22 @@ def test_passes_that_are_asked_for_nothing_send_nothing_back(
     suite.wait_for_ends()
     assert suite.network.num_unread == 0
     assert [stage.num_heads for stage in suite.stages[-tensor_size:]] == [3] * tensor_size
+
+
+@pytest.mark.parametrize(("tensor_size", "num_stages"), [(2, 1), (1, 2), (2, 2)])
+def test_known_tokens_have_log_probabilities_instead_of_logits(
+    suite_of: SuiteOf, tensor_size: int, num_stages: int
+) -> None:
+    suite = suite_of(tensor_size, num_stages)
+    builder = BatchBuilder()
+    known = {0: KnownToken(2, 1), 2: KnownToken(0, 0)}
+    builder.add(range(3), [5, 6, 7], TreeRows([9], [-1], [3]), known=known)
+    suite.runner.start(builder.build())
+    output = suite.runner.finish()
+    assert [int(row[0]) // 1000 for row in output.logits] == [9]  # the tree's row alone
+    # All ids are equally probable to these stages: the lower one comes first.
+    quarter = pytest.approx(-math.log(4), abs=1e-3)
+    assert output.log_probs == [LogProbs(quarter, 3, ((0, quarter),)), LogProbs(quarter, 1)]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("failing_rank", [1, 2])

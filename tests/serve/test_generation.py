@@ -64,7 +64,7 @@ def test_wrong_values_are_told_when_they_are_given(values: dict[str, Any], said:
 
 def test_one_kind_of_error_tells_what_was_given_wrong() -> None:
     assert issubclass(sg.ConfigurationError, sg.SpecGroveError)
-    for make in (lambda: sg.Request("hi", max_new_tokens=0), lambda: sg.Request(5), lambda: sg.Request([("user",)])):  # type: ignore[arg-type]
+    for make in (lambda: sg.Request("hi", max_new_tokens=-1), lambda: sg.Request(5), lambda: sg.Request([("user",)])):  # type: ignore[arg-type]
         with pytest.raises(sg.ConfigurationError):
             make()
     with pytest.raises(sg.ConfigurationError, match="generation_config must be a GenerationConfig, got a dict"):

@@ -50,6 +50,19 @@ def test_a_result_has_text_tokens_the_reason_and_statistics(llm: sg.LLM) -> None
     assert [token.drafted_by for token in result.tokens] == [(), ("lookup",), ("lookup",), ("lookup",)]
 
 
+def test_a_prompts_log_probabilities_alone(fake: FakeRouter, llm: sg.LLM) -> None:
+    config = sg.GenerationConfig(num_prompt_log_probs=0)
+    result = llm.generate("hi", max_new_tokens=0, generation_config=config)
+    assert [(token.text, token.log_probs and token.log_probs.rank) for token in result.prompt_tokens] == [
+        ("h", None),
+        ("i", 7),
+    ]
+    assert fake.requests[-1].prompt_only
+    assert fake.requests[-1].max_tokens == 0
+    llm.generate("hi", generation_config=config)
+    assert not fake.requests[-1].prompt_only
+
+
 def test_settings_of_the_request_come_before_those_of_the_call_and_of_compile(fake: FakeRouter, llm: sg.LLM) -> None:
     llm.compile(sg.GenerationConfig(do_sample=True, temperature=0.25, seed=1))
     llm.generate(CHAT)

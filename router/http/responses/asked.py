@@ -18,8 +18,10 @@ _TEXT_TYPES = ("input_text", "output_text", "text")
 _Message = dict[str, Any]
 
 
-def asked_response(body: ResponsesBody, *, keeps_special_tokens: bool) -> AskedPrompt:
-    """Raises ``InvalidRequestError``."""
+def asked_response(
+    body: ResponsesBody, *, keeps_special_tokens: bool, recommended: Mapping[str, float] | None = None
+) -> AskedPrompt:
+    """``recommended`` as for ``asked_chat``. Raises ``InvalidRequestError``."""
     messages = _messages_of(body)
     chat = ChatBody(
         messages=[message for _, message in messages],
@@ -35,7 +37,7 @@ def asked_response(body: ResponsesBody, *, keeps_special_tokens: bool) -> AskedP
         messages=tuple(name for name, _ in messages),
         response_format="text.format",
     )
-    return asked_chat(chat, keeps_special_tokens=keeps_special_tokens, names=names)
+    return asked_chat(chat, keeps_special_tokens=keeps_special_tokens, names=names, recommended=recommended)
 
 
 def chat_tools(body: ResponsesBody) -> list[_Message]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from router.http.answers import Json
 from router.http.asking import DEFAULT_TEMPERATURE
@@ -18,13 +18,15 @@ from router.http.tool_calls import ToolCall, ToolCallReader
 
 
 class ResponsesFormat:
-    """One per request. ``reader`` looks for calls of tools; without it all is text."""
+    """One per request. ``reader`` looks for calls of tools; without it all is text. ``recommended`` counts where the body says nothing."""
 
     end = b""
 
-    def __init__(self, head: Head, body: ResponsesBody, reader: ToolCallReader | None) -> None:
+    def __init__(
+        self, head: Head, body: ResponsesBody, reader: ToolCallReader | None, recommended: Mapping[str, float]
+    ) -> None:
         self._head = head
-        self._asked = _asked_json(body)
+        self._asked = _asked_json(body, recommended)
         self._reader = reader
         self._numbers = itertools.count()
         self._output: list[Json] = []
@@ -133,7 +135,7 @@ class ResponsesFormat:
         }
 
 
-def _asked_json(body: ResponsesBody) -> Json:
+def _asked_json(body: ResponsesBody, recommended: Mapping[str, float]) -> Json:
     """What was asked, as far as answers repeat it."""
     return {
         "instructions": body.instructions,
@@ -142,11 +144,13 @@ def _asked_json(body: ResponsesBody) -> Json:
         "parallel_tool_calls": body.parallel_tool_calls,
         "previous_response_id": None,
         "store": False,
-        "temperature": DEFAULT_TEMPERATURE if body.temperature is None else body.temperature,
+        "temperature": recommended.get("temperature", DEFAULT_TEMPERATURE)
+        if body.temperature is None
+        else body.temperature,
         "text": body.text or {"format": {"type": "text"}},
         "tool_choice": body.tool_choice or "auto",
         "tools": body.tools or [],
-        "top_p": 1.0 if body.top_p is None else body.top_p,
+        "top_p": recommended.get("top_p", 1.0) if body.top_p is None else body.top_p,
         "truncation": "disabled",
     }
 
