@@ -38,7 +38,9 @@ _IGNORED = frozenset({"triton_enable_empty_final_response", "binary_data_output"
 _MAX_NUM_AT_ONCE = 64
 _NUM_WAITING = 16
 # They make no sense for a text, or have a way of their own here.
-_NOT_ASKED = frozenset({"model", "num_log_probs", "prompt_progress", "timeout_s", "speculation"})
+_NOT_ASKED = frozenset(
+    {"model", "num_log_probs", "num_prompt_log_probs", "prompt_only", "prompt_progress", "timeout_s", "speculation"}
+)
 _PARAMETERS = frozenset(GenerateParams.__optional_keys__ - client_wire.ChatParams.__optional_keys__ - _NOT_ASKED)
 _FINISH_REASONS: dict[int, str] = {router_pb2.FINISH_REASON_STOP: "stop", router_pb2.FINISH_REASON_LENGTH: "length"}
 
