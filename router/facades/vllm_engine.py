@@ -144,19 +144,25 @@ class VllmEngineServicer(vllm_grpc.VllmEngineServicer):  # type: ignore[misc]
         is_streaming: bool,
         aborted: asyncio.Event,
     ) -> AsyncGenerator[vllm.GenerateResponse, None]:
+        prompt_tokens: list[router_pb2.PromptToken] = []
         tokens: list[router_pb2.GeneratedToken] = []
         complete = vllm.GenerateComplete(index=index, finish_reason="abort")
         with renaming(FIELD_NAMES):
             async with contextlib.aclosing(self._servicer.Generate(request, context)) as pieces:
                 async for piece in _until(aborted, pieces):
-                    tokens += piece.tokens
+                    prompt_tokens += piece.prompt_tokens
                     if is_streaming and piece.tokens:
-                        yield vllm.GenerateResponse(chunk=_chunk_of(index, piece, num_output_tokens=len(tokens)))
+                        chunk = _chunk_of(index, piece, num_output_tokens=len(tokens) + len(piece.tokens))
+                        if not tokens:
+                            _set_prompt_log_probs(chunk, prompt_tokens)
+                        yield vllm.GenerateResponse(chunk=chunk)
+                    tokens += piece.tokens
                     if piece.finish_reason:
                         _set_end(complete, piece)
         complete.output_ids.extend(token.token_id for token in tokens)
         complete.completion_tokens = len(tokens)
         _set_log_probs(complete, tokens)
+        _set_prompt_log_probs(complete, prompt_tokens)
         yield vllm.GenerateResponse(complete=complete)
 
 
@@ -214,5 +220,19 @@ def _set_log_probs(
         log_probs = message.output_logprobs
         log_probs.token_ids.append(token.token_id)
         log_probs.token_logprobs.append(token.log_probs.log_prob)
+        top = token.log_probs.top
+        log_probs.top_logprobs.add(token_ids=[t.token_id for t in top], values=[t.log_prob for t in top])
+
+
+def _set_prompt_log_probs(
+    message: vllm.GenerateStreamChunk | vllm.GenerateComplete, tokens: Sequence[router_pb2.PromptToken]
+) -> None:
+    """The first token's is there without a value."""
+    for token in tokens:
+        log_probs = message.input_logprobs
+        log_probs.token_ids.append(token.token_id)
+        value = log_probs.token_logprobs.add()
+        if token.HasField("log_probs"):
+            value.value = token.log_probs.log_prob
         top = token.log_probs.top
         log_probs.top_logprobs.add(token_ids=[t.token_id for t in top], values=[t.log_prob for t in top])

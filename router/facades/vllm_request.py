@@ -20,6 +20,7 @@ FIELD_NAMES: Mapping[str, str] = {
     "sampling": "sampling_params",
     "max_tokens": "sampling_params.max_tokens",
     "stop": "sampling_params.stop",
+    "num_prompt_log_probs": "sampling_params.prompt_logprobs",
 }
 """How vLLM's messages call what the router's call otherwise."""
 
@@ -42,6 +43,8 @@ def generate_requests(request: vllm.GenerateRequest) -> list[router_pb2.Generate
         ignore_eos=params.ignore_eos,
         keep_special_tokens=not params.skip_special_tokens,
     )
+    if params.HasField("prompt_logprobs"):
+        first.num_prompt_log_probs = _number_told("prompt_logprobs", params.prompt_logprobs)
     match request.WhichOneof("input"):
         case "tokenized":
             first.token_ids.token_ids.extend(request.tokenized.input_ids)
@@ -80,9 +83,7 @@ def _sampling_of(params: vllm.SamplingParams) -> token_tree_pb2.SamplingParams:
         stop_token_ids=params.stop_token_ids,
     )
     if params.HasField("logprobs"):
-        if params.logprobs < 0:
-            raise InvalidRequestError.of("sampling_params.logprobs", "must be at least 0: not all can be told")
-        sampling.num_log_probs = params.logprobs
+        sampling.num_log_probs = _number_told("logprobs", params.logprobs)
     _set_structure(sampling, params)
     for token_id, bias in params.logit_bias.items():
         if token_id < 0:
@@ -102,6 +103,12 @@ def _set_structure(sampling: token_tree_pb2.SamplingParams, params: vllm.Samplin
             setattr(sampling.structured_output, name, getattr(params, name))
 
 
+def _number_told(name: str, number: int) -> int:
+    if number < 0:
+        raise InvalidRequestError.of(f"sampling_params.{name}", "must be at least 0: not all can be told")
+    return number
+
+
 def _check_is_served(request: vllm.GenerateRequest) -> None:
     for name, reason in _NOT_SERVED.items():
         if request.HasField(name):
@@ -111,8 +118,7 @@ def _check_is_served(request: vllm.GenerateRequest) -> None:
     if request.data_parallel_rank:
         raise InvalidRequestError.of("data_parallel_rank", "must be 0: the router chooses among its replicas itself")
     params = request.sampling_params
-    for name in ("prompt_logprobs", "truncate_prompt_tokens"):
-        if params.HasField(name):
-            raise InvalidRequestError.of(f"sampling_params.{name}", "is not supported")
+    if params.HasField("truncate_prompt_tokens"):
+        raise InvalidRequestError.of("sampling_params.truncate_prompt_tokens", "is not supported")
     if params.HasField("structural_tag"):
         raise InvalidRequestError.of("sampling_params.structural_tag", "is not supported; give a grammar")

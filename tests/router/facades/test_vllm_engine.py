@@ -18,6 +18,7 @@ from specgrove.errors import InvalidRequestError
 from specgrove.serving.status import error_from_rpc
 from tests.router.generating import PROMPT
 from tests.router.toy_language import VOCAB_SIZE, toy_output
+from tests.router.toy_services import toy_log_probs
 from tests.router.toy_suite import ToySuite, toy_suite
 from tests.waiting import until
 
@@ -111,6 +112,20 @@ async def test_log_probabilities_come_with_their_tokens(suite: ToySuite) -> None
     assert all(len(top.token_ids) == len(top.values) == 2 for top in log_probs.top_logprobs)
 
 
+async def test_log_probabilities_of_the_prompt_come_with_the_first_tokens(suite: ToySuite) -> None:
+    first, *others, last = await answers_to(suite, asked(prompt_logprobs=2, stream=True))
+    assert not any(answer.chunk.HasField("input_logprobs") for answer in others)
+    for log_probs in (first.chunk.input_logprobs, last.complete.input_logprobs):
+        assert list(log_probs.token_ids) == PROMPT
+        assert not log_probs.token_logprobs[0].HasField("value")
+        assert not log_probs.top_logprobs[0].values
+        for place in range(1, len(PROMPT)):
+            expected = toy_log_probs(PROMPT[: place + 1], 2)
+            top = log_probs.top_logprobs[place]
+            assert log_probs.token_logprobs[place].value == expected.log_prob
+            assert tuple(zip(top.token_ids, top.values, strict=True)) == expected.top
+
+
 async def test_aborted_requests_end() -> None:
     async with toy_suite(has_vllm_engine_api=True) as suite:
         suite.llm.gate.clear()
@@ -131,6 +146,8 @@ async def test_aborted_requests_end() -> None:
         (asked(logprobs=-1), "sampling_params.logprobs: must be at least 0"),
         (asked(structural_tag="x"), "sampling_params.structural_tag: is not supported"),
         (asked(regex="("), "sampling_params.structured_output.regex"),
+        (asked(prompt_logprobs=-1), "sampling_params.prompt_logprobs: must be at least 0"),
+        (asked(prompt_logprobs=21), "sampling_params.prompt_logprobs: must be at most 20"),
         (asked(n=1000), "sampling_params.n: must be at most 128, got 1000"),
         (vllm.GenerateRequest(text="x", data_parallel_rank=1), "data_parallel_rank: must be 0"),
         (vllm.GenerateRequest(text="x", mm_inputs=vllm.MultimodalInputs()), "mm_inputs: the model reads texts only"),
