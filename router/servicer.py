@@ -28,6 +28,7 @@ from router.speculation_counts import SpeculationCounts
 from router.ssm_replicas import SsmPool
 from router.stats import RouterStats
 from router.structure_check import StructureCheck
+from router.step_details import step_details_of
 from router.text_stream import TextPiece, TextStream
 from router.text_work import TextWork
 from router.tree_policy import policy_for
@@ -252,6 +253,8 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                     text=piece.text,
                     prompt_tokens=prompt.rest(),
                 )
+                if checked.wants_step_details:
+                    response.step_details.CopyFrom(step_details_of(step, num_steps, model.tokenizer))
                 if step.finish_reason is None and piece.stop_text is None:
                     yield response
                     continue

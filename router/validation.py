@@ -49,6 +49,7 @@ class CheckedRequest:
     stop_texts: tuple[str, ...]
     stop_text_of_token: Mapping[int, str]
     keep_special_tokens: bool = False
+    wants_step_details: bool = False
 
 
 def check_fields(proto: router_pb2.GenerateRequest, model: ServedModel, ssms: Sequence[str]) -> None:
@@ -112,6 +113,7 @@ async def checked_request(
         stop_texts,
         stop_text_of_token,
         keep_special_tokens=proto.keep_special_tokens,
+        wants_step_details=proto.step_details,
     )
 
 

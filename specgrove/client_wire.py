@@ -27,7 +27,7 @@ from specgrove.client_json import json_object
 from specgrove.client_structures import StructureParams, structured_output_to_proto
 from specgrove.client_texts import named, text_of
 from specgrove.errors import InternalError, InvalidRequestError
-from specgrove.output import Chunk, Completion, ModelInfo, OutputToken, PromptToken, Usage
+from specgrove.output import Chunk, Completion, ModelInfo, OutputToken, PromptToken, StepDetails, Usage, VerifiedNode
 from specgrove.request import FinishReason, LogProbs, SpeculationOptions
 from specgrove.v1 import router_pb2, token_tree_pb2
 
@@ -68,6 +68,7 @@ class GenerateParams(ChatParams, StructureParams, total=False):
     recommended_sampling: bool
     speculation: SpeculationOptions | None
     prompt_progress: bool
+    step_details: bool
     timeout_s: float | None
 
 
@@ -79,6 +80,7 @@ _PLAIN_NAMES = (
     "prompt_only",
     "recommended_sampling",
     "prompt_progress",
+    "step_details",
 )
 _PLAIN_SAMPLING_NAMES = frozenset(
     field.name
@@ -167,7 +169,23 @@ def chunk_from_proto(proto: router_pb2.GenerateResponse) -> Chunk:
         prompt_tokens=tuple(
             PromptToken(token.token_id, token.text, _log_probs_from_proto(token)) for token in proto.prompt_tokens
         ),
+        step_details=_step_details_from_proto(proto.step_details) if proto.HasField("step_details") else None,
     )
+
+
+def _step_details_from_proto(proto: router_pb2.StepDetails) -> StepDetails:
+    nodes = tuple(
+        VerifiedNode(
+            token_id=node.token_id,
+            text=node.token_bytes.decode(errors="replace"),
+            parent=node.parent if node.HasField("parent") else None,
+            log_prob=node.log_prob,
+            drafted_by=tuple(node.drafted_by),
+            is_accepted=node.is_accepted,
+        )
+        for node in proto.nodes
+    )
+    return StepDetails(proto.num_verify_steps, proto.draft_ms, proto.verify_ms, nodes)
 
 
 def completion_of(chunks: Sequence[Chunk]) -> Completion:

@@ -62,13 +62,38 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class VerifiedNode:
+    """A token that was drafted, and whether the verifier chose it, too. ``parent`` is a place in the list of nodes; the root has None.
+
+    ``text`` is what the token stands for by itself; where that is a part of a character, it is U+FFFD. Other fields as in router.proto.
+    """
+
+    token_id: int
+    text: str
+    parent: int | None
+    log_prob: float
+    drafted_by: tuple[str, ...]
+    is_accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepDetails:
+    """How a chunk came about. Fields as in ``StepDetails`` of router.proto; without ``nodes`` nothing was drafted."""
+
+    num_verify_steps: int
+    draft_ms: float
+    verify_ms: float
+    nodes: tuple[VerifiedNode, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of the output: what one verification decided. The last one has ``finish_reason`` and ``usage``.
 
     ``stop_reason`` is the stop text or the id of the stop token that ended the output, if one did.
     Where ``prompt_progress`` is asked for, pieces without tokens come before the first one: ``num_prompt_tokens_read``
     of the prompt's tokens have been read. With ``num_prompt_log_probs`` the prompt's tokens come in ``prompt_tokens``, before those of
-    the output.
+    the output. Where ``step_details`` are asked for, chunks with tokens of the output have them.
     """
 
     tokens: tuple[OutputToken, ...]
@@ -78,6 +103,7 @@ class Chunk:
     num_prompt_tokens_read: int | None = None
     stop_reason: str | int | None = None
     prompt_tokens: tuple[PromptToken, ...] = ()
+    step_details: StepDetails | None = None
 
 
 @dataclass(frozen=True, slots=True)

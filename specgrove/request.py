@@ -247,6 +247,19 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
+class VerifiedTree:
+    """A tree that was drafted, and its nodes that the verifier chose, too. Bit i of a node's sources is ``ssms[i]``."""
+
+    tree: TokenTree
+    ssms: tuple[str, ...]
+    accepted_nodes: tuple[int, ...]
+
+    def drafted_by(self, node: int) -> tuple[str, ...]:
+        """Names of the SSMs that drafted it."""
+        return tuple(name for index, name in enumerate(self.ssms) if self.tree.sources[node] >> index & 1)
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """What one verification added to the output, and what it took; or ``num_steps`` verifications without a tree.
 
@@ -270,6 +283,8 @@ class Step:
     wall_ms: float = 0.0
     probe: Probe | None = None
     reading: Reading | None = None
+    verified: VerifiedTree | None = None
+    """The tree; None where nothing was drafted."""
     num_prompt_tokens_read: int | None = None
     drafted_by_ssm: tuple[tuple[str, int], ...] = ()
     """The SSMs that had a part in the tree, each with the number of nodes that it drafted."""

@@ -28,6 +28,7 @@ from specgrove.request import (
     Step,
     TreeShape,
     Verdict,
+    VerifiedTree,
 )
 from specgrove.token_tree import TokenTree
 from specgrove.verifying import Verifier, Verifying
@@ -204,7 +205,8 @@ def _step_of(
         if verdict.token_ids[index] in stop_token_ids:
             num_tokens, finish_reason = index + 1, FinishReason.STOP
             break
-    drafted_by = [_names(tree.sources[node], ssms) for node in verdict.accepted_nodes]
+    verified = VerifiedTree(tree, ssms, verdict.accepted_nodes)
+    drafted_by = [verified.drafted_by(node) for node in verdict.accepted_nodes]
     tokens = tuple(
         CommittedToken(
             verdict.token_ids[index],
@@ -225,6 +227,7 @@ def _step_of(
         num_replays=num_replays,
         num_steps=verdict.num_steps,
         drafted_by_ssm=_num_nodes_by_ssm(tree, ssms),
+        verified=verified if tree.num_nodes > 1 else None,
     )
 
 
@@ -232,7 +235,3 @@ def _num_nodes_by_ssm(tree: TokenTree, ssms: tuple[str, ...]) -> tuple[tuple[str
     nums = Counter(tree.sources[1:])  # nodes share few sets of SSMs
     by_ssm = ((name, sum(num for sources, num in nums.items() if sources >> i & 1)) for i, name in enumerate(ssms))
     return tuple((name, num) for name, num in by_ssm if num)
-
-
-def _names(sources: int, ssms: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name for index, name in enumerate(ssms) if sources >> index & 1)

@@ -26,6 +26,21 @@ from tests.waiting import LIMIT_S
 PIECES = [["The"], [" quick", " brown"], [" fox"]]
 
 
+# " quick" was drafted and accepted, the first half of an accent was not.
+_STEP_DETAILS = router_pb2.StepDetails(
+    num_verify_steps=1,
+    draft_ms=2,
+    verify_ms=3,
+    nodes=[
+        router_pb2.VerifiedNode(token_id=7, token_bytes=b"The"),
+        router_pb2.VerifiedNode(
+            token_id=8, token_bytes=b" quick", parent=0, log_prob=-0.5, drafted_by=["lookup"], is_accepted=True
+        ),
+        router_pb2.VerifiedNode(token_id=9, token_bytes=b"\xc3", parent=0, log_prob=-1, drafted_by=["demo", "lookup"]),
+    ],
+)
+
+
 class FakeRouter(router_pb2_grpc.RouterServiceServicer):
     """Remembers the requests it got, and whether one ended early.
 
@@ -84,7 +99,10 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
                 )
                 for word in words
             ]
-            yield router_pb2.GenerateResponse(tokens=tokens, text="".join(words))
+            response = router_pb2.GenerateResponse(tokens=tokens, text="".join(words))
+            if request.step_details:
+                response.step_details.CopyFrom(_STEP_DETAILS)
+            yield response
         if request.text == "endless":
             await asyncio.Event().wait()
         if request.text != "truncated":

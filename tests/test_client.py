@@ -17,7 +17,7 @@ from specgrove.errors import (
     SessionClosedError,
     UnavailableError,
 )
-from specgrove.output import Completion
+from specgrove.output import Completion, StepDetails, VerifiedNode
 from specgrove.request import FinishReason, LogProbs, SpeculationOptions
 from tests.fake_router import FakeRouter, running_router
 from tests.waiting import LIMIT_S
@@ -61,6 +61,18 @@ def test_the_prompts_progress_is_a_chunk_without_tokens(client: Client) -> None:
     assert (progress.num_prompt_tokens_read, progress.tokens, progress.text) == (3, (), "")
     assert all(chunk.num_prompt_tokens_read is None for chunk in chunks)
     check_completion(client.complete("hi", prompt_progress=True))
+
+
+def test_chunks_tell_how_they_came_about_where_that_is_asked_for(client: Client) -> None:
+    *chunks, last = client.generate("hi", step_details=True)
+    nodes = (
+        VerifiedNode(7, "The", None, 0.0, (), False),
+        VerifiedNode(8, " quick", 0, -0.5, ("lookup",), True),
+        VerifiedNode(9, "\N{REPLACEMENT CHARACTER}", 0, -1.0, ("demo", "lookup"), False),
+    )
+    assert [chunk.step_details for chunk in chunks] == [StepDetails(1, 2.0, 3.0, nodes)] * 3
+    assert last.step_details is None
+    assert all(chunk.step_details is None for chunk in client.generate("hi"))
 
 
 @pytest.mark.parametrize(("prompt", "expected"), [("hi", None), ("stop text", "fox"), ("stop token", 0)])

@@ -46,7 +46,7 @@ class TokenIds(_message.Message):
     def __init__(self, token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("model", "text", "chat", "token_ids", "sampling", "max_tokens", "stop", "ignore_eos", "speculation", "prompt_progress", "keep_special_tokens", "num_prompt_log_probs", "prompt_only", "recommended_sampling")
+    __slots__ = ("model", "text", "chat", "token_ids", "sampling", "max_tokens", "stop", "ignore_eos", "speculation", "prompt_progress", "keep_special_tokens", "num_prompt_log_probs", "prompt_only", "recommended_sampling", "step_details")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
@@ -61,6 +61,7 @@ class GenerateRequest(_message.Message):
     NUM_PROMPT_LOG_PROBS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_ONLY_FIELD_NUMBER: _ClassVar[int]
     RECOMMENDED_SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    STEP_DETAILS_FIELD_NUMBER: _ClassVar[int]
     model: str
     text: str
     chat: Chat
@@ -75,7 +76,8 @@ class GenerateRequest(_message.Message):
     num_prompt_log_probs: int
     prompt_only: bool
     recommended_sampling: bool
-    def __init__(self, model: _Optional[str] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[_token_tree_pb2.SamplingParams, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., ignore_eos: _Optional[bool] = ..., speculation: _Optional[_Union[SpeculationOptions, _Mapping]] = ..., prompt_progress: _Optional[bool] = ..., keep_special_tokens: _Optional[bool] = ..., num_prompt_log_probs: _Optional[int] = ..., prompt_only: _Optional[bool] = ..., recommended_sampling: _Optional[bool] = ...) -> None: ...
+    step_details: bool
+    def __init__(self, model: _Optional[str] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[_token_tree_pb2.SamplingParams, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., ignore_eos: _Optional[bool] = ..., speculation: _Optional[_Union[SpeculationOptions, _Mapping]] = ..., prompt_progress: _Optional[bool] = ..., keep_special_tokens: _Optional[bool] = ..., num_prompt_log_probs: _Optional[int] = ..., prompt_only: _Optional[bool] = ..., recommended_sampling: _Optional[bool] = ..., step_details: _Optional[bool] = ...) -> None: ...
 
 class SpeculationOptions(_message.Message):
     __slots__ = ("disabled", "ssms", "max_num_nodes", "max_depth", "beam_width")
@@ -100,7 +102,7 @@ class StopReason(_message.Message):
     def __init__(self, text: _Optional[str] = ..., token_id: _Optional[int] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
-    __slots__ = ("tokens", "text", "finish_reason", "usage", "stop_reason", "num_prompt_tokens_read", "prompt_tokens")
+    __slots__ = ("tokens", "text", "finish_reason", "usage", "stop_reason", "num_prompt_tokens_read", "prompt_tokens", "step_details")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +110,7 @@ class GenerateResponse(_message.Message):
     STOP_REASON_FIELD_NUMBER: _ClassVar[int]
     NUM_PROMPT_TOKENS_READ_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    STEP_DETAILS_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedCompositeFieldContainer[GeneratedToken]
     text: str
     finish_reason: FinishReason
@@ -115,7 +118,8 @@ class GenerateResponse(_message.Message):
     stop_reason: StopReason
     num_prompt_tokens_read: int
     prompt_tokens: _containers.RepeatedCompositeFieldContainer[PromptToken]
-    def __init__(self, tokens: _Optional[_Iterable[_Union[GeneratedToken, _Mapping]]] = ..., text: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., stop_reason: _Optional[_Union[StopReason, _Mapping]] = ..., num_prompt_tokens_read: _Optional[int] = ..., prompt_tokens: _Optional[_Iterable[_Union[PromptToken, _Mapping]]] = ...) -> None: ...
+    step_details: StepDetails
+    def __init__(self, tokens: _Optional[_Iterable[_Union[GeneratedToken, _Mapping]]] = ..., text: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., stop_reason: _Optional[_Union[StopReason, _Mapping]] = ..., num_prompt_tokens_read: _Optional[int] = ..., prompt_tokens: _Optional[_Iterable[_Union[PromptToken, _Mapping]]] = ..., step_details: _Optional[_Union[StepDetails, _Mapping]] = ...) -> None: ...
 
 class PromptToken(_message.Message):
     __slots__ = ("token_id", "text", "token_bytes", "log_probs")
@@ -128,6 +132,34 @@ class PromptToken(_message.Message):
     token_bytes: bytes
     log_probs: _token_tree_pb2.LogProbs
     def __init__(self, token_id: _Optional[int] = ..., text: _Optional[str] = ..., token_bytes: _Optional[bytes] = ..., log_probs: _Optional[_Union[_token_tree_pb2.LogProbs, _Mapping]] = ...) -> None: ...
+
+class StepDetails(_message.Message):
+    __slots__ = ("num_verify_steps", "draft_ms", "verify_ms", "nodes")
+    NUM_VERIFY_STEPS_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_MS_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_MS_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    num_verify_steps: int
+    draft_ms: float
+    verify_ms: float
+    nodes: _containers.RepeatedCompositeFieldContainer[VerifiedNode]
+    def __init__(self, num_verify_steps: _Optional[int] = ..., draft_ms: _Optional[float] = ..., verify_ms: _Optional[float] = ..., nodes: _Optional[_Iterable[_Union[VerifiedNode, _Mapping]]] = ...) -> None: ...
+
+class VerifiedNode(_message.Message):
+    __slots__ = ("token_id", "token_bytes", "parent", "log_prob", "drafted_by", "is_accepted")
+    TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    LOG_PROB_FIELD_NUMBER: _ClassVar[int]
+    DRAFTED_BY_FIELD_NUMBER: _ClassVar[int]
+    IS_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    token_id: int
+    token_bytes: bytes
+    parent: int
+    log_prob: float
+    drafted_by: _containers.RepeatedScalarFieldContainer[str]
+    is_accepted: bool
+    def __init__(self, token_id: _Optional[int] = ..., token_bytes: _Optional[bytes] = ..., parent: _Optional[int] = ..., log_prob: _Optional[float] = ..., drafted_by: _Optional[_Iterable[str]] = ..., is_accepted: _Optional[bool] = ...) -> None: ...
 
 class GeneratedToken(_message.Message):
     __slots__ = ("token_id", "text", "drafted_by", "log_probs", "token_bytes")
