@@ -81,6 +81,7 @@ def _http_of(given: argparse.Namespace) -> HttpConfig | None:
         given.http_allowed_origins or (),
         given.tool_call_format,
         recommends_sampling=given.generation_config == "auto",
+        has_page=given.http_chat_page == "auto",
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from router.admission import Admission
-from router.config import RouterConfig
+from router.config import HttpConfig, RouterConfig
 from router.facades import kserve
 from router.llm_replicas import LlmPool
 from router.remote import RemoteVerifier
@@ -31,6 +31,7 @@ from specgrove.v1 import router_pb2, router_pb2_grpc
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
+    from router.http.page import ChatPage
     from router.http.server import HttpServer
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class RouterApp:
             keys=config.api_keys,
             local_address=config.local_address,
         )
+        self._page = None if config.http is None else _chat_page(config, config.http, self.server)
         self.http: HttpServer | None = None
         self.metrics_http: HttpServer | None = None
         if config.http is not None or config.metrics.address is not None:
@@ -135,6 +137,8 @@ class RouterApp:
         """Closes the HTTP server, the sessions and the connections. The gRPC server is stopped before."""
         for server in self._http_servers():
             await server.stop()
+        if self._page is not None:
+            await self._page.close()
         self._servicer.close()
         await self._verifier.finish()
         await self.ssms.close()
@@ -192,7 +196,7 @@ class RouterApp:
                 http.origins,
                 recommends_sampling=http.recommends_sampling,
             )
-            app = make_app(calls, settings, servicer.version, metrics, response_counts)
+            app = make_app(calls, settings, servicer.version, metrics, response_counts, self._page)
             self.http = HttpServer(http.address, app, config.server_tls)
         if config.metrics.address is not None:
             self.metrics_http = HttpServer(config.metrics.address, metrics, None, "metrics")
@@ -222,6 +226,18 @@ def _warn_of_clear_keys(config: RouterConfig) -> None:
                 "clients send their API keys to %s in clear: give --tls-certificate and --tls-private-key, or put what encrypts "
                 "before the router", address,
             )  # fmt: skip
+
+
+def _chat_page(config: RouterConfig, http: HttpConfig, server: Server) -> ChatPage | None:
+    from router.http.page import ChatPage, is_gradio_installed
+    from router.http.page_process import PageProcess
+
+    if not http.has_page:
+        return None
+    # The page is a client of this machine, without a certificate or a key.
+    is_reachable = config.local_address is not None or (config.server_tls is None and config.api_keys is None)
+    process = PageProcess(lambda: config.local_address or server.address) if is_reachable else None
+    return ChatPage(process, has_gradio=is_gradio_installed())
 
 
 async def serve(config: RouterConfig) -> None:

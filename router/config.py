@@ -32,6 +32,8 @@ class HttpConfig:
     origins: tuple[str, ...] = ()
     tool_call_format: str = "auto"
     recommends_sampling: bool = True
+    # Whether `/` is the chat page, where Gradio is installed.
+    has_page: bool = True
 
 
 @dataclass(frozen=True, slots=True)

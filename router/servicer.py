@@ -27,8 +27,8 @@ from router.served_model import ServedModel
 from router.speculation_counts import SpeculationCounts
 from router.ssm_replicas import SsmPool
 from router.stats import RouterStats
-from router.structure_check import StructureCheck
 from router.step_details import step_details_of
+from router.structure_check import StructureCheck
 from router.text_stream import TextPiece, TextStream
 from router.text_work import TextWork
 from router.tree_policy import policy_for

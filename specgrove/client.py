@@ -7,6 +7,7 @@ Calls are tried again as ``RetryPolicy`` says, an output that was cut off among 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, Unpack
@@ -52,6 +53,7 @@ class Client:
         self._metadata = metadata_of(api_key)
         self._retry = retry or NO_RETRIES
         self._connection = Connection(address, tls)
+        self._make_async = functools.partial(AsyncClient, address, tls=tls, api_key=api_key, retry=retry)
         if api_key is not None and tls is None:
             warn_of_clear(address)
 
@@ -118,6 +120,10 @@ class Client:
                     return ask(router, tries.timeout_s())
             except SpecGroveError as error:
                 self._connection.wait(tries.delay_s(error, was_reached=self._connection.was_reached))
+
+    def to_async(self) -> AsyncClient:
+        """An ``AsyncClient`` of the same router, with a connection of its own."""
+        return self._make_async()
 
     def close(self) -> None:
         """Cancels what is under way."""

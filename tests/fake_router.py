@@ -53,6 +53,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         self.failures: list[tuple[int, SpecGroveError]] = []
         self.control_failures: list[SpecGroveError] = []
         self.pieces = PIECES
+        self.is_endless = False
         self.num_running = 0
         self.max_num_running = 0
         self.was_cancelled = threading.Event()
@@ -103,7 +104,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             if request.step_details:
                 response.step_details.CopyFrom(_STEP_DETAILS)
             yield response
-        if request.text == "endless":
+        if request.text == "endless" or self.is_endless:
             await asyncio.Event().wait()
         if request.text != "truncated":
             usage = router_pb2.Usage(num_output_tokens=4, num_verify_steps=3, decode_ms=30, acceptance_histogram=[2, 1])

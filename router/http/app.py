@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
@@ -33,6 +34,7 @@ from router.http.heads import new_head
 from router.http.informing import informing_endpoints
 from router.http.keys import KeyCheck
 from router.http.outputs import outputs_of
+from router.http.page import ChatPage, PageOrApi, is_api_path
 from router.http.refused import refusals
 from router.http.response_counts import ResponseCounting, ResponseCounts
 from router.http.responses.asked import asked_response, chat_tools
@@ -70,9 +72,17 @@ class ApiSettings:
 
 
 def make_app(
-    calls: RouterCalls, settings: ApiSettings, version: str, metrics: ASGIApp, response_counts: ResponseCounts
+    calls: RouterCalls,
+    settings: ApiSettings,
+    version: str,
+    metrics: ASGIApp,
+    response_counts: ResponseCounts,
+    page: ChatPage | None = None,
 ) -> FastAPI:
-    """The application for a server. ``metrics`` answers ``/metrics``; responses are counted in ``response_counts``."""
+    """The application for a server. ``metrics`` answers ``/metrics``; responses are counted in ``response_counts``.
+
+    With ``page`` there is a chat page at ``/``.
+    """
     app = FastAPI(
         title="SpecGrove",
         version=version,
@@ -87,10 +97,14 @@ def make_app(
     app.include_router(informing_endpoints(calls, version))
     app.add_route("/metrics", metrics, methods=["GET"])  # type: ignore[arg-type]  # it takes applications, too
     _handle_errors(app)
+    api_paths = {route.path for route in iter_route_contexts(app.routes) if route.path is not None}
+    if page is not None:
+        app.add_middleware(PageOrApi, page=page, api_paths=api_paths)
     app.add_middleware(TraceHeaders)
     app.add_middleware(BodyLimit, max_num_bytes=settings.max_body_bytes)
     if settings.keys is not None:
-        app.add_middleware(KeyCheck, keys=settings.keys)
+        is_page = functools.partial(_is_page, api_paths=api_paths) if page is not None else _never
+        app.add_middleware(KeyCheck, keys=settings.keys, is_page=is_page)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -238,3 +252,11 @@ _BODIES: dict[str, type[Body]] = {
     "/tokenize": TokenizeBody,
     "/detokenize": DetokenizeBody,
 }
+
+
+def _is_page(path: str, *, api_paths: Collection[str]) -> bool:
+    return not is_api_path(path, api_paths)
+
+
+def _never(path: str) -> bool:
+    return False

@@ -1,8 +1,16 @@
-"""API keys by HTTP. Used by ``app``."""
+"""API keys by HTTP. Used by ``app``.
+
+Browsers ask people for a name and a password where the chat page is guarded: any name, and a key as the password.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+from collections.abc import Callable
+
 from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.http.errors import failure_of
@@ -11,21 +19,47 @@ from specgrove.serving.api_keys import ApiKeys
 
 # For probes, and for people who look.
 _OPEN_PATHS = ("/health", "/docs", "/openapi.json")
+_ASK_FOR_PASSWORD = {
+    "www-authenticate": 'Basic realm="SpecGrove: any name, an API key as the password", charset="UTF-8"'
+}
+_ASK_FOR_PASSWORD = {
+    "www-authenticate": 'Basic realm="SpecGrove: any name, an API key as the password", charset="UTF-8"'
+}
 
 
 class KeyCheck:
     """Middleware that lets requests pass that carry a key."""
 
-    def __init__(self, app: ASGIApp, *, keys: ApiKeys) -> None:
+    def __init__(self, app: ASGIApp, *, keys: ApiKeys, is_page: Callable[[str], bool]) -> None:
+        """``is_page`` says whether a path is the chat page's."""
         self._app = app
+        self._is_page = is_page
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers others with 401."""
-        problem = None
-        if scope["type"] == "http" and scope["path"] not in _OPEN_PATHS:
-            problem = self._keys.problem(Headers(scope=scope).get("authorization"))
+        if scope["type"] != "http" or scope["path"] in _OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        authorization = Headers(scope=scope).get("authorization")
+        # A browser sends passwords along with whatever any site's page asks of the API, so there they don't count.
+        is_page = self._is_page(scope["path"])
+        problem = self._keys.problem(_as_bearer(authorization) if is_page else authorization)
         if problem is None:
             await self._app(scope, receive, send)
+        elif is_page:
+            await PlainTextResponse(problem, 401, _ASK_FOR_PASSWORD)(scope, receive, send)
         else:
             await failure_of(UnauthorizedError(problem)).response()(scope, receive, send)
+
+
+def _as_bearer(authorization: str | None) -> str | None:
+    """A password of HTTP's Basic scheme as a key; all else as it is."""
+    scheme, _, credentials = (authorization or "").partition(" ")
+    if scheme.lower() != "basic":
+        return authorization
+    try:
+        password = base64.b64decode(credentials.strip(), validate=True).partition(b":")[2]
+    except (binascii.Error, ValueError):
+        return None
+    return f"Bearer {password.decode(errors='replace')}"

@@ -7,6 +7,7 @@ import argparse
 import difflib
 from typing import Any
 
+from specgrove.addresses import checked_address
 from specgrove.cli.batch_arguments import add_batch
 from specgrove.cli.doctor_arguments import add_completion, add_doctor
 from specgrove.cli.flexflow_arguments import add_spec_infer
@@ -123,6 +124,14 @@ def _add_chat(commands: argparse._SubParsersAction[_Parser]) -> None:
         epilog=MORE_SETTINGS,
     )
     command.add_argument("--system", metavar="TEXT", help="a system message to begin with")
+    command.add_argument(
+        "--web",
+        nargs="?",
+        const="127.0.0.1:0",
+        type=typed(checked_address),
+        metavar="HOST:PORT",
+        help="in a browser, on a page that shows what speculation does (default: a free port of this machine); needs Gradio",
+    )
     add_output_options(command)
     add_sampling_options(command, default_max_tokens=512)
     add_suite_options(command)

@@ -42,6 +42,10 @@ _COMMANDS: dict[str, Literal["help", "reset", "exit"]] = {
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0 when the user leaves, or when all questions that were piped in have their answers."""
+    if arguments.web is not None:
+        from specgrove.cli import chat_page
+
+        return chat_page.run(arguments)
     console = make_console()
     params = generate_params(arguments)
     if arguments.system:

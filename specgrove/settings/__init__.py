@@ -6,7 +6,7 @@ of the right type and range; what depends on the model or on other settings is c
 """
 
 from specgrove.settings.command_line import parse_settings
-from specgrove.settings.services import API_KEY_FILE, CACHE_DIR, DRAIN, LLM, ROUTER, SECTIONS, SSM, SUITE
+from specgrove.settings.services import API_KEY_FILE, CACHE_DIR, CHAT_PAGE, DRAIN, LLM, ROUTER, SECTIONS, SSM, SUITE
 from specgrove.settings.setting import Setting, add_flag, add_settings, nearest, typed
 from specgrove.settings.suite import (
     Place,
@@ -22,7 +22,7 @@ from specgrove.settings.suite import (
 from specgrove.settings.values import Kind, at_least, in_words, parse_bytes, path, positive_seconds, stages, unsigned
 
 __all__ = [
-    "API_KEY_FILE", "CACHE_DIR", "DRAIN", "LLM", "ROUTER", "SECTIONS", "SSM", "SUITE", "Kind", "Place", "Setting", "SuiteFlag",
+    "API_KEY_FILE", "CACHE_DIR", "CHAT_PAGE", "DRAIN", "LLM", "ROUTER", "SECTIONS", "SSM", "SUITE", "Kind", "Place", "Setting", "SuiteFlag",
     "SuiteSettings", "add_flag", "add_settings", "at_least", "flags_given", "in_suite_flags", "in_words", "nearest", "of_whom",
     "parse_bytes", "parse_settings", "path", "positive_seconds", "setting_at", "settings_of", "stages", "suite_flags", "typed",
     "unsigned",

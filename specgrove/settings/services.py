@@ -46,13 +46,16 @@ from specgrove.settings.values import (
     url,
 )
 
-_OBSERVING = (
+_LOGGING = (
     Setting(
         "log-level", "what to log on stderr", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"), is_shared=True
     ),
     Setting(
         "log-format", "text for people, or one JSON object a line", "text", choices=("text", "json"), is_shared=True
     ),
+)
+_OBSERVING = (
+    *_LOGGING,
     Setting(
         "otlp-endpoint",
         "where traces of requests go: an OpenTelemetry (OTLP) receiver, by gRPC, e.g. http://127.0.0.1:4317; unset: nowhere",
@@ -271,6 +274,12 @@ ROUTER = (
         choices=("auto", "none"),
     ),
     Setting(
+        "http-chat-page",
+        "auto: `/` of the HTTP address is a page to chat with, where Gradio is installed; off: there is none",
+        "auto",
+        choices=("auto", "off"),
+    ),
+    Setting(
         "vllm-engine-api",
         "serve vLLM's engine API too, on the same address: gateways such as smg can route to this router then",
         False,
@@ -414,6 +423,13 @@ SUITE = (
         metavar="HOST:PORT",
     ),
 )
+
+CHAT_PAGE = (
+    Setting("address", "HOST:PORT or unix:/path to listen on", "127.0.0.1:7860", address, "ADDRESS"),
+    Setting("router", "the router, by gRPC, without encryption and keys", DEFAULT_ADDRESS, address, "ADDRESS"),
+    *_LOGGING,
+)
+"""Of ``python -m specgrove.web``, which routers start by themselves."""
 
 SECTIONS: dict[str, tuple[Setting, ...]] = {"router": ROUTER, "llm": LLM, "ssm": SSM}
 """By the name that a service has in a YAML file, and before the dot in flags."""

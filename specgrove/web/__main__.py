@@ -1,0 +1,41 @@
+"""``python -m specgrove.web``: the page as a process of its own, beside the router whose client it is.
+
+It has a low priority, so that drawing takes no time from models on the same cores.
+"""
+
+from __future__ import annotations
+
+import specgrove.quiet_grpc  # noqa: F401  before anything imports grpc
+
+# isort: split
+import argparse
+import os
+import sys
+
+from specgrove.client import AsyncClient
+from specgrove.settings import CHAT_PAGE, add_settings
+from specgrove.telemetry import set_up_logging
+from specgrove.web.conversation import ChatOptions
+from specgrove.web.server import serve_page
+
+_NICENESS = 10
+
+
+def main() -> None:
+    """Runs until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(
+        prog="python -m specgrove.web",
+        description="The chat page: a client of a router, for browsers. It asks for no keys.",
+    )
+    add_settings(parser, CHAT_PAGE)
+    given = parser.parse_args()
+    set_up_logging("chat_page", given.log_level, given.log_format)
+    os.nice(_NICENESS)
+    try:
+        serve_page(AsyncClient(given.router), given.address, ChatOptions())
+    except (ValueError, OSError) as error:
+        sys.exit(f"chat page: {error}")
+
+
+if __name__ == "__main__":
+    main()
