@@ -20,6 +20,7 @@ from specgrove.cli.option_groups import (
     add_suite_settings,
     num_log_probs,
 )
+from specgrove.cli.top_arguments import add_top
 from specgrove.config import (
     DEFAULT_LLM,
     DTYPES,
@@ -75,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     add_spec_infer(commands)
     add_doctor(commands)
     add_completion(commands)
+    add_top(commands)
     return top
 
 

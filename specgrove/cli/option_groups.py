@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from specgrove.addresses import checked_address, checked_http_address
+from specgrove.config import DEFAULT_ADDRESS
 from specgrove.ranges import MAX_NUM_LOG_PROBS, MAX_STOP_TEXT_LEN, SAMPLING_RANGES
 from specgrove.settings import API_KEY_FILE, SuiteFlag, add_flag, of_whom, path, suite_flags, typed, unsigned
 
@@ -61,13 +62,30 @@ def add_output_options(command: argparse.ArgumentParser) -> None:
 
 def add_suite_options(command: argparse.ArgumentParser, *, is_http: bool = False) -> None:
     """How to reach a running suite, or its HTTP API, or else to start one."""
-    group = command.add_argument_group("a running suite")
-    group.add_argument(
-        "--address",
+    _add_connection_options(
+        command,
+        "file whose first line is the API key to send; of a suite that is started here: keys that its clients need",
         type=typed(checked_http_address if is_http else checked_address),
-        metavar="HOST:PORT",
         help=f"its {'HTTP API' if is_http else 'router'}; without it a suite is started and stopped again",
     )
+    add_suite_settings(command, are_all_listed=False, without=[API_KEY_FILE.name])
+
+
+def add_running_suite_options(command: argparse.ArgumentParser) -> None:
+    """How to reach a running suite, for commands that start none."""
+    _add_connection_options(
+        command,
+        "file whose first line is the API key to send",
+        type=typed(checked_address),
+        default=DEFAULT_ADDRESS,
+        help="its router (default: %(default)s)",
+    )
+    command.set_defaults(config=None)
+
+
+def _add_connection_options(command: argparse.ArgumentParser, key_help: str, **address: Any) -> None:
+    group = command.add_argument_group("a running suite")
+    group.add_argument("--address", metavar="HOST:PORT", **address)
     group.add_argument("--tls", action="store_true", help="connect by TLS; implied by the files below")
     group.add_argument("--tls-ca", metavar="FILE", help="PEM file of the authority to trust, instead of public ones")
     group.add_argument("--client-certificate", metavar="FILE", help="PEM file, for a router that asks for one (mTLS)")
@@ -76,9 +94,8 @@ def add_suite_options(command: argparse.ArgumentParser, *, is_http: bool = False
         f"--{API_KEY_FILE.name}",
         type=typed(path),
         metavar="FILE",
-        help="file whose first line is the API key to send; of a suite that is started here: keys that its clients need",
+        help=key_help,
     )
-    add_suite_settings(command, are_all_listed=False, without=[API_KEY_FILE.name])
 
 
 _PENALTIES = {

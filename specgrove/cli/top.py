@@ -1,0 +1,167 @@
+"""``specgrove top``: what a running suite does, again and again, in a terminal or as JSON. It asks by gRPC: no HTTP is needed."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Iterator
+
+import rich.box
+import rich.console
+import rich.live
+import rich.table
+import rich.text
+
+from specgrove.cli.connecting import connected
+from specgrove.cli.rendering import make_console, print_json
+from specgrove.cli.stats_rates import Rates, rates_of
+from specgrove.client import Client
+from specgrove.errors import UnavailableError
+from specgrove.stats import RouterStats
+
+_NOTHING = "-"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Look:
+    """At a router: its statistics, and what happened since the look before."""
+
+    stats: RouterStats
+    rates: Rates
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Until Ctrl-C, or with ``--once`` after one look at an interval."""
+    with connected(arguments) as client:
+        looks = _looks(client, arguments.interval_s, is_once=arguments.once)
+        if arguments.json:
+            for look in looks:
+                print_json(dataclasses.asdict(look))
+            return 0
+        console = make_console()
+        if arguments.once or not console.is_terminal:
+            for look in looks:
+                console.print(frame(look, arguments.address))
+            return 0
+        _watch(client, arguments, console)
+    return 0
+
+
+def _looks(client: Client, interval_s: float, *, is_once: bool) -> Iterator[Look]:
+    """One each interval; the first after one."""
+    before, looked_s = client.stats(), time.monotonic()
+    while True:
+        time.sleep(interval_s)
+        now, now_s = client.stats(), time.monotonic()
+        yield Look(now, rates_of(before, now, now_s - looked_s))
+        if is_once:
+            return
+        before, looked_s = now, now_s
+
+
+def _watch(client: Client, arguments: argparse.Namespace, console: rich.console.Console) -> None:
+    """In place. The first look is since the router's start; one that is away is waited for."""
+    before, looked_s = client.stats(), time.monotonic()
+    shown = frame(Look(before, rates_of(None, before, 0.0)), arguments.address)
+    with rich.live.Live(shown, console=console, screen=True, auto_refresh=False) as live:
+        live.refresh()
+        while True:
+            time.sleep(arguments.interval_s)
+            try:
+                now, now_s = client.stats(), time.monotonic()
+            except UnavailableError as error:
+                note = rich.text.Text(f"no answer: {error}", style="bold red")
+                live.update(rich.console.Group(note, shown), refresh=True)
+                continue
+            shown = frame(Look(now, rates_of(before, now, now_s - looked_s)), arguments.address)
+            live.update(shown, refresh=True)
+            before, looked_s = now, now_s
+
+
+def frame(look: Look, address: str) -> rich.console.Group:
+    """All that is shown at once."""
+    stats = look.stats
+    title = f"{stats.model or 'no model yet'}, SpecGrove {stats.version} at {address}, up {_duration(stats.uptime_s)}"
+    parts: list[rich.console.RenderableType] = [rich.text.Text(title, style="bold"), "", _numbers(look), ""]
+    if look.rates.ssms:
+        parts += [_ssms(look), ""]
+    return rich.console.Group(*parts, _services(look))
+
+
+def _numbers(look: Look) -> rich.table.Table:
+    stats, rates = look.stats, look.rates
+    table = rich.table.Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    rows = {
+        "requests": f"{stats.num_running_requests} running, {stats.num_waiting_requests} waiting; "
+        f"{rates.finished_per_s:.1f} end per second, {rates.failed_per_s:.1f} fail",
+        "tokens per second": f"{rates.output_tokens_per_s:.1f} of outputs, {rates.prompt_tokens_per_s:.1f} of prompts",
+        "times": f"first token {_ms(rates.first_token_ms)}, between tokens {_ms(rates.between_tokens_ms)}, "
+        f"request {_ms(rates.duration_ms)}, queue {_ms(rates.queue_ms)}",
+        "speculation": f"{_number(rates.tokens_per_step, 2)} tokens per step; {_percent(rates.drafted_share)} of steps with a tree, "
+        f"{_number(rates.acceptance_len, 2)} tokens each, {_number(rates.speedup, 2)} times as fast",
+        "accepted by depth": " ".join(f"{share:.0%}" for share in rates.acceptance_by_position) or _NOTHING,
+    }
+    for name, text in rows.items():
+        table.add_row(rich.text.Text(name, style="dim"), text)
+    return table
+
+
+def _ssms(look: Look) -> rich.table.Table:
+    table = _table("SSM", "trees per second", "nodes per tree", "accepted per tree")
+    for ssm in look.rates.ssms:
+        numbers = (ssm.nodes_per_draft, ssm.accepted_tokens_per_draft)
+        table.add_row(ssm.name, f"{ssm.drafts_per_s:.1f}", _number(numbers[0], 1), _number(numbers[1], 2))
+    return table
+
+
+def _services(look: Look) -> rich.table.Table:
+    table = _table(
+        "service", "state", "sessions", "KV slots", "steps per second", "ms per step", "rows per step", "lost"
+    )
+    for service, rates in zip(look.stats.services, look.rates.services, strict=True):
+        load = service.load
+        state = "away" if not service.is_connected else "there" if load is not None else "does not answer"
+        used = 0 if load is None else load.num_slots - load.num_free_slots
+        waiting = f" + {load.num_waiting_sessions} waiting" if load is not None and load.num_waiting_sessions else ""
+        table.add_row(
+            service.service,
+            state,
+            _NOTHING if load is None else f"{load.num_sessions - load.num_waiting_sessions}{waiting}",
+            _NOTHING if load is None else f"{used} of {load.num_slots}",
+            _number(rates.steps_per_s, 1),
+            _number(rates.mean_step_ms, 1),
+            _number(rates.rows_per_step, 1),
+            str(service.num_losses),
+        )
+    return table
+
+
+def _table(*columns: str) -> rich.table.Table:
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1), header_style="dim")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    return table
+
+
+def _number(value: float | None, num_digits: int) -> str:
+    return _NOTHING if value is None else f"{value:.{num_digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return _NOTHING if value is None else f"{value:.0%}"
+
+
+def _ms(value: float | None) -> str:
+    if value is None:
+        return _NOTHING
+    return f"{value / 1e3:.1f} s" if value >= 10_000 else f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86400)
+    if days:
+        return f"{days} d {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
