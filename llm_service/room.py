@@ -113,7 +113,6 @@ class Room:
         del session.slots[num_slots:]
 
     def _release(self, session: Session) -> None:
-        self._counts.num_preemptions += 1
         self.cut(session, 0)
         session.is_admitted = False
 
@@ -134,6 +133,7 @@ class Room:
         ready = [victim for victim in leaving if victim.session_id not in in_flight]
         for victim in ready:
             self._release(victim)
+        self._counts.num_preemptions += len(ready)
         return len(ready) == len(leaving)
 
     def _victims(

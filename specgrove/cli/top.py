@@ -83,9 +83,9 @@ def frame(look: Look, address: str) -> rich.console.Group:
     """All that is shown at once."""
     stats = look.stats
     title = f"{stats.model or 'no model yet'}, SpecGrove {stats.version} at {address}, up {_duration(stats.uptime_s)}"
-    parts: list[rich.console.RenderableType] = [rich.text.Text(title, style="bold"), "", _numbers(look), ""]
+    parts: list[rich.console.RenderableType] = [rich.text.Text(title, style="bold"), "", _numbers(look)]
     if look.rates.ssms:
-        parts += [_ssms(look), ""]
+        parts.append(_ssms(look))
     return rich.console.Group(*parts, _services(look))
 
 

@@ -181,6 +181,8 @@ def test_no_more_give_way_than_it_takes_and_the_youngest_first() -> None:
     admit(room, "a", busy="abcd")
     assert room.admitted == "abc"
     assert room.counts.num_preemptions == 1
+    room.drop(room.sessions["b"])  # one that ends gives way to nobody
+    assert room.counts.num_preemptions == 1
 
 
 def test_who_has_been_idle_for_long_gives_way_before_the_youngest() -> None:
