@@ -126,7 +126,7 @@ def _generating(calls: RouterCalls, settings: ApiSettings) -> APIRouter:
         form: ChatFormat | CompletionFormat | ResponsesFormat,
         *,
         is_stream: bool,
-        include_stop_text: bool = False,
+        include_stop_text: bool,
     ) -> Response:
         pieces = outputs_of(calls, prompts, _peer_of(request), include_stop_text=include_stop_text)
         return StreamedAnswer(pieces, form, settings.write_timeout_s) if is_stream else WholeAnswer(pieces, form)
@@ -189,7 +189,9 @@ def _generating(calls: RouterCalls, settings: ApiSettings) -> APIRouter:
         called = FORCED if prompt.is_structured else called
         readers = called.readers(chat_tools(body), 1) if body.has_tools else [None]
         form = ResponsesFormat(new_head("resp", info), body, readers[0], recommended or {})
-        return answer(request, (prompt,), form, is_stream=body.stream)
+        return answer(
+            request, (prompt,), form, is_stream=body.stream, include_stop_text=body.include_stop_str_in_output
+        )
 
     @api.post("/generate", include_in_schema=False, response_model=None)
     @api.post("/generate/", response_model=GenerateAnswer, response_class=JSONResponse)

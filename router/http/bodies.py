@@ -166,16 +166,16 @@ class StreamOptions(Body):
     """What a stream has besides the output."""
 
     include_usage: bool = False
+    continuous_usage_stats: bool = Field(False, description="Taken and ignored: usage is told at the end.")
     include_obfuscation: bool = Field(False, description="Taken and ignored: nothing is added to chunks.")
 
 
 class Generation(Body):
-    """What both ways to generate take."""
+    """What all ways to generate take."""
 
     model: str | None = Field(None, description="Left out: the one served.")
     temperature: float | None = Field(None, description="0 to 100; 0 is greedy. Left out: 1, as in OpenAI's API.")
     top_p: float | None = Field(None, description="0 to 1.")
-    n: int = Field(1, ge=1, le=MAX_NUM_OUTPUTS, description="Outputs of each prompt. Output i has the seed `seed + i`.")
     seed: int | None = Field(
         None, description="The same seed gives the same output. Left out: drawn, and told in the answer."
     )
@@ -183,7 +183,6 @@ class Generation(Body):
     presence_penalty: float | None = Field(None, description="-2 to 2.")
     frequency_penalty: float | None = Field(None, description="-2 to 2.")
     logit_bias: LogitBias = None
-    max_tokens: int | None = Field(None, ge=0)
     stream: bool = False
     stream_options: StreamOptions | None = None
 
@@ -195,14 +194,8 @@ class Generation(Body):
     stop_token_ids: TokenIds | None = None
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
-    prompt_logprobs: int | None = Field(
-        None,
-        ge=0,
-        description="0 to 20: each token's of the prompt, and those of so many most probable. Not with `stream`.",
-    )
     speculation: Speculation | None = None
 
-    response_format: ResponseFormat = None
     structured_outputs: Structured = None
     guided_json: JsonSchema = None
     guided_regex: str | None = None
@@ -222,7 +215,20 @@ class Generation(Body):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-class CompletionBody(Generation):
+class _Outputs(Generation):
+    """Where there may be several outputs."""
+
+    n: int = Field(1, ge=1, le=MAX_NUM_OUTPUTS, description="Outputs of each prompt. Output i has the seed `seed + i`.")
+    max_tokens: int | None = Field(None, ge=0)
+    prompt_logprobs: int | None = Field(
+        None,
+        ge=0,
+        description="0 to 20: each token's of the prompt, and those of so many most probable. Not with `stream`.",
+    )
+    response_format: ResponseFormat = None
+
+
+class CompletionBody(_Outputs):
     """``POST /v1/completions``."""
 
     prompt: Prompt
@@ -240,7 +246,7 @@ class _Conversation(Body):
     chat_template_kwargs: Values = None
 
 
-class ChatBody(Generation, _Conversation):
+class ChatBody(_Outputs, _Conversation):
     """``POST /v1/chat/completions``."""
 
     max_completion_tokens: int | None = Field(None, ge=0, description="Left out: what the context holds.")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from router.http.bodies import ChatBody, Generation
+from router.http.bodies import ChatBody, CompletionBody
 from router.http.tool_calls.grammar import calls_grammar
 from specgrove.client_structures import StructureParams
 from specgrove.errors import InvalidRequestError
@@ -38,7 +38,7 @@ class Structure:
     name: str
 
 
-def structure_of(body: Generation) -> Structure | None:
+def structure_of(body: ChatBody | CompletionBody) -> Structure | None:
     """Raises ``InvalidRequestError``."""
     found = [*_of_response_format(body.response_format), *_of_structured_outputs(body.structured_outputs)]
     found += [

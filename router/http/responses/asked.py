@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from router.http.asking import AskedPrompt, asked_chat
-from router.http.bodies import ChatBody
+from router.http.bodies import ChatBody, Generation
 from router.http.errors import SentNames
 from router.http.responses.bodies import ResponsesBody
 from specgrove.errors import InvalidRequestError
 
-_SAME = (
-    "model", "temperature", "top_p", "top_k", "min_p", "seed", "parallel_tool_calls", "chat_template_kwargs", "speculation",
-)  # fmt: skip
+# Metadata is for the answer alone.
+_SAME = (*(Generation.model_fields.keys() - {"metadata"}), "parallel_tool_calls", "chat_template_kwargs")
 _TEXT_TYPES = ("input_text", "output_text", "text")
 _Message = dict[str, Any]
 
@@ -34,6 +33,7 @@ def asked_response(
     names = SentNames(
         "input",
         max_tokens="max_output_tokens",
+        has_one_stop=isinstance(body.stop, str),
         messages=tuple(name for name, _ in messages),
         response_format="text.format",
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, WithJsonSchema
 
-from router.http.bodies import Body, Ignored, Speculation, StreamOptions, Values
+from router.http.bodies import Generation, Values
 
 _TEXT = {"type": "string"}
 _PARTS = {
@@ -80,34 +80,18 @@ _TEXT_SETTINGS = {
 }
 
 
-class ResponsesBody(Body):
+class ResponsesBody(Generation):
     """``POST /v1/responses``."""
 
-    model: str | None = Field(None, description="Left out: the one served.")
     input: Input
     instructions: str | None = Field(None, description="Becomes the first message, of the role system.")
     max_output_tokens: int | None = Field(None, ge=1, description="Left out: what the context holds.")
-    temperature: float | None = Field(None, description="0 to 100; 0 is greedy. Left out: 1, as in OpenAI's API.")
-    top_p: float | None = Field(None, description="0 to 1.")
-    stream: bool = False
-    stream_options: StreamOptions | None = None
     tools: Tools = None
     tool_choice: Any = None
     parallel_tool_calls: bool = True
     text: Annotated[Any, WithJsonSchema({"anyOf": [_TEXT_SETTINGS, {"type": "null"}]})] = None
-
-    top_k: int | None = Field(None, ge=-1, description="0 and -1: all.")
-    min_p: float | None = Field(None, description="0 to 1.")
-    seed: int | None = Field(None, description="The same seed gives the same output.")
     chat_template_kwargs: Values = None
-    speculation: Speculation | None = None
-
-    metadata: Values = None
-    user: Ignored = None
-    safety_identifier: Ignored = None
-    prompt_cache_key: Ignored = None
-    prompt_cache_retention: Ignored = None
-    service_tier: Ignored = None
+    metadata: Values = Field(None, description="Repeated in the answer.")
 
     @property
     def has_tools(self) -> bool:

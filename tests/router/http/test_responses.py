@@ -138,6 +138,7 @@ async def test_what_was_answered_can_be_sent_back(api: AsyncOpenAI) -> None:
         ({"tools": [{"type": "web_search"}]}, "tools[0]", "must be a function"),
         ({"max_output_tokens": 600}, "max_output_tokens", "must be at most"),
         ({"temperature": 101}, "temperature", "must be in [0, 100]"),
+        ({"stop": ""}, "stop", "must have 1 to 256 characters"),
         ({"store": True}, "store", "must be false: nothing is kept"),
         ({"previous_response_id": "resp_1"}, "previous_response_id", "send the whole conversation as input"),
         ({"text": {"format": {"type": "json"}}}, "text.format", "must be"),
@@ -148,6 +149,13 @@ async def test_wrong_requests_name_the_clients_field(suite: ToySuite, wrong: Any
     reply = await ask(suite, "/v1/responses", {"input": "hi"} | wrong)
     assert (reply.status, reply.error["param"]) == (400, param)
     assert message in reply.error["message"]
+
+
+async def test_the_fields_that_are_sent_to_vllm(suite: ToySuite) -> None:
+    expected = text_of(num_tokens=30, prompt=RENDERED)
+    body = {"input": "hi", "seed": 0, "ignore_eos": True, "stop": expected[5:7], "include_stop_str_in_output": True}
+    answer = (await ask(suite, "/v1/responses", body)).json
+    assert answer["output"][0]["content"][0]["text"] == expected[:7]
 
 
 async def test_a_wrong_model_is_told_before_a_stream(api: AsyncOpenAI) -> None:
