@@ -23,12 +23,13 @@ def chosen_ssms(
     llm_folder: Path,
     cache_dir: Path,
     say: Callable[[str], None],
+    warn: Callable[[str], None] | None = None,
     *,
     called: str = "--ssm",
 ) -> tuple[str, ...]:
     """SSMs as given to the SSM service; empty for ``none``. Raises ``ValueError`` with why one can't draft for the LLM.
 
-    ``called`` is what the caller knows them by.
+    ``called`` is what the caller knows them by. ``warn``, or else ``say``, is told which defaults are left out.
     """
     if asks_for_none(asked or (), called):
         return ()
@@ -45,7 +46,7 @@ def chosen_ssms(
         elif asked is not None:
             raise ValueError(f"{called} {text}: it can't draft for {llm_folder.name}: {problem}")
         else:
-            say(f"SSM {spec.name} is left out: {problem}")
+            (warn or say)(f"SSM {spec.name} is left out: {problem}")
     return tuple(chosen)
 
 

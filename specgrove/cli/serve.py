@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = make_console(stderr=True, quiet=arguments.quiet)
     if not arguments.verbose:
         settings = settings.over(_WARNINGS_ONLY)
-    start = started_suite(settings, settings["router", "address"], arguments, shows_log=not arguments.quiet)
+    start = started_suite(settings, settings["router", "address"], arguments, is_for_others=True)
     with _interrupted_by_signals(), start as suite:
         with Client(suite.local_address) as client:
             info = client.model_info()

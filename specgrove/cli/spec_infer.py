@@ -49,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
         sg.Request(prompt, max_length=arguments.max_length, max_new_tokens=arguments.max_output_length)
         for prompt in prompts
     ]
+    if not errors.is_terminal:  # there the Python API shows how it gets on
+        print_note(errors, f"answering {len(prompts)} prompts ...")
     with llm, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what failed is told below
         started_s = time.perf_counter()

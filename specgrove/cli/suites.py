@@ -20,7 +20,7 @@ from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.settings import SuiteSettings, in_suite_flags, settings_of
 from specgrove.ssm_choice import chosen_ssms
 from specgrove.start_checks import check_settings, check_supported
-from specgrove.suite import Suite, config_of, section_of
+from specgrove.suite import Suite, SuiteConfig, config_of, section_of
 from specgrove.supervisor import LogLine
 from specgrove.telemetry import parsed
 
@@ -42,24 +42,55 @@ def started_suite(
     address: str | None,
     arguments: argparse.Namespace,
     *,
-    shows_log: bool | None = None,
+    is_for_others: bool = False,
     needs_chat: bool = False,
 ) -> Iterator[Suite]:
     """A suite with these settings, its router at ``address``. Its start is shown on stderr, as ``--quiet`` and ``--verbose`` say.
 
-    ``shows_log``: what the services print is shown as it comes, and is all that is, but for a start that somebody watches.
+    One for others shows what the services print, and of its start what a terminal shows while it lasts.
     ``needs_chat``: a model that takes no conversations is refused.
     """
     errors = make_console(stderr=True, quiet=arguments.quiet)
-    is_terse = bool(shows_log) and not arguments.verbose and not errors.is_terminal
-    console = make_console(stderr=True, quiet=arguments.quiet or is_terse)
+    is_terse = is_for_others and not arguments.verbose
+    console = make_console(stderr=True, quiet=arguments.quiet or (is_terse and not errors.is_terminal))
+    config = _prepared(settings, address, console, errors, needs_chat=needs_chat)
+    log_line = log_to(errors, settings["router", "log-format"]) if is_for_others or arguments.verbose else None
+    started_s = time.monotonic()
+    with waiting(console, "starting the services") as status:
+
+        def show_start(services: tuple[str, ...]) -> None:
+            status.update(f"starting {', '.join(services)} ({time.monotonic() - started_s:.0f} s)")
+
+        suite = Suite(config, log_line=log_line, progress=show_start)
+        suite.start()
+    try:
+        if not is_terse:
+            console.print(f"services ready after {time.monotonic() - started_s:.1f} s", style="dim")
+        yield suite
+    finally:
+        suite.stop()
+
+
+def _prepared(
+    settings: SuiteSettings,
+    address: str | None,
+    console: rich.console.Console,
+    errors: rich.console.Console,
+    *,
+    needs_chat: bool,
+) -> SuiteConfig:
+    """Everything but the start: checked, and models fetched, converted and quantised. What is not well goes to ``errors``."""
+
+    def warn(text: str) -> None:
+        errors.print(f"warning: {text}", markup=False)
+
     check_settings(settings, address)
     cache_dir = settings["llm", "cache-dir"]
     llm, dtype = settings["llm", "model"], settings["llm", "dtype"]
     llm_folder = model_folder(llm, console, cache_dir, "none")
     with showing(console, "looking for the SSMs") as show:
         check_supported(llm_folder, needs_chat=needs_chat)
-        ssms = chosen_ssms(settings["ssm", "ssm"], llm_folder, settings["ssm", "cache-dir"], show)
+        ssms = chosen_ssms(settings["ssm", "ssm"], llm_folder, settings["ssm", "cache-dir"], show, warn)
         # May take minutes, so it comes when nothing else can be wrong.
         llm_folder = ensure_quantized(llm_folder, settings["llm", "quantization"], cache_dir, show)
     say_weights(llm, llm_folder, dtype, console)
@@ -68,23 +99,8 @@ def started_suite(
     num_replicas = settings["", "llm-replicas"]
     crowding = too_few_for(f"{num_replicas} LLM replicas", num_replicas)
     if settings["llm", "device"] != "cuda" and crowding is not None:
-        errors.print(f"warning: {crowding}", markup=False)
-    config = config_of(settings, llm_folder, ssms, address)
-    started_s = time.monotonic()
-    with waiting(console, "starting the services") as status:
-
-        def show_start(services: tuple[str, ...]) -> None:
-            status.update(f"starting {', '.join(services)} ({time.monotonic() - started_s:.0f} s)")
-
-        is_shown = arguments.verbose if shows_log is None else shows_log
-        log_line = log_to(errors, settings["router", "log-format"]) if is_shown else None
-        suite = Suite(config, log_line=log_line, progress=show_start)
-        suite.start()
-    try:
-        console.print(f"services ready after {time.monotonic() - started_s:.1f} s", style="dim")
-        yield suite
-    finally:
-        suite.stop()
+        warn(crowding)
+    return config_of(settings, llm_folder, ssms, address)
 
 
 def model_folder(llm: str, console: rich.console.Console, cache_dir: Path, quantization: str = "none") -> Path:

@@ -87,7 +87,7 @@ def planned_rounds(
             Turn(
                 ways[(place + number) % len(ways)],
                 tuple(prompts[start : start + num_at_once]),
-                is_incremental_first=(place + number) % 2 == 1,
+                is_incremental_first=number % 2 == 1,
             )
             for place, start in enumerate(starts)
         ]

@@ -6,9 +6,10 @@ import shlex
 import sys
 
 _PROGRAM = """
-import sys, threading
-from specgrove.cli import main, streaming
+import math, sys, threading
+from specgrove.cli import main, progress, streaming
 streaming.NOTICE_AFTER_S = threading.TIMEOUT_MAX
+progress.SAME_WORK_INTERVAL_S = math.inf
 sys.exit(main())
 """
 SPECGROVE = (sys.executable, "-c", _PROGRAM)

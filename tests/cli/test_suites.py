@@ -175,3 +175,18 @@ def test_every_line_of_a_json_log_is_json() -> None:
         {"service": "llm_service-2", "message": "Traceback"},
         {"service": "llm_service-2", "message": text},
     ]
+
+
+def test_a_default_ssm_that_is_left_out_is_a_warning_where_nothing_else_is_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(suites, "Suite", NoSuite)
+    save_tiny_gguf(tmp_path / "big.gguf", "Q8_0", family="qwen2")
+    arguments = parser().parse_args(["serve", "--llm", f"{tmp_path}/big.gguf", "--cache-dir", str(tmp_path / "cache")])
+    with suites.started_suite(suites.given_settings(arguments), None, arguments, is_for_others=True):
+        pass
+    assert capsys.readouterr() == (
+        "",
+        "warning: SSM demo is left out: it was made for another model's tokenizer\n",
+    )
+    assert NoSuite.config.ssms == ("lookup",)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import pytest
 
-from specgrove.measuring.answering import acceptance_by_depth, drafted_share, tokens_per_step
+from specgrove.errors import UnavailableError
+from specgrove.measuring.answering import acceptance_by_depth, answer_all, drafted_share, tokens_per_step
 from specgrove.measuring.prompt_sets import Decoded
 from specgrove.measuring.quartiles import Quartiles
 from tests.measuring.made import answers, usage
@@ -32,3 +36,28 @@ def test_a_token_takes_its_share_of_the_whole_request() -> None:
     # 1 ms to the first token and 1 ms of decoding, over two tokens and over four.
     assert decoded.ms_per_token == Quartiles(pytest.approx(0.625), 0.75, pytest.approx(0.875))
     assert (decoded.num_tokens, decoded.tokens_per_s) == (6, 2.0)
+
+
+class FailingClient:
+    """Its second answer fails; the others come when it is closed."""
+
+    def __init__(self) -> None:
+        self.closed = threading.Event()
+        self.asked: list[str] = []
+
+    def complete(self, prompt: str, **_: object) -> None:
+        self.asked.append(prompt)
+        if prompt == "two":
+            raise UnavailableError("gone")
+        self.closed.wait()
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def test_one_answer_that_fails_calls_the_others_off() -> None:
+    client: Any = FailingClient()
+    with pytest.raises(UnavailableError, match="gone"):
+        answer_all(client, ["one", "two", "three", "four"], {}, num_at_once=2)
+    assert client.closed.is_set()
+    assert client.asked[:2] == ["one", "two"]
