@@ -25,6 +25,7 @@ from specgrove.ssm_specs import asks_for_none
 
 # Both decodings of a prompt need the same one.
 _SEED = 1
+_SHOWN_DEPTHS = 3
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -58,17 +59,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print(console: rich.console.Console, info: ModelInfo, results: list[WayResult], advice: Recommendation) -> None:
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in ("SSMs", "tokens/s", "without", "speed-up", "quartiles", "tokens/step", "accepted by depth", "n"):
-        table.add_column(column, justify="left" if column in ("SSMs", "accepted by depth") else "right")
+    for column in ("SSMs", "tokens/s", "without", "speed-up", "per step", "accepted", "n"):
+        is_text = column in ("SSMs", "accepted")
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=column != "SSMs")
     for result in results:
         table.add_row(
             result.way.name,
             f"{result.tokens_per_s.median:.1f}",
             f"{result.incremental_tokens_per_s.median:.1f}",
-            f"{result.speed_up.median:.2f}x",
             _quartiles(result.speed_up),
             f"{result.tokens_per_step:.2f}",
-            " ".join(f"{share:.0%}" for share in result.acceptance[:4]) or "nothing drafted",
+            " ".join(f"{share:.0%}" for share in result.acceptance[:_SHOWN_DEPTHS]) or "no drafts",
             str(result.num_pairs),
         )
     console.print(table)
@@ -79,7 +80,7 @@ def _print(console: rich.console.Console, info: ModelInfo, results: list[WayResu
 
 
 def _quartiles(values: Quartiles) -> str:
-    return f"{values.low:.2f}-{values.high:.2f}"
+    return f"{values.median:.2f}x ({values.low:.2f}-{values.high:.2f})"
 
 
 def _as_json(

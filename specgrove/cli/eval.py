@@ -69,12 +69,12 @@ def _named(sets: Sequence[PromptSet]) -> list[PromptSet]:
 
 def _table(results: Sequence[SetResult]) -> rich.table.Table:
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in ("set", "prompts", "tokens", "", "ms per token", "quartiles", "tokens per step", "tokens/s"):
-        table.add_column(column, justify="left" if column in ("set", "") else "right")
+    for column in ("set", "n", "tokens", "SSMs", "ms/token", "quartiles", "per step", "tokens/s"):
+        table.add_column(column, justify="left" if column in ("set", "SSMs") else "right", no_wrap=column != "set")
     for result in results:
-        table.add_row(result.name, str(result.num_prompts), *_cells("speculative", result.decoded))
+        table.add_row(result.name, str(result.num_prompts), *_cells("with", result.decoded))
         if result.incremental is not None:
-            table.add_row("", "", *_cells("incremental", result.incremental))
+            table.add_row("", "", *_cells("without", result.incremental))
     return table
 
 

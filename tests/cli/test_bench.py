@@ -48,7 +48,7 @@ def test_bench_prints_a_table_and_ends_with_what_to_do(
 ) -> None:
     assert main(["bench", "--prompts", str(prompt_file), "--address", fake_router[1], "--ssm", "demo"]) == 0
     shown = capsys.readouterr()
-    assert "nothing drafted" in shown.out
+    assert "no drafts" in shown.out
     assert "identical output: yes" in shown.out
     assert shown.out.splitlines()[-1].startswith("Do without speculation here (--ssm none)")
     assert "round 1 of 8: demo" in shown.err
