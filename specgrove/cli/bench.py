@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     params = choice_params(arguments)
     if params["seed"] is None:
         params["seed"] = _SEED
-    with connected(arguments) as client:
+    with connected(arguments, needs_chat=not arguments.raw) as client:
         info = client.model_info()
         ssms = arguments.ssm if arguments.ssm is not None and arguments.address is not None else info.ssms
         if not ssms:

@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     params["speculation"] = speculation_options(arguments)
     if params["seed"] is None:
         params["seed"] = _SEED
-    with connected(arguments) as client:
+    with connected(arguments, needs_chat=not arguments.raw) as client:
         info = client.model_info()
         with showing(errors, "answering the prompts") as show:
             results = [

@@ -14,6 +14,7 @@ import torch
 
 from specgrove.cpus import available_cpus
 from specgrove.doctor.findings import Finding, error, ok, warning
+from specgrove.gpus import may_have_gpu
 from specgrove.host import processor_name
 from specgrove.kernels.__main__ import REASONS, gpu_lines
 from specgrove.kernels.bandwidth import BUFFER_BYTES, ReadBandwidth
@@ -65,8 +66,7 @@ def memory(*, is_measured: bool) -> Finding:
 def gpus() -> Iterator[Finding]:
     """Those that torch finds, and those that it does not."""
     lines = [line.removeprefix("GPU").removeprefix("in use").strip() for line in gpu_lines()]
-    has_device = any(Path("/dev").glob("nvidia[0-9]*"))
-    if not torch.cuda.is_available() and has_device:
+    if not torch.cuda.is_available() and may_have_gpu():
         text = f"a GPU is there, and torch {torch.__version__} can't use it: install torch's build for CUDA (README, On a GPU)"
         yield warning("GPU", text)
         return

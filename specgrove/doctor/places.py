@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from specgrove.client import Client
 from specgrove.doctor.findings import Finding, error, ok, warning
 from specgrove.errors import SpecGroveError
+from specgrove.models.hub import ModelNotFoundError
 from specgrove.settings import SuiteSettings
 from specgrove.start_checks import check_settings
 from specgrove.suite import is_serving
@@ -19,11 +20,13 @@ def addresses(settings: SuiteSettings) -> Finding:
     address = settings["router", "address"]
     try:
         check_settings(settings, address)
+    except ModelNotFoundError:
+        pass  # the last thing that is checked; the findings of the models say it
     except (OSError, ValueError) as problem:
         if isinstance(problem, OSError) and is_serving(address):
             text = f"a router serves at {address} already: `specgrove doctor --address {address}` looks at it"
             return warning("addresses", text, address=address)
-        return error("addresses", str(problem), address=address)
+        return error("settings", str(problem), address=address)
     http = settings["router", "http-address"]
     places = f"gRPC at {address}" + (f", HTTP at {http}" if http is not None else "")
     return ok("addresses", f"free: {places}", address=address, http_address=http)

@@ -47,7 +47,7 @@ def test_addresses_that_are_taken(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     find(monkeypatch)
     with taken_address() as address:
         assert main(["doctor", "--grpc-address", address]) == 1
-        assert f"error    addresses         --grpc-address: can't listen on {address}" in capsys.readouterr().out
+        assert f"error    settings          --grpc-address: can't listen on {address}" in capsys.readouterr().out
         assert main(["doctor", "--grpc-address", free_address(), "--http-address", address]) == 1
         assert f"--http-address: can't listen on {address}" in capsys.readouterr().out
 
