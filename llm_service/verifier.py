@@ -44,6 +44,7 @@ from specgrove.models.forward_batch import ForwardBatch
 from specgrove.request import LogProbs, PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.model_runner import Runner, step_ms
 from specgrove.runtime.step_loop import FatalEngineError, WorkItem
+from specgrove.telemetry import of_requests
 
 logger = logging.getLogger(__name__)
 
@@ -223,7 +224,11 @@ class VerifierEngine:
     def _undo_passes(self, failed: tuple[PassPart, ...], error: Exception) -> None:
         """After a pass that failed: its items have failed once more."""
         self.counts.num_failed_passes += 1
-        logger.exception("a forward pass failed; its %d items are computed again, apart from each other", len(failed))
+        logger.exception(
+            "a forward pass failed; its %d items are computed again, apart from each other",
+            len(failed),
+            extra=of_requests(part.pending.session.session_id for part in failed),
+        )
         self._discard_passes(failed)
         for part in failed:
             if self._is_under_way(part.pending):
@@ -259,7 +264,7 @@ class VerifierEngine:
             elif isinstance(error, ValueError):
                 self._fail(pending, InternalError(f"the model's logits can't be used: {error}"))
             else:
-                logger.exception("session %s: its tree could not be walked", pending.session.session_id)
+                logger.exception("its tree could not be walked", extra=of_requests([pending.session.session_id]))
                 self._discard_passes()  # one that ran ahead took tokens over that are chosen again
                 self._count_failure(pending, error)
             return

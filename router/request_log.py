@@ -11,11 +11,10 @@ import time
 from types import TracebackType
 from typing import Self
 
+from specgrove.telemetry import of_requests
 from specgrove.v1 import router_pb2
 
 logger = logging.getLogger(__name__)
-
-_SHOWN_ID_LEN = 8
 
 
 class RequestLog:
@@ -60,9 +59,8 @@ class RequestLog:
             fields["tokens_per_step"] = round(usage.num_output_tokens / usage.num_verify_steps, 2)
             fields["num_replays"] = usage.num_replays
             words += f", {fields['tokens_per_step']:.2f} tokens per step"
-        logger.info(
-            "request %s: %s, %s", self._request_id[:_SHOWN_ID_LEN], words, fields["outcome"], extra={"request": fields}
-        )
+        extra = {"request": fields, **of_requests([self._request_id])}
+        logger.info("%s, %s", words, fields["outcome"], extra=extra)
 
     def _outcome(self, error: BaseException | None) -> str:
         if isinstance(error, (GeneratorExit, asyncio.CancelledError)):

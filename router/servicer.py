@@ -39,6 +39,7 @@ from specgrove.errors import UnavailableError
 from specgrove.features import FEATURES
 from specgrove.request import CommittedToken, FinishReason, GenerationStatistics, Step
 from specgrove.speculation import generate
+from specgrove.telemetry import mark_lines
 from specgrove.tokenizer import Tokenizer
 from specgrove.tracing import NO_TRACING, Span, Tracing
 from specgrove.v1 import router_pb2, router_pb2_grpc
@@ -178,6 +179,8 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         counted: CountedRequest,
         span: Span,
     ) -> AsyncGenerator[router_pb2.GenerateResponse, None]:
+        session_id = uuid.uuid4().hex
+        mark_lines(session_id)
         async with self._text_work.turn(request.ByteSize()):
             check_fields(request, model, self._ssms.ssms)
         if span.is_recording:
@@ -189,7 +192,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                 model,
                 self._text_work,
                 self._structures,
-                session_id=uuid.uuid4().hex,
+                session_id=session_id,
                 deadline_s=self._deadline_s(client_deadline_s),
                 trace_context=span.context,
             )

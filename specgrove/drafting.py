@@ -147,7 +147,7 @@ class _DrafterSession:
         done, _ = await asyncio.wait({task}, timeout=_DRAFT_TIMEOUT_S)
         self._is_late = not done
         if self._is_late:
-            logger.warning("session %s: a drafter is late; going on without it", self._request.session_id)
+            logger.warning("a drafter is late; going on without it")
             return ()
         return task.result()
 
@@ -170,7 +170,7 @@ class _DrafterSession:
                 continue
             except UnavailableError as error:
                 # It is away, and asking costs nothing till it is back; or it has failed a whole step.
-                logger.debug("session %s: no draft: %s", self._request.session_id, error)
+                logger.debug("no draft: %s", error)
                 if isinstance(error, WorkLostError):
                     self._leave_alone(str(error))
                 return ()
@@ -197,7 +197,7 @@ class _DrafterSession:
         if complaints:
             self._leave_alone("; ".join(complaints))
         elif self._num_failures > 0:
-            logger.info("session %s: the drafter drafts again", self._request.session_id)
+            logger.info("the drafter drafts again")
             self._num_failures = 0
         return tuple(usable)
 
@@ -207,8 +207,7 @@ class _DrafterSession:
         self._num_failures += 1
         logger.log(
             level,
-            "session %s: a drafter fails, and is left alone for %d steps: %s",
-            self._request.session_id,
+            "a drafter fails, and is left alone for %d steps: %s",
             self._num_steps_alone,
             reason,
         )

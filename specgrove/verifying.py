@@ -96,8 +96,7 @@ class Verifying:
                 verdict = await anext(self._verdicts, None)
             except StaleBaseError as error:
                 logger.info(
-                    "session %s: verifier holds %d of %d tokens",
-                    self._request.session_id,
+                    "verifier holds %d of %d tokens",
                     error.held_len,
                     len(committed),
                 )
@@ -107,7 +106,7 @@ class Verifying:
                 continue
             except UnavailableError as error:
                 self._count_loss(error)
-                logger.warning("session %s: %s; replaying %d tokens", self._request.session_id, error, len(committed))
+                logger.warning("%s; replaying %d tokens", error, len(committed))
                 self._verdicts = None
                 self._held_len = 0
                 continue

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 
 import pytest
 
 from specgrove.supervisor import ProcessFailedError
-from specgrove.telemetry import ParsedLine, parsed, set_up_logging
+from specgrove.telemetry import (
+    JsonFormatter,
+    ParsedLine,
+    TextFormatter,
+    mark_lines,
+    of_requests,
+    parsed,
+    set_up_logging,
+)
 
 
 @pytest.mark.parametrize("format", ["text", "json"])
@@ -45,3 +54,37 @@ def test_what_a_process_failed_for_is_told_without_time_and_name(lines: list[str
         str(ProcessFailedError("llm_service", 1, lines))
         == f"llm_service ended with exit code 1 while starting: {cause}"
     )
+
+
+@pytest.mark.parametrize("is_json", [False, True])
+async def test_a_tasks_lines_and_those_of_tasks_that_it_starts_are_of_its_request(
+    is_json: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.handler.setFormatter(JsonFormatter("router") if is_json else TextFormatter("%(message)s"))
+    logger = logging.getLogger("a.module")
+
+    async def serve(request_id: str) -> None:
+        mark_lines(request_id)
+        await asyncio.create_task(say(f"in {request_id}"))
+
+    async def say(message: str) -> None:
+        logger.warning(message)
+
+    await asyncio.gather(serve("0123456789ab"), serve("ba9876543210"))
+    logger.warning("of none")
+    logger.warning("of two", extra=of_requests(["0123456789ab", None, "ba9876543210"]))
+    logger.warning("of one", extra=of_requests(["0123456789ab"]))
+    found = caplog.text.splitlines()
+    if not is_json:
+        assert found == [
+            "request 01234567: in 0123456789ab",
+            "request ba987654: in ba9876543210",
+            "of none",
+            "requests 01234567, ba987654: of two",
+            "request 01234567: of one",
+        ]
+        return
+    ids = [(fields.get("request_id"), fields.get("request_ids")) for fields in map(json.loads, found)]
+    assert ids == [
+        ("0123456789ab", None), ("ba9876543210", None), (None, None), (None, ["0123456789ab", "ba9876543210"]), ("0123456789ab", None),
+    ]  # fmt: skip

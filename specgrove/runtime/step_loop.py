@@ -20,6 +20,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from specgrove.errors import InternalError, SpecGroveError, UnavailableError, WorkLostError
 from specgrove.runtime.watchdog import Watchdog
+from specgrove.telemetry import marked_request, of_requests
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,8 @@ class _UnderWay(Generic[WorkT, ResultT]):
     work: WorkT
     future: Future[ResultT]
     on_partial: Callable[[ResultT], None] | None
+    request_id: str | None
+    """Whose lines those about it are."""
 
 
 class StepLoop(Generic[WorkT, ResultT]):
@@ -128,7 +131,8 @@ class StepLoop(Generic[WorkT, ResultT]):
         Results before the last one go to ``on_partial``, on the loop's thread.
         """
         future: Future[ResultT] = Future()
-        self._post(lambda: self._add(_UnderWay(work, future, on_partial)), future)
+        request_id = marked_request()
+        self._post(lambda: self._add(_UnderWay(work, future, on_partial, request_id)), future)
         return future
 
     def finish_early(self, is_meant: Callable[[WorkT], bool] = lambda work: True) -> None:
@@ -186,7 +190,7 @@ class StepLoop(Generic[WorkT, ResultT]):
         except SpecGroveError as error:
             future.set_exception(error)
         except Exception as error:
-            logger.exception("an item could not be taken in")
+            logger.exception("an item could not be taken in", extra=of_requests([under_way.request_id]))
             future.set_exception(InternalError(f"{type(error).__name__}: {error}"))
         else:
             self._under_way[item.item_id] = under_way
@@ -238,7 +242,10 @@ class StepLoop(Generic[WorkT, ResultT]):
         except FatalEngineError:
             raise
         except Exception as error:
-            logger.exception("a step failed; all sessions are dropped and will be replayed")
+            request_ids = [under_way.request_id for under_way in self._under_way.values()]
+            logger.exception(
+                "a step failed; all sessions are dropped and will be replayed", extra=of_requests(request_ids)
+            )
             self._engine.reset()
             # Most of them are innocent: their routers send the committed tokens again, and find out who isn't.
             message = f"a step failed: {type(error).__name__}: {error}"

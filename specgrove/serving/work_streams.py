@@ -21,6 +21,7 @@ from specgrove.errors import InvalidRequestError, SessionClosedError, SpecGroveE
 from specgrove.metrics import Kind, Metric, Reading
 from specgrove.serving.batches import MAX_LIST_LEN, batches
 from specgrove.serving.status import abort
+from specgrove.telemetry import mark_lines
 from specgrove.v1 import token_tree_pb2
 
 logger = logging.getLogger(__name__)
@@ -157,6 +158,7 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
             stream.end()
 
     async def _make_results(self, item: ItemT) -> AsyncGenerator[ResultT, None]:
+        mark_lines(item.session_id)
         try:
             if self._is_draining:
                 raise UnavailableError("the service is shutting down")
@@ -169,7 +171,7 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
         except SpecGroveError as error:
             failure = wire.error_to_proto(error)
         except Exception as error:
-            logger.exception("session %s: item %d failed", item.session_id, item.item_id)
+            logger.exception("an item failed")
             failure = wire.error_to_proto(error)
         code = token_tree_pb2.WorkErrorCode.Name(failure.code).removeprefix("WORK_ERROR_CODE_")
         self._num_errors[(code,)] += 1

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 from collections.abc import Collection, Iterator
+from concurrent.futures import Future
 
 import pytest
 
 from specgrove.errors import InvalidRequestError, SpecGroveError, UnavailableError, WorkLostError
 from specgrove.runtime.in_process import results_of
 from specgrove.runtime.step_loop import HungEngineError, StepLoop, WorkItem
+from specgrove.telemetry import mark_lines
 from tests.waiting import LIMIT_S, until
 
 
@@ -83,15 +86,25 @@ def test_a_failed_step_resets_and_the_loop_goes_on(loop: StepLoop[int, int], eng
     assert loop.submit(2).result(LIMIT_S) == 4
 
 
-def test_items_that_fail_together_were_not_alone(loop: StepLoop[int, int], engine: Doubler) -> None:
+def test_items_that_fail_together_were_not_alone(
+    loop: StepLoop[int, int], engine: Doubler, caplog: pytest.LogCaptureFixture
+) -> None:
     gate = threading.Event()
     loop.call(gate.wait)
-    lost = [loop.submit(number) for number in (4, 0)]  # taken in together, when the gate opens
+
+    def submit(request_id: str, number: int) -> Future[int]:
+        mark_lines(request_id)
+        return loop.submit(number)
+
+    # Taken in together, when the gate opens.
+    lost = [contextvars.copy_context().run(submit, *asked) for asked in (("a", 4), ("b", 0))]
     gate.set()
     for future in lost:
         error = future.exception(LIMIT_S)
         assert isinstance(error, WorkLostError)
         assert not error.was_alone
+    (line,) = [record for record in caplog.records if record.getMessage().startswith("a step failed")]
+    assert vars(line)["request_ids"] == ["a", "b"]
 
 
 def test_a_cancelled_waiter_does_not_hurt_the_loop(loop: StepLoop[int, int], engine: Doubler) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from specgrove.errors import InternalError, StaleBaseError, UnavailableError, WorkLostError
 from specgrove.serving.address import MAX_MESSAGE_BYTES
 from specgrove.serving.batches import batches
+from specgrove.telemetry import JsonFormatter
 from specgrove.v1 import ssm_pb2, token_tree_pb2
 from tests.serving.toy_service import EchoServicer, client_of, server_of
 from tests.waiting import LIMIT_S, until
@@ -33,13 +35,16 @@ async def test_items_of_one_tick_share_a_message_and_find_their_results() -> Non
     await server.stop(0)
 
 
-async def test_failures_are_results_and_the_stream_goes_on() -> None:
+async def test_failures_are_results_and_the_stream_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.handler.setFormatter(JsonFormatter("ssm_service"))
     server = server_of(EchoServicer())
     client = client_of(await server.start())
     await client.connected.wait()
     stale, bug, fine = await asyncio.gather(*(client.call(_item(name)) for name in ("stale", "bug", "fine")))
     assert (stale.error.code, stale.error.held_len) == (token_tree_pb2.WORK_ERROR_CODE_STALE_BASE, 7)
     assert bug.error.code == token_tree_pb2.WORK_ERROR_CODE_INTERNAL
+    (line,) = [json.loads(line) for line in caplog.text.splitlines() if "an item failed" in line]
+    assert line["request_id"] == "bug"
     assert fine.HasField("draft")
     await client.close()
     await server.stop(0)
