@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llm_service.config import VerifierConfig
+from specgrove.config import MAX_SESSION_ID_LEN
 from specgrove.errors import InvalidRequestError
 from specgrove.ranges import LOGIT_BIASES, MAX_NUM_LOG_PROBS, SAMPLING_RANGES
 from specgrove.request import SamplingParams, VerifyWork
@@ -12,8 +13,8 @@ _MAX_NUM_STEPS = 256
 
 def check_work(work: VerifyWork, config: VerifierConfig, *, vocab_size: int, num_slots: int) -> None:
     """Raises ``InvalidRequestError`` that names the field."""
-    if not 1 <= len(work.session_id) <= 64:
-        raise InvalidRequestError.of("session_id", "must have 1 to 64 characters")
+    if not 1 <= len(work.session_id) <= MAX_SESSION_ID_LEN:
+        raise InvalidRequestError.of("session_id", f"must have 1 to {MAX_SESSION_ID_LEN} characters")
     if (work.base == 0) != (work.session is not None) or (work.base == 0 and not work.new_token_ids):
         raise InvalidRequestError.of("base", "base 0 must come with the session's parameters and all committed tokens")
     if work.session is not None and not 1 <= work.session.prompt_len <= len(work.new_token_ids):

@@ -17,6 +17,10 @@ MAX_TREE_DEPTH = 32
 MAX_BEAM_WIDTH = 64
 # SSMs of one request: bits of a node's set of them.
 MAX_NUM_SSMS = 64
+# Of the ids that a router gives its sessions.
+MAX_SESSION_ID_LEN = 64
+# Token ids that the wire can carry.
+NUM_TOKEN_IDS = 2**32
 # What a public server takes. Parsing happens on the event loop: 1 MiB of the smallest fields there are take some 40 ms.
 MAX_PUBLIC_REQUEST_BYTES = 1024 * 1024
 # Time after which a model service's step is taken to hang: a pass has a bounded number of rows.

@@ -12,15 +12,13 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from specgrove.config import MAX_NUM_TREE_NODES
+from specgrove.config import MAX_NUM_SSMS, MAX_NUM_TREE_NODES, NUM_TOKEN_IDS
 from specgrove.errors import DeadlineExceededError, SpecGroveError, StaleBaseError, UnavailableError, WorkLostError
 from specgrove.request import NOT_TRACED, Draft, DraftedTree, DraftWork, GenerationRequest, Reading, TreeShape
 from specgrove.token_tree import TokenTree, merge_trees
 
 logger = logging.getLogger(__name__)
 
-_MAX_NUM_SSMS = 64  # bits of a node's set of SSMs
-_NUM_TOKEN_IDS = 2**32  # that the wire can carry
 _MAX_TIMEOUT_MS = 2**32 - 1  # what the wire carries; 49 days
 # A draft takes milliseconds; one that takes longer than this is given up for this step.
 _DRAFT_TIMEOUT_S = 1.0
@@ -94,7 +92,7 @@ class Drafting:
         started_s, self._read_len = time.perf_counter(), len(committed)
         answers = await asyncio.gather(*(session.draft(committed, shape) for session in self._sessions))
         trees = [drafted for answer in answers for drafted in answer]
-        ssms = tuple(dict.fromkeys(drafted.ssm for drafted in trees))[:_MAX_NUM_SSMS]
+        ssms = tuple(dict.fromkeys(drafted.ssm for drafted in trees))[:MAX_NUM_SSMS]
         sourced = [drafted.tree.with_source(ssms.index(drafted.ssm)) for drafted in trees if drafted.ssm in ssms]
         tree = merge_trees(sourced, min(shape.max_num_nodes + 1, MAX_NUM_TREE_NODES)) if sourced else root
         return tree, ssms, (time.perf_counter() - started_s) * 1e3
@@ -215,7 +213,7 @@ class _DrafterSession:
     def _checked(self, drafted: DraftedTree, base: int, committed: tuple[int, ...], max_depth: int) -> DraftedTree:
         """The tree less the tokens that the LLM doesn't have: SSMs' vocabularies are often padded. Raises ``ValueError``."""
         tree = drafted.tree
-        tree.validated(vocab_size=_NUM_TOKEN_IDS, max_num_nodes=MAX_NUM_TREE_NODES)
+        tree.validated(vocab_size=NUM_TOKEN_IDS, max_num_nodes=MAX_NUM_TREE_NODES)
         if max(tree.depths()) > max_depth:
             raise ValueError(f"it is deeper than the {max_depth} levels asked for")
         if base != len(committed) or tree.token_ids[0] != committed[-1]:

@@ -44,3 +44,5 @@ MAX_NUM_CHOICES = 1024
 # Of texts that end an output.
 MAX_NUM_STOP_TEXTS = 16
 MAX_STOP_TEXT_LEN = 256
+# Outputs of one request by HTTP or vLLM's API, with all its prompts: each is a request of its own inside.
+MAX_NUM_OUTPUTS = 128

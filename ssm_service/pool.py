@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from specgrove.config import MAX_BEAM_WIDTH
+from specgrove.config import MAX_BEAM_WIDTH, MAX_SESSION_ID_LEN, NUM_TOKEN_IDS
 from specgrove.errors import (
     DeadlineExceededError,
     InvalidRequestError,
@@ -27,8 +27,6 @@ from ssm_service.config import PoolConfig
 from ssm_service.counts import PoolCounts
 from ssm_service.lookup import LookupSsm
 from ssm_service.neural import NeuralSsm
-
-_NUM_TOKEN_IDS = 2**32  # of any LLM; each SSM sees to those that it doesn't know
 
 Result = tuple[int, Draft | SpecGroveError]
 
@@ -142,12 +140,12 @@ class DrafterPool:
 
     def _check(self, work: DraftWork) -> None:
         config = self._config
-        if not 1 <= len(work.session_id) <= 64:
-            raise InvalidRequestError.of("session_id", "must have 1 to 64 characters")
+        if not 1 <= len(work.session_id) <= MAX_SESSION_ID_LEN:
+            raise InvalidRequestError.of("session_id", f"must have 1 to {MAX_SESSION_ID_LEN} characters")
         if work.base == 0 and not work.new_token_ids:
             raise InvalidRequestError.of("new_token_ids", "base 0 must come with all committed tokens")
-        if any(not 0 <= token_id < _NUM_TOKEN_IDS for token_id in work.new_token_ids):
-            raise InvalidRequestError.of("new_token_ids", f"ids must be from 0 to {_NUM_TOKEN_IDS - 1}")
+        if any(not 0 <= token_id < NUM_TOKEN_IDS for token_id in work.new_token_ids):
+            raise InvalidRequestError.of("new_token_ids", f"ids must be from 0 to {NUM_TOKEN_IDS - 1}")
         if not 0 <= work.shape.max_num_nodes <= config.max_num_nodes:
             raise InvalidRequestError.of("max_num_nodes", f"must be from 0 to {config.max_num_nodes}")
         if not 0 <= work.shape.max_depth <= config.max_depth:

@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 
 from llm_service.arguments import parse_arguments as parse_llm
+from llm_service.config import VerifierConfig
 from router.__main__ import config_of as parse_router
+from router.config import RouterConfig
 from specgrove.cli.arguments import parser
 from specgrove.settings import SECTIONS, SuiteSettings, in_suite_flags, parse_bytes, settings_of, stages, suite_flags
 from specgrove.suite import config_of, process_specs
 from ssm_service.__main__ import parse_arguments as parse_ssm_service
+from ssm_service.config import PoolConfig
 
 NAMES = ("router", "llm_service", "ssm_service")
 
@@ -103,6 +106,18 @@ def test_wrong_values_are_named_before_anything_starts(
     with pytest.raises(SystemExit):
         parser().parse_args(["serve", *words])
     assert message in capsys.readouterr().err
+
+
+def test_the_defaults_of_configurations_are_those_of_the_settings() -> None:
+    assert parse_router(["--llm", "a:1"]) == RouterConfig(llm_addresses=("a:1",))
+    ssm, llm = parse_ssm_service([]), parse_llm([])
+    assert PoolConfig().session_ttl_s == ssm.session_ttl_s
+    verifier = VerifierConfig(max_model_len=9)
+    assert (verifier.max_num_chunk_tokens, verifier.max_num_tree_rows) == (
+        llm.max_num_chunk_tokens,
+        llm.max_num_tree_rows,
+    )
+    assert verifier.session_ttl_s == llm.session_ttl_s
 
 
 def test_amounts_of_memory_are_read() -> None:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from smg_grpc_proto import vllm_engine_pb2 as vllm
 
 from specgrove.errors import InvalidRequestError
+from specgrove.ranges import MAX_NUM_OUTPUTS
 from specgrove.v1 import router_pb2, token_tree_pb2
 
-_MAX_NUM_OUTPUTS = 128
 _NUM_SEEDS = 2**64
 
 FIELD_NAMES: Mapping[str, str] = {
@@ -57,8 +57,8 @@ def generate_requests(request: vllm.GenerateRequest) -> list[router_pb2.Generate
 
 def _outputs_of(first: router_pb2.GenerateRequest, params: vllm.SamplingParams) -> list[router_pb2.GenerateRequest]:
     num_outputs = params.n or 1
-    if num_outputs > _MAX_NUM_OUTPUTS:
-        raise InvalidRequestError.of("sampling_params.n", f"must be at most {_MAX_NUM_OUTPUTS}, got {num_outputs}")
+    if num_outputs > MAX_NUM_OUTPUTS:
+        raise InvalidRequestError.of("sampling_params.n", f"must be at most {MAX_NUM_OUTPUTS}, got {num_outputs}")
     requests = []
     for number in range(num_outputs):
         request = router_pb2.GenerateRequest()

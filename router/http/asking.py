@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from router.http.bodies import MAX_NUM_OUTPUTS, ChatBody, CompletionBody, Speculation, TokenizeBody
+from router.http.bodies import ChatBody, CompletionBody, Speculation, TokenizeBody
 from router.http.errors import SentNames
 from router.http.structures import Structure, chat_structure_of, structure_of
 from router.prompts import MAX_NUM_MESSAGES
@@ -17,6 +17,7 @@ from specgrove import client_wire
 from specgrove.client_arguments import texts_of
 from specgrove.client_wire import ChatParams, GenerateParams
 from specgrove.errors import InvalidRequestError
+from specgrove.ranges import MAX_NUM_OUTPUTS
 from specgrove.request import SpeculationOptions
 from specgrove.v1 import router_pb2
 

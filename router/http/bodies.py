@@ -11,12 +11,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from router.http.refused import changes_nothing
+from specgrove.ranges import MAX_NUM_OUTPUTS
 
 _ID = {"type": "integer", "minimum": 0}
 _IDS = {"type": "array", "items": _ID, "minItems": 1}
 _TEXT = {"type": "string"}
-MAX_NUM_OUTPUTS = 128
-"""Of one request, with all its prompts."""
 # Each unknown field is an error of its own, which takes its time.
 _MAX_NUM_FIELDS = 256
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from specgrove.cpus import available_cpus
 from specgrove.gpus import may_have_gpu
-from specgrove.serve.errors import ConfigurationError
+from specgrove.serve.errors import ConfigurationError, told_as_configuration
 from specgrove.settings import Place, Setting, SuiteFlag, SuiteSettings, in_words, nearest, setting_at, suite_flags
 
 # As Legion, whose options these are, counts them.
@@ -53,7 +55,8 @@ def init(configs_dict: Mapping[str, Any] | None = None, **settings: Any) -> None
     Takes a dictionary or keywords: ``num_gpus`` (0: the CPU), ``memory_per_gpu`` (MB that each process of the LLM may take),
     ``num_cpus`` (threads), ``tensor_parallelism_degree``, ``pipeline_parallelism_degree``, ``data_parallelism_degree`` (LLM services
     that share the requests), ``offload``, ``use_8bit_quantization``, ``use_4bit_quantization``; FlexFlow's others are accepted
-    and change nothing. Every setting of ``specgrove serve --help`` may be given too, with ``_`` for ``-``: ``kv_slots=4096``.
+    and change nothing. Every setting of ``specgrove serve --help`` may be given too, with ``_`` for ``-``: ``kv_slots=4096``;
+    ``config="suite.yaml"`` is a file of them, which all others go before.
     docs/python.md and docs/settings.md have them all. Raises ``ConfigurationError``, for an unknown name with the nearest that there is.
     """
     if configs_dict is not None and settings:
@@ -76,12 +79,25 @@ def current_configuration() -> SuiteSettings:
 def configuration_of(values: Mapping[str, Any], *, has_gpu: Callable[[], bool] | None = None) -> SuiteSettings:
     """Raises ``ConfigurationError``. A value of ``None`` is one that was not given."""
     given = {name: value for name, value in values.items() if value is not None}
+    in_file = _file_settings(given.pop("config", None))
     _check_names(given)
     known = {name: INIT_SETTINGS[name].read(name, value) for name, value in given.items() if name in INIT_SETTINGS}
     if known.get("use_4bit_quantization") and known.get("use_8bit_quantization"):
         raise ConfigurationError("use_4bit_quantization and use_8bit_quantization can't both be true")
     own = {name: value for name, value in given.items() if name not in INIT_SETTINGS}
-    return _own_settings(own).over(_settings_of(known, has_gpu or may_have_gpu))
+    return _own_settings(own).over(_settings_of(known, has_gpu or may_have_gpu)).over(in_file)
+
+
+def _file_settings(path: object) -> SuiteSettings:
+    if path is None:
+        return SuiteSettings()
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigurationError(f"config must be the path of a YAML file, got {path!r}")
+    # Brings a library that most programs don't need.
+    from specgrove.settings.config_file import read_config_file
+
+    with told_as_configuration():
+        return read_config_file(Path(path).expanduser(), is_for_suite=True)
 
 
 def _settings_of(known: Mapping[str, Any], has_gpu: Callable[[], bool]) -> SuiteSettings:
@@ -126,7 +142,7 @@ def whole_number(name: str, value: object, minimum: int) -> int:
 
 
 def _check_names(given: Mapping[str, Any]) -> None:
-    names = (*INIT_SETTINGS, *_own_flags())
+    names = (*INIT_SETTINGS, *_own_flags(), "config")
     for name in given:
         if (place := _FOR_OTHERS.get(name) or _OF_OBJECTS.get(name)) is not None:
             raise ConfigurationError(f"{name} is no setting of init: it is for {place}")

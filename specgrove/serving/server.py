@@ -33,10 +33,11 @@ from specgrove.serving.event_loop_watch import watch_event_loop
 from specgrove.serving.key_guard import KeyGuard
 from specgrove.serving.listening import check_can_listen
 from specgrove.serving.unix_socket import take_socket_path
+from specgrove.settings import DRAIN
 
 logger = logging.getLogger(__name__)
 
-DRAIN_TIMEOUT_S = 30.0
+DRAIN_TIMEOUT_S: float = DRAIN.default
 # What calls that are not work (health watches, idle streams) get at the very end.
 _CLOSE_TIMEOUT_S = 0.5
 

@@ -16,6 +16,7 @@ from router.app import _warn_of_clear_keys
 from router.config import HttpConfig, RouterConfig
 from specgrove.client import AsyncClient
 from specgrove.errors import UnauthorizedError
+from specgrove.inference import open_inference_pb2, open_inference_pb2_grpc
 from specgrove.serving.api_keys import ApiKeys, read_keys
 from specgrove.v1 import router_pb2
 from tests.router.http.asking import ask, http_suite
@@ -70,6 +71,16 @@ async def test_health_and_reflection_need_none() -> None:
         answers = reflection_pb2_grpc.ServerReflectionStub(suite.channel).ServerReflectionInfo(asked, timeout=LIMIT_S)
         names = [service.name for service in (await answers.read()).list_services_response.service]
         assert "specgrove.v1.RouterService" in names
+
+
+async def test_kserves_protocol_needs_a_key_but_for_its_health_checks() -> None:
+    async with toy_suite(api_keys=KEYS) as suite:
+        stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(suite.channel)
+        assert (await stub.ServerLive(open_inference_pb2.ServerLiveRequest(), timeout=LIMIT_S)).live
+        await stub.ServerReady(open_inference_pb2.ServerReadyRequest(), timeout=LIMIT_S)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.ServerMetadata(open_inference_pb2.ServerMetadataRequest(), timeout=LIMIT_S)
+        assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 async def test_the_local_address_needs_none_even_where_the_public_one_is_a_socket_too(tmp_path: Path) -> None:

@@ -120,6 +120,22 @@ def test_wrong_settings_are_told_with_what_would_be_right(values: dict[str, Any]
     assert current_configuration() == SuiteSettings()
 
 
+def test_a_file_holds_settings_which_what_is_said_goes_before(tmp_path: Path) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text("threads: 1\nllm: {kv-slots: 7, max-model-len: 50}\nllm-replicas: 2\n")
+    found = on(4, config=path, kv_slots=8, data_parallelism_degree=3)
+    assert found.given == threads(1) | {("llm", "kv-slots"): 8, ("llm", "max-model-len"): 50, ("", "llm-replicas"): 3}
+    path.write_text("llm: {kv-slot: 7}\n")
+    with pytest.raises(
+        sg.ConfigurationError, match=r"suite\.yaml:1: there is no setting llm\.kv-slot; did you mean llm\.kv-slots\?"
+    ):
+        sg.init(config=str(path))
+    with pytest.raises(sg.ConfigurationError, match="config must be the path of a YAML file, got 5"):
+        sg.init(config=5)
+    with pytest.raises(sg.ConfigurationError, match=r"none\.yaml"):
+        sg.init(config=tmp_path / "none.yaml")
+
+
 def test_init_takes_a_dictionary_or_keywords() -> None:
     sg.init({"num_cpus": 1})
     assert current_configuration()["llm", "threads"] == 1

@@ -1,0 +1,164 @@
+"""The router's settings."""
+
+from __future__ import annotations
+
+from specgrove.config import (
+    DEFAULT_ADDRESS,
+    MAX_BEAM_WIDTH,
+    MAX_GRPC_BYTES,
+    MAX_NUM_REQUESTS,
+    MAX_NUM_TREE_NODES,
+    MAX_PUBLIC_REQUEST_BYTES,
+    MAX_TREE_DEPTH,
+    TOOL_CALL_FORMATS,
+)
+from specgrove.settings.setting import Setting
+from specgrove.settings.shared import DRAIN, METRICS_ADDRESS, OBSERVING, VLLM_NAMES
+from specgrove.settings.values import address, at_least, between, bytes_up_to, path, positive_seconds, seconds, texts
+
+API_KEY_FILE = Setting(
+    "api-key-file",
+    "file with API keys, one a line: whoever asks, by gRPC or HTTP, needs one, as 'authorization: Bearer KEY'",
+    None,
+    path,
+    metavar="FILE",
+)
+ROUTER = (
+    Setting(
+        "address",
+        "where clients connect by gRPC, HOST:PORT or unix:/path",
+        DEFAULT_ADDRESS,
+        address,
+        "ADDRESS",
+        short="grpc-address",
+    ),
+    Setting(
+        "llm",
+        "an LLM service; repeat for replicas of one model",
+        None,
+        address,
+        metavar="ADDRESS",
+        is_repeatable=True,
+        is_of_suite=True,
+    ),
+    Setting(
+        "ssm",
+        "an SSM service; repeat for more, or leave out",
+        None,
+        address,
+        metavar="ADDRESS",
+        is_repeatable=True,
+        is_of_suite=True,
+    ),
+    Setting("max-requests", "requests served at once", 64, between(1, MAX_NUM_REQUESTS), metavar="N"),
+    Setting("max-queued", "requests that may wait for their turn", 256, between(0, MAX_NUM_REQUESTS), metavar="N"),
+    Setting(
+        "max-requests-per-connection",
+        "of --max-requests those of one connection; unset: three quarters",
+        None,
+        at_least(1),
+        metavar="N",
+    ),
+    Setting(
+        "max-request-bytes",
+        "size of a request's message",
+        MAX_PUBLIC_REQUEST_BYTES,
+        bytes_up_to(MAX_GRPC_BYTES),
+        metavar="BYTES",
+    ),
+    Setting(
+        "max-request-s",
+        "time that one request may take; unset: as long as its client waits",
+        None,
+        positive_seconds,
+        metavar="S",
+    ),
+    Setting(
+        "reader-timeout-s",
+        "time that a client may leave its stream unread before its request is ended",
+        30.0,
+        positive_seconds,
+        metavar="S",
+    ),
+    Setting(
+        "max-tree-nodes",
+        "nodes per tree, root not counted; 0: none",
+        32,
+        between(0, MAX_NUM_TREE_NODES - 1),
+        metavar="N",
+    ),
+    Setting("max-tree-depth", "depth of the trees", 8, between(1, MAX_TREE_DEPTH), metavar="N"),
+    Setting(
+        "beam-width", "nodes expanded per level; unset: each SSM's own", None, between(1, MAX_BEAM_WIDTH), metavar="N"
+    ),
+    Setting(
+        "tree-policy",
+        "adaptive: size the trees by measurement, up to the limits above; static: always ask for the limits",
+        "adaptive",
+        choices=("adaptive", "static"),
+    ),
+    Setting(
+        "replica-wait-s",
+        "how long a request waits for a lost LLM service; large models load for minutes",
+        300.0,
+        seconds,
+        metavar="S",
+    ),
+    Setting("busy-wait-s", "how long a request waits for an LLM service without room", 10.0, seconds, metavar="S"),
+    DRAIN,
+    API_KEY_FILE,
+    Setting("tls-certificate", "PEM file; with --tls-private-key, clients connect by TLS", None, path, metavar="FILE"),
+    Setting(
+        "local-address",
+        "a second address, without encryption and keys, for clients and health checks of this machine: unix:/path",
+        None,
+        address,
+        "ADDRESS",
+        is_of_suite=True,
+    ),
+    Setting("tls-private-key", "PEM file", None, path, metavar="FILE"),
+    Setting(
+        "http-address",
+        "where the OpenAI-compatible HTTP API listens, HOST:PORT or unix:/path; by TLS where clients of gRPC connect so; unset: nowhere",
+        None,
+        address,
+        "ADDRESS",
+    ),
+    Setting(
+        "http-allowed-origins",
+        "web pages that browsers may use the HTTP API from (CORS), e.g. https://a.example,https://b.example, or *",
+        None,
+        texts,
+        metavar="ORIGIN,...",
+    ),
+    Setting(
+        "generation-config",
+        "of HTTP requests: sampling parameters that are left out are those of the model's generation_config.json (auto),"
+        " or the API's own (none)",
+        "auto",
+        choices=("auto", "none"),
+    ),
+    Setting(
+        "http-chat-page",
+        "auto: `/` of the HTTP address is a page to chat with, where Gradio is installed; off: there is none",
+        "auto",
+        choices=("auto", "off"),
+    ),
+    Setting(
+        "vllm-engine-api",
+        "serve vLLM's engine API too, on the same address: gateways such as smg can route to this router then",
+        False,
+        is_switch=True,
+    ),
+    Setting(
+        "tool-call-format",
+        "how the model writes calls of tools, which the HTTP API tells apart from text; auto: as its chat template shows",
+        "auto",
+        choices=TOOL_CALL_FORMATS,
+    ),
+    Setting("tls-client-ca", "PEM file; clients must have a certificate of this CA", None, path, metavar="FILE"),
+    Setting("log-requests", "a line for each request that has ended, at any --log-level", False, is_switch=True),
+    METRICS_ADDRESS,
+    VLLM_NAMES,
+    *OBSERVING,
+)

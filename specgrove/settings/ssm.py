@@ -1,0 +1,31 @@
+"""The SSM service's settings."""
+
+from __future__ import annotations
+
+from specgrove.config import DEFAULT_SSMS
+from specgrove.settings.setting import Setting
+from specgrove.settings.shared import MODEL_SERVICE
+from specgrove.settings.values import address, at_least
+
+SSM = (
+    Setting(
+        "address",
+        "HOST:PORT or unix:/path to listen on",
+        "127.0.0.1:50053",
+        address,
+        "ADDRESS",
+        is_of_suite=True,
+    ),
+    Setting(
+        "ssm",
+        "a small speculative model, repeatable: lookup, demo, or a folder, hub id or .gguf file, each with options after commas "
+        "(mode=beam|expansion width=3 expansion=1-1-3-1-1 quantization=int8 name=NAME); none, in a suite: no SSM; "
+        f"unset: {' and '.join(DEFAULT_SSMS)}, in a suite where they fit the LLM",
+        None,
+        metavar="SSM",
+        is_repeatable=True,
+        is_common=True,
+    ),
+    Setting("kv-slots", "one-token KV slots of each SSM, shared by all sessions", 32768, at_least(1), metavar="N"),
+    *MODEL_SERVICE,
+)
