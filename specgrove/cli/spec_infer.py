@@ -32,6 +32,25 @@ def run(arguments: argparse.Namespace) -> int:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
     for note in _notes(arguments):
         print_note(errors, note)
+    requests = [
+        sg.Request(prompt, max_length=arguments.max_length, max_new_tokens=arguments.max_output_length)
+        for prompt in prompts
+    ]
+    llm = _compiled(arguments)
+    if not errors.is_terminal:  # there the Python API shows how it gets on
+        print_note(errors, f"answering {len(prompts)} prompts ...")
+    with llm, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what failed is told below
+        started_s = time.perf_counter()
+        results = llm.generate(requests, show_progress=False if arguments.quiet else None)
+        elapsed_s = time.perf_counter() - started_s
+    _write(arguments.output_file, requests, results)
+    print_note(errors, _summary(results, elapsed_s))
+    return _failures_told(results)
+
+
+def _compiled(arguments: argparse.Namespace) -> sg.LLM:
+    """Checked, and all models fetched and converted. Raises ``ConfigurationError``."""
     sg.init(**_init_settings(arguments))
     llm = sg.LLM(
         arguments.llm_model,
@@ -45,29 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         max_seq_length=arguments.max_sequence_length,
         max_tokens_per_batch=arguments.max_tokens_per_batch,
     )
-    requests = [
-        sg.Request(prompt, max_length=arguments.max_length, max_new_tokens=arguments.max_output_length)
-        for prompt in prompts
-    ]
-    if not errors.is_terminal:  # there the Python API shows how it gets on
-        print_note(errors, f"answering {len(prompts)} prompts ...")
-    with llm, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what failed is told below
-        started_s = time.perf_counter()
-        results = llm.generate(requests, show_progress=False if arguments.quiet else None)
-        elapsed_s = time.perf_counter() - started_s
-    if arguments.output_file is None:
-        _print(requests, results)
-    else:
-        found = [as_json(request, result) for request, result in zip(requests, results, strict=True)]
-        arguments.output_file.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    print_note(errors, _summary(results, elapsed_s))
-    failed = [(number, result.error) for number, result in enumerate(results) if result.error is not None]
-    if failed:
-        number, error = failed[0]
-        told = f"{len(failed)} of {len(results)} prompts failed, the first, number {number}, with: {error}"
-        make_console(stderr=True).print(told, markup=False)
-    return 1 if failed else 0
+    return llm
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -129,9 +126,26 @@ def _ssm(name: str, expansion_degree: int | None) -> sg.SSM:
     return sg.SSM(name, expansion=(1, 1, expansion_degree))
 
 
-def _print(requests: Sequence[sg.Request], results: Sequence[sg.GenerationResult]) -> None:
-    for number, (request, result) in enumerate(zip(requests, results, strict=True)):
+def _write(path: Path | None, requests: Sequence[sg.Request], results: Sequence[sg.GenerationResult]) -> None:
+    """To the file, or as text where there is none."""
+    pairs = list(zip(requests, results, strict=True))
+    if path is not None:
+        found = [as_json(request, result) for request, result in pairs]
+        path.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        return
+    for number, (request, result) in enumerate(pairs):
         print(f"[{number}] {request.prompt}\n{result.output_text}\n")
+
+
+def _failures_told(results: Sequence[sg.GenerationResult]) -> int:
+    """The exit code."""
+    failed = [(number, result.error) for number, result in enumerate(results) if result.error is not None]
+    if not failed:
+        return 0
+    number, error = failed[0]
+    told = f"{len(failed)} of {len(results)} prompts failed, the first, number {number}, with: {error}"
+    make_console(stderr=True).print(told, markup=False)
+    return 1
 
 
 def _summary(results: Sequence[sg.GenerationResult], elapsed_s: float) -> str:

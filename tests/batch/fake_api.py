@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -16,8 +17,10 @@ class FakeApi(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.bodies: list[dict[str, Any]] = []
         self.blocked = threading.Event()
         self.tries: Counter[str] = Counter()
@@ -69,8 +72,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def running_api() -> Iterator[FakeApi]:
-    with FakeApi() as api:
+def running_api(tls: ssl.SSLContext | None = None) -> Iterator[FakeApi]:
+    with FakeApi(tls) as api:
         thread = threading.Thread(target=api.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from specgrove.batch import http_api
 from specgrove.cli import main
 from specgrove.client_retries import RetryPolicy
 from tests.batch.fake_api import FakeApi, running_api
+from tests.certificates import make_certificates
 from tests.cli.program import SPECGROVE
 from tests.fake_router import FakeRouter
 from tests.waiting import LIMIT_S, wait_until
@@ -102,6 +104,26 @@ def test_a_key_goes_with_each_request(api: FakeApi, tmp_path: Path) -> None:
     words = ["-i", str(write_requests(tmp_path / "in.jsonl", "")), "-o", str(tmp_path / "out.jsonl")]
     assert main(["batch", *words, "--address", api.address, "--api-key-file", str(tmp_path / "key")]) == 0
     assert api.keys == ["Bearer secret"]
+
+
+def test_by_tls_with_a_certificate_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = make_certificates(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=files.server.ca)
+    context.verify_mode = ssl.CERT_REQUIRED
+    assert files.server.certificate is not None
+    context.load_cert_chain(files.server.certificate, files.server.private_key)
+    words = ["batch", "-i", str(write_requests(tmp_path / "in.jsonl", "")), "-o", str(tmp_path / "out.jsonl")]
+    with running_api(context) as api:
+        connection = ["--address", f"https://{api.address}", "--tls-ca", str(files.client.ca)]
+        own = [
+            "--client-certificate",
+            str(files.client.certificate),
+            "--client-private-key",
+            str(files.client.private_key),
+        ]
+        assert main([*words, *connection, *own]) == 0
+        assert main([*words[:-1], str(tmp_path / "other.jsonl"), "--address", api.address, "--tls"]) == 1
+    assert "CERTIFICATE_VERIFY_FAILED" in capsys.readouterr().err
 
 
 def test_what_is_no_http_api_is_told(
