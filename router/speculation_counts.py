@@ -104,12 +104,14 @@ class SpeculationCounts:
         self.num_drafts += 1
         self.num_drafted += step.num_drafted_nodes
         self.num_accepted += step.accepted_depth
-        self.accepted_by_position.update(range(step.accepted_depth))
+        for position in range(step.accepted_depth):
+            self.accepted_by_position[position] += 1
         for ssm, num_nodes in step.drafted_by_ssm:
             self.drafts_by_ssm[ssm] += 1
             self.drafted_by_ssm[ssm] += num_nodes
         for token in step.tokens:
-            self.accepted_by_ssm.update(token.drafted_by)
+            for ssm in token.drafted_by:
+                self.accepted_by_ssm[ssm] += 1
         if usual_ms is not None:
             self.speculative_s += step.wall_ms / 1e3
             self.incremental_s += len(step.tokens) * usual_ms / 1e3

@@ -232,6 +232,9 @@ def _step_of(
 
 
 def _num_nodes_by_ssm(tree: TokenTree, ssms: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
-    nums = Counter(tree.sources[1:])  # nodes share few sets of SSMs
-    by_ssm = ((name, sum(num for sources, num in nums.items() if sources >> i & 1)) for i, name in enumerate(ssms))
-    return tuple((name, num) for name, num in by_ssm if num)
+    nums = [0] * len(ssms)
+    for sources, num in Counter(tree.sources[1:]).items():  # nodes share few sets of SSMs
+        for index in range(sources.bit_length()):
+            if sources >> index & 1:
+                nums[index] += num
+    return tuple((name, num) for name, num in zip(ssms, nums, strict=True) if num)
