@@ -62,7 +62,7 @@ class OutputStructure:
             going_on = mask.copy()
             going_on[self._stop_token_ids] = False
             mask = going_on if going_on.any() else mask
-        return logits.masked_fill(torch.from_numpy(~mask), -torch.inf)
+        return torch.where(torch.from_numpy(mask), logits, -torch.inf)
 
     def _take(self, token_ids: Sequence[int]) -> None:
         try:

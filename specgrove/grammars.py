@@ -54,7 +54,7 @@ class GrammarCompiler:
             if compiled is not None:
                 self._kept.move_to_end(structure)
         compiled = self._compiled(structure) if compiled is None else compiled
-        return OutputMatcher(compiled.deep_copy(), self._tokenizer.num_ids, lambda: self._compiled(structure))
+        return OutputMatcher(compiled.deep_copy(), self._tokenizer.vocab_size, lambda: self._compiled(structure))
 
     def _compiled(self, structure: StructuredOutput) -> LLMatcher:
         compiled = LLMatcher(self._tokenizer.token_trie, _grammar_of(structure), log_level=0, limits=_LIMITS)

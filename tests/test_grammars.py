@@ -109,6 +109,18 @@ def test_bytes_are_the_tokenizers_own(name: str) -> None:
             matcher.rewind(0)
 
 
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_what_must_come_is_divided_into_the_tokenizers_tokens(name: str) -> None:
+    tokenizer = TOKENIZERS[name]()
+    head = tokenizer.encode("b")
+    for text in ("the quick", " the quick", "a"):
+        tail = tokenizer.encode("b" + text)[len(head) :]
+        found = tokenizer.token_trie.tokenize_str(text)
+        assert written(tokenizer, found) == text
+        # Where the tokenizer would lose characters, any tokens will do.
+        assert found == tail or tokenizer.decode(tail).strip() != text.strip()
+
+
 @pytest.mark.parametrize("write", [gguf_files.byte_level, gguf_files.sentencepiece])
 def test_bytes_of_tokenizers_made_from_gguf(write: Callable[[Path], GgufFile], tmp_path: Path) -> None:
     tokenizer = gguf_files.tokenizer(write(tmp_path / "model.gguf"))

@@ -187,7 +187,7 @@ class Tokenizer:
         # Imported where outputs are structured only.
         from specgrove.tokenizer.token_trie import token_trie
 
-        token_bytes = self._texts.bytes_amid(range(self.num_ids))
+        token_bytes = self._texts.bytes_amid(range(self.vocab_size))
         encode = functools.partial(self._encode, max_num_tokens=None, add_special_tokens=False)
         return token_trie(token_bytes, self.special_token_ids, encode)
 

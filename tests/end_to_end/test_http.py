@@ -171,7 +171,7 @@ def test_64_streams_at_once_and_those_that_are_left(suite: Suite, http_address: 
         wait_until(lambda: llm.GetLoad(llm_pb2.LlmServiceGetLoadRequest()).load.num_sessions == 0)
 
 
-@pytest.mark.parametrize("example", ["openai_chat.py", "langchain_chat.py", "langchain_rag.py"])
+@pytest.mark.parametrize("example", ["openai_chat.py", "openai_structured.py", "langchain_chat.py", "langchain_rag.py"])
 def test_examples_talk_with_the_suite(suite: Suite, http_address: str, example: str) -> None:
     if example.startswith("langchain"):
         pytest.importorskip("langchain_openai")
