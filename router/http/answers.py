@@ -116,7 +116,7 @@ class WholeAnswer(_Answer):
     async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with contextlib.aclosing(self._pieces):
             pieces = [piece async for piece in self._pieces]
-        if sum(len(piece.tokens) for piece in pieces) < _LONG_NUM_TOKENS:
+        if sum(len(piece.tokens) + len(piece.prompt_tokens) for piece in pieces) < _LONG_NUM_TOKENS:
             content = self._content_of(pieces)
         else:
             content = await asyncio.to_thread(self._content_of, pieces)

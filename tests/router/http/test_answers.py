@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any
 
@@ -33,7 +34,12 @@ class Plain:
         return {"text": "".join(piece.text for piece in pieces)}
 
 
-async def sent(pieces: AsyncGenerator[Piece, None], *, is_stream: bool) -> tuple[int, bytes]:
+async def sent(
+    pieces: AsyncGenerator[Piece, None],
+    *,
+    is_stream: bool,
+    form: Plain = Plain(),  # noqa: B008
+) -> tuple[int, bytes]:
     """The status and the body for a client that stays."""
     messages: list[Any] = []
 
@@ -44,7 +50,7 @@ async def sent(pieces: AsyncGenerator[Piece, None], *, is_stream: bool) -> tuple
         await asyncio.Event().wait()
 
     async with asyncio.timeout(LIMIT_S):
-        answer = StreamedAnswer(pieces, Plain(), LIMIT_S) if is_stream else WholeAnswer(pieces, Plain())
+        answer = StreamedAnswer(pieces, form, LIMIT_S) if is_stream else WholeAnswer(pieces, form)
         await answer({"type": "http"}, receive, send)
     return messages[0]["status"], b"".join(message.get("body", b"") for message in messages)
 
@@ -60,10 +66,27 @@ async def test_a_limit_of_time_within_is_no_client_that_reads_nothing() -> None:
     assert b"[DONE]" not in body
 
 
-@pytest.mark.parametrize("num_tokens", [1, 5000])
-async def test_long_answers_are_put_together_as_short_ones_are(num_tokens: int) -> None:
+@pytest.mark.parametrize(
+    "first",
+    [
+        Piece(0, "a", [router_pb2.GeneratedToken()]),
+        Piece(0, "a", [router_pb2.GeneratedToken()] * 5000),
+        Piece(0, "a", prompt_tokens=[router_pb2.PromptToken()] * 5000),
+    ],
+    ids=["short", "long", "with a long prompt"],
+)
+async def test_long_answers_are_put_together_beside_the_event_loop(first: Piece) -> None:
     async def pieces() -> AsyncGenerator[Piece, None]:
-        yield Piece(0, "a", [router_pb2.GeneratedToken()] * num_tokens)
+        yield first
         yield Piece(0, "b")
 
-    assert await sent(pieces(), is_stream=False) == (200, b'{"text":"ab"}')
+    threads: list[threading.Thread] = []
+
+    class Watched(Plain):
+        def whole(self, pieces: Sequence[Piece]) -> Json:
+            threads.append(threading.current_thread())
+            return super().whole(pieces)
+
+    assert await sent(pieces(), is_stream=False, form=Watched()) == (200, b'{"text":"ab"}')
+    is_long = len(first.tokens) + len(first.prompt_tokens) > 1
+    assert (threads[0] is not threading.current_thread()) == is_long
