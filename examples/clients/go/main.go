@@ -45,12 +45,12 @@ func main() {
 	fmt.Println(text)
 
 	// A conversation gets the model's chat template. With a seed the same answer comes each time.
-	seed := uint64(1)
+	temperature, seed := float32(0.7), uint64(1)
 	question := &specgrove.ChatMessage{Role: "user", Content: "Name three primes."}
 	chat := &specgrove.Chat{Messages: []*specgrove.ChatMessage{question}}
 	stream(router, &specgrove.GenerateRequest{
 		Prompt:    &specgrove.GenerateRequest_Chat{Chat: chat},
-		Sampling:  &specgrove.SamplingParams{Temperature: 0.7, Seed: &seed},
+		Sampling:  &specgrove.SamplingParams{Temperature: &temperature, Seed: &seed},
 		MaxTokens: 40,
 	}, func(piece string) { fmt.Print(piece) })
 	fmt.Println()
