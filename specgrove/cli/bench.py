@@ -12,10 +12,11 @@ import rich.table
 from specgrove.cli.connecting import connected
 from specgrove.cli.generate import choice_params
 from specgrove.cli.progress import showing
-from specgrove.cli.prompt_input import as_prompts
+from specgrove.cli.prompt_input import as_prompts, tell_left_out
 from specgrove.cli.rendering import make_console, print_json, print_note
 from specgrove.cpus import available_cpus
 from specgrove.host import processor_name
+from specgrove.measuring.fitting import fitting_prompts
 from specgrove.measuring.quartiles import Quartiles
 from specgrove.measuring.recommendation import Recommendation, WayResult, recommend
 from specgrove.measuring.ways import measured, planned_rounds, ways_with
@@ -45,7 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
         ssms = arguments.ssm if arguments.ssm is not None and arguments.address is not None else info.ssms
         if not ssms:
             raise ValueError("the suite has no SSM, so there is nothing to compare plain decoding with")
-        rounds = planned_rounds(prompts, ways_with(ssms), arguments.at_once, arguments.rounds)
+        fitting = fitting_prompts(client, prompts, arguments.max_tokens, info.max_model_len)
+        tell_left_out(fitting, "the files", errors)
+        rounds = planned_rounds(fitting.prompts, ways_with(ssms), arguments.at_once, arguments.rounds)
         with showing(errors, "measuring") as show:
             pairs = measured(client, rounds, params, show)
     results = [WayResult.of(way, found) for way, found in pairs.items()]

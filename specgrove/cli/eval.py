@@ -13,9 +13,11 @@ import rich.table
 from specgrove.cli.connecting import connected
 from specgrove.cli.generate import choice_params, speculation_options
 from specgrove.cli.progress import showing
-from specgrove.cli.prompt_input import as_prompts
+from specgrove.cli.prompt_input import as_prompts, tell_left_out
 from specgrove.cli.rendering import make_console, print_json, print_note
 from specgrove.cli.set_chart import check_can_draw, draw
+from specgrove.client import Client
+from specgrove.measuring.fitting import Fitting, fitting_prompts
 from specgrove.measuring.prompt_sets import Decoded, SetResult, measure_set
 from specgrove.output import ModelInfo
 from specgrove.prompt_files import PromptSet, read_prompt_set
@@ -35,18 +37,19 @@ def run(arguments: argparse.Namespace) -> int:
         params["seed"] = _SEED
     with connected(arguments, needs_chat=not arguments.raw) as client:
         info = client.model_info()
+        fitting = [_fitting(client, prompts, arguments, info.max_model_len, errors) for prompts in sets]
         with showing(errors, "answering the prompts") as show:
             results = [
                 measure_set(
                     client,
                     prompts.name,
-                    as_prompts(prompts.prompts, is_raw=arguments.raw),
+                    those,
                     params,
                     arguments.at_once,
                     show,
                     with_incremental=arguments.incremental,
                 )
-                for prompts in sets
+                for prompts, those in zip(sets, fitting, strict=True)
             ]
     if arguments.json:
         print_json(_as_json(info, arguments, results))
@@ -57,6 +60,16 @@ def run(arguments: argparse.Namespace) -> int:
         draw(results, f"{info.model} ({info.dtype})", arguments.chart)
         print_note(errors, f"chart in {arguments.chart}")
     return 0
+
+
+def _fitting(
+    client: Client, prompts: PromptSet, arguments: argparse.Namespace, context_len: int, errors: rich.console.Console
+) -> Fitting:
+    found = fitting_prompts(
+        client, as_prompts(prompts.prompts, is_raw=arguments.raw), arguments.max_tokens, context_len
+    )
+    tell_left_out(found, prompts.name, errors)
+    return found
 
 
 def _named(sets: Sequence[PromptSet]) -> list[PromptSet]:

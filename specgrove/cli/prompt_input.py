@@ -9,9 +9,15 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from specgrove.client_arguments import Prompt
 from specgrove.config import MAX_PUBLIC_REQUEST_BYTES
+
+if TYPE_CHECKING:
+    import rich.console
+
+    from specgrove.measuring.fitting import Fitting
 
 
 def prompt_of(words: list[str]) -> str:
@@ -49,6 +55,16 @@ def as_prompts(texts: Iterable[str], *, is_raw: bool) -> list[Prompt]:
     """Texts to be continued as they are, or questions for the model's chat template. Raises ``ValueError`` for what no router takes."""
     checked = [checked_prompt(text) for text in texts]
     return list(checked) if is_raw else [[("user", text)] for text in checked]
+
+
+def tell_left_out(fitting: Fitting, name: str, console: rich.console.Console) -> None:
+    """A line where prompts of ``name`` are too long for the model."""
+    if fitting.num_left_out:
+        num_all = fitting.num_left_out + len(fitting.prompts)
+        told = (
+            f"{fitting.num_left_out} of {num_all} prompts are too long for the model, with their outputs, and left out"
+        )
+        console.print(f"{name}: {told}", markup=False)
 
 
 def _standard_input() -> str:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from specgrove.client import Client
-from specgrove.client_arguments import Prompt
 from specgrove.client_wire import GenerateParams
 from specgrove.measuring.answering import Answers, acceptance_by_depth, answer_all, drafted_share, tokens_per_step
+from specgrove.measuring.fitting import Fitting
 from specgrove.measuring.quartiles import Quartiles
 from specgrove.output import Usage
 from specgrove.request import SpeculationOptions
@@ -24,6 +24,7 @@ class Decoded:
     num_tokens: int
     num_steps: int
     ms_per_token: Quartiles
+    first_token_ms: Quartiles
     tokens_per_s: float
     """Of all requests together."""
     tokens_per_step: float
@@ -39,6 +40,7 @@ class Decoded:
             num_tokens=num_tokens,
             num_steps=sum(usage.num_verify_steps for usage in usages),
             ms_per_token=Quartiles.of(_ms_per_token(usage) for usage in usages),
+            first_token_ms=Quartiles.of(usage.first_token_ms for usage in usages),
             tokens_per_s=num_tokens / elapsed_s if elapsed_s > 0 else 0.0,
             tokens_per_step=tokens_per_step(usages),
             drafted_share=drafted_share(usages),
@@ -48,10 +50,11 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class SetResult:
-    """``incremental`` is ``None`` where that was not asked for."""
+    """Of the prompts that fit; ``num_left_out`` don't. ``incremental`` is ``None`` where that was not asked for."""
 
     name: str
     num_prompts: int
+    num_left_out: int
     decoded: Decoded
     incremental: Decoded | None = None
 
@@ -59,7 +62,7 @@ class SetResult:
 def measure_set(
     client: Client,
     name: str,
-    prompts: Sequence[Prompt],
+    fitting: Fitting,
     params: GenerateParams,
     num_at_once: int,
     say: Callable[[str], None],
@@ -67,6 +70,7 @@ def measure_set(
     with_incremental: bool,
 ) -> SetResult:
     """All prompts, ``num_at_once`` together, with what ``params`` say; and incrementally by turns with it. Raises ``SpecGroveError``."""
+    prompts = fitting.prompts
     plain = params | {"speculation": SpeculationOptions(disabled=True)}
     ways = [params, plain] if with_incremental else [params]
     parts: list[list[Answers]] = [[] for _ in ways]
@@ -77,7 +81,8 @@ def measure_set(
         for index in range(len(ways)) if number % 2 == 0 else reversed(range(len(ways))):
             parts[index].append(answer_all(client, group, ways[index], num_at_once))
     decoded = [Decoded.of(answers) for answers in parts]
-    return SetResult(name, len(prompts), decoded[0], decoded[1] if with_incremental else None)
+    incremental = decoded[1] if with_incremental else None
+    return SetResult(name, len(prompts), fitting.num_left_out, decoded[0], incremental)
 
 
 def _ms_per_token(usage: Usage) -> float:

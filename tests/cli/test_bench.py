@@ -72,6 +72,22 @@ def test_eval_reports_each_file(fake_router: Router, prompt_file: Path, capsys: 
     assert "1.33" in shown
 
 
+@pytest.mark.parametrize("command", ["bench", "eval"])
+def test_prompts_that_the_model_has_no_room_for_are_left_out_and_told(
+    command: str, fake_router: Router, prompt_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The made-up router has a context of 200 tokens, one for each character.
+    prompt_file.write_text(json.dumps(["x" * 197, "x" * 196, "y", "z"]))
+    flags = ["--raw", "--max-tokens", "4", "--address", fake_router[1]]
+    assert main([command, "--prompts", str(prompt_file), *flags]) == 0
+    assert "1 of 4 prompts are too long for the model, with their outputs, and left out" in capsys.readouterr().err
+    assert "x" * 197 not in [request.text for request in fake_router[0].requests]
+    assert "x" * 196 in [request.text for request in fake_router[0].requests]
+    prompt_file.write_text(json.dumps(["x" * 197] * 4))
+    assert main([command, "--prompts", str(prompt_file), *flags]) == 1
+    assert "--max-tokens: none of" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
