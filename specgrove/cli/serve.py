@@ -19,6 +19,7 @@ from specgrove.cli.suites import given_settings, started_suite
 from specgrove.client import Client
 from specgrove.settings import SECTIONS, SuiteSettings
 from specgrove.settings.printed import config_schema, config_text
+from specgrove.suite import Suite
 
 _SIGNAL_POLL_S = 0.1
 # Where nothing else was given.
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, on_signal)
         ssms = ", ".join(info.ssms) or "none"
-        places = f"gRPC at {suite.address}{_http_place(settings)}"
+        places = f"gRPC at {suite.address}{_http_place(settings)}{_metrics_place(suite)}"
         console.print(f"serving {info.model} ({info.dtype}), SSMs: {ssms}, {places}; Ctrl-C stops", style="bold")
         while not received:
             suite.check()
@@ -70,6 +71,12 @@ def _http_place(settings: SuiteSettings) -> str:
         return ""
     scheme = "https" if settings["router", "tls-certificate"] is not None else "http"
     return f", HTTP at {address if is_unix(address) else f'{scheme}://{address}/v1'}"
+
+
+def _metrics_place(suite: Suite) -> str:
+    """Where the router's are; the others' follow."""
+    address = suite.metrics_addresses().get("router")
+    return "" if address is None else f", metrics at http://{address}/metrics"
 
 
 @contextlib.contextmanager

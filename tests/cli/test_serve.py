@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.addresses import free_address, taken_address
+from tests.addresses import free_address, free_addresses, taken_address
 from tests.waiting import LIMIT_S
 
 ROOT = Path(__file__).parent.parent.parent
@@ -46,8 +46,8 @@ def start(address: str, *more: str) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_ends_in_order_on_a_signal(number: signal.Signals) -> None:
-    address = free_address()
-    process = start(address)
+    address, metrics = free_address(), free_addresses(3)[0]
+    process = start(address, "--metrics-address", metrics)
     assert process.stderr is not None
     lines = []
     watchdog = threading.Timer(LIMIT_S, process.kill)
@@ -58,7 +58,8 @@ def test_serve_ends_in_order_on_a_signal(number: signal.Signals) -> None:
             os.kill(process.pid, number)
     watchdog.cancel()
     assert process.wait(LIMIT_S) == 0
-    assert f"serving fake (), SSMs: lookup, demo, gRPC at {address}; Ctrl-C stops" in lines
+    places = f"gRPC at {address}, metrics at http://{metrics}/metrics"
+    assert f"serving fake (), SSMs: lookup, demo, {places}; Ctrl-C stops" in lines
     assert f"router: hello from {address}" in lines
     assert lines[-1] != ""
     with pytest.raises(ConnectionRefusedError):
