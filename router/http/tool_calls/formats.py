@@ -13,7 +13,7 @@ from router.http.tool_calls.json_calls import calls_of
 from router.http.tool_calls.json_forms import JsonBlock, LeadingJson, MarkedJson
 from router.http.tool_calls.mistral import MistralForm
 from router.http.tool_calls.reader import ToolCallReader
-from router.http.tool_calls.tagged import Tagged, function_calls
+from router.http.tool_calls.tagged import Tagged, function_calls, named_json_calls
 from router.http.tool_calls.tools import Tools
 from specgrove.tokenizer import Tokenizer
 
@@ -47,7 +47,8 @@ class ToolCallFormat:
                     Tagged("<function=", "</function>", read, with_tags=True),
                 )
             case "llama3_json":
-                return (MarkedJson(_PYTHON_TAG), LeadingJson(tools.names))
+                named = Tagged("<function=", "</function>", named_json_calls, with_tags=True)
+                return (MarkedJson(_PYTHON_TAG), LeadingJson(tools.names), named)
             case "mistral":
                 return (MistralForm(),)
             case _:
@@ -68,7 +69,7 @@ def format_of(name: str, tokenizer: Tokenizer, model: str) -> ToolCallFormat:
 def _name_by(template: str, model: str) -> str:
     if "[TOOL_CALLS]" in template:
         return "mistral"
-    if "<parameter=" in template:
+    if "<tool_call>" in template and "<parameter=" in template:
         return "qwen3_coder"
     if _PYTHON_TAG in template or ("ipython" in template and '"parameters": ' in template):
         return "llama3_json"

@@ -47,6 +47,14 @@ def parsed(text: str) -> object:
     return json.loads(text, parse_constant=_no_number)
 
 
+def is_object(text: str) -> bool:
+    """Whether a text is a JSON object that clients can be sent."""
+    try:
+        return isinstance(parsed(text), dict) and _is_unicode(text)
+    except (ValueError, RecursionError):
+        return False
+
+
 def written(value: object) -> str:
     """A value as JSON. Halves of characters, which models may write as such, stay escaped: no client could be sent them."""
     text = json.dumps(value, ensure_ascii=False)

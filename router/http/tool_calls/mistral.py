@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from router.http.tool_calls.forms import Call, Found, Position, after_blanks, marker_start
-from router.http.tool_calls.json_calls import calls_of, json_end
+from router.http.tool_calls.json_calls import calls_of, is_object, json_end
 
 MARKERS = ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]")
 _MARKER = MARKERS[0]
@@ -34,9 +34,5 @@ class MistralForm:
         if end is None:
             return Found(start)
         content = text[json_start:end]
-        calls = calls_of(content) if name is None else (Call(name, content),) if _is_json(content) else ()
+        calls = calls_of(content) if name is None else (Call(name, content),) if is_object(content) else ()
         return Found(start, end, calls) if calls else no_call
-
-
-def _is_json(text: str) -> bool:
-    return bool(calls_of(f'{{"name": "", "arguments": {text}}}'))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from router.http.tool_calls.forms import Call, Found, Position, marker_start
-from router.http.tool_calls.json_calls import written
+from router.http.tool_calls.json_calls import is_object, written
 from router.http.tool_calls.tools import Tools
 
 _FUNCTION = re.compile(r"\s*<function=([^>\n]+)>\s*")
@@ -40,6 +40,15 @@ class Tagged:
         if position.is_end and (calls := self.read(text[start:] if self.with_tags else text[inner:])):
             return Found(start, len(text), calls)
         return Found(start)
+
+
+def named_json_calls(text: str) -> tuple[Call, ...]:
+    """Of ``<function=NAME>{...}</function>``, in which small Llamas write calls; or none."""
+    function = _FUNCTION.match(text)
+    if function is None:
+        return ()
+    arguments = text[function.end() :].removesuffix("</function>").rstrip()
+    return (Call(function[1].strip(), arguments),) if is_object(arguments) else ()
 
 
 def function_calls(text: str, tools: Tools) -> tuple[Call, ...]:

@@ -16,7 +16,7 @@ from router.http.asking import asked_chat
 from router.http.bodies import ChatBody
 from router.http.tool_calls import ToolCallFormat, format_of
 from specgrove.config import TOOL_CALL_FORMATS
-from specgrove.tokenizer import Tokenizer
+from specgrove.tokenizer import ChatOptions, Tokenizer
 
 TOOLS: list[Mapping[str, Any]] = [
     {
@@ -101,6 +101,7 @@ def test_pieces_give_what_the_whole_gives(name: str, text: str, cuts: list[int])
         ("llama3_json", f"{LLAMA}\n{LLAMA}\n", "", TWO),
         ("llama3_json", '{"type": "function", "name": "f", "parameters": {"x": 1}}', "", ONE),
         ("llama3_json", f"I look.<|python_tag|>{LLAMA}", "I look.", ONE),
+        ("llama3_json", '<function=f>{"x": 1}</function>', "", ONE),
         ("mistral", f"[TOOL_CALLS] [{OBJECT}, {OBJECT}]", "", TWO),
         ("mistral", '[TOOL_CALLS]f{"x": 1}', "", ONE),
         ("mistral", 'I look.[TOOL_CALLS]f[ARGS]{"x": 1}[TOOL_CALLS]f[CALL_ID]abcdefghi[ARGS]{"x": 1}', "I look.", TWO),
@@ -130,6 +131,8 @@ def test_calls_are_found(name: str, text: str, rest: str, calls: list[tuple[str,
         ("llama3_json", '{"name": "f"}'),
         ("llama3_json", f"The call would be {LLAMA}"),
         ("llama3_json", '<|python_tag|>brave_search.call(query="x")'),
+        ("llama3_json", "<function=f>x = 1</function>"),
+        ("llama3_json", '<function=f>"x"</function>'),
         ("mistral", "[TOOL_CALLS] I don't know how."),
         ("mistral", f"[{OBJECT}]"),
         ("none", f"{HERMES} {BLOCK} [TOOL_CALLS][{OBJECT}]"),
@@ -167,14 +170,53 @@ def test_an_answer_is_held_back_only_while_it_may_be_a_call(name: str, text: str
     assert reader.add(text)[0] == text[:num_certain]
 
 
-# How templates of the families write calls, or ask for them, in their own words.
+# The lines of the families' own templates that write the calls of an answer, or ask for them.
 TEMPLATES = {
-    "hermes": 'return a json object with function name and arguments within <tool_call></tool_call> XML tags:\\n<tool_call>\\n{"name": '
-    '<function-name>, "arguments": <args-json-object>}\\n</tool_call>',
-    "qwen2_coder": '\'Assistant: <tools>\\n{"name": "get_weather", "arguments": {"city": "Tokyo"}}\\n</tools>\\n\\n\'',
-    "qwen3_coder": "<tool_call>\\n<function=example_function_name>\\n<parameter=example_parameter_1>\\nvalue_1\\n</parameter>",
-    "llama3_json": '{{- "Environment: ipython\\n" }}{{- \'{"name": "\' + tool_call.name + \'", \' }}{{- \'"parameters": \' }}',
-    "mistral": '{{- "[TOOL_CALLS] [" }}{%- for tool_call in message.tool_calls %}',
+    "hermes": """{%- for tool_call in message.tool_calls %}
+        {%- if tool_call.function is defined %}
+            {%- set tool_call = tool_call.function %}
+        {%- endif %}
+        {{- '\\n<tool_call>\\n{"name": "' }}
+        {{- tool_call.name }}
+        {{- '", "arguments": ' }}
+        {{- tool_call.arguments | tojson }}
+        {{- '}\\n</tool_call>' }}
+    {%- endfor %}""",
+    "qwen2_coder": """{%- for tool_call in message.tool_calls %}
+        {%- set tool_call = tool_call.function %}
+        {{- '<tools>\\n{"name": ' ~ (tool_call.name | tojson) }}
+        {{- ', "arguments": ' }}{{- tool_call.arguments | tojson }}
+        {{- "}\\n" }}
+        {{- "</tools>\\n" }}
+    {%- endfor %}""",
+    "qwen3_coder": """{%- for tool_call in message.tool_calls %}
+        {%- set tool_call = tool_call.function %}
+        {{- '\\n<tool_call>\\n<function=' + tool_call.name + '>\\n' }}
+        {%- for args_name, args_value in tool_call.arguments|items %}
+            {{- '<parameter=' + args_name + '>\\n' }}
+            {%- set args_value = args_value | tojson | safe if args_value is mapping else args_value | string %}
+            {{- args_value }}
+            {{- '\\n</parameter>\\n' }}
+        {%- endfor %}
+        {{- '</function>\\n</tool_call>' }}
+    {%- endfor %}""",
+    "llama3_json": """{{- "Environment: ipython\\n" if false }}
+        {%- set tool_call = message.tool_calls[0].function %}
+        {{- '{"name": "' + tool_call.name + '", ' }}
+        {{- '"parameters": ' }}
+        {{- tool_call.arguments | tojson }}
+        {{- "}" }}""",
+    "mistral": """{{- "[TOOL_CALLS] [" }}
+        {%- for tool_call in message.tool_calls %}
+            {%- set out = tool_call.function|tojson %}
+            {{- out[:-1] }}
+            {{- ', "id": "' + tool_call.id[-9:] + '"}' }}
+            {%- if not loop.last %}
+                {{- ", " }}
+            {%- else %}
+                {{- "]" }}
+            {%- endif %}
+        {%- endfor %}""",
 }
 
 
@@ -185,10 +227,16 @@ def tokenizer_with(template: str, *special_tokens: str) -> Tokenizer:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_the_chat_template_tells_the_format(name: str) -> None:
-    tokenizer = tokenizer_with("{% raw %}" + TEMPLATES[name] + "{% endraw %}")
+def test_what_a_template_writes_tells_its_format_and_is_read_back(name: str) -> None:
+    tokenizer = tokenizer_with("{% for message in messages %}" + TEMPLATES[name] + "{% endfor %}")
     assert format_of("auto", tokenizer, "model").name == name
     assert format_of("none", tokenizer, "model").name == "none"
+    arguments = {"x": 5, "s": 'a "b"\n} c', "b": True}
+    calls = [{"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": json.dumps(arguments)}}] * 2
+    count = 1 if name == "llama3_json" else 2
+    message = {"role": "assistant", "content": "", "tool_calls": calls[:count]}
+    text = tokenizer.render_chat([message], ChatOptions(add_generation_prompt=False))
+    assert read(name, text) == ("", [("f", arguments)] * count)
 
 
 def test_models_without_a_template_for_tools_and_those_that_dont_keep_theirs() -> None:
