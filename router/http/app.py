@@ -166,7 +166,7 @@ def _generating(calls: RouterCalls, settings: ApiSettings) -> APIRouter:
         form = ChatFormat(
             new_head("chatcmpl", info),
             num_outputs=body.n,
-            readers=called.readers(body.tools, body.n) if body.has_tools else (),
+            readers=called.readers(body.tools, body.n, may_be_many=body.parallel_tool_calls) if body.has_tools else (),
             has_log_probs=body.logprobs,
             has_prompt_log_probs=body.prompt_logprobs is not None,
             wants_usage=body.wants_stream_usage,
@@ -187,8 +187,10 @@ def _generating(calls: RouterCalls, settings: ApiSettings) -> APIRouter:
         )
         prompt = await converted(request, convert)
         called = FORCED if prompt.is_structured else called
-        readers = called.readers(chat_tools(body), 1) if body.has_tools else [None]
-        form = ResponsesFormat(new_head("resp", info), body, readers[0], recommended or {})
+        reader = None
+        if body.has_tools:
+            (reader,) = called.readers(chat_tools(body), 1, may_be_many=body.parallel_tool_calls)
+        form = ResponsesFormat(new_head("resp", info), body, reader, recommended or {})
         return answer(
             request, (prompt,), form, is_stream=body.stream, include_stop_text=body.include_stop_str_in_output
         )

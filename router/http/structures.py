@@ -59,13 +59,8 @@ def chat_structure_of(body: ChatBody) -> Structure | None:
     if forced:
         grammar = calls_grammar(forced, may_be_many=body.parallel_tool_calls and body.tool_choice == "required")
         return Structure({"grammar": grammar}, "tools")
-    if not body.has_tools:
+    if not body.has_tools or structure is None:
         return structure
-    if structure is None:
-        if not body.parallel_tool_calls:
-            description = 'must be true, unless tool_choice is "required" or response_format is of JSON: nothing else bounds calls'
-            raise InvalidRequestError.of("parallel_tool_calls", description)
-        return None
     content = {"type": "object"} if "json_object" in structure.params else structure.params.get("json_schema")
     if not isinstance(content, Mapping):
         raise InvalidRequestError.of(

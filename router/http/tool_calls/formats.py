@@ -27,10 +27,12 @@ class ToolCallFormat:
     name: str
     keeps_special_tokens: bool = False
 
-    def readers(self, tools: Sequence[Mapping[str, Any]], num_outputs: int) -> list[ToolCallReader]:
+    def readers(
+        self, tools: Sequence[Mapping[str, Any]], num_outputs: int, *, may_be_many: bool
+    ) -> list[ToolCallReader]:
         """For each output of a request that shows these tools."""
         forms = self._forms(Tools(tools))
-        return [ToolCallReader(forms) for _ in range(num_outputs)]
+        return [ToolCallReader(forms, may_be_many=may_be_many) for _ in range(num_outputs)]
 
     def _forms(self, tools: Tools) -> Sequence[Form]:
         hermes = Tagged("<tool_call>", "</tool_call>", calls_of)

@@ -27,8 +27,10 @@ class ToolCall:
 class ToolCallReader:
     """Blanks around calls are the form's, not the text's."""
 
-    def __init__(self, forms: Sequence[Form]) -> None:
+    def __init__(self, forms: Sequence[Form], *, may_be_many: bool) -> None:
+        """Unless there ``may_be_many``, an output ends with its first call: what follows is left out."""
         self._forms = forms
+        self._may_be_many = may_be_many
         self._held = ""
         self._is_behind_call = False
         self._is_leading = True
@@ -36,8 +38,11 @@ class ToolCallReader:
 
     def add(self, text: str, *, is_end: bool = False) -> tuple[str, list[ToolCall]]:
         """The text that is certain now, and the calls that are complete."""
+        certain: str = ""
+        calls: list[ToolCall] = []
+        if self.num_calls and not self._may_be_many:
+            return certain, calls
         self._held += text
-        certain, calls = "", []
         while (found := self._first(is_end)).end is not None:
             if not found.calls:
                 certain += self._take(found.end)
@@ -45,9 +50,11 @@ class ToolCallReader:
             certain += self._take(found.start).rstrip()
             self._held = self._held[found.end - found.start :]
             self._is_behind_call = True
-            for call in found.calls:
+            for call in found.calls if self._may_be_many else found.calls[:1]:
                 calls.append(ToolCall(self.num_calls, _new_id(), call.name, call.arguments))
                 self.num_calls += 1
+            if not self._may_be_many:
+                return certain, calls
         # The blanks before a call are held back with it.
         return certain + self._take(len(self._held) if is_end else len(self._held[: found.start].rstrip())), calls
 

@@ -104,7 +104,6 @@ async def suite() -> AsyncIterator[ToySuite]:
         (CHAT, {"messages": MESSAGES, "tools": [{"function": {}}], "tool_choice": "required"}, "tools[0].function.name", "text"),
         (CHAT, {"messages": MESSAGES, "tools": [{"function": {"name": "f", "parameters": {"type": "objekt"}}}],
             "tool_choice": "required"}, "tools", "Invalid type: objekt"),
-        (CHAT, {"messages": MESSAGES, "tools": [WEATHER], "parallel_tool_calls": False}, "parallel_tool_calls", "must be true"),
         (CHAT, {"messages": MESSAGES, "tools": [WEATHER], "guided_regex": "a"}, "guided_regex", "can't be sent with tools"),
         (CHAT, {"messages": MESSAGES, "tools": [5]}, "tools", "must be a list of objects"),
         (CHAT, {"messages": MESSAGES, "response_format": {"type": "xml"}}, "response_format", 'must be {"type": "text"}'),

@@ -94,6 +94,15 @@ def test_a_tool_has_to_be_called() -> None:
     assert not takes(required, STAY.replace("stay", "go"))
 
 
+def test_arguments_are_those_that_the_tool_has() -> None:
+    talkative = STAY.replace("{}", '{"why": "fun"}')
+    properties = {"properties": {"days": {"type": "integer"}}}
+    for parameters in (None, properties):
+        assert not takes(chat(tools=[tool("stay", parameters)], tool_choice="required"), talkative)
+    for parameters in ({"additionalProperties": True}, {"anyOf": [properties]}):
+        assert takes(chat(tools=[tool("stay", parameters)], tool_choice="required"), talkative)
+
+
 def test_a_named_tool_is_called_once() -> None:
     named = chat(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "stay"}})
     assert takes(named, STAY)
@@ -120,6 +129,6 @@ def test_calls_that_are_written_so_are_read(name: str) -> None:
     tools = [tool(name, {"type": "object", "properties": {"n": {"type": "integer"}}})]
     text = f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": {{"n": 3}}}}\n</tool_call>'
     assert takes(chat(tools=tools, tool_choice="required"), text)
-    (reader,) = FORCED.readers(tools, 1)
+    (reader,) = FORCED.readers(tools, 1, may_be_many=True)
     rest, (call,) = reader.add(text, is_end=True)
     assert (rest, call.name, json.loads(call.arguments)) == ("", name, {"n": 3})

@@ -53,8 +53,10 @@ WORDS = [
 ]  # fmt: skip
 
 
-def read(name: str, text: str, cuts: list[int] | None = None) -> tuple[str, list[tuple[str, object]]]:
-    (reader,) = ToolCallFormat(name).readers(TOOLS, 1)
+def read(
+    name: str, text: str, cuts: list[int] | None = None, *, may_be_many: bool = True
+) -> tuple[str, list[tuple[str, object]]]:
+    (reader,) = ToolCallFormat(name).readers(TOOLS, 1, may_be_many=may_be_many)
     edges = [0, *sorted(cut % (len(text) + 1) for cut in cuts or []), len(text)]
     texts, calls = "", []
     for start, end in itertools.pairwise(edges):
@@ -154,6 +156,12 @@ def test_values_in_tags_have_the_types_of_the_tools_schema() -> None:
     ]
 
 
+@given(st.lists(st.integers(0, 500)))
+def test_where_there_is_to_be_one_call_the_output_ends_with_it(cuts: list[int]) -> None:
+    for text in (f"Well.\n{HERMES}\nMore.\n{HERMES}", f"Well. <tool_call>[{OBJECT}, {OBJECT}]</tool_call>"):
+        assert read("hermes", text, cuts, may_be_many=False) == ("Well.", ONE)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "num_certain"),
     [
@@ -166,7 +174,7 @@ def test_values_in_tags_have_the_types_of_the_tools_schema() -> None:
     ],
 )
 def test_an_answer_is_held_back_only_while_it_may_be_a_call(name: str, text: str, num_certain: int) -> None:
-    (reader,) = ToolCallFormat(name).readers(TOOLS, 1)
+    (reader,) = ToolCallFormat(name).readers(TOOLS, 1, may_be_many=True)
     assert reader.add(text)[0] == text[:num_certain]
 
 
