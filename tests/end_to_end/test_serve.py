@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from specgrove.client import Client
+from specgrove.errors import SpecGroveError
 from tests.addresses import free_address
 from tests.waiting import LIMIT_S
 
@@ -27,17 +28,33 @@ def command(tiny_model: Path, tmp_path: Path) -> list[str]:
     return [*serve, "--ssm", "none", "--cache-dir", str(tmp_path / "cache")]
 
 
-def test_options_of_the_services_reach_them(command: list[str]) -> None:
+def test_a_files_and_the_commands_options_reach_the_services_and_keys_are_asked_for(
+    command: list[str], tmp_path: Path
+) -> None:
     http = free_address()
-    options = ["--quantization", "int8", "--dtype", "float32", "--kv-slots", "333", "--threads", "1"]
-    options += ["--http-address", http, "--verbose"]
-    lines, models = [], b""
+    (tmp_path / "keys").write_text("# of a test\nsecret-key\n")
+    settings = f"""
+        threads: 1
+        router: {{http-address: "{http}", api-key-file: "{tmp_path}/keys"}}
+        llm: {{quantization: int8, dtype: float32, kv-slots: 444}}
+        """
+    (tmp_path / "suite.yaml").write_text(settings)
+    options = ["--config", f"{tmp_path}/suite.yaml", "--llm.kv-slots", "333", "--verbose"]
+    address = command[command.index("--grpc-address") + 1]
+    lines, models, refused, text = [], b"", "", ""
     with subprocess.Popen([*command, *options], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
             lines.append(line)
             if line.startswith("serving"):
-                with urllib.request.urlopen(f"http://{http}/v1/models", timeout=LIMIT_S) as response:
+                with Client(address) as client:
+                    refused = outcome_of(client)
+                with Client(address, api_key="secret-key") as client:
+                    text = outcome_of(client)
+                request = urllib.request.Request(
+                    f"http://{http}/v1/models", headers={"authorization": "Bearer secret-key"}
+                )
+                with urllib.request.urlopen(request, timeout=LIMIT_S) as response:
                     models = response.read()
                 os.kill(process.pid, signal.SIGTERM)
         assert process.wait(LIMIT_S) == 0, lines
@@ -47,6 +64,16 @@ def test_options_of_the_services_reach_them(command: list[str]) -> None:
     assert "; 1 threads" in log
     assert f", HTTP at http://{http}/v1; Ctrl-C stops" in log
     assert json.loads(models)["data"][0]["max_model_len"] == 333
+    assert refused == "an API key is needed: send 'authorization: Bearer KEY'"
+    assert text == "3 tokens"
+    assert "secret-key" not in log
+
+
+def outcome_of(client: Client) -> str:
+    try:
+        return f"{len(client.complete('one', max_tokens=3, timeout_s=LIMIT_S).tokens)} tokens"
+    except SpecGroveError as error:
+        return str(error)
 
 
 def test_it_says_where_it_listens_and_nothing_else_but_a_line_per_request_if_asked(command: list[str]) -> None:
