@@ -94,6 +94,10 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
         ("\n\ndevice: gpu", "3: device: must be one of auto, cpu, cuda, got 'gpu'"),
         ("llm:\n  offload: maybe", "2: llm.offload: must be true or false, got 'maybe'"),
         ("llm:\n  address: a:1", "2: llm.address is set by `specgrove serve` itself; leave it out"),
+        (
+            "router:\n  metrics-address: a:1",
+            "2: router.metrics-address is set by `specgrove serve` itself; write metrics-address at the top of the file",
+        ),
         ("log-level: INFO\nlog-level: INFO", "2: log-level is there twice, first in line 1"),
         ("- 1", "1: the file must hold lines of NAME: VALUE, got a list"),
         ("? [a]\n: 1", "1: a name is expected, got a list"),

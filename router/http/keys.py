@@ -22,9 +22,6 @@ _OPEN_PATHS = ("/health", "/docs", "/openapi.json")
 _ASK_FOR_PASSWORD = {
     "www-authenticate": 'Basic realm="SpecGrove: any name, an API key as the password", charset="UTF-8"'
 }
-_ASK_FOR_PASSWORD = {
-    "www-authenticate": 'Basic realm="SpecGrove: any name, an API key as the password", charset="UTF-8"'
-}
 
 
 class KeyCheck:

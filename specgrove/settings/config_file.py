@@ -64,7 +64,9 @@ class _Reader:
             if setting is None:
                 self._fail(key, _unknown(section, key.value))
             if setting.is_of_suite and self._is_for_suite:
-                self._fail(key, f"{section}.{setting.name} is set by `specgrove serve` itself; leave it out")
+                at_top = any(other.name == setting.name for other in SUITE)
+                right = f"write {setting.name} at the top of the file" if at_top else "leave it out"
+                self._fail(key, f"{section}.{setting.name} is set by `specgrove serve` itself; {right}")
             values[section, setting.name] = self._value(setting, f"{section}.{setting.name}", value)
         return values
 
