@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llm_service import __main__ as llm_service
+from llm_service import loading as llm_service
 from specgrove import cpus
 from specgrove.cpus import available_cpus, too_few_for
 

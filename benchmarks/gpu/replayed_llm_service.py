@@ -17,8 +17,9 @@ import torch
 from benchmarks.gpu.models import SHAPES, decoder_of
 from benchmarks.gpu.replay import ReplayedRunner
 from benchmarks.gpu.trace import TRACE, Trace
-from llm_service.__main__ import check_max_model_len, serve
+from llm_service.__main__ import serve
 from llm_service.arguments import parse_arguments
+from llm_service.loading import check_max_model_len
 from specgrove.kernels.threads import set_num_threads
 from specgrove.runtime.devices import choose_device, runner_for
 from specgrove.runtime.graph_runner import CudaGraphs, NoGraphs

@@ -11,8 +11,8 @@ import huggingface_hub
 import pytest
 import torch
 
-from llm_service.__main__ import load_runner, plan
 from llm_service.arguments import parse_arguments
+from llm_service.loading import load_runner, plan
 from specgrove.cli import main
 from specgrove.models import inventory
 from specgrove.models.model_files import quantization_of

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import pytest
 from safetensors import SafetensorError
 
-from llm_service.__main__ import load_runner
 from llm_service.arguments import parse_arguments
+from llm_service.loading import load_runner
 from specgrove.cli import main
 from specgrove.models import conversion, disk_room, quantization
 from specgrove.models.disk_room import DiskFullError, DiskNeed, check_room

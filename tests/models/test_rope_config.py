@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from llm_service.__main__ import check_max_model_len
 from llm_service.arguments import parse_arguments
+from llm_service.loading import check_max_model_len
 from specgrove.json_files import JsonFileError, JsonObject
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.loading import load_decoder, read_spec

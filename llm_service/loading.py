@@ -1,0 +1,159 @@
+"""From settings to a model that runs: found, measured against the memory that there is, loaded. Called by ``__main__``.
+
+Invariant: what is wrong with a model or a setting is a ``ValueError`` before weights are read, as far as small files tell.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from llm_service import ranks
+from llm_service.config import LlmServiceConfig
+from llm_service.devices import check_offload_room, describe_store, weight_store
+from llm_service.scheduler import MAX_NUM_KNOWN_ROWS
+from specgrove.cpus import too_few_for
+from specgrove.kernels.cuda.backend import num_processors
+from specgrove.kernels.threads import amx_refusal, get_isa, set_num_threads
+from specgrove.models.decoder import DTYPES, Decoder
+from specgrove.models.ends import ends_of
+from specgrove.models.gguf_model import weights_note
+from specgrove.models.hub import resolve_model
+from specgrove.models.loading import load_decoder, read_spec
+from specgrove.models.memory_plan import MemoryRequest, check_fits, plan_memory, slots_in, weight_bytes_left
+from specgrove.models.model_files import name_of, quantized_bits
+from specgrove.models.quantized_cache import ensure_quantized
+from specgrove.models.spec import DecoderSpec
+from specgrove.runtime.devices import available_bytes, choose_device, has_gpu_kernels, runner_for
+from specgrove.runtime.model_runner import Runner
+from specgrove.runtime.pass_buffers import PassLimits
+from specgrove.tokenizer import Tokenizer
+
+logger = logging.getLogger("llm_service")
+
+
+def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, Decoder, int]:
+    """The model's folder, this rank's share of it, and its number of KV slots. Raises ``ValueError`` with what is wrong with the model."""
+    torch.set_num_threads(1)  # the kernels have threads of their own
+    num_threads = max(1, config.num_threads // (rank.num_local if rank else 1))
+    set_num_threads(num_threads)
+    device = rank.device if rank else choose_device(config.device, 0)
+    if device.type == "cpu":
+        _warn_of_cpus(num_threads, rank)
+    if rank is not None and not rank.is_first_of_machine:
+        dist.barrier()  # the first rank of the machine downloads and converts
+    folder = resolve_model(config.model, cache_dir=config.cache_dir, progress=logger.info)
+    if rank is None or rank.rank == 0:
+        # What is wrong with small files is told before large ones are read.
+        ends_of(folder, Tokenizer.from_folder(folder), read_spec(folder).vocab_size)
+    folder = ensure_quantized(folder, config.quantization, config.cache_dir, logger.info)
+    if (note := weights_note(folder, config.dtype)) is not None:
+        logger.info("%s", note)
+    has_kernels = has_gpu_kernels(config.gpu_kernels, read_spec(folder), DTYPES[config.dtype], device)
+    request = plan(config, folder, rank, device, has_kernels=has_kernels)
+    if rank is not None and rank.is_first_of_machine:
+        dist.barrier()
+    started_s = time.perf_counter()
+    shard = None if rank is None else config.layout.shard_of(rank.rank, read_spec(folder))
+    group = None if rank is None else rank.links.tensor_group
+    offload_folder = config.cache_dir / "offload"
+    if device.type == "cpu":
+        check_offload_room(read_spec(folder), request, 0 if rank is None else rank.rank, offload_folder)
+    store = weight_store(device, request.max_weight_bytes, offload_folder, has_kernels=has_kernels)
+    decoder = load_decoder(folder, DTYPES[config.dtype], _log_progress, shard, group, store)
+    if (offloaded := describe_store(store)) is not None:
+        logger.info("%s", offloaded)
+    where = f"{num_threads} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    logger.info(
+        "%s: %.0fM parameters in %s, loaded in %.1f s; %s",
+        name_of(folder), decoder.spec.num_parameters / 1e6, config.dtype, time.perf_counter() - started_s, where,
+    )  # fmt: skip
+    return folder, decoder, request.num_slots
+
+
+def _warn_of_cpus(num_threads: int, rank: ranks.Rank | None) -> None:
+    if (refusal := amx_refusal()) is not None:
+        logger.warning("kernels use %s, not the processor's AMX: %s", get_isa(), refusal)
+    num_ranks = 1 if rank is None else rank.num_local
+    threads = "a thread" if num_threads == 1 else f"{num_threads} threads"
+    crowding = too_few_for(
+        threads if rank is None else f"{num_ranks} ranks with {threads} each", num_ranks * num_threads
+    )
+    if crowding is not None and (rank is None or rank.is_first_of_machine):
+        logger.warning("%s", crowding)
+
+
+def load_runner(config: LlmServiceConfig) -> tuple[Path, Runner]:
+    """Folder and runner of a model that this process runs alone."""
+    folder, decoder, num_slots = load(config, None)
+    limits = PassLimits(
+        max_num_rows=config.max_num_chunk_tokens + config.max_num_tree_rows,
+        max_num_asked=config.max_num_tree_rows + MAX_NUM_KNOWN_ROWS,
+        max_len=min(check_max_model_len(config, decoder.spec), num_slots),
+        num_slots=num_slots,
+    )
+    return folder, runner_for(decoder, limits, config.gpu_kernels)
+
+
+def request_of(config: LlmServiceConfig, folder: Path, device: torch.device, *, has_kernels: bool) -> MemoryRequest:
+    """What the settings ask for, before anything is known of the memory that there is."""
+    return MemoryRequest(
+        dtype=config.dtype,
+        quantization={8: "int8", 4: "int4"}.get(quantized_bits(folder) or 0),
+        layout=config.layout,
+        num_slots=config.num_slots,
+        max_num_rows=config.max_num_chunk_tokens + config.max_num_tree_rows,
+        max_num_logit_rows=config.max_num_tree_rows + MAX_NUM_KNOWN_ROWS,
+        max_weight_bytes=None if config.offload is None else config.offload.max_weight_bytes,
+        on_gpu=device.type == "cuda",
+        num_gpu_processors=num_processors(device) if has_kernels else None,
+        max_len=config.max_model_len,
+    )
+
+
+def plan(
+    config: LlmServiceConfig, folder: Path, rank: ranks.Rank | None, device: torch.device, *, has_kernels: bool
+) -> MemoryRequest:
+    """The number of KV slots and the limits. Says what memory will be taken; raises ``DoesNotFitError`` where there is less."""
+    spec, request = read_spec(folder), request_of(config, folder, device, has_kernels=has_kernels)
+    if config.kv_memory_bytes is not None or config.memory_per_rank_bytes is not None:
+        num_slots = slots_in(spec, request, kv_bytes=config.kv_memory_bytes, rank_bytes=config.memory_per_rank_bytes)
+        request = replace(request, num_slots=num_slots)
+    available = available_bytes(device)
+    sharing = range(1) if rank is None else rank.sharing_memory
+    if config.offload is not None and request.max_weight_bytes is None:
+        left = weight_bytes_left(spec, request, available - config.offload.reserve_bytes, sharing)
+        request = replace(request, max_weight_bytes=left)
+    if rank is None or rank.rank == 0:
+        for rank_plan in plan_memory(spec, request):
+            logger.info("memory of %s", rank_plan)
+    if rank is None or rank.rank == sharing.start:
+        check_fits(spec, request, available, sharing)
+    return request
+
+
+def check_max_model_len(config: LlmServiceConfig, spec: DecoderSpec) -> int:
+    """The longest sequence. Raises ``ValueError`` where the model has fewer positions."""
+    max_positions = spec.max_position_embeddings
+    max_model_len = config.max_model_len or max_positions
+    if max_model_len > max_positions:
+        raise ValueError(f"--max-model-len {max_model_len} is more than the model's {max_positions} positions")
+    return max_model_len
+
+
+def check_layout(config: LlmServiceConfig) -> None:
+    """Before ranks are started: raises ``ValueError`` where the model can't be divided so, or the settings don't suit it."""
+    folder = resolve_model(config.model, cache_dir=config.cache_dir, progress=logger.info)
+    spec = read_spec(folder)
+    check_max_model_len(config, spec)
+    plan_memory(spec, request_of(config, folder, torch.device("cpu"), has_kernels=False))
+
+
+def _log_progress(num_layers: int, total: int) -> None:
+    if num_layers == total or num_layers % 10 == 0:
+        logger.info("loaded layer %d of %d", num_layers, total)
