@@ -24,7 +24,7 @@ ENGINE = f"llguidance {importlib.metadata.version('llguidance')}"
 """What decides which tokens may follow: another version may decide otherwise."""
 
 # A state is 1 to 2 kB. What needs more of them, or more time than llguidance's other limits leave a step, ends with an error.
-_LIMITS = LLParserLimits(max_lexer_states=25_000, verbose_errors=False)
+_LIMITS = LLParserLimits(max_items_in_row=10_000, max_lexer_states=25_000, verbose_errors=False)
 _MAX_NUM_KEPT = 16
 
 

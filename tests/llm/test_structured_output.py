@@ -22,7 +22,8 @@ from specgrove.runtime.step_loop import WorkItem
 from specgrove.structured_output import StructuredOutput
 from specgrove.token_tree import TokenTree
 from tests.conftest import TINY_VOCAB_SIZE
-from tests.llm.verifying import PROMPT, SAMPLED, ask, incremental, opening, random_tree, run
+from tests.llm.chats import Chat, run_chats
+from tests.llm.verifying import PROMPT, SAMPLED, Clock, ask, incremental, opening, random_tree, run
 from tests.structures import EOS, choice, fits, random_structure, regex, schema, tiny_vocabulary
 
 TOKENIZER = tiny_vocabulary()
@@ -175,6 +176,24 @@ def test_a_walk_that_failed_is_taken_back(runner: ModelRunner) -> None:
     verdict = ask(engine, replace(opening("s", PROMPT, sampling), tree=chain))
     assert list(verdict.token_ids) == expected[:7]
     assert not failing.is_spoilt
+
+
+@pytest.mark.parametrize("num_nodes", [0, 5])
+def test_sessions_that_give_way_to_others_go_on_with_theirs(runner: ModelRunner, num_nodes: int) -> None:
+    rng = random.Random(5)
+    structures = [regex("([a-c][d-f][g-i]){20}"), regex("([0-4][5-9]){20}"), regex("(x[a-z]y){20}")]
+    samplings = [replace(SAMPLED, stop_token_ids=(), structured_output=structure) for structure in structures]
+    expected = [whole(made(runner), replace(sampling, stop_token_ids=(EOS,)))[0][:30] for sampling in samplings]
+    few = ModelRunner(runner.decoder, 60)
+    engine = VerifierEngine(
+        few, VerifierConfig(max_model_len=60), Clock(), structures=Structures(GrammarCompiler(TOKENIZER))
+    )
+    chats = [
+        Chat(f"s{i}", PROMPT, 30, num_nodes, 1 if num_nodes else 8, sampling) for i, sampling in enumerate(samplings)
+    ]
+    run_chats(engine, chats, expected, rng)
+    assert [chat.output for chat in chats] == expected
+    assert engine.counts.num_preemptions > 0
 
 
 @pytest.mark.parametrize(
