@@ -6,6 +6,7 @@ import grpc
 import pytest
 
 from router.config import MetricsConfig
+from specgrove.serving.api_keys import ApiKeys
 from specgrove.v1 import router_pb2
 from tests.metrics.scraping import Samples, samples_of, value
 from tests.router.http.asking import ask, http_suite
@@ -131,3 +132,12 @@ async def test_metrics_need_no_http_api() -> None:
         assert suite.app.metrics_http is not None
         reply = await ask(suite, "/metrics", address=suite.app.metrics_http.address)
         assert b"specgrove_build_info{" in reply.content
+
+
+async def test_stats_need_a_key_where_all_else_does() -> None:
+    async with toy_suite(api_keys=ApiKeys(("secret",))) as suite:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stats_of(suite)
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        metadata = (("authorization", "Bearer secret"),)
+        assert (await suite.stub.GetStats(router_pb2.GetStatsRequest(), metadata=metadata)).model == "toy"
