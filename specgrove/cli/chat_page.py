@@ -11,6 +11,7 @@ from specgrove.addresses import is_unix
 from specgrove.cli.connecting import connected
 from specgrove.cli.generate import generate_params
 from specgrove.cli.rendering import make_console
+from specgrove.output import ModelInfo
 from specgrove.serving.listening import check_can_listen
 from specgrove.web.conversation import ChatOptions
 
@@ -32,21 +33,28 @@ def run(arguments: argparse.Namespace) -> int:
                 with contextlib.suppress(webbrowser.Error):
                     webbrowser.open(place)
 
-        serve_page(client.to_async(), arguments.web, _options(arguments), on_listening)
+        serve_page(client.to_async(), arguments.web, _options(arguments, info), on_listening)
     return 0
 
 
-def _options(arguments: argparse.Namespace) -> ChatOptions:
+def _options(arguments: argparse.Namespace, info: ModelInfo) -> ChatOptions:
     params = generate_params(arguments)
+    # The page shows what is recommended, so it is sent as what the visitor left there.
+    recommended = info.recommended_sampling if arguments.recommended_sampling else {}
     speculation = params.pop("speculation", None)
     is_disabled = speculation is not None and speculation.disabled
     return ChatOptions(
-        temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        top_k=max(arguments.top_k, 0),
+        temperature=_chosen(arguments.temperature, recommended.get("temperature"), 0.0),
+        top_p=_chosen(arguments.top_p, recommended.get("top_p"), 1.0),
+        top_k=int(_chosen(arguments.top_k, recommended.get("top_k"), 0)),
         max_tokens=arguments.max_tokens,
         seed=arguments.seed,
         system=arguments.system or "",
         ssms=() if is_disabled else (speculation.ssms if speculation is not None else ()) or None,
         further=params,
     )
+
+
+def _chosen(*values: float | None) -> float:
+    """The first that there is."""
+    return next(value for value in values if value is not None)

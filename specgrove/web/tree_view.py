@@ -10,8 +10,10 @@ from specgrove.output import StepDetails, VerifiedNode
 from specgrove.web.conversation import Answer
 from specgrove.web.ssm_marks import SsmMarks
 
-_COLUMN, _ROW, _NODE_WIDTH, _NODE_HEIGHT, _MARGIN = 106, 32, 88, 25, 3
-_MAX_LABEL_LEN = 9
+_COLUMN, _ROW, _NODE_WIDTH, _NODE_HEIGHT, _MARGIN = 98, 31, 82, 25, 3
+_MAX_LABEL_LEN = 7
+# Where there is too little room for a tree it is drawn smaller, and then scrolls.
+_MIN_SCALE = 0.85
 _VISIBLE = {"\n": "↵", "\t": "⇥", "\r": "␍"}
 
 
@@ -46,14 +48,14 @@ def _svg(tree: StepDetails, answer: Answer, marks: SsmMarks) -> str:
     if answer.own_token is not None and own_place is not None:
         path = [number for number, node in enumerate(tree.nodes) if node.is_accepted]
         edges.append(_edge(places[path[-1] if path else 0], own_place, is_accepted=True))
-        nodes.append(_box(own_place, "accepted added", _label(answer.own_token.text) or "end", "LLM"))
+        nodes.append(_box(own_place, "accepted added", _label(answer.own_token.text, 5) or "end", "LLM"))
     shown = [*places, *([own_place] if own_place else [])]
     width = max(place.column for place in shown) * _COLUMN + _NODE_WIDTH + 2 * _MARGIN
     height = (max(place.row for place in shown) + 1) * _ROW
     # Edges of the accepted path are drawn last, above the others.
     edges.sort(key=lambda edge: "accepted" in edge)
     return (
-        f'<svg class="tree" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '
+        f'<svg class="tree" style="max-width:{width}px;min-width:{_MIN_SCALE * width:.0f}px" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{html.escape(_in_words(tree, answer))}">{"".join(edges)}{"".join(nodes)}</svg>'
     )
 
@@ -109,11 +111,11 @@ def _box(place: _Place, look: str, label: str, badge: str, title: str = "") -> s
     )
 
 
-def _label(text: str) -> str:
+def _label(text: str, max_len: int = _MAX_LABEL_LEN) -> str:
     """What can be seen of a token: blanks at its ends and control characters by signs, long ones cut."""
     num_blanks = len(text) - len(text.lstrip(" "))
     shown = "␣" * num_blanks + "".join(_visible(character) for character in text[num_blanks:])
-    return shown if len(shown) <= _MAX_LABEL_LEN else f"{shown[: _MAX_LABEL_LEN - 1]}…"
+    return shown if len(shown) <= max_len else f"{shown[: max_len - 1]}…"
 
 
 def _visible(character: str) -> str:

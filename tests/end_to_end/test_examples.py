@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from tests.addresses import free_address
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 TIPS = "travel tips for Tokyo"
@@ -39,3 +46,36 @@ def test_the_scripts_of_flexflows_quick_start_run_and_speculation_changes_no_tex
     assert numbers[0][0] == "128"
     assert int(numbers[2][0]) <= 20
     assert all(int(num_steps) <= int(num_tokens) for num_tokens, num_steps in numbers)
+
+
+def test_gradios_chat_answers_and_keeps_the_conversation(demo_llm: Path) -> None:
+    gradio_client = pytest.importorskip("gradio_client", reason="needs Gradio")
+    address = free_address()
+    host, port = address.split(":")
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "GRADIO_SERVER_NAME": host,
+        "GRADIO_SERVER_PORT": port,
+        "GRADIO_ANALYTICS_ENABLED": "False",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "examples/gradio_chat.py"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        wait_until(lambda: process.poll() is not None or is_listening(host, int(port)))
+        assert process.poll() is None
+        chat = gradio_client.Client(f"http://{address}", verbose=False)
+        # As the page does it: its own state holds what was said.
+        first = chat.predict("My name is Ada. Say hello.", api_name="/chat")
+        assert first
+        again = chat.predict("My name is Ada. Say hello.", api_name="/chat")
+        assert again
+        chat.close()
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+
+
+def is_listening(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((host, port)) == 0

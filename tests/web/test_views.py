@@ -143,7 +143,7 @@ def test_without_a_tree_that_is_said() -> None:
 
 
 def test_tokens_that_can_not_be_seen_have_signs() -> None:
-    texts = {"\n": "↵", "  ": "␣␣", "\x07": "�", " internationalisation": "␣interna…"}
+    texts = {"\n": "↵", "  ": "␣␣", "\x07": "�", " internationalisation": "␣inter…"}
     for text, label in texts.items():
         chunk = drafted_chunk([token(text, "demo")], TREE[0], node(text, 0, "demo", accepted=True))
         assert f">{label}</text>" in tree_html(answered(chunk), MARKS)

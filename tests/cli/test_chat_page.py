@@ -1,0 +1,62 @@
+"""``specgrove chat --web`` as a process, with a made-up router: the page is there, with the command's options, until a signal."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specgrove.cli import main
+from tests.addresses import free_address
+from tests.fake_router import FakeRouter
+from tests.waiting import wait_until
+
+pytest.importorskip("gradio", reason="the chat page needs Gradio")
+ROOT = Path(__file__).parent.parent.parent
+
+
+def config_at(address: str) -> dict[str, Any] | None:
+    try:
+        with urllib.request.urlopen(f"http://{address}/config") as response:
+            found: dict[str, Any] = json.load(response)
+    except OSError:
+        return None
+    return found
+
+
+def test_the_page_is_there_until_ctrl_c(fake_router: tuple[FakeRouter, str], tmp_path: Path) -> None:
+    address = free_address()
+    command = [sys.executable, "-m", "specgrove.cli", "chat", "--address", fake_router[1], "--web", address]
+    # A browser that only tells what it was to open.
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "BROWSER": "true %s", "HOME": str(tmp_path)}
+    process = subprocess.Popen(
+        [*command, "--temperature", "0.7", "--system", "Be brief."], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_until(lambda: process.poll() is not None or config_at(address) is not None)
+        config = config_at(address)
+        assert config is not None
+        values = {
+            component["props"].get("label"): component["props"].get("value") for component in config["components"]
+        }
+        assert (values["Temperature"], values["System prompt"]) == (0.7, "Be brief.")
+        assert not config["analytics_enabled"]
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert said.splitlines() == [f"chat with fake at http://{address}; Ctrl-C ends it"]
+
+
+def test_without_gradio_it_is_said_at_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["chat", "--web"]) == 1
+    assert "pip install 'specgrove[web]'" in capsys.readouterr().err
