@@ -61,7 +61,8 @@ def make_page(client: AsyncClient, defaults: ChatOptions) -> gr.Blocks:
             header = gr.HTML(_header("connecting …"), elem_id="header")
             with gr.Row(elem_id="marks"):
                 legend = gr.HTML(elem_id="legend")
-                is_marked = gr.Checkbox(True, label="Show who drafted what", container=False, elem_id="toggle")
+                # Read by style.css alone.
+                gr.Checkbox(True, label="Show who drafted what", interactive=True, container=False, elem_id="toggle")
         with gr.Tab("Settings", render_children=True, render=False) as settings_tab:
             settings = _add_settings(defaults)
         with gr.Tabs():
@@ -81,9 +82,6 @@ def make_page(client: AsyncClient, defaults: ChatOptions) -> gr.Blocks:
             return _header(f"{info.model} · {info.dtype}"), SsmMarks(info.ssms).legend(), ssms
 
         page.load(open_page, [visitor], [header, legend, settings[-1]], **_QUIET)
-        is_marked.change(
-            None, [is_marked], None, js="(on) => { document.body.classList.toggle('unmarked', !on) }", **_QUIET
-        )
     page.queue(default_concurrency_limit=64, max_size=256)
     return page
 

@@ -65,11 +65,10 @@ def test_gradios_chat_answers_and_keeps_the_conversation(demo_llm: Path) -> None
         wait_until(lambda: process.poll() is not None or is_listening(host, int(port)))
         assert process.poll() is None
         chat = gradio_client.Client(f"http://{address}", verbose=False)
-        # As the page does it: its own state holds what was said.
-        first = chat.predict("My name is Ada. Say hello.", api_name="/chat")
-        assert first
-        again = chat.predict("My name is Ada. Say hello.", api_name="/chat")
-        assert again
+        # The page, whose state holds what was said, asks so too.
+        first = chat.predict("Say hello.", api_name="/generate_response")
+        again = chat.predict("And now say it once more.", api_name="/generate_response")
+        assert all(isinstance(answer, str) and answer for answer in (first, again))
         chat.close()
     finally:
         process.send_signal(signal.SIGINT)

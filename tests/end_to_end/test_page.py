@@ -216,7 +216,7 @@ async def test_everything_can_be_done_by_the_keyboard(open_page: Open, suite: Su
     await tab_to("#conversation", "Shift+Tab")
     await tab_to("#toggle input", "Shift+Tab")
     await page.keyboard.press("Space")
-    await page.wait_for_selector("body.unmarked")
+    await page.wait_for_selector("#history .markdown")
     await tab_to('[role="tab"][aria-selected="false"]')
     await page.keyboard.press("Enter")
     await page.wait_for_selector("#compare")
