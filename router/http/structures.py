@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.http.bodies import ChatBody, CompletionBody
+from router.http.closed_schemas import closed
 from router.http.tool_calls.grammar import calls_grammar
 from specgrove.client_structures import StructureParams
 from specgrove.errors import InvalidRequestError
@@ -88,7 +89,9 @@ def _of_response_format(value: object) -> Iterator[Structure]:
             keys = _object(f"{name}.json_schema", inner)
             _check_keys(f"{name}.json_schema", keys, _SCHEMA_KEYS)
             schema = keys.get("schema")
-            # Whether it is strict makes no difference: outputs fit in any case.
+            # Outputs fit in any case; strict ones, which are usual, have named properties only.
+            if isinstance(schema, Mapping) and keys.get("strict") is not False:
+                schema = closed(schema)
             yield _structure(name, "json_object", True) if schema is None else _structure(name, "json_schema", schema)
         case _:
             description = 'must be {"type": "text"}, {"type": "json_object"} or {"type": "json_schema", "json_schema": {"schema": ...}}'

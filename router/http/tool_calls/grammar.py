@@ -9,10 +9,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from router.http.closed_schemas import closed
 from specgrove.structured_output import JSON_BLANKS
 
-# With these a schema says elsewhere which properties there may be.
-_OPEN = {"additionalProperties", "unevaluatedProperties", "patternProperties", "$ref", "allOf", "anyOf", "oneOf"}
 _TAIL = r'"}\n</tool_call>"'
 
 
@@ -31,17 +30,12 @@ def calls_grammar(
     ]
     for name, function in zip(names, functions, strict=True):
         head = f'<tool_call>\n{{"name": {json.dumps(function["name"])}, "arguments": '
-        arguments = _json(_parameters_of(function))
+        # A function without parameters has none.
+        arguments = _json(closed({"type": "object", "properties": {}, **(function.get("parameters") or {})}))
         rules += [f"{name}: {_literal(head)} {name}_arguments {_TAIL}", f"{name}_arguments: {arguments}"]
     if content is not None:
         rules.append(f"content: {_json(content)}")
     return "\n".join((*rules, ""))
-
-
-def _parameters_of(function: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Those that are declared, and no others unless the schema says something of them: small models would go on for ever."""
-    parameters = {"type": "object", **(function.get("parameters") or {})}
-    return parameters if _OPEN & parameters.keys() else {**parameters, "additionalProperties": False}
 
 
 def _literal(text: str) -> str:
