@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import rich.console
 
 from specgrove.batch.answers_file import AnswersFile, BatchAnswer
 from specgrove.batch.http_api import HttpPlace
-from specgrove.batch.requests_file import read_requests
+from specgrove.batch.requests_file import BatchRequest, read_requests
 from specgrove.batch.run import run_batch
 from specgrove.cli.connecting import api_key_of, check_connection_options, tls_files
 from specgrove.cli.progress import showing
@@ -36,21 +38,12 @@ def run(arguments: argparse.Namespace) -> int:
         _check_is_private(settings)
     errors = make_console(stderr=True, quiet=arguments.quiet)
     with AnswersFile(arguments.output, [request.custom_id for request in requests]) as answers:
-        left = [request for request in requests if request.custom_id not in answers.answered]
-        if answers.answered:
-            print_note(errors, f"going on: {len(answers.answered)} of {len(requests)} requests have their answers")
-        if left:
-            try:
-                with _place(arguments, settings) as place, showing(errors, "answering") as show:
-
-                    def on_answer(_: BatchAnswer) -> None:
-                        show(f"{len(answers.answered)} of {len(requests)} requests answered")
-
-                    asyncio.run(run_batch(left, answers, place, arguments.at_once, on_answer))
-            except KeyboardInterrupt:
-                told = f"stopped: {len(answers.answered)} of {len(requests)} requests have their answers"
-                print_note(errors, f"{told}; the same command goes on")
-                return 130
+        try:
+            _answer_rest(arguments, settings, requests, answers, errors)
+        except KeyboardInterrupt:
+            told = f"stopped: {len(answers.answered)} of {len(requests)} requests have their answers"
+            print_note(errors, f"{told}; the same command goes on")
+            return 130
         found = answers.put_in_order()
     failed = [answer for answer in found if not answer.is_good]
     if arguments.json:
@@ -61,6 +54,27 @@ def run(arguments: argparse.Namespace) -> int:
         first = f"the first, {failed[0].custom_id!r}, with: {failed[0].problem}"
         make_console(stderr=True).print(f"{len(failed)} of {len(found)} requests failed, {first}", markup=False)
     return 1 if failed else 0
+
+
+def _answer_rest(
+    arguments: argparse.Namespace,
+    settings: SuiteSettings,
+    requests: Sequence[BatchRequest],
+    answers: AnswersFile,
+    errors: rich.console.Console,
+) -> None:
+    """Those that have no answer of an earlier run."""
+    left = [request for request in requests if request.custom_id not in answers.answered]
+    if answers.answered:
+        print_note(errors, f"going on: {len(answers.answered)} of {len(requests)} requests have their answers")
+    if not left:
+        return
+    with _place(arguments, settings) as place, showing(errors, "answering") as show:
+
+        def on_answer(_: BatchAnswer) -> None:
+            show(f"{len(answers.answered)} of {len(requests)} requests answered")
+
+        asyncio.run(run_batch(left, answers, place, arguments.at_once, on_answer))
 
 
 def _check_output(source: Path, target: Path) -> None:
