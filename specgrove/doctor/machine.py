@@ -16,8 +16,8 @@ from specgrove.cpus import available_cpus
 from specgrove.doctor.findings import Finding, error, ok, warning
 from specgrove.gpus import may_have_gpu
 from specgrove.host import processor_name
-from specgrove.kernels.__main__ import REASONS, gpu_lines
 from specgrove.kernels.bandwidth import BUFFER_BYTES, ReadBandwidth
+from specgrove.kernels.in_use import REASONS, gpu_lines
 from specgrove.kernels.threads import amx_refusal, get_isa
 from specgrove.models.memory_plan import available_memory_bytes, gibibytes
 

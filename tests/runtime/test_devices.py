@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from specgrove.kernels import __main__ as kernels_main
-from specgrove.kernels.__main__ import gpu_verdict
+from specgrove.kernels import in_use
 from specgrove.kernels.cuda.backend import KernelsMissingError
 from specgrove.kernels.cuda.start_check import KernelsWrongError
 from specgrove.models.decoder import Decoder
@@ -155,11 +154,11 @@ def test_offloaded_weights_are_not_captured(tmp_path: Path) -> None:
 
 
 def test_a_verdict_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels_main, "check_kernels_apart", lambda *_: None)  # which has tests of its own
-    assert gpu_verdict(CPU).startswith("the kernels for GPUs")
+    monkeypatch.setattr(in_use, "check_kernels_apart", lambda *_: None)  # which has tests of its own
+    assert in_use.gpu_verdict(CPU).startswith("the kernels for GPUs")
 
     def fails(*_: object) -> None:
         raise KernelsMissingError("no nvcc")
 
-    monkeypatch.setattr(kernels_main, "check_kernels_apart", fails)
-    assert gpu_verdict(CPU) == "ops composed from torch's own: no nvcc"
+    monkeypatch.setattr(in_use, "check_kernels_apart", fails)
+    assert in_use.gpu_verdict(CPU) == "ops composed from torch's own: no nvcc"
