@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from specgrove.errors import InvalidRequestError, SessionClosedError, StaleBaseError
-from specgrove.request import SamplingParams, SessionParams, Verdict, VerifyWork
+from specgrove.request import PromptProgress, SamplingParams, SessionParams, Verdict, VerifyWork
 from specgrove.token_tree import TokenTree
 from specgrove.verifying import Verifier
 from tests.conformance.conftest import Side, held_back
@@ -52,6 +52,24 @@ async def test_verdicts_follow_what_is_committed(verifying: Side[Verifier]) -> N
         assert verdict.accepted_nodes == ()
         committed += verdict.token_ids
         work = going_on(committed, len(committed))
+
+
+@pytest.mark.parametrize("start", [1, 3, len(PROMPT)])
+async def test_log_probabilities_of_the_prompt_come_once_before_the_verdict(
+    verifying: Side[Verifier], start: int
+) -> None:
+    work = opening(num_steps=2)
+    session = replace(PARAMS, num_prompt_log_probs=2, prompt_log_probs_start=start)
+    async with contextlib.aclosing(verifying.service.verify(replace(work, session=session))) as found:
+        results = [result async for result in found]
+    progress = [result for result in results if isinstance(result, PromptProgress)]
+    assert results[: len(progress)] == progress
+    assert sum(len(result.token_ids) for result in results[len(progress) :] if isinstance(result, Verdict)) == 2
+    places = [
+        place for told in progress for place in range(told.log_probs_start, told.log_probs_start + len(told.log_probs))
+    ]
+    assert places == list(range(start, len(PROMPT)))
+    assert all(len(entry.top) == 2 and entry.rank >= 1 for told in progress for entry in told.log_probs)
 
 
 async def test_a_tree_changes_no_token(verifying: Side[Verifier]) -> None:

@@ -17,11 +17,11 @@ from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from specgrove.models.decoder import Decoder
 from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
-from specgrove.request import SamplingParams
+from specgrove.request import LogProbs, SamplingParams
 from specgrove.runtime.model_runner import ModelRunner
 from tests.llm.conftest import RunnerAhead
-from tests.llm.verifier_machine import VerifierMachine
-from tests.llm.verifying import Clock, incremental
+from tests.llm.verifier_machine import NUM_LOG_PROBS, VerifierMachine
+from tests.llm.verifying import Clock, incremental, prompt_log_probs
 
 MAX_NUM_OUTPUT_TOKENS = 40
 
@@ -63,11 +63,18 @@ def expected_output(runner: ModelRunner) -> Callable[[tuple[int, ...], SamplingP
     return output_of
 
 
+@pytest.fixture(scope="module")
+def expected_log_probs(runner: ModelRunner) -> Callable[[tuple[int, ...]], list[LogProbs]]:
+    engine = VerifierEngine(runner, VerifierConfig(max_model_len=200))
+    return functools.cache(lambda prompt: prompt_log_probs(engine, list(prompt), NUM_LOG_PROBS))
+
+
 @pytest.mark.parametrize("num_slots", [100, 1000], ids=["little room", "room for all"])
 @pytest.mark.parametrize("runner_type", [ModelRunner, TwoInFlight, LateTwoInFlight, RunnerAhead])
 def test_whatever_happens(
     runner: ModelRunner,
     expected_output: Callable[[tuple[int, ...], SamplingParams], list[int]],
+    expected_log_probs: Callable[[tuple[int, ...]], list[LogProbs]],
     runner_type: type[ModelRunner],
     num_slots: int,
 ) -> None:
@@ -81,6 +88,7 @@ def test_whatever_happens(
     attributes = {
         "make_engine": staticmethod(make_engine),
         "expected_output": staticmethod(expected_output),
+        "expected_log_probs": staticmethod(expected_log_probs),
         "num_slots": num_slots,
     }
     run_state_machine_as_test(

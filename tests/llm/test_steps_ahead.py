@@ -154,12 +154,12 @@ def test_tokens_that_wait_go_out_before_what_may_take_long(slow_talker: Verifier
     slow_talker.add(WorkItem(1, replace(opening("s", PROMPT), num_steps=50)))
     assert len(slow_talker.step()) == 1
     assert [slow_talker.step() for _ in range(3)] == [[], [], []]
-    num_steps = slow_talker.num_steps
+    num_passes = slow_talker.counts.num_passes
     slow_talker.add(WorkItem(2, opening("t", PROMPT)))
     ((item_id, verdict),) = slow_talker.step()
     assert isinstance(verdict, Verdict)
     assert (item_id, verdict.token_ids, verdict.num_steps) == (1, tuple(expected[1:4]), 3)
-    assert slow_talker.num_steps == num_steps
+    assert slow_talker.counts.num_passes == num_passes
 
 
 def test_tokens_that_wait_go_out_with_the_last_verdict(slow_talker: VerifierEngine, clock: Clock) -> None:
@@ -225,7 +225,7 @@ def test_passes_are_begun_before_the_last_has_ended(ahead: VerifierEngine, runne
         ahead.add(WorkItem(item_id, replace(opening(f"s{item_id}", PROMPT[: 4 + item_id]), num_steps=10)))
     steps_of(ahead, dict.fromkeys(range(3), 10))
     assert runner_ahead.num_ahead == 9
-    assert ahead.num_steps == 10  # none was for nothing
+    assert ahead.counts.num_passes == 10  # none was for nothing
 
 
 def test_nothing_is_begun_ahead_where_others_would_wait(

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import DeadlineExceededError, InvalidRequestError, SessionClosedError, StaleBaseError
-from specgrove.request import SamplingParams, SessionParams, Verdict, VerifyWork
+from specgrove.request import LogProbs, PromptProgress, SamplingParams, SessionParams, Verdict, VerifyWork
 from specgrove.runtime.step_loop import WorkItem
 from specgrove.token_tree import TokenTree
 from tests.llm.verifying import GREEDY, SAMPLED, Clock, random_tree
@@ -21,6 +21,8 @@ from tests.llm.verifying import GREEDY, SAMPLED, Clock, random_tree
 NAMES = "abcd"
 
 PROMPTS = ((5,), (5, 1, 44, 90, 3, 3, 17), tuple(i * 7 % 97 for i in range(40)))
+
+NUM_LOG_PROBS = 2
 
 SAMPLINGS = (GREEDY, replace(SAMPLED, stop_token_ids=(), min_tokens=0), SamplingParams(temperature=0.7, seed=11))
 
@@ -44,6 +46,8 @@ class RouterSession:
     prompt: tuple[int, ...]
     sampling: SamplingParams
     expected: list[int]
+    wants_log_probs: bool = False
+    log_probs_start: int = 1
     output: list[int] = field(default_factory=list)
     is_held: bool = True
     asked: Asked | None = None
@@ -56,12 +60,24 @@ class RouterSession:
     def num_left(self) -> int:
         return len(self.expected) - len(self.output)
 
+    @property
+    def lacks_log_probs(self) -> bool:
+        return self.wants_log_probs and self.log_probs_start < len(self.prompt)
+
+    def params(self) -> SessionParams:
+        number = NUM_LOG_PROBS if self.lacks_log_probs else None
+        return SessionParams(
+            self.sampling, len(self.prompt), num_prompt_log_probs=number, prompt_log_probs_start=self.log_probs_start
+        )
+
 
 class VerifierMachine(RuleBasedStateMachine):
     """Random work of a few sessions."""
 
     make_engine: ClassVar[Callable[[Clock], VerifierEngine]]
     expected_output: ClassVar[Callable[[tuple[int, ...], SamplingParams], list[int]]]
+    expected_log_probs: ClassVar[Callable[[tuple[int, ...]], list[LogProbs]]]
+    """Of a prompt's tokens from the second on."""
     num_slots: ClassVar[int]
 
     def __init__(self) -> None:
@@ -91,7 +107,8 @@ class VerifierMachine(RuleBasedStateMachine):
     ) -> None:
         """A new request, or another with a name that is still known: it takes its place."""
         self._replace(name)
-        session = RouterSession(prompt, sampling, type(self).expected_output(prompt, sampling))
+        expected = type(self).expected_output(prompt, sampling)
+        session = RouterSession(prompt, sampling, expected, wants_log_probs=seed % 2 == 0)
         self.sessions[name] = session
         self._ask(name, session, 0, num_steps, timeout_ms, seed)
 
@@ -231,7 +248,7 @@ class VerifierMachine(RuleBasedStateMachine):
         timeout_ms: int | None,
         tree: TokenTree,
     ) -> int:
-        params = None if base else SessionParams(session.sampling, len(session.prompt))
+        params = None if base else session.params()
         work = VerifyWork(name, base, session.committed[base:], tree, params, timeout_ms, num_steps)
         self.num_items += 1
         self.engine.add(WorkItem(self.num_items, work))
@@ -245,7 +262,11 @@ class VerifierMachine(RuleBasedStateMachine):
             (session,) = [s for s in self.sessions.values() if s.asked is not None and s.asked.item_id == item_id]
             asked = session.asked
             assert asked is not None
+            if isinstance(result, PromptProgress):
+                self._take_log_probs(session, result)
+                continue
             if isinstance(result, Verdict):
+                assert not session.lacks_log_probs
                 self._check(session, asked, result)
                 session.output.extend(result.token_ids)
                 asked.num_steps_left -= result.num_steps
@@ -263,10 +284,19 @@ class VerifierMachine(RuleBasedStateMachine):
 
     def _take_of_replaced(self, item_id: int, result: object) -> None:
         """Verdicts that were on their way out may come before the end."""
-        if isinstance(result, Verdict) and result.has_more:
+        if isinstance(result, PromptProgress) or (isinstance(result, Verdict) and result.has_more):
             return
         assert isinstance(result, Verdict | SessionClosedError | DeadlineExceededError), result
         del self.replaced[item_id]
+
+    def _take_log_probs(self, session: RouterSession, progress: PromptProgress) -> None:
+        """The next ones, with the bits that they always have."""
+        start = session.log_probs_start
+        assert session.lacks_log_probs
+        assert progress.log_probs_start == start
+        expected = type(self).expected_log_probs(session.prompt)
+        assert list(progress.log_probs) == expected[start - 1 :][: len(progress.log_probs)]
+        session.log_probs_start += len(progress.log_probs)
 
     def _check(self, session: RouterSession, asked: Asked, verdict: Verdict) -> None:
         assert verdict.base == len(session.committed)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from llm_service.verifier import VerifierEngine
-from specgrove.request import SamplingParams, SessionParams, Verdict, VerifyWork
+from specgrove.request import LogProbs, PromptProgress, SamplingParams, SessionParams, Verdict, VerifyWork
 from specgrove.runtime.step_loop import WorkItem
 from specgrove.token_tree import TokenTree
 from tests.conftest import TINY_VOCAB_SIZE
@@ -56,6 +57,18 @@ def incremental(engine: VerifierEngine, prompt: list[int], num_tokens: int, samp
         work = VerifyWork("incremental", base, (), TokenTree.of_root(output[-1]))
     engine.close_session("incremental")
     return output
+
+
+def prompt_log_probs(engine: VerifierEngine, prompt: list[int], num_top: int) -> list[LogProbs]:
+    """Those of a prompt's tokens from the second on, where nobody else is asking."""
+    work = opening("prompt", prompt)
+    assert work.session is not None
+    engine.add(WorkItem(1, replace(work, session=replace(work.session, num_prompt_log_probs=num_top))))
+    found: list[LogProbs] = []
+    while engine.has_work():
+        found += [e for _, result in engine.step() if isinstance(result, PromptProgress) for e in result.log_probs]
+    engine.close_session("prompt")
+    return found
 
 
 def random_tree(rng: random.Random, root: int, likely: list[int]) -> TokenTree:
