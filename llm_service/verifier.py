@@ -210,12 +210,12 @@ class VerifierEngine:
                 self._room.free(tree.slots)
 
     def _tell_log_probs(self, tokens: KnownInFlight, log_probs: Sequence[LogProbs | None]) -> None:
-        # Passes end in their order, so these are the next ones, unless some are computed again that have been told.
-        new = log_probs[tokens.pending.session.prompt_log_probs_start - tokens.start :]
-        sound = [entry for entry in new if entry is not None]
-        if len(sound) < len(new):
+        # Passes end in their order, and one that is computed again asks for what was not told: these are the next ones.
+        assert tokens.start == tokens.pending.session.prompt_log_probs_start
+        sound = [entry for entry in log_probs if entry is not None]
+        if len(sound) < len(log_probs):
             self._fail(tokens.pending, InternalError("the model's logits can't be used: the logits hold NaN"))
-        elif sound:
+        else:
             self._outbox.put_log_probs(tokens.pending, sound)
 
     def _is_under_way(self, pending: PendingWork) -> bool:
