@@ -43,7 +43,8 @@ class RunnerAhead(ModelRunner):
 
     def finish(self) -> ForwardOutput:
         output = super().finish()
-        assert not (len(output.logits) and self._finished), "a later pass has taken the logits' place"
+        had_logits = len(output.logits) > 0 or len(output.log_probs) > 0
+        assert not (had_logits and self._finished), "a later pass has taken the logits' place"
         return output
 
 
