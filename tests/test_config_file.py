@@ -154,6 +154,14 @@ def test_editors_get_a_schema_that_takes_what_is_right_and_nothing_else(
     assert config_schema() == schema
 
 
+def test_the_pages_example_is_a_file_that_can_be_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "settings.md").read_text()
+    example = page.partition("```yaml\n")[2].partition("```")[0]
+    settings = read_config_file(written(tmp_path, example), is_for_suite=True)
+    assert settings["llm", "kv-memory"] == 2**31
+    assert settings["ssm", "ssm"] == ["lookup", "./small,width=4"]
+
+
 def test_every_setting_says_what_it_is_and_may_be() -> None:
     for setting in (*SUITE, *(setting for settings in SECTIONS.values() for setting in settings)):
         assert setting.help
