@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from llm_service.structure import OutputStructure
@@ -106,6 +107,8 @@ class PendingWork:
     session: Session
     tree: TokenTree
     deadline_s: float | None
+    nodes: Sequence[int] = ()
+    """Where nodes of the tree that was sent are left out: which of its nodes those of ``tree`` are."""
     num_steps_left: int = 1
     """Steps still to be made; ``tree`` belongs to the next one."""
     is_in_flight: bool = False
@@ -119,7 +122,16 @@ class PendingWork:
     def of(cls, item_id: int, session: Session, work: VerifyWork, now_s: float) -> PendingWork:
         """``deadline_s`` is on the same clock as ``now_s``."""
         deadline_s = None if work.timeout_ms is None else now_s + work.timeout_ms / 1e3
-        return cls(item_id, session, work.tree, deadline_s, work.num_steps)
+        tree: TokenTree = work.tree
+        nodes: Sequence[int] = ()
+        if session.structure is not None and tree.num_nodes > 1:
+            nodes = session.structure.possible_nodes(tree, session.output_token_ids)
+            tree = tree.of_nodes(nodes)
+        return cls(item_id, session, tree, deadline_s, nodes, work.num_steps)
+
+    def sent_nodes(self, nodes: Sequence[int]) -> tuple[int, ...]:
+        """How nodes of ``tree`` are called in the tree that was sent."""
+        return tuple(self.nodes[node] for node in nodes) if self.nodes else tuple(nodes)
 
     def go_on(self) -> None:
         """Makes the session's last token the next tree, after a verdict that others follow."""

@@ -15,6 +15,7 @@ from specgrove.errors import InvalidRequestError
 from specgrove.grammars import GrammarCompiler, OutputMatcher
 from specgrove.request import SamplingParams
 from specgrove.structure_wire import STRUCTURED_OUTPUT
+from specgrove.token_tree import TokenTree
 
 
 class OutputStructure:
@@ -32,6 +33,23 @@ class OutputStructure:
             self._matcher.rewind(len(output_token_ids))
         elif missing := output_token_ids[self._matcher.num_tokens :]:
             self._take(missing)
+
+    def possible_nodes(self, tree: TokenTree, output_token_ids: Sequence[int]) -> list[int]:
+        """The nodes of a tree below the committed output that can be accepted, and its root: no row need be spent on others.
+
+        A stop token is none: it comes out all the same, as the bonus token, and nothing follows it.
+        """
+        try:
+            self.go_to(output_token_ids)
+        except InvalidRequestError:  # to be told when it comes to a choice
+            return list(range(tree.num_nodes))
+        paths: dict[int, list[int]] = {0: []}
+        for node in range(1, tree.num_nodes):
+            if (before := paths.get(tree.parents[node])) is not None:
+                path = [*before, tree.token_ids[node]]
+                if path[-1] not in self._stops and self._matcher.num_possible(path) == len(path):
+                    paths[node] = path
+        return list(paths)
 
     def take(self, token_id: int) -> bool:
         """The token that was chosen here; whether the output goes on."""

@@ -273,7 +273,7 @@ class VerifierEngine:
         verdict = Verdict(
             base=base,
             token_ids=acceptance.token_ids,
-            accepted_nodes=acceptance.accepted_nodes,
+            accepted_nodes=pending.sent_nodes(acceptance.accepted_nodes),
             log_probs=acceptance.log_probs,
             step_ms=step_ms,
             step_num_tokens=num_rows,

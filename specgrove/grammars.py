@@ -101,6 +101,10 @@ class OutputMatcher:
             self._start_anew()
             self._check()
 
+    def num_possible(self, token_ids: Sequence[int]) -> int:
+        """How many of these the output could go on with, from the first on. Nothing is taken."""
+        return self._matcher.validate_tokens(list(token_ids))
+
     def rewind(self, num_tokens: int) -> None:
         """Back to its first so many tokens."""
         num_left = len(self._taken) - num_tokens

@@ -59,15 +59,20 @@ class TokenTree:
         """The tree without the nodes whose token is not known, and without what hangs below those. The root stays."""
         if all(is_known(token_id) for token_id in self.token_ids[1:]):
             return self
-        place = {0: 0}  # of the nodes that are kept
+        known = {0}
         for node in range(1, self.num_nodes):
-            if self.parents[node] in place and is_known(self.token_ids[node]):
-                place[node] = len(place)
+            if self.parents[node] in known and is_known(self.token_ids[node]):
+                known.add(node)
+        return self.of_nodes(sorted(known))
+
+    def of_nodes(self, nodes: Sequence[int]) -> TokenTree:
+        """The tree of some nodes, rising: the root is one of them, and so is the parent of each other one."""
+        place = {node: index for index, node in enumerate(nodes)}
         return TokenTree(
-            tuple(self.token_ids[node] for node in place),
-            (-1, *(place[self.parents[node]] for node in list(place)[1:])),
-            tuple(self.log_probs[node] for node in place),
-            tuple(self.sources[node] for node in place),
+            tuple(self.token_ids[node] for node in nodes),
+            (-1, *(place[self.parents[node]] for node in nodes[1:])),
+            tuple(self.log_probs[node] for node in nodes),
+            tuple(self.sources[node] for node in nodes),
         )
 
     def with_source(self, source: int) -> TokenTree:

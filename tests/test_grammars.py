@@ -71,6 +71,8 @@ def test_history_changes_nothing(seed: int) -> None:
             matcher.rewind(size)
         else:
             matcher.take(output[matcher.num_tokens : size])
+        tried = [*output[size : size + 3], *rng.sample(range(TINY.vocab_size), 2)]
+        num_possible = matcher.num_possible(tried)
         fresh = GrammarCompiler(TINY).matcher(structure)
         if rng.random() < 0.5:
             fresh.take(output[:size])
@@ -79,6 +81,8 @@ def test_history_changes_nothing(seed: int) -> None:
                 fresh.allowed()
                 fresh.take([token_id])
         assert (ids_of(matcher), matcher.allowed().may_end) == (ids_of(fresh), fresh.allowed().may_end)
+        fresh.take(tried[:num_possible])
+        assert num_possible == len(tried) or tried[num_possible] not in ids_of(fresh)
 
 
 TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {

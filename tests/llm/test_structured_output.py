@@ -99,6 +99,20 @@ def test_a_true_tree_is_accepted_whole(runner: ModelRunner) -> None:
     assert verdict.accepted_nodes == tuple(range(1, size))
 
 
+def test_no_row_is_spent_on_what_can_not_be(runner: ModelRunner) -> None:
+    sampling = replace(GREEDY, structured_output=choice("abc", "abd"))
+    (a, b, c, x), ends = (TOKENIZER.encode(letter)[0] for letter in "abcx"), (EOS, 1)
+    token_ids = (PROMPT[-1], x, a, b, b, x, ends[0], c, ends[0], ends[1])
+    parents = (-1, 0, 0, 1, 2, 2, 2, 4, 7, 4)
+    tree = TokenTree(token_ids, parents, (0.0,) * 10, (0,) * 10)
+    engine = made(runner)
+    biased = replace(sampling, logit_bias=((a, 100.0), (b, 100.0), (c, 100.0)))
+    verdict = ask(engine, replace(opening("s", PROMPT, biased), tree=tree))
+    assert verdict.token_ids == (a, b, c, EOS)
+    assert verdict.accepted_nodes == (2, 4, 7)
+    assert engine.counts.num_rows == len(PROMPT) + 3
+
+
 @pytest.mark.parametrize("min_tokens", [0, 4, 30])
 def test_it_ends_where_the_structure_may_and_before_min_tokens_where_it_must(
     runner: ModelRunner, min_tokens: int
