@@ -19,8 +19,8 @@ from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from router.http.protocol import HttpProtocol
 from specgrove.addresses import is_unix, socket_path
 from specgrove.serving.address import TlsFiles
 from specgrove.serving.listening import check_can_listen
@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 _CLOSE_TIMEOUT_S = 1
 _KEEP_ALIVE_S = 75
 _BACKLOG = 2048
-_MAX_HEAD_BYTES = 64 * 1024
 
 
 class HttpServer:
@@ -89,36 +88,12 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-class _BoundedHeads(HttpToolsProtocol):
-    """Ends a connection on which more comes than a head may have, and none of it is a body's. The parser has no bound of its own."""
-
-    _num_bytes = 0
-
-    def data_received(self, data: bytes) -> None:
-        self._num_bytes += len(data)
-        super().data_received(data)
-        if self._num_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
-            self.send_400_response(f"the head of a request has at most {_MAX_HEAD_BYTES} bytes")
-
-    def on_headers_complete(self) -> None:
-        self._num_bytes = 0
-        super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        self._num_bytes = 0
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        self._num_bytes = 0
-        super().on_message_complete()
-
-
 def _config_of(app: ASGIApp, tls: TlsFiles | None) -> uvicorn.Config:
     # It logs each request that is no HTTP, and each client that has gone amid an answer. What fails in it, ``app`` logs.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     return uvicorn.Config(
         app,
-        http=_BoundedHeads,
+        http=HttpProtocol,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import ssl
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from router.app import RouterApp
 from router.config import HttpConfig, RouterConfig
 from tests.addresses import taken_address
 from tests.certificates import make_certificates
-from tests.router.http.asking import http_address, http_suite
+from tests.router.http.asking import http_address, http_suite, text_of
 from tests.router.toy_suite import ToySuite, toy_suite
 from tests.waiting import LIMIT_S
 
@@ -87,6 +88,42 @@ async def test_a_head_without_end_ends_the_connection(head: bytes, more: bytes) 
                     await asyncio.sleep(0)
         writer.close()
         assert "version" in (await version_at(*await asyncio.open_connection(host, int(port))))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize("connection", ["Upgrade, HTTP2-Settings", "upgrade"])
+async def test_an_offer_of_http_2_is_ignored_and_the_connection_stays(size: int, connection: str) -> None:
+    """So asks Java's client. In pieces of any size; the second request is without the offer."""
+    body = json.dumps({"prompt": "x", "max_tokens": 3, "seed": 0}).encode()
+    offer = f"Connection: {connection}\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAI\r\n"
+    async with http_suite() as suite:
+        host, port = http_address(suite).split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        answers = []
+        for more in (offer, ""):
+            fields = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            request = f"POST /v1/completions HTTP/1.1\r\n{more}{fields}\r\n".encode() + body
+            for start in range(0, len(request), size):
+                writer.write(request[start : start + size])
+                await writer.drain()
+                await asyncio.sleep(0)
+            async with asyncio.timeout(LIMIT_S):
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200 ")
+                (length,) = re.findall(rb"content-length: (\d+)", head)
+                answers.append(json.loads(await reader.readexactly(int(length)))["choices"][0]["text"])
+        writer.close()
+        assert answers == [text_of(num_tokens=3, prompt="x")] * 2
+
+
+async def test_it_is_no_proxy() -> None:
+    async with http_suite() as suite:
+        host, port = http_address(suite).split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(LIMIT_S):
+            assert b"400" in await reader.readline()
+        writer.close()
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
