@@ -79,7 +79,7 @@ def make_page(client: AsyncClient, defaults: ChatOptions) -> gr.Blocks:
                 return _header(f"{error_in_words(error)}; reload the page to try again"), gr.skip(), gr.skip()
             chosen = [name for name in info.ssms if defaults.ssms is None or name in defaults.ssms]
             ssms = gr.update(choices=list(info.ssms), value=chosen, visible=bool(info.ssms))
-            return _header(f"{info.model} · {info.dtype}"), SsmMarks(info.ssms).legend(), ssms
+            return _header(" · ".join(filter(None, (info.model, info.dtype)))), SsmMarks(info.ssms).legend(), ssms
 
         page.load(open_page, [visitor], [header, legend, settings[-1]], **_QUIET)
     page.queue(default_concurrency_limit=64, max_size=256)
@@ -90,9 +90,17 @@ def _add_settings(defaults: ChatOptions) -> list[Any]:
     """In the order of ``_options``."""
     with gr.Row():
         temperature = gr.Slider(
-            0, 2, defaults.temperature, step=0.05, label="Temperature", info="0: always the most probable token"
+            0,
+            2,
+            defaults.temperature,
+            step=0.05,
+            label="Temperature",
+            info="0: always the most probable token",
+            min_width=280,
         )
-        top_p = gr.Slider(0, 1, defaults.top_p, step=0.01, label="Top-p", info="keep the tokens of this mass; 1: all")
+        top_p = gr.Slider(
+            0, 1, defaults.top_p, step=0.01, label="Top-p", info="keep the tokens of this mass; 1: all", min_width=280
+        )
         max_tokens = gr.Slider(
             0,
             _MAX_NUM_TOKENS,
@@ -100,6 +108,7 @@ def _add_settings(defaults: ChatOptions) -> list[Any]:
             step=1,
             label="Max tokens",
             info="of an answer; 0: what the context holds",
+            min_width=280,
         )
     with gr.Row():
         top_k = gr.Number(
