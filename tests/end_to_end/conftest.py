@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         intermediate_size=128, num_attention_heads=4, head_dim=16, max_position_embeddings=1024,
     )  # fmt: skip
     (folder / "tokenizer.json").write_bytes(toy_tokenizer_json())
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": EOS, "temperature": 0.5, "top_k": 20}))
     return folder
 
 

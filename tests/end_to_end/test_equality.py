@@ -57,3 +57,14 @@ def test_the_llm_drafting_for_itself_is_always_right(tiny_suite: Suite) -> None:
             usage = client.complete(prompt[:200], max_tokens=200, ignore_eos=True, speculation=chain).usage
             assert usage.accepted_by_depth == usage.drafted_by_depth
             assert usage.num_drafted_nodes == sum(usage.drafted_by_depth) > 0
+
+
+def test_what_the_model_recommends_is_told_and_used_where_it_is_asked_for(tiny_suite: Suite) -> None:
+    with Client(tiny_suite.address) as client:
+        recommended = client.model_info().recommended_sampling
+        assert recommended == {"temperature": 0.5, "top_k": 20}
+        greedy, asked, typed = (
+            client.complete("The bridge", max_tokens=32, seed=3, ignore_eos=True, **params).token_ids
+            for params in ({}, {"recommended_sampling": True}, recommended)  # type: ignore[arg-type]
+        )
+        assert asked == typed != greedy

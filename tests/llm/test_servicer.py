@@ -70,7 +70,10 @@ async def service(
 ) -> AsyncIterator[Service]:
     tokenizer = Tokenizer.from_folder(folder)
     spec = load_decoder(tiny_llama, torch.float32).spec
-    model = ServedModel("tiny", folder, "float32", 200, 64, Ends((2,), (2, 3)), spec, tokenizer)
+    recommended = {"temperature": 0.5, "top_k": 20}
+    model = ServedModel(
+        "tiny", folder, "float32", 200, 64, Ends((2,), (2, 3)), spec, tokenizer, recommended_sampling=recommended
+    )
     servicer = LlmServicer(model, engine, loop, NUM_SLOTS)
     server = Server(
         "127.0.0.1:0",
@@ -97,6 +100,8 @@ async def test_what_it_tells_of_itself(service: Service) -> None:
     assert (list(info.eos_token_ids), list(info.chat_end_token_ids)) == ([2], [2, 3])
     assert info.vocab_sha256 == service.tokenizer.vocab_sha256
     assert info.num_parameters > 0
+    recommended = {field.name: value for field, value in info.recommended_sampling.ListFields()}
+    assert recommended == {"temperature": 0.5, "top_k": 20}
 
 
 async def test_its_tokenizer_arrives_whole(service: Service) -> None:
