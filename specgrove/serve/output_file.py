@@ -29,10 +29,27 @@ def as_json(request: Request, result: GenerationResult) -> dict[str, object]:
     """One line, or an element of the file of ``specgrove spec-infer``."""
     usage = result.statistics
     return {
-        "prompt": request.prompt if isinstance(request.prompt, str) else repr(request.prompt),
+        "prompt": _prompt_json(request),
         "output_text": result.output_text,
         "output_tokens": result.output_tokens,
         "finish_reason": result.finish_reason,
         "latency_ms": None if usage is None else round(usage.first_token_ms + usage.decode_ms, 3),
         "error": None if result.error is None else str(result.error),
     }
+
+
+def _prompt_json(request: Request) -> str | list[int] | list[dict[str, object]]:
+    """A text, token ids, or messages."""
+    from specgrove.client_wire import request_to_proto  # brings gRPC
+
+    proto = request_to_proto(request.prompt)
+    match proto.WhichOneof("prompt"):
+        case "text":
+            return proto.text
+        case "token_ids":
+            return list(proto.token_ids.token_ids)
+        case _:
+            return [
+                {"role": message.role, "content": message.content, **json.loads(message.attributes_json or "{}")}
+                for message in proto.chat.messages
+            ]

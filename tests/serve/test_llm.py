@@ -203,14 +203,14 @@ def test_results_are_added_to_the_output_file(fake: FakeRouter, model_folder: Pa
     path = tmp_path / "results.jsonl"
     with sg.LLM(model_folder, output_file=path) as llm:
         llm.generate("hi")
-        with pytest.warns(UserWarning, match="1 of 2"):
-            llm.generate(["invalid", CHAT])
-    first, failed, chat = (json.loads(line) for line in path.read_text().splitlines())
+        with pytest.warns(UserWarning, match="1 of 3"):
+            llm.generate(["invalid", CHAT, [1, 2]])
+    first, failed, chat, ids = (json.loads(line) for line in path.read_text().splitlines())
     assert (first["prompt"], first["output_text"], first["output_tokens"]) == ("hi", ANSWER, [0, 1, 1, 2])
     assert first["latency_ms"] == 30
     assert (failed["finish_reason"], failed["latency_ms"]) == ("error", None)
     assert "top_p" in failed["error"]
-    assert "user" in chat["prompt"]
+    assert (chat["prompt"], ids["prompt"]) == (CHAT, [1, 2])
 
 
 def test_an_output_file_that_cannot_be_written_is_told_before_anything_runs(
