@@ -1,8 +1,7 @@
-"""The verifier engine: sessions and work under way; a ``step`` begins forward passes and applies the oldest.
+"""The verifier engine: a ``step`` begins forward passes over the items under way, and applies the oldest.
 
-Driven by a ``StepLoop``, on whose thread everything here happens. Sessions are a cache of the router's committed tokens: they
-may be dropped at any time (idle for long, an item that failed), and the router then sends the tokens again. Who has KV slots is decided by
-``Room``. A pass that fails costs no one but the item that it fails with: its items are computed again, each in passes of its own, and the
+Driven by a ``StepLoop``, on whose thread everything here happens. ``Items`` has the sessions and their work, and ``Room`` decides who has
+KV slots. A pass that fails costs no one but the item that it fails with: its items are computed again, each in passes of its own, and the
 one that fails there too is given up.
 """
 
@@ -13,9 +12,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
-from llm_service.acceptance import Acceptance, Answers, accept
+from llm_service.acceptance import Answers, accept
 from llm_service.config import VerifierConfig
 from llm_service.counts import VerifierCounts
+from llm_service.items import Items
 from llm_service.outbox import Outbox, Result
 from llm_service.pass_planner import PassPlanner
 from llm_service.passes import (
@@ -29,17 +29,10 @@ from llm_service.passes import (
     pass_of,
 )
 from llm_service.room import Room
-from llm_service.session import PendingWork, Session
+from llm_service.session import PendingWork
 from llm_service.structure import Structures
 from llm_service.work_check import check_work
-from specgrove.errors import (
-    DeadlineExceededError,
-    InternalError,
-    InvalidRequestError,
-    SessionClosedError,
-    SpecGroveError,
-    StaleBaseError,
-)
+from specgrove.errors import InternalError, SpecGroveError
 from specgrove.models.forward_batch import ForwardBatch
 from specgrove.request import LogProbs, PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.model_runner import Runner, step_ms
@@ -73,9 +66,9 @@ class VerifierEngine:
     def reset(self) -> None:
         """Forgets all sessions and all work."""
         self._room = Room(self._runner.num_slots, self.counts)
-        self._planner = PassPlanner(self._room, self._config, self._runner.max_num_in_flight)
-        self._pending: dict[str, PendingWork] = {}
         self._outbox = Outbox(self._config.stream_interval_s, self._clock_s)
+        self._items = Items(self._room, self._outbox, self.structures, self._clock_s)
+        self._planner = PassPlanner(self._room, self._config, self._runner.max_num_in_flight)
         self._in_flight: deque[Pass] = deque()
         self._all_wait = False
         self._runner.discard()
@@ -97,35 +90,17 @@ class VerifierEngine:
 
     def has_work(self) -> bool:
         """See ``Engine``. Items that wait for older sessions to go on or to end are none, until something happens or time has passed."""
-        return bool(self._outbox or self._in_flight or (self._pending and not self._all_wait))
+        return bool(self._outbox or self._in_flight or (self._items.pending and not self._all_wait))
 
     def add(self, item: WorkItem[VerifyWork]) -> None:
         """See ``Engine``. While an item of a session is under way, only one that opens it anew is taken: it replaces the first."""
-        work = item.work
-        check_work(work, self._config, vocab_size=self._runner.spec.vocab_size, num_slots=self._runner.num_slots)
+        check_work(item.work, self._config, vocab_size=self._runner.spec.vocab_size, num_slots=self._runner.num_slots)
         self._all_wait = False
-        if work.base == 0:
-            self._outbox.put_unsent(self._pending.values())  # the prompt's passes may take long
-            before = self._room.get(work.session_id)
-            assert work.session is not None
-            opened = Session.of(work.session_id, work.session)
-            opened.structure = self.structures.of(work.session.sampling)
-            self.close_session(work.session_id)
-            self._room.open(opened, before)
-        session = self._room.get(work.session_id)
-        held_len = len(session.token_ids) if session else 0
-        if session is None or work.base != held_len or work.session_id in self._pending:
-            raise StaleBaseError(held_len if work.session_id not in self._pending else 0)
-        session.extend(work.new_token_ids)
-        session.last_used_s = self._clock_s()
-        if work.tree.token_ids[0] != session.token_ids[-1]:
-            self._room.drop(session)
-            raise InvalidRequestError.of("tree.token_ids[0]", "the root must be the last committed token")
-        self._pending[work.session_id] = PendingWork.of(item.item_id, session, work, session.last_used_s)
+        self._items.add(item.item_id, item.work)
 
     def step(self) -> list[Result]:
         """See ``Engine``. Begins forward passes while the runner takes more, then finishes the oldest; results that wait go first."""
-        self._fail_expired()
+        self._items.fail_expired()
         if self._outbox:
             return self._outbox.take()
         has_begun = len(self._in_flight) > 0
@@ -135,21 +110,17 @@ class VerifierEngine:
             self._run_ahead()
         if self._in_flight:
             self._finish_forward()
-        self._outbox.put_progress(self._pending.values())
+        self._outbox.put_progress(self._items.pending.values())
         self._all_wait = not has_begun
         return self._outbox.take()
-
-    def _fail_expired(self) -> None:
-        now_s = self._clock_s()
-        for pending in list(self._pending.values()):
-            if pending.deadline_s is not None and now_s > pending.deadline_s:
-                self._fail(pending, DeadlineExceededError("the item's time ran out before its tree was verified"))
 
     def _start_forward(self) -> bool:
         """Plans a pass over what is not in flight and begins it; False where there is nothing to do."""
         in_flight = {part.pending.session.session_id for begun in self._in_flight for part in begun.parts}
-        parts = self._planner.next_parts(self._pending, in_flight, self._clock_s())
-        self._outbox.put_unsent([pending for pending in self._pending.values() if not pending.session.is_admitted])
+        parts = self._planner.next_parts(self._items.pending, in_flight, self._clock_s())
+        self._outbox.put_unsent(
+            [pending for pending in self._items.pending.values() if not pending.session.is_admitted]
+        )
         if parts:
             self._begin(parts, lambda: pass_of(parts, choices_are_cheap=self._runner.choices_are_cheap))
         return bool(parts)
@@ -159,11 +130,11 @@ class VerifierEngine:
 
         Sessions that draft have their next trees soon: those would wait.
         """
-        if len(self._in_flight) != 1 or not self._in_flight[0].surely_goes_on(self._pending.values()):
+        if len(self._in_flight) != 1 or not self._in_flight[0].surely_goes_on(self._items.pending.values()):
             return
         (before,) = self._in_flight
         soon_s = self._clock_s() - _SOON_S
-        idle = (session for session in self._room if session.session_id not in self._pending)
+        idle = (session for session in self._room if session.session_id not in self._items.pending)
         if any(session.last_used_s > soon_s for session in idle):
             return
         slots = self._room.take_for_now(len(before.trees))
@@ -201,10 +172,10 @@ class VerifierEngine:
         self._finished_s = now_s
         self.counts.add_pass(pass_s, forward.num_rows)
         for tokens, log_probs in log_probs_by_prompt(forward.known, output):
-            if self._is_under_way(tokens.pending):
+            if self._items.is_under_way(tokens.pending):
                 self._tell_log_probs(tokens, log_probs)
         for tree, answers in answers_by_tree(forward.trees, output):
-            if self._is_under_way(tree.pending):
+            if self._items.is_under_way(tree.pending):
                 self._apply(tree, answers, pass_s * 1e3, forward.num_rows)
             else:  # closed or failed meanwhile
                 self._room.free(tree.slots)
@@ -214,12 +185,9 @@ class VerifierEngine:
         assert tokens.start == tokens.pending.session.prompt_log_probs_start
         sound = [entry for entry in log_probs if entry is not None]
         if len(sound) < len(log_probs):
-            self._fail(tokens.pending, InternalError("the model's logits can't be used: the logits hold NaN"))
+            self._items.fail(tokens.pending, InternalError("the model's logits can't be used: the logits hold NaN"))
         else:
             self._outbox.put_log_probs(tokens.pending, sound)
-
-    def _is_under_way(self, pending: PendingWork) -> bool:
-        return self._pending.get(pending.session.session_id) is pending
 
     def _undo_passes(self, failed: tuple[PassPart, ...], error: Exception) -> None:
         """After a pass that failed: its items have failed once more."""
@@ -231,7 +199,7 @@ class VerifierEngine:
         )
         self._discard_passes(failed)
         for part in failed:
-            if self._is_under_way(part.pending):
+            if self._items.is_under_way(part.pending):
                 self._count_failure(part.pending, error)
 
     def _discard_passes(self, failed: tuple[PassPart, ...] = ()) -> None:
@@ -241,7 +209,7 @@ class VerifierEngine:
         self._in_flight.clear()
         for part in parts:
             self._room.free(part.tree_slots)
-            if self._is_under_way(part.pending):
+            if self._items.is_under_way(part.pending):
                 part.pending.is_in_flight = False
                 self._room.cut(part.pending.session, part.start)
 
@@ -249,7 +217,7 @@ class VerifierEngine:
         pending.num_failures += 1
         if pending.num_failures >= _MAX_NUM_FAILURES:
             cause = f"{type(error).__name__}: {error}"
-            self._fail(pending, InternalError(f"this request made the service fail twice ({cause})"))
+            self._items.fail(pending, InternalError(f"this request made the service fail twice ({cause})"))
 
     def _apply(self, tree: TreeInFlight, answers: Answers, step_ms: float, num_rows: int) -> None:
         """Gives the item its next verdict, or fails it."""
@@ -260,16 +228,16 @@ class VerifierEngine:
             self._room.free(tree.slots)
             pending.is_in_flight = False
             if isinstance(error, SpecGroveError):
-                self._fail(pending, error)
+                self._items.fail(pending, error)
             elif isinstance(error, ValueError):
-                self._fail(pending, InternalError(f"the model's logits can't be used: {error}"))
+                self._items.fail(pending, InternalError(f"the model's logits can't be used: {error}"))
             else:
                 logger.exception("its tree could not be walked", extra=of_requests([pending.session.session_id]))
                 self._discard_passes()  # one that ran ahead took tokens over that are chosen again
                 self._count_failure(pending, error)
             return
         base = len(pending.session.token_ids)
-        has_more = self._commit(pending, tree.slots, acceptance)
+        has_more = self._items.commit(pending, tree.slots, acceptance)
         verdict = Verdict(
             base=base,
             token_ids=acceptance.token_ids,
@@ -281,27 +249,9 @@ class VerifierEngine:
         )
         self._outbox.put_verdict(pending, verdict)
 
-    def _commit(self, pending: PendingWork, tree_slots: list[int], acceptance: Acceptance) -> bool:
-        """Takes the emitted tokens in; whether the item goes on."""
-        session = pending.session
-        del self._pending[session.session_id]
-        kept_nodes = {0, *acceptance.accepted_nodes}
-        session.slots.extend(slot for node, slot in enumerate(tree_slots) if node in kept_nodes)
-        self._room.free(slot for node, slot in enumerate(tree_slots) if node not in kept_nodes)
-        session.extend(acceptance.token_ids)
-        session.last_used_s = self._clock_s()
-        is_stopped = not set(acceptance.token_ids).isdisjoint(session.sampling.stop_token_ids)
-        has_more = pending.num_steps_left > 1 and not is_stopped
-        if has_more:
-            pending.go_on()
-            self._pending[session.session_id] = pending  # behind those that wait
-        return has_more
-
     def finish_early(self, item_ids: Collection[int]) -> None:
         """See ``Engine``. A prompt is read to its end: the next verdict is meant."""
-        for pending in self._pending.values():
-            if pending.item_id in item_ids:
-                pending.num_steps_left = 1
+        self._items.finish_early(item_ids)
 
     def has_more(self, result: Verdict | PromptProgress) -> bool:
         """See ``Engine``."""
@@ -310,25 +260,12 @@ class VerifierEngine:
     def close_session(self, session_id: str) -> None:
         """See ``Engine``."""
         self._all_wait = False
-        pending, session = self._pending.get(session_id), self._room.get(session_id)
-        if pending is not None:
-            self._fail(pending, SessionClosedError("the session was closed or opened anew"))
-        elif session is not None:
-            self._room.drop(session)
+        self._items.close_session(session_id)
 
     def expire_sessions(self) -> None:
         """See ``Engine``."""
         self._all_wait = False
-        oldest_s = self._clock_s() - self._config.session_ttl_s
-        for session in self._room:
-            if session.last_used_s < oldest_s and session.session_id not in self._pending:
-                self._room.drop(session)
-
-    def _fail(self, pending: PendingWork, error: SpecGroveError) -> None:
-        """The session goes with the item: a router that still wants it replays."""
-        del self._pending[pending.session.session_id]
-        self._outbox.put_error(pending, error)
-        self._room.drop(pending.session)
+        self._items.expire_sessions(self._config.session_ttl_s)
 
     def time_step(self, num_tokens: int) -> float | None:
         """Milliseconds of a pass of so many rows, on slots that are free now; ``None`` where they don't suffice or a pass is in flight."""

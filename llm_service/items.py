@@ -1,0 +1,115 @@
+"""Sessions, and the item under way of each. Owned by the engine, which computes the items.
+
+Sessions are a cache of the router's committed tokens: they may be dropped at any time (idle for long, an item that failed), and the router
+then sends the tokens again. Invariant: a session has one item under way at most, and an item that ends without its last verdict takes its
+session with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+from llm_service.acceptance import Acceptance
+from llm_service.outbox import Outbox
+from llm_service.room import Room
+from llm_service.session import PendingWork, Session
+from llm_service.structure import Structures
+from specgrove.errors import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    SessionClosedError,
+    SpecGroveError,
+    StaleBaseError,
+)
+from specgrove.request import VerifyWork
+
+
+class Items:
+    """All of an engine's. Sessions have their slots in ``room``; results go out by ``outbox``."""
+
+    def __init__(self, room: Room, outbox: Outbox, structures: Structures, clock_s: Callable[[], float]) -> None:
+        self._room = room
+        self._outbox = outbox
+        self._structures = structures
+        self._clock_s = clock_s
+        self._pending: dict[str, PendingWork] = {}
+
+    @property
+    def pending(self) -> Mapping[str, PendingWork]:
+        """Those under way by session, in the order of their turns."""
+        return self._pending
+
+    def is_under_way(self, pending: PendingWork) -> bool:
+        """Whether it has not ended, nor its session been opened anew."""
+        return self._pending.get(pending.session.session_id) is pending
+
+    def add(self, item_id: int, work: VerifyWork) -> None:
+        """Work that was checked. Raises ``StaleBaseError`` where it doesn't go on from what is held, and ``InvalidRequestError``."""
+        if work.base == 0:
+            self._outbox.put_unsent(self._pending.values())  # the prompt's passes may take long
+            before = self._room.get(work.session_id)
+            assert work.session is not None
+            opened = Session.of(work.session_id, work.session)
+            opened.structure = self._structures.of(work.session.sampling)
+            self.close_session(work.session_id)
+            self._room.open(opened, before)
+        session = self._room.get(work.session_id)
+        held_len = len(session.token_ids) if session else 0
+        if session is None or work.base != held_len or work.session_id in self._pending:
+            raise StaleBaseError(held_len if work.session_id not in self._pending else 0)
+        session.extend(work.new_token_ids)
+        session.last_used_s = self._clock_s()
+        if work.tree.token_ids[0] != session.token_ids[-1]:
+            self._room.drop(session)
+            raise InvalidRequestError.of("tree.token_ids[0]", "the root must be the last committed token")
+        self._pending[work.session_id] = PendingWork.of(item_id, session, work, session.last_used_s)
+
+    def commit(self, pending: PendingWork, tree_slots: list[int], acceptance: Acceptance) -> bool:
+        """Takes the emitted tokens in; whether the item goes on."""
+        session = pending.session
+        del self._pending[session.session_id]
+        kept_nodes = {0, *acceptance.accepted_nodes}
+        session.slots.extend(slot for node, slot in enumerate(tree_slots) if node in kept_nodes)
+        self._room.free(slot for node, slot in enumerate(tree_slots) if node not in kept_nodes)
+        session.extend(acceptance.token_ids)
+        session.last_used_s = self._clock_s()
+        is_stopped = not set(acceptance.token_ids).isdisjoint(session.sampling.stop_token_ids)
+        has_more = pending.num_steps_left > 1 and not is_stopped
+        if has_more:
+            pending.go_on()
+            self._pending[session.session_id] = pending  # behind those that wait
+        return has_more
+
+    def finish_early(self, item_ids: Collection[int]) -> None:
+        """Makes the next verdict of these the last one."""
+        for pending in self._pending.values():
+            if pending.item_id in item_ids:
+                pending.num_steps_left = 1
+
+    def fail(self, pending: PendingWork, error: SpecGroveError) -> None:
+        """The session goes with the item: a router that still wants it replays."""
+        del self._pending[pending.session.session_id]
+        self._outbox.put_error(pending, error)
+        self._room.drop(pending.session)
+
+    def fail_expired(self) -> None:
+        """Those whose time has run out."""
+        now_s = self._clock_s()
+        for pending in list(self._pending.values()):
+            if pending.deadline_s is not None and now_s > pending.deadline_s:
+                self.fail(pending, DeadlineExceededError("the item's time ran out before its tree was verified"))
+
+    def close_session(self, session_id: str) -> None:
+        """With its item; an unknown one is none."""
+        pending, session = self._pending.get(session_id), self._room.get(session_id)
+        if pending is not None:
+            self.fail(pending, SessionClosedError("the session was closed or opened anew"))
+        elif session is not None:
+            self._room.drop(session)
+
+    def expire_sessions(self, ttl_s: float) -> None:
+        """Drops those without an item that were not used for so long."""
+        oldest_s = self._clock_s() - ttl_s
+        for session in self._room:
+            if session.last_used_s < oldest_s and session.session_id not in self._pending:
+                self._room.drop(session)
