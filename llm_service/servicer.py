@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from llm_service.load import ServiceLoad
+from llm_service.structure import OutputStructure
 from llm_service.verifier import VerifierEngine
 from specgrove import wire
 from specgrove.models.ends import Ends
@@ -97,9 +98,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         work = wire.verify_work_from_proto(item)
         if work.session is not None:
             self._spans.begin(work.session_id, work.session.trace_context)
-        if work.session is not None and work.session.sampling.structured_output is not None:
-            # Compiled beside the engine's thread, which finds it then.
-            await asyncio.to_thread(self._engine.structures.of, work.session.sampling)
+        held = await self._structure_of(work)
         async for found in results_of(self._loop, work):
             result = llm_pb2.VerifyResult(session_id=item.session_id, item_id=item.item_id)
             if isinstance(found, PromptProgress):
@@ -109,6 +108,13 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
                 if (span := self._spans.of(work.session_id)).is_recording:
                     span.event("specgrove.verify", _event_of(work, found))
             yield result
+        del held
+
+    async def _structure_of(self, work: VerifyWork) -> OutputStructure | None:
+        """Compiled beside the engine's thread, which finds it as long as this one is held."""
+        if work.session is None or work.session.sampling.structured_output is None:
+            return None
+        return await asyncio.to_thread(self._engine.structures.of, work.session.sampling)
 
     async def GetModelInfo(  # noqa: N802
         self, request: llm_pb2.LlmServiceGetModelInfoRequest, context: Context

@@ -6,7 +6,9 @@ speculation exact: at a tree's node they are those of incremental decoding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -17,15 +19,21 @@ from specgrove.request import SamplingParams
 from specgrove.structure_wire import STRUCTURED_OUTPUT
 from specgrove.token_tree import TokenTree
 
+# Of the engine's thread, for which all sessions wait: so much for one output, and so much more for each of its tokens. A token takes a
+# tenth of a millisecond; of an ambiguous grammar, which clients may send, a second.
+_MAX_S = 2.0
+_MAX_S_PER_TOKEN = 0.02
+
 
 class OutputStructure:
-    """The structure, at some place of the output."""
+    """The structure, at some place of the output. One that takes too much of its thread's time ends with ``InvalidRequestError``."""
 
     def __init__(self, matcher: OutputMatcher, sampling: SamplingParams) -> None:
         self._matcher = matcher
         self._stop_token_ids = np.array(sampling.stop_token_ids, dtype=np.int64)
         self._stops = frozenset(sampling.stop_token_ids)
         self._min_tokens = sampling.min_tokens
+        self._spent_s = 0.0
 
     def go_to(self, output_token_ids: Sequence[int]) -> None:
         """To the end of the committed output, from wherever a walk has left it."""
@@ -45,9 +53,11 @@ class OutputStructure:
             return list(range(tree.num_nodes))
         paths: dict[int, list[int]] = {0: []}
         for node in range(1, tree.num_nodes):
+            if self._is_too_slow:
+                break
             if (before := paths.get(tree.parents[node])) is not None:
                 path = [*before, tree.token_ids[node]]
-                if path[-1] not in self._stops and self._matcher.num_possible(path) == len(path):
+                if path[-1] not in self._stops and self._is_possible(path):
                     paths[node] = path
         return list(paths)
 
@@ -64,8 +74,11 @@ class OutputStructure:
         A stop token is allowed where the output may end; before ``min_tokens`` only where nothing else is. One with a text may be
         allowed for its text, too.
         """
+        if self._is_too_slow:
+            raise _failed(f"after {self._matcher.num_tokens} tokens it has taken too much time: make it less ambiguous")
         try:
-            allowed = self._matcher.allowed()
+            with self._timed():
+                allowed = self._matcher.allowed()
         except ValueError as error:
             raise _failed(error) from error
         mask = np.zeros(len(logits), dtype=np.bool_)
@@ -84,9 +97,26 @@ class OutputStructure:
 
     def _take(self, token_ids: Sequence[int]) -> None:
         try:
-            self._matcher.take(token_ids)
+            with self._timed():
+                self._matcher.take(token_ids)
         except ValueError as error:
             raise _failed(error) from error
+
+    def _is_possible(self, token_ids: Sequence[int]) -> bool:
+        with self._timed():
+            return self._matcher.num_possible(token_ids) == len(token_ids)
+
+    @property
+    def _is_too_slow(self) -> bool:
+        return self._spent_s > _MAX_S + _MAX_S_PER_TOKEN * self._matcher.num_tokens
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        started_s = time.thread_time()
+        try:
+            yield
+        finally:
+            self._spent_s += time.thread_time() - started_s
 
 
 class Structures:
@@ -99,7 +129,7 @@ class Structures:
     def of(self, sampling: SamplingParams) -> OutputStructure | None:
         """At an output's beginning. Raises ``InvalidRequestError``.
 
-        What takes long is kept: it is best asked for first where nobody waits for it.
+        What takes long is found as long as one is held: it is best asked for first where nobody waits for it.
         """
         if sampling.structured_output is None:
             return None

@@ -29,6 +29,7 @@ from specgrove.errors import (
 )
 from specgrove.request import Draft, DraftWork, PromptProgress, Verdict, VerifyWork
 from specgrove.serving.work_stream_client import WorkStreamClient
+from specgrove.structure_wire import STRUCTURED_OUTPUT
 from specgrove.v1 import llm_pb2, ssm_pb2, ssm_pb2_grpc
 
 if TYPE_CHECKING:
@@ -211,8 +212,9 @@ def _found_in(result: llm_pb2.VerifyResult, replica: LlmReplica) -> Verdict | Pr
         error = wire.error_from_proto(result.error)
         if isinstance(error, UnavailableError) and not isinstance(error, WorkLostError):
             replica.mark_draining()
-        if isinstance(error, InvalidRequestError):
-            # The client's request was checked before; what is wrong now is between router and LLM service.
+        if isinstance(error, InvalidRequestError) and error.violations[0].field != STRUCTURED_OUTPUT:
+            # The client's request was checked before; what is wrong now is between router and LLM service. But what an output must look
+            # like may turn out to be too much in the midst of it.
             raise InternalError(f"{replica.client.address} refused an item: {error}")
         raise error
     if result.HasField("progress"):

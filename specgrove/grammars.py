@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,44 +37,59 @@ class Allowed:
     may_end: bool
 
 
+class _Compiled:
+    """A structure, compiled; nothing is taken. A class of its own, since an ``LLMatcher`` can't be referred to weakly."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self.matcher = matcher
+
+
 class GrammarCompiler:
-    """Structures compiled for one vocabulary; the last ones are kept. Threads may share it."""
+    """Structures compiled for one vocabulary; those in use and the last ones are kept. Threads may share it."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._kept: OrderedDict[StructuredOutput, LLMatcher] = OrderedDict()
+        self._in_use: weakref.WeakValueDictionary[StructuredOutput, _Compiled] = weakref.WeakValueDictionary()
+        self._kept: OrderedDict[StructuredOutput, _Compiled] = OrderedDict()
         self._lock = threading.Lock()
 
     def matcher(self, structure: StructuredOutput) -> OutputMatcher:
         """At the beginning of an output. Raises ``ValueError`` that says what is wrong with the structure.
 
-        The first one of a structure takes a millisecond to a second, and the first of all as long as the vocabulary is read.
+        The first one of a structure takes a millisecond to a second, and the first of all as long as the vocabulary is read. While
+        somebody holds one, others of the same structure take no time.
         """
         with self._lock:
-            compiled = self._kept.get(structure)
+            compiled = self._in_use.get(structure)
             if compiled is not None:
-                self._kept.move_to_end(structure)
+                self._keep(structure, compiled)
         compiled = self._compiled(structure) if compiled is None else compiled
-        return OutputMatcher(compiled.deep_copy(), self._tokenizer.vocab_size, lambda: self._compiled(structure))
+        return OutputMatcher(compiled, self._tokenizer.vocab_size, lambda: self._compiled(structure))
 
-    def _compiled(self, structure: StructuredOutput) -> LLMatcher:
-        compiled = LLMatcher(self._tokenizer.token_trie, _grammar_of(structure), log_level=0, limits=_LIMITS)
-        if compiled.is_error():
-            raise ValueError(_told(compiled.get_error()))
+    def _compiled(self, structure: StructuredOutput) -> _Compiled:
+        matcher = LLMatcher(self._tokenizer.token_trie, _grammar_of(structure), log_level=0, limits=_LIMITS)
+        if matcher.is_error():
+            raise ValueError(_told(matcher.get_error()))
+        compiled = _Compiled(matcher)
         with self._lock:
-            self._kept[structure] = compiled
-            while len(self._kept) > _MAX_NUM_KEPT:
-                self._kept.popitem(last=False)
-        return compiled.deep_copy()
+            self._keep(structure, compiled)
+        return compiled
+
+    def _keep(self, structure: StructuredOutput, compiled: _Compiled) -> None:
+        self._in_use[structure] = self._kept[structure] = compiled
+        self._kept.move_to_end(structure)
+        while len(self._kept) > _MAX_NUM_KEPT:
+            self._kept.popitem(last=False)
 
 
 class OutputMatcher:
     """Follows the tokens of one output. Owned by whoever writes it."""
 
-    def __init__(self, matcher: LLMatcher, num_ids: int, compile_anew: Callable[[], LLMatcher]) -> None:
-        self._matcher = matcher
+    def __init__(self, compiled: _Compiled, num_ids: int, compile_anew: Callable[[], _Compiled]) -> None:
+        self._compiled = compiled
+        self._matcher = compiled.matcher.deep_copy()
         self._num_ids = num_ids
-        self._compile_anew: Callable[[], LLMatcher] | None = compile_anew
+        self._compile_anew: Callable[[], _Compiled] | None = compile_anew
         self._words = np.zeros(num_ids // 32 + 1, dtype=np.int32)
         self._taken: list[int] = []
 
@@ -122,7 +138,8 @@ class OutputMatcher:
     def _start_anew(self) -> None:
         """What outputs of one structure share grows up to a limit: none of them must end because of the others."""
         if self._compile_anew is not None:
-            self._matcher, self._compile_anew = self._compile_anew(), None
+            self._compiled, self._compile_anew = self._compile_anew(), None
+            self._matcher = self._compiled.matcher.deep_copy()
             self._matcher.consume_tokens(self._taken)
 
     def _check(self) -> None:

@@ -304,7 +304,8 @@ def error_from_proto(proto: token_tree_pb2.WorkError) -> SpecGroveError:
         case token_tree_pb2.WORK_ERROR_CODE_STALE_BASE:
             return StaleBaseError(proto.held_len, proto.message)
         case token_tree_pb2.WORK_ERROR_CODE_INVALID:
-            return InvalidRequestError.of("item", proto.message)
+            field, is_named, description = proto.message.partition(": ")
+            return InvalidRequestError.of(field, description) if is_named else InvalidRequestError.of("item", field)
         case token_tree_pb2.WORK_ERROR_CODE_RESOURCE_EXHAUSTED:
             return ResourceExhaustedError(proto.message, proto.retry_delay_ms or DEFAULT_RETRY_DELAY_MS)
         case token_tree_pb2.WORK_ERROR_CODE_LOST:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from specgrove import grammars
 from specgrove.grammars import GrammarCompiler, OutputMatcher, check_structure, check_text
 from specgrove.models.gguf_file import GgufFile
 from specgrove.structured_output import ANY_JSON_OBJECT, StructuredOutput
@@ -223,6 +224,21 @@ def test_the_compiled_are_kept_but_not_for_ever() -> None:
         compiler.matcher(regex("a0"))
     assert len(kept) == 16
     assert regex("a0") in kept
+
+
+def test_those_in_use_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = GrammarCompiler(TINY)
+    structures = [regex(f"a{number}") for number in range(20)]
+    held = [compiler.matcher(structure) for structure in structures]
+
+    def compiled_again(structure: StructuredOutput) -> str:
+        raise AssertionError(structure)
+
+    monkeypatch.setattr(grammars, "_grammar_of", compiled_again)
+    assert all(ids_of(compiler.matcher(structure)) for structure in structures)
+    held.clear()
+    with pytest.raises(AssertionError, match="a0"):
+        compiler.matcher(structures[0])
 
 
 def test_json_is_written_as_its_schema_orders_it() -> None:

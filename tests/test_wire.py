@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from specgrove import wire
-from specgrove.errors import InvalidRequestError, ResourceExhaustedError, StaleBaseError
+from specgrove.errors import FieldViolation, InvalidRequestError, ResourceExhaustedError, StaleBaseError
 from specgrove.request import LogProbs, PromptProgress, SamplingParams, SessionParams, VerifyWork
 from specgrove.token_tree import TokenTree
 from specgrove.v1 import llm_pb2, ssm_pb2, token_tree_pb2
@@ -48,6 +48,9 @@ def test_errors_keep_what_they_say_over_the_work_stream() -> None:
     stale = wire.error_from_proto(wire.error_to_proto(StaleBaseError(7)))
     assert isinstance(stale, StaleBaseError)
     assert stale.held_len == 7
+    invalid = wire.error_from_proto(wire.error_to_proto(InvalidRequestError.of("tree.parents", "of node 3: is 5")))
+    assert isinstance(invalid, InvalidRequestError)
+    assert invalid.violations == (FieldViolation("tree.parents", "of node 3: is 5"),)
     # Of a service that doesn't say: the usual delay.
     proto = token_tree_pb2.WorkError(code=token_tree_pb2.WORK_ERROR_CODE_RESOURCE_EXHAUSTED)
     unsaid = wire.error_from_proto(proto)

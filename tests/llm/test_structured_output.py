@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import llm_service.structure
 from llm_service.config import VerifierConfig
 from llm_service.structure import Structures
 from llm_service.verifier import VerifierEngine
@@ -234,6 +235,20 @@ def test_tokens_that_are_not_of_it_are_refused(runner: ModelRunner) -> None:
     committed = (*PROMPT, *TOKENIZER.encode("x"))
     engine.add(WorkItem(1, VerifyWork("s", 0, committed, TokenTree.of_root(committed[-1]), session)))
     assert isinstance(run(engine)[1], InvalidRequestError)
+
+
+def test_one_that_takes_too_much_of_the_engines_time_ends(runner: ModelRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampling = replace(GREEDY, structured_output=regex("[a-c]{20}"))
+    expected, _ = whole(made(runner), sampling)
+    monkeypatch.setattr(llm_service.structure, "_MAX_S", 0.0)
+    monkeypatch.setattr(llm_service.structure, "_MAX_S_PER_TOKEN", 0.0)
+    engine = made(runner)
+    assert first(engine, sampling).token_ids == (expected[0],)
+    engine.add(WorkItem(2, VerifyWork("first", len(PROMPT) + 1, (), TokenTree.of_root(expected[0]))))
+    error = run(engine)[2]
+    assert isinstance(error, InvalidRequestError)
+    assert "after 1 tokens it has taken too much time" in str(error)
+    assert engine.num_sessions == 0
 
 
 def test_without_it_nothing_is_asked(runner: ModelRunner) -> None:

@@ -10,7 +10,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router.llm_replicas import LlmPool
-from specgrove.errors import ResourceExhaustedError
+from specgrove.errors import InternalError, InvalidRequestError, ResourceExhaustedError
+from specgrove.request import Verdict, VerifyWork
 from specgrove.serving.status import error_from_rpc
 from specgrove.token_tree import TokenTree
 from specgrove.v1 import router_pb2
@@ -243,3 +244,34 @@ async def test_a_replica_whose_outputs_would_differ_is_refused(
         assert not suite.app.llms.is_usable
         await suite.restart_llm(ToyLlm())
         assert token_ids_of(await generating) == toy_output(PROMPT, 100)
+
+
+class Refusing(ToyLlm):
+    """Refuses its fourth step."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__()
+        self.field = field
+
+    async def _step(self, work: VerifyWork) -> Verdict:
+        if self.num_verified == 3:
+            raise InvalidRequestError.of(self.field, "is too much")
+        return await super()._step(work)
+
+
+@pytest.mark.parametrize(
+    ("field", "kind", "told"),
+    [
+        ("sampling.structured_output", InvalidRequestError, "sampling.structured_output: is too much"),
+        ("session.sampling.top_k", InternalError, "refused an item: session.sampling.top_k: is too much"),
+    ],
+)
+async def test_what_turns_out_to_be_too_much_is_the_clients_and_what_was_let_through_is_not(
+    field: str, kind: type[Exception], told: str
+) -> None:
+    async with toy_suite(Refusing(field)) as suite:
+        with pytest.raises(grpc.aio.AioRpcError) as info:
+            await responses_to(suite, request_of(max_tokens=20, speculation={"disabled": True}))
+        error = error_from_rpc(info.value)
+        assert isinstance(error, kind)
+        assert str(error).endswith(told)
