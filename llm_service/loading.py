@@ -16,7 +16,7 @@ import torch.distributed as dist
 from llm_service import ranks
 from llm_service.config import LlmServiceConfig
 from llm_service.devices import check_offload_room, describe_store, weight_store
-from llm_service.scheduler import MAX_NUM_KNOWN_ROWS
+from specgrove.config import MAX_NUM_KNOWN_ROWS
 from specgrove.cpus import too_few_for
 from specgrove.kernels.cuda.backend import num_processors
 from specgrove.kernels.threads import amx_refusal, get_isa, set_num_threads

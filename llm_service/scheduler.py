@@ -10,9 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from llm_service.session import PendingWork
-
-# In a vocabulary of 128,000 tokens logits of so many rows are 33 MB. Fewer would make passes that cost as much as one of so many.
-MAX_NUM_KNOWN_ROWS = 64
+from specgrove.config import MAX_NUM_KNOWN_ROWS
 
 
 @dataclass(frozen=True, slots=True)

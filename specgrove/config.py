@@ -12,6 +12,9 @@ DEFAULT_DTYPE = "bfloat16"
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 # Nodes of one tree, its root included.
 MAX_NUM_TREE_NODES = 256
+# Rows of one pass that tell log-probabilities of prompts. In a vocabulary of 128,000 tokens the logits of so many are 33 MB. Fewer would
+# make passes that cost as much as one of so many.
+MAX_NUM_KNOWN_ROWS = 64
 # What SSM services take.
 MAX_TREE_DEPTH = 32
 MAX_BEAM_WIDTH = 64

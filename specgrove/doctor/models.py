@@ -12,7 +12,7 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
 
-from specgrove.config import DEFAULT_SSMS
+from specgrove.config import DEFAULT_SSMS, MAX_NUM_KNOWN_ROWS
 from specgrove.doctor.findings import Finding, error, ok, warning
 from specgrove.models.ends import ends_of
 from specgrove.models.gguf_model import weights_note
@@ -172,7 +172,7 @@ def _memory_request(folder: Path, settings: SuiteSettings) -> MemoryRequest:
         layout=layout,
         num_slots=settings["llm", "kv-slots"],
         max_num_rows=chunk + tree_rows,
-        max_num_logit_rows=tree_rows,
+        max_num_logit_rows=tree_rows + MAX_NUM_KNOWN_ROWS,
         # What offloading leaves is chosen at the start; here the least will do.
         max_weight_bytes=settings["llm", "max-weight-memory"] or (1 if settings["llm", "offload"] else None),
         max_len=settings["llm", "max-model-len"],

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from llm_service.arguments import parse_arguments
+from llm_service.loading import request_of
 from specgrove.doctor import models
 from specgrove.doctor.findings import Finding, Level
 from specgrove.settings import SuiteSettings
@@ -36,6 +39,16 @@ def test_a_model_that_can_be_served(folder: Path, tmp_path: Path) -> None:
     assert found["fits"].level is Level.OK
     assert "64 KV slots" in found["fits"].text
     assert found["tokenizer"].text == "257 token ids, with a chat template"
+
+
+def test_memory_is_what_the_service_will_ask_for(folder: Path, tmp_path: Path) -> None:
+    given = {"kv-slots": 64, "max-model-len": 40, "max-chunk-tokens": 32, "max-tree-rows": 300, "dtype": "float32"}
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    asked = request_of(
+        parse_arguments(["--model", str(folder), *words]), folder, torch.device("cpu"), has_kernels=False
+    )
+    own = settings(folder, tmp_path, **{name.replace("-", "_"): value for name, value in given.items()})
+    assert models._memory_request(folder, own) == asked
 
 
 def test_one_that_does_not_fit_is_told_with_what_would(
