@@ -19,6 +19,8 @@ from specgrove.batch.requests_file import BatchFileError, json_lines
 
 _TOO_MANY_REQUESTS = 429
 _OK = 200
+# They come from \ud83d and the like in the file of requests, and are written as that again.
+_HALF_CHARACTERS = "backslashreplace"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class AnswersFile:
         kept = [line for line in _lines_of(path, self._places) if _answer_of(line).is_final]
         self._lines = {line["custom_id"]: line for line in kept}
         self._write(self._lines.values())
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8", errors=_HALF_CHARACTERS)
 
     @property
     def answered(self) -> Collection[str]:
@@ -84,7 +86,7 @@ class AnswersFile:
     def _write(self, lines: Collection[dict[str, Any]]) -> None:
         """The whole file, or what was there before."""
         partial = self._path.with_name(f".{self._path.name}.partial")
-        with partial.open("w", encoding="utf-8") as file:
+        with partial.open("w", encoding="utf-8", errors=_HALF_CHARACTERS) as file:
             file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         os.replace(partial, self._path)  # noqa: PTH105
 

@@ -46,6 +46,19 @@ def answers_in(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def test_any_json_is_sent_and_answered(api: FakeApi, tmp_path: Path) -> None:
+    """What no program would write ends no batch: half a character, and numbers that are none."""
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    odd = r'{"custom_id": "\ud83d", "method": "POST", "url": "/v1/completions", "body": {"prompt": "\ud83d", "n": NaN}}'
+    source.write_text(f"{odd}\n{write_requests(tmp_path / 'usual', '').read_text()}")
+    for _ in range(2):  # the second run reads what the first one wrote
+        assert main(["batch", "-i", str(source), "-o", str(target), "--address", api.address]) == 0
+    assert len(api.bodies) == 2
+    answers = answers_in(target)
+    assert [answer["custom_id"] for answer in answers] == ["\ud83d", "request 0"]
+    assert answers[0]["response"]["body"]["choices"] == [{"text": "\ud83d"}]
+
+
 def test_each_request_has_an_answer_in_its_place(
     api: FakeApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
