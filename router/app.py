@@ -108,9 +108,7 @@ class RouterApp:
             # Imported where it is asked for only: its package is an extra.
             from router.facades import vllm_engine
 
-            engine = vllm_engine.VllmEngineServicer(
-                self._servicer, self.llms, self.admission, lambda: self.server.is_serving
-            )
+            engine = vllm_engine.VllmEngineServicer(self._servicer, self.admission, lambda: self.server.is_serving)
             vllm_engine.register(engine, server)
 
     async def run(self) -> None:

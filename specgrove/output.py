@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from specgrove.request import FinishReason, LogProbs
@@ -59,6 +59,12 @@ class Usage:
     def _num_decoded_tokens(self) -> int:
         # The first step reads the prompt and has an empty tree: one token, whose time is first_token_ms.
         return max(self.num_output_tokens - 1, 0)
+
+
+def tokens_per_step(usages: Sequence[Usage]) -> float:
+    """Output tokens for each step of the LLM: 1 without speculation."""
+    num_steps = sum(usage.num_verify_steps for usage in usages)
+    return sum(usage.num_output_tokens for usage in usages) / num_steps if num_steps else 0.0
 
 
 @dataclass(frozen=True, slots=True)

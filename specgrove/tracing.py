@@ -7,8 +7,6 @@ session between services. Invariant: without ``--otlp-endpoint`` OpenTelemetry i
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import importlib.metadata
 import importlib.util
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from specgrove.errors import SessionClosedError
 from specgrove.request import NOT_TRACED, TraceContext
+from specgrove.version import version
 
 if TYPE_CHECKING:
     from opentelemetry import trace
@@ -147,10 +146,9 @@ class _OpenTelemetry(Tracing):
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self._propagator = TraceContextTextMapPropagator()
-        version = _version()
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(sample_ratio)),
-            resource=Resource.create({"service.name": service, "service.version": version}),
+            resource=Resource.create({"service.name": service, "service.version": version()}),
             span_limits=SpanLimits(max_events=_MAX_NUM_EVENTS),
             shutdown_on_exit=False,
         )
@@ -158,7 +156,7 @@ class _OpenTelemetry(Tracing):
             endpoint=endpoint, insecure=not endpoint.startswith("https://"), timeout=_EXPORT_TIMEOUT_S
         )
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
-        self._tracer = self._provider.get_tracer("specgrove", version)
+        self._tracer = self._provider.get_tracer("specgrove", version())
 
     def start(self, name: str, parent: TraceContext, attributes: Attributes) -> Span:
         from opentelemetry.trace import SpanKind
@@ -200,12 +198,6 @@ class _RecordedSpan(Span):
             self._span.set_attribute("error.type", type(error).__name__)
             self._span.set_status(StatusCode.ERROR, str(error))
         self._span.end()
-
-
-def _version() -> str:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version("specgrove")
-    return "0+source"
 
 
 def context_in(metadata: Sequence[tuple[str, Any]] | None) -> TraceContext:

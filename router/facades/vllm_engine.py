@@ -21,12 +21,11 @@ from router.facades.field_names import renaming
 from router.facades.tokenizer_bundle import zip_pieces
 from router.facades.vllm_request import FIELD_NAMES, generate_requests
 from router.merging import merged
-from specgrove.errors import InvalidRequestError, UnavailableError
+from specgrove.errors import InvalidRequestError
 from specgrove.v1 import router_pb2
 
 if TYPE_CHECKING:
     from router.admission import Admission
-    from router.llm_replicas import LlmPool
     from router.servicer import RouterServicer
 
 register = vllm_grpc.add_VllmEngineServicer_to_server
@@ -37,11 +36,8 @@ _FINISH_REASONS: dict[int, str] = {router_pb2.FINISH_REASON_STOP: "stop", router
 class VllmEngineServicer(vllm_grpc.VllmEngineServicer):  # type: ignore[misc]
     """One per router. What it leaves out (embeddings, profiles, KV events, caches) gRPC answers with UNIMPLEMENTED."""
 
-    def __init__(
-        self, servicer: RouterServicer, llms: LlmPool, admission: Admission, is_serving: Callable[[], bool]
-    ) -> None:
+    def __init__(self, servicer: RouterServicer, admission: Admission, is_serving: Callable[[], bool]) -> None:
         self._servicer = servicer
-        self._llms = llms
         self._admission = admission
         self._is_serving = is_serving
         self._started_s = time.monotonic()
@@ -129,9 +125,8 @@ class VllmEngineServicer(vllm_grpc.VllmEngineServicer):  # type: ignore[misc]
         self, request: common_pb2.GetTokenizerRequest, context: Any
     ) -> AsyncGenerator[common_pb2.GetTokenizerChunk, None]:
         """The tokenizer's files, zipped, in pieces."""
-        if self._llms.model is None:
-            raise UnavailableError("the LLM service is not connected yet; try again later")
-        pieces = await asyncio.to_thread(lambda files: list(zip_pieces(files)), self._llms.model.tokenizer_files)
+        files = self._servicer.served_model().tokenizer_files
+        pieces = await asyncio.to_thread(lambda: list(zip_pieces(files)))
         for content, digest in pieces:
             yield common_pb2.GetTokenizerChunk(data=content, sha256=digest)
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-import rich.box
 import rich.console
-import rich.table
 
 from specgrove.cli.connecting import connected
 from specgrove.cli.generate import choice_params
 from specgrove.cli.progress import showing
 from specgrove.cli.prompt_input import as_prompts, tell_left_out
-from specgrove.cli.rendering import make_console, print_json, print_note
+from specgrove.cli.rendering import make_console, plain_table, print_json, print_note
 from specgrove.cpus import available_cpus
 from specgrove.host import processor_name
 from specgrove.measuring.fitting import fitting_prompts
@@ -61,10 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print(console: rich.console.Console, info: ModelInfo, results: list[WayResult], advice: Recommendation) -> None:
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in ("SSMs", "tokens/s", "without", "speed-up", "per step", "accepted", "n"):
-        is_text = column in ("SSMs", "accepted")
-        table.add_column(column, justify="left" if is_text else "right", no_wrap=column != "SSMs")
+    columns = ("SSMs", "tokens/s", "without", "speed-up", "per step", "accepted", "n")
+    table = plain_table(columns, texts=("SSMs", "accepted"))
     for result in results:
         table.add_row(
             result.way.name,

@@ -22,7 +22,7 @@ from specgrove.cli.streaming import streamed
 from specgrove.cli.suites import given_settings, started_suite
 from specgrove.client import Client
 from specgrove.client_wire import GenerateParams, completion_of
-from specgrove.output import Completion, Usage
+from specgrove.output import Completion, Usage, tokens_per_step
 from specgrove.request import SpeculationOptions
 
 _QUESTION = "What is gravity? Explain it to a curious child, then list three things that gravity does."
@@ -97,11 +97,9 @@ def _reason(speed_ups: list[float], speculative: list[Usage]) -> str:
     """What was found, in words."""
     if min(usage.num_output_tokens for usage in speculative) < _MIN_MEASURED_TOKENS:
         return f"answers of fewer than {_MIN_MEASURED_TOKENS} tokens are too short to measure"
-    num_steps = max(sum(usage.num_verify_steps for usage in speculative), 1)
-    tokens_per_step = sum(usage.num_output_tokens for usage in speculative) / num_steps
     if not any(usage.num_drafted_nodes for usage in speculative):
         return "drafting does not pay here, so the router left it off"
-    found = f"a step of the LLM gave {tokens_per_step:.2f} tokens instead of 1"
+    found = f"a step of the LLM gave {tokens_per_step(speculative):.2f} tokens instead of 1"
     if min(speed_ups) > 1 + _NOISE:
         return found
     if max(speed_ups) > 1 + _NOISE:

@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
-import rich.box
 import rich.console
 import rich.table
 
@@ -14,7 +13,7 @@ from specgrove.cli.connecting import connected
 from specgrove.cli.generate import choice_params, speculation_options
 from specgrove.cli.progress import showing
 from specgrove.cli.prompt_input import as_prompts, tell_left_out
-from specgrove.cli.rendering import make_console, print_json, print_note
+from specgrove.cli.rendering import make_console, plain_table, print_json, print_note
 from specgrove.cli.set_chart import check_can_draw, draw
 from specgrove.client import Client
 from specgrove.measuring.fitting import Fitting, fitting_prompts
@@ -81,9 +80,8 @@ def _named(sets: Sequence[PromptSet]) -> list[PromptSet]:
 
 
 def _table(results: Sequence[SetResult]) -> rich.table.Table:
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in ("set", "n", "tokens", "SSMs", "ms/token", "quartiles", "per step", "tokens/s"):
-        table.add_column(column, justify="left" if column in ("set", "SSMs") else "right", no_wrap=column != "set")
+    columns = ("set", "n", "tokens", "SSMs", "ms/token", "quartiles", "per step", "tokens/s")
+    table = plain_table(columns, texts=("set", "SSMs"))
     for result in results:
         table.add_row(result.name, str(result.num_prompts), *_cells("with", result.decoded))
         if result.incremental is not None:

@@ -17,7 +17,7 @@ import rich.table
 import rich.text
 from rich.cells import cell_len
 
-from specgrove.output import Chunk, Usage
+from specgrove.output import Chunk, Usage, tokens_per_step
 from specgrove.request import FinishReason
 
 DRAFTED_STYLE = "green"
@@ -168,12 +168,17 @@ def summary_line(usage: Usage, finish_reason: FinishReason | None) -> str:
     )
 
 
+def plain_table(columns: Sequence[str], texts: Sequence[str]) -> rich.table.Table:
+    """One with a line below its head. Columns of ``texts`` stand left, the first of all may be broken; others are numbers."""
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="left" if column in texts else "right", no_wrap=place > 0)
+    return table
+
+
 def comparison_table(speculative: Sequence[Usage], incremental: Sequence[Usage]) -> rich.table.Table:
     """The same answers made in both ways, side by side."""
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("")
-    table.add_column("speculative", justify="right")
-    table.add_column("incremental", justify="right")
+    table = plain_table(("", "speculative", "incremental"), texts=("",))
     for name, of in _COMPARED:
         table.add_row(name, of(speculative), of(incremental))
     return table
@@ -194,7 +199,7 @@ _COMPARED: tuple[tuple[str, Callable[[Sequence[Usage]], str]], ...] = (
     ("ms to the first token, median", lambda usages: f"{statistics.median(u.first_token_ms for u in usages):.0f}"),
     ("tokens", lambda usages: str(sum(u.num_output_tokens for u in usages))),
     ("LLM steps", lambda usages: str(_num_steps(usages))),
-    ("tokens per LLM step", lambda usages: f"{sum(u.num_output_tokens for u in usages) / _num_steps(usages):.2f}"),
+    ("tokens per LLM step", lambda usages: f"{tokens_per_step(usages):.2f}"),
     ("LLM's ms per step", lambda usages: f"{sum(u.verify_ms for u in usages) / _num_steps(usages):.1f}"),
     ("SSMs' ms per step", _drafting),
 )

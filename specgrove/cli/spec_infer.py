@@ -15,6 +15,7 @@ import specgrove.serve as sg
 from specgrove.cli.flexflow_arguments import INCREMENTAL
 from specgrove.cli.rendering import make_console, print_note
 from specgrove.gpus import may_have_gpu
+from specgrove.output import tokens_per_step
 from specgrove.prompt_files import read_prompt_set
 from specgrove.serve.output_file import as_json
 
@@ -151,9 +152,8 @@ def _failures_told(results: Sequence[sg.GenerationResult]) -> int:
 def _summary(results: Sequence[sg.GenerationResult], elapsed_s: float) -> str:
     usages = [result.statistics for result in results if result.statistics is not None]
     num_tokens = sum(usage.num_output_tokens for usage in usages)
-    num_steps = max(sum(usage.num_verify_steps for usage in usages), 1)
     rate = num_tokens / elapsed_s if elapsed_s > 0 else 0.0
     return (
         f"{len(results)} prompts, {num_tokens} tokens in {elapsed_s:.1f} s: {rate:.0f} tokens/s, "
-        f"{num_tokens / num_steps:.2f} tokens per step of the LLM"
+        f"{tokens_per_step(usages):.2f} tokens per step of the LLM"
     )

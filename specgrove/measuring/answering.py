@@ -57,12 +57,6 @@ def answer_all(
         return Answers(tuple(future.result() for future in futures), clock() - started_s)
 
 
-def tokens_per_step(usages: Sequence[Usage]) -> float:
-    """Output tokens for each step of the LLM: 1 without speculation."""
-    num_steps = sum(usage.num_verify_steps for usage in usages)
-    return sum(usage.num_output_tokens for usage in usages) / num_steps if num_steps else 0.0
-
-
 def drafted_share(usages: Sequence[Usage]) -> float:
     """Of all steps of the LLM those that verified a tree."""
     num_steps = sum(usage.num_verify_steps for usage in usages)

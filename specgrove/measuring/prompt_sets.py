@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from specgrove.client import Client
 from specgrove.client_wire import GenerateParams
-from specgrove.measuring.answering import Answers, acceptance_by_depth, answer_all, drafted_share, tokens_per_step
+from specgrove.measuring.answering import Answers, acceptance_by_depth, answer_all, drafted_share
 from specgrove.measuring.fitting import Fitting
 from specgrove.measuring.quartiles import Quartiles
-from specgrove.output import Usage
+from specgrove.output import Usage, tokens_per_step
 from specgrove.request import SpeculationOptions
 
 

@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import grpc
 
 from specgrove import wire
+from specgrove.config import MAX_SESSION_ID_LEN
 from specgrove.errors import InvalidRequestError, SessionClosedError, SpecGroveError, UnavailableError
 from specgrove.metrics import Kind, Metric, Reading
 from specgrove.serving.batches import MAX_LIST_LEN, batches
@@ -34,7 +35,6 @@ ITEM_ERRORS = Metric(
 )
 
 _MAX_NUM_CLOSED = 4096
-_MAX_SESSION_ID_LEN = 64
 
 
 class WorkItem(Protocol):
@@ -126,8 +126,8 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
         Session ids are never used again, so that remembering the latest is enough. Raises ``InvalidRequestError`` for an id
         that no session can have.
         """
-        if not 1 <= len(session_id) <= _MAX_SESSION_ID_LEN:
-            raise InvalidRequestError.of("session_id", f"must have 1 to {_MAX_SESSION_ID_LEN} characters")
+        if not 1 <= len(session_id) <= MAX_SESSION_ID_LEN:
+            raise InvalidRequestError.of("session_id", f"must have 1 to {MAX_SESSION_ID_LEN} characters")
         self._owners.pop(session_id, None)
         self._closed[session_id] = None
         if len(self._closed) > _MAX_NUM_CLOSED:

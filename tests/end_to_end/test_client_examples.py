@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import pytest
 
 from specgrove.client import Client
 from specgrove.suite import Suite, is_serving
+from tests.addresses import free_address
 from tests.waiting import LIMIT_S, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -26,9 +26,7 @@ PROGRAMS = ("python/client.py", "node/client.js", "go/main.go", "java/Client.jav
 @pytest.fixture(scope="module")
 def tcp_address(suite: Suite) -> Iterator[str]:
     """Of a second router over the suite's services: not every language's gRPC knows unix sockets."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = free_address()
     services = ("--llm", suite.address_of("llm_service"), "--ssm", suite.address_of("ssm_service"))
     with subprocess.Popen([sys.executable, "-m", "router", "--address", address, *services], cwd=ROOT) as router:
         try:
