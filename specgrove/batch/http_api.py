@@ -32,7 +32,7 @@ class HttpPlace:
 
     address: str
     tls: TlsFiles | None = None
-    token: str | None = None
+    api_key: str | None = None
 
     @property
     def url(self) -> str:
@@ -47,7 +47,7 @@ class HttpApi:
     def __init__(self, place: HttpPlace, num_at_once: int) -> None:
         """Raises ``OSError`` where the files of TLS can't be used."""
         self._place = place
-        headers = {} if place.token is None else {"authorization": f"Bearer {place.token}"}
+        headers = {} if place.api_key is None else {"authorization": f"Bearer {place.api_key}"}
         transport = httpx2.AsyncHTTPTransport(
             verify=_verification(place.tls),
             uds=str(socket_path(place.address)) if is_unix(place.address) else None,
