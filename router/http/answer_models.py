@@ -44,6 +44,24 @@ class UsageAnswer(BaseModel):
     completion_tokens_details: CompletionTokensDetails
 
 
+class SpeculativeDecoding(BaseModel):
+    """How drafting went, of the steps with a drafted tree; names as in vLLM."""
+
+    mean_acceptance_length: float
+    draft_acceptance_rate: float
+    acceptance_histogram: list[int]
+    num_spec_steps: int
+    num_accepted_draft_tokens: int
+    num_draft_tokens: int
+    num_spec_tokens: int
+
+
+class MetricsAnswer(BaseModel):
+    """What the request's outputs took beside tokens."""
+
+    speculative_decoding: SpeculativeDecoding
+
+
 class _Choice(BaseModel):
     index: int
     finish_reason: str
@@ -58,6 +76,7 @@ class _Answer(BaseModel):
     model: str
     system_fingerprint: str
     usage: UsageAnswer
+    metrics: MetricsAnswer
 
 
 class CompletionLogProbs(BaseModel):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from router.http.answers import DONE, Json
 from router.http.heads import Head
 from router.http.log_probs import chat_log_probs, prompt_log_probs
-from router.http.outputs import Piece, prompt_tokens_of, usage_json
+from router.http.outputs import Piece, prompt_tokens_of, totals_json
 from router.http.tool_calls import ToolCall, ToolCallReader
 from specgrove.v1 import router_pb2
 
@@ -59,7 +59,7 @@ class ChatFormat:
     def closing(self) -> Iterable[Json]:
         """The usage, where it is asked for."""
         if self._wants_usage:
-            yield {**self._chunk_head, "choices": [], "usage": usage_json(self._usages.items(), self._num_outputs)}
+            yield {**self._chunk_head, "choices": [], **totals_json(self._usages.items(), self._num_outputs)}
 
     def whole(self, pieces: Sequence[Piece]) -> Json:
         """The chunks of each output put together."""
@@ -85,8 +85,11 @@ class ChatFormat:
             for index, end in sorted(ends.items())
         ]
         usages = [(index, end.usage) for index, end in ends.items() if end.usage is not None]
-        usage = usage_json(usages, self._num_outputs)
-        answer: Json = {**self._head.fields("chat.completion"), "choices": choices, "usage": usage}
+        answer: Json = {
+            **self._head.fields("chat.completion"),
+            "choices": choices,
+            **totals_json(usages, self._num_outputs),
+        }
         if self._has_prompt_log_probs:  # all outputs have one prompt
             answer["prompt_logprobs"] = prompt_log_probs(prompt_tokens_of(pieces, self._num_outputs)[0])
         return answer

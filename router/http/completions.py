@@ -8,7 +8,7 @@ from typing import Any
 from router.http.answers import DONE, Json
 from router.http.heads import Head
 from router.http.log_probs import completion_log_probs, prompt_log_probs
-from router.http.outputs import Piece, prompt_tokens_of, usage_json
+from router.http.outputs import Piece, prompt_tokens_of, totals_json
 from specgrove.v1 import router_pb2
 
 
@@ -55,7 +55,7 @@ class CompletionFormat:
     def closing(self) -> Iterable[Json]:
         """The usage, where it is asked for."""
         if self._wants_usage:
-            yield {**self._head, "choices": [], "usage": usage_json(self._usages.items(), self._num_per_prompt)}
+            yield {**self._head, "choices": [], **totals_json(self._usages.items(), self._num_per_prompt)}
 
     def whole(self, pieces: Sequence[Piece]) -> Json:
         """The chunks of each output put together."""
@@ -72,7 +72,7 @@ class CompletionFormat:
             for choice, tokens in zip(choices, prompt_tokens_of(pieces, len(choices)), strict=True):
                 choice["prompt_logprobs"] = prompt_log_probs(tokens)
         usages = [(piece.index, piece.usage) for piece in ends if piece.usage is not None]
-        return {**self._head, "choices": choices, "usage": usage_json(usages, self._num_per_prompt)}
+        return {**self._head, "choices": choices, **totals_json(usages, self._num_per_prompt)}
 
     def _echo_of_each(self) -> list[str]:
         return [text for text in self._echoes for _ in range(self._num_per_prompt)]

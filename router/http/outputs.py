@@ -112,3 +112,32 @@ def usage_json(usages: Iterable[tuple[int, router_pb2.Usage]], num_per_prompt: i
             "reasoning_tokens": 0,
         },
     }
+
+
+def totals_json(usages: Iterable[tuple[int, router_pb2.Usage]], num_per_prompt: int) -> dict[str, object]:
+    """The fields of an answer that tell what all of its outputs took: ``usage``, and how drafting went under vLLM's names."""
+    known = list(usages)
+    drafting = _speculative_decoding([usage for _, usage in known])
+    return {"usage": usage_json(known, num_per_prompt), "metrics": {"speculative_decoding": drafting}}
+
+
+def _speculative_decoding(usages: Sequence[router_pb2.Usage]) -> dict[str, object]:
+    """As vLLM has it: of the steps with a drafted tree alone. Element j of the histogram counts those that accepted j tokens."""
+    num_steps = sum(usage.num_verify_steps for usage in usages)
+    num_spec_steps = sum(usage.drafted_by_depth[0] for usage in usages if usage.drafted_by_depth)
+    num_drafted = sum(usage.num_drafted_nodes for usage in usages)
+    histogram = [0] * max([1, *(len(usage.acceptance_histogram) for usage in usages)])
+    for usage in usages:
+        for depth, count in enumerate(usage.acceptance_histogram):
+            histogram[depth] += count
+    histogram[0] -= num_steps - num_spec_steps
+    num_accepted = sum(depth * count for depth, count in enumerate(histogram))
+    return {
+        "mean_acceptance_length": 1 + num_accepted / max(num_spec_steps, 1),
+        "draft_acceptance_rate": num_accepted / max(num_drafted, 1),
+        "acceptance_histogram": histogram,
+        "num_spec_steps": num_spec_steps,
+        "num_accepted_draft_tokens": num_accepted,
+        "num_draft_tokens": num_drafted,
+        "num_spec_tokens": max((len(usage.drafted_by_depth) for usage in usages), default=0),
+    }
