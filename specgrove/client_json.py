@@ -27,6 +27,11 @@ def json_object(field: str, values: object) -> str:
     return json.dumps(_object_of(field, values, 1), ensure_ascii=False, separators=(",", ":"))
 
 
+def check_json(field: str, value: object) -> None:
+    """Raises ``InvalidRequestError`` for what JSON can't hold, e.g. NaN or half a character."""
+    _value_of(field, value, 1)
+
+
 def _object_of(field: str, values: Mapping[Any, Any], depth: int) -> dict[str, object]:
     found = {}
     for name, value in values.items():

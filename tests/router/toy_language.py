@@ -28,6 +28,12 @@ def toy_output(prompt: Sequence[int], num_tokens: int, seed: int = 0, next_token
     return tokens[len(prompt) :]
 
 
+def speech(text: str, prompt: str) -> NextToken:
+    """A model that says ``text`` and ends. Behind its end, where a tree may be that was drafted at random, it ends again."""
+    tokens, start = (*text.encode(), EOS), len(prompt.encode())
+    return lambda prefix, seed: tokens[min(len(prefix) - start, len(tokens) - 1)]
+
+
 def toy_tokenizer_json() -> bytes:
     """A byte-level tokenizer without merges: ids 0 to 255 are the bytes, in order."""
     alphabet = _byte_characters()

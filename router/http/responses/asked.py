@@ -9,10 +9,13 @@ from router.http.asking import AskedPrompt, asked_chat
 from router.http.bodies import ChatBody, Generation
 from router.http.errors import SentNames
 from router.http.responses.bodies import ResponsesBody
+from specgrove.client_json import check_json
 from specgrove.errors import InvalidRequestError
 
 # Metadata is for the answer alone.
 _SAME = (*(Generation.model_fields.keys() - {"metadata"}), "parallel_tool_calls", "chat_template_kwargs")
+# The answer has them as they were sent: an answer that can't be written would be found out at its end.
+_REPEATED = ("metadata", "text", "tools", "tool_choice")
 _TEXT_TYPES = ("input_text", "output_text", "text")
 _Message = dict[str, Any]
 
@@ -21,6 +24,8 @@ def asked_response(
     body: ResponsesBody, *, keeps_special_tokens: bool, recommended: Mapping[str, float] | None = None
 ) -> AskedPrompt:
     """``recommended`` as for ``asked_chat``. Raises ``InvalidRequestError``."""
+    for name in _REPEATED:
+        check_json(name, getattr(body, name))
     messages = _messages_of(body)
     chat = ChatBody(
         messages=[message for _, message in messages],

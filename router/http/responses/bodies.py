@@ -91,7 +91,7 @@ class ResponsesBody(Generation):
     parallel_tool_calls: bool = True
     text: Annotated[Any, WithJsonSchema({"anyOf": [_TEXT_SETTINGS, {"type": "null"}]})] = None
     chat_template_kwargs: Values = None
-    metadata: Values = Field(None, description="Repeated in the answer.")
+    metadata: dict[str, Any] | None = Field(None, description="Repeated in the answer.")
 
     @property
     def has_tools(self) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from tests.router.http.asking import api_of, ask, http_address, http_suite, text_of
-from tests.router.toy_language import EOS
+from tests.router.toy_language import EOS, speech
 from tests.router.toy_services import ToyLlm
 from tests.router.toy_suite import ToySuite
 from tests.waiting import LIMIT_S, until
@@ -104,12 +104,10 @@ async def test_log_probabilities(api: AsyncOpenAI) -> None:
     ],
 )
 async def test_calls_of_tools_are_read(tool_call_format: str, content: str) -> None:
-    length = len(RENDERED)
-
-    def speak(prefix: Any, seed: int) -> int:
-        return (*content.encode(), EOS)[len(prefix) - length]
-
-    async with http_suite(ToyLlm(speak), tool_call_format=tool_call_format) as suite, api_of(suite) as api:
+    async with (
+        http_suite(ToyLlm(speech(content, RENDERED)), tool_call_format=tool_call_format) as suite,
+        api_of(suite) as api,
+    ):
         body = BODY | {"max_completion_tokens": 200}
         choice = (await api.chat.completions.create(**body, tools=TOOLS)).choices[0]
         assert (choice.message.content, choice.finish_reason) == ("I look.", "tool_calls")

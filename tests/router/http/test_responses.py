@@ -10,7 +10,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from tests.router.http.asking import api_of, ask, http_suite, text_of
-from tests.router.toy_language import EOS
+from tests.router.toy_language import speech
 from tests.router.toy_services import ToyLlm
 from tests.router.toy_suite import ToySuite
 
@@ -22,7 +22,7 @@ CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Köln"}}</tool_cal
 
 def speaking(content: str, prompt: str = RENDERED) -> ToyLlm:
     """A model that answers so."""
-    return ToyLlm(lambda prefix, seed: (*content.encode(), EOS)[len(prefix) - len(prompt.encode())])
+    return ToyLlm(speech(content, prompt))
 
 
 async def test_an_answer_is_told_whole_and_in_events(api: AsyncOpenAI) -> None:
@@ -172,3 +172,18 @@ async def test_generate_as_flexflows_entry_point_answers(path: str) -> None:
         wrong = await ask(suite, path, {"prompt": "x" * 500})
         assert (wrong.status, wrong.error["param"]) == (400, "max_new_tokens")
         assert (await ask(suite, path, {"prompts": "x"})).error["param"] == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "param"),
+    [
+        ({"metadata": 5}, "metadata"),
+        ({"metadata": {"a": "\ud800"}}, "metadata.a"),
+        ({"text": {"format": {"type": "json_schema", "name": float("nan"), "schema": {}}}}, "text.format.name"),
+        ({"tools": [{"type": "function", "name": "f", "x": float("inf")}], "tool_choice": "none"}, "tools[0].x"),
+        ({"tools": TOOLS, "tool_choice": {"type": "function", "name": "weather", "x": "\ud800"}}, "tool_choice.x"),
+    ],
+)
+async def test_what_no_answer_could_repeat_is_refused(suite: ToySuite, wrong: dict[str, Any], param: str) -> None:
+    reply = await ask(suite, "/v1/responses", {"input": "hi", "max_output_tokens": 2} | wrong)
+    assert (reply.status, reply.error["param"]) == (400, param)
