@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Collection
 from typing import TYPE_CHECKING
 
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -26,8 +27,11 @@ _API_FOLDER = "/v1/"
 _HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"proxy-connection")
 )
+# The router's server writes its own.
+_SERVER_HEADERS = frozenset((b"date", b"server"))
 # Whoever sees the page may use it, and needs no keys that a browser must not tell it.
 _OWN_HEADERS = frozenset((b"authorization", b"content-length"))
+_SAME_SITE = ("same-origin", "none")
 
 
 def is_gradio_installed() -> bool:
@@ -81,8 +85,7 @@ class ChatPage:
             return _notice(WITHOUT_GRADIO)
         if self._process is None:
             return _notice(WITHOUT_LOCAL_ADDRESS)
-        if request.method != "GET" and request.headers.get("sec-fetch-site") == "cross-site":
-            # Browsers send a password along with whatever other pages ask.
+        if _is_of_other_page(request):
             return Response("another site's page may not do this", 403)
         if not self._process.is_running:
             if self._process.has_failed:
@@ -104,6 +107,10 @@ class ChatPage:
         assert self._process is not None
         if self._connections is None:
             self._connections = httpcore.AsyncConnectionPool(uds=self._process.socket_path, max_connections=None)
+        try:
+            body = await request.body()
+        except HTTPException as error:  # too long
+            return Response(error.detail, error.status_code)
         stack = contextlib.AsyncExitStack()
         try:
             answer = await stack.enter_async_context(
@@ -111,17 +118,21 @@ class ChatPage:
                     request.method,
                     httpcore.URL(scheme=b"http", host=b"page", target=_target(request)),
                     headers=_headers_to_page(request),
-                    content=await request.body(),
+                    content=body,
                 )
             )
         except httpcore.NetworkError:
             await stack.aclose()
             return _notice(STARTING, 503)
+        except httpcore.LocalProtocolError as error:
+            await stack.aclose()
+            return Response(f"the request can't be passed on: {error}", 400)
         except httpcore.ProtocolError:
             await stack.aclose()
             return _notice(FAILED, 503)
         response = StreamingResponse(_content(answer, stack), answer.status)
-        response.raw_headers = [(name, value) for name, value in answer.headers if name.lower() not in _HOP_BY_HOP]
+        dropped = _HOP_BY_HOP | _SERVER_HEADERS
+        response.raw_headers = [(name, value) for name, value in answer.headers if name.lower() not in dropped]
         return response
 
 
@@ -129,6 +140,17 @@ async def _content(answer: httpcore.Response, stack: contextlib.AsyncExitStack) 
     async with stack:
         async for piece in answer.aiter_stream():
             yield piece
+
+
+def _is_of_other_page(request: Request) -> bool:
+    """Whether a browser asks for a page of another site or port: it sends a password along with that, too. Links may lead here."""
+    headers = request.headers
+    site = headers.get("sec-fetch-site")
+    if site is None:  # clients that are no browsers, and browsers where the page has no TLS
+        origin = headers.get("origin")
+        return origin is not None and origin.partition("://")[2] != headers.get("host")
+    is_link = request.method == "GET" and headers.get("sec-fetch-mode") == "navigate"
+    return site not in _SAME_SITE and not is_link
 
 
 def _target(request: Request) -> bytes:

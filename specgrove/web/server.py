@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import gradio as gr
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 
 from specgrove.addresses import is_unix, socket_path
 from specgrove.client import AsyncClient
@@ -18,13 +18,13 @@ from specgrove.web.conversation import ChatOptions
 from specgrove.web.page import FOLDER, THEME, make_page
 
 _CLOSE_TIMEOUT_S = 1
-# Nobody uploads anything.
-_MAX_UPLOAD_BYTES = 1
+_UPLOADS = "/gradio_api/upload"
 
 
 def make_app(client: AsyncClient, defaults: ChatOptions) -> FastAPI:
     """The page as an application."""
     app = FastAPI(openapi_url=None)
+    app.add_api_route(_UPLOADS, _no_uploads, methods=["POST"])
     gr.mount_gradio_app(
         app,
         make_page(client, defaults),
@@ -34,7 +34,6 @@ def make_app(client: AsyncClient, defaults: ChatOptions) -> FastAPI:
         js=(FOLDER / "page.js").read_text(),
         favicon_path=str(FOLDER / "favicon.svg"),
         footer_links=[],
-        max_file_size=_MAX_UPLOAD_BYTES,
         ssr_mode=False,
         enable_monitoring=False,
         mcp_server=False,
@@ -42,6 +41,11 @@ def make_app(client: AsyncClient, defaults: ChatOptions) -> FastAPI:
         show_error=True,
     )
     return app
+
+
+def _no_uploads() -> Response:
+    """Gradio would keep the files of anybody."""
+    return Response("this page takes no files", 403)
 
 
 def serve_page(

@@ -223,6 +223,13 @@ async def test_everything_can_be_done_by_the_keyboard(open_page: Open, suite: Su
     await sessions_end(suite)
 
 
+async def test_no_files_are_taken(open_page: Open, http_address: str) -> None:
+    page = await open_page()
+    file = {"name": "a.txt", "mimeType": "text/plain", "buffer": b"a"}
+    answer = await page.request.post(f"http://{http_address}/gradio_api/upload", multipart={"files": file})
+    assert answer.status == 403
+
+
 async def test_it_fits_a_phone(open_page: Open) -> None:
     page = await open_page(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     await ask(page, QUESTION)

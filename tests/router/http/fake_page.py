@@ -33,7 +33,12 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         "router": ROUTER,
     }
     content = json.dumps(told).encode()
-    headers = [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2"), (b"content-length", str(len(content)).encode())]
+    headers = [
+        (b"date", b"never"),
+        (b"set-cookie", b"a=1"),
+        (b"set-cookie", b"b=2"),
+        (b"content-length", str(len(content)).encode()),
+    ]
     await send({"type": "http.response.start", "status": 203, "headers": headers})
     await send({"type": "http.response.body", "body": content})
 

@@ -17,7 +17,7 @@ from router.__main__ import config_of
 from router.app import RouterApp
 from router.config import HttpConfig, RouterConfig
 from tests.certificates import make_certificates
-from tests.router.http.asking import Reply, ask, http_suite, opened
+from tests.router.http.asking import Reply, ask, http_address, http_suite, opened
 from tests.router.toy_suite import ToySuite
 from tests.waiting import LIMIT_S, until
 
@@ -63,6 +63,7 @@ async def test_requests_are_passed_on_and_answers_come_back(suite: ToySuite) -> 
     assert told["router"] == suite.app.server.address
     assert reply.status == 203
     assert reply.headers["set-cookie"] == "b=2"  # the last of both
+    assert reply.headers["date"] != "never"
 
 
 async def test_the_api_keeps_its_paths(suite: ToySuite) -> None:
@@ -118,10 +119,39 @@ async def test_the_page_ends_with_the_router() -> None:
     await until(lambda: not socket_path.parent.exists())
 
 
-async def test_other_sites_may_ask_nothing_of_the_page(suite: ToySuite) -> None:
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),  # another port of this machine
+        ({"sec-fetch-site": "same-origin"}, 203),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "http://here.example:8000"}, 203),
+    ],
+)
+async def test_other_pages_may_ask_nothing(suite: ToySuite, headers: dict[str, str], status: int) -> None:
     await page_of(suite)
-    assert (await ask(suite, "/x", b"{}", headers={"sec-fetch-site": "cross-site"})).status == 403
-    assert (await ask(suite, "/x", b"{}", headers={"sec-fetch-site": "same-origin"})).status == 203
+    for content in (b"", b"{}"):
+        assert (await ask(suite, "/x", content, headers={"host": "here.example:8000"} | headers)).status == status
+
+
+async def test_links_of_other_pages_lead_here(suite: ToySuite) -> None:
+    await page_of(suite)
+    headers = BROWSER | {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    assert (await ask(suite, "/", headers=headers)).status == 203
+
+
+async def test_a_body_of_unknown_size_is_bounded() -> None:
+    async with http_suite(max_request_bytes=1000) as suite:
+        await page_of(suite)
+        host, _, port = http_address(suite).partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = b"POST /x HTTP/1.1\r\nhost: here\r\ntransfer-encoding: chunked\r\n\r\n"
+        writer.write(head + b"400\r\n" + b"a" * 0x400 + b"\r\n0\r\n\r\n")
+        async with asyncio.timeout(LIMIT_S):
+            assert b" 413 " in await reader.readline()
+        writer.close()
 
 
 async def test_a_key_is_asked_for_as_a_password(tmp_path: Path) -> None:
