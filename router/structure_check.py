@@ -6,6 +6,7 @@ take a second and much memory, or end its process. Invariant: what passes compil
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 
 from router.template_values import template_values
@@ -52,17 +53,30 @@ class StructureCheck:
     def __init__(self, text_work: TextWork) -> None:
         self._text_work = text_work
         self._known: OrderedDict[StructuredOutput, Tokenizer] = OrderedDict()
+        # The process works on one at a time anyway; who waits finds what those before found good.
+        self._compiling = asyncio.Lock()
 
     async def check(self, found: Violations, tokenizer: Tokenizer, structure: StructuredOutput) -> None:
         """One that ``check_structured_output`` found nothing wrong with."""
-        if self._known.get(structure) is tokenizer:
-            self._known.move_to_end(structure)
+        if self._is_known(tokenizer, structure):
             return
-        try:
-            await self._text_work.run_apart(tokenizer, _Compilation(structure))
-        except ValueError as error:
-            found.add(f"{STRUCTURED_OUTPUT}.{structure.kind.value}", str(error))
-            return
+        async with self._compiling:
+            if self._is_known(tokenizer, structure):
+                return
+            try:
+                await self._text_work.run_apart(tokenizer, _Compilation(structure))
+            except ValueError as error:
+                found.add(f"{STRUCTURED_OUTPUT}.{structure.kind.value}", str(error))
+                return
+            self._keep(tokenizer, structure)
+
+    def _is_known(self, tokenizer: Tokenizer, structure: StructuredOutput) -> bool:
+        if self._known.get(structure) is not tokenizer:
+            return False
+        self._known.move_to_end(structure)
+        return True
+
+    def _keep(self, tokenizer: Tokenizer, structure: StructuredOutput) -> None:
         self._known[structure] = tokenizer
         while len(self._known) > _MAX_NUM_KNOWN:
             self._known.popitem(last=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from dataclasses import replace
@@ -155,15 +156,20 @@ async def test_a_structure_is_checked_once_and_kept() -> None:
 
         async def run_apart(self, tokenizer: Tokenizer, function: Any) -> Any:
             self.num_runs += 1
+            await asyncio.sleep(0)
             return function(tokenizer)
 
     texts = Counting()
     structures = StructureCheck(texts)
     proto = router_pb2.GenerateRequest(text="hello", **_structured(regex="[a-z]+"))
-    for _ in range(3):
+
+    async def check() -> None:
         checked = await checked_request(proto, MODEL, texts, structures, session_id="s", deadline_s=None)
         assert checked.request.sampling.structured_output == StructuredOutput(StructureKind.REGEX, ("[a-z]+",))
         assert checked.request.sampling.stop_token_ids == (EOS,)
+
+    await asyncio.gather(check(), check(), check())
+    await check()
     assert texts.num_runs == 1
     other = replace(MODEL, tokenizer=Tokenizer(toy_tokenizer_json(), {}, None))
     await checked_request(proto, other, texts, structures, session_id="s", deadline_s=None)
