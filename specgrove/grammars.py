@@ -52,6 +52,7 @@ class GrammarCompiler:
         self._in_use: weakref.WeakValueDictionary[StructuredOutput, _Compiled] = weakref.WeakValueDictionary()
         self._kept: OrderedDict[StructuredOutput, _Compiled] = OrderedDict()
         self._lock = threading.Lock()
+        self._compiling = threading.Lock()
 
     def matcher(self, structure: StructuredOutput) -> OutputMatcher:
         """At the beginning of an output. Raises ``ValueError`` that says what is wrong with the structure.
@@ -59,12 +60,18 @@ class GrammarCompiler:
         The first one of a structure takes a millisecond to a second, and the first of all as long as the vocabulary is read. While
         somebody holds one, others of the same structure take no time.
         """
+        compiled = self._known(structure)
+        if compiled is None:
+            with self._compiling:  # one at a time: requests that come together often want the same
+                compiled = self._known(structure) or self._compiled(structure)
+        return OutputMatcher(compiled, self._tokenizer.vocab_size, lambda: self._compiled(structure))
+
+    def _known(self, structure: StructuredOutput) -> _Compiled | None:
         with self._lock:
             compiled = self._in_use.get(structure)
             if compiled is not None:
                 self._keep(structure, compiled)
-        compiled = self._compiled(structure) if compiled is None else compiled
-        return OutputMatcher(compiled, self._tokenizer.vocab_size, lambda: self._compiled(structure))
+            return compiled
 
     def _compiled(self, structure: StructuredOutput) -> _Compiled:
         matcher = LLMatcher(self._tokenizer.token_trie, _grammar_of(structure), log_level=0, limits=_LIMITS)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 import re
+import threading
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -239,6 +241,28 @@ def test_those_in_use_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None
     held.clear()
     with pytest.raises(AssertionError, match="a0"):
         compiler.matcher(structures[0])
+
+
+def test_requests_that_come_together_compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = GrammarCompiler(TINY)
+    compiled: list[StructuredOutput] = []
+    compile_alone = grammars._grammar_of
+    barrier = threading.Barrier(4)
+
+    def counted(structure: StructuredOutput) -> str:
+        assert compiler._compiling.locked()
+        compiled.append(structure)
+        return compile_alone(structure)
+
+    def matcher() -> OutputMatcher:
+        barrier.wait()
+        return compiler.matcher(regex("[ab]{3}"))
+
+    monkeypatch.setattr(grammars, "_grammar_of", counted)
+    with ThreadPoolExecutor(4) as threads:
+        found = [future.result() for future in [threads.submit(matcher) for _ in range(4)]]
+    assert [ids_of(each) for each in found] == [ids_of(found[0])] * 4
+    assert compiled == [regex("[ab]{3}")]
 
 
 def test_json_is_written_as_its_schema_orders_it() -> None:
