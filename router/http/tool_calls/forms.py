@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
+
+from router.http.tool_calls.json_scan import JsonScan
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +18,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a text stands in its output: whether only calls and blanks came before it, and whether nothing comes after it."""
+    """Where a text stands in its output: whether only calls and blanks came before it, and whether nothing comes after it.
+
+    ``json`` knows the JSON that begins in the text, from the pieces before.
+    """
 
     is_leading: bool = False
     is_end: bool = False
+    json: JsonScan = field(default_factory=JsonScan)
 
 
 @dataclass(frozen=True, slots=True)

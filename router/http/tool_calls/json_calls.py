@@ -10,8 +10,6 @@ from typing import NoReturn
 from router.http.tool_calls.forms import Call
 
 _ARGUMENT_NAMES = ("arguments", "parameters")
-# A string, which may be unfinished at the end of the text, or a bracket.
-_STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
 # The first name of an object that may be a call, which shows after so many characters, blanks among them.
 _OPENING = re.compile(r'\[?\s*\{\s*"(name|type|arguments|parameters)"')
 _OPENING_LEN = 48
@@ -71,16 +69,6 @@ def _is_unicode(text: str) -> bool:
 
 def _no_number(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number in JSON")
-
-
-def json_end(text: str, start: int) -> int | None:
-    """Where the object or list that begins at ``start`` ends; None where it doesn't yet."""
-    depth = 0
-    for found in _STRING_OR_BRACKET.finditer(text, start):
-        depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(found[0], 0)
-        if depth == 0:
-            return found.end()
-    return None
 
 
 def may_become_call(text: str, start: int) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from router.http.tool_calls.forms import Found, Position, after_blanks, marker_start
-from router.http.tool_calls.json_calls import calls_of, json_end, may_become_call
+from router.http.tool_calls.json_calls import calls_of, may_become_call
 
 _FENCE = "```"
 
@@ -27,7 +27,7 @@ class LeadingJson:
             return Found(0)
         if text[start] != "{" or not may_become_call(text, start):
             return nothing
-        end = json_end(text, start)
+        end = position.json.end(text, start)
         if end is None:
             return Found(0)
         calls = calls_of(text[start:end], self.known)
@@ -49,7 +49,7 @@ class MarkedJson:
             return Found(start)
         if text[json_start] != "{":
             return Found(start, behind)
-        end = json_end(text, json_start)
+        end = position.json.end(text, json_start)
         if end is None:
             return Found(start)
         return Found(start, end, calls_of(text[json_start:end]))
@@ -71,7 +71,7 @@ class JsonBlock:
             return Found(start)
         if not may_become_call(text, json_start):
             return Found(start, behind)
-        end = json_end(text, json_start)
+        end = position.json.end(text, json_start)
         if end is None:
             return Found(start)
         calls = calls_of(text[json_start:end], self.known)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from router.http.tool_calls.forms import Call, Found, Position, after_blanks, marker_start
-from router.http.tool_calls.json_calls import calls_of, is_object, json_end
+from router.http.tool_calls.json_calls import calls_of, is_object
 
 MARKERS = ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]")
 _MARKER = MARKERS[0]
@@ -30,7 +30,7 @@ class MistralForm:
             if head is None:
                 return no_call if len(text) - inner > _MAX_HEAD_LEN else Found(start)
             json_start, name = head.end(), head[1]
-        end = json_end(text, json_start)
+        end = position.json.end(text, json_start)
         if end is None:
             return Found(start)
         content = text[json_start:end]

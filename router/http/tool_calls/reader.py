@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from router.http.tool_calls.forms import Form, Found, Position
+from router.http.tool_calls.json_scan import JsonScan
 
 # Mistral's templates take ids of exactly nine letters and digits; all others take any.
 _ID_LEN = 9
@@ -32,6 +33,7 @@ class ToolCallReader:
         self._forms = forms
         self._may_be_many = may_be_many
         self._held = ""
+        self._json = JsonScan()
         self._is_behind_call = False
         self._is_leading = True
         self.num_calls = 0
@@ -48,7 +50,7 @@ class ToolCallReader:
                 certain += self._take(found.end)
                 continue
             certain += self._take(found.start).rstrip()
-            self._held = self._held[found.end - found.start :]
+            self._cut(found.end - found.start)
             self._is_behind_call = True
             for call in found.calls if self._may_be_many else found.calls[:1]:
                 calls.append(ToolCall(self.num_calls, _new_id(), call.name, call.arguments))
@@ -59,18 +61,24 @@ class ToolCallReader:
         return certain + self._take(len(self._held) if is_end else len(self._held[: found.start].rstrip())), calls
 
     def _first(self, is_end: bool) -> Found:
-        position = Position(self._is_leading, is_end)
+        position = Position(self._is_leading, is_end, self._json)
         places = [form.find(self._held, position) for form in self._forms]
         # Of two that begin together, the one that knows already what it is.
         return min(places, key=lambda found: (found.start, found.end is None), default=Found(len(self._held)))
 
     def _take(self, size: int) -> str:
-        text, self._held = self._held[:size], self._held[size:]
+        text = self._cut(size)
         if text.strip():
             self._is_leading = False
         if self._is_behind_call:
             text = text.lstrip()
             self._is_behind_call = not text
+        return text
+
+    def _cut(self, size: int) -> str:
+        text, self._held = self._held[:size], self._held[size:]
+        if text:
+            self._json.forget()
         return text
 
 

@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from router.http.tool_calls.forms import Call, Found, Position, marker_start
+from router.http.tool_calls.forms import Call, Found, Position, after_blanks, marker_start
 from router.http.tool_calls.json_calls import is_object, written
+from router.http.tool_calls.json_scan import ends_in_string
 from router.http.tool_calls.tools import Tools
 
 _FUNCTION = re.compile(r"\s*<function=([^>\n]+)>\s*")
@@ -19,7 +20,7 @@ _END = re.compile(r"</function>\s*\Z")
 class Tagged:
     """``read`` makes calls of what is between the tags, and none of what is no call. The tags are parts of it ``with_tags``.
 
-    The last end tag may be missing: some models end their answer instead of it.
+    The last end tag may be missing: some models end their answer instead of it. One in a string of JSON is the string's.
     """
 
     start_tag: str
@@ -33,13 +34,21 @@ class Tagged:
         inner = start + len(self.start_tag)
         if inner > len(text):
             return Found(start)
-        inner_end = text.find(self.end_tag, inner)
+        inner_end = self._inner_end(text, inner)
         if inner_end >= 0:
             end = inner_end + len(self.end_tag)
             return Found(start, end, self.read(text[start:end] if self.with_tags else text[inner:inner_end]))
         if position.is_end and (calls := self.read(text[start:] if self.with_tags else text[inner:])):
             return Found(start, len(text), calls)
         return Found(start)
+
+    def _inner_end(self, text: str, inner: int) -> int:
+        """-1 where it is not there yet."""
+        end = text.find(self.end_tag, inner)
+        is_json = text.startswith(("{", "["), after_blanks(text, inner))
+        while is_json and end >= 0 and ends_in_string(text, inner, end):
+            end = text.find(self.end_tag, end + 1)
+        return end
 
 
 def named_json_calls(text: str) -> tuple[Call, ...]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from router.http.asking import asked_chat
 from router.http.bodies import ChatBody
 from router.http.tool_calls import ToolCallFormat, format_of
+from router.http.tool_calls.json_scan import JsonScan
 from specgrove.config import TOOL_CALL_FORMATS
 from specgrove.tokenizer import ChatOptions, Tokenizer
 
@@ -87,6 +88,7 @@ def test_pieces_give_what_the_whole_gives(name: str, text: str, cuts: list[int])
         ("hermes", f"<tool_call>{OBJECT}", "", ONE),
         ("hermes", '<tool_call>{"name": "other", "arguments": {}}</tool_call>', "", [("other", {})]),
         ("hermes", '<tool_call>{"name": "f", "arguments": {"s": "\\ud800"}}</tool_call>', "", [("f", {"s": "\ud800"})]),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"s": "</tool_call>"}}</tool_call>', "", [("f", {"s": "</tool_call>"})]),
         ("qwen2_coder", HERMES, "", ONE),
         ("qwen2_coder", f"Sure:\n\n{BLOCK}\n", "Sure:", ONE),
         ("qwen2_coder", f"```json\n[{OBJECT},\n{OBJECT}]\n```", "", TWO),
@@ -118,6 +120,7 @@ def test_calls_are_found(name: str, text: str, rest: str, calls: list[tuple[str,
     [
         *[(name, text) for name in TOOL_CALL_FORMATS[1:] for text in ("a < b\n", "[1] {2}", "Cut: <tool_call>{", "```json")],
         ("hermes", "<tool_call>nonsense</tool_call>"),
+        ("hermes", f'<tool_call>{{"na</tool_call> Then {HERMES.replace(chr(34), "")}'),
         ("hermes", '<tool_call>{"name": 5}</tool_call>'),
         ("hermes", "<tool_call>[]</tool_call>"),
         ("hermes", '<tool_call>{"name": "f", "arguments": {"x": NaN}}</tool_call>'),
@@ -142,6 +145,14 @@ def test_calls_are_found(name: str, text: str, rest: str, calls: list[tuple[str,
 )  # fmt: skip
 def test_all_else_is_text(name: str, text: str) -> None:
     assert read(name, text) == (text, [])
+
+
+def test_json_that_grows_is_not_looked_at_again() -> None:
+    scan = JsonScan()
+    assert scan.end('{"a": [1, "b', 0) is None
+    assert scan.end('.........."b]"]} {', 0) == 16  # what was read may be anything
+    scan.forget()
+    assert scan.end('{"b": "}"}', 0) == 10
 
 
 def test_values_in_tags_have_the_types_of_the_tools_schema() -> None:
