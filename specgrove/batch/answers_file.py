@@ -19,6 +19,8 @@ from specgrove.batch.requests_file import BatchFileError, json_lines
 
 _TOO_MANY_REQUESTS = 429
 _OK = 200
+_ID_PREFIX = "batch_req_"
+_BEGINNING = f'{{"id": "{_ID_PREFIX}'.encode()
 # They come from \ud83d and the like in the file of requests, and are written as that again.
 _HALF_CHARACTERS = "backslashreplace"
 
@@ -102,9 +104,9 @@ class AnswersFile:
 def _lines_of(path: Path, known: Collection[str]) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    _drop_half_a_line(path)
+    _check_half_a_line(path)
     lines = []
-    for number, line in json_lines(path):
+    for number, line in json_lines(path, has_half_a_line=True):
         if not {"custom_id", "response", "error"} <= line.keys():
             raise BatchFileError(f"{path}, line {number} is no answer of a batch: give another file for the answers")
         if line["custom_id"] not in known:
@@ -115,11 +117,11 @@ def _lines_of(path: Path, known: Collection[str]) -> list[dict[str, Any]]:
     return lines
 
 
-def _drop_half_a_line(path: Path) -> None:
-    """What a run was writing when it was killed."""
-    data = path.read_bytes()
-    if data and not data.endswith(b"\n"):
-        os.truncate(path, data.rfind(b"\n") + 1)
+def _check_half_a_line(path: Path) -> None:
+    """What a run was writing when it was killed is left out; anything else belongs to somebody."""
+    half = path.read_bytes().rpartition(b"\n")[2]
+    if half[: len(_BEGINNING)] != _BEGINNING[: len(half)]:
+        raise BatchFileError(f"{path} ends with what is no answer of a batch: give another file for the answers")
 
 
 def _line_of(answer: BatchAnswer) -> dict[str, Any]:
@@ -129,7 +131,7 @@ def _line_of(answer: BatchAnswer) -> dict[str, Any]:
         response = {"status_code": answer.status, "request_id": response_id, "body": answer.body}
     error = None if answer.error is None else {"code": "no_answer", "message": answer.error}
     return {
-        "id": f"batch_req_{secrets.token_hex(12)}",
+        "id": f"{_ID_PREFIX}{secrets.token_hex(12)}",
         "custom_id": answer.custom_id,
         "response": response,
         "error": error,

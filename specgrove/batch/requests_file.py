@@ -45,11 +45,14 @@ def read_requests(path: Path) -> tuple[BatchRequest, ...]:
     return tuple(requests.values())
 
 
-def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a file by the numbers of their lines. Raises ``BatchFileError`` and ``OSError``."""
+def json_lines(path: Path, *, has_half_a_line: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file by the numbers of their lines. Raises ``BatchFileError`` and ``OSError``.
+
+    ``has_half_a_line``: a last line without its end is left out.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if not line.strip():
+            if not line.strip() or (has_half_a_line and not line.endswith(b"\n")):
                 continue
             place = f"{path}, line {number}"
             try:

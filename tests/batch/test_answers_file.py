@@ -55,6 +55,11 @@ def test_a_run_that_was_killed_is_gone_on_with(tmp_path: Path) -> None:
     [
         ('{"a": 1}\n', "line 1 is no answer of a batch: give another file for the answers"),
         ("my notes\n", "line 1 is not JSON"),
+        ("my notes", "ends with what is no answer of a batch: give another file for the answers"),
+        (
+            '{"id": "batch_req_1", "custom_id": "a", "response": null, "error": null}\n[1, 2]',
+            "ends with what is no answer",
+        ),
         (
             '{"custom_id": "x", "response": null, "error": null}\n',
             "line 1 answers 'x', which is not asked: give another file for the answers",
