@@ -13,11 +13,15 @@ ItemT = TypeVar("ItemT")
 _NUM_WAITING = 4
 
 
-async def merged(streams: Sequence[AsyncGenerator[ItemT, None]]) -> AsyncGenerator[ItemT, None]:
+def merged(streams: Sequence[AsyncGenerator[ItemT, None]]) -> AsyncGenerator[ItemT, None]:
     """The items of all streams as they come, those of each in order. Raises what ends any of them.
 
     When it ends or is closed, all streams are closed.
     """
+    return streams[0] if len(streams) == 1 else _merged(streams)
+
+
+async def _merged(streams: Sequence[AsyncGenerator[ItemT, None]]) -> AsyncGenerator[ItemT, None]:
     waiting: asyncio.Queue[ItemT | _End] = asyncio.Queue(_NUM_WAITING * len(streams))
 
     async def read(stream: AsyncGenerator[ItemT, None]) -> None:

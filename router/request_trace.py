@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from router.output_messages import FINISH_REASONS
 from specgrove.request import Step, TraceContext
 from specgrove.tracing import Attributes, Span, Tracing, Value, context_in
 from specgrove.v1 import router_pb2
 
-_FINISH_REASONS: dict[int, str] = {router_pb2.FINISH_REASON_STOP: "stop", router_pb2.FINISH_REASON_LENGTH: "length"}
 _SAMPLING = {
     "temperature": "gen_ai.request.temperature",
     "top_k": "gen_ai.request.top_k",
@@ -68,7 +68,7 @@ def result_attributes(response: router_pb2.GenerateResponse, model: str, session
     return {
         "gen_ai.response.model": model,
         "gen_ai.response.id": session_id,
-        "gen_ai.response.finish_reasons": [_FINISH_REASONS[response.finish_reason]],
+        "gen_ai.response.finish_reasons": [FINISH_REASONS[response.finish_reason]],
         "gen_ai.usage.input_tokens": usage.num_prompt_tokens,
         "gen_ai.usage.output_tokens": usage.num_output_tokens,
         "specgrove.request.verifications": usage.num_verify_steps,

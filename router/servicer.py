@@ -9,8 +9,7 @@ import contextlib
 import functools
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping
-from dataclasses import replace
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from router import request_trace
@@ -18,7 +17,7 @@ from router.admission import Admission
 from router.config import TreeConfig
 from router.llm_replicas import LlmPool
 from router.measurements import Measurements
-from router.prompt_tokens import PromptTokens, log_probs_to_proto
+from router.output_messages import OutputMessages
 from router.remote import RemoteVerifier
 from router.replica_stats import ReplicaStats
 from router.request_counts import CountedRequest, RequestCounts
@@ -27,9 +26,7 @@ from router.served_model import ServedModel
 from router.speculation_counts import SpeculationCounts
 from router.ssm_replicas import SsmPool
 from router.stats import RouterStats
-from router.step_details import step_details_of
 from router.structure_check import StructureCheck
-from router.text_stream import TextPiece, TextStream
 from router.text_work import TextWork
 from router.tree_policy import policy_for
 from router.validation import CheckedRequest, check_fields, checked_detokenize, checked_request, checked_tokenize
@@ -37,7 +34,7 @@ from specgrove import wire
 from specgrove.config import MAX_NUM_TREE_NODES
 from specgrove.errors import UnavailableError
 from specgrove.features import FEATURES
-from specgrove.request import CommittedToken, FinishReason, GenerationStatistics, Step
+from specgrove.request import Step
 from specgrove.speculation import generate
 from specgrove.telemetry import mark_lines
 from specgrove.tokenizer import Tokenizer
@@ -218,107 +215,24 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             vocab_size=model.vocab_size,
             context_len=model.context_len,
         )
-        stream = TextStream(
-            model.tokenizer.detokenizer(request.prompt_token_ids, keep_special_tokens=checked.keep_special_tokens),
-            checked.stop_texts,
-            request.sampling.min_tokens,
-        )
-        prompt = PromptTokens.of(request, model.tokenizer, keep_special_tokens=checked.keep_special_tokens)
-        statistics = GenerationStatistics()
-        first_s: float | None = None
+        output = OutputMessages(checked, model.tokenizer, arrived_s)
         async with contextlib.aclosing(steps):
             async for step in steps:
                 if step.num_prompt_tokens_read is not None:
-                    yield router_pb2.GenerateResponse(
-                        num_prompt_tokens_read=step.num_prompt_tokens_read if request.wants_prompt_progress else 0,
-                        prompt_tokens=prompt.add(step.prompt_log_probs),
-                    )
+                    yield output.of_prompt(step)
                     continue
-                now_s = time.monotonic()
-                first_s = first_s or now_s
                 if span.is_recording:
                     span.event(request_trace.STEP_EVENT, request_trace.step_attributes(step))
-                piece = stream.add(
-                    [token.token_id for token in step.tokens],
-                    ends_with_stop_token=step.finish_reason is FinishReason.STOP,
-                )
-                # What follows a stop text in this step is no output.
-                tokens = step.tokens[: len(piece.token_texts)]
-                num_steps, accepted_depth = (min(count, len(tokens)) for count in (step.num_steps, step.accepted_depth))
-                step = replace(step, tokens=tokens, accepted_depth=accepted_depth, num_steps=num_steps)
-                statistics.add(step)
-                self._count_step(step, request.session_id)
-                response = router_pb2.GenerateResponse(
-                    tokens=[
-                        _token_to_proto(token, text, model.tokenizer)
-                        for token, text in zip(tokens, piece.token_texts, strict=True)
-                    ],
-                    text=piece.text,
-                    prompt_tokens=prompt.rest(),
-                )
-                if checked.wants_step_details:
-                    response.step_details.CopyFrom(step_details_of(step, num_steps, model.tokenizer))
-                if step.finish_reason is None and piece.stop_text is None:
-                    yield response
-                    continue
-                _set_end(response, stream, piece, step.finish_reason, checked.stop_text_of_token)
-                response.usage.CopyFrom(_usage_of(checked, statistics))
-                response.usage.first_token_ms = (first_s - arrived_s) * 1e3
-                response.usage.decode_ms = (now_s - first_s) * 1e3
-                if span.is_recording:
+                counted, response = output.of_step(step)
+                self._count_step(counted, request.session_id)
+                if response.finish_reason and span.is_recording:
                     span.set(request_trace.result_attributes(response, model.name, request.session_id))
                 yield response
-                return
+                if response.finish_reason:
+                    return
 
 
 def _connection_of(context: Any) -> str | None:
     """What tells connections apart; None for those of unix sockets, which have no addresses."""
     peer = context.peer()
     return peer if peer.startswith(("ipv4:", "ipv6:")) else None
-
-
-def _set_end(
-    response: router_pb2.GenerateResponse,
-    stream: TextStream,
-    piece: TextPiece,
-    finish_reason: FinishReason | None,
-    stop_text_of_token: Mapping[int, str],
-) -> None:
-    """In the last piece: the rest of the text, and what ended the output."""
-    stop_text = piece.stop_text
-    if stop_text is None:
-        rest = stream.finish()
-        response.text += rest.text
-        stop_text = rest.stop_text
-    if stop_text is None and finish_reason is FinishReason.STOP:
-        stop_text = stop_text_of_token.get(response.tokens[-1].token_id)
-    if stop_text is not None:
-        response.stop_reason.text = stop_text
-    elif finish_reason is FinishReason.STOP:
-        response.stop_reason.token_id = response.tokens[-1].token_id
-    is_stopped = response.HasField("stop_reason")
-    response.finish_reason = router_pb2.FINISH_REASON_STOP if is_stopped else router_pb2.FINISH_REASON_LENGTH
-
-
-def _token_to_proto(token: CommittedToken, text: str, tokenizer: Tokenizer) -> router_pb2.GeneratedToken:
-    proto = router_pb2.GeneratedToken(token_id=token.token_id, text=text, drafted_by=token.drafted_by)
-    if token.log_probs is not None:
-        proto.token_bytes = tokenizer.token_bytes(token.token_id)
-        proto.log_probs.CopyFrom(log_probs_to_proto(token.log_probs, tokenizer))
-    return proto
-
-
-def _usage_of(checked: CheckedRequest, statistics: GenerationStatistics) -> router_pb2.Usage:
-    return router_pb2.Usage(
-        num_prompt_tokens=len(checked.request.prompt_token_ids),
-        num_output_tokens=statistics.num_output_tokens,
-        num_verify_steps=statistics.num_verify_steps,
-        acceptance_histogram=statistics.acceptance_histogram,
-        drafted_by_depth=statistics.drafted_by_depth,
-        accepted_by_depth=statistics.accepted_by_depth,
-        num_drafted_nodes=statistics.num_drafted_nodes,
-        draft_ms=statistics.draft_ms,
-        verify_ms=statistics.verify_ms,
-        num_replays=statistics.num_replays,
-        seed=checked.request.sampling.seed,
-    )

@@ -7,10 +7,10 @@ from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2
 
 
-def step_details_of(step: Step, num_verify_steps: int, tokenizer: Tokenizer) -> router_pb2.StepDetails:
-    """``num_verify_steps`` are those of the step whose tokens are output: what follows a stop text is none."""
+def step_details_of(step: Step, tokenizer: Tokenizer) -> router_pb2.StepDetails:
+    """Of a step as far as it is output."""
     return router_pb2.StepDetails(
-        num_verify_steps=num_verify_steps,
+        num_verify_steps=step.num_steps,
         draft_ms=step.draft_ms,
         verify_ms=step.verify_ms,
         nodes=[] if step.verified is None else _nodes_of(step.verified, tokenizer),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from router.facades.field_names import renaming
 from router.facades.kserve_tensors import INPUT_TYPES, OUTPUT_TYPES, Value, add_outputs, asked_outputs, input_values
+from router.output_messages import FINISH_REASONS
 from specgrove import client_wire
 from specgrove.client_wire import GenerateParams
 from specgrove.errors import InvalidRequestError, SpecGroveError, UnavailableError
@@ -42,7 +43,6 @@ _NOT_ASKED = frozenset(
     {"model", "num_log_probs", "num_prompt_log_probs", "prompt_only", "prompt_progress", "timeout_s", "speculation"}
 )
 _PARAMETERS = frozenset(GenerateParams.__optional_keys__ - client_wire.ChatParams.__optional_keys__ - _NOT_ASKED)
-_FINISH_REASONS: dict[int, str] = {router_pb2.FINISH_REASON_STOP: "stop", router_pb2.FINISH_REASON_LENGTH: "length"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +218,7 @@ class KServeServicer(inference_grpc.GRPCInferenceServiceServicer):
         assert output.last is not None
         values: dict[str, Value] = {
             "text_output": "".join(output.texts),
-            "finish_reason": _FINISH_REASONS[output.last.finish_reason],
+            "finish_reason": FINISH_REASONS[output.last.finish_reason],
             "num_input_tokens": output.last.usage.num_prompt_tokens,
             "num_output_tokens": output.last.usage.num_output_tokens,
         }

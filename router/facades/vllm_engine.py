@@ -21,6 +21,7 @@ from router.facades.field_names import renaming
 from router.facades.tokenizer_bundle import zip_pieces
 from router.facades.vllm_request import FIELD_NAMES, generate_requests
 from router.merging import merged
+from router.output_messages import FINISH_REASONS
 from specgrove.errors import InvalidRequestError
 from specgrove.v1 import router_pb2
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from router.servicer import RouterServicer
 
 register = vllm_grpc.add_VllmEngineServicer_to_server
-
-_FINISH_REASONS: dict[int, str] = {router_pb2.FINISH_REASON_STOP: "stop", router_pb2.FINISH_REASON_LENGTH: "length"}
 
 
 class VllmEngineServicer(vllm_grpc.VllmEngineServicer):  # type: ignore[misc]
@@ -60,7 +59,7 @@ class VllmEngineServicer(vllm_grpc.VllmEngineServicer):  # type: ignore[misc]
                 self._output(one, index, context, is_streaming=request.stream, aborted=aborted)
                 for index, one in enumerate(asked)
             ]
-            async with contextlib.aclosing(outputs[0] if len(outputs) == 1 else merged(outputs)) as responses:
+            async with contextlib.aclosing(merged(outputs)) as responses:
                 async for response in responses:
                     yield response
         finally:
@@ -195,7 +194,7 @@ def _chunk_of(index: int, piece: router_pb2.GenerateResponse, *, num_output_toke
 
 def _set_end(complete: vllm.GenerateComplete, piece: router_pb2.GenerateResponse) -> None:
     usage = piece.usage
-    complete.finish_reason = _FINISH_REASONS[piece.finish_reason]
+    complete.finish_reason = FINISH_REASONS[piece.finish_reason]
     complete.prompt_tokens = usage.num_prompt_tokens
     complete.spec_draft_tokens = usage.num_drafted_nodes
     complete.spec_accepted_tokens = sum(depth * count for depth, count in enumerate(usage.acceptance_histogram))

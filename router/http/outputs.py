@@ -13,9 +13,8 @@ from router.http.asking import AskedPrompt
 from router.http.calls import RouterCalls
 from router.http.errors import SentNames
 from router.merging import merged
+from router.output_messages import FINISH_REASONS
 from specgrove.v1 import router_pb2
-
-_FINISH_REASONS: dict[int, str] = {router_pb2.FINISH_REASON_STOP: "stop", router_pb2.FINISH_REASON_LENGTH: "length"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ async def outputs_of(
         _output(calls, request, names, peer, index, include_stop_text=include_stop_text)
         for index, (request, names) in numbered
     ]
-    async with contextlib.aclosing(outputs[0] if len(outputs) == 1 else merged(outputs)) as pieces:
+    async with contextlib.aclosing(merged(outputs)) as pieces:
         async for piece in pieces:
             yield piece
 
@@ -67,7 +66,7 @@ def _piece_of(index: int, response: router_pb2.GenerateResponse, *, include_stop
         index,
         response.text + (response.stop_reason.text if include_stop_text else ""),
         response.tokens,
-        _FINISH_REASONS[response.finish_reason],
+        FINISH_REASONS[response.finish_reason],
         _stop_reason_of(response.stop_reason),
         response.usage,
         response.prompt_tokens,

@@ -1,0 +1,130 @@
+"""A request's output as messages, made of the loop's steps. Used by the servicer.
+
+Invariant: the last message, and no other, has a finish reason and the usage; what follows a stop text is in none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from router.prompt_tokens import PromptTokens, log_probs_to_proto
+from router.step_details import step_details_of
+from router.text_stream import TextPiece, TextStream
+from router.validation import CheckedRequest
+from specgrove.request import CommittedToken, FinishReason, GenerationStatistics, Step
+from specgrove.tokenizer import Tokenizer
+from specgrove.v1 import router_pb2
+
+FINISH_REASONS: Mapping[int, str] = {
+    router_pb2.FINISH_REASON_STOP: "stop",
+    router_pb2.FINISH_REASON_LENGTH: "length",
+}
+"""As other protocols write them."""
+
+
+class OutputMessages:
+    """One per request."""
+
+    def __init__(self, checked: CheckedRequest, tokenizer: Tokenizer, arrived_s: float) -> None:
+        """``arrived_s`` is on ``time.monotonic``'s clock."""
+        request, keep_special_tokens = checked.request, checked.keep_special_tokens
+        self._checked = checked
+        self._tokenizer = tokenizer
+        self._arrived_s = arrived_s
+        self._first_s: float | None = None
+        self._stream = TextStream(
+            tokenizer.detokenizer(request.prompt_token_ids, keep_special_tokens=keep_special_tokens),
+            checked.stop_texts,
+            request.sampling.min_tokens,
+        )
+        self._prompt = PromptTokens.of(request, tokenizer, keep_special_tokens=keep_special_tokens)
+        self._statistics = GenerationStatistics()
+
+    def of_prompt(self, step: Step) -> router_pb2.GenerateResponse:
+        """How far the prompt is read, and what was found out of its tokens."""
+        return router_pb2.GenerateResponse(
+            num_prompt_tokens_read=step.num_prompt_tokens_read if self._checked.request.wants_prompt_progress else 0,
+            prompt_tokens=self._prompt.add(step.prompt_log_probs),
+        )
+
+    def of_step(self, step: Step) -> tuple[Step, router_pb2.GenerateResponse]:
+        """The step as far as it is output, and its message."""
+        now_s = time.monotonic()
+        self._first_s = self._first_s or now_s
+        piece = self._stream.add(
+            [token.token_id for token in step.tokens],
+            ends_with_stop_token=step.finish_reason is FinishReason.STOP,
+        )
+        step = _cut(step, len(piece.token_texts))
+        self._statistics.add(step)
+        response = router_pb2.GenerateResponse(
+            tokens=[
+                _token_to_proto(token, text, self._tokenizer)
+                for token, text in zip(step.tokens, piece.token_texts, strict=True)
+            ],
+            text=piece.text,
+            prompt_tokens=self._prompt.rest(),
+        )
+        if self._checked.wants_step_details:
+            response.step_details.CopyFrom(step_details_of(step, self._tokenizer))
+        if step.finish_reason is not None or piece.stop_text is not None:
+            _set_end(response, self._stream, piece, step.finish_reason, self._checked.stop_text_of_token)
+            response.usage.CopyFrom(_usage_of(self._checked, self._statistics))
+            response.usage.first_token_ms = (self._first_s - self._arrived_s) * 1e3
+            response.usage.decode_ms = (now_s - self._first_s) * 1e3
+        return step, response
+
+
+def _cut(step: Step, num_tokens: int) -> Step:
+    """What follows a stop text in a step is no output."""
+    num_steps, accepted_depth = (min(count, num_tokens) for count in (step.num_steps, step.accepted_depth))
+    return replace(step, tokens=step.tokens[:num_tokens], accepted_depth=accepted_depth, num_steps=num_steps)
+
+
+def _set_end(
+    response: router_pb2.GenerateResponse,
+    stream: TextStream,
+    piece: TextPiece,
+    finish_reason: FinishReason | None,
+    stop_text_of_token: Mapping[int, str],
+) -> None:
+    """In the last piece: the rest of the text, and what ended the output."""
+    stop_text = piece.stop_text
+    if stop_text is None:
+        rest = stream.finish()
+        response.text += rest.text
+        stop_text = rest.stop_text
+    if stop_text is None and finish_reason is FinishReason.STOP:
+        stop_text = stop_text_of_token.get(response.tokens[-1].token_id)
+    if stop_text is not None:
+        response.stop_reason.text = stop_text
+    elif finish_reason is FinishReason.STOP:
+        response.stop_reason.token_id = response.tokens[-1].token_id
+    is_stopped = response.HasField("stop_reason")
+    response.finish_reason = router_pb2.FINISH_REASON_STOP if is_stopped else router_pb2.FINISH_REASON_LENGTH
+
+
+def _token_to_proto(token: CommittedToken, text: str, tokenizer: Tokenizer) -> router_pb2.GeneratedToken:
+    proto = router_pb2.GeneratedToken(token_id=token.token_id, text=text, drafted_by=token.drafted_by)
+    if token.log_probs is not None:
+        proto.token_bytes = tokenizer.token_bytes(token.token_id)
+        proto.log_probs.CopyFrom(log_probs_to_proto(token.log_probs, tokenizer))
+    return proto
+
+
+def _usage_of(checked: CheckedRequest, statistics: GenerationStatistics) -> router_pb2.Usage:
+    return router_pb2.Usage(
+        num_prompt_tokens=len(checked.request.prompt_token_ids),
+        num_output_tokens=statistics.num_output_tokens,
+        num_verify_steps=statistics.num_verify_steps,
+        acceptance_histogram=statistics.acceptance_histogram,
+        drafted_by_depth=statistics.drafted_by_depth,
+        accepted_by_depth=statistics.accepted_by_depth,
+        num_drafted_nodes=statistics.num_drafted_nodes,
+        draft_ms=statistics.draft_ms,
+        verify_ms=statistics.verify_ms,
+        num_replays=statistics.num_replays,
+        seed=checked.request.sampling.seed,
+    )
