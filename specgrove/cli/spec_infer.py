@@ -78,6 +78,8 @@ def _check(arguments: argparse.Namespace) -> None:
     target: Path | None = arguments.output_file
     if target is not None and not target.absolute().parent.is_dir():
         raise ValueError(f"-output-file: there is no folder {target.absolute().parent}")
+    if target is not None and target.is_dir():
+        raise ValueError(f"-output-file: {target} is a folder")
     if target is not None and target.exists() and target.samefile(arguments.prompt):
         raise ValueError("-output-file is the file of the prompts: give another")
     for name in ("temperature", "topp", "topk", "seed"):

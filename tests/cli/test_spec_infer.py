@@ -150,6 +150,7 @@ def test_a_prompt_that_fails_leaves_the_others(
         ("incr-decoding -llm-model big -prompt /no.json", "/no.json: No such file or directory"),
         ("incr-decoding -llm-model big -prompt {prompts} -temperature 1", "-temperature needs -do-sample"),
         ("incr-decoding -llm-model big -prompt {prompts} -output-file /no/out", "-output-file: there is no folder /no"),
+        ("incr-decoding -llm-model big -prompt {prompts} -output-file /tmp", "-output-file: /tmp is a folder"),
         (
             "incr-decoding -llm-model big -prompt {prompts} -output-file {prompts}",
             "is the file of the prompts: give another",
