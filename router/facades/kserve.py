@@ -43,6 +43,11 @@ _NOT_ASKED = frozenset(
     {"model", "num_log_probs", "num_prompt_log_probs", "prompt_only", "prompt_progress", "timeout_s", "speculation"}
 )
 _PARAMETERS = frozenset(GenerateParams.__optional_keys__ - client_wire.ChatParams.__optional_keys__ - _NOT_ASKED)
+_FIELD_NAMES = {
+    "text": "inputs[text_input]",
+    "sampling": "sampling_parameters",
+    **{name: f"sampling_parameters.{name}" for name in _PARAMETERS},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +198,7 @@ class KServeServicer(inference_grpc.GRPCInferenceServiceServicer):
         text = values.get("text_input")
         if not isinstance(text, str):
             raise InvalidRequestError.of("inputs[text_input]", "is missing; it is the prompt")
-        with renaming({"text": "inputs[text_input]", "sampling": "sampling_parameters"}):
+        with renaming(_FIELD_NAMES):
             generate = client_wire.request_to_proto(text, **_parameters_of(request, values))
         return _Asked(
             generate,
@@ -207,7 +212,7 @@ class KServeServicer(inference_grpc.GRPCInferenceServiceServicer):
         self, request: inference.ModelInferRequest, asked: _Asked, context: Any
     ) -> AsyncGenerator[inference.ModelInferResponse, None]:
         output = _Output([asked.echo])
-        with renaming({"text": "inputs[text_input]", "sampling": "sampling_parameters"}):
+        with renaming(_FIELD_NAMES):
             async with contextlib.aclosing(self._servicer.Generate(asked.request, context)) as responses:
                 async for piece in responses:
                     output.texts.append(piece.text)

@@ -146,6 +146,8 @@ async def test_a_stream_that_is_cancelled_ends_its_requests() -> None:
         (asked(sampling_parameters="{"), "inputs[sampling_parameters]: is no JSON"),
         (asked(sampling_parameters="[]"), "inputs[sampling_parameters]: must be an object"),
         (asked(sampling_parameters='{"topp": 1}'), "sampling_parameters.topp: is not known; there are "),
+        (asked(sampling_parameters='{"stop": 5}'), "sampling_parameters.stop: must be a text or several, got 5"),
+        (asked(sampling_parameters='{"json_schema": "{"}'), "sampling_parameters.json_schema: is no JSON"),
         (asked(stream=True), "inputs[stream]: needs ModelStreamInfer"),
         (asked(prompt="x"), "inputs[prompt]: is not known; there are text_input, "),
         (asked(outputs=[{"name": "logits"}]), "outputs[logits]: is not known"),

@@ -145,7 +145,7 @@ async def test_aborted_requests_end() -> None:
         (asked(top_p=3.0), "sampling_params.top_p: must be in [0, 1], got 3"),
         (asked(logprobs=-1), "sampling_params.logprobs: must be at least 0"),
         (asked(structural_tag="x"), "sampling_params.structural_tag: is not supported"),
-        (asked(regex="("), "sampling_params.structured_output.regex"),
+        (asked(regex="("), "sampling_params.regex"),
         (asked(prompt_logprobs=-1), "sampling_params.prompt_logprobs: must be at least 0"),
         (asked(prompt_logprobs=21), "sampling_params.prompt_logprobs: must be at most 20"),
         (asked(n=1000), "sampling_params.n: must be at most 128, got 1000"),
