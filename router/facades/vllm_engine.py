@@ -147,6 +147,8 @@ class VllmEngineServicer(vllm_grpc.VllmEngineServicer):  # type: ignore[misc]
                     prompt_tokens += piece.prompt_tokens
                     if is_streaming and piece.tokens:
                         chunk = _chunk_of(index, piece, num_output_tokens=len(tokens) + len(piece.tokens))
+                        # Of a prompt that came as tokens it is known at once; of a text when the output ends.
+                        chunk.prompt_tokens = chunk.prompt_tokens or len(request.token_ids.token_ids)
                         if not tokens:
                             _set_prompt_log_probs(chunk, prompt_tokens)
                         yield vllm.GenerateResponse(chunk=chunk)

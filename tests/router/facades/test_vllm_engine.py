@@ -67,6 +67,7 @@ async def test_or_in_pieces(suite: ToySuite) -> None:
     assert len(chunks) > 1
     assert [token_id for chunk in chunks for token_id in chunk.token_ids] == toy_output(PROMPT, 30)
     assert chunks[-1].completion_tokens == 30
+    assert {chunk.prompt_tokens for chunk in chunks} == {len(PROMPT)}
     assert list(answers[-1].complete.output_ids) == toy_output(PROMPT, 30)
 
 
