@@ -13,15 +13,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import TypeVar, cast
 
 from specgrove.errors import InternalError
+from specgrove.low_priority import lower_priority
 from specgrove.tokenizer import Tokenizer
-
-# A tenth of the time of a core that others would use as well.
-_NICENESS = 10
-_AUTOGROUP = Path("/proc/self/autogroup")
 
 ValueT = TypeVar("ValueT")
 
@@ -50,6 +46,7 @@ class TextProcess:
                 )
             except OSError as error:
                 raise InternalError(f"the process for long texts can't be started: {error}") from error
+            lower_priority(self._process.pid)
             self._connection = Connection(ours.detach())
         self._is_told = False
 
@@ -105,18 +102,8 @@ def _value_of(function: Callable[[Tokenizer], object], tokenizer: Tokenizer) -> 
         return InternalError(f"{type(error).__name__}: {error}")
 
 
-def lower_priority() -> None:
-    """Of this process, which leads a session of its own. Where a sandbox forbids it, the priority stays."""
-    with contextlib.suppress(OSError):
-        os.nice(_NICENESS)
-    # Linux shares a processor out among sessions first; niceness alone counts within one (man 7 sched, autogroup).
-    with contextlib.suppress(OSError), _AUTOGROUP.open("w") as file:
-        file.write(str(_NICENESS))
-
-
 def main() -> None:
     """``python -m router.text_process FD``: serves on the socket of this number."""
-    lower_priority()
     with contextlib.suppress(EOFError, OSError):
         serve(Connection(int(sys.argv[1])))
 

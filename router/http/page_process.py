@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from specgrove.low_priority import lower_priority
 from specgrove.owned_folders import temporary_folder
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class PageProcess:
         command = [sys.executable, "-m", "specgrove.supervised", str(os.getpid()), MODULE]
         arguments = ["--address", f"unix:{self.socket_path}", "--router", self._router_address()]
         self._process = subprocess.Popen([*command, *arguments], stdin=subprocess.DEVNULL, start_new_session=True)
+        lower_priority(self._process.pid)
         logger.info("starting the chat page")
 
     async def stop(self) -> None:

@@ -1,6 +1,6 @@
 """``python -m specgrove.web``: the page as a process of its own, beside the router whose client it is.
 
-It has a low priority, so that drawing takes no time from models on the same cores.
+The router starts it with a low priority, so that drawing takes no time from models on the same cores.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import specgrove.quiet_grpc  # noqa: F401  before anything imports grpc
 
 # isort: split
 import argparse
-import os
 import sys
 
 from specgrove.client import AsyncClient
@@ -17,8 +16,6 @@ from specgrove.settings import CHAT_PAGE, add_settings
 from specgrove.telemetry import set_up_logging
 from specgrove.web.conversation import ChatOptions
 from specgrove.web.server import serve_page
-
-_NICENESS = 10
 
 
 def main() -> None:
@@ -30,7 +27,6 @@ def main() -> None:
     add_settings(parser, CHAT_PAGE)
     given = parser.parse_args()
     set_up_logging("chat_page", given.log_level, given.log_format)
-    os.nice(_NICENESS)
     try:
         serve_page(AsyncClient(given.router), given.address, ChatOptions())
     except (ValueError, OSError) as error:

@@ -91,6 +91,16 @@ async def test_long_texts_have_one_process_of_low_priority_and_short_ones_wait_f
     assert await texts.run(TOKENIZER, LONG, priorities) == (min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19), "10")
 
 
+def test_the_priority_is_low_before_the_process_has_begun() -> None:
+    process = TextProcess(TOKENIZER)
+    try:
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19)
+        file = Path(f"/proc/{process.pid}/autogroup")
+        assert not os.access(file, os.W_OK) or file.read_text().split()[-1] == "10"
+    finally:
+        process.end()
+
+
 async def test_the_process_makes_the_same_tokens_and_texts(texts: TextWork) -> None:
     options = ChatOptions(add_generation_prompt=False)
     chat = [{"role": "user", "content": "hello"}]
