@@ -90,7 +90,7 @@ def _keys_of(given: argparse.Namespace, parser: argparse.ArgumentParser) -> ApiK
         return None
     try:
         return ApiKeys(read_keys(given.api_key_file))
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         parser.error(f"--api-key-file: {error}")
 
 

@@ -53,12 +53,18 @@ class Usage:
     @property
     def tokens_per_s(self) -> float:
         """Output tokens after the first step's, per second of decoding; 0 where there was one step only."""
-        return self._num_decoded_tokens / self.decode_ms * 1e3 if self.decode_ms > 0 else 0.0
+        return tokens_per_s([self])
 
     @property
-    def _num_decoded_tokens(self) -> int:
-        # The first step reads the prompt and has an empty tree: one token, whose time is first_token_ms.
+    def num_decoded_tokens(self) -> int:
+        """Output tokens after the first step's, which reads the prompt and has an empty tree: one token, in ``first_token_ms``."""
         return max(self.num_output_tokens - 1, 0)
+
+
+def tokens_per_s(usages: Sequence[Usage]) -> float:
+    """``Usage.tokens_per_s`` of several outputs as of one; 0 where each had one step only."""
+    decode_ms = sum(usage.decode_ms for usage in usages)
+    return sum(usage.num_decoded_tokens for usage in usages) / decode_ms * 1e3 if decode_ms > 0 else 0.0
 
 
 def tokens_per_step(usages: Sequence[Usage]) -> float:

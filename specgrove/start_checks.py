@@ -64,7 +64,7 @@ def _check_files(settings: SuiteSettings) -> None:
     if key_file is not None:
         try:
             read_keys(key_file)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"--api-key-file: {error}") from error
     for section in ("llm", "ssm"):
         _check_cache(settings[section, "cache-dir"])

@@ -86,7 +86,10 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
         ("ssm:\n  kv_slots: 3", "2: there is no setting ssm.kv_slots; did you mean ssm.kv-slots?"),
         ("llm.kv-slots: 3", "1: there is no setting llm.kv-slots at the top: write kv-slots below llm:"),
         ("routr: {}", "1: there is no setting routr; did you mean router?"),
-        ("zzz: 1", "1: there is no setting zzz"),
+        (
+            "zzz: 1",
+            "1: there is no setting zzz; `specgrove serve --print-config` lists all: at the top, and below router, llm, ssm",
+        ),
         ("llm: ./model", "1: llm (settings of the LLM service) must hold lines of NAME: VALUE, got './model'"),
         ("llm:\n  kv-slots: 0", "2: llm.kv-slots: must be a whole number, 1 or more, got '0'"),
         ("llm:\n  kv-slots: many", "2: llm.kv-slots: must be a whole number, 1 or more, got 'many'"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ _SERVER = "server_error"
 # What clients are told to wait for a router that starts or ends.
 _UNAVAILABLE_RETRY_S = 1
 _MAX_NUM_TOLD = 8
+_MAX_SHOWN_LEN = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,14 @@ def _violation_of(problem: Mapping[str, Any], names: Collection[str], refusals: 
         case "value_error":
             return FieldViolation(where or "request", str(problem["ctx"]["error"]))
         case _:
-            return FieldViolation(where or "request", problem["msg"].replace("Input should be", "must be"))
+            said = problem["msg"].replace("Input should be", "must be")
+            return FieldViolation(where or "request", f"{said}{_got(problem['input'])}")
+
+
+def _got(value: object) -> str:
+    """What was sent, where that is short."""
+    shown = json.dumps(value) if isinstance(value, str | int | float) else ""
+    return f", got {shown}" if 0 < len(shown) <= _MAX_SHOWN_LEN else ""
 
 
 def _path(parts: Sequence[object]) -> str:

@@ -56,11 +56,13 @@ def json_lines(path: Path, *, has_half_a_line: bool = False) -> Iterator[tuple[i
                 continue
             place = f"{path}, line {number}"
             try:
-                value = json.loads(line.decode("utf-8-sig"))
+                value = json.loads(line.decode("utf-8-sig").rstrip())
             except UnicodeDecodeError as error:
                 raise BatchFileError(f"{place} is no text in UTF-8") from error
             except (ValueError, RecursionError) as error:
-                raise BatchFileError(f"{place} is not JSON ({error})") from error
+                # The error's own line is always 1: it saw this line only.
+                said = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+                raise BatchFileError(f"{place} is not JSON ({said})") from error
             if not isinstance(value, dict):
                 raise BatchFileError(f"{place} must be a JSON object, one a line")
             yield number, value

@@ -28,6 +28,7 @@ from specgrove.config import (
 from specgrove.settings import (
     CACHE_DIR,
     add_settings,
+    nearest,
     typed,
     unsigned,
 )
@@ -46,6 +47,19 @@ class _Parser(argparse.ArgumentParser):
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown[0])}")
         return namespace, []
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """A value that is none of an option's choices, or of the commands, is told with the nearest."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += nearest(str(value), map(str, action.choices or ()))
+            raise
+
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        """A number is a value, though ``-4`` would be a beginning of ``-4bit-quantization``."""
+        is_number = self._negative_number_matcher.match(option_string) is not None
+        return [] if is_number else super()._get_option_tuples(option_string)
 
     def _meant(self, word: str) -> str:
         name = word.partition("=")[0]
@@ -101,7 +115,9 @@ def _add_generate(commands: argparse._SubParsersAction[_Parser]) -> None:
         description="Generates text from one prompt, with a running suite (--address) or one that is started for it.",
         epilog=MORE_SETTINGS,
     )
-    command.add_argument("prompt", nargs="+", help="the prompt, in quotes; - reads it from standard input")
+    command.add_argument(
+        "prompt", nargs="+", type=typed(_prompt), help="the prompt, in quotes; - reads it from standard input"
+    )
     command.add_argument("--raw", action="store_true", help="continue the prompt as it is, without the chat template")
     command.add_argument(
         "--json", action="store_true", help="print one line of JSON with text, token ids and statistics"
@@ -115,6 +131,12 @@ def _add_generate(commands: argparse._SubParsersAction[_Parser]) -> None:
     add_output_options(command)
     add_sampling_options(command, default_max_tokens=256)
     add_suite_options(command)
+
+
+def _prompt(text: str) -> str:
+    if not text:
+        raise ValueError("is empty: give a prompt in quotes, or - to read it from standard input")
+    return text
 
 
 def _add_chat(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -16,8 +16,8 @@ from specgrove.cpus import available_cpus
 from specgrove.host import processor_name
 from specgrove.measuring.fitting import fitting_prompts
 from specgrove.measuring.quartiles import Quartiles
-from specgrove.measuring.recommendation import Recommendation, WayResult, recommend
-from specgrove.measuring.ways import measured, planned_rounds, ways_with
+from specgrove.measuring.recommendation import MIN_NUM_PAIRS, Recommendation, WayResult, recommend
+from specgrove.measuring.ways import measured, plan_told, planned_rounds, ways_with
 from specgrove.output import ModelInfo
 from specgrove.prompt_files import read_prompt_set
 from specgrove.ssm_specs import asks_for_none
@@ -47,10 +47,11 @@ def run(arguments: argparse.Namespace) -> int:
         fitting = fitting_prompts(client, prompts, arguments.max_tokens, info.max_model_len)
         tell_left_out(fitting, "the files", errors)
         rounds = planned_rounds(fitting.prompts, ways_with(ssms), arguments.at_once, arguments.rounds)
+        print_note(errors, plan_told(rounds, len(fitting.prompts), MIN_NUM_PAIRS))
         with showing(errors, "measuring") as show:
             pairs = measured(client, rounds, params, show)
     results = [WayResult.of(way, found) for way, found in pairs.items()]
-    advice = recommend(results)
+    advice = recommend(results, arguments.at_once)
     if arguments.json:
         print_json(_as_json(info, arguments, results, advice))
     else:
@@ -79,7 +80,7 @@ def _print(console: rich.console.Console, info: ModelInfo, results: list[WayResu
 
 
 def _quartiles(values: Quartiles) -> str:
-    return f"{values.median:.2f}x ({values.low:.2f}-{values.high:.2f})"
+    return f"{values.median:.2f} ({values.low:.2f}-{values.high:.2f})"
 
 
 def _as_json(

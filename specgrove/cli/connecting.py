@@ -103,5 +103,5 @@ def client_of(arguments: argparse.Namespace) -> Client:
 
 
 def api_key_of(arguments: argparse.Namespace) -> str | None:
-    """The key that goes with requests: the first of the file, where one is given. Raises ``OSError`` and ``ValueError``."""
+    """The key that goes with requests: the first of the file, where one is given. Raises ``ValueError``."""
     return None if arguments.api_key_file is None else read_keys(arguments.api_key_file)[0]

@@ -9,8 +9,8 @@ import argparse
 import os
 import shutil
 import socket
-import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import rich.console
@@ -22,7 +22,7 @@ from specgrove.cli.streaming import streamed
 from specgrove.cli.suites import given_settings, started_suite
 from specgrove.client import Client
 from specgrove.client_wire import GenerateParams, completion_of
-from specgrove.output import Completion, Usage, tokens_per_step
+from specgrove.output import Completion, Usage, tokens_per_s, tokens_per_step
 from specgrove.request import SpeculationOptions
 
 _QUESTION = "What is gravity? Explain it to a curious child, then list three things that gravity does."
@@ -71,14 +71,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _compare(console: rich.console.Console, pairs: list[tuple[Completion, Completion]]) -> int:
     speculative, incremental = ([pair[way].usage for pair in pairs] for way in (0, 1))
-    speed_ups = sorted(map(_ratio, speculative, incremental))
+    speed_ups = sorted(_ratio([one], [other]) for one, other in zip(speculative, incremental, strict=True))
     is_identical = all(one.token_ids == other.token_ids for one, other in pairs)
     console.print()
     console.print(comparison_table(speculative, incremental))
     console.print()
     console.print(
-        f"speed-up: [bold]{statistics.median(speed_ups):.2f}x[/bold], median of {len(pairs)} questions' own "
-        f"({speed_ups[0]:.2f}x to {speed_ups[-1]:.2f}x); {_reason(speed_ups, speculative)}"
+        f"speed-up: [bold]{_ratio(speculative, incremental):.2f}x[/bold] in tokens per second of all {len(pairs)} answers, "
+        f"{speed_ups[0]:.2f}x to {speed_ups[-1]:.2f}x by question; {_reason(speed_ups, speculative)}"
     )
     console.print(f"identical output: [bold]{'yes' if is_identical else 'NO'}[/bold]")
     console.print("\nNext:", style="dim")
@@ -89,8 +89,9 @@ def _compare(console: rich.console.Console, pairs: list[tuple[Completion, Comple
     return 0 if is_identical else 1
 
 
-def _ratio(speculative: Usage, incremental: Usage) -> float:
-    return speculative.tokens_per_s / incremental.tokens_per_s if incremental.tokens_per_s > 0 else 1.0
+def _ratio(speculative: Sequence[Usage], incremental: Sequence[Usage]) -> float:
+    slower = tokens_per_s(incremental)
+    return tokens_per_s(speculative) / slower if slower > 0 else 1.0
 
 
 def _reason(speed_ups: list[float], speculative: list[Usage]) -> str:

@@ -79,7 +79,7 @@ def _info(arguments: argparse.Namespace) -> int:
         "heads": heads,
         "parameters": _parameters(model),
         "context": None if model.max_model_len is None else f"{model.max_model_len} tokens",
-        "dtype": model.dtype,
+        "dtype": _dtype(model),
         "on disk": _bytes(model.num_bytes),
         "quantisation": model.quantization or "none",
         "supported": "yes" if model.problem is None else f"no: {_one_line(model.problem)}",
@@ -121,6 +121,12 @@ def _parameters(model: ModelDescription) -> str:
     if not model.num_head_parameters:
         return f"{embedding}, which is the head too"
     return f"{embedding} and {_count(model.num_head_parameters)} in the head"
+
+
+def _dtype(model: ModelDescription) -> str | None:
+    """Codes of quantised weights are packed in integers, which by themselves say little."""
+    is_packed = model.quantization is not None and model.dtype in ("uint8", "int8", "int32")
+    return f"{model.quantization}, packed in {model.dtype}" if is_packed else model.dtype
 
 
 def _count(number: int | None) -> str:

@@ -144,7 +144,7 @@ def add_choice_options(command: argparse.ArgumentParser, default_max_tokens: int
         type=typed(unsigned(32)),
         default=default_max_tokens,
         metavar="N",
-        help="output tokens at most; 0 = what the context holds (default: %(default)s)",
+        help="output tokens at most; 0 = what the context holds (over HTTP: no output; default: %(default)s)",
     )
     group.add_argument("--ignore-eos", action="store_true", help="go on after an end-of-sequence token")
     return group
@@ -167,17 +167,23 @@ def _structure(kind: str, content_of: Callable[[str], str]) -> Callable[[str], s
 
     def read(text: str) -> str:
         content = content_of(text)
+        place = f"{text}: " if content_of is _content else ""
         # Imported where it is asked for: it costs a quarter of a second.
         from specgrove.grammars import check_text
         from specgrove.structured_output import StructuredOutput, StructureKind
 
-        check_text(StructuredOutput(StructureKind(kind), (content,)))
+        try:
+            check_text(StructuredOutput(StructureKind(kind), (content,)))
+        except ValueError as error:
+            raise ValueError(f"{place}{error}") from error
         return content
 
     return typed(read)
 
 
 def _content(path: str) -> str:
+    if path.lstrip().startswith("{") or "\n" in path or "::=" in path:
+        raise ValueError("takes a file; this looks like what it should hold: write it to one")
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

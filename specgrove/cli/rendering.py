@@ -17,7 +17,7 @@ import rich.table
 import rich.text
 from rich.cells import cell_len
 
-from specgrove.output import Chunk, Usage, tokens_per_step
+from specgrove.output import Chunk, Usage, tokens_per_s, tokens_per_step
 from specgrove.request import FinishReason
 
 DRAFTED_STYLE = "green"
@@ -170,7 +170,8 @@ def summary_line(usage: Usage, finish_reason: FinishReason | None) -> str:
 
 def plain_table(columns: Sequence[str], texts: Sequence[str]) -> rich.table.Table:
     """One with a line below its head. Columns of ``texts`` stand left, the first of all may be broken; others are numbers."""
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    # With a blank of the box two blanks between columns: tables with many of them fit 80 characters.
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for place, column in enumerate(columns):
         table.add_column(column, justify="left" if column in texts else "right", no_wrap=place > 0)
     return table
@@ -195,7 +196,7 @@ def _num_steps(usages: Sequence[Usage]) -> int:
 
 
 _COMPARED: tuple[tuple[str, Callable[[Sequence[Usage]], str]], ...] = (
-    ("tokens per second, median", lambda usages: f"{statistics.median(u.tokens_per_s for u in usages):.1f}"),
+    ("tokens per second", lambda usages: f"{tokens_per_s(usages):.1f}"),
     ("ms to the first token, median", lambda usages: f"{statistics.median(u.first_token_ms for u in usages):.0f}"),
     ("tokens", lambda usages: str(sum(u.num_output_tokens for u in usages))),
     ("LLM steps", lambda usages: str(_num_steps(usages))),

@@ -38,9 +38,12 @@ def run(arguments: argparse.Namespace) -> int:
         for prompt in prompts
     ]
     llm = _compiled(arguments)
-    if not errors.is_terminal:  # there the Python API shows how it gets on
-        print_note(errors, f"answering {len(prompts)} prompts ...")
+    is_unseen = not errors.is_terminal  # there the Python API shows how it gets on
+    if is_unseen:
+        print_note(errors, "starting the services ...")
     with llm, warnings.catch_warnings():
+        if is_unseen:
+            print_note(errors, f"answering {len(prompts)} prompts ...")
         warnings.simplefilter("ignore")  # what failed is told below
         started_s = time.perf_counter()
         results = llm.generate(requests, show_progress=False if arguments.quiet else None)

@@ -7,14 +7,13 @@ import dataclasses
 import time
 from collections.abc import Iterator
 
-import rich.box
 import rich.console
 import rich.live
 import rich.table
 import rich.text
 
 from specgrove.cli.connecting import connected
-from specgrove.cli.rendering import make_console, print_json
+from specgrove.cli.rendering import make_console, plain_table, print_json
 from specgrove.cli.stats_rates import Rates, rates_of
 from specgrove.client import Client
 from specgrove.errors import UnavailableError
@@ -83,32 +82,32 @@ def frame(look: Look, address: str) -> rich.console.Group:
     """All that is shown at once."""
     stats = look.stats
     title = f"{stats.model or 'no model yet'}, SpecGrove {stats.version} at {address}, up {_duration(stats.uptime_s)}"
-    parts: list[rich.console.RenderableType] = [rich.text.Text(title, style="bold"), "", _numbers(look)]
+    parts: list[rich.console.RenderableType] = [rich.text.Text(title, style="bold"), "", _numbers(look), ""]
     if look.rates.ssms:
-        parts.append(_ssms(look))
+        parts += [_ssms(look), ""]
     return rich.console.Group(*parts, _services(look))
 
 
-def _numbers(look: Look) -> rich.table.Table:
+def _numbers(look: Look) -> rich.text.Text:
+    """Lines of 80 characters at most, and no table: that would fill them up with blanks."""
     stats, rates = look.stats, look.rates
-    table = rich.table.Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     rows = {
         "requests": f"{stats.num_running_requests} running, {stats.num_waiting_requests} waiting; "
         f"{rates.finished_per_s:.1f} end per second, {rates.failed_per_s:.1f} fail",
         "tokens per second": f"{rates.output_tokens_per_s:.1f} of outputs, {rates.prompt_tokens_per_s:.1f} of prompts",
-        "times": f"first token {_ms(rates.first_token_ms)}, between tokens {_ms(rates.between_tokens_ms)}, "
-        f"request {_ms(rates.duration_ms)}, queue {_ms(rates.queue_ms)}",
-        "speculation": f"{_number(rates.tokens_per_step, 2)} tokens per step; {_percent(rates.drafted_share)} of steps with a tree, "
-        f"{_number(rates.acceptance_len, 2)} tokens each, {_number(rates.speedup, 2)} times as fast",
+        "times of tokens": f"first {_ms(rates.first_token_ms)}, between two {_ms(rates.between_tokens_ms)}",
+        "times of requests": f"{_ms(rates.duration_ms)}, in the queue {_ms(rates.queue_ms)}",
+        "speculation": f"{_number(rates.tokens_per_step, 2)} tokens per step, {_number(rates.speedup, 2)} times as fast",
+        "trees": f"in {_percent(rates.drafted_share)} of steps, {_number(rates.acceptance_len, 2)} tokens each",
         "accepted by depth": " ".join(f"{share:.0%}" for share in rates.acceptance_by_position) or _NOTHING,
     }
-    for name, text in rows.items():
-        table.add_row(rich.text.Text(name, style="dim"), text)
-    return table
+    width = max(map(len, rows))
+    lines = (rich.text.Text.assemble((f"{name:<{width}}  ", "dim"), text) for name, text in rows.items())
+    return rich.text.Text("\n").join(lines)
 
 
 def _ssms(look: Look) -> rich.table.Table:
-    table = _table("SSM", "trees per second", "nodes per tree", "accepted per tree")
+    table = plain_table(("SSM", "trees per second", "nodes per tree", "accepted per tree"), texts=("SSM",))
     for ssm in look.rates.ssms:
         numbers = (ssm.nodes_per_draft, ssm.accepted_tokens_per_draft)
         table.add_row(ssm.name, f"{ssm.drafts_per_s:.1f}", _number(numbers[0], 1), _number(numbers[1], 2))
@@ -116,31 +115,23 @@ def _ssms(look: Look) -> rich.table.Table:
 
 
 def _services(look: Look) -> rich.table.Table:
-    table = _table(
-        "service", "state", "sessions", "KV slots", "steps per second", "ms per step", "rows per step", "lost"
-    )
+    columns = ("service", "state", "sessions", "KV slots", "steps/s", "ms/step", "rows", "lost")
+    table = plain_table(columns, texts=("service", "state"))
     for service, rates in zip(look.stats.services, look.rates.services, strict=True):
         load = service.load
-        state = "away" if not service.is_connected else "there" if load is not None else "does not answer"
+        state = "away" if not service.is_connected else "there" if load is not None else "no answer"
         used = 0 if load is None else load.num_slots - load.num_free_slots
-        waiting = f" + {load.num_waiting_sessions} waiting" if load is not None and load.num_waiting_sessions else ""
+        waiting = f", {load.num_waiting_sessions} wait" if load is not None and load.num_waiting_sessions else ""
         table.add_row(
             service.service,
             state,
             _NOTHING if load is None else f"{load.num_sessions - load.num_waiting_sessions}{waiting}",
-            _NOTHING if load is None else f"{used} of {load.num_slots}",
+            _NOTHING if load is None else f"{used}/{load.num_slots}",
             _number(rates.steps_per_s, 1),
             _number(rates.mean_step_ms, 1),
             _number(rates.rows_per_step, 1),
             str(service.num_losses),
         )
-    return table
-
-
-def _table(*columns: str) -> rich.table.Table:
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1), header_style="dim")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
     return table
 
 

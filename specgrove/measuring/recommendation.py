@@ -55,12 +55,17 @@ class Recommendation:
     text: str
 
 
-def recommend(results: Sequence[WayResult]) -> Recommendation:
-    """Of the ways that are faster for three quarters of the prompts, the one with the fewest SSMs that is as fast as the fastest."""
+def recommend(results: Sequence[WayResult], num_at_once: int = 1) -> Recommendation:
+    """Of the ways that are faster for three quarters of the prompts, the one with the fewest SSMs that is as fast as the fastest.
+
+    ``num_at_once`` is how many prompts one measurement takes.
+    """
     if (num_pairs := min(result.num_pairs for result in results)) < MIN_NUM_PAIRS:
-        return Recommendation(
-            None, f"Nothing can be told from {num_pairs} measurements of each way: give more prompts, or fewer at once."
-        )
+        measurements = "1 measurement" if num_pairs == 1 else f"{num_pairs} measurements"
+        num_needed = MIN_NUM_PAIRS * len(results) * num_at_once
+        needed = f"it takes {MIN_NUM_PAIRS} rounds, {num_needed} prompts"
+        fewer = "" if num_at_once == 1 else ", or fewer with a smaller --at-once"
+        return Recommendation(None, f"Nothing can be told from {measurements} of each way: {needed}{fewer}.")
     if not any(result.drafted_share for result in results):
         why = "the router found that drafting does not pay here, and left it off"
         return Recommendation((), f"Do without speculation here (--ssm none): {why}.")

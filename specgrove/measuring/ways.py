@@ -95,6 +95,20 @@ def planned_rounds(
     return tuple(rounds)
 
 
+def plan_told(rounds: Sequence[Sequence[Turn]], num_prompts: int, num_rounds_needed: int) -> str:
+    """In a line: how many prompts make how many rounds, how many are left out, and how many a recommendation would take."""
+    num_of_round = sum(len(turn.prompts) for turn in rounds[0])
+    num_left_out = num_prompts - len(rounds) * num_of_round
+    told = f"{num_prompts} prompts: {len(rounds)} {'round' if len(rounds) == 1 else 'rounds'} of {num_of_round}"
+    if num_left_out >= num_of_round:
+        told += f", as many as --rounds allows; the last {num_left_out} are left out"
+    elif num_left_out:
+        told += f"; the last {num_left_out} {'is' if num_left_out == 1 else 'are'} left out"
+    if len(rounds) < num_rounds_needed:
+        told += f"; a recommendation takes {num_rounds_needed} rounds, {num_rounds_needed * num_of_round} prompts"
+    return told
+
+
 def measured(
     client: Client, rounds: Sequence[Sequence[Turn]], params: GenerateParams, say: Callable[[str], None]
 ) -> dict[Way, list[Pair]]:

@@ -7,15 +7,17 @@ safetensors or one GGUF file and, unless told otherwise, a tokenizer; pickle fil
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
 from safetensors import SafetensorError, safe_open
 
+from specgrove.config import DEFAULT_SSMS
 from specgrove.json_files import JsonFileError, is_lfs_pointer, lfs_remedy, read_json_object
 from specgrove.models import demo
 from specgrove.models.disk_room import DiskFullError, is_full
@@ -72,7 +74,7 @@ def resolve_model(
             raise ModelNotFoundError(str(error)) from error
         check_model_folder(folder)
         return folder
-    _check_place(model, folder)
+    _check_place(model, folder, needs_tokenizer)
     return _download(model, progress, needs_tokenizer)
 
 
@@ -85,21 +87,35 @@ def check_named(model: str, *, needs_tokenizer: bool = True) -> None:
         if _gguf_file(folder, needs_tokenizer) is None:
             check_model_folder(folder, needs_tokenizer=needs_tokenizer)
     elif model != DEMO_LLM:
-        _check_place(model, folder)
+        _check_place(model, folder, needs_tokenizer)
 
 
-def _check_place(model: str, folder: Path) -> None:
+def _check_place(model: str, folder: Path, needs_tokenizer: bool) -> None:
     """Of what is no folder, no GGUF file and not the demo model: it may be in the hub."""
+    shipped = _shipped(needs_tokenizer)
+    near = difflib.get_close_matches(model, shipped, n=1, cutoff=0.8)
+    if near and "/" not in model and not folder.exists():
+        raise ModelNotFoundError(f"there is no folder or file {model!r}; did you mean {near[0]}?")
+    ours = _any_of(shipped)
     if model and not is_hub_id(model) and not folder.exists() and "://" not in model:
         raise ModelNotFoundError(
-            f"{not_there(folder)}; give a model folder, a .gguf file, an id like 'owner/name', or {DEMO_LLM!r}"
+            f"{not_there(folder)}; give a model folder, a .gguf file, an id like 'owner/name', or {ours}"
         )
     if folder.is_file():
         raise ModelNotFoundError(f"{model!r} is a file and no GGUF file: give the folder it lies in")
     if not is_hub_id(model):
         raise ModelNotFoundError(
-            f"{model!r} is no model folder and no hub id: give a model folder, a .gguf file, an id like 'owner/name', or {DEMO_LLM!r}"
+            f"{model!r} is no model folder and no hub id: give a model folder, a .gguf file, an id like 'owner/name', or {ours}"
         )
+
+
+def _shipped(needs_tokenizer: bool) -> tuple[str, ...]:
+    """What there is without the hub: for an LLM, or else, where no tokenizer is needed, for an SSM."""
+    return (DEMO_LLM,) if needs_tokenizer else DEFAULT_SSMS
+
+
+def _any_of(names: Sequence[str]) -> str:
+    return " or ".join(map(repr, names))
 
 
 def path_of(model: str) -> Path:
@@ -133,13 +149,16 @@ def _gguf_file(path: Path, needs_tokenizer: bool) -> Path | None:
 def _download(model: str, progress: Callable[[str], None], needs_tokenizer: bool) -> Path:
     """The hub's snapshot of ``model``; complete files are not fetched again."""
     progress(f"fetching {model} from the Hugging Face hub")
-    folder = fetch_from_hub(model, DOWNLOADED_FILES)
+    folder = fetch_from_hub(model, DOWNLOADED_FILES, _shipped(needs_tokenizer))
     check_model_folder(folder, needs_tokenizer=needs_tokenizer)
     return folder
 
 
-def fetch_from_hub(model: str, patterns: tuple[str, ...]) -> Path:
-    """The snapshot of ``model`` with the files that match, in the library's own cache (``HF_HOME``). Raises ``ModelNotFoundError``."""
+def fetch_from_hub(model: str, patterns: tuple[str, ...], shipped: Sequence[str] = (DEMO_LLM,)) -> Path:
+    """The snapshot of ``model`` with the files that match, in the library's own cache (``HF_HOME``). Raises ``ModelNotFoundError``.
+
+    ``shipped`` are names that could be used instead.
+    """
     try:
         return Path(
             huggingface_hub.snapshot_download(model, allow_patterns=list(patterns), ignore_patterns=list(IGNORED_FILES))
@@ -150,13 +169,14 @@ def fetch_from_hub(model: str, patterns: tuple[str, ...]) -> Path:
         ) from error
     except hub_errors.RepositoryNotFoundError as error:
         raise ModelNotFoundError(
-            f"the hub has no model {model!r} that you may read: check the id, or `hf auth login` for a private one"
+            f"the hub has no model {model!r} that you may read: check the id, or `hf auth login` for a private one, or use "
+            f"{_any_of(shipped)}"
         ) from error
     except hub_errors.LocalEntryNotFoundError as error:
         offline = "HF_HUB_OFFLINE is set" if huggingface_hub.constants.HF_HUB_OFFLINE else "the hub can't be reached"
         raise ModelNotFoundError(
             f"{model!r} is no folder or file here, it is not in the local hub cache, and {offline}: give a folder, go online, or "
-            f"use {DEMO_LLM!r}"
+            f"use {_any_of(shipped)}"
         ) from error
     except (OSError, ValueError, hub_errors.HfHubHTTPError) as error:
         if is_full(error):

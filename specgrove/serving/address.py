@@ -110,7 +110,7 @@ def channel_credentials(tls: TlsFiles) -> grpc.ChannelCredentials:
     ca, private_key, certificate = _read(tls.ca), _read(tls.private_key), _read(tls.certificate)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if tls.certificate is not None and tls.private_key is not None:
-        _check_pair(context, tls.certificate, tls.private_key, "the certificate {} and the private key {}")
+        _check_pair(context, tls.certificate, tls.private_key, ("the certificate {}", "the private key {}"))
     if tls.ca is not None:
         _check_authorities(context, tls.ca, "the authority {}")
     return grpc.ssl_channel_credentials(ca, private_key, certificate)
@@ -121,7 +121,7 @@ def check_server_tls(tls: TlsFiles) -> None:
     if tls.certificate is None or tls.private_key is None:
         raise ValueError("--tls-certificate and --tls-private-key go together, and --tls-client-ca needs both")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    _check_pair(context, tls.certificate, tls.private_key, "--tls-certificate {} and --tls-private-key {}")
+    _check_pair(context, tls.certificate, tls.private_key, ("--tls-certificate {}", "--tls-private-key {}"))
     if tls.ca is not None:
         _check_authorities(context, tls.ca, "--tls-client-ca {}")
 
@@ -134,20 +134,33 @@ def server_credentials(tls: TlsFiles) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials([(private_key, certificate)], _read(tls.ca), tls.ca is not None)
 
 
-def _check_pair(context: ssl.SSLContext, certificate: Path, private_key: Path, named: str) -> None:
+def _check_pair(context: ssl.SSLContext, certificate: Path, private_key: Path, named: tuple[str, str]) -> None:
+    names = named[0].format(certificate), named[1].format(private_key)
+    _check_pem(certificate, names[0], "CERTIFICATE")
+    _check_pem(private_key, names[1], "PRIVATE KEY")
     try:
         # gRPC takes keys without a passphrase only; without one given here, the terminal would be asked for it.
         context.load_cert_chain(certificate, private_key, password="")
     except (ssl.SSLError, OSError) as error:
-        named = named.format(certificate, private_key)
-        raise ValueError(f"{named} are no pair of PEM files without a passphrase: {error}") from error
+        raise ValueError(f"{names[0]} and {names[1]} are no pair of PEM files without a passphrase: {error}") from error
 
 
 def _check_authorities(context: ssl.SSLContext, ca: Path, named: str) -> None:
+    _check_pem(ca, named.format(ca), "CERTIFICATE")
     try:
         context.load_verify_locations(ca)
     except (ssl.SSLError, OSError) as error:
         raise ValueError(f"{named.format(ca)} is no PEM file with certificates: {error}") from error
+
+
+def _check_pem(path: Path, named: str, holds: str) -> None:
+    """OpenSSL tells neither which file is missing nor what it should be."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{named}: {error.strerror}") from error
+    if b"-----BEGIN " not in data:
+        raise ValueError(f"{named} is no PEM file: it should hold a part that begins with -----BEGIN {holds}-----")
 
 
 def _read(path: Path | None) -> bytes | None:

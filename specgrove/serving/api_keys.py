@@ -14,9 +14,11 @@ _SCHEME = "bearer"
 
 
 def read_keys(path: Path) -> tuple[str, ...]:
-    """A key per line; empty lines and those that begin with # are none. Raises ``ValueError`` where there is none, and ``OSError``."""
+    """A key per line; empty lines and those that begin with # are none. Raises ``ValueError`` where there is none."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: keys must be printable ASCII characters without spaces") from error
     keys = tuple(line for line in lines if line and not line.startswith("#"))

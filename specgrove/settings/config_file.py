@@ -124,7 +124,8 @@ def _unknown(section: str, name: str) -> str:
     if placed:
         return f"{said}; did you mean {min(placed, key=lambda key: not key.startswith(prefix))}?"
     here = [key for key in keys if key.startswith(prefix)] if section else [*keys, *SECTIONS]
-    return f"{said}{nearest(prefix + wanted, here)}"
+    listed = f"; `specgrove serve --print-config` lists all: at the top, and below {', '.join(SECTIONS)}"
+    return f"{said}{nearest(prefix + wanted, here) or listed}"
 
 
 def _all_keys() -> list[str]:

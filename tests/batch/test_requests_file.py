@@ -29,7 +29,7 @@ def test_requests_are_read_in_their_order_with_their_bodies_as_they_are(tmp_path
 @pytest.mark.parametrize(
     ("second", "said"),
     [
-        ("{", "line 2 is not JSON"),
+        ("{", "line 2 is not JSON (Expecting property name enclosed in double quotes, column 2)"),
         ("[]", "line 2 must be a JSON object, one a line"),
         (line(), "line 2: custom_id 'a' is that of line 1 too; give each its own"),
         (line(custom_id=None), "line 2: custom_id must be a text of 1 to 512 characters"),  # type: ignore[arg-type]

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import rich.console
 
-from specgrove.cli import main, set_chart
+from specgrove.cli import bench, main, set_chart
+from specgrove.measuring.recommendation import recommend
+from specgrove.output import ModelInfo
 from tests.fake_router import FakeRouter
+from tests.measuring.made import result
 
 Router = tuple[FakeRouter, str]
+INFO = ModelInfo("smollm2-135m-instruct", "LlamaForCausalLM", 100, 200, "bfloat16", (2,), ("lookup", "demo"), "1")
 
 
 @pytest.fixture
@@ -52,6 +59,17 @@ def test_bench_prints_a_table_and_ends_with_what_to_do(
     assert "identical output: yes" in shown.out
     assert shown.out.splitlines()[-1].startswith("Do without speculation here (--ssm none)")
     assert "round 1 of 8: demo" in shown.err
+    assert "12 prompts: 8 rounds of 1, as many as --rounds allows; the last 4 are left out" in shown.err
+
+
+def test_the_table_fits_80_characters() -> None:
+    results = [result(*ssms, speed_up=(0.83, 1.32, 1.63)) for ssms in (("lookup", "demo"), ("lookup",), ("demo",))]
+    results = [replace(found, acceptance=(1.0, 1.0, 1.0)) for found in results]
+    text = io.StringIO()
+    bench._print(rich.console.Console(file=text, width=80), INFO, results, recommend(results))
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[2].startswith("lookup + demo  ")
 
 
 def test_eval_reports_each_file(fake_router: Router, prompt_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,6 +112,7 @@ def test_prompts_that_the_model_has_no_room_for_are_left_out_and_told(
         (None, "No such file or directory"),
         ("", "is empty, it should hold JSON"),
         ("[1,", "is not JSON"),
+        ('{"a": 1}\n{"a": 2}\n', 'holds JSON lines; it should hold one JSON list of texts (["...", "..."])'),
         ('{"a": 1}', 'holds an object, it should hold a list of texts (["...", "..."])'),
         ('["a", 3]', "element 2 of the list is a number, it should hold a list of texts"),
         ("[]", "holds an empty list; give it a prompt at least"),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import rich.console
 
 from specgrove.cli import demo, main
-from specgrove.output import Usage
+from specgrove.output import Completion, Usage
+from specgrove.request import FinishReason
 from tests.fake_router import FakeRouter
 
 ANSWER = "The quick brown fox"
@@ -27,7 +30,7 @@ def test_demo_compares_with_incremental_decoding(
     assert main(["demo", "why?"]) == 0
     shown = capsys.readouterr().out
     assert ANSWER in shown
-    assert "speed-up: 1.00x, median of 3 questions' own (1.00x to 1.00x); " in shown
+    assert "speed-up: 1.00x in tokens per second of all 3 answers, 1.00x to 1.00x by question; " in shown
     assert "identical output: yes" in shown
     assert " chat   " in shown
     assert [request.speculation.disabled for request in fake_router[0].requests] == [
@@ -56,6 +59,25 @@ def usage(num_drafted_nodes: int, num_output_tokens: int = 30) -> Usage:
 )
 def test_the_reason_fits_the_figures(speed_ups: list[float], num_drafted_nodes: int, said: str) -> None:
     assert said in demo._reason(speed_ups, [usage(num_drafted_nodes)] * 3)
+
+
+def test_the_speed_up_follows_from_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    def answer(decode_ms: float) -> Completion:
+        return Completion("", (), FinishReason.LENGTH, replace(usage(9, 101), decode_ms=decode_ms))
+
+    pairs = [(answer(1000), answer(2000)), (answer(3000), answer(2000)), (answer(2000), answer(2000))]
+    assert demo._compare(rich.console.Console(width=240), pairs) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert next(line.split() for line in lines if line.startswith("tokens per second")) == [
+        "tokens",
+        "per",
+        "second",
+        "50.0",
+        "50.0",
+    ]
+    assert any(
+        line.startswith("speed-up: 1.00x in tokens per second of all 3 answers, 0.67x to 2.00x") for line in lines
+    )
 
 
 def test_short_answers_are_not_judged() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -87,6 +88,18 @@ def test_info_tells_what_a_model_is(home: Path, tmp_path: Path, capsys: pytest.C
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "hqq"}}))
     assert main(["models", "info", str(folder), "--json"]) == 1
     assert "quantised by hqq" in json.loads(capsys.readouterr().out)["problem"]
+
+
+def test_info_of_packed_weights_names_their_bits(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = with_tokenizer(save_tiny_llama(tmp_path / "tiny", seed=0))
+    # In a model so small the embedding, which is not quantised, is the most of it.
+    packed = replace(inventory.describe(folder), dtype="uint8", quantization="specgrove, 4 bits")
+    monkeypatch.setattr(inventory, "describe", lambda folder: packed)
+    assert main(["models", "info", str(folder)]) == 0
+    shown = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    assert shown["dtype"].strip() == "specgrove, 4 bits, packed in uint8"
 
 
 def test_info_of_gguf_names_type_and_quantisation(

@@ -96,7 +96,7 @@ def test_an_address_that_is_taken_is_one_clear_line() -> None:
         ),
         (
             ["--api-key-file", "/absent"],
-            "--api-key-file: [Errno 2] No such file or directory: '/absent'",
+            "--api-key-file: /absent: No such file or directory",
         ),
     ],
 )

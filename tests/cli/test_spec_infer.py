@@ -106,6 +106,7 @@ def test_a_script_of_flexflow_runs_as_it_is(
         "no GPU is here: the models run on the CPU, without -ll:gpu, -ll:fsize, -tensor-parallelism-degree, "
         in said.err
     )
+    assert "starting the services ...\nanswering 2 prompts ...\n" in said.err
     assert "2 prompts, 4 tokens in " in said.err
     assert "2.00 tokens per step of the LLM" in said.err
 

@@ -79,21 +79,33 @@ def test_a_router_that_was_started_anew_counts_from_its_start() -> None:
 
 def shown(look: top.Look) -> str:
     text = io.StringIO()
-    rich.console.Console(file=text, width=120).print(top.frame(look, "h:1"))
+    rich.console.Console(file=text, width=80).print(top.frame(look, "h:1"))
     return text.getvalue()
 
 
 def test_a_frame_tells_all_of_it() -> None:
     text = shown(top.Look(NOW, rates_of(None, NOW, 0.0)))
     for words in (
-        "m, SpecGrove 1 at h:1, up 1 h 1 min", "2 running, 1 waiting", "first token 200 ms, between tokens 10 ms, request 2000 ms",
-        "1.50 tokens per step; 33% of steps with a tree, 2.50 tokens each, 1.50 times as fast", "90% 60%",
+        "m, SpecGrove 1 at h:1, up 1 h 1 min", "2 running, 1 waiting", "first 200 ms, between two 10 ms", "2000 ms, in the queue 10 ms",
+        "1.50 tokens per step, 1.50 times as fast", "in 33% of steps, 2.50 tokens each", "90% 60%",
     ):  # fmt: skip
         assert words in text
     rows = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
     assert rows["lookup"] == ["lookup", "0.0", "3.0", "1.20"]
-    assert rows["llm_service"][1:] == ["there", "2", "+", "1", "waiting", "250", "of", "1000", "-", "25.0", "8.0", "0"]
+    assert rows["llm_service"][1:] == ["there", "2,", "1", "wait", "250/1000", "-", "25.0", "8.0", "0"]
     assert rows["ssm_service"] == ["ssm_service", "away", "-", "-", "-", "-", "-", "2"]
+
+
+def test_a_full_frame_fits_80_characters_and_no_line_ends_with_blanks() -> None:
+    load = replace(LOAD, num_slots=32768, num_free_slots=0, num_sessions=64, num_waiting_sessions=12)
+    look = replace(NOW, services=(replace(LLM, load=load), replace(SSM, is_connected=True)))
+    lines = shown(top.Look(look, rates_of(None, look, 0.0))).splitlines()
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert sum("service" in line for line in lines) == 3  # the head and two rows
+    row = next(line for line in lines if line.startswith("llm_service "))
+    assert "52, 12 wait" in row
+    assert "32768/32768" in row
+    assert any(line.startswith("ssm_service  no answer ") for line in lines)
 
 
 class _Client:

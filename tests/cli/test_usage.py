@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,8 @@ from specgrove.cli.arguments import parser
         (["--kv-memory", "2XB"], "--kv-memory: '2XB' is no amount of memory"),
         (["--stop", ""], "--stop: must have 1 to 256 characters, has 0"),
         (["--seed", "one"], "--seed: must be a whole number"),
+        ([""], "is empty: give a prompt in quotes, or - to read it from standard input"),
+        (["--json-schema", '{"type": "object"}'], "--json-schema: takes a file; this looks like what it should hold"),
     ],
 )
 def test_wrong_values_are_told_before_anything_starts(
@@ -32,6 +35,14 @@ def test_wrong_values_are_told_before_anything_starts(
     with pytest.raises(SystemExit):
         main(["generate", "hi", *flags])
     assert message in capsys.readouterr().err
+
+
+def test_a_schema_that_is_none_is_told_with_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": ')
+    with pytest.raises(SystemExit):
+        main(["generate", "hi", "--json-schema", str(schema)])
+    assert f"--json-schema: {schema}: " in capsys.readouterr().err
 
 
 def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,6 +58,12 @@ def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture
         (["serve", "--max-requests", "3", "--kvslots", "9"], "(did you mean --kv-slots?)"),
         (["serve", "--address", "127.0.0.1:1"], "(did you mean --grpc-address?)"),
         (["serve", "--port=80"], "(did you mean --grpc-address?)"),
+        (["serv"], "; did you mean serve?"),
+        (["serve", "--device", "cud"], "; did you mean cuda?"),
+        (
+            ["spec-infer", "--max-output-length", "-4"],
+            "--max-output-length: must be a whole number, 1 or more, got '-4'",
+        ),
         (
             ["models", "info", "x", "--jsn"],
             "specgrove models info: error: unrecognized arguments: --jsn (did you mean --json?)",

@@ -59,4 +59,8 @@ def test_a_gain_that_the_steps_do_not_explain_is_noise() -> None:
 def test_few_measurements_say_nothing() -> None:
     ssms, text = advice(result("a", speed_up=(2.0, 2.0, 2.0), num_pairs=3))
     assert ssms is None
-    assert text == "Nothing can be told from 3 measurements of each way: give more prompts, or fewer at once."
+    assert text == "Nothing can be told from 3 measurements of each way: it takes 4 rounds, 4 prompts."
+    once = result("a", speed_up=(2.0, 2.0, 2.0), num_pairs=1)
+    assert recommend([once, once], num_at_once=3).text == (
+        "Nothing can be told from 1 measurement of each way: it takes 4 rounds, 24 prompts, or fewer with a smaller --at-once."
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from specgrove.measuring.ways import Pair, Way, planned_rounds, ways_with
+from specgrove.measuring.ways import Pair, Way, plan_told, planned_rounds, ways_with
 from tests.measuring.made import answers
 
 PROMPTS = tuple(f"prompt {number}" for number in range(13))
@@ -30,6 +30,25 @@ def test_no_prompt_is_answered_with_speculation_twice_and_each_way_comes_first_i
 def test_too_few_prompts_are_told_with_how_many_are_needed() -> None:
     with pytest.raises(ValueError, match="3 ways with 5 prompts at once take 15 prompts at least, and there are 13"):
         planned_rounds(PROMPTS, ways_with(("a", "b")), 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("num_prompts", "max_num_rounds", "told"),
+    [
+        (5, 8, "5 prompts: 1 round of 3; the last 2 are left out; a recommendation takes 4 rounds, 12 prompts"),
+        (13, 8, "13 prompts: 4 rounds of 3; the last 1 is left out"),
+        (12, 8, "12 prompts: 4 rounds of 3"),
+        (
+            12,
+            2,
+            "12 prompts: 2 rounds of 3, as many as --rounds allows; the last 6 are left out; "
+            "a recommendation takes 4 rounds, 12 prompts",
+        ),
+    ],
+)
+def test_it_is_told_which_prompts_are_used(num_prompts: int, max_num_rounds: int, told: str) -> None:
+    rounds = planned_rounds(PROMPTS[:num_prompts], ways_with(("a", "b")), 1, max_num_rounds)
+    assert plan_told(rounds, num_prompts, num_rounds_needed=4) == told
 
 
 def test_a_pair_compares_the_time_of_a_token() -> None:

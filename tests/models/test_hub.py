@@ -15,7 +15,7 @@ from huggingface_hub import errors as hub_errors
 from safetensors.numpy import save_file
 
 from specgrove.models import hub
-from specgrove.models.hub import DEMO_LLM, ModelNotFoundError, check_model_folder, resolve_model
+from specgrove.models.hub import DEMO_LLM, ModelNotFoundError, check_model_folder, check_named, resolve_model
 from specgrove.models.inventory import find_model
 from specgrove.models.model_files import is_gguf_file, name_of
 
@@ -199,3 +199,21 @@ def test_models_in_our_cache_are_called_without_digests(tmp_path: Path) -> None:
         tmp_path / "models--owner--name" / "snapshots" / "abc": "owner/name",
     }
     assert {folder: name_of(folder) for folder in names} == names
+
+
+@pytest.mark.parametrize(
+    ("model", "needs_tokenizer", "said"),
+    [
+        ("looku", False, "there is no folder or file 'looku'; did you mean lookup?"),
+        ("smollm2-135m-instrct", True, "did you mean smollm2-135m-instruct?"),
+        ("./no/such", False, "or 'lookup' or 'demo'"),
+        ("./no/such", True, "or 'smollm2-135m-instruct'"),
+    ],
+)
+def test_what_is_not_there_is_told_with_what_comes_with_the_package(
+    model: str, needs_tokenizer: bool, said: str
+) -> None:
+    with pytest.raises(ModelNotFoundError) as raised:
+        check_named(model, needs_tokenizer=needs_tokenizer)
+    assert said in str(raised.value)
+    check_named("owner/demo", needs_tokenizer=False)  # it may be in the hub

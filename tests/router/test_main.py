@@ -38,4 +38,9 @@ def test_tls_files_are_checked_before_anything_starts(tmp_path: Path, capsys: py
     files = ["--tls-certificate", str(tmp_path / "server.pem"), "--tls-private-key", str(tmp_path / "nope.pem")]
     with pytest.raises(SystemExit):
         config_of(["--llm", "a:1", *files])
-    assert "nope.pem are no pair of PEM files" in capsys.readouterr().err
+    said = "server.pem is no PEM file: it should hold a part that begins with -----BEGIN CERTIFICATE-----"
+    assert said in capsys.readouterr().err
+    (tmp_path / "server.pem").write_text("-----BEGIN CERTIFICATE-----")
+    with pytest.raises(SystemExit):
+        config_of(["--llm", "a:1", *files])
+    assert f"--tls-private-key {tmp_path / 'nope.pem'}: No such file or directory" in capsys.readouterr().err
