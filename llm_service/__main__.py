@@ -17,7 +17,7 @@ from pathlib import Path
 from llm_service import ranks
 from llm_service.arguments import parse_arguments
 from llm_service.config import LlmServiceConfig, VerifierConfig
-from llm_service.loading import check_layout, check_max_model_len, load, load_runner
+from llm_service.loading import check_layout, load, load_runner
 from llm_service.numerics import numerics_of
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.step_timeout import step_timeout_s_of
@@ -67,13 +67,13 @@ async def serve(
 ) -> None:
     """Serves until a signal. Raises ``ValueError`` for a wrong setting, ``RuntimeError`` when the engine or a rank fails."""
     verifier = VerifierConfig(
-        min(check_max_model_len(config, runner.spec), runner.num_slots),
+        min(runner.spec.longest_sequence(config.max_model_len), runner.num_slots),
         max_num_chunk_tokens=config.max_num_chunk_tokens,
         max_num_tree_rows=config.max_num_tree_rows,
         session_ttl_s=config.session_ttl_s,
         stream_interval_s=config.stream_interval_s,
     )
-    is_cut = verifier.max_model_len < check_max_model_len(config, runner.spec)
+    is_cut = verifier.max_model_len < runner.spec.longest_sequence(config.max_model_len)
     logger.info("context %d tokens%s", verifier.max_model_len, ", as many as there are KV slots" if is_cut else "")
     tokenizer = Tokenizer.from_folder(folder)
     engine = VerifierEngine(runner, verifier, structures=Structures(GrammarCompiler(tokenizer)))

@@ -17,11 +17,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
         prog="python -m llm_service", description="Serves a large model as token-tree verifier over gRPC."
     )
     arguments = parse_settings(parser, "llm", argv)
-    tracing = TracingConfig(arguments.otlp_endpoint, arguments.trace_sample_ratio)
-    try:
-        tracing.check()
-    except ValueError as error:
-        parser.error(str(error))
     return LlmServiceConfig(
         address=arguments.address,
         model=arguments.model,
@@ -45,7 +40,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
         drain_timeout_s=arguments.drain_timeout_s,
         log_level=arguments.log_level,
         log_format=arguments.log_format,
-        tracing=tracing,
+        tracing=TracingConfig(arguments.otlp_endpoint, arguments.trace_sample_ratio),
         metrics_address=arguments.metrics_address,
         has_vllm_metrics=arguments.metrics_vllm_names,
     )

@@ -28,7 +28,6 @@ from specgrove.models.loading import load_decoder, read_spec
 from specgrove.models.memory_plan import MemoryRequest, check_fits, plan_memory, slots_in, weight_bytes_left
 from specgrove.models.model_files import name_of, quantized_bits
 from specgrove.models.quantized_cache import ensure_quantized
-from specgrove.models.spec import DecoderSpec
 from specgrove.runtime.devices import available_bytes, choose_device, has_gpu_kernels, runner_for
 from specgrove.runtime.model_runner import Runner
 from specgrove.runtime.pass_buffers import PassLimits
@@ -94,7 +93,7 @@ def load_runner(config: LlmServiceConfig) -> tuple[Path, Runner]:
     limits = PassLimits(
         max_num_rows=config.max_num_chunk_tokens + config.max_num_tree_rows,
         max_num_asked=config.max_num_tree_rows + MAX_NUM_KNOWN_ROWS,
-        max_len=min(check_max_model_len(config, decoder.spec), num_slots),
+        max_len=min(decoder.spec.longest_sequence(config.max_model_len), num_slots),
         num_slots=num_slots,
     )
     return folder, runner_for(decoder, limits, config.gpu_kernels)
@@ -137,20 +136,11 @@ def plan(
     return request
 
 
-def check_max_model_len(config: LlmServiceConfig, spec: DecoderSpec) -> int:
-    """The longest sequence. Raises ``ValueError`` where the model has fewer positions."""
-    max_positions = spec.max_position_embeddings
-    max_model_len = config.max_model_len or max_positions
-    if max_model_len > max_positions:
-        raise ValueError(f"--max-model-len {max_model_len} is more than the model's {max_positions} positions")
-    return max_model_len
-
-
 def check_layout(config: LlmServiceConfig) -> None:
     """Before ranks are started: raises ``ValueError`` where the model can't be divided so, or the settings don't suit it."""
     folder = resolve_model(config.model, cache_dir=config.cache_dir, progress=logger.info)
     spec = read_spec(folder)
-    check_max_model_len(config, spec)
+    spec.longest_sequence(config.max_model_len)
     plan_memory(spec, request_of(config, folder, torch.device("cpu"), has_kernels=False))
 
 

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from specgrove.addresses import next_ports
+from specgrove.cpus import too_few_for
 from specgrove.gpus import may_have_gpu
 from specgrove.models.architectures import family_name_of
 from specgrove.models.hub import ModelNotFoundError, check_named
@@ -79,6 +80,23 @@ def _check_cache(folder: Path) -> None:
 def _check_devices(settings: SuiteSettings) -> None:
     if "cuda" in (settings["llm", "device"], settings["ssm", "device"]) and not may_have_gpu():
         raise ValueError("--device cuda: this machine has no NVIDIA GPU; use --device cpu")
+
+
+def crowding_of(settings: SuiteSettings) -> str | None:
+    """What to warn of where the LLM would compute with more threads than there are CPUs, or ``None``. As services share them out."""
+    device = settings["llm", "device"]
+    if device == "cuda" or (device == "auto" and may_have_gpu()):
+        return None
+    num_replicas, stages = settings["", "llm-replicas"], settings["llm", "pipeline-parallel"]
+    num_ranks = settings["llm", "tensor-parallel"] * (stages[0] if len(stages) == 1 else len(stages))
+    num_threads = max(1, settings["llm", "threads"] // num_replicas // num_ranks)
+    groups = ((num_replicas, "LLM replicas"), (num_ranks, "ranks"))
+    who = " of ".join(f"{number} {name}" for number, name in groups if number > 1)
+    if not who:
+        who = f"{num_threads} threads"
+    elif num_threads > 1:
+        who += f" with {num_threads} threads each"
+    return too_few_for(who, num_replicas * num_ranks * num_threads)
 
 
 def _check_models(settings: SuiteSettings, called: str) -> None:

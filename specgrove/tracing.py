@@ -7,7 +7,6 @@ session between services. Invariant: without ``--otlp-endpoint`` OpenTelemetry i
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,11 +82,6 @@ class TracingConfig:
     endpoint: str | None = None
     sample_ratio: float = 1.0
 
-    def check(self) -> None:
-        """Raises ``ValueError`` where spans are to be sent, and the packages for it are not there."""
-        if self.endpoint is not None and not _has_packages():
-            raise ValueError("--otlp-endpoint needs OpenTelemetry's packages: pip install 'specgrove[tracing]'")
-
 
 NOWHERE = TracingConfig()
 
@@ -97,13 +91,6 @@ def set_up_tracing(service: str, config: TracingConfig) -> Tracing:
     if config.endpoint is None:
         return NO_TRACING
     return _OpenTelemetry(service, config.endpoint, config.sample_ratio)
-
-
-def _has_packages() -> bool:
-    try:
-        return importlib.util.find_spec("opentelemetry.exporter.otlp.proto.grpc") is not None
-    except ModuleNotFoundError:
-        return False
 
 
 class SessionSpans:

@@ -46,9 +46,7 @@ def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
         description="Serves a pool of small speculative models (SSMs) that draft token trees over gRPC.",
     )
     arguments = parse_settings(parser, "ssm", argv)
-    tracing = TracingConfig(arguments.otlp_endpoint, arguments.trace_sample_ratio)
     try:
-        tracing.check()
         ssms = parse_ssms(arguments.ssm or DEFAULT_SSMS)
     except ValueError as error:
         parser.error(str(error))
@@ -66,7 +64,7 @@ def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
         drain_timeout_s=arguments.drain_timeout_s,
         log_level=arguments.log_level,
         log_format=arguments.log_format,
-        tracing=tracing,
+        tracing=TracingConfig(arguments.otlp_endpoint, arguments.trace_sample_ratio),
         metrics_address=arguments.metrics_address,
     )
 

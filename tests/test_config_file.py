@@ -142,6 +142,39 @@ def test_what_is_printed_is_the_whole_configuration_and_can_be_read_back(
     assert "# one-token KV slots, shared by all sessions (a whole number, 1 or more)\n  kv-slots: 32768\n" in printed
 
 
+@pytest.mark.parametrize("words", [[], ["--log-level", "DEBUG"], ["--llm.log-level", "ERROR"], ["--verbose"]])
+def test_serve_does_the_same_with_the_file_that_it_printed(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[SuiteSettings] = []
+
+    def started_suite(settings: SuiteSettings, *_: object, **__: object) -> None:
+        started.append(settings)
+        raise ValueError
+
+    monkeypatch.setattr("specgrove.cli.serve.started_suite", started_suite)
+    shown = [word for word in words if word == "--verbose"]
+    assert main(["serve", *words, "--print-config"]) == 0
+    printed = str(written(tmp_path, capsys.readouterr().out))
+    for given in (words, ["--config", printed, *shown]):
+        assert main(["serve", *given]) == 1
+    plain, from_file = started
+    for section, settings in SECTIONS.items():
+        for setting in settings:
+            assert plain[section, setting.name] == from_file[section, setting.name], setting
+    levels = {section: plain[section, "log-level"] for section in SECTIONS}
+    warnings = dict.fromkeys(SECTIONS, "WARNING")
+    assert (
+        levels
+        == {
+            "": warnings,
+            "--verbose": dict.fromkeys(SECTIONS, "INFO"),
+            "--log-level DEBUG": dict.fromkeys(SECTIONS, "DEBUG"),
+            "--llm.log-level ERROR": warnings | {"llm": "ERROR"},
+        }[" ".join(words)]
+    )
+
+
 def test_editors_get_a_schema_that_takes_what_is_right_and_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from specgrove import start_checks
+from specgrove import cpus, start_checks
 from specgrove.cli import main
 from specgrove.gpus import may_have_gpu
-from specgrove.settings import SuiteSettings
-from specgrove.start_checks import check_settings, check_supported
+from specgrove.settings import SuiteSettings, rules
+from specgrove.start_checks import check_settings, check_supported, crowding_of
 from tests.conftest import save_tiny_llama
 from tests.router.toy_language import EOS, VOCAB_SIZE, toy_tokenizer_json
 
@@ -62,6 +62,51 @@ def test_what_settings_alone_tell(given: dict[Any, Any], said: str, monkeypatch:
     with pytest.raises(ValueError, match=re.escape(said)):
         check_settings(SuiteSettings(given), None)
     check_settings(SuiteSettings(), None)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("router", "vllm-engine-api"), True, "--vllm-engine-api needs the package smg-grpc-proto: pip install"),
+        (("router", "otlp-endpoint"), "http://127.0.0.1:4317", "--otlp-endpoint needs OpenTelemetry's packages: pip"),
+        (("ssm", "otlp-endpoint"), "http://127.0.0.1:4317", "--otlp-endpoint needs OpenTelemetry's packages: pip"),
+    ],
+)
+def test_packages_that_are_not_installed(place: Any, value: object, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = SuiteSettings({place: value})
+    monkeypatch.setattr(rules, "is_installed", lambda module: True)
+    check_settings(settings, None)
+    monkeypatch.setattr(rules, "is_installed", lambda module: False)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        check_settings(settings, None)
+    check_settings(SuiteSettings(), None)
+
+
+def test_a_package_inside_one_that_is_missing() -> None:
+    assert rules.is_installed("json.decoder")
+    assert not rules.is_installed("no_such_package.inner")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, None),
+        ({("llm", "tensor-parallel"): 2}, None),
+        ({("llm", "tensor-parallel"): 7}, "7 ranks on 2 CPUs"),
+        ({("llm", "pipeline-parallel"): (10, 10, 10), ("", "llm-replicas"): 2}, "2 LLM replicas of 3 ranks on 2 CPUs"),
+        ({("", "llm-replicas"): 3}, "3 LLM replicas on 2 CPUs"),
+        ({("llm", "threads"): 8}, "8 threads on 2 CPUs"),
+        ({("llm", "threads"): 8, ("llm", "pipeline-parallel"): (2,)}, "2 ranks with 4 threads each on 2 CPUs"),
+        ({("llm", "tensor-parallel"): 7, ("llm", "device"): "cuda"}, None),
+    ],
+)
+def test_more_threads_than_cpus_are_told(
+    given: dict[Any, Any], said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpus, "available_cpus", lambda: 2)
+    monkeypatch.setattr(start_checks, "may_have_gpu", lambda: False)
+    crowding = crowding_of(SuiteSettings({("llm", "threads"): 2} | given))
+    assert crowding is None if said is None else (crowding or "").startswith(f"{said}: threads wait")
 
 
 def test_a_gpu_is_told_by_the_files_of_its_driver(tmp_path: Path) -> None:

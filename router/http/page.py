@@ -11,12 +11,18 @@ import importlib.util
 from collections.abc import AsyncGenerator, Collection
 from typing import TYPE_CHECKING
 
-from fastapi.responses import HTMLResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from router.http.page_notices import FAILED, STARTING, WITHOUT_GRADIO, WITHOUT_LOCAL_ADDRESS
+from router.http.page_notices import (
+    FAILED,
+    STARTING,
+    WITHOUT_GRADIO,
+    WITHOUT_GRADIO_IN_WORDS,
+    WITHOUT_LOCAL_ADDRESS,
+)
 from router.http.page_process import PageProcess
 
 if TYPE_CHECKING:
@@ -76,13 +82,13 @@ class ChatPage:
         """Until a browser asks for ``/`` there is no page: probes of load balancers and scripts, which ask for it, too, start nothing."""
         if self._process is not None and self._process.is_running:
             return True
-        is_browser = request.method == "GET" and "text/html" in request.headers.get("accept", "")
-        return is_browser and request.url.path == "/"
+        is_asked = request.method == "GET" and request.url.path == "/"
+        return is_asked and (_is_browser(request) or not self._has_gradio)
 
     async def response(self, request: Request) -> Response:
         """To a request that it ``is_for``. Starts the page's process where that is the first one."""
         if not self._has_gradio:
-            return _notice(WITHOUT_GRADIO)
+            return _notice(WITHOUT_GRADIO) if _is_browser(request) else PlainTextResponse(WITHOUT_GRADIO_IN_WORDS, 404)
         if self._process is None:
             return _notice(WITHOUT_LOCAL_ADDRESS)
         if _is_of_other_page(request):
@@ -140,6 +146,10 @@ async def _content(answer: httpcore.Response, stack: contextlib.AsyncExitStack) 
     async with stack:
         async for piece in answer.aiter_stream():
             yield piece
+
+
+def _is_browser(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "")
 
 
 def _is_of_other_page(request: Request) -> bool:

@@ -19,11 +19,17 @@ def _page(words: str, *, reload_s: int | None = None) -> str:
     )
 
 
+_INSTALL = "pip install 'specgrove[web]'"
 WITHOUT_GRADIO = _page(
     "<p>This router is running. A page to chat with, which shows what speculation does, needs Gradio:</p>"
-    "<p><code>pip install 'specgrove[web]'</code></p><p>Then start the router again.</p>"
+    f"<p><code>{_INSTALL}</code></p><p>Then start the router again.</p>"
     '<p>Programs use <a href="/docs">the API</a>; it is as OpenAI\'s.</p>'
 )
+WITHOUT_GRADIO_IN_WORDS = (
+    f"This router is running. A page to chat with needs Gradio: {_INSTALL}, then start the router again.\n"
+    "Programs use the API, which is as OpenAI's: see /docs\n"
+)
+"""For programs, such as curl."""
 WITHOUT_LOCAL_ADDRESS = _page(
     "<p>This router is running. Its clients need TLS or a key; for the chat page it must have a second address for this machine, too: "
     "start it with <code>--local-address unix:/path</code>.</p>"

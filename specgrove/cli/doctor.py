@@ -60,6 +60,7 @@ def _of_this_machine(settings: SuiteSettings, *, is_measured: bool) -> Iterator[
     from specgrove.doctor import machine, models  # brings torch
 
     yield machine.processor()
+    yield from machine.threads(settings)
     yield from machine.kernels()
     yield machine.memory(is_measured=is_measured)
     yield from machine.gpus()

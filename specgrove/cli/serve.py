@@ -17,13 +17,11 @@ from specgrove.addresses import is_unix
 from specgrove.cli.rendering import make_console
 from specgrove.cli.suites import given_settings, started_suite
 from specgrove.client import Client
-from specgrove.settings import SECTIONS, SuiteSettings
+from specgrove.settings import SECTIONS, SuiteSettings, setting_at
 from specgrove.settings.printed import config_schema, config_text
 from specgrove.suite import Suite
 
 _SIGNAL_POLL_S = 0.1
-# Where nothing else was given.
-_WARNINGS_ONLY = SuiteSettings({(section, "log-level"): "WARNING" for section in SECTIONS})
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -37,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     console = make_console(stderr=True, quiet=arguments.quiet)
     if not arguments.verbose:
-        settings = settings.over(_WARNINGS_ONLY)
+        settings = _warnings_only(settings)
     start = started_suite(settings, settings["router", "address"], arguments, is_for_others=True)
     with _interrupted_by_signals(), start as suite:
         with Client(suite.local_address) as client:
@@ -62,6 +60,14 @@ def run(arguments: argparse.Namespace) -> int:
             "stopping the services when the requests under way have ended; once more to stop at once", style="dim"
         )
     return 0
+
+
+def _warnings_only(settings: SuiteSettings) -> SuiteSettings:
+    """Of services whose level is the default, given or not: a file that ``--print-config`` wrote gives it, and changes nothing."""
+    places = [(section, "log-level") for section in SECTIONS]
+    return SuiteSettings({place: "WARNING" for place in places if settings[place] == setting_at(place).default}).over(
+        settings
+    )
 
 
 def _http_place(settings: SuiteSettings) -> str:

@@ -13,13 +13,12 @@ import rich.console
 
 from specgrove.cli.progress import showing, waiting
 from specgrove.cli.rendering import make_console
-from specgrove.cpus import too_few_for
 from specgrove.models.gguf_model import weights_note
 from specgrove.models.hub import resolve_model
 from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.settings import SuiteSettings, in_suite_flags, settings_of
 from specgrove.ssm_choice import chosen_ssms
-from specgrove.start_checks import check_settings, check_supported
+from specgrove.start_checks import check_settings, check_supported, crowding_of
 from specgrove.suite import Suite, SuiteConfig, config_of, section_of
 from specgrove.supervisor import LogLine
 from specgrove.telemetry import parsed
@@ -96,9 +95,7 @@ def _prepared(
     say_weights(llm, llm_folder, dtype, console)
     for ssm in ssms:
         say_ssm_weights(ssm, settings["ssm", "dtype"], console, settings["ssm", "cache-dir"])
-    num_replicas = settings["", "llm-replicas"]
-    crowding = too_few_for(f"{num_replicas} LLM replicas", num_replicas)
-    if settings["llm", "device"] != "cuda" and crowding is not None:
+    if (crowding := crowding_of(settings)) is not None:
         warn(crowding)
     return config_of(settings, llm_folder, ssms, address)
 

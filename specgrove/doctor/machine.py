@@ -20,6 +20,8 @@ from specgrove.kernels.bandwidth import BUFFER_BYTES, ReadBandwidth
 from specgrove.kernels.in_use import REASONS, gpu_lines
 from specgrove.kernels.threads import amx_refusal, get_isa
 from specgrove.models.memory_plan import available_memory_bytes, gibibytes
+from specgrove.settings import SuiteSettings
+from specgrove.start_checks import crowding_of
 
 PACKAGES = ("torch", "grpcio", "protobuf", "tokenizers", "safetensors", "huggingface_hub", "fastapi", "uvicorn")
 _LEAST_DISK_BYTES = 2 << 30
@@ -34,6 +36,12 @@ def processor() -> Finding:
     limit = "" if num_cpus == num_all else f" of {num_all}, by affinity or a container's quota"
     facts = {"name": name, "num_cpus": num_cpus, "num_all_cpus": num_all, "machine": platform.machine()}
     return ok("processor", f"{name}, {num_cpus} CPU{'s' if num_cpus > 1 else ''}{limit}", **facts)
+
+
+def threads(settings: SuiteSettings) -> Iterator[Finding]:
+    """Of a suite with these settings, where they are too many."""
+    if (crowding := crowding_of(settings)) is not None:
+        yield warning("threads", crowding)
 
 
 def kernels() -> Iterator[Finding]:
@@ -65,12 +73,15 @@ def memory(*, is_measured: bool) -> Finding:
 
 def gpus() -> Iterator[Finding]:
     """Those that torch finds, and those that it does not."""
-    lines = [line.removeprefix("GPU").removeprefix("in use").strip() for line in gpu_lines()]
-    if not torch.cuda.is_available() and may_have_gpu():
-        text = f"a GPU is there, and torch {torch.__version__} can't use it: install torch's build for CUDA (README, On a GPU)"
-        yield warning("GPU", text)
+    if not torch.cuda.is_available():
+        if may_have_gpu():
+            text = f"a GPU is there, and torch {torch.__version__} can't use it: install torch's build for CUDA (README, On a GPU)"
+            yield warning("GPU", text)
+        else:
+            yield ok("GPU", "none; models run on the CPU")
         return
-    for line in lines:
+    for line in gpu_lines():
+        line = line.removeprefix("GPU").removeprefix("in use").strip()
         composed = line.startswith("ops composed")
         yield warning("GPU", line) if composed else ok("GPU", line)
 

@@ -142,6 +142,7 @@ def _memory(folder: Path, settings: SuiteSettings) -> Finding:
     """As the LLM service decides it at its start."""
     spec = read_spec(folder)
     try:
+        spec.longest_sequence(settings["llm", "max-model-len"])
         device = choose_device(settings["llm", "device"], 0)
         request = _memory_request(folder, settings)
         kv_bytes, rank_bytes = settings["llm", "kv-memory"], settings["llm", "memory-per-gpu"]

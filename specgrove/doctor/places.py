@@ -24,8 +24,8 @@ def addresses(settings: SuiteSettings) -> Finding:
         pass  # the last thing that is checked; the findings of the models say it
     except (OSError, ValueError) as problem:
         if isinstance(problem, OSError) and is_serving(address):
-            text = f"a router serves at {address} already: `specgrove doctor --address {address}` looks at it"
-            return warning("addresses", text, address=address)
+            text = f"a router serves at {address} already: give another --grpc-address, or look at it by --address {address}"
+            return error("addresses", text, address=address)
         return error("settings", str(problem), address=address)
     http = settings["router", "http-address"]
     places = f"gRPC at {address}" + (f", HTTP at {http}" if http is not None else "")

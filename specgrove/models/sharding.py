@@ -98,10 +98,13 @@ def stage_layers(num_layers: int, stages: tuple[int, ...] | int) -> tuple[range,
 
     Raises ``ValueError`` unless every stage has a layer and the sum is the model's.
     """
+    if isinstance(stages, int) and not 1 <= stages <= num_layers:
+        raise ValueError(f"--pipeline-parallel {stages}: must be 1 to {num_layers}, the model's layers")
     counts = [len(part(num_layers, i, stages)) for i in range(stages)] if isinstance(stages, int) else list(stages)
     if not counts or min(counts) < 1 or sum(counts) != num_layers:
         raise ValueError(
-            f"pipeline stages of {counts} layers don't make the model's {num_layers}: every stage needs a layer"
+            f"--pipeline-parallel: {len(counts)} stages with {sum(counts)} layers together; the model has {num_layers}, "
+            "and every stage needs one"
         )
     ends = [sum(counts[: i + 1]) for i in range(len(counts))]
     return tuple(range(end - count, end) for end, count in zip(ends, counts, strict=True))

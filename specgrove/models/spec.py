@@ -58,6 +58,13 @@ class DecoderSpec:
         """Decoder layers."""
         return len(self.layers)
 
+    def longest_sequence(self, max_model_len: int | None) -> int:
+        """In tokens: what is asked for, or as many as the model has positions. Raises ``ValueError`` where those are fewer."""
+        positions = self.max_position_embeddings
+        if max_model_len is not None and max_model_len > positions:
+            raise ValueError(f"--max-model-len {max_model_len} is more than the model's {positions} positions")
+        return max_model_len or positions
+
     @property
     def num_embedding_parameters(self) -> int:
         """Of the token embedding; a head of its own has as many."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ ValueOf = Callable[[str], Any]
 
 def check_together(section: str, value_of: ValueOf) -> None:
     """Raises ``ValueError`` that names the service's flags."""
+    _check_packages(section, value_of)
     if section == "router":
         _check_router(value_of)
         return
@@ -18,6 +20,22 @@ def check_together(section: str, value_of: ValueOf) -> None:
         _check_llm(value_of)
     if value_of("device") == "cpu" and value_of("gpu-kernels") == "require":
         raise ValueError("--gpu-kernels require: the models run on the CPU; give --device cuda")
+
+
+def _check_packages(section: str, value_of: ValueOf) -> None:
+    """What is left out of a plain install."""
+    if value_of("otlp-endpoint") is not None and not is_installed("opentelemetry.exporter.otlp.proto.grpc"):
+        raise ValueError("--otlp-endpoint needs OpenTelemetry's packages: pip install 'specgrove[tracing]'")
+    if section == "router" and value_of("vllm-engine-api") and not is_installed("smg_grpc_proto"):
+        raise ValueError("--vllm-engine-api needs the package smg-grpc-proto: pip install 'specgrove[gateways]'")
+
+
+def is_installed(module: str) -> bool:
+    """Without importing it; packages that it lies in may be missing, too."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _check_llm(value_of: ValueOf) -> None:

@@ -52,6 +52,22 @@ def test_addresses_that_are_taken(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         assert f"--http-address: can't listen on {address}" in capsys.readouterr().out
 
 
+def test_the_address_of_a_suite_that_runs(
+    fake_router: Router, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find(monkeypatch)
+    monkeypatch.setattr("specgrove.doctor.places.is_serving", lambda address: True)
+    assert main(["doctor", "--grpc-address", fake_router[1]]) == 1
+    assert f"error    addresses         a router serves at {fake_router[1]} already" in capsys.readouterr().out
+
+
+def test_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    find(monkeypatch)
+    monkeypatch.setattr("specgrove.settings.rules.is_installed", lambda module: False)
+    assert main(["doctor", "--grpc-address", free_address(), "--vllm-engine-api"]) == 1
+    assert "error    settings          --vllm-engine-api needs the package smg-grpc-proto" in capsys.readouterr().out
+
+
 def test_a_suite_that_runs(fake_router: Router, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--address", fake_router[1]]) == 0
     shown = capsys.readouterr().out

@@ -9,6 +9,7 @@ import pytest
 
 from specgrove.doctor import machine
 from specgrove.doctor.findings import Level
+from specgrove.settings import SuiteSettings
 
 _GIB = 1 << 30
 
@@ -32,6 +33,22 @@ def test_kernels_are_told_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> No
     assert (slow.level, unused.level) == (Level.WARNING, Level.WARNING)
     assert "several times longer" in slow.text
     assert "AMX is not in use: the kernel is too old" in unused.text
+
+
+def test_a_machine_without_a_gpu_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(machine, "may_have_gpu", lambda: False)
+    (found,) = machine.gpus()
+    assert (found.level, found.text) == (Level.OK, "none; models run on the CPU")
+    monkeypatch.setattr(machine, "may_have_gpu", lambda: True)
+    (found,) = machine.gpus()
+    assert (found.level, "can't use it" in found.text) == (Level.WARNING, True)
+
+
+def test_ranks_without_cpus_are_warned_of() -> None:
+    assert not list(machine.threads(SuiteSettings()))
+    (found,) = machine.threads(SuiteSettings({("llm", "tensor-parallel"): 1000, ("llm", "device"): "cpu"}))
+    assert (found.level, found.text.startswith("1000 ranks on ")) == (Level.WARNING, True)
 
 
 class FixedBandwidth:

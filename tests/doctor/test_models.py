@@ -61,6 +61,23 @@ def test_one_that_does_not_fit_is_told_with_what_would(
     assert "what would fit: --kv-slots " in found["fits"].text
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"max_model_len": 999_999}, "--max-model-len 999999 is more than the model's "),
+        ({"pipeline_parallel": (99,)}, "--pipeline-parallel 99: must be 1 to "),
+        ({"pipeline_parallel": (98, 1)}, "--pipeline-parallel: 2 stages with 99 layers together; the model has "),
+        ({"tensor_parallel": 99}, "99 tensor-parallel ranks can't share "),
+    ],
+)
+def test_what_the_service_would_refuse_is_an_error(
+    given: dict[str, object], said: str, folder: Path, tmp_path: Path
+) -> None:
+    found = by_area(list(models.llm(settings(folder, tmp_path, **given))))["fits"]
+    assert (found.level, found.text[: len(said)]) == (Level.ERROR, said)
+    assert len(found.text) < 120
+
+
 def test_what_is_not_here_is_not_fetched(tmp_path: Path) -> None:
     (demo,) = models.llm(settings("smollm2-135m-instruct", tmp_path))
     assert (demo.level, "models download" in demo.text) == (Level.WARNING, True)

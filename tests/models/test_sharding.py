@@ -50,9 +50,13 @@ def test_more_ranks_than_columns_are_refused(tmp_path: Path) -> None:
 def test_stages_cover_all_layers() -> None:
     assert stage_layers(7, 3) == (range(0, 2), range(2, 4), range(4, 7))
     assert stage_layers(7, (5, 1, 1)) == (range(0, 5), range(5, 6), range(6, 7))
-    for wrong in (8, (3, 3), (7, 0), (4, 4)):
-        with pytest.raises(ValueError, match="every stage needs a layer"):
+    for wrong in (8, 99):
+        with pytest.raises(ValueError, match=f"^--pipeline-parallel {wrong}: must be 1 to 7, the model's layers$"):
             stage_layers(7, wrong)
+    for named in ((3, 3), (7, 0), (4, 4)):
+        said = f"^--pipeline-parallel: 2 stages with {sum(named)} layers together; the model has 7, and every stage needs one$"
+        with pytest.raises(ValueError, match=said):
+            stage_layers(7, named)
 
 
 def test_every_query_head_is_on_one_rank_with_its_kv_head(tmp_path: Path) -> None:

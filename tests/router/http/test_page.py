@@ -183,7 +183,11 @@ async def test_without_gradio_the_page_says_how_to_get_it(monkeypatch: pytest.Mo
         assert reply.status == 200
         assert b"pip install 'specgrove[web]'" in reply.content
         assert process_of(suite).pid is None
-        assert (await ask(suite, "/")).error["code"] == "not_found"
+        reply = await ask(suite, "/")  # as curl asks
+        assert reply.status == 404
+        assert b"needs Gradio: pip install 'specgrove[web]'" in reply.content
+        assert b"<" not in reply.content
+        assert (await ask(suite, "/absent")).error["code"] == "not_found"
 
 
 async def test_a_router_without_a_local_address_says_what_the_page_needs(tmp_path: Path) -> None:
