@@ -52,8 +52,9 @@ def started_suite(
     errors = make_console(stderr=True, quiet=arguments.quiet)
     is_terse = is_for_others and not arguments.verbose
     console = make_console(stderr=True, quiet=arguments.quiet or (is_terse and not errors.is_terminal))
-    config = _prepared(settings, address, console, errors, needs_chat=needs_chat)
-    log_line = log_to(errors, settings["router", "log-format"]) if is_for_others or arguments.verbose else None
+    shows_log = is_for_others or arguments.verbose
+    config = _prepared(settings, address, console, errors, needs_chat=needs_chat, shows_log=shows_log)
+    log_line = log_to(errors, settings["router", "log-format"]) if shows_log else None
     started_s = time.monotonic()
     with waiting(console, "starting the services") as status:
 
@@ -77,6 +78,7 @@ def _prepared(
     errors: rich.console.Console,
     *,
     needs_chat: bool,
+    shows_log: bool,
 ) -> SuiteConfig:
     """Everything but the start: checked, and models fetched, converted and quantised. What is not well goes to ``errors``."""
 
@@ -95,7 +97,8 @@ def _prepared(
     say_weights(llm, llm_folder, dtype, console)
     for ssm in ssms:
         say_ssm_weights(ssm, settings["ssm", "dtype"], console, settings["ssm", "cache-dir"])
-    if (crowding := crowding_of(settings)) is not None:
+    # One LLM service warns of it in its log; of several none knows of the others.
+    if (crowding := crowding_of(settings)) is not None and (not shows_log or settings["", "llm-replicas"] > 1):
         warn(crowding)
     return config_of(settings, llm_folder, ssms, address)
 

@@ -190,3 +190,31 @@ def test_a_default_ssm_that_is_left_out_is_a_warning_where_nothing_else_is_shown
         "warning: SSM demo is left out: it was made for another model's tokenizer\n",
     )
     assert NoSuite.config.ssms == ("lookup",)
+
+
+@pytest.mark.parametrize(
+    ("words", "is_for_others", "said"),
+    [
+        (["--tensor-parallel", "2000"], False, "warning: 2000 ranks on "),
+        (["--tensor-parallel", "2000"], True, ""),  # the service says it, and its log is shown
+        (["--llm-replicas", "200"], True, "warning: 200 LLM replicas on "),
+    ],
+)
+def test_too_many_ranks_are_told_once(
+    words: list[str],
+    is_for_others: bool,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(suites, "Suite", NoSuite)
+    monkeypatch.setattr(suites, "model_folder", lambda *_: Path("/model"))
+    monkeypatch.setattr(suites, "check_supported", lambda *_, **__: None)
+    monkeypatch.setattr(suites, "chosen_ssms", lambda *_: ("lookup",))
+    monkeypatch.setattr(suites, "ensure_quantized", lambda folder, *_: folder)
+    arguments = parser().parse_args(["serve", *words, "--device", "cpu"])
+    with suites.started_suite(suites.given_settings(arguments), None, arguments, is_for_others=is_for_others):
+        pass
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert len(warnings) == bool(said)
+    assert "".join(warnings).startswith(said)
