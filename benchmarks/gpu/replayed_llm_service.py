@@ -19,7 +19,6 @@ from benchmarks.gpu.replay import ReplayedRunner
 from benchmarks.gpu.trace import TRACE, Trace
 from llm_service.__main__ import serve
 from llm_service.arguments import parse_arguments
-from llm_service.loading import check_max_model_len
 from specgrove.kernels.threads import set_num_threads
 from specgrove.runtime.devices import choose_device, runner_for
 from specgrove.runtime.graph_runner import CudaGraphs, NoGraphs
@@ -49,7 +48,7 @@ def main() -> int:
         limits = PassLimits(
             max_num_rows=min(config.max_num_chunk_tokens + config.max_num_tree_rows, own.max_graph_rows),
             max_num_asked=min(config.max_num_tree_rows, own.max_graph_rows),
-            max_len=min(check_max_model_len(config, decoder.spec), config.num_slots),
+            max_len=min(decoder.spec.longest_sequence(config.max_model_len), config.num_slots),
             num_slots=config.num_slots,
         )
         make_graphs = CudaGraphs if device.type == "cuda" else lambda device: NoGraphs()

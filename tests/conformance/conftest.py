@@ -64,7 +64,12 @@ def verifying(request: pytest.FixtureRequest, tiny_llama: Path) -> Iterator[Side
     engine = GatedEngine(runner, VerifierConfig(max_model_len=200, max_num_tree_nodes=64))
     with gated_loop(engine) as (loop, set_open):
         service = InProcessVerifier(loop)
-        yield Side(service, partial(set_open, False), partial(set_open, True), engine._pending.__contains__)
+        yield Side(
+            service,
+            partial(set_open, False),
+            partial(set_open, True),
+            lambda session_id: session_id in engine._items.pending,
+        )
 
 
 @pytest.fixture(params=["toy", "pool"])

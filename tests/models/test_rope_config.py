@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from llm_service.arguments import parse_arguments
-from llm_service.loading import check_max_model_len
 from specgrove.json_files import JsonFileError, JsonObject
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.loading import load_decoder, read_spec
@@ -111,10 +109,9 @@ def test_yarns_longer_context_can_be_used(tmp_path: Path) -> None:
     assert spec.max_position_embeddings == 256
     expected = transformers_logits(tmp_path, {**PLAIN, "rope_type": "yarn", **YARN}, LONG_PROMPT)
     assert (logits_of(tmp_path, LONG_PROMPT) - expected).abs().max() <= 2e-4
-    arguments = ["--model", str(tmp_path), "--max-model-len"]
-    assert check_max_model_len(parse_arguments([*arguments, "256"]), spec) == 256
+    assert spec.longest_sequence(256) == 256
     with pytest.raises(ValueError, match="more than the model's 256 positions"):
-        check_max_model_len(parse_arguments([*arguments, "257"]), spec)
+        spec.longest_sequence(257)
 
 
 @pytest.mark.parametrize(("max_positions", "longest"), [(64, 128), (128, 128), (300, 300)])
