@@ -11,7 +11,7 @@ from specgrove.drafting import Drafting
 from specgrove.probing import Probing
 from specgrove.request import GenerationRequest, Probe, TreeShape
 from tests.router.toy_language import VOCAB_SIZE, toy_output
-from tests.router.toy_services import ToySsm
+from tests.router.toy_ssm import ToySsm
 from tests.waiting import until
 
 PROMPT = (1, 2, 3)

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 from router.http.protocol import HttpProtocol
 from specgrove.addresses import is_unix, socket_path
 from specgrove.serving.address import TlsFiles
-from specgrove.serving.listening import check_can_listen
+from specgrove.serving.listening import bound_socket
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class HttpServer:
 
     async def start(self) -> str:
         """Listens, and returns the bound address. Raises ``OSError`` when it can't be had."""
-        self._socket = _bound(self.address)
+        self._socket = bound_socket(self.address)
         if not is_unix(self.address):
             self.address = f"{self.address.rpartition(':')[0]}:{self._socket.getsockname()[1]}"
         self._serving = asyncio.create_task(self._server.serve([self._socket]))
@@ -109,24 +109,3 @@ def _config_of(app: ASGIApp, tls: TlsFiles | None) -> uvicorn.Config:
         ssl_ca_certs=None if tls is None or tls.ca is None else str(tls.ca),
         ssl_cert_reqs=ssl.CERT_NONE if tls is None or tls.ca is None else ssl.CERT_REQUIRED,
     )
-
-
-def _bound(address: str) -> socket.socket:
-    """A socket that is bound there."""
-    check_can_listen(address)
-    if is_unix(address):
-        bound = socket.socket(socket.AF_UNIX)
-        bound.bind(str(socket_path(address)))
-        return bound
-    host, _, port = address.rpartition(":")
-    family, kind, _, _, place = socket.getaddrinfo(
-        host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    bound = socket.socket(family, kind)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind(place)
-    except OSError as error:
-        bound.close()
-        raise OSError(f"can't listen on {address}: {error.strerror}") from error
-    return bound

@@ -1,6 +1,6 @@
 """Whether a server could listen at an address, and if not, why: gRPC says neither in words for people.
 
-Asked by commands before they load models, and by servers that gRPC gave no port.
+Asked by commands before they load models, and by servers that gRPC gave no port. HTTP's servers get their sockets here.
 """
 
 from __future__ import annotations
@@ -40,3 +40,24 @@ def check_can_listen(address: str) -> None:
             problems.append(error)
     reason = _REASONS.get(problems[0].errno or 0, problems[0].strerror)
     raise OSError(f"can't listen on {address}: {reason}") from problems[0]
+
+
+def bound_socket(address: str) -> socket.socket:
+    """A socket that is bound there, for servers that take one. Raises ``OSError`` with what is wrong."""
+    check_can_listen(address)
+    if is_unix(address):
+        bound = socket.socket(socket.AF_UNIX)
+        bound.bind(str(socket_path(address)))
+        return bound
+    host, _, port = address.rpartition(":")
+    family, kind, _, _, place = socket.getaddrinfo(
+        host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    bound = socket.socket(family, kind)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind(place)
+    except OSError as error:
+        bound.close()
+        raise OSError(f"can't listen on {address}: {error.strerror}") from error
+    return bound

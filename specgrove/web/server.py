@@ -11,9 +11,9 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Response
 
-from specgrove.addresses import is_unix, socket_path
+from specgrove.addresses import is_unix
 from specgrove.client import AsyncClient
-from specgrove.serving.listening import check_can_listen
+from specgrove.serving.listening import bound_socket
 from specgrove.web.conversation import ChatOptions
 from specgrove.web.page import FOLDER, THEME, make_page
 
@@ -52,7 +52,7 @@ def serve_page(
     client: AsyncClient, address: str, defaults: ChatOptions, on_listening: Callable[[str], None] = lambda address: None
 ) -> None:
     """Until SIGINT or SIGTERM. ``on_listening`` gets the bound address. Raises ``OSError`` where it can't be had."""
-    bound = _bound(address)
+    bound = bound_socket(address)
     place = address if is_unix(address) else f"{address.rpartition(':')[0]}:{bound.getsockname()[1]}"
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     config = uvicorn.Config(
@@ -76,15 +76,3 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_listening()
-
-
-def _bound(address: str) -> socket.socket:
-    check_can_listen(address)
-    if is_unix(address):
-        bound = socket.socket(socket.AF_UNIX)
-        bound.bind(str(socket_path(address)))
-        return bound
-    host, _, port = address.rpartition(":")
-    return socket.create_server(
-        (host.strip("[]"), int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-    )

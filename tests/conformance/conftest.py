@@ -24,7 +24,8 @@ from ssm_service.draft_tree import Beam
 from ssm_service.lookup import LookupSsm
 from ssm_service.neural import NeuralSsm
 from tests.gated import GatedEngine, GatedPool
-from tests.router.toy_services import ToyLlm, ToySsm
+from tests.router.toy_services import ToyLlm
+from tests.router.toy_ssm import ToySsm
 from tests.waiting import until
 
 ServiceT = TypeVar("ServiceT", Verifier, Drafter)

@@ -20,7 +20,8 @@ from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.request import LogProbs, SamplingParams
 from specgrove.runtime.model_runner import ModelRunner
 from tests.llm.conftest import RunnerAhead
-from tests.llm.verifier_machine import NUM_LOG_PROBS, VerifierMachine
+from tests.llm.router_sessions import NUM_LOG_PROBS
+from tests.llm.verifier_machine import VerifierMachine
 from tests.llm.verifying import Clock, incremental, prompt_log_probs
 
 MAX_NUM_OUTPUT_TOKENS = 40

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -13,62 +13,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import DeadlineExceededError, InvalidRequestError, SessionClosedError, StaleBaseError
-from specgrove.request import LogProbs, PromptProgress, SamplingParams, SessionParams, Verdict, VerifyWork
+from specgrove.request import LogProbs, PromptProgress, SamplingParams, Verdict, VerifyWork
 from specgrove.runtime.step_loop import WorkItem
 from specgrove.token_tree import TokenTree
+from tests.llm.router_sessions import Asked, RouterSession
 from tests.llm.verifying import GREEDY, SAMPLED, Clock, random_tree
 
 NAMES = "abcd"
 
 PROMPTS = ((5,), (5, 1, 44, 90, 3, 3, 17), tuple(i * 7 % 97 for i in range(40)))
 
-NUM_LOG_PROBS = 2
 
 SAMPLINGS = (GREEDY, replace(SAMPLED, stop_token_ids=(), min_tokens=0), SamplingParams(temperature=0.7, seed=11))
-
-
-@dataclass(slots=True)
-class Asked:
-    """What a router knows of an item under way."""
-
-    item_id: int
-    tree: TokenTree
-    num_steps_left: int
-    deadline_s: float | None
-    is_closed: bool = False
-    is_called_off: bool = False
-
-
-@dataclass(slots=True)
-class RouterSession:
-    """What a router knows of a session: all committed tokens, and what it asked for last."""
-
-    prompt: tuple[int, ...]
-    sampling: SamplingParams
-    expected: list[int]
-    wants_log_probs: bool = False
-    log_probs_start: int = 1
-    output: list[int] = field(default_factory=list)
-    is_held: bool = True
-    asked: Asked | None = None
-
-    @property
-    def committed(self) -> tuple[int, ...]:
-        return (*self.prompt, *self.output)
-
-    @property
-    def num_left(self) -> int:
-        return len(self.expected) - len(self.output)
-
-    @property
-    def lacks_log_probs(self) -> bool:
-        return self.wants_log_probs and self.log_probs_start < len(self.prompt)
-
-    def params(self) -> SessionParams:
-        number = NUM_LOG_PROBS if self.lacks_log_probs else None
-        return SessionParams(
-            self.sampling, len(self.prompt), num_prompt_log_probs=number, prompt_log_probs_start=self.log_probs_start
-        )
 
 
 class VerifierMachine(RuleBasedStateMachine):

@@ -17,7 +17,8 @@ from specgrove.token_tree import TokenTree
 from specgrove.v1 import router_pb2
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
 from tests.router.toy_language import toy_output
-from tests.router.toy_services import ToyLlm, ToySsm, halting_llm
+from tests.router.toy_services import ToyLlm, halting_llm
+from tests.router.toy_ssm import ToySsm
 from tests.router.toy_suite import llm_server, toy_suite
 from tests.waiting import recorded_waits, until
 

@@ -12,7 +12,8 @@ from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
 from tests.router.toy_language import EOS, VOCAB_SIZE, toy_output, toy_tokenizer_json
-from tests.router.toy_services import ToyLlm, ToySsm
+from tests.router.toy_services import ToyLlm
+from tests.router.toy_ssm import ToySsm
 from tests.router.toy_suite import ToySuite, toy_suite
 from tests.waiting import until
 

@@ -14,7 +14,8 @@ from router.app import RouterApp
 from router.config import RouterConfig, TreeConfig
 from specgrove.serving.server import Server
 from specgrove.v1 import llm_pb2_grpc, router_pb2_grpc, ssm_pb2_grpc
-from tests.router.toy_services import ToyLlm, ToySsm
+from tests.router.toy_services import ToyLlm
+from tests.router.toy_ssm import ToySsm
 from tests.waiting import LIMIT_S, until
 
 

@@ -12,7 +12,8 @@ from specgrove.errors import InternalError, UnavailableError, WorkLostError
 from specgrove.request import Draft, DraftedTree, DraftWork, GenerationRequest, TreeShape, Verdict, VerifyWork
 from specgrove.token_tree import TokenTree
 from tests.router.toy_language import VOCAB_SIZE, toy_output
-from tests.router.toy_services import ToyLlm, ToySsm
+from tests.router.toy_services import ToyLlm
+from tests.router.toy_ssm import ToySsm
 from tests.speculation.loops import PROMPT, Dying, run
 from tests.waiting import recorded_waits
 

@@ -15,7 +15,8 @@ from specgrove.errors import UnavailableError
 from specgrove.request import GenerationRequest, TreeShape, Verdict, VerifyWork
 from specgrove.speculation import generate
 from tests.router.toy_language import VOCAB_SIZE, toy_output
-from tests.router.toy_services import CONTEXT_LEN, ToySsm
+from tests.router.toy_services import CONTEXT_LEN
+from tests.router.toy_ssm import ToySsm
 from tests.speculation.loops import PROMPT, Counting, Dying, Planned, run_planned
 
 TREE = TreeShape(6, 3)

@@ -11,18 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specgrove.errors import DeadlineExceededError
+from specgrove.generation_statistics import GenerationStatistics
 from specgrove.request import (
     DraftWork,
     FinishReason,
     GenerationRequest,
-    GenerationStatistics,
     SamplingParams,
     TreeShape,
 )
 from specgrove.speculation import generate
 from specgrove.token_tree import TokenTree
 from tests.router.toy_language import VOCAB_SIZE, toy_next, toy_output
-from tests.router.toy_services import CONTEXT_LEN, ToyLlm, ToySsm
+from tests.router.toy_services import CONTEXT_LEN, ToyLlm
+from tests.router.toy_ssm import ToySsm
 from tests.speculation.loops import PROMPT, FixedShape, run
 from tests.waiting import until
 

@@ -6,11 +6,13 @@ import asyncio
 
 import pytest
 
-from specgrove.request import Draft, DraftWork, GenerationRequest, GenerationStatistics, SamplingParams, TreeShape
+from specgrove.generation_statistics import GenerationStatistics
+from specgrove.request import Draft, DraftWork, GenerationRequest, SamplingParams, TreeShape
 from specgrove.speculation import generate
 from specgrove.token_tree import TokenTree
 from tests.router.toy_language import VOCAB_SIZE, toy_next, toy_output
-from tests.router.toy_services import CONTEXT_LEN, ToyLlm, ToySsm
+from tests.router.toy_services import CONTEXT_LEN, ToyLlm
+from tests.router.toy_ssm import ToySsm
 from tests.speculation.loops import PROMPT, Counting, FixedShape, Planned, run, run_planned
 
 

@@ -1,0 +1,70 @@
+"""Conversations on their way to a prompt: what the chat template gets, and what ends the answer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from router.structure_check import StructureCheck
+from router.text_work import TextWork
+from router.validation import check_fields, checked_request, checked_tokenize
+from specgrove.tokenizer import Tokenizer
+from specgrove.v1 import router_pb2
+from tests.router.checking import MODEL, chat_of, chat_with, checked_of
+from tests.router.toy_language import EOS, toy_tokenizer_json
+
+
+async def test_templates_get_values_in_their_order() -> None:
+    """A Struct loses it, and gave another prompt in each process."""
+    text = '{"type": "function", "name": "f", "b": [0.5, {"z": -2, "a": null, "m": 3.0}], "id": 12345678901234567890, "\\ud83d\\ude00": ""}'
+    model = replace(
+        MODEL, tokenizer=Tokenizer(toy_tokenizer_json(), {}, "{{ tool | tojson }}{{ messages[0].call | tojson }}")
+    )
+    message = router_pb2.ChatMessage(role="user", attributes_json=f'{{"call": {text}}}')
+    chat = router_pb2.Chat(messages=[message], chat_template_kwargs_json=f'{{"tool": {text}}}')
+    token_ids = await checked_tokenize(router_pb2.TokenizeRequest(chat=chat), model, TextWork())
+    assert bytes(token_ids).decode() == text.replace("\\ud83d\\ude00", "\U0001f600") * 2
+
+
+async def _prompt_of(**chat: Any) -> str:
+    return bytes((await checked_of(chat=router_pb2.Chat(**chat))).request.prompt_token_ids).decode()
+
+
+async def test_the_template_decides_on_roles_and_sees_all_of_a_message() -> None:
+    messages: list[dict[str, Any]] = [
+        {"role": "developer", "content": "be brief"},
+        {"role": "user", "content": ""},
+        {"role": "tool", "content": "42", "attributes_json": '{"name": "sum", "count": 3}'},
+    ]
+    template = "{% for m in messages %}[{{ m.role }} {{ m.name }}{{ m.count }}]{{ m.content }}{% endfor %}"
+    model = replace(MODEL, tokenizer=Tokenizer(toy_tokenizer_json(), {}, template))
+    proto = router_pb2.GenerateRequest(chat=router_pb2.Chat(messages=messages))
+    check_fields(proto, model, ())
+    checked = await checked_request(
+        proto, model, TextWork(), StructureCheck(TextWork()), session_id="s", deadline_s=None
+    )
+    assert bytes(checked.request.prompt_token_ids) == b"[developer ]be brief[user ][tool sum3]42"
+
+
+async def test_the_template_gets_its_variables() -> None:
+    template = "{% if thinking is defined and not thinking %}quick{{ depth }}{{ share }}{% endif %}-"
+    model = replace(MODEL, tokenizer=Tokenizer(toy_tokenizer_json(), {}, template))
+    proto = router_pb2.GenerateRequest(
+        **chat_with(chat_template_kwargs_json='{"thinking": false, "depth": 3, "share": 0.5}')
+    )
+    checked = await checked_request(
+        proto, model, TextWork(), StructureCheck(TextWork()), session_id="s", deadline_s=None
+    )
+    assert bytes(checked.request.prompt_token_ids) == b"quick30.5-"
+
+
+async def test_an_assistants_message_is_continued() -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello, "}]
+    assert await _prompt_of(messages=messages) == "[user]hi[assistant]Hello, [assistant]"
+    assert await _prompt_of(messages=messages, continue_final_message=True) == "[user]hi[assistant]Hello, "
+
+
+async def test_an_answer_in_a_conversation_has_ends_of_its_own() -> None:
+    assert (await checked_of(**chat_of(("user", "hi")))).request.sampling.stop_token_ids == (EOS, 10)
+    ignoring = await checked_of(**chat_of(("user", "hi")), ignore_eos=True)
+    assert ignoring.request.sampling.stop_token_ids == ()
