@@ -14,7 +14,7 @@ from specgrove.v1 import router_pb2, token_tree_pb2
 from tests.otlp_receiver import ReceivedSpan, Receiver, otlp_receiver
 from tests.router.generating import PROMPT, request_of, responses_to
 from tests.router.toy_suite import ToySuite, toy_suite
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 RECORDED = (("traceparent", f"00-{TRACE}-{PARENT}-01"),)
@@ -32,7 +32,8 @@ def traced(receiver: Receiver, sample_ratio: float = 1.0) -> Any:
 
 
 async def usage_of(suite: ToySuite, request: router_pb2.GenerateRequest, metadata: Any = RECORDED) -> router_pb2.Usage:
-    return [response async for response in suite.stub.Generate(request, metadata=metadata)][-1].usage
+    async with asyncio.timeout(LIMIT_S):
+        return [response async for response in suite.stub.Generate(request, metadata=metadata)][-1].usage
 
 
 def only(spans: list[ReceivedSpan]) -> ReceivedSpan:

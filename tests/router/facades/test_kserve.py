@@ -109,7 +109,9 @@ async def test_a_stream_serves_several_requests_and_tells_them_apart(suite: ToyS
     ]
     texts = {"pieces": "", "whole": ""}
     counts, errors = {"pieces": 0, "whole": 0}, {}
-    async for answer in stub_of(suite).ModelStreamInfer(iter(requests)):
+    async with asyncio.timeout(LIMIT_S):
+        answers = [answer async for answer in stub_of(suite).ModelStreamInfer(iter(requests))]
+    for answer in answers:
         response = answer.infer_response
         if answer.error_message:
             errors[response.id] = answer.error_message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import zipfile
@@ -20,7 +21,7 @@ from tests.router.generating import PROMPT
 from tests.router.toy_language import VOCAB_SIZE, toy_output
 from tests.router.toy_services import toy_log_probs
 from tests.router.toy_suite import ToySuite, toy_suite
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 pytest.importorskip("smg_grpc_proto", reason="smg-grpc-proto is not installed")
 
@@ -50,7 +51,8 @@ def asked(*, stream: bool = False, request_id: str = "", **sampling: Any) -> vll
 
 
 async def answers_to(suite: ToySuite, request: vllm.GenerateRequest) -> list[vllm.GenerateResponse]:
-    return [answer async for answer in stub_of(suite).Generate(request)]
+    async with asyncio.timeout(LIMIT_S):
+        return [answer async for answer in stub_of(suite).Generate(request)]
 
 
 async def test_an_output_comes_whole(suite: ToySuite) -> None:
@@ -133,7 +135,8 @@ async def test_aborted_requests_end() -> None:
         call = stub_of(suite).Generate(asked(request_id="a"))
         await until(lambda: bool(suite.llm.sessions))
         await stub_of(suite).Abort(vllm.AbortRequest(request_ids=["a", "unknown"]))
-        answers = [answer async for answer in call]
+        async with asyncio.timeout(LIMIT_S):
+            answers = [answer async for answer in call]
         assert [answer.complete.finish_reason for answer in answers] == ["abort"]
         suite.llm.gate.set()
         await until(lambda: not suite.llm.sessions and not suite.app.admission.num_active)
