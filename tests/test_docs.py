@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from specgrove.cli.arguments import parser
+from tools.grpc_page import grpc_page
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -57,3 +58,15 @@ def test_links_lead_somewhere(page: Path) -> None:
 def anchors(page: Path) -> Iterator[str]:
     for heading in re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE):
         yield re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+def test_the_reference_of_grpc_tells_types_meanings_and_streams() -> None:
+    page = grpc_page(ROOT / "protos")
+    assert "**`Generate`**([GenerateRequest](#generaterequest)) → stream [GenerateResponse](#generateresponse)" in page
+    for row in (
+        "| `messages` | list of [ChatMessage](#chatmessage) | Oldest first, at least one, at most 4096. |",
+        "| `add_generation_prompt` | optional bool |",
+        "| `logit_bias` | map of uint32 to float |",
+        "| `FINISH_REASON_STOP` | A stop token or a stop text. |",
+    ):
+        assert row in page

@@ -9,11 +9,10 @@ import rich.console
 
 from specgrove.cli.connecting import connected
 from specgrove.cli.generate import choice_params
+from specgrove.cli.measured_facts import measured_facts
 from specgrove.cli.progress import showing
 from specgrove.cli.prompt_input import as_prompts, tell_left_out
 from specgrove.cli.rendering import make_console, plain_table, print_json, print_note
-from specgrove.cpus import available_cpus
-from specgrove.host import processor_name
 from specgrove.measuring.fitting import fitting_prompts
 from specgrove.measuring.quartiles import Quartiles
 from specgrove.measuring.recommendation import MIN_NUM_PAIRS, Recommendation, WayResult, recommend
@@ -87,12 +86,7 @@ def _as_json(
     info: ModelInfo, arguments: argparse.Namespace, results: list[WayResult], advice: Recommendation
 ) -> dict[str, object]:
     return {
-        "model": info.model,
-        "dtype": info.dtype,
-        "version": info.version,
-        "max_tokens": arguments.max_tokens,
-        "num_at_once": arguments.at_once,
-        "client_machine": {"processor": processor_name(), "num_cpus": available_cpus()},
+        **measured_facts(info, arguments),
         "ways": [_way_json(result) for result in results],
         "recommendation": dataclasses.asdict(advice),
     }

@@ -23,7 +23,7 @@ from specgrove.cli.suites import given_settings, started_suite
 from specgrove.client import Client
 from specgrove.client_wire import GenerateParams, completion_of
 from specgrove.output import Completion, Usage, tokens_per_s, tokens_per_step
-from specgrove.request import SpeculationOptions
+from specgrove.request import FinishReason, SpeculationOptions
 
 _QUESTION = "What is gravity? Explain it to a curious child, then list three things that gravity does."
 # Each is asked with speculation once: asked again, an SSM would know the answer.
@@ -60,6 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
         print_legend(console, console)
         console.print(f"\n> {question}\n", style="dim", markup=False)
         shown = completion_of(list(streamed(client, console, [("user", question)], params)))
+        if shown.finish_reason is FinishReason.LENGTH:
+            console.print(
+                f"[cut off here: the demo's answers have {arguments.max_tokens} tokens at most]",
+                style="dim",
+                markup=False,
+            )
         with waiting(console, "the same without speculation, and two more questions in both ways"):
             pairs.append((shown, client.complete([("user", question)], **incrementally)))
             for other in _OTHER_QUESTIONS:

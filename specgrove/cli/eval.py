@@ -11,6 +11,7 @@ import rich.table
 
 from specgrove.cli.connecting import connected
 from specgrove.cli.generate import choice_params, speculation_options
+from specgrove.cli.measured_facts import measured_facts
 from specgrove.cli.progress import showing
 from specgrove.cli.prompt_input import as_prompts, tell_left_out
 from specgrove.cli.rendering import make_console, plain_table, print_json, print_note
@@ -103,10 +104,6 @@ def _cells(way: str, decoded: Decoded) -> tuple[str, ...]:
 
 def _as_json(info: ModelInfo, arguments: argparse.Namespace, results: Sequence[SetResult]) -> dict[str, object]:
     return {
-        "model": info.model,
-        "dtype": info.dtype,
-        "version": info.version,
-        "max_tokens": arguments.max_tokens,
-        "num_at_once": arguments.at_once,
+        **measured_facts(info, arguments),
         "sets": [dataclasses.asdict(result) for result in results],
     }

@@ -30,6 +30,7 @@ def test_demo_compares_with_incremental_decoding(
     assert main(["demo", "why?"]) == 0
     shown = capsys.readouterr().out
     assert ANSWER in shown
+    assert "cut off here: the demo's answers have 200 tokens at most" in shown
     assert "speed-up: 1.00x in tokens per second of all 3 answers, 1.00x to 1.00x by question; " in shown
     assert "identical output: yes" in shown
     assert " chat   " in shown
