@@ -1,4 +1,4 @@
-"""LLM and SSM services whose model is a hash of the prefix. No torch.
+"""An LLM service whose model is a hash of the prefix; its SSM service is ``toy_ssm``. No torch.
 
 The toy model's output is known (``toy_output``), so every test compares what a client got with what it must get.
 """

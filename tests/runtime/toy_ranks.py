@@ -15,8 +15,6 @@ from specgrove.models.forward_batch import ForwardBatch
 from specgrove.models.parallel_layout import ParallelLayout
 
 VOCAB_SIZE = 4
-
-
 WAIT_S = 60.0  # ends a test that hangs
 
 

@@ -1,4 +1,4 @@
-"""An LLM whose services are made up: what it sends, what it makes of answers and failures, and when services run."""
+"""An LLM whose services are made up: what it sends, and what it makes of answers and failures."""
 
 from __future__ import annotations
 
