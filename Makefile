@@ -29,15 +29,16 @@ test: setup
 bench: setup
 	$(BIN)/python -m benchmarks.serving
 
-# llama.cpp has a Python of its own (built in about 6 minutes, without AMX where the compiler breaks it); give VLLM_PYTHON=... for an interpreter that has vLLM's CPU build.
+# llama.cpp and OpenVINO have a Python of their own (built in about 6 minutes, without AMX where the compiler breaks it); give VLLM_PYTHON=... for an
+# interpreter that has vLLM's CPU build.
 OUT ?= build/cpu-peers.json
 bench-cpu-peers: setup build/peers/.installed
-	$(BIN)/python -m benchmarks.serving --assisted --llama-cpp-python build/peers/bin/python \
+	$(BIN)/python -m benchmarks.serving --assisted --llama-cpp-python build/peers/bin/python --openvino-python build/peers/bin/python \
 		$(if $(VLLM_PYTHON),--vllm-python $(VLLM_PYTHON)) --json $(OUT)
 
 build/peers/.installed:
 	$(PYTHON) -m venv build/peers
-	CMAKE_ARGS="$$($(PYTHON) tools/llama_cpp_flags.py)" build/peers/bin/python -m pip --disable-pip-version-check install --no-cache-dir llama-cpp-python
+	CMAKE_ARGS="$$($(PYTHON) tools/llama_cpp_flags.py)" build/peers/bin/python -m pip --disable-pip-version-check install --no-cache-dir llama-cpp-python openvino-genai
 	@touch $@
 
 # On a machine with a GPU, with or without a package registry: from the source tree, with the Python that has torch for CUDA. Needs nvcc, cmake,

@@ -1,6 +1,6 @@
-"""The demo model as the GGUF files that llama.cpp runs: the same weights in bf16 and Q8_0, and the file they come from (Q4_1).
+"""The demo model as the GGUF files that llama.cpp and OpenVINO run: the same weights in 16, 8 and 4 bits.
 
-Files are made once in the cache folder. Q4_0 is made from the same weights too: it is llama.cpp's fastest.
+Files are made once in the cache folder. Of 4 bits there are the type that the model comes in (Q4_1), and llama.cpp's fastest (Q4_0).
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from specgrove.models.demo import fetch_demo_gguf
 
 TYPES = {
     "BF16": gguf.GGMLQuantizationType.BF16,
+    "F16": gguf.GGMLQuantizationType.F16,
     "Q8_0": gguf.GGMLQuantizationType.Q8_0,
     "Q4_0": gguf.GGMLQuantizationType.Q4_0,
     "Q4_1": gguf.GGMLQuantizationType.Q4_1,
 }
 _FILE_TYPES = {
     "BF16": gguf.LlamaFileType.MOSTLY_BF16,
+    "F16": gguf.LlamaFileType.MOSTLY_F16,
     "Q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
     "Q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
     "Q4_1": gguf.LlamaFileType.MOSTLY_Q4_1,

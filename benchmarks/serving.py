@@ -35,7 +35,11 @@ from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.models.spec import DecoderSpec
 from specgrove.suite import Suite, SuiteConfig
 
-LLAMA_CPP_TYPES = ("BF16", "Q8_0", "Q4_0", "Q4_1")
+# By the option that names a peer's interpreter: its name, its program, the GGUF files that it reads, and prompts that it takes at once.
+GGUF_PEERS = {
+    "llama_cpp_python": ("llama.cpp", "llama_cpp_peer.py", ("BF16", "Q8_0", "Q4_0", "Q4_1"), 1),
+    "openvino_python": ("OpenVINO GenAI", "openvino_peer.py", ("F16", "Q8_0", "Q4_0"), 64),
+}
 
 
 def suite_config(folder: Path, ssms: tuple[str, ...], precision: str) -> SuiteConfig:
@@ -81,16 +85,15 @@ def start_peers(
         running.callback(peer.close)
         return peer
 
-    if arguments.llama_cpp_python is not None:
+    num_threads = str(len(os.sched_getaffinity(0)))
+    for option, (name, program, kinds, max_batch) in GGUF_PEERS.items():
+        if (python := getattr(arguments, option)) is None:
+            continue
         from benchmarks.peer_models import demo_gguf
 
-        for kind in LLAMA_CPP_TYPES:
+        for kind in kinds:
             path = demo_gguf(kind, arguments.cache_dir, console.print)
-            num_threads = str(len(os.sched_getaffinity(0)))
-            peer = start(
-                arguments.llama_cpp_python, "llama_cpp_peer.py", path, num_threads,
-                name="llama.cpp", precision=kind, max_batch=1,
-            )  # fmt: skip
+            peer = start(python, program, path, num_threads, name=name, precision=kind, max_batch=max_batch)
             peers.append((peer, path.stat().st_size))
     if arguments.vllm_python is not None:
         peer = start(arguments.vllm_python, "vllm_peer.py", folder, name="vLLM CPU", precision="bfloat16", max_batch=64)
@@ -115,6 +118,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--no-transformers", action="store_true")
     add("--assisted", action="store_true", help="transformers' own assisted generation too")
     add("--llama-cpp-python", metavar="PYTHON", help="an interpreter with llama-cpp-python; with the demo model only")
+    add("--openvino-python", metavar="PYTHON", help="an interpreter with openvino-genai; with the demo model only")
     add("--vllm-python", metavar="PYTHON", help="an interpreter with vLLM's CPU build")
     add("--cache-dir", type=Path, default=default_cache_dir())
     add("--json", type=Path, help="write the rows here, and a chart beside them (PNG)")
