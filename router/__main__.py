@@ -42,6 +42,7 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
         metrics=MetricsConfig(given.metrics_address, given.metrics_vllm_names),
         llm_addresses=tuple(given.llm),
         ssm_addresses=tuple(given.ssm or ()),
+        resolve_interval_s=given.resolve_interval_s,
         address=given.address,
         max_num_requests=given.max_requests,
         max_num_queued=given.max_queued,

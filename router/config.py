@@ -50,6 +50,8 @@ class RouterConfig:
 
     llm_addresses: tuple[str, ...]
     ssm_addresses: tuple[str, ...] = ()
+    # Between two looks at the names among these addresses.
+    resolve_interval_s: float = 2.0
     address: str = "127.0.0.1:50051"
     max_num_requests: int = 64
     max_num_queued: int = 256

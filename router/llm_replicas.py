@@ -19,6 +19,7 @@ from router.measurements import ReplicaLoad
 from router.row_times import RowTimes
 from router.served_model import ServedModel, fetch_tokenizer_files, served_model_of, tokenizer_of
 from specgrove import wire
+from specgrove.addresses import ReplicaAddress
 from specgrove.errors import InternalError, NoReplicaError
 from specgrove.serving.status import error_from_rpc
 from specgrove.serving.work_stream_client import WorkStreamClient
@@ -41,7 +42,7 @@ _PROBE_TIMEOUT_S = 1.5
 class LlmReplica:
     """One LLM service. ``session_lens`` are the committed lengths of the sessions placed here."""
 
-    def __init__(self, address: str, pool: LlmPool) -> None:
+    def __init__(self, address: ReplicaAddress, pool: LlmPool) -> None:
         self.session_lens: dict[str, int] = {}
         self.is_draining = False
         self.is_answering = True
@@ -140,7 +141,7 @@ class LlmPool:
         self._accepting = asyncio.Lock()
         self._probing: asyncio.Task[None] | None = None
         self._on_change: Callable[[bool], None] = lambda is_usable: None
-        self.replicas = tuple(LlmReplica(address, self) for address in addresses)
+        self.replicas = tuple(LlmReplica(ReplicaAddress(address), self) for address in addresses)
 
     @property
     def is_usable(self) -> bool:

@@ -15,6 +15,7 @@ import grpc
 
 from router.remote import RemoteDrafter
 from specgrove import wire
+from specgrove.addresses import ReplicaAddress
 from specgrove.errors import UnavailableError
 from specgrove.request import SpeculationOptions
 from specgrove.serving.status import error_from_rpc
@@ -38,7 +39,7 @@ class _OtherVocabularyError(Exception):
 class SsmReplica:
     """One SSM service, asked what it has each time it connects."""
 
-    def __init__(self, address: str, tokenizer: Callable[[], Tokenizer | None]) -> None:
+    def __init__(self, address: ReplicaAddress, tokenizer: Callable[[], Tokenizer | None]) -> None:
         """``tokenizer`` tells the served model's, ``None`` while it is not known."""
         self._tokenizer = tokenizer
         self.client = WorkStreamClient[ssm_pb2.DraftItem, ssm_pb2.DraftResult](
@@ -102,7 +103,7 @@ class SsmPool:
     """All SSM services."""
 
     def __init__(self, addresses: Sequence[str], tokenizer: Callable[[], Tokenizer | None]) -> None:
-        self.replicas = tuple(SsmReplica(address, tokenizer) for address in addresses)
+        self.replicas = tuple(SsmReplica(ReplicaAddress(address), tokenizer) for address in addresses)
 
     @property
     def ssms(self) -> tuple[str, ...]:

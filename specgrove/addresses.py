@@ -1,17 +1,52 @@
-"""What an address looks like: ``HOST:PORT`` or ``unix:/path``."""
+"""What an address looks like: ``HOST:PORT`` or ``unix:/path``; of services behind a router also ``dns:NAME:PORT``."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 # What the kernel takes of a unix socket's path (man 7 unix), the zero byte at its end left aside.
 MAX_SOCKET_PATH_BYTES = 107
+_DNS = "dns:"
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+(%[^\s\]/]+)?\]|[^\s/:\[\]]+):([0-9]{1,5})")
 # Ways to name servers that gRPC's clients know besides: https://grpc.github.io/grpc/core/md_doc_naming.html
 _NAMING_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix-abstract:", "vsock:", "xds:")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaAddress:
+    """Where one replica of a service is.
+
+    ``target`` is what a channel connects to, ``HOST:PORT`` or ``unix:/path``. ``server_name`` is the name that the target was found
+    by, where that is another than the target's host: the one that a certificate has to bear.
+    """
+
+    target: str
+    server_name: str | None = None
+
+    def __str__(self) -> str:
+        """The target, as logs and metrics name a replica."""
+        return self.target
+
+
+@dataclass(frozen=True, slots=True)
+class DnsName:
+    """``dns:NAME:PORT``: every address of the name is a replica."""
+
+    name: str
+    port: int
+
+    def __str__(self) -> str:
+        """As it is typed."""
+        return f"{_DNS}{self.name}:{self.port}"
+
+    def replica_at(self, ip_address: str) -> ReplicaAddress:
+        """The replica at one of the name's addresses, IPv4 or IPv6."""
+        host = f"[{ip_address}]" if ":" in ip_address else ip_address
+        return ReplicaAddress(f"{host}:{self.port}", self.name)
 
 
 def is_unix(address: str) -> bool:
@@ -46,6 +81,29 @@ def checked_address(address: str) -> str:
     if is_right:
         return address
     raise ValueError(f"address must be HOST:PORT or unix:/path (IPv6 as [HOST]:PORT), got {address!r}")
+
+
+def checked_service_address(address: str) -> str:
+    """As ``checked_address``, for services behind a router: ``dns:NAME:PORT`` will do, too."""
+    if address.startswith(_DNS):
+        found = _HOST_AND_PORT.fullmatch(address.removeprefix(_DNS))
+        if found is None or found[1].startswith("[") or not 1 <= int(found[3]) <= 65535:
+            raise ValueError(f"address must be dns:NAME:PORT, with a port from 1 to 65535, got {address!r}")
+        return address
+    try:
+        return checked_address(address)
+    except ValueError:
+        raise ValueError(
+            f"address must be HOST:PORT, dns:NAME:PORT or unix:/path (IPv6 as [HOST]:PORT), got {address!r}"
+        ) from None
+
+
+def service_at(address: str) -> ReplicaAddress | DnsName:
+    """What an address stands for that ``checked_service_address`` has let through."""
+    if not address.startswith(_DNS):
+        return ReplicaAddress(address)
+    name, _, port = address.removeprefix(_DNS).rpartition(":")
+    return DnsName(name, int(port))
 
 
 def checked_tcp_address(address: str) -> str:

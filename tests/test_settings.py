@@ -28,6 +28,7 @@ def test_every_setting_of_every_service_is_a_flag_of_serve_by_the_services_name(
     of_suite = {
         ("router", "llm"),
         ("router", "ssm"),
+        ("router", "resolve-interval-s"),
         ("router", "local-address"),
         ("llm", "address"),
         ("ssm", "address"),

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import grpc
 
+from specgrove.addresses import ReplicaAddress
+
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
 Option = tuple[str, int]
@@ -98,9 +100,9 @@ def client_channel_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[O
     ]
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
+def open_channel(address: ReplicaAddress) -> grpc.aio.Channel:
     """A channel to one replica, in clear. Connects when it is first used."""
-    return grpc.aio.insecure_channel(address, options=channel_options())
+    return grpc.aio.insecure_channel(address.target, options=channel_options())
 
 
 def channel_credentials(tls: TlsFiles) -> grpc.ChannelCredentials:

@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
+from specgrove.addresses import ReplicaAddress
 from specgrove.errors import InternalError, SpecGroveError, UnavailableError, WorkLostError
 from specgrove.serving.address import open_channel
 from specgrove.serving.batches import MAX_ITEM_BYTES, MAX_LIST_LEN, batches
@@ -41,7 +42,7 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
 
     def __init__(
         self,
-        address: str,
+        address: ReplicaAddress,
         open_stream: Callable[[grpc.aio.Channel], grpc.aio.StreamStreamCall[Any, Any]],
         request_type: Callable[..., Any],
         *,
@@ -52,7 +53,7 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
 
         ``on_change`` is told whenever ``connected`` was set or cleared.
         """
-        self.address = address
+        self.address = address.target
         self.connected = asyncio.Event()
         self.channel = open_channel(address)
         self._open_stream = open_stream

@@ -14,7 +14,17 @@ from specgrove.config import (
 )
 from specgrove.settings.setting import Setting
 from specgrove.settings.shared import DRAIN, METRICS_ADDRESS, OBSERVING, VLLM_NAMES
-from specgrove.settings.values import address, at_least, between, bytes_up_to, path, positive_seconds, seconds, texts
+from specgrove.settings.values import (
+    address,
+    at_least,
+    between,
+    bytes_up_to,
+    path,
+    positive_seconds,
+    seconds,
+    service_address,
+    texts,
+)
 
 API_KEY_FILE = Setting(
     "api-key-file",
@@ -34,20 +44,28 @@ ROUTER = (
     ),
     Setting(
         "llm",
-        "an LLM service; repeat for replicas of one model",
+        "an LLM service, or by dns:NAME:PORT one at each address of a name; repeat for replicas of one model",
         None,
-        address,
+        service_address,
         metavar="ADDRESS",
         is_repeatable=True,
         is_of_suite=True,
     ),
     Setting(
         "ssm",
-        "an SSM service; repeat for more, or leave out",
+        "an SSM service, or by dns:NAME:PORT one at each address of a name; repeat for more, or leave out",
         None,
-        address,
+        service_address,
         metavar="ADDRESS",
         is_repeatable=True,
+        is_of_suite=True,
+    ),
+    Setting(
+        "resolve-interval-s",
+        "how often the names of services given as dns:NAME:PORT are resolved again",
+        2.0,
+        positive_seconds,
+        metavar="S",
         is_of_suite=True,
     ),
     Setting("max-requests", "requests served at once", 64, between(1, MAX_NUM_REQUESTS), metavar="N"),

@@ -11,9 +11,25 @@ from router.__main__ import config_of
 
 def test_flags() -> None:
     config = config_of(
-        ["--llm", "a:1", "--llm", "unix:/b", "--ssm", "c:2", "--max-requests", "3", "--tree-policy", "static"]
+        [
+            "--llm",
+            "a:1",
+            "--llm",
+            "unix:/b",
+            "--llm",
+            "dns:llm:4",
+            "--resolve-interval-s",
+            "0.5",
+            "--ssm",
+            "c:2",
+            "--max-requests",
+            "3",
+            "--tree-policy",
+            "static",
+        ]
     )
-    assert config.llm_addresses == ("a:1", "unix:/b")
+    assert config.llm_addresses == ("a:1", "unix:/b", "dns:llm:4")
+    assert config.resolve_interval_s == 0.5
     assert (config.ssm_addresses, config.max_num_requests, config.trees.is_adaptive) == (("c:2",), 3, False)
 
 
@@ -21,7 +37,9 @@ def test_flags() -> None:
     ("arguments", "message"),
     [
         ([], "at least one --llm"),
-        (["--llm", "nowhere"], "HOST:PORT"),
+        (["--llm", "nowhere"], "HOST:PORT, dns:NAME:PORT or unix:/path"),
+        (["--llm", "dns:llm"], "must be dns:NAME:PORT"),
+        (["--llm", "a:1", "--resolve-interval-s", "0"], "must be a number of seconds above 0"),
         (["--llm", "a:1", "--max-requests", "0"], "must be a whole number from 1 to 1000000"),
         (["--llm", "a:1", "--drain-timeout-s", "nan"], "must be a number of seconds"),
         (["--llm", "a:1", "--tls-certificate", "x"], "go together"),

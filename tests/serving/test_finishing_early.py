@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
+from specgrove.addresses import ReplicaAddress
 from specgrove.serving.address import MAX_MESSAGE_BYTES
 from specgrove.serving.batches import MAX_ITEM_BYTES
 from specgrove.serving.server import Server
@@ -78,7 +79,9 @@ async def both() -> AsyncIterator[Both]:
         drain=servicer.streams.drain,
     )
     client = Client(
-        await server.start(), lambda channel: llm_pb2_grpc.LlmServiceStub(channel).Verify(), llm_pb2.VerifyRequest
+        ReplicaAddress(await server.start()),
+        lambda channel: llm_pb2_grpc.LlmServiceStub(channel).Verify(),
+        llm_pb2.VerifyRequest,
     )
     client.start()
     async with asyncio.timeout(LIMIT_S):
@@ -175,7 +178,7 @@ async def test_too_long_lists_end_the_stream(both: Both, name: str) -> None:
 
 
 async def test_more_than_a_message_may_have_are_told_in_several() -> None:
-    client = Client("127.0.0.1:1", lambda channel: None, llm_pb2.VerifyRequest)  # type: ignore[arg-type, return-value]
+    client = Client(ReplicaAddress("127.0.0.1:1"), lambda channel: None, llm_pb2.VerifyRequest)  # type: ignore[arg-type, return-value]
     items = [llm_pb2.VerifyItem(item_id=item_id) for item_id in range(1, 2501)]
     client._pending = {item.item_id: asyncio.Queue() for item in items}
     for item in items:
@@ -190,7 +193,7 @@ async def test_more_than_a_message_may_have_are_told_in_several() -> None:
 
 
 async def test_they_find_room_beside_the_largest_item() -> None:
-    client = Client("127.0.0.1:1", lambda channel: None, llm_pb2.VerifyRequest)  # type: ignore[arg-type, return-value]
+    client = Client(ReplicaAddress("127.0.0.1:1"), lambda channel: None, llm_pb2.VerifyRequest)  # type: ignore[arg-type, return-value]
     largest = llm_pb2.VerifyItem(item_id=1, session_id="x" * (MAX_ITEM_BYTES - 8))
     largest.session_id += "x" * (MAX_ITEM_BYTES - largest.ByteSize())
     assert largest.ByteSize() == MAX_ITEM_BYTES
@@ -206,7 +209,7 @@ async def test_they_find_room_beside_the_largest_item() -> None:
 
 
 async def test_another_stream_is_not_told_of_items_that_were_lost() -> None:
-    client = Client("127.0.0.1:1", lambda channel: None, llm_pb2.VerifyRequest)  # type: ignore[arg-type, return-value]
+    client = Client(ReplicaAddress("127.0.0.1:1"), lambda channel: None, llm_pb2.VerifyRequest)  # type: ignore[arg-type, return-value]
     item = llm_pb2.VerifyItem(item_id=1)
     client._pending = {1: asyncio.Queue()}
     client.finish_early(item)

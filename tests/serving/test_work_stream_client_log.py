@@ -7,6 +7,7 @@ import logging
 
 import pytest
 
+from specgrove.addresses import ReplicaAddress
 from specgrove.errors import UnavailableError
 from specgrove.serving import work_stream_client
 from specgrove.serving.status import connection_cause
@@ -30,7 +31,7 @@ async def test_a_cause_is_told_once(monkeypatch: pytest.MonkeyPatch, caplog: pyt
     monkeypatch.setattr(WorkStreamClient, "_serve_one_stream", fail)
     for name in ("_MIN_BACKOFF_S", "_MAX_BACKOFF_S"):
         monkeypatch.setattr(work_stream_client, name, 0.0)
-    client: WorkStreamClient[object, object] = WorkStreamClient("peer", lambda _: None, object)  # type: ignore[arg-type, return-value]
+    client: WorkStreamClient[object, object] = WorkStreamClient(ReplicaAddress("peer"), lambda _: None, object)  # type: ignore[arg-type, return-value]
     with caplog.at_level(logging.INFO):
         client.start()
         await has_tried_all.wait()

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
+from specgrove.addresses import ReplicaAddress
 from specgrove.errors import InvalidRequestError, ResourceExhaustedError, StaleBaseError
 from specgrove.serving.server import Server
 from specgrove.serving.work_stream_client import WorkStreamClient
@@ -75,7 +76,10 @@ def server_of(servicer: EchoServicer, address: str = "127.0.0.1:0", **settings: 
 
 def client_of(address: str, **settings: Any) -> WorkStreamClient[ssm_pb2.DraftItem, ssm_pb2.DraftResult]:
     client = WorkStreamClient[ssm_pb2.DraftItem, ssm_pb2.DraftResult](
-        address, lambda channel: ssm_pb2_grpc.SsmServiceStub(channel).Draft(), ssm_pb2.DraftRequest, **settings
+        ReplicaAddress(address),
+        lambda channel: ssm_pb2_grpc.SsmServiceStub(channel).Draft(),
+        ssm_pb2.DraftRequest,
+        **settings,
     )
     client.start()
     return client
