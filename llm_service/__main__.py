@@ -136,6 +136,7 @@ async def serve_rank_0(config: LlmServiceConfig, folder: Path, runner: ModelRunn
 def run_rank(config: LlmServiceConfig) -> None:
     """One of several ranks. Ends the process where it fails: the other ranks may never answer again."""
     try:
+        provide_home()
         rank = ranks.join(config, os.environ)
         folder, decoder, num_slots = load(config, rank)
         runner = ModelRunner(decoder, num_slots)

@@ -8,6 +8,7 @@ found by the time that a step takes.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import math
 import os
 import secrets
@@ -55,7 +56,7 @@ class LivenessMonitor:
         describe: Callable[[int], str],
         host: str = LOOPBACK,
     ) -> None:
-        """Listens on ``host`` alone, the address that the other ranks know rank 0 by, where that is one of this machine."""
+        """Listens on ``host`` alone, the name or address that the other ranks know rank 0 by, where they reach this machine by it."""
         self.failed: Future[object] = Future()
         self.failed.set_running_or_notify_cancel()
         self._num_ranks = num_ranks
@@ -163,10 +164,17 @@ class LivenessMonitor:
 
 
 def _listener_on(host: str) -> socket.socket:
-    try:
+    if host == LOOPBACK:
         return socket.create_server((host, 0))
-    except OSError:  # an address that is translated on the way, as a service's on Kubernetes
-        return socket.create_server(("", 0))
+    # Not an address of this machine where it is translated on the way, as a service's on Kubernetes; and many a machine
+    # knows its own name as an address of the loopback (127.0.1.1), which the others don't reach.
+    with contextlib.suppress(OSError):
+        family, _, _, _, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+        if not ipaddress.ip_address(address[0]).is_loopback:
+            return socket.create_server((str(address[0]), 0), family=family)
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", 0))
 
 
 def watch_rank_0(host: str, door: Door, rank: int) -> None:

@@ -113,5 +113,19 @@ def test_connections_that_are_no_ranks_are_turned_away(monkeypatch: pytest.Monke
         monitor.failed.result(timeout=LIMIT_S)
 
 
-def test_an_address_of_another_machine_is_no_reason_not_to_start() -> None:
-    assert rank_liveness._listener_on("192.0.2.1").getsockname()[0] == "0.0.0.0"
+@pytest.mark.parametrize(
+    "host",
+    [
+        pytest.param("192.0.2.1", id="another machine's, translated on the way"),
+        pytest.param("localhost", id="a name that is this machine's loopback here, and not where the others are"),
+        pytest.param("unknown.invalid", id="a name that this machine doesn't know"),
+    ],
+)
+def test_ranks_get_in_however_this_machine_sees_the_name_they_know_it_by(host: str) -> None:
+    with rank_liveness._listener_on(host) as listener:
+        for address in ("127.0.0.1", "127.0.0.2"):
+            socket.create_connection((address, listener.getsockname()[1])).close()
+
+
+def test_ranks_of_one_machine_come_from_it_alone() -> None:
+    assert rank_liveness._listener_on(rank_liveness.LOOPBACK).getsockname()[0] == "127.0.0.1"
