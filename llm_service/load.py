@@ -26,6 +26,11 @@ WAITING = Metric(
     "Sessions that wait for KV slots.",
     vllm_name="vllm:num_requests_waiting",
 )
+BUSY = Metric(
+    "specgrove_llm_busy_seconds_total",
+    Kind.COUNTER,
+    "Time that the service worked on passes, and on what goes with them. Its rate is the busy share: at 1 more work only waits longer.",
+)
 PENDING = Metric("specgrove_llm_pending_items", Kind.GAUGE, "Work items that wait or are being computed.")
 SLOTS = Metric("specgrove_llm_kv_slots", Kind.GAUGE, "KV slots in all; each holds one token.")
 USED_SLOTS = Metric("specgrove_llm_kv_slots_used", Kind.GAUGE, "KV slots in use.")
@@ -67,6 +72,7 @@ class ServiceLoad:
         yield Reading(RUNNING, max(num_sessions - num_waiting, 0))
         yield Reading(WAITING, num_waiting)
         yield Reading(PENDING, self.loop.num_pending_items)
+        yield Reading(BUSY, self.loop.busy_s)
         yield Reading(SLOTS, self.num_slots)
         yield Reading(USED_SLOTS, num_used)
         yield Reading(KV_USAGE, num_used / self.num_slots)

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from ssm_service.pool import DrafterPool
 
 SESSIONS = Metric("specgrove_ssm_sessions", Kind.GAUGE, "Sessions held.")
+BUSY = Metric(
+    "specgrove_ssm_busy_seconds_total",
+    Kind.COUNTER,
+    "Time that the service worked on drafts, and on what goes with them. Its rate is the busy share: at 1 more work only waits longer.",
+)
 PENDING = Metric("specgrove_ssm_pending_items", Kind.GAUGE, "Work items that wait or are being computed.")
 SLOTS = Metric("specgrove_ssm_kv_slots", Kind.GAUGE, "KV slots of an SSM; each holds one token.", labels=("ssm",))
 USED_SLOTS = Metric("specgrove_ssm_kv_slots_used", Kind.GAUGE, "KV slots of an SSM in use.", labels=("ssm",))
@@ -44,5 +49,6 @@ class ServiceLoad:
         slots = self.pool.slots_by_ssm()
         yield Reading(SESSIONS, self.pool.num_sessions)
         yield Reading(PENDING, self.loop.num_pending_items)
+        yield Reading(BUSY, self.loop.busy_s)
         yield Reading(SLOTS, {(name,): found.num_slots for name, found in slots.items()})
         yield Reading(USED_SLOTS, {(name,): found.num_slots - found.num_free for name, found in slots.items()})

@@ -112,6 +112,8 @@ class StepLoop(Generic[WorkT, ResultT]):
         self._inbox: deque[tuple[Callable[[], None], Future[Any]]] = deque()
         self._wake_up = threading.Condition()
         self._is_stopping = False
+        self._clock_s = clock_s
+        self._busy_s = 0.0
         self.ended: Future[object] = Future()
         """Done when the thread is; raises ``RuntimeError`` where a defect ended it, or it hangs: the process should end too."""
         self.ended.set_running_or_notify_cancel()
@@ -124,6 +126,11 @@ class StepLoop(Generic[WorkT, ResultT]):
     def num_pending_items(self) -> int:
         """Items submitted and not finished."""
         return len(self._under_way)
+
+    @property
+    def busy_s(self) -> float:
+        """Time that the thread has worked, waits for devices and other ranks included: its share of a second is how busy the engine is."""
+        return self._busy_s
 
     def submit(self, work: WorkT, on_partial: Callable[[ResultT], None] | None = None) -> Future[ResultT]:
         """The last result to come, or the ``SpecGroveError`` that the engine gave.
@@ -232,6 +239,7 @@ class StepLoop(Generic[WorkT, ResultT]):
             self._turn(actions)
 
     def _turn(self, actions: list[Callable[[], None]]) -> None:
+        started_s = self._clock_s()
         try:
             for action in actions:
                 self._watchdog.begin()
@@ -255,6 +263,7 @@ class StepLoop(Generic[WorkT, ResultT]):
             self._finish(results)
         finally:
             self._watchdog.end()
+            self._busy_s += self._clock_s() - started_s
 
     def _finish(self, results: list[tuple[int, ResultT | SpecGroveError]] | list[tuple[int, WorkLostError]]) -> None:
         for item_id, result in results:

@@ -129,6 +129,7 @@ async def test_verdicts_errors_and_load(service: Service) -> None:
     assert load.total_step_ms > 0
     told = {reading.metric.name: reading.value for reading in service.servicer.load.readings()}
     assert told["specgrove_llm_kv_slots_used"] == len(PROMPT)
+    assert told["specgrove_llm_busy_seconds_total"] >= load.total_step_ms / 1e3
     assert (told["specgrove_llm_sessions_running"], told["specgrove_llm_sessions_waiting"]) == (1, 0)
     (errors,) = service.servicer.streams.readings()
     assert errors.value == {("STALE_BASE",): 1}

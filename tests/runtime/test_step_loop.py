@@ -12,6 +12,7 @@ from concurrent.futures import Future
 import pytest
 
 from specgrove.errors import InvalidRequestError, SpecGroveError, UnavailableError, WorkLostError
+from specgrove.runtime import step_loop
 from specgrove.runtime.in_process import results_of
 from specgrove.runtime.step_loop import HungEngineError, StepLoop, WorkItem
 from specgrove.telemetry import mark_lines
@@ -263,6 +264,23 @@ def test_many_short_steps_are_no_hang() -> None:
     loop._watchdog.check()
     assert not loop.ended.done()
     loop.stop()
+
+
+def test_time_is_busy_while_the_engine_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_loop, "_IDLE_INTERVAL_S", LIMIT_S)  # it looks for nothing but work
+    clock = Clock()
+
+    class Slow(Doubler):
+        def step(self) -> list[tuple[int, int | SpecGroveError]]:
+            clock.now_s += 3.0
+            return super().step()
+
+    loop = StepLoop(Slow(), "slow", clock_s=clock)
+    clock.now_s += 100.0
+    for number in (2, 4, 0):  # a step that fails has taken its time, too
+        loop.submit(number).exception(LIMIT_S)
+    loop.stop()
+    assert loop.busy_s == 9.0
 
 
 def test_the_watchdog_watches_by_itself() -> None:

@@ -145,6 +145,7 @@ async def test_what_each_ssm_did_is_counted(
     assert load.total_step_ms > 0
     slots = {reading.metric.name: reading.by_labels() for reading in servicer.load.readings()}
     assert sum(slots["specgrove_ssm_kv_slots"].values()) == load.num_slots > 0
+    assert slots["specgrove_ssm_busy_seconds_total"][()] >= load.total_step_ms / 1e3
 
 
 async def test_too_many_items_are_refused(stub: ssm_pb2_grpc.SsmServiceStub) -> None:
