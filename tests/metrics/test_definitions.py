@@ -16,7 +16,7 @@ from specgrove.metrics.exposition import BUILD_INFO, make_registry
 from tools.metrics_page import MODULES, PAGE, metrics_of, page_of
 
 ROOT = Path(__file__).parent.parent.parent
-MONITORING = ROOT / "k8s" / "monitoring"
+MONITORING = ROOT / "k8s" / "components" / "monitoring"
 METRICS = list(dict.fromkeys(metric for modules in MODULES.values() for metric in metrics_of(modules)))
 # Of vLLM 0.10 and later; which of them mean what is in docs/metrics.md.
 VLLM_NAMES = {
