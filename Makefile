@@ -16,7 +16,7 @@ MODULE_LIST := build/modules.txt
 $(shell mkdir -p build; find specgrove router llm_service ssm_service -name '*.py' | sort > build/modules.new; \
 	cmp -s build/modules.new $(MODULE_LIST) || cp build/modules.new $(MODULE_LIST); rm -f build/modules.new)
 
-.PHONY: demo test check setup protos settings-page check-settings bench bench-cpu-peers gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu native-sanitize clean lint types imports format-native lint-protos breaking-protos released-protos check-protos metrics-page check-metrics prometheus-rule check-prometheus-rule docs
+.PHONY: demo test check setup protos settings-page check-settings bench bench-cpu-peers gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu native-sanitize clean lint types imports format-native lint-protos breaking-protos released-protos check-protos metrics-page check-metrics prometheus-rule check-prometheus-rule k8s-plain check-k8s docs
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.running
@@ -125,7 +125,7 @@ $(VENV)/.installed: $(VENV)/.running
 	@$(STAGE) --title "building all kernels and the emulator" -- env $(call install_editable,AUTO,ON)
 	@touch $@
 
-check: lint types imports format-native lint-protos breaking-protos check-protos check-settings check-metrics check-prometheus-rule docs
+check: lint types imports format-native lint-protos breaking-protos check-protos check-settings check-metrics check-prometheus-rule check-k8s docs
 
 lint: setup
 	$(BIN)/ruff check
@@ -192,6 +192,13 @@ prometheus-rule: setup
 
 check-prometheus-rule: setup
 	@$(BIN)/python -m tools.prometheus_rule --check
+
+# k8s/plain/*.yaml, the overlays as one file each.
+k8s-plain: setup
+	$(BIN)/python -m tools.k8s_plain
+
+check-k8s: setup
+	@$(BIN)/python -m tools.k8s_plain --check
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

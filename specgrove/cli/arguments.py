@@ -29,6 +29,7 @@ from specgrove.settings import (
     CACHE_DIR,
     add_settings,
     nearest,
+    path,
     typed,
     unsigned,
 )
@@ -172,8 +173,16 @@ def _add_models(commands: argparse._SubParsersAction[_Parser]) -> None:
     info.add_argument("model", metavar="MODEL", help=f"a Hugging Face id, folder, .gguf file, or {DEFAULT_LLM}")
     info.add_argument("--json", action="store_true", help="print one line of JSON")
     download = actions.add_parser("download", help="fetch a model, so that later starts need no network")
-    download.add_argument("model", metavar="ID", help=f"a Hugging Face id, or {DEFAULT_LLM}")
-    for action in (listing, info, download):
+    which = download.add_mutually_exclusive_group(required=True)
+    which.add_argument("model", nargs="?", metavar="ID", help=f"a Hugging Face id, or {DEFAULT_LLM}")
+    which.add_argument(
+        "--config",
+        type=typed(path),
+        metavar="FILE",
+        help="YAML file with settings of a suite: its LLM, into its --cache-dir",
+    )
+    add_settings(download, [CACHE_DIR], has_defaults=False)
+    for action in (listing, info):
         add_settings(action, [CACHE_DIR])
     convert = actions.add_parser(
         "convert",

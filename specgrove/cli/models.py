@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from specgrove.cli.progress import showing, waiting
 from specgrove.cli.rendering import make_console, print_json
-from specgrove.cli.suites import model_folder
+from specgrove.cli.suites import model_folder, settings_in
 from specgrove.config import DEFAULT_LLM
 from specgrove.models.made_folder import check_new
 
@@ -94,7 +94,10 @@ def _as_json(model: ModelDescription) -> dict[str, object]:
 
 
 def _download(arguments: argparse.Namespace) -> int:
-    print(model_folder(arguments.model, make_console(stderr=True), arguments.cache_dir))
+    settings = settings_in(arguments.config)
+    model = arguments.model or settings["llm", "model"]
+    cache_dir = arguments.cache_dir or settings["llm", "cache-dir"]
+    print(model_folder(model, make_console(stderr=True), cache_dir))
     return 0
 
 

@@ -26,13 +26,17 @@ from specgrove.telemetry import parsed
 
 def given_settings(arguments: argparse.Namespace) -> SuiteSettings:
     """Those of the command line, over those of the file of ``--config``. Raises ``ValueError`` and ``OSError`` for the file."""
-    given = settings_of(arguments)
-    if arguments.config is None:
-        return given
+    return settings_of(arguments).over(settings_in(arguments.config))
+
+
+def settings_in(config: Path | None) -> SuiteSettings:
+    """Those of a file, if there is one. Raises ``ValueError`` and ``OSError``."""
+    if config is None:
+        return SuiteSettings()
     # Brings a library that most starts don't need.
     from specgrove.settings.config_file import read_config_file
 
-    return given.over(read_config_file(arguments.config, is_for_suite=True))
+    return read_config_file(config, is_for_suite=True)
 
 
 @contextlib.contextmanager

@@ -176,6 +176,25 @@ def test_an_empty_cache_says_how_to_fill_it(home: Path, capsys: pytest.CaptureFi
     assert "specgrove models download" in shown.err
 
 
+def test_download_takes_the_model_and_its_place_from_a_suites_file(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("specgrove.cli.models.model_folder", lambda model, _, cache_dir: cache_dir / model)
+    config = tmp_path / "suite.yaml"
+    config.write_text("cache-dir: /all\nrouter:\n  max-requests: 8\nllm:\n  model: owner/name\n  cache-dir: /llms\n")
+    assert main(["models", "download", "--config", str(config)]) == 0
+    assert main(["models", "download", "--config", str(config), "--cache-dir", "/other"]) == 0
+    assert main(["models", "download", "third/one"]) == 0
+    assert capsys.readouterr().out.split() == [
+        "/llms/owner/name",
+        "/other/owner/name",
+        f"{home}/.cache/specgrove/third/one",
+    ]
+    config.write_text("llm:\n  mode: tiny\n")
+    assert main(["models", "download", "--config", str(config)]) == 1
+    assert "suite.yaml:2: there is no setting llm.mode" in capsys.readouterr().err
+
+
 def test_info_of_what_is_not_there_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "info", "/no/such/folder"]) == 1
     assert "specgrove: error: /no/such/folder is not there, nor is the folder /no/such" in capsys.readouterr().err
