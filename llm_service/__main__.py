@@ -34,6 +34,8 @@ from specgrove.request import PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.model_runner import ModelRunner, Runner
 from specgrove.runtime.parallel_runner import ParallelRunner, run_worker
 from specgrove.runtime.step_loop import HungEngineError, StepLoop
+from specgrove.serving.health import Health
+from specgrove.serving.health_server import health_server
 from specgrove.serving.listening import check_can_listen
 from specgrove.serving.server import run_server
 from specgrove.telemetry import set_up_logging
@@ -43,6 +45,7 @@ from specgrove.v1 import llm_pb2, llm_pb2_grpc
 
 logger = logging.getLogger("llm_service")
 
+SERVICE_NAME = llm_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name
 _STOP_TIMEOUT_S = 5.0
 
 
@@ -63,7 +66,11 @@ def warn_of_text(model: ServedModel) -> None:
 
 
 async def serve(
-    config: LlmServiceConfig, folder: Path, runner: Runner, liveness_failed: asyncio.Future[object] | None
+    config: LlmServiceConfig,
+    health: Health,
+    folder: Path,
+    runner: Runner,
+    liveness_failed: asyncio.Future[object] | None,
 ) -> None:
     """Serves until a signal. Raises ``ValueError`` for a wrong setting, ``RuntimeError`` when the engine or a rank fails."""
     verifier = VerifierConfig(
@@ -102,9 +109,10 @@ async def serve(
             await run_server(
                 config.address,
                 lambda server: llm_pb2_grpc.add_LlmServiceServicer_to_server(servicer, server),
-                service_names=(llm_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name,),
+                health=health,
                 drain=servicer.drain,
                 drain_timeout_s=config.drain_timeout_s,
+                tls=config.tls,
                 stopped=_first(asyncio.wrap_future(loop.ended), liveness_failed),
                 hang_timeout_s=step_timeout_s,
             )
@@ -122,12 +130,14 @@ async def _first(*futures: asyncio.Future[object] | None) -> None:
         future.result()
 
 
-async def serve_rank_0(config: LlmServiceConfig, folder: Path, runner: ModelRunner, rank: ranks.Rank) -> None:
+async def serve_rank_0(
+    config: LlmServiceConfig, health: Health, folder: Path, runner: ModelRunner, rank: ranks.Rank
+) -> None:
     """``serve`` over all ranks."""
     assert rank.liveness is not None
     rank.liveness.limit_steps(step_timeout_s_of(config, runner.spec, rank.device))
     parallel = ParallelRunner(runner, rank.links, rank.liveness)
-    await serve(config, folder, parallel, asyncio.wrap_future(rank.liveness.failed))
+    await serve(config, health, folder, parallel, asyncio.wrap_future(rank.liveness.failed))
     rank.liveness.expect_ends()
     parallel.stop_workers()
     rank.liveness.wait_for_ends(_STOP_TIMEOUT_S)
@@ -135,15 +145,19 @@ async def serve_rank_0(config: LlmServiceConfig, folder: Path, runner: ModelRunn
 
 def run_rank(config: LlmServiceConfig) -> None:
     """One of several ranks. Ends the process where it fails: the other ranks may never answer again."""
+    health = Health([SERVICE_NAME])
+    # One of each machine answers probes; that it serves only rank 0 ever says.
+    health_address = config.health_address if os.environ.get("LOCAL_RANK", "0") == "0" else None
     try:
         provide_home()
-        rank = ranks.join(config, os.environ)
-        folder, decoder, num_slots = load(config, rank)
-        runner = ModelRunner(decoder, num_slots)
-        if rank.liveness is not None:
-            asyncio.run(serve_rank_0(config, folder, runner, rank))
-        else:
-            run_worker(runner, rank.links)
+        with health_server(health_address, health):
+            rank = ranks.join(config, os.environ)
+            folder, decoder, num_slots = load(config, rank)
+            runner = ModelRunner(decoder, num_slots)
+            if rank.liveness is not None:
+                asyncio.run(serve_rank_0(config, health, folder, runner, rank))
+            else:
+                run_worker(runner, rank.links)
     except Exception as error:
         # What rank 0 failed for is what people should see; the others then fail for rank 0.
         is_consequence = os.environ["RANK"] != "0" and isinstance(error, RuntimeError)
@@ -165,13 +179,15 @@ def main() -> int:
     try:
         provide_home()
         if config.layout.num_ranks > 1:
-            for address in filter(None, (config.address, config.metrics_address)):
+            for address in config.addresses:
                 check_can_listen(address)
             check_layout(config)
             return ranks.launch(config.layout, sys.argv[1:], config.drain_timeout_s)
-        for address in filter(None, (config.address, config.metrics_address)):
+        for address in config.addresses:
             check_can_listen(address)  # loading may take minutes
-        asyncio.run(serve(config, *load_runner(config), None))
+        health = Health([SERVICE_NAME])
+        with health_server(config.health_address, health):
+            asyncio.run(serve(config, health, *load_runner(config), None))
     except HungEngineError as error:
         logger.error("%s; ending, to be started again", error)
         sys.stderr.flush()

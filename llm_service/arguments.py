@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from llm_service.config import LlmServiceConfig, Offload
 from specgrove.models.parallel_layout import ParallelLayout
+from specgrove.serving.tls import server_tls
 from specgrove.settings import parse_settings
 from specgrove.tracing import TracingConfig
 
@@ -17,6 +18,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
         prog="python -m llm_service", description="Serves a large model as token-tree verifier over gRPC."
     )
     arguments = parse_settings(parser, "llm", argv)
+    try:
+        tls = server_tls(arguments.tls_certificate, arguments.tls_private_key, arguments.tls_client_ca)
+    except ValueError as error:
+        parser.error(str(error))
     return LlmServiceConfig(
         address=arguments.address,
         model=arguments.model,
@@ -43,6 +48,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
         tracing=TracingConfig(arguments.otlp_endpoint, arguments.trace_sample_ratio),
         metrics_address=arguments.metrics_address,
         has_vllm_metrics=arguments.metrics_vllm_names,
+        health_address=arguments.health_address,
+        tls=tls,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from specgrove.config import MAX_NUM_TREE_NODES
 from specgrove.models.parallel_layout import ParallelLayout
+from specgrove.serving.tls import TlsFiles
 from specgrove.tracing import NOWHERE, TracingConfig
 
 
@@ -66,3 +67,11 @@ class LlmServiceConfig:
     tracing: TracingConfig = NOWHERE
     metrics_address: str | None = None
     has_vllm_metrics: bool = False
+    health_address: str | None = None
+    tls: TlsFiles | None = None
+    """``None``: in clear."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All that it listens at."""
+        return tuple(filter(None, (self.address, self.metrics_address, self.health_address)))

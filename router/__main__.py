@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from router import request_log
 from router.app import serve
 from router.config import HttpConfig, MetricsConfig, RouterConfig, TreeConfig
-from specgrove.serving.address import TlsFiles, check_server_tls
 from specgrove.serving.api_keys import ApiKeys, read_keys
+from specgrove.serving.tls import server_tls
 from specgrove.settings import parse_settings
 from specgrove.telemetry import set_up_logging
 from specgrove.tracing import TracingConfig
@@ -29,13 +29,10 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
     given = parse_settings(parser, "router", arguments)
     if not given.llm:
         parser.error("at least one --llm ADDRESS is needed")
-    tls = None
-    if not given.tls_certificate is given.tls_private_key is given.tls_client_ca is None:
-        tls = TlsFiles(given.tls_certificate, given.tls_private_key, given.tls_client_ca)
-        try:
-            check_server_tls(tls)
-        except ValueError as error:
-            parser.error(str(error))
+    try:
+        tls = server_tls(given.tls_certificate, given.tls_private_key, given.tls_client_ca)
+    except ValueError as error:
+        parser.error(str(error))
     return RouterConfig(
         http=_http_of(given),
         api_keys=_keys_of(given, parser),
@@ -61,6 +58,7 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
         logs_requests=given.log_requests,
         server_tls=tls,
         local_address=given.local_address,
+        health_address=given.health_address,
         has_vllm_engine_api=given.vllm_engine_api,
         tracing=TracingConfig(given.otlp_endpoint, given.trace_sample_ratio),
     )

@@ -23,6 +23,8 @@ from router.ssm_replicas import SsmPool
 from specgrove.addresses import stays_on_this_machine
 from specgrove.inference import open_inference_pb2_grpc
 from specgrove.metrics import Source
+from specgrove.serving.health import Health
+from specgrove.serving.health_server import health_server
 from specgrove.serving.server import Server, ServerLimits, serve_until_signal
 from specgrove.tokenizer import Tokenizer
 from specgrove.tracing import set_up_tracing
@@ -73,14 +75,13 @@ class RouterApp:
             max_request_s=config.max_request_s,
             tracing=self._tracing,
         )
+        self.health = Health(
+            [SERVICE_NAME, kserve.SERVICE_NAME, *([_VLLM_ENGINE] if config.has_vllm_engine_api else [])]
+        )
         self.server = Server(
             config.address,
             self._register,
-            service_names=[
-                SERVICE_NAME,
-                kserve.SERVICE_NAME,
-                *([_VLLM_ENGINE] if config.has_vllm_engine_api else []),
-            ],
+            health=self.health,
             drain=self.admission.wait_idle,
             drain_timeout_s=config.drain_timeout_s,
             limits=ServerLimits(
@@ -102,13 +103,13 @@ class RouterApp:
 
     def _register(self, server: grpc.aio.Server) -> None:
         router_pb2_grpc.add_RouterServiceServicer_to_server(self._servicer, server)
-        facade = kserve.KServeServicer(self._servicer, lambda: self.server.is_serving)
+        facade = kserve.KServeServicer(self._servicer, lambda: self.health.is_serving)
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(facade, server)
         if self._config.has_vllm_engine_api:
             # Imported where it is asked for only: its package is an extra.
             from router.facades import vllm_engine
 
-            engine = vllm_engine.VllmEngineServicer(self._servicer, self.admission, lambda: self.server.is_serving)
+            engine = vllm_engine.VllmEngineServicer(self._servicer, self.admission, lambda: self.health.is_serving)
             vllm_engine.register(engine, server)
 
     async def run(self) -> None:
@@ -122,7 +123,7 @@ class RouterApp:
         gc.freeze()
         while True:
             self._health_changed.clear()
-            await self.server.set_serving(self.llms.is_usable)
+            self.health.set_serving(self.llms.is_usable)
             logger.info("%s", "serving" if self.llms.is_usable else "not serving: no LLM replica")
             await self._health_changed.wait()
 
@@ -186,7 +187,9 @@ class RouterApp:
         response_counts = ResponseCounts()
         metrics = MetricsEndpoint(self._registry(response_counts.readings), servicer.replica_stats.refresh)
         if (http := config.http) is not None:
-            calls = RouterCalls(servicer, lambda: server.is_serving, lambda: server.is_draining, http.tool_call_format)
+            calls = RouterCalls(
+                servicer, lambda: self.health.is_serving, lambda: server.is_draining, http.tool_call_format
+            )
             settings = ApiSettings(
                 config.max_request_bytes,
                 config.reader_timeout_s,
@@ -242,9 +245,10 @@ async def serve(config: RouterConfig) -> None:
     """Serves until SIGTERM or SIGINT."""
     app = RouterApp(config)
     _warn_of_clear_keys(config)
-    try:
-        await app.start_http()
-        await serve_until_signal(app.server, app.run(), is_serving=False, hang_timeout_s=_HANG_TIMEOUT_S)
-    finally:
-        # gRPC's server has drained, and with it what came by HTTP: they share their permits.
-        await app.close()
+    with health_server(config.health_address, app.health):
+        try:
+            await app.start_http()
+            await serve_until_signal(app.server, app.run(), is_serving=False, hang_timeout_s=_HANG_TIMEOUT_S)
+        finally:
+            # gRPC's server has drained, and with it what came by HTTP: they share their permits.
+            await app.close()

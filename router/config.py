@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from specgrove.config import MAX_PUBLIC_REQUEST_BYTES
-from specgrove.serving.address import TlsFiles
 from specgrove.serving.api_keys import ApiKeys
+from specgrove.serving.tls import TlsFiles
 from specgrove.tracing import NOWHERE, TracingConfig
 
 
@@ -76,6 +76,8 @@ class RouterConfig:
     api_keys: ApiKeys | None = None
     # A second address, without encryption and keys, for clients and health checks of this machine.
     local_address: str | None = None
+    # One for health checks alone.
+    health_address: str | None = None
     http: HttpConfig | None = None
     # vLLM's engine API beside our own, for gateways that speak it.
     has_vllm_engine_api: bool = False

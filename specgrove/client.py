@@ -19,7 +19,7 @@ from specgrove.client_retries import NO_RETRIES, Generation, RetryPolicy, Tries
 from specgrove.client_wire import ChatParams, GenerateParams
 from specgrove.errors import SpecGroveError
 from specgrove.output import Chunk, Completion, ModelInfo
-from specgrove.serving.address import TlsFiles
+from specgrove.serving.tls import TlsFiles
 from specgrove.stats import RouterStats
 from specgrove.stats_wire import stats_from_proto
 from specgrove.v1 import router_pb2

@@ -18,8 +18,9 @@ import grpc
 from specgrove.addresses import checked_target, stays_on_this_machine
 from specgrove.client_texts import named
 from specgrove.errors import SessionClosedError
-from specgrove.serving.address import TlsFiles, channel_credentials, client_channel_options
+from specgrove.serving.address import client_channel_options
 from specgrove.serving.status import error_from_rpc, is_not_connected
+from specgrove.serving.tls import TlsFiles, channel_credentials
 from specgrove.v1 import router_pb2_grpc
 
 Metadata = tuple[tuple[str, str], ...]

@@ -13,9 +13,9 @@ from specgrove.cpus import too_few_for
 from specgrove.gpus import may_have_gpu
 from specgrove.models.architectures import family_name_of
 from specgrove.models.hub import ModelNotFoundError, check_named
-from specgrove.serving.address import TlsFiles, check_server_tls
 from specgrove.serving.api_keys import read_keys
 from specgrove.serving.listening import check_can_listen
+from specgrove.serving.tls import server_tls
 from specgrove.settings import SECTIONS, SuiteSettings, in_suite_flags
 from specgrove.settings.rules import check_together
 from specgrove.ssm_specs import asks_for_none, parse_ssms
@@ -40,7 +40,11 @@ def check_settings(settings: SuiteSettings, address: str | None, called: str = "
 
 
 def _check_addresses(settings: SuiteSettings) -> None:
-    addresses = {"--grpc-address": settings["router", "address"], "--http-address": settings["router", "http-address"]}
+    addresses = {
+        "--grpc-address": settings["router", "address"],
+        "--http-address": settings["router", "http-address"],
+        "--health-address": settings["router", "health-address"],
+    }
     if (first := settings["", "metrics-address"]) is not None:
         metrics = next_ports(first, 2 + settings["", "llm-replicas"])
         addresses |= {f"--metrics-address{f' + {port}' if port else ''}": place for port, place in enumerate(metrics)}
@@ -58,9 +62,7 @@ def _check_addresses(settings: SuiteSettings) -> None:
 
 
 def _check_files(settings: SuiteSettings) -> None:
-    files = TlsFiles(*(settings["router", f"tls-{name}"] for name in ("certificate", "private-key", "client-ca")))
-    if files != TlsFiles():
-        check_server_tls(files)
+    server_tls(*(settings["router", f"tls-{name}"] for name in ("certificate", "private-key", "client-ca")))
     key_file = settings["router", "api-key-file"]
     if key_file is not None:
         try:

@@ -22,8 +22,11 @@ from specgrove.metrics.server import metrics_server
 from specgrove.models.hub import check_named
 from specgrove.runtime.devices import choose_device
 from specgrove.runtime.step_loop import HungEngineError, StepLoop
+from specgrove.serving.health import Health
+from specgrove.serving.health_server import health_server
 from specgrove.serving.listening import check_can_listen
 from specgrove.serving.server import run_server
+from specgrove.serving.tls import server_tls
 from specgrove.settings import parse_settings
 from specgrove.ssm_specs import parse_ssms
 from specgrove.telemetry import set_up_logging
@@ -36,6 +39,7 @@ from ssm_service.servicer import SsmServicer
 
 logger = logging.getLogger("ssm_service")
 
+SERVICE_NAME = ssm_pb2.DESCRIPTOR.services_by_name["SsmService"].full_name
 _STOP_TIMEOUT_S = 5.0
 
 
@@ -48,6 +52,7 @@ def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
     arguments = parse_settings(parser, "ssm", argv)
     try:
         ssms = parse_ssms(arguments.ssm or DEFAULT_SSMS)
+        tls = server_tls(arguments.tls_certificate, arguments.tls_private_key, arguments.tls_client_ca)
     except ValueError as error:
         parser.error(str(error))
     return SsmServiceConfig(
@@ -66,10 +71,12 @@ def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
         log_format=arguments.log_format,
         tracing=TracingConfig(arguments.otlp_endpoint, arguments.trace_sample_ratio),
         metrics_address=arguments.metrics_address,
+        health_address=arguments.health_address,
+        tls=tls,
     )
 
 
-async def serve(config: SsmServiceConfig) -> None:
+async def serve(config: SsmServiceConfig, health: Health) -> None:
     """Loads the pool and serves it until a signal. Raises ``ValueError`` with what is wrong with a model."""
     torch.set_num_threads(1)  # the kernels have threads of their own
     set_num_threads(config.num_threads)
@@ -94,9 +101,10 @@ async def serve(config: SsmServiceConfig) -> None:
             await run_server(
                 config.address,
                 lambda server: ssm_pb2_grpc.add_SsmServiceServicer_to_server(servicer, server),
-                service_names=(ssm_pb2.DESCRIPTOR.services_by_name["SsmService"].full_name,),
+                health=health,
                 drain=servicer.streams.drain,
                 drain_timeout_s=config.drain_timeout_s,
+                tls=config.tls,
                 stopped=asyncio.wrap_future(loop.ended),
                 hang_timeout_s=config.step_timeout_s,
             )
@@ -113,9 +121,11 @@ def main() -> int:
     set_up_logging("ssm_service", config.log_level, config.log_format)
     try:
         provide_home()
-        for address in filter(None, (config.address, config.metrics_address)):
+        for address in config.addresses:
             check_can_listen(address)  # loading may take minutes
-        asyncio.run(serve(config))
+        health = Health([SERVICE_NAME])
+        with health_server(config.health_address, health):
+            asyncio.run(serve(config, health))
     except HungEngineError as error:
         logger.error("%s; ending, to be started again", error)
         sys.stderr.flush()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specgrove.config import MAX_NUM_TREE_NODES, MAX_TREE_DEPTH
+from specgrove.serving.tls import TlsFiles
 from specgrove.ssm_specs import SsmSpec
 from specgrove.tracing import NOWHERE, TracingConfig
 from ssm_service.draft_tree import Beam, Expansion
@@ -42,6 +43,14 @@ class SsmServiceConfig:
     log_format: str
     tracing: TracingConfig = NOWHERE
     metrics_address: str | None = None
+    health_address: str | None = None
+    tls: TlsFiles | None = None
+    """``None``: in clear."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All that it listens at."""
+        return tuple(filter(None, (self.address, self.metrics_address, self.health_address)))
 
 
 def rule_of(spec: SsmSpec) -> Beam | Expansion | None:

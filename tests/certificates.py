@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from specgrove.serving.address import TlsFiles
+from specgrove.serving.tls import TlsFiles
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 import grpc
 
 from specgrove.errors import InvalidRequestError, ResourceExhaustedError, SpecGroveError
+from specgrove.serving.health import Health
 from specgrove.serving.server import run_server
 from specgrove.serving.status import abort
 from specgrove.v1 import router_pb2, router_pb2_grpc, token_tree_pb2
@@ -173,7 +174,7 @@ def main() -> int:
         run_server(
             arguments.address,
             lambda server: router_pb2_grpc.add_RouterServiceServicer_to_server(fake, server),
-            service_names=(router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name,),
+            health=Health((router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name,)),
         )
     )
     return 0

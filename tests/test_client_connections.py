@@ -22,8 +22,10 @@ from specgrove.errors import (
     UnauthorizedError,
     UnavailableError,
 )
-from specgrove.serving.address import TlsFiles, client_channel_options
+from specgrove.serving.address import client_channel_options
+from specgrove.serving.health import Health
 from specgrove.serving.server import Server
+from specgrove.serving.tls import TlsFiles
 from specgrove.v1 import router_pb2_grpc
 from tests.certificates import Certificates, make_certificates
 from tests.fake_router import FakeRouter
@@ -39,7 +41,7 @@ def server_of(fake: FakeRouter, tls: TlsFiles | None = None) -> Server:
     return Server(
         "127.0.0.1:0",
         lambda server: router_pb2_grpc.add_RouterServiceServicer_to_server(fake, server),
-        service_names=(),
+        health=Health(()),
         tls=tls,
     )
 

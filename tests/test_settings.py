@@ -17,6 +17,7 @@ from ssm_service.__main__ import parse_arguments as parse_ssm_service
 from ssm_service.config import PoolConfig
 
 NAMES = ("router", "llm_service", "ssm_service")
+TLS = ("tls-certificate", "tls-private-key", "tls-client-ca")
 
 
 def given(*words: str) -> SuiteSettings:
@@ -35,6 +36,7 @@ def test_every_setting_of_every_service_is_a_flag_of_serve_by_the_services_name(
         ("router", "metrics-address"),
         ("llm", "metrics-address"),
         ("ssm", "metrics-address"),
+        *((section, name) for section in ("llm", "ssm") for name in ("health-address", *TLS)),
     }
     for section, settings in SECTIONS.items():
         for setting in settings:

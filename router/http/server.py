@@ -22,8 +22,8 @@ from starlette.types import ASGIApp
 
 from router.http.protocol import HttpProtocol
 from specgrove.addresses import is_unix, socket_path
-from specgrove.serving.address import TlsFiles
 from specgrove.serving.listening import bound_socket
+from specgrove.serving.tls import TlsFiles
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from specgrove.batch.answers_file import BatchAnswer
 from specgrove.batch.requests_file import BatchRequest
 from specgrove.client_retries import RetryPolicy, Tries
 from specgrove.errors import DEFAULT_RETRY_DELAY_MS, ResourceExhaustedError, SpecGroveError, UnavailableError
-from specgrove.serving.address import TlsFiles
+from specgrove.serving.tls import TlsFiles
 
 _CONNECT_TIMEOUT_S = 30.0
 # An output may take as long as it takes; who runs a batch has time.

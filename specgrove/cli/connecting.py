@@ -11,9 +11,9 @@ from pathlib import Path
 
 from specgrove.client import Client
 from specgrove.errors import UnauthorizedError, UnavailableError
-from specgrove.serving.address import TlsFiles
 from specgrove.serving.api_keys import read_keys
 from specgrove.serving.status import connection_cause, is_cut_off, is_not_connected
+from specgrove.serving.tls import TlsFiles
 from specgrove.settings import flags_given
 
 _KEY_FLAG = "--api-key-file"

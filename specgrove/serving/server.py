@@ -16,22 +16,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from specgrove.addresses import checked_address, is_unix, socket_path
 from specgrove.metrics import Reading
-from specgrove.serving.address import (
-    MAX_MESSAGE_BYTES,
-    TlsFiles,
-    server_credentials,
-    server_options,
-)
+from specgrove.serving.address import MAX_MESSAGE_BYTES, server_options
 from specgrove.serving.api_keys import ApiKeys
 from specgrove.serving.call_guard import CallGuard
 from specgrove.serving.event_loop_watch import watch_event_loop
+from specgrove.serving.health import Health, HealthServicer
 from specgrove.serving.key_guard import KeyGuard
 from specgrove.serving.listening import check_can_listen
+from specgrove.serving.tls import TlsFiles, server_credentials
 from specgrove.serving.unix_socket import take_socket_path
 from specgrove.settings import DRAIN
 
@@ -64,7 +61,7 @@ class Server:
         address: str,
         register: Callable[[grpc.aio.Server], None],
         *,
-        service_names: Sequence[str],
+        health: Health,
         drain: Callable[[], Awaitable[None]] | None = None,
         drain_timeout_s: float = DRAIN_TIMEOUT_S,
         limits: ServerLimits = ServerLimits(),
@@ -80,17 +77,14 @@ class Server:
         self.address = checked_address(address)
         self._local_address = local_address
         self._register = register
-        self._service_names = ("", *service_names)
+        self.health = health
         self._drain = drain
         self.drain_timeout_s = drain_timeout_s
         self._limits = limits
         self._tls = tls
         self._keys = keys
         self._guard = CallGuard(limits.write_timeout_s, is_public=limits.is_public)
-        self._health = health.aio.HealthServicer()
         self._servers: tuple[grpc.aio.Server, ...] = ()
-        self.is_serving = False
-        """What health checks answer now."""
 
     def readings(self) -> Iterator[Reading]:
         """For metrics."""
@@ -111,7 +105,7 @@ class Server:
         local = () if self._local_address is None else (self._listening(self._local_address, None, None)[0],)
         if not is_unix(self.address):
             self.address = f"{self.address.rpartition(':')[0]}:{port}"
-        await self.set_serving(is_serving)
+        self.health.set_serving(is_serving)
         self._servers = (public, *local)
         for server in self._servers:
             await server.start()
@@ -124,9 +118,9 @@ class Server:
             interceptors=[*([] if keys is None else [KeyGuard(keys)]), self._guard],
             options=server_options(limits.max_request_bytes, limits.max_num_streams, is_public=limits.is_public),
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self.health), server)
         self._register(server)
-        names = (*self._service_names[1:], health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+        names = (*self.health.service_names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
         try:
             if tls is None:
@@ -136,23 +130,15 @@ class Server:
             check_can_listen(address)
             raise OSError(f"can't listen on {address}: it is in use, or not an address of this machine") from error
 
-    async def set_serving(self, is_serving: bool) -> None:
-        """What health checks answer from now on."""
-        self.is_serving = is_serving
-        statuses = health_pb2.HealthCheckResponse
-        for name in self._service_names:
-            await self._health.set(name, statuses.SERVING if is_serving else statuses.NOT_SERVING)
-
     async def stop(self, drain_timeout_s: float | None = None) -> None:
         """Drains, then stops; at once where it is cancelled. Safe to call twice."""
         servers, self._servers = self._servers, ()
         if not servers:
             return
         timeout_s = self.drain_timeout_s if drain_timeout_s is None else drain_timeout_s
+        self.health.drain()
         self._guard.is_draining = True
-        self.is_serving = False
         try:
-            await self._health.enter_graceful_shutdown()
             if self._drain is not None:
                 await self._drained(self._drain(), timeout_s)
                 timeout_s = min(_CLOSE_TIMEOUT_S, timeout_s)
@@ -179,7 +165,7 @@ async def run_server(
     address: str,
     register: Callable[[grpc.aio.Server], None],
     *,
-    service_names: Sequence[str],
+    health: Health,
     drain: Callable[[], Awaitable[None]] | None = None,
     drain_timeout_s: float = DRAIN_TIMEOUT_S,
     limits: ServerLimits = ServerLimits(),
@@ -194,7 +180,7 @@ async def run_server(
     server = Server(
         address,
         register,
-        service_names=service_names,
+        health=health,
         drain=drain,
         drain_timeout_s=drain_timeout_s,
         limits=limits,

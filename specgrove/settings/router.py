@@ -13,7 +13,7 @@ from specgrove.config import (
     TOOL_CALL_FORMATS,
 )
 from specgrove.settings.setting import Setting
-from specgrove.settings.shared import DRAIN, METRICS_ADDRESS, OBSERVING, VLLM_NAMES
+from specgrove.settings.shared import DRAIN, HEALTH_ADDRESS, METRICS_ADDRESS, OBSERVING, TLS, VLLM_NAMES
 from specgrove.settings.values import (
     address,
     at_least,
@@ -125,7 +125,7 @@ ROUTER = (
     Setting("busy-wait-s", "how long a request waits for an LLM service without room", 10.0, seconds, metavar="S"),
     DRAIN,
     API_KEY_FILE,
-    Setting("tls-certificate", "PEM file; with --tls-private-key, clients connect by TLS", None, path, metavar="FILE"),
+    *TLS,
     Setting(
         "local-address",
         "a second address, without encryption and keys, for clients and health checks of this machine: unix:/path",
@@ -134,7 +134,6 @@ ROUTER = (
         "ADDRESS",
         is_of_suite=True,
     ),
-    Setting("tls-private-key", "PEM file", None, path, metavar="FILE"),
     Setting(
         "http-address",
         "where the OpenAI-compatible HTTP API listens, HOST:PORT or unix:/path; by TLS where clients of gRPC connect so; unset: nowhere",
@@ -174,8 +173,8 @@ ROUTER = (
         "auto",
         choices=TOOL_CALL_FORMATS,
     ),
-    Setting("tls-client-ca", "PEM file; clients must have a certificate of this CA", None, path, metavar="FILE"),
     Setting("log-requests", "a line for each request that has ended, at any --log-level", False, is_switch=True),
+    HEALTH_ADDRESS,
     METRICS_ADDRESS,
     VLLM_NAMES,
     *OBSERVING,

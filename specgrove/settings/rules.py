@@ -13,6 +13,7 @@ ValueOf = Callable[[str], Any]
 def check_together(section: str, value_of: ValueOf) -> None:
     """Raises ``ValueError`` that names the service's flags."""
     _check_packages(section, value_of)
+    _check_addresses(section, value_of)
     if section == "router":
         _check_router(value_of)
         return
@@ -20,6 +21,18 @@ def check_together(section: str, value_of: ValueOf) -> None:
         _check_llm(value_of)
     if value_of("device") == "cpu" and value_of("gpu-kernels") == "require":
         raise ValueError("--gpu-kernels require: the models run on the CPU; give --device cuda")
+
+
+def _check_addresses(section: str, value_of: ValueOf) -> None:
+    flags: dict[str, list[str]] = {}
+    more = ("http-address", "local-address") if section == "router" else ()
+    for name in ("address", "health-address", "metrics-address", *more):
+        if (address := value_of(name)) is not None:
+            flags.setdefault(address, []).append(f"--{name}")
+    for address, same in flags.items():
+        # Port 0 is another one each time.
+        if len(same) > 1 and not address.endswith(":0"):
+            raise ValueError(f"{' and '.join(same)} are the same, {address}; give two")
 
 
 def _check_packages(section: str, value_of: ValueOf) -> None:
@@ -44,13 +57,5 @@ def _check_llm(value_of: ValueOf) -> None:
 
 
 def _check_router(value_of: ValueOf) -> None:
-    flags: dict[str, list[str]] = {}
-    for name in ("address", "http-address", "local-address", "metrics-address"):
-        if (address := value_of(name)) is not None:
-            flags.setdefault(address, []).append(f"--{name}")
-    for address, same in flags.items():
-        # Port 0 is another one each time.
-        if len(same) > 1 and not address.endswith(":0"):
-            raise ValueError(f"{' and '.join(same)} are the same, {address}; give two")
     if value_of("http-address") is None and value_of("http-allowed-origins"):
         raise ValueError("--http-allowed-origins needs --http-address: by gRPC there are no web pages")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from specgrove.config import (
     DEFAULT_DTYPE,
     DEVICES,
@@ -14,7 +16,7 @@ from specgrove.config import (
 from specgrove.cpus import available_cpus
 from specgrove.folders import default_cache_dir
 from specgrove.settings.setting import Setting
-from specgrove.settings.values import between, path, positive_seconds, seconds, share, tcp_address, url
+from specgrove.settings.values import address, between, path, positive_seconds, seconds, share, tcp_address, url
 
 LOGGING = (
     Setting(
@@ -57,6 +59,26 @@ VLLM_NAMES = Setting(
     False,
     is_switch=True,
     is_shared=True,
+)
+HEALTH_ADDRESS = Setting(
+    "health-address",
+    "a further address for health checks alone, in clear and without keys: of Kubernetes' `grpc:` probes, for example; unset: nowhere",
+    None,
+    address,
+    "ADDRESS",
+)
+TLS = (
+    Setting(
+        "tls-certificate",
+        "PEM file; with --tls-private-key, connections are by TLS; read anew when it changes, as the other two are",
+        None,
+        path,
+        metavar="FILE",
+    ),
+    Setting("tls-private-key", "PEM file without a passphrase", None, path, metavar="FILE"),
+    Setting(
+        "tls-client-ca", "PEM file; who connects must have a certificate of this CA (mTLS)", None, path, metavar="FILE"
+    ),
 )
 DRAIN = Setting(
     "drain-timeout-s", "time that requests may go on after SIGTERM", 30.0, seconds, metavar="S", is_shared=True
@@ -117,5 +139,7 @@ MODEL_SERVICE = (
     DRAIN,
     CACHE_DIR,
     METRICS_ADDRESS,
+    # The services of `specgrove serve` meet at private sockets, and its router's health tells of all.
+    *(replace(setting, is_of_suite=True) for setting in (HEALTH_ADDRESS, *TLS)),
     *OBSERVING,
 )

@@ -22,6 +22,7 @@ from specgrove.models.loading import load_decoder
 from specgrove.request import PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import StepLoop
+from specgrove.serving.health import Health
 from specgrove.serving.server import Server
 from specgrove.token_tree import TokenTree
 from specgrove.tokenizer import Tokenizer
@@ -78,7 +79,7 @@ async def service(
     server = Server(
         "127.0.0.1:0",
         lambda server: llm_pb2_grpc.add_LlmServiceServicer_to_server(servicer, server),
-        service_names=["specgrove.v1.LlmService"],
+        health=Health(["specgrove.v1.LlmService"]),
         drain=servicer.drain,
     )
     address = await server.start()

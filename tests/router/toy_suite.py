@@ -12,6 +12,7 @@ import grpc
 
 from router.app import RouterApp
 from router.config import RouterConfig, TreeConfig
+from specgrove.serving.health import Health
 from specgrove.serving.server import Server
 from specgrove.v1 import llm_pb2_grpc, router_pb2_grpc, ssm_pb2_grpc
 from tests.router.toy_services import ToyLlm
@@ -23,7 +24,7 @@ def llm_server(llm: ToyLlm, address: str = "127.0.0.1:0") -> Server:
     return Server(
         address,
         lambda server: llm_pb2_grpc.add_LlmServiceServicer_to_server(llm, server),
-        service_names=["specgrove.v1.LlmService"],
+        health=Health(["specgrove.v1.LlmService"]),
         drain=llm.streams.drain,
     )
 
@@ -32,7 +33,7 @@ def ssm_server(ssm: ToySsm, address: str = "127.0.0.1:0") -> Server:
     return Server(
         address,
         lambda server: ssm_pb2_grpc.add_SsmServiceServicer_to_server(ssm, server),
-        service_names=["specgrove.v1.SsmService"],
+        health=Health(["specgrove.v1.SsmService"]),
         drain=ssm.streams.drain,
     )
 

@@ -14,6 +14,7 @@ import pytest
 from specgrove.addresses import ReplicaAddress
 from specgrove.serving.address import MAX_MESSAGE_BYTES
 from specgrove.serving.batches import MAX_ITEM_BYTES
+from specgrove.serving.health import Health
 from specgrove.serving.server import Server
 from specgrove.serving.work_stream_client import WorkStreamClient
 from specgrove.serving.work_streams import WorkStreams
@@ -75,7 +76,7 @@ async def both() -> AsyncIterator[Both]:
     server = Server(
         "127.0.0.1:0",
         lambda server: llm_pb2_grpc.add_LlmServiceServicer_to_server(servicer, server),
-        service_names=["specgrove.v1.LlmService"],
+        health=Health(["specgrove.v1.LlmService"]),
         drain=servicer.streams.drain,
     )
     client = Client(

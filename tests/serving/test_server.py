@@ -60,7 +60,7 @@ async def _unhealthy(channel: grpc.aio.Channel) -> None:
 
 async def test_health_by_service_name(server: Server, channel: grpc.aio.Channel) -> None:
     assert [await _health(channel, name) for name in ("", SERVICE_NAME)] == [SERVING, SERVING]
-    await server.set_serving(False)
+    server.health.set_serving(False)
     assert [await _health(channel, name) for name in ("", SERVICE_NAME)] == [NOT_SERVING, NOT_SERVING]
 
 
@@ -235,12 +235,13 @@ _PROGRAM = """
 import asyncio
 from tests.serving.toy_service import EchoServicer, SERVICE_NAME
 from specgrove.serving import address as address_module
+from specgrove.serving.health import Health
 from specgrove.serving.server import run_server
 from specgrove.v1 import ssm_pb2_grpc
 async def main():
     servicer = EchoServicer()
     await run_server("127.0.0.1:0", lambda s: ssm_pb2_grpc.add_SsmServiceServicer_to_server(servicer, s),
-                     service_names=[SERVICE_NAME], drain=servicer.streams.drain)
+                     health=Health([SERVICE_NAME]), drain=servicer.streams.drain)
 asyncio.run(main())
 """
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from specgrove.addresses import ReplicaAddress
 from specgrove.errors import InvalidRequestError, ResourceExhaustedError, StaleBaseError
+from specgrove.serving.health import Health
 from specgrove.serving.server import Server
 from specgrove.serving.work_stream_client import WorkStreamClient
 from specgrove.serving.work_streams import WorkStreams
@@ -68,9 +69,8 @@ def server_of(servicer: EchoServicer, address: str = "127.0.0.1:0", **settings: 
     return Server(
         address,
         lambda server: ssm_pb2_grpc.add_SsmServiceServicer_to_server(servicer, server),
-        service_names=[SERVICE_NAME],
         drain=servicer.streams.drain,
-        **settings,
+        **{"health": Health([SERVICE_NAME])} | settings,
     )
 
 

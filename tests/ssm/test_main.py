@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from specgrove.serving.health import Health
 from ssm_service import __main__ as main
 from tests.waiting import LIMIT_S
 
@@ -32,6 +33,6 @@ async def test_a_step_that_hangs_does_not_keep_the_process(monkeypatch: pytest.M
     monkeypatch.setattr(main, "_STOP_TIMEOUT_S", 0.05)
     try:
         with pytest.raises(RuntimeError, match="the step under way has not ended"):
-            await main.serve(main.parse_arguments(["--ssm", "lookup", "--threads", "1"]))
+            await main.serve(main.parse_arguments(["--ssm", "lookup", "--threads", "1"]), Health([main.SERVICE_NAME]))
     finally:
         gate.set()

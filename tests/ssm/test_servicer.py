@@ -17,6 +17,7 @@ from specgrove.models.loading import load_decoder
 from specgrove.request import Draft, DraftWork, TreeShape
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import StepLoop
+from specgrove.serving.health import Health
 from specgrove.serving.server import Server
 from specgrove.ssm_specs import SsmSpec
 from specgrove.ssm_vocabulary import Vocabulary
@@ -62,7 +63,7 @@ async def stub(servicer: SsmServicer) -> AsyncIterator[ssm_pb2_grpc.SsmServiceSt
     server = Server(
         "127.0.0.1:0",
         lambda server: ssm_pb2_grpc.add_SsmServiceServicer_to_server(servicer, server),
-        service_names=["specgrove.v1.SsmService"],
+        health=Health(["specgrove.v1.SsmService"]),
         drain=servicer.streams.drain,
     )
     address = await server.start()

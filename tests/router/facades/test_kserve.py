@@ -229,7 +229,7 @@ async def test_a_message_that_is_none_ends_its_stream(suite: ToySuite) -> None:
 async def test_the_model_is_described(suite: ToySuite) -> None:
     stub = stub_of(suite)
     assert (await stub.ServerLive(inference.ServerLiveRequest())).live
-    await until(lambda: suite.app.server.is_serving)
+    await until(lambda: suite.app.server.health.is_serving)
     assert (await stub.ServerReady(inference.ServerReadyRequest())).ready
     assert (await stub.ModelReady(inference.ModelReadyRequest(name="toy"))).ready
     assert not (await stub.ModelReady(inference.ModelReadyRequest(name="other"))).ready

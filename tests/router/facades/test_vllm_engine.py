@@ -167,7 +167,7 @@ async def test_what_is_wrong_is_told(suite: ToySuite, request_: vllm.GenerateReq
 
 async def test_gateways_learn_what_they_route_to(suite: ToySuite) -> None:
     stub = stub_of(suite)
-    await until(lambda: suite.app.server.is_serving)
+    await until(lambda: suite.app.server.health.is_serving)
     assert (await stub.HealthCheck(vllm.HealthCheckRequest())).healthy
     info = await stub.GetModelInfo(vllm.GetModelInfoRequest())
     assert (info.served_model_name, info.vocab_size, info.is_generation) == ("toy", VOCAB_SIZE, True)

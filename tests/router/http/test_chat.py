@@ -161,9 +161,9 @@ async def test_models_health_and_version(suite: ToySuite, api: AsyncOpenAI) -> N
     assert (model.id, model.max_model_len) == ("toy", 512)  # type: ignore[attr-defined]
     assert (await api.models.retrieve("toy")).id == "toy"
     assert (await ask(suite, "/version")).json["version"]
-    await until(lambda: suite.app.server.is_serving)
+    await until(lambda: suite.app.server.health.is_serving)
     assert (await ask(suite, "/health")).json == {"status": "serving"}
     await suite.llm_server.stop(0)
-    await until(lambda: not suite.app.server.is_serving)
+    await until(lambda: not suite.app.server.health.is_serving)
     reply = await ask(suite, "/health")
     assert (reply.status, reply.json) == (503, {"status": "not serving"})
