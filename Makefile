@@ -16,7 +16,7 @@ MODULE_LIST := build/modules.txt
 $(shell mkdir -p build; find specgrove router llm_service ssm_service -name '*.py' | sort > build/modules.new; \
 	cmp -s build/modules.new $(MODULE_LIST) || cp build/modules.new $(MODULE_LIST); rm -f build/modules.new)
 
-.PHONY: demo test check setup protos settings-page check-settings bench bench-cpu-peers gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu native-sanitize clean lint types imports format-native lint-protos breaking-protos released-protos check-protos metrics-page check-metrics prometheus-rule check-prometheus-rule k8s-plain check-k8s docs
+.PHONY: demo test check setup protos settings-page check-settings bench bench-cpu-peers gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu native-sanitize clean lint types imports format-native lint-protos breaking-protos released-protos check-protos metrics-page check-metrics prometheus-rule check-prometheus-rule k8s-plain check-k8s docs images
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.running
@@ -89,6 +89,14 @@ gpu-equality: gpu-build
 bench-gpu: gpu-build
 	$(GPU_PYTHON) -m benchmarks.gpu $(if $(ONLY),--only $(ONLY)) \
 		$(if $(findstring command,$(origin OUT)),--json $(OUT) --png $(basename $(OUT)).png)
+
+# The container images, with docker buildx, podman or buildah (k8s/images/README.md). VARIANT=cuda is for GPUs, REGISTRY=HOST/PATH goes before
+# the names, PUSH=1 pushes there; BUILDER=... chooses one, and IMAGE_OPTIONS go to it as they are.
+VARIANT ?= cpu
+
+images:
+	@$(PYTHON) tools/build_images.py --variant $(VARIANT) $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(PUSH),--push) \
+		$(if $(BUILDER),--builder $(BUILDER)) -- $(IMAGE_OPTIONS)
 
 setup: $(VENV)/.installed
 

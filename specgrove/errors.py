@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 DEFAULT_RETRY_DELAY_MS = 1000
+# Of what runs or reads models, where it is asked for in an installation of the router or of clients alone.
+NO_TORCH = "this needs torch, which is not installed here (the router's image has none): run it where models run, or install torch"
 
 
 class SpecGroveError(Exception):

@@ -5,11 +5,13 @@ Used by commands and the Python API, which turn the flags in the texts into thei
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
 from specgrove.addresses import next_ports
 from specgrove.cpus import too_few_for
+from specgrove.errors import NO_TORCH
 from specgrove.gpus import may_have_gpu
 from specgrove.models.architectures import family_name_of
 from specgrove.models.hub import ModelNotFoundError, check_named
@@ -27,6 +29,7 @@ def check_settings(settings: SuiteSettings, address: str | None, called: str = "
 
     ``address`` is where the router is to listen, if not in a private place; ``called`` is what the caller knows SSMs by.
     """
+    _check_torch()
     settings = SuiteSettings({**settings.given, ("router", "address"): address})
     for section in SECTIONS:
         try:
@@ -37,6 +40,12 @@ def check_settings(settings: SuiteSettings, address: str | None, called: str = "
     _check_addresses(settings)
     _check_files(settings)
     _check_models(settings, called)
+
+
+def _check_torch() -> None:
+    """Installations of routers and clients alone have none."""
+    if importlib.util.find_spec("torch") is None:
+        raise ValueError(NO_TORCH)
 
 
 def _check_addresses(settings: SuiteSettings) -> None:

@@ -1,4 +1,4 @@
-"""What the Makefile installs: an extra that names others brings theirs."""
+"""What the Makefile and the images install: an extra that names others brings theirs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PYPROJECT = """
 requires = ["builder"]
 [project]
 name = "grove"
-dependencies = ["always"]
+dependencies = ["always", "Torch >=2"]
 [project.optional-dependencies]
 one = ["first>=1"]
 two = ["second", "grove[one]"]
@@ -21,5 +21,13 @@ dev = ["grove[one, two]", "third"]
 
 def test_extras_join_one_another(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(PYPROJECT)
-    assert requirements(tmp_path / "pyproject.toml", []) == ["builder", "always"]
-    assert requirements(tmp_path / "pyproject.toml", ["dev"]) == ["builder", "always", "first>=1", "second", "third"]
+    assert requirements(tmp_path / "pyproject.toml", []) == ["builder", "always", "Torch >=2"]
+    listed = requirements(tmp_path / "pyproject.toml", ["dev"])
+    assert listed == ["builder", "always", "Torch >=2", "first>=1", "second", "third"]
+
+
+def test_images_take_one_part(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(PYPROJECT)
+    assert requirements(tmp_path / "pyproject.toml", [], "build") == ["builder"]
+    assert requirements(tmp_path / "pyproject.toml", ["one"], "run") == ["always", "Torch >=2", "first>=1"]
+    assert requirements(tmp_path / "pyproject.toml", ["one"], "router") == ["always", "first>=1"]

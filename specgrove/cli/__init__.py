@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from specgrove.cli.arguments import parser
 from specgrove.cli.flags import in_flags
-from specgrove.errors import InvalidRequestError, SpecGroveError
+from specgrove.errors import NO_TORCH, InvalidRequestError, SpecGroveError
 from specgrove.folders import provide_home
 
 # Where a command's name is no module's.
@@ -70,6 +70,11 @@ def _run(arguments: argparse.Namespace) -> int:
         if isinstance(error, BrokenPipeError):
             raise
         print(f"specgrove: error: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        print(f"specgrove: error: {NO_TORCH}", file=sys.stderr)
         return 1
     return code
 

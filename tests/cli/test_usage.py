@@ -110,3 +110,23 @@ def test_help_and_version_need_no_model_code() -> None:
     for flag, text in (("--help", "start the three services"), ("--version", "specgrove 0.")):
         ended = subprocess.run([sys.executable, "-c", program, flag], capture_output=True, text=True, check=True)
         assert text in ended.stdout
+
+
+@pytest.mark.parametrize("argv", [["serve"], ["demo"], ["doctor", "--quick"], ["models", "list"]])
+def test_what_runs_models_says_so_where_torch_is_missing(argv: list[str]) -> None:
+    program = """
+import sys
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+sys.meta_path.insert(0, NoTorch())
+from specgrove.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+    done = subprocess.run([sys.executable, "-c", program, *argv], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("specgrove: error: this needs torch, which is not installed here")
+    assert "Traceback" not in done.stderr
