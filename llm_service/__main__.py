@@ -135,6 +135,7 @@ async def serve_rank_0(
 ) -> None:
     """``serve`` over all ranks."""
     assert rank.liveness is not None
+    rank.liveness.begin_service()
     rank.liveness.limit_steps(step_timeout_s_of(config, runner.spec, rank.device))
     parallel = ParallelRunner(runner, rank.links, rank.liveness)
     await serve(config, health, folder, parallel, asyncio.wrap_future(rank.liveness.failed))

@@ -21,13 +21,20 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.rendezvous import rendezvous
 
 from llm_service.config import LlmServiceConfig
+from llm_service.network_interface import interface_with
 from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.owned_folders import temporary_folder
 from specgrove.runtime.devices import choose_device
 from specgrove.runtime.parallel_runner import RankLinks, link_ranks
-from specgrove.runtime.rank_liveness import LOOPBACK, Door, LivenessMonitor, watch_rank_0
+from specgrove.runtime.rank_liveness import LOOPBACK, Door, LivenessMonitor, is_loopback, watch_rank_0
+
+# Ranks of other machines may be started minutes later. Who waits longer ends, to be started again with the others.
+_MEET_TIMEOUT = timedelta(minutes=10)
+_FOR_EVER = timedelta(days=365)
+_DOOR, _ADDRESS = "specgrove/door", "specgrove/address"  # what rank 0 tells the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,28 +115,34 @@ def join(config: LlmServiceConfig, environment: Mapping[str, str]) -> Rank:
         )
     local_rank = int(environment.get("LOCAL_RANK", rank % num_local))
     device = choose_device(config.device, local_rank)
-    # Ranks wait for work as long as there is none; whether the others live is found out in another way.
-    backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=timedelta(days=365))
-    links = link_ranks(layout)
-    liveness = _watch(config, environment, is_one_machine=num_local == num_ranks)
-    return Rank(rank, num_local, local_rank, device, links, liveness)
+    liveness = _meet(layout, environment, rank, is_one_machine=num_local == num_ranks, is_gpu=device.type == "cuda")
+    return Rank(rank, num_local, local_rank, device, link_ranks(layout), liveness)
 
 
-def _watch(config: LlmServiceConfig, environment: Mapping[str, str], *, is_one_machine: bool) -> LivenessMonitor | None:
+def _meet(
+    layout: ParallelLayout, environment: Mapping[str, str], rank: int, *, is_one_machine: bool, is_gpu: bool
+) -> LivenessMonitor | None:
+    """Connects the ranks: first so that each notices when another is gone, then for computing. Returns rank 0's monitor."""
+    store, _, num_ranks = next(rendezvous("env://", timeout=_MEET_TIMEOUT))
     host = LOOPBACK if is_one_machine else environment["MASTER_ADDR"]
     monitor = None
-    door: list[Door | None] = [None]
-    if dist.get_rank() == 0:
-        monitor = LivenessMonitor(config.layout.num_ranks, config.layout.describe, host)
-        door = [monitor.door]
-    dist.broadcast_object_list(door, src=0)
-    if monitor is not None:
-        monitor.start()
+    if rank == 0:
+        monitor = LivenessMonitor(num_ranks, layout.describe, host)
+        store.set(_DOOR, monitor.door.to_bytes())
+        address = monitor.start()
+        store.set(_ADDRESS, address)
     else:
-        assert door[0] is not None
-        watch_rank_0(host, door[0], dist.get_rank())
+        address = watch_rank_0(host, Door.from_bytes(store.get(_DOOR)), rank)
+        if not is_one_machine and is_loopback(address):
+            address = store.get(_ADDRESS).decode()  # a neighbour of rank 0, which others know by another address
         # They end when rank 0 does, which drains first.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
+    if not is_one_machine and (interface := interface_with(address)) is not None:
+        # Else Gloo listens at whatever address this machine's name has, often a loopback one.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    # Ranks wait for work as long as there is none.
+    store.set_timeout(_FOR_EVER)
+    backend = "cpu:gloo,cuda:nccl" if is_gpu else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=num_ranks, timeout=_FOR_EVER)
     return monitor

@@ -1,7 +1,8 @@
-"""Fixtures shared by all tests: a tiny random Llama folder, made in the test session, and the demo model."""
+"""Fixtures shared by all tests: tiny random Llama folders, made in the test session, and the demo model."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import torch
 import tqdm
 
 from specgrove.kernels import threads
+from specgrove.models.hub import DEMO_LLM, resolve_model
+from tests.router.toy_language import EOS, VOCAB_SIZE, toy_tokenizer_json
 
 TINY_VOCAB_SIZE = 97
 END_TO_END = "tests/end_to_end/"
@@ -112,3 +115,21 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A different tiny model with the same vocabulary: a drafter that is often wrong."""
     return save_tiny_llama(tmp_path_factory.mktemp("other_tiny_llama"), seed=1, num_hidden_layers=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the real services load in no time: a random Llama of bytes, with a tokenizer."""
+    folder = save_tiny_llama(
+        tmp_path_factory.mktemp("tiny_model"), seed=0, vocab_size=VOCAB_SIZE, eos_token_id=EOS, hidden_size=64,
+        intermediate_size=128, num_attention_heads=4, head_dim=16, max_position_embeddings=1024,
+    )  # fmt: skip
+    (folder / "tokenizer.json").write_bytes(toy_tokenizer_json())
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": EOS, "temperature": 0.5, "top_k": 20}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_llm() -> Path:
+    """The demo LLM's folder, made on first use."""
+    return resolve_model(DEMO_LLM, cache_dir=Path.home() / ".cache" / "specgrove", progress=print)

@@ -1,14 +1,15 @@
 """Notices within seconds that a rank is gone or hangs. Every other rank keeps a connection to rank 0 and sends a byte each half second.
 
 A collective call can wait for minutes for a rank that will never answer; these threads don't depend on such calls. Rank 0 owns a
-``LivenessMonitor``; the others call ``watch_rank_0`` once, and end when rank 0 does. Ranks that all live and yet wait for each other are
-found by the time that a step takes.
+``LivenessMonitor``; the others call ``watch_rank_0`` once, and end when rank 0 is gone or out of reach. Ranks that all live and yet wait
+for each other are found by the time that a step takes. Ranks connect here before they connect for computing, which can wait for ever, too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import math
 import os
 import secrets
@@ -21,6 +22,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Self
+
+logger = logging.getLogger(__name__)
 
 _INTERVAL_S = 0.5
 _TIMEOUT_S = 4.0
@@ -29,15 +33,25 @@ _HELLO_TIMEOUT_S = 2.0
 _CONNECT_TIMEOUT_S = 30.0
 LOOPBACK = "127.0.0.1"
 _SECRET_LEN = 16
+_DOOR = struct.Struct(f"!H{_SECRET_LEN}s")
 _HELLO = struct.Struct(f"!{_SECRET_LEN}sII")  # the secret, rank and process id
 
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """How the other ranks get in, told over the group: where rank 0 listens, and what they must know."""
+    """How the other ranks get in: where rank 0 listens, and what they must know."""
 
     port: int
     secret: bytes
+
+    def to_bytes(self) -> bytes:
+        """For the store that all ranks read."""
+        return _DOOR.pack(self.port, self.secret)
+
+    @classmethod
+    def from_bytes(cls, told: bytes) -> Self:
+        """Of ``to_bytes``."""
+        return cls(*_DOOR.unpack(told))
 
 
 @dataclass(slots=True)
@@ -48,7 +62,10 @@ class _Peer:
 
 
 class LivenessMonitor:
-    """Rank 0's side. ``failed`` becomes an exception, a ``RuntimeError`` that names the rank, when one is gone."""
+    """Rank 0's side. ``failed`` becomes an exception, a ``RuntimeError`` that names the rank, when one is gone.
+
+    Until ``begin_service`` nobody awaits ``failed``: a failure ends this process, which may be in a call that never returns.
+    """
 
     def __init__(
         self,
@@ -66,6 +83,7 @@ class LivenessMonitor:
         self._secret = secrets.token_bytes(_SECRET_LEN)
         self._step_timeout_s = math.inf
         self._step_started_s: float | None = None
+        self._is_starting = True
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="rank-liveness", daemon=True)
 
@@ -74,10 +92,14 @@ class LivenessMonitor:
         """For the other ranks."""
         return Door(int(self._listener.getsockname()[1]), self._secret)
 
-    def start(self) -> None:
-        """Waits until all ranks have connected, then watches them from a thread. Other connections are turned away."""
+    def start(self) -> str:
+        """Waits until all ranks have connected, then watches them from a thread. Other connections are turned away.
+
+        Returns the address of this machine that ranks have reached; where they came by several, one that other machines reach.
+        """
         self._selector = selectors.DefaultSelector()
         missing = set(range(1, self._num_ranks))
+        addresses = set()
         while missing:
             connection, _ = self._listener.accept()
             rank, pid = self._greeting_of(connection)
@@ -85,9 +107,11 @@ class LivenessMonitor:
                 connection.close()
                 continue
             missing.remove(rank)
+            addresses.add(_own_address(connection))
             self._selector.register(connection, selectors.EVENT_READ, _Peer(rank, pid, time.monotonic()))
         self._listener.close()
         self._thread.start()
+        return min(sorted(addresses), key=is_loopback)
 
     def _greeting_of(self, connection: socket.socket) -> tuple[int, int]:
         """Rank and process id; rank 0 of a connection that is not another rank's."""
@@ -98,6 +122,10 @@ class LivenessMonitor:
             return 0, 0
         connection.settimeout(None)
         return (rank, pid) if secrets.compare_digest(secret, self._secret) else (0, 0)
+
+    def begin_service(self) -> None:
+        """From now on whoever serves awaits ``failed``."""
+        self._is_starting = False
 
     def limit_steps(self, timeout_s: float) -> None:
         """The most that a ``step`` may take, which depends on the model; until then there is no limit."""
@@ -156,6 +184,9 @@ class LivenessMonitor:
             return
         self.failed.set_exception(RuntimeError(message))
         self._kill_local()
+        if self._is_starting:
+            logger.error("%s", message)
+            os._exit(1)
 
     def _kill_local(self) -> None:
         for key in list(self._selector.get_map().values()) if self._is_one_machine else ():
@@ -170,17 +201,32 @@ def _listener_on(host: str) -> socket.socket:
     # knows its own name as an address of the loopback (127.0.1.1), which the others don't reach.
     with contextlib.suppress(OSError):
         family, _, _, _, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
-        if not ipaddress.ip_address(address[0]).is_loopback:
+        if not is_loopback(str(address[0])):
             return socket.create_server((str(address[0]), 0), family=family)
     if socket.has_dualstack_ipv6():
         return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
     return socket.create_server(("", 0))
 
 
-def watch_rank_0(host: str, door: Door, rank: int) -> None:
-    """Connects, then sends signs of life from a thread, which ends this process when rank 0 is gone."""
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches an IP address."""
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
+def _own_address(connection: socket.socket) -> str:
+    """IPv4's as such, also where the socket is one for both."""
+    return str(connection.getsockname()[0]).removeprefix("::ffff:")
+
+
+def watch_rank_0(host: str, door: Door, rank: int) -> str:
+    """Connects, then sends signs of life from a thread, which ends this process when rank 0 is gone or out of reach.
+
+    Returns the address of this machine that reaches rank 0.
+    """
     connection = socket.create_connection((host, door.port), timeout=_CONNECT_TIMEOUT_S)
     connection.settimeout(None)
+    # Else Linux goes on trying for a quarter of an hour after a cable was pulled.
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(_TIMEOUT_S * 1e3))
     connection.sendall(_HELLO.pack(door.secret, rank, os.getpid()))
 
     def beat() -> None:
@@ -192,3 +238,4 @@ def watch_rank_0(host: str, door: Door, rank: int) -> None:
             time.sleep(_INTERVAL_S)
 
     threading.Thread(target=beat, name="rank-liveness", daemon=True).start()
+    return _own_address(connection)

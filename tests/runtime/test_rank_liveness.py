@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import socket
 import struct
 import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
 import pytest
 
 from specgrove.runtime import rank_liveness
-from specgrove.runtime.rank_liveness import LivenessMonitor
+from specgrove.runtime.rank_liveness import Door, LivenessMonitor
 from tests.waiting import LIMIT_S
 
 
-def connected(monitor: LivenessMonitor) -> socket.socket:
+def connected(monitor: LivenessMonitor, *, has_begun: bool = True) -> socket.socket:
     """A rank 1 that says nothing of itself; a failed monitor kills its process."""
     silent = subprocess.Popen(["sleep", "3600"])
     connection = socket.create_connection(("127.0.0.1", monitor.door.port))
     connection.sendall(struct.pack("!16sII", monitor.door.secret, 1, silent.pid))
+    if has_begun:
+        monitor.begin_service()
     monitor.start()
     return connection
 
@@ -129,3 +133,26 @@ def test_ranks_get_in_however_this_machine_sees_the_name_they_know_it_by(host: s
 
 def test_ranks_of_one_machine_come_from_it_alone() -> None:
     assert rank_liveness._listener_on(rank_liveness.LOOPBACK).getsockname()[0] == "127.0.0.1"
+
+
+def test_ranks_are_told_by_which_address_they_have_met() -> None:
+    monitor = LivenessMonitor(2, str, "127.0.0.1")
+    door = Door.from_bytes(monitor.door.to_bytes())
+    assert door == monitor.door
+    program = f"from specgrove.runtime.rank_liveness import *; print(watch_rank_0('127.0.0.1', {door!r}, 1))"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as follower:
+        assert monitor.start() == "127.0.0.1"
+        monitor.expect_ends()
+        assert follower.communicate()[0] == "127.0.0.1\n"
+
+
+def test_a_rank_that_is_lost_before_the_service_begins_ends_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody awaits the failure yet, and connecting to a rank that is gone may take for ever."""
+    exit_codes: queue.Queue[int] = queue.Queue()
+    monkeypatch.setattr(rank_liveness.os, "_exit", exit_codes.put)
+    monitor = LivenessMonitor(2, lambda rank: f"rank {rank}", "127.0.0.1")
+    connected(monitor, has_begun=False).close()
+    assert exit_codes.get(timeout=LIMIT_S) == 1
+    assert [record.message for record in caplog.records] == ["rank 1 is gone"]
