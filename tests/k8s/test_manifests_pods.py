@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from tests.k8s.manifests import OVERLAYS, Rendered, rendered
+import pytest
+import yaml
+
+from tests.k8s.manifests import OVERLAYS, Rendered, composed, rendered
+from tests.k8s.schemas import VERSIONS, errors_of
 
 
 @pytest.fixture(params=OVERLAYS)
@@ -55,3 +59,57 @@ def test_the_demo_fits_a_laptop_and_needs_nothing_installed() -> None:
         assert "volumeClaimTemplates" not in workload.owner["spec"]
         assert "nvidia.com/gpu" not in workload.main["resources"]["limits"]
         assert not [v for v in workload.spec["volumes"] if "secret" in v]
+
+
+def test_a_gpu_is_asked_for_where_the_settings_want_one() -> None:
+    suite = rendered("gpu-single")
+    (llm,) = suite.of_component("llm")
+    assert llm.main["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert llm.spec["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+    assert llm.spec["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    # Nothing else holds a GPU, the fetching of the model neither.
+    holders = [
+        c["name"] for w in suite.workloads for c in w.all_containers if "nvidia.com/gpu" in c["resources"]["limits"]
+    ]
+    assert holders == ["llm"]
+    settings = yaml.safe_load(suite.of_kind("ConfigMap")[0]["data"]["suite.yaml"])
+    assert (settings["llm"]["device"], settings["llm"]["gpu-kernels"], settings["ssm"]["device"]) == (
+        "cuda",
+        "require",
+        "cpu",
+    )
+
+
+def test_high_availability_means_several_of_each_over_zones_and_keys_for_clients() -> None:
+    suite = rendered("ha")
+    replicas = {workload.name: workload.owner["spec"]["replicas"] for workload in suite.workloads}
+    assert replicas == {
+        "Deployment/router": 3, "StatefulSet/llm": 3, "Deployment/ssm-demo": 2, "Deployment/ssm-lookup": 2,
+    }  # fmt: skip
+    for workload in suite.workloads:
+        topologies = [constraint["topologyKey"] for constraint in workload.spec["topologySpreadConstraints"]]
+        assert topologies == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+    (router,) = suite.of_component("router")
+    secrets = [volume["secret"] for volume in router.spec["volumes"] if "secret" in volume]
+    assert secrets == [{"secretName": "api-keys", "defaultMode": 0o440}]
+
+
+def test_each_llm_replica_keeps_its_model_on_a_volume_of_its_own() -> None:
+    for overlay in ("gpu-single", "ha"):
+        (llm,) = rendered(overlay).of_component("llm")
+        (claim,) = llm.owner["spec"]["volumeClaimTemplates"]
+        assert claim["metadata"]["name"] == "cache"
+        assert "cache" not in [volume["name"] for volume in llm.spec["volumes"]]
+        assert llm.spec["securityContext"]["fsGroup"] == 65532
+
+
+def test_a_model_may_come_as_an_image(tmp_path: Path) -> None:
+    (llm,) = composed(tmp_path, ["model-image", "ssm-lookup"]).of_component("llm")
+    (volume,) = [volume for volume in llm.spec["volumes"] if "image" in volume]
+    (mount,) = [mount for mount in llm.main["volumeMounts"] if mount["name"] == volume["name"]]
+    assert mount["readOnly"] is True
+    assert f"--model={mount['mountPath']}" in llm.main["args"]
+    assert "initContainers" not in llm.spec
+    # Before 1.31 there are no volumes of this kind.
+    assert not errors_of([llm.owner], VERSIONS[2:])
+    assert errors_of([llm.owner], VERSIONS[:2])

@@ -137,7 +137,9 @@ def test_every_workload_has_a_budget_that_lets_nodes_be_drained(suite: Rendered)
 def test_pods_are_spread_among_their_own(suite: Rendered) -> None:
     for workload in filter(is_service, suite.workloads):
         for constraint in workload.spec["topologySpreadConstraints"]:
-            selected = suite.selected(constraint["labelSelector"]["matchLabels"])
+            own = {key: workload.labels[key] for key in constraint.get("matchLabelKeys", ()) if key in workload.labels}
+            assert not own.keys() & constraint["labelSelector"]["matchLabels"].keys()
+            selected = suite.selected(constraint["labelSelector"]["matchLabels"] | own)
             assert {found.name for found in selected} == {workload.name}
 
 
