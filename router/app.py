@@ -6,7 +6,6 @@ Invariant: health says SERVING exactly while an LLM replica is usable and the mo
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 from typing import TYPE_CHECKING
@@ -15,9 +14,11 @@ import grpc
 
 from router.admission import Admission
 from router.config import HttpConfig, RouterConfig
+from router.discovery import LookUp, Resolving
 from router.facades import kserve
 from router.llm_replicas import LlmPool
-from router.remote import RemoteVerifier
+from router.names import look_up
+from router.remote_verifier import RemoteVerifier
 from router.servicer import RouterServicer
 from router.ssm_replicas import SsmPool
 from specgrove.addresses import stays_on_this_machine
@@ -55,9 +56,11 @@ _MIN_MAX_NUM_STREAMS = 1024
 class RouterApp:
     """One router."""
 
-    def __init__(self, config: RouterConfig) -> None:
-        self.llms = LlmPool(config.llm_addresses)
-        self.ssms = SsmPool(config.ssm_addresses, self._tokenizer)
+    def __init__(self, config: RouterConfig, look_up: LookUp = look_up) -> None:
+        """``look_up`` resolves the names of services."""
+        resolving = Resolving(config.resolve_interval_s, look_up)
+        self.llms = LlmPool(config.llm_addresses, resolving)
+        self.ssms = SsmPool(config.ssm_addresses, self._tokenizer, resolving)
         self.admission = Admission(
             config.max_num_requests,
             config.max_num_queued,
@@ -118,7 +121,8 @@ class RouterApp:
         self.ssms.start()
         await self._connected()
         await self.llms.measured(_MEASURE_WAIT_S)
-        await self._ssms_connected()
+        # The first request should find them. Nobody waits for others.
+        await self.ssms.connected(_SSM_WAIT_S)
         # What there is now stays; a collection that looked at all of it would hold every stream up.
         gc.freeze()
         while True:
@@ -160,13 +164,6 @@ class RouterApp:
         while not self.llms.is_usable:
             await self._health_changed.wait()
             self._health_changed.clear()
-
-    async def _ssms_connected(self) -> None:
-        """A moment for those that are there already: the first request should find them. Nobody waits for others."""
-        clients = [replica.client for replica in self.ssms.replicas]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_SSM_WAIT_S):
-                await asyncio.gather(*(client.connected.wait() for client in clients))
 
     def _tokenizer(self) -> Tokenizer | None:
         return None if self.llms.model is None else self.llms.model.tokenizer

@@ -44,8 +44,20 @@ LOSSES = Metric(
 SESSIONS = Metric(
     "specgrove_router_replica_sessions",
     Kind.GAUGE,
-    "This router's requests on an LLM service.",
-    labels=("address",),
+    "This router's requests on a service.",
+    labels=("service", "address"),
+)
+DRAINING = Metric(
+    "specgrove_router_replica_draining",
+    Kind.GAUGE,
+    "1 while a service is there and takes no new requests, because it is not ready or drains, else 0.",
+    labels=("service", "address"),
+)
+ITEMS = Metric(
+    "specgrove_router_replica_items_total",
+    Kind.COUNTER,
+    "Verifications or drafts that the router has asked a service for: each replica's share of the work.",
+    labels=("service", "address"),
 )
 KV_USAGE = Metric(
     "specgrove_router_kv_cache_usage_ratio",
@@ -71,6 +83,18 @@ class ReplicaState:
     is_connected: bool
     num_losses: int
     load: token_tree_pb2.Load | None
+    is_draining: bool
+    num_requests: int
+    num_items: int
+
+
+_BY_REPLICA: dict[Metric, Callable[[ReplicaState], float]] = {
+    UP: lambda state: float(state.is_connected),
+    DRAINING: lambda state: float(state.is_draining),
+    LOSSES: lambda state: state.num_losses,
+    SESSIONS: lambda state: state.num_requests,
+    ITEMS: lambda state: state.num_items,
+}
 
 
 class ReplicaStats:
@@ -97,25 +121,34 @@ class ReplicaStats:
     def states(self) -> list[ReplicaState]:
         """All services, with their loads of the last ``refresh``."""
         return [
-            *(self._state(_LLM, replica.client) for replica in self._llms.replicas),
-            *(self._state(_SSM, replica.client) for replica in self._ssms.replicas),
+            *(self._state(_LLM, r.client, r.takes_sessions, len(r.session_lens)) for r in self._llms.replicas),
+            *(self._state(_SSM, r.client, r.takes_sessions, len(r.session_ids)) for r in self._ssms.replicas),
         ]
 
     def readings(self) -> Iterator[Reading]:
         """For metrics."""
         states = self.states()
-        yield Reading(UP, {(state.service, state.address): float(state.is_connected) for state in states})
-        yield Reading(LOSSES, {(state.service, state.address): state.num_losses for state in states})
-        yield Reading(SESSIONS, {(r.client.address,): len(r.session_lens) for r in self._llms.replicas})
+        for metric, value_of in _BY_REPLICA.items():
+            yield Reading(metric, {(state.service, state.address): value_of(state) for state in states})
         loads = [state.load for state in states if state.service == _LLM and state.load is not None]
         if num_slots := sum(load.num_slots for load in loads):
             yield Reading(KV_USAGE, 1 - sum(load.num_free_slots for load in loads) / num_slots)
             yield Reading(CACHE_INFO, {("1", str(num_slots)): 1})
 
-    def _state(self, service: str, client: WorkStreamClient[Any, Any]) -> ReplicaState:
+    def _state(
+        self, service: str, client: WorkStreamClient[Any, Any], takes_requests: bool, num_requests: int
+    ) -> ReplicaState:
         is_connected = client.connected.is_set()
-        load = self._loads.get(client.address) if is_connected else None
-        return ReplicaState(service, client.address, is_connected, client.num_losses, load)
+        return ReplicaState(
+            service,
+            client.address,
+            is_connected,
+            client.num_losses,
+            self._loads.get(client.address) if is_connected else None,
+            is_draining=is_connected and not takes_requests,
+            num_requests=num_requests,
+            num_items=client.num_items,
+        )
 
 
 async def _load_of(

@@ -78,3 +78,40 @@ def tokenizer_of(files: Mapping[str, bytes]) -> Tokenizer:
             return Tokenizer.from_folder(folder)
         except (OSError, ValueError) as error:
             raise InternalError(f"the LLM service's tokenizer is unusable: {error}") from error
+
+
+def check_serves(model: ServedModel, info: llm_pb2.LlmServiceGetModelInfoResponse) -> None:
+    """Raises ``InternalError`` for a replica with another model, with other bits, or that takes less than the router promises."""
+    # Another dtype or end of sequence would change outputs in mid-stream.
+    ours = (
+        model.name,
+        model.architecture,
+        model.vocab_size,
+        model.dtype,
+        model.eos_token_ids,
+        model.chat_end_token_ids,
+        model.tokenizer.vocab_sha256,
+        _shown(model.recommended_sampling),
+    )
+    theirs = (
+        info.model, info.architecture, info.vocab_size, info.dtype, tuple(info.eos_token_ids),
+        tuple(info.chat_end_token_ids), info.vocab_sha256, _shown(info.recommended_sampling),
+    )  # fmt: skip
+    if ours != theirs:
+        raise InternalError(f"it serves {theirs}, but this router serves {ours}; restart the router to change that")
+    if model.numerics != tuple(info.numerics):
+        theirs_only = [fact for fact in info.numerics if fact not in model.numerics]
+        ours_only = [fact for fact in model.numerics if fact not in info.numerics]
+        raise InternalError(
+            f"its outputs may have other bits: it has {', '.join(theirs_only)}, this router serves {', '.join(ours_only)}; "
+            "give it the same, or restart the router to change that"
+        )
+    if info.max_model_len < model.context_len:
+        raise InternalError(
+            f"its context is {info.max_model_len} tokens, this router promises {model.context_len}; give it a larger "
+            "--max-model-len or restart the router"
+        )
+
+
+def _shown(sampling: token_tree_pb2.SamplingParams) -> dict[str, object]:
+    return {field.name: value for field, value in sampling.ListFields()}

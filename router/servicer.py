@@ -18,7 +18,7 @@ from router.config import TreeConfig
 from router.llm_replicas import LlmPool
 from router.measurements import Measurements
 from router.output_messages import OutputMessages
-from router.remote import RemoteVerifier
+from router.remote_verifier import RemoteVerifier
 from router.replica_stats import ReplicaStats
 from router.request_counts import CountedRequest, RequestCounts
 from router.request_log import RequestLog

@@ -80,4 +80,7 @@ def _service(state: ReplicaState) -> router_pb2.ServiceStats:
         is_connected=state.is_connected,
         num_losses=state.num_losses,
         load=state.load,
+        is_draining=state.is_draining,
+        num_requests=state.num_requests,
+        num_items=state.num_items,
     )

@@ -67,13 +67,20 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStats:
-    """A service behind the router: ``service`` is ``llm_service`` or ``ssm_service``. ``load`` is None where it doesn't answer."""
+    """A service behind the router: ``service`` is ``llm_service`` or ``ssm_service``. ``load`` is None where it doesn't answer.
+
+    ``is_draining``: it is there and takes no new requests. ``num_requests`` are this router's there now, ``num_items`` the verifications
+    or drafts that it has asked for.
+    """
 
     service: str
     address: str
     is_connected: bool
     num_losses: int
     load: Load | None
+    is_draining: bool = False
+    num_requests: int = 0
+    num_items: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,16 @@ def _speculation(proto: router_pb2.SpeculationStats) -> SpeculationStats:
 
 def _service(proto: router_pb2.ServiceStats) -> ServiceStats:
     load = _load(proto.load) if proto.HasField("load") else None
-    return ServiceStats(proto.service, proto.address, proto.is_connected, proto.num_losses, load)
+    return ServiceStats(
+        proto.service,
+        proto.address,
+        proto.is_connected,
+        proto.num_losses,
+        load,
+        proto.is_draining,
+        proto.num_requests,
+        proto.num_items,
+    )
 
 
 def _load(proto: token_tree_pb2.Load) -> Load:

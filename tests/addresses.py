@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 
 def free_address() -> str:
@@ -32,3 +32,13 @@ def free_addresses(num_addresses: int) -> tuple[str, ...]:
             for number in ports:
                 probes.enter_context(socket.socket()).bind((host, number))
             return tuple(f"{host}:{number}" for number in ports)
+
+
+def free_port(hosts: Sequence[str]) -> int:
+    """Nobody listens on it at any of the hosts now."""
+    while True:
+        port = int(free_address().rpartition(":")[2])
+        with contextlib.ExitStack() as probes, contextlib.suppress(OSError):
+            for host in hosts:
+                probes.enter_context(socket.socket()).bind((host, port))
+            return port

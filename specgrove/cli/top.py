@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from specgrove.cli.rendering import make_console, plain_table, print_json
 from specgrove.cli.stats_rates import Rates, rates_of
 from specgrove.client import Client
 from specgrove.errors import UnavailableError
-from specgrove.stats import RouterStats
+from specgrove.stats import RouterStats, ServiceStats
 
 _NOTHING = "-"
 
@@ -117,14 +118,14 @@ def _ssms(look: Look) -> rich.table.Table:
 def _services(look: Look) -> rich.table.Table:
     columns = ("service", "state", "sessions", "KV slots", "steps/s", "ms/step", "rows", "lost")
     table = plain_table(columns, texts=("service", "state"))
+    nums = collections.Counter(service.service for service in look.stats.services)
     for service, rates in zip(look.stats.services, look.rates.services, strict=True):
         load = service.load
-        state = "away" if not service.is_connected else "there" if load is not None else "no answer"
         used = 0 if load is None else load.num_slots - load.num_free_slots
         waiting = f", {load.num_waiting_sessions} wait" if load is not None and load.num_waiting_sessions else ""
         table.add_row(
-            service.service,
-            state,
+            _name(service, nums[service.service]),
+            _state(service),
             _NOTHING if load is None else f"{load.num_sessions - load.num_waiting_sessions}{waiting}",
             _NOTHING if load is None else f"{used}/{load.num_slots}",
             _number(rates.steps_per_s, 1),
@@ -133,6 +134,19 @@ def _services(look: Look) -> rich.table.Table:
             str(service.num_losses),
         )
     return table
+
+
+def _name(service: ServiceStats, num_replicas: int) -> str:
+    """With its address where that tells it from others. The table breaks it between the two where it has to."""
+    return service.service if num_replicas == 1 else f"{service.service} {service.address}"
+
+
+def _state(service: ServiceStats) -> str:
+    if not service.is_connected:
+        return "away"
+    if service.load is None:
+        return "no answer"
+    return "draining" if service.is_draining else "there"
 
 
 def _number(value: float | None, num_digits: int) -> str:

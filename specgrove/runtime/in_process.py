@@ -1,7 +1,7 @@
 """A step loop of this process for coroutines, and as ``Drafter`` and ``Verifier``: the speculation loop without a network.
 
 The services' servicers use ``results_of``; tests and benchmarks the other two, whose counterparts are in
-``router.remote``.
+``router.remote_verifier``.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
         self._outbox: dict[int, ItemT] = {}
         self._finish_early_ids: list[int] = []  # not sent yet
         self._has_mail = asyncio.Event()
-        self._last_item_id = 0
+        self.num_items = 0
+        """That the peer was asked for. They are numbered in this order."""
         self._running: asyncio.Task[None] | None = None
         self.num_losses = 0
         """How often the connection was lost."""
@@ -92,8 +93,8 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
         """
         if not self.connected.is_set():
             raise UnavailableError(f"{self.address} is not connected")
-        self._last_item_id += 1
-        item_id = self._last_item_id
+        self.num_items += 1
+        item_id = self.num_items
         item.item_id = item_id  # type: ignore[attr-defined]
         num_bytes: int = item.ByteSize()  # type: ignore[attr-defined]
         if num_bytes > MAX_ITEM_BYTES:

@@ -358,15 +358,21 @@ class SsmStats(_message.Message):
     def __init__(self, name: _Optional[str] = ..., num_drafts: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ...) -> None: ...
 
 class ServiceStats(_message.Message):
-    __slots__ = ("service", "address", "is_connected", "num_losses", "load")
+    __slots__ = ("service", "address", "is_connected", "num_losses", "load", "is_draining", "num_requests", "num_items")
     SERVICE_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     IS_CONNECTED_FIELD_NUMBER: _ClassVar[int]
     NUM_LOSSES_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
+    IS_DRAINING_FIELD_NUMBER: _ClassVar[int]
+    NUM_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_ITEMS_FIELD_NUMBER: _ClassVar[int]
     service: str
     address: str
     is_connected: bool
     num_losses: int
     load: _token_tree_pb2.Load
-    def __init__(self, service: _Optional[str] = ..., address: _Optional[str] = ..., is_connected: _Optional[bool] = ..., num_losses: _Optional[int] = ..., load: _Optional[_Union[_token_tree_pb2.Load, _Mapping]] = ...) -> None: ...
+    is_draining: bool
+    num_requests: int
+    num_items: int
+    def __init__(self, service: _Optional[str] = ..., address: _Optional[str] = ..., is_connected: _Optional[bool] = ..., num_losses: _Optional[int] = ..., load: _Optional[_Union[_token_tree_pb2.Load, _Mapping]] = ..., is_draining: _Optional[bool] = ..., num_requests: _Optional[int] = ..., num_items: _Optional[int] = ...) -> None: ...

@@ -108,6 +108,18 @@ def test_a_full_frame_fits_80_characters_and_no_line_ends_with_blanks() -> None:
     assert any(line.startswith("ssm_service  no answer ") for line in lines)
 
 
+def test_replicas_are_told_apart_by_their_addresses() -> None:
+    ready = replace(LLM, address="10.244.0.7:50052")
+    draining = replace(LLM, address="10.244.12.113:50052", is_draining=True)
+    look = replace(NOW, services=(ready, draining, SSM))
+    text = shown(top.Look(look, rates_of(None, look, 0.0)))
+    assert max(map(len, text.splitlines())) <= 80
+    words = text[text.index("llm_service") :].split()
+    assert [word for word in words if ":" in word or word in ("there", "draining", "ssm_service")] == [
+        "there", "10.244.0.7:50052", "draining", "10.244.12.113:50052", "ssm_service",
+    ]  # fmt: skip
+
+
 class _Client:
     """Answers with what it was given; then the user has had enough."""
 

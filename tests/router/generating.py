@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Protocol
 
 from specgrove.v1 import router_pb2, token_tree_pb2
-from tests.router.toy_suite import ToySuite
 from tests.waiting import LIMIT_S
 
 PROMPT = list(b"Hello, tree")
+
+
+class HasStub(Protocol):
+    """A router's, e.g. that of a toy suite."""
+
+    stub: Any
 
 
 def request_of(**fields: Any) -> router_pb2.GenerateRequest:
@@ -20,7 +25,7 @@ def request_of(**fields: Any) -> router_pb2.GenerateRequest:
     return router_pb2.GenerateRequest(**fields)
 
 
-async def responses_to(suite: ToySuite, request: router_pb2.GenerateRequest) -> list[router_pb2.GenerateResponse]:
+async def responses_to(suite: HasStub, request: router_pb2.GenerateRequest) -> list[router_pb2.GenerateResponse]:
     async with asyncio.timeout(LIMIT_S):
         return [response async for response in suite.stub.Generate(request)]
 

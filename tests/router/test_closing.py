@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from router import remote
+from router import session_closes
 from specgrove.v1 import llm_pb2
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
 from tests.router.toy_language import toy_output
@@ -42,8 +42,8 @@ async def test_a_service_that_computes_has_time_to_close_sessions() -> None:
 
 
 async def test_a_router_that_stops_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_LAST_CLOSES_S", 0.01)
-    monkeypatch.setattr(remote, "_CLOSE_TIMEOUT_S", 10 * LIMIT_S)
+    monkeypatch.setattr(session_closes, "_LAST_CLOSES_S", 0.01)
+    monkeypatch.setattr(session_closes, "_CLOSE_TIMEOUT_S", 10 * LIMIT_S)
     llm = _SlowToClose()
     async with asyncio.timeout(LIMIT_S), toy_suite(llm) as suite:
         await responses_to(suite, request_of())

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from router.llm_replicas import LlmPool
-from router.remote import RemoteVerifier
+from router.remote_verifier import RemoteVerifier
 from specgrove.request import PromptProgress, Verdict, VerifyWork
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
 from tests.router.toy_language import toy_output

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from router import llm_replicas
+from router import llm_replica
 from router.llm_replicas import LlmPool
 from specgrove.v1 import llm_pb2, token_tree_pb2
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
@@ -32,7 +32,7 @@ class _Busy(ToyLlm):
 
 
 async def test_a_replica_that_can_not_measure_itself_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llm_replicas, "_WARMUP_WAITS_S", (0.0, 0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(llm_replica, "_WARMUP_WAITS_S", (0.0, 0.0, 0.0, 0.0, 0.0))
     llm = _Busy()
     async with toy_suite(llm) as suite:
         await until(lambda: llm.num_asked == 3)
@@ -43,7 +43,7 @@ async def test_a_replica_that_can_not_measure_itself_is_asked_again(monkeypatch:
 
 
 async def test_a_replica_that_never_measures_itself_is_learnt_from_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llm_replicas, "_WARMUP_WAITS_S", ())
+    monkeypatch.setattr(llm_replica, "_WARMUP_WAITS_S", ())
     async with toy_suite() as suite:
         (replica,) = suite.app.llms.replicas
         assert not replica.row_times.is_known

@@ -105,8 +105,9 @@ async def test_what_runs_and_what_waits_is_told_while_it_does() -> None:
 async def test_a_lost_service_is_told() -> None:
     async with http_suite() as suite:
         await suite.ssm_server.stop(0)
-        await until(lambda: not suite.app.ssms.replicas[0].client.connected.is_set())
-        await until(lambda: suite.app.ssms.replicas[0].client.num_losses == 1)
+        (replica,) = suite.app.ssms.replicas
+        await until(lambda: not replica.client.connected.is_set())
+        await until(lambda: replica.client.num_losses == 1)
         samples, stats = await scrape(suite), await stats_of(suite)
     labels = {"service": "ssm_service", "address": suite.ssm_server.address}
     assert value(samples, "specgrove_router_replica_up", **labels) == 0

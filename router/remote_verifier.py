@@ -1,4 +1,4 @@
-"""The loop's ``Verifier`` and ``Drafter`` over the network. Used by the servicer; many sessions share each of them.
+"""The loop's ``Verifier`` over the network. Used by the servicer; many sessions share it.
 
 Invariant: closing never raises and never waits; a lost replica shows as ``UnavailableError`` (the loop replays) and no
 replica for too long as ``NoReplicaError`` (final). Of the works that were lost together with a replica one runs at a time on each.
@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import TYPE_CHECKING
 
-import grpc
-
+from router.session_closes import SessionCloses
 from specgrove import wire
 from specgrove.errors import (
     DeadlineExceededError,
@@ -27,19 +24,14 @@ from specgrove.errors import (
     UnavailableError,
     WorkLostError,
 )
-from specgrove.request import Draft, DraftWork, PromptProgress, Verdict, VerifyWork
-from specgrove.serving.work_stream_client import WorkStreamClient
+from specgrove.request import PromptProgress, Verdict, VerifyWork
 from specgrove.structure_wire import STRUCTURED_OUTPUT
-from specgrove.v1 import llm_pb2, ssm_pb2, ssm_pb2_grpc
+from specgrove.v1 import llm_pb2
 
 if TYPE_CHECKING:
-    from router.llm_replicas import LlmPool, LlmReplica
+    from router.llm_replica import LlmReplica
+    from router.llm_replicas import LlmPool
 
-logger = logging.getLogger(__name__)
-
-# A service that computes may be long in answering; what is not closed keeps its KV slots until it expires.
-_CLOSE_TIMEOUT_S = 60.0
-_LAST_CLOSES_S = 2.0  # that a router which stops waits for
 _MIN_BUSY_BACKOFF_S = 0.02
 _MAX_BUSY_BACKOFF_S = 0.5
 
@@ -53,7 +45,7 @@ class RemoteVerifier:
         self._replica_wait_s = replica_wait_s
         self._busy_wait_s = busy_wait_s
         self._under_way: dict[str, tuple[LlmReplica, llm_pb2.VerifyItem]] = {}  # by session
-        self._background = _Background()
+        self._closing = SessionCloses()
 
     async def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict | PromptProgress, None]:
         """The verdicts of the session's replica."""
@@ -123,11 +115,11 @@ class RemoteVerifier:
         for replica in self._pool.forget(session_id):
             if replica.client.connected.is_set():
                 request = llm_pb2.LlmServiceCloseSessionRequest(session_id=session_id)
-                self._background.start(replica.stub.CloseSession(request, timeout=_CLOSE_TIMEOUT_S))
+                self._closing.start(replica.stub.CloseSession, request)
 
     async def finish(self) -> None:
         """Returns when all closing is done, or has taken too long."""
-        await self._background.finish()
+        await self._closing.finish()
 
     async def _replica_for(self, work: VerifyWork, apart: contextlib.AsyncExitStack) -> LlmReplica:
         """The session's replica; for a suspect when no other is under way there, which ``apart`` sees to."""
@@ -150,62 +142,6 @@ class RemoteVerifier:
         return replica
 
 
-class RemoteDrafter:
-    """One SSM service. ``ssms`` are the names of those of its SSMs that may be used."""
-
-    def __init__(self, client: WorkStreamClient[ssm_pb2.DraftItem, ssm_pb2.DraftResult]) -> None:
-        self.ssms: tuple[str, ...] = ()
-        self._client = client
-        self._foreign_ids: Mapping[str, frozenset[int]] = {}
-        self._has_others = False
-        self._sessions: set[str] = set()
-        self._background = _Background()
-
-    def use(self, foreign_ids: Mapping[str, frozenset[int]], *, has_others: bool) -> None:
-        """Sets which SSMs may be used, each with the token ids that mean something else to it.
-
-        With ``has_others`` the service has more, so that they must be named.
-        """
-        self.ssms, self._foreign_ids, self._has_others = tuple(foreign_ids), foreign_ids, has_others
-
-    @property
-    def busyness(self) -> tuple[bool, int]:
-        """Compares services with the same SSMs: those that are away last, then by number of sessions."""
-        return (not self._client.connected.is_set(), len(self._sessions))
-
-    async def draft(self, work: DraftWork) -> Draft:
-        """The trees of the SSMs asked for. Raises at once when the service is away."""
-        wanted = tuple(name for name in self.ssms if not work.ssms or name in work.ssms)
-        if not wanted:
-            raise UnavailableError("none of its SSMs can be used")
-        item = wire.draft_work_to_proto(work, 0)
-        del item.ssms[:]
-        if self._has_others or wanted != self.ssms:
-            item.ssms.extend(wanted)
-        self._sessions.add(work.session_id)
-        result = await self._client.call(item)
-        if result.HasField("draft"):
-            draft = wire.draft_from_proto(result.draft)
-            foreign_ids = self._foreign_ids
-            trees = (replace(tree, foreign_ids=foreign_ids.get(tree.ssm, frozenset())) for tree in draft.trees)
-            return replace(draft, trees=tuple(trees))
-        raise wire.error_from_proto(result.error)
-
-    async def close(self, session_id: str) -> None:
-        """Tells the service to forget the session, in the background."""
-        if session_id not in self._sessions:
-            return
-        self._sessions.discard(session_id)
-        if self._client.connected.is_set():
-            stub = ssm_pb2_grpc.SsmServiceStub(self._client.channel)
-            request = ssm_pb2.SsmServiceCloseSessionRequest(session_id=session_id)
-            self._background.start(stub.CloseSession(request, timeout=_CLOSE_TIMEOUT_S))
-
-    async def finish(self) -> None:
-        """Returns when all closing is done, or has taken too long."""
-        await self._background.finish()
-
-
 def _found_in(result: llm_pb2.VerifyResult, replica: LlmReplica) -> Verdict | PromptProgress:
     """Raises the error that came in place of a verdict."""
     if result.HasField("error"):
@@ -225,38 +161,6 @@ def _found_in(result: llm_pb2.VerifyResult, replica: LlmReplica) -> Verdict | Pr
 def _spread() -> float:
     """A factor for delays: sessions that find no room together should not all come back together."""
     return random.uniform(0.5, 1.5)
-
-
-class _UnaryCall(Protocol):
-    def __await__(self) -> Any: ...
-
-
-class _Background:
-    """Calls that nobody waits for."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def start(self, call: _UnaryCall) -> None:
-        task = asyncio.create_task(self._run(call))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def finish(self) -> None:
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=_LAST_CLOSES_S)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-
-    def _run(self, call: _UnaryCall) -> Coroutine[Any, Any, None]:
-        async def run() -> None:
-            try:
-                await call
-            except grpc.aio.AioRpcError as error:
-                logger.info("a session was not closed, it will expire: %s", error.details())
-
-        return run()
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,145 @@
+"""One LLM service behind the router: its connection, what it says of itself, and the sessions placed there.
+
+Owned by ``LlmPool``; used by ``RemoteVerifier``. Invariants: a replica that says NOT_SERVING gets no new session, and those that it has
+go on there as long as it lets them; one that the pool doesn't accept is never usable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import grpc
+
+from router.row_times import RowTimes
+from specgrove.addresses import ReplicaAddress
+from specgrove.serving.health_watch import HealthWatch
+from specgrove.serving.status import error_from_rpc
+from specgrove.serving.work_stream_client import WorkStreamClient
+from specgrove.v1 import llm_pb2, llm_pb2_grpc
+
+if TYPE_CHECKING:
+    from router.llm_replicas import LlmPool
+    from specgrove.v1.llm_pb2_grpc import LlmServiceAsyncStub
+
+logger = logging.getLogger(__name__)
+
+_SERVICE_NAME = llm_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name
+_INFO_TIMEOUT_S = 10.0
+_WARMUP_TIMEOUT_S = 60.0
+# Where requests, or a failure, kept a replica from measuring itself it is asked again after these times; then real steps have told enough.
+_WARMUP_WAITS_S = (0.0, 5.0, 15.0, 60.0)
+_PROBE_TIMEOUT_S = 1.5
+
+
+class LlmReplica:
+    """One LLM service. ``session_lens`` are the committed lengths of the sessions placed here."""
+
+    def __init__(self, address: ReplicaAddress, pool: LlmPool) -> None:
+        self.session_lens: dict[str, int] = {}
+        self.is_draining = False
+        self.is_answering = True
+        self.suspects = asyncio.Lock()
+        """Held by the one session here that may have been what another process died of."""
+        self.row_times = RowTimes()
+        self._measuring: asyncio.Task[None] | None = None
+        self._pool = pool
+        self.client = WorkStreamClient[llm_pb2.VerifyItem, llm_pb2.VerifyResult](
+            address,
+            lambda channel: llm_pb2_grpc.LlmServiceStub(channel).Verify(),
+            llm_pb2.VerifyRequest,
+            on_connect=self._check,
+            on_change=self._on_change,
+        )
+        self.stub: LlmServiceAsyncStub = llm_pb2_grpc.LlmServiceStub(self.client.channel)
+        self.health = HealthWatch(self.client.channel, _SERVICE_NAME, address.target, pool.refresh)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the sessions that are here may go on here."""
+        return self.client.connected.is_set() and not self.is_draining
+
+    @property
+    def takes_sessions(self) -> bool:
+        """Whether others may be placed here, too."""
+        return self.is_usable and self.health.is_serving
+
+    @property
+    def is_needed(self) -> bool:
+        """See ``discovery``."""
+        return self.client.connected.is_set() and (self.health.is_serving or bool(self.session_lens))
+
+    @property
+    def num_session_tokens(self) -> int:
+        """Committed tokens of all sessions here: what keeps the replica busy."""
+        return sum(self.session_lens.values())
+
+    def mark_draining(self) -> None:
+        """It said that it shuts down: no more work for it until it has come back."""
+        self.is_draining = True
+        self._pool.refresh()
+
+    def start(self) -> None:
+        """Connects in the background."""
+        self.client.start()
+
+    async def measured(self) -> None:
+        """Returns when the replica has measured itself, if it does now."""
+        if self._measuring is not None:
+            await asyncio.wait({self._measuring})
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        if self._measuring is not None:
+            self._measuring.cancel()
+        self.health.stop()
+        await self.client.close()
+
+    def _on_change(self) -> None:
+        if self._measuring is not None:
+            self._measuring.cancel()
+            self._measuring = None
+        if self.client.connected.is_set():
+            self._measuring = asyncio.create_task(self._measure())
+        else:
+            self.health.stop()
+        self._pool.refresh()
+
+    async def _measure(self) -> None:
+        """Asks for the step times, a few times where it must: requests come first."""
+        for wait_s in _WARMUP_WAITS_S:
+            await asyncio.sleep(wait_s)
+            try:
+                response = await self.stub.Warmup(llm_pb2.LlmServiceWarmupRequest(), timeout=_WARMUP_TIMEOUT_S)
+            except grpc.aio.AioRpcError as error:
+                logger.warning("%s: no step times: %s", self.client.address, error_from_rpc(error))
+                continue
+            self.row_times.learn_measured([(time.num_tokens, time.step_ms) for time in response.step_times])
+            found = {time.num_tokens: round(time.step_ms, 1) for time in response.step_times}
+            if found:
+                logger.info("%s: step times in ms by rows: %s", self.client.address, found)
+            if response.is_complete:
+                return
+
+    async def probe(self) -> None:
+        """Whether it gives a sign of life. It does so also while it computes; one that is stopped or cut off does not."""
+        if not self.client.connected.is_set():
+            return
+        try:
+            await self.stub.GetLoad(llm_pb2.LlmServiceGetLoadRequest(), timeout=_PROBE_TIMEOUT_S)
+        except grpc.aio.AioRpcError:
+            if self.is_answering:
+                logger.warning("%s: does not answer; new requests go elsewhere", self.client.address)
+            self.is_answering = False
+        else:
+            self.is_answering = True
+
+    async def _check(self, channel: grpc.aio.Channel) -> None:
+        try:
+            info = await self.stub.GetModelInfo(llm_pb2.LlmServiceGetModelInfoRequest(), timeout=_INFO_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+        await self._pool.accept(info, self.stub)
+        await self.health.start()
+        self.is_draining, self.is_answering = False, True

@@ -1,0 +1,165 @@
+"""SSM services with the same SSMs are one set: a request that loses its drafter goes on at another of them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from router import remote_drafter
+from router.remote_drafter import RemoteDrafter
+from specgrove.errors import StaleBaseError, UnavailableError
+from specgrove.request import DraftWork, SpeculationOptions, TreeShape
+from specgrove.v1 import router_pb2
+from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
+from tests.router.toy_cluster import ToyCluster, toy_cluster
+from tests.router.toy_language import toy_output
+from tests.router.toy_services import ToyLlm, halting_llm
+from tests.router.toy_ssm import ToySsm
+from tests.waiting import LIMIT_S, until
+
+LLM, A, B = "127.0.0.2", "127.0.0.3", "127.0.0.4"
+ONE_NODE = TreeShape(max_num_nodes=1, max_depth=1)
+
+
+def work(session_id: str, num_tokens: int, base: int = 0) -> DraftWork:
+    return DraftWork(session_id, base, tuple(range(1, num_tokens + 1 - base)), ONE_NODE)
+
+
+async def drafter_of(cluster: ToyCluster) -> RemoteDrafter:
+    (drafter,) = cluster.app.ssms.drafters_for(SpeculationOptions())
+    return drafter
+
+
+async def begun_request(cluster: ToyCluster, llm: ToyLlm, ssm: ToySsm) -> asyncio.Task[list[int]]:
+    """One that ``ssm`` drafts for; it goes on when the gate of ``llm`` is opened."""
+
+    async def generate() -> list[int]:
+        return token_ids_of(await responses_to(cluster, request_of(max_tokens=300)))
+
+    generating = asyncio.create_task(generate())
+    await until(lambda: bool(llm.finished_early))
+    llm.num_free_steps = 20
+    llm.gate.set()
+    llm.gate.clear()  # the step that waits goes on
+    await until(lambda: len(ssm.asked) >= 5)
+    return generating
+
+
+async def test_a_lost_services_request_is_drafted_for_by_another() -> None:
+    async with toy_cluster() as cluster:
+        first = await cluster.add_ssm(A, ToySsm())
+        llm = await cluster.add_llm(LLM, halting_llm(1))
+        await until(lambda: cluster.takes_sessions(LLM) and cluster.takes_sessions(A))
+        generating = await begun_request(cluster, llm, first)
+        other = await cluster.add_ssm(B, ToySsm())
+        await until(lambda: cluster.takes_sessions(B))
+        await cluster.ssm_server(A).stop(0)
+        await until(lambda: not cluster.takes_sessions(A))
+        llm.gate.set()
+        assert await generating == toy_output(PROMPT, 300)
+        assert len(other.asked) > 5
+        assert other.asked[1].base == 0  # after it has said that it holds nothing
+        assert other.asked[1].new_token_ids[: len(PROMPT)] == tuple(PROMPT)
+
+
+async def test_a_draining_services_requests_stay_until_it_refuses_them() -> None:
+    async with toy_cluster() as cluster:
+        first = await cluster.add_ssm(A, ToySsm())
+        llm = await cluster.add_llm(LLM, halting_llm(1))
+        await until(lambda: cluster.takes_sessions(LLM) and cluster.takes_sessions(A))
+        generating = await begun_request(cluster, llm, first)
+        other = await cluster.add_ssm(B, ToySsm())
+        await until(lambda: cluster.takes_sessions(B))
+        await cluster.ssm_server(A).set_serving(False)
+        await until(lambda: not cluster.takes_sessions(A))
+        num_asked = len(first.asked)
+        llm.num_free_steps = 30
+        llm.gate.set()
+        llm.gate.clear()
+        await until(lambda: len(first.asked) > num_asked)
+        assert not other.asked
+        await cluster.ssm_server(A).stop(LIMIT_S)
+        llm.gate.set()
+        assert await generating == toy_output(PROMPT, 300)
+        assert any(asked.base == 0 for asked in other.asked)
+
+
+async def test_a_second_service_gets_the_next_requests_and_its_share_is_told() -> None:
+    async with toy_cluster() as cluster:
+        first = await cluster.add_ssm(A, ToySsm())
+        llm = await cluster.add_llm(LLM, halting_llm(1))
+        await until(lambda: cluster.takes_sessions(LLM) and cluster.takes_sessions(A))
+        generating = await begun_request(cluster, llm, first)
+        second = await cluster.add_ssm(B, ToySsm())
+        await until(lambda: cluster.takes_sessions(B))
+        num_asked = len(first.asked)
+        llm.num_free_steps = 0
+        others = [asyncio.create_task(responses_to(cluster, request_of(max_tokens=30)))]
+        await until(lambda: len(llm.sessions) == 2)
+        llm.num_free_steps = 30
+        llm.gate.set()
+        llm.gate.clear()
+        await until(lambda: len(second.asked) > 0)
+        stats = await cluster.stub.GetStats(router_pb2.GetStatsRequest())
+        shares = {s.address: (s.num_requests, s.num_items > 0) for s in stats.services if s.service == "ssm_service"}
+        assert shares == dict.fromkeys((cluster.ssm_server(A).address, cluster.ssm_server(B).address), (1, True))
+        llm.gate.set()
+        assert await generating == toy_output(PROMPT, 300)
+        assert token_ids_of(await others[0]) == toy_output(PROMPT, 30)
+        assert len(first.asked) > num_asked  # nobody moves for nothing
+
+
+async def test_services_with_other_ssms_are_another_set() -> None:
+    async with toy_cluster() as cluster:
+        await cluster.add_llm(LLM, ToyLlm())
+        await cluster.add_ssm(A, ToySsm(("toy-a",)))
+        await cluster.add_ssm(B, ToySsm(("toy-b",)))
+        await until(lambda: all(map(cluster.takes_sessions, (A, B))))
+        assert len(cluster.app.ssms.drafters_for(SpeculationOptions())) == 2
+        assert len(cluster.app.ssms.drafters_for(SpeculationOptions(ssms=("toy-b",)))) == 1
+        assert cluster.app.ssms.drafters_for(SpeculationOptions(disabled=True)) == ()
+
+
+async def test_a_request_that_came_before_any_service_is_drafted_for_by_the_first() -> None:
+    async with toy_cluster() as cluster:
+        await cluster.add_llm(LLM, ToyLlm())
+        assert cluster.app.ssms.drafters_for(SpeculationOptions()) == ()
+        cluster.dns.add("ssm", A)  # it is not ready yet
+        await until(lambda: cluster.ssm_replica(A) is not None)
+        drafter = await drafter_of(cluster)
+        with pytest.raises(UnavailableError):
+            await drafter.draft(work("s", 3))
+        await cluster.add_ssm(A, ToySsm())
+        await until(lambda: cluster.takes_sessions(A))
+        assert len((await drafter.draft(work("s", 3))).trees) == 2
+
+
+async def test_who_drafts_too_late_is_relieved_until_all_have_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_drafter, "_LATE_S", 0.0)
+    async with toy_cluster() as cluster:
+        await cluster.add_llm(LLM, ToyLlm())
+        slow = await cluster.add_ssm(A, ToySsm())
+        await until(lambda: cluster.takes_sessions(A))
+        drafter = await drafter_of(cluster)
+        lens = {f"s{number}": 3 for number in range(4)}
+        for session_id in lens:
+            await drafter.draft(work(session_id, 3))
+        other = await cluster.add_ssm(B, ToySsm())
+        await until(lambda: cluster.takes_sessions(B))
+
+        async def draft_all() -> int:
+            num_moved = 0
+            for session_id, num_tokens in lens.items():
+                lens[session_id] += 1
+                try:
+                    await drafter.draft(work(session_id, num_tokens + 1, num_tokens))
+                except StaleBaseError:
+                    await drafter.draft(work(session_id, num_tokens + 1))
+                    num_moved += 1
+            return num_moved
+
+        assert await draft_all() == 0  # two leave with a draft, and come with the next
+        assert await draft_all() == 2
+        assert [await draft_all() for _ in range(3)] == [0, 0, 0]
+        await until(lambda: len(slow.sessions) == len(other.sessions) == 2)
