@@ -75,7 +75,7 @@ async def test_a_draining_replica_keeps_its_sessions_and_gets_no_new_ones() -> N
         await until(lambda: draining.num_verified == 5)
         other = await cluster.add_llm(B, ToyLlm())
         await until(lambda: cluster.takes_sessions(B))
-        await cluster.llm_server(A).set_serving(False)
+        cluster.llm_server(A).health.set_serving(False)
         await until(lambda: not cluster.takes_sessions(A))
         for _ in range(3):
             assert await generated(cluster, 10) == toy_output(PROMPT, 10)
@@ -93,12 +93,12 @@ async def test_a_replica_that_serves_again_gets_work_again() -> None:
     async with toy_cluster(ssm_addresses=()) as cluster:
         llm = await cluster.add_llm(A, ToyLlm())
         await until(lambda: cluster.takes_sessions(A))
-        await cluster.llm_server(A).set_serving(False)
+        cluster.llm_server(A).health.set_serving(False)
         await until(lambda: not cluster.app.llms.is_usable)
         generating = asyncio.create_task(generated(cluster, 20))
         await until(lambda: cluster.app.admission.num_active == 1)
         assert llm.num_verified == 0
-        await cluster.llm_server(A).set_serving(True)
+        cluster.llm_server(A).health.set_serving(True)
         assert await generating == toy_output(PROMPT, 20)
 
 
@@ -106,11 +106,11 @@ async def test_a_replica_that_is_not_ready_is_never_asked() -> None:
     """Its Service publishes it all the same."""
     async with toy_cluster(ssm_addresses=()) as cluster:
         await cluster.add_llm(A, ToyLlm())
-        await cluster.llm_server(A).set_serving(False)
+        cluster.llm_server(A).health.set_serving(False)
         await until(lambda: is_connected(cluster.llm_replica(A)))
         assert not cluster.takes_sessions(A)
         assert not cluster.app.llms.is_usable
-        await cluster.llm_server(A).set_serving(True)
+        cluster.llm_server(A).health.set_serving(True)
         await until(lambda: cluster.app.llms.is_usable)
 
 
@@ -141,7 +141,7 @@ async def test_who_left_dns_and_serves_is_used_still() -> None:
         await until(lambda: cluster.takes_sessions(B))
         cluster.dns.remove("llm", A)
         await looked_up_again(cluster)
-        await cluster.llm_server(B).set_serving(False)
+        cluster.llm_server(B).health.set_serving(False)
         await until(lambda: not cluster.takes_sessions(B))
         assert await generated(cluster, 20) == toy_output(PROMPT, 20)
         assert first.num_verified == 20

@@ -27,21 +27,21 @@ async def test_a_service_is_followed(server: Server) -> None:
         watch = HealthWatch(channel, SERVICE_NAME, "peer", lambda: seen.append(watch.is_serving))
         await watch.start()
         assert (watch.is_serving, seen) == (True, [])
-        await server.set_serving(False)
+        server.health.set_serving(False)
         await until(lambda: not watch.is_serving)
-        await server.set_serving(True)
+        server.health.set_serving(True)
         await until(lambda: watch.is_serving)
         assert seen == [False, True]
         watch.stop()
 
 
 async def test_what_it_says_is_known_when_the_watch_has_started(server: Server) -> None:
-    await server.set_serving(False)
+    server.health.set_serving(False)
     async with grpc.aio.insecure_channel(server.address) as channel:
         watch = HealthWatch(channel, SERVICE_NAME, "peer")
         await watch.start()
         assert not watch.is_serving
-        await server.set_serving(True)
+        server.health.set_serving(True)
         await watch.start()  # as on another connection
         assert watch.is_serving
         watch.stop()
