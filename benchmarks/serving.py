@@ -28,8 +28,8 @@ from specgrove.config import DEFAULT_SSMS
 from specgrove.folders import default_cache_dir
 from specgrove.kernels.bandwidth import ReadBandwidth
 from specgrove.kernels.threads import get_isa
+from specgrove.models.family import read_spec
 from specgrove.models.hub import DEMO_LLM, resolve_model
-from specgrove.models.loading import read_spec
 from specgrove.models.memory_plan import MemoryRequest, plan_memory
 from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.models.spec import DecoderSpec

@@ -23,8 +23,9 @@ from specgrove.kernels.bandwidth import ReadBandwidth
 from specgrove.kernels.sampling import ChoiceParams, RowChoice
 from specgrove.kernels.threads import get_isa, set_num_threads
 from specgrove.models.decoder import DTYPES
+from specgrove.models.family import read_spec
 from specgrove.models.forward_batch import ForwardBatch
-from specgrove.models.loading import load_decoder, read_spec
+from specgrove.models.loading import load_decoder
 from specgrove.models.weight_store import MemoryWeights
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner

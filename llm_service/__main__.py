@@ -17,7 +17,7 @@ from pathlib import Path
 from llm_service import ranks
 from llm_service.arguments import parse_arguments
 from llm_service.config import LlmServiceConfig, VerifierConfig
-from llm_service.loading import check_layout, load, load_runner
+from llm_service.loading import load, load_runner
 from llm_service.numerics import numerics_of
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.step_timeout import step_timeout_s_of
@@ -28,6 +28,8 @@ from specgrove.grammars import GrammarCompiler
 from specgrove.metrics.exposition import VllmNames, make_registry
 from specgrove.metrics.server import metrics_server
 from specgrove.models.ends import ends_of
+from specgrove.models.fitting import check_before_start
+from specgrove.models.hub import resolve_model
 from specgrove.models.model_files import name_of
 from specgrove.models.recommended_sampling import recommended_sampling_of
 from specgrove.request import PromptProgress, Verdict, VerifyWork
@@ -74,20 +76,20 @@ async def serve(
 ) -> None:
     """Serves until a signal. Raises ``ValueError`` for a wrong setting, ``RuntimeError`` when the engine or a rank fails."""
     verifier = VerifierConfig(
-        min(runner.spec.longest_sequence(config.max_model_len), runner.num_slots),
-        max_num_chunk_tokens=config.max_num_chunk_tokens,
-        max_num_tree_rows=config.max_num_tree_rows,
+        min(runner.spec.longest_sequence(config.demand.max_model_len), runner.num_slots),
+        max_num_chunk_tokens=config.demand.max_num_chunk_tokens,
+        max_num_tree_rows=config.demand.max_num_tree_rows,
         session_ttl_s=config.session_ttl_s,
         stream_interval_s=config.stream_interval_s,
     )
-    is_cut = verifier.max_model_len < runner.spec.longest_sequence(config.max_model_len)
+    is_cut = verifier.max_model_len < runner.spec.longest_sequence(config.demand.max_model_len)
     logger.info("context %d tokens%s", verifier.max_model_len, ", as many as there are KV slots" if is_cut else "")
     tokenizer = Tokenizer.from_folder(folder)
     engine = VerifierEngine(runner, verifier, structures=Structures(GrammarCompiler(tokenizer)))
     model = ServedModel(
         name=name_of(folder),
         folder=folder,
-        dtype=config.dtype,
+        dtype=config.demand.dtype,
         max_model_len=verifier.max_model_len,
         max_num_tree_nodes=verifier.max_num_tree_nodes,
         ends=ends_of(folder, tokenizer, runner.spec.vocab_size),
@@ -168,6 +170,12 @@ def run_rank(config: LlmServiceConfig) -> None:
     os._exit(0)  # the groups of torch.distributed would wait for each other
 
 
+def check_model(config: LlmServiceConfig) -> None:
+    """Before weights are read, and before ranks are started. Raises ``ValueError`` and ``OSError``."""
+    folder = resolve_model(config.model, cache_dir=config.cache_dir, progress=logger.info)
+    check_before_start(config.demand, folder, config.cache_dir)
+
+
 def main() -> int:
     """Exit code 0 after a signal, 1 when the service can't start."""
     config = parse_arguments()
@@ -179,15 +187,14 @@ def main() -> int:
         run_rank(config)
     try:
         provide_home()
-        if config.layout.num_ranks > 1:
-            for address in config.addresses:
-                check_can_listen(address)
-            check_layout(config)
-            return ranks.launch(config.layout, sys.argv[1:], config.drain_timeout_s)
         for address in config.addresses:
             check_can_listen(address)  # loading may take minutes
+        if config.demand.layout.num_ranks > 1:
+            check_model(config)
+            return ranks.launch(config.demand.layout, sys.argv[1:], config.drain_timeout_s)
         health = Health([SERVICE_NAME])
         with health_server(config.health_address, health):
+            check_model(config)
             asyncio.run(serve(config, health, *load_runner(config), None))
     except HungEngineError as error:
         logger.error("%s; ending, to be started again", error)

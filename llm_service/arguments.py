@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from llm_service.config import LlmServiceConfig, Offload
-from specgrove.models.parallel_layout import ParallelLayout
+from llm_service.config import LlmServiceConfig
+from specgrove.models.demand import ModelDemand
 from specgrove.serving.tls import server_tls
 from specgrove.settings import parse_settings
+from specgrove.settings.setting import attribute_of
 from specgrove.tracing import TracingConfig
 
 
@@ -25,20 +26,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
     return LlmServiceConfig(
         address=arguments.address,
         model=arguments.model,
-        dtype=arguments.dtype,
-        device=arguments.device,
-        gpu_kernels=arguments.gpu_kernels,
-        quantization=arguments.quantization,
+        demand=ModelDemand.of(lambda name: getattr(arguments, attribute_of(name))),
         cache_dir=arguments.cache_dir,
-        layout=_layout(arguments),
         num_threads=arguments.threads,
-        num_slots=arguments.kv_slots,
-        kv_memory_bytes=arguments.kv_memory,
-        memory_per_rank_bytes=arguments.memory_per_gpu,
-        offload=_offload(arguments),
-        max_model_len=arguments.max_model_len,
-        max_num_chunk_tokens=arguments.max_chunk_tokens,
-        max_num_tree_rows=arguments.max_tree_rows,
         session_ttl_s=arguments.session_ttl_s,
         stream_interval_s=arguments.stream_interval_ms / 1e3,
         step_timeout_s=arguments.step_timeout_s,
@@ -51,17 +41,3 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
         health_address=arguments.health_address,
         tls=tls,
     )
-
-
-def _offload(arguments: argparse.Namespace) -> Offload | None:
-    if arguments.max_weight_memory is None and not arguments.offload:
-        return None
-    return Offload(arguments.max_weight_memory, arguments.offload_reserve_bytes)
-
-
-def _layout(arguments: argparse.Namespace) -> ParallelLayout:
-    """``--pipeline-parallel`` is a number of stages, or the numbers of their layers."""
-    numbers = arguments.pipeline_parallel
-    if len(numbers) == 1:
-        return ParallelLayout(arguments.tensor_parallel, numbers[0])
-    return ParallelLayout(arguments.tensor_parallel, len(numbers), numbers)

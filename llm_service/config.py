@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specgrove.config import MAX_NUM_TREE_NODES
-from specgrove.models.parallel_layout import ParallelLayout
+from specgrove.models.demand import ModelDemand
 from specgrove.serving.tls import TlsFiles
 from specgrove.tracing import NOWHERE, TracingConfig
 
@@ -27,36 +27,14 @@ class VerifierConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Offload:
-    """Weights that don't stay in memory. ``max_weight_bytes`` is of each rank; ``None``: what is available but ``reserve_bytes``."""
-
-    max_weight_bytes: int | None
-    reserve_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class LlmServiceConfig:
     """All of it."""
 
     address: str
     model: str
-    dtype: str
-    device: str
-    gpu_kernels: str
-    """``auto``, ``off`` or ``require``."""
-    quantization: str
+    demand: ModelDemand
     cache_dir: Path
-    layout: ParallelLayout
     num_threads: int
-    num_slots: int
-    kv_memory_bytes: int | None
-    """Memory for KV slots of every rank; instead of ``num_slots``."""
-    memory_per_rank_bytes: int | None
-    """All that a rank may take; KV slots get what is left. Instead of ``num_slots``."""
-    offload: Offload | None
-    max_model_len: int | None
-    max_num_chunk_tokens: int
-    max_num_tree_rows: int
     session_ttl_s: float
     stream_interval_s: float
     step_timeout_s: float | None

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from specgrove.models.device_weights import DeviceWeights, StreamedWeights
-from specgrove.models.disk_room import DiskNeed, check_room
-from specgrove.models.memory_plan import MemoryRequest, gibibytes, plan_memory
-from specgrove.models.spec import DecoderSpec
+from specgrove.models.memory_plan import gibibytes
 from specgrove.models.weight_store import MappedWeights, MemoryWeights, WeightStore
 
 
@@ -24,13 +21,6 @@ def weight_store(device: torch.device, max_weight_bytes: int | None, folder: Pat
     if max_weight_bytes is None:
         return DeviceWeights(device, has_kernels=has_kernels)
     return StreamedWeights(device, max_weight_bytes, has_kernels=has_kernels)
-
-
-def check_offload_room(spec: DecoderSpec, request: MemoryRequest, rank: int, folder: Path) -> None:
-    """For a rank on the CPU. Raises ``DiskFullError`` where the file for offloaded weights, which holds all of them, won't fit."""
-    if request.max_weight_bytes is not None:
-        whole = plan_memory(spec, replace(request, max_weight_bytes=None))[rank]
-        check_room(folder, DiskNeed("offloading the weights", whole.weight_bytes))
 
 
 def describe_store(store: WeightStore) -> str | None:

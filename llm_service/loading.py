@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,18 +14,20 @@ import torch.distributed as dist
 
 from llm_service import ranks
 from llm_service.config import LlmServiceConfig
-from llm_service.devices import check_offload_room, describe_store, weight_store
+from llm_service.devices import describe_store, weight_store
 from specgrove.config import MAX_NUM_KNOWN_ROWS
 from specgrove.cpus import too_few_for
 from specgrove.kernels.cuda.backend import num_processors
 from specgrove.kernels.threads import amx_refusal, get_isa, set_num_threads
 from specgrove.models.decoder import DTYPES, Decoder
 from specgrove.models.ends import ends_of
+from specgrove.models.family import read_spec
+from specgrove.models.fitting import OFFLOAD_FOLDER, Room, check_offload_room, settled
 from specgrove.models.gguf_model import weights_note
 from specgrove.models.hub import resolve_model
-from specgrove.models.loading import load_decoder, read_spec
-from specgrove.models.memory_plan import MemoryRequest, check_fits, plan_memory, slots_in, weight_bytes_left
-from specgrove.models.model_files import name_of, quantized_bits
+from specgrove.models.loading import load_decoder
+from specgrove.models.memory_plan import MemoryRequest, check_fits, plan_memory
+from specgrove.models.model_files import name_of
 from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.runtime.devices import available_bytes, choose_device, has_gpu_kernels, runner_for
 from specgrove.runtime.model_runner import Runner
@@ -41,7 +42,7 @@ def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, Decod
     torch.set_num_threads(1)  # the kernels have threads of their own
     num_threads = max(1, config.num_threads // (rank.num_local if rank else 1))
     set_num_threads(num_threads)
-    device = rank.device if rank else choose_device(config.device, 0)
+    device = rank.device if rank else choose_device(config.demand.device, 0)
     if device.type == "cpu":
         _warn_of_cpus(num_threads, rank)
     if rank is not None and not rank.is_first_of_machine:
@@ -50,27 +51,27 @@ def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, Decod
     if rank is None or rank.rank == 0:
         # What is wrong with small files is told before large ones are read.
         ends_of(folder, Tokenizer.from_folder(folder), read_spec(folder).vocab_size)
-    folder = ensure_quantized(folder, config.quantization, config.cache_dir, logger.info)
-    if (note := weights_note(folder, config.dtype)) is not None:
+    folder = ensure_quantized(folder, config.demand.quantization, config.cache_dir, logger.info)
+    if (note := weights_note(folder, config.demand.dtype)) is not None:
         logger.info("%s", note)
-    has_kernels = has_gpu_kernels(config.gpu_kernels, read_spec(folder), DTYPES[config.dtype], device)
+    has_kernels = has_gpu_kernels(config.demand.gpu_kernels, read_spec(folder), DTYPES[config.demand.dtype], device)
     request = plan(config, folder, rank, device, has_kernels=has_kernels)
     if rank is not None and rank.is_first_of_machine:
         dist.barrier()
     started_s = time.perf_counter()
-    shard = None if rank is None else config.layout.shard_of(rank.rank, read_spec(folder))
+    shard = None if rank is None else config.demand.layout.shard_of(rank.rank, read_spec(folder))
     group = None if rank is None else rank.links.tensor_group
-    offload_folder = config.cache_dir / "offload"
+    offload_folder = config.cache_dir / OFFLOAD_FOLDER
     if device.type == "cpu":
         check_offload_room(read_spec(folder), request, 0 if rank is None else rank.rank, offload_folder)
     store = weight_store(device, request.max_weight_bytes, offload_folder, has_kernels=has_kernels)
-    decoder = load_decoder(folder, DTYPES[config.dtype], _log_progress, shard, group, store)
+    decoder = load_decoder(folder, DTYPES[config.demand.dtype], _log_progress, shard, group, store)
     if (offloaded := describe_store(store)) is not None:
         logger.info("%s", offloaded)
     where = f"{num_threads} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
     logger.info(
         "%s: %.0fM parameters in %s, loaded in %.1f s; %s",
-        name_of(folder), decoder.spec.num_parameters / 1e6, config.dtype, time.perf_counter() - started_s, where,
+        name_of(folder), decoder.spec.num_parameters / 1e6, config.demand.dtype, time.perf_counter() - started_s, where,
     )  # fmt: skip
     return folder, decoder, request.num_slots
 
@@ -91,57 +92,32 @@ def load_runner(config: LlmServiceConfig) -> tuple[Path, Runner]:
     """Folder and runner of a model that this process runs alone."""
     folder, decoder, num_slots = load(config, None)
     limits = PassLimits(
-        max_num_rows=config.max_num_chunk_tokens + config.max_num_tree_rows,
-        max_num_asked=config.max_num_tree_rows + MAX_NUM_KNOWN_ROWS,
-        max_len=min(decoder.spec.longest_sequence(config.max_model_len), num_slots),
+        max_num_rows=config.demand.max_num_rows,
+        max_num_asked=config.demand.max_num_tree_rows + MAX_NUM_KNOWN_ROWS,
+        max_len=min(decoder.spec.longest_sequence(config.demand.max_model_len), num_slots),
         num_slots=num_slots,
     )
-    return folder, runner_for(decoder, limits, config.gpu_kernels)
-
-
-def request_of(config: LlmServiceConfig, folder: Path, device: torch.device, *, has_kernels: bool) -> MemoryRequest:
-    """What the settings ask for, before anything is known of the memory that there is."""
-    return MemoryRequest(
-        dtype=config.dtype,
-        quantization={8: "int8", 4: "int4"}.get(quantized_bits(folder) or 0),
-        layout=config.layout,
-        num_slots=config.num_slots,
-        max_num_rows=config.max_num_chunk_tokens + config.max_num_tree_rows,
-        max_num_logit_rows=config.max_num_tree_rows + MAX_NUM_KNOWN_ROWS,
-        max_weight_bytes=None if config.offload is None else config.offload.max_weight_bytes,
-        on_gpu=device.type == "cuda",
-        num_gpu_processors=num_processors(device) if has_kernels else None,
-        max_len=config.max_model_len,
-    )
+    return folder, runner_for(decoder, limits, config.demand.gpu_kernels)
 
 
 def plan(
     config: LlmServiceConfig, folder: Path, rank: ranks.Rank | None, device: torch.device, *, has_kernels: bool
 ) -> MemoryRequest:
     """The number of KV slots and the limits. Says what memory will be taken; raises ``DoesNotFitError`` where there is less."""
-    spec, request = read_spec(folder), request_of(config, folder, device, has_kernels=has_kernels)
-    if config.kv_memory_bytes is not None or config.memory_per_rank_bytes is not None:
-        num_slots = slots_in(spec, request, kv_bytes=config.kv_memory_bytes, rank_bytes=config.memory_per_rank_bytes)
-        request = replace(request, num_slots=num_slots)
-    available = available_bytes(device)
-    sharing = range(1) if rank is None else rank.sharing_memory
-    if config.offload is not None and request.max_weight_bytes is None:
-        left = weight_bytes_left(spec, request, available - config.offload.reserve_bytes, sharing)
-        request = replace(request, max_weight_bytes=left)
+    spec, sharing = read_spec(folder), range(1) if rank is None else rank.sharing_memory
+    room = Room(
+        available_bytes=available_bytes(device),
+        ranks=sharing,
+        on_gpu=device.type == "cuda",
+        num_gpu_processors=num_processors(device) if has_kernels else None,
+    )
+    request = settled(spec, config.demand, folder, room)
     if rank is None or rank.rank == 0:
         for rank_plan in plan_memory(spec, request):
             logger.info("memory of %s", rank_plan)
     if rank is None or rank.rank == sharing.start:
-        check_fits(spec, request, available, sharing)
+        check_fits(spec, request, room.available_bytes, sharing)
     return request
-
-
-def check_layout(config: LlmServiceConfig) -> None:
-    """Before ranks are started: raises ``ValueError`` where the model can't be divided so, or the settings don't suit it."""
-    folder = resolve_model(config.model, cache_dir=config.cache_dir, progress=logger.info)
-    spec = read_spec(folder)
-    spec.longest_sequence(config.max_model_len)
-    plan_memory(spec, request_of(config, folder, torch.device("cpu"), has_kernels=False))
 
 
 def _log_progress(num_layers: int, total: int) -> None:

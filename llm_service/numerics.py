@@ -12,11 +12,9 @@ from specgrove.grammars import ENGINE
 from specgrove.kernels.arithmetic import ARITHMETIC
 from specgrove.kernels.threads import get_isa
 from specgrove.models.decoder import Decoder
-from specgrove.models.model_files import quantized_bits
+from specgrove.models.model_files import quantization_kind
 from specgrove.models.weights_digest import weights_digest
 from specgrove.version import version
-
-_PRECISIONS: dict[int | None, str] = {8: "int8", 4: "int4"}
 
 
 def numerics_of(config: LlmServiceConfig, folder: Path, decoder: Decoder) -> tuple[str, ...]:
@@ -27,10 +25,10 @@ def numerics_of(config: LlmServiceConfig, folder: Path, decoder: Decoder) -> tup
         where = f"gpu {torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     return (
         f"weights {model_digest(folder)[:16]}",
-        f"dtype {config.dtype}",
+        f"dtype {config.demand.dtype}",
         # As the weights are, whoever quantised them: `specgrove serve` does so before the service starts.
-        f"quantization {_PRECISIONS.get(quantized_bits(folder), 'none')}",
-        f"layout {config.layout.tensor_size} x {config.layout.num_stages}",
+        f"quantization {quantization_kind(folder) or 'none'}",
+        f"layout {config.demand.layout.tensor_size} x {config.demand.layout.num_stages}",
         where,
         f"kernels {type(decoder.ops).__name__}",
         f"arithmetic {ARITHMETIC}",

@@ -105,7 +105,7 @@ def join(config: LlmServiceConfig, environment: Mapping[str, str]) -> Rank:
 
     Raises ``ValueError`` when ``torchrun`` started another number of them, or there is no GPU for this one.
     """
-    layout = config.layout
+    layout = config.demand.layout
     num_ranks, rank = int(environment["WORLD_SIZE"]), int(environment["RANK"])
     num_local = int(environment.get("LOCAL_WORLD_SIZE", num_ranks))
     if num_ranks != layout.num_ranks:
@@ -114,7 +114,7 @@ def join(config: LlmServiceConfig, environment: Mapping[str, str]) -> Rank:
             f" need {layout.num_ranks}"
         )
     local_rank = int(environment.get("LOCAL_RANK", rank % num_local))
-    device = choose_device(config.device, local_rank)
+    device = choose_device(config.demand.device, local_rank)
     liveness = _meet(layout, environment, rank, is_one_machine=num_local == num_ranks, is_gpu=device.type == "cuda")
     return Rank(rank, num_local, local_rank, device, link_ranks(layout), liveness)
 

@@ -16,8 +16,7 @@ def step_timeout_s_of(config: LlmServiceConfig, spec: DecoderSpec, device: torch
     """As it is set; else enough for the largest pass of a model of this size."""
     if config.step_timeout_s is not None:
         return config.step_timeout_s
-    least_s = STEP_TIMEOUT_S if config.offload is None else OFFLOADED_STEP_TIMEOUT_S
+    least_s = STEP_TIMEOUT_S if config.demand.offload is None else OFFLOADED_STEP_TIMEOUT_S
     if device.type != "cpu":
         return least_s
-    num_rows = config.max_num_chunk_tokens + config.max_num_tree_rows
-    return max(least_s, 2 * spec.num_parameters * num_rows / _SLOWEST_CPU_FLOPS)
+    return max(least_s, 2 * spec.num_parameters * config.demand.max_num_rows / _SLOWEST_CPU_FLOPS)

@@ -15,6 +15,11 @@ MAX_NUM_TREE_NODES = 256
 # Rows of one pass that tell log-probabilities of prompts. In a vocabulary of 128,000 tokens the logits of so many are 33 MB. Fewer would
 # make passes that cost as much as one of so many.
 MAX_NUM_KNOWN_ROWS = 64
+# Rows of one pass of the LLM that prompts and token trees may fill.
+DEFAULT_MAX_CHUNK_TOKENS = 256
+DEFAULT_MAX_TREE_ROWS = 512
+# A prompt of one token, and one token more.
+MIN_NUM_SLOTS = 2
 # What SSM services take.
 MAX_TREE_DEPTH = 32
 MAX_BEAM_WIDTH = 64

@@ -13,7 +13,9 @@ from specgrove.addresses import next_ports
 from specgrove.cpus import too_few_for
 from specgrove.errors import NO_TORCH
 from specgrove.gpus import may_have_gpu
-from specgrove.models.architectures import family_name_of
+from specgrove.models.demand import ModelDemand
+from specgrove.models.family import read_spec
+from specgrove.models.fitting import check_before_start
 from specgrove.models.hub import ModelNotFoundError, check_named
 from specgrove.serving.api_keys import read_keys
 from specgrove.serving.listening import check_can_listen
@@ -36,7 +38,6 @@ def check_settings(settings: SuiteSettings, address: str | None, called: str = "
             check_together(section, lambda name, section=section: settings[section, name])  # type: ignore[misc]
         except ValueError as error:
             raise ValueError(in_suite_flags(str(error), section)) from error
-    _check_devices(settings)
     _check_addresses(settings)
     _check_files(settings)
     _check_models(settings, called)
@@ -88,18 +89,13 @@ def _check_cache(folder: Path) -> None:
         raise ValueError(f"--cache-dir {folder}: {existing} is no folder that can be written to")
 
 
-def _check_devices(settings: SuiteSettings) -> None:
-    if "cuda" in (settings["llm", "device"], settings["ssm", "device"]) and not may_have_gpu():
-        raise ValueError("--device cuda: this machine has no NVIDIA GPU; use --device cpu")
-
-
 def crowding_of(settings: SuiteSettings) -> str | None:
     """What to warn of where the LLM would compute with more threads than there are CPUs, or ``None``. As services share them out."""
     device = settings["llm", "device"]
     if device == "cuda" or (device == "auto" and may_have_gpu()):
         return None
-    num_replicas, stages = settings["", "llm-replicas"], settings["llm", "pipeline-parallel"]
-    num_ranks = settings["llm", "tensor-parallel"] * (stages[0] if len(stages) == 1 else len(stages))
+    num_replicas = settings["", "llm-replicas"]
+    num_ranks = ModelDemand.of(lambda name: settings["llm", name]).layout.num_ranks
     num_threads = max(1, settings["llm", "threads"] // num_replicas // num_ranks)
     groups = ((num_replicas, "LLM replicas"), (num_ranks, "ranks"))
     who = " of ".join(f"{number} {name}" for number, name in groups if number > 1)
@@ -123,11 +119,16 @@ def _check_models(settings: SuiteSettings, called: str) -> None:
             raise ValueError(f"{called} {text}: {error}") from error
 
 
-def check_supported(folder: Path, *, needs_chat: bool = False) -> None:
-    """Of a model that is there: whether it is of a family that can be served, and with ``needs_chat``, whether it takes conversations.
+def check_model(settings: SuiteSettings, folder: Path, *, needs_chat: bool = False) -> None:
+    """Of an LLM that is there: whether it can be served as the settings say, and with ``needs_chat``, whether it takes conversations.
 
-    Raises ``ValueError``.
+    Raises ``ValueError`` and ``OSError``.
     """
-    family_name_of(folder)
+    read_spec(folder)
     if needs_chat and (problem := chat_problem_of(folder)) is not None:
         raise ValueError(f"{folder.name} takes no conversations: {problem}, with `specgrove generate --raw`")
+    try:
+        demand = ModelDemand.of(lambda name: settings["llm", name])
+        check_before_start(demand, folder, settings["llm", "cache-dir"])
+    except ValueError as error:
+        raise ValueError(in_suite_flags(str(error), "llm")) from error

@@ -10,9 +10,10 @@ from safetensors import safe_open
 
 from specgrove.models.decoder import DTYPES
 from specgrove.models.device_weights import DeviceWeights
+from specgrove.models.family import read_spec
 from specgrove.models.gguf_model import weights_note
 from specgrove.models.hub import resolve_model
-from specgrove.models.loading import load_decoder, read_spec
+from specgrove.models.loading import load_decoder
 from specgrove.models.model_files import weight_files
 from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.models.weight_store import MemoryWeights

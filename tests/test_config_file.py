@@ -91,9 +91,9 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
             "1: there is no setting zzz; `specgrove serve --print-config` lists all: at the top, and below router, llm, ssm",
         ),
         ("llm: ./model", "1: llm (settings of the LLM service) must hold lines of NAME: VALUE, got './model'"),
-        ("llm:\n  kv-slots: 0", "2: llm.kv-slots: must be a whole number, 1 or more, got '0'"),
-        ("llm:\n  kv-slots: many", "2: llm.kv-slots: must be a whole number, 1 or more, got 'many'"),
-        ("llm:\n  kv-slots: [1]", "2: llm.kv-slots: must be a whole number, 1 or more, got a list"),
+        ("llm:\n  kv-slots: 0", "2: llm.kv-slots: must be a whole number, 2 or more, got '0'"),
+        ("llm:\n  kv-slots: many", "2: llm.kv-slots: must be a whole number, 2 or more, got 'many'"),
+        ("llm:\n  kv-slots: [1]", "2: llm.kv-slots: must be a whole number, 2 or more, got a list"),
         ("\n\ndevice: gpu", "3: device: must be one of auto, cpu, cuda, got 'gpu'"),
         ("llm:\n  offload: maybe", "2: llm.offload: must be true or false, got 'maybe'"),
         ("llm:\n  address: a:1", "2: llm.address is set by `specgrove serve` itself; leave it out"),
@@ -139,7 +139,7 @@ def test_what_is_printed_is_the_whole_configuration_and_can_be_read_back(
     assert config_text(settings) == printed
     # What the services share stands at the top, unless they differ.
     assert (yaml.safe_load(printed)["dtype"], yaml.safe_load(printed)["ssm"]["device"]) == ("bfloat16", "cuda")
-    assert "# one-token KV slots, shared by all sessions (a whole number, 1 or more)\n  kv-slots: 32768\n" in printed
+    assert "# one-token KV slots, shared by all sessions (a whole number, 2 or more)\n  kv-slots: 32768\n" in printed
 
 
 @pytest.mark.parametrize("words", [[], ["--log-level", "DEBUG"], ["--llm.log-level", "ERROR"], ["--verbose"]])
@@ -214,7 +214,12 @@ def test_services_that_are_started_by_hand_take_the_same_file(
     router = parse_router(["--config", str(path), "--max-queued", "3"])
     assert (router.llm_addresses, router.max_num_requests, router.max_num_queued) == (("unix:/llm",), 256, 3)
     llm = parse_llm(["--config", str(path)])
-    assert (llm.kv_memory_bytes, llm.device, llm.log_level, llm.num_slots) == (2**31, "cpu", "DEBUG", 32768)
+    assert (llm.demand.kv_memory_bytes, llm.demand.device, llm.log_level, llm.demand.num_slots) == (
+        2**31,
+        "cpu",
+        "DEBUG",
+        32768,
+    )
     with pytest.raises(SystemExit):
         parse_llm(["--config", str(written(tmp_path, "llm: {kv-slots: x}"))])
     assert "error: --config: " in capsys.readouterr().err

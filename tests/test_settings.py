@@ -51,9 +51,9 @@ def test_what_is_given_to_serve_reaches_the_services_that_have_it() -> None:
     assert settings.arguments("router") == ("--max-requests", "7")
     assert parse_router(["--llm", "a:1", *settings.arguments("router")]).max_num_requests == 7
     llm = parse_llm(settings.arguments("llm"))
-    assert (llm.kv_memory_bytes, llm.device, llm.num_slots) == (2**31, "cpu", 32768)
-    assert llm.offload is not None
-    assert llm.layout.stage_sizes == (10, 12, 8)
+    assert (llm.demand.kv_memory_bytes, llm.demand.device, llm.demand.num_slots) == (2**31, "cpu", 32768)
+    assert llm.demand.offload is not None
+    assert llm.demand.layout.stage_sizes == (10, 12, 8)
     ssm = parse_ssm_service(list(settings.arguments("ssm")))
     assert (ssm.num_slots, ssm.device) == (99, "cpu")
 
@@ -63,7 +63,7 @@ def test_a_services_own_value_goes_before_the_shared_one() -> None:
         config = config_of(given(*words, "--llm.dtype", "float32"), Path("/model"), ("lookup",))
         lines = {spec.name: spec.arguments for spec in process_specs(config, dict.fromkeys(NAMES, "unix:/x"))}
         assert parse_llm(lines["llm_service"]).num_threads == 2
-        assert parse_llm(lines["llm_service"]).dtype == "float32"
+        assert parse_llm(lines["llm_service"]).demand.dtype == "float32"
         ssm = parse_ssm_service(list(lines["ssm_service"]))
         assert (ssm.num_threads, ssm.dtype) == (1, "bfloat16")
 
@@ -71,7 +71,7 @@ def test_a_services_own_value_goes_before_the_shared_one() -> None:
 def test_a_switch_can_be_turned_off_again() -> None:
     assert given("--offload").arguments("llm") == ("--offload",)
     assert given("--no-llm.offload").arguments("llm") == ("--no-offload",)
-    assert parse_llm(["--offload", "--no-offload"]).offload is None
+    assert parse_llm(["--offload", "--no-offload"]).demand.offload is None
 
 
 def test_nothing_given_is_nothing_handed_on() -> None:
@@ -117,8 +117,8 @@ def test_the_defaults_of_configurations_are_those_of_the_settings() -> None:
     assert PoolConfig().session_ttl_s == ssm.session_ttl_s
     verifier = VerifierConfig(max_model_len=9)
     assert (verifier.max_num_chunk_tokens, verifier.max_num_tree_rows) == (
-        llm.max_num_chunk_tokens,
-        llm.max_num_tree_rows,
+        llm.demand.max_num_chunk_tokens,
+        llm.demand.max_num_tree_rows,
     )
     assert verifier.session_ttl_s == llm.session_ttl_s
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,12 @@ import pytest
 from specgrove import cpus, start_checks
 from specgrove.cli import main
 from specgrove.gpus import may_have_gpu
+from specgrove.models import fitting
 from specgrove.settings import SuiteSettings, rules
-from specgrove.start_checks import check_settings, check_supported, crowding_of
+from specgrove.start_checks import check_model, check_settings, crowding_of
 from tests.conftest import save_tiny_llama
 from tests.router.toy_language import EOS, VOCAB_SIZE, toy_tokenizer_json
+from tests.waiting import LIMIT_S
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +53,10 @@ def unknown_folder(model_folder: Path, tmp_path: Path) -> Path:
         ({("llm", "cache-dir"): Path("/dev/null/x")}, "--cache-dir /dev/null/x: /dev/null is no folder"),
         ({("llm", "device"): "cuda"}, "--device cuda: this machine has no NVIDIA GPU; use --device cpu"),
         (
+            {("ssm", "gpu-kernels"): "require"},
+            "--gpu-kernels require: this machine has no NVIDIA GPU; use --gpu-kernels auto",
+        ),
+        (
             {("ssm", "device"): "cpu", ("ssm", "gpu-kernels"): "require"},
             "--gpu-kernels require: the models run on the CPU; give --device cuda",
         ),
@@ -58,7 +67,7 @@ def unknown_folder(model_folder: Path, tmp_path: Path) -> Path:
     ],
 )
 def test_what_settings_alone_tell(given: dict[Any, Any], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(start_checks, "may_have_gpu", lambda: False)
+    monkeypatch.setattr(rules, "may_have_gpu", lambda: False)
     with pytest.raises(ValueError, match=re.escape(said)):
         check_settings(SuiteSettings(given), None)
     check_settings(SuiteSettings(), None)
@@ -117,11 +126,51 @@ def test_a_gpu_is_told_by_the_files_of_its_driver(tmp_path: Path) -> None:
 
 
 def test_a_model_is_of_a_family_and_takes_conversations(model_folder: Path, unknown_folder: Path) -> None:
-    check_supported(model_folder)
+    settings = SuiteSettings({("llm", "kv-slots"): 64})
+    check_model(settings, model_folder)
     with pytest.raises(ValueError, match="architecture PhiForCausalLM is not supported, only LlamaForCausalLM"):
-        check_supported(unknown_folder)
+        check_model(settings, unknown_folder)
     with pytest.raises(ValueError, match="takes no conversations: this model has no chat template"):
-        check_supported(model_folder, needs_chat=True)
+        check_model(settings, model_folder, needs_chat=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--pipeline-parallel", "99"], "--pipeline-parallel 99: must be 1 to 3, the model's layers"),
+        (["--llm.pipeline-parallel", "1,1"], "--pipeline-parallel: 2 stages with 2 layers together; the model has 3"),
+        (["--tensor-parallel", "99"], "--tensor-parallel 99: so many ranks can't share 6 heads: use at most 6"),
+        (["--max-model-len", "99999"], "--max-model-len 99999 is more than the model's 256 positions"),
+        (
+            ["--max-model-len", "200", "--kv-slots", "64"],
+            "--max-model-len 200 takes a KV slot for each token, and --kv-slots",
+        ),
+        (["--kv-slots", "1"], "--kv-slots: must be a whole number, 2 or more, got '1'"),
+        (["--kv-memory", "9000TiB"], "available: rank 0: weights"),
+        (["--ssm.gpu-kernels", "require"], "--gpu-kernels require: this machine has no NVIDIA GPU"),
+    ],
+)
+def test_what_the_model_and_the_machine_tell(
+    words: list[str], said: str, model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command alone: no process is started, and its own hasn't imported torch."""
+    for module in (rules, start_checks, fitting):
+        monkeypatch.setattr(module, "may_have_gpu", lambda: False)
+    monkeypatch.setattr("specgrove.cli.suites.Suite", None)
+    with contextlib.suppress(SystemExit):  # of a value that is wrong by itself
+        assert (
+            main(["serve", "--llm", str(model_folder), "--ssm", "none", "--grpc-address", "127.0.0.1:0", *words]) == 1
+        )
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_start_that_is_refused_imports_no_torch(model_folder: Path) -> None:
+    words = ["serve", "--llm", str(model_folder), "--grpc-address", "127.0.0.1:0", "--pipeline-parallel", "99"]
+    program = "import sys; from specgrove.cli import main; code = main(sys.argv[1:]); sys.exit(9 if 'torch' in sys.modules else code)"
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+    assert (ended.returncode, "--pipeline-parallel 99: must be 1 to 3" in ended.stderr) == (1, True), ended.stderr
 
 
 def test_commands_start_nothing_for_what_is_wrong(

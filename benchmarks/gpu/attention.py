@@ -17,7 +17,8 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from benchmarks.gpu.card import Card
 from benchmarks.gpu.rows import Row, Times, at_least, broken, by_turns, first_line, skipped
-from specgrove.kernels.cuda.attention import AttentionHeads, AttentionPlan, tree_attention
+from specgrove.kernels.cuda.attention import AttentionPlan, tree_attention
+from specgrove.kernels.device_memory import AttentionHeads
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 
 PART = "tree attention"

@@ -18,7 +18,7 @@ from specgrove.kernels.quantized_linear import QuantizedWeight, quantize
 from specgrove.models.decoder import Decoder
 from specgrove.models.device_weights import DeviceWeights
 from specgrove.models.quantization import INT4_GROUP_SIZE
-from specgrove.models.rotary import RotarySpec
+from specgrove.models.rotary_spec import RotarySpec
 from specgrove.models.safetensors_writer import SafetensorsWriter
 from specgrove.models.spec import DecoderSpec, LayerSpec
 from specgrove.models.weights import (

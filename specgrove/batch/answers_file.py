@@ -1,11 +1,13 @@
 """The file of answers: a line of JSON for each request, ``{"id", "custom_id", "response", "error"}``, added as answers come.
 
 A run that was stopped leaves the lines that it had. The next one keeps those that are final, and when all are there the file gets the
-order of the requests. Invariant: each request has at most one line; only the last line may be incomplete, where a run was killed.
+order of the requests. Invariant: each request has at most one line; only the last line may be incomplete, where a run was killed. One run
+at a time has the file: a lock on the file itself says so, which ends with its process.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -13,7 +15,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from specgrove.batch.requests_file import BatchFileError, json_lines
 
@@ -59,13 +61,20 @@ class AnswersFile:
     """The answers of one run, and of those before it. Use it in ``with``."""
 
     def __init__(self, path: Path, custom_ids: Sequence[str]) -> None:
-        """Reads what is there. Raises ``BatchFileError`` where that is something else, and ``OSError`` where the file can't be written."""
+        """Reads what is there.
+
+        Raises ``BatchFileError`` where that is something else, or another run writes it, and ``OSError`` where it can't be written.
+        """
         self._path = path
         self._places = {custom_id: place for place, custom_id in enumerate(custom_ids)}
-        kept = [line for line in _lines_of(path, self._places) if _answer_of(line).is_final]
-        self._lines = {line["custom_id"]: line for line in kept}
-        self._write(self._lines.values())
-        self._file = path.open("a", encoding="utf-8", errors=_HALF_CHARACTERS)
+        self._file = _locked(path)
+        try:
+            kept = [line for line in _lines_of(path, self._places) if _answer_of(line).is_final]
+            self._lines = {line["custom_id"]: line for line in kept}
+            self._write(self._lines.values())
+        except BaseException:
+            self._file.close()
+            raise
 
     @property
     def answered(self) -> Collection[str]:
@@ -88,9 +97,13 @@ class AnswersFile:
     def _write(self, lines: Collection[dict[str, Any]]) -> None:
         """The whole file, or what was there before."""
         partial = self._path.with_name(f".{self._path.name}.partial")
-        with partial.open("w", encoding="utf-8", errors=_HALF_CHARACTERS) as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        partial.unlink(missing_ok=True)  # of a run that was killed
+        file = _locked(partial)
+        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        file.flush()
         os.replace(partial, self._path)  # noqa: PTH105
+        self._file.close()
+        self._file = file
 
     def __enter__(self) -> Self:
         return self
@@ -99,6 +112,22 @@ class AnswersFile:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+def _locked(path: Path) -> IO[str]:
+    """The file, to add to, and no other run's until it is closed. Raises ``BatchFileError`` where it is another's."""
+    while True:
+        file = path.open("a", encoding="utf-8", errors=_HALF_CHARACTERS)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except BlockingIOError:
+            file.close()
+            raise BatchFileError(
+                f"{path} is being written by another `specgrove batch`: wait for its end, or give another file for the answers"
+            ) from None
+        file.close()  # the other run has put another file in its place meanwhile
 
 
 def _lines_of(path: Path, known: Collection[str]) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from specgrove.models.hub import resolve_model
 from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.settings import SuiteSettings, in_suite_flags, settings_of
 from specgrove.ssm_choice import chosen_ssms
-from specgrove.start_checks import check_settings, check_supported, crowding_of
+from specgrove.start_checks import check_model, check_settings, crowding_of
 from specgrove.suite import Suite, SuiteConfig, config_of, section_of
 from specgrove.supervisor import LogLine
 from specgrove.telemetry import parsed
@@ -94,7 +94,7 @@ def _prepared(
     llm, dtype = settings["llm", "model"], settings["llm", "dtype"]
     llm_folder = model_folder(llm, console, cache_dir, "none")
     with showing(console, "looking for the SSMs") as show:
-        check_supported(llm_folder, needs_chat=needs_chat)
+        check_model(settings, llm_folder, needs_chat=needs_chat)
         ssms = chosen_ssms(settings["ssm", "ssm"], llm_folder, settings["ssm", "cache-dir"], show, warn)
         # May take minutes, so it comes when nothing else can be wrong.
         llm_folder = ensure_quantized(llm_folder, settings["llm", "quantization"], cache_dir, show)

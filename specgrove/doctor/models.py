@@ -6,36 +6,27 @@ Models that are not on this machine are not fetched: that is said.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
 
-from specgrove.config import DEFAULT_SSMS, MAX_NUM_KNOWN_ROWS
+from specgrove.config import DEFAULT_SSMS
 from specgrove.doctor.findings import Finding, error, ok, warning
+from specgrove.models.demand import ModelDemand
 from specgrove.models.ends import ends_of
+from specgrove.models.family import read_spec
+from specgrove.models.fitting import Room, check_before_start, settled
 from specgrove.models.gguf_model import weights_note
 from specgrove.models.hub import DEMO_LLM, ModelNotFoundError, is_hub_id, path_of
 from specgrove.models.inventory import describe
-from specgrove.models.loading import read_spec
-from specgrove.models.memory_plan import (
-    MemoryRequest,
-    available_memory_bytes,
-    check_fits,
-    gibibytes,
-    plan_memory,
-    slots_in,
-)
-from specgrove.models.model_files import is_gguf_file, name_of, quantized_bits
-from specgrove.models.parallel_layout import ParallelLayout
+from specgrove.models.memory_plan import check_fits, gibibytes, plan_memory
+from specgrove.models.model_files import is_gguf_file, name_of
 from specgrove.runtime.devices import available_bytes, choose_device
 from specgrove.settings import SuiteSettings, in_suite_flags
 from specgrove.ssm_choice import chosen_ssms
 from specgrove.ssm_specs import asks_for_none, parse_ssm
 from specgrove.tokenizer import Tokenizer
-
-_QUANTIZATIONS = {8: "int8", 4: "int4"}
 
 
 def llm(settings: SuiteSettings) -> Iterator[Finding]:
@@ -140,44 +131,20 @@ def _tokenizer(folder: Path) -> Iterator[Finding]:
 
 def _memory(folder: Path, settings: SuiteSettings) -> Finding:
     """As the LLM service decides it at its start."""
-    spec = read_spec(folder)
+    spec, demand = read_spec(folder), ModelDemand.of(lambda name: settings["llm", name])
     try:
-        spec.longest_sequence(settings["llm", "max-model-len"])
-        device = choose_device(settings["llm", "device"], 0)
-        request = _memory_request(folder, settings)
-        kv_bytes, rank_bytes = settings["llm", "kv-memory"], settings["llm", "memory-per-gpu"]
-        if kv_bytes is not None or rank_bytes is not None:
-            request = replace(request, num_slots=slots_in(spec, request, kv_bytes=kv_bytes, rank_bytes=rank_bytes))
-        plans = plan_memory(spec, request)
-        available = available_bytes(device) if device.type != "cpu" else available_memory_bytes()
-        sharing = range(request.layout.num_ranks) if device.type == "cpu" else range(1)
-        check_fits(spec, request, available, sharing)
-    except ValueError as problem:
+        check_before_start(demand, folder, settings["llm", "cache-dir"])
+        device = choose_device(demand.device, 0)
+        on_gpu = device.type == "cuda"
+        room = Room(available_bytes(device), range(1 if on_gpu else demand.layout.num_ranks), on_gpu=on_gpu)
+        request = settled(spec, demand, folder, room)
+        check_fits(spec, request, room.available_bytes, room.ranks)
+    except (ValueError, OSError) as problem:
         return error("fits", in_suite_flags(_one_line(str(problem)), "llm"))
+    plans = plan_memory(spec, request)
     needed = sum(plan.total_bytes for plan in plans)
-    text = f"it takes {gibibytes(needed)} of {gibibytes(available)}: {'; '.join(map(str, plans))}"
-    return ok("fits", text, needed_bytes=needed, available_bytes=available)
-
-
-def _memory_request(folder: Path, settings: SuiteSettings) -> MemoryRequest:
-    stages = settings["llm", "pipeline-parallel"]
-    is_counted = len(stages) == 1
-    layout = ParallelLayout(
-        settings["llm", "tensor-parallel"], stages[0] if is_counted else len(stages), None if is_counted else stages
-    )
-    asked = settings["llm", "quantization"]
-    chunk, tree_rows = settings["llm", "max-chunk-tokens"], settings["llm", "max-tree-rows"]
-    return MemoryRequest(
-        dtype=settings["llm", "dtype"],
-        quantization=_QUANTIZATIONS.get(quantized_bits(folder) or 0) or (None if asked == "none" else asked),
-        layout=layout,
-        num_slots=settings["llm", "kv-slots"],
-        max_num_rows=chunk + tree_rows,
-        max_num_logit_rows=tree_rows + MAX_NUM_KNOWN_ROWS,
-        # What offloading leaves is chosen at the start; here the least will do.
-        max_weight_bytes=settings["llm", "max-weight-memory"] or (1 if settings["llm", "offload"] else None),
-        max_len=settings["llm", "max-model-len"],
-    )
+    text = f"it takes {gibibytes(needed)} of {gibibytes(room.available_bytes)}: {'; '.join(map(str, plans))}"
+    return ok("fits", text, needed_bytes=needed, available_bytes=room.available_bytes)
 
 
 def _one_line(text: str) -> str:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from specgrove.kernels.device_memory import EXPANDED_AT_ONCE
 from specgrove.kernels.quantized_linear import QuantizedWeight, pack_codes
 
 _TILE_ROWS = 32
-_EXPANDED_AT_ONCE = 1 << 22  # weights
-EXPANSION_BYTES = 3 * 4 * _EXPANDED_AT_ONCE
-"""What expanding a quantised linear takes at most beside the linear's compressed and expanded form."""
 
 
 class ComposedLinear:
@@ -62,7 +60,7 @@ class ComposedQuantizedLinear(ComposedLinear):
         """``[out_features, in_features]`` in ``dtype``."""
         packed = self.parts[0]
         expanded = torch.empty(self.out_features, self.in_features, dtype=self._dtype, device=packed.device)
-        num_rows = max(1, _EXPANDED_AT_ONCE // self.in_features)
+        num_rows = max(1, EXPANDED_AT_ONCE // self.in_features)
         for start in range(0, self.out_features, num_rows):
             rows = slice(start, start + num_rows)
             expanded[rows] = self._expanded(*(part[rows] for part in self.parts))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from specgrove.kernels.cuda.attention import AttentionHeads
 from specgrove.kernels.cuda.backend import KernelsMissingError, kernels_for
 from specgrove.kernels.cuda.start_check import check_kernels_apart
+from specgrove.kernels.device_memory import AttentionHeads
 
 REASONS = {
     "amx": "the processor has AMX with tiles of bfloat16 and int8",

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol, Self
 
 import torch
 
 from specgrove.kernels.quantized_linear import QuantizedWeight
 from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.family import Family
+from specgrove.models.head_rows import HeadRows
 from specgrove.models.sharding import HeadShard, Shard, heads_of, mlp_part, vocab_part
 from specgrove.models.spec import DecoderSpec
-from specgrove.models.weights import LinearWeights, NormWeights, Weight
+from specgrove.models.weights import LinearWeights, ModelWeights, NormWeights, Weight
 
 ALL = slice(None)
 
@@ -62,39 +63,6 @@ class Checkpoint(TensorSource, Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exception: object) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class HeadRows:
-    """Where a checkpoint keeps its heads: the tensor, and which block of ``head_dim`` rows of it, for every head in order."""
-
-    q: Sequence[tuple[str, int]]
-    k: Sequence[tuple[str, int]]
-    v: Sequence[tuple[str, int]]
-
-    @staticmethod
-    def separate(q: str, k: str, v: str, spec: DecoderSpec) -> HeadRows:
-        """Three linears."""
-        kv = range(spec.num_kv_heads)
-        return HeadRows([(q, i) for i in range(spec.num_heads)], [(k, i) for i in kv], [(v, i) for i in kv])
-
-    @staticmethod
-    def fused(name: str, spec: DecoderSpec) -> HeadRows:
-        """One linear: all query heads, all key heads, all value heads."""
-        num_q, num_kv = spec.num_heads, spec.num_kv_heads
-        blocks = [(name, i) for i in range(num_q + 2 * num_kv)]
-        return HeadRows(blocks[:num_q], blocks[num_q : num_q + num_kv], blocks[num_q + num_kv :])
-
-    @staticmethod
-    def grouped(name: str, spec: DecoderSpec) -> HeadRows:
-        """One linear, by KV head: its query heads, its key, its value."""
-        group = spec.num_heads // spec.num_kv_heads
-        starts = [kv * (group + 2) for kv in range(spec.num_kv_heads)]
-        return HeadRows(
-            q=[(name, start + i) for start in starts for i in range(group)],
-            k=[(name, start + group) for start in starts],
-            v=[(name, start + group + 1) for start in starts],
-        )
 
 
 class ShardReader:
@@ -224,6 +192,11 @@ class ShardReader:
                 f"{name} has the shape {list(found)}, by config.json it should have {list(shape)}: "
                 "the configuration and the weights are of different models"
             )
+
+
+def read_weights(family: Family, source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWeights:
+    """A source's tensors under the decoder's names, one rank's part."""
+    return family.weights_of(ShardReader(source, spec, shard, family.NAMES.base), spec)
 
 
 def stack(weights: Sequence[Weight]) -> Weight:

@@ -18,7 +18,8 @@ from specgrove.models.decoder_ops import RowTensors
 from specgrove.models.decoder_step import decoder_step_of, model_step_of
 from specgrove.models.device_ops import DeviceOps
 from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
-from specgrove.models.rotary import RotarySpec, cos_sin_table
+from specgrove.models.rotary import cos_sin_table
+from specgrove.models.rotary_spec import RotarySpec
 from specgrove.models.sharding import Shard, heads_of
 from specgrove.models.spec import DecoderSpec
 from specgrove.models.tensor_group import OneRank, TensorGroup

@@ -10,7 +10,7 @@ from specgrove.kernels.decoder_step import DecoderStep, StepShape
 from specgrove.kernels.model_step import ModelStep
 from specgrove.models.decoder_ends import Embedding, Head
 from specgrove.models.decoder_layer import DecoderLayer
-from specgrove.models.rotary import RotarySpec
+from specgrove.models.rotary_spec import RotarySpec
 from specgrove.models.sharding import HeadShard
 from specgrove.models.spec import DecoderSpec
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import torch
 
 from specgrove.kernels.cuda import attention, elementwise, norms
-from specgrove.kernels.cuda.attention import HEAD_DIMS, MAX_GROUP_SIZE, AttentionHeads, AttentionPlan
+from specgrove.kernels.cuda.attention import AttentionPlan
+from specgrove.kernels.device_memory import AttentionHeads
 from specgrove.kernels.elementwise import Activation
 from specgrove.models.decoder_ops import NormParams, RowTensors
+from specgrove.models.device_limits import why_not
 from specgrove.models.forward_batch import ForwardBatch
 from specgrove.models.sharding import HeadShard
 from specgrove.models.spec import DecoderSpec
-
-DTYPES = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +36,12 @@ class DeviceRows:
         return self.token_ids.shape[0]
 
 
-def why_not(spec: DecoderSpec, dtype: torch.dtype) -> str | None:
-    """What of a model the kernels can't run; ``None`` where they run all of it."""
-    group_size = spec.num_heads // spec.num_kv_heads
-    if dtype not in DTYPES:
-        return f"they take bfloat16 and float16, not {str(dtype).removeprefix('torch.')}"
-    if spec.head_dim not in HEAD_DIMS:
-        return f"they take heads of size {', '.join(map(str, HEAD_DIMS))}, not {spec.head_dim}"
-    if group_size > MAX_GROUP_SIZE:
-        return f"they take up to {MAX_GROUP_SIZE} query heads of one KV head, not {group_size}"
-    return None
-
-
 class DeviceOps:
     """See ``DecoderOps``."""
 
     def __init__(self, heads: HeadShard, spec: DecoderSpec, dtype: torch.dtype, device: torch.device) -> None:
         """Raises ``ValueError`` for a model that they can't run."""
-        if (reason := why_not(spec, dtype)) is not None:
+        if (reason := why_not(spec, str(dtype).removeprefix("torch."))) is not None:
             raise ValueError(f"the kernels for GPUs can't run this model: {reason}")
         self.heads = AttentionHeads(heads.num_q, heads.num_kv, spec.head_dim)
         self._dtype = dtype

@@ -6,26 +6,16 @@ asks for names. Opens headers only.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 
-from specgrove.models.checkpoint import ALL, Checkpoint, TensorSource
+from specgrove.models.checkpoint import ALL, Checkpoint, read_weights
 from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.family import Family
 from specgrove.models.sharding import Shard
 from specgrove.models.spec import DecoderSpec
 from specgrove.models.tensor_names import check_all_read
-from specgrove.models.weights import ModelWeights
 
 _OURS = ("draft_token_ids",)  # of an SSM with a vocabulary of its own: read by the SSM service
-
-
-class ReadsWeights(Protocol):
-    """What this needs of a family."""
-
-    def weights_of(self, source: TensorSource, spec: DecoderSpec, shard: Shard, /) -> ModelWeights:
-        """See ``specgrove.models.loading.Family``."""
-        ...
 
 
 class RecordingSource:
@@ -73,10 +63,10 @@ class RecordingSource:
         return torch.empty(shape, device="meta")
 
 
-def check_checkpoint(family: ReadsWeights, spec: DecoderSpec, checkpoint: Checkpoint) -> str | None:
+def check_checkpoint(family: Family, spec: DecoderSpec, checkpoint: Checkpoint) -> str | None:
     """Raises ``UnsupportedModelError`` for what is missing, of another shape, or left over; returns what to say of harmless leftovers."""
     source = RecordingSource(checkpoint)
-    weights = family.weights_of(source, spec, Shard.whole(spec))
+    weights = read_weights(family, source, spec, Shard.whole(spec))
     weights.embedding()
     source.asked()
     in_layers = []

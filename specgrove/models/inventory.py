@@ -16,6 +16,7 @@ from huggingface_hub import errors as hub_errors
 from safetensors import SafetensorError, safe_open
 
 from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.family import read_spec
 from specgrove.models.formats.gguf_families import main_type
 from specgrove.models.gguf_file import GgufFile
 from specgrove.models.hub import (
@@ -27,7 +28,7 @@ from specgrove.models.hub import (
     path_of,
     resolve_model,
 )
-from specgrove.models.loading import check_weights, open_checkpoint, read_spec
+from specgrove.models.loading import check_weights, open_checkpoint
 from specgrove.models.model_files import config_of, gguf_of, name_of, quantization_of, weight_files
 from specgrove.ssm_specs import SHIPPED_DRAFTERS
 

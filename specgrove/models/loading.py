@@ -1,68 +1,25 @@
-"""From a model folder to a decoder: finds the family, reads its spec and this rank's weights. Called by the services."""
+"""From a model folder to a decoder: opens its checkpoint, and reads this rank's weights as the family says. Called by the services."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
-from specgrove.json_files import JsonObject
-from specgrove.models.architectures import family_name_of
-from specgrove.models.checkpoint import Checkpoint, TensorSource
+from specgrove.models.checkpoint import Checkpoint, read_weights
 from specgrove.models.decoder import Decoder, Progress
 from specgrove.models.dry_read import check_checkpoint
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.families import falcon, gemma3, gpt_bigcode, llama, mpt, opt
+from specgrove.models.family import family_of, read_spec
 from specgrove.models.formats.gguf_checkpoint import GgufCheckpoint
 from specgrove.models.model_files import gguf_of
 from specgrove.models.safetensors_checkpoint import SafetensorsCheckpoint
 from specgrove.models.sharding import Shard
-from specgrove.models.spec import DecoderSpec
 from specgrove.models.tensor_group import TensorGroup
-from specgrove.models.tensor_names import FamilyNames
 from specgrove.models.weight_store import WeightStore
-from specgrove.models.weights import ModelWeights
 
 logger = logging.getLogger(__name__)
-
-
-class Family(Protocol):
-    """What a module of ``specgrove.models.families`` offers."""
-
-    @property
-    def NAMES(self) -> FamilyNames:  # noqa: N802
-        """How ``weights_of`` names tensors."""
-        ...
-
-    def spec_of(self, config: JsonObject, /) -> DecoderSpec:
-        """From ``config.json``. Raises ``UnsupportedModelError``, ``JsonFileError``."""
-        ...
-
-    def weights_of(self, source: TensorSource, spec: DecoderSpec, shard: Shard, /) -> ModelWeights:
-        """A checkpoint's tensors under the decoder's names, one rank's part."""
-        ...
-
-
-_FAMILIES: dict[str, Family] = {
-    "llama": llama, "opt": opt, "falcon": falcon, "gpt_bigcode": gpt_bigcode, "mpt": mpt, "gemma3": gemma3,
-}  # fmt: skip
-
-
-def family_of(folder: Path) -> tuple[Family, JsonObject]:
-    """As ``family_name_of``, with the family itself."""
-    name, config = family_name_of(folder)
-    return _FAMILIES[name], config
-
-
-def read_spec(folder: Path) -> DecoderSpec:
-    """The spec of a model folder's ``config.json``. Raises ``UnsupportedModelError``, ``JsonFileError``."""
-    family, config = family_of(folder)
-    try:
-        return family.spec_of(config)
-    except UnsupportedModelError as error:
-        raise UnsupportedModelError(f"{folder}: {error}") from error
 
 
 def open_checkpoint(folder: Path, dtype: torch.dtype = torch.float32, *, keeps_blocks: bool = True) -> Checkpoint:
@@ -117,5 +74,5 @@ def load_decoder(
     with open_checkpoint(folder, dtype) as checkpoint:
         if (left_out := check_weights(folder, checkpoint)) is not None:
             logger.info("%s: %s", folder.name, left_out)
-        weights = family.weights_of(checkpoint, spec, shard or Shard.whole(spec))
+        weights = read_weights(family, checkpoint, spec, shard or Shard.whole(spec))
         return Decoder(spec, weights, dtype, shard, group, store, progress)

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from specgrove.kernels.composed_linear import EXPANSION_BYTES
-from specgrove.kernels.cuda.attention import AttentionHeads, PlanCapacity
-from specgrove.kernels.cuda.linear import max_workspace_bytes
+from specgrove.config import DEFAULT_MAX_CHUNK_TOKENS, DEFAULT_MAX_TREE_ROWS, MAX_NUM_KNOWN_ROWS, MIN_NUM_SLOTS
+from specgrove.kernels.device_memory import EXPANSION_BYTES, AttentionHeads, PlanCapacity, max_workspace_bytes
 from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.models.sharding import HeadShard, Shard, heads_of, mlp_part, vocab_part
 from specgrove.models.spec import DecoderSpec
+from specgrove.settings.values import parse_bytes
 
 _DTYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 # Codes plus scales: int8 one scale a row; int4 a scale and a minimum for every 32 inputs, which CPUs keep in 16 bits.
 _CODE_BYTES = {"int8": 1.0, "int4": 0.5 + 4 / 32}
 _GPU_CODE_BYTES = {"int8": 1.0, "int4": 0.5 + 8 / 32}
-_GIB = 1 << 30
+_GIB, _MIB = 1 << 30, 1 << 20
 
 
 class DoesNotFitError(ValueError):
@@ -181,7 +181,7 @@ def weight_bytes_left(spec: DecoderSpec, request: MemoryRequest, available_bytes
 def slots_in(spec: DecoderSpec, request: MemoryRequest, *, kv_bytes: int | None, rank_bytes: int | None) -> int:
     """KV slots that ``kv_bytes`` of every rank hold, or what ``rank_bytes`` leave beside weights and activations.
 
-    Raises ``DoesNotFitError`` where not one is left.
+    Raises ``DoesNotFitError`` where they are too few for any request.
     """
     plans = plan_memory(spec, replace(request, num_slots=0))
     rooms = [
@@ -193,10 +193,25 @@ def slots_in(spec: DecoderSpec, request: MemoryRequest, *, kv_bytes: int | None,
         # What attention takes on a GPU grows with the slots.
         sizes = range(num_slots + 1)
         num_slots = bisect_right(sizes, rank_bytes or 0, key=lambda n: _largest_rank_bytes(spec, request, n)) - 1
-    if num_slots < 1:
-        limit = gibibytes(kv_bytes if kv_bytes is not None else rank_bytes or 0)
-        raise DoesNotFitError(f"{limit} leave no room for a KV slot: {max(plans, key=lambda plan: plan.total_bytes)}")
+    if num_slots < MIN_NUM_SLOTS:
+        raise DoesNotFitError(_too_little(plans, kv_bytes, rank_bytes or 0, max(0, num_slots)))
     return num_slots
+
+
+def _too_little(plans: Sequence[MemoryPlan], kv_bytes: int | None, rank_bytes: int, num_slots: int) -> str:
+    """Whose plans are those without slots."""
+    largest = max(plans, key=lambda plan: plan.total_bytes + MIN_NUM_SLOTS * plan.slot_bytes)
+    least = MIN_NUM_SLOTS * max(plan.slot_bytes for plan in plans)
+    if kv_bytes is not None:
+        flag, given, beside = "--kv-memory", kv_bytes, f"one takes {least // MIN_NUM_SLOTS} bytes"
+    else:
+        flag, given = "--memory-per-gpu", rank_bytes
+        least += largest.total_bytes
+        beside = f"weights take {gibibytes(largest.weight_bytes)} and activations {gibibytes(largest.activation_bytes)}"
+    return (
+        f"{flag} {parse_bytes.write(given)} has room for {num_slots} KV slots, and {MIN_NUM_SLOTS} are the least: {beside}; "
+        f"give {flag} {-(-least // _MIB)}MiB or more"
+    )
 
 
 def _largest_rank_bytes(spec: DecoderSpec, request: MemoryRequest, num_slots: int) -> int:
@@ -247,6 +262,10 @@ def _others(
         yield f"--kv-slots {fewer}", replace(request, num_slots=fewer)
     if request.dtype == "float32":
         yield "--dtype bfloat16", replace(request, dtype="bfloat16")
+    usual = DEFAULT_MAX_CHUNK_TOKENS + DEFAULT_MAX_TREE_ROWS, DEFAULT_MAX_TREE_ROWS + MAX_NUM_KNOWN_ROWS
+    if request.max_num_rows > usual[0]:
+        flags = f"--max-chunk-tokens {DEFAULT_MAX_CHUNK_TOKENS} --max-tree-rows {DEFAULT_MAX_TREE_ROWS}"
+        yield flags, replace(request, max_num_rows=usual[0], max_num_logit_rows=usual[1])
     request = replace(request, dtype="bfloat16")
     for quantization in ("int8", "int4"):
         if request.quantization is None:

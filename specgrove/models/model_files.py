@@ -105,6 +105,11 @@ def quantized_bits(folder: Path) -> int | None:
     return bits if isinstance(bits, int) else None
 
 
+def quantization_kind(folder: Path) -> str | None:
+    """``int8`` or ``int4`` of weights that are so, whoever quantised them."""
+    return {8: "int8", 4: "int4"}.get(quantized_bits(folder) or 0)
+
+
 def name_of(folder: Path) -> str:
     """What to call a model: its id if it lies in the Hugging Face hub's cache, else its folder's name, without digests of ours."""
     folder = folder.absolute()

@@ -17,12 +17,13 @@ from pathlib import Path
 import torch
 
 from specgrove.kernels.quantized_linear import QuantizedWeight, quantize
-from specgrove.models.checkpoint import ALL, Checkpoint, stack
+from specgrove.models.checkpoint import ALL, Checkpoint, read_weights, stack
 from specgrove.models.disk_room import DiskNeed
 from specgrove.models.dry_read import RecordingSource
 from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.family import family_of, read_spec
 from specgrove.models.formats.own import parts_of, quantization_config
-from specgrove.models.loading import check_weights, family_of, open_checkpoint, read_spec
+from specgrove.models.loading import check_weights, open_checkpoint
 from specgrove.models.made_folder import copy_other_files, edit_json, whole_folder
 from specgrove.models.model_files import config_of, gguf_of, quantization_config_of, quantization_of
 from specgrove.models.safetensors_writer import SafetensorsWriter
@@ -51,7 +52,7 @@ def linear_names(folder: Path, checkpoint: Checkpoint) -> LinearNames:
     family, _ = family_of(folder)
     spec = read_spec(folder)
     source = RecordingSource(checkpoint)
-    weights = family.weights_of(source, spec, Shard.whole(spec))
+    weights = read_weights(family, source, spec, Shard.whole(spec))
     weights.embedding()
     before, _ = source.taken()
     layers = []

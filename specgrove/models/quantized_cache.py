@@ -15,24 +15,32 @@ _BITS = {"int8": 8, "int4": 4}
 _FORMAT_VERSION = 2
 
 
+def needs_quantizing(folder: Path, quantization: str) -> bool:
+    """Whether its weights are not yet what is asked for. Raises ``ValueError`` for what can't be quantised."""
+    if quantization == "none":
+        return False
+    if quantization not in _BITS:
+        raise ValueError(f"quantization must be none, {' or '.join(_BITS)}, got {quantization!r}")
+    quantization_config = quantization_config_of(folder)
+    if quantization_config is None:
+        return True
+    method, bits = quantization_config.get("quant_method"), quantization_config.get("bits")
+    if method in ("specgrove", "gguf") and bits == _BITS[quantization]:
+        return False
+    if method == "gguf":  # those are dequantised first
+        return True
+    raise ValueError(
+        f"{folder} is quantised already ({quantization_of(folder)}): leave out --quantization, or give the model that it was made from"
+    )
+
+
 def ensure_quantized(folder: Path, quantization: str, cache_dir: Path, progress: Callable[[str], None]) -> Path:
     """The folder of the quantised model; ``folder`` itself for "none" and where it is so already.
 
     Raises ``ValueError`` for what can't be quantised.
     """
-    if quantization == "none":
+    if not needs_quantizing(folder, quantization):
         return folder
-    if quantization not in _BITS:
-        raise ValueError(f"quantization must be none, {' or '.join(_BITS)}, got {quantization!r}")
-    if (quantization_config := quantization_config_of(folder)) is not None:
-        method, bits = quantization_config.get("quant_method"), quantization_config.get("bits")
-        if method in ("specgrove", "gguf") and bits == _BITS[quantization]:
-            return folder
-        if method != "gguf":  # those are dequantised first
-            raise ValueError(
-                f"{folder} is quantised already ({quantization_of(folder)}): leave out --quantization, or give the model "
-                "that it was made from"
-            )
     files = [path for path in folder.iterdir() if path.is_file()]
     digest = digest_of(files, quantization, _FORMAT_VERSION)
     target = cache_dir / "quantized" / f"{name_of(folder).replace('/', '--')}-{digest}-{quantization}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from specgrove.json_files import JsonFileError, JsonObject
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.rotary import LinearScaling, Llama3Scaling, RotarySpec, Scaling, YarnScaling, yarn_mscale
+from specgrove.models.rotary_spec import LinearScaling, Llama3Scaling, RotarySpec, Scaling, YarnScaling, yarn_mscale
 
 _KINDS = ("default", "dynamic", "linear", "llama3", "yarn")
 

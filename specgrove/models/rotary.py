@@ -1,60 +1,16 @@
-"""Rotary position embedding (arXiv 2104.09864): its frequencies, their scalings, and the table the kernels read.
+"""Rotary position embedding (arXiv 2104.09864): its frequencies, and the table the kernels read, of a ``RotarySpec``.
 
-Made by ``specgrove.models.rope_config``, used by the decoder. The formulas are those of transformers'
-``modeling_rope_utils``, in float32 as there, so that long positions agree with it.
+Used by the decoder. The formulas are those of transformers' ``modeling_rope_utils``, in float32 as there, so that long
+positions agree with it.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 
-
-@dataclass(frozen=True, slots=True)
-class LinearScaling:
-    """Positions divided by ``factor`` (arXiv 2306.15595)."""
-
-    factor: float
-
-
-@dataclass(frozen=True, slots=True)
-class Llama3Scaling:
-    """Llama 3.1's: long wavelengths divided by ``factor``, short ones kept, a ramp between."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_positions: int
-
-
-@dataclass(frozen=True, slots=True)
-class YarnScaling:
-    """YaRN (arXiv 2309.00071): a ramp by dimension between kept and divided frequencies, and a factor on the logits."""
-
-    factor: float
-    original_max_positions: int
-    beta_fast: float
-    beta_slow: float
-    attention_factor: float
-    truncates: bool
-
-
-Scaling = LinearScaling | Llama3Scaling | YarnScaling
-
-
-@dataclass(frozen=True, slots=True)
-class RotarySpec:
-    """``theta`` is the base of the wavelengths."""
-
-    theta: float
-    scaling: Scaling | None = None
-
-
-def yarn_mscale(factor: float, mscale: float) -> float:
-    """The factor on logits, before they are squared."""
-    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+from specgrove.models.rotary_spec import LinearScaling, Llama3Scaling, RotarySpec, YarnScaling
 
 
 def cos_sin_table(rotary: RotarySpec, head_dim: int, max_positions: int) -> torch.Tensor:

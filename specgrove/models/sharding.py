@@ -65,7 +65,9 @@ def mlp_part(spec: DecoderSpec, shard: Shard) -> range:
     """
     total, size = spec.intermediate_size, shard.tensor_size
     if size > total:
-        raise UnsupportedModelError(f"{size} tensor-parallel ranks can't share an MLP of {total} columns")
+        raise UnsupportedModelError(
+            f"--tensor-parallel {size}: so many ranks can't share an MLP of {total} columns: use at most {total}"
+        )
     # The largest unit (checkpoints quantised in groups of 128 are common) whose parts are even, or differ by a small part of each.
     units = (unit for unit in _GROUP_SIZES if total % unit == 0)
     unit = next((unit for unit in units if total % (unit * size) == 0 or total // unit >= 8 * size), 1)
@@ -80,7 +82,9 @@ def heads_of(spec: DecoderSpec, shard: Shard) -> HeadShard:
     """
     num_q, num_kv, size = spec.num_heads, spec.num_kv_heads, shard.tensor_size
     if size > num_q:
-        raise UnsupportedModelError(f"{size} tensor-parallel ranks can't share {num_q} heads: use at most {num_q}")
+        raise UnsupportedModelError(
+            f"--tensor-parallel {size}: so many ranks can't share {num_q} heads: use at most {num_q}"
+        )
     group = num_q // num_kv
     if size <= num_kv:
         kv = part(num_kv, shard.tensor_rank, size)

@@ -1,15 +1,17 @@
 """What a decoder is, as data: made by a family from ``config.json``, read by the one decoder definition.
 
-Everything in which the families differ is a field here or the presence of a weight (``specgrove.models.weights``).
+Everything in which the families differ is a field here or the presence of a weight (``specgrove.models.weights``). Imports no torch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from specgrove.kernels.elementwise import Activation
-from specgrove.models.rotary import RotarySpec
+from specgrove.models.rotary_spec import RotarySpec
+
+if TYPE_CHECKING:
+    from specgrove.kernels.elementwise import Activation  # brings torch
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,20 @@
-"""A decoder's parameters as the families hand them over: plain or quantised, one layer at a time, this rank's part only."""
+"""A decoder's parameters as the families hand them over: plain or quantised, one layer at a time, this rank's part only.
+
+Only type checkers import torch here: families tell specs without it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from specgrove.kernels.quantized_linear import QuantizedWeight
+    from specgrove.kernels.quantized_linear import QuantizedWeight
 
-Weight = torch.Tensor | QuantizedWeight
+Weight: TypeAlias = "torch.Tensor | QuantizedWeight"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,11 @@ from functools import cache
 
 import torch
 
-from specgrove.kernels.cuda.attention import AttentionHeads
+from specgrove.gpus import check_enough_gpus, check_gpu_wanted
 from specgrove.kernels.cuda.start_check import check_kernels_apart
+from specgrove.kernels.device_memory import AttentionHeads
 from specgrove.models.decoder import Decoder
-from specgrove.models.device_ops import why_not
+from specgrove.models.device_limits import why_not
 from specgrove.models.memory_plan import available_memory_bytes
 from specgrove.models.spec import DecoderSpec
 from specgrove.runtime.graph_runner import CudaGraphs, GraphRunner, Graphs
@@ -29,10 +30,7 @@ def choose_device(name: str, local_rank: int) -> torch.device:
         if name == "cuda":
             raise ValueError("--device cuda: torch finds no NVIDIA GPU on this machine; use --device cpu")
         return torch.device("cpu")
-    if local_rank >= num_gpus:
-        raise ValueError(
-            f"this machine has {num_gpus} GPUs, one for each rank, and more ranks: use --device cpu, or fewer"
-        )
+    check_enough_gpus(local_rank + 1, num_gpus)
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
     return device
@@ -49,10 +47,9 @@ def has_gpu_kernels(mode: str, spec: DecoderSpec, dtype: torch.dtype, device: to
     ``mode`` is "auto", "off", or "require", which raises ``ValueError`` where the kernels can't. They are tried out first.
     """
     if device.type == "cpu":
-        if mode == "require":
-            raise ValueError("--gpu-kernels require: the model runs on the CPU; give it --device cuda")
+        check_gpu_wanted("cpu", mode, has_gpu=False)
         return False
-    reason = "--gpu-kernels off" if mode == "off" else why_not(spec, dtype)
+    reason = "--gpu-kernels off" if mode == "off" else why_not(spec, str(dtype).removeprefix("torch."))
     if reason is None:
         group_size = spec.num_heads // spec.num_kv_heads
         reason = _what_is_wrong(AttentionHeads(2 * group_size, 2, spec.head_dim), dtype, device)

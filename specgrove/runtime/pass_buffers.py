@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from specgrove.kernels.cuda.attention import AttentionHeads, AttentionPlan, PlanCapacity, write_plan
+from specgrove.kernels.cuda.attention import AttentionPlan, write_plan
 from specgrove.kernels.cuda.backend import num_processors
+from specgrove.kernels.device_memory import AttentionHeads, PlanCapacity
 from specgrove.kernels.model_step import StepRows
 from specgrove.models.device_ops import DeviceRows
 

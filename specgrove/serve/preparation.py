@@ -13,7 +13,7 @@ from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.serve.errors import told_as_configuration
 from specgrove.serve.plan import Plan
 from specgrove.ssm_choice import chosen_ssms
-from specgrove.start_checks import check_settings, check_supported
+from specgrove.start_checks import check_model, check_settings
 from specgrove.suite import SuiteConfig, config_of
 
 
@@ -26,7 +26,7 @@ def suite_config(plan: Plan, say: Callable[[str], None]) -> SuiteConfig:
         check_settings(settings, address, called="SSM")
         cache_dir = settings["llm", "cache-dir"]
         folder = resolve_model(plan.model_name, cache_dir=cache_dir, progress=say)
-        check_supported(folder)
+        check_model(settings, folder)
         ssms = chosen_ssms(settings["ssm", "ssm"], folder, settings["ssm", "cache-dir"], say, called="SSM")
         folder = ensure_quantized(folder, settings["llm", "quantization"], cache_dir, say)
     return config_of(settings, folder, ssms, address)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from specgrove.config import DEFAULT_LLM, MAX_NUM_TREE_NODES, QUANTIZATIONS
+from specgrove.config import (
+    DEFAULT_LLM,
+    DEFAULT_MAX_CHUNK_TOKENS,
+    DEFAULT_MAX_TREE_ROWS,
+    MAX_NUM_TREE_NODES,
+    MIN_NUM_SLOTS,
+    QUANTIZATIONS,
+)
 from specgrove.settings.setting import Setting
 from specgrove.settings.shared import MODEL_SERVICE, VLLM_NAMES
 from specgrove.settings.values import address, at_least, milliseconds, parse_bytes, stages
@@ -39,7 +46,7 @@ LLM = (
         stages,
         metavar="N|L,L,...",
     ),
-    Setting("kv-slots", "one-token KV slots, shared by all sessions", 32768, at_least(1), metavar="N"),
+    Setting("kv-slots", "one-token KV slots, shared by all sessions", 32768, at_least(MIN_NUM_SLOTS), metavar="N"),
     Setting(
         "kv-memory", "memory of each rank's KV slots (2GiB), instead of --kv-slots", None, parse_bytes, metavar="BYTES"
     ),
@@ -71,11 +78,17 @@ LLM = (
         at_least(2),
         metavar="N",
     ),
-    Setting("max-chunk-tokens", "rows of one forward pass that prompts may fill", 256, at_least(1), metavar="N"),
+    Setting(
+        "max-chunk-tokens",
+        "rows of one forward pass that prompts may fill",
+        DEFAULT_MAX_CHUNK_TOKENS,
+        at_least(1),
+        metavar="N",
+    ),
     Setting(
         "max-tree-rows",
         "rows of one forward pass that token trees may fill; at least the nodes of one tree",
-        512,
+        DEFAULT_MAX_TREE_ROWS,
         at_least(MAX_NUM_TREE_NODES),
         metavar="N",
     ),

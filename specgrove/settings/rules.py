@@ -6,6 +6,8 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
+from specgrove.gpus import check_gpu_wanted, may_have_gpu
+
 ValueOf = Callable[[str], Any]
 """A setting's value by its name."""
 
@@ -19,8 +21,7 @@ def check_together(section: str, value_of: ValueOf) -> None:
         return
     if section == "llm":
         _check_llm(value_of)
-    if value_of("device") == "cpu" and value_of("gpu-kernels") == "require":
-        raise ValueError("--gpu-kernels require: the models run on the CPU; give --device cuda")
+    check_gpu_wanted(value_of("device"), value_of("gpu-kernels"), has_gpu=may_have_gpu())
 
 
 def _check_addresses(section: str, value_of: ValueOf) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from specgrove.config import DEFAULT_SSMS
+from specgrove.config import DEFAULT_SSMS, MIN_NUM_SLOTS
 from specgrove.settings.setting import Setting
 from specgrove.settings.shared import MODEL_SERVICE
 from specgrove.settings.values import address, at_least
@@ -26,6 +26,12 @@ SSM = (
         is_repeatable=True,
         is_common=True,
     ),
-    Setting("kv-slots", "one-token KV slots of each SSM, shared by all sessions", 32768, at_least(1), metavar="N"),
+    Setting(
+        "kv-slots",
+        "one-token KV slots of each SSM, shared by all sessions",
+        32768,
+        at_least(MIN_NUM_SLOTS),
+        metavar="N",
+    ),
     *MODEL_SERVICE,
 )

@@ -15,9 +15,11 @@ import torch
 
 from specgrove.json_files import read_json_object
 from specgrove.kernels.quantized_linear import QuantizedWeight
+from specgrove.models.checkpoint import read_weights
 from specgrove.models.ends import ends_of
+from specgrove.models.family import family_of, read_spec
 from specgrove.models.hub import resolve_model
-from specgrove.models.loading import check_weights, family_of, open_checkpoint, read_spec
+from specgrove.models.loading import check_weights, open_checkpoint
 from specgrove.models.model_files import name_of
 from specgrove.models.sharding import Shard
 from specgrove.models.spec import DecoderSpec
@@ -56,7 +58,7 @@ def head_rows(target: Target) -> torch.Tensor:
     """What the LLM ranks tokens with, ``[vocab_size, size]``: its head, which may be its embedding, by value."""
     family, _ = family_of(target.folder)
     with open_checkpoint(target.folder) as checkpoint:
-        vocab = family.weights_of(checkpoint, target.spec, Shard.whole(target.spec)).head().vocab
+        vocab = read_weights(family, checkpoint, target.spec, Shard.whole(target.spec)).head().vocab
         return vocab.dequantized() if isinstance(vocab, QuantizedWeight) else vocab.float()
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from specgrove.batch.answers_file import AnswersFile, BatchAnswer
 from specgrove.batch.requests_file import BatchFileError
+from tests.waiting import LIMIT_S
 
 IDS = ("a", "b", "c", "d")
 
@@ -72,3 +75,33 @@ def test_another_file_is_left_as_it_is(content: str, said: str, tmp_path: Path) 
     with pytest.raises(BatchFileError, match=said):
         AnswersFile(path, IDS)
     assert path.read_text() == content
+
+
+def test_two_runs_do_not_share_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with AnswersFile(path, IDS) as answers:
+        for _ in range(2):  # before and after the file is put in order, which makes another of it
+            answers.add(BatchAnswer("b", 200, {}))
+            before = path.read_text()
+            with pytest.raises(
+                BatchFileError, match=r"out\.jsonl is being written by another `specgrove batch`: wait for its end"
+            ):
+                AnswersFile(path, IDS)
+            assert path.read_text() == before
+            answers.put_in_order()
+    with AnswersFile(path, IDS) as answers:
+        assert list(answers.answered) == ["b"]
+    assert [file.name for file in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_a_killed_run_leaves_nothing_that_blocks(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    program = (
+        "import os, sys; from pathlib import Path; from specgrove.batch.answers_file import AnswersFile, BatchAnswer; "
+        "answers = AnswersFile(Path(sys.argv[1]), ['a', 'b']); answers.add(BatchAnswer('a', 200, {})); "
+        "Path(sys.argv[1]).with_name('.out.jsonl.partial').touch(); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(path)], timeout=LIMIT_S, check=False).returncode == -9
+    with AnswersFile(path, ["a", "b"]) as answers:
+        assert list(answers.answered) == ["a"]
+    assert [file.name for file in tmp_path.iterdir()] == ["out.jsonl"]

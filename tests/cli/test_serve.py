@@ -28,7 +28,7 @@ def fakes(config, addresses, local_address=None):
     return tuple(ProcessSpec(name, "tests.fake_router", ("--address", address)) for name, address in addresses.items())
 
 specgrove.suite.process_specs = fakes
-specgrove.cli.suites.check_supported = lambda *_, **__: None
+specgrove.cli.suites.check_model = lambda *_, **__: None
 specgrove.cli.suites.chosen_ssms = lambda asked, *_: tuple(asked or ("lookup", "demo"))
 specgrove.cli.suites.model_folder = lambda llm, console, cache_dir, quantization: Path("/models") / llm
 sys.exit(main(sys.argv[1:]))

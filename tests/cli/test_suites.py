@@ -57,7 +57,7 @@ def test_what_is_made_of_gguf_files_is_said_of_the_llm_and_the_ssms(
 def test_where_models_run_is_said_to_both_services(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suites, "Suite", NoSuite)
     monkeypatch.setattr(suites, "model_folder", lambda *_: Path("/model"))
-    monkeypatch.setattr(suites, "check_supported", lambda *_, **__: None)
+    monkeypatch.setattr(suites, "check_model", lambda *_, **__: None)
     monkeypatch.setattr(suites, "chosen_ssms", lambda *_: ("lookup",))
     flags = ("--device", "cpu", "--gpu-kernels", "off")
     with started(*flags, "--kv-memory", "1GiB"):
@@ -78,7 +78,7 @@ def test_the_llm_that_is_served_is_the_quantised_one(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(suites, "ensure_quantized", made)
     monkeypatch.setattr(suites, "say_weights", lambda *_: None)
-    monkeypatch.setattr(suites, "check_supported", lambda *_, **__: None)
+    monkeypatch.setattr(suites, "check_model", lambda *_, **__: None)
     monkeypatch.setattr(suites, "chosen_ssms", lambda asked, *_: ("lookup",))
     for words, folder in ((["--quantization", "int8"], "/models/m-int8"), ([], "/models/m")):
         with started("--llm", "m", *words):
@@ -209,7 +209,7 @@ def test_too_many_ranks_are_told_once(
 ) -> None:
     monkeypatch.setattr(suites, "Suite", NoSuite)
     monkeypatch.setattr(suites, "model_folder", lambda *_: Path("/model"))
-    monkeypatch.setattr(suites, "check_supported", lambda *_, **__: None)
+    monkeypatch.setattr(suites, "check_model", lambda *_, **__: None)
     monkeypatch.setattr(suites, "chosen_ssms", lambda *_: ("lookup",))
     monkeypatch.setattr(suites, "ensure_quantized", lambda folder, *_: folder)
     arguments = parser().parse_args(["serve", *words, "--device", "cpu"])

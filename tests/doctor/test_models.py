@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
-from llm_service.arguments import parse_arguments
-from llm_service.loading import request_of
 from specgrove.doctor import models
 from specgrove.doctor.findings import Finding, Level
+from specgrove.models import fitting
 from specgrove.settings import SuiteSettings
 from tests.conftest import save_tiny_llama
 from tests.router.toy_language import VOCAB_SIZE, toy_tokenizer_json
@@ -41,20 +39,10 @@ def test_a_model_that_can_be_served(folder: Path, tmp_path: Path) -> None:
     assert found["tokenizer"].text == "257 token ids, with a chat template"
 
 
-def test_memory_is_what_the_service_will_ask_for(folder: Path, tmp_path: Path) -> None:
-    given = {"kv-slots": 64, "max-model-len": 40, "max-chunk-tokens": 32, "max-tree-rows": 300, "dtype": "float32"}
-    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    asked = request_of(
-        parse_arguments(["--model", str(folder), *words]), folder, torch.device("cpu"), has_kernels=False
-    )
-    own = settings(folder, tmp_path, **{name.replace("-", "_"): value for name, value in given.items()})
-    assert models._memory_request(folder, own) == asked
-
-
 def test_one_that_does_not_fit_is_told_with_what_would(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "available_memory_bytes", lambda: 64 << 20)
+    monkeypatch.setattr(fitting, "available_memory_bytes", lambda: 64 << 20)
     found = by_area(list(models.llm(settings(folder, tmp_path, kv_slots=10_000_000))))
     assert found["fits"].level is Level.ERROR
     assert "and 0.06 GiB available" in found["fits"].text
@@ -67,7 +55,7 @@ def test_one_that_does_not_fit_is_told_with_what_would(
         ({"max_model_len": 999_999}, "--max-model-len 999999 is more than the model's "),
         ({"pipeline_parallel": (99,)}, "--pipeline-parallel 99: must be 1 to "),
         ({"pipeline_parallel": (98, 1)}, "--pipeline-parallel: 2 stages with 99 layers together; the model has "),
-        ({"tensor_parallel": 99}, "99 tensor-parallel ranks can't share "),
+        ({"tensor_parallel": 99}, "--tensor-parallel 99: so many ranks can't share "),
     ],
 )
 def test_what_the_service_would_refuse_is_an_error(

@@ -94,7 +94,7 @@ def _attention_example(seed: int) -> tuple[AttentionBatch, torch.Tensor, torch.T
 def test_linears_equal_float64(
     num_expanded_at_once: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(composed_linear, "_EXPANDED_AT_ONCE", num_expanded_at_once)
+    monkeypatch.setattr(composed_linear, "EXPANDED_AT_ONCE", num_expanded_at_once)
     torch.manual_seed(0)
     x, weight, bias = torch.randn(70, 96), torch.randn(50, 96), torch.randn(50)
     found = ComposedLinear(weight.to(device, copy=True), bias.to(device, copy=True))(x.to(device, copy=True))

@@ -17,7 +17,7 @@ from llm_service import __main__ as main
 from llm_service.arguments import parse_arguments
 from llm_service.servicer import ServedModel
 from specgrove.models.ends import Ends
-from specgrove.models.loading import read_spec
+from specgrove.models.family import read_spec
 from specgrove.tokenizer import Tokenizer
 from tests.waiting import LIMIT_S
 

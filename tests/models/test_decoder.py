@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.loading import load_decoder, read_spec
+from specgrove.models.family import read_spec
+from specgrove.models.loading import load_decoder
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
 from tests.conftest import save_tiny_llama

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from specgrove.models.family import read_spec
 from specgrove.models.forward_batch import ForwardBatch
-from specgrove.models.loading import load_decoder, read_spec
+from specgrove.models.loading import load_decoder
 from specgrove.models.quantization import quantize_folder
 from specgrove.models.sharding import Shard
 from specgrove.models.weight_store import MemoryWeights, WeightStore

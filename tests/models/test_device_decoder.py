@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from specgrove.kernels.cuda.linear import PackedDeviceLinear
-from specgrove.models.device_ops import DeviceOps, why_not
+from specgrove.models.device_limits import why_not
+from specgrove.models.device_ops import DeviceOps
 from specgrove.models.device_weights import DeviceWeights, StreamedWeights
-from specgrove.models.loading import load_decoder, read_spec
+from specgrove.models.family import read_spec
+from specgrove.models.loading import load_decoder
 from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.models.quantization import quantize_folder
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
@@ -130,8 +132,8 @@ def test_streamed_weights_change_no_bit(max_bytes: int, device: torch.device, tm
 def test_what_the_kernels_can_not_run_is_named(tmp_path: Path) -> None:
     save_tiny("llama", tmp_path)
     spec = read_spec(tmp_path)
-    assert why_not(spec, torch.bfloat16) == "they take heads of size 64, 80, 96, 128, 256, not 8"
-    assert "not float32" in str(why_not(spec, torch.float32))
+    assert why_not(spec, "bfloat16") == "they take heads of size 64, 80, 96, 128, 256, not 8"
+    assert "not float32" in str(why_not(spec, "float32"))
     with pytest.raises(ValueError, match="not 8"):
         load_decoder(tmp_path, torch.bfloat16, store=DeviceWeights(torch.device("cpu"), has_kernels=True))
     assert set(DEVICE_VARIANTS) - set(VARIANTS) == {"llama-96-biases", "llama-80-odd"}

@@ -13,7 +13,8 @@ import torch
 
 from specgrove.kernels.quantized_linear import QuantizedWeight, quantize
 from specgrove.models.device_weights import Copies, DeviceWeights, StreamCopies, StreamedWeights
-from specgrove.models.loading import load_decoder, read_spec
+from specgrove.models.family import read_spec
+from specgrove.models.loading import load_decoder
 from specgrove.models.memory_plan import MemoryRequest, plan_memory
 from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.models.weight_store import Linear

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.loading import load_decoder, read_spec
+from specgrove.models.family import read_spec
+from specgrove.models.loading import load_decoder
 from specgrove.models.sharding import Shard
 from specgrove.models.tensor_group import OneRank
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows

@@ -17,14 +17,15 @@ from specgrove.kernels.quantized_linear import QuantizedWeight
 from specgrove.models import gguf_model
 from specgrove.models.checkpoint import ALL
 from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.family import read_spec
 from specgrove.models.formats.gguf_checkpoint import GgufCheckpoint
 from specgrove.models.formats.gguf_config import config_of_gguf
 from specgrove.models.gguf_file import GgufFile
 from specgrove.models.hub import ModelNotFoundError, resolve_model
-from specgrove.models.loading import load_decoder, open_checkpoint, read_spec
+from specgrove.models.loading import load_decoder, open_checkpoint
 from specgrove.models.model_files import quantization_of
 from specgrove.models.quantized_cache import ensure_quantized
-from specgrove.models.rotary import Llama3Scaling
+from specgrove.models.rotary_spec import Llama3Scaling
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.tokenizer import Tokenizer
 from tests.conftest import save_tiny_llama

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from specgrove.kernels.cuda.attention import AttentionHeads
-from specgrove.kernels.cuda.linear import max_workspace_bytes
-from specgrove.models.loading import load_decoder, read_spec
+from specgrove.kernels.device_memory import AttentionHeads, max_workspace_bytes
+from specgrove.models.family import read_spec
+from specgrove.models.loading import load_decoder
 from specgrove.models.memory_plan import (
     DoesNotFitError,
     MemoryRequest,
@@ -58,8 +58,12 @@ def test_an_amount_of_memory_becomes_slots(tmp_path: Path) -> None:
     assert slots_in(spec, REQUEST, kv_bytes=10 * plan.slot_bytes + 1, rank_bytes=None) == 10
     fixed = plan.weight_bytes + plan.activation_bytes
     assert slots_in(spec, REQUEST, kv_bytes=None, rank_bytes=fixed + 7 * plan.slot_bytes) == 7
-    with pytest.raises(DoesNotFitError, match=r"no room for a KV slot: rank 0: weights"):
-        slots_in(spec, REQUEST, kv_bytes=None, rank_bytes=fixed)
+    fits = r"--memory-per-gpu \S+ has room for 1 KV slots, and 2 are the least: weights take .* give --memory-per-gpu 1MiB or more"
+    with pytest.raises(DoesNotFitError, match=fits):
+        slots_in(spec, REQUEST, kv_bytes=None, rank_bytes=fixed + plan.slot_bytes)
+    small = f"--kv-memory 10 has room for 0 KV slots, and 2 are the least: one takes {plan.slot_bytes} bytes"
+    with pytest.raises(DoesNotFitError, match=small):
+        slots_in(spec, REQUEST, kv_bytes=10, rank_bytes=None)
 
 
 def test_attention_on_a_gpu_has_room_for_its_partial_results(tmp_path: Path) -> None:
@@ -90,6 +94,9 @@ def test_what_does_not_fit_is_refused_with_what_would(tmp_path: Path) -> None:
     check_fits(spec, request, plan.total_bytes, range(1))
     with pytest.raises(DoesNotFitError, match=r"what would fit: --kv-slots 87040, or --dtype bfloat16, or --dtype"):
         check_fits(spec, request, plan.total_bytes - 1, range(1))
+    wide = replace(request, max_num_rows=10**9, max_num_logit_rows=10**9)
+    with pytest.raises(DoesNotFitError, match=r"what would fit: --max-chunk-tokens 256 --max-tree-rows 512;?$"):
+        check_fits(spec, wide, 2 * plan.total_bytes, range(1))
     with pytest.raises(DoesNotFitError, match="no setting makes it fit"):
         check_fits(spec, request, 1000, range(1))
 

@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 
 from specgrove.kernels.quantized_linear import QuantizedWeight, quantize
 from specgrove.models import quantization
-from specgrove.models.checkpoint import ALL
+from specgrove.models.checkpoint import ALL, read_weights
 from specgrove.models.disk_room import DiskNeed
 from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.family import family_of, read_spec
 from specgrove.models.hub import check_model_folder
-from specgrove.models.loading import family_of, load_decoder, open_checkpoint, read_spec
+from specgrove.models.loading import load_decoder, open_checkpoint
 from specgrove.models.made_folder import whole_folder
 from specgrove.models.memory_plan import MemoryRequest, plan_memory
 from specgrove.models.model_files import quantization_of
@@ -88,7 +89,7 @@ def test_ranks_slice_codes(bits: int, tmp_path: Path) -> None:
     spec = read_spec(target)
     layout = ParallelLayout(tensor_size=2)
     with open_checkpoint(target) as checkpoint:
-        parts = [family.weights_of(checkpoint, spec, layout.shard_of(rank, spec)) for rank in range(2)]
+        parts = [read_weights(family, checkpoint, spec, layout.shard_of(rank, spec)) for rank in range(2)]
         for name, read in (
             ("self_attn.o_proj", lambda weights: weights.layer(1).attention.out.weight),
             ("mlp.down_proj", lambda weights: weights.layer(1).mlp.down.weight),
@@ -107,7 +108,7 @@ def test_ranks_that_would_cut_groups_are_refused(tmp_path: Path) -> None:
         family, _ = family_of(target)
         spec = read_spec(target)
         with open_checkpoint(target) as checkpoint:
-            layer = family.weights_of(checkpoint, spec, ParallelLayout(tensor_size=4).shard_of(0, spec)).layer
+            layer = read_weights(family, checkpoint, spec, ParallelLayout(tensor_size=4).shard_of(0, spec)).layer
             if bits == 8:  # one scale per output: any slice will do
                 layer(0)
                 continue

@@ -10,7 +10,8 @@ import torch
 
 from specgrove.json_files import JsonFileError, JsonObject
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.loading import load_decoder, read_spec
+from specgrove.models.family import read_spec
+from specgrove.models.loading import load_decoder
 from specgrove.models.rope_config import longest_context, rotary_of
 from specgrove.runtime.model_runner import ModelRunner
 from tests.models.families import save_tiny

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.loading import read_spec
+from specgrove.models.family import read_spec
 from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.models.sharding import Shard, heads_of, mlp_part, part, stage_layers
 from tests.models.families import save_tiny
@@ -43,7 +43,9 @@ def test_every_rank_has_its_share_of_the_mlp(total: int, size: int, sizes: list[
 def test_more_ranks_than_columns_are_refused(tmp_path: Path) -> None:
     save_tiny("llama", tmp_path)
     spec = replace(read_spec(tmp_path), intermediate_size=3)
-    with pytest.raises(UnsupportedModelError, match="4 tensor-parallel ranks can't share an MLP of 3 columns"):
+    with pytest.raises(
+        UnsupportedModelError, match="--tensor-parallel 4: so many ranks can't share an MLP of 3 columns"
+    ):
         mlp_part(spec, Shard(0, 4, 0, 1))
 
 
@@ -80,7 +82,7 @@ def test_every_query_head_is_on_one_rank_with_its_kv_head(tmp_path: Path) -> Non
             own_group = shard.num_q // shard.num_kv
             for i in range(shard.num_q):
                 assert shard.kv_heads[i // own_group] == (shard.first_q + i) // group
-    with pytest.raises(UnsupportedModelError, match="7 tensor-parallel ranks can't share 6 heads"):
+    with pytest.raises(UnsupportedModelError, match="--tensor-parallel 7: so many ranks can't share 6 heads"):
         heads_of(replace(spec, num_heads=6, num_kv_heads=2), Shard(0, 7, 0, 1))
 
 

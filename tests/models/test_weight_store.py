@@ -95,7 +95,8 @@ def test_the_peak_stays_under_the_cap(tmp_path: Path) -> None:
 _SHARE = """
 import sys
 from pathlib import Path
-from specgrove.models.loading import load_decoder, read_spec
+from specgrove.models.family import read_spec
+from specgrove.models.loading import load_decoder
 from specgrove.models.memory_plan import MemoryRequest, plan_memory
 from specgrove.models.parallel_layout import ParallelLayout
 from specgrove.models.decoder import DTYPES

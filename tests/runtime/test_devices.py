@@ -16,7 +16,8 @@ from specgrove.kernels.cuda.backend import KernelsMissingError
 from specgrove.kernels.cuda.start_check import KernelsWrongError
 from specgrove.models.decoder import Decoder
 from specgrove.models.device_weights import DeviceWeights, StreamedWeights
-from specgrove.models.loading import load_decoder, read_spec
+from specgrove.models.family import read_spec
+from specgrove.models.loading import load_decoder
 from specgrove.models.spec import DecoderSpec
 from specgrove.runtime import devices, graph_runner
 from specgrove.runtime.devices import choose_device, has_gpu_kernels, runner_for
@@ -78,7 +79,7 @@ def test_nothing_else_where_they_are_required(spec: DecoderSpec, monkeypatch: py
     assert has_gpu_kernels("require", spec, torch.bfloat16, GPU)
     with pytest.raises(ValueError, match="--gpu-kernels require: they take bfloat16 and float16, not float32"):
         has_gpu_kernels("require", spec, torch.float32, GPU)
-    with pytest.raises(ValueError, match="runs on the CPU; give it --device cuda"):
+    with pytest.raises(ValueError, match="the models run on the CPU; give --device cuda"):
         has_gpu_kernels("require", spec, torch.bfloat16, CPU)
 
 

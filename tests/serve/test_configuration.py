@@ -108,7 +108,7 @@ def test_the_services_own_settings_are_taken_in_python() -> None:
         ({"offload": 1}, "offload must be True or False, got 1"),
         ({"fusion": "yes"}, "fusion must be True or False"),
         ({"use_4bit_quantization": True, "use_8bit_quantization": True}, "can't both be true"),
-        ({"kv_slots": 0}, "kv_slots must be a whole number, 1 or more, got '0'"),
+        ({"kv_slots": 0}, "kv_slots must be a whole number, 2 or more, got '0'"),
         ({"dtype": "float16"}, r"dtype is no setting of init: it is for LLM\(data_type\)"),
         ({"ssm_kv_slot": 5}, r"did you mean ssm_kv_slots\?"),
         ({"tree_policy": "wild"}, "tree_policy must be one of adaptive, static, got 'wild'"),

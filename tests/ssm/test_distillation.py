@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from specgrove.models.family import read_spec
 from specgrove.models.hub import resolve_model
-from specgrove.models.loading import read_spec
 from ssm_service.distillation import evaluate, shards, student, train
 from ssm_service.distillation.losses import soft_target_loss
 from ssm_service.distillation.prompts import Dialogue

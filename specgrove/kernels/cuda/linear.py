@@ -11,16 +11,10 @@ from torch.nn import functional
 
 from specgrove.kernels.checks import check
 from specgrove.kernels.cuda.backend import backend, dtype_of, num_processors
+from specgrove.kernels.device_memory import ENOUGH_LINEAR_BLOCKS, LINEAR_BLOCK, LINEAR_MAX_ROWS, LINEAR_MAX_TILES
 from specgrove.kernels.quantized_linear import QuantizedWeight
 
-_BLOCK, _CHUNK, _MAX_ROWS, _MAX_TILES, _WARPS = (
-    32,
-    64,
-    64,
-    8,
-    4,
-)  # as in csrc/cuda/{small_linear,linear_products}.{h,cuh}
-_ENOUGH_BLOCKS = 200  # about what an H100's 132 processors run at once
+_CHUNK, _WARPS = 64, 4  # as in csrc/cuda/{small_linear,linear_products}.{h,cuh}
 _MIN_CHUNKS_PER_WARP = 4
 _MAX_SPLITS = 16
 # The bits of an output's number: block of 32, tile of 16, plus 8, row of the mma; of an input's: chunk of 64, half of it, lane of a quad,
@@ -44,17 +38,12 @@ class LinearWorkspace:
 
     def reserve(self, num_blocks: int, num_splits: int) -> None:
         """Makes room for a linear."""
-        num_blocks *= _MAX_TILES if num_splits > 1 else 0
-        num_partials = num_blocks * num_splits * _BLOCK * _MAX_ROWS
+        num_blocks *= LINEAR_MAX_TILES if num_splits > 1 else 0
+        num_partials = num_blocks * num_splits * LINEAR_BLOCK * LINEAR_MAX_ROWS
         if self.partials.numel() < num_partials:
             self.partials = self.partials.new_empty(num_partials)
         if self.counters.numel() < num_blocks:
             self.counters = self.counters.new_zeros(num_blocks)
-
-
-def max_workspace_bytes() -> int:
-    """Of what ``LinearWorkspace`` grows to, whatever the linears."""
-    return 2 * _ENOUGH_BLOCKS * _MAX_TILES * (_BLOCK * _MAX_ROWS * 4 + 4)
 
 
 def can_pack(weight: torch.Tensor | QuantizedWeight) -> bool:
@@ -103,7 +92,7 @@ class PackedDeviceLinear:
             self._has_mins, self._has_half_scales = shape.has_mins, shape.has_half_scales
             self.parts = (packed, _pack_scales(weight, self._has_half_scales, device))
         self._bias = None if bias is None else bias.to(device)
-        num_blocks = -(-self.out_features // _BLOCK)
+        num_blocks = -(-self.out_features // LINEAR_BLOCK)
         self._num_splits = _num_splits(num_blocks, -(-self.in_features // _CHUNK))
         self._num_processors = num_processors(device) if processors is None else processors
         self._workspace = LinearWorkspace(device) if workspace is None else workspace
@@ -165,7 +154,7 @@ def _num_splits(num_blocks: int, num_chunks: int) -> int:
     """A function of the shape only, for the same bits on any device."""
     num_splits = 1
     while (
-        num_blocks * num_splits < _ENOUGH_BLOCKS
+        num_blocks * num_splits < ENOUGH_LINEAR_BLOCKS
         and num_splits < _MAX_SPLITS
         and num_chunks >= 2 * num_splits * _WARPS * _MIN_CHUNKS_PER_WARP
     ):
@@ -176,9 +165,9 @@ def _num_splits(num_blocks: int, num_chunks: int) -> int:
 def _pack(values: torch.Tensor, bits: int) -> torch.Tensor:
     """Weights or codes ``[out_features, in_features]`` as uint8, each block's, chunk's and lane's together, with zeros around."""
     out_features, in_features = values.shape
-    padding = (0, -in_features % _CHUNK, 0, -out_features % _BLOCK)
+    padding = (0, -in_features % _CHUNK, 0, -out_features % LINEAR_BLOCK)
     padded = functional.pad(values, padding) if any(padding) else values  # which else would be copied too
-    blocks = padded.view(padded.shape[0] // _BLOCK, *_SIZES[0], padded.shape[1] // _CHUNK, *_SIZES[1])
+    blocks = padded.view(padded.shape[0] // LINEAR_BLOCK, *_SIZES[0], padded.shape[1] // _CHUNK, *_SIZES[1])
     ordered = blocks.permute([_AXES.index(axis) for axis in _ORDERS[bits]]).contiguous().view(-1)
     if bits == 4:
         return ordered[::2] | ordered[1::2] << 4
@@ -189,6 +178,6 @@ def _pack_scales(weight: QuantizedWeight, has_half_scales: bool, device: torch.d
     """``[block, group, row of the mma, scale or min, 4 outputs 8 apart]``: what a lane needs lies together."""
     kinds = [weight.scales] if weight.mins is None else [weight.scales, weight.mins]
     stacked = torch.stack([kind.to(device) for kind in kinds])
-    padded = functional.pad(stacked, (0, 0, 0, -weight.out_features % _BLOCK))
+    padded = functional.pad(stacked, (0, 0, 0, -weight.out_features % LINEAR_BLOCK))
     blocks = padded.view(len(kinds), -1, 4, 8, padded.shape[-1]).permute(1, 4, 3, 0, 2).contiguous()
     return blocks.half() if has_half_scales else blocks

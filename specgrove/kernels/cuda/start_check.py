@@ -20,9 +20,10 @@ from torch.nn import functional
 
 from specgrove.kernels import composed, sampling
 from specgrove.kernels.cuda import attention, choices, elementwise, norms
-from specgrove.kernels.cuda.attention import AttentionHeads, AttentionPlan
+from specgrove.kernels.cuda.attention import AttentionPlan
 from specgrove.kernels.cuda.backend import KernelsMissingError
 from specgrove.kernels.cuda.linear import PackedDeviceLinear
+from specgrove.kernels.device_memory import AttentionHeads
 from specgrove.kernels.elementwise import Activation
 from specgrove.kernels.model_step import StepRows
 from specgrove.kernels.quantized_linear import quantize

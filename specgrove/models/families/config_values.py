@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from specgrove.json_files import JsonObject
-from specgrove.kernels.elementwise import Activation
 from specgrove.models.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from specgrove.kernels.elementwise import Activation  # brings torch
 
 _ACTIVATIONS: Mapping[str, Activation] = {
     "silu": "silu",

@@ -7,12 +7,13 @@ transformers rounds ALiBi's bias to bfloat16, which moves it by up to 0.4 %; her
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from specgrove.json_files import JsonObject
-from specgrove.models.checkpoint import HeadRows, ShardReader, TensorSource
 from specgrove.models.families.alibi import geometric_slopes
 from specgrove.models.families.config_values import activation_of, head_dim_of, norm_eps_of
+from specgrove.models.head_rows import HeadRows
 from specgrove.models.rope_config import longest_context, rotary_of
-from specgrove.models.sharding import Shard
 from specgrove.models.spec import DecoderSpec, LayerSpec
 from specgrove.models.tensor_names import FamilyNames
 from specgrove.models.weights import (
@@ -23,6 +24,9 @@ from specgrove.models.weights import (
     MlpWeights,
     ModelWeights,
 )
+
+if TYPE_CHECKING:
+    from specgrove.models.checkpoint import ShardReader  # brings torch
 
 NAMES = FamilyNames(base="transformer.", layers="h.", embedding="word_embeddings")
 
@@ -72,9 +76,8 @@ def _num_kv_heads(config: JsonObject, num_heads: int) -> int:
     return 1 if config.flag("multi_query", True) else num_heads
 
 
-def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWeights:
+def weights_of(reader: ShardReader, spec: DecoderSpec) -> ModelWeights:
     """The checkpoint's tensors under the decoder's names, this rank's part."""
-    reader = ShardReader(source, spec, shard, NAMES.base)
 
     def layer(index: int) -> LayerWeights:
         name = f"h.{index}."

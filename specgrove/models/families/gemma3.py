@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from specgrove.json_files import JsonObject
-from specgrove.models.checkpoint import HeadRows, ShardReader, TensorSource
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.families.config_values import activation_of, layer_kinds, norm_eps_of, window_of
+from specgrove.models.head_rows import HeadRows
 from specgrove.models.rope_config import longest_context, merged, rotary_from
-from specgrove.models.sharding import Shard
 from specgrove.models.spec import DecoderSpec, LayerSpec
 from specgrove.models.tensor_names import FamilyNames
 from specgrove.models.weights import (
@@ -26,6 +26,9 @@ from specgrove.models.weights import (
     ModelWeights,
     NormWeights,
 )
+
+if TYPE_CHECKING:
+    from specgrove.models.checkpoint import ShardReader  # brings torch
 
 NAMES = FamilyNames(base="model.", layers="layers.", embedding="embed_tokens")
 
@@ -80,9 +83,8 @@ def _layers(config: JsonObject) -> tuple[LayerSpec, ...]:
     return tuple(of_kind[kind] for kind in kinds)
 
 
-def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWeights:
+def weights_of(reader: ShardReader, spec: DecoderSpec) -> ModelWeights:
     """The checkpoint's tensors under the decoder's names, this rank's part."""
-    reader = ShardReader(source, spec, shard, NAMES.base)
 
     def norm(name: str, size: int | None = None) -> NormWeights:
         weights = reader.norm(name, size)  # stored as the difference from 1

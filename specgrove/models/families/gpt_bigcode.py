@@ -5,10 +5,11 @@ Source of the names and defaults: ``GPTBigCodeConfig`` and ``GPTBigCodeForCausal
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from specgrove.json_files import JsonObject
-from specgrove.models.checkpoint import HeadRows, ShardReader, TensorSource
 from specgrove.models.families.config_values import activation_of, head_dim_of, norm_eps_of
-from specgrove.models.sharding import Shard
+from specgrove.models.head_rows import HeadRows
 from specgrove.models.spec import DecoderSpec, LayerSpec
 from specgrove.models.tensor_names import FamilyNames
 from specgrove.models.weights import (
@@ -19,6 +20,9 @@ from specgrove.models.weights import (
     MlpWeights,
     ModelWeights,
 )
+
+if TYPE_CHECKING:
+    from specgrove.models.checkpoint import ShardReader  # brings torch
 
 NAMES = FamilyNames(base="transformer.", layers="h.", embedding="wte")
 
@@ -47,9 +51,8 @@ def spec_of(config: JsonObject) -> DecoderSpec:
     )
 
 
-def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWeights:
+def weights_of(reader: ShardReader, spec: DecoderSpec) -> ModelWeights:
     """The checkpoint's tensors under the decoder's names, this rank's part."""
-    reader = ShardReader(source, spec, shard, NAMES.base)
 
     def layer(index: int) -> LayerWeights:
         name = f"h.{index}."

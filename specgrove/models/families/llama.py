@@ -6,13 +6,14 @@ the checkpoint tells, and in sliding windows. Source of the names and defaults: 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from specgrove.json_files import JsonObject
 from specgrove.models.architectures import BY_FAMILY
-from specgrove.models.checkpoint import HeadRows, ShardReader, TensorSource
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.families.config_values import activation_of, head_dim_of, layer_kinds, norm_eps_of, window_of
+from specgrove.models.head_rows import HeadRows
 from specgrove.models.rope_config import longest_context, rotary_of
-from specgrove.models.sharding import Shard
 from specgrove.models.spec import DecoderSpec, LayerSpec
 from specgrove.models.tensor_names import FamilyNames
 from specgrove.models.weights import (
@@ -23,6 +24,9 @@ from specgrove.models.weights import (
     MlpWeights,
     ModelWeights,
 )
+
+if TYPE_CHECKING:
+    from specgrove.models.checkpoint import ShardReader  # brings torch
 
 NAMES = FamilyNames(base="model.", layers="layers.", embedding="embed_tokens")
 
@@ -92,9 +96,8 @@ def _always_there(spec: DecoderSpec) -> tuple[str, ...]:
     return ("q_norm.weight", "k_norm.weight") if spec.architecture == "Qwen3ForCausalLM" else ()
 
 
-def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWeights:
+def weights_of(reader: ShardReader, spec: DecoderSpec) -> ModelWeights:
     """The checkpoint's tensors under the decoder's names, this rank's part."""
-    reader = ShardReader(source, spec, shard, NAMES.base)
 
     def layer(index: int) -> LayerWeights:
         prefix = f"layers.{index}."

@@ -6,12 +6,13 @@ whatever the configuration says; here its value counts, as it did in training.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from specgrove.json_files import JsonObject
-from specgrove.models.checkpoint import HeadRows, ShardReader, TensorSource
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.families.alibi import interleaved_slopes
 from specgrove.models.families.config_values import head_dim_of, norm_eps_of
-from specgrove.models.sharding import Shard
+from specgrove.models.head_rows import HeadRows
 from specgrove.models.spec import DecoderSpec, LayerSpec
 from specgrove.models.tensor_names import FamilyNames
 from specgrove.models.weights import (
@@ -22,6 +23,9 @@ from specgrove.models.weights import (
     MlpWeights,
     ModelWeights,
 )
+
+if TYPE_CHECKING:
+    from specgrove.models.checkpoint import ShardReader  # brings torch
 
 NAMES = FamilyNames(base="transformer.", layers="blocks.", embedding="wte")
 _ATTENTION = "multihead_attention"
@@ -75,9 +79,8 @@ def _refuse_unread(config: JsonObject, attention: JsonObject, num_heads: int) ->
         raise UnsupportedModelError(f"MPT with {' and '.join(names)} is not supported")
 
 
-def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWeights:
+def weights_of(reader: ShardReader, spec: DecoderSpec) -> ModelWeights:
     """The checkpoint's tensors under the decoder's names, this rank's part."""
-    reader = ShardReader(source, spec, shard, NAMES.base)
 
     def layer(index: int) -> LayerWeights:
         name = f"blocks.{index}."

@@ -6,10 +6,11 @@ The 350m's embeddings are narrower than its hidden states, with a projection on 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from specgrove.json_files import JsonObject
-from specgrove.models.checkpoint import HeadRows, ShardReader, TensorSource
 from specgrove.models.families.config_values import activation_of, head_dim_of
-from specgrove.models.sharding import Shard
+from specgrove.models.head_rows import HeadRows
 from specgrove.models.spec import DecoderSpec, LayerSpec
 from specgrove.models.tensor_names import FamilyNames
 from specgrove.models.weights import (
@@ -20,6 +21,9 @@ from specgrove.models.weights import (
     MlpWeights,
     ModelWeights,
 )
+
+if TYPE_CHECKING:
+    from specgrove.models.checkpoint import ShardReader  # brings torch
 
 NAMES = FamilyNames(base="model.decoder.", layers="layers.", embedding="embed_tokens")
 _POSITION_OFFSET = 2
@@ -52,9 +56,8 @@ def spec_of(config: JsonObject) -> DecoderSpec:
     )
 
 
-def weights_of(source: TensorSource, spec: DecoderSpec, shard: Shard) -> ModelWeights:
+def weights_of(reader: ShardReader, spec: DecoderSpec) -> ModelWeights:
     """The checkpoint's tensors under the decoder's names, this rank's part."""
-    reader = ShardReader(source, spec, shard, NAMES.base)
     hidden, embedding = spec.hidden_size, spec.embedding_size or spec.hidden_size
 
     def embedding_weights() -> EmbeddingWeights:

@@ -13,7 +13,8 @@ import numpy as np
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.gguf_file import GgufFile
 from specgrove.models.gguf_metadata import GgufMetadata
-from specgrove.models.rotary import Llama3Scaling, RotarySpec, frequencies_of, yarn_mscale
+from specgrove.models.rotary import frequencies_of
+from specgrove.models.rotary_spec import Llama3Scaling, RotarySpec, yarn_mscale
 
 # What llama.cpp's converter turns into a tensor of divisors; all of Meta's models have these values.
 _LLAMA3_ORIGINAL_POSITIONS, _LLAMA3_LOW, _LLAMA3_HIGH = 8192, 1.0, 4.0

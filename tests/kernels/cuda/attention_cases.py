@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 
 from specgrove.kernels.attention import AttentionBatch
-from specgrove.kernels.cuda.attention import AttentionHeads, AttentionPlan, tree_attention
+from specgrove.kernels.cuda.attention import AttentionPlan, tree_attention
+from specgrove.kernels.device_memory import AttentionHeads
 from specgrove.runtime.forward_batch import BatchBuilder
 from tests.kernels.cuda.conftest import poisoned
 from tests.kernels.test_attention import random_tree

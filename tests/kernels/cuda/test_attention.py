@@ -10,7 +10,8 @@ import torch
 
 from specgrove.kernels import reference
 from specgrove.kernels.cuda import attention
-from specgrove.kernels.cuda.attention import AttentionHeads, AttentionPlan, tree_attention
+from specgrove.kernels.cuda.attention import AttentionPlan, tree_attention
+from specgrove.kernels.device_memory import HEAD_DIMS, AttentionHeads
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from tests.kernels.cuda.attention_cases import DTYPES, HEADS, NUM_SLOTS, Case, long_batch, row_slots
 from tests.kernels.cuda.conftest import assert_as_exact_as_torch
@@ -95,7 +96,7 @@ def test_parts_are_put_together_in_levels(device: torch.device, monkeypatch: pyt
     assert_as_exact_as_torch(found[0], case.in_torch(batch, None, has_alibi=False), exact)
 
 
-@pytest.mark.parametrize("heads", [(2, 1, head_dim) for head_dim in attention.HEAD_DIMS])
+@pytest.mark.parametrize("heads", [(2, 1, head_dim) for head_dim in HEAD_DIMS])
 @pytest.mark.parametrize(("has_alibi", "window"), [(False, None), (True, 100)])
 def test_shared_memory_and_blocks_change_no_bit(
     device: torch.device, heads: tuple[int, int, int], has_alibi: bool, window: int | None

@@ -7,7 +7,8 @@ import random
 import pytest
 import torch
 
-from specgrove.kernels.cuda.attention import AttentionHeads, AttentionPlan, PlanCapacity, write_plan
+from specgrove.kernels.cuda.attention import AttentionPlan, write_plan
+from specgrove.kernels.device_memory import AttentionHeads, PlanCapacity
 from specgrove.runtime.forward_batch import BatchBuilder
 from tests.kernels.cuda.attention_cases import long_batch
 from tests.kernels.test_attention import random_tree

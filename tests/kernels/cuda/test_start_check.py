@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from specgrove.kernels.cuda import attention, choices, elementwise, norms, start_check
-from specgrove.kernels.cuda.attention import AttentionHeads
 from specgrove.kernels.cuda.linear import PackedDeviceLinear
 from specgrove.kernels.cuda.start_check import KernelsWrongError, check_kernels, check_kernels_apart
+from specgrove.kernels.device_memory import AttentionHeads
 
 HEADS = AttentionHeads(4, 2, 64)
 CPU = torch.device("cpu")
