@@ -12,22 +12,10 @@ from router.__main__ import config_of
 def test_flags() -> None:
     config = config_of(
         [
-            "--llm",
-            "a:1",
-            "--llm",
-            "unix:/b",
-            "--llm",
-            "dns:llm:4",
-            "--resolve-interval-s",
-            "0.5",
-            "--ssm",
-            "c:2",
-            "--max-requests",
-            "3",
-            "--tree-policy",
-            "static",
+            "--llm", "a:1", "--llm", "unix:/b", "--llm", "dns:llm:4", "--resolve-interval-s", "0.5",
+            "--ssm", "c:2", "--max-requests", "3", "--tree-policy", "static",
         ]
-    )
+    )  # fmt: skip
     assert config.llm_addresses == ("a:1", "unix:/b", "dns:llm:4")
     assert config.resolve_interval_s == 0.5
     assert (config.ssm_addresses, config.max_num_requests, config.trees.is_adaptive) == (("c:2",), 3, False)

@@ -50,12 +50,13 @@ class ToyDns:
 
 
 class ToyCluster:
-    """``servers`` by address. The names ``llm`` and ``ssm`` are those of the router's services."""
+    """``servers`` by address, ``address`` is the router's. The names ``llm`` and ``ssm`` are those of the router's services."""
 
     def __init__(self) -> None:
         self.dns = ToyDns()
         self.servers: dict[str, Server] = {}
         self.llm_port, self.ssm_port = free_port(HOSTS), free_port(HOSTS)
+        self.address: str
         self.app: RouterApp
         self.stub: Any
         self.channel: grpc.aio.Channel
@@ -112,9 +113,9 @@ async def toy_cluster(**settings: Any) -> AsyncIterator[ToyCluster]:
         }
     )
     cluster.app = RouterApp(config, cluster.dns.look_up)
-    address = await cluster.app.server.start(is_serving=False)
+    cluster.address = await cluster.app.server.start(is_serving=False)
     running = asyncio.create_task(cluster.app.run())
-    cluster.channel = grpc.aio.insecure_channel(address)
+    cluster.channel = grpc.aio.insecure_channel(cluster.address)
     cluster.stub = router_pb2_grpc.RouterServiceStub(cluster.channel)
     try:
         yield cluster

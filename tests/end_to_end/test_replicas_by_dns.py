@@ -1,0 +1,99 @@
+"""Real services that a router finds by DNS: a second replica of each comes, the first ones die, and the outputs are those of one suite."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from specgrove.client import AsyncClient
+from specgrove.output import Completion
+from specgrove.request import SpeculationOptions
+from specgrove.suite import Suite
+from tests.end_to_end.sick_services import FOLDER_VARIABLE, ROOT
+from tests.router.toy_cluster import ToyCluster, toy_cluster
+from tests.waiting import LIMIT_S, until
+
+A, B = "127.0.0.2", "127.0.0.3"
+QUESTIONS = [f"Write a short story about a town with {number} bridges." for number in range(4)]
+
+
+async def answers(address: str) -> list[Completion]:
+    async with AsyncClient(address) as client:
+        requests = [
+            client.complete(
+                question, max_tokens=120, temperature=1.0, seed=7, ignore_eos=True,
+                speculation=SpeculationOptions(ssms=("lookup",), max_num_nodes=4, max_depth=3),
+            )
+            for question in QUESTIONS
+        ]  # fmt: skip
+        return list(await asyncio.gather(*requests))
+
+
+@contextlib.asynccontextmanager
+async def running(*words: str, illnesses: Path | None = None) -> AsyncIterator[asyncio.subprocess.Process]:
+    """``python -m WORDS``; one that may fall ill with ``illnesses``. Killed at the end."""
+    module = ("tests.end_to_end.sick_services",) if illnesses is not None else ()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), FOLDER_VARIABLE: str(illnesses)}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", *module, *words, env=environment)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+def have_come(cluster: ToyCluster, host: str) -> bool:
+    """Both services."""
+    return cluster.ssm_replica(host) is not None and cluster.takes_sessions(host)
+
+
+def llm_words(cluster: ToyCluster, host: str, model: Path) -> tuple[str, ...]:
+    options = f"--address {host}:{cluster.llm_port} --dtype float32 --threads 1 --kv-slots 8192 --model"
+    return ("llm_service", *options.split(), str(model))
+
+
+def ssm_words(cluster: ToyCluster, host: str) -> tuple[str, ...]:
+    return ("ssm_service", *f"--address {host}:{cluster.ssm_port} --ssm lookup --threads 1".split())
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_suite: Suite) -> list[tuple[int, ...]]:
+    """What a suite of one process each gives."""
+    return [completion.token_ids for completion in asyncio.run(answers(tiny_suite.address))]
+
+
+async def test_replicas_come_and_die_and_no_token_is_lost(
+    expected: list[tuple[int, ...]], tiny_model: Path, tmp_path: Path
+) -> None:
+    async with toy_cluster() as cluster, contextlib.AsyncExitStack() as stack:
+        cluster.dns.answers |= {"llm": (A,), "ssm": (A,)}
+        first = await stack.enter_async_context(running(*llm_words(cluster, A, tiny_model), illnesses=tmp_path))
+        first_ssm = await stack.enter_async_context(running(*ssm_words(cluster, A), illnesses=tmp_path))
+        await until(lambda: have_come(cluster, A))
+        cluster.dns.answers |= {"llm": (A, B), "ssm": (A, B)}
+        await stack.enter_async_context(running(*llm_words(cluster, B, tiny_model)))
+        await stack.enter_async_context(running(*ssm_words(cluster, B)))
+        await until(lambda: have_come(cluster, B))
+
+        (tmp_path / "llm_service").write_text("20 dies")
+        (tmp_path / "ssm_service").write_text("10 dies")
+        found = await answers(cluster.address)
+        assert [completion.token_ids for completion in found] == expected
+        assert sum(completion.usage.num_replays for completion in found) >= 1
+        async with asyncio.timeout(LIMIT_S):
+            assert (await first.wait(), await first_ssm.wait()) == (9, 9)
+
+        cluster.dns.answers |= {"llm": (B,), "ssm": (B,)}
+        await until(lambda: cluster.llm_replica(A) is None and cluster.ssm_replica(A) is None)
+        ssm = cluster.ssm_replica(B)
+        assert ssm is not None
+        num_drafts = ssm.client.num_items
+        assert [completion.token_ids for completion in await answers(cluster.address)] == expected
+        assert ssm.client.num_items > num_drafts
