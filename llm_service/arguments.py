@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from llm_service.config import LlmServiceConfig
+from specgrove.kernels.threads import check_isa
 from specgrove.models.demand import ModelDemand
 from specgrove.serving.tls import server_tls
 from specgrove.settings import parse_settings
@@ -21,6 +22,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
     arguments = parse_settings(parser, "llm", argv)
     try:
         tls = server_tls(arguments.tls_certificate, arguments.tls_private_key, arguments.tls_client_ca)
+        if arguments.instruction_set != "auto":
+            check_isa(arguments.instruction_set)
     except ValueError as error:
         parser.error(str(error))
     return LlmServiceConfig(
@@ -29,6 +32,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
         demand=ModelDemand.of(lambda name: getattr(arguments, attribute_of(name))),
         cache_dir=arguments.cache_dir,
         num_threads=arguments.threads,
+        isa=None if arguments.instruction_set == "auto" else arguments.instruction_set,
         session_ttl_s=arguments.session_ttl_s,
         stream_interval_s=arguments.stream_interval_ms / 1e3,
         step_timeout_s=arguments.step_timeout_s,

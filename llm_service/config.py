@@ -35,6 +35,8 @@ class LlmServiceConfig:
     demand: ModelDemand
     cache_dir: Path
     num_threads: int
+    isa: str | None
+    """Instructions of the kernels for CPUs; ``None``: the best that there are."""
     session_ttl_s: float
     stream_interval_s: float
     step_timeout_s: float | None

@@ -18,7 +18,7 @@ from llm_service.devices import describe_store, weight_store
 from specgrove.config import MAX_NUM_KNOWN_ROWS
 from specgrove.cpus import too_few_for
 from specgrove.kernels.cuda.backend import num_processors
-from specgrove.kernels.threads import amx_refusal, get_isa, set_num_threads
+from specgrove.kernels.threads import amx_refusal, get_isa, set_isa, set_num_threads
 from specgrove.models.decoder import DTYPES, Decoder
 from specgrove.models.ends import ends_of
 from specgrove.models.family import read_spec
@@ -42,6 +42,8 @@ def load(config: LlmServiceConfig, rank: ranks.Rank | None) -> tuple[Path, Decod
     torch.set_num_threads(1)  # the kernels have threads of their own
     num_threads = max(1, config.num_threads // (rank.num_local if rank else 1))
     set_num_threads(num_threads)
+    if config.isa is not None:
+        set_isa(config.isa)
     device = rank.device if rank else choose_device(config.demand.device, 0)
     if device.type == "cpu":
         _warn_of_cpus(num_threads, rank)

@@ -13,6 +13,7 @@ from specgrove.addresses import next_ports
 from specgrove.cpus import too_few_for
 from specgrove.errors import NO_TORCH
 from specgrove.gpus import may_have_gpu
+from specgrove.kernels.threads import check_isa
 from specgrove.models.demand import ModelDemand
 from specgrove.models.family import read_spec
 from specgrove.models.fitting import check_before_start
@@ -38,6 +39,8 @@ def check_settings(settings: SuiteSettings, address: str | None, called: str = "
             check_together(section, lambda name, section=section: settings[section, name])  # type: ignore[misc]
         except ValueError as error:
             raise ValueError(in_suite_flags(str(error), section)) from error
+    if (isa := settings["llm", "instruction-set"]) != "auto":
+        check_isa(isa)
     _check_addresses(settings)
     _check_files(settings)
     _check_models(settings, called)

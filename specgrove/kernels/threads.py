@@ -23,11 +23,21 @@ def get_isa() -> str:
 
 
 def set_isa(isa: str) -> None:
-    """For tests: the kernels' path. Packed weights serve all. Raises ``ValueError`` for what can't run here.
+    """The kernels' path. Packed weights serve all. Raises ``ValueError`` for what can't run here.
 
     ``amx_twin`` runs anywhere: the kernels of ``amx``, with its tiles in plain C++ to the same bits.
     """
     _native.set_isa(isa)
+
+
+def check_isa(isa: str) -> None:
+    """Raises ``ValueError`` where ``set_isa`` would, in the words of ``--instruction-set``."""
+    before = get_isa()
+    try:
+        set_isa(isa)
+    except ValueError as error:
+        raise ValueError(f"--instruction-set {isa}: {error}; its best is {before}") from error
+    set_isa(before)
 
 
 def amx_refusal() -> str | None:

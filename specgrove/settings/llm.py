@@ -6,6 +6,7 @@ from specgrove.config import (
     DEFAULT_LLM,
     DEFAULT_MAX_CHUNK_TOKENS,
     DEFAULT_MAX_TREE_ROWS,
+    INSTRUCTION_SETS,
     MAX_NUM_TREE_NODES,
     MIN_NUM_SLOTS,
     QUANTIZATIONS,
@@ -37,6 +38,13 @@ LLM = (
         "none",
         choices=QUANTIZATIONS,
         is_common=True,
+    ),
+    Setting(
+        "instruction-set",
+        "what the kernels for CPUs are to use; auto: the best that the processor has; another one: for replicas on processors of "
+        "different kinds, since outputs stay the same only where all replicas use the same",
+        "auto",
+        choices=INSTRUCTION_SETS,
     ),
     Setting("tensor-parallel", "ranks that share every layer", 1, at_least(1), metavar="N"),
     Setting(

@@ -113,3 +113,14 @@ def test_a_model_may_come_as_an_image(tmp_path: Path) -> None:
     # Before 1.31 there are no volumes of this kind.
     assert not errors_of([llm.owner], VERSIONS[2:])
     assert errors_of([llm.owner], VERSIONS[:2])
+
+
+def test_exclusive_cores_are_whole_ones_of_all_containers_and_as_many_as_threads(tmp_path: Path) -> None:
+    (llm,) = composed(tmp_path, ["ssm-lookup", "model-download", "cpu-exclusive"]).of_component("llm")
+    for container in llm.all_containers:
+        # What makes a pod's QoS class Guaranteed.
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+    num_cores = llm.main["resources"]["limits"]["cpu"]
+    assert num_cores.isdecimal()
+    assert llm.main["args"].count(f"--threads={num_cores}") == 1
+    assert not errors_of([llm.owner], VERSIONS)

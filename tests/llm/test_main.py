@@ -15,10 +15,13 @@ import tokenizers
 
 from llm_service import __main__ as main
 from llm_service.arguments import parse_arguments
+from llm_service.loading import load_runner
 from llm_service.servicer import ServedModel
+from specgrove.kernels.threads import get_isa, set_isa
 from specgrove.models.ends import Ends
 from specgrove.models.family import read_spec
 from specgrove.tokenizer import Tokenizer
+from tests.tokenizer.shapes import byte_level_backend
 from tests.waiting import LIMIT_S
 
 
@@ -80,6 +83,33 @@ def test_bad_settings_are_named() -> None:
     result = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert result.returncode == 2
     assert "--threads: must be a whole number from 1 to 1024" in result.stderr
+
+
+@pytest.mark.usefixtures("kernel_settings")
+def test_instructions_may_be_fewer_than_the_processor_has(
+    tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = get_isa()
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    byte_level_backend().save(str(folder / "tokenizer.json"))
+    load_runner(parse_arguments(["--model", str(folder), "--device", "cpu", "--instruction-set", "plain"]))
+    assert get_isa() == "plain"
+    set_isa(best)
+    with pytest.raises(SystemExit):
+        parse_arguments(["--instruction-set", "sse9"])
+    assert "--instruction-set" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(get_isa() == "amx", reason="needs a processor without AMX")
+def test_instructions_that_there_are_not_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    best = get_isa()
+    with pytest.raises(SystemExit):
+        parse_arguments(["--instruction-set", "amx"])
+    assert (
+        f"--instruction-set amx: this processor lacks the instructions amx; its best is {best}"
+        in capsys.readouterr().err
+    )
+    assert get_isa() == best
 
 
 def test_intervals_between_messages_are_given_in_milliseconds(capsys: pytest.CaptureFixture[str]) -> None:
