@@ -66,9 +66,7 @@ def test_selectors_of_workloads_are_labels_of_their_pods_and_of_no_others(suite:
         if "selector" not in workload.owner["spec"]:
             continue
         selected = suite.selected(workload.owner["spec"]["selector"]["matchLabels"])
-        if workload.labels.get("specgrove.dev/ssm") is None:
-            assert [found.name for found in selected] == [workload.name]
-        assert workload.name in [found.name for found in selected]
+        assert [found.name for found in selected] == [workload.name]
 
 
 def test_services_lead_to_pods_of_one_workload_and_to_ports_that_they_have(suite: Rendered) -> None:
