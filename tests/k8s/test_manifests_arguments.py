@@ -11,6 +11,7 @@ import pytest
 from llm_service.arguments import parse_arguments as llm_config_of
 from router.__main__ import config_of as router_config_of
 from specgrove.cli.arguments import parser as command_parser
+from specgrove.settings import rules
 from specgrove.settings.config_file import read_config_file
 from ssm_service.__main__ import parse_arguments as ssm_config_of
 from tests.k8s.manifests import OVERLAYS, Manifest, Rendered, Workload, rendered
@@ -58,8 +59,10 @@ def secret_in(folder: Path) -> Path:
 
 
 def config_of(workload: Workload, config: Path) -> Any:
-    """What its service makes of its command line and settings; it exits with what is wrong."""
-    return PARSERS[workload.component](arguments_of(workload, config))
+    """What its service makes of its command line and settings, where it has the GPUs that it asks for; it exits with what is wrong."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rules, "may_have_gpu", lambda: "nvidia.com/gpu" in workload.main["resources"]["limits"])
+        return PARSERS[workload.component](arguments_of(workload, config))
 
 
 def by_its_own_parser(suite: Rendered) -> list[Workload]:
