@@ -17,6 +17,7 @@ Manifest = dict[str, Any]
 OVERLAYS = overlays()
 NAMESPACE = "specgrove"
 COMPONENT = "app.kubernetes.io/component"
+RANK = "specgrove.dev/rank"
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,20 @@ class Workload:
 
     @property
     def name(self) -> str:
-        """Its owner's, with the kind."""
-        return f"{self.owner['kind']}/{self.owner['metadata']['name']}"
+        """Its owner's, with the kind; of a group of ranks also which it is of them."""
+        name = f"{self.owner['kind']}/{self.owner['metadata']['name']}"
+        return f"{name}/{self.labels[RANK]}" if self.is_rank else name
+
+    @property
+    def is_rank(self) -> bool:
+        """Whether it is one of several pods that are one replica together."""
+        return bool(self.owner["kind"] == "LeaderWorkerSet")
+
+    @property
+    def claims(self) -> list[Manifest]:
+        """Of volumes that each of its pods gets one of."""
+        spec = self.owner["spec"]
+        return list((spec["leaderWorkerTemplate"] if self.is_rank else spec).get("volumeClaimTemplates", ()))
 
     @property
     def component(self) -> str:

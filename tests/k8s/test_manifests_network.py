@@ -68,7 +68,12 @@ def _made_by(suite: Rendered, workload: Workload, pod: str) -> Iterator[Connecti
                 for target in suite.selected(suite.named("Service", name)["spec"]["selector"]):
                     if target.ports:
                         yield from ((pod, f"{target.name}.{number}", int(port), "TCP") for number in (0, 1))
-    if workload.component == "router" or downloads(workload):
+    if workload.is_rank:
+        # At whatever ports the libraries choose, of any rank.
+        for target in [found for found in suite.workloads if found.is_rank]:
+            others = {f"{target.name}.{number}" for number in (0, 1)} - {pod}
+            yield from ((pod, other, port, "TCP") for other in others for port in PROBED)
+    if workload.component == "router" or downloads(workload) or workload.is_rank:
         yield from ((pod, dns.name, 53, protocol) for dns in (DNS, NODE_DNS) for protocol in ("TCP", "UDP"))
     if downloads(workload):
         yield from ((pod, hub.name, 443, "TCP") for hub in (HUB, HUB_6))

@@ -94,7 +94,7 @@ def test_every_service_of_the_pool_is_found_by_the_routers(suite: Rendered) -> N
             assert service["spec"]["publishNotReadyAddresses"] is True
             assert int(port) in [listed["port"] for listed in service["spec"]["ports"]]
             found |= {workload.name for workload in suite.selected(service["spec"]["selector"])}
-        assert found == {workload.name for workload in suite.of_component(component)}
+        assert found == {workload.name for workload in filter(is_service, suite.of_component(component))}
 
 
 def test_stateful_sets_have_their_service(suite: Rendered) -> None:
@@ -134,7 +134,8 @@ def test_every_workload_has_a_budget_that_lets_nodes_be_drained(suite: Rendered)
 
 def test_pods_are_spread_among_their_own(suite: Rendered) -> None:
     for workload in filter(is_service, suite.workloads):
-        for constraint in workload.spec["topologySpreadConstraints"]:
+        # A rank takes all GPUs of its node.
+        for constraint in () if workload.is_rank else workload.spec["topologySpreadConstraints"]:
             own = {key: workload.labels[key] for key in constraint.get("matchLabelKeys", ()) if key in workload.labels}
             assert not own.keys() & constraint["labelSelector"]["matchLabels"].keys()
             selected = suite.selected(constraint["labelSelector"]["matchLabels"] | own)
@@ -144,7 +145,7 @@ def test_pods_are_spread_among_their_own(suite: Rendered) -> None:
 def test_mounts_volumes_and_what_they_hold_are_there(suite: Rendered) -> None:
     for workload in suite.workloads:
         volumes = {volume["name"]: volume for volume in workload.spec["volumes"]}
-        claimed = {claim["metadata"]["name"] for claim in workload.owner["spec"].get("volumeClaimTemplates", ())}
+        claimed = {claim["metadata"]["name"] for claim in workload.claims}
         mounts = [mount["name"] for container in workload.all_containers for mount in container["volumeMounts"]]
         assert set(mounts) == {*volumes, *claimed}, workload.name
         for volume in volumes.values():

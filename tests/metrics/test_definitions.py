@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from prometheus_client import generate_latest
 
 from specgrove.metrics import Histogram, Kind, Metric, Reading
@@ -70,6 +71,9 @@ def _asked_for() -> dict[str, str]:
     dashboard = json.loads((MONITORING / "dashboard.json").read_text())
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
     queries += re.findall(r"`([^`]*rate\([^`]*)`", (ROOT / PAGE).read_text().partition("made by")[0])
+    for path in (MONITORING.parent / "autoscaling").rglob("*.yaml"):
+        spec = yaml.safe_load(path.read_text()).get("spec", {})
+        queries += [trigger["metadata"]["query"] for trigger in spec.get("triggers", ())]
     return {query: query for query in queries} | {"rules": (MONITORING / "rules.yml").read_text()}
 
 
