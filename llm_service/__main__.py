@@ -40,6 +40,7 @@ from specgrove.serving.health import Health
 from specgrove.serving.health_server import health_server
 from specgrove.serving.listening import check_can_listen
 from specgrove.serving.server import run_server
+from specgrove.starting import ended_by_signals
 from specgrove.telemetry import set_up_logging
 from specgrove.tokenizer import Tokenizer
 from specgrove.tracing import set_up_tracing
@@ -113,6 +114,7 @@ async def serve(
                 lambda server: llm_pb2_grpc.add_LlmServiceServicer_to_server(servicer, server),
                 health=health,
                 drain=servicer.drain,
+                cut_off=servicer.streams.cut_off,
                 drain_timeout_s=config.drain_timeout_s,
                 tls=config.tls,
                 stopped=_first(asyncio.wrap_future(loop.ended), liveness_failed),
@@ -153,7 +155,7 @@ def run_rank(config: LlmServiceConfig) -> None:
     health_address = config.health_address if os.environ.get("LOCAL_RANK", "0") == "0" else None
     try:
         provide_home()
-        with health_server(health_address, health):
+        with ended_by_signals(), health_server(health_address, health):
             rank = ranks.join(config, os.environ)
             folder, decoder, num_slots = load(config, rank)
             runner = ModelRunner(decoder, num_slots)
@@ -190,10 +192,11 @@ def main() -> int:
         for address in config.addresses:
             check_can_listen(address)  # loading may take minutes
         if config.demand.layout.num_ranks > 1:
-            check_model(config)
+            with ended_by_signals():
+                check_model(config)
             return ranks.launch(config.demand.layout, sys.argv[1:], config.drain_timeout_s)
         health = Health([SERVICE_NAME])
-        with health_server(config.health_address, health):
+        with ended_by_signals(), health_server(config.health_address, health):
             check_model(config)
             asyncio.run(serve(config, health, *load_runner(config), None))
     except HungEngineError as error:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from router import request_log
 from router.app import serve
 from router.config import HttpConfig, MetricsConfig, RouterConfig, TreeConfig
-from specgrove.serving.api_keys import ApiKeys, read_keys
-from specgrove.serving.tls import server_tls
+from specgrove.serving.api_keys import ApiKeys
+from specgrove.serving.tls import server_tls, services_tls
 from specgrove.settings import parse_settings
 from specgrove.telemetry import set_up_logging
 from specgrove.tracing import TracingConfig
@@ -31,6 +31,9 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
         parser.error("at least one --llm ADDRESS is needed")
     try:
         tls = server_tls(given.tls_certificate, given.tls_private_key, given.tls_client_ca)
+        to_services = services_tls(
+            given.services_tls_certificate, given.services_tls_private_key, given.services_tls_ca
+        )
     except ValueError as error:
         parser.error(str(error))
     return RouterConfig(
@@ -57,6 +60,7 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
         log_format=given.log_format,
         logs_requests=given.log_requests,
         server_tls=tls,
+        services_tls=to_services,
         local_address=given.local_address,
         health_address=given.health_address,
         has_vllm_engine_api=given.vllm_engine_api,
@@ -80,7 +84,7 @@ def _keys_of(given: argparse.Namespace, parser: argparse.ArgumentParser) -> ApiK
     if given.api_key_file is None:
         return None
     try:
-        return ApiKeys(read_keys(given.api_key_file))
+        return ApiKeys.in_file(given.api_key_file)
     except ValueError as error:
         parser.error(f"--api-key-file: {error}")
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from specgrove.errors import ResourceExhaustedError
+from specgrove.errors import ResourceExhaustedError, UnavailableError
 from specgrove.metrics import Kind, Metric, Reading
 
 RUNNING = Metric(
@@ -102,6 +102,15 @@ class Admission:
     async def wait_idle(self) -> None:
         """Returns when nobody holds or awaits a permit."""
         await self._idle.wait()
+
+    def close(self) -> None:
+        """Sends away whoever waits for a permit: there will be none."""
+        for turn in self._queue:
+            if not turn.granted.done():
+                turn.granted.set_exception(
+                    UnavailableError("the router shut down while the request waited for its turn")
+                )
+        self._queue.clear()
 
     async def acquire(self, client: str | None) -> None:
         """For ``permit``: returns when the client has one."""

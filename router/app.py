@@ -26,6 +26,7 @@ from specgrove.inference import open_inference_pb2_grpc
 from specgrove.metrics import Source
 from specgrove.serving.health import Health
 from specgrove.serving.health_server import health_server
+from specgrove.serving.replica_channel import ServicesTls
 from specgrove.serving.server import Server, ServerLimits, serve_until_signal
 from specgrove.tokenizer import Tokenizer
 from specgrove.tracing import set_up_tracing
@@ -59,8 +60,9 @@ class RouterApp:
     def __init__(self, config: RouterConfig, look_up: LookUp = look_up) -> None:
         """``look_up`` resolves the names of services."""
         resolving = Resolving(config.resolve_interval_s, look_up)
-        self.llms = LlmPool(config.llm_addresses, resolving)
-        self.ssms = SsmPool(config.ssm_addresses, self._tokenizer, resolving)
+        tls = None if config.services_tls is None else ServicesTls(config.services_tls)
+        self.llms = LlmPool(config.llm_addresses, resolving, tls)
+        self.ssms = SsmPool(config.ssm_addresses, self._tokenizer, resolving, tls)
         self.admission = Admission(
             config.max_num_requests,
             config.max_num_queued,
@@ -85,7 +87,8 @@ class RouterApp:
             config.address,
             self._register,
             health=self.health,
-            drain=self.admission.wait_idle,
+            drain=self._drain,
+            cut_off=self._servicer.cut_off,
             drain_timeout_s=config.drain_timeout_s,
             limits=ServerLimits(
                 max_request_bytes=config.max_request_bytes,
@@ -147,6 +150,11 @@ class RouterApp:
         await self.ssms.close()
         await self.llms.close()
         await asyncio.to_thread(self._tracing.shut_down)
+
+    async def _drain(self) -> None:
+        for server in self._http_servers():
+            server.drain()
+        await self.admission.wait_idle()
 
     async def _connected(self) -> None:
         usable = asyncio.ensure_future(self._usable())

@@ -72,6 +72,8 @@ class RouterConfig:
     # A line for each request, whatever ``log_level`` is.
     logs_requests: bool = False
     server_tls: TlsFiles | None = None
+    # To LLM and SSM services; None: in clear.
+    services_tls: TlsFiles | None = None
     # Whoever asks needs one of them, by gRPC and HTTP; None: nobody does.
     api_keys: ApiKeys | None = None
     # A second address, without encryption and keys, for clients and health checks of this machine.

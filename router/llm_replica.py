@@ -15,6 +15,7 @@ import grpc
 from router.row_times import RowTimes
 from specgrove.addresses import ReplicaAddress
 from specgrove.serving.health_watch import HealthWatch
+from specgrove.serving.replica_channel import ServicesTls
 from specgrove.serving.status import error_from_rpc
 from specgrove.serving.work_stream_client import WorkStreamClient
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
@@ -36,7 +37,8 @@ _PROBE_TIMEOUT_S = 1.5
 class LlmReplica:
     """One LLM service. ``session_lens`` are the committed lengths of the sessions placed here."""
 
-    def __init__(self, address: ReplicaAddress, pool: LlmPool) -> None:
+    def __init__(self, address: ReplicaAddress, pool: LlmPool, tls: ServicesTls | None = None) -> None:
+        """Without ``tls`` it is asked in clear."""
         self.session_lens: dict[str, int] = {}
         self.is_draining = False
         self.is_answering = True
@@ -51,9 +53,10 @@ class LlmReplica:
             llm_pb2.VerifyRequest,
             on_connect=self._check,
             on_change=self._on_change,
+            tls=tls,
         )
         self.stub: LlmServiceAsyncStub = llm_pb2_grpc.LlmServiceStub(self.client.channel)
-        self.health = HealthWatch(self.client.channel, _SERVICE_NAME, address.target, pool.refresh)
+        self.health = HealthWatch(_SERVICE_NAME, address.target, pool.refresh)
 
     @property
     def is_usable(self) -> bool:
@@ -136,10 +139,11 @@ class LlmReplica:
             self.is_answering = True
 
     async def _check(self, channel: grpc.aio.Channel) -> None:
+        self.stub = llm_pb2_grpc.LlmServiceStub(channel)
         try:
             info = await self.stub.GetModelInfo(llm_pb2.LlmServiceGetModelInfoRequest(), timeout=_INFO_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error) from error
         await self._pool.accept(info, self.stub)
-        await self.health.start()
+        await self.health.start(channel)
         self.is_draining, self.is_answering = False, True

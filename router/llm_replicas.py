@@ -20,6 +20,7 @@ from router.measurements import ReplicaLoad
 from router.served_model import ServedModel, check_serves, fetch_tokenizer_files, served_model_of, tokenizer_of
 from specgrove import wire
 from specgrove.errors import InternalError, NoReplicaError
+from specgrove.serving.replica_channel import ServicesTls
 from specgrove.serving.status import error_from_rpc
 from specgrove.v1 import llm_pb2
 
@@ -33,14 +34,16 @@ _PROBE_INTERVAL_S = 1.0
 class LlmPool:
     """All LLM replicas."""
 
-    def __init__(self, addresses: Sequence[str], resolving: Resolving = BY_THE_SYSTEM) -> None:
-        """``addresses`` as ``checked_service_address`` lets them through."""
+    def __init__(
+        self, addresses: Sequence[str], resolving: Resolving = BY_THE_SYSTEM, tls: ServicesTls | None = None
+    ) -> None:
+        """``addresses`` as ``checked_service_address`` lets them through. Without ``tls`` they are asked in clear."""
         self.model: ServedModel | None = None
         self._usable = asyncio.Event()
         self._accepting = asyncio.Lock()
         self._probing: asyncio.Task[None] | None = None
         self._on_change: Callable[[bool], None] = lambda is_usable: None
-        self.replicas = ReplicaSet(addresses, lambda address: LlmReplica(address, self), resolving)
+        self.replicas = ReplicaSet(addresses, lambda address: LlmReplica(address, self, tls), resolving)
 
     @property
     def is_usable(self) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 from router import request_trace
 from router.admission import Admission
 from router.config import TreeConfig
+from router.cutoff import Cutoff
 from router.llm_replicas import LlmPool
 from router.measurements import Measurements
 from router.output_messages import OutputMessages
@@ -71,6 +72,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         self._max_request_s = max_request_s
         self._tracing = tracing
         self._text_work = TextWork()
+        self._cutoff = Cutoff()
         self._structures = StructureCheck(self._text_work)
         # Calls that turn texts into tokens or back, and nothing else.
         self._text_admission = Admission(_MAX_NUM_TEXT_CALLS, _MAX_NUM_QUEUED_TEXT_CALLS)
@@ -143,6 +145,11 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         model = self._llms.model
         return await self._stats.answer("" if model is None else model.name, self.version)
 
+    def cut_off(self) -> None:
+        """The time to drain is over: requests under way fail, and those that wait for their turn."""
+        self._cutoff.end()
+        self._admission.close()
+
     def close(self) -> None:
         """After the last call."""
         self._text_work.close()
@@ -184,20 +191,24 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             span.set(request_trace.parameters(request))
         async with self._admission.permit(_connection_of(context)):
             counted.let_in()
-            checked = await checked_request(
-                request,
-                model,
-                self._text_work,
-                self._structures,
-                session_id=session_id,
-                deadline_s=self._deadline_s(client_deadline_s),
-                trace_context=span.context,
-            )
+            with self._cutoff.bounding():
+                checked = await checked_request(
+                    request,
+                    model,
+                    self._text_work,
+                    self._structures,
+                    session_id=session_id,
+                    deadline_s=self._deadline_s(client_deadline_s),
+                    trace_context=span.context,
+                )
             num_prompt_tokens = len(checked.request.prompt_token_ids)
             counted.add_prompt(num_prompt_tokens)
             with RequestLog(checked.request.session_id, num_prompt_tokens, counted.arrived_s) as log:
-                async with contextlib.aclosing(self._responses(checked, model, counted.arrived_s, span)) as responses:
-                    async for response in responses:
+                async with (
+                    contextlib.aclosing(self._responses(checked, model, counted.arrived_s, span)) as responses,
+                    contextlib.aclosing(self._cutoff.bounded(responses)) as bounded,
+                ):
+                    async for response in bounded:
                         log.add(response)
                         yield response
 

@@ -20,6 +20,7 @@ from specgrove.addresses import ReplicaAddress
 from specgrove.errors import UnavailableError, WorkLostError
 from specgrove.request import Draft, DraftWork
 from specgrove.serving.health_watch import HealthWatch
+from specgrove.serving.replica_channel import ServicesTls
 from specgrove.serving.status import error_from_rpc
 from specgrove.serving.work_stream_client import WorkStreamClient
 from specgrove.tokenizer import Tokenizer
@@ -42,8 +43,10 @@ class _OtherVocabularyError(Exception):
 class SsmReplica:
     """One SSM service, asked what it has each time it connects."""
 
-    def __init__(self, address: ReplicaAddress, tokenizer: Callable[[], Tokenizer | None]) -> None:
-        """``tokenizer`` tells the served model's, ``None`` while it is not known."""
+    def __init__(
+        self, address: ReplicaAddress, tokenizer: Callable[[], Tokenizer | None], tls: ServicesTls | None = None
+    ) -> None:
+        """``tokenizer`` tells the served model's, ``None`` while it is not known. Without ``tls`` it is asked in clear."""
         self.ssms: tuple[str, ...] = ()
         """Those that may be used, by the last time that it was connected."""
         self.session_ids: set[str] = set()
@@ -59,9 +62,10 @@ class SsmReplica:
             ssm_pb2.DraftRequest,
             on_connect=self._check,
             on_change=self._on_change,
+            tls=tls,
         )
         self._stub: SsmServiceAsyncStub = ssm_pb2_grpc.SsmServiceStub(self.client.channel)
-        self.health = HealthWatch(self.client.channel, _SERVICE_NAME, address.target)
+        self.health = HealthWatch(_SERVICE_NAME, address.target)
 
     @property
     def is_usable(self) -> bool:
@@ -126,6 +130,7 @@ class SsmReplica:
         tokenizer = self._tokenizer()
         if tokenizer is None:
             raise UnavailableError("waiting for the LLM service, to compare tokenizers")
+        self._stub = ssm_pb2_grpc.SsmServiceStub(channel)
         try:
             response = await self._stub.GetModelInfo(ssm_pb2.SsmServiceGetModelInfoRequest(), timeout=_INFO_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
@@ -138,7 +143,7 @@ class SsmReplica:
             except _OtherVocabularyError as error:
                 logger.error("%s: SSM %s is not used: %s", self.client.address, ssm.name, error)
         logger.info("%s: SSMs in use: %s", self.client.address, ", ".join(foreign_ids) or "none")
-        await self.health.start()
+        await self.health.start(channel)
         # One that has more must be told which.
         self.ssms, self._foreign_ids, self._has_others = (
             tuple(foreign_ids),

@@ -13,6 +13,7 @@ from router.discovery import BY_THE_SYSTEM, ReplicaSet, Resolving
 from router.remote_drafter import RemoteDrafter
 from router.ssm_replica import SsmReplica
 from specgrove.request import SpeculationOptions
+from specgrove.serving.replica_channel import ServicesTls
 from specgrove.tokenizer import Tokenizer
 
 _ANY: frozenset[str] = frozenset()
@@ -26,9 +27,10 @@ class SsmPool:
         addresses: Sequence[str],
         tokenizer: Callable[[], Tokenizer | None],
         resolving: Resolving = BY_THE_SYSTEM,
+        tls: ServicesTls | None = None,
     ) -> None:
-        """``addresses`` as ``checked_service_address`` lets them through."""
-        self.replicas = ReplicaSet(addresses, lambda address: SsmReplica(address, tokenizer), resolving)
+        """``addresses`` as ``checked_service_address`` lets them through. Without ``tls`` they are asked in clear."""
+        self.replicas = ReplicaSet(addresses, lambda address: SsmReplica(address, tokenizer, tls), resolving)
         self._drafters: dict[frozenset[str], RemoteDrafter] = {}
 
     @property

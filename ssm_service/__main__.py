@@ -29,6 +29,7 @@ from specgrove.serving.server import run_server
 from specgrove.serving.tls import server_tls
 from specgrove.settings import parse_settings
 from specgrove.ssm_specs import parse_ssms
+from specgrove.starting import ended_by_signals
 from specgrove.telemetry import set_up_logging
 from specgrove.tracing import TracingConfig, set_up_tracing
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
@@ -103,6 +104,7 @@ async def serve(config: SsmServiceConfig, health: Health) -> None:
                 lambda server: ssm_pb2_grpc.add_SsmServiceServicer_to_server(servicer, server),
                 health=health,
                 drain=servicer.streams.drain,
+                cut_off=servicer.streams.cut_off,
                 drain_timeout_s=config.drain_timeout_s,
                 tls=config.tls,
                 stopped=asyncio.wrap_future(loop.ended),
@@ -124,7 +126,7 @@ def main() -> int:
         for address in config.addresses:
             check_can_listen(address)  # loading may take minutes
         health = Health([SERVICE_NAME])
-        with health_server(config.health_address, health):
+        with ended_by_signals(), health_server(config.health_address, health):
             asyncio.run(serve(config, health))
     except HungEngineError as error:
         logger.error("%s; ending, to be started again", error)

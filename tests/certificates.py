@@ -1,7 +1,9 @@
-"""A certificate authority of one's own, with certificates for a server and a client, made by the openssl command."""
+"""Certificate authorities of one's own, and what they sign, by the openssl command; and a folder that changes as Kubernetes' secrets do."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +20,59 @@ class Certificates:
 
 
 def make_certificates(folder: Path) -> Certificates:
-    """For a server at ``localhost`` and ``127.0.0.1``."""
-    ca, ca_key = folder / "ca.pem", folder / "ca.key"
-    _openssl("req", "-x509", *_KEY, "-keyout", ca_key, "-out", ca, "-subj", "/CN=test authority", "-days", "2")
-    names = folder / "names"
-    names.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-    for name in ("server", "client"):
-        request, certificate = folder / f"{name}.csr", folder / f"{name}.pem"
-        _openssl("req", *_KEY, "-keyout", folder / f"{name}.key", "-out", request, "-subj", f"/CN={name}")
-        signing = ("-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "2", "-extfile", names)
-        _openssl("x509", "-req", "-in", request, "-out", certificate, *signing)
-    return Certificates(
-        server=TlsFiles(folder / "server.pem", folder / "server.key", ca),
-        client=TlsFiles(folder / "client.pem", folder / "client.key", ca),
-    )
+    """For a server at ``localhost`` and ``127.0.0.1``, and a client, of one authority."""
+    authority = Authority(folder / "ca.pem")
+    return Certificates(authority.issue(folder, "server"), authority.issue(folder, "client"))
+
+
+class Authority:
+    """Trusted by whoever has its file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._key = path, path.with_suffix(".key")
+        subject = ("-subj", f"/CN=test authority {path.stem}", "-days", "2")
+        _openssl("req", "-x509", *_KEY, "-keyout", self._key, "-out", path, *subject)
+
+    def issue(
+        self, folder: Path, name: str, hosts: str = "DNS:localhost,IP:127.0.0.1", *, num_days: int = 2
+    ) -> TlsFiles:
+        """``name.pem`` and ``name.key``, beside the authority itself. With less than 0 days it has expired."""
+        files = TlsFiles(folder / f"{name}.pem", folder / f"{name}.key", self.path)
+        request, names = folder / f"{name}.csr", folder / f"{name}.names"
+        names.write_text(f"subjectAltName={hosts}\n")
+        _openssl("req", *_KEY, "-keyout", str(files.private_key), "-out", request, "-subj", f"/CN={name}")
+        signing = ("-CA", self.path, "-CAkey", self._key, "-CAcreateserial", "-days", str(num_days), "-extfile", names)
+        _openssl("x509", "-req", "-in", request, "-out", str(files.certificate), *signing)
+        return files
+
+
+class SecretFolder:
+    """A secret as Kubernetes mounts it: links to files behind the link ``..data``, which is turned to another folder when it changes."""
+
+    _NAMES = ("tls.crt", "tls.key", "ca.crt")
+
+    def __init__(self, folder: Path, files: TlsFiles) -> None:
+        """Shows the content of ``files`` under its own names, ``self.files``."""
+        self._folder, self._num_versions = folder, 0
+        self.files = TlsFiles(*(folder / name for name in self._NAMES))
+        folder.mkdir()
+        for name in self._NAMES:
+            (folder / name).symlink_to(f"..data/{name}")
+        self.show(files)
+
+    def show(self, files: TlsFiles) -> None:
+        """From now on these, all at one moment."""
+        data, turned = self._folder / "..data", self._folder / "..data_tmp"
+        old = data.resolve() if data.is_symlink() else None
+        self._num_versions += 1
+        version = self._folder / f"..version_{self._num_versions}"
+        version.mkdir()
+        for name, path in zip(self._NAMES, files.paths, strict=True):
+            shutil.copy(path, version / name)
+        turned.symlink_to(version.name)
+        os.replace(turned, data)  # noqa: PTH105
+        if old is not None:
+            shutil.rmtree(old)
 
 
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")

@@ -55,6 +55,7 @@ def test_a_service_that_loads_is_alive_and_not_ready(
     address, seen = f"unix:{tmp_path}/health.sock", list[list[int]]()
     monkeypatch.setattr(main, loads, looking_at(address, name, seen))
     monkeypatch.setattr(main, "set_up_logging", lambda *_: None)
+    monkeypatch.setattr(main, "check_model", lambda config: None, raising=False)
     words = ["--health-address", address, "--address", f"unix:{tmp_path}/main.sock"]
     monkeypatch.setattr("sys.argv", ["service", *words, *(["--ssm", "lookup"] if main is ssm_main else [])])
     assert main.main() == 1

@@ -37,6 +37,7 @@ def test_every_setting_of_every_service_is_a_flag_of_serve_by_the_services_name(
         ("llm", "metrics-address"),
         ("ssm", "metrics-address"),
         *((section, name) for section in ("llm", "ssm") for name in ("health-address", *TLS)),
+        *(("router", f"services-tls-{name}") for name in ("ca", "certificate", "private-key")),
     }
     for section, settings in SECTIONS.items():
         for setting in settings:

@@ -4,7 +4,7 @@ Why not beside it: a piece of an output then takes no second way through gRPC, a
 (``benchmarks/http.py``). Requests are bounded, and long bodies are converted in a thread, so that the loop is nobody's for long.
 
 Order of the end: the gRPC server drains, and while it does ``RouterCalls`` refuses new requests; what is under way ends with the
-drain; then ``stop`` closes what is left.
+drain, and its connection with it; then ``stop`` closes what is left.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import contextlib
 import logging
 import os
 import socket
-import ssl
 from collections.abc import Iterator
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.http.protocol import HttpProtocol
 from specgrove.addresses import is_unix, socket_path
+from specgrove.serving.followed_certificates import FollowingContext
 from specgrove.serving.listening import bound_socket
 from specgrove.serving.tls import TlsFiles
 
@@ -42,7 +42,8 @@ class HttpServer:
         self._what = what
         self._socket: socket.socket | None = None
         self._serving: asyncio.Task[None] | None = None
-        self._server = _Uvicorn(_config_of(app, tls))
+        self._closing = _ClosingConnections(app)
+        self._server = _Uvicorn(_config_of(self._closing, tls))
 
     async def start(self) -> str:
         """Listens, and returns the bound address. Raises ``OSError`` when it can't be had."""
@@ -58,6 +59,14 @@ class HttpServer:
         logger.info("%s at %s", self._what, self.address)
         return self.address
 
+    def drain(self) -> None:
+        """From now on a connection ends with its answer, so that clients make their next one elsewhere. New ones are taken still."""
+        self._closing.is_draining = True
+        for connection in self._server.server_state.connections:
+            cycle = getattr(connection, "cycle", None)
+            if cycle is not None and not cycle.response_complete:
+                cycle.keep_alive = False
+
     async def stop(self) -> None:
         """Closes; what is under way has a second to end. Safe to call twice."""
         serving, self._serving = self._serving, None
@@ -70,6 +79,22 @@ class HttpServer:
         if is_unix(self.address):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(socket_path(self.address))  # noqa: PTH108
+
+
+class _ClosingConnections:
+    """Tells clients of a server that drains not to send another request over the same connection."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.is_draining = False
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_closing(message: Message) -> None:
+            if self.is_draining and message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            await send(message)
+
+        await self._app(scope, receive, send_closing)
 
 
 class _Uvicorn(uvicorn.Server):
@@ -104,8 +129,5 @@ def _config_of(app: ASGIApp, tls: TlsFiles | None) -> uvicorn.Config:
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_CLOSE_TIMEOUT_S,
-        ssl_certfile=None if tls is None else tls.certificate,
-        ssl_keyfile=None if tls is None else tls.private_key,
-        ssl_ca_certs=None if tls is None or tls.ca is None else str(tls.ca),
-        ssl_cert_reqs=ssl.CERT_NONE if tls is None or tls.ca is None else ssl.CERT_REQUIRED,
+        ssl_context_factory=None if tls is None else lambda *_: FollowingContext(tls),
     )

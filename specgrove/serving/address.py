@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import grpc
-
-from specgrove.addresses import ReplicaAddress
-
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
 Option = tuple[str, int]
@@ -82,8 +78,3 @@ def client_channel_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[O
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
     ]
-
-
-def open_channel(address: ReplicaAddress) -> grpc.aio.Channel:
-    """A channel to one replica, in clear. Connects when it is first used."""
-    return grpc.aio.insecure_channel(address.target, options=channel_options())

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from specgrove.serving.watched_files import WatchedFiles
 
 _SCHEME = "bearer"
 
@@ -33,7 +35,15 @@ class ApiKeys:
     """The keys that a server takes, by gRPC and HTTP alike, as ``authorization: Bearer KEY``."""
 
     def __init__(self, keys: Sequence[str]) -> None:
-        self._digests = [_digest(key) for key in keys]
+        digests = _digests(keys)
+        self._digests: Callable[[], Sequence[bytes]] = lambda: digests
+
+    @classmethod
+    def in_file(cls, path: Path) -> ApiKeys:
+        """Those that are in the file at the moment of each question. Raises ``ValueError`` as ``read_keys``."""
+        found = cls(())
+        found._digests = WatchedFiles([path], lambda: _digests(read_keys(path))).newest
+        return found
 
     def problem(self, authorization: str | None) -> str | None:
         """What is wrong with what a request carries, or ``None``. All keys are compared, in a time that doesn't tell what is right."""
@@ -41,10 +51,14 @@ class ApiKeys:
             return "an API key is needed: send 'authorization: Bearer KEY'"
         scheme, _, given = authorization.partition(" ")
         digest = _digest(given.strip())
-        is_known = [hmac.compare_digest(digest, known) for known in self._digests]
+        is_known = [hmac.compare_digest(digest, known) for known in self._digests()]
         if scheme.lower() != _SCHEME:
             return "an API key is needed in the form 'authorization: Bearer KEY'"
         return None if any(is_known) else "the API key is none that is known here"
+
+
+def _digests(keys: Sequence[str]) -> list[bytes]:
+    return [_digest(key) for key in keys]
 
 
 def _digest(key: str) -> bytes:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -24,22 +25,19 @@ _RETRY_S = 1.0
 class HealthWatch:
     """Follows one service from ``start``, at each connection, to ``stop``."""
 
-    def __init__(
-        self, channel: grpc.aio.Channel, service_name: str, address: str, on_change: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, service_name: str, address: str, on_change: Callable[[], None] = lambda: None) -> None:
         """``on_change`` is told whenever ``is_serving`` has changed. ``address`` is for the log."""
-        self._stub = health_pb2_grpc.HealthStub(channel)
         self._request = health_pb2.HealthCheckRequest(service=service_name)
         self._address = address
         self._on_change = on_change
         self._following: asyncio.Task[None] | None = None
         self.is_serving = True
 
-    async def start(self) -> None:
+    async def start(self, channel: grpc.aio.Channel) -> None:
         """Returns when the service has said how it is, or will not say so; follows it in the background from then on."""
         self.stop()
         told = asyncio.Event()
-        self._following = asyncio.create_task(self._follow(told))
+        self._following = asyncio.create_task(self._follow(health_pb2_grpc.HealthStub(channel), told))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_ANSWER_S):
                 await told.wait()
@@ -50,9 +48,9 @@ class HealthWatch:
             self._following.cancel()
             self._following = None
 
-    async def _follow(self, told: asyncio.Event) -> None:
+    async def _follow(self, stub: Any, told: asyncio.Event) -> None:
         while True:
-            call = self._stub.Watch(self._request)
+            call = stub.Watch(self._request)
             try:
                 async for answer in call:
                     self._set(answer.status != health_pb2.HealthCheckResponse.NOT_SERVING)

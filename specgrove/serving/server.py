@@ -1,7 +1,7 @@
 """A service's gRPC server: health, reflection, limits, and a graceful end. Used by the ``__main__`` of all three services.
 
-Order of the end: health says NOT_SERVING, new calls are refused (UNAVAILABLE), work in progress finishes within the drain
-time, then the server stops. A second signal stops it at once.
+Order of the end: health says NOT_SERVING, new calls are refused (UNAVAILABLE), clients are told to connect elsewhere, work in progress
+finishes within the drain time or is failed, then the server stops. A second signal stops it at once.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from specgrove.serving.address import MAX_MESSAGE_BYTES, server_options
 from specgrove.serving.api_keys import ApiKeys
 from specgrove.serving.call_guard import CallGuard
 from specgrove.serving.event_loop_watch import watch_event_loop
+from specgrove.serving.followed_certificates import server_credentials
 from specgrove.serving.health import Health, HealthServicer
 from specgrove.serving.key_guard import KeyGuard
 from specgrove.serving.listening import check_can_listen
-from specgrove.serving.tls import TlsFiles, server_credentials
+from specgrove.serving.tls import TlsFiles
 from specgrove.serving.unix_socket import take_socket_path
 from specgrove.settings import DRAIN
 
@@ -63,6 +64,7 @@ class Server:
         *,
         health: Health,
         drain: Callable[[], Awaitable[None]] | None = None,
+        cut_off: Callable[[], None] = lambda: None,
         drain_timeout_s: float = DRAIN_TIMEOUT_S,
         limits: ServerLimits = ServerLimits(),
         tls: TlsFiles | None = None,
@@ -70,6 +72,7 @@ class Server:
         local_address: str | None = None,
     ) -> None:
         """``register`` adds the servicers; ``drain`` returns when the work in progress is done (default: when all calls are).
+        Where that takes too long ``cut_off`` fails what is left, so that it ends by itself.
 
         With ``keys`` callers must have one. ``local_address`` is a second one, without encryption and keys: a unix socket for this
         machine's own clients and health checks.
@@ -79,6 +82,7 @@ class Server:
         self._register = register
         self.health = health
         self._drain = drain
+        self._cut_off = cut_off
         self.drain_timeout_s = drain_timeout_s
         self._limits = limits
         self._tls = tls
@@ -138,12 +142,21 @@ class Server:
         timeout_s = self.drain_timeout_s if drain_timeout_s is None else drain_timeout_s
         self.health.drain()
         self._guard.is_draining = True
+        # Clients are told to connect elsewhere (GOAWAY), and what they have under way goes on. Services know one another by their health.
+        leaving = (
+            asyncio.ensure_future(_stop(servers, timeout_s + _CLOSE_TIMEOUT_S)) if self._limits.is_public else None
+        )
         try:
             if self._drain is not None:
                 await self._drained(self._drain(), timeout_s)
                 timeout_s = min(_CLOSE_TIMEOUT_S, timeout_s)
             await _stop(servers, timeout_s)
+            if leaving is not None:
+                await leaving
         except asyncio.CancelledError:
+            self._cut_off()
+            if leaving is not None:
+                leaving.cancel()
             # They never outlive their loop: a loop that ends cancels grpc's own tasks, whose memory grpc's core then still writes to.
             await _stop(servers, 0.0)
             raise
@@ -154,6 +167,7 @@ class Server:
             await asyncio.wait_for(work, timeout_s)
         except TimeoutError:
             logger.warning("work was still in progress after %.1f s of draining; stopping anyway", timeout_s)
+            self._cut_off()
         logger.info("drained in %.1f s", time.monotonic() - started_s)
 
 
@@ -167,6 +181,7 @@ async def run_server(
     *,
     health: Health,
     drain: Callable[[], Awaitable[None]] | None = None,
+    cut_off: Callable[[], None] = lambda: None,
     drain_timeout_s: float = DRAIN_TIMEOUT_S,
     limits: ServerLimits = ServerLimits(),
     tls: TlsFiles | None = None,
@@ -182,6 +197,7 @@ async def run_server(
         register,
         health=health,
         drain=drain,
+        cut_off=cut_off,
         drain_timeout_s=drain_timeout_s,
         limits=limits,
         tls=tls,

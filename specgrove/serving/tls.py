@@ -1,8 +1,9 @@
-"""TLS: the files of both ends of a connection, what is wrong with them, and gRPC's credentials made of them."""
+"""TLS: the files of both ends of a connection, and what is wrong with them, in the words of whoever was given them."""
 
 from __future__ import annotations
 
 import ssl
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,49 +21,99 @@ class TlsFiles:
     private_key: Path | None = None
     ca: Path | None = None
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Those that there are."""
+        return tuple(path for path in (self.certificate, self.private_key, self.ca) if path is not None)
 
-def channel_credentials(tls: TlsFiles) -> grpc.ChannelCredentials:
-    """Credentials of a client. Raises ``ValueError`` for half a pair and files that are none, ``OSError`` for unreadable ones."""
-    if (tls.certificate is None) != (tls.private_key is None):
-        raise ValueError("a client's certificate and private key go together")
-    ca, private_key, certificate = _read(tls.ca), _read(tls.private_key), _read(tls.certificate)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if tls.certificate is not None and tls.private_key is not None:
-        _check_pair(context, tls.certificate, tls.private_key, ("the certificate {}", "the private key {}"))
-    if tls.ca is not None:
-        _check_authorities(context, tls.ca, "the authority {}")
-    return grpc.ssl_channel_credentials(ca, private_key, certificate)
+
+@dataclass(frozen=True, slots=True)
+class TlsNames:
+    """What the three files are called in errors."""
+
+    certificate: str = "the certificate"
+    private_key: str = "the private key"
+    ca: str = "the authority"
+
+
+SERVER_FLAGS = TlsNames("--tls-certificate", "--tls-private-key", "--tls-client-ca")
+SERVICES_FLAGS = TlsNames("--services-tls-certificate", "--services-tls-private-key", "--services-tls-ca")
+"""Those of the router, as a client of the services behind it."""
 
 
 def server_tls(certificate: Path | None, private_key: Path | None, client_ca: Path | None) -> TlsFiles | None:
-    """What a service's ``--tls-...`` give it, or ``None`` for a server in clear. Raises ``ValueError`` as ``check_server_tls``."""
+    """What a service's ``--tls-...`` give it, or ``None`` for a server in clear. Raises ``ValueError``."""
     if certificate is private_key is client_ca is None:
         return None
+    if certificate is None or private_key is None:
+        raise ValueError("--tls-certificate and --tls-private-key go together, and --tls-client-ca needs both")
     tls = TlsFiles(certificate, private_key, client_ca)
-    check_server_tls(tls)
+    check_files(tls, SERVER_FLAGS)
     return tls
 
 
-def check_server_tls(tls: TlsFiles) -> None:
-    """Raises ``ValueError`` where a server can't use the files, in the words of the services' flags."""
-    if tls.certificate is None or tls.private_key is None:
-        raise ValueError("--tls-certificate and --tls-private-key go together, and --tls-client-ca needs both")
+def services_tls(certificate: Path | None, private_key: Path | None, ca: Path | None) -> TlsFiles | None:
+    """What the router's ``--services-tls-...`` give it, or ``None`` for services in clear. Raises ``ValueError``."""
+    if certificate is private_key is ca is None:
+        return None
+    if ca is None:
+        raise ValueError(
+            f"{SERVICES_FLAGS.certificate} needs {SERVICES_FLAGS.ca}, the authority of the services' certificates"
+        )
+    tls = TlsFiles(certificate, private_key, ca)
+    check_files(tls, SERVICES_FLAGS)
+    return tls
+
+
+def check_files(tls: TlsFiles, names: TlsNames) -> None:
+    """Raises ``ValueError`` for half a pair, for files that are missing or no PEM, and for a certificate that has expired."""
+    if (tls.certificate is None) != (tls.private_key is None):
+        raise ValueError(f"{names.certificate} and {names.private_key} go together")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    _check_pair(context, tls.certificate, tls.private_key, ("--tls-certificate {}", "--tls-private-key {}"))
+    if tls.certificate is not None and tls.private_key is not None:
+        named = f"{names.certificate} {tls.certificate}"
+        _check_pair(context, tls.certificate, tls.private_key, (named, f"{names.private_key} {tls.private_key}"))
+        if (expired := expired_on(tls.certificate)) is not None:
+            raise ValueError(f"{named}: expired on {expired}")
     if tls.ca is not None:
-        _check_authorities(context, tls.ca, "--tls-client-ca {}")
+        _check_authorities(context, tls.ca, f"{names.ca} {tls.ca}")
 
 
-def server_credentials(tls: TlsFiles) -> grpc.ServerCredentials:
-    """Credentials of a server; its certificate and private key must be there."""
-    certificate, private_key = _read(tls.certificate), _read(tls.private_key)
-    if certificate is None or private_key is None:
-        raise ValueError("a TLS server needs a certificate and a private key")
-    return grpc.ssl_server_credentials([(private_key, certificate)], _read(tls.ca), tls.ca is not None)
+def expired_on(certificate: Path) -> str | None:
+    """The date, where it has passed. Of the first certificate of the file, which must be one."""
+    # Python has no public way to ask for it before a peer has been verified.
+    ends = str(ssl._ssl._test_decode_cert(str(certificate))["notAfter"])  # type: ignore[attr-defined]
+    return ends if ssl.cert_time_to_seconds(ends) < time.time() else None
 
 
-def _check_pair(context: ssl.SSLContext, certificate: Path, private_key: Path, named: tuple[str, str]) -> None:
-    names = named[0].format(certificate), named[1].format(private_key)
+def channel_credentials(tls: TlsFiles, names: TlsNames = TlsNames()) -> grpc.ChannelCredentials:
+    """Credentials of a client. Raises ``ValueError`` as ``check_files``, ``OSError`` for files that went away meanwhile."""
+    check_files(tls, names)
+    return grpc.ssl_channel_credentials(_content(tls.ca), _content(tls.private_key), _content(tls.certificate))
+
+
+def certificate_configuration(tls: TlsFiles) -> grpc.ServerCertificateConfiguration:
+    """What a gRPC server shows and trusts; its certificate and private key must be there. Raises as ``channel_credentials``."""
+    check_files(tls, SERVER_FLAGS)
+    assert tls.certificate is not None
+    assert tls.private_key is not None
+    pair = (tls.private_key.read_bytes(), tls.certificate.read_bytes())
+    return grpc.ssl_server_certificate_configuration([pair], _content(tls.ca))
+
+
+def server_context(tls: TlsFiles) -> ssl.SSLContext:
+    """The same for servers of asyncio."""
+    check_files(tls, SERVER_FLAGS)
+    assert tls.certificate is not None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.certificate, tls.private_key, password="")
+    if tls.ca is not None:
+        context.load_verify_locations(tls.ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _check_pair(context: ssl.SSLContext, certificate: Path, private_key: Path, names: tuple[str, str]) -> None:
     _check_pem(certificate, names[0], "CERTIFICATE")
     _check_pem(private_key, names[1], "PRIVATE KEY")
     try:
@@ -73,11 +124,11 @@ def _check_pair(context: ssl.SSLContext, certificate: Path, private_key: Path, n
 
 
 def _check_authorities(context: ssl.SSLContext, ca: Path, named: str) -> None:
-    _check_pem(ca, named.format(ca), "CERTIFICATE")
+    _check_pem(ca, named, "CERTIFICATE")
     try:
         context.load_verify_locations(ca)
     except (ssl.SSLError, OSError) as error:
-        raise ValueError(f"{named.format(ca)} is no PEM file with certificates: {error}") from error
+        raise ValueError(f"{named} is no PEM file with certificates: {error}") from error
 
 
 def _check_pem(path: Path, named: str, holds: str) -> None:
@@ -90,5 +141,5 @@ def _check_pem(path: Path, named: str, holds: str) -> None:
         raise ValueError(f"{named} is no PEM file: it should hold a part that begins with -----BEGIN {holds}-----")
 
 
-def _read(path: Path | None) -> bytes | None:
+def _content(path: Path | None) -> bytes | None:
     return None if path is None else path.read_bytes()

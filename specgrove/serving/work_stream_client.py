@@ -18,9 +18,9 @@ import grpc
 
 from specgrove.addresses import ReplicaAddress
 from specgrove.errors import InternalError, SpecGroveError, UnavailableError, WorkLostError
-from specgrove.serving.address import open_channel
 from specgrove.serving.batches import MAX_ITEM_BYTES, MAX_LIST_LEN, batches
-from specgrove.serving.status import connection_cause, error_from_rpc
+from specgrove.serving.replica_channel import TLS_CAUSE, ReplicaChannel, ServicesTls
+from specgrove.serving.status import error_from_rpc
 
 logger = logging.getLogger(__name__)
 # How gRPC says that a peer gave no sign of life: it was stopped, or the way to it was cut. No item can be the reason.
@@ -48,14 +48,15 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
         *,
         on_connect: Callable[[grpc.aio.Channel], Awaitable[None]] | None = None,
         on_change: Callable[[], None] | None = None,
+        tls: ServicesTls | None = None,
     ) -> None:
         """``on_connect`` runs before ``connected`` is set, each time; what it raises keeps the replica out of use.
 
-        ``on_change`` is told whenever ``connected`` was set or cleared.
+        ``on_change`` is told whenever ``connected`` was set or cleared. Without ``tls`` the connection is in clear.
         """
         self.address = address.target
         self.connected = asyncio.Event()
-        self.channel = open_channel(address)
+        self._channel = ReplicaChannel(address, tls)
         self._open_stream = open_stream
         self._request_type = request_type
         self._on_connect = on_connect
@@ -70,6 +71,11 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
         self.num_losses = 0
         """How often the connection was lost."""
 
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """For other calls to the peer. Another one after a loss, where certificates have changed: not to be kept."""
+        return self._channel.current
+
     def start(self) -> None:
         """Connects in the background."""
         self._running = asyncio.create_task(self._run())
@@ -79,7 +85,7 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
-        await self.channel.close()
+        await self._channel.close()
 
     async def call(self, item: ItemT) -> ResultT:
         """The one result of ``item``. Otherwise as ``results``."""
@@ -152,13 +158,21 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
                 self.num_losses += 1
                 logger.warning("%s: lost: %s", self.address, reason)
                 told_cause = None
-            elif _is_told(num_failures) and (cause := connection_cause(reason)) != told_cause:
-                told_cause = cause
-                logger.info("%s: not connected yet: %s", self.address, cause)
+            else:
+                told_cause = self._tell_away(num_failures, self._channel.cause_of(reason), told_cause)
             backoff_s = min(_MIN_BACKOFF_S * 2 ** (num_failures - 1 if num_failures < 10 else 10), _MAX_BACKOFF_S)
             await asyncio.sleep(backoff_s * random.uniform(0.8, 1.2))
 
+    def _tell_away(self, num_failures: int, cause: str, told_cause: str | None) -> str | None:
+        """Of a peer that isn't connected yet: returns what the log says last. Wrong certificates are no matter of time: told at once."""
+        is_tls = cause.startswith(TLS_CAUSE)
+        if cause == told_cause or not (is_tls or _is_told(num_failures)):
+            return told_cause
+        logger.log(logging.ERROR if is_tls else logging.INFO, "%s: not connected yet: %s", self.address, cause)
+        return cause
+
     async def _serve_one_stream(self) -> None:
+        await self._channel.renew()
         call = self._open_stream(self.channel)
         try:
             async with asyncio.timeout(_OPEN_TIMEOUT_S):

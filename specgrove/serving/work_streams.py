@@ -78,6 +78,7 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
         self._closed: OrderedDict[str, None] = OrderedDict()
         self._num_errors: Counter[tuple[str, ...]] = Counter()
         self._is_draining = False
+        self._is_cut_off = False
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -142,6 +143,12 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
         for stream in self._streams:
             stream.end()
 
+    def cut_off(self) -> None:
+        """Fails what is under way still, for whom the time to drain was too short: so that routers ask others, and blame no item."""
+        self._is_cut_off = True
+        for stream in self._streams:
+            stream.cancel_all()
+
     async def _read(self, requests: AsyncIterable[Any], stream: _Stream[ItemT, ResultT]) -> None:
         try:
             async for request in requests:
@@ -168,6 +175,10 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
                 async for result in results:
                     yield result
             return
+        except asyncio.CancelledError:
+            if not self._is_cut_off:
+                raise
+            failure = wire.error_to_proto(UnavailableError("the service shut down before it was done"))
         except SpecGroveError as error:
             failure = wire.error_to_proto(error)
         except Exception as error:

@@ -127,6 +127,24 @@ ROUTER = (
     API_KEY_FILE,
     *TLS,
     Setting(
+        "services-tls-ca",
+        "PEM file; connections to LLM and SSM services are by TLS, and their certificates must be of this CA; read anew when it changes, "
+        "as the other two are",
+        None,
+        path,
+        metavar="FILE",
+        is_of_suite=True,
+    ),
+    Setting(
+        "services-tls-certificate",
+        "PEM file, for services with --tls-client-ca (mTLS)",
+        None,
+        path,
+        metavar="FILE",
+        is_of_suite=True,
+    ),
+    Setting("services-tls-private-key", "PEM file without a passphrase", None, path, metavar="FILE", is_of_suite=True),
+    Setting(
         "local-address",
         "a second address, without encryption and keys, for clients and health checks of this machine: unix:/path",
         None,

@@ -14,36 +14,39 @@ from router.app import RouterApp
 from router.config import RouterConfig, TreeConfig
 from specgrove.serving.health import Health
 from specgrove.serving.server import Server
+from specgrove.serving.tls import TlsFiles
 from specgrove.v1 import llm_pb2_grpc, router_pb2_grpc, ssm_pb2_grpc
 from tests.router.toy_services import ToyLlm
 from tests.router.toy_ssm import ToySsm
 from tests.waiting import LIMIT_S, until
 
 
-def llm_server(llm: ToyLlm, address: str = "127.0.0.1:0") -> Server:
+def llm_server(llm: ToyLlm, address: str = "127.0.0.1:0", tls: TlsFiles | None = None) -> Server:
     return Server(
         address,
         lambda server: llm_pb2_grpc.add_LlmServiceServicer_to_server(llm, server),
         health=Health(["specgrove.v1.LlmService"]),
         drain=llm.streams.drain,
+        tls=tls,
     )
 
 
-def ssm_server(ssm: ToySsm, address: str = "127.0.0.1:0") -> Server:
+def ssm_server(ssm: ToySsm, address: str = "127.0.0.1:0", tls: TlsFiles | None = None) -> Server:
     return Server(
         address,
         lambda server: ssm_pb2_grpc.add_SsmServiceServicer_to_server(ssm, server),
         health=Health(["specgrove.v1.SsmService"]),
         drain=ssm.streams.drain,
+        tls=tls,
     )
 
 
 class ToySuite:
     """The three services, and a stub of the router."""
 
-    def __init__(self, llm: ToyLlm, ssm: ToySsm) -> None:
-        self.llm, self.ssm = llm, ssm
-        self.llm_server, self.ssm_server = llm_server(llm), ssm_server(ssm)
+    def __init__(self, llm: ToyLlm, ssm: ToySsm, tls: TlsFiles | None) -> None:
+        self.llm, self.ssm, self._tls = llm, ssm, tls
+        self.llm_server, self.ssm_server = llm_server(llm, tls=tls), ssm_server(ssm, tls=tls)
         self.app: RouterApp
         self.stub: Any
         self.channel: grpc.aio.Channel
@@ -51,7 +54,7 @@ class ToySuite:
     async def restart_llm(self, llm: ToyLlm) -> None:
         """As after kill -9: the sessions are gone."""
         await self.llm_server.stop(0)
-        self.llm, self.llm_server = llm, llm_server(llm, self.llm_server.address)
+        self.llm, self.llm_server = llm, llm_server(llm, self.llm_server.address, self._tls)
         await self.llm_server.start()
 
     async def drain_llm(self) -> None:
@@ -63,14 +66,16 @@ class ToySuite:
 
     async def restart_ssm(self, ssm: ToySsm) -> None:
         await self.ssm_server.stop(0)
-        self.ssm, self.ssm_server = ssm, ssm_server(ssm, self.ssm_server.address)
+        self.ssm, self.ssm_server = ssm, ssm_server(ssm, self.ssm_server.address, self._tls)
         await self.ssm_server.start()
 
 
 @contextlib.asynccontextmanager
-async def toy_suite(llm: ToyLlm | None = None, ssm: ToySsm | None = None, **settings: Any) -> AsyncIterator[ToySuite]:
-    """The suite on free ports; ``settings`` are fields of ``RouterConfig``."""
-    suite = ToySuite(llm or ToyLlm(), ssm or ToySsm())
+async def toy_suite(
+    llm: ToyLlm | None = None, ssm: ToySsm | None = None, service_files: TlsFiles | None = None, **settings: Any
+) -> AsyncIterator[ToySuite]:
+    """The suite on free ports; ``service_files`` are for TLS of the LLM and SSM services, ``settings`` fields of ``RouterConfig``."""
+    suite = ToySuite(llm or ToyLlm(), ssm or ToySsm(), service_files)
     config = RouterConfig(
         llm_addresses=(await suite.llm_server.start(),),
         ssm_addresses=(await suite.ssm_server.start(),),

@@ -24,8 +24,8 @@ async def server() -> AsyncIterator[Server]:
 async def test_a_service_is_followed(server: Server) -> None:
     seen: list[bool] = []
     async with grpc.aio.insecure_channel(server.address) as channel:
-        watch = HealthWatch(channel, SERVICE_NAME, "peer", lambda: seen.append(watch.is_serving))
-        await watch.start()
+        watch = HealthWatch(SERVICE_NAME, "peer", lambda: seen.append(watch.is_serving))
+        await watch.start(channel)
         assert (watch.is_serving, seen) == (True, [])
         server.health.set_serving(False)
         await until(lambda: not watch.is_serving)
@@ -38,11 +38,11 @@ async def test_a_service_is_followed(server: Server) -> None:
 async def test_what_it_says_is_known_when_the_watch_has_started(server: Server) -> None:
     server.health.set_serving(False)
     async with grpc.aio.insecure_channel(server.address) as channel:
-        watch = HealthWatch(channel, SERVICE_NAME, "peer")
-        await watch.start()
+        watch = HealthWatch(SERVICE_NAME, "peer")
+        await watch.start(channel)
         assert not watch.is_serving
         server.health.set_serving(True)
-        await watch.start()  # as on another connection
+        await watch.start(channel)  # as on another connection
         assert watch.is_serving
         watch.stop()
 
@@ -53,9 +53,9 @@ async def test_a_service_that_does_not_say_is_serving(server: Server) -> None:
     await older.start()
     for address, name in ((server.address, "specgrove.v1.Unheard"), (f"127.0.0.1:{port}", SERVICE_NAME)):
         async with grpc.aio.insecure_channel(address) as channel:
-            watch = HealthWatch(channel, name, "peer")
+            watch = HealthWatch(name, "peer")
             watch.is_serving = False
-            await watch.start()
+            await watch.start(channel)
             assert watch.is_serving
             watch.stop()
     await older.stop(0)

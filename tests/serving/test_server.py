@@ -19,7 +19,7 @@ from specgrove.errors import InternalError, InvalidRequestError, ResourceExhaust
 from specgrove.serving import address as address_module
 from specgrove.serving.server import Server, ServerLimits, serve_until_signal
 from specgrove.serving.status import error_from_rpc
-from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
+from specgrove.v1 import ssm_pb2, ssm_pb2_grpc, token_tree_pb2
 from tests.serving.toy_service import SERVICE_NAME, EchoServicer, client_of, server_of
 from tests.waiting import LIMIT_S, until
 
@@ -128,6 +128,20 @@ async def test_drain_gives_up_after_its_time(servicer: EchoServicer, server: Ser
     await asyncio.wait_for(server.stop(0.1), LIMIT_S)
     with pytest.raises(UnavailableError):
         await slow
+    await client.close()
+
+
+async def test_work_that_a_drain_cuts_off_is_told_so_and_is_not_to_blame() -> None:
+    servicer = EchoServicer()
+    server = server_of(servicer, cut_off=servicer.streams.cut_off)
+    client = client_of(await server.start())
+    await client.connected.wait()
+    slow = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow")))
+    await until(lambda: servicer.streams.num_pending_items == 1)
+    await asyncio.wait_for(server.stop(0.1), LIMIT_S)
+    error = (await slow).error  # not the loss of a peer that may have died of it
+    assert error.code == token_tree_pb2.WORK_ERROR_CODE_UNAVAILABLE
+    assert error.message == "the service shut down before it was done"
     await client.close()
 
 

@@ -1,0 +1,65 @@
+"""A service that still loads ends at once when it is told to, also as process 1 of a container."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from specgrove.starting import ended_by_signals
+from tests.waiting import LIMIT_S
+
+# In the place of loading: a call that Python's own handlers of signals would wait for the end of.
+_LOADING = """
+import threading, time
+import llm_service.__main__ as service
+def load_runner(config):
+    print("loading", flush=True)
+    threading.Event().wait()
+service.load_runner, service.check_model = load_runner, lambda config: None
+raise SystemExit(service.main())
+"""
+_AS_PROCESS_1 = ("unshare", "--pid", "--fork", "--kill-child")
+
+
+def has_namespaces() -> bool:
+    return subprocess.run([*_AS_PROCESS_1, "true"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("is_process_1", [False, True], ids=["usual", "process 1"])
+def test_a_signal_ends_a_service_that_loads(number: signal.Signals, is_process_1: bool, tmp_path: Path) -> None:
+    if is_process_1 and not has_namespaces():
+        pytest.skip("no namespaces of processes here")
+    command = [sys.executable, "-c", _LOADING, "--address", f"unix:{tmp_path}/llm.sock"]
+    process = subprocess.Popen(
+        [*(_AS_PROCESS_1 if is_process_1 else ()), *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "loading\n"
+    pid = child_of(process.pid) if is_process_1 else process.pid
+    os.kill(pid, number)
+    said = process.communicate(timeout=LIMIT_S)[1]
+    assert process.returncode == 128 + number
+    assert f"{number.name} before it serves: ending at once" in said
+    assert "Traceback" not in said
+
+
+def child_of(pid: int) -> int:
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(child)
+
+
+def test_what_was_there_before_is_there_again() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with ended_by_signals():
+        assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] != before
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert signal.set_wakeup_fd(-1) == -1
