@@ -8,7 +8,7 @@ from router.http.answers import DONE, Json
 from router.http.heads import Head
 from router.http.log_probs import chat_log_probs, prompt_log_probs
 from router.http.outputs import Piece, prompt_tokens_of, totals_json
-from router.http.tool_calls import ToolCall, ToolCallReader
+from router.http.tool_calls import CallHead, CallPiece, ToolCall, ToolCallReader, whole_calls
 from specgrove.v1 import router_pb2
 
 
@@ -43,17 +43,19 @@ class ChatFormat:
             yield self._chunk_of({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
 
     def chunks(self, piece: Piece) -> Iterable[Json]:
-        """None while a character, a possible stop text or a call of a tool is incomplete."""
+        """None while a character, a possible stop text or the beginning of a call is incomplete. A call's head is a chunk of its own."""
         text, calls = self._read(piece)
         log_probs = self._log_probs_of(piece.tokens)
         if piece.usage is not None:
             self._usages[piece.index] = piece.usage
         elif not text and not calls and log_probs is None:
             return
-        delta: Json = {"content": text} if text else {}
-        if calls:
-            delta["tool_calls"] = [{"index": call.number, **_call_json(call)} for call in calls]
-        choice = {"index": piece.index, "delta": delta, "logprobs": log_probs, "finish_reason": self._reason_of(piece)}
+        deltas: list[Json] = [{"content": text}] if text else []
+        deltas += ({"tool_calls": [_piece_json(call)]} for call in calls)
+        *before, last = deltas or [{}]
+        for delta in before:
+            yield self._chunk_of({"index": piece.index, "delta": delta, "logprobs": None, "finish_reason": None})
+        choice = {"index": piece.index, "delta": last, "logprobs": log_probs, "finish_reason": self._reason_of(piece)}
         yield self._chunk_of(choice | _end_of(piece))
 
     def closing(self) -> Iterable[Json]:
@@ -64,7 +66,7 @@ class ChatFormat:
     def whole(self, pieces: Sequence[Piece]) -> Json:
         """The chunks of each output put together."""
         texts = [""] * self._num_outputs
-        calls: list[list[ToolCall]] = [[] for _ in texts]
+        calls: list[list[CallPiece]] = [[] for _ in texts]
         tokens: list[list[router_pb2.GeneratedToken]] = [[] for _ in texts]
         ends: dict[int, Piece] = {}
         for piece in pieces:
@@ -77,7 +79,7 @@ class ChatFormat:
         choices = [
             {
                 "index": index,
-                "message": _message(texts[index], calls[index]),
+                "message": _message(texts[index], whole_calls(calls[index])),
                 "logprobs": self._log_probs_of(tokens[index]),
                 "finish_reason": self._reason_of(end),
             }
@@ -94,7 +96,7 @@ class ChatFormat:
             answer["prompt_logprobs"] = prompt_log_probs(prompt_tokens_of(pieces, self._num_outputs)[0])
         return answer
 
-    def _read(self, piece: Piece) -> tuple[str, list[ToolCall]]:
+    def _read(self, piece: Piece) -> tuple[str, list[CallPiece]]:
         if not self._readers:
             return piece.text, []
         return self._readers[piece.index].add(piece.text, is_end=piece.usage is not None)
@@ -120,6 +122,12 @@ def _message(text: str, calls: Sequence[ToolCall]) -> Json:
 
 def _call_json(call: ToolCall) -> Json:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _piece_json(piece: CallPiece) -> Json:
+    if isinstance(piece, CallHead):
+        return {"index": piece.number, **_call_json(ToolCall(piece.id, piece.name, ""))}
+    return {"index": piece.number, "function": {"arguments": piece.text}}
 
 
 def _end_of(piece: Piece) -> Json:

@@ -14,7 +14,7 @@ from router.http.asking import DEFAULT_TEMPERATURE
 from router.http.heads import Head
 from router.http.outputs import Piece, usage_json
 from router.http.responses.bodies import ResponsesBody
-from router.http.tool_calls import ToolCall, ToolCallReader
+from router.http.tool_calls import CallHead, ToolCallReader, is_object
 
 
 class ResponsesFormat:
@@ -31,7 +31,8 @@ class ResponsesFormat:
         self._numbers = itertools.count()
         self._output: list[Json] = []
         self._text_parts: list[str] = []
-        self._message_id: str | None = None  # of the message that is being written
+        self._item_id: str | None = None  # of the message or the call that is being written
+        self._call: CallHead | None = None  # where it is a call
         self._end: Piece | None = None
 
     def opening(self) -> Iterable[Json]:
@@ -48,8 +49,11 @@ class ResponsesFormat:
             self._text_parts.append(text)
             yield self._of_text("response.output_text.delta", delta=text, logprobs=[])
         for call in calls:
-            yield from self._end_message("completed")
-            yield from self._call(call)
+            if isinstance(call, CallHead):
+                yield from self._begin_call(call)
+            else:
+                self._text_parts.append(call.text)
+                yield self._of_call("response.function_call_arguments.delta", delta=call.text)
         if is_last:
             self._end = piece
 
@@ -57,7 +61,7 @@ class ResponsesFormat:
         """The end of the last item, and the whole answer."""
         if not self._output:
             yield from self._begin_message()  # that says nothing
-        yield from self._end_message(self._status)
+        yield from self._end_item(self._status)
         yield self._event(f"response.{self._status}", response=self._response(self._status))
 
     def whole(self, pieces: Sequence[Piece]) -> Json:
@@ -72,43 +76,42 @@ class ResponsesFormat:
         return "incomplete" if self._end is not None and self._end.finish_reason == "length" else "completed"
 
     def _begin_message(self) -> Iterator[Json]:
-        if self._message_id is not None:
+        if self._item_id is not None and self._call is None:
             return
-        self._message_id = f"msg_{uuid.uuid4().hex}"
-        self._text_parts.clear()
+        yield from self._end_item("completed")
+        self._item_id = f"msg_{uuid.uuid4().hex}"
         self._output.append(self._message("in_progress", []))
         yield self._of_item("response.output_item.added")
         yield self._of_text("response.content_part.added", part=_part(""))
 
-    def _end_message(self, status: str) -> Iterator[Json]:
-        if self._message_id is None:
+    def _begin_call(self, call: CallHead) -> Iterator[Json]:
+        yield from self._end_item("completed")
+        self._item_id, self._call = f"fc_{uuid.uuid4().hex}", call
+        self._output.append(self._function_call(call, "in_progress", ""))
+        yield self._of_item("response.output_item.added")
+
+    def _end_item(self, status: str) -> Iterator[Json]:
+        if self._item_id is None:
             return
         text = "".join(self._text_parts)
-        yield self._of_text("response.output_text.done", text=text, logprobs=[])
-        yield self._of_text("response.content_part.done", part=_part(text))
-        self._output[-1] = self._message(status, [_part(text)])
+        if self._call is not None:
+            # What the model has broken off is not what it wanted to ask for, whatever came behind it.
+            self._output[-1] = self._function_call(self._call, "completed" if is_object(text) else "incomplete", text)
+            yield self._of_call("response.function_call_arguments.done", name=self._call.name, arguments=text)
+        else:
+            self._output[-1] = self._message(status, [_part(text)])
+            yield self._of_text("response.output_text.done", text=text, logprobs=[])
+            yield self._of_text("response.content_part.done", part=_part(text))
         yield self._of_item("response.output_item.done")
-        self._message_id = None
+        self._item_id = self._call = None
+        self._text_parts.clear()
 
-    def _call(self, call: ToolCall) -> Iterator[Json]:
-        done: Json = {
-            "type": "function_call",
-            "id": f"fc_{uuid.uuid4().hex}",
-            "call_id": call.id,
-            "name": call.name,
-            "arguments": call.arguments,
-            "status": "completed",
-        }
-        place = {"item_id": done["id"], "output_index": len(self._output)}
-        self._output.append(done | {"arguments": "", "status": "in_progress"})
-        yield self._of_item("response.output_item.added")
-        yield self._event("response.function_call_arguments.delta", **place, delta=call.arguments)
-        yield self._event("response.function_call_arguments.done", **place, name=call.name, arguments=call.arguments)
-        self._output[-1] = done
-        yield self._of_item("response.output_item.done")
+    def _function_call(self, call: CallHead, status: str, arguments: str) -> Json:
+        place = {"type": "function_call", "id": self._item_id, "call_id": call.id, "name": call.name}
+        return {**place, "arguments": arguments, "status": status}
 
     def _message(self, status: str, parts: list[Json]) -> Json:
-        return {"type": "message", "id": self._message_id, "status": status, "role": "assistant", "content": parts}
+        return {"type": "message", "id": self._item_id, "status": status, "role": "assistant", "content": parts}
 
     def _event(self, kind: str, **values: object) -> Json:
         return {"type": kind, "sequence_number": next(self._numbers), **values}
@@ -117,8 +120,11 @@ class ResponsesFormat:
         return self._event(kind, output_index=len(self._output) - 1, item=self._output[-1])
 
     def _of_text(self, kind: str, **values: object) -> Json:
-        place = {"item_id": self._message_id, "output_index": len(self._output) - 1, "content_index": 0}
+        place = {"item_id": self._item_id, "output_index": len(self._output) - 1, "content_index": 0}
         return self._event(kind, **place, **values)
+
+    def _of_call(self, kind: str, **values: object) -> Json:
+        return self._event(kind, item_id=self._item_id, output_index=len(self._output) - 1, **values)
 
     def _response(self, status: str) -> Json:
         return {

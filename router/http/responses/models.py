@@ -27,14 +27,14 @@ class OutputMessage(BaseModel):
 
 
 class OutputCall(BaseModel):
-    """A call that the model asks for. `arguments` is JSON in a text."""
+    """A call that the model asks for. `arguments` is JSON in a text, broken off where the status is `incomplete`."""
 
     type: Literal["function_call"]
     id: str
     call_id: str
     name: str
     arguments: str
-    status: Literal["in_progress", "completed"]
+    status: Literal["in_progress", "completed", "incomplete"]
 
 
 class InputDetails(BaseModel):

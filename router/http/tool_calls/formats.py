@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from router.http.tool_calls import mistral
-from router.http.tool_calls.forms import Form
-from router.http.tool_calls.json_calls import calls_of
+from router.http.tool_calls.forms import Call, Form
+from router.http.tool_calls.json_calls import begun_calls, calls_of
 from router.http.tool_calls.json_forms import JsonBlock, LeadingJson, MarkedJson
+from router.http.tool_calls.json_scan import JsonScan
 from router.http.tool_calls.mistral import MistralForm
 from router.http.tool_calls.reader import ToolCallReader
-from router.http.tool_calls.tagged import Tagged, function_calls, named_json_calls
+from router.http.tool_calls.tagged import (
+    Tagged,
+    begun_function_calls,
+    begun_named_json_calls,
+    function_calls,
+    named_json_calls,
+)
 from router.http.tool_calls.tools import Tools
 from specgrove.tokenizer import Tokenizer
 
@@ -35,26 +42,33 @@ class ToolCallFormat:
         return [ToolCallReader(forms, may_be_many=may_be_many) for _ in range(num_outputs)]
 
     def _forms(self, tools: Tools) -> Sequence[Form]:
-        hermes = Tagged("<tool_call>", "</tool_call>", calls_of)
+        begin_json = functools.partial(_begun_json, known=tools.names)
+        hermes = Tagged("<tool_call>", "</tool_call>", calls_of, begin_json)
         match self.name:
             case "hermes":
                 return (hermes,)
             case "qwen2_coder":
-                return (hermes, Tagged("<tools>", "</tools>", calls_of), JsonBlock(tools.names))
+                return (hermes, Tagged("<tools>", "</tools>", calls_of, begin_json), JsonBlock(tools.names))
             case "qwen3_coder":
                 read = functools.partial(function_calls, tools=tools)
+                begin = functools.partial(begun_function_calls, tools=tools)
                 return (
-                    Tagged("<tool_call>", "</tool_call>", read),
+                    Tagged("<tool_call>", "</tool_call>", read, begin),
                     # Now and then the model leaves the outer tags out.
-                    Tagged("<function=", "</function>", read, with_tags=True),
+                    Tagged("<function=", "</function>", read, begin, with_tags=True),
                 )
             case "llama3_json":
-                named = Tagged("<function=", "</function>", named_json_calls, with_tags=True)
-                return (MarkedJson(_PYTHON_TAG), LeadingJson(tools.names), named)
+                begin = functools.partial(begun_named_json_calls, tools=tools)
+                named = Tagged("<function=", "</function>", named_json_calls, begin, with_tags=True)
+                return (MarkedJson(_PYTHON_TAG, tools.names), LeadingJson(tools.names), named)
             case "mistral":
-                return (MistralForm(),)
+                return (MistralForm(tools.names),)
             case _:
                 return ()
+
+
+def _begun_json(text: str, start: int, scan: JsonScan, *, known: Collection[str]) -> tuple[Call, ...]:
+    return begun_calls(text, start, known, scan)
 
 
 FORCED = ToolCallFormat("hermes")

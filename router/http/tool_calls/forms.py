@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -33,6 +35,7 @@ class Found:
     """From ``start`` to ``end`` the text is calls or, where there are none, text as any other.
 
     Without ``end`` that is not known yet: what is from ``start`` on waits for more. A ``start`` at the text's end is nothing found.
+    ``calls`` without ``end`` have begun: with more text they have the same names, and arguments that begin with these.
     """
 
     start: int
@@ -48,10 +51,25 @@ class Form(Protocol):
         ...
 
 
+def as_begun(begun: Sequence[Call], read: Sequence[Call]) -> tuple[Call, ...]:
+    """The calls that were read of a whole text, where those that have begun in it stay what clients have been told."""
+    told = itertools.zip_longest(begun, read[: len(begun)])
+    kept = (whole if whole is not None and _goes_on(call, whole) else call for call, whole in told)
+    return (*kept, *read[len(begun) :])
+
+
+def _goes_on(begun: Call, whole: Call) -> bool:
+    return whole.name == begun.name and whole.arguments.startswith(begun.arguments)
+
+
 def marker_start(text: str, marker: str) -> int:
     """Where a marker begins: the whole of it, or at the text's end a part of it; else the text's length."""
-    if (start := text.find(marker)) >= 0:
-        return start
+    start = text.find(marker)
+    return start if start >= 0 else part_start(text, marker)
+
+
+def part_start(text: str, marker: str) -> int:
+    """Where at the text's end a part of a marker begins, but not all of it; else the text's length."""
     longest = min(len(marker) - 1, len(text))
     begun = next((size for size in range(longest, 0, -1) if text.endswith(marker[:size])), 0)
     return len(text) - begun

@@ -7,12 +7,19 @@ import re
 from collections.abc import Collection
 from typing import NoReturn
 
-from router.http.tool_calls.forms import Call
+from router.http.tool_calls.forms import Call, after_blanks
+from router.http.tool_calls.json_scan import JsonScan
 
 _ARGUMENT_NAMES = ("arguments", "parameters")
 # The first name of an object that may be a call, which shows after so many characters, blanks among them.
 _OPENING = re.compile(r'\[?\s*\{\s*"(name|type|arguments|parameters)"')
 _OPENING_LEN = 48
+_OBJECT = re.compile(r'\{\s*["}]')
+# A call up to its arguments, behind what stands between two of them.
+_HEAD = re.compile(
+    r'\s*[,;]?\s*(?P<object>\{)\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"(?P<name>[^"\\]+)"\s*,'
+    r'\s*"(?:arguments|parameters)"\s*:\s*(?=\{\s*["}])'
+)
 
 
 def calls_of(text: str, known: Collection[str] | None = None) -> tuple[Call, ...]:
@@ -26,6 +33,29 @@ def calls_of(text: str, known: Collection[str] | None = None) -> tuple[Call, ...
         return ()
     calls = [_call_of(value, known) for value in (values if isinstance(values, list) else [values])]
     return tuple(call for call in calls if call is not None) if None not in calls else ()
+
+
+def begun_calls(text: str, start: int, known: Collection[str], scan: JsonScan) -> tuple[Call, ...]:
+    """Of JSON that begins at ``start``: the calls of ``known`` names whose arguments have begun, as they stand in the text so far.
+
+    What has begun is a call, whatever follows: that is how it can be told piece by piece. Arguments of the last one may be unfinished.
+    """
+    place = after_blanks(text, start)
+    place += text.startswith("[", place)
+    calls: list[Call] = []
+    while (head := _HEAD.match(text, place)) is not None and head["name"] in known:
+        arguments_end = scan.end(text, head.end())
+        calls.append(Call(head["name"], text[head.end() : arguments_end]))
+        object_end = None if arguments_end is None else scan.end(text, head.start("object"))
+        if object_end is None:
+            break
+        place = object_end
+    return tuple(calls)
+
+
+def begins_object(text: str, start: int) -> bool:
+    """Whether a JSON object with a name, or without any, begins there."""
+    return _OBJECT.match(text, start) is not None
 
 
 def _call_of(value: object, known: Collection[str] | None) -> Call | None:

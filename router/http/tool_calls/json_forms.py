@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from router.http.tool_calls.forms import Found, Position, after_blanks, marker_start
-from router.http.tool_calls.json_calls import calls_of, may_become_call
+from router.http.tool_calls.forms import Found, Position, after_blanks, as_begun, marker_start
+from router.http.tool_calls.json_calls import begun_calls, calls_of, may_become_call
 
 _FENCE = "```"
 
@@ -28,17 +28,21 @@ class LeadingJson:
         if text[start] != "{" or not may_become_call(text, start):
             return nothing
         end = position.json.end(text, start)
+        begun = begun_calls(text[:end], start, self.known, position.json)
         if end is None:
-            return Found(0)
-        calls = calls_of(text[start:end], self.known)
-        return Found(0, end, calls)
+            return Found(0, len(text) if begun and position.is_end else None, begun)
+        return Found(0, end, as_begun(begun, calls_of(text[start:end], self.known)))
 
 
 @dataclass(frozen=True, slots=True)
 class MarkedJson:
-    """JSON behind a marker that nothing else has: a name needn't be known. Further objects follow with ``;`` between."""
+    """JSON behind a marker that nothing else has. Further objects follow with ``;`` between.
+
+    A name needn't be ``known``, but then its call comes whole.
+    """
 
     marker: str
+    known: Collection[str]
 
     def find(self, text: str, position: Position) -> Found:
         """At the marker."""
@@ -50,14 +54,18 @@ class MarkedJson:
         if text[json_start] != "{":
             return Found(start, behind)
         end = position.json.end(text, json_start)
+        begun = begun_calls(text[:end], json_start, self.known, position.json)
         if end is None:
-            return Found(start)
-        return Found(start, end, calls_of(text[json_start:end]))
+            return Found(start, len(text) if begun and position.is_end else None, begun)
+        return Found(start, end, as_begun(begun, calls_of(text[json_start:end])))
 
 
 @dataclass(frozen=True, slots=True)
 class JsonBlock:
-    """A block of code, ```` ```json ````, that holds nothing but a call, or a list of some, of ``known`` names."""
+    """A block of code, ```` ```json ````, that holds nothing but a call, or a list of some, of ``known`` names.
+
+    What follows in the block can make it another thing, so its calls come whole.
+    """
 
     known: Collection[str]
 

@@ -14,13 +14,17 @@ class JsonScan:
 
     def __init__(self) -> None:
         self._begun: dict[int, tuple[int, int]] = {}  # by the start: how far it was read, and the depth there
+        self._ends: dict[int, int] = {}
 
     def forget(self) -> None:
         """The text begins at another place now."""
         self._begun.clear()
+        self._ends.clear()
 
     def end(self, text: str, start: int) -> int | None:
         """Where the object or list that begins at ``start`` ends; None where it doesn't yet."""
+        if start in self._ends:
+            return self._ends[start]
         place, depth = self._begun.get(start, (start, 0))
         for found in _STRING_OR_BRACKET.finditer(text, place):
             if _is_unfinished(found):
@@ -28,6 +32,7 @@ class JsonScan:
             depth += _DEPTHS.get(found[0], 0)
             place = found.end()
             if depth == 0:
+                self._ends[start] = place
                 return place
         self._begun[start] = place, depth
         return None

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from router.http.tool_calls.forms import Call, Found, Position, after_blanks, marker_start
-from router.http.tool_calls.json_calls import is_object, written
-from router.http.tool_calls.json_scan import ends_in_string
+from router.http.tool_calls.forms import Call, Found, Position, after_blanks, as_begun, marker_start, part_start
+from router.http.tool_calls.json_calls import begins_object, is_object, written
+from router.http.tool_calls.json_scan import JsonScan, ends_in_string
 from router.http.tool_calls.tools import Tools
 
 _FUNCTION = re.compile(r"\s*<function=([^>\n]+)>\s*")
@@ -18,7 +18,9 @@ _END = re.compile(r"</function>\s*\Z")
 
 @dataclass(frozen=True, slots=True)
 class Tagged:
-    """``read`` makes calls of what is between the tags, and none of what is no call. The tags are parts of it ``with_tags``.
+    """``read`` makes calls of what is between the tags, and none of what is no call. The start tag is a part of it ``with_tags``.
+
+    ``begin`` finds, from a place on, the calls that have begun: see ``json_calls.begun_calls``.
 
     The last end tag may be missing: some models end their answer instead of it. One in a string of JSON is the string's.
     """
@@ -26,6 +28,7 @@ class Tagged:
     start_tag: str
     end_tag: str
     read: Callable[[str], tuple[Call, ...]]
+    begin: Callable[[str, int, JsonScan], tuple[Call, ...]]
     with_tags: bool = False
 
     def find(self, text: str, position: Position) -> Found:
@@ -34,13 +37,17 @@ class Tagged:
         inner = start + len(self.start_tag)
         if inner > len(text):
             return Found(start)
+        place = start if self.with_tags else inner
         inner_end = self._inner_end(text, inner)
         if inner_end >= 0:
             end = inner_end + len(self.end_tag)
-            return Found(start, end, self.read(text[start:end] if self.with_tags else text[inner:inner_end]))
-        if position.is_end and (calls := self.read(text[start:] if self.with_tags else text[inner:])):
+            begun = self.begin(text[:inner_end], place, position.json)
+            read = self.read(text[place:end] if self.with_tags else text[inner:inner_end])
+            return Found(start, end, as_begun(begun, read))
+        if position.is_end and (calls := as_begun(self.begin(text, place, position.json), self.read(text[place:]))):
             return Found(start, len(text), calls)
-        return Found(start)
+        # What may be the end tag's beginning waits.
+        return Found(start, None, self.begin(text[: part_start(text, self.end_tag)], place, position.json))
 
     def _inner_end(self, text: str, inner: int) -> int:
         """-1 where it is not there yet."""
@@ -60,17 +67,39 @@ def named_json_calls(text: str) -> tuple[Call, ...]:
     return (Call(function[1].strip(), arguments),) if is_object(arguments) else ()
 
 
+def begun_named_json_calls(text: str, start: int, scan: JsonScan, *, tools: Tools) -> tuple[Call, ...]:
+    """The call that has begun there."""
+    function = _FUNCTION.match(text, start)
+    if function is None or function[1].strip() not in tools.names or not begins_object(text, function.end()):
+        return ()
+    return (Call(function[1].strip(), text[function.end() : scan.end(text, function.end())]),)
+
+
 def function_calls(text: str, tools: Tools) -> tuple[Call, ...]:
     """Of ``<function=NAME><parameter=NAME>VALUE</parameter>...</function>``, or none. Values are JSON where the tool's schema says so."""
     function = _FUNCTION.match(text)
     if function is None:
         return ()
-    name, place = function[1].strip(), function.end()
-    arguments = {}
-    while parameter := _PARAMETER.match(text, place):
-        value = parameter[2].removeprefix("\n").removesuffix("\n")
-        arguments[parameter[1].strip()] = tools.value_of(name, parameter[1].strip(), value)
-        place = parameter.end()
-    if not _END.match(text, place):
+    members, place = _members(text, function, tools)
+    return (Call(function[1].strip(), f"{{{', '.join(members)}}}"),) if _END.match(text, place) else ()
+
+
+def begun_function_calls(text: str, start: int, scan: JsonScan, *, tools: Tools) -> tuple[Call, ...]:
+    """The call that has begun there, with the parameters that are complete: from the first on."""
+    function = _FUNCTION.match(text, start)
+    if function is None or function[1].strip() not in tools.names:
         return ()
-    return (Call(name, written(arguments)),)
+    members, _ = _members(text, function, tools)
+    return (Call(function[1].strip(), "{" + ", ".join(members)),) if members else ()
+
+
+def _members(text: str, function: re.Match[str], tools: Tools) -> tuple[list[str], int]:
+    """The arguments as members of a JSON object, and where they end. One that comes again counts the first time: it has been told."""
+    members: dict[str, str] = {}
+    place = function.end()
+    while parameter := _PARAMETER.match(text, place):
+        name = parameter[1].strip()
+        value = tools.value_of(function[1].strip(), name, parameter[2].removeprefix("\n").removesuffix("\n"))
+        members.setdefault(name, f"{written(name)}: {written(value)}")
+        place = parameter.end()
+    return list(members.values()), place

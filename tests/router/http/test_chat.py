@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import pytest
@@ -108,23 +109,48 @@ async def test_calls_of_tools_are_read(tool_call_format: str, content: str) -> N
         http_suite(ToyLlm(speech(content, RENDERED)), tool_call_format=tool_call_format) as suite,
         api_of(suite) as api,
     ):
-        body = BODY | {"max_completion_tokens": 200}
+        body, text = BODY | {"max_completion_tokens": 200}, re.split(r"[<[]", content)[0]
         choice = (await api.chat.completions.create(**body, tools=TOOLS)).choices[0]
-        assert (choice.message.content, choice.finish_reason) == ("I look.", "tool_calls")
+        assert (choice.message.content, choice.finish_reason) == (text, "tool_calls")
         assert choice.message.tool_calls is not None
         (call,) = choice.message.tool_calls
         assert call.type == "function"
         assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Köln"})
         deltas = [c.choices[0] async for c in await api.chat.completions.create(**body, tools=TOOLS, stream=True)]
-        assert "".join(choice.delta.content or "" for choice in deltas) == "I look."
-        (streamed,) = [call for choice in deltas for call in choice.delta.tool_calls or []]
-        assert streamed.function is not None
-        assert (streamed.index, streamed.function.arguments) == (0, call.function.arguments)
+        assert "".join(choice.delta.content or "" for choice in deltas) == text
+        head, *pieces = [call for choice in deltas for call in choice.delta.tool_calls or []]
+        assert head.function is not None
+        assert (head.index, head.type, head.function.name, head.function.arguments) == (0, "function", "weather", "")
+        assert head.id
+        assert len(pieces) > 3
+        assert {(piece.index, piece.id, piece.type) for piece in pieces} == {(0, None, None)}
+        arguments = [piece.function.arguments or "" for piece in pieces if piece.function is not None]
+        assert "".join(arguments) == call.function.arguments
         assert deltas[-1].finish_reason == "tool_calls"
         # Who shows no tools gets what the model wrote.
         for none in ({}, {"tools": TOOLS, "tool_choice": "none"}):
             plain = (await api.chat.completions.create(**body | none)).choices[0]
             assert (plain.message.content, plain.finish_reason) == (content, "stop")
+
+
+async def test_openais_helper_of_streams_follows_two_calls_and_one_that_is_cut_off() -> None:
+    calls = [
+        f'<tool_call>{{"name": "weather", "arguments": {{"city": "{city}"}}}}</tool_call>' for city in ("Rome", "Bonn")
+    ]
+    content = "\n".join(calls)
+    async with http_suite(ToyLlm(speech(content, RENDERED))) as suite, api_of(suite) as api:
+        asked = {"model": "toy", "messages": MESSAGES, "temperature": 0, "tools": TOOLS}
+        async with api.chat.completions.stream(**asked, max_completion_tokens=300) as stream:
+            events: list[Any] = [event async for event in stream]
+        done = [event for event in events if event.type == "tool_calls.function.arguments.done"]
+        assert [(event.index, event.arguments) for event in done] == [(0, '{"city": "Rome"}'), (1, '{"city": "Bonn"}')]
+        deltas = [event.arguments for event in events if event.type == "tool_calls.function.arguments.delta"]
+        assert deltas[-1] == '{"city": "Bonn"}'
+        assert len(deltas) > 8
+        cut = await api.chat.completions.create(**asked, max_completion_tokens=content.index("ome"))
+        (call,) = cut.choices[0].message.tool_calls or []
+        assert call.type == "function"
+        assert (cut.choices[0].finish_reason, call.function.arguments) == ("length", '{"city": "R')
 
 
 async def test_tools_and_template_variables_reach_the_template(monkeypatch: pytest.MonkeyPatch) -> None:

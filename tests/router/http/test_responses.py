@@ -55,9 +55,13 @@ async def test_openais_helper_of_streams_understands_the_events() -> None:
         api_of(suite) as api,
         api.responses.stream(**body) as stream,
     ):
-        texts = [event.delta async for event in stream if event.type == "response.output_text.delta"]
+        events = [event async for event in stream]
         final = await stream.get_final_response()
-    assert "".join(texts) == final.output_text == "I look."
+    texts = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert "".join(texts) == final.output_text == "I look. "
+    snapshots = [event.snapshot for event in events if event.type == "response.function_call_arguments.delta"]
+    assert len(snapshots) > 3
+    assert snapshots[-1] == '{"city": "Köln"}'
     call: Any = final.output[1]
     assert (call.name, json.loads(call.arguments)) == ("weather", {"city": "Köln"})
 
@@ -69,7 +73,7 @@ async def test_calls_of_tools_are_items(lead: str) -> None:
         whole = await api.responses.create(**body)
         assert whole.status == "completed"
         assert [item.type for item in whole.output] == ["message", "function_call"][1 - bool(lead) :]
-        assert whole.output_text == lead.strip()
+        assert whole.output_text == lead
         call: Any = whole.output[-1]
         assert (call.name, json.loads(call.arguments), call.status) == ("weather", {"city": "Köln"}, "completed")
         events: list[Any] = [event async for event in await api.responses.create(**body, stream=True)]
@@ -83,6 +87,20 @@ async def test_calls_of_tools_are_items(lead: str) -> None:
         # Shown no tools, the model's words are text.
         plain = await api.responses.create(**body | {"tool_choice": "none"})
         assert plain.output_text == lead + CALL
+
+
+async def test_a_call_that_is_cut_off_is_incomplete() -> None:
+    async with http_suite(speaking(CALL)) as suite, api_of(suite) as api:
+        body = BODY | {"max_output_tokens": CALL.index("öln"), "tools": TOOLS}
+        whole = await api.responses.create(**body)
+        (call,) = whole.output
+        assert call.type == "function_call"
+        assert (whole.status, call.status, call.arguments) == ("incomplete", "incomplete", '{"city": "K')
+        # openai's helper knows no answers that are incomplete.
+        last: Any = [event async for event in await api.responses.create(**body, stream=True)][-1]
+        assert last.type == "response.incomplete"
+        (told,) = last.response.output
+        assert told.model_dump(exclude={"id", "call_id"}) == call.model_dump(exclude={"id", "call_id"})
 
 
 async def test_an_answer_that_says_nothing_is_an_empty_message() -> None:

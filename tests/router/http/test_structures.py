@@ -10,7 +10,7 @@ import pytest
 
 from router.http.asking import asked_chat, asked_completion
 from router.http.bodies import ChatBody, CompletionBody
-from router.http.tool_calls import FORCED
+from router.http.tool_calls import FORCED, whole_calls
 from specgrove.grammars import GrammarCompiler
 from specgrove.structure_wire import structured_output_from_proto
 from specgrove.structured_output import ANY_JSON_OBJECT, StructuredOutput, StructureKind
@@ -130,5 +130,6 @@ def test_calls_that_are_written_so_are_read(name: str) -> None:
     text = f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": {{"n": 3}}}}\n</tool_call>'
     assert takes(chat(tools=tools, tool_choice="required"), text)
     (reader,) = FORCED.readers(tools, 1, may_be_many=True)
-    rest, (call,) = reader.add(text, is_end=True)
+    rest, pieces = reader.add(text, is_end=True)
+    (call,) = whole_calls(pieces)
     assert (rest, call.name, json.loads(call.arguments)) == ("", name, {"n": 3})

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from router.http.asking import asked_chat
 from router.http.bodies import ChatBody
-from router.http.tool_calls import ToolCallFormat, format_of
+from router.http.tool_calls import CallHead, CallPiece, ToolCallFormat, format_of, whole_calls
+from router.http.tool_calls.json_calls import parsed
 from router.http.tool_calls.json_scan import JsonScan
 from specgrove.config import TOOL_CALL_FORMATS
 from specgrove.tokenizer import ChatOptions, Tokenizer
@@ -59,16 +60,28 @@ def read(
 ) -> tuple[str, list[tuple[str, object]]]:
     (reader,) = ToolCallFormat(name).readers(TOOLS, 1, may_be_many=may_be_many)
     edges = [0, *sorted(cut % (len(text) + 1) for cut in cuts or []), len(text)]
-    texts, calls = "", []
+    pieces: list[CallPiece] = []
+    texts = ""
     for start, end in itertools.pairwise(edges):
         certain, found = reader.add(text[start:end])
         texts += certain
-        calls += found
+        pieces += found
     certain, found = reader.add("", is_end=True)
-    calls += found
-    assert [call.number for call in calls] == list(range(reader.num_calls))
-    assert all(len(call.id) == 9 and call.id.isalnum() for call in calls)
-    return texts + certain, [(call.name, json.loads(call.arguments)) for call in calls]
+    pieces += found
+    heads = [piece for piece in pieces if isinstance(piece, CallHead)]
+    assert [head.number for head in heads] == list(range(reader.num_calls))
+    assert all(len(head.id) == 9 and head.id.isalnum() for head in heads)
+    # A call's pieces come behind its head, and before the next call.
+    assert [piece.number for piece in pieces] == sorted(piece.number for piece in pieces)
+    return texts + certain, [(call.name, value_of(call.arguments)) for call in whole_calls(pieces)]
+
+
+def value_of(arguments: str) -> object:
+    """What the model broke off is a text."""
+    try:
+        return parsed(arguments)
+    except ValueError:
+        return arguments
 
 
 @pytest.mark.parametrize("name", TOOL_CALL_FORMATS[1:])
@@ -81,7 +94,7 @@ def test_pieces_give_what_the_whole_gives(name: str, text: str, cuts: list[int])
     ("name", "text", "rest", "calls"),
     [
         ("hermes", HERMES, "", ONE),
-        ("hermes", f"Well.\n{HERMES}\n{HERMES}\nDone.", "Well.Done.", TWO),
+        ("hermes", f"Well.\n{HERMES}\n{HERMES}\nDone.", "Well.\n\nDone.", TWO),
         ("hermes", '<tool_call>{"name": "f", "arguments": "{\\"x\\": 1}"}</tool_call>', "", ONE),
         ("hermes", '<tool_call>{"name": "f"}</tool_call>', "", [("f", {})]),
         ("hermes", f"<tool_call>[{OBJECT}, {OBJECT}]</tool_call>", "", TWO),
@@ -90,13 +103,13 @@ def test_pieces_give_what_the_whole_gives(name: str, text: str, cuts: list[int])
         ("hermes", '<tool_call>{"name": "f", "arguments": {"s": "\\ud800"}}</tool_call>', "", [("f", {"s": "\ud800"})]),
         ("hermes", '<tool_call>{"name": "f", "arguments": {"s": "</tool_call>"}}</tool_call>', "", [("f", {"s": "</tool_call>"})]),
         ("qwen2_coder", HERMES, "", ONE),
-        ("qwen2_coder", f"Sure:\n\n{BLOCK}\n", "Sure:", ONE),
+        ("qwen2_coder", f"Sure:\n\n{BLOCK}\n", "Sure:\n\n", ONE),
         ("qwen2_coder", f"```json\n[{OBJECT},\n{OBJECT}]\n```", "", TWO),
         ("qwen2_coder", f"```json\n{OBJECT}\n", "", ONE),
         ("qwen2_coder", f"<tools>\n{OBJECT}\n</tools>\n<tools>\n{OBJECT}\n</tools>", "", TWO),
         ("qwen2_coder", '```json\n{"name": "f", "arguments": {"s": "a ``` } b"}}\n```', "", [("f", {"s": "a ``` } b"})]),
         ("qwen3_coder", XML, "", ONE),
-        ("qwen3_coder", f"I look.\n{XML}\n{XML}", "I look.", TWO),
+        ("qwen3_coder", f"I look.\n{XML}\n{XML}", "I look.\n", TWO),
         ("qwen3_coder", XML.removeprefix("<tool_call>\n").removesuffix("\n</tool_call>"), "", ONE),
         ("qwen3_coder", "<tool_call>\n<function=g>\n</function>\n</tool_call>", "", [("g", {})]),
         ("llama3_json", LLAMA, "", ONE),
@@ -123,7 +136,8 @@ def test_calls_are_found(name: str, text: str, rest: str, calls: list[tuple[str,
         ("hermes", f'<tool_call>{{"na</tool_call> Then {HERMES.replace(chr(34), "")}'),
         ("hermes", '<tool_call>{"name": 5}</tool_call>'),
         ("hermes", "<tool_call>[]</tool_call>"),
-        ("hermes", '<tool_call>{"name": "f", "arguments": {"x": NaN}}</tool_call>'),
+        ("hermes", '<tool_call>{"name": "other", "arguments": {"x": NaN}}</tool_call>'),
+        ("hermes", "<tool_call>{\"name\": \"f\", \"arguments\": {'x': 1}}</tool_call>"),
         ("hermes", '<tool_call>{"name": "\\ud800"}</tool_call>'),
         ("hermes", 'Cut: <tool_call>{"na'),
         ("hermes", LLAMA),
@@ -169,8 +183,8 @@ def test_values_in_tags_have_the_types_of_the_tools_schema() -> None:
 
 @given(st.lists(st.integers(0, 500)))
 def test_where_there_is_to_be_one_call_the_output_ends_with_it(cuts: list[int]) -> None:
-    for text in (f"Well.\n{HERMES}\nMore.\n{HERMES}", f"Well. <tool_call>[{OBJECT}, {OBJECT}]</tool_call>"):
-        assert read("hermes", text, cuts, may_be_many=False) == ("Well.", ONE)
+    for text in (f"Well.\n{HERMES}\nMore.\n{HERMES}", f"Well.\n<tool_call>[{OBJECT}, {OBJECT}]</tool_call>"):
+        assert read("hermes", text, cuts, may_be_many=False) == ("Well.\n", ONE)
 
 
 @pytest.mark.parametrize(
@@ -181,12 +195,51 @@ def test_where_there_is_to_be_one_call_the_output_ends_with_it(cuts: list[int]) 
         ("qwen2_coder", '```json\n{"port": 80', 19),
         ("qwen2_coder", "```python\nprint", 15),
         ("mistral", "[TOOL_", 0),
-        ("hermes", "x <tool", 1),
+        ("hermes", "x <tool", 2),
+        ("hermes", "\n<tool", 0),
     ],
 )
 def test_an_answer_is_held_back_only_while_it_may_be_a_call(name: str, text: str, num_certain: int) -> None:
     (reader,) = ToolCallFormat(name).readers(TOOLS, 1, may_be_many=True)
     assert reader.add(text)[0] == text[:num_certain]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "arguments"),
+    [
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"s": "a', '{"s": "a'),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"s": "a"}', '{"s": "a"}'),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"s": "a"</tool', '{"s": "a"'),
+        ("hermes", '<tool_call>[{"name": "f", "arguments": {"s": "</tool_call>', '{"s": "</tool_call>'),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {', None),
+        ("hermes", '<tool_call>{"name": "f", "arguments": "{', None),
+        ("hermes", '<tool_call>{"name": "other", "arguments": {"s": "a', None),
+        ("qwen3_coder", "<function=f><parameter=x>1</parameter><parameter=s>a", '{"x": 1'),
+        ("qwen3_coder", "<tool_call><function=f><parameter=x>1", None),
+        ("llama3_json", '{"name": "f", "parameters": {"s": "a', '{"s": "a'),
+        ("llama3_json", '<|python_tag|>{"type": "function", "name": "f", "parameters": {"s": "a', '{"s": "a'),
+        ("llama3_json", '<function=f>{"s": "a', '{"s": "a'),
+        ("llama3_json", '{"name": "Ann", "parameters": {"s": "a', None),
+        ("mistral", '[TOOL_CALLS]f[ARGS]{"s": "a', '{"s": "a'),
+        ("mistral", '[TOOL_CALLS] [{"name": "f", "arguments": {"s": "a', '{"s": "a'),
+        ("qwen2_coder", '```json\n{"name": "f", "arguments": {"s": "a', None),
+    ],
+)  # fmt: skip
+def test_arguments_are_told_as_they_come(name: str, text: str, arguments: str | None) -> None:
+    (reader,) = ToolCallFormat(name).readers(TOOLS, 1, may_be_many=True)
+    certain, pieces = reader.add(text)
+    assert certain == ""
+    assert [(call.name, call.arguments) for call in whole_calls(pieces)] == ([("f", arguments)] if arguments else [])
+
+
+def test_what_has_begun_as_a_call_stays_one_and_what_follows_is_read_on() -> None:
+    broken = '<tool_call>{"name": "f", "arguments": {"x": NaN}}</tool_call>'
+    assert read("hermes", f"{broken}{HERMES}Done.") == ("Done.", [("f", '{"x": NaN}'), *ONE])
+    without_its_end = '<tool_call>{"name": "f", "arguments": {"x": 1}</tool_call>'
+    assert read("hermes", f"{without_its_end}\n{HERMES}") == ("", TWO)
+    assert read("hermes", f"<tool_call>{OBJECT}\n{OBJECT}</tool_call>") == ("", TWO)
+    again = "<parameter=x>1</parameter><parameter=x>2</parameter>"
+    assert read("qwen3_coder", f"<function=f>{again}</function>") == ("", ONE)
 
 
 # The lines of the families' own templates that write the calls of an answer, or ask for them.
