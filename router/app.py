@@ -6,6 +6,7 @@ Invariant: health says SERVING exactly while an LLM replica is usable and the mo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 from typing import TYPE_CHECKING
@@ -45,6 +46,8 @@ _VLLM_ENGINE = "vllm.grpc.engine.VllmEngine"
 # After so long it is said what is waited for; again after twice that time, and so on: large models load for minutes.
 _QUIET_S = 10.0
 _SSM_WAIT_S = 1.0
+# How often a router without LLM services looks whether it has anything left to wait for.
+_LOOK_S = 1.0
 # Replicas measure themselves for two seconds at most; a little more for what that takes besides.
 _MEASURE_WAIT_S = 3.0
 # Nothing on the router's event loop takes a tenth of a second. What takes this long never ends.
@@ -119,7 +122,7 @@ class RouterApp:
             vllm_engine.register(engine, server)
 
     async def run(self) -> None:
-        """Connects, and keeps the health up to date. Runs until cancelled, beside the server."""
+        """Connects, and keeps the health up to date. Runs until cancelled, beside the server; see ``_health_has_changed``."""
         self.llms.start(lambda is_usable: self._health_changed.set())
         self.ssms.start()
         await self._connected()
@@ -132,7 +135,24 @@ class RouterApp:
             self._health_changed.clear()
             self.health.set_serving(self.llms.is_usable)
             logger.info("%s", "serving" if self.llms.is_usable else "not serving: no LLM replica")
-            await self._health_changed.wait()
+            await self._health_has_changed()
+
+    async def _health_has_changed(self) -> None:
+        """Returns when it has.
+
+        Raises ``RuntimeError`` where no LLM service of the model served is left, and no request has to wait for one any more. Who is
+        started anew then finds the model that there is now, as after a rolling update to another one.
+        """
+        refused_s = 0.0
+        while not self._health_changed.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if self.llms.is_usable else _LOOK_S):
+                    await self._health_changed.wait()
+            refusal = self.llms.refusal
+            refused_s = 0.0 if refusal is None else refused_s + _LOOK_S
+            is_idle = self.admission.num_active == self.admission.num_queued == 0
+            if refusal is not None and (is_idle or refused_s > self._config.replica_wait_s):
+                raise RuntimeError(f"ends, because no LLM service of its model is left: {refusal}")
 
     async def start_http(self) -> None:
         """Before ``run``, where the HTTP API or metrics have an address. Raises ``OSError`` where it can't be had."""

@@ -149,8 +149,10 @@ class ReplicaSet(Generic[ReplicaT]):
         if not is_told(num_failures):
             return
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        if num_known := len(self._found[name]):
-            logger.warning("%s: does not resolve any more (%s); its last %d replicas stay", name, reason, num_known)
+        if known := self._found[name]:
+            logger.warning(
+                "%s: does not resolve any more (%s); known still: %s", name, reason, ", ".join(map(str, known))
+            )
         else:
             logger.warning("%s: does not resolve (%s); waiting for it", name, reason)
 

@@ -14,6 +14,7 @@ import grpc
 
 from router.row_times import RowTimes
 from specgrove.addresses import ReplicaAddress
+from specgrove.errors import InternalError
 from specgrove.serving.health_watch import HealthWatch
 from specgrove.serving.replica_channel import ServicesTls
 from specgrove.serving.status import error_from_rpc
@@ -42,6 +43,8 @@ class LlmReplica:
         self.session_lens: dict[str, int] = {}
         self.is_draining = False
         self.is_answering = True
+        self.refusal: str | None = None
+        """Why the pool didn't accept it, when it was last asked what it serves."""
         self.suspects = asyncio.Lock()
         """Held by the one session here that may have been what another process died of."""
         self.row_times = RowTimes()
@@ -144,6 +147,11 @@ class LlmReplica:
             info = await self.stub.GetModelInfo(llm_pb2.LlmServiceGetModelInfoRequest(), timeout=_INFO_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error) from error
-        await self._pool.accept(info, self.stub)
+        try:
+            await self._pool.accept(info, self.stub)
+        except InternalError as error:
+            self.refusal = str(error)
+            raise
+        self.refusal = None
         await self.health.start(channel)
         self.is_draining, self.is_answering = False, True

@@ -50,6 +50,12 @@ class LlmPool:
         """Whether any replica takes sessions."""
         return self._usable.is_set()
 
+    @property
+    def refusal(self) -> str | None:
+        """Why no replica is accepted, where each of them has been asked and refused: none of the model served is left to come back."""
+        refusals = [replica.refusal for replica in self.replicas]
+        return refusals[0] if self.model is not None and refusals and all(refusals) else None
+
     def start(self, on_change: Callable[[bool], None]) -> None:
         """Connects in the background; ``on_change`` is told when the first replica comes and when the last one goes."""
         self._on_change = on_change

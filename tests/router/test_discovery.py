@@ -162,7 +162,7 @@ async def test_a_name_that_resolves_no_more_is_told_with_what_stays(caplog: pyte
     assert [record.getMessage() for record in caplog.records] == [
         "10.0.0.1:5: found by the name llm",
         "10.0.0.2:5: found by the name llm",
-        "dns:llm:5: does not resolve any more (it has no address); its last 2 replicas stay",
+        "dns:llm:5: does not resolve any more (it has no address); known still: 10.0.0.1:5, 10.0.0.2:5",
         "dns:llm:5: resolves to 10.0.0.1, 10.0.0.2",
     ]
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from router import app
 from router.llm_replica import LlmReplica
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
 from tests.router.toy_cluster import ToyCluster, toy_cluster
 from tests.router.toy_language import toy_output
 from tests.router.toy_services import ToyLlm, halting_llm
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
-A, B = "127.0.0.2", "127.0.0.3"
+A, B, C = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 NOT_DRAFTED = {"disabled": True}
 
 
@@ -145,3 +148,58 @@ async def test_who_left_dns_and_serves_is_used_still() -> None:
         await until(lambda: not cluster.takes_sessions(B))
         assert await generated(cluster, 20) == toy_output(PROMPT, 20)
         assert first.num_verified == 20
+
+
+def other_bits() -> ToyLlm:
+    llm = ToyLlm()
+    llm.numerics = ["weights toy", "cpu other"]
+    return llm
+
+
+async def updated_to_other_bits(cluster: ToyCluster) -> None:
+    """As a rolling update does it: the new one comes, and the old one goes."""
+    await cluster.add_llm(B, other_bits())
+    await until(lambda: (replica := cluster.llm_replica(B)) is not None and replica.refusal is not None)
+    cluster.dns.remove("llm", A)
+    await cluster.llm_server(A).stop(0)
+    await until(lambda: cluster.llm_replica(A) is None)
+
+
+async def test_a_router_whose_model_has_gone_for_good_ends() -> None:
+    async with toy_cluster(ssm_addresses=()) as cluster:
+        await cluster.add_llm(A, ToyLlm())
+        await until(lambda: cluster.app.health.is_serving)
+        await updated_to_other_bits(cluster)
+        with pytest.raises(RuntimeError, match="no LLM service of its model is left: its outputs may have other bits"):
+            await asyncio.wait_for(cluster.running, LIMIT_S)
+
+
+async def test_it_stays_for_a_request_that_waits_and_for_a_service_that_may_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app, "_LOOK_S", 0.001)
+    async with toy_cluster(ssm_addresses=()) as cluster:
+        llm = await cluster.add_llm(A, halting_llm(5))
+        await until(lambda: cluster.app.health.is_serving)
+        generating = asyncio.create_task(generated(cluster, 30))
+        await until(lambda: llm.num_verified == 5)
+        await updated_to_other_bits(cluster)
+        await looked_up_again(cluster)
+        assert not cluster.running.done()
+        await cluster.add_llm(C, ToyLlm())
+        assert await generating == toy_output(PROMPT, 30)
+        await cluster.llm_server(C).stop(0)
+        await until(lambda: not cluster.app.health.is_serving)
+        await looked_up_again(cluster)
+        assert not cluster.running.done()
+
+
+async def test_no_request_makes_it_stay_for_longer_than_it_waits_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "_LOOK_S", 0.001)
+    async with toy_cluster(ssm_addresses=(), replica_wait_s=0.05) as cluster:
+        await cluster.add_llm(A, halting_llm(5))
+        await until(lambda: cluster.app.health.is_serving)
+        async with cluster.app.admission.permit():
+            await updated_to_other_bits(cluster)
+            with pytest.raises(RuntimeError, match="no LLM service of its model is left"):
+                await asyncio.wait_for(cluster.running, LIMIT_S)

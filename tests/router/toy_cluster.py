@@ -58,6 +58,7 @@ class ToyCluster:
         self.llm_port, self.ssm_port = free_port(HOSTS), free_port(HOSTS)
         self.address: str
         self.app: RouterApp
+        self.running: asyncio.Task[None]
         self.stub: Any
         self.channel: grpc.aio.Channel
 
@@ -114,7 +115,7 @@ async def toy_cluster(**settings: Any) -> AsyncIterator[ToyCluster]:
     )
     cluster.app = RouterApp(config, cluster.dns.look_up)
     cluster.address = await cluster.app.server.start(is_serving=False)
-    running = asyncio.create_task(cluster.app.run())
+    cluster.running = asyncio.create_task(cluster.app.run())
     cluster.channel = grpc.aio.insecure_channel(cluster.address)
     cluster.stub = router_pb2_grpc.RouterServiceStub(cluster.channel)
     try:
@@ -122,6 +123,6 @@ async def toy_cluster(**settings: Any) -> AsyncIterator[ToyCluster]:
     finally:
         await cluster.channel.close()
         await cluster.app.server.stop(0)
-        running.cancel()
+        cluster.running.cancel()
         await cluster.app.close()
         await asyncio.gather(*(server.stop(0) for server in cluster.servers.values()))
