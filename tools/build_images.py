@@ -19,14 +19,15 @@ SERVICES = ("router", "ssm-service", "llm-service")
 BUILDERS = ("docker", "podman", "buildah")
 CONTAINERFILE = "k8s/images/Containerfile"
 _CUDA_IMAGE = "docker.io/nvidia/cuda:13.0.2"
-# torch's build is for this CUDA version; NVIDIA's images on Ubuntu 24.04 have Python 3.12.
+# PyPI's torch is for this CUDA version; NVIDIA's images on Ubuntu 24.04 have Python 3.12.
 VARIANTS: dict[str, dict[str, str]] = {
     "cpu": {},
     "cuda": {
         "BASE": f"{_CUDA_IMAGE}-base-ubuntu24.04",
         "BUILDER_BASE": f"{_CUDA_IMAGE}-devel-ubuntu24.04",
         "CUDA": "ON",
-        "TORCH_BUILD": "cu130",
+        "TORCH_BUILD": "",
+        "TORCH_INDEX_URL": "",
     },
 }
 

@@ -107,6 +107,13 @@ def test_no_compiler_is_shipped(name: str) -> None:
     )
 
 
+def test_the_images_with_models_share_all_layers() -> None:
+    shared = {STAGES[name].origin for name in ("ssm-service", "llm-service")}
+    assert shared == {"model-service"}
+    for name in ("ssm-service", "llm-service"):
+        assert {word for word, _ in STAGES[name].instructions} == {"EXPOSE", "ENTRYPOINT", "CMD", "ARG", "LABEL"}
+
+
 def test_the_routers_image_has_nothing_of_torch() -> None:
     copied = " ".join(STAGES["router"].all("COPY"))
     assert "model-packages" not in copied
