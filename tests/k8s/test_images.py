@@ -127,6 +127,17 @@ def test_a_change_of_source_installs_no_package_anew() -> None:
         assert not sources & set(copied)
 
 
+def test_what_tests_take_installs_torch_no_more_than_sources_do() -> None:
+    """The versions that torch's layer takes are those of the first part of constraints.txt, where torch and what it needs are."""
+    first, _, second = (ROOT / "constraints.txt").read_text().partition("\n# To test")
+    assert second
+    pinned = {_canonical(line.split("==")[0]) for line in first.splitlines() if "==" in line}
+    assert _with_what_they_need(["torch"]) <= pinned
+    words = STAGES["model-packages"].instructions
+    torch = next(index for index, (word, rest) in enumerate(words) if word == "RUN" and "^torch==" in rest)
+    assert ("COPY", "constraints.txt ./") not in words[:torch]
+
+
 def test_no_secret_is_an_argument_or_in_the_environment() -> None:
     for stage in STAGES.values():
         for word in ("ARG", "ENV"):
