@@ -1,6 +1,7 @@
 """The connections of the Python clients: their channels, whether they are closed, and what gRPC's failures mean. Used by ``client``.
 
-Invariant: whatever happens to a call, a ``SpecGroveError`` says so, and no other exception; but a task that is cancelled stays cancelled.
+Invariants: whatever happens to a call, a ``SpecGroveError`` says so, and no other exception; but a task that is cancelled stays cancelled.
+After a connection that couldn't be made the certificates of now are taken; calls that are under way on another one go on there.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from specgrove.errors import SessionClosedError
 from specgrove.serving.address import client_channel_options
 from specgrove.serving.status import error_from_rpc, is_not_connected
 from specgrove.serving.tls import TlsFiles, channel_credentials
+from specgrove.serving.watched_files import WatchedFiles
 from specgrove.v1 import router_pb2_grpc
 
 Metadata = tuple[tuple[str, str], ...]
@@ -31,16 +33,14 @@ class Connection:
 
     def __init__(self, address: str, tls: TlsFiles | None) -> None:
         """Raises ``ValueError`` and ``OSError`` where the address or the files can't be used."""
-        target, credentials = checked_target(address), _credentials_of(tls)
+        self._target, self._files = checked_target(address), _watched(tls)
         self._closed = threading.Event()
         self.was_reached = False
         """Whether anybody ever answered at the address."""
-        self._channel = (
-            grpc.insecure_channel(target, options=client_channel_options())
-            if credentials is None
-            else grpc.secure_channel(target, credentials, options=client_channel_options())
-        )
-        self._router = router_pb2_grpc.RouterServiceStub(self._channel)
+        self._opening = threading.Lock()
+        self._channels: list[grpc.Channel] = []
+        self._credentials: grpc.ChannelCredentials | None = None
+        self._router = self._open()
 
     @contextlib.contextmanager
     def router(self) -> Iterator[router_pb2_grpc.RouterServiceStub]:
@@ -53,7 +53,10 @@ class Connection:
         except grpc.RpcError as error:
             # What plain stubs raise has the methods of AioRpcError, but no type in common with it.
             status = cast(grpc.aio.AioRpcError, error)
-            self.was_reached = self.was_reached or not is_not_connected(status.details() or "")
+            if is_not_connected(status.details() or ""):
+                self._renew()
+            else:
+                self.was_reached = True
             raise error_from_rpc(status) from error
         except ValueError as error:
             # So gRPC says that another thread has closed the channel meanwhile.
@@ -67,8 +70,25 @@ class Connection:
 
     def close(self) -> None:
         """Cancels what is under way. Harmless when called again."""
-        self._closed.set()
-        self._channel.close()
+        with self._opening:
+            self._closed.set()
+        for channel in self._channels:
+            channel.close()
+
+    def _open(self) -> router_pb2_grpc.RouterServiceStub:
+        options = client_channel_options()
+        if self._files is None:
+            channel = grpc.insecure_channel(self._target, options=options)
+        else:
+            self._credentials = self._files.newest()
+            channel = grpc.secure_channel(self._target, self._credentials, options=options)
+        self._channels.append(channel)
+        return router_pb2_grpc.RouterServiceStub(channel)
+
+    def _renew(self) -> None:
+        with self._opening:
+            if self._files is not None and self._files.newest() is not self._credentials and not self._closed.is_set():
+                self._router = self._open()
 
 
 class AsyncConnection:
@@ -76,11 +96,11 @@ class AsyncConnection:
 
     def __init__(self, address: str, tls: TlsFiles | None) -> None:
         """As ``Connection``. No loop needs to run yet."""
-        self._target, self._credentials = checked_target(address), _credentials_of(tls)
+        self._target, self._files = checked_target(address), _watched(tls)
         self._is_closed = False
         self.was_reached = False
         """As ``Connection.was_reached``."""
-        self._channels: dict[asyncio.AbstractEventLoop, grpc.aio.Channel] = {}
+        self._channels: dict[asyncio.AbstractEventLoop, _LoopChannels] = {}
         self._waits: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
 
     @contextlib.contextmanager
@@ -89,10 +109,13 @@ class AsyncConnection:
         if self._is_closed:
             raise _closed_error()
         try:
-            yield router_pb2_grpc.RouterServiceStub(self._channel())
+            yield router_pb2_grpc.RouterServiceStub(self._channels_here().current)
             self.was_reached = True
         except grpc.aio.AioRpcError as error:
-            self.was_reached = self.was_reached or not is_not_connected(error.details() or "")
+            if is_not_connected(error.details() or ""):
+                self._channels_here().renew()
+            else:
+                self.was_reached = True
             raise error_from_rpc(error) from error
         except asyncio.CancelledError:
             # So calls end, too, whose channel is closed.
@@ -119,25 +142,47 @@ class AsyncConnection:
                 loop.call_soon_threadsafe(closed.set)
         channels, self._channels = self._channels, {}
         running = asyncio.get_running_loop()
-        for loop, channel in channels.items():
+        for loop, of_loop in channels.items():
             if loop is running:
-                await channel.close()
+                await of_loop.close()
             elif loop.is_running():
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(channel.close(), loop))
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(of_loop.close(), loop))
 
-    def _channel(self) -> grpc.aio.Channel:
+    def _channels_here(self) -> _LoopChannels:
         """Loops run in threads of their own, so the dictionary changes in steps that each are whole."""
         loop = asyncio.get_running_loop()
-        channel = self._channels.get(loop)
-        if channel is None:
+        found = self._channels.get(loop)
+        if found is None:
             for ended in [known for known in list(self._channels) if known.is_closed()]:
-                self._channels.pop(ended, None)  # nothing can be done any more with its channel
-            channel = self._channels[loop] = (
-                grpc.aio.insecure_channel(self._target, options=client_channel_options())
-                if self._credentials is None
-                else grpc.aio.secure_channel(self._target, self._credentials, options=client_channel_options())
-            )
-        return channel
+                self._channels.pop(ended, None)  # nothing can be done any more with its channels
+            found = self._channels[loop] = _LoopChannels(self._target, self._files)
+        return found
+
+
+class _LoopChannels:
+    """Those of one event loop: the current one, and those before it, on which calls may be under way still."""
+
+    def __init__(self, target: str, files: WatchedFiles[grpc.ChannelCredentials] | None) -> None:
+        self._target, self._files = target, files
+        self._credentials: grpc.ChannelCredentials | None = None
+        self._earlier: list[grpc.aio.Channel] = []
+        self.current = self._open()
+
+    def renew(self) -> None:
+        if self._files is not None and self._files.newest() is not self._credentials:
+            self._earlier.append(self.current)
+            self.current = self._open()
+
+    async def close(self) -> None:
+        for channel in (*self._earlier, self.current):
+            await channel.close()
+
+    def _open(self) -> grpc.aio.Channel:
+        options = client_channel_options()
+        if self._files is None:
+            return grpc.aio.insecure_channel(self._target, options=options)
+        self._credentials = self._files.newest()
+        return grpc.aio.secure_channel(self._target, self._credentials, options=options)
 
 
 def metadata_of(api_key: str | None) -> Metadata:
@@ -156,12 +201,12 @@ def warn_of_clear(address: str) -> None:
         warnings.warn(f"the API key goes to {address} in clear: connect by TLS", stacklevel=3)
 
 
-def _credentials_of(tls: TlsFiles | None) -> grpc.ChannelCredentials | None:
+def _watched(tls: TlsFiles | None) -> WatchedFiles[grpc.ChannelCredentials] | None:
     if tls is None:
         return None
     if not isinstance(tls, TlsFiles):
         raise ValueError(f"tls must be TlsFiles, e.g. TlsFiles(ca=Path('ca.pem')), got {named(tls)}")
-    return channel_credentials(tls)
+    return WatchedFiles(tls.paths, lambda: channel_credentials(tls))
 
 
 def _closed_error() -> SessionClosedError:

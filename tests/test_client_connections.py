@@ -27,7 +27,7 @@ from specgrove.serving.health import Health
 from specgrove.serving.server import Server
 from specgrove.serving.tls import TlsFiles
 from specgrove.v1 import router_pb2_grpc
-from tests.certificates import Certificates, make_certificates
+from tests.certificates import Authority, Certificates, SecretFolder, make_certificates
 from tests.fake_router import FakeRouter
 from tests.waiting import LIMIT_S
 
@@ -102,6 +102,32 @@ def test_half_a_pair_and_missing_files_are_told_at_once(certificates: Certificat
         Client("localhost:1", tls=TlsFiles(certificate=certificates.client.certificate))
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pem"):
         Client("localhost:1", tls=TlsFiles(ca=tmp_path / "nowhere.pem"))
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+async def test_a_client_whose_certificates_are_exchanged_goes_on(
+    is_async: bool, certificates: Certificates, tmp_path: Path
+) -> None:
+    """With the authority: the server that comes back at the address has another one, and so has the client."""
+    new = Authority(tmp_path / "new-ca.pem").issue(tmp_path, "new")
+    secret = SecretFolder(tmp_path / "secret", certificates.client)
+
+    async def complete() -> str:
+        if is_async:
+            return (await asyncs.complete("hi", timeout_s=LIMIT_S)).text
+        return (await asyncio.to_thread(syncs.complete, "hi", timeout_s=LIMIT_S)).text
+
+    server = server_of(FakeRouter(), certificates.server)
+    address = await server.start()
+    with Client(address, tls=secret.files) as syncs:
+        async with AsyncClient(address, tls=secret.files) as asyncs:
+            assert await complete() == "The quick brown fox"
+            await server.stop(0)
+            server = Server(address, server._register, health=Health(()), tls=new)
+            await server.start()
+            secret.show(new)
+            assert await complete() == "The quick brown fox"
+    await server.stop(0)
 
 
 async def test_an_api_key_goes_with_every_call() -> None:

@@ -13,9 +13,18 @@ import pytest
 from specgrove.starting import ended_by_signals
 from tests.waiting import LIMIT_S
 
-# In the place of loading: a call that Python's own handlers of signals would wait for the end of.
-_LOADING = """
-import threading, time
+# Both wait in the place of loading, in a call that Python's own handlers of signals would wait for the end of.
+_STARTING = """
+import threading
+from specgrove.starting import ended_by_signals
+from specgrove.telemetry import set_up_logging
+set_up_logging("service")
+with ended_by_signals():
+    print("loading", flush=True)
+    threading.Event().wait()
+"""
+_LLM_SERVICE = """
+import threading
 import llm_service.__main__ as service
 def load_runner(config):
     print("loading", flush=True)
@@ -30,12 +39,20 @@ def has_namespaces() -> bool:
     return subprocess.run([*_AS_PROCESS_1, "true"], capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("is_process_1", [False, True], ids=["usual", "process 1"])
-def test_a_signal_ends_a_service_that_loads(number: signal.Signals, is_process_1: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("program", "number", "is_process_1"),
+    [
+        (_STARTING, signal.SIGTERM, False),
+        (_STARTING, signal.SIGINT, False),
+        (_STARTING, signal.SIGINT, True),
+        (_LLM_SERVICE, signal.SIGTERM, True),
+    ],
+    ids=["SIGTERM", "SIGINT", "SIGINT to process 1", "SIGTERM to the LLM service as process 1"],
+)
+def test_a_signal_ends_what_loads(program: str, number: signal.Signals, is_process_1: bool, tmp_path: Path) -> None:
     if is_process_1 and not has_namespaces():
         pytest.skip("no namespaces of processes here")
-    command = [sys.executable, "-c", _LOADING, "--address", f"unix:{tmp_path}/llm.sock"]
+    command = [sys.executable, "-c", program, "--address", f"unix:{tmp_path}/llm.sock"]
     process = subprocess.Popen(
         [*(_AS_PROCESS_1 if is_process_1 else ()), *command],
         stdout=subprocess.PIPE,

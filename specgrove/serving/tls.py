@@ -87,9 +87,10 @@ def expired_on(certificate: Path) -> str | None:
 
 
 def channel_credentials(tls: TlsFiles, names: TlsNames = TlsNames()) -> grpc.ChannelCredentials:
-    """Credentials of a client. Raises ``ValueError`` as ``check_files``, ``OSError`` for files that went away meanwhile."""
+    """Credentials of a client. Raises ``OSError`` for files that can't be read, ``ValueError`` as ``check_files``."""
+    contents = [_content(path) for path in (tls.ca, tls.private_key, tls.certificate)]
     check_files(tls, names)
-    return grpc.ssl_channel_credentials(_content(tls.ca), _content(tls.private_key), _content(tls.certificate))
+    return grpc.ssl_channel_credentials(*contents)
 
 
 def certificate_configuration(tls: TlsFiles) -> grpc.ServerCertificateConfiguration:

@@ -93,6 +93,22 @@ async def test_the_local_address_needs_none_even_where_the_public_one_is_a_socke
                 await client.model_info()
 
 
+async def test_keys_that_come_and_go_while_the_router_runs(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("old-key\n")
+    async with toy_suite(http=HttpConfig("127.0.0.1:0"), api_keys=ApiKeys.in_file(path)) as suite:
+
+        async def lets_in(key: str) -> list[bool]:
+            reply = await ask(suite, "/v1/models", headers={"authorization": f"Bearer {key}"})
+            async with AsyncClient(suite.app.server.address, api_key=key) as client:
+                (found,) = await asyncio.gather(client.model_info(), return_exceptions=True)
+            return [reply.status == 200, not isinstance(found, UnauthorizedError)]
+
+        assert [await lets_in("old-key"), await lets_in("newer-key")] == [[True, True], [False, False]]
+        path.write_text("newer-key\n")
+        assert [await lets_in("old-key"), await lets_in("newer-key")] == [[False, False], [True, True]]
+
+
 async def test_a_key_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     async with http_suite(keys=("very-secret-right",)) as suite:

@@ -14,7 +14,7 @@ from router.app import SERVICE_NAME, RouterApp
 from router.config import RouterConfig
 from specgrove.v1 import router_pb2
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
-from tests.router.http.asking import http_address, http_suite
+from tests.router.http.asking import ask, http_address, http_suite
 from tests.router.toy_language import toy_output
 from tests.router.toy_services import halting_llm
 from tests.router.toy_suite import ToySuite, toy_suite
@@ -98,6 +98,20 @@ async def test_what_does_not_end_in_time_is_told_why(is_cut_short: bool, caplog:
         counts = suite.app._servicer.request_counts
         assert counts.num_failed[("UNAVAILABLE",)] == 2
         assert counts.num_finished[("abort",)] == 0
+        suite.llm.gate.set()
+
+
+async def test_what_does_not_end_in_time_is_told_over_http_too() -> None:
+    async with http_suite(halting_llm(1)) as suite:
+        body = {"prompt": PROMPT, "seed": 0}
+        whole = asyncio.create_task(ask(suite, "/v1/completions", body))
+        stream = asyncio.create_task(ask(suite, "/v1/completions", body | {"stream": True}))
+        await until(lambda: suite.llm.num_verified == 2)
+        await suite.app.server.stop(0.05)
+        assert ((await whole).status, (await whole).error["code"]) == (503, "unavailable")
+        for reply in (await whole, await stream):
+            assert b"the router shut down before the output was complete" in reply.content
+        assert b"[DONE]" not in (await stream).content
         suite.llm.gate.set()
 
 
