@@ -34,12 +34,22 @@ class Authority:
         _openssl("req", "-x509", *_KEY, "-keyout", self._key, "-out", path, *subject)
 
     def issue(
-        self, folder: Path, name: str, hosts: str = "DNS:localhost,IP:127.0.0.1", *, num_days: int = 2
+        self,
+        folder: Path,
+        name: str,
+        hosts: str = "DNS:localhost,IP:127.0.0.1",
+        *,
+        num_days: int = 2,
+        usages: tuple[str, ...] = (),
     ) -> TlsFiles:
-        """``name.pem`` and ``name.key``, beside the authority itself. With less than 0 days it has expired."""
+        """``name.pem`` and ``name.key``, beside the authority itself. With less than 0 days it has expired.
+
+        ``usages`` are cert-manager's words for what it may be used for; none: for all.
+        """
         files = TlsFiles(folder / f"{name}.pem", folder / f"{name}.key", self.path)
         request, names = folder / f"{name}.csr", folder / f"{name}.names"
-        names.write_text(f"subjectAltName={hosts}\n")
+        extensions = [f"subjectAltName={hosts}", *(_EXTENSIONS[usage] for usage in usages)]
+        names.write_text("\n".join(extensions))
         _openssl("req", *_KEY, "-keyout", str(files.private_key), "-out", request, "-subj", f"/CN={name}")
         signing = ("-CA", self.path, "-CAkey", self._key, "-CAcreateserial", "-days", str(num_days), "-extfile", names)
         _openssl("x509", "-req", "-in", request, "-out", str(files.certificate), *signing)
@@ -75,6 +85,11 @@ class SecretFolder:
             shutil.rmtree(old)
 
 
+_EXTENSIONS = {
+    "digital signature": "keyUsage=critical,digitalSignature",
+    "server auth": "extendedKeyUsage=serverAuth",
+    "client auth": "extendedKeyUsage=clientAuth",
+}
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 

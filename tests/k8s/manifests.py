@@ -18,6 +18,9 @@ OVERLAYS = overlays()
 NAMESPACE = "specgrove"
 COMPONENT = "app.kubernetes.io/component"
 RANK = "specgrove.dev/rank"
+# Components that go with every overlay whose pool is the demo's, in an order in which what builds on another comes after it.
+SCALED = ("autoscaling", "autoscaling/ssm-demo", "autoscaling/ssm-lookup")
+ADD_ONS = ("monitoring", *SCALED, "tls", "tls/clients", "gateway", "gateway/inference-pool")
 
 
 @dataclass(frozen=True)

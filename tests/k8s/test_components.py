@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from specgrove.settings.services import SECTIONS
 from tests.k8s import crds
-from tests.k8s.manifests import NAMESPACE, Rendered, composed
+from tests.k8s.manifests import ADD_ONS, NAMESPACE, OVERLAYS, SCALED, Rendered, Workload, composed
 from tests.k8s.schemas import errors_of
 from tools.metrics_page import MODULES, metrics_of
 
-SCALED = ("autoscaling", "autoscaling/ssm-demo", "autoscaling/ssm-lookup")
-ALL = ("monitoring", *SCALED, "gateway", "gateway/inference-pool")
 COMBINATIONS = [
-    *(("cpu-demo", (name,)) for name in ("monitoring", "autoscaling", "gateway")),
+    *(("cpu-demo", (name,)) for name in ("monitoring", "autoscaling", "tls", "gateway")),
+    ("cpu-demo", ("tls", "tls/clients")),
     ("cpu-demo", ("gateway", "gateway/inference-pool")),
-    ("cpu-demo", ALL),
+    ("cpu-demo", ADD_ONS),
     # In whatever order, but for what builds on another.
-    ("cpu-demo", ("gateway", "gateway/inference-pool", *reversed(SCALED), "monitoring")),
-    ("ha", ALL),
-    ("gpu-single", ("autoscaling", "autoscaling/ssm-qwen", "autoscaling/ssm-lookup")),
-    ("gpu-multinode", ("monitoring",)),
+    ("cpu-demo", ("gateway", "gateway/inference-pool", "tls", "tls/clients", *reversed(SCALED), "monitoring")),
+    ("ha", ADD_ONS),
+    ("gpu-single", ("tls", "autoscaling", "autoscaling/ssm-qwen", "autoscaling/ssm-lookup")),
+    ("gpu-multinode", ("tls", "monitoring")),
 ]
 
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
     """All components on the demo."""
-    return composed(tmp_path_factory.mktemp("all"), ALL, resources=["overlays/cpu-demo"])
+    return composed(tmp_path_factory.mktemp("all"), ADD_ONS, resources=["overlays/cpu-demo"])
 
 
 def wrong_with(suite: Rendered) -> list[str]:
@@ -53,6 +53,76 @@ def test_flags_are_settings_of_the_services(everything: Rendered) -> None:
     for workload in everything.workloads:
         known = {f"--{setting.name}" for setting in SECTIONS[workload.component]} | {"--config"}
         assert {arg.partition("=")[0] for arg in workload.main["args"]} <= known, workload.name
+
+
+# Certificates.
+
+
+def value_of(workload: Workload, flag: str) -> str:
+    (value,) = [arg.partition("=")[2] for arg in workload.main["args"] if arg.startswith(f"--{flag}=")]
+    return value
+
+
+def certificate_at(suite: Rendered, workload: Workload, path: str) -> dict[str, Any]:
+    """Whose Secret is mounted where a flag's file is."""
+    folder, _, name = path.rpartition("/")
+    assert name in ("tls.crt", "tls.key", "ca.crt")
+    (mount,) = [mount for mount in workload.main["volumeMounts"] if mount["mountPath"] == folder]
+    assert mount["readOnly"] is True
+    (volume,) = [volume for volume in workload.spec["volumes"] if volume["name"] == mount["name"]]
+    assert volume["secret"]["defaultMode"] == 0o440
+    assert workload.spec["securityContext"]["fsGroup"] == workload.spec["securityContext"]["runAsGroup"]
+    secret = volume["secret"]["secretName"]
+    (found,) = [found["spec"] for found in suite.of_kind("Certificate") if found["spec"]["secretName"] == secret]
+    return found  # type: ignore[no-any-return]
+
+
+def check_mtls(suite: Rendered) -> None:
+    (router,) = suite.of_component("router")
+    flags = ("services-tls-ca", "services-tls-certificate", "services-tls-private-key")
+    (shown,) = {str(certificate_at(suite, router, value_of(router, flag))) for flag in flags}
+    assert "'client auth'" in shown
+    assert "server auth" not in shown
+    addresses = [arg for arg in router.main["args"] if re.match("--(llm|ssm)=", arg)]
+    assert addresses
+    for address in addresses:
+        name = address.split(":")[1]
+        (workload,) = suite.selected(suite.named("Service", name)["spec"]["selector"])
+        for flag in ("tls-certificate", "tls-private-key", "tls-client-ca"):
+            certificate = certificate_at(suite, workload, value_of(workload, flag))
+            # The name that routers check is the one that they were given.
+            assert name in certificate["dnsNames"]
+            # No service's certificate opens another service.
+            assert certificate["usages"] == ["digital signature", "server auth"]
+
+
+def test_routers_know_services_by_the_names_in_their_certificates(everything: Rendered, tmp_path: Path) -> None:
+    check_mtls(everything)
+    for overlay in OVERLAYS:
+        check_mtls(composed(tmp_path, ["tls"], resources=[f"overlays/{overlay}"]))
+
+
+def test_certificates_are_of_one_authority(everything: Rendered) -> None:
+    issuers = {found["metadata"]["name"]: found["spec"] for found in everything.of_kind("Issuer")}
+    authority = everything.named("Certificate", "specgrove-ca")["spec"]
+    assert issuers == {
+        "specgrove-self-signed": {"selfSigned": {}},
+        "specgrove-ca": {"ca": {"secretName": authority["secretName"]}},
+    }
+    for found in everything.of_kind("Certificate"):
+        is_authority = found["spec"].get("isCA", False)
+        assert found["spec"]["issuerRef"]["name"] == ("specgrove-self-signed" if is_authority else "specgrove-ca")
+    mounted = [volume["secret"]["secretName"] for workload in everything.workloads
+               for volume in workload.spec["volumes"] if "secret" in volume]  # fmt: skip
+    assert authority["secretName"] not in mounted
+
+
+def test_clients_by_tls_find_the_routers_service_in_its_certificate(everything: Rendered) -> None:
+    (router,) = everything.of_component("router")
+    for flag in ("tls-certificate", "tls-private-key"):
+        assert "router" in certificate_at(everything, router, value_of(router, flag))["dnsNames"]
+    ports = everything.named("Service", "router")["spec"]["ports"]
+    assert [port["appProtocol"] for port in ports] == ["https", "https"]
 
 
 # Autoscalers.

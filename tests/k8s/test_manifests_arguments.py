@@ -22,7 +22,6 @@ PARSERS: dict[str, Callable[[list[str]], Any]] = {
     "ssm": ssm_config_of,
 }
 CONFIG = "/etc/specgrove/suite.yaml"
-pytestmark = pytest.mark.usefixtures("on_a_node_with_gpus")
 
 
 @pytest.fixture(params=OVERLAYS)

@@ -16,6 +16,7 @@ import yaml
 
 from llm_service.arguments import parse_arguments
 from specgrove.models.parallel_layout import ParallelLayout
+from specgrove.settings import rules
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
 from tests.addresses import free_address
 from tests.k8s.manifests import Rendered, Workload, rendered
@@ -68,8 +69,10 @@ def test_ranks_are_started_alike_and_the_leader_alone_answers(suite: Rendered, r
     assert "llm-nodes" not in [found["metadata"]["name"] for found in suite.of_kind("Service")]
 
 
-@pytest.mark.usefixtures("on_a_node_with_gpus")
-def test_ranks_take_their_arguments_and_settings(suite: Rendered, ranks: dict[str, Workload], tmp_path: Path) -> None:
+def test_ranks_take_their_arguments_and_settings(
+    suite: Rendered, ranks: dict[str, Workload], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "may_have_gpu", lambda: True)
     (config,) = suite.of_kind("ConfigMap")
     path = tmp_path / "suite.yaml"
     path.write_text(config["data"]["suite.yaml"])

