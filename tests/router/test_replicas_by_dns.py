@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from router import app
 from router.llm_replica import LlmReplica
+from tests.certificates import Authority
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
 from tests.router.toy_cluster import ToyCluster, toy_cluster
 from tests.router.toy_language import toy_output
@@ -203,3 +205,18 @@ async def test_no_request_makes_it_stay_for_longer_than_it_waits_itself(monkeypa
             await updated_to_other_bits(cluster)
             with pytest.raises(RuntimeError, match="no LLM service of its model is left"):
                 await asyncio.wait_for(cluster.running, LIMIT_S)
+
+
+async def test_certificates_are_for_the_name_that_was_looked_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = Authority(tmp_path / "ca.pem")
+    of_llm, of_other = (authority.issue(tmp_path, name, f"DNS:{name}") for name in ("llm", "other"))
+    files = authority.issue(tmp_path, "router", "DNS:router")
+    async with toy_cluster(ssm_addresses=(), services_tls=files) as cluster:
+        await cluster.add_llm(A, ToyLlm(), of_llm)
+        await cluster.add_llm(B, ToyLlm(), of_other)
+        await until(lambda: cluster.takes_sessions(A))
+        told = f"{B}:{cluster.llm_port}: not connected yet: TLS: its certificate is not for llm"
+        await until(lambda: told in caplog.text)
+        assert await generated(cluster, 20) == toy_output(PROMPT, 20)

@@ -16,6 +16,7 @@ from router.config import RouterConfig, TreeConfig
 from router.llm_replica import LlmReplica
 from router.ssm_replica import SsmReplica
 from specgrove.serving.server import Server
+from specgrove.serving.tls import TlsFiles
 from specgrove.v1 import router_pb2_grpc
 from tests.addresses import free_port
 from tests.router.toy_services import ToyLlm
@@ -62,9 +63,9 @@ class ToyCluster:
         self.stub: Any
         self.channel: grpc.aio.Channel
 
-    async def add_llm(self, host: str, llm: ToyLlm) -> ToyLlm:
+    async def add_llm(self, host: str, llm: ToyLlm, tls: TlsFiles | None = None) -> ToyLlm:
         """Starts it, and tells DNS."""
-        await self._start(llm_server(llm, f"{host}:{self.llm_port}"))
+        await self._start(llm_server(llm, f"{host}:{self.llm_port}", tls))
         self.dns.add("llm", host)
         return llm
 
