@@ -115,14 +115,15 @@ def _workloads_of(owner: Manifest) -> Iterator[Workload]:
         yield Workload(owner, template["metadata"]["labels"], template["spec"])
 
 
-def _objects_of(text: str) -> Rendered:
+def objects_of(text: str) -> Rendered:
+    """Of what kustomize prints."""
     return Rendered([found for found in yaml.load_all(text, Loader=yaml.CSafeLoader) if found])
 
 
 @cache
 def rendered(overlay: str) -> Rendered:
     """What ``kubectl apply -k k8s/overlays/OVERLAY`` applies. Not to be changed: all tests share it."""
-    return _objects_of(render(K8S / "overlays" / overlay))
+    return objects_of(render(K8S / "overlays" / overlay))
 
 
 def composed(folder: Path, components: Sequence[str], *, resources: Sequence[str] = ("base",)) -> Rendered:
@@ -136,4 +137,4 @@ def composed(folder: Path, components: Sequence[str], *, resources: Sequence[str
         "components": [f"{root}/components/{name}" for name in components],
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    return _objects_of(render(folder))
+    return objects_of(render(folder))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.k8s.manifests import OVERLAYS, Rendered, composed, rendered
+from tests.k8s.manifests import OVERLAYS, Rendered, composed, objects_of, rendered
 from tests.k8s.schemas import VERSIONS, errors_of
+from tools.k8s_plain import K8S, render
 
 
 @pytest.fixture(params=OVERLAYS)
@@ -101,6 +104,19 @@ def test_each_llm_replica_keeps_its_model_on_a_volume_of_its_own() -> None:
         assert claim["metadata"]["name"] == "cache"
         assert "cache" not in [volume["name"] for volume in llm.spec["volumes"]]
         assert llm.spec["securityContext"]["fsGroup"] == 65532
+
+
+def test_the_overlay_of_the_docs_is_one(tmp_path: Path) -> None:
+    page = (K8S.parent / "docs" / "kubernetes.md").read_text()
+    (kustomization,) = re.findall(r"```yaml\n(apiVersion: kustomize.*?)```", page, re.DOTALL)
+    (tmp_path / "kustomization.yaml").write_text(kustomization.replace("../../", f"{os.path.relpath(K8S, tmp_path)}/"))
+    (tmp_path / "suite.yaml").write_text("llm: {model: mine}\n")
+    suite = objects_of(render(tmp_path))
+    assert [found["data"] for found in suite.of_kind("ConfigMap")] == [{"suite.yaml": "llm: {model: mine}\n"}]
+    for workload in suite.workloads:
+        assert all(c["image"].startswith("registry.example.com/specgrove/") for c in workload.all_containers)
+        assert all(":0." in c["image"] for c in workload.all_containers)
+    assert suite.of_component("router")[0].owner["spec"]["replicas"] == 3
 
 
 def test_a_model_may_come_as_an_image(tmp_path: Path) -> None:
