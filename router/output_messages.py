@@ -53,6 +53,7 @@ class OutputMessages:
     def of_step(self, step: Step) -> tuple[Step, router_pb2.GenerateResponse]:
         """The step as far as it is output, and its message."""
         now_s = time.monotonic()
+        is_first = self._first_s is None
         self._first_s = self._first_s or now_s
         piece = self._stream.add(
             [token.token_id for token in step.tokens],
@@ -67,6 +68,7 @@ class OutputMessages:
             ],
             text=piece.text,
             prompt_tokens=self._prompt.rest(),
+            num_prompt_tokens=len(self._checked.request.prompt_token_ids) if is_first else 0,
         )
         if self._checked.wants_step_details:
             response.step_details.CopyFrom(step_details_of(step, self._tokenizer))

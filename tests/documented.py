@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROGRAMS = (
     "aiperf", "bash", "buildah", "cat", "chmod", "cmake", "cp", "curl", "docker", "eval", "export", "go", "git", "grpcurl",
-    "guidellm", "helm", "java", "kubectl", "kustomize", "lm_eval", "make", "mkdir", "node", "npm", "openssl", "pip", "podman",
+    "guidellm", "helm", "java", "kind", "kubectl", "kustomize", "lm_eval", "make", "mkdir", "node", "npm", "openssl", "pip", "podman",
     "prometheus", "promtool", "python", "python3", "rm", "sh", "smg", "source", "specgrove", "sudo", "torchrun",
 )  # fmt: skip
 _SHELLS = ("sh", "bash")

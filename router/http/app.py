@@ -148,7 +148,7 @@ def _generating(calls: RouterCalls, settings: ApiSettings) -> APIRouter:
             echoes=[await _text_of(calls, prompt) for prompt in prompts] if body.echo else (),
             has_log_probs=body.logprobs is not None,
             has_prompt_log_probs=body.prompt_logprobs is not None,
-            wants_usage=body.wants_stream_usage,
+            stream_options=body.stream_options,
         )
         return answer(request, prompts, form, is_stream=body.stream, include_stop_text=body.include_stop_str_in_output)
 
@@ -169,7 +169,7 @@ def _generating(calls: RouterCalls, settings: ApiSettings) -> APIRouter:
             readers=called.readers(body.tools, body.n, may_be_many=body.parallel_tool_calls) if body.has_tools else (),
             has_log_probs=body.logprobs,
             has_prompt_log_probs=body.prompt_logprobs is not None,
-            wants_usage=body.wants_stream_usage,
+            stream_options=body.stream_options,
         )
         return answer(
             request, (prompt,), form, is_stream=body.stream, include_stop_text=body.include_stop_str_in_output

@@ -165,7 +165,9 @@ class StreamOptions(Body):
     """What a stream has besides the output."""
 
     include_usage: bool = False
-    continuous_usage_stats: bool = Field(False, description="Taken and ignored: usage is told at the end.")
+    continuous_usage_stats: bool = Field(
+        False, description="With `include_usage`: each chunk tells its output's so far."
+    )
     include_obfuscation: bool = Field(False, description="Taken and ignored: nothing is added to chunks.")
 
 
@@ -207,11 +209,6 @@ class Generation(Body):
     prompt_cache_key: Ignored = None
     prompt_cache_retention: Ignored = None
     service_tier: Ignored = None
-
-    @property
-    def wants_stream_usage(self) -> bool:
-        """Whether a stream ends with a chunk of its usage."""
-        return self.stream_options is not None and self.stream_options.include_usage
 
 
 class _Outputs(Generation):

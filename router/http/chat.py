@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from router.http.answers import DONE, Json
+from router.http.bodies import StreamOptions
 from router.http.heads import Head
 from router.http.log_probs import chat_log_probs, prompt_log_probs
 from router.http.outputs import Piece, prompt_tokens_of, totals_json
+from router.http.stream_usage import StreamUsage
 from router.http.tool_calls import CallHead, CallPiece, ToolCall, ToolCallReader, whole_calls
 from specgrove.v1 import router_pb2
 
@@ -25,43 +27,42 @@ class ChatFormat:
         readers: Sequence[ToolCallReader],
         has_log_probs: bool,
         has_prompt_log_probs: bool,
-        wants_usage: bool,
+        stream_options: StreamOptions | None,
     ) -> None:
         self._head = head
         self._chunk_head = head.fields("chat.completion.chunk")
         self._num_outputs = num_outputs
         self._has_log_probs = has_log_probs
         self._has_prompt_log_probs = has_prompt_log_probs
-        self._wants_usage = wants_usage
-        self._usages: dict[int, router_pb2.Usage] = {}
+        self._usage = StreamUsage(stream_options, num_outputs)
         self._readers = readers
 
     def opening(self) -> Iterable[Json]:
         """Who speaks, for each output."""
         for index in range(self._num_outputs):
             delta = {"role": "assistant", "content": ""}
-            yield self._chunk_of({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
+            yield self._chunk_of(index, {"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
 
     def chunks(self, piece: Piece) -> Iterable[Json]:
         """None while a character, a possible stop text or the beginning of a call is incomplete. A call's head is a chunk of its own."""
         text, calls = self._read(piece)
         log_probs = self._log_probs_of(piece.tokens)
-        if piece.usage is not None:
-            self._usages[piece.index] = piece.usage
-        elif not text and not calls and log_probs is None:
+        self._usage.add(piece)
+        if piece.usage is None and not text and not calls and log_probs is None:
             return
         deltas: list[Json] = [{"content": text}] if text else []
         deltas += ({"tool_calls": [_piece_json(call)]} for call in calls)
         *before, last = deltas or [{}]
         for delta in before:
-            yield self._chunk_of({"index": piece.index, "delta": delta, "logprobs": None, "finish_reason": None})
+            yield self._chunk_of(
+                piece.index, {"index": piece.index, "delta": delta, "logprobs": None, "finish_reason": None}
+            )
         choice = {"index": piece.index, "delta": last, "logprobs": log_probs, "finish_reason": self._reason_of(piece)}
-        yield self._chunk_of(choice | _end_of(piece))
+        yield self._chunk_of(piece.index, choice | _end_of(piece))
 
     def closing(self) -> Iterable[Json]:
         """The usage, where it is asked for."""
-        if self._wants_usage:
-            yield {**self._chunk_head, "choices": [], **totals_json(self._usages.items(), self._num_outputs)}
+        yield from self._usage.closing(self._chunk_head)
 
     def whole(self, pieces: Sequence[Piece]) -> Json:
         """The chunks of each output put together."""
@@ -108,9 +109,8 @@ class ChatFormat:
     def _log_probs_of(self, tokens: Sequence[router_pb2.GeneratedToken]) -> Json | None:
         return chat_log_probs(tokens) if self._has_log_probs and tokens else None
 
-    def _chunk_of(self, choice: Json) -> Json:
-        chunk = {**self._chunk_head, "choices": [choice]}
-        return chunk | {"usage": None} if self._wants_usage else chunk
+    def _chunk_of(self, index: int, choice: Json) -> Json:
+        return {**self._chunk_head, "choices": [choice], **self._usage.of_chunk(index)}
 
 
 def _message(text: str, calls: Sequence[ToolCall]) -> Json:

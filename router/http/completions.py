@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from router.http.answers import DONE, Json
+from router.http.bodies import StreamOptions
 from router.http.heads import Head
 from router.http.log_probs import completion_log_probs, prompt_log_probs
 from router.http.outputs import Piece, prompt_tokens_of, totals_json
-from specgrove.v1 import router_pb2
+from router.http.stream_usage import StreamUsage
 
 
 class CompletionFormat:
@@ -25,7 +26,7 @@ class CompletionFormat:
         echoes: Sequence[str],
         has_log_probs: bool,
         has_prompt_log_probs: bool,
-        wants_usage: bool,
+        stream_options: StreamOptions | None,
     ) -> None:
         """``has_prompt_log_probs``: vLLM's list of them; with an echo ``has_log_probs`` is about the prompt's tokens, too."""
         self._head = head.fields("text_completion")
@@ -33,29 +34,26 @@ class CompletionFormat:
         self._echoes = echoes
         self._has_log_probs = has_log_probs
         self._has_prompt_log_probs = has_prompt_log_probs
-        self._wants_usage = wants_usage
-        self._usages: dict[int, router_pb2.Usage] = {}
+        self._usage = StreamUsage(stream_options, num_per_prompt)
         self._text_lens: dict[int, int] = {}
         self._prompt_lens: dict[int, int] = {}
 
     def opening(self) -> Iterable[Json]:
         """The prompts, where they are to be repeated."""
         for index, text in enumerate(self._echo_of_each()):
-            yield self._chunk_of(_choice(Piece(index, text), None))
+            yield self._chunk_of(index, _choice(Piece(index, text), None))
 
     def chunks(self, piece: Piece) -> Iterable[Json]:
         """None while a character or a possible stop text is incomplete."""
         log_probs = self._log_probs_of(piece)
-        if piece.usage is not None:
-            self._usages[piece.index] = piece.usage
-        elif not piece.text and log_probs is None:
+        self._usage.add(piece)
+        if piece.usage is None and not piece.text and log_probs is None:
             return
-        yield self._chunk_of(_choice(piece, log_probs))
+        yield self._chunk_of(piece.index, _choice(piece, log_probs))
 
     def closing(self) -> Iterable[Json]:
         """The usage, where it is asked for."""
-        if self._wants_usage:
-            yield {**self._head, "choices": [], **totals_json(self._usages.items(), self._num_per_prompt)}
+        yield from self._usage.closing(self._head)
 
     def whole(self, pieces: Sequence[Piece]) -> Json:
         """The chunks of each output put together."""
@@ -96,9 +94,8 @@ class CompletionFormat:
     def _echo_len(self, index: int) -> int:
         return len(self._echoes[index // self._num_per_prompt]) if self._echoes else 0
 
-    def _chunk_of(self, choice: Json) -> Json:
-        chunk = {**self._head, "choices": [choice]}
-        return chunk | {"usage": None} if self._wants_usage else chunk
+    def _chunk_of(self, index: int, choice: Json) -> Json:
+        return {**self._head, "choices": [choice], **self._usage.of_chunk(index)}
 
 
 def _choice(piece: Piece, log_probs: Any) -> Json:

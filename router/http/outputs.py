@@ -28,6 +28,8 @@ class Piece:
     stop_reason: str | int | None = None
     usage: router_pb2.Usage | None = None
     prompt_tokens: Sequence[router_pb2.PromptToken] = ()
+    num_prompt_tokens: int = 0
+    """In the first piece of an output."""
 
 
 async def outputs_of(
@@ -61,7 +63,13 @@ async def _output(
 
 def _piece_of(index: int, response: router_pb2.GenerateResponse, *, include_stop_text: bool) -> Piece:
     if not response.finish_reason:
-        return Piece(index, response.text, response.tokens, prompt_tokens=response.prompt_tokens)
+        return Piece(
+            index,
+            response.text,
+            response.tokens,
+            prompt_tokens=response.prompt_tokens,
+            num_prompt_tokens=response.num_prompt_tokens,
+        )
     return Piece(
         index,
         response.text + (response.stop_reason.text if include_stop_text else ""),

@@ -24,6 +24,7 @@ from router.http.page_notices import (
     WITHOUT_LOCAL_ADDRESS,
 )
 from router.http.page_process import PageProcess
+from specgrove.serving.other_pages import REFUSAL, is_of_other_page
 
 if TYPE_CHECKING:
     import httpcore
@@ -37,7 +38,6 @@ _HOP_BY_HOP = frozenset(
 _SERVER_HEADERS = frozenset((b"date", b"server"))
 # Whoever sees the page may use it, and needs no keys that a browser must not tell it.
 _OWN_HEADERS = frozenset((b"authorization", b"content-length"))
-_SAME_SITE = ("same-origin", "none")
 
 
 def is_gradio_installed() -> bool:
@@ -91,8 +91,8 @@ class ChatPage:
             return _notice(WITHOUT_GRADIO) if _is_browser(request) else PlainTextResponse(WITHOUT_GRADIO_IN_WORDS, 404)
         if self._process is None:
             return _notice(WITHOUT_LOCAL_ADDRESS)
-        if _is_of_other_page(request):
-            return Response("another site's page may not do this", 403)
+        if is_of_other_page(request.method, request.headers):
+            return Response(REFUSAL, 403)
         if not self._process.is_running:
             if self._process.has_failed:
                 return _notice(FAILED, 503)
@@ -150,17 +150,6 @@ async def _content(answer: httpcore.Response, stack: contextlib.AsyncExitStack) 
 
 def _is_browser(request: Request) -> bool:
     return "text/html" in request.headers.get("accept", "")
-
-
-def _is_of_other_page(request: Request) -> bool:
-    """Whether a browser asks for a page of another site or port: it sends a password along with that, too. Links may lead here."""
-    headers = request.headers
-    site = headers.get("sec-fetch-site")
-    if site is None:  # clients that are no browsers, and browsers where the page has no TLS
-        origin = headers.get("origin")
-        return origin is not None and origin.partition("://")[2] != headers.get("host")
-    is_link = request.method == "GET" and headers.get("sec-fetch-mode") == "navigate"
-    return site not in _SAME_SITE and not is_link
 
 
 def _target(request: Request) -> bytes:

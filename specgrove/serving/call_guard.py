@@ -138,12 +138,12 @@ class CallGuard(grpc.aio.ServerInterceptor):
         except SpecGroveError as error:
             logger.log(logging.ERROR if isinstance(error, InternalError) else logging.DEBUG, "%s: %s", method, error)
             await self._abort(context, method, error)
-        except NotImplementedError:
-            # What grpc generates for methods that a servicer leaves out.
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not served here")
-        except Exception:
+        except Exception as error:
             if context.cancelled():
                 return
+            if isinstance(error, NotImplementedError) and context.code() is grpc.StatusCode.UNIMPLEMENTED:
+                # What grpc generates for methods that a servicer leaves out sets the code first. Any other is a defect of ours.
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not served here")
             logger.exception("%s failed", method)
             await self._abort(context, method, InternalError("internal error; the service's log has the details"))
 

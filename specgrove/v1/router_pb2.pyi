@@ -102,7 +102,7 @@ class StopReason(_message.Message):
     def __init__(self, text: _Optional[str] = ..., token_id: _Optional[int] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
-    __slots__ = ("tokens", "text", "finish_reason", "usage", "stop_reason", "num_prompt_tokens_read", "prompt_tokens", "step_details")
+    __slots__ = ("tokens", "text", "finish_reason", "usage", "stop_reason", "num_prompt_tokens_read", "prompt_tokens", "num_prompt_tokens", "step_details")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +110,7 @@ class GenerateResponse(_message.Message):
     STOP_REASON_FIELD_NUMBER: _ClassVar[int]
     NUM_PROMPT_TOKENS_READ_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     STEP_DETAILS_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedCompositeFieldContainer[GeneratedToken]
     text: str
@@ -118,8 +119,9 @@ class GenerateResponse(_message.Message):
     stop_reason: StopReason
     num_prompt_tokens_read: int
     prompt_tokens: _containers.RepeatedCompositeFieldContainer[PromptToken]
+    num_prompt_tokens: int
     step_details: StepDetails
-    def __init__(self, tokens: _Optional[_Iterable[_Union[GeneratedToken, _Mapping]]] = ..., text: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., stop_reason: _Optional[_Union[StopReason, _Mapping]] = ..., num_prompt_tokens_read: _Optional[int] = ..., prompt_tokens: _Optional[_Iterable[_Union[PromptToken, _Mapping]]] = ..., step_details: _Optional[_Union[StepDetails, _Mapping]] = ...) -> None: ...
+    def __init__(self, tokens: _Optional[_Iterable[_Union[GeneratedToken, _Mapping]]] = ..., text: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., stop_reason: _Optional[_Union[StopReason, _Mapping]] = ..., num_prompt_tokens_read: _Optional[int] = ..., prompt_tokens: _Optional[_Iterable[_Union[PromptToken, _Mapping]]] = ..., num_prompt_tokens: _Optional[int] = ..., step_details: _Optional[_Union[StepDetails, _Mapping]] = ...) -> None: ...
 
 class PromptToken(_message.Message):
     __slots__ = ("token_id", "text", "token_bytes", "log_probs")

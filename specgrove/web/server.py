@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import socket
 from collections.abc import Callable
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Response
+from fastapi.responses import PlainTextResponse
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from specgrove.addresses import is_unix
 from specgrove.client import AsyncClient
 from specgrove.serving.listening import bound_socket
+from specgrove.serving.other_pages import REFUSAL, is_of_other_page
 from specgrove.web.conversation import ChatOptions
 from specgrove.web.page import FOLDER, THEME, make_page
 
@@ -21,9 +26,24 @@ _CLOSE_TIMEOUT_S = 1
 _UPLOADS = "/gradio_api/upload"
 
 
+class OwnPagesOnly:
+    """Middleware that refuses what a browser asks for a page of another site or port."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """By the headers alone."""
+        if scope["type"] == "http" and is_of_other_page(scope["method"], Headers(scope=scope)):
+            await PlainTextResponse(REFUSAL, 403)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
 def make_app(client: AsyncClient, defaults: ChatOptions) -> FastAPI:
     """The page as an application."""
     app = FastAPI(openapi_url=None)
+    app.add_middleware(OwnPagesOnly)
     app.add_api_route(_UPLOADS, _no_uploads, methods=["POST"])
     gr.mount_gradio_app(
         app,
@@ -62,8 +82,13 @@ def serve_page(
         server_header=False,
         timeout_graceful_shutdown=_CLOSE_TIMEOUT_S,
     )
-    with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
-        _Server(config, lambda: on_listening(place)).run([bound])
+    # uvicorn raises a signal again when it has ended. SIGTERM would then end the process before the suite behind the page is stopped.
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            _Server(config, lambda: on_listening(place)).run([bound])
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 class _Server(uvicorn.Server):

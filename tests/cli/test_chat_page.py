@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,19 @@ def config_at(address: str) -> dict[str, Any] | None:
     return found
 
 
-def test_the_page_is_there_until_ctrl_c(fake_router: tuple[FakeRouter, str], tmp_path: Path) -> None:
+def status_at(address: str, headers: dict[str, str]) -> int:
+    asked = urllib.request.Request(f"http://{address}/config", headers=headers)
+    try:
+        with urllib.request.urlopen(asked) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_page_is_there_until_a_signal(
+    fake_router: tuple[FakeRouter, str], tmp_path: Path, number: signal.Signals
+) -> None:
     address = free_address()
     command = [sys.executable, "-m", "specgrove.cli", "chat", "--address", fake_router[1], "--web", address]
     # A browser that only tells what it was to open.
@@ -48,7 +61,11 @@ def test_the_page_is_there_until_ctrl_c(fake_router: tuple[FakeRouter, str], tmp
         }
         assert (values["Temperature"], values["System prompt"]) == (0.7, "Be brief.")
         assert not config["analytics_enabled"]
-        process.send_signal(signal.SIGINT)
+        assert status_at(address, {"sec-fetch-site": "same-origin"}) == 200
+        for of_other_page in ({"sec-fetch-site": "cross-site"}, {"origin": "http://evil.example"}):
+            assert status_at(address, of_other_page) == 403
+        assert status_at(address, {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}) == 200  # a link
+        process.send_signal(number)
         _, said = process.communicate()
     finally:
         process.kill()

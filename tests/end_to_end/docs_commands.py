@@ -20,8 +20,10 @@ NOT_RUN = {
     r"models download ": "needs the hub",
     r"^(smg|lm_eval|guidellm|aiperf) ": "a program of others that is not installed here; the page says with what it was tried",
     r"completion (zsh|fish)": "the shell is not installed here; tests/cli/test_usage.py holds the scripts",
+    r" \.\.\.$": "the page leaves out what is said above; tests/serving and tests/router hold the options",
+    r"dns:\w": "names of a cluster's DNS; tests/router resolve such names",
     r"HOST:": "reaches a host of the reader's, by a certificate that others trust; tests of the command line hold TLS and keys",
-    r"^(kubectl|kustomize|helm) ": "needs a cluster; tests/k8s check the files",
+    r"^(kubectl|kustomize|helm|kind) ": "needs a cluster; tests/k8s check the files",
     r"^(sudo |podman |docker |buildah )": "needs root, or builds images; tests/k8s do it where that can be done",
 }
 SNIPPETS_NOT_RUN = {
@@ -60,6 +62,8 @@ class Way(enum.Enum):
     """Where no suite runs."""
     SERVER = enum.auto()
     """Runs until a signal."""
+    BY_HAND = enum.auto()
+    """One of three services, which are of use together."""
 
 
 def shell_words(command: Command) -> str:
@@ -75,7 +79,9 @@ def way_of(command: Command) -> Way:
     words = shell_words(command)
     if any(re.search(pattern, words) for pattern in NOT_RUN):
         return Way.NOT_RUN
-    if re.search(r"^prometheus |^python -m (router|llm_service|ssm_service) |^specgrove chat --web", words):
+    if words.startswith("python -m "):
+        return Way.BY_HAND
+    if re.search(r"^prometheus |^specgrove chat --web", words):
         return Way.SERVER
     if words.startswith("specgrove serve") and "--print-config" not in words:
         return Way.SERVER

@@ -119,6 +119,8 @@ def suite_network(environment: Mapping[str, str], tmp_path_factory: pytest.TempP
     shown = next(found.output for found in commands() if found.words == SUITE)
     for network in networks():
         with network.server(SUITE, tmp_path_factory.mktemp("suite"), environment, READY["specgrove serve"]) as log:
+            folder = log.parent
+            runs(network, "specgrove generate Hi --max-tokens 4 --address 127.0.0.1:50051", folder, environment)
             yield network
         printed = one_line(log.read_text())
         assert printed.startswith(one_line(shown).partition("; Ctrl-C stops")[0])
@@ -195,9 +197,23 @@ def test_a_server_starts_as_it_stands(
     words = shell_words(command)
     if not (folder / "DIR").exists():
         (folder / "DIR").symlink_to(folder / "my-model")
-    ready = next((found for first, found in READY.items() if words.startswith(first)), " serving")
+    ready = next(found for first, found in READY.items() if words.startswith(first))
     with network.server(words, folder, environment, ready):
         pass
+
+
+@pytest.mark.slow
+def test_services_that_are_started_by_hand_find_each_other(
+    network: PrivateNetwork, folder: Path, environment: Mapping[str, str]
+) -> None:
+    llm, ssm, router = map(shell_words, of_way(Way.BY_HAND))
+    with (
+        network.server(llm, folder, environment, "listening on"),
+        network.server(ssm, folder, environment, "listening on"),
+        network.server(router, folder, environment, "INFO router: serving"),
+    ):
+        words = "specgrove generate Hi --max-tokens 8 --address 127.0.0.1:50051 --ssm demo"
+        assert runs(network, words, folder, environment).strip()
 
 
 @pytest.mark.slow

@@ -144,7 +144,7 @@ def test_a_tool_is_called_where_it_has_to_be(api: OpenAI) -> None:
     stream = api.chat.completions.create(**asked, tool_choice=named, stream=True)
     calls = [call for chunk in stream for call in chunk.choices[0].delta.tool_calls or []]
     assert "".join(call.function.arguments or "" for call in calls if call.function is not None) == arguments
-    assert len(calls) > 3
+    assert len(calls) > 1
 
 
 def test_64_streams_at_once_and_those_that_are_left(suite: Suite, http_address: str, client: Client) -> None:

@@ -64,6 +64,36 @@ async def test_health_by_service_name(server: Server, channel: grpc.aio.Channel)
     assert [await _health(channel, name) for name in ("", SERVICE_NAME)] == [NOT_SERVING, NOT_SERVING]
 
 
+class IncompleteServicer(EchoServicer):
+    """Without one method, and with one that is not done."""
+
+    GetLoad = ssm_pb2_grpc.SsmServiceServicer.GetLoad
+
+    async def Warmup(self, request: object, context: object) -> ssm_pb2.SsmServiceWarmupResponse:  # noqa: N802
+        raise NotImplementedError("secret detail")
+
+
+async def test_a_method_that_is_not_there_is_no_defect_and_one_that_is_not_done_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = server_of(IncompleteServicer())
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            stub = ssm_pb2_grpc.SsmServiceStub(channel)
+            with pytest.raises(grpc.aio.AioRpcError) as info:
+                await stub.GetLoad(ssm_pb2.SsmServiceGetLoadRequest())
+            assert info.value.code() is grpc.StatusCode.UNIMPLEMENTED
+            assert "failed" not in caplog.text
+            with pytest.raises(grpc.aio.AioRpcError) as info:
+                await stub.Warmup(ssm_pb2.SsmServiceWarmupRequest())
+            assert info.value.code() is grpc.StatusCode.INTERNAL
+            assert "secret" not in (info.value.details() or "")
+            assert "secret detail" in caplog.text
+    finally:
+        await server.stop(0)
+
+
 async def test_errors_keep_their_type_and_details(channel: grpc.aio.Channel) -> None:
     stub = ssm_pb2_grpc.SsmServiceStub(channel)
     with pytest.raises(grpc.aio.AioRpcError) as info:

@@ -133,6 +133,20 @@ async def test_calls_of_tools_are_read(tool_call_format: str, content: str) -> N
             assert (plain.message.content, plain.finish_reason) == (content, "stop")
 
 
+async def test_chunks_tell_what_their_output_has_taken_so_far(api: AsyncOpenAI) -> None:
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}
+    stream = await api.chat.completions.create(**BODY, stream=True, stream_options=options)
+    first, *chunks, last = [chunk async for chunk in stream]
+    assert (first.choices[0].delta.role, first.usage) == ("assistant", None)  # nothing is known yet
+    assert last.usage is not None
+    usages = [chunk.usage for chunk in chunks if chunk.usage is not None]
+    assert len(usages) == len(chunks) > 2
+    assert {usage.prompt_tokens for usage in usages} == {last.usage.prompt_tokens}
+    counts = [usage.completion_tokens for usage in usages]
+    assert counts == sorted(counts)
+    assert counts[-1] == last.usage.completion_tokens
+
+
 async def test_openais_helper_of_streams_follows_two_calls_and_one_that_is_cut_off() -> None:
     calls = [
         f'<tool_call>{{"name": "weather", "arguments": {{"city": "{city}"}}}}</tool_call>' for city in ("Rome", "Bonn")

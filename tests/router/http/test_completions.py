@@ -66,6 +66,22 @@ async def test_a_stream_tells_its_usage_when_asked(api: AsyncOpenAI) -> None:
     assert all(chunk.usage is None for chunk in chunks[:-1])
 
 
+async def test_chunks_tell_what_their_output_has_taken_so_far_as_in_vllm(api: AsyncOpenAI) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    *chunks, last = await streamed(api, stream_options=options, n=2)
+    for index in (0, 1):
+        usages = [chunk.usage for chunk in chunks if chunk.choices[0].index == index]
+        counts = [usage.completion_tokens for usage in usages]
+        assert len(counts) > 2
+        assert counts == sorted(counts)
+        assert (counts[0] < 20, counts[-1]) == (True, 20)
+        assert all((usage.prompt_tokens, usage.total_tokens) == (11, 11 + usage.completion_tokens) for usage in usages)
+    assert (last.choices, last.usage.completion_tokens, last.usage.prompt_tokens) == ([], 40, 11)
+    # It counts only beside the other.
+    alone = await streamed(api, stream_options={"continuous_usage_stats": True})
+    assert all(chunk.usage is None and chunk.choices for chunk in alone)
+
+
 async def test_a_stream_ends_with_done(suite: ToySuite) -> None:
     reply = await ask(suite, "/v1/completions", BODY | {"stream": True})
     assert reply.headers["content-type"].startswith("text/event-stream")
