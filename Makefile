@@ -16,7 +16,7 @@ MODULE_LIST := build/modules.txt
 $(shell mkdir -p build; find specgrove router llm_service ssm_service -name '*.py' | sort > build/modules.new; \
 	cmp -s build/modules.new $(MODULE_LIST) || cp build/modules.new $(MODULE_LIST); rm -f build/modules.new)
 
-.PHONY: demo test check setup protos settings-page check-settings bench bench-cpu-peers gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu native-sanitize clean lint types imports format-native lint-protos breaking-protos released-protos check-protos metrics-page check-metrics prometheus-rule check-prometheus-rule k8s-plain check-k8s docs images
+.PHONY: demo test check setup protos settings-page check-settings bench bench-cpu-peers gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu native-sanitize clean lint types imports format-native lint-protos breaking-protos released-protos check-protos metrics-page check-metrics prometheus-rule check-prometheus-rule k8s-plain check-k8s docs images k8s-test k8s-tools
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.running
@@ -200,6 +200,13 @@ prometheus-rule: setup
 
 check-prometheus-rule: setup
 	@$(BIN)/python -m tools.prometheus_rule --check
+
+# Builds the images, runs the overlay cpu-demo with them on podman, and cuts cables between two hosts. As root, with what k8s-tools installs.
+k8s-test: setup
+	$(BIN)/python -m pytest -q -m slow tests/k8s
+
+k8s-tools:
+	apt-get update -qq && apt-get install -qq -y --no-install-recommends podman runc catatonit debootstrap dnsmasq-base iproute2 util-linux
 
 # k8s/plain/*.yaml, the overlays as one file each.
 k8s-plain: setup

@@ -43,7 +43,7 @@ class Host:
 
     def pids(self) -> list[int]:
         """Of all processes here."""
-        return [int(pid) for pid in _ip("netns", "pids", self.namespace).split()]
+        return [int(pid) for pid in ip("netns", "pids", self.namespace).split()]
 
     def lose_power(self) -> None:
         """All processes here end at once."""
@@ -61,11 +61,11 @@ class TwoHosts:
 
     def cut(self) -> None:
         """From now on no packet gets through, and neither end is told more than that its cable has no signal."""
-        _ip("-n", self.back.namespace, "link", "set", _INTERFACE, "down")
+        ip("-n", self.back.namespace, "link", "set", _INTERFACE, "down")
 
     def mend(self) -> None:
         """Packets get through again."""
-        _ip("-n", self.back.namespace, "link", "set", _INTERFACE, "up")
+        ip("-n", self.back.namespace, "link", "set", _INTERFACE, "up")
 
 
 @contextlib.contextmanager
@@ -77,21 +77,22 @@ def two_hosts() -> Iterator[TwoHosts]:
     with contextlib.ExitStack() as made:
         for host in ends:
             try:
-                _ip("netns", "add", host.namespace)
+                ip("netns", "add", host.namespace)
             except (OSError, subprocess.CalledProcessError) as error:
                 reason = getattr(error, "stderr", None) or error
                 pytest.skip(f"no network namespaces here, which take root and iproute2: {reason}")
-            made.callback(_ip, "netns", "del", host.namespace)
+            made.callback(ip, "netns", "del", host.namespace)
         front, back = (host.namespace for host in ends)
-        _ip("link", "add", _INTERFACE, "netns", front, "type", "veth", "peer", "name", _INTERFACE, "netns", back)
+        ip("link", "add", _INTERFACE, "netns", front, "type", "veth", "peer", "name", _INTERFACE, "netns", back)
         for host in ends:
-            _ip("-n", host.namespace, "address", "add", f"{host.ip}/{_PREFIX_LEN}", "dev", _INTERFACE)
+            ip("-n", host.namespace, "address", "add", f"{host.ip}/{_PREFIX_LEN}", "dev", _INTERFACE)
             for interface in ("lo", _INTERFACE):
-                _ip("-n", host.namespace, "link", "set", interface, "up")
+                ip("-n", host.namespace, "link", "set", interface, "up")
         yield hosts
 
 
-def _ip(*arguments: str) -> str:
+def ip(*arguments: str) -> str:
+    """What iproute2 prints. Raises ``CalledProcessError``."""
     return subprocess.run(("ip", *arguments), check=True, capture_output=True, text=True).stdout
 
 
