@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
+import re
 import shutil
 import subprocess
 import urllib.parse
@@ -20,6 +23,13 @@ from tests.addresses import free_address
 from tests.metrics.scraping import Samples, samples_of, value
 from tests.waiting import wait_until
 
+ROOT = Path(__file__).parents[2]
+DASHBOARD = json.loads((ROOT / "k8s" / "components" / "monitoring" / "dashboard.json").read_text())
+# Series that are not there before something goes wrong, which nothing does here.
+OF_FAILURES = {
+    "specgrove_router_requests_failed_total": "no request fails",
+    "specgrove_router_replica_losses_total": "no replica is lost",
+}
 TREES = SpeculationOptions(ssms=("itself",), max_num_nodes=4, max_depth=4)
 
 
@@ -115,6 +125,53 @@ def test_what_prometheus_finds_is_what_clients_were_told(tiny_suite: Suite, prom
     assert stats.num_output_tokens == totals["specgrove_router_generation_tokens_total"]
     assert prometheus.query("specgrove_router_replica_up{service='llm_service'}").popitem()[1] == 1
     assert prometheus.query("min(up)") == {(): 1}
+
+
+def queries_of_the_dashboard() -> list[tuple[str, str]]:
+    """Each with its panel's title, as Grafana sends it where all routers are chosen."""
+    chosen = {"$instance": ".*", "$__rate_interval": "1m"}
+    return [
+        (
+            panel["title"],
+            functools.reduce(lambda query, name: query.replace(name, chosen[name]), chosen, target["expr"]),
+        )
+        for panel in DASHBOARD["panels"]
+        for target in panel.get("targets", ())
+    ]
+
+
+def queries_of_the_page() -> list[tuple[str, str]]:
+    """Those that docs/metrics.md recommends: where a query stands in a table's last column."""
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    found = re.findall(r"^\| ([^|]+) \| `([^`]*specgrove_[^`]*\[5m\][^`]*)` \|$", page, re.MULTILINE)
+    assert len(found) > 3
+    return found
+
+
+def test_each_query_of_the_dashboard_and_of_the_page_finds_data(tiny_suite: Suite, prometheus: Prometheus) -> None:
+    left = queries_of_the_dashboard() + queries_of_the_page()
+    assert len(left) > 35
+    with Client(tiny_suite.address) as client:
+
+        def all_have_data() -> bool:
+            """A request more; what has had data once counts."""
+            client.complete("a b a b a b", max_tokens=100, speculation=TREES, ignore_eos=True)
+            left[:] = [(title, query) for title, query in left if not has_data(query)]
+            return all(any(name in query for name in OF_FAILURES) for _, query in left)
+
+        def has_data(query: str) -> bool:
+            values = prometheus.query(query).values()
+            return bool(values) and all(map(math.isfinite, values))
+
+        try:
+            wait_until(all_have_data)
+        except TimeoutError:
+            pytest.fail(f"no data: {left}")
+    # What the dashboard lets its users choose among.
+    (chosen,) = [found for found in DASHBOARD["templating"]["list"] if found["name"] == "instance"]
+    name = re.fullmatch(r"label_values\((\w+), instance\)", chosen["definition"])
+    assert name is not None
+    assert prometheus.query(f"count by (instance) ({name[1]})")
 
 
 def test_the_model_services_tell_of_their_passes_and_slots(tiny_suite: Suite) -> None:
