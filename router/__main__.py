@@ -97,7 +97,7 @@ def main() -> None:
         request_log.logger.setLevel("INFO")
     try:
         asyncio.run(serve(config))
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, ValueError) as error:
         sys.exit(f"router: {error}")
 
 
