@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from specgrove.config import MAX_NUM_TREE_NODES
 from specgrove.models.demand import ModelDemand
 from specgrove.serving.tls import TlsFiles
 from specgrove.tracing import NOWHERE, TracingConfig
+from specgrove.v1 import llm_pb2
+
+SERVICE_NAME = llm_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +59,8 @@ class LlmServiceConfig:
     def addresses(self) -> tuple[str, ...]:
         """All that it listens at."""
         return tuple(filter(None, (self.address, self.metrics_address, self.health_address)))
+
+
+def is_rank(environment: Mapping[str, str]) -> bool:
+    """Whether ``torchrun`` started this process."""
+    return "RANK" in environment and "WORLD_SIZE" in environment

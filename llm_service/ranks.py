@@ -62,11 +62,6 @@ class Rank:
         return range(self.rank - self.local_rank, self.rank - self.local_rank + self.num_local)
 
 
-def is_rank(environment: Mapping[str, str]) -> bool:
-    """Whether ``torchrun`` started this process."""
-    return "RANK" in environment and "WORLD_SIZE" in environment
-
-
 def launch(layout: ParallelLayout, argv: Sequence[str], drain_timeout_s: float) -> int:
     """Starts all ranks on this machine as ``torchrun`` does, with the same arguments; returns the exit code when they have ended."""
     with temporary_folder("specgrove-ranks-") as folder:  # else torch leaves one behind each time

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from specgrove.addresses import next_ports
@@ -18,6 +19,7 @@ from specgrove.models.demand import ModelDemand
 from specgrove.models.family import read_spec
 from specgrove.models.fitting import check_before_start
 from specgrove.models.hub import ModelNotFoundError, check_named
+from specgrove.models.ssm_fitting import SsmDemand, check_ssms_before_start, found_ssm
 from specgrove.serving.api_keys import read_keys
 from specgrove.serving.listening import check_can_listen
 from specgrove.serving.tls import server_tls
@@ -132,6 +134,16 @@ def check_model(settings: SuiteSettings, folder: Path, *, needs_chat: bool = Fal
         raise ValueError(f"{folder.name} takes no conversations: {problem}, with `specgrove generate --raw`")
     try:
         demand = ModelDemand.of(lambda name: settings["llm", name])
-        check_before_start(demand, folder, settings["llm", "cache-dir"])
+        check_before_start(demand, folder, settings["llm", "cache-dir"], settings["", "llm-replicas"])
     except ValueError as error:
         raise ValueError(in_suite_flags(str(error), "llm")) from error
+
+
+def check_ssms(settings: SuiteSettings, ssms: Sequence[str]) -> None:
+    """Of SSMs that are there, and can draft for the LLM: whether they can be served as the settings say. Raises ``ValueError``."""
+    specs = [spec for spec in parse_ssms(ssms) if spec.model is not None]
+    found = [found_ssm(spec, settings["ssm", "cache-dir"], lambda _: None) for spec in specs]
+    try:
+        check_ssms_before_start(SsmDemand.of(lambda name: settings["ssm", name]), found)
+    except ValueError as error:
+        raise ValueError(in_suite_flags(str(error), "ssm")) from error

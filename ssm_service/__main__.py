@@ -1,4 +1,4 @@
-"""``python -m ssm_service``: reads the command line, loads the pool, serves until told to stop."""
+"""``python -m ssm_service``: reads the command line, finds the models, and says what is wrong with them before torch is imported."""
 
 from __future__ import annotations
 
@@ -6,42 +6,28 @@ import specgrove.quiet_grpc  # noqa: F401  before anything imports grpc
 
 # isort: split
 import argparse
-import asyncio
 import logging
 import os
 import sys
 
-import torch
-
 from specgrove.config import DEFAULT_SSMS, STEP_TIMEOUT_S
-from specgrove.cpus import too_few_for
 from specgrove.folders import provide_home
-from specgrove.kernels.threads import amx_refusal, get_isa, set_num_threads
-from specgrove.metrics.exposition import make_registry
-from specgrove.metrics.server import metrics_server
 from specgrove.models.hub import check_named
-from specgrove.runtime.devices import choose_device
-from specgrove.runtime.step_loop import HungEngineError, StepLoop
+from specgrove.models.ssm_fitting import SsmDemand, check_ssms_before_start, found_ssm
+from specgrove.runtime.step_loop import HungEngineError
 from specgrove.serving.health import Health
 from specgrove.serving.health_server import health_server
 from specgrove.serving.listening import check_can_listen
-from specgrove.serving.server import run_server
 from specgrove.serving.tls import server_tls
 from specgrove.settings import parse_settings
+from specgrove.settings.setting import attribute_of
 from specgrove.ssm_specs import parse_ssms
 from specgrove.starting import ended_by_signals
 from specgrove.telemetry import set_up_logging
-from specgrove.tracing import TracingConfig, set_up_tracing
-from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
-from ssm_service.config import PoolConfig, SsmServiceConfig
-from ssm_service.loading import info_of, load_ssm
-from ssm_service.pool import DrafterPool
-from ssm_service.servicer import SsmServicer
+from specgrove.tracing import TracingConfig
+from ssm_service.config import SERVICE_NAME, SsmServiceConfig
 
 logger = logging.getLogger("ssm_service")
-
-SERVICE_NAME = ssm_pb2.DESCRIPTOR.services_by_name["SsmService"].full_name
-_STOP_TIMEOUT_S = 5.0
 
 
 def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
@@ -59,12 +45,9 @@ def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
     return SsmServiceConfig(
         address=arguments.address,
         ssms=ssms,
-        dtype=arguments.dtype,
-        device=arguments.device,
-        gpu_kernels=arguments.gpu_kernels,
+        demand=SsmDemand.of(lambda name: getattr(arguments, attribute_of(name))),
         cache_dir=arguments.cache_dir,
         num_threads=arguments.threads,
-        num_slots=arguments.kv_slots,
         session_ttl_s=arguments.session_ttl_s,
         step_timeout_s=arguments.step_timeout_s or STEP_TIMEOUT_S,
         drain_timeout_s=arguments.drain_timeout_s,
@@ -77,44 +60,13 @@ def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
     )
 
 
-async def serve(config: SsmServiceConfig, health: Health) -> None:
-    """Loads the pool and serves it until a signal. Raises ``ValueError`` with what is wrong with a model."""
-    torch.set_num_threads(1)  # the kernels have threads of their own
-    set_num_threads(config.num_threads)
-    device = choose_device(config.device, 0)
-    if device.type == "cpu":
-        if (refusal := amx_refusal()) is not None:
-            logger.warning("kernels use %s, not the processor's AMX: %s", get_isa(), refusal)
-        if (crowding := too_few_for(f"{config.num_threads} threads", config.num_threads)) is not None:
-            logger.warning("%s", crowding)
-    for spec in config.ssms:
-        if spec.model is not None:
-            check_named(spec.model, needs_tokenizer=False)  # all of them, before the first is loaded
-    ssms = [load_ssm(spec, config, device) for spec in config.ssms]
-    pool = DrafterPool(ssms, PoolConfig(session_ttl_s=config.session_ttl_s))
-    loop = StepLoop(pool, "pool", step_timeout_s=config.step_timeout_s)
-    tracing = set_up_tracing("ssm_service", config.tracing)
-    infos = [info_of(spec, ssm) for spec, ssm in zip(config.ssms, ssms, strict=True)]
-    servicer = SsmServicer(infos, pool, loop, tracing)
-    sources = (servicer.load.readings, pool.counts.readings, servicer.streams.readings)
-    try:
-        with metrics_server(config.metrics_address, make_registry("ssm_service", sources)):
-            await run_server(
-                config.address,
-                lambda server: ssm_pb2_grpc.add_SsmServiceServicer_to_server(servicer, server),
-                health=health,
-                drain=servicer.streams.drain,
-                cut_off=servicer.streams.cut_off,
-                drain_timeout_s=config.drain_timeout_s,
-                tls=config.tls,
-                stopped=asyncio.wrap_future(loop.ended),
-                hang_timeout_s=config.step_timeout_s,
-            )
-    finally:
-        has_ended = loop.stop(_STOP_TIMEOUT_S)
-        tracing.shut_down()
-    if not has_ended:
-        raise RuntimeError(f"the step under way has not ended in {_STOP_TIMEOUT_S:.0f} s")
+def check_models(config: SsmServiceConfig) -> None:
+    """All of them, before the first is loaded. Raises ``ValueError`` and ``OSError``."""
+    specs = [spec for spec in config.ssms if spec.model is not None]
+    for spec in specs:
+        check_named(spec.model or "", needs_tokenizer=False)
+    found = [found_ssm(spec, config.cache_dir, logger.info) for spec in specs]
+    check_ssms_before_start(config.demand, found)
 
 
 def main() -> int:
@@ -127,7 +79,10 @@ def main() -> int:
             check_can_listen(address)  # loading may take minutes
         health = Health([SERVICE_NAME])
         with ended_by_signals(), health_server(config.health_address, health):
-            asyncio.run(serve(config, health))
+            check_models(config)
+            from ssm_service.service import run  # brings torch
+
+            run(config, health)
     except HungEngineError as error:
         logger.error("%s; ending, to be started again", error)
         sys.stderr.flush()

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specgrove.config import MAX_NUM_TREE_NODES, MAX_TREE_DEPTH
+from specgrove.models.ssm_fitting import SsmDemand
 from specgrove.serving.tls import TlsFiles
 from specgrove.ssm_specs import SsmSpec
 from specgrove.tracing import NOWHERE, TracingConfig
+from specgrove.v1 import ssm_pb2
 from ssm_service.draft_tree import Beam, Expansion
+
+SERVICE_NAME = ssm_pb2.DESCRIPTOR.services_by_name["SsmService"].full_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +32,9 @@ class SsmServiceConfig:
 
     address: str
     ssms: tuple[SsmSpec, ...]
-    dtype: str
-    device: str
-    gpu_kernels: str
-    """``auto``, ``off`` or ``require``."""
+    demand: SsmDemand
     cache_dir: Path
     num_threads: int
-    num_slots: int
     session_ttl_s: float
     step_timeout_s: float
     """After which a step is taken to hang."""

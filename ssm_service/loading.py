@@ -12,10 +12,10 @@ from specgrove.models.decoder import DTYPES
 from specgrove.models.device_weights import DeviceWeights
 from specgrove.models.family import read_spec
 from specgrove.models.gguf_model import weights_note
-from specgrove.models.hub import resolve_model
 from specgrove.models.loading import load_decoder
 from specgrove.models.model_files import weight_files
 from specgrove.models.quantized_cache import ensure_quantized
+from specgrove.models.ssm_fitting import SSM_MAX_NUM_LOGIT_ROWS, SSM_MAX_NUM_ROWS, found_ssm
 from specgrove.models.weight_store import MemoryWeights
 from specgrove.runtime.devices import has_gpu_kernels, runner_for
 from specgrove.runtime.pass_buffers import PassLimits
@@ -31,29 +31,26 @@ logger = logging.getLogger(__name__)
 _MAP_NAME = "draft_token_ids"
 
 
-_MAX_NUM_GRAPH_ROWS = 512  # of a pass: a chunk of a prompt, and levels of many sessions' trees
-
-
 def load_ssm(spec: SsmSpec, config: SsmServiceConfig, device: torch.device) -> NeuralSsm | LookupSsm:
     """Raises ``ValueError`` with what is wrong with the model."""
     rule = rule_of(spec)
     if spec.model is None or rule is None:
         return LookupSsm(spec.name)
-    folder = resolve_model(spec.model, cache_dir=config.cache_dir, progress=logger.info, needs_tokenizer=False)
+    folder = found_ssm(spec, config.cache_dir, logger.info).folder
     folder = ensure_quantized(folder, spec.quantization, config.cache_dir, logger.info)
-    if (note := weights_note(folder, config.dtype)) is not None:
+    if (note := weights_note(folder, config.demand.dtype)) is not None:
         logger.info("%s: %s", spec.name, note)
-    dtype = DTYPES[config.dtype]
+    dtype = DTYPES[config.demand.dtype]
     vocabulary = read_vocabulary(folder)
-    has_kernels = has_gpu_kernels(config.gpu_kernels, read_spec(folder), dtype, device)
+    has_kernels = has_gpu_kernels(config.demand.gpu_kernels, read_spec(folder), dtype, device)
     store = MemoryWeights() if device.type == "cpu" else DeviceWeights(device, has_kernels=has_kernels)
     decoder = load_decoder(folder, dtype, store=store)
-    max_len = min(decoder.spec.max_position_embeddings, config.num_slots)
-    limits = PassLimits(_MAX_NUM_GRAPH_ROWS, _MAX_NUM_GRAPH_ROWS // 2, max_len, config.num_slots)
+    max_len = min(decoder.spec.max_position_embeddings, config.demand.num_slots)
+    limits = PassLimits(SSM_MAX_NUM_ROWS, SSM_MAX_NUM_LOGIT_ROWS, max_len, config.demand.num_slots)
     logger.info("%s: %.1fM parameters from %s, %s", spec.name, decoder.spec.num_parameters / 1e6, folder, spec.mode)
     return NeuralSsm(
         spec.name,
-        runner_for(decoder, limits, config.gpu_kernels),
+        runner_for(decoder, limits, config.demand.gpu_kernels),
         rule,
         read_draft_vocab(folder),
         vocabulary=vocabulary,

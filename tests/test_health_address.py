@@ -46,7 +46,7 @@ def looking_at(address: str, name: str, seen: list[list[int]]) -> Callable[..., 
 
 @pytest.mark.parametrize(
     ("main", "name", "loads"),
-    [(llm_main, "specgrove.v1.LlmService", "load_runner"), (ssm_main, "specgrove.v1.SsmService", "load_ssm")],
+    [(llm_main, "specgrove.v1.LlmService", "check_model"), (ssm_main, "specgrove.v1.SsmService", "check_models")],
     ids=["llm", "ssm"],
 )
 def test_a_service_that_loads_is_alive_and_not_ready(
@@ -55,7 +55,6 @@ def test_a_service_that_loads_is_alive_and_not_ready(
     address, seen = f"unix:{tmp_path}/health.sock", list[list[int]]()
     monkeypatch.setattr(main, loads, looking_at(address, name, seen))
     monkeypatch.setattr(main, "set_up_logging", lambda *_: None)
-    monkeypatch.setattr(main, "check_model", lambda config: None, raising=False)
     words = ["--health-address", address, "--address", f"unix:{tmp_path}/main.sock"]
     monkeypatch.setattr("sys.argv", ["service", *words, *(["--ssm", "lookup"] if main is ssm_main else [])])
     assert main.main() == 1

@@ -56,7 +56,7 @@ def test_what_is_given_to_serve_reaches_the_services_that_have_it() -> None:
     assert llm.demand.offload is not None
     assert llm.demand.layout.stage_sizes == (10, 12, 8)
     ssm = parse_ssm_service(list(settings.arguments("ssm")))
-    assert (ssm.num_slots, ssm.device) == (99, "cpu")
+    assert (ssm.demand.num_slots, ssm.demand.device) == (99, "cpu")
 
 
 def test_a_services_own_value_goes_before_the_shared_one() -> None:
@@ -66,7 +66,7 @@ def test_a_services_own_value_goes_before_the_shared_one() -> None:
         assert parse_llm(lines["llm_service"]).num_threads == 2
         assert parse_llm(lines["llm_service"]).demand.dtype == "float32"
         ssm = parse_ssm_service(list(lines["ssm_service"]))
-        assert (ssm.num_threads, ssm.dtype) == (1, "bfloat16")
+        assert (ssm.num_threads, ssm.demand.dtype) == (1, "bfloat16")
 
 
 def test_a_switch_can_be_turned_off_again() -> None:

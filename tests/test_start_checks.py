@@ -15,9 +15,9 @@ import pytest
 from specgrove import cpus, start_checks
 from specgrove.cli import main
 from specgrove.gpus import may_have_gpu
-from specgrove.models import fitting
+from specgrove.models import fitting, ssm_fitting
 from specgrove.settings import SuiteSettings, rules
-from specgrove.start_checks import check_model, check_settings, crowding_of
+from specgrove.start_checks import check_model, check_settings, check_ssms, crowding_of
 from tests.conftest import save_tiny_llama
 from tests.router.toy_language import EOS, VOCAB_SIZE, toy_tokenizer_json
 from tests.waiting import LIMIT_S
@@ -63,6 +63,10 @@ def unknown_folder(model_folder: Path, tmp_path: Path) -> Path:
         (
             {("router", "http-address"): "unix:/x", ("router", "local-address"): "unix:/x"},
             "are the same, unix:/x; give two",
+        ),
+        (
+            {("router", "max-requests"): 5, ("router", "max-requests-per-connection"): 6},
+            "--max-requests-per-connection 6 is more than --max-requests 5: give 5 at most",
         ),
     ],
 )
@@ -162,6 +166,42 @@ def test_what_the_model_and_the_machine_tell(
             main(["serve", "--llm", str(model_folder), "--ssm", "none", "--grpc-address", "127.0.0.1:0", *words]) == 1
         )
     assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_ssms_have_to_fit(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssm_fitting, "available_memory_bytes", lambda: 1 << 30)
+    ssms = [f"{model_folder},name=a", f"{model_folder},name=b", "lookup"]
+    check_ssms(SuiteSettings({("ssm", "kv-slots"): 1000}), ssms)
+    check_ssms(SuiteSettings({("ssm", "kv-slots"): 2**40}), ["lookup"])
+    with pytest.raises(
+        ValueError, match=r"1\.00 GiB available: a: weights .*; b: weights .*; give --ssm\.kv-slots \d+ at most"
+    ) as found:
+        check_ssms(SuiteSettings({("ssm", "kv-slots"): 2**40}), ssms)
+    fewer = int(str(found.value).split()[-3])
+    check_ssms(SuiteSettings({("ssm", "kv-slots"): fewer}), ssms)
+    with pytest.raises(ValueError, match=r"available"):
+        check_ssms(SuiteSettings({("ssm", "kv-slots"): fewer + 1}), ssms)
+
+
+def test_llm_replicas_share_the_memory(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "available_memory_bytes", lambda: 100 << 20)
+    given = {("llm", "device"): "cpu", ("llm", "kv-slots"): 64}
+    check_model(SuiteSettings(given), model_folder)
+    with pytest.raises(ValueError, match=r"each of 200 LLM services: .* are needed .*; or fewer --llm-replicas"):
+        check_model(SuiteSettings({**given, ("", "llm-replicas"): 200}), model_folder)
+
+
+@pytest.mark.parametrize(("service", "flag"), [("llm_service", "--model"), ("ssm_service", "--ssm")])
+def test_services_by_hand_import_no_torch_before_all_is_checked(service: str, flag: str, model_folder: Path) -> None:
+    words = [flag, str(model_folder), "--kv-slots", str(10**12), "--address", "127.0.0.1:0", "--device", "cpu"]
+    program = (
+        f"import sys; from {service}.__main__ import main; sys.argv[0] = 'service'; code = main(); "
+        "sys.exit(9 if 'torch' in sys.modules else code)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+    assert (ended.returncode, "GiB available" in ended.stderr) == (1, True), ended.stderr
 
 
 def test_a_start_that_is_refused_imports_no_torch(model_folder: Path) -> None:

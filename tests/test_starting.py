@@ -25,12 +25,13 @@ with ended_by_signals():
 """
 _LLM_SERVICE = """
 import threading
-import llm_service.__main__ as service
+import llm_service.__main__ as main
+from llm_service import service
 def load_runner(config):
     print("loading", flush=True)
     threading.Event().wait()
-service.load_runner, service.check_model = load_runner, lambda config: None
-raise SystemExit(service.main())
+service.load_runner, main.check_model = load_runner, lambda config: None
+raise SystemExit(main.main())
 """
 _AS_PROCESS_1 = ("unshare", "--pid", "--fork", "--kill-child")
 

@@ -17,12 +17,14 @@ import torch
 from benchmarks.gpu.models import SHAPES, decoder_of
 from benchmarks.gpu.replay import ReplayedRunner
 from benchmarks.gpu.trace import TRACE, Trace
-from llm_service.__main__ import serve
 from llm_service.arguments import parse_arguments
+from llm_service.config import SERVICE_NAME
+from llm_service.service import serve
 from specgrove.kernels.threads import set_num_threads
 from specgrove.runtime.devices import choose_device, runner_for
 from specgrove.runtime.graph_runner import CudaGraphs, NoGraphs
 from specgrove.runtime.pass_buffers import PassLimits
+from specgrove.serving.health import Health
 from specgrove.telemetry import set_up_logging
 
 logger = logging.getLogger("replayed_llm_service")
@@ -43,17 +45,19 @@ def main() -> int:
     try:
         torch.set_num_threads(1)  # as the service does
         set_num_threads(config.num_threads)
-        device = choose_device(config.device, 0)
+        device = choose_device(config.demand.device, 0)
         decoder = decoder_of(SHAPES[own.shape], device, own.bits)
         limits = PassLimits(
-            max_num_rows=min(config.max_num_chunk_tokens + config.max_num_tree_rows, own.max_graph_rows),
-            max_num_asked=min(config.max_num_tree_rows, own.max_graph_rows),
-            max_len=min(decoder.spec.longest_sequence(config.max_model_len), config.num_slots),
-            num_slots=config.num_slots,
+            max_num_rows=min(config.demand.max_num_chunk_tokens + config.demand.max_num_tree_rows, own.max_graph_rows),
+            max_num_asked=min(config.demand.max_num_tree_rows, own.max_graph_rows),
+            max_len=min(decoder.spec.longest_sequence(config.demand.max_model_len), config.demand.num_slots),
+            num_slots=config.demand.num_slots,
         )
         make_graphs = CudaGraphs if device.type == "cuda" else lambda device: NoGraphs()
-        runner = ReplayedRunner(runner_for(decoder, limits, config.gpu_kernels, make_graphs), Trace.read(own.trace))
-        asyncio.run(serve(config, Path(config.model), runner, None))
+        runner = ReplayedRunner(
+            runner_for(decoder, limits, config.demand.gpu_kernels, make_graphs), Trace.read(own.trace)
+        )
+        asyncio.run(serve(config, Health([SERVICE_NAME]), Path(config.model), runner, None))
     except (ValueError, OSError, RuntimeError) as error:
         logger.error("%s", error)
         return 1

@@ -18,7 +18,7 @@ from specgrove.models.hub import resolve_model
 from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.settings import SuiteSettings, in_suite_flags, settings_of
 from specgrove.ssm_choice import chosen_ssms
-from specgrove.start_checks import check_model, check_settings, crowding_of
+from specgrove.start_checks import check_model, check_settings, check_ssms, crowding_of
 from specgrove.suite import Suite, SuiteConfig, config_of, section_of
 from specgrove.supervisor import LogLine
 from specgrove.telemetry import parsed
@@ -96,6 +96,7 @@ def _prepared(
     with showing(console, "looking for the SSMs") as show:
         check_model(settings, llm_folder, needs_chat=needs_chat)
         ssms = chosen_ssms(settings["ssm", "ssm"], llm_folder, settings["ssm", "cache-dir"], show, warn)
+        check_ssms(settings, ssms)
         # May take minutes, so it comes when nothing else can be wrong.
         llm_folder = ensure_quantized(llm_folder, settings["llm", "quantization"], cache_dir, show)
     say_weights(llm, llm_folder, dtype, console)

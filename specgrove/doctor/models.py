@@ -12,7 +12,7 @@ import huggingface_hub
 from huggingface_hub import errors as hub_errors
 
 from specgrove.config import DEFAULT_SSMS
-from specgrove.doctor.findings import Finding, error, ok, warning
+from specgrove.doctor.findings import Finding, Level, error, ok, warning
 from specgrove.models.demand import ModelDemand
 from specgrove.models.ends import ends_of
 from specgrove.models.family import read_spec
@@ -26,6 +26,7 @@ from specgrove.runtime.devices import available_bytes, choose_device
 from specgrove.settings import SuiteSettings, in_suite_flags
 from specgrove.ssm_choice import chosen_ssms
 from specgrove.ssm_specs import asks_for_none, parse_ssm
+from specgrove.start_checks import check_ssms
 from specgrove.tokenizer import Tokenizer
 
 
@@ -63,8 +64,12 @@ def ssms(settings: SuiteSettings) -> Iterator[Finding]:
     folder, _ = _on_this_machine("LLM", settings["llm", "model"], settings["llm", "cache-dir"])
     if folder is None:
         return  # nothing to compare with
-    for text in asked or DEFAULT_SSMS:
-        yield _ssm(text, folder, cache_dir, is_asked=asked is not None)
+    findings = {text: _ssm(text, folder, cache_dir, is_asked=asked is not None) for text in asked or DEFAULT_SSMS}
+    yield from findings.values()
+    try:
+        check_ssms(settings, [text for text, found in findings.items() if found.level is Level.OK])
+    except ValueError as problem:
+        yield error("SSMs", _one_line(str(problem)))
 
 
 def _ssm(text: str, llm_folder: Path, cache_dir: Path, *, is_asked: bool) -> Finding:

@@ -16,9 +16,11 @@ from specgrove.models.device_limits import why_not
 from specgrove.models.disk_room import DiskNeed, check_room
 from specgrove.models.family import read_spec
 from specgrove.models.memory_plan import (
+    DoesNotFitError,
     MemoryRequest,
     available_memory_bytes,
     check_fits,
+    gibibytes,
     plan_memory,
     slots_in,
     weight_bytes_left,
@@ -26,6 +28,7 @@ from specgrove.models.memory_plan import (
 from specgrove.models.model_files import quantization_kind
 from specgrove.models.quantized_cache import needs_quantizing
 from specgrove.models.spec import DecoderSpec
+from specgrove.settings.values import parse_bytes
 
 OFFLOAD_FOLDER = "offload"
 """In the cache."""
@@ -42,10 +45,10 @@ class Room:
     """See ``MemoryRequest``."""
 
 
-def check_before_start(demand: ModelDemand, folder: Path, cache_dir: Path) -> None:
+def check_before_start(demand: ModelDemand, folder: Path, cache_dir: Path, num_services: int = 1) -> None:
     """All that shows of a model that is there before a service is started for it on this machine.
 
-    How much memory a GPU has only the service finds out.
+    How much memory a GPU has only the service finds out. ``num_services`` of the same share the machine.
     """
     spec = read_spec(folder)
     needs_quantizing(folder, demand.quantization)  # or can't be
@@ -55,9 +58,14 @@ def check_before_start(demand: ModelDemand, folder: Path, cache_dir: Path) -> No
     if demand.device != "cpu" and may_have_gpu():
         _check_before_gpus(spec, demand, folder)
         return
-    room = Room(available_memory_bytes(), range(demand.layout.num_ranks))
+    room = Room(available_memory_bytes() // num_services, range(demand.layout.num_ranks))
     request = settled(spec, demand, folder, room)
-    check_fits(spec, request, room.available_bytes, room.ranks)
+    try:
+        check_fits(spec, request, room.available_bytes, room.ranks)
+    except DoesNotFitError as error:
+        if num_services == 1:
+            raise
+        raise DoesNotFitError(f"each of {num_services} LLM services: {error}; or fewer --llm-replicas") from error
     for rank in room.ranks:
         check_offload_room(spec, request, rank, cache_dir / OFFLOAD_FOLDER)
 
@@ -91,6 +99,11 @@ def settled(spec: DecoderSpec, demand: ModelDemand, folder: Path, room: Room) ->
         )
     if demand.offload is not None and request.max_weight_bytes is None:
         available = room.available_bytes - demand.offload.reserve_bytes
+        if available <= 0:
+            reserve = parse_bytes.write(demand.offload.reserve_bytes)
+            raise ValueError(
+                f"--offload-reserve-bytes {reserve}: no more than {gibibytes(room.available_bytes)} are available; give less"
+            )
         request = replace(request, max_weight_bytes=weight_bytes_left(spec, request, available, room.ranks))
     return request
 

@@ -13,7 +13,7 @@ from specgrove.models.quantized_cache import ensure_quantized
 from specgrove.serve.errors import told_as_configuration
 from specgrove.serve.plan import Plan
 from specgrove.ssm_choice import chosen_ssms
-from specgrove.start_checks import check_model, check_settings
+from specgrove.start_checks import check_model, check_settings, check_ssms
 from specgrove.suite import SuiteConfig, config_of
 
 
@@ -28,5 +28,6 @@ def suite_config(plan: Plan, say: Callable[[str], None]) -> SuiteConfig:
         folder = resolve_model(plan.model_name, cache_dir=cache_dir, progress=say)
         check_model(settings, folder)
         ssms = chosen_ssms(settings["ssm", "ssm"], folder, settings["ssm", "cache-dir"], say, called="SSM")
+        check_ssms(settings, ssms)
         folder = ensure_quantized(folder, settings["llm", "quantization"], cache_dir, say)
     return config_of(settings, folder, ssms, address)

@@ -58,5 +58,10 @@ def _check_llm(value_of: ValueOf) -> None:
 
 
 def _check_router(value_of: ValueOf) -> None:
+    of_one, of_all = value_of("max-requests-per-connection"), value_of("max-requests")
+    if of_one is not None and of_one > of_all:
+        raise ValueError(
+            f"--max-requests-per-connection {of_one} is more than --max-requests {of_all}: give {of_all} at most"
+        )
     if value_of("http-address") is None and value_of("http-allowed-origins"):
         raise ValueError("--http-allowed-origins needs --http-address: by gRPC there are no web pages")

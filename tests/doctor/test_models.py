@@ -66,6 +66,13 @@ def test_what_the_service_would_refuse_is_an_error(
     assert len(found.text) < 120
 
 
+def test_ssms_that_do_not_fit_are_an_error(folder: Path, tmp_path: Path) -> None:
+    asked = {("ssm", "ssm"): [str(folder)], ("ssm", "kv-slots"): 10**12, ("ssm", "device"): "cpu"}
+    can_draft, fits = models.ssms(SuiteSettings({**settings(folder, tmp_path).given, **asked}))
+    assert (can_draft.level, fits.level) == (Level.OK, Level.ERROR)
+    assert "give --ssm.kv-slots" in fits.text
+
+
 def test_what_is_not_here_is_not_fetched(tmp_path: Path) -> None:
     (demo,) = models.llm(settings("smollm2-135m-instruct", tmp_path))
     assert (demo.level, "models download" in demo.text) == (Level.WARNING, True)

@@ -14,6 +14,7 @@ import pytest
 import tokenizers
 
 from llm_service import __main__ as main
+from llm_service import service
 from llm_service.arguments import parse_arguments
 from llm_service.loading import load_runner
 from llm_service.servicer import ServedModel
@@ -135,6 +136,6 @@ def test_token_ids_that_the_model_lacks_are_warned_of(
         ends=Ends((1,), (1,)), tokenizer=Tokenizer.from_folder(tmp_path), spec=read_spec(tiny_llama)
     )
     with caplog.at_level("WARNING"):
-        main.warn_of_text(cast(ServedModel, model))
+        service.warn_of_text(cast(ServedModel, model))
     assert len(caplog.records) == num_warnings
     assert all("the tokenizer has 98 token ids and the model 97" in record.getMessage() for record in caplog.records)

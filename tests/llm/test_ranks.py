@@ -17,9 +17,9 @@ import torch
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-from llm_service import __main__ as service
-from llm_service import ranks
+from llm_service import ranks, service
 from llm_service.arguments import parse_arguments
+from llm_service.config import is_rank
 from specgrove.models.parallel_layout import ParallelLayout
 from tests.killed_owner import leave_folder_of_killed
 
@@ -80,8 +80,8 @@ def test_what_killed_launchers_have_left_is_removed(temporary: Path, monkeypatch
 
 
 def test_a_process_that_torchrun_started_is_a_rank() -> None:
-    assert ranks.is_rank({"RANK": "0", "WORLD_SIZE": "4"})
-    assert not ranks.is_rank({"WORLD_SIZE": "4"})
+    assert is_rank({"RANK": "0", "WORLD_SIZE": "4"})
+    assert not is_rank({"WORLD_SIZE": "4"})
 
 
 def test_another_number_of_ranks_than_the_layout_has_is_refused() -> None:

@@ -94,7 +94,7 @@ def test_offloaded_weights_need_room_on_the_disk(folder: Path, monkeypatch: pyte
     monkeypatch.setattr("specgrove.models.disk_room._free_bytes", lambda _: 1000)
     check(folder)
     with pytest.raises(DiskFullError, match="offloading the weights needs about"):
-        check(folder, offload=True)
+        check(folder, offload=True, offload_reserve_bytes=1)
 
 
 def test_of_gpus_only_their_number_is_known(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,6 +118,14 @@ def test_of_gpus_only_their_number_is_known(folder: Path, monkeypatch: pytest.Mo
     ):  # fmt: skip
         with pytest.raises(ValueError, match=re.escape(said)):
             check(folder, **given)
+
+
+def test_no_more_is_left_to_others_than_there_is(folder: Path) -> None:
+    check(folder, offload=True, offload_reserve_bytes=GIB // 2)
+    with pytest.raises(
+        ValueError, match=r"--offload-reserve-bytes 2GiB: no more than 1\.00 GiB are available; give less"
+    ):
+        check(folder, offload=True, offload_reserve_bytes=2 * GIB)
 
 
 def test_what_offloading_leaves_is_shared_by_the_ranks(folder: Path) -> None:

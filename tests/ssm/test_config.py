@@ -53,7 +53,7 @@ def test_names_must_differ() -> None:
     [
         (["--ssm", "demo,speed=9"], "is no option"),
         (["--ssm", "demo", "--ssm", "demo"], "two SSMs are named demo"),
-        (["--kv-slots", "0"], "--kv-slots: must be a whole number, 1 or more"),
+        (["--kv-slots", "0"], "--kv-slots: must be a whole number, 2 or more"),
         (["--session-ttl-s", "nan"], "--session-ttl-s: must be a number of seconds above 0"),
         (["--drain-timeout-s", "-1"], "--drain-timeout-s: must be a number of seconds, 0 or more"),
     ],

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from specgrove.models.ssm_fitting import SsmDemand
 from specgrove.ssm_specs import parse_ssms
 from ssm_service.config import PoolConfig, SsmServiceConfig
 from ssm_service.loading import load_ssm, read_vocabulary
@@ -25,8 +26,8 @@ def folder(tiny_llama: Path, tmp_path: Path) -> Path:
 def _load(folder: Path, model: Path | None = None, options: str = "") -> object:
     (spec,) = parse_ssms([f"{model or folder},name=tiny{options}"])
     config = SsmServiceConfig(
-        address="127.0.0.1:0", ssms=(spec,), dtype="float32", device="cpu", gpu_kernels="off", cache_dir=folder,
-        num_threads=1, num_slots=64, session_ttl_s=PoolConfig().session_ttl_s, step_timeout_s=120.0, drain_timeout_s=0.0, log_level="INFO",
+        address="127.0.0.1:0", ssms=(spec,), demand=SsmDemand("float32", "cpu", "off", 64), cache_dir=folder,
+        num_threads=1, session_ttl_s=PoolConfig().session_ttl_s, step_timeout_s=120.0, drain_timeout_s=0.0, log_level="INFO",
         log_format="text",
     )  # fmt: skip
     return load_ssm(spec, config, torch.device("cpu"))

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from specgrove.serving.health import Health
-from ssm_service import __main__ as main
+from ssm_service import service
+from ssm_service.__main__ import parse_arguments
+from ssm_service.config import SERVICE_NAME
 from tests.waiting import LIMIT_S
 
 
@@ -22,17 +24,17 @@ async def test_a_step_that_hangs_does_not_keep_the_process(monkeypatch: pytest.M
         hangs.set()
         gate.wait(LIMIT_S)
 
-    class HangingLoop(main.StepLoop):  # type: ignore[type-arg]
+    class HangingLoop(service.StepLoop):  # type: ignore[type-arg]
         def __init__(self, *arguments: Any, **settings: Any) -> None:
             super().__init__(*arguments, **settings)
             self.call(hang)
             assert hangs.wait(LIMIT_S)
 
-    monkeypatch.setattr(main, "run_server", run_server)
-    monkeypatch.setattr(main, "StepLoop", HangingLoop)
-    monkeypatch.setattr(main, "_STOP_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(service, "run_server", run_server)
+    monkeypatch.setattr(service, "StepLoop", HangingLoop)
+    monkeypatch.setattr(service, "_STOP_TIMEOUT_S", 0.05)
     try:
         with pytest.raises(RuntimeError, match="the step under way has not ended"):
-            await main.serve(main.parse_arguments(["--ssm", "lookup", "--threads", "1"]), Health([main.SERVICE_NAME]))
+            await service.serve(parse_arguments(["--ssm", "lookup", "--threads", "1"]), Health([SERVICE_NAME]))
     finally:
         gate.set()
