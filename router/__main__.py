@@ -52,6 +52,7 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
         max_request_s=given.max_request_s,
         reader_timeout_s=given.reader_timeout_s,
         max_num_per_connection=given.max_requests_per_connection,
+        max_connection_age_s=given.max_connection_age_s,
         max_request_bytes=given.max_request_bytes,
         trees=TreeConfig(
             given.max_tree_nodes, given.max_tree_depth, given.beam_width, is_adaptive=given.tree_policy == "adaptive"

@@ -96,6 +96,7 @@ class RouterApp:
             limits=ServerLimits(
                 max_request_bytes=config.max_request_bytes,
                 max_num_streams=max(_MIN_MAX_NUM_STREAMS, 2 * (config.max_num_requests + config.max_num_queued)),
+                max_connection_age_s=config.max_connection_age_s,
                 write_timeout_s=config.reader_timeout_s,
                 is_public=True,
             ),

@@ -65,6 +65,8 @@ class RouterConfig:
     reader_timeout_s: float = 30.0
     # Requests of one connection served at once; None: three quarters of ``max_num_requests``, so that none has all.
     max_num_per_connection: int | None = None
+    # Time after which a client is asked to connect anew; its requests go on. None: never.
+    max_connection_age_s: float | None = None
     max_request_bytes: int = MAX_PUBLIC_REQUEST_BYTES
     trees: TreeConfig = TreeConfig()
     log_level: str = "INFO"

@@ -35,11 +35,16 @@ _CLIENT_KEEPALIVE: tuple[Option, ...] = (
 
 
 def server_options(
-    max_request_bytes: int = MAX_MESSAGE_BYTES, max_num_streams: int | None = None, *, is_public: bool = False
+    max_request_bytes: int = MAX_MESSAGE_BYTES,
+    max_num_streams: int | None = None,
+    *,
+    max_connection_age_s: float | None = None,
+    is_public: bool = False,
 ) -> list[Option]:
     """Options of every server. Two servers on one port are an error, not a silent split of the traffic.
 
     ``max_num_streams`` is the number of calls of one connection at once: a gRPC client keeps further ones back until one ends.
+    After ``max_connection_age_s``, a tenth more or less, a client is asked to connect anew; its calls end where they are.
     With ``is_public`` its peers are clients, else services.
     """
     return [
@@ -50,6 +55,7 @@ def server_options(
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.so_reuseport", 0),
         *([] if max_num_streams is None else [("grpc.max_concurrent_streams", max_num_streams)]),
+        *([] if max_connection_age_s is None else [("grpc.max_connection_age_ms", round(max_connection_age_s * 1e3))]),
     ]
 
 

@@ -44,12 +44,13 @@ _CLOSE_TIMEOUT_S = 0.5
 class ServerLimits:
     """What a server takes from its clients. The defaults are those between services, which trust one another.
 
-    ``max_num_streams`` is per connection; ``write_timeout_s`` is how long a response may wait for its client to read; clients of a public
-    server are given longer to answer pings.
+    ``max_num_streams`` and ``max_connection_age_s`` are per connection; ``write_timeout_s`` is how long a response may wait for its client
+    to read; clients of a public server are given longer to answer pings.
     """
 
     max_request_bytes: int = MAX_MESSAGE_BYTES
     max_num_streams: int | None = None
+    max_connection_age_s: float | None = None
     write_timeout_s: float | None = None
     is_public: bool = False
 
@@ -120,7 +121,12 @@ class Server:
         limits = self._limits
         server = grpc.aio.server(
             interceptors=[*([] if keys is None else [KeyGuard(keys)]), self._guard],
-            options=server_options(limits.max_request_bytes, limits.max_num_streams, is_public=limits.is_public),
+            options=server_options(
+                limits.max_request_bytes,
+                limits.max_num_streams,
+                max_connection_age_s=limits.max_connection_age_s,
+                is_public=limits.is_public,
+            ),
         )
         health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self.health), server)
         self._register(server)

@@ -78,6 +78,14 @@ ROUTER = (
         metavar="N",
     ),
     Setting(
+        "max-connection-age-s",
+        "time after which a gRPC client is asked to connect anew, so that routers that are added behind one address get clients, too;"
+        " its requests go on where they are; unset: never",
+        None,
+        positive_seconds,
+        metavar="S",
+    ),
+    Setting(
         "max-request-bytes",
         "size of a request's message",
         MAX_PUBLIC_REQUEST_BYTES,

@@ -51,6 +51,20 @@ async def _health(channel: grpc.aio.Channel, name: str) -> int:
     return int(response.status)
 
 
+async def test_a_client_is_asked_to_connect_anew_and_its_calls_go_on() -> None:
+    server = server_of(EchoServicer(), limits=ServerLimits(max_connection_age_s=0.05))
+    await server.start()
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE_NAME))
+        assert (await watch.read()).status == SERVING
+        # Asked to go away, the channel has no connection for new calls until there is one.
+        await until(lambda: channel.get_state() is grpc.ChannelConnectivity.IDLE)
+        assert await _health(channel, SERVICE_NAME) == SERVING
+        server.health.set_serving(False)
+        assert (await watch.read()).status == NOT_SERVING
+    await server.stop(0)
+
+
 async def _unhealthy(channel: grpc.aio.Channel) -> None:
     """Returns when the server says that it takes no more."""
     async with asyncio.timeout(LIMIT_S):
