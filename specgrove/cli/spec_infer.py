@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import time
 import warnings
 from collections.abc import Sequence
@@ -22,6 +23,19 @@ from specgrove.serve.output_file import as_json
 _OF_GPUS = (
     "ll_gpu", "ll_fsize", "tensor_parallelism_degree", "pipeline_parallelism_degree", "data_parallelism_degree",
 )  # fmt: skip
+# What the Python API calls settings, as they are typed here.
+_FLAGS = {
+    "max_seq_length": "-max-sequence-length",
+    "max_requests_per_batch": "-max-requests-per-batch",
+    "max_tokens_per_batch": "-max-tokens-per-batch",
+    "tensor_parallelism_degree": "-tensor-parallelism-degree",
+    "pipeline_parallelism_degree": "-pipeline-parallelism-degree",
+    "llm_replicas": "-data-parallelism-degree",
+    "kv_slots": "-num-kv-cache-slots",
+    "memory_per_gpu": "-ll:fsize",
+    "offload_reserve_bytes": "-offload-reserve-space-size",
+}
+_NAMES = re.compile(rf"\b({'|'.join(_FLAGS)})\b")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -37,7 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
         sg.Request(prompt, max_length=arguments.max_length, max_new_tokens=arguments.max_output_length)
         for prompt in prompts
     ]
-    llm = _compiled(arguments)
+    try:
+        llm = _compiled(arguments)
+    except sg.ConfigurationError as error:
+        raise ValueError(_NAMES.sub(lambda found: _FLAGS[found[0]], str(error))) from error
     is_unseen = not errors.is_terminal  # there the Python API shows how it gets on
     if is_unseen:
         print_note(errors, "starting the services ...")

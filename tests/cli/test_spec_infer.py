@@ -167,6 +167,23 @@ def test_what_can_not_be_is_told_before_anything_starts(
     assert said in error
 
 
+def test_settings_are_called_as_they_are_typed_here(
+    init_values: list[dict[str, Any]],
+    prompts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise spec_infer.sg.ConfigurationError(
+            "max_seq_length 9 takes a KV slot for each token, and kv_slots makes 8 slots"
+        )
+
+    monkeypatch.setattr(MadeUpLLM, "compile", refuse)
+    assert main(["incr-decoding", "-llm-model", "big", "-prompt", str(prompts)]) == 1
+    told = "-max-sequence-length 9 takes a KV slot for each token, and -num-kv-cache-slots makes 8 slots"
+    assert capsys.readouterr().err.splitlines()[-1] == f"specgrove: error: {told}"
+
+
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
