@@ -16,6 +16,7 @@ NOT_RUN = {
     r"\bpip (install|uninstall|wheel)\b": "changes what is installed, or builds all kernels; tests/test_packages.py looks at the package",
     r"^rm ": "removes what the user has",
     r"-m pytest ": "is a test itself",
+    r"-m tests\.": "runs containers, as root",
     r"-m benchmarks\.": "measures for hours, with models of the hub",
     r"models download ": "needs the hub",
     r"^(smg|lm_eval|guidellm|aiperf) ": "a program of others that is not installed here; the page says with what it was tried",

@@ -92,11 +92,14 @@ def folder(tiny_files: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def environment(demo_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
-    """The user's is not touched, but for the cache that has the demo model."""
+    """The user's is not touched; the cache has the demo model alone."""
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "specgrove").mkdir()
+    (cache / "specgrove" / demo_llm.name).symlink_to(demo_llm)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     home = str(tmp_path_factory.mktemp("home"))
     more = {"PYTHONUNBUFFERED": "1", "BROWSER": "true", "COLUMNS": "120"}
-    return {"PATH": path, "HOME": home, "XDG_CACHE_HOME": str(demo_llm.parents[1]), "PYTHONPATH": str(ROOT), **more}
+    return {"PATH": path, "HOME": home, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT), **more}
 
 
 @pytest.fixture
