@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from specgrove.settings.services import SECTIONS
 from tests.k8s import crds
 from tests.k8s.manifests import ADD_ONS, NAMESPACE, OVERLAYS, SCALED, Rendered, Workload, composed
+from tests.k8s.network import Network, Place
 from tests.k8s.schemas import errors_of
 from tools.metrics_page import MODULES, metrics_of
 
@@ -167,6 +169,40 @@ def test_routes_lead_from_listeners_to_ports_of_the_routers(tmp_path: Path) -> N
         assert parent["name"] == "specgrove"
         assert listeners[parent["sectionName"]]["allowedRoutes"]["kinds"] == [{"kind": kind}]
         assert spec["rules"][0]["backendRefs"] == [{"name": "router", "port": ports[port]}]
+
+
+def test_a_gateway_lets_requests_last_a_little_longer_than_routers_do(everything: Rendered) -> None:
+    settings = yaml.safe_load(everything.named("ConfigMap", config_name(everything))["data"]["suite.yaml"])
+    (rule,) = everything.named("HTTPRoute", "router")["spec"]["rules"]
+    assert int(rule["timeouts"]["request"].removesuffix("s")) == settings["router"]["max-request-s"] + 10
+
+
+def config_name(suite: Rendered) -> str:
+    """Of the ConfigMap that pods read."""
+    (router,) = suite.of_component("router")
+    (name,) = [volume["configMap"]["name"] for volume in router.spec["volumes"] if "configMap" in volume]
+    return str(name)
+
+
+def test_pods_of_the_gateway_and_of_the_picker_are_let_through(everything: Rendered) -> None:
+    network = Network(NAMESPACE, everything.of_kind("NetworkPolicy"))
+    (workload,) = everything.of_component("router")
+    router = Place("router", NAMESPACE, workload.labels, ports=workload.ports)
+    gateway = Place("gateway", NAMESPACE, {"gateway.networking.k8s.io/gateway-name": "specgrove"})
+    picker_name = everything.named("InferencePool", "router")["spec"]["endpointPickerRef"]["name"]
+    picker = Place("picker", NAMESPACE, {"inferencepool": picker_name})
+    client, control_plane = Place("client", address="18.1.2.3"), Place("istiod", "istio-system", {"app": "istiod"})
+    api_server = Place("api", address="10.96.0.1")
+    assert network.lets(client, gateway, 80)
+    assert network.lets(gateway, control_plane, 15012)
+    assert all(network.lets(gateway, router, port) for port in (8000, 50051))
+    assert network.lets(gateway, picker, 9002)
+    assert network.lets(picker, api_server, 443)
+    assert all(network.lets(picker, router, port) for port in (8000, 9100))
+    # What only routers and Prometheus may.
+    assert not network.lets(gateway, router, 9100)
+    (llm,) = everything.of_component("llm")
+    assert not network.lets(gateway, Place("llm", NAMESPACE, llm.labels, ports=llm.ports), 50052)
 
 
 def test_the_inference_pool_is_the_routers_and_their_metrics_have_the_pickers_names(everything: Rendered) -> None:
