@@ -92,6 +92,8 @@ def test_every_service_of_the_pool_is_found_by_the_routers(suite: Rendered) -> N
             assert scheme == "dns"
             assert service["spec"]["clusterIP"] == "None"
             assert service["spec"]["publishNotReadyAddresses"] is True
+            # A pod with an address of each family would be two replicas.
+            assert service["spec"]["ipFamilyPolicy"] == "SingleStack"
             assert int(port) in [listed["port"] for listed in service["spec"]["ports"]]
             found |= {workload.name for workload in suite.selected(service["spec"]["selector"])}
         assert found == {workload.name for workload in filter(is_service, suite.of_component(component))}
@@ -121,6 +123,16 @@ def test_a_start_may_take_long_and_a_slow_answer_kills_nobody(suite: Rendered) -
         assert startup["periodSeconds"] * startup["failureThreshold"] >= least_s, workload.name
         assert liveness["periodSeconds"] * liveness["failureThreshold"] >= 60
         assert workload.main["readinessProbe"]["failureThreshold"] == 1
+
+
+def test_a_rollout_is_not_given_up_before_the_pods_are(suite: Rendered) -> None:
+    for workload in suite.workloads:
+        if workload.owner["kind"] == "Deployment":
+            # Routers are ready when the LLM service is.
+            (awaited,) = filter(is_service, suite.of_component("llm")) if workload.component == "router" else [workload]
+            probe = awaited.main["startupProbe"]
+            least_s = probe["periodSeconds"] * probe["failureThreshold"]
+            assert workload.owner["spec"]["progressDeadlineSeconds"] >= least_s, workload.name
 
 
 def test_every_workload_has_a_budget_that_lets_nodes_be_drained(suite: Rendered) -> None:
