@@ -202,8 +202,10 @@ check-prometheus-rule: setup
 	@$(BIN)/python -m tools.prometheus_rule --check
 
 # Builds the images, runs the overlay cpu-demo with them on podman, and cuts cables between two hosts. As root, with what k8s-tools installs.
+K8S_TESTS ?= tests/k8s
+
 k8s-test: setup
-	$(BIN)/python -m pytest -q -m slow tests/k8s
+	$(BIN)/python -m pytest -q -m slow $(K8S_TESTS)
 
 k8s-tools:
 	apt-get update -qq && apt-get install -qq -y --no-install-recommends podman runc catatonit debootstrap dnsmasq-base iproute2 util-linux
