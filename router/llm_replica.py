@@ -14,9 +14,9 @@ import grpc
 
 from router.row_times import RowTimes
 from specgrove.addresses import ReplicaAddress
-from specgrove.errors import InternalError
+from specgrove.errors import InternalError, UnavailableError
 from specgrove.serving.health_watch import HealthWatch
-from specgrove.serving.replica_channel import ServicesTls
+from specgrove.serving.replica_channel import ServicesTls, closed_is_away
 from specgrove.serving.status import error_from_rpc
 from specgrove.serving.work_stream_client import WorkStreamClient
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
@@ -133,7 +133,10 @@ class LlmReplica:
         if not self.client.connected.is_set():
             return
         try:
-            await self.stub.GetLoad(llm_pb2.LlmServiceGetLoadRequest(), timeout=_PROBE_TIMEOUT_S)
+            with closed_is_away():
+                await self.stub.GetLoad(llm_pb2.LlmServiceGetLoadRequest(), timeout=_PROBE_TIMEOUT_S)
+        except UnavailableError:
+            return  # it was dropped meanwhile
         except grpc.aio.AioRpcError:
             if self.is_answering:
                 logger.warning("%s: does not answer; new requests go elsewhere", self.client.address)

@@ -17,7 +17,9 @@ import grpc
 
 from router.llm_replicas import LlmPool
 from router.ssm_replicas import SsmPool
+from specgrove.errors import UnavailableError
 from specgrove.metrics import Kind, Metric, Reading
+from specgrove.serving.replica_channel import closed_is_away
 from specgrove.serving.work_stream_client import WorkStreamClient
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, ssm_pb2, ssm_pb2_grpc, token_tree_pb2
 
@@ -155,7 +157,7 @@ async def _load_of(
     client: WorkStreamClient[Any, Any], ask: Callable[[grpc.aio.Channel], Awaitable[token_tree_pb2.Load]]
 ) -> tuple[str, token_tree_pb2.Load | None]:
     if client.connected.is_set():
-        with contextlib.suppress(grpc.aio.AioRpcError):
+        with contextlib.suppress(grpc.aio.AioRpcError, UnavailableError), closed_is_away():
             return client.address, await ask(client.channel)
     return client.address, None
 

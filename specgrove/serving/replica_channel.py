@@ -5,9 +5,15 @@ Owned by a ``WorkStreamClient``. Invariant: a channel that is connected anew has
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
 import grpc
 
 from specgrove.addresses import ReplicaAddress, is_unix
+from specgrove.errors import UnavailableError
 from specgrove.serving.address import channel_options
 from specgrove.serving.status import connection_cause, is_not_connected
 from specgrove.serving.tls import SERVER_FLAGS, SERVICES_FLAGS, TlsFiles, channel_credentials, expired_on
@@ -21,6 +27,18 @@ _EXPIRED = "certificate has expired"
 _NOT_VERIFIED = "CERTIFICATE_VERIFY_FAILED"
 # All that gRPC tells of a server that has ended the connection before it was one.
 _HUNG_UP = "Socket closed"
+
+
+@contextlib.contextmanager
+def closed_is_away() -> Iterator[None]:
+    """Around a call that its channel may be closed under: ``UnavailableError``, where grpc acts as if the caller had been cancelled."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise UnavailableError("the connection was closed") from None
 
 
 class ServicesTls:
@@ -95,9 +113,16 @@ class ReplicaChannel:
             return connection_cause(details)
         if files.certificate is None:
             return f"it hung up; if it asks for a certificate, give {SERVICES_FLAGS.certificate}"
-        if (expired := expired_on(files.certificate)) is not None:
+        if (expired := _expired_on(files.certificate)) is not None:
             return f"{TLS_CAUSE}it hung up; {SERVICES_FLAGS.certificate} {files.certificate} expired on {expired}"
         return (
             f"it hung up; its {SERVER_FLAGS.ca} must be the authority of {SERVICES_FLAGS.certificate}"
             f" {files.certificate}"
         )
+
+
+def _expired_on(certificate: Path) -> str | None:
+    """``None`` also for a file that is being exchanged just now, or that is none any more: what is in use was read before."""
+    with contextlib.suppress(OSError, ValueError):
+        return expired_on(certificate)
+    return None

@@ -14,7 +14,7 @@ from llm_service.arguments import parse_arguments
 from router.__main__ import config_of
 from specgrove.addresses import ReplicaAddress
 from specgrove.serving import work_stream_client
-from specgrove.serving.replica_channel import ServicesTls
+from specgrove.serving.replica_channel import ReplicaChannel, ServicesTls
 from specgrove.serving.tls import TlsFiles, services_tls
 from specgrove.serving.work_stream_client import WorkStreamClient
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
@@ -167,6 +167,20 @@ async def test_certificates_that_expire_while_they_are_in_use(
             assert "TLS: its certificate has expired" in caplog.text
         await client.close()
         await server.stop(0)
+
+
+async def test_a_refusal_while_the_certificate_is_being_exchanged_is_told_too(of_router: TlsFiles) -> None:
+    """What the channel uses was read before; what is at the path now may be half a file, or none."""
+    channel = ReplicaChannel(ReplicaAddress("127.0.0.1:1"), ServicesTls(of_router))
+    details = "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:127.0.0.1:1: Socket closed"
+    assert of_router.certificate is not None
+    told = channel.cause_of(details)
+    assert told.startswith("it hung up; its --tls-client-ca must be")
+    of_router.certificate.write_text("-----BEGIN")
+    assert channel.cause_of(details) == told
+    of_router.certificate.unlink()
+    assert channel.cause_of(details) == told
+    await channel.close()
 
 
 async def test_a_reconnect_takes_the_new_certificate_and_a_connection_in_use_lives_on(

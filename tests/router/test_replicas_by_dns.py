@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from router import app
+from router import app, llm_replica, llm_replicas, replica_stats
 from router.llm_replica import LlmReplica
+from specgrove.v1 import llm_pb2
 from tests.certificates import Authority
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
 from tests.router.toy_cluster import ToyCluster, toy_cluster
@@ -18,6 +21,19 @@ from tests.waiting import LIMIT_S, until
 
 A, B, C = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 NOT_DRAFTED = {"disabled": True}
+
+
+class SilentLlm(ToyLlm):
+    """Does not say how busy it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_asked = 0
+
+    async def GetLoad(self, request: Any, context: Any) -> llm_pb2.LlmServiceGetLoadResponse:  # noqa: N802
+        self.num_asked += 1
+        await asyncio.Event().wait()
+        raise NotImplementedError
 
 
 def num_sessions(cluster: ToyCluster, host: str) -> int:
@@ -220,3 +236,33 @@ async def test_certificates_are_for_the_name_that_was_looked_up(
         told = f"{B}:{cluster.llm_port}: not connected yet: TLS: its certificate is not for llm"
         await until(lambda: told in caplog.text)
         assert await generated(cluster, 20) == toy_output(PROMPT, 20)
+
+
+async def test_a_replica_that_is_dropped_while_it_is_asked_ends_nobody_elses_asking(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither the signs of life that others are asked for, nor what metrics ask."""
+    monkeypatch.setattr(llm_replica, "_PROBE_TIMEOUT_S", LIMIT_S)
+    monkeypatch.setattr(replica_stats, "_TIMEOUT_S", LIMIT_S)
+    monkeypatch.setattr(llm_replicas, "_PROBE_INTERVAL_S", 0.01)
+    async with toy_cluster(ssm_addresses=()) as cluster:
+        silent, num_probes = SilentLlm(), Counter[str]()
+        probe = LlmReplica.probe
+
+        async def counted(replica: LlmReplica) -> None:
+            num_probes[replica.client.address] += 1
+            await probe(replica)
+
+        monkeypatch.setattr(LlmReplica, "probe", counted)
+        await cluster.add_llm(A, silent)
+        for host in (B, C):
+            await cluster.add_llm(host, ToyLlm())
+        await until(lambda: all(map(cluster.takes_sessions, (A, B, C))) and silent.num_asked > 0)
+        asking = asyncio.create_task(replica_stats.ReplicaStats(cluster.app.llms, cluster.app.ssms).refresh())
+        await until(lambda: silent.num_asked > 1)
+        cluster.llm_server(A).health.set_serving(False)
+        cluster.dns.remove("llm", A)
+        await until(lambda: cluster.llm_replica(A) is None)
+        await asking
+        num_before = num_probes[f"{B}:{cluster.llm_port}"]
+        await until(lambda: num_probes[f"{B}:{cluster.llm_port}"] > num_before)
