@@ -1,7 +1,8 @@
 """Values that are made of files, and made anew when the files have changed: certificates and keys, which are exchanged while servers run.
 
 Used by what needs them, each time that it does: nothing runs in between. Invariant: a value is of files as they were at one moment;
-where new ones are no good, the log says so once, and the last good value stays.
+where new ones are no good, the log says so once, and the last good value stays. They are tried again each time: what was wrong may have
+been the machine (no free file descriptor, a clock that is slow) rather than the files.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class WatchedFiles(Generic[ValueT]):
         self._read = read
         self._lock = threading.Lock()
         self._seen, self._value = self._read_steadily()
+        self._told: tuple[_State, str] | None = None
 
     def newest(self) -> ValueT:
         """Of the files as they are now, or of the last good ones."""
@@ -44,8 +46,9 @@ class WatchedFiles(Generic[ValueT]):
         try:
             self._seen, self._value = self._read_steadily()
         except (ValueError, OSError) as error:
-            self._seen = state
-            logger.error("changed, and no good: %s; what was read before stays in use", error)
+            if (state, str(error)) != self._told:
+                self._told = state, str(error)
+                logger.error("changed, and no good: %s; what was read before stays in use", error)
         else:
             logger.info("read anew: %s", names)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
 
@@ -54,6 +55,23 @@ def test_what_is_no_good_later_is_told_once_and_changes_nothing(
     assert "No such file" in caplog.messages[1]
     path.write_text("23")
     assert watched.newest() == 23
+
+
+def test_what_could_not_be_read_for_another_reason_is_read_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, failures = tmp_path / "number", [False, True, True, False]
+
+    def read() -> int:
+        if failures.pop(0):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return int(path.read_text())
+
+    path.write_text("1")
+    watched = WatchedFiles([path], read)
+    path.write_text("23")
+    assert [watched.newest() for _ in range(4)] == [1, 1, 23, 23]
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
 
 
 def test_files_that_change_while_they_are_read_are_read_again(tmp_path: Path) -> None:
