@@ -123,7 +123,7 @@ class Admission:
         try:
             await turn.granted
         except asyncio.CancelledError:
-            if turn.granted.done() and not turn.granted.cancelled():
+            if turn.granted.done() and not turn.granted.cancelled() and turn.granted.exception() is None:
                 # The permit came in the same tick as the cancellation: pass it on.
                 self._release(client)
             elif turn in self._queue:

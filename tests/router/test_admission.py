@@ -174,3 +174,16 @@ async def test_delays_are_spread_around_the_time_of_ones_turn() -> None:
     earliest, latest = delays_ms
     assert 4_000 <= earliest < 9_000
     assert 10_000 < latest <= 12_000
+
+
+async def test_a_waiter_that_is_sent_away_and_cancelled_in_the_same_tick_gives_no_permit_back() -> None:
+    admission, order, gate = Admission(1, 2), [], asyncio.Event()
+    tasks = [asyncio.create_task(_hold(admission, order, number, gate)) for number in range(2)]
+    await asyncio.sleep(0)
+    admission.close()
+    tasks[1].cancel()
+    await asyncio.gather(tasks[1], return_exceptions=True)
+    assert admission.num_active == 1
+    gate.set()
+    await tasks[0]
+    assert (order, admission.num_active) == ([0], 0)
