@@ -12,7 +12,8 @@ from router.http.tool_calls.json_scan import JsonScan, ends_in_string
 from router.http.tool_calls.tools import Tools
 
 _FUNCTION = re.compile(r"\s*<function=([^>\n]+)>\s*")
-_PARAMETER = re.compile(r"<parameter=([^>\n]+)>(.*?)</parameter>\s*", re.DOTALL)
+_PARAMETER = re.compile(r"<parameter=([^>\n]+)>")
+_PARAMETER_END = "</parameter>"
 _END = re.compile(r"</function>\s*\Z")
 
 
@@ -97,9 +98,12 @@ def _members(text: str, function: re.Match[str], tools: Tools) -> tuple[list[str
     """The arguments as members of a JSON object, and where they end. One that comes again counts the first time: it has been told."""
     members: dict[str, str] = {}
     place = function.end()
-    while parameter := _PARAMETER.match(text, place):
-        name = parameter[1].strip()
-        value = tools.value_of(function[1].strip(), name, parameter[2].removeprefix("\n").removesuffix("\n"))
+    while (parameter := _PARAMETER.match(text, place)) is not None:
+        end = text.find(_PARAMETER_END, parameter.end())
+        if end < 0:
+            break
+        name, value_text = parameter[1].strip(), text[parameter.end() : end].removeprefix("\n").removesuffix("\n")
+        value = tools.value_of(function[1].strip(), name, value_text)
         members.setdefault(name, f"{written(name)}: {written(value)}")
-        place = parameter.end()
+        place = after_blanks(text, end + len(_PARAMETER_END))
     return list(members.values()), place

@@ -167,6 +167,10 @@ def test_json_that_grows_is_not_looked_at_again() -> None:
     assert scan.end('.........."b]"]} {', 0) == 16  # what was read may be anything
     scan.forget()
     assert scan.end('{"b": "}"}', 0) == 10
+    scan.forget()
+    # Nor a string: it may be a file that is to be written.
+    assert scan.end('{"a": "}}\\', 0) is None
+    assert scan.end('.........\\"}"}', 0) == 14
 
 
 def test_values_in_tags_have_the_types_of_the_tools_schema() -> None:
