@@ -113,7 +113,8 @@ class AsyncConnection:
             self.was_reached = True
         except grpc.aio.AioRpcError as error:
             if is_not_connected(error.details() or ""):
-                self._channels_here().renew()
+                if not self._is_closed:
+                    self._channels_here().renew()
             else:
                 self.was_reached = True
             raise error_from_rpc(error) from error

@@ -252,3 +252,18 @@ async def test_channels_that_two_threads_make_at_once_are_both_kept() -> None:
     assert len(loops) == 2
     assert set(connection._channels) == set(loops)
     await connection.close()
+
+
+async def test_a_call_that_fails_while_its_client_is_closed_opens_no_channel() -> None:
+    connection = AsyncConnection("localhost:1", None)
+    metadata = grpc.aio.Metadata()
+    details = "failed to connect to all addresses; last error: Connection refused"
+
+    async def fail() -> None:
+        with connection.router():
+            await connection.close()
+            raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, metadata, metadata, details)
+
+    with pytest.raises(UnavailableError):
+        await fail()
+    assert not connection._channels
