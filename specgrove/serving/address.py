@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+_MAX_OPTION = 2**31 - 1  # in ms this is 24 days
 
 Option = tuple[str, int]
 
@@ -55,8 +56,17 @@ def server_options(
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.so_reuseport", 0),
         *([] if max_num_streams is None else [("grpc.max_concurrent_streams", max_num_streams)]),
-        *([] if max_connection_age_s is None else [("grpc.max_connection_age_ms", round(max_connection_age_s * 1e3))]),
+        *(
+            []
+            if max_connection_age_s is None
+            else [("grpc.max_connection_age_ms", _milliseconds(max_connection_age_s))]
+        ),
     ]
+
+
+def _milliseconds(seconds: float) -> int:
+    """As gRPC takes them: who waits for longer than the longest time waits for that."""
+    return min(round(seconds * 1e3), _MAX_OPTION)
 
 
 def channel_options(max_message_bytes: int = MAX_MESSAGE_BYTES) -> list[Option]:

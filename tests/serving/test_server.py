@@ -65,6 +65,14 @@ async def test_a_client_is_asked_to_connect_anew_and_its_calls_go_on() -> None:
     await server.stop(0)
 
 
+async def test_a_connection_may_be_as_old_as_settings_can_say() -> None:
+    server = server_of(EchoServicer(), limits=ServerLimits(max_connection_age_s=9e8))
+    await server.start()
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        assert await _health(channel, SERVICE_NAME) == SERVING
+    await server.stop(0)
+
+
 async def _unhealthy(channel: grpc.aio.Channel) -> None:
     """Returns when the server says that it takes no more."""
     async with asyncio.timeout(LIMIT_S):
