@@ -50,13 +50,14 @@ def main() -> int:
         provide_home()
         for address in config.addresses:
             check_can_listen(address)  # loading may take minutes
+        health = Health([SERVICE_NAME])
         if config.demand.layout.num_ranks > 1:
-            with ended_by_signals():
+            # Models are fetched here. From then on the first rank answers.
+            with ended_by_signals(), health_server(config.health_address, health):
                 check_model(config)
             from llm_service.ranks import launch  # brings torch
 
             return launch(config.demand.layout, sys.argv[1:], config.drain_timeout_s)
-        health = Health([SERVICE_NAME])
         with ended_by_signals(), health_server(config.health_address, health):
             check_model(config)
             from llm_service.service import run_alone  # brings torch

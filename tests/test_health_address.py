@@ -45,18 +45,22 @@ def looking_at(address: str, name: str, seen: list[list[int]]) -> Callable[..., 
 
 
 @pytest.mark.parametrize(
-    ("main", "name", "loads"),
-    [(llm_main, "specgrove.v1.LlmService", "check_model"), (ssm_main, "specgrove.v1.SsmService", "check_models")],
-    ids=["llm", "ssm"],
+    ("main", "name", "loads", "more"),
+    [
+        (llm_main, "specgrove.v1.LlmService", "check_model", ()),
+        (llm_main, "specgrove.v1.LlmService", "check_model", ("--tensor-parallel", "2")),
+        (ssm_main, "specgrove.v1.SsmService", "check_models", ("--ssm", "lookup")),
+    ],
+    ids=["llm", "llm of two ranks", "ssm"],
 )
 def test_a_service_that_loads_is_alive_and_not_ready(
-    main: Any, name: str, loads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    main: Any, name: str, loads: str, more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, seen = f"unix:{tmp_path}/health.sock", list[list[int]]()
     monkeypatch.setattr(main, loads, looking_at(address, name, seen))
     monkeypatch.setattr(main, "set_up_logging", lambda *_: None)
     words = ["--health-address", address, "--address", f"unix:{tmp_path}/main.sock"]
-    monkeypatch.setattr("sys.argv", ["service", *words, *(["--ssm", "lookup"] if main is ssm_main else [])])
+    monkeypatch.setattr("sys.argv", ["service", *words, *more])
     assert main.main() == 1
     assert seen == [[NOT_SERVING, SERVING]]
 
