@@ -14,7 +14,6 @@ import pytest
 import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from specgrove.addresses import checked_address, checked_target
 from specgrove.errors import InternalError, InvalidRequestError, ResourceExhaustedError, UnavailableError
 from specgrove.serving import address as address_module
 from specgrove.serving.server import Server, ServerLimits, serve_until_signal
@@ -238,63 +237,6 @@ async def _called(client: object) -> ssm_pb2.DraftResult:
             ssm_pb2.DraftItem(session_id="a", base=0, new_token_ids=[1, 2])
         )
         return result
-
-
-WRONG_ADDRESSES = [
-    "",
-    "50051",
-    "host",
-    "host:",
-    "host:99999",
-    ":1",
-    "unix:",
-    "host:port",
-    "::1",
-    "::1:50051",
-    "host:²",
-    "host:\u0665",
-]
-WRONG_ADDRESSES += [
-    "http://host:1",
-    "host:1/",
-    " host:1",
-    "host:1 ",
-    "[::1]",
-    "[::1]:",
-    "a b:1",
-    "10.0.0.1:1:1",
-    "host:-1",
-]
-
-
-@pytest.mark.parametrize("address", WRONG_ADDRESSES)
-def test_addresses_are_checked(address: str) -> None:
-    with pytest.raises(ValueError, match="HOST:PORT"):
-        checked_address(address)
-    with pytest.raises(ValueError, match="HOST:PORT"):
-        checked_target(address)
-
-
-@pytest.mark.parametrize("address", ["host:0", "10.0.0.1:65535", "[::1]:1", "[fe80::1%eth0]:1", "unix:/a", "unix:a"])
-def test_addresses_are_taken_as_they_are(address: str) -> None:
-    assert checked_address(address) == checked_target(address) == address
-
-
-def test_a_path_that_no_socket_can_have_is_told_at_once() -> None:
-    long = "/" + "x" * 106
-    assert checked_target(f"unix:{long}") == f"unix:{long}"
-    assert checked_target(f"unix://{long}") == f"unix://{long}"
-    with pytest.raises(ValueError, match="at most 107 bytes"):
-        checked_target(f"unix:{long}x")
-    with pytest.raises(ValueError, match="HOST:PORT"):
-        checked_target("unix:/a\0b")
-
-
-@pytest.mark.parametrize("target", ["dns:///host:1", "dns:host", "ipv4:10.0.0.1:1,10.0.0.2:1", "xds:///name"])
-def test_clients_may_name_servers_as_grpc_does(target: str) -> None:
-    assert checked_target(target) == target
-    with pytest.raises(ValueError, match="HOST:PORT"):
-        checked_address(target)
 
 
 _PROGRAM = """
