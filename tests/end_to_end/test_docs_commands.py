@@ -75,7 +75,7 @@ def tiny_files(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     (folder / "suite.yaml").write_text(pages["yaml"])
     make_certificates(folder)
     shutil.copy(folder / "ca.pem", folder / "clients.pem")
-    (folder / "keys").write_text("a key of these tests\n")
+    (folder / "keys").write_text("key-of-these-tests\n")
     (folder / "keys").chmod(0o600)
     for name in ("k8s", "examples"):
         (folder / name).symlink_to(ROOT / name)
