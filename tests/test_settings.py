@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,22 @@ def test_amounts_of_memory_are_read() -> None:
 
 def test_pipeline_stages_are_a_number_or_their_layers() -> None:
     assert (stages("2"), stages("10,12,8")) == ((2,), (10, 12, 8))
+
+
+@pytest.mark.parametrize(
+    ("parse", "name"), [(parse_router, "router"), (parse_llm, "llm_service"), (parse_ssm_service, "ssm_service")]
+)
+def test_services_by_hand_say_what_is_wrong_in_one_line_below_a_short_usage(
+    parse: Callable[[list[str]], object], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = f"usage: python -m {name} [OPTION ...]\npython -m {name}: error: "
+    for words, said in (
+        (
+            ["--drain-timeout-s", "soon"],
+            "argument --drain-timeout-s: must be a number of seconds, 0 or more, got 'soon'",
+        ),
+        (["--config", f"{tmp_path}/none.yaml"], f"--config: {tmp_path}/none.yaml: No such file or directory"),
+    ):
+        with pytest.raises(SystemExit):
+            parse(words)
+        assert capsys.readouterr().err == f"{usage}{said}\n"

@@ -27,6 +27,7 @@ from specgrove.config import (
 )
 from specgrove.settings import (
     CACHE_DIR,
+    SECTIONS,
     add_settings,
     nearest,
     path,
@@ -68,7 +69,22 @@ class _Parser(argparse.ArgumentParser):
         meant = _OTHER_NAMES.get(name)
         if meant is not None and meant in self._option_string_actions:
             close = [meant]
+        elif programs := _programs_with(name):
+            return f" (a setting of {' and '.join(programs)} alone)"
         return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _programs_with(flag: str) -> list[str]:
+    """The services by hand that have it, where a suite has it for none: it sets that itself."""
+    having = [
+        (section, setting)
+        for section, settings in SECTIONS.items()
+        for setting in settings
+        if flag in (f"--{setting.name}", f"--{section}.{setting.name}")
+    ]
+    if not all(setting.is_of_suite for _, setting in having):
+        return []
+    return [f"`python -m {section if section == 'router' else f'{section}_service'}`" for section, _ in having]
 
 
 def parser() -> argparse.ArgumentParser:

@@ -16,6 +16,7 @@ def parse_settings(
 ) -> argparse.Namespace:
     """All settings of the service: as given, else as in the file of ``--config``, else their defaults. Exits with what is wrong."""
     settings = SECTIONS[section]
+    parser.usage = f"{parser.prog} [OPTION ...]"  # a list of all of them would hide what is wrong
     add_settings(parser, settings, has_defaults=False)
     parser.add_argument(
         "--config",
@@ -31,7 +32,9 @@ def parse_settings(
 
         try:
             in_file = dict(read_config_file(given.config, is_for_suite=False).given)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            parser.error(f"--config: {given.config}: {error.strerror}")
+        except ValueError as error:
             parser.error(f"--config: {error}")
     for setting in settings:
         if getattr(given, setting.attribute) is None:

@@ -58,6 +58,9 @@ def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture
         (["serve", "--max-requests", "3", "--kvslots", "9"], "(did you mean --kv-slots?)"),
         (["serve", "--address", "127.0.0.1:1"], "(did you mean --grpc-address?)"),
         (["serve", "--port=80"], "(did you mean --grpc-address?)"),
+        (["serve", "--router.llm", "a:1"], "--router.llm a:1 (a setting of `python -m router` alone)"),
+        (["serve", "--services-tls-ca=ca.pem"], "(a setting of `python -m router` alone)"),
+        (["serve", "--ssm.tls-certificate", "x"], "(a setting of `python -m ssm_service` alone)"),
         (["serv"], "; did you mean serve?"),
         (["serve", "--device", "cud"], "; did you mean cuda?"),
         (
