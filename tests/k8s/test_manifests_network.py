@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.k8s.manifests import NAMESPACE, OVERLAYS, Rendered, Workload, rendered
+from tests.k8s.manifests import NAMESPACE, OVERLAYS, Rendered, Workload, composed, rendered
 from tests.k8s.network import Network, Place
 
 Connection = tuple[str, str, int, str]
@@ -93,6 +94,15 @@ def test_what_is_connected_is_let_through_and_nothing_else(overlay: str) -> None
     # From a stranger's side all that another namespace's policies would have to allow is allowed.
     assert needed - allowed == set()
     assert {found for found in allowed - needed if not is_of_the_neighbour(found)} == set()
+
+
+def test_an_ssm_may_fetch_its_model_however_the_llms_comes(tmp_path: Path) -> None:
+    suite = composed(tmp_path, ["ssm-qwen", "model-image"])
+    network = Network(NAMESPACE, suite.of_kind("NetworkPolicy"))
+    (ssm,), (llm,) = suite.of_component("ssm"), suite.of_component("llm")
+    assert network.lets(place_of(ssm, 0), HUB, 443)
+    assert network.lets(place_of(ssm, 0), DNS, 53, "UDP")
+    assert not network.lets(place_of(llm, 0), HUB, 443)
 
 
 def is_of_the_neighbour(connection: Connection) -> bool:
