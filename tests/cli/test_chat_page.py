@@ -17,7 +17,7 @@ import pytest
 from specgrove.cli import main
 from tests.addresses import free_address
 from tests.fake_router import FakeRouter
-from tests.waiting import wait_until
+from tests.waiting import LIMIT_S, wait_until
 
 pytest.importorskip("gradio", reason="the chat page needs Gradio")
 ROOT = Path(__file__).parent.parent.parent
@@ -66,7 +66,7 @@ def test_the_page_is_there_until_a_signal(
             assert status_at(address, of_other_page) == 403
         assert status_at(address, {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}) == 200  # a link
         process.send_signal(number)
-        _, said = process.communicate()
+        _, said = process.communicate(timeout=LIMIT_S)
     finally:
         process.kill()
     assert process.returncode == 0

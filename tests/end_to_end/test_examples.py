@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.addresses import free_address
-from tests.waiting import wait_until
+from tests.waiting import LIMIT_S, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 TIPS = "travel tips for Tokyo"
@@ -72,7 +72,10 @@ def test_gradios_chat_answers_and_keeps_the_conversation(demo_llm: Path) -> None
         chat.close()
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate()
+        try:
+            process.communicate(timeout=LIMIT_S)
+        finally:
+            process.kill()
 
 
 def is_listening(host: str, port: int) -> bool:
