@@ -9,17 +9,15 @@ from pathlib import Path
 import grpc
 import pytest
 
-from specgrove.client import AsyncClient
-from specgrove.output import Completion
-from specgrove.request import SpeculationOptions
 from specgrove.suite import Suite, SuiteConfig
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
 from tests.end_to_end.conftest import ALWAYS_DRAFT
 from tests.end_to_end.sick_services import Hospital, hospital_of
+from tests.end_to_end.stories import stories
 from tests.waiting import wait_until
 
 SERVICES = ("llm_service", "llm_service-2")
-QUESTIONS = [f"Write a short story about a town with {number} bridges." for number in range(6)]
+NUM_STORIES, MAX_TOKENS = 6, 150
 
 
 @pytest.fixture(scope="module")
@@ -38,28 +36,16 @@ def num_steps(suite: Suite, service: str) -> int:
         return llm_pb2_grpc.LlmServiceStub(channel).GetLoad(llm_pb2.LlmServiceGetLoadRequest()).load.num_steps
 
 
-async def answers(suite: Suite) -> list[Completion]:
-    async with AsyncClient(suite.address) as client:
-        requests = [
-            client.complete(
-                question, max_tokens=150, temperature=1.0, seed=7, ignore_eos=True,
-                speculation=SpeculationOptions(ssms=("lookup",), max_num_nodes=4, max_depth=3),
-            )
-            for question in QUESTIONS
-        ]  # fmt: skip
-        return list(await asyncio.gather(*requests))
-
-
 @pytest.fixture(scope="module")
 def expected(tiny_suite: Suite) -> list[tuple[int, ...]]:
     """What one service gives."""
-    return [completion.token_ids for completion in asyncio.run(answers(tiny_suite))]
+    return [completion.token_ids for completion in asyncio.run(stories(tiny_suite.address, NUM_STORIES, MAX_TOKENS))]
 
 
 def test_sessions_are_spread_and_replicas_give_the_same_tokens(expected: list[tuple[int, ...]], pair: Hospital) -> None:
     def is_spread() -> bool:
         before = [num_steps(pair.suite, service) for service in SERVICES]
-        found = asyncio.run(answers(pair.suite))
+        found = asyncio.run(stories(pair.suite.address, NUM_STORIES, MAX_TOKENS))
         after = [num_steps(pair.suite, service) for service in SERVICES]
         assert [completion.token_ids for completion in found] == expected
         return min(later - earlier for earlier, later in zip(before, after, strict=True)) > 20
@@ -69,7 +55,7 @@ def test_sessions_are_spread_and_replicas_give_the_same_tokens(expected: list[tu
 
 def test_the_other_replica_takes_over(expected: list[tuple[int, ...]], pair: Hospital) -> None:
     pair.fall_ill("llm_service", "dies", num_steps=20)
-    found = asyncio.run(answers(pair.suite))
+    found = asyncio.run(stories(pair.suite.address, NUM_STORIES, MAX_TOKENS))
     assert [completion.token_ids for completion in found] == expected
     assert sum(completion.usage.num_replays for completion in found) >= 1
     assert sum(pair.suite.num_restarts(service) for service in SERVICES) == 1

@@ -11,28 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from specgrove.client import AsyncClient
-from specgrove.output import Completion
-from specgrove.request import SpeculationOptions
 from specgrove.suite import Suite
 from tests.end_to_end.sick_services import FOLDER_VARIABLE, ROOT
+from tests.end_to_end.stories import stories
 from tests.router.toy_cluster import ToyCluster, toy_cluster
 from tests.waiting import LIMIT_S, until
 
 A, B = "127.0.0.2", "127.0.0.3"
-QUESTIONS = [f"Write a short story about a town with {number} bridges." for number in range(4)]
-
-
-async def answers(address: str) -> list[Completion]:
-    async with AsyncClient(address) as client:
-        requests = [
-            client.complete(
-                question, max_tokens=120, temperature=1.0, seed=7, ignore_eos=True,
-                speculation=SpeculationOptions(ssms=("lookup",), max_num_nodes=4, max_depth=3),
-            )
-            for question in QUESTIONS
-        ]  # fmt: skip
-        return list(await asyncio.gather(*requests))
+NUM_STORIES, MAX_TOKENS = 4, 120
 
 
 @contextlib.asynccontextmanager
@@ -66,7 +52,7 @@ def ssm_words(cluster: ToyCluster, host: str) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def expected(tiny_suite: Suite) -> list[tuple[int, ...]]:
     """What a suite of one process each gives."""
-    return [completion.token_ids for completion in asyncio.run(answers(tiny_suite.address))]
+    return [completion.token_ids for completion in asyncio.run(stories(tiny_suite.address, NUM_STORIES, MAX_TOKENS))]
 
 
 async def test_replicas_come_and_die_and_no_token_is_lost(
@@ -84,7 +70,7 @@ async def test_replicas_come_and_die_and_no_token_is_lost(
 
         (tmp_path / "llm_service").write_text("20 dies")
         (tmp_path / "ssm_service").write_text("10 dies")
-        found = await answers(cluster.address)
+        found = await stories(cluster.address, NUM_STORIES, MAX_TOKENS)
         assert [completion.token_ids for completion in found] == expected
         assert sum(completion.usage.num_replays for completion in found) >= 1
         async with asyncio.timeout(LIMIT_S):
@@ -95,5 +81,7 @@ async def test_replicas_come_and_die_and_no_token_is_lost(
         ssm = cluster.ssm_replica(B)
         assert ssm is not None
         num_drafts = ssm.client.num_items
-        assert [completion.token_ids for completion in await answers(cluster.address)] == expected
+        assert [
+            completion.token_ids for completion in await stories(cluster.address, NUM_STORIES, MAX_TOKENS)
+        ] == expected
         assert ssm.client.num_items > num_drafts

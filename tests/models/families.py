@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 VOCAB_SIZE = 97
-_SIZES: dict[str, Any] = {
+SIZES: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 48,
     "intermediate_size": 80,
@@ -29,25 +29,25 @@ _SIZES: dict[str, Any] = {
 def _llama(**overrides: Any) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    return LlamaForCausalLM(LlamaConfig(**(_SIZES | overrides)))
+    return LlamaForCausalLM(LlamaConfig(**(SIZES | overrides)))
 
 
 def _mistral(**overrides: Any) -> Any:
     from transformers import MistralConfig, MistralForCausalLM
 
-    return MistralForCausalLM(MistralConfig(**(_SIZES | overrides)))
+    return MistralForCausalLM(MistralConfig(**(SIZES | overrides)))
 
 
 def _qwen2(**overrides: Any) -> Any:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    return Qwen2ForCausalLM(Qwen2Config(**(_SIZES | overrides)))
+    return Qwen2ForCausalLM(Qwen2Config(**(SIZES | overrides)))
 
 
 def _qwen3(**overrides: Any) -> Any:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    return Qwen3ForCausalLM(Qwen3Config(**(_SIZES | overrides)))
+    return Qwen3ForCausalLM(Qwen3Config(**(SIZES | overrides)))
 
 
 def _opt(**overrides: Any) -> Any:
@@ -93,7 +93,7 @@ def _mpt(attention: dict[str, Any] | None = None, **overrides: Any) -> Any:
 def _gemma3(**overrides: Any) -> Any:
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-    return Gemma3ForCausalLM(Gemma3TextConfig(**(_SIZES | {"tie_word_embeddings": True} | overrides)))
+    return Gemma3ForCausalLM(Gemma3TextConfig(**(SIZES | {"tie_word_embeddings": True} | overrides)))
 
 
 def _rope(kind: str, **values: Any) -> dict[str, Any]:

@@ -16,19 +16,10 @@ from specgrove.models.family import read_spec
 from specgrove.models.fitting import Room, check_before_start, settled
 from specgrove.models.memory_plan import plan_memory
 from specgrove.settings import SuiteSettings
+from tests.models.families import SIZES
 
 GIB = 1 << 30
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 97,
-    "hidden_size": 48,
-    "intermediate_size": 80,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-}
+CONFIG = {"architectures": ["LlamaForCausalLM"], **SIZES}
 
 
 @pytest.fixture

@@ -46,14 +46,20 @@ async def begun_request(cluster: ToyCluster, llm: ToyLlm, ssm: ToySsm) -> asynci
     return generating
 
 
+async def a_request_and_two_services(cluster: ToyCluster) -> tuple[ToyLlm, ToySsm, ToySsm, asyncio.Task[list[int]]]:
+    """The LLM service, the SSM service that drafts for the request, one that came later, and the request."""
+    first = await cluster.add_ssm(A, ToySsm())
+    llm = await cluster.add_llm(LLM, halting_llm(1))
+    await until(lambda: cluster.takes_sessions(LLM) and cluster.takes_sessions(A))
+    generating = await begun_request(cluster, llm, first)
+    second = await cluster.add_ssm(B, ToySsm())
+    await until(lambda: cluster.takes_sessions(B))
+    return llm, first, second, generating
+
+
 async def test_a_lost_services_request_is_drafted_for_by_another() -> None:
     async with toy_cluster() as cluster:
-        first = await cluster.add_ssm(A, ToySsm())
-        llm = await cluster.add_llm(LLM, halting_llm(1))
-        await until(lambda: cluster.takes_sessions(LLM) and cluster.takes_sessions(A))
-        generating = await begun_request(cluster, llm, first)
-        other = await cluster.add_ssm(B, ToySsm())
-        await until(lambda: cluster.takes_sessions(B))
+        llm, _, other, generating = await a_request_and_two_services(cluster)
         await cluster.ssm_server(A).stop(0)
         await until(lambda: not cluster.takes_sessions(A))
         llm.gate.set()
@@ -64,12 +70,7 @@ async def test_a_lost_services_request_is_drafted_for_by_another() -> None:
 
 async def test_a_draining_services_requests_stay_until_it_refuses_them() -> None:
     async with toy_cluster() as cluster:
-        first = await cluster.add_ssm(A, ToySsm())
-        llm = await cluster.add_llm(LLM, halting_llm(1))
-        await until(lambda: cluster.takes_sessions(LLM) and cluster.takes_sessions(A))
-        generating = await begun_request(cluster, llm, first)
-        other = await cluster.add_ssm(B, ToySsm())
-        await until(lambda: cluster.takes_sessions(B))
+        llm, first, other, generating = await a_request_and_two_services(cluster)
         cluster.ssm_server(A).health.set_serving(False)
         await until(lambda: not cluster.takes_sessions(A))
         num_asked = len(first.asked)
@@ -86,12 +87,7 @@ async def test_a_draining_services_requests_stay_until_it_refuses_them() -> None
 
 async def test_a_second_service_gets_the_next_requests_and_its_share_is_told() -> None:
     async with toy_cluster() as cluster:
-        first = await cluster.add_ssm(A, ToySsm())
-        llm = await cluster.add_llm(LLM, halting_llm(1))
-        await until(lambda: cluster.takes_sessions(LLM) and cluster.takes_sessions(A))
-        generating = await begun_request(cluster, llm, first)
-        second = await cluster.add_ssm(B, ToySsm())
-        await until(lambda: cluster.takes_sessions(B))
+        llm, first, second, generating = await a_request_and_two_services(cluster)
         num_asked = len(first.asked)
         llm.num_free_steps = 0
         others = [asyncio.create_task(responses_to(cluster, request_of(max_tokens=30)))]

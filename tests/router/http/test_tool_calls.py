@@ -2,44 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-from collections.abc import Mapping
-from typing import Any
-
 import pytest
-import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.http.asking import asked_chat
-from router.http.bodies import ChatBody
-from router.http.tool_calls import CallHead, CallPiece, ToolCallFormat, format_of, whole_calls
-from router.http.tool_calls.json_calls import parsed
+from router.http.tool_calls import ToolCallFormat, whole_calls
 from router.http.tool_calls.json_scan import JsonScan
 from specgrove.config import TOOL_CALL_FORMATS
-from specgrove.tokenizer import ChatOptions, Tokenizer
+from tests.router.http.tool_call_reading import TOOLS, read
 
-TOOLS: list[Mapping[str, Any]] = [
-    {
-        "type": "function",
-        "function": {
-            "name": "f",
-            "parameters": {
-                "type": "object",
-                "properties": {
-                    "x": {"type": "integer"},
-                    "s": {"type": "string"},
-                    "b": {"type": "boolean"},
-                    "l": {"type": ["array", "null"]},
-                    "u": {"anyOf": [{"type": "string"}, {"type": "null"}]},
-                },
-            },
-        },
-    },
-    {"name": "g"},
-    {"type": "function", "function": "no object"},
-]
 OBJECT = '{"name": "f", "arguments": {"x": 1}}'
 HERMES = f"<tool_call>\n{OBJECT}\n</tool_call>"
 LLAMA = '{"name": "f", "parameters": {"x": 1}}'
@@ -53,35 +24,6 @@ WORDS = [
     "</function>", "<parameter=x>", "</parameter>", "1", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "f", OBJECT,
     LLAMA, HERMES, XML, BLOCK, '{"name": "f"}', '{"type": "', '{"x": 1}', f"[{OBJECT}]", "<tool_call>no</tool_call>", '"', "\\",
 ]  # fmt: skip
-
-
-def read(
-    name: str, text: str, cuts: list[int] | None = None, *, may_be_many: bool = True
-) -> tuple[str, list[tuple[str, object]]]:
-    (reader,) = ToolCallFormat(name).readers(TOOLS, 1, may_be_many=may_be_many)
-    edges = [0, *sorted(cut % (len(text) + 1) for cut in cuts or []), len(text)]
-    pieces: list[CallPiece] = []
-    texts = ""
-    for start, end in itertools.pairwise(edges):
-        certain, found = reader.add(text[start:end])
-        texts += certain
-        pieces += found
-    certain, found = reader.add("", is_end=True)
-    pieces += found
-    heads = [piece for piece in pieces if isinstance(piece, CallHead)]
-    assert [head.number for head in heads] == list(range(reader.num_calls))
-    assert all(len(head.id) == 9 and head.id.isalnum() for head in heads)
-    # A call's pieces come behind its head, and before the next call.
-    assert [piece.number for piece in pieces] == sorted(piece.number for piece in pieces)
-    return texts + certain, [(call.name, value_of(call.arguments)) for call in whole_calls(pieces)]
-
-
-def value_of(arguments: str) -> object:
-    """What the model broke off is a text."""
-    try:
-        return parsed(arguments)
-    except ValueError:
-        return arguments
 
 
 @pytest.mark.parametrize("name", TOOL_CALL_FORMATS[1:])
@@ -244,96 +186,3 @@ def test_what_has_begun_as_a_call_stays_one_and_what_follows_is_read_on() -> Non
     assert read("hermes", f"<tool_call>{OBJECT}\n{OBJECT}</tool_call>") == ("", TWO)
     again = "<parameter=x>1</parameter><parameter=x>2</parameter>"
     assert read("qwen3_coder", f"<function=f>{again}</function>") == ("", ONE)
-
-
-# The lines of the families' own templates that write the calls of an answer, or ask for them.
-TEMPLATES = {
-    "hermes": """{%- for tool_call in message.tool_calls %}
-        {%- if tool_call.function is defined %}
-            {%- set tool_call = tool_call.function %}
-        {%- endif %}
-        {{- '\\n<tool_call>\\n{"name": "' }}
-        {{- tool_call.name }}
-        {{- '", "arguments": ' }}
-        {{- tool_call.arguments | tojson }}
-        {{- '}\\n</tool_call>' }}
-    {%- endfor %}""",
-    "qwen2_coder": """{%- for tool_call in message.tool_calls %}
-        {%- set tool_call = tool_call.function %}
-        {{- '<tools>\\n{"name": ' ~ (tool_call.name | tojson) }}
-        {{- ', "arguments": ' }}{{- tool_call.arguments | tojson }}
-        {{- "}\\n" }}
-        {{- "</tools>\\n" }}
-    {%- endfor %}""",
-    "qwen3_coder": """{%- for tool_call in message.tool_calls %}
-        {%- set tool_call = tool_call.function %}
-        {{- '\\n<tool_call>\\n<function=' + tool_call.name + '>\\n' }}
-        {%- for args_name, args_value in tool_call.arguments|items %}
-            {{- '<parameter=' + args_name + '>\\n' }}
-            {%- set args_value = args_value | tojson | safe if args_value is mapping else args_value | string %}
-            {{- args_value }}
-            {{- '\\n</parameter>\\n' }}
-        {%- endfor %}
-        {{- '</function>\\n</tool_call>' }}
-    {%- endfor %}""",
-    "llama3_json": """{{- "Environment: ipython\\n" if false }}
-        {%- set tool_call = message.tool_calls[0].function %}
-        {{- '{"name": "' + tool_call.name + '", ' }}
-        {{- '"parameters": ' }}
-        {{- tool_call.arguments | tojson }}
-        {{- "}" }}""",
-    "mistral": """{{- "[TOOL_CALLS] [" }}
-        {%- for tool_call in message.tool_calls %}
-            {%- set out = tool_call.function|tojson %}
-            {{- out[:-1] }}
-            {{- ', "id": "' + tool_call.id[-9:] + '"}' }}
-            {%- if not loop.last %}
-                {{- ", " }}
-            {%- else %}
-                {{- "]" }}
-            {%- endif %}
-        {%- endfor %}""",
-}
-
-
-def tokenizer_with(template: str, *special_tokens: str) -> Tokenizer:
-    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"a": 0}, merges=[]))
-    made.add_special_tokens(list(special_tokens))
-    return Tokenizer(made.to_str().encode(), {}, template)
-
-
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_what_a_template_writes_tells_its_format_and_is_read_back(name: str) -> None:
-    tokenizer = tokenizer_with("{% for message in messages %}" + TEMPLATES[name] + "{% endfor %}")
-    assert format_of("auto", tokenizer, "model").name == name
-    assert format_of("none", tokenizer, "model").name == "none"
-    arguments = {"x": 5, "s": 'a "b"\n} c', "b": True}
-    calls = [{"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": json.dumps(arguments)}}] * 2
-    count = 1 if name == "llama3_json" else 2
-    message = {"role": "assistant", "content": "", "tool_calls": calls[:count]}
-    text = tokenizer.render_chat([message], ChatOptions(add_generation_prompt=False))
-    assert read(name, text) == ("", [("f", arguments)] * count)
-
-
-def test_models_without_a_template_for_tools_and_those_that_dont_keep_theirs() -> None:
-    assert format_of("auto", tokenizer_with("{{ messages }}"), "model").name == "hermes"
-    assert format_of("auto", tokenizer_with(TEMPLATES["hermes"]), "Qwen2.5-Coder-7B-Instruct").name == "qwen2_coder"
-
-
-@pytest.mark.parametrize(
-    ("name", "special", "keeps"),
-    [
-        ("mistral", "[TOOL_CALLS]", True),
-        ("mistral", "<eos>", False),
-        ("llama3_json", "<|python_tag|>", True),
-        ("hermes", "<tool_call>", False),
-    ],
-)
-def test_special_tokens_that_mark_calls_are_kept(name: str, special: str, keeps: bool) -> None:
-    assert format_of(name, tokenizer_with("", special), "model").keeps_special_tokens is keeps
-
-
-def test_special_tokens_are_kept_whatever_the_client_says() -> None:
-    body = ChatBody(messages=[{"role": "user", "content": "x"}], skip_special_tokens=True)
-    assert asked_chat(body, keeps_special_tokens=True).requests[0].keep_special_tokens
-    assert not asked_chat(body).requests[0].keep_special_tokens
