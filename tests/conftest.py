@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,9 +28,11 @@ tqdm.tqdm.monitor_interval = 0
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Side by side with others a process has one core."""
+    """Side by side with others a process has one core. Programs take Ctrl-C, also where the tests were started to ignore it."""
     if hasattr(config, "workerinput"):
         torch.set_num_threads(1)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as behind `&` in a script
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which GPU machines may lack
