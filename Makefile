@@ -151,7 +151,7 @@ format-native: setup
 lint-protos: setup
 	$(BIN)/buf lint protos
 
-# Against the protos that others may have built upon. A change that breaks them on purpose raises PROTOCOL_VERSION in specgrove/wire.py, and
+# Against the protos that others may have built upon. A change that breaks them on purpose raises PROTOCOL_VERSION in specgrove/wire/works.py, and
 # `make released-protos` makes it the new measure.
 breaking-protos: setup
 	$(BIN)/buf breaking protos --against protos/released.binpb

@@ -19,8 +19,8 @@ from typing import Any, Protocol
 import torch
 
 from specgrove.client import AsyncClient
-from specgrove.output import Completion
-from specgrove.request import SpeculationOptions
+from specgrove.client.output import Completion
+from specgrove.loop.request import SpeculationOptions
 
 PEERS = Path(__file__).parent / "peers"
 

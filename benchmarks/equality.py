@@ -18,12 +18,12 @@ from pathlib import Path
 
 from benchmarks.prompts import load_prompts
 from specgrove.client import AsyncClient
+from specgrove.client.output import Completion
 from specgrove.config import DEVICES, QUANTIZATIONS
-from specgrove.folders import default_cache_dir
-from specgrove.models.hub import DEMO_LLM, resolve_model
-from specgrove.output import Completion
-from specgrove.request import SpeculationOptions
-from specgrove.suite import Suite, SuiteConfig
+from specgrove.loop.request import SpeculationOptions
+from specgrove.machine.folders import default_cache_dir
+from specgrove.models.folders.hub import DEMO_LLM, resolve_model
+from specgrove.suite.processes import Suite, SuiteConfig
 
 SSMS = ("lookup", "demo,name=beam,mode=beam", "demo,name=expansion,mode=expansion")
 # Shapes are set here because a policy may find that drafting doesn't pay at this batch size, and nothing would be shown.

@@ -8,7 +8,7 @@ import subprocess
 
 import torch
 
-from specgrove.host import processor_name
+from specgrove.machine.host import processor_name
 
 ON_CPU = ("--device", "cpu")  # arguments of both model services
 

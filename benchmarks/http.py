@@ -24,9 +24,9 @@ import grpc
 
 from benchmarks.host import ON_CPU, conditions
 from benchmarks.prompts import load_prompts
-from specgrove.folders import default_cache_dir
-from specgrove.models.hub import DEMO_LLM, resolve_model
-from specgrove.suite import Suite, SuiteConfig
+from specgrove.machine.folders import default_cache_dir
+from specgrove.models.folders.hub import DEMO_LLM, resolve_model
+from specgrove.suite.processes import Suite, SuiteConfig
 from specgrove.v1 import router_pb2, router_pb2_grpc
 from tests.addresses import free_address
 

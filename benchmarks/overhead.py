@@ -17,10 +17,10 @@ from pathlib import Path
 from benchmarks.host import ON_CPU
 from benchmarks.prompts import load_prompts
 from specgrove.client import Client
-from specgrove.folders import default_cache_dir
-from specgrove.models.hub import DEMO_LLM, resolve_model
-from specgrove.request import SpeculationOptions
-from specgrove.suite import Suite, SuiteConfig
+from specgrove.loop.request import SpeculationOptions
+from specgrove.machine.folders import default_cache_dir
+from specgrove.models.folders.hub import DEMO_LLM, resolve_model
+from specgrove.suite.processes import Suite, SuiteConfig
 
 _LENGTHS = (8, 72)
 MODES = {

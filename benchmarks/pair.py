@@ -16,12 +16,12 @@ from pathlib import Path
 
 from benchmarks.host import ON_CPU, conditions
 from specgrove.client import Client
-from specgrove.folders import default_cache_dir
-from specgrove.models.hub import resolve_model
-from specgrove.models.quantized_cache import ensure_quantized
-from specgrove.output import Completion
-from specgrove.request import SpeculationOptions
-from specgrove.suite import Suite, SuiteConfig
+from specgrove.client.output import Completion
+from specgrove.loop.request import SpeculationOptions
+from specgrove.machine.folders import default_cache_dir
+from specgrove.models.folders.hub import resolve_model
+from specgrove.models.folders.quantized_cache import ensure_quantized
+from specgrove.suite.processes import Suite, SuiteConfig
 
 CODE_PROMPTS = (
     "Write a Python function that returns the n-th Fibonacci number.",

@@ -18,11 +18,11 @@ from pathlib import Path
 from benchmarks.equality import SAMPLINGS, SSMS, outputs, report_difference
 from benchmarks.prompts import load_prompts
 from specgrove.client import AsyncClient
-from specgrove.folders import default_cache_dir
-from specgrove.models.hub import DEMO_LLM, resolve_model
-from specgrove.output import Completion
-from specgrove.request import SpeculationOptions
-from specgrove.suite import Suite, SuiteConfig
+from specgrove.client.output import Completion
+from specgrove.loop.request import SpeculationOptions
+from specgrove.machine.folders import default_cache_dir
+from specgrove.models.folders.hub import DEMO_LLM, resolve_model
+from specgrove.suite.processes import Suite, SuiteConfig
 
 LAYOUTS = ((1, "1"), (2, "1"), (1, "2"), (1, "3"), (1, "5,20,5"), (2, "2"))
 _TREES = SpeculationOptions(max_num_nodes=6, max_depth=4)

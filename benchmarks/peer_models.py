@@ -12,7 +12,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from specgrove.models.demo import fetch_demo_gguf
+from specgrove.models.folders.demo import fetch_demo_gguf
 
 TYPES = {
     "BF16": gguf.GGMLQuantizationType.BF16,

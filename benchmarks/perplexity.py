@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.prompts import load_prompts
-from specgrove.folders import default_cache_dir
 from specgrove.kernels.quantized_linear import quantize
-from specgrove.models.hub import DEMO_LLM, resolve_model
-from specgrove.models.loading import load_decoder
-from specgrove.models.weight_store import Linear, MemoryWeights
-from specgrove.models.weights import Weight
+from specgrove.machine.folders import default_cache_dir
+from specgrove.models.decoder.parameters import Weight
+from specgrove.models.folders.hub import DEMO_LLM, resolve_model
+from specgrove.program.loading import load_decoder
+from specgrove.program.weight_store import Linear, MemoryWeights
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.tokenizer import Tokenizer

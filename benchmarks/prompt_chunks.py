@@ -18,10 +18,10 @@ import torch
 from rich.progress import track
 
 from benchmarks.steps import GREEDY
-from specgrove.folders import default_cache_dir
 from specgrove.kernels.threads import get_isa, set_num_threads
-from specgrove.models.loading import load_decoder
-from specgrove.models.quantized_cache import ensure_quantized
+from specgrove.machine.folders import default_cache_dir
+from specgrove.models.folders.quantized_cache import ensure_quantized
+from specgrove.program.loading import load_decoder
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
 

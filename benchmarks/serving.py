@@ -25,15 +25,15 @@ from benchmarks.report import print_table, write_chart, write_json
 from benchmarks.rounds import Prompts, measure
 from specgrove.client import AsyncClient
 from specgrove.config import DEFAULT_SSMS
-from specgrove.folders import default_cache_dir
 from specgrove.kernels.bandwidth import ReadBandwidth
 from specgrove.kernels.threads import get_isa
-from specgrove.models.family import read_spec
-from specgrove.models.hub import DEMO_LLM, resolve_model
-from specgrove.models.memory_plan import MemoryRequest, plan_memory
-from specgrove.models.parallel_layout import ParallelLayout
-from specgrove.models.spec import DecoderSpec
-from specgrove.suite import Suite, SuiteConfig
+from specgrove.machine.folders import default_cache_dir
+from specgrove.models.decoder.family import read_spec
+from specgrove.models.decoder.parallel_layout import ParallelLayout
+from specgrove.models.decoder.spec import DecoderSpec
+from specgrove.models.folders.hub import DEMO_LLM, resolve_model
+from specgrove.models.planning.memory_plan import MemoryRequest, plan_memory
+from specgrove.suite.processes import Suite, SuiteConfig
 
 # By the option that names a peer's interpreter: its name, its program, the GGUF files that it reads, and prompts that it takes at once.
 GGUF_PEERS = {

@@ -29,8 +29,8 @@ from benchmarks.prompts import load_prompts
 from benchmarks.serving import suite_config
 from specgrove.client import AsyncClient
 from specgrove.config import DEFAULT_SSMS
-from specgrove.models.hub import DEMO_LLM, resolve_model
-from specgrove.suite import Suite
+from specgrove.models.folders.hub import DEMO_LLM, resolve_model
+from specgrove.suite.processes import Suite
 from specgrove.tokenizer import Tokenizer
 
 PRECISIONS = ("float32", "bfloat16", "int8", "int4")

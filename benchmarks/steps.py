@@ -22,11 +22,11 @@ from rich.progress import track
 from specgrove.kernels.bandwidth import ReadBandwidth
 from specgrove.kernels.sampling import ChoiceParams, RowChoice
 from specgrove.kernels.threads import get_isa, set_num_threads
-from specgrove.models.decoder import DTYPES
-from specgrove.models.family import read_spec
-from specgrove.models.forward_batch import ForwardBatch
-from specgrove.models.loading import load_decoder
-from specgrove.models.weight_store import MemoryWeights
+from specgrove.models.decoder.family import read_spec
+from specgrove.program.decoder import DTYPES
+from specgrove.program.forward_batch import ForwardBatch
+from specgrove.program.loading import load_decoder
+from specgrove.program.weight_store import MemoryWeights
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
 

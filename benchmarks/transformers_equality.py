@@ -20,17 +20,18 @@ from benchmarks.prompts import load_prompts
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from router.tree_policy import StaticTreePolicy
-from specgrove.folders import default_cache_dir
-from specgrove.models.ends import ends_of
-from specgrove.models.hub import DEMO_LLM, resolve_model
-from specgrove.models.loading import load_decoder, open_checkpoint
-from specgrove.models.model_files import gguf_of
-from specgrove.request import GenerationRequest, SamplingParams, TreeShape
+from specgrove.loop.request import GenerationRequest, SamplingParams, TreeShape
+from specgrove.loop.speculation import generate
+from specgrove.machine.folders import default_cache_dir
+from specgrove.models.decoder.ends import ends_of
+from specgrove.models.folders.hub import DEMO_LLM, resolve_model
+from specgrove.models.folders.model_files import gguf_of
+from specgrove.models.weights.opening import open_checkpoint
+from specgrove.program.loading import load_decoder
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.in_process import InProcessVerifier
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import StepLoop
-from specgrove.speculation import generate
 from specgrove.tokenizer import Tokenizer
 
 MAX_TIE_GAP = 1e-4

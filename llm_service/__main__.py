@@ -5,7 +5,7 @@ With more than one rank this process is the launcher (``torchrun``), which start
 
 from __future__ import annotations
 
-import specgrove.quiet_grpc  # noqa: F401  before anything imports grpc
+import specgrove.serving.quiet_grpc  # noqa: F401  before anything imports grpc
 
 # isort: split
 import logging
@@ -14,15 +14,15 @@ import sys
 
 from llm_service.arguments import parse_arguments
 from llm_service.config import SERVICE_NAME, LlmServiceConfig, is_rank
-from specgrove.folders import provide_home
-from specgrove.models.fitting import check_before_start
-from specgrove.models.hub import resolve_model
+from specgrove.machine.folders import provide_home
+from specgrove.models.folders.hub import resolve_model
+from specgrove.models.planning.fitting import check_before_start
 from specgrove.runtime.step_loop import HungEngineError
 from specgrove.serving.health import Health
 from specgrove.serving.health_server import health_server
 from specgrove.serving.listening import check_can_listen
-from specgrove.starting import ended_by_signals
-from specgrove.telemetry import set_up_logging
+from specgrove.serving.starting import ended_by_signals
+from specgrove.telemetry.logs import set_up_logging
 
 logger = logging.getLogger("llm_service")
 

@@ -22,9 +22,9 @@ from specgrove.kernels.sampling import (
     choose,
 )
 from specgrove.kernels.trees import walk_tree
-from specgrove.request import LogProbs
+from specgrove.loop.request import LogProbs
+from specgrove.loop.token_tree import TokenTree
 from specgrove.runtime.known_tokens import log_probs_of
-from specgrove.token_tree import TokenTree
 
 Answers: TypeAlias = Sequence[int] | torch.Tensor
 """What follows each node: the choices that the forward pass made, or logits, float32 ``[num_nodes, vocab_size]``."""

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from llm_service.config import LlmServiceConfig
 from specgrove.kernels.threads import check_isa
-from specgrove.models.demand import ModelDemand
+from specgrove.models.planning.demand import ModelDemand
 from specgrove.serving.tls import server_tls
 from specgrove.settings import parse_settings
 from specgrove.settings.setting import attribute_of
-from specgrove.tracing import TracingConfig
+from specgrove.telemetry.tracing import TracingConfig
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specgrove.config import MAX_NUM_TREE_NODES
-from specgrove.models.demand import ModelDemand
+from specgrove.models.planning.demand import ModelDemand
 from specgrove.serving.tls import TlsFiles
-from specgrove.tracing import NOWHERE, TracingConfig
+from specgrove.telemetry.tracing import NOWHERE, TracingConfig
 from specgrove.v1 import llm_pb2
 
 SERVICE_NAME = llm_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from specgrove.metrics import Histogram, Kind, Metric, Reading
-from specgrove.metrics.histogram import STEP_BOUNDS_S
+from specgrove.telemetry.metrics import Histogram, Kind, Metric, Reading
+from specgrove.telemetry.metrics.histogram import STEP_BOUNDS_S
 
 PASS_TIME = Metric(
     "specgrove_llm_pass_duration_seconds",

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from specgrove.models.device_weights import DeviceWeights, StreamedWeights
-from specgrove.models.memory_plan import gibibytes
-from specgrove.models.weight_store import MappedWeights, MemoryWeights, WeightStore
+from specgrove.models.planning.memory_plan import gibibytes
+from specgrove.program.device_weights import DeviceWeights, StreamedWeights
+from specgrove.program.weight_store import MappedWeights, MemoryWeights, WeightStore
 
 
 def weight_store(device: torch.device, max_weight_bytes: int | None, folder: Path, *, has_kernels: bool) -> WeightStore:

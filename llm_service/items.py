@@ -21,7 +21,7 @@ from specgrove.errors import (
     SpecGroveError,
     StaleBaseError,
 )
-from specgrove.request import VerifyWork
+from specgrove.loop.request import VerifyWork
 
 
 class Items:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from specgrove.metrics import Kind, Metric, Reading
+from specgrove.telemetry.metrics import Kind, Metric, Reading
 from specgrove.v1 import token_tree_pb2
 
 if TYPE_CHECKING:

@@ -16,19 +16,19 @@ from llm_service import ranks
 from llm_service.config import LlmServiceConfig
 from llm_service.devices import describe_store, weight_store
 from specgrove.config import MAX_NUM_KNOWN_ROWS
-from specgrove.cpus import too_few_for
 from specgrove.kernels.cuda.backend import num_processors
 from specgrove.kernels.threads import amx_refusal, get_isa, set_isa, set_num_threads
-from specgrove.models.decoder import DTYPES, Decoder
-from specgrove.models.ends import ends_of
-from specgrove.models.family import read_spec
-from specgrove.models.fitting import OFFLOAD_FOLDER, Room, check_offload_room, settled
-from specgrove.models.gguf_model import weights_note
-from specgrove.models.hub import resolve_model
-from specgrove.models.loading import load_decoder
-from specgrove.models.memory_plan import MemoryRequest, check_fits, plan_memory
-from specgrove.models.model_files import name_of
-from specgrove.models.quantized_cache import ensure_quantized
+from specgrove.machine.cpus import too_few_for
+from specgrove.models.decoder.ends import ends_of
+from specgrove.models.decoder.family import read_spec
+from specgrove.models.folders.gguf_model import weights_note
+from specgrove.models.folders.hub import resolve_model
+from specgrove.models.folders.model_files import name_of
+from specgrove.models.folders.quantized_cache import ensure_quantized
+from specgrove.models.planning.fitting import OFFLOAD_FOLDER, Room, check_offload_room, settled
+from specgrove.models.planning.memory_plan import MemoryRequest, check_fits, plan_memory
+from specgrove.program.decoder import DTYPES, Decoder
+from specgrove.program.loading import load_decoder
 from specgrove.runtime.devices import available_bytes, choose_device, has_gpu_kernels, runner_for
 from specgrove.runtime.model_runner import Runner
 from specgrove.runtime.pass_buffers import PassLimits

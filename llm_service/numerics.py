@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from llm_service.config import LlmServiceConfig
-from specgrove.grammars import ENGINE
 from specgrove.kernels.arithmetic import ARITHMETIC
 from specgrove.kernels.threads import get_isa
-from specgrove.models.decoder import Decoder
-from specgrove.models.model_files import quantization_kind
-from specgrove.models.weights_digest import weights_digest
+from specgrove.models.folders.model_files import quantization_kind
+from specgrove.models.folders.weights_digest import weights_digest
+from specgrove.program.decoder import Decoder
+from specgrove.structures.grammars import ENGINE
 from specgrove.version import version
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from llm_service.session import PendingWork
 from specgrove.errors import SpecGroveError
-from specgrove.request import LogProbs, PromptProgress, Verdict
+from specgrove.loop.request import LogProbs, PromptProgress, Verdict
 
 _PROGRESS_INTERVAL_S = 0.2
 

@@ -12,7 +12,7 @@ from llm_service.passes import PassPart
 from llm_service.room import Room
 from llm_service.scheduler import StepPlan, plan_step
 from llm_service.session import PendingWork
-from specgrove.token_tree import TokenTree
+from specgrove.loop.token_tree import TokenTree
 
 
 class PassPlanner:

@@ -16,8 +16,8 @@ from llm_service.scheduler import StepEntry
 from llm_service.session import PendingWork
 from specgrove.kernels.model_step import HAS_LOGITS
 from specgrove.kernels.sampling import RowChoice
-from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
-from specgrove.request import LogProbs
+from specgrove.loop.request import LogProbs
+from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 
 

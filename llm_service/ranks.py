@@ -25,8 +25,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from llm_service.config import LlmServiceConfig
 from llm_service.network_interface import interface_with
-from specgrove.models.parallel_layout import ParallelLayout
-from specgrove.owned_folders import temporary_folder
+from specgrove.machine.owned_folders import temporary_folder
+from specgrove.models.decoder.parallel_layout import ParallelLayout
 from specgrove.runtime.devices import choose_device
 from specgrove.runtime.parallel_runner import RankLinks, link_ranks
 from specgrove.runtime.rank_liveness import LOOPBACK, Door, LivenessMonitor, is_loopback, watch_rank_0
@@ -85,7 +85,7 @@ def _launch(layout: ParallelLayout, argv: Sequence[str], drain_timeout_s: float,
         logs_specs=DefaultLogsSpecs(log_dir=str(log_folder)),
     )
     # The ranks die with this process.
-    command = ("-m", "specgrove.supervised", str(os.getpid()), "llm_service", *argv)
+    command = ("-m", "specgrove.suite.supervised", str(os.getpid()), "llm_service", *argv)
     try:
         elastic_launch(config, sys.executable)(*command)
     except ChildFailedError:

@@ -16,23 +16,23 @@ from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.step_timeout import step_timeout_s_of
 from llm_service.structure import Structures
 from llm_service.verifier import VerifierEngine
-from specgrove.folders import provide_home
-from specgrove.grammars import GrammarCompiler
-from specgrove.metrics.exposition import VllmNames, make_registry
-from specgrove.metrics.server import metrics_server
-from specgrove.models.ends import ends_of
-from specgrove.models.model_files import name_of
-from specgrove.models.recommended_sampling import recommended_sampling_of
-from specgrove.request import PromptProgress, Verdict, VerifyWork
+from specgrove.loop.request import PromptProgress, Verdict, VerifyWork
+from specgrove.machine.folders import provide_home
+from specgrove.models.decoder.ends import ends_of
+from specgrove.models.folders.model_files import name_of
+from specgrove.models.folders.recommended_sampling import recommended_sampling_of
 from specgrove.runtime.model_runner import ModelRunner, Runner
 from specgrove.runtime.parallel_runner import ParallelRunner, run_worker
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.health import Health
 from specgrove.serving.health_server import health_server
 from specgrove.serving.server import run_server
-from specgrove.starting import ended_by_signals
+from specgrove.serving.starting import ended_by_signals
+from specgrove.structures.grammars import GrammarCompiler
+from specgrove.telemetry.metrics.exposition import VllmNames, make_registry
+from specgrove.telemetry.metrics.server import metrics_server
+from specgrove.telemetry.tracing import set_up_tracing
 from specgrove.tokenizer import Tokenizer
-from specgrove.tracing import set_up_tracing
 from specgrove.v1 import llm_pb2_grpc
 
 logger = logging.getLogger("llm_service")

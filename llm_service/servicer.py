@@ -14,17 +14,17 @@ import grpc
 from llm_service.load import ServiceLoad
 from llm_service.structure import OutputStructure
 from llm_service.verifier import VerifierEngine
-from specgrove import wire
-from specgrove.models.ends import Ends
-from specgrove.models.spec import DecoderSpec
-from specgrove.request import PromptProgress, Verdict, VerifyWork
+from specgrove.loop.request import PromptProgress, Verdict, VerifyWork
+from specgrove.models.decoder.ends import Ends
+from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.runtime.in_process import results_of
 from specgrove.runtime.measuring import StepMeasurement, measured
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.work_streams import WorkStreams
+from specgrove.telemetry.tracing import NO_TRACING, Attributes, SessionSpans, Tracing
 from specgrove.tokenizer import TOKENIZER_FILE_NAMES, Tokenizer
-from specgrove.tracing import NO_TRACING, Attributes, SessionSpans, Tracing
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, token_tree_pb2
+from specgrove.wire import works
 
 _FILE_PIECE_BYTES = 1 << 20
 _WARMUP_NUMS_TOKENS = [1, 2, 4, 8, 16, 32, 64, 128]
@@ -95,16 +95,16 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         return self._loop.close_session(session_id)
 
     async def _verify(self, item: llm_pb2.VerifyItem) -> AsyncGenerator[llm_pb2.VerifyResult, None]:
-        work = wire.verify_work_from_proto(item)
+        work = works.verify_work_from_proto(item)
         if work.session is not None:
             self._spans.begin(work.session_id, work.session.trace_context)
         held = await self._structure_of(work)
         async for found in results_of(self._loop, work):
             result = llm_pb2.VerifyResult(session_id=item.session_id, item_id=item.item_id)
             if isinstance(found, PromptProgress):
-                result.progress.CopyFrom(wire.progress_to_proto(found))
+                result.progress.CopyFrom(works.progress_to_proto(found))
             else:
-                result.verdict.CopyFrom(wire.verdict_to_proto(found))
+                result.verdict.CopyFrom(works.verdict_to_proto(found))
                 if (span := self._spans.of(work.session_id)).is_recording:
                     span.event("specgrove.verify", _event_of(work, found))
             yield result
@@ -134,7 +134,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
             num_parameters=model.spec.num_parameters,
             max_num_tree_nodes=model.max_num_tree_nodes,
             numerics=model.numerics,
-            protocol_version=wire.PROTOCOL_VERSION,
+            protocol_version=works.PROTOCOL_VERSION,
             recommended_sampling=token_tree_pb2.SamplingParams(**model.recommended_sampling),
         )
 

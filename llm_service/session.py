@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from llm_service.structure import OutputStructure
 from specgrove.kernels.sampling import ChoiceParams, KnownToken
-from specgrove.request import SamplingParams, SessionParams, Verdict, VerifyWork
-from specgrove.token_tree import TokenTree
+from specgrove.loop.request import SamplingParams, SessionParams, Verdict, VerifyWork
+from specgrove.loop.token_tree import TokenTree
 
 _MIN_TEMPERATURE = 1e-4
 

@@ -6,7 +6,7 @@ import torch
 
 from llm_service.config import LlmServiceConfig
 from specgrove.config import OFFLOADED_STEP_TIMEOUT_S, STEP_TIMEOUT_S
-from specgrove.models.spec import DecoderSpec
+from specgrove.models.decoder.spec import DecoderSpec
 
 # Operations that a busy machine without wide vectors still makes in a second: a slow step is worth more than a restart.
 _SLOWEST_CPU_FLOPS = 1e10

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from specgrove.errors import InvalidRequestError
-from specgrove.grammars import GrammarCompiler, OutputMatcher
-from specgrove.request import SamplingParams
-from specgrove.structure_wire import STRUCTURED_OUTPUT
-from specgrove.token_tree import TokenTree
+from specgrove.loop.request import SamplingParams
+from specgrove.loop.token_tree import TokenTree
+from specgrove.structures.grammars import GrammarCompiler, OutputMatcher
+from specgrove.wire.structures import STRUCTURED_OUTPUT
 
 # Of the engine's thread, for which all sessions wait: so much for one output, and so much more for each of its tokens. A token takes a
 # tenth of a millisecond; of an ambiguous grammar, which clients may send, a second.

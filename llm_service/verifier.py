@@ -33,11 +33,11 @@ from llm_service.session import PendingWork
 from llm_service.structure import Structures
 from llm_service.work_check import check_work
 from specgrove.errors import InternalError, SpecGroveError
-from specgrove.models.forward_batch import ForwardBatch
-from specgrove.request import LogProbs, PromptProgress, Verdict, VerifyWork
+from specgrove.loop.request import LogProbs, PromptProgress, Verdict, VerifyWork
+from specgrove.program.forward_batch import ForwardBatch
 from specgrove.runtime.model_runner import Runner, step_ms
 from specgrove.runtime.step_loop import FatalEngineError, WorkItem
-from specgrove.telemetry import of_requests
+from specgrove.telemetry.logs import of_requests
 
 logger = logging.getLogger(__name__)
 

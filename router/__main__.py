@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import specgrove.quiet_grpc  # noqa: F401  before anything imports grpc
+import specgrove.serving.quiet_grpc  # noqa: F401  before anything imports grpc
 
 # isort: split
 import argparse
@@ -16,8 +16,8 @@ from router.config import HttpConfig, MetricsConfig, RouterConfig, TreeConfig
 from specgrove.serving.api_keys import ApiKeys
 from specgrove.serving.tls import server_tls, services_tls
 from specgrove.settings import parse_settings
-from specgrove.telemetry import set_up_logging
-from specgrove.tracing import TracingConfig
+from specgrove.telemetry.logs import set_up_logging
+from specgrove.telemetry.tracing import TracingConfig
 
 
 def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from random import Random
 
 from specgrove.errors import ResourceExhaustedError, UnavailableError
-from specgrove.metrics import Kind, Metric, Reading
+from specgrove.telemetry.metrics import Kind, Metric, Reading
 
 RUNNING = Metric(
     "specgrove_router_requests_running",

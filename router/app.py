@@ -24,13 +24,13 @@ from router.servicer import RouterServicer
 from router.ssm_replicas import SsmPool
 from specgrove.addresses import stays_on_this_machine
 from specgrove.inference import open_inference_pb2_grpc
-from specgrove.metrics import Source
 from specgrove.serving.health import Health
 from specgrove.serving.health_server import health_server
 from specgrove.serving.replica_channel import ServicesTls
 from specgrove.serving.server import Server, ServerLimits, serve_until_signal
+from specgrove.telemetry.metrics import Source
+from specgrove.telemetry.tracing import set_up_tracing
 from specgrove.tokenizer import Tokenizer
-from specgrove.tracing import set_up_tracing
 from specgrove.v1 import router_pb2, router_pb2_grpc
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ class RouterApp:
             self.metrics_http = HttpServer(config.metrics.address, metrics, None, "metrics")
 
     def _registry(self, *more: Source) -> CollectorRegistry:
-        from specgrove.metrics.exposition import VllmNames, make_registry
+        from specgrove.telemetry.metrics.exposition import VllmNames, make_registry
 
         sources = (
             self.admission.readings,

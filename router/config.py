@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from specgrove.config import MAX_PUBLIC_REQUEST_BYTES
 from specgrove.serving.api_keys import ApiKeys
 from specgrove.serving.tls import TlsFiles
-from specgrove.tracing import NOWHERE, TracingConfig
+from specgrove.telemetry.tracing import NOWHERE, TracingConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,11 @@ from router.discovery import BY_THE_SYSTEM, ReplicaSet, Resolving
 from router.llm_replica import LlmReplica
 from router.measurements import ReplicaLoad
 from router.served_model import ServedModel, check_serves, fetch_tokenizer_files, served_model_of, tokenizer_of
-from specgrove import wire
 from specgrove.errors import InternalError, NoReplicaError
 from specgrove.serving.replica_channel import ServicesTls
 from specgrove.serving.status import error_from_rpc
 from specgrove.v1 import llm_pb2
+from specgrove.wire import works
 
 if TYPE_CHECKING:
     from specgrove.v1.llm_pb2_grpc import LlmServiceAsyncStub
@@ -87,7 +87,7 @@ class LlmPool:
 
     async def accept(self, info: llm_pb2.LlmServiceGetModelInfoResponse, stub: LlmServiceAsyncStub) -> None:
         """Learns the model from the first replica. Raises ``InternalError`` for one with another model, or with other bits."""
-        wire.check_protocol_version(info.protocol_version)
+        works.check_protocol_version(info.protocol_version)
         async with self._accepting:
             if self.model is None:
                 try:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from router.acceptance import DepthCounts
 from router.row_times import RowTimes
-from specgrove.request import Step
+from specgrove.loop.request import Step
 
 # After so many observations one counts half as much, over all sessions.
 _ROUTER_DECAY = 0.5 ** (1 / 64)

@@ -13,8 +13,8 @@ from router.prompt_tokens import PromptTokens, log_probs_to_proto
 from router.step_details import step_details_of
 from router.text_stream import TextPiece, TextStream
 from router.validation import CheckedRequest
-from specgrove.generation_statistics import GenerationStatistics
-from specgrove.request import CommittedToken, FinishReason, Step
+from specgrove.loop.request import CommittedToken, FinishReason, Step
+from specgrove.loop.statistics import GenerationStatistics
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2
 

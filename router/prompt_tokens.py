@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Self
 
-from specgrove import wire
-from specgrove.request import GenerationRequest, LogProbs
+from specgrove.loop.request import GenerationRequest, LogProbs
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2, token_tree_pb2
+from specgrove.wire import works
 
 
 class PromptTokens:
@@ -53,7 +53,7 @@ class PromptTokens:
 
 def log_probs_to_proto(log_probs: LogProbs, tokenizer: Tokenizer) -> token_tree_pb2.LogProbs:
     """For clients: with what the most probable tokens stand for."""
-    proto = wire.log_probs_to_proto(log_probs)
+    proto = works.log_probs_to_proto(log_probs)
     for entry in proto.top:
         entry.token_bytes = tokenizer.token_bytes(entry.token_id)
     return proto

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from router.ssm_replica import SsmReplica
 from specgrove.errors import StaleBaseError, UnavailableError, WorkLostError
-from specgrove.request import Draft, DraftWork
+from specgrove.loop.request import Draft, DraftWork
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING
 
 from router.session_closes import SessionCloses
-from specgrove import wire
 from specgrove.errors import (
     DeadlineExceededError,
     InternalError,
@@ -24,9 +23,10 @@ from specgrove.errors import (
     UnavailableError,
     WorkLostError,
 )
-from specgrove.request import PromptProgress, Verdict, VerifyWork
-from specgrove.structure_wire import STRUCTURED_OUTPUT
+from specgrove.loop.request import PromptProgress, Verdict, VerifyWork
 from specgrove.v1 import llm_pb2
+from specgrove.wire import works
+from specgrove.wire.structures import STRUCTURED_OUTPUT
 
 if TYPE_CHECKING:
     from router.llm_replica import LlmReplica
@@ -88,7 +88,7 @@ class RemoteVerifier:
         self, replica: LlmReplica, work: VerifyWork, until_s: float | None
     ) -> AsyncGenerator[Verdict | PromptProgress, None]:
         """One attempt at a work."""
-        item = wire.verify_work_to_proto(work, 0)
+        item = works.verify_work_to_proto(work, 0)
         self._under_way[work.session_id] = replica, item
         try:
             async with contextlib.aclosing(replica.client.results(item)) as results:
@@ -145,7 +145,7 @@ class RemoteVerifier:
 def _found_in(result: llm_pb2.VerifyResult, replica: LlmReplica) -> Verdict | PromptProgress:
     """Raises the error that came in place of a verdict."""
     if result.HasField("error"):
-        error = wire.error_from_proto(result.error)
+        error = works.error_from_proto(result.error)
         if isinstance(error, UnavailableError) and not isinstance(error, WorkLostError):
             replica.mark_draining()
         if isinstance(error, InvalidRequestError) and error.violations[0].field != STRUCTURED_OUTPUT:
@@ -154,8 +154,8 @@ def _found_in(result: llm_pb2.VerifyResult, replica: LlmReplica) -> Verdict | Pr
             raise InternalError(f"{replica.client.address} refused an item: {error}")
         raise error
     if result.HasField("progress"):
-        return wire.progress_from_proto(result.progress)
-    return wire.verdict_from_proto(result.verdict)
+        return works.progress_from_proto(result.progress)
+    return works.verdict_from_proto(result.verdict)
 
 
 def _spread() -> float:

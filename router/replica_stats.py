@@ -18,9 +18,9 @@ import grpc
 from router.llm_replicas import LlmPool
 from router.ssm_replicas import SsmPool
 from specgrove.errors import UnavailableError
-from specgrove.metrics import Kind, Metric, Reading
 from specgrove.serving.replica_channel import closed_is_away
 from specgrove.serving.work_stream_client import WorkStreamClient
+from specgrove.telemetry.metrics import Kind, Metric, Reading
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, ssm_pb2, ssm_pb2_grpc, token_tree_pb2
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from specgrove.errors import InternalError, SpecGroveError
-from specgrove.metrics import Histogram, Kind, Metric, Reading
-from specgrove.metrics.histogram import WAIT_BOUNDS_S
 from specgrove.serving.status import status_of
+from specgrove.telemetry.metrics import Histogram, Kind, Metric, Reading
+from specgrove.telemetry.metrics.histogram import WAIT_BOUNDS_S
 from specgrove.v1 import router_pb2
 
 FINISHED = Metric(

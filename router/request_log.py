@@ -11,7 +11,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from specgrove.telemetry import of_requests
+from specgrove.telemetry.logs import of_requests
 from specgrove.v1 import router_pb2
 
 logger = logging.getLogger(__name__)

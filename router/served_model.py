@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from specgrove.errors import InternalError
-from specgrove.owned_folders import temporary_folder
+from specgrove.machine.owned_folders import temporary_folder
 from specgrove.tokenizer import TOKENIZER_FILE_NAMES, Tokenizer
 from specgrove.v1 import llm_pb2, token_tree_pb2
 

@@ -31,17 +31,17 @@ from router.structure_check import StructureCheck
 from router.text_work import TextWork
 from router.tree_policy import policy_for
 from router.validation import CheckedRequest, check_fields, checked_detokenize, checked_request, checked_tokenize
-from specgrove import wire
 from specgrove.config import MAX_NUM_TREE_NODES
 from specgrove.errors import UnavailableError
 from specgrove.features import FEATURES
-from specgrove.request import Step
-from specgrove.speculation import generate
-from specgrove.telemetry import mark_lines
+from specgrove.loop.request import Step
+from specgrove.loop.speculation import generate
+from specgrove.telemetry.logs import mark_lines
+from specgrove.telemetry.tracing import NO_TRACING, Span, Tracing
 from specgrove.tokenizer import Tokenizer
-from specgrove.tracing import NO_TRACING, Span, Tracing
 from specgrove.v1 import router_pb2, router_pb2_grpc
 from specgrove.version import version
+from specgrove.wire import works
 
 _MAX_NUM_TEXT_CALLS = 8
 _MAX_NUM_QUEUED_TEXT_CALLS = 64
@@ -114,7 +114,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             eos_token_ids=model.eos_token_ids,
             ssms=self._ssms.ssms,
             version=self.version,
-            protocol_version=wire.PROTOCOL_VERSION,
+            protocol_version=works.PROTOCOL_VERSION,
             features=FEATURES,
             recommended_sampling=model.recommended_sampling,
         )

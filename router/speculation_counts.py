@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from specgrove.metrics import Kind, Metric, Reading
-from specgrove.request import Step
+from specgrove.loop.request import Step
+from specgrove.telemetry.metrics import Kind, Metric, Reading
 
 STEPS = Metric(
     "specgrove_router_verify_steps_total",

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 import grpc
 
 from router.session_closes import SessionCloses
-from specgrove import wire
 from specgrove.addresses import ReplicaAddress
 from specgrove.errors import UnavailableError, WorkLostError
-from specgrove.request import Draft, DraftWork
+from specgrove.loop.request import Draft, DraftWork
 from specgrove.serving.health_watch import HealthWatch
 from specgrove.serving.replica_channel import ServicesTls
 from specgrove.serving.status import error_from_rpc
 from specgrove.serving.work_stream_client import WorkStreamClient
 from specgrove.tokenizer import Tokenizer
+from specgrove.tokenizer.vocabulary import MIN_SHARED, compare_vocabularies
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
-from specgrove.vocabulary import MIN_SHARED, compare_vocabularies
+from specgrove.wire import works
 
 if TYPE_CHECKING:
     from specgrove.v1.ssm_pb2_grpc import SsmServiceAsyncStub
@@ -97,17 +97,17 @@ class SsmReplica:
         wanted = tuple(name for name in self.ssms if not work.ssms or name in work.ssms)
         if not wanted:
             raise UnavailableError("none of its SSMs can be used")
-        item = wire.draft_work_to_proto(work, 0)
+        item = works.draft_work_to_proto(work, 0)
         del item.ssms[:]
         if self._has_others or wanted != self.ssms:
             item.ssms.extend(wanted)
         result = await self.client.call(item)
         if result.HasField("draft"):
-            draft = wire.draft_from_proto(result.draft)
+            draft = works.draft_from_proto(result.draft)
             foreign_ids = self._foreign_ids
             trees = (replace(tree, foreign_ids=foreign_ids.get(tree.ssm, frozenset())) for tree in draft.trees)
             return replace(draft, trees=tuple(trees))
-        error = wire.error_from_proto(result.error)
+        error = works.error_from_proto(result.error)
         if isinstance(error, UnavailableError) and not isinstance(error, WorkLostError):
             self._is_draining = True
         raise error
@@ -135,7 +135,7 @@ class SsmReplica:
             response = await self._stub.GetModelInfo(ssm_pb2.SsmServiceGetModelInfoRequest(), timeout=_INFO_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error) from error
-        wire.check_protocol_version(response.protocol_version)
+        works.check_protocol_version(response.protocol_version)
         foreign_ids: dict[str, frozenset[int]] = {}
         for ssm in response.ssms:
             try:

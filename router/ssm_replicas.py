@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from router.discovery import BY_THE_SYSTEM, ReplicaSet, Resolving
 from router.remote_drafter import RemoteDrafter
 from router.ssm_replica import SsmReplica
-from specgrove.request import SpeculationOptions
+from specgrove.loop.request import SpeculationOptions
 from specgrove.serving.replica_channel import ServicesTls
 from specgrove.tokenizer import Tokenizer
 

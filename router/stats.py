@@ -8,7 +8,7 @@ from router.admission import Admission
 from router.replica_stats import ReplicaState, ReplicaStats
 from router.request_counts import RequestCounts
 from router.speculation_counts import SpeculationCounts
-from specgrove.metrics import Histogram
+from specgrove.telemetry.metrics import Histogram
 from specgrove.v1 import router_pb2
 
 

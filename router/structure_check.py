@@ -14,10 +14,10 @@ from router.text_work import TextWork
 from router.violations import Violations
 from specgrove.errors import InvalidRequestError
 from specgrove.ranges import MAX_NUM_CHOICES, MAX_STRUCTURE_BYTES
-from specgrove.structure_wire import STRUCTURED_OUTPUT, structured_output_from_proto
-from specgrove.structured_output import StructuredOutput, StructureKind
+from specgrove.structures.structured_output import StructuredOutput, StructureKind
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import token_tree_pb2
+from specgrove.wire.structures import STRUCTURED_OUTPUT, structured_output_from_proto
 
 _MAX_NUM_KNOWN = 128
 
@@ -90,6 +90,6 @@ class _Compilation:
 
     def __call__(self, tokenizer: Tokenizer) -> None:
         # Imported there, not in the router.
-        from specgrove.grammars import check_structure
+        from specgrove.structures.grammars import check_structure
 
         check_structure(tokenizer, self._structure)

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import TypeVar, cast
 
 from specgrove.errors import InternalError
-from specgrove.low_priority import lower_priority
+from specgrove.machine.low_priority import lower_priority
 from specgrove.tokenizer import Tokenizer
 
 ValueT = TypeVar("ValueT")
@@ -39,7 +39,14 @@ class TextProcess:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             # Ends with this thread even in the middle of a text.
-            command = [sys.executable, "-m", "specgrove.supervised", str(os.getpid()), __name__, str(theirs.fileno())]
+            command = [
+                sys.executable,
+                "-m",
+                "specgrove.suite.supervised",
+                str(os.getpid()),
+                __name__,
+                str(theirs.fileno()),
+            ]
             try:
                 self._process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True

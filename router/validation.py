@@ -15,8 +15,8 @@ from router.served_model import ServedModel
 from router.structure_check import StructureCheck, check_structured_output
 from router.text_work import TextWork
 from router.violations import Violations, quoted
-from specgrove import wire
 from specgrove.config import MAX_BEAM_WIDTH, MAX_NUM_SSMS, MAX_NUM_TREE_NODES, MAX_TREE_DEPTH
+from specgrove.loop.request import NOT_TRACED, GenerationRequest, SamplingParams, SpeculationOptions, TraceContext
 from specgrove.ranges import (
     LOGIT_BIASES,
     MAX_NUM_LOG_PROBS,
@@ -25,9 +25,9 @@ from specgrove.ranges import (
     MAX_STOP_TEXT_LEN,
     SAMPLING_RANGES,
 )
-from specgrove.request import NOT_TRACED, GenerationRequest, SamplingParams, SpeculationOptions, TraceContext
-from specgrove.structure_wire import STRUCTURED_OUTPUT, structured_output_from_proto
 from specgrove.v1 import router_pb2, token_tree_pb2
+from specgrove.wire import works
+from specgrove.wire.structures import STRUCTURED_OUTPUT, structured_output_from_proto
 
 _MAX_NUM_STOP_TOKENS = 64
 _SPECULATION_LIMITS = {
@@ -225,7 +225,7 @@ def _sampling_of(proto: router_pb2.GenerateRequest, model: ServedModel, further_
         asked = token_tree_pb2.SamplingParams()
         asked.CopyFrom(model.recommended_sampling)
         asked.MergeFrom(proto.sampling)
-    params = wire.sampling_from_proto(asked)
+    params = works.sampling_from_proto(asked)
     by_kind = model.chat_end_token_ids if proto.HasField("chat") else model.eos_token_ids
     ends = () if proto.ignore_eos else by_kind
     # No mass at all is reached by the most probable token alone.

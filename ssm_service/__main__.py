@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import specgrove.quiet_grpc  # noqa: F401  before anything imports grpc
+import specgrove.serving.quiet_grpc  # noqa: F401  before anything imports grpc
 
 # isort: split
 import argparse
@@ -11,20 +11,20 @@ import os
 import sys
 
 from specgrove.config import DEFAULT_SSMS, STEP_TIMEOUT_S
-from specgrove.folders import provide_home
-from specgrove.models.hub import check_named
-from specgrove.models.ssm_fitting import SsmDemand, check_ssms_before_start, found_ssm
+from specgrove.machine.folders import provide_home
+from specgrove.models.folders.hub import check_named
+from specgrove.models.planning.ssm_fitting import SsmDemand, check_ssms_before_start, found_ssm
 from specgrove.runtime.step_loop import HungEngineError
 from specgrove.serving.health import Health
 from specgrove.serving.health_server import health_server
 from specgrove.serving.listening import check_can_listen
+from specgrove.serving.starting import ended_by_signals
 from specgrove.serving.tls import server_tls
 from specgrove.settings import parse_settings
 from specgrove.settings.setting import attribute_of
-from specgrove.ssm_specs import parse_ssms
-from specgrove.starting import ended_by_signals
-from specgrove.telemetry import set_up_logging
-from specgrove.tracing import TracingConfig
+from specgrove.settings.ssm_specs import parse_ssms
+from specgrove.telemetry.logs import set_up_logging
+from specgrove.telemetry.tracing import TracingConfig
 from ssm_service.config import SERVICE_NAME, SsmServiceConfig
 
 logger = logging.getLogger("ssm_service")

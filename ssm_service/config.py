@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specgrove.config import MAX_NUM_TREE_NODES, MAX_TREE_DEPTH
-from specgrove.models.ssm_fitting import SsmDemand
+from specgrove.models.planning.ssm_fitting import SsmDemand
 from specgrove.serving.tls import TlsFiles
-from specgrove.ssm_specs import SsmSpec
-from specgrove.tracing import NOWHERE, TracingConfig
+from specgrove.settings.ssm_specs import SsmSpec
+from specgrove.telemetry.tracing import NOWHERE, TracingConfig
 from specgrove.v1 import ssm_pb2
 from ssm_service.draft_tree import Beam, Expansion
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from specgrove.metrics import Histogram, Kind, Metric, Reading
-from specgrove.metrics.histogram import STEP_BOUNDS_S
+from specgrove.telemetry.metrics import Histogram, Kind, Metric, Reading
+from specgrove.telemetry.metrics.histogram import STEP_BOUNDS_S
 
 STEP_TIME = Metric(
     "specgrove_ssm_step_duration_seconds",

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from specgrove.request import TreeShape
-from specgrove.token_tree import TokenTree
+from specgrove.loop.request import TreeShape
+from specgrove.loop.token_tree import TokenTree
 
 ROOT = -1
 """Parent of the nodes that follow the last committed token."""

@@ -8,19 +8,19 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from specgrove.models.decoder import DTYPES
-from specgrove.models.device_weights import DeviceWeights
-from specgrove.models.family import read_spec
-from specgrove.models.gguf_model import weights_note
-from specgrove.models.loading import load_decoder
-from specgrove.models.model_files import weight_files
-from specgrove.models.quantized_cache import ensure_quantized
-from specgrove.models.ssm_fitting import SSM_MAX_NUM_LOGIT_ROWS, SSM_MAX_NUM_ROWS, found_ssm
-from specgrove.models.weight_store import MemoryWeights
+from specgrove.models.decoder.family import read_spec
+from specgrove.models.folders.gguf_model import weights_note
+from specgrove.models.folders.model_files import weight_files
+from specgrove.models.folders.quantized_cache import ensure_quantized
+from specgrove.models.planning.ssm_fitting import SSM_MAX_NUM_LOGIT_ROWS, SSM_MAX_NUM_ROWS, found_ssm
+from specgrove.program.decoder import DTYPES
+from specgrove.program.device_weights import DeviceWeights
+from specgrove.program.loading import load_decoder
+from specgrove.program.weight_store import MemoryWeights
 from specgrove.runtime.devices import has_gpu_kernels, runner_for
 from specgrove.runtime.pass_buffers import PassLimits
-from specgrove.ssm_specs import SsmSpec
-from specgrove.ssm_vocabulary import read_vocabulary
+from specgrove.settings.ssm_specs import SsmSpec
+from specgrove.tokenizer.ssm_vocabulary import read_vocabulary
 from specgrove.v1 import ssm_pb2
 from ssm_service.config import SsmServiceConfig, rule_of
 from ssm_service.lookup import LookupSsm

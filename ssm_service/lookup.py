@@ -12,8 +12,8 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from specgrove.request import TreeShape
-from specgrove.token_tree import TokenTree
+from specgrove.loop.request import TreeShape
+from specgrove.loop.token_tree import TokenTree
 
 MIN_MATCH_LEN = 2
 MAX_MATCH_LEN = 5

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 import torch
 
 from specgrove.errors import ResourceExhaustedError
-from specgrove.models.spec import DecoderSpec
-from specgrove.request import TreeShape
+from specgrove.loop.request import TreeShape
+from specgrove.loop.token_tree import TokenTree
+from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.kv_slots import SlotPool
 from specgrove.runtime.model_runner import DraftRunner
 from specgrove.runtime.top_k import TopK
-from specgrove.ssm_vocabulary import Vocabulary
-from specgrove.token_tree import TokenTree
+from specgrove.tokenizer.ssm_vocabulary import Vocabulary
 from ssm_service.draft_tree import ROOT, Beam, DraftTree, Expansion
 
 # A chunk of up to this share of a step's chunk budget doesn't wait for its turn.

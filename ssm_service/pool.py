@@ -18,11 +18,11 @@ from specgrove.errors import (
     SpecGroveError,
     StaleBaseError,
 )
-from specgrove.request import Draft, DraftedTree, DraftWork
+from specgrove.loop.request import Draft, DraftedTree, DraftWork
+from specgrove.loop.token_tree import TokenTree
 from specgrove.runtime.kv_slots import SlotPool
 from specgrove.runtime.model_runner import level_ms
 from specgrove.runtime.step_loop import WorkItem
-from specgrove.token_tree import TokenTree
 from ssm_service.config import PoolConfig
 from ssm_service.counts import PoolCounts
 from ssm_service.lookup import LookupSsm

@@ -7,15 +7,15 @@ import logging
 
 import torch
 
-from specgrove.cpus import too_few_for
 from specgrove.kernels.threads import amx_refusal, get_isa, set_num_threads
-from specgrove.metrics.exposition import make_registry
-from specgrove.metrics.server import metrics_server
+from specgrove.machine.cpus import too_few_for
 from specgrove.runtime.devices import choose_device
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.health import Health
 from specgrove.serving.server import run_server
-from specgrove.tracing import set_up_tracing
+from specgrove.telemetry.metrics.exposition import make_registry
+from specgrove.telemetry.metrics.server import metrics_server
+from specgrove.telemetry.tracing import set_up_tracing
 from specgrove.v1 import ssm_pb2_grpc
 from ssm_service.config import PoolConfig, SsmServiceConfig
 from ssm_service.loading import info_of, load_ssm

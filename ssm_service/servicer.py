@@ -10,15 +10,15 @@ from typing import Any
 
 import grpc
 
-from specgrove import wire
 from specgrove.errors import InvalidRequestError
-from specgrove.request import Draft, DraftWork
+from specgrove.loop.request import Draft, DraftWork
 from specgrove.runtime.measuring import StepMeasurement, measured
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.status import abort
 from specgrove.serving.work_streams import WorkStreams
-from specgrove.tracing import NO_TRACING, Attributes, SessionSpans, Tracing
+from specgrove.telemetry.tracing import NO_TRACING, Attributes, SessionSpans, Tracing
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc, token_tree_pb2
+from specgrove.wire import works
 from ssm_service.load import ServiceLoad
 from ssm_service.pool import DrafterPool
 
@@ -56,12 +56,12 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
         return self.streams.serve(request_iterator, context)
 
     async def _draft(self, item: ssm_pb2.DraftItem) -> AsyncGenerator[ssm_pb2.DraftResult, None]:
-        work = wire.draft_work_from_proto(item)
+        work = works.draft_work_from_proto(item)
         self._spans.begin(work.session_id, work.trace_context)
         draft = await asyncio.wrap_future(self._loop.submit(work))
         if (span := self._spans.of(work.session_id)).is_recording:
             span.event("specgrove.draft", _event_of(work, draft))
-        yield ssm_pb2.DraftResult(session_id=item.session_id, item_id=item.item_id, draft=wire.draft_to_proto(draft))
+        yield ssm_pb2.DraftResult(session_id=item.session_id, item_id=item.item_id, draft=works.draft_to_proto(draft))
 
     def _forget(self, session_id: str) -> concurrent.futures.Future[None]:
         self._spans.end(session_id)
@@ -71,7 +71,7 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
         self, request: ssm_pb2.SsmServiceGetModelInfoRequest, context: Context
     ) -> ssm_pb2.SsmServiceGetModelInfoResponse:
         """See ssm.proto."""
-        return ssm_pb2.SsmServiceGetModelInfoResponse(ssms=self._infos, protocol_version=wire.PROTOCOL_VERSION)
+        return ssm_pb2.SsmServiceGetModelInfoResponse(ssms=self._infos, protocol_version=works.PROTOCOL_VERSION)
 
     async def GetVocabulary(  # noqa: N802
         self, request: ssm_pb2.GetVocabularyRequest, context: Context

@@ -13,7 +13,7 @@ import torch
 import tqdm
 
 from specgrove.kernels import threads
-from specgrove.models.hub import DEMO_LLM, resolve_model
+from specgrove.models.folders.hub import DEMO_LLM, resolve_model
 from tests.router.toy_language import EOS, VOCAB_SIZE, toy_tokenizer_json
 
 TINY_VOCAB_SIZE = 97

@@ -11,7 +11,7 @@ from pathlib import Path
 _OWNER = """
 import os, signal, sys
 from pathlib import Path
-from specgrove.owned_folders import temporary_folder
+from specgrove.machine.owned_folders import temporary_folder
 with temporary_folder(sys.argv[1]) as folder:
     (folder / "left").write_text("")
     os.kill(os.getpid(), signal.SIGKILL)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 
-from specgrove.request import Draft, DraftWork, PromptProgress, Verdict, VerifyWork
+from specgrove.loop.request import Draft, DraftWork, PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.in_process import InProcessDrafter, InProcessVerifier
 from specgrove.runtime.step_loop import StepLoop
 

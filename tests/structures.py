@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema_rs
 import tokenizers
 
-from specgrove.structured_output import ANY_JSON_OBJECT, StructuredOutput, StructureKind
+from specgrove.structures.structured_output import ANY_JSON_OBJECT, StructuredOutput, StructureKind
 from specgrove.tokenizer import Tokenizer
 from tests.conftest import TINY_VOCAB_SIZE
 

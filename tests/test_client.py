@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from specgrove.client import AsyncClient, Client
-from specgrove.client_wire import request_to_proto
+from specgrove.client.output import Completion, StepDetails, VerifiedNode
+from specgrove.client.wire import request_to_proto
 from specgrove.errors import (
     InternalError,
     InvalidRequestError,
@@ -17,8 +18,7 @@ from specgrove.errors import (
     SessionClosedError,
     UnavailableError,
 )
-from specgrove.output import Completion, StepDetails, VerifiedNode
-from specgrove.request import FinishReason, LogProbs, SpeculationOptions
+from specgrove.loop.request import FinishReason, LogProbs, SpeculationOptions
 from tests.fake_router import FakeRouter, running_router
 from tests.waiting import LIMIT_S
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from specgrove.client_arguments import timeout_of
-from specgrove.client_wire import detokenize_request, request_to_proto, tokenize_request
+from specgrove.client.arguments import timeout_of
+from specgrove.client.wire import detokenize_request, request_to_proto, tokenize_request
 from specgrove.errors import InvalidRequestError
-from specgrove.request import SpeculationOptions
+from specgrove.loop.request import SpeculationOptions
 from specgrove.v1 import router_pb2
 
 CONVERSATION = [("system", "be brief"), ("user", "hi")]

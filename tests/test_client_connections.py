@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from specgrove.client import AsyncClient, Client
-from specgrove.client_connections import AsyncConnection
+from specgrove.client.connections import AsyncConnection
 from specgrove.errors import (
     InternalError,
     InvalidRequestError,

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specgrove.client import AsyncClient, Client
-from specgrove.client_retries import Generation, RetryPolicy, Tries
+from specgrove.client.output import Chunk, PromptToken
+from specgrove.client.retries import Generation, RetryPolicy, Tries
 from specgrove.errors import (
     DeadlineExceededError,
     InternalError,
@@ -25,8 +26,7 @@ from specgrove.errors import (
     UnauthorizedError,
     UnavailableError,
 )
-from specgrove.output import Chunk, PromptToken
-from specgrove.request import LogProbs
+from specgrove.loop.request import LogProbs
 from specgrove.v1 import router_pb2
 from tests.fake_router import FakeRouter, running_router
 from tests.waiting import LIMIT_S

@@ -8,10 +8,10 @@ from typing import Any
 import pydantic
 import pytest
 
-from specgrove.client_wire import request_to_proto
+from specgrove.client.wire import request_to_proto
 from specgrove.errors import InvalidRequestError
-from specgrove.structure_wire import structured_output_from_proto, structured_output_to_proto
-from specgrove.structured_output import ANY_JSON_OBJECT, StructuredOutput, StructureKind
+from specgrove.structures.structured_output import ANY_JSON_OBJECT, StructuredOutput, StructureKind
+from specgrove.wire.structures import structured_output_from_proto, structured_output_to_proto
 
 
 class Planet(pydantic.BaseModel):

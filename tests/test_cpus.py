@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from llm_service import loading as llm_service
-from specgrove import cpus
-from specgrove.cpus import available_cpus, too_few_for
+from specgrove.machine import cpus
+from specgrove.machine.cpus import available_cpus, too_few_for
 
 
 @pytest.mark.parametrize(

@@ -13,18 +13,18 @@ from scipy.stats import chisquare
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from router.tree_policy import StaticTreePolicy
-from specgrove import speculation
 from specgrove.kernels.sampling import ChoiceParams, processed_log_probs
-from specgrove.models.loading import load_decoder
-from specgrove.request import (
+from specgrove.loop import speculation
+from specgrove.loop.request import (
     GenerationRequest,
     SamplingParams,
     TreeShape,
 )
+from specgrove.loop.speculation import generate
+from specgrove.program.loading import load_decoder
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import StepLoop
-from specgrove.speculation import generate
 from ssm_service.config import PoolConfig
 from ssm_service.draft_tree import Beam, Expansion
 from ssm_service.lookup import LookupSsm

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from specgrove import errors
+from specgrove.client.output import Chunk, OutputToken
 from specgrove.errors import FieldViolation, InvalidRequestError, SpecGroveError
-from specgrove.output import Chunk, OutputToken
-from specgrove.request import FinishReason, LogProbs
+from specgrove.loop.request import FinishReason, LogProbs
 
 ERRORS = [
     errors.StaleBaseError(7, "stale"),

@@ -23,7 +23,7 @@ from router.http.refused import REFUSED
 from router.http.response_counts import ResponseCounts
 from specgrove import errors
 from specgrove.cli.arguments import parser
-from specgrove.client_wire import GenerateParams
+from specgrove.client.wire import GenerateParams
 from specgrove.settings import SECTIONS, SUITE
 from tests.fake_router import running_router
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from specgrove.folders import default_cache_dir, provide_home
+from specgrove.machine.folders import default_cache_dir, provide_home
 
 ROOT = Path(__file__).parent.parent
 UNKNOWN_USER = """

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specgrove import grammars
-from specgrove.grammars import GrammarCompiler, OutputMatcher, check_structure, check_text
-from specgrove.models.gguf_file import GgufFile
-from specgrove.structured_output import ANY_JSON_OBJECT, StructuredOutput
+from specgrove.models.weights.gguf_file import GgufFile
+from specgrove.structures import grammars
+from specgrove.structures.grammars import GrammarCompiler, OutputMatcher, check_structure, check_text
+from specgrove.structures.structured_output import ANY_JSON_OBJECT, StructuredOutput
 from specgrove.tokenizer import Tokenizer
 from tests.models import test_gguf_tokenizer as gguf_files
 from tests.structures import choice, fits, grammar, random_structure, regex, schema, tiny_vocabulary

@@ -15,7 +15,7 @@ import ssm_service.__main__ as ssm_main
 from router import app as router_app
 from router.__main__ import config_of
 from specgrove.settings import SuiteSettings, settings_of
-from specgrove.start_checks import check_settings
+from specgrove.suite.start_checks import check_settings
 from tests.waiting import LIMIT_S
 
 SERVING, NOT_SERVING = (health_pb2.HealthCheckResponse.ServingStatus.Value(name) for name in ("SERVING", "NOT_SERVING"))

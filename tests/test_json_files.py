@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from specgrove.json_files import JsonFileError, JsonObject, is_lfs_pointer, read_json_object
+from specgrove.files.json_files import JsonFileError, JsonObject, is_lfs_pointer, read_json_object
 
 LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from specgrove import owned_folders
-from specgrove.owned_folders import temporary_folder
-from specgrove.suite import Suite, SuiteConfig
+from specgrove.machine import owned_folders
+from specgrove.machine.owned_folders import temporary_folder
+from specgrove.suite.processes import Suite, SuiteConfig
 from tests.killed_owner import leave_folder_of_killed
 
 CONFIG = SuiteConfig(llm_folder=Path("/model"))

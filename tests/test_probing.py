@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from specgrove import drafting as drafting_module
-from specgrove.drafting import Drafting
-from specgrove.probing import Probing
-from specgrove.request import GenerationRequest, Probe, TreeShape
+from specgrove.loop import drafting as drafting_module
+from specgrove.loop.drafting import Drafting
+from specgrove.loop.probing import Probing
+from specgrove.loop.request import GenerationRequest, Probe, TreeShape
 from tests.router.toy_language import VOCAB_SIZE, toy_output
 from tests.router.toy_ssm import ToySsm
 from tests.waiting import until

@@ -40,4 +40,4 @@ def test_whoever_asks_for_grpcs_log_gets_it() -> None:
 def test_it_is_silenced_before_grpc_is_imported(program: str) -> None:
     statements = ast.parse((ROOT / program).read_text()).body
     imports = [ast.unparse(found) for found in statements if isinstance(found, ast.Import | ast.ImportFrom)]
-    assert imports[:2] == ["from __future__ import annotations", "import specgrove.quiet_grpc"]
+    assert imports[:2] == ["from __future__ import annotations", "import specgrove.serving.quiet_grpc"]

@@ -13,7 +13,7 @@ from router.__main__ import config_of as parse_router
 from router.config import RouterConfig
 from specgrove.cli.arguments import parser
 from specgrove.settings import SECTIONS, SuiteSettings, in_suite_flags, parse_bytes, settings_of, stages, suite_flags
-from specgrove.suite import config_of, process_specs
+from specgrove.suite.processes import config_of, process_specs
 from ssm_service.__main__ import parse_arguments as parse_ssm_service
 from ssm_service.config import PoolConfig
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from specgrove.ssm_choice import chosen_ssms
-from specgrove.ssm_specs import SHIPPED_DRAFTERS
+from specgrove.settings.ssm_specs import SHIPPED_DRAFTERS
+from specgrove.suite.ssm_choice import chosen_ssms
 from tests.conftest import save_tiny_llama
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from specgrove import cpus, start_checks
 from specgrove.cli import main
-from specgrove.gpus import may_have_gpu
-from specgrove.models import fitting, ssm_fitting
+from specgrove.machine import cpus
+from specgrove.machine.gpus import may_have_gpu
+from specgrove.models.planning import fitting, ssm_fitting
 from specgrove.settings import SuiteSettings, rules
-from specgrove.start_checks import check_model, check_settings, check_ssms, crowding_of
+from specgrove.suite import start_checks
+from specgrove.suite.start_checks import check_model, check_settings, check_ssms, crowding_of
 from tests.conftest import save_tiny_llama
 from tests.router.toy_language import EOS, VOCAB_SIZE, toy_tokenizer_json
 from tests.waiting import LIMIT_S

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from specgrove.starting import ended_by_signals
+from specgrove.serving.starting import ended_by_signals
 from tests.waiting import LIMIT_S
 
 # Both wait in the place of loading, in a call that Python's own handlers of signals would wait for the end of.
 _STARTING = """
 import threading
-from specgrove.starting import ended_by_signals
-from specgrove.telemetry import set_up_logging
+from specgrove.serving.starting import ended_by_signals
+from specgrove.telemetry.logs import set_up_logging
 set_up_logging("service")
 with ended_by_signals():
     print("loading", flush=True)

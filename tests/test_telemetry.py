@@ -8,8 +8,8 @@ import logging
 
 import pytest
 
-from specgrove.supervisor import ProcessFailedError
-from specgrove.telemetry import (
+from specgrove.suite.supervisor import ProcessFailedError
+from specgrove.telemetry.logs import (
     JsonFormatter,
     ParsedLine,
     TextFormatter,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specgrove.token_tree import TokenTree
-from specgrove.vocabulary import compare_vocabularies, token_checksums
+from specgrove.loop.token_tree import TokenTree
+from specgrove.tokenizer.vocabulary import compare_vocabularies, token_checksums
 
 VOCAB = {f"token {i}": i for i in range(100)}
 

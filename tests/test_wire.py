@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from specgrove import wire
 from specgrove.errors import FieldViolation, InvalidRequestError, ResourceExhaustedError, StaleBaseError
-from specgrove.request import LogProbs, PromptProgress, SamplingParams, SessionParams, VerifyWork
-from specgrove.token_tree import TokenTree
+from specgrove.loop.request import LogProbs, PromptProgress, SamplingParams, SessionParams, VerifyWork
+from specgrove.loop.token_tree import TokenTree
 from specgrove.v1 import llm_pb2, ssm_pb2, token_tree_pb2
+from specgrove.wire import works
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ from specgrove.v1 import llm_pb2, ssm_pb2, token_tree_pb2
 )
 def test_lists_of_a_verify_item_have_a_bound(fields, field) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(InvalidRequestError, match=r"elements; at most") as info:
-        wire.verify_work_from_proto(llm_pb2.VerifyItem(**fields))
+        works.verify_work_from_proto(llm_pb2.VerifyItem(**fields))
     assert info.value.violations[0].field == field
 
 
@@ -38,35 +38,35 @@ def test_lists_of_a_verify_item_have_a_bound(fields, field) -> None:  # type: ig
 def test_lists_of_a_draft_item_have_a_bound(field: str) -> None:
     values = {"new_token_ids": [1] * ((1 << 20) + 1), "ssms": ["x"] * 65}
     with pytest.raises(InvalidRequestError, match=rf"{field}: has \d+ elements; at most"):
-        wire.draft_work_from_proto(ssm_pb2.DraftItem(**{field: values[field]}))
+        works.draft_work_from_proto(ssm_pb2.DraftItem(**{field: values[field]}))
 
 
 def test_errors_keep_what_they_say_over_the_work_stream() -> None:
-    exhausted = wire.error_from_proto(wire.error_to_proto(ResourceExhaustedError("no free KV slots", 250)))
+    exhausted = works.error_from_proto(works.error_to_proto(ResourceExhaustedError("no free KV slots", 250)))
     assert isinstance(exhausted, ResourceExhaustedError)
     assert (str(exhausted), exhausted.retry_delay_ms) == ("no free KV slots", 250)
-    stale = wire.error_from_proto(wire.error_to_proto(StaleBaseError(7)))
+    stale = works.error_from_proto(works.error_to_proto(StaleBaseError(7)))
     assert isinstance(stale, StaleBaseError)
     assert stale.held_len == 7
-    invalid = wire.error_from_proto(wire.error_to_proto(InvalidRequestError.of("tree.parents", "of node 3: is 5")))
+    invalid = works.error_from_proto(works.error_to_proto(InvalidRequestError.of("tree.parents", "of node 3: is 5")))
     assert isinstance(invalid, InvalidRequestError)
     assert invalid.violations == (FieldViolation("tree.parents", "of node 3: is 5"),)
     # Of a service that doesn't say: the usual delay.
     proto = token_tree_pb2.WorkError(code=token_tree_pb2.WORK_ERROR_CODE_RESOURCE_EXHAUSTED)
-    unsaid = wire.error_from_proto(proto)
+    unsaid = works.error_from_proto(proto)
     assert isinstance(unsaid, ResourceExhaustedError)
     assert unsaid.retry_delay_ms == 1000
 
 
 def test_errors_are_short_whatever_they_quote() -> None:
-    assert len(wire.error_to_proto(InvalidRequestError.of("ssms", "x" * 100_000)).message) == 1000
-    assert len(wire.error_to_proto(ValueError("x" * 100_000)).message) == 1000
+    assert len(works.error_to_proto(InvalidRequestError.of("ssms", "x" * 100_000)).message) == 1000
+    assert len(works.error_to_proto(ValueError("x" * 100_000)).message) == 1000
 
 
 def test_wishes_about_the_prompt_and_what_comes_of_them_keep_all_they_say() -> None:
     opening = VerifyWork("s", 0, (1, 2, 3), TokenTree.of_root(3), SessionParams(SamplingParams(), 3, True, {}, 0, 2))
-    assert wire.verify_work_from_proto(wire.verify_work_to_proto(opening, 1)) == opening
+    assert works.verify_work_from_proto(works.verify_work_to_proto(opening, 1)) == opening
     without = replace(opening, session=SessionParams(SamplingParams(), 3))
-    assert wire.verify_work_from_proto(wire.verify_work_to_proto(without, 1)) == without
+    assert works.verify_work_from_proto(works.verify_work_to_proto(without, 1)) == without
     progress = PromptProgress(5, 4, (LogProbs(-0.5, 2, ((7, -0.25), (1, -0.5))), LogProbs(-1.0, 1)))
-    assert wire.progress_from_proto(wire.progress_to_proto(progress)) == progress
+    assert works.progress_from_proto(works.progress_to_proto(progress)) == progress

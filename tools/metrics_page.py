@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from specgrove.metrics import Metric
+from specgrove.telemetry.metrics import Metric
 
 PAGE = Path("docs/metrics.md")
 MODULES = {
@@ -24,7 +24,7 @@ MODULES = {
     ),
     "LLM service": ("llm_service.load", "llm_service.counts", "specgrove.serving.work_streams"),
     "SSM service": ("ssm_service.load", "ssm_service.counts", "specgrove.serving.work_streams"),
-    "All": ("specgrove.metrics.exposition",),
+    "All": ("specgrove.telemetry.metrics.exposition",),
 }
 _BEGIN, _END = "<!-- made by `make metrics-page` from here -->\n", "<!-- to here -->\n"
 

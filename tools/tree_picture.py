@@ -11,8 +11,8 @@ from pathlib import Path
 
 import specgrove.web
 from specgrove.client import Client
-from specgrove.output import Chunk
-from specgrove.request import SpeculationOptions
+from specgrove.client.output import Chunk
+from specgrove.loop.request import SpeculationOptions
 from specgrove.web.conversation import Answer
 from specgrove.web.ssm_marks import SsmMarks
 from specgrove.web.tree_view import tree_html

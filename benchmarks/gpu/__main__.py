@@ -27,7 +27,7 @@ from rich.console import Console
 from benchmarks.gpu import attention, end_to_end, equality, linears, report, steps, trace
 from benchmarks.gpu.card import EMULATOR_NOTE, Card, conditions
 from benchmarks.gpu.rows import Row, broken, row_from, skipped
-from specgrove.folders import default_cache_dir
+from specgrove.machine.folders import default_cache_dir
 
 BROKEN_OFF = "the rest of this part"
 _STOP_TIMEOUT_S = 30.0  # for services to end

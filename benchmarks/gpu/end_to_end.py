@@ -25,7 +25,7 @@ from benchmarks.gpu.models import LLAMA_7B, LLAMA_68M, TINY_LLM, TINY_SSM, Model
 from benchmarks.gpu.rows import Row, at_least, broken, first_line, skipped
 from benchmarks.gpu.trace import TRACE, TREE, Trace
 from specgrove.errors import SpecGroveError
-from specgrove.request import SpeculationOptions
+from specgrove.loop.request import SpeculationOptions
 
 PART = "end to end over gRPC"
 TARGET = at_least(1.8)
@@ -85,8 +85,8 @@ def services(setup: Setup, trace: Path) -> Iterator[tuple[str, Callable[[], int]
 
     Raises ``RuntimeError`` where they don't start: on a GPU also where its kernels don't run.
     """
-    from specgrove.suite import is_serving
-    from specgrove.supervisor import ProcessFailedError, ProcessSpec, Supervisor
+    from specgrove.suite.processes import is_serving
+    from specgrove.suite.supervisor import ProcessFailedError, ProcessSpec, Supervisor
 
     with tempfile.TemporaryDirectory(prefix="specgrove-gpu-") as name:
         folder = Path(name)

@@ -24,7 +24,7 @@ from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from router.tree_policy import StaticTreePolicy
 from specgrove.errors import SpecGroveError
-from specgrove.request import (
+from specgrove.loop.request import (
     Draft,
     DraftWork,
     GenerationRequest,
@@ -34,11 +34,11 @@ from specgrove.request import (
     Verdict,
     VerifyWork,
 )
+from specgrove.loop.speculation import generate
 from specgrove.runtime.graph_runner import CudaGraphs, GraphRunner, NoGraphs
 from specgrove.runtime.in_process import InProcessDrafter, InProcessVerifier
 from specgrove.runtime.pass_buffers import PassLimits
 from specgrove.runtime.step_loop import StepLoop
-from specgrove.speculation import generate
 from ssm_service.config import PoolConfig
 from ssm_service.draft_tree import Beam
 from ssm_service.lookup import LookupSsm

@@ -16,7 +16,7 @@ from benchmarks.gpu.models import LLAMA_7B, PRECISIONS, TINY_LLM
 from benchmarks.gpu.rows import Row, by_turns, skipped
 from specgrove.kernels.cuda.linear import LinearWorkspace, PackedDeviceLinear
 from specgrove.kernels.quantized_linear import quantize
-from specgrove.models.quantization import INT4_GROUP_SIZE
+from specgrove.models.weights.quantization import INT4_GROUP_SIZE
 
 PART = "linears of one 7B layer"
 NUM_ROWS, TINY_NUM_ROWS = (1, 8, 16, 32, 64), (3,)

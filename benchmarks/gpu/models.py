@@ -15,13 +15,7 @@ import tokenizers
 import torch
 
 from specgrove.kernels.quantized_linear import QuantizedWeight, quantize
-from specgrove.models.decoder import Decoder
-from specgrove.models.device_weights import DeviceWeights
-from specgrove.models.quantization import INT4_GROUP_SIZE
-from specgrove.models.rotary_spec import RotarySpec
-from specgrove.models.safetensors_writer import SafetensorsWriter
-from specgrove.models.spec import DecoderSpec, LayerSpec
-from specgrove.models.weights import (
+from specgrove.models.decoder.parameters import (
     AttentionWeights,
     EmbeddingWeights,
     HeadWeights,
@@ -32,6 +26,12 @@ from specgrove.models.weights import (
     NormWeights,
     Weight,
 )
+from specgrove.models.decoder.rotary_spec import RotarySpec
+from specgrove.models.decoder.spec import DecoderSpec, LayerSpec
+from specgrove.models.weights.quantization import INT4_GROUP_SIZE
+from specgrove.models.weights.safetensors_writer import SafetensorsWriter
+from specgrove.program.decoder import Decoder
+from specgrove.program.device_weights import DeviceWeights
 
 PRECISIONS = {16: "float16", 8: "int8", 4: "int4"}
 MAX_LEN = 2048

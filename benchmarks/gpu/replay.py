@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.gpu.trace import Trace
 from specgrove.kernels.model_step import StepRows
-from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
+from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.runtime.model_runner import Runner
 
 

@@ -25,7 +25,7 @@ from specgrove.runtime.devices import choose_device, runner_for
 from specgrove.runtime.graph_runner import CudaGraphs, NoGraphs
 from specgrove.runtime.pass_buffers import PassLimits
 from specgrove.serving.health import Health
-from specgrove.telemetry import set_up_logging
+from specgrove.telemetry.logs import set_up_logging
 
 logger = logging.getLogger("replayed_llm_service")
 

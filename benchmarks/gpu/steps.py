@@ -30,7 +30,7 @@ from benchmarks.gpu.models import (
 from benchmarks.gpu.rows import Row, Target, at_most, broken
 from benchmarks.gpu.timed_graphs import TimedGraphs
 from specgrove.kernels.sampling import ChoiceParams, RowChoice
-from specgrove.models.forward_batch import ForwardBatch
+from specgrove.program.forward_batch import ForwardBatch
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.graph_runner import GraphRunner
 from specgrove.runtime.pass_buffers import PassLimits

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from rich.progress import track
 
-from specgrove.output import Chunk
-from specgrove.request import SpeculationOptions
+from specgrove.client.output import Chunk
+from specgrove.loop.request import SpeculationOptions
 
 TRACE = Path(__file__).parent / "acceptance_trace.json"
 _STRIDE = 389  # a prime
@@ -67,8 +67,8 @@ def record(path: Path, cache_dir: Path, num_prompts: int = 30, max_tokens: int =
     from benchmarks.prompts import SHARED_PROMPTS, load_prompts
     from specgrove.client import Client
     from specgrove.config import DEFAULT_SSMS
-    from specgrove.models.hub import DEMO_LLM, resolve_model
-    from specgrove.suite import Suite, SuiteConfig
+    from specgrove.models.folders.hub import DEMO_LLM, resolve_model
+    from specgrove.suite.processes import Suite, SuiteConfig
 
     folder = resolve_model(DEMO_LLM, cache_dir=cache_dir, progress=print)
     accepted: list[int] = []

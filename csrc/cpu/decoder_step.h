@@ -1,4 +1,4 @@
-// All layers of a decoder in one call: the same kernels in the same order as specgrove.models.decoder_layer calls them
+// All layers of a decoder in one call: the same kernels in the same order as specgrove.program.decoder_layer calls them
 // one by one, so the same bits. Nothing is allocated once the largest number of rows has been seen.
 //
 // Addresses and linears belong to the caller (specgrove.kernels.decoder_step), which keeps them alive.

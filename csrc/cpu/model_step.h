@@ -1,5 +1,5 @@
 // A whole model's forward pass in one call: from token ids to logits or choices. The embedding and the head around the
-// layers of DecoderStep, by the same kernels as specgrove.models.decoder calls one by one, so the same bits.
+// layers of DecoderStep, by the same kernels as specgrove.program.decoder calls one by one, so the same bits.
 //
 // Addresses and linears belong to the caller (specgrove.kernels.model_step), which keeps them alive.
 #pragma once

@@ -1,4 +1,4 @@
-// Token trees as flat arrays: merging, ancestor masks, walking, checking. See specgrove/token_tree.py for the
+// Token trees as flat arrays: merging, ancestor masks, walking, checking. See specgrove/loop/token_tree.py for the
 // invariants.
 #pragma once
 

@@ -1,7 +1,7 @@
 """The Open Inference Protocol (KServe's version 2) over the router's servicer: a text in, a text out.
 
 The tensors are those of Triton's vLLM backend, so that its clients work: ``text_input``, ``sampling_parameters`` (a JSON object of
-the client's parameters, as ``specgrove.client_wire`` has them), ``stream``, ``exclude_input_in_output``; ``text_output`` comes back.
+the client's parameters, as ``specgrove.client.wire`` has them), ``stream``, ``exclude_input_in_output``; ``text_output`` comes back.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from router.facades.field_names import renaming
 from router.facades.kserve_tensors import INPUT_TYPES, OUTPUT_TYPES, Value, add_outputs, asked_outputs, input_values
 from router.output_messages import FINISH_REASONS
-from specgrove import client_wire
-from specgrove.client_wire import GenerateParams
+from specgrove.client import wire
+from specgrove.client.wire import GenerateParams
 from specgrove.errors import InvalidRequestError, SpecGroveError, UnavailableError
 from specgrove.inference import open_inference_pb2 as inference
 from specgrove.inference import open_inference_pb2_grpc as inference_grpc
@@ -42,7 +42,7 @@ _NUM_WAITING = 16
 _NOT_ASKED = frozenset(
     {"model", "num_log_probs", "num_prompt_log_probs", "prompt_only", "prompt_progress", "timeout_s", "speculation"}
 )
-_PARAMETERS = frozenset(GenerateParams.__optional_keys__ - client_wire.ChatParams.__optional_keys__ - _NOT_ASKED)
+_PARAMETERS = frozenset(GenerateParams.__optional_keys__ - wire.ChatParams.__optional_keys__ - _NOT_ASKED)
 _FIELD_NAMES = {
     "text": "inputs[text_input]",
     "sampling": "sampling_parameters",
@@ -199,7 +199,7 @@ class KServeServicer(inference_grpc.GRPCInferenceServiceServicer):
         if not isinstance(text, str):
             raise InvalidRequestError.of("inputs[text_input]", "is missing; it is the prompt")
         with renaming(_FIELD_NAMES):
-            generate = client_wire.request_to_proto(text, **_parameters_of(request, values))
+            generate = wire.request_to_proto(text, **_parameters_of(request, values))
         return _Asked(
             generate,
             echo="" if values.get("exclude_input_in_output", True) else text,

@@ -1,6 +1,6 @@
 """Bodies of HTTP requests to ``GenerateRequest``s, one for each output. Used by ``app``; the other direction is ``outputs``.
 
-Plain values are converted by ``specgrove.client_wire``, as those of Python's clients are, so that both are told the same of them.
+Plain values are converted by ``specgrove.client.wire``, as those of Python's clients are, so that both are told the same of them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from router.http.bodies import ChatBody, CompletionBody, Speculation, TokenizeBo
 from router.http.errors import SentNames
 from router.http.structures import Structure, chat_structure_of, structure_of
 from router.prompts import MAX_NUM_MESSAGES
-from specgrove import client_wire
-from specgrove.client_arguments import texts_of
-from specgrove.client_wire import ChatParams, GenerateParams
+from specgrove.client import wire
+from specgrove.client.arguments import texts_of
+from specgrove.client.wire import ChatParams, GenerateParams
 from specgrove.errors import InvalidRequestError
+from specgrove.loop.request import SpeculationOptions
 from specgrove.ranges import MAX_NUM_OUTPUTS
-from specgrove.request import SpeculationOptions
 from specgrove.v1 import router_pb2
 
 DEFAULT_TEMPERATURE = 1.0
@@ -109,7 +109,7 @@ def asked_chat(
 def asked_text(text: str, names: SentNames, *, max_tokens: int, temperature: float) -> AskedPrompt:
     """A text with hardly any parameters. Raises ``InvalidRequestError``."""
     with names.renaming():
-        request = client_wire.request_to_proto(text, max_tokens=max_tokens, temperature=temperature)
+        request = wire.request_to_proto(text, max_tokens=max_tokens, temperature=temperature)
     return AskedPrompt((request,), names)
 
 
@@ -121,7 +121,7 @@ def asked_tokenize(body: TokenizeBody) -> tuple[router_pb2.TokenizeRequest, Sent
     prompt = _messages_of(body.messages) if body.prompt is None else body.prompt
     params = _chat_params_of(body, body.chat_template_kwargs)
     with names.renaming():
-        return client_wire.tokenize_request(prompt, params), names  # type: ignore[arg-type]
+        return wire.tokenize_request(prompt, params), names  # type: ignore[arg-type]
 
 
 def _prompts_of(value: object) -> dict[str, object]:
@@ -143,7 +143,7 @@ def _prompts_of(value: object) -> dict[str, object]:
 
 
 def _messages_of(value: object) -> list[object]:
-    """As OpenAI's API has them; what one message must be is ``client_wire``'s business."""
+    """As OpenAI's API has them; what one message must be is ``specgrove.client.wire``'s business."""
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
         raise InvalidRequestError.of(
             "messages", 'must be a list of messages, e.g. [{"role": "user", "content": "Hello"}]'
@@ -247,7 +247,7 @@ def _speculation_of(options: Speculation | None) -> SpeculationOptions | None:
 
 def _asked(prompt: object, params: GenerateParams, names: SentNames, body: ChatBody | CompletionBody) -> AskedPrompt:
     with names.renaming():
-        first = client_wire.request_to_proto(prompt, **params)  # type: ignore[arg-type]
+        first = wire.request_to_proto(prompt, **params)  # type: ignore[arg-type]
     seed = secrets.randbits(_NUM_DRAWN_BITS) if body.seed is None else body.seed
     requests = []
     for number in range(body.n):

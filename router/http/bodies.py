@@ -22,7 +22,7 @@ _MAX_NUM_FIELDS = 256
 _NULL = {"type": "null"}
 _TEXTS = {"type": "array", "items": _TEXT}
 
-# Looked at by those who know what they may be (``asking`` and ``specgrove.client_wire``); here they are only described.
+# Looked at by those who know what they may be (``asking`` and ``specgrove.client.wire``); here they are only described.
 Prompt = Annotated[
     Any,
     WithJsonSchema(

@@ -16,7 +16,7 @@ from router.http.bodies import DetokenizeBody, TokenizeBody
 from router.http.calls import RouterCalls
 from router.http.converting import converted
 from router.http.errors import SentNames
-from specgrove import client_wire
+from specgrove.client import wire
 from specgrove.errors import InvalidRequestError
 from specgrove.v1 import router_pb2
 
@@ -56,7 +56,7 @@ def informing_endpoints(calls: RouterCalls, version: str) -> APIRouter:
         """The text of token ids, special tokens with theirs."""
         await _served(calls, body.model)
         with SentNames("tokens").renaming():
-            asked = await converted(request, functools.partial(client_wire.detokenize_request, body.tokens, True))
+            asked = await converted(request, functools.partial(wire.detokenize_request, body.tokens, True))
             return {"prompt": (await calls.detokenize(asked)).text}
 
     @api.get("/health", response_model=models.Health)

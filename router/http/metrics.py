@@ -19,6 +19,6 @@ class MetricsEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a scrape."""
         await self._refresh()
-        # In plain text, as in ``specgrove.metrics.server``.
+        # In plain text, as in ``specgrove.telemetry.metrics.server``.
         headers = [(name, value) for name, value in scope["headers"] if name != b"accept"]
         await self._app({**scope, "headers": headers}, receive, send)

@@ -15,8 +15,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from specgrove.low_priority import lower_priority
-from specgrove.owned_folders import temporary_folder
+from specgrove.machine.low_priority import lower_priority
+from specgrove.machine.owned_folders import temporary_folder
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class PageProcess:
             logger.warning("the chat page had ended with exit code %d", self._process.returncode)
         self._started_s = time.monotonic()
         # The kernel ends it with the thread that starts it: the router's main one.
-        command = [sys.executable, "-m", "specgrove.supervised", str(os.getpid()), MODULE]
+        command = [sys.executable, "-m", "specgrove.suite.supervised", str(os.getpid()), MODULE]
         arguments = ["--address", f"unix:{self.socket_path}", "--router", self._router_address()]
         self._process = subprocess.Popen([*command, *arguments], stdin=subprocess.DEVNULL, start_new_session=True)
         lower_priority(self._process.pid)

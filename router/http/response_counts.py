@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from specgrove.metrics import Kind, Metric, Reading
+from specgrove.telemetry.metrics import Kind, Metric, Reading
 
 RESPONSES = Metric(
     "specgrove_router_http_responses_total",

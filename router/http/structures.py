@@ -12,7 +12,7 @@ from typing import Any
 from router.http.bodies import ChatBody, CompletionBody
 from router.http.closed_schemas import closed
 from router.http.tool_calls.grammar import calls_grammar
-from specgrove.client_structures import StructureParams
+from specgrove.client.structures import StructureParams
 from specgrove.errors import InvalidRequestError
 
 _GUIDED = {

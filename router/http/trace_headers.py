@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from specgrove.tracing import HEADERS
+from specgrove.telemetry.tracing import HEADERS
 
 Metadata = tuple[tuple[str, str], ...]
 

@@ -14,7 +14,7 @@ import httpx2
 from specgrove.addresses import is_unix, socket_path
 from specgrove.batch.answers_file import BatchAnswer
 from specgrove.batch.requests_file import BatchRequest
-from specgrove.client_retries import RetryPolicy, Tries
+from specgrove.client.retries import RetryPolicy, Tries
 from specgrove.errors import DEFAULT_RETRY_DELAY_MS, ResourceExhaustedError, SpecGroveError, UnavailableError
 from specgrove.serving.tls import TlsFiles
 

@@ -5,7 +5,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. What a command pri
 
 from __future__ import annotations
 
-import specgrove.quiet_grpc  # noqa: F401  before anything imports grpc
+import specgrove.serving.quiet_grpc  # noqa: F401  before anything imports grpc
 
 # isort: split
 import argparse
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from specgrove.cli.arguments import parser
 from specgrove.cli.flags import in_flags
 from specgrove.errors import NO_TORCH, InvalidRequestError, SpecGroveError
-from specgrove.folders import provide_home
+from specgrove.machine.folders import provide_home
 
 # Where a command's name is no module's.
 _MODULES = {"spec-infer": "spec_infer", "incr-decoding": "spec_infer"}
@@ -57,8 +57,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return 1
     # Imported late, and one command alone: `specgrove --help` needs none of them, and most need little of what others do.
     from specgrove.settings import in_suite_flags
-    from specgrove.suite import NotReadyError, section_of
-    from specgrove.supervisor import ProcessFailedError
+    from specgrove.suite.processes import NotReadyError, section_of
+    from specgrove.suite.supervisor import ProcessFailedError
 
     command = importlib.import_module(f"specgrove.cli.{_MODULES.get(arguments.command, arguments.command)}")
     try:

@@ -18,7 +18,7 @@ from specgrove.cli.connecting import api_key_of, check_connection_options, tls_f
 from specgrove.cli.progress import showing
 from specgrove.cli.rendering import make_console, print_json, print_note
 from specgrove.cli.suites import given_settings, started_suite
-from specgrove.owned_folders import temporary_folder
+from specgrove.machine.owned_folders import temporary_folder
 from specgrove.settings import SuiteSettings
 
 _HTTP_ADDRESS = ("router", "http-address")

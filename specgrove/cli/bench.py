@@ -13,13 +13,13 @@ from specgrove.cli.measured_facts import measured_facts
 from specgrove.cli.progress import showing
 from specgrove.cli.prompt_input import as_prompts, tell_left_out
 from specgrove.cli.rendering import make_console, plain_table, print_json, print_note
+from specgrove.client.output import ModelInfo
+from specgrove.files.prompt_files import read_prompt_set
 from specgrove.measuring.fitting import fitting_prompts
 from specgrove.measuring.quartiles import Quartiles
 from specgrove.measuring.recommendation import MIN_NUM_PAIRS, Recommendation, WayResult, recommend
 from specgrove.measuring.ways import measured, plan_told, planned_rounds, ways_with
-from specgrove.output import ModelInfo
-from specgrove.prompt_files import read_prompt_set
-from specgrove.ssm_specs import asks_for_none
+from specgrove.settings.ssm_specs import asks_for_none
 
 # Both decodings of a prompt need the same one.
 _SEED = 1

@@ -19,10 +19,10 @@ from specgrove.cli.rendering import make_console, print_legend, print_note, summ
 from specgrove.cli.streaming import streamed
 from specgrove.cli.terminal import without_echo
 from specgrove.client import Client
-from specgrove.client_wire import GenerateParams
+from specgrove.client.output import Chunk
+from specgrove.client.wire import GenerateParams
 from specgrove.errors import InvalidRequestError, SpecGroveError, UnavailableError
-from specgrove.folders import default_state_dir
-from specgrove.output import Chunk
+from specgrove.machine.folders import default_state_dir
 from specgrove.serving.status import connection_cause
 
 _HELP = {

@@ -11,7 +11,7 @@ from specgrove.addresses import is_unix
 from specgrove.cli.connecting import connected
 from specgrove.cli.generate import generate_params
 from specgrove.cli.rendering import make_console
-from specgrove.output import ModelInfo
+from specgrove.client.output import ModelInfo
 from specgrove.serving.listening import check_can_listen
 from specgrove.web.conversation import ChatOptions
 

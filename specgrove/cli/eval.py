@@ -17,10 +17,10 @@ from specgrove.cli.prompt_input import as_prompts, tell_left_out
 from specgrove.cli.rendering import make_console, plain_table, print_json, print_note
 from specgrove.cli.set_chart import check_can_draw, draw
 from specgrove.client import Client
+from specgrove.client.output import ModelInfo
+from specgrove.files.prompt_files import PromptSet, read_prompt_set
 from specgrove.measuring.fitting import Fitting, fitting_prompts
 from specgrove.measuring.prompt_sets import Decoded, SetResult, measure_set
-from specgrove.output import ModelInfo
-from specgrove.prompt_files import PromptSet, read_prompt_set
 
 _SEED = 1
 

@@ -29,7 +29,7 @@ REFUSED = {
     "request-per-second": "requests all come at once here; `specgrove batch` and the clients send them when they like",
     "trace": "give the prompts as a JSON list of texts: -prompt FILE",
     "peft-model": "adapters are not supported",
-    "finetuning-dataset": "models are not trained here; `python -m ssm_service.distillation` makes SSMs",
+    "finetuning-dataset": "models are not trained here; `python -m specgrove.training` makes SSMs",
 }
 
 

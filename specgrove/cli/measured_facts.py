@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from specgrove.cpus import available_cpus
-from specgrove.host import processor_name
-from specgrove.output import ModelInfo
+from specgrove.client.output import ModelInfo
+from specgrove.machine.cpus import available_cpus
+from specgrove.machine.host import processor_name
 
 
 def measured_facts(info: ModelInfo, arguments: argparse.Namespace) -> dict[str, object]:

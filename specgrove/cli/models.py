@@ -11,10 +11,10 @@ from specgrove.cli.progress import showing, waiting
 from specgrove.cli.rendering import make_console, print_json
 from specgrove.cli.suites import model_folder, settings_in
 from specgrove.config import DEFAULT_LLM
-from specgrove.models.made_folder import check_new
+from specgrove.models.folders.made_folder import check_new
 
 if TYPE_CHECKING:
-    from specgrove.models.inventory import ModelDescription
+    from specgrove.models.folders.inventory import ModelDescription
 
 _HEADER = ("MODEL", "FAMILY", "PARAMETERS", "ON DISK", "SUPPORTED")
 _RIGHT = ("PARAMETERS", "ON DISK")
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from specgrove.models.inventory import cached_models  # brings torch
+    from specgrove.models.folders.inventory import cached_models  # brings torch
 
     with waiting(make_console(stderr=True), "looking for models"):
         models = list(cached_models(arguments.cache_dir))
@@ -63,7 +63,7 @@ def _as_typed(model: ModelDescription, cache_dir: Path) -> str:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from specgrove.models.inventory import describe, find_model
+    from specgrove.models.folders.inventory import describe, find_model
 
     with showing(make_console(stderr=True), f"looking for {arguments.model}") as show:
         model = describe(find_model(arguments.model, arguments.cache_dir, show))
@@ -104,7 +104,7 @@ def _download(arguments: argparse.Namespace) -> int:
 def _convert(arguments: argparse.Namespace) -> int:
     target = Path(arguments.out).expanduser()
     check_new(target)
-    from specgrove.models.conversion import convert_model  # brings torch
+    from specgrove.models.folders.conversion import convert_model  # brings torch
 
     with showing(make_console(stderr=True), f"converting {arguments.model}") as show:
         convert_model(Path(arguments.model).expanduser(), target, arguments.dtype, show)

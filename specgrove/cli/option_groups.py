@@ -169,8 +169,8 @@ def _structure(kind: str, content_of: Callable[[str], str]) -> Callable[[str], s
         content = content_of(text)
         place = f"{text}: " if content_of is _content else ""
         # Imported where it is asked for: it costs a quarter of a second.
-        from specgrove.grammars import check_text
-        from specgrove.structured_output import StructuredOutput, StructureKind
+        from specgrove.structures.grammars import check_text
+        from specgrove.structures.structured_output import StructuredOutput, StructureKind
 
         try:
             check_text(StructuredOutput(StructureKind(kind), (content,)))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from specgrove.client_arguments import Prompt
+from specgrove.client.arguments import Prompt
 from specgrove.config import MAX_PUBLIC_REQUEST_BYTES
 
 if TYPE_CHECKING:

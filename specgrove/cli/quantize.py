@@ -8,7 +8,7 @@ from pathlib import Path
 from specgrove.cli.progress import showing
 from specgrove.cli.rendering import make_console
 from specgrove.cli.suites import model_folder
-from specgrove.models.made_folder import check_new
+from specgrove.models.folders.made_folder import check_new
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -18,7 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.bits == 8 and arguments.group_size is not None:
         raise ValueError("--group-size goes with --bits 4: 8 bits have one scale per output")
     folder = model_folder(arguments.model, console, arguments.cache_dir)
-    from specgrove.models.quantization import quantize_folder  # brings torch
+    from specgrove.models.weights.quantization import quantize_folder  # brings torch
 
     with showing(console, f"quantising {folder.name}") as show:
         quantize_folder(folder, target, arguments.bits, arguments.group_size, show)

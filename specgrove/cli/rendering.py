@@ -17,8 +17,8 @@ import rich.table
 import rich.text
 from rich.cells import cell_len
 
-from specgrove.output import Chunk, Usage, tokens_per_s, tokens_per_step
-from specgrove.request import FinishReason
+from specgrove.client.output import Chunk, Usage, tokens_per_s, tokens_per_step
+from specgrove.loop.request import FinishReason
 
 DRAFTED_STYLE = "green"
 VERIFIER_STYLE = ""

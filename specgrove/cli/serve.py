@@ -19,7 +19,7 @@ from specgrove.cli.suites import given_settings, started_suite
 from specgrove.client import Client
 from specgrove.settings import SECTIONS, SuiteSettings, setting_at
 from specgrove.settings.printed import config_schema, config_text
-from specgrove.suite import Suite
+from specgrove.suite.processes import Suite
 
 _SIGNAL_POLL_S = 0.1
 

@@ -15,9 +15,9 @@ from typing import Any
 import specgrove.serve as sg
 from specgrove.cli.flexflow_arguments import INCREMENTAL
 from specgrove.cli.rendering import make_console, print_note
-from specgrove.gpus import may_have_gpu
-from specgrove.output import tokens_per_step
-from specgrove.prompt_files import read_prompt_set
+from specgrove.client.output import tokens_per_step
+from specgrove.files.prompt_files import read_prompt_set
+from specgrove.machine.gpus import may_have_gpu
 from specgrove.serve.output_file import as_json
 
 _OF_GPUS = (

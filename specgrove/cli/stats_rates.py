@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from specgrove.stats import Load, RouterStats, ServiceStats, SpeculationStats, SsmStats, Timing
+from specgrove.client.stats import Load, RouterStats, ServiceStats, SpeculationStats, SsmStats, Timing
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ import rich.console
 
 from specgrove.cli.rendering import TokenPrinter, make_console
 from specgrove.client import Client
-from specgrove.client_arguments import Prompt
-from specgrove.client_wire import GenerateParams
-from specgrove.output import Chunk
+from specgrove.client.arguments import Prompt
+from specgrove.client.output import Chunk
+from specgrove.client.wire import GenerateParams
 
 NOTICE_AFTER_S = 2.0
 """How long nothing may happen before it is said what is waited for."""

@@ -13,15 +13,15 @@ import rich.console
 
 from specgrove.cli.progress import showing, waiting
 from specgrove.cli.rendering import make_console
-from specgrove.models.gguf_model import weights_note
-from specgrove.models.hub import resolve_model
-from specgrove.models.quantized_cache import ensure_quantized
+from specgrove.models.folders.gguf_model import weights_note
+from specgrove.models.folders.hub import resolve_model
+from specgrove.models.folders.quantized_cache import ensure_quantized
 from specgrove.settings import SuiteSettings, in_suite_flags, settings_of
-from specgrove.ssm_choice import chosen_ssms
-from specgrove.start_checks import check_model, check_settings, check_ssms, crowding_of
-from specgrove.suite import Suite, SuiteConfig, config_of, section_of
-from specgrove.supervisor import LogLine
-from specgrove.telemetry import parsed
+from specgrove.suite.processes import Suite, SuiteConfig, config_of, section_of
+from specgrove.suite.ssm_choice import chosen_ssms
+from specgrove.suite.start_checks import check_model, check_settings, check_ssms, crowding_of
+from specgrove.suite.supervisor import LogLine
+from specgrove.telemetry.logs import parsed
 
 
 def given_settings(arguments: argparse.Namespace) -> SuiteSettings:

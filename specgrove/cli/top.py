@@ -17,8 +17,8 @@ from specgrove.cli.connecting import connected
 from specgrove.cli.rendering import make_console, plain_table, print_json
 from specgrove.cli.stats_rates import Rates, rates_of
 from specgrove.client import Client
+from specgrove.client.stats import RouterStats, ServiceStats
 from specgrove.errors import UnavailableError
-from specgrove.stats import RouterStats, ServiceStats
 
 _NOTHING = "-"
 

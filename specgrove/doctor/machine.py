@@ -12,16 +12,16 @@ from pathlib import Path
 
 import torch
 
-from specgrove.cpus import available_cpus
 from specgrove.doctor.findings import Finding, error, ok, warning
-from specgrove.gpus import may_have_gpu
-from specgrove.host import processor_name
 from specgrove.kernels.bandwidth import BUFFER_BYTES, ReadBandwidth
 from specgrove.kernels.in_use import REASONS, gpu_lines
 from specgrove.kernels.threads import amx_refusal, get_isa
-from specgrove.models.memory_plan import available_memory_bytes, gibibytes
+from specgrove.machine.cpus import available_cpus
+from specgrove.machine.gpus import may_have_gpu
+from specgrove.machine.host import processor_name
+from specgrove.models.planning.memory_plan import available_memory_bytes, gibibytes
 from specgrove.settings import SuiteSettings
-from specgrove.start_checks import crowding_of
+from specgrove.suite.start_checks import crowding_of
 
 PACKAGES = ("torch", "grpcio", "protobuf", "tokenizers", "safetensors", "huggingface_hub", "fastapi", "uvicorn")
 _LEAST_DISK_BYTES = 2 << 30

@@ -13,20 +13,20 @@ from huggingface_hub import errors as hub_errors
 
 from specgrove.config import DEFAULT_SSMS
 from specgrove.doctor.findings import Finding, Level, error, ok, warning
-from specgrove.models.demand import ModelDemand
-from specgrove.models.ends import ends_of
-from specgrove.models.family import read_spec
-from specgrove.models.fitting import Room, check_before_start, settled
-from specgrove.models.gguf_model import weights_note
-from specgrove.models.hub import DEMO_LLM, ModelNotFoundError, is_hub_id, path_of
-from specgrove.models.inventory import describe
-from specgrove.models.memory_plan import check_fits, gibibytes, plan_memory
-from specgrove.models.model_files import is_gguf_file, name_of
+from specgrove.models.decoder.ends import ends_of
+from specgrove.models.decoder.family import read_spec
+from specgrove.models.folders.gguf_model import weights_note
+from specgrove.models.folders.hub import DEMO_LLM, ModelNotFoundError, is_hub_id, path_of
+from specgrove.models.folders.inventory import describe
+from specgrove.models.folders.model_files import is_gguf_file, name_of
+from specgrove.models.planning.demand import ModelDemand
+from specgrove.models.planning.fitting import Room, check_before_start, settled
+from specgrove.models.planning.memory_plan import check_fits, gibibytes, plan_memory
 from specgrove.runtime.devices import available_bytes, choose_device
 from specgrove.settings import SuiteSettings, in_suite_flags
-from specgrove.ssm_choice import chosen_ssms
-from specgrove.ssm_specs import asks_for_none, parse_ssm
-from specgrove.start_checks import check_ssms
+from specgrove.settings.ssm_specs import asks_for_none, parse_ssm
+from specgrove.suite.ssm_choice import chosen_ssms
+from specgrove.suite.start_checks import check_ssms
 from specgrove.tokenizer import Tokenizer
 
 

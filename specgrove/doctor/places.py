@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from specgrove.client import Client
 from specgrove.doctor.findings import Finding, error, ok, warning
 from specgrove.errors import SpecGroveError
-from specgrove.models.hub import ModelNotFoundError
+from specgrove.models.folders.hub import ModelNotFoundError
 from specgrove.settings import SuiteSettings
-from specgrove.start_checks import check_settings
-from specgrove.suite import is_serving
+from specgrove.suite.processes import is_serving
+from specgrove.suite.start_checks import check_settings
 
 _PROBE_TOKENS = 8
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from specgrove.cpus import available_cpus
 from specgrove.kernels import _native
 from specgrove.kernels.checks import NATIVE_DTYPES
 from specgrove.kernels.in_use import REASONS, gpu_lines
 from specgrove.kernels.threads import amx_refusal, get_isa, get_num_threads
+from specgrove.machine.cpus import available_cpus
 
 
 def main() -> None:

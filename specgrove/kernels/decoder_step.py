@@ -1,6 +1,6 @@
 """All layers of a decoder in one native call: no Python between kernels, so a step of few rows isn't held up by it.
 
-The kernels are those of ``attention``, ``elementwise`` and the linears, in the order in which ``specgrove.models.decoder_layer``
+The kernels are those of ``attention``, ``elementwise`` and the linears, in the order in which ``specgrove.program.decoder_layer``
 calls them: the same bits. Called by the decoder where nothing has to happen between layers. A step keeps alive all that it reads.
 """
 

@@ -1,6 +1,6 @@
 """What kernels for GPUs, and ops composed from torch's, take of a card's memory beside weights and caches: from shapes alone.
 
-The modules of these kernels make their buffers of it, ``specgrove.models.memory_plan`` plans with it. Imports no torch.
+The modules of these kernels make their buffers of it, ``specgrove.models.planning.memory_plan`` plans with it. Imports no torch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A whole model's forward pass in one native call: from token ids and rows to the choices that follow, or to logits.
 
-Around the layers of ``decoder_step`` it runs the same kernels as ``specgrove.models.decoder`` calls one by one: the same bits. Rows come
+Around the layers of ``decoder_step`` it runs the same kernels as ``specgrove.program.decoder`` calls one by one: the same bits. Rows come
 as arrays, not as tensors: after the weights have gone through the caches, each torch call takes tens of microseconds.
 """
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from specgrove.client import Client
-from specgrove.client_arguments import Prompt
-from specgrove.client_wire import GenerateParams
-from specgrove.output import Completion, Usage
+from specgrove.client.arguments import Prompt
+from specgrove.client.output import Completion, Usage
+from specgrove.client.wire import GenerateParams
 
 
 @dataclass(frozen=True, slots=True)

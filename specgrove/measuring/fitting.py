@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from specgrove.client import Client
-from specgrove.client_arguments import Prompt
+from specgrove.client.arguments import Prompt
 from specgrove.errors import InvalidRequestError
 
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from specgrove.client import Client
-from specgrove.client_wire import GenerateParams
+from specgrove.client.output import Usage, tokens_per_step
+from specgrove.client.wire import GenerateParams
+from specgrove.loop.request import SpeculationOptions
 from specgrove.measuring.answering import Answers, acceptance_by_depth, answer_all, drafted_share
 from specgrove.measuring.fitting import Fitting
 from specgrove.measuring.quartiles import Quartiles
-from specgrove.output import Usage, tokens_per_step
-from specgrove.request import SpeculationOptions
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from specgrove.client.output import tokens_per_step
 from specgrove.measuring.answering import acceptance_by_depth, drafted_share
 from specgrove.measuring.quartiles import Quartiles
 from specgrove.measuring.ways import Pair, Way
-from specgrove.output import tokens_per_step
 
 MIN_NUM_PAIRS = 4
 """Of each way; from fewer nothing is concluded."""

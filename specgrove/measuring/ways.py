@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from specgrove.client import Client
-from specgrove.client_arguments import Prompt
-from specgrove.client_wire import GenerateParams
+from specgrove.client.arguments import Prompt
+from specgrove.client.wire import GenerateParams
+from specgrove.loop.request import SpeculationOptions
 from specgrove.measuring.answering import Answers, answer_all
-from specgrove.request import SpeculationOptions
 
 _WARM_UP = "Count to ten."
 _NUM_WARM_UP_TOKENS = 16

@@ -7,7 +7,7 @@ from array import array
 import torch
 
 from specgrove.kernels.model_step import StepRows
-from specgrove.models.forward_batch import ForwardBatch
+from specgrove.program.forward_batch import ForwardBatch
 
 _PARTS = {
     "token_ids": "q",

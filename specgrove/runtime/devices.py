@@ -9,13 +9,13 @@ from functools import cache
 
 import torch
 
-from specgrove.gpus import check_enough_gpus, check_gpu_wanted
 from specgrove.kernels.cuda.start_check import check_kernels_apart
 from specgrove.kernels.device_memory import AttentionHeads
-from specgrove.models.decoder import Decoder
-from specgrove.models.device_limits import why_not
-from specgrove.models.memory_plan import available_memory_bytes
-from specgrove.models.spec import DecoderSpec
+from specgrove.machine.gpus import check_enough_gpus, check_gpu_wanted
+from specgrove.models.decoder.device_limits import why_not
+from specgrove.models.decoder.spec import DecoderSpec
+from specgrove.models.planning.memory_plan import available_memory_bytes
+from specgrove.program.decoder import Decoder
 from specgrove.runtime.graph_runner import CudaGraphs, GraphRunner, Graphs
 from specgrove.runtime.model_runner import DraftRunner, ModelRunner
 from specgrove.runtime.pass_buffers import PassLimits

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from specgrove.kernels.model_step import StepRows
 from specgrove.kernels.sampling import KnownToken, RowChoice
 from specgrove.kernels.trees import ancestor_masks
-from specgrove.models.forward_batch import ForwardBatch
+from specgrove.program.forward_batch import ForwardBatch
 
 NOTHING_KNOWN: Mapping[int, KnownToken] = {}
 

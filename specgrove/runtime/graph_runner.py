@@ -19,9 +19,9 @@ import torch
 
 from specgrove.kernels.cuda.choices import choose, take_choices, top_k_log_probs
 from specgrove.kernels.model_step import HAS_LOGITS
-from specgrove.models.decoder import Decoder
-from specgrove.models.device_ops import DeviceOps
-from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
+from specgrove.program.decoder import Decoder
+from specgrove.program.device_ops import DeviceOps
+from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.runtime.device_log_probs import log_probs_on_device
 from specgrove.runtime.model_runner import kv_caches
 from specgrove.runtime.pass_buffers import PassBuffers, PassLimits

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from typing import TypeVar
 
 from specgrove.errors import UnavailableError
-from specgrove.request import Draft, DraftWork, PromptProgress, Verdict, VerifyWork
+from specgrove.loop.request import Draft, DraftWork, PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.step_loop import StepLoop
 
 WorkT = TypeVar("WorkT")
@@ -48,7 +48,7 @@ class InProcessVerifier:
         self._suspects = asyncio.Lock()
 
     async def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict | PromptProgress, None]:
-        """See ``specgrove.verifying.Verifier``."""
+        """See ``specgrove.loop.verifying.Verifier``."""
         async with contextlib.AsyncExitStack() as apart:
             if work.is_suspect:
                 await apart.enter_async_context(self._suspects)
@@ -59,11 +59,11 @@ class InProcessVerifier:
                     yield result
 
     def finish_early(self, session_id: str) -> None:
-        """See ``specgrove.verifying.Verifier``."""
+        """See ``specgrove.loop.verifying.Verifier``."""
         self._loop.finish_early(lambda work: work.session_id == session_id)
 
     async def close(self, session_id: str) -> None:
-        """See ``specgrove.verifying.Verifier``."""
+        """See ``specgrove.loop.verifying.Verifier``."""
         with contextlib.suppress(UnavailableError):
             await asyncio.wrap_future(self._loop.close_session(session_id))
 
@@ -75,10 +75,10 @@ class InProcessDrafter:
         self._loop = loop
 
     async def draft(self, work: DraftWork) -> Draft:
-        """See ``specgrove.drafting.Drafter``."""
+        """See ``specgrove.loop.drafting.Drafter``."""
         return await asyncio.wrap_future(self._loop.submit(work))
 
     async def close(self, session_id: str) -> None:
-        """See ``specgrove.drafting.Drafter``."""
+        """See ``specgrove.loop.drafting.Drafter``."""
         with contextlib.suppress(UnavailableError):
             await asyncio.wrap_future(self._loop.close_session(session_id))

@@ -12,8 +12,8 @@ import torch
 
 from specgrove.kernels.model_step import StepRows
 from specgrove.kernels.sampling import log_prob_of, top_k_log_probs
-from specgrove.models.forward_batch import ForwardOutput
-from specgrove.request import LogProbs
+from specgrove.loop.request import LogProbs
+from specgrove.program.forward_batch import ForwardOutput
 
 
 def log_probs_of(logits: torch.Tensor, token_id: int, num_top: int) -> LogProbs:

@@ -9,10 +9,10 @@ from typing import Protocol
 import torch
 
 from specgrove.kernels.sampling import ChoiceParams, RowChoice
-from specgrove.models.decoder import Decoder
-from specgrove.models.decoder_ops import RowTensors
-from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
-from specgrove.models.spec import DecoderSpec
+from specgrove.models.decoder.spec import DecoderSpec
+from specgrove.program.decoder import Decoder
+from specgrove.program.decoder_ops import RowTensors
+from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.known_tokens import with_log_probs
 from specgrove.runtime.step_loop import FatalEngineError

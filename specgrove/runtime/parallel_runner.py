@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 
 from specgrove.kernels.model_step import StepRows
-from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
-from specgrove.models.parallel_layout import ParallelLayout
-from specgrove.models.tensor_group import DistributedGroup, OneRank, TensorGroup
+from specgrove.models.decoder.parallel_layout import ParallelLayout
+from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
+from specgrove.program.tensor_group import DistributedGroup, OneRank, TensorGroup
 from specgrove.runtime.batch_wire import MESSAGE_DTYPE, from_tensor, to_tensor
 from specgrove.runtime.known_tokens import with_log_probs
 from specgrove.runtime.model_runner import ModelRunner, RankFailedError

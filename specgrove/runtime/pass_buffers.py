@@ -18,7 +18,7 @@ from specgrove.kernels.cuda.attention import AttentionPlan, write_plan
 from specgrove.kernels.cuda.backend import num_processors
 from specgrove.kernels.device_memory import AttentionHeads, PlanCapacity
 from specgrove.kernels.model_step import StepRows
-from specgrove.models.device_ops import DeviceRows
+from specgrove.program.device_ops import DeviceRows
 
 _NO_SLOT = -1
 

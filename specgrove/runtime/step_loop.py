@@ -20,7 +20,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from specgrove.errors import InternalError, SpecGroveError, UnavailableError, WorkLostError
 from specgrove.runtime.watchdog import Watchdog
-from specgrove.telemetry import marked_request, of_requests
+from specgrove.telemetry.logs import marked_request, of_requests
 
 logger = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@
     with llm:
         print(llm.generate([{"role": "user", "content": "Name three primes."}]).output_text)
 
-Under it run the three services, as processes of this machine (``specgrove.suite``). Importing this brings neither torch nor gRPC.
+Under it run the three services, as processes of this machine (``specgrove.suite.processes``). Importing this brings neither torch nor gRPC.
 Every failure is a ``SpecGroveError``; what is wrong with a value is a ``ConfigurationError``, before anything is started.
 """
 
+from specgrove.client.output import Chunk, OutputToken, Usage
 from specgrove.errors import InvalidRequestError, SpecGroveError, UnavailableError
-from specgrove.output import Chunk, OutputToken, Usage
-from specgrove.request import SpeculationOptions
+from specgrove.loop.request import SpeculationOptions
 from specgrove.serve.configuration import init
 from specgrove.serve.errors import ConfigurationError, StartError
 from specgrove.serve.generation import GenerationConfig, GenerationResult, Request

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from specgrove.serve.generation import GenerationConfig, Request
 
 if TYPE_CHECKING:
-    from specgrove.client_arguments import Prompt
+    from specgrove.client.arguments import Prompt
 
 
 _Message = Mapping[str, Any]

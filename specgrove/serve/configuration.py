@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from specgrove.cpus import available_cpus
-from specgrove.gpus import may_have_gpu
+from specgrove.machine.cpus import available_cpus
+from specgrove.machine.gpus import may_have_gpu
 from specgrove.serve.errors import ConfigurationError, told_as_configuration
 from specgrove.settings import Place, Setting, SuiteFlag, SuiteSettings, in_words, nearest, setting_at, suite_flags
 

@@ -6,16 +6,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from specgrove.client.output import OutputToken, PromptToken, Usage
 from specgrove.errors import SpecGroveError
-from specgrove.output import OutputToken, PromptToken, Usage
+from specgrove.loop.request import SpeculationOptions
 from specgrove.ranges import LOGIT_BIASES, MAX_NUM_STOP_TEXTS, MAX_STOP_TEXT_LEN, SAMPLING_RANGES
-from specgrove.request import SpeculationOptions
 from specgrove.serve.errors import ConfigurationError, told_as_configuration
 
 if TYPE_CHECKING:
-    from specgrove.client_arguments import Prompt
-    from specgrove.client_wire import GenerateParams
-    from specgrove.output import Completion
+    from specgrove.client.arguments import Prompt
+    from specgrove.client.output import Completion
+    from specgrove.client.wire import GenerateParams
     from specgrove.v1.token_tree_pb2 import StructuredOutput
 
 _RANGES = {
@@ -98,7 +98,7 @@ class GenerationConfig:
         return params
 
     def _check_form(self) -> None:
-        from specgrove.client_wire import request_to_proto
+        from specgrove.client.wire import request_to_proto
 
         if not isinstance(self.do_sample, bool):
             raise ConfigurationError(f"do_sample must be True or False, got {self.do_sample!r}")
@@ -118,8 +118,8 @@ class GenerationConfig:
 
 def _check_structure(proto: StructuredOutput) -> None:
     """As far as it can be without a model's vocabulary."""
-    from specgrove.grammars import check_text
-    from specgrove.structure_wire import structured_output_from_proto
+    from specgrove.structures.grammars import check_text
+    from specgrove.wire.structures import structured_output_from_proto
 
     structure = structured_output_from_proto(proto)
     try:
@@ -147,8 +147,8 @@ class Request:
 
     def __post_init__(self) -> None:
         """Raises ``ConfigurationError``."""
-        from specgrove.client_arguments import timeout_of
-        from specgrove.client_wire import request_to_proto
+        from specgrove.client.arguments import timeout_of
+        from specgrove.client.wire import request_to_proto
         from specgrove.serve.configuration import whole_number
 
         object.__setattr__(self, "prompt", _kept(self.prompt))

@@ -21,10 +21,10 @@ from specgrove.serve.progress import counted, status
 from specgrove.serve.ssm import SSM, DataType, checked_model_name, dtype_of
 
 if TYPE_CHECKING:
-    from specgrove.client_arguments import Prompt
-    from specgrove.output import Chunk, Completion
+    from specgrove.client.arguments import Prompt
+    from specgrove.client.output import Chunk, Completion
     from specgrove.serve.services import Services
-    from specgrove.suite import SuiteConfig
+    from specgrove.suite.processes import SuiteConfig
 
 
 class LLM:

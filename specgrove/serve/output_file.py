@@ -40,7 +40,7 @@ def as_json(request: Request, result: GenerationResult) -> dict[str, object]:
 
 def _prompt_json(request: Request) -> str | list[int] | list[dict[str, object]]:
     """A text, token ids, or messages."""
-    from specgrove.client_wire import request_to_proto  # brings gRPC
+    from specgrove.client.wire import request_to_proto  # brings gRPC
 
     proto = request_to_proto(request.prompt)
     match proto.WhichOneof("prompt"):

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from specgrove.folders import provide_home
-from specgrove.models.hub import resolve_model
-from specgrove.models.quantized_cache import ensure_quantized
+from specgrove.machine.folders import provide_home
+from specgrove.models.folders.hub import resolve_model
+from specgrove.models.folders.quantized_cache import ensure_quantized
 from specgrove.serve.errors import told_as_configuration
 from specgrove.serve.plan import Plan
-from specgrove.ssm_choice import chosen_ssms
-from specgrove.start_checks import check_model, check_settings, check_ssms
-from specgrove.suite import SuiteConfig, config_of
+from specgrove.suite.processes import SuiteConfig, config_of
+from specgrove.suite.ssm_choice import chosen_ssms
+from specgrove.suite.start_checks import check_model, check_settings, check_ssms
 
 
 def suite_config(plan: Plan, say: Callable[[str], None]) -> SuiteConfig:

@@ -12,16 +12,16 @@ import os
 from collections.abc import Callable, Generator, Sequence
 
 from specgrove.client import Client
-from specgrove.client_retries import RetryPolicy
-from specgrove.client_wire import GenerateParams
+from specgrove.client.output import Chunk, Completion
+from specgrove.client.retries import RetryPolicy
+from specgrove.client.wire import GenerateParams
 from specgrove.errors import InvalidRequestError, SpecGroveError
-from specgrove.output import Chunk, Completion
 from specgrove.serve.batches import config_of
 from specgrove.serve.errors import StartError, in_python
 from specgrove.serve.generation import Request
 from specgrove.settings import in_suite_flags
-from specgrove.suite import NotReadyError, Suite, SuiteConfig, section_of
-from specgrove.supervisor import ProcessFailedError
+from specgrove.suite.processes import NotReadyError, Suite, SuiteConfig, section_of
+from specgrove.suite.supervisor import ProcessFailedError
 
 DEFAULT_MAX_NEW_TOKENS = 128
 # A router that died is started again, so it is worth waiting for: minutes, with all delays together.
@@ -123,7 +123,7 @@ class Services:
 
 
 def _prompt_len(client: Client, request: Request) -> int:
-    from specgrove.client_wire import request_to_proto
+    from specgrove.client.wire import request_to_proto
 
     proto = request_to_proto(request.prompt)
     if proto.WhichOneof("prompt") == "token_ids":

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from specgrove.config import DTYPES
 from specgrove.serve.errors import ConfigurationError, told_as_configuration
 from specgrove.serve.generation import GenerationConfig, checked_config
-from specgrove.ssm_specs import parse_ssm
+from specgrove.settings.ssm_specs import parse_ssm
 
 
 class DataType(enum.Enum):

@@ -17,10 +17,10 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from specgrove.errors import DeadlineExceededError, InternalError, InvalidRequestError, SpecGroveError, UnavailableError
-from specgrove.metrics import Kind, Metric, Reading
 from specgrove.serving.field_counts import check_num_fields
 from specgrove.serving.status import abort, status_of
 from specgrove.serving.undecodable import invalid_text_field
+from specgrove.telemetry.metrics import Kind, Metric, Reading
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from specgrove.addresses import checked_address, is_unix, socket_path
-from specgrove.metrics import Reading
 from specgrove.serving.address import MAX_MESSAGE_BYTES, server_options
 from specgrove.serving.api_keys import ApiKeys
 from specgrove.serving.call_guard import CallGuard
@@ -32,6 +31,7 @@ from specgrove.serving.listening import check_can_listen
 from specgrove.serving.tls import TlsFiles
 from specgrove.serving.unix_socket import take_socket_path
 from specgrove.settings import DRAIN
+from specgrove.telemetry.metrics import Reading
 
 logger = logging.getLogger(__name__)
 

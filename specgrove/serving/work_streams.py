@@ -16,14 +16,14 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
 
-from specgrove import wire
 from specgrove.config import MAX_SESSION_ID_LEN
 from specgrove.errors import InvalidRequestError, SessionClosedError, SpecGroveError, UnavailableError
-from specgrove.metrics import Kind, Metric, Reading
 from specgrove.serving.batches import MAX_LIST_LEN, batches
 from specgrove.serving.status import abort
-from specgrove.telemetry import mark_lines
+from specgrove.telemetry.logs import mark_lines
+from specgrove.telemetry.metrics import Kind, Metric, Reading
 from specgrove.v1 import token_tree_pb2
+from specgrove.wire import works
 
 logger = logging.getLogger(__name__)
 
@@ -178,12 +178,12 @@ class WorkStreams(Generic[ItemT, ResultT, ResponseT]):
         except asyncio.CancelledError:
             if not self._is_cut_off:
                 raise
-            failure = wire.error_to_proto(UnavailableError("the service shut down before it was done"))
+            failure = works.error_to_proto(UnavailableError("the service shut down before it was done"))
         except SpecGroveError as error:
-            failure = wire.error_to_proto(error)
+            failure = works.error_to_proto(error)
         except Exception as error:
             logger.exception("an item failed")
-            failure = wire.error_to_proto(error)
+            failure = works.error_to_proto(error)
         code = token_tree_pb2.WorkErrorCode.Name(failure.code).removeprefix("WORK_ERROR_CODE_")
         self._num_errors[(code,)] += 1
         yield self._result_type(session_id=item.session_id, item_id=item.item_id, error=failure)

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-from specgrove.gpus import check_gpu_wanted, may_have_gpu
+from specgrove.machine.gpus import check_gpu_wanted, may_have_gpu
 
 ValueOf = Callable[[str], Any]
 """A setting's value by its name."""

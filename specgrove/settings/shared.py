@@ -13,8 +13,8 @@ from specgrove.config import (
     OFFLOADED_STEP_TIMEOUT_S,
     STEP_TIMEOUT_S,
 )
-from specgrove.cpus import available_cpus
-from specgrove.folders import default_cache_dir
+from specgrove.machine.cpus import available_cpus
+from specgrove.machine.folders import default_cache_dir
 from specgrove.settings.setting import Setting
 from specgrove.settings.values import address, between, path, positive_seconds, seconds, share, tcp_address, url
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from specgrove.json_files import JsonFileError, JsonObject, is_lfs_pointer, lfs_remedy, read_json_object
+from specgrove.files.json_files import JsonFileError, JsonObject, is_lfs_pointer, lfs_remedy, read_json_object
 from specgrove.tokenizer.special_tokens import DeclaredTokens, declared_tokens
 
 _CONFIG_FILE = "tokenizer_config.json"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import tokenizers
 
-from specgrove.json_files import JsonObject
+from specgrove.files.json_files import JsonObject
 
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
-from specgrove.json_files import JsonObject
+from specgrove.files.json_files import JsonObject
 from specgrove.tokenizer.chat_template import ChatOptions, ChatTemplates
 from specgrove.tokenizer.detokenizer import IncrementalDetokenizer, TokenTexts, kinds_of
 from specgrove.tokenizer.files import read_tokenizer_files
 from specgrove.tokenizer.messages import Message
 from specgrove.tokenizer.special_tokens import DeclaredTokens, declared_tokens
-from specgrove.vocabulary import token_checksums
+from specgrove.tokenizer.vocabulary import token_checksums
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
@@ -92,7 +92,7 @@ class Tokenizer:
         return Tokenizer, self._made_of
 
     def token_checksums(self) -> bytes:
-        """See ``specgrove.vocabulary``."""
+        """See ``specgrove.tokenizer.vocabulary``."""
         vocab = self._tokenizer.get_vocab(with_added_tokens=True)
         return token_checksums({token: token_id for token, token_id in vocab.items() if token not in self._foreign})
 

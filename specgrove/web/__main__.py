@@ -5,7 +5,7 @@ The router starts it with a low priority, so that drawing takes no time from mod
 
 from __future__ import annotations
 
-import specgrove.quiet_grpc  # noqa: F401  before anything imports grpc
+import specgrove.serving.quiet_grpc  # noqa: F401  before anything imports grpc
 
 # isort: split
 import argparse
@@ -13,7 +13,7 @@ import sys
 
 from specgrove.client import AsyncClient
 from specgrove.settings import CHAT_PAGE, add_settings
-from specgrove.telemetry import set_up_logging
+from specgrove.telemetry.logs import set_up_logging
 from specgrove.web.conversation import ChatOptions
 from specgrove.web.server import serve_page
 

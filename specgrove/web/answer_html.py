@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from markdown_it import MarkdownIt
 
-from specgrove.output import OutputToken
-from specgrove.request import FinishReason
+from specgrove.client.output import OutputToken
+from specgrove.loop.request import FinishReason
 from specgrove.web.conversation import Answer, Turn
 from specgrove.web.ssm_marks import SsmMarks
 

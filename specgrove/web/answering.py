@@ -14,8 +14,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from specgrove.client import AsyncClient
+from specgrove.client.output import ModelInfo
 from specgrove.errors import SpecGroveError, UnavailableError
-from specgrove.output import ModelInfo
 from specgrove.serving.status import connection_cause
 from specgrove.web.answer_html import note_of, tokens_html, turns_html
 from specgrove.web.conversation import Answer, ChatOptions, Conversation, Turn

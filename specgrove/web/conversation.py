@@ -11,9 +11,9 @@ import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
-from specgrove.client_wire import GenerateParams
-from specgrove.output import Chunk, OutputToken, StepDetails, Usage
-from specgrove.request import FinishReason, SpeculationOptions
+from specgrove.client.output import Chunk, OutputToken, StepDetails, Usage
+from specgrove.client.wire import GenerateParams
+from specgrove.loop.request import FinishReason, SpeculationOptions
 
 Step = tuple[tuple[str, ...], ...]
 """A verification's tokens, each as the names of the SSMs that drafted it; without a name it is the LLM's own."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from specgrove.output import Usage
+from specgrove.client.output import Usage
 from specgrove.web.conversation import Answer
 
 _NOTHING = "--"

@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from specgrove.output import StepDetails, VerifiedNode
+from specgrove.client.output import StepDetails, VerifiedNode
 from specgrove.web.conversation import Answer
 from specgrove.web.ssm_marks import SsmMarks
 

@@ -11,8 +11,8 @@ from benchmarks.gpu import __main__ as program
 from benchmarks.gpu import end_to_end, equality
 from benchmarks.gpu.card import Card
 from benchmarks.gpu.trace import TRACE, Trace
-from specgrove import speculation
-from specgrove.request import SpeculationOptions
+from specgrove.loop import speculation
+from specgrove.loop.request import SpeculationOptions
 from specgrove.runtime.graph_runner import GraphRunner
 from specgrove.runtime.step_loop import FatalEngineError
 from tests.benchmarks.cards import fake_card

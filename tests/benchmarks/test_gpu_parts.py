@@ -14,7 +14,7 @@ from benchmarks.gpu.card import Card
 from benchmarks.gpu.models import TINY_LLM, ModelShape, decoder_of, weight_bytes, write_folder
 from benchmarks.gpu.rows import at_most, by_turns
 from benchmarks.gpu.timed_graphs import TimedGraphs
-from specgrove.models.loading import load_decoder
+from specgrove.program.loading import load_decoder
 from tests.benchmarks.cards import fake_card, times_of
 from tests.devices import DEVICES
 

@@ -10,10 +10,10 @@ import torch
 from benchmarks.gpu.models import TINY_LLM
 from benchmarks.gpu.replay import PassTree, ReplayedRunner, agree, trees_of
 from benchmarks.gpu.trace import TRACE, Trace, accepted_of
+from specgrove.client.output import Chunk, OutputToken
 from specgrove.kernels.sampling import ChoiceParams, RowChoice
 from specgrove.kernels.trees import walk_tree
-from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
-from specgrove.output import Chunk, OutputToken
+from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 
 GREEDY = RowChoice(ChoiceParams(), 0)

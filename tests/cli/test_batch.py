@@ -14,7 +14,7 @@ import pytest
 
 from specgrove.batch import http_api
 from specgrove.cli import main
-from specgrove.client_retries import RetryPolicy
+from specgrove.client.retries import RetryPolicy
 from tests.batch.fake_api import FakeApi, running_api
 from tests.certificates import make_certificates
 from tests.cli.program import SPECGROVE

@@ -11,8 +11,8 @@ import pytest
 import rich.console
 
 from specgrove.cli import bench, main, set_chart
+from specgrove.client.output import ModelInfo
 from specgrove.measuring.recommendation import recommend
-from specgrove.output import ModelInfo
 from tests.fake_router import FakeRouter
 from tests.measuring.made import result
 

@@ -17,8 +17,8 @@ import rich.console
 from specgrove.cli import chat, main
 from specgrove.cli.chat import Conversation
 from specgrove.cli.terminal import without_echo
+from specgrove.client.output import Chunk, OutputToken
 from specgrove.errors import ResourceExhaustedError, UnavailableError
-from specgrove.output import Chunk, OutputToken
 from tests.fake_router import FakeRouter
 
 ANSWER = "The quick brown fox"

@@ -11,8 +11,8 @@ import pytest
 import rich.console
 
 from specgrove.cli import demo, main
-from specgrove.output import Completion, Usage
-from specgrove.request import FinishReason
+from specgrove.client.output import Completion, Usage
+from specgrove.loop.request import FinishReason
 from tests.fake_router import FakeRouter
 
 ANSWER = "The quick brown fox"

@@ -15,8 +15,8 @@ import torch
 from llm_service.arguments import parse_arguments
 from llm_service.loading import load_runner, plan
 from specgrove.cli import main
-from specgrove.models import inventory
-from specgrove.models.model_files import quantization_of
+from specgrove.models.folders import inventory
+from specgrove.models.folders.model_files import quantization_of
 from tests.conftest import save_tiny_llama
 from tests.models.families import save_tiny
 from tests.models.gguf_writing import save_tiny_gguf

@@ -8,7 +8,7 @@ import pytest
 import rich.console
 
 from specgrove.cli.rendering import TokenPrinter, print_legend
-from specgrove.output import Chunk, OutputToken
+from specgrove.client.output import Chunk, OutputToken
 
 
 def terminal_output(monkeypatch: pytest.MonkeyPatch, chunks: list[Chunk], **environment: str) -> str:

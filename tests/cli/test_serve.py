@@ -20,14 +20,14 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import specgrove.cli.suites
-import specgrove.suite
+import specgrove.suite.processes
 from specgrove.cli import main
-from specgrove.supervisor import ProcessSpec
+from specgrove.suite.supervisor import ProcessSpec
 
 def fakes(config, addresses, local_address=None):
     return tuple(ProcessSpec(name, "tests.fake_router", ("--address", address)) for name, address in addresses.items())
 
-specgrove.suite.process_specs = fakes
+specgrove.suite.processes.process_specs = fakes
 specgrove.cli.suites.check_model = lambda *_, **__: None
 specgrove.cli.suites.chosen_ssms = lambda asked, *_: tuple(asked or ("lookup", "demo"))
 specgrove.cli.suites.model_folder = lambda llm, console, cache_dir, quantization: Path("/models") / llm

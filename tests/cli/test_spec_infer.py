@@ -9,8 +9,8 @@ from typing import Any, Self
 import pytest
 
 from specgrove.cli import main, spec_infer
+from specgrove.client.output import OutputToken
 from specgrove.errors import UnavailableError
-from specgrove.output import OutputToken
 from specgrove.serve import SSM, GenerationConfig, GenerationResult, Request
 from specgrove.serve.configuration import configuration_of
 from tests.measuring.made import usage

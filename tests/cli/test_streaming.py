@@ -11,7 +11,7 @@ import pytest
 import rich.console
 
 from specgrove.cli import streaming
-from specgrove.output import Chunk, OutputToken
+from specgrove.client.output import Chunk, OutputToken
 from tests.waiting import wait_until
 
 NOTICE = "waiting for the first token ...\n"

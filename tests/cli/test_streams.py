@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from specgrove.cli import generate, main
-from specgrove.output import Chunk, OutputToken
+from specgrove.client.output import Chunk, OutputToken
 from tests.cli.program import SPECGROVE, typed
 from tests.fake_router import FakeRouter
 from tests.waiting import LIMIT_S

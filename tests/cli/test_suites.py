@@ -14,7 +14,7 @@ import rich.console
 
 from specgrove.cli import progress, suites
 from specgrove.cli.arguments import parser
-from specgrove.suite import SuiteConfig, process_specs
+from specgrove.suite.processes import SuiteConfig, process_specs
 from tests.addresses import taken_address
 from tests.models.gguf_writing import save_tiny_gguf
 

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from specgrove import supervisor as supervisor_module
 from specgrove.client import Client
-from specgrove.suite import NotReadyError, Suite, SuiteConfig, is_serving, process_specs
-from specgrove.supervisor import ProcessFailedError, ProcessSpec, Supervisor
+from specgrove.suite import supervisor as supervisor_module
+from specgrove.suite.processes import NotReadyError, Suite, SuiteConfig, is_serving, process_specs
+from specgrove.suite.supervisor import ProcessFailedError, ProcessSpec, Supervisor
 from tests.waiting import LIMIT_S, wait_until
 
 MODULE = "tests.fake_router"
@@ -115,7 +115,7 @@ def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
 def test_no_child_outlives_a_killed_parent(tmp_path: Path) -> None:
     program = f"""
 import sys, time
-from specgrove.supervisor import ProcessSpec, Supervisor
+from specgrove.suite.supervisor import ProcessSpec, Supervisor
 spec = ProcessSpec("service", {MODULE!r}, ("--address", "unix:{tmp_path}/service.sock"))
 supervisor = Supervisor([spec], lambda name, line: print(supervisor.pid("service"), flush=True), drain_s=5)
 supervisor.start()
@@ -143,7 +143,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SuiteConfig:
             for name, address in addresses.items()
         )
 
-    monkeypatch.setattr("specgrove.suite.process_specs", fake_specs)
+    monkeypatch.setattr("specgrove.suite.processes.process_specs", fake_specs)
     return SuiteConfig(llm_folder=tmp_path)
 
 

@@ -13,8 +13,8 @@ import rich.console
 
 from specgrove.cli import main, top
 from specgrove.cli.stats_rates import ServiceRates, SsmRates, rates_of
+from specgrove.client.stats import Load, RouterStats, ServiceStats, SpeculationStats, SsmStats, Timing
 from specgrove.errors import UnavailableError
-from specgrove.stats import Load, RouterStats, ServiceStats, SpeculationStats, SsmStats, Timing
 from specgrove.v1 import router_pb2
 from tests.router.toy_suite import toy_suite
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from llm_service.config import VerifierConfig
-from specgrove.drafting import Drafter
-from specgrove.models.loading import load_decoder
+from specgrove.loop.drafting import Drafter
+from specgrove.loop.verifying import Verifier
+from specgrove.program.loading import load_decoder
 from specgrove.runtime.in_process import InProcessDrafter, InProcessVerifier
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import StepLoop
-from specgrove.verifying import Verifier
 from ssm_service.config import PoolConfig
 from ssm_service.draft_tree import Beam
 from ssm_service.lookup import LookupSsm

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from specgrove.drafting import Drafter
 from specgrove.errors import InvalidRequestError, SessionClosedError, StaleBaseError
-from specgrove.request import DraftWork, TreeShape
+from specgrove.loop.drafting import Drafter
+from specgrove.loop.request import DraftWork, TreeShape
 from tests.conformance.conftest import Side, held_back
 
 PROMPT = (72, 5, 9, 72, 5, 33, 72, 5)

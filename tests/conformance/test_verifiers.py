@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from specgrove.errors import InvalidRequestError, SessionClosedError, StaleBaseError
-from specgrove.request import PromptProgress, SamplingParams, SessionParams, Verdict, VerifyWork
-from specgrove.token_tree import TokenTree
-from specgrove.verifying import Verifier
+from specgrove.loop.request import PromptProgress, SamplingParams, SessionParams, Verdict, VerifyWork
+from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.verifying import Verifier
 from tests.conformance.conftest import Side, held_back
 
 PROMPT = (72, 5, 9, 72, 5, 33)

@@ -8,7 +8,7 @@ import pytest
 
 from specgrove.doctor import models
 from specgrove.doctor.findings import Finding, Level
-from specgrove.models import fitting
+from specgrove.models.planning import fitting
 from specgrove.settings import SuiteSettings
 from tests.conftest import save_tiny_llama
 from tests.router.toy_language import VOCAB_SIZE, toy_tokenizer_json

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from specgrove.client import Client
-from specgrove.suite import Suite, SuiteConfig
+from specgrove.suite.processes import Suite, SuiteConfig
 from tests.addresses import free_address, free_addresses
 
 # Whether drafting pays differs from machine to machine, and with what else runs there.

@@ -20,11 +20,11 @@ from typing import Any
 import pytest
 
 from llm_service.verifier import VerifierEngine
-from specgrove import suite as suite_module
-from specgrove.request import VerifyWork
+from specgrove.loop.request import VerifyWork
 from specgrove.runtime.step_loop import WorkItem
-from specgrove.suite import Suite, SuiteConfig, process_specs
-from specgrove.supervisor import ProcessSpec
+from specgrove.suite import processes as suite_module
+from specgrove.suite.processes import Suite, SuiteConfig, process_specs
+from specgrove.suite.supervisor import ProcessSpec
 from ssm_service.pool import DrafterPool
 
 ROOT = Path(__file__).parent.parent.parent
@@ -40,7 +40,7 @@ _process_specs = process_specs
 
 
 def sick_specs(*args: Any) -> tuple[ProcessSpec, ...]:
-    """``specgrove.suite.process_specs``, with this module in the place of both services'."""
+    """``specgrove.suite.processes.process_specs``, with this module in the place of both services'."""
     return tuple(
         spec if spec.module == "router" else replace(spec, module=__name__, arguments=(spec.module, *spec.arguments))
         for spec in _process_specs(*args)

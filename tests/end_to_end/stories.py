@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from specgrove.client import AsyncClient
-from specgrove.output import Completion
-from specgrove.request import SpeculationOptions
+from specgrove.client.output import Completion
+from specgrove.loop.request import SpeculationOptions
 
 
 async def stories(address: str, num_stories: int, max_tokens: int) -> list[Completion]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from specgrove.client import Client
-from specgrove.suite import Suite, is_serving
+from specgrove.suite.processes import Suite, is_serving
 from tests.addresses import free_address
 from tests.waiting import LIMIT_S, wait_until
 

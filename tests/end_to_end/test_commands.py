@@ -14,7 +14,7 @@ import pytest
 import specgrove.serve as sg
 from specgrove.cli import main
 from specgrove.client import Client
-from specgrove.suite import Suite, SuiteConfig
+from specgrove.suite.processes import Suite, SuiteConfig
 from tests.addresses import free_address
 from tests.waiting import wait_until
 

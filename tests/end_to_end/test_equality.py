@@ -9,9 +9,9 @@ import pytest
 from benchmarks.equality import MODES, SAMPLINGS
 from benchmarks.prompts import load_prompts
 from specgrove.client import AsyncClient, Client
-from specgrove.output import Completion
-from specgrove.request import SpeculationOptions
-from specgrove.suite import Suite
+from specgrove.client.output import Completion
+from specgrove.loop.request import SpeculationOptions
+from specgrove.suite.processes import Suite
 
 NUM_PROMPTS = 3
 MAX_TOKENS = 24

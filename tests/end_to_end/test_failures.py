@@ -11,11 +11,11 @@ import grpc
 import pytest
 
 from specgrove.client import Client
-from specgrove.client_retries import RetryPolicy
-from specgrove.client_wire import completion_of
+from specgrove.client.retries import RetryPolicy
+from specgrove.client.wire import completion_of
 from specgrove.errors import DeadlineExceededError, UnavailableError
-from specgrove.request import SpeculationOptions
-from specgrove.suite import Suite, is_serving
+from specgrove.loop.request import SpeculationOptions
+from specgrove.suite.processes import Suite, is_serving
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, ssm_pb2, ssm_pb2_grpc
 from tests.waiting import wait_until
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from benchmarks.equality import MODES, SAMPLINGS
-from specgrove.request import SpeculationOptions
-from specgrove.suite import Suite, SuiteConfig
+from specgrove.loop.request import SpeculationOptions
+from specgrove.suite.processes import Suite, SuiteConfig
 from tests.end_to_end.test_equality import outputs
 
 pytestmark = pytest.mark.gpu

@@ -16,8 +16,8 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from specgrove.client import Client
-from specgrove.output import Completion
-from specgrove.suite import Suite
+from specgrove.client.output import Completion
+from specgrove.suite.processes import Suite
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
 from tests.waiting import LIMIT_S, wait_until
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from specgrove.client import Client
-from specgrove.output import Usage
-from specgrove.request import SpeculationOptions
-from specgrove.suite import Suite
+from specgrove.client.output import Usage
+from specgrove.loop.request import SpeculationOptions
+from specgrove.suite.processes import Suite
 from tests.addresses import free_address
 from tests.metrics.scraping import Samples, samples_of, value
 from tests.waiting import wait_until
@@ -197,8 +197,8 @@ def test_addresses_of_metrics_are_told_before_anything_is_loaded(
     tmp_path: Path, metrics_address: str, tiny_suite: Suite
 ) -> None:
     """That of the suite's is taken."""
-    from specgrove.suite import SuiteConfig
-    from specgrove.supervisor import ProcessFailedError
+    from specgrove.suite.processes import SuiteConfig
+    from specgrove.suite.supervisor import ProcessFailedError
 
     config = SuiteConfig(llm_folder=tmp_path, ssms=(), metrics_address=metrics_address)
     with pytest.raises(ProcessFailedError, match="another server does"), Suite(config):

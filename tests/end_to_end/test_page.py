@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from specgrove.client import Client
-from specgrove.suite import Suite
+from specgrove.suite.processes import Suite
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
 from tests.waiting import LIMIT_S
 

@@ -12,8 +12,8 @@ import torch
 from openai import OpenAI
 
 from specgrove.client import Client
-from specgrove.output import PromptToken
-from specgrove.suite import Suite
+from specgrove.client.output import PromptToken
+from specgrove.suite.processes import Suite
 from tests.waiting import LIMIT_S
 
 TEXT = "The bridge over the river is old, narrow and, since the Größe of 1907, made of iron. "

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from specgrove.client import Client
-from specgrove.request import SpeculationOptions
-from specgrove.suite import Suite, SuiteConfig, is_serving
+from specgrove.loop.request import SpeculationOptions
+from specgrove.suite.processes import Suite, SuiteConfig, is_serving
 from tests.end_to_end.conftest import ALWAYS_DRAFT
 from tests.waiting import wait_until
 

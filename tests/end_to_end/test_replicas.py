@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from specgrove.suite import Suite, SuiteConfig
+from specgrove.suite.processes import Suite, SuiteConfig
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
 from tests.end_to_end.conftest import ALWAYS_DRAFT
 from tests.end_to_end.sick_services import Hospital, hospital_of

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from specgrove.suite import Suite
+from specgrove.suite.processes import Suite
 from tests.end_to_end.sick_services import FOLDER_VARIABLE, ROOT
 from tests.end_to_end.stories import stories
 from tests.router.toy_cluster import ToyCluster, toy_cluster

@@ -10,9 +10,9 @@ import grpc
 import pytest
 
 from specgrove.client import AsyncClient, Client
+from specgrove.client.output import Completion
 from specgrove.errors import InternalError
-from specgrove.output import Completion
-from specgrove.suite import Suite, SuiteConfig
+from specgrove.suite.processes import Suite, SuiteConfig
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
 from tests.end_to_end.conftest import ALWAYS_DRAFT
 from tests.end_to_end.sick_services import POISON, Hospital, hospital_of

@@ -11,8 +11,8 @@ import pytest
 
 from specgrove.client import Client
 from specgrove.errors import InvalidRequestError
-from specgrove.request import SpeculationOptions
-from specgrove.suite import Suite
+from specgrove.loop.request import SpeculationOptions
+from specgrove.suite.processes import Suite
 
 QUESTION = [("user", "Describe a cat: its name, its age in years, and two things that it likes.")]
 CAT: dict[str, Any] = {

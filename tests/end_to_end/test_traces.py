@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from specgrove.suite import Suite, SuiteConfig
+from specgrove.suite.processes import Suite, SuiteConfig
 from specgrove.v1 import router_pb2, router_pb2_grpc
 from tests.addresses import free_address
 from tests.end_to_end.conftest import ALWAYS_DRAFT

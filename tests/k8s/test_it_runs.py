@@ -13,9 +13,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from specgrove.client import Client
-from specgrove.client_wire import completion_of
-from specgrove.output import Completion
-from specgrove.request import SpeculationOptions
+from specgrove.client.output import Completion
+from specgrove.client.wire import completion_of
+from specgrove.loop.request import SpeculationOptions
 from tests.k8s.manifests import rendered
 from tests.k8s.pod_network import pod_network
 from tests.k8s.podman_cluster import CanNotRunError, Cluster, Pod, build, cluster_of

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from llm_service.arguments import parse_arguments
-from specgrove.models.parallel_layout import ParallelLayout
+from specgrove.models.decoder.parallel_layout import ParallelLayout
 from specgrove.settings import rules
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
 from tests.addresses import free_address

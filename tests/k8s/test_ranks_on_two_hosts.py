@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from specgrove.client import Client
-from specgrove.request import SpeculationOptions
-from specgrove.suite import Suite, SuiteConfig, is_serving
+from specgrove.loop.request import SpeculationOptions
+from specgrove.suite.processes import Suite, SuiteConfig, is_serving
 from tests.k8s.two_hosts import Processes, TwoHosts, running, two_hosts
 from tests.waiting import wait_until
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from specgrove.client import AsyncClient
-from specgrove.output import Usage
-from specgrove.request import SpeculationOptions
-from specgrove.suite import is_serving
+from specgrove.client.output import Usage
+from specgrove.loop.request import SpeculationOptions
+from specgrove.suite.processes import is_serving
 from tests.k8s.two_hosts import Processes, TwoHosts, running, two_hosts
 from tests.waiting import until, wait_until
 

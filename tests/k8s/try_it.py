@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from specgrove.folders import default_cache_dir
-from specgrove.models.hub import DEMO_LLM, resolve_model
+from specgrove.machine.folders import default_cache_dir
+from specgrove.models.folders.hub import DEMO_LLM, resolve_model
 from tests.k8s.manifests import rendered
 from tests.k8s.pod_network import pod_network
 from tests.k8s.podman_cluster import CanNotRunError, build, cluster_of

@@ -1,6 +1,6 @@
 """Two hosts made of one machine: network namespaces with nothing in common but a cable (a veth pair), which tests cut and mend.
 
-Processes are ``specgrove.supervisor``'s, which starts again what dies, as kubelet would. Their gRPC clients in the test's own
+Processes are ``specgrove.suite.supervisor``'s, which starts again what dies, as kubelet would. Their gRPC clients in the test's own
 namespace come in by unix sockets, which are files and know no namespaces.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from specgrove.supervisor import ProcessSpec, Supervisor
+from specgrove.suite.supervisor import ProcessSpec, Supervisor
 
 ROOT = Path(__file__).parent.parent.parent
 _INTERFACE = "eth0"

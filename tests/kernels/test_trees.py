@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specgrove.kernels import reference, trees
-from specgrove.token_tree import TokenTree, merge_trees
+from specgrove.loop.token_tree import TokenTree, merge_trees
 
 
 @st.composite

@@ -9,9 +9,9 @@ import torch
 
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
-from specgrove.models.decoder import Decoder
-from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
-from specgrove.models.loading import load_decoder
+from specgrove.program.decoder import Decoder
+from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
+from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 from tests.llm.verifying import Clock
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from specgrove.request import SamplingParams, SessionParams
-from specgrove.token_tree import TokenTree
+from specgrove.loop.request import SamplingParams, SessionParams
+from specgrove.loop.token_tree import TokenTree
 
 NUM_LOG_PROBS = 2
 

@@ -12,11 +12,11 @@ from llm_service.session import Session
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import InternalError
 from specgrove.kernels.model_step import NOT_A_NUMBER
-from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
-from specgrove.request import SamplingParams, Verdict
+from specgrove.loop.request import SamplingParams, Verdict
+from specgrove.loop.token_tree import TokenTree
+from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import WorkItem
-from specgrove.token_tree import TokenTree
 from tests.llm.verifying import GREEDY, PROMPT, SAMPLED, opening
 
 PLAIN = SamplingParams(temperature=0.8, seed=5)

@@ -10,12 +10,12 @@ import pytest
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import InternalError
-from specgrove.models.decoder import Decoder
-from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
-from specgrove.request import Verdict, VerifyWork
+from specgrove.loop.request import Verdict, VerifyWork
+from specgrove.loop.token_tree import TokenTree
+from specgrove.program.decoder import Decoder
+from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import FatalEngineError, WorkItem
-from specgrove.token_tree import TokenTree
 from tests.llm.chats import Chat, run_chats
 from tests.llm.conftest import RunnerAhead
 from tests.llm.verifying import GREEDY, PROMPT, ask, incremental, opening, run

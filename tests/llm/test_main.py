@@ -19,8 +19,8 @@ from llm_service.arguments import parse_arguments
 from llm_service.loading import load_runner
 from llm_service.servicer import ServedModel
 from specgrove.kernels.threads import get_isa, set_isa
-from specgrove.models.ends import Ends
-from specgrove.models.family import read_spec
+from specgrove.models.decoder.ends import Ends
+from specgrove.models.decoder.family import read_spec
 from specgrove.tokenizer import Tokenizer
 from tests.tokenizer.shapes import byte_level_backend
 from tests.waiting import LIMIT_S

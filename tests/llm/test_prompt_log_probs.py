@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import InternalError, InvalidRequestError
-from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
-from specgrove.request import LogProbs, PromptProgress, SamplingParams, Verdict, VerifyWork
+from specgrove.loop.request import LogProbs, PromptProgress, SamplingParams, Verdict, VerifyWork
+from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import WorkItem
 from tests.conftest import TINY_VOCAB_SIZE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llm_service.verifier import VerifierEngine
-from specgrove.request import PromptProgress, Verdict, VerifyWork
+from specgrove.loop.request import PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.step_loop import WorkItem
 from tests.llm.verifying import GREEDY, Clock, incremental, opening
 

@@ -20,7 +20,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from llm_service import ranks, service
 from llm_service.arguments import parse_arguments
 from llm_service.config import is_rank
-from specgrove.models.parallel_layout import ParallelLayout
+from specgrove.models.decoder.parallel_layout import ParallelLayout
 from tests.killed_owner import leave_folder_of_killed
 
 CONFIG = parse_arguments(["--tensor-parallel", "2", "--pipeline-parallel", "2"])
@@ -68,7 +68,7 @@ def test_the_launcher_ends_as_its_ranks_do(
     assert (config.nproc_per_node, config.max_restarts, entrypoint) == (4, 0, sys.executable)
     assert config.shutdown_timeout > 5  # ranks that drain are not killed
     # With the launcher, whatever it ends of, its ranks end.
-    assert command == ("-m", "specgrove.supervised", str(os.getpid()), "llm_service", "--model", "m")
+    assert command == ("-m", "specgrove.suite.supervised", str(os.getpid()), "llm_service", "--model", "m")
     assert list(temporary.iterdir()) == []
 
 

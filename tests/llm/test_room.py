@@ -15,7 +15,7 @@ from llm_service.room import Room
 from llm_service.session import Session
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import InvalidRequestError
-from specgrove.request import Verdict
+from specgrove.loop.request import Verdict
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import WorkItem
 from tests.conftest import TINY_VOCAB_SIZE

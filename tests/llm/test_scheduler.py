@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from llm_service.scheduler import plan_step
 from llm_service.session import PendingWork, Session
-from specgrove.request import SamplingParams
-from specgrove.token_tree import TokenTree
+from specgrove.loop.request import SamplingParams
+from specgrove.loop.token_tree import TokenTree
 
 
 def pending(num_uncached: int, num_nodes: int = 1) -> PendingWork:

@@ -15,18 +15,18 @@ from llm_service.config import VerifierConfig
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.verifier import VerifierEngine
 from router.served_model import fetch_tokenizer_files, tokenizer_of
-from specgrove import wire
 from specgrove.errors import StaleBaseError
-from specgrove.models.ends import Ends
-from specgrove.models.loading import load_decoder
-from specgrove.request import PromptProgress, Verdict, VerifyWork
+from specgrove.loop.request import PromptProgress, Verdict, VerifyWork
+from specgrove.loop.token_tree import TokenTree
+from specgrove.models.decoder.ends import Ends
+from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.health import Health
 from specgrove.serving.server import Server
-from specgrove.token_tree import TokenTree
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
+from specgrove.wire import works
 from tests.gated import GatedEngine
 from tests.llm.verifying import PROMPT, opening
 from tests.router.toy_language import CHAT_TEMPLATE, toy_tokenizer_json
@@ -117,13 +117,13 @@ async def test_its_tokenizer_arrives_whole(service: Service) -> None:
 async def test_verdicts_errors_and_load(service: Service) -> None:
     call = service.stub.Verify()
     stale = VerifyWork("unknown", 7, (), TokenTree.of_root(1))
-    items = [wire.verify_work_to_proto(opening("s", PROMPT), 4), wire.verify_work_to_proto(stale, 5)]
+    items = [works.verify_work_to_proto(opening("s", PROMPT), 4), works.verify_work_to_proto(stale, 5)]
     await call.write(llm_pb2.VerifyRequest(items=items))
     results: dict[int, llm_pb2.VerifyResult] = {}
     while len(results) < 2:
         results |= {result.item_id: result for result in await read(call)}
-    assert wire.verdict_from_proto(results[4].verdict).base == len(PROMPT)
-    assert isinstance(wire.error_from_proto(results[5].error), StaleBaseError)
+    assert works.verdict_from_proto(results[4].verdict).base == len(PROMPT)
+    assert isinstance(works.error_from_proto(results[5].error), StaleBaseError)
     load = (await service.stub.GetLoad(llm_pb2.LlmServiceGetLoadRequest())).load
     assert (load.num_sessions, load.num_slots, load.num_free_slots) == (1, NUM_SLOTS, NUM_SLOTS - len(PROMPT))
     assert (load.num_waiting_sessions, load.num_steps, load.num_step_tokens) == (0, 1, len(PROMPT))
@@ -146,7 +146,7 @@ async def test_draining_ends_an_item_with_its_next_verdict(
 ) -> None:
     call = service.stub.Verify()
     work = opening("s", PROMPT)
-    item = wire.verify_work_to_proto(work, 1)
+    item = works.verify_work_to_proto(work, 1)
     item.num_steps = 180  # so many that the drain comes first
     await call.write(llm_pb2.VerifyRequest(items=[item]))
     (first, *_) = await read(call)
@@ -165,12 +165,12 @@ async def test_items_are_finished_early_by_their_ids(
 ) -> None:
     engine.is_open = False
     call, other_router = service.stub.Verify(), service.stub.Verify()
-    items = [wire.verify_work_to_proto(replace(opening(f"s{i}", PROMPT), num_steps=9), i) for i in range(2)]
-    foreign = wire.verify_work_to_proto(replace(opening("foreign", PROMPT), num_steps=9), 1)
+    items = [works.verify_work_to_proto(replace(opening(f"s{i}", PROMPT), num_steps=9), i) for i in range(2)]
+    foreign = works.verify_work_to_proto(replace(opening("foreign", PROMPT), num_steps=9), 1)
     await other_router.write(llm_pb2.VerifyRequest(items=[foreign]))
     await call.write(llm_pb2.VerifyRequest(items=items))
     await until(lambda: loop.num_pending_items == 3)
-    last = wire.verify_work_to_proto(opening("last", PROMPT), 7)
+    last = works.verify_work_to_proto(opening("last", PROMPT), 7)
     await call.write(llm_pb2.VerifyRequest(items=[last], finish_early_item_ids=[1, 77]))
     await until(lambda: loop.num_pending_items == 4)  # what that message says is known by then
     engine.is_open = True

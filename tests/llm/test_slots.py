@@ -15,9 +15,9 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
-from specgrove.models.decoder import Decoder
-from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
-from specgrove.request import LogProbs, SamplingParams
+from specgrove.loop.request import LogProbs, SamplingParams
+from specgrove.program.decoder import Decoder
+from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.runtime.model_runner import ModelRunner
 from tests.llm.conftest import RunnerAhead
 from tests.llm.router_sessions import NUM_LOG_PROBS

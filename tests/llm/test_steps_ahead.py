@@ -14,10 +14,10 @@ from specgrove.errors import (
     SessionClosedError,
     StaleBaseError,
 )
-from specgrove.request import SamplingParams, Verdict, VerifyWork
+from specgrove.loop.request import SamplingParams, Verdict, VerifyWork
+from specgrove.loop.token_tree import TokenTree
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import WorkItem
-from specgrove.token_tree import TokenTree
 from tests.llm.conftest import RunnerAhead
 from tests.llm.verifying import GREEDY, PROMPT, SAMPLED, Clock, ask, incremental, opening
 

@@ -15,13 +15,13 @@ from llm_service.config import VerifierConfig
 from llm_service.structure import Structures
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import InvalidRequestError
-from specgrove.grammars import GrammarCompiler
-from specgrove.models.forward_batch import ForwardOutput
-from specgrove.request import SamplingParams, SessionParams, Verdict, VerifyWork
+from specgrove.loop.request import SamplingParams, SessionParams, Verdict, VerifyWork
+from specgrove.loop.token_tree import TokenTree
+from specgrove.program.forward_batch import ForwardOutput
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import WorkItem
-from specgrove.structured_output import StructuredOutput
-from specgrove.token_tree import TokenTree
+from specgrove.structures.grammars import GrammarCompiler
+from specgrove.structures.structured_output import StructuredOutput
 from tests.conftest import TINY_VOCAB_SIZE
 from tests.llm.chats import Chat, run_chats
 from tests.llm.verifying import PROMPT, SAMPLED, Clock, ask, incremental, opening, random_tree, run

@@ -17,10 +17,10 @@ from specgrove.errors import (
     SessionClosedError,
     StaleBaseError,
 )
-from specgrove.request import SamplingParams, SessionParams, Verdict, VerifyWork
+from specgrove.loop.request import SamplingParams, SessionParams, Verdict, VerifyWork
+from specgrove.loop.token_tree import TokenTree
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import WorkItem
-from specgrove.token_tree import TokenTree
 from tests.conftest import TINY_VOCAB_SIZE
 from tests.llm.verifying import GREEDY, PROMPT, SAMPLED, Clock, ask, incremental, opening, random_tree, run
 

@@ -9,7 +9,7 @@ import pytest
 from llm_service.config import VerifierConfig
 from llm_service.work_check import check_work
 from specgrove.errors import InvalidRequestError
-from specgrove.request import SamplingParams, SessionParams
+from specgrove.loop.request import SamplingParams, SessionParams
 from tests.llm.verifying import PROMPT, opening
 
 CONFIG = VerifierConfig(max_model_len=64)

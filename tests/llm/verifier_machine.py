@@ -13,9 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import DeadlineExceededError, InvalidRequestError, SessionClosedError, StaleBaseError
-from specgrove.request import LogProbs, PromptProgress, SamplingParams, Verdict, VerifyWork
+from specgrove.loop.request import LogProbs, PromptProgress, SamplingParams, Verdict, VerifyWork
+from specgrove.loop.token_tree import TokenTree
 from specgrove.runtime.step_loop import WorkItem
-from specgrove.token_tree import TokenTree
 from tests.llm.router_sessions import Asked, RouterSession
 from tests.llm.verifying import GREEDY, SAMPLED, Clock, random_tree
 

@@ -6,9 +6,9 @@ import random
 from dataclasses import replace
 
 from llm_service.verifier import VerifierEngine
-from specgrove.request import LogProbs, PromptProgress, SamplingParams, SessionParams, Verdict, VerifyWork
+from specgrove.loop.request import LogProbs, PromptProgress, SamplingParams, SessionParams, Verdict, VerifyWork
+from specgrove.loop.token_tree import TokenTree
 from specgrove.runtime.step_loop import WorkItem
-from specgrove.token_tree import TokenTree
 from tests.conftest import TINY_VOCAB_SIZE
 
 GREEDY = SamplingParams()

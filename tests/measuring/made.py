@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from specgrove.client.output import Completion, OutputToken, Usage
+from specgrove.loop.request import FinishReason
 from specgrove.measuring.answering import Answers
 from specgrove.measuring.quartiles import Quartiles
 from specgrove.measuring.recommendation import WayResult
 from specgrove.measuring.ways import Way
-from specgrove.output import Completion, OutputToken, Usage
-from specgrove.request import FinishReason
 
 
 def usage(

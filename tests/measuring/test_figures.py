@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from specgrove.client.output import tokens_per_step
 from specgrove.errors import UnavailableError
 from specgrove.measuring.answering import acceptance_by_depth, answer_all, drafted_share
 from specgrove.measuring.prompt_sets import Decoded
 from specgrove.measuring.quartiles import Quartiles
-from specgrove.output import tokens_per_step
 from tests.measuring.made import answers, usage
 
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from prometheus_client import generate_latest
 
-from specgrove.metrics import Histogram, Kind, Metric, Reading
-from specgrove.metrics.exposition import BUILD_INFO, make_registry
+from specgrove.telemetry.metrics import Histogram, Kind, Metric, Reading
+from specgrove.telemetry.metrics.exposition import BUILD_INFO, make_registry
 from tools.metrics_page import MODULES, PAGE, metrics_of, page_of
 
 ROOT = Path(__file__).parent.parent.parent

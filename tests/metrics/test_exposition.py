@@ -7,8 +7,8 @@ import math
 import pytest
 from prometheus_client import generate_latest
 
-from specgrove.metrics import Histogram, Kind, Metric, Reading
-from specgrove.metrics.exposition import VllmNames, make_registry
+from specgrove.telemetry.metrics import Histogram, Kind, Metric, Reading
+from specgrove.telemetry.metrics.exposition import VllmNames, make_registry
 from tests.metrics.scraping import samples_of, value
 
 REQUESTS = Metric("things_total", Kind.COUNTER, "Things.", labels=("kind",), vllm_name="vllm:things_total")

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from specgrove.kernels.quantized_linear import QuantizedWeight
-from specgrove.models.weight_store import Linear, MemoryWeights
-from specgrove.models.weights import Weight
+from specgrove.models.decoder.parameters import Weight
+from specgrove.program.weight_store import Linear, MemoryWeights
 
 AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from specgrove.json_files import JsonFileError
+from specgrove.files.json_files import JsonFileError
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.inventory import describe
-from specgrove.models.loading import load_decoder
-from specgrove.models.quantization import quantize_folder
-from specgrove.models.safetensors_files import weight_files_of
+from specgrove.models.folders.inventory import describe
+from specgrove.models.weights.quantization import quantize_folder
+from specgrove.models.weights.safetensors_files import weight_files_of
+from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 from tests.conftest import save_tiny_llama
 from tests.models.families import save_tiny

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from specgrove.json_files import JsonFileError
+from specgrove.files.json_files import JsonFileError
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.loading import load_decoder
+from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 from tests.models.families import save_tiny, tiny
 from tests.models.test_decoder import chunked_logits

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from specgrove.json_files import JsonFileError
-from specgrove.models.conversion import convert_model
+from specgrove.files.json_files import JsonFileError
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.hub import check_model_folder
-from specgrove.models.loading import load_decoder
-from specgrove.models.model_files import quantization_of
+from specgrove.models.folders.conversion import convert_model
+from specgrove.models.folders.hub import check_model_folder
+from specgrove.models.folders.model_files import quantization_of
+from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 from tests.conftest import save_tiny_llama
 from tests.models.gguf_writing import save_tiny_gguf

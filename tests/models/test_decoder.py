@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from specgrove.models.decoder.family import read_spec
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.family import read_spec
-from specgrove.models.loading import load_decoder
+from specgrove.program.loading import load_decoder
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
 from tests.conftest import save_tiny_llama

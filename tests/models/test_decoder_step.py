@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from specgrove.models.family import read_spec
-from specgrove.models.forward_batch import ForwardBatch
-from specgrove.models.loading import load_decoder
-from specgrove.models.quantization import quantize_folder
-from specgrove.models.sharding import Shard
-from specgrove.models.weight_store import MemoryWeights, WeightStore
+from specgrove.models.decoder.family import read_spec
+from specgrove.models.decoder.sharding import Shard
+from specgrove.models.weights.quantization import quantize_folder
+from specgrove.program.forward_batch import ForwardBatch
+from specgrove.program.loading import load_decoder
+from specgrove.program.weight_store import MemoryWeights, WeightStore
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from tests.models.families import VARIANTS, save_tiny
 from tests.models.test_decoder import PROMPTS

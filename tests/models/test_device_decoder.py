@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from specgrove.kernels.cuda.linear import PackedDeviceLinear
-from specgrove.models.device_limits import why_not
-from specgrove.models.device_ops import DeviceOps
-from specgrove.models.device_weights import DeviceWeights, StreamedWeights
-from specgrove.models.family import read_spec
-from specgrove.models.loading import load_decoder
-from specgrove.models.parallel_layout import ParallelLayout
-from specgrove.models.quantization import quantize_folder
+from specgrove.models.decoder.device_limits import why_not
+from specgrove.models.decoder.family import read_spec
+from specgrove.models.decoder.parallel_layout import ParallelLayout
+from specgrove.models.weights.quantization import quantize_folder
+from specgrove.program.device_ops import DeviceOps
+from specgrove.program.device_weights import DeviceWeights, StreamedWeights
+from specgrove.program.loading import load_decoder
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
 from tests.devices import DEVICES

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from specgrove.kernels.quantized_linear import QuantizedWeight, quantize
-from specgrove.models.device_weights import Copies, DeviceWeights, StreamCopies, StreamedWeights
-from specgrove.models.family import read_spec
-from specgrove.models.loading import load_decoder
-from specgrove.models.memory_plan import MemoryRequest, plan_memory
-from specgrove.models.parallel_layout import ParallelLayout
-from specgrove.models.weight_store import Linear
-from specgrove.models.weights import Weight
+from specgrove.models.decoder.family import read_spec
+from specgrove.models.decoder.parallel_layout import ParallelLayout
+from specgrove.models.decoder.parameters import Weight
+from specgrove.models.planning.memory_plan import MemoryRequest, plan_memory
+from specgrove.program.device_weights import Copies, DeviceWeights, StreamCopies, StreamedWeights
+from specgrove.program.loading import load_decoder
+from specgrove.program.weight_store import Linear
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
 from tests.devices import DEVICES

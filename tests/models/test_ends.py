@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from specgrove.json_files import JsonFileError
-from specgrove.models.ends import Ends, ends_of
+from specgrove.files.json_files import JsonFileError
+from specgrove.models.decoder.ends import Ends, ends_of
 from specgrove.tokenizer import Tokenizer
 from tests.tokenizer.shapes import byte_level_backend
 

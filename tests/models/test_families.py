@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from specgrove.models.decoder.family import read_spec
+from specgrove.models.decoder.sharding import Shard
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.family import read_spec
-from specgrove.models.loading import load_decoder
-from specgrove.models.sharding import Shard
-from specgrove.models.tensor_group import OneRank
+from specgrove.program.loading import load_decoder
+from specgrove.program.tensor_group import OneRank
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
 from tests.models.families import VARIANTS, VOCAB_SIZE, save_tiny

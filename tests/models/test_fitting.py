@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from specgrove.models import fitting
-from specgrove.models.demand import ModelDemand
-from specgrove.models.disk_room import DiskFullError
-from specgrove.models.family import read_spec
-from specgrove.models.fitting import Room, check_before_start, settled
-from specgrove.models.memory_plan import plan_memory
+from specgrove.models.decoder.family import read_spec
+from specgrove.models.folders.disk_room import DiskFullError
+from specgrove.models.planning import fitting
+from specgrove.models.planning.demand import ModelDemand
+from specgrove.models.planning.fitting import Room, check_before_start, settled
+from specgrove.models.planning.memory_plan import plan_memory
 from specgrove.settings import SuiteSettings
 from tests.models.families import SIZES
 
@@ -82,7 +82,7 @@ def test_what_is_quantised_already_is_not_quantised_anew(folder: Path) -> None:
 
 
 def test_offloaded_weights_need_room_on_the_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specgrove.models.disk_room._free_bytes", lambda _: 1000)
+    monkeypatch.setattr("specgrove.models.folders.disk_room._free_bytes", lambda _: 1000)
     check(folder)
     with pytest.raises(DiskFullError, match="offloading the weights needs about"):
         check(folder, offload=True, offload_reserve_bytes=1)

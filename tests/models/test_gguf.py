@@ -14,18 +14,19 @@ import pytest
 import torch
 
 from specgrove.kernels.quantized_linear import QuantizedWeight
-from specgrove.models import gguf_model
-from specgrove.models.checkpoint import ALL
+from specgrove.models.decoder.family import read_spec
+from specgrove.models.decoder.rotary_spec import Llama3Scaling
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.family import read_spec
-from specgrove.models.formats.gguf_checkpoint import GgufCheckpoint
-from specgrove.models.formats.gguf_config import config_of_gguf
-from specgrove.models.gguf_file import GgufFile
-from specgrove.models.hub import ModelNotFoundError, resolve_model
-from specgrove.models.loading import load_decoder, open_checkpoint
-from specgrove.models.model_files import quantization_of
-from specgrove.models.quantized_cache import ensure_quantized
-from specgrove.models.rotary_spec import Llama3Scaling
+from specgrove.models.folders import gguf_model
+from specgrove.models.folders.hub import ModelNotFoundError, resolve_model
+from specgrove.models.folders.model_files import quantization_of
+from specgrove.models.folders.quantized_cache import ensure_quantized
+from specgrove.models.weights.checkpoint import ALL
+from specgrove.models.weights.formats.gguf_checkpoint import GgufCheckpoint
+from specgrove.models.weights.formats.gguf_config import config_of_gguf
+from specgrove.models.weights.gguf_file import GgufFile
+from specgrove.models.weights.opening import open_checkpoint
+from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.tokenizer import Tokenizer
 from tests.conftest import save_tiny_llama
@@ -267,7 +268,7 @@ def test_llama_3s_rope_scaling_is_recognised_by_its_divisors(tmp_path: Path) -> 
 @pytest.fixture(scope="session")
 def demo_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file that the demo model is made from."""
-    from specgrove.models import demo
+    from specgrove.models.folders import demo
 
     try:
         return demo.fetch_demo_gguf(tmp_path_factory.mktemp("demo"), print)

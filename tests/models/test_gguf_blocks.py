@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.formats.gguf_blocks import BITS, SUPPORTED_TYPES, dequantized, quantized
-from specgrove.models.gguf_file import TYPES
+from specgrove.models.weights.formats.gguf_blocks import BITS, SUPPORTED_TYPES, dequantized, quantized
+from specgrove.models.weights.gguf_file import TYPES
 from tests.models.quantized_folders import values_of
 
 QUANTISED = [kind for kind in SUPPORTED_TYPES if kind not in ("F32", "F16", "BF16")]

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.gguf_file import GgufFile
-from specgrove.models.hub import ModelNotFoundError, resolve_model
-from specgrove.models.loading import load_decoder
+from specgrove.models.folders.hub import ModelNotFoundError, resolve_model
+from specgrove.models.weights.gguf_file import GgufFile
+from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.tokenizer import Tokenizer
 from tests.models.gguf_writing import TOKENS, save_tiny_gguf, tiny_model

@@ -11,10 +11,10 @@ import pytest
 import tokenizers
 
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.gguf_file import GgufFile
-from specgrove.models.gguf_model import write_tokenizer
-from specgrove.models.gguf_tokenizer import end_ids, special_ids, tokenizer_of
-from specgrove.models.hub import ModelNotFoundError, resolve_model
+from specgrove.models.folders.gguf_model import write_tokenizer
+from specgrove.models.folders.gguf_tokenizer import end_ids, special_ids, tokenizer_of
+from specgrove.models.folders.hub import ModelNotFoundError, resolve_model
+from specgrove.models.weights.gguf_file import GgufFile
 from specgrove.tokenizer import Tokenizer
 from tests.models.gguf_writing import save_tiny_gguf
 

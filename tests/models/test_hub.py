@@ -14,10 +14,10 @@ import pytest
 from huggingface_hub import errors as hub_errors
 from safetensors.numpy import save_file
 
-from specgrove.models import hub
-from specgrove.models.hub import DEMO_LLM, ModelNotFoundError, check_model_folder, check_named, resolve_model
-from specgrove.models.inventory import find_model
-from specgrove.models.model_files import is_gguf_file, name_of
+from specgrove.models.folders import hub
+from specgrove.models.folders.hub import DEMO_LLM, ModelNotFoundError, check_model_folder, check_named, resolve_model
+from specgrove.models.folders.inventory import find_model
+from specgrove.models.folders.model_files import is_gguf_file, name_of
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_hub_can_not_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_import_is_light() -> None:
-    code = "import sys, specgrove.models.hub; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, specgrove.models.folders.hub; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -18,11 +18,12 @@ from safetensors import SafetensorError
 from llm_service.arguments import parse_arguments
 from llm_service.loading import load_runner
 from specgrove.cli import main
-from specgrove.models import conversion, disk_room, quantization
-from specgrove.models.disk_room import DiskFullError, DiskNeed, check_room
-from specgrove.models.hub import ModelNotFoundError, resolve_model
-from specgrove.models.made_folder import make_once, sweep_cache, unfinished_folder, whole_folder
-from specgrove.models.weight_store import MappedWeights
+from specgrove.models.folders import conversion, disk_room
+from specgrove.models.folders.disk_room import DiskFullError, DiskNeed, check_room
+from specgrove.models.folders.hub import ModelNotFoundError, resolve_model
+from specgrove.models.folders.made_folder import make_once, sweep_cache, unfinished_folder, whole_folder
+from specgrove.models.weights import quantization
+from specgrove.program.weight_store import MappedWeights
 from tests.conftest import save_tiny_llama
 from tests.router.toy_language import toy_tokenizer_json
 
@@ -30,8 +31,8 @@ NEED = DiskNeed("making it")
 _MAKER = """
 import sys, time
 from pathlib import Path
-from specgrove.models.disk_room import DiskNeed
-from specgrove.models.made_folder import make_once, whole_folder
+from specgrove.models.folders.disk_room import DiskNeed
+from specgrove.models.folders.made_folder import make_once, whole_folder
 
 target = Path(sys.argv[1])
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from specgrove.kernels.device_memory import AttentionHeads, max_workspace_bytes
-from specgrove.models.family import read_spec
-from specgrove.models.loading import load_decoder
-from specgrove.models.memory_plan import (
+from specgrove.models.decoder.family import read_spec
+from specgrove.models.decoder.parallel_layout import ParallelLayout
+from specgrove.models.planning.memory_plan import (
     DoesNotFitError,
     MemoryRequest,
     available_memory_bytes,
@@ -20,7 +20,7 @@ from specgrove.models.memory_plan import (
     plan_memory,
     slots_in,
 )
-from specgrove.models.parallel_layout import ParallelLayout
+from specgrove.program.loading import load_decoder
 from specgrove.runtime.pass_buffers import PassBuffers, PassLimits
 from tests.models.families import DEVICE_VARIANTS, VARIANTS, save_tiny
 

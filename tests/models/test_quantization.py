@@ -10,19 +10,20 @@ import torch
 from safetensors.torch import load_file
 
 from specgrove.kernels.quantized_linear import QuantizedWeight, quantize
-from specgrove.models import quantization
-from specgrove.models.checkpoint import ALL, read_weights
-from specgrove.models.disk_room import DiskNeed
+from specgrove.models.decoder.family import family_of, read_spec
+from specgrove.models.decoder.parallel_layout import ParallelLayout
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.family import family_of, read_spec
-from specgrove.models.hub import check_model_folder
-from specgrove.models.loading import load_decoder, open_checkpoint
-from specgrove.models.made_folder import whole_folder
-from specgrove.models.memory_plan import MemoryRequest, plan_memory
-from specgrove.models.model_files import quantization_of
-from specgrove.models.parallel_layout import ParallelLayout
-from specgrove.models.quantization import linear_names, quantize_folder
-from specgrove.models.quantized_cache import ensure_quantized
+from specgrove.models.folders.disk_room import DiskNeed
+from specgrove.models.folders.hub import check_model_folder
+from specgrove.models.folders.made_folder import whole_folder
+from specgrove.models.folders.model_files import quantization_of
+from specgrove.models.folders.quantized_cache import ensure_quantized
+from specgrove.models.planning.memory_plan import MemoryRequest, plan_memory
+from specgrove.models.weights import quantization
+from specgrove.models.weights.checkpoint import ALL, read_weights
+from specgrove.models.weights.opening import open_checkpoint
+from specgrove.models.weights.quantization import linear_names, quantize_folder
+from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 from tests.conftest import save_tiny_llama
 from tests.models.families import VARIANTS, save_tiny

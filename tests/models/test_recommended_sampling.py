@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from specgrove.json_files import JsonFileError
-from specgrove.models.recommended_sampling import recommended_sampling_of
+from specgrove.files.json_files import JsonFileError
+from specgrove.models.folders.recommended_sampling import recommended_sampling_of
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from specgrove.json_files import JsonFileError, JsonObject
+from specgrove.files.json_files import JsonFileError, JsonObject
+from specgrove.models.decoder.family import read_spec
+from specgrove.models.decoder.rope_config import longest_context, rotary_of
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.family import read_spec
-from specgrove.models.loading import load_decoder
-from specgrove.models.rope_config import longest_context, rotary_of
+from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 from tests.models.families import save_tiny
 from tests.models.quantized_folders import edit_config

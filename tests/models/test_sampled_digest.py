@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from specgrove.models import sampled_digest as module
-from specgrove.models.sampled_digest import sampled_digest
+from specgrove.models.folders import sampled_digest as module
+from specgrove.models.folders.sampled_digest import sampled_digest
 
 SIZE = 100_000
 

@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from specgrove.kernels.quantized_linear import QuantizedWeight
-from specgrove.models.checkpoint import ALL
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.inventory import describe
-from specgrove.models.loading import load_decoder, open_checkpoint
+from specgrove.models.folders.inventory import describe
+from specgrove.models.weights.checkpoint import ALL
+from specgrove.models.weights.opening import open_checkpoint
+from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 from tests.conftest import save_tiny_llama
 from tests.models.quantized_folders import DequantisingWeights, edit_config, is_quantised, values_of

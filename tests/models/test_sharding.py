@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specgrove.models.decoder.family import read_spec
+from specgrove.models.decoder.parallel_layout import ParallelLayout
+from specgrove.models.decoder.sharding import Shard, heads_of, mlp_part, part, stage_layers
 from specgrove.models.errors import UnsupportedModelError
-from specgrove.models.family import read_spec
-from specgrove.models.parallel_layout import ParallelLayout
-from specgrove.models.sharding import Shard, heads_of, mlp_part, part, stage_layers
 from tests.models.families import save_tiny
 
 

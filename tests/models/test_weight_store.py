@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from specgrove.kernels.quantized_linear import quantize
-from specgrove.models.loading import load_decoder
-from specgrove.models.weight_store import MappedWeights, MemoryWeights
+from specgrove.program.loading import load_decoder
+from specgrove.program.weight_store import MappedWeights, MemoryWeights
 from specgrove.runtime.model_runner import ModelRunner
 from tests.conftest import save_tiny_llama
 from tests.models.families import save_tiny
@@ -51,8 +51,8 @@ def test_quantised_linears_are_mapped_in_chunks(bits: int, group_size: int | Non
 _PEAK = """
 import sys, torch
 from pathlib import Path
-from specgrove.models.loading import load_decoder
-from specgrove.models.weight_store import MappedWeights
+from specgrove.program.loading import load_decoder
+from specgrove.program.weight_store import MappedWeights
 from specgrove.runtime.model_runner import ModelRunner
 from tests.models.test_decoder import chunked_logits
 
@@ -95,11 +95,11 @@ def test_the_peak_stays_under_the_cap(tmp_path: Path) -> None:
 _SHARE = """
 import sys
 from pathlib import Path
-from specgrove.models.family import read_spec
-from specgrove.models.loading import load_decoder
-from specgrove.models.memory_plan import MemoryRequest, plan_memory
-from specgrove.models.parallel_layout import ParallelLayout
-from specgrove.models.decoder import DTYPES
+from specgrove.models.decoder.family import read_spec
+from specgrove.program.loading import load_decoder
+from specgrove.models.planning.memory_plan import MemoryRequest, plan_memory
+from specgrove.models.decoder.parallel_layout import ParallelLayout
+from specgrove.program.decoder import DTYPES
 
 class Group:
     rank, size = int(sys.argv[4]) % 2, 2

@@ -10,11 +10,11 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from specgrove import wire
 from specgrove.errors import InternalError, InvalidRequestError
-from specgrove.request import PromptProgress, SessionParams
+from specgrove.loop.request import PromptProgress, SessionParams
 from specgrove.serving.status import error_from_rpc
 from specgrove.v1 import router_pb2, token_tree_pb2
+from specgrove.wire import works
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
 from tests.router.toy_language import EOS, toy_output
 from tests.router.toy_services import CONTEXT_LEN, ToyLlm, toy_log_probs
@@ -36,7 +36,7 @@ def check(tokens: Sequence[router_pb2.PromptToken], prompt: Sequence[int], num_t
     assert [token.token_bytes for token in tokens] == [bytes([token_id]) for token_id in prompt]
     assert not tokens[0].HasField("log_probs")
     for place, token in enumerate(tokens[1:], 1):
-        assert wire.log_probs_from_proto(token.log_probs) == toy_log_probs(prompt[: place + 1], num_top)
+        assert works.log_probs_from_proto(token.log_probs) == toy_log_probs(prompt[: place + 1], num_top)
         assert all(entry.token_bytes in (bytes([entry.token_id % 256]), b"<eos>") for entry in token.log_probs.top)
 
 

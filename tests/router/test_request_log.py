@@ -10,7 +10,7 @@ import pytest
 
 from router.request_log import RequestLog
 from specgrove.errors import UnavailableError
-from specgrove.telemetry import JsonFormatter
+from specgrove.telemetry.logs import JsonFormatter
 from specgrove.v1 import router_pb2
 from tests.router.generating import request_of, responses_to
 from tests.router.toy_services import ToyLlm, halting_llm

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from specgrove.tracing import TracingConfig
+from specgrove.telemetry.tracing import TracingConfig
 from specgrove.v1 import router_pb2, token_tree_pb2
 from tests.otlp_receiver import ReceivedSpan, Receiver, otlp_receiver
 from tests.router.generating import PROMPT, request_of, responses_to

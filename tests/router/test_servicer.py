@@ -8,10 +8,10 @@ from typing import Any
 import grpc
 import pytest
 
-from specgrove import wire
 from specgrove.errors import InvalidRequestError
 from specgrove.serving.status import error_from_rpc
 from specgrove.v1 import router_pb2, token_tree_pb2
+from specgrove.wire import works
 from tests.router.generating import PROMPT, request_of, responses_to, text_of, token_ids_of
 from tests.router.toy_language import EOS, VOCAB_SIZE, toy_next, toy_output
 from tests.router.toy_services import ToyLlm
@@ -210,7 +210,7 @@ async def test_chat_tokenize_detokenize_and_model_info(suite: ToySuite) -> None:
     assert detokenized.text == "hi"
     info = await suite.stub.GetModelInfo(router_pb2.GetModelInfoRequest())
     assert (info.model, info.vocab_size, list(info.ssms)) == ("toy", VOCAB_SIZE, ["toy-a", "toy-b"])
-    assert info.protocol_version == wire.PROTOCOL_VERSION
+    assert info.protocol_version == works.PROTOCOL_VERSION
     assert {"chat", "api_keys"} <= set(info.features)
 
 

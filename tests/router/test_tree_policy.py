@@ -17,7 +17,7 @@ from router.config import TreeConfig
 from router.measurements import Exploration, LevelTime, Measurements, ReplicaLoad, RunningMean
 from router.row_times import RowTimes
 from router.tree_policy import policy_for
-from specgrove.request import (
+from specgrove.loop.request import (
     MAX_NUM_STEPS_AHEAD,
     CommittedToken,
     GenerationRequest,
@@ -25,7 +25,7 @@ from specgrove.request import (
     Step,
     TreeShape,
 )
-from specgrove.speculation import TreePolicy
+from specgrove.loop.speculation import TreePolicy
 from tests.router.simulated_speed import BOUNDS, Suite, best_static, serve
 
 StepMs = Callable[[int], float]

@@ -13,7 +13,7 @@ from router.structure_check import StructureCheck
 from router.text_work import TextWork
 from router.validation import check_fields, checked_detokenize, checked_request, checked_tokenize
 from specgrove.errors import InvalidRequestError
-from specgrove.structured_output import StructuredOutput, StructureKind
+from specgrove.structures.structured_output import StructuredOutput, StructureKind
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2
 from tests.router.checking import MODEL, chat_of, chat_with, checked_of, ids_of, sampling_of, structured_of

@@ -13,9 +13,8 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from specgrove import wire
 from specgrove.errors import InvalidRequestError, ResourceExhaustedError, StaleBaseError
-from specgrove.request import (
+from specgrove.loop.request import (
     LogProbs,
     PromptProgress,
     SessionParams,
@@ -23,10 +22,11 @@ from specgrove.request import (
     Verdict,
     VerifyWork,
 )
+from specgrove.loop.token_tree import TokenTree
 from specgrove.serving.work_streams import WorkStreams
-from specgrove.token_tree import TokenTree
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, token_tree_pb2
+from specgrove.wire import works
 from tests.router.toy_language import CHAT_TEMPLATE, EOS, VOCAB_SIZE, NextToken, toy_next, toy_tokenizer_json
 from tests.router.toy_sessions import ToySession, ToySessions
 
@@ -68,7 +68,7 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         self.full_after: int | None = None
         self.num_joined = 1
         self.numerics = ["weights toy", "cpu toy"]
-        self.protocol_version = wire.PROTOCOL_VERSION
+        self.protocol_version = works.PROTOCOL_VERSION
         self.chunk_len: int | None = None  # tokens of a prompt that are read at a time
         self.num_free_chunks = 1 << 30  # of each prompt whose log-probabilities are told: they don't wait
         self.prompts_asked: list[tuple[int, int | None]] = []  # from which place on, and how many at each
@@ -194,12 +194,12 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         self.closed.append(session_id)
 
     async def _verify(self, item: llm_pb2.VerifyItem) -> AsyncGenerator[llm_pb2.VerifyResult, None]:
-        async for found in self.verify(wire.verify_work_from_proto(item)):
+        async for found in self.verify(works.verify_work_from_proto(item)):
             result = llm_pb2.VerifyResult(session_id=item.session_id, item_id=item.item_id)
             if isinstance(found, PromptProgress):
-                result.progress.CopyFrom(wire.progress_to_proto(found))
+                result.progress.CopyFrom(works.progress_to_proto(found))
             else:
-                result.verdict.CopyFrom(wire.verdict_to_proto(found))
+                result.verdict.CopyFrom(works.verdict_to_proto(found))
             yield result
             if result.verdict.has_more:
                 await asyncio.sleep(_MESSAGE_S)

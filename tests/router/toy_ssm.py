@@ -7,17 +7,17 @@ import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
-from specgrove import wire
 from specgrove.errors import InvalidRequestError, StaleBaseError
-from specgrove.request import (
+from specgrove.loop.request import (
     Draft,
     DraftedTree,
     DraftWork,
 )
+from specgrove.loop.token_tree import TokenTree
 from specgrove.serving.work_streams import WorkStreams
-from specgrove.token_tree import TokenTree
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
+from specgrove.wire import works
 from tests.router.toy_language import VOCAB_SIZE, toy_next, toy_tokenizer_json
 from tests.router.toy_sessions import ToySessions
 
@@ -35,7 +35,7 @@ class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
         self.names = tuple(names)
         self.tokenizer = Tokenizer(toy_tokenizer_json(), {}, None)
         self.mode = "beam"
-        self.protocol_version = wire.PROTOCOL_VERSION
+        self.protocol_version = works.PROTOCOL_VERSION
         self.forget_probability = 0.0
         self.delay_s = 0.0
         self.spoil: Callable[[TokenTree], TokenTree] = lambda tree: tree
@@ -91,8 +91,8 @@ class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
         return TokenTree(token_ids, parents, log_probs, (0,) * len(nodes))
 
     async def _draft(self, item: ssm_pb2.DraftItem) -> AsyncGenerator[ssm_pb2.DraftResult, None]:
-        draft = await self.draft(wire.draft_work_from_proto(item))
-        yield ssm_pb2.DraftResult(session_id=item.session_id, item_id=item.item_id, draft=wire.draft_to_proto(draft))
+        draft = await self.draft(works.draft_work_from_proto(item))
+        yield ssm_pb2.DraftResult(session_id=item.session_id, item_id=item.item_id, draft=works.draft_to_proto(draft))
 
     def Draft(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802
         return self.streams.serve(request_iterator, context)

@@ -14,11 +14,11 @@ import torch
 from specgrove.kernels import in_use
 from specgrove.kernels.cuda.backend import KernelsMissingError
 from specgrove.kernels.cuda.start_check import KernelsWrongError
-from specgrove.models.decoder import Decoder
-from specgrove.models.device_weights import DeviceWeights, StreamedWeights
-from specgrove.models.family import read_spec
-from specgrove.models.loading import load_decoder
-from specgrove.models.spec import DecoderSpec
+from specgrove.models.decoder.family import read_spec
+from specgrove.models.decoder.spec import DecoderSpec
+from specgrove.program.decoder import Decoder
+from specgrove.program.device_weights import DeviceWeights, StreamedWeights
+from specgrove.program.loading import load_decoder
 from specgrove.runtime import devices, graph_runner
 from specgrove.runtime.devices import choose_device, has_gpu_kernels, runner_for
 from specgrove.runtime.graph_runner import GraphRunner, NoGraphs

@@ -13,9 +13,9 @@ import torch
 
 from specgrove.kernels.model_step import HAS_LOGITS
 from specgrove.kernels.sampling import ChoiceParams, KnownToken, RowChoice, choose
-from specgrove.models.device_weights import DeviceWeights
-from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
-from specgrove.models.loading import load_decoder
+from specgrove.program.device_weights import DeviceWeights
+from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
+from specgrove.program.loading import load_decoder
 from specgrove.runtime.device_log_probs import log_probs_on_device
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.graph_runner import CudaGraphs, GraphRunner, Graphs, bucket_for, buckets

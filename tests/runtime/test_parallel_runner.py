@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from specgrove.kernels.sampling import KnownToken
-from specgrove.models.forward_batch import ForwardBatch
-from specgrove.models.parallel_layout import ParallelLayout
-from specgrove.request import LogProbs
+from specgrove.loop.request import LogProbs
+from specgrove.models.decoder.parallel_layout import ParallelLayout
+from specgrove.program.forward_batch import ForwardBatch
 from specgrove.runtime import parallel_runner
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.parallel_runner import ParallelRunner, RankLinks, run_worker

@@ -15,7 +15,7 @@ from specgrove.errors import InvalidRequestError, SpecGroveError, UnavailableErr
 from specgrove.runtime import step_loop
 from specgrove.runtime.in_process import results_of
 from specgrove.runtime.step_loop import HungEngineError, StepLoop, WorkItem
-from specgrove.telemetry import mark_lines
+from specgrove.telemetry.logs import mark_lines
 from tests.waiting import LIMIT_S, until
 
 

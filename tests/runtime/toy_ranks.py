@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from specgrove.models.forward_batch import ForwardBatch
-from specgrove.models.parallel_layout import ParallelLayout
+from specgrove.models.decoder.parallel_layout import ParallelLayout
+from specgrove.program.forward_batch import ForwardBatch
 
 VOCAB_SIZE = 4
 WAIT_S = 60.0  # ends a test that hangs

@@ -9,7 +9,7 @@ import pytest
 
 import specgrove.serve as sg
 from specgrove.serve import services
-from specgrove.suite import SuiteConfig
+from specgrove.suite.processes import SuiteConfig
 from tests.conftest import save_tiny_llama
 from tests.fake_router import FakeRouter, running_router
 from tests.router.toy_language import EOS, VOCAB_SIZE, toy_tokenizer_json

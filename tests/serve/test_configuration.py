@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import specgrove.serve as sg
-from specgrove.cpus import available_cpus
+from specgrove.machine.cpus import available_cpus
 from specgrove.serve.configuration import INIT_SETTINGS, configuration_of, current_configuration
 from specgrove.settings import SuiteSettings
 

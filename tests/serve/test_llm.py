@@ -16,7 +16,7 @@ import pytest
 import specgrove.serve as sg
 from specgrove.errors import InternalError, ResourceExhaustedError
 from specgrove.serve import preparation
-from specgrove.suite import SuiteConfig
+from specgrove.suite.processes import SuiteConfig
 from tests.fake_router import FakeRouter
 from tests.serve.conftest import RunningSuite
 from tests.waiting import LIMIT_S, wait_until

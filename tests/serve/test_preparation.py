@@ -11,7 +11,7 @@ import specgrove.serve as sg
 from specgrove.serve import preparation
 from specgrove.serve.configuration import configuration_of
 from specgrove.serve.plan import Plan, ssms_of, with_degrees
-from specgrove.suite import SuiteConfig, process_specs
+from specgrove.suite.processes import SuiteConfig, process_specs
 
 
 def prepared(model: object, ssms: Any = (), values: dict[str, Any] | None = None, **told: Any) -> SuiteConfig:

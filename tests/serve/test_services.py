@@ -16,7 +16,7 @@ import pytest
 
 import specgrove.serve as sg
 from specgrove.serve.services import Services
-from specgrove.suite import NotReadyError
+from specgrove.suite.processes import NotReadyError
 from tests.fake_router import FakeRouter
 from tests.serve.conftest import RunningSuite
 from tests.waiting import LIMIT_S, wait_until
@@ -74,7 +74,7 @@ def test_threads_that_come_first_together_start_one_suite(fake: FakeRouter, mode
 
 
 def test_services_that_do_not_start_are_one_kind_of_error(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specgrove.suite.process_specs", _broken_specs)
+    monkeypatch.setattr("specgrove.suite.processes.process_specs", _broken_specs)
     llm = sg.LLM(model_folder)
     with pytest.raises(
         sg.StartError, match="llm_service ended with exit code 3 while starting: error: the model folder"
@@ -86,13 +86,13 @@ def test_the_services_advice_is_in_the_callers_words(model_folder: Path, monkeyp
     def fail(suite: object) -> None:
         raise NotReadyError("too much: --kv-slots 77 would fit, or a --max-model-len of 9")
 
-    monkeypatch.setattr("specgrove.suite.Suite.start", fail)
+    monkeypatch.setattr("specgrove.suite.processes.Suite.start", fail)
     with pytest.raises(sg.StartError, match="too much: kv_slots 77 would fit, or a max_seq_length of 9"):
         sg.LLM(model_folder).start_server()
 
 
 def _broken_specs(*arguments: Any) -> tuple[Any, ...]:
-    from specgrove.supervisor import ProcessSpec
+    from specgrove.suite.supervisor import ProcessSpec
 
     return (ProcessSpec("llm_service", "tests.fake_router", ("--address", "unix:/tmp/none", "--fail")),)
 
@@ -102,13 +102,13 @@ PROGRAM = """
 import sys
 import warnings
 import specgrove.serve as sg
-import specgrove.suite
-from specgrove.supervisor import ProcessSpec
+import specgrove.suite.processes
+from specgrove.suite.supervisor import ProcessSpec
 
 def fakes(config, addresses, local_address=None):
     return tuple(ProcessSpec(name, "tests.fake_router", ("--address", address)) for name, address in addresses.items())
 
-specgrove.suite.process_specs = fakes
+specgrove.suite.processes.process_specs = fakes
 llms = [sg.LLM(sys.argv[1]), sg.LLM(sys.argv[1])]
 for llm in llms:
     assert llm.generate("hi").output_text == "The quick brown fox"

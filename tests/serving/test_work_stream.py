@@ -11,7 +11,7 @@ import pytest
 from specgrove.errors import InternalError, StaleBaseError, UnavailableError, WorkLostError
 from specgrove.serving.address import MAX_MESSAGE_BYTES
 from specgrove.serving.batches import batches
-from specgrove.telemetry import JsonFormatter
+from specgrove.telemetry.logs import JsonFormatter
 from specgrove.v1 import ssm_pb2, token_tree_pb2
 from tests.serving.toy_service import EchoServicer, client_of, server_of
 from tests.waiting import LIMIT_S, until

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from specgrove.drafting import Drafter
 from specgrove.errors import UnavailableError
-from specgrove.request import GenerationRequest, Step, TreeShape, Verdict, VerifyWork
-from specgrove.speculation import generate
-from specgrove.verifying import Verifier
+from specgrove.loop.drafting import Drafter
+from specgrove.loop.request import GenerationRequest, Step, TreeShape, Verdict, VerifyWork
+from specgrove.loop.speculation import generate
+from specgrove.loop.verifying import Verifier
 from tests.router.toy_language import VOCAB_SIZE
 from tests.router.toy_services import CONTEXT_LEN, ToyLlm
 

@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from specgrove.drafting import Drafting
 from specgrove.errors import InternalError, UnavailableError, WorkLostError
-from specgrove.request import Draft, DraftedTree, DraftWork, GenerationRequest, TreeShape, Verdict, VerifyWork
-from specgrove.token_tree import TokenTree
+from specgrove.loop.drafting import Drafting
+from specgrove.loop.request import Draft, DraftedTree, DraftWork, GenerationRequest, TreeShape, Verdict, VerifyWork
+from specgrove.loop.token_tree import TokenTree
 from tests.router.toy_language import VOCAB_SIZE, toy_output
 from tests.router.toy_services import ToyLlm
 from tests.router.toy_ssm import ToySsm

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specgrove import speculation
 from specgrove.errors import UnavailableError
-from specgrove.request import GenerationRequest, TreeShape, Verdict, VerifyWork
-from specgrove.speculation import generate
+from specgrove.loop import speculation
+from specgrove.loop.request import GenerationRequest, TreeShape, Verdict, VerifyWork
+from specgrove.loop.speculation import generate
 from tests.router.toy_language import VOCAB_SIZE, toy_output
 from tests.router.toy_services import CONTEXT_LEN
 from tests.router.toy_ssm import ToySsm

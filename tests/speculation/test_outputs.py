@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specgrove.errors import DeadlineExceededError
-from specgrove.generation_statistics import GenerationStatistics
-from specgrove.request import (
+from specgrove.loop.request import (
     DraftWork,
     FinishReason,
     GenerationRequest,
     SamplingParams,
     TreeShape,
 )
-from specgrove.speculation import generate
-from specgrove.token_tree import TokenTree
+from specgrove.loop.speculation import generate
+from specgrove.loop.statistics import GenerationStatistics
+from specgrove.loop.token_tree import TokenTree
 from tests.router.toy_language import VOCAB_SIZE, toy_next, toy_output
 from tests.router.toy_services import CONTEXT_LEN, ToyLlm
 from tests.router.toy_ssm import ToySsm

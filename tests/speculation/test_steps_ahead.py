@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from specgrove.generation_statistics import GenerationStatistics
-from specgrove.request import Draft, DraftWork, GenerationRequest, SamplingParams, TreeShape
-from specgrove.speculation import generate
-from specgrove.token_tree import TokenTree
+from specgrove.loop.request import Draft, DraftWork, GenerationRequest, SamplingParams, TreeShape
+from specgrove.loop.speculation import generate
+from specgrove.loop.statistics import GenerationStatistics
+from specgrove.loop.token_tree import TokenTree
 from tests.router.toy_language import VOCAB_SIZE, toy_next, toy_output
 from tests.router.toy_services import CONTEXT_LEN, ToyLlm
 from tests.router.toy_ssm import ToySsm

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from specgrove.models.loading import load_decoder
+from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 
 

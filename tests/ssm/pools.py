@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from specgrove.request import Draft, DraftWork, TreeShape
+from specgrove.loop.request import Draft, DraftWork, TreeShape
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import WorkItem
 from ssm_service.config import PoolConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from specgrove.ssm_specs import parse_ssm, parse_ssms
+from specgrove.settings.ssm_specs import parse_ssm, parse_ssms
 from ssm_service.__main__ import parse_arguments
 from ssm_service.config import rule_of
 from ssm_service.draft_tree import Beam, Expansion

@@ -12,14 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from specgrove.models.family import read_spec
-from specgrove.models.hub import resolve_model
-from ssm_service.distillation import evaluate, shards, student, train
-from ssm_service.distillation.losses import soft_target_loss
-from ssm_service.distillation.prompts import Dialogue
-from ssm_service.distillation.sampler import GenerationLimits, generate, sample
-from ssm_service.distillation.shards import Dialogues
-from ssm_service.distillation.teacher import Teacher, top_log_probs
+from specgrove.models.decoder.family import read_spec
+from specgrove.models.folders.hub import resolve_model
+from specgrove.training import evaluate, shards, student, train
+from specgrove.training.losses import soft_target_loss
+from specgrove.training.prompts import Dialogue
+from specgrove.training.sampler import GenerationLimits, generate, sample
+from specgrove.training.shards import Dialogues
+from specgrove.training.teacher import Teacher, top_log_probs
 from tests.conftest import TINY_VOCAB_SIZE, save_tiny_llama
 from tests.models.families import save_tiny
 from tests.models.gguf_writing import save_tiny_gguf, tiny_model

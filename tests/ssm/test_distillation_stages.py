@@ -11,10 +11,10 @@ import tokenizers
 import torch
 
 from specgrove.tokenizer import Tokenizer
-from ssm_service.distillation import shards, stages
-from ssm_service.distillation.cli import main
-from ssm_service.distillation.prompts import OPENERS, DialogueSource, read_prompts
-from ssm_service.distillation.target import claim_data_folder, head_rows, open_target
+from specgrove.training import shards, stages
+from specgrove.training.cli import main
+from specgrove.training.prompts import OPENERS, DialogueSource, read_prompts
+from specgrove.training.target import claim_data_folder, head_rows, open_target
 from ssm_service.loading import read_draft_vocab
 from tests.models.families import VOCAB_SIZE, save_tiny
 from tests.models.quantized_folders import edit_config
@@ -143,7 +143,7 @@ def test_mistakes_are_one_line_before_anything_slow(tmp_path: Path, capsys: pyte
         assert run(stage, target, *arguments) == 1  # type: ignore[arg-type]
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1
-        assert lines[0].startswith("distillation: error: ")
+        assert lines[0].startswith("training: error: ")
         assert re.search(message, lines[0]), lines
     assert main(["generate", "--target", str(tmp_path / "nothing"), "--data", str(tmp_path / "data")]) == 1
     for arguments in (["--num-tokens", "0"], ["--workers", "x"], ["--minutes", "-1"]):

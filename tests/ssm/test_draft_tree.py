@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from specgrove.request import TreeShape
-from specgrove.token_tree import TokenTree
+from specgrove.loop.request import TreeShape
+from specgrove.loop.token_tree import TokenTree
 from ssm_service.draft_tree import ROOT, Beam, DraftTree, Expansion
 
 Path = tuple[int, ...]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from specgrove.models.ssm_fitting import SsmDemand
-from specgrove.ssm_specs import parse_ssms
+from specgrove.models.planning.ssm_fitting import SsmDemand
+from specgrove.settings.ssm_specs import parse_ssms
 from ssm_service.config import PoolConfig, SsmServiceConfig
 from ssm_service.loading import load_ssm, read_vocabulary
 from ssm_service.neural import NeuralSsm

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specgrove.request import TreeShape
+from specgrove.loop.request import TreeShape
 from ssm_service.lookup import _MAX_NUM_CORPUS_TOKENS, LookupSsm
 
 SHAPE = TreeShape(max_num_nodes=8, max_depth=4)

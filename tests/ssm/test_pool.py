@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from specgrove.errors import DeadlineExceededError, InvalidRequestError, SessionClosedError, StaleBaseError
-from specgrove.models.forward_batch import ForwardBatch, ForwardOutput
-from specgrove.request import Draft, DraftWork, TreeShape
+from specgrove.loop.request import Draft, DraftWork, TreeShape
+from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import WorkItem
 from ssm_service.config import PoolConfig

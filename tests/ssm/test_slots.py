@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from specgrove.errors import StaleBaseError
-from specgrove.request import Draft, DraftWork, TreeShape
+from specgrove.loop.request import Draft, DraftWork, TreeShape
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import WorkItem
 from ssm_service.config import PoolConfig

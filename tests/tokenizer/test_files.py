@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from specgrove.models.made_folder import copy_other_files
+from specgrove.models.folders.made_folder import copy_other_files
 from specgrove.tokenizer import TOKENIZER_FILE_NAMES, Tokenizer
 from tests.tokenizer.shapes import byte_level_backend
 

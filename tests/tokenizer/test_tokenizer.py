@@ -11,7 +11,7 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specgrove.models.hub import DEMO_LLM, resolve_model
+from specgrove.models.folders.hub import DEMO_LLM, resolve_model
 from specgrove.tokenizer import ChatOptions, Tokenizer
 from tests.tokenizer.shapes import TOKENIZERS, byte_level_backend
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from specgrove.output import Chunk, OutputToken, StepDetails, VerifiedNode
+from specgrove.client.output import Chunk, OutputToken, StepDetails, VerifiedNode
 from specgrove.web.conversation import Answer
 
 SSMS = ("lookup", "demo")

@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from specgrove.client_wire import GenerateParams
-from specgrove.output import Chunk
-from specgrove.request import SpeculationOptions
+from specgrove.client.output import Chunk
+from specgrove.client.wire import GenerateParams
+from specgrove.loop.request import SpeculationOptions
 from specgrove.web.conversation import Answer, ChatOptions, Conversation, Turn
 from tests.waiting import until
 from tests.web.answers import SSMS, answered, drafted_answer, drafted_chunk, node, own_chunk, token

@@ -6,8 +6,8 @@ import itertools
 import re
 import xml.etree.ElementTree as ElementTree
 
-from specgrove.output import Usage
-from specgrove.request import FinishReason
+from specgrove.client.output import Usage
+from specgrove.loop.request import FinishReason
 from specgrove.web.answer_html import answer_html, note_of, tokens_html, turns_html
 from specgrove.web.conversation import Answer, Turn
 from specgrove.web.ssm_marks import SsmMarks

@@ -9,7 +9,7 @@ from router.http.asking import AskedPrompt, asked_chat
 from router.http.bodies import ChatBody, Generation
 from router.http.errors import SentNames
 from router.http.responses.bodies import ResponsesBody
-from specgrove.client_json import check_json
+from specgrove.client.json_values import check_json
 from specgrove.errors import InvalidRequestError
 
 # Metadata is for the answer alone.

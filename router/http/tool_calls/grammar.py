@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from router.http.closed_schemas import closed
-from specgrove.structured_output import JSON_BLANKS
+from specgrove.structures.structured_output import JSON_BLANKS
 
 _TAIL = r'"}\n</tool_call>"'
 

@@ -11,10 +11,10 @@ import pytest
 from router.http.asking import asked_chat, asked_completion
 from router.http.bodies import ChatBody, CompletionBody
 from router.http.tool_calls import FORCED, whole_calls
-from specgrove.grammars import GrammarCompiler
-from specgrove.structure_wire import structured_output_from_proto
-from specgrove.structured_output import ANY_JSON_OBJECT, StructuredOutput, StructureKind
+from specgrove.structures.grammars import GrammarCompiler
+from specgrove.structures.structured_output import ANY_JSON_OBJECT, StructuredOutput, StructureKind
 from specgrove.tokenizer import Tokenizer
+from specgrove.wire.structures import structured_output_from_proto
 from tests.router.toy_language import toy_tokenizer_json
 
 MESSAGES = [{"role": "user", "content": "Hello"}]

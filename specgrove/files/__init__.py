@@ -1,0 +1,1 @@
+"""Files that people and models bring, read with errors that say what is wrong."""

@@ -1,0 +1,1 @@
+"""What a decoder is: its spec, the families, and how ranks share it."""

@@ -1,0 +1,20 @@
+"""Which models the kernels for GPUs can run, by their specs. Asked by whoever makes the ops, and before a service is started; no torch."""
+
+from __future__ import annotations
+
+from specgrove.kernels.device_memory import HEAD_DIMS, MAX_GROUP_SIZE
+from specgrove.models.decoder.spec import DecoderSpec
+
+_DTYPES = ("bfloat16", "float16")
+
+
+def why_not(spec: DecoderSpec, dtype: str) -> str | None:
+    """What of a model they can't run; ``None`` where they run all of it."""
+    group_size = spec.num_heads // spec.num_kv_heads
+    if dtype not in _DTYPES:
+        return f"they take {' and '.join(_DTYPES)}, not {dtype}"
+    if spec.head_dim not in HEAD_DIMS:
+        return f"they take heads of size {', '.join(map(str, HEAD_DIMS))}, not {spec.head_dim}"
+    if group_size > MAX_GROUP_SIZE:
+        return f"they take up to {MAX_GROUP_SIZE} query heads of one KV head, not {group_size}"
+    return None

@@ -1,0 +1,1 @@
+"""Whether a model fits: memory and disk, before anything is loaded."""

@@ -1,0 +1,1 @@
+"""How weights arrive: checkpoints, their formats and tensors, and quantisation."""

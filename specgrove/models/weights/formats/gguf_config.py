@@ -1,0 +1,105 @@
+"""A GGUF file's metadata as ``config.json``. Called by ``specgrove.models.folders.gguf_model``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from specgrove.models.errors import UnsupportedModelError
+from specgrove.models.folders.gguf_tokenizer import special_ids
+from specgrove.models.weights.formats.gguf_blocks import BITS, BLOCK_LEN, PLAIN_TYPES
+from specgrove.models.weights.formats.gguf_families import GgufFamily, family_of_gguf, main_type, values_of
+from specgrove.models.weights.formats.gguf_rope import gguf_rope, shortest
+from specgrove.models.weights.gguf_file import GgufFile
+from specgrove.models.weights.gguf_metadata import GgufMetadata
+
+# What llama.cpp has in its code for Gemma 3, for files that don't say it.
+_GEMMA3_LOCAL_THETA, _GEMMA3_PATTERN, _GEMMA3_27B_LAYERS = 10000.0, 6, 62
+
+
+def config_of_gguf(file: GgufFile) -> dict[str, Any]:
+    """``config.json``. Raises ``UnsupportedModelError`` that names what is missing or not supported."""
+    family, values = family_of_gguf(file), values_of(file)
+    if values.integer("expert_count", 0):
+        raise UnsupportedModelError(f"{file.path}: mixtures of experts are not supported")
+    if "token_embd.weight" not in file.tensors:
+        raise UnsupportedModelError(f"{file.path} has no token_embd.weight: is it a whole model?")
+    hidden_size, num_heads = values.size("embedding_length"), values.size("attention.head_count")
+    num_kv_heads = values.size("attention.head_count_kv", num_heads)
+    head_dim = values.size("attention.key_length", max(hidden_size // num_heads, 1))
+    others = (values.size(name, head_dim) for name in ("rope.dimension_count", "attention.value_length"))
+    if set(others) != {head_dim}:
+        raise UnsupportedModelError(
+            f"{file.path}: rotary embeddings of a part of the head, or values of another size than keys, are not supported"
+        )
+    config = {
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
+        "vocab_size": file.tensors["token_embd.weight"].shape[0],
+        "hidden_size": hidden_size,
+        "intermediate_size": values.size("feed_forward_length"),
+        "num_hidden_layers": values.size("block_count"),
+        "num_attention_heads": num_heads,
+        "num_key_value_heads": num_kv_heads,
+        "head_dim": head_dim,
+        "max_position_embeddings": values.size("context_length"),
+        "rms_norm_eps": shortest(values.positive("attention.layer_norm_rms_epsilon")),
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        **special_ids(file),
+        **_of_family(file, family, values, hidden_size, num_heads, head_dim),
+    }
+    if (quantization := quantization_config_of_gguf(file)) is not None:
+        config["quantization_config"] = quantization
+    return config
+
+
+def quantization_config_of_gguf(file: GgufFile) -> dict[str, Any] | None:
+    """The most common type of the weights and their number, with bits where kernels take them so; None for plain weights."""
+    if (kind := main_type(file)) in PLAIN_TYPES:
+        return None
+    sizes = [math.prod(tensor.shape) for tensor in file.tensors.values() if len(tensor.shape) > 1]
+    if "output.weight" not in file.tensors:  # the embedding is a table and the head's weight
+        sizes.append(math.prod(file.tensors["token_embd.weight"].shape))
+    kept = {"bits": BITS[kind], "group_size": BLOCK_LEN} if kind in BITS else {}
+    return {"quant_method": "gguf", "type": kind, "num_weights": sum(sizes), **kept}
+
+
+def _of_family(
+    file: GgufFile, family: GgufFamily, values: GgufMetadata, hidden_size: int, num_heads: int, head_dim: int
+) -> dict[str, Any]:
+    """What only this architecture's ``config.json`` has."""
+    rope = gguf_rope(file, head_dim, values)
+    if family.name != "gemma3":
+        biases = {
+            "attention_bias": "blk.0.attn_q.bias" in file.tensors,
+            "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
+        }
+        return {"hidden_act": "silu", "rope_parameters": rope, **(biases if family.name != "qwen2" else {})}
+    num_layers = values.size("block_count")
+    if values.number("final_logit_softcapping", 0) or values.number("attn_logit_softcapping", 0):
+        raise UnsupportedModelError(f"{file.path}: softcapping is not supported")
+    # The second name is that of files made by Ollama.
+    local_theta = values.positive("rope.freq_base_swa", values.positive("rope.local.freq_base", _GEMMA3_LOCAL_THETA))
+    return {
+        "hidden_activation": "gelu_pytorch_tanh",
+        "attention_bias": False,
+        "query_pre_attn_scalar": hidden_size // num_heads if num_layers == _GEMMA3_27B_LAYERS else head_dim,
+        "sliding_window": values.size("attention.sliding_window"),
+        "layer_types": ["sliding_attention" if slides else "full_attention" for slides in _sliding(values, num_layers)],
+        "rope_parameters": {
+            "full_attention": rope,
+            "sliding_attention": {"rope_type": "default", "rope_theta": shortest(local_theta)},
+        },
+    }
+
+
+def _sliding(values: GgufMetadata, num_layers: int) -> list[bool]:
+    """By layer whether it sees a window only: told by layer, or one in so many sees all."""
+    key = "attention.sliding_window_pattern"
+    if values.is_list(key):
+        flags = values.flags(key)
+        if len(flags) != num_layers:
+            raise values.error(key, f"a list of {num_layers}, one for each layer")
+        return flags
+    pattern = values.size(key, _GEMMA3_PATTERN)
+    return [(layer + 1) % pattern != 0 for layer in range(num_layers)]

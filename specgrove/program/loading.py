@@ -1,0 +1,36 @@
+"""From a model folder to a decoder: reads this rank's weights as the family says. Called by the services."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from specgrove.models.decoder.family import family_of, read_spec
+from specgrove.models.decoder.sharding import Shard
+from specgrove.models.weights.checkpoint import read_weights
+from specgrove.models.weights.opening import check_weights, open_checkpoint
+from specgrove.program.decoder import Decoder, Progress
+from specgrove.program.tensor_group import TensorGroup
+from specgrove.program.weight_store import WeightStore
+
+logger = logging.getLogger(__name__)
+
+
+def load_decoder(
+    folder: Path,
+    dtype: torch.dtype,
+    progress: Progress = lambda done, total: None,
+    shard: Shard | None = None,
+    group: TensorGroup | None = None,
+    store: WeightStore | None = None,
+) -> Decoder:
+    """Reads a checked model folder layer by layer, only what ``shard`` holds; ``progress`` is told layers done and in all."""
+    family, _ = family_of(folder)
+    spec = read_spec(folder)
+    with open_checkpoint(folder, dtype) as checkpoint:
+        if (left_out := check_weights(folder, checkpoint)) is not None:
+            logger.info("%s: %s", folder.name, left_out)
+        weights = read_weights(family, checkpoint, spec, shard or Shard.whole(spec))
+        return Decoder(spec, weights, dtype, shard, group, store, progress)

@@ -1,0 +1,89 @@
+"""What ``--ssm`` says: which small model, and how it drafts. Read by the SSM service, and by commands that check it first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from specgrove.config import MAX_BEAM_WIDTH
+
+# Drafters that come with the package.
+SHIPPED_DRAFTERS = {"demo": Path(__file__).parents[2] / "ssm_service" / "pretrained" / "smollm2-135m-drafter"}
+SSM_SYNTAX = (
+    "lookup | demo | FOLDER, .gguf FILE OR HUB_ID, each with options: ,mode=beam|expansion ,width=3 ,expansion=1-1-3-1-1 "
+    ",quantization=int8|int4 ,name=NAME"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SsmSpec:
+    """One SSM of a pool. ``model`` is a folder, file or hub id; ``None`` for ``lookup``, which has no weights.
+
+    ``mode`` is ``beam``, ``expansion`` or ``lookup``; ``width`` and ``expansion`` are ``None`` where the mode's own are taken.
+    """
+
+    name: str
+    model: str | None
+    mode: str
+    width: int | None = None
+    expansion: tuple[int, ...] | None = None
+    quantization: str = "none"
+
+
+def parse_ssm(text: str) -> SsmSpec:
+    """Raises ``ValueError`` that names what is wrong and gives the syntax."""
+    model, *parts = text.split(",")
+    options = {}
+    for part in parts:
+        key, separator, value = part.partition("=")
+        if not separator or key not in ("mode", "width", "expansion", "quantization", "name") or not value:
+            raise ValueError(f"SSM {text!r}: {part!r} is no option; the syntax is {SSM_SYNTAX}")
+        if key in options:
+            raise ValueError(f"SSM {text!r}: {key} is given twice")
+        options[key] = value
+    if not model:
+        raise ValueError(f"SSM {text!r} names no model; the syntax is {SSM_SYNTAX}")
+    name = options.get("name", Path(model).name)
+    if not name:
+        raise ValueError(f"SSM {text!r}: {model!r} makes no name; give one with ,name=NAME")
+    if model == "lookup":
+        if options.keys() - {"name"}:
+            raise ValueError(f"SSM {text!r}: lookup has no option but name")
+        return SsmSpec(name, None, "lookup")
+    mode = options.get("mode", "expansion" if "expansion" in options else "beam")
+    if mode not in ("beam", "expansion"):
+        raise ValueError(f"SSM {text!r}: mode must be beam or expansion, got {mode!r}")
+    foreign = "expansion" if mode == "beam" else "width"
+    if foreign in options:
+        raise ValueError(f"SSM {text!r}: {foreign} is no option of mode {mode}")
+    quantization = options.get("quantization", "none")
+    if quantization not in ("none", "int8", "int4"):
+        raise ValueError(f"SSM {text!r}: quantization must be int8 or int4, got {quantization!r}")
+    width = _positive(options["width"], text) if "width" in options else None
+    counts = options["expansion"].split("-") if "expansion" in options else []
+    expansion = tuple(_positive(count, text) for count in counts) or None
+    return SsmSpec(name, str(SHIPPED_DRAFTERS.get(model, model)), mode, width, expansion, quantization)
+
+
+def _positive(value: str, text: str) -> int:
+    if not value.isdigit() or not 1 <= int(value) <= MAX_BEAM_WIDTH:
+        raise ValueError(f"SSM {text!r}: {value!r} must be a number from 1 to {MAX_BEAM_WIDTH}")
+    return int(value)
+
+
+def parse_ssms(texts: Sequence[str]) -> tuple[SsmSpec, ...]:
+    """All of a pool. Raises ``ValueError``, also for two SSMs of one name."""
+    specs = tuple(parse_ssm(text) for text in texts)
+    names = [spec.name for spec in specs]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise ValueError(f"two SSMs are named {', '.join(doubled)}: give one of them another name with ,name=NAME")
+    return specs
+
+
+def asks_for_none(asked: Sequence[str], called: str = "--ssm") -> bool:
+    """Whether ``none`` was given for no SSM at all. Raises ``ValueError`` where another was given too."""
+    if "none" in asked and len(asked) > 1:
+        raise ValueError(f"{called} none: no SSM at all, so it goes with no other {called}")
+    return "none" in asked

@@ -1,0 +1,29 @@
+"""``python -m specgrove.suite.supervised PARENT_PID MODULE ARGS...`` runs ``python -m MODULE ARGS...`` that dies with its parent.
+
+Started so by ``specgrove.suite.supervisor``, the ranks' launcher and ``router.text_process``. The kernel kills this process when the
+thread that started it ends, however that happens.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import runpy
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1  # man 2 PR_SET_PDEATHSIG
+
+
+def main(argv: list[str]) -> None:
+    """Never returns normally when the module calls ``sys.exit``."""
+    parent_pid, module = int(argv[0]), argv[1]
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:  # it died before the line above
+        sys.exit(1)
+    sys.argv = [module, *argv[2:]]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

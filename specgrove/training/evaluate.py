@@ -1,0 +1,153 @@
+"""How good and how fast a drafter is, on held-out prompts. Stage ``evaluate`` of ``python -m specgrove.training``.
+
+The LLM's greedy answers are made once and kept; the drafter then reads them, and a draft is right where it names the LLM's next token.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from specgrove.training.shards import TOP_COUNT, Dialogues, joined, read_shards, write_shard
+from specgrove.training.student import UNKNOWN_ID, draft_id_of_token
+from specgrove.training.teacher import Teacher, top_log_probs
+
+CHAIN_LEN = 4
+RANKS = (1, 2, 4)
+_REPORT_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """``hit_rates[k]``: share of positions whose next token is among the drafter's k best. Lengths in tokens per step."""
+
+    num_positions: int
+    hit_rates: dict[int, float]
+    in_vocab: float  # share of positions whose next token the drafter can name at all
+    accepted_per_chain: float  # of CHAIN_LEN drafted tokens, mean over the steps of a decoding loop
+    accepted_per_full_tree: float  # the same, had every node its four best children
+
+
+def greedy_answers(
+    teacher: Teacher,
+    prompts: Sequence[Sequence[int]],
+    answer_len: int,
+    end_ids: Set[int],
+    folder: Path,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Dialogues:
+    """The LLM's greedy answers to at most ``num_rows`` prompts in token ids; also written to ``folder``."""
+    rows = [list(prompt) for prompt in prompts]
+    num_fed = max(len(prompt) for prompt in prompts) + answer_len
+    reported = time.monotonic()
+    records: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in rows]
+    for place in range(num_fed):
+        # A finished row is fed its last token again and again; nothing of it is kept.
+        last = [row[min(place, len(row) - 1)] for row in rows]
+        values, ids = top_log_probs(teacher.step(last, [place] * len(rows)), TOP_COUNT)
+        if time.monotonic() - reported >= _REPORT_EVERY_S:
+            reported = time.monotonic()
+            progress(f"evaluate: the LLM's answers, token {place + 1} of {num_fed}")
+        for index, row in enumerate(rows):
+            if place >= len(row):
+                continue
+            records[index].append((ids[index].int(), values[index].half()))
+            is_last = place == len(row) - 1
+            if is_last and len(row) < len(prompts[index]) + answer_len and row[-1] not in end_ids:
+                row.append(int(ids[index, 0]))
+    parts = []
+    for row, record, prompt in zip(rows, records, prompts, strict=True):
+        num = len(row) - 1
+        made = np.arange(num) >= len(prompt) - 1
+        parts.append(
+            Dialogues(
+                token_ids=np.array(row[:num], np.int32),
+                is_made=made.astype(np.uint8),
+                top_ids=torch.stack([ids for ids, _ in record[:num]]).numpy(),
+                top_log_probs=torch.stack([values for _, values in record[:num]]).numpy(),
+                lengths=np.array([num], np.int32),
+            )
+        )
+    write_shard(folder, joined(parts))
+    return read_shards(folder)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: Any, draft_token_ids: npt.NDArray[np.int32], answers: Dialogues, target_vocab_size: int
+) -> Evaluation:
+    """Teacher-forced: the ranks of the LLM's next tokens, and from them what a decoding loop would have accepted."""
+    inverse = draft_id_of_token(draft_token_ids, target_vocab_size)
+    ranks_of_answers = []
+    for start, length in zip(answers.starts(), answers.lengths, strict=True):
+        place = slice(int(start), int(start + length))
+        input_ids = torch.from_numpy(inverse[answers.token_ids[place]])
+        next_ids = torch.from_numpy(inverse[answers.top_ids[place, 0]])  # greedy: the teacher's first choice
+        logits = model(input_ids=input_ids[None], use_cache=False).logits[0].float()
+        logits[:, UNKNOWN_ID] = float("-inf")
+        of_next = logits.gather(1, next_ids[:, None])
+        ranks = (logits > of_next).sum(-1)
+        ranks[next_ids == UNKNOWN_ID] = len(draft_token_ids)
+        ranks_of_answers.append(ranks.numpy()[answers.is_made[place].astype(bool)])
+    ranks = np.concatenate(ranks_of_answers)
+    return Evaluation(
+        num_positions=len(ranks),
+        hit_rates={rank: float((ranks < rank).mean()) for rank in RANKS},
+        in_vocab=float((ranks < len(draft_token_ids)).mean()),
+        accepted_per_chain=_accepted_per_step([r < 1 for r in ranks_of_answers]),
+        accepted_per_full_tree=_accepted_per_step([r < max(RANKS) for r in ranks_of_answers]),
+    )
+
+
+def _accepted_per_step(hits_of_answers: Sequence[npt.NDArray[np.bool_]]) -> float:
+    """Mean of the drafted tokens accepted per verification, which also emits one bonus token."""
+    num_accepted = num_steps = 0
+    for hits in hits_of_answers:
+        place = 0
+        while place < len(hits):
+            misses = np.flatnonzero(~hits[place : place + CHAIN_LEN])
+            accepted = int(misses[0]) if len(misses) else len(hits[place : place + CHAIN_LEN])
+            num_accepted += accepted
+            num_steps += 1
+            place += accepted + 1
+    return num_accepted / max(1, num_steps)
+
+
+@torch.inference_mode()
+def level_time_ms(model: Any, num_rows: int = 4, repeats: int = 50) -> float:
+    """Median time of the products of one drafting level (all weights once, bfloat16, torch), without attention."""
+    weights = [p.bfloat16() for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    weights.append(model.model.embed_tokens.weight.bfloat16())
+    inputs = [torch.randn(num_rows, weight.shape[1]).bfloat16() for weight in weights]
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        for weight, states in zip(weights, inputs, strict=True):
+            F.linear(states, weight)
+        times.append((time.perf_counter() - started) * 1e3)
+    return float(np.median(times))
+
+
+def report(evaluation: Evaluation, level_ms: float, num_parameters: int, print_line: Callable[[str], None]) -> None:
+    """The figures, a line each."""
+    print_line(f"positions             {evaluation.num_positions}")
+    print_line(f"next token nameable   {evaluation.in_vocab:.3f}")
+    for rank, rate in evaluation.hit_rates.items():
+        print_line(f"top-{rank} hit rate        {rate:.3f}")
+    print_line(
+        f"accepted, chain of {CHAIN_LEN}  {evaluation.accepted_per_chain:.2f} tokens per verification, + 1 bonus"
+    )
+    print_line(
+        f"accepted, full 4-ary  {evaluation.accepted_per_full_tree:.2f} (the best that a tree of depth 4 can do)"
+    )
+    print_line(
+        f"level, 4 rows         {level_ms:.2f} ms (torch bf16 products), {num_parameters * 2 / 1e6:.1f} MB of weights"
+    )

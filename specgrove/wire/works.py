@@ -1,0 +1,320 @@
+"""Protobuf to frozen dataclasses and back: works, verdicts, drafts, trees and errors, as they travel between services.
+
+Clients' messages are in ``specgrove.client.wire``; what a service says of itself is read where it is used (``router.served_model``).
+
+What comes in is checked for form here (missing parts, lengths); what a value means is checked by who uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+
+from specgrove.config import MAX_NUM_SSMS
+from specgrove.errors import (
+    DEFAULT_RETRY_DELAY_MS,
+    DeadlineExceededError,
+    InternalError,
+    InvalidRequestError,
+    ResourceExhaustedError,
+    SessionClosedError,
+    SpecGroveError,
+    StaleBaseError,
+    UnavailableError,
+    WorkLostError,
+)
+from specgrove.loop.request import (
+    Draft,
+    DraftedTree,
+    DraftWork,
+    LogProbs,
+    PromptProgress,
+    SamplingParams,
+    SessionParams,
+    TreeShape,
+    Verdict,
+    VerifyWork,
+)
+from specgrove.loop.token_tree import TokenTree
+from specgrove.ranges import MAX_NUM_LOGIT_BIASES
+from specgrove.v1 import llm_pb2, ssm_pb2, token_tree_pb2
+from specgrove.wire.structures import structured_output_from_proto, structured_output_to_proto
+
+# What a service takes is less, and depends on it; a message with more than this is refused before its lists are copied.
+_MAX_NUM_TOKENS = 1 << 20
+_MAX_NUM_TREE_NODES = 4096
+_MAX_NUM_STOP_TOKENS = 1024
+_MAX_ERROR_LEN = 1000
+
+# To be raised with every field that a service must not ignore.
+PROTOCOL_VERSION = 3
+
+
+def check_protocol_version(version: int) -> None:
+    """Raises ``InternalError`` for a service whose version isn't the router's."""
+    if version != PROTOCOL_VERSION:
+        raise InternalError(
+            f"it speaks version {version} of the protocol, this router {PROTOCOL_VERSION}: run the same version of both"
+        )
+
+
+def tree_to_proto(tree: TokenTree) -> token_tree_pb2.TokenTree:
+    """Sources are left out: a service's tree is one SSM's, and the verifier doesn't need them."""
+    return token_tree_pb2.TokenTree(token_ids=tree.token_ids, parents=tree.parents, log_probs=tree.log_probs)
+
+
+def tree_from_proto(proto: token_tree_pb2.TokenTree) -> TokenTree:
+    """Not validated: call ``validated`` where the vocabulary's size is known."""
+    num_nodes = len(proto.token_ids)
+    return TokenTree(
+        tuple(proto.token_ids), tuple(proto.parents), tuple(proto.log_probs), tuple(proto.sources) or (0,) * num_nodes
+    )
+
+
+def sampling_to_proto(params: SamplingParams) -> token_tree_pb2.SamplingParams:
+    """All fields, the seed included."""
+    return token_tree_pb2.SamplingParams(
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        repetition_penalty=params.repetition_penalty,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        logit_bias=dict(params.logit_bias),
+        seed=params.seed,
+        min_tokens=params.min_tokens,
+        stop_token_ids=params.stop_token_ids,
+        num_log_probs=params.num_log_probs,
+        structured_output=structured_output_to_proto(params.structured_output),
+    )
+
+
+def sampling_from_proto(proto: token_tree_pb2.SamplingParams) -> SamplingParams:
+    """Unset fields get their defaults; an unset seed becomes 0."""
+    return SamplingParams(
+        temperature=proto.temperature,
+        top_k=proto.top_k,
+        top_p=proto.top_p if proto.HasField("top_p") else 1.0,
+        min_p=proto.min_p,
+        repetition_penalty=proto.repetition_penalty if proto.HasField("repetition_penalty") else 1.0,
+        presence_penalty=proto.presence_penalty,
+        frequency_penalty=proto.frequency_penalty,
+        logit_bias=tuple(sorted(proto.logit_bias.items())),
+        seed=proto.seed,
+        min_tokens=proto.min_tokens,
+        stop_token_ids=tuple(proto.stop_token_ids),
+        num_log_probs=proto.num_log_probs if proto.HasField("num_log_probs") else None,
+        structured_output=(
+            structured_output_from_proto(proto.structured_output) if proto.HasField("structured_output") else None
+        ),
+    )
+
+
+def verify_work_to_proto(work: VerifyWork, item_id: int) -> llm_pb2.VerifyItem:
+    """One item of a ``VerifyRequest``."""
+    session = None
+    if work.session is not None:
+        session = llm_pb2.SessionParams(
+            sampling=sampling_to_proto(work.session.sampling),
+            prompt_len=work.session.prompt_len,
+            prompt_progress=work.session.wants_prompt_progress,
+            trace_context=work.session.trace_context,
+            num_prompt_log_probs=work.session.num_prompt_log_probs,
+            prompt_log_probs_start=work.session.prompt_log_probs_start,
+        )
+    return llm_pb2.VerifyItem(
+        session_id=work.session_id,
+        item_id=item_id,
+        base=work.base,
+        new_token_ids=work.new_token_ids,
+        tree=tree_to_proto(work.tree),
+        session=session,
+        timeout_ms=work.timeout_ms or 0,
+        num_steps=work.num_steps,
+    )
+
+
+def verify_work_from_proto(item: llm_pb2.VerifyItem) -> VerifyWork:
+    """Raises ``InvalidRequestError`` for too long lists, and for a session's parameters with a base, or none without."""
+    sampling = item.session.sampling
+    _check_len("new_token_ids", item.new_token_ids, _MAX_NUM_TOKENS)
+    for name in ("token_ids", "parents", "log_probs", "sources"):
+        _check_len(f"tree.{name}", getattr(item.tree, name), _MAX_NUM_TREE_NODES)
+    _check_len("session.sampling.logit_bias", sampling.logit_bias, MAX_NUM_LOGIT_BIASES)
+    _check_len("session.sampling.stop_token_ids", sampling.stop_token_ids, _MAX_NUM_STOP_TOKENS)
+    if (item.base == 0) != item.HasField("session"):
+        raise InvalidRequestError.of("session", "must be sent with base 0, and only then")
+    session = _session_from_proto(item.session) if item.HasField("session") else None
+    return VerifyWork(
+        session_id=item.session_id,
+        base=item.base,
+        new_token_ids=tuple(item.new_token_ids),
+        tree=tree_from_proto(item.tree),
+        session=session,
+        timeout_ms=item.timeout_ms or None,
+        num_steps=item.num_steps or 1,
+    )
+
+
+def _session_from_proto(proto: llm_pb2.SessionParams) -> SessionParams:
+    return SessionParams(
+        sampling_from_proto(proto.sampling),
+        proto.prompt_len,
+        proto.prompt_progress,
+        dict(proto.trace_context),
+        proto.num_prompt_log_probs if proto.HasField("num_prompt_log_probs") else None,
+        proto.prompt_log_probs_start or 1,
+    )
+
+
+def _check_len(field: str, values: Sized, max_len: int) -> None:
+    if len(values) > max_len:
+        raise InvalidRequestError.of(field, f"has {len(values)} elements; at most {max_len}")
+
+
+def log_probs_to_proto(log_probs: LogProbs) -> token_tree_pb2.LogProbs:
+    """The token's own, then the most probable."""
+    top = [token_tree_pb2.TokenLogProb(token_id=token_id, log_prob=value) for token_id, value in log_probs.top]
+    return token_tree_pb2.LogProbs(log_prob=log_probs.log_prob, rank=log_probs.rank, top=top)
+
+
+def log_probs_from_proto(proto: token_tree_pb2.LogProbs) -> LogProbs:
+    """The reverse of ``log_probs_to_proto``."""
+    return LogProbs(proto.log_prob, proto.rank, tuple((entry.token_id, entry.log_prob) for entry in proto.top))
+
+
+def progress_to_proto(progress: PromptProgress) -> llm_pb2.PromptProgress:
+    """All fields."""
+    return llm_pb2.PromptProgress(
+        num_tokens=progress.num_tokens,
+        log_probs_start=progress.log_probs_start,
+        log_probs=[log_probs_to_proto(log_probs) for log_probs in progress.log_probs],
+    )
+
+
+def progress_from_proto(proto: llm_pb2.PromptProgress) -> PromptProgress:
+    """The reverse of ``progress_to_proto``."""
+    return PromptProgress(
+        proto.num_tokens, proto.log_probs_start or 1, tuple(log_probs_from_proto(entry) for entry in proto.log_probs)
+    )
+
+
+def verdict_to_proto(verdict: Verdict) -> llm_pb2.Verdict:
+    """All fields."""
+    return llm_pb2.Verdict(
+        base=verdict.base,
+        token_ids=verdict.token_ids,
+        accepted_nodes=verdict.accepted_nodes,
+        log_probs=[log_probs_to_proto(log_probs) for log_probs in verdict.log_probs],
+        step_ms=verdict.step_ms,
+        step_num_tokens=verdict.step_num_tokens,
+        has_more=verdict.has_more,
+        num_steps=verdict.num_steps,
+    )
+
+
+def verdict_from_proto(proto: llm_pb2.Verdict) -> Verdict:
+    """The reverse of ``verdict_to_proto``."""
+    return Verdict(
+        base=proto.base,
+        token_ids=tuple(proto.token_ids),
+        accepted_nodes=tuple(proto.accepted_nodes),
+        log_probs=tuple(log_probs_from_proto(log_probs) for log_probs in proto.log_probs),
+        step_ms=proto.step_ms,
+        step_num_tokens=proto.step_num_tokens,
+        has_more=proto.has_more,
+        num_steps=proto.num_steps or 1,
+    )
+
+
+def draft_work_to_proto(work: DraftWork, item_id: int) -> ssm_pb2.DraftItem:
+    """One item of a ``DraftRequest``."""
+    return ssm_pb2.DraftItem(
+        session_id=work.session_id,
+        item_id=item_id,
+        base=work.base,
+        new_token_ids=work.new_token_ids,
+        max_num_nodes=work.shape.max_num_nodes,
+        max_depth=work.shape.max_depth,
+        beam_width=work.shape.beam_width or 0,
+        timeout_ms=work.timeout_ms or 0,
+        ssms=work.ssms,
+        trace_context=work.trace_context,
+    )
+
+
+def draft_work_from_proto(item: ssm_pb2.DraftItem) -> DraftWork:
+    """The reverse of ``draft_work_to_proto``. Raises ``InvalidRequestError`` for too long lists."""
+    _check_len("new_token_ids", item.new_token_ids, _MAX_NUM_TOKENS)
+    _check_len("ssms", item.ssms, MAX_NUM_SSMS)
+    return DraftWork(
+        session_id=item.session_id,
+        base=item.base,
+        new_token_ids=tuple(item.new_token_ids),
+        shape=TreeShape(item.max_num_nodes, item.max_depth, item.beam_width or None),
+        ssms=tuple(item.ssms),
+        timeout_ms=item.timeout_ms or None,
+        trace_context=dict(item.trace_context),
+    )
+
+
+def draft_to_proto(draft: Draft) -> ssm_pb2.Draft:
+    """All fields."""
+    trees = [ssm_pb2.DraftedTree(ssm=drafted.ssm, tree=tree_to_proto(drafted.tree)) for drafted in draft.trees]
+    return ssm_pb2.Draft(base=draft.base, trees=trees, draft_ms=draft.draft_ms)
+
+
+def draft_from_proto(proto: ssm_pb2.Draft) -> Draft:
+    """The reverse of ``draft_to_proto``; trees are not validated."""
+    trees = tuple(DraftedTree(drafted.ssm, tree_from_proto(drafted.tree)) for drafted in proto.trees)
+    return Draft(proto.base, trees, proto.draft_ms)
+
+
+_CODE_OF_ERROR: tuple[tuple[type[SpecGroveError], token_tree_pb2.WorkErrorCode], ...] = (
+    (StaleBaseError, token_tree_pb2.WORK_ERROR_CODE_STALE_BASE),
+    (InvalidRequestError, token_tree_pb2.WORK_ERROR_CODE_INVALID),
+    (ResourceExhaustedError, token_tree_pb2.WORK_ERROR_CODE_RESOURCE_EXHAUSTED),
+    (WorkLostError, token_tree_pb2.WORK_ERROR_CODE_LOST),
+    (UnavailableError, token_tree_pb2.WORK_ERROR_CODE_UNAVAILABLE),
+    (DeadlineExceededError, token_tree_pb2.WORK_ERROR_CODE_DEADLINE_EXCEEDED),
+    (SessionClosedError, token_tree_pb2.WORK_ERROR_CODE_CANCELLED),
+)
+
+
+def error_to_proto(error: Exception) -> token_tree_pb2.WorkError:
+    """Errors that are not ours become INTERNAL, by their type and text."""
+    held_len = error.held_len if isinstance(error, StaleBaseError) else 0
+    retry_delay_ms = error.retry_delay_ms if isinstance(error, ResourceExhaustedError) else 0
+    for error_type, code in _CODE_OF_ERROR:
+        if isinstance(error, error_type):
+            return token_tree_pb2.WorkError(
+                code=code,
+                message=str(error)[:_MAX_ERROR_LEN],
+                held_len=held_len,
+                retry_delay_ms=retry_delay_ms,
+                was_alone=isinstance(error, WorkLostError) and error.was_alone,
+            )
+    message = str(error) if isinstance(error, SpecGroveError) else f"{type(error).__name__}: {error}"
+    return token_tree_pb2.WorkError(code=token_tree_pb2.WORK_ERROR_CODE_INTERNAL, message=message[:_MAX_ERROR_LEN])
+
+
+def error_from_proto(proto: token_tree_pb2.WorkError) -> SpecGroveError:
+    """The reverse of ``error_to_proto``."""
+    match proto.code:
+        case token_tree_pb2.WORK_ERROR_CODE_STALE_BASE:
+            return StaleBaseError(proto.held_len, proto.message)
+        case token_tree_pb2.WORK_ERROR_CODE_INVALID:
+            field, is_named, description = proto.message.partition(": ")
+            return InvalidRequestError.of(field, description) if is_named else InvalidRequestError.of("item", field)
+        case token_tree_pb2.WORK_ERROR_CODE_RESOURCE_EXHAUSTED:
+            return ResourceExhaustedError(proto.message, proto.retry_delay_ms or DEFAULT_RETRY_DELAY_MS)
+        case token_tree_pb2.WORK_ERROR_CODE_LOST:
+            return WorkLostError(proto.message, was_alone=proto.was_alone)
+        case token_tree_pb2.WORK_ERROR_CODE_UNAVAILABLE:
+            return UnavailableError(proto.message)
+        case token_tree_pb2.WORK_ERROR_CODE_DEADLINE_EXCEEDED:
+            return DeadlineExceededError(proto.message)
+        case token_tree_pb2.WORK_ERROR_CODE_CANCELLED:
+            return SessionClosedError(proto.message)
+        case _:
+            return InternalError(proto.message)
