@@ -1,0 +1,43 @@
+"""What all backends have in common: a program made ready to run, the caches that it reads and writes, and what a pass gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from specgrove.kernels.rows import PassRows
+
+
+@dataclass(frozen=True, slots=True)
+class KvCaches:
+    """Keys and values of every layer, ``[num_slots, num_kv_heads, head_dim]`` each, all of one dtype and on the backend's device."""
+
+    keys: tuple[torch.Tensor, ...]
+    values: tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PassOutput:
+    """What a pass gives. Of the asked rows, in order: a choice or logits, as each was asked."""
+
+    choices: Sequence[int]
+    """Token ids, or one of the constants of ``specgrove.kernels.rows``; empty where all rows have logits."""
+    logits: torch.Tensor
+    """float32 ``[n, vocab_size]`` on the CPU, of the rows without a choice."""
+    hidden: tuple[torch.Tensor, ...] = ()
+    """What ``KeepHidden`` handed out, float32, on the backend's device; valid until the next pass."""
+
+
+class Executable(Protocol):
+    """A program that is ready to run. One call at a time runs."""
+
+    def run(self, rows: PassRows, caches: KvCaches, hidden: torch.Tensor | None = None) -> PassOutput:
+        """One pass; the rows' slots are written. ``hidden``: what ``Input`` takes, float32 ``[num_rows, width]``.
+
+        Raises ``ValueError`` for a token id, position, slot or row that is not there, before anything is written (backends on a GPU
+        check what can be checked without waiting for it). A pass that asks nothing of any row ends at ``TakeRows``.
+        """
+        ...
