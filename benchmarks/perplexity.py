@@ -21,7 +21,7 @@ from specgrove.machine.folders import default_cache_dir
 from specgrove.models.decoder.parameters import Weight
 from specgrove.models.folders.hub import DEMO_LLM, resolve_model
 from specgrove.program.loading import load_decoder
-from specgrove.program.weight_store import Linear, MemoryWeights
+from specgrove.program.stores import Linear, MemoryWeights
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.tokenizer import Tokenizer

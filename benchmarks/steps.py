@@ -26,7 +26,7 @@ from specgrove.models.decoder.family import read_spec
 from specgrove.program.decoder import DTYPES
 from specgrove.program.forward_batch import ForwardBatch
 from specgrove.program.loading import load_decoder
-from specgrove.program.weight_store import MemoryWeights
+from specgrove.program.stores import MemoryWeights
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
 

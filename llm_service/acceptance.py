@@ -14,7 +14,7 @@ from typing import TypeAlias
 import torch
 
 from llm_service.session import Session
-from specgrove.kernels.model_step import NOT_A_NUMBER
+from specgrove.kernels.rows import NOT_A_NUMBER
 from specgrove.kernels.sampling import (
     NO_ADJUSTMENTS,
     RowChoice,

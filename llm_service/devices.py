@@ -8,7 +8,7 @@ import torch
 
 from specgrove.models.planning.memory_plan import gibibytes
 from specgrove.program.device_weights import DeviceWeights, StreamedWeights
-from specgrove.program.weight_store import MappedWeights, MemoryWeights, WeightStore
+from specgrove.program.stores import MappedWeights, MemoryWeights, WeightStore
 
 
 def weight_store(device: torch.device, max_weight_bytes: int | None, folder: Path, *, has_kernels: bool) -> WeightStore:

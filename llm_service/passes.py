@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from llm_service.acceptance import Answers, choices_wanted
 from llm_service.scheduler import StepEntry
 from llm_service.session import PendingWork
-from specgrove.kernels.model_step import HAS_LOGITS
+from specgrove.kernels.rows import HAS_LOGITS
 from specgrove.kernels.sampling import RowChoice
 from specgrove.loop.request import LogProbs
 from specgrove.program.forward_batch import ForwardBatch, ForwardOutput

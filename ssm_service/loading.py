@@ -16,7 +16,7 @@ from specgrove.models.planning.ssm_fitting import SSM_MAX_NUM_LOGIT_ROWS, SSM_MA
 from specgrove.program.decoder import DTYPES
 from specgrove.program.device_weights import DeviceWeights
 from specgrove.program.loading import load_decoder
-from specgrove.program.weight_store import MemoryWeights
+from specgrove.program.stores import MemoryWeights
 from specgrove.runtime.devices import has_gpu_kernels, runner_for
 from specgrove.runtime.pass_buffers import PassLimits
 from specgrove.settings.ssm_specs import SsmSpec

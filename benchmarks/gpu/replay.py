@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.gpu.trace import Trace
-from specgrove.kernels.model_step import StepRows
+from specgrove.kernels.rows import PassRows
 from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.runtime.model_runner import Runner
 
@@ -36,7 +36,7 @@ class PassTree:
         return path
 
 
-def trees_of(rows: StepRows) -> list[PassTree]:
+def trees_of(rows: PassRows) -> list[PassTree]:
     """The trees that a pass was asked about, from its masks: a tree's rows have a bit for themselves and for each ancestor."""
     by_sequence: dict[int, list[tuple[int, int, int]]] = {}
     num_words = rows.num_mask_words
@@ -97,7 +97,7 @@ class ReplayedRunner:
             self._num_trees += 1
         return ForwardOutput(output.logits[:0], choices)
 
-    def _choices_of(self, output: ForwardOutput, rows: StepRows) -> list[int]:
+    def _choices_of(self, output: ForwardOutput, rows: PassRows) -> list[int]:
         if any(choice is None or choice.params.temperature > 0 for choice in rows.choices):
             raise ValueError("only greedy requests without log-probabilities can be replayed")
         if output.choices:

@@ -13,8 +13,8 @@ import torch
 from torch.nn import functional
 
 if TYPE_CHECKING:
+    from specgrove.kernels.activations import Activation
     from specgrove.kernels.attention import AttentionBatch
-    from specgrove.kernels.elementwise import Activation
 
 _TILE_ROWS = 16
 _BLOCK_KEYS = 128

@@ -13,9 +13,10 @@ from typing import Literal, TypeAlias
 import torch
 
 from specgrove.kernels import _native
+from specgrove.kernels.activations import Activation
 from specgrove.kernels.attention import MAX_HEAD_DIM, AttentionBatch
 from specgrove.kernels.checks import check, native_dtype, optional_address
-from specgrove.kernels.elementwise import Activation, native_activation
+from specgrove.kernels.elementwise import native_activation
 from specgrove.kernels.linear import NativeLinear
 
 Residual: TypeAlias = Literal["pre_norm", "post_norm", "parallel"]

@@ -6,14 +6,11 @@ For the CPU. Other devices have ops of the same names in ``specgrove.kernels.com
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
-
 import torch
 
 from specgrove.kernels import _native
+from specgrove.kernels.activations import Activation
 from specgrove.kernels.checks import check, native_dtype
-
-Activation: TypeAlias = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
 _ACTIVATIONS: dict[str, _native.Activation] = {
     "silu": _native.Activation.silu,

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from specgrove.kernels.activations import Activation
 from specgrove.kernels.attention import AttentionBatch
-from specgrove.kernels.elementwise import Activation
 from specgrove.kernels.quantized_linear import QuantizedWeight
 from specgrove.kernels.trees import Arrays
 

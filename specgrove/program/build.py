@@ -219,9 +219,7 @@ class _Builder:
         self._multiply(_WIDE, source, weights.up)
         down = self._linear(weights.down)
         activation, is_gated = self._spec.activation, self._spec.is_gated
-        self._ops.append(
-            Activate(self._room(_INNER, down.in_features), _WIDE, activation, is_gated, down.in_features)
-        )
+        self._ops.append(Activate(self._room(_INNER, down.in_features), _WIDE, activation, is_gated, down.in_features))
         self._ops.append(Multiply(self._room(target, down.out_features), _INNER, down))
 
     # Single ops.

@@ -23,8 +23,8 @@ from specgrove.program.decoder_ops import RowTensors
 from specgrove.program.decoder_step import decoder_step_of, model_step_of
 from specgrove.program.device_ops import DeviceOps
 from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
+from specgrove.program.stores import MemoryWeights, WeightStore
 from specgrove.program.tensor_group import OneRank, TensorGroup
-from specgrove.program.weight_store import MemoryWeights, WeightStore
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -14,8 +14,8 @@ from specgrove.models.decoder.sharding import part
 from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.program.decoder_layer import Norm
 from specgrove.program.decoder_ops import DecoderOps, RowTensors
+from specgrove.program.stores import WeightStore
 from specgrove.program.tensor_group import TensorGroup
-from specgrove.program.weight_store import WeightStore
 
 
 class Embedding:

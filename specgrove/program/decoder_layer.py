@@ -14,8 +14,9 @@ from specgrove.models.decoder.parameters import AttentionWeights, LayerWeights, 
 from specgrove.models.decoder.sharding import HeadShard
 from specgrove.models.decoder.spec import DecoderSpec, LayerSpec
 from specgrove.program.decoder_ops import DecoderOps, NormParams, RowTensors
+from specgrove.program.linears import Linear
+from specgrove.program.stores import WeightStore
 from specgrove.program.tensor_group import TensorGroup
-from specgrove.program.weight_store import Linear, WeightStore
 
 
 class Norm:

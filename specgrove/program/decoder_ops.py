@@ -12,9 +12,9 @@ from typing import Any, Protocol, cast
 import torch
 
 from specgrove.kernels import attention, composed, elementwise
+from specgrove.kernels.activations import Activation
 from specgrove.kernels.attention import AttentionBatch
 from specgrove.kernels.cuda.attention import AttentionPlan
-from specgrove.kernels.elementwise import Activation
 from specgrove.program.forward_batch import ForwardBatch
 
 

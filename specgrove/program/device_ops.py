@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
+from specgrove.kernels.activations import Activation
 from specgrove.kernels.cuda import attention, elementwise, norms
 from specgrove.kernels.cuda.attention import AttentionPlan
 from specgrove.kernels.device_memory import AttentionHeads
-from specgrove.kernels.elementwise import Activation
 from specgrove.models.decoder.device_limits import why_not
 from specgrove.models.decoder.sharding import HeadShard
 from specgrove.models.decoder.spec import DecoderSpec

@@ -12,38 +12,35 @@ from typing import Protocol, TypeAlias
 
 import torch
 
-from specgrove.kernels.composed_linear import ComposedLinear, ComposedQuantizedLinear
 from specgrove.kernels.cuda.linear import LinearWorkspace, PackedDeviceLinear, can_pack
-from specgrove.kernels.quantized_linear import QuantizedWeight
+from specgrove.kernels.torch_linear import TorchLinear
 from specgrove.models.decoder.parameters import Weight
 from specgrove.models.decoder.sharding import HeadShard
 from specgrove.models.decoder.spec import DecoderSpec
-from specgrove.program.decoder_ops import DecoderOps, FloatOps
+from specgrove.program.decoder_ops import DecoderOps
 from specgrove.program.device_ops import DeviceOps
-from specgrove.program.weight_store import Linear, chosen_residents
+from specgrove.program.linears import Linear
+from specgrove.program.stores import chosen_residents
+from specgrove.program.torch_backend import TorchWeights
 
 _ALIGNMENT = 256  # of a tensor in a buffer
 
 
-DeviceLinear: TypeAlias = ComposedLinear | PackedDeviceLinear
+DeviceLinear: TypeAlias = TorchLinear | PackedDeviceLinear
 
 
-class DeviceWeights:
+class DeviceWeights(TorchWeights):
     """All on the device."""
-
-    is_streamed = False
 
     def __init__(self, device: torch.device, *, has_kernels: bool = False) -> None:
         """``has_kernels``: those for GPUs run; on the CPU, by their emulator."""
-        self.device = device
+        super().__init__(device)
         self.has_kernels = has_kernels
         self._workspace = LinearWorkspace(device)
 
     def ops(self, spec: DecoderSpec, heads: HeadShard, dtype: torch.dtype) -> DecoderOps:
         """See ``WeightStore``. Raises ``ValueError`` for a model that the kernels can't run."""
-        if self.has_kernels:
-            return DeviceOps(heads, spec, dtype, self.device)
-        return FloatOps(self.device, is_composed=True)
+        return DeviceOps(heads, spec, dtype, self.device) if self.has_kernels else super().ops(spec, heads, dtype)
 
     def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         """See ``WeightStore``."""
@@ -53,29 +50,10 @@ class DeviceWeights:
 
     def _made(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> DeviceLinear:
         """With its parts anywhere."""
-        bias = None if bias is None else self.vector(bias)
         if self.has_kernels and can_pack(weight):
+            bias = None if bias is None else self.vector(bias)
             return PackedDeviceLinear(weight, bias, dtype, self.device, self._workspace)
-        if isinstance(weight, QuantizedWeight):
-            return ComposedQuantizedLinear(weight, bias, dtype)
-        return ComposedLinear(weight.to(dtype), bias)
-
-    def table(self, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """See ``WeightStore``."""
-        return rows.to(dtype).contiguous().to(self.device)
-
-    def vector(self, values: torch.Tensor) -> torch.Tensor:
-        """See ``WeightStore``."""
-        return values.float().contiguous().to(self.device)
-
-    def end_unit(self) -> None:
-        """See ``WeightStore``."""
-
-    def end(self) -> None:
-        """See ``WeightStore``."""
-
-    def will_run(self, unit: int) -> None:
-        """See ``WeightStore``."""
+        return self.made_by_torch(weight, bias, dtype)
 
 
 class Copies(Protocol):

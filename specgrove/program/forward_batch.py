@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 
 from specgrove.kernels.attention import AttentionBatch
-from specgrove.kernels.model_step import StepRows
+from specgrove.kernels.rows import PassRows
 from specgrove.loop.request import LogProbs
 
 _CPU = torch.device("cpu")
@@ -22,7 +22,7 @@ _CPU = torch.device("cpu")
 class ForwardBatch:
     """One forward pass. Its tensors are made when they are first asked for, and lie on ``device``."""
 
-    def __init__(self, rows: StepRows, device: torch.device = _CPU) -> None:
+    def __init__(self, rows: PassRows, device: torch.device = _CPU) -> None:
         self.rows = rows
         self._device = device
 
@@ -74,7 +74,7 @@ class ForwardBatch:
 class ForwardOutput:
     """What a pass gives for each row that was asked.
 
-    ``choices`` has the token id chosen, or one of the constants of ``specgrove.kernels.model_step``; it is empty where all rows have
+    ``choices`` has the token id chosen, or one of the constants of ``specgrove.kernels.rows``; it is empty where all rows have
     logits. ``logits`` is float32 ``[n, vocab_size]`` on the CPU, of the rows without a choice, in order. Of rows whose next token is known
     a runner gives ``log_probs`` instead, in order; None where the logits hold NaN.
     """

@@ -12,8 +12,8 @@ from specgrove.models.decoder.sharding import Shard
 from specgrove.models.weights.checkpoint import read_weights
 from specgrove.models.weights.opening import check_weights, open_checkpoint
 from specgrove.program.decoder import Decoder, Progress
+from specgrove.program.stores import WeightStore
 from specgrove.program.tensor_group import TensorGroup
-from specgrove.program.weight_store import WeightStore
 
 logger = logging.getLogger(__name__)
 

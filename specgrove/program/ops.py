@@ -13,8 +13,8 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from specgrove.kernels.activations import Activation
 from specgrove.kernels.device_memory import AttentionHeads
-from specgrove.kernels.elementwise import Activation
 from specgrove.models.decoder.parameters import NormWeights
 from specgrove.program.linears import Linear
 
@@ -137,7 +137,9 @@ class Attend:
     layer: int
     heads: AttentionHeads
     scale: float
-    alibi_slopes: torch.Tensor | None  # float32 [num_heads]; adds slope * (key position - query position), arXiv 2108.12409
+    alibi_slopes: (
+        torch.Tensor | None
+    )  # float32 [num_heads]; adds slope * (key position - query position), arXiv 2108.12409
     window: int | None
     """A row sees its last so many keys, itself among them (arXiv 2004.05150); ``None``: all."""
 

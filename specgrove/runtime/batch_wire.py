@@ -6,7 +6,7 @@ from array import array
 
 import torch
 
-from specgrove.kernels.model_step import StepRows
+from specgrove.kernels.rows import PassRows
 from specgrove.program.forward_batch import ForwardBatch
 
 _PARTS = {
@@ -22,7 +22,7 @@ _PARTS = {
     "row_masks": "q",
     "asked_rows": "q",
 }
-"""Field of ``StepRows``: type code of its array."""
+"""Field of ``PassRows``: type code of its array."""
 
 
 MESSAGE_DTYPE = torch.uint8
@@ -41,7 +41,7 @@ def from_tensor(message: torch.Tensor) -> ForwardBatch:
     values = message.numpy().data
     end = len(_PARTS) * _LEN_BYTES
     lengths = array("q", bytes(values[:end]))
-    rows = StepRows()
+    rows = PassRows()
     for (name, code), length in zip(_PARTS.items(), lengths, strict=True):
         part = array(code)
         start, end = end, end + length * part.itemsize

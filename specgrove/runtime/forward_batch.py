@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from specgrove.kernels.model_step import StepRows
+from specgrove.kernels.rows import PassRows
 from specgrove.kernels.sampling import KnownToken, RowChoice
 from specgrove.kernels.trees import ancestor_masks
 from specgrove.program.forward_batch import ForwardBatch
@@ -33,7 +33,7 @@ class BatchBuilder:
     """Collects sequences, then builds the batch."""
 
     def __init__(self) -> None:
-        self._rows = StepRows()
+        self._rows = PassRows()
         self._masks: list[bytes] = []  # of the rows, as long as they need to be
 
     @property

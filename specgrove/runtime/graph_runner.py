@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 
 from specgrove.kernels.cuda.choices import choose, take_choices, top_k_log_probs
-from specgrove.kernels.model_step import HAS_LOGITS
+from specgrove.kernels.rows import HAS_LOGITS
 from specgrove.program.decoder import Decoder
 from specgrove.program.device_ops import DeviceOps
 from specgrove.program.forward_batch import ForwardBatch, ForwardOutput

@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from specgrove.kernels.model_step import StepRows
+from specgrove.kernels.rows import PassRows
 from specgrove.kernels.sampling import log_prob_of, top_k_log_probs
 from specgrove.loop.request import LogProbs
 from specgrove.program.forward_batch import ForwardOutput
@@ -31,7 +31,7 @@ def log_probs_of(logits: torch.Tensor, token_id: int, num_top: int) -> LogProbs:
     return LogProbs(own, num_before + 1, tuple((token_id, value) for token_id, value in top if value > -math.inf))
 
 
-def with_log_probs(rows: StepRows, output: ForwardOutput) -> ForwardOutput:
+def with_log_probs(rows: PassRows, output: ForwardOutput) -> ForwardOutput:
     """A pass's output with log-probabilities in place of the logits of the rows whose next token is known."""
     if not rows.known:
         return output

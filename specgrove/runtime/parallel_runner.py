@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from specgrove.kernels.model_step import StepRows
+from specgrove.kernels.rows import PassRows
 from specgrove.models.decoder.parallel_layout import ParallelLayout
 from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.program.tensor_group import DistributedGroup, OneRank, TensorGroup
@@ -99,7 +99,7 @@ class ParallelRunner:
         self.num_slots = runner.num_slots
         self.max_num_in_flight = links.layout.num_stages
         self._outbox = _Outbox(links.layout)
-        self._in_flight: deque[tuple[StepRows, torch.Tensor | None]] = (
+        self._in_flight: deque[tuple[PassRows, torch.Tensor | None]] = (
             deque()
         )  # with the logits, unless they are to come
 

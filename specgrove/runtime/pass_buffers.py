@@ -17,7 +17,7 @@ import torch
 from specgrove.kernels.cuda.attention import AttentionPlan, write_plan
 from specgrove.kernels.cuda.backend import num_processors
 from specgrove.kernels.device_memory import AttentionHeads, PlanCapacity
-from specgrove.kernels.model_step import StepRows
+from specgrove.kernels.rows import PassRows
 from specgrove.program.device_ops import DeviceRows
 
 _NO_SLOT = -1
@@ -132,7 +132,7 @@ class PassBuffers:
         temperatures, seeds, positions = (self._there[name][:num_asked] for name in names)
         return temperatures, seeds, positions
 
-    def load(self, rows: StepRows, num_rows: int, num_asked: int) -> None:
+    def load(self, rows: PassRows, num_rows: int, num_asked: int) -> None:
         """Writes a pass, filled up to so many rows and asked rows, and begins its copy to the device.
 
         The copy of the pass before the last must have ended. Raises ``ValueError`` for rows that don't fit together.
@@ -147,12 +147,12 @@ class PassBuffers:
         num_words = self._plan_start + write_plan(rows, self._heads, plan, self._num_split_items, self._device)
         self._words[:num_words].copy_(host.words[:num_words], non_blocking=True)
 
-    def load_choices(self, rows: StepRows) -> None:
+    def load_choices(self, rows: PassRows) -> None:
         """``load`` of what choices need, for a pass whose rows run without these buffers."""
         host = self._next_host(rows, len(rows.choices))
         self._words[: self._plan_start].copy_(host.words[: self._plan_start], non_blocking=True)
 
-    def _next_host(self, rows: StepRows, num_asked: int) -> _HostNumbers:
+    def _next_host(self, rows: PassRows, num_asked: int) -> _HostNumbers:
         """The other turn's, with the arguments of the choices."""
         self._hosts.rotate()
         host, choices = self._hosts[0], rows.choices

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from specgrove.kernels import composed, composed_linear, reference
+from specgrove.kernels.activations import Activation
 from specgrove.kernels.attention import AttentionBatch
 from specgrove.kernels.composed_linear import ComposedLinear, ComposedQuantizedLinear
-from specgrove.kernels.elementwise import Activation
 from specgrove.kernels.quantized_linear import quantize
 from tests.devices import DEVICES
 from tests.kernels.test_attention import random_batch, random_caches

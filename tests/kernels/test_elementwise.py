@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from specgrove.kernels import elementwise, reference, threads
-from specgrove.kernels.elementwise import Activation
+from specgrove.kernels.activations import Activation
 
 SIZES = [1, 16, 48, 77, 576]
 ACTIVATIONS: list[Activation] = ["silu", "gelu", "gelu_tanh", "relu"]

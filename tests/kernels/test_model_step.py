@@ -12,16 +12,9 @@ from hypothesis import strategies as st
 
 from specgrove.kernels.decoder_step import DecoderStep, StepNorm
 from specgrove.kernels.linear import NativeLinear, PackedLinear
-from specgrove.kernels.model_step import (
-    ALL_BANNED,
-    HAS_LOGITS,
-    NOT_A_NUMBER,
-    ModelStep,
-    StepEmbedding,
-    StepHead,
-    StepRows,
-)
+from specgrove.kernels.model_step import ModelStep, StepEmbedding, StepHead
 from specgrove.kernels.quantized_linear import QuantizedLinear, quantize
+from specgrove.kernels.rows import ALL_BANNED, HAS_LOGITS, NOT_A_NUMBER, PassRows
 from specgrove.kernels.sampling import ChoiceParams, RowChoice, choose
 from specgrove.kernels.threads import set_num_threads
 from tests.kernels.examples import examples
@@ -52,10 +45,10 @@ def model(vocab: NativeLinear, table: torch.Tensor | None = None) -> ModelStep:
     )
 
 
-def chain(token_ids: list[int], choices: list[RowChoice | None]) -> StepRows:
+def chain(token_ids: list[int], choices: list[RowChoice | None]) -> PassRows:
     """A sequence's rows, all of them asked."""
     count = len(token_ids)
-    return StepRows(
+    return PassRows(
         token_ids=array("q", token_ids),
         positions=array("i", range(count)),
         slots=array("i", range(count)),

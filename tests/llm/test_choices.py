@@ -11,7 +11,7 @@ from llm_service.config import VerifierConfig
 from llm_service.session import Session
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import InternalError
-from specgrove.kernels.model_step import NOT_A_NUMBER
+from specgrove.kernels.rows import NOT_A_NUMBER
 from specgrove.loop.request import SamplingParams, Verdict
 from specgrove.loop.token_tree import TokenTree
 from specgrove.program.forward_batch import ForwardBatch, ForwardOutput

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from specgrove.kernels.quantized_linear import QuantizedWeight
 from specgrove.models.decoder.parameters import Weight
-from specgrove.program.weight_store import Linear, MemoryWeights
+from specgrove.program.stores import Linear, MemoryWeights
 
 AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
 

@@ -12,7 +12,7 @@ from specgrove.models.decoder.sharding import Shard
 from specgrove.models.weights.quantization import quantize_folder
 from specgrove.program.forward_batch import ForwardBatch
 from specgrove.program.loading import load_decoder
-from specgrove.program.weight_store import MemoryWeights, WeightStore
+from specgrove.program.stores import MemoryWeights, WeightStore
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from tests.models.families import VARIANTS, save_tiny
 from tests.models.test_decoder import PROMPTS

@@ -18,7 +18,7 @@ from specgrove.models.decoder.parameters import Weight
 from specgrove.models.planning.memory_plan import MemoryRequest, plan_memory
 from specgrove.program.device_weights import Copies, DeviceWeights, StreamCopies, StreamedWeights
 from specgrove.program.loading import load_decoder
-from specgrove.program.weight_store import Linear
+from specgrove.program.stores import Linear
 from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
 from tests.devices import DEVICES

@@ -23,7 +23,7 @@ from specgrove.models.folders.disk_room import DiskFullError, DiskNeed, check_ro
 from specgrove.models.folders.hub import ModelNotFoundError, resolve_model
 from specgrove.models.folders.made_folder import make_once, sweep_cache, unfinished_folder, whole_folder
 from specgrove.models.weights import quantization
-from specgrove.program.weight_store import MappedWeights
+from specgrove.program.stores import MappedWeights
 from tests.conftest import save_tiny_llama
 from tests.router.toy_language import toy_tokenizer_json
 

@@ -11,7 +11,7 @@ import torch
 
 from specgrove.kernels.quantized_linear import quantize
 from specgrove.program.loading import load_decoder
-from specgrove.program.weight_store import MappedWeights, MemoryWeights
+from specgrove.program.stores import MappedWeights, MemoryWeights
 from specgrove.runtime.model_runner import ModelRunner
 from tests.conftest import save_tiny_llama
 from tests.models.families import save_tiny
@@ -52,7 +52,7 @@ _PEAK = """
 import sys, torch
 from pathlib import Path
 from specgrove.program.loading import load_decoder
-from specgrove.program.weight_store import MappedWeights
+from specgrove.program.stores import MappedWeights
 from specgrove.runtime.model_runner import ModelRunner
 from tests.models.test_decoder import chunked_logits
 

@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from specgrove.kernels.model_step import HAS_LOGITS
+from specgrove.kernels.rows import HAS_LOGITS
 from specgrove.kernels.sampling import ChoiceParams, KnownToken, RowChoice, choose
 from specgrove.program.device_weights import DeviceWeights
 from specgrove.program.forward_batch import ForwardBatch, ForwardOutput

@@ -11,14 +11,14 @@ from specgrove.kernels.attention import AttentionBatch
 from specgrove.kernels.checks import check, optional_address
 from specgrove.kernels.cuda.backend import backend, dtype_of, kernels_for, num_processors
 from specgrove.kernels.device_memory import AttentionHeads, PlanCapacity
-from specgrove.kernels.model_step import StepRows
+from specgrove.kernels.rows import PassRows
 
 _BLOCKS_PER_PROCESSOR = 2
 _ALIGNMENT = 16
 
 
 def write_plan(
-    batch: AttentionBatch | StepRows,
+    batch: AttentionBatch | PassRows,
     heads: AttentionHeads,
     out: torch.Tensor,
     num_split_items: int,
@@ -59,7 +59,7 @@ class AttentionPlan:
     @classmethod
     def of(
         cls,
-        batch: AttentionBatch | StepRows,
+        batch: AttentionBatch | PassRows,
         heads: AttentionHeads,
         num_rows: int,
         device: torch.device,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from specgrove.kernels.activations import Activation
 from specgrove.kernels.checks import check
 from specgrove.kernels.cuda.backend import backend, dtype_of
-from specgrove.kernels.elementwise import Activation
 
 
 def embed(

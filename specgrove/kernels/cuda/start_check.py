@@ -19,14 +19,14 @@ import torch
 from torch.nn import functional
 
 from specgrove.kernels import composed, sampling
+from specgrove.kernels.activations import Activation
 from specgrove.kernels.cuda import attention, choices, elementwise, norms
 from specgrove.kernels.cuda.attention import AttentionPlan
 from specgrove.kernels.cuda.backend import KernelsMissingError
 from specgrove.kernels.cuda.linear import PackedDeviceLinear
 from specgrove.kernels.device_memory import AttentionHeads
-from specgrove.kernels.elementwise import Activation
-from specgrove.kernels.model_step import StepRows
 from specgrove.kernels.quantized_linear import quantize
+from specgrove.kernels.rows import PassRows
 from specgrove.kernels.sampling import ChoiceParams
 
 _TOLERANCE = 0.03  # of bfloat16 results, relative to the largest number
@@ -133,9 +133,9 @@ def _check_attention(
             _compare_bits("tree attention", run([node], processors)[0], together[node])
 
 
-def _path_rows(nodes: list[int]) -> StepRows:
+def _path_rows(nodes: list[int]) -> PassRows:
     """Nodes of a chain after one context, each with its ancestors in the mask."""
-    rows = StepRows(context_slots=array("i", range(_CONTEXT_LEN)), context_offsets=array("i", [0, _CONTEXT_LEN]))
+    rows = PassRows(context_slots=array("i", range(_CONTEXT_LEN)), context_offsets=array("i", [0, _CONTEXT_LEN]))
     rows.tree_slots = array("i", range(_CONTEXT_LEN, _CONTEXT_LEN + _NUM_NODES))
     rows.tree_offsets = array("i", [0, _NUM_NODES])
     rows.token_ids = array("q", nodes)

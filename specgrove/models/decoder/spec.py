@@ -7,12 +7,10 @@ torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from specgrove.kernels.activations import Activation
 from specgrove.models.decoder.rotary_spec import RotarySpec
-
-if TYPE_CHECKING:
-    from specgrove.kernels.elementwise import Activation  # brings torch
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import torch
 
 from specgrove.kernels import sampling
 from specgrove.kernels.cuda.choices import choose, take_choices, top_k_log_probs
-from specgrove.kernels.model_step import ALL_BANNED, NOT_A_NUMBER
+from specgrove.kernels.rows import ALL_BANNED, NOT_A_NUMBER
 from specgrove.kernels.sampling import ChoiceParams
 from tests.kernels.cuda.conftest import assert_as_exact_as_torch, poisoned
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from specgrove.kernels import attention, elementwise
+from specgrove.kernels.activations import Activation
 from specgrove.kernels.cuda.elementwise import activate, embed, gated, rotate_and_store
-from specgrove.kernels.elementwise import Activation
 from tests.kernels.cuda.conftest import poisoned
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from specgrove.files.json_files import JsonObject
+from specgrove.kernels.activations import Activation
 from specgrove.models.errors import UnsupportedModelError
-
-if TYPE_CHECKING:
-    from specgrove.kernels.elementwise import Activation  # brings torch
 
 _ACTIVATIONS: Mapping[str, Activation] = {
     "silu": "silu",

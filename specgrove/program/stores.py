@@ -1,6 +1,7 @@
-"""Where a decoder's weights lie: in memory, or in a mapped file of which only so much is in memory at a time.
+"""Where a program's weights lie: in memory, or in a mapped file of which only so much is in memory at a time.
 
-The decoder takes every weight through a ``WeightStore`` and tells it which unit (the embedding, a layer, the head) it is about to run.
+``build`` takes every weight through a ``WeightStore``, which also says by which backend the program runs. A program that runs tells it
+which unit (the embedding, a layer, the head) is used next.
 ``MappedWeights`` is for models that are larger than the memory: the units that fit stay, the others are read a unit ahead and dropped
 after use. The stores of other devices are in ``specgrove.program.device_weights``.
 """
@@ -22,7 +23,12 @@ from specgrove.models.decoder.parameters import Weight
 from specgrove.models.decoder.sharding import HeadShard
 from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.models.folders.disk_room import DiskNeed, told_when_full
+from specgrove.program.backend import Executable
 from specgrove.program.decoder_ops import DecoderOps, FloatOps
+from specgrove.program.linears import Linear
+from specgrove.program.ops import Program
+from specgrove.program.tensor_group import TensorGroup
+from specgrove.program.torch_backend import TorchProgram
 
 _PAGE_BYTES = mmap.PAGESIZE
 _OFFLOADING = DiskNeed("offloading the weights")
@@ -30,31 +36,22 @@ _CHUNK_BYTES = 8 << 20  # of a weight that is packed at a time
 _GROUP_ROWS = 32  # outputs that are packed together: chunks of whole groups stand one after the other
 
 
-class Linear(Protocol):
-    """A linear, plain or quantised."""
-
-    in_features: int
-    out_features: int
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the weights."""
-        ...
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
-
-
 class WeightStore(Protocol):
     """Weights come in unit by unit, in the order of their use; ``end_unit`` after each."""
 
     @property
     def device(self) -> torch.device:
-        """Where the decoder runs."""
+        """Where the program runs."""
         ...
 
     @property
     def is_streamed(self) -> bool:
         """Whether ``will_run`` must be called between units."""
+        ...
+
+    @property
+    def takes_rows_early(self) -> bool:
+        """Whether only rows that are asked for something go through all of the last layer."""
         ...
 
     def ops(self, spec: DecoderSpec, heads: HeadShard, dtype: torch.dtype) -> DecoderOps:
@@ -85,12 +82,17 @@ class WeightStore(Protocol):
         """A unit, by its number, runs next."""
         ...
 
+    def executable(self, program: Program, group: TensorGroup) -> Executable:
+        """The program, whose weights all came from here, made ready to run among the ranks of ``group``."""
+        ...
+
 
 class MemoryWeights:
     """All in memory."""
 
     device = torch.device("cpu")
     is_streamed = False
+    takes_rows_early = True
 
     def ops(self, spec: DecoderSpec, heads: HeadShard, dtype: torch.dtype) -> DecoderOps:
         """See ``WeightStore``."""
@@ -120,6 +122,10 @@ class MemoryWeights:
     def will_run(self, unit: int) -> None:
         """See ``WeightStore``."""
 
+    def executable(self, program: Program, group: TensorGroup) -> Executable:
+        """See ``WeightStore``."""
+        return TorchProgram(program, self.device, torch.float32, group, self.will_run)
+
 
 @dataclass(frozen=True, slots=True)
 class _Region:
@@ -143,6 +149,7 @@ class MappedWeights:
 
     device = torch.device("cpu")
     is_streamed = True
+    takes_rows_early = True
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -229,6 +236,10 @@ class MappedWeights:
         if following not in self._resident:
             for region in self._units[following]:
                 region.read_ahead()
+
+    def executable(self, program: Program, group: TensorGroup) -> Executable:
+        """See ``WeightStore``."""
+        return TorchProgram(program, self.device, torch.float32, group, self.will_run)
 
     def _unit_bytes(self, unit: int) -> int:
         return sum(region.num_bytes for region in self._units[unit])

@@ -1,0 +1,248 @@
+"""Runs a program by torch, op by op: in float64 what the other backends are tested against, in float32 what runs where they can't.
+
+The one interpreter that is short enough to say what every op means. Rows keep their bits, as in all backends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import assert_never
+
+import torch
+
+from specgrove.kernels import torch_ops
+from specgrove.kernels.quantized_linear import QuantizedWeight
+from specgrove.kernels.rows import PassRows
+from specgrove.kernels.torch_linear import TorchLinear, TorchQuantizedLinear
+from specgrove.kernels.torch_ops import KeyTable, tensor_of
+from specgrove.models.decoder.parameters import Weight
+from specgrove.models.decoder.sharding import HeadShard
+from specgrove.models.decoder.spec import DecoderSpec
+from specgrove.program.backend import KvCaches, PassOutput
+from specgrove.program.decoder_ops import DecoderOps, FloatOps
+from specgrove.program.linears import Linear
+from specgrove.program.ops import (
+    Activate,
+    Add,
+    AddNorm,
+    AddPositions,
+    Attend,
+    Buffer,
+    Choose,
+    Clip,
+    Embed,
+    HeadNorm,
+    Input,
+    KeepHidden,
+    LoadUnit,
+    Multiply,
+    Norm,
+    Op,
+    Program,
+    RotateStore,
+    SumRanks,
+    TakeRows,
+)
+from specgrove.program.tensor_group import TensorGroup
+
+
+class TorchWeights:
+    """All on one device, for ``TorchProgram``; hidden states have ``dtype``: float32 or float64. See ``WeightStore``."""
+
+    is_streamed = False
+    takes_rows_early = False
+
+    def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self.device = device
+        self._dtype = dtype
+
+    def ops(self, spec: DecoderSpec, heads: HeadShard, dtype: torch.dtype) -> DecoderOps:
+        """See ``WeightStore``."""
+        return FloatOps(self.device, is_composed=True)
+
+    def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
+        """See ``WeightStore``."""
+        linear = self.made_by_torch(weight, bias, dtype)
+        linear.parts = tuple(part.to(self.device) for part in linear.parts)
+        return linear
+
+    def made_by_torch(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> TorchLinear:
+        """With its parts anywhere."""
+        bias = None if bias is None else self.vector(bias)
+        if isinstance(weight, QuantizedWeight):
+            return TorchQuantizedLinear(weight, bias, dtype)
+        return TorchLinear(weight.to(dtype), bias)
+
+    def table(self, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """See ``WeightStore``."""
+        return rows.to(dtype).contiguous().to(self.device)
+
+    def vector(self, values: torch.Tensor) -> torch.Tensor:
+        """See ``WeightStore``."""
+        return values.float().contiguous().to(self.device)
+
+    def end_unit(self) -> None:
+        """See ``WeightStore``."""
+
+    def end(self) -> None:
+        """See ``WeightStore``."""
+
+    def will_run(self, unit: int) -> None:
+        """See ``WeightStore``."""
+
+    def executable(self, program: Program, group: TensorGroup) -> TorchProgram:
+        """See ``WeightStore``."""
+        return TorchProgram(program, self.device, self._dtype, group, self.will_run)
+
+
+class TorchProgram:
+    """See ``Executable``."""
+
+    def __init__(
+        self,
+        program: Program,
+        device: torch.device,
+        dtype: torch.dtype,
+        group: TensorGroup,
+        will_run: Callable[[int], None],
+    ) -> None:
+        self.program, self.device, self.dtype = program, device, dtype
+        self.group, self.will_run = group, will_run
+
+    def run(self, rows: PassRows, caches: KvCaches, hidden: torch.Tensor | None = None) -> PassOutput:
+        """See ``Executable``: logits for all asked rows."""
+        rows.check()
+        _check_places(self.program, rows, caches)
+        running = _Pass(self, _Rows.of(rows, self.device), caches, hidden)
+        for op in self.program.ops:
+            if not running.run(op):
+                break
+        return running.output()
+
+
+def _check_places(program: Program, rows: PassRows, caches: KvCaches) -> None:
+    """What tensors would be read or written at must be there."""
+    num_slots = caches.keys[0].shape[0]
+    limits = [(name, getattr(rows, name), num_slots) for name in ("slots", "context_slots", "tree_slots")]
+    limits.append(("asked_rows", rows.asked_rows, rows.num_rows))
+    for op in program.ops:
+        if isinstance(op, Embed):
+            limits.append(("token_ids", rows.token_ids, op.vocab_size))
+        if isinstance(op, RotateStore) and op.cos_sin is not None:
+            limits.append(("positions", rows.positions, op.cos_sin.shape[0]))
+        if isinstance(op, AddPositions):
+            limits.append(("positions", rows.positions, op.table.shape[0]))
+    for name, values, limit in limits:
+        if values and not 0 <= min(values) <= max(values) < limit:
+            raise ValueError(f"{name} must be from 0 to {limit - 1}, got {min(values)} to {max(values)}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows that a pass still has, on its device."""
+
+    token_ids: torch.Tensor  # int64 [num_rows], as positions and slots
+    positions: torch.Tensor
+    slots: torch.Tensor
+    keys: KeyTable
+    asked: torch.Tensor  # int64 [num_asked], among them
+
+    @classmethod
+    def of(cls, rows: PassRows, device: torch.device) -> _Rows:
+        arrays = (rows.token_ids, rows.positions, rows.slots)
+        token_ids, positions, slots = (tensor_of(values).long().to(device) for values in arrays)
+        return cls(token_ids, positions, slots, KeyTable.of(rows).to(device), tensor_of(rows.asked_rows).to(device))
+
+    def taken(self) -> _Rows:
+        """The asked ones."""
+        asked = self.asked
+        rest = (self.token_ids[asked], self.positions[asked], self.slots[asked], self.keys.taken(asked))
+        return _Rows(*rest, torch.arange(len(asked), device=asked.device))
+
+
+class _Pass:
+    """One run of a program. A buffer is whatever tensor an op left there."""
+
+    def __init__(self, executable: TorchProgram, rows: _Rows, caches: KvCaches, hidden: torch.Tensor | None) -> None:
+        self._executable, self._caches, self._input = executable, caches, hidden
+        self._rows = rows
+        self._buffers: dict[Buffer, torch.Tensor] = {}
+        self._kept: list[torch.Tensor] = []
+        self._logits: torch.Tensor | None = None
+
+    def output(self) -> PassOutput:
+        logits = torch.empty((0, self._vocab_size())) if self._logits is None else self._logits
+        return PassOutput((), logits, tuple(self._kept))
+
+    def _vocab_size(self) -> int:
+        return next((sum(op.widths) for op in self._executable.program.ops if isinstance(op, Choose)), 0)
+
+    def run(self, op: Op) -> bool:
+        """Whether there is anything left to do."""
+        buffers, rows = self._buffers, self._rows
+        match op:
+            case Embed():
+                buffers[op.out] = self._embed(op)
+            case AddPositions():
+                buffers[op.x] += op.table.index_select(0, rows.positions)
+            case Input():
+                buffers[op.out] = self._taken_in()
+            case Norm():
+                buffers[op.out] = self._norm(op)
+            case AddNorm():
+                buffers[op.x] += buffers[op.delta]
+                buffers[op.out] = self._norm(op)
+            case HeadNorm():
+                torch_ops.head_norm(buffers[op.x], op.scale, op.eps, op.first_head, op.num_heads, op.head_dim)
+            case Multiply():
+                buffers[op.out] = _product(op.linear, buffers[op.x])
+            case Clip():
+                buffers[op.x].clamp_(-op.limit, op.limit)
+            case RotateStore():
+                k_cache, v_cache = self._caches.keys[op.layer], self._caches.values[op.layer]
+                places = (rows.positions, op.cos_sin, rows.slots)
+                buffers[op.queries] = torch_ops.rotate_store(buffers[op.qkv], *places, k_cache, v_cache)
+            case Attend():
+                k_cache, v_cache = self._caches.keys[op.layer], self._caches.values[op.layer]
+                seen = (k_cache, v_cache, rows.keys, op.scale, op.alibi_slopes, op.window)
+                buffers[op.out] = torch_ops.attend(buffers[op.queries], *seen)
+            case Activate():
+                buffers[op.out] = torch_ops.activate(buffers[op.x], op.activation, is_gated=op.is_gated)
+            case Add():
+                buffers[op.x] += buffers[op.delta]
+            case TakeRows():
+                self._buffers = {buffer: buffers[buffer].index_select(0, rows.asked) for buffer in op.buffers}
+                self._rows = rows.taken()
+                return len(rows.asked) > 0
+            case SumRanks():
+                buffers[op.x] = self._executable.group.sum(buffers[op.x])
+            case LoadUnit():
+                self._executable.will_run(op.unit)
+            case KeepHidden():
+                self._kept.append(buffers[op.x].clone())
+            case Choose():
+                logits = self._executable.group.concatenated(_product(op.vocab, buffers[op.x]), op.widths)
+                self._logits = logits.cpu()
+            case _:
+                assert_never(op)
+        return True
+
+    def _embed(self, op: Embed) -> torch.Tensor:
+        ids = self._rows.token_ids - op.first_id
+        is_own = (ids >= 0) & (ids < len(op.table))
+        found = op.table.index_select(0, torch.where(is_own, ids, 0)).to(self._executable.dtype)
+        found.masked_fill_(~is_own[:, None], 0.0)
+        return found if op.scale == 1.0 else found.mul_(op.scale)
+
+    def _taken_in(self) -> torch.Tensor:
+        if self._input is None:
+            raise ValueError("this program takes hidden states from outside")
+        return self._input.to(self._executable.dtype, copy=True)  # ops write to it
+
+    def _norm(self, op: Norm | AddNorm) -> torch.Tensor:
+        return torch_ops.norm(self._buffers[op.x], op.kind, op.weights.scale, op.weights.shift, op.eps)
+
+
+def _product(linear: Linear, x: torch.Tensor) -> torch.Tensor:
+    return linear(x)
