@@ -77,7 +77,7 @@ def width_exponent(width: float) -> float:
 
 
 def expected_tokens(log_misses: Sequence[float], num_nodes: int) -> float:
-    """Of a step with a tree of so many nodes and ``len(log_misses)`` levels: its own, and those of the depths that are reached."""
+    """Tokens of a step with a tree of so many nodes and ``len(log_misses)`` levels: the LLM's own, and one for each depth reached."""
     return _expected_tokens(log_misses, width_exponent(num_nodes / len(log_misses)))
 
 

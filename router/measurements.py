@@ -153,7 +153,7 @@ class Measurements:
         self._costs: dict[int, StepCosts] = {}
 
     def acceptance(self, ssms: tuple[str, ...]) -> DepthCounts:
-        """Of all sessions that asked for these SSMs."""
+        """What was accepted, by depth, in all sessions that asked for these SSMs."""
         if ssms not in self._acceptance and len(self._acceptance) >= _MAX_NUM_SSM_SETS:
             ssms = ()
         return self._acceptance.setdefault(ssms, DepthCounts(_ROUTER_DECAY))
@@ -167,7 +167,7 @@ class Measurements:
         return self._costs[level]
 
     def usual_ms(self, load: ReplicaLoad, hope: float = 0.0) -> float:
-        """Of a token without trees, beside as many sessions as the replica has."""
+        """What a token takes without trees, beside as many sessions as the replica has."""
         return load.row_times.ms(load.num_sessions, hope) + self.costs(load.num_sessions).without_ms.mean
 
     def observe(self, step: Step, load: ReplicaLoad) -> None:
@@ -202,7 +202,7 @@ class SessionTimes:
 
     @property
     def load(self) -> ReplicaLoad:
-        """Of the session's replica, now."""
+        """The load of the session's replica now."""
         return self.shared.load_of(self._session_id)
 
     def observe(self, step: Step) -> None:

@@ -52,7 +52,7 @@ async def _merged(streams: Sequence[AsyncGenerator[ItemT, None]]) -> AsyncGenera
 
 
 class _End:
-    """Of one stream."""
+    """Marks the end of one of the streams."""
 
     def __init__(self, error: Exception | None) -> None:
         self.error = error

@@ -66,7 +66,7 @@ class RemoteDrafter:
         return chosen
 
     def _relieve(self, replica: SsmReplica, session_id: str) -> None:
-        """Of a service that can't keep up a session goes to one with fewer. So they get even, and none goes to and fro."""
+        """Moves a session of a service that can't keep up to one with fewer. So they get even, and no session goes to and fro."""
         other = self._least_busy()
         if other is not None and len(other.session_ids) + 1 < len(replica.session_ids):
             logger.info("%s drafts too late; a session goes to %s", replica.client.address, other.client.address)

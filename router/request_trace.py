@@ -19,7 +19,7 @@ STEP_EVENT = "specgrove.step"
 
 
 def start_span(tracing: Tracing, request: router_pb2.GenerateRequest, model: str, parent: TraceContext) -> Span:
-    """Of a request that has arrived."""
+    """Begins the span of a request that has arrived."""
     operation = "chat" if request.WhichOneof("prompt") == "chat" else "text_completion"
     attributes: dict[str, Value] = {
         "gen_ai.operation.name": operation,
@@ -63,7 +63,7 @@ def step_attributes(step: Step) -> Attributes:
 
 
 def result_attributes(response: router_pb2.GenerateResponse, model: str, session_id: str) -> Attributes:
-    """Of the last piece: what came of it all."""
+    """What came of the request, told by its last piece."""
     usage = response.usage
     return {
         "gen_ai.response.model": model,

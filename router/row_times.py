@@ -36,7 +36,7 @@ _MAX_SURPRISE = 0.7
 
 @dataclass(slots=True)
 class _Point:
-    """Of one number of rows: the logarithm of its time, without the load and the shape assumed, as known at ``num_seen`` steps."""
+    """What is known of one number of rows: the logarithm of its time, less load and assumed shape, as of ``num_seen`` steps."""
 
     value: float
     variance: float

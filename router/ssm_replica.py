@@ -50,7 +50,7 @@ class SsmReplica:
         self.ssms: tuple[str, ...] = ()
         """Those that may be used, by the last time that it was connected."""
         self.session_ids: set[str] = set()
-        """Of the requests that it drafts for."""
+        """The ids of the requests that it drafts for."""
         self._foreign_ids: Mapping[str, frozenset[int]] = {}
         self._has_others = False
         self._is_draining = False

@@ -8,7 +8,7 @@ from specgrove.v1 import router_pb2
 
 
 def step_details_of(step: Step, tokenizer: Tokenizer) -> router_pb2.StepDetails:
-    """Of a step as far as it is output."""
+    """What clients are told of a step, as far as it is output."""
     return router_pb2.StepDetails(
         num_verify_steps=step.num_steps,
         draft_ms=step.draft_ms,

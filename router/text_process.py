@@ -59,7 +59,7 @@ class TextProcess:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The process's id."""
         return self._process.pid
 
     def run(self, function: Callable[[Tokenizer], ValueT], limit_s: float) -> ValueT:

@@ -70,7 +70,7 @@ class _Output:
 
 
 class _End:
-    """Of a stream."""
+    """Marks the end of a stream in its queue."""
 
     def __init__(self, error: Exception | None) -> None:
         self.error = error

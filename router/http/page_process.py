@@ -51,7 +51,7 @@ class PageProcess:
 
     @property
     def pid(self) -> int | None:
-        """Of the process that runs."""
+        """The running process's; ``None`` where none runs."""
         return self._process.pid if self._process is not None and self.is_running else None
 
     def start(self) -> None:

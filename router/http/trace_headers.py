@@ -15,7 +15,7 @@ _of_request: ContextVar[Metadata] = ContextVar("trace_headers", default=())
 
 
 def trace_headers() -> Metadata:
-    """Of the request under way, as gRPC would have them in its metadata."""
+    """The trace headers of the request under way, as gRPC would have them in its metadata."""
     return _of_request.get()
 
 

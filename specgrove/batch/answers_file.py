@@ -89,7 +89,7 @@ class AnswersFile:
         self._file.flush()
 
     def put_in_order(self) -> list[BatchAnswer]:
-        """Of all answers, when they are there: the file gets their order, and they are returned in it."""
+        """Once all answers are there: writes them in the order of the requests, and returns them so."""
         ordered = sorted(self._lines.values(), key=lambda line: self._places[line["custom_id"]])
         self._write(ordered)
         return [_answer_of(line) for line in ordered]

@@ -93,7 +93,7 @@ def tls_files(arguments: argparse.Namespace) -> TlsFiles | None:
 
 
 def client_of(arguments: argparse.Namespace) -> Client:
-    """Of the router at ``--address``. Says what the client warns of in a line."""
+    """A client of the router at ``--address``. Says what the client warns of in a line."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         client = Client(arguments.address, tls=tls_files(arguments), api_key=api_key_of(arguments))

@@ -218,7 +218,7 @@ def _top_k(text: str) -> int:
 
 
 def num_log_probs(text: str) -> int:
-    """Of the most probable tokens at one place. Raises ``ValueError``."""
+    """How many of the most probable tokens are told at each place. Raises ``ValueError``."""
     number: int = unsigned(32)(text)
     if number > MAX_NUM_LOG_PROBS:
         raise ValueError(f"must be at most {MAX_NUM_LOG_PROBS}, got {number}")

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _warnings_only(settings: SuiteSettings) -> SuiteSettings:
-    """Of services whose level is the default, given or not: a file that ``--print-config`` wrote gives it, and changes nothing."""
+    """Lowers the log level of services that have the default one, even if it was given: a file by ``--print-config`` gives it."""
     places = [(section, "log-level") for section in SECTIONS]
     return SuiteSettings({place: "WARNING" for place in places if settings[place] == setting_at(place).default}).over(
         settings

@@ -24,7 +24,7 @@ class SsmRates:
 
 @dataclass(frozen=True, slots=True)
 class ServiceRates:
-    """Of one service's forward passes."""
+    """One service's passes."""
 
     steps_per_s: float | None
     mean_step_ms: float | None
@@ -45,15 +45,15 @@ class Rates:
     between_tokens_ms: float | None
     duration_ms: float | None
     tokens_per_step: float | None
-    """Of all verifications, with and without a tree."""
+    """Mean of all verifications, with and without a tree."""
     acceptance_len: float | None
     """Tokens of a verification with a tree, the verifier's own counted."""
     drafted_share: float | None
-    """Of the verifications those with a tree."""
+    """The share of verifications that had a tree."""
     acceptance_by_position: tuple[float, ...]
-    """Of the trees those with a token accepted at this depth less one."""
+    """At place d: the share of trees with a token accepted at depth d + 1."""
     speedup: float | None
-    """Of verifications with a tree, beside what their tokens take without."""
+    """How much faster verifications with a tree were than their tokens without."""
     ssms: tuple[SsmRates, ...]
     services: tuple[ServiceRates, ...]
 

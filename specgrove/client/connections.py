@@ -29,7 +29,7 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 class Connection:
-    """Of a ``Client``: one channel, which threads share."""
+    """A ``Client``'s connection: one channel, which threads share."""
 
     def __init__(self, address: str, tls: TlsFiles | None) -> None:
         """Raises ``ValueError`` and ``OSError`` where the address or the files can't be used."""
@@ -92,7 +92,7 @@ class Connection:
 
 
 class AsyncConnection:
-    """Of an ``AsyncClient``: a channel for each event loop that it is used in, because channels can't change theirs."""
+    """An ``AsyncClient``'s: a channel for each event loop that it is used in, because channels can't change theirs."""
 
     def __init__(self, address: str, tls: TlsFiles | None) -> None:
         """As ``Connection``. No loop needs to run yet."""
@@ -197,7 +197,7 @@ def metadata_of(api_key: str | None) -> Metadata:
 
 
 def warn_of_clear(address: str) -> None:
-    """Of an API key on a connection without TLS, where others may listen."""
+    """Warns of an API key on a connection without TLS, where others may listen."""
     if not stays_on_this_machine(address):
         warnings.warn(f"the API key goes to {address} in clear: connect by TLS", stacklevel=3)
 

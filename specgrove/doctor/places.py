@@ -16,7 +16,7 @@ _PROBE_TOKENS = 8
 
 
 def addresses(settings: SuiteSettings) -> Finding:
-    """Of the router; settings that do not go together are told here, too."""
+    """Whether the router's addresses are free. Settings that do not go together are told here, too."""
     address = settings["router", "address"]
     try:
         check_settings(settings, address)

@@ -11,7 +11,7 @@ _NICENESS = 10
 
 
 def lower_priority(pid: int) -> None:
-    """Of a process that was started with a session of its own. Where a sandbox forbids it, the priority stays."""
+    """For a process that was started with a session of its own. Where a sandbox forbids it, the priority stays."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, pid, min(os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS, 19))
     # Linux shares a processor out among sessions first; niceness alone counts within one (man 7 sched, autogroup).

@@ -27,12 +27,12 @@ class Answers:
 
     @property
     def num_tokens(self) -> int:
-        """Of all outputs."""
+        """The tokens of all outputs."""
         return sum(usage.num_output_tokens for usage in self.usages)
 
     @property
     def tokens_per_s(self) -> float:
-        """Of all together, with the time to the first token."""
+        """The rate of all outputs together; the time to the first token counts."""
         return self.num_tokens / self.elapsed_s if self.elapsed_s > 0 else 0.0
 
 
@@ -58,7 +58,7 @@ def answer_all(
 
 
 def drafted_share(usages: Sequence[Usage]) -> float:
-    """Of all steps of the LLM those that verified a tree."""
+    """The share of the LLM's steps that verified a tree."""
     num_steps = sum(usage.num_verify_steps for usage in usages)
     return (
         sum(usage.drafted_by_depth[0] for usage in usages if usage.drafted_by_depth) / num_steps if num_steps else 0.0
@@ -66,7 +66,7 @@ def drafted_share(usages: Sequence[Usage]) -> float:
 
 
 def acceptance_by_depth(usages: Sequence[Usage]) -> tuple[float, ...]:
-    """Of the trees that had nodes at depth 1, 2, ... the share of which one was accepted there."""
+    """For depth 1, 2, ...: the share of trees with nodes there of which one was accepted."""
     max_depth = max((len(usage.drafted_by_depth) for usage in usages), default=0)
     shares = []
     for depth in range(max_depth):

@@ -26,14 +26,14 @@ class Decoded:
     ms_per_token: Quartiles
     first_token_ms: Quartiles
     tokens_per_s: float
-    """Of all requests together."""
+    """The rate of all requests together."""
     tokens_per_step: float
     drafted_share: float
     acceptance: tuple[float, ...]
 
     @staticmethod
     def of(parts: Sequence[Answers]) -> Decoded:
-        """Of groups that were answered one after the other."""
+        """From groups that were answered one after the other."""
         usages = [usage for part in parts for usage in part.usages]
         num_tokens, elapsed_s = sum(part.num_tokens for part in parts), sum(part.elapsed_s for part in parts)
         return Decoded(
@@ -50,7 +50,7 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class SetResult:
-    """Of the prompts that fit; ``num_left_out`` don't. ``incremental`` is ``None`` where that was not asked for."""
+    """A set's prompts that fit; ``num_left_out`` don't. ``incremental`` is ``None`` where that was not asked for."""
 
     name: str
     num_prompts: int

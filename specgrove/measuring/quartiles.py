@@ -17,7 +17,7 @@ class Quartiles:
 
     @staticmethod
     def of(values: Iterable[float]) -> Quartiles:
-        """Of at least one value."""
+        """From at least one value."""
         found = list(values)
         if len(found) == 1:
             return Quartiles(found[0], found[0], found[0])

@@ -32,7 +32,7 @@ class WayResult:
 
     @staticmethod
     def of(way: Way, pairs: Sequence[Pair]) -> WayResult:
-        """Of at least one pair."""
+        """From at least one pair."""
         usages = [usage for pair in pairs for usage in pair.speculative.usages]
         return WayResult(
             way=way,
@@ -56,7 +56,7 @@ class Recommendation:
 
 
 def recommend(results: Sequence[WayResult], num_at_once: int = 1) -> Recommendation:
-    """Of the ways that are faster for three quarters of the prompts, the one with the fewest SSMs that is as fast as the fastest.
+    """Among the ways that are faster for three quarters of the prompts: the fewest SSMs that are as fast as the fastest.
 
     ``num_at_once`` is how many prompts one measurement takes.
     """

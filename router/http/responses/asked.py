@@ -133,7 +133,7 @@ def _text(name: str, item: Mapping[str, object], key: str) -> str:
 
 
 def _text_of(name: str, content: object) -> str:
-    """Of a content: a text, or parts that are texts."""
+    """The text of a message's content, which is a text, or a list of parts that are texts."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):

@@ -21,7 +21,7 @@ class Tools:
 
     @property
     def names(self) -> Collection[str]:
-        """Of all of them."""
+        """The names of all tools."""
         return self._parameters.keys()
 
     def value_of(self, tool: str, parameter: str, text: str) -> object:

@@ -68,7 +68,7 @@ class DecoderSpec:
 
     @property
     def num_embedding_parameters(self) -> int:
-        """Of the token embedding; a head of its own has as many."""
+        """The token embedding's; a head of its own has as many."""
         return self.vocab_size * (self.embedding_size or self.hidden_size)
 
     @property

@@ -91,7 +91,7 @@ def check_named(model: str, *, needs_tokenizer: bool = True) -> None:
 
 
 def _check_place(model: str, folder: Path, needs_tokenizer: bool) -> None:
-    """Of what is no folder, no GGUF file and not the demo model: it may be in the hub."""
+    """For a name that is no folder, no GGUF file and not the demo model: it may be in the hub."""
     shipped = _shipped(needs_tokenizer)
     near = difflib.get_close_matches(model, shipped, n=1, cutoff=0.8)
     if near and "/" not in model and not folder.exists():

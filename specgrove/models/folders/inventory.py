@@ -49,7 +49,7 @@ class ModelDescription:
     num_heads: int | None
     num_kv_heads: int | None
     num_parameters: int | None
-    """Of embedding, layers and head, as the files hold them."""
+    """Of embedding, layers and head together, as the files hold them."""
     num_embedding_parameters: int | None
     """How many of those are the embedding's."""
     num_head_parameters: int | None

@@ -21,7 +21,7 @@ class Offload:
 
 @dataclass(frozen=True, slots=True)
 class ModelDemand:
-    """Of one service; memory is in bytes of each of its ranks."""
+    """What one service asks for; memory is in bytes of each of its ranks."""
 
     dtype: str
     device: str
@@ -44,7 +44,7 @@ class ModelDemand:
 
     @property
     def max_num_rows(self) -> int:
-        """Of one forward pass."""
+        """The most rows of one pass."""
         return self.max_num_chunk_tokens + self.max_num_tree_rows
 
     @classmethod

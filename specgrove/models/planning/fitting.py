@@ -73,7 +73,7 @@ def check_before_start(demand: ModelDemand, folder: Path, cache_dir: Path, num_s
 def _check_before_gpus(spec: DecoderSpec, demand: ModelDemand, folder: Path) -> None:
     if (num_gpus := most_gpus()) is not None:
         check_enough_gpus(demand.layout.num_ranks, num_gpus)
-    # Of what a card's memory leaves, nothing is known yet.
+    # What a card's memory leaves is not known yet.
     counted = replace(demand, offload=None)
     if demand.memory_per_rank_bytes is not None:
         counted = replace(counted, memory_per_rank_bytes=None, max_model_len=None)

@@ -34,7 +34,7 @@ SSM_MAX_NUM_ROWS, SSM_MAX_NUM_LOGIT_ROWS = 512, 256
 
 @dataclass(frozen=True, slots=True)
 class SsmDemand:
-    """Of one service, and the same for each of its models."""
+    """What one service asks for, the same for each of its models."""
 
     dtype: str
     device: str

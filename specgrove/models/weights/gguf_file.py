@@ -87,7 +87,7 @@ class GgufFile:
 
     @property
     def num_bytes(self) -> int:
-        """Of all parts."""
+        """The size of all parts."""
         return sum(len(mapped) for mapped in self._maps)
 
     def release(self) -> None:

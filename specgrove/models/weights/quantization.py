@@ -133,7 +133,7 @@ def _need(source: Path, checkpoint: Checkpoint, names: LinearNames, bits: int, g
 
 
 def _quantized_bytes(shape: tuple[int, ...], bits: int, group_size: int | None) -> int:
-    """Of a linear's codes, with its scales and, for 4 bits, minima."""
+    """The size of a linear's codes, with its scales and, for 4 bits, minima."""
     out_features, in_features = shape
     bits, group_size = _form_of(in_features, bits, group_size)
     num_scales = 1 if group_size is None else 2 * in_features // group_size

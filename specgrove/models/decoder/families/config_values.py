@@ -43,7 +43,7 @@ def norm_eps_of(config: JsonObject, key: str, default: float) -> float:
 
 
 def head_dim_of(config: JsonObject, hidden_size: int, num_heads: int) -> int:
-    """Of models whose heads make up the hidden size. Raises ``JsonFileError`` where they can't."""
+    """For models whose heads make up the hidden size. Raises ``JsonFileError`` where they can't."""
     if hidden_size % num_heads:
         raise config.error("hidden_size", f"a multiple of the {num_heads} heads")
     return hidden_size // num_heads

@@ -81,7 +81,7 @@ def _head_dim(config: JsonObject, hidden_size: int, num_heads: int) -> int:
 
 
 def _windows(config: JsonObject) -> list[int | None]:
-    """Of every layer, with the defaults that transformers has for keys that are left out."""
+    """Every layer's window, with transformers' defaults for keys that are left out."""
     architecture, num_layers = _architecture(config), config.size("num_hidden_layers")
     if architecture == "LlamaForCausalLM":
         return [None] * num_layers

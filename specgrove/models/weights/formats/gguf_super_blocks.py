@@ -58,7 +58,7 @@ def _by_halves(packed: torch.Tensor) -> torch.Tensor:
 
 
 def _scales_and_mins(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of the 8 groups of Q4_K and Q5_K: 6 bits each, in 12 bytes after the block's own scale and minimum."""
+    """Those of the 8 groups of Q4_K and Q5_K: 6 bits each, in 12 bytes after the block's own scale and minimum."""
     first, second, third = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
     scales = torch.cat([first & 63, third & 15 | first >> 6 << 4], dim=-1)
     mins = torch.cat([second & 63, third >> 4 | second >> 6 << 4], dim=-1)
