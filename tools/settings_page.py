@@ -15,9 +15,11 @@ _BEGINNING = """\
 
 Every setting has one name. `specgrove serve` takes it as a flag with the service before a dot, `--llm.kv-memory 2GiB`,
 and most also take a short flag, `--kv-memory 2GiB`. `demo`, `generate` and `chat` take the same where they start a
-suite. A setting that services share, such as `--device cpu`, is for all of them, unless one has its own:
-`--ssm.threads 1`. A switch is turned off by `--no-NAME`. The services by hand (`python -m router`, ...) take the names
-alone, and the Python API takes them with `_`: `sg.init(kv_memory="2GiB", ssm_threads=1)`.
+suite. A switch is turned off by `--no-NAME`.
+
+A setting that services share, such as `--device cpu`, is for all of them, unless one has its own: `--ssm.threads 1`. The
+services by hand (`python -m router`, ...) take the names alone, and the Python API takes them with `_`:
+`sg.init(kv_memory="2GiB", ssm_threads=1)`.
 
 ## A file
 
@@ -41,8 +43,9 @@ ssm:
 
 The command line goes before the file, and a service's own value before the shared one. Values are written as on the
 command line. Paths are relative to the folder in which the command runs. What is empty or `null` is not set. A name
-that there is not, and a value of the wrong type or range, is an error with file, line and what would be right. The
-services by hand take the same file: each reads its section and what is shared. No setting comes from the environment.
+that there is not, and a value of the wrong type or range, is an error with file, line and what would be right.
+
+The services by hand take the same file: each reads its section and what is shared. No setting comes from the environment.
 """
 
 
