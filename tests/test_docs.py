@@ -1,4 +1,4 @@
-"""The commands in README.md and docs/ are ones that the command line takes, and their links lead somewhere."""
+"""README.md and docs/: commands are ones that the command line takes, links and files are there, paragraphs are short."""
 
 from __future__ import annotations
 
@@ -70,3 +70,55 @@ def test_the_reference_of_grpc_tells_types_meanings_and_streams() -> None:
         "| `FINISH_REASON_STOP` | A stop token or a stop text. |",
     ):
         assert row in page
+
+
+# The pages on how it works: one idea a paragraph. What is measured stands in docs/benchmarks.md.
+HOW_IT_WORKS = ("architecture", "passes", "kv-cache", "gpu", "cpu-kernels", "ranks", "sampling")
+_MAX_LINE_LEN, _MAX_NUM_WORDS, _MAX_NUM_WORDS_ELSEWHERE = 100, 60, 80
+_NO_PROSE = re.compile(r"#|\||!\[|    |<!--")
+
+
+def paragraphs(page: Path) -> Iterator[str]:
+    """Of prose; an item of a list is one."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for block in re.split(r"\n\s*\n|\n(?=(?:- |\d+\. ))", text):
+        if block.strip() and not _NO_PROSE.match(block):
+            yield block
+
+
+@pytest.mark.parametrize("name", HOW_IT_WORKS)
+def test_pages_on_how_it_works_have_short_lines_and_paragraphs(name: str) -> None:
+    page = ROOT / "docs" / f"{name}.md"
+    assert [line for line in page.read_text().splitlines() if len(line) > _MAX_LINE_LEN] == []
+    assert [block for block in paragraphs(page) if len(block.split()) > _MAX_NUM_WORDS] == []
+
+
+_IN_CODE = re.compile(r"`(?P<name>[\w./*-]+)`")
+_MODULE = re.compile(r"(specgrove|router|llm_service|ssm_service)(\.\w+)+")
+_ENDS_OF_FILES = (".py", ".h", ".cpp", ".cu", ".cuh")
+
+
+def named_files(line: str) -> Iterator[tuple[str, ...]]:
+    """Files and folders that stand in code, each by the paths that it may have: it may lie beside, or in, what is named before it."""
+    folder = Path()
+    for found in _IN_CODE.finditer(line):
+        name = found["name"]
+        if _MODULE.fullmatch(name):
+            path = name.replace(".", "/")
+            yield path, f"{path}.py"
+        elif "/" in name or (folder != Path() and name.endswith(_ENDS_OF_FILES)):
+            yield name, str(folder / name)
+            if folder == Path():
+                folder = Path(name).parent if "." in name else Path(name)
+
+
+@pytest.mark.parametrize("name", HOW_IT_WORKS)
+def test_files_that_the_pages_name_are_there(name: str) -> None:
+    named = {paths for line in (ROOT / "docs" / f"{name}.md").read_text().splitlines() for paths in named_files(line)}
+    assert len(named) > 3
+    assert [paths for paths in sorted(named) if not any(any(ROOT.glob(path)) for path in paths)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_no_page_has_a_wall_of_text(page: Path) -> None:
+    assert [block for block in paragraphs(page) if len(block.split()) > _MAX_NUM_WORDS_ELSEWHERE] == []

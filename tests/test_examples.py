@@ -1,4 +1,4 @@
-"""The gRPC example runs as it stands, and the README shows exactly that."""
+"""The gRPC example runs as it stands, and docs/clients.md shows exactly that."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import cast
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from router.__main__ import config_of
@@ -44,14 +45,10 @@ def test_grpc_example_streams(tmp_path: Path) -> None:
     assert fake.requests[0].chat.messages[0].content == "Why is the sky blue?"
 
 
-def test_readme_shows_the_example() -> None:
-    example = (ROOT / "examples" / "stream.py").read_text().partition('"""\n\n')[2]
-    assert f"```python\n{example}```" in (ROOT / "README.md").read_text()
-
-
-def test_readme_shows_the_example_with_openais_client() -> None:
-    example = (ROOT / "examples" / "openai_chat.py").read_text().partition('"""\n\n')[2]
-    assert f"```python\n{example}```" in (ROOT / "README.md").read_text()
+@pytest.mark.parametrize(("name", "page"), [("stream", "clients"), ("openai_chat", "http")])
+def test_a_page_shows_the_example(name: str, page: str) -> None:
+    example = (ROOT / "examples" / f"{name}.py").read_text().partition('"""\n\n')[2]
+    assert f"```python\n{example}```" in (ROOT / "docs" / f"{page}.md").read_text()
 
 
 def test_the_http_page_names_all_fields() -> None:

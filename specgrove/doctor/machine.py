@@ -39,7 +39,7 @@ def processor() -> Finding:
 
 
 def threads(settings: SuiteSettings) -> Iterator[Finding]:
-    """Of a suite with these settings, where they are too many."""
+    """A warning where a suite with these settings has too many threads."""
     if (crowding := crowding_of(settings)) is not None:
         yield warning("threads", crowding)
 
@@ -75,7 +75,7 @@ def gpus() -> Iterator[Finding]:
     """Those that torch finds, and those that it does not."""
     if not torch.cuda.is_available():
         if may_have_gpu():
-            text = f"a GPU is there, and torch {torch.__version__} can't use it: install torch's build for CUDA (README, On a GPU)"
+            text = f"a GPU is there, and torch {torch.__version__} can't use it: install its build for CUDA (docs/operations.md)"
             yield warning("GPU", text)
         else:
             yield ok("GPU", "none; models run on the CPU")

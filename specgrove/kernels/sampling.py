@@ -1,7 +1,7 @@
 """From logits to tokens: the verifier's one choice per node by shared-randomness sampling, and the drafters' top-k.
 
 The choice is ``argmax(target_logprobs + gumbel(seed, position, token_id))``, an exact sample of the target distribution
-(Gumbel-max), and the same one whoever asks: see "The acceptance rule" in docs/architecture.md.
+(Gumbel-max), and the same one whoever asks: see docs/sampling.md.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def _config(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: i
 
 
 _QWEN = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
-README_MODELS = {
+DOCUMENTED_MODELS = {
     "SmolLM2 135M": _config(576, 1536, 30, 9, 3, 49152, tie_word_embeddings=True),
     "Qwen2.5 1.5B": _config(1536, 8960, 28, 12, 2, 151936, tie_word_embeddings=True, **_QWEN),
     "Qwen2.5 7B": _config(3584, 18944, 28, 28, 4, 152064, tie_word_embeddings=False, **_QWEN),
@@ -143,19 +143,19 @@ README_MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", README_MODELS)
-def test_the_readme_tells_what_is_planned(name: str, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(README_MODELS[name])
+@pytest.mark.parametrize("name", DOCUMENTED_MODELS)
+def test_the_models_page_tells_what_is_planned(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(DOCUMENTED_MODELS[name])
     request = replace(REQUEST, dtype="bfloat16", num_slots=32768)
     plans = [
         plan_memory(read_spec(tmp_path), replace(request, quantization=kind))[0] for kind in (None, "int8", "int4")
     ]
     figures = [f"{num_bytes / 1e9:.1f}" for num_bytes in (*(plan.weight_bytes for plan in plans), plans[0].kv_bytes)]
-    assert f"| {name} | {' | '.join(figures)} |" in (Path(__file__).parents[2] / "README.md").read_text()
+    assert f"| {name} | {' | '.join(figures)} |" in (Path(__file__).parents[2] / "docs" / "models.md").read_text()
 
 
 def test_fewer_slots_are_advised_as_many_as_fit(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(README_MODELS["SmolLM2 135M"])
+    (tmp_path / "config.json").write_text(DOCUMENTED_MODELS["SmolLM2 135M"])
     spec, asked = read_spec(tmp_path), replace(REQUEST, num_slots=40_000_000)
     needed = plan_memory(spec, replace(asked, num_slots=100 * 1024 * 8 // 7 + 1))[0].total_bytes
     with pytest.raises(DoesNotFitError, match=r"what would fit: --kv-slots 102400\b"):
