@@ -22,8 +22,8 @@ from specgrove.models.decoder.parameters import Weight
 from specgrove.models.folders.hub import DEMO_LLM, resolve_model
 from specgrove.program.loading import load_decoder
 from specgrove.program.stores import Linear, MemoryWeights
-from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from specgrove.tokenizer import Tokenizer
 
 _WINDOW_LEN = 512
@@ -46,7 +46,7 @@ class QuantizingWeights(MemoryWeights):
 
 def log_likelihoods(runner: ModelRunner, token_ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Of every token but the first given those before it, and the most likely tokens in their places."""
-    builder = BatchBuilder()
+    builder = PassBuilder()
     # A chain is a tree: it has logits for every row.
     builder.add([], (), TreeRows(token_ids, list(range(-1, len(token_ids) - 1)), list(range(len(token_ids)))))
     logits = runner.forward(builder.build())[:-1]

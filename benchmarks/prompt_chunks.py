@@ -22,8 +22,8 @@ from specgrove.kernels.threads import get_isa, set_num_threads
 from specgrove.machine.folders import default_cache_dir
 from specgrove.models.folders.quantized_cache import ensure_quantized
 from specgrove.program.loading import load_decoder
-from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 
 
 def read_prompt(runner: ModelRunner, token_ids: list[int], chunk_len: int) -> None:
@@ -32,7 +32,7 @@ def read_prompt(runner: ModelRunner, token_ids: list[int], chunk_len: int) -> No
     slots = list(range(len(token_ids)))
     for start in range(0, len(context), chunk_len):
         stop = min(start + chunk_len, len(context))
-        builder, is_last = BatchBuilder(), stop == len(context)
+        builder, is_last = PassBuilder(), stop == len(context)
         tree = TreeRows([token_ids[-1]], [-1], [slots[-1]]) if is_last else None
         builder.add(slots[:stop], context[start:stop], tree, choices=[GREEDY] if is_last else None)
         runner.start(builder.build())

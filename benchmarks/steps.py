@@ -20,15 +20,15 @@ import torch
 from rich.progress import track
 
 from specgrove.kernels.bandwidth import ReadBandwidth
+from specgrove.kernels.rows import PassRows
 from specgrove.kernels.sampling import ChoiceParams, RowChoice
 from specgrove.kernels.threads import get_isa, set_num_threads
 from specgrove.models.decoder.family import read_spec
 from specgrove.program.decoder import DTYPES
-from specgrove.program.forward_batch import ForwardBatch
 from specgrove.program.loading import load_decoder
 from specgrove.program.stores import MemoryWeights
-from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 
 NUM_ROWS = (1, 8, 16, 32, 64)
 CHUNK_LEN = 256
@@ -54,14 +54,14 @@ class CalledOneByOne(MemoryWeights):
 def fill(runner: ModelRunner, num_tokens: int) -> None:
     """The first slots. Of slots that were never written all pages are one page of zeros, which is always in a cache."""
     for start in range(0, num_tokens, CHUNK_LEN):
-        builder, chunk = BatchBuilder(), range(start, min(start + CHUNK_LEN, num_tokens))
+        builder, chunk = PassBuilder(), range(start, min(start + CHUNK_LEN, num_tokens))
         builder.add(range(chunk.stop), [0] * len(chunk))
         runner.forward(builder.build())
 
 
-def chain_batch(context_len: int, num_rows: int) -> ForwardBatch:
+def chain_batch(context_len: int, num_rows: int) -> PassRows:
     """A chain of tree nodes after a context, each asked for its greedy choice."""
-    builder, parents = BatchBuilder(), range(-1, num_rows - 1)
+    builder, parents = PassBuilder(), range(-1, num_rows - 1)
     slots = range(context_len, context_len + num_rows)
     builder.add(range(context_len), tree=TreeRows([0] * num_rows, parents, slots), choices=[GREEDY] * num_rows)
     return builder.build()
@@ -74,7 +74,7 @@ def weight_bytes(runner: ModelRunner) -> int:
     return head.vocab.nbytes + sum(linear.nbytes for layer in runner.decoder.layers for linear in layer.linears)
 
 
-def turn_ms(runner: ModelRunner, batch: ForwardBatch) -> list[float]:
+def turn_ms(runner: ModelRunner, batch: PassRows) -> list[float]:
     """Times of some steps in a row, after one that isn't counted."""
     times_ms = []
     for _ in range(STEPS_PER_TURN + 1):

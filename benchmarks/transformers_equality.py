@@ -28,9 +28,9 @@ from specgrove.models.folders.hub import DEMO_LLM, resolve_model
 from specgrove.models.folders.model_files import gguf_of
 from specgrove.models.weights.opening import open_checkpoint
 from specgrove.program.loading import load_decoder
-from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.in_process import InProcessVerifier
 from specgrove.runtime.model_runner import ModelRunner
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.tokenizer import Tokenizer
 
@@ -52,7 +52,7 @@ async def our_output(
 
 def our_logits(runner: ModelRunner, token_ids: list[int]) -> torch.Tensor:
     """Float32 ``[len(token_ids), vocab_size]``: the sequence as a tree that is a chain gives all rows."""
-    builder = BatchBuilder()
+    builder = PassBuilder()
     builder.add([], tree=TreeRows(token_ids, range(-1, len(token_ids) - 1), range(len(token_ids))))
     return runner.forward(builder.build())
 

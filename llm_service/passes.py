@@ -1,4 +1,4 @@
-"""Forward passes of the verifier: a plan's entries as rows, what is remembered of a pass under way, and the pass that may follow at once.
+"""Passes of the verifier: a plan's entries as rows, what is remembered of a pass under way, and the pass that may follow at once.
 
 Used by the engine, which owns sessions, slots and the order of passes. A pass follows *at once* where the device itself takes over the
 tokens that the one before it chooses: the host has it ready, and reads those choices while it runs.
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from llm_service.acceptance import Answers, choices_wanted
 from llm_service.scheduler import StepEntry
 from llm_service.session import PendingWork
-from specgrove.kernels.rows import HAS_LOGITS
+from specgrove.kernels.rows import HAS_LOGITS, PassRows
 from specgrove.kernels.sampling import RowChoice
 from specgrove.loop.request import LogProbs
-from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
-from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
+from specgrove.program.backend import PassOutput
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +86,10 @@ class Pass:
         )
 
 
-def pass_of(parts: tuple[PassPart, ...], *, choices_are_cheap: bool) -> tuple[Pass, ForwardBatch]:
+def pass_of(parts: tuple[PassPart, ...], *, choices_are_cheap: bool) -> tuple[Pass, PassRows]:
     """The rows of an item's part each: the committed tokens that just got slots, and its tree below them."""
     started_s = time.perf_counter()
-    builder = BatchBuilder()
+    builder = PassBuilder()
     known_in_flight, trees = [], []
     for part in parts:
         pending, session = part.pending, part.pending.session
@@ -100,33 +100,33 @@ def pass_of(parts: tuple[PassPart, ...], *, choices_are_cheap: bool) -> tuple[Pa
         if not part.tree_slots:
             builder.add(session.slots, chunk, known=known)
             continue
-        rows = TreeRows(pending.tree.token_ids, pending.tree.parents, part.tree_slots)
+        tree_rows = TreeRows(pending.tree.token_ids, pending.tree.parents, part.tree_slots)
         choices = choices_wanted(session, pending.tree, are_cheap=choices_are_cheap)
-        asked = builder.add(session.slots, chunk, rows, choices=choices, known=known)
+        asked = builder.add(session.slots, chunk, tree_rows, choices=choices, known=known)
         pending.is_in_flight = True
         trees.append(TreeInFlight(pending, part.tree_slots, asked, choices is not None))
-    batch = builder.build()
-    return Pass(parts, tuple(known_in_flight), tuple(trees), started_s, batch.num_rows), batch
+    rows = builder.build()
+    return Pass(parts, tuple(known_in_flight), tuple(trees), started_s, rows.num_rows), rows
 
 
-def next_pass(before: Pass, parts: tuple[PassPart, ...]) -> tuple[Pass, ForwardBatch]:
+def next_pass(before: Pass, parts: tuple[PassPart, ...]) -> tuple[Pass, PassRows]:
     """The next step of a pass's items, a slot each: their roots are its choices (see ``Runner.max_num_ahead``)."""
     started_s = time.perf_counter()
-    builder = BatchBuilder()
+    builder = PassBuilder()
     trees = []
     for tree, part in zip(before.trees, parts, strict=True):
         session = tree.pending.session
         context = session.slots + array("i", tree.slots)
         choice = RowChoice(session.choice_params, len(session.token_ids) + 1)
-        rows = TreeRows([-1 - tree.asked.start], [-1], part.tree_slots)
-        asked = builder.add(context, (), rows, choices=[choice])
+        tree_rows = TreeRows([-1 - tree.asked.start], [-1], part.tree_slots)
+        asked = builder.add(context, (), tree_rows, choices=[choice])
         trees.append(TreeInFlight(tree.pending, part.tree_slots, asked, has_choices=True))
-    batch = builder.build()
-    return Pass(parts, (), tuple(trees), started_s, batch.num_rows), batch
+    rows = builder.build()
+    return Pass(parts, (), tuple(trees), started_s, rows.num_rows), rows
 
 
 def log_probs_by_prompt(
-    known: Sequence[KnownInFlight], output: ForwardOutput
+    known: Sequence[KnownInFlight], output: PassOutput
 ) -> Iterator[tuple[KnownInFlight, Sequence[LogProbs | None]]]:
     """Those of each prompt, in order."""
     start = 0
@@ -135,7 +135,7 @@ def log_probs_by_prompt(
         start += tokens.num_tokens
 
 
-def answers_by_tree(trees: Sequence[TreeInFlight], output: ForwardOutput) -> Iterator[tuple[TreeInFlight, Answers]]:
+def answers_by_tree(trees: Sequence[TreeInFlight], output: PassOutput) -> Iterator[tuple[TreeInFlight, Answers]]:
     """Choices and logits are of trees alone; those of one tree are all choices or all logits."""
     first_logit = 0
     for tree in trees:

@@ -33,8 +33,8 @@ from llm_service.session import PendingWork
 from llm_service.structure import Structures
 from llm_service.work_check import check_work
 from specgrove.errors import InternalError, SpecGroveError
+from specgrove.kernels.rows import PassRows
 from specgrove.loop.request import LogProbs, PromptProgress, Verdict, VerifyWork
-from specgrove.program.forward_batch import ForwardBatch
 from specgrove.runtime.model_runner import Runner, step_ms
 from specgrove.runtime.step_loop import FatalEngineError, WorkItem
 from specgrove.telemetry.logs import of_requests
@@ -146,10 +146,10 @@ class VerifierEngine:
         )
         self._begin(parts, lambda: next_pass(before, parts))
 
-    def _begin(self, parts: tuple[PassPart, ...], make: Callable[[], tuple[Pass, ForwardBatch]]) -> None:
+    def _begin(self, parts: tuple[PassPart, ...], make: Callable[[], tuple[Pass, PassRows]]) -> None:
         try:
-            begun, batch = make()
-            self._runner.start(batch)
+            begun, rows = make()
+            self._runner.start(rows)
         except FatalEngineError:
             raise
         except Exception as error:

@@ -16,9 +16,9 @@ from specgrove.errors import ResourceExhaustedError
 from specgrove.loop.request import TreeShape
 from specgrove.loop.token_tree import TokenTree
 from specgrove.models.decoder.spec import DecoderSpec
-from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.kv_slots import SlotPool
 from specgrove.runtime.model_runner import DraftRunner
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from specgrove.runtime.top_k import TopK
 from specgrove.tokenizer.ssm_vocabulary import Vocabulary
 from ssm_service.draft_tree import ROOT, Beam, DraftTree, Expansion
@@ -183,7 +183,7 @@ class NeuralSsm:
 
     def start_step(self) -> None:
         """Begins one forward pass for all drafts. One that finds no KV slots ends with the levels it has."""
-        builder = BatchBuilder()
+        builder = PassBuilder()
         step = _Step()
         budget = self._max_num_chunk_tokens
         short_len = budget // _SHORT_CHUNK_SHARE
@@ -234,7 +234,7 @@ class NeuralSsm:
         self._step = None
         self.runner.discard()
 
-    def _add_rows(self, builder: BatchBuilder, draft: _Draft) -> range:
+    def _add_rows(self, builder: PassBuilder, draft: _Draft) -> range:
         cache = draft.cache
         if draft.chunk_len:
             start = len(cache.slots)

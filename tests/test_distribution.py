@@ -22,8 +22,8 @@ from specgrove.loop.request import (
 )
 from specgrove.loop.speculation import generate
 from specgrove.program.loading import load_decoder
-from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from specgrove.runtime.step_loop import StepLoop
 from ssm_service.config import PoolConfig
 from ssm_service.draft_tree import Beam, Expansion
@@ -98,7 +98,7 @@ def exact_distribution(runner: ModelRunner, **settings: float) -> dict[tuple[int
         longer = {}
         for output, probability in probabilities.items():
             token_ids = [*PROMPT, *output]
-            builder = BatchBuilder()
+            builder = PassBuilder()
             builder.add([], tree=TreeRows(token_ids, range(-1, len(token_ids) - 1), range(len(token_ids))))
             row = processed_log_probs(fresh.forward(builder.build())[-1], params).exp()
             for token_id in range(VOCAB_SIZE):

@@ -19,7 +19,8 @@ from benchmarks.gpu.card import Card
 from benchmarks.gpu.rows import Row, Times, at_least, broken, by_turns, first_line, skipped
 from specgrove.kernels.cuda.attention import AttentionPlan, tree_attention
 from specgrove.kernels.device_memory import AttentionHeads
-from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
+from specgrove.program.forward_batch import ForwardBatch
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 
 PART = "tree attention"
 HEADS = AttentionHeads(32, 8, 128)
@@ -57,11 +58,11 @@ def make_case(batch_size: int, prefix_len: int, num_nodes: int, heads: Attention
     k_cache, v_cache = (torch.randn(shape, dtype=dtype, device=device) for _ in range(2))
     queries = torch.randn(batch_size * num_nodes, heads.num_heads, head_dim, dtype=dtype, device=device)
     out = torch.empty(len(queries), heads.num_heads * head_dim, dtype=dtype, device=device)
-    builder = BatchBuilder()
+    builder = PassBuilder()
     for sequence in range(batch_size):
         slots = range(sequence * seq_len, (sequence + 1) * seq_len)
         builder.add(slots[:prefix_len], (), TreeRows([0] * num_nodes, tree_parents(num_nodes), slots[prefix_len:]))
-    batch = builder.build().attention
+    batch = ForwardBatch(builder.build()).attention
     plan = AttentionPlan.of(batch, heads, len(queries), device)
     scale = head_dim**-0.5
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.gpu.trace import Trace
 from specgrove.kernels.rows import PassRows
-from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
+from specgrove.program.backend import PassOutput
 from specgrove.runtime.model_runner import Runner
 
 
@@ -73,21 +73,21 @@ class ReplayedRunner:
     def __init__(self, inner: Runner, trace: Trace) -> None:
         self._inner = inner
         self._trace = trace
-        self._batches: deque[ForwardBatch] = deque()
+        self._batches: deque[PassRows] = deque()
         self._num_trees = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def start(self, batch: ForwardBatch) -> None:
+    def start(self, rows: PassRows) -> None:
         """See ``Runner``."""
-        self._inner.start(batch)
-        self._batches.append(batch)
+        self._inner.start(rows)
+        self._batches.append(rows)
 
-    def finish(self) -> ForwardOutput:
+    def finish(self) -> PassOutput:
         """See ``Runner``. Raises ``ValueError`` for requests that aren't greedy: logits are not rewritten."""
         output = self._inner.finish()
-        rows = self._batches.popleft().rows
+        rows = self._batches.popleft()
         trees = [tree for tree in trees_of(rows) if len(tree.asked) > 1]
         if not trees:
             return output
@@ -95,9 +95,9 @@ class ReplayedRunner:
         for tree in trees:
             agree(tree, choices, self._trace.number(self._num_trees), self._inner.spec.vocab_size)
             self._num_trees += 1
-        return ForwardOutput(output.logits[:0], choices)
+        return PassOutput(choices, output.logits[:0])
 
-    def _choices_of(self, output: ForwardOutput, rows: PassRows) -> list[int]:
+    def _choices_of(self, output: PassOutput, rows: PassRows) -> list[int]:
         if any(choice is None or choice.params.temperature > 0 for choice in rows.choices):
             raise ValueError("only greedy requests without log-probabilities can be replayed")
         if output.choices:

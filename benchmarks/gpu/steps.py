@@ -29,11 +29,11 @@ from benchmarks.gpu.models import (
 )
 from benchmarks.gpu.rows import Row, Target, at_most, broken
 from benchmarks.gpu.timed_graphs import TimedGraphs
+from specgrove.kernels.rows import PassRows
 from specgrove.kernels.sampling import ChoiceParams, RowChoice
-from specgrove.program.forward_batch import ForwardBatch
-from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.graph_runner import GraphRunner
 from specgrove.runtime.pass_buffers import PassLimits
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 
 VERIFY_PART, OVERHEAD_PART, SSM_PART = "verify step", "step overhead", "SSM level"
 NUM_NODES, TINY_NUM_NODES = (1, 2, 4, 8, 16, 32, 64), (1, 4)
@@ -83,20 +83,20 @@ class TimedModel:
             self._runner = GraphRunner(decoder, limits, self._graphs, advance)
         for start in range(0, context_len, max_num_nodes):
             end = min(start + max_num_nodes, context_len)
-            builder = BatchBuilder()
+            builder = PassBuilder()
             builder.add(range(end), [token % shape.vocab_size for token in range(start, end)])
             self._runner.start(builder.build())
             self._runner.finish()
 
-    def tree(self, num_nodes: int) -> ForwardBatch:
+    def tree(self, num_nodes: int) -> PassRows:
         """Of a tree after the context: what a verifier asks for."""
-        builder = BatchBuilder()
+        builder = PassBuilder()
         slots = range(self._context_len, self._context_len + num_nodes)
         tree = TreeRows(range(num_nodes), tree_parents(num_nodes), slots)
         builder.add(range(self._context_len), tree=tree, choices=[_GREEDY] * num_nodes)
         return builder.build()
 
-    def verify(self, batch: ForwardBatch, times: PassTimes) -> None:
+    def verify(self, batch: PassRows, times: PassTimes) -> None:
         """From ``start`` to the verdict."""
         self._graphs.forget()
         started_s = time.perf_counter()
@@ -104,7 +104,7 @@ class TimedModel:
         self._runner.finish()
         self._add(times, started_s)
 
-    def level(self, batch: ForwardBatch, times: PassTimes) -> None:
+    def level(self, batch: PassRows, times: PassTimes) -> None:
         """From ``start_top_k`` to ``finish_top_k``."""
         self._graphs.forget()
         started_s = time.perf_counter()

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from specgrove.kernels.rows import PassRows
+from specgrove.loop.request import LogProbs
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class KvCaches:
 
 @dataclass(frozen=True, slots=True)
 class PassOutput:
-    """What a pass gives. Of the asked rows, in order: a choice or logits, as each was asked."""
+    """What a pass gives. Of the asked rows, in order: a choice or logits, as each was asked, or logits of all."""
 
     choices: Sequence[int]
     """Token ids, or one of the constants of ``specgrove.kernels.rows``; empty where all rows have logits."""
@@ -29,6 +30,8 @@ class PassOutput:
     """float32 ``[n, vocab_size]`` on the CPU, of the rows without a choice."""
     hidden: tuple[torch.Tensor, ...] = ()
     """What ``KeepHidden`` handed out, float32, on the backend's device; valid until the next pass."""
+    log_probs: Sequence[LogProbs | None] = ()
+    """Of rows whose next token is known a runner gives these instead of logits, in order; ``None`` where those hold NaN."""
 
 
 class Executable(Protocol):

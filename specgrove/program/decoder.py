@@ -12,17 +12,19 @@ from collections.abc import Callable, Sequence
 import torch
 
 from specgrove.kernels.attention import AttentionBatch
+from specgrove.kernels.rows import PassRows
 from specgrove.models.decoder.parameters import ModelWeights
 from specgrove.models.decoder.rotary import cos_sin_table
 from specgrove.models.decoder.rotary_spec import RotarySpec
 from specgrove.models.decoder.sharding import Shard, heads_of
 from specgrove.models.decoder.spec import DecoderSpec
+from specgrove.program.backend import PassOutput
 from specgrove.program.decoder_ends import Embedding, Head
 from specgrove.program.decoder_layer import DecoderLayer
 from specgrove.program.decoder_ops import RowTensors
 from specgrove.program.decoder_step import decoder_step_of, model_step_of
 from specgrove.program.device_ops import DeviceOps
-from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
+from specgrove.program.forward_batch import ForwardBatch
 from specgrove.program.stores import MemoryWeights, WeightStore
 from specgrove.program.tensor_group import OneRank, TensorGroup
 
@@ -90,17 +92,17 @@ class Decoder:
         return len(self.layers)
 
     def forward(
-        self, batch: ForwardBatch, k_caches: Sequence[torch.Tensor], v_caches: Sequence[torch.Tensor]
-    ) -> ForwardOutput:
-        """A whole model's pass: choices where the batch asks for them and the model runs in one native call, else logits.
+        self, asked: PassRows, k_caches: Sequence[torch.Tensor], v_caches: Sequence[torch.Tensor]
+    ) -> PassOutput:
+        """A whole model's pass: choices where the rows ask for them and the model runs in one native call, else logits.
 
         Caches are one tensor per layer, ``[num_slots, num_kv_heads, head_dim]``, on ``device``; the rows' slots are written.
         """
         if self._model_step is not None:
-            choices, logits = self._model_step(batch.rows, k_caches, v_caches)
-            return ForwardOutput(logits, choices)
-        rows = self.ops.rows(batch)
-        return ForwardOutput(self.logits(self.run_layers(self.embed(rows), rows, k_caches, v_caches), rows).cpu())
+            choices, logits = self._model_step(asked, k_caches, v_caches)
+            return PassOutput(choices, logits)
+        rows = self.ops.rows(ForwardBatch(asked))
+        return PassOutput((), self.logits(self.run_layers(self.embed(rows), rows, k_caches, v_caches), rows).cpu())
 
     def embed(self, rows: RowTensors) -> torch.Tensor:
         """The first stage's beginning: hidden states float32 ``[num_rows, hidden_size]``."""

@@ -1,4 +1,4 @@
-"""The rows of one forward pass as tensors, for decoders that don't run in one native call, and what a pass gives.
+"""The rows of one forward pass as tensors, for decoders that don't run in one native call.
 
 ``specgrove.runtime`` builds batches; the decoder runs them.
 """
@@ -6,15 +6,12 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
 from specgrove.kernels.attention import AttentionBatch
 from specgrove.kernels.rows import PassRows
-from specgrove.loop.request import LogProbs
 
 _CPU = torch.device("cpu")
 
@@ -68,20 +65,6 @@ class ForwardBatch:
     def to(self, device: torch.device) -> ForwardBatch:
         """With the rows' tensors on a device."""
         return self if device == self._device else ForwardBatch(self.rows, device)
-
-
-@dataclass(frozen=True, slots=True)
-class ForwardOutput:
-    """What a pass gives for each row that was asked.
-
-    ``choices`` has the token id chosen, or one of the constants of ``specgrove.kernels.rows``; it is empty where all rows have
-    logits. ``logits`` is float32 ``[n, vocab_size]`` on the CPU, of the rows without a choice, in order. Of rows whose next token is known
-    a runner gives ``log_probs`` instead, in order; None where the logits hold NaN.
-    """
-
-    logits: torch.Tensor
-    choices: Sequence[int] = ()
-    log_probs: Sequence[LogProbs | None] = ()
 
 
 _DTYPES = {"i": torch.int32, "q": torch.int64}

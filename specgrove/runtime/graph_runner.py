@@ -18,10 +18,11 @@ from typing import Protocol
 import torch
 
 from specgrove.kernels.cuda.choices import choose, take_choices, top_k_log_probs
-from specgrove.kernels.rows import HAS_LOGITS
+from specgrove.kernels.rows import HAS_LOGITS, PassRows
+from specgrove.program.backend import PassOutput
 from specgrove.program.decoder import Decoder
 from specgrove.program.device_ops import DeviceOps
-from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
+from specgrove.program.forward_batch import ForwardBatch
 from specgrove.runtime.device_log_probs import log_probs_on_device
 from specgrove.runtime.model_runner import kv_caches
 from specgrove.runtime.pass_buffers import PassBuffers, PassLimits
@@ -119,7 +120,7 @@ def _nothing() -> tuple[torch.Tensor, ...]:
 class _UnderWay:
     """A pass that was begun."""
 
-    batch: ForwardBatch
+    rows: PassRows
     logits: torch.Tensor
     """float32 ``[num_asked, vocab_size]`` on the device."""
     answers: Callable[[], tuple[torch.Tensor, ...]] = _nothing
@@ -196,26 +197,26 @@ class GraphRunner:
         rows = self._buffers.asked_rows(num_asked)
         self._logits[:num_asked].copy_(self.decoder.logits_of(self._hidden, rows))
 
-    def start(self, batch: ForwardBatch) -> None:
+    def start(self, batch: PassRows) -> None:
         """See ``Runner``."""
         with self._running():
-            num_asked = len(batch.rows.asked_rows)
+            num_asked = len(batch.asked_rows)
             if num_asked > self._buffers.limits.max_num_asked:
                 self._in_flight.append(_UnderWay(batch, self._logits_without_graph(batch)))
                 return
             if self._fits(batch):
                 logits = self._replay(batch)
             else:
-                self._buffers.load_choices(batch.rows)
+                self._buffers.load_choices(batch)
                 logits = self._logits_without_graph(batch)
             choose(logits, *self._buffers.choice_arguments(num_asked), self._chosen[:num_asked])
             self._in_flight.append(_UnderWay(batch, logits, self._copied(self._chosen[:num_asked])))
 
-    def finish(self) -> ForwardOutput:
+    def finish(self) -> PassOutput:
         """See ``Runner``."""
         with self._running():
             under_way = self._in_flight.popleft()
-            rows, chosen = under_way.batch.rows, under_way.answers()
+            rows, chosen = under_way.rows, under_way.answers()
             has_choices = len(chosen) > 0
             with_logits = [
                 place
@@ -232,9 +233,9 @@ class GraphRunner:
                 HAS_LOGITS if choice is None else token_id
                 for token_id, choice in zip(chosen[0].tolist() if has_choices else (), rows.choices, strict=has_choices)
             ]
-            return ForwardOutput(wanted.cpu(), choices, log_probs_on_device(under_way.logits, rows.known))
+            return PassOutput(choices, wanted.cpu(), log_probs=log_probs_on_device(under_way.logits, rows.known))
 
-    def start_top_k(self, batch: ForwardBatch, k: int) -> None:
+    def start_top_k(self, batch: PassRows, k: int) -> None:
         """See ``DraftRunner``."""
         with self._running():
             if k > _MAX_K or not self._fits(batch):
@@ -260,16 +261,16 @@ class GraphRunner:
             while self._in_flight:
                 self._in_flight.popleft().answers()
 
-    def _fits(self, batch: ForwardBatch) -> bool:
+    def _fits(self, batch: PassRows) -> bool:
         limits = self._buffers.limits
-        return batch.num_rows <= limits.max_num_rows and len(batch.rows.asked_rows) <= limits.max_num_asked
+        return batch.num_rows <= limits.max_num_rows and len(batch.asked_rows) <= limits.max_num_asked
 
-    def _replay(self, batch: ForwardBatch) -> torch.Tensor:
+    def _replay(self, batch: PassRows) -> torch.Tensor:
         """Begins a pass; the logits of its asked rows, on the device."""
-        num_asked = len(batch.rows.asked_rows)
+        num_asked = len(batch.asked_rows)
         row_bucket = bucket_for(batch.num_rows, self._row_buckets)
         asked_bucket = bucket_for(num_asked, self._asked_buckets) if num_asked else 0
-        self._buffers.load(batch.rows, row_bucket, asked_bucket)
+        self._buffers.load(batch, row_bucket, asked_bucket)
         if (row_bucket, asked_bucket) in self._replays:
             self._replays[row_bucket, asked_bucket]()
         else:
@@ -277,8 +278,8 @@ class GraphRunner:
             self._replays[0, asked_bucket]()
         return self._logits[:num_asked]
 
-    def _logits_without_graph(self, batch: ForwardBatch) -> torch.Tensor:
-        rows = self.decoder.ops.rows(batch)
+    def _logits_without_graph(self, batch: PassRows) -> torch.Tensor:
+        rows = self.decoder.ops.rows(ForwardBatch(batch))
         take_choices(rows.token_ids, self._chosen)
         hidden = self.decoder.run_layers(self.decoder.embed(rows), rows, *self._caches)
         return self.decoder.logits(hidden, rows)

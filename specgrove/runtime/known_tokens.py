@@ -7,13 +7,14 @@ logits give the same bits, whatever asks.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 
 from specgrove.kernels.rows import PassRows
 from specgrove.kernels.sampling import log_prob_of, top_k_log_probs
 from specgrove.loop.request import LogProbs
-from specgrove.program.forward_batch import ForwardOutput
+from specgrove.program.backend import PassOutput
 
 
 def log_probs_of(logits: torch.Tensor, token_id: int, num_top: int) -> LogProbs:
@@ -31,7 +32,7 @@ def log_probs_of(logits: torch.Tensor, token_id: int, num_top: int) -> LogProbs:
     return LogProbs(own, num_before + 1, tuple((token_id, value) for token_id, value in top if value > -math.inf))
 
 
-def with_log_probs(rows: PassRows, output: ForwardOutput) -> ForwardOutput:
+def with_log_probs(rows: PassRows, output: PassOutput) -> PassOutput:
     """A pass's output with log-probabilities in place of the logits of the rows whose next token is known."""
     if not rows.known:
         return output
@@ -48,4 +49,4 @@ def with_log_probs(rows: PassRows, output: ForwardOutput) -> ForwardOutput:
             log_probs.append(log_probs_of(output.logits[row], token.token_id, token.num_top))
         except ValueError:
             log_probs.append(None)
-    return ForwardOutput(output.logits[others], output.choices, log_probs)
+    return replace(output, logits=output.logits[others], log_probs=log_probs)

@@ -1,4 +1,4 @@
-"""Runs forward batches through one decoder and owns its KV cache. Decides nothing: schedulers plan, engines apply."""
+"""Runs passes through one decoder and owns its KV cache. Decides nothing: schedulers plan, engines apply."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Protocol
 
 import torch
 
+from specgrove.kernels.rows import PassRows
 from specgrove.kernels.sampling import ChoiceParams, RowChoice
 from specgrove.models.decoder.spec import DecoderSpec
+from specgrove.program.backend import PassOutput
 from specgrove.program.decoder import Decoder
 from specgrove.program.decoder_ops import RowTensors
-from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
-from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.known_tokens import with_log_probs
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from specgrove.runtime.step_loop import FatalEngineError
 from specgrove.runtime.top_k import TopK, top_k_of
 
@@ -42,12 +43,12 @@ class Runner(Protocol):
     asked for choices only. Not for runners with ``max_num_in_flight`` above 1.
     """
 
-    def start(self, batch: ForwardBatch) -> None:
+    def start(self, rows: PassRows) -> None:
         """Begins a forward; the rows' keys and values go into their slots."""
         ...
 
-    def finish(self) -> ForwardOutput:
-        """Waits for the oldest forward. It has log-probabilities of known tokens, and choices where the batch asked for them, unless this
+    def finish(self) -> PassOutput:
+        """Waits for the oldest forward. It has log-probabilities of known tokens, and choices where they were asked for, unless this
         runner gives logits only.
         """
         ...
@@ -60,7 +61,7 @@ class Runner(Protocol):
 class DraftRunner(Runner, Protocol):
     """What an SSM drives: a pass begun, and ended before the next begins."""
 
-    def start_top_k(self, batch: ForwardBatch, k: int) -> None:
+    def start_top_k(self, rows: PassRows, k: int) -> None:
         """Begins a forward that is asked for the ``k`` most probable tokens after each asked row."""
         ...
 
@@ -81,16 +82,16 @@ class ModelRunner:
         self.spec = decoder.spec
         self.num_slots = num_slots
         self._k_caches, self._v_caches = kv_caches(decoder, num_slots)
-        self._finished: deque[ForwardOutput] = deque()
+        self._finished: deque[PassOutput] = deque()
         self._top_k: deque[TopK] = deque()
 
-    def forward(self, batch: ForwardBatch) -> torch.Tensor:
+    def forward(self, rows: PassRows) -> torch.Tensor:
         """A pass that is asked for logits only: float32 ``[num_logit_rows, vocab_size]`` on the CPU."""
-        return self._run(batch).logits
+        return self._run(rows).logits
 
-    def _run(self, batch: ForwardBatch) -> ForwardOutput:
+    def _run(self, rows: PassRows) -> PassOutput:
         try:
-            return with_log_probs(batch.rows, self.decoder.forward(batch, self._k_caches, self._v_caches))
+            return with_log_probs(rows, self.decoder.forward(rows, self._k_caches, self._v_caches))
         except torch.AcceleratorError as error:  # the device is lost to this process: the supervisor starts another
             raise FatalEngineError(f"{self.decoder.device}: {error}") from error
 
@@ -98,17 +99,17 @@ class ModelRunner:
         """This rank's layers, from hidden states to hidden states."""
         return self.decoder.run_layers(hidden, rows, self._k_caches, self._v_caches)
 
-    def start(self, batch: ForwardBatch) -> None:
+    def start(self, rows: PassRows) -> None:
         """See ``Runner``."""
-        self._finished.append(self._run(batch))
+        self._finished.append(self._run(rows))
 
-    def finish(self) -> ForwardOutput:
+    def finish(self) -> PassOutput:
         """See ``Runner``."""
         return self._finished.popleft()
 
-    def start_top_k(self, batch: ForwardBatch, k: int) -> None:
+    def start_top_k(self, rows: PassRows, k: int) -> None:
         """See ``DraftRunner``."""
-        self._top_k.append(top_k_of(self.forward(batch), k))
+        self._top_k.append(top_k_of(self.forward(rows), k))
 
     def finish_top_k(self, k: int) -> TopK:
         """See ``DraftRunner``."""
@@ -138,24 +139,24 @@ def step_ms(runner: Runner, scratch_slots: list[int]) -> float:
 
     It is asked for greedy choices. No forward may be under way.
     """
-    batch = _chain(scratch_slots, [RowChoice(ChoiceParams(), position) for position in range(len(scratch_slots))])
+    rows = _chain(scratch_slots, [RowChoice(ChoiceParams(), position) for position in range(len(scratch_slots))])
     started_s = time.perf_counter()
-    runner.start(batch)
+    runner.start(rows)
     runner.finish()
     return (time.perf_counter() - started_s) * 1e3
 
 
 def level_ms(runner: DraftRunner, scratch_slots: list[int]) -> float:
     """The same of an SSM's pass that is asked for the most probable tokens."""
-    batch = _chain(scratch_slots, None)
+    rows = _chain(scratch_slots, None)
     started_s = time.perf_counter()
-    runner.start_top_k(batch, _MEASURED_K)
+    runner.start_top_k(rows, _MEASURED_K)
     runner.finish_top_k(_MEASURED_K)
     return (time.perf_counter() - started_s) * 1e3
 
 
-def _chain(slots: list[int], choices: list[RowChoice] | None) -> ForwardBatch:
-    builder = BatchBuilder()
+def _chain(slots: list[int], choices: list[RowChoice] | None) -> PassRows:
+    builder = PassBuilder()
     num_tokens = len(slots)
     builder.add([], tree=TreeRows([0] * num_tokens, range(-1, num_tokens - 1), slots), choices=choices)
     return builder.build()

@@ -16,11 +16,12 @@ import torch.distributed as dist
 
 from specgrove.kernels.rows import PassRows
 from specgrove.models.decoder.parallel_layout import ParallelLayout
-from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
+from specgrove.program.backend import PassOutput
+from specgrove.program.forward_batch import ForwardBatch
 from specgrove.program.tensor_group import DistributedGroup, OneRank, TensorGroup
-from specgrove.runtime.batch_wire import MESSAGE_DTYPE, from_tensor, to_tensor
 from specgrove.runtime.known_tokens import with_log_probs
 from specgrove.runtime.model_runner import ModelRunner, RankFailedError
+from specgrove.runtime.pass_wire import MESSAGE_DTYPE, from_tensor, to_tensor
 from specgrove.runtime.rank_liveness import LivenessMonitor
 
 _STOP = 0  # a batch of no numbers
@@ -103,7 +104,7 @@ class ParallelRunner:
             deque()
         )  # with the logits, unless they are to come
 
-    def start(self, batch: ForwardBatch) -> None:
+    def start(self, batch: PassRows) -> None:
         """See ``Runner``. Raises ``RankFailedError``."""
         try:
             with self._liveness.step():
@@ -111,25 +112,25 @@ class ParallelRunner:
         except Exception as error:  # the other ranks have the batch already: nobody knows where they stand
             raise RankFailedError(f"a step over the ranks failed: {type(error).__name__}: {error}") from error
 
-    def _start(self, batch: ForwardBatch) -> None:
+    def _start(self, batch: PassRows) -> None:
         message = to_tensor(batch)
         self._send_to_all(torch.tensor([message.shape[0]]), message)
         decoder = self._runner.decoder
-        rows = decoder.ops.rows(batch)
+        rows = decoder.ops.rows(ForwardBatch(batch))
         hidden = self._runner.run_stage(decoder.embed(rows), rows)
         if self._links.is_last_stage:
             # Where no logits are wanted the workers don't take part in any.
-            has_logits = len(batch.rows.asked_rows) > 0
+            has_logits = len(batch.asked_rows) > 0
             logits = decoder.logits(hidden, rows).cpu() if has_logits else torch.empty((0, self.spec.vocab_size))
-            self._in_flight.append((batch.rows, logits))
+            self._in_flight.append((batch, logits))
         else:
             self._outbox.send(hidden, self._links.next_rank)
-            self._in_flight.append((batch.rows, None))
+            self._in_flight.append((batch, None))
 
-    def finish(self) -> ForwardOutput:
+    def finish(self) -> PassOutput:
         """See ``Runner``: no choices. Raises ``RankFailedError``."""
         rows, logits = self._in_flight.popleft()
-        return with_log_probs(rows, ForwardOutput(self._received(len(rows.asked_rows)) if logits is None else logits))
+        return with_log_probs(rows, PassOutput((), self._received(len(rows.asked_rows)) if logits is None else logits))
 
     def _received(self, num_rows: int) -> torch.Tensor:
         """Logits from the last stage."""
@@ -170,7 +171,7 @@ def run_worker(runner: ModelRunner, links: RankLinks) -> None:
         message = torch.empty(int(length), dtype=MESSAGE_DTYPE)
         dist.recv(message, 0)
         batch = from_tensor(message)
-        rows = decoder.ops.rows(batch)
+        rows = decoder.ops.rows(ForwardBatch(batch))
         if links.stage == 0:
             hidden = decoder.embed(rows)
         else:
@@ -179,7 +180,7 @@ def run_worker(runner: ModelRunner, links: RankLinks) -> None:
         hidden = runner.run_stage(hidden, rows)
         if not links.is_last_stage:
             outbox.send(hidden, links.next_rank)
-        elif batch.rows.asked_rows:
+        elif batch.asked_rows:
             logits = decoder.logits(hidden, rows).cpu()
             if links.tensor_group.rank == 0:
                 outbox.send(logits, 0)

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from specgrove.program.loading import load_decoder
-from specgrove.runtime.forward_batch import BatchBuilder
 from specgrove.runtime.model_runner import ModelRunner
+from specgrove.runtime.pass_builder import PassBuilder
 
 CHUNK_SIZE = 64  # of the vocabulary, for the two-step top-k
 
@@ -34,7 +34,7 @@ class Teacher:
 
     def step(self, token_ids: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
         """Feeds each of the first rows its token at its position. Returns float32 logits ``[len(token_ids), vocab_size]``."""
-        builder = BatchBuilder()
+        builder = PassBuilder()
         for slots, token_id, position in zip(self._slots, token_ids, positions, strict=False):
             builder.add(slots[: position + 1], [token_id], chunk_logits=True)
         return self._runner.forward(builder.build())

@@ -11,19 +11,20 @@ from benchmarks.gpu.models import TINY_LLM
 from benchmarks.gpu.replay import PassTree, ReplayedRunner, agree, trees_of
 from benchmarks.gpu.trace import TRACE, Trace, accepted_of
 from specgrove.client.output import Chunk, OutputToken
+from specgrove.kernels.rows import PassRows
 from specgrove.kernels.sampling import ChoiceParams, RowChoice
 from specgrove.kernels.trees import walk_tree
-from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
-from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
+from specgrove.program.backend import PassOutput
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 
 GREEDY = RowChoice(ChoiceParams(), 0)
 
 VOCAB_SIZE = 50
 
 
-def tree_pass() -> ForwardBatch:
+def tree_pass() -> PassRows:
     """A chunk whose logits nobody wants, a tree of five nodes, a root alone, and a tree of 70 nodes in a row."""
-    builder = BatchBuilder()
+    builder = PassBuilder()
     builder.add(range(4), [1, 2, 3, 4])
     builder.add(range(4, 6), (), TreeRows([10, 11, 12, 13, 14], [-1, 0, 0, 2, 3], range(6, 11)), choices=[GREEDY] * 5)
     builder.add(range(11, 13), [7], TreeRows([20], [-1], [13]), choices=[GREEDY])
@@ -33,7 +34,7 @@ def tree_pass() -> ForwardBatch:
 
 
 def test_trees_are_found_in_a_pass() -> None:
-    first, root, chain = trees_of(tree_pass().rows)
+    first, root, chain = trees_of(tree_pass())
     assert first == PassTree((0, 1, 2, 3, 4), (10, 11, 12, 13, 14), (-1, 0, 0, 2, 3))
     assert first.longest_path() == [0, 2, 3, 4]
     assert root == PassTree((5,), (20,), (-1,))
@@ -60,16 +61,16 @@ class FixedRunner:
 
     def __init__(self, *, has_choices: bool) -> None:
         self.has_choices = has_choices
-        self.batches: list[ForwardBatch] = []
+        self.batches: list[PassRows] = []
 
-    def start(self, batch: ForwardBatch) -> None:
-        self.batches.append(batch)
+    def start(self, rows: PassRows) -> None:
+        self.batches.append(rows)
 
-    def finish(self) -> ForwardOutput:
-        num_asked = len(self.batches.pop(0).rows.asked_rows)
+    def finish(self) -> PassOutput:
+        num_asked = len(self.batches.pop(0).asked_rows)
         if self.has_choices:
-            return ForwardOutput(torch.zeros(0, VOCAB_SIZE), [1] * num_asked)
-        return ForwardOutput(torch.nn.functional.one_hot(torch.ones(num_asked, dtype=torch.int64), VOCAB_SIZE).float())
+            return PassOutput([1] * num_asked, torch.zeros(0, VOCAB_SIZE))
+        return PassOutput((), torch.nn.functional.one_hot(torch.ones(num_asked, dtype=torch.int64), VOCAB_SIZE).float())
 
     def discard(self) -> None:
         self.batches.clear()
@@ -88,7 +89,7 @@ def test_a_trace_is_replayed(has_choices: bool) -> None:
             choices = runner.finish().choices
             assert choices is not None
             assert choices[5] == 1  # no tree, so nothing is rewritten
-            first, _, chain = trees_of(tree_pass().rows)
+            first, _, chain = trees_of(tree_pass())
             found += [
                 len(walk_tree(tree.token_ids, tree.parents, [choices[place] for place in tree.asked]))
                 for tree in (first, chain)
@@ -97,7 +98,7 @@ def test_a_trace_is_replayed(has_choices: bool) -> None:
 
 
 def test_only_greedy_requests_are_replayed() -> None:
-    builder = BatchBuilder()
+    builder = PassBuilder()
     builder.add([0], (), TreeRows([1, 2], [-1, 0], [1, 2]), choices=[RowChoice(ChoiceParams(temperature=0.5), 0)] * 2)
     runner = ReplayedRunner(FixedRunner(has_choices=True), Trace("by hand", 5, 3, (1,)))  # type: ignore[arg-type]
     runner.start(builder.build())

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from specgrove.kernels import attention, reference, threads
 from specgrove.kernels.attention import AttentionBatch
-from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
+from specgrove.program.forward_batch import ForwardBatch
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 
 NUM_SLOTS = 400
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -32,12 +33,12 @@ def random_batch(rng: random.Random) -> AttentionBatch:
     """Several sequences: prompt chunks, trees (one of more than 64 nodes), and both."""
     slots = list(range(NUM_SLOTS))
     rng.shuffle(slots)
-    builder = BatchBuilder()
+    builder = PassBuilder()
     for context_len, chunk_len, num_nodes in ((0, 0, 5), (70, 9, 0), (33, 0, 70), (1, 1, 1), (40, 8, 12)):
         context = [slots.pop() for _ in range(context_len)]
         tree = random_tree(rng, num_nodes, slots) if num_nodes else None
         builder.add(context, [0] * chunk_len, tree)
-    return builder.build().attention
+    return ForwardBatch(builder.build()).attention
 
 
 def random_caches(dtype: torch.dtype, num_kv_heads: int, head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -129,19 +130,21 @@ def test_a_trees_rows_have_the_bits_of_plain_sequences(seed: int, dtype: torch.d
     tree = random_tree(rng, rng.randrange(1, 80), slots)
     num_nodes = len(tree.slots)
     queries = torch.randn(num_nodes, num_heads, head_dim)
-    builder = BatchBuilder()
+    builder = PassBuilder()
     builder.add(context, (), tree)
-    together = attention.tree_attention(queries, k_cache, v_cache, builder.build().attention, 0.3)
+    together = attention.tree_attention(queries, k_cache, v_cache, ForwardBatch(builder.build()).attention, 0.3)
     for node in rng.sample(range(num_nodes), min(num_nodes, 6)):
         path: list[int] = []
         ancestor = node
         while ancestor >= 0:
             path.insert(0, tree.slots[ancestor])
             ancestor = tree.parents[ancestor]
-        alone = BatchBuilder()
+        alone = PassBuilder()
         alone.add([*context, *path], [0])
         threads.set_num_threads(rng.choice((1, 2)))
-        row = attention.tree_attention(queries[node : node + 1], k_cache, v_cache, alone.build().attention, 0.3)
+        row = attention.tree_attention(
+            queries[node : node + 1], k_cache, v_cache, ForwardBatch(alone.build()).attention, 0.3
+        )
         assert torch.equal(row[0], together[node])
 
 

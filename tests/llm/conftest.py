@@ -9,8 +9,9 @@ import torch
 
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
+from specgrove.kernels.rows import PassRows
+from specgrove.program.backend import PassOutput
 from specgrove.program.decoder import Decoder
-from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 from tests.llm.verifying import Clock
@@ -31,17 +32,17 @@ class RunnerAhead(ModelRunner):
         self.num_ahead = 0
         self._chosen: list[int] = []
 
-    def start(self, batch: ForwardBatch) -> None:
-        token_ids = batch.rows.token_ids
+    def start(self, rows: PassRows) -> None:
+        token_ids = rows.token_ids
         for row, token_id in enumerate(token_ids):
             if token_id < 0:
                 token_ids[row] = max(0, self._chosen[-1 - token_id])
         self.num_ahead += len(self._finished) > 0
         assert len(self._finished) < 2
-        super().start(batch)
+        super().start(rows)
         self._chosen = list(self._finished[-1].choices)
 
-    def finish(self) -> ForwardOutput:
+    def finish(self) -> PassOutput:
         output = super().finish()
         had_logits = len(output.logits) > 0 or len(output.log_probs) > 0
         assert not (had_logits and self._finished), "a later pass has taken the logits' place"

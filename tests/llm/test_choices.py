@@ -11,10 +11,10 @@ from llm_service.config import VerifierConfig
 from llm_service.session import Session
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import InternalError
-from specgrove.kernels.rows import NOT_A_NUMBER
+from specgrove.kernels.rows import NOT_A_NUMBER, PassRows
 from specgrove.loop.request import SamplingParams, Verdict
 from specgrove.loop.token_tree import TokenTree
-from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
+from specgrove.program.backend import PassOutput
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import WorkItem
 from tests.llm.verifying import GREEDY, PROMPT, SAMPLED, opening
@@ -38,9 +38,9 @@ TREE = TokenTree((31, 4, 5), (-1, 0, 0), (0.0, -1.0, -1.0), (0, 1, 1))
 class LogitsOnly(ModelRunner):
     """Makes no choices, as a model over several ranks."""
 
-    def start(self, batch: ForwardBatch) -> None:
-        batch.rows.choices = [None] * len(batch.rows.choices)
-        super().start(batch)
+    def start(self, rows: PassRows) -> None:
+        rows.choices = [None] * len(rows.choices)
+        super().start(rows)
 
 
 class Recording(ModelRunner):
@@ -49,14 +49,14 @@ class Recording(ModelRunner):
     num_choices = num_logits = 0
     spoilt_row: int | None = None
 
-    def finish(self) -> ForwardOutput:
+    def finish(self) -> PassOutput:
         output = super().finish()
         choices = list(output.choices)
         self.num_choices += sum(choice >= 0 for choice in choices)
         self.num_logits += len(output.logits)
         if self.spoilt_row is not None:
             choices[self.spoilt_row] = NOT_A_NUMBER
-        return ForwardOutput(output.logits, choices)
+        return PassOutput(choices, output.logits)
 
 
 def outputs_of(runner: ModelRunner, samplings: list[SamplingParams]) -> list[list[int]]:

@@ -10,10 +10,11 @@ import pytest
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import InternalError
+from specgrove.kernels.rows import PassRows
 from specgrove.loop.request import Verdict, VerifyWork
 from specgrove.loop.token_tree import TokenTree
+from specgrove.program.backend import PassOutput
 from specgrove.program.decoder import Decoder
-from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import FatalEngineError, WorkItem
 from tests.llm.chats import Chat, run_chats
@@ -36,15 +37,15 @@ class Poisonable(ModelRunner):
         self._when = when
         self._is_poisoned: list[bool] = []
 
-    def start(self, batch: ForwardBatch) -> None:
-        is_poisoned = POISON in batch.rows.token_ids
+    def start(self, rows: PassRows) -> None:
+        is_poisoned = POISON in rows.token_ids
         if is_poisoned and self._when == "start":
             self.num_failures += 1
             raise ZeroDivisionError("poison")
-        super().start(batch)
+        super().start(rows)
         self._is_poisoned.append(is_poisoned)
 
-    def finish(self) -> ForwardOutput:
+    def finish(self) -> PassOutput:
         output = super().finish()
         is_poisoned = any(self._is_poisoned) if self._when == "beside" else self._is_poisoned[0]
         del self._is_poisoned[0]
@@ -88,11 +89,11 @@ def test_a_passing_failure_costs_nothing_but_time(runner: ModelRunner) -> None:
     class FailsEveryFifth(ModelRunner):
         num_passes = 0
 
-        def start(self, batch: ForwardBatch) -> None:
+        def start(self, rows: PassRows) -> None:
             self.num_passes += 1
             if self.num_passes % 5 == 0:
                 raise MemoryError("short of memory")
-            super().start(batch)
+            super().start(rows)
 
     failing = FailsEveryFifth(runner.decoder, 400)
     engine = VerifierEngine(failing, VerifierConfig(max_model_len=200))
@@ -174,7 +175,7 @@ def test_an_item_whose_tree_cannot_be_walked_fails_alone(
 
 def test_a_fatal_failure_is_not_tried_again(runner: ModelRunner) -> None:
     class Lost(ModelRunner):
-        def start(self, batch: ForwardBatch) -> None:
+        def start(self, rows: PassRows) -> None:
             raise FatalEngineError("the device is lost")
 
     engine = VerifierEngine(Lost(runner.decoder, 400), VerifierConfig(max_model_len=200))

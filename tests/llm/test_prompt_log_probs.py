@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import InternalError, InvalidRequestError
+from specgrove.kernels.rows import PassRows
 from specgrove.loop.request import LogProbs, PromptProgress, SamplingParams, Verdict, VerifyWork
-from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
+from specgrove.program.backend import PassOutput
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import WorkItem
 from tests.conftest import TINY_VOCAB_SIZE
@@ -132,17 +133,17 @@ class Recording(ModelRunner):
         self.nums_known: list[int] = []
         self.fails_at = self.spoils_at = -1
 
-    def start(self, batch: ForwardBatch) -> None:
-        self.nums_known.append(len(batch.rows.known))
-        super().start(batch)
+    def start(self, rows: PassRows) -> None:
+        self.nums_known.append(len(rows.known))
+        super().start(rows)
 
-    def finish(self) -> ForwardOutput:
+    def finish(self) -> PassOutput:
         output = super().finish()
         number = len(self.nums_known) - 1
         if number == self.fails_at:
             raise MemoryError("short of memory")
         if number == self.spoils_at:
-            return ForwardOutput(output.logits, output.choices, [*output.log_probs[:-1], None])
+            return replace(output, log_probs=[*output.log_probs[:-1], None])
         return output
 
 

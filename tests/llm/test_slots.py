@@ -15,9 +15,10 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
+from specgrove.kernels.rows import PassRows
 from specgrove.loop.request import LogProbs, SamplingParams
+from specgrove.program.backend import PassOutput
 from specgrove.program.decoder import Decoder
-from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.runtime.model_runner import ModelRunner
 from tests.llm.conftest import RunnerAhead
 from tests.llm.router_sessions import NUM_LOG_PROBS
@@ -38,12 +39,12 @@ class LateTwoInFlight(TwoInFlight):
 
     def __init__(self, decoder: Decoder, num_slots: int) -> None:
         super().__init__(decoder, num_slots)
-        self._begun: list[ForwardBatch] = []
+        self._begun: list[PassRows] = []
 
-    def start(self, batch: ForwardBatch) -> None:
-        self._begun.append(batch)
+    def start(self, rows: PassRows) -> None:
+        self._begun.append(rows)
 
-    def finish(self) -> ForwardOutput:
+    def finish(self) -> PassOutput:
         super().start(self._begun.pop(0))
         return super().finish()
 

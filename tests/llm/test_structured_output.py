@@ -17,7 +17,7 @@ from llm_service.verifier import VerifierEngine
 from specgrove.errors import InvalidRequestError
 from specgrove.loop.request import SamplingParams, SessionParams, Verdict, VerifyWork
 from specgrove.loop.token_tree import TokenTree
-from specgrove.program.forward_batch import ForwardOutput
+from specgrove.program.backend import PassOutput
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import WorkItem
 from specgrove.structures.grammars import GrammarCompiler
@@ -173,11 +173,11 @@ class Failing(ModelRunner):
 
     is_spoilt = False
 
-    def finish(self) -> ForwardOutput:
+    def finish(self) -> PassOutput:
         output = super().finish()
         if self.is_spoilt and len(output.logits) > 2:
             self.is_spoilt = False
-            return ForwardOutput(output.logits[:2], output.choices)
+            return replace(output, logits=output.logits[:2])
         return output
 
 

@@ -10,8 +10,8 @@ import torch
 from specgrove.models.decoder.family import read_spec
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.program.loading import load_decoder
-from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from tests.conftest import save_tiny_llama
 
 PROMPTS = ([5, 1, 44, 90, 3, 3, 17, 60, 2, 8, 31], [7], [96, 0, 12, 13])
@@ -31,7 +31,7 @@ def chunked_logits(runner: ModelRunner, token_ids: list[int], chunk_len: int) ->
     rows = []
     for start in range(0, len(token_ids), chunk_len):
         for end in range(start + 1, min(start + chunk_len, len(token_ids)) + 1):
-            builder = BatchBuilder()
+            builder = PassBuilder()
             builder.add(slots[:end], token_ids[start:end], chunk_logits=True)
             rows.append(runner.forward(builder.build()))
     return torch.cat(rows)
@@ -60,7 +60,7 @@ def test_tree_nodes_equal_their_sequences_bit_for_bit(tiny_llama: Path, dtype: t
     runner = ModelRunner(load_decoder(tiny_llama, dtype), num_slots=64)
     context, tree_ids, parents = [5, 1, 44, 90], [3, 10, 11, 12, 13, 14], [-1, 0, 0, 1, 3, 2]
     chunked_logits(runner, context, len(context))
-    builder = BatchBuilder()
+    builder = PassBuilder()
     # A second sequence in the batch must change nothing, nor must slots that are out of order.
     builder.add([60, 61], [1, 2], chunk_logits=True)
     rows = builder.add([3, 4, 5, 6], (), TreeRows(tree_ids, parents, [30, 22, 25, 21, 40, 20]))

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from specgrove.kernels.rows import PassRows
 from specgrove.models.decoder.family import read_spec
 from specgrove.models.decoder.sharding import Shard
 from specgrove.models.weights.quantization import quantize_folder
 from specgrove.program.forward_batch import ForwardBatch
 from specgrove.program.loading import load_decoder
 from specgrove.program.stores import MemoryWeights, WeightStore
-from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from tests.models.families import VARIANTS, save_tiny
 from tests.models.test_decoder import PROMPTS
 
@@ -36,14 +37,14 @@ class Cached:
             [torch.zeros(shape, dtype=dtype) for _ in range(self.decoder.num_layers)] for _ in range(2)
         )
 
-    def forward(self, batch: ForwardBatch) -> torch.Tensor:
-        return self.decoder.forward(batch, self.k_caches, self.v_caches).logits
+    def forward(self, rows: PassRows) -> torch.Tensor:
+        return self.decoder.forward(rows, self.k_caches, self.v_caches).logits
 
 
-def _batches() -> list[ForwardBatch]:
+def _batches() -> list[PassRows]:
     """Two prompts, one of them in three chunks, the first without logits; then trees of six nodes and of one."""
     first, second = list(range(3, 3 + len(PROMPTS[0]))), [40, 41, 42, 43]
-    start, prompts, chunk, trees = BatchBuilder(), BatchBuilder(), BatchBuilder(), BatchBuilder()
+    start, prompts, chunk, trees = PassBuilder(), PassBuilder(), PassBuilder(), PassBuilder()
     start.add(first[:4], PROMPTS[0][:4])
     prompts.add(first[:9], PROMPTS[0][4:9], chunk_logits=True)
     prompts.add(second, PROMPTS[2], chunk_logits=True)
@@ -57,8 +58,8 @@ def _assert_both_ways_are_equal(folder: Path, dtype: torch.dtype) -> None:
     in_one_call, one_by_one = (Cached(folder, dtype, store) for store in (MemoryWeights(), CalledOneByOne()))
     assert in_one_call.decoder._model_step is not None
     assert one_by_one.decoder._model_step is None
-    for batch in _batches():
-        assert torch.equal(in_one_call.forward(batch), one_by_one.forward(batch))
+    for rows in _batches():
+        assert torch.equal(in_one_call.forward(rows), one_by_one.forward(rows))
     for ours, theirs in zip(
         in_one_call.k_caches + in_one_call.v_caches, one_by_one.k_caches + one_by_one.v_caches, strict=True
     ):
@@ -82,12 +83,12 @@ def test_quantised_weights_too(variant: str, bits: int, tmp_path: Path) -> None:
 
 
 def test_a_stage_of_a_pipeline_runs_its_layers(tiny_llama: Path) -> None:
-    batch, spec = _batches()[1], read_spec(tiny_llama)
+    rows, spec = _batches()[1], read_spec(tiny_llama)
     torch.manual_seed(0)
-    hidden = torch.randn(batch.num_rows, spec.hidden_size)
+    hidden = torch.randn(rows.num_rows, spec.hidden_size)
     results = []
     for store in (MemoryWeights(), CalledOneByOne()):
         shard = Shard(0, 1, 1, spec.num_layers, is_first_stage=False)
         stage = Cached(tiny_llama, torch.bfloat16, store, shard)
-        results.append(stage.decoder.run_layers(hidden.clone(), batch, stage.k_caches, stage.v_caches))
+        results.append(stage.decoder.run_layers(hidden.clone(), ForwardBatch(rows), stage.k_caches, stage.v_caches))
     assert torch.equal(*results)

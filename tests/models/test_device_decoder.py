@@ -20,8 +20,8 @@ from specgrove.models.weights.quantization import quantize_folder
 from specgrove.program.device_ops import DeviceOps
 from specgrove.program.device_weights import DeviceWeights, StreamedWeights
 from specgrove.program.loading import load_decoder
-from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from tests.devices import DEVICES
 from tests.kernels.cuda.conftest import assert_as_exact_as_torch
 from tests.models.families import DEVICE_VARIANTS, VARIANTS, save_tiny
@@ -47,10 +47,10 @@ def runner_of(folder: Path, dtype: torch.dtype, device: torch.device) -> ModelRu
 def tree_logits(runner: ModelRunner) -> torch.Tensor:
     """Of a tree's nodes after a context of five tokens; others' rows are in the same pass."""
     context = list(range(40, 45))
-    builder = BatchBuilder()
+    builder = PassBuilder()
     builder.add(context, PROMPT[:5])
     runner.forward(builder.build())
-    builder = BatchBuilder()
+    builder = PassBuilder()
     builder.add(list(range(50, 53)), PROMPT[:3])
     rows = builder.add(context, (), TreeRows(*TREE, [30, 22, 25, 21, 27, 29]))
     builder.add([60], [7], chunk_logits=True)
@@ -61,7 +61,7 @@ def last_logits(runner: ModelRunner, token_ids: list[int], chunk_lens: list[int]
     """After all tokens, computed in chunks of these lengths."""
     start = 0
     for chunk_len in chunk_lens:
-        builder = BatchBuilder()
+        builder = PassBuilder()
         end = start + chunk_len
         builder.add(list(range(3, 3 + end)), token_ids[start:end], chunk_logits=True)
         logits = runner.forward(builder.build())

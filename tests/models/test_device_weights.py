@@ -19,8 +19,8 @@ from specgrove.models.planning.memory_plan import MemoryRequest, plan_memory
 from specgrove.program.device_weights import Copies, DeviceWeights, StreamCopies, StreamedWeights
 from specgrove.program.loading import load_decoder
 from specgrove.program.stores import Linear
-from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from tests.devices import DEVICES
 from tests.models.families import VARIANTS, save_tiny
 from tests.models.test_decoder import PROMPTS, chunked_logits
@@ -74,7 +74,7 @@ def test_logits_equal_transformers(variant: str, device: torch.device, tmp_path:
         expected = model(torch.tensor([PROMPTS[0]])).logits[0]
     for chunk_len in (1, 3, len(PROMPTS[0])):
         assert (chunked_logits(runner, PROMPTS[0], chunk_len) - expected).abs().max() <= 1e-4
-    builder = BatchBuilder()
+    builder = PassBuilder()
     context = PROMPTS[0][:7]
     chunked_logits(runner, context, len(context))
     builder.add(list(range(3, 10)), (), TreeRows([3, 10, 11, 12], [-1, 0, 0, 2], [30, 22, 25, 21]))
@@ -116,7 +116,7 @@ def num_copies_by_pass(folder: Path, max_bytes: int) -> list[int]:
     runner = ModelRunner(load_decoder(folder, torch.float32, store=store), 64)
     nums = []
     for position in range(3):
-        builder = BatchBuilder()
+        builder = PassBuilder()
         builder.add(list(range(position + 1)), [5], chunk_logits=True)
         runner.forward(builder.build())
         nums.append(copies.num_copies)

@@ -13,8 +13,8 @@ from specgrove.models.decoder.sharding import Shard
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.program.loading import load_decoder
 from specgrove.program.tensor_group import OneRank
-from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.model_runner import ModelRunner
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from tests.models.families import VARIANTS, VOCAB_SIZE, save_tiny
 from tests.models.test_decoder import PROMPTS, chunked_logits
 
@@ -56,7 +56,7 @@ def test_trees_equal_their_sequences(variant: str, tmp_path: Path) -> None:
     runner = ModelRunner(load_decoder(tmp_path, torch.float32), num_slots=64)
     context = PROMPTS[0][:7]
     chunked_logits(runner, context, len(context))
-    builder = BatchBuilder()
+    builder = PassBuilder()
     builder.add(list(range(3, 10)), (), TreeRows(_TREE_IDS, _PARENTS, [30, 22, 25, 21, 40, 20]))
     logits = runner.forward(builder.build())
     for node in range(len(_TREE_IDS)):

@@ -11,17 +11,17 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from specgrove.kernels.rows import HAS_LOGITS
+from specgrove.kernels.rows import HAS_LOGITS, PassRows
 from specgrove.kernels.sampling import ChoiceParams, KnownToken, RowChoice, choose
+from specgrove.program.backend import PassOutput
 from specgrove.program.device_weights import DeviceWeights
-from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
 from specgrove.program.loading import load_decoder
 from specgrove.runtime.device_log_probs import log_probs_on_device
-from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.graph_runner import CudaGraphs, GraphRunner, Graphs, bucket_for, buckets
 from specgrove.runtime.known_tokens import log_probs_of
 from specgrove.runtime.model_runner import ModelRunner, step_ms
 from specgrove.runtime.pass_buffers import PassLimits
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from specgrove.runtime.step_loop import FatalEngineError
 from specgrove.runtime.top_k import top_k_of
 from tests.devices import DEVICES
@@ -56,15 +56,15 @@ class Both:
     def _decoder(self, folder: Path, device: torch.device):  # type: ignore[no-untyped-def]
         return load_decoder(folder, torch.bfloat16, store=DeviceWeights(device, has_kernels=True))
 
-    def check(self, batch: ForwardBatch) -> None:
-        known, batch.rows.known = batch.rows.known, {}
+    def check(self, batch: PassRows) -> None:
+        known, batch.known = batch.known, {}
         expected = self.without.forward(batch)  # logits of all asked rows
-        batch.rows.known = known
+        batch.known = known
         self.with_graphs.start(batch)
         output = self.with_graphs.finish()
         self._check_known(expected, known, output)
         expected = expected[[place for place in range(len(expected)) if place not in known]]
-        choices = [choice for place, choice in enumerate(batch.rows.choices) if place not in known]
+        choices = [choice for place, choice in enumerate(batch.choices) if place not in known]
         with_logits = [row for row, choice in enumerate(choices) if choice is None or not output.choices]
         assert torch.equal(output.logits, expected[with_logits])
         if output.choices:
@@ -74,7 +74,7 @@ class Both:
             ]
             assert [choice for place, choice in enumerate(output.choices) if place not in known] == wanted
 
-    def _check_known(self, logits: torch.Tensor, known: Mapping[int, KnownToken], output: ForwardOutput) -> None:
+    def _check_known(self, logits: torch.Tensor, known: Mapping[int, KnownToken], output: PassOutput) -> None:
         for (place, token), found in zip(known.items(), output.log_probs, strict=True):
             wanted = log_probs_of(logits[place], token.token_id, token.num_top)
             assert found is not None
@@ -86,9 +86,9 @@ class Both:
                 assert found.log_prob == found.top[found.rank - 1][1]
 
 
-def random_pass(rng: random.Random, slots: list[int], contexts: dict[int, list[int]]) -> ForwardBatch:
+def random_pass(rng: random.Random, slots: list[int], contexts: dict[int, list[int]]) -> PassRows:
     """Sequences that go on by a chunk, and trees after others, with and without choices."""
-    builder = BatchBuilder()
+    builder = PassBuilder()
     for sequence in rng.sample(range(6), rng.choice([1, 1, 2, 3])):
         context = contexts.setdefault(sequence, [])
         if len(context) < 4 or rng.random() < 0.3:
@@ -126,15 +126,15 @@ def test_passes_equal_those_without_graphs(variant: str, device: torch.device, g
 
 def test_passes_beyond_the_limits_run_without_graphs(device: torch.device, graphs: Graphs, tmp_path: Path) -> None:
     both = Both(tmp_path, device, graphs)
-    builder = BatchBuilder()
+    builder = PassBuilder()
     builder.add(list(range(20)), [5] * 20, chunk_logits=True)
     both.check(builder.build())
     choices = [RowChoice(ChoiceParams(), 20)] * 7
-    builder = BatchBuilder()
+    builder = PassBuilder()
     builder.add(list(range(20)), (), TreeRows([1] * 7, range(-1, 6), list(range(30, 37))), choices=choices)
     batch = builder.build()
     both.check(batch)  # choices may be left to whoever has the logits
-    builder = BatchBuilder()
+    builder = PassBuilder()
     builder.add(list(range(20)), [5] * 20, TreeRows([6], [-1], [40]), choices=[RowChoice(ChoiceParams(), 21)])
     both.check(builder.build())  # too many rows, few of them asked
     both.with_graphs.start_top_k(batch, 3)
@@ -145,7 +145,7 @@ def test_passes_beyond_the_limits_run_without_graphs(device: torch.device, graph
 def test_known_tokens_beside_a_choice(num_rows: int, device: torch.device, graphs: Graphs, tmp_path: Path) -> None:
     """Within the limits, and beyond them."""
     both = Both(tmp_path, device, graphs)
-    builder = BatchBuilder()
+    builder = PassBuilder()
     known = {place: KnownToken((7 * place) % VOCAB_SIZE, 3) for place in range(num_rows)}
     tree = TreeRows([6], [-1], [40])
     builder.add(list(range(num_rows)), [5] * num_rows, tree, choices=[RowChoice(ChoiceParams(), 21)], known=known)
@@ -167,7 +167,7 @@ def test_known_tokens_after_rows_that_are_no_numbers(device: torch.device, graph
 @pytest.mark.parametrize("k", [1, 5, 64, VOCAB_SIZE])
 def test_most_probable_tokens(k: int, device: torch.device, graphs: Graphs, tmp_path: Path) -> None:
     both = Both(tmp_path, device, graphs)
-    builder = BatchBuilder()
+    builder = PassBuilder()
     builder.add([4, 9], [3, 7], TreeRows([1, 2, 8], [-1, 0, 0], [20, 21, 22]))
     batch = builder.build()
     expected = top_k_of(both.without.forward(batch), k)
@@ -184,7 +184,7 @@ def test_rows_that_fill_a_pass_write_nothing(device: torch.device, graphs: Graph
         cache.fill_(7.0)
     if device.type == "cuda":
         torch.cuda.synchronize()  # the runner has a stream of its own
-    builder = BatchBuilder()
+    builder = PassBuilder()
     builder.add([11, 5, 8], [1, 2, 3])  # a bucket of 4
     runner.start(builder.build())
     assert runner.finish().logits.shape == (0, VOCAB_SIZE)
@@ -197,7 +197,7 @@ def test_short_memory_fails_the_pass_and_nothing_else(
     device: torch.device, graphs: Graphs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = Both(tmp_path, device, graphs)
-    builder = BatchBuilder()
+    builder = PassBuilder()
     builder.add(list(range(20)), [5] * 20, chunk_logits=True)  # takes more than any graph
     batch = builder.build()
     for error, expected in (
@@ -228,15 +228,15 @@ def test_a_pass_takes_over_what_the_one_before_chooses(
     device: torch.device, graphs: Graphs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = Both(tmp_path, device, graphs)
-    builder = BatchBuilder()
+    builder = PassBuilder()
     builder.add([1, 2], [3, 4])
     builder.add([5], [6])
     both.check(builder.build())
     params = [ChoiceParams(), ChoiceParams(temperature=0.9, seed=5)]
 
-    def step(number: int, token_ids: list[int]) -> ForwardBatch:
+    def step(number: int, token_ids: list[int]) -> PassRows:
         """The rows of two sequences, in another order each time."""
-        builder = BatchBuilder()
+        builder = PassBuilder()
         order = [(0, [1, 2]), (1, [5])][:: 1 if number % 2 else -1]
         for (sequence, context), token_id in zip(order, token_ids, strict=True):
             slots = [*context, *range(20 + 10 * sequence, 20 + 10 * sequence + number)]
@@ -264,11 +264,11 @@ def test_a_pass_takes_over_what_the_one_before_chooses(
 
 def test_discarded_passes_leave_nothing(device: torch.device, graphs: Graphs, tmp_path: Path) -> None:
     both = Both(tmp_path, device, graphs)
-    builder = BatchBuilder()
+    builder = PassBuilder()
     builder.add([1, 2], [3, 4], chunk_logits=True)
     both.with_graphs.start(builder.build())
     both.with_graphs.discard()
-    builder = BatchBuilder()
+    builder = PassBuilder()
     builder.add([5], [9], chunk_logits=True)
     both.check(builder.build())
 

@@ -14,13 +14,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from specgrove.kernels.rows import PassRows
 from specgrove.kernels.sampling import KnownToken
 from specgrove.loop.request import LogProbs
 from specgrove.models.decoder.parallel_layout import ParallelLayout
-from specgrove.program.forward_batch import ForwardBatch
 from specgrove.runtime import parallel_runner
-from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
 from specgrove.runtime.parallel_runner import ParallelRunner, RankLinks, run_worker
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from specgrove.runtime.step_loop import FatalEngineError
 from tests.runtime.toy_ranks import VOCAB_SIZE, WAIT_S, Network, Stage, Watch
 
@@ -80,9 +80,9 @@ def suite_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[SuiteOf]:
         suite.wait_for_ends()
 
 
-def batch_of(*token_ids: int, is_asked: bool = True) -> ForwardBatch:
+def batch_of(*token_ids: int, is_asked: bool = True) -> PassRows:
     """A tree of these tokens, which is asked for logits; or a prompt's chunk."""
-    builder = BatchBuilder()
+    builder = PassBuilder()
     slots = range(len(token_ids))
     if is_asked:
         builder.add([], (), TreeRows(token_ids, range(-1, len(token_ids) - 1), slots))
@@ -152,7 +152,7 @@ def test_known_tokens_have_log_probabilities_instead_of_logits(
     suite_of: SuiteOf, tensor_size: int, num_stages: int
 ) -> None:
     suite = suite_of(tensor_size, num_stages)
-    builder = BatchBuilder()
+    builder = PassBuilder()
     known = {0: KnownToken(2, 1), 2: KnownToken(0, 0)}
     builder.add(range(3), [5, 6, 7], TreeRows([9], [-1], [3]), known=known)
     suite.runner.start(builder.build())

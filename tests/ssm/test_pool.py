@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from specgrove.errors import DeadlineExceededError, InvalidRequestError, SessionClosedError, StaleBaseError
+from specgrove.kernels.rows import PassRows
 from specgrove.loop.request import Draft, DraftWork, TreeShape
-from specgrove.program.forward_batch import ForwardBatch, ForwardOutput
+from specgrove.program.backend import PassOutput
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import WorkItem
 from ssm_service.config import PoolConfig
@@ -160,9 +161,9 @@ def test_who_only_reads_computes_no_logits(runners: list[ModelRunner], monkeypat
     num_asked: list[int] = []
     forward = runners[0].decoder.forward
 
-    def watched(batch: ForwardBatch, *caches: Any) -> ForwardOutput:
-        num_asked.append(len(batch.rows.asked_rows))
-        return forward(batch, *caches)
+    def watched(rows: PassRows, *caches: Any) -> PassOutput:
+        num_asked.append(len(rows.asked_rows))
+        return forward(rows, *caches)
 
     monkeypatch.setattr(runners[0].decoder, "forward", watched)
     pool = DrafterPool([NeuralSsm("beam", runners[0], Beam(2), None, max_num_chunk_tokens=4)], PoolConfig())
@@ -195,8 +196,8 @@ def test_a_broken_ssm_costs_its_own_trees_only(runners: list[ModelRunner], monke
     forward = runners[0].forward
     nums_rows = []
 
-    def spoilt(batch: ForwardBatch) -> torch.Tensor:
-        logits = forward(batch)
+    def spoilt(rows: PassRows) -> torch.Tensor:
+        logits = forward(rows)
         if not nums_rows:
             logits[0] = torch.nan  # the first session's; the second's are in row 1
         nums_rows.append(len(logits))

@@ -10,7 +10,7 @@ import torch
 from specgrove.kernels.attention import AttentionBatch
 from specgrove.kernels.cuda.attention import AttentionPlan, tree_attention
 from specgrove.kernels.device_memory import AttentionHeads
-from specgrove.runtime.forward_batch import BatchBuilder
+from specgrove.runtime.pass_builder import PassBuilder
 from tests.kernels.cuda.conftest import poisoned
 from tests.kernels.test_attention import random_tree
 
@@ -99,7 +99,7 @@ def long_batch(context_len: int, num_nodes: int) -> AttentionBatch:
     """A tree after a context of several splits."""
     rng = random.Random(context_len)
     slots = rng.sample(range(NUM_SLOTS), NUM_SLOTS)
-    builder = BatchBuilder()
+    builder = PassBuilder()
     context = [slots.pop() for _ in range(context_len)]
     builder.add(context, (), random_tree(rng, num_nodes, slots))
     return builder.build().attention

@@ -12,7 +12,8 @@ from specgrove.kernels import reference
 from specgrove.kernels.cuda import attention
 from specgrove.kernels.cuda.attention import AttentionPlan, tree_attention
 from specgrove.kernels.device_memory import HEAD_DIMS, AttentionHeads
-from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
+from specgrove.program.forward_batch import ForwardBatch
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from tests.kernels.cuda.attention_cases import DTYPES, HEADS, NUM_SLOTS, Case, long_batch, row_slots
 from tests.kernels.cuda.conftest import assert_as_exact_as_torch
 from tests.kernels.test_attention import random_batch, random_tree
@@ -72,19 +73,19 @@ def test_a_trees_rows_have_the_bits_of_plain_sequences(
     together = case.run(batch)
     for row in (0, 5, 11, 23):
         slots = row_slots(batch, row, 0)
-        alone, in_chunk = BatchBuilder(), BatchBuilder()
+        alone, in_chunk = PassBuilder(), PassBuilder()
         alone.add(slots[:-1], (), TreeRows([0], [-1], [slots[-1]]))
         in_chunk.add(slots, [0])
         for builder in (alone, in_chunk):
-            assert torch.equal(case.run(builder.build().attention, slice(row, row + 1))[0], together[row])
+            assert torch.equal(case.run(ForwardBatch(builder.build()).attention, slice(row, row + 1))[0], together[row])
 
 
 def test_parts_are_put_together_in_levels(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """66 splits, 9 spans: the last of them alone in its group of eight."""
     rng = random.Random(0)
-    builder = BatchBuilder()
+    builder = PassBuilder()
     builder.add([rng.randrange(NUM_SLOTS) for _ in range(66 * 256 - 3)], (), TreeRows([0], [-1], [7]))
-    batch = builder.build().attention
+    batch = ForwardBatch(builder.build()).attention
     case = Case(batch, (2, 1, 64), torch.float16, device)
     found = []
     for num_processors, num_items in ((1000, 66), (1, 9)):
@@ -131,12 +132,12 @@ def test_handing_on_is_repeatable(
     on_gpu = device.type == "cuda"
     num_sequences, num_repeats, heads = (12, 400, (32, 8, 128)) if on_gpu else (2, 1, (4, 2, 64))
     rng = random.Random(0)
-    builder = BatchBuilder()
+    builder = PassBuilder()
     for sequence in range(num_sequences):
         context = [rng.randrange(NUM_SLOTS // 2) for _ in range(2300 + 700 * sequence)]
         slots = rng.sample(range(NUM_SLOTS // 2, NUM_SLOTS), num_nodes)
         builder.add(context, (), random_tree(rng, num_nodes, slots))
-    batch = builder.build().attention
+    batch = ForwardBatch(builder.build()).attention
     case = Case(batch, heads, torch.bfloat16, device)
     queries = case.queries.to(device)
     k_cache, v_cache = (cache.to(device) for cache in case.caches)
@@ -180,11 +181,11 @@ def test_tensors_must_be_aligned(device: torch.device) -> None:
 def test_other_sequences_change_no_bit(device: torch.device) -> None:
     rng = random.Random(0)
     slots = rng.sample(range(NUM_SLOTS), NUM_SLOTS)
-    builder, own = BatchBuilder(), BatchBuilder()
+    builder, own = PassBuilder(), PassBuilder()
     builder.add([slots.pop() for _ in range(600)], (), random_tree(rng, 9, slots))
     context, tree = [slots.pop() for _ in range(100)], random_tree(rng, 12, slots)
     for each in (builder, own):
         each.add(context, (), tree)
-    batch = builder.build().attention
+    batch = ForwardBatch(builder.build()).attention
     case = Case(batch, (3, 1, 64), torch.float16, device)
-    assert torch.equal(case.run(batch)[9:], case.run(own.build().attention, slice(9, 21)))
+    assert torch.equal(case.run(batch)[9:], case.run(ForwardBatch(own.build()).attention, slice(9, 21)))

@@ -9,7 +9,7 @@ import torch
 
 from specgrove.kernels.cuda.attention import AttentionPlan, write_plan
 from specgrove.kernels.device_memory import AttentionHeads, PlanCapacity
-from specgrove.runtime.forward_batch import BatchBuilder
+from specgrove.runtime.pass_builder import PassBuilder
 from tests.kernels.cuda.attention_cases import long_batch
 from tests.kernels.test_attention import random_tree
 
@@ -29,7 +29,7 @@ def test_a_plan_fits_into_its_capacity(heads: AttentionHeads, seed: int) -> None
     """Also where limits are what the batch takes."""
     rng = random.Random(seed)
     slots = rng.sample(range(20_000), 20_000)
-    builder, num_used, longest = BatchBuilder(), 0, 0
+    builder, num_used, longest = PassBuilder(), 0, 0
     for _ in range(rng.choice([1, 3, 40])):
         context = [slots.pop() for _ in range(rng.choice([1, 70, 511, 2000]))]
         if rng.random() < 0.3:
@@ -46,8 +46,8 @@ def test_a_plan_fits_into_its_capacity(heads: AttentionHeads, seed: int) -> None
     capacity = PlanCapacity.of(heads, batch.num_rows, longest, num_used, 3)
     out = torch.empty(capacity.num_numbers, dtype=torch.int32)
     device = torch.device("cpu")
-    num_numbers = write_plan(batch.rows, heads, out, capacity.num_split_items, device)
-    plan = AttentionPlan.of(batch.attention, heads, batch.num_rows, device)
+    num_numbers = write_plan(batch, heads, out, capacity.num_split_items, device)
+    plan = AttentionPlan.of(batch, heads, batch.num_rows, device)
     assert torch.equal(out[:num_numbers], plan.numbers)
     num_items, num_tiles, splits_per_item, first_item, first_tile = out[:5].tolist()
     assert splits_per_item in (1, 8)
@@ -58,9 +58,9 @@ def test_a_plan_fits_into_its_capacity(heads: AttentionHeads, seed: int) -> None
     assert leaves_partials[:num_split_items].all()
     assert num_split_items <= capacity.num_split_items
     with pytest.raises(ValueError, match="int32 numbers, and room for 9"):
-        write_plan(batch.rows, heads, out[:9], num_split_items, device)
+        write_plan(batch, heads, out[:9], num_split_items, device)
     if num_split_items:
         with pytest.raises(
             ValueError, match=f"{num_split_items} items that leave partial results, and room for {num_split_items - 1}"
         ):
-            write_plan(batch.rows, heads, out, num_split_items - 1, device)
+            write_plan(batch, heads, out, num_split_items - 1, device)

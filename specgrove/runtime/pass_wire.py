@@ -1,4 +1,4 @@
-"""A forward batch as one message, for the ranks of a parallel model, and back. Choices are not sent: ranks give logits."""
+"""The rows of a pass as one message, for the ranks of a parallel model, and back. Choices are not sent: ranks give logits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from array import array
 import torch
 
 from specgrove.kernels.rows import PassRows
-from specgrove.program.forward_batch import ForwardBatch
 
 _PARTS = {
     "token_ids": "q",
@@ -29,15 +28,15 @@ MESSAGE_DTYPE = torch.uint8
 _LEN_BYTES = 8
 
 
-def to_tensor(batch: ForwardBatch) -> torch.Tensor:
+def to_tensor(rows: PassRows) -> torch.Tensor:
     """The lengths of the parts, then the parts, as the bytes they have in memory: a long context is many numbers."""
-    parts = [getattr(batch.rows, name) for name in _PARTS]
+    parts = [getattr(rows, name) for name in _PARTS]
     lengths = array("q", map(len, parts))
     return torch.frombuffer(bytearray().join([lengths, *parts]), dtype=MESSAGE_DTYPE)
 
 
-def from_tensor(message: torch.Tensor) -> ForwardBatch:
-    """The batch that ``to_tensor`` was given, asked for logits only."""
+def from_tensor(message: torch.Tensor) -> PassRows:
+    """The rows that ``to_tensor`` was given, asked for logits only."""
     values = message.numpy().data
     end = len(_PARTS) * _LEN_BYTES
     lengths = array("q", bytes(values[:end]))
@@ -48,4 +47,4 @@ def from_tensor(message: torch.Tensor) -> ForwardBatch:
         part.frombytes(values[start:end])
         setattr(rows, name, part)
     rows.choices = [None] * len(rows.asked_rows)
-    return ForwardBatch(rows)
+    return rows

@@ -1,4 +1,4 @@
-"""Builds the rows of one forward pass from the sequences that take part: chunks of committed tokens and tree nodes.
+"""Builds the rows of one pass from the sequences that take part: chunks of committed tokens and tree nodes.
 
 Used by both services' schedulers. A row sees its sequence's context up to its own position, and its ancestors in the tree.
 """
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from specgrove.kernels.rows import PassRows
 from specgrove.kernels.sampling import KnownToken, RowChoice
 from specgrove.kernels.trees import ancestor_masks
-from specgrove.program.forward_batch import ForwardBatch
 
 NOTHING_KNOWN: Mapping[int, KnownToken] = {}
 
@@ -29,8 +28,8 @@ class TreeRows:
     first_new: int = 0
 
 
-class BatchBuilder:
-    """Collects sequences, then builds the batch."""
+class PassBuilder:
+    """Collects sequences, then gives the rows of a pass over them."""
 
     def __init__(self) -> None:
         self._rows = PassRows()
@@ -105,8 +104,8 @@ class BatchBuilder:
             rows.row_context_len.append(context_len)
             self._masks.append(masks[node * mask_len : (node + 1) * mask_len])
 
-    def build(self) -> ForwardBatch:
-        """The batch; at least one row must have been added, and none may be added any more."""
+    def build(self) -> PassRows:
+        """The rows; at least one must have been added, and none may be added any more."""
         mask_len = max(8, max(map(len, self._masks)))
         self._rows.row_masks.frombytes(b"".join(mask.ljust(mask_len, b"\0") for mask in self._masks))
-        return ForwardBatch(self._rows)
+        return self._rows

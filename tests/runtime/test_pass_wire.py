@@ -1,4 +1,4 @@
-"""Batches on their way to other ranks: what comes out is what went in."""
+"""Passes on their way to other ranks: what comes out is what went in."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specgrove.kernels.sampling import ChoiceParams, RowChoice
-from specgrove.runtime.batch_wire import from_tensor, to_tensor
-from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
+from specgrove.runtime.pass_wire import from_tensor, to_tensor
 
 
 @given(
@@ -19,7 +19,7 @@ from specgrove.runtime.forward_batch import BatchBuilder, TreeRows
     has_choices=st.booleans(),
 )
 def test_a_batch_arrives_as_it_was_sent(contexts: list[int], chunk_len: int, num_nodes: int, has_choices: bool) -> None:
-    builder = BatchBuilder()
+    builder = PassBuilder()
     for number, context_len in enumerate(contexts):
         slots = [2**31 - 1 - number * 1000 - i for i in range(context_len)]
         choices = [RowChoice(ChoiceParams(), node) for node in range(num_nodes)] if has_choices else None
@@ -27,8 +27,8 @@ def test_a_batch_arrives_as_it_was_sent(contexts: list[int], chunk_len: int, num
         builder.add(slots, range(min(chunk_len, context_len)), tree, choices=choices if tree else None)
     if not builder.num_rows:
         builder.add([], (), TreeRows([96], [-1], [0]))
-    batch = builder.build()
-    sent, received = batch.rows, from_tensor(to_tensor(batch)).rows
+    rows = builder.build()
+    sent, received = rows, from_tensor(to_tensor(rows))
     received.check()
     for part in fields(sent):
         expected = [None] * len(sent.asked_rows) if part.name == "choices" else getattr(sent, part.name)
