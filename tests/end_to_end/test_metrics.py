@@ -20,7 +20,7 @@ from specgrove.client.output import Usage
 from specgrove.loop.request import SpeculationOptions
 from specgrove.suite.processes import Suite
 from tests.addresses import free_address
-from tests.metrics.scraping import Samples, samples_of, value
+from tests.telemetry.scraping import Samples, samples_of, value
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]

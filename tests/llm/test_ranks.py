@@ -21,7 +21,7 @@ from llm_service import ranks, service
 from llm_service.arguments import parse_arguments
 from llm_service.config import is_rank
 from specgrove.models.decoder.parallel_layout import ParallelLayout
-from tests.killed_owner import leave_folder_of_killed
+from tests.machine.killed_owner import leave_folder_of_killed
 
 CONFIG = parse_arguments(["--tensor-parallel", "2", "--pipeline-parallel", "2"])
 

@@ -25,7 +25,7 @@ from specgrove.structures.structured_output import StructuredOutput
 from tests.conftest import TINY_VOCAB_SIZE
 from tests.llm.chats import Chat, run_chats
 from tests.llm.verifying import PROMPT, SAMPLED, Clock, ask, incremental, opening, random_tree, run
-from tests.structures import EOS, choice, fits, random_structure, regex, schema, tiny_vocabulary
+from tests.structures.examples import EOS, choice, fits, random_structure, regex, schema, tiny_vocabulary
 
 TOKENIZER = tiny_vocabulary()
 MAX_TOKENS = 60

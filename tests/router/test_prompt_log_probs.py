@@ -15,11 +15,11 @@ from specgrove.loop.request import PromptProgress, SessionParams
 from specgrove.serving.status import error_from_rpc
 from specgrove.v1 import router_pb2, token_tree_pb2
 from specgrove.wire import works
+from tests.loop.loops import run
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
 from tests.router.toy_language import EOS, toy_output
 from tests.router.toy_services import CONTEXT_LEN, ToyLlm, toy_log_probs
 from tests.router.toy_suite import ToySuite, toy_suite
-from tests.speculation.loops import run
 from tests.waiting import until
 
 

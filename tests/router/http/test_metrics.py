@@ -8,9 +8,9 @@ import pytest
 from router.config import MetricsConfig
 from specgrove.serving.api_keys import ApiKeys
 from specgrove.v1 import router_pb2
-from tests.metrics.scraping import Samples, samples_of, value
 from tests.router.http.asking import ask, http_suite
 from tests.router.toy_suite import ToySuite, toy_suite
+from tests.telemetry.scraping import Samples, samples_of, value
 from tests.waiting import until
 
 # What Prometheus accepts first.

@@ -10,10 +10,10 @@ from specgrove.loop.request import Draft, DraftWork, GenerationRequest, Sampling
 from specgrove.loop.speculation import generate
 from specgrove.loop.statistics import GenerationStatistics
 from specgrove.loop.token_tree import TokenTree
+from tests.loop.loops import PROMPT, Counting, FixedShape, Planned, run, run_planned
 from tests.router.toy_language import VOCAB_SIZE, toy_next, toy_output
 from tests.router.toy_services import CONTEXT_LEN, ToyLlm
 from tests.router.toy_ssm import ToySsm
-from tests.speculation.loops import PROMPT, Counting, FixedShape, Planned, run, run_planned
 
 
 async def test_without_drafters_the_verifier_goes_on_by_itself() -> None:

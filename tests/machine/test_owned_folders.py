@@ -12,7 +12,7 @@ import pytest
 from specgrove.machine import owned_folders
 from specgrove.machine.owned_folders import temporary_folder
 from specgrove.suite.processes import Suite, SuiteConfig
-from tests.killed_owner import leave_folder_of_killed
+from tests.machine.killed_owner import leave_folder_of_killed
 
 CONFIG = SuiteConfig(llm_folder=Path("/model"))
 

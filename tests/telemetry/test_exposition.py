@@ -9,7 +9,7 @@ from prometheus_client import generate_latest
 
 from specgrove.telemetry.metrics import Histogram, Kind, Metric, Reading
 from specgrove.telemetry.metrics.exposition import VllmNames, make_registry
-from tests.metrics.scraping import samples_of, value
+from tests.telemetry.scraping import samples_of, value
 
 REQUESTS = Metric("things_total", Kind.COUNTER, "Things.", labels=("kind",), vllm_name="vllm:things_total")
 WAITING = Metric("things_waiting", Kind.GAUGE, "Waiting.")

@@ -21,10 +21,10 @@ from specgrove.loop.request import (
 from specgrove.loop.speculation import generate
 from specgrove.loop.statistics import GenerationStatistics
 from specgrove.loop.token_tree import TokenTree
+from tests.loop.loops import PROMPT, FixedShape, run
 from tests.router.toy_language import VOCAB_SIZE, toy_next, toy_output
 from tests.router.toy_services import CONTEXT_LEN, ToyLlm
 from tests.router.toy_ssm import ToySsm
-from tests.speculation.loops import PROMPT, FixedShape, run
 from tests.waiting import until
 
 

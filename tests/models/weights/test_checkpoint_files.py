@@ -18,10 +18,10 @@ from specgrove.models.weights.safetensors_files import weight_files_of
 from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 from tests.conftest import save_tiny_llama
+from tests.files.test_json_files import LFS_POINTER
 from tests.models.families import save_tiny
 from tests.models.quantized_folders import edit_config
 from tests.models.test_decoder import PROMPTS, chunked_logits
-from tests.test_json_files import LFS_POINTER
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 

@@ -14,10 +14,10 @@ from specgrove.errors import UnavailableError
 from specgrove.loop import speculation
 from specgrove.loop.request import GenerationRequest, TreeShape, Verdict, VerifyWork
 from specgrove.loop.speculation import generate
+from tests.loop.loops import PROMPT, Counting, Dying, Planned, run_planned
 from tests.router.toy_language import VOCAB_SIZE, toy_output
 from tests.router.toy_services import CONTEXT_LEN
 from tests.router.toy_ssm import ToySsm
-from tests.speculation.loops import PROMPT, Counting, Dying, Planned, run_planned
 
 TREE = TreeShape(6, 3)
 NOTHING = TreeShape(0, 0, num_steps=64)

@@ -11,10 +11,10 @@ from specgrove.errors import InternalError, UnavailableError, WorkLostError
 from specgrove.loop.drafting import Drafting
 from specgrove.loop.request import Draft, DraftedTree, DraftWork, GenerationRequest, TreeShape, Verdict, VerifyWork
 from specgrove.loop.token_tree import TokenTree
+from tests.loop.loops import PROMPT, Dying, run
 from tests.router.toy_language import VOCAB_SIZE, toy_output
 from tests.router.toy_services import ToyLlm
 from tests.router.toy_ssm import ToySsm
-from tests.speculation.loops import PROMPT, Dying, run
 from tests.waiting import recorded_waits
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.waiting import LIMIT_S
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 PROGRAMS = ["router/__main__.py", "llm_service/__main__.py", "ssm_service/__main__.py", "specgrove/cli/__init__.py"]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from specgrove.machine.folders import default_cache_dir, provide_home
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 UNKNOWN_USER = """
 import pwd, sys
 

@@ -151,7 +151,7 @@ def test_the_models_page_tells_what_is_planned(name: str, tmp_path: Path) -> Non
         plan_memory(read_spec(tmp_path), replace(request, quantization=kind))[0] for kind in (None, "int8", "int4")
     ]
     figures = [f"{num_bytes / 1e9:.1f}" for num_bytes in (*(plan.weight_bytes for plan in plans), plans[0].kv_bytes)]
-    assert f"| {name} | {' | '.join(figures)} |" in (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    assert f"| {name} | {' | '.join(figures)} |" in (Path(__file__).parents[3] / "docs" / "models.md").read_text()
 
 
 def test_fewer_slots_are_advised_as_many_as_fit(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from specgrove.structures import grammars
 from specgrove.structures.grammars import GrammarCompiler, OutputMatcher, check_structure, check_text
 from specgrove.structures.structured_output import ANY_JSON_OBJECT, StructuredOutput
 from specgrove.tokenizer import Tokenizer
-from tests.models import test_gguf_tokenizer as gguf_files
-from tests.structures import choice, fits, grammar, random_structure, regex, schema, tiny_vocabulary
+from tests.models.folders import test_gguf_tokenizer as gguf_files
+from tests.structures.examples import choice, fits, grammar, random_structure, regex, schema, tiny_vocabulary
 from tests.tokenizer import shapes
 
 TINY = tiny_vocabulary()
