@@ -29,7 +29,7 @@ class PassOutput:
     logits: torch.Tensor
     """float32 ``[n, vocab_size]`` on the CPU, of the rows without a choice."""
     hidden: tuple[torch.Tensor, ...] = ()
-    """What ``KeepHidden`` handed out, float32, on the backend's device; valid until the next pass."""
+    """What ``KeepHidden`` handed out, float32, on the backend's device; the caller's own."""
     log_probs: Sequence[LogProbs | None] = ()
     """Of rows whose next token is known a runner gives these instead of logits, in order; ``None`` where those hold NaN."""
 

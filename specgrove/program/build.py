@@ -54,7 +54,8 @@ from specgrove.program.stores import WeightStore
 Progress = Callable[[int, int], None]
 
 # The buffers of every program. There are two for what attention or the MLP adds to the hidden states: a norm in place would be slow.
-_HIDDEN, _NORMED, _ADDED, _OTHER, _WIDE, _QUERIES, _INNER = range(7)
+_NAMES = ("hidden", "normed", "added", "other", "wide", "queries", "inner")
+_HIDDEN, _NORMED, _ADDED, _OTHER, _WIDE, _QUERIES, _INNER = range(len(_NAMES))
 
 
 def build(
@@ -88,7 +89,7 @@ class _Builder:
         self._rotary_tables: dict[RotarySpec, torch.Tensor] = {}
         self._ops: list[Op] = []
         self._num_kept = 0
-        self._widths = [0] * 7  # of the buffers, as wide as was needed yet
+        self._widths = [0] * len(_NAMES)  # of the buffers, as wide as was needed yet
         # What is still to be added to the hidden states: the next norm does it in the same pass over memory.
         self._delta: Buffer | None = None
 
@@ -116,8 +117,9 @@ class _Builder:
             self._keep()
         self._store.end_unit()
         self._store.end()
-        specs = tuple(BufferSpec(width, self._is_input(buffer)) for buffer, width in enumerate(self._widths))
-        return Program(tuple(self._ops), specs, self._heads, len(indices), self._num_kept)
+        sizes = enumerate(zip(self._widths, _NAMES, strict=True))
+        buffers = tuple(BufferSpec(width, self._is_input(buffer), name) for buffer, (width, name) in sizes)
+        return Program(tuple(self._ops), buffers, self._heads, len(indices), self._num_kept, self._dtype)
 
     # The ends.
 

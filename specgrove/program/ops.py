@@ -29,6 +29,8 @@ class BufferSpec:
     width: int
     is_input: bool = False
     """Only linears and attention read it: it may hold numbers that are rounded to what they take. Others are float32."""
+    name: str = ""
+    """For readers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +226,8 @@ class Program:
     """So many pairs of caches."""
     num_kept: int = 0
     """Hidden states that are handed out."""
+    dtype: torch.dtype = torch.float32
+    """Of plain weights and of caches."""
 
     def segments(self) -> Iterator[tuple[Op, ...]]:
         """The ops between two that need somebody else (``SumRanks``, ``LoadUnit``), and each of these by itself, in order."""
@@ -238,6 +242,14 @@ class Program:
                 run.append(op)
         if run:
             yield tuple(run)
+
+    def linears(self) -> Iterator[Linear]:
+        """In the order of their use."""
+        for op in self.ops:
+            if isinstance(op, Multiply):
+                yield op.linear
+            elif isinstance(op, Choose):
+                yield op.vocab
 
     def index(self, is_wanted: Callable[[Op], bool]) -> int | None:
         """Where the first such op stands."""

@@ -116,8 +116,7 @@ class TorchProgram:
         _check_places(self.program, rows, caches)
         running = _Pass(self, _Rows.of(rows, self.device), caches, hidden)
         for op in self.program.ops:
-            if not running.run(op):
-                break
+            running.run(op)
         return running.output()
 
 
@@ -168,6 +167,7 @@ class _Pass:
         self._executable, self._caches, self._input = executable, caches, hidden
         self._rows = rows
         self._buffers: dict[Buffer, torch.Tensor] = {}
+        self._is_over = False
         self._kept: list[torch.Tensor] = []
         self._logits: torch.Tensor | None = None
 
@@ -178,8 +178,9 @@ class _Pass:
     def _vocab_size(self) -> int:
         return next((sum(op.widths) for op in self._executable.program.ops if isinstance(op, Choose)), 0)
 
-    def run(self, op: Op) -> bool:
-        """Whether there is anything left to do."""
+    def run(self, op: Op) -> None:
+        if self._is_over and not isinstance(op, LoadUnit):  # units come in by turns all the same
+            return
         buffers, rows = self._buffers, self._rows
         match op:
             case Embed():
@@ -214,7 +215,7 @@ class _Pass:
             case TakeRows():
                 self._buffers = {buffer: buffers[buffer].index_select(0, rows.asked) for buffer in op.buffers}
                 self._rows = rows.taken()
-                return len(rows.asked) > 0
+                self._is_over = len(rows.asked) == 0
             case SumRanks():
                 buffers[op.x] = self._executable.group.sum(buffers[op.x])
             case LoadUnit():
@@ -226,7 +227,6 @@ class _Pass:
                 self._logits = logits.cpu()
             case _:
                 assert_never(op)
-        return True
 
     def _embed(self, op: Embed) -> torch.Tensor:
         ids = self._rows.token_ids - op.first_id
