@@ -1,6 +1,6 @@
 """Token-tree operations over plain lists: native, and free of torch, because the router merges trees.
 
-``specgrove.loop.token_tree.TokenTree`` is the value they work on; ``specgrove.kernels.reference`` has each of them in plain Python.
+``specgrove.loop.token_tree.TokenTree`` is the value they work on; ``tests/kernels/reference_trees.py`` has each of them in plain Python.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from specgrove.kernels import reference_sampling as reference
 from specgrove.kernels.sampling import (
     NO_ADJUSTMENTS,
     ChoiceParams,
@@ -22,6 +21,7 @@ from specgrove.kernels.sampling import (
     processed_log_probs,
     top_k_log_probs,
 )
+from tests.kernels import reference_sampling as reference
 from tests.kernels.examples import examples
 
 MINUS_INFINITY = float("-inf")

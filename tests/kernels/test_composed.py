@@ -13,6 +13,7 @@ from specgrove.kernels.attention import AttentionBatch
 from specgrove.kernels.composed_linear import ComposedLinear, ComposedQuantizedLinear
 from specgrove.kernels.quantized_linear import quantize
 from tests.devices import DEVICES
+from tests.kernels import reference_linears
 from tests.kernels.test_attention import random_batch, random_caches
 
 ACTIVATIONS: list[Activation] = ["silu", "gelu", "gelu_tanh", "relu"]
@@ -98,14 +99,14 @@ def test_linears_equal_float64(
     torch.manual_seed(0)
     x, weight, bias = torch.randn(70, 96), torch.randn(50, 96), torch.randn(50)
     found = ComposedLinear(weight.to(device, copy=True), bias.to(device, copy=True))(x.to(device, copy=True))
-    assert close(found, reference.linear(x, weight, bias), 1e-4)
+    assert close(found, reference_linears.linear(x, weight, bias), 1e-4)
     assert ComposedLinear(weight.to(device, copy=True), None)(x[:0].to(device)).shape == (0, 50)
     for bits, group_size in ((8, None), (8, 32), (4, 32), (4, None)):
         quantized = quantize(weight, bits, group_size)
         linear = ComposedQuantizedLinear(quantized, bias.to(device, copy=True), torch.float32)
         assert linear.nbytes < weight.nbytes / 2
         linear.parts = tuple(part.to(device, copy=True) for part in linear.parts)
-        assert close(linear(x.to(device, copy=True)), reference.linear(x, quantized.dequantized(), bias), 1e-4)
+        assert close(linear(x.to(device, copy=True)), reference_linears.linear(x, quantized.dequantized(), bias), 1e-4)
 
 
 @pytest.mark.gpu

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from specgrove.kernels import reference, threads
+from specgrove.kernels import threads
 from specgrove.kernels.linear import PackedLinear
 from specgrove.kernels.quantized_linear import QuantizedLinear, quantize
+from tests.kernels import reference_linears
 from tests.kernels.tile_data import product_bf16
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -24,7 +25,7 @@ def test_equals_float64(isa: str, dtype: torch.dtype, out_features: int, in_feat
     linear = PackedLinear(weight, bias)
     for num_rows in (1, 2, 5, 6, 7, 13, 14, 33):
         x = torch.randn(num_rows, in_features, generator=generator)
-        found, expected = linear(x), reference.linear(x, weight, bias)
+        found, expected = linear(x), reference_linears.linear(x, weight, bias)
         assert found.shape == (num_rows, out_features)
         # Errors of float32 sums grow with their length; weights of 16 bits are exact in both.
         assert (found - expected).abs().max() <= 2e-7 * in_features + 1e-6

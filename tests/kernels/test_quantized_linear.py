@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from specgrove.kernels import reference, threads
+from specgrove.kernels import threads
 from specgrove.kernels.quantized_linear import CODE_DTYPES, QuantizedLinear, QuantizedWeight
+from tests.kernels import reference_linears
 
 # Outputs, inputs, group size; the last groups are whole rows. Chunks of inputs of all lengths: whole, half, and padded.
 SHAPES = [
@@ -35,7 +36,7 @@ def weight_of(out_features: int, in_features: int, group_size: int, bits: int, h
 
 def in_float32(x: torch.Tensor, weight: QuantizedWeight, bias: torch.Tensor | None) -> torch.Tensor:
     """The same steps in torch: a sum for each group, scaled and added up in the order of the groups."""
-    groups = reference.rounded_inputs(x, weight.group_size).view(len(x), -1, weight.group_size)
+    groups = reference_linears.rounded_inputs(x, weight.group_size).view(len(x), -1, weight.group_size)
     codes = weight.codes.float().view(weight.out_features, -1, weight.group_size)
     out = torch.zeros(len(x), weight.out_features) if bias is None else bias.expand(len(x), -1).clone()
     for group in range(groups.shape[1]):
@@ -56,7 +57,7 @@ def test_is_as_close_to_float64_as_torch(
         linear = QuantizedLinear(weight, bias)
         for num_rows in (1, 2, 5, 11, 12, 13, 33):
             x = torch.randn(num_rows, in_features)
-            found, expected = linear(x), reference.quantized_linear(x, weight, bias)
+            found, expected = linear(x), reference_linears.quantized_linear(x, weight, bias)
             assert found.shape == (num_rows, out_features)
             allowed = 2 * (in_float32(x, weight, bias) - expected).abs().max()
             assert (found - expected).abs().max() <= allowed + 1e-6 * expected.abs().max()
@@ -148,7 +149,7 @@ def test_inputs_of_all_sizes(isa: str, bits: int, has_mins: bool) -> None:
     weight = weight_of(20, 128, 64, bits, has_mins)
     x = torch.randn(5, 128) * torch.tensor([1e-30, 1e30, 1.0, 0.0, 1.0])[:, None]
     x[2, 40], x[4, :64] = 1e6, 0.0
-    found, expected = QuantizedLinear(weight)(x), reference.quantized_linear(x, weight)
+    found, expected = QuantizedLinear(weight)(x), reference_linears.quantized_linear(x, weight)
     largest = expected.abs().amax(1, keepdim=True)
     assert ((found - expected).abs() <= 1e-5 * largest).all()
     assert (found[3] == 0).all()

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from specgrove.kernels import reference_sampling as reference
 from specgrove.kernels import sampling
 from specgrove.kernels.sampling import ChoiceParams, TokenAdjustments
+from tests.kernels import reference_sampling as reference
 
 EULER_GAMMA = 0.5772156649
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specgrove.kernels import reference, trees
+from specgrove.kernels import trees
 from specgrove.loop.token_tree import TokenTree, merge_trees
+from tests.kernels import reference_trees
 
 
 @st.composite
@@ -36,7 +37,7 @@ def arrays(tree: TokenTree) -> trees.Arrays:
 @given(st.lists(token_trees(), min_size=1, max_size=4), st.integers(1, 60))
 def test_merging(drafted: list[TokenTree], max_num_nodes: int) -> None:
     found = trees.merge_trees([arrays(tree) for tree in drafted], max_num_nodes)
-    assert found == reference.merge_trees([arrays(tree) for tree in drafted], max_num_nodes)
+    assert found == reference_trees.merge_trees([arrays(tree) for tree in drafted], max_num_nodes)
     merged = merge_trees(drafted, max_num_nodes)
     merged.validated(vocab_size=8, max_num_nodes=max_num_nodes)
 
@@ -57,10 +58,10 @@ def test_merging_unites_sources_and_keeps_the_better_probability() -> None:
 @settings(max_examples=60, deadline=None)
 @given(token_trees(max_num_nodes=150), st.data())
 def test_masks_and_walks(tree: TokenTree, data: st.DataObject) -> None:
-    assert trees.ancestor_masks(tree.parents) == reference.ancestor_masks(tree.parents)
+    assert trees.ancestor_masks(tree.parents) == reference_trees.ancestor_masks(tree.parents)
     choices = data.draw(st.lists(st.integers(0, 4), min_size=tree.num_nodes, max_size=tree.num_nodes))
     walked = trees.walk_tree(tree.token_ids, tree.parents, choices)
-    assert walked == reference.walk_tree(tree.token_ids, tree.parents, choices)
+    assert walked == reference_trees.walk_tree(tree.token_ids, tree.parents, choices)
 
 
 @pytest.mark.parametrize(

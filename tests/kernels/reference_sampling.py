@@ -1,4 +1,7 @@
-"""References of the sampling ops, see ``specgrove.kernels.reference``: noise, choices, log-probabilities. Used by tests only."""
+"""Noise, choices and log-probabilities in pure torch: slow, obviously correct, and what the native ones are tested against.
+
+Where bits are promised (the noise) these are the same float32 operations in the same order as in csrc/cpu.
+"""
 
 from __future__ import annotations
 
