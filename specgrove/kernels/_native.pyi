@@ -1,4 +1,7 @@
 from collections.abc import Sequence
+from typing import TypeAlias
+
+MAX_HEAD_DIM: int
 
 class DType:
     float32: DType
@@ -61,6 +64,37 @@ class AttentionPlan:
         num_rows: int,
         num_mask_words: int,
     ) -> None: ...
+
+OpField: TypeAlias = DType | Activation | AnyLinear | int | float | Sequence[int]
+
+class KvCaches:
+    def __init__(self, *, keys: Sequence[int], values: Sequence[int], dtype: DType, num_slots: int) -> None: ...
+
+class Program:
+    def __init__(self, widths: Sequence[int]) -> None: ...
+    def add(self, kind: str, **fields: OpField) -> None: ...
+    def begin(
+        self,
+        *,
+        num_rows: int,
+        token_ids: int,
+        positions: int,
+        slots: int,
+        plan: AttentionPlan,
+        caches: KvCaches,
+        hidden: int,
+        kept: Sequence[int],
+        asked_rows: int,
+        choices: Sequence[tuple[ChoiceParams, int] | None],
+        logits: int,
+        logits_width: int,
+    ) -> None: ...
+    def run(self, first: int, end: int) -> None: ...
+    def choices(self) -> list[int]: ...
+    def buffer(self, place: int, width: int) -> memoryview: ...
+    @property
+    def num_rows(self) -> int: ...
+    def __len__(self) -> int: ...
 
 class Residual:
     pre_norm: Residual

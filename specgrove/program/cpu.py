@@ -1,0 +1,168 @@
+"""Runs a program on the CPU: a native interpreter over its ops, with no Python between them.
+
+Between ops that need somebody else (``SumRanks``, ``LoadUnit``) a segment is one native call. The native program holds addresses in the
+program's weights, which live as long as this object does. Every op works row by row: a row's bits don't depend on the rows beside it.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from specgrove.kernels import _native
+from specgrove.kernels.checks import check, native_dtype
+from specgrove.kernels.rows import PassRows
+from specgrove.program.backend import KvCaches, PassOutput
+from specgrove.program.cpu_ops import native_program
+from specgrove.program.ops import Choose, Input, KeepHidden, LoadUnit, Program, SumRanks, TakeRows
+from specgrove.program.tensor_group import OneRank, TensorGroup
+
+_ONE_RANK = OneRank()
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """Native ops from ``first`` on, before ``end``."""
+
+    first: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """Hidden states that are handed out."""
+
+    width: int
+    is_of_asked: bool  # they are those of asked rows only
+
+
+class CpuProgram:
+    """See ``Executable``. One call at a time runs; others wait."""
+
+    def __init__(
+        self,
+        program: Program,
+        group: TensorGroup = _ONE_RANK,
+        will_run: Callable[[int], None] = lambda unit: None,
+    ) -> None:
+        """``will_run`` is told which unit of the weights is used next. Raises ``ValueError`` for ops that don't fit together."""
+        self._program, self._group, self._will_run = program, group, will_run
+        self._native = native_program(program, group.rank)
+        self._steps = tuple(_steps(program))
+        self._kept = tuple(_kept(program))
+        self._input_width = next((program.buffers[op.out].width for op in program.ops if isinstance(op, Input)), None)
+        choose = next((op for op in program.ops if isinstance(op, Choose)), None)
+        self._widths = () if choose is None else choose.widths
+        self._own_width = 0 if choose is None else choose.vocab.out_features
+        self._no_logits = torch.empty((0, sum(self._widths)))
+        self._caches: tuple[KvCaches, _native.KvCaches] | None = None  # those of the last pass
+        self._lock = threading.Lock()
+
+    def run(self, rows: PassRows, caches: KvCaches, hidden: torch.Tensor | None = None) -> PassOutput:
+        """See ``Executable``. Among several ranks all asked rows have logits."""
+        rows.check()
+        asked = [None if choice is None else (choice.params.native, choice.position) for choice in rows.choices]
+        if len(self._widths) > 1:
+            asked = [None] * len(asked)
+        num_logits = asked.count(None) if self._widths else 0
+        logits = torch.empty((num_logits, self._own_width)) if num_logits else self._no_logits
+        kept = tuple(
+            torch.empty((len(asked) if each.is_of_asked else rows.num_rows, each.width)) for each in self._kept
+        )
+        plan = rows.plan()  # read until the pass ends
+        with self._lock:
+            self._native.begin(
+                num_rows=rows.num_rows,
+                token_ids=_address(rows.token_ids),
+                positions=_address(rows.positions),
+                slots=_address(rows.slots),
+                plan=plan,
+                caches=self._native_caches(caches),
+                hidden=self._checked_input(hidden, rows.num_rows),
+                kept=[states.data_ptr() for states in kept],
+                asked_rows=_address(rows.asked_rows),
+                choices=asked,
+                logits=logits.data_ptr(),
+                logits_width=self._own_width,
+            )
+            for step in self._steps:
+                self._run_step(step)
+            choices = self._native.choices() if self._widths and num_logits < len(asked) else ()
+        if len(self._widths) > 1 and num_logits:
+            logits = self._group.concatenated(logits, self._widths)
+        return PassOutput(choices, logits, kept)
+
+    def _run_step(self, step: _Segment | SumRanks | LoadUnit) -> None:
+        match step:
+            case _Segment():
+                self._native.run(step.first, step.end)
+            case SumRanks():
+                self._sum_ranks(step)
+            case LoadUnit():
+                # Of a pass that has ended early, too: units are loaded in turn.
+                self._will_run(step.unit)
+
+    def _sum_ranks(self, op: SumRanks) -> None:
+        num_rows = self._native.num_rows
+        if num_rows > 0:
+            own = torch.frombuffer(self._native.buffer(op.x, op.width), dtype=torch.float32).view(num_rows, op.width)
+            own.copy_(self._group.sum(own))
+
+    def _checked_input(self, hidden: torch.Tensor | None, num_rows: int) -> int:
+        if self._input_width is None:
+            return 0
+        if hidden is None:
+            raise ValueError("this program takes hidden states from outside")
+        check(hidden, "hidden", torch.float32, num_rows, self._input_width)
+        return hidden.data_ptr()
+
+    def _native_caches(self, caches: KvCaches) -> _native.KvCaches:
+        """The same object is checked once."""
+        if self._caches is not None and self._caches[0] is caches:
+            return self._caches[1]
+        num_layers, heads = self._program.num_layers, self._program.heads
+        if not len(caches.keys) == len(caches.values) == num_layers:
+            raise ValueError(f"there must be a cache of keys and one of values for each of the {num_layers} layers")
+        both = (*caches.keys, *caches.values)
+        num_slots, dtype = (both[0].shape[0], both[0].dtype) if both else (0, torch.float32)
+        for cache in both:
+            check(cache, "keys and values", dtype, num_slots, heads.num_kv_heads, heads.head_dim)
+        keys, values = ([cache.data_ptr() for cache in each] for each in (caches.keys, caches.values))
+        native = _native.KvCaches(
+            keys=keys,
+            values=values,
+            dtype=native_dtype(both[0], "keys") if both else _native.DType.float32,
+            num_slots=num_slots,
+        )
+        self._caches = caches, native
+        return native
+
+
+def _steps(program: Program) -> Iterator[_Segment | SumRanks | LoadUnit]:
+    """Native ops are counted without those that end segments."""
+    first = 0
+    for ops in program.segments():
+        if isinstance(ops[0], SumRanks | LoadUnit):
+            yield ops[0]
+        else:
+            yield _Segment(first, first + len(ops))
+            first += len(ops)
+
+
+def _kept(program: Program) -> Iterator[_Kept]:
+    """In the order of the outputs."""
+    takes_rows = next((place for place, op in enumerate(program.ops) if isinstance(op, TakeRows)), len(program.ops))
+    places = [
+        (op.place, _Kept(op.width, place > takes_rows))
+        for place, op in enumerate(program.ops)
+        if isinstance(op, KeepHidden)
+    ]
+    return (kept for _, kept in sorted(places, key=lambda each: each[0]))
+
+
+def _address(values: array[int]) -> int:
+    return values.buffer_info()[0]
