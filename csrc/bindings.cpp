@@ -59,6 +59,7 @@ void bind_settings(py::module_& module) {
 }
 
 void bind_layers(py::module_& module) {
+  module.attr("MAX_HEAD_DIM") = kMaxHeadDim;
   py::class_<AnyLinear>(module, "AnyLinear");
   py::class_<CountedLinear, AnyLinear>(module, "CountedLinear")
       .def(py::init<const AnyLinear*>(), py::keep_alive<1, 2>())
@@ -295,6 +296,7 @@ PYBIND11_MODULE(_native, module) {
   bind_layers(module);
   bind_quantized(module);
   bind_tiles(module);
+  bind_program(module);
   bind_step(module);
   bind_sampling(module);
   bind_trees(module);

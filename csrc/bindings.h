@@ -17,6 +17,7 @@ T* at(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
+void bind_program(py::module_& module);
 void bind_step(py::module_& module);
 
 }  // namespace specgrove

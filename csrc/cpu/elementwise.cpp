@@ -154,6 +154,40 @@ void head_rms_norm(float* qkv, const float* weight, float eps, int64_t num_rows,
   });
 }
 
+void embed(const Embedding& embedding, const int64_t* token_ids, int64_t num_rows, float* out) {
+  const int64_t size = embedding.size;
+  with_type(embedding.dtype, [&](auto* type) {
+    const auto* table = static_cast<const std::remove_pointer_t<decltype(type)>*>(embedding.table);
+    for (int64_t row = 0; row < num_rows; ++row, out += size) {
+      const int64_t id = token_ids[row] - embedding.first_id;
+      if (id < 0 || id >= embedding.num_ids) {
+        std::fill_n(out, size, 0.0f);
+        continue;
+      }
+      convert(table + id * size, size, out);
+      if (embedding.scale == 1.0f) continue;
+      for (int64_t i = 0; i < size; ++i) out[i] *= embedding.scale;
+    }
+  });
+}
+
+void add_positions(const void* table, DType dtype, const int32_t* positions, int64_t num_rows, int64_t size, float* x) {
+  with_type(dtype, [&](auto* type) {
+    const auto* rows = static_cast<const std::remove_pointer_t<decltype(type)>*>(table);
+    for (int64_t row = 0; row < num_rows; ++row, x += size) {
+      const auto* learned = rows + positions[row] * size;
+      for (int64_t i = 0; i < size; ++i) x[i] += to_float(learned[i]);
+    }
+  });
+}
+
+void check_indices(const int64_t* values, int64_t count, int64_t limit, const char* what) {
+  check_all(values, count, limit, what);
+}
+void check_indices(const int32_t* values, int64_t count, int64_t limit, const char* what) {
+  check_all(values, count, limit, what);
+}
+
 void embed(const void* table, DType dtype, int64_t vocab_size, const int64_t* token_ids, int64_t num_rows, int64_t size,
            float* out) {
   check_all(token_ids, num_rows, vocab_size, "token ids");

@@ -25,6 +25,20 @@ void clip(float* x, float limit, int64_t num_rows, int64_t size);
 // rms_norm of each head alone, in place: num_heads heads of qkv[rows, width] from first_head on; weight[head_dim]
 void head_rms_norm(float* qkv, const float* weight, float eps, int64_t num_rows, int64_t width, int64_t first_head,
                    int64_t num_heads, int64_t head_dim);
+// Rows of a table, or of a rank's share of one.
+struct Embedding {
+  const void* table;  // [num_ids, size]
+  DType dtype;
+  int64_t first_id, num_ids, size;
+  float scale;
+};
+// out[rows, size] = table[token_id - first_id] * scale; zeros for ids that the table doesn't have
+void embed(const Embedding& embedding, const int64_t* token_ids, int64_t num_rows, float* out);
+// x[rows, size] += table[position]
+void add_positions(const void* table, DType dtype, const int32_t* positions, int64_t num_rows, int64_t size, float* x);
+// Throws std::invalid_argument, which begins with `what`, unless all are from 0 to limit - 1.
+void check_indices(const int64_t* values, int64_t count, int64_t limit, const char* what);
+void check_indices(const int32_t* values, int64_t count, int64_t limit, const char* what);
 // table[vocab_size, size], ids[rows] -> out[rows, size]. Throws std::invalid_argument for an id out of range.
 void embed(const void* table, DType dtype, int64_t vocab_size, const int64_t* token_ids, int64_t num_rows, int64_t size,
            float* out);

@@ -1,0 +1,74 @@
+// The program of a pass for Python. Ops come with named fields, and so do the rows of a pass: see program.h.
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "bindings.h"
+#include "cpu/program.h"
+#include "cpu/sampling.h"
+
+namespace specgrove {
+
+using py::arg;
+
+namespace {
+
+// What one asked row is asked for; nothing: its logits.
+using Choice = std::optional<std::tuple<ChoiceParams, uint64_t>>;
+
+// Logits of one row stand behind those of the row before.
+std::vector<AskedRow> asked_rows(const std::vector<Choice>& choices, float* logits, int64_t logits_width) {
+  std::vector<AskedRow> asked;
+  asked.reserve(choices.size());
+  for (const Choice& choice : choices) {
+    if (choice.has_value()) {
+      const auto& [params, position] = *choice;
+      asked.push_back({nullptr, params.temperature, params.seed, position});
+    } else {
+      asked.push_back({logits, 0.0f, 0, 0});
+      logits += logits_width;
+    }
+  }
+  return asked;
+}
+
+}  // namespace
+
+void bind_program(py::module_& module) {
+  py::class_<KvCaches>(module, "KvCaches")
+      .def(py::init([](std::vector<Address> keys, std::vector<Address> values, DType dtype, int64_t num_slots) {
+             return KvCaches{std::move(keys), std::move(values), dtype, num_slots};
+           }),
+           py::kw_only(), arg("keys"), arg("values"), arg("dtype"), arg("num_slots"));
+  py::class_<Program>(module, "Program")
+      .def(py::init<std::vector<int64_t>>(), arg("widths"))
+      .def("add", [](Program& program, const std::string& kind,
+                     const py::kwargs& fields) { program.add(kind, fields.cast<std::map<std::string, OpField>>()); })
+      .def(
+          "begin",
+          [](Program& program, int64_t num_rows, Address token_ids, Address positions, Address slots,
+             const AttentionPlan& plan, const KvCaches& caches, Address hidden, std::vector<Address> kept,
+             Address asked_rows_address, const std::vector<Choice>& choices, Address logits, int64_t logits_width) {
+            program.begin({num_rows, at<int64_t>(token_ids), at<int32_t>(positions), at<int32_t>(slots), &plan, &caches,
+                           at<float>(hidden), std::move(kept), at<int64_t>(asked_rows_address),
+                           asked_rows(choices, at<float>(logits), logits_width)});
+          },
+          py::kw_only(), arg("num_rows"), arg("token_ids"), arg("positions"), arg("slots"), arg("plan"), arg("caches"),
+          arg("hidden"), arg("kept"), arg("asked_rows"), arg("choices"), arg("logits"), arg("logits_width"))
+      .def("run", &Program::run, NoGil(), arg("first"), arg("end"))
+      .def("choices", &Program::choices)
+      .def(
+          "buffer",
+          [](Program& program, int64_t place, int64_t width) {
+            return py::memoryview::from_buffer(program.buffer(place), {program.num_rows() * width},
+                                               {static_cast<int64_t>(sizeof(float))});
+          },
+          arg("place"), arg("width"))
+      .def_property_readonly("num_rows", &Program::num_rows)
+      .def("__len__", &Program::num_ops);
+}
+
+}  // namespace specgrove
