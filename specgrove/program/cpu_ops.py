@@ -234,11 +234,11 @@ class _Translation:
         """The buffer, once it is sure that it can hold this, and that it is none of those that are ``read`` meanwhile."""
         if not 0 <= buffer < len(self._program.buffers):
             raise ValueError(f"there is no buffer {buffer}")
-        if size > self._program.buffers[buffer].width:
-            width = self._program.buffers[buffer].width
-            raise ValueError(f"buffer {buffer} has room for {width} numbers of a row, not for {size}")
         if buffer in read:
             raise ValueError(f"buffer {buffer} can't be read and written at the same time")
+        width = self._program.buffers[buffer].width
+        if size > width:
+            raise ValueError(f"buffer {buffer} has room for {width} numbers of a row, not for {size}")
         self._held[buffer] = size
         return buffer
 

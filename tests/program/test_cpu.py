@@ -1,0 +1,342 @@
+"""The CPU's backend: what it refuses, what it keeps alive, callers from several threads, segments, rows on their own."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from array import array
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from specgrove.kernels.linear import PackedLinear
+from specgrove.kernels.rows import PassRows
+from specgrove.kernels.torch_linear import TorchLinear
+from specgrove.models.decoder.parameters import NormWeights
+from specgrove.models.decoder.sharding import Shard
+from specgrove.program.backend import KvCaches
+from specgrove.program.cpu import CpuProgram
+from specgrove.program.ops import (
+    Activate,
+    AddNorm,
+    Attend,
+    Choose,
+    Embed,
+    HeadNorm,
+    KeepHidden,
+    LoadUnit,
+    Multiply,
+    Norm,
+    Op,
+    Program,
+    RotateStore,
+    SumRanks,
+    TakeRows,
+)
+from specgrove.program.stores import MappedWeights, MemoryWeights
+from tests.program.tiny import (
+    FORMS,
+    HIDDEN,
+    INNER,
+    MAX_POSITIONS,
+    NUM_SLOTS,
+    VOCAB_SIZE,
+    Kind,
+    caches,
+    chain,
+    program,
+)
+from tests.waiting import LIMIT_S
+
+TOKENS = [5, 9, 17, 40, 69, 1, 2, 9, 44, 3, 3]
+
+
+def run(executable: CpuProgram, num_tokens: int, chunk_len: int) -> torch.Tensor:
+    """Logits of every token of one sequence, so many at a time."""
+    own, logits = caches(), []
+    whole = chain(TOKENS[:num_tokens], [None] * num_tokens)
+    for start in range(0, num_tokens, chunk_len):
+        end = min(start + chunk_len, num_tokens)
+        rows = replace(
+            whole,
+            token_ids=whole.token_ids[start:end],
+            positions=whole.positions[start:end],
+            slots=whole.slots[start:end],
+            row_seq=whole.row_seq[start:end],
+            row_context_len=whole.row_context_len[start:end],
+            row_masks=whole.row_masks[start:end],
+            asked_rows=array("q", range(end - start)),
+            choices=[None] * (end - start),
+        )
+        logits.append(executable.run(rows, own).logits)
+    return torch.cat(logits)
+
+
+def test_a_rows_bits_do_not_depend_on_the_others(isa: str) -> None:
+    executable = CpuProgram(program())
+    expected = run(executable, len(TOKENS), 1)
+    assert expected.isfinite().all()
+    assert expected.std() > 0.1
+    for chunk_len in (2, 5, 11):
+        assert torch.equal(run(executable, len(TOKENS), chunk_len), expected)
+
+
+def test_what_is_read_is_kept_alive() -> None:
+    executable = CpuProgram(program())
+    expected = run(executable, 5, 5)
+    gc.collect()
+    others = [torch.full((HIDDEN,), torch.nan) for _ in range(200)]  # where freed tensors would have been
+    assert torch.equal(run(executable, 5, 5), expected)
+    assert len(others) == 200
+
+
+def test_callers_from_several_threads_do_not_disturb_one_another() -> None:
+    executable, lengths = CpuProgram(program()), (1, 4, 11)
+    expected = [run(executable, length, 4) for length in lengths]
+    wrong: list[int] = []
+
+    def call(number: int) -> None:
+        right = expected[number]
+        wrong.extend(number for _ in range(50) if not torch.equal(run(executable, lengths[number], 4), right))
+
+    callers = [threading.Thread(target=call, args=(number,)) for number in range(3)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(LIMIT_S)
+    assert not wrong
+
+
+GOOD = chain([1, 2, 3], [None] * 3)
+BAD_ROWS: list[tuple[PassRows, str]] = [
+    (replace(GOOD, token_ids=array("q", [1, VOCAB_SIZE, 3])), "token ids must be from 0 to 69, got 70"),
+    (replace(GOOD, token_ids=array("q", [1, -1, 3])), "token ids must be from 0 to 69, got -1"),
+    (replace(GOOD, asked_rows=array("q", [0, 1, 3])), "row"),
+    (replace(GOOD, asked_rows=array("q", [0, 2, 1])), "rising"),
+    (replace(GOOD, asked_rows=array("q", [0, 1, 1])), "rising"),
+    (replace(GOOD, slots=array("i", [0, 1, NUM_SLOTS])), "slots must be from 0 to 19, got 20"),
+    (replace(GOOD, slots=array("i", [0, 1, -1])), "slots must be from 0 to 19, got -1"),
+    (replace(GOOD, positions=array("i", [0, 1, MAX_POSITIONS])), "positions must be from 0 to 31, got 32"),
+    (replace(GOOD, positions=array("i", [0, 1, -1])), "positions must be from 0 to 31, got -1"),
+    (replace(GOOD, context_slots=array("i", [0, 1, NUM_SLOTS])), "a slot that the cache doesn't have"),
+    (replace(GOOD, choices=[None]), "asked rows"),
+    (replace(GOOD, slots=array("i", [0, 1])), "of 3 rows"),
+    (replace(GOOD, positions=array("i", [0])), "of 3 rows"),
+    (replace(GOOD, row_seq=array("i", [0])), "of 3 rows"),
+    (replace(GOOD, row_masks=array("q", [1, 2, 4, 8])), "of 3 rows"),
+    (replace(GOOD, tree_offsets=array("i", [0])), "of 1 sequences"),
+    (replace(GOOD, slots=array("q", [0, 1, 2])), "arrays of int64"),
+    (replace(GOOD, token_ids=array("q")), "needs a row"),
+]
+
+
+@pytest.mark.parametrize(("rows", "message"), BAD_ROWS)
+def test_rows_that_do_not_fit_are_refused_before_anything_is_written(rows: PassRows, message: str) -> None:
+    executable, own = CpuProgram(program()), caches()
+    with pytest.raises(ValueError, match=message):
+        executable.run(rows, own)
+    assert not any(cache.any() for cache in own.keys + own.values)
+    assert torch.equal(executable.run(GOOD, own).logits, CpuProgram(program()).run(GOOD, caches()).logits)
+
+
+def test_caches_that_do_not_fit_are_named() -> None:
+    executable, (first, second) = CpuProgram(program()), caches().keys
+    for keys, values, message in (
+        ((first,), (first, second), "each of the 2 layers"),
+        ((first, second), (first, second.float()), "keys and values"),
+        ((first, second), (first, second[:-1]), "keys and values"),
+        ((first[:, :1], second[:, :1]), (first, second), "keys and values"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            executable.run(GOOD, KvCaches(keys, values))
+
+
+def changed(kind: type[Op], change: Callable[[Program, Op], Op]) -> Program:
+    """The program with its first op of a kind changed."""
+    good = program()
+    place = good.index(lambda op: isinstance(op, kind))
+    assert place is not None
+    return replace(good, ops=(*good.ops[:place], change(good, good.ops[place]), *good.ops[place + 1 :]))
+
+
+def linear(out_features: int, in_features: int) -> PackedLinear:
+    return PackedLinear(torch.zeros(out_features, in_features))
+
+
+SCALE = torch.ones(HIDDEN)
+BAD_OPS: list[tuple[type[Op], dict[str, object], str]] = [
+    (
+        Multiply,
+        {"linear": linear(3, HIDDEN + 1)},
+        "op 2 of the program, Multiply: the linear must have 48 inputs, got 49",
+    ),
+    (Multiply, {"linear": linear(300, HIDDEN)}, "room for 160 numbers of a row, not for 300"),
+    (Multiply, {"linear": linear(95, HIDDEN)}, "must hold 96 numbers of a row, but holds 95"),
+    (Multiply, {"linear": TorchLinear(torch.zeros(96, HIDDEN), None)}, "TorchLinear is no linear of the CPU's"),
+    (Multiply, {"out": 1}, "can't be read and written at the same time"),
+    (Multiply, {"out": 7}, "there is no buffer 7"),
+    (Multiply, {"x": 6}, "nothing has been written to buffer 6"),
+    (Norm, {"weights": NormWeights(torch.ones(HIDDEN + 1))}, "scale must have the shape"),
+    (Norm, {"weights": NormWeights(SCALE, SCALE)}, "an RMS norm has no shift"),
+    (AddNorm, {"delta": 4}, "buffer 4 must hold 48 numbers of a row, but holds"),
+    (RotateStore, {"cos_sin": torch.zeros(4, 14)}, "cos_sin must have the shape"),
+    (RotateStore, {"layer": 2}, "caches of 2 layers, not of layer 2"),
+    (Attend, {"window": 0}, "window must be at least 1, got 0"),
+    (Attend, {"alibi_slopes": torch.zeros(3)}, "alibi_slopes must have the shape"),
+    (Activate, {"size": INNER - 1}, "must hold 158 numbers of a row, but holds 160"),
+    (Activate, {"activation": "tanh"}, "activation must be one of silu, gelu, gelu_tanh, relu, got 'tanh'"),
+    (Choose, {"widths": (VOCAB_SIZE + 1,)}, "this rank has 71 columns"),
+    (TakeRows, {"buffers": ()}, "nothing has been written to buffer"),
+]
+
+
+@pytest.mark.parametrize(("kind", "changes", "message"), BAD_OPS)
+def test_ops_that_do_not_fit_together_are_named(kind: type[Op], changes: dict[str, object], message: str) -> None:
+    wrong = changed(kind, lambda whole, op: replace(op, **changes))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=message):
+        CpuProgram(wrong)
+
+
+@pytest.mark.parametrize(("first_head", "num_heads"), [(7, 2), (-1, 2), (9, 0), (0, -1)])
+def test_heads_that_are_not_there_are_named(first_head: int, num_heads: int) -> None:
+    norm = HeadNorm(2, torch.ones(12), 1e-5, first_head, num_heads, 12, 96)
+    good = program()
+    place = good.index(lambda op: isinstance(op, RotateStore))
+    with pytest.raises(ValueError, match=f"no {num_heads} heads of size 12 from head {first_head} on"):
+        CpuProgram(replace(good, ops=(*good.ops[:place], replace(norm, x=4), *good.ops[place:])))
+
+
+def test_heads_that_are_not_supported_are_named() -> None:
+    good = program()
+    for changes in ({"num_kv_heads": 3}, {"head_dim": 300}):
+        with pytest.raises(ValueError, match="not supported"):
+            CpuProgram(replace(good, heads=replace(good.heads, **changes)))
+    odd = Program(
+        (
+            Embed(0, torch.zeros(5, 9 * 3), 1.0, 0, 5),
+            RotateStore(1, 0, 0, replace(good.heads, num_heads=1, num_kv_heads=1, head_dim=9), torch.zeros(4, 9)),
+        ),
+        good.buffers,
+        replace(good.heads, num_heads=1, num_kv_heads=1, head_dim=9),
+        num_layers=1,
+    )
+    with pytest.raises(ValueError, match="heads of size 9 can't be rotated: the size must be even"):
+        CpuProgram(odd)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "int4"])
+def test_segments_have_the_bits_of_one_call(isa: str, form: str, kind: Kind, tmp_path: Path) -> None:
+    """A model that is told of every unit of its weights before it is used, whose weights lie in a file."""
+    store = MappedWeights(tmp_path, max_bytes=1)
+    units: list[int] = []
+
+    def will_run(unit: int) -> None:
+        units.append(unit)
+        store.will_run(unit)
+
+    whole, streamed = CpuProgram(program(form, kind)), CpuProgram(program(form, kind, store=store), will_run=will_run)
+    own, others = (caches(dtype=torch.float32) for _ in range(2))
+    rows = chain(TOKENS, [None] * len(TOKENS))
+    assert torch.equal(streamed.run(rows, others).logits, whole.run(rows, own).logits)
+    assert all(map(torch.equal, own.keys + own.values, others.keys + others.values))
+    assert units == [0, 1, 2, 3]
+
+
+def test_units_are_loaded_in_turn_where_nothing_is_asked(tmp_path: Path) -> None:
+    units: list[int] = []
+    streamed = CpuProgram(program(store=MappedWeights(tmp_path, max_bytes=1)), will_run=units.append)
+    out = streamed.run(replace(GOOD, asked_rows=array("q"), choices=[]), caches())
+    assert units == [0, 1, 2, 3]
+    assert (list(out.choices), out.logits.shape) == ([], (0, VOCAB_SIZE))
+
+
+class Echo:
+    """A group of two whose other rank has the same."""
+
+    rank, size = 0, 2
+
+    def __init__(self) -> None:
+        self.sums: list[torch.Tensor] = []
+
+    def sum(self, part: torch.Tensor) -> torch.Tensor:
+        self.sums.append(part.clone())
+        return part + part
+
+    def concatenated(self, part: torch.Tensor, widths: tuple[int, ...]) -> torch.Tensor:
+        return torch.cat([part, part[:, : widths[1]]], dim=1)
+
+
+def test_sums_over_ranks_are_of_what_a_buffer_holds() -> None:
+    table, scale = torch.randn(VOCAB_SIZE, HIDDEN), torch.rand(HIDDEN)
+    good = program()
+    ops: list[Op] = [
+        Embed(0, table[:40], 2.0, 0, VOCAB_SIZE),
+        SumRanks(0, HIDDEN),
+        TakeRows((0,)),
+        SumRanks(0, HIDDEN),
+        Norm(1, 0, "rms", NormWeights(scale), 1e-5),
+        Choose(1, linear(VOCAB_SIZE, HIDDEN), (VOCAB_SIZE, 3)),
+    ]
+    group = Echo()
+    ranked = CpuProgram(replace(good, ops=tuple(ops), num_layers=0), group)
+    none = KvCaches((), ())
+    rows = replace(chain([5, 39, 40], [None]), asked_rows=array("q", [1]))
+    out = ranked.run(rows, none)
+    looked_up = 2 * torch.stack([table[5], table[39], torch.zeros(HIDDEN)])
+    assert torch.equal(group.sums[0], looked_up)
+    assert torch.equal(group.sums[1], 2 * looked_up[1:2])
+    assert out.logits.shape == (1, VOCAB_SIZE + 3)
+    assert list(out.choices) == []
+    ranked.run(replace(rows, asked_rows=array("q"), choices=[]), none)
+    assert len(group.sums) == 3  # none of no rows
+
+
+def test_hidden_states_go_from_stage_to_stage(isa: str) -> None:
+    first, last = (
+        CpuProgram(program(shard=Shard(0, 1, layer, layer + 1, is_first_stage=layer == 0, is_last_stage=layer == 1)))
+        for layer in range(2)
+    )
+    rows = chain(TOKENS, [None] * len(TOKENS))
+    (hidden,) = first.run(rows, caches(1)).hidden
+    before = hidden.clone()
+    assert torch.equal(last.run(rows, caches(1), hidden).logits, CpuProgram(program()).run(rows, caches()).logits)
+    assert torch.equal(hidden, before)
+
+
+def test_hidden_states_are_handed_out() -> None:
+    """Of all rows, or of those that are asked where they come behind the choice of rows."""
+    scale, table = torch.rand(HIDDEN), torch.randn(VOCAB_SIZE, HIDDEN)
+    ops: list[Op] = [
+        Embed(0, table, 1.0, 0, VOCAB_SIZE),
+        KeepHidden(0, 1, HIDDEN),
+        TakeRows((0,)),
+        KeepHidden(0, 0, HIDDEN),
+        Norm(1, 0, "rms", NormWeights(scale), 1e-5),
+        Choose(1, linear(VOCAB_SIZE, HIDDEN), (VOCAB_SIZE,)),
+    ]
+    executable = CpuProgram(replace(program(), ops=tuple(ops), num_layers=0, num_kept=2))
+    rows = replace(chain([5, 39, 40], [None]), asked_rows=array("q", [2]))
+    asked, every = executable.run(rows, KvCaches((), ())).hidden
+    assert torch.equal(asked, table[[40]])
+    assert torch.equal(every, table[[5, 39, 40]])
+    with pytest.raises(ValueError, match="the program hands out 2, this is number 2"):
+        CpuProgram(replace(program(), ops=(ops[0], KeepHidden(0, 2, HIDDEN)), num_kept=2))
+
+
+def test_a_program_needs_its_input() -> None:
+    stage = CpuProgram(program(shard=Shard(0, 1, 1, 2, is_first_stage=False)))
+    for hidden, message in (
+        (None, "takes hidden states from outside"),
+        (torch.zeros(2, HIDDEN), "hidden must have the shape"),
+        (torch.zeros(3, HIDDEN).double(), "hidden must be a contiguous torch.float32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            stage.run(GOOD, caches(1), hidden)
+
+
+def test_loads_that_nobody_needs_to_hear_of_are_left_out() -> None:
+    assert not any(isinstance(op, LoadUnit) for op in program(store=MemoryWeights()).ops)
