@@ -24,11 +24,11 @@ from specgrove.models.decoder.sharding import HeadShard
 from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.models.folders.disk_room import DiskNeed, told_when_full
 from specgrove.program.backend import Executable
+from specgrove.program.cpu import CpuProgram
 from specgrove.program.decoder_ops import DecoderOps, FloatOps
 from specgrove.program.linears import Linear
 from specgrove.program.ops import Program
 from specgrove.program.tensor_group import TensorGroup
-from specgrove.program.torch_backend import TorchProgram
 
 _PAGE_BYTES = mmap.PAGESIZE
 _OFFLOADING = DiskNeed("offloading the weights")
@@ -124,7 +124,7 @@ class MemoryWeights:
 
     def executable(self, program: Program, group: TensorGroup) -> Executable:
         """See ``WeightStore``."""
-        return TorchProgram(program, self.device, torch.float32, group, self.will_run)
+        return CpuProgram(program, group, self.will_run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +239,7 @@ class MappedWeights:
 
     def executable(self, program: Program, group: TensorGroup) -> Executable:
         """See ``WeightStore``."""
-        return TorchProgram(program, self.device, torch.float32, group, self.will_run)
+        return CpuProgram(program, group, self.will_run)
 
     def _unit_bytes(self, unit: int) -> int:
         return sum(region.num_bytes for region in self._units[unit])
