@@ -63,10 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _fitting(
-    client: Client, prompts: PromptSet, arguments: argparse.Namespace, context_len: int, errors: rich.console.Console
+    client: Client, prompts: PromptSet, arguments: argparse.Namespace, max_model_len: int, errors: rich.console.Console
 ) -> Fitting:
     found = fitting_prompts(
-        client, as_prompts(prompts.prompts, is_raw=arguments.raw), arguments.max_tokens, context_len
+        client, as_prompts(prompts.prompts, is_raw=arguments.raw), arguments.max_tokens, max_model_len
     )
     tell_left_out(found, prompts.name, errors)
     return found

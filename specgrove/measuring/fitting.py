@@ -18,14 +18,12 @@ class Fitting:
     num_left_out: int
 
 
-def fitting_prompts(client: Client, prompts: Sequence[Prompt], max_tokens: int, context_len: int) -> Fitting:
+def fitting_prompts(client: Client, prompts: Sequence[Prompt], max_tokens: int, max_model_len: int) -> Fitting:
     """With ``max_tokens`` of output, or one token where that is 0. Raises ``InvalidRequestError`` where none fits."""
-    room = context_len - max(max_tokens, 1)
+    room = max_model_len - max(max_tokens, 1)
     fitting = [prompt for prompt in prompts if _length(client, prompt) <= room]
     if not fitting:
-        description = (
-            f"none of {len(prompts)} prompts leaves room for {max(max_tokens, 1)} tokens: the context is {context_len}"
-        )
+        description = f"none of {len(prompts)} prompts leaves room for {max(max_tokens, 1)} tokens: the context is {max_model_len}"
         raise InvalidRequestError.of("max_tokens", description)
     return Fitting(tuple(fitting), len(prompts) - len(fitting))
 

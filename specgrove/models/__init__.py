@@ -1,1 +1,1 @@
-"""Models: finding their folders, reading their weights, and the one decoder definition that runs them."""
+"""Models as data: what a decoder is, how its weights arrive, its files on disk, and whether it fits."""

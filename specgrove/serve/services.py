@@ -44,7 +44,7 @@ class Services:
             raise StartError(in_python(str(error))) from error
         try:
             self._client = self._connected()
-            self._context_len = self._client.model_info().max_model_len
+            self._max_model_len = self._client.model_info().max_model_len
         except BaseException:
             self._suite.stop()
             raise
@@ -112,8 +112,8 @@ class Services:
         if request.max_new_tokens is not None and request.max_length is None:
             return request.max_new_tokens
         prompt_len = _prompt_len(client, request)
-        max_length = request.max_length or self._context_len
-        room = min(max_length, self._context_len) - prompt_len
+        max_length = request.max_length or self._max_model_len
+        room = min(max_length, self._max_model_len) - prompt_len
         if request.max_length is not None and room < 1:
             raise InvalidRequestError.of("max_length", f"is {max_length}, and the prompt has {prompt_len} tokens")
         wanted = request.max_new_tokens
