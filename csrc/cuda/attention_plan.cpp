@@ -10,7 +10,7 @@ namespace specgrove::cuda {
 namespace {
 
 // Where all processors take more turns than that, an idle one in the last turn costs little.
-constexpr int64_t kMaxSplitTurns = 3, kBusyPercent = 85;
+constexpr int64_t kBusyPercent = 85;
 
 using Slots = std::vector<int32_t>;
 

@@ -21,6 +21,7 @@ constexpr int kSplitBlocks = 4;
 constexpr int kSpanSplits = 8;
 constexpr int kTileQueries = 128;  // rows of a tile times query heads of a KV head, at most
 constexpr int kRowWords = kTileQueries / 32;
+constexpr int kMaxSplitTurns = 3;  // turns of all processors after which a piece of work is a span
 
 // As in specgrove.kernels.attention.AttentionBatch.
 struct AttentionRows {

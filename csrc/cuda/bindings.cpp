@@ -55,14 +55,14 @@ void bind_norms(py::module_& module) {
 void bind_elementwise(py::module_& module) {
   module.def(
       "embed",
-      [](Address table, Address token_ids, Address position_table, Address positions, DType dtype, float scale,
-         int64_t num_rows, int64_t size, Address out, Stream stream) {
-        embed({at<void>(table), at<int32_t>(token_ids), at<void>(position_table), at<int32_t>(positions), scale,
-               num_rows, size, at<float>(out)},
+      [](Address table, Address token_ids, int64_t first_id, int64_t num_ids, Address position_table, Address positions,
+         DType dtype, float scale, int64_t num_rows, int64_t size, Address out, Stream stream) {
+        embed({at<void>(table), at<int32_t>(token_ids), first_id, num_ids, at<void>(position_table),
+               at<int32_t>(positions), scale, num_rows, size, at<float>(out)},
               dtype, stream);
       },
-      NoGil(), py::kw_only(), arg("table"), arg("token_ids"), arg("position_table"), arg("positions"), arg("dtype"),
-      arg("scale"), arg("num_rows"), arg("size"), arg("out"), arg("stream"));
+      NoGil(), py::kw_only(), arg("table"), arg("token_ids"), arg("first_id"), arg("num_ids"), arg("position_table"),
+      arg("positions"), arg("dtype"), arg("scale"), arg("num_rows"), arg("size"), arg("out"), arg("stream"));
   module.def(
       "rotate_and_store",
       [](Address qkv, Address positions, Address cos_sin, Address slots, Address k_cache, Address v_cache,
@@ -143,10 +143,6 @@ void bind_attention(py::module_& module) {
       arg("num_split_items"));
   module.def("attention_partials", &attention_partials);
   module.def("max_shared_bytes", &max_shared_bytes);
-  module.attr("BLOCK_KEYS") = kBlockKeys;
-  module.attr("SPLIT_BLOCKS") = kSplitBlocks;
-  module.attr("SPAN_SPLITS") = kSpanSplits;
-  module.attr("TILE_QUERIES") = kTileQueries;
   module.def(
       "tree_attention",
       [](Address queries, Address k_cache, Address v_cache, DType dtype, Address out, Address plan, Address partials,
@@ -177,6 +173,7 @@ PYBIND11_MODULE(SPECGROVE_CUDA_MODULE, module) {
       .value("gelu_tanh", specgrove::Activation::kGeluTanh)
       .value("relu", specgrove::Activation::kRelu);
   module.def("architectures", [] { return std::string(SPECGROVE_CUDA_ARCHITECTURES); });
+  specgrove::cuda::bind_constants(module);
   specgrove::cuda::bind_attention(module);
   specgrove::cuda::bind_choices(module);
   specgrove::cuda::bind_elementwise(module);

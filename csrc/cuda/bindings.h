@@ -5,6 +5,7 @@
 
 namespace specgrove::cuda {
 
+void bind_constants(py::module_& module);
 void bind_linear(py::module_& module);
 
 }  // namespace specgrove::cuda

@@ -13,7 +13,6 @@ namespace specgrove::cuda {
 namespace {
 
 constexpr int kThreads = 512, kWarps = kThreads / kWarpSize, kBatch = 8;
-constexpr int64_t kNotANumber = -2, kAllBanned = -3;
 
 __device__ inline float noise_of(uint64_t seed, uint64_t position, int64_t token_id) {
   float words[4];

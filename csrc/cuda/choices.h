@@ -7,13 +7,15 @@
 
 namespace specgrove::cuda {
 
+constexpr int64_t kNotANumber = -2, kAllBanned = -3;  // as in ../cpu/row_choices.h
+
 struct Choices {
   const float* logits;        // [num_rows, vocab_size]
   const float* temperatures;  // [num_rows]; 0: the largest logit
   const uint64_t* seeds;      // [num_rows]
   const uint64_t* positions;  // [num_rows]
   int64_t num_rows, vocab_size;
-  int64_t* out;  // [num_rows]: a token id, or kNotANumber or kAllBanned of ../cpu/row_choices.h
+  int64_t* out;  // [num_rows]: a token id, kNotANumber or kAllBanned
 };
 
 void choose(const Choices& choices, Stream stream);

@@ -44,10 +44,13 @@ __global__ void __launch_bounds__(kThreads) embed_kernel(Embedding embedding) {
   const int64_t row = blockIdx.x, size = embedding.size;
   const int64_t i = (static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kWidth;
   if (i >= size) return;
-  float values[kWidth];
-  load_numbers<kWidth>(static_cast<const T*>(embedding.table) + embedding.token_ids[row] * size + i, values);
+  const int64_t id = embedding.token_ids[row] - embedding.first_id;
+  float values[kWidth] = {};
+  if (id >= 0 && id < embedding.num_ids) {
+    load_numbers<kWidth>(static_cast<const T*>(embedding.table) + id * size + i, values);
 #pragma unroll
-  for (int j = 0; j < kWidth; ++j) values[j] *= embedding.scale;
+    for (int j = 0; j < kWidth; ++j) values[j] *= embedding.scale;
+  }
   if (embedding.position_table != nullptr) {
     float learned[kWidth];
     load_numbers<kWidth>(static_cast<const T*>(embedding.position_table) + embedding.positions[row] * size + i,

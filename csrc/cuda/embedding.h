@@ -9,8 +9,9 @@
 namespace specgrove::cuda {
 
 struct Embedding {
-  const void* table;           // [vocab_size, size] in dtype
-  const int32_t* token_ids;    // [num_rows]
+  const void* table;         // [num_ids, size] in dtype: of the ids from first_id on
+  const int32_t* token_ids;  // [num_rows]
+  int64_t first_id, num_ids;
   const void* position_table;  // [num_positions, size] in dtype, or null
   const int32_t* positions;    // [num_rows], or null with position_table
   float scale;
@@ -18,7 +19,8 @@ struct Embedding {
   float* out;  // [num_rows, size]
 };
 
-// out = table[token_ids] * scale + position_table[positions]. Ids and positions must be in the tables.
+// out = table[token_ids - first_id] * scale + position_table[positions], with zeros for ids that the table doesn't
+// have. Positions must be in their table.
 void embed(const Embedding& embedding, DType dtype, Stream stream);
 
 }  // namespace specgrove::cuda

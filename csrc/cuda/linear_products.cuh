@@ -4,10 +4,11 @@
 #pragma once
 
 #include "device.cuh"
+#include "small_linear.h"
 
 namespace specgrove::cuda {
 
-constexpr int kChunk = 64, kPieceBytes = 512;  // inputs; 16 bytes of each lane
+constexpr int kPieceBytes = 512;  // 16 bytes of each lane
 
 template <typename T>
 struct Magic;  // a number of T whose lower 7 bits count ones, and bit 7 its double or 128 more

@@ -8,8 +8,6 @@
 
 namespace specgrove::cuda {
 
-constexpr int kLinearWarps = 4, kLinearOutputs = 32, kLinearMaxRows = 64;
-
 // A ring of stages in shared memory. Each holds a chunk of weights (and scales) of every warp, copied by the lanes that
 // multiply them, and of the rows: one for all warps, or one for each.
 template <int kBits, int kRowTiles, bool kIsWide>

@@ -8,7 +8,9 @@
 
 namespace specgrove::cuda {
 
-constexpr int kLinearMaxTiles = 8;  // of 64 rows, that leave partial sums at a time
+constexpr int kChunk = 64;                               // inputs that a warp multiplies at a time
+constexpr int kLinearWarps = 4, kLinearOutputs = 32;     // of a block; outputs of a warp
+constexpr int kLinearMaxRows = 64, kLinearMaxTiles = 8;  // of a tile; tiles that leave partial sums at a time
 
 struct SmallLinear {
   const void* x;       // [num_rows, in_features] in dtype; in_features is a multiple of 8

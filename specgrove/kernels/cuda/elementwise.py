@@ -16,11 +16,13 @@ def embed(
     scale: float = 1.0,
     position_table: torch.Tensor | None = None,
     positions: torch.Tensor | None = None,
+    first_id: int = 0,
 ) -> None:
-    """``table[token_ids] * scale + position_table[positions]`` to ``out``, float32 ``[num_rows, size]``.
+    """``table[token_ids - first_id] * scale + position_table[positions]`` to ``out``, float32 ``[num_rows, size]``.
 
-    ``table`` is ``[vocab_size, size]`` of float32, bfloat16 or float16, ``position_table`` ``[num_positions, size]`` of the same dtype, or
-    none; ``token_ids`` and ``positions`` are int32 ``[num_rows]``. Ids and positions are not checked: that would wait for the device.
+    ``table`` is ``[num_ids, size]`` of float32, bfloat16 or float16, ``position_table`` ``[num_positions, size]`` of the same dtype, or
+    none; ``token_ids`` and ``positions`` are int32 ``[num_rows]``. Ids that the table doesn't have give zeros in its place. Positions are
+    not checked: that would wait for the device.
     """
     module, stream = backend(table, token_ids, out, position_table, positions)
     num_rows, size = out.shape
@@ -37,6 +39,8 @@ def embed(
     module.embed(
         table=table.data_ptr(),
         token_ids=token_ids.data_ptr(),
+        first_id=first_id,
+        num_ids=table.shape[0],
         position_table=position_table_address,
         positions=positions_address,
         dtype=dtype_of(module, table),

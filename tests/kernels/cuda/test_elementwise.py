@@ -104,6 +104,17 @@ def test_tables_may_begin_anywhere(device: torch.device, dtype: torch.dtype) -> 
     assert torch.equal(out, table[token_ids.long()].float())
 
 
+@pytest.mark.parametrize("size", [64, 5])
+def test_ids_of_other_ranks_give_zeros(device: torch.device, size: int) -> None:
+    table = torch.randn(3, size, device=device)
+    token_ids = torch.tensor([6, 3, 2, 0, 5, -1], dtype=torch.int32, device=device)
+    out = poisoned(6, size, dtype=torch.float32, device=device)
+    embed(table, token_ids, out, 2.0, first_id=3)
+    expected = torch.zeros(6, size, device=device)
+    expected[1], expected[4] = 2.0 * table[0], 2.0 * table[2]
+    assert torch.equal(out, expected)
+
+
 def test_a_table_of_positions_needs_positions(device: torch.device) -> None:
     table, token_ids = torch.randn(5, 8, device=device), torch.zeros(2, dtype=torch.int32, device=device)
     with pytest.raises(ValueError, match="needs positions"):
