@@ -43,6 +43,17 @@ class AttentionHeads:
 
 
 @dataclass(frozen=True, slots=True)
+class PassLimits:
+    """What the passes that memory is kept for may have."""
+
+    max_num_rows: int
+    max_num_asked: int
+    max_len: int
+    """Keys that a row sees."""
+    num_slots: int
+
+
+@dataclass(frozen=True, slots=True)
 class PlanCapacity:
     """What the plans of all passes within limits need at most."""
 
@@ -55,6 +66,11 @@ class PlanCapacity:
         """On the device: the plan, and room for partial results."""
         partials = self.num_split_items * _TILE_QUERIES * (heads.head_dim + 2)
         return 4 * (self.num_numbers + heads.num_kv_heads * (partials + self.num_split_items))
+
+    @classmethod
+    def within(cls, limits: PassLimits, heads: AttentionHeads, num_processors: int) -> PlanCapacity:
+        """For passes within limits."""
+        return cls.of(heads, limits.max_num_rows, limits.max_len, limits.num_slots, num_processors)
 
     @classmethod
     def of(

@@ -17,10 +17,14 @@ from specgrove.kernels.torch_linear import TorchLinear
 from specgrove.models.decoder.parameters import Weight
 from specgrove.models.decoder.sharding import HeadShard
 from specgrove.models.decoder.spec import DecoderSpec
+from specgrove.program.backend import Executable
+from specgrove.program.cuda import CudaProgram
 from specgrove.program.decoder_ops import DecoderOps
 from specgrove.program.device_ops import DeviceOps
 from specgrove.program.linears import Linear
+from specgrove.program.ops import Program
 from specgrove.program.stores import chosen_residents
+from specgrove.program.tensor_group import TensorGroup
 from specgrove.program.torch_backend import TorchWeights
 
 _ALIGNMENT = 256  # of a tensor in a buffer
@@ -37,6 +41,7 @@ class DeviceWeights(TorchWeights):
         super().__init__(device)
         self.has_kernels = has_kernels
         self._workspace = LinearWorkspace(device)
+        self._model_dtype = torch.float32
 
     def ops(self, spec: DecoderSpec, heads: HeadShard, dtype: torch.dtype) -> DecoderOps:
         """See ``WeightStore``. Raises ``ValueError`` for a model that the kernels can't run."""
@@ -48,8 +53,15 @@ class DeviceWeights(TorchWeights):
         linear.parts = tuple(part.to(self.device) for part in linear.parts)
         return linear
 
+    def executable(self, program: Program, group: TensorGroup) -> Executable:
+        """See ``WeightStore``. Raises ``ValueError`` for a model that the kernels can't run."""
+        if not self.has_kernels:
+            return super().executable(program, group)
+        return CudaProgram(program, self._model_dtype, self.device, group, self.will_run)
+
     def _made(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> DeviceLinear:
         """With its parts anywhere."""
+        self._model_dtype = dtype
         if self.has_kernels and can_pack(weight):
             bias = None if bias is None else self.vector(bias)
             return PackedDeviceLinear(weight, bias, dtype, self.device, self._workspace)

@@ -17,6 +17,8 @@ class TensorGroup(Protocol):
 
     rank: int
     size: int
+    can_be_captured: bool
+    """Whether what it does on a GPU is launched on the current stream, as kernels are, so that graphs may have it in them."""
 
     def sum(self, part: torch.Tensor) -> torch.Tensor:
         """The sum over the ranks of tensors of one shape; may be ``part`` itself."""
@@ -32,6 +34,7 @@ class OneRank:
 
     rank = 0
     size = 1
+    can_be_captured = True
 
     def sum(self, part: torch.Tensor) -> torch.Tensor:
         """See ``TensorGroup``."""
@@ -49,13 +52,15 @@ class DistributedGroup:
         self._group = group
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
+        self.can_be_captured = dist.get_backend(group) == "nccl"  # Gloo works on the host
 
     def sum(self, part: torch.Tensor) -> torch.Tensor:
         """See ``TensorGroup``."""
-        total, *others = self._gathered(part)
+        first, second, *others = self._gathered(part)
+        torch.add(first, second, out=part)  # nothing is allocated for it, and nothing copied
         for other in others:
-            total.add_(other)
-        return total
+            part.add_(other)
+        return part
 
     def concatenated(self, part: torch.Tensor, widths: tuple[int, ...]) -> torch.Tensor:
         """See ``TensorGroup``."""

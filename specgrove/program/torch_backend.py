@@ -19,7 +19,7 @@ from specgrove.kernels.torch_ops import KeyTable, tensor_of
 from specgrove.models.decoder.parameters import Weight
 from specgrove.models.decoder.sharding import HeadShard
 from specgrove.models.decoder.spec import DecoderSpec
-from specgrove.program.backend import KvCaches, PassOutput
+from specgrove.program.backend import Executable, KvCaches, PassOutput
 from specgrove.program.decoder_ops import DecoderOps, FloatOps
 from specgrove.program.linears import Linear
 from specgrove.program.ops import (
@@ -91,7 +91,7 @@ class TorchWeights:
     def will_run(self, unit: int) -> None:
         """See ``WeightStore``."""
 
-    def executable(self, program: Program, group: TensorGroup) -> TorchProgram:
+    def executable(self, program: Program, group: TensorGroup) -> Executable:
         """See ``WeightStore``."""
         return TorchProgram(program, self.device, self._dtype, group, self.will_run)
 

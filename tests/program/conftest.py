@@ -1,5 +1,6 @@
-"""Programs run as kernels' tests do: on each instruction path, with two threads."""
+"""Programs run as kernels' tests do: the CPU's on each instruction path with two threads, those for GPUs in the emulator and on a GPU."""
 
 from tests.kernels.conftest import isa, two_threads
+from tests.kernels.cuda.conftest import device
 
-__all__ = ["isa", "two_threads"]
+__all__ = ["device", "isa", "two_threads"]

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from specgrove.kernels import device_memory, model_step
+from specgrove.kernels import device_memory, rows
 from specgrove.kernels.cuda import linear
 from specgrove.kernels.cuda.backend import kernels_for
 
@@ -17,7 +17,7 @@ NAMES = {
         "LINEAR_BLOCK", "LINEAR_MAX_ROWS", "LINEAR_MAX_TILES",
     ),
     linear: ("_CHUNK", "_WARPS"),
-    model_step: ("NOT_A_NUMBER", "ALL_BANNED"),
+    rows: ("NOT_A_NUMBER", "ALL_BANNED"),
 }  # fmt: skip
 
 
@@ -30,7 +30,7 @@ def test_copied_constants_are_those_of_the_kernels(module: ModuleType, device: t
 
 
 def test_a_tile_has_room_for_the_largest_group(device: torch.device) -> None:
-    assert device_memory.MAX_GROUP_SIZE == kernels_for(device).CONSTANTS["TILE_QUERIES"]
+    assert kernels_for(device).CONSTANTS["TILE_QUERIES"] == device_memory.MAX_GROUP_SIZE
 
 
 def test_no_constant_is_left_out(device: torch.device) -> None:

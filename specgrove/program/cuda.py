@@ -1,0 +1,120 @@
+"""Runs a program by the kernels for GPUs: a list of launches, made once, on the current stream. They may be captured into graphs.
+
+Made by ``DeviceWeights`` for models that the kernels can run. What takes one kernel is one launch, also where it is two ops: an embedding
+with learned positions, and the norm of the rows that are asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from specgrove.kernels.rows import PassRows
+from specgrove.models.decoder.device_limits import why_not_heads
+from specgrove.program.backend import KvCaches, PassOutput
+from specgrove.program.cuda_launches import CudaOp, CudaPass, EmbedAtPositions, Launches, NormOfAsked, TakeBuffer
+from specgrove.program.ops import AddPositions, Embed, LoadUnit, Norm, Op, Program, TakeRows
+from specgrove.program.pass_numbers import PassNumbers
+from specgrove.program.pass_room import PassRoom
+from specgrove.program.row_limits import RowLimits
+from specgrove.program.tensor_group import TensorGroup
+
+
+class CudaProgram:
+    """See ``Executable``. A pass has two parts: ``run_rows`` goes up to ``TakeRows``, ``run_asked`` on from there."""
+
+    def __init__(
+        self,
+        program: Program,
+        dtype: torch.dtype,
+        device: torch.device,
+        group: TensorGroup,
+        will_run: Callable[[int], None],
+    ) -> None:
+        """``dtype`` is the model's; ``will_run`` is told the unit of weights that is used next.
+
+        Raises ``ValueError`` for a model that the kernels can't run.
+        """
+        if (reason := why_not_heads(program.heads, str(dtype).removeprefix("torch."))) is not None:
+            raise ValueError(f"the kernels for GPUs can't run this model: {reason}")
+        self.program, self.dtype, self.device = program, dtype, device
+        self._row_limits = RowLimits.of(program)
+        self._group = group
+        launches = Launches(group, will_run)
+        before, after = _divided(program.ops)
+        self._row_launches = [launches.of(op) for op in _with_learned_positions(before)]
+        self._asked_launches = [launches.of(op) for op in _with_rows_taken(after, program)]
+
+    @property
+    def can_be_captured(self) -> bool:
+        """Whether a pass is one fixed sequence of launches: no weights are brought in between, and sums over ranks are launches too."""
+        return self._group.can_be_captured and not any(isinstance(op, LoadUnit) for op in self.program.ops)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether logits come out."""
+        return bool(self._asked_launches)
+
+    def run(self, rows: PassRows, caches: KvCaches, hidden: torch.Tensor | None = None) -> PassOutput:
+        """See ``Executable``: logits for all asked rows."""
+        rows.check()
+        self._row_limits.check(rows, caches)
+        num_rows, num_asked = rows.num_rows, len(rows.asked_rows)
+        numbers = PassNumbers.of(rows, self.program.heads, self.device)
+        room = self.run_alone(numbers, caches, num_rows, num_asked, hidden)
+        return PassOutput((), room.logits.cpu(), room.kept)
+
+    def run_alone(
+        self,
+        numbers: PassNumbers,
+        caches: KvCaches,
+        num_rows: int,
+        num_asked: int,
+        hidden: torch.Tensor | None = None,
+    ) -> PassRoom:
+        """Launches a pass in room of its own, which has what comes out."""
+        room = PassRoom(self.program, num_rows, num_asked, self.dtype, self.device)
+        run = CudaPass(numbers, room, caches, num_rows, hidden)
+        self.run_rows(run)
+        self.run_asked(replace(run, num_rows=num_asked))
+        return room
+
+    def run_rows(self, run: CudaPass) -> None:
+        """Launches the first part."""
+        for launch in self._row_launches:
+            launch(run)
+
+    def run_asked(self, run: CudaPass) -> None:
+        """Launches the second part, over so many asked rows; nothing for none."""
+        if run.num_rows:
+            for launch in self._asked_launches:
+                launch(run)
+
+
+def _divided(ops: Sequence[Op]) -> tuple[Sequence[Op], Sequence[Op]]:
+    """Up to ``TakeRows``, and from it on."""
+    place = next((place for place, op in enumerate(ops) if isinstance(op, TakeRows)), len(ops))
+    return ops[:place], ops[place:]
+
+
+def _with_learned_positions(ops: Sequence[Op]) -> list[CudaOp]:
+    found: list[CudaOp] = []
+    for op in ops:
+        before = found[-1] if found else None
+        if isinstance(op, AddPositions) and isinstance(before, Embed) and before.out == op.x:
+            found[-1] = EmbedAtPositions(before, op)
+        else:
+            found.append(op)
+    return found
+
+
+def _with_rows_taken(ops: Sequence[Op], program: Program) -> list[CudaOp]:
+    """Of the head: its norm, if it has one, takes the rows."""
+    match list(ops):
+        case [TakeRows(buffers=(x,)), Norm() as norm, *rest] if norm.x == x:
+            return [NormOfAsked(norm), *rest]
+        case [TakeRows(buffers=buffers), *rest]:
+            return [*(TakeBuffer(buffer, program.buffers[buffer].width) for buffer in buffers), *rest]
+    return []

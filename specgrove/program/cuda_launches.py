@@ -1,0 +1,257 @@
+"""What a program's ops launch on a GPU: one small method per op. Made by ``CudaProgram``, which runs them one after the other.
+
+Nothing that is launched waits for the device or depends on what lies there, so that graphs can capture it. Linears and attention read
+numbers of the model's dtype, all else is float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias, assert_never
+
+import torch
+
+from specgrove.kernels.cuda import attention, elementwise, norms
+from specgrove.kernels.cuda.linear import PackedDeviceLinear
+from specgrove.program.backend import KvCaches
+from specgrove.program.linears import Linear
+from specgrove.program.ops import (
+    Activate,
+    Add,
+    AddNorm,
+    AddPositions,
+    Attend,
+    Buffer,
+    Choose,
+    Clip,
+    Embed,
+    HeadNorm,
+    Input,
+    KeepHidden,
+    LoadUnit,
+    Multiply,
+    Norm,
+    Op,
+    RotateStore,
+    SumRanks,
+    TakeRows,
+)
+from specgrove.program.pass_numbers import PassNumbers
+from specgrove.program.pass_room import PassRoom
+from specgrove.program.tensor_group import TensorGroup
+
+
+@dataclass(frozen=True, slots=True)
+class CudaPass:
+    """Where the launches of a pass read and write. Graphs that captured them do so at the same places."""
+
+    numbers: PassNumbers
+    room: PassRoom
+    caches: KvCaches
+    num_rows: int
+    """Rows from here on: all of the pass, or after ``TakeRows`` the asked ones."""
+    hidden: torch.Tensor | None = None
+    """What ``Input`` takes."""
+
+    def view(self, buffer: Buffer, width: int) -> torch.Tensor:
+        """``[num_rows, width]``."""
+        return self.room.view(buffer, self.num_rows, width)
+
+
+Launch: TypeAlias = Callable[[CudaPass], None]
+
+
+# What takes fewer launches than one an op.
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedAtPositions:
+    """``Embed`` and ``AddPositions`` of what it gives."""
+
+    embed: Embed
+    positions: AddPositions
+
+
+@dataclass(frozen=True, slots=True)
+class NormOfAsked:
+    """``TakeRows`` and ``Norm`` of the rows taken."""
+
+    norm: Norm
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBuffer:
+    """``TakeRows`` of one buffer: the asked rows move to its beginning."""
+
+    x: Buffer
+    width: int
+
+
+CudaOp: TypeAlias = Op | EmbedAtPositions | NormOfAsked | TakeBuffer
+
+
+class Launches:
+    """Makes them."""
+
+    def __init__(self, group: TensorGroup, will_run: Callable[[int], None]) -> None:
+        self._group, self._will_run = group, will_run
+
+    def of(self, op: CudaOp) -> Launch:
+        """What runs an op."""
+        match op:
+            case Embed():
+                return partial(self._embed, op, None)
+            case EmbedAtPositions():
+                return partial(self._embed, op.embed, op.positions)
+            case AddPositions():
+                return partial(self._add_positions, op)
+            case Input():
+                return partial(self._take_in, op)
+            case Norm():
+                return partial(self._norm, op)
+            case NormOfAsked():
+                return partial(self._norm_of_asked, op.norm)
+            case AddNorm():
+                return partial(self._add_norm, op)
+            case HeadNorm():
+                return partial(self._head_norm, op)
+            case Multiply():
+                return partial(self._multiply, op)
+            case Clip():
+                return partial(self._clip, op)
+            case RotateStore():
+                return partial(self._rotate_store, op)
+            case Attend():
+                return partial(self._attend, op)
+            case Activate():
+                return partial(self._activate, op)
+            case Add():
+                return partial(self._add, op)
+            case TakeBuffer():
+                return partial(self._take_buffer, op)
+            case SumRanks():
+                return partial(self._sum_ranks, op)
+            case LoadUnit():
+                return partial(self._load_unit, op)
+            case KeepHidden():
+                return partial(self._keep_hidden, op)
+            case Choose():
+                return partial(self._choose, op)
+            case TakeRows():
+                raise ValueError("on a GPU rows are taken once, before the head")
+            case _:
+                assert_never(op)
+
+    # The ends.
+
+    def _embed(self, op: Embed, learned: AddPositions | None, run: CudaPass) -> None:
+        out, ids = run.view(op.out, op.table.shape[1]), run.numbers.token_ids[: run.num_rows]
+        table = None if learned is None else learned.table
+        elementwise.embed(op.table, ids, out, op.scale, table, run.numbers.positions[: run.num_rows], op.first_id)
+
+    def _add_positions(self, op: AddPositions, run: CudaPass) -> None:
+        x = run.view(op.x, op.table.shape[1])
+        learned = torch.empty_like(x)
+        elementwise.embed(op.table, run.numbers.positions[: run.num_rows], learned)
+        x += learned
+
+    def _take_in(self, op: Input, run: CudaPass) -> None:
+        if run.hidden is None:
+            raise ValueError("this program takes hidden states from outside")
+        run.view(op.out, run.hidden.shape[1]).copy_(run.hidden)
+
+    def _take_buffer(self, op: TakeBuffer, run: CudaPass) -> None:
+        rows = run.numbers.asked_rows[: run.num_rows]
+        run.view(op.x, op.width).copy_(run.room.all_rows(op.x, op.width).index_select(0, rows))
+
+    def _keep_hidden(self, op: KeepHidden, run: CudaPass) -> None:
+        run.room.kept[op.place][: run.num_rows].copy_(run.view(op.x, op.width))
+
+    def _choose(self, op: Choose, run: CudaPass) -> None:
+        logits, x = run.room.logits[: run.num_rows], run.view(op.x, op.vocab.in_features)
+        if len(op.widths) == 1:
+            _product(op.vocab, x, logits)
+            return
+        own = torch.empty(run.num_rows, op.vocab.out_features, device=logits.device)
+        _product(op.vocab, x, own)
+        logits.copy_(self._group.concatenated(own, op.widths))
+
+    # Norms.
+
+    def _norm(self, op: Norm, run: CudaPass) -> None:
+        size = op.weights.scale.shape[0]
+        _normed(op, run.view(op.x, size), None, run.view(op.out, size), None)
+
+    def _norm_of_asked(self, op: Norm, run: CudaPass) -> None:
+        size, rows = op.weights.scale.shape[0], run.numbers.asked_rows[: run.num_rows]
+        _normed(op, run.room.all_rows(op.x, size), None, run.view(op.out, size), rows)
+
+    def _add_norm(self, op: AddNorm, run: CudaPass) -> None:
+        size = op.weights.scale.shape[0]
+        _normed(op, run.view(op.x, size), run.view(op.delta, size), run.view(op.out, size), None)
+
+    def _head_norm(self, op: HeadNorm, run: CudaPass) -> None:
+        heads = (op.first_head, op.num_heads, op.head_dim)
+        norms.head_rms_norm(run.view(op.x, op.width), op.scale, op.eps, *heads)
+
+    # What is between them.
+
+    def _multiply(self, op: Multiply, run: CudaPass) -> None:
+        linear = op.linear
+        _product(linear, run.view(op.x, linear.in_features), run.view(op.out, linear.out_features))
+
+    def _clip(self, op: Clip, run: CudaPass) -> None:
+        run.view(op.x, op.width).clamp_(-op.limit, op.limit)
+
+    def _rotate_store(self, op: RotateStore, run: CudaPass) -> None:
+        heads, numbers, n = op.heads, run.numbers, run.num_rows
+        width = (heads.num_heads + 2 * heads.num_kv_heads) * heads.head_dim
+        queries = run.view(op.queries, heads.num_heads * heads.head_dim).view(n, heads.num_heads, heads.head_dim)
+        caches = (run.caches.keys[op.layer], run.caches.values[op.layer])
+        places = (numbers.positions[:n], op.cos_sin, numbers.slots[:n])
+        elementwise.rotate_and_store(run.view(op.qkv, width), *places, *caches, queries)
+
+    def _attend(self, op: Attend, run: CudaPass) -> None:
+        heads, n = op.heads, run.num_rows
+        width = heads.num_heads * heads.head_dim
+        queries = run.view(op.queries, width).view(n, heads.num_heads, heads.head_dim)
+        caches = (run.caches.keys[op.layer], run.caches.values[op.layer])
+        plan, out = run.numbers.plan.of_rows(n), run.view(op.out, width)
+        attention.tree_attention(queries, *caches, plan, op.scale, out, op.alibi_slopes, op.window)
+
+    def _activate(self, op: Activate, run: CudaPass) -> None:
+        run_it = elementwise.gated if op.is_gated else elementwise.activate
+        run_it(run.view(op.x, 2 * op.size if op.is_gated else op.size), op.activation, run.view(op.out, op.size))
+
+    def _add(self, op: Add, run: CudaPass) -> None:
+        width = run.room.width(op.x)
+        run.view(op.x, width).add_(run.view(op.delta, width))
+
+    def _sum_ranks(self, op: SumRanks, run: CudaPass) -> None:
+        x = run.view(op.x, op.width)
+        total = self._group.sum(x)
+        if total is not x:
+            x.copy_(total)
+
+    def _load_unit(self, op: LoadUnit, run: CudaPass) -> None:
+        self._will_run(op.unit)
+
+
+def _normed(
+    op: Norm | AddNorm, x: torch.Tensor, delta: torch.Tensor | None, out: torch.Tensor, rows: torch.Tensor | None
+) -> None:
+    scale, shift = op.weights.scale, op.weights.shift
+    if op.kind == "rms":
+        norms.rms_norm(x, delta, scale, op.eps, out, rows)
+    else:
+        norms.layer_norm(x, delta, scale, shift, op.eps, out, rows)
+
+
+def _product(linear: Linear, x: torch.Tensor, out: torch.Tensor) -> None:
+    """Weights that the kernel can't take, in groups of few inputs, are torch's."""
+    if isinstance(linear, PackedDeviceLinear):
+        linear(x, out)
+    else:
+        out.copy_(linear(x))

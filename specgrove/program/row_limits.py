@@ -1,0 +1,42 @@
+"""What the rows of a pass may name: checked on the host before anything is read or written there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from specgrove.kernels.rows import PassRows
+from specgrove.program.backend import KvCaches
+from specgrove.program.ops import AddPositions, Embed, Program, RotateStore
+
+
+@dataclass(frozen=True, slots=True)
+class RowLimits:
+    """Of a program. ``None``: nothing is read by token id, or by position."""
+
+    vocab_size: int | None
+    num_positions: int | None
+
+    @classmethod
+    def of(cls, program: Program) -> RowLimits:
+        """From the tables that its ops read."""
+        tables = [op.table for op in program.ops if isinstance(op, AddPositions)]
+        tables += [op.cos_sin for op in program.ops if isinstance(op, RotateStore) and op.cos_sin is not None]
+        vocab_sizes = [op.vocab_size for op in program.ops if isinstance(op, Embed)]
+        return cls(min(vocab_sizes, default=None), min((len(table) for table in tables), default=None))
+
+    def check(self, rows: PassRows, caches: KvCaches) -> None:
+        """Raises ``ValueError`` for a token id, position, slot or row that is not there."""
+        for name, limit in self._limits(rows, caches):
+            values = getattr(rows, name)
+            if values and not 0 <= min(values) <= max(values) < limit:
+                raise ValueError(f"{name} must be from 0 to {limit - 1}, got {min(values)} to {max(values)}")
+
+    def _limits(self, rows: PassRows, caches: KvCaches) -> Iterator[tuple[str, int]]:
+        num_slots = caches.keys[0].shape[0]
+        yield from (("slots", num_slots), ("context_slots", num_slots), ("tree_slots", num_slots))
+        yield "asked_rows", rows.num_rows
+        if self.vocab_size is not None:
+            yield "token_ids", self.vocab_size
+        if self.num_positions is not None:
+            yield "positions", self.num_positions
