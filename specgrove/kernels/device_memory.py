@@ -16,6 +16,7 @@ _MAX_TREE_BLOCKS = 6  # of the blocks that a row's keys are in, those with tree 
 # Of linears, as in csrc/cuda/{small_linear,linear_products}.{h,cuh}.
 LINEAR_BLOCK, LINEAR_MAX_ROWS, LINEAR_MAX_TILES = 32, 64, 8
 ENOUGH_LINEAR_BLOCKS = 200  # about what an H100's 132 processors run at once
+MAX_TOP_K = 64  # most probable tokens of a row that passes by graphs are asked for
 EXPANDED_AT_ONCE = 1 << 22  # weights of a quantised linear that composed ops expand
 EXPANSION_BYTES = 3 * 4 * EXPANDED_AT_ONCE
 """What expanding a quantised linear takes at most beside the linear's compressed and expanded form."""
@@ -51,6 +52,34 @@ class PassLimits:
     max_len: int
     """Keys that a row sees."""
     num_slots: int
+
+    @property
+    def number_bytes(self) -> int:
+        """On the device: ids, places and choices of ``PassBuffers``, without the attention plan."""
+        return 4 * (3 * self.max_num_rows + 6 * self.max_num_asked)
+
+    @property
+    def answer_bytes(self) -> int:
+        """On the device: what passes choose, and the most probable tokens that a ``GraphRunner`` finds."""
+        return 8 * self.max_num_asked * (1 + MAX_TOP_K)
+
+
+@dataclass(frozen=True, slots=True)
+class RoomSizes:
+    """Numbers of every row in the buffers of a ``PassRoom``."""
+
+    float_width: int
+    """Of the float32 buffers together."""
+    input_width: int
+    """Of those that only linears and attention read, in the model's dtype."""
+    vocab_size: int
+    """Logits of an asked row; 0 where another stage has the head."""
+
+    def num_bytes(self, limits: PassLimits, dtype_bytes: int) -> int:
+        """On the device, hidden states that are handed out aside."""
+        num_rows = max(limits.max_num_rows, limits.max_num_asked)
+        buffers = num_rows * (4 * self.float_width + dtype_bytes * self.input_width)
+        return buffers + 4 * limits.max_num_asked * self.vocab_size
 
 
 @dataclass(frozen=True, slots=True)

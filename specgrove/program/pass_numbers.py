@@ -40,7 +40,7 @@ class _Part:
 
 
 def _parts(num_rows: int, num_asked: int) -> dict[str, _Part]:
-    """Those of 8 bytes first: they begin at multiples of 8. ``PassLimits.num_words`` counts them."""
+    """Those of 8 bytes first: they begin at multiples of 8. ``PassLimits.number_bytes`` counts them."""
     return {
         "seeds": _Part(num_asked, "q", 0),
         "choice_positions": _Part(num_asked, "q", 0),
@@ -148,7 +148,7 @@ class PassBuffers(PassNumbers):
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the device; ``PassLimits.num_bytes`` says them without making any."""
+        """Bytes on the device; ``PassLimits.number_bytes`` and ``PlanCapacity.num_bytes`` say them beforehand."""
         return self._words.nbytes + self.plan.partials.nbytes + self.plan.arrived.nbytes
 
     def load(self, rows: PassRows, num_rows: int, num_asked: int) -> None:

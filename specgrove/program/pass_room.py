@@ -33,7 +33,7 @@ class PassRoom:
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the device."""
+        """Bytes on the device; but for ``kept``, ``RoomSizes.num_bytes`` says them beforehand."""
         return sum(tensor.nbytes for tensor in (*self._buffers, self.logits, *self.kept))
 
     def width(self, buffer: Buffer) -> int:

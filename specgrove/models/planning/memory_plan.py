@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from specgrove.config import DEFAULT_MAX_CHUNK_TOKENS, DEFAULT_MAX_TREE_ROWS, MAX_NUM_KNOWN_ROWS, MIN_NUM_SLOTS
-from specgrove.kernels.device_memory import EXPANSION_BYTES, AttentionHeads, PlanCapacity, max_workspace_bytes
+from specgrove.kernels.device_memory import EXPANSION_BYTES, PassLimits
 from specgrove.models.decoder.parallel_layout import ParallelLayout
-from specgrove.models.decoder.sharding import HeadShard, Shard, heads_of, mlp_part, vocab_part
+from specgrove.models.decoder.sharding import Shard, heads_of, mlp_part, vocab_part
 from specgrove.models.decoder.spec import DecoderSpec
+from specgrove.models.planning.pass_memory import gpu_pass_bytes, widest_outputs
 from specgrove.settings.values import parse_bytes
 
 _DTYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
@@ -95,36 +96,29 @@ def _plan_rank(spec: DecoderSpec, request: MemoryRequest, rank: int) -> MemoryPl
     heads = heads_of(spec, shard)
     num_layers = shard.end_layer - shard.first_layer
     slot_elements = 2 * num_layers * heads.num_kv * spec.head_dim
-    widest = _widest_outputs(spec, shard)
-    # Float32 between kernels: hidden states four times, the widest linear's output and what follows it.
-    activations = 4 * request.max_num_rows * (4 * spec.hidden_size + 2 * widest)
-    if shard.is_last_stage:
-        # Logits, and over several ranks their parts and all of them put together.
-        is_captured = request.num_gpu_processors is not None  # the graph's, the runner's, and those that the host wants
-        copies = 3 if is_captured or shard.tensor_size > 1 else 1
-        activations += 4 * request.max_num_logit_rows * spec.vocab_size * copies
-    activations += 4 * request.max_num_rows * spec.hidden_size * (shard.tensor_size if shard.tensor_size > 1 else 0)
-    activations += _rotary_bytes(spec, shard)
-    if request.num_gpu_processors is not None:
-        activations += _attention_bytes(spec, request, heads, request.num_gpu_processors) + max_workspace_bytes()
-        activations += 4 * request.max_num_rows * spec.hidden_size
-    elif request.on_gpu and request.quantization is not None:
-        activations += _expansion_bytes(spec, request, shard)
     return MemoryPlan(
         rank=rank,
         weight_bytes=_weight_bytes(spec, request, shard),
         slot_bytes=int(slot_elements * _DTYPE_BYTES[request.dtype]),
         num_slots=request.num_slots,
-        activation_bytes=activations,
+        activation_bytes=_activation_bytes(spec, request, shard) + _rotary_bytes(spec, shard),
     )
 
 
-def _attention_bytes(spec: DecoderSpec, request: MemoryRequest, heads: HeadShard, num_processors: int) -> int:
-    """Bytes that the plan of a pass, and the partial results of attention, take at most."""
-    max_len = min(request.max_len or spec.max_position_embeddings, request.num_slots)
-    shape = AttentionHeads(heads.num_q, heads.num_kv, spec.head_dim)
-    capacity = PlanCapacity.of(shape, request.max_num_rows, max_len, request.num_slots, num_processors)
-    return capacity.num_bytes(shape)
+def _activation_bytes(spec: DecoderSpec, request: MemoryRequest, shard: Shard) -> int:
+    if request.num_gpu_processors is not None:
+        max_len = min(request.max_len or spec.max_position_embeddings, request.num_slots)
+        limits = PassLimits(request.max_num_rows, request.max_num_logit_rows, max_len, request.num_slots)
+        return gpu_pass_bytes(spec, shard, limits, int(_DTYPE_BYTES[request.dtype]), request.num_gpu_processors)
+    # Float32 between kernels: hidden states four times, and as often as there are ranks; the widest linear's output and what follows it.
+    num_hidden = 4 + (shard.tensor_size if shard.tensor_size > 1 else 0)
+    total = 4 * request.max_num_rows * (num_hidden * spec.hidden_size + 2 * widest_outputs(spec, shard))
+    if shard.is_last_stage:
+        copies = 3 if shard.tensor_size > 1 else 1  # over several ranks their parts, and all of them put together
+        total += 4 * request.max_num_logit_rows * spec.vocab_size * copies
+    if request.on_gpu and request.quantization is not None:
+        total += _expansion_bytes(spec, request, shard)
+    return total
 
 
 def _rotary_bytes(spec: DecoderSpec, shard: Shard) -> int:
@@ -155,12 +149,6 @@ def _layer_elements(spec: DecoderSpec, shard: Shard) -> int:
     return attention + spec.hidden_size * len(mlp_part(spec, shard)) * (3 if spec.is_gated else 2)
 
 
-def _widest_outputs(spec: DecoderSpec, shard: Shard) -> int:
-    """The most outputs of any of a layer's linears."""
-    heads, mlp = heads_of(spec, shard), len(mlp_part(spec, shard))
-    return max(mlp * (2 if spec.is_gated else 1), (heads.num_q + 2 * heads.num_kv) * spec.head_dim)
-
-
 def _vocab_elements(spec: DecoderSpec, shard: Shard) -> int:
     return len(vocab_part(spec, shard)) * (spec.embedding_size or spec.hidden_size)
 
@@ -168,7 +156,7 @@ def _vocab_elements(spec: DecoderSpec, shard: Shard) -> int:
 def _expansion_bytes(spec: DecoderSpec, request: MemoryRequest, shard: Shard) -> int:
     """Bytes of the largest linear, expanded."""
     vocab = _vocab_elements(spec, shard) if shard.is_last_stage else 0
-    largest = max(_widest_outputs(spec, shard) * spec.hidden_size, vocab)
+    largest = max(widest_outputs(spec, shard) * spec.hidden_size, vocab)
     return int(largest * _DTYPE_BYTES[request.dtype]) + EXPANSION_BYTES
 
 
