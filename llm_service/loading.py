@@ -17,6 +17,7 @@ from llm_service.config import LlmServiceConfig
 from llm_service.devices import describe_store, weight_store
 from specgrove.config import MAX_NUM_KNOWN_ROWS
 from specgrove.kernels.cuda.backend import num_processors
+from specgrove.kernels.device_memory import PassLimits
 from specgrove.kernels.threads import amx_refusal, get_isa, set_isa, set_num_threads
 from specgrove.machine.cpus import too_few_for
 from specgrove.models.decoder.ends import ends_of
@@ -31,7 +32,6 @@ from specgrove.program.decoder import DTYPES, Decoder
 from specgrove.program.loading import load_decoder
 from specgrove.runtime.devices import available_bytes, choose_device, has_gpu_kernels, runner_for
 from specgrove.runtime.model_runner import Runner
-from specgrove.runtime.pass_buffers import PassLimits
 from specgrove.tokenizer import Tokenizer
 
 logger = logging.getLogger("llm_service")

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from specgrove.kernels.device_memory import PassLimits
 from specgrove.models.decoder.family import read_spec
 from specgrove.models.folders.gguf_model import weights_note
 from specgrove.models.folders.model_files import weight_files
@@ -18,7 +19,6 @@ from specgrove.program.device_weights import DeviceWeights
 from specgrove.program.loading import load_decoder
 from specgrove.program.stores import MemoryWeights
 from specgrove.runtime.devices import has_gpu_kernels, runner_for
-from specgrove.runtime.pass_buffers import PassLimits
 from specgrove.settings.ssm_specs import SsmSpec
 from specgrove.tokenizer.ssm_vocabulary import read_vocabulary
 from specgrove.v1 import ssm_pb2

@@ -24,6 +24,7 @@ from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from router.tree_policy import StaticTreePolicy
 from specgrove.errors import SpecGroveError
+from specgrove.kernels.device_memory import PassLimits
 from specgrove.loop.request import (
     Draft,
     DraftWork,
@@ -35,9 +36,9 @@ from specgrove.loop.request import (
     VerifyWork,
 )
 from specgrove.loop.speculation import generate
-from specgrove.runtime.graph_runner import CudaGraphs, GraphRunner, NoGraphs
+from specgrove.program.graphs import CudaGraphs, NoGraphs
+from specgrove.runtime.graph_runner import GraphRunner
 from specgrove.runtime.in_process import InProcessDrafter, InProcessVerifier
-from specgrove.runtime.pass_buffers import PassLimits
 from specgrove.runtime.step_loop import StepLoop
 from ssm_service.config import PoolConfig
 from ssm_service.draft_tree import Beam

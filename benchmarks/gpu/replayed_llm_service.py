@@ -20,10 +20,10 @@ from benchmarks.gpu.trace import TRACE, Trace
 from llm_service.arguments import parse_arguments
 from llm_service.config import SERVICE_NAME
 from llm_service.service import serve
+from specgrove.kernels.device_memory import PassLimits
 from specgrove.kernels.threads import set_num_threads
+from specgrove.program.graphs import CudaGraphs, NoGraphs
 from specgrove.runtime.devices import choose_device, runner_for
-from specgrove.runtime.graph_runner import CudaGraphs, NoGraphs
-from specgrove.runtime.pass_buffers import PassLimits
 from specgrove.serving.health import Health
 from specgrove.telemetry.logs import set_up_logging
 

@@ -29,10 +29,10 @@ from benchmarks.gpu.models import (
 )
 from benchmarks.gpu.rows import Row, Target, at_most, broken
 from benchmarks.gpu.timed_graphs import TimedGraphs
+from specgrove.kernels.device_memory import PassLimits
 from specgrove.kernels.rows import PassRows
 from specgrove.kernels.sampling import ChoiceParams, RowChoice
 from specgrove.runtime.graph_runner import GraphRunner
-from specgrove.runtime.pass_buffers import PassLimits
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 
 VERIFY_PART, OVERHEAD_PART, SSM_PART = "verify step", "step overhead", "SSM level"

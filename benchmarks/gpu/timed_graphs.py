@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from specgrove.runtime.graph_runner import CudaGraphs, Graphs, NoGraphs
+from specgrove.program.graphs import CudaGraphs, Graphs, NoGraphs
 
 _NUM_REPEATS = 5
 

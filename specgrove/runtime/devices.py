@@ -10,15 +10,15 @@ from functools import cache
 import torch
 
 from specgrove.kernels.cuda.start_check import check_kernels_apart
-from specgrove.kernels.device_memory import AttentionHeads
+from specgrove.kernels.device_memory import AttentionHeads, PassLimits
 from specgrove.machine.gpus import check_enough_gpus, check_gpu_wanted
 from specgrove.models.decoder.device_limits import why_not
 from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.models.planning.memory_plan import available_memory_bytes
 from specgrove.program.decoder import Decoder
-from specgrove.runtime.graph_runner import CudaGraphs, GraphRunner, Graphs
+from specgrove.program.graphs import CudaGraphs, Graphs
+from specgrove.runtime.graph_runner import GraphRunner
 from specgrove.runtime.model_runner import DraftRunner, ModelRunner
-from specgrove.runtime.pass_buffers import PassLimits
 
 logger = logging.getLogger(__name__)
 

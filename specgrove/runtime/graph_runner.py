@@ -9,107 +9,27 @@ all. Graphs are captured at warm-up, and leave hidden states and logits at fixed
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import torch
 
 from specgrove.kernels.cuda.choices import choose, take_choices, top_k_log_probs
+from specgrove.kernels.device_memory import MAX_TOP_K, PassLimits
 from specgrove.kernels.rows import HAS_LOGITS, PassRows
 from specgrove.program.backend import PassOutput
+from specgrove.program.captured import Progress, bucket_for, buckets
 from specgrove.program.decoder import Decoder
 from specgrove.program.device_ops import DeviceOps
 from specgrove.program.forward_batch import ForwardBatch
+from specgrove.program.graphs import Graphs
 from specgrove.runtime.device_log_probs import log_probs_on_device
 from specgrove.runtime.model_runner import kv_caches
-from specgrove.runtime.pass_buffers import PassBuffers, PassLimits
+from specgrove.runtime.pass_buffers import PassBuffers
 from specgrove.runtime.step_loop import FatalEngineError
 from specgrove.runtime.top_k import TopK, top_k_of
-
-_MAX_K = 64  # of what a pass for drafts is asked for, with graphs
-_SMALL_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
-_MAX_BUCKET_STEPS = ((256, 64), (1 << 30, 128))  # beyond the small ones: up to so many rows, one every so many
-
-Progress = Callable[[int, int], None]
-"""Told how many graphs are captured, and how many there will be."""
-
-
-class Graphs(Protocol):
-    """Captures what a function launches, for replays at the same addresses."""
-
-    def stream(self) -> AbstractContextManager[object]:
-        """Everything of this runner happens on one stream."""
-        ...
-
-    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
-        """What replays it. ``run`` is called at least once."""
-        ...
-
-    def copied(self, source: torch.Tensor, target: torch.Tensor) -> Callable[[], None]:
-        """Begins a copy to the host's pinned memory; what waits for it."""
-        ...
-
-
-class CudaGraphs:
-    """On a stream of its own. Graphs share one pool of memory: they never run side by side, and what they leave lies outside of it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._pool = torch.cuda.graph_pool_handle()
-
-    def stream(self) -> AbstractContextManager[object]:
-        """See ``Graphs``."""
-        return torch.cuda.stream(self._stream)
-
-    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
-        """See ``Graphs``."""
-        run()  # kernels are loaded at their first launch
-        self._stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-            run()
-        return graph.replay
-
-    def copied(self, source: torch.Tensor, target: torch.Tensor) -> Callable[[], None]:
-        """See ``Graphs``."""
-        target.copy_(source, non_blocking=True)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record(self._stream)
-        return event.synchronize
-
-
-class NoGraphs:
-    """For the emulator: everything is done at once, and again at every replay."""
-
-    def stream(self) -> AbstractContextManager[object]:
-        """See ``Graphs``."""
-        return nullcontext()
-
-    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
-        """See ``Graphs``."""
-        run()
-        return run
-
-    def copied(self, source: torch.Tensor, target: torch.Tensor) -> Callable[[], None]:
-        """See ``Graphs``."""
-        target.copy_(source)
-        return lambda: None
-
-
-def buckets(largest: int) -> tuple[int, ...]:
-    """Numbers of rows, each at most about a half more than what it is used for, and up to ``largest``."""
-    found = [size for size in _SMALL_BUCKETS if size < largest]
-    for end, step in _MAX_BUCKET_STEPS:
-        found.extend(range(found[-1] + step if found else step, min(end, largest - 1) + 1, step))
-    return (*found, largest)
-
-
-def bucket_for(size: int, sizes: Sequence[int]) -> int:
-    """The smallest that ``size`` fits into."""
-    return next(bucket for bucket in sizes if bucket >= size)
 
 
 def _nothing() -> tuple[torch.Tensor, ...]:
@@ -160,8 +80,8 @@ class GraphRunner:
             self._hidden = torch.zeros(rows, decoder.spec.hidden_size, device=device)
             self._logits = torch.zeros(asked, vocab_size, device=device)
             self._chosen = torch.zeros(asked, dtype=torch.int64, device=device)
-            self._log_probs = torch.zeros(asked * _MAX_K, device=device)
-            self._token_ids = torch.zeros(asked * _MAX_K, dtype=torch.int32, device=device)
+            self._log_probs = torch.zeros(asked * MAX_TOP_K, device=device)
+            self._token_ids = torch.zeros(asked * MAX_TOP_K, dtype=torch.int32, device=device)
             answers = (self._chosen, self._log_probs, self._token_ids)
             # A pass may be begun while the one before it is under way: two of each, by turns.
             self._host = deque(
@@ -238,7 +158,7 @@ class GraphRunner:
     def start_top_k(self, batch: PassRows, k: int) -> None:
         """See ``DraftRunner``."""
         with self._running():
-            if k > _MAX_K or not self._fits(batch):
+            if k > MAX_TOP_K or not self._fits(batch):
                 self._in_flight.append(_UnderWay(batch, self._logits_without_graph(batch)))
                 return
             logits = self._replay(batch)

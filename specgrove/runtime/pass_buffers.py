@@ -16,22 +16,11 @@ import torch
 
 from specgrove.kernels.cuda.attention import AttentionPlan, write_plan
 from specgrove.kernels.cuda.backend import num_processors
-from specgrove.kernels.device_memory import AttentionHeads, PlanCapacity
+from specgrove.kernels.device_memory import AttentionHeads, PassLimits, PlanCapacity
 from specgrove.kernels.rows import PassRows
 from specgrove.program.device_ops import DeviceRows
 
 _NO_SLOT = -1
-
-
-@dataclass(frozen=True, slots=True)
-class PassLimits:
-    """What the passes that buffers are made for may have."""
-
-    max_num_rows: int
-    max_num_asked: int
-    max_len: int
-    """Keys that a row sees."""
-    num_slots: int
 
 
 _FORMATS = {"i": torch.int32, "q": torch.int64, "f": torch.float32}

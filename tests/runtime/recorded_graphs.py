@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from specgrove.kernels.cuda import backend
-from specgrove.runtime.graph_runner import NoGraphs
+from specgrove.program.graphs import NoGraphs
 
 _NOT_CAPTURABLE = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_pinned")
 _WITHOUT_WORK = ("aten::empty", "aten::new_empty")

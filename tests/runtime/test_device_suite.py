@@ -12,13 +12,14 @@ import torch
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from router.tree_policy import StaticTreePolicy
+from specgrove.kernels.device_memory import PassLimits
 from specgrove.loop import drafting, speculation
 from specgrove.loop.request import GenerationRequest, SamplingParams, TreeShape
 from specgrove.loop.speculation import generate
 from specgrove.program.device_weights import DeviceWeights
+from specgrove.program.graphs import CudaGraphs, NoGraphs
 from specgrove.program.loading import load_decoder
-from specgrove.runtime.graph_runner import CudaGraphs, GraphRunner, NoGraphs
-from specgrove.runtime.pass_buffers import PassLimits
+from specgrove.runtime.graph_runner import GraphRunner
 from specgrove.runtime.step_loop import StepLoop
 from ssm_service.config import PoolConfig
 from ssm_service.draft_tree import Beam, Expansion

@@ -14,16 +14,17 @@ import torch
 from specgrove.kernels import in_use
 from specgrove.kernels.cuda.backend import KernelsMissingError
 from specgrove.kernels.cuda.start_check import KernelsWrongError
+from specgrove.kernels.device_memory import PassLimits
 from specgrove.models.decoder.family import read_spec
 from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.program.decoder import Decoder
 from specgrove.program.device_weights import DeviceWeights, StreamedWeights
+from specgrove.program.graphs import NoGraphs
 from specgrove.program.loading import load_decoder
 from specgrove.runtime import devices, graph_runner
 from specgrove.runtime.devices import choose_device, has_gpu_kernels, runner_for
-from specgrove.runtime.graph_runner import GraphRunner, NoGraphs
+from specgrove.runtime.graph_runner import GraphRunner
 from specgrove.runtime.model_runner import ModelRunner, kv_caches
-from specgrove.runtime.pass_buffers import PassLimits
 from tests.models.families import DEVICE_VARIANTS, save_tiny
 from tests.models.test_device_weights import CopiesAtOnce
 

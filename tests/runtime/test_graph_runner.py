@@ -11,16 +11,18 @@ from unittest.mock import Mock
 import pytest
 import torch
 
+from specgrove.kernels.device_memory import PassLimits
 from specgrove.kernels.rows import HAS_LOGITS, PassRows
 from specgrove.kernels.sampling import ChoiceParams, KnownToken, RowChoice, choose
 from specgrove.program.backend import PassOutput
+from specgrove.program.captured import buckets
 from specgrove.program.device_weights import DeviceWeights
+from specgrove.program.graphs import CudaGraphs, Graphs
 from specgrove.program.loading import load_decoder
 from specgrove.runtime.device_log_probs import log_probs_on_device
-from specgrove.runtime.graph_runner import CudaGraphs, GraphRunner, Graphs, bucket_for, buckets
+from specgrove.runtime.graph_runner import GraphRunner
 from specgrove.runtime.known_tokens import log_probs_of
 from specgrove.runtime.model_runner import ModelRunner, step_ms
-from specgrove.runtime.pass_buffers import PassLimits
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from specgrove.runtime.step_loop import FatalEngineError
 from specgrove.runtime.top_k import top_k_of
@@ -278,13 +280,3 @@ def test_only_whole_models_on_the_kernels_can_be_captured(tmp_path: Path, monkey
     decoder = load_decoder(tmp_path, torch.bfloat16, store=DeviceWeights(torch.device("cpu")))
     with pytest.raises(ValueError, match="runs on the kernels for GPUs"):
         GraphRunner(decoder, LIMITS, RecordedGraphs(monkeypatch))
-
-
-@pytest.mark.parametrize("largest", [1, 2, 5, 64, 65, 100, 256, 257, 768, 2000])
-def test_buckets_grow_to_the_largest(largest: int) -> None:
-    sizes = buckets(largest)
-    assert sizes[-1] == largest
-    assert list(sizes) == sorted(set(sizes))
-    assert len(sizes) < 32
-    for size in range(1, largest + 1):
-        assert size <= bucket_for(size, sizes) <= max(2 * size, 8)
