@@ -70,9 +70,7 @@ class CpuProgram:
             asked = [None] * len(asked)
         num_logits = asked.count(None) if self._widths else 0
         logits = torch.empty((num_logits, self._own_width)) if num_logits else self._no_logits
-        kept = tuple(
-            torch.empty((len(asked) if each.is_of_asked else rows.num_rows, each.width)) for each in self._kept
-        )
+        kept = [torch.empty((len(asked) if each.is_of_asked else rows.num_rows, each.width)) for each in self._kept]
         plan = rows.plan()  # read until the pass ends
         with self._lock:
             self._native.begin(
@@ -94,7 +92,7 @@ class CpuProgram:
             choices = self._native.choices() if self._widths and num_logits < len(asked) else ()
         if len(self._widths) > 1 and num_logits:
             logits = self._group.concatenated(logits, self._widths)
-        return PassOutput(choices, logits, kept)
+        return PassOutput(choices, logits, tuple(kept))
 
     def _run_step(self, step: _Segment | SumRanks | LoadUnit) -> None:
         match step:
