@@ -203,11 +203,13 @@ class _Pass:
             case RotateStore():
                 k_cache, v_cache = self._caches.keys[op.layer], self._caches.values[op.layer]
                 places = (rows.positions, op.cos_sin, rows.slots)
-                buffers[op.queries] = torch_ops.rotate_store(buffers[op.qkv], *places, k_cache, v_cache)
+                queries = torch_ops.rotate_store(buffers[op.qkv], *places, k_cache, v_cache)
+                buffers[op.queries] = queries.flatten(1)
             case Attend():
                 k_cache, v_cache = self._caches.keys[op.layer], self._caches.values[op.layer]
                 seen = (k_cache, v_cache, rows.keys, op.scale, op.alibi_slopes, op.window)
-                buffers[op.out] = torch_ops.attend(buffers[op.queries], *seen)
+                queries = buffers[op.queries].view(-1, op.heads.num_heads, op.heads.head_dim)
+                buffers[op.out] = torch_ops.attend(queries, *seen)
             case Activate():
                 buffers[op.out] = torch_ops.activate(buffers[op.x], op.activation, is_gated=op.is_gated)
             case Add():

@@ -46,6 +46,11 @@ def in_float64(program: Program) -> Executable:
     return TorchProgram(program, torch.device("cpu"), torch.float64, OneRank(), lambda unit: None)
 
 
+def in_float32(program: Program) -> Executable:
+    """What must have the same bits, where an op rounds as it is written down."""
+    return TorchProgram(program, torch.device("cpu"), torch.float32, OneRank(), lambda unit: None)
+
+
 def plain_rows(num_rows: int) -> PassRows:
     """Rows of one sequence, which see each other as a prompt's do; nobody asks anything of them."""
     return PassRows(
@@ -124,9 +129,7 @@ def add(x: torch.Tensor, delta: torch.Tensor, on: Backend = on_cpu) -> torch.Ten
     return run([Add(0, 1)], {0: x, 1: delta}, {0: x.shape[1]}, on)[0]
 
 
-def activate(
-    x: torch.Tensor, activation: Activation, *, is_gated: bool = False, on: Backend = on_cpu
-) -> torch.Tensor:
+def activate(x: torch.Tensor, activation: Activation, *, is_gated: bool = False, on: Backend = on_cpu) -> torch.Tensor:
     """Of every element, or of the first half times the second."""
     size = x.shape[1] // 2 if is_gated else x.shape[1]
     return run([Activate(1, 0, activation, is_gated, size)], {0: x}, {1: size}, on)[0]
@@ -149,9 +152,7 @@ def embed(
     return on(program).run(rows, KvCaches((cache,), (cache,))).hidden[0]
 
 
-def add_positions(
-    x: torch.Tensor, table: torch.Tensor, positions: Sequence[int], on: Backend = on_cpu
-) -> torch.Tensor:
+def add_positions(x: torch.Tensor, table: torch.Tensor, positions: Sequence[int], on: Backend = on_cpu) -> torch.Tensor:
     """Every row with the row of ``table`` that stands at its position added."""
     rows = replace(plain_rows(len(x)), positions=array("i", positions))
     return run([AddPositions(0, table)], {0: x}, {0: x.shape[1]}, on, rows)[0]

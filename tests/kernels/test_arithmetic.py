@@ -6,12 +6,11 @@ import hashlib
 
 import torch
 
-from specgrove.kernels import elementwise
 from specgrove.kernels.arithmetic import ARITHMETIC
-from specgrove.kernels.attention import tree_attention
 from specgrove.kernels.linear import PackedLinear
 from specgrove.kernels.quantized_linear import QuantizedLinear, QuantizedWeight
-from tests.kernels.test_row_invariance import batch_of
+from tests.kernels.one_op import activate, attend, norm
+from tests.kernels.test_row_invariance import rows_of
 
 _DIGESTS = {  # of ARITHMETIC 2
     "amx": "a9b8c16a984f9791",
@@ -37,13 +36,13 @@ def outputs(dtypes: list[torch.dtype]) -> list[torch.Tensor]:
     linears.append(QuantizedLinear(QuantizedWeight(codes.to(torch.int8), scales, None, 8)))
     linears.append(QuantizedLinear(QuantizedWeight((codes.abs() // 8).to(torch.uint8), scales, -scales, 4)))
     found += [linear(x[:num_rows].contiguous()) for linear in linears for num_rows in (1, 17)]
-    found += [elementwise.rms_norm(x, numbers(160), 1e-5), elementwise.layer_norm(x, numbers(160), None, 1e-5)]
-    found += [elementwise.gated(x, "silu"), elementwise.activate(x, "gelu")]
+    found += [norm(x, numbers(160)), norm(x, numbers(160), kind="layer")]
+    found += [activate(x, "silu", is_gated=True), activate(x, "gelu")]
     sequence = (list(range(300)), [300, 301, 302], [-1, 0, 0])
-    batch = batch_of([sequence], [(0, 300, None), *((0, 300, node) for node in range(3))])
+    rows = rows_of([sequence], [(0, 300, None), *((0, 300, node) for node in range(3))])
     for dtype in dtypes:
         caches = numbers(303, 2, 40).to(dtype), numbers(303, 2, 40).flip(0).to(dtype)
-        found.append(tree_attention(10 * numbers(4, 6, 40), *caches, batch, 0.3, numbers(6).abs()))
+        found.append(attend(10 * numbers(4, 6, 40), *caches, rows, 0.3, numbers(6).abs()))
     return found
 
 

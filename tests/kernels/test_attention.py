@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import random
+from array import array
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specgrove.kernels import attention, reference, threads
-from specgrove.kernels.attention import AttentionBatch
-from specgrove.program.forward_batch import ForwardBatch
+from specgrove.kernels import threads
+from specgrove.kernels.rows import PassRows
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
+from tests.kernels.one_op import attend, in_float32, in_float64, plain_rows, rotate_store
 
 NUM_SLOTS = 400
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -29,7 +31,7 @@ def random_tree(rng: random.Random, num_nodes: int, slots: list[int]) -> TreeRow
     return TreeRows([0] * num_nodes, parents, [slots.pop() for _ in range(num_nodes)])
 
 
-def random_batch(rng: random.Random) -> AttentionBatch:
+def random_rows(rng: random.Random) -> PassRows:
     """Several sequences: prompt chunks, trees (one of more than 64 nodes), and both."""
     slots = list(range(NUM_SLOTS))
     rng.shuffle(slots)
@@ -38,7 +40,7 @@ def random_batch(rng: random.Random) -> AttentionBatch:
         context = [slots.pop() for _ in range(context_len)]
         tree = random_tree(rng, num_nodes, slots) if num_nodes else None
         builder.add(context, [0] * chunk_len, tree)
-    return ForwardBatch(builder.build()).attention
+    return builder.build()
 
 
 def random_caches(dtype: torch.dtype, num_kv_heads: int, head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,7 +49,7 @@ def random_caches(dtype: torch.dtype, num_kv_heads: int, head_dim: int) -> tuple
 
 
 Heads = tuple[int, int, int]  # number of heads, of KV heads, and their size
-Others = tuple[AttentionBatch, float, torch.Tensor | None, int | None]
+Others = tuple[PassRows, float, torch.Tensor | None, int | None]
 
 
 def seeded_inputs(
@@ -56,21 +58,21 @@ def seeded_inputs(
     """Arguments of ``tree_attention``, with caches in float32; the same each time."""
     num_heads, num_kv_heads, head_dim = heads
     torch.manual_seed(head_dim)
-    batch = random_batch(random.Random(head_dim))
+    rows = random_rows(random.Random(head_dim))
     keys, values = random_caches(torch.float32, num_kv_heads, head_dim)
-    queries = torch.randn(batch.row_seq.shape[0], num_heads, head_dim)
+    queries = torch.randn(rows.num_rows, num_heads, head_dim)
     slopes = torch.rand(num_heads) if has_alibi else None
-    return queries, keys, values, (batch, head_dim**-0.5, slopes, window)
+    return queries, keys, values, (rows, head_dim**-0.5, slopes, window)
 
 
 @functools.cache
 def exact_outputs(dtype: torch.dtype, heads: Heads, has_alibi: bool, window: int | None) -> tuple[torch.Tensor, float]:
     """In float64, of caches in ``dtype``, and how far rounding the caches has moved them; once for all instruction sets."""
     queries, keys, values, others = seeded_inputs(heads, has_alibi, window)
-    expected = reference.tree_attention(queries, keys.to(dtype), values.to(dtype), *others)
+    expected = attend(queries, keys.to(dtype), values.to(dtype), *others, on=in_float64)
     if dtype != torch.bfloat16:
         return expected.float(), 0.0
-    return expected.float(), rms(reference.tree_attention(queries, keys, values, *others) - expected)
+    return expected.float(), rms(attend(queries, keys, values, *others, on=in_float64) - expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -93,7 +95,7 @@ def exact_outputs(dtype: torch.dtype, heads: Heads, has_alibi: bool, window: int
 def test_equals_float64(isa: str, dtype: torch.dtype, heads: Heads, has_alibi: bool, window: int | None) -> None:
     queries, keys, values, others = seeded_inputs(heads, has_alibi, window)
     expected, rounding = exact_outputs(dtype, heads, has_alibi, window)
-    error = attention.tree_attention(queries, keys.to(dtype), values.to(dtype), *others) - expected
+    error = attend(queries, keys.to(dtype), values.to(dtype), *others) - expected
     if dtype == torch.bfloat16 and isa in ROUNDING_ISAS:
         # No more is lost than by rounding keys and values when they were stored.
         assert rms(error) <= rounding
@@ -106,15 +108,15 @@ def test_equals_float64(isa: str, dtype: torch.dtype, heads: Heads, has_alibi: b
 def test_the_twin_of_amx_has_its_bits() -> None:
     """Trees, prompts, windows and ALiBi; large scores and small ones."""
     for num_heads, num_kv_heads, head_dim in ((9, 3, 64), (4, 1, 75), (12, 2, 128), (20, 1, 80)):
-        batch = random_batch(random.Random(head_dim))
+        rows = random_rows(random.Random(head_dim))
         caches = random_caches(torch.bfloat16, num_kv_heads, head_dim)
-        queries = torch.randn(batch.row_seq.shape[0], num_heads, head_dim)
+        queries = torch.randn(rows.num_rows, num_heads, head_dim)
         for scale, window in ((0.1, None), (3.0, 20), (1e-3, None)):
-            arguments = (queries, *caches, batch, scale, torch.rand(num_heads), window)
+            arguments = (queries, *caches, rows, scale, torch.rand(num_heads), window)
             threads.set_isa("amx")
-            wanted = attention.tree_attention(*arguments)
+            wanted = attend(*arguments)
             threads.set_isa("amx_twin")
-            assert torch.equal(attention.tree_attention(*arguments), wanted)
+            assert torch.equal(attend(*arguments), wanted)
 
 
 @settings(max_examples=15, deadline=None)
@@ -132,7 +134,7 @@ def test_a_trees_rows_have_the_bits_of_plain_sequences(seed: int, dtype: torch.d
     queries = torch.randn(num_nodes, num_heads, head_dim)
     builder = PassBuilder()
     builder.add(context, (), tree)
-    together = attention.tree_attention(queries, k_cache, v_cache, ForwardBatch(builder.build()).attention, 0.3)
+    together = attend(queries, k_cache, v_cache, builder.build(), 0.3)
     for node in rng.sample(range(num_nodes), min(num_nodes, 6)):
         path: list[int] = []
         ancestor = node
@@ -142,9 +144,7 @@ def test_a_trees_rows_have_the_bits_of_plain_sequences(seed: int, dtype: torch.d
         alone = PassBuilder()
         alone.add([*context, *path], [0])
         threads.set_num_threads(rng.choice((1, 2)))
-        row = attention.tree_attention(
-            queries[node : node + 1], k_cache, v_cache, ForwardBatch(alone.build()).attention, 0.3
-        )
+        row = attend(queries[node : node + 1], k_cache, v_cache, alone.build(), 0.3)
         assert torch.equal(row[0], together[node])
 
 
@@ -158,52 +158,32 @@ def test_rotate_and_store(isa: str, dtype: torch.dtype, head_dim: int, is_rotate
     qkv = torch.randn(num_rows, (num_heads + 2 * num_kv_heads) * head_dim)
     angles = torch.rand(50, head_dim // 2) * 6
     cos_sin = torch.cat([angles.cos(), angles.sin()], dim=1) if is_rotated else None
-    positions = torch.randint(0, 50, (num_rows,), dtype=torch.int32)
-    slots = torch.randperm(NUM_SLOTS)[:num_rows].int()
+    positions = torch.randint(0, 50, (num_rows,)).tolist()
+    slots = torch.randperm(NUM_SLOTS)[:num_rows].tolist()
     ours, theirs = random_caches(dtype, num_kv_heads, head_dim), random_caches(dtype, num_kv_heads, head_dim)
     for mine, other in zip(ours, theirs, strict=True):
         other.copy_(mine)
-    found = attention.rotate_and_store(qkv, positions, cos_sin, slots, *ours)
-    expected = reference.rotate_and_store(qkv, positions, cos_sin, slots, *theirs)
+    found = rotate_store(qkv, positions, cos_sin, slots, *ours)
+    expected = rotate_store(qkv, positions, cos_sin, slots, *theirs, on=in_float32)
     assert torch.equal(found, expected)
     assert torch.equal(ours[0], theirs[0])
     assert torch.equal(ours[1], theirs[1])
     for row in range(num_rows):
-        alone = attention.rotate_and_store(qkv[row : row + 1], positions[row:][:1], cos_sin, slots[row:][:1], *theirs)
+        alone = rotate_store(qkv[row : row + 1], positions[row : row + 1], cos_sin, slots[row : row + 1], *theirs)
         assert torch.equal(alone, found[row : row + 1])
     assert torch.equal(ours[0], theirs[0])
-
-
-def test_only_heads_of_even_size_are_rotated() -> None:
-    arguments = torch.randn(1, 3 * 9), torch.zeros(1, dtype=torch.int32), torch.randn(50, 9)
-    with pytest.raises(ValueError, match="heads of size 9 can't be rotated"):
-        attention.rotate_and_store(*arguments, torch.zeros(1, dtype=torch.int32), *random_caches(torch.float32, 1, 9))
-
-
-def test_bad_shapes_are_named() -> None:
-    batch = random_batch(random.Random(0))
-    with pytest.raises(ValueError, match="queries must have the shape"):
-        attention.tree_attention(torch.randn(1, 2, 8), *random_caches(torch.float32, 2, 8), batch, 1.0)
-    queries = torch.randn(batch.row_seq.shape[0], 3, 8)
-    with pytest.raises(ValueError, match="3 heads over 2 KV heads"):
-        attention.tree_attention(queries, *random_caches(torch.float32, 2, 8), batch, 1.0)
-    queries = torch.randn(batch.row_seq.shape[0], 4, 8)
-    for window in (0, -3):
-        with pytest.raises(ValueError, match=f"window must be at least 1, got {window}"):
-            attention.tree_attention(queries, *random_caches(torch.float32, 2, 8), batch, 1.0, window=window)
 
 
 def test_slots_and_positions_out_of_range_are_named_and_write_nothing() -> None:
     qkv, cos_sin = torch.randn(2, (2 + 2 * 2) * 8), torch.randn(50, 8)
     caches = random_caches(torch.bfloat16, 2, 8)
     before = [cache.clone() for cache in caches]
-    good, places = torch.tensor([0, 1], dtype=torch.int32), torch.tensor([3, NUM_SLOTS], dtype=torch.int32)
     with pytest.raises(ValueError, match=f"slots must be from 0 to {NUM_SLOTS - 1}, got {NUM_SLOTS}"):
-        attention.rotate_and_store(qkv, good, cos_sin, places, *caches)
+        rotate_store(qkv, [0, 1], cos_sin, [3, NUM_SLOTS], *caches)
     with pytest.raises(ValueError, match="positions must be from 0 to 49, got -1"):
-        attention.rotate_and_store(qkv, -good, cos_sin, good, *caches)
+        rotate_store(qkv, [0, -1], cos_sin, [0, 1], *caches)
     with pytest.raises(ValueError, match=f"slots must be from 0 to {NUM_SLOTS - 1}, got -1"):
-        attention.rotate_and_store(qkv, -good, None, -good, *caches)
+        rotate_store(qkv, [0, -1], None, [0, -1], *caches)
     assert all(torch.equal(cache, old) for cache, old in zip(caches, before, strict=True))
 
 
@@ -214,30 +194,26 @@ def test_slots_and_positions_out_of_range_are_named_and_write_nothing() -> None:
         ("tree_offsets", [0, 1], "tree_offsets don't fit"),
         ("row_seq", [1], "row_seq names a sequence"),
         ("row_context_len", [4], "row_context_len is longer"),
-        ("row_masks", [[4]], "row_masks name a node"),
-        ("row_masks", [[0]], "must see at least one key"),
+        ("row_masks", [4], "row_masks name a node"),
+        ("row_masks", [0], "must see at least one key"),
         ("tree_slots", [-1, 5], "slots must not be negative"),
     ],
 )
-def test_batches_that_do_not_fit_together_are_named(field: str, value: list[int], complaint: str) -> None:
-    arrays: dict[str, object] = {
-        "context_slots": [0, 1, 2],
-        "context_offsets": [0, 3],
-        "tree_slots": [3, 4],
-        "tree_offsets": [0, 2],
-        "row_seq": [0],
-        "row_context_len": [0],
-        "row_masks": [[3]],
-    }
-    kinds = {name: torch.int64 if name == "row_masks" else torch.int32 for name in arrays}
-
-    def batch(arrays: dict[str, object]) -> AttentionBatch:
-        return AttentionBatch(**{name: torch.tensor(array, dtype=kinds[name]) for name, array in arrays.items()})
-
+def test_rows_that_do_not_fit_together_are_named(field: str, value: list[int], complaint: str) -> None:
+    rows = replace(
+        plain_rows(1),
+        context_slots=array("i", [0, 1, 2]),
+        context_offsets=array("i", [0, 3]),
+        tree_slots=array("i", [3, 4]),
+        tree_offsets=array("i", [0, 2]),
+        row_context_len=array("i", [0]),
+        row_masks=array("q", [3]),
+    )
     queries = torch.randn(1, 1, 8)
     caches = torch.randn(2, 5, 1, 8)
-    attention.tree_attention(queries, caches[0], caches[1], batch(arrays), 1.0)
+    attend(queries, caches[0], caches[1], rows, 1.0)
     with pytest.raises(ValueError, match="a slot that the cache doesn't have"):
-        attention.tree_attention(queries, caches[0, :4], caches[1, :4], batch(arrays), 1.0)
+        attend(queries, caches[0, :4], caches[1, :4], rows, 1.0)
+    wrong = replace(rows, **{field: array(getattr(rows, field).typecode, value)})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=complaint):
-        batch(arrays | {field: value})
+        attend(queries, caches[0], caches[1], wrong, 1.0)

@@ -12,10 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specgrove.kernels import elementwise, threads
+from specgrove.kernels import threads
 from specgrove.kernels.linear import PackedLinear
 from specgrove.kernels.quantized_linear import QuantizedLinear, quantize
 from specgrove.kernels.sampling import greedy_choices
+from tests.kernels import one_op
 from tests.kernels.examples import examples
 
 Kernel = Callable[[torch.Tensor], torch.Tensor]
@@ -31,12 +32,12 @@ def quantized(bits: int, group_size: int | None) -> Callable[[int], Kernel]:
 
 def rms_norm(size: int) -> Kernel:
     weight = torch.randn(size)
-    return lambda rows: elementwise.add_rms_norm(rows.clone(), rows, weight, 1e-5)
+    return lambda rows: one_op.add_norm(rows, rows, weight)[0]
 
 
 def layer_norm(size: int) -> Kernel:
     weight, bias = torch.randn(2, size).unbind()
-    return lambda rows: elementwise.layer_norm(rows, weight.contiguous(), bias.contiguous(), 1e-5)
+    return lambda rows: one_op.norm(rows, weight.contiguous(), bias.contiguous(), "layer")
 
 
 # From the size of a row to a kernel with weights of its own.
@@ -49,8 +50,8 @@ KERNELS: dict[str, Callable[[int], Kernel]] = {
     "linear int4": quantized(4, 32),
     "rms_norm": rms_norm,
     "layer_norm": layer_norm,
-    "gated silu": lambda size: lambda rows: elementwise.gated(rows, "silu"),
-    "gated gelu": lambda size: lambda rows: elementwise.gated(rows, "gelu_tanh"),
+    "gated silu": lambda size: lambda rows: one_op.activate(rows, "silu", is_gated=True),
+    "gated gelu": lambda size: lambda rows: one_op.activate(rows, "gelu_tanh", is_gated=True),
     "greedy_choices": lambda size: greedy_choices,
 }
 

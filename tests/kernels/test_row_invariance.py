@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specgrove.kernels import reference, threads
-from specgrove.kernels.attention import AttentionBatch, tree_attention
+from specgrove.kernels import threads
+from specgrove.kernels.rows import PassRows
 from specgrove.kernels.trees import ancestor_masks
 from tests.kernels.examples import examples
+from tests.kernels.one_op import attend, in_float64
 from tests.kernels.test_attention import ROUNDING_ISAS
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -18,35 +21,31 @@ HEADS = [(4, 4, 8), (6, 2, 40), (9, 3, 64), (5, 1, 128), (2, 1, 256), (3, 3, 18)
 WINDOWS = [None, 1, 5, 32, 47, 64]
 
 
-def batch_of(
+def rows_of(
     sequences: list[tuple[list[int], list[int], list[int]]],
     rows: list[tuple[int, int, int | None]],
-) -> AttentionBatch:
+) -> PassRows:
     """Sequences as (context slots, tree slots, parents), rows as (sequence, context length seen, tree node or None)."""
     max_num_nodes = max(1, *(len(parents) for _, _, parents in sequences))
     num_words = -(-max_num_nodes // 64)
-    masks = torch.zeros(len(rows), num_words, dtype=torch.int64)
-    for row, (sequence, _, node) in enumerate(rows):
+    found = PassRows(row_masks=array("q", bytes(8 * num_words * len(rows))))
+    for context, tree, _ in sequences:
+        found.context_slots.extend(context)
+        found.context_offsets.append(len(found.context_slots))
+        found.tree_slots.extend(tree)
+        found.tree_offsets.append(len(found.tree_slots))
+    for row, (sequence, context_len, node) in enumerate(rows):
+        found.token_ids.append(0)
+        found.positions.append(0)
+        found.slots.append(0)
+        found.row_seq.append(sequence)
+        found.row_context_len.append(context_len)
         if node is not None:
-            parents = sequences[sequence][2]
-            words = torch.frombuffer(bytearray(ancestor_masks(parents)), dtype=torch.int64).view(len(parents), -1)
-            masks[row, : words.shape[1]] = words[node]
-
-    def ints(values: list[int]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.int32)
-
-    def offsets(lens: list[int]) -> torch.Tensor:
-        return torch.tensor([0, *lens]).cumsum(0).int()
-
-    return AttentionBatch(
-        context_slots=ints([slot for context, _, _ in sequences for slot in context]),
-        context_offsets=offsets([len(context) for context, _, _ in sequences]),
-        tree_slots=ints([slot for _, tree, _ in sequences for slot in tree]),
-        tree_offsets=offsets([len(tree) for _, tree, _ in sequences]),
-        row_seq=ints([sequence for sequence, _, _ in rows]),
-        row_context_len=ints([context_len for _, context_len, _ in rows]),
-        row_masks=masks,
-    )
+            masks = array("q", ancestor_masks(sequences[sequence][2]))
+            own_words = len(masks) // len(sequences[sequence][2])
+            words = masks[node * own_words : (node + 1) * own_words]
+            found.row_masks[row * num_words : row * num_words + own_words] = words
+    return found
 
 
 def caches_of(
@@ -85,8 +84,8 @@ def test_a_tree_node_has_the_bits_of_the_same_tokens_as_a_sequence(
     query, scale = torch.randn(1, num_heads, head_dim), head_dim**-0.5
     alibi = torch.rand(num_heads) if has_alibi else None
     threads.set_num_threads(1)
-    plain = batch_of([(list(range(sequence_len)), [], [])], [(0, sequence_len, None)])
-    wanted = tree_attention(query, keys, values, plain, scale, alibi, window)
+    plain = rows_of([(list(range(sequence_len)), [], [])], [(0, sequence_len, None)])
+    wanted = attend(query, keys, values, plain, scale, alibi, window)
 
     # The path's nodes stand anywhere among 90 nodes of other branches, and all keys in any slot.
     num_nodes = path_len + 90
@@ -110,10 +109,10 @@ def test_a_tree_node_has_the_bits_of_the_same_tokens_as_a_sequence(
     rows[place] = (0, context_len, on_path[-1])
     queries = torch.randn(count, num_heads, head_dim)
     queries[place] = query[0]
-    batch = batch_of([(context_slots, tree_slots, parents)], rows)
+    batch = rows_of([(context_slots, tree_slots, parents)], rows)
     for num_threads in (1, 2, 5):
         threads.set_num_threads(num_threads)
-        out = tree_attention(queries, k_cache, v_cache, batch, scale, alibi, window)
+        out = attend(queries, k_cache, v_cache, batch, scale, alibi, window)
         assert torch.equal(out[place], wanted[0])
 
 
@@ -136,8 +135,8 @@ def test_any_chunking_of_a_prompt_gives_the_same_bits(
     sequence = [(torch.randperm(num_rows).tolist(), list[int](), list[int]())]
 
     def run(start: int, end: int) -> torch.Tensor:
-        batch = batch_of(sequence, [(0, row + 1, None) for row in range(start, end)])
-        return tree_attention(queries[start:end].contiguous(), k_cache, v_cache, batch, 0.3, alibi, window)
+        batch = rows_of(sequence, [(0, row + 1, None) for row in range(start, end)])
+        return attend(queries[start:end].contiguous(), k_cache, v_cache, batch, 0.3, alibi, window)
 
     whole = run(0, num_rows)
     threads.set_num_threads(2)
@@ -156,8 +155,8 @@ def test_a_row_has_the_same_bits_in_any_number_of_rows(isa: str, heads: tuple[in
     sequence = [(torch.randperm(600).tolist(), list[int](), list[int]())]
 
     def run(rows: range) -> torch.Tensor:
-        batch = batch_of(sequence, [(0, row + 1, None) for row in rows])
-        return tree_attention(queries[rows.start : rows.stop], k_cache, v_cache, batch, head_dim**-0.5)
+        batch = rows_of(sequence, [(0, row + 1, None) for row in rows])
+        return attend(queries[rows.start : rows.stop], k_cache, v_cache, batch, head_dim**-0.5)
 
     whole = run(range(88, 600))
     for num_threads in (1, 2):
@@ -178,16 +177,16 @@ def test_an_infinite_value_is_infinite_for_the_rows_that_see_it(
     keys, values = caches_of(80, 2, 40, dtype)
     context, tree = (list(range(40)), list(range(40, 45))) if is_tree else (list(range(45)), list[int]())
     node = 4 if is_tree else None
-    batch = batch_of([(context, tree, [-1, 0, 1, 2, 3] if is_tree else [])], [(0, len(context), node)] * 2)
+    batch = rows_of([(context, tree, [-1, 0, 1, 2, 3] if is_tree else [])], [(0, len(context), node)] * 2)
     queries = torch.randn(2, 4, 40)
-    wanted = tree_attention(queries, keys, values, batch, 0.2, window=window)
+    wanted = attend(queries, keys, values, batch, 0.2, window=window)
     first = 0 if window is None else 45 - window
     for place in (first, first + 1, 31, 32, 43, 44):
         if place < first:
             continue
         spoilt = values.clone()
         spoilt[place, :, 3] = -torch.inf
-        out = tree_attention(queries, keys, spoilt, batch, 0.2, window=window)
+        out = attend(queries, keys, spoilt, batch, 0.2, window=window)
         expected = wanted.view(2, 4, 40).clone()
         expected[:, :, 3] = -torch.inf
         assert torch.equal(out.view(2, 4, 40), expected)
@@ -203,7 +202,7 @@ def test_an_infinity_spoils_only_rows_that_see_it(isa: str, worst: float) -> Non
     rows: list[tuple[int, int, int | None]] = [(0, seen, None) for seen in range(40, 61)]
     # Deep nodes first: what they leave in a chunk of their own lies behind the last key of those that follow.
     rows += [(0, 60, node) for node in reversed(range(12))]
-    batch = batch_of([(list(range(60)), list(range(60, 72)), parents)], rows)
+    batch = rows_of([(list(range(60)), list(range(60, 72)), parents)], rows)
     queries = torch.randn(len(rows), 4, 40)
 
     def sees(row: tuple[int, int, int | None], slot: int, window: int) -> bool:
@@ -214,11 +213,11 @@ def test_an_infinity_spoils_only_rows_that_see_it(isa: str, worst: float) -> Non
         return end - window <= slot < context_len
 
     for window in (9, 1000):
-        wanted = tree_attention(queries, k_cache, v_cache, batch, 0.2, window=window)
+        wanted = attend(queries, k_cache, v_cache, batch, 0.2, window=window)
         for slot in (50, 63):
             spoilt = v_cache.clone()
             spoilt[slot] = worst
-            out = tree_attention(queries, k_cache, spoilt, batch, 0.2, window=window)
+            out = attend(queries, k_cache, spoilt, batch, 0.2, window=window)
             seen = torch.tensor([sees(row, slot, window) for row in rows])
             assert torch.equal(~out.isfinite().all(dim=1), seen)
             assert torch.equal(out[~seen], wanted[~seen])
@@ -228,12 +227,12 @@ def test_what_a_row_does_not_see_does_not_matter(isa: str) -> None:
     """NaN in every other slot, as in memory that was never written."""
     torch.manual_seed(0)
     k_cache, v_cache = caches_of(100, 2, 40, torch.float16)
-    batch = batch_of([(list(range(10, 50)), [60, 61, 62], [-1, 0, 0])], [(0, 40, 2), (0, 37, None)])
+    batch = rows_of([(list(range(10, 50)), [60, 61, 62], [-1, 0, 0])], [(0, 40, 2), (0, 37, None)])
     queries = torch.randn(2, 4, 40)
-    wanted = tree_attention(queries, k_cache, v_cache, batch, 0.2)
+    wanted = attend(queries, k_cache, v_cache, batch, 0.2)
     unseen = [slot for slot in range(100) if not (10 <= slot < 50 or slot in (60, 62))]
     k_cache[unseen] = v_cache[unseen] = float("nan")
-    assert torch.equal(tree_attention(queries, k_cache, v_cache, batch, 0.2), wanted)
+    assert torch.equal(attend(queries, k_cache, v_cache, batch, 0.2), wanted)
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 7, 30, 31, 40])
@@ -241,26 +240,26 @@ def test_what_lies_before_the_window_does_not_matter(isa: str, window: int) -> N
     """Three rows of 75, 74 and 70 keys in one tile; NaN where none of them looks."""
     torch.manual_seed(0)
     k_cache, v_cache = caches_of(100, 2, 40, torch.float16)
-    batch = batch_of([(list(range(73)), [80, 81, 82], [-1, 0, 0])], [(0, 73, 2), (0, 73, 0), (0, 70, None)])
+    batch = rows_of([(list(range(73)), [80, 81, 82], [-1, 0, 0])], [(0, 73, 2), (0, 73, 0), (0, 70, None)])
     queries, alibi = torch.randn(3, 4, 40), torch.rand(4)
-    wanted = tree_attention(queries, k_cache, v_cache, batch, 0.2, alibi, window)
+    wanted = attend(queries, k_cache, v_cache, batch, 0.2, alibi, window)
     k_cache[: 70 - window] = v_cache[: 70 - window] = float("nan")
-    assert torch.equal(tree_attention(queries, k_cache, v_cache, batch, 0.2, alibi, window), wanted)
+    assert torch.equal(attend(queries, k_cache, v_cache, batch, 0.2, alibi, window), wanted)
     # A row alone: NaN in what only the others see.
     k_cache[: 75 - window] = v_cache[: 75 - window] = float("nan")
-    alone = batch_of([(list(range(73)), [80, 81, 82], [-1, 0, 0])], [(0, 73, 2)])
-    assert torch.equal(tree_attention(queries[:1], k_cache, v_cache, alone, 0.2, alibi, window), wanted[:1])
+    alone = rows_of([(list(range(73)), [80, 81, 82], [-1, 0, 0])], [(0, 73, 2)])
+    assert torch.equal(attend(queries[:1], k_cache, v_cache, alone, 0.2, alibi, window), wanted[:1])
 
 
 def test_a_window_over_all_keys_changes_no_bit(isa: str) -> None:
     torch.manual_seed(0)
     k_cache, v_cache = caches_of(100, 2, 40, torch.bfloat16)
-    batch = batch_of([(list(range(73)), [80, 81], [-1, 0])], [(0, 73, 1), (0, 40, None)])
+    batch = rows_of([(list(range(73)), [80, 81], [-1, 0])], [(0, 73, 1), (0, 40, None)])
     queries = torch.randn(2, 4, 40)
-    wanted = tree_attention(queries, k_cache, v_cache, batch, 0.2)
+    wanted = attend(queries, k_cache, v_cache, batch, 0.2)
     for window in (75, 2**40):
-        assert torch.equal(tree_attention(queries, k_cache, v_cache, batch, 0.2, window=window), wanted)
-    assert not torch.equal(tree_attention(queries, k_cache, v_cache, batch, 0.2, window=74), wanted)
+        assert torch.equal(attend(queries, k_cache, v_cache, batch, 0.2, window=window), wanted)
+    assert not torch.equal(attend(queries, k_cache, v_cache, batch, 0.2, window=74), wanted)
 
 
 def test_large_scores_do_not_overflow(isa: str) -> None:
@@ -269,8 +268,8 @@ def test_large_scores_do_not_overflow(isa: str) -> None:
     for best in (3, 69):
         k_cache.fill_(-10.0)
         k_cache[best] = 10.0
-        batch = batch_of([(list(range(70)), [], [])], [(0, 70, None)])
-        out = tree_attention(torch.full((1, 2, 64), 10.0), k_cache, v_cache, batch, 1.0)
+        batch = rows_of([(list(range(70)), [], [])], [(0, 70, None)])
+        out = attend(torch.full((1, 2, 64), 10.0), k_cache, v_cache, batch, 1.0)
         assert torch.equal(out.view(2, 64), v_cache[best].expand(2, 64))
 
 
@@ -283,13 +282,13 @@ def test_segments_that_are_computed_side_by_side_change_no_bit(isa: str, num_key
     sequence = [(torch.randperm(num_keys).tolist(), list[int](), list[int]())]
 
     def run(rows: range) -> torch.Tensor:
-        batch = batch_of(sequence, [(0, num_keys - row, None) for row in rows])
-        return tree_attention(queries[rows.start : rows.stop], k_cache, v_cache, batch, 0.3, alibi, window)
+        batch = rows_of(sequence, [(0, num_keys - row, None) for row in rows])
+        return attend(queries[rows.start : rows.stop], k_cache, v_cache, batch, 0.3, alibi, window)
 
     together = run(range(70))
     assert torch.equal(torch.cat([run(range(row, row + 1)) for row in range(0, 70)]), together)
-    batch = batch_of(sequence, [(0, num_keys - row, None) for row in range(70)])
-    expected = reference.tree_attention(queries, k_cache, v_cache, batch, 0.3, alibi, window)
+    batch = rows_of(sequence, [(0, num_keys - row, None) for row in range(70)])
+    expected = attend(queries, k_cache, v_cache, batch, 0.3, alibi, window, in_float64)
     assert (together - expected).abs().max() <= (2e-2 if isa in ROUNDING_ISAS else 2e-5)
     threads.set_num_threads(1)
     assert torch.equal(torch.cat([run(range(row, row + 1)) for row in range(0, 70)]), together)
