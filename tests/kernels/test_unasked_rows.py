@@ -13,17 +13,12 @@ from array import array
 from dataclasses import replace
 
 import pytest
-import torch
 
 from specgrove.kernels import _native
-from specgrove.kernels.decoder_step import DecoderStep, StepLayer, StepNorm
 from specgrove.kernels.linear import NativeLinear
-from specgrove.kernels.model_step import ModelStep, StepEmbedding, StepHead
-from tests.kernels.step_parts import HIDDEN, SHAPE, caches, layer, linear
-from tests.kernels.test_model_step import chain
-
-VOCAB_SIZE = 70
-LINEARS = ("qkv", "out", "up", "down")
+from specgrove.program.cpu import CpuProgram
+from specgrove.program.ops import Choose, Multiply, Op, Program
+from tests.program.tiny import FORMS, caches, chain, program
 
 
 class Counted(NativeLinear):
@@ -42,32 +37,31 @@ class Counted(NativeLinear):
         return self._counter.num_rows
 
 
-def counted(plain: StepLayer) -> StepLayer:
-    return replace(plain, **{name: Counted(getattr(plain, name)) for name in LINEARS})
+def counted(plain: Program) -> tuple[Program, list[Counted]]:
+    """The program with its linears counted, and these in the order of their use."""
+    linears: list[Counted] = []
+
+    def counting(op: Op) -> Op:
+        if not isinstance(op, Multiply | Choose):
+            return op
+        linear = op.linear if isinstance(op, Multiply) else op.vocab
+        assert isinstance(linear, NativeLinear)
+        linears.append(Counted(linear))
+        return replace(op, linear=linears[-1]) if isinstance(op, Multiply) else replace(op, vocab=linears[-1])
+
+    return replace(plain, ops=tuple(map(counting, plain.ops))), linears
 
 
-def rows_of(layer: StepLayer) -> dict[str, int]:
-    return {name: getattr(layer, name).num_rows for name in LINEARS}
-
-
-def model(layers: list[StepLayer], vocab: NativeLinear, residual: str = "pre_norm") -> ModelStep:
-    shape = replace(SHAPE, residual=residual)  # type: ignore[arg-type]
-    return ModelStep(
-        StepEmbedding(torch.randn(VOCAB_SIZE, HIDDEN), 1.0, None, None),
-        DecoderStep(shape, layers),
-        StepHead(StepNorm(torch.ones(HIDDEN), None), None, vocab),
-    )
-
-
-@pytest.mark.parametrize("residual", ["pre_norm", "post_norm", "parallel"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("asked", [[], [8], [0], [2, 3, 7], list(range(9))])
-def test_no_linear_behind_the_last_keys_takes_them(residual: str, asked: list[int]) -> None:
-    first, last, vocab = counted(layer()), counted(layer()), Counted(linear(VOCAB_SIZE, HIDDEN))
+def test_no_linear_behind_the_last_keys_takes_them(form: str, asked: list[int]) -> None:
+    counting, linears = counted(program(form))
     rows = replace(chain(list(range(1, 10)), []), asked_rows=array("q", asked), choices=[None] * len(asked))
-    model([first, last], vocab, residual)(rows, caches(), caches())
-    assert rows_of(first) == dict.fromkeys(LINEARS, 9)
-    assert rows_of(last) == dict.fromkeys(LINEARS, len(asked)) | {"qkv": 9}
-    assert vocab.num_rows == len(asked)
+    CpuProgram(counting).run(rows, caches())
+    first, last, vocab = linears[:4], linears[4:8], linears[8:]
+    assert [linear.num_rows for linear in first] == [9] * 4
+    assert [linear.num_rows for linear in last] == [9] + [len(asked)] * 3  # of the first one, qkv, come keys and values
+    assert [linear.num_rows for linear in vocab] == [len(asked)]
 
 
 # Two sequences; the second's context lies in slots that the last layer must not read unless one of its rows is asked for something.
@@ -77,9 +71,9 @@ from array import array
 from dataclasses import replace
 import torch
 from specgrove.kernels import threads
-from tests.kernels.step_parts import HEAD_DIM, HIDDEN, NUM_KV_HEADS, layer, linear
-from tests.kernels.test_model_step import chain
-from tests.kernels.test_unasked_rows import VOCAB_SIZE, model
+from specgrove.program.backend import KvCaches
+from specgrove.program.cpu import CpuProgram
+from tests.program.tiny import HEAD_DIM, NUM_KV_HEADS, chain, program
 
 asked = int(sys.argv[2])
 threads.set_isa(sys.argv[1])
@@ -97,11 +91,11 @@ rows = replace(
     row_context_len=array("i", [1, 2, 3, 4]),
     asked_rows=array("q", [asked]),
 )
-step = model([layer(), layer()], linear(VOCAB_SIZE, HIDDEN))
+executable = CpuProgram(program())
 shut = ctypes.c_void_p(keys.data_ptr() + mmap.PAGESIZE)
 assert ctypes.CDLL(None).mprotect(shut, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
 print("begun", flush=True)
-step(rows, [open_caches[0], keys], open_caches[1:])
+executable.run(rows, KvCaches((open_caches[0], keys), tuple(open_caches[1:])))
 print("done")
 """
 
