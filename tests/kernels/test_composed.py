@@ -12,9 +12,10 @@ from specgrove.kernels.activations import Activation
 from specgrove.kernels.attention import AttentionBatch
 from specgrove.kernels.composed_linear import ComposedLinear, ComposedQuantizedLinear
 from specgrove.kernels.quantized_linear import quantize
+from specgrove.program.forward_batch import ForwardBatch
 from tests.devices import DEVICES
 from tests.kernels import reference_linears
-from tests.kernels.test_attention import random_batch, random_caches
+from tests.kernels.test_attention import random_caches, random_rows
 
 ACTIVATIONS: list[Activation] = ["silu", "gelu", "gelu_tanh", "relu"]
 
@@ -86,7 +87,7 @@ def test_attention_equals_float64(seed: int, window: int | None, device: torch.d
 def _attention_example(seed: int) -> tuple[AttentionBatch, torch.Tensor, torch.Tensor, torch.Tensor]:
     torch.manual_seed(seed)
     num_kv_heads, group, head_dim = (1, 4, 64) if seed % 3 else (2, 3, 40)
-    batch = random_batch(random.Random(seed))
+    batch = ForwardBatch(random_rows(random.Random(seed))).attention
     queries = torch.randn(batch.row_seq.shape[0], num_kv_heads * group, head_dim)
     return batch, queries, *random_caches(torch.float32, num_kv_heads, head_dim)
 

@@ -16,7 +16,7 @@ from specgrove.program.forward_batch import ForwardBatch
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from tests.kernels.cuda.attention_cases import DTYPES, HEADS, NUM_SLOTS, Case, long_batch, row_slots
 from tests.kernels.cuda.conftest import assert_as_exact_as_torch
-from tests.kernels.test_attention import random_batch, random_tree
+from tests.kernels.test_attention import random_rows, random_tree
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -25,7 +25,7 @@ from tests.kernels.test_attention import random_batch, random_tree
 def test_is_as_exact_as_torch(
     device: torch.device, dtype: torch.dtype, heads: tuple[int, int, int], has_alibi: bool, window: int | None
 ) -> None:
-    batch = random_batch(random.Random(heads[2]))
+    batch = ForwardBatch(random_rows(random.Random(heads[2]))).attention
     case = Case(batch, heads, dtype, device)
     found = case.run(batch, has_alibi=has_alibi, window=window)
     slopes = case.slopes if has_alibi else None
