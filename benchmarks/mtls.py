@@ -14,13 +14,15 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from specgrove.addresses import ReplicaAddress
 from specgrove.serving.health import Health
+from specgrove.serving.mailbox import Answer
 from specgrove.serving.replica_channel import ServicesTls
+from specgrove.serving.served_stream import StreamItem
 from specgrove.serving.server import Server
 from specgrove.serving.work_stream_client import WorkStreamClient
 from specgrove.serving.work_streams import WorkStreams
@@ -38,13 +40,21 @@ class InstantLlm(llm_pb2_grpc.LlmServiceServicer):
     """Accepts two tokens of every tree, and adds one."""
 
     def __init__(self) -> None:
-        self.streams = WorkStreams(
-            self._verify, llm_pb2.VerifyResult, llm_pb2.VerifyResponse, forget=lambda session_id: None
+        self.streams: WorkStreams[llm_pb2.VerifyItem, llm_pb2.Verdict, llm_pb2.VerifyResult, llm_pb2.VerifyResponse] = (
+            WorkStreams(
+                self._begin,
+                lambda item, verdict: llm_pb2.VerifyResult(
+                    session_id=item.session_id, item_id=item.item_id, verdict=verdict
+                ),
+                llm_pb2.VerifyResult,
+                llm_pb2.VerifyResponse,
+                forget=lambda session_id: None,
+            )
         )
 
-    async def _verify(self, item: llm_pb2.VerifyItem) -> AsyncGenerator[llm_pb2.VerifyResult, None]:
-        verdict = llm_pb2.Verdict(base=item.base, token_ids=[1, 2, 3])
-        yield llm_pb2.VerifyResult(session_id=item.session_id, item_id=item.item_id, verdict=verdict)
+    def _begin(self, item: StreamItem[llm_pb2.VerifyItem, llm_pb2.Verdict, llm_pb2.VerifyResult]) -> None:
+        verdict = llm_pb2.Verdict(base=item.message.base, token_ids=[1, 2, 3])
+        item.stream.take([Answer(item, verdict, is_last=True)])
 
     async def Verify(self, request_iterator: Any, context: Any) -> AsyncIterator[llm_pb2.VerifyResponse]:  # noqa: N802
         """As the real one's."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,13 @@ from typing import Any
 import grpc
 
 from llm_service.load import ServiceLoad
-from llm_service.structure import OutputStructure
 from llm_service.verifier import VerifierEngine
 from specgrove.loop.request import PromptProgress, Verdict, VerifyWork
 from specgrove.models.decoder.ends import Ends
 from specgrove.models.decoder.spec import DecoderSpec
-from specgrove.runtime.in_process import results_of
 from specgrove.runtime.measuring import StepMeasurement, measured
 from specgrove.runtime.step_loop import StepLoop
+from specgrove.serving.served_stream import StreamItem
 from specgrove.serving.work_streams import WorkStreams
 from specgrove.telemetry.tracing import NO_TRACING, Attributes, SessionSpans, Tracing
 from specgrove.tokenizer import TOKENIZER_FILE_NAMES, Tokenizer
@@ -30,6 +29,9 @@ _FILE_PIECE_BYTES = 1 << 20
 _WARMUP_NUMS_TOKENS = [1, 2, 4, 8, 16, 32, 64, 128]
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Found = Verdict | PromptProgress
+Item = StreamItem[llm_pb2.VerifyItem, Found, llm_pb2.VerifyResult]
+Streams = WorkStreams[llm_pb2.VerifyItem, Found, llm_pb2.VerifyResult, llm_pb2.VerifyResponse]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         self,
         model: ServedModel,
         engine: VerifierEngine,
-        loop: StepLoop[VerifyWork, Verdict | PromptProgress],
+        loop: StepLoop[VerifyWork, Found],
         num_slots: int,
         tracing: Tracing = NO_TRACING,
     ) -> None:
@@ -65,13 +67,16 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         self._loop = loop
         self._spans = SessionSpans(tracing, "verify")
         self.load = ServiceLoad(engine, loop, num_slots)
-        self.streams: WorkStreams[llm_pb2.VerifyItem, llm_pb2.VerifyResult, llm_pb2.VerifyResponse] = WorkStreams(
-            self._verify,
+        self.streams: Streams = WorkStreams(
+            self._begin,
+            self._result_of,
             llm_pb2.VerifyResult,
             llm_pb2.VerifyResponse,
             forget=self._forget,
             finish_early=self._finish_early,
+            give_up=self._finish_early,
         )
+        self._compiling: set[asyncio.Task[None]] = set()
         self._step_times: list[tuple[int, float]] | None = None  # once they are complete
         self._warmup_lock = asyncio.Lock()
 
@@ -86,35 +91,53 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         self._loop.finish_early()
         await self.streams.drain()
 
-    def _finish_early(self, item: llm_pb2.VerifyItem) -> None:
+    def _finish_early(self, items: Sequence[llm_pb2.VerifyItem]) -> None:
         # A session has one item under way.
-        self._loop.finish_early(lambda work: work.session_id == item.session_id)
+        if session_ids := {item.session_id for item in items}:
+            self._loop.finish_early(lambda work: work.session_id in session_ids)
 
     def _forget(self, session_id: str) -> concurrent.futures.Future[None]:
         self._spans.end(session_id)
         return self._loop.close_session(session_id)
 
-    async def _verify(self, item: llm_pb2.VerifyItem) -> AsyncGenerator[llm_pb2.VerifyResult, None]:
-        work = works.verify_work_from_proto(item)
+    def _begin(self, item: Item) -> None:
+        work = works.verify_work_from_proto(item.message)
         if work.session is not None:
             self._spans.begin(work.session_id, work.session.trace_context)
-        held = await self._structure_of(work)
-        async for found in results_of(self._loop, work):
-            result = llm_pb2.VerifyResult(session_id=item.session_id, item_id=item.item_id)
-            if isinstance(found, PromptProgress):
-                result.progress.CopyFrom(works.progress_to_proto(found))
-            else:
-                result.verdict.CopyFrom(works.verdict_to_proto(found))
-                if (span := self._spans.of(work.session_id)).is_recording:
-                    span.event("specgrove.verify", _event_of(work, found))
-            yield result
+            if work.session.sampling.structured_output is not None:
+                compiling = asyncio.create_task(self._compile_and_submit(work, item))
+                self._compiling.add(compiling)
+                compiling.add_done_callback(self._compiling.discard)
+                return
+        self._submit(work, item)
+
+    def _submit(self, work: VerifyWork, item: Item) -> None:
+        self._loop.submit(work, item.stream, item, request_id=work.session_id)
+
+    async def _compile_and_submit(self, work: VerifyWork, item: Item) -> None:
+        """The output's structure is compiled beside the engine's thread, which finds it as long as it is held here."""
+        assert work.session is not None
+        try:
+            held = await asyncio.to_thread(self._engine.structures.of, work.session.sampling)
+            self.streams.check_open(work.session_id)
+        except Exception as error:
+            item.stream.fail(item, error)
+            return
+        if not item.is_over:
+            self._submit(work, item)
+            await asyncio.wait([asyncio.wrap_future(self._loop.call(lambda: None))])  # then it has been taken in
         del held
 
-    async def _structure_of(self, work: VerifyWork) -> OutputStructure | None:
-        """Compiled beside the engine's thread, which finds it as long as this one is held."""
-        if work.session is None or work.session.sampling.structured_output is None:
-            return None
-        return await asyncio.to_thread(self._engine.structures.of, work.session.sampling)
+    def _result_of(self, item: llm_pb2.VerifyItem, found: Found) -> llm_pb2.VerifyResult:
+        if isinstance(found, PromptProgress):
+            return llm_pb2.VerifyResult(
+                session_id=item.session_id, item_id=item.item_id, progress=works.progress_to_proto(found)
+            )
+        if (span := self._spans.of(item.session_id)).is_recording:
+            span.event("specgrove.verify", _event_of(item, found))
+        return llm_pb2.VerifyResult(
+            session_id=item.session_id, item_id=item.item_id, verdict=works.verdict_to_proto(found)
+        )
 
     async def GetModelInfo(  # noqa: N802
         self, request: llm_pb2.LlmServiceGetModelInfoRequest, context: Context
@@ -184,10 +207,10 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         return llm_pb2.LlmServiceCloseSessionResponse()
 
 
-def _event_of(work: VerifyWork, verdict: Verdict) -> Attributes:
+def _event_of(item: llm_pb2.VerifyItem, verdict: Verdict) -> Attributes:
     """Rows of all sessions are those of the last pass; the time is that of all passes."""
     return {
-        "specgrove.verify.tree_nodes": work.tree.num_nodes,
+        "specgrove.verify.tree_nodes": len(item.tree.token_ids),
         "specgrove.verify.tokens": len(verdict.token_ids),
         "specgrove.verify.accepted_tokens": len(verdict.accepted_nodes),
         "specgrove.verify.steps": verdict.num_steps,

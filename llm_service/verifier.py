@@ -36,7 +36,7 @@ from specgrove.errors import InternalError, SpecGroveError
 from specgrove.kernels.rows import PassRows
 from specgrove.loop.request import LogProbs, PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.model_runner import Runner, step_ms
-from specgrove.runtime.step_loop import FatalEngineError, WorkItem
+from specgrove.runtime.step_loop import FatalEngineError
 from specgrove.telemetry.logs import of_requests
 
 logger = logging.getLogger(__name__)
@@ -92,11 +92,11 @@ class VerifierEngine:
         """See ``Engine``. Items that wait for older sessions to go on or to end are none, until something happens or time has passed."""
         return bool(self._outbox or self._in_flight or (self._items.pending and not self._all_wait))
 
-    def add(self, item: WorkItem[VerifyWork]) -> None:
+    def add(self, item_id: int, work: VerifyWork) -> None:
         """See ``Engine``. While an item of a session is under way, only one that opens it anew is taken: it replaces the first."""
-        check_work(item.work, self._config, vocab_size=self._runner.spec.vocab_size, num_slots=self._runner.num_slots)
+        check_work(work, self._config, vocab_size=self._runner.spec.vocab_size, num_slots=self._runner.num_slots)
         self._all_wait = False
-        self._items.add(item.item_id, item.work)
+        self._items.add(item_id, work)
 
     def step(self) -> list[Result]:
         """See ``Engine``. Begins forward passes while the runner takes more, then finishes the oldest; results that wait go first."""

@@ -22,7 +22,6 @@ from specgrove.loop.request import Draft, DraftedTree, DraftWork
 from specgrove.loop.token_tree import TokenTree
 from specgrove.runtime.kv_slots import SlotPool
 from specgrove.runtime.model_runner import level_ms
-from specgrove.runtime.step_loop import WorkItem
 from ssm_service.config import PoolConfig
 from ssm_service.counts import PoolCounts
 from ssm_service.lookup import LookupSsm
@@ -111,9 +110,8 @@ class DrafterPool:
         """See ``Engine``."""
         return bool(self._finished) or any(ssm.has_work() for ssm in self._neural.values())
 
-    def add(self, item: WorkItem[DraftWork]) -> None:
+    def add(self, item_id: int, work: DraftWork) -> None:
         """See ``Engine``. Lookups are answered at once; a second item of a session replaces the first."""
-        work = item.work
         self._check(work)
         if work.base == 0:
             self.close_session(work.session_id)
@@ -128,7 +126,7 @@ class DrafterPool:
             session = self._sessions[work.session_id] = _Session(work.session_id)
         session.token_ids.extend(work.new_token_ids)
         now_s = session.last_used_s = self._clock_s()
-        pending = _Pending(item.item_id, now_s, None if work.timeout_ms is None else now_s + work.timeout_ms / 1e3)
+        pending = _Pending(item_id, now_s, None if work.timeout_ms is None else now_s + work.timeout_ms / 1e3)
         session.pending = pending
         for name in dict.fromkeys(work.ssms or self.names):
             if name in self._lookup:

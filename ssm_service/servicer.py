@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -14,6 +14,7 @@ from specgrove.errors import InvalidRequestError
 from specgrove.loop.request import Draft, DraftWork
 from specgrove.runtime.measuring import StepMeasurement, measured
 from specgrove.runtime.step_loop import StepLoop
+from specgrove.serving.served_stream import StreamItem
 from specgrove.serving.status import abort
 from specgrove.serving.work_streams import WorkStreams
 from specgrove.telemetry.tracing import NO_TRACING, Attributes, SessionSpans, Tracing
@@ -26,6 +27,8 @@ _WARMUP_NUMS_TOKENS = [1, 2, 4, 8, 16, 32, 64]
 _WARMUP_BUDGET_MS = 500.0  # of each SSM
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Item = StreamItem[ssm_pb2.DraftItem, Draft, ssm_pb2.DraftResult]
+Streams = WorkStreams[ssm_pb2.DraftItem, Draft, ssm_pb2.DraftResult, ssm_pb2.DraftResponse]
 
 
 class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
@@ -43,29 +46,31 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
         self._loop = loop
         self._spans = SessionSpans(tracing, "draft")
         self.load = ServiceLoad(pool, loop)
-        self.streams: WorkStreams[ssm_pb2.DraftItem, ssm_pb2.DraftResult, ssm_pb2.DraftResponse] = WorkStreams(
-            self._draft, ssm_pb2.DraftResult, ssm_pb2.DraftResponse, forget=self._forget
+        self.streams: Streams = WorkStreams(
+            self._begin, self._result_of, ssm_pb2.DraftResult, ssm_pb2.DraftResponse, forget=self._forget
         )
         self._step_times: dict[str, list[tuple[int, float]]] | None = None  # once they are complete
         self._warmup_lock = asyncio.Lock()
+
+    def _begin(self, item: Item) -> None:
+        work = works.draft_work_from_proto(item.message)
+        self._spans.begin(work.session_id, work.trace_context)
+        self._loop.submit(work, item.stream, item, request_id=work.session_id)
+
+    def _result_of(self, item: ssm_pb2.DraftItem, draft: Draft) -> ssm_pb2.DraftResult:
+        if (span := self._spans.of(item.session_id)).is_recording:
+            span.event("specgrove.draft", _event_of(item, draft))
+        return ssm_pb2.DraftResult(session_id=item.session_id, item_id=item.item_id, draft=works.draft_to_proto(draft))
+
+    def _forget(self, session_id: str) -> concurrent.futures.Future[None]:
+        self._spans.end(session_id)
+        return self._loop.close_session(session_id)
 
     def Draft(  # noqa: N802
         self, request_iterator: AsyncIterator[ssm_pb2.DraftRequest], context: Context
     ) -> AsyncIterator[ssm_pb2.DraftResponse]:
         """See ssm.proto."""
         return self.streams.serve(request_iterator, context)
-
-    async def _draft(self, item: ssm_pb2.DraftItem) -> AsyncGenerator[ssm_pb2.DraftResult, None]:
-        work = works.draft_work_from_proto(item)
-        self._spans.begin(work.session_id, work.trace_context)
-        draft = await asyncio.wrap_future(self._loop.submit(work))
-        if (span := self._spans.of(work.session_id)).is_recording:
-            span.event("specgrove.draft", _event_of(work, draft))
-        yield ssm_pb2.DraftResult(session_id=item.session_id, item_id=item.item_id, draft=works.draft_to_proto(draft))
-
-    def _forget(self, session_id: str) -> concurrent.futures.Future[None]:
-        self._spans.end(session_id)
-        return self._loop.close_session(session_id)
 
     async def GetModelInfo(  # noqa: N802
         self, request: ssm_pb2.SsmServiceGetModelInfoRequest, context: Context
@@ -121,9 +126,9 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
         return ssm_pb2.SsmServiceCloseSessionResponse()
 
 
-def _event_of(work: DraftWork, draft: Draft) -> Attributes:
+def _event_of(item: ssm_pb2.DraftItem, draft: Draft) -> Attributes:
     return {
-        "specgrove.draft.new_tokens": len(work.new_token_ids),
+        "specgrove.draft.new_tokens": len(item.new_token_ids),
         "specgrove.draft.ssms": [drafted.ssm for drafted in draft.trees],
         "specgrove.draft.nodes": [drafted.tree.num_nodes - 1 for drafted in draft.trees],
         "specgrove.draft.ms": draft.draft_ms,

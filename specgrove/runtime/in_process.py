@@ -1,42 +1,55 @@
 """A step loop of this process for coroutines, and as ``Drafter`` and ``Verifier``: the speculation loop without a network.
 
-The services' servicers use ``results_of``; tests and benchmarks the other two, whose counterparts are in
-``router.remote_verifier``.
+For tests and benchmarks. The counterparts over gRPC are in ``router.remote_verifier`` and ``router.remote_drafter``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Sequence
+from typing import Generic, TypeVar
 
-from specgrove.errors import UnavailableError
+from specgrove.errors import SpecGroveError, UnavailableError
 from specgrove.loop.request import Draft, DraftWork, PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.step_loop import StepLoop
+from specgrove.serving.mailbox import Answer
 
 WorkT = TypeVar("WorkT")
 ResultT = TypeVar("ResultT")
 
 
+class _Arrivals(Generic[ResultT]):
+    """The mailbox of one item whose results a coroutine waits for."""
+
+    def __init__(self) -> None:
+        self._event_loop = asyncio.get_running_loop()
+        self.queue: asyncio.Queue[Answer[None, ResultT]] = asyncio.Queue()
+
+    def post(self, answers: Sequence[Answer[None, ResultT]]) -> None:
+        """See ``Mailbox``."""
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits
+            self._event_loop.call_soon_threadsafe(self._take, answers)
+
+    def _take(self, answers: Sequence[Answer[None, ResultT]]) -> None:
+        for answer in answers:
+            self.queue.put_nowait(answer)
+
+
 async def results_of(loop: StepLoop[WorkT, ResultT], work: WorkT) -> AsyncGenerator[ResultT, None]:
     """All results of one item, each as soon as it is there. Raises the ``SpecGroveError`` that the engine gave."""
-    event_loop = asyncio.get_running_loop()
-    # None where the future has what is left: results of the loop's thread arrive here in its order.
-    arrived: asyncio.Queue[ResultT | None] = asyncio.Queue()
-
-    def post(result: ResultT | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits
-            event_loop.call_soon_threadsafe(arrived.put_nowait, result)
-
-    future = loop.submit(work, on_partial=post)
-    future.add_done_callback(lambda _: post(None))
+    arrivals = _Arrivals[ResultT]()
+    loop.submit(work, arrivals, None)
+    is_over = False
     try:
-        while (partial := await arrived.get()) is not None:
-            yield partial
-        yield future.result()
+        while not is_over:
+            answer = await arrivals.queue.get()
+            is_over = answer.is_last
+            if isinstance(answer.result, SpecGroveError):
+                raise answer.result
+            yield answer.result
     finally:
-        if not future.done():
+        if not is_over:
             loop.finish_early(lambda other: other is work)
 
 
@@ -76,7 +89,7 @@ class InProcessDrafter:
 
     async def draft(self, work: DraftWork) -> Draft:
         """See ``specgrove.loop.drafting.Drafter``."""
-        return await asyncio.wrap_future(self._loop.submit(work))
+        return await asyncio.wrap_future(self._loop.ask(work))
 
     async def close(self, session_id: str) -> None:
         """See ``specgrove.loop.drafting.Drafter``."""

@@ -1,8 +1,9 @@
-"""The thread that drives an engine: takes in what was submitted, lets the engine make one step, hands results out, again.
+"""The thread that drives an engine: takes in what was submitted, gives the engine its turn, hands results out, again.
 
 Both services run one. Everything an engine owns is touched by this thread alone, so engines need no locks. Iteration-level
-batching follows from the order: whatever was submitted while a forward ran is part of the next plan. A step that does not end
-is noticed (``Watchdog``): the process should then end, and be started again.
+batching follows from the order: whatever was submitted while a pass ran is part of the next plan. Two mailboxes are all that
+crosses threads: the loop's own, and the one that an item's results go to (``specgrove.serving.mailbox``). A turn that does not
+end is noticed (``Watchdog``): the process should then end, and be started again.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from specgrove.errors import InternalError, SpecGroveError, UnavailableError, WorkLostError
+from specgrove.runtime.letters import Call, LastResult, Submitted
 from specgrove.runtime.watchdog import Watchdog
-from specgrove.telemetry.logs import marked_request, of_requests
+from specgrove.serving.mailbox import Answer, Mailbox
+from specgrove.telemetry.logs import of_requests
 
 logger = logging.getLogger(__name__)
 
+KeyT = TypeVar("KeyT")
 WorkT = TypeVar("WorkT")
+WorkT_contra = TypeVar("WorkT_contra", contravariant=True)
 ResultT = TypeVar("ResultT")
 ValueT = TypeVar("ValueT")
 
@@ -39,19 +43,11 @@ class HungEngineError(RuntimeError):
     """A step does not end. The thread can't be stopped: the process must end without waiting for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkItem(Generic[WorkT]):
-    """Work under the number its result will carry."""
-
-    item_id: int
-    work: WorkT
-
-
-class Engine(Protocol[WorkT, ResultT]):
+class Engine(Protocol[WorkT_contra, ResultT]):
     """What a step loop drives. All methods are called on the loop's thread."""
 
-    def add(self, item: WorkItem[WorkT]) -> None:
-        """Takes an item in; raises ``SpecGroveError`` to refuse it."""
+    def add(self, item_id: int, work: WorkT_contra) -> None:
+        """Takes an item in; its results carry the number. Raises ``SpecGroveError`` to refuse it."""
         ...
 
     def has_work(self) -> bool:
@@ -59,7 +55,7 @@ class Engine(Protocol[WorkT, ResultT]):
         ...
 
     def step(self) -> list[tuple[int, ResultT | SpecGroveError]]:
-        """Plans, runs and applies one forward pass; returns results by item id."""
+        """Plans, runs and applies one pass; returns results by item id."""
         ...
 
     def has_more(self, result: ResultT) -> bool:
@@ -83,19 +79,8 @@ class Engine(Protocol[WorkT, ResultT]):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _UnderWay(Generic[WorkT, ResultT]):
-    """An item's work, and who waits for its results."""
-
-    work: WorkT
-    future: Future[ResultT]
-    on_partial: Callable[[ResultT], None] | None
-    request_id: str | None
-    """Whose lines those about it are."""
-
-
 class StepLoop(Generic[WorkT, ResultT]):
-    """Owns the thread. ``submit``, ``call`` and ``stop`` may be called from any thread."""
+    """Owns the thread. ``submit``, ``ask``, ``call`` and ``stop`` may be called from any thread."""
 
     def __init__(
         self,
@@ -108,8 +93,9 @@ class StepLoop(Generic[WorkT, ResultT]):
         """``step_timeout_s`` is the most that a step may take, or a call between two steps."""
         self._engine = engine
         self._item_ids = itertools.count(1)
-        self._under_way: dict[int, _UnderWay[WorkT, ResultT]] = {}
-        self._inbox: deque[tuple[Callable[[], None], Future[Any]]] = deque()
+        self._under_way: dict[int, Submitted[WorkT, ResultT]] = {}
+        self._inbox: deque[Submitted[WorkT, ResultT] | Call[Any]] = deque()
+        self._outgoing: dict[Mailbox[Any, ResultT], list[Answer[Any, ResultT]]] = {}  # of this turn
         self._wake_up = threading.Condition()
         self._is_stopping = False
         self._clock_s = clock_s
@@ -132,15 +118,19 @@ class StepLoop(Generic[WorkT, ResultT]):
         """Time that the thread has worked, waits for devices and other ranks included: its share of a second is how busy the engine is."""
         return self._busy_s
 
-    def submit(self, work: WorkT, on_partial: Callable[[ResultT], None] | None = None) -> Future[ResultT]:
-        """The last result to come, or the ``SpecGroveError`` that the engine gave.
+    def submit(self, work: WorkT, mailbox: Mailbox[KeyT, ResultT], key: KeyT, *, request_id: str | None = None) -> None:
+        """Work whose results, or the ``SpecGroveError`` that ends them, go to ``mailbox`` under ``key``.
 
-        Results before the last one go to ``on_partial``, on the loop's thread.
+        All results of a turn go there in one call. Lines of the log that are about the item are ``request_id``'s.
         """
-        future: Future[ResultT] = Future()
-        request_id = marked_request()
-        self._post(lambda: self._add(_UnderWay(work, future, on_partial, request_id)), future)
-        return future
+        if not self._put(Submitted(work, mailbox, key, request_id)):
+            mailbox.post([Answer(key, _stopping(), is_last=True)])
+
+    def ask(self, work: WorkT, *, request_id: str | None = None) -> Future[ResultT]:
+        """The last result to come, or the ``SpecGroveError`` that the engine gave."""
+        mailbox = LastResult[ResultT]()
+        self.submit(work, mailbox, None, request_id=request_id)
+        return mailbox.future
 
     def finish_early(self, is_meant: Callable[[WorkT], bool] = lambda work: True) -> None:
         """Makes the next result of such works, or of all that are under way, their last one: nobody wants more."""
@@ -153,16 +143,10 @@ class StepLoop(Generic[WorkT, ResultT]):
 
     def call(self, function: Callable[[], ValueT]) -> Future[ValueT]:
         """Runs a function on the engine's thread, between two steps."""
-        future: Future[ValueT] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(function())
-            except Exception as error:
-                future.set_exception(error)
-
-        self._post(run, future)
-        return future
+        called = Call(function)
+        if not self._put(called):
+            called.future.set_exception(_stopping())
+        return called.future
 
     def close_session(self, session_id: str) -> Future[None]:
         """Done when the session's KV slots are free."""
@@ -179,28 +163,14 @@ class StepLoop(Generic[WorkT, ResultT]):
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def _post(self, action: Callable[[], None], future: Future[ValueT]) -> None:
-        # A waiter that is cancelled must not cancel the future: this thread is the one that ends it.
-        future.set_running_or_notify_cancel()
+    def _put(self, letter: Submitted[WorkT, ResultT] | Call[Any]) -> bool:
+        """Into the inbox; False where nobody will look there any more."""
         with self._wake_up:
             if self._is_stopping:
-                future.set_exception(UnavailableError("the service is stopping"))
-                return
-            self._inbox.append((action, future))
+                return False
+            self._inbox.append(letter)
             self._wake_up.notify()
-
-    def _add(self, under_way: _UnderWay[WorkT, ResultT]) -> None:
-        item = WorkItem(next(self._item_ids), under_way.work)
-        future = under_way.future
-        try:
-            self._engine.add(item)
-        except SpecGroveError as error:
-            future.set_exception(error)
-        except Exception as error:
-            logger.exception("an item could not be taken in", extra=of_requests([under_way.request_id]))
-            future.set_exception(InternalError(f"{type(error).__name__}: {error}"))
-        else:
-            self._under_way[item.item_id] = under_way
+            return True
 
     def _run(self) -> None:
         failure: RuntimeError | None = None
@@ -213,9 +183,16 @@ class StepLoop(Generic[WorkT, ResultT]):
         finally:
             self._watchdog.stop()
             self._end(failure)
-            futures = [under_way.future for under_way in self._under_way.values()]
-            for future in (*futures, *(future for _, future in self._inbox)):  # nobody waits for a thread that is gone
-                future.set_exception(UnavailableError("the service is stopping"))
+            self._refuse_what_is_left()
+
+    def _refuse_what_is_left(self) -> None:
+        """Nobody waits for a thread that is gone."""
+        for letter in (*self._under_way.values(), *self._inbox):
+            if isinstance(letter, Call):
+                letter.future.set_exception(_stopping())
+            else:
+                self._answer(letter, _stopping(), is_last=True)
+        self._hand_over()
 
     def _end(self, failure: RuntimeError | None) -> None:
         with self._wake_up:
@@ -234,47 +211,77 @@ class StepLoop(Generic[WorkT, ResultT]):
                     self._wake_up.wait(_IDLE_INTERVAL_S)
                 if self._is_stopping:
                     return
-                actions = [action for action, _ in self._inbox]
+                letters = list(self._inbox)
                 self._inbox.clear()
-            self._turn(actions)
+            self._turn(letters)
 
-    def _turn(self, actions: list[Callable[[], None]]) -> None:
+    def _turn(self, letters: list[Submitted[WorkT, ResultT] | Call[Any]]) -> None:
         started_s = self._clock_s()
         try:
-            for action in actions:
+            for letter in letters:
                 self._watchdog.begin()
-                action()
+                self._open(letter)
+            self._hand_over()  # refusals don't wait for a pass
             self._watchdog.begin()
             self._engine.expire_sessions()
             results = self._engine.step() if self._engine.has_work() else []
         except FatalEngineError:
             raise
         except Exception as error:
-            request_ids = [under_way.request_id for under_way in self._under_way.values()]
-            logger.exception(
-                "a step failed; all sessions are dropped and will be replayed", extra=of_requests(request_ids)
-            )
-            self._engine.reset()
-            # Most of them are innocent: their routers send the committed tokens again, and find out who isn't.
-            message = f"a step failed: {type(error).__name__}: {error}"
-            was_alone = len(self._under_way) == 1
-            self._finish([(item_id, WorkLostError(message, was_alone=was_alone)) for item_id in self._under_way])
+            self._lose_all(error)
         else:
-            self._finish(results)
+            for item_id, result in results:
+                self._take(item_id, result)
         finally:
+            self._hand_over()
             self._watchdog.end()
             self._busy_s += self._clock_s() - started_s
 
-    def _finish(self, results: list[tuple[int, ResultT | SpecGroveError]] | list[tuple[int, WorkLostError]]) -> None:
-        for item_id, result in results:
-            under_way = self._under_way.get(item_id)
-            if under_way is None:
-                logger.error("a result for item %d, which nobody waits for", item_id)
-            elif isinstance(result, SpecGroveError):
-                del self._under_way[item_id]
-                under_way.future.set_exception(result)
-            elif not self._engine.has_more(result):
-                del self._under_way[item_id]
-                under_way.future.set_result(result)
-            elif under_way.on_partial is not None:
-                under_way.on_partial(result)
+    def _open(self, letter: Submitted[WorkT, ResultT] | Call[Any]) -> None:
+        if isinstance(letter, Call):
+            letter.run()
+            return
+        item_id = next(self._item_ids)
+        try:
+            self._engine.add(item_id, letter.work)
+        except SpecGroveError as error:
+            self._answer(letter, error, is_last=True)
+        except Exception as error:
+            logger.exception("an item could not be taken in", extra=of_requests([letter.request_id]))
+            self._answer(letter, InternalError(f"{type(error).__name__}: {error}"), is_last=True)
+        else:
+            self._under_way[item_id] = letter
+
+    def _lose_all(self, error: Exception) -> None:
+        """After a step that failed. Most items are innocent: their routers send the committed tokens again, and find out who isn't."""
+        lost = self._under_way
+        request_ids = [submitted.request_id for submitted in lost.values()]
+        logger.exception("a step failed; all sessions are dropped and will be replayed", extra=of_requests(request_ids))
+        self._engine.reset()
+        self._under_way = {}
+        for submitted in lost.values():
+            failure = WorkLostError(f"a step failed: {type(error).__name__}: {error}", was_alone=len(lost) == 1)
+            self._answer(submitted, failure, is_last=True)
+
+    def _take(self, item_id: int, result: ResultT | SpecGroveError) -> None:
+        submitted = self._under_way.get(item_id)
+        if submitted is None:
+            logger.error("a result for item %d, which nobody waits for", item_id)
+            return
+        is_last = isinstance(result, SpecGroveError) or not self._engine.has_more(result)
+        if is_last:
+            del self._under_way[item_id]
+        self._answer(submitted, result, is_last=is_last)
+
+    def _answer(self, submitted: Submitted[WorkT, ResultT], result: ResultT | SpecGroveError, *, is_last: bool) -> None:
+        self._outgoing.setdefault(submitted.mailbox, []).append(Answer(submitted.key, result, is_last))
+
+    def _hand_over(self) -> None:
+        """All answers of the turn, in one call to each mailbox."""
+        outgoing, self._outgoing = self._outgoing, {}
+        for mailbox, answers in outgoing.items():
+            mailbox.post(answers)
+
+
+def _stopping() -> UnavailableError:
+    return UnavailableError("the service is stopping")

@@ -21,7 +21,6 @@ import pytest
 
 from llm_service.verifier import VerifierEngine
 from specgrove.loop.request import VerifyWork
-from specgrove.runtime.step_loop import WorkItem
 from specgrove.suite import processes as suite_module
 from specgrove.suite.processes import Suite, SuiteConfig, process_specs
 from specgrove.suite.supervisor import ProcessSpec
@@ -94,11 +93,10 @@ def _will_fall_ill(engine: Any, file: Path) -> None:
 def _dies_of_poison() -> None:
     add = VerifierEngine.add
 
-    def add_or_die(self: VerifierEngine, item: WorkItem[VerifyWork]) -> None:
-        work = item.work
+    def add_or_die(self: VerifierEngine, item_id: int, work: VerifyWork) -> None:
         if work.session is not None and POISON in work.new_token_ids[: work.session.prompt_len]:
             os._exit(9)
-        add(self, item)
+        add(self, item_id, work)
 
     VerifierEngine.add = add_or_die  # type: ignore[method-assign]
 

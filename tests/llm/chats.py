@@ -10,7 +10,6 @@ from llm_service.verifier import VerifierEngine
 from specgrove.errors import SpecGroveError, StaleBaseError
 from specgrove.loop.request import SamplingParams, SessionParams, Verdict, VerifyWork
 from specgrove.loop.token_tree import TokenTree
-from specgrove.runtime.step_loop import WorkItem
 from tests.conftest import TINY_VOCAB_SIZE
 from tests.llm.verifying import GREEDY, Clock
 
@@ -85,7 +84,7 @@ def run_chats(
             if chat.has_ended and not chat.is_waiting:
                 engine.close_session(chat.session_id)
             elif not chat.is_waiting and rng.random() >= pause:
-                engine.add(WorkItem(item_id, chat.work(rng, expected[item_id])))
+                engine.add(item_id, chat.work(rng, expected[item_id]))
                 chat.is_waiting = True
         engine.expire_sessions()
         results = engine.step() if engine.has_work() else []

@@ -16,7 +16,6 @@ from specgrove.loop.request import SamplingParams, Verdict
 from specgrove.loop.token_tree import TokenTree
 from specgrove.program.backend import PassOutput
 from specgrove.runtime.model_runner import ModelRunner
-from specgrove.runtime.step_loop import WorkItem
 from tests.llm.verifying import GREEDY, PROMPT, SAMPLED, opening
 
 PLAIN = SamplingParams(temperature=0.8, seed=5)
@@ -64,7 +63,7 @@ def outputs_of(runner: ModelRunner, samplings: list[SamplingParams]) -> list[lis
     engine = VerifierEngine(runner, VerifierConfig(max_model_len=200, max_num_chunk_tokens=200))
     found: list[list[int]] = [[] for _ in samplings]
     for index, sampling in enumerate(samplings):
-        engine.add(WorkItem(index, replace(opening(f"s{index}", PROMPT[index % 3 :], sampling), num_steps=12)))
+        engine.add(index, replace(opening(f"s{index}", PROMPT[index % 3 :], sampling), num_steps=12))
     while engine.has_work():
         for index, verdict in engine.step():
             assert isinstance(verdict, Verdict), verdict
@@ -128,7 +127,7 @@ def test_trees_that_share_a_pass_are_each_judged_by_their_own_answers(runner: Mo
             (0.0,) * len(token_ids),
             (1,) * len(token_ids),
         )
-        engine.add(WorkItem(index, replace(opening(f"s{index}", prompt, sampling), tree=tree)))
+        engine.add(index, replace(opening(f"s{index}", prompt, sampling), tree=tree))
     results: dict[int, object] = {}
     while engine.has_work():
         results.update(engine.step())
@@ -144,7 +143,7 @@ def test_logits_that_are_no_numbers_fail_their_own_session_only(runner: ModelRun
     recording.spoilt_row = 1
     engine = VerifierEngine(recording, VerifierConfig(max_model_len=200, max_num_chunk_tokens=200))
     for index in range(3):
-        engine.add(WorkItem(index, opening(f"s{index}", PROMPT)))
+        engine.add(index, opening(f"s{index}", PROMPT))
     results: dict[int, object] = {}
     while engine.has_work():
         recording.spoilt_row = 1 if not results else None

@@ -16,7 +16,7 @@ from specgrove.loop.token_tree import TokenTree
 from specgrove.program.backend import PassOutput
 from specgrove.program.decoder import Decoder
 from specgrove.runtime.model_runner import ModelRunner
-from specgrove.runtime.step_loop import FatalEngineError, WorkItem
+from specgrove.runtime.step_loop import FatalEngineError
 from tests.llm.chats import Chat, run_chats
 from tests.llm.conftest import RunnerAhead
 from tests.llm.verifying import GREEDY, PROMPT, ask, incremental, opening, run
@@ -109,8 +109,8 @@ def test_a_suspect_has_its_turn_while_others_keep_all_stages_busy(runner: ModelR
     poisonable = Poisonable(runner.decoder, 600, when, max_num_in_flight=2)
     engine = VerifierEngine(poisonable, VerifierConfig(max_model_len=300, max_num_chunk_tokens=64))
     for item_id in (1, 2, 3):
-        engine.add(WorkItem(item_id, replace(opening(f"busy {item_id}", [item_id] * 3), num_steps=200)))
-    engine.add(WorkItem(4, opening("guilty", [1, 2, POISON, 3])))
+        engine.add(item_id, replace(opening(f"busy {item_id}", [item_id] * 3), num_steps=200))
+    engine.add(4, opening("guilty", [1, 2, POISON, 3]))
     ended, num_steps = {}, 0
     while 4 not in ended:
         ended |= {item_id: result for item_id, result in engine.step() if not isinstance(result, Verdict)}
@@ -137,7 +137,7 @@ def test_a_tree_that_cannot_be_walked_is_walked_again_though_a_pass_runs_ahead(
 
     monkeypatch.setattr(verifier, "accept", accept)
     engine = VerifierEngine(runner_ahead, VerifierConfig(max_model_len=200))
-    engine.add(WorkItem(1, replace(opening("s", PROMPT), num_steps=12)))
+    engine.add(1, replace(opening("s", PROMPT), num_steps=12))
     output: list[int] = []
     while engine.has_work():
         for _, verdict in engine.step():
@@ -163,8 +163,8 @@ def test_an_item_whose_tree_cannot_be_walked_fails_alone(
         return real_accept(session, tree, answers)
 
     monkeypatch.setattr(verifier, "accept", accept)
-    engine.add(WorkItem(1, opening("guilty", PROMPT)))
-    engine.add(WorkItem(2, opening("innocent", PROMPT)))
+    engine.add(1, opening("guilty", PROMPT))
+    engine.add(2, opening("innocent", PROMPT))
     results = run(engine)
     assert isinstance(results[2], Verdict)
     assert isinstance(results[1], InternalError)
@@ -179,7 +179,7 @@ def test_a_fatal_failure_is_not_tried_again(runner: ModelRunner) -> None:
             raise FatalEngineError("the device is lost")
 
     engine = VerifierEngine(Lost(runner.decoder, 400), VerifierConfig(max_model_len=200))
-    engine.add(WorkItem(1, opening("s", PROMPT)))
+    engine.add(1, opening("s", PROMPT))
     with pytest.raises(FatalEngineError):
         engine.step()
 
@@ -190,7 +190,7 @@ def test_a_later_item_of_a_session_starts_with_a_clean_record(runner: ModelRunne
     root = ask(engine, opening("s", PROMPT)).token_ids[-1]
     assert root != POISON
     work = VerifyWork("s", len(PROMPT) + 1, (), TokenTree((root, POISON), (-1, 0), (0.0, -1.0), (0, 0)))
-    engine.add(WorkItem(2, work))
+    engine.add(2, work)
     assert isinstance(run(engine)[2], InternalError)
     assert engine.num_sessions == 0
     assert ask(engine, opening("s", PROMPT)).token_ids[-1] == root

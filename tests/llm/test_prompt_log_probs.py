@@ -19,7 +19,6 @@ from specgrove.kernels.rows import PassRows
 from specgrove.loop.request import LogProbs, PromptProgress, SamplingParams, Verdict, VerifyWork
 from specgrove.program.backend import PassOutput
 from specgrove.runtime.model_runner import ModelRunner
-from specgrove.runtime.step_loop import WorkItem
 from tests.conftest import TINY_VOCAB_SIZE
 from tests.llm.conftest import RunnerAhead
 from tests.llm.verifying import GREEDY, PROMPT, ask, opening
@@ -48,7 +47,7 @@ def told(engine: VerifierEngine, *works: VerifyWork, start: int = 1) -> list[lis
     found: list[list[LogProbs]] = [[] for _ in works]
     has_verdict = [False] * len(works)
     for number, work in enumerate(works):
-        engine.add(WorkItem(number, work))
+        engine.add(number, work)
     while engine.has_work():
         for number, result in engine.step():
             assert not has_verdict[number]
@@ -180,8 +179,8 @@ def test_a_session_that_had_to_give_its_slots_back_is_not_told_again(
     """Too few slots for both: the younger one begins, gives way to the older one's output, and computes its prompt again."""
     recording = Recording(runner, num_slots=24)
     engine = engine_of(recording, 4, max_model_len=24)
-    engine.add(WorkItem(1, replace(opening("old", PROMPT[:4]), num_steps=18)))
-    engine.add(WorkItem(2, asking(PROMPT, "young")))
+    engine.add(1, replace(opening("old", PROMPT[:4]), num_steps=18))
+    engine.add(2, asking(PROMPT, "young"))
     found: list[LogProbs] = []
     verdicts = 0
     while engine.has_work():
@@ -206,8 +205,8 @@ def test_logits_that_are_no_numbers_fail_their_own_item_only(runner: ModelRunner
     recording = Recording(runner)
     recording.spoils_at = 0
     engine = engine_of(recording)
-    engine.add(WorkItem(0, asking(PROMPT)))
-    engine.add(WorkItem(1, opening("other", PROMPT)))
+    engine.add(0, asking(PROMPT))
+    engine.add(1, opening("other", PROMPT))
     results: dict[int, object] = {}
     while engine.has_work():
         results.update(engine.step())
@@ -222,7 +221,7 @@ def test_nothing_runs_ahead_of_a_pass_that_tells_them(runner_ahead: RunnerAhead,
     """Its logits would be gone."""
     engine = engine_of(runner_ahead)
     work = replace(asking(PROMPT), num_steps=6)
-    engine.add(WorkItem(0, work))
+    engine.add(0, work)
     results = []
     while engine.has_work():
         results += [result for _, result in engine.step()]
@@ -242,4 +241,4 @@ def test_wrong_wishes_are_refused(engine: VerifierEngine, fields: dict[str, int]
     work = opening("s", PROMPT, GREEDY)
     assert work.session is not None
     with pytest.raises(InvalidRequestError, match=message):
-        engine.add(WorkItem(1, replace(work, session=replace(work.session, **fields))))
+        engine.add(1, replace(work, session=replace(work.session, **fields)))

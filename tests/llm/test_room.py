@@ -17,7 +17,6 @@ from llm_service.verifier import VerifierEngine
 from specgrove.errors import InvalidRequestError
 from specgrove.loop.request import Verdict
 from specgrove.runtime.model_runner import ModelRunner
-from specgrove.runtime.step_loop import WorkItem
 from tests.conftest import TINY_VOCAB_SIZE
 from tests.llm.chats import Chat, run_chats
 from tests.llm.verifying import GREEDY, PROMPT, SAMPLED, Clock, incremental, opening, run
@@ -79,7 +78,7 @@ def test_the_youngest_gives_way_and_goes_on_from_its_own_tokens(runner: ModelRun
     alone = VerifierEngine(runner, VerifierConfig(max_model_len=200))
     expected = [incremental(alone, prompt, 30, GREEDY) for prompt in prompts]
     for item_id, prompt in enumerate(prompts):
-        engine.add(WorkItem(item_id, replace(opening(f"s{item_id}", prompt), num_steps=30)))
+        engine.add(item_id, replace(opening(f"s{item_id}", prompt), num_steps=30))
     found: list[list[int]] = [[], []]
     while len(found[0]) < 30:
         for item_id, verdict in engine.step():
@@ -99,9 +98,9 @@ def test_the_youngest_gives_way_and_goes_on_from_its_own_tokens(runner: ModelRun
 
 def test_nobody_overtakes_who_waits_for_room(runner: ModelRunner) -> None:
     engine = VerifierEngine(ModelRunner(runner.decoder, 100), VerifierConfig(max_model_len=100))
-    engine.add(WorkItem(1, opening("first", [1] * 60)))
-    engine.add(WorkItem(2, opening("long", [2] * 60)))
-    engine.add(WorkItem(3, opening("short", [3] * 10)))
+    engine.add(1, opening("first", [1] * 60))
+    engine.add(2, opening("long", [2] * 60))
+    engine.add(3, opening("short", [3] * 10))
     assert list(run(engine)) == [1]
     engine.close_session("first")
     assert sorted(run(engine)) == [2, 3]
@@ -110,19 +109,19 @@ def test_nobody_overtakes_who_waits_for_room(runner: ModelRunner) -> None:
 def test_what_can_never_fit_is_refused_with_the_numbers(runner: ModelRunner) -> None:
     engine = VerifierEngine(ModelRunner(runner.decoder, 40), VerifierConfig(max_model_len=200))
     with pytest.raises(InvalidRequestError, match="41 tokens need as many KV slots; the service has 40"):
-        engine.add(WorkItem(1, opening("s", [1] * 41)))
+        engine.add(1, opening("s", [1] * 41))
     with pytest.raises(InvalidRequestError, match="42 tokens need as many KV slots; the service has 40"):
-        engine.add(WorkItem(1, replace(opening("s", [1] * 38), num_steps=5)))
+        engine.add(1, replace(opening("s", [1] * 38), num_steps=5))
     assert engine.num_sessions == 0
-    engine.add(WorkItem(1, opening("s", [1] * 40)))
+    engine.add(1, opening("s", [1] * 40))
     assert isinstance(run(engine)[1], Verdict)
 
 
 def test_the_step_loop_does_not_spin_while_all_wait(runner: ModelRunner) -> None:
     engine = VerifierEngine(ModelRunner(runner.decoder, 40), VerifierConfig(max_model_len=40), Clock())
-    engine.add(WorkItem(1, opening("first", PROMPT * 3)))
+    engine.add(1, opening("first", PROMPT * 3))
     run(engine)
-    engine.add(WorkItem(2, opening("second", PROMPT * 3)))
+    engine.add(2, opening("second", PROMPT * 3))
     assert engine.has_work()
     assert engine.step() == []
     assert not engine.has_work()

@@ -17,7 +17,6 @@ from specgrove.errors import (
 from specgrove.loop.request import SamplingParams, Verdict, VerifyWork
 from specgrove.loop.token_tree import TokenTree
 from specgrove.runtime.model_runner import ModelRunner
-from specgrove.runtime.step_loop import WorkItem
 from tests.llm.conftest import RunnerAhead
 from tests.llm.verifying import GREEDY, PROMPT, SAMPLED, Clock, ask, incremental, opening
 
@@ -52,7 +51,7 @@ def test_steps_made_ahead_are_the_incremental_ones(engine: VerifierEngine, sampl
     num_free_slots = engine.num_free_slots
     for item_id, prompt in enumerate(prompts):
         work = replace(opening(f"s{item_id}", prompt, sampling), num_steps=12)
-        engine.add(WorkItem(item_id, work))
+        engine.add(item_id, work)
     found = steps_of(engine, {0: 12, 1: 12})
     assert_ended(engine)
     for item_id, prompt in enumerate(prompts):
@@ -72,7 +71,7 @@ def test_a_stop_token_ends_steps_made_ahead(engine: VerifierEngine) -> None:
     expected = incremental(engine, PROMPT, 12, GREEDY)
     stop = expected[5]
     sampling = replace(GREEDY, stop_token_ids=(stop,))
-    engine.add(WorkItem(3, replace(opening("s", PROMPT, sampling), num_steps=12)))
+    engine.add(3, replace(opening("s", PROMPT, sampling), num_steps=12))
     (verdicts,) = steps_of(engine, {3: expected.index(stop) + 1}).values()
     assert not verdicts[-1].has_more
     assert_ended(engine)
@@ -80,10 +79,10 @@ def test_a_stop_token_ends_steps_made_ahead(engine: VerifierEngine) -> None:
 
 def test_steps_made_ahead_end_with_their_session(engine: VerifierEngine) -> None:
     num_free_slots = engine.num_free_slots
-    engine.add(WorkItem(3, replace(opening("s", PROMPT), num_steps=50)))
+    engine.add(3, replace(opening("s", PROMPT), num_steps=50))
     steps_of(engine, {3: 2})
     with pytest.raises(StaleBaseError):
-        engine.add(WorkItem(4, VerifyWork("s", len(PROMPT) + 2, (), TokenTree.of_root(1))))
+        engine.add(4, VerifyWork("s", len(PROMPT) + 2, (), TokenTree.of_root(1)))
     engine.close_session("s")
     ((item_id, result),) = engine.step()
     assert item_id == 3
@@ -95,13 +94,13 @@ def test_steps_made_ahead_end_with_their_session(engine: VerifierEngine) -> None
 @pytest.mark.parametrize(("num_steps", "field"), [(0, "num_steps"), (257, "num_steps"), (191, "tree")])
 def test_steps_ahead_must_fit(engine: VerifierEngine, num_steps: int, field: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        engine.add(WorkItem(1, replace(opening("s", PROMPT), num_steps=num_steps)))
+        engine.add(1, replace(opening("s", PROMPT), num_steps=num_steps))
     assert caught.value.violations[0].field == field
 
 
 def test_steps_made_ahead_can_be_called_off(engine: VerifierEngine) -> None:
-    engine.add(WorkItem(3, replace(opening("s", PROMPT), num_steps=50)))
-    engine.add(WorkItem(4, replace(opening("t", PROMPT), num_steps=5)))
+    engine.add(3, replace(opening("s", PROMPT), num_steps=50))
+    engine.add(4, replace(opening("t", PROMPT), num_steps=5))
     steps_of(engine, {3: 2})
     engine.finish_early([3])
     found = steps_of(engine, {3: 1})
@@ -139,7 +138,7 @@ def test_steps_that_follow_quickly_share_a_verdict(
 ) -> None:
     sampling = replace(SAMPLED, stop_token_ids=(), num_log_probs=num_log_probs)
     expected = incremental(slow_talker, PROMPT, 12, sampling)
-    slow_talker.add(WorkItem(1, replace(opening("s", PROMPT, sampling), num_steps=12)))
+    slow_talker.add(1, replace(opening("s", PROMPT, sampling), num_steps=12))
     verdicts = verdicts_of(slow_talker, clock, step_s)
     assert [token_id for verdict in verdicts for token_id in verdict.token_ids] == expected
     assert [verdict.num_steps for verdict in verdicts] == [len(verdict.token_ids) for verdict in verdicts] == sizes
@@ -151,11 +150,11 @@ def test_steps_that_follow_quickly_share_a_verdict(
 
 def test_tokens_that_wait_go_out_before_what_may_take_long(slow_talker: VerifierEngine) -> None:
     expected = incremental(slow_talker, PROMPT, 12, GREEDY)
-    slow_talker.add(WorkItem(1, replace(opening("s", PROMPT), num_steps=50)))
+    slow_talker.add(1, replace(opening("s", PROMPT), num_steps=50))
     assert len(slow_talker.step()) == 1
     assert [slow_talker.step() for _ in range(3)] == [[], [], []]
     num_passes = slow_talker.counts.num_passes
-    slow_talker.add(WorkItem(2, opening("t", PROMPT)))
+    slow_talker.add(2, opening("t", PROMPT))
     ((item_id, verdict),) = slow_talker.step()
     assert isinstance(verdict, Verdict)
     assert (item_id, verdict.token_ids, verdict.num_steps) == (1, tuple(expected[1:4]), 3)
@@ -164,7 +163,7 @@ def test_tokens_that_wait_go_out_before_what_may_take_long(slow_talker: Verifier
 
 def test_tokens_that_wait_go_out_with_the_last_verdict(slow_talker: VerifierEngine, clock: Clock) -> None:
     expected = incremental(slow_talker, PROMPT, 12, GREEDY)
-    slow_talker.add(WorkItem(1, replace(opening("s", PROMPT), num_steps=50)))
+    slow_talker.add(1, replace(opening("s", PROMPT), num_steps=50))
     assert [len(slow_talker.step()) for _ in range(3)] == [1, 0, 0]
     slow_talker.finish_early([1, 77])
     (last,) = verdicts_of(slow_talker, clock, step_s=0.0)
@@ -173,13 +172,13 @@ def test_tokens_that_wait_go_out_with_the_last_verdict(slow_talker: VerifierEngi
 
 def test_a_session_that_goes_on_sends_nothing_early(slow_talker: VerifierEngine) -> None:
     (first,) = incremental(slow_talker, PROMPT[:3], 1, GREEDY)
-    slow_talker.add(WorkItem(1, opening("t", PROMPT[:3])))
+    slow_talker.add(1, opening("t", PROMPT[:3]))
     assert len(slow_talker.step()) == 1
-    slow_talker.add(WorkItem(2, replace(opening("s", PROMPT), num_steps=50)))
+    slow_talker.add(2, replace(opening("s", PROMPT), num_steps=50))
     assert len(slow_talker.step()) == 1
     assert slow_talker.step() == []
     goes_on = VerifyWork("t", 4, (), TokenTree.of_root(first), num_steps=3)
-    slow_talker.add(WorkItem(3, goes_on))
+    slow_talker.add(3, goes_on)
     assert [slow_talker.step() for _ in range(2)] == [[], []]  # its first tokens wait too: the last are not long ago
     ((item_id, verdict),) = slow_talker.step()
     assert isinstance(verdict, Verdict)
@@ -188,7 +187,7 @@ def test_a_session_that_goes_on_sends_nothing_early(slow_talker: VerifierEngine)
 
 def test_tokens_that_wait_go_out_before_a_failure(slow_talker: VerifierEngine, clock: Clock) -> None:
     expected = incremental(slow_talker, PROMPT, 12, GREEDY)
-    slow_talker.add(WorkItem(1, replace(opening("s", PROMPT), num_steps=50, timeout_ms=500)))
+    slow_talker.add(1, replace(opening("s", PROMPT), num_steps=50, timeout_ms=500))
     for _ in range(3):
         slow_talker.step()
     clock.now_s += 0.6
@@ -202,7 +201,7 @@ def test_tokens_that_wait_go_out_before_a_failure(slow_talker: VerifierEngine, c
 def test_tokens_that_wait_go_out_before_the_session_is_closed(slow_talker: VerifierEngine) -> None:
     expected = incremental(slow_talker, PROMPT, 12, GREEDY)
     num_free_slots = slow_talker.num_free_slots
-    slow_talker.add(WorkItem(1, replace(opening("s", PROMPT), num_steps=50)))
+    slow_talker.add(1, replace(opening("s", PROMPT), num_steps=50))
     for _ in range(3):
         slow_talker.step()
     slow_talker.close_session("s")
@@ -222,7 +221,7 @@ def ahead(runner_ahead: RunnerAhead, clock: Clock) -> VerifierEngine:
 
 def test_passes_are_begun_before_the_last_has_ended(ahead: VerifierEngine, runner_ahead: RunnerAhead) -> None:
     for item_id in range(3):
-        ahead.add(WorkItem(item_id, replace(opening(f"s{item_id}", PROMPT[: 4 + item_id]), num_steps=10)))
+        ahead.add(item_id, replace(opening(f"s{item_id}", PROMPT[: 4 + item_id]), num_steps=10))
     steps_of(ahead, dict.fromkeys(range(3), 10))
     assert runner_ahead.num_ahead == 9
     assert ahead.counts.num_passes == 10  # none was for nothing
@@ -232,20 +231,18 @@ def test_nothing_is_begun_ahead_where_others_would_wait(
     ahead: VerifierEngine, runner_ahead: RunnerAhead, clock: Clock
 ) -> None:
     first = ask(ahead, opening("drafting", PROMPT[:4])).token_ids[0]
-    ahead.add(WorkItem(1, replace(opening("going on", PROMPT), num_steps=20)))
+    ahead.add(1, replace(opening("going on", PROMPT), num_steps=20))
     steps_of(ahead, {1: 5})
     assert runner_ahead.num_ahead == 0
     tree = TokenTree((first, 5), (-1, 0), (0.0, -1.0), (0, 1))
-    ahead.add(WorkItem(2, VerifyWork("drafting", 5, (), tree)))
+    ahead.add(2, VerifyWork("drafting", 5, (), tree))
     found = steps_of(ahead, {2: 1, 1: 1})
     assert found[2][0].base == 5
     clock.now_s += 1.0  # whoever drafted does so no more
     steps_of(ahead, {1: 3})
     assert runner_ahead.num_ahead == 3
     ahead.add(
-        WorkItem(
-            3, VerifyWork("drafting", 5 + len(found[2][0].token_ids), (), TokenTree.of_root(found[2][0].token_ids[-1]))
-        )
+        3, VerifyWork("drafting", 5 + len(found[2][0].token_ids), (), TokenTree.of_root(found[2][0].token_ids[-1]))
     )
     assert 3 in dict(ahead.step()) | dict(ahead.step())
 
@@ -254,7 +251,7 @@ def test_more_sessions_than_a_pass_ahead_may_have_go_one_by_one(
     ahead: VerifierEngine, runner_ahead: RunnerAhead
 ) -> None:
     for item_id in range(4):
-        ahead.add(WorkItem(item_id, replace(opening(f"s{item_id}", PROMPT), num_steps=5)))
+        ahead.add(item_id, replace(opening(f"s{item_id}", PROMPT), num_steps=5))
     steps_of(ahead, dict.fromkeys(range(4), 5))
     assert runner_ahead.num_ahead == 0
 
@@ -268,8 +265,8 @@ def test_a_pass_begun_for_a_session_that_ends_leaves_nothing(
     other = incremental(ahead, PROMPT[:5], 12, GREEDY)
     sampling = replace(GREEDY, stop_token_ids=(expected[3],)) if end == "stop token" else GREEDY
     timeout_ms = 500 if end == "expire" else None
-    ahead.add(WorkItem(1, replace(opening("s", PROMPT, sampling), num_steps=12, timeout_ms=timeout_ms)))
-    ahead.add(WorkItem(2, replace(opening("t", PROMPT[:5]), num_steps=12)))
+    ahead.add(1, replace(opening("s", PROMPT, sampling), num_steps=12, timeout_ms=timeout_ms))
+    ahead.add(2, replace(opening("t", PROMPT[:5]), num_steps=12))
     found = steps_of(ahead, {1: 3, 2: 3})
     assert runner_ahead.num_ahead >= 3
     if end == "close":

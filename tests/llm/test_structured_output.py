@@ -19,7 +19,6 @@ from specgrove.loop.request import SamplingParams, SessionParams, Verdict, Verif
 from specgrove.loop.token_tree import TokenTree
 from specgrove.program.backend import PassOutput
 from specgrove.runtime.model_runner import ModelRunner
-from specgrove.runtime.step_loop import WorkItem
 from specgrove.structures.grammars import GrammarCompiler
 from specgrove.structures.structured_output import StructuredOutput
 from tests.conftest import TINY_VOCAB_SIZE
@@ -39,7 +38,7 @@ def made(runner: ModelRunner) -> VerifierEngine:
 
 def whole(engine: VerifierEngine, sampling: SamplingParams, prompt: list[int] = PROMPT) -> tuple[list[int], bool]:
     """An output of ``MAX_TOKENS`` at most, without what ended it, and whether something did."""
-    engine.add(WorkItem(1, replace(opening("whole", prompt, sampling), num_steps=MAX_TOKENS)))
+    engine.add(1, replace(opening("whole", prompt, sampling), num_steps=MAX_TOKENS))
     output: list[int] = []
     while engine.has_work():
         for _, verdict in engine.step():
@@ -78,8 +77,8 @@ def test_any_trees_give_the_incremental_tokens_and_these_fit(runner: ModelRunner
             if rng.random() < 0.3:
                 engine = made(runner)
         if rng.random() < 0.5:  # a neighbour in the batch, with the same structure
-            engine.add(WorkItem(9, opening("neighbour", [rng.randrange(TINY_VOCAB_SIZE) for _ in range(6)], sampling)))
-        engine.add(WorkItem(1, work))
+            engine.add(9, opening("neighbour", [rng.randrange(TINY_VOCAB_SIZE) for _ in range(6)], sampling))
+        engine.add(1, work)
         verdict = run(engine)[1]
         assert isinstance(verdict, Verdict), verdict
         assert [tree.token_ids[node] for node in verdict.accepted_nodes] == list(verdict.token_ids[:-1])
@@ -160,7 +159,7 @@ def test_log_probs_are_of_what_is_allowed(runner: ModelRunner) -> None:
 
 def last_of(engine: VerifierEngine, sampling: SamplingParams) -> Verdict:
     """Raises what it ends with."""
-    engine.add(WorkItem(1, replace(opening("s", PROMPT, sampling), num_steps=9)))
+    engine.add(1, replace(opening("s", PROMPT, sampling), num_steps=9))
     (result,) = run(engine).values()
     if isinstance(result, Exception):
         raise result
@@ -233,7 +232,7 @@ def test_tokens_that_are_not_of_it_are_refused(runner: ModelRunner) -> None:
     engine = made(runner)
     session = SessionParams(replace(GREEDY, structured_output=choice("yes")), len(PROMPT))
     committed = (*PROMPT, *TOKENIZER.encode("x"))
-    engine.add(WorkItem(1, VerifyWork("s", 0, committed, TokenTree.of_root(committed[-1]), session)))
+    engine.add(1, VerifyWork("s", 0, committed, TokenTree.of_root(committed[-1]), session))
     assert isinstance(run(engine)[1], InvalidRequestError)
 
 
@@ -244,7 +243,7 @@ def test_one_that_takes_too_much_of_the_engines_time_ends(runner: ModelRunner, m
     monkeypatch.setattr(llm_service.structure, "_MAX_S_PER_TOKEN", 0.0)
     engine = made(runner)
     assert first(engine, sampling).token_ids == (expected[0],)
-    engine.add(WorkItem(2, VerifyWork("first", len(PROMPT) + 1, (), TokenTree.of_root(expected[0]))))
+    engine.add(2, VerifyWork("first", len(PROMPT) + 1, (), TokenTree.of_root(expected[0])))
     error = run(engine)[2]
     assert isinstance(error, InvalidRequestError)
     assert "after 1 tokens it has taken too much time" in str(error)

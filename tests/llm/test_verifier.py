@@ -20,7 +20,6 @@ from specgrove.errors import (
 from specgrove.loop.request import SamplingParams, SessionParams, Verdict, VerifyWork
 from specgrove.loop.token_tree import TokenTree
 from specgrove.runtime.model_runner import ModelRunner
-from specgrove.runtime.step_loop import WorkItem
 from tests.conftest import TINY_VOCAB_SIZE
 from tests.llm.verifying import GREEDY, PROMPT, SAMPLED, Clock, ask, incremental, opening, random_tree, run
 
@@ -42,8 +41,8 @@ def test_any_trees_give_the_incremental_tokens(runner: ModelRunner, seed: int, i
         else:  # the session is opened anew, as after a restart
             work = VerifyWork("speculative", 0, tuple(committed), tree, SessionParams(sampling, len(prompt)))
         if rng.random() < 0.5:  # a neighbour in the batch
-            engine.add(WorkItem(9, opening("neighbour", [rng.randrange(TINY_VOCAB_SIZE) for _ in range(6)])))
-        engine.add(WorkItem(1, work))
+            engine.add(9, opening("neighbour", [rng.randrange(TINY_VOCAB_SIZE) for _ in range(6)]))
+        engine.add(1, work)
         verdict = run(engine)[1]
         assert isinstance(verdict, Verdict)
         assert verdict.base == len(committed)
@@ -69,10 +68,10 @@ def test_stale_base_says_what_is_held(engine: VerifierEngine) -> None:
     held_len = len(PROMPT) + 1
     for base in (held_len - 1, held_len + 1, 3):
         with pytest.raises(StaleBaseError) as error:
-            engine.add(WorkItem(2, VerifyWork("s", base, (), TokenTree.of_root(verdict.token_ids[-1]))))
+            engine.add(2, VerifyWork("s", base, (), TokenTree.of_root(verdict.token_ids[-1])))
         assert error.value.held_len == held_len
     with pytest.raises(StaleBaseError) as error:
-        engine.add(WorkItem(3, VerifyWork("unknown", 5, (), TokenTree.of_root(1))))
+        engine.add(3, VerifyWork("unknown", 5, (), TokenTree.of_root(1)))
     assert error.value.held_len == 0
 
 
@@ -89,17 +88,17 @@ def test_bad_items_name_the_field_and_leave_no_slot_taken(engine: VerifierEngine
     }
     for field, work in cases.items():
         with pytest.raises(InvalidRequestError) as error:
-            engine.add(WorkItem(1, work))
+            engine.add(1, work)
         assert error.value.violations[0].field == field
     with pytest.raises(InvalidRequestError, match="context holds 200"):
-        engine.add(WorkItem(1, opening("s", [1] * 201)))
+        engine.add(1, opening("s", [1] * 201))
     assert engine.num_free_slots == runner.num_slots
     assert not engine.has_work()
     ask(engine, good)
 
 
 def test_close_while_pending_frees_and_answers(engine: VerifierEngine, runner: ModelRunner) -> None:
-    engine.add(WorkItem(1, opening("s", PROMPT)))
+    engine.add(1, opening("s", PROMPT))
     engine.step()
     assert engine.num_free_slots < runner.num_slots
     engine.close_session("s")
@@ -108,7 +107,7 @@ def test_close_while_pending_frees_and_answers(engine: VerifierEngine, runner: M
 
 
 def test_expired_items_fail_and_free(engine: VerifierEngine, runner: ModelRunner, clock: Clock) -> None:
-    engine.add(WorkItem(1, replace(opening("s", PROMPT), timeout_ms=50)))
+    engine.add(1, replace(opening("s", PROMPT), timeout_ms=50))
     engine.step()
     clock.now_s = 0.06
     assert isinstance(run(engine)[1], DeadlineExceededError)
@@ -122,7 +121,7 @@ def test_idle_sessions_expire_and_make_room(engine: VerifierEngine, runner: Mode
     engine.expire_sessions()
     assert engine.num_sessions == 1
     ask(engine, opening("big 1", [1] * 195))
-    engine.add(WorkItem(2, opening("big 2", [1] * 195)))
+    engine.add(2, opening("big 2", [1] * 195))
     assert run(engine) == {}  # "big 1" may yet come back from its drafter
     clock.now_s = 303.5
     engine.expire_sessions()
@@ -141,8 +140,8 @@ def test_items_wait_for_slots_that_passes_in_flight_will_free(runner: ModelRunne
     engine = VerifierEngine(
         TwoInFlight(runner.decoder, 60), VerifierConfig(max_model_len=256, max_num_chunk_tokens=512)
     )
-    engine.add(WorkItem(1, opening("first", [1] * 50)))
-    engine.add(WorkItem(2, opening("second", [2] * 50)))
+    engine.add(1, opening("first", [1] * 50))
+    engine.add(2, opening("second", [2] * 50))
     assert engine._start_forward()
     assert not engine._start_forward()  # no room: it waits instead of failing
     assert [item_id for item_id, _ in engine.step()] == [1]
@@ -163,7 +162,7 @@ def test_no_room_for_a_tree_costs_speed_only(engine: VerifierEngine, runner: Mod
     chain = TokenTree(
         (root, *(4 + i % 90 for i in range(176))), tuple(range(-1, 176)), (0.0,) + (-1.0,) * 176, (0,) * 177
     )
-    engine.add(WorkItem(8, VerifyWork("s", 16, (), chain)))
+    engine.add(8, VerifyWork("s", 16, (), chain))
     results = run(engine)
     assert isinstance(results[8], Verdict)
     assert len(results[8].token_ids) == 1
@@ -184,7 +183,7 @@ def test_ids_from_the_wire_never_become_addresses(engine: VerifierEngine) -> Non
         SamplingParams(num_log_probs=21),
     ):
         with pytest.raises(InvalidRequestError, match=r"session\.sampling"):
-            engine.add(WorkItem(1, opening("s", PROMPT, sampling)))
+            engine.add(1, opening("s", PROMPT, sampling))
     ask(engine, opening("s", PROMPT))
 
 

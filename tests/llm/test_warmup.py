@@ -57,5 +57,5 @@ async def test_while_a_request_is_under_way_nothing_is_measured(
 async def test_a_pass_in_flight_is_not_measured_beside(engine: VerifierEngine, loop: Loop) -> None:
     assert loop.call(lambda: engine.time_step(2)).result() is not None
     assert loop.call(lambda: engine.time_step(10_000)).result() is None  # more rows than slots
-    verdict = loop.submit(opening("s", PROMPT)).result()
+    verdict = loop.ask(opening("s", PROMPT)).result()
     assert isinstance(verdict, Verdict)

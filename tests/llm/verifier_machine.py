@@ -15,7 +15,6 @@ from llm_service.verifier import VerifierEngine
 from specgrove.errors import DeadlineExceededError, InvalidRequestError, SessionClosedError, StaleBaseError
 from specgrove.loop.request import LogProbs, PromptProgress, SamplingParams, Verdict, VerifyWork
 from specgrove.loop.token_tree import TokenTree
-from specgrove.runtime.step_loop import WorkItem
 from tests.llm.router_sessions import Asked, RouterSession
 from tests.llm.verifying import GREEDY, SAMPLED, Clock, random_tree
 
@@ -207,7 +206,7 @@ class VerifierMachine(RuleBasedStateMachine):
         params = None if base else session.params()
         work = VerifyWork(name, base, session.committed[base:], tree, params, timeout_ms, num_steps)
         self.num_items += 1
-        self.engine.add(WorkItem(self.num_items, work))
+        self.engine.add(self.num_items, work)
         return self.num_items
 
     def _take(self, results: list[tuple[int, object]]) -> None:

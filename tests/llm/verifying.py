@@ -8,7 +8,6 @@ from dataclasses import replace
 from llm_service.verifier import VerifierEngine
 from specgrove.loop.request import LogProbs, PromptProgress, SamplingParams, SessionParams, Verdict, VerifyWork
 from specgrove.loop.token_tree import TokenTree
-from specgrove.runtime.step_loop import WorkItem
 from tests.conftest import TINY_VOCAB_SIZE
 
 GREEDY = SamplingParams()
@@ -41,7 +40,7 @@ def run(engine: VerifierEngine) -> dict[int, object]:
 
 
 def ask(engine: VerifierEngine, work: VerifyWork) -> Verdict:
-    engine.add(WorkItem(1, work))
+    engine.add(1, work)
     (result,) = run(engine).values()
     assert isinstance(result, Verdict), result
     return result
@@ -63,7 +62,7 @@ def prompt_log_probs(engine: VerifierEngine, prompt: list[int], num_top: int) ->
     """Those of a prompt's tokens from the second on, where nobody else is asking."""
     work = opening("prompt", prompt)
     assert work.session is not None
-    engine.add(WorkItem(1, replace(work, session=replace(work.session, num_prompt_log_probs=num_top))))
+    engine.add(1, replace(work, session=replace(work.session, num_prompt_log_probs=num_top)))
     found: list[LogProbs] = []
     while engine.has_work():
         found += [e for _, result in engine.step() if isinstance(result, PromptProgress) for e in result.log_probs]

@@ -23,12 +23,12 @@ from specgrove.loop.request import (
     VerifyWork,
 )
 from specgrove.loop.token_tree import TokenTree
-from specgrove.serving.work_streams import WorkStreams
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, token_tree_pb2
 from specgrove.wire import works
 from tests.router.toy_language import CHAT_TEMPLATE, EOS, VOCAB_SIZE, NextToken, toy_next, toy_tokenizer_json
 from tests.router.toy_sessions import ToySession, ToySessions
+from tests.serving.task_streams import TaskStreams
 
 CONTEXT_LEN = 512
 
@@ -49,7 +49,7 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
 
     def __init__(self, next_token: NextToken = toy_next, step_s: float = 0.0) -> None:
         self.sessions = ToySessions()
-        self.streams = WorkStreams(
+        self.streams = TaskStreams(
             self._verify,
             llm_pb2.VerifyResult,
             llm_pb2.VerifyResponse,

@@ -14,12 +14,12 @@ from specgrove.loop.request import (
     DraftWork,
 )
 from specgrove.loop.token_tree import TokenTree
-from specgrove.serving.work_streams import WorkStreams
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
 from specgrove.wire import works
 from tests.router.toy_language import VOCAB_SIZE, toy_next, toy_tokenizer_json
 from tests.router.toy_sessions import ToySessions
+from tests.serving.task_streams import TaskStreams
 
 
 class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
@@ -27,7 +27,7 @@ class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
 
     def __init__(self, names: Sequence[str] = ("toy-a", "toy-b"), hit_rate: float = 0.7) -> None:
         self.sessions = ToySessions()
-        self.streams = WorkStreams(self._draft, ssm_pb2.DraftResult, ssm_pb2.DraftResponse, forget=self.sessions.close)
+        self.streams = TaskStreams(self._draft, ssm_pb2.DraftResult, ssm_pb2.DraftResponse, forget=self.sessions.close)
         self.gate = asyncio.Event()  # a draft waits for it
         self.gate.set()
         self.closed: list[str] = []

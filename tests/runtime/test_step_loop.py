@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import threading
 import time
 from collections.abc import Collection, Iterator
-from concurrent.futures import Future
 
 import pytest
 
 from specgrove.errors import InvalidRequestError, SpecGroveError, UnavailableError, WorkLostError
 from specgrove.runtime import step_loop
 from specgrove.runtime.in_process import results_of
-from specgrove.runtime.step_loop import HungEngineError, StepLoop, WorkItem
-from specgrove.telemetry.logs import mark_lines
+from specgrove.runtime.step_loop import HungEngineError, StepLoop
 from tests.waiting import LIMIT_S, until
 
 
@@ -23,16 +20,16 @@ class Doubler:
     """Doubles numbers, refuses odd ones, fails at 0, and keeps 100 until it is told."""
 
     def __init__(self) -> None:
-        self.pending: list[WorkItem[int]] = []
+        self.pending: list[tuple[int, int]] = []
         self.may_finish = threading.Event()
         self.may_finish.set()
         self.has_begun = threading.Event()
         self.num_resets = 0
 
-    def add(self, item: WorkItem[int]) -> None:
-        if item.work % 2:
+    def add(self, item_id: int, work: int) -> None:
+        if work % 2:
             raise InvalidRequestError.of("work", "must be even")
-        self.pending.append(item)
+        self.pending.append((item_id, work))
 
     def has_work(self) -> bool:
         return bool(self.pending)
@@ -41,9 +38,9 @@ class Doubler:
         self.has_begun.set()
         self.may_finish.wait(LIMIT_S)
         pending, self.pending = self.pending, []
-        if any(item.work == 0 for item in pending):
+        if any(work == 0 for _, work in pending):
             raise ZeroDivisionError("zero")
-        return [(item.item_id, item.work * 2) for item in pending]
+        return [(item_id, work * 2) for item_id, work in pending]
 
     def finish_early(self, item_ids: Collection[int]) -> None: ...
 
@@ -72,19 +69,19 @@ def loop(engine: Doubler) -> Iterator[StepLoop[int, int]]:
 
 
 def test_results_and_refusals(loop: StepLoop[int, int]) -> None:
-    futures = [loop.submit(number) for number in (2, 4, 6)]
+    futures = [loop.ask(number) for number in (2, 4, 6)]
     assert [future.result(LIMIT_S) for future in futures] == [4, 8, 12]
     with pytest.raises(InvalidRequestError, match="even"):
-        loop.submit(3).result(LIMIT_S)
+        loop.ask(3).result(LIMIT_S)
     assert loop.num_pending_items == 0
 
 
 def test_a_failed_step_resets_and_the_loop_goes_on(loop: StepLoop[int, int], engine: Doubler) -> None:
     with pytest.raises(WorkLostError, match="ZeroDivisionError: zero") as error:
-        loop.submit(0).result(LIMIT_S)
+        loop.ask(0).result(LIMIT_S)
     assert error.value.was_alone
     assert engine.num_resets == 1
-    assert loop.submit(2).result(LIMIT_S) == 4
+    assert loop.ask(2).result(LIMIT_S) == 4
 
 
 def test_items_that_fail_together_were_not_alone(
@@ -93,12 +90,8 @@ def test_items_that_fail_together_were_not_alone(
     gate = threading.Event()
     loop.call(gate.wait)
 
-    def submit(request_id: str, number: int) -> Future[int]:
-        mark_lines(request_id)
-        return loop.submit(number)
-
     # Taken in together, when the gate opens.
-    lost = [contextvars.copy_context().run(submit, *asked) for asked in (("a", 4), ("b", 0))]
+    lost = [loop.ask(number, request_id=request_id) for request_id, number in (("a", 4), ("b", 0))]
     gate.set()
     for future in lost:
         error = future.exception(LIMIT_S)
@@ -118,19 +111,19 @@ def test_a_cancelled_waiter_does_not_hurt_the_loop(loop: StepLoop[int, int], eng
         engine.may_finish.set()
 
     asyncio.run(wait_and_leave())
-    assert loop.submit(2).result(LIMIT_S) == 4
+    assert loop.ask(2).result(LIMIT_S) == 4
 
 
 async def _wait(loop: StepLoop[int, int], number: int) -> int:
-    return await asyncio.wrap_future(loop.submit(number))
+    return await asyncio.wrap_future(loop.ask(number))
 
 
 def test_stopping_answers_what_is_left(engine: Doubler) -> None:
     loop = StepLoop(engine, "doubler")
     engine.may_finish.clear()
-    first = loop.submit(2)
+    first = loop.ask(2)
     assert engine.has_begun.wait(LIMIT_S)
-    behind = loop.submit(4)  # not taken in before the step under way ends, and then there is no other
+    behind = loop.ask(4)  # not taken in before the step under way ends, and then there is no other
     stopping = threading.Thread(target=loop.stop)
     stopping.start()
     while not loop._is_stopping:
@@ -139,7 +132,7 @@ def test_stopping_answers_what_is_left(engine: Doubler) -> None:
     stopping.join(LIMIT_S)
     assert first.result(LIMIT_S) == 4
     assert isinstance(behind.exception(LIMIT_S), UnavailableError)
-    assert isinstance(loop.submit(2).exception(LIMIT_S), UnavailableError)
+    assert isinstance(loop.ask(2).exception(LIMIT_S), UnavailableError)
 
 
 def test_a_thread_that_dies_says_so(engine: Doubler) -> None:
@@ -149,11 +142,11 @@ def test_a_thread_that_dies_says_so(engine: Doubler) -> None:
         raise KeyError("bug")
 
     engine.reset = fail  # type: ignore[method-assign]
-    item = loop.submit(0)
+    item = loop.ask(0)
     with pytest.raises(RuntimeError, match="the engine's thread failed: KeyError"):
         loop.ended.result(LIMIT_S)
     assert isinstance(item.exception(LIMIT_S), UnavailableError)
-    assert isinstance(loop.submit(2).exception(LIMIT_S), UnavailableError)
+    assert isinstance(loop.ask(2).exception(LIMIT_S), UnavailableError)
     loop.stop()
 
 
@@ -161,13 +154,13 @@ class Countdown(Doubler):
     """Gives an item's number, then the numbers below it down to 0; a little slowly."""
 
     def finish_early(self, item_ids: Collection[int]) -> None:
-        self.pending = [WorkItem(i.item_id, 0 if i.item_id in item_ids else i.work) for i in self.pending]
+        self.pending = [(item_id, 0 if item_id in item_ids else work) for item_id, work in self.pending]
 
     def step(self) -> list[tuple[int, int | SpecGroveError]]:
         time.sleep(0.002)
         pending, self.pending = self.pending, []
-        self.pending = [WorkItem(item.item_id, item.work - 1) for item in pending if item.work > 0]
-        return [(item.item_id, item.work) for item in pending]
+        self.pending = [(item_id, work - 1) for item_id, work in pending if work > 0]
+        return list(pending)
 
     def has_more(self, result: int) -> bool:
         return result > 0
@@ -178,7 +171,7 @@ async def test_results_of_several_steps_arrive_in_order() -> None:
     try:
         found = [[result async for result in results_of(loop, number)] for number in (4, 0, 2)]
         assert found == [[4, 3, 2, 1, 0], [0], [2, 1, 0]]
-        assert loop.submit(6).result(LIMIT_S) == 0
+        assert loop.ask(6).result(LIMIT_S) == 0
         assert loop.num_pending_items == 0
         with pytest.raises(InvalidRequestError):
             await anext(results_of(loop, 3))
@@ -189,7 +182,7 @@ async def test_results_of_several_steps_arrive_in_order() -> None:
 async def test_what_nobody_waits_for_ends_early() -> None:
     loop = StepLoop(Countdown(), "countdown")
     try:
-        results, other = results_of(loop, 1_000_000), loop.submit(1_000_002)
+        results, other = results_of(loop, 1_000_000), loop.ask(1_000_002)
         assert await anext(results) == 1_000_000
         assert loop.num_pending_items == 2
         await results.aclose()
@@ -203,7 +196,7 @@ async def test_what_nobody_waits_for_ends_early() -> None:
 def test_some_of_what_is_under_way_ends_early() -> None:
     loop = StepLoop(Countdown(), "countdown")
     try:
-        items = {number: loop.submit(number) for number in (1_000_000, 1_000_002, 1_000_004)}
+        items = {number: loop.ask(number) for number in (1_000_000, 1_000_002, 1_000_004)}
         loop.finish_early(lambda number: number == 1_000_002)
         assert items.pop(1_000_002).result(LIMIT_S) == 0
         assert not any(item.done() for item in items.values())
@@ -232,7 +225,7 @@ def test_a_step_that_hangs_ends_the_loop() -> None:
     loop = StepLoop(engine, "hanging", clock_s=clock)
     watchdog = loop._watchdog
     watchdog._timeout_s = 120.0  # without its thread: the test looks itself
-    first = loop.submit(2)
+    first = loop.ask(2)
     assert engine.has_begun.wait(LIMIT_S)
     clock.now_s = 119.0
     watchdog.check()
@@ -241,7 +234,7 @@ def test_a_step_that_hangs_ends_the_loop() -> None:
     watchdog.check()
     with pytest.raises(HungEngineError, match="a step has not ended in 120 s"):
         loop.ended.result(LIMIT_S)
-    assert isinstance(loop.submit(4).exception(LIMIT_S), UnavailableError)
+    assert isinstance(loop.ask(4).exception(LIMIT_S), UnavailableError)
     assert not loop.stop(0)
     engine.may_end.set()  # should it come back after all, nothing breaks
     assert first.result(LIMIT_S) == 4
@@ -259,7 +252,7 @@ def test_many_short_steps_are_no_hang() -> None:
 
     loop = StepLoop(Slow(), "slow", clock_s=clock)
     loop._watchdog._timeout_s = 120.0
-    assert [loop.submit(2).result(LIMIT_S) for _ in range(5)] == [4] * 5
+    assert [loop.ask(2).result(LIMIT_S) for _ in range(5)] == [4] * 5
     clock.now_s += 1000.0  # idle
     loop._watchdog.check()
     assert not loop.ended.done()
@@ -278,7 +271,7 @@ def test_time_is_busy_while_the_engine_works_alone(monkeypatch: pytest.MonkeyPat
     loop = StepLoop(Slow(), "slow", clock_s=clock)
     clock.now_s += 100.0
     for number in (2, 4, 0):  # a step that fails has taken its time, too
-        loop.submit(number).exception(LIMIT_S)
+        loop.ask(number).exception(LIMIT_S)
     loop.stop()
     assert loop.busy_s == 9.0
 
@@ -286,7 +279,7 @@ def test_time_is_busy_while_the_engine_works_alone(monkeypatch: pytest.MonkeyPat
 def test_the_watchdog_watches_by_itself() -> None:
     engine = Hanging()
     loop = StepLoop(engine, "hanging", step_timeout_s=0.01)
-    loop.submit(2)
+    loop.ask(2)
     with pytest.raises(HungEngineError):
         loop.ended.result(LIMIT_S)
     engine.may_end.set()

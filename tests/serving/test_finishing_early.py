@@ -17,8 +17,8 @@ from specgrove.serving.batches import MAX_ITEM_BYTES
 from specgrove.serving.health import Health
 from specgrove.serving.server import Server
 from specgrove.serving.work_stream_client import WorkStreamClient
-from specgrove.serving.work_streams import WorkStreams
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
+from tests.serving.task_streams import TaskStreams
 from tests.waiting import LIMIT_S, until
 
 Client = WorkStreamClient[llm_pb2.VerifyItem, llm_pb2.VerifyResult]
@@ -28,7 +28,7 @@ class CountingServicer(llm_pb2_grpc.LlmServiceServicer):
     """Numbers its results from 1, until an item is finished early. Each but the first waits for a turn."""
 
     def __init__(self) -> None:
-        self.streams = WorkStreams(
+        self.streams = TaskStreams(
             self._count,
             llm_pb2.VerifyResult,
             llm_pb2.VerifyResponse,

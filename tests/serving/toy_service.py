@@ -11,8 +11,8 @@ from specgrove.errors import InvalidRequestError, ResourceExhaustedError, StaleB
 from specgrove.serving.health import Health
 from specgrove.serving.server import Server
 from specgrove.serving.work_stream_client import WorkStreamClient
-from specgrove.serving.work_streams import WorkStreams
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
+from tests.serving.task_streams import TaskStreams
 
 SERVICE_NAME = "specgrove.v1.SsmService"
 
@@ -22,7 +22,7 @@ class EchoServicer(ssm_pb2_grpc.SsmServiceServicer):
 
     def __init__(self) -> None:
         self.forgotten: list[str] = []
-        self.streams = WorkStreams(
+        self.streams = TaskStreams(
             self._draft, ssm_pb2.DraftResult, ssm_pb2.DraftResponse, forget=self.forgotten.append
         )
         self.num_messages = 0

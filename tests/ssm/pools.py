@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from specgrove.loop.request import Draft, DraftWork, TreeShape
 from specgrove.runtime.model_runner import ModelRunner
-from specgrove.runtime.step_loop import WorkItem
 from ssm_service.config import PoolConfig
 from ssm_service.draft_tree import Beam, Expansion
 from ssm_service.lookup import LookupSsm
@@ -39,7 +38,7 @@ def run(pool: DrafterPool) -> dict[int, object]:
 
 
 def ask(pool: DrafterPool, work: DraftWork) -> Draft:
-    pool.add(WorkItem(1, work))
+    pool.add(1, work)
     (result,) = run(pool).values()
     assert isinstance(result, Draft), result
     return result

@@ -14,7 +14,6 @@ from specgrove.kernels.rows import PassRows
 from specgrove.loop.request import Draft, DraftWork, TreeShape
 from specgrove.program.backend import PassOutput
 from specgrove.runtime.model_runner import ModelRunner
-from specgrove.runtime.step_loop import WorkItem
 from ssm_service.config import PoolConfig
 from ssm_service.draft_tree import Beam
 from ssm_service.neural import DraftVocab, NeuralSsm
@@ -63,7 +62,7 @@ def test_sessions_of_a_batch_do_not_touch_one_another(runners: list[ModelRunner]
     pool = make_pool(runners)
     alone = [ask(pool, DraftWork(f"s{i}", 0, PROMPT[i:], SHAPE)).trees for i in range(4)]
     for i in range(4):
-        pool.add(WorkItem(i, DraftWork(f"s{i}", 0, PROMPT[i:], SHAPE)))
+        pool.add(i, DraftWork(f"s{i}", 0, PROMPT[i:], SHAPE))
     together = run(pool)
     neural = [[tree for tree in trees if tree.ssm != "lookup"] for trees in alone]
     for i in range(4):
@@ -102,10 +101,10 @@ def test_stale_base_says_what_is_held(runners: list[ModelRunner]) -> None:
     ask(pool, DraftWork("s", 0, PROMPT, SHAPE))
     for base in (3, len(PROMPT) - 1, len(PROMPT) + 1):
         with pytest.raises(StaleBaseError) as error:
-            pool.add(WorkItem(2, DraftWork("s", base, (4,), SHAPE)))
+            pool.add(2, DraftWork("s", base, (4,), SHAPE))
         assert error.value.held_len == len(PROMPT)
     with pytest.raises(StaleBaseError) as error:
-        pool.add(WorkItem(2, DraftWork("unknown", 5, (4,), SHAPE)))
+        pool.add(2, DraftWork("unknown", 5, (4,), SHAPE))
     assert error.value.held_len == 0
 
 
@@ -122,7 +121,7 @@ def test_bad_items_name_the_field(runners: list[ModelRunner]) -> None:
     }
     for field, work in cases.items():
         with pytest.raises(InvalidRequestError) as error:
-            pool.add(WorkItem(1, work))
+            pool.add(1, work)
         assert error.value.violations[0].field == field
     assert pool.num_sessions == 0
     ask(pool, good)
@@ -131,11 +130,11 @@ def test_bad_items_name_the_field(runners: list[ModelRunner]) -> None:
 def test_closed_and_expired_items_answer_and_free(runners: list[ModelRunner]) -> None:
     clock = Clock()
     pool = make_pool(runners, clock)
-    pool.add(WorkItem(1, DraftWork("s", 0, PROMPT, SHAPE)))
+    pool.add(1, DraftWork("s", 0, PROMPT, SHAPE))
     pool.step()
     pool.close_session("s")
     assert isinstance(run(pool)[1], SessionClosedError)
-    pool.add(WorkItem(2, DraftWork("t", 0, PROMPT, SHAPE, timeout_ms=50)))
+    pool.add(2, DraftWork("t", 0, PROMPT, SHAPE, timeout_ms=50))
     pool.step()
     clock.now_s = 0.06
     assert isinstance(run(pool)[2], DeadlineExceededError)
@@ -150,8 +149,8 @@ def test_closed_and_expired_items_answer_and_free(runners: list[ModelRunner]) ->
 def test_few_tokens_do_not_queue_behind_long_prompts(runners: list[ModelRunner]) -> None:
     pool = DrafterPool([NeuralSsm("beam", runners[0], Beam(2), None, max_num_chunk_tokens=16)], PoolConfig())
     ask(pool, DraftWork("running", 0, PROMPT, SHAPE))
-    pool.add(WorkItem(1, DraftWork("long", 0, tuple(i % 90 for i in range(200)), SHAPE)))
-    pool.add(WorkItem(2, DraftWork("running", len(PROMPT), (7, 8), TreeShape(4, 2))))
+    pool.add(1, DraftWork("long", 0, tuple(i % 90 for i in range(200)), SHAPE))
+    pool.add(2, DraftWork("running", len(PROMPT), (7, 8), TreeShape(4, 2)))
     pool.step()
     assert dict(pool.step()).keys() == {2}
     assert run(pool).keys() == {1}
@@ -206,7 +205,7 @@ def test_a_broken_ssm_costs_its_own_trees_only(runners: list[ModelRunner], monke
     monkeypatch.setattr(runners[0], "forward", spoilt)
     pool = make_pool(runners)
     for i, name in enumerate("st"):
-        pool.add(WorkItem(i, DraftWork(name, 0, (3, 4), SHAPE)))
+        pool.add(i, DraftWork(name, 0, (3, 4), SHAPE))
     drafts = run(pool)
     ssms = [{drafted.ssm for drafted in draft.trees} for _, draft in sorted(drafts.items()) if isinstance(draft, Draft)]
     assert ssms == [{"expansion"}, {"beam", "expansion"}]
@@ -231,7 +230,7 @@ def test_a_step_that_fails_half_way_leaves_nothing(
 
     with monkeypatch.context() as patched:
         patched.setattr(runners[1], method, fails)
-        pool.add(WorkItem(2, work))
+        pool.add(2, work)
         with pytest.raises(ValueError, match="no such slot"):
             run(pool)
         pool.reset()  # as the step loop does

@@ -11,7 +11,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from specgrove.errors import StaleBaseError
 from specgrove.loop.request import Draft, DraftWork, TreeShape
 from specgrove.runtime.model_runner import ModelRunner
-from specgrove.runtime.step_loop import WorkItem
 from ssm_service.config import PoolConfig
 from ssm_service.draft_tree import Beam
 from ssm_service.neural import NeuralSsm
@@ -50,7 +49,7 @@ def test_sessions_under_way_keep_their_room(runners: list[ModelRunner]) -> None:
     ssm = NeuralSsm("beam", runners[0], Beam(2), None)
     pool = DrafterPool([ssm], PoolConfig())
     for i in range(4):
-        pool.add(WorkItem(i, DraftWork(f"s{i}", 0, tuple(range(i, 90 + i)), SHAPE)))
+        pool.add(i, DraftWork(f"s{i}", 0, tuple(range(i, 90 + i)), SHAPE))
     drafts = run(pool)
     assert [len(draft.trees) for _, draft in sorted(drafts.items()) if isinstance(draft, Draft)] == [1, 1, 1, 0]
 
@@ -79,7 +78,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.num_items += 1
         work = DraftWork(name, base, tuple(i * num_new % 97 for i in range(num_new)), TreeShape(6, depth))
         try:
-            self.pool.add(WorkItem(self.num_items, work))
+            self.pool.add(self.num_items, work)
         except StaleBaseError:
             assert session is not None
         else:
