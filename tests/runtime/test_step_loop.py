@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import pytest
 
 from specgrove.errors import InvalidRequestError, SpecGroveError, UnavailableError, WorkLostError
 from specgrove.runtime import step_loop
-from specgrove.runtime.in_process import results_of
 from specgrove.runtime.step_loop import HungEngineError, StepLoop
+from specgrove.serving.mailbox import Answer
 from tests.waiting import LIMIT_S, until
 
 
@@ -101,6 +101,57 @@ def test_items_that_fail_together_were_not_alone(
     assert vars(line)["request_ids"] == ["a", "b"]
 
 
+class Posted:
+    """A mailbox that keeps what it got, call by call."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[Answer[str, int]]] = []
+        self.has_all = threading.Event()
+        self.num_expected = 0
+
+    def post(self, answers: Sequence[Answer[str, int]]) -> None:
+        self.calls.append(list(answers))
+        if sum(map(len, self.calls)) == self.num_expected:
+            self.has_all.set()
+
+
+def test_the_results_of_a_turn_come_in_one_call_and_refusals_before_them(
+    loop: StepLoop[int, int], engine: Doubler
+) -> None:
+    gate = threading.Event()
+    loop.call(gate.wait)
+    here, there = Posted(), Posted()
+    here.num_expected, there.num_expected = 5, 1
+    for mailbox, name, number in ((here, "a", 2), (here, "b", 3), (there, "c", 4), (here, "d", 6), (here, "e", 5)):
+        loop.submit(number, mailbox, name)
+    loop.submit(8, here, "f")
+    engine.may_finish.clear()
+    engine.has_begun.clear()
+    gate.set()  # all are taken in by one turn
+    assert engine.has_begun.wait(LIMIT_S)
+    (refused,) = here.calls
+    assert [(answer.key, type(answer.result), answer.is_last) for answer in refused] == [
+        ("b", InvalidRequestError, True), ("e", InvalidRequestError, True),
+    ]  # fmt: skip
+    engine.may_finish.set()
+    assert here.has_all.wait(LIMIT_S)
+    assert there.has_all.wait(LIMIT_S)
+    assert here.calls[1:] == [[Answer("a", 4, True), Answer("d", 12, True), Answer("f", 16, True)]]
+    assert there.calls == [[Answer("c", 8, True)]]
+
+
+def test_results_say_whether_they_are_the_last() -> None:
+    loop, mailbox = StepLoop(Countdown(), "countdown"), Posted()
+    mailbox.num_expected = 3
+    loop.submit(2, mailbox, "a")
+    assert mailbox.has_all.wait(LIMIT_S)
+    assert mailbox.calls == [[Answer("a", 2, False)], [Answer("a", 1, False)], [Answer("a", 0, True)]]
+    loop.stop()
+    loop.submit(4, mailbox, "late")
+    (late,) = mailbox.calls[-1]
+    assert (late.key, type(late.result), late.is_last) == ("late", UnavailableError, True)
+
+
 def test_a_cancelled_waiter_does_not_hurt_the_loop(loop: StepLoop[int, int], engine: Doubler) -> None:
     async def wait_and_leave() -> None:
         engine.may_finish.clear()
@@ -166,29 +217,19 @@ class Countdown(Doubler):
         return result > 0
 
 
-async def test_results_of_several_steps_arrive_in_order() -> None:
-    loop = StepLoop(Countdown(), "countdown")
+def test_results_of_several_steps_arrive_in_order() -> None:
+    loop, mailbox = StepLoop(Countdown(), "countdown"), Posted()
+    mailbox.num_expected = 9
     try:
-        found = [[result async for result in results_of(loop, number)] for number in (4, 0, 2)]
-        assert found == [[4, 3, 2, 1, 0], [0], [2, 1, 0]]
+        for number in (4, 0, 2):
+            loop.submit(number, mailbox, str(number))
+        assert mailbox.has_all.wait(LIMIT_S)
+        found = [answer for answers in mailbox.calls for answer in answers]
+        assert {key: [answer.result for answer in found if answer.key == key] for key in "402"} == {
+            "4": [4, 3, 2, 1, 0], "0": [0], "2": [2, 1, 0],
+        }  # fmt: skip
         assert loop.ask(6).result(LIMIT_S) == 0
         assert loop.num_pending_items == 0
-        with pytest.raises(InvalidRequestError):
-            await anext(results_of(loop, 3))
-    finally:
-        loop.stop()
-
-
-async def test_what_nobody_waits_for_ends_early() -> None:
-    loop = StepLoop(Countdown(), "countdown")
-    try:
-        results, other = results_of(loop, 1_000_000), loop.ask(1_000_002)
-        assert await anext(results) == 1_000_000
-        assert loop.num_pending_items == 2
-        await results.aclose()
-        await until(lambda: loop.num_pending_items == 1)
-        loop.finish_early()
-        assert other.result(LIMIT_S) == 0
     finally:
         loop.stop()
 
