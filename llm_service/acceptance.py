@@ -7,27 +7,22 @@ tree. So what is emitted is what incremental decoding with the same seed emits (
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 
+from llm_service.node_answers import NodeAnswers, NodeChoices
 from llm_service.session import Session
-from specgrove.kernels.rows import NOT_A_NUMBER
 from specgrove.kernels.sampling import (
     NO_ADJUSTMENTS,
     RowChoice,
     TokenAdjustments,
     choose,
 )
-from specgrove.kernels.trees import walk_tree
 from specgrove.loop.request import LogProbs
 from specgrove.loop.token_tree import TokenTree
 from specgrove.runtime.known_tokens import log_probs_of
-
-Answers: TypeAlias = Sequence[int] | torch.Tensor
-"""What follows each node: the choices that the forward pass made, or logits, float32 ``[num_nodes, vocab_size]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +35,7 @@ class Acceptance:
 
 
 def choices_wanted(session: Session, tree: TokenTree, *, are_cheap: bool) -> list[RowChoice] | None:
-    """For each node the choice that the forward pass shall make; ``None`` where it shall give logits.
+    """For each node the choice that the pass shall make; ``None`` where it shall give logits.
 
     Logits are needed where penalties, a bias, top-k, top-p, min-p, log-probabilities, ``min_tokens`` or a structure take part. A sampled
     tree gets them too, unless choices ``are_cheap``: of the choices at all its nodes few would be looked at.
@@ -59,15 +54,12 @@ def choices_wanted(session: Session, tree: TokenTree, *, are_cheap: bool) -> lis
     return [RowChoice(session.choice_params, position + depth) for depth in tree.depths()]
 
 
-def accept(session: Session, tree: TokenTree, answers: Answers) -> Acceptance:
+def accept(session: Session, tree: TokenTree, answers: NodeAnswers) -> Acceptance:
     """``answers`` are of all nodes, in order. Raises ``ValueError`` where there is nothing to choose."""
-    if isinstance(answers, torch.Tensor):
-        return _accept_by_logits(session, tree, answers)
-    nodes = walk_tree(tree.token_ids, tree.parents, answers)
-    bonus = answers[nodes[-1] if nodes else 0]
-    if bonus < 0:
-        raise ValueError("the logits hold NaN" if bonus == NOT_A_NUMBER else "every token is banned")
-    return Acceptance((*(tree.token_ids[node] for node in nodes), bonus), tuple(nodes), ())
+    if not isinstance(answers, NodeChoices):
+        return _accept_by_logits(session, tree, answers.logits)
+    nodes, bonus = answers.walk(tree)
+    return Acceptance((*(tree.token_ids[node] for node in nodes), bonus), nodes, ())
 
 
 def _accept_by_logits(session: Session, tree: TokenTree, logits: torch.Tensor) -> Acceptance:

@@ -7,7 +7,7 @@ session with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from llm_service.acceptance import Acceptance
 from llm_service.outbox import Outbox
@@ -64,7 +64,7 @@ class Items:
             raise InvalidRequestError.of("tree.token_ids[0]", "the root must be the last committed token")
         self._pending[work.session_id] = PendingWork.of(item_id, session, work, session.last_used_s)
 
-    def commit(self, pending: PendingWork, tree_slots: list[int], acceptance: Acceptance) -> bool:
+    def commit(self, pending: PendingWork, tree_slots: Sequence[int], acceptance: Acceptance) -> bool:
         """Takes the emitted tokens in; whether the item goes on."""
         session = pending.session
         del self._pending[session.session_id]

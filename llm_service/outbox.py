@@ -1,4 +1,4 @@
-"""Results on their way out of the engine, and when verdicts of steps that follow one another quickly share a message.
+"""Results on their way out of the engine, and when verdicts of steps ahead, which follow one another quickly, share one.
 
 Owned by the engine. Invariant: an item's results leave in the order of its steps, and none is left behind when the item ends.
 """

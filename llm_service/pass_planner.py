@@ -1,6 +1,6 @@
-"""What the next forward pass computes: who is admitted, whose turn it is, and a KV slot for every row. Asked by the engine; pure Python.
+"""What the next pass computes: who is admitted, whose turn it is, and a KV slot for every row. Asked by the engine; pure Python.
 
-Invariant: what it returns has its slots. Who finds none waits; where nobody does, somebody older or a pass under way holds them.
+Invariant: what it returns has its slots. Who finds none waits; where nobody does, somebody older or a pass in flight holds them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from llm_service.config import VerifierConfig
 from llm_service.passes import PassPart
 from llm_service.room import Room
-from llm_service.scheduler import StepPlan, plan_step
+from llm_service.scheduler import PlannedPart, plan_pass
 from llm_service.session import PendingWork
 from specgrove.loop.token_tree import TokenTree
 
@@ -24,7 +24,7 @@ class PassPlanner:
         self._max_num_in_flight = max_num_in_flight
 
     def next_parts(self, pending: Mapping[str, PendingWork], in_flight: set[str], now_s: float) -> tuple[PassPart, ...]:
-        """``pending`` are all items under way by session, in order of arrival; ``in_flight`` the sessions of the passes under way.
+        """``pending`` are all items under way by session, in order of arrival; ``in_flight`` the sessions of the passes in flight.
 
         An item that a pass has failed with gets one of its own, with nothing beside it and nothing else under way; what fails again
         is then its doing.
@@ -41,17 +41,17 @@ class PassPlanner:
                 return parts
         works = [work for work in pending.values() if work.num_failures == 0]
         # Those planned first may all have to wait for slots that older ones, which were not planned, can take from them.
-        while (plan := self._plan(works)).entries:
-            if parts := turn.with_slots(plan):
+        while planned := self._plan(works):
+            if parts := turn.with_slots(planned):
                 return parts
-            planned = {entry.pending.item_id for entry in plan.entries}
-            works = [work for work in works if work.item_id not in planned]
+            item_ids = {part.pending.item_id for part in planned}
+            works = [work for work in works if work.item_id not in item_ids]
         return ()
 
-    def _plan(self, works: Sequence[PendingWork]) -> StepPlan:
+    def _plan(self, works: Sequence[PendingWork]) -> tuple[PlannedPart, ...]:
         config = self._config
         admitted = [work for work in works if work.session.is_admitted]
-        return plan_step(admitted, config.max_num_chunk_tokens, config.max_num_tree_rows, self._max_num_in_flight)
+        return plan_pass(admitted, config.max_num_chunk_tokens, config.max_num_tree_rows, self._max_num_in_flight)
 
 
 class _Turn:
@@ -63,21 +63,21 @@ class _Turn:
         self._in_flight = in_flight
         self._now_s = now_s
 
-    def with_slots(self, plan: StepPlan) -> tuple[PassPart, ...]:
-        """The entries that find a KV slot for every row, the oldest sessions first. The others wait.
+    def with_slots(self, planned: tuple[PlannedPart, ...]) -> tuple[PassPart, ...]:
+        """The parts that find a KV slot for every row, those of the oldest sessions first. The others wait.
 
         Where slots are short a tree is given up before anybody has to give way: that costs speed only.
         """
         parts = []
-        for entry in sorted(plan.entries, key=lambda entry: entry.pending.session.seniority):
-            session = entry.pending.session
-            if not session.is_admitted:  # it had to give way to an entry before
+        for part in sorted(planned, key=lambda part: part.pending.session.seniority):
+            pending, session = part.pending, part.pending.session
+            if not session.is_admitted:  # it had to give way to a part before
                 continue
-            slots = self._room.take_spare(entry.num_rows, self._pending, self._now_s)
+            slots = self._room.take_spare(part.num_rows, self._pending, self._now_s)
             if slots is None:
-                if entry.has_tree:
-                    entry.pending.tree = TokenTree.of_root(entry.pending.tree.token_ids[0])
-                slots = self._room.take(session, entry.num_rows, self._pending, self._in_flight, self._now_s)
+                if part.has_tree:
+                    pending.tree = TokenTree.of_root(pending.tree.token_ids[0])
+                slots = self._room.take(session, part.num_rows, self._pending, self._in_flight, self._now_s)
             if slots is not None:
-                parts.append(PassPart.of(entry, slots))
+                parts.append(PassPart.of(part, slots))
         return tuple(parts)

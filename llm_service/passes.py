@@ -1,7 +1,7 @@
-"""Passes of the verifier: a plan's entries as rows, what is remembered of a pass under way, and the pass that may follow at once.
+"""Passes of the verifier: the parts of the items that take part as rows, and what a finished pass says of each.
 
-Used by the engine, which owns sessions, slots and the order of passes. A pass follows *at once* where the device itself takes over the
-tokens that the one before it chooses: the host has it ready, and reads those choices while it runs.
+Used by ``PassesInFlight``, which has their order, and by the engine, which owns sessions and slots. A *pass ahead* begins before the
+choices of the one before it are known here: the device takes them over itself, so that it never waits for the host.
 """
 
 from __future__ import annotations
@@ -11,137 +11,140 @@ from array import array
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from llm_service.acceptance import Answers, choices_wanted
-from llm_service.scheduler import StepEntry
+from llm_service.acceptance import choices_wanted
+from llm_service.node_answers import NodeAnswers, NodeChoices, NodeLogits
+from llm_service.scheduler import PlannedPart
 from llm_service.session import PendingWork
-from specgrove.kernels.rows import HAS_LOGITS, PassRows
+from specgrove.kernels.rows import PassRows
 from specgrove.kernels.sampling import RowChoice
 from specgrove.loop.request import LogProbs
 from specgrove.program.backend import PassOutput
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 
+_NO_ROWS = range(0)
+
 
 @dataclass(frozen=True, slots=True)
 class PassPart:
-    """An item's part in a pass, its slots assigned: those of the chunk are its session's, those of the tree the pass's."""
+    """An item's part in a pass. The slots of its chunk are its session's, those of its tree the pass's; rows are known once it is built."""
 
     pending: PendingWork
     start: int
     """Slots that the session had before: where to cut it back to, should the pass fail."""
-    tree_slots: list[int]
+    tree_slots: Sequence[int]
     """Empty where its tree is not in this pass."""
+    tree_rows: range = _NO_ROWS
+    """Which of the pass's asked rows are those of the tree's nodes."""
+    has_choices: bool = False
+    """Whether these are asked for choices, not for logits."""
+    known_places: range = _NO_ROWS
+    """Places of the prompt's tokens whose log-probabilities the pass tells."""
 
     @classmethod
-    def of(cls, entry: StepEntry, slots: list[int]) -> PassPart:
-        """The planned entry with a slot for each of its rows."""
-        session = entry.pending.session
+    def of(cls, planned: PlannedPart, slots: list[int]) -> PassPart:
+        """The planned part with a slot for each of its rows."""
+        session = planned.pending.session
         start = len(session.slots)
-        session.slots.extend(slots[: entry.chunk_len])
-        return cls(entry.pending, start, slots[entry.chunk_len :])
-
-
-@dataclass(frozen=True, slots=True)
-class TreeInFlight:
-    """A tree in a pass under way."""
-
-    pending: PendingWork
-    slots: list[int]
-    asked: range
-    """Which of the pass's asked rows are those of the tree's nodes."""
-    has_choices: bool
-
-
-@dataclass(frozen=True, slots=True)
-class KnownInFlight:
-    """Tokens of a prompt in a pass under way whose log-probabilities it tells: ``num_tokens`` from place ``start`` on."""
-
-    pending: PendingWork
-    start: int
-    num_tokens: int
+        session.slots.extend(slots[: planned.chunk_len])
+        return cls(planned.pending, start, slots[planned.chunk_len :])
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """A forward pass under way."""
+    """A pass in flight."""
 
     parts: tuple[PassPart, ...]
-    known: tuple[KnownInFlight, ...]
-    trees: tuple[TreeInFlight, ...]
     started_s: float
     num_rows: int
 
-    def surely_goes_on(self, pending: Collection[PendingWork]) -> bool:
-        """Whether each of its items, and no other of ``pending``, takes one more step unless it stops; one that needs choices only.
+    def may_be_followed(self, pending: Collection[PendingWork], max_num_rows: int) -> bool:
+        """Whether a pass ahead may follow: all of ``pending``, and nothing else, is in this one with a tree of one node that is asked
+        for a choice, and takes one more step unless it stops. Its rows are ``max_num_rows`` at most.
 
         Not where log-probabilities of prompts are looked at first: they are told before anything follows.
         """
-        own = {id(tree.pending) for tree in self.trees}
-        return (
-            not self.known
-            and own == {id(work) for work in pending}
-            and all(
-                tree.has_choices and tree.pending.tree.num_nodes == 1 and tree.pending.num_steps_left > 1
-                for tree in self.trees
-            )
+        return 0 < len(self.parts) == len(pending) <= max_num_rows and all(
+            part.has_choices
+            and len(part.tree_rows) == 1
+            and not part.known_places
+            and part.pending.num_steps_left > 1
+            and part.pending in pending
+            for part in self.parts
         )
 
 
 def pass_of(parts: tuple[PassPart, ...], *, choices_are_cheap: bool) -> tuple[Pass, PassRows]:
-    """The rows of an item's part each: the committed tokens that just got slots, and its tree below them."""
+    """The rows of each part: the committed tokens that just got slots, and the item's tree below them."""
     started_s = time.perf_counter()
     builder = PassBuilder()
-    known_in_flight, trees = [], []
-    for part in parts:
-        pending, session = part.pending, part.pending.session
-        chunk = session.token_ids[part.start : len(session.slots)]
-        known = session.known_after(part.start, len(session.slots))
-        if known:
-            known_in_flight.append(KnownInFlight(pending, part.start + 1 + min(known), len(known)))
-        if not part.tree_slots:
-            builder.add(session.slots, chunk, known=known)
-            continue
-        tree_rows = TreeRows(pending.tree.token_ids, pending.tree.parents, part.tree_slots)
-        choices = choices_wanted(session, pending.tree, are_cheap=choices_are_cheap)
-        asked = builder.add(session.slots, chunk, tree_rows, choices=choices, known=known)
-        pending.is_in_flight = True
-        trees.append(TreeInFlight(pending, part.tree_slots, asked, choices is not None))
+    built = tuple(_added(builder, part, choices_are_cheap=choices_are_cheap) for part in parts)
     rows = builder.build()
-    return Pass(parts, tuple(known_in_flight), tuple(trees), started_s, rows.num_rows), rows
+    return Pass(built, started_s, rows.num_rows), rows
 
 
-def next_pass(before: Pass, parts: tuple[PassPart, ...]) -> tuple[Pass, PassRows]:
-    """The next step of a pass's items, a slot each: their roots are its choices (see ``Runner.max_num_ahead``)."""
+def _added(builder: PassBuilder, part: PassPart, *, choices_are_cheap: bool) -> PassPart:
+    pending, session = part.pending, part.pending.session
+    chunk = session.token_ids[part.start : len(session.slots)]
+    known = session.known_after(part.start, len(session.slots))
+    first_place = part.start + 1 + min(known, default=0)
+    places = range(first_place, first_place + len(known))
+    if not part.tree_slots:
+        builder.add(session.slots, chunk, known=known)
+        return PassPart(pending, part.start, part.tree_slots, known_places=places)
+    tree = TreeRows(pending.tree.token_ids, pending.tree.parents, part.tree_slots)
+    choices = choices_wanted(session, pending.tree, are_cheap=choices_are_cheap)
+    asked = builder.add(session.slots, chunk, tree, choices=choices, known=known)
+    pending.is_in_flight = True
+    return PassPart(pending, part.start, part.tree_slots, asked, choices is not None, places)
+
+
+def pass_ahead(before: Pass, parts: tuple[PassPart, ...]) -> tuple[Pass, PassRows]:
+    """The next step of each item of a pass, with a slot each: their roots are its choices (see ``Runner.max_num_ahead``)."""
     started_s = time.perf_counter()
     builder = PassBuilder()
-    trees = []
-    for tree, part in zip(before.trees, parts, strict=True):
-        session = tree.pending.session
-        context = session.slots + array("i", tree.slots)
+    built = []
+    for earlier, part in zip(before.parts, parts, strict=True):
+        session = part.pending.session
+        context = session.slots + array("i", earlier.tree_slots)
         choice = RowChoice(session.choice_params, len(session.token_ids) + 1)
-        tree_rows = TreeRows([-1 - tree.asked.start], [-1], part.tree_slots)
-        asked = builder.add(context, (), tree_rows, choices=[choice])
-        trees.append(TreeInFlight(tree.pending, part.tree_slots, asked, has_choices=True))
+        root = TreeRows([_chosen_after(earlier.tree_rows.start)], [-1], part.tree_slots)
+        asked = builder.add(context, (), root, choices=[choice])
+        built.append(PassPart(part.pending, part.start, part.tree_slots, asked, has_choices=True))
     rows = builder.build()
-    return Pass(parts, (), tuple(trees), started_s, rows.num_rows), rows
+    return Pass(tuple(built), started_s, rows.num_rows), rows
 
 
-def log_probs_by_prompt(
-    known: Sequence[KnownInFlight], output: PassOutput
-) -> Iterator[tuple[KnownInFlight, Sequence[LogProbs | None]]]:
-    """Those of each prompt, in order."""
-    start = 0
-    for tokens in known:
-        yield tokens, output.log_probs[start : start + tokens.num_tokens]
-        start += tokens.num_tokens
+def _chosen_after(asked_row: int) -> int:
+    """What stands for the token that the pass before chooses after one of its asked rows, in the runner's terms."""
+    return -1 - asked_row
 
 
-def answers_by_tree(trees: Sequence[TreeInFlight], output: PassOutput) -> Iterator[tuple[TreeInFlight, Answers]]:
-    """Choices and logits are of trees alone; those of one tree are all choices or all logits."""
-    first_logit = 0
-    for tree in trees:
-        choices = output.choices[tree.asked.start : tree.asked.stop]
-        if choices and choices[0] != HAS_LOGITS:
-            yield tree, choices
-        else:
-            yield tree, output.logits[first_logit : first_logit + len(tree.asked)]
-            first_logit += len(tree.asked)
+@dataclass(frozen=True, slots=True)
+class FinishedPass:
+    """What a pass gave. Where passes overlap ``pass_s`` is what it added to the one before."""
+
+    parts: tuple[PassPart, ...]
+    num_rows: int
+    pass_s: float
+    output: PassOutput
+
+    def log_probs(self) -> Iterator[tuple[PassPart, Sequence[LogProbs | None]]]:
+        """Of the parts with tokens of prompts whose log-probabilities are wanted; None where the logits hold NaN."""
+        start = 0
+        for part in self.parts:
+            if part.known_places:
+                yield part, self.output.log_probs[start : start + len(part.known_places)]
+                start += len(part.known_places)
+
+    def answers(self) -> Iterator[tuple[PassPart, NodeAnswers]]:
+        """Of the parts with trees: what follows each node. A runner may give logits where it was asked for choices."""
+        first_logit = 0
+        for part in self.parts:
+            if not part.tree_slots:
+                continue
+            rows = part.tree_rows
+            if (made := NodeChoices.if_made(self.output.choices[rows.start : rows.stop])) is not None:
+                yield part, made
+            else:
+                yield part, NodeLogits(self.output.logits[first_logit : first_logit + len(rows)])
+                first_logit += len(rows)

@@ -64,7 +64,7 @@ class Room:
     ) -> None:
         """Admits sessions that wait, the oldest first, while there is room.
 
-        ``busy`` are the ids of all sessions with an item under way, ``in_flight`` of those that a pass under way computes.
+        ``busy`` are the ids of all sessions with an item under way, ``in_flight`` of those that a pass in flight computes.
         """
         for session in sorted(waiting, key=lambda session: session.seniority):
             victims = self._victims(session, busy, in_flight, now_s)
@@ -88,13 +88,15 @@ class Room:
 
     def take_spare(self, num_slots: int, busy: Collection[str], now_s: float) -> list[int] | None:
         """Slots that are free, or of sessions that have been idle for long; ``None`` and nothing taken where those don't suffice."""
+        if (slots := self.take_for_now(num_slots)) is not None:
+            return slots
         is_enough = self._give_way(self._idle(busy, now_s), functools.partial(self._are_free, num_slots), ())
         return self._slots.allocate(num_slots) if is_enough else None
 
     def take(
         self, session: Session, num_slots: int, busy: Collection[str], in_flight: Collection[str], now_s: float
     ) -> list[int] | None:
-        """The same, also of those younger than ``session``, the youngest first; what passes under way compute is not to be had yet."""
+        """The same, also of those younger than ``session``, the youngest first; what passes in flight compute is not to be had yet."""
         victims = self._victims(session, busy, in_flight, now_s)
         is_enough = self._give_way(victims, functools.partial(self._are_free, num_slots), in_flight)
         return self._slots.allocate(num_slots) if is_enough else None

@@ -1,6 +1,6 @@
-"""Plans one forward pass: trees whose context is cached, then chunks of prompts, each up to a number of rows. Pure Python.
+"""Plans one pass: trees whose context is cached, then chunks of prompts, each up to a number of rows. Pure Python.
 
-Called by the engine before every step. Verifications are never held back by prompts and are served in order of arrival;
+Called by ``PassPlanner`` for every pass. Verifications are never held back by prompts and are served in order of arrival;
 prompts share a pass's rows, so that a short one does not wait for a long one. What a pass takes of memory is bounded by its rows.
 """
 
@@ -14,8 +14,8 @@ from specgrove.config import MAX_NUM_KNOWN_ROWS
 
 
 @dataclass(frozen=True, slots=True)
-class StepEntry:
-    """One item's part in a step: committed tokens to compute, and whether its tree is verified too."""
+class PlannedPart:
+    """What of an item a pass computes: committed tokens, and whether its tree is verified too."""
 
     pending: PendingWork
     chunk_len: int
@@ -23,39 +23,32 @@ class StepEntry:
 
     @property
     def num_rows(self) -> int:
-        """Rows this part adds to the forward pass; each needs a KV slot."""
+        """Rows this part adds to the pass; each needs a KV slot."""
         return self.chunk_len + (self.pending.tree.num_nodes if self.has_tree else 0)
 
 
-@dataclass(frozen=True, slots=True)
-class StepPlan:
-    """The items of one forward pass."""
-
-    entries: tuple[StepEntry, ...]
-
-
-def plan_step(
+def plan_pass(
     pending: Collection[PendingWork],
     max_num_chunk_tokens: int,
     max_num_tree_rows: int,
     max_num_in_flight: int = 1,
     max_num_known_rows: int = MAX_NUM_KNOWN_ROWS,
-) -> StepPlan:
+) -> tuple[PlannedPart, ...]:
     """``pending`` is in order of arrival. A tree rides along with the chunk that completes its context, or waits for the next pass.
 
-    Items whose tree is in flight already are left out. Where several forward passes may be in flight (pipeline stages), each gets its share
+    Items whose tree is in flight already are left out. Where several passes may be in flight (pipeline stages), each gets its share
     of the items, so that all stages have work. Prompts whose log-probabilities are wanted get ``max_num_known_rows`` at most, since their
     rows have logits.
     """
-    trees: list[StepEntry] = []
-    chunks: list[StepEntry] = []
+    trees: list[PlannedPart] = []
+    chunks: list[PlannedPart] = []
     tree_budget, known_budget = max_num_tree_rows, max_num_known_rows
     shares = _shares([work.session.num_uncached for work in pending if not work.is_in_flight], max_num_chunk_tokens)
-    max_num_entries = -(-len(pending) // max_num_in_flight)
+    max_num_parts = -(-len(pending) // max_num_in_flight)
     for work in pending:
         if work.is_in_flight:
             continue
-        if len(trees) + len(chunks) == max_num_entries:
+        if len(trees) + len(chunks) == max_num_parts:
             break
         num_uncached, num_nodes = work.session.num_uncached, work.tree.num_nodes
         chunk_len = next(shares)
@@ -66,8 +59,8 @@ def plan_step(
         if chunk_len == 0 and not has_tree:
             continue
         tree_budget -= num_nodes if has_tree else 0
-        (chunks if chunk_len else trees).append(StepEntry(work, chunk_len, has_tree))
-    return StepPlan((*trees, *chunks))
+        (chunks if chunk_len else trees).append(PlannedPart(work, chunk_len, has_tree))
+    return (*trees, *chunks)
 
 
 def _shares(lens: Sequence[int], budget: int) -> Iterator[int]:

@@ -20,7 +20,7 @@ from specgrove.loop.token_tree import TokenTree
 _MIN_TEMPERATURE = 1e-4
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Session:
     """What the verifier keeps of one request."""
 
@@ -99,7 +99,7 @@ class Session:
         self.token_ids.extend(token_ids)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class PendingWork:
     """An item under way: the session it belongs to and the tree to verify once the session's context is cached."""
 
@@ -110,13 +110,13 @@ class PendingWork:
     nodes: Sequence[int] = ()
     """Where nodes of the tree that was sent are left out: which of its nodes those of ``tree`` are."""
     num_steps_left: int = 1
-    """Steps still to be made; ``tree`` belongs to the next one."""
+    """Steps still to be made; ``tree`` belongs to the next one, those after it are steps ahead."""
     is_in_flight: bool = False
-    """Whether a forward pass over its tree is under way."""
+    """Whether a pass over its tree is in flight."""
     unsent: Verdict | None = None
-    """The verdict of steps whose tokens go out with a later one's."""
+    """The verdict of steps ahead whose tokens go out with a later one's."""
     num_failures: int = 0
-    """Forward passes in a row that failed with it. After the first it runs apart from others; after the second it is given up."""
+    """Passes in a row that failed with it. After the first it runs apart from others; after the second it is given up."""
 
     @classmethod
     def of(cls, item_id: int, session: Session, work: VerifyWork, now_s: float) -> PendingWork:
@@ -134,7 +134,7 @@ class PendingWork:
         return tuple(self.nodes[node] for node in nodes) if self.nodes else tuple(nodes)
 
     def go_on(self) -> None:
-        """Makes the session's last token the next tree, after a verdict that others follow."""
+        """The next step ahead: its tree is the session's last token alone."""
         self.tree = TokenTree.of_root(self.session.token_ids[-1])
         self.num_steps_left -= 1
         self.is_in_flight = False

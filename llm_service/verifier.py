@@ -1,7 +1,12 @@
-"""The verifier engine: a ``step`` begins forward passes over the items under way, and applies the oldest.
+"""The verifier engine: a ``step`` begins passes over the items under way, and applies the oldest.
 
-Driven by a ``StepLoop``, on whose thread everything here happens. ``Items`` has the sessions and their work, and ``Room`` decides who has
-KV slots. A pass that fails costs no one but the item that it fails with: its items are computed again, each in passes of its own, and the
+Driven by a ``StepLoop``, on whose thread everything here happens. ``Items`` has the sessions and their work, ``Room`` decides who has
+KV slots, ``PassPlanner`` what a pass computes; ``PassesInFlight`` has the passes, and ``Outbox`` the verdicts on their way out.
+
+It works ahead in two ways. *Steps ahead*: where a router asks for several steps, each follows from the verdict before. A *pass ahead*
+begins before the choices of the one before it are known here.
+
+A pass that fails costs no one but the item that it fails with: its items are computed again, each in passes of its own, and the
 one that fails there too is given up.
 """
 
@@ -9,31 +14,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
-from llm_service.acceptance import Answers, accept
+from llm_service.acceptance import accept
 from llm_service.config import VerifierConfig
 from llm_service.counts import VerifierCounts
 from llm_service.items import Items
+from llm_service.node_answers import NodeAnswers
 from llm_service.outbox import Outbox, Result
 from llm_service.pass_planner import PassPlanner
-from llm_service.passes import (
-    KnownInFlight,
-    Pass,
-    PassPart,
-    TreeInFlight,
-    answers_by_tree,
-    log_probs_by_prompt,
-    next_pass,
-    pass_of,
-)
+from llm_service.passes import FinishedPass, PassPart
+from llm_service.passes_in_flight import PassesInFlight
 from llm_service.room import Room
 from llm_service.session import PendingWork
 from llm_service.structure import Structures
 from llm_service.work_check import check_work
 from specgrove.errors import InternalError, SpecGroveError
-from specgrove.kernels.rows import PassRows
 from specgrove.loop.request import LogProbs, PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.model_runner import Runner, step_ms
 from specgrove.runtime.step_loop import FatalEngineError
@@ -61,7 +57,6 @@ class VerifierEngine:
         self.structures = structures
         self.counts = VerifierCounts()
         self.reset()
-        self._finished_s = 0.0  # when the last pass was
 
     def reset(self) -> None:
         """Forgets all sessions and all work."""
@@ -69,9 +64,8 @@ class VerifierEngine:
         self._outbox = Outbox(self._config.stream_interval_s, self._clock_s)
         self._items = Items(self._room, self._outbox, self.structures, self._clock_s)
         self._planner = PassPlanner(self._room, self._config, self._runner.max_num_in_flight)
-        self._in_flight: deque[Pass] = deque()
+        self._passes = PassesInFlight(self._runner)
         self._all_wait = False
-        self._runner.discard()
 
     @property
     def num_sessions(self) -> int:
@@ -90,7 +84,7 @@ class VerifierEngine:
 
     def has_work(self) -> bool:
         """See ``Engine``. Items that wait for older sessions to go on or to end are none, until something happens or time has passed."""
-        return bool(self._outbox or self._in_flight or (self._items.pending and not self._all_wait))
+        return bool(self._outbox or self._passes or (self._items.pending and not self._all_wait))
 
     def add(self, item_id: int, work: VerifyWork) -> None:
         """See ``Engine``. While an item of a session is under way, only one that opens it anew is taken: it replaces the first."""
@@ -99,95 +93,86 @@ class VerifierEngine:
         self._items.add(item_id, work)
 
     def step(self) -> list[Result]:
-        """See ``Engine``. Begins forward passes while the runner takes more, then finishes the oldest; results that wait go first."""
+        """See ``Engine``. Begins passes while the runner takes more, then finishes the oldest; results that wait go first."""
         self._items.fail_expired()
         if self._outbox:
             return self._outbox.take()
-        has_begun = len(self._in_flight) > 0
-        while len(self._in_flight) < self._runner.max_num_in_flight and self._start_forward():
+        has_begun = bool(self._passes)
+        while self._passes.may_begin and self._begin_pass():
             has_begun = True
-        if self._in_flight and 0 < len(self._in_flight[0].trees) <= self._runner.max_num_ahead:
-            self._run_ahead()
-        if self._in_flight:
-            self._finish_forward()
+        self._begin_pass_ahead()
+        if self._passes:
+            self._finish_pass()
         self._outbox.put_progress(self._items.pending.values())
         self._all_wait = not has_begun
         return self._outbox.take()
 
-    def _start_forward(self) -> bool:
+    def _begin_pass(self) -> bool:
         """Plans a pass over what is not in flight and begins it; False where there is nothing to do."""
-        in_flight = {part.pending.session.session_id for begun in self._in_flight for part in begun.parts}
-        parts = self._planner.next_parts(self._items.pending, in_flight, self._clock_s())
+        parts = self._planner.next_parts(self._items.pending, self._passes.session_ids, self._clock_s())
         self._outbox.put_unsent(
             [pending for pending in self._items.pending.values() if not pending.session.is_admitted]
         )
         if parts:
-            self._begin(parts, lambda: pass_of(parts, choices_are_cheap=self._runner.choices_are_cheap))
+            self._begin(parts, lambda: self._passes.begin(parts))
         return bool(parts)
 
-    def _run_ahead(self) -> None:
-        """Begins the pass that follows the one in flight at once, where it is sure what will be in it and nobody would wait for it.
+    def _begin_pass_ahead(self) -> None:
+        """Where it is sure what will be in the pass that follows the one in flight, and nobody would wait for it.
 
         Sessions that draft have their next trees soon: those would wait.
         """
-        if len(self._in_flight) != 1 or not self._in_flight[0].surely_goes_on(self._items.pending.values()):
+        before = self._passes.before_pass_ahead(self._items.pending.values())
+        if before is None:
             return
-        (before,) = self._in_flight
         soon_s = self._clock_s() - _SOON_S
         idle = (session for session in self._room if session.session_id not in self._items.pending)
         if any(session.last_used_s > soon_s for session in idle):
             return
-        slots = self._room.take_for_now(len(before.trees))
+        slots = self._room.take_for_now(len(before.parts))
         if slots is None:
             return
         parts = tuple(
-            PassPart(tree.pending, len(tree.pending.session.slots), [slot])
-            for tree, slot in zip(before.trees, slots, strict=True)
+            PassPart(part.pending, len(part.pending.session.slots), [slot])
+            for part, slot in zip(before.parts, slots, strict=True)
         )
-        self._begin(parts, lambda: next_pass(before, parts))
+        self._begin(parts, lambda: self._passes.begin_ahead(before, parts))
 
-    def _begin(self, parts: tuple[PassPart, ...], make: Callable[[], tuple[Pass, PassRows]]) -> None:
+    def _begin(self, parts: tuple[PassPart, ...], begin: Callable[[], None]) -> None:
         try:
-            begun, rows = make()
-            self._runner.start(rows)
+            begin()
         except FatalEngineError:
             raise
         except Exception as error:
             self._undo_passes(parts, error)
-        else:
-            self._in_flight.append(begun)
 
-    def _finish_forward(self) -> None:
-        forward = self._in_flight.popleft()
+    def _finish_pass(self) -> None:
+        parts = self._passes.oldest.parts
         try:
-            output = self._runner.finish()
+            finished = self._passes.finish()
         except FatalEngineError:
             raise
         except Exception as error:
-            self._undo_passes(forward.parts, error)
+            self._undo_passes(parts, error)
             return
-        now_s = time.perf_counter()
-        # Where passes overlap, what one adds: it waited for the one before.
-        pass_s = now_s - max(forward.started_s, self._finished_s)
-        self._finished_s = now_s
-        self.counts.add_pass(pass_s, forward.num_rows)
-        for tokens, log_probs in log_probs_by_prompt(forward.known, output):
-            if self._items.is_under_way(tokens.pending):
-                self._tell_log_probs(tokens, log_probs)
-        for tree, answers in answers_by_tree(forward.trees, output):
-            if self._items.is_under_way(tree.pending):
-                self._apply(tree, answers, pass_s * 1e3, forward.num_rows)
+        self.counts.add_pass(finished.pass_s, finished.num_rows)
+        for part, log_probs in finished.log_probs():
+            if self._items.is_under_way(part.pending):
+                self._tell_log_probs(part, log_probs)
+        for part, answers in finished.answers():
+            if self._items.is_under_way(part.pending):
+                self._apply(part, answers, finished)
             else:  # closed or failed meanwhile
-                self._room.free(tree.slots)
+                self._room.free(part.tree_slots)
 
-    def _tell_log_probs(self, tokens: KnownInFlight, log_probs: Sequence[LogProbs | None]) -> None:
+    def _tell_log_probs(self, part: PassPart, log_probs: Sequence[LogProbs | None]) -> None:
         # Passes end in their order, and one that is computed again asks for what was not told: these are the next ones.
-        assert tokens.start == tokens.pending.session.prompt_log_probs_start
+        assert part.known_places.start == part.pending.session.prompt_log_probs_start
         sound = [entry for entry in log_probs if entry is not None]
         if len(sound) < len(log_probs):
-            self._items.fail(tokens.pending, InternalError("the model's logits can't be used: the logits hold NaN"))
+            self._items.fail(part.pending, InternalError("the model's logits can't be used: the logits hold NaN"))
         else:
-            self._outbox.put_log_probs(tokens.pending, sound)
+            self._outbox.put_log_probs(part.pending, sound)
 
     def _undo_passes(self, failed: tuple[PassPart, ...], error: Exception) -> None:
         """After a pass that failed: its items have failed once more."""
@@ -203,11 +188,8 @@ class VerifierEngine:
                 self._count_failure(part.pending, error)
 
     def _discard_passes(self, failed: tuple[PassPart, ...] = ()) -> None:
-        """As if neither those begun nor the one that ``failed`` had been: nobody knows what is in their slots."""
-        self._runner.discard()
-        parts = [*failed, *(part for begun in self._in_flight for part in begun.parts)]
-        self._in_flight.clear()
-        for part in parts:
+        """As if neither those in flight nor the one that ``failed`` had been: nobody knows what is in their slots."""
+        for part in [*failed, *self._passes.discard()]:
             self._room.free(part.tree_slots)
             if self._items.is_under_way(part.pending):
                 part.pending.is_in_flight = False
@@ -219,13 +201,13 @@ class VerifierEngine:
             cause = f"{type(error).__name__}: {error}"
             self._items.fail(pending, InternalError(f"this request made the service fail twice ({cause})"))
 
-    def _apply(self, tree: TreeInFlight, answers: Answers, step_ms: float, num_rows: int) -> None:
+    def _apply(self, part: PassPart, answers: NodeAnswers, finished: FinishedPass) -> None:
         """Gives the item its next verdict, or fails it."""
-        pending = tree.pending
+        pending = part.pending
         try:
             acceptance = accept(pending.session, pending.tree, answers)
         except Exception as error:
-            self._room.free(tree.slots)
+            self._room.free(part.tree_slots)
             pending.is_in_flight = False
             if isinstance(error, SpecGroveError):
                 self._items.fail(pending, error)
@@ -233,18 +215,18 @@ class VerifierEngine:
                 self._items.fail(pending, InternalError(f"the model's logits can't be used: {error}"))
             else:
                 logger.exception("its tree could not be walked", extra=of_requests([pending.session.session_id]))
-                self._discard_passes()  # one that ran ahead took tokens over that are chosen again
+                self._discard_passes()  # a pass ahead took tokens over that are chosen again
                 self._count_failure(pending, error)
             return
         base = len(pending.session.token_ids)
-        has_more = self._items.commit(pending, tree.slots, acceptance)
+        has_more = self._items.commit(pending, part.tree_slots, acceptance)
         verdict = Verdict(
             base=base,
             token_ids=acceptance.token_ids,
             accepted_nodes=pending.sent_nodes(acceptance.accepted_nodes),
             log_probs=acceptance.log_probs,
-            step_ms=step_ms,
-            step_num_tokens=num_rows,
+            step_ms=finished.pass_s * 1e3,
+            step_num_tokens=finished.num_rows,
             has_more=has_more,
         )
         self._outbox.put_verdict(pending, verdict)
@@ -269,7 +251,7 @@ class VerifierEngine:
 
     def time_step(self, num_tokens: int) -> float | None:
         """Milliseconds of a pass of so many rows, on slots that are free now; ``None`` where they don't suffice or a pass is in flight."""
-        slots = None if self._in_flight else self._room.take_for_now(num_tokens)
+        slots = None if self._passes else self._room.take_for_now(num_tokens)
         if slots is None:
             return None
         try:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from specgrove.telemetry.metrics import Histogram, Kind, Metric, Reading
 from specgrove.telemetry.metrics.histogram import STEP_BOUNDS_S
 
-STEP_TIME = Metric(
+PASS_TIME = Metric(
     "specgrove_ssm_step_duration_seconds",
     Kind.HISTOGRAM,
     "Time that one forward pass of an SSM took to begin and to end. On a GPU others may run meanwhile.",
@@ -34,8 +34,8 @@ class PoolCounts:
     """One per pool."""
 
     def __init__(self, ssms: Sequence[str], neural_ssms: Sequence[str]) -> None:
-        """``neural_ssms`` are those with weights: they alone have forward passes."""
-        self.step_s = {name: Histogram(STEP_BOUNDS_S) for name in neural_ssms}
+        """``neural_ssms`` are those with weights: they alone have passes."""
+        self.pass_s = {name: Histogram(STEP_BOUNDS_S) for name in neural_ssms}
         self.draft_s = Histogram(STEP_BOUNDS_S)
         self._num_drafts = Counter(dict.fromkeys(ssms, 0))
         self._num_drafted = Counter(dict.fromkeys(ssms, 0))
@@ -46,18 +46,18 @@ class PoolCounts:
         self._num_drafted[ssm] += num_nodes
 
     @property
-    def num_steps(self) -> int:
-        """Forward passes of all SSMs."""
-        return sum(times.num for times in self.step_s.values())
+    def num_passes(self) -> int:
+        """Passes of all SSMs."""
+        return sum(times.num for times in self.pass_s.values())
 
     @property
-    def total_step_s(self) -> float:
+    def total_pass_s(self) -> float:
         """What they took together."""
-        return sum(times.total for times in self.step_s.values())
+        return sum(times.total for times in self.pass_s.values())
 
     def readings(self) -> Iterator[Reading]:
         """For metrics."""
-        yield Reading(STEP_TIME, {(name,): times for name, times in self.step_s.items()})
+        yield Reading(PASS_TIME, {(name,): times for name, times in self.pass_s.items()})
         yield Reading(DRAFT_TIME, self.draft_s)
         yield Reading(DRAFTS, {(name,): num for name, num in self._num_drafts.items()})
         yield Reading(DRAFTED, {(name,): num for name, num in self._num_drafted.items()})

@@ -1,4 +1,4 @@
-"""An SSM with weights: drafts for all sessions, one forward pass per step over whatever rows their drafts need next. A step is begun and
+"""An SSM with weights: drafts for all sessions, one pass after the other over whatever rows their drafts need next. A pass is begun and
 ended apart, so that on a GPU several SSMs run side by side.
 
 Owned by the pool's engine. Per session it keeps KV slots for a prefix of the committed tokens, and those of the last tree:
@@ -23,7 +23,7 @@ from specgrove.runtime.top_k import TopK
 from specgrove.tokenizer.ssm_vocabulary import Vocabulary
 from ssm_service.draft_tree import ROOT, Beam, DraftTree, Expansion
 
-# A chunk of up to this share of a step's chunk budget doesn't wait for its turn.
+# A chunk of up to this share of a pass's chunk budget doesn't wait for its turn.
 _SHORT_CHUNK_SHARE = 8
 
 
@@ -81,7 +81,7 @@ class _Draft:
 
 @dataclass(frozen=True, slots=True)
 class _DraftRows:
-    """A draft's part in a step: which of its asked rows, and how many children each gets at most."""
+    """A draft's part in a pass: which of its asked rows, and how many children each gets at most."""
 
     session_id: str
     draft: _Draft
@@ -90,8 +90,8 @@ class _DraftRows:
 
 
 @dataclass(slots=True)
-class _Step:
-    """A forward pass under way, of ``k`` proposals a row; and the drafts that ended when it was begun."""
+class _Pass:
+    """A pass in flight, of ``k`` proposals a row; and the drafts that ended when it was begun."""
 
     taking_part: list[_DraftRows] = field(default_factory=list)
     finished: list[tuple[str, TokenTree]] = field(default_factory=list)
@@ -125,10 +125,10 @@ class NeuralSsm:
         self._vocab = vocab
         self._never_proposed = frozenset[int]() if vocab is None else vocab.never_proposed
         self._max_num_chunk_tokens = max_num_chunk_tokens
-        self.num_step_tokens = 0
+        self.num_rows = 0
         self._caches: dict[str, _Cache] = {}
         self._drafts: dict[str, _Draft] = {}
-        self._step: _Step | None = None
+        self._pass: _Pass | None = None
 
     @property
     def spec(self) -> DecoderSpec:
@@ -181,10 +181,10 @@ class NeuralSsm:
             self.slots.free(cache.slots[len(token_ids) - 1 :])
             del cache.slots[len(token_ids) - 1 :]
 
-    def start_step(self) -> None:
-        """Begins one forward pass for all drafts. One that finds no KV slots ends with the levels it has."""
+    def start_pass(self) -> None:
+        """Begins one pass for all drafts. One that finds no KV slots ends with the levels it has."""
         builder = PassBuilder()
-        step = _Step()
+        begun = _Pass()
         budget = self._max_num_chunk_tokens
         short_len = budget // _SHORT_CHUNK_SHARE
         for session_id, draft in list(self._drafts.items()):
@@ -198,40 +198,40 @@ class NeuralSsm:
             try:
                 rows = self._add_rows(builder, draft)
             except ResourceExhaustedError:
-                step.finished.append((session_id, draft.tree.best(draft.token_ids[-1])))
+                begun.finished.append((session_id, draft.tree.best(draft.token_ids[-1])))
                 del self._drafts[session_id]
                 if draft.chunk_len:  # others may have the room until this session comes again
                     self.drop(session_id)
                 continue
             num_children = draft.tree.num_children() if len(rows) else 0  # a chunk before the last has none yet
-            step.taking_part.append(_DraftRows(session_id, draft, rows, num_children))
-        self._step = step
-        if not step.taking_part:
+            begun.taking_part.append(_DraftRows(session_id, draft, rows, num_children))
+        self._pass = begun
+        if not begun.taking_part:
             return
-        self.num_step_tokens += builder.num_rows
+        self.num_rows += builder.num_rows
         # Ids that are never proposed take their share of the probability all the same: it keeps the others' honest.
-        num_wanted = max(1, *(part.num_children for part in step.taking_part)) + len(self._never_proposed)
-        step.k = min(num_wanted, self.spec.vocab_size)
-        self.runner.start_top_k(builder.build(), step.k)
+        num_wanted = max(1, *(part.num_children for part in begun.taking_part)) + len(self._never_proposed)
+        begun.k = min(num_wanted, self.spec.vocab_size)
+        self.runner.start_top_k(builder.build(), begun.k)
 
-    def finish_step(self) -> list[tuple[str, TokenTree]]:
+    def finish_pass(self) -> list[tuple[str, TokenTree]]:
         """Ends it: the drafts that are complete, by session."""
-        assert self._step is not None, "no step was begun"
-        step, self._step = self._step, None
-        if not step.taking_part:
-            return step.finished
-        self._grow(step.taking_part, self.runner.finish_top_k(step.k))
-        for part in step.taking_part:
+        assert self._pass is not None, "no pass was begun"
+        begun, self._pass = self._pass, None
+        if not begun.taking_part:
+            return begun.finished
+        self._grow(begun.taking_part, self.runner.finish_top_k(begun.k))
+        for part in begun.taking_part:
             if part.draft.is_complete:
                 del self._drafts[part.session_id]
-                step.finished.append((part.session_id, part.draft.tree.best(part.draft.token_ids[-1])))
-        return step.finished
+                begun.finished.append((part.session_id, part.draft.tree.best(part.draft.token_ids[-1])))
+        return begun.finished
 
     def reset(self) -> None:
-        """Forgets everything, a step under way too."""
+        """Forgets everything, a pass in flight too."""
         for session_id in list(self._caches):
             self.drop(session_id)
-        self._step = None
+        self._pass = None
         self.runner.discard()
 
     def _add_rows(self, builder: PassBuilder, draft: _Draft) -> range:

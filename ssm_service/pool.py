@@ -1,4 +1,4 @@
-"""The pool's engine: sessions, and every SSM's part of each draft. One ``step`` runs one forward pass of each SSM with work.
+"""The pool's engine: sessions, and every SSM's part of each draft. One ``step`` runs a pass of each SSM with work.
 
 Driven by a ``StepLoop``, on whose thread everything here happens. Sessions are a cache of the router's committed tokens: they
 may be dropped at any time, and the router then sends the tokens again. An SSM that can't draft costs its tree, nothing else.
@@ -88,9 +88,9 @@ class DrafterPool:
         return len(self._sessions)
 
     @property
-    def num_step_tokens(self) -> int:
-        """Rows of all forward passes."""
-        return sum(ssm.num_step_tokens for ssm in self._neural.values())
+    def num_rows(self) -> int:
+        """Rows of all passes."""
+        return sum(ssm.num_rows for ssm in self._neural.values())
 
     @property
     def num_slots(self) -> int:
@@ -167,12 +167,12 @@ class DrafterPool:
         begun_s = []
         for ssm in working:
             started_s = time.perf_counter()
-            ssm.start_step()
+            ssm.start_pass()
             begun_s.append(time.perf_counter() - started_s)
         for ssm, beginning_s in zip(working, begun_s, strict=True):
             started_s = time.perf_counter()
-            drafted = ssm.finish_step()
-            self.counts.step_s[ssm.name].observe(beginning_s + time.perf_counter() - started_s)
+            drafted = ssm.finish_pass()
+            self.counts.pass_s[ssm.name].observe(beginning_s + time.perf_counter() - started_s)
             for session_id, tree in drafted:
                 self._take(ssm.name, self._sessions[session_id], tree)
         finished, self._finished = self._finished, []

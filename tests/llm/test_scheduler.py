@@ -1,11 +1,11 @@
-"""Plans of a step: no more rows than were bounded, trees first, and nobody is left behind."""
+"""Plans of a pass: no more rows than were bounded, trees first, and nobody is left behind."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_service.scheduler import plan_step
+from llm_service.scheduler import plan_pass
 from llm_service.session import PendingWork, Session
 from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
@@ -19,9 +19,9 @@ def pending(num_uncached: int, num_nodes: int = 1) -> PendingWork:
 
 def parts(*works: PendingWork, chunk_tokens: int = 10, tree_rows: int = 8, in_flight: int = 1) -> list[tuple[int, int]]:
     """Rows of chunk and of tree, by item."""
-    entries = {id(entry.pending): entry for entry in plan_step(works, chunk_tokens, tree_rows, in_flight).entries}
-    found = [entries.get(id(work)) for work in works]
-    return [(0, 0) if entry is None else (entry.chunk_len, entry.num_rows - entry.chunk_len) for entry in found]
+    planned = {id(part.pending): part for part in plan_pass(works, chunk_tokens, tree_rows, in_flight)}
+    found = [planned.get(id(work)) for work in works]
+    return [(0, 0) if part is None else (part.chunk_len, part.num_rows - part.chunk_len) for part in found]
 
 
 def test_trees_come_up_to_a_number_of_rows() -> None:

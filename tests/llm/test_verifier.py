@@ -142,8 +142,8 @@ def test_items_wait_for_slots_that_passes_in_flight_will_free(runner: ModelRunne
     )
     engine.add(1, opening("first", [1] * 50))
     engine.add(2, opening("second", [2] * 50))
-    assert engine._start_forward()
-    assert not engine._start_forward()  # no room: it waits instead of failing
+    assert engine._begin_pass()
+    assert not engine._begin_pass()  # no room: it waits instead of failing
     assert [item_id for item_id, _ in engine.step()] == [1]
     engine.close_session("first")
     results = run(engine)

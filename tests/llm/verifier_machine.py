@@ -125,7 +125,7 @@ class VerifierMachine(RuleBasedStateMachine):
         """Its tree is in flight when the session goes."""
         self.go_on_with_all(12, seed)
         self.step(1)
-        for name in [tree.pending.session.session_id for forward in self.engine._in_flight for tree in forward.trees]:
+        for name in sorted(self.engine._passes.session_ids):
             if name in self.sessions:
                 if reopens:
                     self.open(name, PROMPTS[1], GREEDY, 3, None, seed)
@@ -288,5 +288,5 @@ def held_slots(engine: VerifierEngine) -> list[int]:
     return [
         *engine._room._slots._free,
         *(slot for session in engine._room for slot in session.slots),
-        *(slot for forward in engine._in_flight for tree in forward.trees for slot in tree.slots),
+        *(slot for begun in engine._passes for part in begun.parts for slot in part.tree_slots),
     ]

@@ -142,7 +142,7 @@ async def test_what_each_ssm_did_is_counted(
         assert told["specgrove_ssm_drafts_total"][(tree.ssm,)] == 1
         assert told["specgrove_ssm_draft_tokens_total"][(tree.ssm,)] == len(tree.tree.token_ids) - 1
     load = (await stub.GetLoad(ssm_pb2.SsmServiceGetLoadRequest())).load
-    assert load.num_steps == pool.counts.num_steps > 0
+    assert load.num_steps == pool.counts.num_passes > 0
     assert load.total_step_ms > 0
     slots = {reading.metric.name: reading.by_labels() for reading in servicer.load.readings()}
     assert sum(slots["specgrove_ssm_kv_slots"].values()) == load.num_slots > 0
