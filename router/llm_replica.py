@@ -1,7 +1,6 @@
 """One LLM service behind the router: its connection, what it says of itself, and the sessions placed there.
 
-Owned by ``LlmPool``; used by ``RemoteVerifier``. Invariants: a replica that says NOT_SERVING gets no new session, and those that it has
-go on there as long as it lets them; one that the pool doesn't accept is never usable.
+Owned by ``LlmPool``; used by ``RemoteVerifier``. Invariant: one that the pool doesn't accept is never usable.
 """
 
 from __future__ import annotations
@@ -13,12 +12,11 @@ from typing import TYPE_CHECKING
 import grpc
 
 from router.row_times import RowTimes
+from router.service_replica import ServiceReplica
 from specgrove.addresses import ReplicaAddress
 from specgrove.errors import InternalError, UnavailableError
-from specgrove.serving.health_watch import HealthWatch
 from specgrove.serving.replica_channel import ServicesTls, closed_is_away
 from specgrove.serving.status import error_from_rpc
-from specgrove.serving.work_stream_client import WorkStreamClient
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
 
 if TYPE_CHECKING:
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SERVICE_NAME = llm_pb2.DESCRIPTOR.services_by_name["LlmService"].full_name
 _INFO_TIMEOUT_S = 10.0
 _WARMUP_TIMEOUT_S = 60.0
 # Where requests, or a failure, kept a replica from measuring itself it is asked again after these times; then real steps have told enough.
@@ -35,46 +32,34 @@ _WARMUP_WAITS_S = (0.0, 5.0, 15.0, 60.0)
 _PROBE_TIMEOUT_S = 1.5
 
 
-class LlmReplica:
+class LlmReplica(ServiceReplica[llm_pb2.VerifyItem, llm_pb2.VerifyResult]):
     """One LLM service. ``session_lens`` are the committed lengths of the sessions placed here."""
 
     def __init__(self, address: ReplicaAddress, pool: LlmPool, tls: ServicesTls | None = None) -> None:
         """Without ``tls`` it is asked in clear."""
+        super().__init__(
+            address,
+            llm_pb2.DESCRIPTOR.services_by_name["LlmService"],
+            lambda channel: llm_pb2_grpc.LlmServiceStub(channel).Verify(),
+            llm_pb2.VerifyRequest,
+            tls,
+            pool.refresh,
+        )
         self.session_lens: dict[str, int] = {}
-        self.is_draining = False
         self.is_answering = True
         self.refusal: str | None = None
         """Why the pool didn't accept it, when it was last asked what it serves."""
         self.suspects = asyncio.Lock()
         """Held by the one session here that may have been what another process died of."""
         self.row_times = RowTimes()
+        self.stub: LlmServiceAsyncStub = llm_pb2_grpc.LlmServiceStub(self.client.channel)
         self._measuring: asyncio.Task[None] | None = None
         self._pool = pool
-        self.client = WorkStreamClient[llm_pb2.VerifyItem, llm_pb2.VerifyResult](
-            address,
-            lambda channel: llm_pb2_grpc.LlmServiceStub(channel).Verify(),
-            llm_pb2.VerifyRequest,
-            on_connect=self._check,
-            on_change=self._on_change,
-            tls=tls,
-        )
-        self.stub: LlmServiceAsyncStub = llm_pb2_grpc.LlmServiceStub(self.client.channel)
-        self.health = HealthWatch(_SERVICE_NAME, address.target, pool.refresh)
 
     @property
-    def is_usable(self) -> bool:
-        """Whether the sessions that are here may go on here."""
-        return self.client.connected.is_set() and not self.is_draining
-
-    @property
-    def takes_sessions(self) -> bool:
-        """Whether others may be placed here, too."""
-        return self.is_usable and self.health.is_serving
-
-    @property
-    def is_needed(self) -> bool:
-        """See ``discovery``."""
-        return self.client.connected.is_set() and (self.health.is_serving or bool(self.session_lens))
+    def num_sessions(self) -> int:
+        """See ``ServiceReplica``."""
+        return len(self.session_lens)
 
     @property
     def num_session_tokens(self) -> int:
@@ -86,10 +71,6 @@ class LlmReplica:
         self.is_draining = True
         self._pool.refresh()
 
-    def start(self) -> None:
-        """Connects in the background."""
-        self.client.start()
-
     async def measured(self) -> None:
         """Returns when the replica has measured itself, if it does now."""
         if self._measuring is not None:
@@ -99,8 +80,7 @@ class LlmReplica:
         """Closes the connection."""
         if self._measuring is not None:
             self._measuring.cancel()
-        self.health.stop()
-        await self.client.close()
+        await super().close()
 
     def _on_change(self) -> None:
         if self._measuring is not None:

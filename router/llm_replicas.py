@@ -114,8 +114,8 @@ class LlmPool:
         """
         usable = [replica for replica in self.replicas if replica.takes_sessions] or list(self.replicas)
         replica = self.replica_of(session_id) or self._least_busy(usable)
-        num_coming = max(num_requests - sum(len(replica.session_lens) for replica in self.replicas), 0)
-        num_sessions = len(replica.session_lens) + -(-num_coming // len(usable))
+        num_coming = max(num_requests - sum(replica.num_sessions for replica in self.replicas), 0)
+        num_sessions = replica.num_sessions + -(-num_coming // len(usable))
         return ReplicaLoad(replica.row_times, max(num_sessions, 1))
 
     async def wait_usable(self, timeout_s: float) -> None:
@@ -141,7 +141,7 @@ class LlmPool:
         return chosen
 
     def _least_busy(self, replicas: Sequence[LlmReplica]) -> LlmReplica:
-        return min(replicas, key=lambda r: (not r.is_answering, r.num_session_tokens, len(r.session_lens)))
+        return min(replicas, key=lambda r: (not r.is_answering, r.num_session_tokens, r.num_sessions))
 
     def replica_of(self, session_id: str) -> LlmReplica | None:
         """Where the session is."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from router.llm_replicas import LlmPool
+from router.service_replica import ServiceReplica
 from router.ssm_replicas import SsmPool
 from specgrove.errors import UnavailableError
 from specgrove.serving.replica_channel import closed_is_away
@@ -123,8 +124,8 @@ class ReplicaStats:
     def states(self) -> list[ReplicaState]:
         """All services, with their loads of the last ``refresh``."""
         return [
-            *(self._state(_LLM, r.client, r.takes_sessions, len(r.session_lens)) for r in self._llms.replicas),
-            *(self._state(_SSM, r.client, r.takes_sessions, len(r.session_ids)) for r in self._ssms.replicas),
+            *(self._state(_LLM, replica) for replica in self._llms.replicas),
+            *(self._state(_SSM, replica) for replica in self._ssms.replicas),
         ]
 
     def readings(self) -> Iterator[Reading]:
@@ -137,18 +138,16 @@ class ReplicaStats:
             yield Reading(KV_USAGE, 1 - sum(load.num_free_slots for load in loads) / num_slots)
             yield Reading(CACHE_INFO, {("1", str(num_slots)): 1})
 
-    def _state(
-        self, service: str, client: WorkStreamClient[Any, Any], takes_requests: bool, num_requests: int
-    ) -> ReplicaState:
-        is_connected = client.connected.is_set()
+    def _state(self, service: str, replica: ServiceReplica[Any, Any]) -> ReplicaState:
+        client, is_connected = replica.client, replica.client.connected.is_set()
         return ReplicaState(
             service,
             client.address,
             is_connected,
             client.num_losses,
             self._loads.get(client.address) if is_connected else None,
-            is_draining=is_connected and not takes_requests,
-            num_requests=num_requests,
+            is_draining=is_connected and not replica.takes_sessions,
+            num_requests=replica.num_sessions,
             num_items=client.num_items,
         )
 

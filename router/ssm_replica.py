@@ -1,7 +1,7 @@
 """One SSM service behind the router: its connection, which of its SSMs may draft for the model served, and for whom it does.
 
 Owned by ``SsmPool``; used by ``RemoteDrafter``. Invariants: an SSM made for another tokenizer is never asked, and of one whose
-vocabulary is nearly the LLM's no token is taken that means something else to it; a service that says NOT_SERVING drafts for nobody new.
+vocabulary is nearly the LLM's no token is taken that means something else to it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from router.service_replica import ServiceReplica
 from router.session_closes import SessionCloses
 from specgrove.addresses import ReplicaAddress
 from specgrove.errors import UnavailableError, WorkLostError
 from specgrove.loop.request import Draft, DraftWork
-from specgrove.serving.health_watch import HealthWatch
 from specgrove.serving.replica_channel import ServicesTls
 from specgrove.serving.status import error_from_rpc
-from specgrove.serving.work_stream_client import WorkStreamClient
 from specgrove.tokenizer import Tokenizer
 from specgrove.tokenizer.vocabulary import MIN_SHARED, compare_vocabularies
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SERVICE_NAME = ssm_pb2.DESCRIPTOR.services_by_name["SsmService"].full_name
 _INFO_TIMEOUT_S = 10.0
 
 
@@ -40,57 +38,44 @@ class _OtherVocabularyError(Exception):
     """An SSM can't draft for the LLM; says why."""
 
 
-class SsmReplica:
+class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
     """One SSM service, asked what it has each time it connects."""
 
     def __init__(
         self, address: ReplicaAddress, tokenizer: Callable[[], Tokenizer | None], tls: ServicesTls | None = None
     ) -> None:
         """``tokenizer`` tells the served model's, ``None`` while it is not known. Without ``tls`` it is asked in clear."""
+        super().__init__(
+            address,
+            ssm_pb2.DESCRIPTOR.services_by_name["SsmService"],
+            lambda channel: ssm_pb2_grpc.SsmServiceStub(channel).Draft(),
+            ssm_pb2.DraftRequest,
+            tls,
+        )
         self.ssms: tuple[str, ...] = ()
         """Those that may be used, by the last time that it was connected."""
         self.session_ids: set[str] = set()
         """The ids of the requests that it drafts for."""
         self._foreign_ids: Mapping[str, frozenset[int]] = {}
         self._has_others = False
-        self._is_draining = False
         self._tokenizer = tokenizer
         self._closing = SessionCloses()
-        self.client = WorkStreamClient[ssm_pb2.DraftItem, ssm_pb2.DraftResult](
-            address,
-            lambda channel: ssm_pb2_grpc.SsmServiceStub(channel).Draft(),
-            ssm_pb2.DraftRequest,
-            on_connect=self._check,
-            on_change=self._on_change,
-            tls=tls,
-        )
         self._stub: SsmServiceAsyncStub = ssm_pb2_grpc.SsmServiceStub(self.client.channel)
-        self.health = HealthWatch(_SERVICE_NAME, address.target)
 
     @property
-    def is_usable(self) -> bool:
-        """Whether it may go on to draft for the requests that it drafts for."""
-        return self.client.connected.is_set() and not self._is_draining
+    def num_sessions(self) -> int:
+        """See ``ServiceReplica``."""
+        return len(self.session_ids)
 
     @property
     def takes_sessions(self) -> bool:
         """Whether it may draft for others, too."""
-        return self.is_usable and self.health.is_serving and bool(self.ssms)
-
-    @property
-    def is_needed(self) -> bool:
-        """See ``discovery``."""
-        return self.client.connected.is_set() and (self.health.is_serving or bool(self.session_ids))
-
-    def start(self) -> None:
-        """Connects in the background."""
-        self.client.start()
+        return super().takes_sessions and bool(self.ssms)
 
     async def close(self) -> None:
         """Closes the connection, after the sessions that are being closed."""
         await self._closing.finish()
-        self.health.stop()
-        await self.client.close()
+        await super().close()
 
     async def draft(self, work: DraftWork) -> Draft:
         """The trees of the SSMs asked for. Raises ``UnavailableError`` at once when the service is away."""
@@ -109,7 +94,7 @@ class SsmReplica:
             return replace(draft, trees=tuple(trees))
         error = works.error_from_proto(result.error)
         if isinstance(error, UnavailableError) and not isinstance(error, WorkLostError):
-            self._is_draining = True
+            self.is_draining = True
         raise error
 
     def close_session(self, session_id: str) -> None:
@@ -150,7 +135,7 @@ class SsmReplica:
             foreign_ids,
             len(foreign_ids) < len(response.ssms),
         )
-        self._is_draining = False
+        self.is_draining = False
 
     async def _find_foreign_ids(self, ssm: ssm_pb2.SsmInfo, tokenizer: Tokenizer) -> frozenset[int]:
         """Token ids that it must not draft. Raises ``_OtherVocabularyError``."""
