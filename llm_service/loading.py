@@ -96,7 +96,7 @@ def load_runner(config: LlmServiceConfig) -> tuple[Path, Runner]:
     limits = PassLimits(
         max_num_rows=config.demand.max_num_rows,
         max_num_asked=config.demand.max_num_tree_rows + MAX_NUM_KNOWN_ROWS,
-        max_len=min(decoder.spec.longest_sequence(config.demand.max_model_len), num_slots),
+        max_model_len=min(decoder.spec.longest_sequence(config.demand.max_model_len), num_slots),
         num_slots=num_slots,
     )
     return folder, runner_for(decoder, limits, config.demand.gpu_kernels)

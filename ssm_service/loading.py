@@ -13,7 +13,7 @@ from specgrove.models.decoder.family import read_spec
 from specgrove.models.folders.gguf_model import weights_note
 from specgrove.models.folders.model_files import weight_files
 from specgrove.models.folders.quantized_cache import ensure_quantized
-from specgrove.models.planning.ssm_fitting import SSM_MAX_NUM_LOGIT_ROWS, SSM_MAX_NUM_ROWS, found_ssm
+from specgrove.models.planning.ssm_fitting import SSM_MAX_NUM_ASKED, SSM_MAX_NUM_ROWS, found_ssm
 from specgrove.program.decoder import DTYPES
 from specgrove.program.device_weights import DeviceWeights
 from specgrove.program.loading import load_decoder
@@ -45,8 +45,8 @@ def load_ssm(spec: SsmSpec, config: SsmServiceConfig, device: torch.device) -> N
     has_kernels = has_gpu_kernels(config.demand.gpu_kernels, read_spec(folder), dtype, device)
     store = MemoryWeights() if device.type == "cpu" else DeviceWeights(device, has_kernels=has_kernels)
     decoder = load_decoder(folder, dtype, store=store)
-    max_len = min(decoder.spec.max_position_embeddings, config.demand.num_slots)
-    limits = PassLimits(SSM_MAX_NUM_ROWS, SSM_MAX_NUM_LOGIT_ROWS, max_len, config.demand.num_slots)
+    max_model_len = min(decoder.spec.max_position_embeddings, config.demand.num_slots)
+    limits = PassLimits(SSM_MAX_NUM_ROWS, SSM_MAX_NUM_ASKED, max_model_len, config.demand.num_slots)
     logger.info("%s: %.1fM parameters from %s, %s", spec.name, decoder.spec.num_parameters / 1e6, folder, spec.mode)
     return NeuralSsm(
         spec.name,

@@ -69,7 +69,7 @@ class Setup:
         return cls(LLAMA_7B, 200, 128, 16, 256) if card.is_full else cls(TINY_LLM, 3, 12, 3, 12)
 
     @property
-    def max_len(self) -> int:
+    def max_model_len(self) -> int:
         """Of prompt, output and tree."""
         return 64 + self.num_tokens + _TREE.max_depth
 
@@ -90,14 +90,14 @@ class Loops:
 
 @contextlib.contextmanager
 def _loops(setup: Setup, device: torch.device) -> Iterator[Loops]:
-    num_slots = setup.num_at_once * (setup.max_len + _TREE.max_num_nodes)
+    num_slots = setup.num_at_once * (setup.max_model_len + _TREE.max_num_nodes)
 
     def runner() -> GraphRunner:
-        limits = PassLimits(setup.num_graph_rows, setup.num_graph_rows, setup.max_len, num_slots)
+        limits = PassLimits(setup.num_graph_rows, setup.num_graph_rows, setup.max_model_len, num_slots)
         graphs = CudaGraphs(device) if device.type == "cuda" else NoGraphs()
         return GraphRunner(decoder_of(setup.shape, device, dtype=torch.bfloat16), limits, graphs)
 
-    config = VerifierConfig(setup.max_len, max_num_chunk_tokens=setup.num_graph_rows // 2)
+    config = VerifierConfig(setup.max_model_len, max_num_chunk_tokens=setup.num_graph_rows // 2)
     ssms: list[NeuralSsm | LookupSsm] = [NeuralSsm("itself", runner(), Beam(2), None), LookupSsm("lookup")]
     verifier = StepLoop(VerifierEngine(runner(), config), "verifier")  # after the last that may find no room
     pool = StepLoop(DrafterPool(ssms, PoolConfig()), "pool")
@@ -116,7 +116,7 @@ async def _output(
     request = GenerationRequest(f"{index}", setup.prompt(index), setup.num_tokens, sampling)
     drafters = [InProcessDrafter(loops.pool)] if shape.max_num_nodes else []
     verifier = InProcessVerifier(loops.verifier)
-    vocab_size, context_len = setup.shape.vocab_size, setup.max_len
+    vocab_size, context_len = setup.shape.vocab_size, setup.max_model_len
     steps = generate(
         request, drafters, verifier, StaticTreePolicy(shape), vocab_size=vocab_size, context_len=context_len
     )

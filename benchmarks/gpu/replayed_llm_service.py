@@ -50,7 +50,7 @@ def main() -> int:
         limits = PassLimits(
             max_num_rows=min(config.demand.max_num_chunk_tokens + config.demand.max_num_tree_rows, own.max_graph_rows),
             max_num_asked=min(config.demand.max_num_tree_rows, own.max_graph_rows),
-            max_len=min(decoder.spec.longest_sequence(config.demand.max_model_len), config.demand.num_slots),
+            max_model_len=min(decoder.spec.longest_sequence(config.demand.max_model_len), config.demand.num_slots),
             num_slots=config.demand.num_slots,
         )
         make_graphs = CudaGraphs if device.type == "cuda" else lambda device: NoGraphs()

@@ -49,7 +49,7 @@ class PassLimits:
 
     max_num_rows: int
     max_num_asked: int
-    max_len: int
+    max_model_len: int
     """Keys that a row sees."""
     num_slots: int
 
@@ -99,20 +99,20 @@ class PlanCapacity:
     @classmethod
     def within(cls, limits: PassLimits, heads: AttentionHeads, num_processors: int) -> PlanCapacity:
         """For passes within limits."""
-        return cls.of(heads, limits.max_num_rows, limits.max_len, limits.num_slots, num_processors)
+        return cls.of(heads, limits.max_num_rows, limits.max_model_len, limits.num_slots, num_processors)
 
     @classmethod
     def of(
-        cls, heads: AttentionHeads, max_num_rows: int, max_len: int, num_slots: int, num_processors: int
+        cls, heads: AttentionHeads, max_num_rows: int, max_model_len: int, num_slots: int, num_processors: int
     ) -> PlanCapacity:
-        """For passes of ``max_num_rows``, each of which sees up to ``max_len`` keys, over sequences that share no slot of ``num_slots``."""
+        """For passes of ``max_num_rows``, each of which sees ``max_model_len`` keys at most; sequences share none of ``num_slots``."""
         tile_rows = _TILE_QUERIES // heads.group_size
         # Every row may be a sequence of its own; a sequence has a tile for every tile_rows of its rows, and one that is not full.
         full_tiles = -(-max_num_rows // tile_rows)
 
         def num_pieces(num_keys: int) -> int:
             """Tiles times pieces of so many keys: of full tiles, and of each sequence's last one, but for one piece of each."""
-            return full_tiles * -(-max_len // num_keys) + num_slots // num_keys
+            return full_tiles * -(-max_model_len // num_keys) + num_slots // num_keys
 
         # Only where there is more than one split is anything left: one piece more of each such sequence.
         num_long = num_slots // _SPLIT_KEYS

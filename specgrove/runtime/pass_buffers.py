@@ -68,7 +68,9 @@ class PassBuffers:
     """One pass on the device; on the host two by turns, so that one can be written while the other is being copied."""
 
     def __init__(self, limits: PassLimits, heads: AttentionHeads, device: torch.device) -> None:
-        capacity = PlanCapacity.of(heads, limits.max_num_rows, limits.max_len, limits.num_slots, num_processors(device))
+        capacity = PlanCapacity.of(
+            heads, limits.max_num_rows, limits.max_model_len, limits.num_slots, num_processors(device)
+        )
         self.limits = limits
         self._heads = heads
         self._num_split_items = capacity.num_split_items

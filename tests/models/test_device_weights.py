@@ -148,7 +148,7 @@ def test_a_plan_for_a_gpu_is_what_is_taken(variant: str, max_bytes: int, tmp_pat
     store = StreamedWeights(torch.device("cpu"), max_bytes, CopiesAtOnce())
     load_decoder(tmp_path, torch.float32, store=store)
     request = MemoryRequest(
-        "float32", None, ParallelLayout(), num_slots=1, max_num_rows=8, max_num_logit_rows=8,
+        "float32", None, ParallelLayout(), num_slots=1, max_num_rows=8, max_num_asked=8,
         max_weight_bytes=max_bytes, on_gpu=True,
     )  # fmt: skip
     (plan,) = plan_memory(read_spec(tmp_path), request)

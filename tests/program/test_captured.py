@@ -18,7 +18,7 @@ from tests.program.cuda_programs import NUM_SLOTS, TakingTurns, caches_of, cuda_
 from tests.program.test_cuda import CPU, PASSES
 from tests.runtime.recorded_graphs import RecordedGraphs
 
-LIMITS = PassLimits(max_num_rows=4, max_num_asked=3, max_len=NUM_SLOTS, num_slots=NUM_SLOTS)  # the tree asks more
+LIMITS = PassLimits(max_num_rows=4, max_num_asked=3, max_model_len=NUM_SLOTS, num_slots=NUM_SLOTS)  # the tree asks more
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from tests.models.families import DEVICE_VARIANTS, VOCAB_SIZE, save_tiny
 from tests.runtime.recorded_graphs import RecordedGraphs
 
 NUM_SLOTS = 200
-LIMITS = PassLimits(max_num_rows=10, max_num_asked=5, max_len=64, num_slots=NUM_SLOTS)
+LIMITS = PassLimits(max_num_rows=10, max_num_asked=5, max_model_len=64, num_slots=NUM_SLOTS)
 
 
 @pytest.fixture(params=DEVICES)

@@ -116,11 +116,11 @@ def _request_of(demand: ModelDemand, folder: Path, room: Room) -> MemoryRequest:
         layout=demand.layout,
         num_slots=demand.num_slots,
         max_num_rows=demand.max_num_rows,
-        max_num_logit_rows=demand.max_num_tree_rows + MAX_NUM_KNOWN_ROWS,
+        max_num_asked=demand.max_num_tree_rows + MAX_NUM_KNOWN_ROWS,
         max_weight_bytes=None if demand.offload is None else demand.offload.max_weight_bytes,
         on_gpu=room.on_gpu,
         num_gpu_processors=room.num_gpu_processors,
-        max_len=demand.max_model_len,
+        max_model_len=demand.max_model_len,
     )
 
 

@@ -41,7 +41,7 @@ class MemoryRequest:
     num_slots: int
     max_num_rows: int
     """Rows of one forward pass at most."""
-    max_num_logit_rows: int
+    max_num_asked: int
     """Those of them whose logits are wanted."""
     max_weight_bytes: int | None = None
     """What a rank's weights may take of the memory; the rest stays in a file, or in the host's memory."""
@@ -49,7 +49,7 @@ class MemoryRequest:
     """There embeddings are never offloaded."""
     num_gpu_processors: int | None = None
     """Of a GPU whose kernels run; ``None``: they don't, and quantised weights are expanded for every use."""
-    max_len: int | None = None
+    max_model_len: int | None = None
     """Longest sequence; ``None``: what the model allows."""
 
 
@@ -107,15 +107,15 @@ def _plan_rank(spec: DecoderSpec, request: MemoryRequest, rank: int) -> MemoryPl
 
 def _activation_bytes(spec: DecoderSpec, request: MemoryRequest, shard: Shard) -> int:
     if request.num_gpu_processors is not None:
-        max_len = min(request.max_len or spec.max_position_embeddings, request.num_slots)
-        limits = PassLimits(request.max_num_rows, request.max_num_logit_rows, max_len, request.num_slots)
+        max_model_len = min(request.max_model_len or spec.max_position_embeddings, request.num_slots)
+        limits = PassLimits(request.max_num_rows, request.max_num_asked, max_model_len, request.num_slots)
         return gpu_pass_bytes(spec, shard, limits, int(_DTYPE_BYTES[request.dtype]), request.num_gpu_processors)
     # Float32 between kernels: hidden states four times, and as often as there are ranks; the widest linear's output and what follows it.
     num_hidden = 4 + (shard.tensor_size if shard.tensor_size > 1 else 0)
     total = 4 * request.max_num_rows * (num_hidden * spec.hidden_size + 2 * widest_outputs(spec, shard))
     if shard.is_last_stage:
         copies = 3 if shard.tensor_size > 1 else 1  # over several ranks their parts, and all of them put together
-        total += 4 * request.max_num_logit_rows * spec.vocab_size * copies
+        total += 4 * request.max_num_asked * spec.vocab_size * copies
     if request.on_gpu and request.quantization is not None:
         total += _expansion_bytes(spec, request, shard)
     return total
@@ -253,7 +253,7 @@ def _others(
     usual = DEFAULT_MAX_CHUNK_TOKENS + DEFAULT_MAX_TREE_ROWS, DEFAULT_MAX_TREE_ROWS + MAX_NUM_KNOWN_ROWS
     if request.max_num_rows > usual[0]:
         flags = f"--max-chunk-tokens {DEFAULT_MAX_CHUNK_TOKENS} --max-tree-rows {DEFAULT_MAX_TREE_ROWS}"
-        yield flags, replace(request, max_num_rows=usual[0], max_num_logit_rows=usual[1])
+        yield flags, replace(request, max_num_rows=usual[0], max_num_asked=usual[1])
     request = replace(request, dtype="bfloat16")
     for quantization in ("int8", "int4"):
         if request.quantization is None:

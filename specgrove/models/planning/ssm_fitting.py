@@ -29,7 +29,7 @@ from specgrove.settings.rules import ValueOf
 from specgrove.settings.ssm_specs import SsmSpec
 
 # Of a pass: a chunk of a prompt, and levels of many sessions' trees.
-SSM_MAX_NUM_ROWS, SSM_MAX_NUM_LOGIT_ROWS = 512, 256
+SSM_MAX_NUM_ROWS, SSM_MAX_NUM_ASKED = 512, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def _plan_of(demand: SsmDemand, ssm: FoundSsm) -> MemoryPlan:
         layout=ParallelLayout(),
         num_slots=demand.num_slots,
         max_num_rows=SSM_MAX_NUM_ROWS,
-        max_num_logit_rows=SSM_MAX_NUM_LOGIT_ROWS,
+        max_num_asked=SSM_MAX_NUM_ASKED,
     )
     (plan,) = plan_memory(spec, request)
     return plan

@@ -30,7 +30,7 @@ from tests.models.families import DEVICE_VARIANTS, VARIANTS, save_tiny
 from tests.program.cuda_programs import NUM_SLOTS, TakingTurns, cuda_program
 
 CPU = torch.device("cpu")
-REQUEST = MemoryRequest("float32", None, ParallelLayout(), num_slots=100, max_num_rows=256, max_num_logit_rows=64)
+REQUEST = MemoryRequest("float32", None, ParallelLayout(), num_slots=100, max_num_rows=256, max_num_asked=64)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -75,7 +75,10 @@ def test_an_amount_of_memory_becomes_slots(tmp_path: Path) -> None:
 @pytest.mark.parametrize("variant", ["llama", "opt-350m", "falcon-7b", "gemma3", "gpt-bigcode"])
 def test_what_is_planned_for_passes_on_a_gpu_is_what_they_take(variant: str, tmp_path: Path) -> None:
     save_tiny(variant, tmp_path, DEVICE_VARIANTS)
-    spec, limits = read_spec(tmp_path), PassLimits(max_num_rows=6, max_num_asked=4, max_len=40, num_slots=NUM_SLOTS)
+    spec, limits = (
+        read_spec(tmp_path),
+        PassLimits(max_num_rows=6, max_num_asked=4, max_model_len=40, num_slots=NUM_SLOTS),
+    )
     shards = [Shard.whole(spec), Shard(0, 1, 1, 2, is_first_stage=False), Shard(0, 1, 0, 1, is_last_stage=False)]
     for shard in (*shards, ParallelLayout(tensor_size=2).shard_of(1, spec)):
         made = cuda_program(tmp_path, CPU, shard, TakingTurns(1, can_be_captured=True))
@@ -88,8 +91,8 @@ def test_what_is_planned_for_passes_on_a_gpu_is_what_they_take(variant: str, tmp
 def test_slots_leave_room_for_what_they_make_attention_take(tmp_path: Path) -> None:
     save_tiny("llama", tmp_path, DEVICE_VARIANTS)
     spec = read_spec(tmp_path)
-    for num_slots, max_len in ((100, 64), (5000, 64), (5000, 2)):
-        request = replace(REQUEST, dtype="bfloat16", on_gpu=True, num_slots=num_slots, max_len=max_len)
+    for num_slots, max_model_len in ((100, 64), (5000, 64), (5000, 2)):
+        request = replace(REQUEST, dtype="bfloat16", on_gpu=True, num_slots=num_slots, max_model_len=max_model_len)
         request = replace(request, num_gpu_processors=3)
         (plan,) = plan_memory(spec, request)
         found = slots_in(spec, request, kv_bytes=None, rank_bytes=plan.total_bytes)
@@ -105,7 +108,7 @@ def test_what_does_not_fit_is_refused_with_what_would(tmp_path: Path) -> None:
     check_fits(spec, request, plan.total_bytes, range(1))
     with pytest.raises(DoesNotFitError, match=r"what would fit: --kv-slots 87040, or --dtype bfloat16, or --dtype"):
         check_fits(spec, request, plan.total_bytes - 1, range(1))
-    wide = replace(request, max_num_rows=10**9, max_num_logit_rows=10**9)
+    wide = replace(request, max_num_rows=10**9, max_num_asked=10**9)
     with pytest.raises(DoesNotFitError, match=r"what would fit: --max-chunk-tokens 256 --max-tree-rows 512;?$"):
         check_fits(spec, wide, 2 * plan.total_bytes, range(1))
     with pytest.raises(DoesNotFitError, match="no setting makes it fit"):

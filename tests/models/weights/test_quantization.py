@@ -189,9 +189,7 @@ def test_the_memory_plan_knows_quantised_weights(quantization: str, tmp_path: Pa
     assert decoder.head is not None
     linears = [linear for layer in decoder.layers for linear in layer.linears]
     taken = decoder.embedding.table.nbytes + decoder.head.vocab.nbytes + sum(linear.nbytes for linear in linears)
-    request = MemoryRequest(
-        "bfloat16", quantization, ParallelLayout(), num_slots=1, max_num_rows=1, max_num_logit_rows=1
-    )
+    request = MemoryRequest("bfloat16", quantization, ParallelLayout(), num_slots=1, max_num_rows=1, max_num_asked=1)
     assert plan_memory(read_spec(target), request)[0].weight_bytes == pytest.approx(taken, rel=0.1)
 
 
