@@ -13,6 +13,7 @@ from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2, token_tree_pb2
 from tests.router.toy_language import CHAT_TEMPLATE, EOS, VOCAB_SIZE, toy_tokenizer_json
 from tests.router.toy_services import CONTEXT_LEN
+from tests.waiting import LIMIT_S
 
 TOKENIZER = Tokenizer(toy_tokenizer_json(), json.loads('{"eos_token": "<eos>"}'), CHAT_TEMPLATE)
 
@@ -26,7 +27,9 @@ async def checked_of(**fields: Any) -> CheckedRequest:
     fields.pop("no_prompt", None)
     proto = router_pb2.GenerateRequest(**fields)
     check_fields(proto, MODEL, ("lookup",))
-    return await checked_request(proto, MODEL, TextWork(), StructureCheck(TextWork()), session_id="s", deadline_s=None)
+    return await checked_request(
+        proto, MODEL, TextWork(), StructureCheck(TextWork(limit_s=LIMIT_S)), session_id="s", deadline_s=None
+    )
 
 
 def sampling_of(**fields: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from specgrove.v1 import router_pb2
 from tests.router.test_validation import MODEL
 from tests.router.toy_language import VOCAB_SIZE
 from tests.router.toy_services import CONTEXT_LEN
+from tests.waiting import LIMIT_S
 
 numbers = st.one_of(st.integers(0, 3), st.integers(0, 2**32 - 1))
 floats = st.one_of(
@@ -78,7 +79,7 @@ async def outcome_of(proto: router_pb2.GenerateRequest) -> CheckedRequest | Inva
     try:
         check_fields(proto, MODEL, ("lookup",))
         return await checked_request(
-            proto, MODEL, TextWork(), StructureCheck(TextWork()), session_id="s", deadline_s=None
+            proto, MODEL, TextWork(), StructureCheck(TextWork(limit_s=LIMIT_S)), session_id="s", deadline_s=None
         )
     except InvalidRequestError as error:
         return error

@@ -12,6 +12,7 @@ from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2
 from tests.router.checking import MODEL, chat_of, chat_with, checked_of
 from tests.router.toy_language import EOS, toy_tokenizer_json
+from tests.waiting import LIMIT_S
 
 
 async def test_templates_get_values_in_their_order() -> None:
@@ -41,7 +42,7 @@ async def test_the_template_decides_on_roles_and_sees_all_of_a_message() -> None
     proto = router_pb2.GenerateRequest(chat=router_pb2.Chat(messages=messages))
     check_fields(proto, model, ())
     checked = await checked_request(
-        proto, model, TextWork(), StructureCheck(TextWork()), session_id="s", deadline_s=None
+        proto, model, TextWork(), StructureCheck(TextWork(limit_s=LIMIT_S)), session_id="s", deadline_s=None
     )
     assert bytes(checked.request.prompt_token_ids) == b"[developer ]be brief[user ][tool sum3]42"
 
@@ -53,7 +54,7 @@ async def test_the_template_gets_its_variables() -> None:
         **chat_with(chat_template_kwargs_json='{"thinking": false, "depth": 3, "share": 0.5}')
     )
     checked = await checked_request(
-        proto, model, TextWork(), StructureCheck(TextWork()), session_id="s", deadline_s=None
+        proto, model, TextWork(), StructureCheck(TextWork(limit_s=LIMIT_S)), session_id="s", deadline_s=None
     )
     assert bytes(checked.request.prompt_token_ids) == b"quick30.5-"
 

@@ -19,6 +19,7 @@ from specgrove.v1 import router_pb2
 from tests.router.checking import MODEL, chat_of, chat_with, checked_of, ids_of, sampling_of, structured_of
 from tests.router.toy_language import EOS, VOCAB_SIZE, toy_tokenizer_json
 from tests.router.toy_services import CONTEXT_LEN
+from tests.waiting import LIMIT_S
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"no_prompt": True}, "prompt"),
@@ -146,7 +147,9 @@ async def test_a_structure_needs_something_that_ends_the_output() -> None:
     endless = replace(MODEL, eos_token_ids=())
     proto = router_pb2.GenerateRequest(text="hello", **structured_of(json_object=True))
     with pytest.raises(InvalidRequestError, match=r"structured_output: needs a token .* give stop_token_ids"):
-        await checked_request(proto, endless, TextWork(), StructureCheck(TextWork()), session_id="s", deadline_s=None)
+        await checked_request(
+            proto, endless, TextWork(), StructureCheck(TextWork(limit_s=LIMIT_S)), session_id="s", deadline_s=None
+        )
 
 
 async def test_all_violations_are_told_at_once() -> None:
@@ -215,7 +218,9 @@ async def test_texts_without_tokens_are_tokenised_though_they_are_no_prompts() -
     assert await checked_tokenize(request, without, TextWork()) == ()
     proto = router_pb2.GenerateRequest(**chat_of(("user", "hi")))
     with pytest.raises(InvalidRequestError, match="chat: has no tokens"):
-        await checked_request(proto, without, TextWork(), StructureCheck(TextWork()), session_id="s", deadline_s=None)
+        await checked_request(
+            proto, without, TextWork(), StructureCheck(TextWork(limit_s=LIMIT_S)), session_id="s", deadline_s=None
+        )
 
 
 async def test_stop_texts_that_are_special_tokens_are_stop_tokens() -> None:
@@ -228,7 +233,7 @@ async def test_stop_texts_that_are_special_tokens_are_stop_tokens() -> None:
     small = replace(MODEL, vocab_size=EOS)
     proto = router_pb2.GenerateRequest(text="hello", stop=["<eos>"], ignore_eos=True)
     checked = await checked_request(
-        proto, small, TextWork(), StructureCheck(TextWork()), session_id="s", deadline_s=None
+        proto, small, TextWork(), StructureCheck(TextWork(limit_s=LIMIT_S)), session_id="s", deadline_s=None
     )
     assert (checked.stop_text_of_token, checked.request.sampling.stop_token_ids) == ({}, ())
 
