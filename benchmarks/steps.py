@@ -69,9 +69,7 @@ def chain_batch(context_len: int, num_rows: int) -> PassRows:
 
 def weight_bytes(runner: ModelRunner) -> int:
     """What a step reads: linears and head."""
-    head = runner.decoder.head
-    assert head is not None
-    return head.vocab.nbytes + sum(linear.nbytes for layer in runner.decoder.layers for linear in layer.linears)
+    return sum(linear.nbytes for linear in runner.decoder.program.linears())
 
 
 def turn_ms(runner: ModelRunner, batch: PassRows) -> list[float]:

@@ -30,7 +30,7 @@ def numerics_of(config: LlmServiceConfig, folder: Path, decoder: Decoder) -> tup
         f"quantization {quantization_kind(folder) or 'none'}",
         f"layout {config.demand.layout.tensor_size} x {config.demand.layout.num_stages}",
         where,
-        f"kernels {type(decoder.ops).__name__}",
+        f"kernels {type(decoder.executable).__name__}",
         f"arithmetic {ARITHMETIC}",
         f"structures by {ENGINE}",
         f"version {version()}",

@@ -17,9 +17,9 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from benchmarks.gpu.card import Card
 from benchmarks.gpu.rows import Row, Times, at_least, broken, by_turns, first_line, skipped
+from specgrove.kernels.attention import AttentionBatch
 from specgrove.kernels.cuda.attention import AttentionPlan, tree_attention
 from specgrove.kernels.device_memory import AttentionHeads
-from specgrove.program.forward_batch import ForwardBatch
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 
 PART = "tree attention"
@@ -62,7 +62,7 @@ def make_case(batch_size: int, prefix_len: int, num_nodes: int, heads: Attention
     for sequence in range(batch_size):
         slots = range(sequence * seq_len, (sequence + 1) * seq_len)
         builder.add(slots[:prefix_len], (), TreeRows([0] * num_nodes, tree_parents(num_nodes), slots[prefix_len:]))
-    batch = ForwardBatch(builder.build()).attention
+    batch = AttentionBatch.of(builder.build())
     plan = AttentionPlan.of(batch, heads, len(queries), device)
     scale = head_dim**-0.5
 

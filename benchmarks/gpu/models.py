@@ -105,8 +105,7 @@ def decoder_of(
 
 def weight_bytes(decoder: Decoder) -> int:
     """What a step reads: linears and head, with scales."""
-    assert decoder.head is not None
-    return decoder.head.vocab.nbytes + sum(linear.nbytes for layer in decoder.layers for linear in layer.linears)
+    return sum(linear.nbytes for linear in decoder.program.linears())
 
 
 class _Maker:

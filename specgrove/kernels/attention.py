@@ -1,7 +1,6 @@
 """Tree attention over one-token KV slots, and the rotary embedding that fills them.
 
-For the CPU. Other devices have ops of the same names in ``specgrove.kernels.composed``, NVIDIA GPUs kernels in
-``specgrove.kernels.cuda``.
+For the CPU. Other devices have the same ops in ``specgrove.kernels.torch_ops``, NVIDIA GPUs kernels in ``specgrove.kernels.cuda``.
 """
 
 from __future__ import annotations
@@ -10,8 +9,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from specgrove.kernels import _native, composed
+from specgrove.kernels import _native
 from specgrove.kernels.checks import check, native_dtype
+from specgrove.kernels.rows import PassRows
+from specgrove.kernels.torch_ops import tensor_of
 
 MAX_HEAD_DIM = 256  # kMaxHeadDim in csrc/cpu/elementwise.h: the size of a buffer there
 
@@ -33,9 +34,6 @@ class AttentionBatch:
     row_context_len: torch.Tensor  # int32 [num_rows]
     row_masks: torch.Tensor  # int64 [num_rows, num_mask_words], bits of uint64 words
     plan: _native.AttentionPlan = field(init=False, repr=False, compare=False)
-    _key_tables: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = field(
-        init=False, repr=False, compare=False, default_factory=dict
-    )
 
     def __post_init__(self) -> None:
         num_rows = self.row_seq.shape[0]
@@ -65,6 +63,19 @@ class AttentionBatch:
         )
         object.__setattr__(self, "plan", plan)
 
+    @classmethod
+    def of(cls, rows: PassRows) -> AttentionBatch:
+        """What the rows of a pass see."""
+        return cls(
+            context_slots=tensor_of(rows.context_slots),
+            context_offsets=tensor_of(rows.context_offsets),
+            tree_slots=tensor_of(rows.tree_slots),
+            tree_offsets=tensor_of(rows.tree_offsets),
+            row_seq=tensor_of(rows.row_seq),
+            row_context_len=tensor_of(rows.row_context_len),
+            row_masks=tensor_of(rows.row_masks).view(rows.num_rows, -1),
+        )
+
     @property
     def attention_arguments(self) -> tuple[int, ...]:
         """Addresses of context slots and offsets, tree slots and offsets; the number of sequences; addresses of the rows' sequences,
@@ -81,13 +92,6 @@ class AttentionBatch:
             self.row_masks.data_ptr(),
             *self.row_masks.shape,
         )
-
-    def key_table_on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """``composed.key_table`` on another device, made when it is first asked for."""
-        if device not in self._key_tables:
-            slots, lengths = composed.key_table(self)
-            self._key_tables[device] = slots.to(device), lengths.to(device)
-        return self._key_tables[device]
 
 
 def rotate_and_store(

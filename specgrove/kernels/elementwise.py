@@ -1,7 +1,6 @@
 """Norms, sums, activation functions and embedding. All activations are float32 ``[num_rows, size]``.
 
-For the CPU. Other devices have ops of the same names in ``specgrove.kernels.composed``, NVIDIA GPUs kernels in
-``specgrove.kernels.cuda``.
+For the CPU. Other devices have the same ops in ``specgrove.kernels.torch_ops``, NVIDIA GPUs kernels in ``specgrove.kernels.cuda``.
 """
 
 from __future__ import annotations

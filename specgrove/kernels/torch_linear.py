@@ -35,7 +35,7 @@ class TorchLinear:
         return self.parts[0]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """``[num_rows, in_features]`` to ``[num_rows, out_features]``, both float32 or both float64."""
+        """``[num_rows, in_features]`` to ``[num_rows, out_features]``, float64 if ``x`` is and else float32."""
         num_rows = x.shape[0]
         if num_rows == 0:
             return x.new_empty(0, self.out_features)
@@ -44,7 +44,7 @@ class TorchLinear:
         if x.dtype is torch.float64:
             padded, transposed = padded.double(), transposed.double()
         tiles = [padded[row : row + _TILE_ROWS] @ transposed for row in range(0, num_rows, _TILE_ROWS)]
-        out = torch.cat(tiles)[:num_rows].to(x.dtype)
+        out = torch.cat(tiles)[:num_rows].to(torch.promote_types(x.dtype, torch.float32))
         return out if self._bias is None else out + self._bias
 
 

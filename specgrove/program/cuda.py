@@ -28,18 +28,17 @@ class CudaProgram:
     def __init__(
         self,
         program: Program,
-        dtype: torch.dtype,
         device: torch.device,
         group: TensorGroup,
         will_run: Callable[[int], None],
     ) -> None:
-        """``dtype`` is the model's; ``will_run`` is told the unit of weights that is used next.
+        """``will_run`` is told the unit of weights that is used next.
 
         Raises ``ValueError`` for a model that the kernels can't run.
         """
-        if (reason := why_not_heads(program.heads, str(dtype).removeprefix("torch."))) is not None:
+        if (reason := why_not_heads(program.heads, str(program.dtype).removeprefix("torch."))) is not None:
             raise ValueError(f"the kernels for GPUs can't run this model: {reason}")
-        self.program, self.dtype, self.device = program, dtype, device
+        self.program, self.dtype, self.device = program, program.dtype, device
         self._row_limits = RowLimits.of(program)
         self._group = group
         launches = Launches(group, will_run)

@@ -15,6 +15,7 @@ import torch
 
 from specgrove.kernels.cuda import attention, elementwise, norms
 from specgrove.kernels.cuda.linear import PackedDeviceLinear
+from specgrove.kernels.torch_linear import TorchLinear
 from specgrove.program.backend import KvCaches
 from specgrove.program.linears import Linear
 from specgrove.program.ops import (
@@ -253,5 +254,6 @@ def _product(linear: Linear, x: torch.Tensor, out: torch.Tensor) -> None:
     """Weights that the kernel can't take, in groups of few inputs, are torch's."""
     if isinstance(linear, PackedDeviceLinear):
         linear(x, out)
-    else:
-        out.copy_(linear(x))
+        return
+    assert isinstance(linear, TorchLinear), "a program's weights are those of its own store"
+    out.copy_(linear(x))

@@ -15,12 +15,8 @@ import torch
 from specgrove.kernels.cuda.linear import LinearWorkspace, PackedDeviceLinear, can_pack
 from specgrove.kernels.torch_linear import TorchLinear
 from specgrove.models.decoder.parameters import Weight
-from specgrove.models.decoder.sharding import HeadShard
-from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.program.backend import Executable
 from specgrove.program.cuda import CudaProgram
-from specgrove.program.decoder_ops import DecoderOps
-from specgrove.program.device_ops import DeviceOps
 from specgrove.program.linears import Linear
 from specgrove.program.ops import Program
 from specgrove.program.stores import chosen_residents
@@ -41,11 +37,6 @@ class DeviceWeights(TorchWeights):
         super().__init__(device)
         self.has_kernels = has_kernels
         self._workspace = LinearWorkspace(device)
-        self._model_dtype = torch.float32
-
-    def ops(self, spec: DecoderSpec, heads: HeadShard, dtype: torch.dtype) -> DecoderOps:
-        """See ``WeightStore``. Raises ``ValueError`` for a model that the kernels can't run."""
-        return DeviceOps(heads, spec, dtype, self.device) if self.has_kernels else super().ops(spec, heads, dtype)
 
     def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         """See ``WeightStore``."""
@@ -57,11 +48,10 @@ class DeviceWeights(TorchWeights):
         """See ``WeightStore``. Raises ``ValueError`` for a model that the kernels can't run."""
         if not self.has_kernels:
             return super().executable(program, group)
-        return CudaProgram(program, self._model_dtype, self.device, group, self.will_run)
+        return CudaProgram(program, self.device, group, self.will_run)
 
     def _made(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> DeviceLinear:
         """With its parts anywhere."""
-        self._model_dtype = dtype
         if self.has_kernels and can_pack(weight):
             bias = None if bias is None else self.vector(bias)
             return PackedDeviceLinear(weight, bias, dtype, self.device, self._workspace)

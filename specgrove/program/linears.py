@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import torch
-
 
 class Linear(Protocol):
     """``x @ weight.T + bias``, plain or quantised."""
@@ -17,5 +15,3 @@ class Linear(Protocol):
     def nbytes(self) -> int:
         """Bytes of the weights, with scales and mins where there are any."""
         ...
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -11,7 +12,8 @@ from specgrove.models.decoder.family import family_of, read_spec
 from specgrove.models.decoder.sharding import Shard
 from specgrove.models.weights.checkpoint import read_weights
 from specgrove.models.weights.opening import check_weights, open_checkpoint
-from specgrove.program.decoder import Decoder, Progress
+from specgrove.program.build import Progress
+from specgrove.program.decoder import Decoder
 from specgrove.program.stores import WeightStore
 from specgrove.program.tensor_group import TensorGroup
 
@@ -25,12 +27,13 @@ def load_decoder(
     shard: Shard | None = None,
     group: TensorGroup | None = None,
     store: WeightStore | None = None,
+    keep_hidden: Collection[int] = (),
 ) -> Decoder:
-    """Reads a checked model folder layer by layer, only what ``shard`` holds; ``progress`` is told layers done and in all."""
+    """Reads a checked model folder layer by layer, only what ``shard`` holds; the rest as for ``Decoder``."""
     family, _ = family_of(folder)
     spec = read_spec(folder)
     with open_checkpoint(folder, dtype) as checkpoint:
         if (left_out := check_weights(folder, checkpoint)) is not None:
             logger.info("%s: %s", folder.name, left_out)
         weights = read_weights(family, checkpoint, spec, shard or Shard.whole(spec))
-        return Decoder(spec, weights, dtype, shard, group, store, progress)
+        return Decoder(spec, weights, dtype, shard, group, store, progress, keep_hidden)

@@ -20,12 +20,9 @@ import torch
 from specgrove.kernels.linear import PackedLinear
 from specgrove.kernels.quantized_linear import QuantizedLinear, QuantizedWeight
 from specgrove.models.decoder.parameters import Weight
-from specgrove.models.decoder.sharding import HeadShard
-from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.models.folders.disk_room import DiskNeed, told_when_full
 from specgrove.program.backend import Executable
 from specgrove.program.cpu import CpuProgram
-from specgrove.program.decoder_ops import DecoderOps, FloatOps
 from specgrove.program.linears import Linear
 from specgrove.program.ops import Program
 from specgrove.program.tensor_group import TensorGroup
@@ -52,10 +49,6 @@ class WeightStore(Protocol):
     @property
     def takes_rows_early(self) -> bool:
         """Whether only rows that are asked for something go through all of the last layer."""
-        ...
-
-    def ops(self, spec: DecoderSpec, heads: HeadShard, dtype: torch.dtype) -> DecoderOps:
-        """What runs between the linears of a rank that has these heads."""
         ...
 
     def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
@@ -93,10 +86,6 @@ class MemoryWeights:
     device = torch.device("cpu")
     is_streamed = False
     takes_rows_early = True
-
-    def ops(self, spec: DecoderSpec, heads: HeadShard, dtype: torch.dtype) -> DecoderOps:
-        """See ``WeightStore``."""
-        return FloatOps(self.device, is_composed=False)
 
     def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         """See ``WeightStore``."""
@@ -170,10 +159,6 @@ class MappedWeights:
     def resident_bytes(self) -> int:
         """Bytes of the units that stay in memory."""
         return sum(map(self._unit_bytes, self._resident))
-
-    def ops(self, spec: DecoderSpec, heads: HeadShard, dtype: torch.dtype) -> DecoderOps:
-        """See ``WeightStore``."""
-        return FloatOps(self.device, is_composed=False)
 
     def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         """See ``WeightStore``."""

@@ -17,10 +17,7 @@ from specgrove.kernels.rows import PassRows
 from specgrove.kernels.torch_linear import TorchLinear, TorchQuantizedLinear
 from specgrove.kernels.torch_ops import KeyTable, tensor_of
 from specgrove.models.decoder.parameters import Weight
-from specgrove.models.decoder.sharding import HeadShard
-from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.program.backend import Executable, KvCaches, PassOutput
-from specgrove.program.decoder_ops import DecoderOps, FloatOps
 from specgrove.program.linears import Linear
 from specgrove.program.ops import (
     Activate,
@@ -44,6 +41,7 @@ from specgrove.program.ops import (
     SumRanks,
     TakeRows,
 )
+from specgrove.program.row_limits import RowLimits
 from specgrove.program.tensor_group import TensorGroup
 
 
@@ -56,10 +54,6 @@ class TorchWeights:
     def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self.device = device
         self._dtype = dtype
-
-    def ops(self, spec: DecoderSpec, heads: HeadShard, dtype: torch.dtype) -> DecoderOps:
-        """See ``WeightStore``."""
-        return FloatOps(self.device, is_composed=True)
 
     def linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         """See ``WeightStore``."""
@@ -109,32 +103,16 @@ class TorchProgram:
     ) -> None:
         self.program, self.device, self.dtype = program, device, dtype
         self.group, self.will_run = group, will_run
+        self._row_limits = RowLimits.of(program)
 
     def run(self, rows: PassRows, caches: KvCaches, hidden: torch.Tensor | None = None) -> PassOutput:
         """See ``Executable``: logits for all asked rows."""
         rows.check()
-        _check_places(self.program, rows, caches)
+        self._row_limits.check(rows, caches)
         running = _Pass(self, _Rows.of(rows, self.device), caches, hidden)
         for op in self.program.ops:
             running.run(op)
         return running.output()
-
-
-def _check_places(program: Program, rows: PassRows, caches: KvCaches) -> None:
-    """What tensors would be read or written at must be there."""
-    num_slots = caches.keys[0].shape[0]
-    limits = [(name, getattr(rows, name), num_slots) for name in ("slots", "context_slots", "tree_slots")]
-    limits.append(("asked_rows", rows.asked_rows, rows.num_rows))
-    for op in program.ops:
-        if isinstance(op, Embed):
-            limits.append(("token_ids", rows.token_ids, op.vocab_size))
-        if isinstance(op, RotateStore) and op.cos_sin is not None:
-            limits.append(("positions", rows.positions, op.cos_sin.shape[0]))
-        if isinstance(op, AddPositions):
-            limits.append(("positions", rows.positions, op.table.shape[0]))
-    for name, values, limit in limits:
-        if values and not 0 <= min(values) <= max(values) < limit:
-            raise ValueError(f"{name} must be from 0 to {limit - 1}, got {min(values)} to {max(values)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,4 +225,5 @@ class _Pass:
 
 
 def _product(linear: Linear, x: torch.Tensor) -> torch.Tensor:
+    assert isinstance(linear, TorchLinear), "a program's weights are those of its own store"
     return linear(x)

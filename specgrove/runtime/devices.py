@@ -17,7 +17,7 @@ from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.models.planning.memory_plan import available_memory_bytes
 from specgrove.program.decoder import Decoder
 from specgrove.program.graphs import CudaGraphs, Graphs
-from specgrove.runtime.graph_runner import GraphRunner
+from specgrove.runtime.graph_runner import GraphRunner, captured_whole
 from specgrove.runtime.model_runner import DraftRunner, ModelRunner
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def runner_for(
 
     ``mode`` as for ``has_gpu_kernels``. Raises ``torch.OutOfMemoryError`` where graphs have no room, and with "require" all else.
     """
-    if not decoder.can_be_captured:
+    if captured_whole(decoder) is None:
         return ModelRunner(decoder, limits.num_slots)
 
     def log_progress(num_captured: int, total: int) -> None:

@@ -11,9 +11,8 @@ import torch
 from specgrove.kernels.rows import PassRows
 from specgrove.kernels.sampling import ChoiceParams, RowChoice
 from specgrove.models.decoder.spec import DecoderSpec
-from specgrove.program.backend import PassOutput
+from specgrove.program.backend import KvCaches, PassOutput
 from specgrove.program.decoder import Decoder
-from specgrove.program.decoder_ops import RowTensors
 from specgrove.runtime.known_tokens import with_log_probs
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from specgrove.runtime.step_loop import FatalEngineError
@@ -81,27 +80,24 @@ class ModelRunner:
         self.decoder = decoder
         self.spec = decoder.spec
         self.num_slots = num_slots
-        self._k_caches, self._v_caches = kv_caches(decoder, num_slots)
+        self._caches = kv_caches(decoder, num_slots)
         self._finished: deque[PassOutput] = deque()
         self._top_k: deque[TopK] = deque()
 
     def forward(self, rows: PassRows) -> torch.Tensor:
-        """A pass that is asked for logits only: float32 ``[num_logit_rows, vocab_size]`` on the CPU."""
-        return self._run(rows).logits
+        """A pass that is asked for logits only: float32 ``[num_asked, vocab_size]`` on the CPU."""
+        return with_log_probs(rows, self.run(rows)).logits
 
-    def _run(self, rows: PassRows) -> PassOutput:
+    def run(self, rows: PassRows, hidden: torch.Tensor | None = None) -> PassOutput:
+        """A pass from beginning to end, as the decoder gives it. ``hidden``: what the stage before this one gave."""
         try:
-            return with_log_probs(rows, self.decoder.forward(rows, self._k_caches, self._v_caches))
+            return self.decoder.run(rows, self._caches, hidden)
         except torch.AcceleratorError as error:  # the device is lost to this process: the supervisor starts another
             raise FatalEngineError(f"{self.decoder.device}: {error}") from error
 
-    def run_stage(self, hidden: torch.Tensor, rows: RowTensors) -> torch.Tensor:
-        """This rank's layers, from hidden states to hidden states."""
-        return self.decoder.run_layers(hidden, rows, self._k_caches, self._v_caches)
-
     def start(self, rows: PassRows) -> None:
         """See ``Runner``."""
-        self._finished.append(self._run(rows))
+        self._finished.append(with_log_probs(rows, self.run(rows)))
 
     def finish(self) -> PassOutput:
         """See ``Runner``."""
@@ -121,17 +117,14 @@ class ModelRunner:
         self._top_k.clear()
 
 
-def kv_caches(decoder: Decoder, num_slots: int) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
-    """Keys' and values' caches of every layer, ``[num_slots, num_kv_heads, head_dim]`` each.
-
-    One allocation per layer; of the CPU's memory only what is used is taken.
-    """
-    shape = (num_slots, decoder.heads.num_kv, decoder.spec.head_dim)
+def kv_caches(decoder: Decoder, num_slots: int) -> KvCaches:
+    """One allocation per layer; of the CPU's memory only what is used is taken."""
+    shape = (num_slots, decoder.heads.num_kv_heads, decoder.heads.head_dim)
     keys, values = (
         tuple(torch.empty(shape, dtype=decoder.dtype, device=decoder.device) for _ in range(decoder.num_layers))
         for _ in range(2)
     )
-    return keys, values
+    return KvCaches(keys, values)
 
 
 def step_ms(runner: Runner, scratch_slots: list[int]) -> float:

@@ -1,9 +1,9 @@
-"""A model spread over ranks: rank 0's ``Runner``, which tells the others every batch, and the loop of the others.
+"""A model spread over ranks: rank 0's ``Runner``, which tells the others every pass, and the loop of the others.
 
-Rank 0 sends each batch to all ranks and computes its own part; hidden states go from stage to stage, logits from the last stage back
-to rank 0. What is on a GPU goes from GPU to GPU (NCCL), the rest over the CPU (Gloo). All messages are sent without waiting and received
-in order, so as many batches are in flight as there are stages, and each stage works on another one. Nothing here recovers: when a rank is
-gone every call fails, all processes end, and the supervisor starts them anew.
+Rank 0 sends the rows of each pass to all ranks and computes its own part; hidden states go from stage to stage, logits from the last
+stage back to rank 0. What is on a GPU goes from GPU to GPU (NCCL), the rest over the CPU (Gloo). All messages are sent without waiting and
+received in order, so as many passes are in flight as there are stages, and each stage works on another one. Nothing here recovers: when a
+rank is gone every call fails, all processes end, and the supervisor starts them anew.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ import torch.distributed as dist
 from specgrove.kernels.rows import PassRows
 from specgrove.models.decoder.parallel_layout import ParallelLayout
 from specgrove.program.backend import PassOutput
-from specgrove.program.forward_batch import ForwardBatch
 from specgrove.program.tensor_group import DistributedGroup, OneRank, TensorGroup
 from specgrove.runtime.known_tokens import with_log_probs
 from specgrove.runtime.model_runner import ModelRunner, RankFailedError
 from specgrove.runtime.pass_wire import MESSAGE_DTYPE, from_tensor, to_tensor
 from specgrove.runtime.rank_liveness import LivenessMonitor
 
-_STOP = 0  # a batch of no numbers
+_STOP = 0  # rows of no numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class _Outbox:
     """Messages on their way; their tensors must live until they have left. The oldest of too many have been received long since."""
 
     def __init__(self, layout: ParallelLayout) -> None:
-        # A batch is two messages to every rank and hidden states; so many batches are in flight at most, and one is being sent.
+        # A pass is two messages to every rank and hidden states; so many passes are in flight at most, and one is being sent.
         self._max_num_sent = (layout.num_stages + 1) * (2 * layout.num_ranks + 1)
         self._sent: deque[tuple[dist.Work, torch.Tensor]] = deque()
 
@@ -100,37 +99,31 @@ class ParallelRunner:
         self.num_slots = runner.num_slots
         self.max_num_in_flight = links.layout.num_stages
         self._outbox = _Outbox(links.layout)
-        self._in_flight: deque[tuple[PassRows, torch.Tensor | None]] = (
-            deque()
-        )  # with the logits, unless they are to come
+        # With what came out, unless that is still to come from the last stage.
+        self._in_flight: deque[tuple[PassRows, PassOutput | None]] = deque()
 
-    def start(self, batch: PassRows) -> None:
+    def start(self, rows: PassRows) -> None:
         """See ``Runner``. Raises ``RankFailedError``."""
         try:
             with self._liveness.step():
-                self._start(batch)
-        except Exception as error:  # the other ranks have the batch already: nobody knows where they stand
+                self._start(rows)
+        except Exception as error:  # the other ranks have the rows already: nobody knows where they stand
             raise RankFailedError(f"a step over the ranks failed: {type(error).__name__}: {error}") from error
 
-    def _start(self, batch: PassRows) -> None:
-        message = to_tensor(batch)
+    def _start(self, rows: PassRows) -> None:
+        message = to_tensor(rows)
         self._send_to_all(torch.tensor([message.shape[0]]), message)
-        decoder = self._runner.decoder
-        rows = decoder.ops.rows(ForwardBatch(batch))
-        hidden = self._runner.run_stage(decoder.embed(rows), rows)
+        output = self._runner.run(rows)
         if self._links.is_last_stage:
-            # Where no logits are wanted the workers don't take part in any.
-            has_logits = len(batch.asked_rows) > 0
-            logits = decoder.logits(hidden, rows).cpu() if has_logits else torch.empty((0, self.spec.vocab_size))
-            self._in_flight.append((batch, logits))
+            self._in_flight.append((rows, output))
         else:
-            self._outbox.send(hidden, self._links.next_rank)
-            self._in_flight.append((batch, None))
+            self._outbox.send(output.hidden[-1], self._links.next_rank)
+            self._in_flight.append((rows, None))
 
     def finish(self) -> PassOutput:
         """See ``Runner``: no choices. Raises ``RankFailedError``."""
-        rows, logits = self._in_flight.popleft()
-        return with_log_probs(rows, PassOutput((), self._received(len(rows.asked_rows)) if logits is None else logits))
+        rows, output = self._in_flight.popleft()
+        return with_log_probs(rows, output or PassOutput((), self._received(len(rows.asked_rows))))
 
     def _received(self, num_rows: int) -> torch.Tensor:
         """Logits from the last stage."""
@@ -170,17 +163,13 @@ def run_worker(runner: ModelRunner, links: RankLinks) -> None:
             return
         message = torch.empty(int(length), dtype=MESSAGE_DTYPE)
         dist.recv(message, 0)
-        batch = from_tensor(message)
-        rows = decoder.ops.rows(ForwardBatch(batch))
-        if links.stage == 0:
-            hidden = decoder.embed(rows)
-        else:
-            hidden = torch.empty((batch.num_rows, decoder.spec.hidden_size), device=decoder.device)
+        rows = from_tensor(message)
+        hidden = None
+        if links.stage > 0:
+            hidden = torch.empty((rows.num_rows, decoder.spec.hidden_size), device=decoder.device)
             dist.recv(hidden, links.previous_rank)
-        hidden = runner.run_stage(hidden, rows)
+        output = runner.run(rows, hidden)
         if not links.is_last_stage:
-            outbox.send(hidden, links.next_rank)
-        elif batch.asked_rows:
-            logits = decoder.logits(hidden, rows).cpu()
-            if links.tensor_group.rank == 0:
-                outbox.send(logits, 0)
+            outbox.send(output.hidden[-1], links.next_rank)
+        elif rows.asked_rows and links.tensor_group.rank == 0:
+            outbox.send(output.logits, 0)

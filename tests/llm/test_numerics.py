@@ -60,12 +60,12 @@ def test_quantisation_is_told_as_the_weights_are(bits: int | None, fact: str, tm
     config = {} if bits is None else {"quantization_config": {"quant_method": "specgrove", "bits": bits}}
     (tmp_path / "model.safetensors").write_bytes(bytes(1000))
     (tmp_path / "config.json").write_text(json.dumps(config))
-    decoder = SimpleNamespace(device=torch.device("cpu"), ops=object())
+    decoder = SimpleNamespace(device=torch.device("cpu"), executable=object())
     for arguments in ([], ["--quantization", "int8"]):
         assert f"quantization {fact}" in numerics_of(parse_arguments(arguments), tmp_path, decoder)
 
 
-class OtherOps:
+class OtherProgram:
     """Kernels of another kind."""
 
 
@@ -82,13 +82,13 @@ def test_what_decides_bits_is_told_fact_by_fact(
 ) -> None:
     (tmp_path / "model.safetensors").write_bytes(bytes(1000))
     (tmp_path / "config.json").write_text("{}")
-    decoder = SimpleNamespace(device=torch.device("cpu"), ops=object())
+    decoder = SimpleNamespace(device=torch.device("cpu"), executable=object())
     usual = numerics_of(parse_arguments([]), tmp_path, decoder)
     found = numerics_of(parse_arguments(arguments), tmp_path, decoder)
     assert set(found) - set(usual) == ({changed} if changed else set())
     assert len(set(found) & set(usual)) == len(usual) - (changed is not None)
     for change, fact in (
-        (lambda: setattr(decoder, "ops", OtherOps()), "kernels OtherOps"),
+        (lambda: setattr(decoder, "executable", OtherProgram()), "kernels OtherProgram"),
         (lambda: monkeypatch.setattr(numerics, "get_isa", lambda: "sse9"), "cpu sse9"),
         (lambda: monkeypatch.setattr(numerics, "ARITHMETIC", 99), "arithmetic 99"),
         (lambda: monkeypatch.setattr(numerics, "ENGINE", "guesses 1.0"), "structures by guesses 1.0"),
@@ -105,6 +105,6 @@ def test_on_a_gpu_its_name_and_torchs_version_are_told(tmp_path: Path, monkeypat
     (tmp_path / "model.safetensors").write_bytes(bytes(1000))
     (tmp_path / "config.json").write_text("{}")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
-    decoder = SimpleNamespace(device=torch.device("cuda", 1), ops=object())
+    decoder = SimpleNamespace(device=torch.device("cuda", 1), executable=object())
     facts = numerics_of(parse_arguments([]), tmp_path, decoder)
     assert f"gpu card 1, torch {torch.__version__}" in facts

@@ -17,7 +17,7 @@ from specgrove.models.decoder.device_limits import why_not
 from specgrove.models.decoder.family import read_spec
 from specgrove.models.decoder.parallel_layout import ParallelLayout
 from specgrove.models.weights.quantization import quantize_folder
-from specgrove.program.device_ops import DeviceOps
+from specgrove.program.cuda import CudaProgram
 from specgrove.program.device_weights import DeviceWeights, StreamedWeights
 from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
@@ -40,7 +40,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 def runner_of(folder: Path, dtype: torch.dtype, device: torch.device) -> ModelRunner:
     decoder = load_decoder(folder, dtype, store=DeviceWeights(device, has_kernels=True))
-    assert isinstance(decoder.ops, DeviceOps)
+    assert isinstance(decoder.executable, CudaProgram)
     return ModelRunner(decoder, num_slots=64)
 
 
@@ -123,7 +123,7 @@ def test_streamed_weights_change_no_bit(max_bytes: int, device: torch.device, tm
     for make_copies in copies_on(device):
         store = StreamedWeights(device, max_bytes, make_copies(), has_kernels=True)
         decoder = load_decoder(tmp_path, torch.bfloat16, store=store)
-        assert all(isinstance(linear, PackedDeviceLinear) for linear in decoder.layers[0].linears)
+        assert all(isinstance(linear, PackedDeviceLinear) for linear in decoder.program.linears())
         runner = ModelRunner(decoder, 64)
         for _ in range(2):
             assert torch.equal(chunked_logits(runner, PROMPT, 4), expected)

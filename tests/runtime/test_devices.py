@@ -17,13 +17,14 @@ from specgrove.kernels.cuda.start_check import KernelsWrongError
 from specgrove.kernels.device_memory import PassLimits
 from specgrove.models.decoder.family import read_spec
 from specgrove.models.decoder.spec import DecoderSpec
+from specgrove.program.backend import KvCaches
 from specgrove.program.decoder import Decoder
 from specgrove.program.device_weights import DeviceWeights, StreamedWeights
 from specgrove.program.graphs import NoGraphs
 from specgrove.program.loading import load_decoder
 from specgrove.runtime import devices, graph_runner
 from specgrove.runtime.devices import choose_device, has_gpu_kernels, runner_for
-from specgrove.runtime.graph_runner import GraphRunner
+from specgrove.runtime.graph_runner import GraphRunner, captured_whole
 from specgrove.runtime.model_runner import ModelRunner, kv_caches
 from tests.models.families import DEVICE_VARIANTS, save_tiny
 from tests.models.test_device_weights import CopiesAtOnce
@@ -121,9 +122,9 @@ def test_what_can_not_be_captured_runs_all_the_same(
         alive_at.append(any(cache() is not None for cache in caches))
         right(self, decoder, num_slots)
 
-    def kept(decoder: Decoder, num_slots: int) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    def kept(decoder: Decoder, num_slots: int) -> KvCaches:
         made = kv_caches(decoder, num_slots)
-        caches.extend(weakref.ref(cache) for cache in made[0])
+        caches.extend(weakref.ref(cache) for cache in made.keys)
         return made
 
     monkeypatch.setattr(graph_runner, "kv_caches", kept)
@@ -150,7 +151,7 @@ def test_offloaded_weights_are_not_captured(tmp_path: Path) -> None:
         (StreamedWeights(CPU, 0, CopiesAtOnce(), has_kernels=True), False),
     ):
         decoder = load_decoder(tmp_path, torch.bfloat16, store=store)
-        assert decoder.can_be_captured == expected
+        assert (captured_whole(decoder) is not None) == expected
         runner = runner_for(decoder, limits, "auto", lambda _: NoGraphs())
         assert isinstance(runner, GraphRunner if expected else ModelRunner)
 

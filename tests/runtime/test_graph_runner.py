@@ -58,15 +58,15 @@ class Both:
     def _decoder(self, folder: Path, device: torch.device):  # type: ignore[no-untyped-def]
         return load_decoder(folder, torch.bfloat16, store=DeviceWeights(device, has_kernels=True))
 
-    def check(self, batch: PassRows) -> None:
-        known, batch.known = batch.known, {}
-        expected = self.without.forward(batch)  # logits of all asked rows
-        batch.known = known
-        self.with_graphs.start(batch)
+    def check(self, rows: PassRows) -> None:
+        known, rows.known = rows.known, {}
+        expected = self.without.forward(rows)  # logits of all asked rows
+        rows.known = known
+        self.with_graphs.start(rows)
         output = self.with_graphs.finish()
         self._check_known(expected, known, output)
         expected = expected[[place for place in range(len(expected)) if place not in known]]
-        choices = [choice for place, choice in enumerate(batch.choices) if place not in known]
+        choices = [choice for place, choice in enumerate(rows.choices) if place not in known]
         with_logits = [row for row, choice in enumerate(choices) if choice is None or not output.choices]
         assert torch.equal(output.logits, expected[with_logits])
         if output.choices:
@@ -134,13 +134,13 @@ def test_passes_beyond_the_limits_run_without_graphs(device: torch.device, graph
     choices = [RowChoice(ChoiceParams(), 20)] * 7
     builder = PassBuilder()
     builder.add(list(range(20)), (), TreeRows([1] * 7, range(-1, 6), list(range(30, 37))), choices=choices)
-    batch = builder.build()
-    both.check(batch)  # choices may be left to whoever has the logits
+    rows = builder.build()
+    both.check(rows)  # choices may be left to whoever has the logits
     builder = PassBuilder()
     builder.add(list(range(20)), [5] * 20, TreeRows([6], [-1], [40]), choices=[RowChoice(ChoiceParams(), 21)])
     both.check(builder.build())  # too many rows, few of them asked
-    both.with_graphs.start_top_k(batch, 3)
-    assert torch.equal(both.with_graphs.finish_top_k(3).token_ids, top_k_of(both.without.forward(batch), 3).token_ids)
+    both.with_graphs.start_top_k(rows, 3)
+    assert torch.equal(both.with_graphs.finish_top_k(3).token_ids, top_k_of(both.without.forward(rows), 3).token_ids)
 
 
 @pytest.mark.parametrize("num_rows", [4, 20])
@@ -151,9 +151,9 @@ def test_known_tokens_beside_a_choice(num_rows: int, device: torch.device, graph
     known = {place: KnownToken((7 * place) % VOCAB_SIZE, 3) for place in range(num_rows)}
     tree = TreeRows([6], [-1], [40])
     builder.add(list(range(num_rows)), [5] * num_rows, tree, choices=[RowChoice(ChoiceParams(), 21)], known=known)
-    batch = builder.build()
-    both.check(batch)
-    expected = both.without.forward(batch)
+    rows = builder.build()
+    both.check(rows)
+    expected = both.without.forward(rows)
     assert expected.shape[0] == 1, "the logits of known tokens' rows are no answers"
 
 
@@ -171,9 +171,9 @@ def test_most_probable_tokens(k: int, device: torch.device, graphs: Graphs, tmp_
     both = Both(tmp_path, device, graphs)
     builder = PassBuilder()
     builder.add([4, 9], [3, 7], TreeRows([1, 2, 8], [-1, 0, 0], [20, 21, 22]))
-    batch = builder.build()
-    expected = top_k_of(both.without.forward(batch), k)
-    both.with_graphs.start_top_k(batch, k)
+    rows = builder.build()
+    expected = top_k_of(both.without.forward(rows), k)
+    both.with_graphs.start_top_k(rows, k)
     found = both.with_graphs.finish_top_k(k)
     assert torch.equal(found.token_ids.long(), expected.token_ids)
     assert torch.allclose(found.log_probs, expected.log_probs, atol=1e-5)
@@ -181,7 +181,7 @@ def test_most_probable_tokens(k: int, device: torch.device, graphs: Graphs, tmp_
 
 def test_rows_that_fill_a_pass_write_nothing(device: torch.device, graphs: Graphs, tmp_path: Path) -> None:
     runner = Both(tmp_path, device, graphs).with_graphs
-    caches = [cache for caches in runner._caches for cache in caches]
+    caches = (*runner._program._caches.keys, *runner._program._caches.values)
     for cache in caches:
         cache.fill_(7.0)
     if device.type == "cuda":
@@ -201,17 +201,17 @@ def test_short_memory_fails_the_pass_and_nothing_else(
     both = Both(tmp_path, device, graphs)
     builder = PassBuilder()
     builder.add(list(range(20)), [5] * 20, chunk_logits=True)  # takes more than any graph
-    batch = builder.build()
+    rows = builder.build()
     for error, expected in (
         (torch.OutOfMemoryError("no room"), torch.OutOfMemoryError),
         (RuntimeError("the device is lost"), FatalEngineError),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(both.with_graphs.decoder, "run_layers", Mock(side_effect=error))
+            patch.setattr(both.with_graphs._program.program, "run_alone", Mock(side_effect=error))
             with pytest.raises(expected):
-                both.with_graphs.start(batch)
+                both.with_graphs.start(rows)
         both.with_graphs.discard()
-    both.check(batch)
+    both.check(rows)
 
 
 def test_all_buckets_are_captured_first(device: torch.device, graphs: Graphs, tmp_path: Path) -> None:
@@ -249,14 +249,14 @@ def test_a_pass_takes_over_what_the_one_before_chooses(
 
     expected, token_ids = [], [8, 9]
     for number in range(4):
-        both.check(batch := step(number, token_ids))
-        both.with_graphs.start(batch)
+        both.check(rows := step(number, token_ids))
+        both.with_graphs.start(rows)
         token_ids = list(both.with_graphs.finish().choices)
         expected.append(token_ids)
         token_ids = token_ids[::-1]
     runner = both.with_graphs
     for max_num_rows in (10, 1):  # by graphs, and without
-        monkeypatch.setattr(runner._buffers, "limits", replace(LIMITS, max_num_rows=max_num_rows))
+        monkeypatch.setattr(runner._program, "limits", replace(LIMITS, max_num_rows=max_num_rows))
         runner.start(step(0, [8, 9]))
         for number in range(1, 4):
             runner.start(step(number, [-2, -1]))

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from specgrove.kernels.rows import PassRows
 from specgrove.models.decoder.parallel_layout import ParallelLayout
-from specgrove.program.forward_batch import ForwardBatch
+from specgrove.program.backend import PassOutput
 
 VOCAB_SIZE = 4
 WAIT_S = 60.0  # ends a test that hangs
@@ -69,27 +70,22 @@ class Stage:
         self.spec = SimpleNamespace(vocab_size=VOCAB_SIZE, hidden_size=1)
         self.num_slots = 100
         self.device = torch.device("cpu")
-        self.ops = SimpleNamespace(rows=lambda batch: batch)
         self.fails_at: set[int] = set()
         self.seen: list[list[int]] = []
         """Token ids of each pass that this rank ran, in its order."""
-        self.num_heads = 0
-        """Times that it made logits: the ranks of a stage do so together, or wait for each other for ever."""
-        self._digit = 10 ** layout.stage_of(rank)
+        self._stage, self._is_last = layout.stage_of(rank), layout.stage_of(rank) == layout.num_stages - 1
 
-    def embed(self, rows: ForwardBatch) -> torch.Tensor:
-        return rows.token_ids.float()[:, None] * 1000
-
-    def run_stage(self, hidden: torch.Tensor, rows: ForwardBatch) -> torch.Tensor:
+    def run(self, rows: PassRows, hidden: torch.Tensor | None = None) -> PassOutput:
         token_ids = rows.token_ids.tolist()
         self.seen.append(token_ids)
         if self.fails_at & set(token_ids):
             raise ArithmeticError(f"token {token_ids[0]} is too much")
-        return hidden + self._digit
-
-    def logits(self, hidden: torch.Tensor, rows: ForwardBatch) -> torch.Tensor:
-        self.num_heads += 1
-        return hidden[rows.logit_rows].expand(-1, VOCAB_SIZE).contiguous()
+        assert (hidden is None) == (self._stage == 0)
+        states = torch.tensor(token_ids).float()[:, None] * 1000 if hidden is None else hidden
+        states = states + 10**self._stage
+        if not self._is_last:
+            return PassOutput((), torch.empty(0, 0), (states,))
+        return PassOutput((), states[rows.asked_rows.tolist()].expand(-1, VOCAB_SIZE).contiguous())
 
 
 class Watch:

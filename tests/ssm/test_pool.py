@@ -158,13 +158,13 @@ def test_few_tokens_do_not_queue_behind_long_prompts(runners: list[ModelRunner])
 
 def test_who_only_reads_computes_no_logits(runners: list[ModelRunner], monkeypatch: pytest.MonkeyPatch) -> None:
     num_asked: list[int] = []
-    forward = runners[0].decoder.forward
+    run_rows = runners[0].decoder.run
 
     def watched(rows: PassRows, *caches: Any) -> PassOutput:
         num_asked.append(len(rows.asked_rows))
-        return forward(rows, *caches)
+        return run_rows(rows, *caches)
 
-    monkeypatch.setattr(runners[0].decoder, "forward", watched)
+    monkeypatch.setattr(runners[0].decoder, "run", watched)
     pool = DrafterPool([NeuralSsm("beam", runners[0], Beam(2), None, max_num_chunk_tokens=4)], PoolConfig())
     assert ask(pool, DraftWork("s", 0, PROMPT, TreeShape(0, 0))).trees == ()
     assert num_asked == [0, 0, 0]

@@ -18,7 +18,7 @@ from typing import get_args
 import torch
 from torch.nn import functional
 
-from specgrove.kernels import composed, sampling
+from specgrove.kernels import sampling, torch_ops
 from specgrove.kernels.activations import Activation
 from specgrove.kernels.cuda import attention, choices, elementwise, norms
 from specgrove.kernels.cuda.attention import AttentionPlan
@@ -169,18 +169,18 @@ def _check_elementwise(dtype: torch.dtype, device: torch.device, generator: torc
     scale, shift = (_random(generator, size).to(device) for _ in range(2))
     out = torch.empty(num_rows, size, dtype=dtype, device=device)
     norms.rms_norm(hidden.clone(), delta, scale, eps, out)
-    _compare("the RMS norm", out, composed.rms_norm(hidden + delta, scale, eps))
+    _compare("the RMS norm", out, torch_ops.norm(hidden + delta, "rms", scale, None, eps))
     norms.layer_norm(hidden.clone(), delta, scale, shift, eps, out)
-    _compare("the layer norm", out, composed.layer_norm(hidden + delta, scale, shift, eps))
+    _compare("the layer norm", out, torch_ops.norm(hidden + delta, "layer", scale, shift, eps))
     some = torch.tensor([3, 1], dtype=torch.int32, device=device)
     norms.rms_norm(hidden.clone(), delta, scale, eps, out[:2], some)
-    _compare("the RMS norm of some rows", out[:2], composed.rms_norm(hidden + delta, scale, eps)[some])
+    _compare("the RMS norm of some rows", out[:2], torch_ops.norm(hidden + delta, "rms", scale, None, eps)[some])
     gated = torch.empty(num_rows, size // 2, dtype=dtype, device=device)
     for activation in get_args(Activation):
         elementwise.gated(hidden, activation, gated)
-        _compare(f"the gated activation {activation}", gated, composed.gated(hidden, activation))
+        _compare(f"the gated activation {activation}", gated, torch_ops.activate(hidden, activation, is_gated=True))
         elementwise.activate(hidden, activation, out)
-        _compare(f"the activation {activation}", out, composed.activate(hidden, activation))
+        _compare(f"the activation {activation}", out, torch_ops.activate(hidden, activation, is_gated=False))
     table = _random(generator, 7, size).to(device, dtype)
     embedded = torch.empty(num_rows, size, device=device)
     elementwise.embed(table, torch.arange(num_rows, dtype=torch.int32, device=device), embedded, 2.0)
@@ -192,13 +192,13 @@ def _check_elementwise(dtype: torch.dtype, device: torch.device, generator: torc
     queries = torch.empty(num_rows, num_heads, head_dim, dtype=dtype, device=device)
     caches = [torch.zeros(num_rows, num_kv_heads, head_dim, dtype=dtype, device=device) for _ in range(4)]
     elementwise.rotate_and_store(qkv, positions, angles, slots, caches[0], caches[1], queries)
-    expected = composed.rotate_and_store(qkv, positions, angles, slots, caches[2], caches[3])
+    expected = torch_ops.rotate_store(qkv, positions, angles, slots, caches[2], caches[3])
     for found, wanted in ((queries, expected), (caches[0], caches[2]), (caches[1], caches[3])):
         _compare("the rotary embedding", found, wanted)
     normed, head_scale = qkv.clone(), _random(generator, head_dim).to(device)
     norms.head_rms_norm(normed, head_scale, eps, 1, 3, head_dim)
     wanted = qkv.clone()
-    composed.head_rms_norm(wanted, head_scale, eps, 1, 3, head_dim)
+    torch_ops.head_norm(wanted, head_scale, eps, 1, 3, head_dim)
     _compare("the RMS norm of heads", normed, wanted)
 
 

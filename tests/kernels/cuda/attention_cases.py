@@ -10,7 +10,6 @@ import torch
 from specgrove.kernels.attention import AttentionBatch
 from specgrove.kernels.cuda.attention import AttentionPlan, tree_attention
 from specgrove.kernels.device_memory import AttentionHeads
-from specgrove.program.forward_batch import ForwardBatch
 from specgrove.runtime.pass_builder import PassBuilder
 from tests.kernels.cuda.conftest import poisoned
 from tests.kernels.test_attention import random_tree
@@ -103,4 +102,4 @@ def long_batch(context_len: int, num_nodes: int) -> AttentionBatch:
     builder = PassBuilder()
     context = [slots.pop() for _ in range(context_len)]
     builder.add(context, (), random_tree(rng, num_nodes, slots))
-    return ForwardBatch(builder.build()).attention
+    return AttentionBatch.of(builder.build())

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from specgrove.kernels import reference
+from specgrove.kernels.attention import AttentionBatch
 from specgrove.kernels.cuda import attention
 from specgrove.kernels.cuda.attention import AttentionPlan, tree_attention
 from specgrove.kernels.device_memory import HEAD_DIMS, AttentionHeads
-from specgrove.program.forward_batch import ForwardBatch
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from tests.kernels.cuda.attention_cases import DTYPES, HEADS, NUM_SLOTS, Case, long_batch, row_slots
 from tests.kernels.cuda.conftest import assert_as_exact_as_torch
@@ -25,7 +25,7 @@ from tests.kernels.test_attention import random_rows, random_tree
 def test_is_as_exact_as_torch(
     device: torch.device, dtype: torch.dtype, heads: tuple[int, int, int], has_alibi: bool, window: int | None
 ) -> None:
-    batch = ForwardBatch(random_rows(random.Random(heads[2]))).attention
+    batch = AttentionBatch.of(random_rows(random.Random(heads[2])))
     case = Case(batch, heads, dtype, device)
     found = case.run(batch, has_alibi=has_alibi, window=window)
     slopes = case.slopes if has_alibi else None
@@ -77,7 +77,7 @@ def test_a_trees_rows_have_the_bits_of_plain_sequences(
         alone.add(slots[:-1], (), TreeRows([0], [-1], [slots[-1]]))
         in_chunk.add(slots, [0])
         for builder in (alone, in_chunk):
-            assert torch.equal(case.run(ForwardBatch(builder.build()).attention, slice(row, row + 1))[0], together[row])
+            assert torch.equal(case.run(AttentionBatch.of(builder.build()), slice(row, row + 1))[0], together[row])
 
 
 def test_parts_are_put_together_in_levels(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ def test_parts_are_put_together_in_levels(device: torch.device, monkeypatch: pyt
     rng = random.Random(0)
     builder = PassBuilder()
     builder.add([rng.randrange(NUM_SLOTS) for _ in range(66 * 256 - 3)], (), TreeRows([0], [-1], [7]))
-    batch = ForwardBatch(builder.build()).attention
+    batch = AttentionBatch.of(builder.build())
     case = Case(batch, (2, 1, 64), torch.float16, device)
     found = []
     for num_processors, num_items in ((1000, 66), (1, 9)):
@@ -137,7 +137,7 @@ def test_handing_on_is_repeatable(
         context = [rng.randrange(NUM_SLOTS // 2) for _ in range(2300 + 700 * sequence)]
         slots = rng.sample(range(NUM_SLOTS // 2, NUM_SLOTS), num_nodes)
         builder.add(context, (), random_tree(rng, num_nodes, slots))
-    batch = ForwardBatch(builder.build()).attention
+    batch = AttentionBatch.of(builder.build())
     case = Case(batch, heads, torch.bfloat16, device)
     queries = case.queries.to(device)
     k_cache, v_cache = (cache.to(device) for cache in case.caches)
@@ -186,6 +186,6 @@ def test_other_sequences_change_no_bit(device: torch.device) -> None:
     context, tree = [slots.pop() for _ in range(100)], random_tree(rng, 12, slots)
     for each in (builder, own):
         each.add(context, (), tree)
-    batch = ForwardBatch(builder.build()).attention
+    batch = AttentionBatch.of(builder.build())
     case = Case(batch, (3, 1, 64), torch.float16, device)
-    assert torch.equal(case.run(batch)[9:], case.run(ForwardBatch(own.build()).attention, slice(9, 21)))
+    assert torch.equal(case.run(batch)[9:], case.run(AttentionBatch.of(own.build()), slice(9, 21)))

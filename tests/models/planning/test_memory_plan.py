@@ -24,6 +24,7 @@ from specgrove.models.planning.memory_plan import (
 )
 from specgrove.models.planning.pass_memory import captured_bytes
 from specgrove.program.loading import load_decoder
+from specgrove.program.ops import Embed
 from specgrove.program.pass_numbers import PassBuffers
 from specgrove.program.pass_room import PassRoom
 from tests.models.families import DEVICE_VARIANTS, VARIANTS, save_tiny
@@ -38,12 +39,11 @@ def test_planned_weights_are_those_that_are_loaded(variant: str, tmp_path: Path)
     save_tiny(variant, tmp_path)
     spec = read_spec(tmp_path)
     decoder = load_decoder(tmp_path, torch.float32)
-    assert decoder.embedding is not None
-    assert decoder.head is not None
     # Packed linears are padded to 32 outputs; the plan knows sizes only.
-    linears = [linear for layer in decoder.layers for linear in layer.linears]
-    num_bytes = sum(4 * linear.in_features * linear.out_features for linear in (*linears, decoder.head.vocab))
-    num_bytes += decoder.embedding.table.nbytes
+    sizes = [(linear.in_features, linear.out_features) for linear in decoder.program.linears()]
+    projections = {(spec.embedding_size, spec.hidden_size), (spec.hidden_size, spec.embedding_size)}  # not planned for
+    num_bytes = sum(4 * inputs * outputs for inputs, outputs in sizes if (inputs, outputs) not in projections)
+    num_bytes += sum(op.table.nbytes for op in decoder.program.ops if isinstance(op, Embed))
     assert plan_memory(spec, REQUEST)[0].weight_bytes == num_bytes
 
 

@@ -24,6 +24,7 @@ from specgrove.models.weights.checkpoint import ALL, read_weights
 from specgrove.models.weights.opening import open_checkpoint
 from specgrove.models.weights.quantization import linear_names, quantize_folder
 from specgrove.program.loading import load_decoder
+from specgrove.program.ops import Embed
 from specgrove.runtime.model_runner import ModelRunner
 from tests.conftest import save_tiny_llama
 from tests.models.families import VARIANTS, save_tiny
@@ -185,10 +186,8 @@ def test_the_memory_plan_knows_quantised_weights(quantization: str, tmp_path: Pa
     source = save_tiny_llama(tmp_path / "source", seed=0, hidden_size=192, intermediate_size=256, vocab_size=1024)
     target = ensure_quantized(source, quantization, tmp_path, print)
     decoder = load_decoder(target, torch.bfloat16)
-    assert decoder.embedding is not None
-    assert decoder.head is not None
-    linears = [linear for layer in decoder.layers for linear in layer.linears]
-    taken = decoder.embedding.table.nbytes + decoder.head.vocab.nbytes + sum(linear.nbytes for linear in linears)
+    taken = sum(linear.nbytes for linear in decoder.program.linears())
+    taken += sum(op.table.nbytes for op in decoder.program.ops if isinstance(op, Embed))
     request = MemoryRequest("bfloat16", quantization, ParallelLayout(), num_slots=1, max_num_rows=1, max_num_asked=1)
     assert plan_memory(read_spec(target), request)[0].weight_bytes == pytest.approx(taken, rel=0.1)
 
