@@ -15,7 +15,7 @@ from llm_service.acceptance import choices_wanted
 from llm_service.node_answers import NodeAnswers, NodeChoices, NodeLogits
 from llm_service.scheduler import PlannedPart
 from llm_service.session import PendingWork
-from specgrove.kernels.rows import PassRows
+from specgrove.kernels.rows import PassRows, chosen_before
 from specgrove.kernels.sampling import RowChoice
 from specgrove.loop.request import LogProbs
 from specgrove.program.backend import PassOutput
@@ -63,13 +63,16 @@ class Pass:
 
         Not where log-probabilities of prompts are looked at first: they are told before anything follows.
         """
-        return 0 < len(self.parts) == len(pending) <= max_num_rows and all(
-            part.has_choices
-            and len(part.tree_rows) == 1
-            and not part.known_places
-            and part.pending.num_steps_left > 1
-            and part.pending in pending
-            for part in self.parts
+        return (
+            0 < len(self.parts) == len(pending) <= max_num_rows
+            and all(
+                part.has_choices
+                and len(part.tree_rows) == 1
+                and not part.known_places
+                and part.pending.num_steps_left > 1
+                for part in self.parts
+            )
+            and {part.pending for part in self.parts} == set(pending)
         )
 
 
@@ -107,16 +110,11 @@ def pass_ahead(before: Pass, parts: tuple[PassPart, ...]) -> tuple[Pass, PassRow
         session = part.pending.session
         context = session.slots + array("i", earlier.tree_slots)
         choice = RowChoice(session.choice_params, len(session.token_ids) + 1)
-        root = TreeRows([_chosen_after(earlier.tree_rows.start)], [-1], part.tree_slots)
+        root = TreeRows([chosen_before(earlier.tree_rows.start)], [-1], part.tree_slots)
         asked = builder.add(context, (), root, choices=[choice])
         built.append(PassPart(part.pending, part.start, part.tree_slots, asked, has_choices=True))
     rows = builder.build()
     return Pass(tuple(built), started_s, rows.num_rows), rows
-
-
-def _chosen_after(asked_row: int) -> int:
-    """What stands for the token that the pass before chooses after one of its asked rows, in the runner's terms."""
-    return -1 - asked_row
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,11 @@ HAS_LOGITS, NOT_A_NUMBER, ALL_BANNED = -1, -2, -3
 """Instead of a token id: the row has logits; its logits hold NaN; all of them are minus infinity."""
 
 
+def chosen_before(asked_row: int) -> int:
+    """Instead of a row's token id, in a pass ahead: what the pass before chooses for one of its asked rows (``Runner.max_num_ahead``)."""
+    return -1 - asked_row
+
+
 def _int32() -> array[int]:
     return array("i")
 
