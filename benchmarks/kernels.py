@@ -10,20 +10,27 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from array import array
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
-from specgrove.kernels.attention import AttentionBatch, rotate_and_store, tree_attention
-from specgrove.kernels.elementwise import add_rms_norm, gated
+from specgrove.kernels.device_memory import AttentionHeads
 from specgrove.kernels.linear import PackedLinear
 from specgrove.kernels.quantized_linear import QuantizedLinear, quantize
+from specgrove.kernels.rows import PassRows
 from specgrove.kernels.sampling import ChoiceParams, choose, greedy_choices, top_k_log_probs
 from specgrove.kernels.threads import get_isa, set_num_threads
-from specgrove.kernels.trees import ancestor_masks
+from specgrove.models.decoder.parameters import NormWeights
+from specgrove.program.backend import KvCaches
+from specgrove.program.cpu import CpuProgram
+from specgrove.program.ops import Activate, AddNorm, Attend, BufferSpec, Embed, Op, Program, RotateStore
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 
 NUM_LAYERS, HIDDEN, INNER, VOCAB = 30, 576, 1536, 49152
 NUM_HEADS, NUM_KV_HEADS, HEAD_DIM = 9, 3, 64
+HEADS = AttentionHeads(NUM_HEADS, NUM_KV_HEADS, HEAD_DIM)
 QKV = (NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM
 LAYER_SHAPES = ((QKV, HIDDEN), (HIDDEN, HIDDEN), (2 * INNER, HIDDEN), (HIDDEN, INNER))
 NUM_ROWS = (1, 2, 4, 8, 16, 32, 64)
@@ -104,78 +111,71 @@ def time_quantized_linears() -> None:
             print(f"  {num_rows:3d} rows, {name:8s}: {pass_ms:7.2f} ms, {sizes_mb[name] / pass_ms:5.1f} GB/s")
 
 
-def tree_batch(context_len: int, num_rows: int) -> AttentionBatch:
+def tree_rows(context_len: int, num_rows: int) -> PassRows:
     """One sequence: a tree of ``num_rows`` nodes below its context, three children to a node."""
-    masks = ancestor_masks([-1] + [node // 3 for node in range(num_rows - 1)])
-    return AttentionBatch(
-        context_slots=torch.arange(context_len, dtype=torch.int32),
-        context_offsets=torch.tensor([0, context_len], dtype=torch.int32),
-        tree_slots=torch.arange(context_len, context_len + num_rows, dtype=torch.int32),
-        tree_offsets=torch.tensor([0, num_rows], dtype=torch.int32),
-        row_seq=torch.zeros(num_rows, dtype=torch.int32),
-        row_context_len=torch.full((num_rows,), context_len, dtype=torch.int32),
-        row_masks=torch.frombuffer(bytearray(masks), dtype=torch.int64).view(num_rows, -1),
-    )
+    builder, parents = PassBuilder(), [-1] + [node // 3 for node in range(num_rows - 1)]
+    nodes = TreeRows(range(num_rows), parents, range(context_len, context_len + num_rows))
+    builder.add(range(context_len), tree=nodes)
+    return without_questions(builder.build())
 
 
-def prompt_batch(context_len: int, num_rows: int) -> AttentionBatch:
+def prompt_rows(context_len: int, num_rows: int) -> PassRows:
     """A chunk of a prompt: the last ``num_rows`` of ``context_len`` positions."""
-    return AttentionBatch(
-        context_slots=torch.arange(context_len, dtype=torch.int32),
-        context_offsets=torch.tensor([0, context_len], dtype=torch.int32),
-        tree_slots=torch.empty(0, dtype=torch.int32),
-        tree_offsets=torch.zeros(2, dtype=torch.int32),
-        row_seq=torch.zeros(num_rows, dtype=torch.int32),
-        row_context_len=torch.arange(context_len - num_rows + 1, context_len + 1, dtype=torch.int32),
-        row_masks=torch.zeros(num_rows, 1, dtype=torch.int64),
+    builder = PassBuilder()
+    builder.add(range(context_len), range(num_rows))
+    return builder.build()
+
+
+def without_questions(rows: PassRows) -> PassRows:
+    """Asked for nothing: the program ends before its rows are taken."""
+    return replace(rows, asked_rows=array("q"), choices=[])
+
+
+def op_program(inputs: Sequence[torch.Tensor], ops: Sequence[Op], widths: Sequence[int]) -> CpuProgram:
+    """Ops over buffers that begin with ``inputs``, whose rows stand in the order of the token ids; then come others of these widths."""
+    embeds = [Embed(buffer, tensor, 1.0, 0, len(tensor)) for buffer, tensor in enumerate(inputs)]
+    buffers = [BufferSpec(width) for width in (*(tensor.shape[1] for tensor in inputs), *widths)]
+    return CpuProgram(Program((*embeds, *ops), tuple(buffers), HEADS, NUM_LAYERS))
+
+
+def caches_of(num_slots: int, dtype: torch.dtype) -> KvCaches:
+    """Of all layers."""
+    keys, values = (
+        tuple(torch.randn(num_slots, NUM_KV_HEADS, HEAD_DIM).to(dtype) for _ in range(NUM_LAYERS)) for _ in range(2)
     )
+    return KvCaches(keys, values)
 
 
 def time_attention(dtype: torch.dtype) -> None:
     """Attention of all layers over one cache per layer."""
-    num_slots = max(CONTEXT_LENS) + max(NUM_ROWS)
-    caches = [
-        tuple(torch.randn(num_slots, NUM_KV_HEADS, HEAD_DIM).to(dtype) for _ in range(2)) for _ in range(NUM_LAYERS)
-    ]
+    caches = caches_of(max(CONTEXT_LENS) + max(NUM_ROWS), dtype)
+    attend = [Attend(1, 0, layer, HEADS, HEAD_DIM**-0.5, None, None) for layer in range(NUM_LAYERS)]
+    program = op_program([torch.randn(512, HIDDEN)], attend, [HIDDEN])
     print(f"attention of {NUM_LAYERS} layers, {dtype}")
-    for name, make_batch, cases in (
-        ("tree", tree_batch, tuple((length, rows) for length in CONTEXT_LENS for rows in (1, 8, 16, 32, 64))),
-        ("prompt", prompt_batch, tuple((length, rows) for length in (512, 2048) for rows in (64, 256, 512))),
+    for name, make_rows, cases in (
+        ("tree", tree_rows, tuple((length, rows) for length in CONTEXT_LENS for rows in (1, 8, 16, 32, 64))),
+        ("prompt", prompt_rows, tuple((length, rows) for length in (512, 2048) for rows in (64, 256, 512))),
     ):
         for context_len, num_rows in cases:
-            batch, queries = make_batch(context_len, num_rows), torch.randn(num_rows, NUM_HEADS, HEAD_DIM)
-            pass_ms = median_ms(
-                lambda batch=batch, queries=queries: [  # type: ignore[misc]
-                    tree_attention(queries, k_cache, v_cache, batch, HEAD_DIM**-0.5) for k_cache, v_cache in caches
-                ]
-            )
+            rows = make_rows(context_len, num_rows)
+            pass_ms = median_ms(lambda rows=rows: program.run(rows, caches))  # type: ignore[misc]
             print(f"  {name:6s} {num_rows:3d} rows, context {context_len:4d}: {pass_ms:7.2f} ms")
 
 
 def time_small_ops() -> None:
     """The other ops of all layers."""
     print(f"rotary, norms and activation of {NUM_LAYERS} layers")
-    k_cache, v_cache = (torch.zeros(256, NUM_KV_HEADS, HEAD_DIM, dtype=torch.bfloat16) for _ in range(2))
-    cos_sin, weight = torch.randn(256, HEAD_DIM), torch.ones(HIDDEN)
+    caches, cos_sin = caches_of(256, torch.bfloat16), torch.randn(256, HEAD_DIM)
+    norm = AddNorm(4, 2, 3, "rms", NormWeights(torch.ones(HIDDEN)), 1e-5)
+    layers = [
+        (RotateStore(5, 0, layer, HEADS, cos_sin), norm, Activate(6, 1, "silu", True, INNER), norm)
+        for layer in range(NUM_LAYERS)
+    ]
+    inputs = [torch.randn(64, QKV), torch.randn(64, 2 * INNER), torch.randn(64, HIDDEN), torch.zeros(64, HIDDEN)]
+    program = op_program(inputs, [op for layer in layers for op in layer], [HIDDEN, HIDDEN, INNER])
     for num_rows in (1, 8, 16, 32, 64):
-        qkv, gate_up = torch.randn(num_rows, QKV), torch.randn(num_rows, 2 * INNER)
-        residual, delta = torch.randn(num_rows, HIDDEN), torch.zeros(num_rows, HIDDEN)
-        slots = torch.arange(num_rows, dtype=torch.int32)
-
-        def one_pass(
-            qkv: torch.Tensor = qkv,
-            gate_up: torch.Tensor = gate_up,
-            residual: torch.Tensor = residual,
-            delta: torch.Tensor = delta,
-            slots: torch.Tensor = slots,
-        ) -> None:
-            for _ in range(NUM_LAYERS):
-                rotate_and_store(qkv, slots, cos_sin, slots, k_cache, v_cache)
-                add_rms_norm(residual, delta, weight, 1e-5)
-                gated(gate_up, "silu")
-                add_rms_norm(residual, delta, weight, 1e-5)
-
-        print(f"  {num_rows:3d} rows: {median_ms(one_pass):7.2f} ms")
+        rows = prompt_rows(num_rows, num_rows)
+        print(f"  {num_rows:3d} rows: {median_ms(lambda rows=rows: program.run(rows, caches)):7.2f} ms")  # type: ignore[misc]
 
 
 def time_sampling() -> None:

@@ -1,10 +1,9 @@
-"""Times of a decoder's step: from token ids to greedy choices in one native call, and the same kernels called one by one from Python.
+"""Times of a decoder's step: from token ids to greedy choices in one native call, and in a call for every layer, as where weights come.
 
     python -m benchmarks.steps MODEL_FOLDER [--dtype bfloat16] [--threads 2] [--context-len 128 2048 8192]
 
-Both ways and all numbers of rows take turns, so that what else the machine does falls on all; ratios are of times of one turn. One by
-one the rows' logits are written out and nothing is chosen. The limit is the time to read the weights once at the bandwidth that was
-measured before and after a turn.
+Both ways and all numbers of rows take turns, so that what else the machine does falls on all; ratios are of times of one turn. The limit
+is the time to read the weights once at the bandwidth that was measured before and after a turn.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ NUM_TURNS, STEPS_PER_TURN = 30, 3
 class Turn:
     """Medians of one turn, by number of rows."""
 
-    one_by_one_ms: list[float]
+    by_layer_ms: list[float]
     one_call_ms: list[float]
     limit_ms: float
 
 
-class CalledOneByOne(MemoryWeights):
-    """In memory, but the decoder has to tell it of every layer, so it runs them one by one."""
+class CalledByLayer(MemoryWeights):
+    """In memory, but it has to be told of every layer before it runs."""
 
     is_streamed = True
 
@@ -99,7 +98,7 @@ def main() -> None:
     num_slots = context_lens[-1] + max(NUM_ROWS)
     runners = [
         ModelRunner(load_decoder(args.model, DTYPES[args.dtype], store=store), num_slots)
-        for store in (CalledOneByOne(), MemoryWeights())
+        for store in (CalledByLayer(), MemoryWeights())
     ]
     for runner in runners:
         fill(runner, context_lens[-1])
@@ -119,10 +118,10 @@ def timed_turns(runners: list[ModelRunner], context_len: int, bandwidth: ReadBan
     turns = []
     for _ in track(range(NUM_TURNS), "Turns", transient=True):
         gb_per_s = bandwidth.measure()
-        one_by_one_ms, one_call_ms = (
+        by_layer_ms, one_call_ms = (
             [statistics.median(turn_ms(runner, batch)) for batch in batches] for runner in runners
         )
-        turns.append(Turn(one_by_one_ms, one_call_ms, num_bytes / 1e6 / ((gb_per_s + bandwidth.measure()) / 2)))
+        turns.append(Turn(by_layer_ms, one_call_ms, num_bytes / 1e6 / ((gb_per_s + bandwidth.measure()) / 2)))
     return turns
 
 
@@ -133,7 +132,7 @@ def summary(turns: list[Turn], index: int) -> str:
         return statistics.median(map(value, turns))
 
     return (
-        f"one by one {median(lambda turn: turn.one_by_one_ms[index]):6.2f} ms, "
+        f"by layer {median(lambda turn: turn.by_layer_ms[index]):6.2f} ms, "
         f"in one call {median(lambda turn: turn.one_call_ms[index]):6.2f} ms, "
         f"{median(lambda turn: turn.one_call_ms[index] / turn.one_call_ms[0]):.2f} x one row, "
         f"{median(lambda turn: turn.one_call_ms[index] / turn.limit_ms):.2f} x the limit"

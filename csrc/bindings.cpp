@@ -4,9 +4,7 @@
 
 #include <pybind11/stl.h>
 
-#include <limits>
 #include <memory>
-#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -87,84 +85,6 @@ void bind_layers(py::module_& module) {
       .def(
           "copy_packed", [](const PackedLinear& linear, Address out) { linear.copy_packed(at<void>(out)); }, NoGil())
       .def_property_readonly("nbytes", &PackedLinear::nbytes);
-  module.def(
-      "rms_norm",
-      [](Address x, Address weight, float eps, int64_t num_rows, int64_t size, Address out) {
-        rms_norm(at<float>(x), at<float>(weight), eps, num_rows, size, at<float>(out));
-      },
-      NoGil());
-  module.def(
-      "add_rms_norm",
-      [](Address residual, Address delta, Address weight, float eps, int64_t num_rows, int64_t size, Address out) {
-        add_rms_norm(at<float>(residual), at<float>(delta), at<float>(weight), eps, num_rows, size, at<float>(out));
-      },
-      NoGil());
-  module.def(
-      "layer_norm",
-      [](Address x, Address weight, Address bias, float eps, int64_t num_rows, int64_t size, Address out) {
-        layer_norm(at<float>(x), at<float>(weight), at<float>(bias), eps, num_rows, size, at<float>(out));
-      },
-      NoGil());
-  module.def(
-      "add_layer_norm",
-      [](Address residual, Address delta, Address weight, Address bias, float eps, int64_t num_rows, int64_t size,
-         Address out) {
-        add_layer_norm(at<float>(residual), at<float>(delta), at<float>(weight), at<float>(bias), eps, num_rows, size,
-                       at<float>(out));
-      },
-      NoGil());
-  module.def(
-      "add",
-      [](Address residual, Address delta, int64_t num_rows, int64_t size) {
-        add(at<float>(residual), at<float>(delta), num_rows, size);
-      },
-      NoGil());
-  module.def(
-      "head_rms_norm",
-      [](Address qkv, Address weight, float eps, int64_t num_rows, int64_t width, int64_t first_head, int64_t num_heads,
-         int64_t head_dim) {
-        head_rms_norm(at<float>(qkv), at<float>(weight), eps, num_rows, width, first_head, num_heads, head_dim);
-      },
-      NoGil());
-  module.def(
-      "activate",
-      [](Address x, Activation activation, int64_t num_rows, int64_t size, Address out) {
-        activate(at<float>(x), activation, num_rows, size, at<float>(out));
-      },
-      NoGil());
-  module.def(
-      "gated",
-      [](Address gate_up, Activation activation, int64_t num_rows, int64_t size, Address out) {
-        gated(at<float>(gate_up), activation, num_rows, size, at<float>(out));
-      },
-      NoGil());
-  module.def(
-      "embed",
-      [](Address table, DType dtype, int64_t vocab_size, Address token_ids, int64_t num_rows, int64_t size,
-         Address out) {
-        embed(at<void>(table), dtype, vocab_size, at<int64_t>(token_ids), num_rows, size, at<float>(out));
-      },
-      NoGil());
-  module.def(
-      "rotate_and_store",
-      [](Address qkv, Address positions, Address cos_sin, Address slots, Address k_cache, Address v_cache, DType dtype,
-         int64_t max_positions, int64_t num_slots, int64_t num_rows, int64_t num_heads, int64_t num_kv_heads,
-         int64_t head_dim, Address queries) {
-        rotate_and_store({at<float>(qkv), at<int32_t>(positions), at<float>(cos_sin), at<int32_t>(slots),
-                          at<void>(k_cache), at<void>(v_cache), dtype, max_positions, num_slots, num_rows, num_heads,
-                          num_kv_heads, head_dim, at<float>(queries)});
-      },
-      NoGil());
-  module.def(
-      "tree_attention",
-      [](Address queries, Address k_cache, Address v_cache, DType dtype, int64_t num_slots, int64_t num_kv_heads,
-         int64_t head_dim, const AttentionPlan& plan, int64_t num_heads, float scale, Address alibi_slopes,
-         std::optional<int64_t> window, Address out) {
-        const KvCache cache{at<void>(k_cache), at<void>(v_cache), dtype, num_slots, num_kv_heads, head_dim};
-        tree_attention(at<float>(queries), cache, plan, num_heads, scale, at<float>(alibi_slopes),
-                       window.value_or(std::numeric_limits<int64_t>::max()), at<float>(out));
-      },
-      NoGil());
   py::class_<AttentionPlan>(module, "AttentionPlan")
       .def(py::init([](Address context_slots, int64_t num_context_slots, Address context_offsets, Address tree_slots,
                        int64_t num_tree_slots, Address tree_offsets, int64_t num_seqs, Address row_seq,
@@ -297,7 +217,6 @@ PYBIND11_MODULE(_native, module) {
   bind_quantized(module);
   bind_tiles(module);
   bind_program(module);
-  bind_step(module);
   bind_sampling(module);
   bind_trees(module);
 }

@@ -18,6 +18,5 @@ T* at(Address address) {
 }
 
 void bind_program(py::module_& module);
-void bind_step(py::module_& module);
 
 }  // namespace specgrove

@@ -17,9 +17,9 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from benchmarks.gpu.card import Card
 from benchmarks.gpu.rows import Row, Times, at_least, broken, by_turns, first_line, skipped
-from specgrove.kernels.attention import AttentionBatch
 from specgrove.kernels.cuda.attention import AttentionPlan, tree_attention
 from specgrove.kernels.device_memory import AttentionHeads
+from specgrove.kernels.torch_ops import tensor_of
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 
 PART = "tree attention"
@@ -62,7 +62,7 @@ def make_case(batch_size: int, prefix_len: int, num_nodes: int, heads: Attention
     for sequence in range(batch_size):
         slots = range(sequence * seq_len, (sequence + 1) * seq_len)
         builder.add(slots[:prefix_len], (), TreeRows([0] * num_nodes, tree_parents(num_nodes), slots[prefix_len:]))
-    batch = AttentionBatch.of(builder.build())
+    batch = builder.build()
     plan = AttentionPlan.of(batch, heads, len(queries), device)
     scale = head_dim**-0.5
 
@@ -74,7 +74,8 @@ def make_case(batch_size: int, prefix_len: int, num_nodes: int, heads: Attention
         return by_heads(out.view(queries.shape))
 
     # torch's attention gets what it is best at: keys and values of a sequence in one piece, and the mask ready-made.
-    bits = batch.row_masks[:num_nodes, :, None] >> torch.arange(64) & 1
+    masks = tensor_of(batch.row_masks).view(batch.num_rows, -1)
+    bits = masks[:num_nodes, :, None] >> torch.arange(64) & 1
     tree_mask = bits.flatten(1)[:, :num_nodes].bool().to(device)
     # Numbers to add: of booleans torch would make them in every call. Rows begin at multiples of 16 numbers.
     padded = torch.zeros(num_nodes, -(-seq_len // 16) * 16, dtype=dtype, device=device)

@@ -97,15 +97,13 @@ SPECGROVE_CLONES void convert(const Float16* x, int64_t count, float* out) {
 }
 void convert(const float* x, int64_t count, float* out) { std::copy_n(x, count, out); }
 
-void check_range(bool holds, const char* what, int64_t value, int64_t limit) {
-  if (holds) return;
-  throw std::invalid_argument(std::string(what) + " must be from 0 to " + std::to_string(limit - 1) + ", got " +
-                              std::to_string(value));
-}
-
 template <typename Index>
 void check_all(const Index* values, int64_t count, int64_t limit, const char* what) {
-  for (int64_t i = 0; i < count; ++i) check_range(values[i] >= 0 && values[i] < limit, what, values[i], limit);
+  for (int64_t i = 0; i < count; ++i) {
+    if (values[i] >= 0 && values[i] < limit) continue;
+    throw std::invalid_argument(std::string(what) + " must be from 0 to " + std::to_string(limit - 1) + ", got " +
+                                std::to_string(values[i]));
+  }
 }
 
 }  // namespace
@@ -188,22 +186,7 @@ void check_indices(const int32_t* values, int64_t count, int64_t limit, const ch
   check_all(values, count, limit, what);
 }
 
-void embed(const void* table, DType dtype, int64_t vocab_size, const int64_t* token_ids, int64_t num_rows, int64_t size,
-           float* out) {
-  check_all(token_ids, num_rows, vocab_size, "token ids");
-  with_type(dtype, [&](auto* type) {
-    const auto* rows = static_cast<const std::remove_pointer_t<decltype(type)>*>(table);
-    for (int64_t row = 0; row < num_rows; ++row) convert(rows + token_ids[row] * size, size, out + row * size);
-  });
-}
-
-void check_places(const RotateAndStore& call) {
-  if (call.cos_sin != nullptr) check_all(call.positions, call.num_rows, call.max_positions, "positions");
-  check_all(call.slots, call.num_rows, call.num_slots, "slots");
-}
-
 void rotate_and_store(const RotateAndStore& call) {
-  check_places(call);
   with_type(call.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const int64_t dim = call.head_dim, num_heads = call.num_heads, num_kv = call.num_kv_heads;

@@ -39,10 +39,6 @@ void add_positions(const void* table, DType dtype, const int32_t* positions, int
 // Throws std::invalid_argument, which begins with `what`, unless all are from 0 to limit - 1.
 void check_indices(const int64_t* values, int64_t count, int64_t limit, const char* what);
 void check_indices(const int32_t* values, int64_t count, int64_t limit, const char* what);
-// table[vocab_size, size], ids[rows] -> out[rows, size]. Throws std::invalid_argument for an id out of range.
-void embed(const void* table, DType dtype, int64_t vocab_size, const int64_t* token_ids, int64_t num_rows, int64_t size,
-           float* out);
-
 constexpr int64_t kMaxHeadDim = 256;
 
 struct RotateAndStore {
@@ -53,12 +49,10 @@ struct RotateAndStore {
   void* k_cache;  // [num_slots, num_kv_heads, head_dim]
   void* v_cache;
   DType dtype;  // of the caches
-  int64_t max_positions, num_slots, num_rows, num_heads, num_kv_heads, head_dim;
+  int64_t num_rows, num_heads, num_kv_heads, head_dim;
   float* queries;  // [rows, num_heads, head_dim]
 };
-// Throws std::invalid_argument for a position or slot out of range.
-void check_places(const RotateAndStore& call);
-// The same, before anything is written.
+// Positions and slots are those of the tables.
 void rotate_and_store(const RotateAndStore& call);
 
 }  // namespace specgrove

@@ -103,11 +103,11 @@ Op clip_op(OpFields& fields, PassLimits&) {
 Op rotate_store_op(OpFields& fields, PassLimits& limits) {
   RotateAndStore call{};
   call.cos_sin = fields.address<float>("cos_sin");
-  call.max_positions = fields.integer("num_positions");
   call.num_heads = fields.integer("num_heads");
   call.num_kv_heads = fields.integer("num_kv_heads");
   call.head_dim = fields.integer("head_dim");
-  if (call.cos_sin != nullptr) limits.num_positions = std::min(limits.num_positions, call.max_positions);
+  const int64_t num_positions = fields.integer("num_positions");
+  if (call.cos_sin != nullptr) limits.num_positions = std::min(limits.num_positions, num_positions);
   limits.has_slots = true;
   const int64_t queries = fields.buffer("queries"), qkv = fields.buffer("qkv"), layer = fields.integer("layer");
   return {[=](Pass& pass) {
@@ -119,7 +119,6 @@ Op rotate_store_op(OpFields& fields, PassLimits& limits) {
     each.k_cache = reinterpret_cast<void*>(caches.keys[layer]);
     each.v_cache = reinterpret_cast<void*>(caches.values[layer]);
     each.dtype = caches.dtype;
-    each.num_slots = caches.num_slots;
     each.num_rows = pass.num_rows;
     each.queries = pass.at(queries);
     rotate_and_store(each);

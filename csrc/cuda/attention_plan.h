@@ -23,7 +23,7 @@ constexpr int kTileQueries = 128;  // rows of a tile times query heads of a KV h
 constexpr int kRowWords = kTileQueries / 32;
 constexpr int kMaxSplitTurns = 3;  // turns of all processors after which a piece of work is a span
 
-// As in specgrove.kernels.attention.AttentionBatch.
+// As in specgrove.kernels.rows.PassRows.
 struct AttentionRows {
   const int32_t* context_slots;
   const int32_t* context_offsets;  // [num_seqs + 1]

@@ -7,7 +7,6 @@ from functools import cache
 
 import torch
 
-from specgrove.kernels.attention import AttentionBatch
 from specgrove.kernels.checks import check, optional_address
 from specgrove.kernels.cuda.backend import backend, dtype_of, kernels_for, num_processors
 from specgrove.kernels.device_memory import AttentionHeads, PlanCapacity
@@ -18,7 +17,7 @@ _ALIGNMENT = 16
 
 
 def write_plan(
-    batch: AttentionBatch | PassRows,
+    batch: PassRows,
     heads: AttentionHeads,
     out: torch.Tensor,
     num_split_items: int,
@@ -59,7 +58,7 @@ class AttentionPlan:
     @classmethod
     def of(
         cls,
-        batch: AttentionBatch | PassRows,
+        batch: PassRows,
         heads: AttentionHeads,
         num_rows: int,
         device: torch.device,
@@ -118,7 +117,7 @@ def tree_attention(
     alibi_slopes: torch.Tensor | None = None,
     window: int | None = None,
 ) -> None:
-    """See ``specgrove.kernels.attention``: the same, in bfloat16 or float16, to ``out`` ``[num_rows, num_heads * head_dim]``.
+    """As ``attend`` of ``specgrove.kernels.torch_ops``, in bfloat16 or float16, to ``out`` ``[num_rows, num_heads * head_dim]``.
 
     ``queries`` is ``[num_rows, num_heads, head_dim]``, the caches ``[num_slots, num_kv_heads, head_dim]``, all of one dtype; heads are of
     size 64, 80, 96, 128 or 256. Scores and sums are float32, weights are rounded to the dtype. Raises ``ValueError`` for other shapes, and

@@ -14,7 +14,7 @@ def choose(
     """For each row the choice that ``specgrove.kernels.sampling.RowChoice`` describes, to ``out``, int64 ``[num_rows]``.
 
     ``logits`` is float32 ``[num_rows, vocab_size]``, ``temperatures`` float32 (0: greedy), ``seeds`` and ``positions`` int64, each
-    ``[num_rows]``. Instead of a token id there may be ``NOT_A_NUMBER`` or ``ALL_BANNED`` of ``specgrove.kernels.model_step``.
+    ``[num_rows]``. Instead of a token id there may be ``NOT_A_NUMBER`` or ``ALL_BANNED`` of ``specgrove.kernels.rows``.
     """
     module, stream = backend(logits, temperatures, seeds, positions, out)
     num_rows, vocab_size = logits.shape

@@ -61,7 +61,7 @@ def rotate_and_store(
     v_cache: torch.Tensor,
     queries: torch.Tensor,
 ) -> None:
-    """See ``specgrove.kernels.attention``; queries go to ``queries`` ``[num_rows, num_heads, head_dim]``, of the caches' dtype.
+    """As ``torch_ops.rotate_store``; queries go to ``queries`` ``[num_rows, num_heads, head_dim]``, of the caches' dtype.
 
     A row whose slot is below 0 only fills the batch: nothing of it is written. Positions and slots are not checked: that would wait for the
     device. Raises ``ValueError`` for shapes that don't fit together.

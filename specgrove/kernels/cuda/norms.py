@@ -74,7 +74,7 @@ def _norm(
 def head_rms_norm(
     qkv: torch.Tensor, weight: torch.Tensor, eps: float, first_head: int, num_heads: int, head_dim: int
 ) -> None:
-    """See ``specgrove.kernels.elementwise``: in place, ``qkv`` is float32 ``[num_rows, width]``, ``weight`` float32 ``[head_dim]``."""
+    """As ``torch_ops.head_norm``: in place, ``qkv`` is float32 ``[num_rows, width]``, ``weight`` float32 ``[head_dim]``."""
     module, stream = backend(qkv, weight)
     num_rows, width = qkv.shape
     check(qkv, "qkv", torch.float32, num_rows, width)

@@ -1,4 +1,4 @@
-"""Batches, caches and queries for the GPUs' tree attention, and its rows as torch computes them."""
+"""Rows, caches and queries for the GPUs' tree attention, and its rows as torch computes them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from specgrove.kernels.attention import AttentionBatch
 from specgrove.kernels.cuda.attention import AttentionPlan, tree_attention
 from specgrove.kernels.device_memory import AttentionHeads
+from specgrove.kernels.rows import PassRows
+from specgrove.kernels.torch_ops import KeyTable, attend, tensor_of
 from specgrove.runtime.pass_builder import PassBuilder
 from tests.kernels.cuda.conftest import poisoned
 from tests.kernels.test_attention import random_tree
@@ -24,9 +25,7 @@ HEADS = [(2, 2, 64), (3, 1, 64), (8, 1, 80), (2, 1, 96), (4, 2, 128), (2, 1, 256
 class Case:
     """Caches in which only slots that some row sees hold numbers, and queries."""
 
-    def __init__(
-        self, batch: AttentionBatch, heads: tuple[int, int, int], dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, batch: PassRows, heads: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> None:
         self.num_heads, self.num_kv_heads, self.head_dim = heads
         self.heads = AttentionHeads(*heads)
         self.device = device
@@ -34,17 +33,17 @@ class Case:
         shape = (NUM_SLOTS, self.num_kv_heads, self.head_dim)
         self.caches = [torch.randn(shape, generator=generator).to(dtype) for _ in range(2)]
         unseen = torch.ones(NUM_SLOTS, dtype=torch.bool)
-        unseen[torch.cat([batch.context_slots, batch.tree_slots]).long()] = False
+        unseen[torch.cat([tensor_of(batch.context_slots), tensor_of(batch.tree_slots)]).long()] = False
         for cache in self.caches:
             cache[unseen] = torch.nan
-        shape = (batch.row_seq.shape[0], self.num_heads, self.head_dim)
+        shape = (batch.num_rows, self.num_heads, self.head_dim)
         self.queries = torch.randn(shape, generator=generator).to(dtype)
         self.slopes = torch.rand(self.num_heads, generator=generator)
         self.scale = self.head_dim**-0.5
 
     def run(
         self,
-        batch: AttentionBatch,
+        batch: PassRows,
         rows: slice = slice(None),
         *,
         num_fillers: int = 0,
@@ -69,11 +68,15 @@ class Case:
         assert not plan.arrived.any()
         return out[: len(queries) - num_fillers].cpu()
 
-    def in_torch(self, batch: AttentionBatch, window: int | None, has_alibi: bool) -> torch.Tensor:
+    def exact(self, batch: PassRows, window: int | None = None, *, has_alibi: bool = False) -> torch.Tensor:
+        """In float64."""
+        slopes = self.slopes if has_alibi else None
+        return attend(self.queries.double(), *self.caches, KeyTable.of(batch), self.scale, slopes, window)
+
+    def in_torch(self, batch: PassRows, window: int | None, has_alibi: bool) -> torch.Tensor:
         """The same computation at the same precision: weights are rounded before values are mixed."""
-        sequence_of = batch.row_seq.tolist()
         rows = []
-        for row, sequence in enumerate(sequence_of):
+        for row, sequence in enumerate(batch.row_seq):
             slots = row_slots(batch, row, sequence)
             slots = slots if window is None else slots[-window:]
             group_size = self.num_heads // self.num_kv_heads
@@ -86,20 +89,20 @@ class Case:
         return torch.stack(rows)
 
 
-def row_slots(batch: AttentionBatch, row: int, sequence: int) -> list[int]:
+def row_slots(batch: PassRows, row: int, sequence: int) -> list[int]:
     """The slots of a row's keys, by position."""
-    start, tree_start = int(batch.context_offsets[sequence]), int(batch.tree_offsets[sequence])
-    slots = batch.context_slots[start : start + int(batch.row_context_len[row])].tolist()
-    num_nodes = int(batch.tree_offsets[sequence + 1]) - tree_start
-    is_ancestor = (int(batch.row_masks[row, node // 64]) >> (node % 64) & 1 for node in range(num_nodes))
-    return [*slots, *(int(batch.tree_slots[tree_start + node]) for node, is_one in enumerate(is_ancestor) if is_one)]
+    start, tree_start = batch.context_offsets[sequence], batch.tree_offsets[sequence]
+    slots = batch.context_slots[start : start + batch.row_context_len[row]]
+    num_nodes, num_words = batch.tree_offsets[sequence + 1] - tree_start, batch.num_mask_words
+    is_ancestor = (batch.row_masks[row * num_words + node // 64] >> (node % 64) & 1 for node in range(num_nodes))
+    return [*slots, *(batch.tree_slots[tree_start + node] for node, is_one in enumerate(is_ancestor) if is_one)]
 
 
-def long_batch(context_len: int, num_nodes: int) -> AttentionBatch:
+def long_batch(context_len: int, num_nodes: int) -> PassRows:
     """A tree after a context of several splits."""
     rng = random.Random(context_len)
     slots = rng.sample(range(NUM_SLOTS), NUM_SLOTS)
     builder = PassBuilder()
     context = [slots.pop() for _ in range(context_len)]
     builder.add(context, (), random_tree(rng, num_nodes, slots))
-    return AttentionBatch.of(builder.build())
+    return builder.build()

@@ -8,8 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from specgrove.kernels import reference
-from specgrove.kernels.attention import AttentionBatch
 from specgrove.kernels.cuda import attention
 from specgrove.kernels.cuda.attention import AttentionPlan, tree_attention
 from specgrove.kernels.device_memory import HEAD_DIMS, AttentionHeads
@@ -25,11 +23,10 @@ from tests.kernels.test_attention import random_rows, random_tree
 def test_is_as_exact_as_torch(
     device: torch.device, dtype: torch.dtype, heads: tuple[int, int, int], has_alibi: bool, window: int | None
 ) -> None:
-    batch = AttentionBatch.of(random_rows(random.Random(heads[2])))
+    batch = random_rows(random.Random(heads[2]))
     case = Case(batch, heads, dtype, device)
     found = case.run(batch, has_alibi=has_alibi, window=window)
-    slopes = case.slopes if has_alibi else None
-    exact = reference.tree_attention(case.queries, *case.caches, batch, case.scale, slopes, window)
+    exact = case.exact(batch, window, has_alibi=has_alibi)
     assert_as_exact_as_torch(found, case.in_torch(batch, window, has_alibi), exact)
 
 
@@ -39,8 +36,7 @@ def test_splits_are_put_together(device: torch.device, context_len: int, window:
     batch = long_batch(context_len, 20)
     case = Case(batch, (2, 1, 64), torch.bfloat16, device)
     found = case.run(batch, window=window)
-    exact = reference.tree_attention(case.queries, *case.caches, batch, case.scale, None, window)
-    assert_as_exact_as_torch(found, case.in_torch(batch, window, has_alibi=False), exact)
+    assert_as_exact_as_torch(found, case.in_torch(batch, window, has_alibi=False), case.exact(batch, window))
 
 
 @pytest.mark.parametrize("context_len", [700, 2040, 2300])
@@ -56,8 +52,7 @@ def test_splits_and_spans_give_the_same_bits(
         assert int(plan.numbers[2]) == splits_per_item
         found.append(case.run(batch))
     assert torch.equal(*found)
-    exact = reference.tree_attention(case.queries, *case.caches, batch, case.scale)
-    assert_as_exact_as_torch(found[0], case.in_torch(batch, None, has_alibi=False), exact)
+    assert_as_exact_as_torch(found[0], case.in_torch(batch, None, has_alibi=False), case.exact(batch))
 
 
 @pytest.mark.parametrize("context_len", [0, 50, 500, 2040])
@@ -77,7 +72,7 @@ def test_a_trees_rows_have_the_bits_of_plain_sequences(
         alone.add(slots[:-1], (), TreeRows([0], [-1], [slots[-1]]))
         in_chunk.add(slots, [0])
         for builder in (alone, in_chunk):
-            assert torch.equal(case.run(AttentionBatch.of(builder.build()), slice(row, row + 1))[0], together[row])
+            assert torch.equal(case.run(builder.build(), slice(row, row + 1))[0], together[row])
 
 
 def test_parts_are_put_together_in_levels(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +80,7 @@ def test_parts_are_put_together_in_levels(device: torch.device, monkeypatch: pyt
     rng = random.Random(0)
     builder = PassBuilder()
     builder.add([rng.randrange(NUM_SLOTS) for _ in range(66 * 256 - 3)], (), TreeRows([0], [-1], [7]))
-    batch = AttentionBatch.of(builder.build())
+    batch = builder.build()
     case = Case(batch, (2, 1, 64), torch.float16, device)
     found = []
     for num_processors, num_items in ((1000, 66), (1, 9)):
@@ -93,8 +88,7 @@ def test_parts_are_put_together_in_levels(device: torch.device, monkeypatch: pyt
         assert int(AttentionPlan.of(batch, case.heads, 1, device).numbers[0]) == num_items
         found.append(case.run(batch, num_blocks=5))  # that come to parts of all groups by turns
     assert torch.equal(*found)
-    exact = reference.tree_attention(case.queries, *case.caches, batch, case.scale)
-    assert_as_exact_as_torch(found[0], case.in_torch(batch, None, has_alibi=False), exact)
+    assert_as_exact_as_torch(found[0], case.in_torch(batch, None, has_alibi=False), case.exact(batch))
 
 
 @pytest.mark.parametrize("heads", [(2, 1, head_dim) for head_dim in HEAD_DIMS])
@@ -137,7 +131,7 @@ def test_handing_on_is_repeatable(
         context = [rng.randrange(NUM_SLOTS // 2) for _ in range(2300 + 700 * sequence)]
         slots = rng.sample(range(NUM_SLOTS // 2, NUM_SLOTS), num_nodes)
         builder.add(context, (), random_tree(rng, num_nodes, slots))
-    batch = AttentionBatch.of(builder.build())
+    batch = builder.build()
     case = Case(batch, heads, torch.bfloat16, device)
     queries = case.queries.to(device)
     k_cache, v_cache = (cache.to(device) for cache in case.caches)
@@ -186,6 +180,6 @@ def test_other_sequences_change_no_bit(device: torch.device) -> None:
     context, tree = [slots.pop() for _ in range(100)], random_tree(rng, 12, slots)
     for each in (builder, own):
         each.add(context, (), tree)
-    batch = AttentionBatch.of(builder.build())
+    batch = builder.build()
     case = Case(batch, (3, 1, 64), torch.float16, device)
-    assert torch.equal(case.run(batch)[9:], case.run(AttentionBatch.of(own.build()), slice(9, 21)))
+    assert torch.equal(case.run(batch)[9:], case.run(own.build(), slice(9, 21)))

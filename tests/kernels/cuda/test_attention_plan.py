@@ -16,7 +16,7 @@ from tests.kernels.test_attention import random_tree
 
 def test_malformed_batches_are_refused() -> None:
     batch = long_batch(10, 3)
-    batch.row_masks[2, 0] = 1 << 7
+    batch.row_masks[2] = 1 << 7  # rows have one word
     with pytest.raises(ValueError, match="a node that its tree doesn't have"):
         AttentionPlan.of(batch, AttentionHeads(2, 1, 64), 3, torch.device("cpu"))
     with pytest.raises(ValueError, match="3 heads can't be shared out to 2 KV heads"):

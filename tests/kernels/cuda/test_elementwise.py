@@ -7,9 +7,9 @@ from typing import get_args
 import pytest
 import torch
 
-from specgrove.kernels import attention, elementwise
 from specgrove.kernels.activations import Activation
 from specgrove.kernels.cuda.elementwise import activate, embed, gated, rotate_and_store
+from tests.kernels import one_op
 from tests.kernels.cuda.conftest import poisoned
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -37,11 +37,11 @@ def test_queries_keys_and_values(
     cos_sin = torch.randn(10, head_dim) if is_rotary else None
     expected_caches = [torch.zeros(NUM_SLOTS, num_kv_heads, head_dim, dtype=dtype) for _ in range(2)]
     caches = [cache.to(device) for cache in expected_caches]
-    expected = attention.rotate_and_store(qkv, positions, cos_sin, slots, *expected_caches)
+    expected = one_op.rotate_store(qkv, positions.tolist(), cos_sin, slots.tolist(), *expected_caches)
     queries = poisoned(num_rows, num_heads, head_dim, dtype=dtype, device=device)
     on_device = None if cos_sin is None else cos_sin.to(device)
     rotate_and_store(qkv.to(device), positions.to(device), on_device, slots.to(device), *caches, queries)
-    assert_close(queries, expected.to(dtype))
+    assert_close(queries.flatten(1), expected.to(dtype))
     for found, expected_cache in zip(caches, expected_caches, strict=True):
         assert_close(found, expected_cache)
 
@@ -67,7 +67,7 @@ def test_activations(device: torch.device, dtype: torch.dtype, activation: Activ
     x = 3 * torch.randn(3, 600)
     out = poisoned(3, 300 if is_gated else 600, dtype=dtype, device=device)
     (gated if is_gated else activate)(x.to(device), activation, out)
-    expected = (elementwise.gated if is_gated else elementwise.activate)(x, activation)
+    expected = one_op.activate(x, activation, is_gated=is_gated)
     assert_close(out, expected.to(dtype))
 
 
@@ -79,10 +79,10 @@ def test_embeddings(device: torch.device, dtype: torch.dtype, size: int, has_pos
     table, learned = torch.randn(9, size).to(dtype), torch.randn(4, size).to(dtype)
     token_ids = torch.tensor([8, 0, 3, 3, 5], dtype=torch.int32)
     positions = torch.tensor([3, 0, 2, 1, 1], dtype=torch.int32)
-    expected = elementwise.embed(table, token_ids.long()) * scale
+    expected = one_op.embed(table, token_ids.tolist(), scale)
     tables: list[torch.Tensor] = []
     if has_positions:
-        expected += elementwise.embed(learned, positions.long())
+        expected = one_op.add_positions(expected, learned, positions.tolist())
         tables = [learned.to(device), positions.to(device)]
     out = poisoned(5, size, dtype=torch.float32, device=device)
     embed(table.to(device), token_ids.to(device), out, scale, *tables)
