@@ -78,7 +78,7 @@ class CapturedProgram:
         self._caches = caches
         self._numbers = PassBuffers(limits, program.program.heads, program.device)
         sizes = (limits.max_num_rows, limits.max_num_asked)
-        self._room = PassRoom(program.program, *sizes, program.dtype, program.device)
+        self._room = PassRoom(program.program, *sizes, program.device)
         self._input = self._room_of_input()
         self._row_buckets, self._asked_buckets = buckets(sizes[0]), buckets(sizes[1])
         self._replays: dict[tuple[int, int], Callable[[], None]] = {}

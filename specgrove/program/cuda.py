@@ -15,7 +15,7 @@ from specgrove.kernels.rows import PassRows
 from specgrove.models.decoder.device_limits import why_not_heads
 from specgrove.program.backend import KvCaches, PassOutput
 from specgrove.program.cuda_launches import CudaOp, CudaPass, EmbedAtPositions, Launches, NormOfAsked, TakeBuffer
-from specgrove.program.ops import AddPositions, Embed, LoadUnit, Norm, Op, Program, TakeRows
+from specgrove.program.ops import AddPositions, Embed, Input, LoadUnit, Norm, Op, Program, TakeRows
 from specgrove.program.pass_numbers import PassNumbers
 from specgrove.program.pass_room import PassRoom
 from specgrove.program.row_limits import RowLimits
@@ -38,7 +38,7 @@ class CudaProgram:
         """
         if (reason := why_not_heads(program.heads, str(program.dtype).removeprefix("torch."))) is not None:
             raise ValueError(f"the kernels for GPUs can't run this model: {reason}")
-        self.program, self.dtype, self.device = program, program.dtype, device
+        self.program, self.device = program, device
         self._row_limits = RowLimits.of(program)
         self._group = group
         launches = Launches(group, will_run)
@@ -55,6 +55,11 @@ class CudaProgram:
     def has_head(self) -> bool:
         """Whether logits come out."""
         return bool(self._asked_launches)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it goes from token ids to logits."""
+        return self.has_head and not any(isinstance(op, Input) for op in self.program.ops)
 
     def run(self, rows: PassRows, caches: KvCaches, hidden: torch.Tensor | None = None) -> PassOutput:
         """See ``Executable``: logits for all asked rows."""
@@ -74,7 +79,7 @@ class CudaProgram:
         hidden: torch.Tensor | None = None,
     ) -> PassRoom:
         """Launches a pass in room of its own, which has what comes out."""
-        room = PassRoom(self.program, num_rows, num_asked, self.dtype, self.device)
+        room = PassRoom(self.program, num_rows, num_asked, self.device)
         run = CudaPass(numbers, room, caches, num_rows, hidden)
         self.run_rows(run)
         self.run_asked(replace(run, num_rows=num_asked))

@@ -13,14 +13,13 @@ from specgrove.program.ops import Buffer, Choose, KeepHidden, Program
 class PassRoom:
     """For passes of up to so many rows, and asked rows."""
 
-    def __init__(
-        self, program: Program, max_num_rows: int, max_num_asked: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        """``dtype`` is the model's, of what only linears and attention read."""
+    def __init__(self, program: Program, max_num_rows: int, max_num_asked: int, device: torch.device) -> None:
         self._max_num_rows = max(max_num_rows, max_num_asked)
         self._widths = [spec.width for spec in program.buffers]
         self._buffers = [
-            torch.empty(self._max_num_rows * spec.width, dtype=dtype if spec.is_input else torch.float32, device=device)
+            torch.empty(
+                self._max_num_rows * spec.width, dtype=program.dtype if spec.is_input else torch.float32, device=device
+            )
             for spec in program.buffers
         ]
         vocab_size = sum(sum(op.widths) for op in program.ops if isinstance(op, Choose))

@@ -17,7 +17,7 @@ from specgrove.kernels.cuda.choices import choose, top_k_log_probs
 from specgrove.kernels.device_memory import MAX_TOP_K, PassLimits
 from specgrove.kernels.rows import HAS_LOGITS, PassRows
 from specgrove.program.backend import PassOutput
-from specgrove.program.captured import CapturedProgram, Progress
+from specgrove.program.captured import BegunPass, CapturedProgram, Progress
 from specgrove.program.cuda import CudaProgram
 from specgrove.program.decoder import Decoder
 from specgrove.program.graphs import Graphs
@@ -36,8 +36,7 @@ class _UnderWay:
     """A pass that was begun."""
 
     rows: PassRows
-    logits: torch.Tensor
-    """float32 ``[num_asked, vocab_size]`` on the device."""
+    begun: BegunPass
     answers: Callable[[], tuple[torch.Tensor, ...]] = _nothing
     """Waits for what is being copied to the host; nothing where the logits are the answer."""
 
@@ -45,9 +44,7 @@ class _UnderWay:
 def captured_whole(decoder: Decoder) -> CudaProgram | None:
     """The program of a decoder whose passes can be captured from token ids to logits; else ``None``."""
     program = decoder.executable
-    if not isinstance(program, CudaProgram) or not (program.can_be_captured and program.has_head):
-        return None
-    return program
+    return program if isinstance(program, CudaProgram) and program.can_be_captured and program.is_whole else None
 
 
 class GraphRunner:
@@ -94,54 +91,53 @@ class GraphRunner:
             num_asked = len(rows.asked_rows)
             begun = self._program.begin(rows)
             if num_asked > self._program.limits.max_num_asked:
-                self._in_flight.append(_UnderWay(rows, begun.logits))
+                self._in_flight.append(_UnderWay(rows, begun))
                 return
             chosen = self._program.chosen[:num_asked]
             choose(begun.logits, *begun.numbers.choice_arguments(num_asked), chosen)
-            self._in_flight.append(_UnderWay(rows, begun.logits, self._copied(chosen)))
+            self._in_flight.append(_UnderWay(rows, begun, self._copied(chosen)))
 
     def finish(self) -> PassOutput:
         """See ``Runner``."""
         with self._running():
             under_way = self._in_flight.popleft()
-            rows, chosen = under_way.rows, under_way.answers()
+            rows, begun, chosen = under_way.rows, under_way.begun, under_way.answers()
             has_choices = len(chosen) > 0
             with_logits = [
                 place
                 for place, choice in enumerate(rows.choices)
                 if place not in rows.known and not (has_choices and choice is not None)
             ]
-            assert not ((with_logits or rows.known) and self._in_flight), (
-                "the pass begun since then has taken the logits' place"
+            assert not ((with_logits or rows.known or begun.kept) and self._in_flight), (
+                "the pass begun since then has taken the place of logits and hidden states"
             )
             # Chosen by an index only where there are others: that makes a copy.
             has_all = len(with_logits) == len(rows.choices)
-            wanted = under_way.logits if has_all else under_way.logits[with_logits or slice(0)]
+            wanted = begun.logits if has_all else begun.logits[with_logits or slice(0)]
             choices = [
                 HAS_LOGITS if choice is None else token_id
                 for token_id, choice in zip(chosen[0].tolist() if has_choices else (), rows.choices, strict=has_choices)
             ]
-            return PassOutput(choices, wanted.cpu(), log_probs=log_probs_on_device(under_way.logits, rows.known))
+            return PassOutput(choices, wanted.cpu(), begun.kept, log_probs_on_device(begun.logits, rows.known))
 
     def start_top_k(self, rows: PassRows, k: int) -> None:
         """See ``DraftRunner``."""
         with self._running():
-            logits = self._program.begin(rows).logits
+            begun, num_asked = self._program.begin(rows), len(rows.asked_rows)
             if k > MAX_TOP_K or not self._program.fits(rows):
-                self._in_flight.append(_UnderWay(rows, logits))
+                self._in_flight.append(_UnderWay(rows, begun))
                 return
-            num_asked = len(logits)
             log_probs = self._log_probs[: num_asked * k].view(num_asked, k)
             token_ids = self._token_ids[: num_asked * k].view(num_asked, k)
-            top_k_log_probs(logits, k, log_probs, token_ids)
-            self._in_flight.append(_UnderWay(rows, logits, self._copied(log_probs, token_ids)))
+            top_k_log_probs(begun.logits, k, log_probs, token_ids)
+            self._in_flight.append(_UnderWay(rows, begun, self._copied(log_probs, token_ids)))
 
     def finish_top_k(self, k: int) -> TopK:
         """See ``DraftRunner``."""
         with self._running():
             under_way = self._in_flight.popleft()
             answers = under_way.answers()
-            return TopK(*answers) if answers else top_k_of(under_way.logits.cpu(), k)
+            return TopK(*answers) if answers else top_k_of(under_way.begun.logits.cpu(), k)
 
     def discard(self) -> None:
         """See ``Runner``."""

@@ -3,10 +3,6 @@ their bits."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,7 +23,7 @@ from tests.kernels.cuda.conftest import assert_as_exact_as_torch
 from tests.models.families import DEVICE_VARIANTS, VARIANTS, save_tiny
 from tests.models.test_decoder import PROMPTS, chunked_logits
 from tests.models.test_device_weights import copies_on
-from tests.waiting import LIMIT_S
+from tests.program.cuda_programs import TakingTurns, of_ranks
 
 PROMPT = PROMPTS[0]
 TREE = ([3, 10, 11, 12, 13, 14], [-1, 0, 0, 1, 3, 2])
@@ -139,44 +135,11 @@ def test_what_the_kernels_can_not_run_is_named(tmp_path: Path) -> None:
     assert set(DEVICE_VARIANTS) - set(VARIANTS) == {"llama-96-biases", "llama-80-odd"}
 
 
-class TakingTurns:
-    """Tensor ranks that are threads of one process; one computes at a time, because the emulator has one GPU."""
-
-    size = 2
-
-    def __init__(self, rank: int, shared: TakingTurns | None = None) -> None:
-        self.rank = rank
-        self._turn = threading.Lock() if shared is None else shared._turn
-        self._barrier = threading.Barrier(self.size) if shared is None else shared._barrier
-        self._parts: list[torch.Tensor] = [torch.empty(0)] * self.size if shared is None else shared._parts
-
-    def run(self, function: Callable[[], torch.Tensor]) -> torch.Tensor:
-        with self._turn:
-            return function()
-
-    def _gathered(self, part: torch.Tensor) -> list[torch.Tensor]:
-        self._parts[self.rank] = part
-        self._turn.release()
-        self._barrier.wait()
-        found = [each.clone() for each in self._parts]
-        self._barrier.wait()
-        self._turn.acquire()
-        return found
-
-    def sum(self, part: torch.Tensor) -> torch.Tensor:
-        first, second = self._gathered(part)
-        return first + second
-
-    def concatenated(self, part: torch.Tensor, widths: tuple[int, ...]) -> torch.Tensor:
-        return torch.cat(self._gathered(part), dim=1)
-
-
 @pytest.mark.parametrize("variant", ["llama", "falcon-7b", "gemma3"])
 def test_tensor_ranks_on_kernels(variant: str, tmp_path: Path) -> None:
     model = save_tiny(variant, tmp_path, DEVICE_VARIANTS)
     spec, layout = read_spec(tmp_path), ParallelLayout(tensor_size=2)
-    first = TakingTurns(0)
-    groups = [first, TakingTurns(1, first)]
+    groups = TakingTurns.pair()
     runners = [
         ModelRunner(
             load_decoder(
@@ -192,12 +155,7 @@ def test_tensor_ranks_on_kernels(variant: str, tmp_path: Path) -> None:
     ]
 
     def logits(chunk_lens: list[int]) -> torch.Tensor:
-        with ThreadPoolExecutor(2) as pool:
-            runs = [
-                pool.submit(group.run, partial(last_logits, runner, PROMPT, chunk_lens))
-                for group, runner in zip(groups, runners, strict=True)
-            ]
-            found = [run.result(timeout=LIMIT_S) for run in runs]
+        found = of_ranks(groups, lambda rank: last_logits(runners[rank], PROMPT, chunk_lens))
         assert torch.equal(*found)
         return found[0]
 

@@ -1,4 +1,4 @@
-"""Programs of tiny models on the kernels for GPUs, with caches of their own, and groups of ranks that are threads."""
+"""Programs of tiny models on the kernels for GPUs, and groups of ranks that are threads."""
 
 from __future__ import annotations
 
@@ -11,59 +11,33 @@ from typing import TypeVar
 
 import torch
 
-from specgrove.kernels.rows import PassRows
-from specgrove.models.decoder.family import family_of, read_spec
 from specgrove.models.decoder.sharding import Shard
-from specgrove.models.weights.checkpoint import read_weights
-from specgrove.models.weights.opening import open_checkpoint
-from specgrove.program.backend import KvCaches, PassOutput
-from specgrove.program.build import build
 from specgrove.program.cuda import CudaProgram
 from specgrove.program.device_weights import DeviceWeights
-from specgrove.program.tensor_group import OneRank, TensorGroup
+from specgrove.program.tensor_group import TensorGroup
+from tests.program.programs import Loaded
 from tests.waiting import LIMIT_S
 
-NUM_SLOTS = 64
-DTYPE = torch.bfloat16
 Result = TypeVar("Result")
 
 
-def cuda_program(
+def on_kernels(
     folder: Path,
     device: torch.device,
     shard: Shard | None = None,
     group: TensorGroup | None = None,
     store: DeviceWeights | None = None,
     keep_hidden: Collection[int] = (),
-) -> CudaProgram:
-    """Of a saved model, or a rank's share of it."""
-    spec, store = read_spec(folder), store or DeviceWeights(device, has_kernels=True)
-    with open_checkpoint(folder, DTYPE) as checkpoint:
-        weights = read_weights(family_of(folder)[0], checkpoint, spec, shard or Shard.whole(spec))
-        program = build(spec, weights, DTYPE, store, shard, keep_hidden)
-    made = store.executable(program, group or OneRank())
-    assert isinstance(made, CudaProgram)
-    return made
+) -> Loaded:
+    """A saved model in bfloat16, or a rank's share of it. On the CPU the emulator has the kernels."""
+    store = store or DeviceWeights(device, has_kernels=True)
+    return Loaded.of(folder, torch.bfloat16, store, shard, group, keep_hidden)
 
 
-def caches_of(made: CudaProgram) -> KvCaches:
-    """Zeros."""
-    heads = made.program.heads
-    keys, values = (
-        tuple(
-            torch.zeros(NUM_SLOTS, heads.num_kv_heads, heads.head_dim, dtype=made.dtype, device=made.device)
-            for _ in range(made.program.num_layers)
-        )
-        for _ in range(2)
-    )
-    return KvCaches(keys, values)
-
-
-def outputs(made: CudaProgram, passes: Sequence[PassRows], hidden: Sequence[torch.Tensor] = ()) -> list[PassOutput]:
-    """Of passes after one another; ``hidden`` is what each takes in."""
-    caches = caches_of(made)
-    given: list[torch.Tensor | None] = [*hidden] if hidden else [None] * len(passes)
-    return [made.run(rows, caches, states) for rows, states in zip(passes, given, strict=True)]
+def cuda_program(loaded: Loaded) -> CudaProgram:
+    """What runs it."""
+    assert isinstance(loaded.executable, CudaProgram)
+    return loaded.executable
 
 
 class TakingTurns:
@@ -104,7 +78,7 @@ class TakingTurns:
         return torch.cat(self._gathered(part), dim=1)
 
 
-def of_both(groups: Sequence[TakingTurns], function: Callable[[int], Result]) -> list[Result]:
+def of_ranks(groups: Sequence[TakingTurns], function: Callable[[int], Result]) -> list[Result]:
     """What the ranks' threads return."""
     with ThreadPoolExecutor(len(groups)) as pool:
         runs = [pool.submit(group.run, partial(function, group.rank)) for group in groups]

@@ -19,29 +19,17 @@ from specgrove.program.device_weights import StreamedWeights
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from tests.models.families import DEVICE_VARIANTS, save_tiny
 from tests.models.test_device_weights import CopiesAtOnce
-from tests.program.cuda_programs import NUM_SLOTS, TakingTurns, caches_of, cuda_program, of_both, outputs
+from tests.program.cuda_programs import TakingTurns, cuda_program, on_kernels
+from tests.program.programs import NUM_SLOTS, some_passes
 
 CPU = torch.device("cpu")
-TOKEN_IDS = [5, 1, 44, 90, 3]
 
 
-def chunk(start: int, num_tokens: int, *, asked: bool) -> PassRows:
-    """Of one sequence in the slots from 0 on."""
+def tree() -> PassRows:
+    """Four nodes without a context."""
     builder = PassBuilder()
-    end = start + num_tokens
-    builder.add(list(range(end)), TOKEN_IDS[start:end], chunk_logits=asked)
+    builder.add([], (), TreeRows([7, 8, 9, 10], [-1, 0, 0, 2], [30, 31, 29, 40]))
     return builder.build()
-
-
-def tree(num_context: int) -> PassRows:
-    """After the same sequence."""
-    builder = PassBuilder()
-    nodes = TreeRows([7, 8, 9, 10], [-1, 0, 0, 2], [30, 31, 29, 40])
-    builder.add(list(range(num_context)), (), nodes)
-    return builder.build()
-
-
-PASSES = [chunk(0, 3, asked=False), chunk(3, 2, asked=True), tree(5)]
 
 
 class Counted:
@@ -80,15 +68,17 @@ def test_what_is_launched(
 ) -> None:
     """One kernel for a sum with the norm after it, for the norm of asked rows, and for an embedding with learned positions."""
     save_tiny(variant, tmp_path, DEVICE_VARIANTS)
-    made, counts = cuda_program(tmp_path, CPU), Counter[str]()
+    loaded, counts = on_kernels(tmp_path, CPU), Counter[str]()
     real = backend._module
     monkeypatch.setattr(backend, "_module", lambda device_type: Counted(real(device_type), counts))
-    made.run(tree(0), caches_of(made))
+    loaded.run(tree())
     kernels = {
         "rotate": "rotate_and_store", "attend": "tree_attention", "head_norm": "head_rms_norm",
         **dict.fromkeys(("qkv", "out", "up", "down", "vocab"), "small_linear"),
     }  # fmt: skip
-    expected = Counter(kernels.get(name, name) for name in of_layer.split() * made.program.num_layers + others.split())
+    expected = Counter(
+        kernels.get(name, name) for name in of_layer.split() * loaded.program.num_layers + others.split()
+    )
     assert +counts == expected
 
 
@@ -96,36 +86,25 @@ def test_what_is_launched(
 def test_hidden_states_go_from_stage_to_stage(variant: str, device: torch.device, tmp_path: Path) -> None:
     """As those are that a whole model hands out before a layer; to hand them out changes no bit."""
     save_tiny(variant, tmp_path, DEVICE_VARIANTS)
-    num_layers = read_spec(tmp_path).num_layers
-    whole = outputs(cuda_program(tmp_path, device), PASSES)
-    told = outputs(cuda_program(tmp_path, device, keep_hidden=[1, num_layers]), PASSES)
-    stages = [Shard(0, 1, 0, 1, is_last_stage=False), Shard(0, 1, 1, num_layers, is_first_stage=False)]
-    first = outputs(cuda_program(tmp_path, device, stages[0]), PASSES)
-    second = outputs(cuda_program(tmp_path, device, stages[1]), PASSES, [out.hidden[0] for out in first])
-    for rows, expected, other, before, after in zip(PASSES, whole, told, first, second, strict=True):
-        assert torch.equal(expected.logits, other.logits)
-        assert torch.equal(expected.logits, after.logits)
-        assert [states.shape for states in other.hidden] == [(rows.num_rows, read_spec(tmp_path).hidden_size)] * 2
-        assert torch.equal(before.hidden[0], other.hidden[0])
-        assert not torch.equal(other.hidden[0], other.hidden[1])
-        assert before.logits.numel() == 0
-        assert after.hidden == ()
-
-
-def test_what_a_pass_asks_comes_out(device: torch.device, tmp_path: Path) -> None:
-    save_tiny("llama", tmp_path, DEVICE_VARIANTS)
-    found = [output.logits for output in outputs(cuda_program(tmp_path, device), PASSES)]
-    assert [logits.shape[0] for logits in found] == [0, 1, 4]
-    assert all(logits.device.type == "cpu" and logits.shape[1] == 97 for logits in found)
-    alone = outputs(cuda_program(tmp_path, device), [chunk(0, 5, asked=True)])[0].logits
-    assert torch.equal(found[1], alone)
+    spec = read_spec(tmp_path)
+    whole, telling = (on_kernels(tmp_path, device, keep_hidden=kept) for kept in ((), (1, spec.num_layers)))
+    first = on_kernels(tmp_path, device, Shard(0, 1, 0, 1, is_last_stage=False))
+    second = on_kernels(tmp_path, device, Shard(0, 1, 1, spec.num_layers, is_first_stage=False))
+    for rows in some_passes():
+        expected, told, before = whole.run(rows).logits, telling.run(rows), first.run(rows)
+        assert expected.device.type == "cpu"
+        assert expected.shape == (len(rows.asked_rows), spec.vocab_size)
+        assert torch.equal(told.logits, expected)
+        assert [states.shape for states in told.hidden] == [(rows.num_rows, spec.hidden_size)] * 2
+        assert torch.equal(before.hidden[0], told.hidden[0])
+        assert not torch.equal(told.hidden[0], told.hidden[1])
+        assert torch.equal(second.run(rows, before.hidden[0]).logits, expected)
 
 
 def test_hidden_states_that_are_missing(tmp_path: Path) -> None:
     save_tiny("llama", tmp_path, DEVICE_VARIANTS)
-    made = cuda_program(tmp_path, CPU, Shard(0, 1, 1, 2, is_first_stage=False))
     with pytest.raises(ValueError, match="takes hidden states from outside"):
-        outputs(made, PASSES)
+        on_kernels(tmp_path, CPU, Shard(0, 1, 1, 2, is_first_stage=False)).run(tree())
 
 
 @pytest.mark.parametrize(
@@ -143,37 +122,25 @@ def test_what_is_not_there_is_refused_before_anything_is_written(
     change: Callable[[PassRows], None], message: str, tmp_path: Path
 ) -> None:
     save_tiny("llama", tmp_path, DEVICE_VARIANTS)
-    made, rows = cuda_program(tmp_path, CPU), tree(0)
-    caches = caches_of(made)
+    loaded, rows = on_kernels(tmp_path, CPU), tree()
     change(rows)
     with pytest.raises(ValueError, match=message):
-        made.run(rows, caches)
-    assert not any(cache.any() for cache in (*caches.keys, *caches.values))
-
-
-@pytest.mark.parametrize("variant", ["llama", "opt-350m"])
-def test_ranks_have_the_logits_of_the_whole(variant: str, tmp_path: Path) -> None:
-    save_tiny(variant, tmp_path, DEVICE_VARIANTS)
-    layout, spec, groups = ParallelLayout(tensor_size=2), read_spec(tmp_path), TakingTurns.pair()
-    ranks = [cuda_program(tmp_path, CPU, layout.shard_of(group.rank, spec), group) for group in groups]
-    first, second = of_both(groups, lambda rank: outputs(ranks[rank], PASSES))
-    for one, other, whole in zip(first, second, outputs(cuda_program(tmp_path, CPU), PASSES), strict=True):
-        assert torch.equal(one.logits, other.logits)
-        torch.testing.assert_close(one.logits, whole.logits, atol=0.1, rtol=0.05)
+        loaded.run(rows)
+    assert not any(cache.any() for cache in (*loaded.caches.keys, *loaded.caches.values))
 
 
 def test_what_can_be_captured(tmp_path: Path) -> None:
     save_tiny("llama", tmp_path, DEVICE_VARIANTS)
     shard = ParallelLayout(tensor_size=2).shard_of(0, read_spec(tmp_path))
-    assert cuda_program(tmp_path, CPU).can_be_captured
+    assert cuda_program(on_kernels(tmp_path, CPU)).can_be_captured
     for on_device in (False, True):
-        group = TakingTurns(0, can_be_captured=on_device)
-        assert cuda_program(tmp_path, CPU, shard, group).can_be_captured == on_device
+        rank = on_kernels(tmp_path, CPU, shard, TakingTurns(0, can_be_captured=on_device))
+        assert cuda_program(rank).can_be_captured == on_device
     streamed = StreamedWeights(CPU, 0, CopiesAtOnce(), has_kernels=True)
-    assert not cuda_program(tmp_path, CPU, store=streamed).can_be_captured
+    assert not cuda_program(on_kernels(tmp_path, CPU, store=streamed)).can_be_captured
 
 
 def test_models_that_the_kernels_can_not_run(tmp_path: Path) -> None:
     save_tiny("llama", tmp_path)
     with pytest.raises(ValueError, match="heads of size 64, 80, 96, 128, 256, not 8"):
-        cuda_program(tmp_path, CPU)
+        on_kernels(tmp_path, CPU)

@@ -16,6 +16,7 @@ from specgrove.kernels.rows import HAS_LOGITS, PassRows
 from specgrove.kernels.sampling import ChoiceParams, KnownToken, RowChoice, choose
 from specgrove.program.backend import PassOutput
 from specgrove.program.captured import buckets
+from specgrove.program.decoder import Decoder
 from specgrove.program.device_weights import DeviceWeights
 from specgrove.program.graphs import CudaGraphs, Graphs
 from specgrove.program.loading import load_decoder
@@ -28,6 +29,7 @@ from specgrove.runtime.step_loop import FatalEngineError
 from specgrove.runtime.top_k import top_k_of
 from tests.devices import DEVICES
 from tests.models.families import DEVICE_VARIANTS, VOCAB_SIZE, save_tiny
+from tests.program.programs import some_passes
 from tests.runtime.recorded_graphs import RecordedGraphs
 
 NUM_SLOTS = 200
@@ -273,6 +275,24 @@ def test_discarded_passes_leave_nothing(device: torch.device, graphs: Graphs, tm
     builder = PassBuilder()
     builder.add([5], [9], chunk_logits=True)
     both.check(builder.build())
+
+
+def test_hidden_states_are_handed_out(device: torch.device, graphs: Graphs, tmp_path: Path) -> None:
+    """Within the limits, and beyond them."""
+    save_tiny("llama", tmp_path, DEVICE_VARIANTS)
+
+    def telling() -> Decoder:
+        store = DeviceWeights(device, has_kernels=True)
+        return load_decoder(tmp_path, torch.bfloat16, store=store, keep_hidden=[1, 2])
+
+    runner, without = GraphRunner(telling(), LIMITS, graphs), ModelRunner(telling(), NUM_SLOTS)
+    for rows in some_passes():
+        runner.start(rows)
+        output, expected = runner.finish(), without.run(rows)
+        assert len(output.hidden) == 2
+        for found, wanted in zip(output.hidden, expected.hidden, strict=True):
+            assert found.shape == (rows.num_rows, without.spec.hidden_size)
+            assert torch.equal(found, wanted)
 
 
 def test_only_whole_models_on_the_kernels_can_be_captured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,8 @@ from specgrove.program.ops import Embed
 from specgrove.program.pass_numbers import PassBuffers
 from specgrove.program.pass_room import PassRoom
 from tests.models.families import DEVICE_VARIANTS, VARIANTS, save_tiny
-from tests.program.cuda_programs import NUM_SLOTS, TakingTurns, cuda_program
+from tests.program.cuda_programs import TakingTurns, on_kernels
+from tests.program.programs import NUM_SLOTS
 
 CPU = torch.device("cpu")
 REQUEST = MemoryRequest("float32", None, ParallelLayout(), num_slots=100, max_num_rows=256, max_num_asked=64)
@@ -81,11 +82,11 @@ def test_what_is_planned_for_passes_on_a_gpu_is_what_they_take(variant: str, tmp
     )
     shards = [Shard.whole(spec), Shard(0, 1, 1, 2, is_first_stage=False), Shard(0, 1, 0, 1, is_last_stage=False)]
     for shard in (*shards, ParallelLayout(tensor_size=2).shard_of(1, spec)):
-        made = cuda_program(tmp_path, CPU, shard, TakingTurns(1, can_be_captured=True))
-        room = PassRoom(made.program, limits.max_num_rows, limits.max_num_asked, made.dtype, CPU)
+        program = on_kernels(tmp_path, CPU, shard, TakingTurns(1)).program
+        room = PassRoom(program, limits.max_num_rows, limits.max_num_asked, CPU)
         handed_out = sum(states.nbytes for states in room.kept)
-        taken = room.nbytes + PassBuffers(limits, made.program.heads, CPU).nbytes - handed_out
-        assert captured_bytes(spec, shard, limits, made.dtype.itemsize, num_processors(CPU)) == taken
+        taken = room.nbytes + PassBuffers(limits, program.heads, CPU).nbytes - handed_out
+        assert captured_bytes(spec, shard, limits, program.dtype.itemsize, num_processors(CPU)) == taken
 
 
 def test_slots_leave_room_for_what_they_make_attention_take(tmp_path: Path) -> None:
