@@ -106,7 +106,7 @@ async def compare(address: str, prompts: list[str], arguments: argparse.Namespac
                 )
                 print(
                     f"{sampling:8} {mode:10} {row.num_equal} of {row.num_prompts} identical, {num_tokens} tokens, "
-                    f"{row.mean_acceptance_len:.2f} tokens per verification, {seconds:.0f} s",
+                    f"{row.mean_acceptance_len:.2f} tokens per step, {seconds:.0f} s",
                     flush=True,
                 )
                 rows.append(row)

@@ -1,4 +1,4 @@
-"""A large model and a small one of its family over gRPC: tokens per verification, tokens per second with the SSM and without.
+"""A large model and a small one of its family over gRPC: tokens per step, tokens per second with the SSM and without.
 
     python -m benchmarks.pair --llm big.gguf --ssm small.gguf --precisions bfloat16 int8 --rounds 3
 
@@ -65,7 +65,7 @@ def measure(client: Client, arguments: argparse.Namespace, precision: str) -> bo
     num_outputs = len(CODE_PROMPTS) * (arguments.rounds + 1)
     speculative, incremental = (statistics.median(rates[speculates][1:]) for speculates in (True, False))
     print(
-        f"{precision}: {num_tokens / num_steps:.2f} tokens per verification, {speculative:.1f} tokens/s "
+        f"{precision}: {num_tokens / num_steps:.2f} tokens per step, {speculative:.1f} tokens/s "
         f"({min(rates[True][1:]):.1f} to {max(rates[True][1:]):.1f}) with the SSM, {incremental:.1f} "
         f"({min(rates[False][1:]):.1f} to {max(rates[False][1:]):.1f}) without, {speculative / incremental:.2f} x; "
         f"{num_equal} of {num_outputs} outputs equal",

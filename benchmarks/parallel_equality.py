@@ -95,7 +95,7 @@ def main() -> int:
             num_steps = sum(completion.usage.num_verify_steps for completion in found[sampling])
             print(
                 f"{name:14} {sampling:8} {len(pairs) - len(different)} of {len(pairs)} identical, "
-                f"{num_tokens / num_steps:.2f} tokens per verification",
+                f"{num_tokens / num_steps:.2f} tokens per step",
                 flush=True,
             )
         megabytes = ", ".join(f"{num_bytes / 1e6:.0f}" for num_bytes in memory)

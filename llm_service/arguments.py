@@ -35,7 +35,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
         isa=None if arguments.instruction_set == "auto" else arguments.instruction_set,
         session_ttl_s=arguments.session_ttl_s,
         stream_interval_s=arguments.stream_interval_ms / 1e3,
-        step_timeout_s=arguments.step_timeout_s,
+        pass_timeout_s=arguments.pass_timeout_s,
         drain_timeout_s=arguments.drain_timeout_s,
         log_level=arguments.log_level,
         log_format=arguments.log_format,

@@ -43,7 +43,7 @@ class LlmServiceConfig:
     """Instructions of the kernels for CPUs; ``None``: the best that there are."""
     session_ttl_s: float
     stream_interval_s: float
-    step_timeout_s: float | None
+    pass_timeout_s: float | None
     """After which a forward pass is taken to hang; ``None``: by the model's size."""
     drain_timeout_s: float
     log_level: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from specgrove.telemetry.metrics import Histogram, Kind, Metric, Reading
-from specgrove.telemetry.metrics.histogram import STEP_BOUNDS_S
+from specgrove.telemetry.metrics.histogram import PASS_BOUNDS_S
 
 PASS_TIME = Metric(
     "specgrove_llm_pass_duration_seconds",
@@ -40,7 +40,7 @@ class VerifierCounts:
     """One per engine."""
 
     def __init__(self) -> None:
-        self.pass_s = Histogram(STEP_BOUNDS_S)
+        self.pass_s = Histogram(PASS_BOUNDS_S)
         self.pass_rows = Histogram(_ROW_BOUNDS)
         self.num_failed_passes = 0
         self.num_preemptions = 0

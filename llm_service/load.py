@@ -58,10 +58,10 @@ class ServiceLoad:
             num_slots=self.num_slots,
             num_free_slots=engine.num_free_slots,
             num_pending_items=self.loop.num_pending_items,
-            num_steps=engine.counts.num_passes,
-            num_step_tokens=engine.counts.num_rows,
+            num_passes=engine.counts.num_passes,
+            num_pass_rows=engine.counts.num_rows,
             num_waiting_sessions=engine.num_waiting_sessions,
-            total_step_ms=engine.counts.pass_s.total * 1e3,
+            total_pass_ms=engine.counts.pass_s.total * 1e3,
         )
 
     def readings(self) -> Iterator[Reading]:

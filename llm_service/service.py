@@ -12,8 +12,8 @@ from llm_service import ranks
 from llm_service.config import SERVICE_NAME, LlmServiceConfig, VerifierConfig
 from llm_service.loading import load, load_runner
 from llm_service.numerics import numerics_of
+from llm_service.pass_timeout import pass_timeout_s_of
 from llm_service.servicer import LlmServicer, ServedModel
-from llm_service.step_timeout import step_timeout_s_of
 from llm_service.structure import Structures
 from llm_service.verifier import VerifierEngine
 from specgrove.loop.request import PromptProgress, Verdict, VerifyWork
@@ -89,8 +89,8 @@ async def serve(
     )
     logger.info("numerics: %s", ", ".join(model.numerics))
     warn_of_text(model)
-    step_timeout_s = step_timeout_s_of(config, runner.spec, runner.decoder.device)
-    loop: StepLoop[VerifyWork, Verdict | PromptProgress] = StepLoop(engine, "verifier", step_timeout_s=step_timeout_s)
+    pass_timeout_s = pass_timeout_s_of(config, runner.spec, runner.decoder.device)
+    loop: StepLoop[VerifyWork, Verdict | PromptProgress] = StepLoop(engine, "verifier", pass_timeout_s=pass_timeout_s)
     tracing = set_up_tracing("llm_service", config.tracing)
     servicer = LlmServicer(model, engine, loop, runner.num_slots, tracing)
     vllm = VllmNames(lambda: model.name) if config.has_vllm_metrics else None
@@ -106,7 +106,7 @@ async def serve(
                 drain_timeout_s=config.drain_timeout_s,
                 tls=config.tls,
                 stopped=_first(asyncio.wrap_future(loop.ended), liveness_failed),
-                hang_timeout_s=step_timeout_s,
+                hang_timeout_s=pass_timeout_s,
             )
     finally:
         has_ended = loop.stop(_STOP_TIMEOUT_S)
@@ -133,7 +133,7 @@ async def serve_rank_0(
     """``serve`` over all ranks."""
     assert rank.liveness is not None
     rank.liveness.begin_service()
-    rank.liveness.limit_steps(step_timeout_s_of(config, runner.spec, rank.device))
+    rank.liveness.limit_passes(pass_timeout_s_of(config, runner.spec, rank.device))
     parallel = ParallelRunner(runner, rank.links, rank.liveness)
     await serve(config, health, folder, parallel, asyncio.wrap_future(rank.liveness.failed))
     rank.liveness.expect_ends()

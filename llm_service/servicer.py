@@ -77,7 +77,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
             give_up=self._finish_early,
         )
         self._compiling: set[asyncio.Task[None]] = set()
-        self._step_times: list[tuple[int, float]] | None = None  # once they are complete
+        self._pass_times: list[tuple[int, float]] | None = None  # once they are complete
         self._warmup_lock = asyncio.Lock()
 
     def Verify(  # noqa: N802
@@ -179,18 +179,18 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
     ) -> llm_pb2.LlmServiceWarmupResponse:
         """See llm.proto."""
         async with self._warmup_lock:
-            found = self._step_times
+            found = self._pass_times
             if found is None:
                 measurement = StepMeasurement(_WARMUP_NUMS_TOKENS)
                 # An item that arrives meanwhile waits for one pass at most.
                 is_complete = await measured(measurement, self._time_step, lambda: self._loop.num_pending_items == 0)
                 found = measurement.times
-                self._step_times = found if is_complete else None
-        times = [token_tree_pb2.StepTime(num_tokens=num, step_ms=step_ms) for num, step_ms in found]
-        return llm_pb2.LlmServiceWarmupResponse(step_times=times, is_complete=self._step_times is not None)
+                self._pass_times = found if is_complete else None
+        times = [token_tree_pb2.PassTime(num_rows=num, pass_ms=pass_ms) for num, pass_ms in found]
+        return llm_pb2.LlmServiceWarmupResponse(pass_times=times, is_complete=self._pass_times is not None)
 
     async def _time_step(self, num_tokens: int) -> float | None:
-        return await asyncio.wrap_future(self._loop.call(lambda: self._engine.time_step(num_tokens)))
+        return await asyncio.wrap_future(self._loop.call(lambda: self._engine.time_pass(num_tokens)))
 
     async def GetLoad(  # noqa: N802
         self, request: llm_pb2.LlmServiceGetLoadRequest, context: Context
@@ -214,6 +214,6 @@ def _event_of(item: llm_pb2.VerifyItem, verdict: Verdict) -> Attributes:
         "specgrove.verify.tokens": len(verdict.token_ids),
         "specgrove.verify.accepted_tokens": len(verdict.accepted_nodes),
         "specgrove.verify.steps": verdict.num_steps,
-        "specgrove.verify.step_ms": verdict.step_ms,
-        "specgrove.verify.step_rows": verdict.step_num_tokens,
+        "specgrove.verify.pass_ms": verdict.pass_ms,
+        "specgrove.verify.pass_rows": verdict.pass_num_rows,
     }

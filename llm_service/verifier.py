@@ -31,7 +31,7 @@ from llm_service.structure import Structures
 from llm_service.work_check import check_work
 from specgrove.errors import InternalError, SpecGroveError
 from specgrove.loop.request import LogProbs, PromptProgress, Verdict, VerifyWork
-from specgrove.runtime.model_runner import Runner, step_ms
+from specgrove.runtime.model_runner import Runner, pass_ms
 from specgrove.runtime.step_loop import FatalEngineError
 from specgrove.telemetry.logs import of_requests
 
@@ -225,8 +225,8 @@ class VerifierEngine:
             token_ids=acceptance.token_ids,
             accepted_nodes=pending.sent_nodes(acceptance.accepted_nodes),
             log_probs=acceptance.log_probs,
-            step_ms=finished.pass_s * 1e3,
-            step_num_tokens=finished.num_rows,
+            pass_ms=finished.pass_s * 1e3,
+            pass_num_rows=finished.num_rows,
             has_more=has_more,
         )
         self._outbox.put_verdict(pending, verdict)
@@ -249,12 +249,12 @@ class VerifierEngine:
         self._all_wait = False
         self._items.expire_sessions(self._config.session_ttl_s)
 
-    def time_step(self, num_tokens: int) -> float | None:
+    def time_pass(self, num_tokens: int) -> float | None:
         """Milliseconds of a pass of so many rows, on slots that are free now; ``None`` where they don't suffice or a pass is in flight."""
         slots = None if self._passes else self._room.take_for_now(num_tokens)
         if slots is None:
             return None
         try:
-            return step_ms(self._runner, slots)
+            return pass_ms(self._runner, slots)
         finally:
             self._room.free(slots)

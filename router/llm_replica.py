@@ -93,18 +93,18 @@ class LlmReplica(ServiceReplica[llm_pb2.VerifyItem, llm_pb2.VerifyResult]):
         self._pool.refresh()
 
     async def _measure(self) -> None:
-        """Asks for the step times, a few times where it must: requests come first."""
+        """Asks for the times of passes, a few times where it must: requests come first."""
         for wait_s in _WARMUP_WAITS_S:
             await asyncio.sleep(wait_s)
             try:
                 response = await self.stub.Warmup(llm_pb2.LlmServiceWarmupRequest(), timeout=_WARMUP_TIMEOUT_S)
             except grpc.aio.AioRpcError as error:
-                logger.warning("%s: no step times: %s", self.client.address, error_from_rpc(error))
+                logger.warning("%s: no times of passes: %s", self.client.address, error_from_rpc(error))
                 continue
-            self.row_times.learn_measured([(time.num_tokens, time.step_ms) for time in response.step_times])
-            found = {time.num_tokens: round(time.step_ms, 1) for time in response.step_times}
+            self.row_times.learn_measured([(time.num_rows, time.pass_ms) for time in response.pass_times])
+            found = {time.num_rows: round(time.pass_ms, 1) for time in response.pass_times}
             if found:
-                logger.info("%s: step times in ms by rows: %s", self.client.address, found)
+                logger.info("%s: times of passes in ms by rows: %s", self.client.address, found)
             if response.is_complete:
                 return
 

@@ -172,10 +172,10 @@ class Measurements:
 
     def observe(self, step: Step, load: ReplicaLoad) -> None:
         """What a step took that did not read a prompt."""
-        if step.verify_num_tokens <= 0 or step.num_steps <= 0:
+        if step.verify_num_rows <= 0 or step.num_steps <= 0:
             return
         verify_ms = step.verify_ms / step.num_steps
-        load.row_times.observe(step.verify_num_tokens, verify_ms)
+        load.row_times.observe(step.verify_num_rows, verify_ms)
         self.exploration.earn(step.wall_ms, step.wall_ms / step.num_steps)
         costs = self.costs(load.num_sessions)
         rest_ms = (step.wall_ms - step.draft_ms) / step.num_steps - verify_ms

@@ -59,9 +59,9 @@ class RowTimes:
         """Whether there is anything to go by."""
         return bool(self._rows)
 
-    def learn_measured(self, step_times: Iterable[tuple[int, float]]) -> None:
+    def learn_measured(self, pass_times: Iterable[tuple[int, float]]) -> None:
         """(rows, ms) as the replica measured them when it was idle."""
-        for num_rows, ms in step_times:
+        for num_rows, ms in pass_times:
             if num_rows < 1 or ms <= 0:
                 continue
             rows, found = _point_of(num_rows), math.log(ms) - _shape(num_rows) - self._load

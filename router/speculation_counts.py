@@ -16,12 +16,12 @@ from specgrove.telemetry.metrics import Kind, Metric, Reading
 STEPS = Metric(
     "specgrove_router_verify_steps_total",
     Kind.COUNTER,
-    "Verifications, with and without a tree. Output tokens divided by them are the mean tokens per step.",
+    "Steps, with and without a tree. Output tokens divided by them are the mean tokens per step.",
 )
 DRAFTS = Metric(
     "specgrove_router_spec_decode_drafts_total",
     Kind.COUNTER,
-    "Verifications of a token tree.",
+    "Steps that verified a token tree.",
     vllm_name="vllm:spec_decode_num_drafts_total",
 )
 DRAFTED = Metric(

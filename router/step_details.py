@@ -1,4 +1,4 @@
-"""How a piece of the output came about, for clients that ask for it: its verifications and its token tree. Used by the servicer."""
+"""How a piece of the output came about, for clients that ask for it: its steps and its token tree. Used by the servicer."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ NUM_TOKEN_IDS = 2**32
 # What a public server takes. Parsing happens on the event loop: 1 MiB of the smallest fields there are take some 40 ms.
 MAX_PUBLIC_REQUEST_BYTES = 1024 * 1024
 # Time after which a model service's step is taken to hang: a pass has a bounded number of rows.
-STEP_TIMEOUT_S = 120.0
-OFFLOADED_STEP_TIMEOUT_S = 1800.0
+PASS_TIMEOUT_S = 120.0
+OFFLOADED_PASS_TIMEOUT_S = 1800.0
 # More would be mistakes: far from what one machine does, and from what gRPC can count.
 MAX_NUM_REQUESTS = 1_000_000
 MAX_NUM_THREADS = 1024

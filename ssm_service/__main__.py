@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 
-from specgrove.config import DEFAULT_SSMS, STEP_TIMEOUT_S
+from specgrove.config import DEFAULT_SSMS, PASS_TIMEOUT_S
 from specgrove.machine.folders import provide_home
 from specgrove.models.folders.hub import check_named
 from specgrove.models.planning.ssm_fitting import SsmDemand, check_ssms_before_start, found_ssm
@@ -49,7 +49,7 @@ def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
         cache_dir=arguments.cache_dir,
         num_threads=arguments.threads,
         session_ttl_s=arguments.session_ttl_s,
-        step_timeout_s=arguments.step_timeout_s or STEP_TIMEOUT_S,
+        pass_timeout_s=arguments.pass_timeout_s or PASS_TIMEOUT_S,
         drain_timeout_s=arguments.drain_timeout_s,
         log_level=arguments.log_level,
         log_format=arguments.log_format,

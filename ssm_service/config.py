@@ -36,7 +36,7 @@ class SsmServiceConfig:
     cache_dir: Path
     num_threads: int
     session_ttl_s: float
-    step_timeout_s: float
+    pass_timeout_s: float
     """After which a step is taken to hang."""
     drain_timeout_s: float
     log_level: str

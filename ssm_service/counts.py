@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from specgrove.telemetry.metrics import Histogram, Kind, Metric, Reading
-from specgrove.telemetry.metrics.histogram import STEP_BOUNDS_S
+from specgrove.telemetry.metrics.histogram import PASS_BOUNDS_S
 
 PASS_TIME = Metric(
-    "specgrove_ssm_step_duration_seconds",
+    "specgrove_ssm_pass_duration_seconds",
     Kind.HISTOGRAM,
     "Time that one forward pass of an SSM took to begin and to end. On a GPU others may run meanwhile.",
     labels=("ssm",),
@@ -35,8 +35,8 @@ class PoolCounts:
 
     def __init__(self, ssms: Sequence[str], neural_ssms: Sequence[str]) -> None:
         """``neural_ssms`` are those with weights: they alone have passes."""
-        self.pass_s = {name: Histogram(STEP_BOUNDS_S) for name in neural_ssms}
-        self.draft_s = Histogram(STEP_BOUNDS_S)
+        self.pass_s = {name: Histogram(PASS_BOUNDS_S) for name in neural_ssms}
+        self.draft_s = Histogram(PASS_BOUNDS_S)
         self._num_drafts = Counter(dict.fromkeys(ssms, 0))
         self._num_drafted = Counter(dict.fromkeys(ssms, 0))
 

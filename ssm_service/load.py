@@ -39,9 +39,9 @@ class ServiceLoad:
             num_slots=pool.num_slots,
             num_free_slots=pool.num_free_slots,
             num_pending_items=self.loop.num_pending_items,
-            num_steps=pool.counts.num_passes,
-            num_step_tokens=pool.num_rows,
-            total_step_ms=pool.counts.total_pass_s * 1e3,
+            num_passes=pool.counts.num_passes,
+            num_pass_rows=pool.num_rows,
+            total_pass_ms=pool.counts.total_pass_s * 1e3,
         )
 
     def readings(self) -> Iterator[Reading]:

@@ -44,7 +44,7 @@ async def serve(config: SsmServiceConfig, health: Health) -> None:
             logger.warning("%s", crowding)
     ssms = [load_ssm(spec, config, device) for spec in config.ssms]
     pool = DrafterPool(ssms, PoolConfig(session_ttl_s=config.session_ttl_s))
-    loop = StepLoop(pool, "pool", step_timeout_s=config.step_timeout_s)
+    loop = StepLoop(pool, "pool", pass_timeout_s=config.pass_timeout_s)
     tracing = set_up_tracing("ssm_service", config.tracing)
     infos = [info_of(spec, ssm) for spec, ssm in zip(config.ssms, ssms, strict=True)]
     servicer = SsmServicer(infos, pool, loop, tracing)
@@ -60,7 +60,7 @@ async def serve(config: SsmServiceConfig, health: Health) -> None:
                 drain_timeout_s=config.drain_timeout_s,
                 tls=config.tls,
                 stopped=asyncio.wrap_future(loop.ended),
-                hang_timeout_s=config.step_timeout_s,
+                hang_timeout_s=config.pass_timeout_s,
             )
     finally:
         has_ended = loop.stop(_STOP_TIMEOUT_S)

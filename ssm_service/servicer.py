@@ -49,7 +49,7 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
         self.streams: Streams = WorkStreams(
             self._begin, self._result_of, ssm_pb2.DraftResult, ssm_pb2.DraftResponse, forget=self._forget
         )
-        self._step_times: dict[str, list[tuple[int, float]]] | None = None  # once they are complete
+        self._pass_times: dict[str, list[tuple[int, float]]] | None = None  # once they are complete
         self._warmup_lock = asyncio.Lock()
 
     def _begin(self, item: Item) -> None:
@@ -93,7 +93,7 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
     ) -> ssm_pb2.SsmServiceWarmupResponse:
         """See ssm.proto."""
         async with self._warmup_lock:
-            found = self._step_times
+            found = self._pass_times
             if found is None:
                 found, is_complete = {}, True
                 for name in self._pool.neural_names:
@@ -101,11 +101,11 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
                     run = functools.partial(self._time_level, name)
                     is_complete &= await measured(measurement, run, lambda: self._loop.num_pending_items == 0)
                     found[name] = measurement.times
-                self._step_times = found if is_complete else None
+                self._pass_times = found if is_complete else None
         response = ssm_pb2.SsmServiceWarmupResponse()
         for name, times in found.items():
-            step_times = [token_tree_pb2.StepTime(num_tokens=num, step_ms=step_ms) for num, step_ms in times]
-            response.ssms.add(name=name, step_times=step_times)
+            pass_times = [token_tree_pb2.PassTime(num_rows=num, pass_ms=pass_ms) for num, pass_ms in times]
+            response.ssms.add(name=name, pass_times=pass_times)
         return response
 
     async def _time_level(self, name: str, num_tokens: int) -> float | None:

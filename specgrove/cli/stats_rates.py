@@ -26,9 +26,9 @@ class SsmRates:
 class ServiceRates:
     """One service's passes."""
 
-    steps_per_s: float | None
-    mean_step_ms: float | None
-    rows_per_step: float | None
+    passes_per_s: float | None
+    mean_pass_ms: float | None
+    rows_per_pass: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +45,15 @@ class Rates:
     between_tokens_ms: float | None
     duration_ms: float | None
     tokens_per_step: float | None
-    """Mean of all verifications, with and without a tree."""
+    """Mean of all steps, with and without a tree."""
     acceptance_len: float | None
-    """Tokens of a verification with a tree, the verifier's own counted."""
+    """Tokens of a step with a tree, the verifier's own counted."""
     drafted_share: float | None
-    """The share of verifications that had a tree."""
+    """The share of steps that had a tree."""
     acceptance_by_position: tuple[float, ...]
     """At place d: the share of trees with a token accepted at depth d + 1."""
     speedup: float | None
-    """How much faster verifications with a tree were than their tokens without."""
+    """How much faster steps with a tree were than their tokens without."""
     ssms: tuple[SsmRates, ...]
     services: tuple[ServiceRates, ...]
 
@@ -132,17 +132,17 @@ def _service(before: RouterStats, service: ServiceStats, seconds: float) -> Serv
     if load is None:
         return ServiceRates(None, None, None)
     old = next((other.load for other in before.services if other.address == service.address), None)
-    if old is None or old.num_steps > load.num_steps:
+    if old is None or old.num_passes > load.num_passes:
         # First seen, or started anew: how long it has run nobody knows.
-        steps = load.num_steps
-        return ServiceRates(None, _ratio(load.total_step_ms, steps), _ratio(load.num_step_tokens, steps))
+        num_passes = load.num_passes
+        return ServiceRates(None, _ratio(load.total_pass_ms, num_passes), _ratio(load.num_pass_rows, num_passes))
     return _between(old, load, seconds)
 
 
 def _between(old: Load, load: Load, seconds: float) -> ServiceRates:
-    num_steps = load.num_steps - old.num_steps
+    num_passes = load.num_passes - old.num_passes
     return ServiceRates(
-        num_steps / seconds,
-        _ratio(load.total_step_ms - old.total_step_ms, num_steps),
-        _ratio(load.num_step_tokens - old.num_step_tokens, num_steps),
+        num_passes / seconds,
+        _ratio(load.total_pass_ms - old.total_pass_ms, num_passes),
+        _ratio(load.num_pass_rows - old.num_pass_rows, num_passes),
     )

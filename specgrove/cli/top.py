@@ -116,7 +116,7 @@ def _ssms(look: Look) -> rich.table.Table:
 
 
 def _services(look: Look) -> rich.table.Table:
-    columns = ("service", "state", "sessions", "KV slots", "steps/s", "ms/step", "rows", "lost")
+    columns = ("service", "state", "sessions", "KV slots", "pass/s", "ms/pass", "rows", "lost")
     table = plain_table(columns, texts=("service", "state"))
     nums = collections.Counter(service.service for service in look.stats.services)
     for service, rates in zip(look.stats.services, look.rates.services, strict=True):
@@ -128,9 +128,9 @@ def _services(look: Look) -> rich.table.Table:
             _state(service),
             _NOTHING if load is None else f"{load.num_sessions - load.num_waiting_sessions}{waiting}",
             _NOTHING if load is None else f"{used}/{load.num_slots}",
-            _number(rates.steps_per_s, 1),
-            _number(rates.mean_step_ms, 1),
-            _number(rates.rows_per_step, 1),
+            _number(rates.passes_per_s, 1),
+            _number(rates.mean_pass_ms, 1),
+            _number(rates.rows_per_pass, 1),
             str(service.num_losses),
         )
     return table

@@ -15,7 +15,7 @@ def add_top(commands: argparse._SubParsersAction[Any]) -> None:
         "top",
         usage="specgrove top [OPTION ...]",
         help="watch what a running suite does",
-        description="Shows requests, tokens per second, acceptance by SSM, KV slots and step times of a running suite, until Ctrl-C.",
+        description="Shows requests, tokens per second, acceptance by SSM, KV slots and times of passes of a running suite, until Ctrl-C.",
     )
     command.add_argument("--once", action="store_true", help="look once, for one interval, and end")
     command.add_argument("--json", action="store_true", help="print a line of JSON each time: statistics and rates")

@@ -47,7 +47,7 @@ class Usage:
 
     @property
     def mean_acceptance_len(self) -> float:
-        """Output tokens per verification, the bonus token counted."""
+        """Output tokens per step, the bonus token counted."""
         return self.num_output_tokens / self.num_verify_steps if self.num_verify_steps else 0.0
 
     @property

@@ -53,16 +53,16 @@ class SpeculationStats:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a service is busy with; ``num_steps`` and what follows are counts since its start."""
+    """What a service is busy with; ``num_passes`` and what follows are counts since its start."""
 
     num_sessions: int
     num_waiting_sessions: int
     num_slots: int
     num_free_slots: int
     num_pending_items: int
-    num_steps: int
-    num_step_tokens: int
-    total_step_ms: float
+    num_passes: int
+    num_pass_rows: int
+    total_pass_ms: float
 
 
 @dataclass(frozen=True, slots=True)

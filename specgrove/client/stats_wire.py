@@ -68,7 +68,7 @@ def _load(proto: token_tree_pb2.Load) -> Load:
         num_slots=proto.num_slots,
         num_free_slots=proto.num_free_slots,
         num_pending_items=proto.num_pending_items,
-        num_steps=proto.num_steps,
-        num_step_tokens=proto.num_step_tokens,
-        total_step_ms=proto.total_step_ms,
+        num_passes=proto.num_passes,
+        num_pass_rows=proto.num_pass_rows,
+        total_pass_ms=proto.total_pass_ms,
     )

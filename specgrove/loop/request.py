@@ -177,8 +177,8 @@ class Verdict:
     token_ids: tuple[int, ...]
     accepted_nodes: tuple[int, ...]
     log_probs: tuple[LogProbs, ...] = ()
-    step_ms: float = 0.0
-    step_num_tokens: int = 0
+    pass_ms: float = 0.0
+    pass_num_rows: int = 0
     has_more: bool = False
     num_steps: int = 1
 
@@ -189,8 +189,8 @@ class Verdict:
             token_ids=self.token_ids + following.token_ids,
             accepted_nodes=(),
             log_probs=self.log_probs + following.log_probs,
-            step_ms=self.step_ms + following.step_ms,
-            step_num_tokens=following.step_num_tokens,
+            pass_ms=self.pass_ms + following.pass_ms,
+            pass_num_rows=following.pass_num_rows,
             has_more=following.has_more,
             num_steps=self.num_steps + following.num_steps,
         )
@@ -275,7 +275,7 @@ class Step:
     accepted_depth: int
     draft_ms: float
     verify_ms: float
-    verify_num_tokens: int
+    verify_num_rows: int
     num_replays: int
     num_steps: int = 1
     asked_depth: int = 0

@@ -37,7 +37,7 @@ class GenerationStatistics:
 
     @property
     def mean_acceptance_len(self) -> float:
-        """Mean number of tokens per verification, the bonus token counted (SpecInfer's "tokens per step")."""
+        """Mean number of tokens per step, the bonus token counted (SpecInfer's "tokens per step")."""
         return self.num_output_tokens / self.num_verify_steps if self.num_verify_steps else 0.0
 
 

@@ -127,8 +127,8 @@ def kv_caches(decoder: Decoder, num_slots: int) -> KvCaches:
     return KvCaches(keys, values)
 
 
-def step_ms(runner: Runner, scratch_slots: list[int]) -> float:
-    """Wall time of one verify step over a chain of as many rows as there are ``scratch_slots``, where their keys and values go.
+def pass_ms(runner: Runner, scratch_slots: list[int]) -> float:
+    """Wall time of one pass over a chain of as many rows as there are ``scratch_slots``, where their keys and values go.
 
     It is asked for greedy choices. No forward may be under way.
     """

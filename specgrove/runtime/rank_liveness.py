@@ -81,7 +81,7 @@ class LivenessMonitor:
         self._is_one_machine = host == LOOPBACK
         self._listener = _listener_on(host)
         self._secret = secrets.token_bytes(_SECRET_LEN)
-        self._step_timeout_s = math.inf
+        self._pass_timeout_s = math.inf
         self._step_started_s: float | None = None
         self._is_starting = True
         self._is_closing = False
@@ -127,9 +127,9 @@ class LivenessMonitor:
         """From now on whoever serves awaits ``failed``."""
         self._is_starting = False
 
-    def limit_steps(self, timeout_s: float) -> None:
+    def limit_passes(self, timeout_s: float) -> None:
         """The most that a ``step`` may take, which depends on the model; until then there is no limit."""
-        self._step_timeout_s = timeout_s
+        self._pass_timeout_s = timeout_s
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
@@ -158,8 +158,8 @@ class LivenessMonitor:
             started_s = self._step_started_s
             if self._is_closing:
                 continue
-            if started_s is not None and now_s - started_s > self._step_timeout_s:
-                self._fail(f"the ranks have not finished a step in {self._step_timeout_s:.0f} s")
+            if started_s is not None and now_s - started_s > self._pass_timeout_s:
+                self._fail(f"the ranks have not finished a step in {self._pass_timeout_s:.0f} s")
             for key in self._selector.get_map().values():
                 if now_s - key.data.last_heard_s > _TIMEOUT_S:
                     self._fail(f"{self._describe(key.data.rank)} has not answered for {_TIMEOUT_S:.0f} s")

@@ -87,10 +87,10 @@ class StepLoop(Generic[WorkT, ResultT]):
         engine: Engine[WorkT, ResultT],
         name: str,
         *,
-        step_timeout_s: float = math.inf,
+        pass_timeout_s: float = math.inf,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``step_timeout_s`` is the most that a step may take, or a call between two steps."""
+        """``pass_timeout_s`` is the most that a step may take, or a call between two steps."""
         self._engine = engine
         self._item_ids = itertools.count(1)
         self._under_way: dict[int, Submitted[WorkT, ResultT]] = {}
@@ -103,7 +103,7 @@ class StepLoop(Generic[WorkT, ResultT]):
         self.ended: Future[object] = Future()
         """Done when the thread is; raises ``RuntimeError`` where a defect ended it, or it hangs: the process should end too."""
         self.ended.set_running_or_notify_cancel()
-        self._watchdog = Watchdog(step_timeout_s, clock_s, lambda message: self._end(HungEngineError(message)))
+        self._watchdog = Watchdog(pass_timeout_s, clock_s, lambda message: self._end(HungEngineError(message)))
         self._watchdog.start(f"{name}-watchdog")
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()

@@ -10,8 +10,8 @@ from specgrove.config import (
     DTYPES,
     GPU_KERNELS,
     MAX_NUM_THREADS,
-    OFFLOADED_STEP_TIMEOUT_S,
-    STEP_TIMEOUT_S,
+    OFFLOADED_PASS_TIMEOUT_S,
+    PASS_TIMEOUT_S,
 )
 from specgrove.machine.cpus import available_cpus
 from specgrove.machine.folders import default_cache_dir
@@ -128,9 +128,9 @@ MODEL_SERVICE = (
         is_shared=True,
     ),
     Setting(
-        "step-timeout-s",
-        "time after which a step is taken to hang, and the service ends to be started again;"
-        f" unset: {STEP_TIMEOUT_S:.0f}, with --offload {OFFLOADED_STEP_TIMEOUT_S:.0f}, more for LLMs of billions on a CPU",
+        "pass-timeout-s",
+        "time after which a forward pass is taken to hang, and the service ends to be started again;"
+        f" unset: {PASS_TIMEOUT_S:.0f}, with --offload {OFFLOADED_PASS_TIMEOUT_S:.0f}, more for LLMs of billions on a CPU",
         None,
         positive_seconds,
         metavar="S",

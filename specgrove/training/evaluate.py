@@ -108,7 +108,7 @@ def evaluate(
 
 
 def _accepted_per_step(hits_of_answers: Sequence[npt.NDArray[np.bool_]]) -> float:
-    """Mean of the drafted tokens accepted per verification, which also emits one bonus token."""
+    """Mean of the drafted tokens accepted per step, which also emits one bonus token."""
     num_accepted = num_steps = 0
     for hits in hits_of_answers:
         place = 0
@@ -142,9 +142,7 @@ def report(evaluation: Evaluation, level_ms: float, num_parameters: int, print_l
     print_line(f"next token nameable   {evaluation.in_vocab:.3f}")
     for rank, rate in evaluation.hit_rates.items():
         print_line(f"top-{rank} hit rate        {rate:.3f}")
-    print_line(
-        f"accepted, chain of {CHAIN_LEN}  {evaluation.accepted_per_chain:.2f} tokens per verification, + 1 bonus"
-    )
+    print_line(f"accepted, chain of {CHAIN_LEN}  {evaluation.accepted_per_chain:.2f} tokens per step, + 1 bonus")
     print_line(
         f"accepted, full 4-ary  {evaluation.accepted_per_full_tree:.2f} (the best that a tree of depth 4 can do)"
     )

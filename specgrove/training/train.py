@@ -33,7 +33,7 @@ class TrainingSettings:
 
     minutes: float = 20.0
     row_len: int = 512  # tokens; dialogues are laid end to end and cut, so drafting far into a context is trained too
-    rows_per_step: int = 3  # of each worker
+    rows_per_pass: int = 3  # of each worker
     matrix_learning_rate: float = 8e-3  # by Muon (https://kellerjordan.github.io/posts/muon)
     embedding_learning_rate: float = 4e-3  # by AdamW
     norm_learning_rate: float = 1e-2  # by AdamW; the last norm sets the scale of the logits
@@ -107,10 +107,10 @@ def train(
     order, next_row = epoch_order(dialogues, settings.row_len, rng), 0
     model.train()
     while elapsed_s < total_s:
-        if next_row + settings.rows_per_step > len(order) and next_row > 0:
+        if next_row + settings.rows_per_pass > len(order) and next_row > 0:
             order, next_row = epoch_order(dialogues, settings.row_len, rng), 0
-        places = torch.from_numpy(order[next_row : next_row + settings.rows_per_step])
-        next_row += settings.rows_per_step
+        places = torch.from_numpy(order[next_row : next_row + settings.rows_per_pass])
+        next_row += settings.rows_per_pass
         factor = _schedule(elapsed_s / total_s, settings.warmup_share)
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         for group, rate in zip(groups, rates, strict=True):
@@ -136,7 +136,7 @@ def train(
             saved = now
     if rank == 0:
         _save(checkpoint_path, model, optimizers, elapsed_s, num_steps)
-    num_seen = num_steps * settings.rows_per_step * settings.row_len * num_workers
+    num_seen = num_steps * settings.rows_per_pass * settings.row_len * num_workers
     return {
         "settings": asdict(settings),
         "num_workers": num_workers,

@@ -89,24 +89,24 @@ class PromptProgress(_message.Message):
     def __init__(self, num_tokens: _Optional[int] = ..., log_probs_start: _Optional[int] = ..., log_probs: _Optional[_Iterable[_Union[_token_tree_pb2.LogProbs, _Mapping]]] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("base", "token_ids", "accepted_nodes", "log_probs", "step_ms", "step_num_tokens", "has_more", "num_steps")
+    __slots__ = ("base", "token_ids", "accepted_nodes", "log_probs", "pass_ms", "pass_num_rows", "has_more", "num_steps")
     BASE_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_NODES_FIELD_NUMBER: _ClassVar[int]
     LOG_PROBS_FIELD_NUMBER: _ClassVar[int]
-    STEP_MS_FIELD_NUMBER: _ClassVar[int]
-    STEP_NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PASS_MS_FIELD_NUMBER: _ClassVar[int]
+    PASS_NUM_ROWS_FIELD_NUMBER: _ClassVar[int]
     HAS_MORE_FIELD_NUMBER: _ClassVar[int]
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     base: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     accepted_nodes: _containers.RepeatedScalarFieldContainer[int]
     log_probs: _containers.RepeatedCompositeFieldContainer[_token_tree_pb2.LogProbs]
-    step_ms: float
-    step_num_tokens: int
+    pass_ms: float
+    pass_num_rows: int
     has_more: bool
     num_steps: int
-    def __init__(self, base: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., accepted_nodes: _Optional[_Iterable[int]] = ..., log_probs: _Optional[_Iterable[_Union[_token_tree_pb2.LogProbs, _Mapping]]] = ..., step_ms: _Optional[float] = ..., step_num_tokens: _Optional[int] = ..., has_more: _Optional[bool] = ..., num_steps: _Optional[int] = ...) -> None: ...
+    def __init__(self, base: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., accepted_nodes: _Optional[_Iterable[int]] = ..., log_probs: _Optional[_Iterable[_Union[_token_tree_pb2.LogProbs, _Mapping]]] = ..., pass_ms: _Optional[float] = ..., pass_num_rows: _Optional[int] = ..., has_more: _Optional[bool] = ..., num_steps: _Optional[int] = ...) -> None: ...
 
 class LlmServiceGetModelInfoRequest(_message.Message):
     __slots__ = ()
@@ -161,12 +161,12 @@ class LlmServiceWarmupRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class LlmServiceWarmupResponse(_message.Message):
-    __slots__ = ("step_times", "is_complete")
-    STEP_TIMES_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("pass_times", "is_complete")
+    PASS_TIMES_FIELD_NUMBER: _ClassVar[int]
     IS_COMPLETE_FIELD_NUMBER: _ClassVar[int]
-    step_times: _containers.RepeatedCompositeFieldContainer[_token_tree_pb2.StepTime]
+    pass_times: _containers.RepeatedCompositeFieldContainer[_token_tree_pb2.PassTime]
     is_complete: bool
-    def __init__(self, step_times: _Optional[_Iterable[_Union[_token_tree_pb2.StepTime, _Mapping]]] = ..., is_complete: _Optional[bool] = ...) -> None: ...
+    def __init__(self, pass_times: _Optional[_Iterable[_Union[_token_tree_pb2.PassTime, _Mapping]]] = ..., is_complete: _Optional[bool] = ...) -> None: ...
 
 class LlmServiceGetLoadRequest(_message.Message):
     __slots__ = ()

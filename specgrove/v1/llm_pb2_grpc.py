@@ -93,7 +93,7 @@ class LlmServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Warmup(self, request, context):
-        """Measures the step time by number of tokens, few tokens first, for about two seconds at most. Requests come first: what
+        """Measures the time of a forward pass by its rows, few rows first, for about two seconds at most. Requests come first: what
         has not been measured when one arrives is left out. A complete measurement is kept, and given to later callers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

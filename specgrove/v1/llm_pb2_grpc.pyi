@@ -40,7 +40,7 @@ class LlmServiceStub:
     GetTokenizer: _grpc.UnaryStreamMultiCallable[_llm_pb2.GetTokenizerRequest, _llm_pb2.GetTokenizerResponse]
     """The tokenizer's files in chunks, so that a router needs no model volume."""
     Warmup: _grpc.UnaryUnaryMultiCallable[_llm_pb2.LlmServiceWarmupRequest, _llm_pb2.LlmServiceWarmupResponse]
-    """Measures the step time by number of tokens, few tokens first, for about two seconds at most. Requests come first: what
+    """Measures the time of a forward pass by its rows, few rows first, for about two seconds at most. Requests come first: what
     has not been measured when one arrives is left out. A complete measurement is kept, and given to later callers.
     """
     GetLoad: _grpc.UnaryUnaryMultiCallable[_llm_pb2.LlmServiceGetLoadRequest, _llm_pb2.LlmServiceGetLoadResponse]
@@ -60,7 +60,7 @@ class LlmServiceAsyncStub(LlmServiceStub):
     GetTokenizer: _aio.UnaryStreamMultiCallable[_llm_pb2.GetTokenizerRequest, _llm_pb2.GetTokenizerResponse]  # type: ignore[assignment]
     """The tokenizer's files in chunks, so that a router needs no model volume."""
     Warmup: _aio.UnaryUnaryMultiCallable[_llm_pb2.LlmServiceWarmupRequest, _llm_pb2.LlmServiceWarmupResponse]  # type: ignore[assignment]
-    """Measures the step time by number of tokens, few tokens first, for about two seconds at most. Requests come first: what
+    """Measures the time of a forward pass by its rows, few rows first, for about two seconds at most. Requests come first: what
     has not been measured when one arrives is left out. A complete measurement is kept, and given to later callers.
     """
     GetLoad: _aio.UnaryUnaryMultiCallable[_llm_pb2.LlmServiceGetLoadRequest, _llm_pb2.LlmServiceGetLoadResponse]  # type: ignore[assignment]
@@ -101,7 +101,7 @@ class LlmServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _llm_pb2.LlmServiceWarmupRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_llm_pb2.LlmServiceWarmupResponse, _abc.Awaitable[_llm_pb2.LlmServiceWarmupResponse]]:
-        """Measures the step time by number of tokens, few tokens first, for about two seconds at most. Requests come first: what
+        """Measures the time of a forward pass by its rows, few rows first, for about two seconds at most. Requests come first: what
         has not been measured when one arrives is left out. A complete measurement is kept, and given to later callers.
         """
 

@@ -125,16 +125,16 @@ class SsmServiceWarmupRequest(_message.Message):
 class SsmServiceWarmupResponse(_message.Message):
     __slots__ = ("ssms",)
     SSMS_FIELD_NUMBER: _ClassVar[int]
-    ssms: _containers.RepeatedCompositeFieldContainer[SsmStepTimes]
-    def __init__(self, ssms: _Optional[_Iterable[_Union[SsmStepTimes, _Mapping]]] = ...) -> None: ...
+    ssms: _containers.RepeatedCompositeFieldContainer[SsmPassTimes]
+    def __init__(self, ssms: _Optional[_Iterable[_Union[SsmPassTimes, _Mapping]]] = ...) -> None: ...
 
-class SsmStepTimes(_message.Message):
-    __slots__ = ("name", "step_times")
+class SsmPassTimes(_message.Message):
+    __slots__ = ("name", "pass_times")
     NAME_FIELD_NUMBER: _ClassVar[int]
-    STEP_TIMES_FIELD_NUMBER: _ClassVar[int]
+    PASS_TIMES_FIELD_NUMBER: _ClassVar[int]
     name: str
-    step_times: _containers.RepeatedCompositeFieldContainer[_token_tree_pb2.StepTime]
-    def __init__(self, name: _Optional[str] = ..., step_times: _Optional[_Iterable[_Union[_token_tree_pb2.StepTime, _Mapping]]] = ...) -> None: ...
+    pass_times: _containers.RepeatedCompositeFieldContainer[_token_tree_pb2.PassTime]
+    def __init__(self, name: _Optional[str] = ..., pass_times: _Optional[_Iterable[_Union[_token_tree_pb2.PassTime, _Mapping]]] = ...) -> None: ...
 
 class SsmServiceGetLoadRequest(_message.Message):
     __slots__ = ()

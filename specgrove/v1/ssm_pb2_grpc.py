@@ -93,7 +93,7 @@ class SsmServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Warmup(self, request, context):
-        """Measures the step time of every SSM, as LlmService.Warmup.
+        """Measures the times of every SSM's forward passes, as LlmService.Warmup.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

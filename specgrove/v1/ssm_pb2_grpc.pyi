@@ -40,7 +40,7 @@ class SsmServiceStub:
     GetVocabulary: _grpc.UnaryUnaryMultiCallable[_ssm_pb2.GetVocabularyRequest, _ssm_pb2.GetVocabularyResponse]
     """Checksums of an SSM's tokens, by which the router finds the ids that mean something else to the LLM."""
     Warmup: _grpc.UnaryUnaryMultiCallable[_ssm_pb2.SsmServiceWarmupRequest, _ssm_pb2.SsmServiceWarmupResponse]
-    """Measures the step time of every SSM, as LlmService.Warmup."""
+    """Measures the times of every SSM's forward passes, as LlmService.Warmup."""
     GetLoad: _grpc.UnaryUnaryMultiCallable[_ssm_pb2.SsmServiceGetLoadRequest, _ssm_pb2.SsmServiceGetLoadResponse]
     """Sessions, KV slots and work in progress."""
     CloseSession: _grpc.UnaryUnaryMultiCallable[_ssm_pb2.SsmServiceCloseSessionRequest, _ssm_pb2.SsmServiceCloseSessionResponse]
@@ -58,7 +58,7 @@ class SsmServiceAsyncStub(SsmServiceStub):
     GetVocabulary: _aio.UnaryUnaryMultiCallable[_ssm_pb2.GetVocabularyRequest, _ssm_pb2.GetVocabularyResponse]  # type: ignore[assignment]
     """Checksums of an SSM's tokens, by which the router finds the ids that mean something else to the LLM."""
     Warmup: _aio.UnaryUnaryMultiCallable[_ssm_pb2.SsmServiceWarmupRequest, _ssm_pb2.SsmServiceWarmupResponse]  # type: ignore[assignment]
-    """Measures the step time of every SSM, as LlmService.Warmup."""
+    """Measures the times of every SSM's forward passes, as LlmService.Warmup."""
     GetLoad: _aio.UnaryUnaryMultiCallable[_ssm_pb2.SsmServiceGetLoadRequest, _ssm_pb2.SsmServiceGetLoadResponse]  # type: ignore[assignment]
     """Sessions, KV slots and work in progress."""
     CloseSession: _aio.UnaryUnaryMultiCallable[_ssm_pb2.SsmServiceCloseSessionRequest, _ssm_pb2.SsmServiceCloseSessionResponse]  # type: ignore[assignment]
@@ -97,7 +97,7 @@ class SsmServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ssm_pb2.SsmServiceWarmupRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ssm_pb2.SsmServiceWarmupResponse, _abc.Awaitable[_ssm_pb2.SsmServiceWarmupResponse]]:
-        """Measures the step time of every SSM, as LlmService.Warmup."""
+        """Measures the times of every SSM's forward passes, as LlmService.Warmup."""
 
     @_abc_1.abstractmethod
     def GetLoad(

@@ -131,30 +131,30 @@ class WorkError(_message.Message):
     was_alone: bool
     def __init__(self, code: _Optional[_Union[WorkErrorCode, str]] = ..., message: _Optional[str] = ..., held_len: _Optional[int] = ..., retry_delay_ms: _Optional[int] = ..., was_alone: _Optional[bool] = ...) -> None: ...
 
-class StepTime(_message.Message):
-    __slots__ = ("num_tokens", "step_ms")
-    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    STEP_MS_FIELD_NUMBER: _ClassVar[int]
-    num_tokens: int
-    step_ms: float
-    def __init__(self, num_tokens: _Optional[int] = ..., step_ms: _Optional[float] = ...) -> None: ...
+class PassTime(_message.Message):
+    __slots__ = ("num_rows", "pass_ms")
+    NUM_ROWS_FIELD_NUMBER: _ClassVar[int]
+    PASS_MS_FIELD_NUMBER: _ClassVar[int]
+    num_rows: int
+    pass_ms: float
+    def __init__(self, num_rows: _Optional[int] = ..., pass_ms: _Optional[float] = ...) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("num_sessions", "num_slots", "num_free_slots", "num_pending_items", "num_steps", "num_step_tokens", "num_waiting_sessions", "total_step_ms")
+    __slots__ = ("num_sessions", "num_slots", "num_free_slots", "num_pending_items", "num_passes", "num_pass_rows", "num_waiting_sessions", "total_pass_ms")
     NUM_SESSIONS_FIELD_NUMBER: _ClassVar[int]
     NUM_SLOTS_FIELD_NUMBER: _ClassVar[int]
     NUM_FREE_SLOTS_FIELD_NUMBER: _ClassVar[int]
     NUM_PENDING_ITEMS_FIELD_NUMBER: _ClassVar[int]
-    NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
-    NUM_STEP_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_PASSES_FIELD_NUMBER: _ClassVar[int]
+    NUM_PASS_ROWS_FIELD_NUMBER: _ClassVar[int]
     NUM_WAITING_SESSIONS_FIELD_NUMBER: _ClassVar[int]
-    TOTAL_STEP_MS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_PASS_MS_FIELD_NUMBER: _ClassVar[int]
     num_sessions: int
     num_slots: int
     num_free_slots: int
     num_pending_items: int
-    num_steps: int
-    num_step_tokens: int
+    num_passes: int
+    num_pass_rows: int
     num_waiting_sessions: int
-    total_step_ms: float
-    def __init__(self, num_sessions: _Optional[int] = ..., num_slots: _Optional[int] = ..., num_free_slots: _Optional[int] = ..., num_pending_items: _Optional[int] = ..., num_steps: _Optional[int] = ..., num_step_tokens: _Optional[int] = ..., num_waiting_sessions: _Optional[int] = ..., total_step_ms: _Optional[float] = ...) -> None: ...
+    total_pass_ms: float
+    def __init__(self, num_sessions: _Optional[int] = ..., num_slots: _Optional[int] = ..., num_free_slots: _Optional[int] = ..., num_pending_items: _Optional[int] = ..., num_passes: _Optional[int] = ..., num_pass_rows: _Optional[int] = ..., num_waiting_sessions: _Optional[int] = ..., total_pass_ms: _Optional[float] = ...) -> None: ...

@@ -206,8 +206,8 @@ def verdict_to_proto(verdict: Verdict) -> llm_pb2.Verdict:
         token_ids=verdict.token_ids,
         accepted_nodes=verdict.accepted_nodes,
         log_probs=[log_probs_to_proto(log_probs) for log_probs in verdict.log_probs],
-        step_ms=verdict.step_ms,
-        step_num_tokens=verdict.step_num_tokens,
+        pass_ms=verdict.pass_ms,
+        pass_num_rows=verdict.pass_num_rows,
         has_more=verdict.has_more,
         num_steps=verdict.num_steps,
     )
@@ -220,8 +220,8 @@ def verdict_from_proto(proto: llm_pb2.Verdict) -> Verdict:
         token_ids=tuple(proto.token_ids),
         accepted_nodes=tuple(proto.accepted_nodes),
         log_probs=tuple(log_probs_from_proto(log_probs) for log_probs in proto.log_probs),
-        step_ms=proto.step_ms,
-        step_num_tokens=proto.step_num_tokens,
+        pass_ms=proto.pass_ms,
+        pass_num_rows=proto.pass_num_rows,
         has_more=proto.has_more,
         num_steps=proto.num_steps or 1,
     )

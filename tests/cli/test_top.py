@@ -62,7 +62,7 @@ def test_later_looks_are_of_the_time_between() -> None:
                 SPECULATION.ssms[1],
             ),
         ),
-        services=(replace(LLM, load=replace(LOAD, num_steps=110, total_step_ms=2600.0)), SSM),
+        services=(replace(LLM, load=replace(LOAD, num_passes=110, total_pass_ms=2600.0)), SSM),
     )
     rates = rates_of(NOW, later, seconds=2.0)
     assert (rates.finished_per_s, rates.failed_per_s, rates.output_tokens_per_s) == (0.5, 0, 10)

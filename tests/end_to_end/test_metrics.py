@@ -186,7 +186,7 @@ def test_the_model_services_tell_of_their_passes_and_slots(tiny_suite: Suite) ->
     labels = {"model_name": str(next(dict(labels)["model_name"] for name, labels in llm if name.startswith("vllm:")))}
     assert value(llm, "vllm:num_requests_waiting", engine="0", **labels) == 0
     assert value(ssm, "specgrove_ssm_drafts_total", ssm="itself") > 0
-    assert value(ssm, "specgrove_ssm_step_duration_seconds_count", ssm="itself") > 0
+    assert value(ssm, "specgrove_ssm_pass_duration_seconds_count", ssm="itself") > 0
     assert value(ssm, "specgrove_ssm_drafts_total", ssm="lookup") >= 0
     router = scraped["router"]
     assert 0 <= value(router, "specgrove_router_kv_cache_usage_ratio") < 1

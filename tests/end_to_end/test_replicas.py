@@ -33,7 +33,7 @@ def pair(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def num_steps(suite: Suite, service: str) -> int:
     """Forward passes that a replica has made."""
     with grpc.insecure_channel(suite.address_of(service)) as channel:
-        return llm_pb2_grpc.LlmServiceStub(channel).GetLoad(llm_pb2.LlmServiceGetLoadRequest()).load.num_steps
+        return llm_pb2_grpc.LlmServiceStub(channel).GetLoad(llm_pb2.LlmServiceGetLoadRequest()).load.num_passes
 
 
 @pytest.fixture(scope="module")

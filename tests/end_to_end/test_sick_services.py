@@ -28,8 +28,8 @@ PARAMS = {"max_tokens": 160, "temperature": 1.0, "seed": 3, "ignore_eos": True}
 def hospital(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     config = SuiteConfig(
         llm_folder=tiny_model, ssms=("lookup",),
-        llm_arguments=("--kv-slots", str(NUM_SLOTS), "--step-timeout-s", "2"),
-        ssm_arguments=("--step-timeout-s", "2"), router_arguments=ALWAYS_DRAFT,
+        llm_arguments=("--kv-slots", str(NUM_SLOTS), "--pass-timeout-s", "2"),
+        ssm_arguments=("--pass-timeout-s", "2"), router_arguments=ALWAYS_DRAFT,
     )  # fmt: skip
     with hospital_of(config, tmp_path_factory.mktemp("illnesses")) as running:
         yield running

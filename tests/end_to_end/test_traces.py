@@ -80,7 +80,7 @@ def test_each_step_is_an_event(usage_and_spans: tuple[router_pb2.Usage, Receiver
     )
     assert router.attributes["gen_ai.usage.output_tokens"] == 12
     for span, event, steps in (
-        (router, "specgrove.step", "specgrove.step.verifications"),
+        (router, "specgrove.step", "specgrove.step.num_steps"),
         (verifier, "specgrove.verify", "specgrove.verify.steps"),
     ):
         assert {name for name, _ in span.events} == {event}

@@ -103,7 +103,7 @@ def num_passes(pod: Pod) -> float:
     """Forward passes that an SSM service has made."""
     text = httpx2.get(f"http://{pod.at('metrics')}/metrics").text
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    return sum(sample.value for sample in samples if sample.name == "specgrove_ssm_step_duration_seconds_count")
+    return sum(sample.value for sample in samples if sample.name == "specgrove_ssm_pass_duration_seconds_count")
 
 
 def test_a_second_replica_of_an_ssm_gets_work(cluster: Cluster, expected: Completion) -> None:

@@ -128,11 +128,11 @@ async def test_verdicts_errors_and_load(service: Service) -> None:
     assert isinstance(works.error_from_proto(results[5].error), StaleBaseError)
     load = (await service.stub.GetLoad(llm_pb2.LlmServiceGetLoadRequest())).load
     assert (load.num_sessions, load.num_slots, load.num_free_slots) == (1, NUM_SLOTS, NUM_SLOTS - len(PROMPT))
-    assert (load.num_waiting_sessions, load.num_steps, load.num_step_tokens) == (0, 1, len(PROMPT))
-    assert load.total_step_ms > 0
+    assert (load.num_waiting_sessions, load.num_passes, load.num_pass_rows) == (0, 1, len(PROMPT))
+    assert load.total_pass_ms > 0
     told = {reading.metric.name: reading.value for reading in service.servicer.load.readings()}
     assert told["specgrove_llm_kv_slots_used"] == len(PROMPT)
-    assert told["specgrove_llm_busy_seconds_total"] >= load.total_step_ms / 1e3
+    assert told["specgrove_llm_busy_seconds_total"] >= load.total_pass_ms / 1e3
     assert (told["specgrove_llm_sessions_running"], told["specgrove_llm_sessions_waiting"]) == (1, 0)
     (errors,) = service.servicer.streams.readings()
     assert errors.value == {("STALE_BASE",): 1}
@@ -237,11 +237,11 @@ async def test_a_session_that_ends_while_its_structure_is_compiled_is_not_opened
     call.cancel()
 
 
-async def test_step_times_are_measured_once(service: Service, engine: VerifierEngine) -> None:
+async def test_pass_times_are_measured_once(service: Service, engine: VerifierEngine) -> None:
     first = await service.stub.Warmup(llm_pb2.LlmServiceWarmupRequest())
     second = await service.stub.Warmup(llm_pb2.LlmServiceWarmupRequest())
     if first.is_complete:
         assert first == second
-    assert first.step_times[0].num_tokens == 1
-    assert all(time.step_ms > 0 for time in first.step_times)
+    assert first.pass_times[0].num_rows == 1
+    assert all(time.pass_ms > 0 for time in first.pass_times)
     assert engine.num_free_slots == NUM_SLOTS  # nothing of it stays

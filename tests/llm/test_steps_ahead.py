@@ -145,7 +145,7 @@ def test_steps_that_follow_quickly_share_a_verdict(
     assert [verdict.base for verdict in verdicts] == [len(PROMPT) + sum(sizes[:i]) for i in range(len(sizes))]
     assert [verdict.has_more for verdict in verdicts] == [True] * (len(sizes) - 1) + [False]
     assert all(len(verdict.log_probs) == ((num_log_probs and len(verdict.token_ids)) or 0) for verdict in verdicts)
-    assert all(verdict.step_ms > 0 for verdict in verdicts)
+    assert all(verdict.pass_ms > 0 for verdict in verdicts)
 
 
 def test_tokens_that_wait_go_out_before_what_may_take_long(slow_talker: VerifierEngine) -> None:

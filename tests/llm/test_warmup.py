@@ -35,8 +35,8 @@ async def test_a_complete_measurement_is_kept(engine: VerifierEngine, loop: Loop
     servicer = LlmServicer(model, engine, loop, 400)
     first = await warm_up(servicer)
     assert first.is_complete
-    assert first.step_times[0].num_tokens == 1
-    assert all(time.step_ms > 0 for time in first.step_times)
+    assert first.pass_times[0].num_rows == 1
+    assert all(time.pass_ms > 0 for time in first.pass_times)
     assert await warm_up(servicer) == first
     assert engine.num_free_slots == num_free_slots
 
@@ -50,12 +50,12 @@ async def test_while_a_request_is_under_way_nothing_is_measured(
         busy.setattr(StepLoop, "num_pending_items", 1)
         response = await warm_up(servicer)
         assert not response.is_complete
-        assert not response.step_times
+        assert not response.pass_times
     assert (await warm_up(servicer)).is_complete
 
 
 async def test_a_pass_in_flight_is_not_measured_beside(engine: VerifierEngine, loop: Loop) -> None:
-    assert loop.call(lambda: engine.time_step(2)).result() is not None
-    assert loop.call(lambda: engine.time_step(10_000)).result() is None  # more rows than slots
+    assert loop.call(lambda: engine.time_pass(2)).result() is not None
+    assert loop.call(lambda: engine.time_pass(10_000)).result() is None  # more rows than slots
     verdict = loop.ask(opening("s", PROMPT)).result()
     assert isinstance(verdict, Verdict)

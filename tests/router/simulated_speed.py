@@ -21,7 +21,7 @@ Policy = AdaptiveTreePolicy | StaticTreePolicy
 class Suite:
     """What is true, whatever was measured. ``num_sessions`` alike share a replica; the one simulated pays for what all of them do."""
 
-    step_ms: Callable[[int], float] = lambda rows: 10 + 0.2 * rows
+    true_ms: Callable[[int], float] = lambda rows: 10 + 0.2 * rows
     draft_ms: float = 1.0
     """Of a level."""
     first_draft_factor: float = 1.0
@@ -46,14 +46,14 @@ class Suite:
 
     def measure(self, error: Callable[[int], float] = lambda rows: 1.0) -> None:
         """What the replica measures of itself at the start, and by which factor that is wrong."""
-        self.times.learn_measured([(rows, self.step_ms(rows) * error(rows)) for rows in SIZES])
+        self.times.learn_measured([(rows, self.true_ms(rows) * error(rows)) for rows in SIZES])
 
     def pass_ms(self, num_rows: int) -> float:
         """With noise, and now and then a step that was held up."""
         factor = self.random.lognormvariate(0, self.noise) * (3.0 if self.random.random() < 0.01 else 1.0)
         self.num_passes += 1
         self.sum_of_factors += factor
-        return self.step_ms(num_rows) * factor
+        return self.true_ms(num_rows) * factor
 
     def policy(self, **options: int) -> AdaptiveTreePolicy:
         """Of a new request."""
@@ -82,7 +82,7 @@ class Spent:
 
     def ratio(self, suite: Suite) -> float:
         """To decoding without speculation, under the same noise."""
-        without_ms = (suite.step_ms(suite.num_sessions) * self.noise + suite.overhead_ms) * self.num_tokens
+        without_ms = (suite.true_ms(suite.num_sessions) * self.noise + suite.overhead_ms) * self.num_tokens
         return without_ms / self.ms
 
 
@@ -125,7 +125,7 @@ def _steps(suite: Suite, policy: Policy, num_tokens: int, spent: Spent) -> Itera
             num_unread = 0
             # In a trial the others' passes are longer too.
             if policy is not None and getattr(policy, "_trial", None) is not None:
-                longer_ms = suite.step_ms(suite.num_sessions + shape.max_num_nodes) - suite.step_ms(suite.num_sessions)
+                longer_ms = suite.true_ms(suite.num_sessions + shape.max_num_nodes) - suite.true_ms(suite.num_sessions)
                 spent.ms += longer_ms * (suite.num_sessions - 1)
             spent.ms += step.wall_ms
             num_left -= len(step.tokens)

@@ -27,8 +27,8 @@ class _Busy(ToyLlm):
         self.num_asked += 1
         if self.num_asked == 1:
             raise RuntimeError("not now")
-        times = [token_tree_pb2.StepTime(num_tokens=n, step_ms=10.0) for n in (1, 8)[: self.num_asked - 1]]
-        return llm_pb2.LlmServiceWarmupResponse(step_times=times, is_complete=self.num_asked == 3)
+        times = [token_tree_pb2.PassTime(num_rows=n, pass_ms=10.0) for n in (1, 8)[: self.num_asked - 1]]
+        return llm_pb2.LlmServiceWarmupResponse(pass_times=times, is_complete=self.num_asked == 3)
 
 
 async def test_a_replica_that_can_not_measure_itself_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def test_clients_that_leave_are_aborts(error: type[BaseException] | None) -> Non
 
 TREE_STEP = Step(
     tokens=(CommittedToken(1, ("a", "b")), CommittedToken(2, ("b",)), CommittedToken(3)),
-    finish_reason=None, num_drafted_nodes=7, drafted_depth=3, accepted_depth=2, draft_ms=3.0, verify_ms=6.0, verify_num_tokens=8,
+    finish_reason=None, num_drafted_nodes=7, drafted_depth=3, accepted_depth=2, draft_ms=3.0, verify_ms=6.0, verify_num_rows=8,
     num_replays=1, wall_ms=10.0, drafted_by_ssm=(("a", 4), ("b", 5)),
 )  # fmt: skip
 

@@ -67,7 +67,7 @@ async def test_a_span_says_what_was_asked_and_what_came(receiver: Receiver) -> N
     assert "gen_ai.request.top_p" not in span.attributes
     assert {name for name, _ in span.events} == {"specgrove.step"}
     steps = [attributes for _, attributes in span.events]
-    assert sum(step["specgrove.step.verifications"] for step in steps) == usage.num_verify_steps
+    assert sum(step["specgrove.step.num_steps"] for step in steps) == usage.num_verify_steps
     assert sum(step["specgrove.step.output_tokens"] for step in steps) == 60
     assert sum(step["specgrove.step.drafted_nodes"] for step in steps) == usage.num_drafted_nodes
 

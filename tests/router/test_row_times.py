@@ -11,7 +11,7 @@ import pytest
 from router.row_times import RowTimes
 
 
-def step_ms(num_rows: int) -> float:
+def pass_ms(num_rows: int) -> float:
     return 10 + 0.5 * num_rows
 
 
@@ -20,7 +20,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 def measured(factor: float = 1.0) -> RowTimes:
     times = RowTimes()
-    times.learn_measured([(rows, step_ms(rows) * factor) for rows in SIZES])
+    times.learn_measured([(rows, pass_ms(rows) * factor) for rows in SIZES])
     return times
 
 
@@ -37,25 +37,25 @@ def test_nothing_is_known_at_first() -> None:
 
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 5, 8, 12, 33, 64])
 def test_what_was_measured_holds_between_the_sizes_too(num_rows: int) -> None:
-    assert measured().ms(num_rows) == pytest.approx(step_ms(num_rows), rel=0.03)
+    assert measured().ms(num_rows) == pytest.approx(pass_ms(num_rows), rel=0.03)
 
 
 def test_a_machine_that_was_twice_as_fast_is_twice_as_fast_for_all_rows() -> None:
     times = measured(0.5)
     for _ in range(30):
-        times.observe(1, step_ms(1))
-    assert times.ms(1) == pytest.approx(step_ms(1), rel=0.05)
-    assert times.ms(32) == pytest.approx(step_ms(32), rel=0.35)
+        times.observe(1, pass_ms(1))
+    assert times.ms(1) == pytest.approx(pass_ms(1), rel=0.05)
+    assert times.ms(32) == pytest.approx(pass_ms(32), rel=0.35)
 
 
 def test_one_size_measured_on_a_busy_machine_is_put_right_by_a_few_real_steps() -> None:
     times = RowTimes()
-    times.learn_measured([(rows, step_ms(rows) * (3.0 if rows == 8 else 1.0)) for rows in SIZES])
+    times.learn_measured([(rows, pass_ms(rows) * (3.0 if rows == 8 else 1.0)) for rows in SIZES])
     for _ in range(4):
         for rows in (1, 8):
-            times.observe(rows, step_ms(rows))
-    assert times.ms(8) == pytest.approx(step_ms(8), rel=0.15)
-    assert times.ms(1) == pytest.approx(step_ms(1), rel=0.15)
+            times.observe(rows, pass_ms(rows))
+    assert times.ms(8) == pytest.approx(pass_ms(8), rel=0.15)
+    assert times.ms(1) == pytest.approx(pass_ms(1), rel=0.15)
 
 
 @pytest.mark.parametrize("optimism", [0.0, 1.5])
@@ -63,7 +63,7 @@ def test_the_times_of_several_numbers_of_rows_are_those_of_each(optimism: float)
     generator, times = random.Random(1), measured()
     for _ in range(60):
         rows = generator.choice((1, 4, 12, 40))
-        times.observe(rows, step_ms(rows) * generator.uniform(0.5, 2))
+        times.observe(rows, pass_ms(rows) * generator.uniform(0.5, 2))
     nums_rows = [1, 2, 7, 8, 9, 33, 64, 400]
     assert list(times.times(nums_rows, optimism)) == [times.ms(num_rows, optimism) for num_rows in nums_rows]
     # By hand: hope is not below that of fewer rows.
@@ -84,9 +84,9 @@ def test_more_rows_never_take_less() -> None:
 def test_a_step_that_was_held_up_says_little() -> None:
     times = measured()
     for _ in range(50):
-        times.observe(1, step_ms(1))
-    times.observe(1, 100 * step_ms(1))
-    assert times.ms(1) < 1.3 * step_ms(1)
+        times.observe(1, pass_ms(1))
+    times.observe(1, 100 * pass_ms(1))
+    assert times.ms(1) < 1.3 * pass_ms(1)
 
 
 def test_hope_lies_below_and_ends_with_real_steps() -> None:
@@ -94,17 +94,17 @@ def test_hope_lies_below_and_ends_with_real_steps() -> None:
     hoped = times.ms(8, 1.5)
     assert times.ms(1, 1.5) <= hoped < 0.7 * times.ms(8)
     for _ in range(10):
-        times.observe(8, step_ms(8))
+        times.observe(8, pass_ms(8))
     assert 0.85 * times.ms(8) < times.ms(8, 1.5) < times.ms(8)
 
 
 def test_what_was_not_seen_for_long_is_hoped_for_again() -> None:
     times = measured()
     for _ in range(10):
-        times.observe(8, step_ms(8))
+        times.observe(8, pass_ms(8))
     seen = times.deviation(8)
     for _ in range(5000):
-        times.observe(1, step_ms(1))
+        times.observe(1, pass_ms(1))
     assert times.deviation(8) > 5 * seen
     assert times.deviation(1) < 0.05
 
@@ -112,6 +112,6 @@ def test_what_was_not_seen_for_long_is_hoped_for_again() -> None:
 def test_a_second_measurement_is_weighed_against_what_is_known() -> None:
     times = measured()
     for _ in range(50):
-        times.observe(8, step_ms(8))
-    times.learn_measured([(8, 3 * step_ms(8))])
-    assert times.ms(8) == pytest.approx(step_ms(8), rel=0.1)
+        times.observe(8, pass_ms(8))
+    times.learn_measured([(8, 3 * pass_ms(8))])
+    assert times.ms(8) == pytest.approx(pass_ms(8), rel=0.1)

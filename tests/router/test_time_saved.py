@@ -29,7 +29,7 @@ class Counting:
         if step.num_drafted_nodes:
             self.num_trees += 1
             suite = self._suite
-            self.true_s += len(step.tokens) * (suite.step_ms(suite.num_sessions) + suite.overhead_ms) / 1e3
+            self.true_s += len(step.tokens) * (suite.true_ms(suite.num_sessions) + suite.overhead_ms) / 1e3
 
 
 def _told_and_true(suite: Suite, policies: list[Counting], counts: SpeculationCounts) -> tuple[float, float]:

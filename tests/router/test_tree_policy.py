@@ -28,13 +28,13 @@ from specgrove.loop.request import (
 from specgrove.loop.speculation import TreePolicy
 from tests.router.simulated_speed import BOUNDS, Suite, best_static, serve
 
-StepMs = Callable[[int], float]
+PassMs = Callable[[int], float]
 # Times of a step by rows, as they were measured: a small model in 16 and in 4 bits, and a large one.
-BFLOAT16: StepMs = lambda rows: 9.7 * (1 if rows <= 8 else 1 + (rows - 8) * 0.07)  # noqa: E731
-INT4: StepMs = lambda rows: 3.3 + 0.6 * rows  # noqa: E731
-LARGE: StepMs = lambda rows: 100 + 8 * rows  # noqa: E731
+BFLOAT16: PassMs = lambda rows: 9.7 * (1 if rows <= 8 else 1 + (rows - 8) * 0.07)  # noqa: E731
+INT4: PassMs = lambda rows: 3.3 + 0.6 * rows  # noqa: E731
+LARGE: PassMs = lambda rows: 100 + 8 * rows  # noqa: E731
 PAIR_ROWS = {1: 57.0, 8: 65.0, 16: 96.0, 32: 159.0, 64: 290.0, 1024: 4600.0}
-CURVES = pytest.mark.parametrize("step_ms", [BFLOAT16, INT4, LARGE], ids=["bfloat16", "int4", "large"])
+CURVES = pytest.mark.parametrize("true_ms", [BFLOAT16, INT4, LARGE], ids=["bfloat16", "int4", "large"])
 MANY = pytest.mark.parametrize("num_sessions", [1, 8])
 
 
@@ -46,10 +46,10 @@ def pair_ms(num_rows: int) -> float:
     raise ValueError(f"{num_rows} rows")
 
 
-def suite_of(step_ms: StepMs, num_sessions: int = 1, **facts: float) -> Suite:
+def suite_of(true_ms: PassMs, num_sessions: int = 1, **facts: float) -> Suite:
     """Sessions that share a replica wait for its passes."""
-    waiting_ms = 0.4 * step_ms(num_sessions) if num_sessions > 1 else 0.0
-    return Suite(step_ms, num_sessions=num_sessions, tree_overhead_ms=0.7 + waiting_ms, **facts)  # type: ignore[arg-type]
+    waiting_ms = 0.4 * true_ms(num_sessions) if num_sessions > 1 else 0.0
+    return Suite(true_ms, num_sessions=num_sessions, tree_overhead_ms=0.7 + waiting_ms, **facts)  # type: ignore[arg-type]
 
 
 def errors_of_a_busy_machine() -> Callable[[int], float]:
@@ -79,8 +79,8 @@ def after(suite: Suite, warm_up: str, num_requests: int) -> Suite:
 @CURVES
 @MANY
 @WARM_UPS
-def test_weak_drafters_cost_nothing(step_ms: StepMs, num_sessions: int, warm_up: str) -> None:
-    suite = after(suite_of(step_ms, num_sessions, hit_rate=0.03), warm_up, 8)
+def test_weak_drafters_cost_nothing(true_ms: PassMs, num_sessions: int, warm_up: str) -> None:
+    suite = after(suite_of(true_ms, num_sessions, hit_rate=0.03), warm_up, 8)
     spent = serve(suite, num_requests=12)
     assert spent.ratio(suite) > 0.99
     assert spent.num_probes + spent.num_trees < 0.15 * spent.num_steps
@@ -88,16 +88,16 @@ def test_weak_drafters_cost_nothing(step_ms: StepMs, num_sessions: int, warm_up:
 
 @CURVES
 @WARM_UPS
-def test_the_first_requests_cost_little_too(step_ms: StepMs, warm_up: str) -> None:
-    suite = suite_of(step_ms, hit_rate=0.03)
+def test_the_first_requests_cost_little_too(true_ms: PassMs, warm_up: str) -> None:
+    suite = suite_of(true_ms, hit_rate=0.03)
     assert serve(after(suite, warm_up, 0), num_requests=10).ratio(suite) > 0.94
 
 
 @CURVES
 @pytest.mark.parametrize("hit_rate", [0.5, 0.85])
 @pytest.mark.parametrize("warm_up", ["nothing", "right", "busy", "free rows"])
-def test_good_drafters_gain_what_there_is_to_gain(step_ms: StepMs, hit_rate: float, warm_up: str) -> None:
-    suite = after(suite_of(step_ms, hit_rate=hit_rate, draft_ms=0.03 * step_ms(1)), warm_up, 15)
+def test_good_drafters_gain_what_there_is_to_gain(true_ms: PassMs, hit_rate: float, warm_up: str) -> None:
+    suite = after(suite_of(true_ms, hit_rate=hit_rate, draft_ms=0.03 * true_ms(1)), warm_up, 15)
     assert serve(suite, num_requests=20).ratio(suite) > 0.87 * max(best_static(suite), 1.0)
 
 
@@ -176,7 +176,7 @@ def test_load_comes_and_goes() -> None:
 def test_a_machine_that_becomes_slow_for_all_rows_drafts_on() -> None:
     suite = after(suite_of(BFLOAT16, hit_rate=0.5, draft_ms=0.3), "right", 10)
     gain = serve(suite, num_requests=10).ratio(suite)
-    suite.step_ms = lambda rows: 2.5 * BFLOAT16(rows)
+    suite.true_ms = lambda rows: 2.5 * BFLOAT16(rows)
     serve(suite, num_requests=5)
     assert serve(suite, num_requests=10).ratio(suite) > 0.9 * gain > 1.4
 

@@ -232,8 +232,8 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         yield llm_pb2.GetTokenizerResponse(file_name="chat_template.jinja", content=CHAT_TEMPLATE.encode())
 
     async def Warmup(self, request: Any, context: Any) -> llm_pb2.LlmServiceWarmupResponse:  # noqa: N802
-        times = [token_tree_pb2.StepTime(num_tokens=n, step_ms=10 + n / 4) for n in (1, 4, 16, 64)]
-        return llm_pb2.LlmServiceWarmupResponse(step_times=times, is_complete=True)
+        times = [token_tree_pb2.PassTime(num_rows=n, pass_ms=10 + n / 4) for n in (1, 4, 16, 64)]
+        return llm_pb2.LlmServiceWarmupResponse(pass_times=times, is_complete=True)
 
     async def GetLoad(self, request: Any, context: Any) -> llm_pb2.LlmServiceGetLoadResponse:  # noqa: N802
         return llm_pb2.LlmServiceGetLoadResponse()

@@ -23,7 +23,7 @@ from specgrove.program.loading import load_decoder
 from specgrove.runtime.device_log_probs import log_probs_on_device
 from specgrove.runtime.graph_runner import GraphRunner
 from specgrove.runtime.known_tokens import log_probs_of
-from specgrove.runtime.model_runner import ModelRunner, step_ms
+from specgrove.runtime.model_runner import ModelRunner, pass_ms
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from specgrove.runtime.step_loop import FatalEngineError
 from specgrove.runtime.top_k import top_k_of
@@ -223,7 +223,7 @@ def test_all_buckets_are_captured_first(device: torch.device, graphs: Graphs, tm
     assert both_sizes == {1, 2, 4}
     assert both.progress == [(done, total) for done in range(1, total + 1)]
     for _ in range(2):
-        step_ms(both.with_graphs, [1, 2, 3])
+        pass_ms(both.with_graphs, [1, 2, 3])
     if isinstance(graphs, RecordedGraphs):
         assert graphs.num_captured == total
 

@@ -83,7 +83,7 @@ def test_a_step_that_does_not_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) 
     clock = Turns(monkeypatch)
     monkeypatch.setattr(rank_liveness, "_TIMEOUT_S", 1e9)
     monitor = LivenessMonitor(2, lambda rank: f"rank {rank}", "127.0.0.1")
-    monitor.limit_steps(7.0)
+    monitor.limit_passes(7.0)
     clock.watch(monitor)
     connection = connected(monitor)
     with monitor.step():

@@ -319,7 +319,7 @@ def test_time_is_busy_while_the_engine_works_alone(monkeypatch: pytest.MonkeyPat
 
 def test_the_watchdog_watches_by_itself() -> None:
     engine = Hanging()
-    loop = StepLoop(engine, "hanging", step_timeout_s=0.01)
+    loop = StepLoop(engine, "hanging", pass_timeout_s=0.01)
     loop.ask(2)
     with pytest.raises(HungEngineError):
         loop.ended.result(LIMIT_S)

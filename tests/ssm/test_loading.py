@@ -27,7 +27,7 @@ def _load(folder: Path, model: Path | None = None, options: str = "") -> object:
     (spec,) = parse_ssms([f"{model or folder},name=tiny{options}"])
     config = SsmServiceConfig(
         address="127.0.0.1:0", ssms=(spec,), demand=SsmDemand("float32", "cpu", "off", 64), cache_dir=folder,
-        num_threads=1, session_ttl_s=PoolConfig().session_ttl_s, step_timeout_s=120.0, drain_timeout_s=0.0, log_level="INFO",
+        num_threads=1, session_ttl_s=PoolConfig().session_ttl_s, pass_timeout_s=120.0, drain_timeout_s=0.0, log_level="INFO",
         log_format="text",
     )  # fmt: skip
     return load_ssm(spec, config, torch.device("cpu"))

@@ -103,7 +103,7 @@ async def test_drafts_and_control_calls(stub: ssm_pb2_grpc.SsmServiceStub) -> No
     assert infos[0].num_parameters > 0
     first, second = [await stub.Warmup(ssm_pb2.SsmServiceWarmupRequest()) for _ in range(2)]
     assert first == second
-    assert first.ssms[0].step_times[0].num_tokens == 1  # how many more depends on the machine
+    assert first.ssms[0].pass_times[0].num_rows == 1  # how many more depends on the machine
     load = (await stub.GetLoad(ssm_pb2.SsmServiceGetLoadRequest())).load
     assert load.num_sessions == 1
     assert load.num_free_slots < load.num_slots == 200
@@ -142,11 +142,11 @@ async def test_what_each_ssm_did_is_counted(
         assert told["specgrove_ssm_drafts_total"][(tree.ssm,)] == 1
         assert told["specgrove_ssm_draft_tokens_total"][(tree.ssm,)] == len(tree.tree.token_ids) - 1
     load = (await stub.GetLoad(ssm_pb2.SsmServiceGetLoadRequest())).load
-    assert load.num_steps == pool.counts.num_passes > 0
-    assert load.total_step_ms > 0
+    assert load.num_passes == pool.counts.num_passes > 0
+    assert load.total_pass_ms > 0
     slots = {reading.metric.name: reading.by_labels() for reading in servicer.load.readings()}
     assert sum(slots["specgrove_ssm_kv_slots"].values()) == load.num_slots > 0
-    assert slots["specgrove_ssm_busy_seconds_total"][()] >= load.total_step_ms / 1e3
+    assert slots["specgrove_ssm_busy_seconds_total"][()] >= load.total_pass_ms / 1e3
 
 
 async def test_too_many_items_are_refused(stub: ssm_pb2_grpc.SsmServiceStub) -> None:

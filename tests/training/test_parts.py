@@ -172,7 +172,7 @@ def test_training_learns_resumes_and_saves(data_folder: Path, teacher_folder: Pa
     lines: list[str] = []
     ticks = itertools.count()
     for minutes in (0.03, 0.05):
-        settings = train.TrainingSettings(minutes=minutes, row_len=64, rows_per_step=4)
+        settings = train.TrainingSettings(minutes=minutes, row_len=64, rows_per_pass=4)
         done = train.train(
             model, data, rows, settings, tmp_path / "checkpoint.pt", lines.append, lambda: next(ticks) * 0.01
         )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llm_service.arguments import parse_arguments
-from llm_service.step_timeout import step_timeout_s_of
+from llm_service.pass_timeout import pass_timeout_s_of
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -23,10 +23,10 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
         ([], 70e9, GPU, 120.0),
         (["--offload"], 135e6, CPU, 1800.0),
         (["--offload"], 70e9, CPU, pytest.approx(10752, abs=1)),
-        (["--step-timeout-s", "5"], 70e9, CPU, 5.0),
+        (["--pass-timeout-s", "5"], 70e9, CPU, 5.0),
     ],
 )
 def test_the_limit_grows_with_the_work(flags: list[str], num_parameters: float, device: Any, expected: float) -> None:
     config = parse_arguments(flags)
     spec: Any = SimpleNamespace(num_parameters=num_parameters)
-    assert step_timeout_s_of(config, spec, device) == expected
+    assert pass_timeout_s_of(config, spec, device) == expected
