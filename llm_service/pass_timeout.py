@@ -8,7 +8,7 @@ from llm_service.config import LlmServiceConfig
 from specgrove.config import OFFLOADED_PASS_TIMEOUT_S, PASS_TIMEOUT_S
 from specgrove.models.decoder.spec import DecoderSpec
 
-# Operations that a busy machine without wide vectors still makes in a second: a slow step is worth more than a restart.
+# Operations that a busy machine without wide vectors still makes in a second: a slow pass is worth more than a restart.
 _SLOWEST_CPU_FLOPS = 1e10
 
 

@@ -16,7 +16,7 @@ from llm_service.verifier import VerifierEngine
 from specgrove.loop.request import PromptProgress, Verdict, VerifyWork
 from specgrove.models.decoder.ends import Ends
 from specgrove.models.decoder.spec import DecoderSpec
-from specgrove.runtime.measuring import StepMeasurement, measured
+from specgrove.runtime.measuring import PassMeasurement, measured
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.served_stream import StreamItem
 from specgrove.serving.work_streams import WorkStreams
@@ -181,7 +181,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         async with self._warmup_lock:
             found = self._pass_times
             if found is None:
-                measurement = StepMeasurement(_WARMUP_NUMS_TOKENS)
+                measurement = PassMeasurement(_WARMUP_NUMS_TOKENS)
                 # An item that arrives meanwhile waits for one pass at most.
                 is_complete = await measured(measurement, self._time_step, lambda: self._loop.num_pending_items == 0)
                 found = measurement.times

@@ -37,7 +37,7 @@ class SsmServiceConfig:
     num_threads: int
     session_ttl_s: float
     pass_timeout_s: float
-    """After which a step is taken to hang."""
+    """After which a pass is taken to hang."""
     drain_timeout_s: float
     log_level: str
     log_format: str

@@ -12,7 +12,7 @@ import grpc
 
 from specgrove.errors import InvalidRequestError
 from specgrove.loop.request import Draft, DraftWork
-from specgrove.runtime.measuring import StepMeasurement, measured
+from specgrove.runtime.measuring import PassMeasurement, measured
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.served_stream import StreamItem
 from specgrove.serving.status import abort
@@ -97,7 +97,7 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
             if found is None:
                 found, is_complete = {}, True
                 for name in self._pool.neural_names:
-                    measurement = StepMeasurement(_WARMUP_NUMS_TOKENS, _WARMUP_BUDGET_MS)
+                    measurement = PassMeasurement(_WARMUP_NUMS_TOKENS, _WARMUP_BUDGET_MS)
                     run = functools.partial(self._time_level, name)
                     is_complete &= await measured(measurement, run, lambda: self._loop.num_pending_items == 0)
                     found[name] = measurement.times

@@ -1,4 +1,4 @@
-"""How fast this machine reads memory: what a decoding step can't be faster than.
+"""How fast this machine reads memory: what a pass can't be faster than.
 
 Measured by ``specgrove doctor``, and by the benchmarks in the run they report.
 """

@@ -1,4 +1,4 @@
-"""Checks that wrappers make before an address crosses to native code. Cheap: a decoder step makes hundreds of calls."""
+"""Checks that wrappers make before an address crosses to native code. Cheap: a pass makes hundreds of calls."""
 
 from __future__ import annotations
 

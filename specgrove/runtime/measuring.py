@@ -1,7 +1,7 @@
 """Which sizes of a forward pass to time, and when to stop: small ones first, in turns, within a budget. The services run the passes.
 
 A pass on a large model takes long, and a service that has just started is about to be used: sizes that don't fit the budget are
-left out, and whoever asks for the times learns those from real steps.
+left out, and whoever asks for the times learns those from real passes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _BUDGET_MS = 2000.0
 _NUM_TURNS = 3
 
 
-class StepMeasurement:
+class PassMeasurement:
     """One measurement, from the first size to the last turn."""
 
     def __init__(self, nums_rows: Sequence[int], budget_ms: float = _BUDGET_MS, num_turns: int = _NUM_TURNS) -> None:
@@ -46,7 +46,7 @@ class StepMeasurement:
 
 
 async def measured(
-    measurement: StepMeasurement, run: Callable[[int], Awaitable[float | None]], is_wanted: Callable[[], bool]
+    measurement: PassMeasurement, run: Callable[[int], Awaitable[float | None]], is_wanted: Callable[[], bool]
 ) -> bool:
     """Runs a measurement to its end, or until it is not ``is_wanted``: checked before every pass, and told by the result.
 

@@ -105,10 +105,10 @@ class ParallelRunner:
     def start(self, rows: PassRows) -> None:
         """See ``Runner``. Raises ``RankFailedError``."""
         try:
-            with self._liveness.step():
+            with self._liveness.passing():
                 self._start(rows)
         except Exception as error:  # the other ranks have the rows already: nobody knows where they stand
-            raise RankFailedError(f"a step over the ranks failed: {type(error).__name__}: {error}") from error
+            raise RankFailedError(f"a pass over the ranks failed: {type(error).__name__}: {error}") from error
 
     def _start(self, rows: PassRows) -> None:
         message = to_tensor(rows)
@@ -131,10 +131,10 @@ class ParallelRunner:
         if num_rows == 0:
             return logits
         try:
-            with self._liveness.step():
+            with self._liveness.passing():
                 dist.recv(logits, self._links.layout.ranks_of(self._links.layout.num_stages - 1).start)
         except Exception as error:
-            raise RankFailedError(f"a step over the ranks failed: {type(error).__name__}: {error}") from error
+            raise RankFailedError(f"a pass over the ranks failed: {type(error).__name__}: {error}") from error
         return logits
 
     def discard(self) -> None:

@@ -2,7 +2,7 @@
 
 A collective call can wait for minutes for a rank that will never answer; these threads don't depend on such calls. Rank 0 owns a
 ``LivenessMonitor``; the others call ``watch_rank_0`` once, and end when rank 0 is gone or out of reach. Ranks that all live and yet wait
-for each other are found by the time that a step takes. Ranks connect here before they connect for computing, which can wait for ever, too.
+for each other are found by the time that a pass takes. Ranks connect here before they connect for computing, which can wait for ever, too.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class LivenessMonitor:
         self._listener = _listener_on(host)
         self._secret = secrets.token_bytes(_SECRET_LEN)
         self._pass_timeout_s = math.inf
-        self._step_started_s: float | None = None
+        self._pass_started_s: float | None = None
         self._is_starting = True
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="rank-liveness", daemon=True)
@@ -128,17 +128,17 @@ class LivenessMonitor:
         self._is_starting = False
 
     def limit_passes(self, timeout_s: float) -> None:
-        """The most that a ``step`` may take, which depends on the model; until then there is no limit."""
+        """The most that a pass may take, which depends on the model; until then there is no limit."""
         self._pass_timeout_s = timeout_s
 
     @contextlib.contextmanager
-    def step(self) -> Iterator[None]:
-        """What runs in it must end in time."""
-        self._step_started_s = time.monotonic()
+    def passing(self) -> Iterator[None]:
+        """A pass runs in it, which must end in time."""
+        self._pass_started_s = time.monotonic()
         try:
             yield
         finally:
-            self._step_started_s = None
+            self._pass_started_s = None
 
     def expect_ends(self) -> None:
         """Ranks may end from now on."""
@@ -155,11 +155,11 @@ class LivenessMonitor:
             for key, _ in self._selector.select(_INTERVAL_S):
                 self._hear(key)
             now_s = time.monotonic()
-            started_s = self._step_started_s
+            started_s = self._pass_started_s
             if self._is_closing:
                 continue
             if started_s is not None and now_s - started_s > self._pass_timeout_s:
-                self._fail(f"the ranks have not finished a step in {self._pass_timeout_s:.0f} s")
+                self._fail(f"the ranks have not finished a pass in {self._pass_timeout_s:.0f} s")
             for key in self._selector.get_map().values():
                 if now_s - key.data.last_heard_s > _TIMEOUT_S:
                     self._fail(f"{self._describe(key.data.rank)} has not answered for {_TIMEOUT_S:.0f} s")

@@ -105,7 +105,7 @@ class Ended(BaseException):
 @pytest.mark.parametrize(
     ("rank", "error", "level"),
     [
-        ("0", RuntimeError("a step over the ranks failed"), logging.ERROR),
+        ("0", RuntimeError("a pass over the ranks failed"), logging.ERROR),
         ("1", RuntimeError("Connection closed by peer"), logging.INFO),  # of what rank 0 tells
         ("1", ValueError("no such model"), logging.ERROR),
     ],

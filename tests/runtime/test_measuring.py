@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
-from specgrove.runtime.measuring import StepMeasurement, measured
+from specgrove.runtime.measuring import PassMeasurement, measured
 
 SIZES = [1, 2, 4, 8, 16, 32, 64, 128]
 
 
 async def run_with(
-    measurement: StepMeasurement, ms: Callable[[int], float | None], num_passes: int = 1000
+    measurement: PassMeasurement, ms: Callable[[int], float | None], num_passes: int = 1000
 ) -> tuple[list[int], bool]:
     """The sizes in the order in which they were run, and whether the measurement came to its end before so many passes."""
     order: list[int] = []
@@ -25,7 +25,7 @@ async def run_with(
 
 
 async def test_all_sizes_take_turns() -> None:
-    measurement = StepMeasurement(SIZES)
+    measurement = PassMeasurement(SIZES)
     order, is_complete = await run_with(measurement, lambda rows: 5 + rows / 10)
     assert order == SIZES * 3
     assert is_complete
@@ -34,14 +34,14 @@ async def test_all_sizes_take_turns() -> None:
 
 async def test_the_least_of_all_turns_counts() -> None:
     times = iter([9.0, 9.0, 3.0, 4.0, 5.0, 9.0])
-    measurement = StepMeasurement([1, 2])
+    measurement = PassMeasurement([1, 2])
     await run_with(measurement, lambda rows: next(times))
     assert measurement.times == [(1, 3.0), (2, 4.0)]
 
 
 @pytest.mark.parametrize("pass_ms", [60.0, 400.0, 1500.0, 5000.0])
 async def test_a_large_model_keeps_to_the_budget(pass_ms: float) -> None:
-    measurement = StepMeasurement(SIZES, budget_ms=2000)
+    measurement = PassMeasurement(SIZES, budget_ms=2000)
     order, is_complete = await run_with(measurement, lambda rows: pass_ms * (1 + rows / 8))
     spent_ms = sum(pass_ms * (1 + rows / 8) for rows in order)
     assert is_complete
@@ -50,7 +50,7 @@ async def test_a_large_model_keeps_to_the_budget(pass_ms: float) -> None:
 
 
 async def test_requests_come_first() -> None:
-    measurement = StepMeasurement(SIZES)
+    measurement = PassMeasurement(SIZES)
     order, is_complete = await run_with(measurement, lambda rows: 10.0, num_passes=3)
     assert not is_complete
     assert order == [1, 2, 4]
@@ -58,7 +58,7 @@ async def test_requests_come_first() -> None:
 
 
 async def test_sizes_without_room_are_left_out() -> None:
-    measurement = StepMeasurement(SIZES)
+    measurement = PassMeasurement(SIZES)
     _, is_complete = await run_with(measurement, lambda rows: None if rows > 8 else 1.0)
     assert is_complete
     assert [rows for rows, _ in measurement.times] == [1, 2, 4, 8]

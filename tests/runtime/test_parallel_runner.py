@@ -171,10 +171,10 @@ def test_a_rank_that_fails_in_mid_pass_is_a_failure_of_the_engine(suite_of: Suit
         suite.runner.start(batch_of(first))
     assert logits_of(suite.runner) == [1111]
     with pytest.raises(
-        FatalEngineError, match="a step over the ranks failed: RuntimeError: Connection closed by peer 2"
+        FatalEngineError, match="a pass over the ranks failed: RuntimeError: Connection closed by peer 2"
     ):
         suite.runner.finish()
-    assert not suite.watch.is_in_step
+    assert not suite.watch.is_in_pass
     assert isinstance(suite.failures[failing_rank], ArithmeticError)
     if failing_rank == 1:
         suite.threads[1].join(WAIT_S)
@@ -186,9 +186,9 @@ def test_a_failure_of_rank_0_is_told_by_its_name(suite_of: SuiteOf) -> None:
     suite = suite_of(1, 2)
     suite.stages[0].fails_at = {2}
     suite.runner.start(batch_of(1))
-    with pytest.raises(FatalEngineError, match="a step over the ranks failed: ArithmeticError: token 2 is too much"):
+    with pytest.raises(FatalEngineError, match="a pass over the ranks failed: ArithmeticError: token 2 is too much"):
         suite.runner.start(batch_of(2))
-    assert not suite.watch.is_in_step
+    assert not suite.watch.is_in_pass
 
 
 def test_what_is_under_way_is_waited_for_when_it_is_discarded(suite_of: SuiteOf) -> None:
@@ -213,13 +213,13 @@ def test_ranks_that_are_stopped_end_after_the_passes_under_way(suite_of: SuiteOf
     assert [logits_of(suite.runner) for _ in range(2)] == [[1011], [2011]]
 
 
-def test_only_the_times_of_passes_count_towards_a_steps_limit(suite_of: SuiteOf) -> None:
+def test_only_the_times_of_passes_count_towards_its_limit(suite_of: SuiteOf) -> None:
     suite = suite_of(1, 2)
-    assert not suite.watch.is_in_step
+    assert not suite.watch.is_in_pass
     suite.runner.start(batch_of(1))
-    assert (suite.watch.num_steps, suite.watch.is_in_step) == (1, False)
+    assert (suite.watch.num_passes, suite.watch.is_in_pass) == (1, False)
     logits_of(suite.runner)
-    assert (suite.watch.num_steps, suite.watch.is_in_step) == (2, False)
+    assert (suite.watch.num_passes, suite.watch.is_in_pass) == (2, False)
 
 
 def test_messages_are_kept_until_they_have_left_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,20 +79,20 @@ def test_a_silent_rank_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     connection.close()
 
 
-def test_a_step_that_does_not_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_that_does_not_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Turns(monkeypatch)
     monkeypatch.setattr(rank_liveness, "_TIMEOUT_S", 1e9)
     monitor = LivenessMonitor(2, lambda rank: f"rank {rank}", "127.0.0.1")
     monitor.limit_passes(7.0)
     clock.watch(monitor)
     connection = connected(monitor)
-    with monitor.step():
+    with monitor.passing():
         clock.advance(6.0)
     clock.advance(6.0)  # between two steps time doesn't count
     assert not monitor.failed.done()
-    with monitor.step():
+    with monitor.passing():
         clock.advance(8.0)
-        with pytest.raises(RuntimeError, match="not finished a step in 7 s"):
+        with pytest.raises(RuntimeError, match="not finished a pass in 7 s"):
             monitor.failed.result(timeout=LIMIT_S)
     connection.close()
 

@@ -92,15 +92,15 @@ class Watch:
     """A ``LivenessMonitor`` that counts."""
 
     def __init__(self) -> None:
-        self.num_steps = 0
-        self.is_in_step = False
+        self.num_passes = 0
+        self.is_in_pass = False
 
     @contextlib.contextmanager
-    def step(self) -> Iterator[None]:
-        assert not self.is_in_step
-        self.is_in_step = True
+    def passing(self) -> Iterator[None]:
+        assert not self.is_in_pass
+        self.is_in_pass = True
         try:
             yield
         finally:
-            self.is_in_step = False
-            self.num_steps += 1
+            self.is_in_pass = False
+            self.num_passes += 1
