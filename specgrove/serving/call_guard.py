@@ -116,6 +116,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
     async def _write(self, context: Context, response: Any) -> None:
         # HTTP/2 lets a server send as much as its client makes room for by reading; then writing waits.
+        if self._write_timeout_s is None:
+            await context.write(response)
+            return
         try:
             async with asyncio.timeout(self._write_timeout_s):
                 await context.write(response)
