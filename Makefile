@@ -16,7 +16,7 @@ MODULE_LIST := build/modules.txt
 $(shell mkdir -p build; find specgrove router llm_service ssm_service -name '*.py' | sort > build/modules.new; \
 	cmp -s build/modules.new $(MODULE_LIST) || cp build/modules.new $(MODULE_LIST); rm -f build/modules.new)
 
-.PHONY: demo test check setup protos settings-page check-settings bench bench-cpu-peers gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu native-sanitize clean lint types imports format-native lint-protos breaking-protos released-protos check-protos metrics-page check-metrics prometheus-rule check-prometheus-rule k8s-plain check-k8s docs images k8s-test k8s-tools
+.PHONY: demo test slow-test check setup protos settings-page check-settings bench bench-cpu-peers gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu native-sanitize clean lint types imports format-native lint-protos breaking-protos released-protos check-protos metrics-page check-metrics prometheus-rule check-prometheus-rule k8s-plain check-k8s docs images k8s-test k8s-tools
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.running
@@ -25,6 +25,13 @@ demo: $(VENV)/.running
 # Two processes, each with files of its own (tests/conftest.py says which); more gain nothing on the two cores of CI.
 test: setup
 	$(BIN)/python -m pytest -q -m "not slow" -n 2 --no-loadscope-reorder
+
+# What takes long: every server that the docs start, other languages' compilers, ranks on two hosts, a wheel. All that `test` leaves out but
+# the container images.
+CONTAINER_TESTS := tests/k8s/test_it_runs.py tests/k8s/test_running_images.py
+
+slow-test: setup
+	$(BIN)/python -m pytest -q -m slow -n 2 --no-loadscope-reorder $(addprefix --ignore=,$(CONTAINER_TESTS))
 
 bench: setup
 	$(BIN)/python -m benchmarks.serving

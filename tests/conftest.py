@@ -18,6 +18,7 @@ from tests.router.toy_language import EOS, VOCAB_SIZE, toy_tokenizer_json
 
 TINY_VOCAB_SIZE = 97
 END_TO_END = "tests/end_to_end/"
+SERVERS_OF_PAGES = "tests/pages/test_servers.py"
 
 # By default an example that takes 0.2 s fails, on a busy machine that is.
 hypothesis.settings.register_profile("at any speed", deadline=None)
@@ -37,11 +38,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which GPU machines may lack
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """A file's tests run in one process, and so do all those that share the real suite."""
+    """A file's tests run in one process, and so do all those that share the real suite. Those that share nothing go anywhere."""
     from xdist.scheduler import LoadFileScheduling
 
     class BySharedFixtures(LoadFileScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith(SERVERS_OF_PAGES):
+                return nodeid
             return END_TO_END if nodeid.startswith(END_TO_END) else str(super()._split_scope(nodeid))
 
     return BySharedFixtures(config, log)

@@ -83,6 +83,7 @@ def test_node(tcp_address: str, expected: str) -> None:
     assert run("node", "node/client.js", tcp_address, NODE_PATH=str(folder / "node_modules")) == expected
 
 
+@pytest.mark.slow
 def test_cpp(tcp_address: str, expected: str) -> None:
     need("cmake", "pkg-config", "protoc", "grpc_cpp_plugin", "/usr/include/grpcpp/grpcpp.h")
     run("cmake", "-S", "cpp", "-B", BUILD / "cpp")
@@ -90,12 +91,14 @@ def test_cpp(tcp_address: str, expected: str) -> None:
     assert run(BUILD / "cpp" / "client", tcp_address) == expected
 
 
+@pytest.mark.slow
 def test_go(tcp_address: str, expected: str) -> None:
     need("go", "protoc", "protoc-gen-go", "protoc-gen-go-grpc", "/usr/share/gocode/src/google.golang.org/grpc")
     run("go/build.sh", BUILD / "go")
     assert run(BUILD / "go" / "client", tcp_address) == expected
 
 
+@pytest.mark.slow
 def test_java(tcp_address: str, expected: str) -> None:
     jars = [
         f"/usr/share/java/{name}.jar"

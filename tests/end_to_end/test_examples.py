@@ -15,6 +15,8 @@ import pytest
 from tests.addresses import free_address
 from tests.waiting import LIMIT_S, wait_until
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 TIPS = "travel tips for Tokyo"
 

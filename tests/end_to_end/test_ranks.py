@@ -110,7 +110,11 @@ def test_long_prompts_go_through_in_chunks(tiny_suite: Suite, two: Spread) -> No
 
 @pytest.mark.parametrize(
     ("layout", "rank", "number"),
-    [("two", 0, signal.SIGKILL), ("two", 1, signal.SIGSTOP), ("four", 3, signal.SIGKILL)],
+    [
+        ("two", 0, signal.SIGKILL),
+        ("two", 1, signal.SIGSTOP),
+        pytest.param("four", 3, signal.SIGKILL, marks=pytest.mark.slow),
+    ],
 )
 def test_a_lost_rank_is_named_and_costs_no_token(
     request: pytest.FixtureRequest, expected: tuple[int, ...], layout: str, rank: int, number: signal.Signals

@@ -40,8 +40,8 @@ class CanNotRunError(Exception):
     """This machine runs no pods; says what it lacks."""
 
 
-def build(folder: Path) -> None:
-    """The images, of this checkout. Raises ``CanNotRunError`` before that takes long."""
+def build(folder: Path) -> dict[str, str]:
+    """The images, of this checkout; returns the environment of podman's commands. Raises ``CanNotRunError`` before that takes long."""
     tools = [tool for tool in _TOOLS if shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
     if missing := local_images.missing_tools() + tools:
         raise CanNotRunError(f"it lacks {', '.join(missing)}")
@@ -53,6 +53,7 @@ def build(folder: Path) -> None:
     except subprocess.CalledProcessError as error:
         raise CanNotRunError(f"{error.cmd[0]} fails here: {error.stderr or error}") from error
     local_images.build_images(environment, num_jobs=os.cpu_count())
+    return environment
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from specgrove.client.wire import completion_of
 from specgrove.loop.request import SpeculationOptions
 from tests.k8s.manifests import rendered
 from tests.k8s.pod_network import pod_network
-from tests.k8s.podman_cluster import CanNotRunError, Cluster, Pod, build, cluster_of
+from tests.k8s.podman_cluster import Cluster, Pod, cluster_of
 from tests.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.slow
@@ -38,13 +38,8 @@ MORE_ARGUMENTS = {"router": ("--tree-policy=static",)}
 
 
 @pytest.fixture(scope="module")
-def cluster(demo_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The images are built here, of this checkout."""
+def cluster(podman: Mapping[str, str], demo_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
-    try:
-        build(folder)
-    except CanNotRunError as error:
-        pytest.skip(f"no pods run on this machine: {error}")
     with (
         pod_network(folder) as network,
         cluster_of(rendered("cpu-demo"), network, folder, demo_llm, MORE_ARGUMENTS) as running,

@@ -9,25 +9,13 @@ from collections.abc import Mapping
 import pytest
 
 from tests.k8s.containerfile import SHIPPED
-from tests.k8s.local_images import ROOT, build_images, make_base, missing_tools, podman_environment
+from tests.k8s.local_images import ROOT
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(bool(missing_tools()), reason=f"building images here needs {', '.join(missing_tools())}"),
-]
+pytestmark = pytest.mark.slow
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 AS_IN_A_POD = (
     "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--user=65532:65532", "--tmpfs=/tmp", "--network=host",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
-    """The environment of podman's commands; all images are there."""
-    environment = podman_environment(tmp_path_factory.mktemp("podman"))
-    make_base(environment)
-    build_images(environment)
-    return environment
 
 
 def _run(

@@ -48,6 +48,12 @@ class PrivateNetwork:
             stderr=subprocess.STDOUT, text=True, check=False, timeout=5 * LIMIT_S,
         )  # fmt: skip
 
+    def runs(self, line: str, folder: Path, environment: Mapping[str, str]) -> str:
+        """What a line that has to succeed prints; who asks there is told to say hi."""
+        ended = self.run(line, folder, environment, stdin="Say hi.\n")
+        assert ended.returncode == 0, f"{line}\n{ended.stdout}"
+        return ended.stdout
+
     @contextlib.contextmanager
     def server(self, line: str, folder: Path, environment: Mapping[str, str], ready: str) -> Iterator[Path]:
         """Within the block a command runs, and has printed ``ready``; the file has all that it prints. SIGTERM ends it, with code 0."""

@@ -1,14 +1,15 @@
 """How each command of the pages is tried: against the suite that runs, as a server of its own, or not at all, and why.
 
-The tables here are the one place to say so. ``tests/end_to_end/test_docs_commands.py`` reads them.
+The tables here are the one place to say so. The tests of this folder read them.
 """
 
 from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Mapping
 
-from tests.documented import Block, Command
+from tests.documented import Block, Command, commands
 
 # Patterns of commands that no test can run here, and why.
 NOT_RUN = {
@@ -35,15 +36,20 @@ _STANDS_FOR = {
     "serve ... --tls-client-ca": "serve --tls-certificate server.pem --tls-private-key server.key --tls-client-ca",
     "--api-key-file keys ...": "--api-key-file keys",
 }
-# So that commands use the suite that runs already, and end. The last of two equal options counts.
-_ON_THE_SUITE = {
+# So that commands use the suite that runs already.
+_AT_THE_SUITE = {
     r"^specgrove (generate|chat|bench|eval) (?!.*--address)": "--address 127.0.0.1:50051",
     r"^specgrove batch ": "--address 127.0.0.1:8000",
+}
+# So that they end soon. The last of two equal options counts.
+_SOON = {
     r"^specgrove (generate|chat) ": "--max-tokens 24",
     r"^specgrove (bench|eval) ": "--max-tokens 2",
     r"^specgrove top": "--once",
     r"^curl ": "--silent",
 }
+# Servers, and what they print when they are ready.
+READY = {"specgrove serve": "Ctrl-C stops", "specgrove chat": "Ctrl-C ends it", "prometheus": "Server is ready"}
 # Before a snippet that goes on with what the page has said elsewhere, and behind one that only defines something.
 _OPENAI = "import httpx, openai, pydantic, time\nclient = openai.OpenAI(base_url='http://127.0.0.1:8000/v1', api_key='none')\n"
 _GRPC = "from specgrove.client import Client\nclient = Client('127.0.0.1:50051')\n"
@@ -89,13 +95,36 @@ def way_of(command: Command) -> Way:
     return Way.ALONE if words == "specgrove doctor" else Way.ON_THE_SUITE
 
 
+def of_way(*ways: Way) -> list[Command]:
+    """Each command once, at its first place."""
+    first: dict[str, Command] = {}
+    for command in commands():
+        # Of two with the same words the one whose page shows an output.
+        known = first.get(shell_words(command))
+        if way_of(command) in ways and (known is None or not known.output):
+            first[shell_words(command)] = command
+    return list(first.values())
+
+
+def _with_more(words: str, table: Mapping[str, str]) -> str:
+    plain, redirection, file = words.partition(" < ")
+    more = [options for pattern, options in table.items() if re.search(pattern, plain + " ")]
+    return " ".join([plain, *more]) + redirection + file
+
+
+def at_the_suite(words: str) -> str:
+    """Such that the suite that runs answers."""
+    return _with_more(words, _AT_THE_SUITE)
+
+
+def soon(words: str) -> str:
+    """Such that it ends soon."""
+    return _with_more(words, _SOON)
+
+
 def on_the_suite(words: str) -> str:
     """Such that the suite that runs answers, and soon."""
-    plain, redirection, file = words.partition(" < ")
-    for pattern, more in _ON_THE_SUITE.items():
-        if re.search(pattern, plain + " "):
-            plain += " " + more
-    return plain + redirection + file
+    return soon(at_the_suite(words))
 
 
 def program_of(snippet: Block) -> str:
