@@ -36,6 +36,7 @@ def test_end_to_ends_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "too shallow for the trace" in row.note
 
 
+@pytest.mark.slow
 def test_equality(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speculation, "_LONG_PROMPT_LEN", 0)  # drafters read prompts at once
     greedy, sampled = equality.rows(card)

@@ -19,6 +19,7 @@ from benchmarks.gpu.rows import Row, at_least, at_most, row_from, skipped
 from tests.devices import DEVICES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_parts_run_in_processes_of_their_own(device: str, tmp_path: Path) -> None:
     written = tmp_path / "new" / "rows.json", tmp_path / "rows.png"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -19,7 +20,8 @@ from tests.addresses import free_address
 from tests.fake_router import FakeRouter
 from tests.waiting import LIMIT_S, wait_until
 
-pytest.importorskip("gradio", reason="the chat page needs Gradio")
+if importlib.util.find_spec("gradio") is None:  # to import it takes seconds, and this process needs none of it
+    pytest.skip("the chat page needs Gradio", allow_module_level=True)
 ROOT = Path(__file__).parent.parent.parent
 
 

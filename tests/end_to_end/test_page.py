@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import re
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -19,8 +20,9 @@ from specgrove.v1 import llm_pb2, llm_pb2_grpc
 from tests.waiting import LIMIT_S
 
 CHROMIUM = shutil.which("chromium")
-pytest.importorskip("gradio", reason="the chat page needs Gradio")
 playwright_api = pytest.importorskip("playwright.async_api", reason="needs Playwright")
+if importlib.util.find_spec("gradio") is None:  # to import it takes seconds, and this process needs none of it
+    pytest.skip("the chat page needs Gradio", allow_module_level=True)
 if CHROMIUM is None:
     pytest.skip("needs the browser Chromium (apt-get install chromium)", allow_module_level=True)
 
@@ -135,6 +137,7 @@ async def test_stop_ends_the_request_and_keeps_what_came(open_page: Open, suite:
     await answered(page, 2)
 
 
+@pytest.mark.slow
 async def test_whoever_leaves_ends_the_request(open_page: Open, suite: Suite) -> None:
     page = await open_page()
     await ask(page, LONG_QUESTION)
@@ -143,6 +146,7 @@ async def test_whoever_leaves_ends_the_request(open_page: Open, suite: Suite) ->
     await sessions_end(suite)
 
 
+@pytest.mark.slow
 async def test_the_toggle_shows_plain_text_instead_of_marks(open_page: Open) -> None:
     page = await open_page()
     await ask(page, QUESTION)
@@ -170,6 +174,7 @@ async def test_with_and_without_speculation_side_by_side(open_page: Open) -> Non
     assert await page.locator("#incremental .drafted").count() == 0
 
 
+@pytest.mark.slow
 async def test_settings_are_those_of_the_request(open_page: Open, client: Client) -> None:
     page = await open_page()
     await choose_tab(page, "Settings")
@@ -194,6 +199,7 @@ async def test_settings_are_those_of_the_request(open_page: Open, client: Client
     assert "goes on by itself" in await page.text_content("#tree")
 
 
+@pytest.mark.slow
 async def test_everything_can_be_done_by_the_keyboard(open_page: Open, suite: Suite) -> None:
     page = await open_page()
 
@@ -223,6 +229,7 @@ async def test_everything_can_be_done_by_the_keyboard(open_page: Open, suite: Su
     await sessions_end(suite)
 
 
+@pytest.mark.slow
 async def test_no_files_are_taken(open_page: Open, http_address: str) -> None:
     page = await open_page()
     file = {"name": "a.txt", "mimeType": "text/plain", "buffer": b"a"}
@@ -230,6 +237,7 @@ async def test_no_files_are_taken(open_page: Open, http_address: str) -> None:
     assert answer.status == 403
 
 
+@pytest.mark.slow
 async def test_it_fits_a_phone(open_page: Open) -> None:
     page = await open_page(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     await ask(page, QUESTION)
@@ -245,6 +253,7 @@ async def test_it_fits_a_phone(open_page: Open) -> None:
     assert (await page.locator("#question").bounding_box())["width"] > 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_all_texts_can_be_read(open_page: Open, scheme: str) -> None:
     page = await open_page(color_scheme=scheme)

@@ -41,11 +41,13 @@ def test_hadolint_finds_nothing() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_scan_finds_nothing_high_or_critical(tmp_path: Path) -> None:
     report = _scan(CONTAINERFILE, tmp_path)
     assert report == []
 
 
+@pytest.mark.slow
 def test_the_scan_sees_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "Containerfile").write_text("FROM debian:bookworm-slim\nUSER root\n")
     assert "DS002" in _scan(tmp_path / "Containerfile", tmp_path)

