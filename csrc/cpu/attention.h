@@ -27,7 +27,7 @@ struct AttentionRow {
   int64_t num_keys() const { return context_len + path_len; }
 };
 
-// Which keys each row of a step sees: made and checked once per step, used by all layers.
+// Which keys each row of a pass sees: made and checked once per pass, used by all layers.
 class AttentionPlan {
  public:
   struct Arrays {

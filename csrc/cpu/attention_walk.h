@@ -97,10 +97,10 @@ inline void fetch_chunk(const AttentionTile& tile, const int32_t* slots, int64_t
 }
 
 // Where a tile's segments lie: keys from first_start to end.
-struct Span {
+struct KeyRange {
   int64_t first_start, end;
 };
-inline Span span_of(const AttentionTile& tile) {
+inline KeyRange key_range_of(const AttentionTile& tile) {
   int64_t earliest = first_seen(tile, 0), longest = 0;
   for (int64_t row = 0; row < tile.num_rows; ++row) {
     earliest = least(earliest, first_seen(tile, row));
@@ -118,16 +118,16 @@ inline Span span_of(const AttentionTile& tile) {
 //   attend_own(row, slots, seen, start)   with a chunk of its own
 template <typename Form>
 void walk_keys(const AttentionTile& tile, Form& form) {
-  const Span span = span_of(tile);
+  const KeyRange keys = key_range_of(tile);
   const AttentionRow* const rows = tile.rows;
   const auto fetch = [&](int64_t start) {  // rows of a tile share one context
     fetch_chunk(tile, rows[0].context + start, least(rows[0].context_len - start, kKeyChunk), Form::kElementBytes);
   };
-  if (span.first_start < span.end) fetch(span.first_start);
+  if (keys.first_start < keys.end) fetch(keys.first_start);
   form.begin_segment();
-  for (int64_t start = span.first_start; start < span.end; start += kKeyChunk) {
+  for (int64_t start = keys.first_start; start < keys.end; start += kKeyChunk) {
     fetch(start + kKeyChunk);
-    if (start % kSegmentKeys == 0 && start > span.first_start) {
+    if (start % kSegmentKeys == 0 && start > keys.first_start) {
       form.end_segment();
       form.begin_segment();
     }

@@ -1,4 +1,4 @@
-// Reads memory as fast as this machine can: the measure that a decoding step's time is compared with.
+// Reads memory as fast as this machine can: the measure that a pass's time is compared with.
 //
 // Owned by benchmarks.bandwidth. The memory lies in huge pages, as packed weights do, and the threads of the kernels
 // read it, each its share. One core reads faster from several places at once than from one: its hardware prefetching

@@ -2,7 +2,7 @@
 //
 // Each thread has a share of the tasks, one after another, so that it reads memory from front to back; when it is done
 // it takes from the others' shares. Which thread computes which output never changes a bit of it. Workers spin for some
-// microseconds after a task, because a decoder step makes hundreds of calls, and then sleep. A worker that the system
+// microseconds after a task, because a pass makes hundreds of calls, and then sleep. A worker that the system
 // does not let run takes no task, and is not waited for: on a busy machine the caller does the work itself. Only for
 // one that lost its processor within a task the caller has to wait, and then it sleeps too.
 #pragma once

@@ -1,4 +1,4 @@
-// Which keys the rows of a forward pass see, cut into pieces of work for the kernel. Made on the host once per step,
+// Which keys the rows of a forward pass see, cut into pieces of work for the kernel. Made on the host once per pass,
 // used by all layers.
 //
 // Everything that a row sums goes by the position of its keys, so that its bits depend on nothing else. Positions are
