@@ -50,13 +50,13 @@ class Load:
 
     @property
     def num_tokens(self) -> int:
-        """Of each request: so many that what is not done for a verdict hardly counts."""
+        """A request's: so many that what is not done for a verdict hardly counts."""
         return 900
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one round."""
+    """What one round found."""
 
     cpu_us: float
     """The router's processor time for a verdict."""

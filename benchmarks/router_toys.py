@@ -57,8 +57,8 @@ class _UnderWay:
             base=self.base,
             token_ids=token_ids,
             accepted_nodes=range(1, num_accepted + 1),
-            step_ms=1.0,
-            step_num_tokens=1,
+            pass_ms=1.0,
+            pass_num_rows=1,
             has_more=self.num_steps > 0,
         )
         self.base, self.token_id = self.base + len(token_ids), token_ids[-1]

@@ -21,7 +21,7 @@ from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from router.tree_policy import StaticTreePolicy
 from specgrove.loop.request import GenerationRequest, SamplingParams, TreeShape
-from specgrove.loop.speculation import generate
+from specgrove.loop.speculation import Session
 from specgrove.machine.folders import default_cache_dir
 from specgrove.models.decoder.ends import ends_of
 from specgrove.models.folders.hub import DEMO_LLM, resolve_model
@@ -44,10 +44,9 @@ async def our_output(
     """Greedy, without speculation."""
     request = GenerationRequest("s", tuple(prompt_ids), max_tokens, SamplingParams(stop_token_ids=eos))
     policy = StaticTreePolicy(TreeShape(0, 0))
-    output: list[int] = []
-    async for step in generate(request, (), InProcessVerifier(loop), policy, vocab_size=1 << 30, context_len=2048):
-        output.extend(token.token_id for token in step.tokens)
-    return output
+    verifier = InProcessVerifier(loop)
+    async with Session(request, (), verifier, policy, vocab_size=1 << 30, max_model_len=2048) as session:
+        return [token.token_id async for step in session for token in step.tokens]
 
 
 def our_logits(runner: ModelRunner, token_ids: list[int]) -> torch.Tensor:

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
 from specgrove.errors import UnavailableError
-
-T = TypeVar("T")
 
 
 class Cutoff:
@@ -30,7 +27,7 @@ class Cutoff:
 
     @contextlib.contextmanager
     def bounding(self) -> Iterator[None]:
-        """Around what one task waits for; not within another such block of the task."""
+        """Around what one task waits for, not around a ``yield``: who goes on there may be another task. Such blocks are not nested."""
         self._check()
         task = asyncio.current_task()
         assert task is not None
@@ -48,17 +45,6 @@ class Cutoff:
     def _check(self) -> None:
         if self._is_over:
             raise _error()
-
-    async def bounded(self, values: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-        """The values, each of which is waited for so. The caller closes both."""
-        while True:
-            # Not around the loop: what is between two values is another's wait, which may be another task.
-            with self.bounding():
-                try:
-                    value = await anext(values)
-                except StopAsyncIteration:
-                    return
-            yield value
 
 
 def _error() -> UnavailableError:

@@ -42,6 +42,7 @@ class OutputMessages:
         )
         self._prompt = PromptTokens.of(request, tokenizer, keep_special_tokens=keep_special_tokens)
         self._statistics = GenerationStatistics()
+        self.has_ended = False
 
     def of_prompt(self, step: Step) -> router_pb2.GenerateResponse:
         """How far the prompt is read, and what was found out of its tokens."""
@@ -72,7 +73,8 @@ class OutputMessages:
         )
         if self._checked.wants_step_details:
             response.step_details.CopyFrom(step_details_of(step, self._tokenizer))
-        if step.finish_reason is not None or piece.stop_text is not None:
+        self.has_ended = step.finish_reason is not None or piece.stop_text is not None
+        if self.has_ended:
             _set_end(response, self._stream, piece, step.finish_reason, self._checked.stop_text_of_token)
             response.usage.CopyFrom(_usage_of(self._checked, self._statistics))
             response.usage.first_token_ms = (self._first_s - self._arrived_s) * 1e3
@@ -82,6 +84,8 @@ class OutputMessages:
 
 def _cut(step: Step, num_tokens: int) -> Step:
     """What follows a stop text in a step is no output."""
+    if num_tokens == len(step.tokens) >= step.num_steps:
+        return step
     num_steps, accepted_depth = (min(count, num_tokens) for count in (step.num_steps, step.accepted_depth))
     return replace(step, tokens=step.tokens[:num_tokens], accepted_depth=accepted_depth, num_steps=num_steps)
 

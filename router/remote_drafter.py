@@ -6,13 +6,15 @@ another one, which says that it lacks tokens, and is sent them: to the loop it i
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 
 from router.ssm_replica import SsmReplica
-from specgrove.errors import StaleBaseError, UnavailableError, WorkLostError
+from specgrove.errors import SpecGroveError, StaleBaseError, UnavailableError, WorkLostError
 from specgrove.loop.request import Draft, DraftWork
+from specgrove.serving.work_stream_client import SentItem
+from specgrove.v1 import ssm_pb2
 
 logger = logging.getLogger(__name__)
 
@@ -28,50 +30,78 @@ class RemoteDrafter:
         """``members`` are the set's services, now."""
         self._members = members
 
-    async def draft(self, work: DraftWork) -> Draft:
-        """The trees of the session's service. Raises ``UnavailableError`` when none is there.
+    def session(self, session_id: str) -> RemoteDrafterSession:
+        """See ``specgrove.loop.drafter_side.Drafter``."""
+        return RemoteDrafterSession(session_id, self._members)
+
+
+class RemoteDrafterSession:
+    """One request."""
+
+    def __init__(self, session_id: str, members: Callable[[], Sequence[SsmReplica]]) -> None:
+        self._session_id = session_id
+        self._members = members
+        self._replica: SsmReplica
+        self._sent: SentItem[ssm_pb2.DraftResult]
+        self._sent_s = 0.0
+        self._is_short = False
+
+    def ask(self, work: DraftWork) -> None:
+        """Asks the session's service. Raises ``UnavailableError`` when none is there."""
+        self._replica = self._place()
+        self._is_short = work.base > 0 and len(work.new_token_ids) <= _MAX_NUM_NEW_TOKENS
+        self._sent_s = time.monotonic()
+        try:
+            self._sent = self._replica.send(work)
+        except UnavailableError as error:
+            raise self._moving(error) from error
+
+    async def answer(self) -> Draft:
+        """The trees. Raises ``UnavailableError`` when no service is there.
 
         After the loss of one that may have died of this work the next draft goes to another, not this one: see ``WorkLostError``.
         """
-        replica = self._replica_for(work.session_id)
-        started_s = asyncio.get_running_loop().time()
+        replica, sent = self._replica, self._sent
         try:
-            draft = await replica.draft(work)
+            draft = replica.draft_in(await sent.take())
         except WorkLostError:
             raise
         except UnavailableError as error:
-            replica.session_ids.discard(work.session_id)
-            if self._least_busy() is None:
-                raise
-            raise StaleBaseError(0, f"{error}; another one goes on") from error
-        is_short = work.base > 0 and len(work.new_token_ids) <= _MAX_NUM_NEW_TOKENS
-        if is_short and asyncio.get_running_loop().time() - started_s > _LATE_S:
-            self._relieve(replica, work.session_id)
+            raise self._moving(error) from error
+        finally:
+            sent.drop()
+        if self._is_short and time.monotonic() - self._sent_s > _LATE_S:
+            self._relieve(replica)
         return draft
 
-    async def close(self, session_id: str) -> None:
+    async def close(self) -> None:
         """Tells the session's service to forget it, in the background."""
         for replica in self._members():
-            replica.close_session(session_id)
+            replica.close_session(self._session_id)
 
-    def _replica_for(self, session_id: str) -> SsmReplica:
+    def _place(self) -> SsmReplica:
         """Another one than before will say that it lacks tokens."""
-        here = next((replica for replica in self._members() if session_id in replica.session_ids), None)
+        here = next((replica for replica in self._members() if self._session_id in replica.session_ids), None)
         if here is not None and here.is_usable:
             return here
         chosen = self._least_busy()
         if chosen is None:
             raise UnavailableError("no SSM service with these SSMs is there")
-        chosen.session_ids.add(session_id)
+        chosen.session_ids.add(self._session_id)
         return chosen
 
-    def _relieve(self, replica: SsmReplica, session_id: str) -> None:
-        """Moves a session of a service that can't keep up to one with fewer. So they get even, and no session goes to and fro."""
+    def _moving(self, error: UnavailableError) -> SpecGroveError:
+        """The session leaves the service that is away. Returns what the loop is to be told."""
+        self._replica.session_ids.discard(self._session_id)
+        return error if self._least_busy() is None else StaleBaseError(0, f"{error}; another one goes on")
+
+    def _relieve(self, replica: SsmReplica) -> None:
+        """Moves the session of a service that can't keep up to one with fewer. So they get even, and no session goes to and fro."""
         other = self._least_busy()
         if other is not None and len(other.session_ids) + 1 < len(replica.session_ids):
             logger.info("%s drafts too late; a session goes to %s", replica.client.address, other.client.address)
-            replica.close_session(session_id)
-            other.session_ids.add(session_id)
+            replica.close_session(self._session_id)
+            other.session_ids.add(self._session_id)
 
     def _least_busy(self) -> SsmReplica | None:
         free = [replica for replica in self._members() if replica.takes_sessions]

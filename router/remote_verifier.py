@@ -7,23 +7,23 @@ replica for too long as ``NoReplicaError`` (final). Of the works that were lost 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING
 
 from router.session_closes import SessionCloses
 from specgrove.errors import (
-    DeadlineExceededError,
     InternalError,
     InvalidRequestError,
     ResourceExhaustedError,
+    SpecGroveError,
     StaleBaseError,
     UnavailableError,
     WorkLostError,
 )
 from specgrove.loop.request import PromptProgress, Verdict, VerifyWork
+from specgrove.loop.suspects import SuspectTurn
+from specgrove.serving.work_stream_client import SentItem
 from specgrove.v1 import llm_pb2
 from specgrove.wire import works
 from specgrove.wire.structures import STRUCTURED_OUTPUT
@@ -37,106 +37,134 @@ _MAX_BUSY_BACKOFF_S = 0.5
 
 
 class RemoteVerifier:
-    """All LLM replicas as one verifier. A session stays on its replica while that is there."""
+    """All LLM replicas as one verifier."""
 
     def __init__(self, pool: LlmPool, *, replica_wait_s: float, busy_wait_s: float) -> None:
         """Waits ``replica_wait_s`` for any replica, and ``busy_wait_s`` for one that has no room."""
         self._pool = pool
         self._replica_wait_s = replica_wait_s
         self._busy_wait_s = busy_wait_s
-        self._under_way: dict[str, tuple[LlmReplica, llm_pb2.VerifyItem]] = {}  # by session
         self._closing = SessionCloses()
 
-    async def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict | PromptProgress, None]:
-        """The verdicts of the session's replica."""
-        until_s = None if work.timeout_ms is None else asyncio.get_running_loop().time() + work.timeout_ms / 1e3
-        async with contextlib.AsyncExitStack() as apart:
-            async with _deadline(until_s):
-                replica = await self._replica_for(work, apart)
-            replica.session_lens[work.session_id] = work.base + len(work.new_token_ids)
-            async with contextlib.aclosing(self._verdicts_in_time(replica, work, until_s)) as verdicts:
-                async for verdict in verdicts:
-                    if isinstance(verdict, Verdict):
-                        await apart.aclose()  # it does no harm
-                    yield verdict
-
-    async def _verdicts_in_time(
-        self, replica: LlmReplica, work: VerifyWork, until_s: float | None
-    ) -> AsyncGenerator[Verdict | PromptProgress, None]:
-        """Asks again while there is no room. Only a request without any output is sent away for it."""
-        is_new = work.session is not None and work.session.prompt_len == len(work.new_token_ids)
-        backoff_s, busy_until_s = _MIN_BUSY_BACKOFF_S, time.monotonic() + self._busy_wait_s
-        while True:
-            has_begun = False
-            try:
-                async with contextlib.aclosing(self._verdicts(replica, work, until_s)) as verdicts:
-                    async for verdict in verdicts:
-                        has_begun = has_begun or isinstance(verdict, Verdict)
-                        yield verdict
-                return
-            except ResourceExhaustedError as error:
-                if has_begun:
-                    # The session is gone, and the caller has tokens that this work knows nothing of.
-                    raise StaleBaseError(0) from error
-                if is_new and time.monotonic() + backoff_s > busy_until_s:
-                    raise ResourceExhaustedError(str(error), round(error.retry_delay_ms * _spread())) from error
-            async with _deadline(until_s):
-                await asyncio.sleep(backoff_s * _spread())
-            backoff_s = min(backoff_s * 2, _MAX_BUSY_BACKOFF_S)
-
-    async def _verdicts(
-        self, replica: LlmReplica, work: VerifyWork, until_s: float | None
-    ) -> AsyncGenerator[Verdict | PromptProgress, None]:
-        """One attempt at a work."""
-        item = works.verify_work_to_proto(work, 0)
-        self._under_way[work.session_id] = replica, item
-        try:
-            async with contextlib.aclosing(replica.client.results(item)) as results:
-                has_more = True
-                while has_more:
-                    # Not around the loop: what is between two verdicts is another task's.
-                    async with _deadline(until_s):
-                        found = _found_in(await anext(results), replica)
-                    if isinstance(found, Verdict):
-                        replica.session_lens[work.session_id] = found.base + len(found.token_ids)
-                        has_more = found.has_more
-                    yield found
-        finally:
-            self._under_way.pop(work.session_id, None)
-
-    def finish_early(self, session_id: str) -> None:
-        """Tells the replica, with the next message to it."""
-        if session_id in self._under_way:
-            replica, item = self._under_way[session_id]
-            replica.client.finish_early(item)
-
-    async def close(self, session_id: str) -> None:
-        """Tells the replica to forget the session, in the background."""
-        for replica in self._pool.forget(session_id):
-            if replica.client.connected.is_set():
-                request = llm_pb2.LlmServiceCloseSessionRequest(session_id=session_id)
-                self._closing.start(replica.stub.CloseSession, request)
+    def session(self, session_id: str) -> RemoteVerifierSession:
+        """See ``specgrove.loop.verifying.Verifier``."""
+        return RemoteVerifierSession(session_id, self._pool, self._closing, self._replica_wait_s, self._busy_wait_s)
 
     async def finish(self) -> None:
         """Returns when all closing is done, or has taken too long."""
         await self._closing.finish()
 
-    async def _replica_for(self, work: VerifyWork, apart: contextlib.AsyncExitStack) -> LlmReplica:
-        """The session's replica; for a suspect when no other is under way there, which ``apart`` sees to."""
+
+class RemoteVerifierSession:
+    """One request, which stays on its replica while that is there."""
+
+    def __init__(
+        self, session_id: str, pool: LlmPool, closing: SessionCloses, replica_wait_s: float, busy_wait_s: float
+    ) -> None:
+        self._session_id = session_id
+        self._pool = pool
+        self._closing = closing
+        self._replica_wait_s = replica_wait_s
+        self._busy_wait_s = busy_wait_s
+        self._turn = SuspectTurn()
+        self._sent: SentItem[llm_pb2.VerifyResult] | None = None
+        self._replica: LlmReplica
+        self._work: VerifyWork
+        self._has_begun = False  # the work has given a verdict
+        self._busy_until_s = self._backoff_s = 0.0
+
+    async def ask(self, work: VerifyWork) -> None:
+        """See ``specgrove.loop.verifying.VerifierSession``."""
+        self._replica = await self._replica_for(work)
+        self._replica.session_lens[self._session_id] = work.base + len(work.new_token_ids)
+        self._work, self._has_begun = work, False
+        self._busy_until_s, self._backoff_s = time.monotonic() + self._busy_wait_s, _MIN_BUSY_BACKOFF_S
+        self._send()
+
+    async def answer(self) -> Verdict | PromptProgress:
+        """Asks again while there is no room. Only a request without any output is sent away for it."""
+        while True:
+            assert self._sent is not None
+            try:
+                found = _found_in(await self._sent.take(), self._replica)
+            except ResourceExhaustedError as error:
+                self._sent.drop()
+                await self._wait_for_room(error)
+                self._send()
+            except SpecGroveError:
+                self._end()
+                raise
+            else:
+                if isinstance(found, Verdict):
+                    self._note(found)
+                return found
+
+    def finish_early(self) -> None:
+        """Tells the replica, with the next message to it."""
+        if self._sent is not None:
+            self._sent.finish_early()
+
+    async def close(self) -> None:
+        """Tells the replica to forget the session, in the background."""
+        self._end()
+        for replica in self._pool.forget(self._session_id):
+            if replica.client.connected.is_set():
+                request = llm_pb2.LlmServiceCloseSessionRequest(session_id=self._session_id)
+                self._closing.start(replica.stub.CloseSession, request)
+
+    def _send(self) -> None:
+        try:
+            self._sent = self._replica.client.send(works.verify_work_to_proto(self._work, 0))
+        except SpecGroveError:
+            self._end()
+            raise
+
+    def _note(self, verdict: Verdict) -> None:
+        self._replica.session_lens[self._session_id] = verdict.base + len(verdict.token_ids)
+        self._has_begun = True
+        self._turn.end()  # the work does no harm
+        if not verdict.has_more:
+            self._end()
+
+    def _end(self) -> None:
+        """The work is done with, one way or another."""
+        self._turn.end()
+        if self._sent is not None:
+            self._sent.drop()
+            self._sent = None
+
+    async def _wait_for_room(self, error: ResourceExhaustedError) -> None:
+        """A moment; or raises what is to be done instead."""
+        params = self._work.session
+        is_new = params is not None and params.prompt_len == len(self._work.new_token_ids)
+        problem: SpecGroveError | None = None
+        if self._has_begun:
+            # The session is gone, and the caller has tokens that this work knows nothing of.
+            problem = StaleBaseError(0)
+        elif is_new and time.monotonic() + self._backoff_s > self._busy_until_s:
+            problem = ResourceExhaustedError(str(error), round(error.retry_delay_ms * _spread()))
+        if problem is not None:
+            self._end()
+            raise problem from error
+        await asyncio.sleep(self._backoff_s * _spread())
+        self._backoff_s = min(self._backoff_s * 2, _MAX_BUSY_BACKOFF_S)
+
+    async def _replica_for(self, work: VerifyWork) -> LlmReplica:
+        """The session's replica; for a suspect when no other is under way there."""
         while True:
             replica = await self._replica_of(work)
             if not work.is_suspect:
                 return replica
-            await apart.enter_async_context(replica.suspects)
+            await self._turn.take(replica.suspects)
             if replica.is_usable:
                 return replica
-            await apart.aclose()  # the one before it took the replica down
+            self._turn.end()  # the one before it took the replica down
 
     async def _replica_of(self, work: VerifyWork) -> LlmReplica:
         if work.base == 0:
             # A replay, or the start: the one place that waits for replicas, so that the loop's attempts are not used up.
-            return await self._pool.place(work.session_id, self._replica_wait_s)
-        replica = self._pool.replica_of(work.session_id)
+            return await self._pool.place(self._session_id, self._replica_wait_s)
+        replica = self._pool.replica_of(self._session_id)
         if replica is None or not replica.is_usable:
             raise UnavailableError("the session's LLM replica is gone")
         return replica
@@ -161,13 +189,3 @@ def _found_in(result: llm_pb2.VerifyResult, replica: LlmReplica) -> Verdict | Pr
 def _spread() -> float:
     """A factor for delays: sessions that find no room together should not all come back together."""
     return random.uniform(0.5, 1.5)
-
-
-@contextlib.asynccontextmanager
-async def _deadline(until_s: float | None) -> AsyncIterator[None]:
-    """``until_s`` is on the event loop's clock."""
-    try:
-        async with asyncio.timeout_at(until_s):
-            yield
-    except TimeoutError:
-        raise DeadlineExceededError("the request's deadline passed") from None

@@ -5,7 +5,6 @@ Invariant: whichever way a call ends, its permit is given back and its sessions 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import time
 import uuid
@@ -21,7 +20,7 @@ from router.measurements import Measurements
 from router.output_messages import OutputMessages
 from router.remote_verifier import RemoteVerifier
 from router.replica_stats import ReplicaStats
-from router.request_counts import CountedRequest, RequestCounts
+from router.request_counts import RequestCounts
 from router.request_log import RequestLog
 from router.served_model import ServedModel
 from router.speculation_counts import SpeculationCounts
@@ -35,7 +34,7 @@ from specgrove.config import MAX_NUM_TREE_NODES
 from specgrove.errors import UnavailableError
 from specgrove.features import FEATURES
 from specgrove.loop.request import Step
-from specgrove.loop.speculation import generate
+from specgrove.loop.speculation import Session
 from specgrove.telemetry.logs import mark_lines
 from specgrove.telemetry.tracing import NO_TRACING, Span, Tracing
 from specgrove.tokenizer import Tokenizer
@@ -88,17 +87,40 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
     ) -> AsyncGenerator[router_pb2.GenerateResponse, None]:
         """Streams one output."""
         arrived_s = time.monotonic()
-        remaining_s = context.time_remaining()
-        client_deadline_s = None if remaining_s is None else arrived_s + remaining_s
         with self.request_counts.counting(arrived_s) as counted:
             model = self.served_model()
             with request_trace.start_span(self._tracing, request, model.name, request_trace.parent_of(context)) as span:
-                async with contextlib.aclosing(
-                    self._pieces(request, context, model, client_deadline_s, counted, span)
-                ) as responses:
-                    async for response in responses:
-                        counted.add(response)
-                        yield response
+                client_deadline_s = _deadline_of(context, arrived_s)
+                session_id = uuid.uuid4().hex
+                mark_lines(session_id)
+                async with self._text_work.turn(request.ByteSize()):
+                    check_fields(request, model, self._ssms.ssms)
+                if span.is_recording:
+                    span.set(request_trace.parameters(request))
+                async with self._admission.permit(_connection_of(context)):
+                    counted.let_in()
+                    with self._cutoff.bounding():
+                        checked = await checked_request(
+                            request,
+                            model,
+                            self._text_work,
+                            self._structures,
+                            session_id=session_id,
+                            deadline_s=self._deadline_s(client_deadline_s),
+                            trace_context=span.context,
+                        )
+                    num_prompt_tokens = len(checked.request.prompt_token_ids)
+                    counted.add_prompt(num_prompt_tokens)
+                    output = OutputMessages(checked, model.tokenizer, arrived_s)
+                    with RequestLog(session_id, num_prompt_tokens, arrived_s) as log:
+                        async with self._session(checked, model) as session:
+                            while not output.has_ended:
+                                with self._cutoff.bounding():
+                                    step = await anext(session)
+                                response = self._response_to(step, output, session_id, model, span)
+                                log.add(response)
+                                counted.add(response)
+                                yield response
 
     async def GetModelInfo(  # noqa: N802
         self, request: router_pb2.GetModelInfoRequest, context: Any
@@ -174,73 +196,37 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             raise UnavailableError("the LLM service is not connected yet; try again later")
         return self._llms.model
 
-    async def _pieces(
-        self,
-        request: router_pb2.GenerateRequest,
-        context: Any,
-        model: ServedModel,
-        client_deadline_s: float | None,
-        counted: CountedRequest,
-        span: Span,
-    ) -> AsyncGenerator[router_pb2.GenerateResponse, None]:
-        session_id = uuid.uuid4().hex
-        mark_lines(session_id)
-        async with self._text_work.turn(request.ByteSize()):
-            check_fields(request, model, self._ssms.ssms)
-        if span.is_recording:
-            span.set(request_trace.parameters(request))
-        async with self._admission.permit(_connection_of(context)):
-            counted.let_in()
-            with self._cutoff.bounding():
-                checked = await checked_request(
-                    request,
-                    model,
-                    self._text_work,
-                    self._structures,
-                    session_id=session_id,
-                    deadline_s=self._deadline_s(client_deadline_s),
-                    trace_context=span.context,
-                )
-            num_prompt_tokens = len(checked.request.prompt_token_ids)
-            counted.add_prompt(num_prompt_tokens)
-            with RequestLog(checked.request.session_id, num_prompt_tokens, counted.arrived_s) as log:
-                async with (
-                    contextlib.aclosing(self._responses(checked, model, counted.arrived_s, span)) as responses,
-                    contextlib.aclosing(self._cutoff.bounded(responses)) as bounded,
-                ):
-                    async for response in bounded:
-                        log.add(response)
-                        yield response
-
-    async def _responses(
-        self, checked: CheckedRequest, model: ServedModel, arrived_s: float, span: Span
-    ) -> AsyncGenerator[router_pb2.GenerateResponse, None]:
+    def _session(self, checked: CheckedRequest, model: ServedModel) -> Session:
         request = checked.request
         max_num_nodes = min(model.max_num_tree_nodes or MAX_NUM_TREE_NODES, MAX_NUM_TREE_NODES) - 1
-        policy = policy_for(request, self._trees, self._measurements, max_num_nodes)
-        steps = generate(
+        return Session(
             request,
             self._ssms.drafters_for(request.speculation),
             self._verifier,
-            policy,
+            policy_for(request, self._trees, self._measurements, max_num_nodes),
             vocab_size=model.vocab_size,
-            context_len=model.context_len,
+            max_model_len=model.context_len,
         )
-        output = OutputMessages(checked, model.tokenizer, arrived_s)
-        async with contextlib.aclosing(steps):
-            async for step in steps:
-                if step.num_prompt_tokens_read is not None:
-                    yield output.of_prompt(step)
-                    continue
-                if span.is_recording:
-                    span.event(request_trace.STEP_EVENT, request_trace.step_attributes(step))
-                counted, response = output.of_step(step)
-                self._count_step(counted, request.session_id)
-                if response.finish_reason and span.is_recording:
-                    span.set(request_trace.result_attributes(response, model.name, request.session_id))
-                yield response
-                if response.finish_reason:
-                    return
+
+    def _response_to(
+        self, step: Step, output: OutputMessages, session_id: str, model: ServedModel, span: Span
+    ) -> router_pb2.GenerateResponse:
+        """Counted and traced."""
+        if step.num_prompt_tokens_read is not None:
+            return output.of_prompt(step)
+        if span.is_recording:
+            span.event(request_trace.STEP_EVENT, request_trace.step_attributes(step))
+        counted, response = output.of_step(step)
+        self._count_step(counted, session_id)
+        if response.finish_reason and span.is_recording:
+            span.set(request_trace.result_attributes(response, model.name, session_id))
+        return response
+
+
+def _deadline_of(context: Any, now_s: float) -> float | None:
+    """The client's, on ``time.monotonic``'s clock."""
+    remaining_s = context.time_remaining()
+    return None if remaining_s is None else now_s + remaining_s
 
 
 def _connection_of(context: Any) -> str | None:

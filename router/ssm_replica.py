@@ -21,6 +21,7 @@ from specgrove.errors import UnavailableError, WorkLostError
 from specgrove.loop.request import Draft, DraftWork
 from specgrove.serving.replica_channel import ServicesTls
 from specgrove.serving.status import error_from_rpc
+from specgrove.serving.work_stream_client import SentItem
 from specgrove.tokenizer import Tokenizer
 from specgrove.tokenizer.vocabulary import MIN_SHARED, compare_vocabularies
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
@@ -77,25 +78,22 @@ class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
         await self._closing.finish()
         await super().close()
 
-    async def draft(self, work: DraftWork) -> Draft:
-        """The trees of the SSMs asked for. Raises ``UnavailableError`` at once when the service is away."""
+    def send(self, work: DraftWork) -> SentItem[ssm_pb2.DraftResult]:
+        """Asks the SSMs that are wanted. Raises ``UnavailableError`` when the service is away, or has none of them."""
         wanted = tuple(name for name in self.ssms if not work.ssms or name in work.ssms)
         if not wanted:
             raise UnavailableError("none of its SSMs can be used")
-        item = works.draft_work_to_proto(work, 0)
-        del item.ssms[:]
-        if self._has_others or wanted != self.ssms:
-            item.ssms.extend(wanted)
-        result = await self.client.call(item)
-        if result.HasField("draft"):
-            draft = works.draft_from_proto(result.draft)
-            foreign_ids = self._foreign_ids
-            trees = (replace(tree, foreign_ids=foreign_ids.get(tree.ssm, frozenset())) for tree in draft.trees)
-            return replace(draft, trees=tuple(trees))
-        error = works.error_from_proto(result.error)
-        if isinstance(error, UnavailableError) and not isinstance(error, WorkLostError):
-            self.is_draining = True
-        raise error
+        named = () if wanted == self.ssms and not self._has_others else wanted
+        return self.client.send(works.draft_work_to_proto(work if named == work.ssms else replace(work, ssms=named), 0))
+
+    def draft_in(self, result: ssm_pb2.DraftResult) -> Draft:
+        """The trees of what was sent. Raises the error that came in their place."""
+        if not result.HasField("draft"):
+            error = works.error_from_proto(result.error)
+            if isinstance(error, UnavailableError) and not isinstance(error, WorkLostError):
+                self.is_draining = True
+            raise error
+        return works.draft_from_proto(result.draft, self._foreign_ids)
 
     def close_session(self, session_id: str) -> None:
         """Tells the service to forget it, in the background."""

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from router.acceptance import DepthCounts, expected_tokens, most_expected_tokens
 from router.config import TreeConfig
 from router.measurements import Measurements, ReplicaLoad, SessionTimes
+from specgrove.loop.planning import TreePolicy
 from specgrove.loop.request import MAX_NUM_STEPS_AHEAD, GenerationRequest, Step, TreeShape
-from specgrove.loop.speculation import TreePolicy
 
 _NO_TREE = TreeShape(max_num_nodes=0, max_depth=0, num_steps=MAX_NUM_STEPS_AHEAD)
 _PROBE_SHAPE = TreeShape(max_num_nodes=4, max_depth=4)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator
 
-from specgrove.loop.request import Draft, DraftWork, PromptProgress, Verdict, VerifyWork
-from specgrove.runtime.in_process import InProcessDrafter, InProcessVerifier
+from specgrove.loop.request import Draft, VerifyWork
+from specgrove.runtime.in_process import (
+    InProcessDrafter,
+    InProcessDrafterSession,
+    InProcessVerifier,
+    InProcessVerifierSession,
+)
 from specgrove.runtime.step_loop import StepLoop
 
 
@@ -18,9 +21,18 @@ class ReadingDrafter(InProcessDrafter):
         super().__init__(loop)
         self.has_read = asyncio.Event()
 
-    async def draft(self, work: DraftWork) -> Draft:
-        draft = await super().draft(work)
-        self.has_read.set()
+    def session(self, session_id: str) -> InProcessDrafterSession:
+        return _ReadingSession(session_id, self)
+
+
+class _ReadingSession(InProcessDrafterSession):
+    def __init__(self, session_id: str, drafter: ReadingDrafter) -> None:
+        super().__init__(session_id, drafter._loop)
+        self._drafter = drafter
+
+    async def answer(self) -> Draft:
+        draft = await super().answer()
+        self._drafter.has_read.set()
         return draft
 
 
@@ -29,11 +41,18 @@ class PatientVerifier(InProcessVerifier):
 
     def __init__(self, loop: StepLoop, drafters: list[ReadingDrafter]) -> None:
         super().__init__(loop)
-        self._drafters = drafters
+        self.drafters = drafters
 
-    async def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict | PromptProgress, None]:
-        for drafter in self._drafters:
+    def session(self, session_id: str) -> InProcessVerifierSession:
+        return _PatientSession(session_id, self)
+
+
+class _PatientSession(InProcessVerifierSession):
+    def __init__(self, session_id: str, verifier: PatientVerifier) -> None:
+        super().__init__(session_id, verifier._loop, verifier._suspects)
+        self._verifier = verifier
+
+    async def ask(self, work: VerifyWork) -> None:
+        for drafter in self._verifier.drafters:
             await drafter.has_read.wait()
-        async with contextlib.aclosing(super().verify(work)) as results:
-            async for result in results:
-                yield result
+        await super().ask(work)

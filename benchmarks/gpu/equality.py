@@ -35,7 +35,7 @@ from specgrove.loop.request import (
     Verdict,
     VerifyWork,
 )
-from specgrove.loop.speculation import generate
+from specgrove.loop.speculation import Session
 from specgrove.program.graphs import CudaGraphs, NoGraphs
 from specgrove.runtime.graph_runner import GraphRunner
 from specgrove.runtime.in_process import InProcessDrafter, InProcessVerifier
@@ -116,11 +116,12 @@ async def _output(
     request = GenerationRequest(f"{index}", setup.prompt(index), setup.num_tokens, sampling)
     drafters = [InProcessDrafter(loops.pool)] if shape.max_num_nodes else []
     verifier = InProcessVerifier(loops.verifier)
-    vocab_size, context_len = setup.shape.vocab_size, setup.max_model_len
-    steps = generate(
-        request, drafters, verifier, StaticTreePolicy(shape), vocab_size=vocab_size, context_len=context_len
-    )
-    tokens = [token async for step in steps for token in step.tokens]
+    policy = StaticTreePolicy(shape)
+    vocab_size, max_model_len = setup.shape.vocab_size, setup.max_model_len
+    async with Session(
+        request, drafters, verifier, policy, vocab_size=vocab_size, max_model_len=max_model_len
+    ) as session:
+        tokens = [token async for step in session for token in step.tokens]
     return [token.token_id for token in tokens], sum(bool(token.drafted_by) for token in tokens)
 
 

@@ -7,10 +7,9 @@ row or a round trip of the verifier. At most one is under way.
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
 
-from specgrove.loop.drafting import Drafting
+from specgrove.loop.drafting import Drafting, MergedTree
 from specgrove.loop.request import Probe, TreeShape
 from specgrove.loop.token_tree import TokenTree
 
@@ -20,9 +19,7 @@ class _Drafted:
     """A tree below the first ``base`` committed tokens."""
 
     base: int
-    tree: TokenTree
-    asked_depth: int
-    draft_ms: float
+    merged: MergedTree
 
 
 class Probing:
@@ -40,22 +37,22 @@ class Probing:
     async def _draft(self, committed: list[int], shape: TreeShape) -> _Drafted:
         # A drafter that is still reading would draft nothing, which were no sign of what it is worth.
         await self._drafting.settle()
-        await self._drafting.read(committed)
-        known = list(committed)
-        started_s = time.perf_counter()
-        tree, _, _ = await self._drafting.draft(known, shape)
-        return _Drafted(len(known), tree, shape.max_depth, (time.perf_counter() - started_s) * 1e3)
+        self._drafting.take_in(committed)
+        await self._drafting.settle()
+        base = len(committed)
+        return _Drafted(base, await self._drafting.ask(committed, shape).merged())
 
     def result(self, committed: list[int]) -> Probe | None:
         """The probe that was started, once the committed tokens tell how far its tree is right; then another may be started."""
         if self._task is None or not self._task.done():
             return None
         drafted = self._task.result()
-        accepted_depth = _accepted_depth(drafted.tree, committed[drafted.base :])
+        merged = drafted.merged
+        accepted_depth = _accepted_depth(merged.tree, committed[drafted.base :])
         if accepted_depth is None:
             return None
         self._task = None
-        return Probe(drafted.tree.num_nodes - 1, drafted.asked_depth, accepted_depth, drafted.draft_ms)
+        return Probe(merged.tree.num_nodes - 1, merged.asked_depth, accepted_depth, merged.draft_ms)
 
     def call_off(self) -> None:
         """A tree is wanted now: drafters that were asked for two at once would take each other's place."""

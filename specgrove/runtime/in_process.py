@@ -1,4 +1,4 @@
-"""A step loop of this process for coroutines, and as ``Drafter`` and ``Verifier``: the speculation loop without a network.
+"""A step loop of this process as ``Drafter`` and ``Verifier``: the speculation loop without a network.
 
 For tests and benchmarks. The counterparts over gRPC are in ``router.remote_verifier`` and ``router.remote_drafter``.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from specgrove.errors import SpecGroveError, UnavailableError
 from specgrove.loop.request import Draft, DraftWork, PromptProgress, Verdict, VerifyWork
+from specgrove.loop.suspects import SuspectTurn
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.mailbox import Answer
 
@@ -19,79 +20,100 @@ WorkT = TypeVar("WorkT")
 ResultT = TypeVar("ResultT")
 
 
-class _Arrivals(Generic[ResultT]):
-    """The mailbox of one item whose results a coroutine waits for."""
+class _InProcessSession(Generic[WorkT, ResultT]):
+    """One request at a step loop, and its mailbox: the loop's thread posts to it, a coroutine takes what has come."""
 
-    def __init__(self) -> None:
+    def __init__(self, session_id: str, loop: StepLoop[WorkT, ResultT]) -> None:
+        self._session_id = session_id
+        self._loop = loop
         self._event_loop = asyncio.get_running_loop()
-        self.queue: asyncio.Queue[Answer[None, ResultT]] = asyncio.Queue()
+        self._arrived: asyncio.Queue[ResultT | SpecGroveError] = asyncio.Queue()
 
     def post(self, answers: Sequence[Answer[None, ResultT]]) -> None:
-        """See ``Mailbox``."""
+        """See ``specgrove.serving.mailbox.Mailbox``."""
         with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits
-            self._event_loop.call_soon_threadsafe(self._take, answers)
+            self._event_loop.call_soon_threadsafe(self._put, answers)
 
-    def _take(self, answers: Sequence[Answer[None, ResultT]]) -> None:
+    def _put(self, answers: Sequence[Answer[None, ResultT]]) -> None:
         for answer in answers:
-            self.queue.put_nowait(answer)
+            self._arrived.put_nowait(answer.result)
+
+    async def answer(self) -> ResultT:
+        """The next result of what was asked. Raises the ``SpecGroveError`` that the engine gave."""
+        result = await self._arrived.get()
+        if isinstance(result, SpecGroveError):
+            raise result
+        return result
+
+    async def close(self) -> None:
+        """Forgets the request, and ends what is under way."""
+        with contextlib.suppress(UnavailableError):
+            await asyncio.wrap_future(self._loop.close_session(self._session_id))
 
 
-async def results_of(loop: StepLoop[WorkT, ResultT], work: WorkT) -> AsyncGenerator[ResultT, None]:
-    """All results of one item, each as soon as it is there. Raises the ``SpecGroveError`` that the engine gave."""
-    arrivals = _Arrivals[ResultT]()
-    loop.submit(work, arrivals, None)
-    is_over = False
-    try:
-        while not is_over:
-            answer = await arrivals.queue.get()
-            is_over = answer.is_last
-            if isinstance(answer.result, SpecGroveError):
-                raise answer.result
-            yield answer.result
-    finally:
-        if not is_over:
-            loop.finish_early(lambda other: other is work)
+class InProcessVerifierSession(_InProcessSession[VerifyWork, "Verdict | PromptProgress"]):
+    """See ``specgrove.loop.verifying.VerifierSession``."""
+
+    def __init__(
+        self, session_id: str, loop: StepLoop[VerifyWork, Verdict | PromptProgress], suspects: asyncio.Lock
+    ) -> None:
+        super().__init__(session_id, loop)
+        self._suspects = suspects
+        self._turn = SuspectTurn()
+
+    async def ask(self, work: VerifyWork) -> None:
+        """Submits it; a suspect when no other is under way."""
+        if work.is_suspect:
+            await self._turn.take(self._suspects)
+        self._loop.submit(work, self, None)
+
+    async def answer(self) -> Verdict | PromptProgress:
+        """The next result of what was asked. Raises the ``SpecGroveError`` that the engine gave."""
+        try:
+            found = await super().answer()
+        except SpecGroveError:
+            self._turn.end()
+            raise
+        if isinstance(found, Verdict):
+            self._turn.end()  # the work does no harm
+        return found
+
+    def finish_early(self) -> None:
+        """Makes the work's next verdict its last one."""
+        self._loop.finish_early(lambda work: work.session_id == self._session_id)
+
+    async def close(self) -> None:
+        """Forgets the request, and ends what is under way."""
+        self._turn.end()
+        await super().close()
 
 
 class InProcessVerifier:
-    """The ``Verifier`` protocol."""
+    """See ``specgrove.loop.verifying.Verifier``."""
 
     def __init__(self, loop: StepLoop[VerifyWork, Verdict | PromptProgress]) -> None:
         self._loop = loop
         self._suspects = asyncio.Lock()
 
-    async def verify(self, work: VerifyWork) -> AsyncGenerator[Verdict | PromptProgress, None]:
-        """See ``specgrove.loop.verifying.Verifier``."""
-        async with contextlib.AsyncExitStack() as apart:
-            if work.is_suspect:
-                await apart.enter_async_context(self._suspects)
-            async with contextlib.aclosing(results_of(self._loop, work)) as results:
-                async for result in results:
-                    if isinstance(result, Verdict):
-                        await apart.aclose()  # it does no harm
-                    yield result
+    def session(self, session_id: str) -> InProcessVerifierSession:
+        """For one request."""
+        return InProcessVerifierSession(session_id, self._loop, self._suspects)
 
-    def finish_early(self, session_id: str) -> None:
-        """See ``specgrove.loop.verifying.Verifier``."""
-        self._loop.finish_early(lambda work: work.session_id == session_id)
 
-    async def close(self, session_id: str) -> None:
-        """See ``specgrove.loop.verifying.Verifier``."""
-        with contextlib.suppress(UnavailableError):
-            await asyncio.wrap_future(self._loop.close_session(session_id))
+class InProcessDrafterSession(_InProcessSession[DraftWork, Draft]):
+    """See ``specgrove.loop.drafter_side.DrafterSession``."""
+
+    def ask(self, work: DraftWork) -> None:
+        """Submits it."""
+        self._loop.submit(work, self, None)
 
 
 class InProcessDrafter:
-    """The ``Drafter`` protocol."""
+    """See ``specgrove.loop.drafter_side.Drafter``."""
 
     def __init__(self, loop: StepLoop[DraftWork, Draft]) -> None:
         self._loop = loop
 
-    async def draft(self, work: DraftWork) -> Draft:
-        """See ``specgrove.loop.drafting.Drafter``."""
-        return await asyncio.wrap_future(self._loop.ask(work))
-
-    async def close(self, session_id: str) -> None:
-        """See ``specgrove.loop.drafting.Drafter``."""
-        with contextlib.suppress(UnavailableError):
-            await asyncio.wrap_future(self._loop.close_session(session_id))
+    def session(self, session_id: str) -> InProcessDrafterSession:
+        """For one request."""
+        return InProcessDrafterSession(session_id, self._loop)

@@ -1,8 +1,8 @@
 """The client's half of the multiplexed streams: one channel and one stream to one replica, shared by all sessions.
 
-Owned by the router's remote verifier and drafters. Reconnects for ever. Invariant: every call ends with its result or,
-as soon as the stream is lost, with ``UnavailableError``, which is a ``WorkLostError`` where the peer may have died of it; results that
-nobody waits for any more are dropped.
+Owned by the router's replicas. Reconnects for ever. Invariant: every item that was sent gets its results or, as soon as the
+stream is lost, ``UnavailableError``, which is a ``WorkLostError`` where the peer may have died of it; results that nobody waits for any
+more are dropped.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -37,8 +37,39 @@ _OPEN_TIMEOUT_S = 10.0
 _NUM_QUIET_ATTEMPTS = 20
 
 
+class SentItem(Generic[ResultT]):
+    """An item under way, and its mailbox: the stream's reader puts its results there, who sent it takes them."""
+
+    def __init__(self, item_id: int, client: WorkStreamClient[Any, ResultT]) -> None:
+        self._item_id = item_id
+        self._client = client
+        self._mailbox: asyncio.Queue[ResultT | UnavailableError] = asyncio.Queue()
+
+    def put(self, result: ResultT | UnavailableError) -> None:
+        """By the stream."""
+        self._mailbox.put_nowait(result)
+
+    async def take(self) -> ResultT:
+        """The next result. Raises ``UnavailableError`` where the stream was lost, or closed."""
+        result = await self._mailbox.get()
+        if isinstance(result, UnavailableError):
+            raise result
+        return result
+
+    def finish_early(self) -> None:
+        """Asks the peer that the next result be the last one. For requests with a field ``finish_early_item_ids``.
+
+        What is asked in a turn of the event loop goes with that turn's items. Nothing happens to an item that is not under way any more.
+        """
+        self._client.finish_early(self._item_id)
+
+    def drop(self) -> None:
+        """Nobody waits for results any more. An item that was not sent yet never is: its session may be closed by then."""
+        self._client.drop(self._item_id)
+
+
 class WorkStreamClient(Generic[ItemT, ResultT]):
-    """Multiplexes calls over one stream. Start with ``start``, end with ``close``."""
+    """Multiplexes items over one stream. Start with ``start``, end with ``close``."""
 
     def __init__(
         self,
@@ -61,7 +92,7 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
         self._request_type = request_type
         self._on_connect = on_connect
         self._on_change = on_change or (lambda: None)
-        self._pending: dict[int, asyncio.Queue[ResultT | UnavailableError]] = {}
+        self._under_way: dict[int, SentItem[ResultT]] = {}
         self._outbox: dict[int, ItemT] = {}
         self._finish_early_ids: list[int] = []  # not sent yet
         self._has_mail = asyncio.Event()
@@ -87,15 +118,12 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
             await asyncio.gather(self._running, return_exceptions=True)
         await self._channel.close()
 
-    async def call(self, item: ItemT) -> ResultT:
-        """The one result of ``item``. Otherwise as ``results``."""
-        async with contextlib.aclosing(self.results(item)) as results:
-            return await anext(results)
+    def send(self, item: ItemT) -> SentItem[ResultT]:
+        """The caller drops it after the last result. Its ``item_id`` is set here.
 
-    async def results(self, item: ItemT) -> AsyncGenerator[ResultT, None]:
-        """The results of ``item``, whose ``item_id`` is set here, as they come; the caller closes it after the last.
-
-        Raises ``UnavailableError`` when not connected, ``InternalError`` for an item that no message can carry.
+        It is in the outbox when this returns. The writer is woken before whoever is woken later in this turn of the event loop, and sends
+        all items of the turn in one message. Raises ``UnavailableError`` when not connected, ``InternalError`` for an item that no message
+        can carry.
         """
         if not self.connected.is_set():
             raise UnavailableError(f"{self.address} is not connected")
@@ -105,29 +133,19 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
         num_bytes: int = item.ByteSize()  # type: ignore[attr-defined]
         if num_bytes > MAX_ITEM_BYTES:
             raise InternalError(f"an item of {num_bytes} bytes is more than a message may have ({MAX_ITEM_BYTES})")
-        arrived: asyncio.Queue[ResultT | UnavailableError] = asyncio.Queue()
-        self._pending[item_id] = arrived
-        # The writer wakes after this tick of the loop, and then sends all items of the tick in one message.
+        sent = self._under_way[item_id] = SentItem(item_id, self)
         self._outbox[item_id] = item
         self._has_mail.set()
-        try:
-            while True:
-                result = await arrived.get()
-                if isinstance(result, UnavailableError):
-                    raise result
-                yield result
-        finally:
-            self._pending.pop(item_id, None)
-            # A call that was cancelled before it was sent never is: its session may be closed by then.
-            self._outbox.pop(item_id, None)
+        return sent
 
-    def finish_early(self, item: ItemT) -> None:
-        """Asks the peer that the next result of an item be its last one; nothing happens to one that is not under way.
+    def drop(self, item_id: int) -> None:
+        """See ``SentItem``."""
+        self._under_way.pop(item_id, None)
+        self._outbox.pop(item_id, None)
 
-        For requests with a field ``finish_early_item_ids``. What is asked in a tick of the loop goes with that tick's items.
-        """
-        item_id: int = item.item_id  # type: ignore[attr-defined]
-        if item_id in self._pending:
+    def finish_early(self, item_id: int) -> None:
+        """See ``SentItem``."""
+        if item_id in self._under_way:
             self._finish_early_ids.append(item_id)
             self._has_mail.set()
 
@@ -209,9 +227,9 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
             if response is grpc.aio.EOF:
                 return
             for result in response.results:
-                arrived = self._pending.get(result.item_id)
-                if arrived is not None:
-                    arrived.put_nowait(result)
+                sent = self._under_way.get(result.item_id)
+                if sent is not None:
+                    sent.put(result)
 
     async def _write(self, call: grpc.aio.StreamStreamCall[Any, Any]) -> None:
         # The reader sees why a stream broke; the writer just stops.
@@ -235,19 +253,17 @@ class WorkStreamClient(Generic[ItemT, ResultT]):
         return requests
 
     def _lose(self, reason: str, *, has_broken: bool) -> None:
-        """Ends all calls. A peer whose stream has broken may have died of what it was sent."""
+        """Ends all that is under way. A peer whose stream has broken may have died of what it was sent."""
         if self.connected.is_set():
             self.connected.clear()
             self._on_change()
-        pending, self._pending = self._pending, {}
+        under_way, self._under_way = self._under_way, {}
         self._finish_early_ids = []
-        sent = pending.keys() - self._outbox.keys() if has_broken else set()
-        for item_id, arrived in pending.items():
-            message = f"{self.address}: {reason}"
-            is_lost = item_id in sent
-            arrived.put_nowait(
-                WorkLostError(message, was_alone=len(sent) == 1) if is_lost else UnavailableError(message)
-            )
+        lost = under_way.keys() - self._outbox.keys() if has_broken else set()
+        message = f"{self.address}: {reason}"
+        for item_id, sent in under_way.items():
+            is_lost = item_id in lost
+            sent.put(WorkLostError(message, was_alone=len(lost) == 1) if is_lost else UnavailableError(message))
 
     def _lose_if_cancelled(self) -> None:
         task = asyncio.current_task()

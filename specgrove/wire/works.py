@@ -7,7 +7,8 @@ What comes in is checked for form here (missing parts, lengths); what a value me
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
+from types import MappingProxyType
 
 from specgrove.config import MAX_NUM_SSMS
 from specgrove.errors import (
@@ -44,6 +45,7 @@ _MAX_NUM_TOKENS = 1 << 20
 _MAX_NUM_TREE_NODES = 4096
 _MAX_NUM_STOP_TOKENS = 1024
 _MAX_ERROR_LEN = 1000
+NO_FOREIGN_IDS: Mapping[str, frozenset[int]] = MappingProxyType({})
 
 # To be raised with every field that a service must not ignore.
 PROTOCOL_VERSION = 3
@@ -264,9 +266,12 @@ def draft_to_proto(draft: Draft) -> ssm_pb2.Draft:
     return ssm_pb2.Draft(base=draft.base, trees=trees, draft_ms=draft.draft_ms)
 
 
-def draft_from_proto(proto: ssm_pb2.Draft) -> Draft:
-    """The reverse of ``draft_to_proto``; trees are not validated."""
-    trees = tuple(DraftedTree(drafted.ssm, tree_from_proto(drafted.tree)) for drafted in proto.trees)
+def draft_from_proto(proto: ssm_pb2.Draft, foreign_ids: Mapping[str, frozenset[int]] = NO_FOREIGN_IDS) -> Draft:
+    """The reverse of ``draft_to_proto``; trees are not validated. ``foreign_ids`` are those of ``DraftedTree``, by SSM."""
+    trees = tuple(
+        DraftedTree(drafted.ssm, tree_from_proto(drafted.tree), foreign_ids.get(drafted.ssm, frozenset()))
+        for drafted in proto.trees
+    )
     return Draft(proto.base, trees, proto.draft_ms)
 
 

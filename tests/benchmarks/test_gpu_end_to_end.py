@@ -11,7 +11,7 @@ from benchmarks.gpu import __main__ as program
 from benchmarks.gpu import end_to_end, equality
 from benchmarks.gpu.card import Card
 from benchmarks.gpu.trace import TRACE, Trace
-from specgrove.loop import speculation
+from specgrove.loop import planning
 from specgrove.loop.request import SpeculationOptions
 from specgrove.runtime.graph_runner import GraphRunner
 from specgrove.runtime.step_loop import FatalEngineError
@@ -38,7 +38,7 @@ def test_end_to_ends_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_equality(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speculation, "_LONG_PROMPT_LEN", 0)  # drafters read prompts at once
+    monkeypatch.setattr(planning, "_LONG_PROMPT_LEN", 0)  # drafters read prompts at once
     greedy, sampled = equality.rows(card)
     assert (greedy.value, sampled.value) == (1.0, 1.0)
     assert "; 0% of the tokens" not in greedy.note

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from llm_service.config import VerifierConfig
-from specgrove.loop.drafting import Drafter
+from specgrove.loop.drafter_side import Drafter
 from specgrove.loop.verifying import Verifier
 from specgrove.program.loading import load_decoder
 from specgrove.runtime.in_process import InProcessDrafter, InProcessVerifier
@@ -59,7 +59,7 @@ def gated_loop(engine: GatedEngine | GatedPool) -> Iterator[tuple[StepLoop[Any, 
 def verifying(request: pytest.FixtureRequest, tiny_llama: Path) -> Iterator[Side[Verifier]]:
     if request.param == "toy":
         toy = ToyLlm()
-        yield Side(toy, toy.gate.clear, toy.gate.set, toy.sessions.__contains__)
+        yield Side(toy, toy.gate.clear, toy.gate.set, toy.sessions.is_under_way)
         return
     runner = ModelRunner(load_decoder(tiny_llama, torch.float32), num_slots=400)
     engine = GatedEngine(runner, VerifierConfig(max_model_len=200, max_num_tree_nodes=64))
@@ -77,7 +77,7 @@ def verifying(request: pytest.FixtureRequest, tiny_llama: Path) -> Iterator[Side
 def drafting(request: pytest.FixtureRequest, tiny_llama: Path) -> Iterator[Side[Drafter]]:
     if request.param == "toy":
         toy = ToySsm()
-        yield Side(toy, toy.gate.clear, toy.gate.set, toy.sessions.__contains__)
+        yield Side(toy, toy.gate.clear, toy.gate.set, toy.sessions.is_under_way)
         return
     neural = NeuralSsm("tiny", ModelRunner(load_decoder(tiny_llama, torch.float32), 400), Beam(), None)
     pool = GatedPool([neural, LookupSsm("lookup")], PoolConfig())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import replace
 
 import pytest
@@ -27,9 +26,19 @@ def going_on(committed: tuple[int, ...], base: int, session_id: str = "s") -> Ve
     return VerifyWork(session_id, base, committed[base:], TokenTree.of_root(committed[-1]))
 
 
+async def answers_of(verifier: Verifier, work: VerifyWork) -> list[Verdict | PromptProgress]:
+    """All that comes of it."""
+    session, found = verifier.session(work.session_id), []
+    await session.ask(work)
+    has_more = True
+    while has_more:
+        found.append(await session.answer())
+        has_more = not isinstance(found[-1], Verdict) or found[-1].has_more
+    return found
+
+
 async def all_of(verifier: Verifier, work: VerifyWork) -> list[Verdict]:
-    async with contextlib.aclosing(verifier.verify(work)) as found:
-        return [verdict async for verdict in found if isinstance(verdict, Verdict)]
+    return [answer for answer in await answers_of(verifier, work) if isinstance(answer, Verdict)]
 
 
 async def ask(verifier: Verifier, work: VerifyWork) -> Verdict:
@@ -60,8 +69,7 @@ async def test_log_probabilities_of_the_prompt_come_once_before_the_verdict(
 ) -> None:
     work = opening(num_steps=2)
     session = replace(PARAMS, num_prompt_log_probs=2, prompt_log_probs_start=start)
-    async with contextlib.aclosing(verifying.service.verify(replace(work, session=session))) as found:
-        results = [result async for result in found]
+    results = await answers_of(verifying.service, replace(work, session=session))
     progress = [result for result in results if isinstance(result, PromptProgress)]
     assert results[: len(progress)] == progress
     assert sum(len(result.token_ids) for result in results[len(progress) :] if isinstance(result, Verdict)) == 2
@@ -141,7 +149,7 @@ async def test_closing_ends_what_is_under_way_and_forgets(verifying: Side[Verifi
     under_way = asyncio.create_task(ask(verifying.service, going_on(committed, len(committed))))
     await held_back(verifying, "s")
     await asyncio.sleep(0)
-    await verifying.service.close("s")
+    await verifying.service.session("s").close()
     verifying.open()
     with pytest.raises(SessionClosedError):
         await under_way
@@ -152,10 +160,10 @@ async def test_closing_ends_what_is_under_way_and_forgets(verifying: Side[Verifi
 
 
 async def test_closing_what_is_not_there_is_no_error(verifying: Side[Verifier]) -> None:
-    await verifying.service.close("never opened")
+    await verifying.service.session("never opened").close()
     await opened(verifying.service)
     for _ in range(2):
-        await verifying.service.close("s")
+        await verifying.service.session("s").close()
 
 
 async def test_a_work_that_is_to_finish_early_ends_with_its_next_verdict(verifying: Side[Verifier]) -> None:
@@ -168,13 +176,13 @@ async def test_a_work_that_is_to_finish_early_ends_with_its_next_verdict(verifyi
     for name in ("s", "beside"):
         await held_back(verifying, name)
     for name in ("s", "s", "unknown"):
-        verifying.service.finish_early(name)
+        verifying.service.session(name).finish_early()
     verifying.open()
     (verdict,) = await working
     assert (verdict.token_ids, verdict.has_more) == (tuple(expected[:1]), False)
     assert [token for verdict in await beside for token in verdict.token_ids] == expected
     # What is asked for afterwards is another work.
-    verifying.service.finish_early("s")
+    verifying.service.session("s").finish_early()
     committed = (*PROMPT, *verdict.token_ids)
     verdicts = await all_of(verifying.service, replace(going_on(committed, len(committed)), num_steps=8))
     assert [token for verdict in verdicts for token in verdict.token_ids] == expected[1:]

@@ -6,9 +6,10 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from specgrove.errors import UnavailableError
-from specgrove.loop.drafting import Drafter
+from specgrove.loop.drafter_side import Drafter
+from specgrove.loop.planning import TreePolicy
 from specgrove.loop.request import GenerationRequest, Step, TreeShape, Verdict, VerifyWork
-from specgrove.loop.speculation import generate
+from specgrove.loop.speculation import Session
 from specgrove.loop.verifying import Verifier
 from tests.router.toy_language import VOCAB_SIZE
 from tests.router.toy_services import CONTEXT_LEN, ToyLlm
@@ -37,6 +38,13 @@ class Dying(ToyLlm):
         return await super()._step(work)
 
 
+def session_of(
+    request: GenerationRequest, drafters: Sequence[Drafter], verifier: Verifier, policy: TreePolicy
+) -> Session:
+    """With the toys' vocabulary and context."""
+    return Session(request, drafters, verifier, policy, vocab_size=VOCAB_SIZE, max_model_len=CONTEXT_LEN)
+
+
 async def run(
     drafters: Sequence[Drafter],
     verifier: Verifier,
@@ -45,12 +53,8 @@ async def run(
     **fields: Any,
 ) -> tuple[list[int], list[Step]]:
     request = GenerationRequest("s", PROMPT, num_tokens, **fields)
-    steps = [
-        step
-        async for step in generate(
-            request, drafters, verifier, FixedShape(shape), vocab_size=VOCAB_SIZE, context_len=CONTEXT_LEN
-        )
-    ]
+    async with session_of(request, drafters, verifier, FixedShape(shape)) as session:
+        steps = [step async for step in session]
     return [token.token_id for step in steps for token in step.tokens], steps
 
 
@@ -86,6 +90,5 @@ class Planned(FixedShape):
 async def run_planned(
     verifier: Verifier, drafters: Sequence[Drafter], policy: Planned, num_tokens: int = 60
 ) -> list[int]:
-    request = GenerationRequest("s", PROMPT, num_tokens)
-    steps = generate(request, drafters, verifier, policy, vocab_size=VOCAB_SIZE, context_len=CONTEXT_LEN)
-    return [token.token_id async for step in steps for token in step.tokens]
+    async with session_of(GenerationRequest("s", PROMPT, num_tokens), drafters, verifier, policy) as session:
+        return [token.token_id async for step in session for token in step.tokens]

@@ -14,13 +14,13 @@ from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from router.tree_policy import StaticTreePolicy
 from specgrove.kernels.sampling import ChoiceParams, processed_log_probs
-from specgrove.loop import speculation
+from specgrove.loop import planning
 from specgrove.loop.request import (
     GenerationRequest,
     SamplingParams,
     TreeShape,
 )
-from specgrove.loop.speculation import generate
+from specgrove.loop.speculation import Session
 from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
@@ -71,8 +71,8 @@ async def sample(loops: Loops, seed: int, sampling: SamplingParams) -> tuple[tup
     policy = StaticTreePolicy(TreeShape(6, 3))
     drafters = [ReadingDrafter(pool) for pool in pools]
     patient = PatientVerifier(verifier, drafters)
-    steps = generate(request, drafters, patient, policy, vocab_size=VOCAB_SIZE, context_len=64)
-    tokens = [token async for step in steps for token in step.tokens]
+    async with Session(request, drafters, patient, policy, vocab_size=VOCAB_SIZE, max_model_len=64) as session:
+        tokens = [token async for step in session for token in step.tokens]
     return tuple(token.token_id for token in tokens), sum(bool(token.drafted_by) for token in tokens)
 
 
@@ -111,7 +111,7 @@ def exact_distribution(runner: ModelRunner, **settings: float) -> dict[tuple[int
 def test_outputs_follow_the_target_distribution(
     loops: Loops, settings: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speculation, "_LONG_PROMPT_LEN", 0)  # drafters read this one at once too
+    monkeypatch.setattr(planning, "_LONG_PROMPT_LEN", 0)  # drafters read this one at once too
     counts, num_drafted = asyncio.run(sample_all(loops, SamplingParams, **settings))
     exact = exact_distribution(loops[2], **settings)
     assert not [output for output in counts if exact[output] == 0.0]

@@ -11,12 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specgrove.errors import UnavailableError
-from specgrove.loop import speculation
+from specgrove.loop import planning
 from specgrove.loop.request import GenerationRequest, TreeShape, Verdict, VerifyWork
-from specgrove.loop.speculation import generate
-from tests.loop.loops import PROMPT, Counting, Dying, Planned, run_planned
-from tests.router.toy_language import VOCAB_SIZE, toy_output
-from tests.router.toy_services import CONTEXT_LEN
+from tests.loop.loops import PROMPT, Counting, Dying, Planned, run_planned, session_of
+from tests.router.toy_language import toy_output
 from tests.router.toy_ssm import ToySsm
 
 TREE = TreeShape(6, 3)
@@ -38,6 +36,7 @@ async def test_where_it_turns_out_that_nothing_is_drafted_the_verifier_has_gone_
 
 async def test_where_a_tree_is_wanted_still_the_verifier_stops_and_drafters_read() -> None:
     verifier, drafter = Counting(), ToySsm(hit_rate=0.9)
+    verifier.step_s = 0.002
     assert await run_planned(verifier, [drafter], Planned(TREE), 100) == toy_output(PROMPT, 100)
     assert verifier.finished_early == ["s"]
     assert verifier.asked[0].num_steps == 64
@@ -132,11 +131,11 @@ async def test_progress_is_no_verdict() -> None:
     verifier, policy = Counting(), Planned(TREE, NOTHING, TREE)
     verifier.chunk_len = 1
     request = GenerationRequest("s", PROMPT, 40, wants_prompt_progress=True)
-    steps = generate(request, [ToySsm()], verifier, policy, vocab_size=VOCAB_SIZE, context_len=CONTEXT_LEN)
-    found = [await anext(steps), await anext(steps)]
-    assert [step.num_prompt_tokens_read for step in found] == [1, 2]
-    assert policy.num_asked == 1
-    found += [step async for step in steps]
+    async with session_of(request, [ToySsm()], verifier, policy) as session:
+        found = [await anext(session), await anext(session)]
+        assert [step.num_prompt_tokens_read for step in found] == [1, 2]
+        assert policy.num_asked == 1
+        found += [step async for step in session]
     assert [token.token_id for step in found for token in step.tokens] == toy_output(PROMPT, 40)
     assert ([work.num_steps for work in verifier.asked], policy.num_asked, verifier.finished_early) == ([40], 2, [])
 
@@ -144,7 +143,7 @@ async def test_progress_is_no_verdict() -> None:
 async def test_drafters_that_read_a_long_prompt_beside_the_verifier_draft_after_its_first_verdict(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(speculation, "_LONG_PROMPT_LEN", len(PROMPT) - 1)
+    monkeypatch.setattr(planning, "_LONG_PROMPT_LEN", len(PROMPT) - 1)
     verifier, drafter = Counting(), ToySsm()
     verifier.step_s = 0.002
     assert await run_planned(verifier, [drafter], Planned(TREE), 60) == toy_output(PROMPT, 60)

@@ -18,11 +18,10 @@ from specgrove.loop.request import (
     SamplingParams,
     TreeShape,
 )
-from specgrove.loop.speculation import generate
 from specgrove.loop.statistics import GenerationStatistics
 from specgrove.loop.token_tree import TokenTree
-from tests.loop.loops import PROMPT, FixedShape, run
-from tests.router.toy_language import VOCAB_SIZE, toy_next, toy_output
+from tests.loop.loops import PROMPT, FixedShape, run, session_of
+from tests.router.toy_language import toy_next, toy_output
 from tests.router.toy_services import CONTEXT_LEN, ToyLlm
 from tests.router.toy_ssm import ToySsm
 from tests.waiting import until
@@ -78,11 +77,8 @@ async def test_the_context_ends_it() -> None:
 async def test_closing_early_closes_both_sides() -> None:
     verifier, drafter = ToyLlm(), ToySsm()
     request = GenerationRequest("s", PROMPT, 60)
-    steps = generate(
-        request, [drafter], verifier, FixedShape(TreeShape(4, 2)), vocab_size=VOCAB_SIZE, context_len=CONTEXT_LEN
-    )
-    await anext(steps)
-    await steps.aclose()
+    async with session_of(request, [drafter], verifier, FixedShape(TreeShape(4, 2))) as session:
+        await anext(session)
     assert verifier.closed == drafter.closed == ["s"]
 
 

@@ -7,12 +7,11 @@ import asyncio
 import pytest
 
 from specgrove.loop.request import Draft, DraftWork, GenerationRequest, SamplingParams, TreeShape
-from specgrove.loop.speculation import generate
 from specgrove.loop.statistics import GenerationStatistics
 from specgrove.loop.token_tree import TokenTree
-from tests.loop.loops import PROMPT, Counting, FixedShape, Planned, run, run_planned
+from tests.loop.loops import PROMPT, Counting, FixedShape, Planned, run, run_planned, session_of
 from tests.router.toy_language import VOCAB_SIZE, toy_next, toy_output
-from tests.router.toy_services import CONTEXT_LEN, ToyLlm
+from tests.router.toy_services import ToyLlm
 from tests.router.toy_ssm import ToySsm
 
 
@@ -52,8 +51,8 @@ async def test_where_the_policy_drafts_nothing_the_verifier_goes_on_by_itself() 
 
     policy = Alternating(TreeShape(6, 3))
     request = GenerationRequest("s", PROMPT, 60)
-    steps = generate(request, [drafter], verifier, policy, vocab_size=VOCAB_SIZE, context_len=CONTEXT_LEN)
-    token_ids = [token.token_id async for step in steps for token in step.tokens]
+    async with session_of(request, [drafter], verifier, policy) as session:
+        token_ids = [token.token_id async for step in session for token in step.tokens]
     assert token_ids == toy_output(PROMPT, 60)
     assert verifier.asked[0].num_steps == 60  # till it is known whether drafts are wanted still
     assert {work.num_steps for work in verifier.asked[1:-1]} <= {1, 2, 5}

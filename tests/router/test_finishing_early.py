@@ -83,15 +83,16 @@ async def test_nothing_is_remembered_of_works_that_have_ended() -> None:
         assert token_ids_of(await responses_to(suite, request_of(max_tokens=100))) == toy_output(PROMPT, 100)
         suite.llm.gate.clear()
         call = suite.stub.Generate(request_of(max_tokens=100))
-        await until(lambda: len(suite.app._verifier._under_way) == 1)
+        (replica,) = suite.app.llms.replicas
+        await until(lambda: len(replica.client._under_way) == 1)
         await until(lambda: any(stream._items for stream in suite.llm.streams._streams))
         call.cancel()
-        await until(lambda: not suite.app._verifier._under_way)
+        await until(lambda: not replica.client._under_way)
         suite.llm.gate.set()
         await until(lambda: not any(stream._items for stream in suite.llm.streams._streams))
 
 
 async def test_there_may_be_nothing_to_finish() -> None:
     pool = LlmPool(["unix:/nowhere/a.sock"])
-    RemoteVerifier(pool, replica_wait_s=1.0, busy_wait_s=1.0).finish_early("unknown")
+    RemoteVerifier(pool, replica_wait_s=1.0, busy_wait_s=1.0).session("unknown").finish_early()
     await pool.close()

@@ -22,7 +22,7 @@ from tests.certificates import Authority, SecretFolder
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
 from tests.router.toy_language import toy_output
 from tests.router.toy_suite import toy_suite
-from tests.serving.toy_service import EchoServicer, server_of
+from tests.serving.toy_service import EchoServicer, result_of, server_of
 from tests.waiting import until
 
 Client = WorkStreamClient[ssm_pb2.DraftItem, ssm_pb2.DraftResult]
@@ -62,7 +62,7 @@ async def client_of(target: str, tls: TlsFiles | None, server_name: str | None =
 
 
 async def drafts(client: Client) -> bool:
-    return bool((await client.call(ssm_pb2.DraftItem(session_id="a", base=2, new_token_ids=[1]))).draft.base == 3)
+    return bool((await result_of(client, ssm_pb2.DraftItem(session_id="a", base=2, new_token_ids=[1]))).draft.base == 3)
 
 
 async def test_all_three_services_together(of_service: TlsFiles, of_router: TlsFiles) -> None:

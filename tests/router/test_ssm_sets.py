@@ -9,7 +9,7 @@ import pytest
 from router import remote_drafter
 from router.remote_drafter import RemoteDrafter
 from specgrove.errors import StaleBaseError, UnavailableError
-from specgrove.loop.request import DraftWork, SpeculationOptions, TreeShape
+from specgrove.loop.request import Draft, DraftWork, SpeculationOptions, TreeShape
 from specgrove.v1 import router_pb2
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
 from tests.router.toy_cluster import ToyCluster, toy_cluster
@@ -24,6 +24,12 @@ ONE_NODE = TreeShape(max_num_nodes=1, max_depth=1)
 
 def work(session_id: str, num_tokens: int, base: int = 0) -> DraftWork:
     return DraftWork(session_id, base, tuple(range(1, num_tokens + 1 - base)), ONE_NODE)
+
+
+async def drafted(drafter: RemoteDrafter, work: DraftWork) -> Draft:
+    session = drafter.session(work.session_id)
+    session.ask(work)
+    return await session.answer()
 
 
 async def drafter_of(cluster: ToyCluster) -> RemoteDrafter:
@@ -124,10 +130,10 @@ async def test_a_request_that_came_before_any_service_is_drafted_for_by_the_firs
         await until(lambda: cluster.ssm_replica(A) is not None)
         drafter = await drafter_of(cluster)
         with pytest.raises(UnavailableError):
-            await drafter.draft(work("s", 3))
+            await drafted(drafter, work("s", 3))
         await cluster.add_ssm(A, ToySsm())
         await until(lambda: cluster.takes_sessions(A))
-        assert len((await drafter.draft(work("s", 3))).trees) == 2
+        assert len((await drafted(drafter, work("s", 3))).trees) == 2
 
 
 async def test_who_drafts_too_late_is_relieved_until_all_have_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +145,7 @@ async def test_who_drafts_too_late_is_relieved_until_all_have_as_many(monkeypatc
         drafter = await drafter_of(cluster)
         lens = {f"s{number}": 3 for number in range(4)}
         for session_id in lens:
-            await drafter.draft(work(session_id, 3))
+            await drafted(drafter, work(session_id, 3))
         other = await cluster.add_ssm(B, ToySsm())
         await until(lambda: cluster.takes_sessions(B))
 
@@ -148,9 +154,9 @@ async def test_who_drafts_too_late_is_relieved_until_all_have_as_many(monkeypatc
             for session_id, num_tokens in lens.items():
                 lens[session_id] += 1
                 try:
-                    await drafter.draft(work(session_id, num_tokens + 1, num_tokens))
+                    await drafted(drafter, work(session_id, num_tokens + 1, num_tokens))
                 except StaleBaseError:
-                    await drafter.draft(work(session_id, num_tokens + 1))
+                    await drafted(drafter, work(session_id, num_tokens + 1))
                     num_moved += 1
             return num_moved
 

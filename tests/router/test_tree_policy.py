@@ -17,6 +17,7 @@ from router.config import TreeConfig
 from router.measurements import Exploration, LevelTime, Measurements, ReplicaLoad, RunningMean
 from router.row_times import RowTimes
 from router.tree_policy import policy_for
+from specgrove.loop.planning import TreePolicy
 from specgrove.loop.request import (
     MAX_NUM_STEPS_AHEAD,
     CommittedToken,
@@ -25,7 +26,6 @@ from specgrove.loop.request import (
     Step,
     TreeShape,
 )
-from specgrove.loop.speculation import TreePolicy
 from tests.router.simulated_speed import BOUNDS, Suite, best_static, serve
 
 PassMs = Callable[[int], float]

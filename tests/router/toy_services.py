@@ -28,6 +28,7 @@ from specgrove.v1 import llm_pb2, llm_pb2_grpc, token_tree_pb2
 from specgrove.wire import works
 from tests.router.toy_language import CHAT_TEMPLATE, EOS, VOCAB_SIZE, NextToken, toy_next, toy_tokenizer_json
 from tests.router.toy_sessions import ToySession, ToySessions
+from tests.router.toy_sides import ToyVerifierSession
 from tests.serving.task_streams import TaskStreams
 
 CONTEXT_LEN = 512
@@ -188,6 +189,9 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         self.finished_early.append(session_id)
         if session_id in self.sessions:
             self.sessions[session_id].finishes_early = True
+
+    def session(self, session_id: str) -> ToyVerifierSession:
+        return ToyVerifierSession(session_id, self)
 
     async def close(self, session_id: str) -> None:
         self.sessions.close(session_id)

@@ -39,6 +39,10 @@ class ToySessions(dict[str, ToySession]):
         session.is_under_way, session.finishes_early = True, False
         return session
 
+    def is_under_way(self, session_id: str) -> bool:
+        """Whether an item of it is."""
+        return session_id in self and self[session_id].is_under_way
+
     def close(self, session_id: str) -> None:
         """Forgets it; whoever waits for its item is told."""
         session = self.pop(session_id, None)

@@ -19,6 +19,7 @@ from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
 from specgrove.wire import works
 from tests.router.toy_language import VOCAB_SIZE, toy_next, toy_tokenizer_json
 from tests.router.toy_sessions import ToySessions
+from tests.router.toy_sides import ToyDrafterSession
 from tests.serving.task_streams import TaskStreams
 
 
@@ -68,6 +69,9 @@ class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
         names = [name for name in self.names if not work.ssms or name in work.ssms]
         trees = [DraftedTree(n, self.spoil(self._tree(tokens, work))) for n in names if work.shape.max_num_nodes]
         return Draft(len(tokens), tuple(trees), 1.0)
+
+    def session(self, session_id: str) -> ToyDrafterSession:
+        return ToyDrafterSession(session_id, self)
 
     async def close(self, session_id: str) -> None:
         self.sessions.close(session_id)

@@ -13,9 +13,9 @@ from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from router.tree_policy import StaticTreePolicy
 from specgrove.kernels.device_memory import PassLimits
-from specgrove.loop import drafting, speculation
+from specgrove.loop import drafting, planning
 from specgrove.loop.request import GenerationRequest, SamplingParams, TreeShape
-from specgrove.loop.speculation import generate
+from specgrove.loop.speculation import Session
 from specgrove.program.device_weights import DeviceWeights
 from specgrove.program.graphs import CudaGraphs, NoGraphs
 from specgrove.program.loading import load_decoder
@@ -77,8 +77,8 @@ async def output(
     drafters = [ReadingDrafter(pool)] if shape.max_num_nodes else []
     patient = PatientVerifier(verifier, drafters)
     policy = StaticTreePolicy(shape)
-    steps = generate(request, drafters, patient, policy, vocab_size=VOCAB_SIZE, context_len=64)
-    tokens = [token async for step in steps for token in step.tokens]
+    async with Session(request, drafters, patient, policy, vocab_size=VOCAB_SIZE, max_model_len=64) as session:
+        tokens = [token async for step in session for token in step.tokens]
     return [token.token_id for token in tokens], sum(bool(token.drafted_by) for token in tokens)
 
 
@@ -91,7 +91,7 @@ async def outputs(
 def test_speculative_output_equals_incremental(
     loops: tuple[StepLoop, StepLoop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speculation, "_LONG_PROMPT_LEN", 0)  # drafters read these at once too
+    monkeypatch.setattr(planning, "_LONG_PROMPT_LEN", 0)  # drafters read these at once too
     for patience in ("_DRAFT_TIMEOUT_S", "_LATE_DRAFT_WAIT_S"):  # and are waited for, however slow the machine
         monkeypatch.setattr(drafting, patience, LIMIT_S)
     for sampling in SAMPLINGS.values():

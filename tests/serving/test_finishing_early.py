@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from specgrove.serving.address import MAX_MESSAGE_BYTES
 from specgrove.serving.batches import MAX_ITEM_BYTES
 from specgrove.serving.health import Health
 from specgrove.serving.server import Server
-from specgrove.serving.work_stream_client import WorkStreamClient
+from specgrove.serving.work_stream_client import SentItem, WorkStreamClient
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
 from tests.serving.task_streams import TaskStreams
 from tests.waiting import LIMIT_S, until
@@ -92,28 +91,28 @@ async def both() -> AsyncIterator[Both]:
     await server.stop(0)
 
 
-async def rest_of(results: AsyncGenerator[llm_pb2.VerifyResult, None]) -> list[int]:
-    """The numbers up to the last one; closes."""
-    found = []
-    async with contextlib.aclosing(results), asyncio.timeout(LIMIT_S):
-        async for result in results:
-            found.append(result.verdict.base)
-            if not result.verdict.has_more:
-                break
+async def rest_of(sent: SentItem[llm_pb2.VerifyResult]) -> list[int]:
+    """The numbers up to the last one; drops it."""
+    found, has_more = [], True
+    async with asyncio.timeout(LIMIT_S):
+        while has_more:
+            verdict = (await sent.take()).verdict
+            found.append(verdict.base)
+            has_more = verdict.has_more
+    sent.drop()
     return found
 
 
 async def test_it_is_told_together_with_the_items_of_the_same_tick(both: Both) -> None:
     servicer, client = both.servicer, both.client
     items = [llm_pb2.VerifyItem(session_id=name) for name in ("a", "b", "c")]
-    a, b, c = (client.results(item) for item in items)
-    assert [(await anext(results)).verdict.base for results in (a, b)] == [1, 1]
+    a, b = (client.send(item) for item in items[:2])
+    assert [(await sent.take()).verdict.base for sent in (a, b)] == [1, 1]
     num_messages = len(servicer.messages)
-    first_of_c = asyncio.ensure_future(anext(c))
-    await asyncio.sleep(0)
-    client.finish_early(items[0])
-    client.finish_early(items[1])
-    assert (await first_of_c).verdict.base == 1
+    c = client.send(items[2])
+    a.finish_early()
+    b.finish_early()
+    assert (await c.take()).verdict.base == 1
     (message,) = servicer.messages[num_messages:]
     assert [item.session_id for item in message.items] == ["c"]
     assert list(message.finish_early_item_ids) == [items[0].item_id, items[1].item_id]
@@ -121,31 +120,31 @@ async def test_it_is_told_together_with_the_items_of_the_same_tick(both: Both) -
     for _ in range(4):
         servicer.turns.release()
     assert [await rest_of(a), await rest_of(b)] == [[2], [2]]
-    assert [(await anext(c)).verdict.base for _ in range(2)] == [2, 3]
-    await c.aclose()
+    assert [(await c.take()).verdict.base for _ in range(2)] == [2, 3]
+    c.drop()
 
 
 async def test_it_is_told_by_itself_where_no_item_is_sent(both: Both) -> None:
-    item = llm_pb2.VerifyItem(session_id="a")
-    results = both.client.results(item)
-    await anext(results)
-    both.client.finish_early(item)
+    sent = both.client.send(llm_pb2.VerifyItem(session_id="a"))
+    await sent.take()
+    sent.finish_early()
     await until(lambda: both.servicer.finished_early == ["a"])
     both.servicer.turns.release()
-    assert await rest_of(results) == [2]
+    assert await rest_of(sent) == [2]
 
 
 async def test_what_has_ended_or_was_never_begun_is_no_error(both: Both) -> None:
-    client, item = both.client, llm_pb2.VerifyItem(session_id="a")
-    client.finish_early(item)
-    client.finish_early(llm_pb2.VerifyItem(session_id="a", item_id=77))
-    results = client.results(item)
-    await anext(results)
-    await results.aclose()
-    client.finish_early(item)
-    after = client.results(llm_pb2.VerifyItem(session_id="b"))
-    await anext(after)
-    await after.aclose()
+    client = both.client
+    client.finish_early(0)
+    client.finish_early(77)
+    sent = client.send(llm_pb2.VerifyItem(session_id="a"))
+    await sent.take()
+    sent.drop()
+    sent.drop()
+    sent.finish_early()
+    after = client.send(llm_pb2.VerifyItem(session_id="b"))
+    await after.take()
+    after.drop()
     assert [list(message.finish_early_item_ids) for message in both.servicer.messages] == [[], []]
     # Nor is it where a client says so all the same.
     both.servicer.finished_early.append("c")
@@ -180,11 +179,10 @@ async def test_too_long_lists_end_the_stream(both: Both, name: str) -> None:
 
 async def test_more_than_a_message_may_have_are_told_in_several() -> None:
     client = Client(ReplicaAddress("127.0.0.1:1"), lambda channel: None, llm_pb2.VerifyRequest)  # type: ignore[arg-type, return-value]
-    items = [llm_pb2.VerifyItem(item_id=item_id) for item_id in range(1, 2501)]
-    client._pending = {item.item_id: asyncio.Queue() for item in items}
-    for item in items:
-        client.finish_early(item)
-    client._outbox = {1: items[0]}
+    client._under_way = {item_id: SentItem(item_id, client) for item_id in range(1, 2501)}
+    for sent in client._under_way.values():
+        sent.finish_early()
+    client._outbox = {1: llm_pb2.VerifyItem(item_id=1)}
     requests = client._take_requests()
     assert [len(request.finish_early_item_ids) for request in requests] == [1024, 1024, 452]
     assert [len(request.items) for request in requests] == [1, 0, 0]
@@ -198,10 +196,9 @@ async def test_they_find_room_beside_the_largest_item() -> None:
     largest = llm_pb2.VerifyItem(item_id=1, session_id="x" * (MAX_ITEM_BYTES - 8))
     largest.session_id += "x" * (MAX_ITEM_BYTES - largest.ByteSize())
     assert largest.ByteSize() == MAX_ITEM_BYTES
-    others = [llm_pb2.VerifyItem(item_id=2**64 - number) for number in range(1, 1025)]
-    client._pending = {item.item_id: asyncio.Queue() for item in others}
-    for item in others:
-        client.finish_early(item)
+    client._under_way = {2**64 - number: SentItem(2**64 - number, client) for number in range(1, 1025)}
+    for sent in client._under_way.values():
+        sent.finish_early()
     client._outbox = {1: largest}
     requests = client._take_requests()
     assert [len(request.finish_early_item_ids) for request in requests] == [1024]
@@ -211,9 +208,8 @@ async def test_they_find_room_beside_the_largest_item() -> None:
 
 async def test_another_stream_is_not_told_of_items_that_were_lost() -> None:
     client = Client(ReplicaAddress("127.0.0.1:1"), lambda channel: None, llm_pb2.VerifyRequest)  # type: ignore[arg-type, return-value]
-    item = llm_pb2.VerifyItem(item_id=1)
-    client._pending = {1: asyncio.Queue()}
-    client.finish_early(item)
+    client._under_way = {1: SentItem(1, client)}
+    client.finish_early(1)
     client._lose("gone", has_broken=True)
     assert client._take_requests() == []
     await client.close()

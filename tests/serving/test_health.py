@@ -18,7 +18,7 @@ from specgrove.serving.health_server import health_server
 from specgrove.v1 import ssm_pb2
 from tests.addresses import taken_address
 from tests.certificates import make_certificates
-from tests.serving.toy_service import SERVICE_NAME, EchoServicer, client_of, server_of
+from tests.serving.toy_service import SERVICE_NAME, EchoServicer, client_of, result_of, server_of
 from tests.waiting import LIMIT_S, until
 
 UNKNOWN, SERVING, NOT_SERVING, SERVICE_UNKNOWN = (
@@ -131,7 +131,7 @@ async def test_a_drain_is_told_first_and_the_process_stays_alive(health: Health,
     client = client_of(await local.start())
     await client.connected.wait()
     assert await statuses_at(address, SERVICE_NAME, LIVENESS) == [SERVING, SERVING]
-    slow = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow", base=3)))
+    slow = asyncio.create_task(result_of(client, ssm_pb2.DraftItem(session_id="slow", base=3)))
     await until(lambda: servicer.streams.num_pending_items == 1)
     stopping = asyncio.create_task(server.stop(LIMIT_S))
     async with stub_of(address) as stub:

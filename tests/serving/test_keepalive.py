@@ -12,7 +12,7 @@ from specgrove.serving import address
 from specgrove.serving.address import channel_options, client_channel_options, server_options
 from specgrove.serving.work_stream_client import WorkStreamClient
 from specgrove.v1 import ssm_pb2
-from tests.serving.toy_service import EchoServicer, client_of, server_of
+from tests.serving.toy_service import EchoServicer, client_of, result_of, server_of
 from tests.waiting import LIMIT_S, until
 
 
@@ -71,7 +71,7 @@ async def answer_of(client: WorkStreamClient[ssm_pb2.DraftItem, ssm_pb2.DraftRes
     while True:
         await client.connected.wait()
         with contextlib.suppress(UnavailableError):
-            return await client.call(ssm_pb2.DraftItem(session_id="s"))
+            return await result_of(client, ssm_pb2.DraftItem(session_id="s"))
 
 
 async def test_a_link_that_is_cut_is_noticed_and_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ async def test_a_link_that_is_cut_is_noticed_and_used_again(monkeypatch: pytest.
     client = client_of(await link.start())
     async with asyncio.timeout(LIMIT_S):
         await client.connected.wait()
-        call = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow")))
+        call = asyncio.create_task(result_of(client, ssm_pb2.DraftItem(session_id="slow")))
         await until(lambda: servicer.streams.num_pending_items == 1)
         link.cut()
         with pytest.raises(UnavailableError) as info:

@@ -18,8 +18,9 @@ from specgrove.errors import InternalError, InvalidRequestError, ResourceExhaust
 from specgrove.serving import address as address_module
 from specgrove.serving.server import Server, ServerLimits, serve_until_signal
 from specgrove.serving.status import error_from_rpc
+from specgrove.serving.work_stream_client import WorkStreamClient
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc, token_tree_pb2
-from tests.serving.toy_service import SERVICE_NAME, EchoServicer, client_of, server_of
+from tests.serving.toy_service import SERVICE_NAME, EchoServicer, client_of, result_of, server_of
 from tests.waiting import LIMIT_S, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -154,11 +155,11 @@ async def test_drain_finishes_work_in_progress_and_refuses_new(servicer: EchoSer
     await client.connected.wait()
     channel = grpc.aio.insecure_channel(server.address)
     assert await _health(channel, "") == SERVING
-    slow = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow", base=3)))
+    slow = asyncio.create_task(result_of(client, ssm_pb2.DraftItem(session_id="slow", base=3)))
     await until(lambda: servicer.streams.num_pending_items == 1)
     stopping = asyncio.create_task(server.stop(LIMIT_S))
     await _unhealthy(channel)
-    refused = await client.call(ssm_pb2.DraftItem(session_id="late"))
+    refused = await result_of(client, ssm_pb2.DraftItem(session_id="late"))
     assert refused.error.message == "the service is shutting down"
     with pytest.raises(grpc.aio.AioRpcError) as info:
         await ssm_pb2_grpc.SsmServiceStub(channel).GetLoad(ssm_pb2.SsmServiceGetLoadRequest())
@@ -174,7 +175,7 @@ async def test_drain_finishes_work_in_progress_and_refuses_new(servicer: EchoSer
 async def test_drain_gives_up_after_its_time(servicer: EchoServicer, server: Server) -> None:
     client = client_of(server.address)
     await client.connected.wait()
-    slow = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow")))
+    slow = asyncio.create_task(result_of(client, ssm_pb2.DraftItem(session_id="slow")))
     await until(lambda: servicer.streams.num_pending_items == 1)
     await asyncio.wait_for(server.stop(0.1), LIMIT_S)
     with pytest.raises(UnavailableError):
@@ -187,7 +188,7 @@ async def test_work_that_a_drain_cuts_off_is_told_so_and_is_not_to_blame() -> No
     server = server_of(servicer, cut_off=servicer.streams.cut_off)
     client = client_of(await server.start())
     await client.connected.wait()
-    slow = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow")))
+    slow = asyncio.create_task(result_of(client, ssm_pb2.DraftItem(session_id="slow")))
     await until(lambda: servicer.streams.num_pending_items == 1)
     await asyncio.wait_for(server.stop(0.1), LIMIT_S)
     error = (await slow).error  # not the loss of a peer that may have died of it
@@ -199,7 +200,7 @@ async def test_work_that_a_drain_cuts_off_is_told_so_and_is_not_to_blame() -> No
 async def test_a_server_whose_drain_is_cancelled_stops_at_once(servicer: EchoServicer, server: Server) -> None:
     client = client_of(server.address)
     await client.connected.wait()
-    slow = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow")))
+    slow = asyncio.create_task(result_of(client, ssm_pb2.DraftItem(session_id="slow")))
     await until(lambda: servicer.streams.num_pending_items == 1)
     stopping = asyncio.create_task(server.stop(3600.0))
     async with grpc.aio.insecure_channel(server.address) as channel:
@@ -230,13 +231,10 @@ async def test_unix_sockets(tmp_path: Path) -> None:
     await server.stop(0)
 
 
-async def _called(client: object) -> ssm_pb2.DraftResult:
+async def _called(client: WorkStreamClient[ssm_pb2.DraftItem, ssm_pb2.DraftResult]) -> ssm_pb2.DraftResult:
     async with asyncio.timeout(LIMIT_S):
-        await client.connected.wait()  # type: ignore[attr-defined]
-        result: ssm_pb2.DraftResult = await client.call(  # type: ignore[attr-defined]
-            ssm_pb2.DraftItem(session_id="a", base=0, new_token_ids=[1, 2])
-        )
-        return result
+        await client.connected.wait()
+        return await result_of(client, ssm_pb2.DraftItem(session_id="a", base=0, new_token_ids=[1, 2]))
 
 
 _PROGRAM = """
@@ -281,7 +279,7 @@ async def test_a_failure_ends_a_drain(capsys: pytest.CaptureFixture[str]) -> Non
         said += capsys.readouterr().out
     client = client_of(said.split()[-1])
     await client.connected.wait()
-    slow = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow", base=3)))
+    slow = asyncio.create_task(result_of(client, ssm_pb2.DraftItem(session_id="slow", base=3)))
     await until(lambda: servicer.streams.num_pending_items == 1)
     os.kill(os.getpid(), signal.SIGTERM)
     await _unhealthy(client.channel)
@@ -298,8 +296,8 @@ async def test_a_killed_peer_is_noticed_by_its_closed_socket(monkeypatch: pytest
     process, address = await _process()
     client = client_of(address)
     await client.connected.wait()
-    pending = asyncio.create_task(client.call(ssm_pb2.DraftItem(session_id="slow")))
-    await until(lambda: bool(client._pending))
+    pending = asyncio.create_task(result_of(client, ssm_pb2.DraftItem(session_id="slow")))
+    await until(lambda: bool(client._under_way))
     os.kill(process.pid, signal.SIGKILL)
     with pytest.raises(UnavailableError):
         await asyncio.wait_for(pending, LIMIT_S)

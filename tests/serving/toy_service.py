@@ -74,6 +74,17 @@ def server_of(servicer: EchoServicer, address: str = "127.0.0.1:0", **settings: 
     )
 
 
+async def result_of(
+    client: WorkStreamClient[ssm_pb2.DraftItem, ssm_pb2.DraftResult], item: ssm_pb2.DraftItem
+) -> ssm_pb2.DraftResult:
+    """The one result of an item."""
+    sent = client.send(item)
+    try:
+        return await sent.take()
+    finally:
+        sent.drop()
+
+
 def client_of(address: str, **settings: Any) -> WorkStreamClient[ssm_pb2.DraftItem, ssm_pb2.DraftResult]:
     client = WorkStreamClient[ssm_pb2.DraftItem, ssm_pb2.DraftResult](
         ReplicaAddress(address),

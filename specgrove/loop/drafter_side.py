@@ -1,0 +1,204 @@
+"""One drafter's side of one request: sends it what it lacks, checks what it drafts, and leaves it alone when it fails.
+
+Used by ``specgrove.loop.drafting``. Invariant: what comes of it are valid trees below the last committed token, or none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Protocol
+
+from specgrove.config import MAX_NUM_TREE_NODES, NUM_TOKEN_IDS
+from specgrove.errors import DeadlineExceededError, SpecGroveError, StaleBaseError, UnavailableError, WorkLostError
+from specgrove.loop.deadlines import remaining_ms
+from specgrove.loop.request import NOT_TRACED, Draft, DraftedTree, DraftWork, GenerationRequest, TreeShape
+from specgrove.loop.token_tree import TokenTree
+
+logger = logging.getLogger(__name__)
+
+# A drafter that fails is left alone for so many steps, twice as many after each further failure.
+_FIRST_NUM_STEPS_ALONE = 4
+_MAX_NUM_STEPS_ALONE = 256
+
+
+class DrafterSession(Protocol):
+    """One request at a drafter: one work at a time, and a mailbox for its draft."""
+
+    def ask(self, work: DraftWork) -> None:
+        """Has sent it when it returns: it is no coroutine. Raises any ``SpecGroveError``."""
+        ...
+
+    async def answer(self) -> Draft:
+        """The trees below the committed tokens of what was asked. Raises any ``SpecGroveError``."""
+        ...
+
+    async def close(self) -> None:
+        """Forgets the request. Never raises ``SpecGroveError``."""
+        ...
+
+
+class Drafter(Protocol):
+    """A pool of SSMs. The loop goes on without the trees of one that fails."""
+
+    def session(self, session_id: str) -> DrafterSession:
+        """For one request."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedTree:
+    """One SSM's tree, less the tokens that the LLM doesn't have."""
+
+    ssm: str
+    tree: TokenTree
+    depth: int
+
+
+class DrafterSide:
+    """At most one work is under way; while it is late, the drafter is passed over.
+
+    So it is for a while after it has failed. What it holds is not forgotten then: should it have lost the session, it will say so.
+    """
+
+    def __init__(self, request: GenerationRequest, drafter: Drafter, vocab_size: int) -> None:
+        self._request = request
+        self._session = drafter.session(request.session_id)
+        self._vocab_size = vocab_size
+        self._held_len = 0
+        self.under_way: asyncio.Task[tuple[CheckedTree, ...]] | None = None
+        """The last work sent; it may have ended."""
+        self.is_late = False
+        self._num_failures = 0  # in a row
+        self._num_steps_alone = 0
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it may be asked."""
+        return not self.is_busy and self._num_steps_alone == 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a work is under way."""
+        return self.under_way is not None and not self.under_way.done()
+
+    def takes_part(self) -> bool:
+        """Asked once for each step: False while it is left alone."""
+        is_alone = self._num_steps_alone > 0
+        self._num_steps_alone -= is_alone
+        return not is_alone
+
+    def ask(self, committed: list[int], shape: TreeShape) -> asyncio.Task[tuple[CheckedTree, ...]]:
+        """Sends what the drafter lacks of the tokens, which may be added to afterwards. It must not be busy."""
+        num_committed = len(committed)
+        failure: Exception | None = None
+        try:
+            self._send(committed, num_committed, shape)
+        except Exception as error:
+            failure = error
+        self.under_way = asyncio.create_task(self._trees(committed, num_committed, shape, failure))
+        return self.under_way
+
+    def trees_of(self, answer: asyncio.Task[tuple[CheckedTree, ...]]) -> tuple[CheckedTree, ...]:
+        """What has come of it by now; otherwise the drafter is late."""
+        self.is_late = not answer.done()
+        if self.is_late:
+            logger.warning("a drafter is late; going on without it")
+            return ()
+        return answer.result()
+
+    def _send(self, committed: list[int], num_committed: int, shape: TreeShape) -> None:
+        self._session.ask(
+            DraftWork(
+                session_id=self._request.session_id,
+                base=self._held_len,
+                new_token_ids=tuple(committed[self._held_len : num_committed]),
+                shape=shape,
+                ssms=self._request.speculation.ssms,
+                timeout_ms=remaining_ms(self._request.deadline_s),
+                trace_context=NOT_TRACED if self._held_len else self._request.trace_context,
+            )
+        )
+
+    async def _trees(
+        self, committed: list[int], num_committed: int, shape: TreeShape, failure: Exception | None
+    ) -> tuple[CheckedTree, ...]:
+        """What comes of what was sent, or was not for ``failure``: sent once more when the drafter holds less than thought."""
+        try:
+            try:
+                if failure is not None:
+                    raise failure
+                draft = await self._session.answer()
+            except StaleBaseError as error:
+                self._note_held(error, num_committed)
+                self._send(committed, num_committed, shape)
+                draft = await self._session.answer()
+        except StaleBaseError as error:
+            self._note_held(error, num_committed)
+        except UnavailableError as error:
+            # It is away, and asking costs nothing till it is back; or it has failed a whole step.
+            logger.debug("no draft: %s", error)
+            if isinstance(error, WorkLostError):
+                self._leave_alone(str(error))
+        except DeadlineExceededError:
+            pass
+        except SpecGroveError as error:
+            self._leave_alone(str(error))
+        except Exception as error:  # a drafter's defect costs speed only
+            self._leave_alone(f"{type(error).__name__}: {error}")
+        else:
+            self._held_len = num_committed
+            return self._checked(draft, num_committed, committed[num_committed - 1], shape.max_depth)
+        return ()
+
+    def _note_held(self, error: StaleBaseError, num_committed: int) -> None:
+        self._held_len = error.held_len if error.held_len <= num_committed else 0
+
+    def _checked(self, draft: Draft, num_committed: int, root: int, max_depth: int) -> tuple[CheckedTree, ...]:
+        checked: list[CheckedTree] = []
+        complaints: list[str] = []
+        for drafted in draft.trees:
+            try:
+                tree = self._checked_tree(drafted, max_depth)
+                if draft.base != num_committed or tree.tree.token_ids[0] != root:
+                    raise ValueError(f"its root is not the last of {num_committed} committed tokens")
+                checked.append(tree)
+            except ValueError as error:
+                complaints.append(f"SSM {drafted.ssm} sent a malformed tree: {error}")
+        if complaints:
+            self._leave_alone("; ".join(complaints))
+        elif self._num_failures > 0:
+            logger.info("the drafter drafts again")
+            self._num_failures = 0
+        return tuple(checked)
+
+    def _checked_tree(self, drafted: DraftedTree, max_depth: int) -> CheckedTree:
+        """The tree less the tokens that the LLM doesn't have: SSMs' vocabularies are often padded. Raises ``ValueError``."""
+        whole = drafted.tree.validated(vocab_size=NUM_TOKEN_IDS, max_num_nodes=MAX_NUM_TREE_NODES)
+        depth = max(whole.depths())
+        if depth > max_depth:
+            raise ValueError(f"it is deeper than the {max_depth} levels asked for")
+
+        def is_known(token_id: int) -> bool:
+            return token_id < self._vocab_size and token_id not in drafted.foreign_ids
+
+        tree = whole.of_tokens(is_known)
+        return CheckedTree(drafted.ssm, tree, depth if tree is whole else max(tree.depths()))
+
+    def _leave_alone(self, reason: str) -> None:
+        self._num_steps_alone = min(_FIRST_NUM_STEPS_ALONE << self._num_failures, _MAX_NUM_STEPS_ALONE)
+        level = logging.WARNING if self._num_failures == 0 else logging.DEBUG
+        self._num_failures += 1
+        logger.log(
+            level,
+            "a drafter fails, and is left alone for %d steps: %s",
+            self._num_steps_alone,
+            reason,
+        )
+
+    async def close(self) -> None:
+        """Gives up what is under way, and closes the session."""
+        if self.under_way is not None:
+            self.under_way.cancel()
+        await self._session.close()

@@ -1,0 +1,77 @@
+"""A verdict as the step that it is of an output: cut off where the output ends, with each token's drafters by name."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from specgrove.loop.drafting import MergedTree
+from specgrove.loop.request import CommittedToken, FinishReason, Probe, Reading, Step, Verdict, VerifiedTree
+
+
+def step_of(
+    verdict: Verdict,
+    merged: MergedTree,
+    *,
+    num_tokens_left: int,
+    stop_token_ids: tuple[int, ...],
+    num_replays: int,
+    wall_ms: float,
+    probe: Probe | None,
+    reading: Reading | None,
+) -> Step:
+    """The verdict up to the first stop token or the last token allowed. ``merged`` is the tree that was verified."""
+    num_tokens, finish_reason = _end(verdict.token_ids, num_tokens_left, stop_token_ids)
+    verified = VerifiedTree(merged.tree, merged.ssms, verdict.accepted_nodes) if merged.depth else None
+    return Step(
+        tokens=_tokens(verdict, verified, num_tokens),
+        finish_reason=finish_reason,
+        num_drafted_nodes=merged.tree.num_nodes - 1,
+        drafted_depth=merged.depth,
+        asked_depth=merged.asked_depth,
+        accepted_depth=min(len(verdict.accepted_nodes), num_tokens),
+        draft_ms=merged.draft_ms,
+        verify_ms=verdict.pass_ms,
+        verify_num_rows=verdict.pass_num_rows,
+        num_replays=num_replays,
+        num_steps=verdict.num_steps,
+        wall_ms=wall_ms,
+        probe=probe,
+        reading=reading,
+        drafted_by_ssm=_num_nodes_by_ssm(merged),
+        verified=verified,
+    )
+
+
+def _end(
+    token_ids: tuple[int, ...], num_tokens_left: int, stop_token_ids: tuple[int, ...]
+) -> tuple[int, FinishReason | None]:
+    """How many of the tokens are output, and why it ends with them."""
+    for index, token_id in enumerate(token_ids[:num_tokens_left]):
+        if token_id in stop_token_ids:
+            return index + 1, FinishReason.STOP
+    if len(token_ids) >= num_tokens_left:
+        return num_tokens_left, FinishReason.LENGTH
+    return len(token_ids), None
+
+
+def _tokens(verdict: Verdict, verified: VerifiedTree | None, num_tokens: int) -> tuple[CommittedToken, ...]:
+    drafted_by = [] if verified is None else [verified.drafted_by(node) for node in verdict.accepted_nodes]
+    return tuple(
+        CommittedToken(
+            verdict.token_ids[index],
+            drafted_by[index] if index < len(drafted_by) else (),
+            verdict.log_probs[index] if verdict.log_probs else None,
+        )
+        for index in range(num_tokens)
+    )
+
+
+def _num_nodes_by_ssm(merged: MergedTree) -> tuple[tuple[str, int], ...]:
+    if not merged.ssms:
+        return ()
+    nums = [0] * len(merged.ssms)
+    for sources, num in Counter(merged.tree.sources[1:]).items():  # nodes share few sets of SSMs
+        for index in range(sources.bit_length()):
+            if sources >> index & 1:
+                nums[index] += num
+    return tuple((name, num) for name, num in zip(merged.ssms, nums, strict=True) if num)
