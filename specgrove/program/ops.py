@@ -7,7 +7,7 @@ one pass over memory, read ahead or captured is a backend's affair.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -250,7 +250,3 @@ class Program:
                 yield op.linear
             elif isinstance(op, Choose):
                 yield op.vocab
-
-    def index(self, is_wanted: Callable[[Op], bool]) -> int | None:
-        """Where the first such op stands."""
-        return next((place for place, op in enumerate(self.ops) if is_wanted(op)), None)

@@ -157,8 +157,7 @@ def test_caches_that_do_not_fit_are_named() -> None:
 def changed(kind: type[Op], change: Callable[[Program, Op], Op]) -> Program:
     """The program with its first op of a kind changed."""
     good = program()
-    place = good.index(lambda op: isinstance(op, kind))
-    assert place is not None
+    place = next(place for place, op in enumerate(good.ops) if isinstance(op, kind))
     return replace(good, ops=(*good.ops[:place], change(good, good.ops[place]), *good.ops[place + 1 :]))
 
 
@@ -204,7 +203,7 @@ def test_ops_that_do_not_fit_together_are_named(kind: type[Op], changes: dict[st
 def test_heads_that_are_not_there_are_named(first_head: int, num_heads: int) -> None:
     norm = HeadNorm(2, torch.ones(12), 1e-5, first_head, num_heads, 12, 96)
     good = program()
-    place = good.index(lambda op: isinstance(op, RotateStore))
+    place = next(place for place, op in enumerate(good.ops) if isinstance(op, RotateStore))
     with pytest.raises(ValueError, match=f"no {num_heads} heads of size 12 from head {first_head} on"):
         CpuProgram(replace(good, ops=(*good.ops[:place], replace(norm, x=4), *good.ops[place:])))
 
