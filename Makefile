@@ -26,8 +26,8 @@ demo: $(VENV)/.running
 test: setup
 	$(BIN)/python -m pytest -q -m "not slow" -n 2 --no-loadscope-reorder
 
-# What takes long: every server that the docs start, other languages' compilers, a wheel, most of the chat page in a browser, and the like.
-# All that `test` leaves out but the container images.
+# What takes long: every server that the docs start, ranks and replicas, other languages' compilers, a wheel, most of the chat page in a
+# browser, and the like. All that `test` leaves out but the container images.
 CONTAINER_TESTS := tests/k8s/test_it_runs.py tests/k8s/test_running_images.py
 
 slow-test: setup

@@ -70,6 +70,7 @@ def test_equality_tells_what_ended_an_engine(card: Card, monkeypatch: pytest.Mon
     assert ["FatalEngineError: cuda:0: the card is lost" in row.note for row in equality.rows(card)] == [True, True]
 
 
+@pytest.mark.slow
 def test_end_to_end(card: Card) -> None:
     found = list(end_to_end.rows(card))
     assert [row.value is not None and row.value > 0 for row in found] == [True, True], found

@@ -17,6 +17,8 @@ from specgrove.suite.processes import Suite, SuiteConfig, is_serving
 from tests.end_to_end.conftest import ALWAYS_DRAFT
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "Explain how a bicycle stays upright, in detail."
 SPECULATION = SpeculationOptions(ssms=("lookup",), max_num_nodes=6, max_depth=3)
 # Greedy outputs of so small a model go round in circles.
@@ -110,11 +112,7 @@ def test_long_prompts_go_through_in_chunks(tiny_suite: Suite, two: Spread) -> No
 
 @pytest.mark.parametrize(
     ("layout", "rank", "number"),
-    [
-        ("two", 0, signal.SIGKILL),
-        ("two", 1, signal.SIGSTOP),
-        pytest.param("four", 3, signal.SIGKILL, marks=pytest.mark.slow),
-    ],
+    [("two", 0, signal.SIGKILL), ("two", 1, signal.SIGSTOP), ("four", 3, signal.SIGKILL)],
 )
 def test_a_lost_rank_is_named_and_costs_no_token(
     request: pytest.FixtureRequest, expected: tuple[int, ...], layout: str, rank: int, number: signal.Signals

@@ -16,6 +16,8 @@ from tests.end_to_end.sick_services import Hospital, hospital_of
 from tests.end_to_end.stories import stories
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 SERVICES = ("llm_service", "llm_service-2")
 NUM_STORIES, MAX_TOKENS = 6, 150
 
