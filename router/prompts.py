@@ -54,7 +54,7 @@ def check_token_ids(found: Violations, field: str, token_ids: Sequence[int], voc
 
 def max_num_tokenized(model: ServedModel) -> int:
     """Texts that are only tokenised or detokenised may be longer than the context: to count their tokens, or to cut them."""
-    return max(model.context_len, _MIN_TOKENIZED)
+    return max(model.max_model_len, _MIN_TOKENIZED)
 
 
 async def prompt_token_ids(
@@ -65,7 +65,7 @@ async def prompt_token_ids(
     if isinstance(proto, router_pb2.GenerateRequest) and kind == "token_ids":
         return tuple(proto.token_ids.token_ids)
     is_generate = isinstance(proto, router_pb2.GenerateRequest)
-    max_num_tokens = model.context_len if is_generate else max_num_tokenized(model)
+    max_num_tokens = model.max_model_len if is_generate else max_num_tokenized(model)
     encode: Callable[[Tokenizer], list[int]]
     if kind == "text":
         num_bytes = len(proto.text.encode())
@@ -95,18 +95,18 @@ def _check_ids(found: Violations, token_ids: Sequence[int], model: ServedModel, 
     field = "token_ids.token_ids"
     if not token_ids:
         found.add(field, "is empty; a prompt needs at least one token")
-    elif len(token_ids) > model.context_len - has_output:
+    elif len(token_ids) > model.max_model_len - has_output:
         leaves = ", which leaves no room for output: " if has_output else "; "
-        found.add("token_ids", f"has {len(token_ids)} tokens{leaves}the context is {model.context_len} tokens")
+        found.add("token_ids", f"has {len(token_ids)} tokens{leaves}the context is {model.max_model_len} tokens")
     else:
         check_token_ids(found, field, token_ids, model.vocab_size)
 
 
 def _check_bytes(found: Violations, field: str, num_bytes: int, model: ServedModel) -> None:
-    if num_bytes > model.context_len * model.tokenizer.max_token_bytes:
+    if num_bytes > model.max_model_len * model.tokenizer.max_token_bytes:
         found.add(
             field,
-            f"has {num_bytes} bytes, which cannot fit: the context is {model.context_len} tokens of at most "
+            f"has {num_bytes} bytes, which cannot fit: the context is {model.max_model_len} tokens of at most "
             f"{model.tokenizer.max_token_bytes} bytes each",
         )
 

@@ -19,7 +19,7 @@ _FETCH_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """``context_len`` is the longest prompt + output in tokens. ``chat_end_token_ids`` end an answer in a conversation.
+    """``max_model_len`` is the longest prompt + output in tokens. ``chat_end_token_ids`` end an answer in a conversation.
 
     ``tokenizer_files`` are those that the tokenizer was read from, by name.
     """
@@ -27,7 +27,7 @@ class ServedModel:
     name: str
     architecture: str
     vocab_size: int
-    context_len: int
+    max_model_len: int
     dtype: str
     eos_token_ids: tuple[int, ...]
     max_num_tree_nodes: int
@@ -47,7 +47,7 @@ def served_model_of(
         name=info.model,
         architecture=info.architecture,
         vocab_size=info.vocab_size,
-        context_len=info.max_model_len,
+        max_model_len=info.max_model_len,
         dtype=info.dtype,
         eos_token_ids=tuple(info.eos_token_ids),
         max_num_tree_nodes=info.max_num_tree_nodes,
@@ -106,9 +106,9 @@ def check_serves(model: ServedModel, info: llm_pb2.LlmServiceGetModelInfoRespons
             f"its outputs may have other bits: it has {', '.join(theirs_only)}, this router serves {', '.join(ours_only)}; "
             "give it the same, or restart the router to change that"
         )
-    if info.max_model_len < model.context_len:
+    if info.max_model_len < model.max_model_len:
         raise InternalError(
-            f"its context is {info.max_model_len} tokens, this router promises {model.context_len}; give it a larger "
+            f"its context is {info.max_model_len} tokens, this router promises {model.max_model_len}; give it a larger "
             "--max-model-len or restart the router"
         )
 

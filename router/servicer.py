@@ -131,7 +131,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             model=model.name,
             architecture=model.architecture,
             vocab_size=model.vocab_size,
-            max_model_len=model.context_len,
+            max_model_len=model.max_model_len,
             dtype=model.dtype,
             eos_token_ids=model.eos_token_ids,
             ssms=self._ssms.ssms,
@@ -205,7 +205,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             self._verifier,
             policy_for(request, self._trees, self._measurements, max_num_nodes),
             vocab_size=model.vocab_size,
-            max_model_len=model.context_len,
+            max_model_len=model.max_model_len,
         )
 
     def _response_to(

@@ -85,7 +85,7 @@ async def checked_request(
         await structures.check(found, model.tokenizer, structure)
     prompt = await prompt_token_ids(found, proto, model, text_work)
     found.raise_any()
-    max_tokens = _max_tokens(found, proto, len(prompt), model.context_len)
+    max_tokens = _max_tokens(found, proto, len(prompt), model.max_model_len)
     found.raise_any()
     stop_texts = tuple(dict.fromkeys(proto.stop))
     ids = {text: model.tokenizer.special_token_id(text) for text in stop_texts}
@@ -195,23 +195,24 @@ def _check_speculation(found: Violations, options: router_pb2.SpeculationOptions
             found.add("speculation.ssms", f"unknown SSM {quoted(name)}; there are: {', '.join(ssms) or 'none'}")
 
 
-def _max_tokens(found: Violations, proto: router_pb2.GenerateRequest, prompt_len: int, context_len: int) -> int:
-    num_left = context_len - prompt_len
+def _max_tokens(found: Violations, proto: router_pb2.GenerateRequest, prompt_len: int, max_model_len: int) -> int:
+    num_left = max_model_len - prompt_len
     if proto.prompt_only:
         if num_left < 0:
             found.add(
-                proto.WhichOneof("prompt") or "prompt", f"has {prompt_len} tokens; the context is {context_len} tokens"
+                proto.WhichOneof("prompt") or "prompt",
+                f"has {prompt_len} tokens; the context is {max_model_len} tokens",
             )
         return 0
     if num_left < 1:
         found.add(
             proto.WhichOneof("prompt") or "prompt",
-            f"has {prompt_len} tokens, which leaves no room for output: the context is {context_len} tokens",
+            f"has {prompt_len} tokens, which leaves no room for output: the context is {max_model_len} tokens",
         )
     elif proto.max_tokens > num_left:
         found.add(
             "max_tokens",
-            f"must be at most {num_left} (context of {context_len} tokens, prompt of {prompt_len}), got {proto.max_tokens}",
+            f"must be at most {num_left} (context of {max_model_len} tokens, prompt of {prompt_len}), got {proto.max_tokens}",
         )
     max_tokens = proto.max_tokens or num_left
     if proto.sampling.min_tokens > max_tokens > 0:
