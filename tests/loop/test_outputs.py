@@ -23,6 +23,7 @@ from specgrove.loop.token_tree import TokenTree
 from tests.loop.loops import PROMPT, FixedShape, run, session_of
 from tests.router.toy_language import toy_next, toy_output
 from tests.router.toy_services import CONTEXT_LEN, ToyLlm
+from tests.router.toy_sides import ToyDrafterSession
 from tests.router.toy_ssm import ToySsm
 from tests.waiting import until
 
@@ -114,3 +115,32 @@ async def test_each_token_knows_who_drafted_it_and_statistics_add_up() -> None:
     assert statistics.num_output_tokens == 40
     assert statistics.num_verify_steps == len(steps) == sum(statistics.acceptance_histogram)
     assert sum(statistics.accepted_by_depth) == sum(bool(token.drafted_by) for token in tokens)
+
+
+class _CountingDrafter(ToySsm):
+    """Counts the trees that it has been asked for, when it is."""
+
+    num_trees_asked = 0
+
+    def session(self, session_id: str) -> ToyDrafterSession:
+        drafter = self
+
+        class Counting(ToyDrafterSession):
+            def ask(self, work: DraftWork) -> None:
+                drafter.num_trees_asked += work.shape.max_num_nodes > 0
+                super().ask(work)
+
+        return Counting(session_id, self)
+
+
+async def test_the_next_tree_is_asked_for_before_the_caller_has_the_step() -> None:
+    """So what the caller does with it costs no time of the models."""
+    drafter, num_tokens, num_drafted = _CountingDrafter(), 60, 0
+    request = GenerationRequest("s", PROMPT, num_tokens)
+    async with session_of(request, [drafter], ToyLlm(), FixedShape(TreeShape(6, 3))) as session:
+        async for step in session:
+            num_tokens -= len(step.tokens)
+            num_drafted += step.num_drafted_nodes > 0
+            if step.num_drafted_nodes and num_tokens > 1:
+                assert drafter.num_trees_asked == num_drafted + 1
+    assert num_drafted > 5
