@@ -50,8 +50,9 @@ class Load:
 
     @property
     def num_tokens(self) -> int:
-        """A request's: so many that what is not done for a verdict hardly counts."""
-        return 900
+        """A request's: so many that what is not done for a verdict hardly counts, and so few that each session has one."""
+        tokens_per_verdict = 1 if self.way == "incremental" else 3
+        return max(min(900, self.num_verdicts * tokens_per_verdict // self.num_sessions), 30)
 
 
 @dataclass(frozen=True, slots=True)
