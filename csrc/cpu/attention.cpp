@@ -111,7 +111,7 @@ void AttentionPlan::select(const AttentionPlan& plan, const int64_t* rows, int64
 }
 
 void check_slots(const AttentionPlan& plan, int64_t num_slots) {
-  check(plan.num_slots() <= num_slots, "the batch names a slot that the cache doesn't have");
+  check(plan.num_slots() <= num_slots, "the pass names a slot that the cache doesn't have");
 }
 
 void tree_attention(const float* queries, const KvCache& cache, const AttentionPlan& plan, int64_t num_heads,

@@ -49,7 +49,7 @@ std::vector<Row> all_rows(const AttentionRows& rows) {
 
 void check_room(const char* what, int64_t num_needed, int64_t room) {
   if (num_needed <= room) return;
-  throw std::invalid_argument("the batch's attention plan has " + std::to_string(num_needed) + " " + what +
+  throw std::invalid_argument("the pass's attention plan has " + std::to_string(num_needed) + " " + what +
                               ", and room for " + std::to_string(room));
 }
 

@@ -62,7 +62,7 @@ struct PlanRoom {
 };
 
 // For num_processors that take an item for one of num_kv_heads at a time. Items of tiles with more than one split come
-// first. Throws std::invalid_argument for a batch that doesn't fit together, or for which there is no room.
+// first. Throws std::invalid_argument for rows that don't fit together, or for which there is no room.
 std::vector<int32_t> attention_plan(const AttentionRows& rows, int64_t group_size, int64_t num_kv_heads,
                                     int64_t num_processors, const PlanRoom& room);
 

@@ -8,8 +8,10 @@ from typing import Protocol
 
 import torch
 
+from specgrove.kernels.checks import check
 from specgrove.kernels.rows import PassRows
 from specgrove.loop.request import LogProbs
+from specgrove.program.ops import Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,18 @@ class Executable(Protocol):
     def run(self, rows: PassRows, caches: KvCaches, hidden: torch.Tensor | None = None) -> PassOutput:
         """One pass; the rows' slots are written. ``hidden``: what ``Input`` takes, float32 ``[num_rows, width]``.
 
-        Raises ``ValueError`` for a token id, position, slot or row that is not there, before anything is written (backends on a GPU
+        Raises ``ValueError`` for a token id, position, slot, row or input that is not there, before anything is written (backends on a GPU
         check what can be checked without waiting for it). A pass that asks nothing of any row ends at ``TakeRows``.
         """
         ...
+
+
+def check_input(
+    program: Program, num_rows: int, hidden: torch.Tensor | None, dtype: torch.dtype = torch.float32
+) -> None:
+    """Raises ``ValueError`` unless ``hidden`` is what the program's ``Input``, if it has one, can take."""
+    if (width := program.input_width) is None:
+        return
+    if hidden is None:
+        raise ValueError("this program takes hidden states from outside")
+    check(hidden, "hidden", dtype, num_rows, width)

@@ -17,11 +17,10 @@ import torch
 from specgrove.kernels.cuda.choices import take_choices
 from specgrove.kernels.device_memory import PassLimits
 from specgrove.kernels.rows import PassRows
-from specgrove.program.backend import KvCaches
+from specgrove.program.backend import KvCaches, check_input
 from specgrove.program.cuda import CudaProgram
 from specgrove.program.cuda_launches import CudaPass
 from specgrove.program.graphs import Graphs
-from specgrove.program.ops import Input
 from specgrove.program.pass_numbers import PassBuffers, PassNumbers
 from specgrove.program.pass_room import PassRoom
 
@@ -96,7 +95,8 @@ class CapturedProgram:
         return rows.num_rows <= limits.max_num_rows and len(rows.asked_rows) <= limits.max_num_asked
 
     def begin(self, rows: PassRows, hidden: torch.Tensor | None = None) -> BegunPass:
-        """Begins a pass; ``hidden`` as for ``Executable.run``. Raises ``ValueError`` for rows that don't fit together."""
+        """Begins a pass; ``hidden`` as for ``Executable.run``. Raises ``ValueError`` for rows or an input that don't fit."""
+        check_input(self.program.program, rows.num_rows, hidden)
         return self._begin_by_graphs(rows, hidden) if self.fits(rows) else self._begin_alone(rows, hidden)
 
     def _begin_by_graphs(self, rows: PassRows, hidden: torch.Tensor | None) -> BegunPass:
@@ -140,6 +140,5 @@ class CapturedProgram:
         self.program.run_asked(replace(run, num_rows=num_asked))
 
     def _room_of_input(self) -> torch.Tensor | None:
-        program = self.program.program
-        widths = [program.buffers[op.out].width for op in program.ops if isinstance(op, Input)]
-        return torch.zeros(self.limits.max_num_rows, *widths, device=self.program.device) if widths else None
+        width = self.program.program.input_width
+        return None if width is None else torch.zeros(self.limits.max_num_rows, width, device=self.program.device)

@@ -16,9 +16,9 @@ import torch
 from specgrove.kernels import _native
 from specgrove.kernels.checks import check, native_dtype
 from specgrove.kernels.rows import PassRows
-from specgrove.program.backend import KvCaches, PassOutput
+from specgrove.program.backend import KvCaches, PassOutput, check_input
 from specgrove.program.cpu_ops import native_program
-from specgrove.program.ops import Choose, Input, KeepHidden, LoadUnit, Program, SumRanks, TakeRows
+from specgrove.program.ops import Choose, KeepHidden, LoadUnit, Program, SumRanks, TakeRows
 from specgrove.program.tensor_group import OneRank, TensorGroup
 
 _ONE_RANK = OneRank()
@@ -54,7 +54,6 @@ class CpuProgram:
         self._native = native_program(program, group.rank)
         self._steps = tuple(_steps(program))
         self._kept = tuple(_kept(program))
-        self._input_width = next((program.buffers[op.out].width for op in program.ops if isinstance(op, Input)), None)
         choose = next((op for op in program.ops if isinstance(op, Choose)), None)
         self._widths = () if choose is None else choose.widths
         self._own_width = 0 if choose is None else choose.vocab.out_features
@@ -65,6 +64,7 @@ class CpuProgram:
     def run(self, rows: PassRows, caches: KvCaches, hidden: torch.Tensor | None = None) -> PassOutput:
         """See ``Executable``. Among several ranks all asked rows have logits."""
         rows.check()
+        check_input(self._program, rows.num_rows, hidden)
         asked = [None if choice is None else (choice.params.native, choice.position) for choice in rows.choices]
         if len(self._widths) > 1:
             asked = [None] * len(asked)
@@ -80,7 +80,7 @@ class CpuProgram:
                 slots=_address(rows.slots),
                 plan=plan,
                 caches=self._native_caches(caches),
-                hidden=self._checked_input(hidden, rows.num_rows),
+                hidden=0 if hidden is None else hidden.data_ptr(),
                 kept=[states.data_ptr() for states in kept],
                 asked_rows=_address(rows.asked_rows),
                 choices=asked,
@@ -90,8 +90,8 @@ class CpuProgram:
             for step in self._steps:
                 self._run_step(step)
             choices = self._native.choices() if self._widths and num_logits < len(asked) else ()
-        if len(self._widths) > 1 and num_logits:
-            logits = self._group.concatenated(logits, self._widths)
+            if len(self._widths) > 1 and num_logits:
+                logits = self._group.concatenated(logits, self._widths)
         return PassOutput(choices, logits, tuple(kept))
 
     def _run_step(self, step: _Segment | SumRanks | LoadUnit) -> None:
@@ -109,14 +109,6 @@ class CpuProgram:
         if num_rows > 0:
             own = torch.frombuffer(self._native.buffer(op.x, op.width), dtype=torch.float32).view(num_rows, op.width)
             own.copy_(self._group.sum(own))
-
-    def _checked_input(self, hidden: torch.Tensor | None, num_rows: int) -> int:
-        if self._input_width is None:
-            return 0
-        if hidden is None:
-            raise ValueError("this program takes hidden states from outside")
-        check(hidden, "hidden", torch.float32, num_rows, self._input_width)
-        return hidden.data_ptr()
 
     def _native_caches(self, caches: KvCaches) -> _native.KvCaches:
         """The same object is checked once."""

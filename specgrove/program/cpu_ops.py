@@ -118,8 +118,6 @@ class _Translation:
                 self.native.add("take_rows", buffers=list(self._held), sizes=list(self._held.values()))
             case KeepHidden():
                 self._check_size(op.x, op.width)
-                if not 0 <= op.place < self._program.num_kept:
-                    raise ValueError(f"the program hands out {self._program.num_kept}, this is number {op.place}")
                 self.native.add("keep_hidden", x=op.x, place=op.place, width=op.width)
             case Choose():
                 self._choose(op)

@@ -13,7 +13,7 @@ import torch
 
 from specgrove.kernels.rows import PassRows
 from specgrove.models.decoder.device_limits import why_not_heads
-from specgrove.program.backend import KvCaches, PassOutput
+from specgrove.program.backend import KvCaches, PassOutput, check_input
 from specgrove.program.cuda_launches import CudaOp, CudaPass, EmbedAtPositions, Launches, NormOfAsked, TakeBuffer
 from specgrove.program.ops import AddPositions, Embed, Input, LoadUnit, Norm, Op, Program, TakeRows
 from specgrove.program.pass_numbers import PassNumbers
@@ -78,7 +78,8 @@ class CudaProgram:
         num_asked: int,
         hidden: torch.Tensor | None = None,
     ) -> PassRoom:
-        """Launches a pass in room of its own, which has what comes out."""
+        """Launches a pass in room of its own, which has what comes out. Raises ``ValueError`` where ``hidden`` is not what it takes."""
+        check_input(self.program, num_rows, hidden)
         room = PassRoom(self.program, num_rows, num_asked, self.device)
         run = CudaPass(numbers, room, caches, num_rows, hidden)
         self.run_rows(run)

@@ -159,8 +159,7 @@ class Launches:
         x += learned
 
     def _take_in(self, op: Input, run: CudaPass) -> None:
-        if run.hidden is None:
-            raise ValueError("this program takes hidden states from outside")
+        assert run.hidden is not None, "it was checked"
         run.view(op.out, run.hidden.shape[1]).copy_(run.hidden)
 
     def _take_buffer(self, op: TakeBuffer, run: CudaPass) -> None:

@@ -1,4 +1,4 @@
-"""The pass as data: a ``Program`` is a flat list of a dozen frozen ops over numbered buffers.
+"""The pass as data: a ``Program`` is a flat list of frozen ops over numbered buffers.
 
 Made by ``build``, run by the backends (``torch_backend``, ``cpu``, ``cuda``). A new op is a class here and a method in each backend.
 Every op works row by row: a row's bits don't depend on the rows beside it. An op says what it does, never how: what may be done in
@@ -139,9 +139,8 @@ class Attend:
     layer: int
     heads: AttentionHeads
     scale: float
-    alibi_slopes: (
-        torch.Tensor | None
-    )  # float32 [num_heads]; adds slope * (key position - query position), arXiv 2108.12409
+    alibi_slopes: torch.Tensor | None
+    """float32 ``[num_heads]``; adds ``slope * (key position - query position)`` (arXiv 2108.12409)."""
     window: int | None
     """A row sees its last so many keys, itself among them (arXiv 2004.05150); ``None``: all."""
 
@@ -214,10 +213,15 @@ Op: TypeAlias = (
     | TakeRows | SumRanks | LoadUnit | KeepHidden | Choose
 )  # fmt: skip
 
+_OF_ALL_ROWS = (Embed, AddPositions, Input, RotateStore, TakeRows)
+
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One pass of a model, or of a rank's share of it. Holds all weights that it reads."""
+    """One pass of a model, or of a rank's share of it. Holds all weights that it reads.
+
+    Raises ``ValueError`` for ops in an order that backends can't run.
+    """
 
     ops: tuple[Op, ...]
     buffers: tuple[BufferSpec, ...]
@@ -228,6 +232,23 @@ class Program:
     """Hidden states that are handed out."""
     dtype: torch.dtype = torch.float32
     """Of plain weights and of caches."""
+
+    def __post_init__(self) -> None:
+        has_taken_rows = False
+        for op in self.ops:
+            if has_taken_rows and isinstance(op, _OF_ALL_ROWS):
+                raise ValueError(f"{type(op).__name__} must stand before TakeRows: it is of all rows of a pass")
+            has_taken_rows = has_taken_rows or isinstance(op, TakeRows)
+        places = sorted(op.place for op in self.ops if isinstance(op, KeepHidden))
+        if places != list(range(self.num_kept)):
+            raise ValueError(
+                f"hidden states are handed out at the places {places}, and must be at {self.num_kept} from 0 on"
+            )
+
+    @property
+    def input_width(self) -> int | None:
+        """Numbers of a row that ``Input`` takes; ``None``: the program has none."""
+        return next((self.buffers[op.out].width for op in self.ops if isinstance(op, Input)), None)
 
     def segments(self) -> Iterator[tuple[Op, ...]]:
         """The ops between two that need somebody else (``SumRanks``, ``LoadUnit``), and each of these by itself, in order."""

@@ -1,7 +1,7 @@
 """What the ranks of one tensor-parallel group do together: sums of their parts, and rows put side by side.
 
-The decoder calls it between kernels. Invariant: every rank gets the same bits, and a row's bits don't depend on the other rows: parts are
-added in the order of the ranks, never in pieces as a ring all-reduce does it.
+Programs call it between segments, or launch it among their kernels. Invariant: every rank gets the same bits, and a row's bits don't
+depend on the other rows: parts are added in the order of the ranks, never in pieces as a ring all-reduce does it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from specgrove.kernels.rows import PassRows
 from specgrove.kernels.torch_linear import TorchLinear, TorchQuantizedLinear
 from specgrove.kernels.torch_ops import KeyTable, tensor_of
 from specgrove.models.decoder.parameters import Weight
-from specgrove.program.backend import Executable, KvCaches, PassOutput
+from specgrove.program.backend import Executable, KvCaches, PassOutput, check_input
 from specgrove.program.linears import Linear
 from specgrove.program.ops import (
     Activate,
@@ -108,6 +108,7 @@ class TorchProgram:
     def run(self, rows: PassRows, caches: KvCaches, hidden: torch.Tensor | None = None) -> PassOutput:
         """See ``Executable``: logits for all asked rows."""
         rows.check()
+        check_input(self.program, rows.num_rows, hidden, self.dtype)
         self._row_limits.check(rows, caches)
         running = _Pass(self, _Rows.of(rows, self.device), caches, hidden)
         for op in self.program.ops:
@@ -166,7 +167,8 @@ class _Pass:
             case AddPositions():
                 buffers[op.x] += op.table.index_select(0, rows.positions)
             case Input():
-                buffers[op.out] = self._taken_in()
+                assert self._input is not None, "it was checked"
+                buffers[op.out] = self._input.clone()  # ops write to it
             case Norm():
                 buffers[op.out] = self._norm(op)
             case AddNorm():
@@ -214,11 +216,6 @@ class _Pass:
         found = op.table.index_select(0, torch.where(is_own, ids, 0)).to(self._executable.dtype)
         found.masked_fill_(~is_own[:, None], 0.0)
         return found if op.scale == 1.0 else found.mul_(op.scale)
-
-    def _taken_in(self) -> torch.Tensor:
-        if self._input is None:
-            raise ValueError("this program takes hidden states from outside")
-        return self._input.to(self._executable.dtype, copy=True)  # ops write to it
 
     def _norm(self, op: Norm | AddNorm) -> torch.Tensor:
         return torch_ops.norm(self._buffers[op.x], op.kind, op.weights.scale, op.weights.shift, op.eps)

@@ -66,7 +66,8 @@ class GraphRunner:
         self.decoder = decoder
         self.spec = decoder.spec
         self.num_slots = limits.num_slots
-        self.max_num_ahead = limits.max_num_asked
+        # Hidden states that are handed out lie where the next pass puts its own.
+        self.max_num_ahead = 0 if program.program.num_kept else limits.max_num_asked
         self._graphs = graphs
         self._in_flight: deque[_UnderWay] = deque()
         device, pinned = decoder.device, decoder.device.type == "cuda"
@@ -118,7 +119,8 @@ class GraphRunner:
                 HAS_LOGITS if choice is None else token_id
                 for token_id, choice in zip(chosen[0].tolist() if has_choices else (), rows.choices, strict=has_choices)
             ]
-            return PassOutput(choices, wanted.cpu(), begun.kept, log_probs_on_device(begun.logits, rows.known))
+            hidden = tuple(states.clone() for states in begun.kept)
+            return PassOutput(choices, wanted.cpu(), hidden, log_probs_on_device(begun.logits, rows.known))
 
     def start_top_k(self, rows: PassRows, k: int) -> None:
         """See ``DraftRunner``."""

@@ -70,6 +70,19 @@ def test_sums_over_ranks_are_in_the_graphs(variant: str, tmp_path: Path) -> None
         assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
 
 
+def test_graphs_take_no_hidden_states_of_another_pass(tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path, DEVICE_VARIANTS)
+    stage = captured(on_kernels(tmp_path, CPU, Shard(0, 1, 1, 2, is_first_stage=False)), NoGraphs())
+    rows, width = some_passes()[0], stage.program.program.input_width
+    assert width is not None
+    with torch.inference_mode():
+        stage.begin(rows, torch.ones(rows.num_rows, width))
+        with pytest.raises(ValueError, match="takes hidden states from outside"):
+            stage.begin(rows)
+        with pytest.raises(ValueError, match="hidden must have the shape"):
+            stage.begin(rows, torch.ones(1, width))
+
+
 def test_sums_that_the_host_adds_can_not_be_captured(tmp_path: Path) -> None:
     save_tiny("llama", tmp_path, DEVICE_VARIANTS)
     shard = ParallelLayout(tensor_size=2).shard_of(0, read_spec(tmp_path))

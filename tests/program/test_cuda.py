@@ -101,10 +101,16 @@ def test_hidden_states_go_from_stage_to_stage(variant: str, device: torch.device
         assert torch.equal(second.run(rows, before.hidden[0]).logits, expected)
 
 
-def test_hidden_states_that_are_missing(tmp_path: Path) -> None:
+def test_hidden_states_that_are_missing_or_of_other_rows(tmp_path: Path) -> None:
     save_tiny("llama", tmp_path, DEVICE_VARIANTS)
+    stage = on_kernels(tmp_path, CPU, Shard(0, 1, 1, 2, is_first_stage=False))
     with pytest.raises(ValueError, match="takes hidden states from outside"):
-        on_kernels(tmp_path, CPU, Shard(0, 1, 1, 2, is_first_stage=False)).run(tree())
+        stage.run(tree())
+    width = stage.program.input_width
+    assert width is not None
+    with pytest.raises(ValueError, match="hidden must have the shape"):
+        stage.run(tree(), torch.zeros(1, width))
+    assert not any(cache.any() for cache in stage.caches.keys)
 
 
 @pytest.mark.parametrize(

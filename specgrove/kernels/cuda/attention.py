@@ -17,22 +17,22 @@ _ALIGNMENT = 16
 
 
 def write_plan(
-    batch: PassRows,
+    rows: PassRows,
     heads: AttentionHeads,
     out: torch.Tensor,
     num_split_items: int,
     device: torch.device,
     processors: int | None = None,
 ) -> int:
-    """Cuts a batch into pieces of work for a device (``csrc/cuda/attention_plan.h``): to ``out``, int32 on the CPU; how many numbers.
+    """Cuts a pass into pieces of work for a device (``csrc/cuda/attention_plan.h``): to ``out``, int32 on the CPU; how many numbers.
 
-    ``processors`` are those of the device unless given; they change no bit. Raises ``ValueError`` for a batch that doesn't fit together, or
+    ``processors`` are those of the device unless given; they change no bit. Raises ``ValueError`` for rows that don't fit together, or
     not into ``out`` and ``num_split_items``.
     """
     check(out, "out", torch.int32, None)
     module = kernels_for(device)
     num_numbers = module.attention_plan(
-        *batch.attention_arguments,
+        *rows.attention_arguments,
         group_size=heads.group_size,
         num_kv_heads=heads.num_kv_heads,
         num_processors=processors or num_processors(device),
@@ -58,17 +58,17 @@ class AttentionPlan:
     @classmethod
     def of(
         cls,
-        batch: PassRows,
+        rows: PassRows,
         heads: AttentionHeads,
         num_rows: int,
         device: torch.device,
         processors: int | None = None,
     ) -> AttentionPlan:
-        """The plan of one batch; ``processors`` as for ``write_plan``. Raises ``ValueError`` for a batch that doesn't fit together."""
-        num_slots = sum(len(slots) for slots in (batch.context_slots, batch.tree_slots))
+        """The plan of one pass; ``processors`` as for ``write_plan``. Raises ``ValueError`` for rows that don't fit together."""
+        num_slots = sum(len(slots) for slots in (rows.context_slots, rows.tree_slots))
         capacity = PlanCapacity.of(heads, num_rows, num_slots, num_slots, processors or num_processors(device))
         numbers = torch.empty(capacity.num_numbers, dtype=torch.int32, pin_memory=device.type == "cuda")
-        used = numbers[: write_plan(batch, heads, numbers, capacity.num_split_items, device, processors)]
+        used = numbers[: write_plan(rows, heads, numbers, capacity.num_split_items, device, processors)]
         num_items = int(used[0])
         needed = PlanCapacity(len(used), num_items)
         plan = cls.empty(needed, heads, num_rows, device, used.to(device, non_blocking=True))

@@ -63,7 +63,7 @@ def rotate_and_store(
 ) -> None:
     """As ``torch_ops.rotate_store``; queries go to ``queries`` ``[num_rows, num_heads, head_dim]``, of the caches' dtype.
 
-    A row whose slot is below 0 only fills the batch: nothing of it is written. Positions and slots are not checked: that would wait for the
+    A row whose slot is below 0 only fills the pass: nothing of it is written. Positions and slots are not checked: that would wait for the
     device. Raises ``ValueError`` for shapes that don't fit together.
     """
     module, stream = backend(qkv, positions, cos_sin, slots, k_cache, v_cache, queries)

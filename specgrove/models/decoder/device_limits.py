@@ -1,4 +1,4 @@
-"""Which models the kernels for GPUs can run, by their specs. Asked by whoever makes the ops, and before a service is started; no torch."""
+"""Which models the kernels for GPUs can run, by their specs. Asked before a service starts, and before a program is made; no torch."""
 
 from __future__ import annotations
 
