@@ -60,4 +60,4 @@ def test_the_other_replica_takes_over(expected: list[tuple[int, ...]], pair: Hos
     found = asyncio.run(stories(pair.suite.address, NUM_STORIES, MAX_TOKENS))
     assert [completion.token_ids for completion in found] == expected
     assert sum(completion.usage.num_replays for completion in found) >= 1
-    assert sum(pair.suite.num_restarts(service) for service in SERVICES) == 1
+    wait_until(lambda: sum(pair.suite.num_restarts(service) for service in SERVICES) == 1)  # the other was quicker
