@@ -100,7 +100,7 @@ class StepDetails:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of the output: what one verification decided. The last one has ``finish_reason`` and ``usage``.
+    """A piece of the output: what one step decided, or several. The last one has ``finish_reason`` and ``usage``.
 
     ``stop_reason`` is the stop text or the id of the stop token that ended the output, if one did.
     Where ``prompt_progress`` is asked for, pieces without tokens come before the first one: ``num_prompt_tokens_read``

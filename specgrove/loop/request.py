@@ -261,7 +261,7 @@ class VerifiedTree:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one verification added to the output, and what it took; or ``num_steps`` verifications without a tree.
+    """What one verdict added to the output, and what it took: that of a step, or of ``num_steps`` without a tree.
 
     ``wall_ms`` is all of its time as the loop saw it, drafting and waiting included; ``probe`` and ``reading`` ended with it.
     With ``num_prompt_tokens_read`` nothing is decided yet: so much of the prompt has been read, and ``prompt_log_probs`` are those of its

@@ -16,7 +16,7 @@ from specgrove.client.wire import GenerateParams
 from specgrove.loop.request import FinishReason, SpeculationOptions
 
 Step = tuple[tuple[str, ...], ...]
-"""A verification's tokens, each as the names of the SSMs that drafted it; without a name it is the LLM's own."""
+"""A step's tokens, each as the names of the SSMs that drafted it; without a name it is the LLM's own."""
 
 
 @dataclass(frozen=True, slots=True)

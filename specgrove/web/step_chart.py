@@ -1,4 +1,4 @@
-"""The chart of tokens per step as SVG: a column for each verification, a cell for each of its tokens."""
+"""The chart of tokens per step as SVG: a column for each step, a cell for each of its tokens."""
 
 from __future__ import annotations
 
