@@ -115,7 +115,7 @@ void check_slots(const AttentionPlan& plan, int64_t num_slots) {
 }
 
 void tree_attention(const float* queries, const KvCache& cache, const AttentionPlan& plan, int64_t num_heads,
-                    float scale, const float* alibi_slopes, int64_t window, float* out) {
+                    float scale, float soft_cap, const float* alibi_slopes, int64_t window, float* out) {
   check_slots(plan, cache.num_slots);
   const std::vector<AttentionRow>& rows = plan.rows();
   const int64_t num_rows = static_cast<int64_t>(rows.size()), dim = cache.head_dim;
@@ -169,6 +169,7 @@ void tree_attention(const float* queries, const KvCache& cache, const AttentionP
     tile.head_dim = dim;
     tile.window = window;
     tile.scale = scale;
+    tile.soft_cap = soft_cap;
     tile.alibi_slopes = alibi_slopes == nullptr ? nullptr : alibi_slopes + first_head;
     tile.scratch = scratch.room(run.scratch_floats(tile.num_rows, tile.num_heads, dim));
     tile.begin = has_partials ? (segments.first + segment) * kSegmentKeys : 0;

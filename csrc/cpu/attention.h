@@ -70,10 +70,10 @@ struct KvCache {
 // Throws std::invalid_argument unless a cache of num_slots has all slots that the plan names.
 void check_slots(const AttentionPlan& plan, int64_t num_slots);
 
-// queries and out are [rows, num_heads, head_dim]; alibi_slopes is [num_heads] or null. A row sees its last `window`
-// keys, at least 1.
+// queries and out are [rows, num_heads, head_dim]; alibi_slopes is [num_heads] or null. Scaled scores become
+// soft_cap * tanh(score / soft_cap) before slopes; with 0 they stay. A row sees its last `window` keys, at least 1.
 void tree_attention(const float* queries, const KvCache& cache, const AttentionPlan& plan, int64_t num_heads,
-                    float scale, const float* alibi_slopes, int64_t window, float* out);
+                    float scale, float soft_cap, const float* alibi_slopes, int64_t window, float* out);
 
 // Some rows of one sequence and some heads of one KV head: they share the chunks of context that are loaded.
 struct AttentionTile {
@@ -85,7 +85,7 @@ struct AttentionTile {
   const void* k_cache;  // at the KV head; slots are slot_stride elements apart
   const void* v_cache;
   int64_t slot_stride, num_heads, head_dim, window;
-  float scale;
+  float scale, soft_cap;
   const float* alibi_slopes;  // [num_heads] or null
   float* scratch;             // scratch_floats() of the kernels, from a cache line's begin
   int64_t begin, end;         // positions of keys, at whole segments; end may be behind the last

@@ -13,6 +13,7 @@
 
 #include "attention_pair_chunk.h"
 #include "attention_softmax.h"
+#include "vector_math.h"
 
 namespace specgrove {
 namespace {
@@ -152,7 +153,10 @@ class PairForm {
     products_.add_values(weights_, count, chunk.values, padded_, sums_ + first * padded_);
   }
 
-  void weigh(int64_t q, Place place, int64_t start, const float* scores, uint16_t* weights) {
+  void weigh(int64_t q, Place place, int64_t start, float* scores, uint16_t* weights) {
+    if (tile_.soft_cap > 0.0f) {  // in the units of the scores
+      for (int64_t key = 0; key < kKeyChunk; ++key) scores[key] = soft_cap_of(scores[key], tile_.soft_cap * kLog2E);
+    }
     Scores of_chunk{load(scores), load(scores + kVec)};
     if (tile_.alibi_slopes != nullptr) {
       add_slope(of_chunk, tile_.alibi_slopes[place.head] * kLog2E, tile_.rows[place.row].num_keys() - 1 - start);

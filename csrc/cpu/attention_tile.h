@@ -40,8 +40,11 @@ inline void score(const Query* queries, const Chunk& chunk, int64_t dim, float s
 }
 
 // Scores to weights; returns the factor that the sums so far shrink by.
-inline float soften(const Query& query, bool has_slope) {
+inline float soften(const Query& query, float soft_cap, bool has_slope) {
   float* weights = query.weights;
+  if (soft_cap > 0.0f) {
+    for (int64_t key = 0; key < kKeyChunk; ++key) weights[key] = soft_cap_of(weights[key], soft_cap);
+  }
   if (has_slope) {
     for (int64_t key = 0; key < kKeyChunk; ++key)
       weights[key] += query.slope * static_cast<float>(key - query.distance);
@@ -105,7 +108,7 @@ void attend_block(const AttentionTile& tile, const Query* queries, const Chunk& 
   float shrinks[kQueries];
   bool is_even = true;
   for (int q = 0; q < kQueries; ++q) {
-    shrinks[q] = soften(queries[q], tile.alibi_slopes != nullptr);
+    shrinks[q] = soften(queries[q], tile.soft_cap, tile.alibi_slopes != nullptr);
     is_even = is_even && queries[q].seen == queries[0].seen;
   }
   if (is_even) return add_all_values<kQueries>(queries, shrinks, chunk.values, padded);

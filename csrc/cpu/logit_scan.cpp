@@ -4,11 +4,16 @@
 #include <limits>
 
 #include "clones.h"
+#include "vector_math.h"
 
 namespace specgrove {
 
 SPECGROVE_CLONES void scale(float factor, int64_t count, float* values) {
   for (int64_t i = 0; i < count; ++i) values[i] *= factor;
+}
+
+SPECGROVE_CLONES void soft_cap(float cap, int64_t count, float* values) {
+  for (int64_t i = 0; i < count; ++i) values[i] = soft_cap_of(values[i], cap);
 }
 
 SPECGROVE_CLONES bool any_reaches(const float* values, float threshold) {

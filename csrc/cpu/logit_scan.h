@@ -9,6 +9,8 @@ constexpr int64_t kScanLanes = 32;
 
 // values *= factor
 void scale(float factor, int64_t count, float* values);
+// values = cap * tanh(values / cap)
+void soft_cap(float cap, int64_t count, float* values);
 // Whether a group of kScanLanes values holds one that is at least the threshold: most groups do not.
 bool any_reaches(const float* values, float threshold);
 // The largest value; NaN where there is one.

@@ -129,7 +129,7 @@ Op attend_op(OpFields& fields, PassLimits& limits) {
   const int64_t out = fields.buffer("out"), queries = fields.buffer("queries"), layer = fields.integer("layer"),
                 num_heads = fields.integer("num_heads"), num_kv_heads = fields.integer("num_kv_heads"),
                 head_dim = fields.integer("head_dim"), window = fields.integer("window");
-  const float scale = fields.number("scale");
+  const float scale = fields.number("scale"), soft_cap = fields.number("soft_cap");
   const float* const alibi_slopes = fields.address<float>("alibi_slopes");
   limits.has_attention = true;
   return {[=](Pass& pass) {
@@ -140,8 +140,8 @@ Op attend_op(OpFields& fields, PassLimits& limits) {
                         caches.num_slots,
                         num_kv_heads,
                         head_dim};
-    tree_attention(pass.at(queries), cache, *pass.plan, num_heads, scale, alibi_slopes, window == 0 ? kNoLimit : window,
-                   pass.at(out));
+    tree_attention(pass.at(queries), cache, *pass.plan, num_heads, scale, soft_cap, alibi_slopes,
+                   window == 0 ? kNoLimit : window, pass.at(out));
   }};
 }
 
@@ -185,8 +185,8 @@ Op keep_hidden_op(OpFields& fields, PassLimits&) {
 
 Op choose_op(OpFields& fields, PassLimits&) {
   const AnyLinear* const vocab = fields.get<const AnyLinear*>("vocab");
-  return {[vocab, x = fields.buffer("x")](Pass& pass) {
-            pass.choices.begin(pass.given.asked);
+  return {[vocab, x = fields.buffer("x"), soft_cap = fields.number("soft_cap")](Pass& pass) {
+            pass.choices.begin(pass.given.asked, soft_cap);
             vocab->forward_to(pass.at(x), pass.num_rows, &pass.choices);
           },
           vocab};

@@ -12,6 +12,14 @@ namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
+// Valid until the thread's next call.
+const float* capped(const float* logits, int64_t count, float cap) {
+  thread_local std::vector<float> values;
+  values.assign(logits, logits + count);
+  soft_cap(cap, count, values.data());
+  return values.data();
+}
+
 }  // namespace
 
 void RowChoices::Best::offer(float value, int64_t token_id) {
@@ -26,8 +34,9 @@ float RowChoices::Best::value() const {
   return held == 0 ? kMinusInfinity : value_of_key(held);
 }
 
-void RowChoices::begin(const std::vector<AskedRow>& rows) {
+void RowChoices::begin(const std::vector<AskedRow>& rows, float soft_cap) {
   rows_ = &rows;
+  soft_cap_ = soft_cap;
   if (rows.size() > num_bests_) {
     bests_ = std::make_unique<Best[]>(rows.size());
     num_bests_ = rows.size();
@@ -39,9 +48,10 @@ void RowChoices::begin(const std::vector<AskedRow>& rows) {
 }
 
 void RowChoices::take(const OutputTile& tile) {
-  const float* logits = tile.values;
-  for (size_t row = 0; row < rows_->size(); ++row, logits += tile.row_stride) {
+  const float* outputs = tile.values;
+  for (size_t row = 0; row < rows_->size(); ++row, outputs += tile.row_stride) {
     const AskedRow& asked = (*rows_)[row];
+    const float* const logits = soft_cap_ > 0.0f ? capped(outputs, tile.num_outputs, soft_cap_) : outputs;
     if (asked.logits != nullptr) {
       std::copy(logits, logits + tile.num_outputs, asked.logits + tile.first_output);
     } else if (asked.temperature == 0.0f) {

@@ -24,8 +24,9 @@ constexpr int64_t kAllBanned = -3;  // all logits are minus infinity
 // The choices are those of choose() of sampling.h without adjustments and without top-k, top-p and min-p.
 class RowChoices : public TileSink {
  public:
-  // For a pass that begins: forgets all choices. The rows must stay until its last choice is asked for.
-  void begin(const std::vector<AskedRow>& rows);
+  // For a pass that begins: forgets all choices. The rows must stay until its last choice is asked for. Logits and what
+  // is chosen from are soft_cap * tanh(output / soft_cap), or with 0 the outputs themselves.
+  void begin(const std::vector<AskedRow>& rows, float soft_cap);
 
   void take(const OutputTile& tile) override;
   // A token id, or one of the constants above.
@@ -45,6 +46,7 @@ class RowChoices : public TileSink {
   void offer_sampled(const AskedRow& row, const float* logits, const OutputTile& tile, Best* best) const;
 
   const std::vector<AskedRow>* rows_ = nullptr;
+  float soft_cap_ = 0.0f;
   std::unique_ptr<Best[]> bests_;
   size_t num_bests_ = 0;  // of the largest pass so far
 };

@@ -53,6 +53,20 @@ __device__ inline bool sees_all(const TreeAttention& attention, const PlanPass& 
   return !any_lane(is_hidden);
 }
 
+// Of products that are still to be scaled: the scaled score becomes soft_cap * tanh(score / soft_cap). No sum follows a
+// product, so nothing can be rounded otherwise where this is compiled twice.
+__device__ inline void cap_scores(const TreeAttention& attention, float (&scores)[kBlockKeys / 8][4]) {
+  const float limit = attention.soft_cap / attention.scale, factor = -2.0f * kLog2E / limit;
+#pragma unroll
+  for (int n = 0; n < kBlockKeys / 8; ++n) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float power = fast_exp2(factor * fabsf(scores[n][j]));
+      scores[n][j] = copysignf(limit * ((1.0f - power) / (1.0f + power)), scores[n][j]);
+    }
+  }
+}
+
 // scores[n] are of keys 8 n + 2 (lane % 4) and the next, of both queries: in units of log 2, and masked where some are
 // hidden. Rounded as written, so that a row gets the same bits from all four variants: a bias of zero changes nothing.
 template <bool kIsMasked, bool kHasSlopes>
@@ -176,6 +190,7 @@ __device__ inline void take_pass(const TreeAttention& attention, const PlanPass&
   const bool has_slopes = attention.alibi_slopes != nullptr;
   float scores[kBlockKeys / 8][4];
   score_keys<T, kHeadDim, kIsWhole>(own, keys, num_keys, lane, scores);
+  if (attention.soft_cap > 0.0f) cap_scores(attention, scores);
   if (kIsWhole && sees_all(attention, pass, queries)) {
     if (has_slopes) {
       scale_scores<false, true>(attention, pass, queries, lane, scores);

@@ -146,16 +146,18 @@ void bind_attention(py::module_& module) {
   module.def(
       "tree_attention",
       [](Address queries, Address k_cache, Address v_cache, DType dtype, Address out, Address plan, Address partials,
-         Address arrived, Address alibi_slopes, float scale, int32_t window, int32_t num_heads, int32_t num_kv_heads,
-         int64_t head_dim, int64_t num_blocks, int64_t num_rows, int64_t max_shared_bytes, Stream stream) {
+         Address arrived, Address alibi_slopes, float scale, float soft_cap, int32_t window, int32_t num_heads,
+         int32_t num_kv_heads, int64_t head_dim, int64_t num_blocks, int64_t num_rows, int64_t max_shared_bytes,
+         Stream stream) {
         tree_attention({at<void>(queries), at<void>(k_cache), at<void>(v_cache), at<void>(out), at<int32_t>(plan),
-                        at<float>(partials), at<uint32_t>(arrived), at<float>(alibi_slopes), scale, window, num_heads,
-                        num_kv_heads},
+                        at<float>(partials), at<uint32_t>(arrived), at<float>(alibi_slopes), scale, soft_cap, window,
+                        num_heads, num_kv_heads},
                        head_dim, dtype, {num_blocks, num_rows, max_shared_bytes}, stream);
       },
       NoGil(), py::kw_only(), arg("queries"), arg("k_cache"), arg("v_cache"), arg("dtype"), arg("out"), arg("plan"),
-      arg("partials"), arg("arrived"), arg("alibi_slopes"), arg("scale"), arg("window"), arg("num_heads"),
-      arg("num_kv_heads"), arg("head_dim"), arg("num_blocks"), arg("num_rows"), arg("max_shared_bytes"), arg("stream"));
+      arg("partials"), arg("arrived"), arg("alibi_slopes"), arg("scale"), arg("soft_cap"), arg("window"),
+      arg("num_heads"), arg("num_kv_heads"), arg("head_dim"), arg("num_blocks"), arg("num_rows"),
+      arg("max_shared_bytes"), arg("stream"));
 }
 
 }  // namespace

@@ -18,6 +18,7 @@ struct TreeAttention {
   uint32_t* arrived;          // one for each item that leaves partials, and KV head; zeros, also afterwards
   const float* alibi_slopes;  // [num_heads] or null
   float scale;
+  float soft_cap;  // scaled scores become soft_cap * tanh(score / soft_cap), before slopes; 0: they stay
   int32_t window;  // keys that a row sees at most; 0: all
   int32_t num_heads, num_kv_heads;
   int32_t num_stages = 0;  // filled in by tree_attention()

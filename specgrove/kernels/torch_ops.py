@@ -51,6 +51,12 @@ def activate(x: torch.Tensor, activation: Activation, *, is_gated: bool) -> torc
     return functional.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
+def soft_cap(x: torch.Tensor, cap: float | None) -> None:
+    """Every element becomes ``cap * tanh(element / cap)``, in place (arXiv 2408.00118); ``None``: it stays."""
+    if cap is not None:
+        x.div_(cap).tanh_().mul_(cap)
+
+
 def rotate_store(
     qkv: torch.Tensor,
     positions: torch.Tensor,
@@ -126,12 +132,13 @@ def attend(
     scale: float,
     alibi_slopes: torch.Tensor | None = None,
     window: int | None = None,
+    score_cap: float | None = None,
 ) -> torch.Tensor:
     """Tree attention: softmax attention of every row over its keys, ``[num_rows, num_heads * head_dim]``.
 
     ``queries`` is ``[num_rows, num_heads, head_dim]``; ``alibi_slopes`` ``[num_heads]`` adds ``slope * (key position - query position)``
-    (arXiv 2108.12409). With a ``window`` a row sees its last so many keys (arXiv 2004.05150). In tiles of rows, and in each blocks of
-    keys by position with a running softmax.
+    (arXiv 2108.12409). With a ``window`` a row sees its last so many keys (arXiv 2004.05150). ``score_cap`` is the ``soft_cap`` of scaled
+    scores, before slopes. In tiles of rows, and in each blocks of keys by position with a running softmax.
     """
     num_rows, num_heads, head_dim = queries.shape
     num_missing = -num_rows % _TILE_ROWS
@@ -142,7 +149,7 @@ def attend(
     slopes = None if alibi_slopes is None else alibi_slopes.to(queries.dtype)
     longest = lens.view(-1, _TILE_ROWS).amax(-1).tolist()
     tiles = [
-        _attend_tile(queries[rows], k_cache, v_cache, slots[rows], lens[rows], longest[tile], slopes, window)
+        _attend_tile(queries[rows], k_cache, v_cache, slots[rows], lens[rows], longest[tile], slopes, window, score_cap)
         for tile, rows in enumerate(_tiles(len(lens)))
     ]
     return torch.cat(tiles)[:num_rows].reshape(num_rows, num_heads * head_dim)
@@ -161,6 +168,7 @@ def _attend_tile(
     longest: int,
     alibi_slopes: torch.Tensor | None,
     window: int | None,
+    score_cap: float | None,
 ) -> torch.Tensor:
     num_rows, num_heads, head_dim = queries.shape
     num_kv_heads = k_cache.shape[1]
@@ -179,6 +187,7 @@ def _attend_tile(
             for cache in (k_cache, v_cache)
         )
         scores = torch.bmm(grouped, keys.transpose(1, 2)).view(*shape, _BLOCK_KEYS)
+        soft_cap(scores, score_cap)
         if alibi_slopes is not None:
             scores = scores - alibi_slopes.view(1, *shape[1:], 1) * distances[:, None, None]
         scores = scores.masked_fill(~is_seen[:, None, None], -torch.inf)

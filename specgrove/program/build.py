@@ -137,7 +137,7 @@ class _Builder:
             source = OTHER
         size = self._shard.tensor_size
         widths = tuple(len(part(self._spec.vocab_size, rank, size)) for rank in range(size))
-        ops.append(Choose(source, ops.linear(LinearWeights(weights.vocab)), widths))
+        ops.append(Choose(source, ops.linear(LinearWeights(weights.vocab)), widths, self._spec.logit_soft_cap))
 
     # A layer, in one of three forms. ``takes_rows``: only asked rows go on once keys and values are stored.
 
@@ -217,7 +217,7 @@ class _Builder:
         ops.append(RotateStore(QUERIES, WIDE, place, heads, self._rotary_table(layer.rotary)))
         if wanted:
             ops.append(TakeRows((*wanted, QUERIES)))
-        attend = (place, heads, spec.attention_scale, self._alibi_slopes, layer.window)
+        attend = (place, heads, spec.attention_scale, self._alibi_slopes, layer.window, spec.attention_soft_cap)
         ops.append(Attend(ops.room(INNER, attended_width), QUERIES, *attend))
         ops.multiply(ADDED, INNER, weights.out)
 

@@ -203,6 +203,7 @@ class _Translation:
             scale=float(op.scale),
             alibi_slopes=optional_address(op.alibi_slopes, "alibi_slopes", op.heads.num_heads),
             window=op.window or 0,
+            soft_cap=float(op.soft_cap or 0.0),
             **_head_fields(op),
         )
 
@@ -211,7 +212,8 @@ class _Translation:
             raise ValueError("rows must be taken before")
         if op.vocab.out_features != op.widths[self._rank]:
             raise ValueError(f"this rank has {op.widths[self._rank]} columns, but a linear of {op.vocab.out_features}")
-        self.native.add("choose", x=op.x, vocab=self._native_linear(op.vocab, self._size(op.x)))
+        vocab = self._native_linear(op.vocab, self._size(op.x))
+        self.native.add("choose", x=op.x, vocab=vocab, soft_cap=float(op.soft_cap or 0.0))
 
     # What buffers hold.
 

@@ -13,6 +13,7 @@ from typing import TypeAlias, assert_never
 
 import torch
 
+from specgrove.kernels import torch_ops
 from specgrove.kernels.cuda import attention, elementwise, norms
 from specgrove.kernels.cuda.linear import PackedDeviceLinear
 from specgrove.kernels.torch_linear import TorchLinear
@@ -171,12 +172,12 @@ class Launches:
 
     def _choose(self, op: Choose, run: CudaPass) -> None:
         logits, x = run.room.logits[: run.num_rows], run.view(op.x, op.vocab.in_features)
-        if len(op.widths) == 1:
-            _product(op.vocab, x, logits)
-            return
-        own = torch.empty(run.num_rows, op.vocab.out_features, device=logits.device)
+        is_whole = len(op.widths) == 1
+        own = logits if is_whole else torch.empty(run.num_rows, op.vocab.out_features, device=logits.device)
         _product(op.vocab, x, own)
-        logits.copy_(self._group.concatenated(own, op.widths))
+        torch_ops.soft_cap(own, op.soft_cap)
+        if not is_whole:
+            logits.copy_(self._group.concatenated(own, op.widths))
 
     # Norms.
 
@@ -219,7 +220,7 @@ class Launches:
         queries = run.view(op.queries, width).view(n, heads.num_heads, heads.head_dim)
         caches = (run.caches.keys[op.layer], run.caches.values[op.layer])
         plan, out = run.numbers.plan.of_rows(n), run.view(op.out, width)
-        attention.tree_attention(queries, *caches, plan, op.scale, out, op.alibi_slopes, op.window)
+        attention.tree_attention(queries, *caches, plan, op.scale, out, op.alibi_slopes, op.window, op.soft_cap)
 
     def _activate(self, op: Activate, run: CudaPass) -> None:
         run_it = elementwise.gated if op.is_gated else elementwise.activate

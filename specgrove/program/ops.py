@@ -143,6 +143,8 @@ class Attend:
     """float32 ``[num_heads]``; adds ``slope * (key position - query position)`` (arXiv 2108.12409)."""
     window: int | None
     """A row sees its last so many keys, itself among them (arXiv 2004.05150); ``None``: all."""
+    soft_cap: float | None = None
+    """Scaled scores become ``soft_cap * tanh(score / soft_cap)`` before slopes are added (arXiv 2408.00118)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +208,8 @@ class Choose:
     vocab: Linear
     widths: tuple[int, ...]
     """Columns of every rank."""
+    soft_cap: float | None = None
+    """Logits become ``soft_cap * tanh(logit / soft_cap)`` before anything is chosen (arXiv 2408.00118)."""
 
 
 Op: TypeAlias = (

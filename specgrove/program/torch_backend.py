@@ -187,7 +187,7 @@ class _Pass:
                 buffers[op.queries] = queries.flatten(1)
             case Attend():
                 k_cache, v_cache = self._caches.keys[op.layer], self._caches.values[op.layer]
-                seen = (k_cache, v_cache, rows.keys, op.scale, op.alibi_slopes, op.window)
+                seen = (k_cache, v_cache, rows.keys, op.scale, op.alibi_slopes, op.window, op.soft_cap)
                 queries = buffers[op.queries].view(-1, op.heads.num_heads, op.heads.head_dim)
                 buffers[op.out] = torch_ops.attend(queries, *seen)
             case Activate():
@@ -205,8 +205,9 @@ class _Pass:
             case KeepHidden():
                 self._kept.append(buffers[op.x].clone())
             case Choose():
-                logits = self._executable.group.concatenated(_product(op.vocab, buffers[op.x]), op.widths)
-                self._logits = logits.cpu()
+                own = _product(op.vocab, buffers[op.x])
+                torch_ops.soft_cap(own, op.soft_cap)
+                self._logits = self._executable.group.concatenated(own, op.widths).cpu()
             case _:
                 assert_never(op)
 

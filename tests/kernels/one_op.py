@@ -185,10 +185,11 @@ def attend(
     alibi_slopes: torch.Tensor | None = None,
     window: int | None = None,
     on: Backend = on_cpu,
+    soft_cap: float | None = None,
 ) -> torch.Tensor:
     """What ``queries`` ``[num_rows, num_heads, head_dim]`` see: ``[num_rows, num_heads * head_dim]``."""
     num_rows, num_heads, head_dim = queries.shape
     heads = AttentionHeads(num_heads, k_cache.shape[1], head_dim)
-    op = Attend(1, 0, 0, heads, scale, alibi_slopes, window)
+    op = Attend(1, 0, 0, heads, scale, alibi_slopes, window, soft_cap)
     flat, size = queries.reshape(num_rows, -1), num_heads * head_dim
     return run([op], {0: flat}, {1: size}, on, rows, KvCaches((k_cache,), (v_cache,)), heads)[0]

@@ -104,24 +104,40 @@ def test_equals_float64(isa: str, dtype: torch.dtype, heads: Heads, has_alibi: b
         assert error.abs().max() <= 5e-6
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("heads", [(6, 2, 8), (2, 1, 75), (8, 1, 256)])
+@pytest.mark.parametrize(("has_alibi", "window"), [(False, None), (True, 13)])
+def test_soft_capped_scores(isa: str, dtype: torch.dtype, heads: Heads, has_alibi: bool, window: int | None) -> None:
+    """As exact as without a cap, which changes much here: scores go beyond 1."""
+    queries, keys, values, others = seeded_inputs(heads, has_alibi, window)
+    keys, values = keys.to(dtype), values.to(dtype)
+    expected = attend(queries, keys, values, *others, on=in_float64, soft_cap=0.5).float()
+    found = attend(queries, keys, values, *others, soft_cap=0.5)
+    assert (expected - attend(queries, keys, values, *others)).abs().max() > 0.05
+    is_rounded = dtype == torch.bfloat16 and isa in ROUNDING_ISAS
+    assert (found - expected).abs().max() <= (2e-2 if is_rounded else 5e-6)
+    if is_rounded:
+        assert rms(found - expected) <= exact_outputs(dtype, heads, has_alibi, window)[1]
+
+
 @pytest.mark.usefixtures("on_amx")
 def test_the_twin_of_amx_has_its_bits() -> None:
-    """Trees, prompts, windows and ALiBi; large scores and small ones."""
+    """Trees, prompts, windows, ALiBi and soft caps; large scores and small ones."""
     for num_heads, num_kv_heads, head_dim in ((9, 3, 64), (4, 1, 75), (12, 2, 128), (20, 1, 80)):
         rows = random_rows(random.Random(head_dim))
         caches = random_caches(torch.bfloat16, num_kv_heads, head_dim)
         queries = torch.randn(rows.num_rows, num_heads, head_dim)
-        for scale, window in ((0.1, None), (3.0, 20), (1e-3, None)):
+        for scale, window, soft_cap in ((0.1, None, None), (3.0, 20, None), (1e-3, None, None), (0.3, 20, 2.0)):
             arguments = (queries, *caches, rows, scale, torch.rand(num_heads), window)
             threads.set_isa("amx")
-            wanted = attend(*arguments)
+            wanted = attend(*arguments, soft_cap=soft_cap)
             threads.set_isa("amx_twin")
-            assert torch.equal(attend(*arguments), wanted)
+            assert torch.equal(attend(*arguments, soft_cap=soft_cap), wanted)
 
 
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 2**32), dtype=st.sampled_from(DTYPES))
-def test_a_trees_rows_have_the_bits_of_plain_sequences(seed: int, dtype: torch.dtype) -> None:
+@given(seed=st.integers(0, 2**32), dtype=st.sampled_from(DTYPES), soft_cap=st.sampled_from([None, 0.7]))
+def test_a_trees_rows_have_the_bits_of_plain_sequences(seed: int, dtype: torch.dtype, soft_cap: float | None) -> None:
     rng = random.Random(seed)
     torch.manual_seed(seed)
     num_heads, num_kv_heads, head_dim = 6, 2, 24
@@ -134,7 +150,7 @@ def test_a_trees_rows_have_the_bits_of_plain_sequences(seed: int, dtype: torch.d
     queries = torch.randn(num_nodes, num_heads, head_dim)
     builder = PassBuilder()
     builder.add(context, (), tree)
-    together = attend(queries, k_cache, v_cache, builder.build(), 0.3)
+    together = attend(queries, k_cache, v_cache, builder.build(), 0.3, soft_cap=soft_cap)
     for node in rng.sample(range(num_nodes), min(num_nodes, 6)):
         path: list[int] = []
         ancestor = node
@@ -144,7 +160,7 @@ def test_a_trees_rows_have_the_bits_of_plain_sequences(seed: int, dtype: torch.d
         alone = PassBuilder()
         alone.add([*context, *path], [0])
         threads.set_num_threads(rng.choice((1, 2)))
-        row = attend(queries[node : node + 1], k_cache, v_cache, alone.build(), 0.3)
+        row = attend(queries[node : node + 1], k_cache, v_cache, alone.build(), 0.3, soft_cap=soft_cap)
         assert torch.equal(row[0], together[node])
 
 

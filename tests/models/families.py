@@ -90,6 +90,16 @@ def _mpt(attention: dict[str, Any] | None = None, **overrides: Any) -> Any:
     return MptForCausalLM(MptConfig(**(sizes | overrides)))
 
 
+def _gemma2(**overrides: Any) -> Any:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    # Small caps, so that nothing is right without them.
+    caps = {"attn_logit_softcapping": 0.7, "final_logit_softcapping": 2.0}
+    config = Gemma2Config(**(SIZES | {"tie_word_embeddings": True} | caps | overrides))
+    config._attn_implementation = "eager"  # others leave the caps out
+    return Gemma2ForCausalLM(config)
+
+
 def _gemma3(**overrides: Any) -> Any:
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
@@ -126,6 +136,8 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "gpt-bigcode-multi-head": lambda: _gpt_bigcode(multi_query=False),
     "mpt": _mpt,
     "mpt-clip": lambda: _mpt({"clip_qkv": 0.5, "softmax_scale": 0.2}),
+    "gemma2": lambda: _gemma2(sliding_window=4, query_pre_attn_scalar=8),
+    "gemma2-no-caps": lambda: _gemma2(attn_logit_softcapping=None, final_logit_softcapping=None),
     "gemma3": lambda: _gemma3(
         sliding_window=4, layer_types=["sliding_attention", "full_attention", "sliding_attention"]
     ),
@@ -151,6 +163,7 @@ DEVICE_VARIANTS: dict[str, Callable[[], Any]] = {
     "falcon-40b": lambda: _falcon(hidden_size=256, new_decoder_architecture=True, num_kv_heads=2, bias=False),
     "gpt-bigcode": lambda: _gpt_bigcode(n_embd=128, n_head=2),
     "mpt-clip": lambda: _mpt({"clip_qkv": 0.5, "softmax_scale": 0.2}, d_model=128, n_heads=2),
+    "gemma2": lambda: _gemma2(**(_WIDE | {"head_dim": 128}), sliding_window=4, query_pre_attn_scalar=16),
     "gemma3": lambda: _gemma3(
         **(_WIDE | {"head_dim": 256}), sliding_window=4, layer_types=["sliding_attention", "full_attention"]
     ),
@@ -172,7 +185,7 @@ def save_tiny(variant: str, folder: Path, variants: dict[str, Callable[[], Any]]
 
 _FAMILIES: dict[str, Callable[..., Any]] = {
     "llama": _llama, "mistral": _mistral, "qwen2": _qwen2, "qwen3": _qwen3, "opt": _opt, "falcon": _falcon,
-    "gpt_bigcode": _gpt_bigcode, "mpt": _mpt, "gemma3": _gemma3,
+    "gpt_bigcode": _gpt_bigcode, "mpt": _mpt, "gemma2": _gemma2, "gemma3": _gemma3,
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import torch
 
 from specgrove.kernels.linear import PackedLinear
 from specgrove.kernels.rows import PassRows
+from specgrove.kernels.sampling import ChoiceParams, RowChoice, choose
 from specgrove.kernels.torch_linear import TorchLinear
 from specgrove.models.decoder.parameters import NormWeights
 from specgrove.models.decoder.sharding import Shard
@@ -82,6 +83,34 @@ def test_a_rows_bits_do_not_depend_on_the_others(isa: str) -> None:
     assert expected.std() > 0.1
     for chunk_len in (2, 5, 11):
         assert torch.equal(run(executable, len(TOKENS), chunk_len), expected)
+
+
+def capped(program: Program, soft_cap: float) -> Program:
+    """The program with a soft cap of its logits."""
+    (*ops, choose) = program.ops
+    assert isinstance(choose, Choose)
+    return replace(program, ops=(*ops, replace(choose, soft_cap=soft_cap)))
+
+
+def test_soft_capped_logits(isa: str) -> None:
+    """From linear to saturated: within two roundings of the float64 formula."""
+    plain = run(CpuProgram(program()), len(TOKENS), 4).double()
+    for soft_cap in (0.02, 0.7, 30.0):
+        wanted = soft_cap * torch.tanh(plain / soft_cap)
+        error = run(CpuProgram(capped(program(), soft_cap)), len(TOKENS), 4) - wanted
+        assert (error.abs() <= 4e-7 * wanted.abs()).all()
+
+
+def test_choices_are_made_from_soft_capped_logits(isa: str) -> None:
+    """Greedy ones as well, where several logits are the cap; sampled ones have the noise's share of the capped logits."""
+    for soft_cap in (1e-3, 0.7):
+        executable, own = CpuProgram(capped(program(), soft_cap)), caches()
+        logits = executable.run(chain(TOKENS, [None] * len(TOKENS)), own).logits
+        asked = [
+            RowChoice(ChoiceParams(temperature=0.0 if row % 2 else 0.8, seed=row), row) for row in range(len(TOKENS))
+        ]
+        wanted = [choose(logits[row], choice.params, row) for row, choice in enumerate(asked)]
+        assert list(executable.run(chain(TOKENS, asked), own).choices) == wanted
 
 
 def test_what_is_read_is_kept_alive() -> None:

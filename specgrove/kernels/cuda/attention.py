@@ -116,6 +116,7 @@ def tree_attention(
     out: torch.Tensor,
     alibi_slopes: torch.Tensor | None = None,
     window: int | None = None,
+    soft_cap: float | None = None,
 ) -> None:
     """As ``attend`` of ``specgrove.kernels.torch_ops``, in bfloat16 or float16, to ``out`` ``[num_rows, num_heads * head_dim]``.
 
@@ -150,6 +151,7 @@ def tree_attention(
         alibi_slopes=optional_address(alibi_slopes, "alibi_slopes", num_heads),
         scale=scale,
         window=window or 0,
+        soft_cap=soft_cap or 0.0,
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,

@@ -14,6 +14,7 @@ BY_FAMILY: Mapping[str, tuple[str, ...]] = {
     "falcon": ("FalconForCausalLM", "RWForCausalLM"),
     "gpt_bigcode": ("GPTBigCodeForCausalLM",),
     "mpt": ("MptForCausalLM", "MPTForCausalLM"),
+    "gemma2": ("Gemma2ForCausalLM",),
     "gemma3": ("Gemma3ForCausalLM",),
 }
 """By the module in ``specgrove.models.decoder.families``."""
@@ -22,7 +23,7 @@ _OLD_NAMES = {"LLaMAForCausalLM": "LlamaForCausalLM"}
 _BY_MODEL_TYPE = {
     "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
     "opt": "OPTForCausalLM", "falcon": "FalconForCausalLM", "gpt_bigcode": "GPTBigCodeForCausalLM", "mpt": "MptForCausalLM",
-    "gemma3_text": "Gemma3ForCausalLM",
+    "gemma2": "Gemma2ForCausalLM", "gemma3_text": "Gemma3ForCausalLM",
 }  # fmt: skip
 """For configurations that name no architecture, as transformers chooses it."""
 

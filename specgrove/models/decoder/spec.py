@@ -48,6 +48,9 @@ class DecoderSpec:
     """Per head; arXiv 2108.12409."""
     qkv_clip: float | None = None
     """Queries, keys and values are clamped to plus and minus this."""
+    attention_soft_cap: float | None = None
+    """Attention's scores ``s`` become ``cap * tanh(s / cap)``; so do logits by the other one. arXiv 2408.00118."""
+    logit_soft_cap: float | None = None
     has_norm_weights: bool = True
     """Whether norms scale and shift what they have normalised."""
     embedding_scale: float = 1.0

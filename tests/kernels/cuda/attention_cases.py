@@ -64,16 +64,22 @@ class Case:
         slopes = self.slopes.to(self.device) if options.get("has_alibi") else None
         window = options.get("window")
         assert window is None or isinstance(window, int)
-        tree_attention(queries, k_cache, v_cache, plan, self.scale, out, slopes, window)
+        soft_cap = options.get("soft_cap")
+        assert soft_cap is None or isinstance(soft_cap, float)
+        tree_attention(queries, k_cache, v_cache, plan, self.scale, out, slopes, window, soft_cap)
         assert not plan.arrived.any()
         return out[: len(queries) - num_fillers].cpu()
 
-    def exact(self, batch: PassRows, window: int | None = None, *, has_alibi: bool = False) -> torch.Tensor:
+    def exact(
+        self, batch: PassRows, window: int | None = None, *, has_alibi: bool = False, soft_cap: float | None = None
+    ) -> torch.Tensor:
         """In float64."""
         slopes = self.slopes if has_alibi else None
-        return attend(self.queries.double(), *self.caches, KeyTable.of(batch), self.scale, slopes, window)
+        return attend(self.queries.double(), *self.caches, KeyTable.of(batch), self.scale, slopes, window, soft_cap)
 
-    def in_torch(self, batch: PassRows, window: int | None, has_alibi: bool) -> torch.Tensor:
+    def in_torch(
+        self, batch: PassRows, window: int | None, has_alibi: bool, soft_cap: float | None = None
+    ) -> torch.Tensor:
         """The same computation at the same precision: weights are rounded before values are mixed."""
         rows = []
         for row, sequence in enumerate(batch.row_seq):
@@ -82,6 +88,8 @@ class Case:
             group_size = self.num_heads // self.num_kv_heads
             keys, values = (cache[slots].repeat_interleave(group_size, dim=1) for cache in self.caches)
             scores = torch.einsum("hd,khd->hk", self.queries[row].float(), keys.float()) * self.scale
+            if soft_cap is not None:
+                scores = soft_cap * torch.tanh(scores / soft_cap)
             if has_alibi:
                 scores += self.slopes[:, None] * (torch.arange(len(slots)) - (len(slots) - 1))
             weights = torch.softmax(scores, dim=-1).to(keys.dtype)

@@ -30,6 +30,20 @@ def test_is_as_exact_as_torch(
     assert_as_exact_as_torch(found, case.in_torch(batch, window, has_alibi), exact)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize(("has_alibi", "window"), [(False, None), (True, 13)])
+def test_soft_capped_scores_are_as_exact_as_torch(
+    device: torch.device, dtype: torch.dtype, heads: tuple[int, int, int], has_alibi: bool, window: int | None
+) -> None:
+    batch = random_rows(random.Random(heads[2]))
+    case = Case(batch, heads, dtype, device)
+    found = case.run(batch, has_alibi=has_alibi, window=window, soft_cap=0.5)
+    exact = case.exact(batch, window, has_alibi=has_alibi, soft_cap=0.5)
+    assert (exact - case.exact(batch, window, has_alibi=has_alibi)).abs().max() > 0.05
+    assert_as_exact_as_torch(found, case.in_torch(batch, window, has_alibi, 0.5), exact)
+
+
 @pytest.mark.parametrize("context_len", [253, 1024, 2300])
 @pytest.mark.parametrize("window", [None, 30])
 def test_splits_are_put_together(device: torch.device, context_len: int, window: int | None) -> None:

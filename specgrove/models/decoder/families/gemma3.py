@@ -85,6 +85,11 @@ def _layers(config: JsonObject) -> tuple[LayerSpec, ...]:
 
 def weights_of(reader: ShardReader, spec: DecoderSpec) -> ModelWeights:
     """The checkpoint's tensors under the decoder's names, this rank's part."""
+    return gemma_weights(reader, spec, has_head_norms=True)
+
+
+def gemma_weights(reader: ShardReader, spec: DecoderSpec, *, has_head_norms: bool) -> ModelWeights:
+    """Of Gemma 2 as well, whose queries and keys have no norms."""
 
     def norm(name: str, size: int | None = None) -> NormWeights:
         weights = reader.norm(name, size)  # stored as the difference from 1
@@ -100,8 +105,8 @@ def weights_of(reader: ShardReader, spec: DecoderSpec) -> ModelWeights:
                     HeadRows.separate(attention + "q_proj", attention + "k_proj", attention + "v_proj", spec)
                 ),
                 out=reader.attention_out(attention + "o_proj"),
-                q_norm=norm(attention + "q_norm", spec.head_dim).scale,
-                k_norm=norm(attention + "k_norm", spec.head_dim).scale,
+                q_norm=norm(attention + "q_norm", spec.head_dim).scale if has_head_norms else None,
+                k_norm=norm(attention + "k_norm", spec.head_dim).scale if has_head_norms else None,
             ),
             attention_out_norm=norm(prefix + "post_attention_layernorm"),
             mlp_norm=norm(prefix + "pre_feedforward_layernorm"),
