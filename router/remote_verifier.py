@@ -181,9 +181,12 @@ def _found_in(result: llm_pb2.VerifyResult, replica: LlmReplica) -> Verdict | Pr
             # like may turn out to be too much in the midst of it.
             raise InternalError(f"{replica.client.address} refused an item: {error}")
         raise error
-    if result.HasField("progress"):
-        return works.progress_from_proto(result.progress)
-    return works.verdict_from_proto(result.verdict)
+    try:
+        if result.HasField("progress"):
+            return works.progress_from_proto(result.progress)
+        return works.verdict_from_proto(result.verdict)
+    except InvalidRequestError as error:
+        raise InternalError(f"{replica.client.address} sent a result that contradicts itself: {error}") from error
 
 
 def _spread() -> float:

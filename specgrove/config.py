@@ -26,6 +26,11 @@ MAX_TREE_DEPTH = 32
 MAX_BEAM_WIDTH = 64
 # SSMs of one request: bits of a node's set of them.
 MAX_NUM_SSMS = 64
+# Of hidden states that a session may ask of the LLM for SSMs: layers, and rows of a prompt.
+MAX_NUM_HIDDEN_LAYERS = 64
+MAX_HIDDEN_WINDOW = 8192
+# Most probable tokens of every verified row, for SSMs that learn while they serve.
+MAX_NUM_ROW_TOP_K = 32
 # Of the ids that a router gives its sessions.
 MAX_SESSION_ID_LEN = 64
 # Token ids that the wire can carry.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.verifier_knowledge import DraftSampling, HiddenStates, RowTopK, joined
 from specgrove.structures.structured_output import StructuredOutput
 
 TraceContext = Mapping[str, str]
@@ -89,7 +90,11 @@ class TreeShape:
 
 @dataclass(frozen=True, slots=True)
 class DraftWork:
-    """For a drafter: tokens committed from position ``base`` on, and the shape of the trees wanted below them."""
+    """For a drafter: tokens committed from position ``base`` on, and the shape of the trees wanted below them.
+
+    ``sampling`` comes with ``base`` 0, ``None`` then stands for greedy. ``hidden_states`` and ``row_top_k``: those that were not sent yet,
+    where SSMs want them.
+    """
 
     session_id: str
     base: int
@@ -98,6 +103,9 @@ class DraftWork:
     ssms: tuple[str, ...] = ()
     timeout_ms: int | None = None
     trace_context: TraceContext = field(default_factory=dict)
+    sampling: DraftSampling | None = None
+    hidden_states: HiddenStates | None = None
+    row_top_k: tuple[RowTopK, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +132,9 @@ class SessionParams:
 
     ``num_prompt_log_probs`` as in ``GenerationRequest``: wanted are those of the prompt's tokens from place ``prompt_log_probs_start`` on,
     before the first verdict. The first token, at place 0, has none.
+
+    ``hidden_layers``: those whose hidden states come with every verdict, and before the first one for ``hidden_window`` rows before the
+    opening work's last token. ``num_row_top_k``: most probable tokens wanted of every verified row.
     """
 
     sampling: SamplingParams
@@ -132,6 +143,9 @@ class SessionParams:
     trace_context: TraceContext = field(default_factory=dict)
     num_prompt_log_probs: int | None = None
     prompt_log_probs_start: int = 1
+    hidden_layers: tuple[int, ...] = ()
+    hidden_window: int = 0
+    num_row_top_k: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +184,8 @@ class Verdict:
     """A verifier's answer: accepted tokens, then the bonus token. ``accepted_nodes`` has one element fewer.
 
     ``has_more``: another verdict of the same work follows. With ``num_steps`` above 1 it is the answer of several steps without a
-    tree: a token each, no nodes, the sum of their times and the rows of the last.
+    tree: a token each, no nodes, the sum of their times and the rows of the last. ``hidden_states`` has a row for each token, that of the
+    token before it.
     """
 
     base: int
@@ -181,6 +196,8 @@ class Verdict:
     pass_num_rows: int = 0
     has_more: bool = False
     num_steps: int = 1
+    hidden_states: HiddenStates | None = None
+    row_top_k: tuple[RowTopK, ...] = ()
 
     def joined(self, following: Verdict) -> Verdict:
         """This one's steps and the following one's as one verdict. Neither may have accepted nodes of a tree."""
@@ -193,6 +210,8 @@ class Verdict:
             pass_num_rows=following.pass_num_rows,
             has_more=following.has_more,
             num_steps=self.num_steps + following.num_steps,
+            hidden_states=joined((self.hidden_states, following.hidden_states)),
+            row_top_k=self.row_top_k + following.row_top_k,
         )
 
 
@@ -200,12 +219,14 @@ class Verdict:
 class PromptProgress:
     """Before an item's first verdict, where the session asks for it: committed tokens that the verifier has taken in.
 
-    ``log_probs`` are those of the prompt's tokens from place ``log_probs_start`` on which are known since the progress before.
+    ``log_probs`` are those of the prompt's tokens from place ``log_probs_start`` on which are known since the progress before;
+    ``hidden_states`` the next rows of the session's ``hidden_window``.
     """
 
     num_tokens: int
     log_probs_start: int = 1
     log_probs: tuple[LogProbs, ...] = ()
+    hidden_states: HiddenStates | None = None
 
 
 class FinishReason(enum.Enum):

@@ -36,7 +36,7 @@ class VerifyItem(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., base: _Optional[int] = ..., new_token_ids: _Optional[_Iterable[int]] = ..., tree: _Optional[_Union[_token_tree_pb2.TokenTree, _Mapping]] = ..., session: _Optional[_Union[SessionParams, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., num_steps: _Optional[int] = ...) -> None: ...
 
 class SessionParams(_message.Message):
-    __slots__ = ("sampling", "prompt_len", "prompt_progress", "num_prompt_log_probs", "prompt_log_probs_start", "trace_context")
+    __slots__ = ("sampling", "prompt_len", "prompt_progress", "num_prompt_log_probs", "prompt_log_probs_start", "hidden_layers", "hidden_window", "num_row_top_k", "trace_context")
     class TraceContextEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -49,14 +49,20 @@ class SessionParams(_message.Message):
     PROMPT_PROGRESS_FIELD_NUMBER: _ClassVar[int]
     NUM_PROMPT_LOG_PROBS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LOG_PROBS_START_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_WINDOW_FIELD_NUMBER: _ClassVar[int]
+    NUM_ROW_TOP_K_FIELD_NUMBER: _ClassVar[int]
     TRACE_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     sampling: _token_tree_pb2.SamplingParams
     prompt_len: int
     prompt_progress: bool
     num_prompt_log_probs: int
     prompt_log_probs_start: int
+    hidden_layers: _containers.RepeatedScalarFieldContainer[int]
+    hidden_window: int
+    num_row_top_k: int
     trace_context: _containers.ScalarMap[str, str]
-    def __init__(self, sampling: _Optional[_Union[_token_tree_pb2.SamplingParams, _Mapping]] = ..., prompt_len: _Optional[int] = ..., prompt_progress: _Optional[bool] = ..., num_prompt_log_probs: _Optional[int] = ..., prompt_log_probs_start: _Optional[int] = ..., trace_context: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    def __init__(self, sampling: _Optional[_Union[_token_tree_pb2.SamplingParams, _Mapping]] = ..., prompt_len: _Optional[int] = ..., prompt_progress: _Optional[bool] = ..., num_prompt_log_probs: _Optional[int] = ..., prompt_log_probs_start: _Optional[int] = ..., hidden_layers: _Optional[_Iterable[int]] = ..., hidden_window: _Optional[int] = ..., num_row_top_k: _Optional[int] = ..., trace_context: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class VerifyResponse(_message.Message):
     __slots__ = ("results",)
@@ -79,41 +85,47 @@ class VerifyResult(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., verdict: _Optional[_Union[Verdict, _Mapping]] = ..., error: _Optional[_Union[_token_tree_pb2.WorkError, _Mapping]] = ..., progress: _Optional[_Union[PromptProgress, _Mapping]] = ...) -> None: ...
 
 class PromptProgress(_message.Message):
-    __slots__ = ("num_tokens", "log_probs_start", "log_probs")
+    __slots__ = ("num_tokens", "log_probs_start", "log_probs", "hidden_states")
     NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
     LOG_PROBS_START_FIELD_NUMBER: _ClassVar[int]
     LOG_PROBS_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_STATES_FIELD_NUMBER: _ClassVar[int]
     num_tokens: int
     log_probs_start: int
     log_probs: _containers.RepeatedCompositeFieldContainer[_token_tree_pb2.LogProbs]
-    def __init__(self, num_tokens: _Optional[int] = ..., log_probs_start: _Optional[int] = ..., log_probs: _Optional[_Iterable[_Union[_token_tree_pb2.LogProbs, _Mapping]]] = ...) -> None: ...
+    hidden_states: _token_tree_pb2.HiddenStates
+    def __init__(self, num_tokens: _Optional[int] = ..., log_probs_start: _Optional[int] = ..., log_probs: _Optional[_Iterable[_Union[_token_tree_pb2.LogProbs, _Mapping]]] = ..., hidden_states: _Optional[_Union[_token_tree_pb2.HiddenStates, _Mapping]] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("base", "token_ids", "accepted_nodes", "log_probs", "pass_ms", "pass_num_rows", "has_more", "num_steps")
+    __slots__ = ("base", "token_ids", "accepted_nodes", "log_probs", "pass_ms", "pass_num_rows", "hidden_states", "has_more", "num_steps", "row_top_k")
     BASE_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_NODES_FIELD_NUMBER: _ClassVar[int]
     LOG_PROBS_FIELD_NUMBER: _ClassVar[int]
     PASS_MS_FIELD_NUMBER: _ClassVar[int]
     PASS_NUM_ROWS_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_STATES_FIELD_NUMBER: _ClassVar[int]
     HAS_MORE_FIELD_NUMBER: _ClassVar[int]
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
+    ROW_TOP_K_FIELD_NUMBER: _ClassVar[int]
     base: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     accepted_nodes: _containers.RepeatedScalarFieldContainer[int]
     log_probs: _containers.RepeatedCompositeFieldContainer[_token_tree_pb2.LogProbs]
     pass_ms: float
     pass_num_rows: int
+    hidden_states: _token_tree_pb2.HiddenStates
     has_more: bool
     num_steps: int
-    def __init__(self, base: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., accepted_nodes: _Optional[_Iterable[int]] = ..., log_probs: _Optional[_Iterable[_Union[_token_tree_pb2.LogProbs, _Mapping]]] = ..., pass_ms: _Optional[float] = ..., pass_num_rows: _Optional[int] = ..., has_more: _Optional[bool] = ..., num_steps: _Optional[int] = ...) -> None: ...
+    row_top_k: _containers.RepeatedCompositeFieldContainer[_token_tree_pb2.RowTopK]
+    def __init__(self, base: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., accepted_nodes: _Optional[_Iterable[int]] = ..., log_probs: _Optional[_Iterable[_Union[_token_tree_pb2.LogProbs, _Mapping]]] = ..., pass_ms: _Optional[float] = ..., pass_num_rows: _Optional[int] = ..., hidden_states: _Optional[_Union[_token_tree_pb2.HiddenStates, _Mapping]] = ..., has_more: _Optional[bool] = ..., num_steps: _Optional[int] = ..., row_top_k: _Optional[_Iterable[_Union[_token_tree_pb2.RowTopK, _Mapping]]] = ...) -> None: ...
 
 class LlmServiceGetModelInfoRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class LlmServiceGetModelInfoResponse(_message.Message):
-    __slots__ = ("model", "architecture", "vocab_size", "max_model_len", "dtype", "eos_token_ids", "vocab_sha256", "num_slots", "num_parameters", "max_num_tree_nodes", "chat_end_token_ids", "numerics", "protocol_version", "recommended_sampling")
+    __slots__ = ("model", "architecture", "vocab_size", "max_model_len", "dtype", "eos_token_ids", "vocab_sha256", "num_slots", "num_parameters", "max_num_tree_nodes", "chat_end_token_ids", "numerics", "protocol_version", "recommended_sampling", "hidden_layers", "hidden_size", "num_layers", "max_num_row_top_k")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -128,6 +140,10 @@ class LlmServiceGetModelInfoResponse(_message.Message):
     NUMERICS_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     RECOMMENDED_SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_SIZE_FIELD_NUMBER: _ClassVar[int]
+    NUM_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    MAX_NUM_ROW_TOP_K_FIELD_NUMBER: _ClassVar[int]
     model: str
     architecture: str
     vocab_size: int
@@ -142,7 +158,11 @@ class LlmServiceGetModelInfoResponse(_message.Message):
     numerics: _containers.RepeatedScalarFieldContainer[str]
     protocol_version: int
     recommended_sampling: _token_tree_pb2.SamplingParams
-    def __init__(self, model: _Optional[str] = ..., architecture: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., dtype: _Optional[str] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., vocab_sha256: _Optional[str] = ..., num_slots: _Optional[int] = ..., num_parameters: _Optional[int] = ..., max_num_tree_nodes: _Optional[int] = ..., chat_end_token_ids: _Optional[_Iterable[int]] = ..., numerics: _Optional[_Iterable[str]] = ..., protocol_version: _Optional[int] = ..., recommended_sampling: _Optional[_Union[_token_tree_pb2.SamplingParams, _Mapping]] = ...) -> None: ...
+    hidden_layers: _containers.RepeatedScalarFieldContainer[int]
+    hidden_size: int
+    num_layers: int
+    max_num_row_top_k: int
+    def __init__(self, model: _Optional[str] = ..., architecture: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., dtype: _Optional[str] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., vocab_sha256: _Optional[str] = ..., num_slots: _Optional[int] = ..., num_parameters: _Optional[int] = ..., max_num_tree_nodes: _Optional[int] = ..., chat_end_token_ids: _Optional[_Iterable[int]] = ..., numerics: _Optional[_Iterable[str]] = ..., protocol_version: _Optional[int] = ..., recommended_sampling: _Optional[_Union[_token_tree_pb2.SamplingParams, _Mapping]] = ..., hidden_layers: _Optional[_Iterable[int]] = ..., hidden_size: _Optional[int] = ..., num_layers: _Optional[int] = ..., max_num_row_top_k: _Optional[int] = ...) -> None: ...
 
 class GetTokenizerRequest(_message.Message):
     __slots__ = ()

@@ -14,7 +14,7 @@ class DraftRequest(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[DraftItem, _Mapping]]] = ...) -> None: ...
 
 class DraftItem(_message.Message):
-    __slots__ = ("session_id", "item_id", "base", "new_token_ids", "max_num_nodes", "max_depth", "beam_width", "timeout_ms", "ssms", "trace_context")
+    __slots__ = ("session_id", "item_id", "base", "new_token_ids", "max_num_nodes", "max_depth", "beam_width", "timeout_ms", "ssms", "sampling", "hidden_states", "row_top_k", "trace_context")
     class TraceContextEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +31,9 @@ class DraftItem(_message.Message):
     BEAM_WIDTH_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     SSMS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_STATES_FIELD_NUMBER: _ClassVar[int]
+    ROW_TOP_K_FIELD_NUMBER: _ClassVar[int]
     TRACE_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     item_id: int
@@ -41,8 +44,23 @@ class DraftItem(_message.Message):
     beam_width: int
     timeout_ms: int
     ssms: _containers.RepeatedScalarFieldContainer[str]
+    sampling: DraftSampling
+    hidden_states: _token_tree_pb2.HiddenStates
+    row_top_k: _containers.RepeatedCompositeFieldContainer[_token_tree_pb2.RowTopK]
     trace_context: _containers.ScalarMap[str, str]
-    def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., base: _Optional[int] = ..., new_token_ids: _Optional[_Iterable[int]] = ..., max_num_nodes: _Optional[int] = ..., max_depth: _Optional[int] = ..., beam_width: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., ssms: _Optional[_Iterable[str]] = ..., trace_context: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., base: _Optional[int] = ..., new_token_ids: _Optional[_Iterable[int]] = ..., max_num_nodes: _Optional[int] = ..., max_depth: _Optional[int] = ..., beam_width: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., ssms: _Optional[_Iterable[str]] = ..., sampling: _Optional[_Union[DraftSampling, _Mapping]] = ..., hidden_states: _Optional[_Union[_token_tree_pb2.HiddenStates, _Mapping]] = ..., row_top_k: _Optional[_Iterable[_Union[_token_tree_pb2.RowTopK, _Mapping]]] = ..., trace_context: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class DraftSampling(_message.Message):
+    __slots__ = ("temperature", "seed", "top_k", "top_p")
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    TOP_P_FIELD_NUMBER: _ClassVar[int]
+    temperature: float
+    seed: int
+    top_k: int
+    top_p: float
+    def __init__(self, temperature: _Optional[float] = ..., seed: _Optional[int] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ...) -> None: ...
 
 class DraftResponse(_message.Message):
     __slots__ = ("results",)
@@ -93,18 +111,26 @@ class SsmServiceGetModelInfoResponse(_message.Message):
     def __init__(self, ssms: _Optional[_Iterable[_Union[SsmInfo, _Mapping]]] = ..., protocol_version: _Optional[int] = ...) -> None: ...
 
 class SsmInfo(_message.Message):
-    __slots__ = ("name", "mode", "vocab_sha256", "max_model_len", "num_parameters")
+    __slots__ = ("name", "mode", "vocab_sha256", "max_model_len", "num_parameters", "hidden_layers", "hidden_window", "hidden_size", "num_row_top_k")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     VOCAB_SHA256_FIELD_NUMBER: _ClassVar[int]
     MAX_MODEL_LEN_FIELD_NUMBER: _ClassVar[int]
     NUM_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_WINDOW_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_SIZE_FIELD_NUMBER: _ClassVar[int]
+    NUM_ROW_TOP_K_FIELD_NUMBER: _ClassVar[int]
     name: str
     mode: str
     vocab_sha256: str
     max_model_len: int
     num_parameters: int
-    def __init__(self, name: _Optional[str] = ..., mode: _Optional[str] = ..., vocab_sha256: _Optional[str] = ..., max_model_len: _Optional[int] = ..., num_parameters: _Optional[int] = ...) -> None: ...
+    hidden_layers: _containers.RepeatedScalarFieldContainer[int]
+    hidden_window: int
+    hidden_size: int
+    num_row_top_k: int
+    def __init__(self, name: _Optional[str] = ..., mode: _Optional[str] = ..., vocab_sha256: _Optional[str] = ..., max_model_len: _Optional[int] = ..., num_parameters: _Optional[int] = ..., hidden_layers: _Optional[_Iterable[int]] = ..., hidden_window: _Optional[int] = ..., hidden_size: _Optional[int] = ..., num_row_top_k: _Optional[int] = ...) -> None: ...
 
 class GetVocabularyRequest(_message.Message):
     __slots__ = ("ssm",)

@@ -117,6 +117,30 @@ class LogProbs(_message.Message):
     rank: int
     def __init__(self, log_prob: _Optional[float] = ..., top: _Optional[_Iterable[_Union[TokenLogProb, _Mapping]]] = ..., rank: _Optional[int] = ...) -> None: ...
 
+class HiddenStates(_message.Message):
+    __slots__ = ("first_position", "num_tokens", "layers", "values")
+    FIRST_POSITION_FIELD_NUMBER: _ClassVar[int]
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first_position: int
+    num_tokens: int
+    layers: _containers.RepeatedScalarFieldContainer[int]
+    values: bytes
+    def __init__(self, first_position: _Optional[int] = ..., num_tokens: _Optional[int] = ..., layers: _Optional[_Iterable[int]] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class RowTopK(_message.Message):
+    __slots__ = ("position", "token_id", "top_token_ids", "top_log_probs")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    TOP_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    TOP_LOG_PROBS_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    token_id: int
+    top_token_ids: _containers.RepeatedScalarFieldContainer[int]
+    top_log_probs: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, position: _Optional[int] = ..., token_id: _Optional[int] = ..., top_token_ids: _Optional[_Iterable[int]] = ..., top_log_probs: _Optional[_Iterable[float]] = ...) -> None: ...
+
 class WorkError(_message.Message):
     __slots__ = ("code", "message", "held_len", "retry_delay_ms", "was_alone")
     CODE_FIELD_NUMBER: _ClassVar[int]

@@ -39,6 +39,17 @@ from specgrove.loop.token_tree import TokenTree
 from specgrove.ranges import MAX_NUM_LOGIT_BIASES
 from specgrove.v1 import llm_pb2, ssm_pb2, token_tree_pb2
 from specgrove.wire.structures import structured_output_from_proto, structured_output_to_proto
+from specgrove.wire.verifier_knowledge import (
+    draft_sampling_from_proto,
+    draft_sampling_to_proto,
+    hidden_layers_from_proto,
+    hidden_states_in,
+    hidden_states_to_proto,
+    hidden_window_from_proto,
+    num_row_top_k_from_proto,
+    row_top_k_from_proto,
+    row_top_k_to_proto,
+)
 
 # What a service takes is less, and depends on it; a message with more than this is refused before its lists are copied.
 _MAX_NUM_TOKENS = 1 << 20
@@ -123,6 +134,9 @@ def verify_work_to_proto(work: VerifyWork, item_id: int) -> llm_pb2.VerifyItem:
             trace_context=work.session.trace_context,
             num_prompt_log_probs=work.session.num_prompt_log_probs,
             prompt_log_probs_start=work.session.prompt_log_probs_start,
+            hidden_layers=work.session.hidden_layers,
+            hidden_window=work.session.hidden_window,
+            num_row_top_k=work.session.num_row_top_k,
         )
     return llm_pb2.VerifyItem(
         session_id=work.session_id,
@@ -137,7 +151,7 @@ def verify_work_to_proto(work: VerifyWork, item_id: int) -> llm_pb2.VerifyItem:
 
 
 def verify_work_from_proto(item: llm_pb2.VerifyItem) -> VerifyWork:
-    """Raises ``InvalidRequestError`` for too long lists, and for a session's parameters with a base, or none without."""
+    """Raises ``InvalidRequestError`` for what has too many elements, and for a session's parameters with a base, or none without."""
     sampling = item.session.sampling
     _check_len("new_token_ids", item.new_token_ids, _MAX_NUM_TOKENS)
     for name in ("token_ids", "parents", "log_probs", "sources"):
@@ -166,6 +180,9 @@ def _session_from_proto(proto: llm_pb2.SessionParams) -> SessionParams:
         dict(proto.trace_context),
         proto.num_prompt_log_probs if proto.HasField("num_prompt_log_probs") else None,
         proto.prompt_log_probs_start or 1,
+        hidden_layers_from_proto("session.hidden_layers", proto.hidden_layers),
+        hidden_window_from_proto("session.hidden_window", proto.hidden_window),
+        num_row_top_k_from_proto("session.num_row_top_k", proto.num_row_top_k),
     )
 
 
@@ -191,13 +208,17 @@ def progress_to_proto(progress: PromptProgress) -> llm_pb2.PromptProgress:
         num_tokens=progress.num_tokens,
         log_probs_start=progress.log_probs_start,
         log_probs=[log_probs_to_proto(log_probs) for log_probs in progress.log_probs],
+        hidden_states=hidden_states_to_proto(progress.hidden_states),
     )
 
 
 def progress_from_proto(proto: llm_pb2.PromptProgress) -> PromptProgress:
-    """The reverse of ``progress_to_proto``."""
+    """The reverse of ``progress_to_proto``. Raises ``InvalidRequestError`` for hidden states that contradict themselves."""
     return PromptProgress(
-        proto.num_tokens, proto.log_probs_start or 1, tuple(log_probs_from_proto(entry) for entry in proto.log_probs)
+        proto.num_tokens,
+        proto.log_probs_start or 1,
+        tuple(log_probs_from_proto(entry) for entry in proto.log_probs),
+        hidden_states_in(proto),
     )
 
 
@@ -212,11 +233,13 @@ def verdict_to_proto(verdict: Verdict) -> llm_pb2.Verdict:
         pass_num_rows=verdict.pass_num_rows,
         has_more=verdict.has_more,
         num_steps=verdict.num_steps,
+        hidden_states=hidden_states_to_proto(verdict.hidden_states),
+        row_top_k=row_top_k_to_proto(verdict.row_top_k),
     )
 
 
 def verdict_from_proto(proto: llm_pb2.Verdict) -> Verdict:
-    """The reverse of ``verdict_to_proto``."""
+    """The reverse of ``verdict_to_proto``. Raises ``InvalidRequestError`` as ``progress_from_proto``, and for too many rows' top-k."""
     return Verdict(
         base=proto.base,
         token_ids=tuple(proto.token_ids),
@@ -226,6 +249,8 @@ def verdict_from_proto(proto: llm_pb2.Verdict) -> Verdict:
         pass_num_rows=proto.pass_num_rows,
         has_more=proto.has_more,
         num_steps=proto.num_steps or 1,
+        hidden_states=hidden_states_in(proto),
+        row_top_k=row_top_k_from_proto(proto.row_top_k),
     )
 
 
@@ -242,11 +267,14 @@ def draft_work_to_proto(work: DraftWork, item_id: int) -> ssm_pb2.DraftItem:
         timeout_ms=work.timeout_ms or 0,
         ssms=work.ssms,
         trace_context=work.trace_context,
+        sampling=draft_sampling_to_proto(work.sampling),
+        hidden_states=hidden_states_to_proto(work.hidden_states),
+        row_top_k=row_top_k_to_proto(work.row_top_k),
     )
 
 
 def draft_work_from_proto(item: ssm_pb2.DraftItem) -> DraftWork:
-    """The reverse of ``draft_work_to_proto``. Raises ``InvalidRequestError`` for too long lists."""
+    """The reverse of ``draft_work_to_proto``. Raises ``InvalidRequestError`` for too long lists, and what contradicts itself."""
     _check_len("new_token_ids", item.new_token_ids, _MAX_NUM_TOKENS)
     _check_len("ssms", item.ssms, MAX_NUM_SSMS)
     return DraftWork(
@@ -257,6 +285,9 @@ def draft_work_from_proto(item: ssm_pb2.DraftItem) -> DraftWork:
         ssms=tuple(item.ssms),
         timeout_ms=item.timeout_ms or None,
         trace_context=dict(item.trace_context),
+        sampling=draft_sampling_from_proto(item.sampling),
+        hidden_states=hidden_states_in(item),
+        row_top_k=row_top_k_from_proto(item.row_top_k),
     )
 
 
