@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from specgrove.config import MAX_BEAM_WIDTH, MAX_SESSION_ID_LEN, NUM_TOKEN_IDS
 from specgrove.errors import (
@@ -20,12 +21,12 @@ from specgrove.errors import (
 )
 from specgrove.loop.request import Draft, DraftedTree, DraftWork
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.verifier_knowledge import DraftSampling
 from specgrove.runtime.kv_slots import SlotPool
-from specgrove.runtime.model_runner import level_ms
 from ssm_service.config import PoolConfig
 from ssm_service.counts import PoolCounts
 from ssm_service.lookup import LookupSsm
-from ssm_service.neural import NeuralSsm
+from ssm_service.pass_drafter import PassDrafter
 
 Result = tuple[int, Draft | SpecGroveError]
 
@@ -44,6 +45,7 @@ class _Pending:
 @dataclass(slots=True)
 class _Session:
     session_id: str
+    sampling: DraftSampling | None = None
     token_ids: list[int] = field(default_factory=list)
     last_used_s: float = 0.0
     pending: _Pending | None = None
@@ -54,11 +56,11 @@ class DrafterPool:
 
     def __init__(
         self,
-        ssms: Sequence[NeuralSsm | LookupSsm],
+        ssms: Sequence[PassDrafter[Any] | LookupSsm],
         config: PoolConfig,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._neural = {ssm.name: ssm for ssm in ssms if isinstance(ssm, NeuralSsm)}
+        self._neural = {ssm.name: ssm for ssm in ssms if isinstance(ssm, PassDrafter)}
         self._lookup = {ssm.name: ssm for ssm in ssms if isinstance(ssm, LookupSsm)}
         self._config = config
         self._clock_s = clock_s
@@ -123,7 +125,7 @@ class DrafterPool:
         if work.base != held_len:
             raise StaleBaseError(held_len)
         if session is None:
-            session = self._sessions[work.session_id] = _Session(work.session_id)
+            session = self._sessions[work.session_id] = _Session(work.session_id, work.sampling)
         session.token_ids.extend(work.new_token_ids)
         now_s = session.last_used_s = self._clock_s()
         pending = _Pending(item_id, now_s, None if work.timeout_ms is None else now_s + work.timeout_ms / 1e3)
@@ -132,7 +134,7 @@ class DrafterPool:
             if name in self._lookup:
                 tree = self._lookup[name].draft(session.session_id, session.token_ids, work.shape)
                 self._collect(pending, name, tree)
-            elif self._neural[name].begin(session.session_id, session.token_ids, work.shape):
+            elif self._neural[name].begin(session.session_id, session.token_ids, work.shape, session.sampling):
                 pending.waiting_for.add(name)
         self._finish_if_done(session)
 
@@ -249,6 +251,6 @@ class DrafterPool:
             return None
         slots = ssm.slots.allocate(num_tokens)
         try:
-            return level_ms(ssm.runner, slots)
+            return ssm.level_ms(slots)
         finally:
             ssm.slots.free(slots)

@@ -1,0 +1,173 @@
+"""What all SSMs with weights share: KV slots of sessions, drafts under way for many of them, trees that grow by a level a pass.
+
+``NeuralSsm`` and ``HiddenStateSsm`` are built on it; owned by the pool's engine. A pass is begun and ended apart, so that on a GPU several
+SSMs run side by side. Invariant: a session with a draft under way is never taken slots from.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from specgrove.loop.request import TreeShape
+from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.verifier_knowledge import DraftSampling
+from specgrove.runtime.kv_slots import SlotPool
+from specgrove.tokenizer.ssm_vocabulary import Vocabulary
+from ssm_service.draft_tree import ROOT, Beam, DraftTree, Expansion
+from ssm_service.drafts import Cache, Draft, DraftRows
+
+# A chunk of up to this share of a pass's chunk budget doesn't wait for its turn.
+_SHORT_CHUNK_SHARE = 8
+
+C = TypeVar("C", bound=Cache)
+Proposals = Sequence[tuple[int, float]]
+"""(token id, log-probability) pairs, most probable first."""
+
+
+class PassDrafter(ABC, Generic[C]):
+    """One SSM with its KV cache. ``C`` is what it holds of a session."""
+
+    def __init__(
+        self,
+        name: str,
+        rule: Beam | Expansion,
+        vocabulary: Vocabulary,
+        num_slots: int,
+        max_model_len: int,
+        max_num_chunk_tokens: int,
+    ) -> None:
+        self.name = name
+        self.rule = rule
+        self.vocabulary = vocabulary
+        self.max_model_len = max_model_len
+        """Longest sequence it can draft for, in tokens."""
+        self.slots = SlotPool(num_slots)
+        self.num_rows = 0
+        self._max_num_chunk_tokens = max_num_chunk_tokens
+        self._caches: dict[str, C] = {}
+        self._drafts: dict[str, Draft] = {}
+
+    @property
+    @abstractmethod
+    def num_parameters(self) -> int:
+        """Its own."""
+
+    @abstractmethod
+    def begin(self, session_id: str, token_ids: list[int], shape: TreeShape, sampling: DraftSampling | None) -> bool:
+        """Starts a draft below all committed tokens; False when this SSM has none to give."""
+
+    @abstractmethod
+    def start_pass(self) -> None:
+        """Begins one pass for all drafts. One that finds no KV slots ends with the levels it has."""
+
+    @abstractmethod
+    def finish_pass(self) -> list[tuple[str, TokenTree]]:
+        """Ends it: the drafts that are complete, by session."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Forgets a pass in flight."""
+
+    @abstractmethod
+    def level_ms(self, scratch_slots: list[int]) -> float:
+        """Wall time of a pass of as many rows as there are ``scratch_slots``. No pass may be under way."""
+
+    @abstractmethod
+    def _new_cache(self) -> C:
+        """Of a session that nothing is known of."""
+
+    def has_work(self) -> bool:
+        """Whether a draft is under way."""
+        return bool(self._drafts)
+
+    def drop(self, session_id: str) -> None:
+        """Forgets what is held of a session, and any draft under way for it."""
+        self._drafts.pop(session_id, None)
+        cache = self._caches.pop(session_id, None)
+        if cache is not None:
+            self.slots.free(cache.slots)
+            self.slots.free(cache.nodes.slots)
+
+    def reset(self) -> None:
+        """Forgets everything, a pass in flight too."""
+        for session_id in list(self._caches):
+            self.drop(session_id)
+        self.discard()
+
+    def _cache_of(self, session_id: str) -> C:
+        """That of a session, which is now the last in order: the last to make room for others."""
+        cache = self._caches.pop(session_id, None) or self._new_cache()
+        self._caches[session_id] = cache
+        return cache
+
+    def _open(
+        self, session_id: str, token_ids: list[int], cache: C, shape: TreeShape, sampling: DraftSampling | None
+    ) -> Draft:
+        max_depth = min(shape.max_depth, self.max_model_len - len(token_ids))
+        tree = DraftTree(TreeShape(shape.max_num_nodes, max_depth, shape.beam_width), self.rule)
+        draft = self._drafts[session_id] = Draft(token_ids, cache, tree, sampling)
+        return draft
+
+    def _allocate(self, num_slots: int) -> list[int]:
+        """Takes slots, if need be from the sessions that drafted longest ago; never from one with a draft under way.
+
+        Raises ``ResourceExhaustedError``, and takes none from anyone, where even that is not enough.
+        """
+        if num_slots > self.slots.num_free:
+            idle = [session_id for session_id in self._caches if session_id not in self._drafts]
+            sizes = [
+                len(self._caches[session_id].slots) + len(self._caches[session_id].nodes.slots) for session_id in idle
+            ]
+            if self.slots.num_free + sum(sizes) >= num_slots:
+                for session_id in idle:
+                    if self.slots.num_free >= num_slots:
+                        break
+                    self.drop(session_id)
+        return self.slots.allocate(num_slots)
+
+    def _grow(self, parts: Sequence[DraftRows], proposals: Sequence[Proposals | None]) -> None:
+        """Turns asked rows' proposals into children; marks drafts that are complete.
+
+        ``None``: a row that isn't numbers, of a broken SSM or one that overflows in its dtype. It costs its own tree only.
+        """
+        for part in parts:
+            draft = part.draft
+            if len(part.rows) == 0:  # a chunk before the last, or all that there was to read
+                continue
+            children = [found[: part.num_children] for row in part.rows if (found := proposals[row]) is not None]
+            draft.is_complete = len(children) < len(part.rows)
+            if draft.is_complete:
+                continue
+            draft.expanded = draft.tree.grow(draft.expanded or [ROOT], children)
+            draft.is_complete = not draft.expanded
+
+    def _end(self, session_id: str) -> tuple[str, TokenTree]:
+        """The draft is over; its tree, as far as it has grown."""
+        draft = self._drafts.pop(session_id)
+        return session_id, draft.tree.best(draft.token_ids[-1])
+
+    def _end_without_room(self, session_id: str) -> tuple[str, TokenTree]:
+        """The same where there were no slots for it."""
+        is_reading = bool(self._drafts[session_id].chunk_len)
+        ended = self._end(session_id)
+        if is_reading:  # others may have the room until this session comes again
+            self.drop(session_id)
+        return ended
+
+
+class ChunkBudget:
+    """How many committed tokens each draft reads in a pass. A running session's few new tokens never queue behind the prompts."""
+
+    def __init__(self, max_num_tokens: int) -> None:
+        self._num_left = max_num_tokens
+        self._short_len = max_num_tokens // _SHORT_CHUNK_SHARE
+
+    def take(self, num_missing: int) -> int:
+        """Tokens to read of so many; 0 where others have used the budget up."""
+        if num_missing <= self._short_len:
+            return num_missing
+        chunk_len = min(num_missing, self._num_left)
+        self._num_left -= chunk_len
+        return chunk_len
