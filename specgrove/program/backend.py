@@ -23,6 +23,18 @@ class KvCaches:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidates:
+    """What ``Shortlist`` hands out: of each asked row, in order, the likeliest ids by falling logit, ties by rising id; on the CPU."""
+
+    token_ids: torch.Tensor
+    """int32 ``[num_asked, num_candidates]``."""
+    logits: torch.Tensor
+    """float32 ``[num_asked, num_candidates]`` (float64 from the reference)."""
+    log_sum_exp: torch.Tensor
+    """``[num_asked]``, of the candidates' logits and of all other ids' scores: ``logits - log_sum_exp[:, None]`` are log-probabilities."""
+
+
+@dataclass(frozen=True, slots=True)
 class PassOutput:
     """What a pass gives. Of the asked rows, in order: a choice or logits, as each was asked, or logits of all."""
 
@@ -31,9 +43,14 @@ class PassOutput:
     logits: torch.Tensor
     """float32 ``[n, vocab_size]`` on the CPU, of the rows without a choice."""
     hidden: tuple[torch.Tensor, ...] = ()
-    """What ``KeepHidden`` handed out, float32, on the backend's device; the caller's own."""
+    """What ``KeepHidden`` handed out, by place: float32, of all rows or behind ``TakeRows`` of the asked ones, on the backend's device.
+
+    The caller's own.
+    """
     log_probs: Sequence[LogProbs | None] = ()
     """Of rows whose next token is known a runner gives these instead of logits, in order; ``None`` where those hold NaN."""
+    candidates: Candidates | None = None
+    """What ``Shortlist`` handed out; ``None`` where the program has none."""
 
 
 class Executable(Protocol):
@@ -43,7 +60,8 @@ class Executable(Protocol):
         """One pass; the rows' slots are written. ``hidden``: what ``Input`` takes, float32 ``[num_rows, width]``.
 
         Raises ``ValueError`` for a token id, position, slot, row or input that is not there, before anything is written (backends on a GPU
-        check what can be checked without waiting for it). A pass that asks nothing of any row ends at ``TakeRows``.
+        check what can be checked without waiting for it). A pass that asks nothing of any row ends at ``TakeRows``; what is handed out
+        behind it has no rows then.
         """
         ...
 

@@ -87,7 +87,7 @@ class _Builder:
             ops.begin_unit(0)
             self._embed(weights.embedding())
         else:
-            ops.append(Input(ops.room(HIDDEN, self._spec.hidden_size)))
+            ops.append(Input(ops.room(HIDDEN, self._spec.hidden_size), self._spec.hidden_size))
         self._store.end_unit()
         for place, index in enumerate(indices):
             ops.begin_unit(place + 1)

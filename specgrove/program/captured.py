@@ -52,7 +52,7 @@ class BegunPass:
     logits: torch.Tensor
     """float32 ``[num_asked, vocab_size]``; no columns where the program has no head."""
     kept: tuple[torch.Tensor, ...]
-    """float32 ``[num_rows, width]``, of every ``KeepHidden``."""
+    """float32, of every ``KeepHidden``, by place: ``[num_rows, width]``, or behind ``TakeRows`` of the asked rows."""
 
 
 class CapturedProgram:
@@ -96,13 +96,15 @@ class CapturedProgram:
 
     def begin(self, rows: PassRows, hidden: torch.Tensor | None = None) -> BegunPass:
         """Begins a pass; ``hidden`` as for ``Executable.run``. Raises ``ValueError`` for rows or an input that don't fit."""
+        rows.check()
         check_input(self.program.program, rows.num_rows, hidden)
+        self.program.row_limits.check(rows, self._caches, self.limits.max_num_asked)
         return self._begin_by_graphs(rows, hidden) if self.fits(rows) else self._begin_alone(rows, hidden)
 
     def _begin_by_graphs(self, rows: PassRows, hidden: torch.Tensor | None) -> BegunPass:
         num_rows, num_asked = rows.num_rows, len(rows.asked_rows)
         row_bucket = bucket_for(num_rows, self._row_buckets)
-        asked_bucket = bucket_for(num_asked, self._asked_buckets) if num_asked and self.program.has_head else 0
+        asked_bucket = bucket_for(num_asked, self._asked_buckets) if num_asked and self.program.takes_rows else 0
         self._numbers.load(rows, row_bucket, asked_bucket)
         if self._input is not None and hidden is not None:
             self._input[:num_rows].copy_(hidden)
@@ -111,11 +113,13 @@ class CapturedProgram:
         else:
             self._replays[row_bucket, 0]()
             self._replays[0, asked_bucket]()
-        kept = tuple(states[:num_rows] for states in self._room.kept)
+        kept = tuple(
+            states[: num_asked if kept.is_of_asked else num_rows]
+            for states, kept in zip(self._room.kept, self.program.program.kept, strict=True)
+        )
         return BegunPass(self._numbers, self._room.logits[:num_asked], kept)
 
     def _begin_alone(self, rows: PassRows, hidden: torch.Tensor | None) -> BegunPass:
-        rows.check()
         numbers = PassNumbers.of(rows, self.program.program.heads, self.program.device)
         take_choices(numbers.token_ids, self.chosen)
         room = self.program.run_alone(numbers, self._caches, rows.num_rows, len(rows.asked_rows), hidden)
@@ -124,7 +128,7 @@ class CapturedProgram:
     def _capture_all(self, graphs: Graphs, progress: Progress) -> None:
         """The largest first: the others then find their memory in its."""
         sizes = [(num_rows, 0) for num_rows in reversed(self._row_buckets)]
-        if self.program.has_head:
+        if self.program.takes_rows:
             sizes += [(0, num_asked) for num_asked in reversed(self._asked_buckets)]
             sizes += [(size, size) for size in reversed(self._asked_buckets) if size in self._row_buckets]
         for num_rows, num_asked in sizes:

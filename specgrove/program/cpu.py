@@ -18,7 +18,7 @@ from specgrove.kernels.checks import check, native_dtype
 from specgrove.kernels.rows import PassRows
 from specgrove.program.backend import KvCaches, PassOutput, check_input
 from specgrove.program.cpu_ops import native_program
-from specgrove.program.ops import Choose, KeepHidden, LoadUnit, Program, SumRanks, TakeRows
+from specgrove.program.ops import Choose, LoadUnit, Program, SumRanks
 from specgrove.program.tensor_group import OneRank, TensorGroup
 
 _ONE_RANK = OneRank()
@@ -30,14 +30,6 @@ class _Segment:
 
     first: int
     end: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """Hidden states that are handed out."""
-
-    width: int
-    is_of_asked: bool  # they are those of asked rows only
 
 
 class CpuProgram:
@@ -53,7 +45,7 @@ class CpuProgram:
         self._program, self._group, self._will_run = program, group, will_run
         self._native = native_program(program, group.rank)
         self._steps = tuple(_steps(program))
-        self._kept = tuple(_kept(program))
+        self._kept = program.kept
         choose = next((op for op in program.ops if isinstance(op, Choose)), None)
         self._widths = () if choose is None else choose.widths
         self._own_width = 0 if choose is None else choose.vocab.out_features
@@ -141,17 +133,6 @@ def _steps(program: Program) -> Iterator[_Segment | SumRanks | LoadUnit]:
         else:
             yield _Segment(first, first + len(ops))
             first += len(ops)
-
-
-def _kept(program: Program) -> Iterator[_Kept]:
-    """In the order of the outputs."""
-    takes_rows = next((place for place, op in enumerate(program.ops) if isinstance(op, TakeRows)), len(program.ops))
-    places = [
-        (op.place, _Kept(op.width, place > takes_rows))
-        for place, op in enumerate(program.ops)
-        if isinstance(op, KeepHidden)
-    ]
-    return (kept for _, kept in sorted(places, key=lambda each: each[0]))
 
 
 def _address(values: array[int]) -> int:

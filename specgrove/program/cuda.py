@@ -8,14 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 
 from specgrove.kernels.rows import PassRows
 from specgrove.models.decoder.device_limits import why_not_heads
 from specgrove.program.backend import KvCaches, PassOutput, check_input
-from specgrove.program.cuda_launches import CudaOp, CudaPass, EmbedAtPositions, Launches, NormOfAsked, TakeBuffer
-from specgrove.program.ops import AddPositions, Embed, Input, LoadUnit, Norm, Op, Program, TakeRows
+from specgrove.program.cuda_launches import (
+    DEVICE_LINEARS,
+    CudaOp,
+    CudaPass,
+    EmbedAtPositions,
+    Launches,
+    NormOfAsked,
+    TakeBuffer,
+)
+from specgrove.program.held_widths import HeldWidths, held_widths
+from specgrove.program.linears import check_linears
+from specgrove.program.ops import AddPositions, Attend, Embed, Input, LoadUnit, Norm, Op, Program, TakeRows, reads
 from specgrove.program.pass_numbers import PassNumbers
 from specgrove.program.pass_room import PassRoom
 from specgrove.program.row_limits import RowLimits
@@ -39,12 +50,14 @@ class CudaProgram:
         if (reason := why_not_heads(program.heads, str(program.dtype).removeprefix("torch."))) is not None:
             raise ValueError(f"the kernels for GPUs can't run this model: {reason}")
         self.program, self.device = program, device
-        self._row_limits = RowLimits.of(program)
+        self.row_limits = RowLimits.of(program)
+        check_linears(program.linears(), DEVICE_LINEARS, "the kernels for GPUs")
         self._group = group
         launches = Launches(group, will_run)
-        before, after = _divided(program.ops)
-        self._row_launches = [launches.of(op) for op in _with_learned_positions(before)]
-        self._asked_launches = [launches.of(op) for op in _with_rows_taken(after, program)]
+        placed = tuple(zip(program.ops, held_widths(program), strict=True))
+        before, after = _divided(placed)
+        self._row_launches = [launches.of(op, held) for op, held in _with_learned_positions(before)]
+        self._asked_launches = [launches.of(op, held) for op, held in _with_rows_taken(after)]
 
     @property
     def can_be_captured(self) -> bool:
@@ -54,6 +67,11 @@ class CudaProgram:
     @property
     def has_head(self) -> bool:
         """Whether logits come out."""
+        return self.program.vocab_size > 0
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether there is a second part."""
         return bool(self._asked_launches)
 
     @property
@@ -64,11 +82,11 @@ class CudaProgram:
     def run(self, rows: PassRows, caches: KvCaches, hidden: torch.Tensor | None = None) -> PassOutput:
         """See ``Executable``: logits for all asked rows."""
         rows.check()
-        self._row_limits.check(rows, caches)
+        self.row_limits.check(rows, caches)
         num_rows, num_asked = rows.num_rows, len(rows.asked_rows)
         numbers = PassNumbers.of(rows, self.program.heads, self.device)
         room = self.run_alone(numbers, caches, num_rows, num_asked, hidden)
-        return PassOutput((), room.logits.cpu(), room.kept)
+        return PassOutput((), room.logits.cpu(), room.kept, candidates=room.candidates())
 
     def run_alone(
         self,
@@ -98,28 +116,37 @@ class CudaProgram:
                 launch(run)
 
 
-def _divided(ops: Sequence[Op]) -> tuple[Sequence[Op], Sequence[Op]]:
+_Placed: TypeAlias = tuple[Op, HeldWidths]
+"""An op, and what buffers hold when it begins."""
+
+
+def _divided(ops: Sequence[_Placed]) -> tuple[Sequence[_Placed], Sequence[_Placed]]:
     """Up to ``TakeRows``, and from it on."""
-    place = next((place for place, op in enumerate(ops) if isinstance(op, TakeRows)), len(ops))
+    place = next((place for place, (op, _) in enumerate(ops) if isinstance(op, TakeRows)), len(ops))
     return ops[:place], ops[place:]
 
 
-def _with_learned_positions(ops: Sequence[Op]) -> list[CudaOp]:
-    found: list[CudaOp] = []
-    for op in ops:
-        before = found[-1] if found else None
+def _with_learned_positions(ops: Sequence[_Placed]) -> list[tuple[CudaOp, HeldWidths]]:
+    found: list[tuple[CudaOp, HeldWidths]] = []
+    for op, held in ops:
+        before = found[-1][0] if found else None
         if isinstance(op, AddPositions) and isinstance(before, Embed) and before.out == op.x:
-            found[-1] = EmbedAtPositions(before, op)
+            found[-1] = (EmbedAtPositions(before, op), held)
         else:
-            found.append(op)
+            found.append((op, held))
     return found
 
 
-def _with_rows_taken(ops: Sequence[Op], program: Program) -> list[CudaOp]:
-    """Of the head: its norm, if it has one, takes the rows."""
-    match list(ops):
-        case [TakeRows(buffers=(x,)), Norm() as norm, *rest] if norm.x == x:
-            return [NormOfAsked(norm), *rest]
-        case [TakeRows(buffers=buffers), *rest]:
-            return [*(TakeBuffer(buffer, program.buffers[buffer].width) for buffer in buffers), *rest]
-    return []
+def _with_rows_taken(ops: Sequence[_Placed]) -> list[tuple[CudaOp, HeldWidths]]:
+    """A norm takes the rows where it is all that reads them."""
+    if not ops:
+        return []
+    (taken, held), *rest = ops
+    assert isinstance(taken, TakeRows), "it stands first"
+    if any(isinstance(op, Attend) for op, _ in rest):
+        raise ValueError("on a GPU attention is of all rows: rows are taken behind it")
+    match rest:
+        case [(Norm() as norm, held_by_norm), *others] if taken.buffers == (norm.x,):
+            if not any(reads(op, norm.x) for op, _ in others):
+                return [(NormOfAsked(norm), held_by_norm), *others]
+    return [*((TakeBuffer(buffer, held[buffer]), held) for buffer in taken.buffers), *rest]

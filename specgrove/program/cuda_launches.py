@@ -6,7 +6,7 @@ numbers of the model's dtype, all else is float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias, assert_never
@@ -17,7 +17,9 @@ from specgrove.kernels import torch_ops
 from specgrove.kernels.cuda import attention, elementwise, norms
 from specgrove.kernels.cuda.linear import PackedDeviceLinear
 from specgrove.kernels.torch_linear import TorchLinear
+from specgrove.kernels.torch_shortlist import shortlist
 from specgrove.program.backend import KvCaches
+from specgrove.program.held_widths import HeldWidths
 from specgrove.program.linears import Linear
 from specgrove.program.ops import (
     Activate,
@@ -28,6 +30,7 @@ from specgrove.program.ops import (
     Buffer,
     Choose,
     Clip,
+    Concat,
     Embed,
     HeadNorm,
     Input,
@@ -37,6 +40,7 @@ from specgrove.program.ops import (
     Norm,
     Op,
     RotateStore,
+    Shortlist,
     SumRanks,
     TakeRows,
 )
@@ -63,6 +67,9 @@ class CudaPass:
 
 
 Launch: TypeAlias = Callable[[CudaPass], None]
+
+DEVICE_LINEARS = (TorchLinear, PackedDeviceLinear)
+"""Those that can be launched."""
 
 
 # What takes fewer launches than one an op.
@@ -100,8 +107,8 @@ class Launches:
     def __init__(self, group: TensorGroup, will_run: Callable[[int], None]) -> None:
         self._group, self._will_run = group, will_run
 
-    def of(self, op: CudaOp) -> Launch:
-        """What runs an op."""
+    def of(self, op: CudaOp, held: HeldWidths) -> Launch:
+        """What runs an op; ``held``: what buffers hold when it begins."""
         match op:
             case Embed():
                 return partial(self._embed, op, None)
@@ -112,13 +119,15 @@ class Launches:
             case Input():
                 return partial(self._take_in, op)
             case Norm():
-                return partial(self._norm, op)
+                return partial(self._norm, op, held[op.x])
             case NormOfAsked():
-                return partial(self._norm_of_asked, op.norm)
+                return partial(self._norm_of_asked, op.norm, held[op.norm.x])
             case AddNorm():
-                return partial(self._add_norm, op)
+                return partial(self._add_norm, op, held[op.x])
             case HeadNorm():
                 return partial(self._head_norm, op)
+            case Concat():
+                return partial(self._concat, op, [held[part] for part in op.parts])
             case Multiply():
                 return partial(self._multiply, op)
             case Clip():
@@ -130,7 +139,7 @@ class Launches:
             case Activate():
                 return partial(self._activate, op)
             case Add():
-                return partial(self._add, op)
+                return partial(self._add, op, held[op.x])
             case TakeBuffer():
                 return partial(self._take_buffer, op)
             case SumRanks():
@@ -141,8 +150,10 @@ class Launches:
                 return partial(self._keep_hidden, op)
             case Choose():
                 return partial(self._choose, op)
+            case Shortlist():
+                return partial(self._shortlist, op, held[op.x])
             case TakeRows():
-                raise ValueError("on a GPU rows are taken once, before the head")
+                raise ValueError("on a GPU rows are taken once")
             case _:
                 assert_never(op)
 
@@ -161,7 +172,7 @@ class Launches:
 
     def _take_in(self, op: Input, run: CudaPass) -> None:
         assert run.hidden is not None, "it was checked"
-        run.view(op.out, run.hidden.shape[1]).copy_(run.hidden)
+        run.view(op.out, op.width).copy_(run.hidden)
 
     def _take_buffer(self, op: TakeBuffer, run: CudaPass) -> None:
         rows = run.numbers.asked_rows[: run.num_rows]
@@ -179,18 +190,26 @@ class Launches:
         if not is_whole:
             logits.copy_(self._group.concatenated(own, op.widths))
 
+    def _shortlist(self, op: Shortlist, size: int, run: CudaPass) -> None:
+        shortlisted, n = run.room.shortlisted, run.num_rows
+        scores = torch.empty(n, op.scores.out_features, device=shortlisted.logits.device)
+        _product(op.scores, run.view(op.scored, op.scores.in_features), scores)
+        states = None if op.table is None else run.view(op.x, size).float()
+        places, logits, log_sum_exp = shortlist(scores, op.num_candidates, states, op.table, op.soft_cap)
+        shortlisted.places[:n].copy_(places)
+        shortlisted.logits[:n].copy_(logits)
+        shortlisted.log_sum_exp[:n].copy_(log_sum_exp)
+
     # Norms.
 
-    def _norm(self, op: Norm, run: CudaPass) -> None:
-        size = op.weights.scale.shape[0]
+    def _norm(self, op: Norm, size: int, run: CudaPass) -> None:
         _normed(op, run.view(op.x, size), None, run.view(op.out, size), None)
 
-    def _norm_of_asked(self, op: Norm, run: CudaPass) -> None:
-        size, rows = op.weights.scale.shape[0], run.numbers.asked_rows[: run.num_rows]
+    def _norm_of_asked(self, op: Norm, size: int, run: CudaPass) -> None:
+        rows = run.numbers.asked_rows[: run.num_rows]
         _normed(op, run.room.all_rows(op.x, size), None, run.view(op.out, size), rows)
 
-    def _add_norm(self, op: AddNorm, run: CudaPass) -> None:
-        size = op.weights.scale.shape[0]
+    def _add_norm(self, op: AddNorm, size: int, run: CudaPass) -> None:
         _normed(op, run.view(op.x, size), run.view(op.delta, size), run.view(op.out, size), None)
 
     def _head_norm(self, op: HeadNorm, run: CudaPass) -> None:
@@ -198,6 +217,11 @@ class Launches:
         norms.head_rms_norm(run.view(op.x, op.width), op.scale, op.eps, *heads)
 
     # What is between them.
+
+    def _concat(self, op: Concat, widths: Sequence[int], run: CudaPass) -> None:
+        columns = torch.split(run.view(op.out, sum(widths)), list(widths), dim=1)
+        for part, width, place in zip(op.parts, widths, columns, strict=True):
+            place.copy_(run.view(part, width))
 
     def _multiply(self, op: Multiply, run: CudaPass) -> None:
         linear = op.linear
@@ -226,8 +250,7 @@ class Launches:
         run_it = elementwise.gated if op.is_gated else elementwise.activate
         run_it(run.view(op.x, 2 * op.size if op.is_gated else op.size), op.activation, run.view(op.out, op.size))
 
-    def _add(self, op: Add, run: CudaPass) -> None:
-        width = run.room.width(op.x)
+    def _add(self, op: Add, width: int, run: CudaPass) -> None:
         run.view(op.x, width).add_(run.view(op.delta, width))
 
     def _sum_ranks(self, op: SumRanks, run: CudaPass) -> None:
@@ -255,5 +278,5 @@ def _product(linear: Linear, x: torch.Tensor, out: torch.Tensor) -> None:
     if isinstance(linear, PackedDeviceLinear):
         linear(x, out)
         return
-    assert isinstance(linear, TorchLinear), "a program's weights are those of its own store"
+    assert isinstance(linear, TorchLinear), "it was checked"
     out.copy_(linear(x))

@@ -58,6 +58,8 @@ class Input:
     """``out`` = hidden states from outside: a pipeline's stage before this one, or another model's."""
 
     out: Buffer
+    width: int
+    """Numbers of a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,14 @@ class HeadNorm:
     head_dim: int
     width: int
     """Numbers of a row of ``x``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Concat:
+    """``out`` = the rows of ``parts`` side by side."""
+
+    out: Buffer
+    parts: tuple[Buffer, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,12 +222,59 @@ class Choose:
     """Logits become ``soft_cap * tanh(logit / soft_cap)`` before anything is chosen (arXiv 2408.00118)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Shortlist:
+    """Hands out, for each row, the ``num_candidates`` ids with the largest scores ``scored @ scores.T``, ties to the lower id.
+
+    Their logits are ``x @ table[ids].T``, or without a table the scores. See ``Candidates``.
+    """
+
+    x: Buffer
+    scored: Buffer
+    """What the scores are made from: ``x``, or what a low-rank head makes of it."""
+    scores: Linear
+    table: torch.Tensor | None  # [num_ids, size of x]
+    num_candidates: int
+    token_ids: torch.Tensor | None = None  # int64 [num_ids], rising, on the CPU; None: they are the places
+    soft_cap: float | None = None
+    """As for ``Choose``, of logits and scores."""
+
+
 Op: TypeAlias = (
-    Embed | AddPositions | Input | Norm | AddNorm | HeadNorm | Multiply | Clip | RotateStore | Attend | Activate | Add
-    | TakeRows | SumRanks | LoadUnit | KeepHidden | Choose
+    Embed | AddPositions | Input | Norm | AddNorm | HeadNorm | Concat | Multiply | Clip | RotateStore | Attend | Activate
+    | Add | TakeRows | SumRanks | LoadUnit | KeepHidden | Choose | Shortlist
 )  # fmt: skip
 
 _OF_ALL_ROWS = (Embed, AddPositions, Input, RotateStore, TakeRows)
+
+
+def reads(op: Op, buffer: Buffer) -> bool:
+    """Whether an op reads what the buffer holds."""
+    match op:
+        case Embed() | Input() | LoadUnit():
+            return False
+        case AddNorm() | Add():
+            return buffer in (op.x, op.delta)
+        case Concat():
+            return buffer in op.parts
+        case RotateStore():
+            return buffer == op.qkv
+        case Attend():
+            return buffer == op.queries
+        case TakeRows():
+            return buffer in op.buffers
+        case Shortlist():
+            return buffer in (op.x, op.scored)
+    return buffer == op.x
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Hidden states that a program hands out."""
+
+    width: int
+    is_of_asked: bool
+    """They are those of asked rows only: they are kept behind ``TakeRows``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +309,28 @@ class Program:
     @property
     def input_width(self) -> int | None:
         """Numbers of a row that ``Input`` takes; ``None``: the program has none."""
-        return next((self.buffers[op.out].width for op in self.ops if isinstance(op, Input)), None)
+        return next((op.width for op in self.ops if isinstance(op, Input)), None)
+
+    @property
+    def vocab_size(self) -> int:
+        """Logits of an asked row; 0: the program has no head."""
+        return next((sum(op.widths) for op in self.ops if isinstance(op, Choose)), 0)
+
+    @property
+    def shortlist(self) -> Shortlist | None:
+        """The op that hands out candidates, if there is one."""
+        return next((op for op in self.ops if isinstance(op, Shortlist)), None)
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        """The hidden states that are handed out, by their places."""
+        found: dict[int, Kept] = {}
+        has_taken_rows = False
+        for op in self.ops:
+            has_taken_rows = has_taken_rows or isinstance(op, TakeRows)
+            if isinstance(op, KeepHidden):
+                found[op.place] = Kept(op.width, has_taken_rows)
+        return tuple(found[place] for place in sorted(found))
 
     def segments(self) -> Iterator[tuple[Op, ...]]:
         """The ops between two that need somebody else (``SumRanks``, ``LoadUnit``), and each of these by itself, in order."""
@@ -275,3 +353,5 @@ class Program:
                 yield op.linear
             elif isinstance(op, Choose):
                 yield op.vocab
+            elif isinstance(op, Shortlist):
+                yield op.scores

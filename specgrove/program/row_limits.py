@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from specgrove.kernels.rows import PassRows
 from specgrove.kernels.torch_ops import tensor_of
@@ -26,15 +27,21 @@ class RowLimits:
         vocab_sizes = [op.vocab_size for op in program.ops if isinstance(op, Embed)]
         return cls(min(vocab_sizes, default=None), min((len(table) for table in tables), default=None))
 
-    def check(self, rows: PassRows, caches: KvCaches) -> None:
-        """Raises ``ValueError`` for a token id, position, slot or row that is not there."""
+    def check(self, rows: PassRows, caches: KvCaches, num_chosen: int = 0) -> None:
+        """Raises ``ValueError`` for a token id, position, slot or row that is not there, and for asked rows that don't rise.
+
+        Token ids may be as low as ``-num_chosen`` where they stand for choices of the pass before.
+        """
         for name, limit in self._limits(rows, caches):
             values = getattr(rows, name)
             if not values:
                 continue
+            lowest = -num_chosen if name == "token_ids" else 0
             low, high = tensor_of(values).aminmax()  # contexts are long: min() and max() would take milliseconds
-            if low < 0 or high >= limit:
-                raise ValueError(f"{name} must be from 0 to {limit - 1}, got {int(low)} to {int(high)}")
+            if low < lowest or high >= limit:
+                raise ValueError(f"{name} must be from {lowest} to {limit - 1}, got {int(low)} to {int(high)}")
+        if any(row >= following for row, following in pairwise(rows.asked_rows)):
+            raise ValueError("asked_rows must be rows of the pass, in rising order")
 
     def _limits(self, rows: PassRows, caches: KvCaches) -> Iterator[tuple[str, int]]:
         num_slots = caches.keys[0].shape[0]

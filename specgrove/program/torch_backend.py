@@ -16,9 +16,11 @@ from specgrove.kernels.quantized_linear import QuantizedWeight
 from specgrove.kernels.rows import PassRows
 from specgrove.kernels.torch_linear import TorchLinear, TorchQuantizedLinear
 from specgrove.kernels.torch_ops import KeyTable, tensor_of
+from specgrove.kernels.torch_shortlist import shortlist
 from specgrove.models.decoder.parameters import Weight
-from specgrove.program.backend import Executable, KvCaches, PassOutput, check_input
-from specgrove.program.linears import Linear
+from specgrove.program.backend import Candidates, Executable, KvCaches, PassOutput, check_input
+from specgrove.program.held_widths import held_widths
+from specgrove.program.linears import Linear, check_linears
 from specgrove.program.ops import (
     Activate,
     Add,
@@ -28,6 +30,7 @@ from specgrove.program.ops import (
     Buffer,
     Choose,
     Clip,
+    Concat,
     Embed,
     HeadNorm,
     Input,
@@ -38,6 +41,7 @@ from specgrove.program.ops import (
     Op,
     Program,
     RotateStore,
+    Shortlist,
     SumRanks,
     TakeRows,
 )
@@ -101,6 +105,9 @@ class TorchProgram:
         group: TensorGroup,
         will_run: Callable[[int], None],
     ) -> None:
+        """Raises ``ValueError`` for ops that don't fit together, and for weights of another store."""
+        held_widths(program)
+        check_linears(program.linears(), TorchLinear, "torch")
         self.program, self.device, self.dtype = program, device, dtype
         self.group, self.will_run = group, will_run
         self._row_limits = RowLimits.of(program)
@@ -147,15 +154,16 @@ class _Pass:
         self._rows = rows
         self._buffers: dict[Buffer, torch.Tensor] = {}
         self._is_over = False
-        self._kept: list[torch.Tensor] = []
-        self._logits: torch.Tensor | None = None
+        program, dtype, device = executable.program, executable.dtype, executable.device
+        # What a pass that ends early hands out has no rows.
+        self._kept = [torch.empty((0, kept.width), dtype=dtype, device=device) for kept in program.kept]
+        self._logits = torch.empty((0, program.vocab_size))
+        self._candidates: Candidates | None = None
+        if (op := program.shortlist) is not None:
+            self._candidates = shortlisted(op, *(torch.empty((0, 0), dtype=dtype, device=device) for _ in range(2)))
 
     def output(self) -> PassOutput:
-        logits = torch.empty((0, self._vocab_size())) if self._logits is None else self._logits
-        return PassOutput((), logits, tuple(self._kept))
-
-    def _vocab_size(self) -> int:
-        return next((sum(op.widths) for op in self._executable.program.ops if isinstance(op, Choose)), 0)
+        return PassOutput((), self._logits, tuple(self._kept), candidates=self._candidates)
 
     def run(self, op: Op) -> None:
         if self._is_over and not isinstance(op, LoadUnit):  # units come in by turns all the same
@@ -176,6 +184,8 @@ class _Pass:
                 buffers[op.out] = self._norm(op)
             case HeadNorm():
                 torch_ops.head_norm(buffers[op.x], op.scale, op.eps, op.first_head, op.num_heads, op.head_dim)
+            case Concat():
+                buffers[op.out] = torch.cat([buffers[part] for part in op.parts], dim=1)
             case Multiply():
                 buffers[op.out] = _product(op.linear, buffers[op.x])
             case Clip():
@@ -203,11 +213,14 @@ class _Pass:
             case LoadUnit():
                 self._executable.will_run(op.unit)
             case KeepHidden():
-                self._kept.append(buffers[op.x].clone())
+                self._kept[op.place] = buffers[op.x].clone()
             case Choose():
                 own = _product(op.vocab, buffers[op.x])
                 torch_ops.soft_cap(own, op.soft_cap)
                 self._logits = self._executable.group.concatenated(own, op.widths).cpu()
+            case Shortlist():
+                scores = _product(op.scores, buffers[op.scored])
+                self._candidates = shortlisted(op, scores, buffers[op.x])
             case _:
                 assert_never(op)
 
@@ -223,5 +236,18 @@ class _Pass:
 
 
 def _product(linear: Linear, x: torch.Tensor) -> torch.Tensor:
-    assert isinstance(linear, TorchLinear), "a program's weights are those of its own store"
+    assert isinstance(linear, TorchLinear), "it was checked"
     return linear(x)
+
+
+def shortlisted(op: Shortlist, scores: torch.Tensor, x: torch.Tensor) -> Candidates:
+    """The candidates of rows ``x`` with these scores, found by torch."""
+    states = None if op.table is None else x
+    places, logits, log_sum_exp = shortlist(scores, op.num_candidates, states, op.table, op.soft_cap)
+    return candidates_at(op, places.cpu(), logits.cpu(), log_sum_exp.cpu())
+
+
+def candidates_at(op: Shortlist, places: torch.Tensor, logits: torch.Tensor, log_sum_exp: torch.Tensor) -> Candidates:
+    """Whose ids stand at these places of the op's."""
+    token_ids = places if op.token_ids is None else op.token_ids[places]
+    return Candidates(token_ids.int(), logits, log_sum_exp)

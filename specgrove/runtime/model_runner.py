@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from specgrove.kernels.device_memory import AttentionHeads
 from specgrove.kernels.rows import PassRows
 from specgrove.kernels.sampling import ChoiceParams, RowChoice
 from specgrove.models.decoder.spec import DecoderSpec
@@ -117,7 +118,24 @@ class ModelRunner:
         self._top_k.clear()
 
 
-def kv_caches(decoder: Decoder, num_slots: int) -> KvCaches:
+class HasCaches(Protocol):
+    """What a cache is made for."""
+
+    @property
+    def heads(self) -> AttentionHeads:
+        """Of each of its layers."""
+        ...
+
+    @property
+    def num_layers(self) -> int:
+        """So many pairs of caches."""
+        ...
+
+    dtype: torch.dtype
+    device: torch.device
+
+
+def kv_caches(decoder: HasCaches, num_slots: int) -> KvCaches:
     """One allocation per layer; of the CPU's memory only what is used is taken."""
     shape = (num_slots, decoder.heads.num_kv_heads, decoder.heads.head_dim)
     keys, values = (

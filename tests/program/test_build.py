@@ -102,7 +102,7 @@ def test_norms_of_heads_and_of_what_is_added(tmp_path: Path) -> None:
     """The second layer, of a window's kind: hidden states come from a stage before, and go on to one behind."""
     shard = Shard(0, 1, 2, 3, is_first_stage=False, is_last_stage=False)
     assert listing(program_of("gemma3", tmp_path, shard)) == [
-        "Input out=hidden",
+        "Input out=hidden width=48",
         "Norm out=normed x=hidden kind=rms weights=48 eps=1e-06",
         "Multiply out=wide x=normed linear=48->80",
         "HeadNorm x=wide scale=8 eps=1e-06 first_head=0 num_heads=6 head_dim=8 width=80",

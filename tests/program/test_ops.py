@@ -15,7 +15,7 @@ EMBED = Embed(0, TABLE, 1.0, 0, VOCAB_SIZE)
 
 
 @pytest.mark.parametrize(
-    "op", [EMBED, AddPositions(0, TABLE), Input(0), RotateStore(5, 4, 0, program().heads, None), TakeRows((0,))]
+    "op", [EMBED, AddPositions(0, TABLE), Input(0, HIDDEN), RotateStore(5, 4, 0, program().heads, None), TakeRows((0,))]
 )
 def test_ops_of_all_rows_stand_before_rows_are_taken(op: Op) -> None:
     """Their ids, positions and slots are those of all rows: behind it they would be other rows'."""
@@ -37,4 +37,4 @@ def test_hidden_states_are_handed_out_at_every_place_once(places: tuple[int, ...
 def test_how_wide_an_input_is() -> None:
     good = program()
     assert good.input_width is None
-    assert replace(good, ops=(Input(0),)).input_width == HIDDEN
+    assert replace(good, ops=(Input(0, HIDDEN),)).input_width == HIDDEN
