@@ -16,8 +16,7 @@ from llm_service.structure import OutputStructure
 from specgrove.kernels.sampling import ChoiceParams, KnownToken
 from specgrove.loop.request import SamplingParams, SessionParams, Verdict, VerifyWork
 from specgrove.loop.token_tree import TokenTree
-
-_MIN_TEMPERATURE = 1e-4
+from specgrove.ranges import MIN_TEMPERATURE
 
 
 @dataclass(slots=True, eq=False)
@@ -143,8 +142,7 @@ class PendingWork:
 
 def _choice_params(sampling: SamplingParams) -> ChoiceParams:
     return ChoiceParams(
-        # Dividing by less overflows, and the most probable token is the choice anyway.
-        temperature=sampling.temperature if sampling.temperature >= _MIN_TEMPERATURE else 0.0,
+        temperature=sampling.temperature if sampling.temperature >= MIN_TEMPERATURE else 0.0,
         top_k=sampling.top_k,
         top_p=sampling.top_p,
         min_p=sampling.min_p,

@@ -35,6 +35,8 @@ SAMPLING_RANGES = {
     "presence_penalty": Range(-2, 2),
     "frequency_penalty": Range(-2, 2),
 }
+# Below it a temperature counts as 0: dividing by less overflows, and the most probable token is the choice anyway.
+MIN_TEMPERATURE = 1e-4
 LOGIT_BIASES = Range(-100, 100)
 MAX_NUM_LOGIT_BIASES = 1024
 MAX_NUM_LOG_PROBS = 20

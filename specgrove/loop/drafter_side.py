@@ -13,8 +13,18 @@ from typing import Protocol
 from specgrove.config import MAX_NUM_TREE_NODES, NUM_TOKEN_IDS
 from specgrove.errors import DeadlineExceededError, SpecGroveError, StaleBaseError, UnavailableError, WorkLostError
 from specgrove.loop.deadlines import remaining_ms
-from specgrove.loop.request import NOT_TRACED, Draft, DraftedTree, DraftWork, GenerationRequest, TreeShape
+from specgrove.loop.request import (
+    NOT_TRACED,
+    Draft,
+    DraftedTree,
+    DraftWork,
+    GenerationRequest,
+    SamplingParams,
+    TreeShape,
+)
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.verifier_knowledge import DraftSampling
+from specgrove.ranges import MIN_TEMPERATURE
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +76,7 @@ class DrafterSide:
         self._request = request
         self._session = drafter.session(request.session_id)
         self._vocab_size = vocab_size
+        self._sampling = _as_drafted(request.sampling)
         self._held_len = 0
         self.under_way: asyncio.Task[tuple[CheckedTree, ...]] | None = None
         """The last work sent; it may have ended."""
@@ -118,6 +129,7 @@ class DrafterSide:
                 ssms=self._request.speculation.ssms,
                 timeout_ms=remaining_ms(self._request.deadline_s),
                 trace_context=NOT_TRACED if self._held_len else self._request.trace_context,
+                sampling=None if self._held_len else self._sampling,
             )
         )
 
@@ -202,3 +214,10 @@ class DrafterSide:
         if self.under_way is not None:
             self.under_way.cancel()
         await self._session.close()
+
+
+def _as_drafted(sampling: SamplingParams) -> DraftSampling | None:
+    """As far as a drafter can use it; ``None``: greedy."""
+    if sampling.temperature < MIN_TEMPERATURE:
+        return None
+    return DraftSampling(sampling.temperature, sampling.seed, sampling.top_k, sampling.top_p)

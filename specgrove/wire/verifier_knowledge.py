@@ -13,7 +13,7 @@ from typing import Protocol
 from specgrove.config import MAX_HIDDEN_WINDOW, MAX_NUM_HIDDEN_LAYERS, MAX_NUM_ROW_TOP_K
 from specgrove.errors import InvalidRequestError
 from specgrove.loop.verifier_knowledge import DraftSampling, HiddenStates, RowTopK
-from specgrove.ranges import SAMPLING_RANGES
+from specgrove.ranges import MIN_TEMPERATURE, SAMPLING_RANGES
 from specgrove.v1 import ssm_pb2, token_tree_pb2
 
 # A tree has fewer; several steps share a message.
@@ -42,7 +42,11 @@ def draft_sampling_from_proto(proto: ssm_pb2.DraftSampling) -> DraftSampling | N
     for name, value in (("temperature", proto.temperature), ("top_p", top_p)):
         if problem := SAMPLING_RANGES[name].problem(value):
             raise InvalidRequestError.of(f"sampling.{name}", problem)
-    return DraftSampling(proto.temperature, proto.seed, proto.top_k, top_p) if proto.temperature > 0 else None
+    return (
+        DraftSampling(proto.temperature, proto.seed, proto.top_k, top_p)
+        if proto.temperature >= MIN_TEMPERATURE
+        else None
+    )
 
 
 def hidden_states_to_proto(states: HiddenStates | None) -> token_tree_pb2.HiddenStates | None:
