@@ -31,6 +31,8 @@ _TIMEOUT_S = 4.0
 # In which a connection must say which rank it is.
 _HELLO_TIMEOUT_S = 2.0
 _CONNECT_TIMEOUT_S = 30.0
+# Ranks that compute with one that is gone end, too, and may be heard first: so long it is waited for others that are gone, to name all.
+_GATHER_S = 0.25
 LOOPBACK = "127.0.0.1"
 _SECRET_LEN = 16
 _DOOR = struct.Struct(f"!H{_SECRET_LEN}s")
@@ -85,6 +87,7 @@ class LivenessMonitor:
         self._pass_started_s: float | None = None
         self._is_starting = True
         self._is_closing = False
+        self._peers: list[_Peer] = []
         self._thread = threading.Thread(target=self._run, name="rank-liveness", daemon=True)
 
     @property
@@ -108,7 +111,9 @@ class LivenessMonitor:
                 continue
             missing.remove(rank)
             addresses.add(_own_address(connection))
-            self._selector.register(connection, selectors.EVENT_READ, _Peer(rank, pid, time.monotonic()))
+            peer = _Peer(rank, pid, time.monotonic())
+            self._peers.append(peer)
+            self._selector.register(connection, selectors.EVENT_READ, peer)
         self._listener.close()
         self._thread.start()
         return min(sorted(addresses), key=is_loopback)
@@ -152,8 +157,8 @@ class LivenessMonitor:
 
     def _run(self) -> None:
         while self._selector.get_map() and not self.failed.done():
-            for key, _ in self._selector.select(_INTERVAL_S):
-                self._hear(key)
+            if gone := self._hear(_INTERVAL_S):
+                self._fail_of(gone)
             now_s = time.monotonic()
             started_s = self._pass_started_s
             if self._is_closing:
@@ -164,20 +169,31 @@ class LivenessMonitor:
                 if now_s - key.data.last_heard_s > _TIMEOUT_S:
                     self._fail(f"{self._describe(key.data.rank)} has not answered for {_TIMEOUT_S:.0f} s")
 
-    def _hear(self, key: selectors.SelectorKey) -> None:
-        connection, peer = key.fileobj, key.data
-        assert isinstance(connection, socket.socket)
-        try:
-            is_alive = bool(connection.recv(64))
-        except OSError:
-            is_alive = False
-        if is_alive:
-            peer.last_heard_s = time.monotonic()
-        elif self._is_closing:
-            self._selector.unregister(connection)
-            connection.close()
-        else:
-            self._fail(f"{self._describe(peer.rank)} is gone")
+    def _hear(self, timeout_s: float) -> list[_Peer]:
+        """Waits for signs of life; returns whose connections have ended instead."""
+        gone = []
+        for key, _ in self._selector.select(timeout_s):
+            connection, peer = key.fileobj, key.data
+            assert isinstance(connection, socket.socket)
+            try:
+                is_alive = bool(connection.recv(64))
+            except OSError:
+                is_alive = False
+            if is_alive:
+                peer.last_heard_s = time.monotonic()
+            else:
+                self._selector.unregister(connection)
+                connection.close()
+                gone.append(peer)
+        return gone
+
+    def _fail_of(self, gone: list[_Peer]) -> None:
+        if self._is_closing:
+            return
+        for _ in self._peers:  # who lives is heard, too, and a wait ends with it
+            gone += self._hear(_GATHER_S) if self._selector.get_map() else []
+        names = [self._describe(peer.rank) for peer in sorted(gone, key=lambda peer: peer.rank)]
+        self._fail(f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} gone")
 
     def _fail(self, message: str) -> None:
         if self._is_closing or self.failed.done():
@@ -189,9 +205,9 @@ class LivenessMonitor:
             os._exit(1)
 
     def _kill_local(self) -> None:
-        for key in list(self._selector.get_map().values()) if self._is_one_machine else ():
+        for peer in self._peers if self._is_one_machine else ():
             with contextlib.suppress(ProcessLookupError):  # one that hangs would not end when it is told to
-                os.kill(key.data.pid, signal.SIGKILL)
+                os.kill(peer.pid, signal.SIGKILL)
 
 
 def _listener_on(host: str) -> socket.socket:

@@ -36,6 +36,24 @@ def test_a_rank_that_is_gone_is_named() -> None:
         monitor.failed.result(timeout=LIMIT_S)
 
 
+def test_all_ranks_that_are_gone_are_named_whichever_is_heard_first() -> None:
+    """Who computed with the lost rank has ended, too, and says no more about it than the lost one."""
+    monitor = LivenessMonitor(4, lambda rank: f"rank {rank}", "127.0.0.1")
+    with contextlib.ExitStack() as stack:
+        connections = {}
+        for rank in (2, 3, 1):
+            silent = stack.enter_context(subprocess.Popen(["sleep", "3600"]))
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", monitor.door.port)))
+            connection.sendall(struct.pack("!16sII", monitor.door.secret, rank, silent.pid))
+            connections[rank] = connection
+        monitor.begin_service()
+        monitor.start()
+        connections[2].close()
+        connections[3].close()
+        with pytest.raises(RuntimeError, match="rank 2 and rank 3 are gone"):
+            monitor.failed.result(timeout=LIMIT_S)
+
+
 class Turns:
     """A clock that tests turn, for a monitor whose thread looks at it many times a second."""
 
