@@ -108,7 +108,7 @@ class ParallelRunner:
             with self._liveness.passing():
                 self._start(rows)
         except Exception as error:  # the other ranks have the rows already: nobody knows where they stand
-            raise RankFailedError(f"a pass over the ranks failed: {type(error).__name__}: {error}") from error
+            raise self._failure(error) from error
 
     def _start(self, rows: PassRows) -> None:
         message = to_tensor(rows)
@@ -134,8 +134,12 @@ class ParallelRunner:
             with self._liveness.passing():
                 dist.recv(logits, self._links.layout.ranks_of(self._links.layout.num_stages - 1).start)
         except Exception as error:
-            raise RankFailedError(f"a pass over the ranks failed: {type(error).__name__}: {error}") from error
+            raise self._failure(error) from error
         return logits
+
+    def _failure(self, error: Exception) -> RankFailedError:
+        reason = self._liveness.reason() or f"{type(error).__name__}: {error}"
+        return RankFailedError(f"a pass over the ranks failed: {reason}")
 
     def discard(self) -> None:
         """See ``Runner``."""

@@ -33,6 +33,8 @@ _HELLO_TIMEOUT_S = 2.0
 _CONNECT_TIMEOUT_S = 30.0
 # Ranks that compute with one that is gone end, too, and may be heard first: so long it is waited for others that are gone, to name all.
 _GATHER_S = 0.25
+# In which a rank that is gone is noticed, also by a busy machine.
+_NOTICE_S = 3.0
 LOOPBACK = "127.0.0.1"
 _SECRET_LEN = 16
 _DOOR = struct.Struct(f"!H{_SECRET_LEN}s")
@@ -144,6 +146,12 @@ class LivenessMonitor:
             yield
         finally:
             self._pass_started_s = None
+
+    def reason(self) -> str | None:
+        """Why a pass has failed, as far as ranks that are gone are the reason: a call of theirs fails before they are missed here."""
+        with contextlib.suppress(TimeoutError):
+            return str(self.failed.exception(timeout=_NOTICE_S))
+        return None
 
     def expect_ends(self) -> None:
         """Ranks may end from now on."""

@@ -116,15 +116,14 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
     async def _write(self, context: Context, response: Any) -> None:
         # HTTP/2 lets a server send as much as its client makes room for by reading; then writing waits.
-        if self._write_timeout_s is None:
-            await context.write(response)
-            return
         try:
             async with asyncio.timeout(self._write_timeout_s):
                 await context.write(response)
         except TimeoutError:
             seconds = f"{self._write_timeout_s:g} s"
             raise DeadlineExceededError(f"the client has read nothing for {seconds}; its request was ended") from None
+        except grpc.aio.InternalError as error:  # how grpc says that the client is gone, before it cancels the call
+            raise _ClientGoneError from error
 
     def _check(self, request: object) -> None:
         if self.is_draining:
@@ -138,6 +137,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
             yield
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
+        except _ClientGoneError:
+            logger.debug("%s: the client is gone", method)
         except SpecGroveError as error:
             logger.log(logging.ERROR if isinstance(error, InternalError) else logging.DEBUG, "%s: %s", method, error)
             await self._abort(context, method, error)
@@ -153,6 +154,10 @@ class CallGuard(grpc.aio.ServerInterceptor):
     async def _abort(self, context: Context, method: str, error: SpecGroveError) -> None:
         self._num_errors[(method, status_of(error)[0].name)] += 1
         await abort(context, error)
+
+
+class _ClientGoneError(Exception):
+    """Nobody reads what is written."""
 
 
 class _Undecodable:

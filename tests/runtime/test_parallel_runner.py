@@ -181,6 +181,18 @@ def test_a_rank_that_fails_in_mid_pass_is_a_failure_of_the_engine(suite_of: Suit
         assert str(suite.failures[2]) == "Connection closed by peer 1"
 
 
+def test_a_pass_that_fails_for_a_rank_that_is_gone_names_it(suite_of: SuiteOf) -> None:
+    """What its neighbour says then is that a connection was closed."""
+    suite = suite_of(1, 3)
+    suite.stages[1].fails_at = {2}
+    suite.watch.lost = "rank 1 (stage 1, tensor rank 0) is gone"
+    suite.runner.start(batch_of(2))
+    with pytest.raises(
+        FatalEngineError, match=r"a pass over the ranks failed: rank 1 \(stage 1, tensor rank 0\) is gone"
+    ):
+        suite.runner.finish()
+
+
 def test_a_failure_of_rank_0_is_told_by_its_name(suite_of: SuiteOf) -> None:
     """The others have the rows already, and nobody knows where they stand."""
     suite = suite_of(1, 2)

@@ -50,8 +50,14 @@ def test_all_ranks_that_are_gone_are_named_whichever_is_heard_first() -> None:
         monitor.start()
         connections[2].close()
         connections[3].close()
-        with pytest.raises(RuntimeError, match="rank 2 and rank 3 are gone"):
-            monitor.failed.result(timeout=LIMIT_S)
+        assert monitor.reason() == "rank 2 and rank 3 are gone"
+
+
+def test_where_all_ranks_live_there_is_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_liveness, "_NOTICE_S", 0.01)
+    monitor = LivenessMonitor(2, lambda rank: f"rank {rank}", "127.0.0.1")
+    with connected(monitor):
+        assert monitor.reason() is None
 
 
 class Turns:

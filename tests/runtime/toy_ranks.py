@@ -94,6 +94,10 @@ class Watch:
     def __init__(self) -> None:
         self.num_passes = 0
         self.is_in_pass = False
+        self.lost: str | None = None
+
+    def reason(self) -> str | None:
+        return self.lost
 
     @contextlib.contextmanager
     def passing(self) -> Iterator[None]:

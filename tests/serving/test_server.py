@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from specgrove.errors import InternalError, InvalidRequestError, ResourceExhaustedError, UnavailableError
 from specgrove.serving import address as address_module
+from specgrove.serving.call_guard import CallGuard
 from specgrove.serving.server import Server, ServerLimits, serve_until_signal
 from specgrove.serving.status import error_from_rpc
 from specgrove.serving.work_stream_client import WorkStreamClient
@@ -136,6 +138,27 @@ async def test_a_defect_is_internal_without_its_traceback(channel: grpc.aio.Chan
         await ssm_pb2_grpc.SsmServiceStub(channel).GetModelInfo(ssm_pb2.SsmServiceGetModelInfoRequest())
     assert isinstance(error_from_rpc(info.value), InternalError)
     assert "secret" not in str(info.value.details())
+
+
+async def test_a_client_that_left_while_it_was_written_to_is_no_defect_of_ours(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """grpc fails the write before it cancels the call."""
+
+    class Left(grpc.aio.ServicerContext[object, object]):
+        __abstractmethods__ = frozenset()
+
+        async def write(self, message: object) -> None:
+            raise grpc.aio.InternalError("the call has ended")
+
+    async def answer(request: object, context: object) -> AsyncIterator[str]:
+        yield "one"
+
+    guard = CallGuard(write_timeout_s=LIMIT_S)
+    handler = grpc.unary_stream_rpc_method_handler(answer, ssm_pb2.DraftRequest.FromString)
+    await guard._guarded(handler, "/of/Test").unary_stream("request", Left())
+    assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
+    assert not [reading for reading in guard.readings() if reading.value]
 
 
 async def test_invalid_utf8_and_too_long_messages_name_the_request(channel: grpc.aio.Channel) -> None:
