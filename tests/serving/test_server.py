@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import grpc
 import pytest
@@ -145,18 +146,14 @@ async def test_a_client_that_left_while_it_was_written_to_is_no_defect_of_ours(
 ) -> None:
     """grpc fails the write before it cancels the call."""
 
-    class Left(grpc.aio.ServicerContext[object, object]):
-        __abstractmethods__ = frozenset()
-
-        async def write(self, message: object) -> None:
-            raise grpc.aio.InternalError("the call has ended")
+    left = AsyncMock(write=AsyncMock(side_effect=grpc.aio.InternalError("the call has ended")))
 
     async def answer(request: object, context: object) -> AsyncIterator[str]:
         yield "one"
 
     guard = CallGuard(write_timeout_s=LIMIT_S)
     handler = grpc.unary_stream_rpc_method_handler(answer, ssm_pb2.DraftRequest.FromString)
-    await guard._guarded(handler, "/of/Test").unary_stream("request", Left())
+    await guard._guarded(handler, "/of/Test").unary_stream("request", left)
     assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
     assert not [reading for reading in guard.readings() if reading.value]
 
