@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from router.row_times import RowTimes
 from router.service_replica import ServiceReplica
 from specgrove.addresses import ReplicaAddress
 from specgrove.errors import InternalError, UnavailableError
+from specgrove.loop.row_times import RowTimes
 from specgrove.serving.replica_channel import ServicesTls, closed_is_away
 from specgrove.serving.status import error_from_rpc
 from specgrove.v1 import llm_pb2, llm_pb2_grpc

@@ -9,12 +9,13 @@ more, puts no end to it for long.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from router.acceptance import DepthCounts
-from router.row_times import RowTimes
-from specgrove.loop.request import Step
+from router.calibration import Calibration
+from specgrove.loop.request import ProposedTree, Step
+from specgrove.loop.row_times import RowTimes
 
 # After so many observations one counts half as much, over all sessions.
 _ROUTER_DECAY = 0.5 ** (1 / 64)
@@ -148,6 +149,7 @@ class Measurements:
         """``load_of`` tells a session's replica."""
         self.load_of = load_of
         self.exploration = Exploration()
+        self.calibration = Calibration()
         self.read_ms_per_token = RunningMean(0.0)
         self._acceptance: dict[tuple[str, ...], DepthCounts] = {}
         self._costs: dict[int, StepCosts] = {}
@@ -195,8 +197,9 @@ class Measurements:
 class SessionTimes:
     """One session's way to the measurements: knows its replica, and which step reads the prompt."""
 
-    def __init__(self, measurements: Measurements, session_id: str) -> None:
+    def __init__(self, measurements: Measurements, session_id: str, *, is_sampled: bool = False) -> None:
         self.shared = measurements
+        self._is_sampled = is_sampled
         self.has_begun = False
         self._session_id = session_id
 
@@ -206,12 +209,19 @@ class SessionTimes:
         return self.shared.load_of(self._session_id)
 
     def observe(self, step: Step) -> None:
-        """Counts a step's times. The first one reads the prompt, and says nothing of others."""
+        """Counts a step's times, and what was right. The first one reads the prompt, and says nothing of others."""
+        self._observe_proposed(step.proposed, [token.token_id for token in step.tokens])
+        if step.probe is not None:
+            self._observe_proposed(step.probe.proposed, step.probe.token_ids)
         if step.reading is not None and step.reading.num_tokens > 0:
             self.shared.read_ms_per_token.add(step.reading.ms / step.reading.num_tokens)
         if self.has_begun:
             self.shared.observe(step, self.load)
         self.has_begun = True
+
+    def _observe_proposed(self, trees: Sequence[ProposedTree], token_ids: Sequence[int]) -> None:
+        for proposed in trees:
+            self.shared.calibration.observe(proposed, token_ids, is_sampled=self._is_sampled)
 
 
 def _copy_of(costs: StepCosts) -> StepCosts:

@@ -76,10 +76,13 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         # Calls that turn texts into tokens or back, and nothing else.
         self._text_admission = Admission(_MAX_NUM_TEXT_CALLS, _MAX_NUM_QUEUED_TEXT_CALLS)
         self._measurements = Measurements(lambda session_id: llms.load_of(session_id, admission.num_active))
+        self.calibration = self._measurements.calibration
         self.request_counts = RequestCounts()
         self.speculation_counts = SpeculationCounts()
         self.replica_stats = ReplicaStats(llms, ssms)
-        self._stats = RouterStats(admission, self.request_counts, self.speculation_counts, self.replica_stats)
+        self._stats = RouterStats(
+            admission, self.request_counts, self.speculation_counts, self.replica_stats, self.calibration
+        )
         self.version = version()
 
     async def Generate(  # noqa: N802
@@ -206,6 +209,9 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             policy_for(request, self._trees, self._measurements, max_num_nodes),
             vocab_size=model.vocab_size,
             max_model_len=model.max_model_len,
+            correct=functools.partial(
+                self._measurements.calibration.corrected, is_sampled=request.sampling.temperature > 0
+            ),
         )
 
     def _response_to(

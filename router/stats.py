@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from router.admission import Admission
+from router.calibration import Calibration
 from router.replica_stats import ReplicaState, ReplicaStats
 from router.request_counts import RequestCounts
 from router.speculation_counts import SpeculationCounts
@@ -16,12 +17,18 @@ class RouterStats:
     """One per router; used by its servicer."""
 
     def __init__(
-        self, admission: Admission, requests: RequestCounts, speculation: SpeculationCounts, replicas: ReplicaStats
+        self,
+        admission: Admission,
+        requests: RequestCounts,
+        speculation: SpeculationCounts,
+        replicas: ReplicaStats,
+        calibration: Calibration,
     ) -> None:
         self._admission = admission
         self._requests = requests
         self._speculation = speculation
         self._replicas = replicas
+        self._calibration = calibration
         self._started_s = time.monotonic()
 
     async def answer(self, model: str, version: str) -> router_pb2.GetStatsResponse:
@@ -42,7 +49,7 @@ class RouterStats:
             first_token=_timing(requests.first_token_s),
             between_tokens=_timing(requests.between_tokens_s),
             duration=_timing(requests.duration_s),
-            speculation=_speculation(self._speculation),
+            speculation=_speculation(self._speculation, self._calibration),
             services=[_service(state) for state in self._replicas.states()],
         )
 
@@ -51,7 +58,7 @@ def _timing(times: Histogram) -> router_pb2.Timing:
     return router_pb2.Timing(num=times.num, total_s=times.total)
 
 
-def _speculation(counts: SpeculationCounts) -> router_pb2.SpeculationStats:
+def _speculation(counts: SpeculationCounts, calibration: Calibration) -> router_pb2.SpeculationStats:
     return router_pb2.SpeculationStats(
         num_verify_steps=counts.num_steps,
         num_drafts=counts.num_drafts,
@@ -64,6 +71,7 @@ def _speculation(counts: SpeculationCounts) -> router_pb2.SpeculationStats:
                 num_drafts=num_drafts,
                 num_draft_tokens=counts.drafted_by_ssm[name],
                 num_accepted_tokens=counts.accepted_by_ssm[name],
+                calibration_errors=calibration.errors(name),
             )
             for name, num_drafts in counts.drafts_by_ssm.items()
         ],

@@ -236,7 +236,10 @@ def policy_for(
     request: GenerationRequest, config: TreeConfig, measurements: Measurements, max_num_nodes: int
 ) -> TreePolicy:
     """A request's policy. A client that gives nodes and depth gets exactly these, up to ``max_num_nodes`` of the service."""
-    options, times = request.speculation, SessionTimes(measurements, request.session_id)
+    options, times = (
+        request.speculation,
+        SessionTimes(measurements, request.session_id, is_sampled=request.sampling.temperature > 0),
+    )
     if options.disabled:
         return StaticTreePolicy(_NO_TREE, times)
     shape = TreeShape(

@@ -18,6 +18,7 @@ MODULES = {
         "router.admission",
         "router.request_counts",
         "router.speculation_counts",
+        "router.calibration",
         "router.replica_stats",
         "router.http.response_counts",
         "specgrove.serving.call_guard",

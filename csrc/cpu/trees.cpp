@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <numeric>
+#include <queue>
 #include <stdexcept>
+#include <tuple>
 #include <utility>
 
 namespace specgrove {
@@ -12,30 +15,40 @@ namespace {
 
 using Edge = std::pair<int64_t, int64_t>;  // parent node, token id
 
-std::vector<double> cumulative(const Tree& tree) {
-  std::vector<double> sums(tree.token_ids.size(), 0.0);
-  for (size_t node = 1; node < sums.size(); ++node) {
-    sums[node] = sums[tree.parents[node]] + std::min(tree.log_probs[node], 0.0);
+// Log-probabilities are at most 0, and those of siblings those of a distribution: where they sum to more than 1 they
+// are scaled.
+void scale_siblings(Tree& tree, const std::vector<std::vector<int64_t>>& children) {
+  std::vector<double> probs;
+  for (const std::vector<int64_t>& siblings : children) {
+    probs.clear();
+    for (int64_t node : siblings) {
+      tree.log_probs[node] = std::min(tree.log_probs[node], 0.0);
+      probs.push_back(std::exp(tree.log_probs[node]));
+    }
+    std::sort(probs.begin(), probs.end());  // so that the sum doesn't depend on the order of the trees
+    const double sum = std::accumulate(probs.begin(), probs.end(), 0.0);
+    if (sum <= 1.0) continue;
+    for (int64_t node : siblings) tree.log_probs[node] -= std::log(sum);
   }
-  return sums;
 }
 
-Tree best_of(const Tree& tree, int64_t max_num_nodes) {
-  const std::vector<double> scores = cumulative(tree);
-  std::vector<int64_t> order(tree.token_ids.size());
-  std::iota(order.begin(), order.end(), 0);
-  // A parent scores no worse than its children and stands before them, so what is kept is a tree.
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return scores[a] > scores[b]; });
-  order.resize(max_num_nodes);
-  std::sort(order.begin(), order.end());
-  std::vector<int64_t> new_index(tree.token_ids.size(), -1);
+// The best nodes by cumulative log-probability, best first. Of equal ones that comes first whose parent does, then the
+// lower token id: so the result doesn't depend on the order of the nodes.
+Tree best_first(const Tree& tree, const std::vector<std::vector<int64_t>>& children, int64_t max_num_nodes) {
+  using Entry = std::tuple<double, int64_t, int64_t, int64_t>;  // minus the score, the parent's place, token id, node
+  std::priority_queue<Entry, std::vector<Entry>, std::greater<Entry>> open;
+  open.emplace(0.0, -1, tree.token_ids[0], 0);
   Tree kept;
-  for (int64_t node : order) {
-    new_index[node] = static_cast<int64_t>(kept.token_ids.size());
-    kept.token_ids.push_back(tree.token_ids[node]);
-    kept.parents.push_back(node == 0 ? -1 : new_index[tree.parents[node]]);
+  while (!open.empty() && static_cast<int64_t>(kept.token_ids.size()) < max_num_nodes) {
+    const auto [cost, parent, token_id, node] = open.top();
+    open.pop();
+    const int64_t place = static_cast<int64_t>(kept.token_ids.size());
+    kept.token_ids.push_back(token_id);
+    kept.parents.push_back(parent);
     kept.log_probs.push_back(tree.log_probs[node]);
     kept.sources.push_back(tree.sources[node]);
+    for (int64_t child : children[node])
+      open.emplace(cost - tree.log_probs[child], place, tree.token_ids[child], child);
   }
   return kept;
 }
@@ -46,6 +59,7 @@ Tree merge_trees(const std::vector<Tree>& trees, int64_t max_num_nodes) {
   if (trees.empty() || max_num_nodes < 1) throw std::invalid_argument("at least one tree and one node are needed");
   Tree merged;
   std::map<Edge, int64_t> children;
+  std::vector<std::vector<int64_t>> children_of;
   for (const Tree& tree : trees) {
     if (tree.token_ids.empty() || tree.token_ids[0] != trees[0].token_ids.at(0)) {
       throw std::invalid_argument("trees to merge must have the same root");
@@ -69,14 +83,21 @@ Tree merge_trees(const std::vector<Tree>& trees, int64_t max_num_nodes) {
         merged.parents.push_back(parent);
         merged.log_probs.push_back(tree.log_probs[node]);
         merged.sources.push_back(tree.sources[node]);
-      } else {
-        merged.log_probs[place[node]] = std::max(merged.log_probs[place[node]], tree.log_probs[node]);
-        merged.sources[place[node]] |= tree.sources[node];
+        children_of.emplace_back();
+        if (parent >= 0) children_of[parent].push_back(place[node]);
+        continue;
       }
+      // A borrowed node's probability is its drafter's guess at what another one proposed.
+      double& log_prob = merged.log_probs[place[node]];
+      uint64_t& sources = merged.sources[place[node]];
+      const bool is_borrowed = tree.sources[node] == 0, was_borrowed = sources == 0;
+      if (is_borrowed == was_borrowed) log_prob = std::max(log_prob, tree.log_probs[node]);
+      if (was_borrowed && !is_borrowed) log_prob = tree.log_probs[node];
+      sources |= tree.sources[node];
     }
   }
-  if (static_cast<int64_t>(merged.token_ids.size()) <= max_num_nodes) return merged;
-  return best_of(merged, max_num_nodes);
+  scale_siblings(merged, children_of);
+  return best_first(merged, children_of, max_num_nodes);
 }
 
 std::string ancestor_masks(const std::vector<int64_t>& parents) {

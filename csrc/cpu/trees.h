@@ -14,7 +14,8 @@ struct Tree {
   std::vector<uint64_t> sources;
 };
 
-// Equal root paths become one node; the best max_num_nodes by cumulative log-probability are kept.
+// Equal root paths become one node, of the largest log-probability that a tree with sources there gives it; siblings'
+// probabilities are scaled to sum to at most 1. The best max_num_nodes by cumulative log-probability, best first.
 Tree merge_trees(const std::vector<Tree>& trees, int64_t max_num_nodes);
 // Little-endian words [num_nodes, words]: bit j of row i is set where node j is i or an ancestor of it.
 std::string ancestor_masks(const std::vector<int64_t>& parents);

@@ -14,10 +14,12 @@ Arrays = tuple[Sequence[int], Sequence[int], Sequence[float], Sequence[int]]
 
 
 def merge_trees(trees: Sequence[Arrays], max_num_nodes: int) -> tuple[list[int], list[int], list[float], list[int]]:
-    """Merges trees with the same root by prefix; sources are united, the larger log-probability of a node stays.
+    """Merges trees with the same root by prefix: sources are united, the largest log-probability of a node stays.
 
-    Of more than ``max_num_nodes`` nodes (root counted) the best by cumulative log-probability are kept, ties in order of
-    appearance. Raises ``ValueError`` when roots differ or a parent stands after its child.
+    One without sources, root aside, is *borrowed*: its log-probability counts only where no other tree has the node. Siblings whose
+    probabilities sum to more than 1 are scaled to sum to 1. Of more than ``max_num_nodes`` nodes (root counted) the best by cumulative
+    log-probability are kept. They come best first, whatever the order of the trees: of equal ones first that whose parent comes first, then
+    the lower token id. Raises ``ValueError`` when roots differ or a parent stands after its child.
     """
     return _native.merge_trees(trees, max_num_nodes)
 

@@ -63,7 +63,6 @@ class CheckedTree:
 
     ssm: str
     tree: TokenTree
-    depth: int
 
 
 class DrafterSide:
@@ -195,8 +194,7 @@ class DrafterSide:
         def is_known(token_id: int) -> bool:
             return token_id < self._vocab_size and token_id not in drafted.foreign_ids
 
-        tree = whole.of_tokens(is_known)
-        return CheckedTree(drafted.ssm, tree, depth if tree is whole else max(tree.depths()))
+        return CheckedTree(drafted.ssm, whole.of_tokens(is_known))
 
     def _leave_alone(self, reason: str) -> None:
         self._num_steps_alone = min(_FIRST_NUM_STEPS_ALONE << self._num_failures, _MAX_NUM_STEPS_ALONE)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from specgrove.config import MAX_NUM_SSMS, MAX_NUM_TREE_NODES
 from specgrove.loop.drafter_side import CheckedTree, Drafter, DrafterSide
-from specgrove.loop.request import GenerationRequest, Reading, TreeShape
+from specgrove.loop.request import GenerationRequest, ProposedTree, Reading, TreeShape
 from specgrove.loop.token_tree import TokenTree, merge_trees
 
 # A draft takes milliseconds; one that takes longer than this is given up for this step.
@@ -23,6 +23,14 @@ _LATE_DRAFT_WAIT_S = 0.05
 # Drafters that lack more tokens than this take them in first, while the verifier goes on by itself.
 _MAX_NUM_UNREAD_TOKENS = 64
 _NOTHING = TreeShape(max_num_nodes=0, max_depth=0)
+
+Correct = Callable[[str, TokenTree], TokenTree]
+"""An SSM's tree, by the SSM's name, with the probabilities that its nodes are taken to have."""
+
+
+def as_told(ssm: str, tree: TokenTree) -> TokenTree:
+    """Believes what SSMs say."""
+    return tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +43,18 @@ class MergedTree:
     asked_depth: int = 0
     draft_ms: float = 0.0
     """The time that drafters took."""
+    proposed: tuple[ProposedTree, ...] = ()
+    """What it was merged from."""
 
 
 class Drafting:
     """The drafters' side of one request."""
 
-    def __init__(self, request: GenerationRequest, drafters: Sequence[Drafter], vocab_size: int) -> None:
+    def __init__(
+        self, request: GenerationRequest, drafters: Sequence[Drafter], vocab_size: int, correct: Correct = as_told
+    ) -> None:
         self._sides = [DrafterSide(request, drafter, vocab_size) for drafter in drafters]
+        self._correct = correct
         self._read_len = 0
         self._readings: set[asyncio.Task[None]] = set()
         self._last_reading: Reading | None = None
@@ -52,7 +65,7 @@ class Drafting:
         if shape.max_num_nodes > 0 and shape.max_depth > 0 and self._sides:
             self._read_len = len(committed)
             sides = [side for side in self._sides if side.takes_part()]
-        return Drafts(sides, committed, shape)
+        return Drafts(sides, committed, shape, self._correct)
 
     def take_in(self, committed: list[int]) -> None:
         """Lets the drafters read in the background, those that have ended what they did before."""
@@ -94,11 +107,12 @@ class Drafting:
 class Drafts:
     """The trees that drafters were asked for, for one step."""
 
-    def __init__(self, sides: Sequence[DrafterSide], committed: list[int], shape: TreeShape) -> None:
+    def __init__(self, sides: Sequence[DrafterSide], committed: list[int], shape: TreeShape, correct: Correct) -> None:
         """Asks those that are free."""
         self._started_s = time.perf_counter()
         self._committed = committed
         self._shape = shape
+        self._correct = correct
         self._root = TokenTree.of_root(committed[-1])
         self._busy = [side for side in sides if side.is_busy]
         self._answers = [(side, side.ask(committed, shape)) for side in sides if not side.is_busy]
@@ -125,10 +139,16 @@ class Drafts:
 
     def _merge(self, trees: Sequence[CheckedTree]) -> MergedTree:
         ssms = tuple(dict.fromkeys(each.ssm for each in trees))[:MAX_NUM_SSMS]
-        sourced = [each.tree.with_source(ssms.index(each.ssm)) for each in trees if each.ssm in ssms]
+        proposed = tuple(
+            ProposedTree(each.ssm, self._correct(each.ssm, each.tree.with_source(index)), each.tree.log_probs)
+            for each in trees
+            for index, ssm in enumerate(ssms)
+            if ssm == each.ssm
+        )
         tree, depth = self._root, 0
-        if sourced:
-            tree = merge_trees(sourced, min(self._shape.max_num_nodes + 1, MAX_NUM_TREE_NODES))
-            depth = trees[0].depth if tree is sourced[0] else max(tree.depths())
+        if proposed:
+            max_num_nodes = min(self._shape.max_num_nodes + 1, MAX_NUM_TREE_NODES)
+            tree = merge_trees([each.tree for each in proposed], max_num_nodes)
+            depth = max(tree.depths())
         draft_ms = (time.perf_counter() - self._started_s) * 1e3
-        return MergedTree(tree, ssms, depth, self._shape.max_depth, draft_ms)
+        return MergedTree(tree, ssms, depth, self._shape.max_depth, draft_ms, proposed)

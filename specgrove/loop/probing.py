@@ -48,11 +48,19 @@ class Probing:
             return None
         drafted = self._task.result()
         merged = drafted.merged
-        accepted_depth = _accepted_depth(merged.tree, committed[drafted.base :])
+        token_ids = committed[drafted.base :]
+        accepted_depth = _accepted_depth(merged.tree, token_ids)
         if accepted_depth is None:
             return None
         self._task = None
-        return Probe(merged.tree.num_nodes - 1, merged.asked_depth, accepted_depth, merged.draft_ms)
+        return Probe(
+            merged.tree.num_nodes - 1,
+            merged.asked_depth,
+            accepted_depth,
+            merged.draft_ms,
+            merged.proposed,
+            tuple(token_ids[: merged.asked_depth + 1]),
+        )
 
     def call_off(self) -> None:
         """A tree is wanted now: drafters that were asked for two at once would take each other's place."""

@@ -246,6 +246,16 @@ class CommittedToken:
 
 
 @dataclass(frozen=True, slots=True)
+class ProposedTree:
+    """One SSM's tree as it was merged with others: its probabilities are corrected. Borrowed nodes have no sources, others have one."""
+
+    ssm: str
+    tree: TokenTree
+    told_log_probs: tuple[float, ...]
+    """What the SSM said itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """A tree that was drafted while the verifier went on by itself, and compared with what it decided.
 
@@ -257,6 +267,9 @@ class Probe:
     """Levels that drafters were asked for; the tree may have fewer."""
     accepted_depth: int
     draft_ms: float
+    proposed: tuple[ProposedTree, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    """What the verifier chose from the trees' root on, as far as it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +319,8 @@ class Step:
     reading: Reading | None = None
     verified: VerifiedTree | None = None
     """The tree; None where nothing was drafted."""
+    proposed: tuple[ProposedTree, ...] = ()
+    """The trees that it was merged from."""
     num_prompt_tokens_read: int | None = None
     drafted_by_ssm: tuple[tuple[str, int], ...] = ()
     """The SSMs that had a part in the tree, each with the number of nodes that it drafted."""

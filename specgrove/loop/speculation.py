@@ -19,7 +19,7 @@ from typing import Self
 
 from specgrove.errors import DeadlineExceededError
 from specgrove.loop.drafter_side import Drafter
-from specgrove.loop.drafting import Drafting, MergedTree
+from specgrove.loop.drafting import Correct, Drafting, MergedTree, as_told
 from specgrove.loop.planning import Planning, TreePolicy
 from specgrove.loop.probing import Probing
 from specgrove.loop.request import GenerationRequest, PromptProgress, Step, Verdict
@@ -46,14 +46,15 @@ class Session:
         *,
         vocab_size: int,
         max_model_len: int,
+        correct: Correct = as_told,
     ) -> None:
-        """``max_model_len`` bounds prompt and output together, in tokens."""
+        """``max_model_len`` bounds prompt and output together, in tokens; SSMs' probabilities are corrected by ``correct``."""
         drafters = drafters if request.max_tokens > 0 else ()
         self._request = request
         self._policy = policy
         self._committed = list(request.prompt_token_ids)
         self._max_len = min(len(self._committed) + request.max_tokens, max_model_len)
-        self._drafting = Drafting(request, drafters, vocab_size)
+        self._drafting = Drafting(request, drafters, vocab_size, correct)
         self._probing = Probing(self._drafting)
         self._verifying = Verifying(request, verifier)
         self._planning = Planning(

@@ -39,6 +39,7 @@ def step_of(
         reading=reading,
         drafted_by_ssm=_num_nodes_by_ssm(merged),
         verified=verified,
+        proposed=merged.proposed,
     )
 
 

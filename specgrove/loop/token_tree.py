@@ -17,7 +17,8 @@ from specgrove.kernels.trees import validate_tree
 class TokenTree:
     """A tree of candidate tokens. All sequences have ``num_nodes`` elements.
 
-    ``log_probs`` are natural logarithms, conditional on the path; the root has 0. ``sources`` are bit sets over the SSMs.
+    ``log_probs`` are natural logarithms, conditional on the path; the root has 0. ``sources`` are bit sets over the SSMs; a node below the
+    root without any is *borrowed*: whose tree it is continues a path that another SSM proposed.
     """
 
     token_ids: tuple[int, ...]
@@ -41,6 +42,13 @@ class TokenTree:
         for node in range(1, self.num_nodes):
             depths[node] = depths[self.parents[node]] + 1
         return depths
+
+    def path_log_probs(self) -> list[float]:
+        """Of every node, the logarithm of the probability that it is accepted: its own one and those of its ancestors, summed."""
+        sums = [0.0] * self.num_nodes
+        for node in range(1, self.num_nodes):
+            sums[node] = sums[self.parents[node]] + self.log_probs[node]
+        return sums
 
     def validated(self, *, vocab_size: int, max_num_nodes: int) -> TokenTree:
         """This tree, or ``ValueError`` that says what is malformed."""
@@ -76,17 +84,21 @@ class TokenTree:
         )
 
     def with_source(self, source: int) -> TokenTree:
-        """The same tree with every node but the root drafted by SSM number ``source`` alone."""
-        return TokenTree(self.token_ids, self.parents, self.log_probs, (0, *([1 << source] * (self.num_nodes - 1))))
+        """The same tree as that of SSM number ``source``: its nodes with sources are drafted by that SSM alone.
+
+        Where there are none all of them are.
+        """
+        own = 1 << source
+        is_own_alone = not any(self.sources)
+        sources = (0, *(own if is_own_alone or sources else 0 for sources in self.sources[1:]))
+        return TokenTree(self.token_ids, self.parents, self.log_probs, sources)
 
 
 def merge_trees(trees: Sequence[TokenTree], max_num_nodes: int) -> TokenTree:
     """Trees with the same root merged by prefix: equal paths become one node that remembers all its SSMs.
 
-    At most ``max_num_nodes`` nodes (root counted) are kept, the best by cumulative log-probability.
+    See ``specgrove.kernels.trees.merge_trees``. At most ``max_num_nodes`` nodes (root counted) are kept, best first.
     """
-    if len(trees) == 1 and trees[0].num_nodes <= max_num_nodes:
-        return trees[0]
     token_ids, parents, log_probs, sources = merge_arrays(
         [(tree.token_ids, tree.parents, tree.log_probs, tree.sources) for tree in trees], max_num_nodes
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from specgrove.kernels.trees import Arrays
@@ -9,31 +10,38 @@ from specgrove.kernels.trees import Arrays
 
 def merge_trees(trees: Sequence[Arrays], max_num_nodes: int) -> tuple[list[int], list[int], list[float], list[int]]:
     """See ``specgrove.kernels.trees``. Paths as dictionary keys instead of indices."""
-    log_probs: dict[tuple[int, ...], float] = {}
+    own: dict[tuple[int, ...], list[float]] = {}
+    borrowed: dict[tuple[int, ...], list[float]] = {}
     sources: dict[tuple[int, ...], int] = {}
     for token_ids, parents, tree_log_probs, tree_sources in trees:
         paths: list[tuple[int, ...]] = []
         for node, token_id in enumerate(token_ids):
             path = (*(paths[parents[node]] if node else ()), token_id)
             paths.append(path)
-            log_probs[path] = max(log_probs.get(path, -float("inf")), tree_log_probs[node])
+            (own if tree_sources[node] else borrowed).setdefault(path, []).append(tree_log_probs[node])
             sources[path] = sources.get(path, 0) | tree_sources[node]
-    order = {path: index for index, path in enumerate(log_probs)}
-
-    def score(path: tuple[int, ...]) -> float:
-        # Added up from the root, as the native kernel does: floating-point sums depend on the order.
+    log_probs = {path: min(max(own.get(path) or borrowed[path]), 0.0) for path in sources}
+    for parent in sources:
+        siblings = [path for path in sources if path[:-1] == parent]
         total = 0.0
-        for length in range(2, len(path) + 1):
-            total += min(log_probs[path[:length]], 0.0)
-        return total
+        for prob in sorted(math.exp(log_probs[path]) for path in siblings):
+            total += prob
+        for path in siblings if total > 1 else ():
+            log_probs[path] -= math.log(total)
 
-    kept = sorted(
-        sorted(log_probs, key=lambda path: (-score(path), order[path]))[:max_num_nodes], key=order.__getitem__
-    )
-    place = {path: index for index, path in enumerate(kept)}
+    scores: dict[tuple[int, ...], float] = {}
+    for path in sorted(sources, key=len):
+        scores[path] = scores[path[:-1]] + log_probs[path] if len(path) > 1 else 0.0
+    kept: list[tuple[int, ...]] = []
+    rank: dict[tuple[int, ...], int] = {(): -1}
+    while len(kept) < min(max_num_nodes, len(sources)):
+        reachable = [path for path in sources if path not in rank and path[:-1] in rank]
+        best = min(reachable, key=lambda path: (-scores[path], rank[path[:-1]], path[-1]))
+        rank[best] = len(kept)
+        kept.append(best)
     return (
         [path[-1] for path in kept],
-        [place.get(path[:-1], -1) for path in kept],
+        [rank[path[:-1]] for path in kept],
         [log_probs[path] for path in kept],
         [sources[path] for path in kept],
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -34,12 +36,28 @@ def arrays(tree: TokenTree) -> trees.Arrays:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(token_trees(), min_size=1, max_size=4), st.integers(1, 60))
-def test_merging(drafted: list[TokenTree], max_num_nodes: int) -> None:
+@given(st.lists(token_trees(), min_size=1, max_size=4), st.integers(1, 60), st.randoms())
+def test_merging(drafted: list[TokenTree], max_num_nodes: int, order: random.Random) -> None:
     found = trees.merge_trees([arrays(tree) for tree in drafted], max_num_nodes)
     assert found == reference_trees.merge_trees([arrays(tree) for tree in drafted], max_num_nodes)
     merged = merge_trees(drafted, max_num_nodes)
     merged.validated(vocab_size=8, max_num_nodes=max_num_nodes)
+    shuffled = order.sample(drafted, len(drafted))
+    assert merge_trees(shuffled, max_num_nodes) == merged
+    for parent in range(merged.num_nodes):
+        children = [node for node in range(merged.num_nodes) if merged.parents[node] == parent]
+        assert sum(math.exp(merged.log_probs[node]) for node in children) <= 1 + 1e-9
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(token_trees(), min_size=1, max_size=3), st.integers(1, 40), st.integers(0, 20))
+def test_the_best_nodes_of_a_merged_tree_are_its_first_ones(
+    drafted: list[TokenTree], max_num_nodes: int, num_more: int
+) -> None:
+    few, more = merge_trees(drafted, max_num_nodes), merge_trees(drafted, max_num_nodes + num_more)
+    assert few == more.of_nodes(range(few.num_nodes))
+    scores = few.path_log_probs()
+    assert all(following <= before + 1e-9 for before, following in itertools.pairwise(scores))
 
 
 def test_merging_unites_sources_and_keeps_the_better_probability() -> None:
@@ -53,6 +71,23 @@ def test_merging_unites_sources_and_keeps_the_better_probability() -> None:
     assert merge_trees([left, right], 3).token_ids == (7, 1, 2)
     with pytest.raises(ValueError, match="same root"):
         merge_trees([left, TokenTree.of_root(8)], 10)
+
+
+def test_siblings_that_are_too_sure_together_are_scaled() -> None:
+    left = TokenTree((7, 1), (-1, 0), (0.0, math.log(0.9)), (0, 1))
+    right = TokenTree((7, 2), (-1, 0), (0.0, math.log(0.6)), (0, 2))
+    merged = merge_trees([left, right], 10)
+    assert [math.exp(log_prob) for log_prob in merged.log_probs] == pytest.approx([1.0, 0.6, 0.4])
+
+
+def test_who_borrows_a_path_says_nothing_of_it() -> None:
+    neural = TokenTree((7, 1), (-1, 0), (0.0, -1.0), (0, 1))
+    grafted = TokenTree((7, 1, 2), (-1, 0, 1), (0.0, -0.1, -0.5), (0, 0, 2))
+    for order in ([neural, grafted], [grafted, neural]):
+        merged = merge_trees(order, 10)
+        assert merged.log_probs == (0.0, -1.0, -0.5)
+        assert merged.sources == (0, 1, 2)
+    assert merge_trees([grafted], 10).log_probs == (0.0, -0.1, -0.5)
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from router.acceptance import width_exponent
 from router.measurements import Measurements, ReplicaLoad, SessionTimes
-from router.row_times import RowTimes
 from router.tree_policy import AdaptiveTreePolicy, StaticTreePolicy
 from specgrove.loop.request import CommittedToken, Probe, Reading, Step, TreeShape
+from specgrove.loop.row_times import RowTimes
 
 BOUNDS = TreeShape(32, 8)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)

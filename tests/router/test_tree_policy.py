@@ -15,7 +15,6 @@ from router import tree_policy
 from router.acceptance import DepthCounts, expected_tokens, most_expected_tokens
 from router.config import TreeConfig
 from router.measurements import Exploration, LevelTime, Measurements, ReplicaLoad, RunningMean
-from router.row_times import RowTimes
 from router.tree_policy import policy_for
 from specgrove.loop.planning import TreePolicy
 from specgrove.loop.request import (
@@ -26,6 +25,7 @@ from specgrove.loop.request import (
     Step,
     TreeShape,
 )
+from specgrove.loop.row_times import RowTimes
 from tests.router.simulated_speed import BOUNDS, Suite, best_static, serve
 
 PassMs = Callable[[int], float]

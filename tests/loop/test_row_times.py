@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from router.row_times import RowTimes
+from specgrove.loop.row_times import RowTimes
 
 
 def pass_ms(num_rows: int) -> float:
