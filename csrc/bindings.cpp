@@ -12,6 +12,7 @@
 #include "cpu/activation.h"
 #include "cpu/amx_access.h"
 #include "cpu/attention.h"
+#include "cpu/candidates.h"
 #include "cpu/counted_linear.h"
 #include "cpu/elementwise.h"
 #include "cpu/isa.h"
@@ -159,9 +160,7 @@ void bind_sampling(py::module_& module) {
   module.def(
       "gumbel_noise",
       [](uint64_t seed, uint64_t position, Address token_ids, int64_t count, Address out) {
-        for (int64_t i = 0; i < count; ++i) {
-          at<float>(out)[i] = gumbel_noise(seed, position, static_cast<uint64_t>(at<int64_t>(token_ids)[i]));
-        }
+        noise_of(seed, position, at<int64_t>(token_ids), count, at<float>(out));
       },
       NoGil());
   module.def("choose", &choose, NoGil());
@@ -186,6 +185,23 @@ void bind_sampling(py::module_& module) {
           top_k_log_probs(at<float>(logits) + row * vocab_size, vocab_size, k, at<float>(values) + row * k,
                           at<int64_t>(token_ids) + row * k);
         });
+      },
+      NoGil());
+  py::class_<CandidateRow>(module, "CandidateRow")
+      .def(py::init([](uint64_t position, uint64_t seed, float temperature, int64_t top_k, float top_p, float scale) {
+        return CandidateRow{position, seed, temperature, top_k, top_p, scale};
+      }));
+  module.def(
+      "best_candidates",
+      [](Address token_ids, Address logits, int64_t num_candidates, Address log_sum_exp,
+         const std::vector<CandidateRow>& rows, float noise_weight, int64_t k, Address log_probs, Address best_ids) {
+        for (size_t row = 0; row < rows.size(); ++row) {
+          const Candidates candidates{at<int64_t>(token_ids) + row * num_candidates,
+                                      at<float>(logits) + row * num_candidates, num_candidates,
+                                      at<float>(log_sum_exp)[row]};
+          best_candidates(candidates, rows[row], noise_weight, k, at<float>(log_probs) + row * k,
+                          at<int64_t>(best_ids) + row * k);
+        }
       },
       NoGil());
   module.def(

@@ -15,4 +15,7 @@ constexpr float kMaxNoise = 16.64f;  // -log(-log(1 - 2^-24)), rounded up
 // The noise of kNoiseGroup tokens from first_token_id on, which is a multiple of 4.
 void noise_of_group(uint64_t seed, uint64_t position, int64_t first_token_id, float* out);
 
+// The noise of any tokens.
+void noise_of(uint64_t seed, uint64_t position, const int64_t* token_ids, int64_t count, float* out);
+
 }  // namespace specgrove

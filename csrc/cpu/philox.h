@@ -7,12 +7,14 @@
 
 namespace specgrove {
 
-// The ten rounds of kCounters counters side by side, and the uniform numbers of their four words each.
+// The ten rounds of kCounters counters (counters[i], 0, position) side by side, and the uniform numbers of their four
+// words each.
 template <int kCounters>
-SPECGROVE_ANYWHERE static inline void uniforms(uint64_t seed, uint64_t position, uint32_t first_counter, float* out) {
+SPECGROVE_ANYWHERE static inline void uniforms_of(uint64_t seed, uint64_t position, const uint32_t* counters,
+                                                  float* out) {
   uint32_t c0[kCounters], c1[kCounters], c2[kCounters], c3[kCounters];
   for (int i = 0; i < kCounters; ++i) {
-    c0[i] = first_counter + static_cast<uint32_t>(i);
+    c0[i] = counters[i];
     c1[i] = 0;
     c2[i] = static_cast<uint32_t>(position);
     c3[i] = static_cast<uint32_t>(position >> 32);
@@ -36,6 +38,14 @@ SPECGROVE_ANYWHERE static inline void uniforms(uint64_t seed, uint64_t position,
     out[4 * i + 2] = (static_cast<float>(static_cast<int32_t>(c2[i] >> 9)) + 0.5f) * 0x1p-23f;
     out[4 * i + 3] = (static_cast<float>(static_cast<int32_t>(c3[i] >> 9)) + 0.5f) * 0x1p-23f;
   }
+}
+
+// Of counters from the first on.
+template <int kCounters>
+SPECGROVE_ANYWHERE static inline void uniforms(uint64_t seed, uint64_t position, uint32_t first_counter, float* out) {
+  uint32_t counters[kCounters];
+  for (int i = 0; i < kCounters; ++i) counters[i] = first_counter + static_cast<uint32_t>(i);
+  uniforms_of<kCounters>(seed, position, counters, out);
 }
 
 }  // namespace specgrove

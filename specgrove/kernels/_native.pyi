@@ -131,6 +131,23 @@ def choose(input: ChoiceInput, params: ChoiceParams, position: int) -> int: ...
 def processed_log_probs(input: ChoiceInput, params: ChoiceParams, out: int) -> None: ...
 def greedy_choices(logits: int, num_rows: int, vocab_size: int, out: int) -> None: ...
 def top_k_log_probs(logits: int, num_rows: int, vocab_size: int, k: int, values: int, token_ids: int) -> None: ...
+
+class CandidateRow:
+    def __init__(
+        self, position: int, seed: int, temperature: float, top_k: int, top_p: float, scale: float
+    ) -> None: ...
+
+def best_candidates(
+    token_ids: int,
+    logits: int,
+    num_candidates: int,
+    log_sum_exp: int,
+    rows: Sequence[CandidateRow],
+    noise_weight: float,
+    k: int,
+    log_probs: int,
+    best_ids: int,
+) -> None: ...
 def log_sum_exp(logits: int, vocab_size: int) -> float: ...
 def merge_trees(
     trees: Sequence[tuple[Sequence[int], Sequence[int], Sequence[float], Sequence[int]]], max_num_nodes: int
