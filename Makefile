@@ -16,7 +16,7 @@ MODULE_LIST := build/modules.txt
 $(shell mkdir -p build; find specgrove router llm_service ssm_service -name '*.py' | sort > build/modules.new; \
 	cmp -s build/modules.new $(MODULE_LIST) || cp build/modules.new $(MODULE_LIST); rm -f build/modules.new)
 
-.PHONY: demo test slow-test check setup protos settings-page check-settings bench bench-cpu-peers gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu native-sanitize clean lint types imports format-native lint-protos breaking-protos released-protos check-protos metrics-page check-metrics prometheus-rule check-prometheus-rule k8s-plain check-k8s docs images k8s-test k8s-tools
+.PHONY: demo test slow-test check setup protos settings-page check-settings bench bench-cpu-peers paper-tables gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu native-sanitize clean lint types imports format-native lint-protos breaking-protos released-protos check-protos metrics-page check-metrics prometheus-rule check-prometheus-rule k8s-plain check-k8s docs images k8s-test k8s-tools
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.running
@@ -42,6 +42,13 @@ OUT ?= build/cpu-peers.json
 bench-cpu-peers: setup build/peers/.installed
 	$(BIN)/python -m benchmarks.serving --assisted --llama-cpp-python build/peers/bin/python --openvino-python build/peers/bin/python \
 		$(if $(VLLM_PYTHON),--vllm-python $(VLLM_PYTHON)) --json $(OUT)
+
+# SpecInfer's tables with our models, from the prompt sets beside the checkout or in PROMPTS_DIR: PROMPTS of each set (10 take minutes, 100 hours;
+# what was recorded before is not recorded again). PAPER_OPTIONS go to the program, as --llm and --ssm.
+PROMPTS ?= 10
+
+paper-tables: setup
+	$(BIN)/python -m benchmarks.paper --prompts $(PROMPTS) $(if $(PROMPTS_DIR),--prompts-dir $(PROMPTS_DIR)) $(PAPER_OPTIONS)
 
 build/peers/.installed:
 	$(PYTHON) -m venv build/peers
