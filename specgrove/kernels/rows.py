@@ -52,6 +52,8 @@ class PassRows:
     choices: list[RowChoice | None] = field(default_factory=list)  # for each asked row; None: logits
     known: dict[int, KnownToken] = field(default_factory=dict)
     """By place in ``asked_rows``, rising, those whose logits serve to tell how probable a token is. Native code gives their logits."""
+    hidden_layers: tuple[int, ...] = ()
+    """The pass hands out the hidden states of all rows before these layers, rising; the number of layers: those after the last."""
 
     @property
     def num_rows(self) -> int:

@@ -25,6 +25,7 @@ from specgrove.models.decoder.rotary import cos_sin_table
 from specgrove.models.decoder.rotary_spec import RotarySpec
 from specgrove.models.decoder.sharding import Shard, heads_of, part, vocab_part
 from specgrove.models.decoder.spec import DecoderSpec, LayerSpec
+from specgrove.program.keeping import keeping
 from specgrove.program.op_list import ADDED, HIDDEN, INNER, NORMED, OTHER, QUERIES, WIDE, OpList
 from specgrove.program.ops import (
     Activate,
@@ -58,20 +59,20 @@ def build(
 ) -> Program:
     """The pass of a model, or of one rank's share of it. ``progress`` is told layers done and in all.
 
-    ``keep_hidden``: the hidden states before these layers of the shard are handed out, by rising number; the number of layers stands
-    for those after the last.
+    ``keep_hidden``: the hidden states before these of the shard's layers are handed out, by rising number, as by ``keeping``.
     """
-    return _Builder(spec, dtype, store, shard or Shard.whole(spec), keep_hidden).program(weights, progress)
+    shard = shard or Shard.whole(spec)
+    program = _Builder(spec, dtype, store, shard).program(weights, progress)
+    if not keep_hidden:
+        return program
+    return keeping(program, [layer - shard.first_layer for layer in keep_hidden], spec.hidden_size)
 
 
 class _Builder:
     """The program so far."""
 
-    def __init__(
-        self, spec: DecoderSpec, dtype: torch.dtype, store: WeightStore, shard: Shard, keep_hidden: Collection[int]
-    ) -> None:
+    def __init__(self, spec: DecoderSpec, dtype: torch.dtype, store: WeightStore, shard: Shard) -> None:
         self._spec, self._store, self._shard = spec, store, shard
-        self._keep_hidden = frozenset(keep_hidden)
         self._own = heads_of(spec, shard)
         self._heads = AttentionHeads(self._own.num_q, self._own.num_kv, spec.head_dim)
         self._alibi_slopes = self._own_slopes()
@@ -91,14 +92,12 @@ class _Builder:
         self._store.end_unit()
         for place, index in enumerate(indices):
             ops.begin_unit(place + 1)
-            self._keep_before(index)
             is_last = place + 1 == len(indices)
             add_layer = self._layer_of_form()
             add_layer(place, weights.layer(index), self._spec.layers[index], is_last and self._takes_rows_early)
             self._store.end_unit()
             progress(place + 1, len(indices))
         self._add_delta()
-        self._keep_before(shard.end_layer)
         if shard.is_last_stage:
             ops.begin_unit(len(indices) + 1)
             self._head(weights.head())
@@ -229,17 +228,12 @@ class _Builder:
         ops.append(Activate(ops.room(INNER, size), WIDE, spec.activation, spec.is_gated, size))
         ops.append(Multiply(ops.room(target, down.out_features), INNER, down))
 
-    # Hidden states that are handed out, and tables.
+    # What comes out of the layers, and tables.
 
     def _add_delta(self) -> None:
         if self._delta is not None:
             self._ops.append(Add(HIDDEN, self._delta))
             self._delta = None
-
-    def _keep_before(self, index: int) -> None:
-        if index in self._keep_hidden:
-            self._add_delta()
-            self._ops.keep(HIDDEN)
 
     def _rotary_table(self, rotary: RotarySpec | None) -> torch.Tensor | None:
         if rotary is None:
@@ -259,11 +253,7 @@ class _Builder:
     @property
     def _takes_rows_early(self) -> bool:
         """Whether the last layer computes keys and values only of rows that nobody asks anything of."""
-        return (
-            self._store.takes_rows_early
-            and self._shard.is_last_stage
-            and self._shard.end_layer not in self._keep_hidden
-        )
+        return self._store.takes_rows_early and self._shard.is_last_stage
 
 
 def _there(norm: NormWeights | None) -> NormWeights:

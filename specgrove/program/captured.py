@@ -53,6 +53,8 @@ class BegunPass:
     """float32 ``[num_asked, vocab_size]``; no columns where the program has no head."""
     kept: tuple[torch.Tensor, ...]
     """float32, of every ``KeepHidden``, by place: ``[num_rows, width]``, or behind ``TakeRows`` of the asked rows."""
+    is_apart: bool = False
+    """It has room of its own, which no other pass uses."""
 
 
 class CapturedProgram:
@@ -99,7 +101,13 @@ class CapturedProgram:
         rows.check()
         check_input(self.program.program, rows.num_rows, hidden)
         self.program.row_limits.check(rows, self._caches, self.limits.max_num_asked)
-        return self._begin_by_graphs(rows, hidden) if self.fits(rows) else self._begin_alone(rows, hidden)
+        return self._begin_by_graphs(rows, hidden) if self.fits(rows) else self._begin_alone(self.program, rows, hidden)
+
+    def begin_other(self, program: CudaProgram, rows: PassRows) -> BegunPass:
+        """Begins a pass of another program over the same caches, without a graph, as those that are beyond the limits."""
+        rows.check()
+        program.row_limits.check(rows, self._caches, self.limits.max_num_asked)
+        return self._begin_alone(program, rows, None)
 
     def _begin_by_graphs(self, rows: PassRows, hidden: torch.Tensor | None) -> BegunPass:
         num_rows, num_asked = rows.num_rows, len(rows.asked_rows)
@@ -119,11 +127,11 @@ class CapturedProgram:
         )
         return BegunPass(self._numbers, self._room.logits[:num_asked], kept)
 
-    def _begin_alone(self, rows: PassRows, hidden: torch.Tensor | None) -> BegunPass:
-        numbers = PassNumbers.of(rows, self.program.program.heads, self.program.device)
+    def _begin_alone(self, program: CudaProgram, rows: PassRows, hidden: torch.Tensor | None) -> BegunPass:
+        numbers = PassNumbers.of(rows, program.program.heads, program.device)
         take_choices(numbers.token_ids, self.chosen)
-        room = self.program.run_alone(numbers, self._caches, rows.num_rows, len(rows.asked_rows), hidden)
-        return BegunPass(numbers, room.logits, room.kept)
+        room = program.run_alone(numbers, self._caches, rows.num_rows, len(rows.asked_rows), hidden)
+        return BegunPass(numbers, room.logits, room.kept, is_apart=True)
 
     def _capture_all(self, graphs: Graphs, progress: Progress) -> None:
         """The largest first: the others then find their memory in its."""

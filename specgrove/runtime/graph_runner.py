@@ -90,7 +90,11 @@ class GraphRunner:
         """See ``Runner``."""
         with self._running():
             num_asked = len(rows.asked_rows)
-            begun = self._program.begin(rows)
+            begun = (
+                self._program.begin_other(self._keeping(rows), rows)
+                if rows.hidden_layers
+                else self._program.begin(rows)
+            )
             if num_asked > self._program.limits.max_num_asked:
                 self._in_flight.append(_UnderWay(rows, begun))
                 return
@@ -109,7 +113,7 @@ class GraphRunner:
                 for place, choice in enumerate(rows.choices)
                 if place not in rows.known and not (has_choices and choice is not None)
             ]
-            assert not ((with_logits or rows.known or begun.kept) and self._in_flight), (
+            assert begun.is_apart or not ((with_logits or rows.known or begun.kept) and self._in_flight), (
                 "the pass begun since then has taken the place of logits and hidden states"
             )
             # Chosen by an index only where there are others: that makes a copy.
@@ -119,8 +123,13 @@ class GraphRunner:
                 HAS_LOGITS if choice is None else token_id
                 for token_id, choice in zip(chosen[0].tolist() if has_choices else (), rows.choices, strict=has_choices)
             ]
-            hidden = tuple(states.clone() for states in begun.kept)
+            hidden = begun.kept if begun.is_apart else tuple(states.clone() for states in begun.kept)
             return PassOutput(choices, wanted.cpu(), hidden, log_probs_on_device(begun.logits, rows.known))
+
+    def _keeping(self, rows: PassRows) -> CudaProgram:
+        program = self.decoder.keeping(rows.hidden_layers)
+        assert isinstance(program, CudaProgram), "its store is that of the program without"
+        return program
 
     def start_top_k(self, rows: PassRows, k: int) -> None:
         """See ``DraftRunner``."""

@@ -99,8 +99,8 @@ class ParallelRunner:
         self.num_slots = runner.num_slots
         self.max_num_in_flight = links.layout.num_stages
         self._outbox = _Outbox(links.layout)
-        # With what came out, unless that is still to come from the last stage.
-        self._in_flight: deque[tuple[PassRows, PassOutput | None]] = deque()
+        # With what came out; logits that are still to come from the last stage aside, those are hidden states.
+        self._in_flight: deque[tuple[PassRows, PassOutput | tuple[torch.Tensor, ...]]] = deque()
 
     def start(self, rows: PassRows) -> None:
         """See ``Runner``. Raises ``RankFailedError``."""
@@ -117,13 +117,16 @@ class ParallelRunner:
         if self._links.is_last_stage:
             self._in_flight.append((rows, output))
         else:
-            self._outbox.send(output.hidden[-1], self._links.next_rank)
-            self._in_flight.append((rows, None))
+            *hidden, handed_on = output.hidden
+            self._outbox.send(handed_on, self._links.next_rank)
+            self._in_flight.append((rows, tuple(hidden)))
 
     def finish(self) -> PassOutput:
         """See ``Runner``: no choices. Raises ``RankFailedError``."""
         rows, output = self._in_flight.popleft()
-        return with_log_probs(rows, output or PassOutput((), self._received(len(rows.asked_rows))))
+        if not isinstance(output, PassOutput):
+            output = PassOutput((), self._received(len(rows.asked_rows)), output)
+        return with_log_probs(rows, output)
 
     def _received(self, num_rows: int) -> torch.Tensor:
         """Logits from the last stage."""

@@ -1,4 +1,7 @@
-"""The rows of a pass as one message, for the ranks of a parallel model, and back. Choices are not sent: ranks give logits."""
+"""The rows of a pass as one message, for the ranks of a parallel model, and back. Choices are not sent: ranks give logits.
+
+Nor are layers whose hidden states are wanted: rank 0 hands out its own.
+"""
 
 from __future__ import annotations
 
