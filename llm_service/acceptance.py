@@ -37,8 +37,9 @@ class Acceptance:
 def choices_wanted(session: Session, tree: TokenTree, *, are_cheap: bool) -> list[RowChoice] | None:
     """For each node the choice that the pass shall make; ``None`` where it shall give logits.
 
-    Logits are needed where penalties, a bias, top-k, top-p, min-p, log-probabilities, ``min_tokens`` or a structure take part. A sampled
-    tree gets them too, unless choices ``are_cheap``: of the choices at all its nodes few would be looked at.
+    Logits are needed where penalties, a bias, top-k, top-p, min-p, log-probabilities, ``min_tokens`` or a structure take part, and where rows'
+    most probable tokens are told. A sampled tree gets them too, unless choices ``are_cheap``: of the choices at all its nodes few would be
+    looked at.
     """
     sampling = session.sampling
     is_simple = (
@@ -46,6 +47,7 @@ def choices_wanted(session: Session, tree: TokenTree, *, are_cheap: bool) -> lis
         and sampling.num_log_probs is None
         and not sampling.logit_bias
         and sampling.structured_output is None
+        and session.num_row_top_k == 0
         and not (sampling.stop_token_ids and session.num_output_tokens < sampling.min_tokens)
     )
     if not is_simple or (session.choice_params.temperature > 0 and tree.num_nodes > 1 and not are_cheap):

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from llm_service.session import PendingWork
 from specgrove.errors import SpecGroveError
 from specgrove.loop.request import LogProbs, PromptProgress, Verdict
+from specgrove.loop.verifier_knowledge import HiddenStates
 
 _PROGRESS_INTERVAL_S = 0.2
+_MAX_HIDDEN_BYTES = 2 << 20  # of a message
 
 Result = tuple[int, Verdict | PromptProgress | SpecGroveError]
 
@@ -58,6 +60,15 @@ class Outbox:
         end = start + len(log_probs)
         self._ready.append((pending.item_id, PromptProgress(end - 1, start, tuple(log_probs))))
         pending.session.prompt_log_probs_start = end
+
+    def put_hidden_states(self, pending: PendingWork, states: HiddenStates) -> None:
+        """The next ones of its window, in messages that are not too large."""
+        max_num_tokens = max(_MAX_HIDDEN_BYTES // states.row_bytes, 1)
+        for start in range(states.first_position, states.end_position, max_num_tokens):
+            piece = states.from_position(start).before(start + max_num_tokens)
+            assert piece is not None
+            self._ready.append((pending.item_id, PromptProgress(piece.end_position, hidden_states=piece)))
+        pending.session.hidden_start = states.end_position
 
     def put_progress(self, works: Iterable[PendingWork]) -> None:
         """Tells those who want it how far their prompts are, now and then. Prompts of a pass or two never get here."""

@@ -9,16 +9,19 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llm_service.acceptance import choices_wanted
+from llm_service.for_drafters import positions_to_tell, rows_on_path, union_of
 from llm_service.node_answers import NodeAnswers, NodeChoices, NodeLogits
 from llm_service.scheduler import PlannedPart
 from llm_service.session import PendingWork
 from specgrove.kernels.rows import PassRows, chosen_before
 from specgrove.kernels.sampling import RowChoice
 from specgrove.loop.request import LogProbs
+from specgrove.loop.verifier_knowledge import HiddenStates
 from specgrove.program.backend import PassOutput
+from specgrove.runtime.hidden_values import values_of
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 
 _NO_ROWS = range(0)
@@ -39,6 +42,16 @@ class PassPart:
     """Whether these are asked for choices, not for logits."""
     known_places: range = _NO_ROWS
     """Places of the prompt's tokens whose log-probabilities the pass tells."""
+    hidden_positions: range = _NO_ROWS
+    """Those of its chunk's rows whose hidden states it tells."""
+    first_row: int = 0
+    """Of its rows in the pass, the chunk's before those of the tree."""
+    first_node_row: int = 0
+
+    @property
+    def tells_hidden_states(self) -> bool:
+        """Whether the pass must hand out hidden states for it."""
+        return bool(self.hidden_positions or (self.tree_slots and self.pending.session.hidden_layers))
 
     @classmethod
     def of(cls, planned: PlannedPart, slots: list[int]) -> PassPart:
@@ -56,6 +69,8 @@ class Pass:
     parts: tuple[PassPart, ...]
     started_s: float
     num_rows: int
+    hidden_layers: tuple[int, ...] = ()
+    """Those whose hidden states it hands out."""
 
     def may_be_followed(self, pending: Collection[PendingWork], max_num_rows: int) -> bool:
         """Whether a pass ahead may follow: all of ``pending``, and nothing else, is in this one with a tree of one node that is asked
@@ -76,13 +91,26 @@ class Pass:
         )
 
 
-def pass_of(parts: tuple[PassPart, ...], *, choices_are_cheap: bool) -> tuple[Pass, PassRows]:
-    """The rows of each part: the committed tokens that just got slots, and the item's tree below them."""
+def pass_of(
+    parts: tuple[PassPart, ...], hidden_layers: tuple[int, ...] = (), *, choices_are_cheap: bool
+) -> tuple[Pass, PassRows]:
+    """The rows of each part: the committed tokens that just got slots, and the item's tree below them.
+
+    Where a part tells hidden states the pass hands them out at all ``hidden_layers``, and at the others that are asked for.
+    """
     started_s = time.perf_counter()
     builder = PassBuilder()
     built = tuple(_added(builder, part, choices_are_cheap=choices_are_cheap) for part in parts)
+    return _built(builder, built, started_s, hidden_layers)
+
+
+def _built(
+    builder: PassBuilder, parts: tuple[PassPart, ...], started_s: float, hidden_layers: tuple[int, ...]
+) -> tuple[Pass, PassRows]:
     rows = builder.build()
-    return Pass(built, started_s, rows.num_rows), rows
+    if any(part.tells_hidden_states for part in parts):
+        rows.hidden_layers = union_of(hidden_layers, (part.pending.session for part in parts))
+    return Pass(parts, started_s, rows.num_rows, rows.hidden_layers), rows
 
 
 def _added(builder: PassBuilder, part: PassPart, *, choices_are_cheap: bool) -> PassPart:
@@ -91,17 +119,22 @@ def _added(builder: PassBuilder, part: PassPart, *, choices_are_cheap: bool) -> 
     known = session.known_after(part.start, len(session.slots))
     first_place = part.start + 1 + min(known, default=0)
     places = range(first_place, first_place + len(known))
+    hidden_positions = positions_to_tell(session, part.start, len(session.slots))
+    first_row = builder.num_rows
     if not part.tree_slots:
         builder.add(session.slots, chunk, known=known)
-        return PassPart(pending, part.start, part.tree_slots, known_places=places)
+        return replace(part, known_places=places, hidden_positions=hidden_positions, first_row=first_row)
     tree = TreeRows(pending.tree.token_ids, pending.tree.parents, part.tree_slots)
     choices = choices_wanted(session, pending.tree, are_cheap=choices_are_cheap)
     asked = builder.add(session.slots, chunk, tree, choices=choices, known=known)
     pending.is_in_flight = True
-    return PassPart(pending, part.start, part.tree_slots, asked, choices is not None, places)
+    return PassPart(
+        pending, part.start, part.tree_slots, asked, choices is not None, places,
+        hidden_positions, first_row, first_row + len(chunk),
+    )  # fmt: skip
 
 
-def pass_ahead(before: Pass, parts: tuple[PassPart, ...]) -> tuple[Pass, PassRows]:
+def pass_ahead(before: Pass, parts: tuple[PassPart, ...], hidden_layers: tuple[int, ...]) -> tuple[Pass, PassRows]:
     """The next step of each item of a pass, with a slot each: their roots are its choices (see ``Runner.max_num_ahead``)."""
     started_s = time.perf_counter()
     builder = PassBuilder()
@@ -111,10 +144,10 @@ def pass_ahead(before: Pass, parts: tuple[PassPart, ...]) -> tuple[Pass, PassRow
         context = session.slots + array("i", earlier.tree_slots)
         choice = RowChoice(session.choice_params, len(session.token_ids) + 1)
         root = TreeRows([chosen_before(earlier.tree_rows.start)], [-1], part.tree_slots)
+        first_row = builder.num_rows
         asked = builder.add(context, (), root, choices=[choice])
-        built.append(PassPart(part.pending, part.start, part.tree_slots, asked, has_choices=True))
-    rows = builder.build()
-    return Pass(tuple(built), started_s, rows.num_rows), rows
+        built.append(replace(part, tree_rows=asked, has_choices=True, first_row=first_row, first_node_row=first_row))
+    return _built(builder, tuple(built), started_s, hidden_layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +158,7 @@ class FinishedPass:
     num_rows: int
     pass_s: float
     output: PassOutput
+    hidden_layers: tuple[int, ...] = ()
 
     def log_probs(self) -> Iterator[tuple[PassPart, Sequence[LogProbs | None]]]:
         """Of the parts with tokens of prompts whose log-probabilities are wanted; None where the logits hold NaN."""
@@ -133,6 +167,27 @@ class FinishedPass:
             if part.known_places:
                 yield part, self.output.log_probs[start : start + len(part.known_places)]
                 start += len(part.known_places)
+
+    def hidden_states_of_chunk(self, part: PassPart) -> HiddenStates | None:
+        """Of the chunk's rows that are to be told, if there are any."""
+        positions = part.hidden_positions
+        if not positions:
+            return None
+        first_row = part.first_row + positions.start - part.start
+        return self._hidden_states(part, positions.start, range(first_row, first_row + len(positions)))
+
+    def hidden_states_of_path(self, part: PassPart, accepted_nodes: Sequence[int]) -> HiddenStates | None:
+        """Of the root and the accepted nodes of a part's tree, where its session wants them."""
+        session = part.pending.session
+        if not session.hidden_layers:
+            return None
+        rows = rows_on_path(part.first_node_row, accepted_nodes)
+        return self._hidden_states(part, len(session.token_ids) - 1, rows)
+
+    def _hidden_states(self, part: PassPart, first_position: int, rows: Sequence[int]) -> HiddenStates:
+        layers = part.pending.session.hidden_layers
+        states = [self.output.hidden[self.hidden_layers.index(layer)] for layer in layers]
+        return HiddenStates(first_position, len(rows), layers, values_of(states, rows))
 
     def answers(self) -> Iterator[tuple[PassPart, NodeAnswers]]:
         """Of the parts with trees: what follows each node. A runner may give logits where it was asked for choices."""

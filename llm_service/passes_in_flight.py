@@ -23,6 +23,7 @@ class PassesInFlight:
         self._runner = runner
         self._passes: deque[Pass] = deque()
         self._finished_s = 0.0  # when the last pass was
+        self._hidden_layers: tuple[int, ...] = ()  # that any pass has handed out
         runner.discard()
 
     def __len__(self) -> int:
@@ -48,7 +49,7 @@ class PassesInFlight:
 
     def begin(self, parts: tuple[PassPart, ...]) -> None:
         """Raises what the runner does; then it has not begun."""
-        self._start(*pass_of(parts, choices_are_cheap=self._runner.choices_are_cheap))
+        self._start(*pass_of(parts, self._hidden_layers, choices_are_cheap=self._runner.choices_are_cheap))
 
     def before_pass_ahead(self, pending: Collection[PendingWork]) -> Pass | None:
         """The only pass in flight, where a pass ahead may follow it."""
@@ -58,11 +59,12 @@ class PassesInFlight:
 
     def begin_ahead(self, before: Pass, parts: tuple[PassPart, ...]) -> None:
         """A pass ahead after ``before``. Raises as ``begin``."""
-        self._start(*pass_ahead(before, parts))
+        self._start(*pass_ahead(before, parts, self._hidden_layers))
 
     def _start(self, begun: Pass, rows: PassRows) -> None:
         self._runner.start(rows)
         self._passes.append(begun)
+        self._hidden_layers = begun.hidden_layers or self._hidden_layers
 
     def finish(self) -> FinishedPass:
         """Waits for the oldest, which is in flight no more. Raises what the runner does."""
@@ -71,7 +73,7 @@ class PassesInFlight:
         now_s = time.perf_counter()
         pass_s = now_s - max(finished.started_s, self._finished_s)  # it waited for the one before
         self._finished_s = now_s
-        return FinishedPass(finished.parts, finished.num_rows, pass_s, output)
+        return FinishedPass(finished.parts, finished.num_rows, pass_s, output, finished.hidden_layers)
 
     def discard(self) -> list[PassPart]:
         """As if none had been begun: their parts."""

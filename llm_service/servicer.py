@@ -13,6 +13,7 @@ import grpc
 
 from llm_service.load import ServiceLoad
 from llm_service.verifier import VerifierEngine
+from specgrove.config import MAX_NUM_ROW_TOP_K
 from specgrove.loop.request import PromptProgress, Verdict, VerifyWork
 from specgrove.models.decoder.ends import Ends
 from specgrove.models.decoder.spec import DecoderSpec
@@ -159,6 +160,10 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
             numerics=model.numerics,
             protocol_version=works.PROTOCOL_VERSION,
             recommended_sampling=token_tree_pb2.SamplingParams(**model.recommended_sampling),
+            hidden_layers=self._engine.hidden_layers,
+            hidden_size=model.spec.hidden_size,
+            num_layers=model.spec.num_layers,
+            max_num_row_top_k=min(MAX_NUM_ROW_TOP_K, model.spec.vocab_size),
         )
 
     async def GetTokenizer(  # noqa: N802

@@ -43,6 +43,14 @@ class Session:
     """By the order in which sessions were opened, lower is older. It and ``is_admitted`` are set by ``Room`` alone."""
     is_admitted: bool = False
     """Whether it may take slots."""
+    hidden_layers: tuple[int, ...] = ()
+    """Those whose hidden states it wants, rising."""
+    hidden_start: int = 0
+    """Position of the first row before ``hidden_end`` whose hidden states are wanted and have not been told."""
+    hidden_end: int = 0
+    """That of the first row whose hidden states come with a verdict: of the last token that it was opened with."""
+    num_row_top_k: int = 0
+    """Most probable tokens that it wants of every verified row."""
     choice_params: ChoiceParams = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,6 +66,8 @@ class Session:
             params.num_prompt_log_probs,
             params.prompt_log_probs_start,
             wants_prompt_progress=params.wants_prompt_progress,
+            hidden_layers=params.hidden_layers,
+            num_row_top_k=params.num_row_top_k,
         )
 
     @property

@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Sequence
 from llm_service.acceptance import accept
 from llm_service.config import VerifierConfig
 from llm_service.counts import VerifierCounts
+from llm_service.for_drafters import top_k_of_rows
 from llm_service.items import Items
 from llm_service.node_answers import NodeAnswers
 from llm_service.outbox import Outbox, Result
@@ -68,6 +69,11 @@ class VerifierEngine:
         self._all_wait = False
 
     @property
+    def hidden_layers(self) -> range:
+        """Layers whose hidden states sessions may ask for: of a model over pipeline stages those of the first."""
+        return self._runner.decoder.hidden_layers
+
+    @property
     def num_sessions(self) -> int:
         """Sessions held."""
         return len(self._room)
@@ -88,7 +94,13 @@ class VerifierEngine:
 
     def add(self, item_id: int, work: VerifyWork) -> None:
         """See ``Engine``. While an item of a session is under way, only one that opens it anew is taken: it replaces the first."""
-        check_work(work, self._config, vocab_size=self._runner.spec.vocab_size, num_slots=self._runner.num_slots)
+        check_work(
+            work,
+            self._config,
+            vocab_size=self._runner.spec.vocab_size,
+            num_slots=self._runner.num_slots,
+            hidden_layers=self.hidden_layers,
+        )
         self._all_wait = False
         self._items.add(item_id, work)
 
@@ -159,6 +171,9 @@ class VerifierEngine:
         for part, log_probs in finished.log_probs():
             if self._items.is_under_way(part.pending):
                 self._tell_log_probs(part, log_probs)
+        for part in finished.parts:
+            if part.hidden_positions and self._items.is_under_way(part.pending):
+                self._tell_hidden_states(part, finished)
         for part, answers in finished.answers():
             if self._items.is_under_way(part.pending):
                 self._apply(part, answers, finished)
@@ -173,6 +188,12 @@ class VerifierEngine:
             self._items.fail(part.pending, InternalError("the model's logits can't be used: the logits hold NaN"))
         else:
             self._outbox.put_log_probs(part.pending, sound)
+
+    def _tell_hidden_states(self, part: PassPart, finished: FinishedPass) -> None:
+        states = finished.hidden_states_of_chunk(part)
+        assert states is not None
+        assert states.first_position == part.pending.session.hidden_start  # as with log-probabilities
+        self._outbox.put_hidden_states(part.pending, states)
 
     def _undo_passes(self, failed: tuple[PassPart, ...], error: Exception) -> None:
         """After a pass that failed: its items have failed once more."""
@@ -219,6 +240,8 @@ class VerifierEngine:
                 self._count_failure(pending, error)
             return
         base = len(pending.session.token_ids)
+        hidden_states = finished.hidden_states_of_path(part, acceptance.accepted_nodes)
+        row_top_k = top_k_of_rows(pending, answers)
         has_more = self._items.commit(pending, part.tree_slots, acceptance)
         verdict = Verdict(
             base=base,
@@ -228,6 +251,8 @@ class VerifierEngine:
             pass_ms=finished.pass_s * 1e3,
             pass_num_rows=finished.num_rows,
             has_more=has_more,
+            hidden_states=hidden_states,
+            row_top_k=row_top_k,
         )
         self._outbox.put_verdict(pending, verdict)
 

@@ -11,7 +11,9 @@ from specgrove.ranges import LOGIT_BIASES, MAX_NUM_LOG_PROBS, SAMPLING_RANGES
 _MAX_NUM_STEPS = 256
 
 
-def check_work(work: VerifyWork, config: VerifierConfig, *, vocab_size: int, num_slots: int) -> None:
+def check_work(
+    work: VerifyWork, config: VerifierConfig, *, vocab_size: int, num_slots: int, hidden_layers: range
+) -> None:
     """Raises ``InvalidRequestError`` that names the field."""
     if not 1 <= len(work.session_id) <= MAX_SESSION_ID_LEN:
         raise InvalidRequestError.of("session_id", f"must have 1 to {MAX_SESSION_ID_LEN} characters")
@@ -26,6 +28,9 @@ def check_work(work: VerifyWork, config: VerifierConfig, *, vocab_size: int, num
         _check_num_log_probs("session.num_prompt_log_probs", work.session.num_prompt_log_probs, vocab_size)
         if work.session.prompt_log_probs_start < 1:
             raise InvalidRequestError.of("session.prompt_log_probs_start", "the first token, at place 0, has none")
+        if strange := [layer for layer in work.session.hidden_layers if layer not in hidden_layers]:
+            there = f"{hidden_layers.start} to {hidden_layers.stop - 1}"
+            raise InvalidRequestError.of("session.hidden_layers", f"{strange} can't be given; those from {there} can")
     try:
         work.tree.validated(vocab_size=vocab_size, max_num_nodes=config.max_num_tree_nodes)
     except ValueError as error:

@@ -21,7 +21,7 @@ MOST = SamplingParams(
 
 def check(sampling: SamplingParams) -> None:
     work = replace(opening("s", PROMPT), session=SessionParams(sampling, len(PROMPT)))
-    check_work(work, CONFIG, vocab_size=100, num_slots=64)
+    check_work(work, CONFIG, vocab_size=100, num_slots=64, hidden_layers=range(3))
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,6 @@ def test_sampling_that_allows_no_choice_is_refused_by_field(field: str, value: o
 
 def test_no_more_log_probs_than_there_are_tokens() -> None:
     work = replace(opening("s", [1]), session=SessionParams(SamplingParams(num_log_probs=4), 1))
-    check_work(work, CONFIG, vocab_size=4, num_slots=64)
+    check_work(work, CONFIG, vocab_size=4, num_slots=64, hidden_layers=range(3))
     with pytest.raises(InvalidRequestError, match="must be at most 3"):
-        check_work(work, CONFIG, vocab_size=3, num_slots=64)
+        check_work(work, CONFIG, vocab_size=3, num_slots=64, hidden_layers=range(3))
