@@ -37,9 +37,8 @@ class Acceptance:
 def choices_wanted(session: Session, tree: TokenTree, *, are_cheap: bool) -> list[RowChoice] | None:
     """For each node the choice that the pass shall make; ``None`` where it shall give logits.
 
-    Logits are needed where penalties, a bias, top-k, top-p, min-p, log-probabilities, ``min_tokens`` or a structure take part, and where rows'
-    most probable tokens are told. A sampled tree gets them too, unless choices ``are_cheap``: of the choices at all its nodes few would be
-    looked at.
+    Logits are needed where penalties, a bias, top-k, top-p, min-p, log-probabilities, ``min_tokens``, a structure or the most probable
+    tokens of rows take part. A sampled tree gets them too, unless choices ``are_cheap``: of those at all its nodes few would be looked at.
     """
     sampling = session.sampling
     is_simple = (
