@@ -25,6 +25,7 @@ from specgrove.loop.verifier_knowledge import DraftSampling
 from specgrove.runtime.kv_slots import SlotPool
 from ssm_service.config import PoolConfig
 from ssm_service.counts import PoolCounts
+from ssm_service.hidden_state import HiddenStateSsm
 from ssm_service.lookup import LookupSsm
 from ssm_service.pass_drafter import PassDrafter
 
@@ -61,6 +62,7 @@ class DrafterPool:
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._neural = {ssm.name: ssm for ssm in ssms if isinstance(ssm, PassDrafter)}
+        self._hidden = {ssm.name: ssm for ssm in ssms if isinstance(ssm, HiddenStateSsm)}
         self._lookup = {ssm.name: ssm for ssm in ssms if isinstance(ssm, LookupSsm)}
         self._config = config
         self._clock_s = clock_s
@@ -131,6 +133,8 @@ class DrafterPool:
         pending = _Pending(item_id, now_s, None if work.timeout_ms is None else now_s + work.timeout_ms / 1e3)
         session.pending = pending
         for name in dict.fromkeys(work.ssms or self.names):
+            if name in self._hidden and work.hidden_states is not None:
+                self._hidden[name].take_hidden_states(session.session_id, work.hidden_states)
             if name in self._lookup:
                 tree = self._lookup[name].draft(session.session_id, session.token_ids, work.shape)
                 self._collect(pending, name, tree)
@@ -155,6 +159,9 @@ class DrafterPool:
         unknown = sorted(set(work.ssms) - set(self.names))
         if unknown:
             raise InvalidRequestError.of("ssms", f"{unknown} are not in the pool, which has {list(self.names)}")
+        for name in self._hidden.keys() & set(work.ssms or self.names):
+            if work.hidden_states is not None and (problem := self._hidden[name].problem_of(work.hidden_states)):
+                raise InvalidRequestError.of("hidden_states", problem)
 
     def step(self) -> list[Result]:
         """See ``Engine``."""

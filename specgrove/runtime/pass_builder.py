@@ -49,10 +49,12 @@ class PassBuilder:
         chunk_logits: bool = False,
         choices: Sequence[RowChoice] | None = None,
         known: Mapping[int, KnownToken] = NOTHING_KNOWN,
+        first_position: int = 0,
     ) -> range:
         """Adds a sequence; returns which of the asked rows are its own, those of ``known`` tokens aside.
 
-        ``context_slots`` holds the slots of positions 0 .. n - 1; the last ``len(chunk_token_ids)`` of them are computed now. Asked
+        ``context_slots`` holds the slots of positions ``first_position`` and on, so that what lies before may be left out; the last
+        ``len(chunk_token_ids)`` of them are computed now. Asked
         are the chunk's rows in ``known``, by their places in it, rising; its last row if ``chunk_logits``; then every new tree node in
         order: for their logits, or for ``choices``.
         """
@@ -66,7 +68,7 @@ class PassBuilder:
         if chunk_len:
             start = context_len - chunk_len
             rows.token_ids.extend(chunk_token_ids)
-            rows.positions.extend(range(start, context_len))
+            rows.positions.extend(range(first_position + start, first_position + context_len))
             rows.slots.extend(context_slots[start:])
             rows.row_seq.extend([sequence] * chunk_len)
             rows.row_context_len.extend(range(start + 1, context_len + 1))
@@ -80,13 +82,13 @@ class PassBuilder:
             rows.asked_rows.append(rows.num_rows - 1)
 
         if tree is not None:
-            self._add_tree(sequence, context_len, tree)
+            self._add_tree(sequence, context_len, first_position + context_len, tree)
         rows.tree_offsets.append(len(rows.tree_slots))
         asked = range(first_asked, len(rows.asked_rows))
         rows.choices.extend([None] * len(asked) if choices is None else choices)
         return asked
 
-    def _add_tree(self, sequence: int, context_len: int, tree: TreeRows) -> None:
+    def _add_tree(self, sequence: int, context_len: int, first_position: int, tree: TreeRows) -> None:
         rows = self._rows
         rows.tree_slots.extend(tree.slots)
         num_nodes = len(tree.token_ids)
@@ -98,7 +100,7 @@ class PassBuilder:
         for node in range(tree.first_new, num_nodes):
             rows.asked_rows.append(rows.num_rows)
             rows.token_ids.append(tree.token_ids[node])
-            rows.positions.append(context_len + depths[node])
+            rows.positions.append(first_position + depths[node])
             rows.slots.append(tree.slots[node])
             rows.row_seq.append(sequence)
             rows.row_context_len.append(context_len)

@@ -1,0 +1,248 @@
+"""An SSM that reads the LLM's hidden states (EAGLE-3's kind): one layer with keys and values of its own, and the LLM's embedding and head.
+
+Pair i is (hidden states of token i, token i + 1) and tells of token i + 2. Per session it keeps keys and values of the last pairs, of true
+hidden states alone: what was drafted is forgotten, and one pass over the tokens that came out replaces it. That pass gives the tree's first
+level, too; further levels read the layer's own states. Where hidden states are missing the session begins anew with those that come.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from specgrove.errors import ResourceExhaustedError
+from specgrove.kernels.candidates import CandidateRow, best_candidates
+from specgrove.loop.request import TreeShape
+from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.verifier_knowledge import DraftSampling, HiddenStates
+from specgrove.models.hidden_state.spec import HiddenSsmSpec
+from specgrove.runtime.hidden_state_runner import HiddenStatePass, HiddenStateRunner
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
+from specgrove.tokenizer.ssm_vocabulary import Vocabulary
+from ssm_service.draft_tree import ROOT, Beam, Expansion
+from ssm_service.drafts import Draft, DraftRows, Nodes
+from ssm_service.pair_cache import PairCache
+from ssm_service.pass_drafter import ChunkBudget, PassDrafter, Proposals
+
+
+@dataclass(slots=True)
+class _Rows:
+    """One of the two passes: its rows, and what is fed to them."""
+
+    builder: PassBuilder = field(default_factory=PassBuilder)
+    fed: list[torch.Tensor] = field(default_factory=list)
+    parts: list[DraftRows] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Pass:
+    """Passes over true pairs and over drafted ones, side by side; and the drafts that ended when they were begun."""
+
+    extend: _Rows = field(default_factory=_Rows)
+    level: _Rows = field(default_factory=_Rows)
+    finished: list[tuple[str, TokenTree]] = field(default_factory=list)
+
+
+class HiddenStateSsm(PassDrafter[PairCache]):
+    """One such SSM."""
+
+    def __init__(
+        self,
+        name: str,
+        spec: HiddenSsmSpec,
+        runner: HiddenStateRunner,
+        rule: Beam | Expansion,
+        *,
+        vocabulary: Vocabulary,
+        max_num_chunk_tokens: int = 256,
+    ) -> None:
+        super().__init__(name, rule, vocabulary, runner.num_slots, spec.max_position_embeddings, max_num_chunk_tokens)
+        self.spec = spec
+        self.runner = runner
+        self._window = min(spec.hidden_window, runner.num_slots)
+        self._pass: _Pass | None = None
+
+    @property
+    def num_parameters(self) -> int:
+        """See ``PassDrafter``."""
+        return self.spec.num_parameters
+
+    def _new_cache(self) -> PairCache:
+        return PairCache()
+
+    # What it is told.
+
+    def problem_of(self, states: HiddenStates) -> str | None:
+        """Why it can't read them; ``None`` where it can."""
+        wanted, size = self.spec.hidden_layers, self.spec.target_hidden_size
+        if missing := sorted(set(wanted) - set(states.layers)):
+            return f"SSM {self.name} reads the layers {list(wanted)}, and {missing} are missing"
+        return (
+            None if states.hidden_size == size else f"SSM {self.name} reads states of {size}, got {states.hidden_size}"
+        )
+
+    def take_hidden_states(self, session_id: str, states: HiddenStates) -> None:
+        """Hidden states of committed tokens at all its layers, and maybe at others; those that it has are left out."""
+        self.slots.free(self._cache_of(session_id).take(states, self.spec.hidden_layers, self._window))
+
+    def begin(self, session_id: str, token_ids: list[int], shape: TreeShape, sampling: DraftSampling | None) -> bool:
+        """See ``PassDrafter``: False when the sequence is too long, or the last rows' hidden states are missing."""
+        if len(token_ids) > self.max_model_len:
+            self.drop(session_id)
+            return False
+        cache = self._cache_of(session_id)
+        self.slots.free(cache.nodes.slots)
+        cache.nodes = Nodes()
+        if cache.is_empty or cache.end_position < len(token_ids) - 1:
+            return False
+        self._open(session_id, token_ids, cache, shape, sampling)
+        return True
+
+    # Passes.
+
+    def start_pass(self) -> None:
+        """See ``PassDrafter``."""
+        begun = self._pass = _Pass()
+        budget = ChunkBudget(self._max_num_chunk_tokens)
+        for session_id, draft in list(self._drafts.items()):
+            cache = self._caches[session_id]
+            num_missing = len(draft.token_ids) - 1 - cache.end_of_pairs
+            draft.chunk_len = budget.take(num_missing)
+            if num_missing and not draft.chunk_len:
+                continue
+            if not num_missing and not draft.expanded:  # nothing came since the draft before
+                self._grow_from_last(session_id, draft, cache)
+            if draft.is_complete:
+                begun.finished.append(self._end(session_id))
+                continue
+            try:
+                if draft.chunk_len:
+                    self._add_pairs(begun.extend, session_id, draft, cache)
+                else:
+                    self._add_level(begun.level, session_id, draft, cache)
+            except ResourceExhaustedError:
+                begun.finished.append(self._end_without_room(session_id))
+        self.num_rows += begun.extend.builder.num_rows + begun.level.builder.num_rows
+        if begun.extend.parts:
+            self.runner.start_extend(begun.extend.builder.build(), torch.cat(begun.extend.fed))
+        elif begun.level.parts:
+            self.runner.start_level(begun.level.builder.build(), torch.cat(begun.level.fed))
+
+    def finish_pass(self) -> list[tuple[str, TokenTree]]:
+        """See ``PassDrafter``."""
+        assert self._pass is not None, "no pass was begun"
+        begun, self._pass = self._pass, None
+        if begun.extend.parts:
+            self._take_pairs(begun.extend.parts, self.runner.finish())
+            if begun.level.parts:
+                self.runner.start_level(begun.level.builder.build(), torch.cat(begun.level.fed))
+        if begun.level.parts:
+            self._grow_rows(begun.level.parts, self.runner.finish())
+        parts = begun.extend.parts + begun.level.parts
+        return begun.finished + [self._end(part.session_id) for part in parts if part.draft.is_complete]
+
+    def discard(self) -> None:
+        """See ``PassDrafter``."""
+        self._pass = None
+        self.runner.discard()
+
+    def level_ms(self, scratch_slots: list[int]) -> float:
+        """See ``PassDrafter``."""
+        builder = PassBuilder()
+        num_rows = len(scratch_slots)
+        builder.add([], tree=TreeRows([0] * num_rows, range(-1, num_rows - 1), scratch_slots))
+        rows, fed = builder.build(), torch.zeros(num_rows, self.spec.hidden_size)
+        started_s = time.perf_counter()
+        self.runner.start_level(rows, fed)
+        self._proposals([None] * num_rows, self.runner.finish(), 1)
+        return (time.perf_counter() - started_s) * 1e3
+
+    def _add_pairs(self, rows: _Rows, session_id: str, draft: Draft, cache: PairCache) -> None:
+        first, chunk_len = cache.end_of_pairs, draft.chunk_len
+        cache.slots.extend(self._allocate(chunk_len))
+        chunk = self._fed(draft.token_ids[first + 1 : first + 1 + chunk_len])
+        asked = rows.builder.add(cache.slots, chunk, chunk_logits=True, first_position=cache.first_position)
+        rows.fed.append(cache.read(chunk_len))
+        rows.parts.append(DraftRows(session_id, draft, asked, draft.tree.num_children()))
+
+    def _add_level(self, rows: _Rows, session_id: str, draft: Draft, cache: PairCache) -> None:
+        assert cache.states is not None
+        new = draft.new_rows(self._allocate(len(draft.expanded)))
+        new = replace(new, token_ids=self._fed(list(new.token_ids)))
+        asked = rows.builder.add(cache.slots, (), new, first_position=cache.first_position)
+        rows.fed.append(cache.states[[cache.row_of[draft.tree.parents[node]] for node in draft.expanded]])
+        rows.parts.append(DraftRows(session_id, draft, asked, draft.tree.num_children()))
+
+    def _take_pairs(self, parts: list[DraftRows], found: HiddenStatePass) -> None:
+        """The last row of those that have read all gives the first level."""
+        read = []
+        for part in parts:
+            draft, cache = part.draft, self._caches[part.session_id]
+            if cache.end_of_pairs < len(draft.token_ids) - 1:
+                continue
+            cache.last = _of_row(found, part.rows.start)
+            if part.num_children:
+                read.append(part)
+            else:
+                draft.is_complete = True
+        self._grow_rows(read, found)
+
+    def _grow_from_last(self, session_id: str, draft: Draft, cache: PairCache) -> None:
+        if cache.last is None or not draft.tree.num_children():
+            draft.is_complete = True
+            return
+        self._grow_rows([DraftRows(session_id, draft, range(1), draft.tree.num_children())], cache.last)
+
+    def _grow_rows(self, parts: list[DraftRows], found: HiddenStatePass) -> None:
+        """Children of the parts' rows, and what will be fed to them."""
+        if not parts:
+            return
+        drafts_of: list[Draft | None] = [None] * len(found.states)
+        for part in parts:
+            cache, expanded = self._caches[part.session_id], part.draft.expanded or [ROOT]
+            cache.states = found.states
+            cache.row_of = dict(zip(expanded, part.rows, strict=True))
+            for row in part.rows:
+                drafts_of[row] = part.draft
+        k = max(part.num_children for part in parts)
+        self._grow(parts, self._proposals(drafts_of, found, k))
+
+    def _proposals(self, drafts: list[Draft | None], found: HiddenStatePass, k: int) -> list[Proposals | None]:
+        """Of each asked row, the most probable choices of the verifier; rows of no draft are of no use."""
+        candidates, calibration = found.candidates, self.spec.calibration
+        rows = [CandidateRow(0) if draft is None else self._row_of(draft) for draft in drafts]
+        log_probs, token_ids = best_candidates(
+            candidates.token_ids, candidates.logits, candidates.log_sum_exp, rows, k, calibration.noise_weight
+        )
+        proposals = [
+            [(token_id, value) for token_id, value in zip(ids, values, strict=True) if token_id >= 0]
+            for ids, values in zip(token_ids.tolist(), log_probs.tolist(), strict=True)
+        ]
+        return [row or None for row in proposals]
+
+    def _row_of(self, draft: Draft) -> CandidateRow:
+        depth, sampling = draft.tree.depth, draft.sampling
+        position, scale = len(draft.token_ids) + depth, self.spec.calibration.scale(depth + 1)
+        if sampling is None:
+            return CandidateRow(position, scale=scale)
+        return CandidateRow(position, sampling.temperature, sampling.seed, sampling.top_k, sampling.top_p, scale)
+
+    def _fed(self, token_ids: list[int]) -> list[int]:
+        """Ids that the LLM's embedding doesn't have, as id 0."""
+        vocab_size = self.spec.vocab_size
+        return [token_id if token_id < vocab_size else 0 for token_id in token_ids]
+
+
+def _of_row(found: HiddenStatePass, row: int) -> HiddenStatePass:
+    candidates, rows = found.candidates, slice(row, row + 1)
+    return HiddenStatePass(
+        found.states[rows],
+        replace(
+            candidates,
+            token_ids=candidates.token_ids[rows],
+            logits=candidates.logits[rows],
+            log_sum_exp=candidates.log_sum_exp[rows],
+        ),
+    )

@@ -1,0 +1,75 @@
+"""What an SSM that reads hidden states holds of a session: pairs of hidden states and the token that follows, up to the window.
+
+Pair i is (hidden states of token i, token i + 1). Owned by ``HiddenStateSsm``. Invariant: pairs and unread rows follow one another without
+a gap; where rows are missing, what was before them is forgotten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from specgrove.loop.verifier_knowledge import HiddenStates
+from specgrove.runtime.hidden_state_runner import HiddenStatePass
+from ssm_service.drafts import Cache
+
+
+@dataclass(slots=True)
+class PairCache(Cache):
+    """``slots`` are those of pairs ``first_position`` and on."""
+
+    first_position: int = 0
+    unread: torch.Tensor | None = None  # bfloat16 [num_rows, L * target_hidden_size]: hidden states behind those pairs'
+    last: HiddenStatePass | None = None  # of the last pair, which is one asked row
+    states: torch.Tensor | None = None  # float32 [num_rows, hidden_size]: of the rows that the last pass asked
+    row_of: dict[int, int] = field(default_factory=dict)  # tree node -> its row there
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no hidden states have come."""
+        return not self.slots and self.unread is None
+
+    @property
+    def end_of_pairs(self) -> int:
+        """The position of the first pair that isn't held."""
+        return self.first_position + len(self.slots)
+
+    @property
+    def end_position(self) -> int:
+        """That of the first row whose hidden states aren't known."""
+        return self.end_of_pairs + (0 if self.unread is None else len(self.unread))
+
+    def take(self, states: HiddenStates, layers: tuple[int, ...], window: int) -> list[int]:
+        """Rows that are new; behind a gap they are a new beginning. Returns slots that are free now."""
+        if not self.is_empty and states.end_position <= self.end_position:
+            return []
+        freed: list[int] = []
+        if self.is_empty or states.first_position > self.end_position:
+            freed = self._drop_pairs(len(self.slots))
+            self.first_position, self.unread, self.last = states.first_position, None, None
+        states = states.of_layers(layers).from_position(self.end_position)
+        rows = torch.frombuffer(bytearray(states.values), dtype=torch.bfloat16).view(states.num_tokens, -1)
+        self.unread = rows if self.unread is None else torch.cat([self.unread, rows])
+        num_unread = len(self.unread)
+        freed += self._drop_pairs(min(len(self.slots) + num_unread - window, len(self.slots)))
+        if num_unread > window:
+            self.first_position += num_unread - window
+            self.unread = self.unread[-window:]
+        return freed
+
+    def read(self, num_rows: int) -> torch.Tensor:
+        """The next rows as float32; their pairs are held from now on."""
+        assert self.unread is not None
+        rows = self.unread[:num_rows].float()
+        self.unread = self.unread[num_rows:] if num_rows < len(self.unread) else None
+        return rows
+
+    def _drop_pairs(self, num_pairs: int) -> list[int]:
+        """The oldest."""
+        if num_pairs <= 0:
+            return []
+        dropped = list(self.slots[:num_pairs])
+        del self.slots[:num_pairs]
+        self.first_position += num_pairs
+        return dropped
