@@ -9,11 +9,14 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from specgrove.config import DEFAULT_SSMS, PASS_TIMEOUT_S
 from specgrove.machine.folders import provide_home
-from specgrove.models.folders.hub import check_named
-from specgrove.models.planning.ssm_fitting import SsmDemand, check_ssms_before_start, found_ssm
+from specgrove.models.folders.hub import check_named, resolve_model
+from specgrove.models.hidden_state.recognition import reads_hidden_states
+from specgrove.models.planning.ssm_fitting import FoundSsm, SsmDemand, check_ssms_before_start, found_ssm
 from specgrove.runtime.step_loop import HungEngineError
 from specgrove.serving.health import Health
 from specgrove.serving.health_server import health_server
@@ -53,6 +56,7 @@ def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
         drain_timeout_s=arguments.drain_timeout_s,
         log_level=arguments.log_level,
         log_format=arguments.log_format,
+        llm_model=arguments.llm_model,
         tracing=TracingConfig(arguments.otlp_endpoint, arguments.trace_sample_ratio),
         metrics_address=arguments.metrics_address,
         health_address=arguments.health_address,
@@ -66,7 +70,14 @@ def check_models(config: SsmServiceConfig) -> None:
     for spec in specs:
         check_named(spec.model or "", needs_tokenizer=False)
     found = [found_ssm(spec, config.cache_dir, logger.info) for spec in specs]
-    check_ssms_before_start(config.demand, found)
+    check_ssms_before_start(config.demand, found, llm_folder_of(config, found))
+
+
+def llm_folder_of(config: SsmServiceConfig, found: Sequence[FoundSsm]) -> Path | None:
+    """The LLM's, where an SSM reads its hidden states; fetched or made if need be. Raises ``ModelNotFoundError``."""
+    if config.llm_model is None or not any(reads_hidden_states(ssm.folder) for ssm in found):
+        return None
+    return resolve_model(config.llm_model, cache_dir=config.cache_dir, progress=logger.info)
 
 
 def main() -> int:

@@ -41,6 +41,8 @@ class SsmServiceConfig:
     drain_timeout_s: float
     log_level: str
     log_format: str
+    llm_model: str | None = None
+    """Whose hidden states some SSMs read, as its own service is told; ``None``: there are no such SSMs."""
     tracing: TracingConfig = NOWHERE
     metrics_address: str | None = None
     health_address: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -13,6 +14,7 @@ from specgrove.models.decoder.family import read_spec
 from specgrove.models.folders.gguf_model import weights_note
 from specgrove.models.folders.model_files import weight_files
 from specgrove.models.folders.quantized_cache import ensure_quantized
+from specgrove.models.hidden_state.recognition import reads_hidden_states
 from specgrove.models.planning.ssm_fitting import SSM_MAX_NUM_ASKED, SSM_MAX_NUM_ROWS, found_ssm
 from specgrove.program.decoder import DTYPES
 from specgrove.program.device_weights import DeviceWeights
@@ -23,20 +25,30 @@ from specgrove.settings.ssm_specs import SsmSpec
 from specgrove.tokenizer.ssm_vocabulary import read_vocabulary
 from specgrove.v1 import ssm_pb2
 from ssm_service.config import SsmServiceConfig, rule_of
+from ssm_service.hidden_loading import load_hidden_ssm
+from ssm_service.hidden_state import HiddenStateSsm
 from ssm_service.lookup import LookupSsm
 from ssm_service.neural import DraftVocab, NeuralSsm
+from ssm_service.pass_drafter import PassDrafter
 
 logger = logging.getLogger(__name__)
 
 _MAP_NAME = "draft_token_ids"
 
 
-def load_ssm(spec: SsmSpec, config: SsmServiceConfig, device: torch.device) -> NeuralSsm | LookupSsm:
+def load_ssm(spec: SsmSpec, config: SsmServiceConfig, device: torch.device) -> PassDrafter[Any] | LookupSsm:
     """Raises ``ValueError`` with what is wrong with the model."""
     rule = rule_of(spec)
     if spec.model is None or rule is None:
         return LookupSsm(spec.name)
     folder = found_ssm(spec, config.cache_dir, logger.info).folder
+    if reads_hidden_states(folder):
+        hidden = load_hidden_ssm(spec, folder, config, rule, device)
+        logger.info(
+            "%s: %.1fM parameters from %s, %s, over hidden states at layers %s", spec.name, hidden.num_parameters / 1e6, folder,
+            spec.mode, ", ".join(map(str, hidden.spec.hidden_layers)),
+        )  # fmt: skip
+        return hidden
     folder = ensure_quantized(folder, spec.quantization, config.cache_dir, logger.info)
     if (note := weights_note(folder, config.demand.dtype)) is not None:
         logger.info("%s: %s", spec.name, note)
@@ -69,11 +81,16 @@ def read_draft_vocab(folder: Path) -> DraftVocab | None:
     return None
 
 
-def info_of(spec: SsmSpec, ssm: NeuralSsm | LookupSsm) -> ssm_pb2.SsmInfo:
+def info_of(spec: SsmSpec, ssm: PassDrafter[Any] | LookupSsm) -> ssm_pb2.SsmInfo:
     """What the service says about one SSM."""
     info = ssm_pb2.SsmInfo(name=spec.name, mode=spec.mode)
-    if isinstance(ssm, NeuralSsm):
+    if isinstance(ssm, PassDrafter):
         info.vocab_sha256 = ssm.vocabulary.sha256
         info.max_model_len = ssm.max_model_len
-        info.num_parameters = ssm.spec.num_parameters
+        info.num_parameters = ssm.num_parameters
+    if isinstance(ssm, HiddenStateSsm):
+        info.mode = "hidden"
+        info.hidden_layers.extend(ssm.spec.hidden_layers)
+        info.hidden_window = ssm.spec.hidden_window
+        info.hidden_size = ssm.spec.target_hidden_size
     return info

@@ -67,7 +67,7 @@ def ssms(settings: SuiteSettings) -> Iterator[Finding]:
     findings = {text: _ssm(text, folder, cache_dir, is_asked=asked is not None) for text in asked or DEFAULT_SSMS}
     yield from findings.values()
     try:
-        check_ssms(settings, [text for text, found in findings.items() if found.level is Level.OK])
+        check_ssms(settings, [text for text, found in findings.items() if found.level is Level.OK], folder)
     except ValueError as problem:
         yield error("SSMs", _one_line(str(problem)))
 

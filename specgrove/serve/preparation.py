@@ -28,6 +28,6 @@ def suite_config(plan: Plan, say: Callable[[str], None]) -> SuiteConfig:
         folder = resolve_model(plan.model_name, cache_dir=cache_dir, progress=say)
         check_model(settings, folder)
         ssms = chosen_ssms(settings["ssm", "ssm"], folder, settings["ssm", "cache-dir"], say, called="SSM")
-        check_ssms(settings, ssms)
+        check_ssms(settings, ssms, folder)
         folder = ensure_quantized(folder, settings["llm", "quantization"], cache_dir, say)
     return config_of(settings, folder, ssms, address)

@@ -27,6 +27,13 @@ SSM = (
         is_common=True,
     ),
     Setting(
+        "llm-model",
+        "the LLM, as its service's --model: SSMs that read its hidden states take its embedding and head from there, and no other needs it",
+        None,
+        metavar="MODEL",
+        is_of_suite=True,
+    ),
+    Setting(
         "kv-slots",
         "one-token KV slots of each SSM, shared by all sessions",
         32768,

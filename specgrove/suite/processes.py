@@ -222,7 +222,7 @@ def process_specs(
     llm = ["--model", str(config.llm_folder), "--dtype", config.dtype]
     llm += ["--threads", str(max(1, num_threads // len(names)))]
     llm += config.llm_arguments
-    ssm = ["--dtype", config.dtype, "--threads", str(num_threads)]
+    ssm = ["--dtype", config.dtype, "--threads", str(num_threads), "--llm-model", str(config.llm_folder)]
     for ssm_name in config.ssms:
         ssm += ["--ssm", ssm_name]
     ssm += config.ssm_arguments

@@ -12,6 +12,7 @@ from specgrove.config import DEFAULT_SSMS
 from specgrove.models.decoder.architectures import family_name_of
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.folders.hub import ModelNotFoundError, resolve_model
+from specgrove.models.hidden_state.recognition import hidden_ssm_spec_of, reads_hidden_states
 from specgrove.settings.ssm_specs import SsmSpec, asks_for_none, parse_ssms
 from specgrove.tokenizer import Tokenizer
 from specgrove.tokenizer.ssm_vocabulary import read_vocabulary
@@ -38,7 +39,7 @@ def chosen_ssms(
     chosen = []
     for text, spec in zip(texts, parse_ssms(texts), strict=True):
         try:
-            problem = _problem(spec, tokenizer, cache_dir, say)
+            problem = _problem(spec, llm_folder, tokenizer, cache_dir, say)
         except (ModelNotFoundError, UnsupportedModelError) as error:
             raise ValueError(f"{called} {text}: {error}") from error
         if problem is None:
@@ -50,10 +51,18 @@ def chosen_ssms(
     return tuple(chosen)
 
 
-def _problem(spec: SsmSpec, llm: Tokenizer, cache_dir: Path, say: Callable[[str], None]) -> str | None:
+def _problem(
+    spec: SsmSpec, llm_folder: Path, llm: Tokenizer, cache_dir: Path, say: Callable[[str], None]
+) -> str | None:
     if spec.model is None:
         return None
     folder = resolve_model(spec.model, cache_dir=cache_dir, progress=say, needs_tokenizer=False)
+    if reads_hidden_states(folder):
+        try:
+            hidden_ssm_spec_of(folder, llm_folder)
+        except UnsupportedModelError as error:
+            return str(error)
+        return None
     family_name_of(folder)
     vocabulary = read_vocabulary(folder)
     if vocabulary.sha256 == llm.vocab_sha256:

@@ -139,11 +139,11 @@ def check_model(settings: SuiteSettings, folder: Path, *, needs_chat: bool = Fal
         raise ValueError(in_suite_flags(str(error), "llm")) from error
 
 
-def check_ssms(settings: SuiteSettings, ssms: Sequence[str]) -> None:
-    """Of SSMs that are there, and can draft for the LLM: whether they can be served as the settings say. Raises ``ValueError``."""
+def check_ssms(settings: SuiteSettings, ssms: Sequence[str], llm_folder: Path) -> None:
+    """Of SSMs that are there, and can draft for the LLM in ``llm_folder``: whether they can be served as set. Raises ``ValueError``."""
     specs = [spec for spec in parse_ssms(ssms) if spec.model is not None]
     found = [found_ssm(spec, settings["ssm", "cache-dir"], lambda _: None) for spec in specs]
     try:
-        check_ssms_before_start(SsmDemand.of(lambda name: settings["ssm", name]), found)
+        check_ssms_before_start(SsmDemand.of(lambda name: settings["ssm", name]), found, llm_folder)
     except ValueError as error:
         raise ValueError(in_suite_flags(str(error), "ssm")) from error

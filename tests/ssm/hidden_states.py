@@ -19,7 +19,7 @@ from ssm_service.draft_tree import ROOT, Beam, DraftTree
 from ssm_service.hidden_state import HiddenStateSsm
 
 
-def STORE() -> TorchWeights:
+def torch_store() -> TorchWeights:
     return TorchWeights(torch.device("cpu"), torch.float32)
 
 
@@ -50,7 +50,7 @@ def make_ssm(
 ) -> HiddenStateSsm:
     spec = module.spec
     weights = program_weights_of(spec, module.state_dict(), ends, quantization)
-    runner = HiddenStateRunner(HiddenStateModel(program_spec_of(spec, ends), weights, dtype, STORE()), num_slots)
+    runner = HiddenStateRunner(HiddenStateModel(program_spec_of(spec, ends), weights, dtype, torch_store()), num_slots)
     return HiddenStateSsm(
         "hidden", spec, runner, Beam(3), vocabulary=Vocabulary(), max_num_chunk_tokens=max_num_chunk_tokens
     )

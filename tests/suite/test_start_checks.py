@@ -172,16 +172,16 @@ def test_what_the_model_and_the_machine_tell(
 def test_ssms_have_to_fit(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssm_fitting, "available_memory_bytes", lambda: 1 << 30)
     ssms = [f"{model_folder},name=a", f"{model_folder},name=b", "lookup"]
-    check_ssms(SuiteSettings({("ssm", "kv-slots"): 1000}), ssms)
-    check_ssms(SuiteSettings({("ssm", "kv-slots"): 2**40}), ["lookup"])
+    check_ssms(SuiteSettings({("ssm", "kv-slots"): 1000}), ssms, model_folder)
+    check_ssms(SuiteSettings({("ssm", "kv-slots"): 2**40}), ["lookup"], model_folder)
     with pytest.raises(
         ValueError, match=r"1\.00 GiB available: a: weights .*; b: weights .*; give --ssm\.kv-slots \d+ at most"
     ) as found:
-        check_ssms(SuiteSettings({("ssm", "kv-slots"): 2**40}), ssms)
+        check_ssms(SuiteSettings({("ssm", "kv-slots"): 2**40}), ssms, model_folder)
     fewer = int(str(found.value).split()[-3])
-    check_ssms(SuiteSettings({("ssm", "kv-slots"): fewer}), ssms)
+    check_ssms(SuiteSettings({("ssm", "kv-slots"): fewer}), ssms, model_folder)
     with pytest.raises(ValueError, match=r"available"):
-        check_ssms(SuiteSettings({("ssm", "kv-slots"): fewer + 1}), ssms)
+        check_ssms(SuiteSettings({("ssm", "kv-slots"): fewer + 1}), ssms, model_folder)
 
 
 def test_llm_replicas_share_the_memory(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,10 @@ import math
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from specgrove.files.json_files import read_json_object
 from specgrove.models.decoder.architectures import ARCHITECTURES
@@ -21,12 +23,15 @@ from specgrove.models.folders.gguf_model import write_config_and_tokenizer
 from specgrove.models.folders.made_folder import copy_other_files, edit_json, whole_folder
 from specgrove.models.folders.missing import not_there
 from specgrove.models.folders.model_files import gguf_of, is_gguf_file
+from specgrove.models.hidden_state.published_config import flavour_of
+from specgrove.models.hidden_state.published_tensors import TOKEN_MAP_FILE
 from specgrove.models.weights.formats.gguf_blocks import PLAIN_TYPES
 from specgrove.models.weights.formats.gguf_checkpoint import GgufCheckpoint
 from specgrove.models.weights.formats.gguf_families import main_type
 from specgrove.models.weights.gguf_file import GgufFile
 from specgrove.models.weights.opening import check_weights, open_checkpoint
 from specgrove.models.weights.pickle_files import pickle_files_of
+from specgrove.models.weights.safetensors_files import weight_files_of
 from specgrove.models.weights.safetensors_writer import SafetensorsWriter
 
 
@@ -40,6 +45,9 @@ def convert_model(
     gguf_path = source if is_gguf_file(source) else None
     if source.is_dir():
         gguf_path = gguf_of(source)
+        if (source / TOKEN_MAP_FILE).is_file():
+            _convert_token_map(source, target)
+            return
         if gguf_path is None and next(source.glob("*.safetensors"), None) is not None:
             raise ValueError(f"{source} holds safetensors: there is nothing to convert")
     elif gguf_path is None:
@@ -94,10 +102,28 @@ def _convert_pickle(source: Path, target: Path, dtype: torch.dtype | None, progr
         _check_written(source, folder)
 
 
+def _convert_token_map(source: Path, target: Path) -> None:
+    """An EAGLE-3 checkpoint by NeMo AutoModel: its list of token ids becomes the tensor of offsets that others have."""
+    paths = weight_files_of(source).paths
+    content = _loaded(source / TOKEN_MAP_FILE)
+    if not isinstance(content, torch.Tensor) or content.ndim != 1 or content.is_floating_point():
+        raise UnsupportedModelError(f"{source / TOKEN_MAP_FILE} should hold a list of token ids as a tensor")
+    with whole_folder(
+        target, DiskNeed(f"converting {source.name}", sum(path.stat().st_size for path in paths))
+    ) as folder:
+        copy_other_files(source, folder)
+        writer = SafetensorsWriter(folder)
+        for path in paths:
+            for name, tensor in load_file(path).items():
+                writer.add(name, tensor)
+        writer.add("d2t", content.long() - torch.arange(len(content)))
+        writer.finish()
+
+
 def _check_written(source: Path, folder: Path) -> None:
     """Whether all tensors came, where they are of a family that we know. Raises ``UnsupportedModelError``."""
     config = read_json_object(folder / "config.json")
-    if not set(config.texts("architectures")) & set(ARCHITECTURES):
+    if flavour_of(config) is not None or not set(config.texts("architectures")) & set(ARCHITECTURES):
         return
     try:
         with open_checkpoint(folder) as checkpoint:
@@ -107,13 +133,7 @@ def _check_written(source: Path, folder: Path) -> None:
 
 
 def _tensors_of(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).split("\n")[0]
-        raise UnsupportedModelError(
-            f"{path} holds more than weights or is broken, and is not read: {reason}"
-        ) from error
+    content = _loaded(path)
     if not isinstance(content, dict):
         raise UnsupportedModelError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
     for name, value in content.items():
@@ -124,6 +144,16 @@ def _tensors_of(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
             )
         if isinstance(value, torch.Tensor):
             yield str(name), value
+
+
+def _loaded(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).split("\n")[0]
+        raise UnsupportedModelError(
+            f"{path} holds more than weights or is broken, and is not read: {reason}"
+        ) from error
 
 
 def _write_tokenizer(source: Path, folder: Path, progress: Callable[[str], None]) -> None:

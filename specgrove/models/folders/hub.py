@@ -236,7 +236,10 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
             f"{folder} holds an adapter (LoRA), no whole model: merge it into its base model first"
         )
     if any(next(folder.glob(pattern), None) for pattern in PICKLE_PATTERNS):
-        raise ModelNotFoundError(f"{folder} holds pickle files, which SpecGrove never loads: convert to safetensors")
+        raise ModelNotFoundError(
+            f"{folder} holds pickle files, which SpecGrove never loads: make safetensors of them with "
+            f"`specgrove models convert {folder} NEW_FOLDER`"
+        )
     raise ModelNotFoundError(f"{folder} has no *.safetensors file: SpecGrove loads weights from safetensors only")
 
 

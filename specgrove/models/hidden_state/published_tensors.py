@@ -5,7 +5,6 @@ Strict: one that has no place is refused by its name, and none may be missing.
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.hidden_state.spec import HiddenSsmSpec
 
 HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
-_MAP_FILE = "speculative_token_map.pt"
+TOKEN_MAP_FILE = "speculative_token_map.pt"
 _LAYER = re.compile(r"(midlayer|layers\.0)\.(?P<rest>.+)")
 _IN_LAYER = {
     "input_layernorm": "input_norm", "hidden_norm": "hidden_norm", "post_attention_layernorm": "post_attention_norm",
@@ -90,16 +89,15 @@ def _own_name(name: str, folder: Path) -> str:
 def _token_ids_of(
     spec: HiddenSsmSpec, offsets: torch.Tensor | None, is_drafted: torch.Tensor | None, folder: Path
 ) -> torch.Tensor:
-    """The LLM's id of each row of the head: by offsets (``d2t``), or whole ids in a file of their own (NeMo AutoModel)."""
+    """The LLM's id of each row of the head, by ``d2t``: an offset to its place."""
     size = spec.draft_vocab_size
     assert size is not None
     if offsets is not None:
         ids = _checked(offsets, "d2t", (size,), folder).long() + torch.arange(size)
-    elif (folder / _MAP_FILE).is_file():
-        ids = _checked(_map_in(folder / _MAP_FILE), _MAP_FILE, (size,), folder).long()
     else:
         raise UnsupportedModelError(
-            f"{folder} has neither the tensor d2t nor the file {_MAP_FILE}: nothing tells which {size} tokens its head is of"
+            f"{folder} lacks the tensor d2t: nothing tells which {size} tokens its head is of; NeMo AutoModel keeps that in a file "
+            f"of its own, {TOKEN_MAP_FILE}: with `specgrove models convert {folder} NEW_FOLDER` it becomes a tensor"
         )
     if len(set(ids.tolist())) != size or not 0 <= int(ids.min()) <= int(ids.max()) < spec.vocab_size:
         raise UnsupportedModelError(
@@ -110,17 +108,6 @@ def _token_ids_of(
         if not torch.equal(is_drafted.nonzero().flatten(), ids.sort().values):
             raise UnsupportedModelError(f"{folder}: the tensors d2t and t2d name different tokens")
     return ids
-
-
-def _map_in(path: Path) -> torch.Tensor:
-    """A tensor alone; ``weights_only`` runs no code of the file."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise UnsupportedModelError(f"{path} can't be read: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, torch.Tensor):
-        raise UnsupportedModelError(f"{path} should hold a tensor of token ids, not a {type(content).__name__}")
-    return content
 
 
 def _checked(tensor: torch.Tensor, name: str, shape: tuple[int, ...], folder: Path) -> torch.Tensor:

@@ -17,6 +17,7 @@ from specgrove.models.decoder.parallel_layout import ParallelLayout
 from specgrove.models.folders.hub import resolve_model
 from specgrove.models.folders.model_files import quantization_kind
 from specgrove.models.folders.quantized_cache import needs_quantizing
+from specgrove.models.hidden_state.recognition import as_decoder, hidden_ssm_spec_of, reads_hidden_states
 from specgrove.models.planning.memory_plan import (
     DoesNotFitError,
     MemoryPlan,
@@ -66,17 +67,25 @@ def found_ssm(spec: SsmSpec, cache_dir: Path, progress: Callable[[str], None]) -
     return FoundSsm(spec.name, folder, spec.quantization)
 
 
-def check_ssms_before_start(demand: SsmDemand, ssms: Sequence[FoundSsm]) -> None:
-    """All that shows of models that are there. Raises ``ValueError``. How much memory a GPU has only the service finds out."""
+def check_ssms_before_start(demand: SsmDemand, ssms: Sequence[FoundSsm], llm_folder: Path | None) -> None:
+    """All that shows of models that are there, and of the LLM whose hidden states some read. Raises ``ValueError``.
+
+    How much memory a GPU has only the service finds out.
+    """
     check_gpu_wanted(demand.device, demand.gpu_kernels, has_gpu=may_have_gpu())
-    plans = {ssm.name: _plan_of(demand, ssm) for ssm in ssms}
+    plans = {ssm.name: _plan_of(demand, ssm, llm_folder) for ssm in ssms}
     if demand.device == "cpu" or not may_have_gpu():
         _check_fit(plans, available_memory_bytes())
 
 
-def _plan_of(demand: SsmDemand, ssm: FoundSsm) -> MemoryPlan:
-    spec = read_spec(ssm.folder)
-    needs_quantizing(ssm.folder, ssm.quantization)  # or can't be
+def _plan_of(demand: SsmDemand, ssm: FoundSsm, llm_folder: Path | None) -> MemoryPlan:
+    if reads_hidden_states(ssm.folder):
+        own = hidden_ssm_spec_of(ssm.folder, llm_folder)
+        assert llm_folder is not None, "it would have been asked for"
+        spec = as_decoder(own, read_spec(llm_folder))
+    else:
+        spec = read_spec(ssm.folder)
+        needs_quantizing(ssm.folder, ssm.quantization)  # or can't be
     if demand.gpu_kernels == "require" and (reason := why_not(spec, demand.dtype)) is not None:
         raise ValueError(f"--gpu-kernels require: SSM {ssm.name}: {reason}")
     request = MemoryRequest(

@@ -1,0 +1,46 @@
+"""From a folder to a ``HiddenStateSsm``. Called by ``ssm_service.loading`` for folders of SSMs that read the LLM's hidden states."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from specgrove.models.folders.hub import resolve_model
+from specgrove.models.hidden_state.loading import read_hidden_ssm
+from specgrove.models.hidden_state.program_weights import program_spec_of, program_weights_of
+from specgrove.program.decoder import DTYPES
+from specgrove.program.device_weights import DeviceWeights
+from specgrove.program.hidden_state import HiddenStateModel
+from specgrove.program.torch_backend import TorchWeights
+from specgrove.runtime.devices import has_gpu_kernels
+from specgrove.runtime.hidden_state_runner import HiddenStateRunner
+from specgrove.settings.ssm_specs import SsmSpec
+from specgrove.tokenizer.ssm_vocabulary import read_vocabulary
+from ssm_service.config import SsmServiceConfig
+from ssm_service.draft_tree import Beam, Expansion
+from ssm_service.hidden_state import HiddenStateSsm
+
+logger = logging.getLogger(__name__)
+
+
+def load_hidden_ssm(
+    spec: SsmSpec, folder: Path, config: SsmServiceConfig, rule: Beam | Expansion, device: torch.device
+) -> HiddenStateSsm:
+    """Raises ``ValueError`` with what is wrong with the SSM, or doesn't fit the LLM."""
+    assert config.llm_model is not None, "it was asked for before"
+    llm_folder = resolve_model(config.llm_model, cache_dir=config.cache_dir, progress=logger.info)
+    found = read_hidden_ssm(folder, llm_folder)
+    weights = program_weights_of(found.spec, found.tensors, found.ends, spec.quantization)
+    dtype, layer = DTYPES[config.demand.dtype], program_spec_of(found.spec, found.ends)
+    has_kernels = has_gpu_kernels(config.demand.gpu_kernels, layer.layer, dtype, device)
+    store = TorchWeights(device) if device.type == "cpu" else DeviceWeights(device, has_kernels=has_kernels)
+    model = HiddenStateModel(layer, weights, dtype, store)
+    return HiddenStateSsm(
+        spec.name,
+        found.spec,
+        HiddenStateRunner(model, config.demand.num_slots),
+        rule,
+        vocabulary=read_vocabulary(llm_folder),
+    )
