@@ -7,6 +7,11 @@
 #include "vector_math.h"
 
 namespace specgrove {
+namespace {
+
+constexpr int64_t kChunk = 1024;
+
+}  // namespace
 
 SPECGROVE_CLONES void scale(float factor, int64_t count, float* values) {
   for (int64_t i = 0; i < count; ++i) values[i] *= factor;
@@ -40,6 +45,24 @@ SPECGROVE_CLONES float max_or_nan(const float* values, int64_t count) {
   }
   if (has_nan != 0) return std::numeric_limits<float>::quiet_NaN();
   return *std::max_element(maxima, maxima + kScanLanes);
+}
+
+SPECGROVE_CLONES double sum_exp(const float* x, int64_t count, float maximum) {
+  double total = 0.0;
+  for (int64_t start = 0; start < count; start += kChunk) {
+    float sums[kScanLanes] = {};
+    const int64_t end = std::min(count, start + kChunk);
+    int64_t i = start;
+    for (; i + kScanLanes <= end; i += kScanLanes) {
+      for (int64_t lane = 0; lane < kScanLanes; ++lane) sums[lane] += exp_of(x[i + lane] - maximum);
+    }
+    for (int64_t lane = 0; i < end; ++i, ++lane) sums[lane] += exp_of(x[i] - maximum);
+    for (int64_t width = kScanLanes / 2; width > 0; width /= 2) {
+      for (int64_t lane = 0; lane < width; ++lane) sums[lane] += sums[lane + width];
+    }
+    total += sums[0];
+  }
+  return total;
 }
 
 }  // namespace specgrove

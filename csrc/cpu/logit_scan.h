@@ -15,5 +15,7 @@ void soft_cap(float cap, int64_t count, float* values);
 bool any_reaches(const float* values, float threshold);
 // The largest value; NaN where there is one.
 float max_or_nan(const float* values, int64_t count);
+// Sum of exp(x - maximum), one running sum per lane and chunk, added up in a tree: the order of additions is fixed.
+double sum_exp(const float* x, int64_t count, float maximum);
 
 }  // namespace specgrove

@@ -7,12 +7,14 @@
 
 #include "activation.h"
 #include "elementwise.h"
+#include "shortlist.h"
 #include "tile_state.h"
 
 namespace specgrove {
 namespace {
 
 constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
+constexpr int64_t kRowsScoredAtOnce = 16;  // by a shortlist: a row has a score for every token id
 
 // The kinds of ops: what each is made of, and what it does. What they compute is said in specgrove/program/ops.py.
 
@@ -83,6 +85,18 @@ Op head_norm_op(OpFields& fields, PassLimits&) {
                 num_heads = fields.integer("num_heads"), head_dim = fields.integer("head_dim");
   return {[=](Pass& pass) {
     head_rms_norm(pass.at(x), scale, eps, pass.num_rows, width, first_head, num_heads, head_dim);
+  }};
+}
+
+Op concat_op(OpFields& fields, PassLimits&) {
+  return {[out = fields.buffer("out"), parts = fields.buffers("parts"),
+           sizes = fields.get<std::vector<int64_t>>("sizes")](Pass& pass) {
+    float* place = pass.at(out);
+    for (int64_t row = 0; row < pass.num_rows; ++row) {
+      for (size_t part = 0; part < parts.size(); ++part) {
+        place = std::copy_n(pass.at(parts[part]) + row * sizes[part], sizes[part], place);
+      }
+    }
   }};
 }
 
@@ -192,6 +206,30 @@ Op choose_op(OpFields& fields, PassLimits&) {
           vocab};
 }
 
+Op shortlist_op(OpFields& fields, PassLimits&) {
+  const AnyLinear* const scores = fields.get<const AnyLinear*>("scores");
+  Shortlist call{};
+  call.num_ids = fields.integer("num_ids");
+  call.table = fields.address<void>("table");
+  call.dtype = fields.get<DType>("dtype");
+  call.size = fields.integer("size");
+  call.num_candidates = fields.integer("num_candidates");
+  call.soft_cap = fields.number("soft_cap");
+  const int64_t scored_size = fields.integer("scored_size"), place = fields.integer("place");
+  return {[=, x = fields.buffer("x"), scored = fields.buffer("scored")](Pass& pass) {
+            const uintptr_t* const kept = pass.given.kept.data() + place;
+            const Shortlisted out{reinterpret_cast<int32_t*>(kept[0]), reinterpret_cast<float*>(kept[1]),
+                                  reinterpret_cast<float*>(kept[2])};
+            for (int64_t first = 0; first < pass.num_rows; first += kRowsScoredAtOnce) {
+              const int64_t num_rows = std::min(kRowsScoredAtOnce, pass.num_rows - first);
+              float* const found = pass.scores.room(num_rows * call.num_ids);
+              scores->forward(pass.at(scored) + first * scored_size, num_rows, found);
+              shortlist(call, pass.at(x) + first * call.size, found, num_rows, out.from(first, call.num_candidates));
+            }
+          },
+          scores};
+}
+
 using OpMaker = Op (*)(OpFields& fields, PassLimits& limits);
 const std::map<std::string, OpMaker>& op_makers() {
   static const std::map<std::string, OpMaker> makers{
@@ -201,6 +239,7 @@ const std::map<std::string, OpMaker>& op_makers() {
       {"norm", norm_op},
       {"add_norm", add_norm_op},
       {"head_norm", head_norm_op},
+      {"concat", concat_op},
       {"multiply", multiply_op},
       {"clip", clip_op},
       {"rotate_store", rotate_store_op},
@@ -210,6 +249,7 @@ const std::map<std::string, OpMaker>& op_makers() {
       {"take_rows", take_rows_op},
       {"keep_hidden", keep_hidden_op},
       {"choose", choose_op},
+      {"shortlist", shortlist_op},
   };
   return makers;
 }

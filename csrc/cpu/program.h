@@ -17,6 +17,7 @@
 #include "number_types.h"
 #include "op_fields.h"
 #include "row_choices.h"
+#include "scratch.h"
 
 namespace specgrove {
 
@@ -36,7 +37,7 @@ struct PassRows {
   const AttentionPlan* plan;
   const KvCaches* caches;
   const float* hidden;          // [num_rows, size]: what `input` takes; null where nothing does
-  std::vector<uintptr_t> kept;  // where hidden states go that are handed out
+  std::vector<uintptr_t> kept;  // where hidden states go that are handed out, then what Shortlisted has
   const int64_t* asked_rows;    // the rows that are asked for something, in rising order
   std::vector<AskedRow> asked;  // what each of them is asked for
 };
@@ -48,6 +49,7 @@ struct Pass {
   const AttentionPlan* plan = nullptr;  // of these rows
   AttentionPlan plan_of_asked;
   RowChoices choices;
+  Scratch<float> scores;                    // of a shortlist
   std::vector<std::vector<float>> buffers;  // [num_rows, what an op writes], without gaps
 
   float* at(int64_t buffer) { return buffers[buffer].data(); }

@@ -7,7 +7,6 @@
 #include <stdexcept>
 #include <string>
 
-#include "clones.h"
 #include "logit_scan.h"
 #include "noise.h"
 #include "vector_math.h"
@@ -16,26 +15,6 @@ namespace specgrove {
 namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-constexpr int64_t kChunk = 1024;
-
-// Sum of exp(x - maximum), one running sum per lane and chunk, added up in a tree: the order of additions is fixed.
-SPECGROVE_CLONES double sum_exp(const float* x, int64_t count, float maximum) {
-  double total = 0.0;
-  for (int64_t start = 0; start < count; start += kChunk) {
-    float sums[kScanLanes] = {};
-    const int64_t end = std::min(count, start + kChunk);
-    int64_t i = start;
-    for (; i + kScanLanes <= end; i += kScanLanes) {
-      for (int64_t lane = 0; lane < kScanLanes; ++lane) sums[lane] += exp_of(x[i + lane] - maximum);
-    }
-    for (int64_t lane = 0; i < end; ++i, ++lane) sums[lane] += exp_of(x[i] - maximum);
-    for (int64_t width = kScanLanes / 2; width > 0; width /= 2) {
-      for (int64_t lane = 0; lane < width; ++lane) sums[lane] += sums[lane + width];
-    }
-    total += sums[0];
-  }
-  return total;
-}
 
 float max_of(const float* values, int64_t count) {
   const float maximum = max_or_nan(values, count);

@@ -45,14 +45,14 @@ def shortlist(
 def _of_tile(
     scores: torch.Tensor, num_candidates: int, x: torch.Tensor | None, table: torch.Tensor | None, cap: float | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    scores = scores.masked_fill(scores.isnan(), -torch.inf)
     chosen = _order(scores)[:, :num_candidates].sort(dim=1).values  # by place: of equal logits the first comes first
-    scores = scores.clone()
     logits = scores.gather(1, chosen)
     if x is not None and table is not None:
         logits = (table[chosen].to(x.dtype) * x[:, None]).sum(-1)
     soft_cap(logits, cap)
     soft_cap(scores, cap)
-    others = scores.scatter(1, chosen, -torch.inf).masked_fill_(scores.isnan(), -torch.inf)
+    others = scores.scatter(1, chosen, -torch.inf)
     log_sum_exp = torch.logsumexp(torch.cat([logits, others], dim=1), dim=1)
     order = _order(logits)
     return chosen.gather(1, order), logits.gather(1, order), log_sum_exp

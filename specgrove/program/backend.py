@@ -11,7 +11,7 @@ import torch
 from specgrove.kernels.checks import check
 from specgrove.kernels.rows import PassRows
 from specgrove.loop.request import LogProbs
-from specgrove.program.ops import Program
+from specgrove.program.ops import Program, Shortlist
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,12 @@ class Candidates:
     """float32 ``[num_asked, num_candidates]`` (float64 from the reference)."""
     log_sum_exp: torch.Tensor
     """``[num_asked]``, of the candidates' logits and of all other ids' scores: ``logits - log_sum_exp[:, None]`` are log-probabilities."""
+
+    @classmethod
+    def at(cls, op: Shortlist, places: torch.Tensor, logits: torch.Tensor, log_sum_exp: torch.Tensor) -> Candidates:
+        """Whose ids stand at these places of the op's, all on the CPU."""
+        token_ids = places if op.token_ids is None else op.token_ids[places.long()]
+        return cls(token_ids.int(), logits, log_sum_exp)
 
 
 @dataclass(frozen=True, slots=True)

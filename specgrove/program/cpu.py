@@ -16,7 +16,7 @@ import torch
 from specgrove.kernels import _native
 from specgrove.kernels.checks import check, native_dtype
 from specgrove.kernels.rows import PassRows
-from specgrove.program.backend import KvCaches, PassOutput, check_input
+from specgrove.program.backend import Candidates, KvCaches, PassOutput, check_input
 from specgrove.program.cpu_ops import native_program
 from specgrove.program.ops import Choose, LoadUnit, Program, SumRanks
 from specgrove.program.tensor_group import OneRank, TensorGroup
@@ -49,6 +49,7 @@ class CpuProgram:
         choose = next((op for op in program.ops if isinstance(op, Choose)), None)
         self._widths = () if choose is None else choose.widths
         self._own_width = 0 if choose is None else choose.vocab.out_features
+        self._shortlist = program.shortlist
         self._no_logits = torch.empty((0, sum(self._widths)))
         self._caches: tuple[KvCaches, _native.KvCaches] | None = None  # those of the last pass
         self._lock = threading.Lock()
@@ -63,6 +64,7 @@ class CpuProgram:
         num_logits = asked.count(None) if self._widths else 0
         logits = torch.empty((num_logits, self._own_width)) if num_logits else self._no_logits
         kept = [torch.empty((len(asked) if each.is_of_asked else rows.num_rows, each.width)) for each in self._kept]
+        shortlisted = self._room_of_candidates(len(asked))
         plan = rows.plan()  # read until the pass ends
         with self._lock:
             self._native.begin(
@@ -73,7 +75,7 @@ class CpuProgram:
                 plan=plan,
                 caches=self._native_caches(caches),
                 hidden=0 if hidden is None else hidden.data_ptr(),
-                kept=[states.data_ptr() for states in kept],
+                kept=[part.data_ptr() for part in (*kept, *shortlisted)],
                 asked_rows=_address(rows.asked_rows),
                 choices=asked,
                 logits=logits.data_ptr(),
@@ -84,7 +86,16 @@ class CpuProgram:
             choices = self._native.choices() if self._widths and num_logits < len(asked) else ()
             if len(self._widths) > 1 and num_logits:
                 logits = self._group.concatenated(logits, self._widths)
-        return PassOutput(choices, logits, tuple(kept))
+        op = self._shortlist
+        candidates = None if op is None else Candidates.at(op, *shortlisted)
+        return PassOutput(choices, logits, tuple(kept), candidates=candidates)
+
+    def _room_of_candidates(self, num_asked: int) -> tuple[torch.Tensor, ...]:
+        """Places, logits and log-sum-exp of asked rows, as ``Candidates.at`` takes them; nothing where the program has none."""
+        if (op := self._shortlist) is None:
+            return ()
+        shape = (num_asked, op.num_candidates)
+        return torch.empty(shape, dtype=torch.int32), torch.empty(shape), torch.empty(num_asked)
 
     def _run_step(self, step: _Segment | SumRanks | LoadUnit) -> None:
         match step:

@@ -68,7 +68,7 @@ class _Translation:
 
     def __init__(self, program: Program, rank: int) -> None:
         self.native = _native.Program([buffer.width for buffer in program.buffers])
-        self._rank = rank
+        self._rank, self._num_kept = rank, program.num_kept
 
     def add(self, op: Op, held: HeldWidths) -> None:
         """The next one; ``held``: what buffers hold when it begins."""
@@ -183,12 +183,14 @@ class _Translation:
             "shortlist",
             x=op.x,
             scored=op.scored,
+            scored_size=op.scores.in_features,
             scores=_native_linear(op.scores),
             num_ids=op.scores.out_features,
             table=0 if table is None else table.data_ptr(),
             dtype=_native.DType.float32 if table is None else native_dtype(table, "table"),
             size=held[op.x],
             num_candidates=op.num_candidates,
+            place=self._num_kept,
             soft_cap=float(op.soft_cap or 0.0),
         )
 

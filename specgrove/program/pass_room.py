@@ -11,7 +11,6 @@ import torch
 
 from specgrove.program.backend import Candidates
 from specgrove.program.ops import Buffer, Program
-from specgrove.program.torch_backend import candidates_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ class PassRoom:
         if self._shortlist is None:
             return None
         found = self.shortlisted
-        return candidates_at(self._shortlist, found.places.cpu(), found.logits.cpu(), found.log_sum_exp.cpu())
+        return Candidates.at(self._shortlist, found.places.cpu(), found.logits.cpu(), found.log_sum_exp.cpu())
 
     @property
     def nbytes(self) -> int:

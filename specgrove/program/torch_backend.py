@@ -244,10 +244,4 @@ def shortlisted(op: Shortlist, scores: torch.Tensor, x: torch.Tensor) -> Candida
     """The candidates of rows ``x`` with these scores, found by torch."""
     states = None if op.table is None else x
     places, logits, log_sum_exp = shortlist(scores, op.num_candidates, states, op.table, op.soft_cap)
-    return candidates_at(op, places.cpu(), logits.cpu(), log_sum_exp.cpu())
-
-
-def candidates_at(op: Shortlist, places: torch.Tensor, logits: torch.Tensor, log_sum_exp: torch.Tensor) -> Candidates:
-    """Whose ids stand at these places of the op's."""
-    token_ids = places if op.token_ids is None else op.token_ids[places]
-    return Candidates(token_ids.int(), logits, log_sum_exp)
+    return Candidates.at(op, places.cpu(), logits.cpu(), log_sum_exp.cpu())

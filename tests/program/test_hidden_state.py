@@ -11,7 +11,7 @@ from specgrove.models.decoder.hidden_state import FusedWeights
 from specgrove.models.decoder.parameters import LinearWeights
 from specgrove.program.backend import Candidates
 from specgrove.program.ops import Input
-from specgrove.program.stores import MappedWeights
+from specgrove.program.stores import MappedWeights, MemoryWeights
 from specgrove.program.torch_backend import TorchWeights
 from specgrove.runtime.hidden_state_runner import HiddenStateRunner
 from tests.program.hidden_states import (
@@ -30,6 +30,7 @@ from tests.program.hidden_states import (
     with_changes,
 )
 from tests.program.programs import in_float64
+from tests.program.tiny import Kind
 
 CPU = torch.device("cpu")
 COMMITTED, DRAFTED = [5, 9, 17, 40, 69], [1, 2, 44]
@@ -63,6 +64,11 @@ def assert_are_of(
     assert abs(float(found.log_sum_exp[row]) - float(total)) <= tolerance
 
 
+def by_id(found: Candidates, row: int) -> dict[int, float]:
+    """A row's logits."""
+    return dict(zip(found.token_ids[row].tolist(), found.logits[row].tolist(), strict=True))
+
+
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_two_passes_are_the_formulas(flavour: str) -> None:
     """An extension in two pieces, then three levels of a chain, each of which is fed what the one before handed out."""
@@ -89,6 +95,44 @@ def test_two_passes_are_the_formulas(flavour: str) -> None:
             assert (state[0] - wanted).abs().max() <= 1e-12
             assert output.candidates is not None
             assert_are_of(output.candidates, 0, formulas, z, own, 1e-12)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_kernels_of_the_cpu(flavour: str, kind: Kind) -> None:
+    """Near the reference over the same weights; and rows have the same bits one by one, in pieces and together."""
+    own, rounded = tiny(flavour, kind), torch.float32 if kind == "int8" else getattr(torch, kind)
+    reference, model = own.model(rounded, in_float64()), own.model(rounded, MemoryWeights())
+    wanted_caches = caches(reference, torch.float64)
+    fed = taps(len(COMMITTED))
+    every = range(len(COMMITTED))
+    wanted = reference.extend(chain(COMMITTED, 0, every), wanted_caches, fed.double())
+    whole = caches(model, rounded)
+    found = model.extend(chain(COMMITTED, 0, every), whole, fed)
+    tolerance = 2e-5 if kind == "float32" else 0.15
+    assert (found.hidden[0] - wanted.hidden[0]).abs().max() <= tolerance
+    assert found.candidates is not None
+    assert wanted.candidates is not None
+    for row in every:
+        logits, expected = by_id(found.candidates, row), by_id(wanted.candidates, row)
+        shared = logits.keys() & expected.keys()
+        assert len(shared) >= NUM_CANDIDATES - (0 if kind == "float32" else 3)
+        assert max(abs(logits[token_id] - expected[token_id]) for token_id in shared) <= 6 * tolerance
+    states = found.hidden[0][-1:]
+    level = model.level(chain(DRAFTED[:1], len(COMMITTED), [0]), whole, states)
+    level_wanted = reference.level(chain(DRAFTED[:1], len(COMMITTED), [0]), wanted_caches, states.double())
+    assert (level.hidden[0] - level_wanted.hidden[0]).abs().max() <= tolerance
+    for size in (1, 2):
+        parts = caches(model, rounded)
+        for start in range(0, len(COMMITTED), size):
+            piece = COMMITTED[start : start + size]
+            one = model.extend(chain(piece, start, [len(piece) - 1]), parts, fed[start : start + size])
+            last = start + len(piece) - 1
+            assert torch.equal(one.hidden[0][0], found.hidden[0][last])
+            assert one.candidates is not None
+            assert torch.equal(one.candidates.token_ids[0], found.candidates.token_ids[last])
+            assert torch.equal(one.candidates.logits[0], found.candidates.logits[last])
+            assert torch.equal(one.candidates.log_sum_exp[0], found.candidates.log_sum_exp[last])
 
 
 def test_weights_are_kept_once() -> None:

@@ -1,0 +1,154 @@
+#include "shortlist.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "choice_key.h"
+#include "clones.h"
+#include "logit_scan.h"
+#include "prefetch.h"
+#include "rows.h"
+
+namespace specgrove {
+namespace {
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+constexpr int64_t kGroup = 64;     // scores whose best bounds what is searched
+constexpr int64_t kLanes = 32;     // partial sums of a product
+constexpr int64_t kRowsAhead = 4;  // of the table that are fetched before they are used
+constexpr int64_t kRowCosts = 4;   // cheap steps for each score of a row
+
+// NaN becomes minus infinity. maxima[groups]: the largest of every group.
+SPECGROVE_CLONES void group_maxima(float* scores, int64_t count, float* maxima) {
+  for (int64_t start = 0; start < count; start += kGroup) {
+    float lanes[kGroup];
+    const int64_t size = std::min(kGroup, count - start);
+    float* const group = scores + start;
+    std::fill_n(lanes, kGroup, kMinusInfinity);
+    if (size == kGroup) {
+      for (int64_t i = 0; i < kGroup; ++i) lanes[i] = group[i] = group[i] == group[i] ? group[i] : kMinusInfinity;
+    } else {
+      for (int64_t i = 0; i < size; ++i) lanes[i] = group[i] = group[i] == group[i] ? group[i] : kMinusInfinity;
+    }
+    for (int64_t width = kGroup / 2; width > 0; width /= 2) {
+      for (int64_t i = 0; i < width; ++i) lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
+    }
+    maxima[start / kGroup] = lanes[0];
+  }
+}
+
+template <typename T>
+static inline float product_of(const float* x, const T* row, int64_t size) {
+  float sums[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += x[i + lane] * to_float(row[i + lane]);
+  }
+  for (int64_t lane = 0; i < size; ++i, ++lane) sums[lane] += x[i] * to_float(row[i]);
+  for (int64_t width = kLanes / 2; width > 0; width /= 2) {
+    for (int64_t lane = 0; lane < width; ++lane) sums[lane] += sums[lane + width];
+  }
+  return sums[0];
+}
+
+SPECGROVE_CLONES float product(const float* x, const float* row, int64_t size) { return product_of(x, row, size); }
+SPECGROVE_CLONES float product(const float* x, const BFloat16* row, int64_t size) { return product_of(x, row, size); }
+SPECGROVE_CLONES float product(const float* x, const Float16* row, int64_t size) { return product_of(x, row, size); }
+
+// The places of the largest scores, rising. Valid until the thread's next call.
+const std::vector<int32_t>& best_places(const Shortlist& call, float* scores) {
+  thread_local std::vector<float> maxima, sorted;
+  thread_local std::vector<uint64_t> keys;
+  thread_local std::vector<int32_t> places;
+  const int64_t count = call.num_ids, wanted = call.num_candidates;
+  const int64_t num_groups = (count + kGroup - 1) / kGroup;
+  maxima.resize(num_groups);
+  group_maxima(scores, count, maxima.data());
+  // As many groups as candidates are wanted have a score that is at least this: no candidate's is less.
+  float threshold = kMinusInfinity;
+  if (num_groups >= wanted) {
+    sorted = maxima;
+    std::nth_element(sorted.begin(), sorted.begin() + (wanted - 1), sorted.end(), std::greater<float>());
+    threshold = sorted[wanted - 1];
+  }
+  keys.clear();
+  for (int64_t group = 0; group < num_groups; ++group) {
+    if (maxima[group] < threshold) continue;
+    for (int64_t i = group * kGroup; i < std::min(count, (group + 1) * kGroup); ++i) {
+      if (scores[i] >= threshold) keys.push_back(choice_key(scores[i], i));
+    }
+  }
+  std::nth_element(keys.begin(), keys.begin() + (wanted - 1), keys.end(), std::greater<uint64_t>());
+  places.clear();
+  for (int64_t i = 0; i < wanted; ++i) places.push_back(static_cast<int32_t>(token_of_key(keys[i])));
+  std::sort(places.begin(), places.end());
+  return places;
+}
+
+template <typename T>
+void rescore(const Shortlist& call, const T* table, const float* x, const int32_t* places, float* logits) {
+  const auto fetch = [&](int64_t i) {
+    if (i >= call.num_candidates) return;
+    const char* const row = reinterpret_cast<const char*>(table + places[i] * call.size);
+    const int64_t num_bytes = call.size * static_cast<int64_t>(sizeof(T));
+    for (int64_t line = 0; line < num_bytes; line += kCacheLine) prefetch(row + line);
+  };
+  for (int64_t i = 0; i < kRowsAhead; ++i) fetch(i);
+  for (int64_t i = 0; i < call.num_candidates; ++i) {
+    fetch(i + kRowsAhead);
+    logits[i] = product(x, table + places[i] * call.size, call.size);
+  }
+}
+
+// scores have been capped; those of the candidates are overwritten.
+float log_sum_exp_of(const Shortlist& call, float* scores, const int32_t* places, const float* logits) {
+  for (int64_t i = 0; i < call.num_candidates; ++i) scores[places[i]] = kMinusInfinity;
+  const float of_logits = max_or_nan(logits, call.num_candidates);
+  if (of_logits != of_logits) return of_logits;
+  const float maximum = std::max(of_logits, max_or_nan(scores, call.num_ids));
+  if (std::isinf(maximum)) return maximum;
+  const double total = sum_exp(logits, call.num_candidates, maximum) + sum_exp(scores, call.num_ids, maximum);
+  return maximum + static_cast<float>(std::log(total));
+}
+
+void shortlist_row(const Shortlist& call, const float* x, float* scores, const Shortlisted& out) {
+  thread_local std::vector<float> logits;
+  thread_local std::vector<uint64_t> keys;
+  const std::vector<int32_t>& places = best_places(call, scores);
+  if (call.soft_cap > 0.0f) soft_cap(call.soft_cap, call.num_ids, scores);
+  logits.resize(call.num_candidates);
+  if (call.table == nullptr) {
+    for (int64_t i = 0; i < call.num_candidates; ++i) logits[i] = scores[places[i]];
+  } else {
+    with_type(call.dtype, [&](auto* type) {
+      using T = std::remove_pointer_t<decltype(type)>;
+      rescore(call, static_cast<const T*>(call.table), x, places.data(), logits.data());
+    });
+    if (call.soft_cap > 0.0f) soft_cap(call.soft_cap, call.num_candidates, logits.data());
+  }
+  *out.log_sum_exp = log_sum_exp_of(call, scores, places.data(), logits.data());
+  keys.clear();
+  for (int64_t i = 0; i < call.num_candidates; ++i) {
+    keys.push_back(choice_key(logits[i] == logits[i] ? logits[i] : kMinusInfinity, i));
+  }
+  std::sort(keys.begin(), keys.end(), std::greater<uint64_t>());
+  for (int64_t i = 0; i < call.num_candidates; ++i) {
+    const int64_t from = token_of_key(keys[i]);
+    out.places[i] = places[from];
+    out.logits[i] = logits[from];
+  }
+}
+
+}  // namespace
+
+void shortlist(const Shortlist& call, const float* x, float* scores, int64_t num_rows, const Shortlisted& out) {
+  for_rows(num_rows, kRowCosts * call.num_ids, [&](int64_t row) {
+    shortlist_row(call, x + row * call.size, scores + row * call.num_ids, out.from(row, call.num_candidates));
+  });
+}
+
+}  // namespace specgrove
