@@ -30,7 +30,6 @@ from specgrove.serving.replica_channel import ServicesTls
 from specgrove.serving.server import Server, ServerLimits, serve_until_signal
 from specgrove.telemetry.metrics import Source
 from specgrove.telemetry.tracing import set_up_tracing
-from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2, router_pb2_grpc
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class RouterApp:
         resolving = Resolving(config.resolve_interval_s, look_up)
         tls = None if config.services_tls is None else ServicesTls(config.services_tls)
         self.llms = LlmPool(config.llm_addresses, resolving, tls)
-        self.ssms = SsmPool(config.ssm_addresses, self._tokenizer, resolving, tls)
+        self.ssms = SsmPool(config.ssm_addresses, lambda: self.llms.model, resolving, tls)
         self.admission = Admission(
             config.max_num_requests,
             config.max_num_queued,
@@ -193,9 +192,6 @@ class RouterApp:
         while not self.llms.is_usable:
             await self._health_changed.wait()
             self._health_changed.clear()
-
-    def _tokenizer(self) -> Tokenizer | None:
-        return None if self.llms.model is None else self.llms.model.tokenizer
 
     def _http_servers(self) -> tuple[HttpServer, ...]:
         return tuple(server for server in (self.http, self.metrics_http) if server is not None)

@@ -37,6 +37,11 @@ class ServedModel:
     tokenizer_files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     recommended_sampling: token_tree_pb2.SamplingParams = field(default_factory=token_tree_pb2.SamplingParams)
     """By the model's generation_config.json; what it doesn't name is unset."""
+    hidden_layers: tuple[int, ...] = ()
+    """Those whose hidden states the LLM service can give; none, where it is older."""
+    hidden_size: int = 0
+    max_num_row_top_k: int = 0
+    """Most probable tokens of a verified row that it can tell."""
 
 
 def served_model_of(
@@ -56,6 +61,9 @@ def served_model_of(
         tokenizer_files=tokenizer_files,
         chat_end_token_ids=tuple(info.chat_end_token_ids),
         recommended_sampling=info.recommended_sampling,
+        hidden_layers=tuple(info.hidden_layers),
+        hidden_size=info.hidden_size,
+        max_num_row_top_k=info.max_num_row_top_k,
     )
 
 

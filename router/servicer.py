@@ -212,6 +212,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             correct=functools.partial(
                 self._measurements.calibration.corrected, is_sampled=request.sampling.temperature > 0
             ),
+            wishes=self._ssms.wishes_of(request.speculation),
         )
 
     def _response_to(

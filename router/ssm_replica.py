@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import grpc
 
+from router.served_model import ServedModel
 from router.service_replica import ServiceReplica
 from router.session_closes import SessionCloses
+from router.ssm_wishes import UnmetWishError, wishes_in
 from specgrove.addresses import ReplicaAddress
 from specgrove.errors import UnavailableError, WorkLostError
 from specgrove.loop.request import Draft, DraftWork
+from specgrove.loop.verifier_knowledge import NO_WISHES, DrafterWishes, HiddenStates
 from specgrove.serving.replica_channel import ServicesTls
 from specgrove.serving.status import error_from_rpc
 from specgrove.serving.work_stream_client import SentItem
@@ -43,9 +46,9 @@ class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
     """One SSM service, asked what it has each time it connects."""
 
     def __init__(
-        self, address: ReplicaAddress, tokenizer: Callable[[], Tokenizer | None], tls: ServicesTls | None = None
+        self, address: ReplicaAddress, model: Callable[[], ServedModel | None], tls: ServicesTls | None = None
     ) -> None:
-        """``tokenizer`` tells the served model's, ``None`` while it is not known. Without ``tls`` it is asked in clear."""
+        """``model`` tells what is served, ``None`` while it is not known. Without ``tls`` it is asked in clear."""
         super().__init__(
             address,
             ssm_pb2.DESCRIPTOR.services_by_name["SsmService"],
@@ -58,8 +61,9 @@ class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
         self.session_ids: set[str] = set()
         """The ids of the requests that it drafts for."""
         self._foreign_ids: Mapping[str, frozenset[int]] = {}
+        self._wishes: Mapping[str, DrafterWishes] = {}
         self._has_others = False
-        self._tokenizer = tokenizer
+        self._model = model
         self._closing = SessionCloses()
         self._stub: SsmServiceAsyncStub = ssm_pb2_grpc.SsmServiceStub(self.client.channel)
 
@@ -80,11 +84,28 @@ class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
 
     def send(self, work: DraftWork) -> SentItem[ssm_pb2.DraftResult]:
         """Asks the SSMs that are wanted. Raises ``UnavailableError`` when the service is away, or has none of them."""
-        wanted = tuple(name for name in self.ssms if not work.ssms or name in work.ssms)
+        wanted = self._wanted(work.ssms)
         if not wanted:
             raise UnavailableError("none of its SSMs can be used")
         named = () if wanted == self.ssms and not self._has_others else wanted
-        return self.client.send(works.draft_work_to_proto(work if named == work.ssms else replace(work, ssms=named), 0))
+        wishes = self.wishes_of(work.ssms)
+        fitted = replace(
+            work,
+            ssms=named,
+            hidden_states=_cut(work.hidden_states, wishes.hidden_layers),
+            row_top_k=work.row_top_k if wishes.num_row_top_k else (),
+        )
+        return self.client.send(works.draft_work_to_proto(fitted, 0))
+
+    def wishes_of(self, ssms: Sequence[str]) -> DrafterWishes:
+        """What those SSMs of it that may be used want to be told; all of them where none is named."""
+        wishes = NO_WISHES
+        for name in self._wanted(ssms):
+            wishes = wishes.with_those_of(self._wishes[name])
+        return wishes
+
+    def _wanted(self, ssms: Sequence[str]) -> tuple[str, ...]:
+        return tuple(name for name in self.ssms if not ssms or name in ssms)
 
     def draft_in(self, result: ssm_pb2.DraftResult) -> Draft:
         """The trees of what was sent. Raises the error that came in their place."""
@@ -110,8 +131,8 @@ class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
             self.session_ids.clear()  # a service forgets the sessions of a stream that has ended
 
     async def _check(self, channel: grpc.aio.Channel) -> None:
-        tokenizer = self._tokenizer()
-        if tokenizer is None:
+        model = self._model()
+        if model is None:
             raise UnavailableError("waiting for the LLM service, to compare tokenizers")
         self._stub = ssm_pb2_grpc.SsmServiceStub(channel)
         try:
@@ -120,17 +141,20 @@ class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
             raise error_from_rpc(error) from error
         works.check_protocol_version(response.protocol_version)
         foreign_ids: dict[str, frozenset[int]] = {}
+        wishes: dict[str, DrafterWishes] = {}
         for ssm in response.ssms:
             try:
-                foreign_ids[ssm.name] = await self._find_foreign_ids(ssm, tokenizer)
-            except _OtherVocabularyError as error:
+                wishes[ssm.name] = wishes_in(ssm, model)
+                foreign_ids[ssm.name] = await self._find_foreign_ids(ssm, model.tokenizer)
+            except (_OtherVocabularyError, UnmetWishError) as error:
                 logger.error("%s: SSM %s is not used: %s", self.client.address, ssm.name, error)
         logger.info("%s: SSMs in use: %s", self.client.address, ", ".join(foreign_ids) or "none")
         await self.health.start(channel)
         # One that has more must be told which.
-        self.ssms, self._foreign_ids, self._has_others = (
+        self.ssms, self._foreign_ids, self._wishes, self._has_others = (
             tuple(foreign_ids),
             foreign_ids,
+            wishes,
             len(foreign_ids) < len(response.ssms),
         )
         self.is_draining = False
@@ -161,3 +185,10 @@ class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
             match.num_tokens,
         )
         return match.foreign_ids
+
+
+def _cut(states: HiddenStates | None, layers: tuple[int, ...]) -> HiddenStates | None:
+    """At these layers; ``None`` where they are not among those that the session asked for: it may have begun before the SSMs came."""
+    if states is None or not layers or not set(layers).issubset(states.layers):
+        return None
+    return states.of_layers(layers)

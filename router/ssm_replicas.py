@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 
 from router.discovery import BY_THE_SYSTEM, ReplicaSet, Resolving
 from router.remote_drafter import RemoteDrafter
+from router.served_model import ServedModel
 from router.ssm_replica import SsmReplica
 from specgrove.loop.request import SpeculationOptions
+from specgrove.loop.verifier_knowledge import NO_WISHES, DrafterWishes
 from specgrove.serving.replica_channel import ServicesTls
-from specgrove.tokenizer import Tokenizer
 
 _ANY: frozenset[str] = frozenset()
 
@@ -25,12 +26,15 @@ class SsmPool:
     def __init__(
         self,
         addresses: Sequence[str],
-        tokenizer: Callable[[], Tokenizer | None],
+        model: Callable[[], ServedModel | None],
         resolving: Resolving = BY_THE_SYSTEM,
         tls: ServicesTls | None = None,
     ) -> None:
-        """``addresses`` as ``checked_service_address`` lets them through. Without ``tls`` they are asked in clear."""
-        self.replicas = ReplicaSet(addresses, lambda address: SsmReplica(address, tokenizer, tls), resolving)
+        """``addresses`` as ``checked_service_address`` lets them through; ``model`` is what is served, ``None`` while it is not known.
+
+        Without ``tls`` they are asked in clear.
+        """
+        self.replicas = ReplicaSet(addresses, lambda address: SsmReplica(address, model, tls), resolving)
         self._drafters: dict[frozenset[str], RemoteDrafter] = {}
 
     @property
@@ -64,6 +68,15 @@ class SsmPool:
         return tuple(
             self._drafter_of(ssms) for ssms in sets if not (options.ssms and ssms and ssms.isdisjoint(options.ssms))
         )
+
+    def wishes_of(self, options: SpeculationOptions) -> DrafterWishes:
+        """What the SSMs that may draft for a request, of services that are there, want to be told of it. No SSM wants what can't be had."""
+        wishes = NO_WISHES
+        if not options.disabled:
+            for replica in self.replicas:
+                if replica.is_usable:
+                    wishes = wishes.with_those_of(replica.wishes_of(options.ssms))
+        return wishes
 
     def _drafter_of(self, ssms: frozenset[str]) -> RemoteDrafter:
         if ssms not in self._drafters:

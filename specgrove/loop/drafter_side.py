@@ -23,6 +23,7 @@ from specgrove.loop.request import (
     TreeShape,
 )
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.told import Told
 from specgrove.loop.verifier_knowledge import DraftSampling
 from specgrove.ranges import MIN_TEMPERATURE
 
@@ -65,17 +66,31 @@ class CheckedTree:
     tree: TokenTree
 
 
+@dataclass(frozen=True, slots=True)
+class _Cursor:
+    """How much a drafter has of what the verifier told: hidden states up to a position, and rows' most probable tokens."""
+
+    hidden_end: int = 0
+    num_rows: int = 0
+
+
+_NOTHING_SENT = _Cursor()
+
+
 class DrafterSide:
     """At most one work is under way; while it is late, the drafter is passed over.
 
     So it is for a while after it has failed. What it holds is not forgotten then: should it have lost the session, it will say so.
     """
 
-    def __init__(self, request: GenerationRequest, drafter: Drafter, vocab_size: int) -> None:
+    def __init__(self, request: GenerationRequest, drafter: Drafter, vocab_size: int, told: Told) -> None:
         self._request = request
         self._session = drafter.session(request.session_id)
         self._vocab_size = vocab_size
         self._sampling = _as_drafted(request.sampling)
+        self._told = told
+        self._cursor = _NOTHING_SENT
+        self._sent = _NOTHING_SENT
         self._held_len = 0
         self.under_way: asyncio.Task[tuple[CheckedTree, ...]] | None = None
         """The last work sent; it may have ended."""
@@ -119,6 +134,10 @@ class DrafterSide:
         return answer.result()
 
     def _send(self, committed: list[int], num_committed: int, shape: TreeShape) -> None:
+        # The last committed token was in no pass of the verifier yet.
+        hidden_states = self._told.hidden_states(self._cursor.hidden_end, num_committed - 1)
+        hidden_end = self._cursor.hidden_end if hidden_states is None else hidden_states.end_position
+        self._sent = _Cursor(hidden_end, self._told.num_rows)
         self._session.ask(
             DraftWork(
                 session_id=self._request.session_id,
@@ -129,6 +148,8 @@ class DrafterSide:
                 timeout_ms=remaining_ms(self._request.deadline_s),
                 trace_context=NOT_TRACED if self._held_len else self._request.trace_context,
                 sampling=None if self._held_len else self._sampling,
+                hidden_states=hidden_states,
+                row_top_k=self._told.rows_since(self._cursor.num_rows),
             )
         )
 
@@ -159,12 +180,13 @@ class DrafterSide:
         except Exception as error:  # a drafter's defect costs speed only
             self._leave_alone(f"{type(error).__name__}: {error}")
         else:
-            self._held_len = num_committed
+            self._held_len, self._cursor = num_committed, self._sent
             return self._checked(draft, num_committed, committed[num_committed - 1], shape.max_depth)
         return ()
 
     def _note_held(self, error: StaleBaseError, num_committed: int) -> None:
         self._held_len = error.held_len if error.held_len <= num_committed else 0
+        self._cursor = _NOTHING_SENT
 
     def _checked(self, draft: Draft, num_committed: int, root: int, max_depth: int) -> tuple[CheckedTree, ...]:
         checked: list[CheckedTree] = []

@@ -15,6 +15,7 @@ from specgrove.config import MAX_NUM_SSMS, MAX_NUM_TREE_NODES
 from specgrove.loop.drafter_side import CheckedTree, Drafter, DrafterSide
 from specgrove.loop.request import GenerationRequest, ProposedTree, Reading, TreeShape
 from specgrove.loop.token_tree import TokenTree, merge_trees
+from specgrove.loop.told import Told
 
 # A draft takes milliseconds; one that takes longer than this is given up for this step.
 _DRAFT_TIMEOUT_S = 1.0
@@ -51,9 +52,14 @@ class Drafting:
     """The drafters' side of one request."""
 
     def __init__(
-        self, request: GenerationRequest, drafters: Sequence[Drafter], vocab_size: int, correct: Correct = as_told
+        self,
+        request: GenerationRequest,
+        drafters: Sequence[Drafter],
+        vocab_size: int,
+        told: Told,
+        correct: Correct = as_told,
     ) -> None:
-        self._sides = [DrafterSide(request, drafter, vocab_size) for drafter in drafters]
+        self._sides = [DrafterSide(request, drafter, vocab_size, told) for drafter in drafters]
         self._correct = correct
         self._read_len = 0
         self._readings: set[asyncio.Task[None]] = set()

@@ -24,6 +24,8 @@ from specgrove.loop.planning import Planning, TreePolicy
 from specgrove.loop.probing import Probing
 from specgrove.loop.request import GenerationRequest, PromptProgress, Step, Verdict
 from specgrove.loop.steps import step_of
+from specgrove.loop.told import Told
+from specgrove.loop.verifier_knowledge import NO_WISHES, DrafterWishes
 from specgrove.loop.verifying import Verifier, Verifying
 
 
@@ -47,16 +49,21 @@ class Session:
         vocab_size: int,
         max_model_len: int,
         correct: Correct = as_told,
+        wishes: DrafterWishes = NO_WISHES,
     ) -> None:
-        """``max_model_len`` bounds prompt and output together, in tokens; SSMs' probabilities are corrected by ``correct``."""
+        """``max_model_len`` bounds prompt and output together, in tokens; SSMs' probabilities are corrected by ``correct``.
+
+        ``wishes``: what the verifier can tell, and shall tell, the drafters.
+        """
         drafters = drafters if request.max_tokens > 0 else ()
         self._request = request
         self._policy = policy
         self._committed = list(request.prompt_token_ids)
         self._max_len = min(len(self._committed) + request.max_tokens, max_model_len)
-        self._drafting = Drafting(request, drafters, vocab_size, correct)
+        told = Told(wishes if drafters else NO_WISHES)
+        self._drafting = Drafting(request, drafters, vocab_size, told, correct)
         self._probing = Probing(self._drafting)
-        self._verifying = Verifying(request, verifier)
+        self._verifying = Verifying(request, verifier, told)
         self._planning = Planning(
             policy if drafters else None, self._drafting, self._probing, self._verifying, len(self._committed)
         )

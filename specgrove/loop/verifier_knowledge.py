@@ -121,6 +121,28 @@ class HiddenStates:
         return HiddenStates(head.first_position, num_tokens, self.layers, head.values + following.values)
 
 
+@dataclass(frozen=True, slots=True)
+class DrafterWishes:
+    """What the SSMs of a request want of the verifier: hidden states at these layers, rising, of so many rows before a session's last
+    token and of all that follow; and so many of the most probable tokens after every verified row.
+    """
+
+    hidden_layers: tuple[int, ...] = ()
+    hidden_window: int = 0
+    num_row_top_k: int = 0
+
+    def with_those_of(self, other: DrafterWishes) -> DrafterWishes:
+        """What serves both."""
+        return DrafterWishes(
+            tuple(sorted({*self.hidden_layers, *other.hidden_layers})),
+            max(self.hidden_window, other.hidden_window),
+            max(self.num_row_top_k, other.num_row_top_k),
+        )
+
+
+NO_WISHES = DrafterWishes()
+
+
 def joined(parts: Sequence[HiddenStates | None]) -> HiddenStates | None:
     """Rows that follow one another as one, those that are there."""
     found: HiddenStates | None = None

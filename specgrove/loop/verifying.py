@@ -13,6 +13,7 @@ from specgrove.errors import InternalError, StaleBaseError, UnavailableError, Wo
 from specgrove.loop.deadlines import remaining_ms
 from specgrove.loop.request import GenerationRequest, PromptProgress, SessionParams, Verdict, VerifyWork
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.told import Told
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class Verifying:
     may see many processes die, are not blamed, and the guilty costs three processes at most, or two if it was alone.
     """
 
-    def __init__(self, request: GenerationRequest, verifier: Verifier) -> None:
+    def __init__(self, request: GenerationRequest, verifier: Verifier, told: Told) -> None:
         self._request = request
         self._session = verifier.session(request.session_id)
         self._params = SessionParams(
@@ -78,7 +79,11 @@ class Verifying:
             request.wants_prompt_progress,
             request.trace_context,
             request.num_prompt_log_probs,
+            hidden_layers=told.wishes.hidden_layers,
+            hidden_window=told.wishes.hidden_window,
+            num_row_top_k=told.wishes.num_row_top_k,
         )
+        self._told = told
         self._held_len = 0
         self._is_suspect = False
         self._num_losses = 0
@@ -101,7 +106,7 @@ class Verifying:
                 if not self.is_ahead:
                     await self._session.ask(self._work(committed, tree))
                     self.is_ahead = True
-                return self._checked(await self._session.answer(), len(committed))
+                return self._checked(await self._next_answer(), len(committed))
             except StaleBaseError as error:
                 logger.info("verifier holds %d of %d tokens", error.held_len, len(committed))
                 is_ours = error.held_len <= len(committed) and not self._lacks_log_probs
@@ -112,6 +117,15 @@ class Verifying:
                 self._held_len = 0
             self.is_ahead = False
         raise UnavailableError(f"no verifier kept the session alive in {_MAX_NUM_REPLAYS} attempts; try again later")
+
+    async def _next_answer(self) -> Verdict | PromptProgress:
+        """The next one that is not for drafters alone."""
+        while True:
+            answer = await self._session.answer()
+            self._told.add(answer)
+            is_for_drafters = isinstance(answer, PromptProgress) and answer.hidden_states is not None
+            if not is_for_drafters:
+                return answer
 
     def _checked(self, answer: Verdict | PromptProgress, num_committed: int) -> Verdict | PromptProgress:
         """Notes what the verifier holds now. Raises ``InternalError`` for an answer to something else."""

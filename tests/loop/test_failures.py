@@ -11,6 +11,8 @@ from specgrove.errors import InternalError, UnavailableError, WorkLostError
 from specgrove.loop.drafting import Drafting
 from specgrove.loop.request import Draft, DraftedTree, DraftWork, GenerationRequest, TreeShape, Verdict, VerifyWork
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.told import Told
+from specgrove.loop.verifier_knowledge import NO_WISHES
 from tests.loop.loops import PROMPT, Dying, run
 from tests.router.toy_language import VOCAB_SIZE, toy_output
 from tests.router.toy_services import ToyLlm
@@ -121,7 +123,7 @@ async def test_a_drafter_that_fails_is_left_alone_for_a_while(caplog: pytest.Log
 async def test_a_drafter_that_works_again_is_asked_for_what_it_lacks() -> None:
     broken = Broken()
     broken.is_broken = False
-    drafting = Drafting(GenerationRequest("s", PROMPT, 60), [broken], VOCAB_SIZE)
+    drafting = Drafting(GenerationRequest("s", PROMPT, 60), [broken], VOCAB_SIZE, Told(NO_WISHES))
     committed = [*PROMPT]
     await drafting.ask(committed, TreeShape(4, 2)).merged()
     broken.is_broken = True

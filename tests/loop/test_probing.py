@@ -10,6 +10,8 @@ from specgrove.loop import drafting as drafting_module
 from specgrove.loop.drafting import Drafting
 from specgrove.loop.probing import Probing
 from specgrove.loop.request import GenerationRequest, Probe, TreeShape
+from specgrove.loop.told import Told
+from specgrove.loop.verifier_knowledge import NO_WISHES
 from tests.router.toy_language import VOCAB_SIZE, toy_output
 from tests.router.toy_ssm import ToySsm
 from tests.waiting import until
@@ -22,7 +24,7 @@ async def test_a_probe_waits_for_a_drafter_that_is_still_reading(monkeypatch: py
     monkeypatch.setattr(drafting_module, "_LATE_DRAFT_WAIT_S", 0)
     drafter = ToySsm(("right",), hit_rate=1.0)
     drafter.gate.clear()
-    drafting = Drafting(GenerationRequest("s", PROMPT, 100), [drafter], VOCAB_SIZE)
+    drafting = Drafting(GenerationRequest("s", PROMPT, 100), [drafter], VOCAB_SIZE, Told(NO_WISHES))
     probing = Probing(drafting)
     drafting.take_in(list(PROMPT))
     await until(lambda: len(drafter.asked) == 1)

@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import json
 import random
-from collections.abc import AsyncGenerator, Sequence
+import struct
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from specgrove.loop.request import (
     VerifyWork,
 )
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.verifier_knowledge import HiddenStates, RowTopK
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, token_tree_pb2
 from specgrove.wire import works
@@ -32,6 +34,10 @@ from tests.router.toy_sides import ToyVerifierSession
 from tests.serving.task_streams import TaskStreams
 
 CONTEXT_LEN = 512
+HIDDEN_SIZE = 2
+_NUM_LAYERS = 4
+# Rows of a window that are told in one message.
+_NUM_TOLD = 3
 
 MODEL = "toy"
 # A model's step takes longer than a message does, so that the router has a say in how many are made ahead.
@@ -43,6 +49,13 @@ def toy_log_probs(prefix: Sequence[int], num_top: int) -> LogProbs:
     token_id, place = prefix[-1], len(prefix) - 1
     top = tuple(((token_id + rank) % VOCAB_SIZE, -place - rank / 4) for rank in range(num_top))
     return LogProbs(-place - token_id / 256, token_id + 1, top)
+
+
+def toy_hidden_states(token_ids: Sequence[int], start: int, layers: Sequence[int]) -> HiddenStates:
+    """Of rows ``start`` and those after it: a row at a layer is its token, and where it is."""
+    rows = range(start, len(token_ids))
+    values = b"".join(struct.pack("<HH", token_ids[row], row * 8 + layer) for row in rows for layer in layers)
+    return HiddenStates(start, len(rows), tuple(layers), values)
 
 
 class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
@@ -74,6 +87,9 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         self.num_free_chunks = 1 << 30  # of each prompt whose log-probabilities are told: they don't wait
         self.prompts_asked: list[tuple[int, int | None]] = []  # from which place on, and how many at each
         self.recommended = token_tree_pb2.SamplingParams()
+        self.hidden_layers = tuple(range(_NUM_LAYERS + 1))
+        self.max_num_row_top_k = 4
+        self.opened: list[SessionParams] = []
         self.step_s = step_s
         self._next_token = next_token
         self._random = random.Random(0)
@@ -100,6 +116,7 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         session = self.sessions.take_in(work.session_id, work.base, work.new_token_ids, work.session)
         if work.session is not None:
             self.trace_contexts.append(work.session.trace_context)
+            self.opened.append(work.session)
         if work.tree.token_ids[0] != session.token_ids[-1]:
             del self.sessions[work.session_id]
             raise InvalidRequestError.of("tree.token_ids[0]", "the root must be the last committed token")
@@ -114,12 +131,23 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         if work.session is not None and work.session.num_prompt_log_probs is not None:
             async for progress in self._prompt_log_probs(work.session, work.new_token_ids):
                 yield progress
+        if work.session is not None and work.session.hidden_layers:
+            for progress in self._window(work.session, work.new_token_ids):
+                yield progress
         async with contextlib.aclosing(self._steps(work, session)) as steps:
             async for step in steps:
                 unsent = step if unsent is None else unsent.joined(step)
                 if unsent.num_steps == num_to_join or not step.has_more:
                     yield unsent
                     unsent, num_to_join = None, self.num_joined
+
+    def _window(self, session: SessionParams, token_ids: Sequence[int]) -> Iterator[PromptProgress]:
+        end = len(token_ids) - 1
+        for start in range(max(end - session.hidden_window, 0), end, _NUM_TOLD):
+            part_end = min(start + _NUM_TOLD, end)
+            yield PromptProgress(
+                part_end, hidden_states=toy_hidden_states(token_ids[:part_end], start, session.hidden_layers)
+            )
 
     async def _prompt_log_probs(
         self, session: SessionParams, token_ids: Sequence[int]
@@ -183,7 +211,20 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         self.num_verified += 1
         wanted = sampling.num_log_probs
         log_probs = () if wanted is None else tuple(LogProbs(-0.5, 1, ((t, -0.5),) * wanted) for t in emitted)
-        return Verdict(base, tuple(emitted), tuple(accepted), log_probs, 1.0, work.tree.num_nodes)
+        states = None
+        if session.params.hidden_layers:
+            states = toy_hidden_states(tokens[:-1], base - 1, session.params.hidden_layers)
+        rows: list[RowTopK] = []
+        if session.params.num_row_top_k:
+            depths = work.tree.depths()
+            rows = [
+                RowTopK(base - 1 + depth, token_id, ((token_id, -0.5),) * session.params.num_row_top_k)
+                for token_id, depth in zip(work.tree.token_ids, depths, strict=True)
+            ]
+        return Verdict(
+            base, tuple(emitted), tuple(accepted), log_probs, 1.0, work.tree.num_nodes,
+            hidden_states=states, row_top_k=tuple(rows),
+        )  # fmt: skip
 
     def finish_early(self, session_id: str) -> None:
         self.finished_early.append(session_id)
@@ -225,6 +266,10 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
             protocol_version=self.protocol_version,
             max_num_tree_nodes=64,
             recommended_sampling=self.recommended,
+            hidden_layers=self.hidden_layers,
+            hidden_size=HIDDEN_SIZE,
+            num_layers=_NUM_LAYERS,
+            max_num_row_top_k=self.max_num_row_top_k,
         )
 
     async def GetTokenizer(self, request: Any, context: Any) -> Any:  # noqa: N802

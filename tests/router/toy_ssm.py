@@ -38,6 +38,10 @@ class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
         self.mode = "beam"
         self.protocol_version = works.PROTOCOL_VERSION
         self.forget_probability = 0.0
+        self.hidden_layers: tuple[int, ...] = ()
+        self.hidden_window = 0
+        self.hidden_size = 2
+        self.num_row_top_k = 0
         self.delay_s = 0.0
         self.spoil: Callable[[TokenTree], TokenTree] = lambda tree: tree
         self._hit_rate = hit_rate
@@ -102,7 +106,18 @@ class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
         return self.streams.serve(request_iterator, context)
 
     async def GetModelInfo(self, request: Any, context: Any) -> ssm_pb2.SsmServiceGetModelInfoResponse:  # noqa: N802
-        infos = [ssm_pb2.SsmInfo(name=n, mode=self.mode, vocab_sha256=self.tokenizer.vocab_sha256) for n in self.names]
+        infos = [
+            ssm_pb2.SsmInfo(
+                name=name,
+                mode=self.mode,
+                vocab_sha256=self.tokenizer.vocab_sha256,
+                hidden_layers=self.hidden_layers,
+                hidden_window=self.hidden_window,
+                hidden_size=self.hidden_size if self.hidden_layers else 0,
+                num_row_top_k=self.num_row_top_k,
+            )
+            for name in self.names
+        ]
         return ssm_pb2.SsmServiceGetModelInfoResponse(ssms=infos, protocol_version=self.protocol_version)
 
     async def GetVocabulary(self, request: Any, context: Any) -> ssm_pb2.GetVocabularyResponse:  # noqa: N802
