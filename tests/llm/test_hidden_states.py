@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +16,13 @@ from specgrove.loop.request import PromptProgress, SamplingParams, Verdict, Veri
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import HiddenStates
 from specgrove.program.backend import PassOutput
-from specgrove.runtime.hidden_values import tensor_of
 from specgrove.runtime.model_runner import ModelRunner
 from tests.llm.conftest import RunnerAhead
+from tests.llm.hidden_states import check
 from tests.llm.verifying import PROMPT, SAMPLED, incremental, opening, random_tree, run
 
 NUM_LAYERS = 3
 LAYERS = (0, 1, NUM_LAYERS)
-HIDDEN_SIZE = 48
 NUM_TOKENS = 24
 
 
@@ -71,28 +69,6 @@ class Taker:
             self.states[item_id] = states if before is None else before.followed_by(states)
 
 
-def expected_states(folder: Path, token_ids: Sequence[int]) -> torch.Tensor:
-    """transformers': float32 ``[num_tokens, len(LAYERS), HIDDEN_SIZE]``, the last one before the last norm."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    last: list[torch.Tensor] = []
-    model.model.norm.register_forward_pre_hook(lambda _, inputs: last.append(inputs[0]))
-    with torch.no_grad():
-        states = model(torch.tensor([list(token_ids)]), output_hidden_states=True).hidden_states
-    return torch.stack([states[0][0], states[1][0], last[0][0]], dim=1)
-
-
-def check(folder: Path, token_ids: Sequence[int], states: HiddenStates, layers: Sequence[int] = LAYERS) -> None:
-    wanted = expected_states(folder, token_ids)[:, [LAYERS.index(layer) for layer in layers]]
-    wanted = wanted[states.first_position : states.end_position]
-    found = tensor_of(states).view(states.num_tokens, len(layers), HIDDEN_SIZE)
-    allowed = (
-        wanted.abs() * 2**-8 + 1e-4 * wanted.abs().max()
-    )  # bfloat16 has 8 bits; what is rounded differs by float32's noise
-    assert ((found - wanted).abs() <= allowed).all()
-
-
 def engine_of(runner: ModelRunner, max_num_chunk_tokens: int = 4, **fields: float) -> VerifierEngine:
     config = VerifierConfig(max_model_len=200, max_num_chunk_tokens=max_num_chunk_tokens, **fields)  # type: ignore[arg-type]
     return VerifierEngine(runner, config)
@@ -122,7 +98,7 @@ def test_the_window_of_a_prompt(runner: ModelRunner, tiny_llama: Path, window: i
     verdict = taker.verdict(1, wanting(opening("s", PROMPT), (1,), window))
     states = taker.states[1]
     assert states.num_tokens == min(window, len(PROMPT) - 1) + 1
-    check(tiny_llama, [*PROMPT, *verdict.token_ids], states, (1,))
+    check(tiny_llama, [*PROMPT, *verdict.token_ids], states)
 
 
 @pytest.mark.parametrize("interval_s", [0.0, 10.0])
@@ -141,7 +117,7 @@ def test_steps_ahead_and_passes_ahead_tell_them_too(
     check(tiny_llama, [*PROMPT, *output], states)
     assert taker.states[2].layers == (1,)
     others = incremental(taker.engine, PROMPT[:5], NUM_TOKENS, SamplingParams())
-    check(tiny_llama, [*PROMPT[:5], *others], taker.states[2], (1,))
+    check(tiny_llama, [*PROMPT[:5], *others], taker.states[2])
 
 
 def test_sessions_that_give_way_tell_no_row_twice(runner: ModelRunner, tiny_llama: Path) -> None:
