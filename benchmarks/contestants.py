@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 
+from benchmarks.transformers_models import transformers_model
 from specgrove.client import AsyncClient
 from specgrove.client.output import Completion
 from specgrove.loop.request import SpeculationOptions
@@ -109,15 +110,16 @@ class Transformers(_Silent):
 
     precision = "bfloat16"
 
-    def __init__(self, folder: Path, *, has_prompt_lookup: bool = False) -> None:
-        """``has_prompt_lookup``: transformers' own assisted generation by n-grams of the prompt, for one prompt at a time."""
-        from transformers import AutoModelForCausalLM
-
-        self.name = "transformers assisted" if has_prompt_lookup else "transformers generate"
-        self.speculation = "prompt lookup" if has_prompt_lookup else "none"
-        self.max_batch = 1 if has_prompt_lookup else 64
+    def __init__(self, folder: Path, *, draft_folder: Path | None = None, has_prompt_lookup: bool = False) -> None:
+        """transformers' own assisted generation is for one prompt at a time: by a small model, or by n-grams of the prompt."""
+        is_assisted = has_prompt_lookup or draft_folder is not None
+        self.name = "transformers assisted" if is_assisted else "transformers generate"
+        self.speculation = "draft model" if draft_folder is not None else "n-grams" if has_prompt_lookup else "none"
+        self.max_batch = 1 if is_assisted else 64
         self._options: dict[str, Any] = {"prompt_lookup_num_tokens": 4} if has_prompt_lookup else {}
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        if draft_folder is not None:
+            self._options["assistant_model"] = transformers_model(draft_folder, torch.bfloat16)
+        self._model = transformers_model(folder, torch.bfloat16)
         self._eos = self._model.generation_config.eos_token_id
 
     def run(self, prompts: list[list[int]], max_tokens: int) -> int:
@@ -153,10 +155,10 @@ class PeerError(RuntimeError):
 class Absent(_Silent):
     """Would take part, but could not be started: it fails whenever it is its turn."""
 
-    speculation = "none"
-
-    def __init__(self, name: str, precision: str, max_batch: int, error: PeerError) -> None:
-        self.name, self.precision, self.max_batch = name, precision, max_batch
+    def __init__(
+        self, name: str, precision: str, max_batch: int, error: PeerError, *, speculation: str = "none"
+    ) -> None:
+        self.name, self.precision, self.max_batch, self.speculation = name, precision, max_batch, speculation
         self._error = error
 
     def run(self, prompts: list[list[int]], max_tokens: int) -> int:
@@ -179,10 +181,10 @@ class PeerProcess(_Silent):
         name: str,
         precision: str,
         max_batch: int,
+        speculation: str = "none",
     ) -> None:
         """Waits until the peer has loaded its model. Raises ``PeerError``."""
-        self.name, self.precision, self.max_batch = name, precision, max_batch
-        self.speculation = "none"
+        self.name, self.precision, self.max_batch, self.speculation = name, precision, max_batch, speculation
         self._process = subprocess.Popen(
             [python, str(PEERS / program), *arguments],
             stdin=subprocess.PIPE,

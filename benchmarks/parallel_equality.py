@@ -16,16 +16,14 @@ import time
 from pathlib import Path
 
 from benchmarks.equality import SAMPLINGS, SSMS, outputs, report_difference
+from benchmarks.kept_outputs import KeptOutputs, Output
 from benchmarks.prompts import load_prompts
 from specgrove.client import AsyncClient
-from specgrove.client.output import Completion
-from specgrove.loop.request import SpeculationOptions
 from specgrove.machine.folders import default_cache_dir
 from specgrove.models.folders.hub import DEMO_LLM, resolve_model
 from specgrove.suite.processes import Suite, SuiteConfig
 
 LAYOUTS = ((1, "1"), (2, "1"), (1, "2"), (1, "3"), (1, "5,20,5"), (2, "2"))
-_TREES = SpeculationOptions(max_num_nodes=6, max_depth=4)
 
 
 def peak_memory_bytes(launcher_pid: int) -> list[int]:
@@ -49,10 +47,11 @@ def print_problem(service: str, line: str) -> None:
         print(f"  {service}: {line}", flush=True)
 
 
-async def run(address: str, prompts: list[str], arguments: argparse.Namespace) -> dict[str, list[Completion]]:
+async def run(address: str, prompts: list[str], arguments: argparse.Namespace) -> dict[str, list[Output]]:
     """All outputs by sampling."""
     async with AsyncClient(address) as client:
-        return {sampling: await outputs(client, prompts, sampling, _TREES, arguments) for sampling in SAMPLINGS}
+        kept = KeptOutputs(None, {})
+        return {sampling: await outputs(client, prompts, sampling, "merged", kept, arguments) for sampling in SAMPLINGS}
 
 
 def main() -> int:
@@ -67,7 +66,7 @@ def main() -> int:
     arguments = parser.parse_args()
     folder = resolve_model(arguments.llm, cache_dir=arguments.cache_dir, progress=print)
     prompts = load_prompts(arguments.num_prompts)
-    expected: dict[str, list[Completion]] = {}
+    expected: dict[str, list[Output]] = {}
     num_different = 0
     for tensor_parallel, pipeline_parallel in LAYOUTS:
         config = SuiteConfig(
@@ -91,8 +90,8 @@ def main() -> int:
             for prompt, left, right in different:
                 report_difference(prompt, name, left, right)
             num_different += len(different)
-            num_tokens = sum(completion.usage.num_output_tokens for completion in found[sampling])
-            num_steps = sum(completion.usage.num_verify_steps for completion in found[sampling])
+            num_tokens = sum(len(output.token_ids) for output in found[sampling])
+            num_steps = sum(output.num_steps for output in found[sampling])
             print(
                 f"{name:14} {sampling:8} {len(pairs) - len(different)} of {len(pairs)} identical, "
                 f"{num_tokens / num_steps:.2f} tokens per step",

@@ -1,6 +1,6 @@
-"""The demo model as the GGUF files that llama.cpp and OpenVINO run: the same weights in 16, 8 and 4 bits.
+"""The demo model, and others that are GGUF files, as the GGUF files that llama.cpp and OpenVINO run: the same weights in 16, 8 and 4 bits.
 
-Files are made once in the cache folder. Of 4 bits there are the type that the model comes in (Q4_1), and llama.cpp's fastest (Q4_0).
+Files are made once in the cache folder. Of 4 bits there are the type that the demo model comes in (Q4_1), and llama.cpp's fastest (Q4_0).
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ _FILE_TYPES = {
 }
 
 
-def demo_gguf(kind: str, cache_dir: Path, progress: Callable[[str], None]) -> Path:
-    """The file of one of ``TYPES``."""
-    path = cache_dir / "peers" / f"smollm2-135m-instruct-{kind}.gguf"
+def peer_gguf(kind: str, source: Path | None, cache_dir: Path, progress: Callable[[str], None]) -> Path:
+    """The file of one of ``TYPES``: of the GGUF file ``source``, or of the demo model."""
+    name = "smollm2-135m-instruct" if source is None else source.stem
+    path = cache_dir / "peers" / f"{name}-{kind}.gguf"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
-            source = fetch_demo_gguf(Path(temporary), progress)
+            original = fetch_demo_gguf(Path(temporary), progress) if source is None else source
             progress(f"writing {path.name}")
             made = Path(temporary) / "made.gguf"
-            _rewrite(source, made, kind)
+            _rewrite(original, made, kind)
             made.rename(path)
     return path
 

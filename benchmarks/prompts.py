@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from specgrove.files.prompt_files import read_prompt_set
+
+_OWN_PROMPTS = Path(__file__).parent / "prompt_sets"
 SHARED_PROMPTS = Path(__file__).resolve().parents[2] / "shared" / "prompts"
 
 _TASKS = (
@@ -46,6 +49,11 @@ _TOPICS = (
     "the printing press",
     "origami",
 )
+
+
+def code_prompts() -> list[str]:
+    """Of our own: a completion, an edit and an explanation in turn."""
+    return list(read_prompt_set(_OWN_PROMPTS / "code.json").prompts)
 
 
 def load_prompts(num_prompts: int, sets: tuple[str, ...] = ("alpaca", "chatbot", "webqa", "piqa")) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.contestants import Contestant
-from benchmarks.prompts import load_prompts
+from benchmarks.prompts import code_prompts, load_prompts
 from specgrove.kernels.bandwidth import ReadBandwidth
 from specgrove.tokenizer import Tokenizer
 
@@ -61,10 +61,10 @@ class Prompts:
     """The chats one after the other."""
 
     @staticmethod
-    def of(folder: Path) -> Prompts:
+    def of(folder: Path, prompt_set: str) -> Prompts:
         """For the model of a folder: chats of one question each."""
         tokenizer = Tokenizer.from_folder(folder)
-        texts = load_prompts(NUM_PROMPTS, sets=("alpaca",))
+        texts = code_prompts() if prompt_set == "code" else load_prompts(NUM_PROMPTS, sets=(prompt_set,))
         chats = [list(tokenizer.encode_chat([("user", text)])) for text in texts]
         return Prompts(tokenizer, chats, [token_id for chat in chats for token_id in chat])
 

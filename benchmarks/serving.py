@@ -3,9 +3,10 @@
     python -m benchmarks.serving --batches 1 8 --rounds 5 --max-tokens 128 --precisions bfloat16 int8 int4 --json rows.json
 
 Starts the real services, a suite for every precision. In every round all contestants answer the same prompts in turn (A B C A B C ...),
-so that a noisy machine slows them all; reported are the median over rounds, the spread (min to max), and ratios of medians. Outputs
-end at the end-of-sequence token or ``--max-tokens``; only tokens that were put out count. Every rate also stands as a share of the limit:
-reading the weights once a step at the bandwidth that was measured in the same run.
+so that a noisy machine slows them all. Peers take part plainly and with speculation of their own: by the first ``--ssm`` that is a
+GGUF file, as their draft model, or by n-grams. Reported are the median over rounds, the spread (min to max), and ratios of medians.
+Outputs end at the end-of-sequence token or ``--max-tokens``; only tokens that were put out count. Every rate also stands as a share of
+the limit: reading the weights once a step at the bandwidth that was measured in the same run.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.contestants import Absent, Contestant, OverGrpc, PeerError, PeerProcess, Transformers
+from benchmarks.contestants import Contestant, OverGrpc
 from benchmarks.host import ON_CPU, conditions
 from benchmarks.report import print_table, write_chart, write_json
 from benchmarks.rounds import Prompts, measure
+from benchmarks.starting_peers import Models, add_peer_options, start_peers
 from specgrove.client import AsyncClient
 from specgrove.config import DEFAULT_SSMS
 from specgrove.kernels.bandwidth import ReadBandwidth
@@ -34,12 +36,6 @@ from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.models.folders.hub import DEMO_LLM, resolve_model
 from specgrove.models.planning.memory_plan import MemoryRequest, plan_memory
 from specgrove.suite.processes import Suite, SuiteConfig
-
-# By the option that names a peer's interpreter: its name, its program, the GGUF files that it reads, and prompts that it takes at once.
-GGUF_PEERS = {
-    "llama_cpp_python": ("llama.cpp", "llama_cpp_peer.py", ("BF16", "Q8_0", "Q4_0", "Q4_1"), 1),
-    "openvino_python": ("OpenVINO GenAI", "openvino_peer.py", ("F16", "Q8_0", "Q4_0"), 64),
-}
 
 
 def suite_config(folder: Path, ssms: tuple[str, ...], precision: str) -> SuiteConfig:
@@ -65,42 +61,6 @@ async def connect(address: str) -> AsyncClient:
     return AsyncClient(address)
 
 
-def start_peers(
-    arguments: argparse.Namespace, folder: Path, console: Console, running: contextlib.ExitStack
-) -> list[tuple[Contestant, int]]:
-    """The peers that are installed, with the bytes that a step of each reads."""
-    peers: list[tuple[Contestant, int]] = []
-
-    def start(
-        python: str, program: str, first: Path, *more: str, name: str, precision: str, max_batch: int
-    ) -> Contestant:
-        console.print(f"starting {name} {precision}")
-        try:
-            peer = PeerProcess(
-                python, program, [str(first), *more], name=name, precision=precision, max_batch=max_batch
-            )
-        except PeerError as error:
-            console.print(str(error), markup=False)
-            return Absent(name, precision, max_batch, error)
-        running.callback(peer.close)
-        return peer
-
-    num_threads = str(len(os.sched_getaffinity(0)))
-    for option, (name, program, kinds, max_batch) in GGUF_PEERS.items():
-        if (python := getattr(arguments, option)) is None:
-            continue
-        from benchmarks.peer_models import demo_gguf
-
-        for kind in kinds:
-            path = demo_gguf(kind, arguments.cache_dir, console.print)
-            peer = start(python, program, path, num_threads, name=name, precision=kind, max_batch=max_batch)
-            peers.append((peer, path.stat().st_size))
-    if arguments.vllm_python is not None:
-        peer = start(arguments.vllm_python, "vllm_peer.py", folder, name="vLLM CPU", precision="bfloat16", max_batch=64)
-        peers.append((peer, step_bytes(read_spec(folder), "bfloat16")))
-    return peers
-
-
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__.splitlines()[0])
@@ -115,11 +75,8 @@ def parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     add("--llm", default=DEMO_LLM)
     add("--ssm", action="append", help="as for `specgrove serve`; repeatable")
-    add("--no-transformers", action="store_true")
-    add("--assisted", action="store_true", help="transformers' own assisted generation too")
-    add("--llama-cpp-python", metavar="PYTHON", help="an interpreter with llama-cpp-python; with the demo model only")
-    add("--openvino-python", metavar="PYTHON", help="an interpreter with openvino-genai; with the demo model only")
-    add("--vllm-python", metavar="PYTHON", help="an interpreter with vLLM's CPU build")
+    add("--prompt-set", default="alpaca", choices=("alpaca", "code"), help="instructions, or what coders ask a model")
+    add_peer_options(parser)
     add("--cache-dir", type=Path, default=default_cache_dir())
     add("--json", type=Path, help="write the rows here, and a chart beside them (PNG)")
     return parser.parse_args()
@@ -133,6 +90,10 @@ def main() -> int:
     spec = read_spec(folder)
     ssms = tuple(arguments.ssm) if arguments.ssm else DEFAULT_SSMS
     loop = asyncio.new_event_loop()
+
+    def say(line: str) -> None:
+        console.print(line, markup=False)
+
     bandwidth = ReadBandwidth(len(os.sched_getaffinity(0)))
     with contextlib.ExitStack() as running:
         contestants: list[tuple[Contestant, int]] = []
@@ -144,12 +105,9 @@ def main() -> int:
             for is_speculative in (False, True):
                 ours = OverGrpc(clients[-1], loop, precision, is_speculative=is_speculative)
                 contestants.append((ours, step_bytes(spec, precision)))
-        if not arguments.no_transformers:
-            contestants.append((Transformers(folder), step_bytes(spec, "bfloat16")))
-        if arguments.assisted:
-            contestants.append((Transformers(folder, has_prompt_lookup=True), step_bytes(spec, "bfloat16")))
-        contestants += start_peers(arguments, folder, console, running)
-        prompts = Prompts.of(folder)
+        models = Models.of(folder, ssms, arguments.cache_dir, console.print)
+        contestants += start_peers(arguments, models, step_bytes(spec, "bfloat16"), running, say)
+        prompts = Prompts.of(folder, arguments.prompt_set)
         rows = [
             row
             for batch in arguments.batches
@@ -160,7 +118,8 @@ def main() -> int:
     facts = conditions() | {
         "instructions": f"CPU kernels in {get_isa()}",
         "read bandwidth": f"{min(bandwidth.all_gb_per_s):.0f} to {max(bandwidth.all_gb_per_s):.0f} GB/s",
-        "model": f"{folder.name}, up to {arguments.max_tokens} tokens, {arguments.rounds} rounds",
+        "model": f"{folder.name}, SSMs {' '.join(ssms)}, prompts {arguments.prompt_set}",
+        "outputs": f"up to {arguments.max_tokens} tokens, {arguments.rounds} rounds",
     }
     print_table(rows, console)
     console.print(", ".join(facts.values()))

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.prompts import load_prompts
+from benchmarks.transformers_models import transformers_model
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from router.tree_policy import StaticTreePolicy
@@ -25,8 +26,6 @@ from specgrove.loop.speculation import Session
 from specgrove.machine.folders import default_cache_dir
 from specgrove.models.decoder.ends import ends_of
 from specgrove.models.folders.hub import DEMO_LLM, resolve_model
-from specgrove.models.folders.model_files import gguf_of
-from specgrove.models.weights.opening import open_checkpoint
 from specgrove.program.loading import load_decoder
 from specgrove.runtime.in_process import InProcessVerifier
 from specgrove.runtime.model_runner import ModelRunner
@@ -56,23 +55,6 @@ def our_logits(runner: ModelRunner, token_ids: list[int]) -> torch.Tensor:
     return runner.forward(builder.build())
 
 
-def reference_of(folder: Path) -> Any:
-    """transformers' model of a folder; of a GGUF file's, with the same weights as ours, dequantised."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    if gguf_of(folder) is None:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    config = AutoConfig.from_pretrained(folder)
-    del config.quantization_config  # transformers would look for weights that it quantised
-    reference = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    with open_checkpoint(folder) as checkpoint:
-        weights = {name: checkpoint.tensor(name).float() for name in checkpoint.names()}
-    if reference.config.tie_word_embeddings:
-        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
-    reference.load_state_dict(weights)
-    return reference.eval()
-
-
 def main() -> int:
     """0 when the claims of the module's text hold."""
     parser = argparse.ArgumentParser(
@@ -90,7 +72,7 @@ def main() -> int:
     eos = ends_of(folder, tokenizer, decoder.spec.vocab_size).text
     engine = VerifierEngine(ModelRunner(decoder, 4096), VerifierConfig(max_model_len=2048))
     loop = StepLoop(engine, "verifier")
-    reference = reference_of(folder)
+    reference = transformers_model(folder, torch.float32)
 
     num_identical, num_ties, max_difference = 0, 0, 0.0
     prompts = load_prompts(arguments.num_prompts)

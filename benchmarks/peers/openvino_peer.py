@@ -1,6 +1,6 @@
 """OpenVINO GenAI, as a contestant of ``benchmarks.serving``. Needs nothing but ``openvino_genai`` and its own interpreter.
 
-    python openvino_peer.py MODEL.gguf THREADS
+    python openvino_peer.py MODEL.gguf THREADS none|ngrams|DRAFT.gguf
 
 A line of JSON in (``prompt_ids``, ``max_tokens``), a line of JSON out (``num_tokens``). Greedy, all prompts at once, without a cache of
 prefixes.
@@ -11,20 +11,32 @@ import sys
 
 import numpy as np
 from openvino import Tensor
-from openvino_genai import ContinuousBatchingPipeline, GenerationConfig, SchedulerConfig
+from openvino_genai import ContinuousBatchingPipeline, GenerationConfig, SchedulerConfig, draft_model
+
+NUM_ASSISTANT_TOKENS = 4
+NGRAM_LEN = 3
 
 
 def main() -> None:
-    path, num_threads = sys.argv[1], int(sys.argv[2])
+    path, num_threads, speculation = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     scheduler = SchedulerConfig()
     scheduler.enable_prefix_caching = False
     scheduler.cache_size = 2  # GiB
-    model = ContinuousBatchingPipeline(path, scheduler, "CPU", {"INFERENCE_NUM_THREADS": num_threads})
+    properties: dict[str, object] = {"INFERENCE_NUM_THREADS": num_threads}
+    if speculation == "ngrams":
+        properties["prompt_lookup"] = True
+    elif speculation != "none":
+        properties["draft_model"] = draft_model(speculation, "CPU", INFERENCE_NUM_THREADS=num_threads)
+    model = ContinuousBatchingPipeline(path, scheduler, "CPU", properties)
     ends = {model.get_tokenizer().get_eos_token_id()}
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         config = GenerationConfig(max_new_tokens=request["max_tokens"], do_sample=False, stop_token_ids=ends)
+        if speculation != "none":
+            config.num_assistant_tokens = NUM_ASSISTANT_TOKENS
+        if speculation == "ngrams":
+            config.max_ngram_size = NGRAM_LEN
         prompts = [Tensor(np.array([ids], dtype=np.int64)) for ids in request["prompt_ids"]]
         results = model.generate(prompts, [config] * len(prompts))
         print(json.dumps({"num_tokens": sum(len(result.m_generation_ids[0]) for result in results)}), flush=True)

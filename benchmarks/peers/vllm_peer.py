@@ -1,6 +1,6 @@
 """vLLM's CPU build, as a contestant of ``benchmarks.serving``. Needs nothing but ``vllm`` and its own interpreter.
 
-    python vllm_peer.py MODEL_FOLDER
+    python vllm_peer.py MODEL_FOLDER none|ngrams|DRAFT_FOLDER
 
 A line of JSON in (``prompt_ids``, ``max_tokens``), a line of JSON out (``num_tokens``). Greedy, bfloat16, all prompts at once, without a
 prefix cache.
@@ -9,6 +9,19 @@ prefix cache.
 import json
 import os
 import sys
+
+NUM_SPECULATIVE_TOKENS = 4
+NGRAM_LEN = 3
+
+
+def speculative_config(speculation: str) -> dict[str, object] | None:
+    if speculation == "none":
+        return None
+    if speculation == "ngrams":
+        how: dict[str, object] = {"method": "ngram", "prompt_lookup_max": NGRAM_LEN}
+    else:
+        how = {"method": "draft_model", "model": speculation}
+    return how | {"num_speculative_tokens": NUM_SPECULATIVE_TOKENS}
 
 
 def main() -> None:
@@ -25,6 +38,7 @@ def main() -> None:
         gpu_memory_utilization=0.2,
         enable_prefix_caching=False,
         disable_log_stats=True,
+        speculative_config=speculative_config(sys.argv[2]),
     )
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
