@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 
 from specgrove.models.folders.hub import resolve_model
+from specgrove.models.folders.made_folder import digest_of
+from specgrove.models.folders.model_files import name_of
 from specgrove.models.hidden_state.loading import read_hidden_ssm
 from specgrove.models.hidden_state.program_weights import program_spec_of, program_weights_of
 from specgrove.program.decoder import DTYPES
@@ -20,9 +22,11 @@ from specgrove.settings.ssm_specs import SsmSpec
 from specgrove.tokenizer.ssm_vocabulary import read_vocabulary
 from ssm_service.config import SsmServiceConfig
 from ssm_service.draft_tree import Beam, Expansion
+from ssm_service.first_choices import FirstChoices
 from ssm_service.hidden_state import HiddenStateSsm
 
 logger = logging.getLogger(__name__)
+_RECORD_VERSION = 1
 
 
 def load_hidden_ssm(
@@ -43,4 +47,12 @@ def load_hidden_ssm(
         HiddenStateRunner(model, config.demand.num_slots),
         rule,
         vocabulary=read_vocabulary(llm_folder),
+        first_choices=FirstChoices(spec.name, found.spec.first_choice_floor, _record_of(folder, llm_folder, config)),
     )
+
+
+def _record_of(folder: Path, llm_folder: Path, config: SsmServiceConfig) -> Path:
+    """Where the share of right first choices is kept, which these weights give with this LLM."""
+    files = [path for path in folder.iterdir() if path.is_file()]
+    digest = digest_of(files, name_of(llm_folder), _RECORD_VERSION)
+    return config.cache_dir / "first_choices" / f"{digest}.json"

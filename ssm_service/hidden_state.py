@@ -23,6 +23,7 @@ from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from specgrove.tokenizer.ssm_vocabulary import Vocabulary
 from ssm_service.draft_tree import ROOT, Beam, Expansion
 from ssm_service.drafts import Draft, DraftRows, Nodes
+from ssm_service.first_choices import FirstChoices
 from ssm_service.pair_cache import PairCache
 from ssm_service.pass_drafter import ChunkBudget, PassDrafter, Proposals
 
@@ -56,11 +57,13 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         rule: Beam | Expansion,
         *,
         vocabulary: Vocabulary,
+        first_choices: FirstChoices | None = None,
         max_num_chunk_tokens: int = 256,
     ) -> None:
         super().__init__(name, rule, vocabulary, runner.num_slots, spec.max_position_embeddings, max_num_chunk_tokens)
         self.spec = spec
         self.runner = runner
+        self.first_choices = first_choices or FirstChoices(name, spec.first_choice_floor)
         self._window = min(spec.hidden_window, runner.num_slots)
         self._pass: _Pass | None = None
 
@@ -88,17 +91,24 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         self.slots.free(self._cache_of(session_id).take(states, self.spec.hidden_layers, self._window))
 
     def begin(self, session_id: str, token_ids: list[int], shape: TreeShape, sampling: DraftSampling | None) -> bool:
-        """See ``PassDrafter``: False when the sequence is too long, or the last rows' hidden states are missing."""
-        if len(token_ids) > self.max_model_len:
+        """See ``PassDrafter``: False when the sequence is too long, the last rows' hidden states are missing, or it is left out."""
+        if len(token_ids) > self.max_model_len or self.first_choices.is_left_out:
             self.drop(session_id)
             return False
         cache = self._cache_of(session_id)
         self.slots.free(cache.nodes.slots)
         cache.nodes = Nodes()
+        self._test_first_choice(cache, token_ids)
         if cache.is_empty or cache.end_position < len(token_ids) - 1:
             return False
         self._open(session_id, token_ids, cache, shape, sampling)
         return True
+
+    def _test_first_choice(self, cache: PairCache, token_ids: list[int]) -> None:
+        """Whether the last draft's was the token that came."""
+        if cache.first_choice is not None and (position := cache.first_choice[0]) < len(token_ids):
+            self.first_choices.add(is_right=token_ids[position] == cache.first_choice[1])
+            cache.first_choice = None
 
     # Passes.
 
@@ -207,7 +217,11 @@ class HiddenStateSsm(PassDrafter[PairCache]):
             for row in part.rows:
                 drafts_of[row] = part.draft
         k = max(part.num_children for part in parts)
-        self._grow(parts, self._proposals(drafts_of, found, k))
+        proposals = self._proposals(drafts_of, found, k)
+        for part in parts:
+            if part.draft.tree.depth == 0 and (best := proposals[part.rows.start]) is not None:
+                self._caches[part.session_id].first_choice = (len(part.draft.token_ids), best[0][0])
+        self._grow(parts, proposals)
 
     def _proposals(self, drafts: list[Draft | None], found: HiddenStatePass, k: int) -> list[Proposals | None]:
         """Of each asked row, the most probable choices of the verifier; rows of no draft are of no use."""

@@ -12,6 +12,7 @@ import torch
 
 from specgrove.loop.verifier_knowledge import HiddenStates
 from specgrove.runtime.hidden_state_runner import HiddenStatePass
+from specgrove.runtime.hidden_values import tensor_of
 from ssm_service.drafts import Cache
 
 
@@ -20,10 +21,11 @@ class PairCache(Cache):
     """``slots`` are those of pairs ``first_position`` and on."""
 
     first_position: int = 0
-    unread: torch.Tensor | None = None  # bfloat16 [num_rows, L * target_hidden_size]: hidden states behind those pairs'
+    unread: torch.Tensor | None = None  # float32 [num_rows, L * target_hidden_size]: hidden states behind those pairs'
     last: HiddenStatePass | None = None  # of the last pair, which is one asked row
     states: torch.Tensor | None = None  # float32 [num_rows, hidden_size]: of the rows that the last pass asked
     row_of: dict[int, int] = field(default_factory=dict)  # tree node -> its row there
+    first_choice: tuple[int, int] | None = None  # of the last draft: its token's position, and its id
 
     @property
     def is_empty(self) -> bool:
@@ -48,8 +50,7 @@ class PairCache(Cache):
         if self.is_empty or states.first_position > self.end_position:
             freed = self._drop_pairs(len(self.slots))
             self.first_position, self.unread, self.last = states.first_position, None, None
-        states = states.of_layers(layers).from_position(self.end_position)
-        rows = torch.frombuffer(bytearray(states.values), dtype=torch.bfloat16).view(states.num_tokens, -1)
+        rows = tensor_of(states.of_layers(layers).from_position(self.end_position))
         self.unread = rows if self.unread is None else torch.cat([self.unread, rows])
         num_unread = len(self.unread)
         freed += self._drop_pairs(min(len(self.slots) + num_unread - window, len(self.slots)))
@@ -59,9 +60,9 @@ class PairCache(Cache):
         return freed
 
     def read(self, num_rows: int) -> torch.Tensor:
-        """The next rows as float32; their pairs are held from now on."""
+        """The next rows; their pairs are held from now on."""
         assert self.unread is not None
-        rows = self.unread[:num_rows].float()
+        rows = self.unread[:num_rows]
         self.unread = self.unread[num_rows:] if num_rows < len(self.unread) else None
         return rows
 
