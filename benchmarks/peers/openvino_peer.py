@@ -8,13 +8,26 @@ prefixes.
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 from openvino import Tensor
-from openvino_genai import ContinuousBatchingPipeline, GenerationConfig, SchedulerConfig, draft_model
+from openvino_genai import ContinuousBatchingPipeline, GenerationConfig, LLMPipeline, SchedulerConfig, draft_model
 
 NUM_ASSISTANT_TOKENS = 4
 NGRAM_LEN = 3
+
+
+def converted(gguf: Path) -> Path:
+    """A folder of the same model in OpenVINO's own format, made once: as a draft model it reads no GGUF file."""
+    folder = gguf.with_suffix(".openvino")
+    if not (folder / "openvino_model.xml").exists():
+        folder.mkdir(exist_ok=True)
+        source = folder / gguf.name
+        source.unlink(missing_ok=True)
+        source.symlink_to(gguf.absolute())
+        LLMPipeline(source, "CPU", enable_save_ov_model=True)
+    return folder
 
 
 def main() -> None:
@@ -26,7 +39,7 @@ def main() -> None:
     if speculation == "ngrams":
         properties["prompt_lookup"] = True
     elif speculation != "none":
-        properties["draft_model"] = draft_model(speculation, "CPU", INFERENCE_NUM_THREADS=num_threads)
+        properties["draft_model"] = draft_model(converted(Path(speculation)), "CPU", INFERENCE_NUM_THREADS=num_threads)
     model = ContinuousBatchingPipeline(path, scheduler, "CPU", properties)
     ends = {model.get_tokenizer().get_eos_token_id()}
     print(json.dumps({"ready": True}), flush=True)
