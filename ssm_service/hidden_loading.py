@@ -15,7 +15,7 @@ from specgrove.models.hidden_state.program_weights import program_spec_of, progr
 from specgrove.program.decoder import DTYPES
 from specgrove.program.device_weights import DeviceWeights
 from specgrove.program.hidden_state import HiddenStateModel
-from specgrove.program.torch_backend import TorchWeights
+from specgrove.program.stores import MemoryWeights
 from specgrove.runtime.devices import has_gpu_kernels
 from specgrove.runtime.hidden_state_runner import HiddenStateRunner
 from specgrove.settings.ssm_specs import SsmSpec
@@ -39,7 +39,7 @@ def load_hidden_ssm(
     weights = program_weights_of(found.spec, found.tensors, found.ends, spec.quantization)
     dtype, layer = DTYPES[config.demand.dtype], program_spec_of(found.spec, found.ends)
     has_kernels = has_gpu_kernels(config.demand.gpu_kernels, layer.layer, dtype, device)
-    store = TorchWeights(device) if device.type == "cpu" else DeviceWeights(device, has_kernels=has_kernels)
+    store = MemoryWeights() if device.type == "cpu" else DeviceWeights(device, has_kernels=has_kernels)
     model = HiddenStateModel(layer, weights, dtype, store)
     return HiddenStateSsm(
         spec.name,

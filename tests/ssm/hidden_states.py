@@ -12,15 +12,10 @@ from specgrove.models.hidden_state.attention import CachedAttention, window_mask
 from specgrove.models.hidden_state.module import HiddenStateModule
 from specgrove.models.hidden_state.program_weights import ModelEnds, program_spec_of, program_weights_of
 from specgrove.program.hidden_state import HiddenStateModel
-from specgrove.program.torch_backend import TorchWeights
 from specgrove.runtime.hidden_state_runner import HiddenStateRunner
 from specgrove.tokenizer.ssm_vocabulary import Vocabulary
 from ssm_service.draft_tree import ROOT, Beam, DraftTree
 from ssm_service.hidden_state import HiddenStateSsm
-
-
-def torch_store() -> TorchWeights:
-    return TorchWeights(torch.device("cpu"), torch.float32)
 
 
 def toy_hidden_states(num_tokens: int, num_layers: int = 3, size: int = 64, seed: int = 0) -> torch.Tensor:
@@ -50,7 +45,7 @@ def make_ssm(
 ) -> HiddenStateSsm:
     spec = module.spec
     weights = program_weights_of(spec, module.state_dict(), ends, quantization)
-    runner = HiddenStateRunner(HiddenStateModel(program_spec_of(spec, ends), weights, dtype, torch_store()), num_slots)
+    runner = HiddenStateRunner(HiddenStateModel(program_spec_of(spec, ends), weights, dtype), num_slots)
     return HiddenStateSsm(
         "hidden", spec, runner, Beam(3), vocabulary=Vocabulary(), max_num_chunk_tokens=max_num_chunk_tokens
     )
