@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +11,15 @@ import torch
 
 from specgrove.models.decoder.family import read_spec
 from specgrove.models.decoder.sharding import Shard
+from specgrove.program.backend import KvCaches
+from specgrove.program.ops import Embed, KeepHidden, Op, TakeRows
 from specgrove.program.tensor_group import OneRank
-from specgrove.program.torch_backend import TorchWeights
+from specgrove.program.torch_backend import TorchProgram, TorchWeights
 from tests.models.families import VARIANTS, save_tiny
 from tests.program.programs import PROMPT, Loaded, in_float64, prompt_rows, some_passes
+from tests.program.tiny import HIDDEN, VOCAB_SIZE, chain, program
+
+CPU = torch.device("cpu")
 
 # Where transformers computes a part of a float64 model in float32: RMS norms, ALiBi.
 ROUNDED = 2e-5
@@ -119,3 +126,31 @@ def test_what_is_not_there_is_refused_before_anything_is_written(tmp_path: Path)
         with pytest.raises(ValueError, match=f"{name} must be from 0 to"):
             loaded.run(rows)
     assert not any(cache.any() for cache in loaded.caches.keys)
+
+
+def test_hidden_states_are_handed_out_by_place() -> None:
+    """In any order of ops, of the asked rows alone behind the choice of rows, and of no rows where nothing is asked."""
+    table = torch.randn(VOCAB_SIZE, HIDDEN)
+    ops: tuple[Op, ...] = (
+        Embed(0, table, 1.0, 0, VOCAB_SIZE),
+        KeepHidden(0, 1, HIDDEN),
+        TakeRows((0,)),
+        KeepHidden(0, 0, HIDDEN),
+    )
+    whole = replace(program(store=TorchWeights(CPU)), ops=ops, num_layers=0, num_kept=2)
+    executable = TorchProgram(whole, CPU, torch.float32, OneRank(), lambda unit: None)
+    own = KvCaches((torch.zeros(9, 1, 1),), (torch.zeros(9, 1, 1),))
+    rows = replace(chain([5, 39, 40], [None]), asked_rows=array("q", [2]))
+    asked, every = executable.run(rows, own).hidden
+    assert torch.equal(asked, table[[40]])
+    assert torch.equal(every, table[[5, 39, 40]])
+    none, every = executable.run(replace(rows, asked_rows=array("q"), choices=[]), own).hidden
+    assert none.shape == (0, HIDDEN)
+    assert len(every) == 3
+    with pytest.raises(ValueError, match="in rising order"):
+        executable.run(replace(rows, asked_rows=array("q", [2, 1]), choices=[None, None]), own)
+
+
+def test_weights_of_another_store_are_refused_before_anything_runs() -> None:
+    with pytest.raises(ValueError, match="PackedLinear is no linear of torch"):
+        TorchProgram(program(), CPU, torch.float32, OneRank(), lambda unit: None)
