@@ -21,7 +21,7 @@ from specgrove.kernels.sampling import RowChoice
 from specgrove.loop.request import LogProbs
 from specgrove.loop.verifier_knowledge import HiddenStates
 from specgrove.program.backend import PassOutput
-from specgrove.runtime.hidden_values import values_of
+from specgrove.runtime.hidden_values import PassValues
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 
 _NO_ROWS = range(0)
@@ -159,6 +159,7 @@ class FinishedPass:
     pass_s: float
     output: PassOutput
     hidden_layers: tuple[int, ...] = ()
+    hidden_values: PassValues | None = None
 
     def log_probs(self) -> Iterator[tuple[PassPart, Sequence[LogProbs | None]]]:
         """Of the parts with tokens of prompts whose log-probabilities are wanted; None where the logits hold NaN."""
@@ -186,8 +187,9 @@ class FinishedPass:
 
     def _hidden_states(self, part: PassPart, first_position: int, rows: Sequence[int]) -> HiddenStates:
         layers = part.pending.session.hidden_layers
-        states = [self.output.hidden[self.hidden_layers.index(layer)] for layer in layers]
-        return HiddenStates(first_position, len(rows), layers, values_of(states, rows))
+        assert self.hidden_values is not None, "the pass was begun so"
+        places = [self.hidden_layers.index(layer) for layer in layers]
+        return HiddenStates(first_position, len(rows), layers, self.hidden_values.of(rows, places))
 
     def answers(self) -> Iterator[tuple[PassPart, NodeAnswers]]:
         """Of the parts with trees: what follows each node. A runner may give logits where it was asked for choices."""

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from llm_service.passes import FinishedPass, Pass, PassPart, pass_ahead, pass_of
 from llm_service.session import PendingWork
 from specgrove.kernels.rows import PassRows
+from specgrove.runtime.hidden_values import PassValues
 from specgrove.runtime.model_runner import Runner
 
 
@@ -73,7 +74,8 @@ class PassesInFlight:
         now_s = time.perf_counter()
         pass_s = now_s - max(finished.started_s, self._finished_s)  # it waited for the one before
         self._finished_s = now_s
-        return FinishedPass(finished.parts, finished.num_rows, pass_s, output, finished.hidden_layers)
+        hidden_values = PassValues(output.hidden) if output.hidden else None
+        return FinishedPass(finished.parts, finished.num_rows, pass_s, output, finished.hidden_layers, hidden_values)
 
     def discard(self) -> list[PassPart]:
         """As if none had been begun: their parts."""

@@ -296,6 +296,36 @@ def test_hidden_states_are_handed_out(device: torch.device, graphs: Graphs, tmp_
         assert all(map(torch.equal, found, wanted))
 
 
+def test_hidden_states_for_passes_that_ask_for_them(device: torch.device, graphs: Graphs, tmp_path: Path) -> None:
+    """By the same kernels without a graph, between passes by graphs; a pass ahead leaves those of the one before as they are."""
+    both = Both(tmp_path, device, graphs)
+    layers = (1, both.without.spec.num_layers)
+    for rows in some_passes():
+        both.check(rows)
+        both.check(replace(rows, hidden_layers=layers))
+        both.with_graphs.start(replace(rows, hidden_layers=layers))
+        found, wanted = both.with_graphs.finish().hidden, both.without.run(replace(rows, hidden_layers=layers)).hidden
+        assert [states.shape[0] for states in found] == [rows.num_rows] * 2
+        assert all(map(torch.equal, found, wanted))
+    assert both.with_graphs.max_num_ahead > 0
+
+    def step(token_id: int, context: list[int], slot: int) -> PassRows:
+        builder = PassBuilder()
+        root = TreeRows([token_id], [-1], [slot])
+        builder.add(context, (), root, choices=[RowChoice(ChoiceParams(), len(context) + 1)])
+        return replace(builder.build(), hidden_layers=layers)
+
+    def steps(first: int, second: int) -> list[PassRows]:
+        return [step(first, [30], 31), step(second, [30, 31], 32)]
+
+    for rows in steps(9, -1):
+        both.with_graphs.start(rows)
+    ahead = [both.with_graphs.finish() for _ in range(2)]
+    (chosen,) = ahead[0].choices
+    for output, rows in zip(ahead, steps(9, chosen), strict=True):
+        assert all(map(torch.equal, output.hidden, both.without.run(rows).hidden))
+
+
 def test_only_whole_models_on_the_kernels_can_be_captured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tiny("llama", tmp_path, DEVICE_VARIANTS)
     decoder = load_decoder(tmp_path, torch.bfloat16, store=DeviceWeights(torch.device("cpu")))

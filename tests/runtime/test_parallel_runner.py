@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import pytest
@@ -114,6 +114,19 @@ def test_every_rank_runs_its_stage_of_every_pass(
     assert not suite.failures
     assert [stage.seen for stage in suite.stages] == [[[5, 6], [7], [8, 9, 3]]] * len(suite.stages)
     assert suite.network.num_unread == 0
+
+
+@pytest.mark.parametrize(("tensor_size", "num_stages"), [(2, 1), (1, 2), (2, 3)])
+def test_rank_0_hands_out_hidden_states_of_its_own_stage(suite_of: SuiteOf, tensor_size: int, num_stages: int) -> None:
+    """Those that go to the next stage aside; other ranks are not told that somebody asks."""
+    suite = suite_of(tensor_size, num_stages)
+    for layers in ((), (0, 1), (1,)):
+        suite.runner.start(replace(batch_of(5, 6), hidden_layers=layers))
+        output = suite.runner.finish()
+        assert [states.flatten().tolist() for states in output.hidden] == [
+            [5001 - each, 6001 - each] for each in layers
+        ]
+        assert [int(row[0]) for row in output.logits] == [int("1" * num_stages) + 5000, int("1" * num_stages) + 6000]
 
 
 def test_as_many_passes_are_under_way_as_there_are_stages_and_end_in_order(suite_of: SuiteOf) -> None:

@@ -83,9 +83,10 @@ class Stage:
         assert (hidden is None) == (self._stage == 0)
         states = torch.tensor(token_ids).float()[:, None] * 1000 if hidden is None else hidden
         states = states + 10**self._stage
+        told = tuple(states - layer for layer in rows.hidden_layers)
         if not self._is_last:
-            return PassOutput((), torch.empty(0, 0), (states,))
-        return PassOutput((), states[rows.asked_rows.tolist()].expand(-1, VOCAB_SIZE).contiguous())
+            return PassOutput((), torch.empty(0, 0), (*told, states))
+        return PassOutput((), states[rows.asked_rows.tolist()].expand(-1, VOCAB_SIZE).contiguous(), told)
 
 
 class Watch:

@@ -1,0 +1,33 @@
+"""Hidden states as bytes: rounded to the nearest, ties to even, and cut as they are asked for."""
+
+from __future__ import annotations
+
+import struct
+
+import torch
+
+from specgrove.loop.verifier_knowledge import HiddenStates
+from specgrove.runtime.hidden_values import PassValues, tensor_of
+
+
+def bits(value: float) -> int:
+    """Of a float32."""
+    return int(struct.unpack("<I", struct.pack("<f", value))[0])
+
+
+def test_they_are_rounded_to_the_nearest_and_little_endian() -> None:
+    numbers = [1.0, -2.5, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, 3e38]
+    values = PassValues([torch.tensor([numbers])]).of([0], [0])
+    found = struct.unpack(f"<{len(numbers)}H", values)
+    lower = [bits(number) >> 16 for number in numbers]
+    assert found == (lower[0], lower[1], lower[2], lower[3] + 1, lower[4] + 1, lower[5] + 1)
+
+
+def test_rows_and_layers_come_as_they_are_asked_for_and_back() -> None:
+    hidden = [torch.arange(12.0).view(4, 3) + 100 * layer for layer in range(3)]
+    values = PassValues(hidden)
+    for rows, places in (([2], [0, 1, 2]), ([3, 1], [0, 2]), (range(1, 3), [1])):
+        states = HiddenStates(5, len(rows), tuple(places), values.of(rows, places))
+        states.check()
+        expected = torch.cat([hidden[place][list(rows)] for place in places], dim=1)
+        assert torch.equal(tensor_of(states), expected)
