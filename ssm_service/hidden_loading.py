@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -41,9 +42,12 @@ def load_hidden_ssm(
     has_kernels = has_gpu_kernels(config.demand.gpu_kernels, layer.layer, dtype, device)
     store = MemoryWeights() if device.type == "cpu" else DeviceWeights(device, has_kernels=has_kernels)
     model = HiddenStateModel(layer, weights, dtype, store)
+    own = found.spec
+    if spec.noise_weight is not None:
+        own = replace(own, calibration=replace(own.calibration, noise_weight=spec.noise_weight))
     return HiddenStateSsm(
         spec.name,
-        found.spec,
+        own,
         HiddenStateRunner(model, config.demand.num_slots),
         rule,
         vocabulary=read_vocabulary(llm_folder),

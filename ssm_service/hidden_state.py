@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from specgrove.errors import ResourceExhaustedError
-from specgrove.kernels.candidates import CandidateRow, best_candidates
 from specgrove.loop.request import TreeShape
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling, HiddenStates
@@ -25,7 +24,8 @@ from ssm_service.draft_tree import ROOT, Beam, Expansion
 from ssm_service.drafts import Draft, DraftRows, Nodes
 from ssm_service.first_choices import FirstChoices
 from ssm_service.pair_cache import PairCache
-from ssm_service.pass_drafter import ChunkBudget, PassDrafter, Proposals
+from ssm_service.pass_drafter import ChunkBudget, PassDrafter
+from ssm_service.proposing import Proposals, best_proposals
 
 
 @dataclass(slots=True)
@@ -225,23 +225,10 @@ class HiddenStateSsm(PassDrafter[PairCache]):
 
     def _proposals(self, drafts: list[Draft | None], found: HiddenStatePass, k: int) -> list[Proposals | None]:
         """Of each asked row, the most probable choices of the verifier; rows of no draft are of no use."""
-        candidates, calibration = found.candidates, self.spec.calibration
-        rows = [CandidateRow(0) if draft is None else self._row_of(draft) for draft in drafts]
-        log_probs, token_ids = best_candidates(
-            candidates.token_ids, candidates.logits, candidates.log_sum_exp, rows, k, calibration.noise_weight
+        candidates = found.candidates
+        return best_proposals(
+            drafts, self.spec.calibration, k, candidates.token_ids, candidates.logits, candidates.log_sum_exp
         )
-        proposals = [
-            [(token_id, value) for token_id, value in zip(ids, values, strict=True) if token_id >= 0]
-            for ids, values in zip(token_ids.tolist(), log_probs.tolist(), strict=True)
-        ]
-        return [row or None for row in proposals]
-
-    def _row_of(self, draft: Draft) -> CandidateRow:
-        depth, sampling = draft.tree.depth, draft.sampling
-        position, scale = len(draft.token_ids) + depth, self.spec.calibration.scale(depth + 1)
-        if sampling is None:
-            return CandidateRow(position, scale=scale)
-        return CandidateRow(position, sampling.temperature, sampling.seed, sampling.top_k, sampling.top_p, scale)
 
     def _fed(self, token_ids: list[int]) -> list[int]:
         """Ids that the LLM's embedding doesn't have, as id 0."""

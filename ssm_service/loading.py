@@ -15,6 +15,7 @@ from specgrove.models.folders.gguf_model import weights_note
 from specgrove.models.folders.model_files import weight_files
 from specgrove.models.folders.quantized_cache import ensure_quantized
 from specgrove.models.hidden_state.recognition import reads_hidden_states
+from specgrove.models.hidden_state.spec import Calibration
 from specgrove.models.planning.ssm_fitting import SSM_MAX_NUM_ASKED, SSM_MAX_NUM_ROWS, found_ssm
 from specgrove.program.decoder import DTYPES
 from specgrove.program.device_weights import DeviceWeights
@@ -25,10 +26,11 @@ from specgrove.settings.ssm_specs import SsmSpec
 from specgrove.tokenizer.ssm_vocabulary import read_vocabulary
 from specgrove.v1 import ssm_pb2
 from ssm_service.config import SsmServiceConfig, rule_of
+from ssm_service.draft_vocab import DraftVocab
 from ssm_service.hidden_loading import load_hidden_ssm
 from ssm_service.hidden_state import HiddenStateSsm
 from ssm_service.lookup import LookupSsm
-from ssm_service.neural import DraftVocab, NeuralSsm
+from ssm_service.neural import NeuralSsm
 from ssm_service.pass_drafter import PassDrafter
 
 logger = logging.getLogger(__name__)
@@ -66,6 +68,7 @@ def load_ssm(spec: SsmSpec, config: SsmServiceConfig, device: torch.device) -> P
         rule,
         read_draft_vocab(folder),
         vocabulary=vocabulary,
+        calibration=Calibration() if spec.noise_weight is None else Calibration(noise_weight=spec.noise_weight),
     )
 
 

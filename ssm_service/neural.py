@@ -15,35 +15,19 @@ from specgrove.loop.request import TreeShape
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling
 from specgrove.models.decoder.spec import DecoderSpec
+from specgrove.models.hidden_state.spec import Calibration
 from specgrove.runtime.model_runner import DraftRunner, level_ms
 from specgrove.runtime.pass_builder import PassBuilder
 from specgrove.runtime.top_k import TopK
 from specgrove.tokenizer.ssm_vocabulary import Vocabulary
 from ssm_service.draft_tree import ROOT, Beam, Expansion
+from ssm_service.draft_vocab import DraftVocab
 from ssm_service.drafts import Cache, Draft, DraftRows, Nodes
-from ssm_service.pass_drafter import ChunkBudget, PassDrafter, Proposals
-
-
-class DraftVocab:
-    """The SSM's own token ids against the LLM's. Id 0 stands for everything the SSM doesn't know."""
-
-    def __init__(self, draft_token_ids: torch.Tensor) -> None:
-        """``draft_token_ids`` is int32 ``[draft_vocab_size]``: the LLM's id of each draft id, -1 for those never proposed."""
-        self._to_llm: list[int] = draft_token_ids.tolist()
-        self.size = len(self._to_llm)
-        self.never_proposed = frozenset(i for i, llm_id in enumerate(self._to_llm) if i == 0 or llm_id < 0)
-        self._to_draft = {token_id: draft_id for draft_id, token_id in enumerate(self._to_llm)}
-
-    def to_draft(self, token_ids: list[int]) -> list[int]:
-        """The ids to feed."""
-        return [self._to_draft.get(token_id, 0) for token_id in token_ids]
-
-    def to_llm(self, draft_id: int) -> int:
-        """The id to propose."""
-        return self._to_llm[draft_id]
-
+from ssm_service.pass_drafter import ChunkBudget, PassDrafter
+from ssm_service.proposing import NUM_CANDIDATES, Proposals, best_proposals
 
 _UNTOLD_VOCABULARY = Vocabulary()
+_USUAL_CALIBRATION = Calibration()
 
 
 @dataclass(slots=True)
@@ -66,18 +50,19 @@ class NeuralSsm(PassDrafter[Cache]):
         vocab: DraftVocab | None,
         *,
         vocabulary: Vocabulary = _UNTOLD_VOCABULARY,
+        calibration: Calibration = _USUAL_CALIBRATION,
         max_num_chunk_tokens: int = 256,
     ) -> None:
         """Raises ``ValueError`` when the vocabulary doesn't fit the model."""
         spec = runner.spec
         if vocab is not None and vocab.size != spec.vocab_size:
             raise ValueError(f"SSM {name}: its map has {vocab.size} draft token ids, its model has {spec.vocab_size}")
-        if vocab is not None and len(vocab.never_proposed) == vocab.size:
+        if vocab is not None and vocab.num_never_proposed == vocab.size:
             raise ValueError(f"SSM {name}: its map has no token that it could propose")
         super().__init__(name, rule, vocabulary, runner.num_slots, spec.max_position_embeddings, max_num_chunk_tokens)
         self.runner = runner
         self._vocab = vocab
-        self._never_proposed = frozenset[int]() if vocab is None else vocab.never_proposed
+        self.calibration = calibration
         self._pass: _Pass | None = None
 
     @property
@@ -153,7 +138,10 @@ class NeuralSsm(PassDrafter[Cache]):
             return
         self.num_rows += builder.num_rows
         # Ids that are never proposed take their share of the probability all the same: it keeps the others' honest.
-        num_wanted = max(1, *(part.num_children for part in begun.taking_part)) + len(self._never_proposed)
+        num_wanted = max(1, *(part.num_children for part in begun.taking_part))
+        num_wanted += 0 if self._vocab is None else self._vocab.num_never_proposed
+        if self.calibration.noise_weight > 0 and any(part.draft.sampling is not None for part in begun.taking_part):
+            num_wanted = max(num_wanted, NUM_CANDIDATES)
         begun.k = min(num_wanted, self.spec.vocab_size)
         self.runner.start_top_k(builder.build(), begun.k)
 
@@ -163,7 +151,8 @@ class NeuralSsm(PassDrafter[Cache]):
         begun, self._pass = self._pass, None
         if not begun.taking_part:
             return begun.finished
-        self._grow(begun.taking_part, self._proposals(self.runner.finish_top_k(begun.k)))
+        found = self.runner.finish_top_k(begun.k)
+        self._grow(begun.taking_part, self._proposals(begun.taking_part, found))
         ended = [self._end(part.session_id) for part in begun.taking_part if part.draft.is_complete]
         return begun.finished + ended
 
@@ -192,15 +181,11 @@ class NeuralSsm(PassDrafter[Cache]):
         vocab_size = self.spec.vocab_size
         return [token_id if token_id < vocab_size else 0 for token_id in token_ids]
 
-    def _proposals(self, found: TopK) -> list[Proposals | None]:
+    def _proposals(self, parts: list[DraftRows], found: TopK) -> list[Proposals | None]:
         """Of each asked row."""
-        never = self._never_proposed
-        proposals = [
-            [(self._proposed(i), value) for i, value in zip(row_ids, row_values, strict=True) if i not in never]
-            for row_ids, row_values in zip(found.token_ids.tolist(), found.log_probs.tolist(), strict=True)
-        ]
-        is_broken = (found.token_ids[:, 0] < 0).tolist()
-        return [None if broken else row for row, broken in zip(proposals, is_broken, strict=True)]
-
-    def _proposed(self, token_id: int) -> int:
-        return token_id if self._vocab is None else self._vocab.to_llm(token_id)
+        drafts = [part.draft for part in parts for _ in part.rows]
+        if not drafts:
+            return []
+        k = max(1, *(part.num_children for part in parts))
+        token_ids = found.token_ids if self._vocab is None else self._vocab.to_llm(found.token_ids)
+        return best_proposals(drafts, self.calibration, k, token_ids, found.log_probs, torch.zeros(len(drafts)))

@@ -17,13 +17,12 @@ from specgrove.runtime.kv_slots import SlotPool
 from specgrove.tokenizer.ssm_vocabulary import Vocabulary
 from ssm_service.draft_tree import ROOT, Beam, DraftTree, Expansion
 from ssm_service.drafts import Cache, Draft, DraftRows
+from ssm_service.proposing import Proposals
 
 # A chunk of up to this share of a pass's chunk budget doesn't wait for its turn.
 _SHORT_CHUNK_SHARE = 8
 
 C = TypeVar("C", bound=Cache)
-Proposals = Sequence[tuple[int, float]]
-"""(token id, log-probability) pairs, most probable first."""
 
 
 class PassDrafter(ABC, Generic[C]):

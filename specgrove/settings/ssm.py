@@ -19,7 +19,7 @@ SSM = (
     Setting(
         "ssm",
         "a small speculative model, repeatable: lookup, demo, or a folder, hub id or .gguf file, each with options after commas "
-        "(mode=beam|expansion width=3 expansion=1-1-3-1-1 quantization=int8 name=NAME); none, in a suite: no SSM; "
+        "(mode=beam|expansion width=3 expansion=1-1-3-1-1 quantization=int8 noise_weight=1.5 name=NAME); none, in a suite: no SSM; "
         f"unset: {' and '.join(DEFAULT_SSMS)}, in a suite where they fit the LLM",
         None,
         metavar="SSM",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,11 @@ from specgrove.config import MAX_BEAM_WIDTH
 SHIPPED_DRAFTERS = {"demo": Path(__file__).parents[2] / "ssm_service" / "pretrained" / "smollm2-135m-drafter"}
 SSM_SYNTAX = (
     "lookup | demo | FOLDER, .gguf FILE OR HUB_ID, each with options: ,mode=beam|expansion ,width=3 ,expansion=1-1-3-1-1 "
-    ",quantization=int8|int4 ,name=NAME"
+    ",quantization=int8|int4 "
+    ",noise_weight=1.5 ,name=NAME"
 )
+_OPTIONS = ("mode", "width", "expansion", "quantization", "noise_weight", "name")
+_MAX_NOISE_WEIGHT = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,7 @@ class SsmSpec:
     """One SSM of a pool. ``model`` is a folder, file or hub id; ``None`` for ``lookup``, which has no weights.
 
     ``mode`` is ``beam``, ``expansion`` or ``lookup``; ``width`` and ``expansion`` are ``None`` where the mode's own are taken.
+    ``noise_weight``: of its own scores against the verifier's noise, 0 to leave the noise out; ``None``: as it was made for.
     """
 
     name: str
@@ -29,6 +33,7 @@ class SsmSpec:
     width: int | None = None
     expansion: tuple[int, ...] | None = None
     quantization: str = "none"
+    noise_weight: float | None = None
 
 
 def parse_ssm(text: str) -> SsmSpec:
@@ -37,7 +42,7 @@ def parse_ssm(text: str) -> SsmSpec:
     options = {}
     for part in parts:
         key, separator, value = part.partition("=")
-        if not separator or key not in ("mode", "width", "expansion", "quantization", "name") or not value:
+        if not separator or key not in _OPTIONS or not value:
             raise ValueError(f"SSM {text!r}: {part!r} is no option; the syntax is {SSM_SYNTAX}")
         if key in options:
             raise ValueError(f"SSM {text!r}: {key} is given twice")
@@ -63,7 +68,28 @@ def parse_ssm(text: str) -> SsmSpec:
     width = _positive(options["width"], text) if "width" in options else None
     counts = options["expansion"].split("-") if "expansion" in options else []
     expansion = tuple(_positive(count, text) for count in counts) or None
-    return SsmSpec(name, str(SHIPPED_DRAFTERS.get(model, model)), mode, width, expansion, quantization)
+    return SsmSpec(
+        name,
+        str(SHIPPED_DRAFTERS.get(model, model)),
+        mode,
+        width,
+        expansion,
+        quantization,
+        _noise_weight(options, text),
+    )
+
+
+def _noise_weight(options: Mapping[str, str], text: str) -> float | None:
+    value = options.get("noise_weight")
+    if value is None:
+        return None
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = -1.0
+    if not 0 <= weight <= _MAX_NOISE_WEIGHT:
+        raise ValueError(f"SSM {text!r}: noise_weight must be a number from 0 to {_MAX_NOISE_WEIGHT:g}, got {value!r}")
+    return weight
 
 
 def _positive(value: str, text: str) -> int:

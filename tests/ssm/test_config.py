@@ -19,6 +19,9 @@ def test_specs() -> None:
     assert rule_of(parse_ssm("demo,mode=expansion")) == Expansion()
     assert rule_of(parse_ssm("demo,expansion=2-2")) == Expansion((2, 2))
     assert parse_ssm("demo").quantization == "none"
+    assert parse_ssm("demo").noise_weight is None
+    assert parse_ssm("demo,noise_weight=0").noise_weight == 0
+    assert parse_ssm("demo,noise_weight=1.25").noise_weight == 1.25
     assert parse_ssm("small.gguf,quantization=int4,width=2").quantization == "int4"
 
 
@@ -31,6 +34,9 @@ def test_specs() -> None:
         ("demo,width=0", "from 1 to 64"),
         ("demo,quantization=int2", "quantization must be int8 or int4, got 'int2'"),
         ("demo,expansion=1-x", "from 1 to 64"),
+        ("demo,noise_weight=-1", "noise_weight must be a number from 0 to 100, got '-1'"),
+        ("demo,noise_weight=nan", "noise_weight must be a number from 0 to 100, got 'nan'"),
+        ("demo,noise_weight=much", "noise_weight must be a number from 0 to 100, got 'much'"),
         ("lookup,width=2", "no option but name"),
         ("demo,width=2,mode=expansion", "width is no option of mode expansion"),
         ("demo,mode=beam,expansion=1-1", "expansion is no option of mode beam"),

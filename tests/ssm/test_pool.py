@@ -16,7 +16,8 @@ from specgrove.program.backend import PassOutput
 from specgrove.runtime.model_runner import ModelRunner
 from ssm_service.config import PoolConfig
 from ssm_service.draft_tree import Beam
-from ssm_service.neural import DraftVocab, NeuralSsm
+from ssm_service.draft_vocab import DraftVocab
+from ssm_service.neural import NeuralSsm
 from ssm_service.pool import DrafterPool
 from tests.conftest import TINY_VOCAB_SIZE
 from tests.ssm.pools import PROMPT, SHAPE, Clock, ask, make_pool, run

@@ -20,16 +20,18 @@ NOISE_WEIGHT = 1.5
 class Calibration:
     """What makes probabilities of the scores: ``softmax((noise_weight * scores + noise) / depth_scales[depth - 1])``.
 
-    Without noise, ``softmax(scores / depth_scales[depth - 1])``. Depths beyond the last take the last's scale.
+    Without noise, which a weight of 0 leaves out, ``softmax(scores / depth_scales[depth - 1])``. Depths beyond the last take the
+    last's scale.
     """
 
     depth_scales: tuple[float, ...] = (1.0,)
     noise_weight: float = NOISE_WEIGHT
 
     def __post_init__(self) -> None:
-        values = (*self.depth_scales, self.noise_weight)
-        if not self.depth_scales or not all(math.isfinite(value) and value > 0 for value in values):
-            raise ValueError(f"a calibration has positive scales, at least one, and a positive weight, not {self}")
+        if not self.depth_scales or not all(math.isfinite(scale) and scale > 0 for scale in self.depth_scales):
+            raise ValueError(f"a calibration has positive scales, at least one, not {list(self.depth_scales)}")
+        if not math.isfinite(self.noise_weight) or self.noise_weight < 0:
+            raise ValueError(f"a calibration's noise weight is 0 or more, not {self.noise_weight}")
 
     def scale(self, depth: int) -> float:
         """Of nodes this far below the last committed token, from 1."""
