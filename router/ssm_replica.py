@@ -161,7 +161,7 @@ class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
 
     async def _find_foreign_ids(self, ssm: ssm_pb2.SsmInfo, tokenizer: Tokenizer) -> frozenset[int]:
         """Token ids that it must not draft. Raises ``_OtherVocabularyError``."""
-        if ssm.mode == "lookup" or ssm.vocab_sha256 == tokenizer.vocab_sha256:
+        if ssm.mode in ("lookup", "recycle") or ssm.vocab_sha256 == tokenizer.vocab_sha256:
             return frozenset()
         made_for = f"it was made for tokenizer {ssm.vocab_sha256[:12]}, the LLM has {tokenizer.vocab_sha256[:12]}"
         try:

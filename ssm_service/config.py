@@ -56,8 +56,8 @@ class SsmServiceConfig:
 
 
 def rule_of(spec: SsmSpec) -> Beam | Expansion | None:
-    """How its trees grow; ``None`` for ``lookup``."""
-    if spec.mode == "lookup":
+    """How its trees grow; ``None`` for those without weights."""
+    if spec.model is None:
         return None
     if spec.mode == "beam":
         return Beam() if spec.width is None else Beam(spec.width)

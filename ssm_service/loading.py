@@ -26,23 +26,29 @@ from specgrove.settings.ssm_specs import SsmSpec
 from specgrove.tokenizer.ssm_vocabulary import read_vocabulary
 from specgrove.v1 import ssm_pb2
 from ssm_service.config import SsmServiceConfig, rule_of
+from ssm_service.corpus import Corpus
 from ssm_service.draft_vocab import DraftVocab
 from ssm_service.hidden_loading import load_hidden_ssm
 from ssm_service.hidden_state import HiddenStateSsm
 from ssm_service.lookup import LookupSsm
 from ssm_service.neural import NeuralSsm
 from ssm_service.pass_drafter import PassDrafter
+from ssm_service.recycle import NUM_FOLLOWING, RecycleSsm
 
 logger = logging.getLogger(__name__)
 
 _MAP_NAME = "draft_token_ids"
 
 
-def load_ssm(spec: SsmSpec, config: SsmServiceConfig, device: torch.device) -> PassDrafter[Any] | LookupSsm:
+def load_ssm(
+    spec: SsmSpec, config: SsmServiceConfig, device: torch.device
+) -> PassDrafter[Any] | LookupSsm | RecycleSsm:
     """Raises ``ValueError`` with what is wrong with the model."""
     rule = rule_of(spec)
+    if spec.mode == "recycle":
+        return RecycleSsm(spec.name, spec.store)
     if spec.model is None or rule is None:
-        return LookupSsm(spec.name)
+        return LookupSsm(spec.name, Corpus(spec.corpus, spec.store) if spec.corpus else None)
     folder = found_ssm(spec, config.cache_dir, logger.info).folder
     if reads_hidden_states(folder):
         hidden = load_hidden_ssm(spec, folder, config, rule, device)
@@ -84,7 +90,7 @@ def read_draft_vocab(folder: Path) -> DraftVocab | None:
     return None
 
 
-def info_of(spec: SsmSpec, ssm: PassDrafter[Any] | LookupSsm) -> ssm_pb2.SsmInfo:
+def info_of(spec: SsmSpec, ssm: PassDrafter[Any] | LookupSsm | RecycleSsm) -> ssm_pb2.SsmInfo:
     """What the service says about one SSM."""
     info = ssm_pb2.SsmInfo(name=spec.name, mode=spec.mode)
     if isinstance(ssm, PassDrafter):
@@ -96,4 +102,6 @@ def info_of(spec: SsmSpec, ssm: PassDrafter[Any] | LookupSsm) -> ssm_pb2.SsmInfo
         info.hidden_layers.extend(ssm.spec.hidden_layers)
         info.hidden_window = ssm.spec.hidden_window
         info.hidden_size = ssm.spec.target_hidden_size
+    if isinstance(ssm, RecycleSsm):
+        info.num_row_top_k = NUM_FOLLOWING
     return info

@@ -1,4 +1,4 @@
-"""The SSM without weights: what followed the same words before, in this session's text or in earlier outputs.
+"""An SSM without weights: what followed the same words before, in this session's text and, where it is asked for, in earlier outputs.
 
 Prompt lookup (n-gram matching) with calibrated confidence: how often a match of n tokens was right so far becomes the
 log-probability, so that its trees can be merged with other SSMs' and pruned by the same measure.
@@ -6,100 +6,41 @@ log-probability, so that its trees can be merged with other SSMs' and pruned by 
 
 from __future__ import annotations
 
-import itertools
 import math
-from array import array
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from specgrove.loop.request import TreeShape
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.verifier_knowledge import DraftSampling
+from ssm_service.corpus import Corpus
+from ssm_service.noisy_rates import NoisyRates
+from ssm_service.token_index import MAX_MATCH_LEN, MIN_MATCH_LEN, TokenIndex
 
-MIN_MATCH_LEN = 2
-MAX_MATCH_LEN = 5
 _MAX_NUM_ALTERNATIVES = 4
-# Earlier occurrences of the last two tokens that are looked at, latest first: bounds the time of a draft.
-_MAX_NUM_OCCURRENCES = 64
 _PRIOR_RATES = {2: 0.25, 3: 0.45, 4: 0.6, 5: 0.7}
 _PRIOR_WEIGHT = 20.0
-_MAX_NUM_CORPUS_TOKENS = 50_000
-# What is kept of one closed session: its end, where the output is.
-_MAX_NUM_KEPT_TOKENS = 2048
-_SEPARATOR = -1  # between the texts of a corpus; no token id
-
-
-class _Index:
-    """Where pairs of tokens end in a growing list of tokens: O(1) per token. Longer matches are found by looking back."""
-
-    def __init__(self) -> None:
-        self.token_ids: list[int] = []
-        # Of each pair the place after its latest occurrence; of each place the one before it with the same pair, 0 for none. Lists of
-        # places would take two thirds more memory: most pairs of a text occur once.
-        self._latest: dict[int, int] = {}
-        self._before = array("i", [0])
-
-    def extend(self, token_ids: Sequence[int]) -> None:
-        previous = self.token_ids[-1] if self.token_ids else _SEPARATOR
-        for end, token_id in enumerate(token_ids, start=len(self.token_ids) + 1):
-            pair = previous << 32 | token_id
-            self._before.append(self._latest.get(pair, 0))
-            self._latest[pair] = end
-            previous = token_id
-        self.token_ids.extend(token_ids)
-
-    def _occurrences(self, pair: int) -> Iterator[int]:
-        """The places after it, latest first."""
-        end = self._latest.get(pair, 0)
-        while end:
-            yield end
-            end = self._before[end]
-
-    def matches(self, text: list[int], min_len: int) -> Iterator[tuple[int, int]]:
-        """(match length, place after it) of earlier occurrences of the text's last tokens, latest first."""
-        longest = min(MAX_MATCH_LEN, len(text))
-        for end in itertools.islice(self._occurrences(text[-2] << 32 | text[-1]), _MAX_NUM_OCCURRENCES):
-            if end == len(self.token_ids) or self.token_ids[end] == _SEPARATOR:
-                continue
-            match_len = MIN_MATCH_LEN
-            while (
-                match_len < longest
-                and match_len < end
-                and self.token_ids[end - match_len - 1] == text[len(text) - match_len - 1]
-            ):
-                match_len += 1
-            if match_len >= min_len:
-                min_len = match_len
-                yield match_len, end
-
-    def following(self, end: int, max_len: int, *, repeats: bool) -> list[int]:
-        """The tokens from a place on. With ``repeats``, a text that ends within them goes on with its own continuation."""
-        found = self.token_ids[end : end + max_len]
-        if _SEPARATOR in found:
-            return found[: found.index(_SEPARATOR)]
-        if repeats:
-            period = len(found)
-            found.extend(found[i % period] for i in range(period, max_len))
-        return found
 
 
 @dataclass(slots=True)
 class _Session:
-    index: _Index = field(default_factory=_Index)
+    index: TokenIndex = field(default_factory=TokenIndex)
     guesses: list[tuple[int, int]] = field(default_factory=list)  # (match length, token) at the last draft
 
 
 class LookupSsm:
     """Drafts by matching; owned by the pool's engine."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, corpus: Corpus | None = None) -> None:
+        """``corpus``: of earlier outputs, which all sessions are drafted from; ``None``: each from its own text alone."""
         self.name = name
+        self.corpus = corpus
         self._sessions: dict[str, _Session] = {}
-        # Two halves of the bounded corpus: when the new one is full, it replaces the old one.
-        self._new_corpus, self._old_corpus = _Index(), _Index()
         self._num_hits = {length: rate * _PRIOR_WEIGHT for length, rate in _PRIOR_RATES.items()}
         self._num_tries = dict.fromkeys(_PRIOR_RATES, _PRIOR_WEIGHT)
 
-    def draft(self, session_id: str, token_ids: list[int], shape: TreeShape) -> TokenTree:
+    def draft(
+        self, session_id: str, token_ids: list[int], shape: TreeShape, sampling: DraftSampling | None = None
+    ) -> TokenTree:
         """The tree below all committed tokens; a lone root where nothing matches."""
         session = self._sessions.setdefault(session_id, _Session())
         self._learn(session, token_ids)
@@ -107,13 +48,34 @@ class LookupSsm:
         tree = _Trie(token_ids[-1])
         if shape.max_num_nodes > 0 and shape.max_depth > 0 and len(token_ids) >= MIN_MATCH_LEN:
             match_len, alternatives = self._alternatives(session, token_ids, shape.max_depth)
-            num_matches = sum(count for count, _ in alternatives)
-            for count, continuation in alternatives:
-                session.guesses.append((match_len, continuation[0]))
-                log_probs = [self._log_rate(match_len + i) for i in range(len(continuation))]
-                log_probs[0] += math.log(count / num_matches)
+            session.guesses = [(match_len, continuation[0]) for _, continuation in alternatives]
+            for continuation, log_probs in self._weighted(match_len, alternatives, len(token_ids), sampling):
                 tree.add(continuation, log_probs)
         return tree.best(shape.max_num_nodes)
+
+    def _weighted(
+        self, match_len: int, alternatives: list[tuple[int, list[int]]], position: int, sampling: DraftSampling | None
+    ) -> list[tuple[list[int], list[float]]]:
+        """Each continuation with its tokens' log-probabilities; ``position`` is that of the first ones."""
+        num_matches = sum(count for count, _ in alternatives)
+        weighted = []
+        for count, continuation in alternatives:
+            log_probs = [self._log_rate(match_len + i) for i in range(len(continuation))]
+            log_probs[0] += math.log(count / num_matches)
+            weighted.append((continuation, log_probs))
+        if sampling is None or not weighted:
+            return weighted
+        rates = NoisyRates(sampling.seed)
+        firsts = rates.add(position, [(continuation[0], log_probs[0]) for continuation, log_probs in weighted])
+        following = [
+            [rates.add(position + i, [(continuation[i], log_probs[i])]) for i in range(1, len(continuation))]
+            for continuation, log_probs in weighted
+        ]
+        found = rates.log_probs()
+        return [
+            (continuation, [found[row][token_id] for row, token_id in zip([firsts, *rows], continuation, strict=True)])
+            for (continuation, _), rows in zip(weighted, following, strict=True)
+        ]
 
     def _alternatives(
         self, session: _Session, token_ids: list[int], max_len: int
@@ -121,7 +83,7 @@ class LookupSsm:
         """The length of the longest matches, and what followed them: how often, and the latest text of each first token."""
         best_len = MIN_MATCH_LEN
         found: dict[int, tuple[int, list[int]]] = {}
-        for index in (session.index, self._new_corpus, self._old_corpus):
+        for index in (session.index, *(self.corpus.indexes if self.corpus is not None else ())):
             for match_len, end in index.matches(token_ids, best_len):
                 if match_len > best_len:
                     best_len, found = match_len, {}
@@ -147,14 +109,15 @@ class LookupSsm:
         session.guesses = []
 
     def drop(self, session_id: str) -> None:
-        """Forgets a session, but keeps its text for others to match, as far as there is room."""
+        """Forgets a session; its text goes to the corpus, where there is one."""
         session = self._sessions.pop(session_id, None)
-        if session is None:
-            return
-        kept = session.index.token_ids[-_MAX_NUM_KEPT_TOKENS:]
-        if len(self._new_corpus.token_ids) + len(kept) + 1 > _MAX_NUM_CORPUS_TOKENS // 2:
-            self._new_corpus, self._old_corpus = _Index(), self._new_corpus
-        self._new_corpus.extend([*kept, _SEPARATOR])
+        if session is not None and self.corpus is not None:
+            self.corpus.add(session.index.token_ids)
+
+    def save(self) -> None:
+        """The corpus, where it has a file."""
+        if self.corpus is not None:
+            self.corpus.save()
 
 
 class _Trie:

@@ -28,6 +28,7 @@ from ssm_service.counts import PoolCounts
 from ssm_service.hidden_state import HiddenStateSsm
 from ssm_service.lookup import LookupSsm
 from ssm_service.pass_drafter import PassDrafter
+from ssm_service.recycle import RecycleSsm
 
 Result = tuple[int, Draft | SpecGroveError]
 
@@ -57,13 +58,14 @@ class DrafterPool:
 
     def __init__(
         self,
-        ssms: Sequence[PassDrafter[Any] | LookupSsm],
+        ssms: Sequence[PassDrafter[Any] | LookupSsm | RecycleSsm],
         config: PoolConfig,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._neural = {ssm.name: ssm for ssm in ssms if isinstance(ssm, PassDrafter)}
         self._hidden = {ssm.name: ssm for ssm in ssms if isinstance(ssm, HiddenStateSsm)}
         self._lookup = {ssm.name: ssm for ssm in ssms if isinstance(ssm, LookupSsm)}
+        self._recycle = {ssm.name: ssm for ssm in ssms if isinstance(ssm, RecycleSsm)}
         self._config = config
         self._clock_s = clock_s
         self._sessions: dict[str, _Session] = {}
@@ -73,7 +75,7 @@ class DrafterPool:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of all SSMs."""
-        return (*self._neural, *self._lookup)
+        return (*self._neural, *self._lookup, *self._recycle)
 
     def token_checksums(self, name: str) -> bytes:
         """What an SSM's token ids mean; empty where it doesn't tell. Raises ``InvalidRequestError``."""
@@ -136,7 +138,12 @@ class DrafterPool:
             if name in self._hidden and work.hidden_states is not None:
                 self._hidden[name].take_hidden_states(session.session_id, work.hidden_states)
             if name in self._lookup:
-                tree = self._lookup[name].draft(session.session_id, session.token_ids, work.shape)
+                tree = self._lookup[name].draft(session.session_id, session.token_ids, work.shape, session.sampling)
+                self._collect(pending, name, tree)
+            elif name in self._recycle:
+                tree = self._recycle[name].draft(
+                    session.session_id, session.token_ids, work.shape, session.sampling, work.row_top_k
+                )
                 self._collect(pending, name, tree)
             elif self._neural[name].begin(session.session_id, session.token_ids, work.shape, session.sampling):
                 pending.waiting_for.add(name)
@@ -250,6 +257,15 @@ class DrafterPool:
             neural.drop(session.session_id)
         for lookup in self._lookup.values():
             lookup.drop(session.session_id)
+        for recycle in self._recycle.values():
+            recycle.drop(session.session_id)
+
+    def save(self) -> None:
+        """What SSMs have learnt, where they have a file for it. Raises ``OSError``."""
+        for lookup in self._lookup.values():
+            lookup.save()
+        for recycle in self._recycle.values():
+            recycle.save()
 
     def time_level(self, name: str, num_tokens: int) -> float | None:
         """Milliseconds of a pass of one SSM's, with so many rows; ``None`` where its free slots don't suffice or it has no weights."""

@@ -65,5 +65,7 @@ async def serve(config: SsmServiceConfig, health: Health) -> None:
     finally:
         has_ended = loop.stop(_STOP_TIMEOUT_S)
         tracing.shut_down()
-    if not has_ended:
+    if has_ended:
+        pool.save()
+    else:
         raise RuntimeError(f"the step under way has not ended in {_STOP_TIMEOUT_S:.0f} s")

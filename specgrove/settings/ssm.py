@@ -18,8 +18,9 @@ SSM = (
     ),
     Setting(
         "ssm",
-        "a small speculative model, repeatable: lookup, demo, or a folder, hub id or .gguf file, each with options after commas "
-        "(mode=beam|expansion width=3 expansion=1-1-3-1-1 quantization=int8 noise_weight=1.5 name=NAME); none, in a suite: no SSM; "
+        "a small speculative model, repeatable: lookup, recycle, demo, or a folder, hub id or .gguf file, each with options after commas "
+        "(mode=beam|expansion width=3 expansion=1-1-3-1-1 quantization=int8 noise_weight=1.5 name=NAME; of lookup corpus=50000 "
+        "store=FILE, of recycle store=FILE); none, in a suite: no SSM; "
         f"unset: {' and '.join(DEFAULT_SSMS)}, in a suite where they fit the LLM",
         None,
         metavar="SSM",

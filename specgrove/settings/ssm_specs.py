@@ -11,19 +11,21 @@ from specgrove.config import MAX_BEAM_WIDTH
 # Drafters that come with the package.
 SHIPPED_DRAFTERS = {"demo": Path(__file__).parents[2] / "ssm_service" / "pretrained" / "smollm2-135m-drafter"}
 SSM_SYNTAX = (
-    "lookup | demo | FOLDER, .gguf FILE OR HUB_ID, each with options: ,mode=beam|expansion ,width=3 ,expansion=1-1-3-1-1 "
-    ",quantization=int8|int4 "
-    ",noise_weight=1.5 ,name=NAME"
+    "lookup[,corpus=TOKENS][,store=FILE] | recycle[,store=FILE] | demo | FOLDER, .gguf FILE OR HUB_ID, each with options: "
+    ",mode=beam|expansion ,width=3 ,expansion=1-1-3-1-1 ,quantization=int8|int4 ,noise_weight=1.5 ,name=NAME"
 )
-_OPTIONS = ("mode", "width", "expansion", "quantization", "noise_weight", "name")
+_OPTIONS = ("mode", "width", "expansion", "quantization", "noise_weight", "corpus", "store", "name")
+_WITHOUT_WEIGHTS = {"lookup": {"corpus", "store", "name"}, "recycle": {"store", "name"}}
 _MAX_NOISE_WEIGHT = 100.0
+MIN_NUM_CORPUS_TOKENS = 1000
+MAX_NUM_CORPUS_TOKENS = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class SsmSpec:
-    """One SSM of a pool. ``model`` is a folder, file or hub id; ``None`` for ``lookup``, which has no weights.
+    """One SSM of a pool. ``model`` is a folder, file or hub id; ``None`` for ``lookup`` and ``recycle``, which have no weights.
 
-    ``mode`` is ``beam``, ``expansion`` or ``lookup``; ``width`` and ``expansion`` are ``None`` where the mode's own are taken.
+    ``mode`` is ``beam``, ``expansion``, ``lookup`` or ``recycle``; ``width`` and ``expansion`` are ``None`` where the mode's own are taken.
     ``noise_weight``: of its own scores against the verifier's noise, 0 to leave the noise out; ``None``: as it was made for.
     """
 
@@ -34,6 +36,10 @@ class SsmSpec:
     expansion: tuple[int, ...] | None = None
     quantization: str = "none"
     noise_weight: float | None = None
+    corpus: int = 0
+    """Tokens of earlier outputs that ``lookup`` keeps for all sessions; 0: each session is drafted from its own text."""
+    store: Path | None = None
+    """Where ``lookup``'s corpus or ``recycle``'s table is kept between two runs."""
 
 
 def parse_ssm(text: str) -> SsmSpec:
@@ -52,16 +58,16 @@ def parse_ssm(text: str) -> SsmSpec:
     name = options.get("name", Path(model).name)
     if not name:
         raise ValueError(f"SSM {text!r}: {model!r} makes no name; give one with ,name=NAME")
-    if model == "lookup":
-        if options.keys() - {"name"}:
-            raise ValueError(f"SSM {text!r}: lookup has no option but name")
-        return SsmSpec(name, None, "lookup")
+    if model in _WITHOUT_WEIGHTS:
+        return _without_weights(model, name, options, text)
+    if foreign := options.keys() & {"corpus", "store"}:
+        raise ValueError(f"SSM {text!r}: {', '.join(sorted(foreign))} is no option of an SSM with weights")
     mode = options.get("mode", "expansion" if "expansion" in options else "beam")
     if mode not in ("beam", "expansion"):
         raise ValueError(f"SSM {text!r}: mode must be beam or expansion, got {mode!r}")
-    foreign = "expansion" if mode == "beam" else "width"
-    if foreign in options:
-        raise ValueError(f"SSM {text!r}: {foreign} is no option of mode {mode}")
+    other = "expansion" if mode == "beam" else "width"
+    if other in options:
+        raise ValueError(f"SSM {text!r}: {other} is no option of mode {mode}")
     quantization = options.get("quantization", "none")
     if quantization not in ("none", "int8", "int4"):
         raise ValueError(f"SSM {text!r}: quantization must be int8 or int4, got {quantization!r}")
@@ -77,6 +83,23 @@ def parse_ssm(text: str) -> SsmSpec:
         quantization,
         _noise_weight(options, text),
     )
+
+
+def _without_weights(model: str, name: str, options: Mapping[str, str], text: str) -> SsmSpec:
+    known = _WITHOUT_WEIGHTS[model]
+    if options.keys() - known:
+        raise ValueError(f"SSM {text!r}: {model} has no option but {', '.join(sorted(known))}")
+    corpus = 0
+    if (value := options.get("corpus")) is not None:
+        if not value.isdigit() or not MIN_NUM_CORPUS_TOKENS <= int(value) <= MAX_NUM_CORPUS_TOKENS:
+            raise ValueError(
+                f"SSM {text!r}: corpus must be a number of tokens from {MIN_NUM_CORPUS_TOKENS} to {MAX_NUM_CORPUS_TOKENS}, got {value!r}"
+            )
+        corpus = int(value)
+    store = Path(options["store"]).expanduser() if "store" in options else None
+    if model == "lookup" and store is not None and not corpus:
+        raise ValueError(f"SSM {text!r}: lookup keeps nothing in a store without a corpus; add ,corpus=50000")
+    return SsmSpec(name, None, model, corpus=corpus, store=store)
 
 
 def _noise_weight(options: Mapping[str, str], text: str) -> float | None:

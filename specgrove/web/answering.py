@@ -111,7 +111,7 @@ async def compare(
 ) -> AsyncGenerator[ComparisonView, None]:
     """The same request twice, one after the other, so that neither takes time from the other.
 
-    Speculation comes first: ``lookup`` learns from earlier outputs, and would know the answer already.
+    Speculation comes first: an SSM that learns from outputs would know the answer already.
     """
     marks = visitor.marks
     seed = options.seed if options.seed is not None else secrets.randbelow(_NUM_SEEDS)

@@ -194,7 +194,7 @@ def _add_chat(client: AsyncClient, visitor: gr.State, settings: list[Any], defau
 def _add_comparison(client: AsyncClient, visitor: gr.State, settings: list[Any], defaults: ChatOptions) -> None:
     gr.HTML(
         "<p>The same request twice, first with speculation and then without it, one after the other so that neither slows the "
-        "other. Asked again, it is faster: <em>lookup</em> drafts from earlier outputs, too.</p>",
+        "other. Asked again, it is faster where an SSM learns from outputs.</p>",
         elem_id="about-comparison",
     )
     with gr.Row(elem_classes="asking", equal_height=True):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from specgrove.settings.ssm_specs import parse_ssm, parse_ssms
+from specgrove.settings.ssm_specs import SsmSpec, parse_ssm, parse_ssms
 from ssm_service.__main__ import parse_arguments
 from ssm_service.config import rule_of
 from ssm_service.draft_tree import Beam, Expansion
@@ -20,6 +22,12 @@ def test_specs() -> None:
     assert rule_of(parse_ssm("demo,expansion=2-2")) == Expansion((2, 2))
     assert parse_ssm("demo").quantization == "none"
     assert parse_ssm("demo").noise_weight is None
+    assert parse_ssm("lookup").corpus == 0
+    assert parse_ssm("lookup,corpus=5000,store=/a/b=c") == SsmSpec(
+        "lookup", None, "lookup", corpus=5000, store=Path("/a/b=c")
+    )
+    assert rule_of(parse_ssm("recycle,store=table,name=seen")) is None
+    assert parse_ssm("recycle").mode == "recycle"
     assert parse_ssm("demo,noise_weight=0").noise_weight == 0
     assert parse_ssm("demo,noise_weight=1.25").noise_weight == 1.25
     assert parse_ssm("small.gguf,quantization=int4,width=2").quantization == "int4"
@@ -37,7 +45,11 @@ def test_specs() -> None:
         ("demo,noise_weight=-1", "noise_weight must be a number from 0 to 100, got '-1'"),
         ("demo,noise_weight=nan", "noise_weight must be a number from 0 to 100, got 'nan'"),
         ("demo,noise_weight=much", "noise_weight must be a number from 0 to 100, got 'much'"),
-        ("lookup,width=2", "no option but name"),
+        ("lookup,width=2", "lookup has no option but corpus, name, store"),
+        ("lookup,corpus=10", "corpus must be a number of tokens from 1000 to 10000000, got '10'"),
+        ("lookup,store=here", "keeps nothing in a store without a corpus"),
+        ("recycle,corpus=5000", "recycle has no option but name, store"),
+        ("demo,store=here", "store is no option of an SSM with weights"),
         ("demo,width=2,mode=expansion", "width is no option of mode expansion"),
         ("demo,mode=beam,expansion=1-1", "expansion is no option of mode beam"),
         ("demo,width=2,width=3", "width is given twice"),

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specgrove.kernels.sampling import gumbel_noise
 from specgrove.loop.request import TreeShape
-from ssm_service.lookup import _MAX_NUM_CORPUS_TOKENS, LookupSsm
+from specgrove.loop.verifier_knowledge import DraftSampling
+from ssm_service.corpus import Corpus
+from ssm_service.lookup import LookupSsm
+from ssm_service.recycle import RecycleSsm
 
 SHAPE = TreeShape(max_num_nodes=8, max_depth=4)
+NUM_CORPUS_TOKENS = 50_000
+
+
+def with_corpus(path: Path | None = None) -> LookupSsm:
+    return LookupSsm("lookup", Corpus(NUM_CORPUS_TOKENS, path))
 
 
 def test_proposes_what_followed_the_same_words() -> None:
@@ -33,13 +47,53 @@ def test_nothing_matches_nothing_is_proposed() -> None:
     assert ssm.draft("t", [1, 2, 1, 2], TreeShape(0, 0)).num_nodes == 1
 
 
-def test_grows_with_the_session_and_remembers_closed_ones() -> None:
-    ssm = LookupSsm("lookup")
-    ssm.draft("s", [1, 2, 3], SHAPE)
-    assert ssm.draft("s", [1, 2, 3, 4, 1, 2, 3], SHAPE).token_ids[1] == 4
-    ssm.drop("s")
-    ssm.drop("s")
-    assert ssm.draft("t", [9, 1, 2, 3], SHAPE).token_ids[1] == 4
+def test_grows_with_the_session_and_forgets_closed_ones_unless_asked() -> None:
+    for ssm, remembers in ((LookupSsm("lookup"), False), (with_corpus(), True)):
+        ssm.draft("s", [1, 2, 3], SHAPE)
+        assert ssm.draft("s", [1, 2, 3, 4, 1, 2, 3], SHAPE).token_ids[1] == 4
+        ssm.drop("s")
+        ssm.drop("s")
+        tree = ssm.draft("t", [9, 1, 2, 3], SHAPE)
+        assert (tree.num_nodes > 1) == remembers
+        assert not remembers or tree.token_ids[1] == 4
+
+
+def test_the_corpus_outlives_the_service(tmp_path: Path) -> None:
+    first = with_corpus(tmp_path / "corpus")
+    for session_id, text in (("a", [1, 2, 3, 4]), ("b", [50, 51, 52])):
+        first.draft(session_id, text, SHAPE)
+        first.drop(session_id)
+    first.save()
+    second = with_corpus(tmp_path / "corpus")
+    assert second.draft("c", [9, 1, 2], SHAPE).token_ids == (2, 3, 4)
+    assert second.draft("d", [4, 50], SHAPE).num_nodes == 1
+    smaller = Corpus(1000, tmp_path / "corpus")
+    assert smaller.num_tokens == second.corpus.num_tokens if second.corpus else False
+
+
+def test_a_file_that_is_no_corpus_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("once upon a time")
+    with pytest.raises(ValueError, match="text can't be read as a lookup corpus"):
+        with_corpus(tmp_path / "text")
+    RecycleSsm("recycle", tmp_path / "table").save()
+    with pytest.raises(ValueError, match="table is recycle table, not a lookup corpus"):
+        with_corpus(tmp_path / "table")
+    with pytest.raises(ValueError, match=r"there is no folder .*missing"):
+        with_corpus(tmp_path / "missing" / "corpus")
+
+
+def test_noise_decides_how_sure_a_match_is_and_greedy_sessions_have_none() -> None:
+    text = [1, 2, 7, 5, 1, 2, 8, 6, 1, 2]
+    shape = TreeShape(8, 1)
+    plain = LookupSsm("lookup").draft("s", text, shape)
+    said = dict(zip(plain.token_ids[1:], plain.log_probs[1:], strict=True))
+    assert said[7] == said[8]
+    for seed in range(20):
+        tree = LookupSsm("lookup").draft("s", text, shape, DraftSampling(0.8, seed))
+        log_probs = dict(zip(tree.token_ids[1:], tree.log_probs[1:], strict=True))
+        noise = dict(zip((7, 8), gumbel_noise(seed, len(text), torch.tensor([7, 8])).tolist(), strict=True))
+        assert (log_probs[7] > log_probs[8]) == (noise[7] > noise[8])
+        assert sum(map(math.exp, log_probs.values())) < 1
 
 
 def test_confidence_follows_what_came_true() -> None:
@@ -65,7 +119,7 @@ def test_what_followed_more_often_is_likelier() -> None:
 
 
 def test_texts_of_the_corpus_do_not_run_into_one_another() -> None:
-    ssm = LookupSsm("lookup")
+    ssm = with_corpus()
     for session_id, token_ids in (("a", [1, 2, 3]), ("b", [50, 51, 52])):
         ssm.draft(session_id, token_ids, SHAPE)
         ssm.drop(session_id)
@@ -75,11 +129,12 @@ def test_texts_of_the_corpus_do_not_run_into_one_another() -> None:
 
 
 def test_the_corpus_is_bounded_and_forgets_the_oldest() -> None:
-    ssm = LookupSsm("lookup")
+    ssm = with_corpus()
     for session in range(40):
         ssm.draft(f"s{session}", [session * 10_000 + i for i in range(3000)], TreeShape(0, 0))
         ssm.drop(f"s{session}")
-        assert len(ssm._new_corpus.token_ids) + len(ssm._old_corpus.token_ids) <= _MAX_NUM_CORPUS_TOKENS
+        assert ssm.corpus is not None
+        assert ssm.corpus.num_tokens <= NUM_CORPUS_TOKENS
     assert ssm.draft("old", [1500, 1501], SHAPE).num_nodes == 1
     assert ssm.draft("late", [391_500, 391_501], SHAPE).token_ids[1] == 391_502
 
@@ -87,7 +142,7 @@ def test_the_corpus_is_bounded_and_forgets_the_oldest() -> None:
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(0, 9), st.integers(0, 5), st.integers(1, 7))
 def test_any_text_gives_a_valid_tree(text: list[int], num_nodes: int, depth: int, step: int) -> None:
     """Fed bit by bit, with an earlier output in the corpus: well formed, within its shape, the same as fed at once."""
-    ssm, at_once = LookupSsm("a"), LookupSsm("b")
+    ssm, at_once = LookupSsm("a", Corpus(1000)), LookupSsm("b", Corpus(1000))
     for each in (ssm, at_once):
         each.draft("earlier", [0, 1, 2, 3, 0, 1], TreeShape(0, 0))
         each.drop("earlier")
