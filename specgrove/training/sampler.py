@@ -1,7 +1,7 @@
 """Generates the distillation data: the teacher continues many dialogues at once, and a finished row starts the next at once.
 
-Stage ``generate`` of ``python -m specgrove.training``, which runs one process of this per core: one thread each is faster by
-half than one process with all threads, and suffers less from other programs.
+``specgrove ssm train`` runs one process of this per core: one thread each is faster by half than one process with all threads, and suffers
+less from other programs. What an SSM learns from is recorded in the same passes: nothing is read a second time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from specgrove.training.teacher import Teacher, top_log_probs
 
 SAMPLED_COUNT = 32  # a token is sampled from this many likeliest ones
 USER_TEMPERATURE = 1.0
-ANSWER_TEMPERATURES = (0.0, 0.0, 0.0, 0.7, 1.0)  # a row draws one
+ANSWER_TEMPERATURES = (0.0, 0.0, 0.0, 0.0, 0.6, 0.7, 0.8, 1.0)  # a row draws one
 TOP_P = 0.95
 
 
@@ -106,14 +106,20 @@ def generate(
     rows = [new_row() for _ in range(limits.num_rows)]
     top_ids = torch.zeros(limits.num_rows, limits.max_len, TOP_COUNT, dtype=torch.int32)
     top_values = torch.zeros(limits.num_rows, limits.max_len, TOP_COUNT, dtype=torch.float16)
+    hidden: torch.Tensor | None = None  # [num_rows, max_len, width], once a step has told the width
     row_ids = torch.arange(limits.num_rows)
     finished: list[Dialogues] = []
+    finished_hidden: list[torch.Tensor] = []
     num_pending = num_fed = 0
     started = reported = time.monotonic()
     while num_done < limits.num_tokens:
         positions = torch.tensor([row.len - 1 for row in rows])
-        logits = teacher.step([row.token_ids[-1] for row in rows], positions.tolist())
-        log_probs, ids = top_log_probs(logits, min(SAMPLED_COUNT, logits.shape[1]))
+        step = teacher.step([row.token_ids[-1] for row in rows], positions.tolist())
+        log_probs, ids = top_log_probs(step.logits, min(SAMPLED_COUNT, step.logits.shape[1]))
+        if step.hidden is not None:
+            if hidden is None:
+                hidden = step.hidden.new_zeros(limits.num_rows, limits.max_len, step.hidden.shape[1])
+            hidden[row_ids, positions] = step.hidden
         top_ids[row_ids, positions] = ids[:, :TOP_COUNT].int()
         top_values[row_ids, positions] = log_probs[:, :TOP_COUNT].half()
         temperatures = torch.tensor([row.temperature for row in rows])
@@ -122,12 +128,14 @@ def generate(
             if row.advance(sampled[index], limits, end_ids):
                 continue
             finished.append(_finish(row, top_ids[index], top_values[index]))
+            if hidden is not None:
+                finished_hidden.append(hidden[index, : row.len - 1].clone())
             num_pending += row.len - 1
             rows[index] = new_row()
         num_fed += limits.num_rows
         if num_pending >= min(limits.tokens_per_shard, limits.num_tokens - num_done):
-            write_shard(folder, joined(finished))
-            num_done, num_pending, finished = num_done + num_pending, 0, []
+            write_shard(folder, joined(finished), torch.cat(finished_hidden) if finished_hidden else None)
+            num_done, num_pending, finished, finished_hidden = num_done + num_pending, 0, [], []
         now = time.monotonic()
         if now - reported >= limits.report_every_s or num_done >= limits.num_tokens:
             reported, rate = now, num_fed / max(1e-9, now - started)

@@ -1,6 +1,7 @@
-"""The distillation data on disk: numbered safetensors files, written by ``sampler``, read by ``train``.
+"""The recordings on disk: numbered safetensors files, written by ``sampler``, read by both trainers.
 
-Invariant: a shard appears under its name only when it is complete, so an interrupted run loses at most one shard.
+Invariant: a shard appears under its name only when it is complete, so an interrupted run loses at most one shard. One format serves all
+kinds of SSMs: with hidden states where an SSM reads them, without them else.
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load_file, save_file
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 TOP_COUNT = 16  # the teacher's probabilities kept per position
+ARRAYS = ("token_ids", "is_made", "top_ids", "top_log_probs", "lengths")
+HIDDEN = "hidden"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +48,17 @@ def shard_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("shard-*.safetensors"))
 
 
-def write_shard(folder: Path, dialogues: Dialogues) -> Path:
-    """Adds one shard to the folder, which several processes may do at once."""
+def write_shard(folder: Path, dialogues: Dialogues, hidden: torch.Tensor | None = None) -> Path:
+    """Adds one shard to the folder, which several processes may do at once.
+
+    ``hidden``, bfloat16 ``[num_tokens, num_layers * hidden_size]``: the teacher's states of each token.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.ascontiguousarray(getattr(dialogues, name)) for name in Dialogues.__slots__}
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(getattr(dialogues, name))) for name in ARRAYS}
+    if hidden is not None:
+        tensors[HIDDEN] = hidden.contiguous()
     temporary = folder / f"{os.getpid()}.partial"
-    save_file(arrays, temporary)
+    save_file(tensors, temporary)
     for index in itertools.count(len(shard_paths(folder))):
         path = folder / f"shard-{index:05d}.safetensors"
         try:
@@ -71,16 +81,36 @@ def read_shards(folder: Path) -> Dialogues:
     """All shards as one. Raises ``FileNotFoundError`` when there are none."""
     paths = shard_paths(folder)
     if not paths:
-        raise FileNotFoundError(f"no shards in {folder}: run the generate stage first")
+        raise FileNotFoundError(f"there are no recordings in {folder}")
     return read_paths(paths)
 
 
 def read_paths(paths: Iterable[Path]) -> Dialogues:
-    """These shards as one."""
-    return joined(Dialogues(**load_file(path)) for path in paths)
+    """These shards as one, without their hidden states."""
+    return joined(_read(path) for path in paths)
+
+
+def _read(path: Path) -> Dialogues:
+    with safe_open(path, "numpy") as file:
+        return Dialogues(**{name: file.get_tensor(name) for name in ARRAYS})
+
+
+def num_recorded(paths: Iterable[Path]) -> int:
+    """Tokens of these shards together, by their headers."""
+    num_tokens = 0
+    for path in paths:
+        with safe_open(path, "numpy") as file:
+            num_tokens += file.get_slice("token_ids").get_shape()[0]
+    return num_tokens
+
+
+def hidden_width(path: Path) -> int:
+    """Numbers of hidden states per token in a shard; 0: it has none."""
+    with safe_open(path, "numpy") as file:
+        return int(file.get_slice(HIDDEN).get_shape()[1]) if HIDDEN in file.keys() else 0  # noqa: SIM118  no dict
 
 
 def joined(parts: Iterable[Dialogues]) -> Dialogues:
     """One value of several."""
     arrays: Sequence[Dialogues] = list(parts)
-    return Dialogues(**{name: np.concatenate([getattr(a, name) for a in arrays]) for name in Dialogues.__slots__})
+    return Dialogues(**{name: np.concatenate([getattr(a, name) for a in arrays]) for name in ARRAYS})

@@ -1,12 +1,14 @@
 """The LLM as a teacher: many sequences at a time, one token of each, on the decoder that the LLM service runs.
 
-Used by ``sampler`` and ``evaluate``. So whatever is served can teach, in every format, and its logits are those that are served.
+Used by ``sampler`` and ``answers``. So whatever is served can teach, in every format, and its logits and hidden states are those that are
+served.
 Invariant: row r owns the KV slots from ``r * max_len`` on, and what is behind a sequence's position in them counts as empty.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,26 +20,37 @@ from specgrove.runtime.pass_builder import PassBuilder
 CHUNK_SIZE = 64  # of the vocabulary, for the two-step top-k
 
 
+@dataclass(frozen=True, slots=True)
+class TeacherStep:
+    """What a step gives, of the fed rows in order."""
+
+    logits: torch.Tensor  # float32 [num_rows, vocab_size]
+    hidden: torch.Tensor | None  # bfloat16 [num_rows, num_layers * hidden_size], at the inputs of the asked layers
+
+
 class Teacher:
-    """``num_rows`` sequences of at most ``max_len`` tokens."""
+    """``num_rows`` sequences of at most ``max_len`` tokens. ``hidden_layers``, rising: whose inputs are wanted, too."""
 
     def __init__(
         self,
         folder: Path,
         num_rows: int,
         max_len: int,
+        hidden_layers: Sequence[int] = (),
         dtype: torch.dtype = torch.bfloat16,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self._runner = ModelRunner(load_decoder(folder, dtype, progress), num_rows * max_len)
+        self._runner = ModelRunner(load_decoder(folder, dtype, progress, keep_hidden=hidden_layers), num_rows * max_len)
         self._slots = [range(row * max_len, (row + 1) * max_len) for row in range(num_rows)]
 
-    def step(self, token_ids: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
-        """Feeds each of the first rows its token at its position. Returns float32 logits ``[len(token_ids), vocab_size]``."""
+    def step(self, token_ids: Sequence[int], positions: Sequence[int]) -> TeacherStep:
+        """Feeds each of the first rows its token at its position."""
         builder = PassBuilder()
         for slots, token_id, position in zip(self._slots, token_ids, positions, strict=False):
             builder.add(slots[: position + 1], [token_id], chunk_logits=True)
-        return self._runner.forward(builder.build())
+        output = self._runner.run(builder.build())
+        hidden = torch.cat([each.bfloat16() for each in output.hidden], dim=-1).cpu() if output.hidden else None
+        return TeacherStep(output.logits, hidden)
 
 
 def top_log_probs(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
