@@ -20,6 +20,7 @@ from specgrove.cli.option_groups import (
     add_suite_settings,
     num_log_probs,
 )
+from specgrove.cli.ssm_arguments import add_ssm
 from specgrove.cli.top_arguments import add_top
 from specgrove.config import (
     DEFAULT_LLM,
@@ -100,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
     _add_chat(commands)
     _add_models(commands)
     _add_quantize(commands)
+    add_ssm(commands)
     _add_demo(commands)
     add_batch(commands)
     add_bench(commands)

@@ -1,14 +1,13 @@
-"""How good and how fast a drafter is, on held-out prompts. Stage ``evaluate`` of ``python -m specgrove.training``.
+"""How good and how fast an SSM of kind ``decoder`` is, on the LLM's greedy answers (``answers``). Used by ``stages``.
 
-The LLM's greedy answers are made once and kept; the drafter then reads them, and a draft is right where it names the LLM's next token.
+It reads them, and a draft is right where it names the LLM's next token.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,11 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from specgrove.training.shards import TOP_COUNT, Dialogues, joined, read_shards, write_shard
+from specgrove.training.shards import Dialogues
 from specgrove.training.student import UNKNOWN_ID, draft_id_of_token
-from specgrove.training.teacher import Teacher, top_log_probs
 
 CHAIN_LEN = 4
 RANKS = (1, 2, 4)
-_REPORT_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,50 +31,6 @@ class Evaluation:
     in_vocab: float  # share of positions whose next token the drafter can name at all
     accepted_per_chain: float  # of CHAIN_LEN drafted tokens, mean over the steps of a decoding loop
     accepted_per_full_tree: float  # the same, had every node its four best children
-
-
-def greedy_answers(
-    teacher: Teacher,
-    prompts: Sequence[Sequence[int]],
-    answer_len: int,
-    end_ids: Set[int],
-    folder: Path,
-    progress: Callable[[str], None] = lambda line: None,
-) -> Dialogues:
-    """The LLM's greedy answers to at most ``num_rows`` prompts in token ids; also written to ``folder``."""
-    rows = [list(prompt) for prompt in prompts]
-    num_fed = max(len(prompt) for prompt in prompts) + answer_len
-    reported = time.monotonic()
-    records: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in rows]
-    for place in range(num_fed):
-        # A finished row is fed its last token again and again; nothing of it is kept.
-        last = [row[min(place, len(row) - 1)] for row in rows]
-        values, ids = top_log_probs(teacher.step(last, [place] * len(rows)), TOP_COUNT)
-        if time.monotonic() - reported >= _REPORT_EVERY_S:
-            reported = time.monotonic()
-            progress(f"evaluate: the LLM's answers, token {place + 1} of {num_fed}")
-        for index, row in enumerate(rows):
-            if place >= len(row):
-                continue
-            records[index].append((ids[index].int(), values[index].half()))
-            is_last = place == len(row) - 1
-            if is_last and len(row) < len(prompts[index]) + answer_len and row[-1] not in end_ids:
-                row.append(int(ids[index, 0]))
-    parts = []
-    for row, record, prompt in zip(rows, records, prompts, strict=True):
-        num = len(row) - 1
-        made = np.arange(num) >= len(prompt) - 1
-        parts.append(
-            Dialogues(
-                token_ids=np.array(row[:num], np.int32),
-                is_made=made.astype(np.uint8),
-                top_ids=torch.stack([ids for ids, _ in record[:num]]).numpy(),
-                top_log_probs=torch.stack([values for _, values in record[:num]]).numpy(),
-                lengths=np.array([num], np.int32),
-            )
-        )
-    write_shard(folder, joined(parts))
-    return read_shards(folder)
 
 
 @torch.inference_mode()

@@ -1,7 +1,7 @@
 """Recorded dialogues as batches for the training of a hidden-state SSM. Used by ``hidden_training``, ``closed_form`` and ``acceptance``.
 
-Hidden states stay on disk until a batch wants them: they are kilobytes a token. Invariant: which dialogues have been read how often is all
-the state there is, so a run that goes on with new shards reads those first.
+Hidden states stay on disk until a batch wants them: they are kilobytes a token. Invariant: how often each dialogue
+was read is all the state there is.
 """
 
 from __future__ import annotations
@@ -45,32 +45,30 @@ class _Place:
 
 
 class HiddenDialogues:
-    """The dialogues of some shards, which may grow in number."""
+    """The dialogues of some shards. The first ``num_held_out`` are never chosen: calibration reads what training did not."""
 
-    def __init__(self) -> None:
-        self._paths: list[Path] = []
+    def __init__(self, paths: Sequence[Path], num_held_out: int = 0) -> None:
+        self.num_held_out = num_held_out
         self._files: list[Any] = []
         self._places: list[_Place] = []
-        self._num_reads: list[int] = []
-
-    def add(self, paths: Sequence[Path]) -> None:
-        """Those that are not there yet."""
         for path in paths:
-            if path in self._paths:
-                continue
             file = safe_open(path, "pt")
             start = 0
             for length in file.get_tensor("lengths").tolist():
                 self._places.append(_Place(len(self._files), start, length))
-                self._num_reads.append(0)
                 start += length
-            self._paths.append(path)
             self._files.append(file)
+        self._num_reads = [0] * len(self._places)
 
     @property
     def num_tokens(self) -> int:
-        """Of all dialogues."""
-        return sum(place.length for place in self._places)
+        """Of the dialogues that may be chosen."""
+        return sum(place.length for place in self._places[self.num_held_out :])
+
+    @property
+    def num_made(self) -> int:
+        """Those of all dialogues that the LLM made."""
+        return sum(int(file.get_tensor("is_made").sum()) for file in self._files)
 
     def __len__(self) -> int:
         """Dialogues."""
@@ -82,13 +80,15 @@ class HiddenDialogues:
         return list(self._num_reads)
 
     def restore(self, num_reads: Sequence[int]) -> None:
-        """As a checkpoint has them; dialogues that came since are unread."""
-        self._num_reads[: len(num_reads)] = num_reads
+        """As a checkpoint has them. Raises ``ValueError`` where there are other dialogues now."""
+        if len(num_reads) != len(self._places):
+            raise ValueError(f"the checkpoint is of {len(num_reads)} dialogues, there are {len(self._places)} now")
+        self._num_reads = list(num_reads)
 
     def choose(self, num_tokens: int, rng: np.random.Generator) -> list[int]:
         """Dialogues of about so many tokens and of similar lengths, from the least read; they count as read."""
-        order = np.array(self._num_reads) + 0.9 * rng.random(len(self._places))
-        pool = np.argsort(order, kind="stable")[:_POOL]
+        order = np.array(self._num_reads[self.num_held_out :]) + 0.9 * rng.random(len(self) - self.num_held_out)
+        pool = self.num_held_out + np.argsort(order, kind="stable")[:_POOL]
         lengths = np.array([self._places[index].length for index in pool])
         nearest = pool[np.argsort(np.abs(lengths - rng.choice(lengths)), kind="stable")]
         chosen: list[int] = []

@@ -1,4 +1,4 @@
-"""Muon, an optimiser of matrices: momentum whose update is made orthogonal (https://kellerjordan.github.io/posts/muon). Used by both trainers.
+"""Muon, an optimiser of matrices by orthogonal updates (https://kellerjordan.github.io/posts/muon). Used by both trainers.
 
 torch's own multiplies in bfloat16, which takes ten times as long as float32 on processors without products of that type.
 """

@@ -91,13 +91,13 @@ def read_prompts(place: Path) -> list[str]:
     """The prompts of a file or a folder of files: ``.json`` holds a list of texts, ``.txt`` one prompt a line. Raises ``ValueError``."""
     if not place.exists():
         raise ValueError(
-            f"--prompts: {place} does not exist: name a .json file (a list of texts), a .txt file (a prompt a line) or a folder"
+            f"--data: {place} does not exist: name a .json file (a list of texts), a .txt file (a prompt a line) or a folder"
         )
     paths = sorted(path for path in place.iterdir() if path.suffix in _SUFFIXES) if place.is_dir() else [place]
     prompts = [prompt for path in paths for prompt in _prompts_of(path) if prompt.strip()]
     if not prompts:
         raise ValueError(
-            f"--prompts: there are no prompts in {place}: .json files hold a list of texts, .txt files a prompt a line"
+            f"--data: there are no prompts in {place}: .json files hold a list of texts, .txt files a prompt a line"
         )
     return prompts
 

@@ -7,7 +7,6 @@ probability in training (the teacher's mass outside the vocabulary), so that the
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from specgrove.models.decoder.spec import DecoderSpec
+from specgrove.training.options import DecoderShape
 from specgrove.training.shards import Dialogues
 
 UNKNOWN_ID = 0  # a draft id
 UNKNOWN_TOKEN_ID = -1  # what it stands for
 IDS_NAME = "draft_token_ids"
 _DEFAULT_THETA = 10000.0
-
-
-@dataclass(frozen=True, slots=True)
-class StudentShape:
-    """Sizes, in elements. ``draft_vocab_size`` counts the unknown id."""
-
-    draft_vocab_size: int = 12288
-    hidden_size: int = 320
-    intermediate_size: int = 896
-    num_layers: int = 2
-    num_heads: int = 4
-    num_kv_heads: int = 2
-    head_dim: int = 64
 
 
 def choose_draft_vocab(
@@ -57,7 +44,7 @@ def draft_id_of_token(draft_token_ids: npt.NDArray[np.int32], target_vocab_size:
     return inverse
 
 
-def new_student(shape: StudentShape, target: DecoderSpec, embedding: torch.Tensor) -> Any:
+def new_student(shape: DecoderShape, target: DecoderSpec, embedding: torch.Tensor) -> Any:
     """A ``LlamaForCausalLM`` whose embedding (and tied head) are ``embedding`` ``[draft_vocab_size, hidden_size]``.
 
     It reaches as far as its LLM. The base of its rotation is the LLM's where that rotates; a scaling is left to large models.

@@ -1,4 +1,4 @@
-"""Trains the drafter on the generated data. Stage ``train`` of ``python -m specgrove.training``.
+"""Trains an SSM of kind ``decoder`` on the recorded dialogues. Called by ``stages``.
 
 The schedule goes by wall-clock minutes, since that is what is scarce. Resumable: a checkpoint a minute, in the data folder.
 Runs in one process, or in several that average their gradients (``torch.distributed``, set up by the caller): with a thread each
@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from specgrove.training.losses import soft_target_loss
+from specgrove.training.muon import Muon
 from specgrove.training.shards import Dialogues
 from specgrove.training.student import draft_id_of_token
 
@@ -189,12 +190,7 @@ def _optimizers(model: Any, settings: TrainingSettings) -> list[torch.optim.Opti
     matrices = [p for p in model.parameters() if p.ndim == 2 and p is not embedding]
     norms = [p for p in model.parameters() if p.ndim == 1]
     return [
-        torch.optim.Muon(
-            matrices,
-            lr=settings.matrix_learning_rate,
-            weight_decay=settings.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        ),
+        Muon(matrices, settings.matrix_learning_rate, weight_decay=settings.weight_decay),
         torch.optim.AdamW(
             [
                 {"params": [embedding], "lr": settings.embedding_learning_rate},

@@ -10,9 +10,9 @@ import pytest
 import tokenizers
 import torch
 
+from specgrove.cli import main
 from specgrove.tokenizer import Tokenizer
-from specgrove.training import shards, stages
-from specgrove.training.cli import main
+from specgrove.training import decoder_stage, recording, shards
 from specgrove.training.prompts import OPENERS, DialogueSource, read_prompts
 from specgrove.training.target import claim_data_folder, head_rows, open_target
 from ssm_service.loading import read_draft_vocab
@@ -47,10 +47,10 @@ def save_target(folder: Path, variant: str = "llama", template: str | None = TEM
     return folder
 
 
-def run(stage: str, target: Path, *arguments: object) -> int:
+def run(action: str, target: Path, *arguments: object) -> int:
     folder = target.parent
-    paths = ["--data", folder / "data", "--model", folder / "drafter", "--cache-dir", folder / "cache"]
-    return main([stage, "--target", str(target), *map(str, paths), "--workers", "1", *map(str, arguments)])
+    paths = ["--work-dir", folder / "data", "--cache-dir", folder / "cache"]
+    return main(["ssm", action, "--llm", str(target), *map(str, paths), "--workers", "1", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -59,30 +59,45 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         for arguments in parts:
             part(*arguments)  # type: ignore[operator]
 
-    monkeypatch.setattr(stages, "_run", run_parts)
+    for module in (decoder_stage, recording):
+        monkeypatch.setattr(module, "run_all", run_parts)
 
 
 @pytest.mark.usefixtures("in_this_process")
-@pytest.mark.parametrize(("variant", "template"), [("llama", TEMPLATE), ("qwen2", None), ("gemma3", TEMPLATE)])
-def test_all_stages_run_for_any_llm(
+@pytest.mark.parametrize(("variant", "template"), [("llama", TEMPLATE), ("qwen2", None)])
+def test_a_decoder_is_trained_for_any_llm(
     variant: str, template: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = save_target(tmp_path / "llm", variant, template)
-    assert run("generate", target, "--num-tokens", 600) == 0
+    train = (
+        "train",
+        target,
+        "--kind",
+        "decoder",
+        "--out",
+        tmp_path / "ssm",
+        "--minutes",
+        0.01,
+        "--answer-len",
+        4,
+        *SMALL,
+    )
+    assert run(*train, "--num-tokens", 600) == 0
     made = shards.read_shards(tmp_path / "data").num_tokens
     assert 600 <= made < 600 + 512  # one dialogue more than was asked for at most
-    assert run("generate", target, "--num-tokens", 600) == 0  # nothing is left to do
+    assert read_draft_vocab(tmp_path / "ssm") is not None
+    assert run("evaluate", target, "--ssm", tmp_path / "ssm", "--num-prompts", 2, "--answer-len", 4) == 0
     assert shards.read_shards(tmp_path / "data").num_tokens == made
-    assert run("train", target, "--minutes", 0.01, *SMALL) == 0
-    assert read_draft_vocab(tmp_path / "drafter") is not None
-    assert run("evaluate", target, "--num-prompts", 2, "--answer-len", 4) == 0
-    assert "top-1 hit rate" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "top-1 hit rate" in told.out
+    assert "GB on disk" in told.err
 
 
 def test_parts_run_in_processes_of_their_own(tmp_path: Path) -> None:
-    target = save_target(tmp_path / "llm")
-    assert run("generate", target, "--num-tokens", 300) == 0
-    assert shards.read_shards(tmp_path / "data").num_tokens >= 300
+    target = open_target(str(save_target(tmp_path / "llm")), tmp_path, print)
+    paths = recording.record(target, tmp_path / "data", [], 300, 1, (1, 3))
+    assert shards.num_recorded(paths) >= 300
+    assert shards.hidden_width(paths[0]) == 2 * target.spec.hidden_size
 
 
 def test_prompts_are_encoded_as_conversations_are(tmp_path: Path) -> None:
@@ -119,7 +134,7 @@ def test_data_of_another_llm_are_not_taken(tmp_path: Path) -> None:
     one, other = (open_target(str(save_target(tmp_path / name, name)), tmp_path, print) for name in ("llama", "qwen2"))
     claim_data_folder(tmp_path / "data", one)
     claim_data_folder(tmp_path / "data", one)
-    with pytest.raises(ValueError, match=r"holds data of llama, not of qwen2: name another folder with --data"):
+    with pytest.raises(ValueError, match=r"holds data of llama, not of qwen2: name another folder with --work-dir"):
         claim_data_folder(tmp_path / "data", other)
     (tmp_path / "data" / "shard-00000.safetensors").write_text("")
     (tmp_path / "data" / "target.json").unlink()
@@ -131,33 +146,29 @@ def test_mistakes_are_one_line_before_anything_slow(tmp_path: Path, capsys: pyte
     target = save_target(tmp_path / "llm")
     (tmp_path / "prompts.json").write_text('{"a": 1}')
     (tmp_path / "empty").mkdir()
+    train = ("train", "--out", tmp_path / "ssm")
     mistakes = [
-        (("generate", "--prompts", tmp_path / "nothing"), "--prompts: .*nothing does not exist"),
-        (("generate", "--prompts", tmp_path / "prompts.json"), "prompts.json holds something else than prompts"),
-        (("generate", "--prompts", tmp_path / "empty"), "there are no prompts in"),
-        (("train",), "there are no data in .*: run the generate stage first"),
-        (("evaluate",), "there is no drafter in .*: train one, or name its folder with --model"),
+        ((*train, "--data", tmp_path / "nothing"), "--data: .*nothing does not exist"),
+        ((*train, "--data", tmp_path / "prompts.json"), "prompts.json holds something else than prompts"),
+        ((*train, "--data", tmp_path / "empty"), "there are no prompts in"),
+        (
+            (*train, "--hidden-layers", 1, 2),
+            "--hidden-layers 1 2: give numbers from 0 to 3, and 3, the last state, among them",
+        ),
+        ((*train, "--kind", "decoder"), "--hidden-size 320 is more than the LLM's own 48: give at most that"),
+        ((*train, "--kind", "decoder", "--hidden-size", 16, "--boost", 2), "--boost goes with --kind head"),
+        (("evaluate", "--ssm", tmp_path), "there is no SSM in .*: name a folder that `specgrove ssm train` wrote"),
     ]
     capsys.readouterr()
-    for (stage, *arguments), message in mistakes:
-        assert run(stage, target, *arguments) == 1  # type: ignore[arg-type]
+    for (action, *arguments), message in mistakes:
+        assert run(action, target, *arguments) == 1  # type: ignore[arg-type]
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1
-        assert lines[0].startswith("training: error: ")
+        assert lines[0].startswith("specgrove: error: ")
         assert re.search(message, lines[0]), lines
-    assert main(["generate", "--target", str(tmp_path / "nothing"), "--data", str(tmp_path / "data")]) == 1
-    for arguments in (["--num-tokens", "0"], ["--workers", "x"], ["--minutes", "-1"]):
+    for wrong in (["--num-tokens", "0"], ["--workers", "x"], ["--minutes", "-1"]):
         with pytest.raises(SystemExit):
-            main(["train", *arguments])
-
-
-def test_a_wide_student_is_refused_with_what_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    target = save_target(tmp_path / "llm")
-    (tmp_path / "data").mkdir()
-    claim_data_folder(tmp_path / "data", open_target(str(target), tmp_path, print))
-    (tmp_path / "data" / "shard-00000.safetensors").write_text("")
-    assert run("train", target) == 1
-    assert "--hidden-size 320 is more than the LLM's own 48: give at most that" in capsys.readouterr().err
+            main(["ssm", "train", "--out", "x", *wrong])
 
 
 def test_prompts_come_from_files_of_both_kinds(tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""What ``specgrove ssm train`` and ``specgrove ssm evaluate`` are asked for, as data. Made by the command line; imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["head", "decoder"]
+KINDS: tuple[Kind, ...] = ("head", "decoder")
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderShape:
+    """Sizes of an SSM of kind ``decoder``, in elements. ``draft_vocab_size`` counts the unknown id."""
+
+    draft_vocab_size: int = 12288
+    hidden_size: int = 320
+    intermediate_size: int = 896
+    num_layers: int = 2
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class HeadShape:
+    """Of an SSM of kind ``head``; the layer is as wide as the LLM's."""
+
+    hidden_layers: tuple[int, ...] = ()  # empty: one in the middle, one at four fifths, and the last state
+    hidden_window: int = 128
+    candidate_rank: int = 64
+    num_candidates: int = 128
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """``specgrove ssm train``."""
+
+    llm: str
+    kind: Kind
+    data: tuple[Path, ...]  # prompts; none: the LLM invents all
+    work_dir: Path | None  # recordings and checkpoints; None: below the cache
+    out: Path
+    cache_dir: Path
+    num_tokens: int = 1_000_000
+    workers: int = 1
+    boost: int = 1  # SSMs, each of which learns most where those before it fail
+    passes: float = 3.0  # kind head
+    minutes: float = 20.0  # kind decoder
+    decoder: DecoderShape = DecoderShape()
+    head: HeadShape = HeadShape()
+    num_held_out_prompts: int = 32
+    answer_len: int = 128
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateOptions:
+    """``specgrove ssm evaluate``."""
+
+    llm: str
+    ssm: Path
+    data: tuple[Path, ...]  # held-out prompts; none: some of our own
+    work_dir: Path | None
+    cache_dir: Path
+    num_prompts: int = 60
+    answer_len: int = 128
+    workers: int = 1

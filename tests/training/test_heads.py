@@ -1,0 +1,261 @@
+"""Training of SSMs that read hidden states, on tiny LLMs: what is recorded, the start, the loss, resuming, and the whole tool."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from specgrove.models.hidden_state.module import HiddenStateModule
+from specgrove.models.hidden_state.own_folder import load_own_folder
+from specgrove.training import boosting, candidate_head, closed_form, decoder_stage, head_stage, recording, shards
+from specgrove.training.acceptance import TREE_ROWS, measured
+from specgrove.training.calibration import depth_scales
+from specgrove.training.hidden_data import HiddenDialogues
+from specgrove.training.hidden_training import HiddenTraining, HiddenTrainingSettings, unrolled_outputs
+from specgrove.training.muon import orthogonal
+from specgrove.training.options import HeadShape
+from specgrove.training.sampler import GenerationLimits, generate
+from specgrove.training.subset_loss import sampled_rows, subset_loss
+from specgrove.training.target import Target, TargetEnds, open_target, target_ends
+from specgrove.training.teacher import Teacher
+from tests.models.families import save_tiny
+from tests.training.test_parts import make_dialogues
+from tests.training.test_stages import run, save_target
+
+LAYERS = (1, 2, 3)
+SETTINGS = HiddenTrainingSettings(num_passes=3, tokens_per_step=256, num_sampled_rows=20, max_skipped=6)
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Target:
+    folder = tmp_path_factory.mktemp("target")
+    return open_target(str(save_target(folder / "llm")), folder, print)
+
+
+@pytest.fixture(scope="module")
+def recorded(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """About 2000 tokens, in several shards."""
+    folder = tmp_path_factory.mktemp("recorded")
+    limits = GenerationLimits(
+        num_rows=8, max_len=48, max_user_len=6, max_answer_len=24, num_tokens=2000, tokens_per_shard=700
+    )
+    generate(Teacher(target.folder, 8, 48, LAYERS), make_dialogues, folder, limits, {2}, 0, lambda line: None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ends(target: Target) -> TargetEnds:
+    return target_ends(target)
+
+
+def dialogues(folder: Path, num_held_out: int = 0) -> HiddenDialogues:
+    return HiddenDialogues(shards.shard_paths(folder), num_held_out)
+
+
+def new_module(target: Target) -> HiddenStateModule:
+    torch.manual_seed(0)
+    return HiddenStateModule(head_stage.spec_of(target.spec, HeadShape(hidden_layers=LAYERS)))
+
+
+@pytest.mark.parametrize("variant", ["llama", "qwen3", "gemma3", "falcon-40b", "opt-125m", "gpt-bigcode", "mpt"])
+def test_recorded_hidden_states_are_transformers(variant: str, tmp_path: Path) -> None:
+    """Those at a layer's input; the number of layers stands for what the last norm reads."""
+    try:
+        model = save_tiny(variant, tmp_path)
+    except (KeyError, ValueError):
+        pytest.skip(f"no tiny {variant}")
+    token_ids = torch.randint(0, 90, (1, 9), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = model(token_ids, output_hidden_states=True).hidden_states
+    teacher = Teacher(tmp_path, 1, 16, (1, 2), dtype=torch.float32)
+    for place in range(9):
+        hidden = teacher.step([int(token_ids[0, place])], [place]).hidden
+        assert hidden is not None
+        told = torch.cat([expected[1][0, place], expected[2][0, place]])
+        torch.testing.assert_close(hidden[0].float(), told, rtol=1e-2, atol=1e-2)
+
+
+def test_the_head_of_the_last_state_is_the_llms_choice(target: Target, recorded: Path, ends: TargetEnds) -> None:
+    batch = dialogues(recorded).batch([0, 1])
+    last = batch.hidden.chunk(len(LAYERS), dim=-1)[-1]
+    logits = ends.normed_state(last) * ends.state_gain @ ends.head.T
+    is_there = batch.top_probs.sum(-1) > 0
+    best = logits.argmax(dim=-1)[is_there]
+    assert (best == batch.top_ids[..., 0][is_there]).float().mean() > 0.9  # bfloat16 may turn near ties
+
+
+def test_batches_lack_what_was_skipped(recorded: Path) -> None:
+    data = dialogues(recorded)
+    whole, cut = data.batch([3]), data.batch([3, 4], [5, 0])
+    length = data.length(3) - 5
+    assert torch.equal(cut.token_ids[0, :length], whole.token_ids[0, 5:])
+    assert torch.equal(cut.hidden[0, :length], whole.hidden[0, 5:])
+    assert not cut.is_made[0, length:].any()
+
+
+def test_the_least_read_are_chosen_and_the_held_out_never(recorded: Path) -> None:
+    data, rng = dialogues(recorded, num_held_out=3), np.random.default_rng(0)
+    while min(data.num_reads[3:]) < 2:
+        assert min(data.choose(200, rng)) >= 3
+        assert max(data.num_reads) <= min(data.num_reads[3:]) + 2
+    assert data.num_reads[:3] == [0, 0, 0]
+
+
+def test_the_subset_loss_is_the_whole_one_where_nothing_is_left_out() -> None:
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(700, 16, generator=generator).requires_grad_()
+    head = torch.randn(50, 16, generator=generator)
+    ids = torch.stack([torch.randperm(50, generator=generator)[:4] for _ in range(700)])
+    probs = torch.rand(700, 4, generator=generator).softmax(-1)
+    weights = torch.rand(700, generator=generator)
+    rows = sampled_rows(head, ids.unique(), np.ones(50), 50, np.random.default_rng(0))
+    loss = subset_loss(outputs, rows, ids, probs, weights)
+    (gradient,) = torch.autograd.grad(loss, outputs)
+    each = -((outputs @ head.T).log_softmax(-1).gather(1, ids) * probs).sum(-1)
+    expected = (each * weights).sum() / weights.sum()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, outputs)[0])
+
+
+def test_sampled_rows_stand_for_those_left_out() -> None:
+    """The mean over samples of the sum of exponentials is that of the whole head."""
+    head = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+    mass = np.linspace(0, 5, 400)
+    state, named = torch.randn(8, generator=torch.Generator().manual_seed(1)) * 0.3, torch.tensor([5, 9])
+    sums = []
+    for seed in range(200):
+        rows = sampled_rows(head, named, mass, 60, np.random.default_rng(seed))
+        assert (rows.places[named] >= 0).all()
+        sums.append(float((rows.rows @ state + rows.offsets).exp().sum()))
+    assert np.mean(sums) == pytest.approx(float((head @ state).exp().sum()), rel=0.05)
+
+
+def test_orthogonal_updates() -> None:
+    for shape in ((12, 30), (30, 12)):
+        singular = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
+        assert 0.5 < float(singular.min()) <= float(singular.max()) < 1.4
+
+
+def test_the_closed_form_beats_chance_and_ridge_is_least_squares(
+    target: Target, recorded: Path, ends: TargetEnds
+) -> None:
+    module, data = new_module(target), dialogues(recorded)
+    found = closed_form.start(module, data, ends, 10_000, torch.Generator().manual_seed(0))
+    assert 0 < found.from_own_states <= found.from_hidden_states + 0.02 <= 1.02
+    batch = data.batch(range(8))
+    (outputs,) = unrolled_outputs(module, batch, ends.embedding, 1)
+    is_made = batch.is_made[:, 1:]
+    best = (outputs[:, :-1] @ ends.head.T).argmax(dim=-1)[is_made]
+    assert (best == batch.top_ids[:, 1:, 0][is_made]).float().mean() > 0.1  # chance: 0.01
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(
+    target: Target, recorded: Path, ends: TargetEnds, tmp_path: Path
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    def trained(name: str, kill_after: int | None = None) -> HiddenStateModule:
+        training = HiddenTraining(new_module(target), dialogues(recorded), ends, SETTINGS)
+        ticks = itertools.count()
+
+        def clock() -> float:
+            if kill_after is not None and training.num_steps == kill_after:
+                raise KilledError
+            return next(ticks) * 40.0  # a checkpoint at every second step
+
+        training.run(tmp_path / name, lambda line: None, clock)
+        assert training.num_steps == training.num_steps_in_all == len(training.curve)
+        return training.module
+
+    whole = trained("whole").state_dict()
+    with pytest.raises(KilledError):
+        trained("part", kill_after=7)
+    resumed = trained("part").state_dict()
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+
+
+def test_training_learns_and_the_rest_follows(target: Target, recorded: Path, ends: TargetEnds, tmp_path: Path) -> None:
+    data = dialogues(recorded)
+    training = HiddenTraining(new_module(target), data, ends, SETTINGS)
+    training.run(tmp_path / "checkpoint.pt", lambda line: None)
+    first, last = (np.mean([point.loss for point in part]) for part in (training.curve[:3], training.curve[-3:]))
+    assert last < first - 0.05
+    batch = data.batch(range(6))
+    scales = depth_scales(training.module, [batch], ends, 3)
+    assert len(scales) == 3
+    assert all(0.6 <= scale <= 2 for scale in scales)
+    weights = boosting.position_weights([training.module], data, ends)
+    assert [len(each) for each in weights] == [data.length(index) for index in range(len(data))]
+    assert 0 < boosting.share_known(weights) < 1
+    acceptance = measured(training.module, data, ends)
+    assert acceptance.first_choice <= acceptance.among_four <= 1
+    lengths = [acceptance.tokens_per_verification[num_rows] for num_rows in TREE_ROWS]
+    assert 1 <= lengths[0] <= lengths[1] + 0.1
+    assert lengths[1] <= lengths[2] + 0.1
+
+
+def test_the_candidate_head_of_full_rank_is_the_head() -> None:
+    from dataclasses import replace
+
+    spec = replace(head_stage.spec_of(_spec_like(), HeadShape()), candidate_rank=16, num_candidates=3)
+    module = HiddenStateModule(spec)
+    generator = torch.Generator().manual_seed(0)
+    head, outputs = torch.randn(90, 16, generator=generator), torch.randn(300, 16, generator=generator)
+    candidate_head.fit(module, head, outputs)
+    torch.testing.assert_close(module.candidate_head(outputs), outputs @ head.T, rtol=1e-3, atol=1e-3)
+    assert candidate_head.recall(module, head, outputs) == 1.0
+
+
+def _spec_like() -> object:
+    from specgrove.models.decoder.spec import DecoderSpec, LayerSpec
+
+    return DecoderSpec(
+        "x",
+        90,
+        16,
+        24,
+        2,
+        1,
+        8,
+        64,
+        (LayerSpec(),) * 4,
+        "rms",
+        1e-5,
+        "silu",
+        True,
+        "pre_norm",
+        1.0,
+        True,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("variant", ["llama", "gemma3"])
+def test_the_whole_tool(
+    variant: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_parts(part: object, parts: list[tuple[object, ...]]) -> None:
+        for arguments in parts:
+            part(*arguments)  # type: ignore[operator]
+
+    for module in (decoder_stage, recording):
+        monkeypatch.setattr(module, "run_all", run_parts)
+    llm = save_target(tmp_path / "llm", variant)
+    out = tmp_path / "ssm"
+    wanted = ("--num-tokens", 600, "--passes", 1.5, "--boost", 2, "--answer-len", 6)
+    assert run("train", llm, "--out", out, *wanted) == 0
+    told = capsys.readouterr()
+    assert "tokens per verification of  8 rows" in told.out
+    assert "SSM 2: those before it are right in" in told.err
+    for folder in (out, tmp_path / "ssm-2"):
+        spec = load_own_folder(folder).spec
+        assert spec.hidden_layers[-1] == 3
+        assert spec.vocab_sha256
+        assert spec.first_choice_floor is not None
+        assert "tokens per verification" in (folder / "README.md").read_text()
+    assert run("evaluate", llm, "--ssm", out, "--num-prompts", 2, "--answer-len", 6) == 0
+    assert "first choice right" in capsys.readouterr().out
