@@ -87,10 +87,11 @@ class HiddenDialogues:
 
     def choose(self, num_tokens: int, rng: np.random.Generator) -> list[int]:
         """Dialogues of about so many tokens and of similar lengths, from the least read; they count as read."""
-        order = np.array(self._num_reads[self.num_held_out :]) + 0.9 * rng.random(len(self) - self.num_held_out)
-        pool = self.num_held_out + np.argsort(order, kind="stable")[:_POOL]
+        num_reads = np.array(self._num_reads[self.num_held_out :])
+        order = np.argsort(num_reads + 0.9 * rng.random(len(num_reads)), kind="stable")[:_POOL]
+        pool = self.num_held_out + order[num_reads[order] <= num_reads.min() + 1]
         lengths = np.array([self._places[index].length for index in pool])
-        nearest = pool[np.argsort(np.abs(lengths - rng.choice(lengths)), kind="stable")]
+        nearest = pool[np.argsort(np.abs(lengths - lengths[0]), kind="stable")]
         chosen: list[int] = []
         num_chosen = 0
         for index in nearest.tolist():
