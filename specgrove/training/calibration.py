@@ -30,7 +30,7 @@ def depth_scales(
             chosen = batch.is_made[:, first:-1]
             next_ids = batch.token_ids[:, first + 1 :][chosen]
             rows = states[:, : chosen.shape[1]][chosen]
-            for chunk, ids in zip(rows.split(_CHUNK_LEN), next_ids.split(_CHUNK_LEN), strict=True):
+            for chunk, ids in zip(rows.split(_CHUNK_LEN), next_ids.split(_CHUNK_LEN), strict=True):  # type: ignore[no-untyped-call]
                 logits = chunk @ ends.head.T
                 of_next = logits.gather(1, ids[:, None])[:, 0]
                 for place, scale in enumerate(_SCALES):

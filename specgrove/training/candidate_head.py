@@ -33,7 +33,7 @@ def fit(module: HiddenStateModule, head: torch.Tensor, outputs: torch.Tensor) ->
 def recall(module: HiddenStateModule, head: torch.Tensor, outputs: torch.Tensor) -> float:
     """The share of rows whose best id by the whole head is among the candidates."""
     num_found = 0
-    for rows in outputs.split(256):
+    for rows in outputs.split(256):  # type: ignore[no-untyped-call]
         best = (rows @ head.T).argmax(dim=-1)
         ids, _ = module.candidates(rows, head)
         num_found += int((ids == best[:, None]).any(dim=-1).sum())

@@ -54,7 +54,7 @@ class HiddenDialogues:
         for path in paths:
             file = safe_open(path, "pt")
             start = 0
-            for length in file.get_tensor("lengths").tolist():
+            for length in file.get_tensor("lengths").tolist():  # type: ignore[no-untyped-call]
                 self._places.append(_Place(len(self._files), start, length))
                 start += length
             self._files.append(file)

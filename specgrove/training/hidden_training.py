@@ -221,7 +221,7 @@ def losses_of(
     """The loss of each of the drafted steps in a row. ``weights`` ``[num_dialogues, len]``: of the guess at the token after each."""
     targets = batch.top_probs * (1 - settings.hard_share)
     targets[..., 0] += settings.hard_share
-    head = sampled_rows(ends.head, batch.top_ids.unique(), token_mass, settings.num_sampled_rows, rng)
+    head = sampled_rows(ends.head, batch.top_ids.unique(), token_mass, settings.num_sampled_rows, rng)  # type: ignore[no-untyped-call]
     losses = []
     for step, outputs in enumerate(unrolled_outputs(module, batch, ends.embedding, num_unrolled)):
         first = 1 + step  # row i guesses what follows token i + 1 + step
