@@ -14,21 +14,27 @@ import torch
 from llm_service.config import VerifierConfig
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.verifier import VerifierEngine
-from specgrove.loop.request import DraftWork, PromptProgress, Verdict, VerifyWork
+from specgrove.loop.request import Draft, DraftWork, PromptProgress, Verdict, VerifyWork
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import HiddenStates
 from specgrove.models.decoder.ends import Ends
+from specgrove.models.hidden_state.module import HiddenStateModule
+from specgrove.models.hidden_state.spec import HiddenSsmSpec
 from specgrove.program.backend import PassOutput
 from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.tokenizer import Tokenizer
-from specgrove.v1 import token_tree_pb2
+from specgrove.v1 import ssm_pb2, token_tree_pb2
+from ssm_service.config import PoolConfig
+from ssm_service.pool import DrafterPool
+from ssm_service.servicer import SsmServicer
 from tests.llm.hidden_states import check
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
 from tests.router.toy_services import ToyLlm
 from tests.router.toy_ssm import ToySsm
 from tests.router.toy_suite import ToySuite, toy_suite
+from tests.ssm.hidden_states import make_ssm, toy_ends
 from tests.waiting import until
 
 NUM_TOKENS = 100
@@ -186,3 +192,29 @@ async def test_a_killed_service_changes_no_token(tiny_model: Path, killed: str, 
     assert found == expected
     if ssm.asked:  # a new service may come when all is output
         check(tiny_model, ssm.known, received(ssm.asked))
+
+
+async def test_the_real_ssm_service_drafts_from_them(tiny_model: Path) -> None:
+    """With random weights: its trees are mostly wrong, and the output is the same."""
+    llm = load_decoder(tiny_model, torch.float32).spec
+    shape = HiddenSsmSpec(
+        hidden_size=HIDDEN_SIZE, target_hidden_size=HIDDEN_SIZE, intermediate_size=96, num_heads=4, num_kv_heads=2, head_dim=16,
+        norm_eps=1e-5, rotary=llm.layers[0].rotary, max_position_embeddings=MAX_MODEL_LEN, vocab_size=llm.vocab_size,
+        hidden_layers=(1, llm.num_layers), hidden_window=8,
+    )  # fmt: skip
+    ssm = make_ssm(HiddenStateModule(shape), toy_ends(llm.vocab_size, HIDDEN_SIZE))
+    pool = DrafterPool([ssm], PoolConfig())
+    info = ssm_pb2.SsmInfo(
+        name=ssm.name, mode="hidden", vocab_sha256=Tokenizer.from_folder(tiny_model).vocab_sha256,
+        hidden_layers=shape.hidden_layers, hidden_window=shape.hidden_window, hidden_size=shape.target_hidden_size,
+    )  # fmt: skip
+    step_loop: StepLoop[DraftWork, Draft] = StepLoop(pool, "drafter")
+    service: Any = SsmServicer([info], pool, step_loop)
+    try:
+        async with running(tiny_model, service) as (suite, llms):
+            expected = await output_of(suite, PROMPT, temperature=0.8, is_drafted=False)
+            assert await output_of(suite, PROMPT, temperature=0.8, is_drafted=True) == expected
+            assert llms[0].runner.num_telling > 0
+    finally:
+        step_loop.stop()
+    assert pool.num_rows > NUM_TOKENS  # it reads the text, and drafts below it
