@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from specgrove.config import MAX_HIDDEN_WINDOW
 from specgrove.kernels.device_memory import PassLimits
 from specgrove.models.decoder.family import read_spec
 from specgrove.models.folders.gguf_model import weights_note
@@ -100,7 +101,7 @@ def info_of(spec: SsmSpec, ssm: PassDrafter[Any] | LookupSsm | RecycleSsm) -> ss
     if isinstance(ssm, HiddenStateSsm):
         info.mode = "hidden"
         info.hidden_layers.extend(ssm.spec.hidden_layers)
-        info.hidden_window = ssm.spec.hidden_window
+        info.hidden_window = min(ssm.spec.hidden_window, MAX_HIDDEN_WINDOW)
         info.hidden_size = ssm.spec.target_hidden_size
     if isinstance(ssm, RecycleSsm):
         info.num_row_top_k = NUM_FOLLOWING
