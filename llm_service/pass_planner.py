@@ -9,17 +9,18 @@ from collections.abc import Mapping, Sequence
 
 from llm_service.config import VerifierConfig
 from llm_service.passes import PassPart
+from llm_service.paying_rows import PayingRows
 from llm_service.room import Room
 from llm_service.scheduler import PlannedPart, plan_pass
 from llm_service.session import PendingWork
-from specgrove.loop.token_tree import TokenTree
 
 
 class PassPlanner:
     """Plans over an engine's pending items and its ``Room``."""
 
-    def __init__(self, room: Room, config: VerifierConfig, max_num_in_flight: int) -> None:
+    def __init__(self, room: Room, config: VerifierConfig, max_num_in_flight: int, paying_rows: PayingRows) -> None:
         self._room = room
+        self._paying_rows = paying_rows
         self._config = config
         self._max_num_in_flight = max_num_in_flight
 
@@ -42,6 +43,7 @@ class PassPlanner:
         works = [work for work in pending.values() if work.num_failures == 0]
         # Those planned first may all have to wait for slots that older ones, which were not planned, can take from them.
         while planned := self._plan(works):
+            self._leave_out_nodes(planned, now_s, is_busy=bool(in_flight))
             if parts := turn.with_slots(planned):
                 return parts
             item_ids = {part.pending.item_id for part in planned}
@@ -52,6 +54,17 @@ class PassPlanner:
         config = self._config
         admitted = [work for work in works if work.session.is_admitted]
         return plan_pass(admitted, config.max_num_chunk_tokens, config.max_num_tree_rows, self._max_num_in_flight)
+
+    def _leave_out_nodes(self, planned: Sequence[PlannedPart], now_s: float, *, is_busy: bool) -> None:
+        """Those of trees in the pass that are not worth their rows, where the router leaves it to us."""
+        trees = [part.pending for part in planned if part.has_tree]
+        if not any(work.may_leave_out and work.tree.num_nodes > 1 for work in trees):
+            return
+        free = [work for work in trees if work.may_leave_out]
+        num_other_rows = sum(part.num_rows for part in planned) - sum(work.tree.num_nodes for work in free)
+        kept = self._paying_rows.select([work.tree for work in free], num_other_rows, now_s, is_busy=is_busy)
+        for work, nodes in zip(free, kept, strict=True):
+            work.keep(nodes)
 
 
 class _Turn:
@@ -76,7 +89,7 @@ class _Turn:
             slots = self._room.take_spare(part.num_rows, self._pending, self._now_s)
             if slots is None:
                 if part.has_tree:
-                    pending.tree = TokenTree.of_root(pending.tree.token_ids[0])
+                    pending.keep([0])
                 slots = self._room.take(session, part.num_rows, self._pending, self._in_flight, self._now_s)
             if slots is not None:
                 parts.append(PassPart.of(part, slots))

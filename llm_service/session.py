@@ -118,6 +118,9 @@ class PendingWork:
     deadline_s: float | None
     nodes: Sequence[int] = ()
     """Where nodes of the tree that was sent are left out: which of its nodes those of ``tree`` are."""
+    num_left_out: int = 0
+    may_leave_out: bool = False
+    """Whether nodes may be left out that are not worth their rows."""
     num_steps_left: int = 1
     """Steps still to be made; ``tree`` belongs to the next one, those after it are steps ahead."""
     is_in_flight: bool = False
@@ -131,12 +134,32 @@ class PendingWork:
     def of(cls, item_id: int, session: Session, work: VerifyWork, now_s: float) -> PendingWork:
         """``deadline_s`` is on the same clock as ``now_s``."""
         deadline_s = None if work.timeout_ms is None else now_s + work.timeout_ms / 1e3
-        tree: TokenTree = work.tree
-        nodes: Sequence[int] = ()
-        if session.structure is not None and tree.num_nodes > 1:
-            nodes = session.structure.possible_nodes(tree, session.output_token_ids)
-            tree = tree.of_nodes(nodes)
-        return cls(item_id, session, tree, deadline_s, nodes, work.num_steps)
+        pending = cls(
+            item_id,
+            session,
+            work.tree,
+            deadline_s,
+            may_leave_out=work.may_leave_out_nodes,
+            num_steps_left=work.num_steps,
+        )
+        if session.structure is not None and work.tree.num_nodes > 1:
+            pending.keep(session.structure.possible_nodes(work.tree, session.output_token_ids))
+        return pending
+
+    def keep(self, nodes: Sequence[int]) -> None:
+        """Leaves all other nodes of ``tree`` out. They are rising; the root is one of them, and so is the parent of each other one."""
+        num_left_out = self.tree.num_nodes - len(nodes)
+        if num_left_out:
+            self.nodes = self.sent_nodes(nodes)
+            self.tree = self.tree.of_nodes(nodes)
+            self.num_left_out += num_left_out
+
+    @property
+    def left_out_nodes(self) -> tuple[int, ...]:
+        """Nodes of the tree that was sent which are not in ``tree``."""
+        if not self.num_left_out:
+            return ()
+        return tuple(sorted(set(range(len(self.nodes) + self.num_left_out)).difference(self.nodes)))
 
     def sent_nodes(self, nodes: Sequence[int]) -> tuple[int, ...]:
         """How nodes of ``tree`` are called in the tree that was sent."""
@@ -145,6 +168,7 @@ class PendingWork:
     def go_on(self) -> None:
         """The next step ahead: its tree is the session's last token alone."""
         self.tree = TokenTree.of_root(self.session.token_ids[-1])
+        self.nodes, self.num_left_out = (), 0
         self.num_steps_left -= 1
         self.is_in_flight = False
         self.num_failures = 0

@@ -26,6 +26,7 @@ from llm_service.outbox import Outbox, Result
 from llm_service.pass_planner import PassPlanner
 from llm_service.passes import FinishedPass, PassPart
 from llm_service.passes_in_flight import PassesInFlight
+from llm_service.paying_rows import PayingRows
 from llm_service.room import Room
 from llm_service.session import PendingWork
 from llm_service.structure import Structures
@@ -57,6 +58,7 @@ class VerifierEngine:
         self._clock_s = clock_s
         self.structures = structures
         self.counts = VerifierCounts()
+        self._paying_rows = PayingRows()
         self.reset()
 
     def reset(self) -> None:
@@ -64,7 +66,7 @@ class VerifierEngine:
         self._room = Room(self._runner.num_slots, self.counts)
         self._outbox = Outbox(self._config.stream_interval_s, self._clock_s)
         self._items = Items(self._room, self._outbox, self.structures, self._clock_s)
-        self._planner = PassPlanner(self._room, self._config, self._runner.max_num_in_flight)
+        self._planner = PassPlanner(self._room, self._config, self._runner.max_num_in_flight, self._paying_rows)
         self._passes = PassesInFlight(self._runner)
         self._all_wait = False
 
@@ -168,6 +170,7 @@ class VerifierEngine:
             self._undo_passes(parts, error)
             return
         self.counts.add_pass(finished.pass_s, finished.num_rows)
+        self._paying_rows.observe(finished.num_rows, finished.pass_s * 1e3, self._clock_s())
         for part, log_probs in finished.log_probs():
             if self._items.is_under_way(part.pending):
                 self._tell_log_probs(part, log_probs)
@@ -239,14 +242,16 @@ class VerifierEngine:
                 self._discard_passes()  # a pass ahead took tokens over that are chosen again
                 self._count_failure(pending, error)
             return
-        base = len(pending.session.token_ids)
         hidden_states = finished.hidden_states_of_path(part, acceptance.accepted_nodes)
         row_top_k = top_k_of_rows(pending, answers)
+        base, accepted_nodes = len(pending.session.token_ids), pending.sent_nodes(acceptance.accepted_nodes)
+        left_out_nodes = pending.left_out_nodes
         has_more = self._items.commit(pending, part.tree_slots, acceptance)
         verdict = Verdict(
             base=base,
             token_ids=acceptance.token_ids,
-            accepted_nodes=pending.sent_nodes(acceptance.accepted_nodes),
+            accepted_nodes=accepted_nodes,
+            left_out_nodes=left_out_nodes,
             log_probs=acceptance.log_probs,
             pass_ms=finished.pass_s * 1e3,
             pass_num_rows=finished.num_rows,
@@ -280,6 +285,8 @@ class VerifierEngine:
         if slots is None:
             return None
         try:
-            return pass_ms(self._runner, slots)
+            found = pass_ms(self._runner, slots)
+            self._paying_rows.row_times.learn_measured([(num_tokens, found)])
+            return found
         finally:
             self._room.free(slots)

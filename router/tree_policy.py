@@ -17,7 +17,7 @@ from router.acceptance import DepthCounts, expected_tokens, most_expected_tokens
 from router.config import TreeConfig
 from router.measurements import Measurements, ReplicaLoad, SessionTimes
 from specgrove.loop.planning import TreePolicy
-from specgrove.loop.request import MAX_NUM_STEPS_AHEAD, GenerationRequest, Step, TreeShape
+from specgrove.loop.request import MAX_NUM_STEPS_AHEAD, GenerationRequest, Step, TreePrices, TreeShape
 
 _NO_TREE = TreeShape(max_num_nodes=0, max_depth=0, num_steps=MAX_NUM_STEPS_AHEAD)
 _PROBE_SHAPE = TreeShape(max_num_nodes=4, max_depth=4)
@@ -38,6 +38,8 @@ _TYPICAL_NUM_TOKENS = 256
 _MIN_GAIN = 1.04
 # How far from the mean, in standard deviations, hope goes.
 _OPTIMISM = 1.5
+# Of a row's price what a node must promise to be proposed.
+_NODE_PRICE_SHARE = 0.25
 # Steps without trees that show how long those take: made first where none was seen yet, and without asking what they cost where their
 # time is as uncertain as this.
 _NUM_TRIAL_STEPS = 3
@@ -67,6 +69,11 @@ class _Candidate:
 
     shape: TreeShape
     ms_per_token: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Nodes and depth."""
+        return self.shape.max_num_nodes, self.shape.max_depth
 
 
 class AdaptiveTreePolicy:
@@ -167,7 +174,7 @@ class AdaptiveTreePolicy:
             self._trial = best.ms_per_token
         elif self._exploration.is_affordable:
             other = self._best(load, hope_of_times=_OPTIMISM)
-            if other is not None and other.shape != best.shape and other.ms_per_token * _MIN_GAIN < best.ms_per_token:
+            if other is not None and other.size != best.size and other.ms_per_token * _MIN_GAIN < best.ms_per_token:
                 self._choice, self._num_steps_to_choice, self._trial = other.shape, 1, best.ms_per_token
 
     def _choose_not_to_draft(self, load: ReplicaLoad) -> None:
@@ -222,7 +229,23 @@ class AdaptiveTreePolicy:
                 if ms_per_token < best_ms:
                     best = _Candidate(TreeShape(num_nodes, max_depth, self._bounds.beam_width), ms_per_token)
                     best_ms = ms_per_token
-        return best
+        if best is None:
+            return None
+        prices = self._prices(load, best, level_ms)
+        return replace(best, shape=replace(best.shape, prices=prices))
+
+    def _prices(self, load: ReplicaLoad, best: _Candidate, level_ms: float) -> TreePrices:
+        """What a level and a row must bring in tokens, so that they beat the rate that is to be had.
+
+        A row costs all sessions that share the pass its time. Which rows are worth it is settled by the LLM service, which knows all of the
+        pass; here those are left out that hardly can be.
+        """
+        times, num_sessions, num_nodes = load.row_times, load.num_sessions, best.shape.max_num_nodes
+        rows_ms = times.ms(num_sessions * (num_nodes + 1)) - times.ms(num_sessions)
+        node_prob = rows_ms / num_nodes / best.ms_per_token
+        return TreePrices(
+            min_level_prob=min(level_ms / best.ms_per_token, 1.0), min_node_prob=min(_NODE_PRICE_SHARE * node_prob, 1.0)
+        )
 
     def _within(self, shape: TreeShape) -> TreeShape:
         return TreeShape(

@@ -6,7 +6,8 @@ best nodes by it always form a tree.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from specgrove.loop.request import TreeShape
@@ -46,6 +47,15 @@ class Expansion:
         return None
 
 
+def best_nodes(scores: Sequence[float], shape: TreeShape) -> list[int]:
+    """Which of some nodes to propose, rising, by their cumulative log-probabilities; the root is not among them."""
+    hopeful: Iterable[int] = range(len(scores))
+    if shape.prices is not None and shape.prices.min_node_prob > 0:
+        worst = math.log(shape.prices.min_node_prob)
+        hopeful = [node for node in hopeful if scores[node] >= worst]
+    return sorted(sorted(hopeful, key=lambda node: (-scores[node], node))[: shape.max_num_nodes])
+
+
 @dataclass(slots=True)
 class DraftTree:
     """Nodes in order of their making; the committed root is not among them."""
@@ -81,7 +91,12 @@ class DraftTree:
         worst_kept = self._worst_kept()
         hopeful = [node for node in level if worst_kept is None or self.scores[node] > worst_kept]
         hopeful.sort(key=lambda node: -self.scores[node])
-        return sorted(hopeful[: self.rule.num_expanded(self.depth, self.shape)])
+        expanded_next = sorted(hopeful[: self.rule.num_expanded(self.depth, self.shape)])
+        prices = self.shape.prices
+        # A level holds the right token at most as often as one of the nodes above it is right.
+        if prices is not None and sum(math.exp(self.scores[node]) for node in expanded_next) < prices.min_level_prob:
+            return []
+        return expanded_next
 
     def _worst_kept(self) -> float | None:
         if len(self.scores) < self.shape.max_num_nodes:
@@ -89,9 +104,8 @@ class DraftTree:
         return sorted(self.scores, reverse=True)[self.shape.max_num_nodes - 1]
 
     def best(self, root_token_id: int) -> TokenTree:
-        """The best ``max_num_nodes`` nodes below the root."""
-        order = sorted(range(len(self.token_ids)), key=lambda node: (-self.scores[node], node))
-        kept = sorted(order[: self.shape.max_num_nodes])
+        """The best ``max_num_nodes`` nodes below the root, of those that are worth their price."""
+        kept = best_nodes(self.scores, self.shape)
         place = {ROOT: 0} | {node: index for index, node in enumerate(kept, start=1)}
         return TokenTree(
             token_ids=(root_token_id, *(self.token_ids[node] for node in kept)),

@@ -13,6 +13,7 @@ from specgrove.loop.request import TreeShape
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling
 from ssm_service.corpus import Corpus
+from ssm_service.draft_tree import best_nodes
 from ssm_service.noisy_rates import NoisyRates
 from ssm_service.token_index import MAX_MATCH_LEN, MIN_MATCH_LEN, TokenIndex
 
@@ -51,7 +52,7 @@ class LookupSsm:
             session.guesses = [(match_len, continuation[0]) for _, continuation in alternatives]
             for continuation, log_probs in self._weighted(match_len, alternatives, len(token_ids), sampling):
                 tree.add(continuation, log_probs)
-        return tree.best(shape.max_num_nodes)
+        return tree.best(shape)
 
     def _weighted(
         self, match_len: int, alternatives: list[tuple[int, list[int]]], position: int, sampling: DraftSampling | None
@@ -139,9 +140,9 @@ class _Trie:
                 self._scores.append(self._scores[node] + log_prob)
             node = child
 
-    def best(self, max_num_nodes: int) -> TokenTree:
-        order = sorted(range(len(self._token_ids)), key=lambda node: (-self._scores[node], node))
-        kept = sorted(order[: max_num_nodes + 1])
+    def best(self, shape: TreeShape) -> TokenTree:
+        """The best nodes, with the root."""
+        kept = [0, *(node + 1 for node in best_nodes(self._scores[1:], shape))]
         place = {node: index for index, node in enumerate(kept)}
         return TokenTree(
             tuple(self._token_ids[node] for node in kept),

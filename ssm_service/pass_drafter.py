@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from specgrove.loop.request import TreeShape
@@ -105,7 +106,7 @@ class PassDrafter(ABC, Generic[C]):
         self, session_id: str, token_ids: list[int], cache: C, shape: TreeShape, sampling: DraftSampling | None
     ) -> Draft:
         max_depth = min(shape.max_depth, self.max_model_len - len(token_ids))
-        tree = DraftTree(TreeShape(shape.max_num_nodes, max_depth, shape.beam_width), self.rule)
+        tree = DraftTree(replace(shape, max_depth=max_depth), self.rule)
         draft = self._drafts[session_id] = Draft(token_ids, cache, tree, sampling)
         return draft
 

@@ -40,7 +40,6 @@ class MergedTree:
 
     tree: TokenTree
     ssms: tuple[str, ...] = ()
-    depth: int = 0
     asked_depth: int = 0
     draft_ms: float = 0.0
     """The time that drafters took."""
@@ -151,10 +150,9 @@ class Drafts:
             for index, ssm in enumerate(ssms)
             if ssm == each.ssm
         )
-        tree, depth = self._root, 0
+        tree = self._root
         if proposed:
             max_num_nodes = min(self._shape.max_num_nodes + 1, MAX_NUM_TREE_NODES)
             tree = merge_trees([each.tree for each in proposed], max_num_nodes)
-            depth = max(tree.depths())
         draft_ms = (time.perf_counter() - self._started_s) * 1e3
-        return MergedTree(tree, ssms, depth, self._shape.max_depth, draft_ms, proposed)
+        return MergedTree(tree, ssms, self._shape.max_depth, draft_ms, proposed)

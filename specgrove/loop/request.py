@@ -74,8 +74,20 @@ MAX_NUM_STEPS_AHEAD = 64
 
 
 @dataclass(frozen=True, slots=True)
+class TreePrices:
+    """What parts of a tree must promise to be worth their time, as probabilities that they are accepted."""
+
+    min_level_prob: float
+    """A level is drafted where the paths of the nodes that it is drafted below are accepted with at least this probability, together."""
+    min_node_prob: float
+    """A node is proposed where its path is accepted with at least this probability."""
+
+
+@dataclass(frozen=True, slots=True)
 class TreeShape:
     """What a tree policy asks of the drafters. ``max_num_nodes`` leaves the root out; 0 means draft nothing.
+
+    With ``prices`` drafters stop where more would not pay, and the verifier may leave nodes out that are not worth their rows.
 
     Where nothing is drafted, ``num_steps`` may be made before the policy is asked again, and a tree of shape ``probe`` may be drafted
     meanwhile, which is not verified: see ``Probe``.
@@ -86,6 +98,7 @@ class TreeShape:
     beam_width: int | None = None
     num_steps: int = 1
     probe: TreeShape | None = None
+    prices: TreePrices | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +123,10 @@ class DraftWork:
 
 @dataclass(frozen=True, slots=True)
 class DraftedTree:
-    """One SSM's tree, and the token ids that mean something else to the SSM than to the LLM."""
+    """One SSM's tree, and the token ids that mean something else to the SSM than to the LLM.
+
+    Where some of its nodes have sources, the others are borrowed.
+    """
 
     ssm: str
     tree: TokenTree
@@ -165,6 +181,8 @@ class VerifyWork:
     timeout_ms: int | None = None
     num_steps: int = 1
     is_suspect: bool = False
+    may_leave_out_nodes: bool = False
+    """Whether nodes may be left out whose rows are not worth their time to all sessions together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +216,8 @@ class Verdict:
     num_steps: int = 1
     hidden_states: HiddenStates | None = None
     row_top_k: tuple[RowTopK, ...] = ()
+    left_out_nodes: tuple[int, ...] = ()
+    """Nodes of the tree that were not verified, rising: not allowed by a structure, or not worth their rows."""
 
     def joined(self, following: Verdict) -> Verdict:
         """This one's steps and the following one's as one verdict. Neither may have accepted nodes of a tree."""

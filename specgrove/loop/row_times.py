@@ -1,6 +1,7 @@
 """How long a forward pass of a number of rows takes on one LLM replica: learnt from what it measured at the start, and from real steps.
 
-Owned by an ``LlmReplica``; told by all its sessions, asked by their tree policies. Invariant: nothing is decided for ever. What was
+The router has one for each replica, told by all its sessions and asked by their tree policies; the LLM service has its own, by which it
+leaves out rows that don't pay. Invariant: nothing is decided for ever. What was
 measured once, perhaps on a busy machine, counts little beside real steps, and what was not seen for long becomes uncertain again.
 
 The logarithm of a time is a common *load* (machines are shared) plus, for each number of rows, what those take beside others: a
@@ -10,6 +11,7 @@ small Kalman filter, whose variances say which of the two a surprise is laid to.
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -113,6 +115,18 @@ class RowTimes:
                     index += 1
                 value = max(value - optimism * self.deviation(num_rows), hoped_of_fewer)
             yield math.exp(value + self._load)
+
+    def curve(self, first: int, last: int, optimism: float = 0.0) -> list[float]:
+        """The times of all numbers of rows from ``first`` to ``last``, as ``times``: from those next to each other in ``_ROWS``."""
+        nums_rows = sorted({first, *(rows for rows in _ROWS if first < rows < last), last})
+        found = list(self.times(nums_rows, optimism))
+        curve = found[:1]
+        for (low, high), (low_ms, high_ms) in zip(
+            itertools.pairwise(nums_rows), itertools.pairwise(found), strict=True
+        ):
+            step_ms = (high_ms - low_ms) / (high - low)
+            curve.extend(low_ms + step_ms * index for index in range(1, high - low + 1))
+        return curve
 
     def deviation(self, num_rows: int) -> float:
         """The standard deviation of the logarithm of the time expected, beside other numbers of rows."""

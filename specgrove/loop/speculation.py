@@ -81,7 +81,9 @@ class Session:
             if step is not None:
                 self._steps.put_nowait(step)  # now that drafters are asked: the caller works while they do
             tree = await drafts.merged()
-            verdict = await self._verifying.verify(committed, tree.tree, shape.num_steps)
+            verdict = await self._verifying.verify(
+                committed, tree.tree, shape.num_steps, may_leave_out_nodes=shape.prices is not None
+            )
             step = self._step(verdict, tree, num_left, started_s)
             committed.extend(token.token_id for token in step.tokens)
             if isinstance(verdict, Verdict):

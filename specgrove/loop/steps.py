@@ -21,12 +21,12 @@ def step_of(
 ) -> Step:
     """The verdict up to the first stop token or the last token allowed. ``merged`` is the tree that was verified."""
     num_tokens, finish_reason = _end(verdict.token_ids, num_tokens_left, stop_token_ids)
-    verified = VerifiedTree(merged.tree, merged.ssms, verdict.accepted_nodes) if merged.depth else None
+    verified = _verified(verdict, merged)
     return Step(
         tokens=_tokens(verdict, verified, num_tokens),
         finish_reason=finish_reason,
-        num_drafted_nodes=merged.tree.num_nodes - 1,
-        drafted_depth=merged.depth,
+        num_drafted_nodes=verified.tree.num_nodes - 1 if verified is not None else 0,
+        drafted_depth=max(verified.tree.depths()) if verified is not None else 0,
         asked_depth=merged.asked_depth,
         accepted_depth=min(len(verdict.accepted_nodes), num_tokens),
         draft_ms=merged.draft_ms,
@@ -37,10 +37,21 @@ def step_of(
         wall_ms=wall_ms,
         probe=probe,
         reading=reading,
-        drafted_by_ssm=_num_nodes_by_ssm(merged),
+        drafted_by_ssm=_num_nodes_by_ssm(verified),
         verified=verified,
         proposed=merged.proposed,
     )
+
+
+def _verified(verdict: Verdict, merged: MergedTree) -> VerifiedTree | None:
+    """The part of the tree that was verified."""
+    tree, accepted_nodes = merged.tree, verdict.accepted_nodes
+    if verdict.left_out_nodes:
+        left_out = set(verdict.left_out_nodes)
+        nodes = [node for node in range(tree.num_nodes) if node not in left_out]
+        tree = tree.of_nodes(nodes)
+        accepted_nodes = tuple(nodes.index(node) for node in accepted_nodes)
+    return VerifiedTree(tree, merged.ssms, accepted_nodes) if tree.num_nodes > 1 else None
 
 
 def _end(
@@ -56,7 +67,7 @@ def _end(
 
 
 def _tokens(verdict: Verdict, verified: VerifiedTree | None, num_tokens: int) -> tuple[CommittedToken, ...]:
-    drafted_by = [] if verified is None else [verified.drafted_by(node) for node in verdict.accepted_nodes]
+    drafted_by = [] if verified is None else [verified.drafted_by(node) for node in verified.accepted_nodes]
     return tuple(
         CommittedToken(
             verdict.token_ids[index],
@@ -67,12 +78,12 @@ def _tokens(verdict: Verdict, verified: VerifiedTree | None, num_tokens: int) ->
     )
 
 
-def _num_nodes_by_ssm(merged: MergedTree) -> tuple[tuple[str, int], ...]:
-    if not merged.ssms:
+def _num_nodes_by_ssm(verified: VerifiedTree | None) -> tuple[tuple[str, int], ...]:
+    if verified is None:
         return ()
-    nums = [0] * len(merged.ssms)
-    for sources, num in Counter(merged.tree.sources[1:]).items():  # nodes share few sets of SSMs
+    nums = [0] * len(verified.ssms)
+    for sources, num in Counter(verified.tree.sources[1:]).items():  # nodes share few sets of SSMs
         for index in range(sources.bit_length()):
             if sources >> index & 1:
                 nums[index] += num
-    return tuple((name, num) for name, num in zip(merged.ssms, nums, strict=True) if num)
+    return tuple((name, num) for name, num in zip(verified.ssms, nums, strict=True) if num)

@@ -93,7 +93,9 @@ class Verifying:
         self.num_replays = 0
         """How often the committed tokens had to be sent anew for the last answer."""
 
-    async def verify(self, committed: list[int], tree: TokenTree, num_steps: int) -> Verdict | PromptProgress:
+    async def verify(
+        self, committed: list[int], tree: TokenTree, num_steps: int, *, may_leave_out_nodes: bool = False
+    ) -> Verdict | PromptProgress:
         """The next verdict, or the progress made towards it.
 
         Up to ``num_steps - 1`` more are made ahead; while they are, ``tree`` must be empty and ``num_steps`` counts no more.
@@ -104,7 +106,7 @@ class Verifying:
             self.num_replays = num_replays
             try:
                 if not self.is_ahead:
-                    await self._session.ask(self._work(committed, tree))
+                    await self._session.ask(self._work(committed, tree, may_leave_out_nodes))
                     self.is_ahead = True
                 return self._checked(await self._next_answer(), len(committed))
             except StaleBaseError as error:
@@ -173,7 +175,7 @@ class Verifying:
         if self._num_losses >= _MAX_NUM_LOSSES:
             raise InternalError(f"this request made the service fail twice ({error})") from error
 
-    def _work(self, committed: list[int], tree: TokenTree) -> VerifyWork:
+    def _work(self, committed: list[int], tree: TokenTree, may_leave_out_nodes: bool) -> VerifyWork:
         base = self._held_len
         return VerifyWork(
             session_id=self._request.session_id,
@@ -184,6 +186,7 @@ class Verifying:
             timeout_ms=remaining_ms(self._request.deadline_s),
             num_steps=self._num_steps_left,
             is_suspect=self._is_suspect,
+            may_leave_out_nodes=may_leave_out_nodes,
         )
 
     def _params_to_open(self) -> SessionParams:

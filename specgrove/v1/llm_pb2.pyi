@@ -16,7 +16,7 @@ class VerifyRequest(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[VerifyItem, _Mapping]]] = ..., finish_early_item_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class VerifyItem(_message.Message):
-    __slots__ = ("session_id", "item_id", "base", "new_token_ids", "tree", "session", "timeout_ms", "num_steps")
+    __slots__ = ("session_id", "item_id", "base", "new_token_ids", "tree", "session", "timeout_ms", "num_steps", "may_leave_out_nodes")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,7 @@ class VerifyItem(_message.Message):
     SESSION_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
+    MAY_LEAVE_OUT_NODES_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     item_id: int
     base: int
@@ -33,7 +34,8 @@ class VerifyItem(_message.Message):
     session: SessionParams
     timeout_ms: int
     num_steps: int
-    def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., base: _Optional[int] = ..., new_token_ids: _Optional[_Iterable[int]] = ..., tree: _Optional[_Union[_token_tree_pb2.TokenTree, _Mapping]] = ..., session: _Optional[_Union[SessionParams, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., num_steps: _Optional[int] = ...) -> None: ...
+    may_leave_out_nodes: bool
+    def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., base: _Optional[int] = ..., new_token_ids: _Optional[_Iterable[int]] = ..., tree: _Optional[_Union[_token_tree_pb2.TokenTree, _Mapping]] = ..., session: _Optional[_Union[SessionParams, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., num_steps: _Optional[int] = ..., may_leave_out_nodes: _Optional[bool] = ...) -> None: ...
 
 class SessionParams(_message.Message):
     __slots__ = ("sampling", "prompt_len", "prompt_progress", "num_prompt_log_probs", "prompt_log_probs_start", "hidden_layers", "hidden_window", "num_row_top_k", "trace_context")
@@ -97,7 +99,7 @@ class PromptProgress(_message.Message):
     def __init__(self, num_tokens: _Optional[int] = ..., log_probs_start: _Optional[int] = ..., log_probs: _Optional[_Iterable[_Union[_token_tree_pb2.LogProbs, _Mapping]]] = ..., hidden_states: _Optional[_Union[_token_tree_pb2.HiddenStates, _Mapping]] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("base", "token_ids", "accepted_nodes", "log_probs", "pass_ms", "pass_num_rows", "hidden_states", "has_more", "num_steps", "row_top_k")
+    __slots__ = ("base", "token_ids", "accepted_nodes", "log_probs", "pass_ms", "pass_num_rows", "hidden_states", "has_more", "num_steps", "row_top_k", "left_out_nodes")
     BASE_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_NODES_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +110,7 @@ class Verdict(_message.Message):
     HAS_MORE_FIELD_NUMBER: _ClassVar[int]
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     ROW_TOP_K_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_NODES_FIELD_NUMBER: _ClassVar[int]
     base: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     accepted_nodes: _containers.RepeatedScalarFieldContainer[int]
@@ -118,7 +121,8 @@ class Verdict(_message.Message):
     has_more: bool
     num_steps: int
     row_top_k: _containers.RepeatedCompositeFieldContainer[_token_tree_pb2.RowTopK]
-    def __init__(self, base: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., accepted_nodes: _Optional[_Iterable[int]] = ..., log_probs: _Optional[_Iterable[_Union[_token_tree_pb2.LogProbs, _Mapping]]] = ..., pass_ms: _Optional[float] = ..., pass_num_rows: _Optional[int] = ..., hidden_states: _Optional[_Union[_token_tree_pb2.HiddenStates, _Mapping]] = ..., has_more: _Optional[bool] = ..., num_steps: _Optional[int] = ..., row_top_k: _Optional[_Iterable[_Union[_token_tree_pb2.RowTopK, _Mapping]]] = ...) -> None: ...
+    left_out_nodes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, base: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., accepted_nodes: _Optional[_Iterable[int]] = ..., log_probs: _Optional[_Iterable[_Union[_token_tree_pb2.LogProbs, _Mapping]]] = ..., pass_ms: _Optional[float] = ..., pass_num_rows: _Optional[int] = ..., hidden_states: _Optional[_Union[_token_tree_pb2.HiddenStates, _Mapping]] = ..., has_more: _Optional[bool] = ..., num_steps: _Optional[int] = ..., row_top_k: _Optional[_Iterable[_Union[_token_tree_pb2.RowTopK, _Mapping]]] = ..., left_out_nodes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class LlmServiceGetModelInfoRequest(_message.Message):
     __slots__ = ()

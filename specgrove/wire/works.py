@@ -31,6 +31,7 @@ from specgrove.loop.request import (
     PromptProgress,
     SamplingParams,
     SessionParams,
+    TreePrices,
     TreeShape,
     Verdict,
     VerifyWork,
@@ -147,6 +148,7 @@ def verify_work_to_proto(work: VerifyWork, item_id: int) -> llm_pb2.VerifyItem:
         session=session,
         timeout_ms=work.timeout_ms or 0,
         num_steps=work.num_steps,
+        may_leave_out_nodes=work.may_leave_out_nodes,
     )
 
 
@@ -169,6 +171,7 @@ def verify_work_from_proto(item: llm_pb2.VerifyItem) -> VerifyWork:
         session=session,
         timeout_ms=item.timeout_ms or None,
         num_steps=item.num_steps or 1,
+        may_leave_out_nodes=item.may_leave_out_nodes,
     )
 
 
@@ -235,6 +238,7 @@ def verdict_to_proto(verdict: Verdict) -> llm_pb2.Verdict:
         num_steps=verdict.num_steps,
         hidden_states=hidden_states_to_proto(verdict.hidden_states),
         row_top_k=row_top_k_to_proto(verdict.row_top_k),
+        left_out_nodes=verdict.left_out_nodes,
     )
 
 
@@ -251,6 +255,7 @@ def verdict_from_proto(proto: llm_pb2.Verdict) -> Verdict:
         num_steps=proto.num_steps or 1,
         hidden_states=hidden_states_in(proto),
         row_top_k=row_top_k_from_proto(proto.row_top_k),
+        left_out_nodes=tuple(proto.left_out_nodes),
     )
 
 
@@ -265,6 +270,8 @@ def draft_work_to_proto(work: DraftWork, item_id: int) -> ssm_pb2.DraftItem:
         max_depth=work.shape.max_depth,
         beam_width=work.shape.beam_width or 0,
         timeout_ms=work.timeout_ms or 0,
+        min_level_prob=0.0 if work.shape.prices is None else work.shape.prices.min_level_prob,
+        min_node_prob=0.0 if work.shape.prices is None else work.shape.prices.min_node_prob,
         ssms=work.ssms,
         trace_context=work.trace_context,
         sampling=draft_sampling_to_proto(work.sampling),
@@ -277,11 +284,13 @@ def draft_work_from_proto(item: ssm_pb2.DraftItem) -> DraftWork:
     """The reverse of ``draft_work_to_proto``. Raises ``InvalidRequestError`` for too long lists, and what contradicts itself."""
     _check_len("new_token_ids", item.new_token_ids, _MAX_NUM_TOKENS)
     _check_len("ssms", item.ssms, MAX_NUM_SSMS)
+    has_prices = item.min_level_prob > 0 or item.min_node_prob > 0
+    prices = TreePrices(item.min_level_prob, item.min_node_prob) if has_prices else None
     return DraftWork(
         session_id=item.session_id,
         base=item.base,
         new_token_ids=tuple(item.new_token_ids),
-        shape=TreeShape(item.max_num_nodes, item.max_depth, item.beam_width or None),
+        shape=TreeShape(item.max_num_nodes, item.max_depth, item.beam_width or None, prices=prices),
         ssms=tuple(item.ssms),
         timeout_ms=item.timeout_ms or None,
         trace_context=dict(item.trace_context),
@@ -293,14 +302,26 @@ def draft_work_from_proto(item: ssm_pb2.DraftItem) -> DraftWork:
 
 def draft_to_proto(draft: Draft) -> ssm_pb2.Draft:
     """All fields."""
-    trees = [ssm_pb2.DraftedTree(ssm=drafted.ssm, tree=tree_to_proto(drafted.tree)) for drafted in draft.trees]
-    return ssm_pb2.Draft(base=draft.base, trees=trees, draft_ms=draft.draft_ms)
+    return ssm_pb2.Draft(
+        base=draft.base, trees=[_drafted_to_proto(drafted) for drafted in draft.trees], draft_ms=draft.draft_ms
+    )
+
+
+def _drafted_to_proto(drafted: DraftedTree) -> ssm_pb2.DraftedTree:
+    proto = ssm_pb2.DraftedTree(ssm=drafted.ssm, tree=tree_to_proto(drafted.tree))
+    if any(drafted.tree.sources):
+        proto.tree.sources.extend(drafted.tree.sources)
+    return proto
 
 
 def draft_from_proto(proto: ssm_pb2.Draft, foreign_ids: Mapping[str, frozenset[int]] = NO_FOREIGN_IDS) -> Draft:
     """The reverse of ``draft_to_proto``; trees are not validated. ``foreign_ids`` are those of ``DraftedTree``, by SSM."""
     trees = tuple(
-        DraftedTree(drafted.ssm, tree_from_proto(drafted.tree), foreign_ids.get(drafted.ssm, frozenset()))
+        DraftedTree(
+            drafted.ssm,
+            tree_from_proto(drafted.tree),
+            foreign_ids.get(drafted.ssm, frozenset()),
+        )
         for drafted in proto.trees
     )
     return Draft(proto.base, trees, proto.draft_ms)

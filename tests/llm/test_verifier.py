@@ -42,10 +42,11 @@ def test_any_trees_give_the_incremental_tokens(runner: ModelRunner, seed: int, i
             work = VerifyWork("speculative", 0, tuple(committed), tree, SessionParams(sampling, len(prompt)))
         if rng.random() < 0.5:  # a neighbour in the batch
             engine.add(9, opening("neighbour", [rng.randrange(TINY_VOCAB_SIZE) for _ in range(6)]))
-        engine.add(1, work)
+        engine.add(1, replace(work, may_leave_out_nodes=rng.random() < 0.5))
         verdict = run(engine)[1]
         assert isinstance(verdict, Verdict)
         assert verdict.base == len(committed)
+        assert set(verdict.left_out_nodes).isdisjoint({0, *verdict.accepted_nodes})
         assert [tree.token_ids[node] for node in verdict.accepted_nodes] == list(verdict.token_ids[:-1])
         output.extend(verdict.token_ids)
     assert output[:24] == expected[:24]
@@ -204,3 +205,15 @@ def test_stop_tokens_wait_for_min_tokens(engine: VerifierEngine) -> None:
     free = incremental(engine, PROMPT, 6, SamplingParams())
     banned = incremental(engine, PROMPT, 6, SamplingParams(min_tokens=4, stop_token_ids=tuple(free[:2])))
     assert not set(banned[:4]) & set(free[:2])
+
+
+def test_nodes_that_are_not_worth_their_rows_are_left_out_where_they_may_be(
+    engine: VerifierEngine, runner: ModelRunner
+) -> None:
+    expected = incremental(engine, PROMPT, 4, SamplingParams())
+    unlikely = TokenTree((PROMPT[-1], *expected[:3]), (-1, 0, 1, 2), (0.0, -0.1, -12.0, -0.1), (0,) * 4)
+    asked = replace(opening("s", PROMPT), tree=unlikely)
+    assert len(ask(engine, asked).accepted_nodes) == 3
+    verdict = ask(engine, replace(asked, may_leave_out_nodes=True))
+    assert {2, 3} <= set(verdict.left_out_nodes)
+    assert list(verdict.token_ids) == expected[: len(verdict.token_ids)]

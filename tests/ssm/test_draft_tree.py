@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from specgrove.loop.request import TreeShape
+from specgrove.loop.request import TreePrices, TreeShape
 from specgrove.loop.token_tree import TokenTree
 from ssm_service.draft_tree import ROOT, Beam, DraftTree, Expansion
 
@@ -95,3 +95,17 @@ def test_static_expansion_has_the_counts_of_its_levels() -> None:
     depths = tree.depths()
     assert [depths.count(depth) for depth in range(6)] == [1, 1, 1, 3, 3, 3]
     assert max(drafted(ToyModel(3), DraftTree(TreeShape(99, 2), Expansion((1, 1, 3)))).depths()) == 2
+
+
+def test_a_level_is_drafted_where_the_nodes_above_it_promise_its_price() -> None:
+    tree = DraftTree(TreeShape(8, 4, prices=TreePrices(min_level_prob=0.5, min_node_prob=0.0)), Beam(2))
+    expanded = tree.grow([ROOT], [[(1, math.log(0.5)), (2, math.log(0.2))]])
+    assert expanded == [0, 1]  # 0.7 together
+    assert tree.grow(expanded, [[(3, math.log(0.6)), (4, math.log(0.1))], [(5, math.log(0.4))]]) == []  # 0.38 together
+
+
+def test_nodes_that_promise_less_than_their_price_are_left_out() -> None:
+    tree = DraftTree(TreeShape(8, 2, prices=TreePrices(0.0, min_node_prob=0.15)), Beam(2))
+    expanded = tree.grow([ROOT], [[(1, math.log(0.5)), (2, math.log(0.2))]])
+    tree.grow(expanded, [[(3, math.log(0.6)), (4, math.log(0.1))], [(5, math.log(0.4))]])
+    assert tree.best(9).token_ids == (9, 1, 2, 3)

@@ -7,7 +7,19 @@ from dataclasses import replace
 import pytest
 
 from specgrove.errors import FieldViolation, InvalidRequestError, ResourceExhaustedError, StaleBaseError
-from specgrove.loop.request import LogProbs, PromptProgress, SamplingParams, SessionParams, VerifyWork
+from specgrove.loop.request import (
+    Draft,
+    DraftedTree,
+    DraftWork,
+    LogProbs,
+    PromptProgress,
+    SamplingParams,
+    SessionParams,
+    TreePrices,
+    TreeShape,
+    Verdict,
+    VerifyWork,
+)
 from specgrove.loop.token_tree import TokenTree
 from specgrove.v1 import llm_pb2, ssm_pb2, token_tree_pb2
 from specgrove.wire import works
@@ -70,3 +82,24 @@ def test_wishes_about_the_prompt_and_what_comes_of_them_keep_all_they_say() -> N
     assert works.verify_work_from_proto(works.verify_work_to_proto(without, 1)) == without
     progress = PromptProgress(5, 4, (LogProbs(-0.5, 2, ((7, -0.25), (1, -0.5))), LogProbs(-1.0, 1)))
     assert works.progress_from_proto(works.progress_to_proto(progress)) == progress
+
+
+def test_prices_and_what_is_left_out_keep_what_they_say() -> None:
+    shape = TreeShape(8, 4, prices=TreePrices(0.25, 0.125))
+    draft = DraftWork("s", 3, (1,), shape)
+    assert works.draft_work_from_proto(works.draft_work_to_proto(draft, 1)).shape == shape
+    assert (
+        works.draft_work_from_proto(works.draft_work_to_proto(replace(draft, shape=TreeShape(8, 4)), 1)).shape.prices
+        is None
+    )
+    work = VerifyWork("s", 3, (1,), TokenTree.of_root(1), may_leave_out_nodes=True)
+    assert works.verify_work_from_proto(works.verify_work_to_proto(work, 1)) == work
+    verdict = Verdict(3, (1, 2), (1,), left_out_nodes=(2, 5))
+    assert works.verdict_from_proto(works.verdict_to_proto(verdict)).left_out_nodes == (2, 5)
+
+
+def test_borrowed_nodes_of_a_draft_stay_borrowed() -> None:
+    tree = TokenTree((7, 1, 2), (-1, 0, 1), (0.0, -1.0, -0.5), (0, 0, 1))
+    for sources in (tree.sources, (0, 0, 0)):
+        drafted = Draft(4, (DraftedTree("a", replace(tree, sources=sources)),), 3.0)
+        assert works.draft_from_proto(works.draft_to_proto(drafted)) == drafted
