@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -181,7 +182,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(
 
 def test_training_learns_and_the_rest_follows(target: Target, recorded: Path, ends: TargetEnds, tmp_path: Path) -> None:
     data = dialogues(recorded)
-    training = HiddenTraining(new_module(target), data, ends, SETTINGS)
+    eager = replace(SETTINGS, num_passes=12, num_warmup_steps=3, matrix_learning_rate=1e-2, map_learning_rate=3e-3)
+    training = HiddenTraining(new_module(target), data, ends, eager)
     training.run(tmp_path / "checkpoint.pt", lambda line: None)
     first, last = (np.mean([point.loss for point in part]) for part in (training.curve[:3], training.curve[-3:]))
     assert last < first - 0.05
@@ -200,8 +202,6 @@ def test_training_learns_and_the_rest_follows(target: Target, recorded: Path, en
 
 
 def test_the_candidate_head_of_full_rank_is_the_head() -> None:
-    from dataclasses import replace
-
     spec = replace(head_stage.spec_of(_spec_like(), HeadShape()), candidate_rank=16, num_candidates=3)
     module = HiddenStateModule(spec)
     generator = torch.Generator().manual_seed(0)
