@@ -14,7 +14,7 @@ from specgrove.training.hidden_training import unrolled_outputs
 from specgrove.training.target import TargetEnds
 
 _SCALES = tuple(0.6 + 0.05 * step for step in range(29))  # 0.6 to 2.0
-_CHUNK_LEN = 256
+_ROWS_PER_BATCH = 256  # at most, of each depth, evenly spread: each is scored by the whole head under each scale
 
 
 @torch.no_grad()
@@ -30,11 +30,11 @@ def depth_scales(
             chosen = batch.is_made[:, first:-1]
             next_ids = batch.token_ids[:, first + 1 :][chosen]
             rows = states[:, : chosen.shape[1]][chosen]
-            for chunk, ids in zip(rows.split(_CHUNK_LEN), next_ids.split(_CHUNK_LEN), strict=True):  # type: ignore[no-untyped-call]
-                logits = chunk @ ends.head.T
-                of_next = logits.gather(1, ids[:, None])[:, 0]
-                for place, scale in enumerate(_SCALES):
-                    losses[depth, place] += float((torch.logsumexp(logits / scale, dim=-1) - of_next / scale).sum())
+            stride = max(1, -(-len(rows) // _ROWS_PER_BATCH))
+            logits = rows[::stride] @ ends.head.T
+            of_next = logits.gather(1, next_ids[::stride, None])[:, 0]
+            for place, scale in enumerate(_SCALES):
+                losses[depth, place] += float((torch.logsumexp(logits / scale, dim=-1) - of_next / scale).sum())
     return tuple(round(_SCALES[int(row.argmin())], 2) if row.any() else 1.0 for row in losses)
 
 
