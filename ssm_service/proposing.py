@@ -46,4 +46,5 @@ def _row_of(draft: Draft, calibration: Calibration) -> CandidateRow:
     position, scale = len(draft.token_ids) + depth, calibration.scale(depth + 1)
     if sampling is None:
         return CandidateRow(position, scale=scale)
+    scale *= calibration.noise_weight or 1.0  # one scale for all temperatures, the greedy choice among them
     return CandidateRow(position, sampling.temperature, sampling.seed, sampling.top_k, sampling.top_p, scale)

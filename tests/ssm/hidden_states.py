@@ -108,6 +108,7 @@ class TwinDrafter:
             weight, temperature = spec.calibration.noise_weight, sampling.temperature
             rest = weight * (temperature * rest + (1 - temperature) * scores[-1]) + temperature * 0.57721566
             scores = weight * scores + temperature * gumbel_noise(sampling.seed, position, ids)
+            scale *= weight
         log_probs = torch.cat([scores, rest[None]]).div(scale).log_softmax(0)[:-1]
         best, order = log_probs.sort(descending=True)
         return list(zip(ids[order][:3].tolist(), best[:3].tolist(), strict=True))

@@ -109,3 +109,11 @@ def test_sampling_comes_once_and_stays_with_its_session(runners: list[ModelRunne
 def test_bad_calibrations_are_named(values: dict[str, object], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         Calibration(**values)  # type: ignore[arg-type]
+
+
+def test_probabilities_go_over_into_those_of_a_greedy_session(runners: list[ModelRunner]) -> None:
+    """One scale is fitted for all temperatures: near 0 a sampled session's are a greedy one's, whatever the weight."""
+    nearly = drafted(runners[0], DraftSampling(1e-5, 3), noise_weight=1.5)
+    greedy = drafted(runners[0], None, noise_weight=1.5)
+    assert nearly.token_ids == greedy.token_ids
+    assert nearly.log_probs == pytest.approx(greedy.log_probs, abs=0.06)

@@ -18,10 +18,9 @@ NOISE_WEIGHT = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What makes probabilities of the scores: ``softmax((noise_weight * scores + noise) / depth_scales[depth - 1])``.
+    """What makes probabilities of the scores: ``softmax((scores + temperature * noise / noise_weight) / depth_scales[depth - 1])``.
 
-    Without noise, which a weight of 0 leaves out, ``softmax(scores / depth_scales[depth - 1])``. Depths beyond the last take the
-    last's scale.
+    A weight of 0 leaves the noise out. Depths beyond the last take the last's scale.
     """
 
     depth_scales: tuple[float, ...] = (1.0,)
