@@ -93,7 +93,8 @@ def test_pages_on_how_it_works_have_short_lines_and_paragraphs(name: str) -> Non
     assert [block for block in paragraphs(page) if len(block.split()) > _MAX_NUM_WORDS] == []
 
 
-_IN_CODE = re.compile(r"`(?P<name>[\w./*-]+)`")
+_IN_CODE = re.compile(r"`(?P<name>[\w./*-]+)(?:::\w+)?`")
+_DEFINED_IN = re.compile(r"`(?P<path>[\w./-]+)::(?P<name>\w+)`")
 _MODULE = re.compile(r"(specgrove|router|llm_service|ssm_service)(\.\w+)+")
 _ENDS_OF_FILES = (".py", ".h", ".cpp", ".cu", ".cuh")
 
@@ -117,6 +118,17 @@ def test_files_that_the_pages_name_are_there(name: str) -> None:
     named = {paths for line in (ROOT / "docs" / f"{name}.md").read_text().splitlines() for paths in named_files(line)}
     assert len(named) > 3
     assert [paths for paths in sorted(named) if not any(any(ROOT.glob(path)) for path in paths)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_what_the_pages_name_in_a_file_is_defined_there(page: Path) -> None:
+    for found in _DEFINED_IN.finditer(page.read_text()):
+        definition = rf"^(?:\s*(?:async )?def |class |[\w:]+ ){found['name']}\b"
+        assert re.search(definition, (ROOT / found["path"]).read_text(), re.MULTILINE), found.group()
+
+
+def test_some_names_in_files_are_looked_for() -> None:
+    assert len(_DEFINED_IN.findall((ROOT / "docs" / "architecture.md").read_text())) > 5
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
