@@ -102,6 +102,6 @@ def test_ssms_are_compared_with_the_llm(folder: Path, tmp_path: Path) -> None:
     other, wrong, nowhere, same = models.ssms(asked)
     assert [found.level for found in (other, wrong, nowhere, same)] == [Level.ERROR, Level.ERROR, Level.ERROR, Level.OK]
     assert "can't draft for" in other.text
-    assert "lookup has no option but name" in wrong.text
+    assert "lookup has no option but corpus, name, store" in wrong.text
     (none,) = models.ssms(SuiteSettings({**chosen.given, ("ssm", "ssm"): ["none"]}))
     assert none.text == "none: decoding is incremental"

@@ -147,7 +147,7 @@ def test_an_ssm_is_named_as_on_the_command_line() -> None:
     [
         (lambda: sg.SSM("demo", width=0), "from 1 to 64"),
         (lambda: sg.SSM("demo", mode="wild"), "mode must be beam or expansion"),
-        (lambda: sg.SSM("lookup", width=2), "lookup has no option but name"),
+        (lambda: sg.SSM("lookup", width=2), "lookup has no option but corpus, name, store"),
         (lambda: sg.SSM(""), "SSM: give a model folder"),
         (lambda: sg.LLM(5), "LLM: give a model folder"),  # type: ignore[arg-type]
         (lambda: sg.LLM("m", data_type="fp8"), "data_type must be a DataType or one of float32, bfloat16, float16"),

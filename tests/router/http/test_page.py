@@ -97,6 +97,7 @@ async def test_whoever_leaves_the_page_ends_what_was_passed_on(suite: ToySuite, 
 async def test_a_page_that_ends_by_itself_is_told_and_not_started_again_at_once(
     suite: ToySuite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("router.http.page_process._PAUSE_S", 1e9)
     await page_of(suite)
     pid = process_of(suite).pid
     assert (await ask(suite, "/end")).status == 503
