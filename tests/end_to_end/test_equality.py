@@ -41,8 +41,7 @@ def test_speculative_output_equals_incremental(
     assert [completion.token_ids for completion in found] == [completion.token_ids for completion in expected]
     assert [completion.text for completion in found] == [completion.text for completion in expected]
     assert all(completion.usage.num_drafted_nodes == 0 for completion in expected)
-    if mode != "lookup" or sampling == "greedy":  # few matches of so short a sampled text are likely with the noise of their place
-        assert sum(completion.usage.num_drafted_nodes for completion in found) > 0
+    assert sum(completion.usage.num_drafted_nodes for completion in found) > 0
     drafters = {name for completion in found for token in completion.tokens for name in token.drafted_by}
     assert drafters <= ({"beam", "expansion", "lookup"} if mode == "merged" else {mode})
     if mode in ("beam", "merged"):
