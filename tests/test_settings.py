@@ -32,6 +32,7 @@ def test_every_setting_of_every_service_is_a_flag_of_serve_by_the_services_name(
         ("router", "ssm"),
         ("router", "resolve-interval-s"),
         ("router", "local-address"),
+        ("ssm", "llm-model"),
         ("llm", "address"),
         ("ssm", "address"),
         ("router", "metrics-address"),
