@@ -30,11 +30,12 @@ MAX_DEPTH = 8
 # Upper ends of the bins, and the probabilities in their middle.
 _EDGES = (0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.4, 0.55, 0.7, 0.82, 0.92, 0.97)
 _CENTRES = tuple((low + high) / 2 for low, high in itertools.pairwise((0.0, *_EDGES, 1.0)))
+_LOG_CENTRES = tuple(map(math.log, _CENTRES))
 # What a node counts after the next one of its bin.
 _DECAY = 1 - 1 / 1000
 # The belief before is worth so many expected hits: of a depth what holds for all depths, of all depths that the SSM is right.
 _PRIOR_HITS = 1.0
-_MIN_PROB, _MAX_PROB = 1e-4, 0.999
+_MIN_LOG_PROB, _MAX_LOG_PROB = math.log(1e-4), math.log(0.999)
 # Fewer nodes of one depth than this say nothing of its error.
 _MIN_NUM_NODES = 100
 
@@ -46,16 +47,16 @@ class _Bins:
     nums: list[float] = field(default_factory=lambda: [0.0] * len(_CENTRES))
     hits: list[float] = field(default_factory=lambda: [0.0] * len(_CENTRES))
     probs: list[float] = field(default_factory=lambda: [0.0] * len(_CENTRES))
-    factors: list[float | None] = field(default_factory=lambda: [None] * len(_CENTRES))
-    """By which probabilities are to be multiplied in the middle of each bin that has nodes."""
 
-    def add(self, prob: float, prior: float, *, is_hit: bool) -> None:
-        """``prior`` is the factor where nothing is known."""
-        index = bisect(_EDGES, prob)
+    def add(self, index: int, prob: float, *, is_hit: bool) -> None:
+        """A node of bin ``index``."""
         self.nums[index] = self.nums[index] * _DECAY + 1
-        self.hits[index] = hits = self.hits[index] * _DECAY + is_hit
-        self.probs[index] = probs = self.probs[index] * _DECAY + prob
-        self.factors[index] = (hits + _PRIOR_HITS * prior) / (probs + _PRIOR_HITS)
+        self.hits[index] = self.hits[index] * _DECAY + is_hit
+        self.probs[index] = self.probs[index] * _DECAY + prob
+
+    def log_factor(self, index: int, log_prior: float) -> float:
+        """Logarithm of what probabilities in the bin's middle are to be multiplied by; ``log_prior`` where nothing is known."""
+        return math.log((self.hits[index] + _PRIOR_HITS * math.exp(log_prior)) / (self.probs[index] + _PRIOR_HITS))
 
     def error(self) -> float | None:
         num_nodes = sum(self.nums)
@@ -64,49 +65,91 @@ class _Bins:
         return sum(abs(hits - probs) for hits, probs in zip(self.hits, self.probs, strict=True)) / num_nodes
 
 
-def _corrected(prob: float, of_depth: _Bins, of_all: _Bins) -> float:
-    """Along a line between the middles of two bins; beyond the last middles in proportion."""
-    low = bisect(_CENTRES, prob) - 1
-    if low < 0 or low + 1 == len(_CENTRES):
-        return prob * _factor(max(low, 0), of_depth, of_all)
-    share = (prob - _CENTRES[low]) / (_CENTRES[low + 1] - _CENTRES[low])
-    low_prob = _CENTRES[low] * _factor(low, of_depth, of_all)
-    high_prob = _CENTRES[low + 1] * _factor(low + 1, of_depth, of_all)
-    return low_prob + share * (high_prob - low_prob)
+class _Curve:
+    """What a probability told at one depth is taken to be, in logarithms: lines between the bins' middles, beyond the last in proportion.
+
+    Kept as slope and value at 0 of each line, so that asking is cheap; a bin's new factor changes the two lines that meet in its middle.
+    """
+
+    def __init__(self, log_factors: Sequence[float]) -> None:
+        self.bins = _Bins()
+        self.log_factors = [0.0] * len(_CENTRES)
+        self.slopes = [1.0] * (len(_CENTRES) + 1)
+        self.offsets = [0.0] * (len(_CENTRES) + 1)
+        for index, log_factor in enumerate(log_factors):
+            self.set_factor(index, log_factor)
+
+    def set_factor(self, index: int, log_factor: float) -> None:
+        """Of one bin."""
+        self.log_factors[index] = log_factor
+        for line in (index, index + 1):
+            if 0 < line < len(_CENTRES):
+                low, high = _LOG_CENTRES[line - 1], _LOG_CENTRES[line]
+                rise = self.log_factors[line] - self.log_factors[line - 1]
+                self.slopes[line] = slope = 1 + rise / (high - low)
+                self.offsets[line] = low + self.log_factors[line - 1] - slope * low
+            else:
+                self.offsets[line] = log_factor
 
 
-def _factor(index: int, of_depth: _Bins, of_all: _Bins) -> float:
-    factor = of_depth.factors[index]
-    if factor is None:
-        factor = of_all.factors[index]
-    return 1.0 if factor is None else factor
+class _Curves:
+    """Of one SSM, of greedy or of sampled outputs: that of all depths, and those of the depths that were seen."""
+
+    def __init__(self) -> None:
+        self._of_all = _Curve([0.0] * len(_CENTRES))
+        self._by_depth: dict[int, _Curve] = {}
+
+    def by_depth(self) -> list[_Curve]:
+        """From depth 0 to ``MAX_DEPTH``."""
+        return [self._by_depth.get(depth, self._of_all) for depth in range(MAX_DEPTH + 1)]
+
+    def observe(self, depth: int, told: float, *, is_hit: bool) -> None:
+        """A node of whose parent the verifier's choice is known."""
+        index = bisect(_EDGES, told)
+        of_depth = self._by_depth.get(depth)
+        if of_depth is None:
+            of_depth = self._by_depth[depth] = _Curve(self._of_all.log_factors)
+        self._of_all.bins.add(index, told, is_hit=is_hit)
+        of_depth.bins.add(index, told, is_hit=is_hit)
+        log_factor = self._of_all.bins.log_factor(index, 0.0)
+        self._of_all.set_factor(index, log_factor)
+        of_depth.set_factor(index, of_depth.bins.log_factor(index, log_factor))
+        for other in self._by_depth.values():
+            if not other.bins.nums[index]:
+                other.set_factor(index, log_factor)
 
 
 class Calibration:
-    """Bins by SSM, depth, and whether the output is sampled. Depth 0 has the nodes of all depths."""
+    """Bins by SSM, depth, and whether the output is sampled."""
 
     def __init__(self) -> None:
-        self._told: dict[tuple[str, bool, int], _Bins] = {}
+        self._curves: dict[tuple[str, bool], _Curves] = {}
         self._corrected: dict[tuple[str, int], _Bins] = {}
 
     def corrected(self, ssm: str, tree: TokenTree, *, is_sampled: bool) -> TokenTree:
         """The tree with the probabilities that its nodes are taken to have."""
-        of_all = self._told.get((ssm, is_sampled, 0))
-        if of_all is None:
+        curves = self._curves.get((ssm, is_sampled))
+        if curves is None:
             return tree
-        by_depth = [self._told.get((ssm, is_sampled, depth), of_all) for depth in range(MAX_DEPTH + 1)]
-        log_probs = [0.0]
-        for log_prob, depth in zip(tree.log_probs[1:], tree.depths()[1:], strict=True):
-            prob = _corrected(math.exp(log_prob), by_depth[min(depth, MAX_DEPTH)], of_all)
-            log_probs.append(math.log(min(max(prob, _MIN_PROB), _MAX_PROB)))
+        by_depth = curves.by_depth()
+        depths, log_probs = [0], [0.0]
+        nodes = zip(tree.parents, tree.log_probs, strict=True)
+        next(nodes)
+        for parent, told in nodes:
+            depth = depths[parent] + 1
+            depths.append(depth)
+            curve = by_depth[depth if depth < MAX_DEPTH else MAX_DEPTH]
+            line = bisect(_LOG_CENTRES, told)
+            log_prob = curve.offsets[line] + curve.slopes[line] * told
+            log_probs.append(min(max(log_prob, _MIN_LOG_PROB), _MAX_LOG_PROB))
         return TokenTree(tree.token_ids, tree.parents, tuple(log_probs), tree.sources)
 
     def observe(self, proposed: ProposedTree, token_ids: Sequence[int], *, is_sampled: bool) -> None:
         """``token_ids`` are what the verifier chose from the tree's root on, as far as that is known."""
         tree, ssm = proposed.tree, proposed.ssm
         depth_on_path = {0: 0}
-        for node in range(1, tree.num_nodes):
-            before = depth_on_path.get(tree.parents[node])
+        for node, parent in enumerate(tree.parents):
+            before = depth_on_path.get(parent)
             if before is None or before >= len(token_ids):
                 continue
             is_hit = tree.token_ids[node] == token_ids[before]
@@ -115,12 +158,15 @@ class Calibration:
             if not tree.sources[node]:
                 continue  # borrowed
             depth = min(before + 1, MAX_DEPTH)
-            told = math.exp(proposed.told_log_probs[node])
-            of_all = self._told.setdefault((ssm, is_sampled, 0), _Bins())
-            of_depth = self._told.setdefault((ssm, is_sampled, depth), _Bins())
-            of_all.add(told, 1.0, is_hit=is_hit)
-            of_depth.add(told, _factor(bisect(_EDGES, told), of_all, of_all), is_hit=is_hit)
-            self._corrected.setdefault((ssm, depth), _Bins()).add(math.exp(tree.log_probs[node]), 1.0, is_hit=is_hit)
+            curves = self._curves.get((ssm, is_sampled))
+            if curves is None:
+                curves = self._curves[ssm, is_sampled] = _Curves()
+            curves.observe(depth, math.exp(proposed.told_log_probs[node]), is_hit=is_hit)
+            bins = self._corrected.get((ssm, depth))
+            if bins is None:
+                bins = self._corrected[ssm, depth] = _Bins()
+            prob = math.exp(tree.log_probs[node])
+            bins.add(bisect(_EDGES, prob), prob, is_hit=is_hit)
 
     def errors(self, ssm: str) -> list[float]:
         """The calibration error of each depth from 1 on, up to the first of which too little is known."""

@@ -89,8 +89,10 @@ class TokenTree:
         Where there are none all of them are.
         """
         own = 1 << source
-        is_own_alone = not any(self.sources)
-        sources = (0, *(own if is_own_alone or sources else 0 for sources in self.sources[1:]))
+        if any(self.sources):
+            sources = (0, *(own if sources else 0 for sources in self.sources[1:]))
+        else:
+            sources = (0, *(own,) * (self.num_nodes - 1))
         return TokenTree(self.token_ids, self.parents, self.log_probs, sources)
 
 
