@@ -1,10 +1,12 @@
 """A request's output as messages, made of the loop's steps. Used by the servicer.
 
-Invariant: the last message, and no other, has a finish reason and the usage; what follows a stop text is in none.
+Invariant: the last message, and no other, has a finish reason and the usage; what follows a stop text is in none. Of an output that goes on
+the messages are those that an undisturbed one has behind its resumed tokens.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +15,7 @@ from router.prompt_tokens import PromptTokens, log_probs_to_proto
 from router.step_details import step_details_of
 from router.text_stream import TextPiece, TextStream
 from router.validation import CheckedRequest
+from specgrove.errors import InvalidRequestError
 from specgrove.loop.request import CommittedToken, FinishReason, Step
 from specgrove.loop.statistics import GenerationStatistics
 from specgrove.tokenizer import Tokenizer
@@ -23,14 +26,17 @@ FINISH_REASONS: Mapping[int, str] = {
     router_pb2.FINISH_REASON_LENGTH: "length",
 }
 """As other protocols write them."""
+# Of an output that goes on: tokens whose text is made between two looks at other requests.
+_NUM_TAKEN_AT_ONCE = 256
 
 
 class OutputMessages:
     """One per request."""
 
-    def __init__(self, checked: CheckedRequest, tokenizer: Tokenizer, arrived_s: float) -> None:
-        """``arrived_s`` is on ``time.monotonic``'s clock."""
+    def __init__(self, checked: CheckedRequest, tokenizer: Tokenizer, arrived_s: float, numerics: str = "") -> None:
+        """``arrived_s`` is on ``time.monotonic``'s clock; ``numerics`` is the digest that the first piece tells."""
         request, keep_special_tokens = checked.request, checked.keep_special_tokens
+        self._numerics = numerics
         self._checked = checked
         self._tokenizer = tokenizer
         self._arrived_s = arrived_s
@@ -43,6 +49,43 @@ class OutputMessages:
         self._prompt = PromptTokens.of(request, tokenizer, keep_special_tokens=keep_special_tokens)
         self._statistics = GenerationStatistics()
         self.has_ended = False
+
+    async def of_resumed(self) -> router_pb2.GenerateResponse | None:
+        """Takes in the tokens that the client has, to be called first. Returns the only piece where they end the output.
+
+        Raises ``InvalidRequestError`` where the output ended before the last of them.
+        """
+        request = self._checked.request
+        token_ids = request.resumed_token_ids
+        if not token_ids:
+            return None
+        is_stopped = token_ids[-1] in request.sampling.stop_token_ids
+        num_taken, piece = 0, TextPiece((), "", None)
+        while num_taken < len(token_ids) and piece.stop_text is None:
+            part = token_ids[num_taken : num_taken + _NUM_TAKEN_AT_ONCE]
+            is_last = num_taken + len(part) == len(token_ids)
+            piece = self._stream.add(part, ends_with_stop_token=is_stopped and is_last)
+            num_taken += len(piece.token_texts)
+            await asyncio.sleep(0)
+        if num_taken < len(token_ids):
+            problem = f"has {len(token_ids)} tokens, but a stop text ends the output after {num_taken}"
+            raise InvalidRequestError.of("resume.token_ids", problem)
+        is_full = len(token_ids) >= request.max_tokens
+        if not (is_full or is_stopped or piece.stop_text is not None):
+            return None
+        self._first_s = time.monotonic()
+        response = self._of_output_start(router_pb2.GenerateResponse())
+        self._end(
+            response, piece, FinishReason.STOP if is_stopped else FinishReason.LENGTH, token_ids[-1], self._first_s
+        )
+        return response
+
+    def _of_output_start(self, response: router_pb2.GenerateResponse) -> router_pb2.GenerateResponse:
+        """With what the output's first piece tells of the request."""
+        response.num_prompt_tokens = len(self._checked.request.prompt_token_ids)
+        response.num_resumed_tokens = len(self._checked.request.resumed_token_ids)
+        response.numerics = self._numerics
+        return response
 
     def of_prompt(self, step: Step) -> router_pb2.GenerateResponse:
         """How far the prompt is read, and what was found out of its tokens."""
@@ -69,17 +112,30 @@ class OutputMessages:
             ],
             text=piece.text,
             prompt_tokens=self._prompt.rest(),
-            num_prompt_tokens=len(self._checked.request.prompt_token_ids) if is_first else 0,
         )
+        if is_first:
+            self._of_output_start(response)
         if self._checked.wants_step_details:
             response.step_details.CopyFrom(step_details_of(step, self._tokenizer))
-        self.has_ended = step.finish_reason is not None or piece.stop_text is not None
-        if self.has_ended:
-            _set_end(response, self._stream, piece, step.finish_reason, self._checked.stop_text_of_token)
-            response.usage.CopyFrom(_usage_of(self._checked, self._statistics))
-            response.usage.first_token_ms = (self._first_s - self._arrived_s) * 1e3
-            response.usage.decode_ms = (now_s - self._first_s) * 1e3
+        if step.finish_reason is not None or piece.stop_text is not None:
+            last_token_id = step.tokens[-1].token_id if step.tokens else None
+            self._end(response, piece, step.finish_reason, last_token_id, now_s)
         return step, response
+
+    def _end(
+        self,
+        response: router_pb2.GenerateResponse,
+        piece: TextPiece,
+        finish_reason: FinishReason | None,
+        last_token_id: int | None,
+        now_s: float,
+    ) -> None:
+        self.has_ended = True
+        first_s = self._first_s or now_s
+        _set_end(response, self._stream, piece, finish_reason, last_token_id, self._checked.stop_text_of_token)
+        response.usage.CopyFrom(_usage_of(self._checked, self._statistics))
+        response.usage.first_token_ms = (first_s - self._arrived_s) * 1e3
+        response.usage.decode_ms = (now_s - first_s) * 1e3
 
 
 def _cut(step: Step, num_tokens: int) -> Step:
@@ -95,6 +151,7 @@ def _set_end(
     stream: TextStream,
     piece: TextPiece,
     finish_reason: FinishReason | None,
+    last_token_id: int | None,
     stop_text_of_token: Mapping[int, str],
 ) -> None:
     """In the last piece: the rest of the text, and what ended the output."""
@@ -103,12 +160,13 @@ def _set_end(
         rest = stream.finish()
         response.text += rest.text
         stop_text = rest.stop_text
-    if stop_text is None and finish_reason is FinishReason.STOP:
-        stop_text = stop_text_of_token.get(response.tokens[-1].token_id)
+    stop_token_id = last_token_id if finish_reason is FinishReason.STOP else None
+    if stop_text is None and stop_token_id is not None:
+        stop_text = stop_text_of_token.get(stop_token_id)
     if stop_text is not None:
         response.stop_reason.text = stop_text
-    elif finish_reason is FinishReason.STOP:
-        response.stop_reason.token_id = response.tokens[-1].token_id
+    elif stop_token_id is not None:
+        response.stop_reason.token_id = stop_token_id
     is_stopped = response.HasField("stop_reason")
     response.finish_reason = router_pb2.FINISH_REASON_STOP if is_stopped else router_pb2.FINISH_REASON_LENGTH
 
@@ -124,7 +182,8 @@ def _token_to_proto(token: CommittedToken, text: str, tokenizer: Tokenizer) -> r
 def _usage_of(checked: CheckedRequest, statistics: GenerationStatistics) -> router_pb2.Usage:
     return router_pb2.Usage(
         num_prompt_tokens=len(checked.request.prompt_token_ids),
-        num_output_tokens=statistics.num_output_tokens,
+        num_output_tokens=len(checked.request.resumed_token_ids) + statistics.num_output_tokens,
+        num_resumed_tokens=len(checked.request.resumed_token_ids),
         num_verify_steps=statistics.num_verify_steps,
         acceptance_histogram=statistics.acceptance_histogram,
         drafted_by_depth=statistics.drafted_by_depth,

@@ -56,7 +56,8 @@ class RequestLog:
             words += f", the first after {fields['first_token_ms']:.0f} ms"
         if self._last is not None and self._last.usage.num_verify_steps:
             usage = self._last.usage
-            fields["tokens_per_step"] = round(usage.num_output_tokens / usage.num_verify_steps, 2)
+            num_decided = usage.num_output_tokens - usage.num_resumed_tokens
+            fields["tokens_per_step"] = round(num_decided / usage.num_verify_steps, 2)
             fields["num_replays"] = usage.num_replays
             words += f", {fields['tokens_per_step']:.2f} tokens per step"
         extra = {"request": fields, **of_requests([self._request_id])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -42,6 +43,26 @@ class ServedModel:
     hidden_size: int = 0
     max_num_row_top_k: int = 0
     """Most probable tokens of a verified row that it can tell."""
+
+    @property
+    def output_facts(self) -> tuple[object, ...]:
+        """What outputs depend on besides their requests. Another dtype or end of sequence would change them in mid-stream."""
+        return (
+            self.name,
+            self.architecture,
+            self.vocab_size,
+            self.dtype,
+            self.eos_token_ids,
+            self.chat_end_token_ids,
+            self.tokenizer.vocab_sha256,
+            _shown(self.recommended_sampling),
+        )
+
+    @property
+    def numerics_digest(self) -> str:
+        """One text for all that decides an output's bits, and its length where the request leaves that to the model."""
+        facts = (*self.output_facts, self.max_model_len, self.numerics)
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 
 def served_model_of(
@@ -90,17 +111,7 @@ def tokenizer_of(files: Mapping[str, bytes]) -> Tokenizer:
 
 def check_serves(model: ServedModel, info: llm_pb2.LlmServiceGetModelInfoResponse) -> None:
     """Raises ``InternalError`` for a replica with another model, with other bits, or that takes less than the router promises."""
-    # Another dtype or end of sequence would change outputs in mid-stream.
-    ours = (
-        model.name,
-        model.architecture,
-        model.vocab_size,
-        model.dtype,
-        model.eos_token_ids,
-        model.chat_end_token_ids,
-        model.tokenizer.vocab_sha256,
-        _shown(model.recommended_sampling),
-    )
+    ours = model.output_facts
     theirs = (
         info.model, info.architecture, info.vocab_size, info.dtype, tuple(info.eos_token_ids),
         tuple(info.chat_end_token_ids), info.vocab_sha256, _shown(info.recommended_sampling),

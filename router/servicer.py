@@ -114,8 +114,13 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                         )
                     num_prompt_tokens = len(checked.request.prompt_token_ids)
                     counted.add_prompt(num_prompt_tokens)
-                    output = OutputMessages(checked, model.tokenizer, arrived_s)
+                    output = OutputMessages(checked, model.tokenizer, arrived_s, model.numerics_digest)
                     with RequestLog(session_id, num_prompt_tokens, arrived_s) as log:
+                        if (only := await output.of_resumed()) is not None:
+                            log.add(only)
+                            counted.add(only)
+                            yield only
+                            return
                         async with self._session(checked, model) as session:
                             while not output.has_ended:
                                 with self._cutoff.bounding():

@@ -60,6 +60,7 @@ def check_fields(proto: router_pb2.GenerateRequest, model: ServedModel, ssms: Se
     _check_sampling(found, proto.sampling, model.vocab_size)
     _check_num_log_probs(found, "num_prompt_log_probs", proto.num_prompt_log_probs, model.vocab_size)
     _check_prompt_only(found, proto)
+    _check_resume(found, proto, model)
     _check_stop_texts(found, proto.stop)
     if proto.ignore_eos and proto.sampling.HasField("structured_output"):
         found.add("ignore_eos", "must be false with structured_output: such an output ends where it is complete")
@@ -86,6 +87,9 @@ async def checked_request(
     prompt = await prompt_token_ids(found, proto, model, text_work)
     found.raise_any()
     max_tokens = _max_tokens(found, proto, len(prompt), model.max_model_len)
+    resumed = tuple(proto.resume.token_ids)
+    if len(resumed) > max_tokens and not found:
+        found.add("resume.token_ids", f"has {len(resumed)} tokens; the output has {max_tokens} at most")
     found.raise_any()
     stop_texts = tuple(dict.fromkeys(proto.stop))
     ids = {text: model.tokenizer.special_token_id(text) for text in stop_texts}
@@ -97,6 +101,11 @@ async def checked_request(
     if sampling.structured_output is not None and not sampling.stop_token_ids:
         description = "needs a token that ends the output, and this model names none: give stop_token_ids"
         found.add(STRUCTURED_OUTPUT, description)
+    if resumed and sampling.temperature > 0 and not proto.sampling.HasField("seed"):
+        found.add("sampling.seed", "must be set with resume: without the output's seed it can't go on")
+    stops = set(sampling.stop_token_ids)
+    if (end := next((i for i, token_id in enumerate(resumed[:-1], 1) if token_id in stops), None)) is not None:
+        found.add("resume.token_ids", f"has {len(resumed)} tokens, but a stop token ends the output after {end}")
     found.raise_any()
     return CheckedRequest(
         GenerationRequest(
@@ -108,7 +117,11 @@ async def checked_request(
             deadline_s=deadline_s,
             wants_prompt_progress=proto.prompt_progress,
             trace_context=trace_context,
-            num_prompt_log_probs=proto.num_prompt_log_probs if proto.HasField("num_prompt_log_probs") else None,
+            # All of them came before the output's first token.
+            num_prompt_log_probs=proto.num_prompt_log_probs
+            if proto.HasField("num_prompt_log_probs") and not resumed
+            else None,
+            resumed_token_ids=resumed,
         ),
         stop_texts,
         stop_text_of_token,
@@ -165,6 +178,18 @@ def _check_prompt_only(found: Violations, proto: router_pb2.GenerateRequest) -> 
     for field, value in (("max_tokens", proto.max_tokens), ("sampling.min_tokens", proto.sampling.min_tokens)):
         if value:
             found.add(field, f"must be left out with prompt_only, which outputs nothing; got {value}")
+
+
+def _check_resume(found: Violations, proto: router_pb2.GenerateRequest, model: ServedModel) -> None:
+    resume = proto.resume
+    if resume.numerics not in ("", model.numerics_digest):
+        found.add(
+            "resume.numerics", "this router's model or build gives other outputs than the one that began this output"
+        )
+    if proto.prompt_only and resume.token_ids:
+        found.add("resume.token_ids", "must be left out with prompt_only, which outputs nothing")
+    elif found.check_count("resume.token_ids", len(resume.token_ids), model.max_model_len, "tokens"):
+        check_token_ids(found, "resume.token_ids", resume.token_ids, model.vocab_size)
 
 
 def _check_logit_bias(found: Violations, params: token_tree_pb2.SamplingParams, vocab_size: int) -> None:

@@ -17,5 +17,6 @@ FEATURES = (
     "keep_special_tokens",
     "structured_output",  # sampling.structured_output: JSON schemas, regular expressions, choices, grammars
     "speculation_options",  # speculation: disabled, ssms, and the bounds of trees
+    "resume",  # outputs that go on where another router left off, and numerics in their first piece
     "api_keys",  # 'authorization: Bearer KEY', where the router asks for it
 )

@@ -46,7 +46,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
     """Remembers the requests it got, and whether one ended early.
 
     ``failures`` are of the next calls of ``Generate``, one each: after how many pieces, and with what. ``control_failures`` are of
-    the next other calls.
+    the next other calls. ``numerics`` stands for its model; an ``is_old`` one knows nothing of outputs that go on.
     """
 
     def __init__(self) -> None:
@@ -55,6 +55,8 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         self.control_failures: list[SpecGroveError] = []
         self.pieces = PIECES
         self.is_endless = False
+        self.numerics = "fake"
+        self.is_old = False
         self.num_running = 0
         self.max_num_running = 0
         self.was_cancelled = threading.Event()
@@ -65,6 +67,8 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             await abort(context, InvalidRequestError.of("sampling.top_p", "must be in (0, 1]"))
         if request.text == "full":
             await abort(context, ResourceExhaustedError("the queue is full", retry_delay_ms=250))
+        if request.resume.numerics not in ("", self.numerics):
+            await abort(context, InvalidRequestError.of("resume.numerics", "gives other outputs"))
         fails_at, failure = self.failures.pop(0) if self.failures else (-1, None)
         is_complete = False
 
@@ -87,7 +91,13 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
                     token.log_probs.CopyFrom(token_tree_pb2.LogProbs(log_prob=-2.0, rank=7))
                 yield router_pb2.GenerateResponse(prompt_tokens=[token])
         pieces = [["人工"]] if request.text == "chinese" else self.pieces
-        for index, words in enumerate([*pieces, []]):
+        num_resumed = 0 if self.is_old else len(request.resume.token_ids)
+        num_left_out, is_first = num_resumed, True
+        for index, all_words in enumerate([*pieces, []]):
+            words = all_words[num_left_out:]
+            num_left_out = max(num_left_out - len(all_words), 0)
+            if all_words and not words:
+                continue
             if failure is not None and index == fails_at:
                 await abort(context, failure)
             if not words:
@@ -102,6 +112,8 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
                 for word in words
             ]
             response = router_pb2.GenerateResponse(tokens=tokens, text="".join(words))
+            if is_first and not self.is_old:
+                response.numerics, response.num_resumed_tokens, is_first = self.numerics, num_resumed, False
             if request.step_details:
                 response.step_details.CopyFrom(_STEP_DETAILS)
             yield response
@@ -111,7 +123,9 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             usage = router_pb2.Usage(num_output_tokens=4, num_verify_steps=3, decode_ms=30, acceptance_histogram=[2, 1])
             stop = {"stop text": {"text": "fox"}, "stop token": {"token_id": 0}}.get(request.text)
             reason = router_pb2.FINISH_REASON_LENGTH if stop is None else router_pb2.FINISH_REASON_STOP
-            yield router_pb2.GenerateResponse(finish_reason=reason, usage=usage, stop_reason=stop)
+            last = router_pb2.GenerateResponse(finish_reason=reason, usage=usage, stop_reason=stop)
+            last.num_resumed_tokens = num_resumed if is_first else 0
+            yield last
         is_complete = True
 
     async def GetModelInfo(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802

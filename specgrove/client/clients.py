@@ -1,7 +1,7 @@
 """The Python client of a running router: ``Client`` for plain code, ``AsyncClient`` for asyncio. Knows gRPC, not torch.
 
 Closing the iterator of ``generate`` (leaving its loop early) cancels the request everywhere. Every failure is a ``SpecGroveError``.
-Calls are tried again as ``RetryPolicy`` says, an output that was cut off among them.
+Calls are tried again as ``RetryPolicy`` says, at each address in turn; an output that was cut off goes on where it was.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from specgrove.client.arguments import ChatMessages, Prompt
 from specgrove.client.connections import AsyncConnection, Connection, metadata_of, warn_of_clear
 from specgrove.client.output import Chunk, Completion, ModelInfo
 from specgrove.client.retries import NO_RETRIES, Generation, RetryPolicy, Tries
+from specgrove.client.routers import Addresses, Routers, addresses_of
 from specgrove.client.stats import RouterStats
 from specgrove.client.stats_wire import stats_from_proto
 from specgrove.client.wire import ChatParams, GenerateParams
@@ -34,11 +35,14 @@ _CONTROL_TIMEOUT_S = 30.0
 
 
 class Client:
-    """A connection to a router at ``address``: ``host:port`` or ``unix:/path``. Threads may share it. Use it in ``with``."""
+    """A connection to a router at ``address``: ``host:port`` or ``unix:/path``. Threads may share it. Use it in ``with``.
+
+    Several addresses, ``"host1:50051,host2:50051"`` or a list, are of routers with the same model: where one is gone the next goes on.
+    """
 
     def __init__(
         self,
-        address: str,
+        address: Addresses,
         *,
         tls: TlsFiles | None = None,
         api_key: str | None = None,
@@ -47,25 +51,30 @@ class Client:
         """With ``tls`` the connection is encrypted: ``TlsFiles()`` trusts public authorities, ``TlsFiles(ca=...)`` one's own.
 
         ``api_key`` goes with every call as ``authorization: Bearer KEY``, for a router or proxy that asks for one; without ``tls`` it is
-        sent in clear, which is warned of where it leaves this machine. ``retry`` says how calls are tried again; ``None``: never.
+        sent in clear, which is warned of where it leaves this machine. ``retry`` says how calls are tried again; ``None``: never, and
+        not at another address either.
         Raises ``ValueError`` and ``OSError`` where one of them can't be used.
         """
         self._metadata = metadata_of(api_key)
         self._retry = retry or NO_RETRIES
-        self._connection = Connection(address, tls)
-        self._make_async = functools.partial(AsyncClient, address, tls=tls, api_key=api_key, retry=retry)
+        addresses = addresses_of(address)
+        self._routers = Routers([Connection(one, tls) for one in addresses])
+        self._make_async = functools.partial(AsyncClient, addresses, tls=tls, api_key=api_key, retry=retry)
         if api_key is not None and tls is None:
-            warn_of_clear(address)
+            warn_of_clear(addresses)
 
     def generate(self, prompt: Prompt, **params: Unpack[GenerateParams]) -> Generator[Chunk, None, None]:
         """Streams the output of raw text, a conversation, or token ids."""
-        generation = Generation(prompt, params, self._retry)
+        generation = Generation(prompt, params, self._retry, num_addresses=len(self._routers.all))
         while True:
+            connection = self._routers.current
             try:
-                yield from self._tried(generation)
+                yield from self._tried(generation, connection)
                 return
             except SpecGroveError as error:
-                self._connection.wait(generation.delay_s(error, was_reached=self._connection.was_reached))
+                delay_s = generation.delay_s(error, was_reached=self._routers.was_reached)
+            self._routers.leave(connection)
+            connection.wait(delay_s)
 
     def complete(self, prompt: Prompt, **params: Unpack[GenerateParams]) -> Completion:
         """The whole output at once."""
@@ -103,8 +112,8 @@ class Client:
         )
         return response.text
 
-    def _tried(self, generation: Generation) -> Generator[Chunk, None, None]:
-        with self._connection.router() as router:
+    def _tried(self, generation: Generation, connection: Connection) -> Generator[Chunk, None, None]:
+        with connection.router() as router:
             call = router.Generate(generation.request, timeout=generation.begin_try(), metadata=self._metadata)
             try:
                 for response in call:
@@ -113,21 +122,25 @@ class Client:
                 call.cancel()
 
     def _answer(self, ask: Callable[[RouterServiceStub, float | None], _Response]) -> _Response:
-        tries = Tries(self._retry, _CONTROL_TIMEOUT_S)
+        tries = Tries(self._retry, _CONTROL_TIMEOUT_S, num_addresses=len(self._routers.all))
         while True:
+            connection = self._routers.current
             try:
-                with self._connection.router() as router:
+                with connection.router() as router:
                     return ask(router, tries.timeout_s())
             except SpecGroveError as error:
-                self._connection.wait(tries.delay_s(error, was_reached=self._connection.was_reached))
+                delay_s = tries.delay_s(error, was_reached=self._routers.was_reached)
+            self._routers.leave(connection)
+            connection.wait(delay_s)
 
     def to_async(self) -> AsyncClient:
-        """An ``AsyncClient`` of the same router, with a connection of its own."""
+        """An ``AsyncClient`` of the same routers, with connections of its own."""
         return self._make_async()
 
     def close(self) -> None:
         """Cancels what is under way."""
-        self._connection.close()
+        for connection in self._routers.all:
+            connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -143,7 +156,7 @@ class AsyncClient:
 
     def __init__(
         self,
-        address: str,
+        address: Addresses,
         *,
         tls: TlsFiles | None = None,
         api_key: str | None = None,
@@ -152,21 +165,25 @@ class AsyncClient:
         """As ``Client``."""
         self._metadata = metadata_of(api_key)
         self._retry = retry or NO_RETRIES
-        self._connection = AsyncConnection(address, tls)
+        addresses = addresses_of(address)
+        self._routers = Routers([AsyncConnection(one, tls) for one in addresses])
         if api_key is not None and tls is None:
-            warn_of_clear(address)
+            warn_of_clear(addresses)
 
     async def generate(self, prompt: Prompt, **params: Unpack[GenerateParams]) -> AsyncGenerator[Chunk, None]:
         """Streams the output of raw text, a conversation, or token ids."""
-        generation = Generation(prompt, params, self._retry)
+        generation = Generation(prompt, params, self._retry, num_addresses=len(self._routers.all))
         while True:
+            connection = self._routers.current
             try:
-                async with contextlib.aclosing(self._tried(generation)) as chunks:
+                async with contextlib.aclosing(self._tried(generation, connection)) as chunks:
                     async for chunk in chunks:
                         yield chunk
                 return
             except SpecGroveError as error:
-                await self._connection.wait(generation.delay_s(error, was_reached=self._connection.was_reached))
+                delay_s = generation.delay_s(error, was_reached=self._routers.was_reached)
+            self._routers.leave(connection)
+            await connection.wait(delay_s)
 
     async def complete(self, prompt: Prompt, **params: Unpack[GenerateParams]) -> Completion:
         """The whole output at once."""
@@ -204,8 +221,8 @@ class AsyncClient:
         )
         return response.text
 
-    async def _tried(self, generation: Generation) -> AsyncGenerator[Chunk, None]:
-        with self._connection.router() as router:
+    async def _tried(self, generation: Generation, connection: AsyncConnection) -> AsyncGenerator[Chunk, None]:
+        with connection.router() as router:
             call = router.Generate(generation.request, timeout=generation.begin_try(), metadata=self._metadata)
             try:
                 async for response in call:
@@ -215,17 +232,21 @@ class AsyncClient:
                 call.cancel()
 
     async def _answer(self, ask: Callable[[RouterServiceAsyncStub, float | None], Awaitable[_Response]]) -> _Response:
-        tries = Tries(self._retry, _CONTROL_TIMEOUT_S)
+        tries = Tries(self._retry, _CONTROL_TIMEOUT_S, num_addresses=len(self._routers.all))
         while True:
+            connection = self._routers.current
             try:
-                with self._connection.router() as router:
+                with connection.router() as router:
                     return await ask(router, tries.timeout_s())
             except SpecGroveError as error:
-                await self._connection.wait(tries.delay_s(error, was_reached=self._connection.was_reached))
+                delay_s = tries.delay_s(error, was_reached=self._routers.was_reached)
+            self._routers.leave(connection)
+            await connection.wait(delay_s)
 
     async def close(self) -> None:
         """Cancels what is under way."""
-        await self._connection.close()
+        for connection in self._routers.all:
+            await connection.close()
 
     async def __aenter__(self) -> Self:
         return self

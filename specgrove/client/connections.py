@@ -11,7 +11,7 @@ import contextlib
 import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import grpc
@@ -196,10 +196,10 @@ def metadata_of(api_key: str | None) -> Metadata:
     return (("authorization", f"Bearer {api_key}"),)
 
 
-def warn_of_clear(address: str) -> None:
+def warn_of_clear(addresses: Sequence[str]) -> None:
     """Warns of an API key on a connection without TLS, where others may listen."""
-    if not stays_on_this_machine(address):
-        warnings.warn(f"the API key goes to {address} in clear: connect by TLS", stacklevel=3)
+    if far := [address for address in addresses if not stays_on_this_machine(address)]:
+        warnings.warn(f"the API key goes to {', '.join(far)} in clear: connect by TLS", stacklevel=3)
 
 
 def _watched(tls: TlsFiles | None) -> WatchedFiles[grpc.ChannelCredentials] | None:

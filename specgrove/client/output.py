@@ -29,7 +29,10 @@ class PromptToken:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a request took. Fields as in ``Usage`` of router.proto; ``draft_ms`` and ``verify_ms`` are sums over the steps."""
+    """What a request took. Fields as in ``Usage`` of router.proto; ``draft_ms`` and ``verify_ms`` are sums over the steps.
+
+    Of an output that went on at another router, steps and times are those of the last one, behind ``num_resumed_tokens``.
+    """
 
     num_prompt_tokens: int
     num_output_tokens: int
@@ -44,11 +47,17 @@ class Usage:
     verify_ms: float
     num_replays: int
     seed: int
+    num_resumed_tokens: int = 0
+
+    @property
+    def num_decided_tokens(self) -> int:
+        """Output tokens that the steps made: those that weren't resumed."""
+        return self.num_output_tokens - self.num_resumed_tokens
 
     @property
     def mean_acceptance_len(self) -> float:
         """Output tokens per step, the bonus token counted."""
-        return self.num_output_tokens / self.num_verify_steps if self.num_verify_steps else 0.0
+        return self.num_decided_tokens / self.num_verify_steps if self.num_verify_steps else 0.0
 
     @property
     def tokens_per_s(self) -> float:
@@ -58,7 +67,7 @@ class Usage:
     @property
     def num_decoded_tokens(self) -> int:
         """Output tokens after the first step's, which reads the prompt and has an empty tree: one token, in ``first_token_ms``."""
-        return max(self.num_output_tokens - 1, 0)
+        return max(self.num_decided_tokens - 1, 0)
 
 
 def tokens_per_s(usages: Sequence[Usage]) -> float:
@@ -70,7 +79,7 @@ def tokens_per_s(usages: Sequence[Usage]) -> float:
 def tokens_per_step(usages: Sequence[Usage]) -> float:
     """Output tokens for each step of the LLM: 1 without speculation."""
     num_steps = sum(usage.num_verify_steps for usage in usages)
-    return sum(usage.num_output_tokens for usage in usages) / num_steps if num_steps else 0.0
+    return sum(usage.num_decided_tokens for usage in usages) / num_steps if num_steps else 0.0
 
 
 @dataclass(frozen=True, slots=True)

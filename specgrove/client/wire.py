@@ -228,6 +228,7 @@ def usage_from_proto(proto: router_pb2.Usage) -> Usage:
         verify_ms=proto.verify_ms,
         num_replays=proto.num_replays,
         seed=proto.seed,
+        num_resumed_tokens=proto.num_resumed_tokens,
     )
 
 

@@ -54,7 +54,7 @@ class GenerationRequest:
     """One validated, tokenised request. ``deadline_s`` is on ``time.monotonic``'s clock.
 
     With ``max_tokens`` 0 the prompt is read, and nothing is output. ``num_prompt_log_probs``: None for none, 0 for those of the prompt's
-    tokens, n for those of the n most probable ones, too.
+    tokens, n for those of the n most probable ones, too. ``resumed_token_ids`` are output that is decided already.
     """
 
     session_id: str
@@ -66,6 +66,7 @@ class GenerationRequest:
     wants_prompt_progress: bool = False
     trace_context: TraceContext = field(default_factory=dict)
     num_prompt_log_probs: int | None = None
+    resumed_token_ids: tuple[int, ...] = ()
 
 
 # Where nothing is drafted: steps that the verifier makes before it is asked again. Each time it is, a batch's next pass may begin

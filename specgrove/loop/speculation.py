@@ -58,8 +58,8 @@ class Session:
         drafters = drafters if request.max_tokens > 0 else ()
         self._request = request
         self._policy = policy
-        self._committed = list(request.prompt_token_ids)
-        self._max_len = min(len(self._committed) + request.max_tokens, max_model_len)
+        self._committed = [*request.prompt_token_ids, *request.resumed_token_ids]
+        self._max_len = min(len(request.prompt_token_ids) + request.max_tokens, max_model_len)
         told = Told(wishes if drafters else NO_WISHES)
         self._drafting = Drafting(request, drafters, vocab_size, told, correct)
         self._probing = Probing(self._drafting)

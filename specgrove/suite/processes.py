@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +42,7 @@ class SuiteConfig:
     Without ``ssms`` there is no SSM service, and decoding is incremental. ``address`` is the router's, ``host:port`` or
     ``unix:/path``; ``None`` takes a private unix socket. ``num_threads`` is given to both model services, which compute in
     turns; ``None`` takes all cores this process may use. LLM replicas share them.
+    Routers beyond the first have private unix sockets (``Suite.router_addresses``), and neither metrics nor HTTP.
     ``metrics_address`` is ``host:port`` of the router's metrics; the next ports are the SSM service's and the LLM services'.
     ``drain_timeout_s`` is the time that requests may go on after ``stop``. ``start_timeout_s`` is the time that all services may
     take to get ready; ``None``: as long as they are alive, since large models load for minutes. All other settings are given to
@@ -60,6 +61,7 @@ class SuiteConfig:
     ssm_arguments: tuple[str, ...] = ()
     router_arguments: tuple[str, ...] = ()
     metrics_address: str | None = None
+    num_routers: int = 1
 
     def __post_init__(self) -> None:
         """Raises ``ValueError`` for a text where several are expected: its letters would be taken for them."""
@@ -118,8 +120,9 @@ class Suite:
         self._addresses = {
             **{name: f"unix:{self._socket_folder}/{name}.sock" for name in llm_names(config.num_llm_replicas)},
             **({"ssm_service": f"unix:{self._socket_folder}/ssm_service.sock"} if config.ssms else {}),
-            "router": config.address or f"unix:{self._socket_folder}/router.sock",
+            **{name: f"unix:{self._socket_folder}/{name}.sock" for name in router_names(config.num_routers)},
         }
+        self._addresses["router"] = config.address or self._addresses["router"]
         is_guarded = bool({"--tls-certificate", "--api-key-file"} & set(config.router_arguments))
         second = f"unix:{self._socket_folder}/local.sock" if is_guarded else None
         self.local_address = second or self._addresses["router"]
@@ -133,6 +136,11 @@ class Suite:
     def address(self) -> str:
         """The router's address, for clients."""
         return self._addresses["router"]
+
+    @property
+    def router_addresses(self) -> tuple[str, ...]:
+        """All routers', for clients that go on at another one."""
+        return tuple(self._addresses[name] for name in router_names(self._config.num_routers))
 
     def address_of(self, service: str) -> str:
         """The address of ``router``, ``ssm_service``, ``llm_service`` or a further replica (``llm_service-2``)."""
@@ -204,9 +212,14 @@ def llm_names(num_replicas: int) -> tuple[str, ...]:
     return ("llm_service", *(f"llm_service-{number}" for number in range(2, num_replicas + 1)))
 
 
+def router_names(num_routers: int) -> tuple[str, ...]:
+    """What the routers are called: ``router``, ``router-2``, …"""
+    return ("router", *(f"router-{number}" for number in range(2, num_routers + 1)))
+
+
 def section_of(name: str) -> str:
     """Of a service's name the section of its settings: ``llm`` of ``llm_service-2``."""
-    return name.partition("_")[0]
+    return name.partition("-")[0].partition("_")[0]
 
 
 def process_specs(
@@ -233,14 +246,24 @@ def process_specs(
     if config.ssms:
         router += ["--ssm", addresses["ssm_service"]]
         processes.append(("ssm_service", "ssm_service", ssm))
-    if local_address is not None:
-        router += ["--local-address", local_address]
-    router += config.router_arguments
+    first_only = [] if local_address is None else ["--local-address", local_address]
+    processes.append(("router", "router", [*router, *first_only, *config.router_arguments]))
+    processes += [
+        (name, "router", [*router, *without_http(config.router_arguments)])
+        for name in router_names(config.num_routers)[1:]
+    ]
     metrics = {name: ("--metrics-address", address) for name, address in config.metrics_addresses().items()}
     return tuple(
         ProcessSpec(name, module, ("--address", addresses[name], *drain, *metrics.get(name, ()), *arguments))
-        for name, module, arguments in (*processes, ("router", "router", router))
+        for name, module, arguments in processes
     )
+
+
+def without_http(arguments: Sequence[str]) -> list[str]:
+    """A router's arguments without the address of its HTTP API, which one process can have."""
+    places = [place for place, word in enumerate(arguments) if word == "--http-address"]
+    taken = {place + offset for place in places for offset in (0, 1)}
+    return [word for place, word in enumerate(arguments) if place not in taken]
 
 
 def is_serving(address: str) -> bool:

@@ -46,7 +46,7 @@ class TokenIds(_message.Message):
     def __init__(self, token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("model", "text", "chat", "token_ids", "sampling", "max_tokens", "stop", "ignore_eos", "speculation", "prompt_progress", "keep_special_tokens", "num_prompt_log_probs", "prompt_only", "recommended_sampling", "step_details")
+    __slots__ = ("model", "text", "chat", "token_ids", "sampling", "max_tokens", "stop", "ignore_eos", "speculation", "prompt_progress", "keep_special_tokens", "num_prompt_log_probs", "prompt_only", "recommended_sampling", "resume", "step_details")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
@@ -61,6 +61,7 @@ class GenerateRequest(_message.Message):
     NUM_PROMPT_LOG_PROBS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_ONLY_FIELD_NUMBER: _ClassVar[int]
     RECOMMENDED_SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FIELD_NUMBER: _ClassVar[int]
     STEP_DETAILS_FIELD_NUMBER: _ClassVar[int]
     model: str
     text: str
@@ -76,8 +77,17 @@ class GenerateRequest(_message.Message):
     num_prompt_log_probs: int
     prompt_only: bool
     recommended_sampling: bool
+    resume: Resume
     step_details: bool
-    def __init__(self, model: _Optional[str] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[_token_tree_pb2.SamplingParams, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., ignore_eos: _Optional[bool] = ..., speculation: _Optional[_Union[SpeculationOptions, _Mapping]] = ..., prompt_progress: _Optional[bool] = ..., keep_special_tokens: _Optional[bool] = ..., num_prompt_log_probs: _Optional[int] = ..., prompt_only: _Optional[bool] = ..., recommended_sampling: _Optional[bool] = ..., step_details: _Optional[bool] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[_token_tree_pb2.SamplingParams, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., ignore_eos: _Optional[bool] = ..., speculation: _Optional[_Union[SpeculationOptions, _Mapping]] = ..., prompt_progress: _Optional[bool] = ..., keep_special_tokens: _Optional[bool] = ..., num_prompt_log_probs: _Optional[int] = ..., prompt_only: _Optional[bool] = ..., recommended_sampling: _Optional[bool] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., step_details: _Optional[bool] = ...) -> None: ...
+
+class Resume(_message.Message):
+    __slots__ = ("token_ids", "numerics")
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    NUMERICS_FIELD_NUMBER: _ClassVar[int]
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    numerics: str
+    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., numerics: _Optional[str] = ...) -> None: ...
 
 class SpeculationOptions(_message.Message):
     __slots__ = ("disabled", "ssms", "max_num_nodes", "max_depth", "beam_width")
@@ -102,7 +112,7 @@ class StopReason(_message.Message):
     def __init__(self, text: _Optional[str] = ..., token_id: _Optional[int] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
-    __slots__ = ("tokens", "text", "finish_reason", "usage", "stop_reason", "num_prompt_tokens_read", "prompt_tokens", "num_prompt_tokens", "step_details")
+    __slots__ = ("tokens", "text", "finish_reason", "usage", "stop_reason", "num_prompt_tokens_read", "prompt_tokens", "num_prompt_tokens", "numerics", "num_resumed_tokens", "step_details")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
@@ -111,6 +121,8 @@ class GenerateResponse(_message.Message):
     NUM_PROMPT_TOKENS_READ_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUMERICS_FIELD_NUMBER: _ClassVar[int]
+    NUM_RESUMED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     STEP_DETAILS_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedCompositeFieldContainer[GeneratedToken]
     text: str
@@ -120,8 +132,10 @@ class GenerateResponse(_message.Message):
     num_prompt_tokens_read: int
     prompt_tokens: _containers.RepeatedCompositeFieldContainer[PromptToken]
     num_prompt_tokens: int
+    numerics: str
+    num_resumed_tokens: int
     step_details: StepDetails
-    def __init__(self, tokens: _Optional[_Iterable[_Union[GeneratedToken, _Mapping]]] = ..., text: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., stop_reason: _Optional[_Union[StopReason, _Mapping]] = ..., num_prompt_tokens_read: _Optional[int] = ..., prompt_tokens: _Optional[_Iterable[_Union[PromptToken, _Mapping]]] = ..., num_prompt_tokens: _Optional[int] = ..., step_details: _Optional[_Union[StepDetails, _Mapping]] = ...) -> None: ...
+    def __init__(self, tokens: _Optional[_Iterable[_Union[GeneratedToken, _Mapping]]] = ..., text: _Optional[str] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., stop_reason: _Optional[_Union[StopReason, _Mapping]] = ..., num_prompt_tokens_read: _Optional[int] = ..., prompt_tokens: _Optional[_Iterable[_Union[PromptToken, _Mapping]]] = ..., num_prompt_tokens: _Optional[int] = ..., numerics: _Optional[str] = ..., num_resumed_tokens: _Optional[int] = ..., step_details: _Optional[_Union[StepDetails, _Mapping]] = ...) -> None: ...
 
 class PromptToken(_message.Message):
     __slots__ = ("token_id", "text", "token_bytes", "log_probs")
@@ -178,7 +192,7 @@ class GeneratedToken(_message.Message):
     def __init__(self, token_id: _Optional[int] = ..., text: _Optional[str] = ..., drafted_by: _Optional[_Iterable[str]] = ..., log_probs: _Optional[_Union[_token_tree_pb2.LogProbs, _Mapping]] = ..., token_bytes: _Optional[bytes] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("num_prompt_tokens", "num_output_tokens", "num_verify_steps", "acceptance_histogram", "drafted_by_depth", "accepted_by_depth", "num_drafted_nodes", "first_token_ms", "decode_ms", "draft_ms", "verify_ms", "num_replays", "seed")
+    __slots__ = ("num_prompt_tokens", "num_output_tokens", "num_verify_steps", "acceptance_histogram", "drafted_by_depth", "accepted_by_depth", "num_drafted_nodes", "first_token_ms", "decode_ms", "draft_ms", "verify_ms", "num_replays", "seed", "num_resumed_tokens")
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_VERIFY_STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -192,6 +206,7 @@ class Usage(_message.Message):
     VERIFY_MS_FIELD_NUMBER: _ClassVar[int]
     NUM_REPLAYS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    NUM_RESUMED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     num_prompt_tokens: int
     num_output_tokens: int
     num_verify_steps: int
@@ -205,7 +220,8 @@ class Usage(_message.Message):
     verify_ms: float
     num_replays: int
     seed: int
-    def __init__(self, num_prompt_tokens: _Optional[int] = ..., num_output_tokens: _Optional[int] = ..., num_verify_steps: _Optional[int] = ..., acceptance_histogram: _Optional[_Iterable[int]] = ..., drafted_by_depth: _Optional[_Iterable[int]] = ..., accepted_by_depth: _Optional[_Iterable[int]] = ..., num_drafted_nodes: _Optional[int] = ..., first_token_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ..., draft_ms: _Optional[float] = ..., verify_ms: _Optional[float] = ..., num_replays: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    num_resumed_tokens: int
+    def __init__(self, num_prompt_tokens: _Optional[int] = ..., num_output_tokens: _Optional[int] = ..., num_verify_steps: _Optional[int] = ..., acceptance_histogram: _Optional[_Iterable[int]] = ..., drafted_by_depth: _Optional[_Iterable[int]] = ..., accepted_by_depth: _Optional[_Iterable[int]] = ..., num_drafted_nodes: _Optional[int] = ..., first_token_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ..., draft_ms: _Optional[float] = ..., verify_ms: _Optional[float] = ..., num_replays: _Optional[int] = ..., seed: _Optional[int] = ..., num_resumed_tokens: _Optional[int] = ...) -> None: ...
 
 class GetModelInfoRequest(_message.Message):
     __slots__ = ()

@@ -83,14 +83,14 @@ def test_an_output_that_is_cut_off_goes_on_and_no_token_comes_twice(
     router: tuple[FakeRouter, str], num_pieces: int
 ) -> None:
     fake, address = router
-    fake.failures = [(num_pieces, GONE), (num_pieces - 1, GONE)]
+    fake.failures = [(num_pieces, GONE)] * 2
     for chunks in outputs(address, temperature=0.7):
         assert [token.token_id for chunk in chunks for token in chunk.tokens] == [0, 1, 1, 2]
         assert "".join(chunk.text for chunk in chunks) == ANSWER
         # Another seed would give another output.
         assert len({request.sampling.seed for request in fake.requests[-3:]}) == 1
         assert all(request.sampling.HasField("seed") for request in fake.requests)
-        fake.failures = [(num_pieces, GONE), (num_pieces - 1, GONE)]
+        fake.failures = [(num_pieces, GONE)] * 2
     assert fake.requests[0].sampling.seed != fake.requests[-1].sampling.seed
 
 
@@ -106,16 +106,41 @@ def test_the_prompts_tokens_come_once_and_in_front(router: tuple[FakeRouter, str
         fake.failures = [(0, GONE), (1, GONE)]
 
 
-@pytest.mark.parametrize("other", [[["A", "n"], ["other"]], [["The"]]], ids=["other tokens", "fewer tokens"])
-def test_another_models_output_is_no_continuation(router: tuple[FakeRouter, str], other: list[list[str]]) -> None:
+def test_a_cut_off_output_is_resumed_with_the_tokens_that_the_caller_has(router: tuple[FakeRouter, str]) -> None:
+    fake, address = router
+    fake.failures = [(1, GONE), (2, GONE)]
+    for chunks in outputs(address, prompt_progress=True):
+        assert [token.token_id for chunk in chunks for token in chunk.tokens] == [0, 1, 1, 2]
+        assert [list(request.resume.token_ids) for request in fake.requests[-3:]] == [[], [0], [0, 1, 1]]
+        assert [request.resume.numerics for request in fake.requests[-3:]] == ["", "fake", "fake"]
+        # What was told of the prompt is not told again.
+        assert [chunk.num_prompt_tokens_read for chunk in chunks].count(3) == 1
+        fake.failures = [(1, GONE), (2, GONE)]
+
+
+def test_tokens_that_come_set_the_count_of_retries_back(router: tuple[FakeRouter, str]) -> None:
+    fake, address = router
+    fake.pieces = [[f"{number} "] for number in range(12)]
+    fake.failures = [(number, GONE) for number in range(1, 12)]
+    with Client(address, retry=RetryPolicy(max_num_retries=1, first_delay_s=0.0)) as client:
+        assert client.complete("hi").text == "".join(f"{number} " for number in range(12))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [("numerics", "other", "can't go on here: resume.numerics"), ("is_old", True, "of an older version")],
+)
+def test_another_models_output_is_no_continuation(
+    router: tuple[FakeRouter, str], attribute: str, value: object, message: str
+) -> None:
     fake, address = router
     with Client(address, retry=AT_ONCE) as client:
         fake.failures = [(2, GONE)]
         stream = client.generate("hi")
         assert next(stream).text == "The"
         assert next(stream).text == " quick brown"
-        fake.pieces = other
-        with pytest.raises(UnavailableError, match="another try began differently"):
+        setattr(fake, attribute, value)
+        with pytest.raises(UnavailableError, match=message):
             next(stream)
         assert len(fake.requests) == 2
 
@@ -242,20 +267,19 @@ def test_a_policy_that_makes_no_sense_is_refused(values: dict[str, float]) -> No
 
 
 @st.composite
-def streams(draw: st.DrawFn, words: list[str]) -> list[router_pb2.GenerateResponse]:
-    """The tokens ``words`` in any pieces; their text comes with them or later, as where a stop text may begin."""
-    text, pieces = "".join(words), []
-    num_tokens = num_chars = 0
-    while num_tokens < len(words):
+def streams(draw: st.DrawFn, words: list[str], num_resumed: int) -> list[router_pb2.GenerateResponse]:
+    """The tokens behind the resumed ones in any pieces; the text of each token is held back until the next one."""
+    pieces, place = [], num_resumed
+    while place < len(words):
         size = draw(st.integers(1, 3))
-        tokens = words[num_tokens : num_tokens + size]
-        num_tokens += len(tokens)
-        known_len = len("".join(words[:num_tokens]))
-        end = draw(st.integers(num_chars, known_len)) if num_tokens < len(words) else len(text)
-        ids = [router_pb2.GeneratedToken(token_id=ord(word[0])) for word in tokens]
-        pieces.append(router_pb2.GenerateResponse(tokens=ids, text=text[num_chars:end]))
-        num_chars = end
-    return [*pieces, router_pb2.GenerateResponse(finish_reason=router_pb2.FINISH_REASON_STOP)]
+        end = min(place + size, len(words))
+        ids = [router_pb2.GeneratedToken(token_id=ord(word[0])) for word in words[place:end]]
+        text = "".join(words[max(place - 1, 0) : end - 1])
+        pieces.append(router_pb2.GenerateResponse(tokens=ids, text=text))
+        place = end
+    pieces.append(router_pb2.GenerateResponse(text=words[-1], finish_reason=router_pb2.FINISH_REASON_STOP))
+    pieces[0].num_resumed_tokens = num_resumed
+    return pieces
 
 
 WORDS = ["a", "bc", "def", "g", "hi", "jkl", "m"]
@@ -267,11 +291,11 @@ def test_tries_in_other_pieces_join_to_one_output(data: st.DataObject) -> None:
     chunks: list[Chunk] = []
     for _ in range(data.draw(st.integers(0, 3))):
         generation.begin_try()
-        cut_off = data.draw(streams(WORDS))
+        cut_off = data.draw(streams(WORDS, len(generation.request.resume.token_ids)))
         for response in cut_off[: data.draw(st.integers(0, len(cut_off) - 1))]:
             chunks += generation.rest_of(response)
     generation.begin_try()
-    for response in data.draw(streams(WORDS)):
+    for response in data.draw(streams(WORDS, len(generation.request.resume.token_ids))):
         chunks += generation.rest_of(response)
     assert [token.token_id for chunk in chunks for token in chunk.tokens] == [ord(word[0]) for word in WORDS]
     assert "".join(chunk.text for chunk in chunks) == "".join(WORDS)

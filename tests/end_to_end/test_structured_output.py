@@ -51,7 +51,9 @@ def test_it_goes_on_where_its_llm_service_is_killed(suite: Suite, client: Client
     token_ids: list[int] = []
     for chunk in client.generate(QUESTION, **asked):
         if not token_ids:
-            os.kill(suite.pid("llm_service") or 0, signal.SIGKILL)
+            pid = suite.pid("llm_service")
+            assert pid is not None  # 0 would be all processes of the test
+            os.kill(pid, signal.SIGKILL)
         token_ids += [token.token_id for token in chunk.tokens]
         num_replays = chunk.usage.num_replays if chunk.usage else 0
     assert tuple(token_ids) == expected.token_ids

@@ -22,6 +22,13 @@ from tests.router.toy_services import CONTEXT_LEN
 from tests.waiting import LIMIT_S
 
 WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"resume": {"token_ids": [VOCAB_SIZE]}}, "resume.token_ids"),
+    ({"resume": {"token_ids": [65] * (CONTEXT_LEN + 1)}}, "resume.token_ids"),
+    ({"resume": {"token_ids": [65, 66]}, "max_tokens": 1}, "resume.token_ids"),
+    ({"resume": {"token_ids": [EOS, 65]}}, "resume.token_ids"),
+    ({"resume": {"token_ids": [65]}, "prompt_only": True}, "resume.token_ids"),
+    ({"resume": {"token_ids": [65], "numerics": "another build"}}, "resume.numerics"),
+    ({"resume": {"token_ids": [65]}, **sampling_of(temperature=1.0)}, "sampling.seed"),
     ({"no_prompt": True}, "prompt"),
     ({"text": ""}, "text"),
     ({"text": "x" * CONTEXT_LEN}, "text"),
