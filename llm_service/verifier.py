@@ -52,13 +52,14 @@ class VerifierEngine:
         config: VerifierConfig,
         clock_s: Callable[[], float] = time.monotonic,
         structures: Structures = Structures(None),  # noqa: B008
+        paying_rows: PayingRows | None = None,
     ) -> None:
         self._runner = runner
         self._config = config
         self._clock_s = clock_s
         self.structures = structures
         self.counts = VerifierCounts()
-        self._paying_rows = PayingRows()
+        self._paying_rows = PayingRows() if paying_rows is None else paying_rows
         self.reset()
 
     def reset(self) -> None:

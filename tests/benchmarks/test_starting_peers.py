@@ -47,7 +47,7 @@ def _started(models: Models, words: list[str]) -> dict[tuple[str, str, str], int
     arguments.cache_dir = Path("nowhere")
     with contextlib.ExitStack() as running:
         found = start_peers(arguments, models, 5, running, lambda line: None)
-        return {(peer.name, peer.precision, peer.speculation): peer.run([[1]], 4) for peer, _ in found}
+        return {(peer.name, peer.precision, peer.speculation): peer.run([[1]], max_tokens=4) for peer, _ in found}
 
 
 def test_peers_of_the_demo_model_speculate_by_ngrams(peers: Path) -> None:

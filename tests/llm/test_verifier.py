@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_service.config import VerifierConfig
+from llm_service.paying_rows import PayingRows
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import (
     DeadlineExceededError,
@@ -207,9 +208,15 @@ def test_stop_tokens_wait_for_min_tokens(engine: VerifierEngine) -> None:
     assert not set(banned[:4]) & set(free[:2])
 
 
-def test_nodes_that_are_not_worth_their_rows_are_left_out_where_they_may_be(
-    engine: VerifierEngine, runner: ModelRunner
-) -> None:
+class DearRows(PayingRows):
+    """Learns known times instead of the machine's: each row lengthens a pass much."""
+
+    def observe(self, num_rows: int, pass_ms: float, now_s: float) -> None:
+        super().observe(num_rows, 3 + 0.6 * num_rows, now_s)
+
+
+def test_nodes_that_are_not_worth_their_rows_are_left_out_where_they_may_be(runner: ModelRunner) -> None:
+    engine = VerifierEngine(runner, VerifierConfig(max_model_len=200), Clock(), paying_rows=DearRows())
     expected = incremental(engine, PROMPT, 4, SamplingParams())
     unlikely = TokenTree((PROMPT[-1], *expected[:3]), (-1, 0, 1, 2), (0.0, -0.1, -12.0, -0.1), (0,) * 4)
     asked = replace(opening("s", PROMPT), tree=unlikely)

@@ -18,6 +18,7 @@ from tests.conftest import save_tiny_llama
 from tests.documented import ROOT, blocks, commands
 from tests.models.gguf_writing import save_tiny_gguf
 from tests.pages.private_network import PrivateNetwork
+from tests.pages.ways import OTHERS
 
 DEMO_VOCAB_SIZE = 49152
 # As many as a recommendation takes.
@@ -35,7 +36,7 @@ def tiny_files(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     old = shutil.copytree(tiny_model, folder / "FOLDER_WITH_BIN_FILES")
     torch.save(load_file(old / "model.safetensors"), old / "pytorch_model.bin")
     (old / "model.safetensors").unlink()
-    for name in ("mine", "prompts", "chatbot", "alpaca", "piqa"):
+    for name in ("mine", "prompts", "held-out", "chatbot", "alpaca", "piqa"):
         (folder / f"{name}.json").write_text(json.dumps(QUESTIONS[:2] if name == "prompts" else QUESTIONS))
     (folder / "story.txt").write_text("Once upon a time there was a fox")
     (folder / "in.jsonl").write_text(next(found.output for found in commands() if found.words == "cat in.jsonl"))
@@ -86,6 +87,13 @@ def quick_environment(demo_llm: Path, tmp_path_factory: pytest.TempPathFactory) 
         if file.name not in ("config.json", "model.safetensors"):
             shutil.copy(file, llm)
     return user_with(llm, demo_llm.name, tmp_path_factory)
+
+
+def skip_where_missing(words: str) -> None:
+    """Skips the test of a command whose program is of others and not on this machine."""
+    program = words.split()[0]
+    if program in OTHERS and shutil.which(program) is None:
+        pytest.skip(f"{program} is not here: apt-get install {program}")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import yaml
 
 from specgrove.cli import main
 from tests.documented import Block, Command, commands, snippets, unknown_lines
-from tests.pages.conftest import networks
+from tests.pages.conftest import networks, skip_where_missing
 from tests.pages.private_network import PrivateNetwork, quoted
 from tests.pages.ways import (
     READY,
@@ -27,6 +28,7 @@ from tests.pages.ways import (
     program_of,
     shape,
     shell_words,
+    soon,
     starts_services,
 )
 
@@ -62,6 +64,7 @@ def test_a_command_prints_what_its_page_shows(
     suite_network: PrivateNetwork, folder: Path, environment: Mapping[str, str], command: Command
 ) -> None:
     words = on_the_suite(shell_words(command))
+    skip_where_missing(words)
     printed = suite_network.runs(words, folder, environment)
     if words.startswith("curl"):
         assert json.loads(printed[printed.index("{") :])["choices"]
@@ -74,6 +77,18 @@ def test_a_command_prints_what_its_page_shows_where_no_suite_runs(
 ) -> None:
     printed = network.runs(shell_words(command), folder, environment)
     assert [line for line in shape(command.output) if line not in shape(printed)] == []
+
+
+def test_commands_that_go_on_with_what_the_one_before_wrote(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process: importing torch takes most of the time of each."""
+    monkeypatch.chdir(folder)
+    for command in of_way(Way.ONE_AFTER_ANOTHER):
+        capsys.readouterr()
+        assert main(shlex.split(soon(shell_words(command)))[1:]) == 0
+        printed = capsys.readouterr().out
+        assert [line for line in shape(command.output) if line not in shape(printed)] == []
 
 
 @pytest.mark.parametrize(

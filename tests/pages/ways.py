@@ -46,10 +46,14 @@ _SOON = {
     r"^specgrove (generate|chat) ": "--max-tokens 24",
     r"^specgrove (bench|eval) ": "--max-tokens 2",
     r"^specgrove top": "--once",
+    r"^specgrove ssm train ": "--num-tokens 600 --passes 0.5",
+    r"^specgrove ssm ": "--work-dir recordings --workers 1 --answer-len 8",
     r"^curl ": "--silent",
 }
 # Servers, and what they print when they are ready.
 READY = {"specgrove serve": "Ctrl-C stops", "specgrove chat": "Ctrl-C ends it", "prometheus": "Server is ready"}
+# Programs of others that a machine may lack, each in the Debian package of its name.
+OTHERS = ("curl", "openssl", "prometheus")
 # Before a snippet that goes on with what the page has said elsewhere, and behind one that only defines something.
 _OPENAI = "import httpx, openai, pydantic, time\nclient = openai.OpenAI(base_url='http://127.0.0.1:8000/v1', api_key='none')\n"
 _GRPC = "from specgrove.client import Client\nclient = Client('127.0.0.1:50051')\n"
@@ -73,6 +77,8 @@ class Way(enum.Enum):
     """Reaches no suite that runs."""
     BY_HAND = enum.auto()
     """One of three services, which are of use together."""
+    ONE_AFTER_ANOTHER = enum.auto()
+    """Goes on with what the command before has written."""
 
 
 def shell_words(command: Command) -> str:
@@ -96,6 +102,8 @@ def way_of(command: Command) -> Way:
         return Way.SERVER
     if re.search(r"^specgrove (spec-infer|incr-decoding) ", words):
         return Way.IN_A_SUITE_OF_ITS_OWN
+    if words.startswith("specgrove ssm "):
+        return Way.ONE_AFTER_ANOTHER
     return Way.ALONE if words == "specgrove doctor" else Way.ON_THE_SUITE
 
 
