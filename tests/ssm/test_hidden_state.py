@@ -109,12 +109,13 @@ def test_a_session_without_a_past_begins_with_what_comes() -> None:
     _same(tree, twin.tree(TOKENS[:40], STATES[35:39], 35, SHAPE))
 
 
-def test_a_session_whose_last_rows_are_missing_waits_for_them() -> None:
+@pytest.mark.parametrize("num_missing", [1, 2, 9])
+def test_a_session_whose_last_rows_are_missing_waits_for_them(num_missing: int) -> None:
     module, ends = random_module(hidden_window=64), toy_ends()
     pool, twin = _pool(make_ssm(module, ends)), TwinDrafter(module, ends)
-    work = DraftWork("s", 0, tuple(TOKENS[:30]), SHAPE, hidden_states=message(STATES, 0, 20))
+    work = DraftWork("s", 0, tuple(TOKENS[:30]), SHAPE, hidden_states=message(STATES, 0, 29 - num_missing))
     assert ask(pool, work).trees == ()
-    work = DraftWork("s", 30, (), SHAPE, hidden_states=message(STATES, 18, 29))  # two came before
+    work = DraftWork("s", 30, (), SHAPE, hidden_states=message(STATES, 18, 29))  # of these some came before
     _same(_tree(ask(pool, work)), twin.tree(TOKENS[:30], STATES[:29], 0, SHAPE))
 
 
