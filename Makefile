@@ -13,8 +13,8 @@ CXX_SOURCES = $(shell git ls-files --cached --others --exclude-standard 'csrc/*.
 
 # An editable install keeps a list of the modules, so it is made anew when one was added, moved or removed.
 MODULE_LIST := build/modules.txt
-$(shell mkdir -p build; find specgrove router llm_service ssm_service -name '*.py' | sort > build/modules.new; \
-	cmp -s build/modules.new $(MODULE_LIST) || cp build/modules.new $(MODULE_LIST); rm -f build/modules.new)
+$(shell mkdir -p build; find specgrove router llm_service ssm_service -name '*.py' | sort > build/modules.$$$$; \
+	cmp -s build/modules.$$$$ $(MODULE_LIST) || cp build/modules.$$$$ $(MODULE_LIST); rm -f build/modules.$$$$)
 
 .PHONY: demo test slow-test check setup protos settings-page check-settings bench bench-cpu-peers paper-tables gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu native-sanitize clean lint types imports format-native lint-protos breaking-protos released-protos check-protos metrics-page check-metrics prometheus-rule check-prometheus-rule k8s-plain check-k8s docs images k8s-test k8s-tools
 .DEFAULT_GOAL := demo
@@ -23,15 +23,17 @@ demo: $(VENV)/.running
 	@$(BIN)/specgrove demo
 
 # Two processes, each with files of its own (tests/conftest.py says which); more gain nothing on the two cores of CI.
+SLOWEST := --durations=25 --durations-min=4
+
 test: setup
-	$(BIN)/python -m pytest -q -m "not slow" -n 2 --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -m "not slow" -n 2 --no-loadscope-reorder $(SLOWEST)
 
 # What takes long: every server that the docs start, ranks and replicas, other languages' compilers, a wheel, most of the chat page in a
 # browser, and the like. All that `test` leaves out but the container images.
 CONTAINER_TESTS := tests/k8s/test_it_runs.py tests/k8s/test_running_images.py
 
 slow-test: setup
-	$(BIN)/python -m pytest -q -m slow -n 2 --no-loadscope-reorder $(addprefix --ignore=,$(CONTAINER_TESTS))
+	$(BIN)/python -m pytest -q -m slow -n 2 --no-loadscope-reorder $(SLOWEST) $(addprefix --ignore=,$(CONTAINER_TESTS))
 
 bench: setup
 	$(BIN)/python -m benchmarks.serving

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from specgrove.training.options import DecoderShape, EvaluateOptions, HeadShape, TrainOptions
 
@@ -24,14 +25,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _train_options(arguments: argparse.Namespace) -> TrainOptions:
     return TrainOptions(
-        llm=arguments.llm,
+        **_shared(arguments),
         kind=arguments.kind,
-        data=_paths(arguments.data),
-        work_dir=_path(arguments.work_dir),
         out=Path(arguments.out),
-        cache_dir=Path(arguments.cache_dir),
         num_tokens=arguments.num_tokens,
-        workers=arguments.workers,
         boost=arguments.boost,
         passes=arguments.passes,
         minutes=arguments.minutes,
@@ -42,26 +39,20 @@ def _train_options(arguments: argparse.Namespace) -> TrainOptions:
             num_layers=arguments.num_layers,
         ),
         head=HeadShape(hidden_layers=tuple(arguments.hidden_layers)),
-        answer_len=arguments.answer_len,
     )
 
 
 def _evaluate_options(arguments: argparse.Namespace) -> EvaluateOptions:
-    return EvaluateOptions(
-        llm=arguments.llm,
-        ssm=Path(arguments.ssm),
-        data=_paths(arguments.data),
-        work_dir=_path(arguments.work_dir),
-        cache_dir=Path(arguments.cache_dir),
-        num_prompts=arguments.num_prompts,
-        answer_len=arguments.answer_len,
-        workers=arguments.workers,
-    )
+    return EvaluateOptions(**_shared(arguments), ssm=Path(arguments.ssm), num_prompts=arguments.num_prompts)
 
 
-def _paths(places: list[str]) -> tuple[Path, ...]:
-    return tuple(map(Path, places))
-
-
-def _path(place: str | None) -> Path | None:
-    return None if place is None else Path(place)
+def _shared(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of ``SharedOptions``."""
+    return {
+        "llm": arguments.llm,
+        "data": tuple(map(Path, arguments.data)),
+        "work_dir": None if arguments.work_dir is None else Path(arguments.work_dir),
+        "cache_dir": Path(arguments.cache_dir),
+        "workers": arguments.workers,
+        "answer_len": arguments.answer_len,
+    }

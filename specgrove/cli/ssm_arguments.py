@@ -30,21 +30,10 @@ def _add_train(actions: argparse._SubParsersAction[Any]) -> None:
         "was stopped is gone on with by the same command.",
     )
     train.add_argument(
-        "--llm", default=DEFAULT_LLM, metavar="ID", help="what `serve --llm` takes (default: %(default)s)"
-    )
-    train.add_argument(
         "--kind",
         choices=("head", "decoder"),
         default="head",
         help="head: one layer that reads the LLM's hidden states; decoder: a small model with tokens in and out (default: %(default)s)",
-    )
-    train.add_argument(
-        "--data",
-        type=typed(path),
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help=f"{_DATA} (default: the LLM invents all)",
     )
     train.add_argument("--out", type=typed(path), required=True, metavar="DIR", help="the SSM's folder")
     train.add_argument(
@@ -88,7 +77,7 @@ def _add_train(actions: argparse._SubParsersAction[Any]) -> None:
         train.add_argument(
             f"--{name}", type=typed(at_least(1)), default=default, metavar="N", help="decoder: default %(default)s"
         )
-    _add_common(train)
+    _add_common(train, data="the LLM invents all")
 
 
 def _add_evaluate(actions: argparse._SubParsersAction[Any]) -> None:
@@ -98,22 +87,20 @@ def _add_evaluate(actions: argparse._SubParsersAction[Any]) -> None:
         description="Reads the LLM's greedy answers to held-out prompts, which are recorded once.",
     )
     evaluate.add_argument("--ssm", type=typed(path), required=True, metavar="DIR", help="what `ssm train` wrote")
-    evaluate.add_argument("--llm", default=DEFAULT_LLM, metavar="ID", help="the LLM it is for (default: %(default)s)")
-    evaluate.add_argument(
-        "--data",
-        type=typed(path),
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help=f"held-out {_DATA} (default: some of our own)",
-    )
     evaluate.add_argument(
         "--num-prompts", type=typed(at_least(1)), default=60, metavar="N", help="the first N (default: %(default)s)"
     )
-    _add_common(evaluate)
+    _add_common(evaluate, data="some of our own, which are not trained on")
 
 
-def _add_common(command: argparse.ArgumentParser) -> None:
+def _add_common(command: argparse.ArgumentParser, data: str) -> None:
+    """What both take; ``data`` says what they do without files."""
+    command.add_argument(
+        "--llm", default=DEFAULT_LLM, metavar="ID", help="what `serve --llm` takes (default: %(default)s)"
+    )
+    command.add_argument(
+        "--data", type=typed(path), nargs="+", default=[], metavar="FILE", help=f"{_DATA} (default: {data})"
+    )
     command.add_argument(
         "--answer-len",
         type=typed(at_least(2)),

@@ -33,36 +33,36 @@ class HeadShape:
     num_candidates: int = 128
 
 
-@dataclass(frozen=True, slots=True)
-class TrainOptions:
-    """``specgrove ssm train``."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedOptions:
+    """What both commands are asked for."""
 
     llm: str
-    kind: Kind
-    data: tuple[Path, ...]  # prompts; none: the LLM invents all
+    data: tuple[Path, ...]  # prompts; none: the LLM invents all, and is measured on some of our own
     work_dir: Path | None  # recordings and checkpoints; None: below the cache
-    out: Path
     cache_dir: Path
-    num_tokens: int = 1_000_000
     workers: int = 1
+    answer_len: int = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions(SharedOptions):
+    """``specgrove ssm train``."""
+
+    kind: Kind
+    out: Path
+    num_tokens: int = 1_000_000
     boost: int = 1  # SSMs, each of which learns most where those before it fail
     passes: float = 3.0  # kind head
     minutes: float = 20.0  # kind decoder
     decoder: DecoderShape = DecoderShape()
     head: HeadShape = HeadShape()
     num_held_out_prompts: int = 32
-    answer_len: int = 128
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluateOptions:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateOptions(SharedOptions):
     """``specgrove ssm evaluate``."""
 
-    llm: str
     ssm: Path
-    data: tuple[Path, ...]  # held-out prompts; none: some of our own
-    work_dir: Path | None
-    cache_dir: Path
     num_prompts: int = 60
-    answer_len: int = 128
-    workers: int = 1

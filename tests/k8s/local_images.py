@@ -106,12 +106,10 @@ def _has_torch(folder: Path) -> bool:
     return next(folder.glob("torch-*+cpu-*.whl"), None) is not None
 
 
-def build_images(environment: Mapping[str, str], services: Iterable[str] = (), num_jobs: int | None = None) -> None:
+def build_images(environment: Mapping[str, str], services: Iterable[str] = ()) -> None:
     """All images of the CPU variant, or some; layers that are there already are used again."""
     with tempfile.TemporaryDirectory() as folder:
         options = build_options(Path(folder))
-        if num_jobs is not None:
-            options += ["--build-arg", f"BUILD_JOBS={num_jobs}"]
         chosen = ["--services", *services] if services else []
         subprocess.run(
             [sys.executable, "-m", "tools.build_images", "--builder", "podman", *chosen, "--", *options],

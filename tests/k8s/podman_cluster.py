@@ -52,7 +52,7 @@ def build(folder: Path) -> dict[str, str]:
         subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     except subprocess.CalledProcessError as error:
         raise CanNotRunError(f"{error.cmd[0]} fails here: {error.stderr or error}") from error
-    local_images.build_images(environment, num_jobs=os.cpu_count())
+    local_images.build_images(environment)
     return environment
 
 

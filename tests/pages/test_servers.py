@@ -1,4 +1,4 @@
-"""Every server that the pages start gets ready, and every command that starts a suite of its own does what its page shows."""
+"""The pages' servers get ready with all their options, and each command that starts a suite of its own does what its page shows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,28 @@ from tests.pages.ways import READY, Way, at_the_suite, of_way, shape, shell_word
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("command", of_way(Way.SERVER), ids=str)
+def options_of(command: Command) -> set[str]:
+    return {word for word in shell_words(command).split() if word.startswith("--")}
+
+
+def servers() -> list[Command]:
+    """Those with the most options: what a server with fewer of them would show, one of these shows. All words are tried by
+    ``test_serve_takes_the_settings``.
+    """
+    found: dict[str, list[Command]] = {}
+    for command in sorted(of_way(Way.SERVER), key=lambda command: -len(options_of(command))):
+        started = found.setdefault(program_of_line(command), [])
+        if not any(options_of(command) <= options_of(other) for other in started):
+            started.append(command)
+    return [command for started in found.values() for command in started]
+
+
+def program_of_line(command: Command) -> str:
+    """What is started, such as ``specgrove serve``."""
+    return next(program for program in READY if shell_words(command).startswith(program))
+
+
+@pytest.mark.parametrize("command", servers(), ids=str)
 def test_a_server_starts_as_it_stands(
     network: PrivateNetwork, folder: Path, quick_environment: Mapping[str, str], command: Command
 ) -> None:
@@ -23,8 +44,7 @@ def test_a_server_starts_as_it_stands(
     skip_where_missing(words)
     if not (folder / "DIR").exists():
         (folder / "DIR").symlink_to(folder / "my-model")
-    ready = next(found for first, found in READY.items() if words.startswith(first))
-    with network.server(words, folder, quick_environment, ready):
+    with network.server(words, folder, quick_environment, READY[program_of_line(command)]):
         pass
 
 
@@ -49,9 +69,15 @@ def starts_a_suite(command: Command) -> bool:
     return at_the_suite(words) != words and " top" not in words and "127.0.0.1" not in words
 
 
-@pytest.mark.parametrize(
-    "command", [*filter(starts_a_suite, of_way(Way.ON_THE_SUITE, Way.IN_A_SUITE_OF_ITS_OWN))], ids=str
-)
+def starting_suites() -> list[Command]:
+    """One line of each command; ``test_commands.py`` tries all lines on a suite that runs."""
+    first: dict[str, Command] = {}
+    for command in filter(starts_a_suite, of_way(Way.ON_THE_SUITE, Way.IN_A_SUITE_OF_ITS_OWN)):
+        first.setdefault(" ".join(shell_words(command).split()[:2]), command)
+    return list(first.values())
+
+
+@pytest.mark.parametrize("command", starting_suites(), ids=str)
 def test_a_command_starts_a_suite_of_its_own(
     network: PrivateNetwork, folder: Path, environment: Mapping[str, str], command: Command
 ) -> None:
