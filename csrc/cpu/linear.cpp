@@ -4,6 +4,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "clones.h"
 #include "groups.h"
 #include "isa.h"
 #include "linear_tiles.h"
@@ -36,13 +37,33 @@ void pack(const T* weight, int64_t out_features, int64_t in_features, int64_t pa
   });
 }
 
-// x rounded to bfloat16, each row padded with zeros to padded_in. Valid until the next call in the same thread.
-const uint16_t* rounded_rows(const float* x, int64_t num_rows, int64_t in_features, int64_t padded_in) {
-  thread_local Scratch<uint16_t> rounded;
-  uint16_t* const first = rounded.room(num_rows * padded_in);
-  const RoundRow round = bfloat16_rounding();
-  for_rows(num_rows, in_features,
-           [=](int64_t row) { round(x + row * in_features, in_features, first + row * padded_in, kInputStep); });
+// To the nearest number of bfloat16, as from_float() of number_types.h.
+SPECGROVE_CLONES void round_floats(const float* x, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t bits = float_to_bits(x[i]), magnitude = bits & 0x7fffffffu;
+    const uint32_t rounded = magnitude > 0x7f800000u ? bits | 0x400000u : bits + 0x7fffu + (bits >> 16 & 1u);
+    out[i] = bits_to_float(rounded & 0xffff0000u);
+  }
+}
+
+// x rounded to bfloat16 as AVX-512 takes it, or as the same numbers in float32; each row padded with zeros to
+// padded_in. Valid until the next call in the same thread.
+const void* rounded_rows(Isa isa, const float* x, int64_t num_rows, int64_t in_features, int64_t padded_in) {
+  if (isa == Isa::kAvx512) {
+    thread_local Scratch<uint16_t> rounded;
+    uint16_t* const first = rounded.room(num_rows * padded_in);
+    for_rows(num_rows, in_features, [=](int64_t row) {
+      round_row_avx512(x + row * in_features, in_features, first + row * padded_in, kInputStep);
+    });
+    return first;
+  }
+  thread_local Scratch<float> rounded;
+  float* const first = rounded.room(num_rows * padded_in);
+  for_rows(num_rows, in_features, [=](int64_t row) {
+    float* const to = first + row * padded_in;
+    round_floats(x + row * in_features, in_features, to);
+    std::fill(to + in_features, to + padded_in, 0.0f);
+  });
   return first;
 }
 
@@ -92,7 +113,7 @@ void PackedLinear::multiply(const float* x, int64_t num_rows, float* out, TileSi
                         : isa == Isa::kAvx2 ? linear_tile_avx2
                                             : linear_tile_plain;
   const void* inputs = x;
-  if (dtype_ == DType::kBFloat16) inputs = rounded_rows(x, num_rows, in_features_, padded_in_);
+  if (dtype_ == DType::kBFloat16) inputs = rounded_rows(isa, x, num_rows, in_features_, padded_in_);
   const int64_t group_bytes = kGroup * padded_in_ * size_of(dtype_);
   for_groups(num_groups_, group_bytes, [&](int64_t first, int64_t count) {
     const int64_t num_outputs = std::min(count * kGroup, out_features_ - first * kGroup);

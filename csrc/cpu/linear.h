@@ -60,7 +60,7 @@ class PackedLinear : public AnyLinear {
 struct LinearTile {
   const void* packed;   // first group
   int64_t group_bytes;  // from one group to the next
-  const void* x;        // float32, or bfloat16 where the weights are; row stride x_stride elements
+  const void* x;        // float32; on AVX-512 bfloat16 where the weights are. Row stride x_stride elements
   int64_t x_stride;
   const float* bias;
   int64_t depth;  // inputs, padded

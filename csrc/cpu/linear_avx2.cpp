@@ -1,7 +1,225 @@
-#include "linear_tile.h"
+// Compiled with AVX2, FMA and F16C whatever the machine that builds; called only where the processor has them.
+//
+// A tile of up to 6 rows shares what was made of the packed weights: floats. The sums of its rows fill the registers.
+// Inputs are taken in chunks: a group's weights of one chunk stay in the first-level cache while all rows take them.
+// Between two chunks a row's sums lie where its outputs go, which changes no bit.
+#include <immintrin.h>
+
+#include "linear.h"
+#include "prefetch.h"
 
 namespace specgrove {
+namespace {
 
-void linear_tile_avx2(DType dtype, const LinearTile& tile) { linear_tile_of(dtype, tile); }
+constexpr int kMaxTileRows = 6;
+constexpr int64_t kLanes = 8;             // floats of a vector
+constexpr int64_t kMaxChunkInputs = 320;  // a multiple of kInputStep
+
+// 8 outputs' weights as floats. A step is what lies side by side of each output; kPlace is an input's place in it.
+template <typename T>
+struct Packed;
+
+template <>
+struct Packed<float> {
+  static constexpr int64_t kInputs = 1;
+  template <int kPlace>
+  static __m256 weights(const char* packed) {
+    return _mm256_loadu_ps(reinterpret_cast<const float*>(packed));
+  }
+};
+
+template <>
+struct Packed<Float16> {
+  static constexpr int64_t kInputs = 1;
+  template <int kPlace>
+  static __m256 weights(const char* packed) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(packed)));
+  }
+};
+
+template <>
+struct Packed<BFloat16> {
+  static constexpr int64_t kInputs = 2;
+  template <int kPlace>
+  static __m256 weights(const char* packed) {
+    const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(packed));
+    const __m256i words =
+        kPlace == 0 ? _mm256_slli_epi32(pairs, 16) : _mm256_and_si256(pairs, _mm256_set1_epi32(~0xffff));
+    return _mm256_castsi256_ps(words);
+  }
+};
+
+// Written as assembly: of the intrinsic GCC 12 makes forms that put the sum into another register, runs out of them,
+// and keeps sums in memory, which takes half as long again.
+inline void add_product(__m256& sum, __m256 weights, __m256 input) {
+  asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(weights), "x"(input));
+}
+
+// Some rows by some outputs of a group, over one chunk of inputs.
+struct Panel {
+  const char* packed;  // first output's
+  const float* x;      // first row's first input
+  int64_t x_stride;
+  int64_t num_steps;
+  const float* before;  // sums of the chunks before, or biases, which all rows share
+  int64_t before_stride;
+  float* sums;
+  int64_t sums_stride;
+};
+
+// The products of one of a step's inputs.
+template <typename T, int kPlace, int kRows, int kVecs>
+inline void add_input(const char* packed, const float* const* x, int64_t input, __m256 (*sums)[kVecs]) {
+  constexpr int64_t kVecBytes = kLanes * Packed<T>::kInputs * sizeof(T);
+  if constexpr (kRows < kVecs) {  // what there is less of stays in registers
+    __m256 inputs[kRows];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) inputs[r] = _mm256_broadcast_ss(x[r] + input);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVecs; ++v) {
+      const __m256 weights = Packed<T>::template weights<kPlace>(packed + v * kVecBytes);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) add_product(sums[r][v], weights, inputs[r]);
+    }
+  } else {
+    __m256 weights[kVecs];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVecs; ++v) weights[v] = Packed<T>::template weights<kPlace>(packed + v * kVecBytes);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const __m256 inputs = _mm256_broadcast_ss(x[r] + input);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVecs; ++v) add_product(sums[r][v], weights[v], inputs);
+    }
+  }
+}
+
+// kIsFirst: the weights come from memory.
+template <typename T, int kRows, int kVecs, bool kIsFirst>
+void multiply(const Panel& panel) {
+  constexpr int64_t kInputs = Packed<T>::kInputs, kStepBytes = kGroup * kInputs * sizeof(T);
+  __m256 sums[kRows][kVecs];
+  const float* x[kRows];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    x[r] = panel.x + r * panel.x_stride;
+#pragma GCC unroll 8
+    for (int v = 0; v < kVecs; ++v) sums[r][v] = _mm256_loadu_ps(panel.before + r * panel.before_stride + v * kLanes);
+  }
+  const char* packed = panel.packed;
+  for (int64_t step = 0; step < panel.num_steps; ++step, packed += kStepBytes) {
+    if constexpr (kIsFirst) {
+#pragma GCC unroll 2
+      for (int64_t byte = 0; byte < kStepBytes; byte += kCacheLine) prefetch_stream(packed + byte);
+    }
+    add_input<T, 0, kRows, kVecs>(packed, x, step * kInputs, sums);
+    if constexpr (kInputs == 2) add_input<T, 1, kRows, kVecs>(packed, x, step * kInputs + 1, sums);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVecs; ++v) _mm256_storeu_ps(panel.sums + r * panel.sums_stride + v * kLanes, sums[r][v]);
+  }
+}
+
+// A whole group. Where rows are few their sums leave room for all of its outputs, else for those of one block.
+template <typename T, int kRows, bool kIsFirst>
+void multiply_group(Panel panel) {
+  if constexpr (kRows <= 3) {
+    multiply<T, kRows, kGroup / kLanes, kIsFirst>(panel);
+  } else {
+    multiply<T, kRows, kBlock / kLanes, kIsFirst>(panel);
+    panel.packed += kBlock * Packed<T>::kInputs * sizeof(T);
+    panel.before += kBlock;
+    panel.sums += kBlock;
+    multiply<T, kRows, kBlock / kLanes, false>(panel);
+  }
+}
+
+template <typename T, bool kIsFirst>
+void multiply_rows(int64_t num_rows, const Panel& panel) {
+  switch (num_rows) {
+    case 1:
+      return multiply_group<T, 1, kIsFirst>(panel);
+    case 2:
+      return multiply_group<T, 2, kIsFirst>(panel);
+    case 3:
+      return multiply_group<T, 3, kIsFirst>(panel);
+    case 4:
+      return multiply_group<T, 4, kIsFirst>(panel);
+    case 5:
+      return multiply_group<T, 5, kIsFirst>(panel);
+    default:
+      return multiply_group<T, kMaxTileRows, kIsFirst>(panel);
+  }
+}
+
+// One group by all rows, in tiles of about the same size.
+template <typename T>
+void group_of(const LinearTile& tile, const char* packed, const float* bias, float* out, int64_t out_stride) {
+  constexpr int64_t kInputs = Packed<T>::kInputs;
+  const int64_t num_chunks = (tile.depth + kMaxChunkInputs - 1) / kMaxChunkInputs;
+  const int64_t chunk_inputs = round_up((tile.depth + num_chunks - 1) / num_chunks, kInputStep);
+  const int64_t num_tiles = (tile.num_rows + kMaxTileRows - 1) / kMaxTileRows;
+  for (int64_t input = 0; input < tile.depth; input += chunk_inputs) {
+    const int64_t num_left = tile.depth - input, num_inputs = num_left < chunk_inputs ? num_left : chunk_inputs;
+    for (int64_t i = 0; i < num_tiles; ++i) {
+      const int64_t row = tile.num_rows * i / num_tiles, end = tile.num_rows * (i + 1) / num_tiles;
+      float* const sums = out + row * out_stride;
+      const Panel panel{packed + input * kGroup * sizeof(T),
+                        static_cast<const float*>(tile.x) + row * tile.x_stride + input,
+                        tile.x_stride,
+                        num_inputs / kInputs,
+                        input == 0 ? bias : sums,
+                        input == 0 ? 0 : out_stride,
+                        sums,
+                        out_stride};
+      i == 0 ? multiply_rows<T, true>(end - row, panel) : multiply_rows<T, false>(end - row, panel);
+    }
+  }
+}
+
+// The group that is cut off at its end: its sums need more room than its outputs have.
+template <typename T>
+void cut_group_of(const LinearTile& tile, const char* packed, const float* bias, float* out, int64_t num_outputs) {
+  float sums[kMaxTileRows * kGroup];
+  for (int64_t row = 0; row < tile.num_rows; row += kMaxTileRows) {
+    LinearTile rows = tile;
+    rows.x = static_cast<const float*>(tile.x) + row * tile.x_stride;
+    rows.num_rows = tile.num_rows - row < kMaxTileRows ? tile.num_rows - row : kMaxTileRows;
+    group_of<T>(rows, packed, bias, sums, kGroup);
+    for (int64_t r = 0; r < rows.num_rows; ++r) {
+      for (int64_t i = 0; i < num_outputs; ++i) out[(row + r) * tile.out_stride + i] = sums[r * kGroup + i];
+    }
+  }
+}
+
+template <typename T>
+void tile_of(const LinearTile& tile) {
+  for (int64_t group = 0; group < tile.num_groups; ++group) {
+    const char* const packed = static_cast<const char*>(tile.packed) + group * tile.group_bytes;
+    const float* const bias = tile.bias + group * kGroup;
+    float* const out = tile.out + group * kGroup;
+    const int64_t num_left = tile.num_outputs - group * kGroup;
+    if (num_left < kGroup) {
+      cut_group_of<T>(tile, packed, bias, out, num_left);
+    } else {
+      group_of<T>(tile, packed, bias, out, tile.out_stride);
+    }
+  }
+}
+
+}  // namespace
+
+void linear_tile_avx2(DType dtype, const LinearTile& tile) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return tile_of<float>(tile);
+    case DType::kBFloat16:
+      return tile_of<BFloat16>(tile);
+    case DType::kFloat16:
+      return tile_of<Float16>(tile);
+  }
+}
 
 }  // namespace specgrove
