@@ -39,6 +39,8 @@ def _train_options(arguments: argparse.Namespace) -> TrainOptions:
             num_layers=arguments.num_layers,
         ),
         head=HeadShape(hidden_layers=tuple(arguments.hidden_layers)),
+        outputs=tuple(map(Path, arguments.outputs)),
+        start=None if arguments.start is None else Path(arguments.start),
     )
 
 

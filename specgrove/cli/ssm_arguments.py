@@ -35,6 +35,20 @@ def _add_train(actions: argparse._SubParsersAction[Any]) -> None:
         default="head",
         help="head: one layer that reads the LLM's hidden states; decoder: a small model with tokens in and out (default: %(default)s)",
     )
+    train.add_argument(
+        "--outputs",
+        type=typed(path),
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="outputs.npz of earlier runs with this LLM: their dialogues are read instead of generated, and count among --num-tokens",
+    )
+    train.add_argument(
+        "--start",
+        type=typed(path),
+        metavar="DIR",
+        help="head: an SSM of this tool whose training goes on (default: a start in closed form)",
+    )
     train.add_argument("--out", type=typed(path), required=True, metavar="DIR", help="the SSM's folder")
     train.add_argument(
         "--num-tokens", type=typed(at_least(1)), default=1_000_000, metavar="N", help="to record (default: %(default)s)"

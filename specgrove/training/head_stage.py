@@ -11,17 +11,21 @@ from pathlib import Path
 
 import torch
 
+from specgrove.files.json_files import read_json_object
 from specgrove.machine.cpus import available_cpus
 from specgrove.models.decoder.rotary_spec import RotarySpec
 from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.models.hidden_state.module import HiddenStateModule
+from specgrove.models.hidden_state.own_config import own_spec_of
 from specgrove.models.hidden_state.own_folder import load_own_folder
-from specgrove.models.hidden_state.spec import HiddenSsmSpec
-from specgrove.training import boosting, hidden_export
+from specgrove.models.hidden_state.recognition import is_own
+from specgrove.models.hidden_state.spec import Calibration, HiddenSsmSpec
+from specgrove.training import boosting, hidden_export, shards
 from specgrove.training.acceptance import Acceptance, measured
 from specgrove.training.hidden_data import HiddenDialogues
 from specgrove.training.hidden_training import HiddenTraining, HiddenTrainingSettings
 from specgrove.training.options import HeadShape, TrainOptions
+from specgrove.training.outputs import OUTPUTS_NAME, write_outputs
 from specgrove.training.target import Target, TargetEnds, target_ends
 from specgrove.training.workers import say
 
@@ -68,6 +72,27 @@ def spec_of(target: DecoderSpec, shape: HeadShape) -> HiddenSsmSpec:
     )
 
 
+def check_start(folder: Path, target: Target, options: TrainOptions) -> None:
+    """Raises ``ValueError`` where training can't go on from that SSM: it is none of ours, or shaped otherwise."""
+    if options.kind != "head":
+        raise ValueError("--start: only an SSM of kind head can go on from another one")
+    if not (folder / "config.json").is_file() or not is_own(folder):
+        raise ValueError(f"--start: there is no SSM in {folder} that `specgrove ssm train --kind head` wrote")
+    found = own_spec_of(read_json_object(folder / "config.json"))
+    wanted = spec_of(target.spec, options.head)
+    if _as_started(found) != _as_started(wanted):
+        raise ValueError(
+            f"--start: the SSM in {folder} is of another shape, or reads other layers than {wanted.hidden_layers}"
+        )
+
+
+def _as_started(spec: HiddenSsmSpec) -> HiddenSsmSpec:
+    """Without what comes after training."""
+    return replace(
+        spec, vocab_sha256="", calibration=Calibration(), candidate_rank=None, num_candidates=1, first_choice_floor=None
+    )
+
+
 def train(
     target: Target, options: TrainOptions, work_dir: Path, paths: Sequence[Path], answers: Sequence[Path]
 ) -> None:
@@ -84,9 +109,13 @@ def train(
             weights = boosting.position_weights(modules, data, ends)
             say(f"train: SSM {number}: those before it are right in {boosting.share_known(weights):.3f} of all places")
         settings = HiddenTrainingSettings(num_passes=options.passes, unrolled_passes=min(1.0, options.passes))
-        training = HiddenTraining(HiddenStateModule(spec), data, ends, settings, weights)
+        module = HiddenStateModule(spec)
+        if has_start := options.start is not None and number == 1:
+            module.load_state_dict(load_own_folder(options.start).float().state_dict(), strict=False)
+        training = HiddenTraining(module, data, ends, settings, weights, has_start=has_start)
         started_s = time.monotonic()
-        training.run(work_dir / _checkpoint_name(spec, settings, data, number), say)
+        started_from = str(options.start) if has_start else ""
+        training.run(work_dir / _checkpoint_name(spec, settings, data, number, started_from), say)
         facts = hidden_export.TrainingFacts(
             target_name=target.name,
             num_tokens=data.num_tokens,
@@ -97,7 +126,7 @@ def train(
             machine=f"{options.workers} of {available_cpus()} cores ({platform.machine()})",
             boosted_after=number - 1,
         )
-        modules.append(_export(folder, training, data, ends, options.head, target, facts, answers))
+        modules.append(_export(folder, training, data, ends, options.head, target, facts, paths, answers))
 
 
 def _export(
@@ -108,6 +137,7 @@ def _export(
     shape: HeadShape,
     target: Target,
     facts: hidden_export.TrainingFacts,
+    paths: Sequence[Path],
     answers: Sequence[Path],
 ) -> HiddenStateModule:
     say("train: candidate head and calibration")
@@ -118,6 +148,7 @@ def _export(
     acceptance = measured(written, HiddenDialogues(answers), ends, say)
     written = hidden_export.write(folder, hidden_export.with_floor(written, acceptance))
     hidden_export.write_card(folder, written, facts, acceptance, recall)
+    write_outputs(folder / OUTPUTS_NAME, [shards.read_paths(paths)], target.tokenizer.vocab_sha256)
     if not hidden_export.draw_curve(folder / hidden_export.CHART_NAME, training.curve):
         say("train: no chart of the loss: matplotlib is not installed")
     report(acceptance)
@@ -125,9 +156,11 @@ def _export(
     return written
 
 
-def _checkpoint_name(spec: HiddenSsmSpec, settings: HiddenTrainingSettings, data: HiddenDialogues, number: int) -> str:
+def _checkpoint_name(
+    spec: HiddenSsmSpec, settings: HiddenTrainingSettings, data: HiddenDialogues, number: int, start: str
+) -> str:
     """Another run's has another name."""
-    told = repr((replace(spec, vocab_sha256=""), settings, len(data), data.num_tokens, number))
+    told = repr((replace(spec, vocab_sha256=""), settings, len(data), data.num_tokens, number, start))
     return f"checkpoint-{hashlib.sha256(told.encode()).hexdigest()[:12]}.pt"
 
 

@@ -67,10 +67,15 @@ class HiddenTraining:
         ends: TargetEnds,
         settings: HiddenTrainingSettings,
         position_weights: list[torch.Tensor] | None = None,
+        *,
+        has_start: bool = False,
     ) -> None:
-        """``position_weights``: for each dialogue, of its tokens ``[length]``; how much the guess after each counts."""
+        """``position_weights``: for each dialogue, of its tokens ``[length]``; how much the guess after each counts.
+
+        ``has_start``: the module was trained before, and goes on as it is; else it starts in closed form.
+        """
         self.module, self._data, self._ends, self._settings = module, data, ends, settings
-        self._weights = position_weights
+        self._weights, self._has_start = position_weights, has_start
         self._token_mass: npt.NDArray[np.float64] = data.token_mass(len(ends.head))
         matrices = [p for name, p in module.named_parameters() if name.startswith("layer.") and p.ndim == 2]
         maps = [p for name, p in module.named_parameters() if not name.startswith("layer.") and p.ndim == 2]
@@ -104,7 +109,7 @@ class HiddenTraining:
         if checkpoint.is_file():
             self._restore(checkpoint)
             progress(f"train: going on after step {self.num_steps}")
-        else:
+        elif not self._has_start:
             generator = torch.Generator().manual_seed(self._settings.seed)
             found = closed_form.start(self.module, self._data, self._ends, self._settings.start_rows, generator)
             progress(

@@ -57,6 +57,8 @@ class TrainOptions(SharedOptions):
     minutes: float = 20.0  # kind decoder
     decoder: DecoderShape = DecoderShape()
     head: HeadShape = HeadShape()
+    outputs: tuple[Path, ...] = ()  # dialogues of this LLM as token ids, read again instead of generated
+    start: Path | None = None  # kind head: an SSM whose training goes on; None: the closed form
     num_held_out_prompts: int = 32
 
 

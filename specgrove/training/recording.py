@@ -17,6 +17,7 @@ from specgrove.models.folders.disk_room import DiskNeed, told_when_full
 from specgrove.runtime.devices import available_bytes
 from specgrove.tokenizer import Tokenizer
 from specgrove.training import answers, sampler, shards
+from specgrove.training.outputs import Outputs, read_again
 from specgrove.training.prompts import EVALUATION_PROMPTS, DialogueSource, read_prompts
 from specgrove.training.target import Target, claim_data_folder
 from specgrove.training.teacher import Teacher
@@ -68,6 +69,30 @@ def record(
     with told_when_full(folder, need):
         run_all(_record_part, parts)
     return shards.shard_paths(folder)
+
+
+def outputs_folder(folder: Path, outputs: Outputs) -> Path:
+    """Where their recordings lie below those that were generated."""
+    return folder / f"outputs-{outputs.digest}"
+
+
+def record_outputs(
+    target: Target, folder: Path, outputs: Outputs, hidden_layers: tuple[int, ...], num_threads: int
+) -> list[Path]:
+    """Shards with dialogues that are token ids so far: the LLM reads them, once. Raises ``ValueError``, ``OSError``."""
+    own = outputs_folder(folder, outputs)
+    claim_data_folder(own, target, hidden_layers)
+    shards.remove_partial(own)
+    paths = shards.shard_paths(own)
+    num_left = len(outputs.token_ids) - shards.num_recorded(paths)
+    if num_left:
+        say(f"read: {num_left} tokens of {len(outputs.token_ids)} are to be read")
+        torch.set_num_threads(num_threads)
+        set_num_threads(num_threads)
+        teacher = Teacher(target.folder, 1, int(outputs.lengths.max()), hidden_layers, progress=loading(say))
+        with told_when_full(own, DiskNeed("recording", num_left * bytes_per_token(target.spec, hidden_layers))):
+            paths = read_again(teacher, outputs, own, say)
+    return paths
 
 
 def _limits(spec: DecoderSpec, frame_len: int, num_tokens: int) -> sampler.GenerationLimits:

@@ -104,6 +104,15 @@ def num_recorded(paths: Iterable[Path]) -> int:
     return num_tokens
 
 
+def num_sequences(paths: Iterable[Path]) -> int:
+    """Dialogues of these shards together, by their headers."""
+    count = 0
+    for path in paths:
+        with safe_open(path, "numpy") as file:
+            count += file.get_slice("lengths").get_shape()[0]
+    return count
+
+
 def hidden_width(path: Path) -> int:
     """Numbers of hidden states per token in a shard; 0: it has none."""
     with safe_open(path, "numpy") as file:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +16,16 @@ from specgrove.files.json_files import read_json_object
 from specgrove.models.hidden_state.own_config import ARCHITECTURE
 from specgrove.training import decoder_stage, head_stage, shards
 from specgrove.training.options import EvaluateOptions, TrainOptions
-from specgrove.training.recording import bytes_per_token, held_out_prompts, prompts_of, record, record_answers
+from specgrove.training.outputs import read_outputs
+from specgrove.training.recording import (
+    bytes_per_token,
+    held_out_prompts,
+    outputs_folder,
+    prompts_of,
+    record,
+    record_answers,
+    record_outputs,
+)
 from specgrove.training.target import Target, open_target, target_ends
 from specgrove.training.workers import say
 
@@ -35,9 +45,16 @@ def train(options: TrainOptions) -> None:
         target_ends(target)  # refuses what can't share its embedding
     else:
         decoder_stage.check(target, options)
+    if options.start is not None:
+        head_stage.check_start(options.start, target, options)
+    vocab = target.spec.vocab_size, target.tokenizer.vocab_sha256
+    outputs = [read_outputs(path, *vocab) for path in options.outputs]
     work_dir = options.work_dir or _work_dir(options.cache_dir, target)
-    _tell_estimate(target, options, work_dir, layers)
-    paths = record(target, work_dir, file_prompts, options.num_tokens, options.workers, layers)
+    _tell_estimate(target, options, [work_dir, *(outputs_folder(work_dir, each) for each in outputs)], layers)
+    paths = [path for each in outputs for path in record_outputs(target, work_dir, each, layers, options.workers)]
+    num_left = options.num_tokens - shards.num_recorded(paths)
+    if num_left > 0:
+        paths += record(target, work_dir, file_prompts, num_left, options.workers, layers)
     texts = held_out_prompts((), options.num_held_out_prompts)
     answers = record_answers(target, work_dir, texts, options.answer_len, layers, options.workers)
     if options.kind == "head":
@@ -73,10 +90,10 @@ def _work_dir(cache_dir: Path, target: Target) -> Path:
     return cache_dir / "ssm-training" / target.name.replace("/", "--")
 
 
-def _tell_estimate(target: Target, options: TrainOptions, work_dir: Path, layers: tuple[int, ...]) -> None:
-    """By this machine's speed at one product; other programs make it longer."""
+def _tell_estimate(target: Target, options: TrainOptions, folders: Sequence[Path], layers: tuple[int, ...]) -> None:
+    """``folders``: where recordings are, or will be. By this machine's speed at one product; other programs make it longer."""
     spec, per_second = target.spec, _products_per_second() * options.workers
-    num_left = max(0, options.num_tokens - shards.num_recorded(shards.shard_paths(work_dir)))
+    num_left = max(0, options.num_tokens - sum(shards.num_recorded(shards.shard_paths(folder)) for folder in folders))
     record_s = num_left * 2 * spec.num_parameters / (_RECORDING_SHARE * per_second)
     if options.kind == "head":
         ssm = head_stage.spec_of(spec, options.head)

@@ -1,7 +1,7 @@
 """The LLM as a teacher: many sequences at a time, one token of each, on the decoder that the LLM service runs.
 
-Used by ``sampler`` and ``answers``. So whatever is served can teach, in every format, and its logits and hidden states are those that are
-served.
+Used by ``sampler``, ``outputs`` and ``answers``. So whatever is served can teach, in every format, and its logits and hidden states
+are those that are served.
 Invariant: row r owns the KV slots from ``r * max_len`` on, and what is behind a sequence's position in them counts as empty.
 """
 
@@ -15,7 +15,7 @@ import torch
 
 from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
-from specgrove.runtime.pass_builder import PassBuilder
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 
 CHUNK_SIZE = 64  # of the vocabulary, for the two-step top-k
 
@@ -48,6 +48,20 @@ class Teacher:
         builder = PassBuilder()
         for slots, token_id, position in zip(self._slots, token_ids, positions, strict=False):
             builder.add(slots[: position + 1], [token_id], chunk_logits=True)
+        return self._run(builder)
+
+    def read(self, token_ids: Sequence[int], first: int) -> TeacherStep:
+        """Feeds the first row so many tokens at once, from position ``first`` on: a row of what it gives for each token."""
+        slots = self._slots[0]
+        end = first + len(token_ids)
+        builder = PassBuilder()
+        chain = TreeRows(
+            token_ids, range(-1, len(token_ids) - 1), slots[first:end]
+        )  # of a chunk only the last row would be asked
+        builder.add(slots[:first], (), chain)
+        return self._run(builder)
+
+    def _run(self, builder: PassBuilder) -> TeacherStep:
         output = self._runner.run(builder.build())
         hidden = torch.cat([each.bfloat16() for each in output.hidden], dim=-1).cpu() if output.hidden else None
         return TeacherStep(output.logits, hidden)

@@ -12,7 +12,16 @@ import torch
 
 from specgrove.models.hidden_state.module import HiddenStateModule
 from specgrove.models.hidden_state.own_folder import load_own_folder
-from specgrove.training import boosting, candidate_head, closed_form, decoder_stage, head_stage, recording, shards
+from specgrove.training import (
+    boosting,
+    candidate_head,
+    closed_form,
+    decoder_stage,
+    head_stage,
+    outputs,
+    recording,
+    shards,
+)
 from specgrove.training.acceptance import TREE_ROWS, measured
 from specgrove.training.calibration import depth_scales
 from specgrove.training.hidden_data import HiddenDialogues
@@ -22,7 +31,7 @@ from specgrove.training.options import HeadShape
 from specgrove.training.sampler import GenerationLimits, generate
 from specgrove.training.subset_loss import sampled_rows, subset_loss
 from specgrove.training.target import Target, TargetEnds, open_target, target_ends
-from specgrove.training.teacher import Teacher
+from specgrove.training.teacher import Teacher, TeacherStep
 from tests.models.families import save_tiny
 from tests.training.test_parts import make_dialogues
 from tests.training.test_stages import run, save_target
@@ -78,6 +87,69 @@ def test_recorded_hidden_states_are_transformers(variant: str, tmp_path: Path) -
         assert hidden is not None
         told = torch.cat([expected[1][0, place], expected[2][0, place]])
         torch.testing.assert_close(hidden[0].float(), told, rtol=1e-2, atol=1e-2)
+
+
+def outputs_of(recorded: Path, path: Path, target: Target) -> outputs.Outputs:
+    outputs.write_outputs(path, [shards.read_shards(recorded)], target.tokenizer.vocab_sha256)
+    return outputs.read_outputs(path, target.spec.vocab_size, target.tokenizer.vocab_sha256)
+
+
+def test_outputs_are_read_again_to_the_bits_that_were_recorded(target: Target, recorded: Path, tmp_path: Path) -> None:
+    """A run that is killed goes on after the last shard that it wrote."""
+    told = outputs_of(recorded, tmp_path / "outputs.npz", target)
+    teacher = Teacher(target.folder, 1, 48, LAYERS)
+    with pytest.raises(KeyboardInterrupt):
+        outputs.read_again(_Stopped(teacher, 20), told, tmp_path / "again", print, tokens_per_shard=300)  # type: ignore[arg-type]
+    num_before = shards.num_sequences(shards.shard_paths(tmp_path / "again"))
+    assert 0 < num_before < 20
+    counting = _Stopped(teacher, len(told.lengths) - num_before)
+    paths = outputs.read_again(counting, told, tmp_path / "again", print, tokens_per_shard=300)  # type: ignore[arg-type]
+    first, again = HiddenDialogues(shards.shard_paths(recorded)), HiddenDialogues(paths)
+    assert len(first) == len(again) == len(told.lengths)
+    for index in range(len(first)):
+        expected, found = first.batch([index]), again.batch([index])
+        for name in ("hidden", "token_ids", "is_made", "top_ids", "top_probs"):
+            assert torch.equal(getattr(expected, name), getattr(found, name)), (index, name)
+
+
+class _Stopped:
+    """A teacher that is stopped after so many dialogues, each of one chunk."""
+
+    def __init__(self, teacher: Teacher, num_left: int) -> None:
+        self._teacher, self._num_left = teacher, num_left
+
+    def read(self, token_ids: list[int], first: int) -> TeacherStep:
+        if self._num_left == 0:
+            raise KeyboardInterrupt
+        self._num_left -= 1
+        return self._teacher.read(token_ids, first)
+
+
+def test_long_dialogues_are_read_in_chunks(
+    target: Target, recorded: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = outputs_of(recorded, tmp_path / "outputs.npz", target)
+    monkeypatch.setattr(outputs, "_CHUNK_LEN", 7)
+    paths = outputs.read_again(Teacher(target.folder, 1, 48, LAYERS), told, tmp_path / "again", print)
+    first, again = dialogues(recorded).batch([2]), HiddenDialogues(paths).batch([2])
+    assert torch.equal(first.hidden, again.hidden)
+    assert torch.equal(first.top_ids, again.top_ids)
+
+
+def test_outputs_of_others_are_refused(target: Target, recorded: Path, tmp_path: Path) -> None:
+    path, vocab = tmp_path / "outputs.npz", (target.spec.vocab_size, target.tokenizer.vocab_sha256)
+    outputs_of(recorded, path, target)
+    with pytest.raises(ValueError, match="of an LLM with another vocabulary"):
+        outputs.read_outputs(path, vocab[0], "0" * 64)
+    with pytest.raises(ValueError, match="of an LLM with another vocabulary"):
+        outputs.read_outputs(path, 3, vocab[1])
+    arrays = dict(np.load(path))
+    np.savez(path, **(arrays | {"lengths": arrays["lengths"][:-1]}))
+    with pytest.raises(ValueError, match="damaged"):
+        outputs.read_outputs(path, *vocab)
+    path.write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="holds no outputs"):
+        outputs.read_outputs(path, *vocab)
 
 
 def test_the_head_of_the_last_state_is_the_llms_choice(target: Target, recorded: Path, ends: TargetEnds) -> None:
@@ -259,3 +331,10 @@ def test_the_whole_tool(
         assert "tokens per verification" in (folder / "README.md").read_text()
     assert run("evaluate", llm, "--ssm", out, "--num-prompts", 2, "--answer-len", 6) == 0
     assert "first choice right" in capsys.readouterr().out
+    again = ("--outputs", out / "outputs.npz", "--start", out, "--num-tokens", 1, "--passes", 0.2, "--answer-len", 6)
+    monkeypatch.setattr(recording, "run_all", None)  # nothing is generated
+    assert run("train", llm, "--out", tmp_path / "third", *again) == 0
+    assert "closed form" not in capsys.readouterr().err
+    assert (tmp_path / "third" / "outputs.npz").stat().st_size == (out / "outputs.npz").stat().st_size
+    assert run("train", llm, "--out", tmp_path / "third", *again, "--hidden-layers", 3) == 1
+    assert "of another shape, or reads other layers" in capsys.readouterr().err
