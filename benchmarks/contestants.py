@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import subprocess
+import uuid
 from collections import deque
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,7 +72,12 @@ class OverGrpc:
         return sum(completion.usage.num_output_tokens for completion in completions)
 
     async def _complete(self, prompts: list[list[int]], max_tokens: int) -> list[Completion]:
-        calls = [self._client.complete(prompt, max_tokens=max_tokens, speculation=self._options) for prompt in prompts]
+        # Others don't keep what they have read of a prompt, and each run asks for the same.
+        salt = uuid.uuid4().hex
+        calls = [
+            self._client.complete(prompt, max_tokens=max_tokens, speculation=self._options, cache_salt=salt)
+            for prompt in prompts
+        ]
         return list(await asyncio.gather(*calls))
 
     def steps(self) -> tuple[float | None, float | None]:

@@ -72,6 +72,7 @@ async def outputs(
                 max_tokens=arguments.max_tokens,
                 seed=1000 + index,
                 speculation=speculation,
+                cache_salt=f"{sampling} {mode}",  # each way reads the prompts itself
                 **SAMPLINGS[sampling],  # type: ignore[arg-type]
             )
         kept.add(sampling, mode, index, made := Output.of(completion))

@@ -97,7 +97,9 @@ def serve(address: str, stream_interval_s: float, parent: Connection) -> None:
 
 async def _serve(address: str, stream_interval_s: float, parent: Connection) -> None:
     runner: Any = NoModel()
-    engine = VerifierEngine(runner, VerifierConfig(_NUM_SLOTS, stream_interval_s=stream_interval_s))
+    engine = VerifierEngine(
+        runner, VerifierConfig(_NUM_SLOTS, stream_interval_s=stream_interval_s, has_prefix_cache=False)
+    )
     loop: StepLoop[VerifyWork, Verdict | PromptProgress] = StepLoop(engine, "verifier")
     model: Any = None  # nobody asks what it is
     servicer = LlmServicer(model, engine, loop, _NUM_SLOTS)

@@ -48,7 +48,9 @@ def measure(client: Client, prompts: list[str], arguments: argparse.Namespace, n
                 messages = [{"role": "user", "content": prompt}]
                 options = SpeculationOptions(disabled=not speculates)
                 started_s = time.perf_counter()
-                completion = client.complete(messages, max_tokens=arguments.max_tokens, speculation=options)
+                completion = client.complete(
+                    messages, max_tokens=arguments.max_tokens, speculation=options, cache_salt=str(speculates)
+                )
                 seconds[speculates] += time.perf_counter() - started_s
                 answers[speculates].append(completion)
         for speculates, completions in answers.items():

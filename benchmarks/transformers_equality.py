@@ -70,7 +70,7 @@ def main() -> int:
     tokenizer = Tokenizer.from_folder(folder)
     decoder = load_decoder(folder, torch.float32)
     eos = ends_of(folder, tokenizer, decoder.spec.vocab_size).text
-    engine = VerifierEngine(ModelRunner(decoder, 4096), VerifierConfig(max_model_len=2048))
+    engine = VerifierEngine(ModelRunner(decoder, 4096), VerifierConfig(max_model_len=2048, has_prefix_cache=False))
     loop = StepLoop(engine, "verifier")
     reference = transformers_model(folder, torch.float32)
 

@@ -41,6 +41,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> LlmServiceConfig:
         log_format=arguments.log_format,
         tracing=TracingConfig(arguments.otlp_endpoint, arguments.trace_sample_ratio),
         metrics_address=arguments.metrics_address,
+        has_prefix_cache=arguments.prefix_cache,
         has_vllm_metrics=arguments.metrics_vllm_names,
         health_address=arguments.health_address,
         tls=tls,

@@ -28,6 +28,8 @@ class VerifierConfig:
     session_ttl_s: float = 300.0
     stream_interval_s: float = 0.0
     """Least time between two verdicts of steps that the verifier makes by itself; tokens in between go out together."""
+    has_prefix_cache: bool = True
+    """Whether KV slots are kept and shared by what tokens they are of. Then a runner's slots must be one engine's alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class LlmServiceConfig:
     log_format: str
     tracing: TracingConfig = NOWHERE
     metrics_address: str | None = None
+    has_prefix_cache: bool = True
     has_vllm_metrics: bool = False
     health_address: str | None = None
     tls: TlsFiles | None = None

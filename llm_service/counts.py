@@ -32,6 +32,23 @@ PREEMPTIONS = Metric(
     "Times that a session gave its KV slots to another one. Its tokens are computed again when there is room.",
     vllm_name="vllm:num_preemptions_total",
 )
+PREFIX_QUERIES = Metric(
+    "specgrove_llm_prefix_cache_queries_total",
+    Kind.COUNTER,
+    "Tokens that sessions were opened with: looked for in the prefix cache.",
+    vllm_name="vllm:prefix_cache_queries_total",
+)
+PREFIX_HITS = Metric(
+    "specgrove_llm_prefix_cache_hits_total",
+    Kind.COUNTER,
+    "Those of them that were found there, and not computed again.",
+    vllm_name="vllm:prefix_cache_hits_total",
+)
+PREFIX_EVICTIONS = Metric(
+    "specgrove_llm_prefix_cache_evicted_slots_total",
+    Kind.COUNTER,
+    "KV slots that the prefix cache gave away to sessions in need.",
+)
 
 _ROW_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 
@@ -44,6 +61,9 @@ class VerifierCounts:
         self.pass_rows = Histogram(_ROW_BOUNDS)
         self.num_failed_passes = 0
         self.num_preemptions = 0
+        self.num_opened_tokens = 0
+        self.num_reused_tokens = 0
+        self.num_evicted_slots = 0
 
     def add_pass(self, seconds: float, num_rows: int) -> None:
         """A forward pass that has ended well."""
@@ -66,3 +86,6 @@ class VerifierCounts:
         yield Reading(PASS_ROWS, self.pass_rows)
         yield Reading(FAILED_PASSES, self.num_failed_passes)
         yield Reading(PREEMPTIONS, self.num_preemptions)
+        yield Reading(PREFIX_QUERIES, self.num_opened_tokens)
+        yield Reading(PREFIX_HITS, self.num_reused_tokens)
+        yield Reading(PREFIX_EVICTIONS, self.num_evicted_slots)

@@ -16,6 +16,7 @@ from llm_service.session import PendingWork, Session
 from llm_service.structure import Structures
 from specgrove.errors import (
     DeadlineExceededError,
+    InternalError,
     InvalidRequestError,
     SessionClosedError,
     SpecGroveError,
@@ -72,6 +73,7 @@ class Items:
         del self._pending[session.session_id]
         kept_nodes = {0, *acceptance.accepted_nodes}
         session.slots.extend(slot for node, slot in enumerate(tree_slots) if node in kept_nodes)
+        session.num_computed = len(session.slots)
         self._room.free(slot for node, slot in enumerate(tree_slots) if node not in kept_nodes)
         session.extend(acceptance.token_ids)
         session.last_used_s = self._clock_s()
@@ -92,7 +94,7 @@ class Items:
         """The session goes with the item: a router that still wants it replays."""
         del self._pending[pending.session.session_id]
         self._outbox.put_error(pending, error)
-        self._room.drop(pending.session)
+        self._room.drop(pending.session, is_sound=not isinstance(error, InternalError))
 
     def fail_expired(self) -> None:
         """Those whose time has run out."""

@@ -33,6 +33,11 @@ BUSY = Metric(
 )
 PENDING = Metric("specgrove_llm_pending_items", Kind.GAUGE, "Work items that wait or are being computed.")
 SLOTS = Metric("specgrove_llm_kv_slots", Kind.GAUGE, "KV slots in all; each holds one token.")
+CACHED_SLOTS = Metric(
+    "specgrove_llm_kv_slots_cached",
+    Kind.GAUGE,
+    "KV slots of the prefix cache. Those that no session holds count as not in use.",
+)
 USED_SLOTS = Metric("specgrove_llm_kv_slots_used", Kind.GAUGE, "KV slots in use.")
 KV_USAGE = Metric(
     "specgrove_llm_kv_cache_usage_ratio",
@@ -75,4 +80,5 @@ class ServiceLoad:
         yield Reading(BUSY, self.loop.busy_s)
         yield Reading(SLOTS, self.num_slots)
         yield Reading(USED_SLOTS, num_used)
+        yield Reading(CACHED_SLOTS, self.engine.num_cached_slots)
         yield Reading(KV_USAGE, num_used / self.num_slots)

@@ -12,7 +12,10 @@ from llm_service.passes import PassPart
 from llm_service.paying_rows import PayingRows
 from llm_service.room import Room
 from llm_service.scheduler import PlannedPart, plan_pass
-from llm_service.session import PendingWork
+from llm_service.session import PendingWork, Session
+
+# Who waits for another session's pass loses one: more often than not that is less than to compute so many tokens.
+_MIN_REPEATED_LEN = 32
 
 
 class PassPlanner:
@@ -33,6 +36,9 @@ class PassPlanner:
         waiting = [work.session for work in pending.values() if not work.session.is_admitted]
         if waiting:
             self._room.admit(waiting, pending, in_flight, now_s)
+        for work in pending.values():
+            if work.session.is_admitted and work.session.num_uncached > 0:
+                self._room.reuse(work.session)
         turn = _Turn(self._room, pending, in_flight, now_s)
         suspects = [work for work in pending.values() if work.num_failures > 0]
         if in_flight and any(suspect.session.is_admitted for suspect in suspects):
@@ -41,9 +47,17 @@ class PassPlanner:
             if parts := turn.with_slots(self._plan([suspect])):
                 return parts
         works = [work for work in pending.values() if work.num_failures == 0]
+        parts = self._first_with_slots(self._without_repeats(works), turn, now_s, is_busy=bool(in_flight))
+        if not parts and not in_flight:  # whom others would wait for finds no slots
+            parts = self._first_with_slots(works, turn, now_s, is_busy=False)
+        return parts
+
+    def _first_with_slots(
+        self, works: Sequence[PendingWork], turn: _Turn, now_s: float, *, is_busy: bool
+    ) -> tuple[PassPart, ...]:
         # Those planned first may all have to wait for slots that older ones, which were not planned, can take from them.
         while planned := self._plan(works):
-            self._leave_out_nodes(planned, now_s, is_busy=bool(in_flight))
+            self._leave_out_nodes(planned, now_s, is_busy=is_busy)
             if parts := turn.with_slots(planned):
                 return parts
             item_ids = {part.pending.item_id for part in planned}
@@ -55,6 +69,23 @@ class PassPlanner:
         admitted = [work for work in works if work.session.is_admitted]
         return plan_pass(admitted, config.max_num_chunk_tokens, config.max_num_tree_rows, self._max_num_in_flight)
 
+    def _without_repeats(self, works: Sequence[PendingWork]) -> Sequence[PendingWork]:
+        """Without those whose next tokens another session computes in this pass, or in one in flight: they will have them from it."""
+        computing = [work.session for work in works if work.session.num_in_flight > 0]
+        if sum(work.session.num_uncached >= _MIN_REPEATED_LEN for work in works) + len(computing) < 2:
+            return works
+        while True:
+            first = {_next_tokens(session): session for session in computing}
+            repeats = set()
+            for part in self._plan(works):
+                session = part.pending.session
+                next_tokens = _next_tokens(session)
+                if part.chunk_len > 0 and next_tokens and first.setdefault(next_tokens, session) is not session:
+                    repeats.add(part.pending.item_id)
+            if not repeats:
+                return works
+            works = [work for work in works if work.item_id not in repeats]
+
     def _leave_out_nodes(self, planned: Sequence[PlannedPart], now_s: float, *, is_busy: bool) -> None:
         """Those of trees in the pass that are not worth their rows, where the router leaves it to us."""
         trees = [part.pending for part in planned if part.has_tree]
@@ -65,6 +96,14 @@ class PassPlanner:
         kept = self._paying_rows.select([work.tree for work in free], num_other_rows, now_s, is_busy=is_busy)
         for work, nodes in zip(free, kept, strict=True):
             work.keep(nodes)
+
+
+def _next_tokens(session: Session) -> tuple[object, ...]:
+    """What it computes next, and what that follows; empty where it is so little that to wait for another would not pay."""
+    start = session.shared_len
+    if session.place is None or session.max_shared_len < start + _MIN_REPEATED_LEN:
+        return ()
+    return session.place, *session.token_ids[start : start + _MIN_REPEATED_LEN]
 
 
 class _Turn:

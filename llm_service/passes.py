@@ -47,6 +47,8 @@ class PassPart:
     first_row: int = 0
     """Of its rows in the pass, the chunk's before those of the tree."""
     first_node_row: int = 0
+    chunk_end: int = 0
+    """Slots that the session has after its chunk."""
 
     @property
     def tells_hidden_states(self) -> bool:
@@ -59,7 +61,7 @@ class PassPart:
         session = planned.pending.session
         start = len(session.slots)
         session.slots.extend(slots[: planned.chunk_len])
-        return cls(planned.pending, start, slots[planned.chunk_len :])
+        return cls(planned.pending, start, slots[planned.chunk_len :], chunk_end=len(session.slots))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ def _added(builder: PassBuilder, part: PassPart, *, choices_are_cheap: bool) -> 
     pending.is_in_flight = True
     return PassPart(
         pending, part.start, part.tree_slots, asked, choices is not None, places,
-        hidden_positions, first_row, first_row + len(chunk),
+        hidden_positions, first_row, first_row + len(chunk), part.chunk_end,
     )  # fmt: skip
 
 

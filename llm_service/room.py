@@ -1,21 +1,28 @@
-"""Who has KV slots: the sessions by seniority, and who gives way where slots are short. Owned by the engine.
+"""Who has KV slots: the sessions by seniority, the prefix cache, and who gives way where slots are short. Owned by the engine.
 
 A session is *admitted* where all its committed tokens find slots, with a reserve for everybody's growth. Sessions that wait are
 admitted in the order in which they were opened, and nobody overtakes. Where the admitted outgrow the pool all the same, the youngest
 gives its slots back and waits: its tokens stay here, and are computed again when there is room. So nobody fails for want of room, and
 the oldest always gets on, because it may take from all others. (Were slots taken from whoever is idle, sessions would take
 each other's in turns, and compute their prompts again and again.)
+
+What sessions have computed they share by the prefix cache, and what they give back stays there until somebody needs the slots. So
+nobody gives way while the cache has slots that no session holds. Invariant: a slot is free, or one session's, or the prefix cache's, or
+a tree's in a pass under way.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+from array import array
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from llm_service.counts import VerifierCounts
 from llm_service.session import Session
 from specgrove.runtime.kv_slots import SlotPool
+from specgrove.runtime.prefix_cache import PrefixCache
 
 # So much may each session grow before somebody has to give way to another; less where that would be a good part of all slots.
 _MAX_RESERVE_PER_SESSION = 32
@@ -27,9 +34,11 @@ _LONG_IDLE_S = 2.0
 class Room:
     """All sessions of an engine, and all its KV slots. An admitted session's slots are in its ``slots``; a tree's are its pass's."""
 
-    def __init__(self, num_slots: int, counts: VerifierCounts) -> None:
+    def __init__(self, num_slots: int, counts: VerifierCounts, prefixes: PrefixCache | None = None) -> None:
+        """Without ``prefixes`` nothing is shared or kept."""
         self._counts = counts
         self._slots = SlotPool(num_slots)
+        self._prefixes = prefixes
         self._sessions: dict[str, Session] = {}
         self._seniorities = itertools.count()
         self._reserve_per_session = min(_MAX_RESERVE_PER_SESSION, int(num_slots * _RESERVE_SHARE))
@@ -42,8 +51,13 @@ class Room:
 
     @property
     def num_free(self) -> int:
-        """Slots that nobody holds."""
-        return self._slots.num_free
+        """Slots that no session holds: free, or to be had from the prefix cache."""
+        return self._slots.num_free + (0 if self._prefixes is None else self._prefixes.num_unheld)
+
+    @property
+    def num_cached(self) -> int:
+        """Slots of the prefix cache, which sessions may hold, too."""
+        return 0 if self._prefixes is None else self._prefixes.num_slots
 
     def get(self, session_id: str) -> Session | None:
         """A session by its id."""
@@ -54,10 +68,41 @@ class Room:
         session.seniority = next(self._seniorities) if before is None else before.seniority
         self._sessions[session.session_id] = session
 
-    def drop(self, session: Session) -> None:
-        """Forgets it."""
+    def drop(self, session: Session, *, is_sound: bool = True) -> None:
+        """Forgets it. What it has computed is kept for others, where it is ``sound``."""
         del self._sessions[session.session_id]
+        if not is_sound:
+            self.cut(session, session.shared_len)
         self._release(session)
+
+    def reuse(self, session: Session) -> None:
+        """Gives an admitted session what the prefix cache knows of its next tokens."""
+        if self._prefixes is None or len(session.slots) != session.shared_len:
+            return  # it computes them by itself already
+        if session.place is None:
+            session.place = self._prefixes.enter(session.cache_salt)
+        start = session.place.end
+        session.place = self._prefixes.advance(session.place, session.token_ids, session.max_shared_len)
+        end = session.place.end
+        if end > start:
+            session.slots.extend(self._prefixes.slots_of(session.place, start))
+            session.num_computed = end
+            num_reused = max(end - max(session.furthest, start), 0)
+            session.num_reused += num_reused
+            session.furthest = max(session.furthest, end)
+            self._counts.num_reused_tokens += num_reused
+
+    def share(self, session: Session, end: int) -> None:
+        """Gives the prefix cache the first ``end`` tokens' slots, which are computed. Others' with the same bits may take their place."""
+        session.num_computed = max(session.num_computed, end)
+        session.furthest = max(session.furthest, end)
+        if self._prefixes is None or session.place is None or end <= session.shared_len:
+            return
+        start = session.shared_len
+        session.place, refused = self._prefixes.add(session.place, session.token_ids, session.slots, end)
+        if refused:
+            session.slots[start : start + len(refused)] = self._prefixes.slots_of(session.place, start)[: len(refused)]
+            self._slots.free(refused)
 
     def admit(
         self, waiting: Iterable[Session], busy: Collection[str], in_flight: Collection[str], now_s: float
@@ -67,8 +112,10 @@ class Room:
         ``busy`` are the ids of all sessions with an item under way, ``in_flight`` of those that a pass in flight computes.
         """
         for session in sorted(waiting, key=lambda session: session.seniority):
+            self.reuse(session)  # so that this is nobody else's
             victims = self._victims(session, busy, in_flight, now_s)
             if not self._give_way(victims, functools.partial(self._fits, session), in_flight):
+                self._release(session)
                 return
             session.is_admitted = True
 
@@ -79,19 +126,19 @@ class Room:
         if not staying:
             return True  # whoever is alone has the whole pool
         promised = sum(other.num_uncached + 1 for other in (*staying, session))
-        num_free = self.num_free + _num_held(leaving)
+        num_free = self.num_free + self._num_held(leaving)
         return promised + self._reserve_per_session * (len(staying) + 1) <= num_free
 
     def _are_free(self, num_slots: int, leaving: Collection[Session]) -> bool:
         """The same of a number of slots."""
-        return num_slots <= self.num_free + _num_held(leaving)
+        return num_slots <= self.num_free + self._num_held(leaving)
 
     def take_spare(self, num_slots: int, busy: Collection[str], now_s: float) -> list[int] | None:
         """Slots that are free, or of sessions that have been idle for long; ``None`` and nothing taken where those don't suffice."""
         if (slots := self.take_for_now(num_slots)) is not None:
             return slots
         is_enough = self._give_way(self._idle(busy, now_s), functools.partial(self._are_free, num_slots), ())
-        return self._slots.allocate(num_slots) if is_enough else None
+        return self.take_for_now(num_slots) if is_enough else None
 
     def take(
         self, session: Session, num_slots: int, busy: Collection[str], in_flight: Collection[str], now_s: float
@@ -99,23 +146,37 @@ class Room:
         """The same, also of those younger than ``session``, the youngest first; what passes in flight compute is not to be had yet."""
         victims = self._victims(session, busy, in_flight, now_s)
         is_enough = self._give_way(victims, functools.partial(self._are_free, num_slots), in_flight)
-        return self._slots.allocate(num_slots) if is_enough else None
+        return self.take_for_now(num_slots) if is_enough else None
 
     def take_for_now(self, num_slots: int) -> list[int] | None:
-        """Slots that are free now, to be given back with ``free``."""
-        return self._slots.allocate(num_slots) if num_slots <= self.num_free else None
+        """Slots that no session holds, to be given back with ``free``."""
+        if num_slots > self.num_free:
+            return None
+        num_missing = num_slots - self._slots.num_free
+        if self._prefixes is not None and num_missing > 0:
+            self._slots.free(self._prefixes.evict(num_missing))
+            self._counts.num_evicted_slots += num_missing
+        return self._slots.allocate(num_slots)
 
     def free(self, slots: Iterable[int]) -> None:
         """Gives a tree's slots back."""
         self._slots.free(slots)
 
     def cut(self, session: Session, num_slots: int) -> None:
-        """Gives back what the session has beyond so many slots: nobody knows what is in them."""
+        """Gives back what the session has beyond so many slots, not those that it shares: nobody knows what is in them."""
+        assert num_slots >= session.shared_len, "what is shared was computed"
         self._slots.free(session.slots[num_slots:])
         del session.slots[num_slots:]
+        session.num_computed = min(session.num_computed, num_slots)
 
     def _release(self, session: Session) -> None:
-        self.cut(session, 0)
+        """Takes its slots. The prefix cache keeps those that are computed, until somebody needs them."""
+        self.share(session, session.num_computed)
+        self.cut(session, session.shared_len)
+        session.slots, session.num_computed = array("i"), 0
+        if self._prefixes is not None and session.place is not None:
+            self._prefixes.leave(session.place)
+            session.place = None
         session.is_admitted = False
 
     def _give_way(
@@ -163,6 +224,39 @@ class Room:
         ]
         return sorted(idle, key=lambda session: session.last_used_s)
 
+    def _num_held(self, sessions: Collection[Session]) -> int:
+        """Slots that nobody would hold without these sessions."""
+        num_own = sum(len(session.slots) - session.shared_len for session in sessions)
+        if self._prefixes is None:
+            return num_own
+        places = (session.place for session in sessions)
+        return num_own + self._prefixes.num_held_only_by(place for place in places if place is not None)
 
-def _num_held(sessions: Iterable[Session]) -> int:
-    return sum(len(session.slots) for session in sessions)
+    def check(self, tree_slots: Iterable[int]) -> None:
+        """Raises ``RuntimeError`` where a slot has no owner, or two. ``tree_slots`` are those of the trees in passes under way."""
+        cached: list[int] = []
+        if self._prefixes is not None:
+            self._prefixes.check(session.place for session in self._sessions.values())
+            cached = [slot for node in self._prefixes.nodes() for slot in node.slots]
+        own = [slot for session in self._sessions.values() for slot in session.slots[session.shared_len :]]
+        owned = sorted([*self._slots.free_slots, *own, *cached, *tree_slots])
+        if owned != list(range(self._slots.num_slots)):
+            raise RuntimeError(f"KV slots without an owner, or with two: {_wrong(owned, self._slots.num_slots)}")
+        for session in self._sessions.values():
+            if self._prefixes is not None and session.place is not None:
+                self._check_shared(session, self._prefixes)
+
+    def _check_shared(self, session: Session, prefixes: PrefixCache) -> None:
+        assert session.place is not None
+        nodes = list(session.place.path())[::-1]
+        token_ids = [token_id for node in nodes for token_id in node.token_ids]
+        if prefixes.slots_of(session.place, 0) != session.slots[: session.shared_len]:
+            raise RuntimeError(f"session {session.session_id} has other slots than it shares")
+        if token_ids != session.token_ids[: session.shared_len]:
+            raise RuntimeError(f"session {session.session_id} shares slots of other tokens")
+
+
+def _wrong(owned: Sequence[int], num_slots: int) -> str:
+    numbers = Counter(owned)
+    wrong = [slot for slot in range(num_slots) if numbers[slot] != 1]
+    return ", ".join(f"{slot} has {numbers[slot]}" for slot in wrong[:10])

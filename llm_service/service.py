@@ -70,6 +70,7 @@ async def serve(
         max_num_tree_rows=config.demand.max_num_tree_rows,
         session_ttl_s=config.session_ttl_s,
         stream_interval_s=config.stream_interval_s,
+        has_prefix_cache=config.has_prefix_cache,
     )
     is_cut = verifier.max_model_len < runner.spec.longest_sequence(config.demand.max_model_len)
     logger.info("context %d tokens%s", verifier.max_model_len, ", as many as there are KV slots" if is_cut else "")

@@ -1,7 +1,8 @@
 """A session of the verifier: the committed tokens it holds, their KV slots, and the work under way. Owned by the engine.
 
 Invariant: ``slots`` covers a prefix of ``token_ids``. Between two works it covers all but the last token, which is the next tree's
-root, unless the session had to give its slots back: then it is empty, and all is computed again.
+root, unless the session had to give its slots back: then it is empty, and what the prefix cache doesn't know is computed again. The
+first ``shared_len`` of them belong to the prefix cache, the others to the session.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from specgrove.kernels.sampling import ChoiceParams, KnownToken
 from specgrove.loop.request import SamplingParams, SessionParams, Verdict, VerifyWork
 from specgrove.loop.token_tree import TokenTree
 from specgrove.ranges import MIN_TEMPERATURE
+from specgrove.runtime.prefix_cache import Place
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +53,16 @@ class Session:
     """That of the first row whose hidden states come with a verdict: of the last token that it was opened with."""
     num_row_top_k: int = 0
     """Most probable tokens that it wants of every verified row."""
+    cache_salt: str = ""
+    """Whose prefixes it may have: those of sessions with the same one."""
+    place: Place | None = None
+    """What it shares in the prefix cache, while it is admitted. It and the next three are set by ``Room`` alone."""
+    num_computed: int = 0
+    """Tokens whose keys and values are there: not those of passes in flight."""
+    furthest: int = 0
+    """The most that this has been."""
+    num_reused: int = 0
+    """Tokens that it found in the prefix cache, and had never had before."""
     choice_params: ChoiceParams = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +80,7 @@ class Session:
             wants_prompt_progress=params.wants_prompt_progress,
             hidden_layers=params.hidden_layers,
             num_row_top_k=params.num_row_top_k,
+            cache_salt=params.cache_salt,
         )
 
     @property
@@ -98,6 +111,31 @@ class Session:
     def num_uncached(self) -> int:
         """Committed tokens before the root whose keys and values must still be computed."""
         return len(self.token_ids) - 1 - len(self.slots)
+
+    @property
+    def shared_len(self) -> int:
+        """Of its slots those that belong to the prefix cache: they are the first ones."""
+        return 0 if self.place is None else self.place.end
+
+    @property
+    def num_in_flight(self) -> int:
+        """Tokens of the prompt that passes in flight compute."""
+        return len(self.slots) - self.num_computed
+
+    @property
+    def max_shared_len(self) -> int:
+        """Tokens that it may take from the prefix cache: not the root, nor what it must be told of the rows of."""
+        max_len = len(self.token_ids) - 1
+        if self.wants_log_probs:
+            max_len = min(max_len, self.prompt_log_probs_start - 1)
+        if self.hidden_layers and self.hidden_start < self.hidden_end:
+            max_len = min(max_len, self.hidden_start)
+        return max_len
+
+    def take_num_reused(self) -> int:
+        """``num_reused``, once: it is told with a verdict, and counted from there on."""
+        found, self.num_reused = self.num_reused, 0
+        return found
 
     def extend(self, token_ids: tuple[int, ...]) -> None:
         """Takes committed tokens in, and counts those that are output."""

@@ -34,6 +34,7 @@ from llm_service.work_check import check_work
 from specgrove.errors import InternalError, SpecGroveError
 from specgrove.loop.request import LogProbs, PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.model_runner import Runner, pass_ms
+from specgrove.runtime.prefix_cache import PrefixCache
 from specgrove.runtime.step_loop import FatalEngineError
 from specgrove.telemetry.logs import of_requests
 
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 _SOON_S = 0.1  # in which a session that drafts will have its next tree
 _MAX_NUM_FAILURES = 2
+_CHECK_INTERVAL_S = 10.0
 
 
 class VerifierEngine:
@@ -64,12 +66,14 @@ class VerifierEngine:
 
     def reset(self) -> None:
         """Forgets all sessions and all work."""
-        self._room = Room(self._runner.num_slots, self.counts)
+        prefixes = PrefixCache() if self._config.has_prefix_cache else None
+        self._room = Room(self._runner.num_slots, self.counts, prefixes)
         self._outbox = Outbox(self._config.stream_interval_s, self._clock_s)
         self._items = Items(self._room, self._outbox, self.structures, self._clock_s)
         self._planner = PassPlanner(self._room, self._config, self._runner.max_num_in_flight, self._paying_rows)
         self._passes = PassesInFlight(self._runner)
         self._all_wait = False
+        self._num_passes_checked, self._checked_s = self.counts.num_passes, self._clock_s()
 
     @property
     def hidden_layers(self) -> range:
@@ -88,8 +92,13 @@ class VerifierEngine:
 
     @property
     def num_free_slots(self) -> int:
-        """KV slots that no session holds."""
+        """KV slots that no session holds: free, or the prefix cache's to give away."""
         return self._room.num_free
+
+    @property
+    def num_cached_slots(self) -> int:
+        """KV slots of the prefix cache; sessions may hold them, too."""
+        return self._room.num_cached
 
     def has_work(self) -> bool:
         """See ``Engine``. Items that wait for older sessions to go on or to end are none, until something happens or time has passed."""
@@ -106,6 +115,8 @@ class VerifierEngine:
         )
         self._all_wait = False
         self._items.add(item_id, work)
+        if work.base == 0:
+            self.counts.num_opened_tokens += len(work.new_token_ids)
 
     def step(self) -> list[Result]:
         """See ``Engine``. Begins passes while the runner takes more, then finishes the oldest; results that wait go first."""
@@ -172,6 +183,9 @@ class VerifierEngine:
             return
         self.counts.add_pass(finished.pass_s, finished.num_rows)
         self._paying_rows.observe(finished.num_rows, finished.pass_s * 1e3, self._clock_s())
+        for part in finished.parts:
+            if part.chunk_end > part.start and self._items.is_under_way(part.pending):
+                self._room.share(part.pending.session, part.chunk_end)
         for part, log_probs in finished.log_probs():
             if self._items.is_under_way(part.pending):
                 self._tell_log_probs(part, log_probs)
@@ -247,6 +261,7 @@ class VerifierEngine:
         row_top_k = top_k_of_rows(pending, answers)
         base, accepted_nodes = len(pending.session.token_ids), pending.sent_nodes(acceptance.accepted_nodes)
         left_out_nodes = pending.left_out_nodes
+        num_cached_tokens = pending.session.take_num_reused()
         has_more = self._items.commit(pending, part.tree_slots, acceptance)
         verdict = Verdict(
             base=base,
@@ -259,6 +274,7 @@ class VerifierEngine:
             has_more=has_more,
             hidden_states=hidden_states,
             row_top_k=row_top_k,
+            num_cached_tokens=num_cached_tokens,
         )
         self._outbox.put_verdict(pending, verdict)
 
@@ -279,6 +295,19 @@ class VerifierEngine:
         """See ``Engine``."""
         self._all_wait = False
         self._items.expire_sessions(self._config.session_ttl_s)
+        if not self._passes and not self._items.pending:
+            self._check_when_idle()
+
+    def _check_when_idle(self) -> None:
+        """Now and then, where something has happened since the last time. What it raises makes the loop begin anew."""
+        now_s = self._clock_s()
+        if self.counts.num_passes != self._num_passes_checked and now_s - self._checked_s >= _CHECK_INTERVAL_S:
+            self._num_passes_checked, self._checked_s = self.counts.num_passes, now_s
+            self.check_slots()
+
+    def check_slots(self) -> None:
+        """Raises ``RuntimeError`` where a KV slot has no owner, or two."""
+        self._room.check(slot for begun in self._passes for part in begun.parts for slot in part.tree_slots)
 
     def time_pass(self, num_tokens: int) -> float | None:
         """Milliseconds of a pass of so many rows, on slots that are free now; ``None`` where they don't suffice or a pass is in flight."""

@@ -6,7 +6,7 @@ from llm_service.config import VerifierConfig
 from specgrove.config import MAX_SESSION_ID_LEN
 from specgrove.errors import InvalidRequestError
 from specgrove.loop.request import SamplingParams, VerifyWork
-from specgrove.ranges import LOGIT_BIASES, MAX_NUM_LOG_PROBS, SAMPLING_RANGES
+from specgrove.ranges import LOGIT_BIASES, MAX_CACHE_SALT_LEN, MAX_NUM_LOG_PROBS, SAMPLING_RANGES
 
 _MAX_NUM_STEPS = 256
 
@@ -25,6 +25,8 @@ def check_work(
         raise InvalidRequestError.of("new_token_ids", f"ids must be below the vocabulary's size {vocab_size}")
     if work.session is not None:
         _check_sampling(work.session.sampling, vocab_size)
+        if len(work.session.cache_salt) > MAX_CACHE_SALT_LEN:
+            raise InvalidRequestError.of("session.cache_salt", f"must have at most {MAX_CACHE_SALT_LEN} characters")
         _check_num_log_probs("session.num_prompt_log_probs", work.session.num_prompt_log_probs, vocab_size)
         if work.session.prompt_log_probs_start < 1:
             raise InvalidRequestError.of("session.prompt_log_probs_start", "the first token, at place 0, has none")

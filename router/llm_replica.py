@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from router.known_prefixes import KnownPrefixes
 from router.service_replica import ServiceReplica
 from specgrove.addresses import ReplicaAddress
 from specgrove.errors import InternalError, UnavailableError
@@ -46,6 +47,7 @@ class LlmReplica(ServiceReplica[llm_pb2.VerifyItem, llm_pb2.VerifyResult]):
             pool.refresh,
         )
         self.session_lens: dict[str, int] = {}
+        self.prefixes = KnownPrefixes()
         self.is_answering = True
         self.refusal: str | None = None
         """Why the pool didn't accept it, when it was last asked what it serves."""
@@ -90,6 +92,7 @@ class LlmReplica(ServiceReplica[llm_pb2.VerifyItem, llm_pb2.VerifyResult]):
             self._measuring = asyncio.create_task(self._measure())
         else:
             self.health.stop()
+            self.prefixes.clear()
         self._pool.refresh()
 
     async def _measure(self) -> None:
@@ -136,5 +139,6 @@ class LlmReplica(ServiceReplica[llm_pb2.VerifyItem, llm_pb2.VerifyResult]):
             self.refusal = str(error)
             raise
         self.refusal = None
+        self.prefixes.note_size(info.num_slots)
         await self.health.start(channel)
         self.is_draining, self.is_answering = False, True

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from router.discovery import BY_THE_SYSTEM, ReplicaSet, Resolving
+from router.known_prefixes import blocks_of
 from router.llm_replica import LlmReplica
 from router.measurements import ReplicaLoad
 from router.served_model import ServedModel, check_serves, fetch_tokenizer_files, served_model_of, tokenizer_of
@@ -125,8 +126,11 @@ class LlmPool:
         except TimeoutError:
             raise NoReplicaError(f"no LLM replica was there for {timeout_s:.0f} s; try again later") from None
 
-    async def place(self, session_id: str, wait_s: float) -> LlmReplica:
-        """The replica for a session: the one it is on while that is usable, else the one with the fewest tokens."""
+    async def place(self, session_id: str, wait_s: float, token_ids: Sequence[int] = (), salt: str = "") -> LlmReplica:
+        """The replica for a session: the one it is on while that is usable, else the one with the fewest tokens to work on.
+
+        Those are the tokens of its sessions, and of ``token_ids`` those that it has not cached, as far as that is known.
+        """
         until_s = time.monotonic() + wait_s
         while True:
             here = self.replica_of(session_id)
@@ -136,12 +140,23 @@ class LlmPool:
                 break
             await self.wait_usable(max(until_s - time.monotonic(), 0.0))
         self.forget(session_id)
-        chosen = self._least_busy(usable)
+        blocks = blocks_of(token_ids, salt) if len(self.replicas) > 1 else []
+        chosen = self._least_busy(usable, blocks)
+        chosen.prefixes.add(blocks)
         chosen.session_lens[session_id] = 0
         return chosen
 
-    def _least_busy(self, replicas: Sequence[LlmReplica]) -> LlmReplica:
-        return min(replicas, key=lambda r: (not r.is_answering, r.num_session_tokens, r.num_sessions))
+    def _least_busy(self, replicas: Sequence[LlmReplica], blocks: Sequence[int] = ()) -> LlmReplica:
+        def work_of(replica: LlmReplica) -> tuple[bool, int, int]:
+            num_tokens = replica.num_session_tokens - replica.prefixes.num_known(blocks)
+            return not replica.is_answering, num_tokens, replica.num_sessions
+
+        return min(replicas, key=work_of)
+
+    def note_text(self, replica: LlmReplica, token_ids: Sequence[int], salt: str) -> None:
+        """A session that was there has ended with these tokens: they stay cached for a while."""
+        if len(self.replicas) > 1:
+            replica.prefixes.add(blocks_of(token_ids, salt))
 
     def replica_of(self, session_id: str) -> LlmReplica | None:
         """Where the session is."""

@@ -193,4 +193,5 @@ def _usage_of(checked: CheckedRequest, statistics: GenerationStatistics) -> rout
         verify_ms=statistics.verify_ms,
         num_replays=statistics.num_replays,
         seed=checked.request.sampling.seed,
+        num_cached_prompt_tokens=min(statistics.num_cached_tokens, len(checked.request.prompt_token_ids)),
     )

@@ -70,11 +70,16 @@ class RemoteVerifierSession:
         self._sent: SentItem[llm_pb2.VerifyResult] | None = None
         self._replica: LlmReplica
         self._work: VerifyWork
+        self._token_ids: list[int] = []  # committed, as far as the replica knows
+        self._salt = ""
         self._has_begun = False  # the work has given a verdict
         self._busy_until_s = self._backoff_s = 0.0
 
     async def ask(self, work: VerifyWork) -> None:
         """See ``specgrove.loop.verifying.VerifierSession``."""
+        self._token_ids[work.base :] = work.new_token_ids
+        if work.session is not None:
+            self._salt = work.session.cache_salt
         self._replica = await self._replica_for(work)
         self._replica.session_lens[self._session_id] = work.base + len(work.new_token_ids)
         self._work, self._has_begun = work, False
@@ -108,6 +113,7 @@ class RemoteVerifierSession:
         """Tells the replica to forget the session, in the background."""
         self._end()
         for replica in self._pool.forget(self._session_id):
+            self._pool.note_text(replica, self._token_ids, self._salt)
             if replica.client.connected.is_set():
                 request = llm_pb2.LlmServiceCloseSessionRequest(session_id=self._session_id)
                 self._closing.start(replica.stub.CloseSession, request)
@@ -120,7 +126,8 @@ class RemoteVerifierSession:
             raise
 
     def _note(self, verdict: Verdict) -> None:
-        self._replica.session_lens[self._session_id] = verdict.base + len(verdict.token_ids)
+        self._token_ids[verdict.base :] = verdict.token_ids
+        self._replica.session_lens[self._session_id] = len(self._token_ids)
         self._has_begun = True
         self._turn.end()  # the work does no harm
         if not verdict.has_more:
@@ -163,7 +170,7 @@ class RemoteVerifierSession:
     async def _replica_of(self, work: VerifyWork) -> LlmReplica:
         if work.base == 0:
             # A replay, or the start: the one place that waits for replicas, so that the loop's attempts are not used up.
-            return await self._pool.place(self._session_id, self._replica_wait_s)
+            return await self._pool.place(self._session_id, self._replica_wait_s, self._token_ids, self._salt)
         replica = self._pool.replica_of(self._session_id)
         if replica is None or not replica.is_usable:
             raise UnavailableError("the session's LLM replica is gone")

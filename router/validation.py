@@ -19,6 +19,7 @@ from specgrove.config import MAX_BEAM_WIDTH, MAX_NUM_SSMS, MAX_NUM_TREE_NODES, M
 from specgrove.loop.request import NOT_TRACED, GenerationRequest, SamplingParams, SpeculationOptions, TraceContext
 from specgrove.ranges import (
     LOGIT_BIASES,
+    MAX_CACHE_SALT_LEN,
     MAX_NUM_LOG_PROBS,
     MAX_NUM_LOGIT_BIASES,
     MAX_NUM_STOP_TEXTS,
@@ -65,6 +66,8 @@ def check_fields(proto: router_pb2.GenerateRequest, model: ServedModel, ssms: Se
     if proto.ignore_eos and proto.sampling.HasField("structured_output"):
         found.add("ignore_eos", "must be false with structured_output: such an output ends where it is complete")
     _check_speculation(found, proto.speculation, ssms)
+    if len(proto.cache_salt) > MAX_CACHE_SALT_LEN:
+        found.add("cache_salt", f"must have at most {MAX_CACHE_SALT_LEN} characters, has {len(proto.cache_salt)}")
     check_prompt(found, proto, model)
     found.raise_any()
 
@@ -122,6 +125,7 @@ async def checked_request(
             if proto.HasField("num_prompt_log_probs") and not resumed
             else None,
             resumed_token_ids=resumed,
+            cache_salt=proto.cache_salt,
         ),
         stop_texts,
         stop_text_of_token,

@@ -16,6 +16,7 @@ FEATURES = (
     "prompt_progress",
     "keep_special_tokens",
     "structured_output",  # sampling.structured_output: JSON schemas, regular expressions, choices, grammars
+    "cache_salt",  # cache_salt: who shares what is cached of prompts, and Usage.num_cached_prompt_tokens
     "speculation_options",  # speculation: disabled, ssms, and the bounds of trees
     "resume",  # outputs that go on where another router left off, and numerics in their first piece
     "api_keys",  # 'authorization: Bearer KEY', where the router asks for it

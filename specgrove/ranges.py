@@ -48,3 +48,5 @@ MAX_NUM_STOP_TEXTS = 16
 MAX_STOP_TEXT_LEN = 256
 # Outputs of one request by HTTP or vLLM's API, with all its prompts: each is a request of its own inside.
 MAX_NUM_OUTPUTS = 128
+# Of a text that tells whose cached prompts a request may share.
+MAX_CACHE_SALT_LEN = 256

@@ -14,6 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,9 +145,11 @@ async def run(address: str, prompts: Sequence[Sequence[int]], max_tokens: int, s
     from specgrove.client import AsyncClient
 
     async with AsyncClient(address) as client:
-        started_s = time.perf_counter()
+        started_s, salt = time.perf_counter(), uuid.uuid4().hex
         calls = [
-            client.complete(list(prompt), max_tokens=max_tokens, ignore_eos=True, speculation=speculation)
+            client.complete(
+                list(prompt), max_tokens=max_tokens, ignore_eos=True, speculation=speculation, cache_salt=salt
+            )
             for prompt in prompts
         ]
         usages = [completion.usage for completion in await asyncio.gather(*calls)]

@@ -188,6 +188,7 @@ def _params_of(
         num_log_probs=num_log_probs,
         speculation=_speculation_of(body.speculation),
         keep_special_tokens=not body.skip_special_tokens,
+        cache_salt=body.cache_salt,
     )
     return params if structure is None else {**params, **structure.params}
 

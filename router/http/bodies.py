@@ -203,6 +203,10 @@ class Generation(Body):
     guided_choice: Texts = None
     guided_grammar: str | None = None
 
+    cache_salt: str | None = Field(
+        None, description="Only requests with the same one share what is cached of prompts. At most 256 characters."
+    )
+
     user: Ignored = None
     metadata: Ignored = None
     safety_identifier: Ignored = None

@@ -103,6 +103,7 @@ def usage_json(usages: Iterable[tuple[int, router_pb2.Usage]], num_per_prompt: i
     """What outputs took together, by their numbers. A prompt counts once, however many outputs it has."""
     known = dict(usages)
     num_prompt = sum(usage.num_prompt_tokens for index, usage in known.items() if index % num_per_prompt == 0)
+    num_cached = sum(usage.num_cached_prompt_tokens for index, usage in known.items() if index % num_per_prompt == 0)
     num_output = sum(usage.num_output_tokens for usage in known.values())
     num_drafted = sum(usage.num_drafted_nodes for usage in known.values())
     num_accepted = sum(
@@ -112,7 +113,7 @@ def usage_json(usages: Iterable[tuple[int, router_pb2.Usage]], num_per_prompt: i
         "prompt_tokens": num_prompt,
         "completion_tokens": num_output,
         "total_tokens": num_prompt + num_output,
-        "prompt_tokens_details": {"cached_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": num_cached},
         "completion_tokens_details": {
             "accepted_prediction_tokens": num_accepted,
             "rejected_prediction_tokens": max(num_drafted - num_accepted, 0),

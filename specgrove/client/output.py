@@ -48,6 +48,7 @@ class Usage:
     num_replays: int
     seed: int
     num_resumed_tokens: int = 0
+    num_cached_prompt_tokens: int = 0
 
     @property
     def num_decided_tokens(self) -> int:

@@ -77,6 +77,7 @@ class GenerateParams(ChatParams, StructureParams, total=False):
     recommended_sampling: bool
     speculation: SpeculationOptions | None
     prompt_progress: bool
+    cache_salt: str | None
     step_details: bool
     timeout_s: float | None
 
@@ -91,6 +92,7 @@ _PLAIN_NAMES = (
     "prompt_progress",
     "step_details",
 )
+_TEXT_NAMES = ("model", "cache_salt")
 _PLAIN_SAMPLING_NAMES = frozenset(
     field.name
     for field in token_tree_pb2.SamplingParams.DESCRIPTOR.fields
@@ -107,8 +109,9 @@ def request_to_proto(prompt: Prompt, **params: Unpack[GenerateParams]) -> router
         stop=texts_of("stop", params.get("stop")),
         speculation=speculation_to_proto(params.get("speculation")),
     )
-    if (model := params.get("model")) is not None:
-        request.model = text_of("model", model)
+    for name in _TEXT_NAMES:
+        if (text := params.get(name)) is not None:
+            setattr(request, name, text_of(name, text))
     for name in _PLAIN_NAMES:
         _set(request, name, params.get(name), name)
     for name in _PLAIN_SAMPLING_NAMES:
@@ -229,6 +232,7 @@ def usage_from_proto(proto: router_pb2.Usage) -> Usage:
         num_replays=proto.num_replays,
         seed=proto.seed,
         num_resumed_tokens=proto.num_resumed_tokens,
+        num_cached_prompt_tokens=proto.num_cached_prompt_tokens,
     )
 
 

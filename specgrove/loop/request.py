@@ -67,6 +67,8 @@ class GenerationRequest:
     trace_context: TraceContext = field(default_factory=dict)
     num_prompt_log_probs: int | None = None
     resumed_token_ids: tuple[int, ...] = ()
+    cache_salt: str = ""
+    """Only requests with the same one share what is cached."""
 
 
 # Where nothing is drafted: steps that the verifier makes before it is asked again. Each time it is, a batch's next pass may begin
@@ -163,6 +165,8 @@ class SessionParams:
     hidden_layers: tuple[int, ...] = ()
     hidden_window: int = 0
     num_row_top_k: int = 0
+    cache_salt: str = ""
+    """Only sessions with the same one share what is cached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +223,8 @@ class Verdict:
     row_top_k: tuple[RowTopK, ...] = ()
     left_out_nodes: tuple[int, ...] = ()
     """Nodes of the tree that were not verified, rising: not allowed by a structure, or not worth their rows."""
+    num_cached_tokens: int = 0
+    """With the first verdict of a session: of the tokens that it was opened with those whose keys and values were there."""
 
     def joined(self, following: Verdict) -> Verdict:
         """This one's steps and the following one's as one verdict. Neither may have accepted nodes of a tree."""
@@ -233,6 +239,7 @@ class Verdict:
             num_steps=self.num_steps + following.num_steps,
             hidden_states=joined((self.hidden_states, following.hidden_states)),
             row_top_k=self.row_top_k + following.row_top_k,
+            num_cached_tokens=self.num_cached_tokens + following.num_cached_tokens,
         )
 
 
@@ -346,6 +353,8 @@ class Step:
     drafted_by_ssm: tuple[tuple[str, int], ...] = ()
     """The SSMs that had a part in the tree, each with the number of nodes that it drafted."""
     prompt_log_probs: tuple[LogProbs, ...] = ()
+    num_cached_tokens: int = 0
+    """Of the prompt's tokens those that the verifier had cached: with the first step."""
 
     @classmethod
     def of_progress(cls, progress: PromptProgress, num_replays: int) -> Step:

@@ -17,18 +17,22 @@ class GenerationStatistics:
     num_replays: int = 0
     draft_ms: float = 0.0
     verify_ms: float = 0.0
+    num_cached_tokens: int = 0
     acceptance_histogram: list[int] = field(default_factory=list)
     drafted_by_depth: list[int] = field(default_factory=list)
     accepted_by_depth: list[int] = field(default_factory=list)
 
     def add(self, step: Step) -> None:
         """Counts a step."""
+        # A replay may find more: what was computed for this very request.
+        num_cached_tokens = step.num_cached_tokens if self.num_verify_steps == 0 else 0
         self.num_output_tokens += len(step.tokens)
         self.num_verify_steps += step.num_steps
         self.num_drafted_nodes += step.num_drafted_nodes
         self.num_replays += step.num_replays
         self.draft_ms += step.draft_ms
         self.verify_ms += step.verify_ms
+        self.num_cached_tokens += num_cached_tokens
         _count(self.acceptance_histogram, step.accepted_depth, step.num_steps)
         for depth in range(step.drafted_depth):
             _count(self.drafted_by_depth, depth)

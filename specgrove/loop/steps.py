@@ -40,6 +40,7 @@ def step_of(
         drafted_by_ssm=_num_nodes_by_ssm(verified),
         verified=verified,
         proposed=merged.proposed,
+        num_cached_tokens=verdict.num_cached_tokens,
     )
 
 

@@ -82,6 +82,7 @@ class Verifying:
             hidden_layers=told.wishes.hidden_layers,
             hidden_window=told.wishes.hidden_window,
             num_row_top_k=told.wishes.num_row_top_k,
+            cache_salt=request.cache_salt,
         )
         self._told = told
         self._held_len = 0

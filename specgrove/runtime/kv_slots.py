@@ -22,6 +22,11 @@ class SlotPool:
         """Slots not held by anyone."""
         return len(self._free)
 
+    @property
+    def free_slots(self) -> tuple[int, ...]:
+        """Them."""
+        return tuple(self._free)
+
     def allocate(self, num_slots: int) -> list[int]:
         """Raises ``ResourceExhaustedError`` and takes none when fewer are free."""
         if num_slots > len(self._free):

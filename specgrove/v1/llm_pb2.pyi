@@ -38,7 +38,7 @@ class VerifyItem(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., base: _Optional[int] = ..., new_token_ids: _Optional[_Iterable[int]] = ..., tree: _Optional[_Union[_token_tree_pb2.TokenTree, _Mapping]] = ..., session: _Optional[_Union[SessionParams, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., num_steps: _Optional[int] = ..., may_leave_out_nodes: _Optional[bool] = ...) -> None: ...
 
 class SessionParams(_message.Message):
-    __slots__ = ("sampling", "prompt_len", "prompt_progress", "num_prompt_log_probs", "prompt_log_probs_start", "hidden_layers", "hidden_window", "num_row_top_k", "trace_context")
+    __slots__ = ("sampling", "prompt_len", "prompt_progress", "num_prompt_log_probs", "prompt_log_probs_start", "hidden_layers", "hidden_window", "num_row_top_k", "cache_salt", "trace_context")
     class TraceContextEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +54,7 @@ class SessionParams(_message.Message):
     HIDDEN_LAYERS_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_WINDOW_FIELD_NUMBER: _ClassVar[int]
     NUM_ROW_TOP_K_FIELD_NUMBER: _ClassVar[int]
+    CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     TRACE_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     sampling: _token_tree_pb2.SamplingParams
     prompt_len: int
@@ -63,8 +64,9 @@ class SessionParams(_message.Message):
     hidden_layers: _containers.RepeatedScalarFieldContainer[int]
     hidden_window: int
     num_row_top_k: int
+    cache_salt: str
     trace_context: _containers.ScalarMap[str, str]
-    def __init__(self, sampling: _Optional[_Union[_token_tree_pb2.SamplingParams, _Mapping]] = ..., prompt_len: _Optional[int] = ..., prompt_progress: _Optional[bool] = ..., num_prompt_log_probs: _Optional[int] = ..., prompt_log_probs_start: _Optional[int] = ..., hidden_layers: _Optional[_Iterable[int]] = ..., hidden_window: _Optional[int] = ..., num_row_top_k: _Optional[int] = ..., trace_context: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    def __init__(self, sampling: _Optional[_Union[_token_tree_pb2.SamplingParams, _Mapping]] = ..., prompt_len: _Optional[int] = ..., prompt_progress: _Optional[bool] = ..., num_prompt_log_probs: _Optional[int] = ..., prompt_log_probs_start: _Optional[int] = ..., hidden_layers: _Optional[_Iterable[int]] = ..., hidden_window: _Optional[int] = ..., num_row_top_k: _Optional[int] = ..., cache_salt: _Optional[str] = ..., trace_context: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class VerifyResponse(_message.Message):
     __slots__ = ("results",)
@@ -99,7 +101,7 @@ class PromptProgress(_message.Message):
     def __init__(self, num_tokens: _Optional[int] = ..., log_probs_start: _Optional[int] = ..., log_probs: _Optional[_Iterable[_Union[_token_tree_pb2.LogProbs, _Mapping]]] = ..., hidden_states: _Optional[_Union[_token_tree_pb2.HiddenStates, _Mapping]] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("base", "token_ids", "accepted_nodes", "log_probs", "pass_ms", "pass_num_rows", "hidden_states", "has_more", "num_steps", "row_top_k", "left_out_nodes")
+    __slots__ = ("base", "token_ids", "accepted_nodes", "log_probs", "pass_ms", "pass_num_rows", "hidden_states", "has_more", "num_steps", "row_top_k", "left_out_nodes", "num_cached_tokens")
     BASE_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_NODES_FIELD_NUMBER: _ClassVar[int]
@@ -111,6 +113,7 @@ class Verdict(_message.Message):
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     ROW_TOP_K_FIELD_NUMBER: _ClassVar[int]
     LEFT_OUT_NODES_FIELD_NUMBER: _ClassVar[int]
+    NUM_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     base: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     accepted_nodes: _containers.RepeatedScalarFieldContainer[int]
@@ -122,7 +125,8 @@ class Verdict(_message.Message):
     num_steps: int
     row_top_k: _containers.RepeatedCompositeFieldContainer[_token_tree_pb2.RowTopK]
     left_out_nodes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, base: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., accepted_nodes: _Optional[_Iterable[int]] = ..., log_probs: _Optional[_Iterable[_Union[_token_tree_pb2.LogProbs, _Mapping]]] = ..., pass_ms: _Optional[float] = ..., pass_num_rows: _Optional[int] = ..., hidden_states: _Optional[_Union[_token_tree_pb2.HiddenStates, _Mapping]] = ..., has_more: _Optional[bool] = ..., num_steps: _Optional[int] = ..., row_top_k: _Optional[_Iterable[_Union[_token_tree_pb2.RowTopK, _Mapping]]] = ..., left_out_nodes: _Optional[_Iterable[int]] = ...) -> None: ...
+    num_cached_tokens: int
+    def __init__(self, base: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., accepted_nodes: _Optional[_Iterable[int]] = ..., log_probs: _Optional[_Iterable[_Union[_token_tree_pb2.LogProbs, _Mapping]]] = ..., pass_ms: _Optional[float] = ..., pass_num_rows: _Optional[int] = ..., hidden_states: _Optional[_Union[_token_tree_pb2.HiddenStates, _Mapping]] = ..., has_more: _Optional[bool] = ..., num_steps: _Optional[int] = ..., row_top_k: _Optional[_Iterable[_Union[_token_tree_pb2.RowTopK, _Mapping]]] = ..., left_out_nodes: _Optional[_Iterable[int]] = ..., num_cached_tokens: _Optional[int] = ...) -> None: ...
 
 class LlmServiceGetModelInfoRequest(_message.Message):
     __slots__ = ()

@@ -46,7 +46,7 @@ class TokenIds(_message.Message):
     def __init__(self, token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("model", "text", "chat", "token_ids", "sampling", "max_tokens", "stop", "ignore_eos", "speculation", "prompt_progress", "keep_special_tokens", "num_prompt_log_probs", "prompt_only", "recommended_sampling", "resume", "step_details")
+    __slots__ = ("model", "text", "chat", "token_ids", "sampling", "max_tokens", "stop", "ignore_eos", "speculation", "prompt_progress", "keep_special_tokens", "num_prompt_log_probs", "prompt_only", "recommended_sampling", "resume", "cache_salt", "step_details")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +62,7 @@ class GenerateRequest(_message.Message):
     PROMPT_ONLY_FIELD_NUMBER: _ClassVar[int]
     RECOMMENDED_SAMPLING_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_NUMBER: _ClassVar[int]
+    CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     STEP_DETAILS_FIELD_NUMBER: _ClassVar[int]
     model: str
     text: str
@@ -78,8 +79,9 @@ class GenerateRequest(_message.Message):
     prompt_only: bool
     recommended_sampling: bool
     resume: Resume
+    cache_salt: str
     step_details: bool
-    def __init__(self, model: _Optional[str] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[_token_tree_pb2.SamplingParams, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., ignore_eos: _Optional[bool] = ..., speculation: _Optional[_Union[SpeculationOptions, _Mapping]] = ..., prompt_progress: _Optional[bool] = ..., keep_special_tokens: _Optional[bool] = ..., num_prompt_log_probs: _Optional[int] = ..., prompt_only: _Optional[bool] = ..., recommended_sampling: _Optional[bool] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., step_details: _Optional[bool] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[_token_tree_pb2.SamplingParams, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., ignore_eos: _Optional[bool] = ..., speculation: _Optional[_Union[SpeculationOptions, _Mapping]] = ..., prompt_progress: _Optional[bool] = ..., keep_special_tokens: _Optional[bool] = ..., num_prompt_log_probs: _Optional[int] = ..., prompt_only: _Optional[bool] = ..., recommended_sampling: _Optional[bool] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., cache_salt: _Optional[str] = ..., step_details: _Optional[bool] = ...) -> None: ...
 
 class Resume(_message.Message):
     __slots__ = ("token_ids", "numerics")
@@ -192,7 +194,7 @@ class GeneratedToken(_message.Message):
     def __init__(self, token_id: _Optional[int] = ..., text: _Optional[str] = ..., drafted_by: _Optional[_Iterable[str]] = ..., log_probs: _Optional[_Union[_token_tree_pb2.LogProbs, _Mapping]] = ..., token_bytes: _Optional[bytes] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("num_prompt_tokens", "num_output_tokens", "num_verify_steps", "acceptance_histogram", "drafted_by_depth", "accepted_by_depth", "num_drafted_nodes", "first_token_ms", "decode_ms", "draft_ms", "verify_ms", "num_replays", "seed", "num_resumed_tokens")
+    __slots__ = ("num_prompt_tokens", "num_output_tokens", "num_verify_steps", "acceptance_histogram", "drafted_by_depth", "accepted_by_depth", "num_drafted_nodes", "first_token_ms", "decode_ms", "draft_ms", "verify_ms", "num_replays", "seed", "num_resumed_tokens", "num_cached_prompt_tokens")
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_VERIFY_STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -207,6 +209,7 @@ class Usage(_message.Message):
     NUM_REPLAYS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     NUM_RESUMED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CACHED_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     num_prompt_tokens: int
     num_output_tokens: int
     num_verify_steps: int
@@ -221,7 +224,8 @@ class Usage(_message.Message):
     num_replays: int
     seed: int
     num_resumed_tokens: int
-    def __init__(self, num_prompt_tokens: _Optional[int] = ..., num_output_tokens: _Optional[int] = ..., num_verify_steps: _Optional[int] = ..., acceptance_histogram: _Optional[_Iterable[int]] = ..., drafted_by_depth: _Optional[_Iterable[int]] = ..., accepted_by_depth: _Optional[_Iterable[int]] = ..., num_drafted_nodes: _Optional[int] = ..., first_token_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ..., draft_ms: _Optional[float] = ..., verify_ms: _Optional[float] = ..., num_replays: _Optional[int] = ..., seed: _Optional[int] = ..., num_resumed_tokens: _Optional[int] = ...) -> None: ...
+    num_cached_prompt_tokens: int
+    def __init__(self, num_prompt_tokens: _Optional[int] = ..., num_output_tokens: _Optional[int] = ..., num_verify_steps: _Optional[int] = ..., acceptance_histogram: _Optional[_Iterable[int]] = ..., drafted_by_depth: _Optional[_Iterable[int]] = ..., accepted_by_depth: _Optional[_Iterable[int]] = ..., num_drafted_nodes: _Optional[int] = ..., first_token_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ..., draft_ms: _Optional[float] = ..., verify_ms: _Optional[float] = ..., num_replays: _Optional[int] = ..., seed: _Optional[int] = ..., num_resumed_tokens: _Optional[int] = ..., num_cached_prompt_tokens: _Optional[int] = ...) -> None: ...
 
 class GetModelInfoRequest(_message.Message):
     __slots__ = ()

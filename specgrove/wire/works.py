@@ -60,7 +60,7 @@ _MAX_ERROR_LEN = 1000
 NO_FOREIGN_IDS: Mapping[str, frozenset[int]] = MappingProxyType({})
 
 # To be raised with every field that a service must not ignore.
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 
 def check_protocol_version(version: int) -> None:
@@ -138,6 +138,7 @@ def verify_work_to_proto(work: VerifyWork, item_id: int) -> llm_pb2.VerifyItem:
             hidden_layers=work.session.hidden_layers,
             hidden_window=work.session.hidden_window,
             num_row_top_k=work.session.num_row_top_k,
+            cache_salt=work.session.cache_salt,
         )
     return llm_pb2.VerifyItem(
         session_id=work.session_id,
@@ -186,6 +187,7 @@ def _session_from_proto(proto: llm_pb2.SessionParams) -> SessionParams:
         hidden_layers_from_proto("session.hidden_layers", proto.hidden_layers),
         hidden_window_from_proto("session.hidden_window", proto.hidden_window),
         num_row_top_k_from_proto("session.num_row_top_k", proto.num_row_top_k),
+        proto.cache_salt,
     )
 
 
@@ -239,6 +241,7 @@ def verdict_to_proto(verdict: Verdict) -> llm_pb2.Verdict:
         hidden_states=hidden_states_to_proto(verdict.hidden_states),
         row_top_k=row_top_k_to_proto(verdict.row_top_k),
         left_out_nodes=verdict.left_out_nodes,
+        num_cached_tokens=verdict.num_cached_tokens,
     )
 
 
@@ -256,6 +259,7 @@ def verdict_from_proto(proto: llm_pb2.Verdict) -> Verdict:
         hidden_states=hidden_states_in(proto),
         row_top_k=row_top_k_from_proto(proto.row_top_k),
         left_out_nodes=tuple(proto.left_out_nodes),
+        num_cached_tokens=proto.num_cached_tokens,
     )
 
 

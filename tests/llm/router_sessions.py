@@ -31,6 +31,7 @@ class RouterSession:
     expected: list[int]
     wants_log_probs: bool = False
     log_probs_start: int = 1
+    cache_salt: str = ""
     output: list[int] = field(default_factory=list)
     is_held: bool = True
     asked: Asked | None = None
@@ -50,5 +51,9 @@ class RouterSession:
     def params(self) -> SessionParams:
         number = NUM_LOG_PROBS if self.lacks_log_probs else None
         return SessionParams(
-            self.sampling, len(self.prompt), num_prompt_log_probs=number, prompt_log_probs_start=self.log_probs_start
+            self.sampling,
+            len(self.prompt),
+            num_prompt_log_probs=number,
+            prompt_log_probs_start=self.log_probs_start,
+            cache_salt=self.cache_salt,
         )

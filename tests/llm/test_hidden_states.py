@@ -183,7 +183,7 @@ def test_passes_hand_nothing_out_where_nobody_asks(runner: ModelRunner) -> None:
     assert verdict.row_top_k == ()
     assert set(recording.layers) == {()}
     recording.layers.clear()
-    engine.add(2, wanting(opening("t", PROMPT), (1,), window=2))
+    engine.add(2, wanting(opening("t", PROMPT[::-1]), (1,), window=2))
     run(engine)
     assert recording.layers == [(), (), (0,)]
 

@@ -26,9 +26,9 @@ def results_with(engine: VerifierEngine, clock: Clock, pass_s: float) -> list[ob
 
 
 def test_progress_is_told_after_each_pass_but_the_last(engine: VerifierEngine, clock: Clock) -> None:
-    expected = incremental(engine, LONG_PROMPT, 1, GREEDY)
     engine.add(1, asking(opening("s", LONG_PROMPT)))
     *progress, verdict = results_with(engine, clock, pass_s=1.0)
+    expected = incremental(engine, LONG_PROMPT, 1, GREEDY)
     assert progress == [PromptProgress(num_tokens) for num_tokens in range(4, 30, 4)]
     assert all(engine.has_more(result) for result in progress if isinstance(result, PromptProgress))
     assert isinstance(verdict, Verdict)

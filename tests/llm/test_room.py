@@ -121,7 +121,7 @@ def test_the_step_loop_does_not_spin_while_all_wait(runner: ModelRunner) -> None
     engine = VerifierEngine(ModelRunner(runner.decoder, 40), VerifierConfig(max_model_len=40), Clock())
     engine.add(1, opening("first", PROMPT * 3))
     run(engine)
-    engine.add(2, opening("second", PROMPT * 3))
+    engine.add(2, opening("second", PROMPT[::-1] * 3))
     assert engine.has_work()
     assert engine.step() == []
     assert not engine.has_work()

@@ -56,7 +56,7 @@ class LateTwoInFlight(TwoInFlight):
 @pytest.fixture(scope="module")
 def expected_output(runner: ModelRunner) -> Callable[[tuple[int, ...], SamplingParams], list[int]]:
     """The output without speculation, alone, with room for all."""
-    engine = VerifierEngine(runner, VerifierConfig(max_model_len=200))
+    engine = VerifierEngine(runner, VerifierConfig(max_model_len=200, has_prefix_cache=False))
 
     @functools.cache
     def output_of(prompt: tuple[int, ...], sampling: SamplingParams) -> list[int]:
@@ -67,7 +67,7 @@ def expected_output(runner: ModelRunner) -> Callable[[tuple[int, ...], SamplingP
 
 @pytest.fixture(scope="module")
 def expected_log_probs(runner: ModelRunner) -> Callable[[tuple[int, ...]], list[LogProbs]]:
-    engine = VerifierEngine(runner, VerifierConfig(max_model_len=200))
+    engine = VerifierEngine(runner, VerifierConfig(max_model_len=200, has_prefix_cache=False))
     return functools.cache(lambda prompt: prompt_log_probs(engine, list(prompt), NUM_LOG_PROBS))
 
 

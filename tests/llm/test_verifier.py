@@ -123,7 +123,7 @@ def test_idle_sessions_expire_and_make_room(engine: VerifierEngine, runner: Mode
     engine.expire_sessions()
     assert engine.num_sessions == 1
     ask(engine, opening("big 1", [1] * 195))
-    engine.add(2, opening("big 2", [1] * 195))
+    engine.add(2, opening("big 2", [2] * 195))
     assert run(engine) == {}  # "big 1" may yet come back from its drafter
     clock.now_s = 303.5
     engine.expire_sessions()

@@ -20,7 +20,15 @@ from tests.llm.verifying import GREEDY, SAMPLED, Clock, random_tree
 
 NAMES = "abcd"
 
-PROMPTS = ((5,), (5, 1, 44, 90, 3, 3, 17), tuple(i * 7 % 97 for i in range(40)))
+# Some begin alike.
+PROMPTS = (
+    (5,),
+    (5, 1, 44, 90, 3, 3, 17),
+    (5, 1, 44, 90, 8),
+    tuple(i * 7 % 97 for i in range(40)),
+    (*(i * 7 % 97 for i in range(25)), 1, 2, 3),
+)
+SALTS = ("", "", "a")
 
 
 SAMPLINGS = (GREEDY, replace(SAMPLED, stop_token_ids=(), min_tokens=0), SamplingParams(temperature=0.7, seed=11))
@@ -63,7 +71,7 @@ class VerifierMachine(RuleBasedStateMachine):
         """A new request, or another with a name that is still known: it takes its place."""
         self._replace(name)
         expected = type(self).expected_output(prompt, sampling)
-        session = RouterSession(prompt, sampling, expected, wants_log_probs=seed % 2 == 0)
+        session = RouterSession(prompt, sampling, expected, wants_log_probs=seed % 4 == 0, cache_salt=SALTS[seed % 3])
         self.sessions[name] = session
         self._ask(name, session, 0, num_steps, timeout_ms, seed)
 
@@ -261,13 +269,14 @@ class VerifierMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_slot_has_one_owner(self) -> None:
+        self.engine.check_slots()
         assert sorted(held_slots(self.engine)) == list(range(self.num_slots))
 
     @invariant()
     def nothing_is_under_way_when_idle(self) -> None:
         if not self.engine.has_work():
-            in_sessions = sum(len(session.slots) for session in self.engine._room)
-            assert self.engine.num_free_slots + in_sessions == self.num_slots
+            in_sessions = {slot for session in self.engine._room for slot in session.slots}
+            assert self.engine.num_free_slots + len(in_sessions) == self.num_slots
             waiting = {name for name, session in self.sessions.items() if session.asked}
             cached = [
                 session for session in self.engine._room if session.is_admitted and session.session_id not in waiting
@@ -284,9 +293,11 @@ class VerifierMachine(RuleBasedStateMachine):
 
 
 def held_slots(engine: VerifierEngine) -> list[int]:
-    """Of the pool, of sessions, and of trees in passes under way: each slot once, if all is well."""
+    """Of the pool, of the prefix cache, of sessions, and of trees in passes under way: each slot once, if all is well."""
+    prefixes = engine._room._prefixes
     return [
         *engine._room._slots._free,
-        *(slot for session in engine._room for slot in session.slots),
+        *(slot for node in (prefixes.nodes() if prefixes is not None else ()) for slot in node.slots),
+        *(slot for session in engine._room for slot in session.slots[session.shared_len :]),
         *(slot for begun in engine._passes for part in begun.parts for slot in part.tree_slots),
     ]

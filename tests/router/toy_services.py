@@ -90,6 +90,7 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         self.hidden_layers = tuple(range(_NUM_LAYERS + 1))
         self.max_num_row_top_k = 4
         self.opened: list[SessionParams] = []
+        self.num_cached_tokens = 0  # of each session, as its first verdict says
         self.step_s = step_s
         self._next_token = next_token
         self._random = random.Random(0)
@@ -224,6 +225,7 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         return Verdict(
             base, tuple(emitted), tuple(accepted), log_probs, 1.0, work.tree.num_nodes,
             hidden_states=states, row_top_k=tuple(rows),
+            num_cached_tokens=self.num_cached_tokens if session.num_steps == 1 else 0,
         )  # fmt: skip
 
     def finish_early(self, session_id: str) -> None:

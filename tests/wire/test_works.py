@@ -84,6 +84,14 @@ def test_wishes_about_the_prompt_and_what_comes_of_them_keep_all_they_say() -> N
     assert works.progress_from_proto(works.progress_to_proto(progress)) == progress
 
 
+def test_what_is_cached_and_for_whom_is_kept() -> None:
+    params = SessionParams(SamplingParams(), 1, cache_salt="mine")
+    work = VerifyWork("s", 0, (1,), TokenTree.of_root(1), params)
+    assert works.verify_work_from_proto(works.verify_work_to_proto(work, 1)) == work
+    verdict = Verdict(1, (2,), (), num_cached_tokens=7)
+    assert works.verdict_from_proto(works.verdict_to_proto(verdict)) == verdict
+
+
 def test_prices_and_what_is_left_out_keep_what_they_say() -> None:
     shape = TreeShape(8, 4, prices=TreePrices(0.25, 0.125))
     draft = DraftWork("s", 3, (1,), shape)

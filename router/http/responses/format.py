@@ -170,7 +170,7 @@ def _usage_json(end: Piece) -> Json:
     usage = usage_json([(0, end.usage)], 1)
     return {
         "input_tokens": usage["prompt_tokens"],
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "input_tokens_details": {"cached_tokens": end.usage.num_cached_prompt_tokens, "cache_write_tokens": 0},
         "output_tokens": usage["completion_tokens"],
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": usage["total_tokens"],
