@@ -12,7 +12,8 @@ import torch
 
 from specgrove.kernels.candidates import CandidateRow, best_candidates
 
-_NONE = (-1, -torch.inf)
+# In the place of a candidate that a row lacks: a rate of nothing, though a number still, since rates are calculated with.
+_NONE = (-1, -1e4)
 
 
 class NoisyRates:
@@ -27,7 +28,7 @@ class NoisyRates:
         """Tokens that may come at a position, with the logarithms of their rates, which sum to 1 or less. Which row it is."""
         # Rates are of choices at the session's temperature already.
         self._rows.append(CandidateRow(position, temperature=1.0, seed=self._seed))
-        self._candidates.append(candidates)
+        self._candidates.append(sorted(candidates, key=lambda candidate: -candidate[1]))
         return len(self._rows) - 1
 
     def log_probs(self) -> list[dict[int, float]]:

@@ -154,3 +154,18 @@ def test_any_text_gives_a_valid_tree(text: list[int], num_nodes: int, depth: int
         assert max(tree.depths()) <= depth
     all_nodes = TreeShape(99, depth)
     assert ssm.draft("s", text, all_nodes).parents == at_once.draft("s", text, all_nodes).parents
+
+
+def test_several_alternatives_of_a_sampled_session_are_a_tree_with_probabilities() -> None:
+    """Each of them goes on with tokens that have no alternative; the first ones are found in no order of their rates."""
+    ssm = LookupSsm("lookup")
+    text = [10, 1, 2, 3, 4, 5, 11, 1, 2, 3, 7, 8, 12, 1, 2, 3, 7, 8, 13, 1, 2, 3]
+    tree = ssm.draft("s", text, TreeShape(12, 4), DraftSampling(temperature=1.0, seed=5))
+    checked = tree.validated(vocab_size=100, max_num_nodes=64)
+    children = {
+        token_id for token_id, parent in zip(checked.token_ids[1:], checked.parents[1:], strict=True) if parent == 0
+    }
+    assert children == {4, 7}
+    assert (
+        sum(math.exp(checked.log_probs[n]) for n in range(1, checked.num_nodes) if checked.parents[n] == 0) <= 1 + 1e-5
+    )
