@@ -16,7 +16,7 @@ MODULE_LIST := build/modules.txt
 $(shell mkdir -p build; find specgrove router llm_service ssm_service -name '*.py' | sort > build/modules.$$$$; \
 	cmp -s build/modules.$$$$ $(MODULE_LIST) || cp build/modules.$$$$ $(MODULE_LIST); rm -f build/modules.$$$$)
 
-.PHONY: demo test slow-test check setup protos settings-page check-settings bench bench-cpu-peers paper-tables gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu native-sanitize clean lint types imports format-native lint-protos breaking-protos released-protos check-protos metrics-page check-metrics prometheus-rule check-prometheus-rule k8s-plain check-k8s docs images k8s-test k8s-tools
+.PHONY: demo test fuzz slow-test check setup protos settings-page check-settings bench bench-cpu-peers paper-tables gpu-build gpu-test gpu-sanitize gpu-equality bench-gpu native-sanitize clean lint types imports format-native lint-protos breaking-protos released-protos check-protos metrics-page check-metrics prometheus-rule check-prometheus-rule k8s-plain check-k8s docs images k8s-test k8s-tools
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.running
@@ -27,6 +27,11 @@ SLOWEST := --durations=25 --durations-min=4
 
 test: setup
 	$(BIN)/python -m pytest -q -m "not slow" -n 2 --no-loadscope-reorder $(SLOWEST)
+
+# Malformed requests of every kind at all three services, 10,000 at each; `test` has a short run.
+FUZZ_EXAMPLES ?= 10000
+fuzz: setup
+	$(BIN)/python -m benchmarks.fuzz --examples $(FUZZ_EXAMPLES)
 
 # What takes long: every server that the docs start, ranks and replicas, other languages' compilers, a wheel, most of the chat page in a
 # browser, and the like. All that `test` leaves out but the container images.

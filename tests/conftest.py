@@ -111,6 +111,17 @@ def save_tiny_llama(
     return folder
 
 
+def save_byte_llama(folder: Path) -> Path:
+    """A random Llama of bytes, with a tokenizer."""
+    save_tiny_llama(
+        folder, seed=0, vocab_size=VOCAB_SIZE, eos_token_id=EOS, hidden_size=64,
+        intermediate_size=128, num_attention_heads=4, head_dim=16, max_position_embeddings=1024,
+    )  # fmt: skip
+    (folder / "tokenizer.json").write_bytes(toy_tokenizer_json())
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": EOS, "temperature": 0.5, "top_k": 20}))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The verifier's tiny model."""
@@ -125,14 +136,8 @@ def other_tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that the real services load in no time: a random Llama of bytes, with a tokenizer."""
-    folder = save_tiny_llama(
-        tmp_path_factory.mktemp("tiny_model"), seed=0, vocab_size=VOCAB_SIZE, eos_token_id=EOS, hidden_size=64,
-        intermediate_size=128, num_attention_heads=4, head_dim=16, max_position_embeddings=1024,
-    )  # fmt: skip
-    (folder / "tokenizer.json").write_bytes(toy_tokenizer_json())
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": EOS, "temperature": 0.5, "top_k": 20}))
-    return folder
+    """A folder that the real services load in no time."""
+    return save_byte_llama(tmp_path_factory.mktemp("tiny_model"))
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
     def __init__(self, write_timeout_s: float | None = None, *, is_public: bool = False) -> None:
         """``write_timeout_s`` is how long a response of a stream may wait for its client to read.
 
-        ``is_public``: requests that come in streams are checked too. Services trust the streams of one another.
+        ``is_public``: the fields of requests that come in streams are counted too. Services trust the sizes of one another's.
         """
         self.is_draining = False
         self._num_errors: Counter[tuple[str, ...]] = Counter()
@@ -72,12 +72,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
     def _guarded(self, handler: Any, method: str) -> grpc.RpcMethodHandler[Any, Any]:
         if handler.request_streaming and handler.response_streaming:
-            behaviour, deserializer = handler.stream_stream, handler.request_deserializer
-            if self._is_public:
-                behaviour, deserializer = _of_decodable(behaviour), _checked(deserializer)
             return grpc.stream_stream_rpc_method_handler(
-                self._streaming(behaviour, method),
-                request_deserializer=deserializer,
+                self._streaming(_of_decodable(handler.stream_stream), method),
+                request_deserializer=_checked(handler.request_deserializer, counts_fields=self._is_public),
                 response_serializer=handler.response_serializer,
             )
         deserializer = _checked(handler.request_deserializer)
@@ -179,13 +176,14 @@ def _of_decodable(
     return lambda requests, context: behaviour(decodable(requests), context)
 
 
-def _checked(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+def _checked(deserialize: Callable[[bytes], Any], *, counts_fields: bool = True) -> Callable[[bytes], Any]:
     # ``deserialize`` is the class method FromString of the message's class.
     descriptor = deserialize.__self__.DESCRIPTOR  # type: ignore[attr-defined]
 
     def deserialize_or_explain(content: bytes) -> Any:
         try:
-            check_num_fields(descriptor, content)
+            if counts_fields:
+                check_num_fields(descriptor, content)
             return deserialize(content)
         except InvalidRequestError as error:
             return _Undecodable(error)

@@ -63,11 +63,14 @@ class _Child:
 class Supervisor:
     """Starts ``specs`` in order and stops them in the reverse order. Use ``start``, ``expect_up`` and ``stop``, once each."""
 
-    def __init__(self, specs: Sequence[ProcessSpec], log_line: LogLine, drain_s: float) -> None:
-        """``drain_s``: seconds between SIGTERM and SIGKILL for each process."""
+    def __init__(
+        self, specs: Sequence[ProcessSpec], log_line: LogLine, drain_s: float, *, max_backoff_s: float = _MAX_BACKOFF_S
+    ) -> None:
+        """``drain_s``: seconds between SIGTERM and SIGKILL for each process; ``max_backoff_s``: the longest pause before a restart."""
         self._children = {spec.name: _Child(spec) for spec in specs}
         self._log_line = log_line
         self._drain_s = drain_s
+        self._max_backoff_s = max_backoff_s
         self._stopping = threading.Event()
         self._are_up = threading.Event()
         self._failure: Exception | None = None
@@ -168,7 +171,7 @@ class Supervisor:
             child.backoff_s = _FIRST_BACKOFF_S
         child.restart_at_s = now_s + child.backoff_s
         message = f"ended with {_exit_in_words(exit_code)}; starting it again in {child.backoff_s:.1f} s"
-        child.backoff_s = min(2 * child.backoff_s, _MAX_BACKOFF_S)
+        child.backoff_s = min(2 * child.backoff_s, self._max_backoff_s)
         self._log_line(child.spec.name, message)
 
     def _end(self, child: _Child) -> None:

@@ -170,6 +170,18 @@ async def test_invalid_utf8_and_too_long_messages_name_the_request(channel: grpc
     assert load == ssm_pb2.SsmServiceGetLoadResponse()
 
 
+@pytest.mark.parametrize("content", [b"\0", b"\xff" * 9, b"\x0a\x05\x0a\x03\xff\xfe\xfd"], ids=bytes.hex)
+async def test_bytes_in_a_work_stream_that_are_no_message_are_refused(
+    channel: grpc.aio.Channel, content: bytes
+) -> None:
+    call = channel.stream_stream("/specgrove.v1.SsmService/Draft")(iter([content]))
+    with pytest.raises(grpc.aio.AioRpcError) as info:
+        async for _ in call:
+            pass
+    assert info.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert isinstance(error_from_rpc(info.value), InvalidRequestError)
+
+
 async def test_drain_finishes_work_in_progress_and_refuses_new(servicer: EchoServicer, server: Server) -> None:
     client = client_of(server.address)
     await client.connected.wait()

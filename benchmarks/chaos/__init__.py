@@ -1,0 +1,1 @@
+"""Real services, real clients, and a seed that says what goes wrong: ``python -m benchmarks.chaos``."""

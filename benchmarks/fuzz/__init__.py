@@ -1,0 +1,1 @@
+"""Malformed requests of every kind at all services: ``python -m benchmarks.fuzz``."""
