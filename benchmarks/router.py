@@ -82,7 +82,7 @@ def suite(root: Path, folder: Path, pass_ms: float) -> Iterator[tuple[str, int]]
                 processes.append(
                     subprocess.Popen([sys.executable, *command], cwd=place, env=environment, stdout=log, stderr=log)
                 )
-            _wait_serving(router)
+            wait_serving(router)
             yield router, processes[-1].pid
         except BaseException:
             sys.stderr.write((folder / "log.txt").read_text()[-4000:])
@@ -94,7 +94,8 @@ def suite(root: Path, folder: Path, pass_ms: float) -> Iterator[tuple[str, int]]
                 process.wait()
 
 
-def _wait_serving(address: str) -> None:
+def wait_serving(address: str) -> None:
+    """Raises ``TimeoutError`` for a router that does not serve."""
     until_s = time.monotonic() + _START_TIMEOUT_S
     with grpc.insecure_channel(address) as channel:
         grpc.channel_ready_future(channel).result(_START_TIMEOUT_S)

@@ -21,6 +21,7 @@ from specgrove.machine.folders import provide_home
 from specgrove.models.decoder.ends import ends_of
 from specgrove.models.folders.model_files import name_of
 from specgrove.models.folders.recommended_sampling import recommended_sampling_of
+from specgrove.runtime.devices import place_of
 from specgrove.runtime.model_runner import ModelRunner, Runner
 from specgrove.runtime.parallel_runner import ParallelRunner, run_worker
 from specgrove.runtime.step_loop import StepLoop
@@ -87,6 +88,7 @@ async def serve(
         spec=runner.spec,
         tokenizer=tokenizer,
         recommended_sampling=recommended_sampling_of(folder),
+        place=place_of(runner.decoder.device, config.num_threads),
     )
     logger.info("numerics: %s", ", ".join(model.numerics))
     warn_of_text(model)

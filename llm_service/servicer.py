@@ -15,6 +15,7 @@ from llm_service.load import ServiceLoad
 from llm_service.verifier import VerifierEngine
 from specgrove.config import MAX_NUM_ROW_TOP_K
 from specgrove.loop.request import PromptProgress, Verdict, VerifyWork
+from specgrove.machine.compute_place import ComputePlace
 from specgrove.models.decoder.ends import Ends
 from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.runtime.measuring import PassMeasurement, measured
@@ -25,6 +26,7 @@ from specgrove.telemetry.tracing import NO_TRACING, Attributes, SessionSpans, Tr
 from specgrove.tokenizer import TOKENIZER_FILE_NAMES, Tokenizer
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, token_tree_pb2
 from specgrove.wire import works
+from specgrove.wire.compute_place import place_to_proto
 
 _FILE_PIECE_BYTES = 1 << 20
 _WARMUP_NUMS_TOKENS = [1, 2, 4, 8, 16, 32, 64, 128]
@@ -50,6 +52,8 @@ class ServedModel:
     numerics: tuple[str, ...] = ()
     recommended_sampling: Mapping[str, Any] = field(default_factory=dict)
     """As ``recommended_sampling_of`` gives it."""
+    place: ComputePlace = field(default_factory=ComputePlace)
+    """What it computes on; of several ranks the first one's."""
 
 
 class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
@@ -164,6 +168,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
             hidden_size=model.spec.hidden_size,
             num_layers=model.spec.num_layers,
             max_num_row_top_k=min(MAX_NUM_ROW_TOP_K, model.spec.vocab_size),
+            place=place_to_proto(model.place),
         )
 
     async def GetTokenizer(  # noqa: N802

@@ -64,7 +64,9 @@ class RouterApp:
         resolving = Resolving(config.resolve_interval_s, look_up)
         tls = None if config.services_tls is None else ServicesTls(config.services_tls)
         self.llms = LlmPool(config.llm_addresses, resolving, tls)
-        self.ssms = SsmPool(config.ssm_addresses, lambda: self.llms.model, resolving, tls)
+        self.ssms = SsmPool(
+            config.ssm_addresses, lambda: self.llms.model, resolving, tls, llm_places=lambda: self.llms.places
+        )
         self.admission = Admission(
             config.max_num_requests,
             config.max_num_queued,

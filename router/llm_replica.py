@@ -16,9 +16,11 @@ from router.service_replica import ServiceReplica
 from specgrove.addresses import ReplicaAddress
 from specgrove.errors import InternalError, UnavailableError
 from specgrove.loop.row_times import RowTimes
+from specgrove.machine.compute_place import ComputePlace
 from specgrove.serving.replica_channel import ServicesTls, closed_is_away
 from specgrove.serving.status import error_from_rpc
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
+from specgrove.wire.compute_place import place_from_proto
 
 if TYPE_CHECKING:
     from router.llm_replicas import LlmPool
@@ -53,6 +55,8 @@ class LlmReplica(ServiceReplica[llm_pb2.VerifyItem, llm_pb2.VerifyResult]):
         """Why the pool didn't accept it, when it was last asked what it serves."""
         self.suspects = asyncio.Lock()
         """Held by the one session here that may have been what another process died of."""
+        self.place = ComputePlace()
+        """What it computes on, as it said when it was last asked."""
         self.row_times = RowTimes()
         self.stub: LlmServiceAsyncStub = llm_pb2_grpc.LlmServiceStub(self.client.channel)
         self._measuring: asyncio.Task[None] | None = None
@@ -140,5 +144,6 @@ class LlmReplica(ServiceReplica[llm_pb2.VerifyItem, llm_pb2.VerifyResult]):
             raise
         self.refusal = None
         self.prefixes.note_size(info.num_slots)
+        self.place = place_from_proto(info.place)
         await self.health.start(channel)
         self.is_draining, self.is_answering = False, True

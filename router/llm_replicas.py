@@ -20,6 +20,7 @@ from router.llm_replica import LlmReplica
 from router.measurements import ReplicaLoad
 from router.served_model import ServedModel, check_serves, fetch_tokenizer_files, served_model_of, tokenizer_of
 from specgrove.errors import InternalError, NoReplicaError
+from specgrove.machine.compute_place import ComputePlace
 from specgrove.serving.replica_channel import ServicesTls
 from specgrove.serving.status import error_from_rpc
 from specgrove.v1 import llm_pb2
@@ -50,6 +51,11 @@ class LlmPool:
     def is_usable(self) -> bool:
         """Whether any replica takes sessions."""
         return self._usable.is_set()
+
+    @property
+    def places(self) -> list[ComputePlace]:
+        """What those that are there compute on."""
+        return [replica.place for replica in self.replicas if replica.is_usable]
 
     @property
     def refusal(self) -> str | None:

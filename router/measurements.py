@@ -112,6 +112,8 @@ class StepCosts:
     with_tree_ms: RunningMean = field(default_factory=lambda: RunningMean(_FIRST_OVERHEAD_MS))
     without_ms: RunningMean = field(default_factory=lambda: RunningMean(_FIRST_OVERHEAD_MS))
     level_time: LevelTime = field(default_factory=LevelTime)
+    waited_share: RunningMean = field(default_factory=lambda: RunningMean(1.0))
+    """Of the drafts those that were waited for; others had been drafted ahead."""
     num_since_tree: int = 0
     """Steps without a tree since the last one with."""
 
@@ -191,7 +193,9 @@ class Measurements:
             return
         costs.num_since_tree = 0
         costs.with_tree_ms.add(rest_ms)
-        costs.level_time.observe(step.draft_ms / step.asked_depth, load.row_times.ms(1))
+        costs.waited_share.add(0.0 if step.was_ahead else 1.0)
+        if not step.was_ahead:
+            costs.level_time.observe(step.draft_ms / step.asked_depth, load.row_times.ms(1))
 
 
 class SessionTimes:
@@ -230,4 +234,5 @@ def _copy_of(costs: StepCosts) -> StepCosts:
         RunningMean(costs.with_tree_ms.mean),
         RunningMean(costs.without_ms.mean),
         LevelTime(costs.level_time),
+        RunningMean(costs.waited_share.mean),
     )

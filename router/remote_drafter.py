@@ -42,12 +42,13 @@ class RemoteDrafterSession:
         self._session_id = session_id
         self._members = members
         self._replica: SsmReplica
-        self._sent: SentItem[ssm_pb2.DraftResult]
+        self._sent: SentItem[ssm_pb2.DraftResult] | None = None
         self._sent_s = 0.0
         self._is_short = False
 
     def ask(self, work: DraftWork) -> None:
         """Asks the session's service. Raises ``UnavailableError`` when none is there."""
+        self._drop_sent()
         self._replica = self._place()
         self._is_short = work.base > 0 and len(work.new_token_ids) <= _MAX_NUM_NEW_TOKENS
         self._sent_s = time.monotonic()
@@ -62,20 +63,36 @@ class RemoteDrafterSession:
         After the loss of one that may have died of this work the next draft goes to another, not this one: see ``WorkLostError``.
         """
         replica, sent = self._replica, self._sent
+        assert sent is not None, "nothing was asked"
+        goes_on = False
         try:
             draft = replica.draft_in(await sent.take())
+            goes_on = draft.has_more
         except WorkLostError:
             raise
         except UnavailableError as error:
             raise self._moving(error) from error
         finally:
-            sent.drop()
+            if not goes_on:
+                sent.drop()
         if self._is_short and time.monotonic() - self._sent_s > _LATE_S:
             self._relieve(replica)
         return draft
 
+    def grown(self) -> list[Draft]:
+        """What has come since the answer."""
+        results = [] if self._sent is None else self._sent.taken()
+        return [self._replica.draft_in(result) for result in results if result.HasField("draft")]
+
+    def _drop_sent(self) -> None:
+        """Nobody waits for more of what was asked last."""
+        if self._sent is not None:
+            self._sent.drop()
+            self._sent = None
+
     async def close(self) -> None:
         """Tells the session's service to forget it, in the background."""
+        self._drop_sent()
         for replica in self._members():
             replica.close_session(self._session_id)
 

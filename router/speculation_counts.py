@@ -72,6 +72,13 @@ INCREMENTAL_TIME = Metric(
     "Time that the tokens of the same steps take without trees, by the times of passes measured on their replica with as many sessions. "
     "Divided by the one above it is the speed-up; less the one above, the time saved.",
 )
+AHEAD = Metric(
+    "specgrove_router_drafts_ahead_total",
+    Kind.COUNTER,
+    "Trees wanted of SSM services that draft ahead: hit, where the tree had been drafted while the one before was verified; miss, where it "
+    "was waited for. Their share of hits is the hit rate.",
+    labels=("outcome",),
+)
 REPLAYS = Metric(
     "specgrove_router_replays_total",
     Kind.COUNTER,
@@ -92,6 +99,7 @@ class SpeculationCounts:
         self.drafts_by_ssm: Counter[str] = Counter()
         self.drafted_by_ssm: Counter[str] = Counter()
         self.accepted_by_ssm: Counter[str] = Counter()
+        self.num_ahead = {True: 0, False: 0}
         self.speculative_s = 0.0
         self.incremental_s = 0.0
 
@@ -99,6 +107,8 @@ class SpeculationCounts:
         """A step as the client gets it. ``usual_ms`` is what a token takes without trees; None where that is not known."""
         self.num_steps += step.num_steps
         self.num_replays += step.num_replays
+        if step.was_ahead is not None:
+            self.num_ahead[step.was_ahead] += 1
         if step.num_drafted_nodes == 0:
             return
         self.num_drafts += 1
@@ -128,6 +138,7 @@ class SpeculationCounts:
         yield Reading(ACCEPTED_BY_SSM, _labelled(self.accepted_by_ssm))
         yield Reading(SPECULATIVE_TIME, self.speculative_s)
         yield Reading(INCREMENTAL_TIME, self.incremental_s)
+        yield Reading(AHEAD, {("hit",): self.num_ahead[True], ("miss",): self.num_ahead[False]})
         yield Reading(REPLAYS, self.num_replays)
 
 

@@ -22,6 +22,7 @@ from specgrove.addresses import ReplicaAddress
 from specgrove.errors import UnavailableError, WorkLostError
 from specgrove.loop.request import Draft, DraftWork
 from specgrove.loop.verifier_knowledge import NO_WISHES, DrafterWishes, HiddenStates
+from specgrove.machine.compute_place import ComputePlace
 from specgrove.serving.replica_channel import ServicesTls
 from specgrove.serving.status import error_from_rpc
 from specgrove.serving.work_stream_client import SentItem
@@ -29,6 +30,7 @@ from specgrove.tokenizer import Tokenizer
 from specgrove.tokenizer.vocabulary import MIN_SHARED, compare_vocabularies
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
 from specgrove.wire import works
+from specgrove.wire.compute_place import place_from_proto
 
 if TYPE_CHECKING:
     from specgrove.v1.ssm_pb2_grpc import SsmServiceAsyncStub
@@ -46,9 +48,16 @@ class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
     """One SSM service, asked what it has each time it connects."""
 
     def __init__(
-        self, address: ReplicaAddress, model: Callable[[], ServedModel | None], tls: ServicesTls | None = None
+        self,
+        address: ReplicaAddress,
+        model: Callable[[], ServedModel | None],
+        tls: ServicesTls | None = None,
+        llm_places: Callable[[], Sequence[ComputePlace]] = lambda: (),
     ) -> None:
-        """``model`` tells what is served, ``None`` while it is not known. Without ``tls`` it is asked in clear."""
+        """``model`` tells what is served, ``None`` while it is not known; ``llm_places`` what LLM services compute on.
+
+        Without ``tls`` it is asked in clear.
+        """
         super().__init__(
             address,
             ssm_pb2.DESCRIPTOR.services_by_name["SsmService"],
@@ -63,6 +72,9 @@ class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
         self._foreign_ids: Mapping[str, frozenset[int]] = {}
         self._wishes: Mapping[str, DrafterWishes] = {}
         self._has_others = False
+        self._draft_ahead = ssm_pb2.DRAFT_AHEAD_UNSPECIFIED
+        self._place = ComputePlace()
+        self._llm_places = llm_places
         self._model = model
         self._closing = SessionCloses()
         self._stub: SsmServiceAsyncStub = ssm_pb2_grpc.SsmServiceStub(self.client.channel)
@@ -94,8 +106,16 @@ class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
             ssms=named,
             hidden_states=_cut(work.hidden_states, wishes.hidden_layers),
             row_top_k=work.row_top_k if wishes.num_row_top_k else (),
+            ahead_ms=work.ahead_ms if self.drafts_ahead else 0,
         )
         return self.client.send(works.draft_work_to_proto(fitted, 0))
+
+    @property
+    def drafts_ahead(self) -> bool:
+        """Whether it is asked to grow trees while they are verified: as it wants, or where it takes nothing from an LLM service."""
+        if self._draft_ahead != ssm_pb2.DRAFT_AHEAD_AUTO:
+            return self._draft_ahead == ssm_pb2.DRAFT_AHEAD_ON
+        return not any(self._place.is_shared_with(place) for place in self._llm_places() or [ComputePlace()])
 
     def wishes_of(self, ssms: Sequence[str]) -> DrafterWishes:
         """What those SSMs of it that may be used want to be told; all of them where none is named."""
@@ -157,6 +177,7 @@ class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
             wishes,
             len(foreign_ids) < len(response.ssms),
         )
+        self._draft_ahead, self._place = response.draft_ahead, place_from_proto(response.place)
         self.is_draining = False
 
     async def _find_foreign_ids(self, ssm: ssm_pb2.SsmInfo, tokenizer: Tokenizer) -> frozenset[int]:

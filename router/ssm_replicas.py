@@ -15,6 +15,7 @@ from router.served_model import ServedModel
 from router.ssm_replica import SsmReplica
 from specgrove.loop.request import SpeculationOptions
 from specgrove.loop.verifier_knowledge import NO_WISHES, DrafterWishes
+from specgrove.machine.compute_place import ComputePlace
 from specgrove.serving.replica_channel import ServicesTls
 
 _ANY: frozenset[str] = frozenset()
@@ -29,12 +30,14 @@ class SsmPool:
         model: Callable[[], ServedModel | None],
         resolving: Resolving = BY_THE_SYSTEM,
         tls: ServicesTls | None = None,
+        *,
+        llm_places: Callable[[], Sequence[ComputePlace]] = lambda: (),
     ) -> None:
         """``addresses`` as ``checked_service_address`` lets them through; ``model`` is what is served, ``None`` while it is not known.
 
-        Without ``tls`` they are asked in clear.
+        Without ``tls`` they are asked in clear. ``llm_places`` are what LLM services compute on.
         """
-        self.replicas = ReplicaSet(addresses, lambda address: SsmReplica(address, model, tls), resolving)
+        self.replicas = ReplicaSet(addresses, lambda address: SsmReplica(address, model, tls, llm_places), resolving)
         self._drafters: dict[frozenset[str], RemoteDrafter] = {}
 
     @property

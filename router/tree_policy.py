@@ -210,6 +210,7 @@ class AdaptiveTreePolicy:
         costs = self._times.shared.costs(num_sessions)
         with_tree_ms = costs.hoped_with_tree_ms() if hope_of_times else costs.with_tree_ms.mean
         level_ms = costs.level_time.ms(times.ms(1), hope_of_times)
+        waited_ms = level_ms * costs.waited_share.mean
         guess = [math.log(1 - _FIRST_GUESS)]
         prior = self._acceptance_of_all.log_misses(guess, self._bounds.max_depth, prior_weight=_GUESS_WEIGHT)
         log_misses = self._acceptance.log_misses(prior, self._bounds.max_depth, hope_of_acceptance)
@@ -219,13 +220,13 @@ class AdaptiveTreePolicy:
         for num_nodes, pass_ms in zip(nums_nodes, passes_ms, strict=True):
             verify_ms = pass_ms + with_tree_ms
             # Choosing is paid for by every request: most is seen not to pay at a glance.
-            if verify_ms + level_ms >= best_ms * most_expected_tokens(log_misses, num_nodes):
+            if verify_ms + waited_ms >= best_ms * most_expected_tokens(log_misses, num_nodes):
                 continue
             for max_depth in _DEPTH_CHOICES:
                 if max_depth > min(num_nodes, self._bounds.max_depth):
                     break
                 num_tokens = expected_tokens(log_misses[:max_depth], num_nodes)
-                ms_per_token = (verify_ms + level_ms * max_depth) / num_tokens
+                ms_per_token = (verify_ms + waited_ms * max_depth) / num_tokens
                 if ms_per_token < best_ms:
                     best = _Candidate(TreeShape(num_nodes, max_depth, self._bounds.beam_width), ms_per_token)
                     best_ms = ms_per_token

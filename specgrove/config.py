@@ -6,6 +6,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 GPU_KERNELS = ("auto", "off", "require")
 INSTRUCTION_SETS = ("auto", "amx", "avx512", "avx2", "plain")
+# When an SSM service grows its trees while they are verified; auto: where it computes on something else than the LLM.
+DRAFT_AHEAD = ("auto", "on", "off")
 QUANTIZATIONS = ("none", "int8", "int4")
 # How models write calls of tools; auto: as their chat template shows.
 TOOL_CALL_FORMATS = ("auto", "hermes", "qwen2_coder", "qwen3_coder", "llama3_json", "mistral", "none")

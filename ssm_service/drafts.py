@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from specgrove.loop.verifier_knowledge import DraftSampling
 from specgrove.runtime.pass_builder import TreeRows
 from ssm_service.draft_tree import ROOT, DraftTree
-
-
-@dataclass(slots=True)
-class Nodes:
-    """Tree nodes whose keys and values are in place. Parents are places in these lists, or ``ROOT``."""
-
-    token_ids: list[int] = field(default_factory=list)
-    parents: list[int] = field(default_factory=list)
-    slots: list[int] = field(default_factory=list)
+from ssm_service.nodes import Nodes
 
 
 @dataclass(slots=True)
@@ -35,21 +28,39 @@ class Draft:
     cache: Cache
     tree: DraftTree
     sampling: DraftSampling | None  # how the verifier chooses; None: greedily
-    expanded: list[int] = field(default_factory=list)  # tree nodes whose children are wanted next
+    ahead_s: float = 0.0  # for so long the tree may grow on when it is complete
+    expanded: list[int] = field(default_factory=list)  # tree nodes whose children are wanted next; none yet: the root
+    asked: list[int] = field(default_factory=lambda: [ROOT])  # those that the pass under way computes
     place_of: dict[int, int] = field(default_factory=lambda: {ROOT: ROOT})  # tree node -> place in cache.nodes
     chunk_len: int = 0
     is_complete: bool = False
 
-    def new_rows(self, slots: list[int]) -> TreeRows:
-        """The nodes to expand as rows of a pass; ``slots`` are for them."""
-        nodes = self.cache.nodes
-        first_new = len(nodes.slots)
-        nodes.slots.extend(slots)
+    def grow(self) -> bool:
+        """Adds the next level, where it is known what the nodes above it propose; whether it was."""
+        nodes, wanted = self.cache.nodes, self.expanded or [ROOT]
+        if any(self.place_of.get(node) not in nodes.proposals for node in wanted):
+            return False
+        num_children = self.tree.num_children()
+        children = [nodes.proposals[self.place_of[node]][:num_children] for node in wanted]
+        self.expanded = self.tree.grow(wanted, children)
+        self.is_complete = not self.expanded
         for node in self.expanded:
-            self.place_of[node] = len(nodes.token_ids)
-            nodes.token_ids.append(self.tree.token_ids[node])
-            nodes.parents.append(self.place_of[self.tree.parents[node]])
-        return TreeRows(nodes.token_ids, nodes.parents, nodes.slots, first_new)
+            place = nodes.child(self.place_of[self.tree.parents[node]], self.tree.token_ids[node])
+            if place is not None:
+                self.place_of[node] = place
+        return True
+
+    def unknown(self) -> list[int]:
+        """The nodes to expand that a pass must compute."""
+        return [node for node in self.expanded if self.place_of.get(node) not in self.cache.nodes.proposals]
+
+    def new_rows(self, slots: Sequence[int]) -> TreeRows:
+        """The nodes that are asked as rows of a pass; ``slots`` are for them."""
+        tree, nodes = self.tree, self.cache.nodes
+        for node, slot in zip(self.asked, slots, strict=True):
+            parent = self.place_of[tree.parents[node]]
+            self.place_of[node] = nodes.add(parent, tree.token_ids[node], tree.log_probs[node], slot)
+        return nodes.rows([self.place_of[node] for node in self.asked])
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,9 @@
 Pair i is (hidden states of token i, token i + 1) and tells of token i + 2. Per session it keeps keys and values of the last pairs, of true
 hidden states alone: what was drafted is forgotten, and one pass over the tokens that came out replaces it. That pass gives the tree's first
 level, too; further levels read the layer's own states. Where hidden states are missing the session begins anew with those that come.
+
+A tree that grows on while the verifier works reads the layer's own states as well. It may be the next tree, but not the beginning of a
+further one: each draft begins with what true hidden states give.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from specgrove.errors import ResourceExhaustedError
+from specgrove.kernels.candidates import CandidateRow
 from specgrove.loop.request import TreeShape
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling, HiddenStates
@@ -20,12 +24,14 @@ from specgrove.models.hidden_state.spec import HiddenSsmSpec
 from specgrove.runtime.hidden_state_runner import HiddenStatePass, HiddenStateRunner
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from specgrove.tokenizer.ssm_vocabulary import Vocabulary
-from ssm_service.draft_tree import ROOT, Beam, Expansion
-from ssm_service.drafts import Draft, DraftRows, Nodes
+from ssm_service.draft_tree import Beam, Expansion
+from ssm_service.drafts import Draft, DraftRows
 from ssm_service.first_choices import FirstChoices
+from ssm_service.growth import GrownRows
+from ssm_service.nodes import Nodes, Proposals
 from ssm_service.pair_cache import PairCache
 from ssm_service.pass_drafter import ChunkBudget, PassDrafter
-from ssm_service.proposing import Proposals, best_proposals
+from ssm_service.proposing import NUM_AHEAD, best_proposals, row_of
 
 
 @dataclass(slots=True)
@@ -35,6 +41,7 @@ class _Rows:
     builder: PassBuilder = field(default_factory=PassBuilder)
     fed: list[torch.Tensor] = field(default_factory=list)
     parts: list[DraftRows] = field(default_factory=list)
+    grown: list[GrownRows] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -90,18 +97,27 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         """Hidden states of committed tokens at all its layers, and maybe at others; those that it has are left out."""
         self.slots.free(self._cache_of(session_id).take(states, self.spec.hidden_layers, self._window))
 
-    def begin(self, session_id: str, token_ids: list[int], shape: TreeShape, sampling: DraftSampling | None) -> bool:
+    def begin(
+        self,
+        session_id: str,
+        token_ids: list[int],
+        shape: TreeShape,
+        sampling: DraftSampling | None,
+        ahead_s: float = 0.0,
+    ) -> bool:
         """See ``PassDrafter``: False when the sequence is too long, the last rows' hidden states are missing, or it is left out."""
         if len(token_ids) > self.max_model_len or self.first_choices.is_left_out:
             self.drop(session_id)
             return False
+        self.stop(session_id)
         cache = self._cache_of(session_id)
         self.slots.free(cache.nodes.slots)
         cache.nodes = Nodes()
+        cache.state_of = {}
         self._test_first_choice(cache, token_ids)
         if cache.is_empty or cache.end_position < len(token_ids) - 1:
             return False
-        self._open(session_id, token_ids, cache, shape, sampling)
+        self._open(session_id, token_ids, cache, shape, sampling, ahead_s)
         return True
 
     def _test_first_choice(self, cache: PairCache, token_ids: list[int]) -> None:
@@ -134,10 +150,12 @@ class HiddenStateSsm(PassDrafter[PairCache]):
                     self._add_level(begun.level, session_id, draft, cache)
             except ResourceExhaustedError:
                 begun.finished.append(self._end_without_room(session_id))
+        if not (begun.extend.parts or begun.level.parts or begun.finished):
+            self._add_growth(begun.level)
         self.num_rows += begun.extend.builder.num_rows + begun.level.builder.num_rows
         if begun.extend.parts:
             self.runner.start_extend(begun.extend.builder.build(), torch.cat(begun.extend.fed))
-        elif begun.level.parts:
+        elif begun.level.builder.num_rows:
             self.runner.start_level(begun.level.builder.build(), torch.cat(begun.level.fed))
 
     def finish_pass(self) -> list[tuple[str, TokenTree]]:
@@ -150,6 +168,8 @@ class HiddenStateSsm(PassDrafter[PairCache]):
                 self.runner.start_level(begun.level.builder.build(), torch.cat(begun.level.fed))
         if begun.level.parts:
             self._grow_rows(begun.level.parts, self.runner.finish())
+        if begun.level.grown:
+            self._take_growth(begun.level.grown, self.runner.finish())
         parts = begun.extend.parts + begun.level.parts
         return begun.finished + [self._end(part.session_id) for part in parts if part.draft.is_complete]
 
@@ -166,7 +186,7 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         rows, fed = builder.build(), torch.zeros(num_rows, self.spec.hidden_size)
         started_s = time.perf_counter()
         self.runner.start_level(rows, fed)
-        self._proposals([None] * num_rows, self.runner.finish(), 1)
+        self._proposals([CandidateRow(0)] * num_rows, self.runner.finish(), 1)
         return (time.perf_counter() - started_s) * 1e3
 
     def _add_pairs(self, rows: _Rows, session_id: str, draft: Draft, cache: PairCache) -> None:
@@ -178,12 +198,34 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         rows.parts.append(DraftRows(session_id, draft, asked, draft.tree.num_children()))
 
     def _add_level(self, rows: _Rows, session_id: str, draft: Draft, cache: PairCache) -> None:
-        assert cache.states is not None
-        new = draft.new_rows(self._allocate(len(draft.expanded)))
-        new = replace(new, token_ids=self._fed(list(new.token_ids)))
-        asked = rows.builder.add(cache.slots, (), new, first_position=cache.first_position)
-        rows.fed.append(cache.states[[cache.row_of[draft.tree.parents[node]] for node in draft.expanded]])
+        draft.asked = draft.unknown()
+        new = draft.new_rows(self._allocate(len(draft.asked)))
+        asked = self._add_tree(rows, cache, new, [draft.place_of[node] for node in draft.asked])
         rows.parts.append(DraftRows(session_id, draft, asked, draft.tree.num_children()))
+
+    def _add_growth(self, rows: _Rows) -> None:
+        rows.grown = self._next_growth()
+        for part in rows.grown:
+            cache = self._caches[part.session_id]
+            part.rows = self._add_tree(rows, cache, cache.nodes.rows(part.places), part.places)
+
+    def _add_tree(self, rows: _Rows, cache: PairCache, new: TreeRows, places: list[int]) -> range:
+        new = replace(new, token_ids=self._fed(list(new.token_ids)))
+        rows.fed.append(torch.stack([cache.state_of[cache.nodes.parents[place]] for place in places]))
+        return rows.builder.add(cache.slots, (), new, first_position=cache.first_position)
+
+    def _take_growth(self, grown: list[GrownRows], found: HiddenStatePass) -> None:
+        rows = []
+        for part in grown:
+            growth, nodes = part.growth, part.growth.cache.nodes
+            self._caches[part.session_id].state_of.update(
+                {place: found.states[row] for place, row in zip(part.places, part.rows, strict=True)}
+            )
+            rows += [
+                row_of(len(growth.token_ids), nodes.depths[place], growth.sampling, self.spec.calibration)
+                for place in part.places
+            ]
+        self._end_growth(grown, self._proposals(rows, found, NUM_AHEAD))
 
     def _take_pairs(self, parts: list[DraftRows], found: HiddenStatePass) -> None:
         """The last row of those that have read all gives the first level."""
@@ -209,25 +251,24 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         """Children of the parts' rows, and what will be fed to them."""
         if not parts:
             return
-        drafts_of: list[Draft | None] = [None] * len(found.states)
+        rows = [CandidateRow(0)] * len(found.states)  # what comes of a row of no draft is of no use
         for part in parts:
-            cache, expanded = self._caches[part.session_id], part.draft.expanded or [ROOT]
-            cache.states = found.states
-            cache.row_of = dict(zip(expanded, part.rows, strict=True))
-            for row in part.rows:
-                drafts_of[row] = part.draft
-        k = max(part.num_children for part in parts)
-        proposals = self._proposals(drafts_of, found, k)
+            draft, cache = part.draft, self._caches[part.session_id]
+            row = row_of(len(draft.token_ids), draft.tree.depth, draft.sampling, self.spec.calibration)
+            for node, place in zip(draft.asked, part.rows, strict=True):
+                rows[place] = row
+                cache.state_of[draft.place_of[node]] = found.states[place]
+        proposals = self._proposals(rows, found, self._num_kept(parts))
         for part in parts:
             if part.draft.tree.depth == 0 and (best := proposals[part.rows.start]) is not None:
                 self._caches[part.session_id].first_choice = (len(part.draft.token_ids), best[0][0])
         self._grow(parts, proposals)
 
-    def _proposals(self, drafts: list[Draft | None], found: HiddenStatePass, k: int) -> list[Proposals | None]:
-        """Of each asked row, the most probable choices of the verifier; rows of no draft are of no use."""
+    def _proposals(self, rows: list[CandidateRow], found: HiddenStatePass, k: int) -> list[Proposals | None]:
+        """Of each asked row, the most probable choices of the verifier."""
         candidates = found.candidates
         return best_proposals(
-            drafts, self.spec.calibration, k, candidates.token_ids, candidates.logits, candidates.log_sum_exp
+            rows, self.spec.calibration, k, candidates.token_ids, candidates.logits, candidates.log_sum_exp
         )
 
     def _fed(self, token_ids: list[int]) -> list[int]:

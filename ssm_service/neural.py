@@ -1,7 +1,8 @@
 """An SSM that is a small language model. It reads the committed tokens, then feeds itself what it drafts.
 
 Owned by the pool's engine. Per session it keeps KV slots for a prefix of the committed tokens, and those of the last tree:
-when newly committed tokens follow that tree, its slots become theirs and nothing is computed again.
+when newly committed tokens follow that tree, its slots become theirs and nothing is computed again. Where the last of them was computed
+too, as in a tree that grew on, what hangs below it is the beginning of the next tree.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from specgrove.loop.verifier_knowledge import DraftSampling
 from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.models.hidden_state.spec import Calibration
 from specgrove.runtime.model_runner import DraftRunner, level_ms
-from specgrove.runtime.pass_builder import PassBuilder
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from specgrove.runtime.top_k import TopK
 from specgrove.tokenizer.ssm_vocabulary import Vocabulary
 from ssm_service.draft_tree import ROOT, Beam, Expansion
 from ssm_service.draft_vocab import DraftVocab
-from ssm_service.drafts import Cache, Draft, DraftRows, Nodes
+from ssm_service.drafts import Cache, Draft, DraftRows
+from ssm_service.growth import GrownRows
+from ssm_service.nodes import Nodes, Proposals
 from ssm_service.pass_drafter import ChunkBudget, PassDrafter
-from ssm_service.proposing import NUM_CANDIDATES, Proposals, best_proposals
+from ssm_service.proposing import NUM_AHEAD, NUM_CANDIDATES, best_proposals, row_of
 
 _UNTOLD_VOCABULARY = Vocabulary()
 _USUAL_CALIBRATION = Calibration()
@@ -35,6 +38,7 @@ class _Pass:
     """A pass in flight, of ``k`` proposals a row; and the drafts that ended when it was begun."""
 
     taking_part: list[DraftRows] = field(default_factory=list)
+    grown: list[GrownRows] = field(default_factory=list)
     finished: list[tuple[str, TokenTree]] = field(default_factory=list)
     k: int = 1
 
@@ -82,46 +86,60 @@ class NeuralSsm(PassDrafter[Cache]):
     def _new_cache(self) -> Cache:
         return Cache()
 
-    def begin(self, session_id: str, token_ids: list[int], shape: TreeShape, sampling: DraftSampling | None) -> bool:
+    def begin(
+        self,
+        session_id: str,
+        token_ids: list[int],
+        shape: TreeShape,
+        sampling: DraftSampling | None,
+        ahead_s: float = 0.0,
+    ) -> bool:
         """See ``PassDrafter``: False when the sequence is too long for this SSM."""
         if len(token_ids) > min(self.max_model_len, self.runner.num_slots):
             self.drop(session_id)
             return False
+        self.stop(session_id)
         cache = self._cache_of(session_id)
         self._keep_committed(cache, token_ids)
-        self._open(session_id, token_ids, cache, shape, sampling)
+        draft = self._open(session_id, token_ids, cache, shape, sampling, ahead_s)
+        if len(cache.slots) == len(token_ids):
+            draft.is_complete = draft.tree.num_children() == 0
+            while not draft.is_complete and draft.grow():
+                pass
         return True
 
     def _keep_committed(self, cache: Cache, token_ids: list[int]) -> None:
         """Nodes of the last tree that were committed give their slots to the context; the others' are freed.
 
-        The last committed token is always left out, for its logits are wanted.
+        Where it is known what the last committed token is followed by, what hangs below it stays, too. Else that token is left out, for
+        its logits are wanted.
         """
-        nodes, cache.nodes = cache.nodes, Nodes()
-        children = {
-            (parent, token_id): place
-            for place, (parent, token_id) in enumerate(zip(nodes.parents, nodes.token_ids, strict=True))
-        }
-        place = ROOT
+        nodes, place = cache.nodes, ROOT
         kept = set()
-        while len(cache.slots) < len(token_ids) - 1:
-            child = children.get((place, token_ids[len(cache.slots)]))
+        while len(cache.slots) < len(token_ids):
+            child = nodes.child(place, token_ids[len(cache.slots)])
             if child is None:
                 break
             place = child
             kept.add(place)
             cache.slots.append(nodes.slots[place])
-        self.slots.free(slot for place, slot in enumerate(nodes.slots) if place not in kept)
-        if len(cache.slots) >= len(token_ids):  # the last token was a prompt's end before: compute it again
+        is_known = len(cache.slots) == len(token_ids) and place in nodes.proposals
+        cache.nodes = nodes.below(place) if is_known else Nodes()
+        freed = set(nodes.slots).difference(cache.nodes.slots, [nodes.slots[place] for place in kept])
+        self.slots.free(freed)
+        if not is_known and len(cache.slots) >= len(token_ids):
             self.slots.free(cache.slots[len(token_ids) - 1 :])
             del cache.slots[len(token_ids) - 1 :]
 
     def start_pass(self) -> None:
         """See ``PassDrafter``."""
         builder = PassBuilder()
-        begun = _Pass()
+        begun = self._pass = _Pass()
         budget = ChunkBudget(self._max_num_chunk_tokens)
         for session_id, draft in list(self._drafts.items()):
+            if draft.is_complete:  # all of its levels were known
+                begun.finished.append(self._end(session_id))
+                continue
             num_missing = len(draft.token_ids) - len(draft.cache.slots)
             draft.chunk_len = budget.take(num_missing)
             if num_missing and not draft.chunk_len:
@@ -133,26 +151,34 @@ class NeuralSsm(PassDrafter[Cache]):
                 continue
             num_children = draft.tree.num_children() if len(rows) else 0  # a chunk before the last has none yet
             begun.taking_part.append(DraftRows(session_id, draft, rows, num_children))
-        self._pass = begun
-        if not begun.taking_part:
+        if not begun.taking_part and not begun.finished:
+            begun.grown = self._next_growth()
+            for part in begun.grown:
+                part.rows = self._add_tree(builder, part.growth.cache, part.growth.cache.nodes.rows(part.places))
+        if not builder.num_rows:
             return
         self.num_rows += builder.num_rows
         # Ids that are never proposed take their share of the probability all the same: it keeps the others' honest.
-        num_wanted = max(1, *(part.num_children for part in begun.taking_part))
+        num_wanted = max(1, self._num_wanted(begun))
         num_wanted += 0 if self._vocab is None else self._vocab.num_never_proposed
-        if self.calibration.noise_weight > 0 and any(part.draft.sampling is not None for part in begun.taking_part):
+        sampled = [part.draft.sampling for part in begun.taking_part] + [part.growth.sampling for part in begun.grown]
+        if self.calibration.noise_weight > 0 and any(sampling is not None for sampling in sampled):
             num_wanted = max(num_wanted, NUM_CANDIDATES)
         begun.k = min(num_wanted, self.spec.vocab_size)
         self.runner.start_top_k(builder.build(), begun.k)
+
+    def _num_wanted(self, begun: _Pass) -> int:
+        return self._num_kept(begun.taking_part) if begun.taking_part else NUM_AHEAD
 
     def finish_pass(self) -> list[tuple[str, TokenTree]]:
         """See ``PassDrafter``."""
         assert self._pass is not None, "no pass was begun"
         begun, self._pass = self._pass, None
-        if not begun.taking_part:
+        if not begun.taking_part and not begun.grown:
             return begun.finished
-        found = self.runner.finish_top_k(begun.k)
-        self._grow(begun.taking_part, self._proposals(begun.taking_part, found))
+        proposals = self._proposals(begun, self.runner.finish_top_k(begun.k))
+        self._end_growth(begun.grown, proposals)
+        self._grow(begun.taking_part, proposals)
         ended = [self._end(part.session_id) for part in begun.taking_part if part.draft.is_complete]
         return begun.finished + ended
 
@@ -171,7 +197,10 @@ class NeuralSsm(PassDrafter[Cache]):
             # Who only reads wants nothing of the last row either.
             draft.is_complete = is_last and draft.tree.num_children() == 0
             return builder.add(cache.slots, self._fed(chunk), chunk_logits=is_last and not draft.is_complete)
-        rows = draft.new_rows(self._allocate(len(draft.expanded)))
+        draft.asked = draft.unknown()
+        return self._add_tree(builder, cache, draft.new_rows(self._allocate(len(draft.asked))))
+
+    def _add_tree(self, builder: PassBuilder, cache: Cache, rows: TreeRows) -> range:
         return builder.add(cache.slots, (), replace(rows, token_ids=self._fed(list(rows.token_ids))))
 
     def _fed(self, token_ids: list[int]) -> list[int]:
@@ -181,11 +210,20 @@ class NeuralSsm(PassDrafter[Cache]):
         vocab_size = self.spec.vocab_size
         return [token_id if token_id < vocab_size else 0 for token_id in token_ids]
 
-    def _proposals(self, parts: list[DraftRows], found: TopK) -> list[Proposals | None]:
+    def _proposals(self, begun: _Pass, found: TopK) -> list[Proposals | None]:
         """Of each asked row."""
-        drafts = [part.draft for part in parts for _ in part.rows]
-        if not drafts:
+        rows = [
+            row_of(len(part.draft.token_ids), part.draft.tree.depth, part.draft.sampling, self.calibration)
+            for part in begun.taking_part
+            for _ in part.rows
+        ]
+        for part in begun.grown:
+            growth, depths = part.growth, part.growth.cache.nodes.depths
+            rows += [
+                row_of(len(growth.token_ids), depths[place], growth.sampling, self.calibration) for place in part.places
+            ]
+        if not rows:
             return []
-        k = max(1, *(part.num_children for part in parts))
         token_ids = found.token_ids if self._vocab is None else self._vocab.to_llm(found.token_ids)
-        return best_proposals(drafts, self.calibration, k, token_ids, found.log_probs, torch.zeros(len(drafts)))
+        k = max(1, self._num_wanted(begun))
+        return best_proposals(rows, self.calibration, k, token_ids, found.log_probs, torch.zeros(len(rows)))

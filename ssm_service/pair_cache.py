@@ -23,8 +23,7 @@ class PairCache(Cache):
     first_position: int = 0
     unread: torch.Tensor | None = None  # float32 [num_rows, L * target_hidden_size]: hidden states behind those pairs'
     last: HiddenStatePass | None = None  # of the last pair, which is one asked row
-    states: torch.Tensor | None = None  # float32 [num_rows, hidden_size]: of the rows that the last pass asked
-    row_of: dict[int, int] = field(default_factory=dict)  # tree node -> its row there
+    state_of: dict[int, torch.Tensor] = field(default_factory=dict)  # place in nodes, or ROOT -> float32 [hidden_size]
     first_choice: tuple[int, int] | None = None  # of the last draft: its token's position, and its id
 
     @property

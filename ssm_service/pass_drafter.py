@@ -2,23 +2,31 @@
 
 ``NeuralSsm`` and ``HiddenStateSsm`` are built on it; owned by the pool's engine. A pass is begun and ended apart, so that on a GPU several
 SSMs run side by side. Invariant: a session with a draft under way is never taken slots from.
+
+Where no draft is under way, trees whose drafts are over grow on (``Growth``), for those that are asked to: the next draft then finds
+its levels done, or some of them. A draft that comes waits for one such pass at most.
 """
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Generic, TypeVar
 
+from specgrove.config import MAX_NUM_TREE_NODES
 from specgrove.loop.request import TreeShape
+from specgrove.loop.row_times import RowTimes
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling
 from specgrove.runtime.kv_slots import SlotPool
 from specgrove.tokenizer.ssm_vocabulary import Vocabulary
-from ssm_service.draft_tree import ROOT, Beam, DraftTree, Expansion
+from ssm_service.draft_tree import Beam, DraftTree, Expansion
 from ssm_service.drafts import Cache, Draft, DraftRows
-from ssm_service.proposing import Proposals
+from ssm_service.growth import GrownRows, Growth, choose_nodes
+from ssm_service.nodes import Proposals
+from ssm_service.proposing import NUM_AHEAD
 
 # A chunk of up to this share of a pass's chunk budget doesn't wait for its turn.
 _SHORT_CHUNK_SHARE = 8
@@ -48,6 +56,10 @@ class PassDrafter(ABC, Generic[C]):
         self._max_num_chunk_tokens = max_num_chunk_tokens
         self._caches: dict[str, C] = {}
         self._drafts: dict[str, Draft] = {}
+        self._growths: dict[str, Growth] = {}
+        self._has_grown: set[str] = set()
+        self.row_times = RowTimes()
+        """What a pass takes, by its rows: told by the pool."""
 
     @property
     @abstractmethod
@@ -55,12 +67,23 @@ class PassDrafter(ABC, Generic[C]):
         """Its own."""
 
     @abstractmethod
-    def begin(self, session_id: str, token_ids: list[int], shape: TreeShape, sampling: DraftSampling | None) -> bool:
-        """Starts a draft below all committed tokens; False when this SSM has none to give."""
+    def begin(
+        self,
+        session_id: str,
+        token_ids: list[int],
+        shape: TreeShape,
+        sampling: DraftSampling | None,
+        ahead_s: float = 0.0,
+    ) -> bool:
+        """Starts a draft below all committed tokens, in place of the session's last one; False when this SSM has none to give.
+
+        For ``ahead_s`` its tree grows on when it is complete.
+        """
 
     @abstractmethod
     def start_pass(self) -> None:
-        """Begins one pass for all drafts. One that finds no KV slots ends with the levels it has."""
+        """Begins one pass for all drafts, or where there are none for trees that grow on. A draft that finds no KV slots ends with the
+        levels it has."""
 
     @abstractmethod
     def finish_pass(self) -> list[tuple[str, TokenTree]]:
@@ -78,13 +101,38 @@ class PassDrafter(ABC, Generic[C]):
     def _new_cache(self) -> C:
         """Of a session that nothing is known of."""
 
-    def has_work(self) -> bool:
+    @property
+    def has_drafts(self) -> bool:
         """Whether a draft is under way."""
         return bool(self._drafts)
 
+    def has_work(self) -> bool:
+        """Whether a draft is under way, or a tree grows on."""
+        return bool(self._drafts or self._growths)
+
+    def is_growing(self, session_id: str) -> bool:
+        """Whether the session's last tree grows on."""
+        return session_id in self._growths
+
+    def take_grown(self) -> list[tuple[str, TokenTree]]:
+        """The trees that have grown since this was asked last, by session."""
+        grown, self._has_grown = self._has_grown, set()
+        found = []
+        for session_id in grown:
+            if session_id in self._growths:
+                growth = self._growths[session_id]
+                tree = growth.cache.nodes.tree(growth.token_ids[-1], MAX_NUM_TREE_NODES - 1)
+                found.append((session_id, tree))
+        return found
+
+    def stop(self, session_id: str) -> None:
+        """Ends a draft under way, and a tree's growing on. What has been computed is kept."""
+        self._drafts.pop(session_id, None)
+        self._growths.pop(session_id, None)
+
     def drop(self, session_id: str) -> None:
         """Forgets what is held of a session, and any draft under way for it."""
-        self._drafts.pop(session_id, None)
+        self.stop(session_id)
         cache = self._caches.pop(session_id, None)
         if cache is not None:
             self.slots.free(cache.slots)
@@ -103,11 +151,17 @@ class PassDrafter(ABC, Generic[C]):
         return cache
 
     def _open(
-        self, session_id: str, token_ids: list[int], cache: C, shape: TreeShape, sampling: DraftSampling | None
+        self,
+        session_id: str,
+        token_ids: list[int],
+        cache: C,
+        shape: TreeShape,
+        sampling: DraftSampling | None,
+        ahead_s: float,
     ) -> Draft:
         max_depth = min(shape.max_depth, self.max_model_len - len(token_ids))
         tree = DraftTree(replace(shape, max_depth=max_depth), self.rule)
-        draft = self._drafts[session_id] = Draft(token_ids, cache, tree, sampling)
+        draft = self._drafts[session_id] = Draft(token_ids, cache, tree, sampling, ahead_s)
         return draft
 
     def _allocate(self, num_slots: int) -> list[int]:
@@ -127,6 +181,10 @@ class PassDrafter(ABC, Generic[C]):
                     self.drop(session_id)
         return self.slots.allocate(num_slots)
 
+    def _num_kept(self, parts: Sequence[DraftRows]) -> int:
+        """Proposals wanted of each row: more than are drafted where a tree is to grow on."""
+        return max(max(part.num_children, NUM_AHEAD if part.draft.ahead_s > 0 else 1) for part in parts)
+
     def _grow(self, parts: Sequence[DraftRows], proposals: Sequence[Proposals | None]) -> None:
         """Turns asked rows' proposals into children; marks drafts that are complete.
 
@@ -136,16 +194,37 @@ class PassDrafter(ABC, Generic[C]):
             draft = part.draft
             if len(part.rows) == 0:  # a chunk before the last, or all that there was to read
                 continue
-            children = [found[: part.num_children] for row in part.rows if (found := proposals[row]) is not None]
-            draft.is_complete = len(children) < len(part.rows)
-            if draft.is_complete:
-                continue
-            draft.expanded = draft.tree.grow(draft.expanded or [ROOT], children)
-            draft.is_complete = not draft.expanded
+            for node, row in zip(draft.asked, part.rows, strict=True):
+                found = proposals[row]
+                draft.is_complete |= found is None
+                draft.cache.nodes.proposals[draft.place_of[node]] = found or ()
+            while not draft.is_complete and draft.grow():
+                pass
+
+    def _next_growth(self) -> list[GrownRows]:
+        """The nodes that the next pass adds to trees that grow on. Those that have grown enough end."""
+        now_s = time.perf_counter()
+        for session_id, growth in list(self._growths.items()):
+            if growth.has_ended(now_s, self.max_model_len):
+                del self._growths[session_id]
+        chosen = choose_nodes(self._growths, self.row_times, self.slots.num_free)
+        if not chosen:
+            self._growths.clear()  # no room: what there is belongs to drafts
+        return [rows.begun(self.slots.allocate(len(rows.nodes))) for rows in chosen]
+
+    def _end_growth(self, grown: Sequence[GrownRows], proposals: Sequence[Proposals | None]) -> None:
+        """Takes what a pass found."""
+        for part in grown:
+            part.growth.take(part.places, [proposals[row] or () for row in part.rows])
+            self._has_grown.add(part.session_id)
 
     def _end(self, session_id: str) -> tuple[str, TokenTree]:
         """The draft is over; its tree, as far as it has grown."""
         draft = self._drafts.pop(session_id)
+        if draft.ahead_s > 0:
+            self._growths[session_id] = Growth.of(draft, time.perf_counter())
+        else:
+            draft.cache.nodes.proposals.clear()
         return session_id, draft.tree.best(draft.token_ids[-1])
 
     def _end_without_room(self, session_id: str) -> tuple[str, TokenTree]:

@@ -1,5 +1,7 @@
 """The pool's engine: sessions, and every SSM's part of each draft. One ``step`` runs a pass of each SSM with work.
 
+Where no draft is under way, trees that were answered grow on, and are told again as they do: the verifier works on them meanwhile.
+
 Driven by a ``StepLoop``, on whose thread everything here happens. Sessions are a cache of the router's committed tokens: they
 may be dropped at any time, and the router then sends the tokens again. An SSM that can't draft costs its tree, nothing else.
 """
@@ -40,6 +42,8 @@ class _Pending:
     item_id: int
     started_s: float
     deadline_s: float | None
+    ahead_s: float
+    is_answered: bool = False  # its trees have been told, and grow on
     waiting_for: set[str] = field(default_factory=set)
     trees: list[DraftedTree] = field(default_factory=list)
 
@@ -70,6 +74,7 @@ class DrafterPool:
         self._clock_s = clock_s
         self._sessions: dict[str, _Session] = {}
         self._finished: list[Result] = []
+        self._ahead: set[str] = set()  # sessions whose item is answered, and trees grow on
         self.counts = PoolCounts(self.names, self.neural_names)
 
     @property
@@ -114,25 +119,29 @@ class DrafterPool:
 
     def has_work(self) -> bool:
         """See ``Engine``."""
-        return bool(self._finished) or any(ssm.has_work() for ssm in self._neural.values())
+        return bool(self._finished or self._ahead) or any(ssm.has_work() for ssm in self._neural.values())
 
     def add(self, item_id: int, work: DraftWork) -> None:
-        """See ``Engine``. Lookups are answered at once; a second item of a session replaces the first."""
+        """See ``Engine``. Lookups are answered at once. The next item of a session ends one that may go ahead; one that may not is to be
+        answered first."""
         self._check(work)
         if work.base == 0:
             self.close_session(work.session_id)
         session = self._sessions.get(work.session_id)
         held_len = len(session.token_ids) if session else 0
-        if session is not None and session.pending is not None:
+        if session is not None and session.pending is not None and session.pending.ahead_s == 0:
             self.close_session(work.session_id)
             raise StaleBaseError(0)
         if work.base != held_len:
             raise StaleBaseError(held_len)
+        if session is not None and session.pending is not None:
+            self._end_ahead(session, session.pending)
         if session is None:
             session = self._sessions[work.session_id] = _Session(work.session_id, work.sampling)
         session.token_ids.extend(work.new_token_ids)
         now_s = session.last_used_s = self._clock_s()
-        pending = _Pending(item_id, now_s, None if work.timeout_ms is None else now_s + work.timeout_ms / 1e3)
+        deadline_s = None if work.timeout_ms is None else now_s + work.timeout_ms / 1e3
+        pending = _Pending(item_id, now_s, deadline_s, work.ahead_ms / 1e3)
         session.pending = pending
         for name in dict.fromkeys(work.ssms or self.names):
             if name in self._hidden and work.hidden_states is not None:
@@ -145,7 +154,9 @@ class DrafterPool:
                     session.session_id, session.token_ids, work.shape, session.sampling, work.row_top_k
                 )
                 self._collect(pending, name, tree)
-            elif self._neural[name].begin(session.session_id, session.token_ids, work.shape, session.sampling):
+            elif self._neural[name].begin(
+                session.session_id, session.token_ids, work.shape, session.sampling, pending.ahead_s
+            ):
                 pending.waiting_for.add(name)
         self._finish_if_done(session)
 
@@ -176,23 +187,59 @@ class DrafterPool:
         for session in list(self._sessions.values()):
             pending = session.pending
             if pending is not None and pending.deadline_s is not None and now_s > pending.deadline_s:
+                if pending.is_answered:
+                    self._end_ahead(session, pending)
+                    continue
                 self._fail(
                     session, pending, DeadlineExceededError("the item's time ran out before its trees were drafted")
                 )
-        working = [ssm for ssm in self._neural.values() if ssm.has_work()]
-        begun_s = []
-        for ssm in working:
-            started_s = time.perf_counter()
-            ssm.start_pass()
-            begun_s.append(time.perf_counter() - started_s)
-        for ssm, beginning_s in zip(working, begun_s, strict=True):
-            started_s = time.perf_counter()
-            drafted = ssm.finish_pass()
-            self.counts.pass_s[ssm.name].observe(beginning_s + time.perf_counter() - started_s)
-            for session_id, tree in drafted:
-                self._take(ssm.name, self._sessions[session_id], tree)
+        neural = self._neural.values()
+        # No draft waits for a pass that only works ahead.
+        self._run_passes([ssm for ssm in neural if ssm.has_drafts] or [ssm for ssm in neural if ssm.has_work()])
+        self._tell_grown()
         finished, self._finished = self._finished, []
         return finished
+
+    def _run_passes(self, working: Sequence[PassDrafter[Any]]) -> None:
+        begun = []
+        for ssm in working:
+            num_rows, started_s = ssm.num_rows, time.perf_counter()
+            ssm.start_pass()
+            begun.append((ssm.num_rows - num_rows, time.perf_counter() - started_s))
+        for ssm, (num_rows, beginning_s) in zip(working, begun, strict=True):
+            started_s = time.perf_counter()
+            drafted = ssm.finish_pass()
+            pass_s = beginning_s + time.perf_counter() - started_s
+            self.counts.pass_s[ssm.name].observe(pass_s)
+            ssm.row_times.observe(num_rows, pass_s * 1e3)
+            for session_id, tree in drafted:
+                self._take(ssm.name, self._sessions[session_id], tree)
+
+    def _tell_grown(self) -> None:
+        """Of sessions whose trees grow on: those that have grown, and which have ended."""
+        grown: dict[str, list[DraftedTree]] = {}
+        for ssm in self._neural.values():
+            for session_id, tree in ssm.take_grown():
+                grown.setdefault(session_id, []).append(DraftedTree(ssm.name, tree))
+        for session_id in list(self._ahead):
+            session = self._sessions[session_id]
+            assert session.pending is not None
+            if session_id in grown:
+                draft = Draft(len(session.token_ids), tuple(grown[session_id]), 0.0, has_more=True)
+                self._finished.append((session.pending.item_id, draft))
+            if not self._is_growing(session_id):
+                self._end_ahead(session, session.pending)
+
+    def _is_growing(self, session_id: str) -> bool:
+        return any(ssm.is_growing(session_id) for ssm in self._neural.values())
+
+    def _end_ahead(self, session: _Session, pending: _Pending) -> None:
+        """Ends an item that may go ahead, answered or not: the session goes on with what there is."""
+        session.pending = None
+        self._ahead.discard(session.session_id)
+        for ssm in self._neural.values():
+            ssm.stop(session.session_id)
+        self._finished.append((pending.item_id, Draft(len(session.token_ids), (), 0.0)))
 
     def _take(self, name: str, session: _Session, tree: TokenTree) -> None:
         pending = session.pending
@@ -209,18 +256,24 @@ class DrafterPool:
     def _finish_if_done(self, session: _Session) -> None:
         pending = session.pending
         if pending is not None and not pending.waiting_for:
-            session.pending = None
+            goes_on = self._is_growing(session.session_id)
+            if goes_on:
+                pending.is_answered = True
+                self._ahead.add(session.session_id)
+            else:
+                session.pending = None
             draft_s = self._clock_s() - pending.started_s
             self.counts.draft_s.observe(draft_s)
             trees = tuple(sorted(pending.trees, key=lambda drafted: self.names.index(drafted.ssm)))
-            self._finished.append((pending.item_id, Draft(len(session.token_ids), trees, draft_s * 1e3)))
+            draft = Draft(len(session.token_ids), trees, draft_s * 1e3, has_more=goes_on)
+            self._finished.append((pending.item_id, draft))
 
     def finish_early(self, item_ids: Collection[int]) -> None:
         """See ``Engine``: every item has one result."""
 
     def has_more(self, result: Draft) -> bool:
         """See ``Engine``."""
-        return False
+        return result.has_more
 
     def close_session(self, session_id: str) -> None:
         """See ``Engine``."""
@@ -253,6 +306,7 @@ class DrafterPool:
 
     def _drop(self, session: _Session) -> None:
         del self._sessions[session.session_id]
+        self._ahead.discard(session.session_id)
         for neural in self._neural.values():
             neural.drop(session.session_id)
         for lookup in self._lookup.values():

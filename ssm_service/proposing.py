@@ -10,17 +10,18 @@ from collections.abc import Sequence
 import torch
 
 from specgrove.kernels.candidates import CandidateRow, best_candidates
+from specgrove.loop.verifier_knowledge import DraftSampling
 from specgrove.models.hidden_state.spec import Calibration
-from ssm_service.drafts import Draft
+from ssm_service.nodes import Proposals
 
 NUM_CANDIDATES = 64
 """Most probable tokens of a row that are ranked with noise. The verifier's choice is seldom beyond them."""
-Proposals = Sequence[tuple[int, float]]
-"""(token id, log-probability) pairs, most probable first."""
+NUM_AHEAD = 8
+"""Proposals kept of a row where a draft goes on ahead: the verifier's own next token is often one that was not drafted."""
 
 
 def best_proposals(
-    drafts: Sequence[Draft | None],
+    rows: Sequence[CandidateRow],
     calibration: Calibration,
     k: int,
     token_ids: torch.Tensor,
@@ -29,10 +30,8 @@ def best_proposals(
 ) -> list[Proposals | None]:
     """Of each asked row the ``k`` most probable choices of the verifier; ``None`` for a row that isn't numbers.
 
-    ``drafts``: whose rows they are; what comes of a row of none is of no use. Tensors as ``best_candidates`` takes them. Ids are the
-    LLM's, for the noise is of those.
+    ``rows`` are ``row_of``. Tensors as ``best_candidates`` takes them. Ids are the LLM's, for the noise is of those.
     """
-    rows = [CandidateRow(0) if draft is None else _row_of(draft, calibration) for draft in drafts]
     log_probs, best_ids = best_candidates(token_ids, logits, log_sum_exp, rows, k, calibration.noise_weight)
     proposals = [
         [pair for pair in zip(ids, values, strict=True) if pair[0] >= 0]
@@ -41,9 +40,9 @@ def best_proposals(
     return [row or None for row in proposals]
 
 
-def _row_of(draft: Draft, calibration: Calibration) -> CandidateRow:
-    depth, sampling = draft.tree.depth, draft.sampling
-    position, scale = len(draft.token_ids) + depth, calibration.scale(depth + 1)
+def row_of(num_committed: int, depth: int, sampling: DraftSampling | None, calibration: Calibration) -> CandidateRow:
+    """The row of a node at a depth below the last of so many committed tokens, whose depth is 0."""
+    position, scale = num_committed + depth, calibration.scale(depth + 1)
     if sampling is None:
         return CandidateRow(position, scale=scale)
     scale *= calibration.noise_weight or 1.0  # one scale for all temperatures, the greedy choice among them

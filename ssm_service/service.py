@@ -9,7 +9,7 @@ import torch
 
 from specgrove.kernels.threads import amx_refusal, get_isa, set_num_threads
 from specgrove.machine.cpus import too_few_for
-from specgrove.runtime.devices import choose_device
+from specgrove.runtime.devices import choose_device, place_of
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.health import Health
 from specgrove.serving.server import run_server
@@ -47,7 +47,9 @@ async def serve(config: SsmServiceConfig, health: Health) -> None:
     loop = StepLoop(pool, "pool", pass_timeout_s=config.pass_timeout_s)
     tracing = set_up_tracing("ssm_service", config.tracing)
     infos = [info_of(spec, ssm) for spec, ssm in zip(config.ssms, ssms, strict=True)]
-    servicer = SsmServicer(infos, pool, loop, tracing)
+    servicer = SsmServicer(
+        infos, pool, loop, tracing, draft_ahead=config.draft_ahead, place=place_of(device, config.num_threads)
+    )
     sources = (servicer.load.readings, pool.counts.readings, servicer.streams.readings)
     try:
         with metrics_server(config.metrics_address, make_registry("ssm_service", sources)):

@@ -12,6 +12,7 @@ import grpc
 
 from specgrove.errors import InvalidRequestError
 from specgrove.loop.request import Draft, DraftWork
+from specgrove.machine.compute_place import ComputePlace
 from specgrove.runtime.measuring import PassMeasurement, measured
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.served_stream import StreamItem
@@ -20,11 +21,18 @@ from specgrove.serving.work_streams import WorkStreams
 from specgrove.telemetry.tracing import NO_TRACING, Attributes, SessionSpans, Tracing
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc, token_tree_pb2
 from specgrove.wire import works
+from specgrove.wire.compute_place import place_to_proto
 from ssm_service.load import ServiceLoad
 from ssm_service.pool import DrafterPool
 
 _WARMUP_NUMS_TOKENS = [1, 2, 4, 8, 16, 32, 64]
 _WARMUP_BUDGET_MS = 500.0  # of each SSM
+_UNKNOWN_PLACE = ComputePlace()
+_DRAFT_AHEAD = {
+    "auto": ssm_pb2.DRAFT_AHEAD_AUTO,
+    "on": ssm_pb2.DRAFT_AHEAD_ON,
+    "off": ssm_pb2.DRAFT_AHEAD_OFF,
+}
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Item = StreamItem[ssm_pb2.DraftItem, Draft, ssm_pb2.DraftResult]
@@ -40,10 +48,16 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
         pool: DrafterPool,
         loop: StepLoop[DraftWork, Draft],
         tracing: Tracing = NO_TRACING,
+        *,
+        draft_ahead: str = "auto",
+        place: ComputePlace = _UNKNOWN_PLACE,
     ) -> None:
+        """``draft_ahead`` is one of ``DRAFT_AHEAD``; ``place`` is where the SSMs compute."""
         self._infos = infos
         self._pool = pool
         self._loop = loop
+        self._draft_ahead = _DRAFT_AHEAD[draft_ahead]
+        self._place = place
         self._spans = SessionSpans(tracing, "draft")
         self.load = ServiceLoad(pool, loop)
         self.streams: Streams = WorkStreams(
@@ -76,7 +90,12 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
         self, request: ssm_pb2.SsmServiceGetModelInfoRequest, context: Context
     ) -> ssm_pb2.SsmServiceGetModelInfoResponse:
         """See ssm.proto."""
-        return ssm_pb2.SsmServiceGetModelInfoResponse(ssms=self._infos, protocol_version=works.PROTOCOL_VERSION)
+        return ssm_pb2.SsmServiceGetModelInfoResponse(
+            ssms=self._infos,
+            protocol_version=works.PROTOCOL_VERSION,
+            draft_ahead=self._draft_ahead,
+            place=place_to_proto(self._place),
+        )
 
     async def GetVocabulary(  # noqa: N802
         self, request: ssm_pb2.GetVocabularyRequest, context: Context

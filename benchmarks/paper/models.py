@@ -40,9 +40,9 @@ class Sequenced:
         self._vocab_size = vocab_size
         self._known_ids: torch.Tensor | None = None  # int64: places in the LLM's vocabulary of ``_draft_ids``
         if vocab is not None:
-            ids = [draft_id for draft_id in range(vocab.size) if draft_id not in vocab.never_proposed]
-            self._draft_ids = torch.tensor(ids)
-            self._known_ids = torch.tensor([vocab.to_llm(draft_id) for draft_id in ids])
+            llm_ids = vocab.to_llm(torch.arange(vocab.size))
+            self._draft_ids = (llm_ids >= 0).nonzero().squeeze(1)
+            self._known_ids = llm_ids[self._draft_ids]
         self._len = 0
 
     def read(self, token_ids: Sequence[int]) -> None:

@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass
 from typing import Protocol
 
-from specgrove.config import MAX_NUM_TREE_NODES, NUM_TOKEN_IDS
+from specgrove.config import MAX_NUM_TREE_NODES, MAX_TREE_DEPTH, NUM_TOKEN_IDS
 from specgrove.errors import DeadlineExceededError, SpecGroveError, StaleBaseError, UnavailableError, WorkLostError
 from specgrove.loop.deadlines import remaining_ms
 from specgrove.loop.request import (
@@ -35,14 +35,21 @@ _MAX_NUM_STEPS_ALONE = 256
 
 
 class DrafterSession(Protocol):
-    """One request at a drafter: one work at a time, and a mailbox for its draft."""
+    """One request at a drafter: one work at a time, and a mailbox for its drafts."""
 
     def ask(self, work: DraftWork) -> None:
-        """Has sent it when it returns: it is no coroutine. Raises any ``SpecGroveError``."""
+        """Has sent it when it returns: it is no coroutine. It ends the work before, whose drafts come no more.
+
+        Raises any ``SpecGroveError``.
+        """
         ...
 
     async def answer(self) -> Draft:
         """The trees below the committed tokens of what was asked. Raises any ``SpecGroveError``."""
+        ...
+
+    def grown(self) -> list[Draft]:
+        """After the answer: what has come since, oldest first, of trees that grow on (``Draft.has_more``)."""
         ...
 
     async def close(self) -> None:
@@ -64,6 +71,17 @@ class CheckedTree:
 
     ssm: str
     tree: TokenTree
+
+
+@dataclass(slots=True)
+class _Drafted:
+    """The newest tree of each SSM, by its name, below so many committed tokens."""
+
+    num_committed: int
+    trees: dict[str, DraftedTree]
+
+    def add(self, draft: Draft) -> None:
+        self.trees.update({drafted.ssm: drafted for drafted in draft.trees})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +110,9 @@ class DrafterSide:
         self._cursor = _NOTHING_SENT
         self._sent = _NOTHING_SENT
         self._held_len = 0
+        self._asked_len = 0
+        self._drafted: _Drafted | None = None  # for the last step, where the drafter goes on with it
+        self._goes_ahead = False
         self.under_way: asyncio.Task[tuple[CheckedTree, ...]] | None = None
         """The last work sent; it may have ended."""
         self.is_late = False
@@ -105,8 +126,13 @@ class DrafterSide:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a work is under way."""
-        return self.under_way is not None and not self.under_way.done()
+        """Whether a work is under way that is to be waited for. One that goes ahead ends when the next one comes."""
+        return self.under_way is not None and not self.under_way.done() and not self._goes_ahead
+
+    @property
+    def goes_ahead(self) -> bool:
+        """Whether the drafter has said that it goes on with what it was asked last, or is expected to."""
+        return self._goes_ahead
 
     def takes_part(self) -> bool:
         """Asked once for each step: False while it is left alone."""
@@ -114,15 +140,53 @@ class DrafterSide:
         self._num_steps_alone -= is_alone
         return not is_alone
 
-    def ask(self, committed: list[int], shape: TreeShape) -> asyncio.Task[tuple[CheckedTree, ...]]:
-        """Sends what the drafter lacks of the tokens, which may be added to afterwards. It must not be busy."""
+    def trees_ahead(self, committed: list[int], shape: TreeShape) -> tuple[CheckedTree, ...]:
+        """The trees below the committed tokens, as far as the drafter has told them already, for it went on as the verifier did.
+
+        Of each tree that grew below earlier tokens that is the part below the last one of those that came since.
+        """
+        drafted = self._drafted
+        if drafted is None or (self.under_way is not None and not self.under_way.done()):
+            return ()
+        for draft in self._session.grown():
+            if draft.base == drafted.num_committed:
+                drafted.add(draft)
+        path, found = committed[drafted.num_committed :], []
+        for each in drafted.trees.values():
+            try:
+                whole = self._checked_tree(each, MAX_TREE_DEPTH).tree
+                if whole.token_ids[0] != committed[drafted.num_committed - 1]:
+                    raise ValueError("its root is not the last committed token")
+            except ValueError as error:
+                self._leave_alone(f"SSM {each.ssm} sent a malformed tree: {error}")
+                self._drafted = None
+                return ()
+            tree = whole.below(path)
+            if tree is None or (any(whole.sources) and not any(tree.sources)):  # nothing, or nothing of its own
+                continue
+            tree = tree.within(shape.max_depth, _least_path(shape))
+            if tree.num_nodes > 1:
+                found.append(CheckedTree(each.ssm, tree))
+        return tuple(found)
+
+    def ask(self, committed: list[int], shape: TreeShape, ahead_ms: int = 0) -> asyncio.Task[tuple[CheckedTree, ...]]:
+        """Sends what the drafter lacks of the tokens, which may be added to afterwards. It must not be busy.
+
+        For ``ahead_ms`` after its answer it may go on: see ``trees_ahead``.
+        """
         num_committed = len(committed)
+        if self.under_way is not None and not self.under_way.done():
+            # Sent and not answered yet. The drafter has the tokens; if not, it will say so.
+            self.under_way.cancel()
+            self._held_len, self._cursor = self._asked_len, self._sent
+        self._asked_len, self._drafted = num_committed, None
+        self._goes_ahead = self._goes_ahead and ahead_ms > 0
         failure: Exception | None = None
         try:
-            self._send(committed, num_committed, shape)
+            self._send(committed, num_committed, shape, ahead_ms)
         except Exception as error:
             failure = error
-        self.under_way = asyncio.create_task(self._trees(committed, num_committed, shape, failure))
+        self.under_way = asyncio.create_task(self._trees(committed, num_committed, shape, ahead_ms, failure))
         return self.under_way
 
     def trees_of(self, answer: asyncio.Task[tuple[CheckedTree, ...]]) -> tuple[CheckedTree, ...]:
@@ -133,7 +197,7 @@ class DrafterSide:
             return ()
         return answer.result()
 
-    def _send(self, committed: list[int], num_committed: int, shape: TreeShape) -> None:
+    def _send(self, committed: list[int], num_committed: int, shape: TreeShape, ahead_ms: int) -> None:
         # The last committed token was in no pass of the verifier yet.
         hidden_states = self._told.hidden_states(self._cursor.hidden_end, num_committed - 1)
         hidden_end = self._cursor.hidden_end if hidden_states is None else hidden_states.end_position
@@ -150,11 +214,12 @@ class DrafterSide:
                 sampling=None if self._held_len else self._sampling,
                 hidden_states=hidden_states,
                 row_top_k=self._told.rows_since(self._cursor.num_rows),
+                ahead_ms=ahead_ms,
             )
         )
 
     async def _trees(
-        self, committed: list[int], num_committed: int, shape: TreeShape, failure: Exception | None
+        self, committed: list[int], num_committed: int, shape: TreeShape, ahead_ms: int, failure: Exception | None
     ) -> tuple[CheckedTree, ...]:
         """What comes of what was sent, or was not for ``failure``: sent once more when the drafter holds less than thought."""
         try:
@@ -164,7 +229,7 @@ class DrafterSide:
                 draft = await self._session.answer()
             except StaleBaseError as error:
                 self._note_held(error, num_committed)
-                self._send(committed, num_committed, shape)
+                self._send(committed, num_committed, shape, ahead_ms)
                 draft = await self._session.answer()
         except StaleBaseError as error:
             self._note_held(error, num_committed)
@@ -181,6 +246,10 @@ class DrafterSide:
             self._leave_alone(f"{type(error).__name__}: {error}")
         else:
             self._held_len, self._cursor = num_committed, self._sent
+            self._goes_ahead = draft.has_more
+            if draft.has_more:
+                self._drafted = _Drafted(num_committed, {})
+                self._drafted.add(draft)
             return self._checked(draft, num_committed, committed[num_committed - 1], shape.max_depth)
         return ()
 
@@ -219,6 +288,7 @@ class DrafterSide:
         return CheckedTree(drafted.ssm, whole.of_tokens(is_known))
 
     def _leave_alone(self, reason: str) -> None:
+        self._goes_ahead = False
         self._num_steps_alone = min(_FIRST_NUM_STEPS_ALONE << self._num_failures, _MAX_NUM_STEPS_ALONE)
         level = logging.WARNING if self._num_failures == 0 else logging.DEBUG
         self._num_failures += 1
@@ -234,6 +304,10 @@ class DrafterSide:
         if self.under_way is not None:
             self.under_way.cancel()
         await self._session.close()
+
+
+def _least_path(shape: TreeShape) -> float:
+    return 0.0 if shape.prices is None else shape.prices.min_node_prob
 
 
 def _as_drafted(sampling: SamplingParams) -> DraftSampling | None:

@@ -1,5 +1,8 @@
 """The drafters' side of one request: asks all of them at once, and merges the trees that come back in time.
 
+Drafters that go ahead grow their trees while the verifier works. Where the committed tokens go on within such a tree, what hangs below
+them is the next tree at once: the drafters are told, and not waited for.
+
 Used by the loop in ``specgrove.loop.speculation``. Invariant: whatever drafters do (fail, come late, lie), the loop gets a valid tree
 below the last committed token; at worst an empty one.
 """
@@ -16,6 +19,7 @@ from specgrove.loop.drafter_side import CheckedTree, Drafter, DrafterSide
 from specgrove.loop.request import GenerationRequest, ProposedTree, Reading, TreeShape
 from specgrove.loop.token_tree import TokenTree, merge_trees
 from specgrove.loop.told import Told
+from specgrove.loop.working_ahead import WorkingAhead
 
 # A draft takes milliseconds; one that takes longer than this is given up for this step.
 _DRAFT_TIMEOUT_S = 1.0
@@ -45,6 +49,8 @@ class MergedTree:
     """The time that drafters took."""
     proposed: tuple[ProposedTree, ...] = ()
     """What it was merged from."""
+    was_ahead: bool | None = None
+    """As ``Step.was_ahead``."""
 
 
 class Drafting:
@@ -60,17 +66,25 @@ class Drafting:
     ) -> None:
         self._sides = [DrafterSide(request, drafter, vocab_size, told) for drafter in drafters]
         self._correct = correct
+        self._ahead = WorkingAhead()
         self._read_len = 0
         self._readings: set[asyncio.Task[None]] = set()
         self._last_reading: Reading | None = None
 
-    def ask(self, committed: list[int], shape: TreeShape) -> Drafts:
-        """Asks for trees below the committed tokens. Drafters that are free have been sent their work when this returns."""
+    def note_verified(self, ms: float) -> None:
+        """What verifying a tree took, the ways included: drafters may go ahead for about so long."""
+        self._ahead.note_verified(ms)
+
+    def ask(self, committed: list[int], shape: TreeShape, *, may_go_ahead: bool = True) -> Drafts:
+        """Asks for trees below the committed tokens. Drafters that are free have been sent their work when this returns.
+
+        Those that can may go ahead then, while the verifier works.
+        """
         sides: Sequence[DrafterSide] = ()
         if shape.max_num_nodes > 0 and shape.max_depth > 0 and self._sides:
             self._read_len = len(committed)
             sides = [side for side in self._sides if side.takes_part()]
-        return Drafts(sides, committed, shape, self._correct)
+        return Drafts(sides, committed, shape, self._correct, self._ahead if may_go_ahead else None)
 
     def take_in(self, committed: list[int]) -> None:
         """Lets the drafters read in the background, those that have ended what they did before."""
@@ -112,25 +126,44 @@ class Drafting:
 class Drafts:
     """The trees that drafters were asked for, for one step."""
 
-    def __init__(self, sides: Sequence[DrafterSide], committed: list[int], shape: TreeShape, correct: Correct) -> None:
-        """Asks those that are free."""
+    def __init__(
+        self,
+        sides: Sequence[DrafterSide],
+        committed: list[int],
+        shape: TreeShape,
+        correct: Correct,
+        ahead: WorkingAhead | None,
+    ) -> None:
+        """Asks those that are free. ``ahead``: that they may go ahead, and may have done so."""
         self._started_s = time.perf_counter()
         self._committed = committed
         self._shape = shape
         self._correct = correct
+        self._ahead = ahead
+        self._ahead_ms = 0 if ahead is None else ahead.ahead_ms
         self._root = TokenTree.of_root(committed[-1])
+        self._goes_ahead = any(side.goes_ahead for side in sides)
+        self._trees_ahead = [tree for side in sides for tree in side.trees_ahead(committed, shape)]
         self._busy = [side for side in sides if side.is_busy]
-        self._answers = [(side, side.ask(committed, shape)) for side in sides if not side.is_busy]
+        self._answers = [(side, side.ask(committed, shape, self._ahead_ms)) for side in sides if not side.is_busy]
 
     async def merged(self) -> MergedTree:
-        """One tree of those that come in time; at worst the root alone."""
+        """One tree: what was drafted ahead, where it is worth as much as what comes; else of those that come in time; or the root alone."""
+        if self._ahead is not None and self._trees_ahead:
+            merged = self._merge(self._trees_ahead, was_ahead=True)
+            if self._ahead.is_worth(merged.tree):
+                return merged
         if self._busy:
             await self._ask_busy()
         if self._answers:
             await asyncio.wait([answer for _, answer in self._answers], timeout=_DRAFT_TIMEOUT_S)
         elif not self._busy:
             return MergedTree(self._root, asked_depth=self._shape.max_depth)
-        return self._merge([tree for side, answer in self._answers for tree in side.trees_of(answer)])
+        trees = [tree for side, answer in self._answers for tree in side.trees_of(answer)]
+        merged = self._merge(trees, was_ahead=False if self._goes_ahead else None)
+        if self._ahead is not None:
+            self._ahead.note_waited(merged.draft_ms, merged.tree)
+        return merged
 
     async def _ask_busy(self) -> None:
         """Those that end in time what they were asked before. One that was late with it is not waited for again."""
@@ -140,9 +173,9 @@ class Drafts:
         for side in self._busy:
             side.is_late = side.is_busy
             if not side.is_late:
-                self._answers.append((side, side.ask(self._committed, self._shape)))
+                self._answers.append((side, side.ask(self._committed, self._shape, self._ahead_ms)))
 
-    def _merge(self, trees: Sequence[CheckedTree]) -> MergedTree:
+    def _merge(self, trees: Sequence[CheckedTree], was_ahead: bool | None) -> MergedTree:
         ssms = tuple(dict.fromkeys(each.ssm for each in trees))[:MAX_NUM_SSMS]
         proposed = tuple(
             ProposedTree(each.ssm, self._correct(each.ssm, each.tree.with_source(index)), each.tree.log_probs)
@@ -155,4 +188,4 @@ class Drafts:
             max_num_nodes = min(self._shape.max_num_nodes + 1, MAX_NUM_TREE_NODES)
             tree = merge_trees([each.tree for each in proposed], max_num_nodes)
         draft_ms = (time.perf_counter() - self._started_s) * 1e3
-        return MergedTree(tree, ssms, self._shape.max_depth, draft_ms, proposed)
+        return MergedTree(tree, ssms, self._shape.max_depth, draft_ms, proposed, was_ahead)

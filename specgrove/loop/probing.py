@@ -40,7 +40,7 @@ class Probing:
         self._drafting.take_in(committed)
         await self._drafting.settle()
         base = len(committed)
-        return _Drafted(base, await self._drafting.ask(committed, shape).merged())
+        return _Drafted(base, await self._drafting.ask(committed, shape, may_go_ahead=False).merged())
 
     def result(self, committed: list[int]) -> Probe | None:
         """The probe that was started, once the committed tokens tell how far its tree is right; then another may be started."""

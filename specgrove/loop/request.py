@@ -109,7 +109,7 @@ class DraftWork:
     """For a drafter: tokens committed from position ``base`` on, and the shape of the trees wanted below them.
 
     ``sampling`` comes with ``base`` 0, ``None`` then stands for greedy. ``hidden_states`` and ``row_top_k``: those that were not sent yet,
-    where SSMs want them.
+    where SSMs want them. For ``ahead_ms`` after its answer the drafter may go on growing the trees, till the session's next work comes.
     """
 
     session_id: str
@@ -122,6 +122,7 @@ class DraftWork:
     sampling: DraftSampling | None = None
     hidden_states: HiddenStates | None = None
     row_top_k: tuple[RowTopK, ...] = ()
+    ahead_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +139,15 @@ class DraftedTree:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A drafter's answer. ``base`` is the committed length its trees extend."""
+    """A drafter's answer. ``base`` is the committed length its trees extend.
+
+    ``has_more``: the drafter goes on, and tells trees that have grown, each in place of that SSM's tree before.
+    """
 
     base: int
     trees: tuple[DraftedTree, ...]
     draft_ms: float
+    has_more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,6 +360,8 @@ class Step:
     prompt_log_probs: tuple[LogProbs, ...] = ()
     num_cached_tokens: int = 0
     """Of the prompt's tokens those that the verifier had cached: with the first step."""
+    was_ahead: bool | None = None
+    """Whether the tree had been drafted while the one before was verified; None where drafters don't draft ahead."""
 
     @classmethod
     def of_progress(cls, progress: PromptProgress, num_replays: int) -> Step:

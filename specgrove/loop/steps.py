@@ -41,6 +41,7 @@ def step_of(
         verified=verified,
         proposed=merged.proposed,
         num_cached_tokens=verdict.num_cached_tokens,
+        was_ahead=merged.was_ahead,
     )
 
 

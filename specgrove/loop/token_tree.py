@@ -6,6 +6,7 @@ of a node hold different tokens. ``validated`` is the gate for trees that come f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -82,6 +83,42 @@ class TokenTree:
             tuple(self.log_probs[node] for node in nodes),
             tuple(self.sources[node] for node in nodes),
         )
+
+    def below(self, token_ids: Sequence[int]) -> TokenTree | None:
+        """What hangs below the node that these tokens lead to, which becomes the root; ``None`` where there is no such node."""
+        children = {
+            (parent, token_id): node
+            for node, (parent, token_id) in enumerate(zip(self.parents, self.token_ids, strict=True))
+        }
+        root = 0
+        for token_id in token_ids:
+            found = children.get((root, token_id))
+            if found is None:
+                return None
+            root = found
+        kept = {root}
+        nodes = [root]
+        for node in range(root + 1, self.num_nodes):
+            if self.parents[node] in kept:
+                kept.add(node)
+                nodes.append(node)
+        place = {node: index for index, node in enumerate(nodes)}
+        return TokenTree(
+            tuple(self.token_ids[node] for node in nodes),
+            (-1, *(place[self.parents[node]] for node in nodes[1:])),
+            (0.0, *(self.log_probs[node] for node in nodes[1:])),
+            (0, *(self.sources[node] for node in nodes[1:])),
+        )
+
+    def within(self, max_depth: int, min_path_prob: float) -> TokenTree:
+        """The tree down to a depth, of the nodes whose path is accepted with at least this probability."""
+        depths, sums = self.depths(), self.path_log_probs()
+        least = math.log(min_path_prob) if min_path_prob > 0 else -math.inf
+        kept = {0}
+        for node in range(1, self.num_nodes):
+            if self.parents[node] in kept and depths[node] <= max_depth and sums[node] >= least:
+                kept.add(node)
+        return self if len(kept) == self.num_nodes else self.of_nodes(sorted(kept))
 
     def with_source(self, source: int) -> TokenTree:
         """The same tree as that of SSM number ``source``: its nodes with sources are drafted by that SSM alone.

@@ -11,6 +11,7 @@ import torch
 
 from specgrove.kernels.cuda.start_check import check_kernels_apart
 from specgrove.kernels.device_memory import AttentionHeads, PassLimits
+from specgrove.machine.compute_place import ComputePlace
 from specgrove.machine.gpus import check_enough_gpus, check_gpu_wanted
 from specgrove.models.decoder.device_limits import why_not
 from specgrove.models.decoder.spec import DecoderSpec
@@ -34,6 +35,12 @@ def choose_device(name: str, local_rank: int) -> torch.device:
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
     return device
+
+
+def place_of(device: torch.device, num_threads: int) -> ComputePlace:
+    """Where this process computes."""
+    accelerator = "" if device.type == "cpu" else str(torch.cuda.get_device_properties(device).uuid)
+    return ComputePlace.here(accelerator, num_threads)
 
 
 def available_bytes(device: torch.device) -> int:

@@ -29,12 +29,12 @@ class _InProcessSession(Generic[WorkT, ResultT]):
         self._event_loop = asyncio.get_running_loop()
         self._arrived: asyncio.Queue[ResultT | SpecGroveError] = asyncio.Queue()
 
-    def post(self, answers: Sequence[Answer[None, ResultT]]) -> None:
+    def post(self, answers: Sequence[Answer[int | None, ResultT]]) -> None:
         """See ``specgrove.serving.mailbox.Mailbox``."""
         with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits
             self._event_loop.call_soon_threadsafe(self._put, answers)
 
-    def _put(self, answers: Sequence[Answer[None, ResultT]]) -> None:
+    def _put(self, answers: Sequence[Answer[int | None, ResultT]]) -> None:
         for answer in answers:
             self._arrived.put_nowait(answer.result)
 
@@ -103,9 +103,27 @@ class InProcessVerifier:
 class InProcessDrafterSession(_InProcessSession[DraftWork, Draft]):
     """See ``specgrove.loop.drafter_side.DrafterSession``."""
 
+    def __init__(self, session_id: str, loop: StepLoop[DraftWork, Draft]) -> None:
+        super().__init__(session_id, loop)
+        self._num_works = 0
+
     def ask(self, work: DraftWork) -> None:
         """Submits it."""
-        self._loop.submit(work, self, None)
+        self._num_works += 1
+        self._arrived = asyncio.Queue()
+        self._loop.submit(work, self, self._num_works)
+
+    def grown(self) -> list[Draft]:
+        """What has come since the answer."""
+        found = []
+        while not self._arrived.empty():
+            result = self._arrived.get_nowait()
+            if not isinstance(result, SpecGroveError):
+                found.append(result)
+        return found
+
+    def _put(self, answers: Sequence[Answer[int | None, Draft]]) -> None:
+        super()._put([answer for answer in answers if answer.key == self._num_works])
 
 
 class InProcessDrafter:

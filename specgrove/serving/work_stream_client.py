@@ -56,6 +56,15 @@ class SentItem(Generic[ResultT]):
             raise result
         return result
 
+    def taken(self) -> list[ResultT]:
+        """The results that have come by now, without waiting. A loss of the stream is told by ``take`` alone."""
+        found = []
+        while not self._mailbox.empty():
+            result = self._mailbox.get_nowait()
+            if not isinstance(result, UnavailableError):
+                found.append(result)
+        return found
+
     def finish_early(self) -> None:
         """Asks the peer that the next result be the last one. For requests with a field ``finish_early_item_ids``.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from specgrove.config import DEFAULT_SSMS, MIN_NUM_SLOTS
+from specgrove.config import DEFAULT_SSMS, DRAFT_AHEAD, MIN_NUM_SLOTS
 from specgrove.settings.setting import Setting
 from specgrove.settings.shared import MODEL_SERVICE
 from specgrove.settings.values import address, at_least
@@ -40,6 +40,13 @@ SSM = (
         32768,
         at_least(MIN_NUM_SLOTS),
         metavar="N",
+    ),
+    Setting(
+        "draft-ahead",
+        "whether trees grow on while the LLM verifies them, so that the next one is there at once; auto: where the SSMs have a GPU or "
+        "cores of their own",
+        "auto",
+        choices=DRAFT_AHEAD,
     ),
     *MODEL_SERVICE,
 )

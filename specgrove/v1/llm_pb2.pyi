@@ -133,7 +133,7 @@ class LlmServiceGetModelInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class LlmServiceGetModelInfoResponse(_message.Message):
-    __slots__ = ("model", "architecture", "vocab_size", "max_model_len", "dtype", "eos_token_ids", "vocab_sha256", "num_slots", "num_parameters", "max_num_tree_nodes", "chat_end_token_ids", "numerics", "protocol_version", "recommended_sampling", "hidden_layers", "hidden_size", "num_layers", "max_num_row_top_k")
+    __slots__ = ("model", "architecture", "vocab_size", "max_model_len", "dtype", "eos_token_ids", "vocab_sha256", "num_slots", "num_parameters", "max_num_tree_nodes", "chat_end_token_ids", "numerics", "protocol_version", "recommended_sampling", "hidden_layers", "hidden_size", "num_layers", "max_num_row_top_k", "place")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -152,6 +152,7 @@ class LlmServiceGetModelInfoResponse(_message.Message):
     HIDDEN_SIZE_FIELD_NUMBER: _ClassVar[int]
     NUM_LAYERS_FIELD_NUMBER: _ClassVar[int]
     MAX_NUM_ROW_TOP_K_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
     model: str
     architecture: str
     vocab_size: int
@@ -170,7 +171,8 @@ class LlmServiceGetModelInfoResponse(_message.Message):
     hidden_size: int
     num_layers: int
     max_num_row_top_k: int
-    def __init__(self, model: _Optional[str] = ..., architecture: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., dtype: _Optional[str] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., vocab_sha256: _Optional[str] = ..., num_slots: _Optional[int] = ..., num_parameters: _Optional[int] = ..., max_num_tree_nodes: _Optional[int] = ..., chat_end_token_ids: _Optional[_Iterable[int]] = ..., numerics: _Optional[_Iterable[str]] = ..., protocol_version: _Optional[int] = ..., recommended_sampling: _Optional[_Union[_token_tree_pb2.SamplingParams, _Mapping]] = ..., hidden_layers: _Optional[_Iterable[int]] = ..., hidden_size: _Optional[int] = ..., num_layers: _Optional[int] = ..., max_num_row_top_k: _Optional[int] = ...) -> None: ...
+    place: _token_tree_pb2.ComputePlace
+    def __init__(self, model: _Optional[str] = ..., architecture: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., dtype: _Optional[str] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., vocab_sha256: _Optional[str] = ..., num_slots: _Optional[int] = ..., num_parameters: _Optional[int] = ..., max_num_tree_nodes: _Optional[int] = ..., chat_end_token_ids: _Optional[_Iterable[int]] = ..., numerics: _Optional[_Iterable[str]] = ..., protocol_version: _Optional[int] = ..., recommended_sampling: _Optional[_Union[_token_tree_pb2.SamplingParams, _Mapping]] = ..., hidden_layers: _Optional[_Iterable[int]] = ..., hidden_size: _Optional[int] = ..., num_layers: _Optional[int] = ..., max_num_row_top_k: _Optional[int] = ..., place: _Optional[_Union[_token_tree_pb2.ComputePlace, _Mapping]] = ...) -> None: ...
 
 class GetTokenizerRequest(_message.Message):
     __slots__ = ()

@@ -1,11 +1,23 @@
 from specgrove.v1 import token_tree_pb2 as _token_tree_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class DraftAhead(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DRAFT_AHEAD_UNSPECIFIED: _ClassVar[DraftAhead]
+    DRAFT_AHEAD_OFF: _ClassVar[DraftAhead]
+    DRAFT_AHEAD_AUTO: _ClassVar[DraftAhead]
+    DRAFT_AHEAD_ON: _ClassVar[DraftAhead]
+DRAFT_AHEAD_UNSPECIFIED: DraftAhead
+DRAFT_AHEAD_OFF: DraftAhead
+DRAFT_AHEAD_AUTO: DraftAhead
+DRAFT_AHEAD_ON: DraftAhead
 
 class DraftRequest(_message.Message):
     __slots__ = ("items",)
@@ -14,7 +26,7 @@ class DraftRequest(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[DraftItem, _Mapping]]] = ...) -> None: ...
 
 class DraftItem(_message.Message):
-    __slots__ = ("session_id", "item_id", "base", "new_token_ids", "max_num_nodes", "max_depth", "beam_width", "timeout_ms", "ssms", "sampling", "hidden_states", "row_top_k", "min_level_prob", "min_node_prob", "trace_context")
+    __slots__ = ("session_id", "item_id", "base", "new_token_ids", "max_num_nodes", "max_depth", "beam_width", "timeout_ms", "ssms", "sampling", "hidden_states", "row_top_k", "min_level_prob", "min_node_prob", "trace_context", "ahead_ms")
     class TraceContextEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -37,6 +49,7 @@ class DraftItem(_message.Message):
     MIN_LEVEL_PROB_FIELD_NUMBER: _ClassVar[int]
     MIN_NODE_PROB_FIELD_NUMBER: _ClassVar[int]
     TRACE_CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_MS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     item_id: int
     base: int
@@ -52,7 +65,8 @@ class DraftItem(_message.Message):
     min_level_prob: float
     min_node_prob: float
     trace_context: _containers.ScalarMap[str, str]
-    def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., base: _Optional[int] = ..., new_token_ids: _Optional[_Iterable[int]] = ..., max_num_nodes: _Optional[int] = ..., max_depth: _Optional[int] = ..., beam_width: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., ssms: _Optional[_Iterable[str]] = ..., sampling: _Optional[_Union[DraftSampling, _Mapping]] = ..., hidden_states: _Optional[_Union[_token_tree_pb2.HiddenStates, _Mapping]] = ..., row_top_k: _Optional[_Iterable[_Union[_token_tree_pb2.RowTopK, _Mapping]]] = ..., min_level_prob: _Optional[float] = ..., min_node_prob: _Optional[float] = ..., trace_context: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    ahead_ms: int
+    def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., base: _Optional[int] = ..., new_token_ids: _Optional[_Iterable[int]] = ..., max_num_nodes: _Optional[int] = ..., max_depth: _Optional[int] = ..., beam_width: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., ssms: _Optional[_Iterable[str]] = ..., sampling: _Optional[_Union[DraftSampling, _Mapping]] = ..., hidden_states: _Optional[_Union[_token_tree_pb2.HiddenStates, _Mapping]] = ..., row_top_k: _Optional[_Iterable[_Union[_token_tree_pb2.RowTopK, _Mapping]]] = ..., min_level_prob: _Optional[float] = ..., min_node_prob: _Optional[float] = ..., trace_context: _Optional[_Mapping[str, str]] = ..., ahead_ms: _Optional[int] = ...) -> None: ...
 
 class DraftSampling(_message.Message):
     __slots__ = ("temperature", "seed", "top_k", "top_p")
@@ -85,14 +99,16 @@ class DraftResult(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., draft: _Optional[_Union[Draft, _Mapping]] = ..., error: _Optional[_Union[_token_tree_pb2.WorkError, _Mapping]] = ...) -> None: ...
 
 class Draft(_message.Message):
-    __slots__ = ("base", "trees", "draft_ms")
+    __slots__ = ("base", "trees", "draft_ms", "has_more")
     BASE_FIELD_NUMBER: _ClassVar[int]
     TREES_FIELD_NUMBER: _ClassVar[int]
     DRAFT_MS_FIELD_NUMBER: _ClassVar[int]
+    HAS_MORE_FIELD_NUMBER: _ClassVar[int]
     base: int
     trees: _containers.RepeatedCompositeFieldContainer[DraftedTree]
     draft_ms: float
-    def __init__(self, base: _Optional[int] = ..., trees: _Optional[_Iterable[_Union[DraftedTree, _Mapping]]] = ..., draft_ms: _Optional[float] = ...) -> None: ...
+    has_more: bool
+    def __init__(self, base: _Optional[int] = ..., trees: _Optional[_Iterable[_Union[DraftedTree, _Mapping]]] = ..., draft_ms: _Optional[float] = ..., has_more: _Optional[bool] = ...) -> None: ...
 
 class DraftedTree(_message.Message):
     __slots__ = ("ssm", "tree")
@@ -107,12 +123,16 @@ class SsmServiceGetModelInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class SsmServiceGetModelInfoResponse(_message.Message):
-    __slots__ = ("ssms", "protocol_version")
+    __slots__ = ("ssms", "protocol_version", "draft_ahead", "place")
     SSMS_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_AHEAD_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
     ssms: _containers.RepeatedCompositeFieldContainer[SsmInfo]
     protocol_version: int
-    def __init__(self, ssms: _Optional[_Iterable[_Union[SsmInfo, _Mapping]]] = ..., protocol_version: _Optional[int] = ...) -> None: ...
+    draft_ahead: DraftAhead
+    place: _token_tree_pb2.ComputePlace
+    def __init__(self, ssms: _Optional[_Iterable[_Union[SsmInfo, _Mapping]]] = ..., protocol_version: _Optional[int] = ..., draft_ahead: _Optional[_Union[DraftAhead, str]] = ..., place: _Optional[_Union[_token_tree_pb2.ComputePlace, _Mapping]] = ...) -> None: ...
 
 class SsmInfo(_message.Message):
     __slots__ = ("name", "mode", "vocab_sha256", "max_model_len", "num_parameters", "hidden_layers", "hidden_window", "hidden_size", "num_row_top_k")

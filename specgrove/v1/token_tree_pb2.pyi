@@ -182,3 +182,15 @@ class Load(_message.Message):
     num_waiting_sessions: int
     total_pass_ms: float
     def __init__(self, num_sessions: _Optional[int] = ..., num_slots: _Optional[int] = ..., num_free_slots: _Optional[int] = ..., num_pending_items: _Optional[int] = ..., num_passes: _Optional[int] = ..., num_pass_rows: _Optional[int] = ..., num_waiting_sessions: _Optional[int] = ..., total_pass_ms: _Optional[float] = ...) -> None: ...
+
+class ComputePlace(_message.Message):
+    __slots__ = ("machine", "accelerator", "cpu_ids", "num_threads")
+    MACHINE_FIELD_NUMBER: _ClassVar[int]
+    ACCELERATOR_FIELD_NUMBER: _ClassVar[int]
+    CPU_IDS_FIELD_NUMBER: _ClassVar[int]
+    NUM_THREADS_FIELD_NUMBER: _ClassVar[int]
+    machine: str
+    accelerator: str
+    cpu_ids: _containers.RepeatedScalarFieldContainer[int]
+    num_threads: int
+    def __init__(self, machine: _Optional[str] = ..., accelerator: _Optional[str] = ..., cpu_ids: _Optional[_Iterable[int]] = ..., num_threads: _Optional[int] = ...) -> None: ...

@@ -281,6 +281,7 @@ def draft_work_to_proto(work: DraftWork, item_id: int) -> ssm_pb2.DraftItem:
         sampling=draft_sampling_to_proto(work.sampling),
         hidden_states=hidden_states_to_proto(work.hidden_states),
         row_top_k=row_top_k_to_proto(work.row_top_k),
+        ahead_ms=work.ahead_ms,
     )
 
 
@@ -301,13 +302,17 @@ def draft_work_from_proto(item: ssm_pb2.DraftItem) -> DraftWork:
         sampling=draft_sampling_from_proto(item.sampling),
         hidden_states=hidden_states_in(item),
         row_top_k=row_top_k_from_proto(item.row_top_k),
+        ahead_ms=item.ahead_ms,
     )
 
 
 def draft_to_proto(draft: Draft) -> ssm_pb2.Draft:
     """All fields."""
     return ssm_pb2.Draft(
-        base=draft.base, trees=[_drafted_to_proto(drafted) for drafted in draft.trees], draft_ms=draft.draft_ms
+        base=draft.base,
+        trees=[_drafted_to_proto(drafted) for drafted in draft.trees],
+        draft_ms=draft.draft_ms,
+        has_more=draft.has_more,
     )
 
 
@@ -328,7 +333,7 @@ def draft_from_proto(proto: ssm_pb2.Draft, foreign_ids: Mapping[str, frozenset[i
         )
         for drafted in proto.trees
     )
-    return Draft(proto.base, trees, proto.draft_ms)
+    return Draft(proto.base, trees, proto.draft_ms, proto.has_more)
 
 
 _CODE_OF_ERROR: tuple[tuple[type[SpecGroveError], token_tree_pb2.WorkErrorCode], ...] = (

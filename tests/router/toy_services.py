@@ -25,9 +25,11 @@ from specgrove.loop.request import (
 )
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import HiddenStates, RowTopK
+from specgrove.machine.compute_place import ComputePlace
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, token_tree_pb2
 from specgrove.wire import works
+from specgrove.wire.compute_place import place_to_proto
 from tests.router.toy_language import CHAT_TEMPLATE, EOS, VOCAB_SIZE, NextToken, toy_next, toy_tokenizer_json
 from tests.router.toy_sessions import ToySession, ToySessions
 from tests.router.toy_sides import ToyVerifierSession
@@ -91,6 +93,7 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
         self.max_num_row_top_k = 4
         self.opened: list[SessionParams] = []
         self.num_cached_tokens = 0  # of each session, as its first verdict says
+        self.place = ComputePlace()
         self.step_s = step_s
         self._next_token = next_token
         self._random = random.Random(0)
@@ -272,6 +275,7 @@ class ToyLlm(llm_pb2_grpc.LlmServiceServicer):
             hidden_size=HIDDEN_SIZE,
             num_layers=_NUM_LAYERS,
             max_num_row_top_k=self.max_num_row_top_k,
+            place=place_to_proto(self.place),
         )
 
     async def GetTokenizer(self, request: Any, context: Any) -> Any:  # noqa: N802

@@ -80,5 +80,8 @@ class ToyDrafterSession:
     async def answer(self) -> Draft:
         return await self._drafting
 
+    def grown(self) -> list[Draft]:
+        return []
+
     async def close(self) -> None:
         await self._ssm.close(self._session_id)

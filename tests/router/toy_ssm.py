@@ -14,9 +14,11 @@ from specgrove.loop.request import (
     DraftWork,
 )
 from specgrove.loop.token_tree import TokenTree
+from specgrove.machine.compute_place import ComputePlace
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
 from specgrove.wire import works
+from specgrove.wire.compute_place import place_to_proto
 from tests.router.toy_language import VOCAB_SIZE, toy_next, toy_tokenizer_json
 from tests.router.toy_sessions import ToySessions
 from tests.router.toy_sides import ToyDrafterSession
@@ -43,6 +45,8 @@ class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
         self.hidden_size = 2
         self.num_row_top_k = 0
         self.delay_s = 0.0
+        self.draft_ahead = ssm_pb2.DRAFT_AHEAD_UNSPECIFIED
+        self.place = ComputePlace()
         self.spoil: Callable[[TokenTree], TokenTree] = lambda tree: tree
         self._hit_rate = hit_rate
         self._random = random.Random(1)
@@ -118,7 +122,12 @@ class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
             )
             for name in self.names
         ]
-        return ssm_pb2.SsmServiceGetModelInfoResponse(ssms=infos, protocol_version=self.protocol_version)
+        return ssm_pb2.SsmServiceGetModelInfoResponse(
+            ssms=infos,
+            protocol_version=self.protocol_version,
+            draft_ahead=self.draft_ahead,
+            place=place_to_proto(self.place),
+        )
 
     async def GetVocabulary(self, request: Any, context: Any) -> ssm_pb2.GetVocabularyResponse:  # noqa: N802
         return ssm_pb2.GetVocabularyResponse(token_checksums=self.tokenizer.token_checksums())
