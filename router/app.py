@@ -153,7 +153,7 @@ class RouterApp:
             refusal = self.llms.refusal
             refused_s = 0.0 if refusal is None else refused_s + _LOOK_S
             is_idle = self.admission.num_active == self.admission.num_queued == 0
-            if refusal is not None and (is_idle or refused_s > self._config.replica_wait_s):
+            if refusal is not None and (is_idle or refused_s > self._verifier.replica_wait_s):
                 raise RuntimeError(f"ends, because no LLM service of its model is left: {refusal}")
 
     async def start_http(self) -> None:

@@ -56,7 +56,7 @@ class RouterConfig:
     max_num_requests: int = 64
     max_num_queued: int = 256
     # How long a request waits for an LLM replica to come back, and for one that is full.
-    replica_wait_s: float = 300.0
+    replica_wait_s: float | None = None  # by the model's size
     busy_wait_s: float = 10.0
     drain_timeout_s: float = 30.0
     # Time of one request from its permit to its end; None: as long as its client waits.

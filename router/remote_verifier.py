@@ -39,16 +39,23 @@ _MAX_BUSY_BACKOFF_S = 0.5
 class RemoteVerifier:
     """All LLM replicas as one verifier."""
 
-    def __init__(self, pool: LlmPool, *, replica_wait_s: float, busy_wait_s: float) -> None:
-        """Waits ``replica_wait_s`` for any replica, and ``busy_wait_s`` for one that has no room."""
+    def __init__(self, pool: LlmPool, *, replica_wait_s: float | None, busy_wait_s: float) -> None:
+        """Waits ``replica_wait_s`` for any replica, None: by the model's size; and ``busy_wait_s`` for one that has no room."""
         self._pool = pool
-        self._replica_wait_s = replica_wait_s
+        self._given_wait_s = replica_wait_s
         self._busy_wait_s = busy_wait_s
         self._closing = SessionCloses()
 
     def session(self, session_id: str) -> RemoteVerifierSession:
         """See ``specgrove.loop.verifying.Verifier``."""
-        return RemoteVerifierSession(session_id, self._pool, self._closing, self._replica_wait_s, self._busy_wait_s)
+        return RemoteVerifierSession(session_id, self._pool, self._closing, self.replica_wait_s, self._busy_wait_s)
+
+    @property
+    def replica_wait_s(self) -> float:
+        """For any replica."""
+        if self._given_wait_s is not None:
+            return self._given_wait_s
+        return 0.0 if self._pool.model is None else self._pool.model.replica_wait_s
 
     async def finish(self) -> None:
         """Returns when all closing is done, or has taken too long."""

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from specgrove.v1.llm_pb2_grpc import LlmServiceAsyncStub
 
 _FETCH_TIMEOUT_S = 60.0
+# A lost LLM service is waited for as long as it may take to load: of billions of parameters in half precision, from a slow disk.
+_LEAST_REPLICA_WAIT_S = 300.0
+_SLOWEST_LOAD_BYTES_PER_S = 1e8
+_BYTES_PER_PARAMETER = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,12 @@ class ServedModel:
     hidden_size: int = 0
     max_num_row_top_k: int = 0
     """Most probable tokens of a verified row that it can tell."""
+    num_parameters: int = 0
+
+    @property
+    def replica_wait_s(self) -> float:
+        """How long a request waits for a lost LLM service, where no setting says it."""
+        return max(_LEAST_REPLICA_WAIT_S, self.num_parameters * _BYTES_PER_PARAMETER / _SLOWEST_LOAD_BYTES_PER_S)
 
     @property
     def output_facts(self) -> tuple[object, ...]:
@@ -85,6 +95,7 @@ def served_model_of(
         hidden_layers=tuple(info.hidden_layers),
         hidden_size=info.hidden_size,
         max_num_row_top_k=info.max_num_row_top_k,
+        num_parameters=info.num_parameters,
     )
 
 

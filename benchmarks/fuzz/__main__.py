@@ -42,6 +42,7 @@ _TIMEOUT_S = 0.5
 _PROMPT = list(range(40, 60))
 # Measuring takes two seconds each time, and is no matter of what was sent.
 _LEFT_OUT = {"Warmup"}
+_LARGE = {"Generate", "Tokenize", "Verify", "Draft"}
 
 
 def good_request(method: MethodDescriptor) -> Callable[[], Message]:
@@ -96,12 +97,19 @@ class Fuzz:
         pids = {name: self._suite.pid(name) for name in SERVICES}
         for name, service in SERVICES.items():
             methods = [method for method in service.methods if method.name not in _LEFT_OUT]
-            share = max(self._num_examples * 8 // (10 * len(methods)), 1)
+            num_small = sum(method.name not in _LARGE for method in methods)
             with grpc.insecure_channel(self._suite.address_of(name)) as channel:
                 for method in methods:
-                    self._calls(name, channel, service, method, share)
-            self._connections(name, max(self._num_examples // 10, 1))
-        self._bodies(max(self._num_examples // 10, 1))
+                    # Most to those that take most.
+                    is_large = method.name in _LARGE
+                    num = (
+                        self._num_examples
+                        * (6 if is_large else 2)
+                        // (10 * (len(methods) - num_small if is_large else num_small))
+                    )
+                    self._calls(name, channel, service, method, max(num, 1))
+            self._connections(name, max(self._num_examples // 5, 1))
+        self._bodies(max(self._num_examples // 5, 1))
         for name, pid in pids.items():
             if self._suite.pid(name) != pid or self._suite.num_restarts(name):
                 self.found.problems.append(f"{name} ended {self._suite.num_restarts(name)} times")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 _MAX_LIST_LEN = 5
 _LONG_LIST_LENS = (64, 1025, 5000)
+_MAX_LONG_BYTES = 50_000
 _F = FieldDescriptor
 
 _NUMBERS: dict[int, st.SearchStrategy[Any]] = {
@@ -43,8 +44,13 @@ def value_of(field: FieldDescriptor) -> st.SearchStrategy[Any]:
 def _elements(field: FieldDescriptor) -> st.SearchStrategy[list[Any]]:
     one = value_of(field)
     short = st.lists(one, max_size=_MAX_LIST_LEN)
-    long = st.builds(lambda element, length: [element] * length, one, st.sampled_from(_LONG_LIST_LENS))
-    return st.one_of(short, short, short, long)
+    return st.one_of(short, short, short, st.builds(_repeated, one, st.sampled_from(_LONG_LIST_LENS)))
+
+
+def _repeated(element: Any, length: int) -> list[Any]:
+    """So often, or as often as makes a message of a size that is worth sending."""
+    num_bytes = element.ByteSize() if isinstance(element, Message) else 1
+    return [element] * min(length, _MAX_LONG_BYTES // max(num_bytes, 1))
 
 
 @functools.cache

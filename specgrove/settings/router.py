@@ -125,8 +125,8 @@ ROUTER = (
     ),
     Setting(
         "replica-wait-s",
-        "how long a request waits for a lost LLM service; large models load for minutes",
-        300.0,
+        "how long a request waits for a lost LLM service; unset: 300, more for LLMs of tens of billions, which load for long",
+        None,
         seconds,
         metavar="S",
     ),

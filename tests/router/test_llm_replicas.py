@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from router import llm_replica
 from router.llm_replicas import LlmPool
+from router.remote_verifier import RemoteVerifier
 from specgrove.v1 import llm_pb2, token_tree_pb2
+from tests.router.checking import MODEL
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
 from tests.router.toy_language import toy_output
 from tests.router.toy_services import ToyLlm
@@ -68,3 +72,10 @@ async def test_each_replica_counts_its_own_sessions() -> None:
     assert pool.load_of("s2", num_requests=9).num_sessions == 3 + 3
     assert pool.load_of("t1", num_requests=9).num_sessions == 1 + 3
     await pool.close()
+
+
+@pytest.mark.parametrize(("num_parameters", "wait_s"), [(0, 300.0), (8_000_000_000, 300.0), (70_000_000_000, 1400.0)])
+def test_a_lost_llm_is_waited_for_as_long_as_one_of_its_size_may_load(num_parameters: int, wait_s: float) -> None:
+    pool: Any = SimpleNamespace(model=replace(MODEL, num_parameters=num_parameters))
+    assert RemoteVerifier(pool, replica_wait_s=None, busy_wait_s=1.0).replica_wait_s == wait_s
+    assert RemoteVerifier(pool, replica_wait_s=7.0, busy_wait_s=1.0).replica_wait_s == 7.0
