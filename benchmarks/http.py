@@ -19,6 +19,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -91,7 +92,7 @@ def over_openai(address: str, max_tokens: int) -> Stream:
     client = AsyncOpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0, timeout=600)
 
     async def stream(prompt: str) -> int:
-        body = {"model": "", **body_of(prompt, max_tokens)}
+        body: dict[str, Any] = {"model": "", **body_of(prompt, max_tokens)}
         chunks = await client.chat.completions.create(extra_body={"ignore_eos": body.pop("ignore_eos")}, **body)
         return len([chunk async for chunk in chunks])
 

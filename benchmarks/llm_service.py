@@ -129,7 +129,8 @@ class Sessions:
     async def run(self) -> int:
         """Until all have made their steps; how many they were."""
         session_ids = list(self._num_left)
-        call: Any = self._stub.Verify()
+        stub: Any = self._stub  # its types are those of blocking calls
+        call = stub.Verify()
         items = [self._item(session_id, 0, _PROMPT[-1]) for session_id in session_ids]
         while self._num_left:
             if items:
@@ -138,7 +139,7 @@ class Sessions:
             items = [item for result in results if (item := self._next(result)) is not None]
         call.cancel()
         for session_id in session_ids:
-            await self._stub.CloseSession(llm_pb2.LlmServiceCloseSessionRequest(session_id=session_id))
+            await stub.CloseSession(llm_pb2.LlmServiceCloseSessionRequest(session_id=session_id))
         return self._case.num_steps * len(session_ids)
 
     def _next(self, result: llm_pb2.VerifyResult) -> llm_pb2.VerifyItem | None:

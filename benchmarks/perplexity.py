@@ -20,8 +20,9 @@ from specgrove.kernels.quantized_linear import quantize
 from specgrove.machine.folders import default_cache_dir
 from specgrove.models.decoder.parameters import Weight
 from specgrove.models.folders.hub import DEMO_LLM, resolve_model
+from specgrove.program.linears import Linear
 from specgrove.program.loading import load_decoder
-from specgrove.program.stores import Linear, MemoryWeights
+from specgrove.program.stores import MemoryWeights
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from specgrove.tokenizer import Tokenizer

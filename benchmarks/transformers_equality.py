@@ -71,7 +71,7 @@ def main() -> int:
     decoder = load_decoder(folder, torch.float32)
     eos = ends_of(folder, tokenizer, decoder.spec.vocab_size).text
     engine = VerifierEngine(ModelRunner(decoder, 4096), VerifierConfig(max_model_len=2048, has_prefix_cache=False))
-    loop = StepLoop(engine, "verifier")
+    loop: StepLoop[Any, Any] = StepLoop(engine, "verifier")
     reference = transformers_model(folder, torch.float32)
 
     num_identical, num_ties, max_difference = 0, 0, 0.0

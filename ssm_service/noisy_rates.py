@@ -12,9 +12,6 @@ import torch
 
 from specgrove.kernels.candidates import CandidateRow, best_candidates
 
-# In the place of a candidate that a row lacks: a rate of nothing, though a number still, since rates are calculated with.
-_NONE = (-1, -1e4)
-
 
 class NoisyRates:
     """Rows are collected, then computed in one call."""
@@ -28,14 +25,25 @@ class NoisyRates:
         """Tokens that may come at a position, with the logarithms of their rates, which sum to 1 or less. Which row it is."""
         # Rates are of choices at the session's temperature already.
         self._rows.append(CandidateRow(position, temperature=1.0, seed=self._seed))
-        self._candidates.append(sorted(candidates, key=lambda candidate: -candidate[1]))
+        self._candidates.append(candidates)
         return len(self._rows) - 1
 
     def log_probs(self) -> list[dict[int, float]]:
-        """Of each row's tokens."""
-        width = max(map(len, self._candidates))
-        padded = [(*row, *[_NONE] * (width - len(row))) for row in self._candidates]
-        token_ids = torch.tensor([[token_id for token_id, _ in row] for row in padded])
-        rates = torch.tensor([[log_rate for _, log_rate in row] for row in padded], dtype=torch.float32)
-        values, ids = best_candidates(token_ids, rates, torch.zeros(len(padded)), self._rows, width, noise_weight=1.0)
+        """Of each row's tokens, most probable first."""
+        # One call for all rows of one width: a candidate that isn't there would have no finite score.
+        rows_of_width: dict[int, list[int]] = {}
+        for row, candidates in enumerate(self._candidates):
+            rows_of_width.setdefault(len(candidates), []).append(row)
+        found: dict[int, dict[int, float]] = {}
+        for width, rows in rows_of_width.items():
+            found |= zip(rows, self._of_width(width, rows), strict=True)
+        return [found[row] for row in range(len(self._rows))]
+
+    def _of_width(self, width: int, rows: Sequence[int]) -> list[dict[int, float]]:
+        # Best first, as candidates must be: continuations come as they were found.
+        candidates = [sorted(self._candidates[row], key=lambda pair: -pair[1]) for row in rows]
+        token_ids = torch.tensor([[token_id for token_id, _ in row] for row in candidates])
+        rates = torch.tensor([[log_rate for _, log_rate in row] for row in candidates], dtype=torch.float32)
+        own = [self._rows[row] for row in rows]
+        values, ids = best_candidates(token_ids, rates, torch.zeros(len(rows)), own, width, noise_weight=1.0)
         return [dict(zip(*row, strict=True)) for row in zip(ids.tolist(), values.tolist(), strict=True)]

@@ -44,9 +44,8 @@ class Clock:
                 self._flush.sum()
             start.record()
             run()
-            is_late = (
-                start.query()
-            )  # the device was done with the flush before the host had launched all: it has waited
+            # The device was done with the flush before the host had launched all: it has waited.
+            is_late = start.query()  # type: ignore[no-untyped-call]
             end.record()
             end.synchronize()
             if not is_late:

@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from rich.progress import Progress
@@ -99,7 +100,9 @@ def _loops(setup: Setup, device: torch.device) -> Iterator[Loops]:
 
     config = VerifierConfig(setup.max_model_len, max_num_chunk_tokens=setup.num_graph_rows // 2)
     ssms: list[NeuralSsm | LookupSsm] = [NeuralSsm("itself", runner(), Beam(2), None), LookupSsm("lookup")]
-    verifier = StepLoop(VerifierEngine(runner(), config), "verifier")  # after the last that may find no room
+    verifier: StepLoop[Any, Any] = StepLoop(
+        VerifierEngine(runner(), config), "verifier"
+    )  # after the last that may find no room
     pool = StepLoop(DrafterPool(ssms, PoolConfig()), "pool")
     try:
         yield Loops(verifier, pool)

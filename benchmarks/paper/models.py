@@ -25,8 +25,8 @@ from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from specgrove.settings.ssm_specs import parse_ssm
 from specgrove.tokenizer import Tokenizer
 from specgrove.tokenizer.ssm_vocabulary import read_vocabulary
+from ssm_service.draft_vocab import DraftVocab
 from ssm_service.loading import read_draft_vocab
-from ssm_service.neural import DraftVocab
 
 _CHUNK_LEN = 256
 
@@ -41,7 +41,7 @@ class Sequenced:
         self._known_ids: torch.Tensor | None = None  # int64: places in the LLM's vocabulary of ``_draft_ids``
         if vocab is not None:
             llm_ids = vocab.to_llm(torch.arange(vocab.size))
-            self._draft_ids = (llm_ids >= 0).nonzero().squeeze(1)
+            self._draft_ids = (llm_ids >= 0).nonzero().flatten()
             self._known_ids = llm_ids[self._draft_ids]
         self._len = 0
 

@@ -173,6 +173,7 @@ def run_worker(runner: ModelRunner, links: RankLinks) -> None:
         rows = from_tensor(message)
         hidden = None
         if links.stage > 0:
+            rows.hidden_layers = ()  # the first stage's, which hands them out
             hidden = torch.empty((rows.num_rows, decoder.spec.hidden_size), device=decoder.device)
             dist.recv(hidden, links.previous_rank)
         output = runner.run(rows, hidden)

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.paper import __main__ as program
-from benchmarks.paper.models import Pair, load_pair
+from benchmarks.paper.models import Nodes, Pair, Sequenced, load_pair
 from benchmarks.paper.recordings import Recording, Settings, record
 from benchmarks.paper.report import print_tables, rules_at_full_width, write_chart, write_json
 from benchmarks.paper.tables import (
@@ -26,7 +26,12 @@ from benchmarks.paper.tables import (
     tokens_per_step,
 )
 from benchmarks.paper.trees import DEPTH, NUM_INNER_NODES, NUM_NODES, PARENTS, nodes_of_width, parents_of_width
+from specgrove.kernels.rows import PassRows
+from specgrove.program.loading import load_decoder
+from specgrove.runtime.model_runner import ModelRunner
+from specgrove.runtime.pass_builder import PassBuilder
 from specgrove.tokenizer import Tokenizer
+from ssm_service.draft_vocab import DraftVocab
 
 SETTINGS = Settings(max_tokens=20, temperature=1.0, draft_weight=1.0, num_kept=40)
 PROMPT_IDS = [5, 9, 17, 30, 8]
@@ -204,3 +209,23 @@ def test_tables_are_shown(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "t.json").read_text())["rules_at_width_5"][MULTI_STEP] == {"set": 3.0}
     write_chart(tables, {}, tmp_path / "t.png", lambda line: None)
     assert (tmp_path / "t.png").exists()
+
+
+def test_an_ssm_with_a_vocabulary_of_its_own_is_read_in_the_llms_ids(tiny_model: Path) -> None:
+    runner = ModelRunner(load_decoder(tiny_model, torch.float32), 16)
+    llm_ids = torch.full((runner.spec.vocab_size,), -1, dtype=torch.int32)
+    llm_ids[1:4] = torch.tensor([30, 9, 17])
+    sequenced = Sequenced(runner, 8, DraftVocab(llm_ids), 40)
+    own = runner.forward(_chain([2, 0, 3]))[0]  # 9, one that it doesn't know, 17
+    sequenced.read([9, 5, 17][:-1])
+    sequenced.append([17])
+    found = sequenced.below([2], [Nodes([17], [-1], 0, 4)])[0]
+    expected = own[1:4].log_softmax(-1)
+    assert torch.allclose(found[[30, 9, 17]], expected, atol=1e-4)
+    assert found.isinf().sum() == 37
+
+
+def _chain(token_ids: list[int]) -> PassRows:
+    builder = PassBuilder()
+    builder.add(range(len(token_ids)), token_ids, chunk_logits=True)
+    return builder.build()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,8 +17,11 @@ from specgrove.runtime.pass_wire import from_tensor, to_tensor
     chunk_len=st.integers(0, 5),
     num_nodes=st.integers(0, 70),
     has_choices=st.booleans(),
+    hidden_layers=st.sampled_from([(), (0,), (1, 30)]),
 )
-def test_a_batch_arrives_as_it_was_sent(contexts: list[int], chunk_len: int, num_nodes: int, has_choices: bool) -> None:
+def test_a_batch_arrives_as_it_was_sent(
+    contexts: list[int], chunk_len: int, num_nodes: int, has_choices: bool, hidden_layers: tuple[int, ...]
+) -> None:
     builder = PassBuilder()
     for number, context_len in enumerate(contexts):
         slots = [2**31 - 1 - number * 1000 - i for i in range(context_len)]
@@ -27,7 +30,7 @@ def test_a_batch_arrives_as_it_was_sent(contexts: list[int], chunk_len: int, num
         builder.add(slots, range(min(chunk_len, context_len)), tree, choices=choices if tree else None)
     if not builder.num_rows:
         builder.add([], (), TreeRows([96], [-1], [0]))
-    rows = builder.build()
+    rows = replace(builder.build(), hidden_layers=hidden_layers)
     sent, received = rows, from_tensor(to_tensor(rows))
     received.check()
     for part in fields(sent):
