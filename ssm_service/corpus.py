@@ -1,7 +1,7 @@
 """Earlier outputs that ``LookupSsm`` may draft from: a bounded number of tokens, in a file if there is one. Off unless asked for.
 
 What is drafted from it can tell one user what another's output said: a response names which SSM drafted a token, and right guesses are
-faster.
+faster. So prompts are never in it: who asks for it agrees to that of outputs alone.
 Invariant: no output depends on it.
 """
 
@@ -16,7 +16,7 @@ import torch
 from ssm_service.store_file import StoreFile
 from ssm_service.token_index import SEPARATOR, TokenIndex
 
-# What is kept of one closed session: its end, where the output is.
+# What is kept of one closed session's output: its end.
 MAX_NUM_KEPT_TOKENS = 2048
 
 

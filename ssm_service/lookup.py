@@ -24,6 +24,7 @@ _PRIOR_WEIGHT = 20.0
 
 @dataclass(slots=True)
 class _Session:
+    prompt_len: int
     index: TokenIndex = field(default_factory=TokenIndex)
     guesses: list[tuple[int, int]] = field(default_factory=list)  # (match length, token) at the last draft
 
@@ -43,7 +44,9 @@ class LookupSsm:
         self, session_id: str, token_ids: list[int], shape: TreeShape, sampling: DraftSampling | None = None
     ) -> TokenTree:
         """The tree below all committed tokens; a lone root where nothing matches."""
-        session = self._sessions.setdefault(session_id, _Session())
+        session = self._sessions.get(session_id)
+        if session is None:  # what comes with its first draft: the prompt, and output that was decided elsewhere
+            session = self._sessions[session_id] = _Session(len(token_ids))
         self._learn(session, token_ids)
         session.index.extend(token_ids[len(session.index.token_ids) :])
         tree = _Trie(token_ids[-1])
@@ -110,10 +113,12 @@ class LookupSsm:
         session.guesses = []
 
     def drop(self, session_id: str) -> None:
-        """Forgets a session; its text goes to the corpus, where there is one."""
+        """Forgets a session; its output goes to the corpus, where there is one, and nothing of its prompt."""
         session = self._sessions.pop(session_id, None)
-        if session is not None and self.corpus is not None:
-            self.corpus.add(session.index.token_ids)
+        if session is None or self.corpus is None:
+            return
+        if output := session.index.token_ids[session.prompt_len :]:
+            self.corpus.add(output)
 
     def save(self) -> None:
         """The corpus, where it has a file."""

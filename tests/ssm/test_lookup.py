@@ -25,6 +25,13 @@ def with_corpus(path: Path | None = None) -> LookupSsm:
     return LookupSsm("lookup", Corpus(NUM_CORPUS_TOKENS, path))
 
 
+def close(ssm: LookupSsm, session_id: str, output: list[int], prompt: list[int]) -> None:
+    """A session that came and went."""
+    ssm.draft(session_id, prompt, TreeShape(0, 0))
+    ssm.draft(session_id, [*prompt, *output], TreeShape(0, 0))
+    ssm.drop(session_id)
+
+
 def test_proposes_what_followed_the_same_words() -> None:
     tree = LookupSsm("lookup").draft("s", [1, 2, 3, 4, 5, 9, 1, 2, 3], SHAPE)
     assert tree.token_ids == (3, 4, 5, 9, 1)
@@ -50,7 +57,7 @@ def test_nothing_matches_nothing_is_proposed() -> None:
 def test_grows_with_the_session_and_forgets_closed_ones_unless_asked() -> None:
     for ssm, remembers in ((LookupSsm("lookup"), False), (with_corpus(), True)):
         ssm.draft("s", [1, 2, 3], SHAPE)
-        assert ssm.draft("s", [1, 2, 3, 4, 1, 2, 3], SHAPE).token_ids[1] == 4
+        assert ssm.draft("s", [1, 2, 3, 1, 2, 3, 4, 1, 2, 3], SHAPE).token_ids[1] == 4
         ssm.drop("s")
         ssm.drop("s")
         tree = ssm.draft("t", [9, 1, 2, 3], SHAPE)
@@ -61,8 +68,7 @@ def test_grows_with_the_session_and_forgets_closed_ones_unless_asked() -> None:
 def test_the_corpus_outlives_the_service(tmp_path: Path) -> None:
     first = with_corpus(tmp_path / "corpus")
     for session_id, text in (("a", [1, 2, 3, 4]), ("b", [50, 51, 52])):
-        first.draft(session_id, text, SHAPE)
-        first.drop(session_id)
+        close(first, session_id, text, [9])
     first.save()
     second = with_corpus(tmp_path / "corpus")
     assert second.draft("c", [9, 1, 2], SHAPE).token_ids == (2, 3, 4)
@@ -121,18 +127,31 @@ def test_what_followed_more_often_is_likelier() -> None:
 def test_texts_of_the_corpus_do_not_run_into_one_another() -> None:
     ssm = with_corpus()
     for session_id, token_ids in (("a", [1, 2, 3]), ("b", [50, 51, 52])):
-        ssm.draft(session_id, token_ids, SHAPE)
-        ssm.drop(session_id)
+        close(ssm, session_id, token_ids, [9])
     assert ssm.draft("c", [1, 2], SHAPE).token_ids == (2, 3)
     assert ssm.draft("d", [2, 3], SHAPE).num_nodes == 1
     assert ssm.draft("e", [3, 50], SHAPE).num_nodes == 1
 
 
+def test_no_token_of_a_prompt_is_drafted_for_another_session() -> None:
+    ssm = with_corpus()
+    prompt = [11, 12, 13, 14, 15, 16]
+    close(ssm, "no output", [], prompt)
+    close(ssm, "a", [50, 51, 52], prompt)
+    ssm.draft("b", [*prompt, 70, 71], TreeShape(0, 0))  # sent anew with its first tokens, as to a service that lost it
+    ssm.draft("b", [*prompt, 70, 71, 72, 73, 74], TreeShape(0, 0))
+    ssm.drop("b")
+    for start in range(len(prompt) - 1):
+        assert ssm.draft(f"s{start}", [90, *prompt[start : start + 2]], SHAPE).num_nodes == 1
+    assert ssm.draft("t", [90, 16, 50], SHAPE).num_nodes == 1
+    assert ssm.draft("u", [90, 50, 51], SHAPE).token_ids[1:] == (52,)
+    assert ssm.draft("v", [90, 72, 73], SHAPE).token_ids[1:] == (74,)
+
+
 def test_the_corpus_is_bounded_and_forgets_the_oldest() -> None:
     ssm = with_corpus()
     for session in range(40):
-        ssm.draft(f"s{session}", [session * 10_000 + i for i in range(3000)], TreeShape(0, 0))
-        ssm.drop(f"s{session}")
+        close(ssm, f"s{session}", [session * 10_000 + i for i in range(3000)], [9])
         assert ssm.corpus is not None
         assert ssm.corpus.num_tokens <= NUM_CORPUS_TOKENS
     assert ssm.draft("old", [1500, 1501], SHAPE).num_nodes == 1
@@ -144,8 +163,7 @@ def test_any_text_gives_a_valid_tree(text: list[int], num_nodes: int, depth: int
     """Fed bit by bit, with an earlier output in the corpus: well formed, within its shape, the same as fed at once."""
     ssm, at_once = LookupSsm("a", Corpus(1000)), LookupSsm("b", Corpus(1000))
     for each in (ssm, at_once):
-        each.draft("earlier", [0, 1, 2, 3, 0, 1], TreeShape(0, 0))
-        each.drop("earlier")
+        close(each, "earlier", [0, 1, 2, 3, 0, 1], [2])
     for end in (*range(1, len(text), step), len(text)):
         tree = ssm.draft("s", text[:end], TreeShape(num_nodes, depth)).validated(
             vocab_size=4, max_num_nodes=num_nodes + 1

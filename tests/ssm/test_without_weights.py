@@ -33,7 +33,8 @@ def check(tree: TokenTree) -> None:
 @example([1, 2], [1, 2, 3, 9, 1, 2, 4, 8, 1, 2], TreeShape(8, 4), DraftSampling(0.8, 7))
 def test_of_lookup(earlier: list[int], text: list[int], shape: TreeShape, sampling: DraftSampling | None) -> None:
     ssm = LookupSsm("lookup", Corpus(1000))
-    ssm.draft("earlier", earlier, shape)
+    ssm.draft("earlier", [9], shape)
+    ssm.draft("earlier", [9, *earlier], shape)
     ssm.drop("earlier")
     check(ssm.draft("s", text, shape, sampling))
     check(ssm.draft("s", [*text, 1, 2, 3], shape, sampling))
