@@ -99,7 +99,7 @@ gpu-sanitize: gpu-build
 
 # Out-of-bounds accesses and undefined behaviour of the kernels for CPUs, by the compiler's sanitizers; their build stays in its folder.
 # The C++ library is loaded beside them, or they miss its exceptions.
-NATIVE_SANITIZER_TESTS ?= tests/kernels tests/program/test_cpu.py tests/program/test_cpu_choices.py
+NATIVE_SANITIZER_TESTS ?= tests/kernels tests/program/test_cpu.py tests/program/test_cpu_choices.py tests/program/test_cpu_refusals.py
 
 native-sanitize: setup
 	cmake -S csrc -B build/sanitized -DPython_EXECUTABLE=$(abspath $(BIN)/python) -DSPECGROVE_SANITIZE=address,undefined \

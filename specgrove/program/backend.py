@@ -11,7 +11,8 @@ import torch
 from specgrove.kernels.checks import check
 from specgrove.kernels.rows import PassRows
 from specgrove.loop.request import LogProbs
-from specgrove.program.ops import Program, Shortlist
+from specgrove.program.ops import Shortlist
+from specgrove.program.program import Program
 
 
 @dataclass(frozen=True, slots=True)

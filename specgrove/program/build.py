@@ -39,10 +39,10 @@ from specgrove.program.ops import (
     HeadNorm,
     Input,
     Multiply,
-    Program,
     RotateStore,
     TakeRows,
 )
+from specgrove.program.program import Program
 from specgrove.program.stores import WeightStore
 
 Progress = Callable[[int, int], None]

@@ -18,7 +18,8 @@ from specgrove.kernels.checks import check, native_dtype
 from specgrove.kernels.rows import PassRows
 from specgrove.program.backend import Candidates, KvCaches, PassOutput, check_input
 from specgrove.program.cpu_ops import native_program
-from specgrove.program.ops import Choose, LoadUnit, Program, SumRanks
+from specgrove.program.ops import Choose, LoadUnit, SumRanks
+from specgrove.program.program import Program
 from specgrove.program.tensor_group import OneRank, TensorGroup
 
 _ONE_RANK = OneRank()

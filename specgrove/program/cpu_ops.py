@@ -13,31 +13,10 @@ import torch
 from specgrove.kernels import _native
 from specgrove.kernels.checks import check, native_dtype, optional_address
 from specgrove.kernels.linear import NativeLinear
+from specgrove.program import ops
 from specgrove.program.held_widths import HeldWidths, held_widths
 from specgrove.program.linears import Linear
-from specgrove.program.ops import (
-    Activate,
-    Add,
-    AddNorm,
-    AddPositions,
-    Attend,
-    Choose,
-    Clip,
-    Concat,
-    Embed,
-    HeadNorm,
-    Input,
-    KeepHidden,
-    LoadUnit,
-    Multiply,
-    Norm,
-    Op,
-    Program,
-    RotateStore,
-    Shortlist,
-    SumRanks,
-    TakeRows,
-)
+from specgrove.program.program import Program
 
 _ACTIVATIONS: dict[str, _native.Activation] = {
     "silu": _native.Activation.silu,
@@ -70,58 +49,58 @@ class _Translation:
         self.native = _native.Program([buffer.width for buffer in program.buffers])
         self._rank, self._num_kept = rank, program.num_kept
 
-    def add(self, op: Op, held: HeldWidths) -> None:
+    def add(self, op: ops.Op, held: HeldWidths) -> None:
         """The next one; ``held``: what buffers hold when it begins."""
         match op:
-            case Embed():
+            case ops.Embed():
                 self._embed(op)
-            case AddPositions():
+            case ops.AddPositions():
                 num_positions, dtype = _checked_rows(op.table), native_dtype(op.table, "table")
                 table, size = op.table.data_ptr(), held[op.x]
                 self.native.add(
                     "add_positions", x=op.x, table=table, dtype=dtype, num_positions=num_positions, size=size
                 )
-            case Input():
+            case ops.Input():
                 self.native.add("input", out=op.out, size=op.width)
-            case Norm():
+            case ops.Norm():
                 self.native.add("norm", out=op.out, x=op.x, **_norm_fields(op, held[op.x]))
-            case AddNorm():
+            case ops.AddNorm():
                 self.native.add("add_norm", out=op.out, x=op.x, delta=op.delta, **_norm_fields(op, held[op.x]))
-            case HeadNorm():
+            case ops.HeadNorm():
                 self._head_norm(op)
-            case Concat():
+            case ops.Concat():
                 sizes = [held[part] for part in op.parts]
                 self.native.add("concat", out=op.out, parts=list(op.parts), sizes=sizes)
-            case Multiply():
+            case ops.Multiply():
                 self.native.add("multiply", out=op.out, x=op.x, linear=_native_linear(op.linear))
-            case Clip():
+            case ops.Clip():
                 self.native.add("clip", x=op.x, limit=float(op.limit), width=op.width)
-            case RotateStore():
+            case ops.RotateStore():
                 self._rotate_store(op)
-            case Attend():
+            case ops.Attend():
                 self._attend(op)
-            case Activate():
+            case ops.Activate():
                 activation = _activation(op.activation)
                 self.native.add(
                     "activate", out=op.out, x=op.x, activation=activation, is_gated=op.is_gated, size=op.size
                 )
-            case Add():
+            case ops.Add():
                 self.native.add("add", x=op.x, delta=op.delta, size=held[op.x])
-            case TakeRows():
+            case ops.TakeRows():
                 sizes = [held[buffer] for buffer in op.buffers]
                 self.native.add("take_rows", buffers=list(op.buffers), sizes=sizes)
-            case KeepHidden():
+            case ops.KeepHidden():
                 self.native.add("keep_hidden", x=op.x, place=op.place, width=op.width)
-            case Choose():
+            case ops.Choose():
                 self._choose(op)
-            case Shortlist():
+            case ops.Shortlist():
                 self._shortlist(op, held)
-            case SumRanks() | LoadUnit():
+            case ops.SumRanks() | ops.LoadUnit():
                 pass
             case _:
                 assert_never(op)
 
-    def _embed(self, op: Embed) -> None:
+    def _embed(self, op: ops.Embed) -> None:
         num_ids, size = op.table.shape
         self.native.add(
             "embed",
@@ -135,7 +114,7 @@ class _Translation:
             vocab_size=op.vocab_size,
         )
 
-    def _head_norm(self, op: HeadNorm) -> None:
+    def _head_norm(self, op: ops.HeadNorm) -> None:
         self.native.add(
             "head_norm",
             x=op.x,
@@ -147,7 +126,7 @@ class _Translation:
             width=op.width,
         )
 
-    def _rotate_store(self, op: RotateStore) -> None:
+    def _rotate_store(self, op: ops.RotateStore) -> None:
         num_positions = 0 if op.cos_sin is None else _checked_rows(op.cos_sin)
         self.native.add(
             "rotate_store",
@@ -159,7 +138,7 @@ class _Translation:
             **_head_fields(op),
         )
 
-    def _attend(self, op: Attend) -> None:
+    def _attend(self, op: ops.Attend) -> None:
         self.native.add(
             "attend",
             out=op.out,
@@ -172,12 +151,12 @@ class _Translation:
             **_head_fields(op),
         )
 
-    def _choose(self, op: Choose) -> None:
+    def _choose(self, op: ops.Choose) -> None:
         if op.vocab.out_features != op.widths[self._rank]:
             raise ValueError(f"this rank has {op.widths[self._rank]} columns, but a linear of {op.vocab.out_features}")
         self.native.add("choose", x=op.x, vocab=_native_linear(op.vocab), soft_cap=float(op.soft_cap or 0.0))
 
-    def _shortlist(self, op: Shortlist, held: HeldWidths) -> None:
+    def _shortlist(self, op: ops.Shortlist, held: HeldWidths) -> None:
         table = op.table
         self.native.add(
             "shortlist",
@@ -198,7 +177,7 @@ class _Translation:
 # What weights are.
 
 
-def _norm_fields(op: Norm | AddNorm, size: int) -> dict[str, _native.OpField]:
+def _norm_fields(op: ops.Norm | ops.AddNorm, size: int) -> dict[str, _native.OpField]:
     return {
         "is_rms": op.kind == "rms",
         "scale": optional_address(op.weights.scale, "scale", size),
@@ -220,7 +199,7 @@ def _checked_rows(table: torch.Tensor) -> int:
     return len(table)
 
 
-def _head_fields(op: RotateStore | Attend) -> dict[str, _native.OpField]:
+def _head_fields(op: ops.RotateStore | ops.Attend) -> dict[str, _native.OpField]:
     return {
         "num_heads": op.heads.num_heads,
         "num_kv_heads": op.heads.num_kv_heads,

@@ -26,9 +26,10 @@ from specgrove.program.cuda_launches import (
 )
 from specgrove.program.held_widths import HeldWidths, held_widths
 from specgrove.program.linears import check_linears
-from specgrove.program.ops import AddPositions, Attend, Embed, Input, LoadUnit, Norm, Op, Program, TakeRows, reads
+from specgrove.program.ops import AddPositions, Attend, Embed, Input, LoadUnit, Norm, Op, TakeRows, reads
 from specgrove.program.pass_numbers import PassNumbers
 from specgrove.program.pass_room import PassRoom
+from specgrove.program.program import Program
 from specgrove.program.row_limits import RowLimits
 from specgrove.program.tensor_group import TensorGroup
 

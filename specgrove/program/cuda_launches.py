@@ -18,32 +18,10 @@ from specgrove.kernels.cuda import attention, elementwise, norms
 from specgrove.kernels.cuda.linear import PackedDeviceLinear
 from specgrove.kernels.torch_linear import TorchLinear
 from specgrove.kernels.torch_shortlist import shortlist
+from specgrove.program import ops
 from specgrove.program.backend import KvCaches
 from specgrove.program.held_widths import HeldWidths
 from specgrove.program.linears import Linear
-from specgrove.program.ops import (
-    Activate,
-    Add,
-    AddNorm,
-    AddPositions,
-    Attend,
-    Buffer,
-    Choose,
-    Clip,
-    Concat,
-    Embed,
-    HeadNorm,
-    Input,
-    KeepHidden,
-    LoadUnit,
-    Multiply,
-    Norm,
-    Op,
-    RotateStore,
-    Shortlist,
-    SumRanks,
-    TakeRows,
-)
 from specgrove.program.pass_numbers import PassNumbers
 from specgrove.program.pass_room import PassRoom
 from specgrove.program.tensor_group import TensorGroup
@@ -61,7 +39,7 @@ class CudaPass:
     hidden: torch.Tensor | None = None
     """What ``Input`` takes."""
 
-    def view(self, buffer: Buffer, width: int) -> torch.Tensor:
+    def view(self, buffer: ops.Buffer, width: int) -> torch.Tensor:
         """``[num_rows, width]``."""
         return self.room.view(buffer, self.num_rows, width)
 
@@ -79,26 +57,26 @@ DEVICE_LINEARS = (TorchLinear, PackedDeviceLinear)
 class EmbedAtPositions:
     """``Embed`` and ``AddPositions`` of what it gives."""
 
-    embed: Embed
-    positions: AddPositions
+    embed: ops.Embed
+    positions: ops.AddPositions
 
 
 @dataclass(frozen=True, slots=True)
 class NormOfAsked:
     """``TakeRows`` and ``Norm`` of the rows taken."""
 
-    norm: Norm
+    norm: ops.Norm
 
 
 @dataclass(frozen=True, slots=True)
 class TakeBuffer:
     """``TakeRows`` of one buffer: the asked rows move to its beginning."""
 
-    x: Buffer
+    x: ops.Buffer
     width: int
 
 
-CudaOp: TypeAlias = Op | EmbedAtPositions | NormOfAsked | TakeBuffer
+CudaOp: TypeAlias = ops.Op | EmbedAtPositions | NormOfAsked | TakeBuffer
 
 
 class Launches:
@@ -110,67 +88,67 @@ class Launches:
     def of(self, op: CudaOp, held: HeldWidths) -> Launch:
         """What runs an op; ``held``: what buffers hold when it begins."""
         match op:
-            case Embed():
+            case ops.Embed():
                 return partial(self._embed, op, None)
             case EmbedAtPositions():
                 return partial(self._embed, op.embed, op.positions)
-            case AddPositions():
+            case ops.AddPositions():
                 return partial(self._add_positions, op)
-            case Input():
+            case ops.Input():
                 return partial(self._take_in, op)
-            case Norm():
+            case ops.Norm():
                 return partial(self._norm, op, held[op.x])
             case NormOfAsked():
                 return partial(self._norm_of_asked, op.norm, held[op.norm.x])
-            case AddNorm():
+            case ops.AddNorm():
                 return partial(self._add_norm, op, held[op.x])
-            case HeadNorm():
+            case ops.HeadNorm():
                 return partial(self._head_norm, op)
-            case Concat():
+            case ops.Concat():
                 return partial(self._concat, op, [held[part] for part in op.parts])
-            case Multiply():
+            case ops.Multiply():
                 return partial(self._multiply, op)
-            case Clip():
+            case ops.Clip():
                 return partial(self._clip, op)
-            case RotateStore():
+            case ops.RotateStore():
                 return partial(self._rotate_store, op)
-            case Attend():
+            case ops.Attend():
                 return partial(self._attend, op)
-            case Activate():
+            case ops.Activate():
                 return partial(self._activate, op)
-            case Add():
+            case ops.Add():
                 return partial(self._add, op, held[op.x])
             case TakeBuffer():
                 return partial(self._take_buffer, op)
-            case SumRanks():
+            case ops.SumRanks():
                 return partial(self._sum_ranks, op)
-            case LoadUnit():
+            case ops.LoadUnit():
                 return partial(self._load_unit, op)
-            case KeepHidden():
+            case ops.KeepHidden():
                 return partial(self._keep_hidden, op)
-            case Choose():
+            case ops.Choose():
                 return partial(self._choose, op)
-            case Shortlist():
+            case ops.Shortlist():
                 return partial(self._shortlist, op, held[op.x])
-            case TakeRows():
+            case ops.TakeRows():
                 raise ValueError("on a GPU rows are taken once")
             case _:
                 assert_never(op)
 
     # The ends.
 
-    def _embed(self, op: Embed, learned: AddPositions | None, run: CudaPass) -> None:
+    def _embed(self, op: ops.Embed, learned: ops.AddPositions | None, run: CudaPass) -> None:
         out, ids = run.view(op.out, op.table.shape[1]), run.numbers.token_ids[: run.num_rows]
         table = None if learned is None else learned.table
         elementwise.embed(op.table, ids, out, op.scale, table, run.numbers.positions[: run.num_rows], op.first_id)
 
-    def _add_positions(self, op: AddPositions, run: CudaPass) -> None:
+    def _add_positions(self, op: ops.AddPositions, run: CudaPass) -> None:
         x = run.view(op.x, op.table.shape[1])
         learned = torch.empty_like(x)
         elementwise.embed(op.table, run.numbers.positions[: run.num_rows], learned)
         x += learned
 
-    def _take_in(self, op: Input, run: CudaPass) -> None:
+    def _take_in(self, op: ops.Input, run: CudaPass) -> None:
         assert run.hidden is not None, "it was checked"
         run.view(op.out, op.width).copy_(run.hidden)
 
@@ -178,10 +156,10 @@ class Launches:
         rows = run.numbers.asked_rows[: run.num_rows]
         run.view(op.x, op.width).copy_(run.room.all_rows(op.x, op.width).index_select(0, rows))
 
-    def _keep_hidden(self, op: KeepHidden, run: CudaPass) -> None:
+    def _keep_hidden(self, op: ops.KeepHidden, run: CudaPass) -> None:
         run.room.kept[op.place][: run.num_rows].copy_(run.view(op.x, op.width))
 
-    def _choose(self, op: Choose, run: CudaPass) -> None:
+    def _choose(self, op: ops.Choose, run: CudaPass) -> None:
         logits, x = run.room.logits[: run.num_rows], run.view(op.x, op.vocab.in_features)
         is_whole = len(op.widths) == 1
         own = logits if is_whole else torch.empty(run.num_rows, op.vocab.out_features, device=logits.device)
@@ -190,7 +168,7 @@ class Launches:
         if not is_whole:
             logits.copy_(self._group.concatenated(own, op.widths))
 
-    def _shortlist(self, op: Shortlist, size: int, run: CudaPass) -> None:
+    def _shortlist(self, op: ops.Shortlist, size: int, run: CudaPass) -> None:
         shortlisted, n = run.room.shortlisted, run.num_rows
         scores = torch.empty(n, op.scores.out_features, device=shortlisted.logits.device)
         _product(op.scores, run.view(op.scored, op.scores.in_features), scores)
@@ -202,35 +180,35 @@ class Launches:
 
     # Norms.
 
-    def _norm(self, op: Norm, size: int, run: CudaPass) -> None:
+    def _norm(self, op: ops.Norm, size: int, run: CudaPass) -> None:
         _normed(op, run.view(op.x, size), None, run.view(op.out, size), None)
 
-    def _norm_of_asked(self, op: Norm, size: int, run: CudaPass) -> None:
+    def _norm_of_asked(self, op: ops.Norm, size: int, run: CudaPass) -> None:
         rows = run.numbers.asked_rows[: run.num_rows]
         _normed(op, run.room.all_rows(op.x, size), None, run.view(op.out, size), rows)
 
-    def _add_norm(self, op: AddNorm, size: int, run: CudaPass) -> None:
+    def _add_norm(self, op: ops.AddNorm, size: int, run: CudaPass) -> None:
         _normed(op, run.view(op.x, size), run.view(op.delta, size), run.view(op.out, size), None)
 
-    def _head_norm(self, op: HeadNorm, run: CudaPass) -> None:
+    def _head_norm(self, op: ops.HeadNorm, run: CudaPass) -> None:
         heads = (op.first_head, op.num_heads, op.head_dim)
         norms.head_rms_norm(run.view(op.x, op.width), op.scale, op.eps, *heads)
 
     # What is between them.
 
-    def _concat(self, op: Concat, widths: Sequence[int], run: CudaPass) -> None:
+    def _concat(self, op: ops.Concat, widths: Sequence[int], run: CudaPass) -> None:
         columns = torch.split(run.view(op.out, sum(widths)), list(widths), dim=1)
         for part, width, place in zip(op.parts, widths, columns, strict=True):
             place.copy_(run.view(part, width))
 
-    def _multiply(self, op: Multiply, run: CudaPass) -> None:
+    def _multiply(self, op: ops.Multiply, run: CudaPass) -> None:
         linear = op.linear
         _product(linear, run.view(op.x, linear.in_features), run.view(op.out, linear.out_features))
 
-    def _clip(self, op: Clip, run: CudaPass) -> None:
+    def _clip(self, op: ops.Clip, run: CudaPass) -> None:
         run.view(op.x, op.width).clamp_(-op.limit, op.limit)
 
-    def _rotate_store(self, op: RotateStore, run: CudaPass) -> None:
+    def _rotate_store(self, op: ops.RotateStore, run: CudaPass) -> None:
         heads, numbers, n = op.heads, run.numbers, run.num_rows
         width = (heads.num_heads + 2 * heads.num_kv_heads) * heads.head_dim
         queries = run.view(op.queries, heads.num_heads * heads.head_dim).view(n, heads.num_heads, heads.head_dim)
@@ -238,7 +216,7 @@ class Launches:
         places = (numbers.positions[:n], op.cos_sin, numbers.slots[:n])
         elementwise.rotate_and_store(run.view(op.qkv, width), *places, *caches, queries)
 
-    def _attend(self, op: Attend, run: CudaPass) -> None:
+    def _attend(self, op: ops.Attend, run: CudaPass) -> None:
         heads, n = op.heads, run.num_rows
         width = heads.num_heads * heads.head_dim
         queries = run.view(op.queries, width).view(n, heads.num_heads, heads.head_dim)
@@ -246,25 +224,29 @@ class Launches:
         plan, out = run.numbers.plan.of_rows(n), run.view(op.out, width)
         attention.tree_attention(queries, *caches, plan, op.scale, out, op.alibi_slopes, op.window, op.soft_cap)
 
-    def _activate(self, op: Activate, run: CudaPass) -> None:
+    def _activate(self, op: ops.Activate, run: CudaPass) -> None:
         run_it = elementwise.gated if op.is_gated else elementwise.activate
         run_it(run.view(op.x, 2 * op.size if op.is_gated else op.size), op.activation, run.view(op.out, op.size))
 
-    def _add(self, op: Add, width: int, run: CudaPass) -> None:
+    def _add(self, op: ops.Add, width: int, run: CudaPass) -> None:
         run.view(op.x, width).add_(run.view(op.delta, width))
 
-    def _sum_ranks(self, op: SumRanks, run: CudaPass) -> None:
+    def _sum_ranks(self, op: ops.SumRanks, run: CudaPass) -> None:
         x = run.view(op.x, op.width)
         total = self._group.sum(x)
         if total is not x:
             x.copy_(total)
 
-    def _load_unit(self, op: LoadUnit, run: CudaPass) -> None:
+    def _load_unit(self, op: ops.LoadUnit, run: CudaPass) -> None:
         self._will_run(op.unit)
 
 
 def _normed(
-    op: Norm | AddNorm, x: torch.Tensor, delta: torch.Tensor | None, out: torch.Tensor, rows: torch.Tensor | None
+    op: ops.Norm | ops.AddNorm,
+    x: torch.Tensor,
+    delta: torch.Tensor | None,
+    out: torch.Tensor,
+    rows: torch.Tensor | None,
 ) -> None:
     scale, shift = op.weights.scale, op.weights.shift
     if op.kind == "rms":

@@ -18,7 +18,7 @@ from specgrove.models.decoder.parameters import Weight
 from specgrove.program.backend import Executable
 from specgrove.program.cuda import CudaProgram
 from specgrove.program.linears import Linear
-from specgrove.program.ops import Program
+from specgrove.program.program import Program
 from specgrove.program.stores import chosen_residents
 from specgrove.program.tensor_group import TensorGroup
 from specgrove.program.torch_backend import TorchWeights

@@ -12,32 +12,10 @@ from typing import assert_never
 import torch
 
 from specgrove.models.decoder.parameters import NormWeights
-from specgrove.program.ops import (
-    Activate,
-    Add,
-    AddNorm,
-    AddPositions,
-    Attend,
-    Buffer,
-    Choose,
-    Clip,
-    Concat,
-    Embed,
-    HeadNorm,
-    Input,
-    KeepHidden,
-    LoadUnit,
-    Multiply,
-    Norm,
-    Op,
-    Program,
-    RotateStore,
-    Shortlist,
-    SumRanks,
-    TakeRows,
-)
+from specgrove.program import ops
+from specgrove.program.program import Program
 
-HeldWidths = Mapping[Buffer, int]
+HeldWidths = Mapping[ops.Buffer, int]
 """Numbers of a row in every buffer that holds something."""
 
 
@@ -62,55 +40,55 @@ class _Following:
         self._program = program
         self._has_taken_rows = False
 
-    def add(self, op: Op) -> None:
+    def add(self, op: ops.Op) -> None:
         match op:
-            case Embed():
+            case ops.Embed():
                 self._write(op.out, op.table.shape[1])
-            case AddPositions():
+            case ops.AddPositions():
                 _check_shape(op.table, "table", len(op.table), self._size(op.x))
-            case Input():
+            case ops.Input():
                 self._write(op.out, op.width)
-            case Norm():
+            case ops.Norm():
                 self._check_norm(op.kind, op.weights, self._size(op.x))
                 self._write(op.out, self._size(op.x), op.x)
-            case AddNorm():
+            case ops.AddNorm():
                 self._check_size(op.delta, self._size(op.x))
                 self._check_norm(op.kind, op.weights, self._size(op.x))
                 self._write(op.out, self._size(op.x), op.x, op.delta)
-            case HeadNorm():
+            case ops.HeadNorm():
                 self._head_norm(op)
-            case Concat():
+            case ops.Concat():
                 self._write(op.out, sum(self._size(part) for part in op.parts), *op.parts)
-            case Multiply():
+            case ops.Multiply():
                 self._check_inputs(op.linear.in_features, op.x)
                 self._write(op.out, op.linear.out_features, op.x)
-            case Clip():
+            case ops.Clip():
                 self._check_size(op.x, op.width)
-            case RotateStore():
+            case ops.RotateStore():
                 self._rotate_store(op)
-            case Attend():
+            case ops.Attend():
                 self._attend(op)
-            case Activate():
+            case ops.Activate():
                 self._check_size(op.x, 2 * op.size if op.is_gated else op.size)
                 self._write(op.out, op.size, op.x)
-            case Add():
+            case ops.Add():
                 self._check_size(op.delta, self._size(op.x))
-            case TakeRows():
+            case ops.TakeRows():
                 self.held = {buffer: self._size(buffer) for buffer in op.buffers}
                 self._has_taken_rows = True
-            case KeepHidden() | SumRanks():
+            case ops.KeepHidden() | ops.SumRanks():
                 self._check_size(op.x, op.width)
-            case Choose():
+            case ops.Choose():
                 self._check_rows_taken()
                 self._check_inputs(op.vocab.in_features, op.x)
-            case Shortlist():
+            case ops.Shortlist():
                 self._shortlist(op)
-            case LoadUnit():
+            case ops.LoadUnit():
                 pass
             case _:
                 assert_never(op)
 
-    def _head_norm(self, op: HeadNorm) -> None:
+    def _head_norm(self, op: ops.HeadNorm) -> None:
         self._check_size(op.x, op.width)
         _check_shape(op.scale, "scale", op.head_dim)
         if min(op.first_head, op.num_heads) < 0 or (op.first_head + op.num_heads) * op.head_dim > op.width:
@@ -118,7 +96,7 @@ class _Following:
                 f"{op.width} columns have no {op.num_heads} heads of size {op.head_dim} from head {op.first_head} on"
             )
 
-    def _rotate_store(self, op: RotateStore) -> None:
+    def _rotate_store(self, op: ops.RotateStore) -> None:
         head_dim = op.heads.head_dim
         self._check_cache(op)
         self._check_size(op.qkv, (op.heads.num_heads + 2 * op.heads.num_kv_heads) * head_dim)
@@ -128,7 +106,7 @@ class _Following:
                 raise ValueError(f"heads of size {head_dim} can't be rotated: the size must be even")
         self._write(op.queries, op.heads.num_heads * head_dim, op.qkv)
 
-    def _attend(self, op: Attend) -> None:
+    def _attend(self, op: ops.Attend) -> None:
         size = op.heads.num_heads * op.heads.head_dim
         self._check_cache(op)
         self._check_size(op.queries, size)
@@ -138,7 +116,7 @@ class _Following:
             _check_shape(op.alibi_slopes, "alibi_slopes", op.heads.num_heads)
         self._write(op.out, size, op.queries)
 
-    def _shortlist(self, op: Shortlist) -> None:
+    def _shortlist(self, op: ops.Shortlist) -> None:
         self._check_rows_taken()
         num_ids = op.scores.out_features
         self._check_inputs(op.scores.in_features, op.scored)
@@ -162,26 +140,26 @@ class _Following:
                 raise ValueError("an RMS norm has no shift")
             _check_shape(weights.shift, "shift", size)
 
-    def _check_inputs(self, in_features: int, x: Buffer) -> None:
+    def _check_inputs(self, in_features: int, x: ops.Buffer) -> None:
         if in_features != self._size(x):
             raise ValueError(f"the linear must have {self._size(x)} inputs, got {in_features}")
 
-    def _check_cache(self, op: RotateStore | Attend) -> None:
+    def _check_cache(self, op: ops.RotateStore | ops.Attend) -> None:
         if not 0 <= op.layer < self._program.num_layers:
             raise ValueError(f"the program has caches of {self._program.num_layers} layers, not of layer {op.layer}")
         if op.heads != self._program.heads:
             raise ValueError(f"the program has caches for {self._program.heads}, not for {op.heads}")
 
-    def _size(self, buffer: Buffer) -> int:
+    def _size(self, buffer: ops.Buffer) -> int:
         if buffer not in self.held:
             raise ValueError(f"nothing has been written to buffer {buffer}")
         return self.held[buffer]
 
-    def _check_size(self, buffer: Buffer, size: int) -> None:
+    def _check_size(self, buffer: ops.Buffer, size: int) -> None:
         if self._size(buffer) != size:
             raise ValueError(f"buffer {buffer} must hold {size} numbers of a row, but holds {self._size(buffer)}")
 
-    def _write(self, buffer: Buffer, size: int, *read: Buffer) -> None:
+    def _write(self, buffer: ops.Buffer, size: int, *read: ops.Buffer) -> None:
         """Once it is sure that the buffer can hold this, and that it is none of those that are ``read`` meanwhile."""
         if not 0 <= buffer < len(self._program.buffers):
             raise ValueError(f"there is no buffer {buffer}")

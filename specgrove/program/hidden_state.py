@@ -23,7 +23,6 @@ from specgrove.program.ops import (
     Add,
     AddNorm,
     Attend,
-    BufferSpec,
     Concat,
     Embed,
     HeadNorm,
@@ -32,11 +31,11 @@ from specgrove.program.ops import (
     Multiply,
     Norm,
     Op,
-    Program,
     RotateStore,
     Shortlist,
     TakeRows,
 )
+from specgrove.program.program import BufferSpec, Program
 from specgrove.program.stores import MemoryWeights, WeightStore
 from specgrove.program.tensor_group import OneRank
 

@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from specgrove.program.op_list import HIDDEN, QUERIES
-from specgrove.program.ops import Choose, KeepHidden, Op, Program, RotateStore, TakeRows
+from specgrove.program.ops import Choose, KeepHidden, Op, RotateStore, TakeRows
+from specgrove.program.program import Program
 
 
 def keeping(program: Program, places: Collection[int], hidden_size: int) -> Program:

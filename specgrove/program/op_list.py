@@ -8,18 +8,8 @@ from specgrove.kernels.device_memory import AttentionHeads
 from specgrove.models.decoder.parameters import LinearWeights, NormWeights
 from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.program.linears import Linear
-from specgrove.program.ops import (
-    AddNorm,
-    Buffer,
-    BufferSpec,
-    KeepHidden,
-    LoadUnit,
-    Multiply,
-    Norm,
-    Op,
-    Program,
-    SumRanks,
-)
+from specgrove.program.ops import AddNorm, Buffer, KeepHidden, LoadUnit, Multiply, Norm, Op, SumRanks
+from specgrove.program.program import BufferSpec, Program
 from specgrove.program.stores import WeightStore
 
 # The buffers of every program. There are two for what attention or the MLP adds to the hidden states: a norm in place would be slow.

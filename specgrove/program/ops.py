@@ -1,4 +1,4 @@
-"""The pass as data: a ``Program`` is a flat list of frozen ops over numbered buffers.
+"""What a pass consists of: frozen ops over numbered buffers. A ``Program`` is a flat list of them.
 
 Made by ``build``, run by the backends (``torch_backend``, ``cpu``, ``cuda``). A new op is a class here and a method in each backend.
 Every op works row by row: a row's bits don't depend on the rows beside it. An op says what it does, never how: what may be done in
@@ -7,7 +7,6 @@ one pass over memory, read ahead or captured is a backend's affair.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -20,17 +19,6 @@ from specgrove.program.linears import Linear
 
 Buffer: TypeAlias = int
 """The place of a buffer in ``Program.buffers``."""
-
-
-@dataclass(frozen=True, slots=True)
-class BufferSpec:
-    """Room for ``width`` numbers of every row. Ops may use less of it: the first so many, without gaps between the rows."""
-
-    width: int
-    is_input: bool = False
-    """Only linears and attention read it: it may hold numbers that are rounded to what they take. Others are float32."""
-    name: str = ""
-    """For readers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,8 +233,6 @@ Op: TypeAlias = (
     | Add | TakeRows | SumRanks | LoadUnit | KeepHidden | Choose | Shortlist
 )  # fmt: skip
 
-_OF_ALL_ROWS = (Embed, AddPositions, Input, RotateStore, TakeRows)
-
 
 def reads(op: Op, buffer: Buffer) -> bool:
     """Whether an op reads what the buffer holds."""
@@ -266,92 +252,3 @@ def reads(op: Op, buffer: Buffer) -> bool:
         case Shortlist():
             return buffer in (op.x, op.scored)
     return buffer == op.x
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """Hidden states that a program hands out."""
-
-    width: int
-    is_of_asked: bool
-    """They are those of asked rows only: they are kept behind ``TakeRows``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """One pass of a model, or of a rank's share of it. Holds all weights that it reads.
-
-    Raises ``ValueError`` for ops in an order that backends can't run.
-    """
-
-    ops: tuple[Op, ...]
-    buffers: tuple[BufferSpec, ...]
-    heads: AttentionHeads
-    num_layers: int
-    """So many pairs of caches."""
-    num_kept: int = 0
-    """Hidden states that are handed out."""
-    dtype: torch.dtype = torch.float32
-    """Of plain weights and of caches."""
-
-    def __post_init__(self) -> None:
-        has_taken_rows = False
-        for op in self.ops:
-            if has_taken_rows and isinstance(op, _OF_ALL_ROWS):
-                raise ValueError(f"{type(op).__name__} must stand before TakeRows: it is of all rows of a pass")
-            has_taken_rows = has_taken_rows or isinstance(op, TakeRows)
-        places = sorted(op.place for op in self.ops if isinstance(op, KeepHidden))
-        if places != list(range(self.num_kept)):
-            raise ValueError(
-                f"hidden states are handed out at the places {places}, and must be at {self.num_kept} from 0 on"
-            )
-
-    @property
-    def input_width(self) -> int | None:
-        """Numbers of a row that ``Input`` takes; ``None``: the program has none."""
-        return next((op.width for op in self.ops if isinstance(op, Input)), None)
-
-    @property
-    def vocab_size(self) -> int:
-        """Logits of an asked row; 0: the program has no head."""
-        return next((sum(op.widths) for op in self.ops if isinstance(op, Choose)), 0)
-
-    @property
-    def shortlist(self) -> Shortlist | None:
-        """The op that hands out candidates, if there is one."""
-        return next((op for op in self.ops if isinstance(op, Shortlist)), None)
-
-    @property
-    def kept(self) -> tuple[Kept, ...]:
-        """The hidden states that are handed out, by their places."""
-        found: dict[int, Kept] = {}
-        has_taken_rows = False
-        for op in self.ops:
-            has_taken_rows = has_taken_rows or isinstance(op, TakeRows)
-            if isinstance(op, KeepHidden):
-                found[op.place] = Kept(op.width, has_taken_rows)
-        return tuple(found[place] for place in sorted(found))
-
-    def segments(self) -> Iterator[tuple[Op, ...]]:
-        """The ops between two that need somebody else (``SumRanks``, ``LoadUnit``), and each of these by itself, in order."""
-        run: list[Op] = []
-        for op in self.ops:
-            if isinstance(op, SumRanks | LoadUnit):
-                if run:
-                    yield tuple(run)
-                yield (op,)
-                run = []
-            else:
-                run.append(op)
-        if run:
-            yield tuple(run)
-
-    def linears(self) -> Iterator[Linear]:
-        """In the order of their use."""
-        for op in self.ops:
-            if isinstance(op, Multiply):
-                yield op.linear
-            elif isinstance(op, Choose):
-                yield op.vocab
-            elif isinstance(op, Shortlist):
-                yield op.scores

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from specgrove.program.backend import Candidates
-from specgrove.program.ops import Buffer, Program
+from specgrove.program.ops import Buffer
+from specgrove.program.program import Program
 
 
 @dataclass(frozen=True, slots=True)

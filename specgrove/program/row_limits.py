@@ -9,7 +9,8 @@ from itertools import pairwise
 from specgrove.kernels.rows import PassRows
 from specgrove.kernels.torch_ops import tensor_of
 from specgrove.program.backend import KvCaches
-from specgrove.program.ops import AddPositions, Embed, Program, RotateStore
+from specgrove.program.ops import AddPositions, Embed, RotateStore
+from specgrove.program.program import Program
 
 
 @dataclass(frozen=True, slots=True)

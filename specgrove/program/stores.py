@@ -24,7 +24,7 @@ from specgrove.models.folders.disk_room import DiskNeed, told_when_full
 from specgrove.program.backend import Executable
 from specgrove.program.cpu import CpuProgram
 from specgrove.program.linears import Linear
-from specgrove.program.ops import Program
+from specgrove.program.program import Program
 from specgrove.program.tensor_group import TensorGroup
 
 _PAGE_BYTES = mmap.PAGESIZE

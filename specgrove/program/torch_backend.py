@@ -18,33 +18,11 @@ from specgrove.kernels.torch_linear import TorchLinear, TorchQuantizedLinear
 from specgrove.kernels.torch_ops import KeyTable, tensor_of
 from specgrove.kernels.torch_shortlist import shortlist
 from specgrove.models.decoder.parameters import Weight
+from specgrove.program import ops
 from specgrove.program.backend import Candidates, Executable, KvCaches, PassOutput, check_input
 from specgrove.program.held_widths import held_widths
 from specgrove.program.linears import Linear, check_linears
-from specgrove.program.ops import (
-    Activate,
-    Add,
-    AddNorm,
-    AddPositions,
-    Attend,
-    Buffer,
-    Choose,
-    Clip,
-    Concat,
-    Embed,
-    HeadNorm,
-    Input,
-    KeepHidden,
-    LoadUnit,
-    Multiply,
-    Norm,
-    Op,
-    Program,
-    RotateStore,
-    Shortlist,
-    SumRanks,
-    TakeRows,
-)
+from specgrove.program.program import Program
 from specgrove.program.row_limits import RowLimits
 from specgrove.program.tensor_group import TensorGroup
 
@@ -152,7 +130,7 @@ class _Pass:
     def __init__(self, executable: TorchProgram, rows: _Rows, caches: KvCaches, hidden: torch.Tensor | None) -> None:
         self._executable, self._caches, self._input = executable, caches, hidden
         self._rows = rows
-        self._buffers: dict[Buffer, torch.Tensor] = {}
+        self._buffers: dict[ops.Buffer, torch.Tensor] = {}
         self._is_over = False
         program, dtype, device = executable.program, executable.dtype, executable.device
         # What a pass that ends early hands out has no rows.
@@ -165,73 +143,73 @@ class _Pass:
     def output(self) -> PassOutput:
         return PassOutput((), self._logits, tuple(self._kept), candidates=self._candidates)
 
-    def run(self, op: Op) -> None:
-        if self._is_over and not isinstance(op, LoadUnit):  # units come in by turns all the same
+    def run(self, op: ops.Op) -> None:
+        if self._is_over and not isinstance(op, ops.LoadUnit):  # units come in by turns all the same
             return
         buffers, rows = self._buffers, self._rows
         match op:
-            case Embed():
+            case ops.Embed():
                 buffers[op.out] = self._embed(op)
-            case AddPositions():
+            case ops.AddPositions():
                 buffers[op.x] += op.table.index_select(0, rows.positions)
-            case Input():
+            case ops.Input():
                 assert self._input is not None, "it was checked"
                 buffers[op.out] = self._input.clone()  # ops write to it
-            case Norm():
+            case ops.Norm():
                 buffers[op.out] = self._norm(op)
-            case AddNorm():
+            case ops.AddNorm():
                 buffers[op.x] += buffers[op.delta]
                 buffers[op.out] = self._norm(op)
-            case HeadNorm():
+            case ops.HeadNorm():
                 torch_ops.head_norm(buffers[op.x], op.scale, op.eps, op.first_head, op.num_heads, op.head_dim)
-            case Concat():
+            case ops.Concat():
                 buffers[op.out] = torch.cat([buffers[part] for part in op.parts], dim=1)
-            case Multiply():
+            case ops.Multiply():
                 buffers[op.out] = _product(op.linear, buffers[op.x])
-            case Clip():
+            case ops.Clip():
                 buffers[op.x].clamp_(-op.limit, op.limit)
-            case RotateStore():
+            case ops.RotateStore():
                 k_cache, v_cache = self._caches.keys[op.layer], self._caches.values[op.layer]
                 places = (rows.positions, op.cos_sin, rows.slots)
                 queries = torch_ops.rotate_store(buffers[op.qkv], *places, k_cache, v_cache)
                 buffers[op.queries] = queries.flatten(1)
-            case Attend():
+            case ops.Attend():
                 k_cache, v_cache = self._caches.keys[op.layer], self._caches.values[op.layer]
                 seen = (k_cache, v_cache, rows.keys, op.scale, op.alibi_slopes, op.window, op.soft_cap)
                 queries = buffers[op.queries].view(-1, op.heads.num_heads, op.heads.head_dim)
                 buffers[op.out] = torch_ops.attend(queries, *seen)
-            case Activate():
+            case ops.Activate():
                 buffers[op.out] = torch_ops.activate(buffers[op.x], op.activation, is_gated=op.is_gated)
-            case Add():
+            case ops.Add():
                 buffers[op.x] += buffers[op.delta]
-            case TakeRows():
+            case ops.TakeRows():
                 self._buffers = {buffer: buffers[buffer].index_select(0, rows.asked) for buffer in op.buffers}
                 self._rows = rows.taken()
                 self._is_over = len(rows.asked) == 0
-            case SumRanks():
+            case ops.SumRanks():
                 buffers[op.x] = self._executable.group.sum(buffers[op.x])
-            case LoadUnit():
+            case ops.LoadUnit():
                 self._executable.will_run(op.unit)
-            case KeepHidden():
+            case ops.KeepHidden():
                 self._kept[op.place] = buffers[op.x].clone()
-            case Choose():
+            case ops.Choose():
                 own = _product(op.vocab, buffers[op.x])
                 torch_ops.soft_cap(own, op.soft_cap)
                 self._logits = self._executable.group.concatenated(own, op.widths).cpu()
-            case Shortlist():
+            case ops.Shortlist():
                 scores = _product(op.scores, buffers[op.scored])
                 self._candidates = shortlisted(op, scores, buffers[op.x])
             case _:
                 assert_never(op)
 
-    def _embed(self, op: Embed) -> torch.Tensor:
+    def _embed(self, op: ops.Embed) -> torch.Tensor:
         ids = self._rows.token_ids - op.first_id
         is_own = (ids >= 0) & (ids < len(op.table))
         found = op.table.index_select(0, torch.where(is_own, ids, 0)).to(self._executable.dtype)
         found.masked_fill_(~is_own[:, None], 0.0)
         return found if op.scale == 1.0 else found.mul_(op.scale)
 
-    def _norm(self, op: Norm | AddNorm) -> torch.Tensor:
+    def _norm(self, op: ops.Norm | ops.AddNorm) -> torch.Tensor:
         return torch_ops.norm(self._buffers[op.x], op.kind, op.weights.scale, op.weights.shift, op.eps)
 
 
@@ -240,7 +218,7 @@ def _product(linear: Linear, x: torch.Tensor) -> torch.Tensor:
     return linear(x)
 
 
-def shortlisted(op: Shortlist, scores: torch.Tensor, x: torch.Tensor) -> Candidates:
+def shortlisted(op: ops.Shortlist, scores: torch.Tensor, x: torch.Tensor) -> Candidates:
     """The candidates of rows ``x`` with these scores, found by torch."""
     states = None if op.table is None else x
     places, logits, log_sum_exp = shortlist(scores, op.num_candidates, states, op.table, op.soft_cap)

@@ -21,15 +21,14 @@ from specgrove.program.ops import (
     AddPositions,
     Attend,
     Buffer,
-    BufferSpec,
     Embed,
     HeadNorm,
     KeepHidden,
     Norm,
     Op,
-    Program,
     RotateStore,
 )
+from specgrove.program.program import BufferSpec, Program
 from specgrove.program.tensor_group import OneRank
 from specgrove.program.torch_backend import TorchProgram
 

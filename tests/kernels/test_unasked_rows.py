@@ -17,7 +17,8 @@ import pytest
 from specgrove.kernels import _native
 from specgrove.kernels.linear import NativeLinear
 from specgrove.program.cpu import CpuProgram
-from specgrove.program.ops import Choose, Multiply, Op, Program
+from specgrove.program.ops import Choose, Multiply, Op
+from specgrove.program.program import Program
 from tests.program.tiny import FORMS, caches, chain, program
 
 

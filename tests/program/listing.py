@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from specgrove.models.decoder.parameters import NormWeights
-from specgrove.program.ops import Op, Program
+from specgrove.program.ops import Op
+from specgrove.program.program import Program
 
 
 def listing(program: Program) -> list[str]:

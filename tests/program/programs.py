@@ -15,7 +15,7 @@ from specgrove.models.weights.checkpoint import read_weights
 from specgrove.models.weights.opening import open_checkpoint
 from specgrove.program.backend import Executable, KvCaches, PassOutput
 from specgrove.program.build import build
-from specgrove.program.ops import Program
+from specgrove.program.program import Program
 from specgrove.program.stores import WeightStore
 from specgrove.program.tensor_group import OneRank, TensorGroup
 from specgrove.program.torch_backend import TorchWeights

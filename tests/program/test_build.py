@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from specgrove.models.decoder.sharding import Shard
-from specgrove.program.ops import LoadUnit, Program, SumRanks
+from specgrove.program.ops import LoadUnit, SumRanks
+from specgrove.program.program import Program
 from specgrove.program.stores import MemoryWeights, WeightStore
 from specgrove.program.torch_backend import TorchWeights
 from tests.models.families import save_tiny

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from specgrove.kernels.linear import PackedLinear
 from specgrove.kernels.quantized_linear import quantize
 from specgrove.kernels.rows import PassRows
 from specgrove.kernels.sampling import RowChoice
@@ -27,7 +28,7 @@ from specgrove.models.decoder.sharding import Shard
 from specgrove.models.decoder.spec import DecoderSpec, LayerSpec
 from specgrove.program.backend import KvCaches
 from specgrove.program.build import build
-from specgrove.program.ops import Program
+from specgrove.program.program import Program
 from specgrove.program.stores import MemoryWeights, WeightStore
 
 HIDDEN, INNER, NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, NUM_SLOTS, MAX_POSITIONS = 48, 80, 4, 2, 12, 20, 32
@@ -158,3 +159,12 @@ def chain(token_ids: list[int], choices: list[RowChoice | None]) -> PassRows:
         asked_rows=array("q", range(count)),
         choices=choices,
     )
+
+
+# A pass of three rows that programs of `program` take.
+GOOD = chain([1, 2, 3], [None] * 3)
+
+
+def linear(out_features: int, in_features: int) -> PackedLinear:
+    """Of zeros."""
+    return PackedLinear(torch.zeros(out_features, in_features))

@@ -10,50 +10,10 @@ from collections.abc import Collection, Iterator, Sequence
 import pytest
 
 from specgrove.errors import InvalidRequestError, SpecGroveError, UnavailableError, WorkLostError
-from specgrove.runtime import step_loop
-from specgrove.runtime.step_loop import HungEngineError, StepLoop
+from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.mailbox import Answer
+from tests.runtime.doubler import Doubler
 from tests.waiting import LIMIT_S, until
-
-
-class Doubler:
-    """Doubles numbers, refuses odd ones, fails at 0, and keeps 100 until it is told."""
-
-    def __init__(self) -> None:
-        self.pending: list[tuple[int, int]] = []
-        self.may_finish = threading.Event()
-        self.may_finish.set()
-        self.has_begun = threading.Event()
-        self.num_resets = 0
-
-    def add(self, item_id: int, work: int) -> None:
-        if work % 2:
-            raise InvalidRequestError.of("work", "must be even")
-        self.pending.append((item_id, work))
-
-    def has_work(self) -> bool:
-        return bool(self.pending)
-
-    def step(self) -> list[tuple[int, int | SpecGroveError]]:
-        self.has_begun.set()
-        self.may_finish.wait(LIMIT_S)
-        pending, self.pending = self.pending, []
-        if any(work == 0 for _, work in pending):
-            raise ZeroDivisionError("zero")
-        return [(item_id, work * 2) for item_id, work in pending]
-
-    def finish_early(self, item_ids: Collection[int]) -> None: ...
-
-    def has_more(self, result: int) -> bool:
-        return False
-
-    def close_session(self, session_id: str) -> None: ...
-
-    def expire_sessions(self) -> None: ...
-
-    def reset(self) -> None:
-        self.num_resets += 1
-        self.pending = []
 
 
 @pytest.fixture
@@ -245,92 +205,3 @@ def test_some_of_what_is_under_way_ends_early() -> None:
         assert [item.result(LIMIT_S) for item in items.values()] == [0, 0]
     finally:
         loop.stop()
-
-
-class Hanging(Doubler):
-    """Its step never ends, until the test does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.has_begun = threading.Event()
-        self.may_end = threading.Event()
-
-    def step(self) -> list[tuple[int, int | SpecGroveError]]:
-        self.has_begun.set()
-        self.may_end.wait(LIMIT_S)
-        return super().step()
-
-
-def test_a_step_that_hangs_ends_the_loop() -> None:
-    engine, clock = Hanging(), Clock()
-    loop = StepLoop(engine, "hanging", clock_s=clock)
-    watchdog = loop._watchdog
-    watchdog._timeout_s = 120.0  # without its thread: the test looks itself
-    first = loop.ask(2)
-    assert engine.has_begun.wait(LIMIT_S)
-    clock.now_s = 119.0
-    watchdog.check()
-    assert not loop.ended.done()
-    clock.now_s = 121.0
-    watchdog.check()
-    with pytest.raises(HungEngineError, match="a step has not ended in 120 s"):
-        loop.ended.result(LIMIT_S)
-    assert isinstance(loop.ask(4).exception(LIMIT_S), UnavailableError)
-    assert not loop.stop(0)
-    engine.may_end.set()  # should it come back after all, nothing breaks
-    assert first.result(LIMIT_S) == 4
-    assert loop.stop(LIMIT_S)
-
-
-def test_many_short_steps_are_no_hang() -> None:
-    clock = Clock()
-
-    class Slow(Doubler):
-        def step(self) -> list[tuple[int, int | SpecGroveError]]:
-            clock.now_s += 100.0
-            loop._watchdog.check()
-            return super().step()
-
-    loop = StepLoop(Slow(), "slow", clock_s=clock)
-    loop._watchdog._timeout_s = 120.0
-    assert [loop.ask(2).result(LIMIT_S) for _ in range(5)] == [4] * 5
-    clock.now_s += 1000.0  # idle
-    loop._watchdog.check()
-    assert not loop.ended.done()
-    loop.stop()
-
-
-def test_time_is_busy_while_the_engine_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_loop, "_IDLE_INTERVAL_S", LIMIT_S)  # it looks for nothing but work
-    clock = Clock()
-
-    class Slow(Doubler):
-        def step(self) -> list[tuple[int, int | SpecGroveError]]:
-            clock.now_s += 3.0
-            return super().step()
-
-    loop = StepLoop(Slow(), "slow", clock_s=clock)
-    clock.now_s += 100.0
-    for number in (2, 4, 0):  # a step that fails has taken its time, too
-        loop.ask(number).exception(LIMIT_S)
-    loop.stop()
-    assert loop.busy_s == 9.0
-
-
-def test_the_watchdog_watches_by_itself() -> None:
-    engine = Hanging()
-    loop = StepLoop(engine, "hanging", pass_timeout_s=0.01)
-    loop.ask(2)
-    with pytest.raises(HungEngineError):
-        loop.ended.result(LIMIT_S)
-    engine.may_end.set()
-    loop.stop()
-
-
-class Clock:
-    """A clock that tests turn."""
-
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s

@@ -1,0 +1,130 @@
+"""The pass as data: a ``Program`` is a flat list of ops over numbered buffers, with the weights that they read.
+
+Made by ``build``, run by the backends. Invariant: its ops stand in an order that every backend can run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from specgrove.kernels.device_memory import AttentionHeads
+from specgrove.program.linears import Linear
+from specgrove.program.ops import (
+    AddPositions,
+    Choose,
+    Embed,
+    Input,
+    KeepHidden,
+    LoadUnit,
+    Multiply,
+    Op,
+    RotateStore,
+    Shortlist,
+    SumRanks,
+    TakeRows,
+)
+
+_OF_ALL_ROWS = (Embed, AddPositions, Input, RotateStore, TakeRows)
+
+
+@dataclass(frozen=True, slots=True)
+class BufferSpec:
+    """Room for ``width`` numbers of every row. Ops may use less of it: the first so many, without gaps between the rows."""
+
+    width: int
+    is_input: bool = False
+    """Only linears and attention read it: it may hold numbers that are rounded to what they take. Others are float32."""
+    name: str = ""
+    """For readers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Hidden states that a program hands out."""
+
+    width: int
+    is_of_asked: bool
+    """They are those of asked rows only: they are kept behind ``TakeRows``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One pass of a model, or of a rank's share of it. Holds all weights that it reads.
+
+    Raises ``ValueError`` for ops in an order that backends can't run.
+    """
+
+    ops: tuple[Op, ...]
+    buffers: tuple[BufferSpec, ...]
+    heads: AttentionHeads
+    num_layers: int
+    """So many pairs of caches."""
+    num_kept: int = 0
+    """Hidden states that are handed out."""
+    dtype: torch.dtype = torch.float32
+    """Of plain weights and of caches."""
+
+    def __post_init__(self) -> None:
+        has_taken_rows = False
+        for op in self.ops:
+            if has_taken_rows and isinstance(op, _OF_ALL_ROWS):
+                raise ValueError(f"{type(op).__name__} must stand before TakeRows: it is of all rows of a pass")
+            has_taken_rows = has_taken_rows or isinstance(op, TakeRows)
+        places = sorted(op.place for op in self.ops if isinstance(op, KeepHidden))
+        if places != list(range(self.num_kept)):
+            raise ValueError(
+                f"hidden states are handed out at the places {places}, and must be at {self.num_kept} from 0 on"
+            )
+
+    @property
+    def input_width(self) -> int | None:
+        """Numbers of a row that ``Input`` takes; ``None``: the program has none."""
+        return next((op.width for op in self.ops if isinstance(op, Input)), None)
+
+    @property
+    def vocab_size(self) -> int:
+        """Logits of an asked row; 0: the program has no head."""
+        return next((sum(op.widths) for op in self.ops if isinstance(op, Choose)), 0)
+
+    @property
+    def shortlist(self) -> Shortlist | None:
+        """The op that hands out candidates, if there is one."""
+        return next((op for op in self.ops if isinstance(op, Shortlist)), None)
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        """The hidden states that are handed out, by their places."""
+        found: dict[int, Kept] = {}
+        has_taken_rows = False
+        for op in self.ops:
+            has_taken_rows = has_taken_rows or isinstance(op, TakeRows)
+            if isinstance(op, KeepHidden):
+                found[op.place] = Kept(op.width, has_taken_rows)
+        return tuple(found[place] for place in sorted(found))
+
+    def segments(self) -> Iterator[tuple[Op, ...]]:
+        """The ops between two that need somebody else (``SumRanks``, ``LoadUnit``), and each of these by itself, in order."""
+        run: list[Op] = []
+        for op in self.ops:
+            if isinstance(op, SumRanks | LoadUnit):
+                if run:
+                    yield tuple(run)
+                yield (op,)
+                run = []
+            else:
+                run.append(op)
+        if run:
+            yield tuple(run)
+
+    def linears(self) -> Iterator[Linear]:
+        """In the order of their use."""
+        for op in self.ops:
+            if isinstance(op, Multiply):
+                yield op.linear
+            elif isinstance(op, Choose):
+                yield op.vocab
+            elif isinstance(op, Shortlist):
+                yield op.scores
