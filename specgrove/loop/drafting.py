@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from specgrove.config import MAX_NUM_SSMS, MAX_NUM_TREE_NODES
 from specgrove.loop.drafter_side import CheckedTree, Drafter, DrafterSide
@@ -143,16 +143,18 @@ class Drafts:
         self._ahead_ms = 0 if ahead is None else ahead.ahead_ms
         self._root = TokenTree.of_root(committed[-1])
         self._goes_ahead = any(side.goes_ahead for side in sides)
-        self._trees_ahead = [tree for side in sides for tree in side.trees_ahead(committed, shape)]
+        trees_ahead = [tree for side in sides for tree in side.trees_ahead(committed, shape)]
+        merged = self._merge(trees_ahead, was_ahead=True) if trees_ahead else None
+        self._found = merged if merged is not None and ahead is not None and ahead.is_worth(merged.tree) else None
+        # Where there is a tree nobody waits for another: drafters make one level, and go ahead at once.
+        wanted = shape if self._found is None else replace(shape, max_depth=1)
         self._busy = [side for side in sides if side.is_busy]
-        self._answers = [(side, side.ask(committed, shape, self._ahead_ms)) for side in sides if not side.is_busy]
+        self._answers = [(side, side.ask(committed, wanted, self._ahead_ms)) for side in sides if not side.is_busy]
 
     async def merged(self) -> MergedTree:
         """One tree: what was drafted ahead, where it is worth as much as what comes; else of those that come in time; or the root alone."""
-        if self._ahead is not None and self._trees_ahead:
-            merged = self._merge(self._trees_ahead, was_ahead=True)
-            if self._ahead.is_worth(merged.tree):
-                return merged
+        if self._found is not None:
+            return self._found
         if self._busy:
             await self._ask_busy()
         if self._answers:

@@ -1,0 +1,1 @@
+"""Asynchronous drafting against synchronous: see ``__main__``."""
