@@ -80,9 +80,15 @@ class RemoteDrafterSession:
         return draft
 
     def grown(self) -> list[Draft]:
-        """What has come since the answer."""
-        results = [] if self._sent is None else self._sent.taken()
-        return [self._replica.draft_in(result) for result in results if result.HasField("draft")]
+        """What has come since the answer: of each SSM the newest, for the others are of no more use."""
+        newest: list[ssm_pb2.DraftResult] = []
+        ssms: set[str] = set()
+        for result in reversed([] if self._sent is None else self._sent.taken()):
+            names = {drafted.ssm for drafted in result.draft.trees}
+            if not names <= ssms:
+                newest.append(result)
+                ssms |= names
+        return [self._replica.draft_in(result) for result in reversed(newest)]
 
     def _drop_sent(self) -> None:
         """Nobody waits for more of what was asked last."""
