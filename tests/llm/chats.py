@@ -88,6 +88,7 @@ def run_chats(
                 chat.is_waiting = True
         engine.expire_sessions()
         results = engine.step() if engine.has_work() else []
+        engine.check_slots()
         for item_id, result in results:
             chats[item_id].take(result)
         if clock is not None:
