@@ -6,9 +6,9 @@ Invariant: an SSM that can't have what it needs is left out, and the log names i
 from __future__ import annotations
 
 from router.served_model import ServedModel
-from specgrove.config import MAX_HIDDEN_WINDOW
+from specgrove.config import MAX_HIDDEN_BYTES, MAX_HIDDEN_WINDOW
 from specgrove.errors import InvalidRequestError
-from specgrove.loop.verifier_knowledge import DrafterWishes
+from specgrove.loop.verifier_knowledge import BYTES_OF_NUMBER, DrafterWishes
 from specgrove.v1 import ssm_pb2
 from specgrove.wire.verifier_knowledge import hidden_layers_from_proto
 
@@ -30,7 +30,13 @@ def wishes_in(ssm: ssm_pb2.SsmInfo, model: ServedModel) -> DrafterWishes:
         raise UnmetWishError(
             f"it needs the {ssm.num_row_top_k} most probable tokens of every row, and the LLM service of {model.name} {can}"
         )
-    return DrafterWishes(layers, min(ssm.hidden_window, MAX_HIDDEN_WINDOW) if layers else 0, ssm.num_row_top_k)
+    return DrafterWishes(layers, _hidden_window(ssm) if layers else 0, ssm.num_row_top_k)
+
+
+def _hidden_window(ssm: ssm_pb2.SsmInfo) -> int:
+    """Rows that are asked of the LLM service: not more than the router can keep and send on."""
+    row_bytes = len(ssm.hidden_layers) * ssm.hidden_size * BYTES_OF_NUMBER
+    return min(ssm.hidden_window, MAX_HIDDEN_WINDOW, max(MAX_HIDDEN_BYTES // row_bytes, 1))
 
 
 def _check_layers(ssm: ssm_pb2.SsmInfo, model: ServedModel) -> None:

@@ -26,7 +26,7 @@ from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from specgrove.tokenizer.ssm_vocabulary import Vocabulary
 from ssm_service.draft_tree import Beam, Expansion
 from ssm_service.drafts import Draft, DraftRows
-from ssm_service.first_choices import FirstChoices
+from ssm_service.first_choices import NUM_OF_SESSION, FirstChoices
 from ssm_service.growth import GrownRows
 from ssm_service.nodes import Nodes, Proposals
 from ssm_service.pair_cache import PairCache
@@ -106,7 +106,7 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         ahead_s: float = 0.0,
     ) -> bool:
         """See ``PassDrafter``: False when the sequence is too long, the last rows' hidden states are missing, or it is left out."""
-        if len(token_ids) > self.max_model_len or self.first_choices.is_left_out:
+        if len(token_ids) > self.max_model_len or not self.first_choices.takes_part():
             self.drop(session_id)
             return False
         self.stop(session_id)
@@ -123,7 +123,9 @@ class HiddenStateSsm(PassDrafter[PairCache]):
     def _test_first_choice(self, cache: PairCache, token_ids: list[int]) -> None:
         """Whether the last draft's was the token that came."""
         if cache.first_choice is not None and (position := cache.first_choice[0]) < len(token_ids):
-            self.first_choices.add(is_right=token_ids[position] == cache.first_choice[1])
+            if cache.num_tested < NUM_OF_SESSION:
+                cache.num_tested += 1
+                self.first_choices.add(is_right=token_ids[position] == cache.first_choice[1])
             cache.first_choice = None
 
     # Passes.

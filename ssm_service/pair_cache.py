@@ -25,6 +25,7 @@ class PairCache(Cache):
     last: HiddenStatePass | None = None  # of the last pair, which is one asked row
     state_of: dict[int, torch.Tensor] = field(default_factory=dict)  # place in nodes, or ROOT -> float32 [hidden_size]
     first_choice: tuple[int, int] | None = None  # of the last draft: its token's position, and its id
+    num_tested: int = 0  # first choices that were counted
 
     @property
     def is_empty(self) -> bool:

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+from specgrove.config import MAX_HIDDEN_BYTES
 from specgrove.loop.request import PromptProgress, Verdict
 from specgrove.loop.verifier_knowledge import DrafterWishes, HiddenStates, RowTopK, joined
 
-# Of hidden states in one message to a drafter, and so of a session. A message may have 16 MiB.
-_MAX_HIDDEN_BYTES = 8 << 20
 # Of rows whose most probable tokens are told. A drafter that is not asked for longer misses the oldest.
 _MAX_NUM_ROWS = 1024
 
@@ -68,6 +67,6 @@ class Told:
                 states = states.from_position(last.end_position)
         self._hidden.append(states)
         self._num_hidden += states.num_tokens
-        max_num_tokens = max(min(self.wishes.hidden_window, _MAX_HIDDEN_BYTES // states.row_bytes), 1)
+        max_num_tokens = max(min(self.wishes.hidden_window, MAX_HIDDEN_BYTES // states.row_bytes), 1)
         while self._num_hidden - self._hidden[0].num_tokens >= max_num_tokens:
             self._num_hidden -= self._hidden.popleft().num_tokens

@@ -98,6 +98,8 @@ class HiddenStates:
         num_tokens = min(position - self.first_position, self.num_tokens)
         if num_tokens <= 0:
             return None
+        if num_tokens == self.num_tokens:
+            return self
         return HiddenStates(self.first_position, num_tokens, self.layers, self.values[: num_tokens * self.row_bytes])
 
     def of_layers(self, layers: tuple[int, ...]) -> HiddenStates:
@@ -112,13 +114,9 @@ class HiddenStates:
 
     def followed_by(self, following: HiddenStates) -> HiddenStates:
         """With the rows of ``following``: those alone where rows between are missing, or the layers are others."""
-        if following.layers != self.layers or following.first_position > self.end_position:
-            return following
-        head = self.before(following.first_position)
-        if head is None:
-            return following
-        num_tokens = head.num_tokens + following.num_tokens
-        return HiddenStates(head.first_position, num_tokens, self.layers, head.values + following.values)
+        found = joined((self, following))
+        assert found is not None
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +142,23 @@ NO_WISHES = DrafterWishes()
 
 
 def joined(parts: Sequence[HiddenStates | None]) -> HiddenStates | None:
-    """Rows that follow one another as one, those that are there."""
-    found: HiddenStates | None = None
+    """Rows that follow one another as one, those that are there: of a row that is in several parts the last one's.
+
+    A part begins anew where rows before it are missing, or the layers are others. Each row is copied once, however many parts there are.
+    """
+    kept: list[HiddenStates] = []
     for part in parts:
-        if part is not None:
-            found = part if found is None else found.followed_by(part)
-    return found
+        if part is None:
+            continue
+        if kept and (part.layers != kept[-1].layers or part.first_position > kept[-1].end_position):
+            kept.clear()
+        while kept and kept[-1].first_position >= part.first_position:
+            kept.pop()
+        if kept and (head := kept[-1].before(part.first_position)) is not None:
+            kept[-1] = head
+        kept.append(part)
+    if len(kept) <= 1:
+        return kept[0] if kept else None
+    first, last = kept[0], kept[-1]
+    values = b"".join(part.values for part in kept)
+    return HiddenStates(first.first_position, last.end_position - first.first_position, first.layers, values)

@@ -11,7 +11,7 @@ import torch
 from specgrove.loop.request import Draft, DraftWork, TreeShape
 from specgrove.models.hidden_state.module import HiddenStateModule
 from ssm_service.config import PoolConfig
-from ssm_service.first_choices import NUM_TESTED, FirstChoices
+from ssm_service.first_choices import NUM_OF_SESSION, NUM_TESTED, FirstChoices
 from ssm_service.hidden_state import HiddenStateSsm
 from ssm_service.pool import DrafterPool
 from tests.models.hidden_state.tiny_ssms import random_module
@@ -31,7 +31,31 @@ def test_below_the_floor_an_ssm_is_left_out(caplog: pytest.LogCaptureFixture) ->
     assert not _told(FirstChoices("good", 0.25), NUM_TESTED // 4).is_left_out
     assert not caplog.messages
     assert _told(FirstChoices("bad", 0.25), NUM_TESTED // 4 - 1).is_left_out
-    assert "SSM bad is left out until the service is started again: 0.246 of its first choices" in caplog.text
+    assert "SSM bad is left out for 4096 drafts, then tested again: 0.246 of its first choices" in caplog.text
+
+
+def test_what_is_left_out_is_tested_again_and_after_each_failure_later() -> None:
+    choices = FirstChoices("bad", 0.25)
+    for num_drafts in (4096, 8192, 16_384):
+        _told(choices, 0)
+        assert [choices.takes_part() for _ in range(num_drafts)] == [False] * num_drafts
+        assert choices.takes_part()
+    assert not _told(choices, NUM_TESTED).is_left_out
+    assert not _told(choices, 0).is_left_out, "it has passed"
+
+
+def test_one_session_does_not_decide() -> None:
+    ssm = make_ssm(random_module(hidden_window=64), toy_ends())
+    assert isinstance(ssm, HiddenStateSsm)
+    ssm.first_choices = FirstChoices("hidden", 1.0)
+    pool, states = DrafterPool([ssm], PoolConfig()), toy_hidden_states(98)
+    for session in range(3):
+        work = DraftWork(f"s{session}", 0, tuple(range(10)), SHAPE, hidden_states=message(states, 0, 9))
+        for length in range(10, 40):
+            ask(pool, work)
+            rows = message(states, length - 1, length)
+            work = DraftWork(f"s{session}", length, (length,), SHAPE, hidden_states=rows)
+        assert ssm.first_choices.num_tested == NUM_OF_SESSION * (session + 1)
 
 
 def test_a_floor_that_is_not_told_is_measured_once(tmp_path: Path) -> None:
@@ -78,7 +102,7 @@ def test_wrong_wiring_is_caught(wrong: str, caplog: pytest.LogCaptureFixture) ->
     if wrong == "tensors":
         module.fc.weight.data = module.fc.weight.data.roll(64, dims=1)
     ssm = make_ssm(module, ends)
-    ssm.first_choices = FirstChoices("hidden", 0.5, num_wanted=40)
+    ssm.first_choices = FirstChoices("hidden", 0.5, num_wanted=30)
     pool = DrafterPool([ssm], PoolConfig())
     assert isinstance(ssm, HiddenStateSsm)
     tokens = torch.randint(0, 120, (100,), generator=torch.Generator().manual_seed(1)).tolist()
