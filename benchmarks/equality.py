@@ -18,11 +18,13 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.host import conditions
 from benchmarks.kept_outputs import KeptOutputs, Output
 from benchmarks.killing import killed_every
 from benchmarks.prompts import load_prompts
 from specgrove.client import AsyncClient
 from specgrove.config import DEVICES, QUANTIZATIONS
+from specgrove.kernels.threads import get_isa
 from specgrove.loop.request import SpeculationOptions
 from specgrove.machine.folders import default_cache_dir
 from specgrove.models.folders.hub import DEMO_LLM, resolve_model
@@ -167,6 +169,7 @@ def main() -> int:
     ssms = tuple(arguments.ssm or SSMS)
     names = ("llm", "precision", "max_tokens", "device")
     made_with = {name: getattr(arguments, name) for name in names} | {"ssms": ssms}
+    made_with |= {"commit": conditions()["commit"], "instruction_set": get_isa()}
     try:
         kept = KeptOutputs(arguments.outputs, made_with)
     except ValueError as error:

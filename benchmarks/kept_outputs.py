@@ -37,7 +37,7 @@ class KeptOutputs:
         told = json.dumps(made_with, sort_keys=True)
         if path is None:
             return
-        if not path.exists():
+        if not path.exists() or not path.stat().st_size:
             path.write_text(told + "\n")
             return
         first, *lines = path.read_text().splitlines()

@@ -13,10 +13,13 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from benchmarks.prompts import load_prompts
 from specgrove.kernels.candidates import CandidateRow, best_candidates
@@ -36,6 +39,7 @@ _BATCH = 16
 _MAX_LEN = 384
 _NUM_CANDIDATES = 128
 _NUM_AMONG = 4
+_TENSORS = ("token_ids", "log_probs", "chosen")
 _SCALES = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.7, 2.0, 2.4, 2.8)
 
 
@@ -49,6 +53,38 @@ class Places:
     seeds: list[int]
     positions: list[int]
     params: ChoiceParams
+
+
+def write_places(all_places: Sequence[Places], path: Path) -> None:
+    """A safetensors file: the tensors of each, and the rest as JSON."""
+    tensors = {
+        f"{index}.{name}": getattr(places, name).contiguous()
+        for index, places in enumerate(all_places)
+        for name in _TENSORS
+    }
+    rest = [
+        {"seeds": places.seeds, "positions": places.positions, "params": _given(places.params)} for places in all_places
+    ]
+    save_file(tensors, path, {"places": json.dumps(rest)})
+
+
+def _given(params: ChoiceParams) -> dict[str, Any]:
+    return {field.name: getattr(params, field.name) for field in fields(params) if field.init}
+
+
+def read_places(path: Path) -> list[Places]:
+    """What ``write_places`` was given."""
+    with safe_open(path, "pt") as file:
+        rest = json.loads(file.metadata()["places"])
+        return [
+            Places(
+                *(file.get_tensor(f"{index}.{name}") for name in _TENSORS),
+                seeds=each["seeds"],
+                positions=each["positions"],
+                params=ChoiceParams(**each["params"]),
+            )
+            for index, each in enumerate(rest)
+        ]
 
 
 def answers(
@@ -162,7 +198,7 @@ def main() -> int:
     arguments = parser.parse_args()
     set_num_threads(arguments.threads)
     if arguments.keep is not None and arguments.keep.exists():
-        all_places: list[Places] = torch.load(arguments.keep, weights_only=False)
+        all_places = read_places(arguments.keep)
     else:
         folder = resolve_model(arguments.llm, cache_dir=arguments.cache_dir, progress=print)
         tokenizer = Tokenizer.from_folder(folder)
@@ -183,7 +219,7 @@ def main() -> int:
             for t in arguments.temperatures
         ]
         if arguments.keep is not None:
-            torch.save(all_places, arguments.keep)
+            write_places(all_places, arguments.keep)
     for places in all_places:
         for num in arguments.candidates:
             for weight in arguments.weights:

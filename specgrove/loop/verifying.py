@@ -109,7 +109,10 @@ class Verifying:
                 if not self.is_ahead:
                     await self._session.ask(self._work(committed, tree, may_leave_out_nodes))
                     self.is_ahead = True
-                return self._checked(await self._next_answer(), len(committed))
+                answer = self._checked(await self._next_answer(), len(committed))
+                if isinstance(answer, Verdict):
+                    _check_nodes(answer, tree)
+                return answer
             except StaleBaseError as error:
                 logger.info("verifier holds %d of %d tokens", error.held_len, len(committed))
                 is_ours = error.held_len <= len(committed) and not self._lacks_log_probs
@@ -126,9 +129,10 @@ class Verifying:
         while True:
             answer = await self._session.answer()
             self._told.add(answer)
-            is_for_drafters = isinstance(answer, PromptProgress) and answer.hidden_states is not None
-            if not is_for_drafters:
+            if not isinstance(answer, PromptProgress) or answer.hidden_states is None:
                 return answer
+            if answer.log_probs:
+                return replace(answer, hidden_states=None)
 
     def _checked(self, answer: Verdict | PromptProgress, num_committed: int) -> Verdict | PromptProgress:
         """Notes what the verifier holds now. Raises ``InternalError`` for an answer to something else."""
@@ -196,3 +200,15 @@ class Verifying:
     async def close(self) -> None:
         """Closes the session."""
         await self._session.close()
+
+
+def _check_nodes(verdict: Verdict, tree: TokenTree) -> None:
+    """Raises ``InternalError`` unless the nodes that a verdict names are the tree's, and those that it left out could be."""
+    accepted, left_out = set(verdict.accepted_nodes), set(verdict.left_out_nodes)
+    if strange := sorted(node for node in accepted | left_out if not 0 < node < tree.num_nodes):
+        raise InternalError(f"the verifier told of nodes {strange} of a tree of {tree.num_nodes}")
+    if both := sorted(accepted & left_out):
+        raise InternalError(f"the verifier accepted nodes {both} and left them out")
+    for node in range(1, tree.num_nodes) if left_out else ():
+        if tree.parents[node] in left_out and node not in left_out:
+            raise InternalError(f"the verifier left out node {tree.parents[node]} and verified node {node} below it")

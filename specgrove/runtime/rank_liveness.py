@@ -148,7 +148,10 @@ class LivenessMonitor:
             self._pass_started_s = None
 
     def reason(self) -> str | None:
-        """Why a pass has failed, as far as ranks that are gone are the reason: a call of theirs fails before they are missed here."""
+        """Why a pass has failed, as far as ranks that are gone are the reason: a call of theirs fails before they are missed here.
+
+        Waits for that some seconds. A pass that failed for any other reason waits as long, and is told then.
+        """
         with contextlib.suppress(TimeoutError):
             return str(self.failed.exception(timeout=_NOTICE_S))
         return None

@@ -122,12 +122,17 @@ def _positive(value: str, text: str) -> int:
 
 
 def parse_ssms(texts: Sequence[str]) -> tuple[SsmSpec, ...]:
-    """All of a pool. Raises ``ValueError``, also for two SSMs of one name."""
+    """All of a pool. Raises ``ValueError``, also for two SSMs of one name, or with one store."""
     specs = tuple(parse_ssm(text) for text in texts)
     names = [spec.name for spec in specs]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise ValueError(f"two SSMs are named {', '.join(doubled)}: give one of them another name with ,name=NAME")
+    stores = [spec.store.resolve() for spec in specs if spec.store is not None]
+    if shared := sorted({str(store) for store in stores if stores.count(store) > 1}):
+        raise ValueError(
+            f"two SSMs have the store {', '.join(shared)}: each writes its own file, give one of them another"
+        )
     return specs
 
 

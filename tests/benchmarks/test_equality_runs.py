@@ -47,6 +47,13 @@ def test_outputs_of_another_run_are_refused(tmp_path: Path) -> None:
         KeptOutputs(path, _MADE_WITH)
 
 
+def test_an_empty_file_is_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "kept.jsonl"
+    path.touch()
+    KeptOutputs(path, _MADE_WITH).add("greedy", "merged", 0, _output(1))
+    assert KeptOutputs(path, _MADE_WITH).get("greedy", "merged", 0) == _output(1)
+
+
 def test_in_memory_alone() -> None:
     kept = KeptOutputs(None, {})
     kept.add("greedy", "merged", 0, _output(1))

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import pytest
 
 from specgrove.errors import InternalError, UnavailableError, WorkLostError
 from specgrove.loop.drafting import Drafting
-from specgrove.loop.request import Draft, DraftedTree, DraftWork, GenerationRequest, TreeShape, Verdict, VerifyWork
+from specgrove.loop.request import (
+    Draft,
+    DraftedTree,
+    DraftWork,
+    GenerationRequest,
+    LogProbs,
+    PromptProgress,
+    TreeShape,
+    Verdict,
+    VerifyWork,
+)
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.told import Told
-from specgrove.loop.verifier_knowledge import NO_WISHES
+from specgrove.loop.verifier_knowledge import NO_WISHES, HiddenStates
+from specgrove.loop.verifying import Verifying
 from tests.loop.loops import PROMPT, Dying, run
 from tests.router.toy_language import VOCAB_SIZE, toy_output
 from tests.router.toy_services import ToyLlm
@@ -148,6 +160,48 @@ async def test_a_verdict_for_another_base_is_a_defect() -> None:
     verifier.verify = wrong  # type: ignore[method-assign]
     with pytest.raises(InternalError, match="for base 99"):
         await run([], verifier)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "left_out", "complaint"),
+    [
+        ((99,), (), r"told of nodes \[99\] of a tree of"),
+        ((1,), (1,), r"accepted nodes \[1\] and left them out"),
+        ((), (1,), "left out node 1 and verified node 2 below it"),
+    ],
+)
+async def test_a_verdict_that_contradicts_its_tree_is_a_defect(
+    accepted: tuple[int, ...], left_out: tuple[int, ...], complaint: str
+) -> None:
+    verifier = ToyLlm()
+
+    async def wrong(work: VerifyWork) -> AsyncGenerator[Verdict, None]:
+        is_chain = work.tree.parents[:3] == (-1, 0, 1)
+        found = (accepted, left_out) if is_chain else ((), ())
+        yield Verdict(
+            work.base + len(work.new_token_ids), (1,) * (1 + len(found[0])), found[0], left_out_nodes=found[1]
+        )
+
+    verifier.verify = wrong  # type: ignore[method-assign]
+    with pytest.raises(InternalError, match=complaint):
+        await run([ToySsm()], verifier)
+
+
+async def test_log_probabilities_beside_hidden_states_are_not_lost() -> None:
+    told = HiddenStates(0, 1, (0,), bytes(2))
+    progress = PromptProgress(2, 1, (LogProbs(-1.0, ()),), told)
+    verifying = _verifying_of([PromptProgress(1, hidden_states=told), progress])
+    assert await verifying._next_answer() == replace(progress, hidden_states=None)
+
+
+def _verifying_of(answers: list[PromptProgress]) -> Verifying:
+    class Session:
+        async def answer(self) -> PromptProgress:
+            return answers.pop(0)
+
+    verifying = object.__new__(Verifying)
+    verifying._session, verifying._told = Session(), Told(NO_WISHES)  # type: ignore[assignment]
+    return verifying
 
 
 async def test_several_steps_of_a_lost_verifier_are_made_again() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import struct
 
+import pytest
 import torch
 
 from specgrove.loop.verifier_knowledge import HiddenStates
+from specgrove.runtime import hidden_values
 from specgrove.runtime.hidden_values import PassValues, tensor_of
 
 
@@ -23,8 +25,22 @@ def test_they_are_rounded_to_the_nearest_and_little_endian() -> None:
     assert found == (lower[0], lower[1], lower[2], lower[3] + 1, lower[4] + 1, lower[5] + 1)
 
 
-def test_rows_and_layers_come_as_they_are_asked_for_and_back() -> None:
-    hidden = [torch.arange(12.0).view(4, 3) + 100 * layer for layer in range(3)]
+def test_of_a_large_pass_those_rows_alone_are_rounded_that_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    num_rounded = []
+
+    def counted(states: torch.Tensor) -> torch.Tensor:
+        num_rounded.append(len(states))
+        return states.bfloat16()
+
+    monkeypatch.setattr(hidden_values, "rounded", counted)
+    values = PassValues([torch.ones(2000, 3)])
+    assert len(values.of(range(1990, 2000), [0])) == 10 * 3 * 2
+    assert num_rounded == [10]
+
+
+@pytest.mark.parametrize("num_rows", [4, 500])
+def test_rows_and_layers_come_as_they_are_asked_for_and_back(num_rows: int) -> None:
+    hidden = [(torch.arange(num_rows * 3.0).view(num_rows, 3) % 50) + 100 * layer for layer in range(3)]
     values = PassValues(hidden)
     for rows, places in (([2], [0, 1, 2]), ([3, 1], [0, 2]), (range(1, 3), [1])):
         states = HiddenStates(5, len(rows), tuple(places), values.of(rows, places))

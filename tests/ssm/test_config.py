@@ -71,6 +71,10 @@ def test_names_must_differ() -> None:
     [
         (["--ssm", "demo,speed=9"], "is no option"),
         (["--ssm", "demo", "--ssm", "demo"], "two SSMs are named demo"),
+        (
+            ["--ssm", "lookup,corpus=5000,store=/tmp/one", "--ssm", "recycle,store=/tmp/../tmp/one"],
+            "two SSMs have the store /tmp/one",
+        ),
         (["--kv-slots", "0"], "--kv-slots: must be a whole number, 2 or more"),
         (["--session-ttl-s", "nan"], "--session-ttl-s: must be a number of seconds above 0"),
         (["--drain-timeout-s", "-1"], "--drain-timeout-s: must be a number of seconds, 0 or more"),
