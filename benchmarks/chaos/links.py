@@ -78,7 +78,9 @@ class Link:
         self._ways.add(way)
         try:
             await asyncio.gather(self._pump(reader, target_writer), self._pump(target_reader, writer))
-        except (OSError, asyncio.CancelledError):  # asyncio would tell of a task that ends so
+        except (OSError, RuntimeError):  # cut, or more to say on a way that was half-closed
+            pass
+        except asyncio.CancelledError:  # asyncio would tell of a task that ends so
             pass
         finally:
             self._ways.discard(way)

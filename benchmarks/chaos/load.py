@@ -19,7 +19,13 @@ from specgrove.client import AsyncClient
 from specgrove.client.output import Chunk, Completion
 from specgrove.client.retries import RetryPolicy
 from specgrove.client.wire import completion_of
-from specgrove.errors import DeadlineExceededError, InternalError, SpecGroveError, UnavailableError
+from specgrove.errors import (
+    DeadlineExceededError,
+    InternalError,
+    ResourceExhaustedError,
+    SpecGroveError,
+    UnavailableError,
+)
 from specgrove.loop.request import SpeculationOptions
 
 # Kills come faster than anywhere else, and a busy machine starts services slowly: who gives up is no finding here.
@@ -27,6 +33,8 @@ PATIENT = RetryPolicy(max_num_retries=500, first_delay_s=0.1, max_delay_s=15.0)
 _KINDS = {"stays": 10, "reads slowly": 2, "cancels": 2, "vanishes": 1, "has no time": 1, "many at once": 1}
 _NUM_AT_ONCE = 30
 _LIMIT_S = 600.0
+# Who has no time left does not try again, whatever it was.
+_OUT_OF_TIME = (DeadlineExceededError, UnavailableError, ResourceExhaustedError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +170,7 @@ async def _read(
     stream: AsyncGenerator[Chunk, None], chunks: list[Chunk], kind: str, num_wanted: int, random: Random
 ) -> None:
     async with contextlib.aclosing(stream):
-        with contextlib.suppress(*([DeadlineExceededError] if kind == "has no time" else [])):
+        with contextlib.suppress(*(_OUT_OF_TIME if kind == "has no time" else ())):
             async for chunk in stream:
                 chunks.append(chunk)
                 if kind == "cancels" and len(chunks) == num_wanted:

@@ -18,7 +18,7 @@ import grpc
 
 from specgrove.addresses import checked_target, stays_on_this_machine
 from specgrove.client.texts import named
-from specgrove.errors import SessionClosedError
+from specgrove.errors import SessionClosedError, UnavailableError
 from specgrove.serving.address import client_channel_options
 from specgrove.serving.status import error_from_rpc, is_not_connected
 from specgrove.serving.tls import TlsFiles, channel_credentials
@@ -53,6 +53,8 @@ class Connection:
         except grpc.RpcError as error:
             # What plain stubs raise has the methods of AioRpcError, but no type in common with it.
             status = cast(grpc.aio.AioRpcError, error)
+            if status.code() is grpc.StatusCode.CANCELLED and not self._closed.is_set():
+                raise _cancelled_error(status) from error
             if is_not_connected(status.details() or ""):
                 self._renew()
             else:
@@ -112,6 +114,8 @@ class AsyncConnection:
             yield router_pb2_grpc.RouterServiceStub(self._channels_here().current)
             self.was_reached = True
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.CANCELLED and not self._is_closed:
+                raise _cancelled_error(error) from error
             if is_not_connected(error.details() or ""):
                 if not self._is_closed:
                     self._channels_here().renew()
@@ -208,6 +212,11 @@ def _watched(tls: TlsFiles | None) -> WatchedFiles[grpc.ChannelCredentials] | No
     if not isinstance(tls, TlsFiles):
         raise ValueError(f"tls must be TlsFiles, e.g. TlsFiles(ca=Path('ca.pem')), got {named(tls)}")
     return WatchedFiles(tls.paths, lambda: channel_credentials(tls))
+
+
+def _cancelled_error(status: grpc.aio.AioRpcError) -> UnavailableError:
+    """Nobody cancelled the call here: a proxy did, or a router that took the client for gone when their link was half-closed."""
+    return UnavailableError(f"the call was cancelled at its other end: {status.details()}")
 
 
 def _closed_error() -> SessionClosedError:

@@ -34,6 +34,7 @@ from tests.waiting import LIMIT_S
 AT_ONCE = RetryPolicy(max_num_retries=3, first_delay_s=0.0)
 ANSWER = "The quick brown fox"
 GONE = UnavailableError("the router is starting")
+CANCELLED = SessionClosedError("the call was cancelled, by whomever")
 FULL = ResourceExhaustedError("the queue is full", retry_delay_ms=1)
 
 
@@ -55,7 +56,7 @@ def outputs(address: str, **params: object) -> Iterator[list[Chunk]]:
     yield asyncio.run(generate())
 
 
-@pytest.mark.parametrize("failure", [GONE, FULL], ids=["gone", "full"])
+@pytest.mark.parametrize("failure", [GONE, FULL, CANCELLED], ids=["gone", "full", "cancelled"])
 def test_what_fails_before_its_first_token_is_tried_again(
     router: tuple[FakeRouter, str], failure: SpecGroveError
 ) -> None:
