@@ -22,6 +22,7 @@ TREE_ROWS = (4, 8, 16)  # of a verification, its last committed token included
 _MAX_DEPTH = 6
 _NUM_CHILDREN = 4
 _NUM_AMONG = 4
+_NUM_BINS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,9 @@ class Acceptance:
     first_choice: float
     among_four: float
     by_step: tuple[float, ...]  # right, given that all steps before it were
+    calibration_errors: tuple[
+        float, ...
+    ]  # by step: how far probabilities of the first four are off on average (ECE, ten bins)
     tokens_per_verification: dict[int, float]
 
 
@@ -61,6 +65,8 @@ class _StepCounts:
         self._num_among = 0
         self._right = [0] * NUM_STEPS
         self._asked = [0] * NUM_STEPS
+        # By step and tenth of probability: candidates, the sum of their probabilities, and how many were right.
+        self._bins = torch.zeros(NUM_STEPS, _NUM_BINS, 3, dtype=torch.float64)
 
     @torch.no_grad()
     def add(self, module: HiddenStateModule, batch: HiddenBatch, ends: TargetEnds) -> None:
@@ -73,19 +79,37 @@ class _StepCounts:
                 return
             # Where drafting could begin: the token that the first step guesses is the LLM's.
             is_asked = batch.is_made[0, 1 + step :] & batch.is_made[0, 1 : 1 + num_rows] & alive[:num_rows]
-            best = (outputs[0, :num_rows] @ ends.head.T).topk(min(_NUM_AMONG, len(ends.head)), dim=-1).indices
+            logits = outputs[0, :num_rows] @ ends.head.T
+            log_probs = (logits / module.spec.calibration.scale(step + 1)).log_softmax(dim=-1)
+            values, best = log_probs.topk(min(_NUM_AMONG, len(ends.head)), dim=-1)
             told = batch.top_ids[0, 1 + step :, :1]  # greedy: the teacher's first choice
             is_right = best[:, 0] == told[:, 0]
+            self._count(step, values[is_asked].exp(), (best == told)[is_asked])
             self._asked[step] += int(is_asked.sum())
             self._right[step] += int((is_right & is_asked).sum())
             if step == 0:
                 self._num_among += int(((best == told).any(dim=-1) & is_asked).sum())
             alive = alive[:num_rows] & is_right
 
+    def _count(self, step: int, probs: torch.Tensor, is_right: torch.Tensor) -> None:
+        """``[num_places, num_candidates]`` each."""
+        bins = (probs.flatten() * _NUM_BINS).long().clamp_max(_NUM_BINS - 1)
+        told = torch.stack([torch.ones_like(probs), probs, is_right.float()], dim=-1).flatten(0, 1).double()
+        self._bins[step].index_add_(0, bins, told)
+
     def acceptance(self, tokens_per_verification: dict[int, float]) -> Acceptance:
         asked = [max(1, count) for count in self._asked]
         by_step = tuple(right / count for right, count in zip(self._right, asked, strict=True))
-        return Acceptance(self._asked[0], by_step[0], self._num_among / asked[0], by_step, tokens_per_verification)
+        counts, sums, rights = self._bins.unbind(-1)
+        errors = (sums - rights).abs().sum(-1) / counts.sum(-1).clamp_min(1)
+        return Acceptance(
+            self._asked[0],
+            by_step[0],
+            self._num_among / asked[0],
+            by_step,
+            tuple(errors.tolist()),
+            tokens_per_verification,
+        )
 
 
 @dataclass(slots=True)

@@ -175,5 +175,6 @@ def report(acceptance: Acceptance) -> None:
     print(f"first choice right         {acceptance.first_choice:.3f}")
     print(f"among the first four       {acceptance.among_four:.3f}")
     print(f"right by step, given those before  {' '.join(f'{share:.3f}' for share in acceptance.by_step)}")
+    print(f"calibration error by step  {' '.join(f'{error:.3f}' for error in acceptance.calibration_errors)}")
     for num_rows, length in acceptance.tokens_per_verification.items():
         print(f"tokens per verification of {num_rows:2} rows  {length:.2f}")

@@ -107,6 +107,7 @@ def write_card(
     """``README.md``."""
     spec = module.spec
     by_step = " | ".join(f"{share:.3f}" for share in acceptance.by_step)
+    errors = " | ".join(f"{error:.3f}" for error in acceptance.calibration_errors)
     trees = " | ".join(f"{length:.2f}" for length in acceptance.tokens_per_verification.values())
     head_row = " | ".join(str(num_rows) for num_rows in acceptance.tokens_per_verification)
     sources = "\n".join(f"- {source}" for source in facts.prompt_sources) or "- none: the LLM invented all prompts"
@@ -140,6 +141,7 @@ On the LLM's greedy answers to held-out prompts, {acceptance.num_positions:,} pl
 
 | right at step 1 to {len(acceptance.by_step)}, given that the steps before were | {by_step} |
 |---|{"---|" * len(acceptance.by_step)}
+| probabilities of the first four are off by (ECE) | {errors} |
 | depth scales | {" | ".join(f"{scale:g}" for scale in spec.calibration.depth_scales)} |
 
 | rows of a verification | {head_row} |

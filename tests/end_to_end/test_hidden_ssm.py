@@ -1,9 +1,12 @@
-"""An SSM that reads the LLM's hidden states, in a real suite: they come to it, it drafts, and no token changes."""
+"""SSMs that the LLM tells what it computed, in a real suite: its hidden states or its top tokens come, they draft, no token changes."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,37 +19,73 @@ from specgrove.models.hidden_state.own_folder import save_own_folder
 from specgrove.suite.processes import Suite, SuiteConfig
 from tests.end_to_end.conftest import ALWAYS_DRAFT
 from tests.models.hidden_state.tiny_ssms import random_module
+from tests.waiting import wait_until
 
 NUM_PROMPTS, MAX_TOKENS = 3, 80
 
 
 @pytest.fixture(scope="module")
 def hidden_suite(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
-    """With a random SSM, which is hardly ever right."""
+    """With a random SSM over hidden states, which is hardly ever right, and a table of the LLM's top tokens."""
     llm = read_spec(tiny_model)
     folder = tmp_path_factory.mktemp("head")
     module = random_module(
         hidden_size=llm.hidden_size, target_hidden_size=llm.hidden_size, vocab_size=llm.vocab_size, vocab_sha256="",
-        hidden_layers=(1, llm.num_layers), first_choice_floor=None, max_position_embeddings=llm.max_position_embeddings,
+        hidden_layers=(1, llm.num_layers), first_choice_floor=0.0, max_position_embeddings=llm.max_position_embeddings,
     )  # fmt: skip
     save_own_folder(folder, module, torch.float32)
     config = SuiteConfig(
-        llm_folder=tiny_model, ssms=(f"{folder},name=head",), dtype="float32", router_arguments=ALWAYS_DRAFT
+        llm_folder=tiny_model, ssms=(f"{folder},name=head", "recycle"), dtype="float32", router_arguments=ALWAYS_DRAFT
     )
     with Suite(config) as running:
         yield running
 
 
+@pytest.mark.parametrize("ssm", ["head", "recycle"])
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_a_random_one_changes_no_token(hidden_suite: Suite, temperature: float) -> None:
-    num_drafted = 0
+def test_no_token_changes(hidden_suite: Suite, ssm: str, temperature: float) -> None:
     with Client(hidden_suite.address) as client:
+        _wait_until_drafted(client, ssm, {"max_tokens": MAX_TOKENS, "temperature": temperature})
         for seed, prompt in enumerate(load_prompts(NUM_PROMPTS)):
             asked = {"max_tokens": MAX_TOKENS, "ignore_eos": True, "temperature": temperature, "seed": seed}
             plain = client.complete(prompt[:200], speculation=SpeculationOptions(disabled=True), **asked)
-            drafted = client.complete(
-                prompt[:200], speculation=SpeculationOptions(max_num_nodes=4, max_depth=3), **asked
-            )
+            drafted = client.complete(prompt[:200], speculation=_by(ssm), **asked)
             assert drafted.token_ids == plain.token_ids
-            num_drafted += drafted.usage.num_drafted_nodes
-    assert num_drafted > 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_a_service_killed_while_it_reads_hidden_states_costs_no_token(hidden_suite: Suite, temperature: float) -> None:
+    asked = {"max_tokens": MAX_TOKENS, "ignore_eos": True, "temperature": temperature, "seed": 5}
+    prompt = load_prompts(1)[0]
+    num_restarts = hidden_suite.num_restarts("ssm_service")
+    with Client(hidden_suite.address) as client:
+        _wait_until_drafted(client, "head", asked)
+        expected = client.complete(prompt, speculation=SpeculationOptions(disabled=True), **asked)
+        token_ids: list[int] = []
+        num_drafted_before = 0
+        pid: int | None = None
+        for chunk in client.generate(prompt, speculation=_by("head"), step_details=True, **asked):
+            token_ids += [token.token_id for token in chunk.tokens]
+            if pid is None:
+                num_drafted_before += len(chunk.step_details.nodes) if chunk.step_details is not None else 0
+                if num_drafted_before > 0 and len(token_ids) > MAX_TOKENS // 4:
+                    pid = hidden_suite.pid("ssm_service")
+                    assert pid is not None
+                    os.kill(pid, signal.SIGKILL)
+        assert pid is not None, "it drafted before"
+        assert tuple(token_ids) == expected.token_ids
+        wait_until(lambda: hidden_suite.num_restarts("ssm_service") == num_restarts + 1)
+        # The new one has seen nothing of the session's past; of a new session it sees all.
+        _wait_until_drafted(client, "head", asked)
+        assert client.complete(prompt, speculation=_by("head"), **asked).token_ids == expected.token_ids
+
+
+def _wait_until_drafted(client: Client, ssm: str, asked: dict[str, Any]) -> None:
+    """On a busy machine the router may not know the SSMs yet, and one may be late for a while."""
+    wait_until(lambda: ssm in client.model_info().ssms)
+    prompt = load_prompts(1)[0]
+    wait_until(lambda: client.complete(prompt, speculation=_by(ssm), **asked).usage.num_drafted_nodes > 0)
+
+
+def _by(ssm: str) -> SpeculationOptions:
+    return SpeculationOptions(ssms=(ssm,), max_num_nodes=4, max_depth=3)
