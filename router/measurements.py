@@ -1,5 +1,5 @@
-"""What a router has learnt of speed, shared by its tree policies: acceptance, what steps take besides the forward pass, and what may
-be tried out.
+"""What a router has learnt of speed, shared by its tree policies: what trees promise and bring, what steps take besides the forward pass,
+and what may be tried out.
 
 Owned by the servicer. The times of forward passes are each replica's (``RowTimes``). Invariants: what is spent on finding out, beyond
 what the steps would have taken anyway, stays a small share (``_EXPLORED_SHARE``) of all decoding; a single dear trial, which may be
@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from router.acceptance import DepthCounts
 from router.calibration import Calibration
+from router.tree_gains import TreeGains, num_levels_of
 from specgrove.loop.request import ProposedTree, Step
 from specgrove.loop.row_times import RowTimes
 
@@ -153,14 +153,14 @@ class Measurements:
         self.exploration = Exploration()
         self.calibration = Calibration()
         self.read_ms_per_token = RunningMean(0.0)
-        self._acceptance: dict[tuple[str, ...], DepthCounts] = {}
+        self._gains: dict[tuple[str, ...], TreeGains] = {}
         self._costs: dict[int, StepCosts] = {}
 
-    def acceptance(self, ssms: tuple[str, ...]) -> DepthCounts:
-        """What was accepted, by depth, in all sessions that asked for these SSMs."""
-        if ssms not in self._acceptance and len(self._acceptance) >= _MAX_NUM_SSM_SETS:
+    def gains(self, ssms: tuple[str, ...]) -> TreeGains:
+        """What trees brought in all sessions that asked for these SSMs."""
+        if ssms not in self._gains and len(self._gains) >= _MAX_NUM_SSM_SETS:
             ssms = ()
-        return self._acceptance.setdefault(ssms, DepthCounts(_ROUTER_DECAY))
+        return self._gains.setdefault(ssms, TreeGains(_ROUTER_DECAY))
 
     def costs(self, num_sessions: int) -> StepCosts:
         """With about so many sessions on a replica. What was not seen yet is taken from fewer."""
@@ -184,9 +184,11 @@ class Measurements:
         costs = self.costs(load.num_sessions)
         rest_ms = (step.wall_ms - step.draft_ms) / step.num_steps - verify_ms
         rest_ms = min(max(rest_ms, 0.0), _MAX_OVERHEAD_SHARE * verify_ms)
-        if step.drafted_depth == 0 and step.draft_ms > 0:
-            return  # a tree was asked for, in vain: it is neither
-        if step.drafted_depth == 0:
+        if step.drafted is not None and step.drafted.num_nodes == 1 and step.draft_ms > 0:
+            # A tree was asked for, in vain: the rest of the time says nothing of either kind of step.
+            self._observe_draft(step, load, costs)
+            return
+        if step.drafted is None or step.drafted.num_nodes == 1:
             costs.without_ms.add(rest_ms)
             costs.num_since_tree += step.num_steps
             costs.level_time.fade(step.num_steps)
@@ -194,8 +196,12 @@ class Measurements:
         costs.num_since_tree = 0
         costs.with_tree_ms.add(rest_ms)
         costs.waited_share.add(0.0 if step.was_ahead else 1.0)
-        if not step.was_ahead:
-            costs.level_time.observe(step.draft_ms / step.asked_depth, load.row_times.ms(1))
+        self._observe_draft(step, load, costs)
+
+    def _observe_draft(self, step: Step, load: ReplicaLoad, costs: StepCosts) -> None:
+        if step.drafted is not None and not step.was_ahead:
+            num_levels = num_levels_of(step.proposed)
+            costs.level_time.observe(step.draft_ms / num_levels, load.row_times.ms(1))
 
 
 class SessionTimes:

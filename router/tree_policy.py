@@ -1,7 +1,8 @@
-"""How large a session's next trees should be. One policy per request; what is measured is shared by all of them.
+"""How large a session's next trees should be, and whether there should be any. One policy per request; what is measured is shared by all.
 
-``AdaptiveTreePolicy`` maximises expected output tokens per millisecond, from the replica's time by rows, what drafting and waiting
-take, and how often each depth was accepted. Where drafting doesn't pay it asks for nothing, and that costs nothing: the steps are
+``AdaptiveTreePolicy`` maximises expected output tokens per millisecond: tokens by what the best nodes of trees promise (``TreeGains``),
+milliseconds by the replica's time by rows and by what drafting and waiting take. The trees themselves end where more would not pay: by
+the *prices* that go with their shape. Where no tree pays it asks for nothing, and that costs nothing: the steps are
 then those of a request without speculation. Whether drafting has begun to pay is found out within a budget (``Exploration``): by
 *probes*, trees that are drafted beside the verifier's own steps and only compared with what it decides, where acceptance is in
 doubt; by *trials*, a few steps with or without a tree, where times are. Because of invariant 2 all this changes the speed, never
@@ -10,34 +11,32 @@ the output.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
-from router.acceptance import DepthCounts, expected_tokens, most_expected_tokens
+import numpy as np
+
 from router.config import TreeConfig
 from router.measurements import Measurements, ReplicaLoad, SessionTimes
+from router.tree_gains import TreeGains, num_levels_of, promised_tokens
 from specgrove.loop.planning import TreePolicy
-from specgrove.loop.request import MAX_NUM_STEPS_AHEAD, GenerationRequest, Step, TreePrices, TreeShape
+from specgrove.loop.request import MAX_NUM_STEPS_AHEAD, GenerationRequest, Probe, Step, TreePrices, TreeShape
 
 _NO_TREE = TreeShape(max_num_nodes=0, max_depth=0, num_steps=MAX_NUM_STEPS_AHEAD)
-_PROBE_SHAPE = TreeShape(max_num_nodes=4, max_depth=4)
-_NUM_NODES_CHOICES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-_DEPTH_CHOICES = (1, 2, 3, 4, 5, 6, 8, 12, 16)
-# A choice to draft holds for this many steps: choosing takes about 100 us. One not to draft holds while the verifier goes on by itself.
+# A choice to draft holds for this many steps. One not to draft holds while the verifier goes on by itself.
 _NUM_STEPS_PER_CHOICE = 4
 # After a probe that was accepted, the next question comes after fewer steps.
 _NUM_STEPS_AFTER_HIT = 16
 # Observations after which one counts half as much, in a session.
 _SESSION_DECAY = 0.5 ** (1 / 32)
-# Before anything was drafted: how often a candidate is right, and how many observations that is worth.
-_FIRST_GUESS = 0.6
-_GUESS_WEIGHT = 2.0
 # So many tokens an output is taken to have at most, when drafters' reading has to pay.
 _TYPICAL_NUM_TOKENS = 256
 # Drafting begins where it should gain this much: estimates are noisy, and the best of many looks better than it is.
 _MIN_GAIN = 1.04
 # How far from the mean, in standard deviations, hope goes.
 _OPTIMISM = 1.5
+# More nodes are asked for than pay by the mean.
+_NODES_ASKED = 2
+_MIN_NODES_ASKED = 6
 # Of a row's price what a node must promise to be proposed.
 _NODE_PRICE_SHARE = 0.25
 # Steps without trees that show how long those take: made first where none was seen yet, and without asking what they cost where their
@@ -70,14 +69,9 @@ class _Candidate:
     shape: TreeShape
     ms_per_token: float
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Nodes and depth."""
-        return self.shape.max_num_nodes, self.shape.max_depth
-
 
 class AdaptiveTreePolicy:
-    """The shape with the most expected tokens per millisecond, within ``bounds``."""
+    """As many nodes as bring the most expected tokens per millisecond, within ``bounds``."""
 
     def __init__(
         self,
@@ -92,8 +86,8 @@ class AdaptiveTreePolicy:
         self._bounds = bounds
         self._times = times
         self._exploration = times.shared.exploration
-        self._acceptance = DepthCounts(_SESSION_DECAY)
-        self._acceptance_of_all = times.shared.acceptance(ssms)
+        self._gains = TreeGains(_SESSION_DECAY)
+        self._gains_of_all = times.shared.gains(ssms)
         self._choice = _NO_TREE
         self._num_steps_to_choice = 0
         self._is_drafting = False
@@ -121,30 +115,37 @@ class AdaptiveTreePolicy:
         if step.probe is not None:
             self._exploration.spend(step.probe.draft_ms * self._times.load.num_sessions)
             self._was_hit = step.probe.accepted_depth > 0
-            self._count(step.probe.num_nodes, step.probe.asked_depth, step.probe.accepted_depth)
-        if step.drafted_depth > 0:
+            self._count_probe(step.probe)
+        if step.drafted is not None and step.draft_ms > 0:
             self._num_unread_tokens = 0
-            self._count(step.num_drafted_nodes, step.asked_depth, step.accepted_depth)
-        elif step.draft_ms > 0:
-            self._count(0, step.asked_depth, 0)
+            self._count(step)
         elif not self._is_drafting:
-            self._acceptance.fade(step.num_steps)
-        if self._trial is not None and (step.drafted_depth > 0 or self._is_drafting):
+            self._gains.fade(step.num_steps)
+        if self._trial is not None and (step.drafted is not None or self._is_drafting):
             self._pay_for_trial(step, self._trial)
 
-    def _count(self, num_nodes: int, asked_depth: int, accepted_depth: int) -> None:
-        """A tree that ends above the depth asked for misses there. One without nodes is as good as a wrong token."""
-        num_nodes = max(num_nodes, 1)
-        self._acceptance.add(num_nodes, asked_depth, accepted_depth)
-        self._acceptance_of_all.add(num_nodes, asked_depth, accepted_depth)
+    def _count_probe(self, probe: Probe) -> None:
+        for gains in (self._gains, self._gains_of_all):
+            gains.add(probe.tree, probe.asked.max_num_nodes, num_levels_of(probe.proposed))
+            gains.compare(promised_tokens(probe.tree), probe.accepted_depth)
+
+    def _count(self, step: Step) -> None:
+        """What was drafted, and of that what was verified."""
+        assert step.drafted is not None
+        assert step.asked is not None
+        num_levels = num_levels_of(step.proposed)
+        promised = promised_tokens(step.verified.tree) if step.verified is not None else 0.0
+        for gains in (self._gains, self._gains_of_all):
+            gains.add(step.drafted, step.asked.max_num_nodes, num_levels)
+            gains.compare(promised, step.accepted_depth)
 
     def _pay_for_trial(self, step: Step, usual_ms: float) -> None:
-        """A trial cost this session what its tokens would have taken less as usual, and all others what the pass was longer."""
+        """A trial cost this session what its tokens would have taken less as usual; all others what the pass was longer, and the draft."""
         load = self._times.load
         own_ms = max(step.wall_ms - len(step.tokens) * usual_ms, 0.0)
         num_rows = load.num_sessions + step.num_drafted_nodes
         longer_ms = load.row_times.ms(num_rows) - load.row_times.ms(load.num_sessions)
-        self._exploration.spend(own_ms + (load.num_sessions - 1) * longer_ms)
+        self._exploration.spend(own_ms + (load.num_sessions - 1) * (longer_ms + step.draft_ms))
 
     def _choose(self) -> None:
         load = self._times.load
@@ -162,7 +163,9 @@ class AdaptiveTreePolicy:
             self._choose_not_to_draft(load)
 
     def _choose_to_draft(self, best: _Candidate, load: ReplicaLoad) -> None:
-        self._choice, self._num_steps_to_choice = best.shape, _NUM_STEPS_PER_CHOICE
+        # Good trees may be larger than those that pay by the mean. Which nodes are verified is settled when they are there.
+        num_asked = min(max(_NODES_ASKED * best.shape.max_num_nodes, _MIN_NODES_ASKED), self._bounds.max_num_nodes)
+        self._choice, self._num_steps_to_choice = replace(best.shape, max_num_nodes=num_asked), _NUM_STEPS_PER_CHOICE
         if not self._times.has_begun:
             return
         is_unseen = self._times.shared.costs(load.num_sessions).without_ms.num_seen == 0
@@ -172,10 +175,6 @@ class AdaptiveTreePolicy:
             # Without trees it may be as fast: how fast is that by now?
             self._choice, self._num_steps_to_choice = replace(_NO_TREE, num_steps=_NUM_TRIAL_STEPS), 1
             self._trial = best.ms_per_token
-        elif self._exploration.is_affordable:
-            other = self._best(load, hope_of_times=_OPTIMISM)
-            if other is not None and other.size != best.size and other.ms_per_token * _MIN_GAIN < best.ms_per_token:
-                self._choice, self._num_steps_to_choice, self._trial = other.shape, 1, best.ms_per_token
 
     def _choose_not_to_draft(self, load: ReplicaLoad) -> None:
         self._num_steps_to_choice = 1
@@ -185,8 +184,8 @@ class AdaptiveTreePolicy:
         trial = self._best(load, hope_of_times=_OPTIMISM) if self._times.has_begun else None
         if trial is not None:
             self._choice, self._trial = trial.shape, self._usual_ms(load)
-        elif self._best(load, hope_of_acceptance=_OPTIMISM) is not None:
-            self._choice = replace(self._choice, probe=self._within(_PROBE_SHAPE))
+        elif (hoped := self._best(load, hope_of_gains=_OPTIMISM)) is not None:
+            self._choice = replace(self._choice, probe=hoped.shape)
 
     def _pays_for_reading(self, best: _Candidate, load: ReplicaLoad) -> bool:
         """Whether the output will gain what it takes the drafters to read what they lack."""
@@ -203,57 +202,36 @@ class AdaptiveTreePolicy:
         *,
         min_gain: float = _MIN_GAIN,
         hope_of_times: float = 0.0,
-        hope_of_acceptance: float = 0.0,
+        hope_of_gains: float = 0.0,
     ) -> _Candidate | None:
-        """The best shape that gains so much on decoding without trees; ``None`` where there is none."""
-        times, num_sessions = load.row_times, load.num_sessions
+        """The best tree that gains so much on decoding without trees; ``None`` where there is none."""
+        num_sessions, usual_ms = load.num_sessions, self._usual_ms(load)
         costs = self._times.shared.costs(num_sessions)
         with_tree_ms = costs.hoped_with_tree_ms() if hope_of_times else costs.with_tree_ms.mean
-        level_ms = costs.level_time.ms(times.ms(1), hope_of_times)
+        level_ms = costs.level_time.ms(load.row_times.ms(1), hope_of_times)
         waited_ms = level_ms * costs.waited_share.mean
-        guess = [math.log(1 - _FIRST_GUESS)]
-        prior = self._acceptance_of_all.log_misses(guess, self._bounds.max_depth, prior_weight=_GUESS_WEIGHT)
-        log_misses = self._acceptance.log_misses(prior, self._bounds.max_depth, hope_of_acceptance)
-        best, best_ms = None, self._usual_ms(load) / min_gain
-        nums_nodes = [number for number in _NUM_NODES_CHOICES if number <= self._bounds.max_num_nodes]
-        passes_ms = times.times([num_sessions * (num_nodes + 1) for num_nodes in nums_nodes], hope_of_times)
-        for num_nodes, pass_ms in zip(nums_nodes, passes_ms, strict=True):
-            verify_ms = pass_ms + with_tree_ms
-            # Choosing is paid for by every request: most is seen not to pay at a glance.
-            if verify_ms + waited_ms >= best_ms * most_expected_tokens(log_misses, num_nodes):
-                continue
-            for max_depth in _DEPTH_CHOICES:
-                if max_depth > min(num_nodes, self._bounds.max_depth):
-                    break
-                num_tokens = expected_tokens(log_misses[:max_depth], num_nodes)
-                ms_per_token = (verify_ms + waited_ms * max_depth) / num_tokens
-                if ms_per_token < best_ms:
-                    best = _Candidate(TreeShape(num_nodes, max_depth, self._bounds.beam_width), ms_per_token)
-                    best_ms = ms_per_token
-        if best is None:
+        tokens = self._gains.tokens(
+            self._gains_of_all, self._bounds.max_num_nodes, self._bounds.max_depth, hope_of_gains
+        )
+        # Most is seen not to pay at a glance: all nodes for no rows.
+        if usual_ms + waited_ms >= usual_ms / min_gain * tokens[-1, -1]:
             return None
-        prices = self._prices(load, best, level_ms)
-        return replace(best, shape=replace(best.shape, prices=prices))
-
-    def _prices(self, load: ReplicaLoad, best: _Candidate, level_ms: float) -> TreePrices:
-        """What a level and a row must bring in tokens, so that they beat the rate that is to be had.
-
-        A row costs all sessions that share the pass its time. Which rows are worth it is settled by the LLM service, which knows all of the
-        pass; here those are left out that hardly can be.
-        """
-        times, num_sessions, num_nodes = load.row_times, load.num_sessions, best.shape.max_num_nodes
-        rows_ms = times.ms(num_sessions * (num_nodes + 1)) - times.ms(num_sessions)
-        node_prob = rows_ms / num_nodes / best.ms_per_token
-        return TreePrices(
-            min_level_prob=min(level_ms / best.ms_per_token, 1.0), min_node_prob=min(_NODE_PRICE_SHARE * node_prob, 1.0)
+        rows = num_sessions * np.arange(2, tokens.shape[1] + 2)
+        passes_ms = np.interp(rows, *load.row_times.points(int(rows[0]), int(rows[-1]), hope_of_times))
+        drafts_ms = waited_ms * self._gains_of_all.num_levels(self._bounds.max_depth)
+        ms_per_token = (passes_ms + (drafts_ms[:, None] + with_tree_ms)) / tokens
+        num_nodes = int(ms_per_token.argmin()) % tokens.shape[1] + 1
+        best_ms = float(ms_per_token.min())
+        if best_ms >= usual_ms / min_gain:
+            return None
+        node_ms = (float(passes_ms[num_nodes - 1]) - load.row_times.ms(num_sessions)) / num_nodes
+        prices = TreePrices(
+            # A level is drafted where the nodes above it are so probable that it will bring its time's worth. Its rows are weighed later.
+            min_level_prob=min(waited_ms / best_ms / self._gains.level_hit_rate(self._gains_of_all), 1.0),
+            min_node_prob=min(max(_NODE_PRICE_SHARE * node_ms / best_ms, 0.0), 1.0),
         )
-
-    def _within(self, shape: TreeShape) -> TreeShape:
-        return TreeShape(
-            min(shape.max_num_nodes, self._bounds.max_num_nodes),
-            min(shape.max_depth, self._bounds.max_depth),
-            self._bounds.beam_width,
-        )
+        shape = TreeShape(num_nodes, self._bounds.max_depth, self._bounds.beam_width, prices=prices)
+        return _Candidate(shape, best_ms)
 
 
 def policy_for(

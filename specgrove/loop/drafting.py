@@ -40,11 +40,11 @@ def as_told(ssm: str, tree: TokenTree) -> TokenTree:
 
 @dataclass(frozen=True, slots=True)
 class MergedTree:
-    """All drafters' trees as one. Bit i of a node's sources is ``ssms[i]``; ``asked_depth`` are the levels that were asked for."""
+    """All drafters' trees as one. Bit i of a node's sources is ``ssms[i]``; ``asked`` is what was asked for, if anything was."""
 
     tree: TokenTree
     ssms: tuple[str, ...] = ()
-    asked_depth: int = 0
+    asked: TreeShape | None = None
     draft_ms: float = 0.0
     """The time that drafters took."""
     proposed: tuple[ProposedTree, ...] = ()
@@ -138,6 +138,7 @@ class Drafts:
         self._started_s = time.perf_counter()
         self._committed = committed
         self._shape = shape
+        self._asked = shape if shape.max_num_nodes > 0 and shape.max_depth > 0 else None
         self._correct = correct
         self._ahead = ahead
         self._ahead_ms = 0 if ahead is None else ahead.ahead_ms
@@ -160,7 +161,7 @@ class Drafts:
         if self._answers:
             await asyncio.wait([answer for _, answer in self._answers], timeout=_DRAFT_TIMEOUT_S)
         elif not self._busy:
-            return MergedTree(self._root, asked_depth=self._shape.max_depth)
+            return MergedTree(self._root, asked=self._asked)
         trees = [tree for side, answer in self._answers for tree in side.trees_of(answer)]
         merged = self._merge(trees, was_ahead=False if self._goes_ahead else None)
         if self._ahead is not None:
@@ -190,4 +191,4 @@ class Drafts:
             max_num_nodes = min(self._shape.max_num_nodes + 1, MAX_NUM_TREE_NODES)
             tree = merge_trees([each.tree for each in proposed], max_num_nodes)
         draft_ms = (time.perf_counter() - self._started_s) * 1e3
-        return MergedTree(tree, ssms, self._shape.max_depth, draft_ms, proposed, was_ahead)
+        return MergedTree(tree, ssms, self._asked, draft_ms, proposed, was_ahead)

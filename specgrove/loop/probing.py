@@ -20,6 +20,7 @@ class _Drafted:
 
     base: int
     merged: MergedTree
+    asked: TreeShape
 
 
 class Probing:
@@ -40,7 +41,8 @@ class Probing:
         self._drafting.take_in(committed)
         await self._drafting.settle()
         base = len(committed)
-        return _Drafted(base, await self._drafting.ask(committed, shape, may_go_ahead=False).merged())
+        merged = await self._drafting.ask(committed, shape, may_go_ahead=False).merged()
+        return _Drafted(base, merged, shape)
 
     def result(self, committed: list[int]) -> Probe | None:
         """The probe that was started, once the committed tokens tell how far its tree is right; then another may be started."""
@@ -54,12 +56,12 @@ class Probing:
             return None
         self._task = None
         return Probe(
-            merged.tree.num_nodes - 1,
-            merged.asked_depth,
+            merged.tree,
+            drafted.asked,
             accepted_depth,
             merged.draft_ms,
             merged.proposed,
-            tuple(token_ids[: merged.asked_depth + 1]),
+            tuple(token_ids[: drafted.asked.max_depth + 1]),
         )
 
     def call_off(self) -> None:

@@ -295,9 +295,9 @@ class Probe:
     It tells what verifying the tree would have accepted, since that changes no token.
     """
 
-    num_nodes: int
-    asked_depth: int
-    """Levels that drafters were asked for; the tree may have fewer."""
+    tree: TokenTree
+    asked: TreeShape
+    """What drafters were asked for; the tree may have less."""
     accepted_depth: int
     draft_ms: float
     proposed: tuple[ProposedTree, ...] = ()
@@ -345,8 +345,9 @@ class Step:
     verify_num_rows: int
     num_replays: int
     num_steps: int = 1
-    asked_depth: int = 0
-    """Levels that drafters were asked for; the tree may have fewer."""
+    asked: TreeShape | None = None
+    """What drafters were asked for, and ``drafted`` what came of it, nodes that were not verified among it. None: they were not asked."""
+    drafted: TokenTree | None = None
     wall_ms: float = 0.0
     probe: Probe | None = None
     reading: Reading | None = None

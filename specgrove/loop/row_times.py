@@ -32,8 +32,9 @@ _LOAD_DRIFT = 0.03**2
 _POINT_DRIFT = 0.3**2 / 2000
 _MIN_POINT_NOISE = 0.02**2
 _MAX_POINT_NOISE = 1.0
-# One step's surprise counts up to this: a step that was held up says little.
-_MAX_SURPRISE = 0.7
+# One step's surprise counts up to this, and what is known is no surer for it: a step that was held up says little, and the next one
+# more; a machine that has changed says it again and again.
+_MAX_SURPRISE = 0.35
 
 
 @dataclass(slots=True)
@@ -93,11 +94,12 @@ class RowTimes:
         variance = self._now(point)
         self._load_variance += _LOAD_DRIFT
         surprise = min(max(found - point.value, -_MAX_SURPRISE), _MAX_SURPRISE)
+        learnt = 1.0 if surprise == found - point.value else 0.0
         total = variance + self._load_variance + _STEP_NOISE
         point_gain, load_gain = variance / total, self._load_variance / total
-        self._set(point, point.value + point_gain * surprise, variance * (1 - point_gain))
+        self._set(point, point.value + point_gain * surprise, variance * (1 - learnt * point_gain))
         self._load += load_gain * surprise
-        self._load_variance *= 1 - load_gain
+        self._load_variance *= 1 - learnt * load_gain
 
     def ms(self, num_rows: int, optimism: float = 0.0) -> float:
         """The time expected; with ``optimism``, so many standard deviations below it, but not below that of fewer rows."""
@@ -117,9 +119,8 @@ class RowTimes:
             yield math.exp(value + self._load)
 
     def curve(self, first: int, last: int, optimism: float = 0.0) -> list[float]:
-        """The times of all numbers of rows from ``first`` to ``last``, as ``times``: from those next to each other in ``_ROWS``."""
-        nums_rows = sorted({first, *(rows for rows in _ROWS if first < rows < last), last})
-        found = list(self.times(nums_rows, optimism))
+        """The times of all numbers of rows from ``first`` to ``last``, as ``times``: on lines between ``points``."""
+        nums_rows, found = self.points(first, last, optimism)
         curve = found[:1]
         for (low, high), (low_ms, high_ms) in zip(
             itertools.pairwise(nums_rows), itertools.pairwise(found), strict=True
@@ -127,6 +128,11 @@ class RowTimes:
             step_ms = (high_ms - low_ms) / (high - low)
             curve.extend(low_ms + step_ms * index for index in range(1, high - low + 1))
         return curve
+
+    def points(self, first: int, last: int, optimism: float = 0.0) -> tuple[list[int], list[float]]:
+        """Numbers of rows from ``first`` to ``last``, those next to each other in ``_ROWS``, and their times, as ``times``."""
+        nums_rows = sorted({first, *(rows for rows in _ROWS if first < rows < last), last})
+        return nums_rows, list(self.times(nums_rows, optimism))
 
     def deviation(self, num_rows: int) -> float:
         """The standard deviation of the logarithm of the time expected, beside other numbers of rows."""

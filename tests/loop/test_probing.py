@@ -41,6 +41,6 @@ async def test_a_probe_waits_for_a_drafter_that_is_still_reading(monkeypatch: py
         return bool(found)
 
     await until(has_ended)
-    assert [(probe.num_nodes, probe.asked_depth, probe.accepted_depth) for probe in found] == [(1, 1, 1)]
+    assert [(probe.tree.num_nodes - 1, probe.asked.max_depth, probe.accepted_depth) for probe in found] == [(1, 1, 1)]
     await probing.close()
     await drafting.close()

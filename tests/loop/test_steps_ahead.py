@@ -110,7 +110,7 @@ async def test_a_probe_tells_what_its_tree_was_worth_and_is_not_verified(num_rig
     assert all(work.tree.num_nodes == 1 for work in verifier.asked)
     assert [work.num_steps for work in verifier.asked] == [30, 30]
     (probe,) = (step.probe for step in policy.observed if step.probe is not None)
-    assert (probe.num_nodes, probe.asked_depth, probe.accepted_depth) == (4, 4, num_right)
+    assert (probe.tree.num_nodes - 1, probe.asked.max_depth, probe.accepted_depth) == (4, 4, num_right)
     (reading,) = (step.reading for step in policy.observed if step.reading is not None)
     assert reading.num_tokens == len(PROMPT)
 

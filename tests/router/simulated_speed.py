@@ -1,20 +1,33 @@
-"""Requests decoded by a simulated suite, in no time: what tree policies decide, what it takes, and what it would take without trees."""
+"""Requests decoded by a simulated suite, in no time: what tree policies decide, what it takes, and what it would take without trees.
+
+Time is virtual. The policy, its measurements and calibration, the drafter's growing tree, the merge and the LLM service's choice of rows
+are the real ones; true times of passes and levels, and how often which candidate is right, are given.
+"""
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from router.acceptance import width_exponent
+from llm_service.paying_rows import PayingRows
 from router.measurements import Measurements, ReplicaLoad, SessionTimes
 from router.tree_policy import AdaptiveTreePolicy, StaticTreePolicy
-from specgrove.loop.request import CommittedToken, Probe, Reading, Step, TreeShape
+from specgrove.loop.request import CommittedToken, Probe, ProposedTree, Reading, Step, TreeShape, VerifiedTree
 from specgrove.loop.row_times import RowTimes
+from specgrove.loop.token_tree import TokenTree, merge_trees
+from ssm_service.draft_tree import ROOT, Beam, DraftTree
 
 BOUNDS = TreeShape(32, 8)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 Policy = AdaptiveTreePolicy | StaticTreePolicy
+
+# How surely a drafter knows the next token differs from place to place: of a beta distribution these are the two parameters' sum.
+_SURENESS = 2.0
+# The others are right as often as the first is and leaves them, times this.
+_OTHER_SHARES = (0.6, 0.3)
+_NO_CANDIDATE = 99
 
 
 @dataclass
@@ -29,7 +42,9 @@ class Suite:
     read_ms: float = 0.05
     """Of a token that drafters take in."""
     hit_rate: float = 0.6
-    """Of one candidate."""
+    """Of the first candidate."""
+    told: Callable[[float], float] = lambda prob: prob
+    """What the drafter says of a candidate that is right so often."""
     found_rate: float = 1.0
     """How often drafters find anything to draft."""
     overhead_ms: float = 0.5
@@ -40,16 +55,18 @@ class Suite:
     times: RowTimes = field(default_factory=RowTimes)
     num_passes: int = 0
     sum_of_factors: float = 0.0
+    now_ms: float = 0.0
 
     def __post_init__(self) -> None:
         self.measurements = Measurements(lambda session_id: ReplicaLoad(self.times, self.num_sessions))
+        self.paying_rows = PayingRows()
 
     def measure(self, error: Callable[[int], float] = lambda rows: 1.0) -> None:
         """What the replica measures of itself at the start, and by which factor that is wrong."""
         self.times.learn_measured([(rows, self.true_ms(rows) * error(rows)) for rows in SIZES])
 
     def pass_ms(self, num_rows: int) -> float:
-        """With noise, and now and then a step that was held up."""
+        """With noise, and now and then a pass that was held up."""
         factor = self.random.lognormvariate(0, self.noise) * (3.0 if self.random.random() < 0.01 else 1.0)
         self.num_passes += 1
         self.sum_of_factors += factor
@@ -59,13 +76,82 @@ class Suite:
         """Of a new request."""
         return AdaptiveTreePolicy(BOUNDS, SessionTimes(self.measurements, ""), **options)
 
-    def accepted(self, num_nodes: int, depth: int) -> int:
-        """How deep a tree is right."""
-        hit_rate = 1 - (1 - self.hit_rate) ** width_exponent(num_nodes / depth)
-        found = 0
-        while found < depth and self.random.random() < hit_rate:
-            found += 1
-        return found
+    def end_pass(self, num_rows: int, pass_ms: float, rest_ms: float) -> None:
+        """The LLM service learns from it; ``rest_ms`` are until the next one."""
+        self.now_ms += pass_ms
+        self.paying_rows.observe(num_rows, pass_ms, self.now_ms / 1e3)
+        self.now_ms += rest_ms
+
+    def quiet(self) -> Suite:
+        """One alike, without noise, that has learnt nothing."""
+        return replace(self, noise=0.0, random=random.Random(1), times=RowTimes())
+
+    def draft(self, shape: TreeShape) -> Drafted:
+        """A tree as drafters make it, and what the verifier would choose along it."""
+        return _draft(self, shape)
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """What one draft comes to. ``choices`` are the tokens that the verifier would choose from the root on, to the first wrong one."""
+
+    tree: TokenTree
+    proposed: tuple[ProposedTree, ...]
+    choices: tuple[int, ...]
+    num_levels: int
+
+    def accepted(self, nodes: Sequence[int]) -> tuple[int, ...]:
+        """Which of the nodes, rising, are on the verifier's path; a node whose parent is not among them can't be."""
+        path, parent = [], 0
+        for token_id in self.choices:
+            child = next(
+                (n for n in nodes if self.tree.parents[n] == parent and self.tree.token_ids[n] == token_id), None
+            )
+            if child is None:
+                break
+            path.append(child)
+            parent = child
+        return tuple(path)
+
+
+def _draft(suite: Suite, shape: TreeShape) -> Drafted:
+    growing = DraftTree(shape, Beam())
+    rates: dict[int, list[float]] = {}
+    expanded = [ROOT] if suite.random.random() <= suite.found_rate else []
+    while expanded and growing.num_children():
+        for node in expanded:
+            rates[node] = _candidate_rates(suite)[: growing.num_children()]
+        children = [
+            [(token, math.log(suite.told(rate))) for token, rate in enumerate(rates[node])] for node in expanded
+        ]
+        expanded = growing.grow(expanded, children)
+    told = growing.best(0).with_source(0)
+    corrected = suite.measurements.calibration.corrected("ssm", told, is_sampled=False)
+    num_levels = growing.depth
+    proposed = ProposedTree("ssm", corrected, told.log_probs)
+    tree = merge_trees([corrected], shape.max_num_nodes + 1)
+    return Drafted(tree, (proposed,) if tree.num_nodes > 1 else (), _choices(suite, growing, rates), num_levels)
+
+
+def _choices(suite: Suite, growing: DraftTree, rates: dict[int, list[float]]) -> tuple[int, ...]:
+    """By the true rates, down to where nothing was drafted any more."""
+    node_of = {place: node for node, place in enumerate(zip(growing.parents, growing.token_ids, strict=True))}
+    choices, node = [], ROOT
+    while node in rates:
+        miss = max(1 - sum(rates[node]), 0.0)
+        ranks = range(len(rates[node]))
+        (token,) = suite.random.choices([*ranks, _NO_CANDIDATE], [*rates[node], miss])
+        choices.append(token)
+        if token == _NO_CANDIDATE:
+            return tuple(choices)
+        node = node_of[node, token]
+    return (*choices, _NO_CANDIDATE)
+
+
+def _candidate_rates(suite: Suite) -> list[float]:
+    rate = suite.random.betavariate(_SURENESS * suite.hit_rate, _SURENESS * (1 - suite.hit_rate))
+    rate = min(max(rate, 1e-3), 0.999)
+    return [rate, *(rate * (1 - rate) * share for share in _OTHER_SHARES)]
 
 
 @dataclass
@@ -115,18 +201,20 @@ def _steps(suite: Suite, policy: Policy, num_tokens: int, spent: Spent) -> Itera
             spent.ms += reading.ms * suite.num_sessions
             num_unread = 0
         if shape.probe is not None:
-            nodes, depth = shape.probe.max_num_nodes, shape.probe.max_depth
-            probe = Probe(nodes, depth, suite.accepted(nodes, depth), suite.draft_ms * depth)
-            if suite.random.random() > suite.found_rate:
-                probe = Probe(0, depth, 0, probe.draft_ms)
+            drafted = suite.draft(shape.probe)
+            path = drafted.accepted(range(drafted.tree.num_nodes))
+            draft_ms = suite.draft_ms * max(drafted.num_levels, 1)
+            probe = Probe(drafted.tree, shape.probe, len(path), draft_ms, drafted.proposed, drafted.choices)
             spent.ms += probe.draft_ms * suite.num_sessions
         if shape.max_num_nodes > 0 and not is_first:
             step = _tree_step(suite, shape)
             num_unread = 0
-            # In a trial the others' passes are longer too.
+            # In a trial the others' passes are longer too, and they wait for the draft.
             if policy is not None and getattr(policy, "_trial", None) is not None:
-                longer_ms = suite.true_ms(suite.num_sessions + shape.max_num_nodes) - suite.true_ms(suite.num_sessions)
-                spent.ms += longer_ms * (suite.num_sessions - 1)
+                longer_ms = suite.true_ms(suite.num_sessions + step.num_drafted_nodes) - suite.true_ms(
+                    suite.num_sessions
+                )
+                spent.ms += (longer_ms + step.draft_ms) * (suite.num_sessions - 1)
             spent.ms += step.wall_ms
             num_left -= len(step.tokens)
             yield replace(step, reading=reading)
@@ -136,36 +224,51 @@ def _steps(suite: Suite, policy: Policy, num_tokens: int, spent: Spent) -> Itera
             verify_ms = suite.pass_ms(suite.num_sessions)
             wall_ms = verify_ms + suite.overhead_ms
             spent.ms += wall_ms
+            suite.end_pass(suite.num_sessions, verify_ms, suite.overhead_ms)
             num_left -= 1
             num_unread += 1
             is_last = index == num_steps - 1
             yield Step(
-                (CommittedToken(0),), None, 0, 0, 0, 0.0, verify_ms, suite.num_sessions, 0, 1, 0, wall_ms,
-                probe if is_last else None, reading if index == 0 else None,
+                (CommittedToken(0),), None, 0, 0, 0, 0.0, verify_ms, suite.num_sessions, 0, 1, wall_ms=wall_ms,
+                probe=probe if is_last else None, reading=reading if index == 0 else None,
             )  # fmt: skip
         is_first = False
 
 
 def _tree_step(suite: Suite, shape: TreeShape) -> Step:
-    depth = asked_depth = min(shape.max_depth, shape.max_num_nodes)
-    draft_ms = suite.draft_ms * depth * suite.first_draft_factor
+    drafted = suite.draft(shape)
+    tree = drafted.tree
+    draft_ms = suite.draft_ms * max(drafted.num_levels, 1) * suite.first_draft_factor
     suite.first_draft_factor = 1.0
-    num_nodes = shape.max_num_nodes
-    if suite.random.random() > suite.found_rate:
-        num_nodes = depth = 0
-    accepted = suite.accepted(num_nodes, depth) if depth else 0
-    num_rows = suite.num_sessions * (num_nodes + 1)
+    suite.now_ms += draft_ms + suite.tree_overhead_ms
+    kept = [list(range(tree.num_nodes))] * suite.num_sessions
+    if shape.prices is not None:
+        kept = suite.paying_rows.select([tree] * suite.num_sessions, 0, suite.now_ms / 1e3, is_busy=False)
+    nodes = kept[suite.random.randrange(suite.num_sessions)]
+    num_rows = sum(map(len, kept))
     verify_ms = suite.pass_ms(num_rows)
-    wall_ms = verify_ms + draft_ms + suite.tree_overhead_ms
-    tokens = (CommittedToken(0),) * (accepted + 1)
-    return Step(tokens, None, num_nodes, depth, accepted, draft_ms, verify_ms, num_rows, 0, 1, asked_depth, wall_ms)
+    suite.end_pass(num_rows, verify_ms, 0.0)
+    path = drafted.accepted(nodes)
+    verified = VerifiedTree(tree.of_nodes(nodes), ("ssm",), tuple(nodes.index(node) for node in path))
+    depth = max(verified.tree.depths())
+    return Step(
+        tuple(CommittedToken(token) for token in drafted.choices[: len(path) + 1] or (_NO_CANDIDATE,)), None,
+        len(nodes) - 1, depth, len(path), draft_ms, verify_ms, num_rows, 0, 1,
+        asked=shape, drafted=tree, wall_ms=verify_ms + draft_ms + suite.tree_overhead_ms,
+        verified=verified if depth else None, proposed=drafted.proposed,
+    )  # fmt: skip
 
 
-def best_static(suite: Suite) -> float:
-    """The best ratio of any shape that never changes."""
-    shapes = [TreeShape(n, d) for n in (1, 2, 4, 8, 16, 32) for d in (1, 2, 4, 6, 8) if d <= n]
-    quiet = replace(suite, noise=0.0, random=random.Random(1))
-    return max(
-        serve(quiet, iter([StaticTreePolicy(shape)] * 4), num_requests=4, num_tokens=256).ratio(quiet)
-        for shape in shapes
-    )
+SHAPES = tuple(
+    TreeShape(*size) for size in ((1, 1), (2, 2), (3, 2), (3, 3), (4, 3), (6, 4), (8, 4), (8, 6), (16, 6), (16, 8))
+)
+
+
+def best_static(suite: Suite, num_tokens: int = 512) -> float:
+    """The best ratio of any of ``SHAPES``, in hindsight."""
+
+    def ratio(shape: TreeShape) -> float:
+        quiet = suite.quiet()
+        return serve(quiet, iter([StaticTreePolicy(shape)]), num_requests=1, num_tokens=num_tokens).ratio(quiet)
+
+    return max(map(ratio, SHAPES))
