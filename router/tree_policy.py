@@ -227,7 +227,7 @@ class AdaptiveTreePolicy:
         node_ms = (float(passes_ms[num_nodes - 1]) - load.row_times.ms(num_sessions)) / num_nodes
         prices = TreePrices(
             # A level is drafted where the nodes above it are so probable that it will bring its time's worth. Its rows are weighed later.
-            min_level_prob=min(waited_ms / best_ms / self._gains.level_hit_rate(self._gains_of_all), 1.0),
+            min_level_prob=min(level_ms / best_ms / self._gains.level_hit_rate(self._gains_of_all), 1.0),
             min_node_prob=min(max(_NODE_PRICE_SHARE * node_ms / best_ms, 0.0), 1.0),
         )
         shape = TreeShape(num_nodes, self._bounds.max_depth, self._bounds.beam_width, prices=prices)

@@ -7,6 +7,7 @@ log-probability, so that its trees can be merged with other SSMs' and pruned by 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from specgrove.loop.request import TreeShape
@@ -18,6 +19,8 @@ from ssm_service.noisy_rates import NoisyRates
 from ssm_service.token_index import MAX_MATCH_LEN, MIN_MATCH_LEN, TokenIndex
 
 _MAX_NUM_ALTERNATIVES = 4
+# Below another SSM's path, so many of its last tokens and of those before it must have occurred.
+_MIN_GRAFT_MATCH_LEN = 4
 _PRIOR_RATES = {2: 0.25, 3: 0.45, 4: 0.6, 5: 0.7}
 _PRIOR_WEIGHT = 20.0
 
@@ -81,11 +84,26 @@ class LookupSsm:
             for (continuation, _), rows in zip(weighted, following, strict=True)
         ]
 
+    def continuation(
+        self, session_id: str, token_ids: list[int], path: Sequence[int], max_len: int, sampling: DraftSampling | None
+    ) -> tuple[list[int], list[float]] | None:
+        """What is likeliest to follow a path below all committed tokens, with log-probabilities.
+
+        ``None`` where its last words did not occur before, as far as these were read by ``draft``.
+        """
+        session = self._sessions.get(session_id)
+        text = [*token_ids[-MAX_MATCH_LEN:], *path]
+        if session is None or len(text) < _MIN_GRAFT_MATCH_LEN:
+            return None
+        match_len, alternatives = self._alternatives(session, text, max_len, _MIN_GRAFT_MATCH_LEN)
+        weighted = self._weighted(match_len, alternatives, len(token_ids) + len(path), sampling)
+        return max(weighted, key=lambda each: each[1][0], default=None)
+
     def _alternatives(
-        self, session: _Session, token_ids: list[int], max_len: int
+        self, session: _Session, token_ids: list[int], max_len: int, min_match_len: int = MIN_MATCH_LEN
     ) -> tuple[int, list[tuple[int, list[int]]]]:
         """The length of the longest matches, and what followed them: how often, and the latest text of each first token."""
-        best_len = MIN_MATCH_LEN
+        best_len = min_match_len
         found: dict[int, tuple[int, list[int]]] = {}
         for index in (session.index, *(self.corpus.indexes if self.corpus is not None else ())):
             for match_len, end in index.matches(token_ids, best_len):

@@ -21,12 +21,13 @@ from specgrove.errors import (
     SpecGroveError,
     StaleBaseError,
 )
-from specgrove.loop.request import Draft, DraftedTree, DraftWork
+from specgrove.loop.request import Draft, DraftedTree, DraftWork, TreeShape
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling
 from specgrove.runtime.kv_slots import SlotPool
 from ssm_service.config import PoolConfig
 from ssm_service.counts import PoolCounts
+from ssm_service.grafting import grafted
 from ssm_service.hidden_state import HiddenStateSsm
 from ssm_service.lookup import LookupSsm
 from ssm_service.pass_drafter import PassDrafter
@@ -42,8 +43,10 @@ class _Pending:
     item_id: int
     started_s: float
     deadline_s: float | None
+    shape: TreeShape
     ahead_s: float
     is_answered: bool = False  # its trees have been told, and grow on
+    lookups: list[str] = field(default_factory=list)  # that draft for it
     waiting_for: set[str] = field(default_factory=set)
     trees: list[DraftedTree] = field(default_factory=list)
 
@@ -141,7 +144,7 @@ class DrafterPool:
         session.token_ids.extend(work.new_token_ids)
         now_s = session.last_used_s = self._clock_s()
         deadline_s = None if work.timeout_ms is None else now_s + work.timeout_ms / 1e3
-        pending = _Pending(item_id, now_s, deadline_s, work.ahead_ms / 1e3)
+        pending = _Pending(item_id, now_s, deadline_s, work.shape, work.ahead_ms / 1e3)
         session.pending = pending
         for name in dict.fromkeys(work.ssms or self.names):
             if name in self._hidden and work.hidden_states is not None:
@@ -149,6 +152,7 @@ class DrafterPool:
             if name in self._lookup:
                 tree = self._lookup[name].draft(session.session_id, session.token_ids, work.shape, session.sampling)
                 self._collect(pending, name, tree)
+                pending.lookups.append(name)
             elif name in self._recycle:
                 tree = self._recycle[name].draft(
                     session.session_id, session.token_ids, work.shape, session.sampling, work.row_top_k
@@ -262,11 +266,26 @@ class DrafterPool:
                 self._ahead.add(session.session_id)
             else:
                 session.pending = None
+            self._graft(session, pending)
             draft_s = self._clock_s() - pending.started_s
             self.counts.draft_s.observe(draft_s)
             trees = tuple(sorted(pending.trees, key=lambda drafted: self.names.index(drafted.ssm)))
             draft = Draft(len(session.token_ids), trees, draft_s * 1e3, has_more=goes_on)
             self._finished.append((pending.item_id, draft))
+
+    def _graft(self, session: _Session, pending: _Pending) -> None:
+        """Below the trees of SSMs with weights; they are all there."""
+        for name in pending.lookups:
+            found = grafted(
+                pending.trees,
+                self._lookup[name],
+                session.session_id,
+                session.token_ids,
+                pending.shape,
+                session.sampling,
+            )
+            if found is not None:
+                pending.trees = [drafted for drafted in pending.trees if drafted.ssm != name] + [found]
 
     def finish_early(self, item_ids: Collection[int]) -> None:
         """See ``Engine``: every item has one result."""
