@@ -146,7 +146,8 @@ class Drafts:
         self._goes_ahead = any(side.goes_ahead for side in sides)
         trees_ahead = [tree for side in sides for tree in side.trees_ahead(committed, shape)]
         merged = self._merge(trees_ahead, was_ahead=True) if trees_ahead else None
-        self._found = merged if merged is not None and ahead is not None and ahead.is_worth(merged.tree) else None
+        is_worth = merged is not None and ahead is not None and ahead.is_worth(merged.tree, shape.max_num_nodes)
+        self._found = merged if is_worth else None
         # Where there is a tree nobody waits for another: drafters make one level, and go ahead at once.
         wanted = shape if self._found is None else replace(shape, max_depth=1)
         self._busy = [side for side in sides if side.is_busy]

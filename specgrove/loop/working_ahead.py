@@ -58,11 +58,14 @@ class WorkingAhead:
         self._wait_ms.add(ms)
         self._promised.add(_expected_tokens(tree))
 
-    def is_worth(self, tree: TokenTree) -> bool:
-        """Whether a tree that is there brings at least as many tokens a millisecond as one that is waited for."""
+    def is_worth(self, tree: TokenTree, max_num_nodes: int) -> bool:
+        """Whether a tree that is there brings at least as many tokens a millisecond as one that is waited for.
+
+        One that has as many nodes as are wanted does: the drafter would hardly find others.
+        """
         if tree.num_nodes <= 1:
             return False
-        if not self._wait_ms.is_known:
+        if tree.num_nodes > max_num_nodes or not self._wait_ms.is_known:
             return True
         rate = _expected_tokens(tree) * (self._verify_ms.value + self._wait_ms.value)
         return rate >= self._promised.value * self._verify_ms.value

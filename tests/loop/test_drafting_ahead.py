@@ -210,15 +210,16 @@ def test_below_is_what_hangs_there(seed: int) -> None:
 
 def test_a_small_tree_is_worth_it_where_waiting_takes_long() -> None:
     ahead = WorkingAhead()
-    assert ahead.is_worth(TokenTree((1, 2), (-1, 0), (0.0, -2.0), (0, 0)))
-    assert not ahead.is_worth(TokenTree.of_root(1))
+    assert ahead.is_worth(TokenTree((1, 2), (-1, 0), (0.0, -2.0), (0, 0)), 4)
+    assert not ahead.is_worth(TokenTree.of_root(1), 4)
     fresh = TokenTree((1, 2, 3), (-1, 0, 1), (0.0, -0.1, -0.1), (0,) * 3)
     ahead.note_waited(4.0, fresh)
     ahead.note_verified(20.0)
-    assert ahead.is_worth(fresh)
-    assert not ahead.is_worth(TokenTree((1, 2), (-1, 0), (0.0, -2.0), (0, 0)))
+    assert ahead.is_worth(fresh, 4)
+    assert not ahead.is_worth(TokenTree((1, 2), (-1, 0), (0.0, -2.0), (0, 0)), 4)
+    assert ahead.is_worth(TokenTree((1, 2), (-1, 0), (0.0, -2.0), (0, 0)), 1)  # no more are wanted
     ahead = WorkingAhead()
     ahead.note_waited(30.0, fresh)
     ahead.note_verified(20.0)
-    assert ahead.is_worth(TokenTree((1, 2), (-1, 0), (0.0, -2.0), (0, 0)))
+    assert ahead.is_worth(TokenTree((1, 2), (-1, 0), (0.0, -2.0), (0, 0)), 4)
     assert ahead.ahead_ms == 40
