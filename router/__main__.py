@@ -46,6 +46,7 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
         address=given.address,
         max_num_requests=given.max_requests,
         max_num_queued=given.max_queued,
+        max_num_queued_tokens=given.max_queued_tokens,
         replica_wait_s=given.replica_wait_s,
         busy_wait_s=given.busy_wait_s,
         drain_timeout_s=given.drain_timeout_s,

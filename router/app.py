@@ -70,6 +70,7 @@ class RouterApp:
         self.admission = Admission(
             config.max_num_requests,
             config.max_num_queued,
+            max_num_queued_tokens=config.max_num_queued_tokens,
             max_num_per_client=config.max_num_per_connection or max(1, config.max_num_requests * 3 // 4),
         )
         self._config = config

@@ -55,6 +55,7 @@ class RouterConfig:
     address: str = "127.0.0.1:50051"
     max_num_requests: int = 64
     max_num_queued: int = 256
+    max_num_queued_tokens: int = 1_000_000
     # How long a request waits for an LLM replica to come back, and for one that is full.
     replica_wait_s: float | None = None  # by the model's size
     busy_wait_s: float = 10.0

@@ -100,7 +100,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                     check_fields(request, model, self._ssms.ssms)
                 if span.is_recording:
                     span.set(request_trace.parameters(request))
-                async with self._admission.permit(_connection_of(context)):
+                async with self._admission.permit(_connection_of(context), _num_tokens_about(request)):
                     counted.let_in()
                     with self._cutoff.bounding():
                         checked = await checked_request(
@@ -239,6 +239,11 @@ def _deadline_of(context: Any, now_s: float) -> float | None:
     """The client's, on ``time.monotonic``'s clock."""
     remaining_s = context.time_remaining()
     return None if remaining_s is None else now_s + remaining_s
+
+
+def _num_tokens_about(request: router_pb2.GenerateRequest) -> int:
+    """Of a prompt that is not tokenised yet."""
+    return len(request.token_ids.token_ids) or request.ByteSize() // _BYTES_PER_TOKEN
 
 
 def _connection_of(context: Any) -> str | None:

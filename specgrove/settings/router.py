@@ -71,6 +71,13 @@ ROUTER = (
     Setting("max-requests", "requests served at once", 64, between(1, MAX_NUM_REQUESTS), metavar="N"),
     Setting("max-queued", "requests that may wait for their turn", 256, between(0, MAX_NUM_REQUESTS), metavar="N"),
     Setting(
+        "max-queued-tokens",
+        "about so many tokens the prompts of requests that wait may have together; a token for each 4 bytes of text",
+        1_000_000,
+        at_least(1),
+        metavar="N",
+    ),
+    Setting(
         "max-requests-per-connection",
         "of --max-requests those of one connection; unset: three quarters",
         None,

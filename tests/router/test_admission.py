@@ -169,7 +169,7 @@ async def test_delays_are_spread_around_the_time_of_ones_turn() -> None:
         admission._mean_service_s = 10.0
         async with admission.permit():
             with pytest.raises(ResourceExhaustedError) as error:
-                await admission.acquire(None)
+                await admission.acquire(None, 0)
         delays_ms.append(error.value.retry_delay_ms)
     earliest, latest = delays_ms
     assert 4_000 <= earliest < 9_000
@@ -187,3 +187,34 @@ async def test_a_waiter_that_is_sent_away_and_cancelled_in_the_same_tick_gives_n
     gate.set()
     await tasks[0]
     assert (order, admission.num_active) == ([0], 0)
+
+
+async def test_the_queue_is_bounded_by_tokens_too() -> None:
+    """A request that nobody waits with may have any number; one that goes gives its tokens' room back."""
+    admission, gate = Admission(1, 10, max_num_queued_tokens=100), asyncio.Event()
+
+    async def hold(num_tokens: int) -> None:
+        async with admission.permit(num_tokens=num_tokens):
+            await gate.wait()
+
+    tasks = [asyncio.create_task(hold(num_tokens)) for num_tokens in (1000, 60, 40)]
+    await asyncio.sleep(0)
+    assert (admission.num_queued, admission.num_queued_tokens) == (2, 100)
+    with pytest.raises(
+        ResourceExhaustedError, match="about 100 tokens of prompts, and this one has about 1; 100 may wait"
+    ):
+        await hold(1)
+    tasks[2].cancel()
+    await asyncio.gather(tasks[2], return_exceptions=True)
+    tasks[2] = asyncio.create_task(hold(40))
+    await asyncio.sleep(0)
+    assert admission.num_queued_tokens == 100
+    gate.set()
+    await asyncio.gather(*tasks)
+    assert (admission.num_queued_tokens, admission.num_active) == (0, 0)
+    gate.clear()
+    tasks = [asyncio.create_task(hold(num_tokens)) for num_tokens in (1, 5000)]
+    await asyncio.sleep(0)
+    assert admission.num_queued == 1
+    gate.set()
+    await asyncio.gather(*tasks)
