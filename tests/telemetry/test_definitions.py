@@ -26,7 +26,7 @@ VLLM_NAMES = {
     "vllm:request_queue_time_seconds", "vllm:time_to_first_token_seconds", "vllm:inter_token_latency_seconds",
     "vllm:e2e_request_latency_seconds", "vllm:iteration_tokens_total", "vllm:spec_decode_num_drafts_total",
     "vllm:spec_decode_num_draft_tokens_total", "vllm:spec_decode_num_accepted_tokens_total",
-    "vllm:spec_decode_num_accepted_tokens_per_pos_total",
+    "vllm:spec_decode_num_accepted_tokens_per_pos_total", "vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total",
 }  # fmt: skip
 
 
