@@ -24,6 +24,20 @@ inline void turn(const T* const* rows, int64_t offset, float* out) {
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) store(out + i * kKeyChunk, _mm512_castsi512_ps(words[i]));
 }
+#elif defined(__AVX2__)
+template <typename T>
+inline void turn(const T* const* rows, int64_t offset, float* out) {
+  for (int first = 0; first < kVec; first += 8) {
+    for (int64_t d = 0; d < kVec; d += 8) {
+      __m256 floats[8];
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) floats[i] = widen(rows[first + i] + offset + d);
+      transpose(floats);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) _mm256_storeu_ps(out + (d + i) * kKeyChunk + first, floats[i]);
+    }
+  }
+}
 #else
 template <typename T>
 inline void turn(const T* const* rows, int64_t offset, float* out) {

@@ -49,13 +49,12 @@ inline IntVec end_part4(IntVec, Sums4 sum) { return sum; }
 struct IntVec {
   __m256i low, high;
 };
-// Codes of 8 bits as 16-bit numbers, because sums of byte products saturate: those of inputs 0 and 2, and of 1 and 3.
+// Codes of 8 bits, and their sizes. AVX2 too multiplies unsigned by signed bytes: sizes by inputs that have the codes'
+// signs. Two such products are a sum of 16 bits, which 2 * 127 * 127 don't fill; more are added as 32 bits.
 struct Codes {
-  __m256i even[2], odd[2];
+  __m256i low, high, low_sizes, high_sizes;
 };
-struct Inputs {
-  __m256i even, odd;
-};
+using Inputs = __m256i;
 // Those of 4 bits stay bytes, and have 16-bit sums of pairs, which the products of a part don't fill.
 struct Codes4 {
   __m256i low, high;
@@ -67,25 +66,30 @@ struct Sums4 {
 inline IntVec set1(int32_t value) { return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)}; }
 inline Vec to_float(IntVec value) { return {_mm256_cvtepi32_ps(value.low), _mm256_cvtepi32_ps(value.high)}; }
 inline IntVec first_sum(int32_t) { return set1(0); }
-inline __m256i even_bytes(__m256i bytes) { return _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8); }
-inline __m256i odd_bytes(__m256i bytes) { return _mm256_srai_epi16(bytes, 8); }
 inline __m256i half_of(const uint8_t* packed, int half) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(packed) + half);
 }
 inline Codes load_codes(const uint8_t* packed) {
   const __m256i low = half_of(packed, 0), high = half_of(packed, 1);
-  return {{even_bytes(low), even_bytes(high)}, {odd_bytes(low), odd_bytes(high)}};
+  return {low, high, _mm256_abs_epi8(low), _mm256_abs_epi8(high)};
 }
-inline Inputs broadcast(int32_t four) {
-  const __m256i bytes = _mm256_set1_epi32(four);
-  return {even_bytes(bytes), odd_bytes(bytes)};
+inline Inputs broadcast(int32_t four) { return _mm256_set1_epi32(four); }
+// Written as assembly: GCC 12 puts off the additions of intrinsics, and writes the products to memory till then.
+inline __m256i add32(__m256i sum, __m256i products) {
+  asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(products));
+  return sum;
 }
-inline __m256i add_half(__m256i sum, const Codes& codes, int half, const Inputs& inputs) {
-  sum = _mm256_add_epi32(sum, _mm256_madd_epi16(codes.even[half], inputs.even));
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(codes.odd[half], inputs.odd));
+inline __m256i add16(__m256i sum, __m256i products) {
+  asm("vpaddw %1, %0, %0" : "+x"(sum) : "x"(products));
+  return sum;
 }
-inline IntVec add_products(IntVec sum, const Codes& codes, const Inputs& inputs) {
-  return {add_half(sum.low, codes, 0, inputs), add_half(sum.high, codes, 1, inputs)};
+inline __m256i add_half(__m256i sum, __m256i codes, __m256i sizes, Inputs inputs) {
+  const __m256i pairs = _mm256_maddubs_epi16(sizes, _mm256_sign_epi8(inputs, codes));
+  return add32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+inline IntVec add_products(const IntVec& sum, const Codes& codes, Inputs inputs) {
+  return {add_half(sum.low, codes.low, codes.low_sizes, inputs),
+          add_half(sum.high, codes.high, codes.high_sizes, inputs)};
 }
 inline void load_halves(const uint8_t* packed, Codes4* low, Codes4* high) {
   const __m256i mask = _mm256_set1_epi8(15), first = half_of(packed, 0), second = half_of(packed, 1);
@@ -96,8 +100,8 @@ inline Inputs4 broadcast4(int32_t four) { return _mm256_set1_epi32(four); }
 inline Sums4 begin_part4(const IntVec&) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline Sums4 add_products4(const Sums4& sum, const Codes4& codes, Inputs4 inputs) {
   static_assert(kPartInputs / 2 * 15 * 127 < 1 << 15, "a lane of 16 bits must hold half of a part's products");
-  return {_mm256_add_epi16(sum.low, _mm256_maddubs_epi16(codes.low, inputs)),
-          _mm256_add_epi16(sum.high, _mm256_maddubs_epi16(codes.high, inputs))};
+  return {add16(sum.low, _mm256_maddubs_epi16(codes.low, inputs)),
+          add16(sum.high, _mm256_maddubs_epi16(codes.high, inputs))};
 }
 inline IntVec end_part4(const IntVec& before, const Sums4& sum) {
   const __m256i ones = _mm256_set1_epi16(1);

@@ -78,7 +78,7 @@ struct QuantizedTile {
 
 // The most rows of a tile of inputs: their accumulators fit into the registers.
 constexpr int kPlainTileRows = 2;
-constexpr int kAvx2TileRows = 2;
+constexpr int kAvx2TileRows = 4;
 constexpr int kAvx512TileRows = 8;
 
 void quantized_tile_plain(const QuantizedTile& tile);

@@ -50,6 +50,7 @@ struct Vec {
 };
 inline Vec set1(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
 inline Vec load(const float* x) { return {_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8)}; }
+inline __m256 widen(const float* x) { return _mm256_loadu_ps(x); }
 inline __m256 widen(const BFloat16* x) {
   const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
   return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
