@@ -78,7 +78,7 @@ def read_places(path: Path) -> list[Places]:
         rest = json.loads(file.metadata()["places"])
         return [
             Places(
-                *(file.get_tensor(f"{index}.{name}") for name in _TENSORS),
+                **{name: file.get_tensor(f"{index}.{name}") for name in _TENSORS},
                 seeds=each["seeds"],
                 positions=each["positions"],
                 params=ChoiceParams(**each["params"]),

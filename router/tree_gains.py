@@ -123,7 +123,7 @@ def promised_tokens(tree: TokenTree) -> float:
 
 def num_levels_of(proposed: Sequence[ProposedTree]) -> int:
     """How many levels were drafted, one after the other: those of the deepest tree that was proposed; one at least."""
-    return max((max(each.tree.depths()) for each in proposed), default=1)
+    return max(1, *(max(each.tree.depths()) for each in proposed)) if proposed else 1
 
 
 # A chain, whose levels are all drafted.
