@@ -97,7 +97,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                 session_id = uuid.uuid4().hex
                 mark_lines(session_id)
                 async with self._text_work.turn(request.ByteSize()):
-                    check_fields(request, model, self._ssms.ssms)
+                    check_fields(request, model, self._ssms.all_ssms)
                 if span.is_recording:
                     span.set(request_trace.parameters(request))
                 async with self._admission.permit(_connection_of(context), _num_tokens_about(request)):

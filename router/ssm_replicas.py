@@ -45,6 +45,11 @@ class SsmPool:
         """Names of all SSMs that may draft, those of services that are away for now included."""
         return tuple(dict.fromkeys(name for replica in self.replicas for name in replica.ssms))
 
+    @property
+    def all_ssms(self) -> tuple[str, ...] | None:
+        """As ``ssms``; None while a service has not told its SSMs yet: then there may be others."""
+        return self.ssms if all(replica.ssms for replica in self.replicas) else None
+
     def start(self) -> None:
         """Connects in the background."""
         self.replicas.start()

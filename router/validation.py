@@ -53,7 +53,7 @@ class CheckedRequest:
     wants_step_details: bool = False
 
 
-def check_fields(proto: router_pb2.GenerateRequest, model: ServedModel, ssms: Sequence[str]) -> None:
+def check_fields(proto: router_pb2.GenerateRequest, model: ServedModel, ssms: Sequence[str] | None) -> None:
     """Raises ``InvalidRequestError`` with all violations that show without tokenising."""
     found = Violations()
     if proto.model not in ("", model.name):
@@ -213,14 +213,14 @@ def _check_stop_texts(found: Violations, stop_texts: Sequence[str]) -> None:
             found.add(f"stop[{index}]", f"must have 1 to {MAX_STOP_TEXT_LEN} characters, has {len(text)}")
 
 
-def _check_speculation(found: Violations, options: router_pb2.SpeculationOptions, ssms: Sequence[str]) -> None:
+def _check_speculation(found: Violations, options: router_pb2.SpeculationOptions, ssms: Sequence[str] | None) -> None:
     for field, limit in _SPECULATION_LIMITS.items():
         if (value := getattr(options, field)) > limit:
             found.add(f"speculation.{field}", f"must be at most {limit}, got {value}")
     if not found.check_count("speculation.ssms", len(options.ssms), MAX_NUM_SSMS, "names"):
         return
     for name in options.ssms:
-        if name not in ssms:
+        if ssms is not None and name not in ssms:
             found.add("speculation.ssms", f"unknown SSM {quoted(name)}; there are: {', '.join(ssms) or 'none'}")
 
 

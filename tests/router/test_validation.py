@@ -286,3 +286,11 @@ async def test_limits_themselves_are_allowed() -> None:
     await checked_of(**ids_of(*[0] * (CONTEXT_LEN - 1)))
     await checked_of(**sampling_of(temperature=100, top_p=1, min_p=1, repetition_penalty=10, presence_penalty=2))
     await checked_of(**sampling_of(num_log_probs=20, logit_bias={0: -100.0, VOCAB_SIZE - 1: 100.0}))
+
+
+def test_names_of_ssms_are_judged_when_all_services_have_told_theirs() -> None:
+    named = router_pb2.GenerateRequest(text="x", speculation=router_pb2.SpeculationOptions(ssms=["lookup"]))
+    check_fields(named, MODEL, None)
+    check_fields(named, MODEL, ("demo", "lookup"))
+    with pytest.raises(InvalidRequestError, match="unknown SSM 'lookup'"):
+        check_fields(named, MODEL, ("demo",))
