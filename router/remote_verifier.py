@@ -26,6 +26,7 @@ from specgrove.loop.suspects import SuspectTurn
 from specgrove.serving.work_stream_client import SentItem
 from specgrove.v1 import llm_pb2
 from specgrove.wire import works
+from specgrove.wire.errors import error_from_proto
 from specgrove.wire.structures import STRUCTURED_OUTPUT
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class RemoteVerifierSession:
 def _found_in(result: llm_pb2.VerifyResult, replica: LlmReplica) -> Verdict | PromptProgress:
     """Raises the error that came in place of a verdict."""
     if result.HasField("error"):
-        error = works.error_from_proto(result.error)
+        error = error_from_proto(result.error)
         if isinstance(error, UnavailableError) and not isinstance(error, WorkLostError):
             replica.mark_draining()
         if isinstance(error, InvalidRequestError) and error.violations[0].field != STRUCTURED_OUTPUT:

@@ -31,6 +31,8 @@ from specgrove.tokenizer.vocabulary import MIN_SHARED, compare_vocabularies
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
 from specgrove.wire import works
 from specgrove.wire.compute_place import place_from_proto
+from specgrove.wire.drafts import draft_from_proto, draft_work_to_proto
+from specgrove.wire.errors import error_from_proto
 
 if TYPE_CHECKING:
     from specgrove.v1.ssm_pb2_grpc import SsmServiceAsyncStub
@@ -108,7 +110,7 @@ class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
             row_top_k=work.row_top_k if wishes.num_row_top_k else (),
             ahead_ms=work.ahead_ms if self.drafts_ahead else 0,
         )
-        return self.client.send(works.draft_work_to_proto(fitted, 0))
+        return self.client.send(draft_work_to_proto(fitted, 0))
 
     @property
     def drafts_ahead(self) -> bool:
@@ -130,11 +132,11 @@ class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
     def draft_in(self, result: ssm_pb2.DraftResult) -> Draft:
         """The trees of what was sent. Raises the error that came in their place."""
         if not result.HasField("draft"):
-            error = works.error_from_proto(result.error)
+            error = error_from_proto(result.error)
             if isinstance(error, UnavailableError) and not isinstance(error, WorkLostError):
                 self.is_draining = True
             raise error
-        return works.draft_from_proto(result.draft, self._foreign_ids)
+        return draft_from_proto(result.draft, self._foreign_ids)
 
     def close_session(self, session_id: str) -> None:
         """Tells the service to forget it, in the background."""

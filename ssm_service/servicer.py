@@ -22,6 +22,7 @@ from specgrove.telemetry.tracing import NO_TRACING, Attributes, SessionSpans, Tr
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc, token_tree_pb2
 from specgrove.wire import works
 from specgrove.wire.compute_place import place_to_proto
+from specgrove.wire.drafts import draft_to_proto, draft_work_from_proto
 from ssm_service.load import ServiceLoad
 from ssm_service.pool import DrafterPool
 
@@ -67,14 +68,14 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
         self._warmup_lock = asyncio.Lock()
 
     def _begin(self, item: Item) -> None:
-        work = works.draft_work_from_proto(item.message)
+        work = draft_work_from_proto(item.message)
         self._spans.begin(work.session_id, work.trace_context)
         self._loop.submit(work, item.stream, item, request_id=work.session_id)
 
     def _result_of(self, item: ssm_pb2.DraftItem, draft: Draft) -> ssm_pb2.DraftResult:
         if (span := self._spans.of(item.session_id)).is_recording:
             span.event("specgrove.draft", _event_of(item, draft))
-        return ssm_pb2.DraftResult(session_id=item.session_id, item_id=item.item_id, draft=works.draft_to_proto(draft))
+        return ssm_pb2.DraftResult(session_id=item.session_id, item_id=item.item_id, draft=draft_to_proto(draft))
 
     def _forget(self, session_id: str) -> concurrent.futures.Future[None]:
         self._spans.end(session_id)

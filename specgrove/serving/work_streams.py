@@ -21,7 +21,7 @@ from specgrove.serving.served_stream import FoundT, MessageT, ResultT, ServedStr
 from specgrove.telemetry.logs import of_requests
 from specgrove.telemetry.metrics import Kind, Metric, Reading
 from specgrove.v1 import token_tree_pb2
-from specgrove.wire import works
+from specgrove.wire.errors import error_to_proto
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class WorkStreams(Generic[MessageT, FoundT, ResultT, ResponseT]):
     def _failure_of(self, message: MessageT, error: Exception) -> ResultT:
         if not isinstance(error, SpecGroveError):
             logger.error("an item failed", exc_info=error, extra=of_requests([message.session_id]))
-        failure = works.error_to_proto(error)
+        failure = error_to_proto(error)
         code = token_tree_pb2.WorkErrorCode.Name(failure.code).removeprefix("WORK_ERROR_CODE_")
         self._num_errors[(code,)] += 1
         return self._result_type(session_id=message.session_id, item_id=message.item_id, error=failure)

@@ -1,48 +1,32 @@
-"""Protobuf to frozen dataclasses and back: works, verdicts, drafts, trees and errors, as they travel between services.
+"""Protobuf to frozen dataclasses and back: verifiers' works and verdicts, trees and sampling, as they travel between services.
 
-Clients' messages are in ``specgrove.client.wire``; what a service says of itself is read where it is used (``router.served_model``).
+Drafters' are in ``specgrove.wire.drafts``, errors in ``specgrove.wire.errors``. Clients'
+messages are in ``specgrove.client.wire``; what a service says of itself is read where it is used (``router.served_model``).
 
 What comes in is checked for form here (missing parts, lengths); what a value means is checked by who uses it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
-from types import MappingProxyType
+from collections.abc import Sized
 
-from specgrove.config import MAX_NUM_SSMS
 from specgrove.errors import (
-    DEFAULT_RETRY_DELAY_MS,
-    DeadlineExceededError,
     InternalError,
     InvalidRequestError,
-    ResourceExhaustedError,
-    SessionClosedError,
-    SpecGroveError,
-    StaleBaseError,
-    UnavailableError,
-    WorkLostError,
 )
 from specgrove.loop.request import (
-    Draft,
-    DraftedTree,
-    DraftWork,
     LogProbs,
     PromptProgress,
     SamplingParams,
     SessionParams,
-    TreePrices,
-    TreeShape,
     Verdict,
     VerifyWork,
 )
 from specgrove.loop.token_tree import TokenTree
 from specgrove.ranges import MAX_NUM_LOGIT_BIASES
-from specgrove.v1 import llm_pb2, ssm_pb2, token_tree_pb2
+from specgrove.v1 import llm_pb2, token_tree_pb2
 from specgrove.wire.structures import structured_output_from_proto, structured_output_to_proto
 from specgrove.wire.verifier_knowledge import (
-    draft_sampling_from_proto,
-    draft_sampling_to_proto,
     hidden_layers_from_proto,
     hidden_states_in,
     hidden_states_to_proto,
@@ -53,11 +37,9 @@ from specgrove.wire.verifier_knowledge import (
 )
 
 # What a service takes is less, and depends on it; a message with more than this is refused before its lists are copied.
-_MAX_NUM_TOKENS = 1 << 20
+MAX_NUM_TOKENS = 1 << 20
 _MAX_NUM_TREE_NODES = 4096
 _MAX_NUM_STOP_TOKENS = 1024
-_MAX_ERROR_LEN = 1000
-NO_FOREIGN_IDS: Mapping[str, frozenset[int]] = MappingProxyType({})
 
 # To be raised with every field that a service must not ignore.
 PROTOCOL_VERSION = 4
@@ -156,11 +138,11 @@ def verify_work_to_proto(work: VerifyWork, item_id: int) -> llm_pb2.VerifyItem:
 def verify_work_from_proto(item: llm_pb2.VerifyItem) -> VerifyWork:
     """Raises ``InvalidRequestError`` for what has too many elements, and for a session's parameters with a base, or none without."""
     sampling = item.session.sampling
-    _check_len("new_token_ids", item.new_token_ids, _MAX_NUM_TOKENS)
+    check_len("new_token_ids", item.new_token_ids, MAX_NUM_TOKENS)
     for name in ("token_ids", "parents", "log_probs", "sources"):
-        _check_len(f"tree.{name}", getattr(item.tree, name), _MAX_NUM_TREE_NODES)
-    _check_len("session.sampling.logit_bias", sampling.logit_bias, MAX_NUM_LOGIT_BIASES)
-    _check_len("session.sampling.stop_token_ids", sampling.stop_token_ids, _MAX_NUM_STOP_TOKENS)
+        check_len(f"tree.{name}", getattr(item.tree, name), _MAX_NUM_TREE_NODES)
+    check_len("session.sampling.logit_bias", sampling.logit_bias, MAX_NUM_LOGIT_BIASES)
+    check_len("session.sampling.stop_token_ids", sampling.stop_token_ids, _MAX_NUM_STOP_TOKENS)
     if (item.base == 0) != item.HasField("session"):
         raise InvalidRequestError.of("session", "must be sent with base 0, and only then")
     session = _session_from_proto(item.session) if item.HasField("session") else None
@@ -191,7 +173,7 @@ def _session_from_proto(proto: llm_pb2.SessionParams) -> SessionParams:
     )
 
 
-def _check_len(field: str, values: Sized, max_len: int) -> None:
+def check_len(field: str, values: Sized, max_len: int) -> None:
     if len(values) > max_len:
         raise InvalidRequestError.of(field, f"has {len(values)} elements; at most {max_len}")
 
@@ -261,126 +243,3 @@ def verdict_from_proto(proto: llm_pb2.Verdict) -> Verdict:
         left_out_nodes=tuple(proto.left_out_nodes),
         num_cached_tokens=proto.num_cached_tokens,
     )
-
-
-def draft_work_to_proto(work: DraftWork, item_id: int) -> ssm_pb2.DraftItem:
-    """One item of a ``DraftRequest``."""
-    return ssm_pb2.DraftItem(
-        session_id=work.session_id,
-        item_id=item_id,
-        base=work.base,
-        new_token_ids=work.new_token_ids,
-        max_num_nodes=work.shape.max_num_nodes,
-        max_depth=work.shape.max_depth,
-        beam_width=work.shape.beam_width or 0,
-        timeout_ms=work.timeout_ms or 0,
-        min_level_prob=0.0 if work.shape.prices is None else work.shape.prices.min_level_prob,
-        min_node_prob=0.0 if work.shape.prices is None else work.shape.prices.min_node_prob,
-        ssms=work.ssms,
-        trace_context=work.trace_context,
-        sampling=draft_sampling_to_proto(work.sampling),
-        hidden_states=hidden_states_to_proto(work.hidden_states),
-        row_top_k=row_top_k_to_proto(work.row_top_k),
-        ahead_ms=work.ahead_ms,
-    )
-
-
-def draft_work_from_proto(item: ssm_pb2.DraftItem) -> DraftWork:
-    """The reverse of ``draft_work_to_proto``. Raises ``InvalidRequestError`` for too long lists, and what contradicts itself."""
-    _check_len("new_token_ids", item.new_token_ids, _MAX_NUM_TOKENS)
-    _check_len("ssms", item.ssms, MAX_NUM_SSMS)
-    has_prices = item.min_level_prob > 0 or item.min_node_prob > 0
-    prices = TreePrices(item.min_level_prob, item.min_node_prob) if has_prices else None
-    return DraftWork(
-        session_id=item.session_id,
-        base=item.base,
-        new_token_ids=tuple(item.new_token_ids),
-        shape=TreeShape(item.max_num_nodes, item.max_depth, item.beam_width or None, prices=prices),
-        ssms=tuple(item.ssms),
-        timeout_ms=item.timeout_ms or None,
-        trace_context=dict(item.trace_context),
-        sampling=draft_sampling_from_proto(item.sampling),
-        hidden_states=hidden_states_in(item),
-        row_top_k=row_top_k_from_proto(item.row_top_k),
-        ahead_ms=item.ahead_ms,
-    )
-
-
-def draft_to_proto(draft: Draft) -> ssm_pb2.Draft:
-    """All fields."""
-    return ssm_pb2.Draft(
-        base=draft.base,
-        trees=[_drafted_to_proto(drafted) for drafted in draft.trees],
-        draft_ms=draft.draft_ms,
-        has_more=draft.has_more,
-    )
-
-
-def _drafted_to_proto(drafted: DraftedTree) -> ssm_pb2.DraftedTree:
-    proto = ssm_pb2.DraftedTree(ssm=drafted.ssm, tree=tree_to_proto(drafted.tree))
-    if any(drafted.tree.sources):
-        proto.tree.sources.extend(drafted.tree.sources)
-    return proto
-
-
-def draft_from_proto(proto: ssm_pb2.Draft, foreign_ids: Mapping[str, frozenset[int]] = NO_FOREIGN_IDS) -> Draft:
-    """The reverse of ``draft_to_proto``; trees are not validated. ``foreign_ids`` are those of ``DraftedTree``, by SSM."""
-    trees = tuple(
-        DraftedTree(
-            drafted.ssm,
-            tree_from_proto(drafted.tree),
-            foreign_ids.get(drafted.ssm, frozenset()),
-        )
-        for drafted in proto.trees
-    )
-    return Draft(proto.base, trees, proto.draft_ms, proto.has_more)
-
-
-_CODE_OF_ERROR: tuple[tuple[type[SpecGroveError], token_tree_pb2.WorkErrorCode], ...] = (
-    (StaleBaseError, token_tree_pb2.WORK_ERROR_CODE_STALE_BASE),
-    (InvalidRequestError, token_tree_pb2.WORK_ERROR_CODE_INVALID),
-    (ResourceExhaustedError, token_tree_pb2.WORK_ERROR_CODE_RESOURCE_EXHAUSTED),
-    (WorkLostError, token_tree_pb2.WORK_ERROR_CODE_LOST),
-    (UnavailableError, token_tree_pb2.WORK_ERROR_CODE_UNAVAILABLE),
-    (DeadlineExceededError, token_tree_pb2.WORK_ERROR_CODE_DEADLINE_EXCEEDED),
-    (SessionClosedError, token_tree_pb2.WORK_ERROR_CODE_CANCELLED),
-)
-
-
-def error_to_proto(error: Exception) -> token_tree_pb2.WorkError:
-    """Errors that are not ours become INTERNAL, by their type and text."""
-    held_len = error.held_len if isinstance(error, StaleBaseError) else 0
-    retry_delay_ms = error.retry_delay_ms if isinstance(error, ResourceExhaustedError) else 0
-    for error_type, code in _CODE_OF_ERROR:
-        if isinstance(error, error_type):
-            return token_tree_pb2.WorkError(
-                code=code,
-                message=str(error)[:_MAX_ERROR_LEN],
-                held_len=held_len,
-                retry_delay_ms=retry_delay_ms,
-                was_alone=isinstance(error, WorkLostError) and error.was_alone,
-            )
-    message = str(error) if isinstance(error, SpecGroveError) else f"{type(error).__name__}: {error}"
-    return token_tree_pb2.WorkError(code=token_tree_pb2.WORK_ERROR_CODE_INTERNAL, message=message[:_MAX_ERROR_LEN])
-
-
-def error_from_proto(proto: token_tree_pb2.WorkError) -> SpecGroveError:
-    """The reverse of ``error_to_proto``."""
-    match proto.code:
-        case token_tree_pb2.WORK_ERROR_CODE_STALE_BASE:
-            return StaleBaseError(proto.held_len, proto.message)
-        case token_tree_pb2.WORK_ERROR_CODE_INVALID:
-            field, is_named, description = proto.message.partition(": ")
-            return InvalidRequestError.of(field, description) if is_named else InvalidRequestError.of("item", field)
-        case token_tree_pb2.WORK_ERROR_CODE_RESOURCE_EXHAUSTED:
-            return ResourceExhaustedError(proto.message, proto.retry_delay_ms or DEFAULT_RETRY_DELAY_MS)
-        case token_tree_pb2.WORK_ERROR_CODE_LOST:
-            return WorkLostError(proto.message, was_alone=proto.was_alone)
-        case token_tree_pb2.WORK_ERROR_CODE_UNAVAILABLE:
-            return UnavailableError(proto.message)
-        case token_tree_pb2.WORK_ERROR_CODE_DEADLINE_EXCEEDED:
-            return DeadlineExceededError(proto.message)
-        case token_tree_pb2.WORK_ERROR_CODE_CANCELLED:
-            return SessionClosedError(proto.message)
-        case _:
-            return InternalError(proto.message)

@@ -29,6 +29,7 @@ from specgrove.structures.structured_output import ANY_JSON_OBJECT
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
 from specgrove.wire import works
+from specgrove.wire.errors import error_from_proto
 from tests.gated import GatedEngine
 from tests.llm.verifying import PROMPT, opening
 from tests.router.toy_language import CHAT_TEMPLATE, toy_tokenizer_json
@@ -125,7 +126,7 @@ async def test_verdicts_errors_and_load(service: Service) -> None:
     while len(results) < 2:
         results |= {result.item_id: result for result in await read(call)}
     assert works.verdict_from_proto(results[4].verdict).base == len(PROMPT)
-    assert isinstance(works.error_from_proto(results[5].error), StaleBaseError)
+    assert isinstance(error_from_proto(results[5].error), StaleBaseError)
     load = (await service.stub.GetLoad(llm_pb2.LlmServiceGetLoadRequest())).load
     assert (load.num_sessions, load.num_slots, load.num_free_slots) == (1, NUM_SLOTS, NUM_SLOTS - len(PROMPT))
     assert (load.num_waiting_sessions, load.num_passes, load.num_pass_rows) == (0, 1, len(PROMPT))
@@ -231,7 +232,7 @@ async def test_a_session_that_ends_while_its_structure_is_compiled_is_not_opened
     if end != "stream":
         (result,) = await read(call)
         expected = {"close": SessionClosedError, "cut off": UnavailableError}[end]
-        assert isinstance(works.error_from_proto(result.error), expected)
+        assert isinstance(error_from_proto(result.error), expected)
     await until(lambda: not service.servicer._compiling)
     assert engine.num_sessions == 0
     call.cancel()

@@ -19,6 +19,7 @@ from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
 from specgrove.wire import works
 from specgrove.wire.compute_place import place_to_proto
+from specgrove.wire.drafts import draft_to_proto, draft_work_from_proto
 from tests.router.toy_language import VOCAB_SIZE, toy_next, toy_tokenizer_json
 from tests.router.toy_sessions import ToySessions
 from tests.router.toy_sides import ToyDrafterSession
@@ -103,8 +104,8 @@ class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
         return TokenTree(token_ids, parents, log_probs, (0,) * len(nodes))
 
     async def _draft(self, item: ssm_pb2.DraftItem) -> AsyncGenerator[ssm_pb2.DraftResult, None]:
-        draft = await self.draft(works.draft_work_from_proto(item))
-        yield ssm_pb2.DraftResult(session_id=item.session_id, item_id=item.item_id, draft=works.draft_to_proto(draft))
+        draft = await self.draft(draft_work_from_proto(item))
+        yield ssm_pb2.DraftResult(session_id=item.session_id, item_id=item.item_id, draft=draft_to_proto(draft))
 
     def Draft(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802
         return self.streams.serve(request_iterator, context)

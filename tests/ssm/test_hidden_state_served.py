@@ -21,7 +21,7 @@ from specgrove.serving.health import Health
 from specgrove.serving.server import Server
 from specgrove.settings.ssm_specs import parse_ssms
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
-from specgrove.wire import works
+from specgrove.wire.drafts import draft_from_proto, draft_work_to_proto
 from ssm_service.__main__ import check_models
 from ssm_service.config import PoolConfig, SsmServiceConfig
 from ssm_service.hidden_state import HiddenStateSsm
@@ -107,9 +107,9 @@ async def test_trees_over_grpc_are_those_of_the_torch_module(
     opening = DraftWork("s", 0, tuple(TOKENS[:20]), SHAPE, sampling=sampling, hidden_states=message(STATES, 0, 19))
     following = DraftWork("s", 20, tuple(TOKENS[20:24]), SHAPE, hidden_states=message(STATES, 19, 23))
     for work, length in ((opening, 20), (following, 24)):
-        await call.write(ssm_pb2.DraftRequest(items=[works.draft_work_to_proto(work, length)]))
+        await call.write(ssm_pb2.DraftRequest(items=[draft_work_to_proto(work, length)]))
         (result,) = (await call.read()).results
-        (drafted,) = works.draft_from_proto(result.draft).trees
+        (drafted,) = draft_from_proto(result.draft).trees
         told = twin.tree(TOKENS[:length], STATES[: length - 1], 0, SHAPE, sampling)
         assert (drafted.tree.token_ids, drafted.tree.parents) == (told.token_ids, told.parents)
         assert drafted.tree.log_probs == pytest.approx(told.log_probs, abs=2e-3)

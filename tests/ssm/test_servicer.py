@@ -22,7 +22,8 @@ from specgrove.settings.ssm_specs import SsmSpec
 from specgrove.tokenizer.ssm_vocabulary import Vocabulary
 from specgrove.tokenizer.vocabulary import token_checksums
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
-from specgrove.wire import works
+from specgrove.wire.drafts import draft_from_proto, draft_work_to_proto
+from specgrove.wire.errors import error_from_proto
 from ssm_service.config import PoolConfig
 from ssm_service.draft_tree import Beam
 from ssm_service.loading import info_of
@@ -92,8 +93,8 @@ async def ask_on(call: Any, *items: ssm_pb2.DraftItem) -> dict[int, ssm_pb2.Draf
 
 async def test_drafts_and_control_calls(stub: ssm_pb2_grpc.SsmServiceStub) -> None:
     call = stub.Draft()  # its end would end the session
-    results = await ask_on(call, works.draft_work_to_proto(WORK, 7))
-    draft = works.draft_from_proto(results[7].draft)
+    results = await ask_on(call, draft_work_to_proto(WORK, 7))
+    draft = draft_from_proto(results[7].draft)
     assert draft.base == len(WORK.new_token_ids)
     assert [drafted.ssm for drafted in draft.trees] == ["tiny", "lookup"]
     for drafted in draft.trees:
@@ -124,19 +125,19 @@ async def test_an_ssm_says_what_its_token_ids_mean(stub: ssm_pb2_grpc.SsmService
 
 
 async def test_bad_items_fail_alone(stub: ssm_pb2_grpc.SsmServiceStub) -> None:
-    good = works.draft_work_to_proto(WORK, 1)
+    good = draft_work_to_proto(WORK, 1)
     stale = ssm_pb2.DraftItem(session_id="t", item_id=2, base=9, new_token_ids=[1], max_num_nodes=3, max_depth=2)
     invalid = ssm_pb2.DraftItem(session_id="u", item_id=3, new_token_ids=[1], max_depth=99)
     results = await ask(stub, good, stale, invalid)
     assert results[1].HasField("draft")
-    assert isinstance(works.error_from_proto(results[2].error), StaleBaseError)
-    assert isinstance(works.error_from_proto(results[3].error), InvalidRequestError)
+    assert isinstance(error_from_proto(results[2].error), StaleBaseError)
+    assert isinstance(error_from_proto(results[3].error), InvalidRequestError)
 
 
 async def test_what_each_ssm_did_is_counted(
     servicer: SsmServicer, stub: ssm_pb2_grpc.SsmServiceStub, pool: GatedPool
 ) -> None:
-    result = (await ask(stub, works.draft_work_to_proto(WORK, 1)))[1]
+    result = (await ask(stub, draft_work_to_proto(WORK, 1)))[1]
     told = {reading.metric.name: reading.by_labels() for reading in pool.counts.readings()}
     for tree in result.draft.trees:
         assert told["specgrove_ssm_drafts_total"][(tree.ssm,)] == 1
@@ -151,11 +152,11 @@ async def test_what_each_ssm_did_is_counted(
 
 async def test_too_many_items_are_refused(stub: ssm_pb2_grpc.SsmServiceStub) -> None:
     call = stub.Draft()
-    await call.write(ssm_pb2.DraftRequest(items=[works.draft_work_to_proto(WORK, 1)] * 1025))
+    await call.write(ssm_pb2.DraftRequest(items=[draft_work_to_proto(WORK, 1)] * 1025))
     with pytest.raises(grpc.aio.AioRpcError, match="1024"):
         await asyncio.wait_for(call.read(), LIMIT_S)
     assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert (await ask(stub, works.draft_work_to_proto(WORK, 1)))[1].HasField("draft")
+    assert (await ask(stub, draft_work_to_proto(WORK, 1)))[1].HasField("draft")
 
 
 async def test_a_router_that_vanishes_leaves_the_service_drafting(
@@ -164,13 +165,13 @@ async def test_a_router_that_vanishes_leaves_the_service_drafting(
     """Its stream's end cancels the items on it, while the engine is about to finish them."""
     pool.is_open = False
     call = stub.Draft()
-    await call.write(ssm_pb2.DraftRequest(items=[works.draft_work_to_proto(WORK, 1)]))
+    await call.write(ssm_pb2.DraftRequest(items=[draft_work_to_proto(WORK, 1)]))
     await until(lambda: loop.num_pending_items == 1)
     call.cancel()
     await until(lambda: servicer.streams.num_pending_items == 0)
     pool.is_open = True
     await until(lambda: loop.num_pending_items == 0)
-    assert (await ask(stub, works.draft_work_to_proto(WORK, 2)))[2].HasField("draft")
+    assert (await ask(stub, draft_work_to_proto(WORK, 2)))[2].HasField("draft")
     await until(lambda: pool.num_free_slots == 200)  # no router will close what those streams opened
 
 

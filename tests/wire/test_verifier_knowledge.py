@@ -20,6 +20,7 @@ from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling, HiddenStates, RowTopK, joined
 from specgrove.v1 import llm_pb2, ssm_pb2
 from specgrove.wire import works
+from specgrove.wire.drafts import draft_work_from_proto, draft_work_to_proto
 
 # Three rows of two layers, hidden size 2: 8 bytes a row, 4 of a layer.
 STATES = HiddenStates(4, 3, (2, 7), bytes(range(24)))
@@ -31,15 +32,15 @@ def test_a_drafter_is_told_all() -> None:
         "s", 0, (1, 2), TreeShape(4, 2), sampling=DraftSampling(0.5, 2**64 - 1, 40, 0.0), hidden_states=STATES,
         row_top_k=TOP_K,
     )  # fmt: skip
-    assert works.draft_work_from_proto(works.draft_work_to_proto(work, 1)) == work
+    assert draft_work_from_proto(draft_work_to_proto(work, 1)) == work
     bare = DraftWork("s", 0, (1, 2), TreeShape(4, 2))
-    assert works.draft_work_from_proto(works.draft_work_to_proto(bare, 1)) == bare
+    assert draft_work_from_proto(draft_work_to_proto(bare, 1)) == bare
 
 
 def test_older_routers_and_greedy_sessions_are_greedy() -> None:
-    assert works.draft_work_from_proto(ssm_pb2.DraftItem()).sampling is None
-    assert works.draft_work_from_proto(ssm_pb2.DraftItem(sampling={"temperature": 0.0, "seed": 5})).sampling is None
-    unset = works.draft_work_from_proto(ssm_pb2.DraftItem(sampling={"temperature": 0.5})).sampling
+    assert draft_work_from_proto(ssm_pb2.DraftItem()).sampling is None
+    assert draft_work_from_proto(ssm_pb2.DraftItem(sampling={"temperature": 0.0, "seed": 5})).sampling is None
+    unset = draft_work_from_proto(ssm_pb2.DraftItem(sampling={"temperature": 0.5})).sampling
     assert unset == DraftSampling(0.5, 0, 0, 1.0)
 
 
@@ -66,7 +67,7 @@ def test_a_verifier_is_asked_and_answers_with_all() -> None:
 )  # fmt: skip
 def test_hidden_states_that_contradict_themselves_are_refused(fields, message) -> None:  # type: ignore[no-untyped-def]
     for read, proto in (
-        (works.draft_work_from_proto, ssm_pb2.DraftItem(hidden_states=fields)),
+        (draft_work_from_proto, ssm_pb2.DraftItem(hidden_states=fields)),
         (works.verdict_from_proto, llm_pb2.Verdict(hidden_states=fields)),
         (works.progress_from_proto, llm_pb2.PromptProgress(hidden_states=fields)),
     ):
@@ -92,7 +93,7 @@ def test_what_a_session_asks_for_has_bounds(fields, field) -> None:  # type: ign
 @pytest.mark.parametrize("sampling", [{"temperature": float("nan")}, {"temperature": -1}, {"top_p": 2}])
 def test_how_a_session_samples_has_ranges(sampling) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(InvalidRequestError, match=r"sampling\.\w+: must be in "):
-        works.draft_work_from_proto(ssm_pb2.DraftItem(sampling=sampling))
+        draft_work_from_proto(ssm_pb2.DraftItem(sampling=sampling))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_how_a_session_samples_has_ranges(sampling) -> None:  # type: ignore[no-
 )
 def test_top_k_of_rows_has_bounds(rows) -> None:  # type: ignore[no-untyped-def]
     for read, proto in (
-        (works.draft_work_from_proto, ssm_pb2.DraftItem(row_top_k=rows)),
+        (draft_work_from_proto, ssm_pb2.DraftItem(row_top_k=rows)),
         (works.verdict_from_proto, llm_pb2.Verdict(row_top_k=rows)),
     ):
         with pytest.raises(InvalidRequestError, match="row_top_k: "):

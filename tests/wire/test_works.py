@@ -23,6 +23,8 @@ from specgrove.loop.request import (
 from specgrove.loop.token_tree import TokenTree
 from specgrove.v1 import llm_pb2, ssm_pb2, token_tree_pb2
 from specgrove.wire import works
+from specgrove.wire.drafts import draft_from_proto, draft_to_proto, draft_work_from_proto, draft_work_to_proto
+from specgrove.wire.errors import error_from_proto, error_to_proto
 
 
 @pytest.mark.parametrize(
@@ -50,29 +52,29 @@ def test_lists_of_a_verify_item_have_a_bound(fields, field) -> None:  # type: ig
 def test_lists_of_a_draft_item_have_a_bound(field: str) -> None:
     values = {"new_token_ids": [1] * ((1 << 20) + 1), "ssms": ["x"] * 65}
     with pytest.raises(InvalidRequestError, match=rf"{field}: has \d+ elements; at most"):
-        works.draft_work_from_proto(ssm_pb2.DraftItem(**{field: values[field]}))
+        draft_work_from_proto(ssm_pb2.DraftItem(**{field: values[field]}))
 
 
 def test_errors_keep_what_they_say_over_the_work_stream() -> None:
-    exhausted = works.error_from_proto(works.error_to_proto(ResourceExhaustedError("no free KV slots", 250)))
+    exhausted = error_from_proto(error_to_proto(ResourceExhaustedError("no free KV slots", 250)))
     assert isinstance(exhausted, ResourceExhaustedError)
     assert (str(exhausted), exhausted.retry_delay_ms) == ("no free KV slots", 250)
-    stale = works.error_from_proto(works.error_to_proto(StaleBaseError(7)))
+    stale = error_from_proto(error_to_proto(StaleBaseError(7)))
     assert isinstance(stale, StaleBaseError)
     assert stale.held_len == 7
-    invalid = works.error_from_proto(works.error_to_proto(InvalidRequestError.of("tree.parents", "of node 3: is 5")))
+    invalid = error_from_proto(error_to_proto(InvalidRequestError.of("tree.parents", "of node 3: is 5")))
     assert isinstance(invalid, InvalidRequestError)
     assert invalid.violations == (FieldViolation("tree.parents", "of node 3: is 5"),)
     # Of a service that doesn't say: the usual delay.
     proto = token_tree_pb2.WorkError(code=token_tree_pb2.WORK_ERROR_CODE_RESOURCE_EXHAUSTED)
-    unsaid = works.error_from_proto(proto)
+    unsaid = error_from_proto(proto)
     assert isinstance(unsaid, ResourceExhaustedError)
     assert unsaid.retry_delay_ms == 1000
 
 
 def test_errors_are_short_whatever_they_quote() -> None:
-    assert len(works.error_to_proto(InvalidRequestError.of("ssms", "x" * 100_000)).message) == 1000
-    assert len(works.error_to_proto(ValueError("x" * 100_000)).message) == 1000
+    assert len(error_to_proto(InvalidRequestError.of("ssms", "x" * 100_000)).message) == 1000
+    assert len(error_to_proto(ValueError("x" * 100_000)).message) == 1000
 
 
 def test_wishes_about_the_prompt_and_what_comes_of_them_keep_all_they_say() -> None:
@@ -95,11 +97,8 @@ def test_what_is_cached_and_for_whom_is_kept() -> None:
 def test_prices_and_what_is_left_out_keep_what_they_say() -> None:
     shape = TreeShape(8, 4, prices=TreePrices(0.25, 0.125))
     draft = DraftWork("s", 3, (1,), shape)
-    assert works.draft_work_from_proto(works.draft_work_to_proto(draft, 1)).shape == shape
-    assert (
-        works.draft_work_from_proto(works.draft_work_to_proto(replace(draft, shape=TreeShape(8, 4)), 1)).shape.prices
-        is None
-    )
+    assert draft_work_from_proto(draft_work_to_proto(draft, 1)).shape == shape
+    assert draft_work_from_proto(draft_work_to_proto(replace(draft, shape=TreeShape(8, 4)), 1)).shape.prices is None
     work = VerifyWork("s", 3, (1,), TokenTree.of_root(1), may_leave_out_nodes=True)
     assert works.verify_work_from_proto(works.verify_work_to_proto(work, 1)) == work
     verdict = Verdict(3, (1, 2), (1,), left_out_nodes=(2, 5))
@@ -110,4 +109,4 @@ def test_borrowed_nodes_of_a_draft_stay_borrowed() -> None:
     tree = TokenTree((7, 1, 2), (-1, 0, 1), (0.0, -1.0, -0.5), (0, 0, 1))
     for sources in (tree.sources, (0, 0, 0)):
         drafted = Draft(4, (DraftedTree("a", replace(tree, sources=sources)),), 3.0)
-        assert works.draft_from_proto(works.draft_to_proto(drafted)) == drafted
+        assert draft_from_proto(draft_to_proto(drafted)) == drafted
