@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pytest
 
-LIMIT_S = 120.0
+LIMIT_S = 300.0
 
 
 async def until(condition: Callable[[], bool]) -> None:
