@@ -23,10 +23,11 @@ demo: $(VENV)/.running
 	@$(BIN)/specgrove demo
 
 # Two processes, each with files of its own (tests/conftest.py says which); more gain nothing on the two cores of CI.
+# Where one is killed or crashes, the run ends with that failure: with another in its place pytest-xdist would wait without end.
 SLOWEST := --durations=25 --durations-min=4
 
 test: setup
-	$(BIN)/python -m pytest -q -m "not slow" -n 2 --no-loadscope-reorder $(SLOWEST)
+	$(BIN)/python -m pytest -q -m "not slow" -n 2 --no-loadscope-reorder --max-worker-restart=0 $(SLOWEST)
 
 # Malformed requests of every kind at all three services, 10,000 at each; `test` has a short run.
 FUZZ_EXAMPLES ?= 10000
@@ -38,7 +39,7 @@ fuzz: setup
 CONTAINER_TESTS := tests/k8s/test_it_runs.py tests/k8s/test_running_images.py
 
 slow-test: setup
-	$(BIN)/python -m pytest -q -m slow -n 2 --no-loadscope-reorder $(SLOWEST) $(addprefix --ignore=,$(CONTAINER_TESTS))
+	$(BIN)/python -m pytest -q -m slow -n 2 --no-loadscope-reorder --max-worker-restart=0 $(SLOWEST) $(addprefix --ignore=,$(CONTAINER_TESTS))
 
 bench: setup
 	$(BIN)/python -m benchmarks.serving

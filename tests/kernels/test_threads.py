@@ -51,6 +51,39 @@ def test_more_threads_than_processors_compute_the_same() -> None:
     assert all(torch.equal(linear(x), expected) for _ in range(300))
 
 
+# Objects of every class that a step makes, made and dropped by several threads. A constructor that adds to pybind11's table of instances
+# without the GIL ends this program within a second.
+MAKING_OBJECTS = """
+import sys, threading
+from specgrove.kernels.candidates import CandidateRow
+from specgrove.kernels.sampling import ChoiceParams
+from specgrove.runtime.pass_builder import PassBuilder, TreeRows
+
+sys.setswitchinterval(1e-5)
+builder = PassBuilder()
+builder.add([], tree=TreeRows([0], [-1], [0]))
+rows = builder.build()
+
+def make(new, num_rounds, num_kept):
+    for _ in range(num_rounds):
+        kept = [new() for _ in range(num_kept)]
+
+makers = [(rows.plan, 2000, 50)] * 2 + [(lambda: CandidateRow(1), 30, 5000), (lambda: ChoiceParams(seed=1), 30, 5000)]
+callers = [threading.Thread(target=make, args=maker) for maker in makers]
+for caller in callers:
+    caller.start()
+for caller in callers:
+    caller.join()
+print("made")
+"""
+
+
+def test_several_threads_make_native_objects() -> None:
+    """As the step loops of one process do. In a process of its own: it would end all tests."""
+    done = subprocess.run([sys.executable, "-c", MAKING_OBJECTS], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("made\n", "", 0)
+
+
 def test_a_failure_in_a_task_reaches_the_caller() -> None:
     logits = torch.randn(6, 100)
     logits[4, 3] = torch.nan
