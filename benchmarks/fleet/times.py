@@ -1,0 +1,90 @@
+"""Measured times that a simulation is fed with. All in milliseconds; in a JSON file, so that one machine's can be used on another."""
+
+from __future__ import annotations
+
+import bisect
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What things take on one machine, with one pair of models."""
+
+    pass_ms: tuple[tuple[int, float], ...]
+    """(rows, ms) of the LLM's passes, rising: between two points in proportion, beyond the last one in its proportion."""
+    pass_overhead_ms: float = 0.0
+    """Of a pass, what is not the model: planning, acceptance, messages."""
+    work_overhead_ms: float = 0.0
+    """The same for each session in it."""
+    context_ms: float = 0.0
+    """Of a row, for each 1,000 tokens that it sees."""
+    level_ms: tuple[tuple[int, float], ...] = ((1, 0.0),)
+    """(rows, ms) of an SSM's pass over one level."""
+    hop_ms: float = 0.0
+    """From one service to another, one way."""
+    request_ms: float = 0.0
+    """A router's processor time for a request, beside its verdicts."""
+    verdict_ms: float = 0.0
+    """The same for a verdict."""
+
+    def __post_init__(self) -> None:
+        for name, points in (("pass_ms", self.pass_ms), ("level_ms", self.level_ms)):
+            rows = [row for row, _ in points]
+            if not points or rows != sorted(set(rows)) or rows[0] < 1:
+                raise ValueError(f"{name} must be (rows, ms) pairs with rising rows from 1 on, got {list(points)}")
+
+    def pass_of(self, num_rows: int, num_works: int, num_seen: int = 0) -> float:
+        """A pass of so many rows for so many sessions; ``num_seen``: tokens that its rows see, in all."""
+        own = self.pass_overhead_ms + num_works * self.work_overhead_ms
+        return _at(self.pass_ms, num_rows) + own + num_seen * self.context_ms / 1e3
+
+    def level_of(self, num_rows: int) -> float:
+        """An SSM's pass of so many rows."""
+        return _at(self.level_ms, num_rows)
+
+    @staticmethod
+    def read(path: Path) -> Times:
+        """Raises ``ValueError`` that names what is wrong with the file."""
+        try:
+            found = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is no JSON: {error}") from error
+        known = {field.name for field in fields(Times)}
+        if not isinstance(found, dict) or (unknown := sorted(found.keys() - known)):
+            what = f"unknown keys {unknown}" if isinstance(found, dict) else "no object"
+            raise ValueError(f"{path}: {what}; it may have {sorted(known)}")
+        if "pass_ms" not in found:
+            raise ValueError(f"{path}: pass_ms is missing: (rows, ms) pairs of the LLM's passes")
+        return Times(
+            **{name: _pairs(value) if name in ("pass_ms", "level_ms") else value for name, value in found.items()}
+        )
+
+    def write(self, path: Path) -> None:
+        """As ``read`` takes it."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+def rising(points: Iterable[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    """Measured points, none below one of fewer rows: noise would make larger passes cheaper."""
+    found: list[tuple[int, float]] = []
+    for rows, ms in sorted(points):
+        found.append((rows, max(ms, found[-1][1] if found else 0.0)))
+    return tuple(found)
+
+
+def _pairs(values: Sequence[Sequence[float]]) -> tuple[tuple[int, float], ...]:
+    return tuple((int(rows), float(ms)) for rows, ms in values)
+
+
+def _at(points: Sequence[tuple[int, float]], num_rows: int) -> float:
+    place = bisect.bisect_left(points, (num_rows, 0.0))
+    if place == 0:
+        return points[0][1]
+    if place == len(points):
+        rows, ms = points[-1]
+        return ms * num_rows / rows
+    (rows, ms), (next_rows, next_ms) = points[place - 1], points[place]
+    return ms + (next_ms - ms) * (num_rows - rows) / (next_rows - rows)
