@@ -14,6 +14,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from benchmarks.fleet.times import Times
 from benchmarks.fleet.workload import Arrival, Served
@@ -134,7 +135,7 @@ class Simulation:
                 raise ValueError(
                     f"a request of {session.num_slots} tokens needs more KV slots than the {self._shape.num_slots} of a replica"
                 )
-            self._at(arrival.at_s, lambda session=session: self._arrive(session))
+            self._at(arrival.at_s, partial(self._arrive, session))
         while self._events:
             self._now_s, _, happen = heapq.heappop(self._events)
             happen()
@@ -163,7 +164,7 @@ class Simulation:
 
     def _arrive(self, session: _Session) -> None:
         ready_s = self._router(session).done_at(self._now_s, self._times.request_ms)
-        self._at(ready_s + self._hop_s, lambda: self._open(session))
+        self._at(ready_s + self._hop_s, partial(self._open, session))
 
     def _open(self, session: _Session) -> None:
         """At the replica with the fewest sessions, as soon as it has the slots."""
@@ -205,7 +206,7 @@ class Simulation:
         llm.is_busy = True
         ms = self._times.pass_of(num_rows, len(parts), num_seen)
         llm.busy_s += ms / 1e3
-        self._at(self._now_s + ms / 1e3, lambda: self._end_pass(llm, parts))
+        self._at(self._now_s + ms / 1e3, partial(self._end_pass, llm, parts))
 
     def _end_pass(self, llm: _Worker, parts: Sequence[tuple[_Session, int]]) -> None:
         llm.is_busy = False
@@ -225,7 +226,7 @@ class Simulation:
         has_ended = session.num_decided == session.arrival.output_len
         session.has_tree = False
         told_s = self._now_s + self._hop_s
-        self._at(told_s, lambda: self._tell(session, num_tokens, has_ended=has_ended))
+        self._at(told_s, partial(self._tell, session, num_tokens, has_ended=has_ended))
         if has_ended:
             llm.num_sessions -= 1
             llm.num_slots_taken -= session.num_slots
@@ -245,7 +246,7 @@ class Simulation:
             self._served.append(Served(session.arrival, tuple(session.token_times_s)))
         elif self._speculation is not None:
             session.num_levels_left = self._speculation.num_levels
-            self._at(told_s + self._hop_s, lambda: self._draft(session))
+            self._at(told_s + self._hop_s, partial(self._draft, session))
 
     def _draft(self, session: _Session) -> None:
         ssm = self._ssm(session)
@@ -260,7 +261,7 @@ class Simulation:
         ssm.is_busy = True
         ms = self._times.level_of(len(sessions) * self._speculation.rows_per_level)
         ssm.busy_s += ms / 1e3
-        self._at(self._now_s + ms / 1e3, lambda: self._end_level(ssm, sessions))
+        self._at(self._now_s + ms / 1e3, partial(self._end_level, ssm, sessions))
 
     def _end_level(self, ssm: _Worker, sessions: Sequence[_Session]) -> None:
         ssm.is_busy = False
@@ -269,12 +270,12 @@ class Simulation:
             if session.num_levels_left:
                 ssm.ready.append(session)
             else:
-                self._at(self._now_s + self._hop_s, lambda session=session: self._send_tree(session))
+                self._at(self._now_s + self._hop_s, partial(self._send_tree, session))
         self._start_level(ssm)
 
     def _send_tree(self, session: _Session) -> None:
         sent_s = self._router(session).done_at(self._now_s, self._times.verdict_ms)
-        self._at(sent_s + self._hop_s, lambda: self._verify(session))
+        self._at(sent_s + self._hop_s, partial(self._verify, session))
 
     def _verify(self, session: _Session) -> None:
         session.has_tree = True

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,10 @@ class Times:
             raise ValueError(f"{path}: {what}; it may have {sorted(known)}")
         if "pass_ms" not in found:
             raise ValueError(f"{path}: pass_ms is missing: (rows, ms) pairs of the LLM's passes")
-        return Times(
-            **{name: _pairs(value) if name in ("pass_ms", "level_ms") else value for name, value in found.items()}
-        )
+        values: dict[str, Any] = {
+            name: _pairs(value) if name in ("pass_ms", "level_ms") else value for name, value in found.items()
+        }
+        return Times(**values)
 
     def write(self, path: Path) -> None:
         """As ``read`` takes it."""
