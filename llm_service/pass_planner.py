@@ -35,11 +35,11 @@ class PassPlanner:
         """
         waiting = [work.session for work in pending.values() if not work.session.is_admitted]
         if waiting:
-            self._room.admit(waiting, pending, in_flight, now_s)
+            self._room.admit(waiting, in_flight)
         for work in pending.values():
             if work.session.is_admitted and work.session.num_uncached > 0:
                 self._room.reuse(work.session)
-        turn = _Turn(self._room, pending, in_flight, now_s)
+        turn = _Turn(self._room, in_flight)
         suspects = [work for work in pending.values() if work.num_failures > 0]
         if in_flight and any(suspect.session.is_admitted for suspect in suspects):
             return ()  # where passes overlap, others would else follow one another for ever, and its turn never come
@@ -109,11 +109,9 @@ def _next_tokens(session: Session) -> tuple[object, ...]:
 class _Turn:
     """The state in which one pass is planned."""
 
-    def __init__(self, room: Room, pending: Mapping[str, PendingWork], in_flight: set[str], now_s: float) -> None:
+    def __init__(self, room: Room, in_flight: set[str]) -> None:
         self._room = room
-        self._pending = pending
         self._in_flight = in_flight
-        self._now_s = now_s
 
     def with_slots(self, planned: tuple[PlannedPart, ...]) -> tuple[PassPart, ...]:
         """The parts that find a KV slot for every row, those of the oldest sessions first. The others wait.
@@ -125,11 +123,11 @@ class _Turn:
             pending, session = part.pending, part.pending.session
             if not session.is_admitted:  # it had to give way to a part before
                 continue
-            slots = self._room.take_spare(part.num_rows, self._pending, self._now_s)
+            slots = self._room.take_for_now(part.num_rows)
             if slots is None:
                 if part.has_tree:
                     pending.keep([0])
-                slots = self._room.take(session, part.num_rows, self._pending, self._in_flight, self._now_s)
+                slots = self._room.take(session, part.num_rows, self._in_flight)
             if slots is not None:
                 parts.append(PassPart.of(part, slots))
         return tuple(parts)

@@ -3,8 +3,9 @@
 A session is *admitted* where all its committed tokens find slots, with a reserve for everybody's growth. Sessions that wait are
 admitted in the order in which they were opened, and nobody overtakes. Where the admitted outgrow the pool all the same, the youngest
 gives its slots back and waits: its tokens stay here, and are computed again when there is room. So nobody fails for want of room, and
-the oldest always gets on, because it may take from all others. (Were slots taken from whoever is idle, sessions would take
-each other's in turns, and compute their prompts again and again.)
+the oldest always gets on, because it may take from all others. (Were slots taken from whoever is idle, for however long, sessions would
+take each other's in turns, and compute their prompts again and again. One that nobody wants any more is closed: by its router, with its
+router's stream, or after its time.)
 
 What sessions have computed they share by the prefix cache, and what they give back stays there until somebody needs the slots. So
 nobody gives way while the cache has slots that no session holds. Invariant: a slot is free, or one session's, or the prefix cache's, or
@@ -27,8 +28,6 @@ from specgrove.runtime.prefix_cache import PrefixCache
 # So much may each session grow before somebody has to give way to another; less where that would be a good part of all slots.
 _MAX_RESERVE_PER_SESSION = 32
 _RESERVE_SHARE = 1 / 16
-# A session that drafts comes back in less than this. After it anybody may have its slots: perhaps its router is gone.
-_LONG_IDLE_S = 2.0
 
 
 class Room:
@@ -104,16 +103,11 @@ class Room:
             session.slots[start : start + len(refused)] = self._prefixes.slots_of(session.place, start)[: len(refused)]
             self._slots.free(refused)
 
-    def admit(
-        self, waiting: Iterable[Session], busy: Collection[str], in_flight: Collection[str], now_s: float
-    ) -> None:
-        """Admits sessions that wait, the oldest first, while there is room.
-
-        ``busy`` are the ids of all sessions with an item under way, ``in_flight`` of those that a pass in flight computes.
-        """
+    def admit(self, waiting: Iterable[Session], in_flight: Collection[str]) -> None:
+        """Admits sessions that wait, the oldest first, while there is room. ``in_flight``: whom passes in flight compute, by id."""
         for session in sorted(waiting, key=lambda session: session.seniority):
             self.reuse(session)  # so that this is nobody else's
-            victims = self._victims(session, busy, in_flight, now_s)
+            victims = self._victims(session, in_flight)
             if not self._give_way(victims, functools.partial(self._fits, session), in_flight):
                 self._release(session)
                 return
@@ -133,18 +127,12 @@ class Room:
         """The same of a number of slots."""
         return num_slots <= self.num_free + self._num_held(leaving)
 
-    def take_spare(self, num_slots: int, busy: Collection[str], now_s: float) -> list[int] | None:
-        """Slots that are free, or of sessions that have been idle for long; ``None`` and nothing taken where those don't suffice."""
-        if (slots := self.take_for_now(num_slots)) is not None:
-            return slots
-        is_enough = self._give_way(self._idle(busy, now_s), functools.partial(self._are_free, num_slots), ())
-        return self.take_for_now(num_slots) if is_enough else None
+    def take(self, session: Session, num_slots: int, in_flight: Collection[str]) -> list[int] | None:
+        """Slots, also of those younger than ``session``, the youngest first; ``None`` and nothing taken where those don't suffice.
 
-    def take(
-        self, session: Session, num_slots: int, busy: Collection[str], in_flight: Collection[str], now_s: float
-    ) -> list[int] | None:
-        """The same, also of those younger than ``session``, the youngest first; what passes in flight compute is not to be had yet."""
-        victims = self._victims(session, busy, in_flight, now_s)
+        What passes in flight compute is not to be had yet.
+        """
+        victims = self._victims(session, in_flight)
         is_enough = self._give_way(victims, functools.partial(self._are_free, num_slots), in_flight)
         return self.take_for_now(num_slots) if is_enough else None
 
@@ -199,30 +187,17 @@ class Room:
         self._counts.num_preemptions += len(ready)
         return len(ready) == len(leaving)
 
-    def _victims(
-        self, claimant: Session, busy: Collection[str], in_flight: Collection[str], now_s: float
-    ) -> list[Session]:
-        """Who gives way to ``claimant``, in this order: those that have been idle for long; then those younger, the youngest first.
+    def _victims(self, claimant: Session, in_flight: Collection[str]) -> list[Session]:
+        """Who gives way to ``claimant``, in this order: those younger, the youngest first.
 
         Those whose pass is under way come last: the others need not be waited for.
         """
-        idle = [session for session in self._idle(busy, now_s) if session is not claimant]
-        known = {id(session) for session in idle}
         younger = [
             session
             for session in self._sessions.values()
-            if session.is_admitted and session.seniority > claimant.seniority and id(session) not in known
+            if session.is_admitted and session.seniority > claimant.seniority
         ]
-        return idle + sorted(younger, key=lambda session: (session.session_id in in_flight, -session.seniority))
-
-    def _idle(self, busy: Collection[str], now_s: float) -> list[Session]:
-        """Those that have been idle for long, the longest first."""
-        idle = [
-            session
-            for session in self._sessions.values()
-            if session.is_admitted and session.session_id not in busy and session.last_used_s < now_s - _LONG_IDLE_S
-        ]
-        return sorted(idle, key=lambda session: session.last_used_s)
+        return sorted(younger, key=lambda session: (session.session_id in in_flight, -session.seniority))
 
     def _num_held(self, sessions: Collection[Session]) -> int:
         """Slots that nobody would hold without these sessions."""

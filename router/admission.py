@@ -41,7 +41,8 @@ QUEUE_LIMIT = Metric(
 )
 
 _MIN_RETRY_DELAY_MS = 200
-_MAX_RETRY_DELAY_MS = 60_000
+MAX_RETRY_DELAY_MS = 60_000
+"""The longest time after which a refused client is asked to come again."""
 _SERVICE_TIME_WEIGHT = 0.1
 # A little early on the whole: who comes early waits in the queue, who comes late leaves a place unused.
 _SPREAD = (0.5, 1.1)
@@ -218,7 +219,7 @@ class Admission:
         while self._promised_s and self._promised_s[0] <= now_s:
             heapq.heappop(self._promised_s)
         turn_ms = (len(self._promised_s) + 1) * self._mean_service_s / self.max_num_requests * 1e3
-        limited_ms = min(max(turn_ms, _MIN_RETRY_DELAY_MS), _MAX_RETRY_DELAY_MS)
+        limited_ms = min(max(turn_ms, _MIN_RETRY_DELAY_MS), MAX_RETRY_DELAY_MS)
         delay_ms = round(limited_ms * self._random.uniform(*_SPREAD))
         heapq.heappush(self._promised_s, now_s + delay_ms / 1e3)
         return delay_ms

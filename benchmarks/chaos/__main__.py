@@ -111,9 +111,13 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20, help="signals to processes (default: %(default)s)")
     parser.add_argument("--clients", type=int, default=8, help="at a time (default: %(default)s)")
     parser.add_argument("--pause-s", type=float, default=1.0, help="mean time between faults (default: %(default)s)")
+    parser.add_argument(
+        "--kv-slots", type=int, default=FleetShape().num_kv_slots, help="of each LLM service (default: %(default)s)"
+    )
     parser.add_argument("--log", type=Path, help="file for the services' lines")
     given = parser.parse_args()
-    options = Options(given.seed, given.kills, given.clients, mean_pause_s=given.pause_s)
+    shape = FleetShape(num_kv_slots=given.kv_slots)
+    options = Options(given.seed, given.kills, given.clients, mean_pause_s=given.pause_s, shape=shape)
     with tempfile.TemporaryDirectory(prefix="specgrove-chaos-") as folder:
         report = asyncio.run(run(save_byte_llama(Path(folder)), options, log_to(given.log)))
     print("\n".join([f"seed {given.seed}: " + report.lines()[0], *report.lines()[1:]]))

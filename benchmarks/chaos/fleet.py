@@ -35,6 +35,7 @@ class FleetShape:
     num_ssms: int = 1
     max_num_requests: int = 12
     max_num_queued: int = 12
+    num_kv_slots: int = 16384
 
     @property
     def routers(self) -> tuple[str, ...]:
@@ -137,7 +138,7 @@ class Fleet:
         for name in self.shape.services:
             address = ("--address", self.addresses[name])
             if name.startswith("llm"):
-                llm = ("--model", str(self._model), "--kv-slots", "16384")
+                llm = ("--model", str(self._model), "--kv-slots", str(self.shape.num_kv_slots))
                 specs.append(ProcessSpec(name, "llm_service", (*address, *modelled, *llm)))
             else:
                 ssm = ("--llm-model", str(self._model), "--ssm", "lookup,corpus=50000", "--ssm", itself)

@@ -29,7 +29,8 @@ from specgrove.errors import (
 from specgrove.loop.request import SpeculationOptions
 
 # Kills come faster than anywhere else, and a busy machine starts services slowly: who gives up is no finding here.
-PATIENT = RetryPolicy(max_num_retries=500, first_delay_s=0.1, max_delay_s=15.0)
+# A router that is full asks for a minute at most.
+PATIENT = RetryPolicy(max_num_retries=500, first_delay_s=0.1, max_delay_s=60.0)
 _KINDS = {"stays": 10, "reads slowly": 2, "cancels": 2, "vanishes": 1, "has no time": 1, "many at once": 1}
 _NUM_AT_ONCE = 30
 _LIMIT_S = 600.0

@@ -12,7 +12,8 @@ import pytest
 from benchmarks.chaos.faults import faults
 from benchmarks.chaos.fleet import Fleet, FleetShape
 from benchmarks.chaos.links import Link
-from benchmarks.chaos.load import beginning_problem, cases, whole_problem
+from benchmarks.chaos.load import PATIENT, beginning_problem, cases, whole_problem
+from router.admission import MAX_RETRY_DELAY_MS
 from specgrove.client.output import Chunk, Completion, OutputToken, Usage
 from specgrove.client.wire import completion_of
 from specgrove.loop.request import FinishReason
@@ -128,3 +129,8 @@ async def test_a_link_cuts_and_half_closes(echo: Echo) -> None:
         echo.link.cut()
         with pytest.raises(OSError):  # noqa: PT011  # reset, by either side
             await reader.readexactly(1)
+
+
+def test_clients_wait_for_as_long_as_a_full_router_may_ask_for() -> None:
+    """Who gives up has lost an output, and that would tell nothing about the services."""
+    assert PATIENT.max_delay_s >= MAX_RETRY_DELAY_MS / 1000

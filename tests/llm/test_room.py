@@ -15,7 +15,8 @@ from llm_service.room import Room
 from llm_service.session import Session
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import InvalidRequestError
-from specgrove.loop.request import Verdict
+from specgrove.loop.request import Verdict, VerifyWork
+from specgrove.loop.token_tree import TokenTree
 from specgrove.runtime.model_runner import ModelRunner
 from tests.conftest import TINY_VOCAB_SIZE
 from tests.llm.chats import Chat, run_chats
@@ -106,6 +107,31 @@ def test_nobody_overtakes_who_waits_for_room(runner: ModelRunner) -> None:
     assert sorted(run(engine)) == [2, 3]
 
 
+def test_an_open_session_keeps_its_slots_however_long_it_is_idle(runner: ModelRunner) -> None:
+    """Its client may be slow. Nobody younger takes them, and what comes next for it is computed at once."""
+    clock = Clock()
+    engine = VerifierEngine(ModelRunner(runner.decoder, 100), VerifierConfig(max_model_len=100), clock)
+    prompts = prompts_of(random.Random(4), [60, 60])
+    first = run_one(engine, 1, opening("old", prompts[0]))
+    clock.now_s = 200.0
+    engine.add(2, opening("young", prompts[1]))
+    assert run(engine) == {}
+    num_rows = engine.counts.num_rows
+    root = first.token_ids[-1]
+    run_one(engine, 3, VerifyWork("old", len(prompts[0]) + 1, (), TokenTree.of_root(root)))
+    assert engine.counts.num_rows == num_rows + 1
+    assert engine.counts.num_preemptions == 0
+    engine.close_session("old")
+    assert list(run(engine)) == [2]
+
+
+def run_one(engine: VerifierEngine, item_id: int, work: VerifyWork) -> Verdict:
+    engine.add(item_id, work)
+    verdict = run(engine)[item_id]
+    assert isinstance(verdict, Verdict)
+    return verdict
+
+
 def test_what_can_never_fit_is_refused_with_the_numbers(runner: ModelRunner) -> None:
     engine = VerifierEngine(ModelRunner(runner.decoder, 40), VerifierConfig(max_model_len=200))
     with pytest.raises(InvalidRequestError, match="41 tokens need as many KV slots; the service has 40"):
@@ -139,7 +165,6 @@ class Held(Room):
         for name, num_tokens in nums_tokens.items():
             session = self.sessions[name] = Session(name, GREEDY, num_tokens)
             session.extend(tuple(range(num_tokens)))
-            session.last_used_s = 100.0
             self.open(session, None)
             if name not in waiting:
                 session.is_admitted = True
@@ -150,56 +175,39 @@ class Held(Room):
         return "".join(session.session_id for session in self if session.is_admitted)
 
 
-SOON_S, LONG_AFTER_S = 100.5, 103.0
-
-
-def admit(room: Held, name: str, *, busy: str, in_flight: str = "", now_s: float = SOON_S) -> None:
-    """``busy`` and ``in_flight`` name sessions by a letter each."""
-    room.admit([room.sessions[name]], set(busy), set(in_flight), now_s)
+def admit(room: Held, name: str, *, in_flight: str = "") -> None:
+    """``in_flight`` names sessions by a letter each."""
+    room.admit([room.sessions[name]], set(in_flight))
 
 
 def test_nobody_gives_way_in_vain() -> None:
     """The oldest keeps so much that what all younger ones have would not do."""
     room = Held(100, "b", a=60, b=35, c=4, d=4)
-    admit(room, "b", busy="abcd")
-    assert room.take(room.sessions["b"], 42, "abcd", "", SOON_S) is None
+    admit(room, "b")
+    assert room.take(room.sessions["b"], 42, "") is None
     assert room.admitted == "acd"
     assert [len(room.sessions[name].slots) for name in "acd"] == [59, 3, 3]
 
 
-def test_spare_slots_are_not_taken_in_vain() -> None:
-    room = Held(100, "", a=60, b=20)
-    assert room.take_spare(60, "a", LONG_AFTER_S) is None
-    assert room.admitted == "ab"
-    assert len(room.take_spare(30, "a", LONG_AFTER_S) or ()) == 30
-    assert room.admitted == "a"
-
-
 def test_no_more_give_way_than_it_takes_and_the_youngest_first() -> None:
     room = Held(100, "a", a=40, b=20, c=20, d=4)
-    admit(room, "a", busy="abcd")
+    admit(room, "a")
     assert room.admitted == "abc"
     assert room.counts.num_preemptions == 1
     room.drop(room.sessions["b"])  # one that ends gives way to nobody
     assert room.counts.num_preemptions == 1
 
 
-def test_who_has_been_idle_for_long_gives_way_before_the_youngest() -> None:
-    room = Held(100, "b", a=30, b=40, c=25)
-    admit(room, "b", busy="bc", now_s=LONG_AFTER_S)
-    assert room.admitted == "bc"
-
-
 def test_an_older_session_waits_for_passes_under_way() -> None:
     """It takes the slots of both: those of a pass under way after it, the others at once."""
     room = Held(100, "b", a=20, b=60, c=15, d=15)
-    admit(room, "b", busy="abcd", in_flight="d")
+    admit(room, "b", in_flight="d")
     assert room.admitted == "ad"
-    admit(room, "b", busy="abcd")
+    admit(room, "b")
     assert room.admitted == "ab"
 
 
 def test_a_pass_under_way_is_not_waited_for_where_others_have_enough() -> None:
     room = Held(100, "a", a=40, b=20, c=20, d=4)
-    admit(room, "a", busy="abcd", in_flight="d")
+    admit(room, "a", in_flight="d")
     assert room.admitted == "abd"

@@ -124,13 +124,12 @@ def test_idle_sessions_expire_and_make_room(engine: VerifierEngine, runner: Mode
     assert engine.num_sessions == 1
     ask(engine, opening("big 1", [1] * 195))
     engine.add(2, opening("big 2", [2] * 195))
-    assert run(engine) == {}  # "big 1" may yet come back from its drafter
-    clock.now_s = 303.5
+    assert run(engine) == {}  # "big 1" may yet come back, from its drafter or from a client that is slow
+    clock.now_s = 602.0
     engine.expire_sessions()
     assert isinstance(run(engine)[2], Verdict)
-    assert engine.num_sessions == 3  # their tokens stay
-    for session_id in ("new", "big 1", "big 2"):
-        engine.close_session(session_id)
+    assert engine.num_sessions == 1
+    engine.close_session("big 2")
     assert engine.num_free_slots == runner.num_slots
 
 
