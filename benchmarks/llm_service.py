@@ -30,7 +30,7 @@ from llm_service.config import VerifierConfig
 from llm_service.servicer import LlmServicer
 from llm_service.verifier import VerifierEngine
 from specgrove.kernels.rows import PassRows
-from specgrove.loop.request import PromptProgress, Verdict, VerifyWork
+from specgrove.loop.works import PromptProgress, Verdict, VerifyWork
 from specgrove.program.backend import PassOutput
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.health import Health

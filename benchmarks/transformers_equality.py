@@ -21,8 +21,9 @@ from benchmarks.transformers_models import transformers_model
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from router.tree_policy import StaticTreePolicy
-from specgrove.loop.request import GenerationRequest, SamplingParams, TreeShape
+from specgrove.loop.request import GenerationRequest, SamplingParams
 from specgrove.loop.speculation import Session
+from specgrove.loop.works import TreeShape
 from specgrove.machine.folders import default_cache_dir
 from specgrove.models.decoder.ends import ends_of
 from specgrove.models.folders.hub import DEMO_LLM, resolve_model

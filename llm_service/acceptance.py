@@ -20,8 +20,8 @@ from specgrove.kernels.sampling import (
     TokenAdjustments,
     choose,
 )
-from specgrove.loop.request import LogProbs
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import LogProbs
 from specgrove.runtime.known_tokens import log_probs_of
 
 

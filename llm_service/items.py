@@ -22,7 +22,7 @@ from specgrove.errors import (
     SpecGroveError,
     StaleBaseError,
 )
-from specgrove.loop.request import VerifyWork
+from specgrove.loop.works import VerifyWork
 
 
 class Items:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from llm_service.session import PendingWork
 from specgrove.errors import SpecGroveError
-from specgrove.loop.request import LogProbs, PromptProgress, Verdict
 from specgrove.loop.verifier_knowledge import HiddenStates
+from specgrove.loop.works import LogProbs, PromptProgress, Verdict
 
 _PROGRESS_INTERVAL_S = 0.2
 _MAX_HIDDEN_BYTES = 2 << 20  # of a message

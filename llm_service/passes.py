@@ -18,8 +18,8 @@ from llm_service.scheduler import PlannedPart
 from llm_service.session import PendingWork
 from specgrove.kernels.rows import PassRows, chosen_before
 from specgrove.kernels.sampling import RowChoice
-from specgrove.loop.request import LogProbs
 from specgrove.loop.verifier_knowledge import HiddenStates
+from specgrove.loop.works import LogProbs
 from specgrove.program.backend import PassOutput
 from specgrove.runtime.hidden_values import PassValues
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows

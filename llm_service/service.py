@@ -16,7 +16,7 @@ from llm_service.pass_timeout import pass_timeout_s_of
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.structure import Structures
 from llm_service.verifier import VerifierEngine
-from specgrove.loop.request import PromptProgress, Verdict, VerifyWork
+from specgrove.loop.works import PromptProgress, Verdict, VerifyWork
 from specgrove.machine.folders import provide_home
 from specgrove.models.decoder.ends import ends_of
 from specgrove.models.folders.model_files import name_of

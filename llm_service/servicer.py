@@ -14,7 +14,7 @@ import grpc
 from llm_service.load import ServiceLoad
 from llm_service.verifier import VerifierEngine
 from specgrove.config import MAX_NUM_ROW_TOP_K
-from specgrove.loop.request import PromptProgress, Verdict, VerifyWork
+from specgrove.loop.works import PromptProgress, Verdict, VerifyWork
 from specgrove.machine.compute_place import ComputePlace
 from specgrove.models.decoder.ends import Ends
 from specgrove.models.decoder.spec import DecoderSpec

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 
 from llm_service.structure import OutputStructure
 from specgrove.kernels.sampling import ChoiceParams, KnownToken
-from specgrove.loop.request import SamplingParams, SessionParams, Verdict, VerifyWork
+from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import SessionParams, Verdict, VerifyWork
 from specgrove.ranges import MIN_TEMPERATURE
 from specgrove.runtime.prefix_cache import Place
 

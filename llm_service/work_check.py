@@ -5,7 +5,8 @@ from __future__ import annotations
 from llm_service.config import VerifierConfig
 from specgrove.config import MAX_SESSION_ID_LEN
 from specgrove.errors import InvalidRequestError
-from specgrove.loop.request import SamplingParams, VerifyWork
+from specgrove.loop.request import SamplingParams
+from specgrove.loop.works import VerifyWork
 from specgrove.ranges import LOGIT_BIASES, MAX_CACHE_SALT_LEN, MAX_NUM_LOG_PROBS, SAMPLING_RANGES
 
 _MAX_NUM_STEPS = 256

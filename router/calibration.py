@@ -13,7 +13,7 @@ from bisect import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from specgrove.loop.request import ProposedTree
+from specgrove.loop.output import ProposedTree
 from specgrove.loop.token_tree import TokenTree
 from specgrove.telemetry.metrics import Kind, Metric, Reading
 

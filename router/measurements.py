@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from router.calibration import Calibration
 from router.tree_gains import TreeGains, num_levels_of
-from specgrove.loop.request import ProposedTree, Step
+from specgrove.loop.output import ProposedTree, Step
 from specgrove.loop.row_times import RowTimes
 
 # After so many observations one counts half as much, over all sessions.

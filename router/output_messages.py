@@ -16,7 +16,7 @@ from router.step_details import step_details_of
 from router.text_stream import TextPiece, TextStream
 from router.validation import CheckedRequest
 from specgrove.errors import InvalidRequestError
-from specgrove.loop.request import CommittedToken, FinishReason, Step
+from specgrove.loop.output import CommittedToken, FinishReason, Step
 from specgrove.loop.statistics import GenerationStatistics
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2

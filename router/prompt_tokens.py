@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Self
 
-from specgrove.loop.request import GenerationRequest, LogProbs
+from specgrove.loop.request import GenerationRequest
+from specgrove.loop.works import LogProbs
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2, token_tree_pb2
 from specgrove.wire import works

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from router.ssm_replica import SsmReplica
 from specgrove.errors import SpecGroveError, StaleBaseError, UnavailableError, WorkLostError
-from specgrove.loop.request import Draft, DraftWork
+from specgrove.loop.works import Draft, DraftWork
 from specgrove.serving.work_stream_client import SentItem
 from specgrove.v1 import ssm_pb2
 

@@ -21,8 +21,8 @@ from specgrove.errors import (
     UnavailableError,
     WorkLostError,
 )
-from specgrove.loop.request import PromptProgress, Verdict, VerifyWork
 from specgrove.loop.suspects import SuspectTurn
+from specgrove.loop.works import PromptProgress, Verdict, VerifyWork
 from specgrove.serving.work_stream_client import SentItem
 from specgrove.v1 import llm_pb2
 from specgrove.wire import works

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from router.output_messages import FINISH_REASONS
-from specgrove.loop.request import Step, TraceContext
+from specgrove.loop.output import Step
+from specgrove.loop.request import TraceContext
 from specgrove.telemetry.tracing import Attributes, Span, Tracing, Value, context_in
 from specgrove.v1 import router_pb2
 

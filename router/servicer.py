@@ -33,7 +33,7 @@ from router.validation import CheckedRequest, check_fields, checked_detokenize, 
 from specgrove.config import MAX_NUM_TREE_NODES
 from specgrove.errors import UnavailableError
 from specgrove.features import FEATURES
-from specgrove.loop.request import Step
+from specgrove.loop.output import Step
 from specgrove.loop.speculation import Session
 from specgrove.telemetry.logs import mark_lines
 from specgrove.telemetry.tracing import NO_TRACING, Span, Tracing

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from specgrove.loop.request import Step
+from specgrove.loop.output import Step
 from specgrove.telemetry.metrics import Kind, Metric, Reading
 
 STEPS = Metric(

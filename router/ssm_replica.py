@@ -20,8 +20,8 @@ from router.session_closes import SessionCloses
 from router.ssm_wishes import UnmetWishError, wishes_in
 from specgrove.addresses import ReplicaAddress
 from specgrove.errors import UnavailableError, WorkLostError
-from specgrove.loop.request import Draft, DraftWork
 from specgrove.loop.verifier_knowledge import NO_WISHES, DrafterWishes, HiddenStates
+from specgrove.loop.works import Draft, DraftWork
 from specgrove.machine.compute_place import ComputePlace
 from specgrove.serving.replica_channel import ServicesTls
 from specgrove.serving.status import error_from_rpc

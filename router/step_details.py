@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from specgrove.loop.request import Step, VerifiedTree
+from specgrove.loop.output import Step, VerifiedTree
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specgrove.config import MAX_NUM_TREE_NODES
-from specgrove.loop.request import ProposedTree
+from specgrove.loop.output import ProposedTree
 from specgrove.loop.token_tree import TokenTree
 
 Array = npt.NDArray[np.float64]

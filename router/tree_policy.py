@@ -18,8 +18,10 @@ import numpy as np
 from router.config import TreeConfig
 from router.measurements import Measurements, ReplicaLoad, SessionTimes
 from router.tree_gains import TreeGains, num_levels_of, promised_tokens
+from specgrove.loop.output import Probe, Step
 from specgrove.loop.planning import TreePolicy
-from specgrove.loop.request import MAX_NUM_STEPS_AHEAD, GenerationRequest, Probe, Step, TreePrices, TreeShape
+from specgrove.loop.request import GenerationRequest
+from specgrove.loop.works import MAX_NUM_STEPS_AHEAD, TreePrices, TreeShape
 
 _NO_TREE = TreeShape(max_num_nodes=0, max_depth=0, num_steps=MAX_NUM_STEPS_AHEAD)
 # A choice to draft holds for this many steps. One not to draft holds while the verifier goes on by itself.

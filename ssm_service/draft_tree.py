@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from specgrove.loop.request import TreeShape
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import TreeShape
 
 ROOT = -1
 """Parent of the nodes that follow the last committed token."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from specgrove.loop.request import DraftedTree, TreeShape
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling
+from specgrove.loop.works import DraftedTree, TreeShape
 from ssm_service.lookup import LookupSsm
 
 # Leaves that are looked up: the most probable ones.

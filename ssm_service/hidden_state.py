@@ -17,9 +17,9 @@ import torch
 
 from specgrove.errors import ResourceExhaustedError
 from specgrove.kernels.candidates import CandidateRow
-from specgrove.loop.request import TreeShape
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling, HiddenStates
+from specgrove.loop.works import TreeShape
 from specgrove.models.hidden_state.spec import HiddenSsmSpec
 from specgrove.runtime.hidden_state_runner import HiddenStatePass, HiddenStateRunner
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows

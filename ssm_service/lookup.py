@@ -10,9 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from specgrove.loop.request import TreeShape
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling
+from specgrove.loop.works import TreeShape
 from ssm_service.corpus import Corpus
 from ssm_service.draft_tree import best_nodes
 from ssm_service.noisy_rates import NoisyRates

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from specgrove.errors import ResourceExhaustedError
-from specgrove.loop.request import TreeShape
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling
+from specgrove.loop.works import TreeShape
 from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.models.hidden_state.spec import Calibration
 from specgrove.runtime.model_runner import DraftRunner, level_ms

@@ -16,10 +16,10 @@ from dataclasses import replace
 from typing import Generic, TypeVar
 
 from specgrove.config import MAX_NUM_TREE_NODES
-from specgrove.loop.request import TreeShape
 from specgrove.loop.row_times import RowTimes
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling
+from specgrove.loop.works import TreeShape
 from specgrove.runtime.kv_slots import SlotPool
 from specgrove.tokenizer.ssm_vocabulary import Vocabulary
 from ssm_service.draft_tree import Beam, DraftTree, Expansion

@@ -21,9 +21,9 @@ from specgrove.errors import (
     SpecGroveError,
     StaleBaseError,
 )
-from specgrove.loop.request import Draft, DraftedTree, DraftWork, TreeShape
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling
+from specgrove.loop.works import Draft, DraftedTree, DraftWork, TreeShape
 from specgrove.runtime.kv_slots import SlotPool
 from ssm_service.config import PoolConfig
 from ssm_service.counts import PoolCounts

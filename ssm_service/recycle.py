@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from specgrove.loop.request import TreeShape
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling, RowTopK
+from specgrove.loop.works import TreeShape
 from ssm_service.draft_tree import ROOT, Beam, DraftTree
 from ssm_service.noisy_rates import NoisyRates
 from ssm_service.store_file import StoreFile

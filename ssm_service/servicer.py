@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from specgrove.errors import InvalidRequestError
-from specgrove.loop.request import Draft, DraftWork
+from specgrove.loop.works import Draft, DraftWork
 from specgrove.machine.compute_place import ComputePlace
 from specgrove.runtime.measuring import PassMeasurement, measured
 from specgrove.runtime.step_loop import StepLoop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from specgrove.loop.request import Draft, VerifyWork
+from specgrove.loop.works import Draft, VerifyWork
 from specgrove.runtime.in_process import (
     InProcessDrafter,
     InProcessDrafterSession,

@@ -11,7 +11,8 @@ import pytest
 from specgrove import errors
 from specgrove.client.output import Chunk, OutputToken
 from specgrove.errors import FieldViolation, InvalidRequestError, SpecGroveError
-from specgrove.loop.request import FinishReason, LogProbs
+from specgrove.loop.output import FinishReason
+from specgrove.loop.works import LogProbs
 
 ERRORS = [
     errors.StaleBaseError(7, "stale"),

@@ -16,9 +16,9 @@ from typing import Any
 from benchmarks.chaos.fleet import Fleet
 from benchmarks.chaos.links import Link
 from specgrove.client import AsyncClient
+from specgrove.client.answers import completion_of
 from specgrove.client.output import Chunk, Completion
 from specgrove.client.retries import RetryPolicy
-from specgrove.client.wire import completion_of
 from specgrove.errors import (
     DeadlineExceededError,
     InternalError,

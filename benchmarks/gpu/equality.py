@@ -26,17 +26,9 @@ from llm_service.verifier import VerifierEngine
 from router.tree_policy import StaticTreePolicy
 from specgrove.errors import SpecGroveError
 from specgrove.kernels.device_memory import PassLimits
-from specgrove.loop.request import (
-    Draft,
-    DraftWork,
-    GenerationRequest,
-    PromptProgress,
-    SamplingParams,
-    TreeShape,
-    Verdict,
-    VerifyWork,
-)
+from specgrove.loop.request import GenerationRequest, SamplingParams
 from specgrove.loop.speculation import Session
+from specgrove.loop.works import Draft, DraftWork, PromptProgress, TreeShape, Verdict, VerifyWork
 from specgrove.program.graphs import CudaGraphs, NoGraphs
 from specgrove.runtime.graph_runner import GraphRunner
 from specgrove.runtime.in_process import InProcessDrafter, InProcessVerifier

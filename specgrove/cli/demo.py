@@ -21,9 +21,11 @@ from specgrove.cli.rendering import comparison_table, make_console, print_legend
 from specgrove.cli.streaming import streamed
 from specgrove.cli.suites import given_settings, started_suite
 from specgrove.client import Client
+from specgrove.client.answers import completion_of
 from specgrove.client.output import Completion, Usage, tokens_per_s, tokens_per_step
-from specgrove.client.wire import GenerateParams, completion_of
-from specgrove.loop.request import FinishReason, SpeculationOptions
+from specgrove.client.wire import GenerateParams
+from specgrove.loop.output import FinishReason
+from specgrove.loop.request import SpeculationOptions
 
 _QUESTION = "What is gravity? Explain it to a curious child, then list three things that gravity does."
 # Each is asked with speculation once: asked again, an SSM would know the answer.

@@ -10,9 +10,10 @@ from specgrove.cli.prompt_input import prompt_of
 from specgrove.cli.rendering import make_console, print_json, print_legend, print_note, summary_line, usage_fields
 from specgrove.cli.streaming import streamed
 from specgrove.cli.terminal import without_echo
+from specgrove.client.answers import completion_of
 from specgrove.client.arguments import Prompt
 from specgrove.client.output import Chunk, Completion
-from specgrove.client.wire import GenerateParams, completion_of
+from specgrove.client.wire import GenerateParams
 from specgrove.loop.request import SpeculationOptions
 from specgrove.ranges import MAX_NUM_STOP_TEXTS
 from specgrove.settings.ssm_specs import asks_for_none

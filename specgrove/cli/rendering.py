@@ -18,7 +18,7 @@ import rich.text
 from rich.cells import cell_len
 
 from specgrove.client.output import Chunk, Usage, tokens_per_s, tokens_per_step
-from specgrove.loop.request import FinishReason
+from specgrove.loop.output import FinishReason
 
 DRAFTED_STYLE = "green"
 VERIFIER_STYLE = ""

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iter
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
-from specgrove.client import wire
+from specgrove.client import answers, wire
 from specgrove.client.arguments import ChatMessages, Prompt
 from specgrove.client.connections import AsyncConnection, Connection, metadata_of, warn_of_clear
 from specgrove.client.output import Chunk, Completion, ModelInfo
@@ -78,7 +78,7 @@ class Client:
 
     def complete(self, prompt: Prompt, **params: Unpack[GenerateParams]) -> Completion:
         """The whole output at once."""
-        return wire.completion_of(list(self.generate(prompt, **params)))
+        return answers.completion_of(list(self.generate(prompt, **params)))
 
     def model_info(self) -> ModelInfo:
         """The model and the SSMs behind the router."""
@@ -86,7 +86,7 @@ class Client:
         response = self._answer(
             lambda router, timeout_s: router.GetModelInfo(request, timeout=timeout_s, metadata=self._metadata)
         )
-        return wire.model_info_from_proto(response)
+        return answers.model_info_from_proto(response)
 
     def stats(self) -> RouterStats:
         """What the router has done since its start, and what it and the services behind it are busy with."""
@@ -187,7 +187,7 @@ class AsyncClient:
 
     async def complete(self, prompt: Prompt, **params: Unpack[GenerateParams]) -> Completion:
         """The whole output at once."""
-        return wire.completion_of([chunk async for chunk in self.generate(prompt, **params)])
+        return answers.completion_of([chunk async for chunk in self.generate(prompt, **params)])
 
     async def model_info(self) -> ModelInfo:
         """The model and the SSMs behind the router."""
@@ -195,7 +195,7 @@ class AsyncClient:
         response = await self._answer(
             lambda router, timeout_s: router.GetModelInfo(request, timeout=timeout_s, metadata=self._metadata)
         )
-        return wire.model_info_from_proto(response)
+        return answers.model_info_from_proto(response)
 
     async def stats(self) -> RouterStats:
         """What the router has done since its start, and what it and the services behind it are busy with."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from specgrove.loop.request import FinishReason, LogProbs
+from specgrove.loop.output import FinishReason
+from specgrove.loop.works import LogProbs
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
-from specgrove.client import wire
+from specgrove.client import answers, wire
 from specgrove.client.arguments import Prompt, timeout_of
 from specgrove.client.output import Chunk, PromptToken
 from specgrove.client.wire import GenerateParams
@@ -155,7 +155,7 @@ class Generation:
 
         Raises ``UnavailableError`` where the router did not go on where the output was cut off.
         """
-        chunk = wire.chunk_from_proto(response)
+        chunk = answers.chunk_from_proto(response)
         if (chunk.tokens or chunk.finish_reason is not None) and not self._has_output_begun:
             self._begin_output(response)
         rest = replace(chunk, prompt_tokens=self._rest_of_prompt(chunk))

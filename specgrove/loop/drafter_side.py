@@ -13,18 +13,11 @@ from typing import Protocol
 from specgrove.config import MAX_NUM_TREE_NODES, MAX_TREE_DEPTH, NUM_TOKEN_IDS
 from specgrove.errors import DeadlineExceededError, SpecGroveError, StaleBaseError, UnavailableError, WorkLostError
 from specgrove.loop.deadlines import remaining_ms
-from specgrove.loop.request import (
-    NOT_TRACED,
-    Draft,
-    DraftedTree,
-    DraftWork,
-    GenerationRequest,
-    SamplingParams,
-    TreeShape,
-)
+from specgrove.loop.request import NOT_TRACED, GenerationRequest, SamplingParams
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.told import Told
 from specgrove.loop.verifier_knowledge import DraftSampling
+from specgrove.loop.works import Draft, DraftedTree, DraftWork, TreeShape
 from specgrove.ranges import MIN_TEMPERATURE
 
 logger = logging.getLogger(__name__)

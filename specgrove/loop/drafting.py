@@ -16,10 +16,12 @@ from dataclasses import dataclass, replace
 
 from specgrove.config import MAX_NUM_SSMS, MAX_NUM_TREE_NODES
 from specgrove.loop.drafter_side import CheckedTree, Drafter, DrafterSide
-from specgrove.loop.request import GenerationRequest, ProposedTree, Reading, TreeShape
+from specgrove.loop.output import ProposedTree, Reading
+from specgrove.loop.request import GenerationRequest
 from specgrove.loop.token_tree import TokenTree, merge_trees
 from specgrove.loop.told import Told
 from specgrove.loop.working_ahead import WorkingAhead
+from specgrove.loop.works import TreeShape
 
 # A draft takes milliseconds; one that takes longer than this is given up for this step.
 _DRAFT_TIMEOUT_S = 1.0

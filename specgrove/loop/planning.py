@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from specgrove.loop.drafting import Drafting
+from specgrove.loop.output import Step
 from specgrove.loop.probing import Probing
-from specgrove.loop.request import MAX_NUM_STEPS_AHEAD, Step, TreeShape
 from specgrove.loop.verifying import Verifying
+from specgrove.loop.works import MAX_NUM_STEPS_AHEAD, TreeShape
 
 # Steps that the verifier makes by itself while drafters read what they lack.
 _NUM_STEPS_WHILE_READING = 2

@@ -10,8 +10,9 @@ import asyncio
 from dataclasses import dataclass
 
 from specgrove.loop.drafting import Drafting, MergedTree
-from specgrove.loop.request import Probe, TreeShape
+from specgrove.loop.output import Probe
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import TreeShape
 
 
 @dataclass(frozen=True, slots=True)

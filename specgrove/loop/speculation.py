@@ -20,13 +20,15 @@ from typing import Self
 from specgrove.errors import DeadlineExceededError
 from specgrove.loop.drafter_side import Drafter
 from specgrove.loop.drafting import Correct, Drafting, MergedTree, as_told
+from specgrove.loop.output import Step
 from specgrove.loop.planning import Planning, TreePolicy
 from specgrove.loop.probing import Probing
-from specgrove.loop.request import GenerationRequest, PromptProgress, Step, Verdict
+from specgrove.loop.request import GenerationRequest
 from specgrove.loop.steps import step_of
 from specgrove.loop.told import Told
 from specgrove.loop.verifier_knowledge import NO_WISHES, DrafterWishes
 from specgrove.loop.verifying import Verifier, Verifying
+from specgrove.loop.works import PromptProgress, Verdict
 
 
 class Session:

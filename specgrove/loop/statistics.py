@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from specgrove.loop.request import Step
+from specgrove.loop.output import Step
 
 
 @dataclass(slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from specgrove.loop.drafting import MergedTree
-from specgrove.loop.request import CommittedToken, FinishReason, Probe, Reading, Step, Verdict, VerifiedTree
+from specgrove.loop.output import CommittedToken, FinishReason, Probe, Reading, Step, VerifiedTree
+from specgrove.loop.works import Verdict
 
 
 def step_of(

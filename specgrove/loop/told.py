@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Iterable
 
 from specgrove.config import MAX_HIDDEN_BYTES
-from specgrove.loop.request import PromptProgress, Verdict
 from specgrove.loop.verifier_knowledge import DrafterWishes, HiddenStates, RowTopK, joined
+from specgrove.loop.works import PromptProgress, Verdict
 
 # Of rows whose most probable tokens are told. A drafter that is not asked for longer misses the oldest.
 _MAX_NUM_ROWS = 1024

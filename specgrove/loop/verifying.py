@@ -11,9 +11,10 @@ from typing import Protocol
 
 from specgrove.errors import InternalError, StaleBaseError, UnavailableError, WorkLostError
 from specgrove.loop.deadlines import remaining_ms
-from specgrove.loop.request import GenerationRequest, PromptProgress, SessionParams, Verdict, VerifyWork
+from specgrove.loop.request import GenerationRequest
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.told import Told
+from specgrove.loop.works import PromptProgress, SessionParams, Verdict, VerifyWork
 
 logger = logging.getLogger(__name__)
 

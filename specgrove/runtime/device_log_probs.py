@@ -11,7 +11,7 @@ import torch
 
 from specgrove.kernels.cuda.choices import top_k_log_probs
 from specgrove.kernels.sampling import KnownToken
-from specgrove.loop.request import LogProbs
+from specgrove.loop.works import LogProbs
 
 
 def log_probs_on_device(logits: torch.Tensor, known: Mapping[int, KnownToken]) -> list[LogProbs | None]:

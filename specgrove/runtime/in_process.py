@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from specgrove.errors import SpecGroveError, UnavailableError
-from specgrove.loop.request import Draft, DraftWork, PromptProgress, Verdict, VerifyWork
 from specgrove.loop.suspects import SuspectTurn
+from specgrove.loop.works import Draft, DraftWork, PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.mailbox import Answer
 

@@ -13,7 +13,7 @@ import torch
 
 from specgrove.kernels.rows import PassRows
 from specgrove.kernels.sampling import log_prob_of, top_k_log_probs
-from specgrove.loop.request import LogProbs
+from specgrove.loop.works import LogProbs
 from specgrove.program.backend import PassOutput
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from markdown_it import MarkdownIt
 
 from specgrove.client.output import OutputToken
-from specgrove.loop.request import FinishReason
+from specgrove.loop.output import FinishReason
 from specgrove.web.conversation import Answer, Turn
 from specgrove.web.ssm_marks import SsmMarks
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from specgrove.client.output import Chunk, OutputToken, StepDetails, Usage
 from specgrove.client.wire import GenerateParams
-from specgrove.loop.request import FinishReason, SpeculationOptions
+from specgrove.loop.output import FinishReason
+from specgrove.loop.request import SpeculationOptions
 
 Step = tuple[tuple[str, ...], ...]
 """A step's tokens, each as the names of the SSMs that drafted it; without a name it is the LLM's own."""

@@ -6,13 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from specgrove.config import MAX_NUM_SSMS
-from specgrove.loop.request import (
-    Draft,
-    DraftedTree,
-    DraftWork,
-    TreePrices,
-    TreeShape,
-)
+from specgrove.loop.works import Draft, DraftedTree, DraftWork, TreePrices, TreeShape
 from specgrove.v1 import ssm_pb2
 from specgrove.wire.verifier_knowledge import (
     draft_sampling_from_proto,

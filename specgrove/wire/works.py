@@ -14,15 +14,9 @@ from specgrove.errors import (
     InternalError,
     InvalidRequestError,
 )
-from specgrove.loop.request import (
-    LogProbs,
-    PromptProgress,
-    SamplingParams,
-    SessionParams,
-    Verdict,
-    VerifyWork,
-)
+from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import LogProbs, PromptProgress, SessionParams, Verdict, VerifyWork
 from specgrove.ranges import MAX_NUM_LOGIT_BIASES
 from specgrove.v1 import llm_pb2, token_tree_pb2
 from specgrove.wire.structures import structured_output_from_proto, structured_output_to_proto

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.async_drafting.__main__ import TRACE
 from benchmarks.async_drafting.services import accepted_nodes, delayed, replayed_ssm, right_token
 from benchmarks.async_drafting.trace import NUM_CANDIDATES, Output, Trace
-from specgrove.loop.request import Draft, DraftWork, TreeShape
+from specgrove.loop.works import Draft, DraftWork, TreeShape
 from specgrove.v1 import token_tree_pb2
 from ssm_service.config import PoolConfig
 from ssm_service.pool import DrafterPool

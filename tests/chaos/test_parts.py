@@ -14,9 +14,9 @@ from benchmarks.chaos.fleet import Fleet, FleetShape
 from benchmarks.chaos.links import Link
 from benchmarks.chaos.load import PATIENT, beginning_problem, cases, whole_problem
 from router.admission import MAX_RETRY_DELAY_MS
+from specgrove.client.answers import completion_of
 from specgrove.client.output import Chunk, Completion, OutputToken, Usage
-from specgrove.client.wire import completion_of
-from specgrove.loop.request import FinishReason
+from specgrove.loop.output import FinishReason
 from tests.waiting import LIMIT_S
 
 LETTERS = "abcdefghijklmnopqrst"

@@ -12,7 +12,7 @@ import rich.console
 
 from specgrove.cli import demo, main
 from specgrove.client.output import Completion, Usage
-from specgrove.loop.request import FinishReason
+from specgrove.loop.output import FinishReason
 from tests.fake_router import FakeRouter
 
 ANSWER = "The quick brown fox"

@@ -18,7 +18,9 @@ from specgrove.errors import (
     SessionClosedError,
     UnavailableError,
 )
-from specgrove.loop.request import FinishReason, LogProbs, SpeculationOptions
+from specgrove.loop.output import FinishReason
+from specgrove.loop.request import SpeculationOptions
+from specgrove.loop.works import LogProbs
 from tests.fake_router import FakeRouter, running_router
 from tests.waiting import LIMIT_S
 

@@ -26,7 +26,7 @@ from specgrove.errors import (
     UnauthorizedError,
     UnavailableError,
 )
-from specgrove.loop.request import LogProbs
+from specgrove.loop.works import LogProbs
 from specgrove.v1 import router_pb2
 from tests.fake_router import FakeRouter, running_router
 from tests.waiting import LIMIT_S

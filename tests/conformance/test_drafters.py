@@ -9,7 +9,7 @@ import pytest
 
 from specgrove.errors import InvalidRequestError, SessionClosedError, StaleBaseError
 from specgrove.loop.drafter_side import Drafter
-from specgrove.loop.request import Draft, DraftWork, TreeShape
+from specgrove.loop.works import Draft, DraftWork, TreeShape
 from tests.conformance.conftest import Side, held_back
 
 PROMPT = (72, 5, 9, 72, 5, 33, 72, 5)

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from specgrove.errors import InvalidRequestError, SessionClosedError, StaleBaseError
-from specgrove.loop.request import PromptProgress, SamplingParams, SessionParams, Verdict, VerifyWork
+from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifying import Verifier
+from specgrove.loop.works import PromptProgress, SessionParams, Verdict, VerifyWork
 from tests.conformance.conftest import Side, held_back
 
 PROMPT = (72, 5, 9, 72, 5, 33)

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from llm_service.verifier import VerifierEngine
-from specgrove.loop.request import VerifyWork
+from specgrove.loop.works import VerifyWork
 from specgrove.suite import processes as suite_module
 from specgrove.suite.processes import Suite, SuiteConfig, process_specs
 from specgrove.suite.supervisor import ProcessSpec

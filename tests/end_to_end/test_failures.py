@@ -11,8 +11,8 @@ import grpc
 import pytest
 
 from specgrove.client import Client
+from specgrove.client.answers import completion_of
 from specgrove.client.retries import RetryPolicy
-from specgrove.client.wire import completion_of
 from specgrove.errors import DeadlineExceededError, UnavailableError
 from specgrove.loop.request import SpeculationOptions
 from specgrove.suite.processes import Suite, is_serving

@@ -14,9 +14,9 @@ import torch
 from llm_service.config import VerifierConfig
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.verifier import VerifierEngine
-from specgrove.loop.request import Draft, DraftWork, PromptProgress, Verdict, VerifyWork
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import HiddenStates
+from specgrove.loop.works import Draft, DraftWork, PromptProgress, Verdict, VerifyWork
 from specgrove.models.decoder.ends import Ends
 from specgrove.models.hidden_state.module import HiddenStateModule
 from specgrove.models.hidden_state.spec import HiddenSsmSpec

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from specgrove.client import AsyncClient, Client
+from specgrove.client.answers import completion_of
 from specgrove.client.output import Completion
 from specgrove.client.retries import RetryPolicy
-from specgrove.client.wire import completion_of
 from specgrove.loop.request import SpeculationOptions
 from specgrove.suite.processes import Suite, SuiteConfig, is_serving
 from tests.end_to_end.conftest import ALWAYS_DRAFT

@@ -9,8 +9,9 @@ import pytest
 
 from specgrove.client import Client
 from specgrove.client.output import Completion
-from specgrove.loop.request import SpeculationOptions, TreeShape
+from specgrove.loop.request import SpeculationOptions
 from specgrove.loop.verifier_knowledge import RowTopK
+from specgrove.loop.works import TreeShape
 from specgrove.suite.processes import Suite, SuiteConfig
 from ssm_service.corpus import Corpus
 from ssm_service.recycle import RecycleSsm

@@ -13,8 +13,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from specgrove.client import Client
+from specgrove.client.answers import completion_of
 from specgrove.client.output import Completion
-from specgrove.client.wire import completion_of
 from specgrove.loop.request import SpeculationOptions
 from tests.k8s.manifests import rendered
 from tests.k8s.pod_network import pod_network

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import SpecGroveError, StaleBaseError
-from specgrove.loop.request import SamplingParams, SessionParams, Verdict, VerifyWork
+from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import SessionParams, Verdict, VerifyWork
 from tests.conftest import TINY_VOCAB_SIZE
 from tests.llm.verifying import GREEDY, Clock
 

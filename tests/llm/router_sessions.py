@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from specgrove.loop.request import SamplingParams, SessionParams
+from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import SessionParams
 
 NUM_LOG_PROBS = 2
 

@@ -12,8 +12,9 @@ from llm_service.session import Session
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import InternalError
 from specgrove.kernels.rows import NOT_A_NUMBER, PassRows
-from specgrove.loop.request import SamplingParams, Verdict
+from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import Verdict
 from specgrove.program.backend import PassOutput
 from specgrove.runtime.model_runner import ModelRunner
 from tests.llm.verifying import GREEDY, PROMPT, SAMPLED, opening

@@ -11,8 +11,8 @@ from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import InternalError
 from specgrove.kernels.rows import PassRows
-from specgrove.loop.request import Verdict, VerifyWork
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import Verdict, VerifyWork
 from specgrove.program.backend import PassOutput
 from specgrove.program.decoder import Decoder
 from specgrove.runtime.model_runner import ModelRunner

@@ -12,9 +12,10 @@ import torch
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import InvalidRequestError
-from specgrove.loop.request import PromptProgress, SamplingParams, Verdict, VerifyWork
+from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import HiddenStates
+from specgrove.loop.works import PromptProgress, Verdict, VerifyWork
 from specgrove.program.backend import PassOutput
 from specgrove.runtime.model_runner import ModelRunner
 from tests.llm.conftest import RunnerAhead

@@ -11,8 +11,9 @@ from llm_service.node_answers import NodeChoices, NodeLogits
 from llm_service.passes import FinishedPass, Pass, PassPart, pass_of
 from llm_service.session import PendingWork, Session
 from specgrove.kernels.rows import ALL_BANNED, HAS_LOGITS, NOT_A_NUMBER
-from specgrove.loop.request import LogProbs, SamplingParams
+from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import LogProbs
 from specgrove.program.backend import PassOutput
 
 CHAIN = TokenTree((5, 6, 7), (-1, 0, 1), (0.0, -1.0, -1.0), (0, 0, 0))

@@ -13,8 +13,9 @@ import torch
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import InternalError
-from specgrove.loop.request import LogProbs, PromptProgress, SamplingParams, Verdict, VerifyWork
+from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import LogProbs, PromptProgress, Verdict, VerifyWork
 from specgrove.models.weights.quantization import quantize_folder
 from specgrove.program.backend import PassOutput
 from specgrove.program.loading import load_decoder

@@ -8,7 +8,7 @@ import pytest
 
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
-from specgrove.loop.request import Verdict
+from specgrove.loop.works import Verdict
 from specgrove.runtime.model_runner import ModelRunner
 from tests.conftest import TINY_VOCAB_SIZE
 from tests.llm.chats import Chat, run_chats

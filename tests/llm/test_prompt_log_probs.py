@@ -16,7 +16,8 @@ from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import InternalError, InvalidRequestError
 from specgrove.kernels.rows import PassRows
-from specgrove.loop.request import LogProbs, PromptProgress, SamplingParams, Verdict, VerifyWork
+from specgrove.loop.request import SamplingParams
+from specgrove.loop.works import LogProbs, PromptProgress, Verdict, VerifyWork
 from specgrove.program.backend import PassOutput
 from specgrove.runtime.model_runner import ModelRunner
 from tests.conftest import TINY_VOCAB_SIZE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llm_service.verifier import VerifierEngine
-from specgrove.loop.request import PromptProgress, Verdict, VerifyWork
+from specgrove.loop.works import PromptProgress, Verdict, VerifyWork
 from tests.llm.verifying import GREEDY, Clock, incremental, opening
 
 LONG_PROMPT = [3 + i % 50 for i in range(30)]  # the engine reads 4 tokens in a pass

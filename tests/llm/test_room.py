@@ -15,8 +15,8 @@ from llm_service.room import Room
 from llm_service.session import Session
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import InvalidRequestError
-from specgrove.loop.request import Verdict, VerifyWork
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import Verdict, VerifyWork
 from specgrove.runtime.model_runner import ModelRunner
 from tests.conftest import TINY_VOCAB_SIZE
 from tests.llm.chats import Chat, run_chats

@@ -17,8 +17,9 @@ from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.verifier import VerifierEngine
 from router.served_model import fetch_tokenizer_files, tokenizer_of
 from specgrove.errors import SessionClosedError, StaleBaseError, UnavailableError
-from specgrove.loop.request import PromptProgress, SamplingParams, Verdict, VerifyWork
+from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import PromptProgress, Verdict, VerifyWork
 from specgrove.models.decoder.ends import Ends
 from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner

@@ -16,7 +16,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
 from specgrove.kernels.rows import PassRows
-from specgrove.loop.request import LogProbs, SamplingParams
+from specgrove.loop.request import SamplingParams
+from specgrove.loop.works import LogProbs
 from specgrove.program.backend import PassOutput
 from specgrove.program.decoder import Decoder
 from specgrove.runtime.model_runner import ModelRunner

@@ -14,8 +14,9 @@ from specgrove.errors import (
     SessionClosedError,
     StaleBaseError,
 )
-from specgrove.loop.request import SamplingParams, Verdict, VerifyWork
+from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import Verdict, VerifyWork
 from specgrove.runtime.model_runner import ModelRunner
 from tests.llm.conftest import RunnerAhead
 from tests.llm.verifying import GREEDY, PROMPT, SAMPLED, Clock, ask, incremental, opening

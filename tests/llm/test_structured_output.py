@@ -15,8 +15,9 @@ from llm_service.config import VerifierConfig
 from llm_service.structure import Structures
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import InvalidRequestError
-from specgrove.loop.request import SamplingParams, SessionParams, Verdict, VerifyWork
+from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import SessionParams, Verdict, VerifyWork
 from specgrove.program.backend import PassOutput
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.structures.grammars import GrammarCompiler

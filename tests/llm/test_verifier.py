@@ -18,8 +18,9 @@ from specgrove.errors import (
     SessionClosedError,
     StaleBaseError,
 )
-from specgrove.loop.request import SamplingParams, SessionParams, Verdict, VerifyWork
+from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import SessionParams, Verdict, VerifyWork
 from specgrove.runtime.model_runner import ModelRunner
 from tests.conftest import TINY_VOCAB_SIZE
 from tests.llm.verifying import GREEDY, PROMPT, SAMPLED, Clock, ask, incremental, opening, random_tree, run

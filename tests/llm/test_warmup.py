@@ -9,7 +9,7 @@ import pytest
 
 from llm_service.servicer import LlmServicer
 from llm_service.verifier import VerifierEngine
-from specgrove.loop.request import PromptProgress, Verdict, VerifyWork
+from specgrove.loop.works import PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.v1 import llm_pb2
 from tests.llm.verifying import PROMPT, opening

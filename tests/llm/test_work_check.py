@@ -9,7 +9,8 @@ import pytest
 from llm_service.config import VerifierConfig
 from llm_service.work_check import check_work
 from specgrove.errors import InvalidRequestError
-from specgrove.loop.request import SamplingParams, SessionParams
+from specgrove.loop.request import SamplingParams
+from specgrove.loop.works import SessionParams
 from tests.llm.verifying import PROMPT, opening
 
 CONFIG = VerifierConfig(max_model_len=64)

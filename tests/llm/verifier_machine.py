@@ -13,8 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from llm_service.verifier import VerifierEngine
 from specgrove.errors import DeadlineExceededError, InvalidRequestError, SessionClosedError, StaleBaseError
-from specgrove.loop.request import LogProbs, PromptProgress, SamplingParams, Verdict, VerifyWork
+from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import LogProbs, PromptProgress, Verdict, VerifyWork
 from tests.llm.router_sessions import Asked, RouterSession
 from tests.llm.verifying import GREEDY, SAMPLED, Clock, random_tree
 

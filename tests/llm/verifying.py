@@ -6,8 +6,9 @@ import random
 from dataclasses import replace
 
 from llm_service.verifier import VerifierEngine
-from specgrove.loop.request import LogProbs, PromptProgress, SamplingParams, SessionParams, Verdict, VerifyWork
+from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import LogProbs, PromptProgress, SessionParams, Verdict, VerifyWork
 from tests.conftest import TINY_VOCAB_SIZE
 
 GREEDY = SamplingParams()

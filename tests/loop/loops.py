@@ -7,10 +7,12 @@ from typing import Any
 
 from specgrove.errors import UnavailableError
 from specgrove.loop.drafter_side import Drafter
+from specgrove.loop.output import Step
 from specgrove.loop.planning import TreePolicy
-from specgrove.loop.request import GenerationRequest, Step, TreeShape, Verdict, VerifyWork
+from specgrove.loop.request import GenerationRequest
 from specgrove.loop.speculation import Session
 from specgrove.loop.verifying import Verifier
+from specgrove.loop.works import TreeShape, Verdict, VerifyWork
 from tests.router.toy_language import VOCAB_SIZE
 from tests.router.toy_services import CONTEXT_LEN, ToyLlm
 

@@ -15,12 +15,9 @@ from llm_service.verifier import VerifierEngine
 from router.tree_policy import StaticTreePolicy
 from specgrove.kernels.sampling import ChoiceParams, processed_log_probs
 from specgrove.loop import planning
-from specgrove.loop.request import (
-    GenerationRequest,
-    SamplingParams,
-    TreeShape,
-)
+from specgrove.loop.request import GenerationRequest, SamplingParams
 from specgrove.loop.speculation import Session
+from specgrove.loop.works import TreeShape
 from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows

@@ -10,11 +10,12 @@ import pytest
 from specgrove.errors import StaleBaseError
 from specgrove.loop.drafter_side import DrafterSession
 from specgrove.loop.drafting import Drafting, MergedTree
-from specgrove.loop.request import Draft, DraftedTree, DraftWork, GenerationRequest, TreePrices, TreeShape
+from specgrove.loop.request import GenerationRequest
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.told import Told
 from specgrove.loop.verifier_knowledge import NO_WISHES
 from specgrove.loop.working_ahead import WorkingAhead
+from specgrove.loop.works import Draft, DraftedTree, DraftWork, TreePrices, TreeShape
 
 PROMPT = [1, 2, 3]
 SHAPE = TreeShape(max_num_nodes=4, max_depth=2)

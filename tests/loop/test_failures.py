@@ -10,21 +10,12 @@ import pytest
 
 from specgrove.errors import InternalError, UnavailableError, WorkLostError
 from specgrove.loop.drafting import Drafting
-from specgrove.loop.request import (
-    Draft,
-    DraftedTree,
-    DraftWork,
-    GenerationRequest,
-    LogProbs,
-    PromptProgress,
-    TreeShape,
-    Verdict,
-    VerifyWork,
-)
+from specgrove.loop.request import GenerationRequest
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.told import Told
 from specgrove.loop.verifier_knowledge import NO_WISHES, HiddenStates
 from specgrove.loop.verifying import Verifying
+from specgrove.loop.works import Draft, DraftedTree, DraftWork, LogProbs, PromptProgress, TreeShape, Verdict, VerifyWork
 from tests.loop.loops import PROMPT, Dying, run
 from tests.router.toy_language import VOCAB_SIZE, toy_output
 from tests.router.toy_services import ToyLlm

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from specgrove.errors import UnavailableError
 from specgrove.loop import planning
-from specgrove.loop.request import GenerationRequest, TreeShape, Verdict, VerifyWork
+from specgrove.loop.request import GenerationRequest
+from specgrove.loop.works import TreeShape, Verdict, VerifyWork
 from tests.loop.loops import PROMPT, Counting, Dying, Planned, run_planned, session_of
 from tests.router.toy_language import toy_output
 from tests.router.toy_ssm import ToySsm

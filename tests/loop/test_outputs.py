@@ -11,15 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specgrove.errors import DeadlineExceededError
-from specgrove.loop.request import (
-    DraftWork,
-    FinishReason,
-    GenerationRequest,
-    SamplingParams,
-    TreeShape,
-)
+from specgrove.loop.output import FinishReason
+from specgrove.loop.request import GenerationRequest, SamplingParams
 from specgrove.loop.statistics import GenerationStatistics
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import DraftWork, TreeShape
 from tests.loop.loops import PROMPT, FixedShape, run, session_of
 from tests.router.toy_language import toy_next, toy_output
 from tests.router.toy_services import CONTEXT_LEN, ToyLlm

@@ -8,10 +8,12 @@ import pytest
 
 from specgrove.loop import drafting as drafting_module
 from specgrove.loop.drafting import Drafting
+from specgrove.loop.output import Probe
 from specgrove.loop.probing import Probing
-from specgrove.loop.request import GenerationRequest, Probe, TreeShape
+from specgrove.loop.request import GenerationRequest
 from specgrove.loop.told import Told
 from specgrove.loop.verifier_knowledge import NO_WISHES
+from specgrove.loop.works import TreeShape
 from tests.router.toy_language import VOCAB_SIZE, toy_output
 from tests.router.toy_ssm import ToySsm
 from tests.waiting import until

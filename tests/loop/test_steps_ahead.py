@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
-from specgrove.loop.request import Draft, DraftWork, GenerationRequest, SamplingParams, TreeShape
+from specgrove.loop.request import GenerationRequest, SamplingParams
 from specgrove.loop.statistics import GenerationStatistics
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import Draft, DraftWork, TreeShape
 from tests.loop.loops import PROMPT, Counting, FixedShape, Planned, run, run_planned, session_of
 from tests.router.toy_language import VOCAB_SIZE, toy_next, toy_output
 from tests.router.toy_services import ToyLlm

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specgrove.loop import told as told_module
-from specgrove.loop.request import PromptProgress
 from specgrove.loop.told import Told
 from specgrove.loop.verifier_knowledge import DrafterWishes, HiddenStates, RowTopK, joined
+from specgrove.loop.works import PromptProgress
 
 LAYERS = (1, 3)
 ROW_BYTES = 8

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from specgrove.errors import StaleBaseError
-from specgrove.loop.request import Draft, DraftWork, SamplingParams
+from specgrove.loop.request import SamplingParams
 from specgrove.loop.verifier_knowledge import DraftSampling
+from specgrove.loop.works import Draft, DraftWork
 from tests.loop.loops import run
 from tests.router.toy_services import ToyLlm
 from tests.router.toy_ssm import ToySsm

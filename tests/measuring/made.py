@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from specgrove.client.output import Completion, OutputToken, Usage
-from specgrove.loop.request import FinishReason
+from specgrove.loop.output import FinishReason
 from specgrove.measuring.answering import Answers
 from specgrove.measuring.quartiles import Quartiles
 from specgrove.measuring.recommendation import WayResult

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 from llm_service.paying_rows import PayingRows
 from router.measurements import Measurements, ReplicaLoad, SessionTimes
 from router.tree_policy import AdaptiveTreePolicy, StaticTreePolicy
-from specgrove.loop.request import CommittedToken, Probe, ProposedTree, Reading, Step, TreeShape, VerifiedTree
+from specgrove.loop.output import CommittedToken, Probe, ProposedTree, Reading, Step, VerifiedTree
 from specgrove.loop.row_times import RowTimes
 from specgrove.loop.token_tree import TokenTree, merge_trees
+from specgrove.loop.works import TreeShape
 from ssm_service.draft_tree import ROOT, Beam, DraftTree
 
 BOUNDS = TreeShape(32, 8)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from router.calibration import Calibration
-from specgrove.loop.request import ProposedTree
+from specgrove.loop.output import ProposedTree
 from specgrove.loop.token_tree import TokenTree
 
 WRONG, RIGHT = 1, 2

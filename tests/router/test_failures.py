@@ -11,8 +11,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router.llm_replicas import LlmPool
 from specgrove.errors import InternalError, InvalidRequestError, ResourceExhaustedError
-from specgrove.loop.request import Verdict, VerifyWork
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import Verdict, VerifyWork
 from specgrove.serving.status import error_from_rpc
 from specgrove.v1 import router_pb2
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of

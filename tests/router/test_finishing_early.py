@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 
 from router.llm_replicas import LlmPool
 from router.remote_verifier import RemoteVerifier
-from specgrove.loop.request import PromptProgress, Verdict, VerifyWork
+from specgrove.loop.works import PromptProgress, Verdict, VerifyWork
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
 from tests.router.toy_language import toy_output
 from tests.router.toy_services import ToyLlm

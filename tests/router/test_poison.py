@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from specgrove.errors import InternalError
-from specgrove.loop.request import Verdict, VerifyWork
+from specgrove.loop.works import Verdict, VerifyWork
 from specgrove.serving.status import error_from_rpc
 from specgrove.v1 import router_pb2
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from specgrove.errors import InternalError, InvalidRequestError
-from specgrove.loop.request import PromptProgress, SessionParams
+from specgrove.loop.works import PromptProgress, SessionParams
 from specgrove.serving.status import error_from_rpc
 from specgrove.v1 import router_pb2, token_tree_pb2
 from specgrove.wire import works

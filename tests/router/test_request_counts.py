@@ -11,7 +11,7 @@ import pytest
 from router.request_counts import RequestCounts
 from router.speculation_counts import SpeculationCounts
 from specgrove.errors import InvalidRequestError, ResourceExhaustedError
-from specgrove.loop.request import CommittedToken, Step
+from specgrove.loop.output import CommittedToken, Step
 from specgrove.v1 import router_pb2
 
 

@@ -9,7 +9,8 @@ import pytest
 from router import remote_drafter
 from router.remote_drafter import RemoteDrafter
 from specgrove.errors import StaleBaseError, UnavailableError
-from specgrove.loop.request import Draft, DraftWork, SpeculationOptions, TreeShape
+from specgrove.loop.request import SpeculationOptions
+from specgrove.loop.works import Draft, DraftWork, TreeShape
 from specgrove.v1 import router_pb2
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
 from tests.router.toy_cluster import ToyCluster, toy_cluster

@@ -12,19 +12,12 @@ import pytest
 from router.config import TreeConfig
 from router.measurements import Exploration, LevelTime, Measurements, ReplicaLoad, RunningMean
 from router.tree_policy import policy_for
+from specgrove.loop.output import CommittedToken, ProposedTree, Step, VerifiedTree
 from specgrove.loop.planning import TreePolicy
-from specgrove.loop.request import (
-    MAX_NUM_STEPS_AHEAD,
-    CommittedToken,
-    GenerationRequest,
-    ProposedTree,
-    SpeculationOptions,
-    Step,
-    TreeShape,
-    VerifiedTree,
-)
+from specgrove.loop.request import GenerationRequest, SpeculationOptions
 from specgrove.loop.row_times import RowTimes
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import MAX_NUM_STEPS_AHEAD, TreeShape
 from tests.router.simulated_speed import BOUNDS, Suite, best_static, serve
 
 PassMs = Callable[[int], float]

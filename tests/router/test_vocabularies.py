@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from specgrove.loop.request import Verdict, VerifyWork
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import Verdict, VerifyWork
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of

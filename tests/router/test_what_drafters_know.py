@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from specgrove.loop.request import DraftWork
 from specgrove.loop.verifier_knowledge import DraftSampling, HiddenStates, RowTopK
+from specgrove.loop.works import DraftWork
 from specgrove.v1 import token_tree_pb2
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
 from tests.router.toy_cluster import toy_cluster

@@ -15,16 +15,10 @@ from dataclasses import replace
 from typing import Any
 
 from specgrove.errors import InvalidRequestError, ResourceExhaustedError, StaleBaseError
-from specgrove.loop.request import (
-    LogProbs,
-    PromptProgress,
-    SessionParams,
-    TraceContext,
-    Verdict,
-    VerifyWork,
-)
+from specgrove.loop.request import TraceContext
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import HiddenStates, RowTopK
+from specgrove.loop.works import LogProbs, PromptProgress, SessionParams, Verdict, VerifyWork
 from specgrove.machine.compute_place import ComputePlace
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, token_tree_pb2

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Coroutine
 from typing import Protocol
 
-from specgrove.loop.request import Draft, DraftWork, PromptProgress, Verdict, VerifyWork
+from specgrove.loop.works import Draft, DraftWork, PromptProgress, Verdict, VerifyWork
 
 
 class Verifies(Protocol):

@@ -8,12 +8,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from specgrove.errors import InvalidRequestError, StaleBaseError
-from specgrove.loop.request import (
-    Draft,
-    DraftedTree,
-    DraftWork,
-)
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import Draft, DraftedTree, DraftWork
 from specgrove.machine.compute_place import ComputePlace
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc

@@ -14,8 +14,9 @@ from llm_service.verifier import VerifierEngine
 from router.tree_policy import StaticTreePolicy
 from specgrove.kernels.device_memory import PassLimits
 from specgrove.loop import drafting, planning
-from specgrove.loop.request import GenerationRequest, SamplingParams, TreeShape
+from specgrove.loop.request import GenerationRequest, SamplingParams
 from specgrove.loop.speculation import Session
+from specgrove.loop.works import TreeShape
 from specgrove.program.device_weights import DeviceWeights
 from specgrove.program.graphs import CudaGraphs, NoGraphs
 from specgrove.program.loading import load_decoder

@@ -16,7 +16,7 @@ import torch
 
 from specgrove.kernels.rows import PassRows
 from specgrove.kernels.sampling import KnownToken
-from specgrove.loop.request import LogProbs
+from specgrove.loop.works import LogProbs
 from specgrove.models.decoder.parallel_layout import ParallelLayout
 from specgrove.runtime import parallel_runner
 from specgrove.runtime.parallel_runner import ParallelRunner, RankLinks, run_worker

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from specgrove.kernels.sampling import gumbel_noise
-from specgrove.loop.request import TreeShape
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling, HiddenStates
+from specgrove.loop.works import TreeShape
 from specgrove.models.hidden_state.attention import CachedAttention, window_mask
 from specgrove.models.hidden_state.module import HiddenStateModule
 from specgrove.models.hidden_state.program_weights import ModelEnds, program_spec_of, program_weights_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from specgrove.loop.request import Draft, DraftWork, TreeShape
+from specgrove.loop.works import Draft, DraftWork, TreeShape
 from specgrove.runtime.model_runner import ModelRunner
 from ssm_service.config import PoolConfig
 from ssm_service.draft_tree import Beam, Expansion

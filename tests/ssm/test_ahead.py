@@ -9,9 +9,9 @@ import pytest
 
 from specgrove.config import MAX_NUM_TREE_NODES
 from specgrove.errors import StaleBaseError
-from specgrove.loop.request import Draft, DraftWork, TreeShape
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling
+from specgrove.loop.works import Draft, DraftWork, TreeShape
 from specgrove.runtime.model_runner import ModelRunner
 from ssm_service.config import PoolConfig
 from ssm_service.draft_tree import Beam

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from specgrove.loop.request import TreePrices, TreeShape
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import TreePrices, TreeShape
 from ssm_service.draft_tree import ROOT, Beam, DraftTree, Expansion
 
 Path = tuple[int, ...]

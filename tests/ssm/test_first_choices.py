@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from specgrove.loop.request import Draft, DraftWork, TreeShape
+from specgrove.loop.works import Draft, DraftWork, TreeShape
 from specgrove.models.hidden_state.module import HiddenStateModule
 from ssm_service.config import PoolConfig
 from ssm_service.first_choices import NUM_OF_SESSION, NUM_TESTED, FirstChoices

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 
-from specgrove.loop.request import DraftedTree, TreeShape
 from specgrove.loop.token_tree import TokenTree, merge_trees
+from specgrove.loop.works import DraftedTree, TreeShape
 from ssm_service.grafting import grafted
 from ssm_service.lookup import LookupSsm
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from specgrove.errors import InvalidRequestError
-from specgrove.loop.request import Draft, DraftWork, TreeShape
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling
+from specgrove.loop.works import Draft, DraftWork, TreeShape
 from ssm_service.config import PoolConfig
 from ssm_service.hidden_state import HiddenStateSsm
 from ssm_service.pool import DrafterPool

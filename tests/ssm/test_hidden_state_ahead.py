@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from specgrove.loop.request import Draft, DraftWork, TreeShape
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import Draft, DraftWork, TreeShape
 from ssm_service.config import PoolConfig
 from ssm_service.pool import DrafterPool
 from tests.models.hidden_state.tiny_ssms import random_module

@@ -10,8 +10,8 @@ import grpc
 import pytest
 import torch
 
-from specgrove.loop.request import DraftWork
 from specgrove.loop.verifier_knowledge import DraftSampling
+from specgrove.loop.works import DraftWork
 from specgrove.models.hidden_state.loading import read_hidden_ssm
 from specgrove.models.hidden_state.own_folder import save_own_folder
 from specgrove.models.hidden_state.program_weights import ModelEnds

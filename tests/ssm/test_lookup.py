@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specgrove.kernels.sampling import gumbel_noise
-from specgrove.loop.request import TreeShape
 from specgrove.loop.verifier_knowledge import DraftSampling
+from specgrove.loop.works import TreeShape
 from ssm_service.corpus import Corpus
 from ssm_service.lookup import LookupSsm
 from ssm_service.recycle import RecycleSsm

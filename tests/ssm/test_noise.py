@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from specgrove.kernels.sampling import ChoiceParams, choose
-from specgrove.loop.request import DraftWork, TreeShape
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling
+from specgrove.loop.works import DraftWork, TreeShape
 from specgrove.models.hidden_state.spec import Calibration
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.pass_builder import PassBuilder

@@ -11,7 +11,7 @@ import torch
 
 from specgrove.errors import DeadlineExceededError, InvalidRequestError, SessionClosedError, StaleBaseError
 from specgrove.kernels.rows import PassRows
-from specgrove.loop.request import Draft, DraftWork, TreeShape
+from specgrove.loop.works import Draft, DraftWork, TreeShape
 from specgrove.program.backend import PassOutput
 from specgrove.runtime.model_runner import ModelRunner
 from ssm_service.config import PoolConfig

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from specgrove.kernels.sampling import gumbel_noise
-from specgrove.loop.request import DraftWork, TreeShape
 from specgrove.loop.verifier_knowledge import DraftSampling, RowTopK
+from specgrove.loop.works import DraftWork, TreeShape
 from specgrove.settings.ssm_specs import parse_ssm
 from ssm_service.config import PoolConfig
 from ssm_service.loading import info_of

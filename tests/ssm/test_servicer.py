@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from specgrove.errors import InvalidRequestError, StaleBaseError
-from specgrove.loop.request import Draft, DraftWork, TreeShape
+from specgrove.loop.works import Draft, DraftWork, TreeShape
 from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import StepLoop

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from specgrove.errors import StaleBaseError
-from specgrove.loop.request import Draft, DraftWork, TreeShape
+from specgrove.loop.works import Draft, DraftWork, TreeShape
 from specgrove.runtime.model_runner import ModelRunner
 from ssm_service.config import PoolConfig
 from ssm_service.draft_tree import Beam

@@ -7,9 +7,9 @@ import math
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from specgrove.loop.request import TreeShape
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling, RowTopK
+from specgrove.loop.works import TreeShape
 from ssm_service.corpus import Corpus
 from ssm_service.lookup import LookupSsm
 from ssm_service.noisy_rates import NoisyRates

@@ -7,7 +7,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 from specgrove.client.output import Usage
-from specgrove.loop.request import FinishReason
+from specgrove.loop.output import FinishReason
 from specgrove.web.answer_html import answer_html, note_of, tokens_html, turns_html
 from specgrove.web.conversation import Answer, Turn
 from specgrove.web.ssm_marks import SsmMarks

@@ -7,17 +7,10 @@ from dataclasses import replace
 import pytest
 
 from specgrove.errors import InvalidRequestError
-from specgrove.loop.request import (
-    DraftWork,
-    PromptProgress,
-    SamplingParams,
-    SessionParams,
-    TreeShape,
-    Verdict,
-    VerifyWork,
-)
+from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling, HiddenStates, RowTopK, joined
+from specgrove.loop.works import DraftWork, PromptProgress, SessionParams, TreeShape, Verdict, VerifyWork
 from specgrove.v1 import llm_pb2, ssm_pb2
 from specgrove.wire import works
 from specgrove.wire.drafts import draft_work_from_proto, draft_work_to_proto

@@ -7,20 +7,20 @@ from dataclasses import replace
 import pytest
 
 from specgrove.errors import FieldViolation, InvalidRequestError, ResourceExhaustedError, StaleBaseError
-from specgrove.loop.request import (
+from specgrove.loop.request import SamplingParams
+from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import (
     Draft,
     DraftedTree,
     DraftWork,
     LogProbs,
     PromptProgress,
-    SamplingParams,
     SessionParams,
     TreePrices,
     TreeShape,
     Verdict,
     VerifyWork,
 )
-from specgrove.loop.token_tree import TokenTree
 from specgrove.v1 import llm_pb2, ssm_pb2, token_tree_pb2
 from specgrove.wire import works
 from specgrove.wire.drafts import draft_from_proto, draft_to_proto, draft_work_from_proto, draft_work_to_proto
