@@ -65,7 +65,7 @@ class PassRoom:
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the device; but for what is handed out beside logits, ``RoomSizes.num_bytes`` says them beforehand."""
+        """Bytes on the device. ``RoomSizes.num_bytes`` says them beforehand, ``handed_out_bytes`` those of ``kept``."""
         return sum(tensor.nbytes for tensor in (*self._buffers, self.logits, *self.kept)) + self.shortlisted.nbytes
 
     def view(self, buffer: Buffer, num_rows: int, width: int) -> torch.Tensor:

@@ -17,6 +17,12 @@ from specgrove.kernels.device_memory import EXPANSION_BYTES, PassLimits
 from specgrove.models.decoder.parallel_layout import ParallelLayout
 from specgrove.models.decoder.sharding import Shard, heads_of, mlp_part, vocab_part
 from specgrove.models.decoder.spec import DecoderSpec
+from specgrove.models.planning.hidden_state_memory import (
+    PLANNED_LAYERS,
+    gpu_apart_bytes,
+    handed_out_bytes,
+    told_bytes,
+)
 from specgrove.models.planning.pass_memory import gpu_pass_bytes, widest_outputs
 from specgrove.settings.values import parse_bytes
 
@@ -51,6 +57,8 @@ class MemoryRequest:
     """Of a GPU whose kernels run; ``None``: they don't, and quantised weights are expanded for every use."""
     max_model_len: int | None = None
     """Longest sequence; ``None``: what the model allows."""
+    num_hidden_layers: int = PLANNED_LAYERS
+    """Layers whose hidden states sessions may ask for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +117,24 @@ def _activation_bytes(spec: DecoderSpec, request: MemoryRequest, shard: Shard) -
     if request.num_gpu_processors is not None:
         max_model_len = min(request.max_model_len or spec.max_position_embeddings, request.num_slots)
         limits = PassLimits(request.max_num_rows, request.max_num_asked, max_model_len, request.num_slots)
-        return gpu_pass_bytes(spec, shard, limits, int(_DTYPE_BYTES[request.dtype]), request.num_gpu_processors)
+        of_kernels = limits, int(_DTYPE_BYTES[request.dtype]), request.num_gpu_processors
+        apart = gpu_apart_bytes(spec, shard, *of_kernels, request.num_hidden_layers)
+        return gpu_pass_bytes(spec, shard, *of_kernels) + apart + _told_bytes(spec, request, shard)
     # Float32 between kernels: hidden states four times, and as often as there are ranks; the widest linear's output and what follows it.
     num_hidden = 4 + (shard.tensor_size if shard.tensor_size > 1 else 0)
     total = 4 * request.max_num_rows * (num_hidden * spec.hidden_size + 2 * widest_outputs(spec, shard))
+    total += handed_out_bytes(spec, shard, request.max_num_rows, request.num_hidden_layers)
+    total += _told_bytes(spec, request, shard)
     if shard.is_last_stage:
         copies = 3 if shard.tensor_size > 1 else 1  # over several ranks their parts, and all of them put together
         total += 4 * request.max_num_asked * spec.vocab_size * copies
     if request.on_gpu and request.quantization is not None:
         total += _expansion_bytes(spec, request, shard)
     return total
+
+
+def _told_bytes(spec: DecoderSpec, request: MemoryRequest, shard: Shard) -> int:
+    return told_bytes(spec, shard, request.max_num_rows, request.num_hidden_layers)
 
 
 def _rotary_bytes(spec: DecoderSpec, shard: Shard) -> int:

@@ -95,6 +95,7 @@ def _plan_of(demand: SsmDemand, ssm: FoundSsm, llm_folder: Path | None) -> Memor
         num_slots=demand.num_slots,
         max_num_rows=SSM_MAX_NUM_ROWS,
         max_num_asked=SSM_MAX_NUM_ASKED,
+        num_hidden_layers=0,  # they read hidden states of the LLM, or none
     )
     (plan,) = plan_memory(spec, request)
     return plan

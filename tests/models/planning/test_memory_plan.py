@@ -65,7 +65,7 @@ def test_an_amount_of_memory_becomes_slots(tmp_path: Path) -> None:
     assert slots_in(spec, REQUEST, kv_bytes=10 * plan.slot_bytes + 1, rank_bytes=None) == 10
     fixed = plan.weight_bytes + plan.activation_bytes
     assert slots_in(spec, REQUEST, kv_bytes=None, rank_bytes=fixed + 7 * plan.slot_bytes) == 7
-    fits = r"--memory-per-gpu \S+ has room for 1 KV slots, and 2 are the least: weights take .* give --memory-per-gpu 1MiB or more"
+    fits = r"--memory-per-gpu \S+ has room for 1 KV slots, and 2 are the least: weights take .* give --memory-per-gpu 2MiB or more"
     with pytest.raises(DoesNotFitError, match=fits):
         slots_in(spec, REQUEST, kv_bytes=None, rank_bytes=fixed + plan.slot_bytes)
     small = f"--kv-memory 10 has room for 0 KV slots, and 2 are the least: one takes {plan.slot_bytes} bytes"
