@@ -18,7 +18,6 @@ import asyncio
 import contextlib
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,12 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from benchmarks.served import served
 from specgrove.v1 import router_pb2, router_pb2_grpc
 
 _WAYS = ("incremental", "drafted")
-_START_TIMEOUT_S = 60.0
 _PROMPT = "Tell me about trees."
 _CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -70,40 +68,12 @@ def suite(root: Path, folder: Path, pass_ms: float) -> Iterator[tuple[str, int]]
     llm, ssm, router = (f"unix:{folder / name}.sock" for name in ("llm", "ssm", "router"))
     toys = ["-m", "benchmarks.router_toys"]
     commands = [
-        (Path.cwd(), [*toys, "llm", llm, str(pass_ms)]),
-        (Path.cwd(), [*toys, "ssm", ssm]),
-        (root, ["-m", "router", "--llm", llm, "--ssm", ssm, "--address", router, "--tree-policy", "static"]),
+        [*toys, "llm", llm, str(pass_ms)],
+        [*toys, "ssm", ssm],
+        ["-m", "router", "--llm", llm, "--ssm", ssm, "--address", router, "--tree-policy", "static"],
     ]
-    processes: list[subprocess.Popen[bytes]] = []
-    with open(folder / "log.txt", "wb") as log:
-        try:
-            for place, command in commands:
-                environment = {**os.environ, "PYTHONPATH": str(place)}
-                processes.append(
-                    subprocess.Popen([sys.executable, *command], cwd=place, env=environment, stdout=log, stderr=log)
-                )
-            wait_serving(router)
-            yield router, processes[-1].pid
-        except BaseException:
-            sys.stderr.write((folder / "log.txt").read_text()[-4000:])
-            raise
-        finally:
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                process.wait()
-
-
-def wait_serving(address: str) -> None:
-    """Raises ``TimeoutError`` for a router that does not serve."""
-    until_s = time.monotonic() + _START_TIMEOUT_S
-    with grpc.insecure_channel(address) as channel:
-        grpc.channel_ready_future(channel).result(_START_TIMEOUT_S)
-        request = health_pb2.HealthCheckRequest(service="specgrove.v1.RouterService")
-        while health_pb2_grpc.HealthStub(channel).Check(request).status != health_pb2.HealthCheckResponse.SERVING:
-            if time.monotonic() > until_s:
-                raise TimeoutError("the router does not serve")
-            time.sleep(0.05)
+    with served(commands, router, folder, root) as processes:
+        yield router, processes[-1].pid
 
 
 def _cpu_s(pid: int) -> float:

@@ -67,8 +67,7 @@ void bind_program(py::module_& module) {
                                                {static_cast<int64_t>(sizeof(float))});
           },
           arg("place"), arg("width"))
-      .def_property_readonly("num_rows", &Program::num_rows)
-      .def("__len__", &Program::num_ops);
+      .def_property_readonly("num_rows", &Program::num_rows);
 }
 
 }  // namespace specgrove

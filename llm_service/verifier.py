@@ -20,6 +20,7 @@ from llm_service.acceptance import accept
 from llm_service.config import VerifierConfig
 from llm_service.counts import VerifierCounts
 from llm_service.for_drafters import top_k_of_rows
+from llm_service.idle_check import IdleCheck
 from llm_service.items import Items
 from llm_service.node_answers import NodeAnswers
 from llm_service.outbox import Outbox, Result
@@ -32,7 +33,7 @@ from llm_service.session import PendingWork
 from llm_service.structure import Structures
 from llm_service.work_check import check_work
 from specgrove.errors import InternalError, SpecGroveError
-from specgrove.loop.request import LogProbs, PromptProgress, Verdict, VerifyWork
+from specgrove.loop.works import LogProbs, PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.model_runner import Runner, pass_ms
 from specgrove.runtime.prefix_cache import PrefixCache
 from specgrove.runtime.step_loop import FatalEngineError
@@ -42,7 +43,6 @@ logger = logging.getLogger(__name__)
 
 _SOON_S = 0.1  # in which a session that drafts will have its next tree
 _MAX_NUM_FAILURES = 2
-_CHECK_INTERVAL_S = 10.0
 
 
 class VerifierEngine:
@@ -73,7 +73,7 @@ class VerifierEngine:
         self._planner = PassPlanner(self._room, self._config, self._runner.max_num_in_flight, self._paying_rows)
         self._passes = PassesInFlight(self._runner)
         self._all_wait = False
-        self._num_passes_checked, self._checked_s = self.counts.num_passes, self._clock_s()
+        self._idle_check = IdleCheck(self.counts.num_passes, self._clock_s)
 
     @property
     def hidden_layers(self) -> range:
@@ -295,15 +295,9 @@ class VerifierEngine:
         """See ``Engine``."""
         self._all_wait = False
         self._items.expire_sessions(self._config.session_ttl_s)
-        if not self._passes and not self._items.pending:
-            self._check_when_idle()
-
-    def _check_when_idle(self) -> None:
-        """Now and then, where something has happened since the last time. What it raises makes the loop begin anew."""
-        now_s = self._clock_s()
-        if self.counts.num_passes != self._num_passes_checked and now_s - self._checked_s >= _CHECK_INTERVAL_S:
-            self._num_passes_checked, self._checked_s = self.counts.num_passes, now_s
-            self.check_slots()
+        is_idle = not self._passes and not self._items.pending
+        if is_idle and self._idle_check.is_due(self.counts.num_passes):
+            self.check_slots()  # what it raises makes the loop begin anew
 
     def check_slots(self) -> None:
         """Raises ``RuntimeError`` where a KV slot has no owner, or two."""

@@ -16,7 +16,6 @@ import argparse
 import asyncio
 import contextlib
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,7 +28,7 @@ from typing import Any
 import grpc
 
 from benchmarks.async_drafting.trace import Trace
-from benchmarks.router import wait_serving
+from benchmarks.served import served
 from specgrove.v1 import router_pb2, router_pb2_grpc
 from tests.addresses import free_port
 
@@ -70,7 +69,7 @@ def started(way: str, arguments: argparse.Namespace, delay_ms: float) -> Iterato
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         suite = Suite(folder)
-        services = [sys.executable, "-m", "benchmarks.async_drafting.services"]
+        services = ["-m", "benchmarks.async_drafting.services"]
         times = arguments.slow_motion
         delay = ["--delay-ms", str(times * delay_ms)]
         trace = str(arguments.trace)
@@ -78,23 +77,11 @@ def started(way: str, arguments: argparse.Namespace, delay_ms: float) -> Iterato
             [*services, "llm", suite.llm, trace, *delay, "--pass-ms", str(times * arguments.llm_ms)],
             [*services, "ssm", suite.ssm, trace, *delay, "--pass-ms", str(times * arguments.level_ms),
              "--draft-ahead", _DRAFT_AHEAD[way]],
-            [sys.executable, "-m", "router", "--llm", suite.llm, "--ssm", suite.ssm, "--address", suite.router,
+            ["-m", "router", "--llm", suite.llm, "--ssm", suite.ssm, "--address", suite.router,
              "--metrics-address", suite.metrics, *_policy(arguments)],
         ]  # fmt: skip
-        processes: list[subprocess.Popen[bytes]] = []
-        with open(folder / "log.txt", "wb") as log:
-            try:
-                processes.extend(subprocess.Popen(command, stdout=log, stderr=log) for command in commands)
-                wait_serving(suite.router)
-                yield suite
-            except BaseException:
-                sys.stderr.write((folder / "log.txt").read_text()[-4000:])
-                raise
-            finally:
-                for process in processes:
-                    process.terminate()
-                for process in processes:
-                    process.wait()
+        with served(commands, suite.router, folder):
+            yield suite
 
 
 def _policy(arguments: argparse.Namespace) -> list[str]:

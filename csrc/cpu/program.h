@@ -81,7 +81,6 @@ class Program {
   // For each asked row a token id, or a constant of row_choices.h, once `choose` has run.
   std::vector<int64_t> choices() const;
 
-  size_t num_ops() const { return ops_.size(); }
   int64_t num_rows() const { return pass_.num_rows; }
   float* buffer(int64_t place) { return pass_.buffers.at(place).data(); }
 
