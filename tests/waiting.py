@@ -8,19 +8,31 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Coroutine
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pytest
 
+TESTS = Path(__file__).parent
 LIMIT_S = 300.0
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Returns when ``condition`` holds. Raises ``TimeoutError``."""
+    """Returns when ``condition`` holds. Raises ``TimeoutError``, and at once what a task of the test fails with meanwhile."""
+    tasks = [task for task in asyncio.all_tasks() if _is_of_a_test(task)]
     async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
+            for task in tasks:
+                if task.done() and not task.cancelled():
+                    task.result()
             await asyncio.sleep(0.005)
+
+
+def _is_of_a_test(task: asyncio.Task[Any]) -> bool:
+    """Those of the product and of libraries may fail: that is what many tests are about."""
+    code = getattr(task.get_coro(), "cr_code", None)
+    return code is not None and Path(code.co_filename).is_relative_to(TESTS)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

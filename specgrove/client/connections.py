@@ -133,6 +133,8 @@ class AsyncConnection:
         """Before the next try; not longer than until it is closed."""
         closed = asyncio.Event()
         self._waits[closed] = asyncio.get_running_loop()
+        if self._is_closed:  # while the answer to the last try was on its way: nobody would end this wait
+            closed.set()
         try:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(closed.wait(), seconds)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specgrove.client import AsyncClient, Client
+from specgrove.client.connections import AsyncConnection, Connection
 from specgrove.client.output import Chunk, PromptToken
 from specgrove.client.retries import Generation, RetryPolicy, Tries
 from specgrove.errors import (
@@ -195,6 +196,21 @@ def test_closing_a_client_ends_its_waiting(router: tuple[FakeRouter, str]) -> No
 
     fake.failures = [(0, ResourceExhaustedError("full", retry_delay_ms=50_000))]
     asyncio.run(asyncio.wait_for(close_async_while_it_waits(), LIMIT_S))
+
+
+def test_a_client_closed_before_it_waits_does_not_wait(tmp_path: Path) -> None:
+    """It may be closed while the answer of a full router is on its way to the call."""
+    address = f"unix:{tmp_path}/nobody.sock"
+    connection = Connection(address, None)
+    connection.close()
+    connection.wait(2 * LIMIT_S)
+
+    async def wait_when_closed() -> None:
+        async_connection = AsyncConnection(address, None)
+        await async_connection.close()
+        await async_connection.wait(2 * LIMIT_S)
+
+    asyncio.run(asyncio.wait_for(wait_when_closed(), LIMIT_S))
 
 
 def test_a_router_that_is_started_again_and_full_is_waited_for(router: tuple[FakeRouter, str]) -> None:

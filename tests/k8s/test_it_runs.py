@@ -21,7 +21,7 @@ from tests.k8s.pod_network import pod_network
 from tests.k8s.podman_cluster import Cluster, Pod, cluster_of
 from tests.waiting import LIMIT_S, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the first one builds the images, where nobody has before
 
 QUESTION = "Explain how a bicycle stays upright, in detail."
 MAX_TOKENS = 160

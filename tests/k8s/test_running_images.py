@@ -11,7 +11,7 @@ import pytest
 from tests.k8s.containerfile import SHIPPED
 from tests.k8s.local_images import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the first one builds the images, where nobody has before
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 AS_IN_A_POD = (
     "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--user=65532:65532", "--tmpfs=/tmp", "--network=host",
