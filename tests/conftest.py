@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import json
 import signal
 from collections.abc import Iterator
@@ -18,6 +20,8 @@ from tests.router.toy_language import EOS, VOCAB_SIZE, toy_tokenizer_json
 
 TINY_VOCAB_SIZE = 97
 END_TO_END = "tests/end_to_end/"
+# The fixtures of tests/end_to_end/conftest.py that take each of its suites.
+SHARED_SUITES = {"suite": {"suite", "client"}, "tiny_suite": {"tiny_suite"}}
 SERVERS_OF_PAGES = "tests/pages/test_servers.py"
 
 # By default an example that takes 0.2 s fails, on a busy machine that is.
@@ -38,16 +42,31 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which GPU machines may lack
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """A file's tests run in one process, and so do all those that share the real suite. Those that share nothing go anywhere."""
+    """A file's tests run in one process, and so do all files that share a real suite. Those that share nothing go anywhere."""
     from xdist.scheduler import LoadFileScheduling
 
     class BySharedFixtures(LoadFileScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             if nodeid.startswith(SERVERS_OF_PAGES):
                 return nodeid
-            return END_TO_END if nodeid.startswith(END_TO_END) else str(super()._split_scope(nodeid))
+            file = str(super()._split_scope(nodeid))
+            return (shared_suite(config.rootpath / file) if file.startswith(END_TO_END) else None) or file
 
     return BySharedFixtures(config, log)
+
+
+@functools.cache
+def shared_suite(file: Path) -> str | None:
+    """The fixture of the suite that a file's tests share with other files; None where they start their own, or none."""
+    nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    arguments = {
+        argument.arg
+        for function in functions
+        if function.name.startswith("test_") or function.decorator_list  # a fixture
+        for argument in function.args.args
+    }
+    return next((suite for suite, names in SHARED_SUITES.items() if arguments & names), None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -14,11 +14,18 @@ from benchmarks.prompts import load_prompts
 from specgrove.client import Client
 from specgrove.loop.request import SpeculationOptions
 from specgrove.suite.processes import Suite, SuiteConfig
+from tests.addresses import free_addresses
 from tests.waiting import wait_until
 
 TREES = SpeculationOptions(max_num_nodes=6, max_depth=3)
 SAMPLINGS = ({"temperature": 0.0}, {"temperature": 0.8, "seed": 5})
 MAX_TOKENS = 96
+
+
+@pytest.fixture(scope="module")
+def metrics_address() -> str:
+    """Of one of the suites: its router's; those of the other services are at the next ports."""
+    return free_addresses(3)[0]
 
 
 @pytest.fixture(scope="module")
