@@ -235,6 +235,7 @@ class RouterApp:
             self._servicer.request_counts.readings,
             self._servicer.speculation_counts.readings,
             self._servicer.calibration.readings,
+            self._servicer.pauses.readings,
             self._servicer.replica_stats.readings,
             self.server.readings,
             *more,

@@ -1,9 +1,7 @@
 """What a router has learnt of speed, shared by its tree policies: what trees promise and bring, what steps take besides the forward pass,
 and what may be tried out.
 
-Owned by the servicer. The times of forward passes are each replica's (``RowTimes``). Invariants: what is spent on finding out, beyond
-what the steps would have taken anyway, stays a small share (``_EXPLORED_SHARE``) of all decoding; a single dear trial, which may be
-more, puts no end to it for long.
+Owned by the servicer. The times of forward passes are each replica's (``RowTimes``).
 """
 
 from __future__ import annotations
@@ -13,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from router.calibration import Calibration
+from router.exploration import Exploration
+from router.ssm_pauses import SsmPauses
 from router.tree_gains import TreeGains, num_levels_of
 from specgrove.loop.output import ProposedTree, Step
 from specgrove.loop.row_times import RowTimes
@@ -43,11 +43,6 @@ _LEVEL_DRIFT = 0.3**2 / 2000
 _MIN_LEVEL_NOISE = 0.1**2
 # One draft's surprise counts up to so many standard deviations: the first one wakes processes up.
 _MAX_DEVIATIONS = 2.0
-# Of the time of decoding what may go into finding out whether drafting would pay, and how many steps' worth may be saved up.
-_EXPLORED_SHARE = 0.003
-_MAX_NUM_STEPS_SAVED = 5.0
-# So much decoding earns back whatever one trial took: for a long prompt, which drafters read first, that may be a second.
-_MAX_MS_IN_DEBT = 30_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +96,10 @@ class LevelTime:
         """After steps without a draft."""
         self._variance = min(self._variance + _LEVEL_DRIFT * num_steps, _FIRST_LEVEL_NOISE)
 
+    def doubt(self) -> None:
+        """It will be another from now on: what was seen is a guess."""
+        self._variance = _FIRST_LEVEL_NOISE
+
     def _guess(self, pass_ms: float) -> float:
         return math.log(_FIRST_LEVEL_SHARE * pass_ms)
 
@@ -124,26 +123,6 @@ class StepCosts:
         return self.without_ms.mean + (self.with_tree_ms.mean - self.without_ms.mean) * faded
 
 
-class Exploration:
-    """The time that may be spent on finding out: earned by decoding, overdrawn by one trial at most, and not for long."""
-
-    def __init__(self) -> None:
-        self._saved_ms = 0.0
-
-    @property
-    def is_affordable(self) -> bool:
-        """Whether a trial may be begun."""
-        return self._saved_ms > 0
-
-    def earn(self, decoding_ms: float, step_ms: float) -> None:
-        """So much was spent on decoding, in steps of so long."""
-        self._saved_ms = min(self._saved_ms + _EXPLORED_SHARE * decoding_ms, _MAX_NUM_STEPS_SAVED * step_ms)
-
-    def spend(self, ms: float) -> None:
-        """A trial took this, beyond what the steps would have taken without it."""
-        self._saved_ms = max(self._saved_ms - max(ms, 0.0), -_EXPLORED_SHARE * _MAX_MS_IN_DEBT)
-
-
 class Measurements:
     """One per router."""
 
@@ -152,9 +131,15 @@ class Measurements:
         self.load_of = load_of
         self.exploration = Exploration()
         self.calibration = Calibration()
+        self.pauses = SsmPauses(self.exploration, self._doubt_drafts)
         self.read_ms_per_token = RunningMean(0.0)
         self._gains: dict[tuple[str, ...], TreeGains] = {}
         self._costs: dict[int, StepCosts] = {}
+
+    def _doubt_drafts(self) -> None:
+        """Other SSMs draft from now on."""
+        for costs in self._costs.values():
+            costs.level_time.doubt()
 
     def gains(self, ssms: tuple[str, ...]) -> TreeGains:
         """What trees brought in all sessions that asked for these SSMs."""
@@ -200,8 +185,8 @@ class Measurements:
 
     def _observe_draft(self, step: Step, load: ReplicaLoad, costs: StepCosts) -> None:
         if step.drafted is not None and not step.was_ahead:
-            num_levels = num_levels_of(step.proposed)
-            costs.level_time.observe(step.draft_ms / num_levels, load.row_times.ms(1))
+            draft_ms = step.draft_ms - self.pauses.trial_ms(step)
+            costs.level_time.observe(draft_ms / num_levels_of(step.proposed, step.ssm_times), load.row_times.ms(1))
 
 
 class SessionTimes:

@@ -46,6 +46,14 @@ class RemoteDrafterSession:
         self._sent_s = 0.0
         self._is_short = False
 
+    def is_there(self, ssms: tuple[str, ...]) -> bool:
+        """Whether a service is there that is asked for it now, or would be."""
+        return any(
+            replica.has_any(ssms)
+            and (replica.is_usable if self._session_id in replica.session_ids else replica.takes_sessions)
+            for replica in self._members()
+        )
+
     def ask(self, work: DraftWork) -> None:
         """Asks the session's service. Raises ``UnavailableError`` when none is there."""
         self._drop_sent()

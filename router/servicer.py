@@ -9,6 +9,7 @@ import functools
 import time
 import uuid
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 from router import request_trace
@@ -28,13 +29,14 @@ from router.ssm_replicas import SsmPool
 from router.stats import RouterStats
 from router.structure_check import StructureCheck
 from router.text_work import TextWork
-from router.tree_policy import policy_for
+from router.tree_policy import is_adaptive, policy_for
 from router.validation import CheckedRequest, check_fields, checked_detokenize, checked_request, checked_tokenize
 from specgrove.config import MAX_NUM_TREE_NODES
 from specgrove.errors import UnavailableError
 from specgrove.features import FEATURES
 from specgrove.loop.output import Step
 from specgrove.loop.speculation import Session
+from specgrove.ranges import MIN_TEMPERATURE
 from specgrove.telemetry.logs import mark_lines
 from specgrove.telemetry.tracing import NO_TRACING, Span, Tracing
 from specgrove.tokenizer import Tokenizer
@@ -77,11 +79,17 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         self._text_admission = Admission(_MAX_NUM_TEXT_CALLS, _MAX_NUM_QUEUED_TEXT_CALLS)
         self._measurements = Measurements(lambda session_id: llms.load_of(session_id, admission.num_active))
         self.calibration = self._measurements.calibration
+        self.pauses = self._measurements.pauses
         self.request_counts = RequestCounts()
         self.speculation_counts = SpeculationCounts()
         self.replica_stats = ReplicaStats(llms, ssms)
         self._stats = RouterStats(
-            admission, self.request_counts, self.speculation_counts, self.replica_stats, self.calibration
+            admission,
+            self.request_counts,
+            self.speculation_counts,
+            self.replica_stats,
+            self.calibration,
+            self.pauses,
         )
         self.version = version()
 
@@ -205,19 +213,24 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         return self._llms.model
 
     def _session(self, checked: CheckedRequest, model: ServedModel) -> Session:
-        request = checked.request
+        request, options = checked.request, checked.request.speculation
+        choose_ssms = None
+        if is_adaptive(options, self._trees) and not (options.disabled or options.ssms):
+            choose_ssms = self.pauses.choice_for(lambda: self._ssms.present_ssms)
+        wanted = options if choose_ssms is None else replace(options, ssms=choose_ssms())
         max_num_nodes = min(model.max_num_tree_nodes or MAX_NUM_TREE_NODES, MAX_NUM_TREE_NODES) - 1
         return Session(
             request,
-            self._ssms.drafters_for(request.speculation),
+            self._ssms.drafters_for(options),
             self._verifier,
             policy_for(request, self._trees, self._measurements, max_num_nodes),
             vocab_size=model.vocab_size,
             max_model_len=model.max_model_len,
             correct=functools.partial(
-                self._measurements.calibration.corrected, is_sampled=request.sampling.temperature > 0
+                self._measurements.calibration.corrected, is_sampled=request.sampling.temperature >= MIN_TEMPERATURE
             ),
-            wishes=self._ssms.wishes_of(request.speculation),
+            wishes=self._ssms.wishes_of(wanted),
+            choose_ssms=choose_ssms,
         )
 
     def _response_to(

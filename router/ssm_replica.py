@@ -126,6 +126,10 @@ class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
             wishes = wishes.with_those_of(self._wishes[name])
         return wishes
 
+    def has_any(self, ssms: Sequence[str]) -> bool:
+        """Whether it has one of these that may be used; none named: any."""
+        return any(name in ssms for name in self.ssms) if ssms else bool(self.ssms)
+
     def _wanted(self, ssms: Sequence[str]) -> tuple[str, ...]:
         return tuple(name for name in self.ssms if not ssms or name in ssms)
 

@@ -46,6 +46,11 @@ class SsmPool:
         return tuple(dict.fromkeys(name for replica in self.replicas for name in replica.ssms))
 
     @property
+    def present_ssms(self) -> tuple[str, ...]:
+        """Names of those that services draft with now."""
+        return tuple(dict.fromkeys(name for replica in self.replicas if replica.is_usable for name in replica.ssms))
+
+    @property
     def all_ssms(self) -> tuple[str, ...] | None:
         """As ``ssms``; None while a service has not told its SSMs yet: then there may be others."""
         return self.ssms if all(replica.ssms for replica in self.replicas) else None

@@ -9,6 +9,7 @@ from router.calibration import Calibration
 from router.replica_stats import ReplicaState, ReplicaStats
 from router.request_counts import RequestCounts
 from router.speculation_counts import SpeculationCounts
+from router.ssm_pauses import SsmPauses
 from specgrove.telemetry.metrics import Histogram
 from specgrove.v1 import router_pb2
 
@@ -23,12 +24,14 @@ class RouterStats:
         speculation: SpeculationCounts,
         replicas: ReplicaStats,
         calibration: Calibration,
+        pauses: SsmPauses,
     ) -> None:
         self._admission = admission
         self._requests = requests
         self._speculation = speculation
         self._replicas = replicas
         self._calibration = calibration
+        self._pauses = pauses
         self._started_s = time.monotonic()
 
     async def answer(self, model: str, version: str) -> router_pb2.GetStatsResponse:
@@ -49,7 +52,7 @@ class RouterStats:
             first_token=_timing(requests.first_token_s),
             between_tokens=_timing(requests.between_tokens_s),
             duration=_timing(requests.duration_s),
-            speculation=_speculation(self._speculation, self._calibration),
+            speculation=_speculation(self._speculation, self._calibration, self._pauses),
             services=[_service(state) for state in self._replicas.states()],
         )
 
@@ -58,7 +61,7 @@ def _timing(times: Histogram) -> router_pb2.Timing:
     return router_pb2.Timing(num=times.num, total_s=times.total)
 
 
-def _speculation(counts: SpeculationCounts, calibration: Calibration) -> router_pb2.SpeculationStats:
+def _speculation(counts: SpeculationCounts, calibration: Calibration, pauses: SsmPauses) -> router_pb2.SpeculationStats:
     return router_pb2.SpeculationStats(
         num_verify_steps=counts.num_steps,
         num_drafts=counts.num_drafts,
@@ -68,12 +71,14 @@ def _speculation(counts: SpeculationCounts, calibration: Calibration) -> router_
         ssms=[
             router_pb2.SsmStats(
                 name=name,
-                num_drafts=num_drafts,
+                num_drafts=counts.drafts_by_ssm[name],
                 num_draft_tokens=counts.drafted_by_ssm[name],
                 num_accepted_tokens=counts.accepted_by_ssm[name],
                 calibration_errors=calibration.errors(name),
+                is_paused=pauses.is_paused(name),
+                num_retrials=pauses.num_retrials(name),
             )
-            for name, num_drafts in counts.drafts_by_ssm.items()
+            for name in dict.fromkeys((*counts.drafts_by_ssm, *pauses.names))
         ],
         speculative_s=counts.speculative_s,
         incremental_equivalent_s=counts.incremental_s,

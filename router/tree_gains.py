@@ -19,6 +19,7 @@ import numpy.typing as npt
 from specgrove.config import MAX_NUM_TREE_NODES
 from specgrove.loop.output import ProposedTree
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.works import SsmTime
 
 Array = npt.NDArray[np.float64]
 
@@ -121,8 +122,13 @@ def promised_tokens(tree: TokenTree) -> float:
     return math.fsum(map(math.exp, tree.path_log_probs()[1:]))
 
 
-def num_levels_of(proposed: Sequence[ProposedTree]) -> int:
-    """How many levels were drafted, one after the other: those of the deepest tree that was proposed; one at least."""
+def num_levels_of(proposed: Sequence[ProposedTree], times: Sequence[SsmTime] = ()) -> int:
+    """How many levels were drafted, one after the other; one at least.
+
+    Where SSMs didn't tell they are those of the deepest tree that was proposed.
+    """
+    if times:
+        return max(1, *(time.num_levels for time in times))
     return max(1, *(max(each.tree.depths()) for each in proposed)) if proposed else 1
 
 

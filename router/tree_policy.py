@@ -20,8 +20,9 @@ from router.measurements import Measurements, ReplicaLoad, SessionTimes
 from router.tree_gains import TreeGains, num_levels_of, promised_tokens
 from specgrove.loop.output import Probe, Step
 from specgrove.loop.planning import TreePolicy
-from specgrove.loop.request import GenerationRequest
+from specgrove.loop.request import GenerationRequest, SpeculationOptions
 from specgrove.loop.works import MAX_NUM_STEPS_AHEAD, TreePrices, TreeShape
+from specgrove.ranges import MIN_TEMPERATURE
 
 _NO_TREE = TreeShape(max_num_nodes=0, max_depth=0, num_steps=MAX_NUM_STEPS_AHEAD)
 # A choice to draft holds for this many steps. One not to draft holds while the verifier goes on by itself.
@@ -84,10 +85,11 @@ class AdaptiveTreePolicy:
         num_prompt_tokens: int = 0,
         max_tokens: int = _TYPICAL_NUM_TOKENS,
     ) -> None:
-        """``ssms`` are those that the client asked for; empty: all."""
+        """``ssms`` are those that the client asked for, which are never paused; empty: all, as long as they are worth their time."""
         self._bounds = bounds
         self._times = times
         self._exploration = times.shared.exploration
+        self._pauses = None if ssms else times.shared.pauses
         self._gains = TreeGains(_SESSION_DECAY)
         self._gains_of_all = times.shared.gains(ssms)
         self._choice = _NO_TREE
@@ -107,7 +109,10 @@ class AdaptiveTreePolicy:
 
     def observe(self, step: Step) -> None:
         """Counts a step."""
+        has_begun = self._times.has_begun
         self._times.observe(step)
+        if self._pauses is not None and has_begun:
+            self._pauses.observe(step)
         self._num_unread_tokens += len(step.tokens)
         self._num_tokens_left = max(self._num_tokens_left - len(step.tokens), 1)
         if step.reading is not None:
@@ -128,14 +133,14 @@ class AdaptiveTreePolicy:
 
     def _count_probe(self, probe: Probe) -> None:
         for gains in (self._gains, self._gains_of_all):
-            gains.add(probe.tree, probe.asked.max_num_nodes, num_levels_of(probe.proposed))
+            gains.add(probe.tree, probe.asked.max_num_nodes, num_levels_of(probe.proposed, probe.ssm_times))
             gains.compare(promised_tokens(probe.tree), probe.accepted_depth)
 
     def _count(self, step: Step) -> None:
         """What was drafted, and of that what was verified."""
         assert step.drafted is not None
         assert step.asked is not None
-        num_levels = num_levels_of(step.proposed)
+        num_levels = num_levels_of(step.proposed, step.ssm_times)
         promised = promised_tokens(step.verified.tree) if step.verified is not None else 0.0
         for gains in (self._gains, self._gains_of_all):
             gains.add(step.drafted, step.asked.max_num_nodes, num_levels)
@@ -236,13 +241,18 @@ class AdaptiveTreePolicy:
         return _Candidate(shape, best_ms)
 
 
+def is_adaptive(options: SpeculationOptions, config: TreeConfig) -> bool:
+    """Whether the trees of a request are as large as pays. A client that gives nodes and depth gets exactly these."""
+    return config.is_adaptive and not (options.max_num_nodes is not None and options.max_depth is not None)
+
+
 def policy_for(
     request: GenerationRequest, config: TreeConfig, measurements: Measurements, max_num_nodes: int
 ) -> TreePolicy:
-    """A request's policy. A client that gives nodes and depth gets exactly these, up to ``max_num_nodes`` of the service."""
+    """A request's policy; no tree has more than ``max_num_nodes``, which are the service's."""
     options, times = (
         request.speculation,
-        SessionTimes(measurements, request.session_id, is_sampled=request.sampling.temperature > 0),
+        SessionTimes(measurements, request.session_id, is_sampled=request.sampling.temperature >= MIN_TEMPERATURE),
     )
     if options.disabled:
         return StaticTreePolicy(_NO_TREE, times)
@@ -251,8 +261,7 @@ def policy_for(
         options.max_depth or config.max_depth,
         options.beam_width or config.beam_width,
     )
-    is_given = options.max_num_nodes is not None and options.max_depth is not None
-    if is_given or not config.is_adaptive:
+    if not is_adaptive(options, config):
         return StaticTreePolicy(shape, times)
     return AdaptiveTreePolicy(
         shape,

@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling
 from specgrove.runtime.pass_builder import TreeRows
 from ssm_service.draft_tree import ROOT, DraftTree
@@ -71,3 +72,12 @@ class DraftRows:
     draft: Draft
     rows: range
     num_children: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndedDraft:
+    """A session's tree, and how many levels of it were drafted; nodes that are not worth their price were left out since."""
+
+    session_id: str
+    tree: TokenTree
+    num_levels: int

@@ -17,7 +17,6 @@ import torch
 
 from specgrove.errors import ResourceExhaustedError
 from specgrove.kernels.candidates import CandidateRow
-from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling, HiddenStates
 from specgrove.loop.works import TreeShape
 from specgrove.models.hidden_state.spec import HiddenSsmSpec
@@ -25,7 +24,7 @@ from specgrove.runtime.hidden_state_runner import HiddenStatePass, HiddenStateRu
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from specgrove.tokenizer.ssm_vocabulary import Vocabulary
 from ssm_service.draft_tree import Beam, Expansion
-from ssm_service.drafts import Draft, DraftRows
+from ssm_service.drafts import Draft, DraftRows, EndedDraft
 from ssm_service.first_choices import NUM_OF_SESSION, FirstChoices
 from ssm_service.growth import GrownRows
 from ssm_service.nodes import Nodes, Proposals
@@ -50,7 +49,7 @@ class _Pass:
 
     extend: _Rows = field(default_factory=_Rows)
     level: _Rows = field(default_factory=_Rows)
-    finished: list[tuple[str, TokenTree]] = field(default_factory=list)
+    finished: list[EndedDraft] = field(default_factory=list)
 
 
 class HiddenStateSsm(PassDrafter[PairCache]):
@@ -160,7 +159,7 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         elif begun.level.builder.num_rows:
             self.runner.start_level(begun.level.builder.build(), torch.cat(begun.level.fed))
 
-    def finish_pass(self) -> list[tuple[str, TokenTree]]:
+    def finish_pass(self) -> list[EndedDraft]:
         """See ``PassDrafter``."""
         assert self._pass is not None, "no pass was begun"
         begun, self._pass = self._pass, None

@@ -36,17 +36,17 @@ class ServiceLoad:
         pool = self.pool
         return token_tree_pb2.Load(
             num_sessions=pool.num_sessions,
-            num_slots=pool.num_slots,
-            num_free_slots=pool.num_free_slots,
+            num_slots=pool.ssms.num_slots,
+            num_free_slots=pool.ssms.num_free_slots,
             num_pending_items=self.loop.num_pending_items,
             num_passes=pool.counts.num_passes,
-            num_pass_rows=pool.num_rows,
+            num_pass_rows=pool.ssms.num_rows,
             total_pass_ms=pool.counts.total_pass_s * 1e3,
         )
 
     def readings(self) -> Iterator[Reading]:
         """For metrics."""
-        slots = self.pool.slots_by_ssm()
+        slots = self.pool.ssms.slots_by_ssm()
         yield Reading(SESSIONS, self.pool.num_sessions)
         yield Reading(PENDING, self.loop.num_pending_items)
         yield Reading(BUSY, self.loop.busy_s)

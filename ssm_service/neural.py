@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from specgrove.errors import ResourceExhaustedError
-from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling
 from specgrove.loop.works import TreeShape
 from specgrove.models.decoder.spec import DecoderSpec
@@ -23,7 +22,7 @@ from specgrove.runtime.top_k import TopK
 from specgrove.tokenizer.ssm_vocabulary import Vocabulary
 from ssm_service.draft_tree import ROOT, Beam, Expansion
 from ssm_service.draft_vocab import DraftVocab
-from ssm_service.drafts import Cache, Draft, DraftRows
+from ssm_service.drafts import Cache, Draft, DraftRows, EndedDraft
 from ssm_service.growth import GrownRows
 from ssm_service.nodes import Nodes, Proposals
 from ssm_service.pass_drafter import ChunkBudget, PassDrafter
@@ -39,7 +38,7 @@ class _Pass:
 
     taking_part: list[DraftRows] = field(default_factory=list)
     grown: list[GrownRows] = field(default_factory=list)
-    finished: list[tuple[str, TokenTree]] = field(default_factory=list)
+    finished: list[EndedDraft] = field(default_factory=list)
     k: int = 1
 
 
@@ -170,7 +169,7 @@ class NeuralSsm(PassDrafter[Cache]):
     def _num_wanted(self, begun: _Pass) -> int:
         return self._num_kept(begun.taking_part) if begun.taking_part else NUM_AHEAD
 
-    def finish_pass(self) -> list[tuple[str, TokenTree]]:
+    def finish_pass(self) -> list[EndedDraft]:
         """See ``PassDrafter``."""
         assert self._pass is not None, "no pass was begun"
         begun, self._pass = self._pass, None

@@ -23,7 +23,7 @@ from specgrove.loop.works import TreeShape
 from specgrove.runtime.kv_slots import SlotPool
 from specgrove.tokenizer.ssm_vocabulary import Vocabulary
 from ssm_service.draft_tree import Beam, DraftTree, Expansion
-from ssm_service.drafts import Cache, Draft, DraftRows
+from ssm_service.drafts import Cache, Draft, DraftRows, EndedDraft
 from ssm_service.growth import GrownRows, Growth, choose_nodes
 from ssm_service.nodes import Proposals
 from ssm_service.proposing import NUM_AHEAD
@@ -86,8 +86,8 @@ class PassDrafter(ABC, Generic[C]):
         levels it has."""
 
     @abstractmethod
-    def finish_pass(self) -> list[tuple[str, TokenTree]]:
-        """Ends it: the drafts that are complete, by session."""
+    def finish_pass(self) -> list[EndedDraft]:
+        """Ends it: the drafts that are complete."""
 
     @abstractmethod
     def discard(self) -> None:
@@ -218,16 +218,16 @@ class PassDrafter(ABC, Generic[C]):
             part.growth.take(part.places, [proposals[row] or () for row in part.rows])
             self._has_grown.add(part.session_id)
 
-    def _end(self, session_id: str) -> tuple[str, TokenTree]:
-        """The draft is over; its tree, as far as it has grown."""
+    def _end(self, session_id: str) -> EndedDraft:
+        """The draft is over, with its tree as far as it has grown."""
         draft = self._drafts.pop(session_id)
         if draft.ahead_s > 0:
             self._growths[session_id] = Growth.of(draft, time.perf_counter())
         else:
             draft.cache.nodes.proposals.clear()
-        return session_id, draft.tree.best(draft.token_ids[-1])
+        return EndedDraft(session_id, draft.tree.best(draft.token_ids[-1]), draft.tree.depth)
 
-    def _end_without_room(self, session_id: str) -> tuple[str, TokenTree]:
+    def _end_without_room(self, session_id: str) -> EndedDraft:
         """The same where there were no slots for it."""
         is_reading = bool(self._drafts[session_id].chunk_len)
         ended = self._end(session_id)

@@ -23,15 +23,13 @@ from specgrove.errors import (
 )
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling
-from specgrove.loop.works import Draft, DraftedTree, DraftWork, TreeShape
-from specgrove.runtime.kv_slots import SlotPool
+from specgrove.loop.works import Draft, DraftedTree, DraftWork, SsmTime, TreeShape
 from ssm_service.config import PoolConfig
 from ssm_service.counts import PoolCounts
+from ssm_service.drafts import EndedDraft
 from ssm_service.grafting import grafted
-from ssm_service.hidden_state import HiddenStateSsm
-from ssm_service.lookup import LookupSsm
 from ssm_service.pass_drafter import PassDrafter
-from ssm_service.recycle import RecycleSsm
+from ssm_service.pool_ssms import AnySsm, PoolSsms
 
 Result = tuple[int, Draft | SpecGroveError]
 
@@ -49,6 +47,18 @@ class _Pending:
     lookups: list[str] = field(default_factory=list)  # that draft for it
     waiting_for: set[str] = field(default_factory=set)
     trees: list[DraftedTree] = field(default_factory=list)
+    spent_s: dict[str, float] = field(default_factory=dict)  # by SSM
+    num_levels: dict[str, int] = field(default_factory=dict)
+
+    def spend(self, name: str, seconds: float) -> None:
+        """An SSM worked so long on it, or for it and others at once."""
+        self.spent_s[name] = self.spent_s.get(name, 0.0) + seconds
+
+    def times(self) -> tuple[SsmTime, ...]:
+        """Of all SSMs that were asked."""
+        return tuple(
+            SsmTime(name, spent_s * 1e3, self.num_levels.get(name, 0)) for name, spent_s in self.spent_s.items()
+        )
 
 
 @dataclass(slots=True)
@@ -65,64 +75,26 @@ class DrafterPool:
 
     def __init__(
         self,
-        ssms: Sequence[PassDrafter[Any] | LookupSsm | RecycleSsm],
+        ssms: Sequence[AnySsm],
         config: PoolConfig,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._neural = {ssm.name: ssm for ssm in ssms if isinstance(ssm, PassDrafter)}
-        self._hidden = {ssm.name: ssm for ssm in ssms if isinstance(ssm, HiddenStateSsm)}
-        self._lookup = {ssm.name: ssm for ssm in ssms if isinstance(ssm, LookupSsm)}
-        self._recycle = {ssm.name: ssm for ssm in ssms if isinstance(ssm, RecycleSsm)}
+        self.ssms = PoolSsms(ssms)
         self._config = config
         self._clock_s = clock_s
         self._sessions: dict[str, _Session] = {}
         self._finished: list[Result] = []
         self._ahead: set[str] = set()  # sessions whose item is answered, and trees grow on
-        self.counts = PoolCounts(self.names, self.neural_names)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of all SSMs."""
-        return (*self._neural, *self._lookup, *self._recycle)
-
-    def token_checksums(self, name: str) -> bytes:
-        """What an SSM's token ids mean; empty where it doesn't tell. Raises ``InvalidRequestError``."""
-        if name not in self.names:
-            raise InvalidRequestError.of("ssm", f"{name!r} is not in the pool, which has {list(self.names)}")
-        return self._neural[name].vocabulary.token_checksums if name in self._neural else b""
-
-    @property
-    def neural_names(self) -> tuple[str, ...]:
-        """The names of the SSMs with weights."""
-        return tuple(self._neural)
+        self.counts = PoolCounts(self.ssms.names, tuple(self.ssms.neural))
 
     @property
     def num_sessions(self) -> int:
         """Sessions held."""
         return len(self._sessions)
 
-    @property
-    def num_rows(self) -> int:
-        """Rows of all passes."""
-        return sum(ssm.num_rows for ssm in self._neural.values())
-
-    @property
-    def num_slots(self) -> int:
-        """KV slots of all SSMs."""
-        return sum(slots.num_slots for slots in self.slots_by_ssm().values())
-
-    @property
-    def num_free_slots(self) -> int:
-        """KV slots of all SSMs that no session holds."""
-        return sum(slots.num_free for slots in self.slots_by_ssm().values())
-
-    def slots_by_ssm(self) -> dict[str, SlotPool]:
-        """The KV slots of each SSM with weights."""
-        return {name: ssm.slots for name, ssm in self._neural.items()}
-
     def has_work(self) -> bool:
         """See ``Engine``."""
-        return bool(self._finished or self._ahead) or any(ssm.has_work() for ssm in self._neural.values())
+        return bool(self._finished or self._ahead) or any(ssm.has_work() for ssm in self.ssms.neural.values())
 
     def add(self, item_id: int, work: DraftWork) -> None:
         """See ``Engine``. Lookups are answered at once. The next item of a session ends one that may go ahead; one that may not is to be
@@ -146,23 +118,25 @@ class DrafterPool:
         deadline_s = None if work.timeout_ms is None else now_s + work.timeout_ms / 1e3
         pending = _Pending(item_id, now_s, deadline_s, work.shape, work.ahead_ms / 1e3)
         session.pending = pending
-        for name in dict.fromkeys(work.ssms or self.names):
-            if name in self._hidden and work.hidden_states is not None:
-                self._hidden[name].take_hidden_states(session.session_id, work.hidden_states)
-            if name in self._lookup:
-                tree = self._lookup[name].draft(session.session_id, session.token_ids, work.shape, session.sampling)
-                self._collect(pending, name, tree)
-                pending.lookups.append(name)
-            elif name in self._recycle:
-                tree = self._recycle[name].draft(
-                    session.session_id, session.token_ids, work.shape, session.sampling, work.row_top_k
-                )
-                self._collect(pending, name, tree)
-            elif self._neural[name].begin(
-                session.session_id, session.token_ids, work.shape, session.sampling, pending.ahead_s
-            ):
-                pending.waiting_for.add(name)
+        for name in dict.fromkeys(work.ssms or self.ssms.names):
+            started_s = time.perf_counter()
+            self._begin(name, session, pending, work)
+            pending.spend(name, time.perf_counter() - started_s)
         self._finish_if_done(session)
+
+    def _begin(self, name: str, session: _Session, pending: _Pending, work: DraftWork) -> None:
+        """One SSM's part: those without weights have it at once."""
+        session_id, token_ids, sampling, ssms = session.session_id, session.token_ids, session.sampling, self.ssms
+        if name in ssms.hidden and work.hidden_states is not None:
+            ssms.hidden[name].take_hidden_states(session_id, work.hidden_states)
+        if name in ssms.lookup:
+            self._collect(pending, name, ssms.lookup[name].draft(session_id, token_ids, work.shape, sampling))
+            pending.lookups.append(name)
+        elif name in ssms.recycle:
+            tree = ssms.recycle[name].draft(session_id, token_ids, work.shape, sampling, work.row_top_k)
+            self._collect(pending, name, tree)
+        elif ssms.neural[name].begin(session_id, token_ids, work.shape, sampling, pending.ahead_s):
+            pending.waiting_for.add(name)
 
     def _check(self, work: DraftWork) -> None:
         config = self._config
@@ -178,12 +152,7 @@ class DrafterPool:
             raise InvalidRequestError.of("max_depth", f"must be from 0 to {config.max_depth}")
         if work.shape.beam_width is not None and not 1 <= work.shape.beam_width <= MAX_BEAM_WIDTH:
             raise InvalidRequestError.of("beam_width", f"must be from 1 to {MAX_BEAM_WIDTH}, or 0 for the SSM's own")
-        unknown = sorted(set(work.ssms) - set(self.names))
-        if unknown:
-            raise InvalidRequestError.of("ssms", f"{unknown} are not in the pool, which has {list(self.names)}")
-        for name in self._hidden.keys() & set(work.ssms or self.names):
-            if work.hidden_states is not None and (problem := self._hidden[name].problem_of(work.hidden_states)):
-                raise InvalidRequestError.of("hidden_states", problem)
+        self.ssms.check(work)
 
     def step(self) -> list[Result]:
         """See ``Engine``."""
@@ -197,7 +166,7 @@ class DrafterPool:
                 self._fail(
                     session, pending, DeadlineExceededError("the item's time ran out before its trees were drafted")
                 )
-        neural = self._neural.values()
+        neural = self.ssms.neural.values()
         # No draft waits for a pass that only works ahead.
         self._run_passes([ssm for ssm in neural if ssm.has_drafts] or [ssm for ssm in neural if ssm.has_work()])
         self._tell_grown()
@@ -216,13 +185,20 @@ class DrafterPool:
             pass_s = beginning_s + time.perf_counter() - started_s
             self.counts.pass_s[ssm.name].observe(pass_s)
             ssm.row_times.observe(num_rows, pass_s * 1e3)
-            for session_id, tree in drafted:
-                self._take(ssm.name, self._sessions[session_id], tree)
+            self._spend(ssm.name, pass_s)
+            for ended in drafted:
+                self._take(ssm.name, self._sessions[ended.session_id], ended)
+
+    def _spend(self, name: str, pass_s: float) -> None:
+        """All that wait for the SSM have waited so long."""
+        for session in self._sessions.values():
+            if session.pending is not None and name in session.pending.waiting_for:
+                session.pending.spend(name, pass_s)
 
     def _tell_grown(self) -> None:
         """Of sessions whose trees grow on: those that have grown, and which have ended."""
         grown: dict[str, list[DraftedTree]] = {}
-        for ssm in self._neural.values():
+        for ssm in self.ssms.neural.values():
             for session_id, tree in ssm.take_grown():
                 grown.setdefault(session_id, []).append(DraftedTree(ssm.name, tree))
         for session_id in list(self._ahead):
@@ -235,21 +211,22 @@ class DrafterPool:
                 self._end_ahead(session, session.pending)
 
     def _is_growing(self, session_id: str) -> bool:
-        return any(ssm.is_growing(session_id) for ssm in self._neural.values())
+        return any(ssm.is_growing(session_id) for ssm in self.ssms.neural.values())
 
     def _end_ahead(self, session: _Session, pending: _Pending) -> None:
         """Ends an item that may go ahead, answered or not: the session goes on with what there is."""
         session.pending = None
         self._ahead.discard(session.session_id)
-        for ssm in self._neural.values():
+        for ssm in self.ssms.neural.values():
             ssm.stop(session.session_id)
         self._finished.append((pending.item_id, Draft(len(session.token_ids), (), 0.0)))
 
-    def _take(self, name: str, session: _Session, tree: TokenTree) -> None:
+    def _take(self, name: str, session: _Session, ended: EndedDraft) -> None:
         pending = session.pending
         assert pending is not None
         pending.waiting_for.discard(name)
-        self._collect(pending, name, tree)
+        pending.num_levels[name] = ended.num_levels
+        self._collect(pending, name, ended.tree)
         self._finish_if_done(session)
 
     def _collect(self, pending: _Pending, name: str, tree: TokenTree) -> None:
@@ -269,21 +246,18 @@ class DrafterPool:
             self._graft(session, pending)
             draft_s = self._clock_s() - pending.started_s
             self.counts.draft_s.observe(draft_s)
-            trees = tuple(sorted(pending.trees, key=lambda drafted: self.names.index(drafted.ssm)))
-            draft = Draft(len(session.token_ids), trees, draft_s * 1e3, has_more=goes_on)
+            trees = tuple(sorted(pending.trees, key=lambda drafted: self.ssms.names.index(drafted.ssm)))
+            draft = Draft(len(session.token_ids), trees, draft_s * 1e3, goes_on, pending.times())
             self._finished.append((pending.item_id, draft))
 
     def _graft(self, session: _Session, pending: _Pending) -> None:
         """Below the trees of SSMs with weights; they are all there."""
         for name in pending.lookups:
+            started_s, lookup = time.perf_counter(), self.ssms.lookup[name]
             found = grafted(
-                pending.trees,
-                self._lookup[name],
-                session.session_id,
-                session.token_ids,
-                pending.shape,
-                session.sampling,
+                pending.trees, lookup, session.session_id, session.token_ids, pending.shape, session.sampling
             )
+            pending.spend(name, time.perf_counter() - started_s)
             if found is not None:
                 pending.trees = [drafted for drafted in pending.trees if drafted.ssm != name] + [found]
 
@@ -315,8 +289,7 @@ class DrafterPool:
         """See ``Engine``."""
         for session in list(self._sessions.values()):
             self._drop(session)
-        for neural in self._neural.values():
-            neural.reset()
+        self.ssms.reset()
         self._finished = []
 
     def _fail(self, session: _Session, pending: _Pending, error: SpecGroveError) -> None:
@@ -326,27 +299,4 @@ class DrafterPool:
     def _drop(self, session: _Session) -> None:
         del self._sessions[session.session_id]
         self._ahead.discard(session.session_id)
-        for neural in self._neural.values():
-            neural.drop(session.session_id)
-        for lookup in self._lookup.values():
-            lookup.drop(session.session_id)
-        for recycle in self._recycle.values():
-            recycle.drop(session.session_id)
-
-    def save(self) -> None:
-        """What SSMs have learnt, where they have a file for it. Raises ``OSError``."""
-        for lookup in self._lookup.values():
-            lookup.save()
-        for recycle in self._recycle.values():
-            recycle.save()
-
-    def time_level(self, name: str, num_tokens: int) -> float | None:
-        """Milliseconds of a pass of one SSM's, with so many rows; ``None`` where its free slots don't suffice or it has no weights."""
-        ssm = self._neural.get(name)
-        if ssm is None or num_tokens > ssm.slots.num_free:
-            return None
-        slots = ssm.slots.allocate(num_tokens)
-        try:
-            return ssm.level_ms(slots)
-        finally:
-            ssm.slots.free(slots)
+        self.ssms.drop(session.session_id)

@@ -68,6 +68,6 @@ async def serve(config: SsmServiceConfig, health: Health) -> None:
         has_ended = loop.stop(_STOP_TIMEOUT_S)
         tracing.shut_down()
     if has_ended:
-        pool.save()
+        pool.ssms.save()
     else:
         raise RuntimeError(f"the step under way has not ended in {_STOP_TIMEOUT_S:.0f} s")

@@ -103,7 +103,7 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
     ) -> ssm_pb2.GetVocabularyResponse:
         """See ssm.proto."""
         try:
-            return ssm_pb2.GetVocabularyResponse(token_checksums=self._pool.token_checksums(request.ssm))
+            return ssm_pb2.GetVocabularyResponse(token_checksums=self._pool.ssms.token_checksums(request.ssm))
         except InvalidRequestError as error:
             await abort(context, error)
             raise
@@ -116,7 +116,7 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
             found = self._pass_times
             if found is None:
                 found, is_complete = {}, True
-                for name in self._pool.neural_names:
+                for name in self._pool.ssms.neural:
                     measurement = PassMeasurement(_WARMUP_NUMS_TOKENS, _WARMUP_BUDGET_MS)
                     run = functools.partial(self._time_level, name)
                     is_complete &= await measured(measurement, run, lambda: self._loop.num_pending_items == 0)
@@ -129,7 +129,7 @@ class SsmServicer(ssm_pb2_grpc.SsmServiceServicer):
         return response
 
     async def _time_level(self, name: str, num_tokens: int) -> float | None:
-        return await asyncio.wrap_future(self._loop.call(lambda: self._pool.time_level(name, num_tokens)))
+        return await asyncio.wrap_future(self._loop.call(lambda: self._pool.ssms.time_level(name, num_tokens)))
 
     async def GetLoad(  # noqa: N802
         self, request: ssm_pb2.SsmServiceGetLoadRequest, context: Context

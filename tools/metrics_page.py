@@ -19,6 +19,7 @@ MODULES = {
         "router.request_counts",
         "router.speculation_counts",
         "router.calibration",
+        "router.ssm_pauses",
         "router.replica_stats",
         "router.http.response_counts",
         "specgrove.serving.call_guard",

@@ -20,6 +20,7 @@ class SsmRates:
     drafts_per_s: float
     nodes_per_draft: float | None
     accepted_tokens_per_draft: float | None
+    is_paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,7 @@ def _ssm(before: SpeculationStats, ssm: SsmStats, seconds: float) -> SsmRates:
         drafts_per_s=num_drafts / seconds,
         nodes_per_draft=_ratio(ssm.num_draft_tokens - was.num_draft_tokens, num_drafts),
         accepted_tokens_per_draft=_ratio(ssm.num_accepted_tokens - was.num_accepted_tokens, num_drafts),
+        is_paused=ssm.is_paused,
     )
 
 

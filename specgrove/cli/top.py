@@ -108,10 +108,12 @@ def _numbers(look: Look) -> rich.text.Text:
 
 
 def _ssms(look: Look) -> rich.table.Table:
-    table = plain_table(("SSM", "trees per second", "nodes per tree", "accepted per tree"), texts=("SSM",))
+    columns = ("SSM", "state", "trees per second", "nodes per tree", "accepted per tree")
+    table = plain_table(columns, texts=("SSM", "state"))
     for ssm in look.rates.ssms:
         numbers = (ssm.nodes_per_draft, ssm.accepted_tokens_per_draft)
-        table.add_row(ssm.name, f"{ssm.drafts_per_s:.1f}", _number(numbers[0], 1), _number(numbers[1], 2))
+        state = "paused" if ssm.is_paused else "there"
+        table.add_row(ssm.name, state, f"{ssm.drafts_per_s:.1f}", _number(numbers[0], 1), _number(numbers[1], 2))
     return table
 
 

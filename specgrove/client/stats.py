@@ -34,6 +34,10 @@ class SsmStats:
     num_drafts: int
     num_draft_tokens: int
     num_accepted_tokens: int
+    is_paused: bool = False
+    """Whether it is left out now, since what it adds is not worth its time."""
+    num_retrials: int = 0
+    """Times that it was tried again after a pause."""
 
 
 @dataclass(frozen=True, slots=True)

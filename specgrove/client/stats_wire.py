@@ -39,7 +39,15 @@ def _speculation(proto: router_pb2.SpeculationStats) -> SpeculationStats:
         num_accepted_tokens=proto.num_accepted_tokens,
         num_accepted_by_position=tuple(proto.num_accepted_by_position),
         ssms=tuple(
-            SsmStats(ssm.name, ssm.num_drafts, ssm.num_draft_tokens, ssm.num_accepted_tokens) for ssm in proto.ssms
+            SsmStats(
+                ssm.name,
+                ssm.num_drafts,
+                ssm.num_draft_tokens,
+                ssm.num_accepted_tokens,
+                ssm.is_paused,
+                ssm.num_retrials,
+            )
+            for ssm in proto.ssms
         ),
         speculative_s=proto.speculative_s,
         incremental_equivalent_s=proto.incremental_equivalent_s,

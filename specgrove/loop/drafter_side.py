@@ -17,7 +17,7 @@ from specgrove.loop.request import NOT_TRACED, GenerationRequest, SamplingParams
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.told import Told
 from specgrove.loop.verifier_knowledge import DraftSampling
-from specgrove.loop.works import Draft, DraftedTree, DraftWork, TreeShape
+from specgrove.loop.works import Draft, DraftedTree, DraftWork, SsmTime, TreeShape
 from specgrove.ranges import MIN_TEMPERATURE
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,10 @@ _MAX_NUM_STEPS_ALONE = 256
 
 class DrafterSession(Protocol):
     """One request at a drafter: one work at a time, and a mailbox for its drafts."""
+
+    def is_there(self, ssms: tuple[str, ...]) -> bool:
+        """Whether it has one of these SSMs, and can be asked now; none named: any. Costs nothing."""
+        ...
 
     def ask(self, work: DraftWork) -> None:
         """Has sent it when it returns: it is no coroutine. It ends the work before, whose drafts come no more.
@@ -66,6 +70,17 @@ class CheckedTree:
     tree: TokenTree
 
 
+@dataclass(frozen=True, slots=True)
+class CheckedDraft:
+    """One drafter's trees, and what its SSMs took."""
+
+    trees: tuple[CheckedTree, ...] = ()
+    times: tuple[SsmTime, ...] = ()
+
+
+NO_DRAFT = CheckedDraft()
+
+
 @dataclass(slots=True)
 class _Drafted:
     """The newest tree of each SSM, by its name, below so many committed tokens."""
@@ -75,6 +90,16 @@ class _Drafted:
 
     def add(self, draft: Draft) -> None:
         self.trees.update({drafted.ssm: drafted for drafted in draft.trees})
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a drafter is asked below so many committed tokens."""
+
+    num_committed: int
+    shape: TreeShape
+    ssms: tuple[str, ...]
+    ahead_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +131,15 @@ class DrafterSide:
         self._asked_len = 0
         self._drafted: _Drafted | None = None  # for the last step, where the drafter goes on with it
         self._goes_ahead = False
-        self.under_way: asyncio.Task[tuple[CheckedTree, ...]] | None = None
+        self.under_way: asyncio.Task[CheckedDraft] | None = None
         """The last work sent; it may have ended."""
         self.is_late = False
         self._num_failures = 0  # in a row
         self._num_steps_alone = 0
 
-    @property
-    def is_free(self) -> bool:
-        """Whether it may be asked."""
-        return not self.is_busy and self._num_steps_alone == 0
+    def is_free(self, ssms: tuple[str, ...]) -> bool:
+        """Whether it may be asked for these SSMs."""
+        return not self.is_busy and self._num_steps_alone == 0 and self._session.is_there(ssms)
 
     @property
     def is_busy(self) -> bool:
@@ -127,11 +151,11 @@ class DrafterSide:
         """Whether the drafter has said that it goes on with what it was asked last, or is expected to."""
         return self._goes_ahead
 
-    def takes_part(self) -> bool:
-        """Asked once for each step: False while it is left alone."""
+    def takes_part(self, ssms: tuple[str, ...]) -> bool:
+        """Asked once for each step: False while it is left alone, is away, or has none of these SSMs."""
         is_alone = self._num_steps_alone > 0
         self._num_steps_alone -= is_alone
-        return not is_alone
+        return not is_alone and self._session.is_there(ssms)
 
     def trees_ahead(self, committed: list[int], shape: TreeShape) -> tuple[CheckedTree, ...]:
         """The trees below the committed tokens, as far as the drafter has told them already, for it went on as the verifier did.
@@ -162,12 +186,16 @@ class DrafterSide:
                 found.append(CheckedTree(each.ssm, tree))
         return tuple(found)
 
-    def ask(self, committed: list[int], shape: TreeShape, ahead_ms: int = 0) -> asyncio.Task[tuple[CheckedTree, ...]]:
-        """Sends what the drafter lacks of the tokens, which may be added to afterwards. It must not be busy.
+    def ask(
+        self, committed: list[int], shape: TreeShape, ssms: tuple[str, ...], ahead_ms: int = 0
+    ) -> asyncio.Task[CheckedDraft]:
+        """Sends what the drafter lacks of the tokens, which may be added to afterwards. It must not be busy. ``ssms`` are asked; none
+        named: all that it has.
 
         For ``ahead_ms`` after its answer it may go on: see ``trees_ahead``.
         """
         num_committed = len(committed)
+        asked = _Asked(num_committed, shape, ssms, ahead_ms)
         if self.under_way is not None and not self.under_way.done():
             # Sent and not answered yet. The drafter has the tokens; if not, it will say so.
             self.under_way.cancel()
@@ -176,21 +204,22 @@ class DrafterSide:
         self._goes_ahead = self._goes_ahead and ahead_ms > 0
         failure: Exception | None = None
         try:
-            self._send(committed, num_committed, shape, ahead_ms)
+            self._send(committed, asked)
         except Exception as error:
             failure = error
-        self.under_way = asyncio.create_task(self._trees(committed, num_committed, shape, ahead_ms, failure))
+        self.under_way = asyncio.create_task(self._draft(committed, asked, failure))
         return self.under_way
 
-    def trees_of(self, answer: asyncio.Task[tuple[CheckedTree, ...]]) -> tuple[CheckedTree, ...]:
+    def draft_of(self, answer: asyncio.Task[CheckedDraft]) -> CheckedDraft:
         """What has come of it by now; otherwise the drafter is late."""
         self.is_late = not answer.done()
         if self.is_late:
             logger.warning("a drafter is late; going on without it")
-            return ()
+            return NO_DRAFT
         return answer.result()
 
-    def _send(self, committed: list[int], num_committed: int, shape: TreeShape, ahead_ms: int) -> None:
+    def _send(self, committed: list[int], asked: _Asked) -> None:
+        num_committed = asked.num_committed
         # The last committed token was in no pass of the verifier yet.
         hidden_states = self._told.hidden_states(self._cursor.hidden_end, num_committed - 1)
         hidden_end = self._cursor.hidden_end if hidden_states is None else hidden_states.end_position
@@ -200,21 +229,20 @@ class DrafterSide:
                 session_id=self._request.session_id,
                 base=self._held_len,
                 new_token_ids=tuple(committed[self._held_len : num_committed]),
-                shape=shape,
-                ssms=self._request.speculation.ssms,
+                shape=asked.shape,
+                ssms=asked.ssms,
                 timeout_ms=remaining_ms(self._request.deadline_s),
                 trace_context=NOT_TRACED if self._held_len else self._request.trace_context,
                 sampling=None if self._held_len else self._sampling,
                 hidden_states=hidden_states,
                 row_top_k=self._told.rows_since(self._cursor.num_rows),
-                ahead_ms=ahead_ms,
+                ahead_ms=asked.ahead_ms,
             )
         )
 
-    async def _trees(
-        self, committed: list[int], num_committed: int, shape: TreeShape, ahead_ms: int, failure: Exception | None
-    ) -> tuple[CheckedTree, ...]:
+    async def _draft(self, committed: list[int], asked: _Asked, failure: Exception | None) -> CheckedDraft:
         """What comes of what was sent, or was not for ``failure``: sent once more when the drafter holds less than thought."""
+        num_committed = asked.num_committed
         try:
             try:
                 if failure is not None:
@@ -222,7 +250,7 @@ class DrafterSide:
                 draft = await self._session.answer()
             except StaleBaseError as error:
                 self._note_held(error, num_committed)
-                self._send(committed, num_committed, shape, ahead_ms)
+                self._send(committed, asked)
                 draft = await self._session.answer()
         except StaleBaseError as error:
             self._note_held(error, num_committed)
@@ -243,14 +271,14 @@ class DrafterSide:
             if draft.has_more:
                 self._drafted = _Drafted(num_committed, {})
                 self._drafted.add(draft)
-            return self._checked(draft, num_committed, committed[num_committed - 1], shape.max_depth)
-        return ()
+            return self._checked(draft, num_committed, committed[num_committed - 1], asked.shape.max_depth)
+        return NO_DRAFT
 
     def _note_held(self, error: StaleBaseError, num_committed: int) -> None:
         self._held_len = error.held_len if error.held_len <= num_committed else 0
         self._cursor = _NOTHING_SENT
 
-    def _checked(self, draft: Draft, num_committed: int, root: int, max_depth: int) -> tuple[CheckedTree, ...]:
+    def _checked(self, draft: Draft, num_committed: int, root: int, max_depth: int) -> CheckedDraft:
         checked: list[CheckedTree] = []
         complaints: list[str] = []
         for drafted in draft.trees:
@@ -266,7 +294,7 @@ class DrafterSide:
         elif self._num_failures > 0:
             logger.info("the drafter drafts again")
             self._num_failures = 0
-        return tuple(checked)
+        return CheckedDraft(tuple(checked), draft.times)
 
     def _checked_tree(self, drafted: DraftedTree, max_depth: int) -> CheckedTree:
         """The tree less the tokens that the LLM doesn't have: SSMs' vocabularies are often padded. Raises ``ValueError``."""

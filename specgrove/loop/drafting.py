@@ -21,7 +21,7 @@ from specgrove.loop.request import GenerationRequest
 from specgrove.loop.token_tree import TokenTree, merge_trees
 from specgrove.loop.told import Told
 from specgrove.loop.working_ahead import WorkingAhead
-from specgrove.loop.works import TreeShape
+from specgrove.loop.works import SsmTime, TreeShape
 
 # A draft takes milliseconds; one that takes longer than this is given up for this step.
 _DRAFT_TIMEOUT_S = 1.0
@@ -33,6 +33,10 @@ _NOTHING = TreeShape(max_num_nodes=0, max_depth=0)
 
 Correct = Callable[[str, TokenTree], TokenTree]
 """An SSM's tree, by the SSM's name, with the probabilities that its nodes are taken to have."""
+
+
+SsmChoice = Callable[[], tuple[str, ...]]
+"""The names of the SSMs to ask now; none: all."""
 
 
 def as_told(ssm: str, tree: TokenTree) -> TokenTree:
@@ -53,6 +57,8 @@ class MergedTree:
     """What it was merged from."""
     was_ahead: bool | None = None
     """As ``Step.was_ahead``."""
+    ssm_times: tuple[SsmTime, ...] = ()
+    """As ``Step.ssm_times``."""
 
 
 class Drafting:
@@ -65,7 +71,10 @@ class Drafting:
         vocab_size: int,
         told: Told,
         correct: Correct = as_told,
+        choose_ssms: SsmChoice | None = None,
     ) -> None:
+        """Without ``choose_ssms`` those that the request names are asked."""
+        self._choose_ssms: SsmChoice = choose_ssms or (lambda: request.speculation.ssms)
         self._sides = [DrafterSide(request, drafter, vocab_size, told) for drafter in drafters]
         self._correct = correct
         self._ahead = WorkingAhead()
@@ -83,15 +92,16 @@ class Drafting:
         Those that can may go ahead then, while the verifier works.
         """
         sides: Sequence[DrafterSide] = ()
+        ssms = self._choose_ssms()
         if shape.max_num_nodes > 0 and shape.max_depth > 0 and self._sides:
             self._read_len = len(committed)
-            sides = [side for side in self._sides if side.takes_part()]
-        return Drafts(sides, committed, shape, self._correct, self._ahead if may_go_ahead else None)
+            sides = [side for side in self._sides if side.takes_part(ssms)]
+        return Drafts(sides, ssms, committed, shape, self._correct, self._ahead if may_go_ahead else None)
 
     def take_in(self, committed: list[int]) -> None:
         """Lets the drafters read in the background, those that have ended what they did before."""
-        started_s = time.perf_counter()
-        answers = [side.ask(committed, _NOTHING) for side in self._sides if side.is_free]
+        started_s, ssms = time.perf_counter(), self._choose_ssms()
+        answers = [side.ask(committed, _NOTHING, ssms) for side in self._sides if side.is_free(ssms)]
         if answers:
             num_tokens, self._read_len = len(committed) - self._read_len, len(committed)
             reading = asyncio.create_task(self._time_reading(answers, num_tokens, started_s))
@@ -131,6 +141,7 @@ class Drafts:
     def __init__(
         self,
         sides: Sequence[DrafterSide],
+        ssms: tuple[str, ...],
         committed: list[int],
         shape: TreeShape,
         correct: Correct,
@@ -139,6 +150,7 @@ class Drafts:
         """Asks those that are free. ``ahead``: that they may go ahead, and may have done so."""
         self._started_s = time.perf_counter()
         self._committed = committed
+        self._ssms = ssms
         self._shape = shape
         self._asked = shape if shape.max_num_nodes > 0 and shape.max_depth > 0 else None
         self._correct = correct
@@ -147,13 +159,15 @@ class Drafts:
         self._root = TokenTree.of_root(committed[-1])
         self._goes_ahead = any(side.goes_ahead for side in sides)
         trees_ahead = [tree for side in sides for tree in side.trees_ahead(committed, shape)]
-        merged = self._merge(trees_ahead, was_ahead=True) if trees_ahead else None
+        merged = self._merge(trees_ahead, True) if trees_ahead else None
         is_worth = merged is not None and ahead is not None and ahead.is_worth(merged.tree, shape.max_num_nodes)
         self._found = merged if is_worth else None
         # Where there is a tree nobody waits for another: drafters make one level, and go ahead at once.
         wanted = shape if self._found is None else replace(shape, max_depth=1)
         self._busy = [side for side in sides if side.is_busy]
-        self._answers = [(side, side.ask(committed, wanted, self._ahead_ms)) for side in sides if not side.is_busy]
+        self._answers = [
+            (side, side.ask(committed, wanted, ssms, self._ahead_ms)) for side in sides if not side.is_busy
+        ]
 
     async def merged(self) -> MergedTree:
         """One tree: what was drafted ahead, where it is worth as much as what comes; else of those that come in time; or the root alone."""
@@ -165,8 +179,10 @@ class Drafts:
             await asyncio.wait([answer for _, answer in self._answers], timeout=_DRAFT_TIMEOUT_S)
         elif not self._busy:
             return MergedTree(self._root, asked=self._asked)
-        trees = [tree for side, answer in self._answers for tree in side.trees_of(answer)]
-        merged = self._merge(trees, was_ahead=False if self._goes_ahead else None)
+        drafts = [side.draft_of(answer) for side, answer in self._answers]
+        trees = [tree for draft in drafts for tree in draft.trees]
+        times = waited_for([draft.times for draft in drafts])
+        merged = self._merge(trees, False if self._goes_ahead else None, times)
         if self._ahead is not None:
             self._ahead.note_waited(merged.draft_ms, merged.tree)
         return merged
@@ -179,9 +195,11 @@ class Drafts:
         for side in self._busy:
             side.is_late = side.is_busy
             if not side.is_late:
-                self._answers.append((side, side.ask(self._committed, self._shape, self._ahead_ms)))
+                self._answers.append((side, side.ask(self._committed, self._shape, self._ssms, self._ahead_ms)))
 
-    def _merge(self, trees: Sequence[CheckedTree], was_ahead: bool | None) -> MergedTree:
+    def _merge(
+        self, trees: Sequence[CheckedTree], was_ahead: bool | None, ssm_times: tuple[SsmTime, ...] = ()
+    ) -> MergedTree:
         ssms = tuple(dict.fromkeys(each.ssm for each in trees))[:MAX_NUM_SSMS]
         proposed = tuple(
             ProposedTree(each.ssm, self._correct(each.ssm, each.tree.with_source(index)), each.tree.log_probs)
@@ -194,4 +212,16 @@ class Drafts:
             max_num_nodes = min(self._shape.max_num_nodes + 1, MAX_NUM_TREE_NODES)
             tree = merge_trees([each.tree for each in proposed], max_num_nodes)
         draft_ms = (time.perf_counter() - self._started_s) * 1e3
-        return MergedTree(tree, ssms, self._asked, draft_ms, proposed, was_ahead)
+        return MergedTree(tree, ssms, self._asked, draft_ms, proposed, was_ahead, ssm_times)
+
+
+def waited_for(times_by_drafter: Sequence[tuple[SsmTime, ...]]) -> tuple[SsmTime, ...]:
+    """For how long each SSM was waited for: those of one drafter work one after the other, drafters beside one another."""
+    if len(times_by_drafter) == 1:
+        return times_by_drafter[0]
+    totals = [sum(time.ms for time in times) for times in times_by_drafter]
+    found: list[SsmTime] = []
+    for index, times in enumerate(times_by_drafter):
+        longer_ms = max(totals[index] - max(totals[:index] + totals[index + 1 :]), 0.0)
+        found += [replace(time, ms=min(time.ms, longer_ms)) for time in times]
+    return tuple(found)

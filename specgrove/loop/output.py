@@ -9,7 +9,7 @@ import enum
 from dataclasses import dataclass
 
 from specgrove.loop.token_tree import TokenTree
-from specgrove.loop.works import LogProbs, PromptProgress, TreeShape
+from specgrove.loop.works import LogProbs, PromptProgress, SsmTime, TreeShape
 
 
 class FinishReason(enum.Enum):
@@ -53,6 +53,8 @@ class Probe:
     proposed: tuple[ProposedTree, ...] = ()
     token_ids: tuple[int, ...] = ()
     """What the verifier chose from the trees' root on, as far as it is known."""
+    ssm_times: tuple[SsmTime, ...] = ()
+    """As ``Step.ssm_times``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ class Step:
     """Of the prompt's tokens those that the verifier had cached: with the first step."""
     was_ahead: bool | None = None
     """Whether the tree had been drafted while the one before was verified; None where drafters don't draft ahead."""
+    ssm_times: tuple[SsmTime, ...] = ()
+    """For how long each SSM that was asked was waited for: less than it worked where others worked longer beside it."""
 
     @classmethod
     def of_progress(cls, progress: PromptProgress, num_replays: int) -> Step:

@@ -63,6 +63,7 @@ class Probing:
             merged.draft_ms,
             merged.proposed,
             tuple(token_ids[: drafted.asked.max_depth + 1]),
+            merged.ssm_times,
         )
 
     def call_off(self) -> None:

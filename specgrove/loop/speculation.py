@@ -19,7 +19,7 @@ from typing import Self
 
 from specgrove.errors import DeadlineExceededError
 from specgrove.loop.drafter_side import Drafter
-from specgrove.loop.drafting import Correct, Drafting, MergedTree, as_told
+from specgrove.loop.drafting import Correct, Drafting, MergedTree, SsmChoice, as_told
 from specgrove.loop.output import Step
 from specgrove.loop.planning import Planning, TreePolicy
 from specgrove.loop.probing import Probing
@@ -52,10 +52,12 @@ class Session:
         max_model_len: int,
         correct: Correct = as_told,
         wishes: DrafterWishes = NO_WISHES,
+        choose_ssms: SsmChoice | None = None,
     ) -> None:
         """``max_model_len`` bounds prompt and output together, in tokens; SSMs' probabilities are corrected by ``correct``.
 
-        ``wishes``: what the verifier can tell, and shall tell, the drafters.
+        ``wishes``: what the verifier can tell, and shall tell, the drafters. ``choose_ssms`` is asked before each draft; without it the
+        request's own SSMs are.
         """
         drafters = drafters if request.max_tokens > 0 else ()
         self._request = request
@@ -63,7 +65,7 @@ class Session:
         self._committed = [*request.prompt_token_ids, *request.resumed_token_ids]
         self._max_len = min(len(request.prompt_token_ids) + request.max_tokens, max_model_len)
         told = Told(wishes if drafters else NO_WISHES)
-        self._drafting = Drafting(request, drafters, vocab_size, told, correct)
+        self._drafting = Drafting(request, drafters, vocab_size, told, correct, choose_ssms)
         self._probing = Probing(self._drafting)
         self._verifying = Verifying(request, verifier, told)
         self._planning = Planning(

@@ -44,6 +44,7 @@ def step_of(
         proposed=merged.proposed,
         num_cached_tokens=verdict.num_cached_tokens,
         was_ahead=merged.was_ahead,
+        ssm_times=merged.ssm_times,
     )
 
 

@@ -78,8 +78,17 @@ class DraftedTree:
 
 
 @dataclass(frozen=True, slots=True)
+class SsmTime:
+    """What one SSM took for a draft, with a tree or without: the time that it worked, and the levels that it drafted."""
+
+    ssm: str
+    ms: float
+    num_levels: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
-    """A drafter's answer. ``base`` is the committed length its trees extend.
+    """A drafter's answer. ``base`` is the committed length its trees extend; ``times`` are of the SSMs that were asked.
 
     ``has_more``: the drafter goes on, and tells trees that have grown, each in place of that SSM's tree before.
     """
@@ -88,6 +97,7 @@ class Draft:
     trees: tuple[DraftedTree, ...]
     draft_ms: float
     has_more: bool = False
+    times: tuple[SsmTime, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

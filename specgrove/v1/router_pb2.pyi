@@ -368,18 +368,22 @@ class SpeculationStats(_message.Message):
     def __init__(self, num_verify_steps: _Optional[int] = ..., num_drafts: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ..., num_accepted_by_position: _Optional[_Iterable[int]] = ..., ssms: _Optional[_Iterable[_Union[SsmStats, _Mapping]]] = ..., speculative_s: _Optional[float] = ..., incremental_equivalent_s: _Optional[float] = ..., num_replays: _Optional[int] = ...) -> None: ...
 
 class SsmStats(_message.Message):
-    __slots__ = ("name", "num_drafts", "num_draft_tokens", "num_accepted_tokens", "calibration_errors")
+    __slots__ = ("name", "num_drafts", "num_draft_tokens", "num_accepted_tokens", "calibration_errors", "is_paused", "num_retrials")
     NAME_FIELD_NUMBER: _ClassVar[int]
     NUM_DRAFTS_FIELD_NUMBER: _ClassVar[int]
     NUM_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CALIBRATION_ERRORS_FIELD_NUMBER: _ClassVar[int]
+    IS_PAUSED_FIELD_NUMBER: _ClassVar[int]
+    NUM_RETRIALS_FIELD_NUMBER: _ClassVar[int]
     name: str
     num_drafts: int
     num_draft_tokens: int
     num_accepted_tokens: int
     calibration_errors: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, name: _Optional[str] = ..., num_drafts: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ..., calibration_errors: _Optional[_Iterable[float]] = ...) -> None: ...
+    is_paused: bool
+    num_retrials: int
+    def __init__(self, name: _Optional[str] = ..., num_drafts: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ..., calibration_errors: _Optional[_Iterable[float]] = ..., is_paused: _Optional[bool] = ..., num_retrials: _Optional[int] = ...) -> None: ...
 
 class ServiceStats(_message.Message):
     __slots__ = ("service", "address", "is_connected", "num_losses", "load", "is_draining", "num_requests", "num_items")

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from specgrove.v1 import token_tree_pb2 as specgrove_dot_v1_dot_token__tree__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16specgrove/v1/ssm.proto\x12\x0cspecgrove.v1\x1a\x1dspecgrove/v1/token_tree.proto\"6\n\x0c\x44raftRequest\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.specgrove.v1.DraftItem\"\xf9\x03\n\tDraftItem\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\x04\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\r\x12\x15\n\rnew_token_ids\x18\x04 \x03(\r\x12\x15\n\rmax_num_nodes\x18\x05 \x01(\r\x12\x11\n\tmax_depth\x18\x06 \x01(\r\x12\x12\n\nbeam_width\x18\x07 \x01(\r\x12\x12\n\ntimeout_ms\x18\x08 \x01(\r\x12\x0c\n\x04ssms\x18\t \x03(\t\x12-\n\x08sampling\x18\n \x01(\x0b\x32\x1b.specgrove.v1.DraftSampling\x12\x31\n\rhidden_states\x18\x0b \x01(\x0b\x32\x1a.specgrove.v1.HiddenStates\x12(\n\trow_top_k\x18\x0c \x03(\x0b\x32\x15.specgrove.v1.RowTopK\x12\x16\n\x0emin_level_prob\x18\r \x01(\x02\x12\x15\n\rmin_node_prob\x18\x0e \x01(\x02\x12@\n\rtrace_context\x18\x0f \x03(\x0b\x32).specgrove.v1.DraftItem.TraceContextEntry\x12\x10\n\x08\x61head_ms\x18\x10 \x01(\r\x1a\x33\n\x11TraceContextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"_\n\rDraftSampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x12\n\x05top_p\x18\x04 \x01(\x02H\x00\x88\x01\x01\x42\x08\n\x06_top_p\";\n\rDraftResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.specgrove.v1.DraftResult\"\x8d\x01\n\x0b\x44raftResult\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\x04\x12$\n\x05\x64raft\x18\x03 \x01(\x0b\x32\x13.specgrove.v1.DraftH\x00\x12(\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x17.specgrove.v1.WorkErrorH\x00\x42\t\n\x07outcome\"c\n\x05\x44raft\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\r\x12(\n\x05trees\x18\x02 \x03(\x0b\x32\x19.specgrove.v1.DraftedTree\x12\x10\n\x08\x64raft_ms\x18\x03 \x01(\x02\x12\x10\n\x08has_more\x18\x04 \x01(\x08\"A\n\x0b\x44raftedTree\x12\x0b\n\x03ssm\x18\x01 \x01(\t\x12%\n\x04tree\x18\x02 \x01(\x0b\x32\x17.specgrove.v1.TokenTree\"\x1f\n\x1dSsmServiceGetModelInfoRequest\"\xb9\x01\n\x1eSsmServiceGetModelInfoResponse\x12#\n\x04ssms\x18\x01 \x03(\x0b\x32\x15.specgrove.v1.SsmInfo\x12\x18\n\x10protocol_version\x18\x02 \x01(\r\x12-\n\x0b\x64raft_ahead\x18\x03 \x01(\x0e\x32\x18.specgrove.v1.DraftAhead\x12)\n\x05place\x18\x04 \x01(\x0b\x32\x1a.specgrove.v1.ComputePlace\"\xc4\x01\n\x07SsmInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04mode\x18\x02 \x01(\t\x12\x14\n\x0cvocab_sha256\x18\x03 \x01(\t\x12\x15\n\rmax_model_len\x18\x04 \x01(\r\x12\x16\n\x0enum_parameters\x18\x05 \x01(\x04\x12\x15\n\rhidden_layers\x18\x06 \x03(\r\x12\x15\n\rhidden_window\x18\x07 \x01(\r\x12\x13\n\x0bhidden_size\x18\x08 \x01(\r\x12\x15\n\rnum_row_top_k\x18\t \x01(\r\"#\n\x14GetVocabularyRequest\x12\x0b\n\x03ssm\x18\x01 \x01(\t\"0\n\x15GetVocabularyResponse\x12\x17\n\x0ftoken_checksums\x18\x01 \x01(\x0c\"\x19\n\x17SsmServiceWarmupRequest\"D\n\x18SsmServiceWarmupResponse\x12(\n\x04ssms\x18\x01 \x03(\x0b\x32\x1a.specgrove.v1.SsmPassTimes\"H\n\x0cSsmPassTimes\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\npass_times\x18\x02 \x03(\x0b\x32\x16.specgrove.v1.PassTime\"\x1a\n\x18SsmServiceGetLoadRequest\"=\n\x19SsmServiceGetLoadResponse\x12 \n\x04load\x18\x01 \x01(\x0b\x32\x12.specgrove.v1.Load\"3\n\x1dSsmServiceCloseSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\" \n\x1eSsmServiceCloseSessionResponse*h\n\nDraftAhead\x12\x1b\n\x17\x44RAFT_AHEAD_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44RAFT_AHEAD_OFF\x10\x01\x12\x14\n\x10\x44RAFT_AHEAD_AUTO\x10\x02\x12\x12\n\x0e\x44RAFT_AHEAD_ON\x10\x03\x32\xb7\x04\n\nSsmService\x12\x44\n\x05\x44raft\x12\x1a.specgrove.v1.DraftRequest\x1a\x1b.specgrove.v1.DraftResponse(\x01\x30\x01\x12i\n\x0cGetModelInfo\x12+.specgrove.v1.SsmServiceGetModelInfoRequest\x1a,.specgrove.v1.SsmServiceGetModelInfoResponse\x12X\n\rGetVocabulary\x12\".specgrove.v1.GetVocabularyRequest\x1a#.specgrove.v1.GetVocabularyResponse\x12W\n\x06Warmup\x12%.specgrove.v1.SsmServiceWarmupRequest\x1a&.specgrove.v1.SsmServiceWarmupResponse\x12Z\n\x07GetLoad\x12&.specgrove.v1.SsmServiceGetLoadRequest\x1a\'.specgrove.v1.SsmServiceGetLoadResponse\x12i\n\x0c\x43loseSession\x12+.specgrove.v1.SsmServiceCloseSessionRequest\x1a,.specgrove.v1.SsmServiceCloseSessionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16specgrove/v1/ssm.proto\x12\x0cspecgrove.v1\x1a\x1dspecgrove/v1/token_tree.proto\"6\n\x0c\x44raftRequest\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.specgrove.v1.DraftItem\"\xf9\x03\n\tDraftItem\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\x04\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\r\x12\x15\n\rnew_token_ids\x18\x04 \x03(\r\x12\x15\n\rmax_num_nodes\x18\x05 \x01(\r\x12\x11\n\tmax_depth\x18\x06 \x01(\r\x12\x12\n\nbeam_width\x18\x07 \x01(\r\x12\x12\n\ntimeout_ms\x18\x08 \x01(\r\x12\x0c\n\x04ssms\x18\t \x03(\t\x12-\n\x08sampling\x18\n \x01(\x0b\x32\x1b.specgrove.v1.DraftSampling\x12\x31\n\rhidden_states\x18\x0b \x01(\x0b\x32\x1a.specgrove.v1.HiddenStates\x12(\n\trow_top_k\x18\x0c \x03(\x0b\x32\x15.specgrove.v1.RowTopK\x12\x16\n\x0emin_level_prob\x18\r \x01(\x02\x12\x15\n\rmin_node_prob\x18\x0e \x01(\x02\x12@\n\rtrace_context\x18\x0f \x03(\x0b\x32).specgrove.v1.DraftItem.TraceContextEntry\x12\x10\n\x08\x61head_ms\x18\x10 \x01(\r\x1a\x33\n\x11TraceContextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"_\n\rDraftSampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x12\n\x05top_p\x18\x04 \x01(\x02H\x00\x88\x01\x01\x42\x08\n\x06_top_p\";\n\rDraftResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.specgrove.v1.DraftResult\"\x8d\x01\n\x0b\x44raftResult\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\x04\x12$\n\x05\x64raft\x18\x03 \x01(\x0b\x32\x13.specgrove.v1.DraftH\x00\x12(\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x17.specgrove.v1.WorkErrorH\x00\x42\t\n\x07outcome\"\x89\x01\n\x05\x44raft\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\r\x12(\n\x05trees\x18\x02 \x03(\x0b\x32\x19.specgrove.v1.DraftedTree\x12\x10\n\x08\x64raft_ms\x18\x03 \x01(\x02\x12\x10\n\x08has_more\x18\x04 \x01(\x08\x12$\n\x05times\x18\x05 \x03(\x0b\x32\x15.specgrove.v1.SsmTime\"6\n\x07SsmTime\x12\x0b\n\x03ssm\x18\x01 \x01(\t\x12\n\n\x02ms\x18\x02 \x01(\x02\x12\x12\n\nnum_levels\x18\x03 \x01(\r\"A\n\x0b\x44raftedTree\x12\x0b\n\x03ssm\x18\x01 \x01(\t\x12%\n\x04tree\x18\x02 \x01(\x0b\x32\x17.specgrove.v1.TokenTree\"\x1f\n\x1dSsmServiceGetModelInfoRequest\"\xb9\x01\n\x1eSsmServiceGetModelInfoResponse\x12#\n\x04ssms\x18\x01 \x03(\x0b\x32\x15.specgrove.v1.SsmInfo\x12\x18\n\x10protocol_version\x18\x02 \x01(\r\x12-\n\x0b\x64raft_ahead\x18\x03 \x01(\x0e\x32\x18.specgrove.v1.DraftAhead\x12)\n\x05place\x18\x04 \x01(\x0b\x32\x1a.specgrove.v1.ComputePlace\"\xc4\x01\n\x07SsmInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04mode\x18\x02 \x01(\t\x12\x14\n\x0cvocab_sha256\x18\x03 \x01(\t\x12\x15\n\rmax_model_len\x18\x04 \x01(\r\x12\x16\n\x0enum_parameters\x18\x05 \x01(\x04\x12\x15\n\rhidden_layers\x18\x06 \x03(\r\x12\x15\n\rhidden_window\x18\x07 \x01(\r\x12\x13\n\x0bhidden_size\x18\x08 \x01(\r\x12\x15\n\rnum_row_top_k\x18\t \x01(\r\"#\n\x14GetVocabularyRequest\x12\x0b\n\x03ssm\x18\x01 \x01(\t\"0\n\x15GetVocabularyResponse\x12\x17\n\x0ftoken_checksums\x18\x01 \x01(\x0c\"\x19\n\x17SsmServiceWarmupRequest\"D\n\x18SsmServiceWarmupResponse\x12(\n\x04ssms\x18\x01 \x03(\x0b\x32\x1a.specgrove.v1.SsmPassTimes\"H\n\x0cSsmPassTimes\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\npass_times\x18\x02 \x03(\x0b\x32\x16.specgrove.v1.PassTime\"\x1a\n\x18SsmServiceGetLoadRequest\"=\n\x19SsmServiceGetLoadResponse\x12 \n\x04load\x18\x01 \x01(\x0b\x32\x12.specgrove.v1.Load\"3\n\x1dSsmServiceCloseSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\" \n\x1eSsmServiceCloseSessionResponse*h\n\nDraftAhead\x12\x1b\n\x17\x44RAFT_AHEAD_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44RAFT_AHEAD_OFF\x10\x01\x12\x14\n\x10\x44RAFT_AHEAD_AUTO\x10\x02\x12\x12\n\x0e\x44RAFT_AHEAD_ON\x10\x03\x32\xb7\x04\n\nSsmService\x12\x44\n\x05\x44raft\x12\x1a.specgrove.v1.DraftRequest\x1a\x1b.specgrove.v1.DraftResponse(\x01\x30\x01\x12i\n\x0cGetModelInfo\x12+.specgrove.v1.SsmServiceGetModelInfoRequest\x1a,.specgrove.v1.SsmServiceGetModelInfoResponse\x12X\n\rGetVocabulary\x12\".specgrove.v1.GetVocabularyRequest\x1a#.specgrove.v1.GetVocabularyResponse\x12W\n\x06Warmup\x12%.specgrove.v1.SsmServiceWarmupRequest\x1a&.specgrove.v1.SsmServiceWarmupResponse\x12Z\n\x07GetLoad\x12&.specgrove.v1.SsmServiceGetLoadRequest\x1a\'.specgrove.v1.SsmServiceGetLoadResponse\x12i\n\x0c\x43loseSession\x12+.specgrove.v1.SsmServiceCloseSessionRequest\x1a,.specgrove.v1.SsmServiceCloseSessionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DRAFTITEM_TRACECONTEXTENTRY']._loaded_options = None
   _globals['_DRAFTITEM_TRACECONTEXTENTRY']._serialized_options = b'8\001'
-  _globals['_DRAFTAHEAD']._serialized_start=1961
-  _globals['_DRAFTAHEAD']._serialized_end=2065
+  _globals['_DRAFTAHEAD']._serialized_start=2056
+  _globals['_DRAFTAHEAD']._serialized_end=2160
   _globals['_DRAFTREQUEST']._serialized_start=71
   _globals['_DRAFTREQUEST']._serialized_end=125
   _globals['_DRAFTITEM']._serialized_start=128
@@ -48,34 +48,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DRAFTRESPONSE']._serialized_end=791
   _globals['_DRAFTRESULT']._serialized_start=794
   _globals['_DRAFTRESULT']._serialized_end=935
-  _globals['_DRAFT']._serialized_start=937
-  _globals['_DRAFT']._serialized_end=1036
-  _globals['_DRAFTEDTREE']._serialized_start=1038
-  _globals['_DRAFTEDTREE']._serialized_end=1103
-  _globals['_SSMSERVICEGETMODELINFOREQUEST']._serialized_start=1105
-  _globals['_SSMSERVICEGETMODELINFOREQUEST']._serialized_end=1136
-  _globals['_SSMSERVICEGETMODELINFORESPONSE']._serialized_start=1139
-  _globals['_SSMSERVICEGETMODELINFORESPONSE']._serialized_end=1324
-  _globals['_SSMINFO']._serialized_start=1327
-  _globals['_SSMINFO']._serialized_end=1523
-  _globals['_GETVOCABULARYREQUEST']._serialized_start=1525
-  _globals['_GETVOCABULARYREQUEST']._serialized_end=1560
-  _globals['_GETVOCABULARYRESPONSE']._serialized_start=1562
-  _globals['_GETVOCABULARYRESPONSE']._serialized_end=1610
-  _globals['_SSMSERVICEWARMUPREQUEST']._serialized_start=1612
-  _globals['_SSMSERVICEWARMUPREQUEST']._serialized_end=1637
-  _globals['_SSMSERVICEWARMUPRESPONSE']._serialized_start=1639
-  _globals['_SSMSERVICEWARMUPRESPONSE']._serialized_end=1707
-  _globals['_SSMPASSTIMES']._serialized_start=1709
-  _globals['_SSMPASSTIMES']._serialized_end=1781
-  _globals['_SSMSERVICEGETLOADREQUEST']._serialized_start=1783
-  _globals['_SSMSERVICEGETLOADREQUEST']._serialized_end=1809
-  _globals['_SSMSERVICEGETLOADRESPONSE']._serialized_start=1811
-  _globals['_SSMSERVICEGETLOADRESPONSE']._serialized_end=1872
-  _globals['_SSMSERVICECLOSESESSIONREQUEST']._serialized_start=1874
-  _globals['_SSMSERVICECLOSESESSIONREQUEST']._serialized_end=1925
-  _globals['_SSMSERVICECLOSESESSIONRESPONSE']._serialized_start=1927
-  _globals['_SSMSERVICECLOSESESSIONRESPONSE']._serialized_end=1959
-  _globals['_SSMSERVICE']._serialized_start=2068
-  _globals['_SSMSERVICE']._serialized_end=2635
+  _globals['_DRAFT']._serialized_start=938
+  _globals['_DRAFT']._serialized_end=1075
+  _globals['_SSMTIME']._serialized_start=1077
+  _globals['_SSMTIME']._serialized_end=1131
+  _globals['_DRAFTEDTREE']._serialized_start=1133
+  _globals['_DRAFTEDTREE']._serialized_end=1198
+  _globals['_SSMSERVICEGETMODELINFOREQUEST']._serialized_start=1200
+  _globals['_SSMSERVICEGETMODELINFOREQUEST']._serialized_end=1231
+  _globals['_SSMSERVICEGETMODELINFORESPONSE']._serialized_start=1234
+  _globals['_SSMSERVICEGETMODELINFORESPONSE']._serialized_end=1419
+  _globals['_SSMINFO']._serialized_start=1422
+  _globals['_SSMINFO']._serialized_end=1618
+  _globals['_GETVOCABULARYREQUEST']._serialized_start=1620
+  _globals['_GETVOCABULARYREQUEST']._serialized_end=1655
+  _globals['_GETVOCABULARYRESPONSE']._serialized_start=1657
+  _globals['_GETVOCABULARYRESPONSE']._serialized_end=1705
+  _globals['_SSMSERVICEWARMUPREQUEST']._serialized_start=1707
+  _globals['_SSMSERVICEWARMUPREQUEST']._serialized_end=1732
+  _globals['_SSMSERVICEWARMUPRESPONSE']._serialized_start=1734
+  _globals['_SSMSERVICEWARMUPRESPONSE']._serialized_end=1802
+  _globals['_SSMPASSTIMES']._serialized_start=1804
+  _globals['_SSMPASSTIMES']._serialized_end=1876
+  _globals['_SSMSERVICEGETLOADREQUEST']._serialized_start=1878
+  _globals['_SSMSERVICEGETLOADREQUEST']._serialized_end=1904
+  _globals['_SSMSERVICEGETLOADRESPONSE']._serialized_start=1906
+  _globals['_SSMSERVICEGETLOADRESPONSE']._serialized_end=1967
+  _globals['_SSMSERVICECLOSESESSIONREQUEST']._serialized_start=1969
+  _globals['_SSMSERVICECLOSESESSIONREQUEST']._serialized_end=2020
+  _globals['_SSMSERVICECLOSESESSIONRESPONSE']._serialized_start=2022
+  _globals['_SSMSERVICECLOSESESSIONRESPONSE']._serialized_end=2054
+  _globals['_SSMSERVICE']._serialized_start=2163
+  _globals['_SSMSERVICE']._serialized_end=2730
 # @@protoc_insertion_point(module_scope)

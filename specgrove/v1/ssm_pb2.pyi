@@ -99,16 +99,28 @@ class DraftResult(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., draft: _Optional[_Union[Draft, _Mapping]] = ..., error: _Optional[_Union[_token_tree_pb2.WorkError, _Mapping]] = ...) -> None: ...
 
 class Draft(_message.Message):
-    __slots__ = ("base", "trees", "draft_ms", "has_more")
+    __slots__ = ("base", "trees", "draft_ms", "has_more", "times")
     BASE_FIELD_NUMBER: _ClassVar[int]
     TREES_FIELD_NUMBER: _ClassVar[int]
     DRAFT_MS_FIELD_NUMBER: _ClassVar[int]
     HAS_MORE_FIELD_NUMBER: _ClassVar[int]
+    TIMES_FIELD_NUMBER: _ClassVar[int]
     base: int
     trees: _containers.RepeatedCompositeFieldContainer[DraftedTree]
     draft_ms: float
     has_more: bool
-    def __init__(self, base: _Optional[int] = ..., trees: _Optional[_Iterable[_Union[DraftedTree, _Mapping]]] = ..., draft_ms: _Optional[float] = ..., has_more: _Optional[bool] = ...) -> None: ...
+    times: _containers.RepeatedCompositeFieldContainer[SsmTime]
+    def __init__(self, base: _Optional[int] = ..., trees: _Optional[_Iterable[_Union[DraftedTree, _Mapping]]] = ..., draft_ms: _Optional[float] = ..., has_more: _Optional[bool] = ..., times: _Optional[_Iterable[_Union[SsmTime, _Mapping]]] = ...) -> None: ...
+
+class SsmTime(_message.Message):
+    __slots__ = ("ssm", "ms", "num_levels")
+    SSM_FIELD_NUMBER: _ClassVar[int]
+    MS_FIELD_NUMBER: _ClassVar[int]
+    NUM_LEVELS_FIELD_NUMBER: _ClassVar[int]
+    ssm: str
+    ms: float
+    num_levels: int
+    def __init__(self, ssm: _Optional[str] = ..., ms: _Optional[float] = ..., num_levels: _Optional[int] = ...) -> None: ...
 
 class DraftedTree(_message.Message):
     __slots__ = ("ssm", "tree")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from specgrove.config import MAX_NUM_SSMS
-from specgrove.loop.works import Draft, DraftedTree, DraftWork, TreePrices, TreeShape
+from specgrove.loop.works import Draft, DraftedTree, DraftWork, SsmTime, TreePrices, TreeShape
 from specgrove.v1 import ssm_pb2
 from specgrove.wire.verifier_knowledge import (
     draft_sampling_from_proto,
@@ -71,6 +71,7 @@ def draft_to_proto(draft: Draft) -> ssm_pb2.Draft:
         trees=[_drafted_to_proto(drafted) for drafted in draft.trees],
         draft_ms=draft.draft_ms,
         has_more=draft.has_more,
+        times=[ssm_pb2.SsmTime(ssm=time.ssm, ms=time.ms, num_levels=time.num_levels) for time in draft.times],
     )
 
 
@@ -91,4 +92,5 @@ def draft_from_proto(proto: ssm_pb2.Draft, foreign_ids: Mapping[str, frozenset[i
         )
         for drafted in proto.trees
     )
-    return Draft(proto.base, trees, proto.draft_ms, proto.has_more)
+    times = tuple(SsmTime(time.ssm, time.ms, time.num_levels) for time in proto.times)
+    return Draft(proto.base, trees, proto.draft_ms, proto.has_more, times)

@@ -20,7 +20,8 @@ from tests.router.toy_suite import toy_suite
 
 SPECULATION = SpeculationStats(
     num_verify_steps=60, num_drafts=20, num_draft_tokens=80, num_accepted_tokens=30, num_accepted_by_position=(18, 12),
-    ssms=(SsmStats("lookup", 20, 60, 24), SsmStats("demo", 10, 30, 8)), speculative_s=2.0, incremental_equivalent_s=3.0, num_replays=0,
+    ssms=(SsmStats("lookup", 20, 60, 24), SsmStats("demo", 10, 30, 8, is_paused=True)),
+    speculative_s=2.0, incremental_equivalent_s=3.0, num_replays=0,
 )  # fmt: skip
 LOAD = Load(3, 1, 1000, 750, 2, 100, 800, 2500.0)
 LLM = ServiceStats("llm_service", "unix:/l", True, 0, LOAD)
@@ -41,7 +42,10 @@ def test_the_first_look_is_since_the_routers_start() -> None:
     assert rates.acceptance_by_position == (0.9, 0.6)
     assert rates.speedup == 1.5
     assert (rates.first_token_ms, rates.between_tokens_ms) == (pytest.approx(200), pytest.approx(10))
-    assert rates.ssms == (SsmRates("lookup", 20 / 3700, 3.0, 1.2), SsmRates("demo", 10 / 3700, 3.0, 0.8))
+    assert rates.ssms == (
+        SsmRates("lookup", 20 / 3700, 3.0, 1.2),
+        SsmRates("demo", 10 / 3700, 3.0, 0.8, is_paused=True),
+    )
     assert rates.services == (ServiceRates(None, 25.0, 8.0), ServiceRates(None, None, None))
 
 
@@ -69,7 +73,7 @@ def test_later_looks_are_of_the_time_between() -> None:
     assert (rates.tokens_per_step, rates.acceptance_len, rates.drafted_share) == (2.0, 2.0, 1.0)
     assert rates.acceptance_by_position == (0.6, 0.3, 0.1)
     assert (rates.first_token_ms, rates.speedup) == (None, None)
-    assert rates.ssms == (SsmRates("lookup", 5.0, 4.0, 1.0), SsmRates("demo", 0.0, None, None))
+    assert rates.ssms == (SsmRates("lookup", 5.0, 4.0, 1.0), SsmRates("demo", 0.0, None, None, is_paused=True))
     assert rates.services[0] == ServiceRates(5.0, 10.0, 0.0)
 
 
@@ -91,7 +95,8 @@ def test_a_frame_tells_all_of_it() -> None:
     ):  # fmt: skip
         assert words in text
     rows = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
-    assert rows["lookup"] == ["lookup", "0.0", "3.0", "1.20"]
+    assert rows["demo"][1] == "paused"
+    assert rows["lookup"] == ["lookup", "there", "0.0", "3.0", "1.20"]
     assert rows["llm_service"][1:] == ["there", "2,", "1", "wait", "250/1000", "-", "25.0", "8.0", "0"]
     assert rows["ssm_service"] == ["ssm_service", "away", "-", "-", "-", "-", "-", "2"]
 

@@ -217,4 +217,4 @@ async def test_the_real_ssm_service_drafts_from_them(tiny_model: Path) -> None:
             assert llms[0].runner.num_telling > 0
     finally:
         step_loop.stop()
-    assert pool.num_rows > NUM_TOKENS  # it reads the text, and drafts below it
+    assert pool.ssms.num_rows > NUM_TOKENS  # it reads the text, and drafts below it

@@ -42,6 +42,9 @@ class Scripted(DrafterSession):
     def session(self, session_id: str) -> Scripted:
         return self
 
+    def is_there(self, ssms: tuple[str, ...]) -> bool:
+        return True
+
     def ask(self, work: DraftWork) -> None:
         self.works.append(work)
 

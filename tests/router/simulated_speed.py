@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from llm_service.paying_rows import PayingRows
 from router.measurements import Measurements, ReplicaLoad, SessionTimes
 from router.tree_policy import AdaptiveTreePolicy, StaticTreePolicy
+from specgrove.loop.drafting import SsmChoice
 from specgrove.loop.output import CommittedToken, Probe, ProposedTree, Reading, Step, VerifiedTree
 from specgrove.loop.row_times import RowTimes
 from specgrove.loop.token_tree import TokenTree, merge_trees
-from specgrove.loop.works import TreeShape
+from specgrove.loop.works import SsmTime, TreeShape
 from ssm_service.draft_tree import ROOT, Beam, DraftTree
 
 BOUNDS = TreeShape(32, 8)
@@ -29,6 +30,18 @@ _SURENESS = 2.0
 # The others are right as often as the first is and leaves them, times this.
 _OTHER_SHARES = (0.6, 0.3)
 _NO_CANDIDATE = 99
+# What another SSM proposes wrongly.
+_WRONG = 1000
+
+
+@dataclass
+class Another:
+    """A second SSM, which guesses right or wrong by itself. Those of one service draft one after the other."""
+
+    hit_rate: float
+    draft_ms: float
+    """Of a level."""
+    name: str = "another"
 
 
 @dataclass
@@ -48,6 +61,7 @@ class Suite:
     """What the drafter says of a candidate that is right so often."""
     found_rate: float = 1.0
     """How often drafters find anything to draft."""
+    another: Another | None = None
     overhead_ms: float = 0.5
     tree_overhead_ms: float = 0.7
     num_sessions: int = 1
@@ -87,9 +101,14 @@ class Suite:
         """One alike, without noise, that has learnt nothing."""
         return replace(self, noise=0.0, random=random.Random(1), times=RowTimes())
 
-    def draft(self, shape: TreeShape) -> Drafted:
-        """A tree as drafters make it, and what the verifier would choose along it."""
-        return _draft(self, shape)
+    def draft(self, shape: TreeShape, ssms: tuple[str, ...] = ()) -> Drafted:
+        """A tree as drafters make it, and what the verifier would choose along it. ``ssms`` are asked; none named: all."""
+        return _draft(self, shape, ssms)
+
+    @property
+    def ssms(self) -> tuple[str, ...]:
+        """The names of all."""
+        return ("ssm",) if self.another is None else ("ssm", self.another.name)
 
 
 @dataclass(frozen=True)
@@ -99,7 +118,14 @@ class Drafted:
     tree: TokenTree
     proposed: tuple[ProposedTree, ...]
     choices: tuple[int, ...]
-    num_levels: int
+    times: tuple[SsmTime, ...]
+    ssms: tuple[str, ...] = ("ssm",)
+    """Bit i of a node's sources is the i-th one."""
+
+    @property
+    def draft_ms(self) -> float:
+        """One SSM after the other."""
+        return sum(time.ms for time in self.times)
 
     def accepted(self, nodes: Sequence[int]) -> tuple[int, ...]:
         """Which of the nodes, rising, are on the verifier's path; a node whose parent is not among them can't be."""
@@ -115,23 +141,68 @@ class Drafted:
         return tuple(path)
 
 
-def _draft(suite: Suite, shape: TreeShape) -> Drafted:
+def _draft(suite: Suite, shape: TreeShape, ssms: tuple[str, ...]) -> Drafted:
+    names = [name for name in suite.ssms if not ssms or name in ssms]
+    trees, times, choices = [], [], (_NO_CANDIDATE,)
+    if "ssm" in names:
+        growing, choices = _grown(suite, shape)
+        trees.append(("ssm", growing.best(0)))
+        times.append(SsmTime("ssm", suite.draft_ms * max(growing.depth, 1), growing.depth))
+    if suite.another is not None and suite.another.name in names:
+        choices = (*choices, *range(_NO_CANDIDATE + 1, _NO_CANDIDATE + 1 + shape.max_depth))
+        growing = _grown_beside(suite, suite.another, shape, choices)
+        trees.append((suite.another.name, growing.best(0)))
+        times.append(SsmTime(suite.another.name, suite.another.draft_ms * max(growing.depth, 1), growing.depth))
+    trees = [(name, tree) for name, tree in trees if tree.num_nodes > 1]
+    proposed = tuple(_as_proposed(suite, name, tree.with_source(index)) for index, (name, tree) in enumerate(trees))
+    merged = TokenTree.of_root(0)
+    if proposed:
+        merged = merge_trees([each.tree for each in proposed], shape.max_num_nodes + 1)
+    return Drafted(merged, proposed, choices, tuple(times), tuple(name for name, _ in trees))
+
+
+def _as_proposed(suite: Suite, name: str, told: TokenTree) -> ProposedTree:
+    return ProposedTree(name, suite.measurements.calibration.corrected(name, told, is_sampled=False), told.log_probs)
+
+
+def _grown(suite: Suite, shape: TreeShape) -> tuple[DraftTree, tuple[int, ...]]:
+    """The first SSM's, and what the verifier chooses."""
     growing = DraftTree(shape, Beam())
     rates: dict[int, list[float]] = {}
     expanded = [ROOT] if suite.random.random() <= suite.found_rate else []
     while expanded and growing.num_children():
         for node in expanded:
-            rates[node] = _candidate_rates(suite)[: growing.num_children()]
+            rates[node] = _candidate_rates(suite, suite.hit_rate)[: growing.num_children()]
         children = [
             [(token, math.log(suite.told(rate))) for token, rate in enumerate(rates[node])] for node in expanded
         ]
         expanded = growing.grow(expanded, children)
-    told = growing.best(0).with_source(0)
-    corrected = suite.measurements.calibration.corrected("ssm", told, is_sampled=False)
-    num_levels = growing.depth
-    proposed = ProposedTree("ssm", corrected, told.log_probs)
-    tree = merge_trees([corrected], shape.max_num_nodes + 1)
-    return Drafted(tree, (proposed,) if tree.num_nodes > 1 else (), _choices(suite, growing, rates), num_levels)
+    return growing, _choices(suite, growing, rates)
+
+
+def _grown_beside(suite: Suite, another: Another, shape: TreeShape, choices: tuple[int, ...]) -> DraftTree:
+    """Another SSM's: the verifier's choice is among its candidates as often as it says, and nothing is right below wrong ones."""
+    growing = DraftTree(shape, Beam())
+    path = {ROOT: 0}
+    expanded = [ROOT]
+    while expanded and growing.num_children():
+        children = []
+        for node in expanded:
+            rates = _candidate_rates(suite, another.hit_rate)[: growing.num_children()]
+            wrong = [_WRONG + rank for rank in range(len(rates))]
+            depth = path.get(node)
+            if depth is not None:
+                (right,) = suite.random.choices([*range(len(rates)), None], [*rates, max(1 - sum(rates), 0.0)])
+                if right is not None:
+                    wrong[right] = choices[depth]
+            children.append([(token, math.log(rate)) for token, rate in zip(wrong, rates, strict=True)])
+        first = len(growing.token_ids)
+        parents = [node for node, pairs in zip(expanded, children, strict=True) for _ in pairs]
+        expanded = growing.grow(expanded, children)
+        for node, parent in enumerate(parents, start=first):
+            if parent in path and growing.token_ids[node] == choices[path[parent]]:
+                path[node] = path[parent] + 1
+    return growing
 
 
 def _choices(suite: Suite, growing: DraftTree, rates: dict[int, list[float]]) -> tuple[int, ...]:
@@ -149,8 +220,8 @@ def _choices(suite: Suite, growing: DraftTree, rates: dict[int, list[float]]) ->
     return (*choices, _NO_CANDIDATE)
 
 
-def _candidate_rates(suite: Suite) -> list[float]:
-    rate = suite.random.betavariate(_SURENESS * suite.hit_rate, _SURENESS * (1 - suite.hit_rate))
+def _candidate_rates(suite: Suite, hit_rate: float) -> list[float]:
+    rate = suite.random.betavariate(_SURENESS * hit_rate, _SURENESS * (1 - hit_rate))
     rate = min(max(rate, 1e-3), 0.999)
     return [rate, *(rate * (1 - rate) * share for share in _OTHER_SHARES)]
 
@@ -181,7 +252,8 @@ def serve(
     suite.num_passes, suite.sum_of_factors = 0, 0.0
     for _ in range(num_requests):
         policy = suite.policy() if policies is None else next(policies)
-        for step in _steps(suite, policy, num_tokens, spent):
+        choose_ssms = suite.measurements.pauses.choice_for(lambda: suite.ssms)
+        for step in _steps(suite, policy, choose_ssms, num_tokens, spent):
             policy.observe(step)
             spent.num_tokens += len(step.tokens)
             spent.num_steps += step.num_steps
@@ -191,7 +263,7 @@ def serve(
     return spent
 
 
-def _steps(suite: Suite, policy: Policy, num_tokens: int, spent: Spent) -> Iterator[Step]:
+def _steps(suite: Suite, policy: Policy, choose_ssms: SsmChoice, num_tokens: int, spent: Spent) -> Iterator[Step]:
     num_left, num_unread, is_first = num_tokens, 50, True
     while num_left > 0:
         shape = policy.shape()
@@ -202,13 +274,15 @@ def _steps(suite: Suite, policy: Policy, num_tokens: int, spent: Spent) -> Itera
             spent.ms += reading.ms * suite.num_sessions
             num_unread = 0
         if shape.probe is not None:
-            drafted = suite.draft(shape.probe)
+            drafted = suite.draft(shape.probe, choose_ssms())
             path = drafted.accepted(range(drafted.tree.num_nodes))
-            draft_ms = suite.draft_ms * max(drafted.num_levels, 1)
-            probe = Probe(drafted.tree, shape.probe, len(path), draft_ms, drafted.proposed, drafted.choices)
+            probe = Probe(
+                drafted.tree, shape.probe, len(path), drafted.draft_ms, drafted.proposed,
+                drafted.choices[: shape.probe.max_depth + 1], drafted.times,
+            )  # fmt: skip
             spent.ms += probe.draft_ms * suite.num_sessions
         if shape.max_num_nodes > 0 and not is_first:
-            step = _tree_step(suite, shape)
+            step = _tree_step(suite, shape, choose_ssms())
             num_unread = 0
             # In a trial the others' passes are longer too, and they wait for the draft.
             if policy is not None and getattr(policy, "_trial", None) is not None:
@@ -236,10 +310,10 @@ def _steps(suite: Suite, policy: Policy, num_tokens: int, spent: Spent) -> Itera
         is_first = False
 
 
-def _tree_step(suite: Suite, shape: TreeShape) -> Step:
-    drafted = suite.draft(shape)
+def _tree_step(suite: Suite, shape: TreeShape, ssms: tuple[str, ...]) -> Step:
+    drafted = suite.draft(shape, ssms)
     tree = drafted.tree
-    draft_ms = suite.draft_ms * max(drafted.num_levels, 1) * suite.first_draft_factor
+    draft_ms = drafted.draft_ms * suite.first_draft_factor
     suite.first_draft_factor = 1.0
     suite.now_ms += draft_ms + suite.tree_overhead_ms
     kept = [list(range(tree.num_nodes))] * suite.num_sessions
@@ -250,13 +324,13 @@ def _tree_step(suite: Suite, shape: TreeShape) -> Step:
     verify_ms = suite.pass_ms(num_rows)
     suite.end_pass(num_rows, verify_ms, 0.0)
     path = drafted.accepted(nodes)
-    verified = VerifiedTree(tree.of_nodes(nodes), ("ssm",), tuple(nodes.index(node) for node in path))
+    verified = VerifiedTree(tree.of_nodes(nodes), drafted.ssms, tuple(nodes.index(node) for node in path))
     depth = max(verified.tree.depths())
     return Step(
         tuple(CommittedToken(token) for token in drafted.choices[: len(path) + 1] or (_NO_CANDIDATE,)), None,
         len(nodes) - 1, depth, len(path), draft_ms, verify_ms, num_rows, 0, 1,
         asked=shape, drafted=tree, wall_ms=verify_ms + draft_ms + suite.tree_overhead_ms,
-        verified=verified if depth else None, proposed=drafted.proposed,
+        verified=verified if depth else None, proposed=drafted.proposed, ssm_times=drafted.times,
     )  # fmt: skip
 
 

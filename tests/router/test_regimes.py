@@ -11,6 +11,9 @@ import pytest
 
 from tests.router.simulated_speed import Suite, best_static, serve
 
+# So many requests tell what policies come to: of a dozen the drafts' luck alone makes 4 %.
+_NUM_MEASURED = 36
+
 PassMs = Callable[[int], float]
 
 # Milliseconds of a pass by rows. Dear ones were measured on two cores of an AMD EPYC with AVX2, SmolLM2-135M in bfloat16.
@@ -70,14 +73,14 @@ def test_it_never_costs_and_is_near_the_best_fixed_shape(name: str) -> None:
     regime = REGIMES[name]
     suite = regime.suite()
     serve(suite, num_requests=8)
-    ratio = serve(suite, num_requests=12).ratio(suite)
+    ratio = serve(suite, num_requests=_NUM_MEASURED).ratio(suite)
     assert ratio > 0.98
     assert ratio > 0.95 * best_static(suite, 1536)
     if regime.then is None:
         return
     suite.true_ms = regime.then
     assert serve(suite, num_requests=12).ratio(suite) > 0.98  # while it finds out
-    ratio = serve(suite, num_requests=12).ratio(suite)
+    ratio = serve(suite, num_requests=_NUM_MEASURED).ratio(suite)
     assert ratio > 0.98
     assert ratio > 0.95 * best_static(suite, 1536)
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from router.config import TreeConfig
-from router.measurements import Exploration, LevelTime, Measurements, ReplicaLoad, RunningMean
+from router.exploration import Exploration
+from router.measurements import LevelTime, Measurements, ReplicaLoad, RunningMean
 from router.tree_policy import policy_for
 from specgrove.loop.output import CommittedToken, ProposedTree, Step, VerifiedTree
 from specgrove.loop.planning import TreePolicy

@@ -63,6 +63,8 @@ class Drafts(Protocol):
 
     def draft(self, work: DraftWork) -> Coroutine[None, None, Draft]: ...
 
+    def is_there(self, ssms: tuple[str, ...]) -> bool: ...
+
     async def close(self, session_id: str) -> None: ...
 
 
@@ -73,6 +75,9 @@ class ToyDrafterSession:
         self._session_id = session_id
         self._ssm = ssm
         self._drafting: asyncio.Task[Draft]
+
+    def is_there(self, ssms: tuple[str, ...]) -> bool:
+        return self._ssm.is_there(ssms)
 
     def ask(self, work: DraftWork) -> None:
         self._drafting = asyncio.create_task(self._ssm.draft(work))

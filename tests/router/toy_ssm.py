@@ -9,7 +9,7 @@ from typing import Any
 
 from specgrove.errors import InvalidRequestError, StaleBaseError
 from specgrove.loop.token_tree import TokenTree
-from specgrove.loop.works import Draft, DraftedTree, DraftWork
+from specgrove.loop.works import Draft, DraftedTree, DraftWork, SsmTime
 from specgrove.machine.compute_place import ComputePlace
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
@@ -42,6 +42,7 @@ class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
         self.hidden_size = 2
         self.num_row_top_k = 0
         self.delay_s = 0.0
+        self.took_ms = 0.5  # each SSM, as it says
         self.draft_ahead = ssm_pb2.DRAFT_AHEAD_UNSPECIFIED
         self.place = ComputePlace()
         self.spoil: Callable[[TokenTree], TokenTree] = lambda tree: tree
@@ -73,7 +74,10 @@ class ToySsm(ssm_pb2_grpc.SsmServiceServicer):
             session.is_under_way = False
         names = [name for name in self.names if not work.ssms or name in work.ssms]
         trees = [DraftedTree(n, self.spoil(self._tree(tokens, work))) for n in names if work.shape.max_num_nodes]
-        return Draft(len(tokens), tuple(trees), 1.0)
+        return Draft(len(tokens), tuple(trees), 1.0, times=tuple(SsmTime(name, self.took_ms) for name in names))
+
+    def is_there(self, ssms: tuple[str, ...]) -> bool:
+        return not ssms or not set(ssms).isdisjoint(self.names)
 
     def session(self, session_id: str) -> ToyDrafterSession:
         return ToyDrafterSession(session_id, self)

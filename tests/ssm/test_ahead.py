@@ -89,7 +89,7 @@ def test_whatever_the_verdict_the_next_tree_is_that_of_a_draft_afresh(
         committed += new
     assert num_below > 3
     pool.close_session("s")
-    assert pool.num_free_slots == pool.num_slots
+    assert pool.ssms.num_free_slots == pool.ssms.num_slots
 
 
 def test_a_grown_tree_tells_of_each_node_what_a_draft_below_it_tells(runners: list[ModelRunner]) -> None:
@@ -116,10 +116,10 @@ def test_what_hangs_below_a_hit_costs_no_pass(runners: list[ModelRunner]) -> Non
     tree = grow(pool, 1, 4)["beam"]
     grandchild = next(node for node in range(1, tree.num_nodes) if tree.depths()[node] == 2 and node in tree.parents)
     num_passes = pool.counts.pass_s["beam"].num
-    num_rows = pool.num_rows
+    num_rows = pool.ssms.num_rows
     new = tuple(path_to(tree, grandchild))
     ask(pool, DraftWork("s", len(PROMPT), new, shape, ssms=("beam",)))
-    assert pool.num_rows == num_rows
+    assert pool.ssms.num_rows == num_rows
     assert pool.counts.pass_s["beam"].num <= num_passes + 1  # in which no row was computed
 
 
@@ -144,7 +144,7 @@ def test_growing_ends(runners: list[ModelRunner]) -> None:
         last = [result for _, result in pool.step()] or last
     assert isinstance(last[-1], Draft)
     assert not last[-1].has_more
-    used = pool.num_slots - pool.num_free_slots
+    used = pool.ssms.num_slots - pool.ssms.num_free_slots
     assert used <= len(PROMPT) + MAX_NUM_TREE_NODES + 32
     begin(pool, 2, DraftWork("s", len(PROMPT), (3,), SHAPE, ssms=("beam",), ahead_ms=1))
     while pool.has_work():
@@ -188,7 +188,7 @@ def test_a_growing_tree_is_closed_expires_and_runs_out_of_time_like_any(runners:
     assert pool.num_sessions == 1  # what is committed is kept
     begin(pool, 2, DraftWork("s", len(PROMPT), (7,), SHAPE, ahead_ms=AHEAD_MS))
     pool.close_session("s")
-    assert pool.num_free_slots == pool.num_slots
+    assert pool.ssms.num_free_slots == pool.ssms.num_slots
     begin(pool, 3, DraftWork("s", 0, PROMPT, SHAPE, ahead_ms=AHEAD_MS))
     pool.reset()
     assert not pool.has_work()

@@ -80,7 +80,7 @@ def test_what_comes_out_replaces_what_was_drafted(max_num_chunk_tokens: int) -> 
         work = DraftWork("s", length, tuple(TOKENS[length:new_length]), SHAPE, hidden_states=rows)
         length = new_length
     pool.close_session("s")
-    assert pool.num_free_slots == pool.num_slots
+    assert pool.ssms.num_free_slots == pool.ssms.num_slots
 
 
 def test_sessions_of_a_batch_do_not_touch_one_another() -> None:
@@ -130,7 +130,7 @@ def test_who_only_reads_reads_all_the_same() -> None:
     module, ends = random_module(hidden_window=64), toy_ends()
     pool = _pool(make_ssm(module, ends))
     ask(pool, DraftWork("s", 0, tuple(TOKENS[:20]), TreeShape(0, 0), hidden_states=message(STATES, 0, 19)))
-    num_rows = pool.num_rows
+    num_rows = pool.ssms.num_rows
     assert num_rows == 19
     tree = _tree(ask(pool, DraftWork("s", 20, tuple(TOKENS[20:21]), SHAPE, hidden_states=message(STATES, 19, 20))))
     _same(tree, TwinDrafter(module, ends).tree(TOKENS[:21], STATES[:20], 0, SHAPE))
@@ -168,7 +168,7 @@ def test_sessions_give_their_room_to_others() -> None:
         assert ask(pool, _opening(30, session_id=f"s{item}")).trees
     for item in range(6):
         pool.close_session(f"s{item}")
-    assert pool.num_free_slots == pool.num_slots
+    assert pool.ssms.num_free_slots == pool.ssms.num_slots
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
@@ -201,7 +201,7 @@ def test_states_that_are_no_numbers_cost_their_own_tree() -> None:
 
 def test_a_level_can_be_timed() -> None:
     pool = _pool(make_ssm(random_module(), toy_ends()))
-    level_ms = pool.time_level("hidden", 4)
+    level_ms = pool.ssms.time_level("hidden", 4)
     assert level_ms is not None
     assert level_ms > 0
-    assert pool.num_free_slots == pool.num_slots
+    assert pool.ssms.num_free_slots == pool.ssms.num_slots

@@ -70,4 +70,4 @@ def test_it_grows_from_drafted_states_and_true_ones_replace_them() -> None:
         first_row, base, length = length - 1, length, length + steps.randrange(1, 6)
     assert num_compared > 50
     pool.close_session("s")
-    assert pool.num_free_slots == pool.num_slots
+    assert pool.ssms.num_free_slots == pool.ssms.num_slots

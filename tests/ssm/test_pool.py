@@ -56,7 +56,7 @@ def test_kept_keys_and_values_change_no_tree(runners: list[ModelRunner]) -> None
         work = DraftWork("s", len(committed), tuple(new), SHAPE)
         committed += new
     pool.close_session("s")
-    assert pool.num_free_slots == pool.num_slots
+    assert pool.ssms.num_free_slots == pool.ssms.num_slots
 
 
 def test_sessions_of_a_batch_do_not_touch_one_another(runners: list[ModelRunner]) -> None:
@@ -139,12 +139,12 @@ def test_closed_and_expired_items_answer_and_free(runners: list[ModelRunner]) ->
     pool.step()
     clock.now_s = 0.06
     assert isinstance(run(pool)[2], DeadlineExceededError)
-    assert pool.num_free_slots == pool.num_slots
+    assert pool.ssms.num_free_slots == pool.ssms.num_slots
     ask(pool, DraftWork("u", 0, PROMPT, SHAPE))
     clock.now_s = 301.0
     pool.expire_sessions()
     assert pool.num_sessions == 0
-    assert pool.num_free_slots == pool.num_slots
+    assert pool.ssms.num_free_slots == pool.ssms.num_slots
 
 
 def test_few_tokens_do_not_queue_behind_long_prompts(runners: list[ModelRunner]) -> None:
@@ -235,6 +235,19 @@ def test_a_step_that_fails_half_way_leaves_nothing(
         with pytest.raises(ValueError, match="no such slot"):
             run(pool)
         pool.reset()  # as the step loop does
-    assert pool.num_free_slots == pool.num_slots
+    assert pool.ssms.num_free_slots == pool.ssms.num_slots
     assert not pool.has_work()
     assert ask(pool, work).trees == expected.trees
+
+
+def test_a_draft_tells_what_each_ssm_took_those_without_a_tree_too(runners: list[ModelRunner]) -> None:
+    draft = ask(make_pool(runners), DraftWork("s", 0, (5, 1, 44, 90), SHAPE))  # nothing occurred before
+    assert {drafted.ssm for drafted in draft.trees} == {"beam", "expansion"}
+    times = {time.ssm: time for time in draft.times}
+    levels = {name: time.num_levels for name, time in times.items()}
+    assert levels == {"beam": 3, "expansion": 3, "lookup": 0}
+    beam = next(drafted.tree for drafted in draft.trees if drafted.ssm == "beam")
+    assert max(beam.depths()) == 2  # none of the third level is among the best nodes
+    assert all(time.ms > 0 for time in times.values())
+    named = ask(make_pool(runners), DraftWork("s", 0, PROMPT, SHAPE, ssms=("beam",)))
+    assert [time.ssm for time in named.times] == ["beam"]

@@ -105,5 +105,5 @@ def test_the_pool_takes_rows_in_and_says_that_it_wants_them(tmp_path: Path) -> N
     (drafted,) = ask(pool, DraftWork("s", 2, (2,), SHAPE, row_top_k=CYCLE)).trees
     assert (drafted.ssm, drafted.tree.token_ids[:2]) == ("recycle", (2, 3))
     pool.close_session("s")
-    pool.save()
+    pool.ssms.save()
     assert RecycleSsm(spec.name, spec.store).num_entries == 3

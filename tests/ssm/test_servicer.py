@@ -55,7 +55,7 @@ def loop(pool: GatedPool) -> Iterator[StepLoop[DraftWork, Draft]]:
 @pytest.fixture
 async def servicer(pool: GatedPool, loop: StepLoop[DraftWork, Draft]) -> SsmServicer:
     specs = [SsmSpec("tiny", "tiny", "beam"), SsmSpec("lookup", None, "lookup")]
-    ssms = [*pool._neural.values(), *pool._lookup.values()]
+    ssms = [*pool.ssms.neural.values(), *pool.ssms.lookup.values()]
     return SsmServicer([info_of(spec, ssm) for spec, ssm in zip(specs, ssms, strict=True)], pool, loop)
 
 
@@ -172,7 +172,7 @@ async def test_a_router_that_vanishes_leaves_the_service_drafting(
     pool.is_open = True
     await until(lambda: loop.num_pending_items == 0)
     assert (await ask(stub, draft_work_to_proto(WORK, 2)))[2].HasField("draft")
-    await until(lambda: pool.num_free_slots == 200)  # no router will close what those streams opened
+    await until(lambda: pool.ssms.num_free_slots == 200)  # no router will close what those streams opened
 
 
 @pytest.mark.parametrize("session_id", ["", "x" * 65])

@@ -28,7 +28,7 @@ def test_no_room_costs_the_tree_only(runners: list[ModelRunner]) -> None:
     assert {"beam", "expansion"} <= {drafted.ssm for drafted in draft.trees}
     for i in range(4):
         pool.close_session(f"s{i}")
-    assert pool.num_free_slots == pool.num_slots
+    assert pool.ssms.num_free_slots == pool.ssms.num_slots
 
 
 def test_room_comes_from_the_session_that_drafted_longest_ago(runners: list[ModelRunner]) -> None:
@@ -107,7 +107,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_slot_has_one_owner(self) -> None:
-        for ssm in self.pool._neural.values():
+        for ssm in self.pool.ssms.neural.values():
             caches = ssm._caches.values()
             slots = [*ssm.slots._free, *(slot for cache in caches for slot in (*cache.slots, *cache.nodes.slots))]
             assert sorted(slots) == list(range(ssm.slots.num_slots))
@@ -117,7 +117,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.finish()
         for name in "abcd":
             self.pool.close_session(name)
-        assert self.pool.num_free_slots == self.pool.num_slots
+        assert self.pool.ssms.num_free_slots == self.pool.ssms.num_slots
 
 
 def test_slots_are_accounted_for_whatever_happens(runners: list[ModelRunner]) -> None:

@@ -16,6 +16,7 @@ from specgrove.loop.works import (
     LogProbs,
     PromptProgress,
     SessionParams,
+    SsmTime,
     TreePrices,
     TreeShape,
     Verdict,
@@ -108,5 +109,6 @@ def test_prices_and_what_is_left_out_keep_what_they_say() -> None:
 def test_borrowed_nodes_of_a_draft_stay_borrowed() -> None:
     tree = TokenTree((7, 1, 2), (-1, 0, 1), (0.0, -1.0, -0.5), (0, 0, 1))
     for sources in (tree.sources, (0, 0, 0)):
-        drafted = Draft(4, (DraftedTree("a", replace(tree, sources=sources)),), 3.0)
+        times = (SsmTime("a", 1.5, 2), SsmTime("b", 0.25))
+        drafted = Draft(4, (DraftedTree("a", replace(tree, sources=sources)),), 3.0, times=times)
         assert draft_from_proto(draft_to_proto(drafted)) == drafted
