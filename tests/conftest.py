@@ -22,6 +22,8 @@ TINY_VOCAB_SIZE = 97
 END_TO_END = "tests/end_to_end/"
 # The fixtures of tests/end_to_end/conftest.py that take each of its suites.
 SHARED_SUITES = {"suite": {"suite", "client"}, "tiny_suite": {"tiny_suite"}}
+# What one of two processes does alone at the end costs the other's time.
+LONGEST_FIRST = (END_TO_END, "tests/test_packages.py")
 SERVERS_OF_PAGES = "tests/pages/test_servers.py"
 
 # By default an example that takes 0.2 s fails, on a busy machine that is.
@@ -38,6 +40,13 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(1)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as behind `&` in a script
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Processes side by side begin with the longest; otherwise tests keep their order."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not item.nodeid.startswith(LONGEST_FIRST))
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which GPU machines may lack

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
-from tests.waiting import until
+from tests.waiting import until, wait_until
 
 
 async def _fail() -> None:
@@ -32,3 +33,13 @@ async def test_what_holds_already_counts_more_than_a_task_that_failed() -> None:
     await until(task.done)
     with pytest.raises(ValueError, match="it went wrong"):
         await task
+
+
+def test_a_machine_that_stood_still_ends_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = iter([0.0, 10_000.0, *map(float, range(10_001, 20_000))])
+    monkeypatch.setattr("tests.waiting.time", SimpleNamespace(monotonic=lambda: next(now_s), sleep=lambda _: None))
+    answers = iter([False, False, True])
+    wait_until(lambda: next(answers))
+    with pytest.raises(TimeoutError):
+        wait_until(lambda: False)
+    assert 10_290 < next(now_s) < 10_310

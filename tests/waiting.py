@@ -1,13 +1,14 @@
 """Waiting for something that has no event, for tests. A limit only ends a test that hangs: none says how fast anything is.
 
 So all of them are ``LIMIT_S``, which is far more than the slowest machine takes. Conditions are to be of the kind that stays true.
+Of a turn of a wait seconds count at most: a virtual machine that stands still for minutes ends none.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +17,19 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parent
 LIMIT_S = 300.0
+_MAX_TURN_S = 10.0
 
 
 async def until(condition: Callable[[], bool]) -> None:
     """Returns when ``condition`` holds. Raises ``TimeoutError``, and at once what a task of the test fails with meanwhile."""
     tasks = [task for task in asyncio.all_tasks() if _is_of_a_test(task)]
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():
-            for task in tasks:
-                if task.done() and not task.cancelled():
-                    task.result()
-            await asyncio.sleep(0.005)
+    for _ in _turns():
+        if condition():
+            return
+        for task in tasks:
+            if task.done() and not task.cancelled():
+                task.result()
+        await asyncio.sleep(0.005)
 
 
 def _is_of_a_test(task: asyncio.Task[Any]) -> bool:
@@ -37,11 +40,21 @@ def _is_of_a_test(task: asyncio.Task[Any]) -> bool:
 
 def wait_until(condition: Callable[[], bool]) -> None:
     """The same for tests that are no coroutines."""
-    until_s = time.monotonic() + LIMIT_S
-    while not condition():
-        if time.monotonic() > until_s:
-            raise TimeoutError
+    for _ in _turns():
+        if condition():
+            return
         time.sleep(0.02)
+
+
+def _turns() -> Iterator[None]:
+    """Without end, but for ``TimeoutError``."""
+    waited_s, last_s = 0.0, time.monotonic()
+    while waited_s < LIMIT_S:
+        yield
+        now_s = time.monotonic()
+        waited_s += min(now_s - last_s, _MAX_TURN_S)
+        last_s = now_s
+    raise TimeoutError
 
 
 def recorded_waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
