@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from specgrove.errors import SpecGroveError
 
 if TYPE_CHECKING:
     import pytest
@@ -21,15 +25,30 @@ _MAX_TURN_S = 10.0
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Returns when ``condition`` holds. Raises ``TimeoutError``, and at once what a task of the test fails with meanwhile."""
+    """Returns when ``condition`` holds. Raises ``TimeoutError``, and at once what a task of the test fails with meanwhile.
+
+    Errors that clients are told may be what the test wants: they are raised at the limit only.
+    """
     tasks = [task for task in asyncio.all_tasks() if _is_of_a_test(task)]
-    for _ in _turns():
-        if condition():
-            return
-        for task in tasks:
-            if task.done() and not task.cancelled():
-                task.result()
-        await asyncio.sleep(0.005)
+    try:
+        for _ in _turns():
+            if condition():
+                return
+            for error in _failures(tasks):
+                if not isinstance(error, grpc.RpcError | SpecGroveError):
+                    raise error
+            await asyncio.sleep(0.005)
+    except TimeoutError:
+        for error in _failures(tasks):
+            raise error from None
+        raise
+
+
+def _failures(tasks: Sequence[asyncio.Task[Any]]) -> Iterator[BaseException]:
+    for task in tasks:
+        error = task.exception() if task.done() and not task.cancelled() else None
+        if error is not None:
+            yield error
 
 
 def _is_of_a_test(task: asyncio.Task[Any]) -> bool:
