@@ -12,8 +12,6 @@ from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import grpc
-
 from specgrove.errors import SpecGroveError
 
 if TYPE_CHECKING:
@@ -35,7 +33,7 @@ async def until(condition: Callable[[], bool]) -> None:
             if condition():
                 return
             for error in _failures(tasks):
-                if not isinstance(error, grpc.RpcError | SpecGroveError):
+                if not isinstance(error, SpecGroveError) and not type(error).__module__.startswith("grpc"):
                     raise error
             await asyncio.sleep(0.005)
     except TimeoutError:
