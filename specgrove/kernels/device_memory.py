@@ -17,7 +17,7 @@ _MAX_TREE_BLOCKS = 6  # of the blocks that a row's keys are in, those with tree 
 LINEAR_BLOCK, LINEAR_MAX_ROWS, LINEAR_MAX_TILES = 32, 64, 8
 ENOUGH_LINEAR_BLOCKS = 200  # about what an H100's 132 processors run at once
 MAX_TOP_K = 64  # most probable tokens of a row that passes by graphs are asked for
-EXPANDED_AT_ONCE = 1 << 22  # weights of a quantised linear that composed ops expand
+EXPANDED_AT_ONCE = 1 << 22  # weights of a quantised linear that torch's ops expand
 EXPANSION_BYTES = 3 * 4 * EXPANDED_AT_ONCE
 """What expanding a quantised linear takes at most beside the linear's compressed and expanded form."""
 
