@@ -112,12 +112,6 @@ class HiddenStates:
         parts = [self.values[start + place * size : start + (place + 1) * size] for start in starts for place in places]
         return HiddenStates(self.first_position, self.num_tokens, layers, b"".join(parts))
 
-    def followed_by(self, following: HiddenStates) -> HiddenStates:
-        """With the rows of ``following``: those alone where rows between are missing, or the layers are others."""
-        found = joined((self, following))
-        assert found is not None
-        return found
-
 
 @dataclass(frozen=True, slots=True)
 class DrafterWishes:

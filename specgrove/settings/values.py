@@ -188,4 +188,3 @@ path = Kind(lambda text: Path(text).expanduser(), "a path; ~ is the home folder"
 address = Kind(checked_address, "HOST:PORT or unix:/path")
 service_address = Kind(checked_service_address, "HOST:PORT, dns:NAME:PORT or unix:/path")
 tcp_address = Kind(checked_tcp_address, "HOST:PORT")
-anything = Kind(str, "a text")

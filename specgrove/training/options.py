@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 Kind = Literal["head", "decoder"]
-KINDS: tuple[Kind, ...] = ("head", "decoder")
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,12 +113,6 @@ def num_sequences(paths: Iterable[Path]) -> int:
     return count
 
 
-def hidden_width(path: Path) -> int:
-    """Numbers of hidden states per token in a shard; 0: it has none."""
-    with safe_open(path, "numpy") as file:
-        return int(file.get_slice(HIDDEN).get_shape()[1]) if HIDDEN in file.keys() else 0  # noqa: SIM118  no dict
-
-
 def joined(parts: Iterable[Dialogues]) -> Dialogues:
     """One value of several."""
     arrays: Sequence[Dialogues] = list(parts)

@@ -15,7 +15,7 @@ from llm_service.config import VerifierConfig
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.verifier import VerifierEngine
 from specgrove.loop.token_tree import TokenTree
-from specgrove.loop.verifier_knowledge import HiddenStates
+from specgrove.loop.verifier_knowledge import HiddenStates, joined
 from specgrove.loop.works import Draft, DraftWork, PromptProgress, Verdict, VerifyWork
 from specgrove.models.decoder.ends import Ends
 from specgrove.models.hidden_state.module import HiddenStateModule
@@ -131,7 +131,7 @@ def received(works: Sequence[DraftWork]) -> HiddenStates:
         if (states := work.hidden_states) is not None:
             assert found is None or states.first_position == found.end_position
             assert states.end_position == work.base + len(work.new_token_ids) - 1
-            found = states if found is None else found.followed_by(states)
+            found = joined((found, states))
     assert found is not None
     return found
 

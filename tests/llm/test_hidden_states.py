@@ -14,7 +14,7 @@ from llm_service.verifier import VerifierEngine
 from specgrove.errors import InvalidRequestError
 from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
-from specgrove.loop.verifier_knowledge import HiddenStates
+from specgrove.loop.verifier_knowledge import HiddenStates, joined
 from specgrove.loop.works import PromptProgress, Verdict, VerifyWork
 from specgrove.program.backend import PassOutput
 from specgrove.runtime.model_runner import ModelRunner
@@ -67,7 +67,7 @@ class Taker:
             states.check()
             before = self.states.get(item_id)
             assert before is None or before.end_position == states.first_position
-            self.states[item_id] = states if before is None else before.followed_by(states)
+            self.states[item_id] = joined((before, states)) or states
 
 
 def engine_of(runner: ModelRunner, max_num_chunk_tokens: int = 4, **fields: float) -> VerifierEngine:

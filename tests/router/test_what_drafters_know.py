@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from specgrove.loop.verifier_knowledge import DraftSampling, HiddenStates, RowTopK
+from specgrove.loop.verifier_knowledge import DraftSampling, HiddenStates, RowTopK, joined
 from specgrove.loop.works import DraftWork
 from specgrove.v1 import token_tree_pb2
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
@@ -37,7 +37,7 @@ def rows_told(works: Sequence[DraftWork]) -> HiddenStates:
         committed.extend(work.new_token_ids)
         if (states := work.hidden_states) is not None:
             assert found is None or states.first_position == found.end_position
-            found = states if found is None else found.followed_by(states)
+            found = joined((found, states))
             assert found.end_position == len(committed) - 1
     assert found is not None
     assert found == toy_hidden_states(committed[:-1], found.first_position, found.layers)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from unittest.mock import AsyncMock
@@ -17,17 +14,23 @@ import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from specgrove.errors import InternalError, InvalidRequestError, ResourceExhaustedError, UnavailableError
-from specgrove.serving import address as address_module
 from specgrove.serving.call_guard import CallGuard
-from specgrove.serving.server import Server, ServerLimits, serve_until_signal
+from specgrove.serving.server import Server, ServerLimits
 from specgrove.serving.status import error_from_rpc
-from specgrove.serving.work_stream_client import WorkStreamClient
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc, token_tree_pb2
-from tests.serving.toy_service import SERVICE_NAME, EchoServicer, client_of, result_of, server_of
+from tests.serving.toy_service import (
+    NOT_SERVING,
+    SERVICE_NAME,
+    SERVING,
+    EchoServicer,
+    called,
+    client_of,
+    health_of,
+    result_of,
+    server_of,
+    until_unhealthy,
+)
 from tests.waiting import LIMIT_S, until
-
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @pytest_asyncio.fixture
@@ -49,11 +52,6 @@ async def channel(server: Server) -> AsyncIterator[grpc.aio.Channel]:
         yield channel
 
 
-async def _health(channel: grpc.aio.Channel, name: str) -> int:
-    response = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name))
-    return int(response.status)
-
-
 async def test_a_client_is_asked_to_connect_anew_and_its_calls_go_on() -> None:
     server = server_of(EchoServicer(), limits=ServerLimits(max_connection_age_s=0.05))
     await server.start()
@@ -62,7 +60,7 @@ async def test_a_client_is_asked_to_connect_anew_and_its_calls_go_on() -> None:
         assert (await watch.read()).status == SERVING
         # Asked to go away, the channel has no connection for new calls until there is one.
         await until(lambda: channel.get_state() is grpc.ChannelConnectivity.IDLE)
-        assert await _health(channel, SERVICE_NAME) == SERVING
+        assert await health_of(channel, SERVICE_NAME) == SERVING
         server.health.set_serving(False)
         assert (await watch.read()).status == NOT_SERVING
     await server.stop(0)
@@ -72,21 +70,14 @@ async def test_a_connection_may_be_as_old_as_settings_can_say() -> None:
     server = server_of(EchoServicer(), limits=ServerLimits(max_connection_age_s=9e8))
     await server.start()
     async with grpc.aio.insecure_channel(server.address) as channel:
-        assert await _health(channel, SERVICE_NAME) == SERVING
+        assert await health_of(channel, SERVICE_NAME) == SERVING
     await server.stop(0)
 
 
-async def _unhealthy(channel: grpc.aio.Channel) -> None:
-    """Returns when the server says that it takes no more."""
-    async with asyncio.timeout(LIMIT_S):
-        while await _health(channel, SERVICE_NAME) != NOT_SERVING:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-
-
 async def test_health_by_service_name(server: Server, channel: grpc.aio.Channel) -> None:
-    assert [await _health(channel, name) for name in ("", SERVICE_NAME)] == [SERVING, SERVING]
+    assert [await health_of(channel, name) for name in ("", SERVICE_NAME)] == [SERVING, SERVING]
     server.health.set_serving(False)
-    assert [await _health(channel, name) for name in ("", SERVICE_NAME)] == [NOT_SERVING, NOT_SERVING]
+    assert [await health_of(channel, name) for name in ("", SERVICE_NAME)] == [NOT_SERVING, NOT_SERVING]
 
 
 class IncompleteServicer(EchoServicer):
@@ -186,11 +177,11 @@ async def test_drain_finishes_work_in_progress_and_refuses_new(servicer: EchoSer
     client = client_of(server.address)
     await client.connected.wait()
     channel = grpc.aio.insecure_channel(server.address)
-    assert await _health(channel, "") == SERVING
+    assert await health_of(channel, "") == SERVING
     slow = asyncio.create_task(result_of(client, ssm_pb2.DraftItem(session_id="slow", base=3)))
     await until(lambda: servicer.streams.num_pending_items == 1)
     stopping = asyncio.create_task(server.stop(LIMIT_S))
-    await _unhealthy(channel)
+    await until_unhealthy(channel)
     refused = await result_of(client, ssm_pb2.DraftItem(session_id="late"))
     assert refused.error.message == "the service is shutting down"
     with pytest.raises(grpc.aio.AioRpcError) as info:
@@ -236,7 +227,7 @@ async def test_a_server_whose_drain_is_cancelled_stops_at_once(servicer: EchoSer
     await until(lambda: servicer.streams.num_pending_items == 1)
     stopping = asyncio.create_task(server.stop(3600.0))
     async with grpc.aio.insecure_channel(server.address) as channel:
-        await _unhealthy(channel)
+        await until_unhealthy(channel)
     stopping.cancel()
     async with asyncio.timeout(60):
         with pytest.raises(asyncio.CancelledError):
@@ -258,80 +249,6 @@ async def test_a_taken_port_is_an_error(server: Server) -> None:
 async def test_unix_sockets(tmp_path: Path) -> None:
     server = server_of(EchoServicer(), f"unix:{tmp_path}/socket")
     client = client_of(await server.start())
-    assert (await _called(client)).draft.base == 2
+    assert (await called(client)).draft.base == 2
     await client.close()
     await server.stop(0)
-
-
-async def _called(client: WorkStreamClient[ssm_pb2.DraftItem, ssm_pb2.DraftResult]) -> ssm_pb2.DraftResult:
-    async with asyncio.timeout(LIMIT_S):
-        await client.connected.wait()
-        return await result_of(client, ssm_pb2.DraftItem(session_id="a", base=0, new_token_ids=[1, 2]))
-
-
-_PROGRAM = """
-import asyncio
-from tests.serving.toy_service import EchoServicer, SERVICE_NAME
-from specgrove.serving import address as address_module
-from specgrove.serving.health import Health
-from specgrove.serving.server import run_server
-from specgrove.v1 import ssm_pb2_grpc
-async def main():
-    servicer = EchoServicer()
-    await run_server("127.0.0.1:0", lambda s: ssm_pb2_grpc.add_SsmServiceServicer_to_server(servicer, s),
-                     health=Health([SERVICE_NAME]), drain=servicer.streams.drain)
-asyncio.run(main())
-"""
-
-
-async def _process() -> tuple[asyncio.subprocess.Process, str]:
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", _PROGRAM, stdout=asyncio.subprocess.PIPE)
-    assert process.stdout is not None
-    line = (await asyncio.wait_for(process.stdout.readline(), LIMIT_S)).decode()
-    assert line.startswith("listening on 127.0.0.1:")
-    return process, line.split()[-1]
-
-
-async def test_sigterm_ends_the_process_cleanly() -> None:
-    process, address = await _process()
-    client = client_of(address)
-    assert (await _called(client)).draft.base == 2
-    process.send_signal(signal.SIGTERM)
-    assert await asyncio.wait_for(process.wait(), LIMIT_S) == 0
-    await client.close()
-
-
-async def test_a_failure_ends_a_drain(capsys: pytest.CaptureFixture[str]) -> None:
-    failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-    servicer = EchoServicer()
-    running = asyncio.create_task(serve_until_signal(server_of(servicer), failed))
-    said = ""
-    while not said.endswith("\n"):
-        await asyncio.sleep(0.005)
-        said += capsys.readouterr().out
-    client = client_of(said.split()[-1])
-    await client.connected.wait()
-    slow = asyncio.create_task(result_of(client, ssm_pb2.DraftItem(session_id="slow", base=3)))
-    await until(lambda: servicer.streams.num_pending_items == 1)
-    os.kill(os.getpid(), signal.SIGTERM)
-    await _unhealthy(client.channel)
-    assert not running.done()  # the drain waits for the call
-    failed.set_exception(RuntimeError("rank 1 is gone"))
-    with pytest.raises(RuntimeError, match="rank 1 is gone"):
-        await asyncio.wait_for(running, LIMIT_S)
-    slow.cancel()
-    await client.close()
-
-
-async def test_a_killed_peer_is_noticed_by_its_closed_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(address_module, "_KEEPALIVE", ())  # pings would notice it too, later
-    process, address = await _process()
-    client = client_of(address)
-    await client.connected.wait()
-    pending = asyncio.create_task(result_of(client, ssm_pb2.DraftItem(session_id="slow")))
-    await until(lambda: bool(client._under_way))
-    os.kill(process.pid, signal.SIGKILL)
-    with pytest.raises(UnavailableError):
-        await asyncio.wait_for(pending, LIMIT_S)
-    await process.wait()
-    await client.close()

@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from specgrove.addresses import ReplicaAddress
 from specgrove.errors import InvalidRequestError, ResourceExhaustedError, StaleBaseError
 from specgrove.serving.health import Health
@@ -13,8 +16,11 @@ from specgrove.serving.server import Server
 from specgrove.serving.work_stream_client import WorkStreamClient
 from specgrove.v1 import ssm_pb2, ssm_pb2_grpc
 from tests.serving.task_streams import TaskStreams
+from tests.waiting import LIMIT_S
 
 SERVICE_NAME = "specgrove.v1.SsmService"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class EchoServicer(ssm_pb2_grpc.SsmServiceServicer):
@@ -94,3 +100,22 @@ def client_of(address: str, **settings: Any) -> WorkStreamClient[ssm_pb2.DraftIt
     )
     client.start()
     return client
+
+
+async def called(client: WorkStreamClient[ssm_pb2.DraftItem, ssm_pb2.DraftResult]) -> ssm_pb2.DraftResult:
+    """Of a plain item, once there is a connection."""
+    async with asyncio.timeout(LIMIT_S):
+        await client.connected.wait()
+        return await result_of(client, ssm_pb2.DraftItem(session_id="a", base=0, new_token_ids=[1, 2]))
+
+
+async def health_of(channel: grpc.aio.Channel, name: str) -> int:
+    response = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name))
+    return int(response.status)
+
+
+async def until_unhealthy(channel: grpc.aio.Channel) -> None:
+    """Returns when the server says that it takes no more."""
+    async with asyncio.timeout(LIMIT_S):
+        while await health_of(channel, SERVICE_NAME) != NOT_SERVING:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 import torch
+from safetensors import safe_open
 
 from specgrove.cli import main
 from specgrove.tokenizer import Tokenizer
@@ -97,7 +98,8 @@ def test_parts_run_in_processes_of_their_own(tmp_path: Path) -> None:
     target = open_target(str(save_target(tmp_path / "llm")), tmp_path, print)
     paths = recording.record(target, tmp_path / "data", [], 300, 1, (1, 3))
     assert shards.num_recorded(paths) >= 300
-    assert shards.hidden_width(paths[0]) == 2 * target.spec.hidden_size
+    with safe_open(paths[0], "numpy") as file:
+        assert file.get_slice(shards.HIDDEN).get_shape()[1] == 2 * target.spec.hidden_size
 
 
 def test_prompts_are_encoded_as_conversations_are(tmp_path: Path) -> None:

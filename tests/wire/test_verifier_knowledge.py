@@ -114,10 +114,10 @@ def test_rows_and_layers_are_cut_and_put_together() -> None:
     head, tail = STATES.before(6), STATES.from_position(6)
     assert head is not None
     assert joined((None, head, None, tail)) == STATES
-    assert head.followed_by(STATES.from_position(5)) == STATES  # rows that are told twice count once
+    assert joined((head, STATES.from_position(5))) == STATES  # rows that are told twice count once
     gap = replace(tail, first_position=9)
-    assert head.followed_by(gap) is gap
-    assert head.followed_by(late) is late
+    assert joined((head, gap)) is gap
+    assert joined((head, late)) is late
     assert joined((None, None)) is None
 
 
