@@ -36,6 +36,8 @@ _DECAY = 1 - 1 / 1000
 # The belief before is worth so many expected hits: of a depth what holds for all depths, of all depths that the SSM is right.
 _PRIOR_HITS = 1.0
 _MIN_LOG_PROB, _MAX_LOG_PROB = math.log(1e-4), math.log(0.999)
+# A bin's part of a curve is made anew when so many nodes came since, and for each of those that it holds so much more.
+_FEWEST_NEW, _NEW_SHARE = 1.0, 1 / 16
 # Fewer nodes of one depth than this say nothing of its error.
 _MIN_NUM_NODES = 100
 
@@ -47,6 +49,16 @@ class _Bins:
     nums: list[float] = field(default_factory=lambda: [0.0] * len(_CENTRES))
     hits: list[float] = field(default_factory=lambda: [0.0] * len(_CENTRES))
     probs: list[float] = field(default_factory=lambda: [0.0] * len(_CENTRES))
+    nums_new: list[int] = field(default_factory=lambda: [0] * len(_CENTRES))
+    """Nodes since ``is_due`` was true."""
+
+    def is_due(self, index: int) -> bool:
+        """Whether enough has come to a bin since the last time."""
+        self.nums_new[index] += 1
+        if self.nums_new[index] < _FEWEST_NEW + _NEW_SHARE * self.nums[index]:
+            return False
+        self.nums_new[index] = 0
+        return True
 
     def add(self, index: int, prob: float, *, is_hit: bool) -> None:
         """A node of bin ``index``."""
@@ -111,6 +123,8 @@ class _Curves:
             of_depth = self._by_depth[depth] = _Curve(self._of_all.log_factors)
         self._of_all.bins.add(index, told, is_hit=is_hit)
         of_depth.bins.add(index, told, is_hit=is_hit)
+        if not of_depth.bins.is_due(index):
+            return
         log_factor = self._of_all.bins.log_factor(index, 0.0)
         self._of_all.set_factor(index, log_factor)
         of_depth.set_factor(index, of_depth.bins.log_factor(index, log_factor))
@@ -147,10 +161,13 @@ class Calibration:
     def observe(self, proposed: ProposedTree, token_ids: Sequence[int], *, is_sampled: bool) -> None:
         """``token_ids`` are what the verifier chose from the tree's root on, as far as that is known."""
         tree, ssm = proposed.tree, proposed.ssm
-        depth_on_path = {0: 0}
+        curves = self._curves.get((ssm, is_sampled))
+        if curves is None:
+            curves = self._curves[ssm, is_sampled] = _Curves()
+        depth_on_path, num_known = {0: 0}, len(token_ids)
         for node, parent in enumerate(tree.parents):
             before = depth_on_path.get(parent)
-            if before is None or before >= len(token_ids):
+            if before is None or before >= num_known:
                 continue
             is_hit = tree.token_ids[node] == token_ids[before]
             if is_hit:
@@ -158,9 +175,6 @@ class Calibration:
             if not tree.sources[node]:
                 continue  # borrowed
             depth = min(before + 1, MAX_DEPTH)
-            curves = self._curves.get((ssm, is_sampled))
-            if curves is None:
-                curves = self._curves[ssm, is_sampled] = _Curves()
             curves.observe(depth, math.exp(proposed.told_log_probs[node]), is_hit=is_hit)
             bins = self._corrected.get((ssm, depth))
             if bins is None:

@@ -77,13 +77,18 @@ class LevelTime:
         self._log_ms: float | None = other._log_ms if other is not None else None
         self._variance = _FIRST_LEVEL_NOISE
 
+    @property
+    def is_known(self) -> bool:
+        """Whether anything was seen, here or by the one that it began with."""
+        return self._log_ms is not None
+
     def ms(self, pass_ms: float, optimism: float = 0.0) -> float:
         """The time expected, where a pass of one row takes ``pass_ms``; or so many standard deviations below it."""
         log_ms = self._guess(pass_ms) if self._log_ms is None else self._log_ms
         return math.exp(log_ms - optimism * math.sqrt(self._variance))
 
     def observe(self, ms: float, pass_ms: float) -> None:
-        """One draft took this a level."""
+        """One draft took this a level. ``pass_ms`` as in ``ms``, read where nothing is known."""
         log_ms = self._guess(pass_ms) if self._log_ms is None else self._log_ms
         total = self._variance + _DRAFT_NOISE
         limit = _MAX_DEVIATIONS * math.sqrt(total)
@@ -186,7 +191,8 @@ class Measurements:
     def _observe_draft(self, step: Step, load: ReplicaLoad, costs: StepCosts) -> None:
         if step.drafted is not None and not step.was_ahead:
             draft_ms = step.draft_ms - self.pauses.trial_ms(step)
-            costs.level_time.observe(draft_ms / num_levels_of(step.proposed, step.ssm_times), load.row_times.ms(1))
+            pass_ms = 0.0 if costs.level_time.is_known else load.row_times.ms(1)
+            costs.level_time.observe(draft_ms / num_levels_of(step.proposed, step.ssm_times), pass_ms)
 
 
 class SessionTimes:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 from router.exploration import Exploration
 from specgrove.loop.drafting import SsmChoice
-from specgrove.loop.output import Probe, Step, VerifiedTree
+from specgrove.loop.output import Probe, ProposedTree, Step, VerifiedTree
+from specgrove.loop.works import SsmTime
 from specgrove.telemetry.metrics import Kind, Metric, Reading
 
 logger = logging.getLogger(__name__)
@@ -141,11 +142,9 @@ class SsmPauses:
             min(token_ms, _MAX_TIMES_MEAN * self._token_ms) - self._token_ms
         )  # fmt: skip
         if step.drafted is not None:
-            names = {proposed.ssm for proposed in step.proposed}
-            self._add(names, {time.ssm: time.ms for time in step.ssm_times}, step.verified)
+            self._add(step.proposed, step.ssm_times, step.verified)
         if step.probe is not None:
-            names = {proposed.ssm for proposed in step.probe.proposed}
-            self._add(names, {time.ssm: time.ms for time in step.probe.ssm_times}, _as_verified(step.probe))
+            self._add(step.probe.proposed, step.probe.ssm_times, _as_verified(step.probe))
 
     def trial_ms(self, step: Step) -> float:
         """Of a step's draft, what SSMs took that are being tried again: others will not have to wait so long."""
@@ -153,10 +152,11 @@ class SsmPauses:
             return 0.0
         return sum(time.ms for time in step.ssm_times if time.ssm in self._pauses)
 
-    def _add(self, proposing: set[str], spent_ms: dict[str, float], verified: VerifiedTree | None) -> None:
-        names = {
-            name for name in proposing | spent_ms.keys() if not self.is_paused(name)
-        }  # drafts under way may end later
+    def _add(self, proposed: Sequence[ProposedTree], times: Sequence[SsmTime], verified: VerifiedTree | None) -> None:
+        spent_ms = {each.ssm: 0.0 for each in proposed}  # those that drafted ahead were not waited for
+        for time in times:
+            spent_ms[time.ssm] = time.ms
+        names = [name for name in spent_ms if not self.is_paused(name)]  # drafts under way may end after it began
         if len(names) < 2:
             return  # whether a single one is worth its time is the tree policy's question
         assert self._token_ms is not None
@@ -165,12 +165,12 @@ class SsmPauses:
             record = self._records.get(name)
             if record is None:
                 record = self._records[name] = _Record()
-            record.add(spent_ms.get(name, 0.0), lost.get(name, 0) * self._token_ms)
+            record.add(spent_ms[name], lost.get(name, 0) * self._token_ms)
             if name in self._pauses:
-                self._exploration.spend(spent_ms.get(name, 0.0))
+                self._exploration.spend(spent_ms[name])
         self._judge(names)
 
-    def _judge(self, names: set[str]) -> None:
+    def _judge(self, names: Sequence[str]) -> None:
         """Pauses one at most: what the others add may be more without it."""
         assert self._token_ms is not None
         on_trial = [name for name in names if name in self._pauses]

@@ -22,6 +22,7 @@ from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.works import SsmTime
 
 Array = npt.NDArray[np.float64]
+_RANKS = np.arange(MAX_NUM_TREE_NODES)
 
 # So many trees of the prior (other sessions; of all: the first guess) weigh as much as what was seen.
 _PRIOR_NUM_TREES = 4.0
@@ -33,31 +34,54 @@ _FIRST_GUESS = 0.6
 _MAX_DEPTH = 16
 
 
+class TreePromises:
+    """What one tree promises: the probabilities of its nodes' paths. Made once for each tree, counted by several."""
+
+    def __init__(self, tree: TokenTree) -> None:
+        """``tree`` has its best nodes first."""
+        parents, log_probs = tree.parents, tree.log_probs
+        depths, path_log_probs, probs = [0] * len(parents), [0.0] * len(parents), []
+        self.by_depth = [1.0]
+        """The sums of one depth, from the root's on."""
+        for node in range(1, len(parents)):
+            parent = parents[node]
+            depths[node] = depth = depths[parent] + 1
+            path_log_probs[node] = log_prob = path_log_probs[parent] + log_probs[node]
+            prob = math.exp(log_prob)
+            probs.append(prob)
+            if depth == len(self.by_depth):
+                self.by_depth.append(prob)
+            else:
+                self.by_depth[depth] += prob
+        self.places = np.array([min(depth, _MAX_DEPTH) - 1 for depth in depths[1:]], dtype=np.intp)
+        """Of all nodes but the root the depth from 0 on, as ``TreeGains`` counts it; ``ranks`` are from the best node on."""
+        self.ranks = _RANKS[: len(probs)]
+        self.probs = np.array(probs)
+        self.num_tokens = sum(probs)
+        """The mean number of nodes that are accepted, if their probabilities are right."""
+
+
 class TreeGains:
     """Decayed means over trees, by depth (from 1) and rank (from the best node) of their nodes."""
 
     def __init__(self, decay: float) -> None:
         """``decay``: what a tree counts after the next."""
         self._decay = decay
-        self._sums = np.zeros((_MAX_DEPTH, MAX_NUM_TREE_NODES))  # of path probabilities
-        self._nums = np.zeros(MAX_NUM_TREE_NODES)  # of trees that might have had so many nodes
-        self._levels = np.zeros(_MAX_DEPTH)  # of trees for which so many levels were drafted
+        # Of path probabilities; and in the last row, of trees that might have had so many nodes.
+        self._counts = np.zeros((_MAX_DEPTH + 1, MAX_NUM_TREE_NODES))
+        self._sums, self._nums = self._counts[:_MAX_DEPTH], self._counts[_MAX_DEPTH]
+        self._levels = [0.0] * _MAX_DEPTH  # of trees for which so many levels were drafted
         self._expanded_prob = self._level_prob = 0.0
         self._promised = self._accepted = 0.0
 
-    def add(self, tree: TokenTree, asked_num_nodes: int, num_levels: int) -> None:
-        """A tree, best nodes first; up to so many were asked for, and so many levels were drafted."""
+    def add(self, promises: TreePromises, asked_num_nodes: int, num_levels: int) -> None:
+        """A tree, for which up to so many nodes were asked for, and so many levels were drafted."""
         self._fade(self._decay, asked_num_nodes)
         self._nums[:asked_num_nodes] += 1
-        self._levels[:num_levels] += 1
-        by_depth = [0.0] * (num_levels + 1)
-        by_depth[0] = 1.0
-        for rank, (depth, log_prob) in enumerate(zip(tree.depths()[1:], tree.path_log_probs()[1:], strict=True)):
-            prob = math.exp(log_prob)
-            self._sums[min(depth, _MAX_DEPTH) - 1, rank] += prob
-            if depth <= num_levels:
-                by_depth[depth] += prob
-        self._expanded_prob += sum(by_depth[:-1])
+        self._levels[:num_levels] = [num + 1 for num in self._levels[:num_levels]]
+        self._sums[promises.places, promises.ranks] += promises.probs
+        by_depth = promises.by_depth[: num_levels + 1]
+        self._expanded_prob += sum(by_depth[:num_levels])
         self._level_prob += sum(by_depth[1:])
 
     def compare(self, promised: float, num_accepted: int) -> None:
@@ -70,9 +94,8 @@ class TreeGains:
         self._fade(self._decay**num_steps, MAX_NUM_TREE_NODES)
 
     def _fade(self, factor: float, num_ranks: int) -> None:
-        self._sums[:, :num_ranks] *= factor
-        self._nums[:num_ranks] *= factor
-        self._levels *= factor
+        self._counts[:, :num_ranks] *= factor
+        self._levels = [num * factor for num in self._levels]
         self._expanded_prob *= factor
         self._level_prob *= factor
         self._promised *= factor
@@ -94,7 +117,7 @@ class TreeGains:
         share, most = self.kept_share, float(found[-1, -1])
         if optimism:
             # Tokens accepted of a tree scatter about as those of a chain that breaks at random.
-            deviation = math.sqrt(most * (1 + most) / (float(self._levels[0]) + _PRIOR_NUM_TREES))
+            deviation = math.sqrt(most * (1 + most) / (self._levels[0] + _PRIOR_NUM_TREES))
             share *= 1 + optimism * deviation / max(most, 1e-3)
         found *= share
         found += 1
@@ -108,18 +131,15 @@ class TreeGains:
     def num_levels(self, max_depth: int) -> Array:
         """Mean number of levels that are drafted, by how many may be: trees end before, where another one would not pay. ``[depth]``."""
         guess = _LEVELS_GUESS[:max_depth]
-        shares: Array = (self._levels[:max_depth] + _PRIOR_NUM_TREES * guess) / (self._levels[0] + _PRIOR_NUM_TREES)
+        shares: Array = (np.array(self._levels[:max_depth]) + _PRIOR_NUM_TREES * guess) / (
+            self._levels[0] + _PRIOR_NUM_TREES
+        )
         return shares.cumsum()
 
     def level_hit_rate(self, prior: TreeGains | None = None) -> float:
         """How probable the nodes of a level are, beside those that it is drafted below."""
         rate = _FIRST_GUESS if prior is None else prior.level_hit_rate()
         return (self._level_prob + _PRIOR_NUM_TREES * rate) / (self._expanded_prob + _PRIOR_NUM_TREES)
-
-
-def promised_tokens(tree: TokenTree) -> float:
-    """The mean number of a tree's nodes that are accepted, if their probabilities are right."""
-    return math.fsum(map(math.exp, tree.path_log_probs()[1:]))
 
 
 def num_levels_of(proposed: Sequence[ProposedTree], times: Sequence[SsmTime] = ()) -> int:

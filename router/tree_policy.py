@@ -17,7 +17,7 @@ import numpy as np
 
 from router.config import TreeConfig
 from router.measurements import Measurements, ReplicaLoad, SessionTimes
-from router.tree_gains import TreeGains, num_levels_of, promised_tokens
+from router.tree_gains import TreeGains, TreePromises, num_levels_of
 from specgrove.loop.output import Probe, Step
 from specgrove.loop.planning import TreePolicy
 from specgrove.loop.request import GenerationRequest, SpeculationOptions
@@ -132,18 +132,22 @@ class AdaptiveTreePolicy:
             self._pay_for_trial(step, self._trial)
 
     def _count_probe(self, probe: Probe) -> None:
+        promises, num_levels = TreePromises(probe.tree), num_levels_of(probe.proposed, probe.ssm_times)
         for gains in (self._gains, self._gains_of_all):
-            gains.add(probe.tree, probe.asked.max_num_nodes, num_levels_of(probe.proposed, probe.ssm_times))
-            gains.compare(promised_tokens(probe.tree), probe.accepted_depth)
+            gains.add(promises, probe.asked.max_num_nodes, num_levels)
+            gains.compare(promises.num_tokens, probe.accepted_depth)
 
     def _count(self, step: Step) -> None:
         """What was drafted, and of that what was verified."""
         assert step.drafted is not None
         assert step.asked is not None
         num_levels = num_levels_of(step.proposed, step.ssm_times)
-        promised = promised_tokens(step.verified.tree) if step.verified is not None else 0.0
+        promises, promised = TreePromises(step.drafted), 0.0
+        if step.verified is not None:
+            is_whole = step.verified.tree is step.drafted
+            promised = (promises if is_whole else TreePromises(step.verified.tree)).num_tokens
         for gains in (self._gains, self._gains_of_all):
-            gains.add(step.drafted, step.asked.max_num_nodes, num_levels)
+            gains.add(promises, step.asked.max_num_nodes, num_levels)
             gains.compare(promised, step.accepted_depth)
 
     def _pay_for_trial(self, step: Step, usual_ms: float) -> None:

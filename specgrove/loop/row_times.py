@@ -147,7 +147,7 @@ class RowTimes:
             blocks: list[tuple[float, float, int]] = []  # value, weight, number of points
             for rows in self._rows:
                 point = self._points[rows]
-                value, weight, size = point.value + _shape(rows), 1 / self._now(point), 1
+                value, weight, size = point.value + _SHAPES[rows], 1 / self._now(point), 1
                 while blocks and blocks[-1][0] > value:
                     other, other_weight, other_size = blocks.pop()
                     value = (value * weight + other * other_weight) / (weight + other_weight)
@@ -197,3 +197,6 @@ def _point_of(num_rows: int) -> int:
 def _shape(num_rows: int) -> float:
     """Logarithm of the time of rows as it is taken to be before they are seen."""
     return math.log(1 + num_rows / _DOUBLING_ROWS)
+
+
+_SHAPES = {rows: _shape(rows) for rows in _ROWS}
