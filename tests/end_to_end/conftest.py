@@ -52,6 +52,7 @@ def tiny_suite(tiny_model: Path, metrics_address: str) -> Iterator[Suite]:
         llm_folder=tiny_model,
         ssms=("lookup", f"{tiny_model},name=itself,mode=beam,width=1"),
         dtype="float32",
+        num_threads=1,
         llm_arguments=(names,),
         router_arguments=(*ALWAYS_DRAFT, names),
         metrics_address=metrics_address,

@@ -25,7 +25,7 @@ def test_a_batch_outlives_its_router(tiny_model: Path, tmp_path: Path) -> None:
     ]
     source, target, address = tmp_path / "in.jsonl", tmp_path / "out.jsonl", free_address()
     source.write_text("\n".join(map(json.dumps, lines)))
-    config = SuiteConfig(tiny_model, ssms=(), router_arguments=("--http-address", address))
+    config = SuiteConfig(tiny_model, ssms=(), num_threads=1, router_arguments=("--http-address", address))
     words = ["batch", "-i", str(source), "-o", str(target), "--address", address, "--at-once", "2", "--quiet"]
     with Suite(config) as suite, concurrent.futures.ThreadPoolExecutor() as executor:
         code = executor.submit(main, words)

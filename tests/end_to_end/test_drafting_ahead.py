@@ -36,7 +36,7 @@ def suites(tiny_model: Path, metrics_address: str) -> Iterator[dict[str, Suite]]
         f"{tiny_model},name=itself,mode=beam,width=2",
         f"{tiny_model},name=rough,quantization=int4,mode=beam",
     )
-    common = {"llm_folder": tiny_model, "ssms": ssms, "dtype": "float32"}
+    common = {"llm_folder": tiny_model, "ssms": ssms, "dtype": "float32", "num_threads": 1}
     with (
         Suite(SuiteConfig(**common, ssm_arguments=("--draft-ahead", "off"))) as off,
         Suite(SuiteConfig(**common, ssm_arguments=("--draft-ahead", "on"), metrics_address=metrics_address)) as on,

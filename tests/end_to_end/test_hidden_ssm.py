@@ -13,10 +13,11 @@ import torch
 
 from benchmarks.prompts import load_prompts
 from specgrove.client import Client
+from specgrove.client.output import Chunk
 from specgrove.loop.request import SpeculationOptions
 from specgrove.models.decoder.family import read_spec
 from specgrove.models.hidden_state.own_folder import save_own_folder
-from specgrove.suite.processes import Suite, SuiteConfig
+from specgrove.suite.processes import Suite, SuiteConfig, is_serving
 from tests.end_to_end.conftest import ALWAYS_DRAFT
 from tests.models.hidden_state.tiny_ssms import random_module
 from tests.waiting import wait_until
@@ -35,7 +36,11 @@ def hidden_suite(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     )  # fmt: skip
     save_own_folder(folder, module, torch.float32)
     config = SuiteConfig(
-        llm_folder=tiny_model, ssms=(f"{folder},name=head", "recycle"), dtype="float32", router_arguments=ALWAYS_DRAFT
+        llm_folder=tiny_model,
+        ssms=(f"{folder},name=head", "recycle"),
+        dtype="float32",
+        num_threads=1,
+        router_arguments=ALWAYS_DRAFT,
     )
     with Suite(config) as running:
         yield running
@@ -62,22 +67,31 @@ def test_a_service_killed_while_it_reads_hidden_states_costs_no_token(hidden_sui
         _wait_until_drafted(client, "head", asked)
         expected = client.complete(prompt, speculation=SpeculationOptions(disabled=True), **asked)
         token_ids: list[int] = []
-        num_drafted_before = 0
-        pid: int | None = None
-        for chunk in client.generate(prompt, speculation=_by("head"), step_details=True, **asked):
-            token_ids += [token.token_id for token in chunk.tokens]
-            if pid is None:
-                num_drafted_before += len(chunk.step_details.nodes) if chunk.step_details is not None else 0
-                if num_drafted_before > 0 and len(token_ids) > MAX_TOKENS // 4:
-                    pid = hidden_suite.pid("ssm_service")
-                    assert pid is not None
-                    os.kill(pid, signal.SIGKILL)
-        assert pid is not None, "it drafted before"
+        wait_until(
+            lambda: _killed_amid(
+                hidden_suite, client.generate(prompt, speculation=_by("head"), step_details=True, **asked), token_ids
+            )
+        )
         assert tuple(token_ids) == expected.token_ids
         wait_until(lambda: hidden_suite.num_restarts("ssm_service") == num_restarts + 1)
+        wait_until(lambda: is_serving(hidden_suite.address_of("ssm_service")))
         # The new one has seen nothing of the session's past; of a new session it sees all.
         _wait_until_drafted(client, "head", asked)
         assert client.complete(prompt, speculation=_by("head"), **asked).token_ids == expected.token_ids
+
+
+def _killed_amid(suite: Suite, chunks: Iterator[Chunk], token_ids: list[int]) -> bool:
+    """Reads an output and kills the SSM service as soon as it has drafted; False where that comes too late for all of them."""
+    token_ids.clear()
+    num_drafted, pid = 0, None
+    for chunk in chunks:
+        token_ids += [token.token_id for token in chunk.tokens]
+        num_drafted += len(chunk.step_details.nodes) if chunk.step_details is not None else 0
+        if pid is None and num_drafted > 0 and len(token_ids) > MAX_TOKENS // 4:
+            pid = suite.pid("ssm_service")
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+    return pid is not None
 
 
 def _wait_until_drafted(client: Client, ssm: str, asked: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ class Spread:
 def spread(model: Path, num_ranks: int, *layout: str) -> Iterator[Spread]:
     log: list[str] = []
     config = SuiteConfig(
-        llm_folder=model, ssms=("lookup",), dtype="float32", router_arguments=ALWAYS_DRAFT,
+        llm_folder=model, ssms=("lookup",), dtype="float32", num_threads=1, router_arguments=ALWAYS_DRAFT,
         llm_arguments=(*layout, "--kv-slots", "4096"),
     )  # fmt: skip
     with Suite(config, log_line=lambda name, line: log.append(f"{name}: {line}")) as suite:

@@ -25,7 +25,7 @@ NUM_STORIES, MAX_TOKENS = 6, 150
 @pytest.fixture(scope="module")
 def pair(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     config = SuiteConfig(
-        llm_folder=tiny_model, ssms=("lookup",), dtype="float32", num_llm_replicas=2, router_arguments=ALWAYS_DRAFT,
+        llm_folder=tiny_model, ssms=("lookup",), dtype="float32", num_threads=1, num_llm_replicas=2, router_arguments=ALWAYS_DRAFT,
         llm_arguments=("--kv-slots", "8192"),
     )  # fmt: skip
     with hospital_of(config, tmp_path_factory.mktemp("illnesses")) as running:

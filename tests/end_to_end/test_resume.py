@@ -45,6 +45,7 @@ def pair(tiny_model: Path) -> Iterator[Suite]:
         llm_folder=tiny_model,
         ssms=("lookup,corpus=50000",),
         dtype="float32",
+        num_threads=1,
         num_routers=2,
         router_arguments=ALWAYS_DRAFT,
     )

@@ -27,7 +27,7 @@ PARAMS = {"max_tokens": 160, "temperature": 1.0, "seed": 3, "ignore_eos": True}
 @pytest.fixture(scope="module")
 def hospital(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     config = SuiteConfig(
-        llm_folder=tiny_model, ssms=("lookup",),
+        llm_folder=tiny_model, ssms=("lookup",), num_threads=1,
         llm_arguments=("--kv-slots", str(NUM_SLOTS), "--pass-timeout-s", "2"),
         ssm_arguments=("--pass-timeout-s", "2"), router_arguments=ALWAYS_DRAFT,
     )  # fmt: skip

@@ -36,7 +36,9 @@ def outputs(suite: Suite, speculation: SpeculationOptions | None = None) -> list
 
 def started(model: Path, stores: Path) -> Suite:
     ssms = (f"lookup,corpus=20000,store={stores / 'corpus'}", f"recycle,store={stores / 'table'}")
-    return Suite(SuiteConfig(llm_folder=model, ssms=ssms, dtype="float32", router_arguments=ALWAYS_DRAFT))
+    return Suite(
+        SuiteConfig(llm_folder=model, ssms=ssms, dtype="float32", num_threads=1, router_arguments=ALWAYS_DRAFT)
+    )
 
 
 def fill(stores: Path, texts: Sequence[Sequence[int]]) -> None:

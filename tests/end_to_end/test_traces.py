@@ -34,6 +34,7 @@ def usage_and_spans(tiny_model: Path) -> Iterator[tuple[router_pb2.Usage, Receiv
             llm_folder=tiny_model,
             ssms=("lookup",),
             dtype="float32",
+            num_threads=1,
             router_arguments=(*ALWAYS_DRAFT, *to_it, "--http-address", http_address),
             llm_arguments=to_it,
             ssm_arguments=to_it,
