@@ -58,22 +58,32 @@ def test_outputs_are_the_same_with_it_and_without(
     suites: dict[str, Suite], metrics_address: str, sampling: dict[str, float], ssms: tuple[str, ...]
 ) -> None:
     num_before = num_ahead(metrics_address)
+    prompts = [prompt[:200] for prompt in load_prompts(2)]
+    trees = SpeculationOptions(ssms=ssms, max_num_nodes=6, max_depth=3)
     found = {}
     for name, suite in suites.items():
         with Client(suite.address) as client:
             for way, options in {
                 "incremental": SpeculationOptions(disabled=True),
-                "speculative": SpeculationOptions(ssms=ssms, max_num_nodes=6, max_depth=3),
+                "speculative": trees,
             }.items():
                 found[name, way] = [
                     client.complete(
-                        prompt[:200], max_tokens=MAX_TOKENS, ignore_eos=True, speculation=options, **sampling
+                        prompt, max_tokens=MAX_TOKENS, ignore_eos=True, speculation=options, **sampling
                     ).token_ids
-                    for prompt in load_prompts(2)
+                    for prompt in prompts
                 ]
     expected = found["off", "incremental"]
     assert all(outputs == expected for outputs in found.values())
-    assert num_ahead(metrics_address) > num_before
+
+    def has_gone_ahead() -> bool:
+        """On a busy machine no draft may be there in time for a tree to be wanted of it: then one request more."""
+        if num_ahead(metrics_address) == num_before:
+            with Client(suites["on"].address) as client:
+                client.complete(prompts[0], max_tokens=MAX_TOKENS, ignore_eos=True, speculation=trees, **sampling)
+        return num_ahead(metrics_address) > num_before
+
+    wait_until(has_gone_ahead)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "sampled"])

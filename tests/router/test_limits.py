@@ -117,12 +117,19 @@ async def test_a_refused_prompt_gives_its_permit_back(suite: ToySuite) -> None:
     assert suite.app.admission.num_active == 0
 
 
+async def _outcome(suite: ToySuite) -> list[router_pb2.GenerateResponse] | grpc.aio.AioRpcError:
+    try:
+        return await responses_to(suite, request_of(max_tokens=5))
+    except grpc.aio.AioRpcError as error:
+        return error
+
+
 async def test_a_burst_over_one_connection_is_told_when_to_try_again() -> None:
     async with toy_suite(halting_llm(0), max_num_requests=4, max_num_queued=4) as suite:
-        calls = [asyncio.create_task(responses_to(suite, request_of(max_tokens=5))) for _ in range(300)]
+        calls = [asyncio.create_task(_outcome(suite)) for _ in range(300)]
         await until(lambda: sum(call.done() for call in calls) >= 292)  # 4 are served, 4 wait
         suite.llm.gate.set()
-        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        outcomes = await asyncio.gather(*calls)
         refused = [error_from_rpc(outcome) for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
         assert {type(error) for error in refused} == {ResourceExhaustedError}
         served = [outcome for outcome in outcomes if isinstance(outcome, list)]
