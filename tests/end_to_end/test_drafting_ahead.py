@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ from specgrove.client import Client
 from specgrove.loop.request import SpeculationOptions
 from specgrove.suite.processes import Suite, SuiteConfig
 from tests.addresses import free_addresses
+from tests.end_to_end.kills import kill
 from tests.waiting import wait_until
 
 TREES = SpeculationOptions(max_num_nodes=6, max_depth=3)
@@ -106,9 +105,7 @@ def test_an_ssm_service_that_is_killed_costs_no_token(suites: dict[str, Suite], 
             token_ids.extend(token.token_id for token in chunk.tokens)
             if len(token_ids) >= 12 and not is_killed:
                 is_killed = True
-                pid = suite.pid("ssm_service")
-                assert pid is not None
-                os.kill(pid, signal.SIGKILL)
+                kill(suite, "ssm_service")
     assert is_killed
     assert token_ids == list(expected.token_ids)
     wait_until(lambda: suite.num_restarts("ssm_service") == num_restarts + 1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 
@@ -17,6 +15,7 @@ from specgrove.errors import DeadlineExceededError, UnavailableError
 from specgrove.loop.request import SpeculationOptions
 from specgrove.suite.processes import Suite, is_serving
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, ssm_pb2, ssm_pb2_grpc
+from tests.end_to_end.kills import kill
 from tests.waiting import wait_until
 
 QUESTION = [("user", "Explain how a bicycle stays upright, in detail.")]
@@ -44,9 +43,7 @@ def test_killed_services_cost_time_but_no_token(suite: Suite, client: Client) ->
         text += chunk.text
         usage = chunk.usage or usage
         for threshold in [threshold for threshold in victims if len(token_ids) >= threshold]:
-            pid = suite.pid(victims.pop(threshold))
-            assert pid is not None
-            os.kill(pid, signal.SIGKILL)
+            kill(suite, victims.pop(threshold))
     assert not victims
     assert token_ids == list(expected.token_ids)
     assert text == expected.text
@@ -121,6 +118,4 @@ def test_a_clients_output_goes_on_where_a_killed_router_left_it(suite: Suite) ->
 
 
 def kill_router(suite: Suite) -> None:
-    pid = suite.pid("router")
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
+    kill(suite, "router")

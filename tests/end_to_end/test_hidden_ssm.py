@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from specgrove.models.decoder.family import read_spec
 from specgrove.models.hidden_state.own_folder import save_own_folder
 from specgrove.suite.processes import Suite, SuiteConfig, is_serving
 from tests.end_to_end.conftest import ALWAYS_DRAFT
+from tests.end_to_end.kills import kill
 from tests.models.hidden_state.tiny_ssms import random_module
 from tests.waiting import wait_until
 
@@ -88,9 +87,7 @@ def _killed_amid(suite: Suite, chunks: Iterator[Chunk], token_ids: list[int]) ->
         token_ids += [token.token_id for token in chunk.tokens]
         num_drafted += len(chunk.step_details.nodes) if chunk.step_details is not None else 0
         if pid is None and num_drafted > 0 and len(token_ids) > MAX_TOKENS // 4:
-            pid = suite.pid("ssm_service")
-            assert pid is not None
-            os.kill(pid, signal.SIGKILL)
+            pid = kill(suite, "ssm_service")
     return pid is not None
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from openai import OpenAI
 from specgrove.client import Client
 from specgrove.client.output import PromptToken
 from specgrove.suite.processes import Suite
+from tests.end_to_end.kills import kill
 from tests.waiting import LIMIT_S
 
 TEXT = "The bridge over the river is old, narrow and, since the Größe of 1907, made of iron. "
@@ -74,9 +73,7 @@ def test_an_llm_service_that_is_killed_while_it_reads_costs_no_token_and_no_bit(
         found += chunk.prompt_tokens
         if found and not is_killed:
             assert len(found) < len(whole)
-            pid = suite.pid("llm_service")
-            assert pid is not None
-            os.kill(pid, signal.SIGKILL)
+            kill(suite, "llm_service")
             is_killed = True
         usage = chunk.usage
     assert tuple(found) == whole

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from typing import Any
 
 import pytest
@@ -13,6 +11,7 @@ from specgrove.client import Client
 from specgrove.errors import InvalidRequestError
 from specgrove.loop.request import SpeculationOptions
 from specgrove.suite.processes import Suite
+from tests.end_to_end.kills import kill
 
 QUESTION = [("user", "Describe a cat: its name, its age in years, and two things that it likes.")]
 CAT: dict[str, Any] = {
@@ -51,9 +50,7 @@ def test_it_goes_on_where_its_llm_service_is_killed(suite: Suite, client: Client
     token_ids: list[int] = []
     for chunk in client.generate(QUESTION, **asked):
         if not token_ids:
-            pid = suite.pid("llm_service")
-            assert pid is not None  # 0 would be all processes of the test
-            os.kill(pid, signal.SIGKILL)
+            kill(suite, "llm_service")
         token_ids += [token.token_id for token in chunk.tokens]
         num_replays = chunk.usage.num_replays if chunk.usage else 0
     assert tuple(token_ids) == expected.token_ids
