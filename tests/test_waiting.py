@@ -5,21 +5,40 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 
+import grpc
 import pytest
 
+from specgrove.errors import InternalError, UnavailableError
 from tests.waiting import until, wait_until
 
 
-async def _fail() -> None:
+def told(code: grpc.StatusCode) -> grpc.aio.AioRpcError:
+    """As a stub raises it."""
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details="told")
+
+
+WENT_WRONG = ValueError("it went wrong")
+
+
+async def _fail(error: Exception = WENT_WRONG) -> None:
     await asyncio.sleep(0)
-    raise ValueError("it went wrong")
+    raise error
 
 
-async def test_a_task_of_the_test_that_fails_ends_the_wait() -> None:
-    task = asyncio.create_task(_fail())
-    with pytest.raises(ValueError, match="it went wrong"):
+@pytest.mark.parametrize("error", [WENT_WRONG, InternalError("a defect"), told(grpc.StatusCode.INTERNAL)])
+async def test_a_task_of_the_test_that_fails_ends_the_wait(error: Exception) -> None:
+    task = asyncio.create_task(_fail(error))
+    with pytest.raises(type(error)):
         await until(lambda: False)
     assert task.done()
+
+
+@pytest.mark.parametrize("error", [UnavailableError("gone"), told(grpc.StatusCode.RESOURCE_EXHAUSTED)])
+async def test_what_a_client_is_told_ends_none(error: Exception) -> None:
+    task = asyncio.create_task(_fail(error))
+    turns = iter(range(5))
+    await until(lambda: next(turns) == 4)
+    assert task.exception() is error
 
 
 async def test_a_task_that_ends_well_or_is_cancelled_does_not() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specgrove.errors import SpecGroveError
+from specgrove.errors import InternalError, SpecGroveError
 
 if TYPE_CHECKING:
     import pytest
@@ -25,7 +25,7 @@ _MAX_TURN_S = 10.0
 async def until(condition: Callable[[], bool]) -> None:
     """Returns when ``condition`` holds. Raises ``TimeoutError``, and at once what a task of the test fails with meanwhile.
 
-    Errors that clients are told may be what the test wants: they are raised at the limit only.
+    Refusals and losses that clients are told may be what the test wants: they are raised at the limit only. A fault is none of them.
     """
     tasks = [task for task in asyncio.all_tasks() if _is_of_a_test(task)]
     try:
@@ -33,13 +33,19 @@ async def until(condition: Callable[[], bool]) -> None:
             if condition():
                 return
             for error in _failures(tasks):
-                if not isinstance(error, SpecGroveError) and not type(error).__module__.startswith("grpc"):
+                if _is_a_fault(error):
                     raise error
             await asyncio.sleep(0.005)
     except TimeoutError:
         for error in _failures(tasks):
             raise error from None
         raise
+
+
+def _is_a_fault(error: BaseException) -> bool:
+    if type(error).__module__.startswith("grpc"):
+        return error.code().name in ("INTERNAL", "UNKNOWN")  # type: ignore[attr-defined]
+    return isinstance(error, InternalError) or not isinstance(error, SpecGroveError)
 
 
 def _failures(tasks: Sequence[asyncio.Task[Any]]) -> Iterator[BaseException]:
