@@ -67,14 +67,22 @@ async def prompt_token_ids(
     is_generate = isinstance(proto, router_pb2.GenerateRequest)
     max_num_tokens = model.max_model_len if is_generate else max_num_tokenized(model)
     encode: Callable[[Tokenizer], list[int]]
+    is_apart = False
     if kind == "text":
         num_bytes = len(proto.text.encode())
         encode = functools.partial(Tokenizer.encode, text=proto.text, max_num_tokens=max_num_tokens)
     else:
         num_bytes = proto.chat.ByteSize() + _MESSAGE_OVERHEAD_BYTES * len(proto.chat.messages)
         encode = functools.partial(_encode_chat, chat=proto.chat, max_num_tokens=max_num_tokens)
+        # What keeps them text takes a second, once.
+        is_apart = not text_work.is_long(num_bytes) and model.tokenizer.writes_control_tokens(
+            *_conversation_of(proto.chat)
+        )
     try:
-        token_ids = await text_work.run(model.tokenizer, num_bytes, encode)
+        if is_apart:
+            token_ids = await text_work.run_apart(model.tokenizer, encode)
+        else:
+            token_ids = await text_work.run(model.tokenizer, num_bytes, encode)
     except ValueError as error:
         found.add(str(kind), str(error))
         return ()
@@ -160,17 +168,18 @@ def _num_bytes(texts: Iterable[str]) -> int:
 
 
 def _encode_chat(tokenizer: Tokenizer, chat: router_pb2.Chat, max_num_tokens: int) -> list[int]:
+    return tokenizer.encode_chat(*_conversation_of(chat), max_num_tokens=max_num_tokens)
+
+
+def _conversation_of(chat: router_pb2.Chat) -> tuple[list[dict[str, object]], ChatOptions]:
     messages = [
         {"role": message.role, "content": message.content, **template_values(message.attributes_json)}
         for message in chat.messages
     ]
     opens_answer = chat.add_generation_prompt if chat.HasField("add_generation_prompt") else True
-    return tokenizer.encode_chat(
-        messages,
-        ChatOptions(
-            add_generation_prompt=opens_answer and not chat.continue_final_message,
-            continue_final_message=chat.continue_final_message,
-            template_kwargs=template_values(chat.chat_template_kwargs_json),
-        ),
-        max_num_tokens=max_num_tokens,
+    return messages, ChatOptions(
+        add_generation_prompt=opens_answer and not chat.continue_final_message,
+        continue_final_message=chat.continue_final_message,
+        has_control_tokens=chat.control_tokens,
+        template_kwargs=template_values(chat.chat_template_kwargs_json),
     )

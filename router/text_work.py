@@ -53,12 +53,16 @@ class TextWork:
             yield
             await asyncio.sleep(0)
 
+    def is_long(self, num_bytes: int) -> bool:
+        """Whether ``run`` works on so much text in the process."""
+        return num_bytes >= _LONG_BYTES
+
     async def run(self, tokenizer: Tokenizer, num_bytes: int, function: Callable[[Tokenizer], ValueT]) -> ValueT:
         """``function(tokenizer)``; ``num_bytes`` says how much text it works on. It can be pickled, and its value.
 
         Raises the ``ValueError`` that it raises, and ``InternalError`` where it fails otherwise.
         """
-        if num_bytes < _LONG_BYTES:
+        if not self.is_long(num_bytes):
             return function(tokenizer)
         return await self.run_apart(tokenizer, function)
 

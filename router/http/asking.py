@@ -212,6 +212,7 @@ def _chat_params_of(body: ChatBody | TokenizeBody, template_kwargs: Mapping[str,
         chat_template_kwargs=template_kwargs,
         add_generation_prompt=body.add_generation_prompt,
         continue_final_message=body.continue_final_message,
+        control_tokens=body.control_tokens,
     )
 
 

@@ -243,6 +243,7 @@ class _Conversation(Body):
     messages: Messages
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
+    control_tokens: bool = Field(False, description="Special tokens that messages write out are such, and no text.")
     chat_template_kwargs: Values = None
 
 
@@ -270,6 +271,7 @@ class TokenizeBody(Body):
     messages: Messages = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
+    control_tokens: bool = False
     chat_template_kwargs: Values = None
     return_token_strs: bool = False
 

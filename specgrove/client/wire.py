@@ -37,6 +37,7 @@ class ChatParams(TypedDict, total=False):
     chat_template_kwargs: Mapping[str, object] | None
     add_generation_prompt: bool | None
     continue_final_message: bool
+    control_tokens: bool
 
 
 class GenerateParams(ChatParams, StructureParams, total=False):
@@ -141,7 +142,7 @@ def chat_to_proto(messages: object, params: ChatParams | None = None) -> router_
     chat = router_pb2.Chat(messages=messages_of(messages))
     if variables := params.get("chat_template_kwargs"):
         chat.chat_template_kwargs_json = json_object("chat.chat_template_kwargs", variables)
-    for name in ("add_generation_prompt", "continue_final_message"):
+    for name in ("add_generation_prompt", "continue_final_message", "control_tokens"):
         _set(chat, name, params.get(name), f"chat.{name}")
     return chat
 

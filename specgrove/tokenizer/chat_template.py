@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -39,10 +40,15 @@ class ChatOptions:
     """Whether it ends where the last message's content does."""
     template_kwargs: Mapping[str, object] = field(default_factory=dict)
     """Variables that the template may read, e.g. ``enable_thinking``; the conversation itself is none of them."""
+    has_control_tokens: bool = False
+    """Whether special tokens that the messages write out are such; else they are text."""
 
 
 # Marks the end of a message that is to be continued. The space shows whether the template trims what it is given.
 _END_OF_FINAL_MESSAGE = "\ue000end of the final message\ue000 "
+# A text of any model's context is shorter. Both bound what a template may do with a conversation, for which it takes milliseconds.
+_MAX_RENDERED_LEN = 1 << 25
+_MAX_RENDER_S = 10.0
 _ANSWER = "Certainly"
 _ARGUMENTS = {"word": _ANSWER}
 
@@ -151,7 +157,9 @@ class _Template:
 
     def _render(self, conversation: Sequence[Mapping[str, object]], variables: Mapping[str, object]) -> str:
         try:
-            return self._template.render({**self._special_tokens, **variables, "messages": conversation})
+            return _bounded(self._template.generate({**self._special_tokens, **variables, "messages": conversation}))
+        except _EndlessError as error:
+            raise ValueError(f"the chat template makes {error} of these messages") from error
         except jinja2.TemplateError as error:
             raise ValueError(f"the chat template rejects these messages: {error}") from error
         except Exception as error:
@@ -163,6 +171,23 @@ class _Template:
             return self._render(conversation, {"tools": None, "documents": None, "add_generation_prompt": True})
         except ValueError:
             return ""
+
+
+class _EndlessError(Exception):
+    """A template makes more, or takes longer, than any conversation needs."""
+
+
+def _bounded(pieces: Iterable[str]) -> str:
+    """The text of all pieces. Raises ``_EndlessError``. Loops that write nothing are bounded by the sandbox alone."""
+    until_s, num_characters, kept = time.monotonic() + _MAX_RENDER_S, 0, []
+    for piece in pieces:
+        kept.append(piece)
+        num_characters += len(piece)
+        if num_characters > _MAX_RENDERED_LEN:
+            raise _EndlessError(f"more than {_MAX_RENDERED_LEN} characters")
+        if time.monotonic() > until_s:
+            raise _EndlessError(f"no text within {_MAX_RENDER_S:g} s")
+    return "".join(kept)
 
 
 def _question(content: object) -> list[dict[str, object]]:

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import tokenizers
 
 from specgrove.files.json_files import JsonObject
 from specgrove.tokenizer.chat_template import ChatOptions, ChatTemplates
+from specgrove.tokenizer.control_tokens import ControlTokens
 from specgrove.tokenizer.detokenizer import IncrementalDetokenizer, TokenTexts, kinds_of
 from specgrove.tokenizer.files import read_tokenizer_files
 from specgrove.tokenizer.messages import Message
@@ -75,6 +77,7 @@ class Tokenizer:
         self.max_token_bytes = max((len(token.encode()) for token in vocab), default=1)
         self._texts = TokenTexts(self._tokenizer, decoder)
         self._tokens = tokens
+        self._control = ControlTokens(self._tokenizer)
         templates = {"default": chat_template} if isinstance(chat_template, str) else chat_template
         self._templates = ChatTemplates(templates or {}, tokens.texts_by_role())
 
@@ -149,8 +152,25 @@ class Tokenizer:
     def encode_chat(
         self, messages: Sequence[Message], options: ChatOptions = _USUAL, *, max_num_tokens: int | None = None
     ) -> list[int]:
-        """Token ids of a conversation. Raises ``ValueError``, with what the template objects to, and as ``encode``."""
-        return self._encode(self.render_chat(messages, options), max_num_tokens, add_special_tokens=False)
+        """Token ids of a conversation. Raises ``ValueError``, with what the template objects to, and as ``encode``.
+
+        Special tokens that its messages write out are text, unless the options say otherwise.
+        """
+        if not self.writes_control_tokens(messages, options):
+            return self._encode(self.render_chat(messages, options), max_num_tokens, add_special_tokens=False)
+        control = self._control
+        marked = [control.marked(message) for message in messages]
+        text = self.render_chat(marked, replace(options, template_kwargs=control.marked(options.template_kwargs)))
+        token_ids = self._encode(
+            control.renamed(text), max_num_tokens, add_special_tokens=False, tokenizer=control.tokenizer
+        )
+        return control.own_ids(token_ids)
+
+    def writes_control_tokens(self, messages: Sequence[Message], options: ChatOptions = _USUAL) -> bool:
+        """Whether a conversation writes special tokens out that must stay text. The first one of these takes a second or so."""
+        if options.has_control_tokens or self._tokenizer.encode_special_tokens:
+            return False
+        return self._control.are_in(list(messages)) or self._control.are_in(options.template_kwargs)
 
     def render_chat(self, messages: Sequence[Message], options: ChatOptions = _USUAL) -> str:
         """The text of a conversation, as ``encode_chat`` tokenises it. Raises ``ValueError``."""
@@ -201,13 +221,21 @@ class Tokenizer:
         token = self._tokens.by_role.get(role)
         return None if token is None else self._tokenizer.token_to_id(token.content)
 
-    def _encode(self, text: str, max_num_tokens: int | None, *, add_special_tokens: bool) -> list[int]:
+    def _encode(
+        self,
+        text: str,
+        max_num_tokens: int | None,
+        *,
+        add_special_tokens: bool,
+        tokenizer: tokenizers.Tokenizer | None = None,
+    ) -> list[int]:
+        tokenizer = tokenizer or self._tokenizer
         if len(text) < _LONG_LEN:
-            encoding = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+            encoding = tokenizer.encode(text, add_special_tokens=add_special_tokens)
         else:
             if max_num_tokens is not None:
                 self._check_parts(text, max_num_tokens)
-            encoding = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0]
+            encoding = tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0]
         if max_num_tokens is not None and len(encoding) > max_num_tokens:
             raise ValueError(f"has {len(encoding)} tokens; at most {max_num_tokens} fit")
         return encoding.ids

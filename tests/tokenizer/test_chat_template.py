@@ -177,3 +177,13 @@ def test_a_template_that_shows_calls_only_without_a_content_gets_none() -> None:
 def test_a_message_without_text_is_not_continued(message: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="no text that could be continued"):
         with_template("{{ messages }}").render_chat([message], ChatOptions(continue_final_message=True))
+
+
+def test_a_template_that_writes_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specgrove.tokenizer.chat_template._MAX_RENDERED_LEN", 1000)
+    endless = "{% for i in range(99999) %}{{ messages[0].content }}{% endfor %}"
+    with pytest.raises(ValueError, match="the chat template makes more than 1000 characters of these messages"):
+        with_template(endless).encode_chat([("user", "hi")])
+    monkeypatch.setattr("specgrove.tokenizer.chat_template._MAX_RENDER_S", -1.0)
+    with pytest.raises(ValueError, match="the chat template makes no text within -1 s of these messages"):
+        with_template("{{ messages[0].content }}").encode_chat([("user", "hi")])

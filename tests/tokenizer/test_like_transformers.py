@@ -124,7 +124,7 @@ def test_conversations_have_the_ids_of_transformers(tmp_path: Path, case: str) -
             expected = reference.apply_chat_template(
                 conversation, add_generation_prompt=opens_answer, return_dict=False, tokenize=True
             )
-            assert tokenizer.encode_chat(conversation, ChatOptions(opens_answer)) == expected
+            assert tokenizer.encode_chat(conversation, ChatOptions(opens_answer, has_control_tokens=True)) == expected
             assert tokenizer.decode(expected) == reference.decode(expected, skip_special_tokens=True)
             assert tokenizer.decode(expected, keep_special_tokens=True) == reference.decode(expected)
     text = CONVERSATION[1]["content"]
@@ -141,13 +141,15 @@ def test_tools_choose_the_template_that_is_named_for_them(tmp_path: Path) -> Non
     folder = folder_of(tmp_path, {"tokenizer_config.json": {"chat_template": templates}})
     reference = PreTrainedTokenizerFast.from_pretrained(folder)
     tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
-    ours = Tokenizer.from_folder(folder).encode_chat(CONVERSATION, ChatOptions(template_kwargs={"tools": tools}))
+    ours = Tokenizer.from_folder(folder).encode_chat(
+        CONVERSATION, ChatOptions(template_kwargs={"tools": tools}, has_control_tokens=True)
+    )
     assert ours == reference.apply_chat_template(
         CONVERSATION, tools=tools, add_generation_prompt=True, return_dict=False
     )
     reference.save_pretrained(tmp_path / "again")
     saved = Tokenizer.from_folder(tmp_path / "again").encode_chat(
-        CONVERSATION, ChatOptions(template_kwargs={"tools": tools})
+        CONVERSATION, ChatOptions(template_kwargs={"tools": tools}, has_control_tokens=True)
     )
     assert saved == ours
 
