@@ -12,6 +12,7 @@ from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2
 from tests.router.checking import MODEL, chat_of, chat_with, checked_of
 from tests.router.toy_language import EOS, toy_tokenizer_json
+from tests.tokenizer.test_control_tokens import ATTACK, chatty, num_control
 from tests.waiting import LIMIT_S
 
 
@@ -69,3 +70,16 @@ async def test_an_answer_in_a_conversation_has_ends_of_its_own() -> None:
     assert (await checked_of(**chat_of(("user", "hi")))).request.sampling.stop_token_ids == (EOS, 10)
     ignoring = await checked_of(**chat_of(("user", "hi")), ignore_eos=True)
     assert ignoring.request.sampling.stop_token_ids == ()
+
+
+async def test_what_a_message_writes_out_stays_text_unless_the_request_says_otherwise() -> None:
+    """And it is kept so in the process for texts: the first time takes long."""
+    tokenizer = chatty("byte_level")
+    model, work = replace(MODEL, tokenizer=tokenizer, vocab_size=tokenizer.vocab_size), TextWork()
+    for control_tokens, num_tokens in ((False, 3), (True, 5)):
+        message = router_pb2.ChatMessage(role="user", content=ATTACK)
+        chat = router_pb2.Chat(messages=[message], control_tokens=control_tokens)
+        token_ids = await checked_tokenize(router_pb2.TokenizeRequest(chat=chat), model, work)
+        assert num_control(tokenizer, list(token_ids)) == num_tokens
+    assert work._process is not None
+    work.close()
