@@ -57,8 +57,14 @@ class PassPlanner:
     ) -> tuple[PassPart, ...]:
         # Those planned first may all have to wait for slots that older ones, which were not planned, can take from them.
         while planned := self._plan(works):
+            trees = [(part.pending, part.pending.kept) for part in planned]
             self._leave_out_nodes(planned, now_s, is_busy=is_busy)
-            if parts := turn.with_slots(planned):
+            parts = turn.with_slots(planned)
+            begun = {part.pending.item_id for part in parts}
+            for work, kept in trees:
+                if work.item_id not in begun:
+                    work.kept = kept  # the pass that it comes into has other rows
+            if parts:
                 return parts
             item_ids = {part.pending.item_id for part in planned}
             works = [work for work in works if work.item_id not in item_ids]

@@ -28,10 +28,11 @@ class PayingRows:
         self.row_times = RowTimes()
         self._ended_s: float | None = None
         self._gap_ms = 0.0
+        self._is_gap_seen = True
 
     def observe(self, num_rows: int, pass_ms: float, now_s: float) -> None:
         """A pass has ended."""
-        self._ended_s = now_s
+        self._ended_s, self._is_gap_seen = now_s, False
         self.row_times.observe(num_rows, pass_ms)
 
     def select(
@@ -65,12 +66,15 @@ class PayingRows:
         return [sorted(nodes) for nodes in kept]
 
     def _time_between(self, pass_ms: float, now_s: float, *, is_busy: bool) -> float:
-        """Milliseconds from a pass's end to the next one's begin, in which trees are drafted: a step takes them, too."""
-        if is_busy:
-            gap_ms = 0.0
-        elif self._ended_s is None:
+        """Milliseconds from a pass's end to the next one's begin, in which trees are drafted: a step takes them, too.
+
+        The mean over passes. A time in which nobody wanted anything counts as well, up to a pass's: one of many.
+        """
+        if (
+            self._is_gap_seen or self._ended_s is None
+        ):  # a pass may be planned several times, till there are slots for it
             return self._gap_ms
-        else:
-            gap_ms = min((now_s - self._ended_s) * 1e3, _MAX_GAP_SHARE * pass_ms)
+        self._is_gap_seen = True
+        gap_ms = 0.0 if is_busy else min((now_s - self._ended_s) * 1e3, _MAX_GAP_SHARE * pass_ms)
         self._gap_ms += _GAP_WEIGHT * (gap_ms - self._gap_ms)
         return self._gap_ms

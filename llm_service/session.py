@@ -194,6 +194,15 @@ class PendingWork:
             self.num_left_out += num_left_out
 
     @property
+    def kept(self) -> tuple[TokenTree, Sequence[int], int]:
+        """What is left of the tree that was sent; may be set to what it was before."""
+        return self.tree, self.nodes, self.num_left_out
+
+    @kept.setter
+    def kept(self, kept: tuple[TokenTree, Sequence[int], int]) -> None:
+        self.tree, self.nodes, self.num_left_out = kept
+
+    @property
     def left_out_nodes(self) -> tuple[int, ...]:
         """Nodes of the tree that was sent which are not in ``tree``."""
         if not self.num_left_out:

@@ -22,6 +22,7 @@ from router.names import look_up
 from router.remote_verifier import RemoteVerifier
 from router.servicer import RouterServicer
 from router.ssm_replicas import SsmPool
+from router.ssm_wishes import readings_of
 from specgrove.addresses import stays_on_this_machine
 from specgrove.inference import open_inference_pb2_grpc
 from specgrove.serving.health import Health
@@ -236,6 +237,7 @@ class RouterApp:
             self._servicer.speculation_counts.readings,
             self._servicer.calibration.readings,
             self._servicer.pauses.readings,
+            lambda: readings_of(self._servicer.hidden_room),
             self._servicer.replica_stats.readings,
             self.server.readings,
             *more,

@@ -36,6 +36,7 @@ from specgrove.errors import UnavailableError
 from specgrove.features import FEATURES
 from specgrove.loop.output import Step
 from specgrove.loop.speculation import Session
+from specgrove.loop.told import HiddenRoom
 from specgrove.ranges import MIN_TEMPERATURE
 from specgrove.telemetry.logs import mark_lines
 from specgrove.telemetry.tracing import NO_TRACING, Span, Tracing
@@ -80,6 +81,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         self._measurements = Measurements(lambda session_id: llms.load_of(session_id, admission.num_active))
         self.calibration = self._measurements.calibration
         self.pauses = self._measurements.pauses
+        self.hidden_room = HiddenRoom()
         self.request_counts = RequestCounts()
         self.speculation_counts = SpeculationCounts()
         self.replica_stats = ReplicaStats(llms, ssms)
@@ -231,6 +233,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             ),
             wishes=self._ssms.wishes_of(wanted),
             choose_ssms=choose_ssms,
+            hidden_room=self.hidden_room,
         )
 
     def _response_to(

@@ -5,12 +5,27 @@ Invariant: an SSM that can't have what it needs is left out, and the log names i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from router.served_model import ServedModel
-from specgrove.config import MAX_HIDDEN_BYTES, MAX_HIDDEN_WINDOW
+from specgrove.config import MAX_HIDDEN_BYTES, MAX_HIDDEN_BYTES_OF_ALL, MAX_HIDDEN_WINDOW
 from specgrove.errors import InvalidRequestError
+from specgrove.loop.told import HiddenRoom
 from specgrove.loop.verifier_knowledge import BYTES_OF_NUMBER, DrafterWishes
+from specgrove.telemetry.metrics import Kind, Metric, Reading
 from specgrove.v1 import ssm_pb2
 from specgrove.wire.verifier_knowledge import hidden_layers_from_proto
+
+HIDDEN_BYTES = Metric(
+    "specgrove_router_hidden_state_bytes",
+    Kind.GAUGE,
+    f"Hidden states kept for SSMs that read them, of all requests; at most {MAX_HIDDEN_BYTES_OF_ALL >> 20} MiB.",
+)
+
+
+def readings_of(room: HiddenRoom) -> Iterator[Reading]:
+    """For metrics."""
+    yield Reading(HIDDEN_BYTES, room.num_bytes)
 
 
 class UnmetWishError(Exception):

@@ -33,6 +33,8 @@ MAX_NUM_HIDDEN_LAYERS = 64
 MAX_HIDDEN_WINDOW = 8192
 # Of hidden states in one message to a drafter, which may have 16 MiB, and so of what a router keeps of a session.
 MAX_HIDDEN_BYTES = 8 << 20
+# The same of all sessions of a router.
+MAX_HIDDEN_BYTES_OF_ALL = 256 << 20
 # Most probable tokens of every verified row, for SSMs that learn while they serve.
 MAX_NUM_ROW_TOP_K = 32
 # Of the ids that a router gives its sessions.

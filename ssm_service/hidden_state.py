@@ -72,6 +72,7 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         self.first_choices = first_choices or FirstChoices(name, spec.first_choice_floor)
         self._window = min(spec.hidden_window, runner.num_slots)
         self._pass: _Pass | None = None
+        self._lost: set[str] = set()  # sessions whose hidden states were dropped for want of room
 
     @property
     def num_parameters(self) -> int:
@@ -92,9 +93,30 @@ class HiddenStateSsm(PassDrafter[PairCache]):
             None if states.hidden_size == size else f"SSM {self.name} reads states of {size}, got {states.hidden_size}"
         )
 
-    def take_hidden_states(self, session_id: str, states: HiddenStates) -> None:
-        """Hidden states of committed tokens at all its layers, and maybe at others; those that it has are left out."""
-        self.slots.free(self._cache_of(session_id).take(states, self.spec.hidden_layers, self._window))
+    def read_states(self, session_id: str, states: HiddenStates | None, *, is_tested: bool = True) -> None:
+        """Hidden states of committed tokens, if any came, at all its layers and maybe at others; those that it has are left out.
+
+        ``is_tested``: whether the session's tokens tell how good its first choices are.
+        """
+        if states is not None:
+            self.slots.free(self._cache_of(session_id).take(states, self.spec.hidden_layers, self._window))
+        if not is_tested and session_id in self._caches:
+            self._caches[session_id].num_tested = NUM_OF_SESSION
+
+    def take_loss(self, session_id: str) -> bool:
+        """Whether hidden states of a session were dropped since this was asked last: nobody sends them by himself."""
+        is_lost = session_id in self._lost
+        self._lost.discard(session_id)
+        return is_lost
+
+    def _evict(self, session_id: str) -> None:
+        super()._evict(session_id)
+        self._lost.add(session_id)
+
+    def drop(self, session_id: str) -> None:
+        """See ``PassDrafter``."""
+        super().drop(session_id)
+        self._lost.discard(session_id)
 
     def begin(
         self,

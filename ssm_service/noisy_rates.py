@@ -30,20 +30,20 @@ class NoisyRates:
 
     def log_probs(self) -> list[dict[int, float]]:
         """Of each row's tokens, most probable first."""
-        # One call for all rows of one width: a candidate that isn't there would have no finite score.
-        rows_of_width: dict[int, list[int]] = {}
-        for row, candidates in enumerate(self._candidates):
-            rows_of_width.setdefault(len(candidates), []).append(row)
-        found: dict[int, dict[int, float]] = {}
-        for width, rows in rows_of_width.items():
-            found |= zip(rows, self._of_width(width, rows), strict=True)
-        return [found[row] for row in range(len(self._rows))]
-
-    def _of_width(self, width: int, rows: Sequence[int]) -> list[dict[int, float]]:
-        # Best first, as candidates must be: continuations come as they were found.
-        candidates = [sorted(self._candidates[row], key=lambda pair: -pair[1]) for row in rows]
-        token_ids = torch.tensor([[token_id for token_id, _ in row] for row in candidates])
-        rates = torch.tensor([[log_rate for _, log_rate in row] for row in candidates], dtype=torch.float32)
-        own = [self._rows[row] for row in rows]
-        values, ids = best_candidates(token_ids, rates, torch.zeros(len(rows)), own, width, noise_weight=1.0)
-        return [dict(zip(*row, strict=True)) for row in zip(ids.tolist(), values.tolist(), strict=True)]
+        if not self._rows:
+            return []
+        width = max(map(len, self._candidates))
+        token_ids = torch.full((len(self._rows), width), -1)
+        rates = torch.full((len(self._rows), width), -torch.inf)
+        for row, given in enumerate(self._candidates):
+            # Best first, as candidates must be: continuations come as they were found.
+            candidates = sorted(given, key=lambda pair: -pair[1])
+            token_ids[row, : len(given)] = torch.tensor([token_id for token_id, _ in candidates])
+            rates[row, : len(given)] = torch.tensor([log_rate for _, log_rate in candidates])
+        values, ids = best_candidates(
+            token_ids, rates, torch.zeros(len(self._rows)), self._rows, width, noise_weight=1.0
+        )
+        return [
+            {token_id: value for token_id, value in zip(*row, strict=True) if token_id >= 0}
+            for row in zip(ids.tolist(), values.tolist(), strict=True)
+        ]

@@ -1,7 +1,8 @@
 """What all SSMs with weights share: KV slots of sessions, drafts under way for many of them, trees that grow by a level a pass.
 
 ``NeuralSsm`` and ``HiddenStateSsm`` are built on it; owned by the pool's engine. A pass is begun and ended apart, so that on a GPU several
-SSMs run side by side. Invariant: a session with a draft under way is never taken slots from.
+``NeuralSsm`` run side by side; a ``HiddenStateSsm`` waits for its pass where it begins it. Invariant: a session with a draft under way is
+never taken slots from.
 
 Where no draft is under way, trees whose drafts are over grow on (``Growth``), for those that are asked to: the next draft then finds
 its levels done, or some of them. A draft that comes waits for one such pass at most.
@@ -138,6 +139,10 @@ class PassDrafter(ABC, Generic[C]):
             self.slots.free(cache.slots)
             self.slots.free(cache.nodes.slots)
 
+    def _evict(self, session_id: str) -> None:
+        """Drops what is held of a session that goes on: others need the room."""
+        self.drop(session_id)
+
     def reset(self) -> None:
         """Forgets everything, a pass in flight too."""
         for session_id in list(self._caches):
@@ -170,15 +175,17 @@ class PassDrafter(ABC, Generic[C]):
         Raises ``ResourceExhaustedError``, and takes none from anyone, where even that is not enough.
         """
         if num_slots > self.slots.num_free:
-            idle = [session_id for session_id in self._caches if session_id not in self._drafts]
-            sizes = [
-                len(self._caches[session_id].slots) + len(self._caches[session_id].nodes.slots) for session_id in idle
-            ]
-            if self.slots.num_free + sum(sizes) >= num_slots:
-                for session_id in idle:
+            idle = {
+                session_id: len(cache.slots) + len(cache.nodes.slots)
+                for session_id, cache in self._caches.items()
+                if session_id not in self._drafts
+            }
+            if self.slots.num_free + sum(idle.values()) >= num_slots:
+                for session_id, num_held in idle.items():
                     if self.slots.num_free >= num_slots:
                         break
-                    self.drop(session_id)
+                    if num_held:
+                        self._evict(session_id)
         return self.slots.allocate(num_slots)
 
     def _num_kept(self, parts: Sequence[DraftRows]) -> int:
@@ -232,7 +239,7 @@ class PassDrafter(ABC, Generic[C]):
         is_reading = bool(self._drafts[session_id].chunk_len)
         ended = self._end(session_id)
         if is_reading:  # others may have the room until this session comes again
-            self.drop(session_id)
+            self._evict(session_id)
         return ended
 
 

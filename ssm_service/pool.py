@@ -65,6 +65,7 @@ class _Pending:
 class _Session:
     session_id: str
     sampling: DraftSampling | None = None
+    has_other_rules: bool = False
     token_ids: list[int] = field(default_factory=list)
     last_used_s: float = 0.0
     pending: _Pending | None = None
@@ -107,12 +108,12 @@ class DrafterPool:
         if session is not None and session.pending is not None and session.pending.ahead_s == 0:
             self.close_session(work.session_id)
             raise StaleBaseError(0)
-        if work.base != held_len:
+        if work.base != held_len or (work.base > 0 and self.ssms.take_losses(work)):
             raise StaleBaseError(held_len)
         if session is not None and session.pending is not None:
             self._end_ahead(session, session.pending)
         if session is None:
-            session = self._sessions[work.session_id] = _Session(work.session_id, work.sampling)
+            session = self._sessions[work.session_id] = _Session(work.session_id, work.sampling, work.has_other_rules)
         session.token_ids.extend(work.new_token_ids)
         now_s = session.last_used_s = self._clock_s()
         deadline_s = None if work.timeout_ms is None else now_s + work.timeout_ms / 1e3
@@ -127,8 +128,8 @@ class DrafterPool:
     def _begin(self, name: str, session: _Session, pending: _Pending, work: DraftWork) -> None:
         """One SSM's part: those without weights have it at once."""
         session_id, token_ids, sampling, ssms = session.session_id, session.token_ids, session.sampling, self.ssms
-        if name in ssms.hidden and work.hidden_states is not None:
-            ssms.hidden[name].take_hidden_states(session_id, work.hidden_states)
+        if name in ssms.hidden:
+            ssms.hidden[name].read_states(session_id, work.hidden_states, is_tested=not session.has_other_rules)
         if name in ssms.lookup:
             self._collect(pending, name, ssms.lookup[name].draft(session_id, token_ids, work.shape, sampling))
             pending.lookups.append(name)

@@ -41,6 +41,11 @@ class PoolSsms:
             if work.hidden_states is not None and (problem := self.hidden[name].problem_of(work.hidden_states)):
                 raise InvalidRequestError.of("hidden_states", problem)
 
+    def take_losses(self, work: DraftWork) -> bool:
+        """Whether one that is asked has lost hidden states of the session since it was asked last: then they must come again."""
+        names = self.hidden.keys() & set(work.ssms or self.names)
+        return bool([name for name in names if self.hidden[name].take_loss(work.session_id)])
+
     def token_checksums(self, name: str) -> bytes:
         """What an SSM's token ids mean; empty where it doesn't tell. Raises ``InvalidRequestError``."""
         if name not in self.names:

@@ -20,6 +20,7 @@ MODULES = {
         "router.speculation_counts",
         "router.calibration",
         "router.ssm_pauses",
+        "router.ssm_wishes",
         "router.replica_stats",
         "router.http.response_counts",
         "specgrove.serving.call_guard",

@@ -24,6 +24,13 @@ SPECGROVE_CLONES float sum_of_powers(const float* values, int64_t count, float l
   return sum;
 }
 
+// Candidates that there are: rows are filled up with logits of minus infinity.
+int64_t num_present(const Candidates& candidates) {
+  int64_t count = candidates.num_candidates;
+  while (count > 0 && candidates.logits[count - 1] == kMinusInfinity) --count;
+  return count;
+}
+
 // How many of the candidates the verifier's top-k and top-p would leave, if its logits were these.
 int64_t num_kept(const Candidates& candidates, const CandidateRow& row) {
   int64_t kept = candidates.num_candidates;
@@ -49,10 +56,13 @@ float log_sum_of_others(const Candidates& candidates) {
 
 }  // namespace
 
-void best_candidates(const Candidates& candidates, const CandidateRow& row, float noise_weight, int64_t k,
-                     float* log_probs, int64_t* token_ids) {
+void best_candidates(const Candidates& given, const CandidateRow& row, float noise_weight, int64_t k, float* log_probs,
+                     int64_t* token_ids) {
   std::fill_n(log_probs, k, kMinusInfinity);
   std::fill_n(token_ids, k, -1);
+  Candidates candidates = given;
+  candidates.num_candidates = num_present(given);
+  if (candidates.num_candidates == 0) return;
   const float* const logits = candidates.logits;
   if (!std::isfinite(logits[0]) || !std::isfinite(candidates.log_sum_exp)) return;
   const bool is_sampled = row.temperature > 0.0f, has_noise = is_sampled && noise_weight > 0.0f;

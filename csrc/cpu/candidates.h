@@ -16,7 +16,7 @@ struct CandidateRow {
 
 struct Candidates {
   const int64_t* token_ids;  // [num_candidates]; below 0: never proposed, but takes its share of the probability
-  const float* logits;       // [num_candidates], falling
+  const float* logits;       // [num_candidates], falling; minus infinity: there is none, as where a row is filled up
   int64_t num_candidates;
   float log_sum_exp;  // of the whole vocabulary's logits
 };
@@ -26,7 +26,7 @@ struct Candidates {
 //   greedy, or noise_weight 0: score = logit / scale
 //   sampled:                   score = (noise_weight * logit + temperature * noise(seed, position, id)) / scale
 // A row that holds no numbers gets ids of -1. k may be larger than num_candidates.
-void best_candidates(const Candidates& candidates, const CandidateRow& row, float noise_weight, int64_t k,
-                     float* log_probs, int64_t* token_ids);
+void best_candidates(const Candidates& given, const CandidateRow& row, float noise_weight, int64_t k, float* log_probs,
+                     int64_t* token_ids);
 
 }  // namespace specgrove

@@ -10,14 +10,14 @@ import logging
 from dataclasses import dataclass
 from typing import Protocol
 
-from specgrove.config import MAX_NUM_TREE_NODES, MAX_TREE_DEPTH, NUM_TOKEN_IDS
+from specgrove.config import MAX_TREE_DEPTH
 from specgrove.errors import DeadlineExceededError, SpecGroveError, StaleBaseError, UnavailableError, WorkLostError
+from specgrove.loop.checked_drafts import NO_DRAFT, CheckedDraft, CheckedTree, checked_tree
 from specgrove.loop.deadlines import remaining_ms
 from specgrove.loop.request import NOT_TRACED, GenerationRequest, SamplingParams
-from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.told import Told
 from specgrove.loop.verifier_knowledge import DraftSampling
-from specgrove.loop.works import Draft, DraftedTree, DraftWork, SsmTime, TreeShape
+from specgrove.loop.works import Draft, DraftedTree, DraftWork, TreeShape
 from specgrove.ranges import MIN_TEMPERATURE
 
 logger = logging.getLogger(__name__)
@@ -60,25 +60,6 @@ class Drafter(Protocol):
     def session(self, session_id: str) -> DrafterSession:
         """For one request."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedTree:
-    """One SSM's tree, less the tokens that the LLM doesn't have."""
-
-    ssm: str
-    tree: TokenTree
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedDraft:
-    """One drafter's trees, and what its SSMs took."""
-
-    trees: tuple[CheckedTree, ...] = ()
-    times: tuple[SsmTime, ...] = ()
-
-
-NO_DRAFT = CheckedDraft()
 
 
 @dataclass(slots=True)
@@ -171,7 +152,7 @@ class DrafterSide:
         path, found = committed[drafted.num_committed :], []
         for each in drafted.trees.values():
             try:
-                whole = self._checked_tree(each, MAX_TREE_DEPTH).tree
+                whole = checked_tree(each, MAX_TREE_DEPTH, self._vocab_size).tree
                 if whole.token_ids[0] != committed[drafted.num_committed - 1]:
                     raise ValueError("its root is not the last committed token")
             except ValueError as error:
@@ -237,6 +218,7 @@ class DrafterSide:
                 hidden_states=hidden_states,
                 row_top_k=self._told.rows_since(self._cursor.num_rows),
                 ahead_ms=asked.ahead_ms,
+                has_other_rules=not self._held_len and self._request.sampling.has_other_rules,
             )
         )
 
@@ -283,7 +265,7 @@ class DrafterSide:
         complaints: list[str] = []
         for drafted in draft.trees:
             try:
-                tree = self._checked_tree(drafted, max_depth)
+                tree = checked_tree(drafted, max_depth, self._vocab_size)
                 if draft.base != num_committed or tree.tree.token_ids[0] != root:
                     raise ValueError(f"its root is not the last of {num_committed} committed tokens")
                 checked.append(tree)
@@ -295,18 +277,6 @@ class DrafterSide:
             logger.info("the drafter drafts again")
             self._num_failures = 0
         return CheckedDraft(tuple(checked), draft.times)
-
-    def _checked_tree(self, drafted: DraftedTree, max_depth: int) -> CheckedTree:
-        """The tree less the tokens that the LLM doesn't have: SSMs' vocabularies are often padded. Raises ``ValueError``."""
-        whole = drafted.tree.validated(vocab_size=NUM_TOKEN_IDS, max_num_nodes=MAX_NUM_TREE_NODES)
-        depth = max(whole.depths())
-        if depth > max_depth:
-            raise ValueError(f"it is deeper than the {max_depth} levels asked for")
-
-        def is_known(token_id: int) -> bool:
-            return token_id < self._vocab_size and token_id not in drafted.foreign_ids
-
-        return CheckedTree(drafted.ssm, whole.of_tokens(is_known))
 
     def _leave_alone(self, reason: str) -> None:
         self._goes_ahead = False

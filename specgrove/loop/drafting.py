@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from specgrove.config import MAX_NUM_SSMS, MAX_NUM_TREE_NODES
+from specgrove.loop.checked_drafts import CheckedTree
 from specgrove.loop.drafter_side import CheckedTree, Drafter, DrafterSide
 from specgrove.loop.output import ProposedTree, Reading
 from specgrove.loop.request import GenerationRequest

@@ -34,6 +34,13 @@ class SamplingParams:
     num_log_probs: int | None = None
     structured_output: StructuredOutput | None = None
 
+    @property
+    def has_other_rules(self) -> bool:
+        """Whether more decides what is chosen than drafters are told: temperature, seed, top-k and top-p."""
+        has_penalty = self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+        is_narrowed = bool(self.logit_bias) or self.structured_output is not None or self.min_tokens > 0
+        return has_penalty or is_narrowed or self.min_p > 0
+
 
 @dataclass(frozen=True, slots=True)
 class SpeculationOptions:

@@ -25,7 +25,7 @@ from specgrove.loop.planning import Planning, TreePolicy
 from specgrove.loop.probing import Probing
 from specgrove.loop.request import GenerationRequest
 from specgrove.loop.steps import step_of
-from specgrove.loop.told import Told
+from specgrove.loop.told import HiddenRoom, Told
 from specgrove.loop.verifier_knowledge import NO_WISHES, DrafterWishes
 from specgrove.loop.verifying import Verifier, Verifying
 from specgrove.loop.works import PromptProgress, Verdict
@@ -53,18 +53,19 @@ class Session:
         correct: Correct = as_told,
         wishes: DrafterWishes = NO_WISHES,
         choose_ssms: SsmChoice | None = None,
+        hidden_room: HiddenRoom | None = None,
     ) -> None:
         """``max_model_len`` bounds prompt and output together, in tokens; SSMs' probabilities are corrected by ``correct``.
 
         ``wishes``: what the verifier can tell, and shall tell, the drafters. ``choose_ssms`` is asked before each draft; without it the
-        request's own SSMs are.
+        request's own SSMs are. Sessions with one ``hidden_room`` keep hidden states in it.
         """
         drafters = drafters if request.max_tokens > 0 else ()
         self._request = request
         self._policy = policy
         self._committed = [*request.prompt_token_ids, *request.resumed_token_ids]
         self._max_len = min(len(request.prompt_token_ids) + request.max_tokens, max_model_len)
-        told = Told(wishes if drafters else NO_WISHES)
+        told = self._told = Told(wishes if drafters else NO_WISHES, hidden_room)
         self._drafting = Drafting(request, drafters, vocab_size, told, correct, choose_ssms)
         self._probing = Probing(self._drafting)
         self._verifying = Verifying(request, verifier, told)
@@ -154,4 +155,5 @@ class Session:
         self._running.cancel()
         await asyncio.gather(self._running, return_exceptions=True)
         await self._probing.close()
+        self._told.close()
         await asyncio.gather(self._verifying.close(), self._drafting.close())

@@ -63,6 +63,8 @@ class DraftWork:
     hidden_states: HiddenStates | None = None
     row_top_k: tuple[RowTopK, ...] = ()
     ahead_ms: int = 0
+    has_other_rules: bool = False
+    """With ``base`` 0: whether more decides what is chosen than ``sampling`` tells (``SamplingParams.has_other_rules``)."""
 
 
 @dataclass(frozen=True, slots=True)

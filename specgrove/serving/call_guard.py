@@ -17,6 +17,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from specgrove.errors import DeadlineExceededError, InternalError, InvalidRequestError, SpecGroveError, UnavailableError
+from specgrove.serving.address import MAX_MESSAGE_BYTES
 from specgrove.serving.field_counts import check_num_fields
 from specgrove.serving.status import abort, status_of
 from specgrove.serving.undecodable import invalid_text_field
@@ -120,6 +121,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
             seconds = f"{self._write_timeout_s:g} s"
             raise DeadlineExceededError(f"the client has read nothing for {seconds}; its request was ended") from None
         except grpc.aio.InternalError as error:  # how grpc says that the client is gone, before it cancels the call
+            if (num_bytes := response.ByteSize()) > MAX_MESSAGE_BYTES:  # and how it says this
+                limit = f"a message may have {MAX_MESSAGE_BYTES}"
+                raise InternalError(f"a response of {num_bytes} bytes can't be sent: {limit}") from error
             raise _ClientGoneError from error
 
     def _check(self, request: object) -> None:

@@ -94,9 +94,17 @@ def _as_started(spec: HiddenSsmSpec) -> HiddenSsmSpec:
 
 
 def train(
-    target: Target, options: TrainOptions, work_dir: Path, paths: Sequence[Path], answers: Sequence[Path]
+    target: Target,
+    options: TrainOptions,
+    work_dir: Path,
+    paths: Sequence[Path],
+    answers: Sequence[Path],
+    prompt_sources: Sequence[str],
 ) -> None:
-    """Writes a folder for each SSM, ``out``, ``out-2`` and so on. Raises ``ValueError``, ``OSError``."""
+    """Writes a folder for each SSM, ``out``, ``out-2`` and so on; ``prompt_sources`` are those of all recordings.
+
+    Raises ``ValueError``, ``OSError``.
+    """
     torch.set_num_threads(options.workers)
     ends, spec = target_ends(target), spec_of(target.spec, options.head)
     modules: list[HiddenStateModule] = []
@@ -121,7 +129,7 @@ def train(
             num_tokens=data.num_tokens,
             num_made=data.num_made,
             num_passes=options.passes,
-            prompt_sources=tuple(str(place.name) for place in options.data),
+            prompt_sources=tuple(prompt_sources),
             minutes=(time.monotonic() - started_s) / 60,
             machine=f"{options.workers} of {available_cpus()} cores ({platform.machine()})",
             boosted_after=number - 1,

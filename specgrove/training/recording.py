@@ -19,7 +19,7 @@ from specgrove.tokenizer import Tokenizer
 from specgrove.training import answers, sampler, shards
 from specgrove.training.outputs import Outputs, read_again
 from specgrove.training.prompts import EVALUATION_PROMPTS, DialogueSource, read_prompts
-from specgrove.training.target import Target, claim_data_folder
+from specgrove.training.target import Target, claim_data_folder, note_sources
 from specgrove.training.teacher import Teacher
 from specgrove.training.workers import loading, run_all, say
 
@@ -47,8 +47,12 @@ def record(
     num_tokens: int,
     num_workers: int,
     hidden_layers: tuple[int, ...],
+    sources: Sequence[str] = (),
 ) -> list[Path]:
-    """Brings the folder's shards to ``num_tokens``. Raises ``ValueError``, ``OSError``, ``RuntimeError``."""
+    """Brings the folder's shards to ``num_tokens``; ``sources`` are the names of where ``file_prompts`` come from.
+
+    Raises ``ValueError``, ``OSError``, ``RuntimeError``.
+    """
     claim_data_folder(folder, target, hidden_layers)
     shards.remove_partial(folder)
     paths = shards.shard_paths(folder)
@@ -56,6 +60,7 @@ def record(
     say(f"record: {num_tokens - num_left} tokens of {num_tokens} are there")
     if num_left <= 0:
         return paths
+    note_sources(folder, sources)
     source = DialogueSource(target.tokenizer, file_prompts)
     num_workers = max(1, min(num_workers, num_left // _TOKENS_PER_ROW))
     limits = _limits(target.spec, source.frame_len, -(-num_left // num_workers))

@@ -26,7 +26,7 @@ from specgrove.training.recording import (
     record_answers,
     record_outputs,
 )
-from specgrove.training.target import Target, open_target, target_ends
+from specgrove.training.target import Target, open_target, sources_of, target_ends
 from specgrove.training.workers import say
 
 _PRODUCT_SIZE = 768  # of the product that tells how fast this machine is
@@ -53,12 +53,15 @@ def train(options: TrainOptions) -> None:
     _tell_estimate(target, options, [work_dir, *(outputs_folder(work_dir, each) for each in outputs)], layers)
     paths = [path for each in outputs for path in record_outputs(target, work_dir, each, layers, options.workers)]
     num_left = options.num_tokens - shards.num_recorded(paths)
+    sources = [path.name for path in options.outputs]
     if num_left > 0:
-        paths += record(target, work_dir, file_prompts, num_left, options.workers, layers)
+        names = [place.name for place in options.data]
+        paths += record(target, work_dir, file_prompts, num_left, options.workers, layers, names)
+        sources += sources_of(work_dir)
     texts = held_out_prompts((), options.num_held_out_prompts)
     answers = record_answers(target, work_dir, texts, options.answer_len, layers, options.workers)
     if options.kind == "head":
-        head_stage.train(target, options, work_dir, paths, answers)
+        head_stage.train(target, options, work_dir, paths, answers, sources)
     else:
         decoder_stage.train(target, options, work_dir, paths)
         decoder_stage.evaluate(options.out, target, answers)

@@ -140,6 +140,19 @@ def claim_data_folder(folder: Path, target: Target, hidden_layers: Sequence[int]
         label.write_text(json.dumps(words, indent=2) + "\n", encoding="utf-8")
 
 
+def note_sources(folder: Path, names: Sequence[str]) -> None:
+    """Notes where prompts of a claimed folder's recordings come from, beside those noted before."""
+    label = folder / _LABEL_NAME
+    words = json.loads(label.read_text(encoding="utf-8"))
+    sources = list(dict.fromkeys([*sources_of(folder), *names]))
+    label.write_text(json.dumps(words | {"prompt_sources": sources}, indent=2) + "\n", encoding="utf-8")
+
+
+def sources_of(folder: Path) -> tuple[str, ...]:
+    """Where its recordings' prompts come from, of all runs that wrote there; none: the LLM invented them."""
+    return tuple(json.loads((folder / _LABEL_NAME).read_text(encoding="utf-8")).get("prompt_sources", ()))
+
+
 def _words(hidden_layers: Sequence[int]) -> str:
     return " ".join(map(str, hidden_layers))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from specgrove.program.loading import load_decoder
+from specgrove.runtime.hidden_values import rounded
 from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 
@@ -63,7 +64,7 @@ class Teacher:
 
     def _run(self, builder: PassBuilder) -> TeacherStep:
         output = self._runner.run(builder.build())
-        hidden = torch.cat([each.bfloat16() for each in output.hidden], dim=-1).cpu() if output.hidden else None
+        hidden = rounded(torch.cat(output.hidden, dim=-1)).cpu() if output.hidden else None
         return TeacherStep(output.logits, hidden)
 
 

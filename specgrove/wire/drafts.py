@@ -40,6 +40,7 @@ def draft_work_to_proto(work: DraftWork, item_id: int) -> ssm_pb2.DraftItem:
         hidden_states=hidden_states_to_proto(work.hidden_states),
         row_top_k=row_top_k_to_proto(work.row_top_k),
         ahead_ms=work.ahead_ms,
+        has_other_rules=work.has_other_rules,
     )
 
 
@@ -61,6 +62,7 @@ def draft_work_from_proto(item: ssm_pb2.DraftItem) -> DraftWork:
         hidden_states=hidden_states_in(item),
         row_top_k=row_top_k_from_proto(item.row_top_k),
         ahead_ms=item.ahead_ms,
+        has_other_rules=item.has_other_rules,
     )
 
 

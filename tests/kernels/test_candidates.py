@@ -144,6 +144,22 @@ def test_probabilities_mean_what_they_say() -> None:
         assert right.mean().item() == pytest.approx(probs.mean().item(), abs=0.025)
 
 
+@given(rows_of_candidates(), st.integers(1, 9))
+def test_rows_that_are_filled_up_are_as_those_that_are_not(
+    case: tuple[CandidateRow, int, float, int], num_missing: int
+) -> None:
+    row, num, noise_weight, seed = case
+    torch.manual_seed(seed)
+    logits, ids = (torch.randn(200) * 3).sort(descending=True).values, torch.randperm(50_000)[:num]
+    log_sum_exp = logits.logsumexp(0)[None]
+    whole = best_candidates(ids[None], logits[None, :num].contiguous(), log_sum_exp, [row], 4, noise_weight)
+    filled_ids = torch.cat([ids, torch.full((num_missing,), -1)])
+    filled = torch.cat([logits[:num], torch.full((num_missing,), -torch.inf)])
+    found = best_candidates(filled_ids[None], filled[None], log_sum_exp, [row], 4, noise_weight)
+    assert torch.equal(found[0], whole[0])
+    assert torch.equal(found[1], whole[1])
+
+
 def test_what_is_not_a_number_proposes_nothing() -> None:
     ids, zeros = torch.arange(4)[None], torch.zeros(1)
     for first in (torch.nan, -torch.inf):

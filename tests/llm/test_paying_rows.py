@@ -133,11 +133,24 @@ def test_time_between_passes_makes_rows_worth_more() -> None:
     tree, rows = chain(*[0.6] * 8), paying(DEAR)
     at_once = len(rows.select([tree], 0, 0.0, is_busy=False)[0])
     for _ in range(60):
+        rows.observe(8, DEAR(8), 0.0)
         later = len(rows.select([tree], 0, 60.0, is_busy=False)[0])
     assert later > at_once
     for _ in range(60):
+        rows.observe(8, DEAR(8), 0.0)
         busy = len(rows.select([tree], 0, 60.0, is_busy=True)[0])
     assert busy == at_once
+
+
+def test_a_pass_that_is_planned_again_counts_its_gap_once() -> None:
+    once, twice = PayingRows(), PayingRows()
+    for rows in (once, twice):
+        rows.observe(4, 10.0, now_s=1.0)
+    tree = TokenTree((0, 1), (-1, 0), (0.0, -0.5), (0, 1))
+    once.select([tree], 0, 1.008, is_busy=False)
+    for _ in range(2):
+        twice.select([tree], 0, 1.008, is_busy=False)
+    assert twice._gap_ms == once._gap_ms > 0
 
 
 def test_before_any_pass_all_are_kept() -> None:

@@ -38,6 +38,20 @@ class Failing(ToySsm):
         return Draft(work.base + 1000, (DraftedTree("liar", TokenTree.of_root(5)),), 0.0)
 
 
+async def test_for_a_drafter_that_is_away_nothing_is_joined_or_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    away, joins = ToySsm(), []
+    monkeypatch.setattr(away, "is_there", lambda ssms: False)
+    monkeypatch.setattr(Told, "hidden_states", lambda self, start, end: joins.append(start))
+    drafting = Drafting(GenerationRequest("s", PROMPT, 60), [away], VOCAB_SIZE, Told(NO_WISHES))
+    drafting.take_in(list(PROMPT))
+    merged = await drafting.ask(list(PROMPT), TreeShape(4, 2)).merged()
+    assert (merged.tree.num_nodes, away.asked, joins) == (1, [], [])
+    monkeypatch.setattr(away, "is_there", lambda ssms: True)
+    assert (await drafting.ask(list(PROMPT), TreeShape(4, 2)).merged()).tree.num_nodes > 1
+    assert joins == [0]
+    await drafting.close()
+
+
 @pytest.mark.parametrize("failure", ["lost", "hung", "lying"])
 async def test_a_failing_drafter_costs_speed_only(failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
     failing = Failing(failure)

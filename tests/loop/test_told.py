@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specgrove.loop import told as told_module
-from specgrove.loop.told import Told
+from specgrove.loop.told import HiddenRoom, Told
 from specgrove.loop.verifier_knowledge import DrafterWishes, HiddenStates, RowTopK, joined
 from specgrove.loop.works import PromptProgress
 
@@ -47,6 +47,24 @@ def test_rows_that_a_message_can_not_carry_go(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(told_module, "MAX_HIDDEN_BYTES", 6 * ROW_BYTES)
     told = of(with_window(100), *(states(start, start + 1) for start in range(20)))
     assert told.hidden_states(0, 20) == states(14, 20)
+
+
+def test_of_all_requests_together_those_told_longest_ago_go() -> None:
+    room = HiddenRoom(10 * ROW_BYTES)
+    first, second = (Told(DrafterWishes(LAYERS, 100), room) for _ in range(2))
+    of(first, states(0, 2), states(2, 4))
+    of(second, states(0, 4), states(4, 7))
+    assert first.hidden_states(0, 4) == states(2, 4)
+    of(first, states(4, 5))  # is the last one now: `second` gives way
+    of(first, states(5, 7))
+    assert second.hidden_states(0, 7) == states(4, 7)
+    assert first.hidden_states(0, 7) == states(2, 7)
+    assert room.num_bytes == 8 * ROW_BYTES
+    of(first, states(7, 20))  # more than there is room for: its own stay, as without others
+    assert (first.hidden_states(0, 20), second.hidden_states(0, 7)) == (states(2, 20), None)
+    first.close()
+    second.close()
+    assert room.num_bytes == 0
 
 
 def test_a_gap_or_other_layers_begin_anew_and_rows_told_twice_count_once() -> None:

@@ -16,7 +16,8 @@ from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.works import SsmTime, TreeShape
 from specgrove.v1 import router_pb2
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
-from tests.router.simulated_speed import Another, Suite, serve
+from tests.router.simulated_drafts import Another
+from tests.router.simulated_speed import Suite, serve
 from tests.router.toy_cluster import toy_cluster
 from tests.router.toy_language import toy_output
 from tests.router.toy_services import ToyLlm

@@ -139,14 +139,31 @@ async def test_a_client_that_left_while_it_was_written_to_is_no_defect_of_ours(
 
     left = AsyncMock(write=AsyncMock(side_effect=grpc.aio.InternalError("the call has ended")))
 
-    async def answer(request: object, context: object) -> AsyncIterator[str]:
-        yield "one"
+    async def answer(request: object, context: object) -> AsyncIterator[ssm_pb2.DraftResponse]:
+        yield ssm_pb2.DraftResponse()
 
     guard = CallGuard(write_timeout_s=LIMIT_S)
     handler = grpc.unary_stream_rpc_method_handler(answer, ssm_pb2.DraftRequest.FromString)
     await guard._guarded(handler, "/of/Test").unary_stream("request", left)
     assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
     assert not [reading for reading in guard.readings() if reading.value]
+
+
+async def test_a_response_that_is_too_large_is_a_defect_of_ours(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """grpc fails the write as it does where the client is gone."""
+    monkeypatch.setattr("specgrove.serving.call_guard.MAX_MESSAGE_BYTES", 3)
+    context = AsyncMock(write=AsyncMock(side_effect=grpc.aio.InternalError("no")))
+
+    async def answer(request: object, context: object) -> AsyncIterator[ssm_pb2.DraftResult]:
+        yield ssm_pb2.DraftResult(session_id="four")
+
+    guard = CallGuard(write_timeout_s=LIMIT_S)
+    handler = grpc.unary_stream_rpc_method_handler(answer, ssm_pb2.DraftRequest.FromString)
+    await guard._guarded(handler, "/of/Test").unary_stream("request", context)
+    assert "a response of 6 bytes can't be sent: a message may have 3" in caplog.text
+    assert [reading.value for reading in guard.readings()] == [{("/of/Test", "INTERNAL"): 1}]
 
 
 async def test_invalid_utf8_and_too_long_messages_name_the_request(channel: grpc.aio.Channel) -> None:

@@ -44,6 +44,20 @@ def test_what_is_left_out_is_tested_again_and_after_each_failure_later() -> None
     assert not _told(choices, 0).is_left_out, "it has passed"
 
 
+def test_sessions_with_rules_that_an_ssm_is_not_told_are_not_counted() -> None:
+    ssm = make_ssm(random_module(hidden_window=64), toy_ends())
+    assert isinstance(ssm, HiddenStateSsm)
+    pool, states = DrafterPool([ssm], PoolConfig()), toy_hidden_states(98)
+    for has_other_rules in (True, False):
+        first = message(states, 0, 9)
+        work = DraftWork("s", 0, tuple(range(10)), SHAPE, hidden_states=first, has_other_rules=has_other_rules)
+        for length in range(10, 14):
+            ask(pool, work)
+            rows = message(states, length - 1, length)
+            work = DraftWork("s", length, (length,), SHAPE, hidden_states=rows)
+        assert ssm.first_choices.num_tested == (0 if has_other_rules else 3)
+
+
 def test_one_session_does_not_decide() -> None:
     ssm = make_ssm(random_module(hidden_window=64), toy_ends())
     assert isinstance(ssm, HiddenStateSsm)

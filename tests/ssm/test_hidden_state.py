@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from specgrove.errors import InvalidRequestError
+from specgrove.errors import InvalidRequestError, StaleBaseError
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling
 from specgrove.loop.works import Draft, DraftWork, TreeShape
@@ -160,6 +161,20 @@ def test_states_of_more_layers_are_cut_and_of_too_few_refused() -> None:
     narrow = message(STATES[..., :32], 0, 19)
     with pytest.raises(InvalidRequestError, match="reads states of 64, got 32"):
         pool.add(3, DraftWork("other", 0, tuple(TOKENS[:20]), SHAPE, hidden_states=narrow))
+
+
+def test_a_session_that_gave_its_room_is_sent_all_rows_again() -> None:
+    ssm = make_ssm(random_module(hidden_window=32), toy_ends(), num_slots=40)
+    pool = _pool(ssm)
+    assert ask(pool, _opening(30, session_id="first")).trees
+    assert ask(pool, _opening(30, session_id="second")).trees
+    step = DraftWork("first", 30, (TOKENS[30],), SHAPE, hidden_states=message(STATES, 29, 30))
+    with pytest.raises(StaleBaseError) as info:
+        pool.add(9, step)
+    assert info.value.held_len == 30  # tokens are there; who says so gets all hidden states that are kept
+    assert ask(pool, replace(step, hidden_states=message(STATES, 0, 30))).trees
+    assert ssm._caches["first"].first_position == 0
+    assert "second" not in ssm._caches
 
 
 def test_sessions_give_their_room_to_others() -> None:

@@ -15,7 +15,7 @@ from specgrove.cli import main
 from specgrove.tokenizer import Tokenizer
 from specgrove.training import decoder_stage, recording, shards
 from specgrove.training.prompts import OPENERS, DialogueSource, read_prompts
-from specgrove.training.target import claim_data_folder, head_rows, open_target
+from specgrove.training.target import claim_data_folder, head_rows, note_sources, open_target, sources_of
 from ssm_service.loading import read_draft_vocab
 from tests.models.families import VOCAB_SIZE, save_tiny
 from tests.models.quantized_folders import edit_config
@@ -130,6 +130,16 @@ def test_the_head_is_the_llms_own(tmp_path: Path) -> None:
         folder = save_target(tmp_path / variant, variant)
         target = open_target(str(folder), tmp_path, print)
         assert torch.equal(head_rows(target), load_file(folder / "model.safetensors")[name])
+
+
+def test_where_prompts_come_from_is_noted_for_all_runs(tmp_path: Path) -> None:
+    folder, target = tmp_path / "data", open_target(str(save_target(tmp_path / "llm")), tmp_path, print)
+    claim_data_folder(folder, target)
+    assert sources_of(folder) == ()
+    for names in (["a.json"], ["b.json", "a.json"]):
+        note_sources(folder, names)
+    assert sources_of(folder) == ("a.json", "b.json")
+    claim_data_folder(folder, target)  # is still the same LLM's
 
 
 def test_data_of_another_llm_are_not_taken(tmp_path: Path) -> None:

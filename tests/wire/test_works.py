@@ -22,6 +22,7 @@ from specgrove.loop.works import (
     Verdict,
     VerifyWork,
 )
+from specgrove.structures.structured_output import StructuredOutput, StructureKind
 from specgrove.v1 import llm_pb2, ssm_pb2, token_tree_pb2
 from specgrove.wire import works
 from specgrove.wire.drafts import draft_from_proto, draft_to_proto, draft_work_from_proto, draft_work_to_proto
@@ -104,6 +105,18 @@ def test_prices_and_what_is_left_out_keep_what_they_say() -> None:
     assert works.verify_work_from_proto(works.verify_work_to_proto(work, 1)) == work
     verdict = Verdict(3, (1, 2), (1,), left_out_nodes=(2, 5))
     assert works.verdict_from_proto(works.verdict_to_proto(verdict)).left_out_nodes == (2, 5)
+
+
+def test_a_draft_says_whether_other_rules_decide() -> None:
+    work = DraftWork("s", 0, (1,), TreeShape(8, 4), has_other_rules=True)
+    assert draft_work_from_proto(draft_work_to_proto(work, 1)) == work
+    assert not SamplingParams(temperature=0.7, top_k=4, top_p=0.9, seed=3, num_log_probs=2).has_other_rules
+    for params in (
+        SamplingParams(min_p=0.1), SamplingParams(repetition_penalty=1.1), SamplingParams(presence_penalty=-1.0),
+        SamplingParams(frequency_penalty=0.5), SamplingParams(logit_bias=((1, 2.0),)), SamplingParams(min_tokens=3),
+        SamplingParams(structured_output=StructuredOutput(StructureKind.REGEX, ("a+",))),
+    ):  # fmt: skip
+        assert params.has_other_rules
 
 
 def test_borrowed_nodes_of_a_draft_stay_borrowed() -> None:
