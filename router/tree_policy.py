@@ -258,13 +258,13 @@ def policy_for(
         request.speculation,
         SessionTimes(measurements, request.session_id, is_sampled=request.sampling.temperature >= MIN_TEMPERATURE),
     )
-    if options.disabled:
-        return StaticTreePolicy(_NO_TREE, times)
     shape = TreeShape(
         min(options.max_num_nodes or config.max_num_nodes, max_num_nodes),
         options.max_depth or config.max_depth,
         options.beam_width or config.beam_width,
     )
+    if options.disabled or shape.max_num_nodes == 0:
+        return StaticTreePolicy(_NO_TREE, times)
     if not is_adaptive(options, config):
         return StaticTreePolicy(shape, times)
     return AdaptiveTreePolicy(

@@ -286,6 +286,16 @@ def test_a_client_gets_what_it_asks_for_up_to_the_service_limit() -> None:
     assert 0 < shape().max_num_nodes <= BOUNDS.max_num_nodes
 
 
+@pytest.mark.parametrize("is_adaptive", [True, False])
+def test_without_nodes_there_are_no_trees(is_adaptive: bool) -> None:
+    """``--max-tree-nodes 0``."""
+    suite = suite_of(BFLOAT16, hit_rate=0.85)
+    suite.measure()
+    request = GenerationRequest("s", (1, 2, 3), 100)
+    none = policy_for(request, TreeConfig(max_num_nodes=0, is_adaptive=is_adaptive), suite.measurements, 63)
+    assert none.shape() == TreeShape(0, 0, num_steps=MAX_NUM_STEPS_AHEAD)
+
+
 def test_sets_of_ssms_have_counts_of_their_own() -> None:
     suite = suite_of(lambda rows: 10.0)
     suite.measure()
