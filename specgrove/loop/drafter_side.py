@@ -192,9 +192,10 @@ class DrafterSide:
         return self.under_way
 
     def draft_of(self, answer: asyncio.Task[CheckedDraft]) -> CheckedDraft:
-        """What has come of it by now; otherwise the drafter is late."""
+        """What has come of it by now; otherwise the drafter is late, and is not asked again before it has answered: it may hang."""
         self.is_late = not answer.done()
         if self.is_late:
+            self._goes_ahead = False
             logger.warning("a drafter is late; going on without it")
             return NO_DRAFT
         return answer.result()

@@ -181,6 +181,24 @@ async def test_a_drafter_that_does_not_go_ahead_is_waited_for() -> None:
     assert (merged.was_ahead, merged.tree.num_nodes) == (None, 1)
 
 
+async def test_a_drafter_that_hangs_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many steps are made without it. When it answers after all it is asked again."""
+    monkeypatch.setattr("specgrove.loop.drafting._DRAFT_TIMEOUT_S", 0.01)
+    drafter = Scripted()
+    drafting = await after_one_step(drafter)
+    drafter.may_answer.clear()
+    committed = [*PROMPT, 40]
+    for token_id in (41, 42, 43):
+        assert (await drafting.ask(committed, SHAPE).merged()).tree.num_nodes == 1
+        assert len(drafter.works) == 2
+        committed.append(token_id)
+    drafter.answers = [of(TokenTree.of_root(40), 4), of(TokenTree((43, 99), (-1, 0), (0.0, -0.1), (0, 0)), 7)]
+    drafter.may_answer.set()
+    await drafting.settle()
+    assert (await drafting.ask(committed, SHAPE).merged()).tree.token_ids == (43, 99)
+    assert drafter.works[-1].new_token_ids == (41, 42, 43)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_below_is_what_hangs_there(seed: int) -> None:
     """Of random trees and every path in them: the same nodes with the same parents and probabilities; nothing for other paths."""
