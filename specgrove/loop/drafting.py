@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from specgrove.config import MAX_NUM_SSMS, MAX_NUM_TREE_NODES
 from specgrove.loop.checked_drafts import CheckedTree
-from specgrove.loop.drafter_side import CheckedTree, Drafter, DrafterSide
+from specgrove.loop.drafter_side import Drafter, DrafterSide
 from specgrove.loop.output import ProposedTree, Reading
 from specgrove.loop.request import GenerationRequest
 from specgrove.loop.token_tree import TokenTree, merge_trees
