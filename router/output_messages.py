@@ -33,10 +33,9 @@ _NUM_TAKEN_AT_ONCE = 256
 class OutputMessages:
     """One per request."""
 
-    def __init__(self, checked: CheckedRequest, tokenizer: Tokenizer, arrived_s: float, numerics: str = "") -> None:
-        """``arrived_s`` is on ``time.monotonic``'s clock; ``numerics`` is the digest that the first piece tells."""
+    def __init__(self, checked: CheckedRequest, tokenizer: Tokenizer, arrived_s: float) -> None:
+        """``arrived_s`` is on ``time.monotonic``'s clock."""
         request, keep_special_tokens = checked.request, checked.keep_special_tokens
-        self._numerics = numerics
         self._checked = checked
         self._tokenizer = tokenizer
         self._arrived_s = arrived_s
@@ -84,7 +83,7 @@ class OutputMessages:
         """With what the output's first piece tells of the request."""
         response.num_prompt_tokens = len(self._checked.request.prompt_token_ids)
         response.num_resumed_tokens = len(self._checked.request.resumed_token_ids)
-        response.numerics = self._numerics
+        response.numerics = self._checked.numerics
         return response
 
     def of_prompt(self, step: Step) -> router_pb2.GenerateResponse:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ _FETCH_TIMEOUT_S = 60.0
 _LEAST_REPLICA_WAIT_S = 300.0
 _SLOWEST_LOAD_BYTES_PER_S = 1e8
 _BYTES_PER_PARAMETER = 2
+NUMERICS_SEPARATOR = "-"
+"""Between what is of the model, and what is of the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,17 @@ class ServedModel:
 
     @property
     def numerics_digest(self) -> str:
-        """One text for all that decides an output's bits, and its length where the request leaves that to the model."""
+        """One text for all of the model that decides an output's bits, and its length where the request leaves that to the model."""
         facts = (*self.output_facts, self.max_model_len, self.numerics)
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+
+    def numerics_with(self, prompt_token_ids: Sequence[int]) -> str:
+        """The same, and the prompt by its tokens.
+
+        Another router may have another chat template, and one that names the day makes other tokens of the same conversation tomorrow.
+        """
+        digest = hashlib.sha256(array("Q", prompt_token_ids).tobytes()).hexdigest()[:32]
+        return f"{self.numerics_digest}{NUMERICS_SEPARATOR}{digest}"
 
 
 def served_model_of(

@@ -124,7 +124,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                         )
                     num_prompt_tokens = len(checked.request.prompt_token_ids)
                     counted.add_prompt(num_prompt_tokens)
-                    output = OutputMessages(checked, model.tokenizer, arrived_s, model.numerics_digest)
+                    output = OutputMessages(checked, model.tokenizer, arrived_s)
                     with RequestLog(session_id, num_prompt_tokens, arrived_s) as log:
                         if (only := await output.of_resumed()) is not None:
                             log.add(only)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from router.prompts import check_prompt, check_token_ids, max_num_tokenized, prompt_token_ids
-from router.served_model import ServedModel
+from router.served_model import NUMERICS_SEPARATOR, ServedModel
 from router.structure_check import StructureCheck, check_structured_output
 from router.text_work import TextWork
 from router.violations import Violations, quoted
@@ -51,6 +51,8 @@ class CheckedRequest:
     stop_text_of_token: Mapping[int, str]
     keep_special_tokens: bool = False
     wants_step_details: bool = False
+    numerics: str = ""
+    """``ServedModel.numerics_with``, which the output's first piece tells."""
 
 
 def check_fields(proto: router_pb2.GenerateRequest, model: ServedModel, ssms: Sequence[str] | None) -> None:
@@ -90,7 +92,10 @@ async def checked_request(
     prompt = await prompt_token_ids(found, proto, model, text_work)
     found.raise_any()
     max_tokens = _max_tokens(found, proto, len(prompt), model.max_model_len)
-    resumed = tuple(proto.resume.token_ids)
+    resumed, numerics = tuple(proto.resume.token_ids), model.numerics_with(prompt)
+    if proto.resume.numerics not in ("", numerics):
+        problem = "this router makes other tokens of the prompt than the one that began this output, as by another chat template or day"
+        found.add("resume.numerics", problem)
     if len(resumed) > max_tokens and not found:
         found.add("resume.token_ids", f"has {len(resumed)} tokens; the output has {max_tokens} at most")
     found.raise_any()
@@ -131,6 +136,7 @@ async def checked_request(
         stop_text_of_token,
         keep_special_tokens=proto.keep_special_tokens,
         wants_step_details=proto.step_details,
+        numerics=numerics,
     )
 
 
@@ -186,7 +192,7 @@ def _check_prompt_only(found: Violations, proto: router_pb2.GenerateRequest) -> 
 
 def _check_resume(found: Violations, proto: router_pb2.GenerateRequest, model: ServedModel) -> None:
     resume = proto.resume
-    if resume.numerics not in ("", model.numerics_digest):
+    if resume.numerics.partition(NUMERICS_SEPARATOR)[0] not in ("", model.numerics_digest):
         found.add(
             "resume.numerics", "this router's model or build gives other outputs than the one that began this output"
         )

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from router.structure_check import StructureCheck
 from router.text_work import TextWork
 from router.validation import check_fields, checked_request, checked_tokenize
+from specgrove.errors import InvalidRequestError
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2
 from tests.router.checking import MODEL, chat_of, chat_with, checked_of
@@ -26,6 +29,28 @@ async def test_templates_get_values_in_their_order() -> None:
     chat = router_pb2.Chat(messages=[message], chat_template_kwargs_json=f'{{"tool": {text}}}')
     token_ids = await checked_tokenize(router_pb2.TokenizeRequest(chat=chat), model, TextWork())
     assert bytes(token_ids).decode() == text.replace("\\ud83d\\ude00", "\U0001f600") * 2
+
+
+async def test_an_output_goes_on_with_the_very_prompt_that_it_began_with() -> None:
+    """A template may name the day: what goes on after midnight would be the rest of another output."""
+
+    async def numerics_on(day: int, numerics: str = "") -> str:
+        template = f"{day} Jul 2026: {{{{ messages[0].content }}}}"
+        model = replace(MODEL, tokenizer=Tokenizer(toy_tokenizer_json(), {}, template))
+        request = router_pb2.GenerateRequest(
+            chat=router_pb2.Chat(messages=[router_pb2.ChatMessage(role="user", content="hi")]),
+            resume=router_pb2.Resume(token_ids=[65], numerics=numerics),
+        )
+        check_fields(request, model, ())
+        work = TextWork()
+        checked = await checked_request(request, model, work, StructureCheck(work), session_id="s", deadline_s=None)
+        return checked.numerics
+
+    begun = await numerics_on(4)
+    assert await numerics_on(4, begun) == begun
+    with pytest.raises(InvalidRequestError, match="other tokens of the prompt") as info:
+        await numerics_on(5, begun)
+    assert [violation.field for violation in info.value.violations] == ["resume.numerics"]
 
 
 async def _prompt_of(**chat: Any) -> str:
