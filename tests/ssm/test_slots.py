@@ -71,12 +71,15 @@ class PoolMachine(RuleBasedStateMachine):
         num_new=st.integers(1, 60),
         anew=st.sampled_from((False, False, True)),
         depth=st.integers(0, 4),
+        ahead_ms=st.sampled_from((0, 3_600_000)),
+        ssms=st.sampled_from(((), ("beam",), ("expansion", "lookup"))),
     )
-    def add(self, name: str, num_new: int, anew: bool, depth: int) -> None:
+    def add(self, name: str, num_new: int, anew: bool, depth: int, ahead_ms: int, ssms: tuple[str, ...]) -> None:
         session = self.pool._sessions.get(name)
         base = 0 if anew or session is None else len(session.token_ids)
         self.num_items += 1
-        work = DraftWork(name, base, tuple(i * num_new % 97 for i in range(num_new)), TreeShape(6, depth))
+        new = tuple(i * num_new % 97 for i in range(num_new))
+        work = DraftWork(name, base, new, TreeShape(6, depth), ssms, ahead_ms=ahead_ms)
         try:
             self.pool.add(self.num_items, work)
         except StaleBaseError:
@@ -88,8 +91,9 @@ class PoolMachine(RuleBasedStateMachine):
     def step(self, num_steps: int) -> None:
         for _ in range(num_steps):
             if self.pool.has_work():
-                for item_id, _ in self.pool.step():
-                    self.unanswered.remove(item_id)
+                for item_id, result in self.pool.step():
+                    if not isinstance(result, Draft) or not result.has_more:
+                        self.unanswered.remove(item_id)
 
     @rule()
     def finish(self) -> None:
