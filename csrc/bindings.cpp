@@ -43,9 +43,7 @@ void bind_settings(py::module_& module) {
       py::kw_only(), py::arg("is_in_processor"), py::arg("is_enabled"), py::arg("has_avx512"),
       py::arg("request_error"));
   module.def("build_info", [] { return std::string(SPECGROVE_BUILD_INFO); });
-  py::class_<MemoryReader>(module, "MemoryReader")
-      .def(py::init<int64_t>())
-      .def("read", &MemoryReader::read, NoGil());
+  py::class_<MemoryReader>(module, "MemoryReader").def(py::init<int64_t>()).def("read", &MemoryReader::read, NoGil());
   py::enum_<DType>(module, "DType")
       .value("float32", DType::kFloat32)
       .value("bfloat16", DType::kBFloat16)
@@ -65,9 +63,9 @@ void bind_layers(py::module_& module) {
       .def_property_readonly("num_rows", &CountedLinear::num_rows);
   py::class_<PackedLinear, AnyLinear>(module, "PackedLinear")
       .def(py::init([](Address weight, DType dtype, Address bias, int64_t out_features, int64_t in_features) {
-             const py::gil_scoped_release no_gil;
-             return std::make_unique<PackedLinear>(at<void>(weight), dtype, at<float>(bias), out_features, in_features);
-           }))
+        const py::gil_scoped_release no_gil;
+        return std::make_unique<PackedLinear>(at<void>(weight), dtype, at<float>(bias), out_features, in_features);
+      }))
       .def(
           "forward",
           [](const PackedLinear& linear, Address x, int64_t num_rows, Address out) {
@@ -90,12 +88,12 @@ void bind_layers(py::module_& module) {
       .def(py::init([](Address context_slots, int64_t num_context_slots, Address context_offsets, Address tree_slots,
                        int64_t num_tree_slots, Address tree_offsets, int64_t num_seqs, Address row_seq,
                        Address row_context_len, Address row_masks, int64_t num_rows, int64_t num_mask_words) {
-             const py::gil_scoped_release no_gil;
-             return std::make_unique<AttentionPlan>(AttentionPlan::Arrays{
-                 at<int32_t>(context_slots), num_context_slots, at<int32_t>(context_offsets), at<int32_t>(tree_slots),
-                 num_tree_slots, at<int32_t>(tree_offsets), num_seqs, at<int32_t>(row_seq),
-                 at<int32_t>(row_context_len), at<uint64_t>(row_masks), num_rows, num_mask_words});
-           }));
+        const py::gil_scoped_release no_gil;
+        return std::make_unique<AttentionPlan>(AttentionPlan::Arrays{
+            at<int32_t>(context_slots), num_context_slots, at<int32_t>(context_offsets), at<int32_t>(tree_slots),
+            num_tree_slots, at<int32_t>(tree_offsets), num_seqs, at<int32_t>(row_seq), at<int32_t>(row_context_len),
+            at<uint64_t>(row_masks), num_rows, num_mask_words});
+      }));
 }
 
 void bind_quantized(py::module_& module) {
@@ -107,10 +105,10 @@ void bind_quantized(py::module_& module) {
       .def_property_readonly("nbytes", &QuantizedShape::nbytes);
   py::class_<QuantizedLinear, AnyLinear>(module, "QuantizedLinear")
       .def(py::init([](const QuantizedShape& shape, Address codes, Address scales, Address mins, Address bias) {
-             const py::gil_scoped_release no_gil;
-             return std::make_unique<QuantizedLinear>(shape, at<void>(codes), at<float>(scales), at<float>(mins),
-                                                      at<float>(bias));
-           }))
+        const py::gil_scoped_release no_gil;
+        return std::make_unique<QuantizedLinear>(shape, at<void>(codes), at<float>(scales), at<float>(mins),
+                                                 at<float>(bias));
+      }))
       .def_static(
           "from_packed",
           [](const QuantizedShape& shape, Address packed, Address bias) {
