@@ -68,11 +68,14 @@ class Room:
         self._sessions[session.session_id] = session
 
     def drop(self, session: Session, *, is_sound: bool = True) -> None:
-        """Forgets it. What it has computed is kept for others, where it is ``sound``."""
+        """Forgets it. What it has computed is kept for others, where it ``is_sound``; else what nobody else has of it is gone, too."""
         del self._sessions[session.session_id]
+        place = session.place
         if not is_sound:
             self.cut(session, session.shared_len)
         self._release(session)
+        if not is_sound and self._prefixes is not None and place is not None:
+            self._slots.free(self._prefixes.forget(place))
 
     def reuse(self, session: Session) -> None:
         """Gives an admitted session what the prefix cache knows of its next tokens."""

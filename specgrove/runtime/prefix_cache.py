@@ -129,6 +129,16 @@ class PrefixCache:
             self._cut(node, keep)
         return found
 
+    def forget(self, place: Place) -> list[int]:
+        """The slots of a text whose place was left, from its end back to where others go on or are: nobody finds them any more."""
+        found: list[int] = []
+        while place.parent is not None and place.num_holders == 0 and not place.children:
+            parent = place.parent
+            found += place.slots
+            self._cut(place, 0)
+            place = parent
+        return found
+
     def nodes(self) -> Iterator[Place]:
         """All of them, roots too."""
         waiting = list(self._roots.values())

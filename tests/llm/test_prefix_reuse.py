@@ -240,13 +240,24 @@ class Poisoned(ModelRunner):
         )
 
 
-def test_what_a_failed_request_computed_last_is_not_kept(runner: ModelRunner) -> None:
+@pytest.mark.parametrize("chunk_len", [100, 7])
+def test_nothing_is_kept_of_a_failed_request_that_others_don_t_have(runner: ModelRunner, chunk_len: int) -> None:
+    """Else whoever asks for the same again would be given what made it fail."""
     poisoned = Poisoned(runner.decoder, 100)
-    engine = engine_of(poisoned, max_num_chunk_tokens=100)
+    engine = engine_of(poisoned, max_num_chunk_tokens=chunk_len)
+    ask(engine, opening("other", PROMPT[:9]))
+    num_of_others = engine.num_cached_slots
+    poisoned.is_poisoned = True
+    engine.add(1, opening("at once", PROMPT))
+    (failure,) = run(engine).values()
+    assert isinstance(failure, InternalError)
+    assert engine.num_cached_slots == num_of_others == 8
+    poisoned.is_poisoned = False
     output = list(ask(engine, opening("s", PROMPT)).token_ids)
+    poisoned.is_poisoned = True
     poisoned.is_poisoned = True
     engine.add(1, VerifyWork("s", len(PROMPT) + 1, (), TokenTree.of_root(output[-1])))
     (failure,) = run(engine).values()
     assert isinstance(failure, InternalError)
-    assert engine.num_cached_slots == len(PROMPT) - 1
+    assert engine.num_cached_slots == num_of_others
     engine.check_slots()

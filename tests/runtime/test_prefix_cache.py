@@ -132,6 +132,21 @@ class Machine(RuleBasedStateMachine):
         if self.held:
             self.cache.leave(self.held.pop(index % len(self.held))[2])
 
+    @rule(index=st.integers(0, 10))
+    def fail(self, index: int) -> None:
+        """What nobody else has of it is gone."""
+        if not self.held:
+            return
+        salt, text, place = self.held.pop(index % len(self.held))
+        text = text[: place.end]
+        self.cache.leave(place)
+        gone = {self.tokens.pop(slot) for slot in self.cache.forget(place)}
+        assert gone <= {(salt, tuple(text[:length])) for length in range(1, len(text) + 1)}
+        others = [(other, tuple(known[: held.end])) for other, known, held in self.held] + list(self.tokens.values())
+        for length in range(1, len(text) + 1):
+            is_used = any(other == salt and list(known[:length]) == text[:length] for other, known in others)
+            assert is_used == ((salt, tuple(text[:length])) not in gone)
+
     @rule(num_slots=st.integers(0, 10))
     def evict(self, num_slots: int) -> None:
         num_unheld = self.cache.num_unheld
