@@ -36,8 +36,8 @@ _DECAY = 1 - 1 / 1000
 # The belief before is worth so many expected hits: of a depth what holds for all depths, of all depths that the SSM is right.
 _PRIOR_HITS = 1.0
 _MIN_LOG_PROB, _MAX_LOG_PROB = math.log(1e-4), math.log(0.999)
-# A bin's part of a curve is made anew when so many nodes came since, and for each of those that it holds so much more.
-_FEWEST_NEW, _NEW_SHARE = 1.0, 1 / 16
+# A bin's part of a curve is made anew when more than this share of its nodes came since: at first after each node.
+_NEW_SHARE = 1 / 16
 # Fewer nodes of one depth than this say nothing of its error.
 _MIN_NUM_NODES = 100
 
@@ -55,7 +55,7 @@ class _Bins:
     def is_due(self, index: int) -> bool:
         """Whether enough has come to a bin since the last time."""
         self.nums_new[index] += 1
-        if self.nums_new[index] < _FEWEST_NEW + _NEW_SHARE * self.nums[index]:
+        if self.nums_new[index] <= _NEW_SHARE * self.nums[index]:
             return False
         self.nums_new[index] = 0
         return True
