@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import statistics
 import sys
 import time
@@ -24,6 +23,7 @@ from typing import Any
 import grpc
 
 from benchmarks.host import ON_CPU, conditions
+from benchmarks.processor_time import cpu_s
 from benchmarks.prompts import load_prompts
 from specgrove.machine.folders import default_cache_dir
 from specgrove.models.folders.hub import DEMO_LLM, resolve_model
@@ -97,12 +97,6 @@ def over_openai(address: str, max_tokens: int) -> Stream:
         return len([chunk async for chunk in chunks])
 
     return stream
-
-
-def cpu_s(pid: int) -> float:
-    """Processor time of a process until now."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def turn(stream: Stream, prompts: list[str], pid: int) -> Measured:

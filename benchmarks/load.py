@@ -13,23 +13,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import statistics
 import sys
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
 from rich.console import Console
 
 from benchmarks.fleet.__main__ import add_limits, outcome_cells, outcome_table, simulated
-from benchmarks.fleet.simulation import FleetShape, Speculation
-from benchmarks.fleet.times import Times, rising
+from benchmarks.fleet.simulation import FleetShape, Simulation, Speculation
+from benchmarks.fleet.times import Rows, Times, rising
 from benchmarks.fleet.workload import Arrival, Outcome, Served, Workload
 from benchmarks.host import conditions
+from benchmarks.processor_time import cpu_s
 from benchmarks.rounds import Prompts
 from benchmarks.serving import suite_config
 from specgrove.client import AsyncClient
@@ -41,9 +41,10 @@ from specgrove.models.folders.hub import DEMO_LLM, resolve_model
 from specgrove.suite.processes import Suite
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, ssm_pb2, ssm_pb2_grpc
 
-_CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _NUM_ROUND_TRIPS = 100
 _SHORT_LEN, _LONG_LEN, _NUM_CALIBRATED = 32, 800, 60  # tokens
+_PROMPT_LENS = (32, 128, 256)
+_NUM_PROMPTS = 3
 _NUM_AT_ONCE = 8
 SHORT, LONG = 0, 1
 """Places of two prompts for calibration, before those of the workload."""
@@ -77,9 +78,9 @@ class Asking:
         self.usages: list[Usage] = []
 
     async def ask(self, arrival: Arrival, way: Way) -> Served:
-        """One request, at its time. Only a shared prefix is kept from one to the next."""
+        """One request, at its time. Only a shared prefix is kept from one to the next. A longer prompt is cut off."""
         await asyncio.sleep(max(0.0, arrival.at_s - self._now_s()))
-        prompt = [*way.prefix, *self._prompts[arrival.prompt]]
+        prompt = [*way.prefix, *self._prompts[arrival.prompt][: arrival.prompt_len]]
         times_s: list[float] = []
         stream = self._client.generate(
             prompt,
@@ -133,25 +134,45 @@ async def measured_times(suite: Suite, asking: Asking) -> Times:
     level_ms = rising((each.num_rows, each.pass_ms) for ssm in levels.ssms for each in ssm.pass_times) or ((1, 0.0),)
     bare = Times(passes, level_ms=level_ms, hop_ms=statistics.median(trips_ms) / 2)
     way = Way(is_speculative=False)
-    cpu_s = _cpu_s(suite.pid("router"))
+    router_pid = suite.pid("router")
+    assert router_pid is not None, "the router is not there"
+    router_s = cpu_s(router_pid)
     one_ms = statistics.median([await _gap_ms(asking, SHORT, 1, way) for _ in range(3)])
-    verdict_ms = (_cpu_s(suite.pid("router")) - cpu_s) * 1e3 / (3 * _NUM_CALIBRATED)
+    verdict_ms = (cpu_s(router_pid) - router_s) * 1e3 / (3 * _NUM_CALIBRATED)
     several_ms = await _gap_ms(asking, SHORT, _NUM_AT_ONCE, way)
     long_ms = await _gap_ms(asking, LONG, 1, way)
+    seen = _SHORT_LEN + _NUM_CALIBRATED // 2
     context_ms = max(0.0, (long_ms - one_ms) / (_LONG_LEN - _SHORT_LEN) * 1e3)
-    seen = _SHORT_LEN + _NUM_CALIBRATED / 2
-    pass_overhead = max(0.0, one_ms - bare.pass_of(1, 1) - seen * context_ms / 1e3)
-    rest_ms = several_ms - bare.pass_of(_NUM_AT_ONCE, 1) - pass_overhead - _NUM_AT_ONCE * seen * context_ms / 1e3
-    return Times(
-        passes,
-        pass_overhead_ms=pass_overhead,
-        work_overhead_ms=max(0.0, rest_ms / _NUM_AT_ONCE),
-        context_ms=context_ms,
-        level_ms=level_ms,
-        hop_ms=bare.hop_ms,
-        request_ms=verdict_ms,  # of the order of a verdict
-        verdict_ms=verdict_ms,
+    bare = replace(
+        bare, context_ms=context_ms, verdict_ms=verdict_ms, request_ms=verdict_ms
+    )  # of the order of a verdict
+    pass_overhead = max(0.0, one_ms - bare.pass_of(Rows(1, num_seen=seen)))
+    rest_ms = several_ms - pass_overhead - bare.pass_of(Rows(_NUM_AT_ONCE, num_seen=_NUM_AT_ONCE * seen))
+    work_overhead = max(0.0, rest_ms / _NUM_AT_ONCE)
+    around_ms = pass_overhead + work_overhead + 2 * bare.hop_ms + bare.request_ms + bare.verdict_ms
+    prompt_ms = rising(
+        [(length, max(await _first_token_ms(asking, length, way) - around_ms, 0.1)) for length in _PROMPT_LENS]
     )
+    times = replace(bare, pass_overhead_ms=pass_overhead, work_overhead_ms=work_overhead, prompt_ms=prompt_ms)
+    return replace(times, prompt_context_ms=await _prompt_context_ms(asking, times, way))
+
+
+async def _prompt_context_ms(asking: Asking, times: Times, way: Way) -> float:
+    """From a long prompt, which is read in chunks: what is not explained by their rows."""
+    found_ms = await _first_token_ms(asking, _LONG_LEN, way)
+    [served] = Simulation(FleetShape(), times).run([Arrival(0.0, _LONG_LEN, 1, LONG)])
+    chunk = FleetShape().max_num_chunk_tokens
+    num_seen = sum(min(chunk, _LONG_LEN - start) * start for start in range(0, _LONG_LEN, chunk))
+    return max(0.0, (found_ms - served.first_token_s * 1e3) / num_seen * 1e3)
+
+
+async def _first_token_ms(asking: Asking, length: int, way: Way) -> float:
+    """Of a prompt of so many tokens that comes alone, the median."""
+    found = []
+    for _ in range(_NUM_PROMPTS):
+        [served] = await asking.open_loop([Arrival(0.0, length, 1, LONG)], way)
+        found.append(served.first_token_s * 1e3)
+    return statistics.median(found)
 
 
 async def _gap_ms(asking: Asking, prompt: int, num_at_once: int, way: Way) -> float:
@@ -160,12 +181,6 @@ async def _gap_ms(asking: Asking, prompt: int, num_at_once: int, way: Way) -> fl
     arrivals = [Arrival(0.0, length, _NUM_CALIBRATED, prompt)] * num_at_once
     served = await asking.open_loop(arrivals, way)
     return statistics.median(gap for each in served for gap in each.gaps_s) * 1e3
-
-
-def _cpu_s(pid: int | None) -> float:
-    """Processor time of a process and its threads so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS_PER_S
 
 
 def speculation_of(usages: list[Usage]) -> Speculation | None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import statistics
 import sys
 import tempfile
@@ -28,12 +27,12 @@ from typing import Any
 
 import grpc
 
+from benchmarks.processor_time import cpu_s
 from benchmarks.served import served
 from specgrove.v1 import router_pb2, router_pb2_grpc
 
 _WAYS = ("incremental", "drafted")
 _PROMPT = "Tell me about trees."
-_CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +75,6 @@ def suite(root: Path, folder: Path, pass_ms: float) -> Iterator[tuple[str, int]]
         yield router, processes[-1].pid
 
 
-def _cpu_s(pid: int) -> float:
-    """Processor time of a process and all its threads so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS_PER_S
-
-
 async def _run(stub: Any, load: Load) -> int:
     """Verdicts."""
     is_incremental = load.way == "incremental"
@@ -110,11 +103,11 @@ async def measured(address: str, pid: int, load: Load) -> Cost:
     """One round."""
     async with grpc.aio.insecure_channel(address) as channel:
         stub = router_pb2_grpc.RouterServiceStub(channel)
-        started_cpu_s, started_s = _cpu_s(pid), time.perf_counter()
+        started_cpu_s, started_s = cpu_s(pid), time.perf_counter()
         num_verdicts = await _run(stub, load)
         elapsed_s = time.perf_counter() - started_s
         await asyncio.sleep(0.1)  # sessions are closed in the background
-        return Cost((_cpu_s(pid) - started_cpu_s) / num_verdicts * 1e6, num_verdicts / elapsed_s)
+        return Cost((cpu_s(pid) - started_cpu_s) / num_verdicts * 1e6, num_verdicts / elapsed_s)
 
 
 @contextlib.asynccontextmanager

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import math
-import os
 import statistics
 import sys
 import time
@@ -25,6 +23,7 @@ from pathlib import Path
 
 from benchmarks.contestants import OverGrpc
 from benchmarks.host import conditions
+from benchmarks.processor_time import descendants_cpu_s
 from benchmarks.prompts import load_prompts
 from benchmarks.serving import suite_config
 from specgrove.client import AsyncClient
@@ -74,22 +73,6 @@ def _spread(ratios: Sequence[float]) -> str:
     return f"{median:.3f} ± {error:.3f} ({low:.3f} to {high:.3f})"
 
 
-def _cpu_s() -> float:
-    """Processor time of the services so far: all processes that descend from this one."""
-    parents: dict[int, tuple[int, float]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            fields = path.read_text().rpartition(")")[2].split()
-            parents[int(path.parent.name)] = (
-                int(fields[1]),
-                (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"),
-            )
-    family = {os.getpid()}
-    while more := {pid for pid, (parent, _) in parents.items() if parent in family} - family:
-        family |= more
-    return sum(parents[pid][1] for pid in family - {os.getpid()})
-
-
 def paired_rounds(
     speculative: OverGrpc,
     incremental: OverGrpc,
@@ -104,10 +87,10 @@ def paired_rounds(
         order = (True, False) if number % 2 else (False, True)
         for is_speculative in order:
             contestant = speculative if is_speculative else incremental
-            started_s, cpu_s = time.perf_counter(), _cpu_s()
+            started_s, cpu_s = time.perf_counter(), descendants_cpu_s()
             num_tokens = contestant.run(group, max_tokens)
             rates[is_speculative].append(num_tokens / (time.perf_counter() - started_s))
-            cpu_per_token_s[is_speculative].append((_cpu_s() - cpu_s) / num_tokens)
+            cpu_per_token_s[is_speculative].append((descendants_cpu_s() - cpu_s) / num_tokens)
         progress(f"batch {len(group)}, round {number + 1} of {len(groups)}: {rates[True][-1] / rates[False][-1]:.3f}")
     _, tokens_per_step = speculative.steps()
     return PairedRounds(

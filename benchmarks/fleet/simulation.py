@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from benchmarks.fleet.times import Times
+from benchmarks.fleet.times import Rows, Times
 from benchmarks.fleet.workload import Arrival, Served
 
 ENDLESS = 1 << 30
@@ -187,7 +187,7 @@ class Simulation:
         chunk_budget, tree_budget = self._shape.max_num_chunk_tokens, self._shape.max_num_tree_rows
         parts: list[tuple[_Session, int]] = []
         left: deque[_Session] = deque()
-        num_rows = num_seen = 0
+        pass_rows = Rows()
         for session in llm.ready:
             chunk = min(session.num_prompt_left, chunk_budget)
             rows = 1 + nodes if session.has_tree else 1
@@ -196,15 +196,18 @@ class Simulation:
                 left.append(session)
                 continue
             chunk_budget -= chunk
-            # A prompt's last row is asked for the first token; it is no row of its own.
-            own_rows = chunk if chunk else rows
             tree_budget -= rows if is_whole else 0
-            num_rows += own_rows
-            num_seen += own_rows * session.context_len
+            pass_rows.num_works += 1
+            if chunk:
+                pass_rows.num_of_prompts += chunk
+                pass_rows.num_seen_by_prompts += chunk * session.context_len
+            else:
+                pass_rows.num_asked += rows
+                pass_rows.num_seen += rows * session.context_len
             parts.append((session, chunk))
         llm.ready = left
         llm.is_busy = True
-        ms = self._times.pass_of(num_rows, len(parts), num_seen)
+        ms = self._times.pass_of(pass_rows)
         llm.busy_s += ms / 1e3
         self._at(self._now_s + ms / 1e3, partial(self._end_pass, llm, parts))
 

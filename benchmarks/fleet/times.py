@@ -9,19 +9,38 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+_CURVES = ("pass_ms", "prompt_ms", "level_ms")
+
+
+@dataclass(slots=True)
+class Rows:
+    """What one pass computes: rows that are asked for a token, those of prompts, and the sessions that they are of."""
+
+    num_asked: int = 0
+    num_of_prompts: int = 0
+    num_works: int = 0
+    num_seen: int = 0
+    """Tokens that rows see which are asked, in all."""
+    num_seen_by_prompts: int = 0
+
 
 @dataclass(frozen=True, slots=True)
 class Times:
     """What things take on one machine, with one pair of models."""
 
     pass_ms: tuple[tuple[int, float], ...]
-    """(rows, ms) of the LLM's passes, rising: between two points in proportion, beyond the last one in its proportion."""
+    """(rows, ms) of the LLM's passes, rising: between two points in proportion, beyond the last one in its proportion. Each row is asked
+    for a token."""
+    prompt_ms: tuple[tuple[int, float], ...] | None = None
+    """The same of a prompt's rows, of which only the last one is asked; ``None``: they take as much."""
     pass_overhead_ms: float = 0.0
     """Of a pass, what is not the model: planning, acceptance, messages."""
     work_overhead_ms: float = 0.0
     """The same for each session in it."""
     context_ms: float = 0.0
-    """Of a row, for each 1,000 tokens that it sees."""
+    """Of a row that is asked, for each 1,000 tokens that it sees."""
+    prompt_context_ms: float = 0.0
+    """Of a prompt's row, for each 1,000 tokens before its chunk."""
     level_ms: tuple[tuple[int, float], ...] = ((1, 0.0),)
     """(rows, ms) of an SSM's pass over one level."""
     hop_ms: float = 0.0
@@ -32,15 +51,21 @@ class Times:
     """The same for a verdict."""
 
     def __post_init__(self) -> None:
-        for name, points in (("pass_ms", self.pass_ms), ("level_ms", self.level_ms)):
+        for name in _CURVES:
+            points = getattr(self, name) if getattr(self, name) is not None else ((1, 0.0),)
             rows = [row for row, _ in points]
             if not points or rows != sorted(set(rows)) or rows[0] < 1:
                 raise ValueError(f"{name} must be (rows, ms) pairs with rising rows from 1 on, got {list(points)}")
 
-    def pass_of(self, num_rows: int, num_works: int, num_seen: int = 0) -> float:
-        """A pass of so many rows for so many sessions; ``num_seen``: tokens that its rows see, in all."""
-        own = self.pass_overhead_ms + num_works * self.work_overhead_ms
-        return _at(self.pass_ms, num_rows) + own + num_seen * self.context_ms / 1e3
+    def pass_of(self, rows: Rows) -> float:
+        """One pass."""
+        own = self.pass_overhead_ms + rows.num_works * self.work_overhead_ms
+        seen = (rows.num_seen * self.context_ms + rows.num_seen_by_prompts * self.prompt_context_ms) / 1e3
+        if not rows.num_of_prompts:
+            return own + seen + _at(self.pass_ms, rows.num_asked)
+        # A prompt's last row is one that is asked: what others cost comes on top.
+        others = _at(self.pass_ms, rows.num_asked + 1) - _at(self.pass_ms, 1)
+        return own + seen + _at(self.prompt_ms or self.pass_ms, rows.num_of_prompts) + others
 
     def level_of(self, num_rows: int) -> float:
         """An SSM's pass of so many rows."""
@@ -60,7 +85,7 @@ class Times:
         if "pass_ms" not in found:
             raise ValueError(f"{path}: pass_ms is missing: (rows, ms) pairs of the LLM's passes")
         values: dict[str, Any] = {
-            name: _pairs(value) if name in ("pass_ms", "level_ms") else value for name, value in found.items()
+            name: _pairs(value) if name in _CURVES and value is not None else value for name, value in found.items()
         }
         return Times(**values)
 

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.fleet.__main__ import main
 from benchmarks.fleet.simulation import FleetShape, Simulation, Speculation
-from benchmarks.fleet.times import Times, rising
-from benchmarks.fleet.workload import Arrival, Outcome, Served, Workload, quantile
+from benchmarks.fleet.times import Rows, Times, rising
+from benchmarks.fleet.workload import Arrival, Outcome, Served, Workload
 from benchmarks.load import Way, _prompts, speculation_of
 from specgrove.client.output import Usage
 
@@ -120,23 +120,31 @@ def test_outcomes() -> None:
     arrival = Arrival(1.0, 5, 3, 0)
     outcome = Outcome.of([Served(arrival, (1.5, 1.6, 1.8)), Served(arrival, (3.0, 3.0, 3.0))], 1.0, 0.2)
     assert outcome.tokens_per_s == pytest.approx(3.0)
-    assert outcome.first_token_ms == pytest.approx((2000.0, 2000.0, 2000.0))
+    assert outcome.first_token_ms == pytest.approx((500.0, 2000.0, 2000.0))
     assert outcome.goodput == 0.5
-    assert quantile([3, 1, 2], 0.5) == 2
-    assert quantile([], 0.5) == 0
 
 
 def test_between_measured_points_times_are_in_proportion() -> None:
     times = Times(((2, 10.0), (4, 14.0), (8, 30.0)))
-    assert [times.pass_of(rows, 0) for rows in (1, 2, 3, 6, 16)] == [10.0, 10.0, 12.0, 22.0, 60.0]
+    assert [times.pass_of(Rows(rows)) for rows in (1, 2, 3, 6, 16)] == [10.0, 10.0, 12.0, 22.0, 60.0]
     assert rising([(4, 9.0), (1, 10.0)]) == ((1, 10.0), (4, 10.0))
+
+
+def test_prompts_rows_may_take_less_and_what_rows_see_counts() -> None:
+    times = Times(((1, 10.0), (9, 18.0)), prompt_ms=((1, 10.0), (101, 60.0)), context_ms=100.0, prompt_context_ms=10.0)
+    # A chunk of 101 tokens behind 1,000, beside two rows that see 10 tokens each.
+    rows = Rows(num_asked=2, num_of_prompts=101, num_works=3, num_seen=20, num_seen_by_prompts=101_000)
+    assert times.pass_of(rows) == pytest.approx(60.0 + 2.0 + 2.0 + 1010.0)
+    # The first token of a prompt alone, then a row that sees the prompt and one token.
+    assert run([Arrival(0.0, 101, 2, 0)], times) == [[60.0, 60.0 + 10.0 + 10.2]]
 
 
 def test_times_are_read_as_they_were_written(tmp_path: Path) -> None:
     path = tmp_path / "times.json"
-    times = Times(((1, 10.0), (8, 20.0)), hop_ms=0.5, level_ms=((1, 2.0),))
-    times.write(path)
-    assert Times.read(path) == times
+    for prompt_ms in (None, ((1, 9.0), (64, 50.0))):
+        times = Times(((1, 10.0), (8, 20.0)), prompt_ms, hop_ms=0.5, level_ms=((1, 2.0),))
+        times.write(path)
+        assert Times.read(path) == times
     for content, complaint in (
         ("{", "is no JSON"),
         ("[]", "no object"),

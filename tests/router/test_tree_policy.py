@@ -10,7 +10,6 @@ from collections.abc import Callable
 import pytest
 
 from router.config import TreeConfig
-from router.exploration import Exploration
 from router.measurements import LevelTime, Measurements, ReplicaLoad, RunningMean
 from router.tree_policy import policy_for
 from specgrove.loop.output import CommittedToken, ProposedTree, Step, VerifiedTree
@@ -227,30 +226,6 @@ def test_what_requests_without_speculation_take_is_learnt_too() -> None:
         without.observe(step)
     assert suite.times.ms(1) == pytest.approx(12.0)
     assert suite.measurements.costs(1).without_ms.mean == pytest.approx(0.5)
-
-
-def test_the_budget_is_a_share_of_decoding_and_is_not_saved_up_for_long() -> None:
-    exploration = Exploration()
-    assert not exploration.is_affordable
-    exploration.earn(1000, 10)
-    exploration.spend(2.9)
-    assert exploration.is_affordable
-    exploration.spend(0.2)
-    assert not exploration.is_affordable
-    exploration.earn(10**9, 10)
-    exploration.spend(50)
-    assert not exploration.is_affordable
-
-
-def test_half_a_minute_of_decoding_pays_for_any_trial() -> None:
-    """Drafters that read a prompt of 6,000 tokens for one trial ended all others for five minutes."""
-    exploration = Exploration()
-    exploration.earn(10**9, 10)
-    exploration.spend(900)
-    exploration.earn(29_999, 10)
-    assert not exploration.is_affordable
-    exploration.earn(2, 10)
-    assert exploration.is_affordable
 
 
 def test_a_level_is_timed_by_the_levels_that_were_drafted() -> None:
