@@ -17,6 +17,7 @@ from specgrove.client.answers import completion_of
 from specgrove.client.output import Completion
 from specgrove.client.retries import RetryPolicy
 from specgrove.loop.request import SpeculationOptions
+from specgrove.ranges import MAX_STOP_TEXT_LEN
 from specgrove.suite.processes import Suite, SuiteConfig, is_serving
 from tests.end_to_end.conftest import ALWAYS_DRAFT
 from tests.waiting import wait_until
@@ -26,13 +27,16 @@ DRAFTING = SpeculationOptions(ssms=("lookup",), max_num_nodes=4, max_depth=3)
 SAMPLED = {"temperature": 1.0, "seed": 7}
 # Enough tries for a router that is started again on a busy machine.
 PATIENT = RetryPolicy(max_num_retries=1000, max_delay_s=0.5)
-STRUCTURE = "([a-z]{3} ){15}end"
+STRUCTURE = "([a-z]{3} ){30}end"
+# Nearly all that the model has room for: the longer an output is, the surer its router dies before its end.
+NUM_TOKENS = 210
+NUM_TRIES = 20
 ASKED: dict[str, dict[str, Any]] = {
     "greedy": {"ignore_eos": True, "seed": 1},
     "sampled": {**SAMPLED, "ignore_eos": True},
     "penalties": {
         **SAMPLED, "ignore_eos": True, "repetition_penalty": 1.4, "presence_penalty": 0.5, "frequency_penalty": 0.8,
-        "min_tokens": 70,
+        "min_tokens": 120,
     },
     "log-probabilities": {**SAMPLED, "ignore_eos": True, "num_log_probs": 3, "num_prompt_log_probs": 1},
     "a structure": {**SAMPLED, "regex": STRUCTURE},
@@ -61,7 +65,7 @@ def kill(suite: Suite, router: str) -> None:
 
 def cut_off(suite: Suite, num_chunks: int, **params: Any) -> Completion:
     """The output of a client whose router is killed after some chunks with tokens. One that was quicker than the signal is asked anew."""
-    while True:
+    for _ in range(NUM_TRIES):
         wait_until(lambda: all(is_serving(address) for address in suite.router_addresses))
         with Client(suite.router_addresses, retry=PATIENT) as client:
             chunks, num_seen = [], 0
@@ -73,6 +77,7 @@ def cut_off(suite: Suite, num_chunks: int, **params: Any) -> Completion:
         completion = completion_of(chunks)
         if completion.usage.num_resumed_tokens > 0:
             return completion
+    raise AssertionError(f"{NUM_TRIES} outputs were complete before their router was dead")
 
 
 def same(completion: Completion, expected: Completion) -> None:
@@ -89,7 +94,7 @@ def same(completion: Completion, expected: Completion) -> None:
 
 @pytest.mark.parametrize("name", ASKED)
 def test_the_other_router_goes_on(pair: Suite, name: str) -> None:
-    params = {"max_tokens": 90, "speculation": DRAFTING, **ASKED[name]}
+    params = {"max_tokens": NUM_TOKENS, "speculation": DRAFTING, **ASKED[name]}
     with Client(pair.router_addresses[1]) as client:
         expected = client.complete(PROMPT, **params)
     same(cut_off(pair, 5, **params), expected)
@@ -98,20 +103,25 @@ def test_the_other_router_goes_on(pair: Suite, name: str) -> None:
 
 
 def test_a_stop_text_spans_the_seam(pair: Suite) -> None:
-    params: dict[str, Any] = {"max_tokens": 90, **SAMPLED, "ignore_eos": True}
+    params: dict[str, Any] = {"max_tokens": NUM_TOKENS, **SAMPLED, "ignore_eos": True}
     incremental = SpeculationOptions(disabled=True)
     with Client(pair.router_addresses[1]) as client:
         whole = client.complete(PROMPT, speculation=incremental, **params)
-        # Chosen so that the text of several tokens, the 5th to the 12th, completes it: the client has a part of them.
-        stop = "".join(token.text for token in whole.tokens[4:12])
+        # It begins with the third token and ends far behind the fifth chunk: the client has a part of it, and the router is dead in time.
+        num_tokens = max(
+            end
+            for end in range(3, NUM_TOKENS)
+            if len("".join(token.text for token in whole.tokens[2:end])) <= MAX_STOP_TEXT_LEN
+        )
+        stop = "".join(token.text for token in whole.tokens[2:num_tokens])
         expected = client.complete(PROMPT, stop=stop, speculation=incremental, **params)
     assert expected.stop_reason == stop
-    assert len(expected.tokens) == 12
-    same(cut_off(pair, 3, stop=stop, speculation=incremental, **params), expected)
+    assert 100 < len(expected.tokens) <= num_tokens
+    same(cut_off(pair, 5, stop=stop, speculation=incremental, **params), expected)
 
 
 def test_many_clients_go_on_through_kills_of_both_routers(pair: Suite) -> None:
-    params: dict[str, Any] = {"max_tokens": 120, **SAMPLED, "ignore_eos": True, "speculation": DRAFTING}
+    params: dict[str, Any] = {"max_tokens": NUM_TOKENS, **SAMPLED, "ignore_eos": True, "speculation": DRAFTING}
     prompts = [(number, *PROMPT) for number in range(1, 7)]
 
     async def outputs(*, kills: bool) -> list[Completion]:
