@@ -63,6 +63,7 @@ def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
         logs_requests=given.log_requests,
         server_tls=tls,
         services_tls=to_services,
+        describes_itself=given.reflection == "on",
         local_address=given.local_address,
         health_address=given.health_address,
         has_vllm_engine_api=given.vllm_engine_api,
@@ -79,6 +80,7 @@ def _http_of(given: argparse.Namespace) -> HttpConfig | None:
         given.tool_call_format,
         recommends_sampling=given.generation_config == "auto",
         has_page=given.http_chat_page == "auto",
+        has_metrics=given.http_metrics == "on",
     )
 
 

@@ -106,6 +106,7 @@ class RouterApp:
             tls=config.server_tls,
             keys=config.api_keys,
             local_address=config.local_address,
+            has_reflection=config.describes_itself,
         )
         self._page = None if config.http is None else _chat_page(config, config.http, self.server)
         self.http: HttpServer | None = None
@@ -220,10 +221,13 @@ class RouterApp:
                 config.max_request_bytes,
                 config.reader_timeout_s,
                 config.api_keys,
+                servicer.key_limits.headers,
                 http.origins,
                 recommends_sampling=http.recommends_sampling,
+                describes_itself=config.describes_itself,
             )
-            app = make_app(calls, settings, servicer.version, metrics, response_counts, self._page)
+            shown = metrics if http.has_metrics else None
+            app = make_app(calls, settings, servicer.version, shown, response_counts, self._page)
             self.http = HttpServer(http.address, app, config.server_tls)
         if config.metrics.address is not None:
             self.metrics_http = HttpServer(config.metrics.address, metrics, None, "metrics")
@@ -234,6 +238,7 @@ class RouterApp:
         sources = (
             self.admission.readings,
             self._servicer.request_counts.readings,
+            self._servicer.key_limits.readings,
             self._servicer.speculation_counts.readings,
             self._servicer.calibration.readings,
             self._servicer.pauses.readings,

@@ -34,6 +34,8 @@ class HttpConfig:
     recommends_sampling: bool = True
     # Whether `/` is the chat page, where Gradio is installed.
     has_page: bool = True
+    # Whether there is ``/metrics``, for whoever may ask.
+    has_metrics: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ class RouterConfig:
     services_tls: TlsFiles | None = None
     # Whoever asks needs one of them, by gRPC and HTTP; None: nobody does.
     api_keys: ApiKeys | None = None
+    # Whether the APIs tell what they have: gRPC's reflection, and HTTP's ``/docs`` and ``/openapi.json``.
+    describes_itself: bool = True
     # A second address, without encryption and keys, for clients and health checks of this machine.
     local_address: str | None = None
     # One for health checks alone.

@@ -16,6 +16,7 @@ from router import request_trace
 from router.admission import Admission
 from router.config import TreeConfig
 from router.cutoff import Cutoff
+from router.key_limits import KeyLimits
 from router.llm_replicas import LlmPool
 from router.measurements import Measurements
 from router.output_messages import OutputMessages
@@ -38,6 +39,7 @@ from specgrove.loop.output import Step
 from specgrove.loop.speculation import Session
 from specgrove.loop.told import HiddenRoom
 from specgrove.ranges import MIN_TEMPERATURE
+from specgrove.serving.api_keys import ASKING_KEY
 from specgrove.telemetry.logs import mark_lines
 from specgrove.telemetry.tracing import NO_TRACING, Span, Tracing
 from specgrove.tokenizer import Tokenizer
@@ -82,6 +84,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         self.calibration = self._measurements.calibration
         self.pauses = self._measurements.pauses
         self.hidden_room = HiddenRoom()
+        self.key_limits = KeyLimits()
         self.request_counts = RequestCounts()
         self.speculation_counts = SpeculationCounts()
         self.replica_stats = ReplicaStats(llms, ssms)
@@ -110,7 +113,11 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                     check_fields(request, model, self._ssms.all_ssms)
                 if span.is_recording:
                     span.set(request_trace.parameters(request))
-                async with self._admission.permit(_connection_of(context), _num_tokens_about(request)):
+                num_tokens = _num_tokens_about(request)
+                async with (
+                    self.key_limits.using(ASKING_KEY.get(), num_tokens) as key_use,
+                    self._admission.permit(_connection_of(context), num_tokens),
+                ):
                     counted.let_in()
                     with self._cutoff.bounding():
                         checked = await checked_request(
@@ -124,6 +131,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                         )
                     num_prompt_tokens = len(checked.request.prompt_token_ids)
                     counted.add_prompt(num_prompt_tokens)
+                    key_use.read_prompt(num_prompt_tokens)
                     output = OutputMessages(checked, model.tokenizer, arrived_s)
                     with RequestLog(session_id, num_prompt_tokens, arrived_s) as log:
                         if (only := await output.of_resumed()) is not None:
@@ -138,6 +146,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                                 response = self._response_to(step, output, session_id, model, span)
                                 log.add(response)
                                 counted.add(response)
+                                key_use.add_output(len(response.tokens))
                                 yield response
 
     async def GetModelInfo(  # noqa: N802
@@ -163,7 +172,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         self, request: router_pb2.TokenizeRequest, context: Any
     ) -> router_pb2.TokenizeResponse:
         """Token ids of text or chat."""
-        async with self._text_admission.permit():
+        async with self.key_limits.using(ASKING_KEY.get()), self._text_admission.permit():
             token_ids = await checked_tokenize(request, self.served_model(), self._text_work)
         return router_pb2.TokenizeResponse(token_ids=token_ids)
 
@@ -174,7 +183,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         model = self.served_model()
         token_ids = checked_detokenize(request, model)
         decode = functools.partial(Tokenizer.decode, ids=token_ids, keep_special_tokens=request.keep_special_tokens)
-        async with self._text_admission.permit():
+        async with self.key_limits.using(ASKING_KEY.get()), self._text_admission.permit():
             text = await self._text_work.run(model.tokenizer, len(token_ids) * _BYTES_PER_TOKEN, decode)
         return router_pb2.DetokenizeResponse(text=text)
 

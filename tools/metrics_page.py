@@ -17,6 +17,7 @@ MODULES = {
     "Router": (
         "router.admission",
         "router.request_counts",
+        "router.key_limits",
         "router.speculation_counts",
         "router.calibration",
         "router.ssm_pauses",

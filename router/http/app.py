@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +43,10 @@ from router.http.responses.format import ResponsesFormat
 from router.http.responses.models import ResponsesAnswer
 from router.http.tool_calls import FORCED
 from router.http.trace_headers import TraceHeaders
+from router.key_limits import RATE_LIMIT_HEADERS
 from specgrove.errors import InternalError, SpecGroveError
 from specgrove.serving.api_keys import ApiKeys
+from specgrove.serving.key_file import ApiKey
 from specgrove.v1 import router_pb2
 
 logger = logging.getLogger(__name__)
@@ -61,25 +63,28 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
 class ApiSettings:
     """What is taken of clients, and from whom. Without ``keys`` everybody may ask; browsers only from pages of ``origins``.
 
-    ``recommends_sampling``: parameters that are left out have the values that the model recommends.
+    ``key_headers`` are those of an answer that tell what is left to a key. ``recommends_sampling``: parameters that are left out have the
+    values that the model recommends. ``describes_itself``: there are ``/docs`` and ``/openapi.json``.
     """
 
     max_body_bytes: int
     write_timeout_s: float | None = None
     keys: ApiKeys | None = None
+    key_headers: Callable[[ApiKey], Mapping[str, str]] = lambda key: {}
     origins: tuple[str, ...] = ()
     recommends_sampling: bool = True
+    describes_itself: bool = True
 
 
 def make_app(
     calls: RouterCalls,
     settings: ApiSettings,
     version: str,
-    metrics: ASGIApp,
+    metrics: ASGIApp | None,
     response_counts: ResponseCounts,
     page: ChatPage | None = None,
 ) -> FastAPI:
-    """The application for a server. ``metrics`` answers ``/metrics``; responses are counted in ``response_counts``.
+    """The application for a server. ``metrics`` answers ``/metrics``, if anything does; responses are counted in ``response_counts``.
 
     With ``page`` there is a chat page at ``/``.
     """
@@ -88,6 +93,8 @@ def make_app(
         version=version,
         description="Text from a large language model, in the form of OpenAI's API.",
         redoc_url=None,
+        docs_url="/docs" if settings.describes_itself else None,
+        openapi_url="/openapi.json" if settings.describes_itself else None,
         responses={
             "4XX": {"model": models.ErrorAnswer, "description": "The request is wrong, or comes too early."},
             "5XX": {"model": models.ErrorAnswer, "description": "The router can't serve it."},
@@ -95,7 +102,8 @@ def make_app(
     )
     app.include_router(_generating(calls, settings))
     app.include_router(informing_endpoints(calls, version))
-    app.add_route("/metrics", metrics, methods=["GET"])  # type: ignore[arg-type]  # it takes applications, too
+    if metrics is not None:
+        app.add_route("/metrics", metrics, methods=["GET"])  # type: ignore[arg-type]  # it takes applications, too
     _handle_errors(app)
     api_paths = {route.path for route in iter_route_contexts(app.routes) if route.path is not None}
     if page is not None:
@@ -104,14 +112,14 @@ def make_app(
     app.add_middleware(BodyLimit, max_num_bytes=settings.max_body_bytes)
     if settings.keys is not None:
         is_page = functools.partial(_is_page, api_paths=api_paths) if page is not None else _never
-        app.add_middleware(KeyCheck, keys=settings.keys, is_page=is_page)
+        app.add_middleware(KeyCheck, keys=settings.keys, is_page=is_page, headers_of=settings.key_headers)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.origins,
             allow_methods=("GET", "POST"),
             allow_headers=("*",),
-            expose_headers=("retry-after", "retry-after-ms"),
+            expose_headers=("retry-after", "retry-after-ms", *RATE_LIMIT_HEADERS),
         )
     app.add_middleware(ResponseCounting, counts=response_counts)
     return app

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.http.errors import failure_of
 from specgrove.errors import UnauthorizedError
-from specgrove.serving.api_keys import ApiKeys
+from specgrove.serving.api_keys import ASKING_KEY, ApiKeys
+from specgrove.serving.key_file import ApiKey
 
 # For probes, and for people who look.
 _OPEN_PATHS = ("/health", "/docs", "/openapi.json")
@@ -25,13 +26,21 @@ _ASK_FOR_PASSWORD = {
 
 
 class KeyCheck:
-    """Middleware that lets requests pass that carry a key."""
+    """Middleware that lets requests pass that carry a key. They find it in ``ASKING_KEY``."""
 
-    def __init__(self, app: ASGIApp, *, keys: ApiKeys, is_page: Callable[[str], bool]) -> None:
-        """``is_page`` says whether a path is the chat page's."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keys: ApiKeys,
+        is_page: Callable[[str], bool],
+        headers_of: Callable[[ApiKey], Mapping[str, str]],
+    ) -> None:
+        """``is_page`` says whether a path is the chat page's. ``headers_of`` are those of every answer to a key."""
         self._app = app
         self._is_page = is_page
         self._keys = keys
+        self._headers_of = headers_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers others with 401."""
@@ -41,13 +50,20 @@ class KeyCheck:
         authorization = Headers(scope=scope).get("authorization")
         # A browser sends passwords along with whatever any site's page asks of the API, so there they don't count.
         is_page = self._is_page(scope["path"])
-        problem = self._keys.problem(_as_bearer(authorization) if is_page else authorization)
-        if problem is None:
-            await self._app(scope, receive, send)
-        elif is_page:
-            await PlainTextResponse(problem, 401, _ASK_FOR_PASSWORD)(scope, receive, send)
-        else:
-            await failure_of(UnauthorizedError(problem)).response()(scope, receive, send)
+        try:
+            key = self._keys.key_of(_as_bearer(authorization) if is_page else authorization)
+        except UnauthorizedError as error:
+            refusal = PlainTextResponse(str(error), 401, _ASK_FOR_PASSWORD) if is_page else failure_of(error).response()
+            await refusal(scope, receive, send)
+            return
+        ASKING_KEY.set(key)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(self._headers_of(key))
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
 
 
 def _as_bearer(authorization: str | None) -> str | None:

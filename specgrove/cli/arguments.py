@@ -11,6 +11,7 @@ from specgrove.addresses import checked_address
 from specgrove.cli.batch_arguments import add_batch
 from specgrove.cli.doctor_arguments import add_completion, add_doctor
 from specgrove.cli.flexflow_arguments import add_spec_infer
+from specgrove.cli.key_arguments import add_key
 from specgrove.cli.measuring_arguments import add_bench, add_eval
 from specgrove.cli.option_groups import (
     MORE_SETTINGS,
@@ -108,6 +109,7 @@ def parser() -> argparse.ArgumentParser:
     add_eval(commands)
     add_spec_infer(commands)
     add_doctor(commands)
+    add_key(commands)
     add_completion(commands)
     add_top(commands)
     return top

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from specgrove.client import Client
 from specgrove.errors import UnauthorizedError, UnavailableError
-from specgrove.serving.api_keys import read_keys
+from specgrove.serving.key_file import first_key
 from specgrove.serving.status import connection_cause, is_cut_off, is_not_connected
 from specgrove.serving.tls import TlsFiles
 from specgrove.settings import flags_given
@@ -104,4 +104,4 @@ def client_of(arguments: argparse.Namespace) -> Client:
 
 def api_key_of(arguments: argparse.Namespace) -> str | None:
     """The key that goes with requests: the first of the file, where one is given. Raises ``ValueError``."""
-    return None if arguments.api_key_file is None else read_keys(arguments.api_key_file)[0]
+    return None if arguments.api_key_file is None else first_key(arguments.api_key_file)

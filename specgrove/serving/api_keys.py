@@ -1,66 +1,71 @@
 """API keys: who may ask. Read by the router from a file, and by commands before they load models.
 
-Invariant: what is kept, shown or logged of a key is its digest at most.
+Invariant: what is kept, shown or logged of a key is its name and its hash at most.
 """
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 
+from specgrove.errors import UnauthorizedError
+from specgrove.serving.key_file import ApiKey, hash_of, read_key_file
 from specgrove.serving.watched_files import WatchedFiles
 
+logger = logging.getLogger(__name__)
+
+ASKING_KEY: ContextVar[ApiKey | None] = ContextVar("asking_key", default=None)
+"""The key of the call that this task serves. None where none was asked for."""
+
 _SCHEME = "bearer"
-
-
-def read_keys(path: Path) -> tuple[str, ...]:
-    """A key per line; empty lines and those that begin with # are none. Raises ``ValueError`` where there is none."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: keys must be printable ASCII characters without spaces") from error
-    keys = tuple(line for line in lines if line and not line.startswith("#"))
-    if not keys:
-        raise ValueError(f"{path} holds no key; write one a line")
-    if not all(key.isascii() and key.isprintable() and " " not in key for key in keys):
-        raise ValueError(f"{path}: keys must be printable ASCII characters without spaces")
-    return keys
 
 
 class ApiKeys:
     """The keys that a server takes, by gRPC and HTTP alike, as ``authorization: Bearer KEY``."""
 
-    def __init__(self, keys: Sequence[str]) -> None:
-        digests = _digests(keys)
-        self._digests: Callable[[], Sequence[bytes]] = lambda: digests
+    def __init__(self, keys: Sequence[ApiKey]) -> None:
+        self._newest: Callable[[], Sequence[ApiKey]] = lambda: keys
+
+    @classmethod
+    def of_texts(cls, texts: Iterable[str]) -> ApiKeys:
+        """Keys without limits; they are named ``key-1`` and so on."""
+        return cls([ApiKey(f"key-{number}", hash_of(text)) for number, text in enumerate(texts, 1)])
 
     @classmethod
     def in_file(cls, path: Path) -> ApiKeys:
-        """Those that are in the file at the moment of each question. Raises ``ValueError`` as ``read_keys``."""
+        """Those that are in the file at the moment of each question. Raises ``ValueError`` as ``read_key_file``."""
+
+        def read() -> tuple[ApiKey, ...]:
+            keys = read_key_file(path)
+            if num_clear := sum(key.is_clear for key in keys):
+                logger.warning(
+                    "%s: %d of %d keys are in clear; `specgrove key --hash %s` writes the file with their hashes",
+                    path, num_clear, len(keys), path,
+                )  # fmt: skip
+            return keys
+
         found = cls(())
-        found._digests = WatchedFiles([path], lambda: _digests(read_keys(path))).newest
+        found._newest = WatchedFiles([path], read).newest
         return found
 
-    def problem(self, authorization: str | None) -> str | None:
-        """What is wrong with what a request carries, or ``None``. All keys are compared, in a time that doesn't tell what is right."""
+    def key_of(self, authorization: str | None) -> ApiKey:
+        """The key that a request carries. All keys are compared, in a time that does not tell what is right.
+
+        Raises ``UnauthorizedError``, which says what is wrong.
+        """
         if not authorization:
-            return "an API key is needed: send 'authorization: Bearer KEY'"
+            raise UnauthorizedError("an API key is needed: send 'authorization: Bearer KEY'")
         scheme, _, given = authorization.partition(" ")
-        digest = _digest(given.strip())
-        is_known = [hmac.compare_digest(digest, known) for known in self._digests()]
+        # Of one length for all, so that the comparison doesn't tell a key's.
+        given_hash, found = hash_of(given.strip()), None
+        for key in self._newest():
+            if hmac.compare_digest(given_hash, key.sha256):
+                found = key
         if scheme.lower() != _SCHEME:
-            return "an API key is needed in the form 'authorization: Bearer KEY'"
-        return None if any(is_known) else "the API key is none that is known here"
-
-
-def _digests(keys: Sequence[str]) -> list[bytes]:
-    return [_digest(key) for key in keys]
-
-
-def _digest(key: str) -> bytes:
-    # Of one length for all, so that the comparison doesn't tell a key's.
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+            raise UnauthorizedError("an API key is needed in the form 'authorization: Bearer KEY'")
+        if found is None:
+            raise UnauthorizedError("the API key is none that is known here")
+        return found

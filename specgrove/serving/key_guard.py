@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from specgrove.errors import UnauthorizedError
-from specgrove.serving.api_keys import ApiKeys
+from specgrove.serving.api_keys import ASKING_KEY, ApiKeys
 from specgrove.serving.call_guard import is_open
 from specgrove.serving.status import abort
 
@@ -18,7 +18,7 @@ _PROBES = ("/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferen
 
 
 class KeyGuard(grpc.aio.ServerInterceptor):
-    """Health checks and reflection need no key."""
+    """Health checks and reflection need no key. Calls are served by the task that passes here, so they find theirs in ``ASKING_KEY``."""
 
     def __init__(self, keys: ApiKeys) -> None:
         self._keys = keys
@@ -34,14 +34,17 @@ class KeyGuard(grpc.aio.ServerInterceptor):
             return await continuation(handler_call_details)
         metadata = dict(handler_call_details.invocation_metadata or ())
         given = metadata.get(_METADATA_KEY)
-        problem = self._keys.problem(given if isinstance(given, str) else None)
-        return await continuation(handler_call_details) if problem is None else _refusal(problem)
+        try:
+            ASKING_KEY.set(self._keys.key_of(given if isinstance(given, str) else None))
+        except UnauthorizedError as error:
+            return _refusal(error)
+        return await continuation(handler_call_details)
 
 
-def _refusal(problem: str) -> grpc.RpcMethodHandler[Any, Any]:
+def _refusal(error: UnauthorizedError) -> grpc.RpcMethodHandler[Any, Any]:
     """For every kind of method: it answers with a status alone, and the request stays the bytes that it is."""
 
     async def refuse(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        await abort(context, UnauthorizedError(problem))
+        await abort(context, error)
 
     return grpc.unary_unary_rpc_method_handler(refuse)

@@ -71,12 +71,13 @@ class Server:
         tls: TlsFiles | None = None,
         keys: ApiKeys | None = None,
         local_address: str | None = None,
+        has_reflection: bool = True,
     ) -> None:
         """``register`` adds the servicers; ``drain`` returns when the work in progress is done (default: when all calls are).
         Where that takes too long ``cut_off`` fails what is left, so that it ends by itself.
 
         With ``keys`` callers must have one. ``local_address`` is a second one, without encryption and keys: a unix socket for this
-        machine's own clients and health checks.
+        machine's own clients and health checks. ``has_reflection``: whoever asks is told which services and messages there are.
         """
         self.address = checked_address(address)
         self._local_address = local_address
@@ -88,6 +89,7 @@ class Server:
         self._limits = limits
         self._tls = tls
         self._keys = keys
+        self._has_reflection = has_reflection
         self._guard = CallGuard(limits.write_timeout_s, is_public=limits.is_public)
         self._servers: tuple[grpc.aio.Server, ...] = ()
 
@@ -130,8 +132,9 @@ class Server:
         )
         health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self.health), server)
         self._register(server)
-        names = (*self.health.service_names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
-        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+        if self._has_reflection:
+            names = (*self.health.service_names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+            reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
         try:
             if tls is None:
                 return server, server.add_insecure_port(address)

@@ -28,7 +28,8 @@ from specgrove.settings.values import (
 
 API_KEY_FILE = Setting(
     "api-key-file",
-    "file with API keys, one a line: whoever asks, by gRPC or HTTP, needs one, as 'authorization: Bearer KEY'",
+    "file with API keys as `specgrove key` writes them, one a line, with their limits: whoever asks, by gRPC or HTTP, needs one, as"
+    " 'authorization: Bearer KEY'; read anew when it changes",
     None,
     path,
     metavar="FILE",
@@ -140,6 +141,12 @@ ROUTER = (
     Setting("busy-wait-s", "how long a request waits for an LLM service without room", 10.0, seconds, metavar="S"),
     DRAIN,
     API_KEY_FILE,
+    Setting(
+        "reflection",
+        "whether the APIs describe themselves to whoever asks, without a key: gRPC's reflection, and HTTP's /docs and /openapi.json",
+        "on",
+        choices=("on", "off"),
+    ),
     *TLS,
     Setting(
         "services-tls-ca",
@@ -193,6 +200,12 @@ ROUTER = (
         "auto: `/` of the HTTP address is a page to chat with, where Gradio is installed; off: there is none",
         "auto",
         choices=("auto", "off"),
+    ),
+    Setting(
+        "http-metrics",
+        "whether the HTTP address has /metrics, for whoever may ask there; off: metrics are at --metrics-address alone",
+        "on",
+        choices=("on", "off"),
     ),
     Setting(
         "vllm-engine-api",

@@ -30,6 +30,8 @@ from specgrove.suite.supervisor import LogLine, ProcessSpec, Supervisor
 _END_TIMEOUT_S = 10.0
 _HEALTH_TIMEOUT_S = 1.0
 _HEALTH_INTERVAL_S = 0.1
+# Origins are of no use without the HTTP address.
+_OF_ONE_ROUTER = ("--http-address", "--http-allowed-origins", "--health-address")
 
 Progress = Callable[[tuple[str, ...]], None]
 """Called several times a second with the names of the services that are not ready yet."""
@@ -42,7 +44,8 @@ class SuiteConfig:
     Without ``ssms`` there is no SSM service, and decoding is incremental. ``address`` is the router's, ``host:port`` or
     ``unix:/path``; ``None`` takes a private unix socket. ``num_threads`` is given to both model services, which compute in
     turns; ``None`` takes all cores this process may use. LLM replicas share them.
-    Routers beyond the first have private unix sockets (``Suite.router_addresses``), and neither metrics nor HTTP.
+    Routers beyond the first have private unix sockets (``Suite.router_addresses``), and neither metrics, HTTP nor an address for
+    health checks.
     ``metrics_address`` is ``host:port`` of the router's metrics; the next ports are the SSM service's and the LLM services'.
     ``drain_timeout_s`` is the time that requests may go on after ``stop``. ``start_timeout_s`` is the time that all services may
     take to get ready; ``None``: as long as they are alive, since large models load for minutes. All other settings are given to
@@ -123,7 +126,8 @@ class Suite:
             **{name: f"unix:{self._socket_folder}/{name}.sock" for name in router_names(config.num_routers)},
         }
         self._addresses["router"] = config.address or self._addresses["router"]
-        is_guarded = bool({"--tls-certificate", "--api-key-file"} & set(config.router_arguments))
+        flags = {word.partition("=")[0] for word in config.router_arguments}
+        is_guarded = bool({"--tls-certificate", "--api-key-file"} & flags)
         second = f"unix:{self._socket_folder}/local.sock" if is_guarded else None
         self.local_address = second or self._addresses["router"]
         """The router's, for clients of this user on this machine; without encryption and keys."""
@@ -249,7 +253,7 @@ def process_specs(
     first_only = [] if local_address is None else ["--local-address", local_address]
     processes.append(("router", "router", [*router, *first_only, *config.router_arguments]))
     processes += [
-        (name, "router", [*router, *without_http(config.router_arguments)])
+        (name, "router", [*router, *without_own_addresses(config.router_arguments)])
         for name in router_names(config.num_routers)[1:]
     ]
     metrics = {name: ("--metrics-address", address) for name, address in config.metrics_addresses().items()}
@@ -259,11 +263,15 @@ def process_specs(
     )
 
 
-def without_http(arguments: Sequence[str]) -> list[str]:
-    """A router's arguments without the address of its HTTP API, which one process can have."""
-    places = [place for place, word in enumerate(arguments) if word == "--http-address"]
-    taken = {place + offset for place in places for offset in (0, 1)}
-    return [word for place, word in enumerate(arguments) if place not in taken]
+def without_own_addresses(arguments: Sequence[str]) -> list[str]:
+    """A router's arguments without the addresses that one process alone can have, and what goes with them; in one word or in two."""
+    kept, is_value = [], False
+    for word in arguments:
+        is_flag = not is_value and word.partition("=")[0] in _OF_ONE_ROUTER
+        if not (is_flag or is_value):
+            kept.append(word)
+        is_value = is_flag and "=" not in word
+    return kept
 
 
 def is_serving(address: str) -> bool:

@@ -20,7 +20,7 @@ from specgrove.models.folders.hub import ModelNotFoundError, check_named
 from specgrove.models.planning.demand import ModelDemand
 from specgrove.models.planning.fitting import check_before_start
 from specgrove.models.planning.ssm_fitting import SsmDemand, check_ssms_before_start, found_ssm
-from specgrove.serving.api_keys import read_keys
+from specgrove.serving.key_file import read_key_file
 from specgrove.serving.listening import check_can_listen
 from specgrove.serving.tls import server_tls
 from specgrove.settings import SECTIONS, SuiteSettings, in_suite_flags
@@ -81,7 +81,7 @@ def _check_files(settings: SuiteSettings) -> None:
     key_file = settings["router", "api-key-file"]
     if key_file is not None:
         try:
-            read_keys(key_file)
+            read_key_file(key_file)
         except ValueError as error:
             raise ValueError(f"--api-key-file: {error}") from error
     for section in ("llm", "ssm"):

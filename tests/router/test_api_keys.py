@@ -1,4 +1,7 @@
-"""Who has no key gets nothing from a router that has some, by gRPC as by HTTP; but health, reflection and its own machine's address."""
+"""Who has no key gets nothing from a router that has some, by gRPC as by HTTP; but health, reflection and its own machine's address.
+
+What keys may take is in ``test_key_limits``, what their file may hold in ``tests/serving/test_key_file``.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ from router.config import HttpConfig, RouterConfig
 from specgrove.client import AsyncClient
 from specgrove.errors import UnauthorizedError
 from specgrove.inference import open_inference_pb2, open_inference_pb2_grpc
-from specgrove.serving.api_keys import ApiKeys, read_keys
+from specgrove.serving.api_keys import ApiKeys
 from specgrove.v1 import router_pb2
 from tests.router.http.asking import ask, http_suite
 from tests.router.toy_suite import toy_suite
 from tests.waiting import LIMIT_S
 
-KEYS = ApiKeys(("first-key", "second-key"))
+KEYS = ApiKeys.of_texts(("first-key", "second-key"))
 WRONG: dict[str, tuple[tuple[str, str], ...]] = {
     "an API key is needed: send 'authorization: Bearer KEY'": (),
     "the API key is none that is known here": (("authorization", "Bearer first-kez"),),
@@ -118,18 +121,17 @@ async def test_a_key_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:
             async with AsyncClient(suite.app.server.address, api_key=key) as client:
                 await asyncio.gather(client.complete("x", max_tokens=2), return_exceptions=True)
     assert "very-secret" not in caplog.text
-    assert "very-secret" not in repr(RouterConfig((), api_keys=ApiKeys(("very-secret",))))
+    assert "very-secret" not in repr(RouterConfig((), api_keys=ApiKeys.of_texts(("very-secret",))))
 
 
-def test_what_is_no_file_of_keys_is_told_without_its_content(tmp_path: Path) -> None:
-    path = tmp_path / "keys"
-    for content in (b"two words", b"caf\xc3\xa9", b"\xff\xfe", b"tab\tkey"):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"keys: keys must be printable ASCII characters without spaces$"):
-            read_keys(path)
-    path.write_text("# none\n\n")
-    with pytest.raises(ValueError, match="holds no key; write one a line"):
-        read_keys(path)
+async def test_the_apis_can_be_kept_from_describing_themselves() -> None:
+    async with toy_suite(http=HttpConfig("127.0.0.1:0", has_metrics=False), describes_itself=False) as suite:
+        asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await reflection_pb2_grpc.ServerReflectionStub(suite.channel).ServerReflectionInfo(asked).read()
+        assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        statuses = {path: (await ask(suite, path)).status for path in ("/docs", "/openapi.json", "/metrics", "/health")}
+        assert statuses == {"/docs": 404, "/openapi.json": 404, "/metrics": 404, "/health": 200}
 
 
 async def test_keys_in_clear_on_a_network_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:

@@ -234,6 +234,24 @@ def test_a_suite_with_tls_has_a_second_address_for_its_own_machine(tmp_path: Pat
         made.stop()
 
 
+def test_a_flag_with_its_value_in_one_word_is_the_same(tmp_path: Path) -> None:
+    suite = Suite(SuiteConfig(llm_folder=tmp_path, address="127.0.0.1:1", router_arguments=("--api-key-file=keys",)))
+    assert suite.local_address.startswith("unix:")
+    suite.stop()
+
+
+@pytest.mark.parametrize("joint", [" ", "="])
+def test_further_routers_have_no_address_that_the_first_one_has(tmp_path: Path, joint: str) -> None:
+    flags = ("--http-address", "127.0.0.1:8"), ("--http-allowed-origins", "*"), ("--health-address", "127.0.0.1:9")
+    words = [word for flag in flags for word in joint.join(flag).split(" ")]
+    arguments = ("--max-requests", "7", *words, "--log-requests")
+    config = SuiteConfig(llm_folder=tmp_path, ssms=(), num_routers=2, router_arguments=arguments)
+    addresses = {"llm_service": "unix:/l", "router": "unix:/r", "router-2": "unix:/q"}
+    _, first, second = process_specs(config, addresses)
+    assert first.arguments[-len(arguments) :] == arguments
+    assert second.arguments[4:] == ("--llm", "unix:/l", "--max-requests", "7", "--log-requests")
+
+
 def test_a_suite_gives_its_services_the_time_to_drain_that_it_tells_them(tmp_path: Path) -> None:
     config = SuiteConfig(llm_folder=tmp_path, drain_timeout_s=90.0)
     suite = Suite(config)

@@ -36,7 +36,7 @@ def http_suite(
 ) -> contextlib.AbstractAsyncContextManager[ToySuite]:
     """A toy suite whose router speaks HTTP, too."""
     http = HttpConfig("127.0.0.1:0", origins, tool_call_format)
-    return toy_suite(llm, http=http, api_keys=ApiKeys(keys) if keys else None, **settings)
+    return toy_suite(llm, http=http, api_keys=ApiKeys.of_texts(keys) if keys else None, **settings)
 
 
 @contextlib.asynccontextmanager

@@ -136,7 +136,7 @@ async def test_metrics_need_no_http_api() -> None:
 
 
 async def test_stats_need_a_key_where_all_else_does() -> None:
-    async with toy_suite(api_keys=ApiKeys(("secret",))) as suite:
+    async with toy_suite(api_keys=ApiKeys.of_texts(("secret",))) as suite:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stats_of(suite)
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED

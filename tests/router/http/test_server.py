@@ -18,6 +18,8 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from router.__main__ import config_of
 from router.app import RouterApp
 from router.config import HttpConfig, RouterConfig
+from specgrove.errors import UnauthorizedError
+from specgrove.serving.key_file import ApiKey, hash_of
 from tests.addresses import taken_address
 from tests.certificates import make_certificates
 from tests.router.http.asking import http_address, http_suite, text_of
@@ -128,7 +130,7 @@ async def test_it_is_no_proxy() -> None:
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = tmp_path / "keys"
-    keys.write_text("# for tests\nabc\n\n def \n")
+    keys.write_text(f"# for tests\nabc\n\n {ApiKey('alice', hash_of('def')).line} \n")
     base = ["--llm", "localhost:1"]
     http = ["--http-address", "127.0.0.1:8000"]
     assert config_of(base).http is None
@@ -137,9 +139,16 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     config = config_of([*base, *http, *more, "--tool-call-format", "mistral"])
     assert config.http == HttpConfig("127.0.0.1:8000", ("https://a.example", "*"), "mistral")
     assert config.api_keys is not None
-    assert [config.api_keys.problem(f"Bearer {key}") is None for key in ("abc", "def", "# for tests", "")] == [
-        True, True, False, False,
-    ]  # fmt: skip
+    assert [config.api_keys.key_of(f"Bearer {key}").name for key in ("abc", "def")] == ["line-2", "alice"]
+    for key in ("# for tests", "", "alice"):
+        with pytest.raises(UnauthorizedError):
+            config.api_keys.key_of(f"Bearer {key}")
+    assert config.describes_itself
+    assert config.http.has_metrics
+    closed = config_of([*base, *http, "--reflection", "off", "--http-metrics", "off"])
+    assert not closed.describes_itself
+    assert closed.http is not None
+    assert not closed.http.has_metrics
     assert config_of(base).api_keys is None
     keys.write_text("# none\n")
     wrong = {
