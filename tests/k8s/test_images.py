@@ -116,6 +116,13 @@ def test_the_images_with_models_share_all_layers() -> None:
         assert {word for word, _ in STAGES[name].instructions} == {"EXPOSE", "ENTRYPOINT", "CMD", "ARG", "LABEL"}
 
 
+def test_downloads_of_models_go_on_where_they_were_broken_off() -> None:
+    from specgrove.models.folders import hub_weights
+
+    assert "HF_HUB_DISABLE_XET" in (hub_weights.fetch_weights.__doc__ or "")
+    assert STAGES["model-service"].pairs("ENV")["HF_HUB_DISABLE_XET"] == "1"
+
+
 def test_the_routers_image_has_nothing_of_torch() -> None:
     copied = " ".join(STAGES["router"].all("COPY"))
     assert "model-packages" not in copied

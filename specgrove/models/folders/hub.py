@@ -23,6 +23,7 @@ from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.folders import demo
 from specgrove.models.folders.disk_room import DiskFullError, is_full
 from specgrove.models.folders.gguf_model import ensure_gguf_folder
+from specgrove.models.folders.hub_weights import TRANSFER_ERRORS, fetch_weights
 from specgrove.models.folders.made_folder import sweep_cache
 from specgrove.models.folders.missing import WEIGHT_SUFFIXES, not_there
 from specgrove.models.folders.model_files import gguf_files, gguf_of, is_gguf_file
@@ -160,6 +161,7 @@ def fetch_from_hub(model: str, patterns: tuple[str, ...], shipped: Sequence[str]
     ``shipped`` are names that could be used instead.
     """
     try:
+        fetch_weights(model, patterns, IGNORED_FILES)
         return Path(
             huggingface_hub.snapshot_download(model, allow_patterns=list(patterns), ignore_patterns=list(IGNORED_FILES))
         )
@@ -178,7 +180,7 @@ def fetch_from_hub(model: str, patterns: tuple[str, ...], shipped: Sequence[str]
             f"{model!r} is no folder or file here, it is not in the local hub cache, and {offline}: give a folder, go online, or "
             f"use {_any_of(shipped)}"
         ) from error
-    except (OSError, ValueError, hub_errors.HfHubHTTPError) as error:
+    except TRANSFER_ERRORS as error:
         if is_full(error):
             place = huggingface_hub.constants.HF_HUB_CACHE
             raise DiskFullError(

@@ -1,0 +1,125 @@
+"""Large files of the Hugging Face hub, fetched so that a download that was broken off goes on, in whatever process comes next.
+
+Called by ``specgrove.models.folders.hub`` before the library's own download, which then finds them in its cache. By itself the library
+begins a file anew (https://github.com/huggingface/huggingface_hub/pull/4228), and what a killed process leaves stays there for ever.
+Invariant: a file gets its name in the cache only when its SHA-256 is the hub's.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import fnmatch
+import hashlib
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import huggingface_hub
+from huggingface_hub import constants, file_download
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's or httpx2's, as its version takes them
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+# What the library raises where a transfer fails.
+TRANSFER_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, HTTPError)
+_NUM_AT_ONCE = 8  # as the library
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One of a repository's large files. Its blob in the library's cache is named for its SHA-256."""
+
+    model: str
+    name: str
+    revision: str
+    sha256: str
+    num_bytes: int
+
+
+def fetch_weights(model: str, patterns: Sequence[str], ignored: Sequence[str]) -> None:
+    """Fetches the large files of ``model`` that match into the library's cache, and goes on with those that are there in part.
+
+    Where the library fetches by Xet (unless HF_HUB_DISABLE_XET is set) they are left to it: that is faster, and can't go on. So they are
+    where the hub doesn't answer: the library knows what of it is here. Raises ``TRANSFER_ERRORS``.
+    """
+    folder = Path(constants.HF_HUB_CACHE) / file_download.repo_folder_name(repo_id=model, repo_type="model")
+    _sweep(folder)
+    if constants.HF_HUB_OFFLINE or not constants.HF_HUB_DISABLE_XET:
+        return
+    try:
+        files = list(_large_files(model, patterns, ignored))
+    except TRANSFER_ERRORS:
+        return
+    with concurrent.futures.ThreadPoolExecutor(_NUM_AT_ONCE) as pool:
+        for done in [pool.submit(_fetch, file, folder) for file in files]:
+            done.result()
+
+
+def _large_files(model: str, patterns: Sequence[str], ignored: Sequence[str]) -> Iterator[HubFile]:
+    info = huggingface_hub.HfApi().model_info(model, files_metadata=True)
+    for found in info.siblings or ():
+        is_wanted = _matches(found.rfilename, patterns) and not _matches(found.rfilename, ignored)
+        if (
+            is_wanted
+            and info.sha is not None
+            and found.lfs is not None
+            and found.lfs.size <= constants.MAX_HTTP_DOWNLOAD_SIZE
+        ):
+            yield HubFile(model, found.rfilename, info.sha, found.lfs.sha256, found.lfs.size)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+def _fetch(file: HubFile, folder: Path) -> None:
+    blob = folder / "blobs" / file.sha256
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    with _lock_of(blob):
+        if blob.exists():
+            return
+        part = blob.with_name(f"{blob.name}.part")
+        url = huggingface_hub.hf_hub_url(file.model, file.name, revision=file.revision)
+        place = huggingface_hub.get_hf_file_metadata(url).location
+        headers = build_hf_headers()
+        if urllib.parse.urlparse(place).netloc != urllib.parse.urlparse(url).netloc:
+            headers.pop("authorization", None)  # it is the hub's, and where the files lie has the right in its address
+        with part.open("ab") as target:
+            if target.tell() > file.num_bytes:
+                target.truncate(0)
+            file_download.http_get(
+                place,
+                target,
+                resume_size=target.tell(),
+                headers=headers,
+                expected_size=file.num_bytes,
+                displayed_filename=file.name,
+            )
+        if _sha256_of(part) != file.sha256:
+            part.unlink()
+            raise OSError(f"{file.name} arrived damaged: run it again, and it is fetched anew")
+        part.rename(blob)
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _lock_of(blob: Path) -> filelock.FileLock:
+    """The one that the library takes, too."""
+    path = Path(constants.HF_HUB_CACHE) / ".locks" / blob.parent.parent.name / f"{blob.name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(path)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what killed processes of the library left half-fetched: it would never be used."""
+    for path in (folder / "blobs").glob("*.incomplete"):
+        lock = _lock_of(path.with_name(path.name.partition(".")[0]))
+        try:
+            with lock.acquire(blocking=False):
+                path.unlink(missing_ok=True)
+        except (filelock.Timeout, OSError):
+            continue  # another process is at it

@@ -1,0 +1,115 @@
+"""Downloads from the hub that are broken off, by the command that k8s/components/model-download runs, in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save
+
+from tests.models.folders.hub_server import FakeHub, running
+from tests.waiting import wait_until
+
+MODEL = "owner/model"
+WEIGHTS = "model.safetensors"
+MIB = 1 << 20
+# Noise, so that no byte is like that at another place. The library writes blocks of 10 MiB.
+CONTENT = save({"a": np.random.default_rng(0).integers(0, 255, (48, MIB), np.uint8)})
+FILES = {"config.json": b'{"model_type": "llama"}', "tokenizer.json": b"{}", WEIGHTS: CONTENT}
+CUT_AT = 30 * MIB
+WRITTEN = 20 * MIB
+
+
+def start(hub: FakeHub, home: Path, *, by_xet: bool = False) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "specgrove.cli", "models", "download", MODEL, "--cache-dir", str(home / "cache")]
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub.address,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": str(int(not by_xet)),
+    }
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def fetched(hub: FakeHub, home: Path, *, by_xet: bool = False) -> bytes:
+    """The weights, after a download that is not broken off."""
+    hub.may_send = lambda *_: True
+    printed, errors = start(hub, home, by_xet=by_xet).communicate()
+    assert printed, errors
+    return (Path(printed.strip()) / WEIGHTS).read_bytes()
+
+
+def blobs(home: Path) -> list[Path]:
+    return [*(home / "hub").glob("models--owner--model/blobs/*")]
+
+
+def kill_in_the_middle(hub: FakeHub, home: Path, *, by_xet: bool = False) -> None:
+    downloading = start(hub, home, by_xet=by_xet)
+
+    def goes_on(_: str, position: int) -> bool:
+        """The rest keeps the process waiting, until it is killed."""
+        return position < CUT_AT or downloading.wait() == 0
+
+    hub.may_send = goes_on
+    wait_until(lambda: any(path.stat().st_size >= WRITTEN for path in blobs(home)))
+    downloading.kill()
+    downloading.communicate()
+    hub.may_send = lambda *_: True
+
+
+def test_a_killed_download_goes_on_where_it_was(tmp_path: Path) -> None:
+    with running(FakeHub(MODEL, FILES)) as hub:
+        kill_in_the_middle(hub, tmp_path)
+        assert fetched(hub, tmp_path) == CONTENT
+        (first, second) = hub.starts
+        assert first == (WEIGHTS, 0)
+        assert second[1] >= WRITTEN
+        assert fetched(hub, tmp_path) == CONTENT
+        assert len(hub.starts) == 2
+    assert len(blobs(tmp_path)) == len(FILES)
+
+
+def test_what_arrived_damaged_is_fetched_anew(tmp_path: Path) -> None:
+    with running(FakeHub(MODEL, FILES)) as hub:
+        kill_in_the_middle(hub, tmp_path)
+        (part,) = [path for path in blobs(tmp_path) if path.suffix == ".part"]
+        with part.open("r+b") as content:
+            content.seek(MIB)
+            content.write(bytes(MIB))
+        printed, errors = start(hub, tmp_path).communicate()
+        assert not printed
+        assert "model.safetensors arrived damaged: run it again, and it is fetched anew" in errors
+        assert fetched(hub, tmp_path) == CONTENT
+        assert hub.starts[-1] == (WEIGHTS, 0)
+
+
+def test_a_hub_that_breaks_off_again_and_again_is_told_in_a_line(tmp_path: Path) -> None:
+    with running(FakeHub(MODEL, FILES)) as hub:
+        for by_xet in (False, True):
+            hub.may_send = lambda _, position: position < CUT_AT
+            done = start(hub, tmp_path, by_xet=by_xet)
+            errors = done.communicate()[1]
+            assert done.returncode == 1
+            assert re.search(r"error: 'owner/model' could not be fetched from the hub: .+$", errors)
+            assert "Traceback" not in errors
+        assert fetched(hub, tmp_path) == CONTENT
+        assert hub.starts[-1] == (WEIGHTS, CUT_AT)
+
+
+def test_what_the_library_never_uses_again_does_not_fill_the_volume(tmp_path: Path) -> None:
+    with running(FakeHub(MODEL, FILES)) as hub:
+        for _ in range(2):
+            kill_in_the_middle(hub, tmp_path, by_xet=True)
+        assert sum(path.suffix == ".incomplete" for path in blobs(tmp_path)) == 1
+        assert fetched(hub, tmp_path, by_xet=True) == CONTENT
+    assert len(blobs(tmp_path)) == len(FILES)
+
+
+def test_without_the_hub_what_is_here_is_enough(tmp_path: Path) -> None:
+    with running(FakeHub(MODEL, FILES)) as hub:
+        assert fetched(hub, tmp_path) == CONTENT
+    assert fetched(hub, tmp_path) == CONTENT
