@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t kMaxTileRows = 32;
 constexpr int64_t kMaxTileQueries = 96;
 constexpr int64_t kMinTileHeads = 8;  // fewer queries than that are not worth loading a chunk for
-constexpr int64_t kTasksPerThread = 4;
+constexpr int64_t kTasksPerThread = 3;
 constexpr int64_t kMaxPartialFloats = 1 << 20;  // 4 MiB; whole tiles need none
 
 void check(bool holds, const char* text) {
@@ -130,9 +130,10 @@ void tree_attention(const float* queries, const KvCache& cache, const AttentionP
   thread_local std::vector<int64_t> thread_starts;
   std::vector<int64_t>& starts = thread_starts;  // the caller's, in all threads
   starts.clear();
-  for (int64_t row = 0; row < num_rows; ++row) {
-    const bool is_new = starts.empty() || row - starts.back() >= tile_rows;
-    if (is_new || rows[row].sequence != rows[row - 1].sequence) starts.push_back(row);
+  for (int64_t row = 0, end = 0; row < num_rows; row = end) {
+    while (end < num_rows && rows[end].sequence == rows[row].sequence) ++end;
+    const int64_t num_tiles = (end - row + tile_rows - 1) / tile_rows;  // of nearly the same size
+    for (int64_t tile = 0; tile < num_tiles; ++tile) starts.push_back(row + tile * (end - row) / num_tiles);
   }
   const int64_t num_row_tiles = static_cast<int64_t>(starts.size()), num_whole = num_row_tiles * cache.num_kv_heads;
   starts.push_back(num_rows);

@@ -32,10 +32,11 @@ inline void round_query(const float* query, int64_t dim, float scale, uint16_t* 
 template <typename Products>
 class PairForm {
  public:
-  static constexpr int64_t kElementBytes = 2;
+  ChunkFetch fetch;
 
   explicit PairForm(const AttentionTile& tile)
-      : tile_(tile),
+      : fetch(tile, sizeof(BFloat16)),
+        tile_(tile),
         dim_(tile.head_dim),
         padded_(round_up_to(kPairDims, dim_)),
         num_queries_(tile.num_rows * tile.num_heads),
@@ -83,6 +84,7 @@ class PairForm {
   }
 
   void load_shared(const ChunkSlots& slots, Seen shared) {
+    fetch.rest();
     load_pairs(tile_, slots, shared_);
     clear_unseen(shared_.values, padded_, shared);
     is_finite_known_ = false;
@@ -99,6 +101,7 @@ class PairForm {
   }
 
   void attend_own(int64_t row, const ChunkSlots& slots, Seen seen, int64_t start) {
+    fetch.rest();
     const auto load_all = [&] {
       load_pairs(tile_, slots, own_);
       is_own_finite_ = is_finite(own_.values, chunk_words());

@@ -9,7 +9,16 @@
 namespace specgrove {
 namespace {
 
-constexpr int64_t kMaxBlock = 4;  // queries that share the registers
+// Queries that share the registers, and vectors of values for which they do.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr int64_t kMaxBlock = 3;
+constexpr int kValueVecs = 2;
+#else
+constexpr int64_t kMaxBlock = 4;
+constexpr int kValueVecs = 4;
+#endif
+
+constexpr int64_t kKeysFetched = 4;  // of the next chunk, after the scores of a query
 
 struct Query {
   const float* vector;
@@ -21,11 +30,11 @@ struct Query {
 
 // Scores of kQueries queries for all places of the chunk; a score is summed over head_dim in order.
 template <int kQueries>
-inline void score(const Query* queries, const Chunk& chunk, int64_t dim, float scale) {
+inline void score(const Query* queries, const float* keys, int64_t dim, float scale) {
   Vec low[kQueries], high[kQueries];
   for (int q = 0; q < kQueries; ++q) low[q] = high[q] = set1(0.0f);
   for (int64_t d = 0; d < dim; ++d) {
-    const Vec key_low = load(chunk.keys + d * kKeyChunk), key_high = load(chunk.keys + d * kKeyChunk + kVec);
+    const Vec key_low = load(keys + d * kKeyChunk), key_high = load(keys + d * kKeyChunk + kVec);
 #pragma GCC unroll 4
     for (int q = 0; q < kQueries; ++q) {
       const Vec element = set1(queries[q].vector[d]);
@@ -63,9 +72,8 @@ inline float soften(const Query& query, float soft_cap, bool has_slope) {
 
 // sums = sums * shrink + weights * values, keys in order, for kVecs vectors of head_dim and kQueries queries that see
 // the same keys.
-template <int kQueries, int kVecs>
-inline void add_values(const Query* queries, const float* shrinks, const float* values, int64_t padded,
-                       int64_t offset) {
+template <int kQueries, int kVecs, typename Values>
+inline void add_values(const Query* queries, const float* shrinks, const Values& values, int64_t offset) {
   Vec sums[kQueries][kVecs];
 #pragma GCC unroll 4
   for (int q = 0; q < kQueries; ++q) {
@@ -78,7 +86,7 @@ inline void add_values(const Query* queries, const float* shrinks, const float* 
   for (int64_t key = seen.begin; key < seen.end; ++key) {
     Vec value[kVecs];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) value[v] = load(values + key * padded + offset + v * kVec);
+    for (int v = 0; v < kVecs; ++v) value[v] = values.at(key, offset + v * kVec);
 #pragma GCC unroll 4
     for (int q = 0; q < kQueries; ++q) {
       const Vec weight = set1(queries[q].weights[key]);
@@ -93,40 +101,44 @@ inline void add_values(const Query* queries, const float* shrinks, const float* 
   }
 }
 
-template <int kQueries>
-inline void add_all_values(const Query* queries, const float* shrinks, const float* values, int64_t padded) {
+template <int kQueries, typename Values>
+inline void add_all_values(const Query* queries, const float* shrinks, const Values& values, int64_t padded) {
   int64_t offset = 0;
-  for (; offset + 4 * kVec <= padded; offset += 4 * kVec)
-    add_values<kQueries, 4>(queries, shrinks, values, padded, offset);
-  for (; offset < padded; offset += kVec) add_values<kQueries, 1>(queries, shrinks, values, padded, offset);
+  for (; offset + kValueVecs * kVec <= padded; offset += kValueVecs * kVec)
+    add_values<kQueries, kValueVecs>(queries, shrinks, values, offset);
+  for (; offset < padded; offset += kVec) add_values<kQueries, 1>(queries, shrinks, values, offset);
 }
 
-template <int kQueries>
-void attend_block(const AttentionTile& tile, const Query* queries, const Chunk& chunk) {
-  const int64_t padded = (tile.head_dim + kVec - 1) / kVec * kVec;
-  score<kQueries>(queries, chunk, tile.head_dim, tile.scale);
+template <int kQueries, typename Values>
+void attend_block(const AttentionTile& tile, const Query* queries, const float* keys, const Values& values,
+                  ChunkFetch& fetch) {
+  const int64_t padded = round_up_to(kVec, tile.head_dim);
+  score<kQueries>(queries, keys, tile.head_dim, tile.scale);
   float shrinks[kQueries];
   bool is_even = true;
   for (int q = 0; q < kQueries; ++q) {
     shrinks[q] = soften(queries[q], tile.soft_cap, tile.alibi_slopes != nullptr);
+    fetch.some(kKeysFetched * fetch.num_lines());
     is_even = is_even && queries[q].seen == queries[0].seen;
   }
-  if (is_even) return add_all_values<kQueries>(queries, shrinks, chunk.values, padded);
-  for (int q = 0; q < kQueries; ++q) add_all_values<1>(queries + q, shrinks + q, chunk.values, padded);
+  if (is_even) return add_all_values<kQueries>(queries, shrinks, values, padded);
+  for (int q = 0; q < kQueries; ++q) add_all_values<1>(queries + q, shrinks + q, values, padded);
 }
 
-void attend(const AttentionTile& tile, const Query* queries, int64_t num_queries, const Chunk& chunk) {
+template <typename Values>
+void attend(const AttentionTile& tile, const Query* queries, int64_t num_queries, const float* keys,
+            const Values& values, ChunkFetch& fetch) {
   switch (num_queries) {
     case 0:
       return;
     case 1:
-      return attend_block<1>(tile, queries, chunk);
+      return attend_block<1>(tile, queries, keys, values, fetch);
     case 2:
-      return attend_block<2>(tile, queries, chunk);
+      return attend_block<2>(tile, queries, keys, values, fetch);
     case 3:
-      return attend_block<3>(tile, queries, chunk);
+      return attend_block<3>(tile, queries, keys, values, fetch);
     default:
-      return attend_block<4>(tile, queries, chunk);
+      return attend_block<kMaxBlock>(tile, queries, keys, values, fetch);
   }
 }
 
@@ -134,10 +146,13 @@ void attend(const AttentionTile& tile, const Query* queries, int64_t num_queries
 template <typename T>
 class FloatForm {
  public:
-  static constexpr int64_t kElementBytes = sizeof(T);
+  ChunkFetch fetch;
 
   explicit FloatForm(const AttentionTile& tile)
-      : tile_(tile), padded_(round_up_to(kVec, tile.head_dim)), num_queries_(tile.num_rows * tile.num_heads) {
+      : fetch(tile, sizeof(T)),
+        tile_(tile),
+        padded_(round_up_to(kVec, tile.head_dim)),
+        num_queries_(tile.num_rows * tile.num_heads) {
     const int64_t chunk_floats = kKeyChunk * padded_;
     shared_ = {tile.scratch, tile.scratch + chunk_floats};
     own_ = {tile.scratch + 2 * chunk_floats, tile.scratch + 3 * chunk_floats};
@@ -148,6 +163,7 @@ class FloatForm {
     totals_ = maxima_ + num_queries_;
     for (int64_t q = 0; q < num_queries_; ++q) know_nothing(known_ + q * (padded_ + 2), padded_);
     hold_nothing(held_);
+    reads_in_place_ = num_queries_ <= kMaxBlock && tile.head_dim % kVec == 0;
   }
 
   static int64_t scratch_floats(int64_t num_rows, int64_t num_heads, int64_t head_dim) {
@@ -169,36 +185,53 @@ class FloatForm {
     }
   }
 
-  void load_shared(const ChunkSlots& slots, Seen) { load_chunk<T>(tile_, slots, shared_); }
+  void load_shared(const ChunkSlots& slots, Seen) {
+    load(slots, shared_);
+    shared_slots_ = slots;
+  }
 
   bool may_share() const { return true; }
 
   void attend_shared(int64_t first_row, int64_t num_rows, int64_t start) {
-    attend_rows(first_row, num_rows, start, shared_);
+    attend_rows(first_row, num_rows, start, shared_, shared_slots_);
   }
 
   void attend_own(int64_t row, const ChunkSlots& slots, Seen seen, int64_t start) {
-    load_missing(
-        slots, seen, held_, [&] { load_chunk<T>(tile_, slots, own_); },
-        [&](int64_t place) { load_place<T>(tile_, slots.at[place], place, own_); });
-    attend_rows(row, 1, start, own_);
+    load_missing(slots, seen, held_, [&] { load(slots, own_); }, [&](int64_t place) { load(slots, place, own_); });
+    attend_rows(row, 1, start, own_, slots);
   }
 
   const float* known() const { return known_; }
 
  private:
-  void attend_rows(int64_t first_row, int64_t num_rows, int64_t start, const Chunk& chunk) {
+  void load(const ChunkSlots& slots, const Chunk& chunk) {
+    load_keys<T>(tile_, slots, chunk, fetch);
+    if (!reads_in_place_) load_values<T>(tile_, slots, chunk);
+  }
+
+  void load(const ChunkSlots& slots, int64_t place, const Chunk& chunk) {
+    load_key<T>(tile_, slots.at[place], place, chunk);
+    if (!reads_in_place_) load_value<T>(tile_, slots.at[place], place, chunk);
+  }
+
+  void attend_rows(int64_t first_row, int64_t num_rows, int64_t start, const Chunk& chunk, const ChunkSlots& slots) {
     Query block[kMaxBlock];
     int64_t num_in_block = 0;
+    const auto attend_waiting = [&] {
+      if (reads_in_place_) {
+        attend(tile_, block, num_in_block, chunk.keys, CachedValues<T>(tile_, slots), fetch);
+      } else {
+        attend(tile_, block, num_in_block, chunk.keys, ChunkValues{chunk.values, padded_}, fetch);
+      }
+      num_in_block = 0;
+    };
     for (int64_t row = first_row; row < first_row + num_rows; ++row) {
       for (int64_t head = 0; head < tile_.num_heads; ++head) {
         block[num_in_block++] = query_of(row, head, start);
-        if (num_in_block < kMaxBlock) continue;
-        attend(tile_, block, num_in_block, chunk);
-        num_in_block = 0;
+        if (num_in_block == kMaxBlock) attend_waiting();
       }
     }
-    attend(tile_, block, num_in_block, chunk);
+    attend_waiting();
   }
 
   Query query_of(int64_t row, int64_t head, int64_t start) const {
@@ -216,7 +249,8 @@ class FloatForm {
   const AttentionTile& tile_;
   int64_t padded_, num_queries_;
   Chunk shared_, own_;
-  ChunkSlots held_;  // by the chunk that rows have of their own
+  ChunkSlots shared_slots_, held_;  // the latter by the chunk that rows have of their own
+  bool reads_in_place_;             // for few queries values are not worth being loaded into a chunk
   float *sums_, *weights_, *known_, *maxima_, *totals_;
 };
 

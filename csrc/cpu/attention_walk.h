@@ -84,17 +84,44 @@ inline void load_missing(const ChunkSlots& slots, Seen seen, ChunkSlots& held, c
   }
 }
 
-// Begins to fetch the keys and values of slots that are loaded later.
-inline void fetch_chunk(const AttentionTile& tile, const int32_t* slots, int64_t count, int64_t element_bytes) {
-  const int64_t num_bytes = tile.head_dim * element_bytes;
-  for (int64_t key = 0; key < count; ++key) {
-    const int64_t place = slots[key] * tile.slot_stride * element_bytes;
-    for (int64_t byte = 0; byte < num_bytes; byte += kCacheLine) {
-      prefetch(static_cast<const char*>(tile.k_cache) + place + byte);
-      prefetch(static_cast<const char*>(tile.v_cache) + place + byte);
+// Fetches a chunk's keys and values into the caches before it is loaded, a few lines at a time between other work: only
+// so many lines can be on their way to a core, and one that asks for more stands still.
+class ChunkFetch {
+ public:
+  ChunkFetch(const AttentionTile& tile, int64_t element_bytes)
+      : keys_(static_cast<const char*>(tile.k_cache)),
+        values_(static_cast<const char*>(tile.v_cache)),
+        slot_bytes_(tile.slot_stride * element_bytes),
+        num_bytes_(tile.head_dim * element_bytes) {}
+
+  void begin(const int32_t* slots, int64_t num_slots) {
+    slot_ = slots;
+    end_ = slots + most(num_slots, 0);
+    byte_ = 0;
+  }
+
+  // So many lines of keys, and as many of values.
+  void some(int64_t num_lines) {
+    for (; num_lines > 0 && slot_ < end_; --num_lines) {
+      const int64_t place = *slot_ * slot_bytes_ + byte_;
+      prefetch(keys_ + place);
+      prefetch(values_ + place);
+      byte_ += kCacheLine;
+      if (byte_ < num_bytes_) continue;
+      byte_ = 0;
+      ++slot_;
     }
   }
-}
+
+  void rest() { some(kKeyChunk * num_lines()); }
+
+  int64_t num_lines() const { return (num_bytes_ + kCacheLine - 1) / kCacheLine; }  // of one key
+
+ private:
+  const char *keys_, *values_;
+  int64_t slot_bytes_, num_bytes_, byte_ = 0;
+  const int32_t *slot_ = nullptr, *end_ = nullptr;
+};
 
 // Where a tile's segments lie: keys from first_start to end.
 struct KeyRange {
@@ -110,7 +137,7 @@ inline KeyRange key_range_of(const AttentionTile& tile) {
 }
 
 // What a form of the arithmetic has:
-//   kElementBytes         of the cache
+//   fetch                 the next chunk's; what the form doesn't ask of it is fetched before that chunk is loaded
 //   begin_segment(), end_segment()
 //   load_shared(slots, places)   a chunk for many rows, of which they see no other places
 //   may_share()           whether a row that sees less than the shared places may use them
@@ -120,13 +147,14 @@ template <typename Form>
 void walk_keys(const AttentionTile& tile, Form& form) {
   const KeyRange keys = key_range_of(tile);
   const AttentionRow* const rows = tile.rows;
-  const auto fetch = [&](int64_t start) {  // rows of a tile share one context
-    fetch_chunk(tile, rows[0].context + start, least(rows[0].context_len - start, kKeyChunk), Form::kElementBytes);
+  const auto begin_fetch = [&](int64_t start) {  // rows of a tile share one context
+    form.fetch.rest();
+    form.fetch.begin(rows[0].context + start, least(rows[0].context_len - start, kKeyChunk));
   };
-  if (keys.first_start < keys.end) fetch(keys.first_start);
+  if (keys.first_start < keys.end) begin_fetch(keys.first_start);
   form.begin_segment();
   for (int64_t start = keys.first_start; start < keys.end; start += kKeyChunk) {
-    fetch(start + kKeyChunk);
+    begin_fetch(start + kKeyChunk);
     if (start % kSegmentKeys == 0 && start > keys.first_start) {
       form.end_segment();
       form.begin_segment();

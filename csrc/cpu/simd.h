@@ -58,10 +58,12 @@ inline __m256 widen(const BFloat16* x) {
 inline __m256 widen(const Float16* x) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))); }
 inline Vec load(const BFloat16* x) { return {widen(x), widen(x + 8)}; }
 inline Vec load(const Float16* x) { return {widen(x), widen(x + 8)}; }
+inline void take_apart(__m256i pairs, __m256* even, __m256* odd) {
+  *even = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+  *odd = _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+}
 inline void load_pairs(const BFloat16* x, __m256* even, __m256* odd) {
-  const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
-  *even = _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
-  *odd = _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+  take_apart(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)), even, odd);
 }
 inline void load_pairs(const BFloat16* x, Vec* even, Vec* odd) {
   load_pairs(x, &even->low, &odd->low);
