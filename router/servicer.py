@@ -225,11 +225,13 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
 
     def _session(self, checked: CheckedRequest, model: ServedModel) -> Session:
         request, options = checked.request, checked.request.speculation
+        max_num_nodes = min(model.max_num_tree_nodes or MAX_NUM_TREE_NODES, MAX_NUM_TREE_NODES) - 1
+        if min(options.max_num_nodes or self._trees.max_num_nodes, max_num_nodes) == 0:
+            options = replace(options, disabled=True)  # trees of no nodes: no SSM needs to know anything
         choose_ssms = None
         if is_adaptive(options, self._trees) and not (options.disabled or options.ssms):
             choose_ssms = self.pauses.choice_for(lambda: self._ssms.present_ssms)
         wanted = options if choose_ssms is None else replace(options, ssms=choose_ssms())
-        max_num_nodes = min(model.max_num_tree_nodes or MAX_NUM_TREE_NODES, MAX_NUM_TREE_NODES) - 1
         return Session(
             request,
             self._ssms.drafters_for(options),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from router.config import TreeConfig
 from specgrove.loop.verifier_knowledge import DraftSampling, HiddenStates, RowTopK, joined
 from specgrove.loop.works import DraftWork
 from specgrove.v1 import token_tree_pb2
@@ -70,6 +71,15 @@ async def test_a_request_without_speculation_asks_nothing() -> None:
     async with toy_suite(llm, wanting(1)) as suite:
         await responses_to(suite, request_of(max_tokens=20, speculation={"disabled": True}))
     assert [each.hidden_layers for each in llm.opened] == [()]
+
+
+async def test_a_router_without_trees_asks_nothing() -> None:
+    """``--max-tree-nodes 0``."""
+    llm, ssm = ToyLlm(), wanting(1)
+    async with toy_suite(llm, ssm, trees=TreeConfig(max_num_nodes=0)) as suite:
+        await responses_to(suite, request_of(max_tokens=20))
+    assert [each.hidden_layers for each in llm.opened] == [()]
+    assert not ssm.asked
 
 
 async def test_services_get_the_layers_that_their_ssms_want() -> None:
