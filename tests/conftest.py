@@ -16,6 +16,8 @@ import tqdm
 
 from specgrove.kernels import threads
 from specgrove.models.folders.hub import DEMO_LLM, resolve_model
+from specgrove.suite import supervisor
+from tests.forked_services import ForkingSubprocess
 from tests.router.toy_language import EOS, VOCAB_SIZE, toy_tokenizer_json
 
 TINY_VOCAB_SIZE = 97
@@ -44,7 +46,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Processes side by side begin with the longest; otherwise tests keep their order."""
+    """Without a GPU its tests are left out. Processes side by side begin with the longest; otherwise tests keep their order."""
+    if not torch.cuda.is_available():
+        for_gpus = [item for item in items if item.get_closest_marker("gpu") is not None]
+        config.hook.pytest_deselected(items=for_gpus)
+        items[:] = [item for item in items if item.get_closest_marker("gpu") is None]
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: not item.nodeid.startswith(LONGEST_FIRST))
 
@@ -93,6 +99,14 @@ def chosen_isa(request: pytest.FixtureRequest) -> None:
         threads.set_isa(isa)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def forked_services() -> Iterator[None]:
+    """Services start in a tenth of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(supervisor, "subprocess", ForkingSubprocess())
+        yield
+
+
 @pytest.fixture
 def kernel_settings() -> Iterator[None]:
     """Threads and instructions of the kernels are after the test what they were before, pass or fail."""
@@ -101,12 +115,6 @@ def kernel_settings() -> Iterator[None]:
     threads.set_isa(isa)
     threads.set_num_threads(num_threads)
     torch.set_num_threads(num_torch_threads)
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Without a GPU its tests are counted as skipped."""
-    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
-        pytest.skip("needs an NVIDIA GPU")
 
 
 def save_tiny_llama(

@@ -15,12 +15,17 @@ import sys
 _PR_SET_PDEATHSIG = 1  # man 2 PR_SET_PDEATHSIG
 
 
-def main(argv: list[str]) -> None:
-    """Never returns normally when the module calls ``sys.exit``."""
-    parent_pid, module = int(argv[0]), argv[1]
+def die_with(parent_pid: int) -> None:
+    """From now on this process is killed when the thread that started it ends."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent_pid:  # it died before the line above
         sys.exit(1)
+
+
+def main(argv: list[str]) -> None:
+    """Never returns normally when the module calls ``sys.exit``."""
+    parent_pid, module = int(argv[0]), argv[1]
+    die_with(parent_pid)
     sys.argv = [module, *argv[2:]]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -11,8 +11,9 @@ from specgrove.client import Client
 from specgrove.suite.processes import Suite, SuiteConfig
 from tests.addresses import free_address, free_addresses
 
-# Whether drafting pays differs from machine to machine, and with what else runs there.
-ALWAYS_DRAFT = ("--tree-policy", "static")
+# Whether drafting pays differs from machine to machine, and with what else runs there. The largest trees, which are asked for in
+# every step, would take most of these tests' time.
+ALWAYS_DRAFT = ("--tree-policy", "static", "--max-tree-nodes", "8", "--max-tree-depth", "5")
 # Short outputs repeat themselves seldom: a corpus gives lookup something to draft.
 SSMS = ("lookup,corpus=50000", "demo,name=beam,mode=beam", "demo,name=expansion,mode=expansion")
 
@@ -25,9 +26,9 @@ def http_address() -> str:
 
 @pytest.fixture(scope="session")
 def suite(demo_llm: Path, http_address: str) -> Iterator[Suite]:
-    """In float32, the precision of the equality promise in this version."""
+    """In bfloat16, as it is served where nothing else is asked for."""
     router = (*ALWAYS_DRAFT, "--http-address", http_address)
-    config = SuiteConfig(llm_folder=demo_llm, ssms=SSMS, dtype="float32", router_arguments=router)
+    config = SuiteConfig(llm_folder=demo_llm, ssms=SSMS, router_arguments=router)
     with Suite(config) as running:
         yield running
 

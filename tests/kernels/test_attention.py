@@ -16,6 +16,7 @@ from specgrove.kernels import threads
 from specgrove.kernels.rows import PassRows
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from tests.kernels.one_op import attend, in_float32, in_float64, plain_rows, rotate_store
+from tests.pairs import pairs
 
 NUM_SLOTS = 400
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -75,23 +76,25 @@ def exact_outputs(dtype: torch.dtype, heads: Heads, has_alibi: bool, window: int
     return expected.float(), rms(attend(queries, keys, values, *others, on=in_float64) - expected)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+HEADS = [
+    (6, 2, 8),
+    (3, 3, 16),
+    (9, 3, 64),
+    (71, 1, 64),
+    (4, 1, 40),
+    (2, 1, 75),
+    (4, 2, 80),
+    (4, 4, 96),
+    (2, 2, 128),
+    (8, 1, 256),
+]
+SIGHTS = [(False, None), (True, None), (False, 1), (False, 40), (True, 13)]
+
+
 @pytest.mark.parametrize(
-    "heads",
-    [
-        (6, 2, 8),
-        (3, 3, 16),
-        (9, 3, 64),
-        (71, 1, 64),
-        (4, 1, 40),
-        (2, 1, 75),
-        (4, 2, 80),
-        (4, 4, 96),
-        (2, 2, 128),
-        (8, 1, 256),
-    ],
+    ("heads", "has_alibi", "window", "dtype"),
+    [(heads, *sight, dtype) for heads, sight, dtype in pairs(HEADS, SIGHTS, DTYPES)],
 )
-@pytest.mark.parametrize(("has_alibi", "window"), [(False, None), (True, None), (False, 1), (False, 40), (True, 13)])
 def test_equals_float64(isa: str, dtype: torch.dtype, heads: Heads, has_alibi: bool, window: int | None) -> None:
     queries, keys, values, others = seeded_inputs(heads, has_alibi, window)
     expected, rounding = exact_outputs(dtype, heads, has_alibi, window)
@@ -104,9 +107,13 @@ def test_equals_float64(isa: str, dtype: torch.dtype, heads: Heads, has_alibi: b
         assert error.abs().max() <= 5e-6
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("heads", [(6, 2, 8), (2, 1, 75), (8, 1, 256)])
-@pytest.mark.parametrize(("has_alibi", "window"), [(False, None), (True, 13)])
+@pytest.mark.parametrize(
+    ("dtype", "heads", "has_alibi", "window"),
+    [
+        (dtype, heads, *sight)
+        for dtype, heads, sight in pairs(DTYPES, [(6, 2, 8), (2, 1, 75), (8, 1, 256)], [(False, None), (True, 13)])
+    ],
+)
 def test_soft_capped_scores(isa: str, dtype: torch.dtype, heads: Heads, has_alibi: bool, window: int | None) -> None:
     """As exact as without a cap, which changes much here: scores go beyond 1."""
     queries, keys, values, others = seeded_inputs(heads, has_alibi, window)

@@ -24,6 +24,7 @@ from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 from tests.devices import DEVICES
 from tests.models.families import VARIANTS, save_tiny
 from tests.models.test_decoder import PROMPTS, chunked_logits
+from tests.pairs import pairs
 
 
 class CopiesAtOnce:
@@ -92,9 +93,14 @@ class QuantisingWeights(StreamedWeights):
         return super().linear(weight, bias, dtype)
 
 
-@pytest.mark.parametrize("max_bytes", [0, 20_000, 60_000, 1 << 30])
-@pytest.mark.parametrize("variant", ["llama", "opt-350m", "gemma3", "gpt-bigcode"])
-@pytest.mark.parametrize("store_type", [StreamedWeights, QuantisingWeights])
+@pytest.mark.parametrize(
+    ("max_bytes", "variant", "store_type"),
+    pairs(
+        [0, 20_000, 60_000, 1 << 30],
+        ["llama", "opt-350m", "gemma3", "gpt-bigcode"],
+        [StreamedWeights, QuantisingWeights],
+    ),
+)
 def test_streamed_weights_change_no_bit(
     variant: str, max_bytes: int, store_type: type[StreamedWeights], device: torch.device, tmp_path: Path
 ) -> None:

@@ -73,7 +73,7 @@ def assert_those_of_the_cpu(logits: torch.Tensor, k: int, device: torch.device) 
     torch.testing.assert_close(log_probs, expected, rtol=1e-6, atol=4e-6)
 
 
-@pytest.mark.parametrize("vocab_size", [1, 7, 64, 1000, 1024, 1027, 9001])
+@pytest.mark.parametrize("vocab_size", [1, 7, 64, 1000, 1024, 1027, 4097])
 @pytest.mark.parametrize("spread", [0.0, 1.0, 20.0])
 def test_the_most_probable_are_those_of_the_cpu(device: torch.device, vocab_size: int, spread: float) -> None:
     generator = torch.Generator().manual_seed(vocab_size)

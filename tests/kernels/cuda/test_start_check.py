@@ -30,9 +30,9 @@ def make_wrong(module: ModuleType, name: str, output: int, monkeypatch: pytest.M
     monkeypatch.setattr(module, name, wrong)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_right_kernels_pass(device: torch.device, dtype: torch.dtype) -> None:
-    check_kernels(HEADS, dtype, device)
+def test_right_kernels_pass(device: torch.device) -> None:
+    """In float16; in bfloat16 they do in a process of its own, below."""
+    check_kernels(HEADS, torch.float16, device)
 
 
 @pytest.fixture

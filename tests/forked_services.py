@@ -1,0 +1,171 @@
+"""Services of suites that tests start, forked from a process that has imported what they import: most of a start is importing.
+
+A model service takes 0.1 s of processor time so, and 2.8 s otherwise. ``tests/conftest.py`` lets ``specgrove.suite.supervisor`` start
+them so in the process of the tests. What commands in processes of their own start is started as ever. A forked service is else the one
+that ``python -m`` makes: a session, arguments, environment and memory of its own, and it dies with who started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from specgrove.suite import supervised
+
+_ROOT = Path(__file__).parent.parent
+_NUMBER = struct.Struct("i")
+_MAX_REQUEST_BYTES = 1 << 17
+_TORCH = ("llm_service.service", "ssm_service.service")
+# By the module that is started. A router's process has no torch in it.
+IMPORTED = {
+    "llm_service": _TORCH,
+    "ssm_service": _TORCH,
+    "tests.end_to_end.sick_services": _TORCH,
+    "router": ("router.app",),
+}
+
+
+class ForkedProcess:
+    """What the supervisor uses of ``subprocess.Popen``, for a process that is another's child."""
+
+    def __init__(self, status: int, output: int) -> None:
+        """``status`` is the end of a pipe that tells the process's id, and how it ended; ``output`` that of its output."""
+        self._status = status
+        self._lock = threading.Lock()
+        self.stdout = open(output, encoding="utf-8", errors="replace")  # noqa: SIM115  the supervisor closes it
+        self.returncode: int | None = None
+        self.pid = self._next_number()
+
+    def _next_number(self) -> int:
+        found = os.read(self._status, _NUMBER.size)
+        return int(_NUMBER.unpack(found)[0]) if found else -signal.SIGKILL
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        with self._lock:
+            if self.returncode is None and select.select([self._status], [], [], 0)[0]:
+                self.returncode = self._next_number()
+                os.close(self._status)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Raises ``subprocess.TimeoutExpired``."""
+        if self.returncode is None:
+            select.select([self._status], [], [], timeout)
+        exit_code = self.poll()
+        if exit_code is None:
+            raise subprocess.TimeoutExpired("a forked service", timeout or 0.0)
+        return exit_code
+
+    def terminate(self) -> None:
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+class ForkingSubprocess:
+    """The module ``subprocess`` as the supervisor sees it. What forks is started with the first service."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._forkers: dict[tuple[str, ...], socket.socket] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(subprocess, name)
+
+    def Popen(self, words: Sequence[str], **options: Any) -> Any:  # noqa: N802
+        """Forked where ``words`` start a service."""
+        imported = IMPORTED.get(words[4]) if list(words[1:3]) == ["-m", supervised.__name__] else None
+        if imported is None:
+            return subprocess.Popen(words, **options)
+        request = {"words": list(words[4:]), "environment": dict(os.environ), "folder": str(Path.cwd())}
+        status, its_status = os.pipe()
+        output, its_output = os.pipe()
+        try:
+            with self._lock:
+                if imported not in self._forkers:
+                    self._forkers[imported] = _started(imported)
+                socket.send_fds(self._forkers[imported], [json.dumps(request).encode()], [its_status, its_output])
+        finally:
+            os.close(its_status)
+            os.close(its_output)
+        return ForkedProcess(status, output)
+
+
+def _started(imported: Sequence[str]) -> socket.socket:
+    """It ends when the other end of its socket is closed, as it is when this process ends."""
+    own, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * _MAX_REQUEST_BYTES)
+    with its:
+        subprocess.Popen(
+            [sys.executable, "-m", __name__, str(its.fileno()), *imported], cwd=_ROOT, pass_fds=[its.fileno()],
+            stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+    return own
+
+
+def _fork_for_all(requests: socket.socket) -> list[str]:
+    """Returns in each service, with its words."""
+    while True:
+        content, descriptors, _, _ = socket.recv_fds(requests, _MAX_REQUEST_BYTES, 2)
+        if not content:
+            sys.exit(0)
+        pid = os.getpid()
+        if os.fork() == 0:
+            requests.close()
+            return _fork_one(pid, json.loads(content), *descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+def _fork_one(parent_pid: int, request: dict[str, Any], status: int, output: int) -> list[str]:
+    """Forks again and returns there; here it tells how the service ended."""
+    supervised.die_with(parent_pid)
+    own_pid = os.getpid()
+    pid = os.fork()
+    if pid != 0:
+        _tell_end(pid, status, output)
+    os.close(status)
+    os.setsid()
+    for descriptor in (1, 2):
+        os.dup2(output, descriptor)
+    os.close(output)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    sys.path[:0] = [request["folder"]]
+    return [str(own_pid), *request["words"]]
+
+
+def _tell_end(pid: int, status: int, output: int) -> NoReturn:
+    os.close(output)
+    os.write(status, _NUMBER.pack(pid))
+    _, ended = os.waitpid(pid, 0)
+    os.write(status, _NUMBER.pack(os.waitstatus_to_exitcode(ended)))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    for name in ("specgrove.serving.quiet_grpc", *sys.argv[2:]):
+        importlib.import_module(name)
+    supervised.main(_fork_for_all(socket.socket(fileno=int(sys.argv[1]))))

@@ -1,0 +1,19 @@
+"""Pairwise combinations."""
+
+from __future__ import annotations
+
+import itertools
+
+from tests.pairs import pairs
+
+
+def test_every_two_values_meet_in_far_fewer_combinations() -> None:
+    axes = [range(10), "abcde", range(3), [True, False]]
+    found = pairs(*axes)
+    for (left, lefts), (right, rights) in itertools.combinations(enumerate(axes), 2):
+        assert {(one[left], one[right]) for one in found} == set(itertools.product(lefts, rights))
+    assert 50 <= len(found) <= 60
+
+
+def test_of_two_axes_all_combinations_are_there() -> None:
+    assert sorted(pairs([1, 2], [3, 4, 5])) == list(itertools.product([1, 2], [3, 4, 5]))
