@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import urllib.request
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from tests.telemetry.scraping import samples_of, value
 from tests.waiting import LIMIT_S
 
 NUM_CLIENTS, PROMPT_LEN, NUM_OUTPUT_TOKENS = 24, 40, 80
+MAX_NUM_ROUNDS = 20
 NUM_SLOTS = NUM_CLIENTS * (PROMPT_LEN + NUM_OUTPUT_TOKENS) // 3
 
 
@@ -47,10 +47,11 @@ async def outputs(suite: Suite) -> tuple[list[Completion], list[Completion]]:
     async with AsyncClient(suite.address, retry=None) as client:
         alone = [await complete(client, number, f"alone {number}") for number in range(NUM_CLIENTS)]
         together: list[Completion] = []
-        for round_number in itertools.count():
+        for round_number in range(MAX_NUM_ROUNDS):
             together += await at_once(client, f"round {round_number}")
             if num_preemptions(suite) > 0:
                 return alone, together
+    raise AssertionError(f"there was room for all {NUM_CLIENTS} clients, {MAX_NUM_ROUNDS} times")
 
 
 def num_preemptions(suite: Suite) -> float:
