@@ -1,10 +1,10 @@
 """The toy services of ``benchmarks.router``: they know the next token from the last one, keep no sessions, and answer at once.
 
-    python -m benchmarks.router_toys llm ADDRESS PASS_MS
+    python -m benchmarks.router_toys llm ADDRESS PASS_MS [MODEL_FOLDER]
     python -m benchmarks.router_toys ssm ADDRESS
 
 What they say of themselves is what the toys of the router's tests say. Their streams are written out here, so that they cost little
-and stay the same whatever becomes of the services' own.
+and stay the same whatever becomes of the services' own. With a folder the LLM service has the tokenizer that is in it.
 """
 
 from __future__ import annotations
@@ -13,18 +13,22 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from specgrove.serving.health import Health
 from specgrove.serving.server import Server
-from specgrove.v1 import llm_pb2, llm_pb2_grpc, ssm_pb2, ssm_pb2_grpc
+from specgrove.tokenizer import TOKENIZER_FILE_NAMES, Tokenizer
+from specgrove.v1 import llm_pb2, llm_pb2_grpc, ssm_pb2, ssm_pb2_grpc, token_tree_pb2
 from tests.router.toy_services import ToyLlm
 from tests.router.toy_ssm import ToySsm
 
 _MAX_MODEL_LEN = 100_000
 _NUM_ACCEPTED = 2
 _MAX_NUM_RESULTS = 64  # in a message
+_PIECE_BYTES = 1 << 20
+_CHUNK_LEN = 256
 
 
 def next_token(token_id: int) -> int:
@@ -41,15 +45,22 @@ def _following(token_id: int, num_tokens: int) -> list[int]:
 
 @dataclass(slots=True)
 class _UnderWay:
-    """An item: the committed length, the last committed token, and steps that are left."""
+    """An item: the committed length, the last committed token, and steps that are left.
+
+    ``chunk_starts`` are of the prompt's chunks whose log-probabilities are still to be told.
+    """
 
     item: llm_pb2.VerifyItem
     base: int
     token_id: int
     num_steps: int
+    chunk_starts: list[int] = field(default_factory=list)
 
     def step(self) -> llm_pb2.VerifyResult:
         """Two nodes of a tree are right; where there is none, a step is one token."""
+        if self.chunk_starts:
+            progress = _told(self.item, self.chunk_starts.pop(0))
+            return llm_pb2.VerifyResult(session_id=self.item.session_id, item_id=self.item.item_id, progress=progress)
         num_accepted = min(_NUM_ACCEPTED, len(self.item.tree.token_ids) - 1)
         token_ids = _following(self.token_id, num_accepted + 1)
         self.num_steps -= 1
@@ -65,12 +76,27 @@ class _UnderWay:
         return llm_pb2.VerifyResult(session_id=self.item.session_id, item_id=self.item.item_id, verdict=verdict)
 
 
+def _chunk_starts(item: llm_pb2.VerifyItem) -> range:
+    is_asked = item.HasField("session") and item.session.HasField("num_prompt_log_probs")
+    return range(1, item.session.prompt_len, _CHUNK_LEN) if is_asked else range(0)
+
+
+def _told(item: llm_pb2.VerifyItem, start: int) -> llm_pb2.PromptProgress:
+    end = min(start + _CHUNK_LEN, item.session.prompt_len)
+    top = [
+        token_tree_pb2.TokenLogProb(token_id=40 + i, log_prob=-2.0) for i in range(item.session.num_prompt_log_probs)
+    ]
+    entry = token_tree_pb2.LogProbs(log_prob=-1.0, rank=3, top=top)
+    return llm_pb2.PromptProgress(num_tokens=end, log_probs_start=start, log_probs=[entry] * (end - start))
+
+
 class InstantLlm(ToyLlm):
     """Answers all that is under way, again and again."""
 
-    def __init__(self, pass_s: float) -> None:
+    def __init__(self, pass_s: float, folder: Path | None = None) -> None:
         super().__init__()
         self._pass_s = pass_s
+        self._folder = folder
 
     async def Verify(self, request_iterator: Any, context: Any) -> AsyncIterator[llm_pb2.VerifyResponse]:  # noqa: N802
         await context.send_initial_metadata(())
@@ -95,7 +121,9 @@ class InstantLlm(ToyLlm):
         async for request in requests:
             for item in request.items:
                 base = item.base + len(item.new_token_ids)
-                under_way[item.item_id] = _UnderWay(item, base, item.tree.token_ids[0], item.num_steps or 1)
+                work = _UnderWay(item, base, item.tree.token_ids[0], item.num_steps or 1)
+                work.chunk_starts.extend(_chunk_starts(item))
+                under_way[item.item_id] = work
             for item_id in request.finish_early_item_ids:
                 if item_id in under_way:
                     under_way[item_id].num_steps = 1
@@ -105,7 +133,22 @@ class InstantLlm(ToyLlm):
     async def GetModelInfo(self, request: Any, context: Any) -> llm_pb2.LlmServiceGetModelInfoResponse:  # noqa: N802
         info = await super().GetModelInfo(request, context)
         info.max_model_len = _MAX_MODEL_LEN
+        if self._folder is not None:
+            tokenizer = Tokenizer.from_folder(self._folder)
+            info.vocab_size, info.vocab_sha256 = tokenizer.vocab_size, tokenizer.vocab_sha256
         return info
+
+    async def GetTokenizer(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if self._folder is None:
+            async for piece in super().GetTokenizer(request, context):
+                yield piece
+            return
+        for name in TOKENIZER_FILE_NAMES:
+            if (path := self._folder / name).exists():
+                content = path.read_bytes()
+                for start in range(0, len(content), _PIECE_BYTES):
+                    piece = content[start : start + _PIECE_BYTES]
+                    yield llm_pb2.GetTokenizerResponse(file_name=name, content=piece)
 
 
 class InstantSsm(ToySsm):
@@ -138,8 +181,8 @@ def _draft_of(item: ssm_pb2.DraftItem) -> ssm_pb2.DraftResult:
     return ssm_pb2.DraftResult(session_id=item.session_id, item_id=item.item_id, draft=draft)
 
 
-async def _serve(role: str, address: str, pass_ms: float) -> None:
-    llm, ssm = InstantLlm(pass_ms / 1e3), InstantSsm()
+async def _serve(role: str, address: str, pass_ms: float, folder: Path | None) -> None:
+    llm, ssm = InstantLlm(pass_ms / 1e3, folder), InstantSsm()
     is_llm = role == "llm"
 
     def register(server: Any) -> None:
@@ -156,4 +199,5 @@ async def _serve(role: str, address: str, pass_ms: float) -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(sys.argv[1], sys.argv[2], float(sys.argv[3]) if len(sys.argv) > 3 else 0.0))
+        own = [*sys.argv[3:], *("0", "")[len(sys.argv[3:]) :]]
+        asyncio.run(_serve(sys.argv[1], sys.argv[2], float(own[0]), Path(own[1]) if own[1] else None))

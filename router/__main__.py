@@ -19,6 +19,9 @@ from specgrove.settings import parse_settings
 from specgrove.telemetry.logs import set_up_logging
 from specgrove.telemetry.tracing import TracingConfig
 
+# A thread beside the event loop, as for long bodies and answers, gives the interpreter back after so long; Python's own is five times that.
+_SWITCH_INTERVAL_S = 0.001
+
 
 def config_of(arguments: Sequence[str] | None = None) -> RouterConfig:
     """Parses the command line; exits with a message when it is wrong."""
@@ -96,6 +99,7 @@ def _keys_of(given: argparse.Namespace, parser: argparse.ArgumentParser) -> ApiK
 def main() -> None:
     """Runs until SIGTERM or SIGINT."""
     config = config_of()
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     set_up_logging("router", config.log_level, config.log_format)
     if config.logs_requests:
         request_log.logger.setLevel("INFO")

@@ -85,6 +85,7 @@ class RouterApp:
             config.trees,
             max_request_s=config.max_request_s,
             tracing=self._tracing,
+            renders_apart=config.renders_apart,
         )
         self.health = Health(
             [SERVICE_NAME, kserve.SERVICE_NAME, *([_VLLM_ENGINE] if config.has_vllm_engine_api else [])]
@@ -131,7 +132,7 @@ class RouterApp:
         self.llms.start(lambda is_usable: self._health_changed.set())
         self.ssms.start()
         await self._connected()
-        await self.llms.measured(_MEASURE_WAIT_S)
+        await asyncio.gather(self.llms.measured(_MEASURE_WAIT_S), self._servicer.prepare())
         # The first request should find them. Nobody waits for others.
         await self.ssms.connected(_SSM_WAIT_S)
         # What there is now stays; a collection that looked at all of it would hold every stream up.

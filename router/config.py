@@ -81,6 +81,8 @@ class RouterConfig:
     services_tls: TlsFiles | None = None
     # Whoever asks needs one of them, by gRPC and HTTP; None: nobody does.
     api_keys: ApiKeys | None = None
+    # Whether the chat template runs in a process of its own for short conversations, too, which can be ended whatever it does.
+    renders_apart: bool = True
     # Whether the APIs tell what they have: gRPC's reflection, and HTTP's ``/docs`` and ``/openapi.json``.
     describes_itself: bool = True
     # A second address, without encryption and keys, for clients and health checks of this machine.

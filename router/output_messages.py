@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from router.prompt_tokens import PromptTokens, log_probs_to_proto
@@ -26,6 +26,7 @@ FINISH_REASONS: Mapping[int, str] = {
     router_pb2.FINISH_REASON_LENGTH: "length",
 }
 """As other protocols write them."""
+_NUM_PROMPT_TOKENS_AT_ONCE = 64
 # Of an output that goes on: tokens whose text is made between two looks at other requests.
 _NUM_TAKEN_AT_ONCE = 256
 
@@ -86,12 +87,17 @@ class OutputMessages:
         response.numerics = self._checked.numerics
         return response
 
-    def of_prompt(self, step: Step) -> router_pb2.GenerateResponse:
-        """How far the prompt is read, and what was found out of its tokens."""
-        return router_pb2.GenerateResponse(
-            num_prompt_tokens_read=step.num_prompt_tokens_read if self._checked.request.wants_prompt_progress else 0,
-            prompt_tokens=self._prompt.add(step.prompt_log_probs),
-        )
+    def of_prompt(self, step: Step) -> Iterator[router_pb2.GenerateResponse]:
+        """How far the prompt is read, and what was found out of its tokens: few in a piece, since each takes its time."""
+        found = step.prompt_log_probs
+        last = max(len(found) - 1, 0) // _NUM_PROMPT_TOKENS_AT_ONCE
+        for number in range(last + 1):
+            start = number * _NUM_PROMPT_TOKENS_AT_ONCE
+            tells_progress = number == last and self._checked.request.wants_prompt_progress
+            yield router_pb2.GenerateResponse(
+                num_prompt_tokens_read=step.num_prompt_tokens_read if tells_progress else 0,
+                prompt_tokens=self._prompt.add(found[start : start + _NUM_PROMPT_TOKENS_AT_ONCE]),
+            )
 
     def of_step(self, step: Step) -> tuple[Step, router_pb2.GenerateResponse]:
         """The step as far as it is output, and its message."""

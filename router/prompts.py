@@ -81,6 +81,8 @@ async def prompt_token_ids(
     try:
         if is_apart:
             token_ids = await text_work.run_apart(model.tokenizer, encode)
+        elif kind == "chat":
+            token_ids = await text_work.run_chat(model.tokenizer, num_bytes, encode)
         else:
             token_ids = await text_work.run(model.tokenizer, num_bytes, encode)
     except ValueError as error:

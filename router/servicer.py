@@ -5,12 +5,13 @@ Invariant: whichever way a call ends, its permit is given back and its sessions 
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from router import request_trace
 from router.admission import Admission
@@ -52,6 +53,8 @@ _MAX_NUM_QUEUED_TEXT_CALLS = 64
 # About what a token stands for: an estimate of the work.
 _BYTES_PER_TOKEN = 4
 
+ValueT = TypeVar("ValueT")
+
 
 class RouterServicer(router_pb2_grpc.RouterServiceServicer):
     """One per router."""
@@ -66,8 +69,12 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         *,
         max_request_s: float | None = None,
         tracing: Tracing = NO_TRACING,
+        renders_apart: bool = False,
     ) -> None:
-        """``max_request_s`` bounds the time from a request's permit to its end, whatever its client's deadline is."""
+        """``max_request_s`` bounds the time from a request's permit to its end, whatever its client's deadline is.
+
+        ``renders_apart``: chat templates run in a process of their own, for short conversations, too.
+        """
         self._llms = llms
         self._ssms = ssms
         self._verifier = verifier
@@ -75,7 +82,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         self._trees = trees
         self._max_request_s = max_request_s
         self._tracing = tracing
-        self._text_work = TextWork()
+        self._text_work = TextWork(renders_apart=renders_apart)
         self._cutoff = Cutoff()
         self._structures = StructureCheck(self._text_work)
         # Calls that turn texts into tokens or back, and nothing else.
@@ -109,8 +116,8 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                 client_deadline_s = _deadline_of(context, arrived_s)
                 session_id = uuid.uuid4().hex
                 mark_lines(session_id)
-                async with self._text_work.turn(request.ByteSize()):
-                    check_fields(request, model, self._ssms.all_ssms)
+                await self._text_work.turn(request.ByteSize())
+                check_fields(request, model, self._ssms.all_ssms)
                 if span.is_recording:
                     span.set(request_trace.parameters(request))
                 num_tokens = _num_tokens_about(request)
@@ -143,11 +150,14 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                             while not output.has_ended:
                                 with self._cutoff.bounding():
                                     step = await anext(session)
-                                response = self._response_to(step, output, session_id, model, span)
-                                log.add(response)
-                                counted.add(response)
-                                key_use.add_output(len(response.tokens))
-                                yield response
+                                is_of_prompt = step.num_prompt_tokens_read is not None
+                                for response in self._responses_to(step, output, session_id, model, span):
+                                    log.add(response)
+                                    counted.add(response)
+                                    key_use.add_output(len(response.tokens))
+                                    yield response
+                                    if is_of_prompt:  # there may be many, and who takes them needn't wait for anything
+                                        await asyncio.sleep(0)
 
     async def GetModelInfo(  # noqa: N802
         self, request: router_pb2.GetModelInfoRequest, context: Any
@@ -193,6 +203,16 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         """Counters, and what everybody is busy with."""
         model = self._llms.model
         return await self._stats.answer("" if model is None else model.name, self.version)
+
+    async def prepare(self) -> None:
+        """What the first request would wait for otherwise. Once the model is known."""
+        tokenizer = self.served_model().tokenizer
+        if tokenizer.has_chat_template:
+            await self._text_work.prepare(tokenizer)
+
+    async def apart(self, function: Callable[[Tokenizer], ValueT]) -> ValueT:
+        """What a function makes in the process for long texts; it can be pickled, and its value."""
+        return await self._text_work.run_apart(self.served_model().tokenizer, function)
 
     def cut_off(self) -> None:
         """The time to drain is over: requests under way fail, and those that wait for their turn."""
@@ -247,10 +267,10 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             hidden_room=self.hidden_room,
         )
 
-    def _response_to(
+    def _responses_to(
         self, step: Step, output: OutputMessages, session_id: str, model: ServedModel, span: Span
-    ) -> router_pb2.GenerateResponse:
-        """Counted and traced."""
+    ) -> Iterable[router_pb2.GenerateResponse]:
+        """Counted and traced. One, but for a prompt's tokens with their log-probabilities."""
         if step.num_prompt_tokens_read is not None:
             return output.of_prompt(step)
         if span.is_recording:
@@ -259,7 +279,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         self._count_step(counted, session_id)
         if response.finish_reason and span.is_recording:
             span.set(request_trace.result_attributes(response, model.name, session_id))
-        return response
+        return (response,)
 
 
 def _deadline_of(context: Any, now_s: float) -> float | None:

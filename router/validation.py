@@ -145,8 +145,8 @@ async def checked_tokenize(
 ) -> tuple[int, ...]:
     """The token ids of a ``TokenizeRequest``. Raises ``InvalidRequestError``."""
     found = Violations()
-    async with text_work.turn(proto.ByteSize()):
-        check_prompt(found, proto, model)
+    await text_work.turn(proto.ByteSize())
+    check_prompt(found, proto, model)
     found.raise_any()
     token_ids = await prompt_token_ids(found, proto, model, text_work)
     found.raise_any()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -17,9 +18,11 @@ from typing import Protocol
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from router.http.collections_off import collections_off
 from router.http.errors import INTERNAL_FAILURE, Failure, failure_of
 from router.http.outputs import Piece
 from specgrove.errors import SpecGroveError, UnavailableError
+from specgrove.v1 import router_pb2
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +36,11 @@ _EVENT_STREAM = (
     # nginx would hold events back.
     (b"x-accel-buffering", b"no"),
 )
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _STOPPED = UnavailableError("this router has been stopped")
-# Answers of more tokens are put together beside the event loop.
+# Answers of more tokens, those beside them in log-probabilities among them, are put together beside the event loop.
 _LONG_NUM_TOKENS = 4096
+_PART_BYTES = 1 << 18
 
 
 class _UnreadError(Exception):
@@ -116,15 +121,26 @@ class WholeAnswer(_Answer):
     async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with contextlib.aclosing(self._pieces):
             pieces = [piece async for piece in self._pieces]
-        if sum(len(piece.tokens) + len(piece.prompt_tokens) for piece in pieces) < _LONG_NUM_TOKENS:
-            content = self._content_of(pieces)
+        if _is_long(pieces):
+            with collections_off():
+                content = await asyncio.to_thread(self._long_content_of, pieces)
         else:
-            content = await asyncio.to_thread(self._content_of, pieces)
+            content = self._content_of(pieces)
         self._has_started = True
-        await Response(content, media_type="application/json")(scope, receive, send)
+        length = str(len(content)).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", length)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        # What a connection does not take at once is copied: of a long answer no more at a time than others can wait for.
+        for start in range(0, max(len(content), 1), _PART_BYTES):
+            end = start + _PART_BYTES
+            await send({"type": "http.response.body", "body": content[start:end], "more_body": end < len(content)})
 
     def _content_of(self, pieces: Sequence[Piece]) -> bytes:
         return _json(self._form.whole(pieces))
+
+    def _long_content_of(self, pieces: Sequence[Piece]) -> bytes:
+        # What ``json.dumps`` does in one go, in which no other thread has a turn, this does in many steps.
+        return "".join(_ENCODER.iterencode(self._form.whole(pieces))).encode()
 
 
 class StreamedAnswer(_Answer):
@@ -192,5 +208,19 @@ def _event(chunk: Json) -> bytes:
     return name + b"data: " + _json(chunk) + b"\n\n"
 
 
+_WithLogProbs = router_pb2.GeneratedToken | router_pb2.PromptToken
+
+
+def _is_long(pieces: Sequence[Piece]) -> bool:
+    num_tokens = 0
+    for piece in pieces:
+        tokens: Iterable[_WithLogProbs] = itertools.chain(piece.tokens, piece.prompt_tokens)
+        for token in tokens:
+            num_tokens += 1 + len(token.log_probs.top)
+            if num_tokens >= _LONG_NUM_TOKENS:
+                return True
+    return False
+
+
 def _json(value: Json) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return _ENCODER.encode(value).encode()

@@ -14,7 +14,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from fastapi.routing import iter_route_contexts
+from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
@@ -33,6 +33,7 @@ from router.http.generate import GenerateAnswer, GenerateBody, GenerateFormat, a
 from router.http.heads import new_head
 from router.http.informing import informing_endpoints
 from router.http.keys import KeyCheck
+from router.http.large_bodies import routes_in_turns
 from router.http.outputs import outputs_of
 from router.http.page import ChatPage, PageOrApi, is_api_path
 from router.http.refused import refusals
@@ -100,8 +101,9 @@ def make_app(
             "5XX": {"model": models.ErrorAnswer, "description": "The router can't serve it."},
         },
     )
-    app.include_router(_generating(calls, settings))
-    app.include_router(informing_endpoints(calls, version))
+    in_turns = routes_in_turns(calls, settings.max_body_bytes)
+    app.include_router(_generating(calls, settings, in_turns))
+    app.include_router(informing_endpoints(calls, version, in_turns))
     if metrics is not None:
         app.add_route("/metrics", metrics, methods=["GET"])  # type: ignore[arg-type]  # it takes applications, too
     _handle_errors(app)
@@ -125,8 +127,8 @@ def make_app(
     return app
 
 
-def _generating(calls: RouterCalls, settings: ApiSettings) -> APIRouter:
-    api = APIRouter(tags=["generating"])
+def _generating(calls: RouterCalls, settings: ApiSettings, route_class: type[APIRoute]) -> APIRouter:
+    api = APIRouter(tags=["generating"], route_class=route_class)
 
     def answer(
         request: Request,

@@ -8,13 +8,13 @@ from typing import TypeVar
 
 from fastapi import Request
 
-ValueT = TypeVar("ValueT")
+from router.http.large_bodies import LARGE_BYTES
 
-_LONG_BYTES = 32 * 1024
+ValueT = TypeVar("ValueT")
 
 
 async def converted(request: Request, convert: Callable[[], ValueT]) -> ValueT:
     """Where there is much to convert, the event loop gets its turns meanwhile."""
-    if len(await request.body()) < _LONG_BYTES:
+    if len(await request.body()) < LARGE_BYTES:
         return convert()
     return await asyncio.to_thread(convert)

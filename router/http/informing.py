@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 
 from router.http import answer_models as models
 from router.http.asking import asked_tokenize
@@ -21,9 +22,9 @@ from specgrove.errors import InvalidRequestError
 from specgrove.v1 import router_pb2
 
 
-def informing_endpoints(calls: RouterCalls, version: str) -> APIRouter:
+def informing_endpoints(calls: RouterCalls, version: str, route_class: type[APIRoute]) -> APIRouter:
     """``version`` is the router's."""
-    api = APIRouter(tags=["informing"])
+    api = APIRouter(tags=["informing"], route_class=route_class)
 
     @api.get("/v1/models", response_model=models.ModelList)
     async def models_served() -> Any:

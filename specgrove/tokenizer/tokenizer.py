@@ -76,6 +76,7 @@ class Tokenizer:
         # Of any text a token can stand for; byte-level vocabularies write more bytes than that, never fewer.
         self.max_token_bytes = max((len(token.encode()) for token in vocab), default=1)
         self._texts = TokenTexts(self._tokenizer, decoder)
+        self._token_bytes: dict[int, bytes] = {}
         self._tokens = tokens
         self._control = ControlTokens(self._tokenizer)
         templates = {"default": chat_template} if isinstance(chat_template, str) else chat_template
@@ -198,7 +199,10 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """What a token stands for by itself amid a text, special tokens too; may be a part of a character."""
-        (token_bytes,) = self._texts.bytes_amid([token_id])
+        # Kept: log-probabilities ask for the same ones again and again.
+        if (token_bytes := self._token_bytes.get(token_id)) is None:
+            (token_bytes,) = self._texts.bytes_amid([token_id])
+            self._token_bytes[token_id] = token_bytes
         return token_bytes
 
     @functools.cached_property

@@ -106,5 +106,5 @@ async def test_what_a_message_writes_out_stays_text_unless_the_request_says_othe
         chat = router_pb2.Chat(messages=[message], control_tokens=control_tokens)
         token_ids = await checked_tokenize(router_pb2.TokenizeRequest(chat=chat), model, work)
         assert num_control(tokenizer, list(token_ids)) == num_tokens
-    assert work._process is not None
+    assert work._long._process is not None
     work.close()

@@ -50,6 +50,17 @@ async def suite() -> AsyncIterator[ToySuite]:
         yield suite
 
 
+async def test_a_long_chunk_of_a_prompt_is_told_in_short_pieces(suite: ToySuite) -> None:
+    prompt = [65 + place % 20 for place in range(200)]
+    responses = await responses_to(
+        suite, asking(1, token_ids=router_pb2.TokenIds(token_ids=prompt), prompt_progress=True, max_tokens=2)
+    )
+    check(prompt_tokens_of(responses), prompt, 1)
+    # The first one comes with the second.
+    assert [num for response in responses if (num := len(response.prompt_tokens))] == [65, 64, 64, 7]
+    assert [num for response in responses if (num := response.num_prompt_tokens_read)] == [199]
+
+
 @pytest.mark.parametrize("chunk_len", [None, 1, 4])
 async def test_each_token_comes_once_before_the_output(suite: ToySuite, chunk_len: int | None) -> None:
     suite.llm.chunk_len = chunk_len

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 import pytest_asyncio
 
 from router import text_work
-from router.text_process import TextProcess
+from router.text_process import TextProcess, TooSlowError
 from router.text_work import TextWork
 from specgrove.errors import InternalError, UnavailableError
 from specgrove.tokenizer import ChatOptions, Tokenizer
@@ -125,20 +126,33 @@ async def test_large_requests_take_turns_and_the_loop_goes_on_between_two(texts:
     seen: list[str] = []
 
     async def look(num_bytes: int, name: str) -> None:
-        async with texts.turn(num_bytes):
-            seen.append(name)
+        await texts.turn(num_bytes)
+        seen.append(name)
 
     async def stream() -> None:
         for _ in range(10):
             seen.append("-")
             await asyncio.sleep(0)
 
-    calls = [look(65536, "L"), look(65536, "L"), look(65535, "s"), look(65536, "L"), stream()]
+    calls = [look(65536, "L"), look(65536, "L"), look(30000, "s"), look(30000, "s"), look(65536, "L"), stream()]
     await asyncio.gather(*calls)
-    looks = "".join(seen).strip("-")
-    assert "LL" not in looks
-    assert looks.startswith("Ls")
-    assert looks.count("L") == 3
+    # Small ones share a turn; nobody overtakes.
+    assert re.sub("-+", "-", "".join(seen)).rstrip("-") == "L-L-ss-L"
+
+
+async def test_short_texts_have_one_turn_of_the_loop_after_another(texts: TextWork) -> None:
+    seen: list[str] = []
+
+    def work(tokenizer: Tokenizer) -> None:
+        seen.append("x")
+
+    async def stream() -> None:
+        for _ in range(6):
+            seen.append("-")
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(texts.run(TOKENIZER, 4000, work) for _ in range(4)), stream())
+    assert re.sub("-+", "-", "".join(seen)).rstrip("-") == "x-x-x-x"
 
 
 async def test_errors_are_those_of_the_text_alone(texts: TextWork) -> None:
@@ -166,6 +180,34 @@ async def test_a_text_that_takes_too_long_is_given_up() -> None:
     with pytest.raises(InternalError, match=r"not be worked on within 0\.01 s"):
         await texts.run(TOKENIZER, LONG, hang)
     texts.close()
+
+
+def spin(tokenizer: Tokenizer) -> None:
+    while True:
+        pass
+
+
+async def test_what_takes_too_much_processor_time_is_ended_by_the_kernel(caplog: pytest.LogCaptureFixture) -> None:
+    texts = TextWork(limit_s=0.2)
+    with pytest.raises(InternalError, match=r"not be worked on within 0\.2 s"):
+        await texts.run(TOKENIZER, LONG, spin)
+    process = TextProcess(TOKENIZER)
+    with pytest.raises(TooSlowError):
+        process.run(spin, 0.2)
+    assert process._process.wait() == -signal.SIGPROF
+    process.end()
+    texts.close()
+
+
+async def test_what_asks_for_too_much_memory_is_refused_it(texts: TextWork) -> None:
+    first = await texts.run(TOKENIZER, LONG, pid)
+    with pytest.raises(InternalError, match="MemoryError"):
+        await texts.run(TOKENIZER, LONG, functools.partial(make, num_bytes=8 << 30))
+    assert await texts.run(TOKENIZER, LONG, pid) == first
+
+
+def make(tokenizer: Tokenizer, num_bytes: int) -> int:
+    return len(b"x" * num_bytes)
 
 
 async def test_a_client_that_goes_away_leaves_the_process_to_others(texts: TextWork) -> None:
@@ -210,8 +252,8 @@ async def test_a_process_that_starts_while_the_router_closes_is_not_used(monkeyp
     texts = TextWork()
 
     class LateProcess(TextProcess):
-        def __init__(self, tokenizer: Tokenizer) -> None:
-            super().__init__(tokenizer)
+        def __init__(self, tokenizer: Tokenizer, *, is_low_priority: bool = True) -> None:
+            super().__init__(tokenizer, is_low_priority=is_low_priority)
             texts.close()  # finds none
 
     monkeypatch.setattr(text_work, "TextProcess", LateProcess)

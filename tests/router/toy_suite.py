@@ -82,6 +82,8 @@ async def toy_suite(
         address="127.0.0.1:0",
         # Whether trees pay is a question of times, which toys don't have.
         trees=TreeConfig(is_adaptive=False),
+        # The process takes a second to start, in each of hundreds of suites.
+        renders_apart=False,
     )
     suite.app = RouterApp(replace(config, **settings))
     address = await suite.app.server.start(is_serving=False)

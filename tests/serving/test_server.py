@@ -144,7 +144,7 @@ async def test_a_client_that_left_while_it_was_written_to_is_no_defect_of_ours(
 
     guard = CallGuard(write_timeout_s=LIMIT_S)
     handler = grpc.unary_stream_rpc_method_handler(answer, ssm_pb2.DraftRequest.FromString)
-    await guard._guarded(handler, "/of/Test").unary_stream("request", left)
+    await guard._guarded(handler, "/of/Test").unary_stream(b"", left)
     assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
     assert not [reading for reading in guard.readings() if reading.value]
 
@@ -161,7 +161,7 @@ async def test_a_response_that_is_too_large_is_a_defect_of_ours(
 
     guard = CallGuard(write_timeout_s=LIMIT_S)
     handler = grpc.unary_stream_rpc_method_handler(answer, ssm_pb2.DraftRequest.FromString)
-    await guard._guarded(handler, "/of/Test").unary_stream("request", context)
+    await guard._guarded(handler, "/of/Test").unary_stream(b"", context)
     assert "a response of 6 bytes can't be sent: a message may have 3" in caplog.text
     assert [reading.value for reading in guard.readings()] == [{("/of/Test", "INTERNAL"): 1}]
 

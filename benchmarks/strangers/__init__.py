@@ -1,0 +1,1 @@
+"""What one client's requests do to another's stream."""

@@ -1,0 +1,152 @@
+"""What one client's requests do to another's stream: the largest gap between two of its pieces, and what the router's event loop took.
+
+    python -m benchmarks.strangers --seconds 6 --kinds text chat flood
+
+The router is the real process, with the tokenizer of a real model (``--model``); the LLM service is a toy that answers each
+``--pass-ms``, so nothing but the router makes a stream wait. One client streams, without speculation. Another process sends the worst
+requests of a kind as fast as it gets answers (``benchmarks.strangers.attacks`` lists the kinds). Told are the stream's gaps with and
+without that, by the clock, and the largest processor time of one turn of the router's event loop. The second one does not depend on
+what else the machine does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from benchmarks.served import served
+from benchmarks.strangers.attacks import ATTACKS
+from specgrove.config import DEFAULT_LLM
+from specgrove.v1 import router_pb2, router_pb2_grpc
+from tests.addresses import free_address
+
+_LIMIT_MS = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """The one that is measured."""
+
+    address: str
+    http_address: str
+    pid: int
+    record: Path
+
+    def longest_turn(self) -> tuple[float, str]:
+        """Of the event loop since the last time: milliseconds of processor time, and whose it was."""
+        self.record.unlink(missing_ok=True)
+        os.kill(self.pid, signal.SIGUSR1)
+        while not self.record.exists():  # when the loop's thread comes to it
+            time.sleep(0.01)
+        spent_ms, _, who = self.record.read_text().partition(" ")
+        return float(spent_ms), who
+
+
+@contextlib.contextmanager
+def suite(folder: Path, model: Path, pass_ms: float) -> Iterator[Router]:
+    """Starts the toy and the router."""
+    llm, router, record, http = (
+        f"unix:{folder}/llm.sock",
+        f"unix:{folder}/router.sock",
+        folder / "record",
+        free_address(),
+    )
+    flags = [
+        "--llm",
+        llm,
+        "--address",
+        router,
+        "--http-address",
+        http,
+        "--http-chat-page",
+        "off",
+        "--log-level",
+        "ERROR",
+    ]
+    commands = [
+        ["-m", "benchmarks.router_toys", "llm", llm, str(pass_ms), str(model)],
+        ["-m", "benchmarks.strangers.router", str(record), *flags],
+    ]
+    with served(commands, router, folder) as processes:
+        yield Router(router, http, processes[-1].pid, record)
+
+
+async def gaps_ms(address: str, seconds: float) -> list[float]:
+    """Between two pieces of a stream, in milliseconds, the largest one last."""
+    request = router_pb2.GenerateRequest(
+        text="Tell me about trees.",
+        max_tokens=90_000,
+        ignore_eos=True,
+        speculation=router_pb2.SpeculationOptions(disabled=True),
+    )
+    found, until_s, last_s = [], time.monotonic() + seconds, None
+    async with grpc.aio.insecure_channel(address) as channel:
+        call = router_pb2_grpc.RouterServiceStub(channel).Generate(request)
+        async for _ in call:
+            now_s = time.monotonic()
+            if last_s is not None:
+                found.append((now_s - last_s) * 1e3)
+            last_s = now_s
+            if now_s > until_s:
+                break
+        call.cancel()
+    return sorted(found)
+
+
+def _told(gaps: list[float]) -> str:
+    num_long = sum(gap > _LIMIT_MS for gap in gaps)
+    return f"{gaps[-1]:5.0f} ms (p99 {gaps[int(len(gaps) * 0.99)]:3.0f}, {num_long:2d} above {_LIMIT_MS:.0f})"
+
+
+def measured(router: Router, kind: str | None, seconds: float) -> str:
+    """A line's end: what the stream saw, and what the loop took."""
+    router.longest_turn()
+    if kind is None:
+        gaps, outcomes = asyncio.run(gaps_ms(router.address, seconds)), ""
+    else:
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.strangers.attacks",
+            kind,
+            router.address,
+            f"http://{router.http_address}",
+            str(seconds),
+        ]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as attacking:
+            gaps = asyncio.run(gaps_ms(router.address, seconds + 1))
+            outcomes = attacking.communicate()[0].strip()
+    spent_ms, who = router.longest_turn()
+    return f"gap {_told(gaps)}; longest turn {spent_ms:5.1f} ms, {who}; {outcomes}"
+
+
+def main() -> int:
+    """Exit code 0."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.strangers", description=__doc__.splitlines()[0])
+    parser.add_argument("--kinds", nargs="+", choices=tuple(ATTACKS), default=list(ATTACKS))
+    parser.add_argument("--seconds", type=float, default=6.0, help="for each kind")
+    parser.add_argument("--pass-ms", type=float, default=10.0)
+    parser.add_argument("--model", type=Path, help=f"a folder with a tokenizer (default: {DEFAULT_LLM})")
+    arguments = parser.parse_args()
+    model = arguments.model or Path("~/.cache/specgrove").expanduser() / DEFAULT_LLM
+    with tempfile.TemporaryDirectory() as folder, suite(Path(folder), model, arguments.pass_ms) as router:
+        for kind in (None, *arguments.kinds):
+            name = "nobody else" if kind is None else ATTACKS[kind].what
+            print(f"{name}: {measured(router, kind, arguments.seconds)}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
