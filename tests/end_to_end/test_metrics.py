@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from specgrove.client import Client
 from specgrove.client.output import Usage
@@ -140,6 +141,18 @@ def queries_of_the_dashboard() -> list[tuple[str, str]]:
     ]
 
 
+def queries_of_the_autoscalers() -> list[tuple[str, str]]:
+    """As KEDA asks them, but for the labels that Prometheus has of Kubernetes alone."""
+    found = []
+    for path in sorted((ROOT / "k8s" / "components" / "autoscaling").rglob("*.yaml")):
+        manifest = yaml.safe_load(path.read_text())
+        for trigger in manifest.get("spec", {}).get("triggers", ()):
+            query = re.sub(r"\{[^}]*\}", "", trigger["metadata"]["query"])
+            found.append((f"{manifest['metadata']['name']}: {trigger['name']}", query))
+    assert len(found) > 3
+    return found
+
+
 def queries_of_the_page() -> list[tuple[str, str]]:
     """Those that docs/metrics.md recommends: where a query stands in a table's last column."""
     page = (ROOT / "docs" / "metrics.md").read_text()
@@ -148,9 +161,9 @@ def queries_of_the_page() -> list[tuple[str, str]]:
     return found
 
 
-def test_each_query_of_the_dashboard_and_of_the_page_finds_data(tiny_suite: Suite, prometheus: Prometheus) -> None:
-    left = queries_of_the_dashboard() + queries_of_the_page()
-    assert len(left) > 35
+def test_each_query_of_dashboard_page_and_autoscalers_finds_data(tiny_suite: Suite, prometheus: Prometheus) -> None:
+    left = queries_of_the_dashboard() + queries_of_the_page() + queries_of_the_autoscalers()
+    assert len(left) > 40
     with Client(tiny_suite.address) as client:
 
         def all_have_data() -> bool:

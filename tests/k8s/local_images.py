@@ -2,18 +2,23 @@
 
 The base image is a `debootstrap` tree under the name that the Containerfile has in FROM. Packages come from where this machine's pip
 and apt take them: pip's settings go in as a secret, and local folders that they name as volumes, so none of it stays in an image.
-Needs root, podman, debootstrap and a Debian mirror.
+Needs root, podman, debootstrap and a Debian mirror. With `--variant cuda` that tree stands in for NVIDIA's images, with this machine's
+CUDA toolkit; torch for CUDA is fetched (3 GB), and 25 GB of disk are needed while it builds.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+from tools.build_images import VARIANTS
 
 BASE = "docker.io/library/debian:bookworm-slim"
 MIRROR = "http://deb.debian.org/debian"
@@ -71,6 +76,24 @@ def make_base(environment: Mapping[str, str]) -> None:
             raise RuntimeError(f"tar ended with {tree.returncode}")
 
 
+def make_cuda_bases(environment: Mapping[str, str]) -> None:
+    """``BASE`` as NVIDIA's base image, and with the toolkit of this machine's nvcc as the one for builds. Raises ``RuntimeError``."""
+    nvcc = shutil.which("nvcc", path=f"/usr/local/cuda/bin{os.pathsep}{os.environ['PATH']}")
+    if nvcc is None:
+        raise RuntimeError("the variant for CUDA needs nvcc, which is not on PATH")
+    toolkit = Path(nvcc).resolve().parents[1]
+    names = VARIANTS["cuda"]
+    path = "ENV PATH=/usr/local/cuda/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
+    files = {
+        names["BASE"]: (f"FROM {BASE}\n{path}", "/var/empty"),
+        names["BUILDER_BASE"]: (f"FROM {names['BASE']}\nCOPY . /usr/local/cuda/\n", str(toolkit)),
+    }
+    for name, (text, context) in files.items():
+        Path(context).mkdir(exist_ok=True)
+        command = ["podman", "build", "--pull=never", "--tag", name, "--file", "-", context]
+        subprocess.run(command, input=text, text=True, env=environment, check=True)
+
+
 def pip_settings(listed: str) -> tuple[str, list[Path]]:
     """From what `pip config list` prints: a pip.conf for the build, and the local folders that it names."""
     taken: dict[str, str] = {}
@@ -88,10 +111,18 @@ def pip_settings(listed: str) -> tuple[str, list[Path]]:
     return "[global]\n" + "".join(f"{key} = {value}\n" for key, value in taken.items()), folders
 
 
-def build_options(folder: Path) -> list[str]:
+def pip_config() -> str:
+    """What this machine's pip is told, a line each."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def build_options(folder: Path, variant: str) -> list[str]:
     """What podman needs to build here. The secret's file is written into ``folder``."""
-    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
-    settings, folders = pip_settings(listed.stdout)
+    settings, folders = pip_settings(pip_config())
+    if variant == "cuda":  # pip would take a `+cpu` for newer than the same version without
+        folders = [path for path in folders if not _has_torch(path)]
+        settings = "".join(line for line in settings.splitlines(keepends=True) if not line.startswith("find-links"))
     (folder / "pip.conf").write_text(settings)
     options = ["--network", "host", "--secret", f"id=pip.conf,src={folder / 'pip.conf'}"]
     if f"cert = {_CA}" in settings:
@@ -106,13 +137,24 @@ def _has_torch(folder: Path) -> bool:
     return next(folder.glob("torch-*+cpu-*.whl"), None) is not None
 
 
-def build_images(environment: Mapping[str, str], services: Iterable[str] = ()) -> None:
-    """All images of the CPU variant, or some; layers that are there already are used again."""
+def build_images(environment: Mapping[str, str], services: Iterable[str] = (), variant: str = "cpu") -> None:
+    """All images of a variant, or some; layers that are there already are used again."""
     with tempfile.TemporaryDirectory() as folder:
-        options = build_options(Path(folder))
+        options = build_options(Path(folder), variant)
         chosen = ["--services", *services] if services else []
         subprocess.run(
-            [sys.executable, "-m", "tools.build_images", "--builder", "podman", *chosen, "--", *options],
+            [
+                sys.executable,
+                "-m",
+                "tools.build_images",
+                "--builder",
+                "podman",
+                "--variant",
+                variant,
+                *chosen,
+                "--",
+                *options,
+            ],
             cwd=ROOT,
             env=environment,
             check=True,
@@ -120,12 +162,18 @@ def build_images(environment: Mapping[str, str], services: Iterable[str] = ()) -
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description="Builds the images where no registry is reached.")
+    parser.add_argument("--variant", choices=VARIANTS, default="cpu")
+    parser.add_argument("services", nargs="*", metavar="SERVICE", help="default: all")
+    arguments = parser.parse_args()
     if missing := missing_tools():
         sys.exit(f"local_images: error: this needs {', '.join(missing)}")
     with tempfile.TemporaryDirectory() as folder:
         environment = podman_environment(Path(folder))
         make_base(environment)
-        build_images(environment, sys.argv[1:])
+        if arguments.variant == "cuda":
+            make_cuda_bases(environment)
+        build_images(environment, arguments.services, arguments.variant)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.k8s.local_images import pip_settings
+from tests.k8s.local_images import build_options, pip_settings
 from tools import build_images
 from tools.build_images import SERVICES, Wanted, build_command, find_builder
 
@@ -75,3 +75,18 @@ def test_a_builds_pip_takes_packages_from_where_this_machines_does() -> None:
         "extra-index-url = file:///opt/mirror/simple https://index.example/simple",
     ]
     assert folders == [Path("/opt/mirror"), Path("/opt/wheels")]
+
+
+@pytest.mark.parametrize(("variant", "takes_wheels"), [("cpu", True), ("cuda", False)])
+def test_torch_for_cuda_is_not_taken_from_where_this_machines_is(
+    variant: str, takes_wheels: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip takes a `+cpu` for newer than the same version without."""
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    (wheels / "torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl").touch()
+    monkeypatch.setattr("tests.k8s.local_images.pip_config", lambda: f"global.find-links='{wheels}'\n")
+    options = build_options(tmp_path, variant)
+    assert (f"{wheels}:{wheels}:ro" in options) == takes_wheels
+    assert ("find-links" in (tmp_path / "pip.conf").read_text()) == takes_wheels
+    assert ("TORCH_INDEX_URL=" in options) == takes_wheels

@@ -103,6 +103,8 @@ def test_no_compiler_is_shipped(name: str) -> None:
     assert len(installed) == 1, installed
     assert not re.search(r"g\+\+|gcc|clang|cmake|make|build-essential|-dev\b|pip|nvcc", installed[0])
     assert "/var/lib/apt/lists" in commands
+    # torch's for CUDA; no later layer may bring it again.
+    assert STAGES["model-packages"].instructions[-1][1].endswith("uninstall --yes triton")
     copied = [line for stage in line_of(STAGES, name) for line in stage.all("COPY")]
     assert all(
         re.match(r"--from=(router|model)-(packages|project) (/opt/specgrove|/project/) ", line) for line in copied

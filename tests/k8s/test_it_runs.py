@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -72,15 +74,29 @@ def answer_with(router: Pod, events: dict[int, Callable[[], Any]]) -> Completion
     return completion_of(chunks)
 
 
+REQUEST = {
+    "model": "smollm2-135m-instruct", "messages": [{"role": "user", "content": QUESTION}], "max_tokens": MAX_TOKENS,
+    "temperature": 0.8, "seed": 5, "ignore_eos": True,
+}  # fmt: skip
+
+
+def streamed_by_http(router: Pod, has_begun: threading.Event) -> str:
+    """The text of a stream of server-sent events."""
+    url, pieces = f"http://{router.at('http')}/v1/chat/completions", []
+    with httpx2.stream("POST", url, json=REQUEST | {"stream": True}, timeout=LIMIT_S) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("data: {"):
+                choices = json.loads(line.removeprefix("data: "))["choices"]
+                pieces += [choice["delta"].get("content") or "" for choice in choices]
+                has_begun.set()
+    return "".join(pieces)
+
+
 def test_it_answers_by_grpc_and_by_http(cluster: Cluster, expected: Completion) -> None:
     assert any(token.drafted_by for token in expected.tokens)
-    request = {
-        "model": "smollm2-135m-instruct", "messages": [{"role": "user", "content": QUESTION}], "max_tokens": MAX_TOKENS,
-        "temperature": 0.8, "seed": 5, "ignore_eos": True,
-    }  # fmt: skip
     for router in ("router-0", "router-1"):
         url = f"http://{cluster.pods[router].at('http')}/v1/chat/completions"
-        answer = httpx2.post(url, json=request, timeout=LIMIT_S)
+        answer = httpx2.post(url, json=REQUEST, timeout=LIMIT_S)
         assert answer.status_code == 200, answer.text
         assert answer.json()["choices"][0]["message"]["content"] == expected.text
 
@@ -131,11 +147,20 @@ def test_a_rolling_update_of_the_llm_drops_no_stream(cluster: Cluster, expected:
 
 
 def test_a_rolling_update_of_the_routers_drops_no_stream(cluster: Cluster, expected: Completion) -> None:
-    """The new one comes first, as the Deployment says."""
+    """The new one comes first, as the Deployment says. There is a stream by gRPC and one by HTTP."""
     old, new = cluster.pods["router-1"], cluster.start("router", 2)
     wait_until(new.is_ready)
     exit_codes: list[int] = []
-    found = answer_with(old, {10: lambda: exit_codes.append(cluster.delete(old))})
+    has_begun = threading.Event()
+
+    def roll() -> None:
+        assert has_begun.wait(LIMIT_S)
+        exit_codes.append(cluster.delete(old))
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        by_http = pool.submit(streamed_by_http, old, has_begun)
+        found = answer_with(old, {10: roll})
+        assert by_http.result(LIMIT_S) == expected.text
     assert (found.token_ids, found.text) == (expected.token_ids, expected.text)
     assert exit_codes == [0]
     assert answer_with(new, {}).text == expected.text

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from llm_service.arguments import parse_arguments as llm_config_of
 from router.__main__ import config_of as router_config_of
@@ -15,6 +17,7 @@ from specgrove.settings import rules
 from specgrove.settings.config_file import read_config_file
 from ssm_service.__main__ import parse_arguments as ssm_config_of
 from tests.k8s.manifests import OVERLAYS, Manifest, Rendered, Workload, rendered
+from tools.k8s_plain import K8S
 
 PARSERS: dict[str, Callable[[list[str]], Any]] = {
     "router": router_config_of,
@@ -90,6 +93,19 @@ def test_a_setting_that_there_is_not_fails_the_start(capsys: pytest.CaptureFixtu
 
 def test_the_settings_are_also_those_of_specgrove_serve(suite: Rendered, config: Path) -> None:
     assert read_config_file(config, is_for_suite=True).given
+
+
+def test_settings_that_the_page_names_are_settings(tmp_path: Path) -> None:
+    """A file with each of them, unset."""
+    page = (K8S.parent / "docs" / "kubernetes.md").read_text()
+    named = set(re.findall(r"`(router|llm|ssm)\.([a-z][a-z-]+)[`:]", page))
+    assert len(named) > 15
+    sections: dict[str, dict[str, None]] = {section: {} for section, _ in named}
+    for section, name in named:
+        sections[section][name] = None
+    config = tmp_path / "suite.yaml"
+    config.write_text(yaml.safe_dump(sections))
+    read_config_file(config, is_for_suite=False)
 
 
 def test_what_runs_before_the_llm_fetches_its_model(suite: Rendered, config: Path) -> None:

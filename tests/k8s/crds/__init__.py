@@ -7,6 +7,7 @@ here, and so is a field that the kind doesn't have. Rules in CEL are not kept.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,31 @@ def _validators() -> dict[tuple[str, str], jsonschema.Draft202012Validator]:
         kept = json.loads(path.read_text())
         validators[kept["apiVersion"], kept["kind"]] = jsonschema.Draft202012Validator(_strict(kept["openAPIV3Schema"]))
     return validators
+
+
+def definitions() -> Iterator[Manifest]:
+    """CustomResourceDefinitions of all kinds whose schemas are kept."""
+    for path in sorted(FOLDER.glob("*.json")):
+        kept = json.loads(path.read_text())
+        group, _, version = kept["apiVersion"].partition("/")
+        singular = kept["kind"].lower()
+        served = {
+            "name": version,
+            "served": True,
+            "storage": True,
+            "schema": {"openAPIV3Schema": kept["openAPIV3Schema"]},
+        }
+        names = {"kind": kept["kind"], "plural": f"{singular}s", "singular": singular}
+        yield {
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            # Groups of Kubernetes' own are of whose who have asked for them.
+            "metadata": {
+                "name": f"{singular}s.{group}",
+                "annotations": {"api-approved.kubernetes.io": "unapproved, for tests"},
+            },
+            "spec": {"group": group, "scope": "Namespaced", "names": names, "versions": [served]},
+        }
 
 
 def kinds() -> set[tuple[str, str]]:
