@@ -60,6 +60,19 @@ def test_it_takes_what_components_compose(
     assert server.apply([*suite.objects, *pods_of(suite)]) == ""
 
 
+def test_exclusive_cores_are_given_to_pods_of_the_class_that_kubelets_ask_for(
+    server: ApiServer, tmp_path: Path
+) -> None:
+    suite = composed(tmp_path, ["cpu-exclusive"], resources=["overlays/cpu-demo"])
+    classes = {}
+    for pod in pods_of(suite):
+        made = json.loads(
+            server.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", text=json.dumps(pod)).stdout
+        )
+        classes[pod["metadata"]["labels"]["app.kubernetes.io/component"]] = made["status"]["qosClass"]
+    assert classes == {"llm": "Guaranteed", "router": "Burstable", "ssm": "Burstable"}
+
+
 def test_what_it_stores_is_what_the_manifests_say(server: ApiServer) -> None:
     """Nothing that was set is dropped on the way, as fields behind a feature gate are."""
     suite = rendered("cpu-demo")
