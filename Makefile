@@ -34,8 +34,8 @@ FUZZ_EXAMPLES ?= 10000
 fuzz: setup
 	$(BIN)/python -m benchmarks.fuzz --examples $(FUZZ_EXAMPLES)
 
-# What takes long: every server that the docs start, ranks and replicas, other languages' compilers, a wheel, most of the chat page in a
-# browser, and the like. All that `test` leaves out but the container images.
+# What takes long: every server and command of the docs, ranks and replicas, hosts apart, other languages' compilers, a wheel, most of
+# the chat page in a browser, and the like. All that `test` leaves out but the container images.
 CONTAINER_TESTS := tests/k8s/test_it_runs.py tests/k8s/test_running_images.py
 
 slow-test: setup

@@ -21,11 +21,15 @@ from tests.forked_services import ForkingSubprocess
 from tests.router.toy_language import EOS, VOCAB_SIZE, toy_tokenizer_json
 
 TINY_VOCAB_SIZE = 97
+ROOT = Path(__file__).parent.parent
 END_TO_END = "tests/end_to_end/"
 # The fixtures of tests/end_to_end/conftest.py that take each of its suites.
 SHARED_SUITES = {"suite": {"suite", "client"}, "tiny_suite": {"tiny_suite"}}
-# What one of two processes does alone at the end costs the other's time.
-LONGEST_FIRST = (END_TO_END, "tests/test_packages.py")
+# What waits for other processes leaves a processor idle, what computes does not: they run side by side, so many files of the second
+# kind for one of the first. What one of two processes does alone at the end costs the other's time: all of this comes first.
+WAITING = (END_TO_END, "tests/test_packages.py")
+COMPUTING = ("tests/kernels/", "tests/models/", "tests/program/", "tests/runtime/", "tests/llm/", "tests/router/test_")
+NUM_COMPUTING = 4
 SERVERS_OF_PAGES = "tests/pages/test_servers.py"
 
 # By default an example that takes 0.2 s fails, on a busy machine that is.
@@ -46,13 +50,31 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without a GPU its tests are left out. Processes side by side begin with the longest; otherwise tests keep their order."""
+    """Without a GPU its tests are left out. Processes side by side mix files that wait and files that compute."""
     if not torch.cuda.is_available():
         for_gpus = [item for item in items if item.get_closest_marker("gpu") is not None]
         config.hook.pytest_deselected(items=for_gpus)
         items[:] = [item for item in items if item.get_closest_marker("gpu") is None]
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: not item.nodeid.startswith(LONGEST_FIRST))
+        items[:] = mixed(items)
+
+
+def mixed(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Tests of a file stay together, and in their order."""
+    by_file: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        by_file.setdefault(item.nodeid.partition("::")[0], []).append(item)
+    waiting = [file for file in by_file if file.startswith(WAITING)]
+    waiting.sort(
+        key=lambda file: shared_suite(ROOT / file) != "suite"
+    )  # these are the longest: one process runs them all
+    computing = [file for file in by_file if file.startswith(COMPUTING)]
+    order: list[str] = []
+    for number, file in enumerate(waiting):
+        order += [file, *computing[number * NUM_COMPUTING : (number + 1) * NUM_COMPUTING]]
+    order += computing[len(waiting) * NUM_COMPUTING :]
+    order += [file for file in by_file if file not in order]
+    return [item for file in order for item in by_file[file]]
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which GPU machines may lack
@@ -65,7 +87,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
             if nodeid.startswith(SERVERS_OF_PAGES):
                 return nodeid
             file = str(super()._split_scope(nodeid))
-            return (shared_suite(config.rootpath / file) if file.startswith(END_TO_END) else None) or file
+            return (shared_suite(ROOT / file) if file.startswith(END_TO_END) else None) or file
 
     return BySharedFixtures(config, log)
 

@@ -16,6 +16,8 @@ from specgrove.suite.processes import Suite, SuiteConfig, is_serving
 from tests.k8s.two_hosts import Processes, TwoHosts, running, two_hosts
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "Explain how a bicycle stays upright, in detail."
 # Greedy outputs of so small a model go round in circles.
 SAMPLED: dict[str, Any] = {
@@ -95,7 +97,6 @@ def test_tensor_parallel_ranks_answer_like_one(tensor_parallel: Spread, expected
     assert answers_of(tensor_parallel.address) == expected
 
 
-@pytest.mark.slow
 def test_stages_answer_like_one(tiny_model: Path, tmp_path: Path, expected: list[tuple[int, ...]]) -> None:
     with spread(tiny_model, tmp_path, "--pipeline-parallel", "1,2") as running_apart:
         assert answers_of(running_apart.address) == expected
@@ -109,7 +110,6 @@ def cut_until_both_have_ended(running_apart: Spread) -> None:
     running_apart.hosts.mend()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "lose",
     [lambda s: s.hosts.back.lose_power(), cut_until_both_have_ended],

@@ -17,6 +17,8 @@ from specgrove.suite.processes import is_serving
 from tests.k8s.two_hosts import Processes, TwoHosts, running, two_hosts
 from tests.waiting import until, wait_until
 
+pytestmark = pytest.mark.slow
+
 QUESTION = [("user", "Explain how a bicycle stays upright, in detail.")]
 MAX_TOKENS = 120
 COMMON: dict[str, Any] = {

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from specgrove.kernels.sampling import (
     NO_ADJUSTMENTS,
@@ -56,6 +55,8 @@ def test_noise_is_the_reference_bit_for_bit(seed: int, position: int) -> None:
 
 def test_noise_is_standard_gumbel() -> None:
     """Mean, variance and shape; no correlation between neighbours in id, position or seed."""
+    from scipy import stats  # here: importing it takes a second of every process of tests
+
     token_ids = torch.arange(100_000)
     noise = gumbel_noise(3, 5, token_ids).double()
     assert abs(float(noise.mean()) - 0.5772156649) < 5 * math.pi / math.sqrt(6 * 100_000)
@@ -69,6 +70,8 @@ def test_noise_is_standard_gumbel() -> None:
 @pytest.mark.parametrize(("params", "adjustments"), TARGETS.values(), ids=TARGETS)
 def test_choices_follow_the_target_distribution(params: ChoiceParams, adjustments: TokenAdjustments) -> None:
     """Chi-square over seeds and over positions, at a level that a right kernel misses once in 10000 runs."""
+    from scipy import stats
+
     torch.manual_seed(0)
     logits = torch.randn(20) * 1.5
     target_probs = processed_log_probs(logits, params, adjustments).double().exp()

@@ -286,9 +286,11 @@ def test_segments_that_are_computed_side_by_side_change_no_bit(isa: str, num_key
         return attend(queries[rows.start : rows.stop], k_cache, v_cache, batch, 0.3, alibi, window)
 
     together = run(range(70))
-    assert torch.equal(torch.cat([run(range(row, row + 1)) for row in range(0, 70)]), together)
+    some = range(0, 70, 3)
+    alone = torch.cat([run(range(row, row + 1)) for row in some])
+    assert torch.equal(alone, together[::3])
     batch = rows_of(sequence, [(0, num_keys - row, None) for row in range(70)])
     expected = attend(queries, k_cache, v_cache, batch, 0.3, alibi, window, in_float64)
     assert (together - expected).abs().max() <= (2e-2 if isa in ROUNDING_ISAS else 2e-5)
     threads.set_num_threads(1)
-    assert torch.equal(torch.cat([run(range(row, row + 1)) for row in range(0, 70)]), together)
+    assert torch.equal(torch.cat([run(range(row, row + 1)) for row in some]), alone)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
 
 from specgrove.kernels import sampling
 from specgrove.kernels.sampling import ChoiceParams, TokenAdjustments
@@ -93,6 +92,8 @@ def test_choices_equal_a_full_sort(params: ChoiceParams, seed: int) -> None:
     ids=["plain", "top-k", "top-p", "min-p"],
 )
 def test_samples_follow_the_distribution(params: ChoiceParams) -> None:
+    from scipy.stats import chisquare  # here: importing it takes a second of every process of tests
+
     logits = torch.tensor([1.0, 0.2, -0.3, 0.9, 2.0, -1.5, 0.0, 1.4])
     expected = sampling.processed_log_probs(logits, params).exp()
     counts = torch.zeros(8)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from scipy.stats import chisquare
 
 from llm_service.config import VerifierConfig
 from llm_service.verifier import VerifierEngine
@@ -108,6 +107,8 @@ def exact_distribution(runner: ModelRunner, **settings: float) -> dict[tuple[int
 def test_outputs_follow_the_target_distribution(
     loops: Loops, settings: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from scipy.stats import chisquare  # here: importing it takes a second of every process of tests
+
     monkeypatch.setattr(planning, "_LONG_PROMPT_LEN", 0)  # drafters read this one at once too
     counts, num_drafted = asyncio.run(sample_all(loops, SamplingParams, **settings))
     exact = exact_distribution(loops[2], **settings)

@@ -59,6 +59,7 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", of_way(Way.ON_THE_SUITE), ids=str)
 def test_a_command_prints_what_its_page_shows(
     suite_network: PrivateNetwork, folder: Path, environment: Mapping[str, str], command: Command
@@ -71,6 +72,7 @@ def test_a_command_prints_what_its_page_shows(
     assert [line for line in shape(command.output) if line not in shape(printed)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", of_way(Way.ALONE), ids=str)
 def test_a_command_prints_what_its_page_shows_where_no_suite_runs(
     network: PrivateNetwork, folder: Path, environment: Mapping[str, str], command: Command
@@ -79,6 +81,7 @@ def test_a_command_prints_what_its_page_shows_where_no_suite_runs(
     assert [line for line in shape(command.output) if line not in shape(printed)] == []
 
 
+@pytest.mark.slow
 def test_commands_that_go_on_with_what_the_one_before_wrote(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,6 +94,7 @@ def test_commands_that_go_on_with_what_the_one_before_wrote(
         assert [line for line in shape(command.output) if line not in shape(printed)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "snippet",
     [found for found in snippets() if found.page not in SNIPPETS_NOT_RUN and not starts_services(found)],

@@ -33,7 +33,7 @@ from tests.patience import PatientVerifier, ReadingDrafter
 from tests.waiting import LIMIT_S
 
 PROMPTS = ((5, 1, 44, 90, 3, 3, 17), (8, 2, 8, 2, 8))
-NUM_TOKENS = 12
+NUM_TOKENS = 8
 SAMPLINGS = {
     "greedy": SamplingParams(),
     "sampled": SamplingParams(temperature=0.8, seed=3),

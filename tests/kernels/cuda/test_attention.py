@@ -31,7 +31,7 @@ def test_is_as_exact_as_torch(
     assert_as_exact_as_torch(found, case.in_torch(batch, window, has_alibi), exact)
 
 
-@pytest.mark.parametrize(("dtype", "heads", "has_alibi", "window"), KINDS)
+@pytest.mark.parametrize(("dtype", "heads", "has_alibi", "window"), [kind for kind in KINDS if kind[1] in HEADS[::2]])
 def test_soft_capped_scores_are_as_exact_as_torch(
     device: torch.device, dtype: torch.dtype, heads: tuple[int, int, int], has_alibi: bool, window: int | None
 ) -> None:

@@ -11,9 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
-from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from router.__main__ import config_of
 from router.app import RouterApp
@@ -172,6 +170,8 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 )  # fmt: skip
 async def test_the_openapi_document_is_kept(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made-up requests: each is answered with a status and a form that the document has, and none with a failure of the server."""
+    import schemathesis  # here: importing it takes a second of every process of tests
+    from schemathesis.specs.openapi.checks import positive_data_acceptance
 
     # Requests that ask for very many outputs are made up now and then: short ones will do.
     monkeypatch.setattr("tests.router.toy_services.CONTEXT_LEN", 48)
