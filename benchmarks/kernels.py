@@ -25,7 +25,8 @@ from specgrove.kernels.threads import get_isa, set_num_threads
 from specgrove.models.decoder.parameters import NormWeights
 from specgrove.program.backend import KvCaches
 from specgrove.program.cpu import CpuProgram
-from specgrove.program.ops import Activate, AddNorm, Attend, Embed, Op, RotateStore
+from specgrove.program.op import Op
+from specgrove.program.ops import Activate, AddNorm, Attend, Embed, RotateStore
 from specgrove.program.program import BufferSpec, Program
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
 

@@ -9,12 +9,10 @@
 #include <tuple>
 #include <vector>
 
-#include "cpu/activation.h"
 #include "cpu/amx_access.h"
 #include "cpu/attention.h"
 #include "cpu/candidates.h"
 #include "cpu/counted_linear.h"
-#include "cpu/elementwise.h"
 #include "cpu/isa.h"
 #include "cpu/linear.h"
 #include "cpu/memory_reader.h"
@@ -48,11 +46,6 @@ void bind_settings(py::module_& module) {
       .value("float32", DType::kFloat32)
       .value("bfloat16", DType::kBFloat16)
       .value("float16", DType::kFloat16);
-  py::enum_<Activation>(module, "Activation")
-      .value("silu", Activation::kSilu)
-      .value("gelu", Activation::kGelu)
-      .value("gelu_tanh", Activation::kGeluTanh)
-      .value("relu", Activation::kRelu);
 }
 
 void bind_layers(py::module_& module) {

@@ -1,6 +1,5 @@
 // The program of a pass for Python. Ops come with named fields, and so do the rows of a pass: see program.h.
-#include <pybind11/stl.h>
-
+#include <memory>
 #include <optional>
 #include <tuple>
 #include <utility>
@@ -9,6 +8,7 @@
 #include "bindings.h"
 #include "cpu/program.h"
 #include "cpu/sampling.h"
+#include "named_fields.h"
 
 namespace specgrove {
 
@@ -43,21 +43,28 @@ void bind_program(py::module_& module) {
              return KvCaches{std::move(keys), std::move(values), dtype, num_slots};
            }),
            py::kw_only(), arg("keys"), arg("values"), arg("dtype"), arg("num_slots"));
+  py::class_<Buffer>(module, "Buffer").def(py::init([](int64_t place, int64_t width) { return Buffer{place, width}; }));
   py::class_<Program>(module, "Program")
-      .def(py::init<std::vector<int64_t>>(), arg("widths"))
+      .def(py::init([](std::vector<int64_t> widths, std::optional<int64_t> vocab_size,
+                       std::optional<int64_t> num_positions, bool has_caches) {
+             return std::make_unique<Program>(std::move(widths), PassLimits{vocab_size, num_positions, has_caches});
+           }),
+           arg("widths"), py::kw_only(), arg("vocab_size"), arg("num_positions"), arg("has_caches"))
       .def("add", [](Program& program, const std::string& kind,
-                     const py::kwargs& fields) { program.add(kind, fields.cast<std::map<std::string, OpField>>()); })
+                     const py::kwargs& fields) { program.add(kind, fields.cast<NamedFields>()); })
       .def(
           "begin",
           [](Program& program, int64_t num_rows, Address token_ids, Address positions, Address slots,
              const AttentionPlan& plan, const KvCaches& caches, Address hidden, std::vector<Address> kept,
-             Address asked_rows_address, const std::vector<Choice>& choices, Address logits, int64_t logits_width) {
+             std::vector<Address> shortlisted, Address asked_rows_address, const std::vector<Choice>& choices,
+             Address logits, int64_t logits_width) {
             program.begin({num_rows, at<int64_t>(token_ids), at<int32_t>(positions), at<int32_t>(slots), &plan, &caches,
-                           at<float>(hidden), std::move(kept), at<int64_t>(asked_rows_address),
+                           at<float>(hidden), std::move(kept), std::move(shortlisted), at<int64_t>(asked_rows_address),
                            asked_rows(choices, at<float>(logits), logits_width)});
           },
           py::kw_only(), arg("num_rows"), arg("token_ids"), arg("positions"), arg("slots"), arg("plan"), arg("caches"),
-          arg("hidden"), arg("kept"), arg("asked_rows"), arg("choices"), arg("logits"), arg("logits_width"))
+          arg("hidden"), arg("kept"), arg("shortlisted"), arg("asked_rows"), arg("choices"), arg("logits"),
+          arg("logits_width"))
       .def("run", &Program::run, NoGil(), arg("first"), arg("end"))
       .def("choices", &Program::choices)
       .def(

@@ -2,10 +2,23 @@
 #pragma once
 
 #include <cmath>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "vector_math.h"
 
 namespace specgrove {
+
+enum class Activation { kSilu, kGelu, kGeluTanh, kRelu };
+
+// As specgrove/kernels/activations.py names them.
+inline std::vector<std::pair<std::string, Activation>> activation_names() {
+  return {{"silu", Activation::kSilu},
+          {"gelu", Activation::kGelu},
+          {"gelu_tanh", Activation::kGeluTanh},
+          {"relu", Activation::kRelu}};
+}
 
 // 1 / (1 + e^-x), with the exponential of a negative number so that it can't overflow.
 SPECGROVE_ANYWHERE static inline float sigmoid_of(float x) {

@@ -23,6 +23,8 @@ class AnyLinear {
  public:
   virtual ~AnyLinear() = default;
 
+  virtual int64_t out_features() const = 0;
+
   // x[rows, in_features] -> out[rows, out_features], float32. A row's bits don't depend on how many rows there are.
   void forward(const float* x, int64_t num_rows, float* out) const { multiply(x, num_rows, out, nullptr); }
   // The same outputs, tile by tile while they are in a cache: none is written to memory.

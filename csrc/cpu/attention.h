@@ -14,6 +14,7 @@
 
 namespace specgrove {
 
+constexpr int64_t kMaxHeadDim = 256;
 constexpr int64_t kKeyChunk = 32;
 constexpr int64_t kSegmentKeys = 256;  // whole chunks
 

@@ -10,6 +10,7 @@ class CountedLinear : public AnyLinear {
   // The other must outlive it.
   explicit CountedLinear(const AnyLinear* linear) : linear_(linear) {}
 
+  int64_t out_features() const override { return linear_->out_features(); }
   int64_t num_rows() const { return num_rows_; }
   void read_ahead() const override { linear_->read_ahead(); }
 

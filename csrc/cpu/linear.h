@@ -42,7 +42,7 @@ class PackedLinear : public AnyLinear {
   void copy_packed(void* out) const { packed_.copy_to(out); }
   int64_t nbytes() const { return packed_.size(); }
   int64_t in_features() const { return in_features_; }
-  int64_t out_features() const { return out_features_; }
+  int64_t out_features() const override { return out_features_; }
 
  protected:
   void multiply(const float* x, int64_t num_rows, float* out, TileSink* sink) const override;

@@ -7,78 +7,34 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
-#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "any_linear.h"
-#include "attention.h"
-#include "number_types.h"
-#include "op_fields.h"
-#include "row_choices.h"
-#include "scratch.h"
+#include "op.h"
 
 namespace specgrove {
 
-// Of all layers, [num_slots, num_kv_heads, head_dim] each.
-struct KvCaches {
-  std::vector<uintptr_t> keys, values;  // addresses
-  DType dtype;
-  int64_t num_slots;
-};
-
-// What a pass is given. All that it points to stays as it is until the pass ends.
-struct PassRows {
-  int64_t num_rows;
-  const int64_t* token_ids;  // [num_rows]
-  const int32_t* positions;  // [num_rows]
-  const int32_t* slots;      // [num_rows]: where keys and values go
-  const AttentionPlan* plan;
-  const KvCaches* caches;
-  const float* hidden;          // [num_rows, size]: what `input` takes; null where nothing does
-  std::vector<uintptr_t> kept;  // where hidden states go that are handed out, then what Shortlisted has
-  const int64_t* asked_rows;    // the rows that are asked for something, in rising order
-  std::vector<AskedRow> asked;  // what each of them is asked for
-};
-
-// A pass under way, as its ops see it.
-struct Pass {
-  PassRows given{};
-  int64_t num_rows = 0;                 // fewer once rows are taken
-  const AttentionPlan* plan = nullptr;  // of these rows
-  AttentionPlan plan_of_asked;
-  RowChoices choices;
-  Scratch<float> scores;                    // of a shortlist
-  std::vector<std::vector<float>> buffers;  // [num_rows, what an op writes], without gaps
-
-  float* at(int64_t buffer) { return buffers[buffer].data(); }
-};
-
-// What a program's ops can take: rows are checked against it before anything is written.
+// What the rows of a program may name: they are checked against it before anything is written. Ids and positions that
+// nobody looks up have no limit.
 struct PassLimits {
-  int64_t vocab_size, num_positions;
-  bool has_slots, has_attention;
-};
-
-struct Op {
-  std::function<void(Pass& pass)> run;
-  const AnyLinear* linear = nullptr;  // by which it multiplies
+  std::optional<int64_t> vocab_size, num_positions;
+  bool has_caches;
 };
 
 class Program {
  public:
   // Numbers of a row that each buffer has room for.
-  explicit Program(std::vector<int64_t> widths);
+  Program(std::vector<int64_t> widths, const PassLimits& limits);
 
-  // The kinds and their fields are in program.cpp. Throws std::invalid_argument for others.
-  void add(const std::string& kind, const std::map<std::string, OpField>& fields);
+  // Throws std::invalid_argument for a kind that no file in ops/ has, and for other fields than the kind's.
+  void add(const std::string& kind, const NamedFields& fields);
 
   // Throws std::invalid_argument for a token id, position, slot or asked row that is not there.
   void begin(PassRows rows);
   // The ops from first on, before end. Where no rows are left, because nobody asks anything of any, none run.
   void run(size_t first, size_t end);
-  // For each asked row a token id, or a constant of row_choices.h, once `choose` has run.
+  // For each asked row a token id, or a constant of row_choices.h, once Choose has run.
   std::vector<int64_t> choices() const;
 
   int64_t num_rows() const { return pass_.num_rows; }
@@ -90,7 +46,7 @@ class Program {
 
   const std::vector<int64_t> widths_;
   std::vector<Op> ops_;
-  PassLimits limits_;
+  const PassLimits limits_;
   Pass pass_;
 };
 

@@ -43,6 +43,7 @@ class QuantizedLinear : public AnyLinear {
   // packed holds what copy_packed() wrote for the same shape, shape.nbytes() long.
   QuantizedLinear(const QuantizedShape& shape, PackedBytes packed, const float* bias);
 
+  int64_t out_features() const override { return shape_.out_features; }
   void read_ahead() const override { packed_.read_ahead(); }
 
   void copy_packed(void* out) const { packed_.copy_to(out); }

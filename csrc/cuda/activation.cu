@@ -1,7 +1,7 @@
 // A thread takes numbers of one row, a grid's width apart.
 #include "../cpu/activation_functions.h"
-#include "activation.h"
 #include "device.cuh"
+#include "kernel.h"
 
 namespace specgrove::cuda {
 namespace {
@@ -19,31 +19,33 @@ __global__ void __launch_bounds__(kThreads) activate_kernel(const float* x, bool
 }
 
 template <typename Function>
-void run(const float* x, bool is_gated, int64_t num_rows, int64_t size, void* out, DType out_dtype, Stream stream) {
-  with_type(out_dtype, [&](auto* type) {
+void run(const float* x, bool is_gated, const Tensor& out, Stream stream) {
+  with_type(out.dtype(), [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
+    const int64_t num_rows = out.shape[0], size = out.shape[1];
     LaunchShape shape;
     shape.grid_x = static_cast<unsigned>((size + kThreads - 1) / kThreads);
     shape.grid_y = static_cast<unsigned>(num_rows);
     shape.num_threads = kThreads;
-    launch(activate_kernel<Function, T>, shape, stream, x, is_gated, size, static_cast<T*>(out));
+    launch(activate_kernel<Function, T>, shape, stream, x, is_gated, size, static_cast<T*>(out.address));
   });
 }
 
-}  // namespace
-
-void activate(const float* x, Activation activation, bool is_gated, int64_t num_rows, int64_t size, void* out,
-              DType out_dtype, Stream stream) {
-  switch (activation) {
+const Kernel kActivate("Activate", [](OpFields& fields, Stream stream) {
+  const Tensor out = fields.table("out", {kAnySize, fields.integer("size")});
+  const bool is_gated = fields.truth("is_gated");
+  const float* const x = fields.numbers<float>("x", {out.shape[0], out.shape[1] * (is_gated ? 2 : 1)});
+  switch (fields.choice("activation", activation_names())) {
     case Activation::kSilu:
-      return run<Silu>(x, is_gated, num_rows, size, out, out_dtype, stream);
+      return run<Silu>(x, is_gated, out, stream);
     case Activation::kGelu:
-      return run<Gelu>(x, is_gated, num_rows, size, out, out_dtype, stream);
+      return run<Gelu>(x, is_gated, out, stream);
     case Activation::kGeluTanh:
-      return run<GeluTanh>(x, is_gated, num_rows, size, out, out_dtype, stream);
+      return run<GeluTanh>(x, is_gated, out, stream);
     case Activation::kRelu:
-      return run<Relu>(x, is_gated, num_rows, size, out, out_dtype, stream);
+      return run<Relu>(x, is_gated, out, stream);
   }
-}
+});
 
+}  // namespace
 }  // namespace specgrove::cuda

@@ -8,13 +8,10 @@
 #include <vector>
 
 #include "../cpu/number_types.h"
-#include "activation.h"
+#include "../named_fields.h"
 #include "attention_plan.h"
 #include "choices.h"
-#include "embedding.h"
-#include "launch.h"
-#include "norms.h"
-#include "rotary.h"
+#include "kernel.h"
 #include "top_k.h"
 #include "tree_attention.h"
 
@@ -24,66 +21,19 @@ using py::arg;
 
 namespace {
 
-template <void (*kNorm)(const Norm&, Stream)>
-void bind_norm(py::module_& module, const char* name) {
+// Kernels of ops: fields are tensors and numbers, see kernel.h.
+void bind_launch(py::module_& module) {
+  module.def("has_kernel", [](const std::string& kernel) { return Kernel::find(kernel) != nullptr; });
   module.def(
-      name,
-      [](Address residual, Address delta, Address weight, Address bias, Address rows, float eps, int64_t num_out_rows,
-         int64_t size, Address out, DType out_dtype, Stream stream) {
-        kNorm({at<float>(residual), at<float>(delta), at<float>(weight), at<float>(bias), at<int32_t>(rows), eps,
-               num_out_rows, size, at<void>(out), out_dtype},
-              stream);
+      "launch",
+      [](const std::string& kernel, const NamedFields& fields, Stream stream) {
+        const FieldsLauncher launcher = Kernel::find(kernel);
+        if (launcher == nullptr) throw std::invalid_argument("there is no kernel for GPUs called " + kernel);
+        OpFields named(kernel, fields);
+        launcher(named, stream);
+        named.check_all_read();
       },
-      NoGil(), py::kw_only(), arg("residual"), arg("delta"), arg("weight"), arg("bias"), arg("rows"), arg("eps"),
-      arg("num_out_rows"), arg("size"), arg("out"), arg("out_dtype"), arg("stream"));
-}
-
-void bind_norms(py::module_& module) {
-  bind_norm<rms_norm>(module, "rms_norm");
-  bind_norm<layer_norm>(module, "layer_norm");
-  module.def(
-      "head_rms_norm",
-      [](Address qkv, Address weight, float eps, int64_t num_rows, int64_t width, int64_t first_head, int64_t num_heads,
-         int64_t head_dim, Stream stream) {
-        head_rms_norm({at<float>(qkv), at<float>(weight), eps, num_rows, width, first_head, num_heads, head_dim},
-                      stream);
-      },
-      NoGil(), py::kw_only(), arg("qkv"), arg("weight"), arg("eps"), arg("num_rows"), arg("width"), arg("first_head"),
-      arg("num_heads"), arg("head_dim"), arg("stream"));
-}
-
-void bind_elementwise(py::module_& module) {
-  module.def(
-      "embed",
-      [](Address table, Address token_ids, int64_t first_id, int64_t num_ids, Address position_table, Address positions,
-         DType dtype, float scale, int64_t num_rows, int64_t size, Address out, Stream stream) {
-        embed({at<void>(table), at<int32_t>(token_ids), first_id, num_ids, at<void>(position_table),
-               at<int32_t>(positions), scale, num_rows, size, at<float>(out)},
-              dtype, stream);
-      },
-      NoGil(), py::kw_only(), arg("table"), arg("token_ids"), arg("first_id"), arg("num_ids"), arg("position_table"),
-      arg("positions"), arg("dtype"), arg("scale"), arg("num_rows"), arg("size"), arg("out"), arg("stream"));
-  module.def(
-      "rotate_and_store",
-      [](Address qkv, Address positions, Address cos_sin, Address slots, Address k_cache, Address v_cache,
-         Address queries, DType dtype, int64_t num_rows, int32_t num_heads, int32_t num_kv_heads, int32_t head_dim,
-         Stream stream) {
-        rotate_and_store(
-            {at<float>(qkv), at<int32_t>(positions), at<float>(cos_sin), at<int32_t>(slots), at<void>(k_cache),
-             at<void>(v_cache), at<void>(queries), num_rows, num_heads, num_kv_heads, head_dim},
-            dtype, stream);
-      },
-      NoGil(), py::kw_only(), arg("qkv"), arg("positions"), arg("cos_sin"), arg("slots"), arg("k_cache"),
-      arg("v_cache"), arg("queries"), arg("dtype"), arg("num_rows"), arg("num_heads"), arg("num_kv_heads"),
-      arg("head_dim"), arg("stream"));
-  module.def(
-      "activate",
-      [](Address x, Activation activation, bool is_gated, int64_t num_rows, int64_t size, Address out, DType out_dtype,
-         Stream stream) {
-        activate(at<float>(x), activation, is_gated, num_rows, size, at<void>(out), out_dtype, stream);
-      },
-      NoGil(), py::kw_only(), arg("x"), arg("activation"), arg("is_gated"), arg("num_rows"), arg("size"), arg("out"),
-      arg("out_dtype"), arg("stream"));
+      NoGil(), arg("kernel"), arg("fields"), arg("stream"));
 }
 
 void bind_choices(py::module_& module) {
@@ -169,16 +119,10 @@ PYBIND11_MODULE(SPECGROVE_CUDA_MODULE, module) {
       .value("float32", specgrove::DType::kFloat32)
       .value("bfloat16", specgrove::DType::kBFloat16)
       .value("float16", specgrove::DType::kFloat16);
-  py::enum_<specgrove::Activation>(module, "Activation", py::module_local())
-      .value("silu", specgrove::Activation::kSilu)
-      .value("gelu", specgrove::Activation::kGelu)
-      .value("gelu_tanh", specgrove::Activation::kGeluTanh)
-      .value("relu", specgrove::Activation::kRelu);
   module.def("architectures", [] { return std::string(SPECGROVE_CUDA_ARCHITECTURES); });
   specgrove::cuda::bind_constants(module);
   specgrove::cuda::bind_attention(module);
   specgrove::cuda::bind_choices(module);
-  specgrove::cuda::bind_elementwise(module);
-  specgrove::cuda::bind_norms(module);
+  specgrove::cuda::bind_launch(module);
   specgrove::cuda::bind_linear(module);
 }

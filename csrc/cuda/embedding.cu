@@ -1,11 +1,24 @@
+// Rows of an embedding table, and of learned positions, as float32.
+//
 // A thread takes as many numbers of a row as are in 16 bytes, where rows lie at multiples of 16 bytes; else one.
 #include <cstring>
 
 #include "device.cuh"
-#include "embedding.h"
+#include "kernel.h"
 
 namespace specgrove::cuda {
 namespace {
+
+struct Embedding {
+  const void* table;         // [num_ids, size] in dtype: of the ids from first_id on
+  const int32_t* token_ids;  // [num_rows]
+  int64_t first_id, num_ids;
+  const void* position_table;  // [num_positions, size] in dtype, or null
+  const int32_t* positions;    // [num_rows], or null with position_table
+  float scale;
+  int64_t num_rows, size;
+  float* out;  // [num_rows, size]
+};
 
 constexpr unsigned kThreads = 128;
 
@@ -73,19 +86,38 @@ void run(const Embedding& embedding, Stream stream) {
 
 bool is_aligned(const void* address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; }
 
-}  // namespace
-
-void embed(const Embedding& embedding, DType dtype, Stream stream) {
-  with_type(dtype, [&](auto* type) {
+// out = table[token_ids - first_id] * scale + position_table[positions], with zeros for ids that the table doesn't
+// have. Positions must be in their table, if there is one.
+const Kernel kEmbed("Embed", [](OpFields& fields, Stream stream) {
+  const Tensor table = fields.table("table", {kAnySize, kAnySize});
+  const int64_t size = table.shape[1], num_rows = fields.shape("out").at(0);
+  Embedding embedding{};
+  embedding.table = table.address;
+  embedding.token_ids = fields.numbers<int32_t>("token_ids", {num_rows});
+  embedding.first_id = fields.integer("first_id");
+  embedding.num_ids = table.shape[0];
+  if (!fields.is_none("position_table")) {
+    const Tensor learned = fields.table("position_table", {kAnySize, size});
+    if (learned.type != table.type) throw std::invalid_argument("both tables must be of one dtype");
+    embedding.position_table = learned.address;
+    embedding.positions = fields.numbers<int32_t>("positions", {num_rows});
+  }
+  fields.leave({"positions"});
+  embedding.scale = fields.number("scale");
+  embedding.num_rows = num_rows;
+  embedding.size = size;
+  embedding.out = fields.numbers<float>("out", {num_rows, size});
+  with_type(table.dtype(), [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     constexpr int kWidth = 16 / sizeof(T);
-    if (embedding.size % kWidth == 0 && is_aligned(embedding.table) && is_aligned(embedding.position_table) &&
+    if (size % kWidth == 0 && is_aligned(embedding.table) && is_aligned(embedding.position_table) &&
         is_aligned(embedding.out)) {
       run<T, kWidth>(embedding, stream);
     } else {
       run<T, 1>(embedding, stream);
     }
   });
-}
+});
 
+}  // namespace
 }  // namespace specgrove::cuda

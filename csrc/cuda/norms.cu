@@ -1,11 +1,25 @@
+// Norms of rows, with the addition before them and the conversion after them; and norms of heads.
+#include <algorithm>
 #include <cmath>
 
 #include "block_sum.cuh"
 #include "device.cuh"
-#include "norms.h"
+#include "kernel.h"
 
 namespace specgrove::cuda {
 namespace {
+
+struct Norm {
+  float* residual;      // [num_rows, size]; without rows delta is added in place
+  const float* delta;   // [num_rows, size], or null
+  const float* weight;  // [size]
+  const float* bias;    // [size], or null
+  const int32_t* rows;  // [num_out_rows]: the rows to norm, and nothing is written but out; or null: all, in order
+  float eps;
+  int64_t num_out_rows, size;
+  void* out;  // [num_out_rows, size] in out_dtype
+  DType out_dtype;
+};
 
 constexpr unsigned kThreads = 256;
 
@@ -34,7 +48,8 @@ struct Scaled {
   float value, weight, bias;
 };
 
-// A block takes one row.
+// out = x / sqrt(mean of its squares + eps) * weight + bias for x = residual + delta, less its mean where it is a layer
+// norm: in float32, rounded once. A block takes one row.
 template <bool kIsLayerNorm, typename T>
 __global__ void __launch_bounds__(kThreads) norm_kernel(Norm norm) {
   const int64_t row = norm.rows == nullptr ? static_cast<int64_t>(blockIdx.x) : norm.rows[blockIdx.x];
@@ -81,6 +96,37 @@ void run(const Norm& norm, Stream stream) {
   });
 }
 
+// Of the rows of x, or of those at `rows`, int32, alone.
+void launch_norm(OpFields& fields, const float* delta, Stream stream) {
+  const Tensor x = fields.table("x", {kAnySize, kAnySize}), out = fields.table("out", {kAnySize, x.shape[1]});
+  const int64_t size = x.shape[1], num_rows = fields.is_none("rows") ? x.shape[0] : fields.shape("rows").at(0);
+  const Norm norm{fields.numbers<float>("x", {x.shape[0], size}),
+                  delta,
+                  fields.numbers<float>("scale", {size}),
+                  fields.numbers_or_null<float>("shift", {size}),
+                  fields.numbers_or_null<int32_t>("rows", {num_rows}),
+                  fields.number("eps"),
+                  num_rows,
+                  size,
+                  fields.table("out", {num_rows, size}).address,
+                  out.dtype()};
+  (fields.choice<bool>("kind", {{"rms", true}, {"layer", false}}) ? run<false> : run<true>)(norm, stream);
+}
+
+const Kernel kNorm("Norm", [](OpFields& fields, Stream stream) { launch_norm(fields, nullptr, stream); });
+
+const Kernel kAddNorm("AddNorm", [](OpFields& fields, Stream stream) {
+  const std::vector<int64_t>& shape = fields.shape("x");
+  launch_norm(fields, fields.numbers<float>("delta", {shape.at(0), shape.at(1)}), stream);
+});
+
+struct HeadNorm {
+  float* qkv;           // [num_rows, width]; heads are normed in place
+  const float* weight;  // [head_dim]
+  float eps;
+  int64_t num_rows, width, first_head, num_heads, head_dim;
+};
+
 constexpr unsigned kHeadWarps = 8;
 
 // A warp takes one head of one row.
@@ -100,18 +146,26 @@ __global__ void __launch_bounds__(kHeadWarps* kWarpSize) head_rms_norm_kernel(He
       [&](int64_t i, const Scaled& number) { numbers[i] = number.value * factor * number.weight; });
 }
 
-}  // namespace
-
-void rms_norm(const Norm& norm, Stream stream) { run<false>(norm, stream); }
-
-void layer_norm(const Norm& norm, Stream stream) { run<true>(norm, stream); }
-
-void head_rms_norm(const HeadNorm& norm, Stream stream) {
-  const int64_t num_heads = norm.num_rows * norm.num_heads;
+const Kernel kHeadNorm("HeadNorm", [](OpFields& fields, Stream stream) {
+  const Tensor x = fields.table("x", {kAnySize, kAnySize});
+  const int64_t num_rows = x.shape[0], width = x.shape[1], head_dim = fields.integer("head_dim");
+  const HeadNorm norm{fields.numbers<float>("x", {num_rows, width}),
+                      fields.numbers<float>("scale", {head_dim}),
+                      fields.number("eps"),
+                      num_rows,
+                      width,
+                      fields.integer("first_head"),
+                      fields.integer("num_heads"),
+                      head_dim};
+  if (std::min(norm.first_head, norm.num_heads) < 0 || (norm.first_head + norm.num_heads) * head_dim > width) {
+    throw std::invalid_argument("x has no " + std::to_string(norm.num_heads) + " heads of size " +
+                                std::to_string(head_dim) + " from head " + std::to_string(norm.first_head) + " on");
+  }
   LaunchShape shape;
-  shape.grid_x = static_cast<unsigned>((num_heads + kHeadWarps - 1) / kHeadWarps);
+  shape.grid_x = static_cast<unsigned>((num_rows * norm.num_heads + kHeadWarps - 1) / kHeadWarps);
   shape.num_threads = kHeadWarps * kWarpSize;
   launch(head_rms_norm_kernel, shape, stream, norm);
-}
+});
 
+}  // namespace
 }  // namespace specgrove::cuda

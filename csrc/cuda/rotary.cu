@@ -1,9 +1,23 @@
+// From the QKV linear's output to queries, and to keys and values in their slots.
+//
 // A thread takes one row's pair of numbers half a head apart, which are rotated together.
 #include "device.cuh"
-#include "rotary.h"
+#include "kernel.h"
 
 namespace specgrove::cuda {
 namespace {
+
+struct RotateAndStore {
+  const float* qkv;          // [num_rows, num_heads + 2 num_kv_heads, head_dim]
+  const int32_t* positions;  // [num_rows]
+  const float* cos_sin;      // [max_positions, head_dim]: cosines, then sines; or null: nothing is rotated
+  const int32_t* slots;      // [num_rows]; below 0: a row that only fills the pass, and whose keys go nowhere
+  void* k_cache;             // [num_slots, num_kv_heads, head_dim] in dtype
+  void* v_cache;
+  void* queries;  // [num_rows, num_heads, head_dim] in dtype
+  int64_t num_rows;
+  int32_t num_heads, num_kv_heads, head_dim;
+};
 
 constexpr unsigned kThreads = 256;
 
@@ -39,18 +53,39 @@ __global__ void __launch_bounds__(kThreads) rotate_and_store_kernel(RotateAndSto
   }
 }
 
-}  // namespace
-
-void rotate_and_store(const RotateAndStore& rotation, DType dtype, Stream stream) {
-  with_type(dtype, [&](auto* type) {
+// Positions and slots are not checked: that would wait for the device.
+const Kernel kRotateStore("RotateStore", [](OpFields& fields, Stream stream) {
+  const int64_t num_heads = fields.integer("num_heads"), num_kv_heads = fields.integer("num_kv_heads"),
+                head_dim = fields.integer("head_dim"), num_rows = fields.shape("qkv").at(0);
+  if (head_dim % 2 != 0) throw std::invalid_argument("heads must be of an even size");
+  const Tensor queries = fields.table("queries", {num_rows, num_heads * head_dim}),
+               k_cache = fields.table("k_cache", {kAnySize, num_kv_heads, head_dim}),
+               v_cache = fields.table("v_cache", {k_cache.shape[0], num_kv_heads, head_dim});
+  if (queries.type != k_cache.type || queries.type != v_cache.type) {
+    throw std::invalid_argument("queries and caches must be of one dtype");
+  }
+  fields.leave({"layer"});
+  const RotateAndStore rotation{fields.numbers<float>("qkv", {num_rows, (num_heads + 2 * num_kv_heads) * head_dim}),
+                                fields.numbers<int32_t>("positions", {num_rows}),
+                                fields.numbers_or_null<float>("cos_sin", {kAnySize, head_dim}),
+                                fields.numbers<int32_t>("slots", {num_rows}),
+                                k_cache.address,
+                                v_cache.address,
+                                queries.address,
+                                num_rows,
+                                static_cast<int32_t>(num_heads),
+                                static_cast<int32_t>(num_kv_heads),
+                                static_cast<int32_t>(head_dim)};
+  with_type(queries.dtype(), [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
+    const int64_t num_pairs = (num_heads + 2 * num_kv_heads) * (head_dim / 2);
     LaunchShape shape;
-    const int num_pairs = (rotation.num_heads + 2 * rotation.num_kv_heads) * (rotation.head_dim / 2);
-    shape.grid_x = static_cast<unsigned>(rotation.num_rows);
-    shape.grid_y = (static_cast<unsigned>(num_pairs) + kThreads - 1) / kThreads;
+    shape.grid_x = static_cast<unsigned>(num_rows);
+    shape.grid_y = static_cast<unsigned>((num_pairs + kThreads - 1) / kThreads);
     shape.num_threads = kThreads;
     launch(rotate_and_store_kernel<T>, shape, stream, rotation);
   });
-}
+});
 
+}  // namespace
 }  // namespace specgrove::cuda

@@ -1,18 +1,14 @@
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import torch
+
 MAX_HEAD_DIM: int
 
 class DType:
     float32: DType
     bfloat16: DType
     float16: DType
-
-class Activation:
-    silu: Activation
-    gelu: Activation
-    gelu_tanh: Activation
-    relu: Activation
 
 class AnyLinear: ...
 
@@ -65,13 +61,18 @@ class AttentionPlan:
         num_mask_words: int,
     ) -> None: ...
 
-OpField: TypeAlias = DType | Activation | AnyLinear | int | float | Sequence[int]
+class Buffer:
+    def __init__(self, place: int, width: int) -> None: ...
+
+OpField: TypeAlias = torch.Tensor | Buffer | AnyLinear | int | float | str | Sequence[Buffer] | None
 
 class KvCaches:
     def __init__(self, *, keys: Sequence[int], values: Sequence[int], dtype: DType, num_slots: int) -> None: ...
 
 class Program:
-    def __init__(self, widths: Sequence[int]) -> None: ...
+    def __init__(
+        self, widths: Sequence[int], *, vocab_size: int | None, num_positions: int | None, has_caches: bool
+    ) -> None: ...
     def add(self, kind: str, **fields: OpField) -> None: ...
     def begin(
         self,
@@ -84,6 +85,7 @@ class Program:
         caches: KvCaches,
         hidden: int,
         kept: Sequence[int],
+        shortlisted: Sequence[int],
         asked_rows: int,
         choices: Sequence[tuple[ChoiceParams, int] | None],
         logits: int,

@@ -26,13 +26,13 @@ from specgrove.models.decoder.rotary_spec import RotarySpec
 from specgrove.models.decoder.sharding import Shard, heads_of, part, vocab_part
 from specgrove.models.decoder.spec import DecoderSpec, LayerSpec
 from specgrove.program.keeping import keeping
+from specgrove.program.op import Buffer
 from specgrove.program.op_list import ADDED, HIDDEN, INNER, NORMED, OTHER, QUERIES, WIDE, OpList
 from specgrove.program.ops import (
     Activate,
     Add,
     AddPositions,
     Attend,
-    Buffer,
     Choose,
     Clip,
     Embed,
@@ -88,7 +88,7 @@ class _Builder:
             ops.begin_unit(0)
             self._embed(weights.embedding())
         else:
-            ops.append(Input(ops.room(HIDDEN, self._spec.hidden_size), self._spec.hidden_size))
+            ops.append(Input(HIDDEN, self._spec.hidden_size))
         self._store.end_unit()
         for place, index in enumerate(indices):
             ops.begin_unit(place + 1)
@@ -112,12 +112,12 @@ class _Builder:
     def _embed(self, weights: EmbeddingWeights) -> None:
         spec, ops = self._spec, self._ops
         table = ops.table(weights.tokens)
-        target = ops.room(HIDDEN if weights.projection is None else OTHER, table.shape[1])
+        target = HIDDEN if weights.projection is None else OTHER
         # Rounded, as where Gemma was trained; float32 is hardly rounded.
         scale = torch.tensor(spec.embedding_scale, dtype=ops.dtype).item()
         first_id = vocab_part(spec, self._shard).start
         ops.append(Embed(target, table, scale, first_id, spec.vocab_size))
-        ops.sum_ranks(target, table.shape[1])  # all but one are zeros: the sum is exact
+        ops.sum_ranks(target)  # all but one are zeros: the sum is exact
         if weights.projection is not None:
             ops.multiply(HIDDEN, target, LinearWeights(weights.projection))
         if weights.positions is not None:
@@ -161,12 +161,12 @@ class _Builder:
 
     def _post_norm_layer(self, place: int, weights: LayerWeights, layer: LayerSpec, takes_rows: bool) -> None:
         """Norms follow the sums, and are the hidden states."""
-        ops, size = self._ops, self._spec.hidden_size
+        ops = self._ops
         self._attention(place, weights.attention, layer, HIDDEN, (HIDDEN,) if takes_rows else ())
-        ops.sum_ranks(ADDED, size)
+        ops.sum_ranks(ADDED)
         ops.add_norm(NORMED, HIDDEN, ADDED, weights.attention_norm)
         self._mlp(OTHER, NORMED, weights.mlp)
-        ops.sum_ranks(OTHER, size)
+        ops.sum_ranks(OTHER)
         ops.add_norm(HIDDEN, NORMED, OTHER, _there(weights.mlp_norm))
 
     def _parallel_layer(self, place: int, weights: LayerWeights, layer: LayerSpec, takes_rows: bool) -> None:
@@ -189,7 +189,7 @@ class _Builder:
 
     def _summed(self, added: Buffer, free: Buffer, norm: NormWeights | None) -> Buffer:
         """Where the ranks' sum of what a part adds is, after its norm if it has one."""
-        self._ops.sum_ranks(added, self._spec.hidden_size)
+        self._ops.sum_ranks(added)
         if norm is None:
             return added
         self._ops.norm(free, added, norm)
@@ -200,33 +200,28 @@ class _Builder:
     ) -> None:
         """From ``source`` to ``ADDED``. ``wanted``: only asked rows, in these buffers, go on once keys and values are stored."""
         spec, heads, ops = self._spec, self._heads, self._ops
-        qkv_width = (heads.num_heads + 2 * heads.num_kv_heads) * spec.head_dim
-        attended_width = heads.num_heads * spec.head_dim
         ops.multiply(WIDE, source, weights.qkv)
         if spec.qkv_clip is not None:
-            ops.append(Clip(WIDE, spec.qkv_clip, qkv_width))
+            ops.append(Clip(WIDE, spec.qkv_clip))
         for scale, first_head, num_heads in (
             (weights.q_norm, 0, heads.num_heads),
             (weights.k_norm, heads.num_heads, heads.num_kv_heads),
         ):
             if scale is not None:
-                norm = (ops.vector(scale), spec.norm_eps, first_head, num_heads, spec.head_dim, qkv_width)
-                ops.append(HeadNorm(WIDE, *norm))
-        ops.room(QUERIES, attended_width)
+                ops.append(HeadNorm(WIDE, ops.vector(scale), spec.norm_eps, first_head, num_heads, spec.head_dim))
         ops.append(RotateStore(QUERIES, WIDE, place, heads, self._rotary_table(layer.rotary)))
         if wanted:
             ops.append(TakeRows((*wanted, QUERIES)))
         attend = (place, heads, spec.attention_scale, self._alibi_slopes, layer.window, spec.attention_soft_cap)
-        ops.append(Attend(ops.room(INNER, attended_width), QUERIES, *attend))
+        ops.append(Attend(INNER, QUERIES, *attend))
         ops.multiply(ADDED, INNER, weights.out)
 
     def _mlp(self, target: Buffer, source: Buffer, weights: MlpWeights) -> None:
         spec, ops = self._spec, self._ops
         ops.multiply(WIDE, source, weights.up)
         down = ops.linear(weights.down)
-        size = down.in_features
-        ops.append(Activate(ops.room(INNER, size), WIDE, spec.activation, spec.is_gated, size))
-        ops.append(Multiply(ops.room(target, down.out_features), INNER, down))
+        ops.append(Activate(INNER, WIDE, spec.activation, spec.is_gated, down.in_features))
+        ops.append(Multiply(target, INNER, down))
 
     # What comes out of the layers, and tables.
 

@@ -18,6 +18,7 @@ from specgrove.kernels.checks import check, native_dtype
 from specgrove.kernels.rows import PassRows
 from specgrove.program.backend import Candidates, KvCaches, PassOutput, check_input
 from specgrove.program.cpu_ops import native_program
+from specgrove.program.op import Buffer
 from specgrove.program.ops import Choose, LoadUnit, SumRanks
 from specgrove.program.program import Program
 from specgrove.program.tensor_group import OneRank, TensorGroup
@@ -31,6 +32,14 @@ class _Segment:
 
     first: int
     end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Sum:
+    """``SumRanks`` of a buffer that holds rows of so many numbers."""
+
+    x: Buffer
+    width: int
 
 
 class CpuProgram:
@@ -76,7 +85,8 @@ class CpuProgram:
                 plan=plan,
                 caches=self._native_caches(caches),
                 hidden=0 if hidden is None else hidden.data_ptr(),
-                kept=[part.data_ptr() for part in (*kept, *shortlisted)],
+                kept=[part.data_ptr() for part in kept],
+                shortlisted=[part.data_ptr() for part in shortlisted],
                 asked_rows=_address(rows.asked_rows),
                 choices=asked,
                 logits=logits.data_ptr(),
@@ -98,17 +108,17 @@ class CpuProgram:
         shape = (num_asked, op.num_candidates)
         return torch.empty(shape, dtype=torch.int32), torch.empty(shape), torch.empty(num_asked)
 
-    def _run_step(self, step: _Segment | SumRanks | LoadUnit) -> None:
+    def _run_step(self, step: _Segment | _Sum | LoadUnit) -> None:
         match step:
             case _Segment():
                 self._native.run(step.first, step.end)
-            case SumRanks():
+            case _Sum():
                 self._sum_ranks(step)
             case LoadUnit():
                 # Of a pass that has ended early, too: units are loaded in turn.
                 self._will_run(step.unit)
 
-    def _sum_ranks(self, op: SumRanks) -> None:
+    def _sum_ranks(self, op: _Sum) -> None:
         num_rows = self._native.num_rows
         if num_rows > 0:
             own = torch.frombuffer(self._native.buffer(op.x, op.width), dtype=torch.float32).view(num_rows, op.width)
@@ -136,15 +146,22 @@ class CpuProgram:
         return native
 
 
-def _steps(program: Program) -> Iterator[_Segment | SumRanks | LoadUnit]:
+def _steps(program: Program) -> Iterator[_Segment | _Sum | LoadUnit]:
     """Native ops are counted without those that end segments."""
-    first = 0
-    for ops in program.segments():
-        if isinstance(ops[0], SumRanks | LoadUnit):
-            yield ops[0]
-        else:
-            yield _Segment(first, first + len(ops))
-            first += len(ops)
+    first = place = 0
+    widths = program.widths()
+    for segment in program.segments():
+        match segment:
+            case (SumRanks() as op,):
+                yield _Sum(op.x, widths[place][op.x])
+            case (LoadUnit() as op,):
+                yield op
+            case (op, *_) if op.ends_segment:
+                raise ValueError(f"nobody on the CPU does what {type(op).__name__} needs between two segments")
+            case _:
+                yield _Segment(first, first + len(segment))
+                first += len(segment)
+        place += len(segment)
 
 
 def _address(values: array[int]) -> int:

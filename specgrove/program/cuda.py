@@ -24,9 +24,9 @@ from specgrove.program.cuda_launches import (
     NormOfAsked,
     TakeBuffer,
 )
-from specgrove.program.held_widths import HeldWidths, held_widths
 from specgrove.program.linears import check_linears
-from specgrove.program.ops import AddPositions, Attend, Embed, Input, LoadUnit, Norm, Op, TakeRows, reads
+from specgrove.program.op import Op, Widths
+from specgrove.program.ops import AddPositions, Attend, Embed, Input, LoadUnit, Norm, TakeRows
 from specgrove.program.pass_numbers import PassNumbers
 from specgrove.program.pass_room import PassRoom
 from specgrove.program.program import Program
@@ -54,8 +54,8 @@ class CudaProgram:
         self.row_limits = RowLimits.of(program)
         check_linears(program.linears(), DEVICE_LINEARS, "the kernels for GPUs")
         self._group = group
-        launches = Launches(group, will_run)
-        placed = tuple(zip(program.ops, held_widths(program), strict=True))
+        launches = Launches(group, device, will_run)
+        placed = tuple(zip(program.ops, program.widths(), strict=True))
         before, after = _divided(placed)
         self._row_launches = [launches.of(op, held) for op, held in _with_learned_positions(before)]
         self._asked_launches = [launches.of(op, held) for op, held in _with_rows_taken(after)]
@@ -117,8 +117,8 @@ class CudaProgram:
                 launch(run)
 
 
-_Placed: TypeAlias = tuple[Op, HeldWidths]
-"""An op, and what buffers hold when it begins."""
+_Placed: TypeAlias = tuple[Op, Widths]
+"""An op, and what buffers hold for it."""
 
 
 def _divided(ops: Sequence[_Placed]) -> tuple[Sequence[_Placed], Sequence[_Placed]]:
@@ -127,8 +127,8 @@ def _divided(ops: Sequence[_Placed]) -> tuple[Sequence[_Placed], Sequence[_Place
     return ops[:place], ops[place:]
 
 
-def _with_learned_positions(ops: Sequence[_Placed]) -> list[tuple[CudaOp, HeldWidths]]:
-    found: list[tuple[CudaOp, HeldWidths]] = []
+def _with_learned_positions(ops: Sequence[_Placed]) -> list[tuple[CudaOp, Widths]]:
+    found: list[tuple[CudaOp, Widths]] = []
     for op, held in ops:
         before = found[-1][0] if found else None
         if isinstance(op, AddPositions) and isinstance(before, Embed) and before.out == op.x:
@@ -138,7 +138,7 @@ def _with_learned_positions(ops: Sequence[_Placed]) -> list[tuple[CudaOp, HeldWi
     return found
 
 
-def _with_rows_taken(ops: Sequence[_Placed]) -> list[tuple[CudaOp, HeldWidths]]:
+def _with_rows_taken(ops: Sequence[_Placed]) -> list[tuple[CudaOp, Widths]]:
     """A norm takes the rows where it is all that reads them."""
     if not ops:
         return []
@@ -148,6 +148,6 @@ def _with_rows_taken(ops: Sequence[_Placed]) -> list[tuple[CudaOp, HeldWidths]]:
         raise ValueError("on a GPU attention is of all rows: rows are taken behind it")
     match rest:
         case [(Norm() as norm, held_by_norm), *others] if taken.buffers == (norm.x,):
-            if not any(reads(op, norm.x) for op, _ in others):
+            if not any(norm.x in op.read for op, _ in others):
                 return [(NormOfAsked(norm), held_by_norm), *others]
     return [*((TakeBuffer(buffer, held[buffer]), held) for buffer in taken.buffers), *rest]

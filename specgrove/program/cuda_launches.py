@@ -1,4 +1,4 @@
-"""What a program's ops launch on a GPU: one small method per op. Made by ``CudaProgram``, which runs them one after the other.
+"""What a program's ops launch on a GPU: the kernel of an op's name, or a function here. Made by ``CudaProgram``, which runs them in order.
 
 Nothing that is launched waits for the device or depends on what lies there, so that graphs can capture it. Linears and attention read
 numbers of the model's dtype, all else is float32.
@@ -9,19 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias, assert_never
+from typing import TypeAlias
 
 import torch
 
 from specgrove.kernels import torch_ops
-from specgrove.kernels.cuda import attention, elementwise, norms
+from specgrove.kernels.cuda import attention
+from specgrove.kernels.cuda.backend import kernels_for, launch
 from specgrove.kernels.cuda.linear import PackedDeviceLinear
 from specgrove.kernels.torch_linear import TorchLinear
 from specgrove.kernels.torch_shortlist import shortlist
 from specgrove.program import ops
 from specgrove.program.backend import KvCaches
-from specgrove.program.held_widths import HeldWidths
 from specgrove.program.linears import Linear
+from specgrove.program.native_fields import Fields, buffer_fields, native_fields
+from specgrove.program.op import Buffer, Op, Widths
 from specgrove.program.pass_numbers import PassNumbers
 from specgrove.program.pass_room import PassRoom
 from specgrove.program.tensor_group import TensorGroup
@@ -39,12 +41,12 @@ class CudaPass:
     hidden: torch.Tensor | None = None
     """What ``Input`` takes."""
 
-    def view(self, buffer: ops.Buffer, width: int) -> torch.Tensor:
+    def view(self, buffer: Buffer, width: int) -> torch.Tensor:
         """``[num_rows, width]``."""
         return self.room.view(buffer, self.num_rows, width)
 
 
-Launch: TypeAlias = Callable[[CudaPass], None]
+Launch: TypeAlias = Callable[[CudaPass], object]
 
 DEVICE_LINEARS = (TorchLinear, PackedDeviceLinear)
 """Those that can be launched."""
@@ -72,92 +74,77 @@ class NormOfAsked:
 class TakeBuffer:
     """``TakeRows`` of one buffer: the asked rows move to its beginning."""
 
-    x: ops.Buffer
+    x: Buffer
     width: int
 
 
-CudaOp: TypeAlias = ops.Op | EmbedAtPositions | NormOfAsked | TakeBuffer
+CudaOp: TypeAlias = Op | EmbedAtPositions | NormOfAsked | TakeBuffer
 
 
 class Launches:
     """Makes them."""
 
-    def __init__(self, group: TensorGroup, will_run: Callable[[int], None]) -> None:
+    def __init__(self, group: TensorGroup, device: torch.device, will_run: Callable[[int], None]) -> None:
         self._group, self._will_run = group, will_run
+        self._has_kernel: Callable[[str], bool] = kernels_for(device).has_kernel
 
-    def of(self, op: CudaOp, held: HeldWidths) -> Launch:
-        """What runs an op; ``held``: what buffers hold when it begins."""
+    def of(self, op: CudaOp, widths: Widths) -> Launch:
+        """What runs an op; ``widths``: what buffers hold for it. An op that has no case here is run by the kernel that has its name.
+
+        Raises ``ValueError`` where there is none.
+        """
         match op:
             case ops.Embed():
-                return partial(self._embed, op, None)
+                return self._kernel(op, widths, _ids_and_positions)
             case EmbedAtPositions():
-                return partial(self._embed, op.embed, op.positions)
+                table = op.positions.table
+                return self._kernel(op.embed, widths, lambda run: {**_ids_and_positions(run), "position_table": table})
             case ops.AddPositions():
-                return partial(self._add_positions, op)
+                return partial(_add_positions, op)
             case ops.Input():
-                return partial(self._take_in, op)
-            case ops.Norm():
-                return partial(self._norm, op, held[op.x])
+                return partial(_take_in, op)
             case NormOfAsked():
-                return partial(self._norm_of_asked, op.norm, held[op.norm.x])
-            case ops.AddNorm():
-                return partial(self._add_norm, op, held[op.x])
-            case ops.HeadNorm():
-                return partial(self._head_norm, op)
+                return self._kernel(op.norm, widths, partial(_rows_to_norm, op.norm.x, widths[op.norm.x]))
             case ops.Concat():
-                return partial(self._concat, op, [held[part] for part in op.parts])
+                return partial(_concat, op, [widths[part] for part in op.parts])
             case ops.Multiply():
-                return partial(self._multiply, op)
+                return partial(_multiply, op)
             case ops.Clip():
-                return partial(self._clip, op)
+                return lambda run: run.view(op.x, widths[op.x]).clamp_(-op.limit, op.limit)
             case ops.RotateStore():
-                return partial(self._rotate_store, op)
+                return self._kernel(op, widths, partial(_places, op))
             case ops.Attend():
-                return partial(self._attend, op)
-            case ops.Activate():
-                return partial(self._activate, op)
+                return partial(_attend, op)
             case ops.Add():
-                return partial(self._add, op, held[op.x])
+                return lambda run: run.view(op.x, widths[op.x]).add_(run.view(op.delta, widths[op.x]))
             case TakeBuffer():
-                return partial(self._take_buffer, op)
+                return partial(_take_buffer, op)
             case ops.SumRanks():
-                return partial(self._sum_ranks, op)
+                return partial(self._sum_ranks, op, widths[op.x])
             case ops.LoadUnit():
-                return partial(self._load_unit, op)
+                return lambda run: self._will_run(op.unit)
             case ops.KeepHidden():
-                return partial(self._keep_hidden, op)
+                return lambda run: run.room.kept[op.place][: run.num_rows].copy_(run.view(op.x, op.width))
             case ops.Choose():
                 return partial(self._choose, op)
             case ops.Shortlist():
-                return partial(self._shortlist, op, held[op.x])
+                return partial(_shortlist, op, widths[op.x])
             case ops.TakeRows():
                 raise ValueError("on a GPU rows are taken once")
-            case _:
-                assert_never(op)
+            case Op():
+                return self._kernel(op, widths, lambda run: {})
 
-    # The ends.
+    def _kernel(self, op: Op, widths: Widths, also: Callable[[CudaPass], Fields]) -> Launch:
+        """Of the op's fields and others, which come in the place of those of the same name."""
+        kernel, fields = type(op).__name__, native_fields(op)
+        if not self._has_kernel(kernel):
+            raise ValueError(f"the kernels for GPUs have no op {kernel}")
 
-    def _embed(self, op: ops.Embed, learned: ops.AddPositions | None, run: CudaPass) -> None:
-        out, ids = run.view(op.out, op.table.shape[1]), run.numbers.token_ids[: run.num_rows]
-        table = None if learned is None else learned.table
-        elementwise.embed(op.table, ids, out, op.scale, table, run.numbers.positions[: run.num_rows], op.first_id)
+        def run_it(run: CudaPass) -> None:
+            buffers = buffer_fields(op, lambda buffer: run.view(buffer, widths[buffer]))
+            launch(kernel, **{**fields, **buffers, **also(run)})
 
-    def _add_positions(self, op: ops.AddPositions, run: CudaPass) -> None:
-        x = run.view(op.x, op.table.shape[1])
-        learned = torch.empty_like(x)
-        elementwise.embed(op.table, run.numbers.positions[: run.num_rows], learned)
-        x += learned
-
-    def _take_in(self, op: ops.Input, run: CudaPass) -> None:
-        assert run.hidden is not None, "it was checked"
-        run.view(op.out, op.width).copy_(run.hidden)
-
-    def _take_buffer(self, op: TakeBuffer, run: CudaPass) -> None:
-        rows = run.numbers.asked_rows[: run.num_rows]
-        run.view(op.x, op.width).copy_(run.room.all_rows(op.x, op.width).index_select(0, rows))
-
-    def _keep_hidden(self, op: ops.KeepHidden, run: CudaPass) -> None:
-        run.room.kept[op.place][: run.num_rows].copy_(run.view(op.x, op.width))
+        return run_it
 
     def _choose(self, op: ops.Choose, run: CudaPass) -> None:
         logits, x = run.room.logits[: run.num_rows], run.view(op.x, op.vocab.in_features)
@@ -168,91 +155,80 @@ class Launches:
         if not is_whole:
             logits.copy_(self._group.concatenated(own, op.widths))
 
-    def _shortlist(self, op: ops.Shortlist, size: int, run: CudaPass) -> None:
-        shortlisted, n = run.room.shortlisted, run.num_rows
-        scores = torch.empty(n, op.scores.out_features, device=shortlisted.logits.device)
-        _product(op.scores, run.view(op.scored, op.scores.in_features), scores)
-        states = None if op.table is None else run.view(op.x, size).float()
-        places, logits, log_sum_exp = shortlist(scores, op.num_candidates, states, op.table, op.soft_cap)
-        shortlisted.places[:n].copy_(places)
-        shortlisted.logits[:n].copy_(logits)
-        shortlisted.log_sum_exp[:n].copy_(log_sum_exp)
-
-    # Norms.
-
-    def _norm(self, op: ops.Norm, size: int, run: CudaPass) -> None:
-        _normed(op, run.view(op.x, size), None, run.view(op.out, size), None)
-
-    def _norm_of_asked(self, op: ops.Norm, size: int, run: CudaPass) -> None:
-        rows = run.numbers.asked_rows[: run.num_rows]
-        _normed(op, run.room.all_rows(op.x, size), None, run.view(op.out, size), rows)
-
-    def _add_norm(self, op: ops.AddNorm, size: int, run: CudaPass) -> None:
-        _normed(op, run.view(op.x, size), run.view(op.delta, size), run.view(op.out, size), None)
-
-    def _head_norm(self, op: ops.HeadNorm, run: CudaPass) -> None:
-        heads = (op.first_head, op.num_heads, op.head_dim)
-        norms.head_rms_norm(run.view(op.x, op.width), op.scale, op.eps, *heads)
-
-    # What is between them.
-
-    def _concat(self, op: ops.Concat, widths: Sequence[int], run: CudaPass) -> None:
-        columns = torch.split(run.view(op.out, sum(widths)), list(widths), dim=1)
-        for part, width, place in zip(op.parts, widths, columns, strict=True):
-            place.copy_(run.view(part, width))
-
-    def _multiply(self, op: ops.Multiply, run: CudaPass) -> None:
-        linear = op.linear
-        _product(linear, run.view(op.x, linear.in_features), run.view(op.out, linear.out_features))
-
-    def _clip(self, op: ops.Clip, run: CudaPass) -> None:
-        run.view(op.x, op.width).clamp_(-op.limit, op.limit)
-
-    def _rotate_store(self, op: ops.RotateStore, run: CudaPass) -> None:
-        heads, numbers, n = op.heads, run.numbers, run.num_rows
-        width = (heads.num_heads + 2 * heads.num_kv_heads) * heads.head_dim
-        queries = run.view(op.queries, heads.num_heads * heads.head_dim).view(n, heads.num_heads, heads.head_dim)
-        caches = (run.caches.keys[op.layer], run.caches.values[op.layer])
-        places = (numbers.positions[:n], op.cos_sin, numbers.slots[:n])
-        elementwise.rotate_and_store(run.view(op.qkv, width), *places, *caches, queries)
-
-    def _attend(self, op: ops.Attend, run: CudaPass) -> None:
-        heads, n = op.heads, run.num_rows
-        width = heads.num_heads * heads.head_dim
-        queries = run.view(op.queries, width).view(n, heads.num_heads, heads.head_dim)
-        caches = (run.caches.keys[op.layer], run.caches.values[op.layer])
-        plan, out = run.numbers.plan.of_rows(n), run.view(op.out, width)
-        attention.tree_attention(queries, *caches, plan, op.scale, out, op.alibi_slopes, op.window, op.soft_cap)
-
-    def _activate(self, op: ops.Activate, run: CudaPass) -> None:
-        run_it = elementwise.gated if op.is_gated else elementwise.activate
-        run_it(run.view(op.x, 2 * op.size if op.is_gated else op.size), op.activation, run.view(op.out, op.size))
-
-    def _add(self, op: ops.Add, width: int, run: CudaPass) -> None:
-        run.view(op.x, width).add_(run.view(op.delta, width))
-
-    def _sum_ranks(self, op: ops.SumRanks, run: CudaPass) -> None:
-        x = run.view(op.x, op.width)
+    def _sum_ranks(self, op: ops.SumRanks, width: int, run: CudaPass) -> None:
+        x = run.view(op.x, width)
         total = self._group.sum(x)
         if total is not x:
             x.copy_(total)
 
-    def _load_unit(self, op: ops.LoadUnit, run: CudaPass) -> None:
-        self._will_run(op.unit)
+
+# What kernels read beside an op's fields.
 
 
-def _normed(
-    op: ops.Norm | ops.AddNorm,
-    x: torch.Tensor,
-    delta: torch.Tensor | None,
-    out: torch.Tensor,
-    rows: torch.Tensor | None,
-) -> None:
-    scale, shift = op.weights.scale, op.weights.shift
-    if op.kind == "rms":
-        norms.rms_norm(x, delta, scale, op.eps, out, rows)
-    else:
-        norms.layer_norm(x, delta, scale, shift, op.eps, out, rows)
+def _ids_and_positions(run: CudaPass) -> Fields:
+    n = run.num_rows
+    return {"token_ids": run.numbers.token_ids[:n], "positions": run.numbers.positions[:n]}
+
+
+def _rows_to_norm(x: Buffer, width: int, run: CudaPass) -> Fields:
+    return {"x": run.room.all_rows(x, width), "rows": run.numbers.asked_rows[: run.num_rows]}
+
+
+def _places(op: ops.RotateStore, run: CudaPass) -> Fields:
+    numbers, caches, n = run.numbers, run.caches, run.num_rows
+    found = {"k_cache": caches.keys[op.layer], "v_cache": caches.values[op.layer]}
+    return {**found, "positions": numbers.positions[:n], "slots": numbers.slots[:n]}
+
+
+# Ops that are torch's on a GPU too, or take more than fields.
+
+
+def _add_positions(op: ops.AddPositions, run: CudaPass) -> None:
+    x = run.view(op.x, op.table.shape[1])
+    learned = torch.empty_like(x)
+    launch("Embed", table=op.table, token_ids=run.numbers.positions[: run.num_rows], out=learned, scale=1.0, first_id=0)
+    x += learned
+
+
+def _take_in(op: ops.Input, run: CudaPass) -> None:
+    assert run.hidden is not None, "it was checked"
+    run.view(op.out, op.width).copy_(run.hidden)
+
+
+def _take_buffer(op: TakeBuffer, run: CudaPass) -> None:
+    rows = run.numbers.asked_rows[: run.num_rows]
+    run.view(op.x, op.width).copy_(run.room.all_rows(op.x, op.width).index_select(0, rows))
+
+
+def _concat(op: ops.Concat, widths: Sequence[int], run: CudaPass) -> None:
+    columns = torch.split(run.view(op.out, sum(widths)), list(widths), dim=1)
+    for part, width, place in zip(op.parts, widths, columns, strict=True):
+        place.copy_(run.view(part, width))
+
+
+def _multiply(op: ops.Multiply, run: CudaPass) -> None:
+    linear = op.linear
+    _product(linear, run.view(op.x, linear.in_features), run.view(op.out, linear.out_features))
+
+
+def _attend(op: ops.Attend, run: CudaPass) -> None:
+    heads, n = op.heads, run.num_rows
+    width = heads.num_heads * heads.head_dim
+    queries = run.view(op.queries, width).view(n, heads.num_heads, heads.head_dim)
+    caches = (run.caches.keys[op.layer], run.caches.values[op.layer])
+    plan, out = run.numbers.plan.of_rows(n), run.view(op.out, width)
+    attention.tree_attention(queries, *caches, plan, op.scale, out, op.alibi_slopes, op.window, op.soft_cap)
+
+
+def _shortlist(op: ops.Shortlist, size: int, run: CudaPass) -> None:
+    shortlisted, n = run.room.shortlisted, run.num_rows
+    scores = torch.empty(n, op.scores.out_features, device=shortlisted.logits.device)
+    _product(op.scores, run.view(op.scored, op.scores.in_features), scores)
+    states = None if op.table is None else run.view(op.x, size).float()
+    places, logits, log_sum_exp = shortlist(scores, op.num_candidates, states, op.table, op.soft_cap)
+    shortlisted.places[:n].copy_(places)
+    shortlisted.logits[:n].copy_(logits)
+    shortlisted.log_sum_exp[:n].copy_(log_sum_exp)
 
 
 def _product(linear: Linear, x: torch.Tensor, out: torch.Tensor) -> None:

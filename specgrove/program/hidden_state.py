@@ -18,6 +18,7 @@ from specgrove.models.decoder.parameters import LayerWeights, LinearWeights, Nor
 from specgrove.models.decoder.rotary import cos_sin_table
 from specgrove.program.backend import KvCaches, PassOutput
 from specgrove.program.linears import Linear
+from specgrove.program.op import Op
 from specgrove.program.ops import (
     Activate,
     Add,
@@ -30,12 +31,11 @@ from specgrove.program.ops import (
     KeepHidden,
     Multiply,
     Norm,
-    Op,
     RotateStore,
     Shortlist,
     TakeRows,
 )
-from specgrove.program.program import BufferSpec, Program
+from specgrove.program.program import Program, buffers_for
 from specgrove.program.stores import MemoryWeights, WeightStore
 from specgrove.program.tensor_group import OneRank
 
@@ -152,7 +152,8 @@ class _Stored:
             *self._mlp(),
             *self._hand_out(),
         ]
-        return Program(tuple(ops), self._buffers(fed), self._heads, 1, 1, self._dtype)
+        buffers = buffers_for(ops, _NAMES, _INPUTS, self._heads, 1)
+        return Program(tuple(ops), buffers, self._heads, 1, 1, self._dtype)
 
     def _fuse(self, fed: int, *, is_fed_back: bool) -> list[Op]:
         """Up to ``_BOTH``, which attention reads, and ``_STATE``, which it adds to."""
@@ -167,7 +168,7 @@ class _Stored:
         ops.append(Input(_FED if fused.states is not None else _STATE, fed))
         if not is_fed_back:
             size = spec.target_hidden_size
-            ops += [HeadNorm(_FED, norm, eps, tap, 1, size, fed) for tap, norm in enumerate(self._tap_norms)]
+            ops += [HeadNorm(_FED, norm, eps, tap, 1, size) for tap, norm in enumerate(self._tap_norms)]
             if self._taps_norm is not None:
                 source = _OUT
                 ops.append(Norm(source, _FED, "rms", self._taps_norm, eps))
@@ -188,7 +189,7 @@ class _Stored:
         places = ((0, heads.num_heads), (heads.num_heads, heads.num_kv_heads))
         for scale, (first, count) in zip(self._head_norms, places, strict=True):
             if scale is not None:
-                ops.append(HeadNorm(_WIDE, scale, spec.norm_eps, first, count, heads.head_dim, self._qkv.out_features))
+                ops.append(HeadNorm(_WIDE, scale, spec.norm_eps, first, count, heads.head_dim))
         ops.append(RotateStore(_QUERIES, _WIDE, 0, heads, self._cos_sin))
         if self._store.takes_rows_early:
             ops.append(TakeRows((_STATE, _QUERIES)))
@@ -232,25 +233,6 @@ class _Stored:
             )
         )
         return ops
-
-    def _buffers(self, fed: int) -> tuple[BufferSpec, ...]:
-        hidden, embedded = self._layer_spec.hidden_size, self._embedding.shape[1]
-        attended = self._heads.num_heads * self._heads.head_dim
-        rank = 0 if self._down_to_rank is None else self._down_to_rank.out_features
-        widths = {
-            _FED: fed,
-            _STATE: hidden,
-            _EMBEDDED: embedded,
-            _NORMED_EMBEDDING: embedded,
-            _NORMED: hidden,
-            _BOTH: embedded + hidden,
-            _WIDE: max(self._qkv.out_features, self._up.out_features, rank),
-            _QUERIES: attended,
-            _INNER: max(attended, self._down.in_features),
-            _ADDED: hidden,
-            _OUT: max(hidden, fed if self._taps_norm is not None else 0),
-        }
-        return tuple(BufferSpec(widths[place], place in _INPUTS, name) for place, name in enumerate(_NAMES))
 
     def _linear(self, weights: LinearWeights) -> Linear:
         return self._store.linear(weights.weight, weights.bias, self._dtype)

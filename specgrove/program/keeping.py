@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from specgrove.program.op import Op
 from specgrove.program.op_list import HIDDEN, QUERIES
-from specgrove.program.ops import Choose, KeepHidden, Op, RotateStore, TakeRows
+from specgrove.program.ops import Choose, KeepHidden, RotateStore, TakeRows
 from specgrove.program.program import Program
 
 

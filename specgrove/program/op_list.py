@@ -8,8 +8,9 @@ from specgrove.kernels.device_memory import AttentionHeads
 from specgrove.models.decoder.parameters import LinearWeights, NormWeights
 from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.program.linears import Linear
-from specgrove.program.ops import AddNorm, Buffer, KeepHidden, LoadUnit, Multiply, Norm, Op, SumRanks
-from specgrove.program.program import BufferSpec, Program
+from specgrove.program.op import Buffer, Op
+from specgrove.program.ops import AddNorm, KeepHidden, LoadUnit, Multiply, Norm, SumRanks
+from specgrove.program.program import Program, buffers_for
 from specgrove.program.stores import WeightStore
 
 # The buffers of every program. There are two for what attention or the MLP adds to the hidden states: a norm in place would be slow.
@@ -18,49 +19,42 @@ HIDDEN, NORMED, ADDED, OTHER, WIDE, QUERIES, INNER = range(len(_NAMES))
 
 
 class OpList:
-    """Grows op by op. A buffer gets as wide as any op needs it."""
+    """Grows op by op. Buffers get as wide as the ops need them."""
 
     def __init__(self, spec: DecoderSpec, dtype: torch.dtype, store: WeightStore, tensor_size: int) -> None:
         self.dtype = dtype
         self._spec, self._store, self._tensor_size = spec, store, tensor_size
         self._ops: list[Op] = []
         self._num_kept = 0
-        self._widths = [0] * len(_NAMES)
 
     def program(self, heads: AttentionHeads, num_layers: int) -> Program:
-        """All of it."""
-        sizes = enumerate(zip(self._widths, _NAMES, strict=True))
-        buffers = tuple(BufferSpec(width, self._is_input(buffer), name) for buffer, (width, name) in sizes)
+        """All of it. Raises ``ValueError`` for ops that don't fit together."""
+        inputs = [QUERIES, INNER]
+        if self._spec.residual != "post_norm":  # else the norms are the hidden states too
+            inputs.append(NORMED)
+        buffers = buffers_for(self._ops, _NAMES, inputs, heads, num_layers)
         return Program(tuple(self._ops), buffers, heads, num_layers, self._num_kept, self.dtype)
 
     def append(self, op: Op) -> None:
-        """The buffer that it writes to must have been given its width by ``room``."""
+        """The next one."""
         self._ops.append(op)
 
-    def room(self, buffer: Buffer, width: int) -> Buffer:
-        """The buffer, at least so wide."""
-        self._widths[buffer] = max(self._widths[buffer], width)
-        return buffer
-
     def norm(self, out: Buffer, x: Buffer, weights: NormWeights) -> None:
-        """The spec's kind of norm, of hidden states."""
-        spec, out = self._spec, self.room(out, self._spec.hidden_size)
-        self.append(Norm(out, x, spec.norm, self._stored(weights), spec.norm_eps))
+        """The spec's kind of norm."""
+        self.append(Norm(out, x, self._spec.norm, self._stored(weights), self._spec.norm_eps))
 
     def add_norm(self, out: Buffer, x: Buffer, delta: Buffer, weights: NormWeights) -> None:
         """The same of ``x += delta``."""
-        spec, out = self._spec, self.room(out, self._spec.hidden_size)
-        self.append(AddNorm(out, x, delta, spec.norm, self._stored(weights), spec.norm_eps))
+        self.append(AddNorm(out, x, delta, self._spec.norm, self._stored(weights), self._spec.norm_eps))
 
     def multiply(self, out: Buffer, x: Buffer, weights: LinearWeights) -> None:
         """By a linear."""
-        linear = self.linear(weights)
-        self.append(Multiply(self.room(out, linear.out_features), x, linear))
+        self.append(Multiply(out, x, self.linear(weights)))
 
-    def sum_ranks(self, x: Buffer, width: int) -> None:
+    def sum_ranks(self, x: Buffer) -> None:
         """Where there are several."""
         if self._tensor_size > 1:
-            self.append(SumRanks(x, width))
+            self.append(SumRanks(x))
 
     def keep(self, x: Buffer) -> None:
         """Hidden states are handed out."""
@@ -86,8 +80,3 @@ class OpList:
 
     def _stored(self, norm: NormWeights) -> NormWeights:
         return NormWeights(self.vector(norm.scale), None if norm.shift is None else self.vector(norm.shift))
-
-    def _is_input(self, buffer: Buffer) -> bool:
-        if buffer == NORMED:
-            return self._spec.residual != "post_norm"  # else the norms are the hidden states too
-        return buffer in (QUERIES, INNER)

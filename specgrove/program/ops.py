@@ -1,14 +1,15 @@
-"""What a pass consists of: frozen ops over numbered buffers. A ``Program`` is a flat list of them.
+"""The ops of a pass: what each computes, what it must find, and how wide its results are. A ``Program`` is a flat list of them.
 
-Made by ``build``, run by the backends (``torch_backend``, ``cpu``, ``cuda``). A new op is a class here and a method in each backend.
-Every op works row by row: a row's bits don't depend on the rows beside it. An op says what it does, never how: what may be done in
-one pass over memory, read ahead or captured is a backend's affair.
+Made by ``build``, run by the backends (``torch_backend``, ``cpu``, ``cuda``). Every op works row by row: a row's bits don't depend on the
+rows beside it. An op says what it does, never how: what may be done in one pass over memory, read ahead or captured is a backend's affair.
+A new op is a class here, and what it means in each backend: see docs/passes.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal
 
 import torch
 
@@ -16,124 +17,175 @@ from specgrove.kernels.activations import Activation
 from specgrove.kernels.device_memory import AttentionHeads
 from specgrove.models.decoder.parameters import NormWeights
 from specgrove.program.linears import Linear
-
-Buffer: TypeAlias = int
-"""The place of a buffer in ``Program.buffers``."""
+from specgrove.program.op import Changed, Held, OnHost, Op, Read, Widths, Written, check_norm, check_shape
 
 
 @dataclass(frozen=True, slots=True)
-class Embed:
+class Embed(Op):
     """``out = table[token_id - first_id] * scale``; zeros for ids that are other ranks'."""
 
-    out: Buffer
+    is_of_all_rows: ClassVar[bool] = True
+    out: Written
     table: torch.Tensor  # [num_ids, size]
     scale: float
     first_id: int
-    vocab_size: int
+    vocab_size: OnHost[int]
     """Of the whole model: larger ids are an error."""
 
+    def leaves(self, held: Held) -> Widths:
+        return {self.out: self.table.shape[1]}
+
+    def row_limits(self) -> Mapping[str, int]:
+        return {"token_ids": self.vocab_size}
+
 
 @dataclass(frozen=True, slots=True)
-class AddPositions:
+class AddPositions(Op):
     """``x += table[position]``: learned positions."""
 
-    x: Buffer
+    is_of_all_rows: ClassVar[bool] = True
+    x: Changed
     table: torch.Tensor  # [max_positions, size]
+
+    def leaves(self, held: Held) -> Widths:
+        check_shape(self.table, "table", len(self.table), held[self.x])
+        return {}
+
+    def row_limits(self) -> Mapping[str, int]:
+        return {"positions": len(self.table)}
 
 
 @dataclass(frozen=True, slots=True)
-class Input:
+class Input(Op):
     """``out`` = hidden states from outside: a pipeline's stage before this one, or another model's."""
 
-    out: Buffer
+    is_of_all_rows: ClassVar[bool] = True
+    out: Written
     width: int
     """Numbers of a row."""
 
+    def leaves(self, held: Held) -> Widths:
+        return {self.out: self.width}
+
 
 @dataclass(frozen=True, slots=True)
-class Norm:
+class Norm(Op):
     """``out`` = the norm of ``x``; RMS (arXiv 1910.07467) or layer norm (arXiv 1607.06450)."""
 
-    out: Buffer
-    x: Buffer
+    out: Written
+    x: Read
     kind: Literal["rms", "layer"]
     weights: NormWeights
     eps: float
 
+    def leaves(self, held: Held) -> Widths:
+        check_norm(self.kind, self.weights, held[self.x])
+        return {self.out: held[self.x]}
+
 
 @dataclass(frozen=True, slots=True)
-class AddNorm:
+class AddNorm(Op):
     """``x += delta``, then ``out`` = the norm of ``x``."""
 
-    out: Buffer
-    x: Buffer
-    delta: Buffer
+    out: Written
+    x: Changed
+    delta: Read
     kind: Literal["rms", "layer"]
     weights: NormWeights
     eps: float
 
+    def leaves(self, held: Held) -> Widths:
+        held.check(self.delta, held[self.x])
+        check_norm(self.kind, self.weights, held[self.x])
+        return {self.out: held[self.x]}
+
 
 @dataclass(frozen=True, slots=True)
-class HeadNorm:
+class HeadNorm(Op):
     """The RMS norm of ``num_heads`` heads of ``x`` from ``first_head`` on, each by itself, in place."""
 
-    x: Buffer
+    x: Changed
     scale: torch.Tensor  # float32 [head_dim]
     eps: float
     first_head: int
     num_heads: int
     head_dim: int
-    width: int
-    """Numbers of a row of ``x``."""
+
+    def leaves(self, held: Held) -> Widths:
+        check_shape(self.scale, "scale", self.head_dim)
+        first, count, size, width = self.first_head, self.num_heads, self.head_dim, held[self.x]
+        if min(first, count) < 0 or (first + count) * size > width:
+            raise ValueError(f"{width} columns have no {count} heads of size {size} from head {first} on")
+        return {}
 
 
 @dataclass(frozen=True, slots=True)
-class Concat:
+class Concat(Op):
     """``out`` = the rows of ``parts`` side by side."""
 
-    out: Buffer
-    parts: tuple[Buffer, ...]
+    out: Written
+    parts: tuple[Read, ...]
+
+    def leaves(self, held: Held) -> Widths:
+        return {self.out: sum(held[part] for part in self.parts)}
 
 
 @dataclass(frozen=True, slots=True)
-class Multiply:
+class Multiply(Op):
     """``out = x @ weight.T + bias``."""
 
-    out: Buffer
-    x: Buffer
+    out: Written
+    x: Read
     linear: Linear
 
+    def leaves(self, held: Held) -> Widths:
+        held.check_inputs(self.x, self.linear.in_features)
+        return {self.out: self.linear.out_features}
+
 
 @dataclass(frozen=True, slots=True)
-class Clip:
-    """The first ``width`` numbers of every row of ``x`` to plus and minus ``limit``, in place."""
+class Clip(Op):
+    """``x`` to plus and minus ``limit``, in place."""
 
-    x: Buffer
+    x: Changed
     limit: float
-    width: int
 
 
 @dataclass(frozen=True, slots=True)
-class RotateStore:
+class RotateStore(Op):
     """Rotates queries and keys by position (arXiv 2104.09864), writes keys and values to their rows' slots; ``queries`` stay.
 
     ``qkv`` has a row's query, key and value heads in this order.
     """
 
-    queries: Buffer
-    qkv: Buffer
+    is_of_all_rows: ClassVar[bool] = True
+    queries: Written
+    qkv: Read
     layer: int
     """Which pair of caches."""
     heads: AttentionHeads
     cos_sin: torch.Tensor | None  # float32 [max_positions, head_dim], cosines then sines; None: nothing is rotated
 
+    def leaves(self, held: Held) -> Widths:
+        heads, size = self.heads, self.heads.head_dim
+        held.check_cache(self.layer, heads)
+        held.check(self.qkv, (heads.num_heads + 2 * heads.num_kv_heads) * size)
+        if self.cos_sin is not None:
+            check_shape(self.cos_sin, "cos_sin", len(self.cos_sin), size)
+            if size % 2:
+                raise ValueError(f"heads of size {size} can't be rotated: the size must be even")
+        return {self.queries: heads.num_heads * size}
+
+    def row_limits(self) -> Mapping[str, int]:
+        return {} if self.cos_sin is None else {"positions": len(self.cos_sin)}
+
 
 @dataclass(frozen=True, slots=True)
-class Attend:
+class Attend(Op):
     """Tree attention: ``out`` = softmax attention of every row's queries over the keys that it sees."""
 
-    out: Buffer
-    queries: Buffer
+    out: Written
+    queries: Read
     layer: int
     heads: AttentionHeads
     scale: float
@@ -144,111 +196,127 @@ class Attend:
     soft_cap: float | None = None
     """Scaled scores become ``soft_cap * tanh(score / soft_cap)`` before slopes are added (arXiv 2408.00118)."""
 
+    def leaves(self, held: Held) -> Widths:
+        size = self.heads.num_heads * self.heads.head_dim
+        held.check_cache(self.layer, self.heads)
+        held.check(self.queries, size)
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window must be at least 1, got {self.window}")
+        check_shape(self.alibi_slopes, "alibi_slopes", self.heads.num_heads)
+        return {self.out: size}
+
 
 @dataclass(frozen=True, slots=True)
-class Activate:
+class Activate(Op):
     """``out = activation(x)``; gated: ``activation(gate) * up`` of an ``x`` that holds gate, then up. ``size`` is that of ``out``."""
 
-    out: Buffer
-    x: Buffer
+    out: Written
+    x: Read
     activation: Activation
     is_gated: bool
     size: int
 
+    def leaves(self, held: Held) -> Widths:
+        held.check(self.x, 2 * self.size if self.is_gated else self.size)
+        return {self.out: self.size}
+
 
 @dataclass(frozen=True, slots=True)
-class Add:
+class Add(Op):
     """``x += delta``."""
 
-    x: Buffer
-    delta: Buffer
+    x: Changed
+    delta: Read
+
+    def leaves(self, held: Held) -> Widths:
+        held.check(self.delta, held[self.x])
+        return {}
 
 
 @dataclass(frozen=True, slots=True)
-class TakeRows:
+class TakeRows(Op):
     """From here on the rows are those that the pass asks for something, in these buffers; what the others hold is undefined."""
 
-    buffers: tuple[Buffer, ...]
+    is_of_all_rows: ClassVar[bool] = True
+    takes_rows: ClassVar[bool] = True
+    buffers: tuple[Changed, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class SumRanks:
+class SumRanks(Op):
     """``x`` = the sum of it over the ranks of the tensor-parallel group, added in their order. Ends a segment."""
 
-    x: Buffer
-    width: int
+    ends_segment: ClassVar[bool] = True
+    x: Changed
 
 
 @dataclass(frozen=True, slots=True)
-class LoadUnit:
+class LoadUnit(Op):
     """The weights of this unit are used from here on: where they are streamed they must be there now. Ends a segment."""
 
+    ends_segment: ClassVar[bool] = True
     unit: int
 
 
 @dataclass(frozen=True, slots=True)
-class KeepHidden:
+class KeepHidden(Op):
     """Hands out the hidden states ``x`` as output number ``place``, float32 ``[rows, width]``."""
 
-    x: Buffer
+    x: Read
     place: int
     width: int
 
+    def leaves(self, held: Held) -> Widths:
+        held.check(self.x, self.width)
+        return {}
+
 
 @dataclass(frozen=True, slots=True)
-class Choose:
+class Choose(Op):
     """Hands out, for each row, the choice that follows or the logits ``x @ vocab.T``, as the pass asks.
 
     With several ranks ``vocab`` holds this rank's columns: the ranks' logits are put side by side, and there are no choices.
     """
 
-    x: Buffer
+    x: Read
     vocab: Linear
-    widths: tuple[int, ...]
+    widths: OnHost[tuple[int, ...]]
     """Columns of every rank."""
     soft_cap: float | None = None
     """Logits become ``soft_cap * tanh(logit / soft_cap)`` before anything is chosen (arXiv 2408.00118)."""
 
+    def leaves(self, held: Held) -> Widths:
+        held.check_rows_taken()
+        held.check_inputs(self.x, self.vocab.in_features)
+        return {}
+
 
 @dataclass(frozen=True, slots=True)
-class Shortlist:
+class Shortlist(Op):
     """Hands out, for each row, the ``num_candidates`` ids with the largest scores ``scored @ scores.T``, ties to the lower id.
 
     Their logits are ``x @ table[ids].T``, or without a table the scores. See ``Candidates``.
     """
 
-    x: Buffer
-    scored: Buffer
+    x: Read
+    scored: Read
     """What the scores are made from: ``x``, or what a low-rank head makes of it."""
     scores: Linear
     table: torch.Tensor | None  # [num_ids, size of x]
     num_candidates: int
-    token_ids: torch.Tensor | None = None  # int64 [num_ids], rising, on the CPU; None: they are the places
+    token_ids: OnHost[torch.Tensor | None] = None  # int64 [num_ids], rising, on the CPU; None: they are the places
     soft_cap: float | None = None
     """As for ``Choose``, of logits and scores."""
 
-
-Op: TypeAlias = (
-    Embed | AddPositions | Input | Norm | AddNorm | HeadNorm | Concat | Multiply | Clip | RotateStore | Attend | Activate
-    | Add | TakeRows | SumRanks | LoadUnit | KeepHidden | Choose | Shortlist
-)  # fmt: skip
-
-
-def reads(op: Op, buffer: Buffer) -> bool:
-    """Whether an op reads what the buffer holds."""
-    match op:
-        case Embed() | Input() | LoadUnit():
-            return False
-        case AddNorm() | Add():
-            return buffer in (op.x, op.delta)
-        case Concat():
-            return buffer in op.parts
-        case RotateStore():
-            return buffer == op.qkv
-        case Attend():
-            return buffer == op.queries
-        case TakeRows():
-            return buffer in op.buffers
-        case Shortlist():
-            return buffer in (op.x, op.scored)
-    return buffer == op.x
+    def leaves(self, held: Held) -> Widths:
+        held.check_rows_taken()
+        held.check_inputs(self.scored, self.scores.in_features)
+        num_ids = self.scores.out_features
+        if not 1 <= self.num_candidates <= num_ids:
+            raise ValueError(f"{self.num_candidates} candidates can't be chosen of {num_ids} ids")
+        if self.table is not None:
+            check_shape(self.table, "table", num_ids, held[self.x])
+        elif self.scored != self.x:
+            raise ValueError("scores of another buffer need a table of the rows that they stand for")
+        check_shape(self.token_ids, "token_ids", num_ids)
+        return {}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from specgrove.program.backend import Candidates
-from specgrove.program.ops import Buffer
+from specgrove.program.op import Buffer
 from specgrove.program.program import Program
 
 

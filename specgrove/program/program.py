@@ -5,29 +5,15 @@ Made by ``build``, run by the backends. Invariant: its ops stand in an order tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from specgrove.kernels.device_memory import AttentionHeads
 from specgrove.program.linears import Linear
-from specgrove.program.ops import (
-    AddPositions,
-    Choose,
-    Embed,
-    Input,
-    KeepHidden,
-    LoadUnit,
-    Multiply,
-    Op,
-    RotateStore,
-    Shortlist,
-    SumRanks,
-    TakeRows,
-)
-
-_OF_ALL_ROWS = (Embed, AddPositions, Input, RotateStore, TakeRows)
+from specgrove.program.op import Buffer, Op, Widths, follow
+from specgrove.program.ops import Choose, Input, KeepHidden, Shortlist
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +56,9 @@ class Program:
     def __post_init__(self) -> None:
         has_taken_rows = False
         for op in self.ops:
-            if has_taken_rows and isinstance(op, _OF_ALL_ROWS):
+            if has_taken_rows and op.is_of_all_rows:
                 raise ValueError(f"{type(op).__name__} must stand before TakeRows: it is of all rows of a pass")
-            has_taken_rows = has_taken_rows or isinstance(op, TakeRows)
+            has_taken_rows = has_taken_rows or op.takes_rows
         places = sorted(op.place for op in self.ops if isinstance(op, KeepHidden))
         if places != list(range(self.num_kept)):
             raise ValueError(
@@ -100,16 +86,16 @@ class Program:
         found: dict[int, Kept] = {}
         has_taken_rows = False
         for op in self.ops:
-            has_taken_rows = has_taken_rows or isinstance(op, TakeRows)
+            has_taken_rows = has_taken_rows or op.takes_rows
             if isinstance(op, KeepHidden):
                 found[op.place] = Kept(op.width, has_taken_rows)
         return tuple(found[place] for place in sorted(found))
 
     def segments(self) -> Iterator[tuple[Op, ...]]:
-        """The ops between two that need somebody else (``SumRanks``, ``LoadUnit``), and each of these by itself, in order."""
+        """The ops between two that need somebody else (``ends_segment``), and each of these by itself, in order."""
         run: list[Op] = []
         for op in self.ops:
-            if isinstance(op, SumRanks | LoadUnit):
+            if op.ends_segment:
                 if run:
                     yield tuple(run)
                 yield (op,)
@@ -121,10 +107,23 @@ class Program:
 
     def linears(self) -> Iterator[Linear]:
         """In the order of their use."""
-        for op in self.ops:
-            if isinstance(op, Multiply):
-                yield op.linear
-            elif isinstance(op, Choose):
-                yield op.vocab
-            elif isinstance(op, Shortlist):
-                yield op.scores
+        return (linear for op in self.ops for linear in op.linears)
+
+    def widths(self) -> tuple[Widths, ...]:
+        """What buffers hold for each op: what it finds in those that it reads, and what it leaves.
+
+        Backends go by it, and not by a buffer's room. Raises ``ValueError`` for an op that doesn't fit what it finds.
+        """
+        room = [buffer.width for buffer in self.buffers]
+        return tuple(follow(self.ops, self.heads, self.num_layers, room))
+
+
+def buffers_for(
+    ops: Sequence[Op], names: Sequence[str], inputs: Collection[Buffer], heads: AttentionHeads, num_layers: int
+) -> tuple[BufferSpec, ...]:
+    """Buffers of these names, each as wide as any of the ops needs it. ``inputs``: those that only linears and attention read."""
+    room = [0] * len(names)
+    for widths in follow(ops, heads, num_layers):
+        for buffer, width in widths.items():
+            room[buffer] = max(room[buffer], width)
+    return tuple(BufferSpec(room[place], place in inputs, name) for place, name in enumerate(names))

@@ -9,7 +9,6 @@ from itertools import pairwise
 from specgrove.kernels.rows import PassRows
 from specgrove.kernels.torch_ops import tensor_of
 from specgrove.program.backend import KvCaches
-from specgrove.program.ops import AddPositions, Embed, RotateStore
 from specgrove.program.program import Program
 
 
@@ -23,10 +22,11 @@ class RowLimits:
     @classmethod
     def of(cls, program: Program) -> RowLimits:
         """From the tables that its ops read."""
-        tables = [op.table for op in program.ops if isinstance(op, AddPositions)]
-        tables += [op.cos_sin for op in program.ops if isinstance(op, RotateStore) and op.cos_sin is not None]
-        vocab_sizes = [op.vocab_size for op in program.ops if isinstance(op, Embed)]
-        return cls(min(vocab_sizes, default=None), min((len(table) for table in tables), default=None))
+        limits: dict[str, int] = {}
+        for op in program.ops:
+            for name, limit in op.row_limits().items():
+                limits[name] = min(limit, limits.get(name, limit))
+        return cls(limits.get("token_ids"), limits.get("positions"))
 
     def check(self, rows: PassRows, caches: KvCaches, num_chosen: int = 0) -> None:
         """Raises ``ValueError`` for a token id, position, slot or row that is not there, and for asked rows that don't rise.

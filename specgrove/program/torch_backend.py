@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import assert_never
 
 import torch
 
@@ -20,8 +19,8 @@ from specgrove.kernels.torch_shortlist import shortlist
 from specgrove.models.decoder.parameters import Weight
 from specgrove.program import ops
 from specgrove.program.backend import Candidates, Executable, KvCaches, PassOutput, check_input
-from specgrove.program.held_widths import held_widths
 from specgrove.program.linears import Linear, check_linears
+from specgrove.program.op import Buffer, Op
 from specgrove.program.program import Program
 from specgrove.program.row_limits import RowLimits
 from specgrove.program.tensor_group import TensorGroup
@@ -84,7 +83,7 @@ class TorchProgram:
         will_run: Callable[[int], None],
     ) -> None:
         """Raises ``ValueError`` for ops that don't fit together, and for weights of another store."""
-        held_widths(program)
+        program.widths()
         check_linears(program.linears(), TorchLinear, "torch")
         self.program, self.device, self.dtype = program, device, dtype
         self.group, self.will_run = group, will_run
@@ -130,7 +129,7 @@ class _Pass:
     def __init__(self, executable: TorchProgram, rows: _Rows, caches: KvCaches, hidden: torch.Tensor | None) -> None:
         self._executable, self._caches, self._input = executable, caches, hidden
         self._rows = rows
-        self._buffers: dict[ops.Buffer, torch.Tensor] = {}
+        self._buffers: dict[Buffer, torch.Tensor] = {}
         self._is_over = False
         program, dtype, device = executable.program, executable.dtype, executable.device
         # What a pass that ends early hands out has no rows.
@@ -143,7 +142,7 @@ class _Pass:
     def output(self) -> PassOutput:
         return PassOutput((), self._logits, tuple(self._kept), candidates=self._candidates)
 
-    def run(self, op: ops.Op) -> None:
+    def run(self, op: Op) -> None:
         if self._is_over and not isinstance(op, ops.LoadUnit):  # units come in by turns all the same
             return
         buffers, rows = self._buffers, self._rows
@@ -200,7 +199,7 @@ class _Pass:
                 scores = _product(op.scores, buffers[op.scored])
                 self._candidates = shortlisted(op, scores, buffers[op.x])
             case _:
-                assert_never(op)
+                raise NotImplementedError(f"torch has no op {type(op).__name__}: it needs a case here")
 
     def _embed(self, op: ops.Embed) -> torch.Tensor:
         ids = self._rows.token_ids - op.first_id

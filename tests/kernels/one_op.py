@@ -14,18 +14,17 @@ from specgrove.kernels.rows import PassRows
 from specgrove.models.decoder.parameters import NormWeights
 from specgrove.program.backend import Executable, KvCaches
 from specgrove.program.cpu import CpuProgram
+from specgrove.program.op import Buffer, Op
 from specgrove.program.ops import (
     Activate,
     Add,
     AddNorm,
     AddPositions,
     Attend,
-    Buffer,
     Embed,
     HeadNorm,
     KeepHidden,
     Norm,
-    Op,
     RotateStore,
 )
 from specgrove.program.program import BufferSpec, Program
@@ -120,7 +119,7 @@ def head_norm(
 ) -> torch.Tensor:
     """All of ``x``, with these heads normed."""
     width = x.shape[1]
-    return run([HeadNorm(0, scale, 1e-6, first_head, num_heads, head_dim, width)], {0: x}, {0: width}, on)[0]
+    return run([HeadNorm(0, scale, 1e-6, first_head, num_heads, head_dim)], {0: x}, {0: width}, on)[0]
 
 
 def add(x: torch.Tensor, delta: torch.Tensor, on: Backend = on_cpu) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from specgrove.models.decoder.parameters import NormWeights
-from specgrove.program.ops import Op
+from specgrove.program.op import Op, marks_of
 from specgrove.program.program import Program
 
 
@@ -20,7 +20,11 @@ def listing(program: Program) -> list[str]:
 def _line(op: Op, program: Program) -> str:
     words = [type(op).__name__]
     for field in fields(op):
-        text = _text(getattr(op, field.name), is_buffer="Buffer" in str(field.type), program=program)
+        text = _text(
+            getattr(op, field.name),
+            is_buffer=bool(marks_of(type(op))[field.name] & {"read", "written"}),
+            program=program,
+        )
         if text is not None:
             words.append(f"{field.name}={text}" if text else field.name)
     return " ".join(words)

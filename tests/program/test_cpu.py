@@ -16,13 +16,13 @@ from specgrove.models.decoder.parameters import NormWeights
 from specgrove.models.decoder.sharding import Shard
 from specgrove.program.backend import KvCaches
 from specgrove.program.cpu import CpuProgram
+from specgrove.program.op import Op
 from specgrove.program.ops import (
     Choose,
     Embed,
     KeepHidden,
     LoadUnit,
     Norm,
-    Op,
     SumRanks,
     TakeRows,
 )
@@ -176,9 +176,9 @@ def test_sums_over_ranks_are_of_what_a_buffer_holds() -> None:
     good = program()
     ops: list[Op] = [
         Embed(0, table[:40], 2.0, 0, VOCAB_SIZE),
-        SumRanks(0, HIDDEN),
+        SumRanks(0),
         TakeRows((0,)),
-        SumRanks(0, HIDDEN),
+        SumRanks(0),
         Norm(1, 0, "rms", NormWeights(scale), 1e-5),
         Choose(1, linear(VOCAB_SIZE, HIDDEN), (VOCAB_SIZE, 3)),
     ]

@@ -14,6 +14,7 @@ from specgrove.kernels.torch_linear import TorchLinear
 from specgrove.models.decoder.parameters import NormWeights
 from specgrove.program.backend import KvCaches
 from specgrove.program.cpu import CpuProgram
+from specgrove.program.op import Op
 from specgrove.program.ops import (
     Activate,
     AddNorm,
@@ -23,7 +24,6 @@ from specgrove.program.ops import (
     HeadNorm,
     Multiply,
     Norm,
-    Op,
     RotateStore,
     TakeRows,
 )
@@ -126,7 +126,7 @@ def test_ops_that_do_not_fit_together_are_named(kind: type[Op], changes: dict[st
 
 @pytest.mark.parametrize(("first_head", "num_heads"), [(7, 2), (-1, 2), (9, 0), (0, -1)])
 def test_heads_that_are_not_there_are_named(first_head: int, num_heads: int) -> None:
-    norm = HeadNorm(2, torch.ones(12), 1e-5, first_head, num_heads, 12, 96)
+    norm = HeadNorm(2, torch.ones(12), 1e-5, first_head, num_heads, 12)
     good = program()
     place = next(place for place, op in enumerate(good.ops) if isinstance(op, RotateStore))
     with pytest.raises(ValueError, match=f"no {num_heads} heads of size 12 from head {first_head} on"):

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
-from specgrove.program.ops import AddPositions, Embed, Input, KeepHidden, Op, RotateStore, TakeRows
-from tests.program.tiny import HIDDEN, VOCAB_SIZE, program
+from specgrove.kernels import _native
+from specgrove.program.cpu import CpuProgram
+from specgrove.program.cuda_launches import Launches
+from specgrove.program.op import Changed, Held, Op, Read, Widths, Written
+from specgrove.program.ops import AddPositions, Embed, Input, KeepHidden, RotateStore, TakeRows
+from specgrove.program.program import Program
+from specgrove.program.tensor_group import OneRank
+from specgrove.program.torch_backend import TorchProgram
+from tests.program.tiny import GOOD, HIDDEN, VOCAB_SIZE, caches, program
 
 TABLE = torch.zeros(VOCAB_SIZE, HIDDEN)
 EMBED = Embed(0, TABLE, 1.0, 0, VOCAB_SIZE)
@@ -38,3 +45,51 @@ def test_how_wide_an_input_is() -> None:
     good = program()
     assert good.input_width is None
     assert replace(good, ops=(Input(0, HIDDEN),)).input_width == HIDDEN
+
+
+@dataclass(frozen=True, slots=True)
+class Unheard(Op):
+    """That no backend has."""
+
+    out: Written
+    parts: tuple[Read, ...]
+    x: Changed
+
+    def leaves(self, held: Held) -> Widths:
+        return {self.out: held[self.x]} if self.parts else {}
+
+
+def test_an_op_says_what_it_reads_and_writes() -> None:
+    op = Unheard(3, (0, 2), 1)
+    assert op.read == (0, 2, 1)
+    assert op.written == (3, 1)
+    untold = Program((EMBED, Unheard(1, (), 0)), program().buffers, program().heads, num_layers=0)
+    with pytest.raises(ValueError, match="Unheard: how wide buffer 1 becomes is not said"):
+        untold.widths()
+
+
+def test_a_backend_without_an_op_says_so() -> None:
+    lacking = Program((EMBED, Unheard(1, (0,), 0)), program().buffers, program().heads, num_layers=0)
+    with pytest.raises(ValueError, match=r"^op 1 of the program, Unheard: the CPU's kernels have no op Unheard$"):
+        CpuProgram(lacking)
+    with pytest.raises(ValueError, match="the kernels for GPUs have no op Unheard"):
+        Launches(OneRank(), torch.device("cpu"), lambda unit: None).of(lacking.ops[1], lacking.widths()[1])
+    in_torch = TorchProgram(lacking, torch.device("cpu"), torch.float32, OneRank(), lambda unit: None)
+    with pytest.raises(NotImplementedError, match="torch has no op Unheard"):
+        in_torch.run(GOOD, caches())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "Clip needs a field limit"),
+        ({"limit": "much"}, "Clip: the field limit is of another type"),
+        ({"limit": 1.0, "lowest": 0.5}, "Clip has no field lowest"),
+    ],
+)
+def test_native_code_takes_the_fields_that_it_knows(fields: dict[str, _native.OpField], message: str) -> None:
+    native = _native.Program([HIDDEN], vocab_size=None, num_positions=None, has_caches=False)
+    with pytest.raises(ValueError, match=message):
+        native.add("Clip", x=_native.Buffer(0, HIDDEN), **fields)
+    with pytest.raises(ValueError, match="there is no buffer 1"):
+        native.add("Clip", x=_native.Buffer(1, HIDDEN), limit=1.0)

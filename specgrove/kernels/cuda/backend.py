@@ -61,6 +61,15 @@ def backend(tensor: torch.Tensor, *others: torch.Tensor | None) -> tuple[Any, in
     return _module(device.type), torch.cuda.current_stream(device).cuda_stream
 
 
+def launch(kernel: str, **fields: Any) -> None:
+    """Launches the kernel of this name in ``csrc/cuda``, with its op's fields: tensors, numbers, texts, ``None``.
+
+    Buffers are tensors ``[num_rows, width]``. Raises ``ValueError`` for tensors of other shapes or dtypes than the kernel takes.
+    """
+    module, stream = backend(*(value for value in fields.values() if isinstance(value, torch.Tensor)))
+    module.launch(kernel, fields, stream)
+
+
 _DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 

@@ -20,9 +20,9 @@ from torch.nn import functional
 
 from specgrove.kernels import sampling, torch_ops
 from specgrove.kernels.activations import Activation
-from specgrove.kernels.cuda import attention, choices, elementwise, norms
+from specgrove.kernels.cuda import attention, choices
 from specgrove.kernels.cuda.attention import AttentionPlan
-from specgrove.kernels.cuda.backend import KernelsMissingError
+from specgrove.kernels.cuda.backend import KernelsMissingError, launch
 from specgrove.kernels.cuda.linear import PackedDeviceLinear
 from specgrove.kernels.device_memory import AttentionHeads
 from specgrove.kernels.quantized_linear import quantize
@@ -168,35 +168,39 @@ def _check_elementwise(dtype: torch.dtype, device: torch.device, generator: torc
     hidden, delta = (_random(generator, num_rows, size).to(device) for _ in range(2))
     scale, shift = (_random(generator, size).to(device) for _ in range(2))
     out = torch.empty(num_rows, size, dtype=dtype, device=device)
-    norms.rms_norm(hidden.clone(), delta, scale, eps, out)
+    norm = {"delta": delta, "scale": scale, "eps": eps}
+    launch("AddNorm", kind="rms", x=hidden.clone(), out=out, **norm)
     _compare("the RMS norm", out, torch_ops.norm(hidden + delta, "rms", scale, None, eps))
-    norms.layer_norm(hidden.clone(), delta, scale, shift, eps, out)
+    launch("AddNorm", kind="layer", x=hidden.clone(), out=out, shift=shift, **norm)
     _compare("the layer norm", out, torch_ops.norm(hidden + delta, "layer", scale, shift, eps))
     some = torch.tensor([3, 1], dtype=torch.int32, device=device)
-    norms.rms_norm(hidden.clone(), delta, scale, eps, out[:2], some)
+    launch("AddNorm", kind="rms", x=hidden.clone(), out=out[:2], rows=some, **norm)
     _compare("the RMS norm of some rows", out[:2], torch_ops.norm(hidden + delta, "rms", scale, None, eps)[some])
     gated = torch.empty(num_rows, size // 2, dtype=dtype, device=device)
     for activation in get_args(Activation):
-        elementwise.gated(hidden, activation, gated)
-        _compare(f"the gated activation {activation}", gated, torch_ops.activate(hidden, activation, is_gated=True))
-        elementwise.activate(hidden, activation, out)
-        _compare(f"the activation {activation}", out, torch_ops.activate(hidden, activation, is_gated=False))
+        for is_gated, activated in ((True, gated), (False, out)):
+            fields = {"activation": activation, "is_gated": is_gated, "size": activated.shape[1]}
+            launch("Activate", x=hidden, out=activated, **fields)
+            wanted = torch_ops.activate(hidden, activation, is_gated=is_gated)
+            _compare(f"the {'gated ' if is_gated else ''}activation {activation}", activated, wanted)
     table = _random(generator, 7, size).to(device, dtype)
     embedded = torch.empty(num_rows, size, device=device)
-    elementwise.embed(table, torch.arange(num_rows, dtype=torch.int32, device=device), embedded, 2.0)
+    positions, slots = (torch.arange(num_rows, dtype=torch.int32, device=device) for _ in range(2))
+    launch("Embed", table=table, token_ids=positions, out=embedded, scale=2.0, first_id=0)
     _compare("the embedding", embedded, table[:num_rows].float() * 2.0)
     num_heads, num_kv_heads, head_dim = 3, 2, 64
     qkv = _random(generator, num_rows, (num_heads + 2 * num_kv_heads) * head_dim).to(device)
-    positions, slots = (torch.arange(num_rows, dtype=torch.int32, device=device) for _ in range(2))
     angles = _random(generator, num_rows, head_dim).to(device)
-    queries = torch.empty(num_rows, num_heads, head_dim, dtype=dtype, device=device)
+    queries = torch.empty(num_rows, num_heads * head_dim, dtype=dtype, device=device)
     caches = [torch.zeros(num_rows, num_kv_heads, head_dim, dtype=dtype, device=device) for _ in range(4)]
-    elementwise.rotate_and_store(qkv, positions, angles, slots, caches[0], caches[1], queries)
-    expected = torch_ops.rotate_store(qkv, positions, angles, slots, caches[2], caches[3])
+    heads = {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
+    places = {"positions": positions, "slots": slots, "cos_sin": angles, "k_cache": caches[0], "v_cache": caches[1]}
+    launch("RotateStore", qkv=qkv, queries=queries, **places, **heads)
+    expected = torch_ops.rotate_store(qkv, positions, angles, slots, caches[2], caches[3]).flatten(1)
     for found, wanted in ((queries, expected), (caches[0], caches[2]), (caches[1], caches[3])):
         _compare("the rotary embedding", found, wanted)
     normed, head_scale = qkv.clone(), _random(generator, head_dim).to(device)
-    norms.head_rms_norm(normed, head_scale, eps, 1, 3, head_dim)
+    launch("HeadNorm", x=normed, scale=head_scale, eps=eps, first_head=1, num_heads=3, head_dim=head_dim)
     wanted = qkv.clone()
     torch_ops.head_norm(wanted, head_scale, eps, 1, 3, head_dim)
     _compare("the RMS norm of heads", normed, wanted)

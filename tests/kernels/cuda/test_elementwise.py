@@ -8,12 +8,40 @@ import pytest
 import torch
 
 from specgrove.kernels.activations import Activation
-from specgrove.kernels.cuda.elementwise import activate, embed, gated, rotate_and_store
+from specgrove.kernels.cuda.backend import launch
 from tests.kernels import one_op
 from tests.kernels.cuda.conftest import poisoned
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 NUM_SLOTS = 12
+
+
+def rotate_and_store(
+    qkv: torch.Tensor,
+    positions: torch.Tensor,
+    cos_sin: torch.Tensor | None,
+    slots: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    queries: torch.Tensor,
+) -> None:
+    """``queries`` is ``[num_rows, num_heads, head_dim]``."""
+    heads = {"num_heads": queries.shape[1], "num_kv_heads": k_cache.shape[1], "head_dim": queries.shape[2]}
+    places = {"positions": positions, "slots": slots, "k_cache": k_cache, "v_cache": v_cache}
+    launch("RotateStore", qkv=qkv, cos_sin=cos_sin, queries=queries.flatten(1), **places, **heads)
+
+
+def embed(
+    table: torch.Tensor,
+    token_ids: torch.Tensor,
+    out: torch.Tensor,
+    scale: float = 1.0,
+    position_table: torch.Tensor | None = None,
+    positions: torch.Tensor | None = None,
+    first_id: int = 0,
+) -> None:
+    learned = {"position_table": position_table, "positions": positions}
+    launch("Embed", table=table, token_ids=token_ids, out=out, scale=scale, first_id=first_id, **learned)
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -66,7 +94,8 @@ def test_rows_without_a_slot_are_left_out(device: torch.device) -> None:
 def test_activations(device: torch.device, dtype: torch.dtype, activation: Activation, is_gated: bool) -> None:
     x = 3 * torch.randn(3, 600)
     out = poisoned(3, 300 if is_gated else 600, dtype=dtype, device=device)
-    (gated if is_gated else activate)(x.to(device), activation, out)
+    fields = {"activation": activation, "is_gated": is_gated, "size": out.shape[1]}
+    launch("Activate", x=x.to(device), out=out, **fields)
     expected = one_op.activate(x, activation, is_gated=is_gated)
     assert_close(out, expected.to(dtype))
 
@@ -117,5 +146,5 @@ def test_ids_of_other_ranks_give_zeros(device: torch.device, size: int) -> None:
 
 def test_a_table_of_positions_needs_positions(device: torch.device) -> None:
     table, token_ids = torch.randn(5, 8, device=device), torch.zeros(2, dtype=torch.int32, device=device)
-    with pytest.raises(ValueError, match="needs positions"):
+    with pytest.raises(ValueError, match="positions"):
         embed(table, token_ids, torch.empty(2, 8, device=device), position_table=table)

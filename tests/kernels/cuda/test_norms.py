@@ -8,12 +8,42 @@ import pytest
 import torch
 from torch.nn import functional
 
-from specgrove.kernels.cuda.norms import head_rms_norm, layer_norm, rms_norm
+from specgrove.kernels.cuda.backend import launch
 from tests.kernels.cuda.conftest import assert_as_exact_as_torch, poisoned
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(1, 1), (3, 48), (7, 576), (2, 4096)]
 EPS = 1e-5
+
+
+def rms_norm(
+    x: torch.Tensor,
+    delta: torch.Tensor | None,
+    scale: torch.Tensor,
+    eps: float,
+    out: torch.Tensor,
+    rows: torch.Tensor | None = None,
+) -> None:
+    added = {} if delta is None else {"delta": delta}
+    launch("Norm" if delta is None else "AddNorm", kind="rms", x=x, scale=scale, eps=eps, out=out, rows=rows, **added)
+
+
+def layer_norm(
+    x: torch.Tensor,
+    delta: torch.Tensor | None,
+    scale: torch.Tensor,
+    bias: torch.Tensor | None,
+    eps: float,
+    out: torch.Tensor,
+    rows: torch.Tensor | None = None,
+) -> None:
+    fields = {"scale": scale, "shift": bias, "eps": eps, "out": out, "rows": rows}
+    added = {} if delta is None else {"delta": delta}
+    launch("Norm" if delta is None else "AddNorm", kind="layer", x=x, **fields, **added)
+
+
+def head_rms_norm(x: torch.Tensor, scale: torch.Tensor, eps: float, first: int, num_heads: int, size: int) -> None:
+    launch("HeadNorm", x=x, scale=scale, eps=eps, first_head=first, num_heads=num_heads, head_dim=size)
 
 
 def _in_torch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, is_layer_norm: bool) -> torch.Tensor:

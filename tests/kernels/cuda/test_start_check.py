@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from specgrove.kernels.cuda import attention, choices, elementwise, norms, start_check
+from specgrove.kernels.cuda import attention, choices, start_check
 from specgrove.kernels.cuda.linear import PackedDeviceLinear
 from specgrove.kernels.cuda.start_check import KernelsWrongError, check_kernels, check_kernels_apart
 from specgrove.kernels.device_memory import AttentionHeads
@@ -52,13 +52,6 @@ def test_wrong_attention_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("module", "name", "output", "message"),
     [
-        (norms, "rms_norm", 4, "the RMS norm differs"),
-        (norms, "layer_norm", 5, "the layer norm differs"),
-        (elementwise, "gated", 2, "the gated activation silu differs"),
-        (elementwise, "rotate_and_store", 5, "the rotary embedding differs"),
-        (norms, "head_rms_norm", 0, "the RMS norm of heads differs"),
-        (elementwise, "activate", 2, "the activation silu differs"),
-        (elementwise, "embed", 2, "the embedding differs"),
         (choices, "take_choices", 0, "are not taken over"),
         (choices, "choose", 4, "the choice of tokens differs"),
         (choices, "top_k_log_probs", 3, "the most probable tokens differ"),
@@ -68,6 +61,34 @@ def test_a_wrong_kernel_is_named(
     module: ModuleType, name: str, output: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_wrong(module, name, output, monkeypatch)
+    with pytest.raises(KernelsWrongError, match=message):
+        check_kernels(HEADS, torch.bfloat16, CPU)
+
+
+@pytest.mark.usefixtures("only_small_ones")
+@pytest.mark.parametrize(
+    ("kernel", "given", "output", "message"),
+    [
+        ("AddNorm", {"kind": "rms"}, "out", "the RMS norm differs"),
+        ("AddNorm", {"kind": "layer"}, "out", "the layer norm differs"),
+        ("Activate", {"is_gated": True}, "out", "the gated activation silu differs"),
+        ("Activate", {"is_gated": False}, "out", "the activation silu differs"),
+        ("RotateStore", {}, "v_cache", "the rotary embedding differs"),
+        ("HeadNorm", {}, "x", "the RMS norm of heads differs"),
+        ("Embed", {}, "out", "the embedding differs"),
+    ],
+)
+def test_a_wrong_kernel_of_an_op_is_named(
+    kernel: str, given: dict[str, Any], output: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = start_check.launch
+
+    def wrong(name: str, **fields: Any) -> None:
+        right(name, **fields)
+        if name == kernel and given.items() <= fields.items():
+            fields[output].view(-1)[0] += 5
+
+    monkeypatch.setattr(start_check, "launch", wrong)
     with pytest.raises(KernelsWrongError, match=message):
         check_kernels(HEADS, torch.bfloat16, CPU)
 

@@ -1,5 +1,7 @@
-#include "shortlist.h"
-
+// The likeliest token ids of a row: the best by their scores, whose logits are then computed exactly.
+//
+// Of equal scores the lower place is the better one, NaN is as low as can be, and every row is worked on by itself: its
+// result has the same bits whatever rows stand beside it, on every processor.
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -7,14 +9,36 @@
 #include <type_traits>
 #include <vector>
 
-#include "choice_key.h"
-#include "clones.h"
-#include "logit_scan.h"
-#include "prefetch.h"
-#include "rows.h"
+#include "../choice_key.h"
+#include "../clones.h"
+#include "../logit_scan.h"
+#include "../op.h"
+#include "../prefetch.h"
+#include "../rows.h"
 
 namespace specgrove {
 namespace {
+
+struct Shortlist {
+  int64_t num_ids;    // scores of a row
+  const void* table;  // [num_ids, size], or null: logits are the scores
+  DType dtype;        // of the table
+  int64_t size;       // numbers of a state
+  int64_t num_candidates;
+  float soft_cap;  // of logits and scores, as in RowChoices; 0: none
+};
+
+// Where candidates go, of each row by falling logit, those of equal logits by rising place.
+struct Shortlisted {
+  int32_t* places;     // [num_rows, num_candidates]
+  float* logits;       // [num_rows, num_candidates]
+  float* log_sum_exp;  // [num_rows]: of the candidates' logits and of all others' scores
+
+  // Of the rows from first on.
+  Shortlisted from(int64_t first, int64_t num_candidates) const {
+    return {places + first * num_candidates, logits + first * num_candidates, log_sum_exp + first};
+  }
+};
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr int64_t kGroup = 64;     // scores whose best bounds what is searched
@@ -143,12 +167,36 @@ void shortlist_row(const Shortlist& call, const float* x, float* scores, const S
   }
 }
 
+constexpr int64_t kRowsScoredAtOnce = 16;  // a row has a score for every token id
+
+const OpKind kShortlist("Shortlist", [](OpFields& fields) -> Op {
+  const Buffer x = fields.buffer("x"), scored = fields.buffer("scored");
+  const AnyLinear* const scores = fields.linear("scores");
+  const bool has_table = !fields.is_none("table");
+  const Tensor table = has_table ? fields.table("table", {kAnySize, x.width}) : Tensor();
+  Shortlist call{};
+  call.num_ids = scores->out_features();
+  call.table = table.address;
+  call.dtype = table.dtype();
+  call.size = x.width;
+  call.num_candidates = fields.integer("num_candidates");
+  call.soft_cap = fields.number_or("soft_cap", 0.0f);
+  return {[=](Pass& pass) {
+            const std::vector<uintptr_t>& places = pass.given.shortlisted;
+            const Shortlisted out{reinterpret_cast<int32_t*>(places.at(0)), reinterpret_cast<float*>(places.at(1)),
+                                  reinterpret_cast<float*>(places.at(2))};
+            for (int64_t first = 0; first < pass.num_rows; first += kRowsScoredAtOnce) {
+              const int64_t num_rows = std::min(kRowsScoredAtOnce, pass.num_rows - first);
+              float* const found = pass.scores.room(num_rows * call.num_ids);
+              scores->forward(pass.at(scored) + first * scored.width, num_rows, found);
+              for_rows(num_rows, kRowCosts * call.num_ids, [&](int64_t row) {
+                shortlist_row(call, pass.at(x) + (first + row) * call.size, found + row * call.num_ids,
+                              out.from(first + row, call.num_candidates));
+              });
+            }
+          },
+          scores};
+});
+
 }  // namespace
-
-void shortlist(const Shortlist& call, const float* x, float* scores, int64_t num_rows, const Shortlisted& out) {
-  for_rows(num_rows, kRowCosts * call.num_ids, [&](int64_t row) {
-    shortlist_row(call, x + row * call.size, scores + row * call.num_ids, out.from(row, call.num_candidates));
-  });
-}
-
 }  // namespace specgrove

@@ -1,8 +1,8 @@
-#include "activation.h"
-
-#include "activation_functions.h"
-#include "clones.h"
-#include "rows.h"
+// Activation functions of the MLPs, alone and as the gate of a product: element by element.
+#include "../activation_functions.h"
+#include "../clones.h"
+#include "../op.h"
+#include "../rows.h"
 
 namespace specgrove {
 namespace {
@@ -46,18 +46,24 @@ SPECGROVE_CLONES void gated_row(const float* gate, const float* up, Activation a
   }
 }
 
+const OpKind kActivate("Activate", [](OpFields& fields) -> Op {
+  const Buffer out = fields.buffer("out"), x = fields.buffer("x");
+  const auto activation = fields.choice("activation", activation_names());
+  const bool is_gated = fields.truth("is_gated");
+  fields.leave({"size"});
+  return {[=](Pass& pass) {
+    const int64_t size = out.width;
+    for_rows(pass.num_rows, 2 * kWorkPerElement * size,
+             [=, numbers = pass.at(x), activated = pass.at(out)](int64_t row) {
+               const float* const own = numbers + row * x.width;
+               if (is_gated) {
+                 gated_row(own, own + size, activation, size, activated + row * size);
+               } else {
+                 activate_row(own, activation, size, activated + row * size);
+               }
+             });
+  }};
+});
+
 }  // namespace
-
-void activate(const float* x, Activation activation, int64_t num_rows, int64_t size, float* out) {
-  for_rows(num_rows, 2 * kWorkPerElement * size,
-           [=](int64_t row) { activate_row(x + row * size, activation, size, out + row * size); });
-}
-
-void gated(const float* gate_up, Activation activation, int64_t num_rows, int64_t size, float* out) {
-  for_rows(num_rows, 2 * kWorkPerElement * size, [=](int64_t row) {
-    const float* gate = gate_up + row * 2 * size;
-    gated_row(gate, gate + size, activation, size, out + row * size);
-  });
-}
-
 }  // namespace specgrove

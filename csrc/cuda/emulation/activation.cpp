@@ -1,1 +1,0 @@
-#include "../activation.cu"

@@ -1,1 +1,0 @@
-#include "../small_linear.cu"

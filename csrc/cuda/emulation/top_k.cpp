@@ -1,1 +1,0 @@
-#include "../top_k.cu"

@@ -1,1 +1,0 @@
-#include "../tree_attention.cu"
