@@ -40,6 +40,7 @@ from specgrove.program.ops import (
     Input,
     Multiply,
     RotateStore,
+    Scale,
     TakeRows,
 )
 from specgrove.program.program import Program
@@ -134,6 +135,8 @@ class _Builder:
         if weights.projection is not None:
             ops.multiply(OTHER, source, LinearWeights(weights.projection))
             source = OTHER
+        if self._spec.logit_scale != 1.0:
+            ops.append(Scale(source, self._spec.logit_scale))
         size = self._shard.tensor_size
         widths = tuple(len(part(self._spec.vocab_size, rank, size)) for rank in range(size))
         ops.append(Choose(source, ops.linear(LinearWeights(weights.vocab)), widths, self._spec.logit_soft_cap))
@@ -188,12 +191,14 @@ class _Builder:
             self._ops.add_norm(NORMED, HIDDEN, self._delta, weights)
 
     def _summed(self, added: Buffer, free: Buffer, norm: NormWeights | None) -> Buffer:
-        """Where the ranks' sum of what a part adds is, after its norm if it has one."""
+        """Where the ranks' sum of what a part adds is, after its norm if it has one, and its factor."""
         self._ops.sum_ranks(added)
-        if norm is None:
-            return added
-        self._ops.norm(free, added, norm)
-        return free
+        if norm is not None:
+            self._ops.norm(free, added, norm)
+            added = free
+        if self._spec.residual_scale != 1.0:
+            self._ops.append(Scale(added, self._spec.residual_scale))
+        return added
 
     def _attention(
         self, place: int, weights: AttentionWeights, layer: LayerSpec, source: Buffer, wanted: tuple[Buffer, ...]

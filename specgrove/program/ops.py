@@ -152,6 +152,14 @@ class Clip(Op):
 
 
 @dataclass(frozen=True, slots=True)
+class Scale(Op):
+    """``x *= factor``."""
+
+    x: Changed
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
 class RotateStore(Op):
     """Rotates queries and keys by position (arXiv 2104.09864), writes keys and values to their rows' slots; ``queries`` stay.
 

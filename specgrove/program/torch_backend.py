@@ -167,6 +167,8 @@ class _Pass:
                 buffers[op.out] = _product(op.linear, buffers[op.x])
             case ops.Clip():
                 buffers[op.x].clamp_(-op.limit, op.limit)
+            case ops.Scale():
+                buffers[op.x] *= op.factor
             case ops.RotateStore():
                 k_cache, v_cache = self._caches.keys[op.layer], self._caches.values[op.layer]
                 places = (rows.positions, op.cos_sin, rows.slots)

@@ -26,6 +26,7 @@ from specgrove.program.ops import (
     KeepHidden,
     Norm,
     RotateStore,
+    Scale,
 )
 from specgrove.program.program import BufferSpec, Program
 from specgrove.program.tensor_group import OneRank
@@ -125,6 +126,11 @@ def head_norm(
 def add(x: torch.Tensor, delta: torch.Tensor, on: Backend = on_cpu) -> torch.Tensor:
     """The sum."""
     return run([Add(0, 1)], {0: x, 1: delta}, {0: x.shape[1]}, on)[0]
+
+
+def scale(x: torch.Tensor, factor: float, on: Backend = on_cpu) -> torch.Tensor:
+    """The product."""
+    return run([Scale(0, factor)], {0: x}, {0: x.shape[1]}, on)[0]
 
 
 def activate(x: torch.Tensor, activation: Activation, *, is_gated: bool = False, on: Backend = on_cpu) -> torch.Tensor:

@@ -17,8 +17,10 @@ from tests.kernels.one_op import (
     add_positions,
     embed,
     head_norm,
+    in_float32,
     in_float64,
     norm,
+    scale,
 )
 
 SIZES = [1, 16, 48, 77, 576]
@@ -55,6 +57,14 @@ def test_head_norms_are_norms_of_each_head(first_head: int, num_heads: int, head
     rest = torch.ones(x.shape[1], dtype=torch.bool)
     rest[first_head * head_dim : (first_head + num_heads) * head_dim] = False
     assert torch.equal(found[:, rest], x[:, rest])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("num_rows", [1, 64])
+def test_a_factor_is_of_every_number(size: int, num_rows: int) -> None:
+    x = torch.randn(num_rows, size)
+    assert torch.equal(scale(x, 0.22), scale(x, 0.22, in_float32))
+    assert torch.equal(scale(x, 0.22), x * 0.22)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

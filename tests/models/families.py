@@ -106,6 +106,13 @@ def _gemma3(**overrides: Any) -> Any:
     return Gemma3ForCausalLM(Gemma3TextConfig(**(SIZES | {"tie_word_embeddings": True} | overrides)))
 
 
+def _granite(**overrides: Any) -> Any:
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    factors = {"embedding_multiplier": 3.0, "attention_multiplier": 0.2, "residual_multiplier": 0.3}
+    return GraniteForCausalLM(GraniteConfig(**(SIZES | factors | {"logits_scaling": 2.0} | overrides)))
+
+
 def _rope(kind: str, **values: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, **values}}
 
@@ -141,6 +148,10 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "gemma3": lambda: _gemma3(
         sliding_window=4, layer_types=["sliding_attention", "full_attention", "sliding_attention"]
     ),
+    "granite": _granite,
+    "granite-biases": lambda: _granite(
+        tie_word_embeddings=True, attention_bias=True, mlp_bias=True, logits_scaling=0.7
+    ),
     "gemma3-one-kv-head": lambda: _gemma3(num_key_value_heads=1, query_pre_attn_scalar=16),
 }
 
@@ -163,6 +174,7 @@ DEVICE_VARIANTS: dict[str, Callable[[], Any]] = {
     "falcon-40b": lambda: _falcon(hidden_size=256, new_decoder_architecture=True, num_kv_heads=2, bias=False),
     "gpt-bigcode": lambda: _gpt_bigcode(n_embd=128, n_head=2),
     "mpt-clip": lambda: _mpt({"clip_qkv": 0.5, "softmax_scale": 0.2}, d_model=128, n_heads=2),
+    "granite": lambda: _granite(**_WIDE),
     "gemma2": lambda: _gemma2(**(_WIDE | {"head_dim": 128}), sliding_window=4, query_pre_attn_scalar=16),
     "gemma3": lambda: _gemma3(
         **(_WIDE | {"head_dim": 256}), sliding_window=4, layer_types=["sliding_attention", "full_attention"]
@@ -185,7 +197,7 @@ def save_tiny(variant: str, folder: Path, variants: dict[str, Callable[[], Any]]
 
 _FAMILIES: dict[str, Callable[..., Any]] = {
     "llama": _llama, "mistral": _mistral, "qwen2": _qwen2, "qwen3": _qwen3, "opt": _opt, "falcon": _falcon,
-    "gpt_bigcode": _gpt_bigcode, "mpt": _mpt, "gemma2": _gemma2, "gemma3": _gemma3,
+    "gpt_bigcode": _gpt_bigcode, "mpt": _mpt, "gemma2": _gemma2, "gemma3": _gemma3, "granite": _granite,
 }  # fmt: skip
 
 

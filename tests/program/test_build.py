@@ -121,6 +121,20 @@ def test_norms_of_heads_and_of_what_is_added(tmp_path: Path) -> None:
     ]
 
 
+def test_factors_of_what_is_added_and_of_what_the_head_reads(tmp_path: Path) -> None:
+    """Those of the embedding and of scores are fields of their ops."""
+    lines = listing(program_of("granite", tmp_path))
+    assert lines[0].startswith("Embed out=hidden table=97x48 scale=3 ")
+    assert "scale=0.2" in lines[4]
+    scaled = [place for place, line in enumerate(lines) if line.startswith("Scale")]
+    assert [lines[place] for place in scaled] == [
+        "Scale x=added factor=0.3",
+        "Scale x=other factor=0.3",
+        "Scale x=normed factor=0.5",
+    ]
+    assert [lines[place - 1].split()[0] for place in scaled] == ["Multiply", "Multiply", "Norm"]
+
+
 def test_a_store_may_want_rows_early(tmp_path: Path) -> None:
     """Behind the last layer's keys and values, with all that is read from there on."""
     for variant, taken in (

@@ -16,6 +16,7 @@ BY_FAMILY: Mapping[str, tuple[str, ...]] = {
     "mpt": ("MptForCausalLM", "MPTForCausalLM"),
     "gemma2": ("Gemma2ForCausalLM",),
     "gemma3": ("Gemma3ForCausalLM",),
+    "granite": ("GraniteForCausalLM",),
 }
 """By the module in ``specgrove.models.decoder.families``."""
 ARCHITECTURES = tuple(name for names in BY_FAMILY.values() for name in names)
@@ -23,7 +24,7 @@ _OLD_NAMES = {"LLaMAForCausalLM": "LlamaForCausalLM"}
 _BY_MODEL_TYPE = {
     "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
     "opt": "OPTForCausalLM", "falcon": "FalconForCausalLM", "gpt_bigcode": "GPTBigCodeForCausalLM", "mpt": "MptForCausalLM",
-    "gemma2": "Gemma2ForCausalLM", "gemma3_text": "Gemma3ForCausalLM",
+    "gemma2": "Gemma2ForCausalLM", "gemma3_text": "Gemma3ForCausalLM", "granite": "GraniteForCausalLM",
 }  # fmt: skip
 """For configurations that name no architecture, as transformers chooses it."""
 

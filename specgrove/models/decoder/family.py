@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from specgrove.files.json_files import JsonObject
 from specgrove.models.decoder.architectures import family_name_of
-from specgrove.models.decoder.families import falcon, gemma2, gemma3, gpt_bigcode, llama, mpt, opt
+from specgrove.models.decoder.families import falcon, gemma2, gemma3, gpt_bigcode, granite, llama, mpt, opt
 from specgrove.models.decoder.parameters import ModelWeights
 from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.models.errors import UnsupportedModelError
@@ -39,6 +39,7 @@ class Family(Protocol):
 
 _FAMILIES: dict[str, Family] = {
     "llama": llama, "opt": opt, "falcon": falcon, "gpt_bigcode": gpt_bigcode, "mpt": mpt, "gemma2": gemma2, "gemma3": gemma3,
+    "granite": granite,
 }  # fmt: skip
 
 

@@ -51,6 +51,9 @@ class DecoderSpec:
     attention_soft_cap: float | None = None
     """Attention's scores ``s`` become ``cap * tanh(s / cap)``; so do logits by the other one. arXiv 2408.00118."""
     logit_soft_cap: float | None = None
+    residual_scale: float = 1.0
+    """What attention and MLP add to the hidden states is multiplied by this; so is what the head reads by the other one."""
+    logit_scale: float = 1.0
     has_norm_weights: bool = True
     """Whether norms scale and shift what they have normalised."""
     embedding_scale: float = 1.0

@@ -101,6 +101,15 @@ def test_activations(device: torch.device, dtype: torch.dtype, activation: Activ
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [1, 300])
+def test_factors(device: torch.device, dtype: torch.dtype, size: int) -> None:
+    x = torch.randn(3, size).to(dtype)
+    scaled = x.to(device, copy=True)
+    launch("Scale", x=scaled, factor=0.22)
+    assert_close(scaled, (x.float() * 0.22).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [1, 20, 64, 1100, 2048])
 @pytest.mark.parametrize("has_positions", [False, True])
 @pytest.mark.parametrize("scale", [1.0, 23.9])

@@ -133,6 +133,7 @@ def test_the_number_of_parameters_is_transformers_without_norms_biases_and_posit
         ("llama", ("max_position_embeddings", "rms_norm_eps")),
         ("gemma2", ("layer_types", "attn_logit_softcapping", "final_logit_softcapping")),
         ("gemma3", ("layer_types",)),
+        ("granite", ("embedding_multiplier", "attention_multiplier", "logits_scaling")),
         ("falcon-7b", ("multi_query", "parallel_attn", "alibi")),
     ],
 )

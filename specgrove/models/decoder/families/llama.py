@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from specgrove.files.json_files import JsonObject
-from specgrove.models.decoder.architectures import BY_FAMILY
+from specgrove.models.decoder.architectures import ARCHITECTURES
 from specgrove.models.decoder.families.config_values import (
     activation_of,
     head_dim_of,
@@ -66,7 +66,7 @@ def spec_of(config: JsonObject) -> DecoderSpec:
 
 
 def _architecture(config: JsonObject) -> str:
-    return next(name for name in config.texts("architectures") if name in BY_FAMILY["llama"])
+    return next(name for name in config.texts("architectures") if name in ARCHITECTURES)
 
 
 def _default_num_kv_heads(config: JsonObject, num_heads: int) -> int:
