@@ -9,9 +9,9 @@ import asyncio
 import functools
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from router import request_trace
 from router.admission import Admission
@@ -52,8 +52,6 @@ _MAX_NUM_TEXT_CALLS = 8
 _MAX_NUM_QUEUED_TEXT_CALLS = 64
 # About what a token stands for: an estimate of the work.
 _BYTES_PER_TOKEN = 4
-
-ValueT = TypeVar("ValueT")
 
 
 class RouterServicer(router_pb2_grpc.RouterServiceServicer):
@@ -209,10 +207,6 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         tokenizer = self.served_model().tokenizer
         if tokenizer.has_chat_template:
             await self._text_work.prepare(tokenizer)
-
-    async def apart(self, function: Callable[[Tokenizer], ValueT]) -> ValueT:
-        """What a function makes in the process for long texts; it can be pickled, and its value."""
-        return await self._text_work.run_apart(self.served_model().tokenizer, function)
 
     def cut_off(self) -> None:
         """The time to drain is over: requests under way fail, and those that wait for their turn."""

@@ -18,7 +18,6 @@ from typing import Protocol
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from router.http.collections_off import collections_off
 from router.http.errors import INTERNAL_FAILURE, Failure, failure_of
 from router.http.outputs import Piece
 from specgrove.errors import SpecGroveError, UnavailableError
@@ -40,6 +39,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan
 _STOPPED = UnavailableError("this router has been stopped")
 # Answers of more tokens, those beside them in log-probabilities among them, are put together beside the event loop.
 _LONG_NUM_TOKENS = 4096
+_BLOCK_NUM_PARTS = 4096
 _PART_BYTES = 1 << 18
 
 
@@ -77,8 +77,10 @@ class StreamFormat(Protocol):
 class _Answer(Response):
     """A response that is made while it is sent."""
 
-    def __init__(self, pieces: AsyncGenerator[Piece, None]) -> None:
+    def __init__(self, pieces: AsyncGenerator[Piece, None], write_timeout_s: float | None) -> None:
+        """``write_timeout_s`` is how long a part may wait for its client to read."""
         self._pieces = pieces
+        self._write_timeout_s = write_timeout_s
         self._has_started = False
         self.background = None
 
@@ -97,7 +99,11 @@ class _Answer(Response):
                 task.cancel()
             await asyncio.gather(sending, hanging_up, return_exceptions=True)
         if is_sent:
-            sending.result()
+            if isinstance(sending.exception(), _UnreadError):
+                # The server closes the connection, as the answer is not complete.
+                logger.info("a client has read nothing for %s s; its request was ended", self._write_timeout_s)
+            else:
+                sending.result()
         elif is_stopped and self._has_started:
             await self._stop(send)
         elif is_stopped:
@@ -110,22 +116,25 @@ class _Answer(Response):
     async def _stop(self, send: Send) -> None:
         """Ends what was begun."""
 
+    async def _write(self, send: Send, content: bytes, *, has_more: bool = True) -> None:
+        # Waits when the client's side of the connection has no room.
+        try:
+            async with asyncio.timeout(self._write_timeout_s):
+                await send({"type": "http.response.body", "body": content, "more_body": has_more})
+        except TimeoutError as error:
+            raise _UnreadError from error
+
 
 class WholeAnswer(_Answer):
     """One JSON object."""
 
-    def __init__(self, pieces: AsyncGenerator[Piece, None], form: WholeFormat) -> None:
-        super().__init__(pieces)
+    def __init__(self, pieces: AsyncGenerator[Piece, None], form: WholeFormat, write_timeout_s: float | None) -> None:
+        super().__init__(pieces, write_timeout_s)
         self._form = form
 
     async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with contextlib.aclosing(self._pieces):
-            pieces = [piece async for piece in self._pieces]
-        if _is_long(pieces):
-            with collections_off():
-                content = await asyncio.to_thread(self._long_content_of, pieces)
-        else:
-            content = self._content_of(pieces)
+        # While it is sent there is nothing but its bytes: what it was made of is several times as large, and no permit bounds it now.
+        content = await self._content()
         self._has_started = True
         length = str(len(content)).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", length)]
@@ -133,35 +142,43 @@ class WholeAnswer(_Answer):
         # What a connection does not take at once is copied: of a long answer no more at a time than others can wait for.
         for start in range(0, max(len(content), 1), _PART_BYTES):
             end = start + _PART_BYTES
-            await send({"type": "http.response.body", "body": content[start:end], "more_body": end < len(content)})
+            await self._write(send, content[start:end], has_more=end < len(content))
+
+    async def _content(self) -> bytes:
+        async with contextlib.aclosing(self._pieces):
+            pieces = [piece async for piece in self._pieces]
+        if _is_long(pieces):
+            return await asyncio.to_thread(self._long_content_of, pieces)
+        return self._content_of(pieces)
 
     def _content_of(self, pieces: Sequence[Piece]) -> bytes:
         return _json(self._form.whole(pieces))
 
-    def _long_content_of(self, pieces: Sequence[Piece]) -> bytes:
-        # What ``json.dumps`` does in one go, in which no other thread has a turn, this does in many steps.
-        return "".join(_ENCODER.iterencode(self._form.whole(pieces))).encode()
+    def _long_content_of(self, pieces: list[Piece]) -> bytes:
+        """Empties ``pieces``. What ``json.dumps`` does in one go, in which no other thread has a turn, this does in many steps."""
+        parts = _ENCODER.iterencode(self._form.whole(pieces))
+        content = bytearray()
+        while block := "".join(itertools.islice(parts, _BLOCK_NUM_PARTS)):
+            content += block.encode()
+        # One by one, too: they are hundreds of thousands of messages.
+        while pieces:
+            pieces.pop()
+        return bytes(content)
 
 
 class StreamedAnswer(_Answer):
     """Server-sent events."""
 
     def __init__(self, pieces: AsyncGenerator[Piece, None], form: StreamFormat, write_timeout_s: float | None) -> None:
-        """``write_timeout_s`` is how long a chunk may wait for its client to read."""
-        super().__init__(pieces)
+        super().__init__(pieces, write_timeout_s)
         self._form = form
-        self._write_timeout_s = write_timeout_s
 
     async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with contextlib.aclosing(self._pieces):
             first = await anext(self._pieces)
             await send({"type": "http.response.start", "status": 200, "headers": _EVENT_STREAM})
             self._has_started = True
-            try:
-                await self._send_events_or_failure(send, first)
-            except _UnreadError:
-                # The server closes the connection, as the answer is not complete.
-                logger.info("a client has read nothing for %s s; its request was ended", self._write_timeout_s)
+            await self._send_events_or_failure(send, first)
 
     async def _stop(self, send: Send) -> None:
         with contextlib.suppress(_UnreadError):
@@ -185,14 +202,6 @@ class StreamedAnswer(_Answer):
             if events := b"".join(map(_event, self._form.chunks(piece))):
                 await self._write(send, events)
         await self._write(send, b"".join(map(_event, self._form.closing())) + self._form.end, has_more=False)
-
-    async def _write(self, send: Send, content: bytes, *, has_more: bool = True) -> None:
-        # Waits when the client's side of the connection has no room.
-        try:
-            async with asyncio.timeout(self._write_timeout_s):
-                await send({"type": "http.response.body", "body": content, "more_body": has_more})
-        except TimeoutError as error:
-            raise _UnreadError from error
 
     async def _end(self, send: Send, failure: Failure) -> None:
         await self._write(send, _event(failure.body()), has_more=False)

@@ -27,13 +27,12 @@ from router.http.body_limit import BodyLimit
 from router.http.calls import RouterCalls, peer_of
 from router.http.chat import ChatFormat
 from router.http.completions import CompletionFormat
-from router.http.converting import converted
 from router.http.errors import INTERNAL_FAILURE, failure_of, http_failure, invalid_body
 from router.http.generate import GenerateAnswer, GenerateBody, GenerateFormat, asked_generate
 from router.http.heads import new_head
 from router.http.informing import informing_endpoints
 from router.http.keys import KeyCheck
-from router.http.large_bodies import routes_in_turns
+from router.http.large_bodies import LargeBodies, converted, routes_in_turns
 from router.http.outputs import outputs_of
 from router.http.page import ChatPage, PageOrApi, is_api_path
 from router.http.refused import refusals
@@ -101,7 +100,7 @@ def make_app(
             "5XX": {"model": models.ErrorAnswer, "description": "The router can't serve it."},
         },
     )
-    in_turns = routes_in_turns(calls, settings.max_body_bytes)
+    in_turns = routes_in_turns(settings.max_body_bytes, LargeBodies())
     app.include_router(_generating(calls, settings, in_turns))
     app.include_router(informing_endpoints(calls, version, in_turns))
     if metrics is not None:
@@ -139,7 +138,8 @@ def _generating(calls: RouterCalls, settings: ApiSettings, route_class: type[API
         include_stop_text: bool,
     ) -> Response:
         pieces = outputs_of(calls, prompts, _peer_of(request), include_stop_text=include_stop_text)
-        return StreamedAnswer(pieces, form, settings.write_timeout_s) if is_stream else WholeAnswer(pieces, form)
+        answer_class = StreamedAnswer if is_stream else WholeAnswer
+        return answer_class(pieces, form, settings.write_timeout_s)
 
     def recommended_by(info: router_pb2.GetModelInfoResponse) -> Mapping[str, float] | None:
         if not settings.recommends_sampling:
@@ -211,7 +211,7 @@ def _generating(calls: RouterCalls, settings: ApiSettings, route_class: type[API
         """Continues a text, greedily, as the FastAPI entry point of FlexFlow Serve does."""
         prompt = await converted(request, functools.partial(asked_generate, body))
         pieces = outputs_of(calls, (prompt,), _peer_of(request), include_stop_text=False)
-        return WholeAnswer(pieces, GenerateFormat(body.prompt))
+        return WholeAnswer(pieces, GenerateFormat(body.prompt), settings.write_timeout_s)
 
     return api
 

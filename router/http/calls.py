@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Callable
-from typing import TypeVar
 
 from router.http.tool_calls import ToolCallFormat, format_of
 from router.http.trace_headers import Metadata, trace_headers
 from router.servicer import RouterServicer
 from specgrove.errors import UnavailableError
-from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import router_pb2
-
-ValueT = TypeVar("ValueT")
 
 
 class RouterCalls:
@@ -59,10 +55,6 @@ class RouterCalls:
         """Text of token ids."""
         self._check()
         return await self._servicer.Detokenize(request, _Call(""))
-
-    async def apart(self, function: Callable[[Tokenizer], ValueT]) -> ValueT:
-        """As ``RouterServicer.apart``."""
-        return await self._servicer.apart(function)
 
     def tool_call_format(self) -> ToolCallFormat:
         """In which the model writes calls of tools."""

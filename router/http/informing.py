@@ -15,8 +15,8 @@ from router.http import answer_models as models
 from router.http.asking import asked_tokenize
 from router.http.bodies import DetokenizeBody, TokenizeBody
 from router.http.calls import RouterCalls
-from router.http.converting import converted
 from router.http.errors import SentNames
+from router.http.large_bodies import converted
 from specgrove.client import wire
 from specgrove.errors import InvalidRequestError
 from specgrove.v1 import router_pb2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import weakref
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any
 
@@ -50,7 +51,7 @@ async def sent(
         await asyncio.Event().wait()
 
     async with asyncio.timeout(LIMIT_S):
-        answer = StreamedAnswer(pieces, form, LIMIT_S) if is_stream else WholeAnswer(pieces, form)
+        answer = StreamedAnswer(pieces, form, LIMIT_S) if is_stream else WholeAnswer(pieces, form, LIMIT_S)
         await answer({"type": "http"}, receive, send)
     return messages[0]["status"], b"".join(message.get("body", b"") for message in messages)
 
@@ -90,3 +91,37 @@ async def test_long_answers_are_put_together_beside_the_event_loop(first: Piece)
     assert await sent(pieces(), is_stream=False, form=Watched()) == (200, b'{"text":"ab"}')
     is_long = len(first.tokens) + len(first.prompt_tokens) > 1
     assert (threads[0] is not threading.current_thread()) == is_long
+
+
+class Watched(Piece):
+    """One of which one can tell when it is gone."""
+
+    __slots__ = ("__weakref__",)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 5000], ids=["short", "long"])
+async def test_a_whole_answer_that_nobody_reads_ends_and_holds_nothing_but_its_bytes(num_tokens: int) -> None:
+    made: list[weakref.ref[Piece]] = []
+    were_there: list[bool] = []
+    sizes: list[int] = []
+
+    async def pieces() -> AsyncGenerator[Piece, None]:
+        piece = Watched(0, "a" * 1_000_000, [router_pb2.GeneratedToken()] * num_tokens)
+        made.append(weakref.ref(piece))
+        yield piece
+
+    async def send(message: Any) -> None:
+        were_there.append(made[0]() is not None)
+        if message["type"] == "http.response.body":
+            sizes.append(len(message["body"]))
+            # The first part fits into the buffers.
+            if len(sizes) == 2:
+                await asyncio.Event().wait()
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(LIMIT_S):
+        await WholeAnswer(pieces(), Plain(), 0.05)({"type": "http"}, receive, send)
+    assert sizes == [1 << 18, 1 << 18]
+    assert were_there == [False] * 3
