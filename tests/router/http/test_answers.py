@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -100,7 +101,9 @@ class Watched(Piece):
 
 
 @pytest.mark.parametrize("num_tokens", [1, 5000], ids=["short", "long"])
-async def test_a_whole_answer_that_nobody_reads_ends_and_holds_nothing_but_its_bytes(num_tokens: int) -> None:
+async def test_a_whole_answer_that_nobody_reads_ends_and_holds_nothing_but_its_bytes(
+    num_tokens: int, caplog: pytest.LogCaptureFixture
+) -> None:
     made: list[weakref.ref[Piece]] = []
     were_there: list[bool] = []
     sizes: list[int] = []
@@ -121,7 +124,12 @@ async def test_a_whole_answer_that_nobody_reads_ends_and_holds_nothing_but_its_b
     async def receive() -> Any:
         await asyncio.Event().wait()
 
-    async with asyncio.timeout(LIMIT_S):
-        await WholeAnswer(pieces(), Plain(), 0.05)({"type": "http"}, receive, send)
+    with caplog.at_level(logging.INFO):
+        async with asyncio.timeout(LIMIT_S):
+            await WholeAnswer(pieces(), Plain(), 0.05)({"type": "http"}, receive, send)
+    # Not because the test's limit is over.
+    assert [record.getMessage() for record in caplog.records] == [
+        "a client has read nothing for 0.05 s; its request was ended"
+    ]
     assert sizes == [1 << 18, 1 << 18]
     assert were_there == [False] * 3

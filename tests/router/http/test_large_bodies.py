@@ -217,9 +217,9 @@ async def test_who_hangs_up_before_its_turn_has_none() -> None:
         body = json.dumps({"prompt": "g" * LARGE}).encode()
         message = {"type": "http.request", "body": body, "more_body": False}
         gone = asyncio.create_task(app.sent(message, is_gone=is_gone))
-        await until(lambda: app.large.num_bytes > LARGE)
+        await until(lambda: app.large.num_bytes >= 2 * LARGE)
         cancelled = asyncio.create_task(app.ask("c"))
-        await until(lambda: app.large.num_bytes > 2 * LARGE)
+        await until(lambda: app.large.num_bytes >= 3 * LARGE)
         is_gone.set()
         cancelled.cancel()
     await gone
