@@ -19,7 +19,7 @@ import filelock
 import huggingface_hub
 from huggingface_hub import constants, file_download
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's or httpx2's, as its version takes them
-from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
 
 # What the library raises where a transfer fails.
 TRANSFER_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, HTTPError)
@@ -76,7 +76,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 def _fetch(file: HubFile, folder: Path) -> None:
     blob = folder / "blobs" / file.sha256
     blob.parent.mkdir(parents=True, exist_ok=True)
-    with _lock_of(blob):
+    with WeakFileLock(_lock_path(blob)):
         if blob.exists():
             return
         part = blob.with_name(f"{blob.name}.part")
@@ -86,12 +86,14 @@ def _fetch(file: HubFile, folder: Path) -> None:
         if urllib.parse.urlparse(place).netloc != urllib.parse.urlparse(url).netloc:
             headers.pop("authorization", None)  # it is the hub's, and where the files lie has the right in its address
         with part.open("ab") as target:
-            if target.tell() > file.num_bytes:
+            num_there = target.tell()
+            if num_there > file.num_bytes:
                 target.truncate(0)
+                num_there = 0  # tell() would say what it said before
             file_download.http_get(
                 place,
                 target,
-                resume_size=target.tell(),
+                resume_size=num_there,
                 headers=headers,
                 expected_size=file.num_bytes,
                 displayed_filename=file.name,
@@ -107,19 +109,20 @@ def _sha256_of(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _lock_of(blob: Path) -> filelock.FileLock:
-    """The one that the library takes, too."""
+def _lock_path(blob: Path) -> Path:
+    """The library's own lock for it."""
     path = Path(constants.HF_HUB_CACHE) / ".locks" / blob.parent.parent.name / f"{blob.name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    return filelock.FileLock(path)
+    return path
 
 
 def _sweep(folder: Path) -> None:
     """Removes what killed processes of the library left half-fetched: it would never be used."""
     for path in (folder / "blobs").glob("*.incomplete"):
-        lock = _lock_of(path.with_name(path.name.partition(".")[0]))
+        lock = _lock_path(path.with_name(path.name.partition(".")[0]))
         try:
-            with lock.acquire(blocking=False):
+            # As the library makes it: others who share the cache may write it.
+            with filelock.FileLock(lock, blocking=False, mode=0o664):
                 path.unlink(missing_ok=True)
-        except (filelock.Timeout, OSError):
-            continue  # another process is at it
+        except (filelock.Timeout, OSError, NotImplementedError):
+            continue  # another process is at it, or the file system has no locks

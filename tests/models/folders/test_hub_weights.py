@@ -8,9 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import numpy as np
+import pytest
+from huggingface_hub import constants
 from safetensors.numpy import save
 
+from specgrove.models.folders.hub_weights import _sweep
 from tests.models.folders.hub_server import FakeHub, running
 from tests.waiting import wait_until
 
@@ -85,6 +89,46 @@ def test_what_arrived_damaged_is_fetched_anew(tmp_path: Path) -> None:
         assert "model.safetensors arrived damaged: run it again, and it is fetched anew" in errors
         assert fetched(hub, tmp_path) == CONTENT
         assert hub.starts[-1] == (WEIGHTS, 0)
+
+
+def test_a_part_that_is_too_long_is_fetched_anew(tmp_path: Path) -> None:
+    with running(FakeHub(MODEL, FILES)) as hub:
+        kill_in_the_middle(hub, tmp_path)
+        (part,) = [path for path in blobs(tmp_path) if path.suffix == ".part"]
+        with part.open("r+b") as content:
+            content.truncate(len(CONTENT) + 1)
+        assert fetched(hub, tmp_path) == CONTENT
+        assert [start for _, start in hub.starts] == [0, 0]
+
+
+def test_who_shares_the_cache_may_take_the_locks(tmp_path: Path) -> None:
+    with running(FakeHub(MODEL, FILES)) as hub:
+        kill_in_the_middle(hub, tmp_path, by_xet=True)
+        for lock in (tmp_path / "hub").rglob("*.lock"):
+            lock.unlink()
+        left = next(path for path in blobs(tmp_path) if path.suffix == ".incomplete")
+        previous = os.umask(0o002)
+        try:
+            assert fetched(hub, tmp_path) == CONTENT
+        finally:
+            os.umask(previous)
+        assert not left.exists()
+    locks = [*(tmp_path / "hub").rglob("*.lock")]
+    assert locks
+    assert {lock.stat().st_mode & 0o777 for lock in locks} == {0o664}
+
+
+def test_where_files_have_no_locks_a_download_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock; use SoftFileLock instead")
+
+    monkeypatch.setattr(filelock.FileLock, "_acquire", refuse)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    left = tmp_path / "models--owner--model" / "blobs" / "0.incomplete"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    _sweep(left.parent.parent)
+    assert left.exists()
 
 
 def test_a_hub_that_breaks_off_again_and_again_is_told_in_a_line(tmp_path: Path) -> None:
