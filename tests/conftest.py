@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import json
 import signal
@@ -124,8 +125,8 @@ def chosen_isa(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def forked_services() -> Iterator[None]:
     """Services start in a tenth of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(supervisor, "subprocess", ForkingSubprocess())
+    with pytest.MonkeyPatch.context() as patch, contextlib.closing(ForkingSubprocess()) as forking:
+        patch.setattr(supervisor, "subprocess", forking)
         yield
 
 

@@ -27,6 +27,7 @@ from specgrove.suite import supervised
 _ROOT = Path(__file__).parent.parent
 _NUMBER = struct.Struct("i")
 _MAX_REQUEST_BYTES = 1 << 17
+_END_WAIT_S = 60.0
 _TORCH = ("llm_service.service", "ssm_service.service")
 # By the module that is started. A router's process has no torch in it.
 IMPORTED = {
@@ -77,15 +78,16 @@ class ForkedProcess:
 
     def _send(self, number: signal.Signals) -> None:
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and its end is not told yet
+                os.kill(self.pid, number)
 
 
 class ForkingSubprocess:
-    """The module ``subprocess`` as the supervisor sees it. What forks is started with the first service."""
+    """The module ``subprocess`` as the supervisor sees it. What forks is started with the first service, and ends with ``close``."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._forkers: dict[tuple[str, ...], socket.socket] = {}
+        self._forkers: dict[tuple[str, ...], tuple[socket.socket, subprocess.Popen[bytes]]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(subprocess, name)
@@ -102,23 +104,31 @@ class ForkingSubprocess:
             with self._lock:
                 if imported not in self._forkers:
                     self._forkers[imported] = _started(imported)
-                socket.send_fds(self._forkers[imported], [json.dumps(request).encode()], [its_status, its_output])
+                socket.send_fds(self._forkers[imported][0], [json.dumps(request).encode()], [its_status, its_output])
         finally:
             os.close(its_status)
             os.close(its_output)
         return ForkedProcess(status, output)
 
+    def close(self) -> None:
+        """Ends what forks, and its services with it."""
+        with self._lock:
+            for requests, forker in self._forkers.values():
+                requests.close()
+                forker.wait(_END_WAIT_S)
+            self._forkers.clear()
 
-def _started(imported: Sequence[str]) -> socket.socket:
+
+def _started(imported: Sequence[str]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """It ends when the other end of its socket is closed, as it is when this process ends."""
     own, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * _MAX_REQUEST_BYTES)
     with its:
-        subprocess.Popen(
+        forker = subprocess.Popen(
             [sys.executable, "-m", __name__, str(its.fileno()), *imported], cwd=_ROOT, pass_fds=[its.fileno()],
             stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
-    return own
+    return own, forker
 
 
 def _fork_for_all(requests: socket.socket) -> list[str]:
