@@ -8,13 +8,13 @@ are granted in order of arrival to those under their share, and a waiting reques
 from __future__ import annotations
 
 import asyncio
-import heapq
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
+from router.retry_delays import RetryDelays
 from specgrove.errors import ResourceExhaustedError, UnavailableError
 from specgrove.telemetry.metrics import Kind, Metric, Reading
 
@@ -39,13 +39,6 @@ WAITING_TOKENS = Metric(
 QUEUE_LIMIT = Metric(
     "specgrove_router_queue_limit", Kind.GAUGE, "Requests that may wait for their turn (--max-queued)."
 )
-
-_MIN_RETRY_DELAY_MS = 200
-MAX_RETRY_DELAY_MS = 60_000
-"""The longest time after which a refused client is asked to come again."""
-_SERVICE_TIME_WEIGHT = 0.1
-# A little early on the whole: who comes early waits in the queue, who comes late leaves a place unused.
-_SPREAD = (0.5, 1.1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,12 +77,7 @@ class Admission:
         self._queue: list[_Turn] = []
         self._idle = asyncio.Event()
         self._idle.set()
-        # A first guess, until requests have been served: rather too short, which costs one more try, than too long, which costs time.
-        self._mean_service_s = 0.2
-        self._num_served = 0
-        self._random = random or Random()
-        # A heap of the times at which refused clients were told to come back.
-        self._promised_s: list[float] = []
+        self._delays = RetryDelays(random)
         self.num_active = 0
 
     @property
@@ -180,7 +168,7 @@ class Admission:
 
     def give_back(self, client: str | None, service_s: float) -> None:
         """For ``permit``: it was held for ``service_s``."""
-        self._learn(service_s)
+        self._delays.learn(service_s)
         self._release(client)
 
     def _release(self, client: str | None) -> None:
@@ -204,25 +192,8 @@ class Admission:
                 turn.granted.set_result(None)
                 return
 
-    def _learn(self, service_s: float) -> None:
-        """A running mean: of all requests at first, then of about the last ten."""
-        self._num_served += 1
-        weight = max(1 / self._num_served, _SERVICE_TIME_WEIGHT)
-        self._mean_service_s += weight * (service_s - self._mean_service_s)
-
     def _retry_delay_ms(self) -> int:
-        """Every refused client is told a place of its own: one comes free every mean service time / permits.
-
-        Told the same time, all would come back at once, and all but a few be refused again.
-        """
-        now_s = time.monotonic()
-        while self._promised_s and self._promised_s[0] <= now_s:
-            heapq.heappop(self._promised_s)
-        turn_ms = (len(self._promised_s) + 1) * self._mean_service_s / self.max_num_requests * 1e3
-        limited_ms = min(max(turn_ms, _MIN_RETRY_DELAY_MS), MAX_RETRY_DELAY_MS)
-        delay_ms = round(limited_ms * self._random.uniform(*_SPREAD))
-        heapq.heappush(self._promised_s, now_s + delay_ms / 1e3)
-        return delay_ms
+        return self._delays.next_ms(self.max_num_requests)
 
 
 class _Permit:

@@ -157,6 +157,13 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                                     if is_of_prompt:  # there may be many, and who takes them needn't wait for anything
                                         await asyncio.sleep(0)
 
+    def check_num_outputs(self, num_outputs: int, field: str) -> None:
+        """For calls of ``Generate`` that one client asks for together.
+
+        Raises ``InvalidRequestError`` of ``field`` where its key may never have so many at once.
+        """
+        self.key_limits.check_num_outputs(ASKING_KEY.get(), num_outputs, field)
+
     async def GetModelInfo(  # noqa: N802
         self, request: router_pb2.GetModelInfoRequest, context: Any
     ) -> router_pb2.GetModelInfoResponse:

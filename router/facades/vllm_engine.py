@@ -53,6 +53,7 @@ class VllmEngineServicer(vllm_grpc.VllmEngineServicer):  # type: ignore[misc]
             raise InvalidRequestError.of("request_id", f"{request_id} is being served already")
         with renaming(FIELD_NAMES):
             asked = generate_requests(request)
+        self._servicer.check_num_outputs(len(asked), "sampling_params.n")
         self._aborts[request_id] = aborted = asyncio.Event()
         try:
             outputs = [

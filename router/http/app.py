@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 
 from router.http import answer_models as models
 from router.http.answers import StreamedAnswer, WholeAnswer
-from router.http.asking import AskedPrompt, asked_chat, asked_completion
+from router.http.asking import AskedPrompt, asked_chat, asked_completion, num_completions_of
 from router.http.bodies import Body, ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from router.http.body_limit import BodyLimit
 from router.http.calls import RouterCalls, peer_of
@@ -57,6 +57,11 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
         "content": {"text/event-stream": {"schema": {"type": "object", "properties": {"data": {"type": "string"}}}}},
     }
 }
+
+
+# For probes, and for people who look: they need no key.
+_PROBED = ("/health",)
+_DESCRIPTIONS = ("/docs", "/openapi.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,14 @@ def make_app(
     app.add_middleware(BodyLimit, max_num_bytes=settings.max_body_bytes)
     if settings.keys is not None:
         is_page = functools.partial(_is_page, api_paths=api_paths) if page is not None else _never
-        app.add_middleware(KeyCheck, keys=settings.keys, is_page=is_page, headers_of=settings.key_headers)
+        app.add_middleware(
+            KeyCheck,
+            keys=settings.keys,
+            # Where the API doesn't describe itself, a page's process might be behind these names.
+            open_paths=(*_PROBED, *(_DESCRIPTIONS if settings.describes_itself else ())),
+            is_page=is_page,
+            headers_of=settings.key_headers,
+        )
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -150,6 +162,7 @@ def _generating(calls: RouterCalls, settings: ApiSettings, route_class: type[API
     @api.post("/v1/completions", response_model=models.CompletionAnswer, response_class=JSONResponse, responses=_EVENTS)
     async def completions(body: CompletionBody, request: Request) -> Response:
         """Continues a text, or token ids. With `stream`, answers with events of such objects."""
+        calls.check_num_outputs(num_completions_of(body), "n" if body.n > 1 else "prompt")
         info = await calls.model_info()
         prompts = await converted(request, functools.partial(asked_completion, body, recommended=recommended_by(info)))
         form = CompletionFormat(
@@ -165,6 +178,7 @@ def _generating(calls: RouterCalls, settings: ApiSettings, route_class: type[API
     @api.post("/v1/chat/completions", response_model=models.ChatAnswer, response_class=JSONResponse, responses=_EVENTS)
     async def chat_completions(body: ChatBody, request: Request) -> Response:
         """Answers a conversation. With `stream`, answers with events of `chat.completion.chunk` objects."""
+        calls.check_num_outputs(body.n, "n")
         info = await calls.model_info()
         called = calls.tool_call_format()
         keeps_special_tokens = body.has_tools and called.keeps_special_tokens

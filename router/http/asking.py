@@ -124,6 +124,11 @@ def asked_tokenize(body: TokenizeBody) -> tuple[router_pb2.TokenizeRequest, Sent
         return wire.tokenize_request(prompt, params), names  # type: ignore[arg-type]
 
 
+def num_completions_of(body: CompletionBody) -> int:
+    """Outputs that it asks for. Raises ``InvalidRequestError``."""
+    return body.n * len(_prompts_of(body.prompt))
+
+
 def _prompts_of(value: object) -> dict[str, object]:
     """Prompts by the names that errors give them."""
     if isinstance(value, str):

@@ -41,6 +41,10 @@ class RouterCalls:
             async for response in responses:
                 yield response
 
+    def check_num_outputs(self, num_outputs: int, field: str) -> None:
+        """As ``RouterServicer.check_num_outputs``."""
+        self._servicer.check_num_outputs(num_outputs, field)
+
     async def model_info(self) -> router_pb2.GetModelInfoResponse:
         """The model and the SSMs."""
         self._check()

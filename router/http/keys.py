@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
@@ -18,8 +18,6 @@ from specgrove.errors import UnauthorizedError
 from specgrove.serving.api_keys import ASKING_KEY, ApiKeys
 from specgrove.serving.key_file import ApiKey
 
-# For probes, and for people who look.
-_OPEN_PATHS = ("/health", "/docs", "/openapi.json")
 _ASK_FOR_PASSWORD = {
     "www-authenticate": 'Basic realm="SpecGrove: any name, an API key as the password", charset="UTF-8"'
 }
@@ -33,18 +31,23 @@ class KeyCheck:
         app: ASGIApp,
         *,
         keys: ApiKeys,
+        open_paths: Collection[str],
         is_page: Callable[[str], bool],
         headers_of: Callable[[ApiKey], Mapping[str, str]],
     ) -> None:
-        """``is_page`` says whether a path is the chat page's. ``headers_of`` are those of every answer to a key."""
+        """``open_paths`` need no key. ``is_page`` says whether a path is the chat page's.
+
+        ``headers_of`` are those of every answer to a key.
+        """
         self._app = app
+        self._open_paths = frozenset(open_paths)
         self._is_page = is_page
         self._keys = keys
         self._headers_of = headers_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers others with 401."""
-        if scope["type"] != "http" or scope["path"] in _OPEN_PATHS:
+        if scope["type"] != "http" or scope["path"] in self._open_paths:
             await self._app(scope, receive, send)
             return
         authorization = Headers(scope=scope).get("authorization")

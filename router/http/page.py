@@ -1,7 +1,7 @@
 """The chat page at ``/``: requests for it are passed on to its process, everything else is the API's. Used by ``app``.
 
 What the page does, it does in that process. Here only bytes go through, so streams of others are not held up. Invariant: whoever leaves
-the page ends the request that was passed on.
+the page ends the request that was passed on, and what the page asks of the router for it has the limits of the key that it came with.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from router.http.page_notices import (
     WITHOUT_LOCAL_ADDRESS,
 )
 from router.http.page_process import PageProcess
+from specgrove.serving.api_keys import ASKING_KEY, KEY_NAME_METADATA
 from specgrove.serving.other_pages import REFUSAL, is_of_other_page
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ _HOP_BY_HOP = frozenset(
 )
 # The router's server writes its own.
 _SERVER_HEADERS = frozenset((b"date", b"server"))
-# Whoever sees the page may use it, and needs no keys that a browser must not tell it.
-_OWN_HEADERS = frozenset((b"authorization", b"content-length"))
+# Whoever sees the page may use it, and needs no keys that a browser must not tell it. For whose key it asks the router tells it.
+_OWN_HEADERS = frozenset((b"authorization", b"content-length", KEY_NAME_METADATA.encode()))
 
 
 def is_gradio_installed() -> bool:
@@ -165,7 +166,9 @@ def _headers_to_page(request: Request) -> list[tuple[bytes, bytes]]:
         for name, value in request.headers.raw
         if name not in _HOP_BY_HOP and name not in _OWN_HEADERS and not name.startswith(b"x-forwarded-")
     ]
-    return [*kept, (b"x-forwarded-proto", request.scope["scheme"].encode())]
+    key = ASKING_KEY.get()
+    key_name = [] if key is None else [(KEY_NAME_METADATA.encode(), key.name.encode())]
+    return [*kept, *key_name, (b"x-forwarded-proto", request.scope["scheme"].encode())]
 
 
 def _notice(page: str, status: int = 200) -> Response:

@@ -33,7 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
                 with contextlib.suppress(webbrowser.Error):
                     webbrowser.open(place)
 
-        serve_page(client.to_async(), arguments.web, _options(arguments, info), on_listening)
+        page_client = client.to_async()
+        serve_page(lambda _: page_client, arguments.web, _options(arguments, info), on_listening)
     return 0
 
 

@@ -7,6 +7,7 @@ Calls are tried again as ``RetryPolicy`` says, at each address in turn; an outpu
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
 from types import TracebackType
@@ -22,6 +23,7 @@ from specgrove.client.stats import RouterStats
 from specgrove.client.stats_wire import stats_from_proto
 from specgrove.client.wire import ChatParams, GenerateParams
 from specgrove.errors import SpecGroveError
+from specgrove.serving.api_keys import KEY_NAME_METADATA
 from specgrove.serving.tls import TlsFiles
 from specgrove.v1 import router_pb2
 
@@ -242,6 +244,15 @@ class AsyncClient:
                 delay_s = tries.delay_s(error, was_reached=self._routers.was_reached)
             self._routers.leave(connection)
             await connection.wait(delay_s)
+
+    def for_key(self, name: str) -> AsyncClient:
+        """Over the same connections, for requests that count as those of the API key of this name.
+
+        Believed at a router's ``--local-address`` alone. Close the first client, not this one.
+        """
+        other = copy.copy(self)
+        other._metadata = (*self._metadata, (KEY_NAME_METADATA, name))
+        return other
 
     async def close(self) -> None:
         """Cancels what is under way."""

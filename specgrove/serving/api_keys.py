@@ -5,7 +5,9 @@ Invariant: what is kept, shown or logged of a key is its name and its hash at mo
 
 from __future__ import annotations
 
+import dataclasses
 import hmac
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
@@ -19,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 ASKING_KEY: ContextVar[ApiKey | None] = ContextVar("asking_key", default=None)
 """The key of the call that this task serves. None where none was asked for."""
+
+KEY_NAME_METADATA = "specgrove-key-name"
+"""With it a client at a server's local address says for whose key it asks. It is believed there alone."""
 
 _SCHEME = "bearer"
 
@@ -38,6 +43,8 @@ class ApiKeys:
     def in_file(cls, path: Path) -> ApiKeys:
         """Those that are in the file at the moment of each question. Raises ``ValueError`` as ``read_key_file``."""
 
+        generations = itertools.count(1)
+
         def read() -> tuple[ApiKey, ...]:
             keys = read_key_file(path)
             if num_clear := sum(key.is_clear for key in keys):
@@ -45,7 +52,8 @@ class ApiKeys:
                     "%s: %d of %d keys are in clear; `specgrove key --hash %s` writes the file with their hashes",
                     path, num_clear, len(keys), path,
                 )  # fmt: skip
-            return keys
+            generation = next(generations)
+            return tuple(dataclasses.replace(key, generation=generation) for key in keys)
 
         found = cls(())
         found._newest = WatchedFiles([path], read).newest
@@ -69,3 +77,10 @@ class ApiKeys:
         if found is None:
             raise UnauthorizedError("the API key is none that is known here")
         return found
+
+    def named(self, name: str) -> ApiKey:
+        """A key of this name, for whoever is believed to ask for its holder. Raises ``UnauthorizedError``."""
+        for key in self._newest():
+            if key.name == name:
+                return key
+        raise UnauthorizedError(f"no API key is named {name!r}")

@@ -39,6 +39,8 @@ class ApiKey:
     tokens_per_minute: int | None = None
     is_clear: bool = False
     """Whether it stands in the file itself."""
+    generation: int = field(default=0, compare=False)
+    """How often the file had been read when this was read of it. A request may still hold a key of an older file."""
 
     @property
     def limits(self) -> tuple[int | None, int | None]:

@@ -1,4 +1,7 @@
-"""Asks for an API key before anything is done for a call. Stands first at a server's public address."""
+"""Asks for an API key before anything is done for a call. Stands first at a server's public address.
+
+At the local address, which asks for none, clients may say for whose key they ask: so the chat page's requests count as their visitor's.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 import grpc
 
 from specgrove.errors import UnauthorizedError
-from specgrove.serving.api_keys import ASKING_KEY, ApiKeys
+from specgrove.serving.api_keys import ASKING_KEY, KEY_NAME_METADATA, ApiKeys
 from specgrove.serving.call_guard import is_open
 from specgrove.serving.status import abort
 
@@ -38,6 +41,27 @@ class KeyGuard(grpc.aio.ServerInterceptor):
             ASKING_KEY.set(self._keys.key_of(given if isinstance(given, str) else None))
         except UnauthorizedError as error:
             return _refusal(error)
+        return await continuation(handler_call_details)
+
+
+class NamedKeyGuard(grpc.aio.ServerInterceptor):
+    """Calls that name a key have its limits; those that name none have none."""
+
+    def __init__(self, keys: ApiKeys) -> None:
+        self._keys = keys
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The method's handler, or one that refuses where there is no such key (any more)."""
+        name = dict(handler_call_details.invocation_metadata or ()).get(KEY_NAME_METADATA)
+        if name is not None:
+            try:
+                ASKING_KEY.set(self._keys.named(str(name)))
+            except UnauthorizedError as error:
+                return _refusal(error)
         return await continuation(handler_call_details)
 
 

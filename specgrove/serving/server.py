@@ -26,7 +26,7 @@ from specgrove.serving.call_guard import CallGuard
 from specgrove.serving.event_loop_watch import watch_event_loop
 from specgrove.serving.followed_certificates import server_credentials
 from specgrove.serving.health import Health, HealthServicer
-from specgrove.serving.key_guard import KeyGuard
+from specgrove.serving.key_guard import KeyGuard, NamedKeyGuard
 from specgrove.serving.listening import check_can_listen
 from specgrove.serving.tls import TlsFiles
 from specgrove.serving.unix_socket import take_socket_path
@@ -77,7 +77,8 @@ class Server:
         Where that takes too long ``cut_off`` fails what is left, so that it ends by itself.
 
         With ``keys`` callers must have one. ``local_address`` is a second one, without encryption and keys: a unix socket for this
-        machine's own clients and health checks. ``has_reflection``: whoever asks is told which services and messages there are.
+        machine's own clients, who may name a key whose limits they have, and health checks. ``has_reflection``: whoever asks is told which
+        services and messages there are.
         """
         self.address = checked_address(address)
         self._local_address = local_address
@@ -107,9 +108,12 @@ class Server:
         for address in filter(None, (self.address, self._local_address)):
             if is_unix(address):
                 take_socket_path(socket_path(address))
-        public, port = self._listening(self.address, self._tls, self._keys)
+        keys = self._keys
+        public, port = self._listening(self.address, self._tls, None if keys is None else KeyGuard(keys))
         # A server of its own: calls don't tell by which of a server's addresses they came.
-        local = () if self._local_address is None else (self._listening(self._local_address, None, None)[0],)
+        local: tuple[grpc.aio.Server, ...] = ()
+        if self._local_address is not None:
+            local = (self._listening(self._local_address, None, None if keys is None else NamedKeyGuard(keys))[0],)
         if not is_unix(self.address):
             self.address = f"{self.address.rpartition(':')[0]}:{port}"
         self.health.set_serving(is_serving)
@@ -118,11 +122,13 @@ class Server:
             await server.start()
         return self.address
 
-    def _listening(self, address: str, tls: TlsFiles | None, keys: ApiKeys | None) -> tuple[grpc.aio.Server, int]:
+    def _listening(
+        self, address: str, tls: TlsFiles | None, key_guard: grpc.aio.ServerInterceptor | None
+    ) -> tuple[grpc.aio.Server, int]:
         """A server at an address, and its port. Raises ``OSError``."""
         limits = self._limits
         server = grpc.aio.server(
-            interceptors=[*([] if keys is None else [KeyGuard(keys)]), self._guard],
+            interceptors=[*([] if key_guard is None else [key_guard]), self._guard],
             options=server_options(
                 limits.max_request_bytes,
                 limits.max_num_streams,

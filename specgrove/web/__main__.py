@@ -10,8 +10,10 @@ import specgrove.serving.quiet_grpc  # noqa: F401  before anything imports grpc
 # isort: split
 import argparse
 import sys
+from collections.abc import Mapping
 
 from specgrove.client import AsyncClient
+from specgrove.serving.api_keys import KEY_NAME_METADATA
 from specgrove.settings import CHAT_PAGE, add_settings
 from specgrove.telemetry.logs import set_up_logging
 from specgrove.web.conversation import ChatOptions
@@ -28,7 +30,14 @@ def main() -> None:
     given = parser.parse_args()
     set_up_logging("chat_page", given.log_level, given.log_format)
     try:
-        serve_page(AsyncClient(given.router), given.address, ChatOptions())
+        client = AsyncClient(given.router)
+
+        def client_of(headers: Mapping[str, str]) -> AsyncClient:
+            """The router, before which nobody else reaches this process, says whose key a request came with."""
+            name = headers.get(KEY_NAME_METADATA)
+            return client if name is None else client.for_key(name)
+
+        serve_page(client_of, given.address, ChatOptions())
     except (ValueError, OSError) as error:
         sys.exit(f"chat page: {error}")
 

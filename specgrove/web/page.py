@@ -6,7 +6,7 @@ Made by ``server``. Gradio keeps a ``Visitor`` for each open page, and calls han
 from __future__ import annotations
 
 import html
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,14 @@ THEME = gr.themes.Base(
 
 _MAX_NUM_TOKENS = 4096
 _COMPARED_QUESTION = "Write a short story about a lighthouse keeper."
+ClientOf = Callable[[Mapping[str, str]], AsyncClient]
+"""The client for a visitor's request, by its headers."""
 # Events: no spinners over what is read, and no doors for programs, which have the router's own API.
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
-def make_page(client: AsyncClient, defaults: ChatOptions) -> gr.Blocks:
-    """For any number of visitors. ``defaults`` are the settings at first."""
+def make_page(client_of: ClientOf, defaults: ChatOptions) -> gr.Blocks:
+    """For any number of visitors. ``client_of`` is asked at each of their requests. ``defaults`` are the settings at first."""
     page: gr.Blocks = gr.Blocks(title="SpecGrove", analytics_enabled=False)
     with page:
         visitor = gr.State(Visitor())
@@ -67,14 +69,14 @@ def make_page(client: AsyncClient, defaults: ChatOptions) -> gr.Blocks:
             settings = _add_settings(defaults)
         with gr.Tabs():
             with gr.Tab("Chat"):
-                _add_chat(client, visitor, settings, defaults)
+                _add_chat(client_of, visitor, settings, defaults)
             with gr.Tab("Side by side"):
-                _add_comparison(client, visitor, settings, defaults)
+                _add_comparison(client_of, visitor, settings, defaults)
             settings_tab.render()
 
-        async def open_page(visitor: Visitor) -> tuple[Any, ...]:
+        async def open_page(visitor: Visitor, request: gr.Request) -> tuple[Any, ...]:
             try:
-                visitor.info = info = await client.model_info()
+                visitor.info = info = await client_of(request.headers).model_info()
             except SpecGroveError as error:
                 return _header(f"{error_in_words(error)}; reload the page to try again"), gr.skip(), gr.skip()
             chosen = [name for name in info.ssms if defaults.ssms is None or name in defaults.ssms]
@@ -147,7 +149,7 @@ def _options(visitor: Visitor, values: tuple[Any, ...], defaults: ChatOptions) -
     )
 
 
-def _add_chat(client: AsyncClient, visitor: gr.State, settings: list[Any], defaults: ChatOptions) -> None:
+def _add_chat(client_of: ClientOf, visitor: gr.State, settings: list[Any], defaults: ChatOptions) -> None:
     with gr.Row(elem_id="chat"):
         with gr.Column(scale=3, min_width=340, elem_id="talk"):
             with gr.Column(elem_id="conversation", min_width=0):
@@ -169,11 +171,13 @@ def _add_chat(client: AsyncClient, visitor: gr.State, settings: list[Any], defau
             tree = gr.HTML(tree_html(Answer(), SsmMarks(())), elem_id="tree")
     shown = [history, live, figures, chart, tree, question, send, stop]
 
-    async def ask(visitor: Visitor, question: str, *values: Any) -> AsyncGenerator[tuple[Any, ...], None]:
+    async def ask(
+        request: gr.Request, visitor: Visitor, question: str, *values: Any
+    ) -> AsyncGenerator[tuple[Any, ...], None]:
         if not question.strip() or visitor.conversation.is_answering:
             return
         options = _options(visitor, values, defaults)
-        async for view in chat(client, visitor, question.strip(), options):
+        async for view in chat(client_of(request.headers), visitor, question.strip(), options):
             yield _of_chat(view)
 
     def forget(visitor: Visitor) -> tuple[Any, ...]:
@@ -191,7 +195,7 @@ def _add_chat(client: AsyncClient, visitor: gr.State, settings: list[Any], defau
     clear.click(forget, [visitor], shown, queue=False, **_QUIET)
 
 
-def _add_comparison(client: AsyncClient, visitor: gr.State, settings: list[Any], defaults: ChatOptions) -> None:
+def _add_comparison(client_of: ClientOf, visitor: gr.State, settings: list[Any], defaults: ChatOptions) -> None:
     gr.HTML(
         "<p>The same request twice, first with speculation and then without it, one after the other so that neither slows the "
         "other. Asked again, it is faster where an SSM learns from outputs.</p>",
@@ -214,11 +218,13 @@ def _add_comparison(client: AsyncClient, visitor: gr.State, settings: list[Any],
                 texts.append(gr.HTML("", elem_classes="tokens", apply_default_css=False))
     shown = [*texts, *notes, verdict, start, stop]
 
-    async def run(visitor: Visitor, question: str, *values: Any) -> AsyncGenerator[tuple[Any, ...], None]:
+    async def run(
+        request: gr.Request, visitor: Visitor, question: str, *values: Any
+    ) -> AsyncGenerator[tuple[Any, ...], None]:
         if not question.strip() or visitor.comparison.is_answering:
             return
         options = _options(visitor, values, defaults)
-        async for view in compare(client, visitor, question.strip(), options):
+        async for view in compare(client_of(request.headers), visitor, question.strip(), options):
             yield _of_comparison(view)
 
     gr.on([question.submit, start.click], run, [visitor, question, *settings], shown, trigger_mode="once", **_QUIET)

@@ -16,11 +16,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from specgrove.addresses import is_unix
-from specgrove.client import AsyncClient
 from specgrove.serving.listening import bound_socket
 from specgrove.serving.other_pages import REFUSAL, is_of_other_page
 from specgrove.web.conversation import ChatOptions
-from specgrove.web.page import FOLDER, THEME, make_page
+from specgrove.web.page import FOLDER, THEME, ClientOf, make_page
 
 _CLOSE_TIMEOUT_S = 1
 _UPLOADS = "/gradio_api/upload"
@@ -40,14 +39,14 @@ class OwnPagesOnly:
         await self._app(scope, receive, send)
 
 
-def make_app(client: AsyncClient, defaults: ChatOptions) -> FastAPI:
+def make_app(client_of: ClientOf, defaults: ChatOptions) -> FastAPI:
     """The page as an application."""
     app = FastAPI(openapi_url=None)
     app.add_middleware(OwnPagesOnly)
     app.add_api_route(_UPLOADS, _no_uploads, methods=["POST"])
     gr.mount_gradio_app(
         app,
-        make_page(client, defaults),
+        make_page(client_of, defaults),
         path="/",
         theme=THEME,
         css_paths=FOLDER / "style.css",
@@ -69,14 +68,17 @@ def _no_uploads() -> Response:
 
 
 def serve_page(
-    client: AsyncClient, address: str, defaults: ChatOptions, on_listening: Callable[[str], None] = lambda address: None
+    client_of: ClientOf, address: str, defaults: ChatOptions, on_listening: Callable[[str], None] = lambda address: None
 ) -> None:
-    """Until SIGINT or SIGTERM. ``on_listening`` gets the bound address. Raises ``OSError`` where it can't be had."""
+    """Until SIGINT or SIGTERM. ``client_of`` is as in ``make_page``. ``on_listening`` gets the bound address.
+
+    Raises ``OSError`` where it can't be had.
+    """
     bound = bound_socket(address)
     place = address if is_unix(address) else f"{address.rpartition(':')[0]}:{bound.getsockname()[1]}"
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     config = uvicorn.Config(
-        make_app(client, defaults),
+        make_app(client_of, defaults),
         log_config=None,
         access_log=False,
         server_header=False,

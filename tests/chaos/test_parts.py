@@ -13,7 +13,7 @@ from benchmarks.chaos.faults import faults
 from benchmarks.chaos.fleet import Fleet, FleetShape
 from benchmarks.chaos.links import Link
 from benchmarks.chaos.load import PATIENT, beginning_problem, cases, whole_problem
-from router.admission import MAX_RETRY_DELAY_MS
+from router.retry_delays import MAX_RETRY_DELAY_MS
 from specgrove.client.answers import completion_of
 from specgrove.client.output import Chunk, Completion, OutputToken, Usage
 from specgrove.loop.output import FinishReason

@@ -166,7 +166,7 @@ async def test_delays_are_spread_around_the_time_of_ones_turn() -> None:
     delays_ms = []
     for is_most in (False, True):
         admission = Admission(1, 0, random=Extreme(is_most=is_most))
-        admission._mean_service_s = 10.0
+        admission._delays._mean_service_s = 10.0
         async with admission.permit():
             with pytest.raises(ResourceExhaustedError) as error:
                 await admission.acquire(None, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from router.key_limits import KEY_REFUSED, KEY_REQUESTS, KEY_RUNNING, KEY_TOKENS
 from router.token_bucket import TokenBucket
 from specgrove.client import AsyncClient
 from specgrove.client.retries import NO_RETRIES
-from specgrove.errors import InvalidRequestError, ResourceExhaustedError
+from specgrove.errors import InvalidRequestError, ResourceExhaustedError, UnauthorizedError
 from specgrove.serving.api_keys import ApiKeys
 from specgrove.serving.key_file import ApiKey, hash_of
 from tests.router.http.asking import ask
@@ -90,21 +91,79 @@ async def test_a_prompt_is_paid_for_as_it_is_and_an_output_as_it_comes() -> None
     }
 
 
+def _of_file(generation: int, max_num_requests: int | None, tokens_per_minute: int | None) -> ApiKey:
+    return ApiKey("alice", hash_of(f"{generation}"), max_num_requests, tokens_per_minute, generation=generation)
+
+
 async def test_limits_follow_the_file_and_are_shared_by_a_name() -> None:
     limits = KeyLimits(_Clock())
-    old, new = (ApiKey("alice", hash_of(text), 1, 100) for text in ("old", "new"))
-    async with limits.using(old, 60) as use:
+    async with limits.using(_of_file(1, 1, 100), 60) as use:
         use.read_prompt(60)
         with pytest.raises(ResourceExhaustedError, match="'alice' has 1 requests under way, which is its limit"):
-            async with limits.using(new, 1):
+            async with limits.using(_of_file(2, 1, 100), 1):
                 pass
-        async with limits.using(ApiKey("alice", b"", 2, 50), 1):
+        async with limits.using(_of_file(3, 2, 50), 1):
             pass
         # 40 were left, of which a smaller bucket holds 30.
-        smaller = ApiKey("alice", b"", 2, 30)
-        assert limits.headers(smaller)["x-ratelimit-remaining-tokens"] == "30"
-        async with limits.using(ApiKey("alice", b"")), limits.using(ApiKey("alice", b"")), limits.using(None, 10**9):
+        assert limits.headers(_of_file(4, 2, 30))["x-ratelimit-remaining-tokens"] == "30"
+        async with limits.using(_of_file(5, None, None)), limits.using(_of_file(5, None, None)), limits.using(None, 1):
             pass
+
+
+async def test_requests_with_keys_of_an_older_file_change_nothing() -> None:
+    limits = KeyLimits(_Clock())
+    old, new = _of_file(1, None, None), _of_file(2, 1, 100)
+    async with limits.using(new, 100) as use:
+        use.read_prompt(100)
+        use.add_output(400)
+        for _ in range(2):
+            assert limits.headers(old) == limits.headers(new)
+            assert limits.headers(new)["x-ratelimit-remaining-tokens"] == "0"
+            with pytest.raises(ResourceExhaustedError, match="1 requests under way"):
+                async with limits.using(old):
+                    pass
+    for key in (old, new):
+        with pytest.raises(ResourceExhaustedError, match="100 tokens a minute"):
+            async with limits.using(key, 1):
+                pass
+
+
+async def test_headers_only_read() -> None:
+    limits = KeyLimits(_Clock())
+    async with limits.using(_of_file(1, 1, 100), 60) as use:
+        use.read_prompt(60)
+    for newer in (_of_file(2, None, None), _of_file(3, 5, 1000)):
+        limits.headers(newer)
+    assert limits.headers(_of_file(1, 1, 100))["x-ratelimit-remaining-tokens"] == "40"
+
+
+async def test_what_was_used_stays_while_there_is_no_limit() -> None:
+    limits = KeyLimits(_Clock())
+    async with limits.using(_of_file(1, 1, 100), 90) as use:
+        use.read_prompt(90)
+        async with limits.using(_of_file(2, None, None), 50) as more:
+            more.read_prompt(50)
+            assert limits.headers(_of_file(2, None, None)) == {}
+            with pytest.raises(ResourceExhaustedError, match="2 requests under way"):
+                async with limits.using(_of_file(3, 2, 100)):
+                    pass
+    assert limits.headers(_of_file(3, 2, 100))["x-ratelimit-reset-tokens"] == "84s"  # 40 are owed
+
+
+async def test_nothing_is_given_back_that_was_not_paid() -> None:
+    limits = KeyLimits(_Clock())
+    async with limits.using(_of_file(1, None, None), 50), limits.using(_of_file(2, None, 100), 80) as use:
+        use.read_prompt(80)
+    assert limits.headers(_of_file(2, None, 100))["x-ratelimit-remaining-tokens"] == "20"
+
+
+def test_a_key_tells_which_reading_of_its_file_it_is_of(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("some-key\n")
+    keys = ApiKeys.in_file(path)
+    old = keys.key_of("Bearer some-key")
+    path.write_text("# changed\nsome-key\n")
+    assert keys.key_of("Bearer some-key").generation > old.generation
 
 
 def _key(name: str, max_num_requests: int | None = None, tokens_per_minute: int | None = None) -> ApiKey:
@@ -163,6 +222,51 @@ async def test_tokens_a_minute_count_over_both_protocols_and_are_told() -> None:
     assert 'specgrove_router_key_tokens_total{key="alice",kind="output"} 35.0' in metrics
     assert 'specgrove_router_key_requests_refused_total{key="alice",limit="tokens"} 2.0' in metrics
     assert "alice-key" not in metrics
+
+
+async def test_more_outputs_than_a_key_may_ever_have_are_no_matter_of_waiting() -> None:
+    keys = ApiKeys([_key("alice", 2), _key("bob")])
+    async with toy_suite(api_keys=keys, http=HttpConfig("127.0.0.1:0")) as suite:
+
+        async def refused(path: str, body: dict[str, Any]) -> tuple[int, str]:
+            reply = await ask(suite, path, {"max_tokens": 2, **body}, headers={"authorization": "Bearer alice-key"})
+            assert "the API key 'alice' may have 2 at once" in reply.error["message"]
+            return reply.status, reply.error["param"]
+
+        chat = {"messages": [{"role": "user", "content": "x"}], "n": 3}
+        assert await refused("/v1/chat/completions", chat) == (400, "n")
+        assert await refused("/v1/completions", {"prompt": "x", "n": 3}) == (400, "n")
+        assert await refused("/v1/completions", {"prompt": ["x", "y"], "n": 2}) == (400, "n")
+        assert await refused("/v1/completions", {"prompt": ["x", "y", "z"]}) == (400, "prompt")
+        assert KEY_REQUESTS not in {r.metric for r in suite.app._servicer.key_limits.readings() if r.by_labels()}
+        for name, body in (("alice", {"prompt": ["x", "y"]}), ("bob", {"prompt": "x", "n": 3})):
+            headers = {"authorization": f"Bearer {name}-key"}
+            assert (await ask(suite, "/v1/completions", {"max_tokens": 2, **body}, headers=headers)).status == 200
+
+
+async def test_at_the_local_address_a_client_says_whose_limits_it_has(tmp_path: Path) -> None:
+    keys = ApiKeys([_key("alice", 1), _key("bob", 1)])
+    local = f"unix:{tmp_path}/local.sock"
+    llm = ToyLlm()
+    llm.gate.clear()
+    async with (
+        toy_suite(llm, api_keys=keys, local_address=local) as suite,
+        AsyncClient(local, retry=NO_RETRIES) as client,
+        _client(suite, "bob") as bob,
+    ):
+        first = asyncio.create_task(client.for_key("alice").complete("x", max_tokens=2, timeout_s=LIMIT_S))
+        await until(lambda: suite.app.admission.num_active == 1)
+        with pytest.raises(ResourceExhaustedError, match="'alice' has 1 requests under way"):
+            await client.for_key("alice").complete("x", max_tokens=2, timeout_s=LIMIT_S)
+        with pytest.raises(UnauthorizedError, match="no API key is named 'carol'"):
+            await client.for_key("carol").complete("x", max_tokens=2, timeout_s=LIMIT_S)
+        unnamed = asyncio.create_task(client.complete("x", max_tokens=2, timeout_s=LIMIT_S))
+        # At the public one it is the key that counts.
+        of_bob = asyncio.create_task(bob.for_key("alice").complete("x", max_tokens=2, timeout_s=LIMIT_S))
+        await until(lambda: suite.app.admission.num_active == 3)
+        llm.gate.set()
+        for task in (first, unnamed, of_bob):
+            assert (await task).text
 
 
 async def test_what_fails_gives_its_place_back(tmp_path: Path) -> None:

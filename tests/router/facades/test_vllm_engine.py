@@ -16,6 +16,8 @@ import pytest_asyncio
 from router.facades.tokenizer_bundle import zip_pieces
 from router.facades.vllm_request import generate_requests
 from specgrove.errors import InvalidRequestError
+from specgrove.serving.api_keys import ApiKeys
+from specgrove.serving.key_file import ApiKey, hash_of
 from specgrove.serving.status import error_from_rpc
 from tests.router.generating import PROMPT
 from tests.router.toy_language import VOCAB_SIZE, toy_output
@@ -163,6 +165,17 @@ async def test_what_is_wrong_is_told(suite: ToySuite, request_: vllm.GenerateReq
         await answers_to(suite, request_)
     assert isinstance(told := error_from_rpc(error.value), InvalidRequestError)
     assert str(told).startswith(message)
+
+
+async def test_more_outputs_than_a_key_may_ever_have_are_told_so() -> None:
+    keys = ApiKeys([ApiKey("alice", hash_of("a-key"), max_num_requests=2)])
+    async with toy_suite(has_vllm_engine_api=True, api_keys=keys) as suite:
+        metadata = (("authorization", "Bearer a-key"),)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await stub_of(suite).Generate(asked(n=3), metadata=metadata).read()
+        assert str(error_from_rpc(error.value)).startswith("sampling_params.n: asks for 3 outputs")
+        assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert await stub_of(suite).Generate(asked(n=2), metadata=metadata).read()
 
 
 async def test_gateways_learn_what_they_route_to(suite: ToySuite) -> None:

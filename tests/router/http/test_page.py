@@ -16,6 +16,7 @@ import pytest_asyncio
 from router.__main__ import config_of
 from router.app import RouterApp
 from router.config import HttpConfig, RouterConfig
+from specgrove.serving.api_keys import KEY_NAME_METADATA
 from tests.certificates import make_certificates
 from tests.router.http.asking import Reply, ask, http_address, http_suite, opened
 from tests.router.toy_suite import ToySuite
@@ -172,9 +173,27 @@ async def test_a_key_is_asked_for_as_a_password(tmp_path: Path) -> None:
             assert reply.status == 203
             assert reply.json["router"] == local
             assert "authorization" not in reply.json["headers"]
+        # The page is told the name that the key has, and nothing that a browser says of it.
+        forged = await page_of(suite, authorization=basic("me:other"), **{KEY_NAME_METADATA: "key-1"})
+        assert forged.json["headers"][KEY_NAME_METADATA] == "key-2"
+        # What describes the API needs no key; what is the page's does.
+        assert [(await ask(suite, path)).status for path in ("/docs", "/openapi.json", "/redoc")] == [200, 200, 401]
         # Passwords are for the page: browsers send them along with whatever other sites ask.
         reply = await ask(suite, "/v1/models", headers={"authorization": basic("me:right")})
         assert (reply.status, reply.headers["www-authenticate"]) == (401, "Bearer")
+
+
+async def test_without_keys_nobody_has_a_name(suite: ToySuite) -> None:
+    assert KEY_NAME_METADATA not in (await page_of(suite, **{KEY_NAME_METADATA: "key-1"})).json["headers"]
+
+
+async def test_where_the_api_describes_nothing_its_paths_are_the_pages_and_need_a_key(tmp_path: Path) -> None:
+    local = f"unix:{tmp_path}/local.sock"
+    async with http_suite(keys=("right",), local_address=local, describes_itself=False) as suite:
+        await page_of(suite, authorization="Bearer right")
+        for path in ("/docs", "/openapi.json"):
+            assert [(await ask(suite, path, content)).status for content in (b"", b"{}")] == [401, 401]
+        assert (await ask(suite, "/health")).status == 200
 
 
 async def test_without_gradio_the_page_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
