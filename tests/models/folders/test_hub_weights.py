@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import constants
 from safetensors.numpy import save
 
-from specgrove.models.folders.hub_weights import _sweep
+from specgrove.models.folders.hub_weights import HubFile, _fetch, _sweep
 from tests.models.folders.hub_server import FakeHub, running
 from tests.waiting import wait_until
 
@@ -101,21 +101,21 @@ def test_a_part_that_is_too_long_is_fetched_anew(tmp_path: Path) -> None:
         assert [start for _, start in hub.starts] == [0, 0]
 
 
-def test_who_shares_the_cache_may_take_the_locks(tmp_path: Path) -> None:
-    with running(FakeHub(MODEL, FILES)) as hub:
-        kill_in_the_middle(hub, tmp_path, by_xet=True)
-        for lock in (tmp_path / "hub").rglob("*.lock"):
-            lock.unlink()
-        left = next(path for path in blobs(tmp_path) if path.suffix == ".incomplete")
-        previous = os.umask(0o002)
-        try:
-            assert fetched(hub, tmp_path) == CONTENT
-        finally:
-            os.umask(previous)
-        assert not left.exists()
-    locks = [*(tmp_path / "hub").rglob("*.lock")]
-    assert locks
-    assert {lock.stat().st_mode & 0o777 for lock in locks} == {0o664}
+def test_who_shares_the_cache_may_take_the_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--owner--model"
+    (folder / "blobs").mkdir(parents=True)
+    (folder / "blobs" / "there").touch()
+    (folder / "blobs" / "half.incomplete").touch()
+    previous = os.umask(0o022)
+    try:
+        _sweep(folder)
+        _fetch(HubFile(MODEL, WEIGHTS, "main", "there", 0), folder)
+    finally:
+        os.umask(previous)
+    assert not (folder / "blobs" / "half.incomplete").exists()
+    locks = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*.lock")}
+    assert locks == {"half.lock": 0o664, "there.lock": 0o664}
 
 
 def test_where_files_have_no_locks_a_download_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
