@@ -76,7 +76,7 @@ def test_the_clients_page_names_all_parameters_errors_and_limits() -> None:
 
 def test_the_operations_page_names_flags_that_there_are_with_their_defaults() -> None:
     page = (ROOT / "docs" / "operations.md").read_text()
-    commands = [parser().parse_args(words) for words in (["serve"], ["generate", "hi"])]
+    commands = [parser().parse_args(words) for words in (["serve"], ["generate", "hi"], ["key", "alice"])]
     known = {f"--{name.replace('_', '-')}" for command in commands for name in vars(command)}
     known |= {setting.flag for settings in SECTIONS.values() for setting in settings}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page)) <= known
