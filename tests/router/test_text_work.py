@@ -188,12 +188,13 @@ def spin(tokenizer: Tokenizer) -> None:
 
 
 async def test_what_takes_too_much_processor_time_is_ended_by_the_kernel(caplog: pytest.LogCaptureFixture) -> None:
-    texts = TextWork(limit_s=0.2)
+    limit_s = 0.2
+    texts = TextWork(limit_s=limit_s)
     with pytest.raises(InternalError, match=r"not be worked on within 0\.2 s"):
         await texts.run(TOKENIZER, LONG, spin)
     process = TextProcess(TOKENIZER)
     with pytest.raises(TooSlowError):
-        process.run(spin, 0.2)
+        process.run(spin, limit_s)
     assert process._process.wait() == -signal.SIGPROF
     process.end()
     texts.close()
