@@ -10,7 +10,7 @@ from pathlib import Path
 from specgrove.suite import supervised
 from tests import forked_services
 from tests.forked_services import ForkedProcess, ForkingSubprocess
-from tests.waiting import wait_until
+from tests.waiting import LIMIT_S, wait_until
 
 
 def test_who_has_ended_and_is_not_told_of_may_be_ended() -> None:
@@ -25,7 +25,7 @@ def test_who_has_ended_and_is_not_told_of_may_be_ended() -> None:
     process.kill()
     assert process.poll() is None
     os.write(its_status, forked_services._NUMBER.pack(3))
-    assert process.wait(1.0) == 3
+    assert process.wait(LIMIT_S) == 3
     os.close(its_status)
     process.stdout.close()
 
@@ -35,7 +35,7 @@ def test_what_forks_is_ended_and_waited_for() -> None:
     words = [sys.executable, "-m", supervised.__name__, str(os.getpid()), "router", "--help"]
     process = forking.Popen(words)
     assert process.stdout.read()
-    assert process.wait(60.0) == 0
+    assert process.wait(LIMIT_S) == 0
     process.stdout.close()
     ((_, forker),) = forking._forkers.values()
     forking.close()
