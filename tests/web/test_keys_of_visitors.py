@@ -52,7 +52,11 @@ async def _pressed(browser: httpx.AsyncClient, button: str, question: str) -> st
     return "\n".join(said)
 
 
-async def test_a_question_counts_as_the_keys_that_opened_the_page(tmp_path: Path) -> None:
+async def test_a_question_counts_as_the_keys_that_opened_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Beside other tests' processes it would start for minutes.
+    monkeypatch.setattr("router.http.page_process.lower_priority", lambda pid: None)
     keys = ApiKeys([ApiKey(name, hash_of(f"{name}-key"), 1, 10_000) for name in ("alice", "bob")])
     local = f"unix:{tmp_path}/local.sock"
     async with toy_suite(api_keys=keys, http=HttpConfig("127.0.0.1:0"), local_address=local) as suite:
