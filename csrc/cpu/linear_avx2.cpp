@@ -3,6 +3,9 @@
 // A tile of up to 6 rows shares what was made of the packed weights: floats. The sums of its rows fill the registers.
 // Inputs are taken in chunks: a group's weights of one chunk stay in the first-level cache while all rows take them.
 // Between two chunks a row's sums lie where its outputs go, which changes no bit.
+//
+// Memory is never idle: what a chunk's first tile reads is fetched evenly while all tiles of the chunks before compute.
+// Fetched by the first tile alone, all that the others compute would come on top of the time of reading.
 #include <immintrin.h>
 
 #include "linear.h"
@@ -42,10 +45,11 @@ struct Packed<BFloat16> {
   static constexpr int64_t kInputs = 2;
   template <int kPlace>
   static __m256 weights(const char* packed) {
-    const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(packed));
-    const __m256i words =
-        kPlace == 0 ? _mm256_slli_epi32(pairs, 16) : _mm256_and_si256(pairs, _mm256_set1_epi32(~0xffff));
-    return _mm256_castsi256_ps(words);
+    const auto* const pairs = reinterpret_cast<const __m256i*>(packed);
+    if constexpr (kPlace == 0) return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(pairs), 16));
+    __m256 words;  // no mask, which would take a register: the sums of six rows leave none
+    asm("vxorps %0, %0, %0\n\tvpblendw $0xaa, %1, %0, %0" : "=&x"(words) : "m"(*pairs));
+    return words;
   }
 };
 
@@ -65,6 +69,8 @@ struct Panel {
   int64_t before_stride;
   float* sums;
   int64_t sums_stride;
+  const char* fetched;     // from here on, kFar ahead, while the products are made
+  int64_t steps_per_line;  // how many steps fetch one
 };
 
 // The products of one of a step's inputs.
@@ -94,7 +100,7 @@ inline void add_input(const char* packed, const float* const* x, int64_t input, 
   }
 }
 
-// kIsFirst: the weights come from memory.
+// kIsFirst: the weights aren't in the first-level cache yet. All of a group's outputs: there is no other tile.
 template <typename T, int kRows, int kVecs, bool kIsFirst>
 void multiply(const Panel& panel) {
   constexpr int64_t kInputs = Packed<T>::kInputs, kStepBytes = kGroup * kInputs * sizeof(T);
@@ -106,11 +112,20 @@ void multiply(const Panel& panel) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVecs; ++v) sums[r][v] = _mm256_loadu_ps(panel.before + r * panel.before_stride + v * kLanes);
   }
-  const char* packed = panel.packed;
+  const char *packed = panel.packed, *fetched = panel.fetched;
+  int64_t num_till_line = 1;
   for (int64_t step = 0; step < panel.num_steps; ++step, packed += kStepBytes) {
     if constexpr (kIsFirst) {
 #pragma GCC unroll 2
-      for (int64_t byte = 0; byte < kStepBytes; byte += kCacheLine) prefetch_stream(packed + byte);
+      for (int64_t byte = 0; byte < kStepBytes; byte += kCacheLine) prefetch_near(packed + byte);
+    }
+    if constexpr (kVecs * kLanes == kGroup) {
+#pragma GCC unroll 2
+      for (int64_t byte = 0; byte < kStepBytes; byte += kCacheLine) prefetch_far(packed + byte);
+    } else if (--num_till_line == 0) {
+      prefetch_far(fetched);
+      fetched += kCacheLine;
+      num_till_line = panel.steps_per_line;
     }
     add_input<T, 0, kRows, kVecs>(packed, x, step * kInputs, sums);
     if constexpr (kInputs == 2) add_input<T, 1, kRows, kVecs>(packed, x, step * kInputs + 1, sums);
@@ -122,14 +137,15 @@ void multiply(const Panel& panel) {
   }
 }
 
-// A whole group. Where rows are few their sums leave room for all of its outputs, else for those of one block.
+// A whole group. The sums of one or two rows leave room for all of its outputs, else it is one block after the other.
 template <typename T, int kRows, bool kIsFirst>
 void multiply_group(Panel panel) {
-  if constexpr (kRows <= 3) {
+  if constexpr (kRows <= 2) {
     multiply<T, kRows, kGroup / kLanes, kIsFirst>(panel);
   } else {
     multiply<T, kRows, kBlock / kLanes, kIsFirst>(panel);
     panel.packed += kBlock * Packed<T>::kInputs * sizeof(T);
+    panel.fetched += panel.num_steps / panel.steps_per_line * kCacheLine;
     panel.before += kBlock;
     panel.sums += kBlock;
     multiply<T, kRows, kBlock / kLanes, false>(panel);
@@ -161,19 +177,24 @@ void group_of(const LinearTile& tile, const char* packed, const float* bias, flo
   const int64_t num_chunks = (tile.depth + kMaxChunkInputs - 1) / kMaxChunkInputs;
   const int64_t chunk_inputs = round_up((tile.depth + num_chunks - 1) / num_chunks, kInputStep);
   const int64_t num_tiles = (tile.num_rows + kMaxTileRows - 1) / kMaxTileRows;
+  constexpr int64_t kBlockStepBytes = kBlock * kInputs * sizeof(T);  // a line, or half of one
+  const int64_t steps_per_line = num_tiles * kCacheLine / kBlockStepBytes;
   for (int64_t input = 0; input < tile.depth; input += chunk_inputs) {
     const int64_t num_left = tile.depth - input, num_inputs = num_left < chunk_inputs ? num_left : chunk_inputs;
     for (int64_t i = 0; i < num_tiles; ++i) {
       const int64_t row = tile.num_rows * i / num_tiles, end = tile.num_rows * (i + 1) / num_tiles;
       float* const sums = out + row * out_stride;
-      const Panel panel{packed + input * kGroup * sizeof(T),
+      const char* const weights = packed + input * kGroup * sizeof(T);
+      const Panel panel{weights,
                         static_cast<const float*>(tile.x) + row * tile.x_stride + input,
                         tile.x_stride,
                         num_inputs / kInputs,
                         input == 0 ? bias : sums,
                         input == 0 ? 0 : out_stride,
                         sums,
-                        out_stride};
+                        out_stride,
+                        weights + num_inputs * kGroup * sizeof(T) * i / num_tiles,
+                        steps_per_line};
       i == 0 ? multiply_rows<T, true>(end - row, panel) : multiply_rows<T, false>(end - row, panel);
     }
   }

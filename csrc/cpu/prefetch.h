@@ -17,11 +17,16 @@ static inline void prefetch(const char* address) {
 #endif
 }
 
-// For a loop that reads packed weights from front to back, a line at a time: farther ahead than the processor's own
-// prefetching reaches.
+// For loops that read packed weights from front to back, farther ahead than the processor's own prefetching reaches:
+// from memory, and then into the first level.
+constexpr int64_t kFar = 32 << 10, kNear = 4 << 10;  // bytes
+static inline void prefetch_far(const char* address) { prefetch(address + kFar); }
+static inline void prefetch_near(const char* address) { __builtin_prefetch(address + kNear, 0, 3); }
+
+// Both, for a loop that reads each line once.
 static inline void prefetch_stream(const char* address) {
-  prefetch(address + (32 << 10));
-  __builtin_prefetch(address + (4 << 10), 0, 3);
+  prefetch_far(address);
+  prefetch_near(address);
 }
 
 }  // namespace specgrove
