@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.http.page_notices import (
@@ -118,6 +118,8 @@ class ChatPage:
             body = await request.body()
         except HTTPException as error:  # too long
             return Response(error.detail, error.status_code)
+        except ClientDisconnect:
+            return Response(status_code=400)  # to nobody
         stack = contextlib.AsyncExitStack()
         try:
             answer = await stack.enter_async_context(

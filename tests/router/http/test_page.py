@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -154,6 +155,22 @@ async def test_a_body_of_unknown_size_is_bounded() -> None:
         async with asyncio.timeout(LIMIT_S):
             assert b" 413 " in await reader.readline()
         writer.close()
+
+
+async def test_who_hangs_up_in_the_middle_of_a_body_is_no_defect(suite: ToySuite, caplog: pytest.LogCaptureFixture) -> None:
+    async def is_counted() -> bool:
+        metrics = (await ask(suite, "/metrics")).content
+        return b'specgrove_router_http_responses_total{endpoint="",status="400"} 1.0' in metrics
+
+    await page_of(suite)
+    with caplog.at_level(logging.WARNING):
+        _, writer = await opened(suite, "/x", b"half", headers={"content-length": "8"})
+        writer.close()
+        async with asyncio.timeout(LIMIT_S):
+            while not (await is_counted() or caplog.records):
+                await asyncio.sleep(0.01)
+    assert not caplog.records
+    assert (await ask(suite, "/x", b"whole")).status == 203
 
 
 async def test_a_key_is_asked_for_as_a_password(tmp_path: Path) -> None:
