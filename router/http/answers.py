@@ -1,7 +1,8 @@
 """Sends an answer, whole or as server-sent events, and ends its requests when the client hangs up. Used by ``app``.
 
 Invariant: what goes wrong before the first piece has a status of its own; later it is an event that says so, and
-the last one. However an answer ends, its outputs have ended then.
+the last one. However an answer ends, its outputs have ended then. Long whole answers are put together one after another, beside the event
+loop and what else needs threads.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import itertools
 import json
 import logging
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from concurrent.futures import Executor
 from typing import Protocol
 
 from fastapi.responses import Response
@@ -128,9 +130,13 @@ class _Answer(Response):
 class WholeAnswer(_Answer):
     """One JSON object."""
 
-    def __init__(self, pieces: AsyncGenerator[Piece, None], form: WholeFormat, write_timeout_s: float | None) -> None:
+    def __init__(
+        self, pieces: AsyncGenerator[Piece, None], form: WholeFormat, write_timeout_s: float | None, thread: Executor
+    ) -> None:
+        """``thread`` is for all long answers: several at once would only hold one another up."""
         super().__init__(pieces, write_timeout_s)
         self._form = form
+        self._thread = thread
 
     async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
         # While it is sent there is nothing but its bytes: what it was made of is several times as large, and no permit bounds it now.
@@ -148,7 +154,7 @@ class WholeAnswer(_Answer):
         async with contextlib.aclosing(self._pieces):
             pieces = [piece async for piece in self._pieces]
         if _is_long(pieces):
-            return await asyncio.to_thread(self._long_content_of, pieces)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._long_content_of, pieces)
         return self._content_of(pieces)
 
     def _content_of(self, pieces: Sequence[Piece]) -> bytes:

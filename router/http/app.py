@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,6 +141,7 @@ def make_app(
 
 def _generating(calls: RouterCalls, settings: ApiSettings, route_class: type[APIRoute]) -> APIRouter:
     api = APIRouter(tags=["generating"], route_class=route_class)
+    for_long_answers = ThreadPoolExecutor(1, thread_name_prefix="answers")
 
     def answer(
         request: Request,
@@ -150,8 +152,9 @@ def _generating(calls: RouterCalls, settings: ApiSettings, route_class: type[API
         include_stop_text: bool,
     ) -> Response:
         pieces = outputs_of(calls, prompts, _peer_of(request), include_stop_text=include_stop_text)
-        answer_class = StreamedAnswer if is_stream else WholeAnswer
-        return answer_class(pieces, form, settings.write_timeout_s)
+        if is_stream:
+            return StreamedAnswer(pieces, form, settings.write_timeout_s)
+        return WholeAnswer(pieces, form, settings.write_timeout_s, for_long_answers)
 
     def recommended_by(info: router_pb2.GetModelInfoResponse) -> Mapping[str, float] | None:
         if not settings.recommends_sampling:
@@ -225,7 +228,7 @@ def _generating(calls: RouterCalls, settings: ApiSettings, route_class: type[API
         """Continues a text, greedily, as the FastAPI entry point of FlexFlow Serve does."""
         prompt = await converted(request, functools.partial(asked_generate, body))
         pieces = outputs_of(calls, (prompt,), _peer_of(request), include_stop_text=False)
-        return WholeAnswer(pieces, GenerateFormat(body.prompt), settings.write_timeout_s)
+        return WholeAnswer(pieces, GenerateFormat(body.prompt), settings.write_timeout_s, for_long_answers)
 
     return api
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ import pytest
 from router.http.answers import Json, StreamedAnswer, WholeAnswer
 from router.http.outputs import Piece
 from specgrove.v1 import router_pb2
-from tests.waiting import LIMIT_S
+from tests.waiting import LIMIT_S, until
 
 
 class Plain:
@@ -36,6 +38,9 @@ class Plain:
         return {"text": "".join(piece.text for piece in pieces)}
 
 
+THREAD = ThreadPoolExecutor(1)
+
+
 async def sent(
     pieces: AsyncGenerator[Piece, None],
     *,
@@ -52,7 +57,7 @@ async def sent(
         await asyncio.Event().wait()
 
     async with asyncio.timeout(LIMIT_S):
-        answer = StreamedAnswer(pieces, form, LIMIT_S) if is_stream else WholeAnswer(pieces, form, LIMIT_S)
+        answer = StreamedAnswer(pieces, form, LIMIT_S) if is_stream else WholeAnswer(pieces, form, LIMIT_S, THREAD)
         await answer({"type": "http"}, receive, send)
     return messages[0]["status"], b"".join(message.get("body", b"") for message in messages)
 
@@ -94,6 +99,72 @@ async def test_long_answers_are_put_together_beside_the_event_loop(first: Piece)
     assert (threads[0] is not threading.current_thread()) == is_long
 
 
+async def test_long_answers_take_no_thread_but_theirs() -> None:
+    may_go_on = threading.Event()
+    num_begun = 0
+
+    class Held(Plain):
+        def whole(self, pieces: Sequence[Piece]) -> Json:
+            nonlocal num_begun
+            num_begun += 1
+            assert may_go_on.wait(LIMIT_S)
+            return super().whole(pieces)
+
+    async def pieces() -> AsyncGenerator[Piece, None]:
+        yield Piece(0, "a", [router_pb2.GeneratedToken()] * 5000)
+
+    num_threads = 2
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(num_threads))
+    answers = [asyncio.create_task(sent(pieces(), is_stream=False, form=Held())) for _ in range(num_threads + 1)]
+    try:
+        await until(lambda: num_begun > 0)
+        # What else needs a thread gets one.
+        async with asyncio.timeout(LIMIT_S):
+            assert await asyncio.to_thread(lambda: num_begun) == 1
+    finally:
+        may_go_on.set()
+    assert await asyncio.gather(*answers) == [(200, b'{"text":"a"}')] * 3
+    assert num_begun == 3
+
+
+async def test_who_hangs_up_before_its_answer_is_put_together_leaves_nothing() -> None:
+    may_go_on = threading.Event()
+    THREAD.submit(may_go_on.wait, LIMIT_S)
+    is_gone = asyncio.Event()
+    is_waiting = asyncio.Event()
+    made: list[weakref.ref[Piece]] = []
+
+    class Never(Plain):
+        def whole(self, pieces: Sequence[Piece]) -> Json:
+            raise AssertionError
+
+    async def pieces() -> AsyncGenerator[Piece, None]:
+        piece = Watched(0, "a", [router_pb2.GeneratedToken()] * 5000)
+        made.append(weakref.ref(piece))
+        yield piece
+        del piece
+        is_waiting.set()
+
+    async def receive() -> Any:
+        await is_gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise AssertionError
+
+    answering = asyncio.create_task(WholeAnswer(pieces(), Never(), LIMIT_S, THREAD)({"type": "http"}, receive, send))
+    await is_waiting.wait()
+    is_gone.set()
+    try:
+        await answering
+    finally:
+        may_go_on.set()
+    async with asyncio.timeout(LIMIT_S):
+        await asyncio.wrap_future(THREAD.submit(lambda: None))
+    gc.collect()
+    assert made[0]() is None
+
+
 class Watched(Piece):
     """One of which one can tell when it is gone."""
 
@@ -126,7 +197,7 @@ async def test_a_whole_answer_that_nobody_reads_ends_and_holds_nothing_but_its_b
 
     with caplog.at_level(logging.INFO):
         async with asyncio.timeout(LIMIT_S):
-            await WholeAnswer(pieces(), Plain(), 0.05)({"type": "http"}, receive, send)
+            await WholeAnswer(pieces(), Plain(), 0.05, THREAD)({"type": "http"}, receive, send)
     # Not because the test's limit is over.
     assert [record.getMessage() for record in caplog.records] == [
         "a client has read nothing for 0.05 s; its request was ended"
