@@ -54,16 +54,17 @@ class RemoteDrafterSession:
             for replica in self._members()
         )
 
-    def ask(self, work: DraftWork) -> None:
+    def ask(self, work: DraftWork) -> bool:
         """Asks the session's service. Raises ``UnavailableError`` when none is there."""
         self._drop_sent()
         self._replica = self._place()
         self._is_short = work.base > 0 and len(work.new_token_ids) <= _MAX_NUM_NEW_TOKENS
         self._sent_s = time.monotonic()
         try:
-            self._sent = self._replica.send(work)
+            self._sent, may_go_ahead = self._replica.send(work)
         except UnavailableError as error:
             raise self._moving(error) from error
+        return may_go_ahead
 
     async def answer(self) -> Draft:
         """The trees. Raises ``UnavailableError`` when no service is there.
@@ -105,7 +106,7 @@ class RemoteDrafterSession:
             self._sent = None
 
     async def close(self) -> None:
-        """Tells the session's service to forget it, in the background."""
+        """Tells the session's service to forget it, and those that it has left, in the background."""
         self._drop_sent()
         for replica in self._members():
             replica.close_session(self._session_id)
@@ -131,7 +132,7 @@ class RemoteDrafterSession:
         other = self._least_busy()
         if other is not None and len(other.session_ids) + 1 < len(replica.session_ids):
             logger.info("%s drafts too late; a session goes to %s", replica.client.address, other.client.address)
-            replica.close_session(self._session_id)
+            replica.leave(self._session_id)
             other.session_ids.add(self._session_id)
 
     def _least_busy(self) -> SsmReplica | None:

@@ -71,6 +71,7 @@ class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
         """Those that may be used, by the last time that it was connected."""
         self.session_ids: set[str] = set()
         """The ids of the requests that it drafts for."""
+        self._left_ids: set[str] = set()
         self._foreign_ids: Mapping[str, frozenset[int]] = {}
         self._wishes: Mapping[str, DrafterWishes] = {}
         self._has_others = False
@@ -96,8 +97,11 @@ class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
         await self._closing.finish()
         await super().close()
 
-    def send(self, work: DraftWork) -> SentItem[ssm_pb2.DraftResult]:
-        """Asks the SSMs that are wanted. Raises ``UnavailableError`` when the service is away, or has none of them."""
+    def send(self, work: DraftWork) -> tuple[SentItem[ssm_pb2.DraftResult], bool]:
+        """Asks the SSMs that are wanted. Also tells whether the service may go ahead.
+
+        Raises ``UnavailableError`` when the service is away, or has none of them.
+        """
         wanted = self._wanted(work.ssms)
         if not wanted:
             raise UnavailableError("none of its SSMs can be used")
@@ -110,7 +114,7 @@ class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
             row_top_k=work.row_top_k if wishes.num_row_top_k else (),
             ahead_ms=work.ahead_ms if self.drafts_ahead else 0,
         )
-        return self.client.send(draft_work_to_proto(fitted, 0))
+        return self.client.send(draft_work_to_proto(fitted, 0)), fitted.ahead_ms > 0
 
     @property
     def drafts_ahead(self) -> bool:
@@ -142,11 +146,18 @@ class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
             raise error
         return draft_from_proto(result.draft, self._foreign_ids)
 
+    def leave(self, session_id: str) -> None:
+        """Another service drafts for it now. It may come back, so it isn't closed: a closed one is refused for ever. What is held of it
+        here is kept while there is room."""
+        self.session_ids.discard(session_id)
+        self._left_ids.add(session_id)
+
     def close_session(self, session_id: str) -> None:
         """Tells the service to forget it, in the background."""
-        if session_id not in self.session_ids:
+        if session_id not in self.session_ids and session_id not in self._left_ids:
             return
         self.session_ids.discard(session_id)
+        self._left_ids.discard(session_id)
         if self.client.connected.is_set():
             request = ssm_pb2.SsmServiceCloseSessionRequest(session_id=session_id)
             self._closing.start(self._stub.CloseSession, request)
@@ -154,6 +165,7 @@ class SsmReplica(ServiceReplica[ssm_pb2.DraftItem, ssm_pb2.DraftResult]):
     def _on_change(self) -> None:
         if not self.client.connected.is_set():
             self.health.stop()
+            self._left_ids.clear()
             self.session_ids.clear()  # a service forgets the sessions of a stream that has ended
 
     async def _check(self, channel: grpc.aio.Channel) -> None:

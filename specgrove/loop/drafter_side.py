@@ -34,10 +34,10 @@ class DrafterSession(Protocol):
         """Whether it has one of these SSMs, and can be asked now; none named: any. Costs nothing."""
         ...
 
-    def ask(self, work: DraftWork) -> None:
+    def ask(self, work: DraftWork) -> bool:
         """Has sent it when it returns: it is no coroutine. It ends the work before, whose drafts come no more.
 
-        Raises any ``SpecGroveError``.
+        Returns whether the drafter may go ahead, which it may be asked for and not be told. Raises any ``SpecGroveError``.
         """
         ...
 
@@ -138,8 +138,11 @@ class DrafterSide:
         self._num_steps_alone -= is_alone
         return not is_alone and self._session.is_there(ssms)
 
-    def trees_ahead(self, committed: list[int], shape: TreeShape) -> tuple[CheckedTree, ...]:
-        """The trees below the committed tokens, as far as the drafter has told them already, for it went on as the verifier did.
+    def trees_ahead(
+        self, committed: list[int], shape: TreeShape, ssms: tuple[str, ...] = ()
+    ) -> tuple[CheckedTree, ...]:
+        """The trees below the committed tokens, as far as the drafter has told them already, for it went on as the verifier did; of these
+        SSMs, none named: of all.
 
         Of each tree that grew below earlier tokens that is the part below the last one of those that came since.
         """
@@ -151,6 +154,8 @@ class DrafterSide:
                 drafted.add(draft)
         path, found = committed[drafted.num_committed :], []
         for each in drafted.trees.values():
+            if ssms and each.ssm not in ssms:  # it was asked once, and isn't any more
+                continue
             try:
                 whole = checked_tree(each, MAX_TREE_DEPTH, self._vocab_size).tree
                 if whole.token_ids[0] != committed[drafted.num_committed - 1]:
@@ -182,7 +187,6 @@ class DrafterSide:
             self.under_way.cancel()
             self._held_len, self._cursor = self._asked_len, self._sent
         self._asked_len, self._drafted = num_committed, None
-        self._goes_ahead = self._goes_ahead and ahead_ms > 0
         failure: Exception | None = None
         try:
             self._send(committed, asked)
@@ -206,7 +210,7 @@ class DrafterSide:
         hidden_states = self._told.hidden_states(self._cursor.hidden_end, num_committed - 1)
         hidden_end = self._cursor.hidden_end if hidden_states is None else hidden_states.end_position
         self._sent = _Cursor(hidden_end, self._told.num_rows)
-        self._session.ask(
+        may_go_ahead = self._session.ask(
             DraftWork(
                 session_id=self._request.session_id,
                 base=self._held_len,
@@ -222,6 +226,8 @@ class DrafterSide:
                 has_other_rules=not self._held_len and self._request.sampling.has_other_rules,
             )
         )
+        # A work that it must not go ahead with is to be answered before the next one comes.
+        self._goes_ahead = self._goes_ahead and may_go_ahead
 
     async def _draft(self, committed: list[int], asked: _Asked, failure: Exception | None) -> CheckedDraft:
         """What comes of what was sent, or was not for ``failure``: sent once more when the drafter holds less than thought."""
@@ -251,10 +257,11 @@ class DrafterSide:
         else:
             self._held_len, self._cursor = num_committed, self._sent
             self._goes_ahead = draft.has_more
-            if draft.has_more:
+            checked = self._checked(draft, num_committed, committed[num_committed - 1], asked.shape.max_depth)
+            if self._goes_ahead:  # nothing is wrong with it
                 self._drafted = _Drafted(num_committed, {})
                 self._drafted.add(draft)
-            return self._checked(draft, num_committed, committed[num_committed - 1], asked.shape.max_depth)
+            return checked
         return NO_DRAFT
 
     def _note_held(self, error: StaleBaseError, num_committed: int) -> None:

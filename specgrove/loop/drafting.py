@@ -159,7 +159,7 @@ class Drafts:
         self._ahead_ms = 0 if ahead is None else ahead.ahead_ms
         self._root = TokenTree.of_root(committed[-1])
         self._goes_ahead = any(side.goes_ahead for side in sides)
-        trees_ahead = [tree for side in sides for tree in side.trees_ahead(committed, shape)]
+        trees_ahead = [tree for side in sides for tree in side.trees_ahead(committed, shape, ssms)]
         merged = self._merge(trees_ahead, True) if trees_ahead else None
         is_worth = merged is not None and ahead is not None and ahead.is_worth(merged.tree, shape.max_num_nodes)
         self._found = merged if is_worth else None

@@ -111,11 +111,12 @@ class InProcessDrafterSession(_InProcessSession[DraftWork, Draft]):
         """Always."""
         return True
 
-    def ask(self, work: DraftWork) -> None:
+    def ask(self, work: DraftWork) -> bool:
         """Submits it."""
         self._num_works += 1
         self._arrived = asyncio.Queue()
         self._loop.submit(work, self, self._num_works)
+        return work.ahead_ms > 0
 
     def grown(self) -> list[Draft]:
         """What has come since the answer."""

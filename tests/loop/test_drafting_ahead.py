@@ -8,7 +8,7 @@ import random
 import pytest
 
 from specgrove.errors import StaleBaseError
-from specgrove.loop.drafter_side import DrafterSession
+from specgrove.loop.drafter_side import _FIRST_NUM_STEPS_ALONE, DrafterSession
 from specgrove.loop.drafting import Drafting, MergedTree
 from specgrove.loop.request import GenerationRequest
 from specgrove.loop.token_tree import TokenTree
@@ -38,6 +38,7 @@ class Scripted(DrafterSession):
         self.later: list[Draft] = []
         self.may_answer = asyncio.Event()
         self.may_answer.set()
+        self.is_told_to_go_ahead = True
 
     def session(self, session_id: str) -> Scripted:
         return self
@@ -45,8 +46,9 @@ class Scripted(DrafterSession):
     def is_there(self, ssms: tuple[str, ...]) -> bool:
         return True
 
-    def ask(self, work: DraftWork) -> None:
+    def ask(self, work: DraftWork) -> bool:
         self.works.append(work)
+        return self.is_told_to_go_ahead
 
     async def answer(self) -> Draft:
         await self.may_answer.wait()
@@ -161,6 +163,50 @@ async def test_a_hit_may_be_followed_before_the_drafter_has_answered() -> None:
         (1, (2, 3, 10, 12, 7)),
     ]
     assert (merged.was_ahead, merged.tree.token_ids) == (False, (7, 99))
+
+
+async def test_a_work_that_the_drafter_is_not_told_to_go_ahead_with_is_answered_before_the_next() -> None:
+    """The trees that grew before are used up. Of two works at once the service would forget the session."""
+    drafter = Scripted()
+    drafting = await after_one_step(drafter)
+    drafter.is_told_to_go_ahead = False
+    drafter.may_answer.clear()
+    assert (await drafting.ask([*PROMPT, 10, 12], SHAPE).merged()).was_ahead
+    drafter.answers = [
+        of(TokenTree.of_root(12), 5, has_more=False),
+        of(TokenTree((7, 99), (-1, 0), (0.0, -0.1), (0, 0)), 6, has_more=False),
+    ]
+    asking = asyncio.create_task(drafting.ask([*PROMPT, 10, 12, 7], SHAPE).merged())
+    await asyncio.sleep(0)
+    assert len(drafter.works) == 2
+    drafter.may_answer.set()
+    assert (await asking).tree.token_ids == (7, 99)
+    assert (drafter.works[-1].base, drafter.works[-1].new_token_ids) == (5, (7,))
+
+
+async def test_of_an_ssm_that_is_not_asked_any_more_nothing_is_verified() -> None:
+    drafter = Scripted()
+    asked: list[tuple[str, ...]] = [(), ("other",)]
+    request = GenerationRequest("s", tuple(PROMPT), 100)
+    drafting = Drafting(request, [drafter], 1000, Told(NO_WISHES), choose_ssms=lambda: asked.pop(0))
+    other = DraftedTree("other", TokenTree((3, 10, 40), (-1, 0, 1), (0.0, -0.1, -0.2), (0, 0, 0)))
+    drafter.answers = [Draft(3, (DraftedTree("ssm", GROWN), other), 1.0, has_more=True)]
+    await drafting.ask(list(PROMPT), TreeShape(12, 5)).merged()
+    merged = await drafting.ask([*PROMPT, 10], TreeShape(12, 5)).merged()
+    assert (merged.was_ahead, merged.ssms, merged.tree.token_ids) == (True, ("other",), (10, 40))
+
+
+async def test_a_draft_below_other_tokens_is_not_gone_on_with() -> None:
+    drafter = Scripted()
+    drafting = Drafting(GenerationRequest("s", tuple(PROMPT), 100), [drafter], 1000, Told(NO_WISHES))
+    drafter.answers = [of(ANSWERED, 2)]  # it was made from less, if by the same last token
+    assert (await drafting.ask(list(PROMPT), SHAPE).merged()).tree.num_nodes == 1
+    committed = [*PROMPT, 10]
+    for _ in range(_FIRST_NUM_STEPS_ALONE):
+        assert (await drafting.ask(committed, SHAPE).merged()).tree.num_nodes == 1
+    drafter.answers = [of(TokenTree((10, 99), (-1, 0), (0.0, -0.1), (0, 0)), 4)]
+    merged = await drafting.ask(committed, SHAPE).merged()
+    assert (merged.was_ahead, merged.tree.token_ids) == (None, (10, 99))
 
 
 async def test_what_a_drafter_lies_about_is_left_out(caplog: pytest.LogCaptureFixture) -> None:

@@ -122,9 +122,9 @@ class _CountingDrafter(ToySsm):
         drafter = self
 
         class Counting(ToyDrafterSession):
-            def ask(self, work: DraftWork) -> None:
+            def ask(self, work: DraftWork) -> bool:
                 drafter.num_trees_asked += work.shape.max_num_nodes > 0
-                super().ask(work)
+                return super().ask(work)
 
         return Counting(session_id, self)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from specgrove.loop.request import SpeculationOptions
+from specgrove.loop.works import DraftWork, TreeShape
 from specgrove.machine.compute_place import ComputePlace
 from specgrove.v1 import ssm_pb2
 from tests.router.generating import PROMPT, request_of, responses_to, token_ids_of
@@ -13,7 +15,7 @@ from tests.router.toy_services import ToyLlm
 from tests.router.toy_ssm import ToySsm
 from tests.waiting import until
 
-LLM, SSM = "127.0.0.2", "127.0.0.3"
+LLM, SSM, OTHER_LLM = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 UNKNOWN, GPU_0, GPU_1 = ComputePlace(), ComputePlace("m", "gpu 0"), ComputePlace("m", "gpu 1")
 OLDER, OFF, AUTO, ON = (
     ssm_pb2.DRAFT_AHEAD_UNSPECIFIED,
@@ -49,3 +51,24 @@ async def test_only_who_can_and_has_a_place_of_its_own_is_asked(
     drafted = [work for work in ssm.asked if work.shape.max_num_nodes > 0]
     assert drafted
     assert {work.ahead_ms > 0 for work in drafted} == {is_asked}
+
+
+async def test_a_session_is_told_when_that_changes() -> None:
+    """An LLM service comes that computes where the SSMs do."""
+    ssm, llm, other = ToySsm(), ToyLlm(), ToyLlm()
+    ssm.draft_ahead, ssm.place, llm.place, other.place = AUTO, GPU_1, GPU_0, GPU_1
+    async with toy_cluster() as cluster:
+        await cluster.add_llm(LLM, llm)
+        await cluster.add_ssm(SSM, ssm)
+        await until(lambda: cluster.takes_sessions(LLM) and cluster.takes_sessions(SSM))
+        (drafter,) = cluster.app.ssms.drafters_for(SpeculationOptions())
+        session = drafter.session("s")
+        assert session.ask(DraftWork("s", 0, (1, 2), TreeShape(4, 2), ahead_ms=10))
+        await session.answer()
+        assert not session.ask(DraftWork("s", 2, (3,), TreeShape(4, 2)))
+        await session.answer()
+        await cluster.add_llm(OTHER_LLM, other)
+        await until(lambda: cluster.takes_sessions(OTHER_LLM))
+        assert not session.ask(DraftWork("s", 3, (4,), TreeShape(4, 2), ahead_ms=10))
+        await session.answer()
+        assert [work.ahead_ms for work in ssm.asked] == [10, 0, 0]

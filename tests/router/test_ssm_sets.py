@@ -164,4 +164,37 @@ async def test_who_drafts_too_late_is_relieved_until_all_have_as_many(monkeypatc
         assert await draft_all() == 0  # two leave with a draft, and come with the next
         assert await draft_all() == 2
         assert [await draft_all() for _ in range(3)] == [0, 0, 0]
-        await until(lambda: len(slow.sessions) == len(other.sessions) == 2)
+        await until(lambda: len(other.sessions) == 2)
+        # They may come back, and are held then as far as they were.
+        assert (slow.closed, len(slow.sessions)) == ([], 4)
+        (moved, _) = other.sessions
+        lost = cluster.ssm_replica(B)
+        assert lost is not None
+        await cluster.ssm_server(B).stop(0)
+        await until(lambda: not lost.session_ids)
+        lens[moved] += 1
+        with pytest.raises(StaleBaseError) as lacking:
+            await drafted(drafter, work(moved, lens[moved], lens[moved] - 1))
+        assert 0 < lacking.value.held_len < lens[moved] - 1
+        await drafted(drafter, work(moved, lens[moved], lacking.value.held_len))
+        await drafter.session(moved).close()
+        await until(lambda: slow.closed == [moved])
+
+
+async def test_a_request_that_ends_is_closed_where_it_was_once_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_drafter, "_LATE_S", 0.0)
+    async with toy_cluster() as cluster:
+        await cluster.add_llm(LLM, ToyLlm())
+        slow = await cluster.add_ssm(A, ToySsm())
+        await until(lambda: cluster.takes_sessions(A))
+        drafter = await drafter_of(cluster)
+        for session_id in ("stays", "moves"):
+            await drafted(drafter, work(session_id, 3))
+        other = await cluster.add_ssm(B, ToySsm())
+        await until(lambda: cluster.takes_sessions(B))
+        await drafted(drafter, work("moves", 4, 3))
+        with pytest.raises(StaleBaseError):
+            await drafted(drafter, work("moves", 5, 4))
+        await drafted(drafter, work("moves", 5))
+        await drafter.session("moves").close()
+        await until(lambda: slow.closed == other.closed == ["moves"])

@@ -79,8 +79,9 @@ class ToyDrafterSession:
     def is_there(self, ssms: tuple[str, ...]) -> bool:
         return self._ssm.is_there(ssms)
 
-    def ask(self, work: DraftWork) -> None:
+    def ask(self, work: DraftWork) -> bool:
         self._drafting = asyncio.create_task(self._ssm.draft(work))
+        return False
 
     async def answer(self) -> Draft:
         return await self._drafting
