@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 import grpc
@@ -128,10 +128,10 @@ class Suite:
         self._addresses["router"] = config.address or self._addresses["router"]
         flags = {word.partition("=")[0] for word in config.router_arguments}
         is_guarded = bool({"--tls-certificate", "--api-key-file"} & flags)
-        second = f"unix:{self._socket_folder}/local.sock" if is_guarded else None
-        self.local_address = second or self._addresses["router"]
-        """The router's, for clients of this user on this machine; without encryption and keys."""
-        specs = process_specs(config, self._addresses, second)
+        # Their own addresses want certificates or keys, the private ones of further routers, too.
+        guarded = router_names(config.num_routers) if is_guarded else ()
+        self._local_addresses = {name: f"unix:{self._socket_folder}/{name}-local.sock" for name in guarded}
+        specs = process_specs(config, self._addresses, self._local_addresses)
         self._supervisor = Supervisor(
             specs, log_line or (lambda name, line: None), config.drain_timeout_s + _END_TIMEOUT_S
         )
@@ -145,6 +145,16 @@ class Suite:
     def router_addresses(self) -> tuple[str, ...]:
         """All routers', for clients that go on at another one."""
         return tuple(self._addresses[name] for name in router_names(self._config.num_routers))
+
+    @property
+    def local_address(self) -> str:
+        """The router's, for clients of this user on this machine; without encryption and keys."""
+        return self._reachable("router")
+
+    @property
+    def local_addresses(self) -> tuple[str, ...]:
+        """All routers', without encryption and keys."""
+        return tuple(map(self._reachable, router_names(self._config.num_routers)))
 
     def address_of(self, service: str) -> str:
         """The address of ``router``, ``ssm_service``, ``llm_service`` or a further replica (``llm_service-2``)."""
@@ -186,7 +196,7 @@ class Suite:
         self._supervisor.kill()
 
     def _reachable(self, service: str) -> str:
-        return self.local_address if service == "router" else self._addresses[service]
+        return self._local_addresses.get(service, self._addresses[service])
 
     def _wait_until_ready(self, timeout_s: float | None) -> None:
         until_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
@@ -227,11 +237,11 @@ def section_of(name: str) -> str:
 
 
 def process_specs(
-    config: SuiteConfig, addresses: dict[str, str], local_address: str | None = None
+    config: SuiteConfig, addresses: Mapping[str, str], local_addresses: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[ProcessSpec, ...]:
     """All processes in the order of their start; they are stopped in the reverse order, the router first.
 
-    ``local_address`` is a second one of the router.
+    ``local_addresses`` are second ones of routers.
     """
     num_threads = config.num_threads or available_cpus()
     drain = ("--drain-timeout-s", f"{config.drain_timeout_s:g}")
@@ -250,12 +260,10 @@ def process_specs(
     if config.ssms:
         router += ["--ssm", addresses["ssm_service"]]
         processes.append(("ssm_service", "ssm_service", ssm))
-    first_only = [] if local_address is None else ["--local-address", local_address]
-    processes.append(("router", "router", [*router, *first_only, *config.router_arguments]))
-    processes += [
-        (name, "router", [*router, *without_own_addresses(config.router_arguments)])
-        for name in router_names(config.num_routers)[1:]
-    ]
+    for name in router_names(config.num_routers):
+        local = ["--local-address", local_addresses[name]] if name in local_addresses else []
+        given = config.router_arguments if name == "router" else without_own_addresses(config.router_arguments)
+        processes.append((name, "router", [*router, *local, *given]))
     metrics = {name: ("--metrics-address", address) for name, address in config.metrics_addresses().items()}
     return tuple(
         ProcessSpec(name, module, ("--address", addresses[name], *drain, *metrics.get(name, ()), *arguments))

@@ -105,7 +105,7 @@ import specgrove.serve as sg
 import specgrove.suite.processes
 from specgrove.suite.supervisor import ProcessSpec
 
-def fakes(config, addresses, local_address=None):
+def fakes(config, addresses, local_addresses):
     return tuple(ProcessSpec(name, "tests.fake_router", ("--address", address)) for name, address in addresses.items())
 
 specgrove.suite.processes.process_specs = fakes

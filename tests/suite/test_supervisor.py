@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -135,7 +136,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SuiteConfig:
     """A suite of three fakes."""
 
     def fake_specs(
-        config: SuiteConfig, addresses: dict[str, str], local_address: str | None = None
+        config: SuiteConfig, addresses: Mapping[str, str], local_addresses: Mapping[str, str]
     ) -> tuple[ProcessSpec, ...]:
         flags = {"llm_service": ("--fail",)} if config.llm_folder.name == "broken" else {}
         return tuple(
@@ -232,6 +233,17 @@ def test_a_suite_with_tls_has_a_second_address_for_its_own_machine(tmp_path: Pat
     assert plain.local_address == plain.address
     for made in (suite, plain):
         made.stop()
+
+
+def test_further_routers_with_tls_have_one_too(tmp_path: Path) -> None:
+    tls = ("--tls-certificate", "c.pem", "--tls-private-key", "k.pem")
+    suite = Suite(SuiteConfig(llm_folder=tmp_path, num_routers=2, router_arguments=tls))
+    assert len({*suite.router_addresses, *suite.local_addresses}) == 4
+    assert suite.local_address == suite.local_addresses[0]
+    suite.stop()
+    plain = Suite(SuiteConfig(llm_folder=tmp_path, num_routers=2))
+    assert plain.local_addresses == plain.router_addresses
+    plain.stop()
 
 
 def test_a_flag_with_its_value_in_one_word_is_the_same(tmp_path: Path) -> None:
