@@ -1,4 +1,4 @@
-"""A process that tokenises: it holds one tokenizer, and works on one text after another.
+"""A process that tokenises or renders conversations: it holds one tokenizer, and works on one text after another.
 
 Used by ``TextWork``. Invariant: it ends when the router does, however that happens, and a text that ends or stops it ends nothing
 else. The kernel ends it where a text takes more processor time than it may, and it has no more memory than it may: a template or a
@@ -44,8 +44,8 @@ class TooSlowError(Exception):
 class TextProcess:
     """The router's side. Used by one thread."""
 
-    def __init__(self, tokenizer: Tokenizer, *, is_low_priority: bool = True) -> None:
-        """Raises ``InternalError`` where it can't be started."""
+    def __init__(self, tokenizer: Tokenizer, what: str = "long texts", *, is_low_priority: bool = True) -> None:
+        """For ``what``. Raises ``InternalError`` where it can't be started."""
         self.tokenizer = tokenizer
         ours, theirs = socket.socketpair()
         with ours, theirs:
@@ -63,7 +63,7 @@ class TextProcess:
                     command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
                 )
             except OSError as error:
-                raise InternalError(f"the process for long texts can't be started: {error}") from error
+                raise InternalError(f"the process for {what} can't be started: {error}") from error
             if is_low_priority:
                 lower_priority(self._process.pid)
             self._connection = Connection(ours.detach())

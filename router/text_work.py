@@ -82,8 +82,8 @@ class TextWork:
         if self._chats is not None:
             try:
                 await self._chats.run(tokenizer, _nothing)
-            except (InternalError, UnavailableError) as error:
-                logger.warning("conversations can't be rendered: %s", error)
+            except Exception as error:
+                logger.warning("conversations can't be rendered: %s: %s", type(error).__name__, error)
 
     def close(self) -> None:
         """Ends the processes. Texts under way fail."""
@@ -146,7 +146,7 @@ class _Place:
         if self._process is not None and self._process.tokenizer is not tokenizer:
             self._end_process()
         if self._process is None and not self._is_closed:
-            self._process = TextProcess(tokenizer, is_low_priority=self._is_low_priority)
+            self._process = TextProcess(tokenizer, self._what, is_low_priority=self._is_low_priority)
         # Asked last: ``close`` says so first and then looks for a process, so one that it didn't find is not used.
         if self._process is None or self._is_closed:
             raise UnavailableError(_CLOSED)

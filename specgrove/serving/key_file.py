@@ -15,8 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-MAX_NUM_KEYS = 4096
-"""All of them are compared with each request's, in a millisecond or two."""
 MIN_HASHED_LEN = 20
 """Characters of a key. What is shorter may be a word, which is found by trying."""
 
@@ -25,6 +23,7 @@ _NUM_RANDOM_BYTES = 32
 _PREFIX = "specgrove-"
 _HASH = re.compile(r"sha256:([0-9a-fA-F]{64})")
 _NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
+_KEY = re.compile(_PREFIX + "[A-Za-z0-9_-]{43}")
 _LIMITS = ("max-requests", "tokens-per-minute")
 _FORM = "NAME sha256:HASH [max-requests=N] [tokens-per-minute=N]"
 
@@ -65,9 +64,12 @@ def new_key() -> str:
 
 
 def check_name(name: str) -> str:
-    """The name. Raises ``ValueError``."""
+    """The name. Raises ``ValueError``, which shows it only where it is too short for a key."""
+    if _KEY.fullmatch(name) is not None:
+        raise ValueError("a key's name must not be a key: it is shown in logs and metrics; name who has the key")
     if _NAME.fullmatch(name) is None:
-        raise ValueError(f"a key's name must be 1 to 64 letters, digits or _ . @ -, got {name!r}")
+        got = f", got {name!r}" if len(name) < MIN_HASHED_LEN else ""
+        raise ValueError(f"a key's name must be 1 to 64 letters, digits or _ . @ -{got}")
     return name
 
 
@@ -79,10 +81,6 @@ def read_key_file(path: Path) -> tuple[ApiKey, ...]:
     keys = tuple(_key_in(path, number, line) for number, line in _lines(path))
     if not keys:
         raise ValueError(f"{path} holds no key; `specgrove key NAME` makes one, and its line for this file")
-    if len(keys) > MAX_NUM_KEYS:
-        raise ValueError(
-            f"{path} holds {len(keys)} keys; at most {MAX_NUM_KEYS}: for more, put a gateway before the router"
-        )
     limits: dict[str, tuple[int | None, int | None]] = {}
     for key in keys:
         if limits.setdefault(key.name, key.limits) != key.limits:
@@ -145,6 +143,8 @@ def _key_in(path: Path, number: int, line: str) -> ApiKey:
     found = _HASH.fullmatch(words[1]) if len(words) > 1 and _NAME.fullmatch(words[0]) else None
     if found is None:
         raise ValueError(f"{where} must be {_FORM}, or one key alone, without spaces")
+    if _KEY.fullmatch(words[0]) is not None:
+        raise ValueError(f"{where} begins with a key; it must begin with the NAME of who has the key")
     limits = _limits_in(where, words[2:])
     return ApiKey(words[0], bytes.fromhex(found[1]), limits.get(_LIMITS[0]), limits.get(_LIMITS[1]))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import sys
+from typing import NoReturn
 
 import pytest
 
@@ -35,6 +37,27 @@ async def test_a_template_without_end_is_ended_and_others_go_on(source: str) -> 
     usual = functools.partial(Tokenizer.encode_chat, messages=[{"role": "user", "content": "b"}])
     assert await texts.run_chat(tokenizer, SHORT, usual) == TOKENIZER.encode("b<eos>")
     texts.close()
+
+
+async def test_what_hinders_the_process_for_conversations_is_told_and_ends_no_start(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = TextWork(renders_apart=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/no/such/python")
+        await texts.prepare(TOKENIZER)
+    assert "the process for short conversations can't be started: " in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(Tokenizer, "__reduce_ex__", refuse_to_be_pickled)
+    await texts.prepare(TOKENIZER)
+    assert "conversations can't be rendered: TypeError: it can't be pickled" in caplog.text
+    monkeypatch.undo()
+    assert await texts.run_chat(TOKENIZER, SHORT, pid) != os.getpid()
+    texts.close()
+
+
+def refuse_to_be_pickled(tokenizer: Tokenizer, protocol: int) -> NoReturn:
+    raise TypeError("it can't be pickled")
 
 
 async def test_short_conversations_have_a_process_of_usual_priority_and_wait_for_no_long_text() -> None:

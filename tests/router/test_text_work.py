@@ -253,8 +253,8 @@ async def test_a_process_that_starts_while_the_router_closes_is_not_used(monkeyp
     texts = TextWork()
 
     class LateProcess(TextProcess):
-        def __init__(self, tokenizer: Tokenizer, *, is_low_priority: bool = True) -> None:
-            super().__init__(tokenizer, is_low_priority=is_low_priority)
+        def __init__(self, tokenizer: Tokenizer, what: str, *, is_low_priority: bool = True) -> None:
+            super().__init__(tokenizer, what, is_low_priority=is_low_priority)
             texts.close()  # finds none
 
     monkeypatch.setattr(text_work, "TextProcess", LateProcess)

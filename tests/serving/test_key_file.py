@@ -9,7 +9,7 @@ import pytest
 
 from specgrove.errors import UnauthorizedError
 from specgrove.serving.api_keys import ApiKeys
-from specgrove.serving.key_file import ApiKey, first_key, hash_of, hashed_lines, new_key, read_key_file
+from specgrove.serving.key_file import ApiKey, check_name, first_key, hash_of, hashed_lines, new_key, read_key_file
 
 _HASH = f"sha256:{hash_of('a-key').hex()}"
 
@@ -48,6 +48,7 @@ def test_the_line_of_a_key_is_read_back(tmp_path: Path) -> None:
         (_HASH, "line 1: must be NAME sha256:HASH"),
         (f"alice {_HASH[:-1]}", "line 1: must be NAME sha256:HASH"),
         (f"al/ice {_HASH}", "line 1: must be NAME sha256:HASH"),
+        (f"specgrove-{'x' * 43} {_HASH}", "line 1: begins with a key; it must begin with the NAME of who has the key"),
         (f"alice {_HASH} max-request=3", "line 1: what follows a hash must be max-requests=N or tokens-per-minute=N"),
         (f"alice {_HASH} max-requests=0", "line 1: max-requests must be a whole number, 1 or more"),
         (f"alice {_HASH} max-requests=1 max-requests=1", "line 1: max-requests is there twice"),
@@ -59,7 +60,25 @@ def test_what_is_no_file_of_keys_is_told_without_its_content(tmp_path: Path, lin
     with pytest.raises(ValueError, match="keys") as raised:
         read_key_file(_file(tmp_path, line))
     assert said in str(raised.value)
-    assert not any(word in str(raised.value) for word in ("words", "caf", _HASH[:20]))
+    assert not any(word in str(raised.value) for word in ("words", "caf", "xxx", _HASH[:20]))
+
+
+def test_a_key_is_no_name() -> None:
+    for given in (new_key(), "a/key+of=another/kind"):
+        with pytest.raises(ValueError, match="a key's name must") as raised:
+            check_name(given)
+        assert given not in str(raised.value)
+    with pytest.raises(ValueError, match="got 'al/ice'"):
+        check_name("al/ice")
+
+
+def test_of_many_keys_each_is_found(tmp_path: Path) -> None:
+    made = [ApiKey(f"user-{number}", hash_of(f"key-{number}")) for number in range(10_000)]
+    keys = ApiKeys.in_file(_file(tmp_path, *(key.line for key in made)))
+    for number in (0, 4096, 9_999):
+        assert keys.key_of(f"Bearer key-{number}") == keys.named(f"user-{number}") == made[number]
+    with pytest.raises(UnauthorizedError, match="none that is known"):
+        keys.key_of("Bearer key-10000")
 
 
 def test_what_is_no_text_is_no_file_of_keys(tmp_path: Path) -> None:
