@@ -30,24 +30,16 @@ struct alignas(16) Vector16 {
 
 namespace emulation {
 
-// Every lane publishes a value, sees all lanes' values, and goes on when all have seen them.
+// Every lane publishes a value, sees all lanes' values, and goes on. Places are others at the next collective: who is
+// behind still sees these.
 template <typename T, typename Function>
 inline auto exchange(const T& own, const Function& function) {
-  static_assert(sizeof(T) <= kLaneBytes);
-  std::memcpy(lane_place(own_lane()), &own, sizeof own);
+  static_assert(sizeof(T) <= kLaneBytes && alignof(T) <= kLaneBytes);
+  unsigned char* const places = lane_places();
+  std::memcpy(places + own_lane() * kLaneBytes, &own, sizeof own);
   wait_for_warp();
-  const auto result = function([](int lane) {
-    T value;
-    std::memcpy(&value, lane_place(lane), sizeof value);
-    return value;
-  });
-  wait_for_warp();
-  return result;
+  return function([places](int lane) -> const T& { return *reinterpret_cast<const T*>(places + lane * kLaneBytes); });
 }
-
-struct Registers {
-  uint32_t words[6];
-};
 
 inline uint16_t half_of(uint32_t word, int part) { return static_cast<uint16_t>(word >> 16 * part); }
 
@@ -56,28 +48,33 @@ inline float number(uint32_t word, int part) {
   return to_float(T{half_of(word, part)});
 }
 
+// A lane's parts of both matrices as numbers: each is converted once, and not by every lane that reads it.
+struct Fragments {
+  float a[8], b[4];
+};
+
 template <typename T>
 inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  struct Sums {
-    float values[4];
-  };
-  const Registers own{{a[0], a[1], a[2], a[3], b[0], b[1]}};
-  const Sums sums = exchange(own, [&](const auto& of_lane) {
-    Sums found;
-    for (int i = 0; i < 4; ++i) {
-      const int row = own_lane() / 4 + 8 * (i / 2), column = own_lane() % 4 * 2 + i % 2;
-      double sum = static_cast<double>(d[i]);
-      for (int k = 0; k < 16; ++k) {
-        const int pair = k % 8 / 2;
-        const uint32_t left = of_lane(row % 8 * 4 + pair).words[row / 8 + 2 * (k / 8)];
-        const uint32_t right = of_lane(column * 4 + pair).words[4 + k / 8];
-        sum += static_cast<double>(number<T>(left, k % 2)) * static_cast<double>(number<T>(right, k % 2));
+  Fragments own;
+  for (int i = 0; i < 8; ++i) own.a[i] = number<T>(a[i / 2], i % 2);
+  for (int i = 0; i < 4; ++i) own.b[i] = number<T>(b[i / 2], i % 2);
+  exchange(own, [&](const auto& of_lane) {
+    double rows[2][16], columns[2][16];
+    for (int k = 0; k < 16; ++k) {
+      const int pair = k % 8 / 2, place = 2 * (k / 8) + k % 2;
+      const float* const left = of_lane(own_lane() / 4 * 4 + pair).a;
+      for (int i = 0; i < 2; ++i) {
+        rows[i][k] = static_cast<double>(left[2 * i + 4 * (k / 8) + k % 2]);
+        columns[i][k] = static_cast<double>(of_lane((own_lane() % 4 * 2 + i) * 4 + pair).b[place]);
       }
-      found.values[i] = static_cast<float>(sum);
     }
-    return found;
+    double sums[4];
+    for (int i = 0; i < 4; ++i) sums[i] = static_cast<double>(d[i]);
+    for (int k = 0; k < 16; ++k) {
+      for (int i = 0; i < 4; ++i) sums[i] += rows[i / 2][k] * columns[i % 2][k];
+    }
+    for (int i = 0; i < 4; ++i) d[i] = static_cast<float>(sums[i]);
   });
-  std::memcpy(d, sums.values, sizeof d);
 }
 
 inline void load_matrices(uint32_t (&out)[4], const void* row, bool is_transposed) {

@@ -36,21 +36,27 @@ struct Barrier {
 
 struct Fiber {
   Index index{};
-  ucontext_t start{};
-  jmp_buf place{};
-  std::unique_ptr<unsigned char[]> stack;
+  const Barrier* waits_at = nullptr;
+  uint64_t generation = 0;  // of the barrier that it waits at
   bool has_started = false, has_ended = false;
+  jmp_buf place{};
+  ucontext_t start{};
+  std::unique_ptr<unsigned char[]> stack;
   std::vector<Copy> open_group;
   std::deque<std::vector<Copy>> groups;
+
+  bool can_run() const { return !has_ended && (waits_at == nullptr || waits_at->generation != generation); }
 };
 
 struct Block {
-  std::vector<Fiber> fibers;
+  unsigned num_threads = 0;
+  bool is_backwards = false;
+  unsigned turn = 0;  // how many threads have had theirs in this round
   std::vector<Barrier> warps;
   Barrier whole;
   std::vector<unsigned char> shared;
   size_t shared_bytes = 0;
-  std::vector<unsigned char> lane_places;  // [warps][lanes][kLaneBytes]
+  std::vector<unsigned char> lane_places;  // [warps][2][lanes][kLaneBytes]
   Fiber* running = nullptr;
   jmp_buf scheduler{};
   const std::function<void()>* kernel = nullptr;
@@ -59,66 +65,88 @@ struct Block {
 
 Block* block = nullptr;
 
-void run_fiber() {
-  try {
-    (*block->kernel)();
-  } catch (const std::exception& error) {
-    block->failure = error.what();
+// They and their stacks serve all launches: where a thread ends, it begins anew with the next block.
+std::deque<Fiber> fibers;
+
+Fiber* next_in_round() {
+  while (block->turn < block->num_threads) {
+    const unsigned turn = block->turn++;
+    Fiber& fiber = fibers[block->is_backwards ? block->num_threads - 1 - turn : turn];
+    if (fiber.can_run()) return &fiber;
   }
-  block->running->has_ended = true;
-  _longjmp(block->scheduler, 1);
+  return nullptr;
 }
 
-void yield() {
-  if (_setjmp(block->running->place) == 0) _longjmp(block->scheduler, 1);
-}
-
-// Runs a fiber until it yields or ends. Only the first entry needs a system call.
-void resume(Fiber* fiber) {
+// Only the first entry needs a system call.
+void enter(Fiber* fiber) {
   block->running = fiber;
   thread_index = fiber->index;
-  if (_setjmp(block->scheduler) != 0) return;
   if (fiber->has_started) _longjmp(fiber->place, 1);
   fiber->has_started = true;
   setcontext(&fiber->start);
 }
 
+// Runs the next thread of the round, or run_threads at its end.
+void yield() {
+  if (_setjmp(block->running->place) != 0) return;
+  Fiber* const next = block->failure.empty() ? next_in_round() : nullptr;
+  if (next != nullptr) enter(next);
+  _longjmp(block->scheduler, 1);
+}
+
+void run_fiber() {
+  for (;;) {
+    try {
+      (*block->kernel)();
+    } catch (const std::exception& error) {
+      block->failure = error.what();
+    }
+    block->running->has_ended = true;
+    yield();
+  }
+}
+
 void wait_at(Barrier* barrier) {
-  const uint64_t generation = barrier->generation;
   if (++barrier->num_waiting == barrier->num_threads) {
     barrier->num_waiting = 0;
     ++barrier->generation;
     return;
   }
-  while (barrier->generation == generation) yield();
+  Fiber* const own = block->running;
+  own->waits_at = barrier;
+  own->generation = barrier->generation;
+  yield();
+  own->waits_at = nullptr;
 }
 
-uint64_t progress() {
-  uint64_t sum = block->whole.generation;
-  for (const Barrier& warp : block->warps) sum += warp.generation;
-  for (const Fiber& fiber : block->fibers) sum += fiber.has_ended;
-  return sum;
-}
-
-void run_threads(bool is_backwards) {
-  const size_t num_threads = block->fibers.size();
-  uint64_t before = 0;
-  for (bool is_first = true;; is_first = false) {
-    size_t num_left = 0;
-    for (size_t i = 0; i < num_threads; ++i) {
-      Fiber& fiber = block->fibers[is_backwards ? num_threads - 1 - i : i];
-      if (fiber.has_ended) continue;
-      resume(&fiber);
-      if (!block->failure.empty()) throw std::runtime_error(block->failure);
-      num_left += !fiber.has_ended;
-    }
-    if (num_left == 0) return;
-    const uint64_t now = progress();
-    if (!is_first && now == before) {
+void run_threads() {
+  for (;;) {
+    block->turn = 0;
+    Fiber* const first = next_in_round();
+    if (first == nullptr) break;
+    if (_setjmp(block->scheduler) == 0) enter(first);
+    if (!block->failure.empty()) throw std::runtime_error(block->failure);
+  }
+  for (unsigned thread = 0; thread < block->num_threads; ++thread) {
+    if (!fibers[thread].has_ended) {
       throw std::runtime_error("a kernel's threads wait at a barrier that not all of them reach");
     }
-    before = now;
   }
+}
+
+void prepare(Fiber* fiber, unsigned thread) {
+  fiber->index = {thread, 0, 0};
+  fiber->waits_at = nullptr;
+  fiber->has_ended = false;
+  fiber->open_group.clear();
+  fiber->groups.clear();
+  if (fiber->has_started) return;
+  if (fiber->stack == nullptr) fiber->stack.reset(new unsigned char[kStackBytes]);  // not filled with zeros
+  getcontext(&fiber->start);
+  fiber->start.uc_stack.ss_sp = fiber->stack.get();
+  fiber->start.uc_stack.ss_size = kStackBytes;
+  fiber->start.uc_link = nullptr;
+  makecontext(&fiber->start, run_fiber, 0);
 }
 
 }  // namespace
@@ -134,14 +162,13 @@ void run_grid(unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned num_th
   static bool is_backwards = false;  // which block comes last must not matter
   is_backwards = !is_backwards;
   Block own;
-  own.fibers.resize(num_threads);
+  own.num_threads = num_threads;
   own.warps.resize(num_threads / kWarp);
   own.shared.resize(shared_bytes + 128);
   own.shared_bytes = shared_bytes;
-  own.lane_places.resize(num_threads * kLaneBytes);
+  own.lane_places.resize(2 * num_threads * kLaneBytes);
   own.kernel = &kernel;
-  for (Fiber& fiber : own.fibers) fiber.stack.reset(new unsigned char[kStackBytes]);  // not filled with zeros
-  Block* const outer = block;
+  if (fibers.size() < num_threads) fibers.resize(num_threads);
   block = &own;
   block_size = {num_threads, 1, 1};
   grid_size = {grid_x, grid_y, grid_z};
@@ -154,25 +181,16 @@ void run_grid(unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned num_th
       std::memset(own.lane_places.data(), kPoison, own.lane_places.size());
       own.whole = {num_threads, 0, 0};
       for (Barrier& warp : own.warps) warp = {kWarp, 0, 0};
-      for (unsigned thread = 0; thread < num_threads; ++thread) {
-        Fiber& fiber = own.fibers[thread];
-        fiber.index = {thread, 0, 0};
-        fiber.has_started = fiber.has_ended = false;
-        fiber.open_group.clear();
-        fiber.groups.clear();
-        getcontext(&fiber.start);
-        fiber.start.uc_stack.ss_sp = fiber.stack.get();
-        fiber.start.uc_stack.ss_size = kStackBytes;
-        fiber.start.uc_link = nullptr;
-        makecontext(&fiber.start, run_fiber, 0);
-      }
-      run_threads(number % 2 == 1);
+      own.is_backwards = number % 2 == 1;
+      for (unsigned thread = 0; thread < num_threads; ++thread) prepare(&fibers[thread], thread);
+      run_threads();
     }
   } catch (...) {
-    block = outer;
+    for (Fiber& fiber : fibers) fiber.has_started = false;  // some stand in the middle of the kernel
+    block = nullptr;
     throw;
   }
-  block = outer;
+  block = nullptr;
 }
 
 unsigned char* shared_memory() {
@@ -184,10 +202,9 @@ void wait_for_block() { wait_at(&block->whole); }
 
 void wait_for_warp() { wait_at(&block->warps[thread_index.x / kWarp]); }
 
-int own_lane() { return static_cast<int>(thread_index.x % kWarp); }
-
-unsigned char* lane_place(int lane) {
-  return &block->lane_places[(thread_index.x / kWarp * kWarp + static_cast<unsigned>(lane)) * kLaneBytes];
+unsigned char* lane_places() {
+  const unsigned warp = thread_index.x / kWarp;
+  return &block->lane_places[(2 * warp + block->warps[warp].generation % 2) * kWarp * kLaneBytes];
 }
 
 void begin_copy(void* target, const void* source, size_t num_bytes, bool is_valid) {

@@ -26,10 +26,10 @@ unsigned char* shared_memory();
 void wait_for_block();
 void wait_for_warp();
 
-// What each lane of the warp has published: 32 places of 64 bytes, for the collective that is under way.
+// What each lane of the warp publishes for the others: 32 places of 64 bytes, others after each wait for the warp.
 constexpr size_t kLaneBytes = 64;
-unsigned char* lane_place(int lane);
-int own_lane();
+unsigned char* lane_places();
+inline int own_lane() { return static_cast<int>(thread_index.x % 32); }
 
 // Copies that land when they are waited for, and no sooner.
 void begin_copy(void* target, const void* source, size_t num_bytes, bool is_valid);
