@@ -8,6 +8,7 @@ that ``python -m`` makes: a session, arguments, environment and memory of its ow
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -178,4 +179,5 @@ def _tell_end(pid: int, status: int, output: int) -> NoReturn:
 if __name__ == "__main__":
     for name in ("specgrove.serving.quiet_grpc", *sys.argv[2:]):
         importlib.import_module(name)
+    gc.freeze()  # what is imported is shared with all services, as long as nobody writes to it: garbage collectors do
     supervised.main(_fork_for_all(socket.socket(fileno=int(sys.argv[1]))))
