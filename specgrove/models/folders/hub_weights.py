@@ -8,12 +8,17 @@ Invariant: a file gets its name in the cache only when its SHA-256 is the hub's.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import fnmatch
 import hashlib
+import io
+import logging
+import threading
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import filelock
 import huggingface_hub
@@ -21,9 +26,18 @@ from huggingface_hub import constants, file_download
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's or httpx2's, as its version takes them
 from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+logger = logging.getLogger(__name__)
+
 # What the library raises where a transfer fails.
 TRANSFER_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, HTTPError)
 _NUM_AT_ONCE = 8  # as the library
+
+
+class _BrokenOffError(Exception):
+    """Another file failed, or whoever waits for the files doesn't any more."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +55,8 @@ def fetch_weights(model: str, patterns: Sequence[str], ignored: Sequence[str]) -
     """Fetches the large files of ``model`` that match into the library's cache, and goes on with those that are there in part.
 
     Where the library fetches by Xet (unless HF_HUB_DISABLE_XET is set) they are left to it: that is faster, and can't go on. So they are
-    where the hub doesn't answer: the library knows what of it is here. Raises ``TRANSFER_ERRORS``.
+    where the hub doesn't answer: the library knows what of it is here. Raises ``TRANSFER_ERRORS``; the other files are broken off then,
+    and what has come of them stays.
     """
     folder = Path(constants.HF_HUB_CACHE) / file_download.repo_folder_name(repo_id=model, repo_type="model")
     _sweep(folder)
@@ -49,11 +64,25 @@ def fetch_weights(model: str, patterns: Sequence[str], ignored: Sequence[str]) -
         return
     try:
         files = list(_large_files(model, patterns, ignored))
-    except TRANSFER_ERRORS:
+    except TRANSFER_ERRORS as error:
+        logger.debug("%s: the hub doesn't tell its large files, so the library fetches them: %s", model, error)
         return
+    is_over = threading.Event()
+
+    def fetch(file: HubFile) -> None:
+        try:
+            _fetch(file, folder, is_over)
+        except BaseException:
+            is_over.set()
+            raise
+
     with concurrent.futures.ThreadPoolExecutor(_NUM_AT_ONCE) as pool:
-        for done in [pool.submit(_fetch, file, folder) for file in files]:
-            done.result()
+        try:
+            for done in concurrent.futures.as_completed([pool.submit(fetch, file) for file in files]):
+                with contextlib.suppress(_BrokenOffError):  # it has a cause, which comes
+                    done.result()
+        finally:
+            is_over.set()  # Ctrl-C ends them, too
 
 
 def _large_files(model: str, patterns: Sequence[str], ignored: Sequence[str]) -> Iterator[HubFile]:
@@ -73,7 +102,23 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
-def _fetch(file: HubFile, folder: Path) -> None:
+class _Part(io.BufferedWriter):
+    """What has come of a file."""
+
+    def __init__(self, path: Path, is_over: threading.Event) -> None:
+        super().__init__(io.FileIO(path, "ab"))
+        self._is_over = is_over
+
+    def write(self, content: Buffer, /) -> int:
+        """Raises ``_BrokenOffError`` where no more is wanted."""
+        if self._is_over.is_set():
+            raise _BrokenOffError
+        return super().write(content)
+
+
+def _fetch(file: HubFile, folder: Path, is_over: threading.Event) -> None:
+    if is_over.is_set():
+        raise _BrokenOffError
     blob = folder / "blobs" / file.sha256
     blob.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(_lock_path(blob)):
@@ -85,7 +130,7 @@ def _fetch(file: HubFile, folder: Path) -> None:
         headers = build_hf_headers()
         if urllib.parse.urlparse(place).netloc != urllib.parse.urlparse(url).netloc:
             headers.pop("authorization", None)  # it is the hub's, and where the files lie has the right in its address
-        with part.open("ab") as target:
+        with _Part(part, is_over) as target:
             num_there = target.tell()
             if num_there > file.num_bytes:
                 target.truncate(0)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import BinaryIO
 
 import filelock
+import huggingface_hub
 import numpy as np
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 from safetensors.numpy import save
 
-from specgrove.models.folders.hub_weights import HubFile, _fetch, _sweep
+from specgrove.models.folders import hub_weights
+from specgrove.models.folders.hub_weights import HubFile, _fetch, _sweep, fetch_weights
 from tests.models.folders.hub_server import FakeHub, running
-from tests.waiting import wait_until
+from tests.waiting import LIMIT_S, wait_until
 
 MODEL = "owner/model"
 WEIGHTS = "model.safetensors"
@@ -110,7 +117,7 @@ def test_who_shares_the_cache_may_take_the_locks(tmp_path: Path, monkeypatch: py
     previous = os.umask(0o022)
     try:
         _sweep(folder)
-        _fetch(HubFile(MODEL, WEIGHTS, "main", "there", 0), folder)
+        _fetch(HubFile(MODEL, WEIGHTS, "main", "there", 0), folder, threading.Event())
     finally:
         os.umask(previous)
     assert not (folder / "blobs" / "half.incomplete").exists()
@@ -129,6 +136,49 @@ def test_where_files_have_no_locks_a_download_goes_on(tmp_path: Path, monkeypatc
     left.touch()
     _sweep(left.parent.parent)
     assert left.exists()
+
+
+def test_where_one_file_fails_the_others_are_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    is_under_way = threading.Event()
+
+    def http_get(place: str, target: BinaryIO, *, displayed_filename: str, **_: object) -> None:
+        asked.append(displayed_filename)
+        if displayed_filename == "fails":
+            assert is_under_way.wait(LIMIT_S)
+            raise OSError("the connection is lost")
+        for number in range(100_000):
+            target.write(bytes(4096))
+            if number == 9:
+                is_under_way.set()
+            time.sleep(0.001)
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(hub_weights, "_NUM_AT_ONCE", 2)
+    files = [HubFile(MODEL, name, "main", name, 1 << 40) for name in ("endless", "fails", "waits")]
+    monkeypatch.setattr(hub_weights, "_large_files", lambda *_: files)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url: SimpleNamespace(location=url))
+    monkeypatch.setattr(file_download, "http_get", http_get)
+    with pytest.raises(OSError, match="the connection is lost"):
+        fetch_weights(MODEL, ["*"], [])
+    assert sorted(asked) == ["endless", "fails"]
+    (part,) = tmp_path.rglob("endless.part")
+    assert 10 * 4096 <= part.stat().st_size < 100_000 * 4096
+
+
+def test_a_hub_that_does_not_tell_its_files_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("401 Client Error")
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(hub_weights, "_large_files", refuse)
+    with caplog.at_level(logging.DEBUG):
+        fetch_weights(MODEL, ["*"], [])
+    assert "so the library fetches them: 401 Client Error" in caplog.text
 
 
 def test_a_hub_that_breaks_off_again_and_again_is_told_in_a_line(tmp_path: Path) -> None:
