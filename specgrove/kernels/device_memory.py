@@ -71,7 +71,7 @@ class RoomSizes:
     float_width: int
     """Of the float32 buffers together."""
     input_width: int
-    """Of those that only linears and attention read, in the model's dtype."""
+    """Of those made for linears and attention, in the model's dtype."""
     vocab_size: int
     """Logits of an asked row; 0 where another stage has the head."""
 

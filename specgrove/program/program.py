@@ -22,7 +22,10 @@ class BufferSpec:
 
     width: int
     is_input: bool = False
-    """Only linears and attention read it: it may hold numbers that are rounded to what they take. Others are float32."""
+    """It is made for linears and attention: it may hold numbers that are rounded to what they take. Others are float32.
+
+    Backends round once more where an op changes it in place, as ``Scale`` may before logits: not where its factor is a power of two.
+    """
     name: str = ""
     """For readers."""
 
@@ -121,7 +124,7 @@ class Program:
 def buffers_for(
     ops: Sequence[Op], names: Sequence[str], inputs: Collection[Buffer], heads: AttentionHeads, num_layers: int
 ) -> tuple[BufferSpec, ...]:
-    """Buffers of these names, each as wide as any of the ops needs it. ``inputs``: those that only linears and attention read."""
+    """Buffers of these names, each as wide as any of the ops needs it. ``inputs``: those made for linears and attention."""
     room = [0] * len(names)
     for widths in follow(ops, heads, num_layers):
         for buffer, width in widths.items():

@@ -210,6 +210,45 @@ async def test_large_bodies_that_wait_have_a_bound() -> None:
     assert (await app.ask("l", 3 * LARGE))[0] == 200
 
 
+async def test_streams_go_on_between_two_bodies_and_garbage_is_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn of the event loop reads one large body or a few small ones; what is made of a large one is made beside it."""
+    # What was read, what was converted of large ones, and the turns of a stream.
+    seen: list[str] = []
+    were_collecting: list[bool] = []
+    read = Request.json
+
+    async def reading(request: Request) -> Any:
+        found = await read(request)
+        seen.append("L" if len(await request.body()) >= LARGE_BYTES else "s")
+        were_collecting.append(gc.isenabled())
+        return found
+
+    class Noted(Gated):
+        def _convert(self, name: str) -> None:
+            super()._convert(name)
+            were_collecting.append(gc.isenabled())
+            if threading.current_thread() is not threading.main_thread():
+                seen.append("c")
+
+    async def stream() -> None:
+        while True:
+            seen.append("-")
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(Request, "json", reading)
+    app, streaming = Noted(LargeBodies()), asyncio.create_task(stream())
+    bodies = [("l", LARGE), ("l", LARGE), *[("s", 100)] * 9, ("l", LARGE), ("l", LARGE)]
+    async with asyncio.timeout(LIMIT_S):
+        replies = await asyncio.gather(*(app.ask(*body) for body in bodies))
+    streaming.cancel()
+    assert [status for status, _ in replies] == [200] * len(bodies)
+    assert all(were_collecting)
+    # One after another, and converted by another thread.
+    assert "".join(seen).replace("-", "").replace("s", "") == "Lc" * 4
+    turns = "".join(seen).replace("c", "").split("-")
+    assert sorted(filter(None, turns)) == ["L"] * 4 + ["sss"] * 3
+
+
 async def test_who_hangs_up_before_its_turn_has_none() -> None:
     app = Gated(LargeBodies())
     is_gone = asyncio.Event()
