@@ -19,6 +19,7 @@ struct type_caster<specgrove::Tensor> {
     value.address = reinterpret_cast<void*>(source.attr("data_ptr")().cast<uintptr_t>());
     value.type = str(source.attr("dtype")).cast<std::string>().substr(std::string("torch.").size());
     value.shape = source.attr("shape").cast<std::vector<int64_t>>();
+    value.is_on_cpu = source.attr("is_cpu").cast<bool>();
     value.is_contiguous = source.attr("is_contiguous")().cast<bool>();
     return true;
   }

@@ -22,6 +22,7 @@ struct Tensor {
   void* address = nullptr;
   std::string type = "float32";  // or bfloat16, int32 and so on
   std::vector<int64_t> shape;
+  bool is_on_cpu = true;
   bool is_contiguous = true;
 
   DType dtype() const {
@@ -47,9 +48,11 @@ using Shape = std::initializer_list<int64_t>;
 // Of one op. All that it is given must be asked for. Throws std::invalid_argument that says what does not fit.
 class OpFields {
  public:
-  // Buffers have places below num_buffers.
-  OpFields(const std::string& kind, const NamedFields& fields, int64_t num_buffers = 0)
-      : kind_(kind), fields_(fields), num_buffers_(num_buffers) {}
+  // Of a kernel for a GPU.
+  OpFields(const std::string& kind, const NamedFields& fields) : kind_(kind), fields_(fields) {}
+  // Of an op of the CPU's: buffers have room for so many numbers of a row each, and tensors lie in its memory.
+  OpFields(const std::string& kind, const NamedFields& fields, const std::vector<int64_t>& widths)
+      : kind_(kind), fields_(fields), widths_(widths), is_of_cpu_(true) {}
 
   int64_t integer(const std::string& name) { return get<int64_t>(name); }
   int64_t integer_or(const std::string& name, int64_t other) { return is_none(name) ? other : integer(name); }
@@ -136,6 +139,7 @@ class OpFields {
   }
   const Tensor& contiguous(const std::string& name) {
     const auto& tensor = get<Tensor>(name);
+    if (is_of_cpu_ && !tensor.is_on_cpu) throw std::invalid_argument(name + " must be a tensor of the CPU's");
     if (!tensor.is_contiguous) throw std::invalid_argument(name + " must be contiguous");
     return tensor;
   }
@@ -160,13 +164,19 @@ class OpFields {
     }
   }
   Buffer checked(const Buffer& buffer) const {
-    if (buffer.place >= 0 && buffer.place < num_buffers_) return buffer;
-    throw std::invalid_argument(kind_ + ": there is no buffer " + std::to_string(buffer.place));
+    if (buffer.place < 0 || buffer.place >= static_cast<int64_t>(widths_.size())) {
+      throw std::invalid_argument(kind_ + ": there is no buffer " + std::to_string(buffer.place));
+    }
+    const int64_t room = widths_[buffer.place];
+    if (buffer.width >= 0 && buffer.width <= room) return buffer;
+    throw std::invalid_argument(kind_ + ": buffer " + std::to_string(buffer.place) + " has room for " +
+                                std::to_string(room) + " numbers of a row, not for " + std::to_string(buffer.width));
   }
 
   const std::string& kind_;
   const NamedFields& fields_;
-  const int64_t num_buffers_;
+  const std::vector<int64_t> widths_;
+  const bool is_of_cpu_ = false;
   std::set<std::string> read_;
 };
 

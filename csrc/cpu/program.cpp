@@ -39,7 +39,7 @@ Program::Program(std::vector<int64_t> widths, const PassLimits& limits) : widths
 }
 
 void Program::add(const std::string& kind, const NamedFields& fields) {
-  OpFields named(kind, fields, static_cast<int64_t>(widths_.size()));
+  OpFields named(kind, fields, widths_);
   ops_.push_back(OpKind::find(kind)(named));
   named.check_all_read();
 }

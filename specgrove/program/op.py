@@ -138,6 +138,8 @@ class Held:
             if buffer not in read and buffer not in new:
                 raise ValueError(f"how wide buffer {buffer} becomes is not said")
         for buffer, width in new.items():
+            if buffer not in op.written:
+                raise ValueError(f"buffer {buffer} gets a width, but is none that it writes")
             if buffer in read:
                 raise ValueError(f"buffer {buffer} can't be read and written at the same time")
             _check_room(buffer, width, room)

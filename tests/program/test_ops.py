@@ -68,6 +68,22 @@ def test_an_op_says_what_it_reads_and_writes() -> None:
         untold.widths()
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere(Op):
+    """Says how wide a buffer becomes that it doesn't write."""
+
+    x: Changed
+
+    def leaves(self, held: Held) -> Widths:
+        return {1: HIDDEN}
+
+
+def test_an_op_leaves_nothing_where_it_does_not_write() -> None:
+    wrong = Program((EMBED, Elsewhere(0)), program().buffers, program().heads, num_layers=0)
+    with pytest.raises(ValueError, match="Elsewhere: buffer 1 gets a width, but is none that it writes"):
+        wrong.widths()
+
+
 def test_a_backend_without_an_op_says_so() -> None:
     lacking = Program((EMBED, Unheard(1, (0,), 0)), program().buffers, program().heads, num_layers=0)
     with pytest.raises(ValueError, match=r"^op 1 of the program, Unheard: the CPU's kernels have no op Unheard$"):
@@ -93,3 +109,13 @@ def test_native_code_takes_the_fields_that_it_knows(fields: dict[str, _native.Op
         native.add("Clip", x=_native.Buffer(0, HIDDEN), **fields)
     with pytest.raises(ValueError, match="there is no buffer 1"):
         native.add("Clip", x=_native.Buffer(1, HIDDEN), limit=1.0)
+    for width in (HIDDEN + 1, -1):
+        with pytest.raises(ValueError, match=f"Clip: buffer 0 has room for {HIDDEN} numbers of a row, not for {width}"):
+            native.add("Clip", x=_native.Buffer(0, width), limit=1.0)
+
+
+def test_native_code_takes_no_tensor_of_another_device() -> None:
+    native = _native.Program([HIDDEN], vocab_size=None, num_positions=None, has_caches=False)
+    table = torch.zeros(VOCAB_SIZE, HIDDEN, device="meta")
+    with pytest.raises(ValueError, match="table must be a tensor of the CPU's"):
+        native.add("AddPositions", x=_native.Buffer(0, HIDDEN), table=table)
