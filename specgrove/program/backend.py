@@ -11,7 +11,7 @@ import torch
 from specgrove.kernels.checks import check
 from specgrove.kernels.rows import PassRows
 from specgrove.loop.works import LogProbs
-from specgrove.program.ops import Shortlist
+from specgrove.program.output_ops import Shortlist
 from specgrove.program.program import Program
 
 

@@ -33,7 +33,6 @@ from specgrove.program.ops import (
     Add,
     AddPositions,
     Attend,
-    Choose,
     Clip,
     Embed,
     HeadNorm,
@@ -41,8 +40,8 @@ from specgrove.program.ops import (
     Multiply,
     RotateStore,
     Scale,
-    TakeRows,
 )
+from specgrove.program.output_ops import Choose, TakeRows
 from specgrove.program.program import Program
 from specgrove.program.stores import WeightStore
 

@@ -19,7 +19,8 @@ from specgrove.kernels.rows import PassRows
 from specgrove.program.backend import Candidates, KvCaches, PassOutput, check_input
 from specgrove.program.cpu_ops import native_program
 from specgrove.program.op import Buffer
-from specgrove.program.ops import Choose, LoadUnit, SumRanks
+from specgrove.program.ops import LoadUnit, SumRanks
+from specgrove.program.output_ops import Choose
 from specgrove.program.program import Program
 from specgrove.program.tensor_group import OneRank, TensorGroup
 

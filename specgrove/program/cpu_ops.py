@@ -11,7 +11,7 @@ from specgrove.kernels.linear import NativeLinear
 from specgrove.program.linears import check_linears
 from specgrove.program.native_fields import buffer_fields, native_fields
 from specgrove.program.op import Buffer, Op, Widths, error_of
-from specgrove.program.ops import Choose
+from specgrove.program.output_ops import Choose
 from specgrove.program.program import Program
 from specgrove.program.row_limits import RowLimits
 

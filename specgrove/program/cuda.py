@@ -26,7 +26,8 @@ from specgrove.program.cuda_launches import (
 )
 from specgrove.program.linears import check_linears
 from specgrove.program.op import Op, Widths
-from specgrove.program.ops import AddPositions, Attend, Embed, Input, LoadUnit, Norm, TakeRows
+from specgrove.program.ops import AddPositions, Attend, Embed, Input, LoadUnit, Norm
+from specgrove.program.output_ops import TakeRows
 from specgrove.program.pass_numbers import PassNumbers
 from specgrove.program.pass_room import PassRoom
 from specgrove.program.program import Program

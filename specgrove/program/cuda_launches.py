@@ -19,7 +19,7 @@ from specgrove.kernels.cuda.backend import kernels_for, launch
 from specgrove.kernels.cuda.linear import PackedDeviceLinear
 from specgrove.kernels.torch_linear import TorchLinear
 from specgrove.kernels.torch_shortlist import shortlist
-from specgrove.program import ops
+from specgrove.program import ops, output_ops
 from specgrove.program.backend import KvCaches
 from specgrove.program.linears import Linear
 from specgrove.program.native_fields import Fields, buffer_fields, native_fields
@@ -123,13 +123,13 @@ class Launches:
                 return partial(self._sum_ranks, op, widths[op.x])
             case ops.LoadUnit():
                 return lambda run: self._will_run(op.unit)
-            case ops.KeepHidden():
+            case output_ops.KeepHidden():
                 return lambda run: run.room.kept[op.place][: run.num_rows].copy_(run.view(op.x, op.width))
-            case ops.Choose():
+            case output_ops.Choose():
                 return partial(self._choose, op)
-            case ops.Shortlist():
+            case output_ops.Shortlist():
                 return partial(_shortlist, op, widths[op.x])
-            case ops.TakeRows():
+            case output_ops.TakeRows():
                 raise ValueError("on a GPU rows are taken once")
             case Op():
                 return self._kernel(op, widths, lambda run: {})
@@ -146,7 +146,7 @@ class Launches:
 
         return run_it
 
-    def _choose(self, op: ops.Choose, run: CudaPass) -> None:
+    def _choose(self, op: output_ops.Choose, run: CudaPass) -> None:
         logits, x = run.room.logits[: run.num_rows], run.view(op.x, op.vocab.in_features)
         is_whole = len(op.widths) == 1
         own = logits if is_whole else torch.empty(run.num_rows, op.vocab.out_features, device=logits.device)
@@ -220,7 +220,7 @@ def _attend(op: ops.Attend, run: CudaPass) -> None:
     attention.tree_attention(queries, *caches, plan, op.scale, out, op.alibi_slopes, op.window, op.soft_cap)
 
 
-def _shortlist(op: ops.Shortlist, size: int, run: CudaPass) -> None:
+def _shortlist(op: output_ops.Shortlist, size: int, run: CudaPass) -> None:
     shortlisted, n = run.room.shortlisted, run.num_rows
     scores = torch.empty(n, op.scores.out_features, device=shortlisted.logits.device)
     _product(op.scores, run.view(op.scored, op.scores.in_features), scores)

@@ -28,13 +28,11 @@ from specgrove.program.ops import (
     Embed,
     HeadNorm,
     Input,
-    KeepHidden,
     Multiply,
     Norm,
     RotateStore,
-    Shortlist,
-    TakeRows,
 )
+from specgrove.program.output_ops import KeepHidden, Shortlist, TakeRows
 from specgrove.program.program import Program, buffers_for
 from specgrove.program.stores import MemoryWeights, WeightStore
 from specgrove.program.tensor_group import OneRank

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from specgrove.program.op import Op
 from specgrove.program.op_list import HIDDEN, QUERIES
-from specgrove.program.ops import Choose, KeepHidden, RotateStore, TakeRows
+from specgrove.program.ops import RotateStore
+from specgrove.program.output_ops import Choose, KeepHidden, TakeRows
 from specgrove.program.program import Program
 
 

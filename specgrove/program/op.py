@@ -6,7 +6,7 @@ All that is alike for them goes by these fields: how wide buffers are, which wei
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
@@ -28,6 +28,18 @@ OnHost: TypeAlias = Annotated[_T, "host"]
 
 Widths: TypeAlias = Mapping[Buffer, int]
 """Numbers of a row, by buffer."""
+
+Random: TypeAlias = Callable[..., torch.Tensor]
+"""Of a shape, a tensor of normal random numbers, float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A small op, how wide what it reads is, and which of its buffers are made for linears: they have the model's dtype on a GPU."""
+
+    op: Op
+    inputs: Widths
+    rounded: tuple[Buffer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,14 @@ class Op:
     def row_limits(self) -> Mapping[str, int]:
         """What it looks up: numbers of these arrays of a pass must be below these."""
         return {}
+
+    @classmethod
+    def examples(cls, random: Random) -> Iterator[Example]:
+        """By them a kernel of its own for GPUs is compared with torch when a service starts (``start_check``).
+
+        None for ops without one, and for those whose kernels take more than their fields: these are compared where the kernels are.
+        """
+        yield from ()
 
     def _buffers(self, mark: str) -> Iterator[Buffer]:
         for name, marks in marks_of(type(self)).items():

@@ -9,7 +9,8 @@ from specgrove.models.decoder.parameters import LinearWeights, NormWeights
 from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.program.linears import Linear
 from specgrove.program.op import Buffer, Op
-from specgrove.program.ops import AddNorm, KeepHidden, LoadUnit, Multiply, Norm, SumRanks
+from specgrove.program.ops import AddNorm, LoadUnit, Multiply, Norm, SumRanks
+from specgrove.program.output_ops import KeepHidden
 from specgrove.program.program import Program, buffers_for
 from specgrove.program.stores import WeightStore
 

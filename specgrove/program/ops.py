@@ -1,15 +1,15 @@
-"""The ops of a pass: what each computes, what it must find, and how wide its results are. A ``Program`` is a flat list of them.
+"""The ops of a pass: what each computes, what it must find, and how wide its results are. Those of its end are in ``output_ops``.
 
-Made by ``build``, run by the backends (``torch_backend``, ``cpu``, ``cuda``). Every op works row by row: a row's bits don't depend on the
-rows beside it. An op says what it does, never how: what may be done in one pass over memory, read ahead or captured is a backend's affair.
-A new op is a class here, and what it means in each backend: see docs/passes.md.
+A ``Program`` is a flat list of them, made by ``build`` and run by the backends (``torch_backend``, ``cpu``, ``cuda``). Every op works by
+rows: the bits of one don't depend on the rows beside it. An op says what it does, never how: what may be done in one pass over memory,
+read ahead or captured is a backend's affair. A new op is a class here or there, and what it means in each backend: see docs/passes.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 
@@ -17,7 +17,19 @@ from specgrove.kernels.activations import Activation
 from specgrove.kernels.device_memory import AttentionHeads
 from specgrove.models.decoder.parameters import NormWeights
 from specgrove.program.linears import Linear
-from specgrove.program.op import Changed, Held, OnHost, Op, Read, Widths, Written, check_norm, check_shape
+from specgrove.program.op import (
+    Changed,
+    Example,
+    Held,
+    OnHost,
+    Op,
+    Random,
+    Read,
+    Widths,
+    Written,
+    check_norm,
+    check_shape,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +130,10 @@ class HeadNorm(Op):
             raise ValueError(f"{width} columns have no {count} heads of size {size} from head {first} on")
         return {}
 
+    @classmethod
+    def examples(cls, random: Random) -> Iterator[Example]:
+        yield Example(cls(0, random(64), 1e-5, first_head=1, num_heads=3, head_dim=64), {0: 7 * 64})
+
 
 @dataclass(frozen=True, slots=True)
 class Concat(Op):
@@ -157,6 +173,11 @@ class Scale(Op):
 
     x: Changed
     factor: float
+
+    @classmethod
+    def examples(cls, random: Random) -> Iterator[Example]:
+        for rounded in ((), (0,)):
+            yield Example(cls(0, 1.7), {0: 272}, rounded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +249,12 @@ class Activate(Op):
         held.check(self.x, 2 * self.size if self.is_gated else self.size)
         return {self.out: self.size}
 
+    @classmethod
+    def examples(cls, random: Random) -> Iterator[Example]:
+        for activation in get_args(Activation):
+            yield Example(cls(1, 0, activation, is_gated=True, size=136), {0: 272}, rounded=(1,))
+            yield Example(cls(1, 0, activation, is_gated=False, size=272), {0: 272}, rounded=(1,))
+
 
 @dataclass(frozen=True, slots=True)
 class Add(Op):
@@ -239,15 +266,6 @@ class Add(Op):
     def leaves(self, held: Held) -> Widths:
         held.check(self.delta, held[self.x])
         return {}
-
-
-@dataclass(frozen=True, slots=True)
-class TakeRows(Op):
-    """From here on the rows are those that the pass asks for something, in these buffers; what the others hold is undefined."""
-
-    is_of_all_rows: ClassVar[bool] = True
-    takes_rows: ClassVar[bool] = True
-    buffers: tuple[Changed, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,67 +282,3 @@ class LoadUnit(Op):
 
     ends_segment: ClassVar[bool] = True
     unit: int
-
-
-@dataclass(frozen=True, slots=True)
-class KeepHidden(Op):
-    """Hands out the hidden states ``x`` as output number ``place``, float32 ``[rows, width]``."""
-
-    x: Read
-    place: int
-    width: int
-
-    def leaves(self, held: Held) -> Widths:
-        held.check(self.x, self.width)
-        return {}
-
-
-@dataclass(frozen=True, slots=True)
-class Choose(Op):
-    """Hands out, for each row, the choice that follows or the logits ``x @ vocab.T``, as the pass asks.
-
-    With several ranks ``vocab`` holds this rank's columns: the ranks' logits are put side by side, and there are no choices.
-    """
-
-    x: Read
-    vocab: Linear
-    widths: OnHost[tuple[int, ...]]
-    """Columns of every rank."""
-    soft_cap: float | None = None
-    """Logits become ``soft_cap * tanh(logit / soft_cap)`` before anything is chosen (arXiv 2408.00118)."""
-
-    def leaves(self, held: Held) -> Widths:
-        held.check_rows_taken()
-        held.check_inputs(self.x, self.vocab.in_features)
-        return {}
-
-
-@dataclass(frozen=True, slots=True)
-class Shortlist(Op):
-    """Hands out, for each row, the ``num_candidates`` ids with the largest scores ``scored @ scores.T``, ties to the lower id.
-
-    Their logits are ``x @ table[ids].T``, or without a table the scores. See ``Candidates``.
-    """
-
-    x: Read
-    scored: Read
-    """What the scores are made from: ``x``, or what a low-rank head makes of it."""
-    scores: Linear
-    table: torch.Tensor | None  # [num_ids, size of x]
-    num_candidates: int
-    token_ids: OnHost[torch.Tensor | None] = None  # int64 [num_ids], rising, on the CPU; None: they are the places
-    soft_cap: float | None = None
-    """As for ``Choose``, of logits and scores."""
-
-    def leaves(self, held: Held) -> Widths:
-        held.check_rows_taken()
-        held.check_inputs(self.scored, self.scores.in_features)
-        num_ids = self.scores.out_features
-        if not 1 <= self.num_candidates <= num_ids:
-            raise ValueError(f"{self.num_candidates} candidates can't be chosen of {num_ids} ids")
-        if self.table is not None:
-            check_shape(self.table, "table", num_ids, held[self.x])
-        elif self.scored != self.x:
-            raise ValueError("scores of another buffer need a table of the rows that they stand for")
-        check_shape(self.token_ids, "token_ids", num_ids)
-        return {}

@@ -13,7 +13,8 @@ import torch
 from specgrove.kernels.device_memory import AttentionHeads
 from specgrove.program.linears import Linear
 from specgrove.program.op import Buffer, Op, Widths, follow
-from specgrove.program.ops import Choose, Input, KeepHidden, Shortlist
+from specgrove.program.ops import Input
+from specgrove.program.output_ops import Choose, KeepHidden, Shortlist
 
 
 @dataclass(frozen=True, slots=True)

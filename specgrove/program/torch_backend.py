@@ -17,7 +17,7 @@ from specgrove.kernels.torch_linear import TorchLinear, TorchQuantizedLinear
 from specgrove.kernels.torch_ops import KeyTable, tensor_of
 from specgrove.kernels.torch_shortlist import shortlist
 from specgrove.models.decoder.parameters import Weight
-from specgrove.program import ops
+from specgrove.program import ops, output_ops
 from specgrove.program.backend import Candidates, Executable, KvCaches, PassOutput, check_input
 from specgrove.program.linears import Linear, check_linears
 from specgrove.program.op import Buffer, Op
@@ -183,7 +183,7 @@ class _Pass:
                 buffers[op.out] = torch_ops.activate(buffers[op.x], op.activation, is_gated=op.is_gated)
             case ops.Add():
                 buffers[op.x] += buffers[op.delta]
-            case ops.TakeRows():
+            case output_ops.TakeRows():
                 self._buffers = {buffer: buffers[buffer].index_select(0, rows.asked) for buffer in op.buffers}
                 self._rows = rows.taken()
                 self._is_over = len(rows.asked) == 0
@@ -191,13 +191,13 @@ class _Pass:
                 buffers[op.x] = self._executable.group.sum(buffers[op.x])
             case ops.LoadUnit():
                 self._executable.will_run(op.unit)
-            case ops.KeepHidden():
+            case output_ops.KeepHidden():
                 self._kept[op.place] = buffers[op.x].clone()
-            case ops.Choose():
+            case output_ops.Choose():
                 own = _product(op.vocab, buffers[op.x])
                 torch_ops.soft_cap(own, op.soft_cap)
                 self._logits = self._executable.group.concatenated(own, op.widths).cpu()
-            case ops.Shortlist():
+            case output_ops.Shortlist():
                 scores = _product(op.scores, buffers[op.scored])
                 self._candidates = shortlisted(op, scores, buffers[op.x])
             case _:
@@ -219,7 +219,7 @@ def _product(linear: Linear, x: torch.Tensor) -> torch.Tensor:
     return linear(x)
 
 
-def shortlisted(op: ops.Shortlist, scores: torch.Tensor, x: torch.Tensor) -> Candidates:
+def shortlisted(op: output_ops.Shortlist, scores: torch.Tensor, x: torch.Tensor) -> Candidates:
     """The candidates of rows ``x`` with these scores, found by torch."""
     states = None if op.table is None else x
     places, logits, log_sum_exp = shortlist(scores, op.num_candidates, states, op.table, op.soft_cap)

@@ -23,11 +23,11 @@ from specgrove.program.ops import (
     Attend,
     Embed,
     HeadNorm,
-    KeepHidden,
     Norm,
     RotateStore,
     Scale,
 )
+from specgrove.program.output_ops import KeepHidden
 from specgrove.program.program import BufferSpec, Program
 from specgrove.program.tensor_group import OneRank
 from specgrove.program.torch_backend import TorchProgram

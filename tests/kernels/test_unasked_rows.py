@@ -19,7 +19,8 @@ from specgrove.kernels import _native
 from specgrove.kernels.linear import NativeLinear
 from specgrove.program.cpu import CpuProgram
 from specgrove.program.op import Op
-from specgrove.program.ops import Choose, Multiply
+from specgrove.program.ops import Multiply
+from specgrove.program.output_ops import Choose
 from specgrove.program.program import Program
 from tests.kernels.conftest import ISAS, can_run
 from tests.program.tiny import FORMS, caches, chain, program

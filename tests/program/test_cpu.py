@@ -17,15 +17,8 @@ from specgrove.models.decoder.sharding import Shard
 from specgrove.program.backend import KvCaches
 from specgrove.program.cpu import CpuProgram
 from specgrove.program.op import Op
-from specgrove.program.ops import (
-    Choose,
-    Embed,
-    KeepHidden,
-    LoadUnit,
-    Norm,
-    SumRanks,
-    TakeRows,
-)
+from specgrove.program.ops import Embed, LoadUnit, Norm, SumRanks
+from specgrove.program.output_ops import Choose, KeepHidden, TakeRows
 from specgrove.program.program import Program
 from specgrove.program.stores import MappedWeights, MemoryWeights
 from tests.program.tiny import (

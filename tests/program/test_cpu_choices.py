@@ -17,7 +17,7 @@ from specgrove.kernels.rows import ALL_BANNED, HAS_LOGITS, NOT_A_NUMBER
 from specgrove.kernels.sampling import ChoiceParams, RowChoice, choose
 from specgrove.kernels.threads import set_num_threads
 from specgrove.program.cpu import CpuProgram
-from specgrove.program.ops import Choose
+from specgrove.program.output_ops import Choose
 from tests.kernels.examples import examples
 from tests.program.tiny import FORMS, HIDDEN, caches, chain, program
 

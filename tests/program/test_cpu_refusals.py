@@ -15,18 +15,8 @@ from specgrove.models.decoder.parameters import NormWeights
 from specgrove.program.backend import KvCaches
 from specgrove.program.cpu import CpuProgram
 from specgrove.program.op import Op
-from specgrove.program.ops import (
-    Activate,
-    AddNorm,
-    Attend,
-    Choose,
-    Embed,
-    HeadNorm,
-    Multiply,
-    Norm,
-    RotateStore,
-    TakeRows,
-)
+from specgrove.program.ops import Activate, AddNorm, Attend, Embed, HeadNorm, Multiply, Norm, RotateStore
+from specgrove.program.output_ops import Choose, TakeRows
 from specgrove.program.program import Program
 from tests.program.tiny import (
     GOOD,

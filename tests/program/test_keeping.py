@@ -12,7 +12,7 @@ from specgrove.models.decoder.family import read_spec
 from specgrove.models.decoder.sharding import Shard
 from specgrove.program.decoder import Decoder
 from specgrove.program.loading import load_decoder
-from specgrove.program.ops import KeepHidden
+from specgrove.program.output_ops import KeepHidden
 from specgrove.program.stores import MappedWeights, MemoryWeights, WeightStore
 from specgrove.program.torch_backend import TorchWeights
 from specgrove.runtime.model_runner import ModelRunner

@@ -11,7 +11,8 @@ from specgrove.kernels import _native
 from specgrove.program.cpu import CpuProgram
 from specgrove.program.cuda_launches import Launches
 from specgrove.program.op import Changed, Held, Op, Read, Widths, Written
-from specgrove.program.ops import AddPositions, Embed, Input, KeepHidden, RotateStore, TakeRows
+from specgrove.program.ops import AddPositions, Embed, Input, RotateStore
+from specgrove.program.output_ops import KeepHidden, TakeRows
 from specgrove.program.program import Program
 from specgrove.program.tensor_group import OneRank
 from specgrove.program.torch_backend import TorchProgram

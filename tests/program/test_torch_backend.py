@@ -13,7 +13,8 @@ from specgrove.models.decoder.family import read_spec
 from specgrove.models.decoder.sharding import Shard
 from specgrove.program.backend import KvCaches
 from specgrove.program.op import Op
-from specgrove.program.ops import Embed, KeepHidden, TakeRows
+from specgrove.program.ops import Embed
+from specgrove.program.output_ops import KeepHidden, TakeRows
 from specgrove.program.tensor_group import OneRank
 from specgrove.program.torch_backend import TorchProgram, TorchWeights
 from tests.models.families import VARIANTS, save_tiny

@@ -1,25 +1,23 @@
 """Runs the kernels for GPUs on a few random numbers when a service starts: what another card or compiler breaks is not served.
 
 Every kernel that a decoder uses is compared with the same computation by torch or by the CPU's kernels; and where speculation relies on it,
-a row alone must have the bits of the same row among others. Takes well below a second on a GPU, and in a process of its own that of
+a row alone must have the bits of the same row among others. Kernels that take an op's fields alone are compared by the op's own examples,
+in ``specgrove.program.start_check``. Takes well below a second on a GPU, and in a process of its own that of
 starting one: a kernel that reads where it may not leaves its process without a GPU, and one that hangs never comes back.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 from array import array
 from collections.abc import Iterator
-from typing import get_args
 
 import torch
 from torch.nn import functional
 
 from specgrove.kernels import sampling, torch_ops
-from specgrove.kernels.activations import Activation
 from specgrove.kernels.cuda import attention, choices
 from specgrove.kernels.cuda.attention import AttentionPlan
 from specgrove.kernels.cuda.backend import KernelsMissingError, launch
@@ -36,6 +34,8 @@ _CONTEXT_LEN, _NUM_NODES = (
 )  # 10 splits of keys, more than are merged at once; more queries than small blocks take
 _GROUP_SIZE = 32
 _MANY = 1 << 20  # processors, so that blocks are small
+# It stands above the kernels, so it is known by its name alone: most ops bring their own comparison.
+_PROGRAM = "specgrove.program.start_check"
 _TIMEOUT_S = 180.0  # mostly for importing torch from a slow disk
 
 
@@ -49,7 +49,7 @@ def check_kernels_apart(
     """``check_kernels`` in another process. Raises ``KernelsWrongError`` also where that dies, or takes too long."""
     shape = (heads.num_heads, heads.num_kv_heads, heads.head_dim)
     arguments = [*map(str, shape), str(dtype).removeprefix("torch."), str(device)]
-    command = [sys.executable, "-m", "specgrove.kernels.cuda.start_check", *arguments]
+    command = [sys.executable, "-m", _PROGRAM, *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired:
@@ -63,19 +63,19 @@ def check_kernels(heads: AttentionHeads, dtype: torch.dtype, device: torch.devic
     """Raises ``KernelsWrongError`` that names the kernel; ``dtype`` is bfloat16 or float16."""
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode():
-        with _named("tree attention", device):
+        with named("tree attention", device):
             _check_attention(heads, dtype, device, generator)
         for bits in (16, 8, 4):
-            with _named(f"the linear over {bits} bits", device):
+            with named(f"the linear over {bits} bits", device):
                 _check_linear(bits, dtype, device, generator)
-        with _named("norms, embedding, activations and rotary embedding", device):
+        with named("norms, embedding and rotary embedding", device):
             _check_elementwise(dtype, device, generator)
-        with _named("choices of tokens", device):
+        with named("choices of tokens", device):
             _check_choices(device, generator)
 
 
 @contextlib.contextmanager
-def _named(kernels: str, device: torch.device) -> Iterator[None]:
+def named(kernels: str, device: torch.device) -> Iterator[None]:
     """What a device fails with is told later, and doesn't say where."""
     try:
         yield
@@ -91,7 +91,8 @@ def _random(generator: torch.Generator, *shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=generator)
 
 
-def _compare(kernel: str, found: torch.Tensor, expected: torch.Tensor) -> None:
+def compare(kernel: str, found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Raises ``KernelsWrongError`` that names the kernel."""
     error = (found.float() - expected.float()).abs().max().item()
     allowed = _TOLERANCE * expected.float().abs().max().item()
     if not error <= allowed:
@@ -128,7 +129,7 @@ def _check_attention(
             cache[:seen].float().repeat_interleave(group_size, dim=1).transpose(0, 1) for cache in (k_cache, v_cache)
         )
         weights = torch.softmax(queries[node, :, None].float() @ keys.transpose(1, 2) * scale, dim=-1)
-        _compare("tree attention", together[node], (weights @ values).flatten())
+        compare("tree attention", together[node], (weights @ values).flatten())
         for processors in (None, 1):  # where there are few, a block takes eight splits
             _compare_bits("tree attention", run([node], processors)[0], together[node])
 
@@ -157,7 +158,7 @@ def _check_linear(bits: int, dtype: torch.dtype, device: torch.device, generator
     together = linear(x)
     without_bias = together - linear(torch.zeros_like(x))
     name = f"the linear over {bits} bits"
-    _compare(name, without_bias, functional.linear(x.float(), values.to(device, dtype).float()))
+    compare(name, without_bias, functional.linear(x.float(), values.to(device, dtype).float()))
     for processors, first, end in ((_MANY, 0, 1), (_MANY, 3, 12), (1, 0, 40), (1, 5, 30), (4, 3, 19)):
         other = PackedDeviceLinear(packed, bias, dtype, device, processors=processors)  # by other blocks
         _compare_bits(name, other(x[first:end].clone()), together[first:end])
@@ -170,24 +171,17 @@ def _check_elementwise(dtype: torch.dtype, device: torch.device, generator: torc
     out = torch.empty(num_rows, size, dtype=dtype, device=device)
     norm = {"delta": delta, "scale": scale, "eps": eps}
     launch("AddNorm", kind="rms", x=hidden.clone(), out=out, **norm)
-    _compare("the RMS norm", out, torch_ops.norm(hidden + delta, "rms", scale, None, eps))
+    compare("the RMS norm", out, torch_ops.norm(hidden + delta, "rms", scale, None, eps))
     launch("AddNorm", kind="layer", x=hidden.clone(), out=out, shift=shift, **norm)
-    _compare("the layer norm", out, torch_ops.norm(hidden + delta, "layer", scale, shift, eps))
+    compare("the layer norm", out, torch_ops.norm(hidden + delta, "layer", scale, shift, eps))
     some = torch.tensor([3, 1], dtype=torch.int32, device=device)
     launch("AddNorm", kind="rms", x=hidden.clone(), out=out[:2], rows=some, **norm)
-    _compare("the RMS norm of some rows", out[:2], torch_ops.norm(hidden + delta, "rms", scale, None, eps)[some])
-    gated = torch.empty(num_rows, size // 2, dtype=dtype, device=device)
-    for activation in get_args(Activation):
-        for is_gated, activated in ((True, gated), (False, out)):
-            fields = {"activation": activation, "is_gated": is_gated, "size": activated.shape[1]}
-            launch("Activate", x=hidden, out=activated, **fields)
-            wanted = torch_ops.activate(hidden, activation, is_gated=is_gated)
-            _compare(f"the {'gated ' if is_gated else ''}activation {activation}", activated, wanted)
+    compare("the RMS norm of some rows", out[:2], torch_ops.norm(hidden + delta, "rms", scale, None, eps)[some])
     table = _random(generator, 7, size).to(device, dtype)
     embedded = torch.empty(num_rows, size, device=device)
     positions, slots = (torch.arange(num_rows, dtype=torch.int32, device=device) for _ in range(2))
     launch("Embed", table=table, token_ids=positions, out=embedded, scale=2.0, first_id=0)
-    _compare("the embedding", embedded, table[:num_rows].float() * 2.0)
+    compare("the embedding", embedded, table[:num_rows].float() * 2.0)
     num_heads, num_kv_heads, head_dim = 3, 2, 64
     qkv = _random(generator, num_rows, (num_heads + 2 * num_kv_heads) * head_dim).to(device)
     angles = _random(generator, num_rows, head_dim).to(device)
@@ -198,12 +192,7 @@ def _check_elementwise(dtype: torch.dtype, device: torch.device, generator: torc
     launch("RotateStore", qkv=qkv, queries=queries, **places, **heads)
     expected = torch_ops.rotate_store(qkv, positions, angles, slots, caches[2], caches[3]).flatten(1)
     for found, wanted in ((queries, expected), (caches[0], caches[2]), (caches[1], caches[3])):
-        _compare("the rotary embedding", found, wanted)
-    normed, head_scale = qkv.clone(), _random(generator, head_dim).to(device)
-    launch("HeadNorm", x=normed, scale=head_scale, eps=eps, first_head=1, num_heads=3, head_dim=head_dim)
-    wanted = qkv.clone()
-    torch_ops.head_norm(wanted, head_scale, eps, 1, 3, head_dim)
-    _compare("the RMS norm of heads", normed, wanted)
+        compare("the rotary embedding", found, wanted)
 
 
 def _check_choices(device: torch.device, generator: torch.Generator) -> None:
@@ -226,24 +215,3 @@ def _check_choices(device: torch.device, generator: torch.Generator) -> None:
     choices.top_k_log_probs(logits.to(device), 4, log_probs, token_ids)
     if not torch.equal(token_ids.long().cpu(), sampling.top_k_log_probs(logits, 4)[1]):
         raise KernelsWrongError("the most probable tokens differ from the CPU's")
-
-
-def main(arguments: list[str]) -> int:
-    """Number of heads and of KV heads, head size, dtype, device. What is wrong is the last line of stderr."""
-    num_heads, num_kv_heads, head_dim, dtype, name = arguments
-    heads = AttentionHeads(int(num_heads), int(num_kv_heads), int(head_dim))
-    device = torch.device(name)
-    try:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        check_kernels(heads, getattr(torch, dtype), device)
-    except RuntimeError as error:
-        print(str(error).partition("\n")[0], file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stderr.flush()
-    os._exit(code)  # what a broken device still has to say would come last
