@@ -175,7 +175,7 @@ class OpFields {
 
   const std::string& kind_;
   const NamedFields& fields_;
-  const std::vector<int64_t> widths_;
+  const std::vector<int64_t> widths_{};
   const bool is_of_cpu_ = false;
   std::set<std::string> read_;
 };
