@@ -7,7 +7,7 @@ tree. So what is emitted is what incremental decoding with the same seed emits (
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,34 +55,40 @@ def choices_wanted(session: Session, tree: TokenTree, *, are_cheap: bool) -> lis
     return [RowChoice(session.choice_params, position + depth) for depth in tree.depths()]
 
 
-def accept(session: Session, tree: TokenTree, answers: NodeAnswers) -> Acceptance:
-    """``answers`` are of all nodes, in order. Raises ``ValueError`` where there is nothing to choose."""
+def accept(session: Session, tree: TokenTree, answers: NodeAnswers, sent_nodes: Sequence[int] = ()) -> Acceptance:
+    """``answers`` are of all nodes, in order. Raises ``ValueError`` where there is nothing to choose.
+
+    ``sent_nodes`` are what the nodes are called in the tree for which masks were asked, where that is not the same.
+    """
     if not isinstance(answers, NodeChoices):
-        return _accept_by_logits(session, tree, answers.logits)
+        return _accept_by_logits(session, tree, answers.logits, sent_nodes or range(tree.num_nodes))
     nodes, bonus = answers.walk(tree)
     return Acceptance((*(tree.token_ids[node] for node in nodes), bonus), nodes, ())
 
 
-def _accept_by_logits(session: Session, tree: TokenTree, logits: torch.Tensor) -> Acceptance:
+def _accept_by_logits(session: Session, tree: TokenTree, logits: torch.Tensor, sent_nodes: Sequence[int]) -> Acceptance:
     children = {(tree.parents[node], tree.token_ids[node]): node for node in range(1, tree.num_nodes)}
-    chooser = _Chooser(session)
-    if session.structure is not None:
-        session.structure.go_to(session.output_token_ids)
+    chooser, structure = _Chooser(session), session.structure
     token_ids: list[int] = []
     accepted_nodes: list[int] = []
     log_probs: list[LogProbs] = []
-    node: int | None = 0
-    while node is not None:
-        row = logits[node] if session.structure is None else session.structure.masked(logits[node])
+    node = 0
+    while True:
+        row = logits[node]
+        if structure is not None:
+            row = structure.masked(row, sent_nodes[node], session.num_output_tokens + len(token_ids))
         token_id = chooser.choose(row)
         if session.sampling.num_log_probs is not None:
             log_probs.append(log_probs_of(row, token_id, session.sampling.num_log_probs))
         token_ids.append(token_id)
-        if session.structure is not None and not session.structure.take(token_id):
+        child = children.get((node, token_id))
+        if child is None:
             break
-        node = children.get((node, token_id))
-        if node is not None:
-            accepted_nodes.append(node)
+        # Where no mask has come in time the walk ends: the same token follows in the next step.
+        if structure is not None and (structure.is_stop(token_id) or not structure.knows(sent_nodes[child])):
+            break
+        accepted_nodes.append(child)
+        node = child
     return Acceptance(tuple(token_ids), tuple(accepted_nodes), tuple(log_probs))
 
 

@@ -50,6 +50,12 @@ PREFIX_EVICTIONS = Metric(
     "KV slots that the prefix cache gave away to sessions in need.",
 )
 
+LATE_MASKS = Metric(
+    "specgrove_llm_late_masks_total",
+    Kind.COUNTER,
+    "Rows of structured outputs that were computed in vain: what may follow was not known when their pass ended.",
+)
+
 _ROW_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
@@ -64,6 +70,7 @@ class VerifierCounts:
         self.num_opened_tokens = 0
         self.num_reused_tokens = 0
         self.num_evicted_slots = 0
+        self.num_late_masks = 0
 
     def add_pass(self, seconds: float, num_rows: int) -> None:
         """A forward pass that has ended well."""
@@ -89,3 +96,4 @@ class VerifierCounts:
         yield Reading(PREFIX_QUERIES, self.num_opened_tokens)
         yield Reading(PREFIX_HITS, self.num_reused_tokens)
         yield Reading(PREFIX_EVICTIONS, self.num_evicted_slots)
+        yield Reading(LATE_MASKS, self.num_late_masks)

@@ -7,7 +7,7 @@ session with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from llm_service.acceptance import Acceptance
 from llm_service.outbox import Outbox
@@ -23,6 +23,8 @@ from specgrove.errors import (
     StaleBaseError,
 )
 from specgrove.loop.works import VerifyWork
+
+_MASKS_WAIT_S = 0.002
 
 
 class Items:
@@ -83,6 +85,41 @@ class Items:
             pending.go_on()
             self._pending[session.session_id] = pending  # behind those that wait
         return has_more
+
+    def take_masks(self) -> None:
+        """Those that have come since: who waited for them goes on, without the nodes that can't be, or fails."""
+        for pending in list(self._pending.values()):
+            structure = pending.session.structure
+            if pending.has_masks or structure is None or not structure.is_ready:
+                continue
+            pending.has_masks = True
+            if pending.is_in_flight:
+                continue
+            if (error := structure.problem) is not None:
+                self.fail(pending, error)
+            elif pending.tree.num_nodes > 1:
+                pending.keep(structure.possible_nodes)
+
+    def wait_for_masks(self, works: Iterable[PendingWork]) -> None:
+        """At the end of a pass, for those that are due; not for long, since all sessions wait."""
+        due = [
+            structure
+            for pending in works
+            if not pending.has_masks and (structure := pending.session.structure) is not None and structure.is_quick
+        ]
+        if due:
+            self._structures.wait(due, _MASKS_WAIT_S)
+        if self._structures.has_news:
+            self.take_masks()
+
+    def put_back(self, pending: PendingWork) -> bool:
+        """After a pass at whose end it had no masks; whether they were due. Its tree is verified in another pass, once they are there."""
+        pending.is_in_flight = False
+        structure = pending.session.structure
+        assert structure is not None
+        was_due = structure.is_quick
+        structure.was_late()
+        return was_due
 
     def finish_early(self, item_ids: Collection[int]) -> None:
         """Makes the next verdict of these the last one."""

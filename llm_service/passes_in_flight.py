@@ -54,7 +54,8 @@ class PassesInFlight:
 
     def before_pass_ahead(self, pending: Collection[PendingWork]) -> Pass | None:
         """The only pass in flight, where a pass ahead may follow it."""
-        if len(self._passes) != 1 or not self.oldest.may_be_followed(pending, self._runner.max_num_ahead):
+        going_on = [work for work in pending if work.session.num_uncached > 0 or work.may_verify(is_alone=True)]
+        if len(self._passes) != 1 or not self.oldest.may_be_followed(going_on, self._runner.max_num_ahead):
             return None
         return self.oldest
 

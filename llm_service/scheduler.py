@@ -36,9 +36,10 @@ def plan_pass(
 ) -> tuple[PlannedPart, ...]:
     """``pending`` is in order of arrival. A tree rides along with the chunk that completes its context, or waits for the next pass.
 
-    Items whose tree is in flight already are left out. Where several passes may be in flight (pipeline stages), each gets its share
-    of the items, so that all stages have work. Prompts whose log-probabilities are wanted get ``max_num_known_rows`` at most, since their
-    rows have logits.
+    Items whose tree is in flight already are left out, and trees that may not be verified yet.
+
+    Where several passes may be in flight (pipeline stages), each gets its share of the items, so that all stages have work. Prompts whose
+    log-probabilities are wanted get ``max_num_known_rows`` at most, since their rows have logits.
     """
     trees: list[PlannedPart] = []
     chunks: list[PlannedPart] = []
@@ -55,7 +56,7 @@ def plan_pass(
         if work.session.wants_log_probs:
             chunk_len = min(chunk_len, known_budget)
             known_budget -= chunk_len
-        has_tree = chunk_len == num_uncached and num_nodes <= tree_budget
+        has_tree = chunk_len == num_uncached and num_nodes <= tree_budget and work.may_verify(is_alone=chunk_len == 0)
         if chunk_len == 0 and not has_tree:
             continue
         tree_budget -= num_nodes if has_tree else 0

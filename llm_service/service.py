@@ -11,6 +11,7 @@ from pathlib import Path
 from llm_service import ranks
 from llm_service.config import SERVICE_NAME, LlmServiceConfig, VerifierConfig
 from llm_service.loading import load, load_runner
+from llm_service.mask_processes import MaskProcesses
 from llm_service.numerics import numerics_of
 from llm_service.pass_timeout import pass_timeout_s_of
 from llm_service.servicer import LlmServicer, ServedModel
@@ -29,7 +30,6 @@ from specgrove.serving.health import Health
 from specgrove.serving.health_server import health_server
 from specgrove.serving.server import run_server
 from specgrove.serving.starting import ended_by_signals
-from specgrove.structures.grammars import GrammarCompiler
 from specgrove.telemetry.metrics.exposition import VllmNames, make_registry
 from specgrove.telemetry.metrics.server import metrics_server
 from specgrove.telemetry.tracing import set_up_tracing
@@ -76,7 +76,8 @@ async def serve(
     is_cut = verifier.max_model_len < runner.spec.longest_sequence(config.demand.max_model_len)
     logger.info("context %d tokens%s", verifier.max_model_len, ", as many as there are KV slots" if is_cut else "")
     tokenizer = Tokenizer.from_folder(folder)
-    engine = VerifierEngine(runner, verifier, structures=Structures(GrammarCompiler(tokenizer)))
+    masks = MaskProcesses(tokenizer)
+    engine = VerifierEngine(runner, verifier, structures=Structures(masks))
     model = ServedModel(
         name=name_of(folder),
         folder=folder,
@@ -94,6 +95,7 @@ async def serve(
     warn_of_text(model)
     pass_timeout_s = pass_timeout_s_of(config, runner.spec, runner.decoder.device)
     loop: StepLoop[VerifyWork, Verdict | PromptProgress] = StepLoop(engine, "verifier", pass_timeout_s=pass_timeout_s)
+    engine.structures.wake_up = loop.wake_up
     tracing = set_up_tracing("llm_service", config.tracing)
     servicer = LlmServicer(model, engine, loop, runner.num_slots, tracing)
     vllm = VllmNames(lambda: model.name) if config.has_vllm_metrics else None
@@ -113,6 +115,7 @@ async def serve(
             )
     finally:
         has_ended = loop.stop(_STOP_TIMEOUT_S)
+        masks.close()
         tracing.shut_down()
     if not has_ended:
         raise RuntimeError(f"the step under way has not ended in {_STOP_TIMEOUT_S:.0f} s")

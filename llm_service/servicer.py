@@ -81,7 +81,6 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
             finish_early=self._finish_early,
             give_up=self._finish_early,
         )
-        self._compiling: set[asyncio.Task[None]] = set()
         self._pass_times: list[tuple[int, float]] | None = None  # once they are complete
         self._warmup_lock = asyncio.Lock()
 
@@ -109,29 +108,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         work = works.verify_work_from_proto(item.message)
         if work.session is not None:
             self._spans.begin(work.session_id, work.session.trace_context)
-            if work.session.sampling.structured_output is not None:
-                compiling = asyncio.create_task(self._compile_and_submit(work, item))
-                self._compiling.add(compiling)
-                compiling.add_done_callback(self._compiling.discard)
-                return
-        self._submit(work, item)
-
-    def _submit(self, work: VerifyWork, item: Item) -> None:
         self._loop.submit(work, item.stream, item, request_id=work.session_id)
-
-    async def _compile_and_submit(self, work: VerifyWork, item: Item) -> None:
-        """The output's structure is compiled beside the engine's thread, which finds it as long as it is held here."""
-        assert work.session is not None
-        try:
-            held = await asyncio.to_thread(self._engine.structures.of, work.session.sampling)
-            self.streams.check_open(work.session_id)
-        except Exception as error:
-            item.stream.fail(item, error)
-            return
-        if not item.is_over:
-            self._submit(work, item)
-            await asyncio.wait([asyncio.wrap_future(self._loop.call(lambda: None))])  # then it has been taken in
-        del held
 
     def _result_of(self, item: llm_pb2.VerifyItem, found: Found) -> llm_pb2.VerifyResult:
         if isinstance(found, PromptProgress):

@@ -162,6 +162,8 @@ class PendingWork:
     """Whether nodes may be left out that are not worth their rows."""
     num_steps_left: int = 1
     """Steps still to be made; ``tree`` belongs to the next one, those after it are steps ahead."""
+    has_masks: bool = True
+    """Whether it is known what may follow the tree's root; nodes that can't be are left out then."""
     is_in_flight: bool = False
     """Whether a pass over its tree is in flight."""
     unsent: Verdict | None = None
@@ -181,9 +183,24 @@ class PendingWork:
             may_leave_out=work.may_leave_out_nodes,
             num_steps_left=work.num_steps,
         )
-        if session.structure is not None and work.tree.num_nodes > 1:
-            pending.keep(session.structure.possible_nodes(work.tree, session.output_token_ids))
+        pending.ask_for_masks()
         return pending
+
+    def ask_for_masks(self) -> None:
+        """Those of ``tree``, where the output has a structure. They come later."""
+        if self.session.structure is not None:
+            self.has_masks = False
+            self.session.structure.ask(self.session.output_token_ids, self.tree)
+
+    def may_verify(self, *, is_alone: bool) -> bool:
+        """Whether a pass may compute its tree: it has its masks, or will have them when the pass ends.
+
+        Where the tree is not ``is_alone`` in the pass, but follows tokens of the session, its root costs little and may be in vain.
+        """
+        structure = self.session.structure
+        return (
+            self.has_masks or structure is None or (self.tree.num_nodes == 1 and (structure.is_quick or not is_alone))
+        )
 
     def keep(self, nodes: Sequence[int]) -> None:
         """Leaves all other nodes of ``tree`` out. They are rising; the root is one of them, and so is the parent of each other one."""
@@ -220,6 +237,7 @@ class PendingWork:
         self.num_steps_left -= 1
         self.is_in_flight = False
         self.num_failures = 0
+        self.ask_for_masks()
 
 
 def _choice_params(sampling: SamplingParams) -> ChoiceParams:

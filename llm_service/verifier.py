@@ -101,8 +101,11 @@ class VerifierEngine:
         return self._room.num_cached
 
     def has_work(self) -> bool:
-        """See ``Engine``. Items that wait for older sessions to go on or to end are none, until something happens or time has passed."""
-        return bool(self._outbox or self._passes or (self._items.pending and not self._all_wait))
+        """See ``Engine``. Items that wait for masks, or for older sessions to go on or to end, are none, until something
+        happens or time has passed.
+        """
+        is_waiting = self._all_wait and not self.structures.has_news
+        return bool(self._outbox or self._passes or (self._items.pending and not is_waiting))
 
     def add(self, item_id: int, work: VerifyWork) -> None:
         """See ``Engine``. While an item of a session is under way, only one that opens it anew is taken: it replaces the first."""
@@ -121,6 +124,8 @@ class VerifierEngine:
     def step(self) -> list[Result]:
         """See ``Engine``. Begins passes while the runner takes more, then finishes the oldest; results that wait go first."""
         self._items.fail_expired()
+        if self.structures.take_news():
+            self._items.take_masks()
         if self._outbox:
             return self._outbox.take()
         has_begun = bool(self._passes)
@@ -192,11 +197,19 @@ class VerifierEngine:
         for part in finished.parts:
             if part.hidden_positions and self._items.is_under_way(part.pending):
                 self._tell_hidden_states(part, finished)
+        self._items.wait_for_masks(part.pending for part in finished.parts if part.tree_slots)
         for part, answers in finished.answers():
-            if self._items.is_under_way(part.pending):
-                self._apply(part, answers, finished)
-            else:  # closed or failed meanwhile
+            if not self._items.is_under_way(part.pending):  # closed or failed meanwhile
                 self._room.free(part.tree_slots)
+            elif part.pending.has_masks:
+                self._apply(part, answers, finished)
+            else:
+                self._put_back(part)  # its masks are not there
+
+    def _put_back(self, part: PassPart) -> None:
+        self._room.free(part.tree_slots)
+        if self._items.put_back(part.pending):
+            self.counts.num_late_masks += 1
 
     def _tell_log_probs(self, part: PassPart, log_probs: Sequence[LogProbs | None]) -> None:
         # Passes end in their order, and one that is computed again asks for what was not told: these are the next ones.
@@ -244,7 +257,7 @@ class VerifierEngine:
         """Gives the item its next verdict, or fails it."""
         pending = part.pending
         try:
-            acceptance = accept(pending.session, pending.tree, answers)
+            acceptance = accept(pending.session, pending.tree, answers, pending.nodes)
         except Exception as error:
             self._room.free(part.tree_slots)
             pending.is_in_flight = False

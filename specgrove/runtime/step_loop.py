@@ -148,6 +148,11 @@ class StepLoop(Generic[WorkT, ResultT]):
             called.future.set_exception(_stopping())
         return called.future
 
+    def wake_up(self) -> None:
+        """Has the thread look whether the engine has work: something else than its inbox has given it some."""
+        with self._wake_up:
+            self._wake_up.notify()
+
     def close_session(self, session_id: str) -> Future[None]:
         """Done when the session's KV slots are free."""
         return self.call(lambda: self._engine.close_session(session_id))

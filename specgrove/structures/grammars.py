@@ -31,10 +31,16 @@ _MAX_NUM_KEPT = 16
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What may follow: ``tokens`` is bool ``[num_ids]``; ``may_end`` says whether the output may be over."""
+    """What may follow: ``bits`` has one for each token id, the lowest first; ``may_end`` says whether the output may be over."""
 
-    tokens: NDArray[np.bool_]
+    bits: bytes
+    num_ids: int
     may_end: bool
+
+    @property
+    def tokens(self) -> NDArray[np.bool_]:
+        """Bool ``[num_ids]``."""
+        return np.unpackbits(np.frombuffer(self.bits, np.uint8), count=self.num_ids, bitorder="little").view(np.bool_)
 
 
 class _Compiled:
@@ -105,6 +111,11 @@ class OutputMatcher:
         """Tokens taken."""
         return len(self._taken)
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether nothing can be taken back: after a dead end, or what takes too much time or memory."""
+        return bool(self._matcher.is_error())
+
     def allowed(self) -> Allowed:
         """Raises ``ValueError`` where that takes too much time or memory."""
         self._fill()
@@ -112,10 +123,9 @@ class OutputMatcher:
             self._start_anew()
             self._fill()
         if self._is_at_dead_end():
-            return Allowed(np.zeros(self._num_ids, dtype=np.bool_), may_end=False)
+            return Allowed(bytes(self._words.nbytes), self._num_ids, may_end=False)
         self._check()
-        bits = np.unpackbits(self._words.view(np.uint8), count=self._num_ids, bitorder="little")
-        return Allowed(bits.view(np.bool_), self._matcher.is_accepting())
+        return Allowed(self._words.tobytes(), self._num_ids, self._matcher.is_accepting())
 
     def take(self, token_ids: Sequence[int]) -> None:
         """The output goes on with these. Raises ``ValueError`` where they lead away from the structure."""
@@ -127,6 +137,18 @@ class OutputMatcher:
     def num_possible(self, token_ids: Sequence[int]) -> int:
         """How many of these the output could go on with, from the first on. Nothing is taken."""
         return self._matcher.validate_tokens(list(token_ids))
+
+    def go_to(self, output_token_ids: Sequence[int], path: Sequence[int]) -> None:
+        """To the end of a path behind an output, from wherever a path behind the same output has led. Raises as ``take``."""
+        num_common = 0
+        for taken, wanted in zip(self._taken[len(output_token_ids) :], path, strict=False):
+            if taken != wanted:
+                break
+            num_common += 1
+        if self.num_tokens > len(output_token_ids) + num_common:
+            self.rewind(len(output_token_ids) + num_common)
+        if missing := [*output_token_ids[self.num_tokens :], *path[num_common:]]:
+            self.take(missing)
 
     def rewind(self, num_tokens: int) -> None:
         """Back to its first so many tokens."""

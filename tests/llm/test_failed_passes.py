@@ -129,11 +129,11 @@ def test_a_tree_that_cannot_be_walked_is_walked_again_though_a_pass_runs_ahead(
     expected = incremental(VerifierEngine(runner, VerifierConfig(max_model_len=200)), PROMPT, 12, GREEDY)
     real_accept, calls = verifier.accept, []
 
-    def accept(session, tree, answers):  # type: ignore[no-untyped-def]
+    def accept(session, tree, answers, sent_nodes):  # type: ignore[no-untyped-def]
         calls.append(len(session.token_ids))
         if len(calls) == 5:
             raise IndexError("once")
-        return real_accept(session, tree, answers)
+        return real_accept(session, tree, answers, sent_nodes)
 
     monkeypatch.setattr(verifier, "accept", accept)
     engine = VerifierEngine(runner_ahead, VerifierConfig(max_model_len=200))
@@ -156,11 +156,11 @@ def test_an_item_whose_tree_cannot_be_walked_fails_alone(
 
     real_accept, refused = verifier.accept, []
 
-    def accept(session, tree, answers):  # type: ignore[no-untyped-def]
+    def accept(session, tree, answers, sent_nodes):  # type: ignore[no-untyped-def]
         if session.session_id == "guilty":
             refused.append(session.session_id)
             raise IndexError("no such token")
-        return real_accept(session, tree, answers)
+        return real_accept(session, tree, answers, sent_nodes)
 
     monkeypatch.setattr(verifier, "accept", accept)
     engine.add(1, opening("guilty", PROMPT))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +15,7 @@ from llm_service.config import VerifierConfig
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.verifier import VerifierEngine
 from router.served_model import fetch_tokenizer_files, tokenizer_of
-from specgrove.errors import SessionClosedError, StaleBaseError, UnavailableError
-from specgrove.loop.request import SamplingParams
+from specgrove.errors import StaleBaseError
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.works import PromptProgress, Verdict, VerifyWork
 from specgrove.models.decoder.ends import Ends
@@ -26,7 +24,6 @@ from specgrove.runtime.model_runner import ModelRunner
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.health import Health
 from specgrove.serving.server import Server
-from specgrove.structures.structured_output import ANY_JSON_OBJECT
 from specgrove.tokenizer import Tokenizer
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
 from specgrove.wire import works
@@ -188,55 +185,6 @@ async def test_items_are_finished_early_by_their_ids(
     assert num_tokens == {"s0": 9, "s1": 1, "last": 1, "foreign": 9}
     call.cancel()
     other_router.cancel()
-
-
-@dataclass
-class Compiling:
-    """A structure that is compiled until the test says so."""
-
-    may_end: threading.Event
-    num_begun: int = 0
-
-    def of(self, sampling: SamplingParams) -> None:
-        self.num_begun += 1
-        self.may_end.wait(LIMIT_S)
-
-
-@pytest.fixture
-def compiling(engine: GatedEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Compiling]:
-    compiling = Compiling(threading.Event())
-    monkeypatch.setattr(engine, "structures", compiling)
-    yield compiling
-    compiling.may_end.set()
-
-
-def structured(session_id: str, item_id: int) -> llm_pb2.VerifyRequest:
-    sampling = SamplingParams(structured_output=ANY_JSON_OBJECT)
-    return llm_pb2.VerifyRequest(items=[works.verify_work_to_proto(opening(session_id, PROMPT, sampling), item_id)])
-
-
-@pytest.mark.parametrize("end", ["close", "stream", "cut off"])
-async def test_a_session_that_ends_while_its_structure_is_compiled_is_not_opened(
-    service: Service, engine: GatedEngine, compiling: Compiling, end: str
-) -> None:
-    call = service.stub.Verify()
-    await call.write(structured("s", 1))
-    await until(lambda: compiling.num_begun == 1)
-    if end == "close":
-        await service.stub.CloseSession(llm_pb2.LlmServiceCloseSessionRequest(session_id="s"))
-    elif end == "stream":
-        call.cancel()
-        await until(lambda: service.servicer.streams.num_pending_items == 0)
-    else:
-        service.servicer.streams.cut_off()
-    compiling.may_end.set()
-    if end != "stream":
-        (result,) = await read(call)
-        expected = {"close": SessionClosedError, "cut off": UnavailableError}[end]
-        assert isinstance(error_from_proto(result.error), expected)
-    await until(lambda: not service.servicer._compiling)
-    assert engine.num_sessions == 0
-    call.cancel()
 
 
 async def test_pass_times_are_measured_once(service: Service, engine: VerifierEngine) -> None:

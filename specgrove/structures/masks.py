@@ -1,0 +1,217 @@
+"""Which tokens may follow the nodes of a token tree, by an output's structure: questions, answers, and how they are found.
+
+``MaskMaker`` works for all outputs of one structure, mostly in a process of its own (``mask_server``). Invariant: an answer is a function
+of the structure, the vocabulary and the tokens alone. An answer for a tree's root always comes; those for nodes below it are an offer, for
+drafted tokens cost nothing but speed where they are not looked at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from specgrove.structures.grammars import Allowed, OutputMatcher
+from specgrove.structures.structured_output import StructuredOutput
+
+MAX_S = 2.0
+MAX_S_PER_TOKEN = 0.02
+"""Of processor time: so much for one output, and so much more for each of its tokens. A token takes a tenth of a millisecond; of an
+ambiguous grammar, which clients may send, seconds."""
+
+# A structure with which one thing took longer has nothing done for it that need not be.
+_SLOW_S = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The first message to a process that works for a structure."""
+
+    structure: StructuredOutput
+    explores: bool
+    """Whether nodes below roots are answered for, too."""
+    max_s: float
+    """See ``MAX_S``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """An output that has ended."""
+
+    output: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """The first message from such a process; ``problem`` says why nothing follows."""
+
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What may follow the nodes of a tree? The root, node 0, is the end of the output."""
+
+    output: int
+    """Which one: a number."""
+    number: int
+    """Of the question, rising: it takes the place of the output's earlier ones."""
+    num_kept: int
+    """The output's tokens are the first so many that were told before, and these:"""
+    token_ids: tuple[int, ...]
+    node_token_ids: tuple[int, ...] = (0,)
+    parents: tuple[int, ...] = (-1,)
+    end_token_ids: frozenset[int] = frozenset()
+    """After a node that holds one of them nothing follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """For one node. That of the root comes first."""
+
+    output: int
+    number: int
+    node: int
+    allowed: Allowed | None
+    problem: str = ""
+    """Why that is not told."""
+    possible_nodes: tuple[int, ...] = ()
+    """With the root's: all nodes that the output could go on to, rising. An end is none: nothing follows it."""
+    spent_s: float = 0.0
+    """Processor time that it took."""
+
+
+class TakesTooLongError(ValueError):
+    """An output has no time left."""
+
+
+def too_slow(num_tokens: int, max_s: float) -> str:
+    """What is told of an output that has no time left."""
+    return (
+        f"after {num_tokens} tokens it has taken too much time: what may follow was not found within {max_s:g} s of processor time and "
+        f"{MAX_S_PER_TOKEN * 1e3:g} ms for each token; make it less ambiguous: fewer ways to write one text, left recursion, not right"
+    )
+
+
+class _Output:
+    def __init__(self, matcher: OutputMatcher, max_s: float) -> None:
+        self.matcher = matcher
+        self._max_s = max_s
+        self.token_ids: list[int] = []
+        self.spent_s = 0.0
+
+    @property
+    def left_s(self) -> float:
+        return self._max_s + MAX_S_PER_TOKEN * len(self.token_ids) - self.spent_s
+
+
+class MaskMaker:
+    """Answers questions about outputs of one structure. Used by one thread."""
+
+    def __init__(self, matcher_of: Callable[[], OutputMatcher], *, explores: bool = True, max_s: float = MAX_S) -> None:
+        """``matcher_of`` gives one at the beginning of an output; it takes no time. ``explores`` and ``max_s`` are an ``Opening``'s."""
+        self._matcher_of = matcher_of
+        self._explores = explores
+        self._max_s = max_s
+        self._outputs: dict[int, _Output] = {}
+        self._exploring: dict[int, Iterator[Answer]] = {}
+
+    @property
+    def has_more(self) -> bool:
+        """Whether ``explored`` has something to do."""
+        return bool(self._exploring)
+
+    def left_s(self, question: Question) -> float:
+        """Processor time that ``answer`` may take."""
+        found = self._outputs.get(question.output)
+        return self._max_s + MAX_S_PER_TOKEN * len(question.token_ids) if found is None else found.left_s
+
+    def answer(self, question: Question) -> Answer:
+        """For the root."""
+        self._exploring.pop(question.output, None)
+        output = self._outputs.get(question.output)
+        if output is None:
+            output = self._outputs[question.output] = _Output(self._matcher_of(), self._max_s)
+        if question.num_kept < output.matcher.num_tokens:
+            output.matcher.rewind(question.num_kept)
+        del output.token_ids[question.num_kept :]
+        output.token_ids.extend(question.token_ids)
+        before_s, started_s = output.spent_s, time.thread_time()
+        possible: tuple[int, ...] = (0,)
+        allowed, problem = None, ""
+        try:
+            allowed = self._allowed_after(output, ())
+            explores = self._explores and len(question.parents) > 1 and time.thread_time() - started_s < _SLOW_S
+            if explores:
+                possible = tuple(_possible_nodes(output.matcher, question))
+        except ValueError as error:
+            problem = str(error)
+        output.spent_s = before_s + time.thread_time() - started_s
+        if len(possible) > 1:
+            self._exploring[question.output] = self._explored(output, question, possible)
+        return Answer(question.output, question.number, 0, allowed, problem, possible, output.spent_s - before_s)
+
+    def explored(self) -> Answer | None:
+        """For some other node, if that can be told."""
+        number, exploring = next(iter(self._exploring.items()))
+        found = next(exploring, None)
+        if found is None:
+            self._exploring.pop(number, None)
+        return found
+
+    def forget(self, output: int) -> None:
+        """An output that has ended."""
+        self._exploring.pop(output, None)
+        self._outputs.pop(output, None)
+
+    def _allowed_after(self, output: _Output, path: Sequence[int]) -> Allowed:
+        if output.left_s <= 0:
+            raise TakesTooLongError(too_slow(len(output.token_ids), self._max_s))
+        output.matcher.go_to(output.token_ids, path)
+        return output.matcher.allowed()
+
+    def _explored(self, output: _Output, question: Question, nodes: Sequence[int]) -> Iterator[Answer]:
+        """Below a node that has no answer there are none."""
+        for node, path in _paths(question, nodes):
+            started_s = time.thread_time()
+            allowed = None
+            with contextlib.suppress(ValueError):  # the output is not to blame
+                allowed = self._allowed_after(output, path)
+            spent_s = time.thread_time() - started_s
+            output.spent_s += spent_s
+            if output.matcher.is_spent:
+                output.matcher = self._matcher_of()
+            if allowed is None:
+                return
+            yield Answer(question.output, question.number, node, allowed, spent_s=spent_s)
+            if spent_s > _SLOW_S:
+                return
+
+
+def _possible_nodes(matcher: OutputMatcher, question: Question) -> Iterator[int]:
+    started_s = time.thread_time()
+    paths: dict[int, list[int]] = {0: []}
+    yield 0
+    for node in range(1, len(question.parents)):
+        if time.thread_time() - started_s > _SLOW_S:
+            return
+        before, token_id = paths.get(question.parents[node]), question.node_token_ids[node]
+        if before is None or token_id in question.end_token_ids:
+            continue
+        path = [*before, token_id]
+        if matcher.num_possible(path) == len(path):
+            paths[node] = path
+            yield node
+
+
+def _paths(question: Question, nodes: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+    """Nodes but the root with the tokens that lead there; those below a node come right after it, so that little is taken back."""
+    children: dict[int, list[int]] = {}
+    for node in nodes:
+        children.setdefault(question.parents[node], []).append(node)
+    to_come = [(node, [question.node_token_ids[node]]) for node in reversed(children.get(0, []))]
+    while to_come:
+        node, path = to_come.pop()
+        yield node, path
+        to_come += [(child, [*path, question.node_token_ids[child]]) for child in reversed(children.get(node, []))]

@@ -1,0 +1,163 @@
+"""Masks from processes: the same as here, whatever happens to the processes, and what is slow or ends them fails alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from llm_service.mask_processes import MaskProcesses
+from specgrove.structures.grammars import GrammarCompiler
+from specgrove.structures.masks import Answer, Question
+from specgrove.structures.structured_output import StructuredOutput
+from tests.structures.examples import choice, grammar, regex, tiny_vocabulary
+from tests.waiting import LIMIT_S, wait_until
+
+TOKENIZER = tiny_vocabulary()
+MAX_S = 0.3  # of processor time: the quick ones take a thousandth, the slow one ten times as much
+LETTERS = regex("([a-c][d-f]){50}")
+# Each text of n letters is written in very many ways, and each of 200 rules begins at each of them.
+AMBIGUOUS = grammar(
+    "start: r0\n" + "\n".join(
+        f"r{i}: " + " | ".join(f"r{(i * 7 + j) % 200} r{(i * 3 + 5 * j) % 200}" for j in range(10)) + ' | "a"' for i in range(200)
+    )
+)  # fmt: skip
+
+
+class Asker:
+    """Opens outputs and asks, one question after another."""
+
+    def __init__(self, processes: MaskProcesses) -> None:
+        self.processes = processes
+        self.number = 0
+        self._answers: dict[tuple[int, int, int], Answer] = {}
+        self._changed = threading.Condition()
+
+    def open(self, structure: StructuredOutput) -> int:
+        return self.processes.open(structure, self._take)
+
+    def ask(self, output: int, num_kept: int, text: str = "") -> int:
+        """The question's number."""
+        self.number += 1
+        self.processes.ask(Question(output, self.number, num_kept, tuple(TOKENIZER.encode(text)) if text else ()))
+        return self.number
+
+    def answer(self, output: int, number: int, node: int = 0) -> Answer:
+        with self._changed:
+            assert self._changed.wait_for(lambda: (output, number, node) in self._answers, LIMIT_S)
+        return self._answers[output, number, node]
+
+    def answered(self, output: int, num_kept: int, text: str = "") -> Answer:
+        return self.answer(output, self.ask(output, num_kept, text))
+
+    def has(self, output: int, number: int) -> bool:
+        return (output, number, 0) in self._answers
+
+    def _take(self, answer: Answer) -> None:
+        with self._changed:
+            self._answers[answer.output, answer.number, answer.node] = answer
+            self._changed.notify_all()
+
+
+@pytest.fixture
+def asker() -> Iterator[Asker]:
+    processes = MaskProcesses(TOKENIZER, MAX_S)
+    yield Asker(processes)
+    processes.close()
+
+
+def allowed_after(structure: StructuredOutput, text: str) -> set[int]:
+    matcher = GrammarCompiler(TOKENIZER).matcher(structure)
+    matcher.take(TOKENIZER.encode(text) if text else [])
+    return set(matcher.allowed().tokens.nonzero()[0].tolist())
+
+
+def ids_of(answer: Answer) -> set[int]:
+    assert answer.allowed is not None, answer.problem
+    return set(answer.allowed.tokens.nonzero()[0].tolist())
+
+
+def test_answers_are_those_of_here(asker: Asker) -> None:
+    first, second, other = asker.open(LETTERS), asker.open(LETTERS), asker.open(choice("yes", "no"))
+    assert ids_of(asker.answered(first, 0)) == allowed_after(LETTERS, "")
+    assert ids_of(asker.answered(first, 0, "ad")) == allowed_after(LETTERS, "ad")
+    assert ids_of(asker.answered(second, 0, "b")) == allowed_after(LETTERS, "b")
+    assert ids_of(asker.answered(first, 2, "b")) == allowed_after(LETTERS, "adb")
+    assert asker.answered(other, 0, "yes").allowed.may_end  # type: ignore[union-attr]
+    assert len(asker.processes.pids()) == 2  # one for each structure
+    assert asker.answered(asker.open(regex("(a")), 0).problem.endswith("unclosed group")
+
+
+def test_nodes_of_a_tree_have_answers_too(asker: Asker) -> None:
+    a, d, x = (TOKENIZER.encode(letter)[0] for letter in "adx")
+    output = asker.open(LETTERS)
+    asker.processes.ask(Question(output, 1, 0, (), (0, x, a, d, d), (-1, 0, 0, 2, 0)))
+    assert asker.answer(output, 1).possible_nodes == (0, 2, 3)
+    assert ids_of(asker.answer(output, 1, 2)) == allowed_after(LETTERS, "a")
+    assert ids_of(asker.answer(output, 1, 3)) == allowed_after(LETTERS, "ad")
+
+
+def test_processes_that_are_killed_are_no_loss(asker: Asker) -> None:
+    output = asker.open(LETTERS)
+    asker.answered(output, 0, "adb")
+    (pid,) = asker.processes.pids()
+    os.kill(pid, signal.SIGKILL)
+    assert ids_of(asker.answered(output, 3, "d")) == allowed_after(LETTERS, "adbd")
+    assert asker.processes.pids() != (pid,)
+    assert asker.processes.server_pid is not None
+    os.kill(asker.processes.server_pid, signal.SIGKILL)
+    assert ids_of(asker.answered(output, 4, "c")) == allowed_after(LETTERS, "adbdc")
+
+
+def test_one_that_works_for_long_delays_no_other_structure_and_ends(asker: Asker) -> None:
+    quick, slow = asker.open(LETTERS), asker.open(AMBIGUOUS)
+    asker.answered(quick, 0)
+    asker.answered(slow, 0)
+    number = asker.ask(slow, 0, "aaa")
+    pid = asker.processes.pids()[-1]
+    os.kill(pid, signal.SIGSTOP)  # it is at it as long as the test says
+    for num_tokens in range(0, 40, 2):
+        assert ids_of(asker.answered(quick, num_tokens, "ad"))
+    assert not asker.has(slow, number)
+    os.kill(pid, signal.SIGCONT)
+    found = asker.answer(slow, number)
+    assert found.allowed is None
+    assert "has taken too much time" in found.problem
+    assert "within 0.3 s of processor time" in found.problem
+    # It is told so again. The next one with this structure has its own time.
+    assert asker.answered(slow, 3).problem == found.problem
+    another = asker.open(AMBIGUOUS)
+    number = asker.ask(another, 0, "aaa")
+    asker.processes.forget(another)  # nobody waits for it: its process ends
+    assert ids_of(asker.answered(quick, 0))
+
+
+def test_outputs_beside_one_that_is_slow_go_on_in_a_new_process(asker: Asker) -> None:
+    """They have the same grammar, which is slow behind one of its letters alone."""
+    text = AMBIGUOUS.text.replace("start: r0", 'start: "b" "c" "d" | r0')
+    innocent, slow = (asker.open(grammar(text)) for _ in range(2))
+    asker.answered(innocent, 0, "b")
+    guilty = asker.ask(slow, 0, "aaa")
+    number = asker.ask(innocent, 1, "c")
+    assert "too much time" in asker.answer(slow, guilty).problem
+    assert ids_of(asker.answer(innocent, number)) == {TOKENIZER.encode("d")[0]}
+
+
+def test_all_end_with_what_started_them(asker: Asker) -> None:
+    asker.answered(asker.open(LETTERS), 0)
+    pids = [*asker.processes.pids(), asker.processes.server_pid]
+    asker.processes.close()
+    for pid in pids:
+        assert pid is not None
+        wait_until(lambda pid=pid: _is_gone(pid))  # type: ignore[misc]
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
