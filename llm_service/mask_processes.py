@@ -148,7 +148,8 @@ class MaskProcesses:
             del self._processes[process.structure]
         process.stream.close()  # at which it ends, unless it is amid an answer
         if process.asked and process.pid is not None:
-            os.kill(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and that will be told
+                os.kill(process.pid, signal.SIGKILL)
 
     def _process_of(self, structure: StructuredOutput) -> _Process:
         found = self._processes.get(structure)

@@ -57,9 +57,27 @@ def _chat(num_messages: int, num_bytes: int) -> router_pb2.Chat:
     return router_pb2.Chat(messages=[router_pb2.ChatMessage(role="user", content=text)] * num_messages)
 
 
-def _schema() -> token_tree_pb2.SamplingParams:
+def ambiguous_grammar() -> str:
+    """In which a text of n letters is written in very many ways: 200 rules of 10 alternatives."""
+    rules = (
+        f"r{i}: " + " | ".join(f"r{random.randrange(200)} r{random.randrange(200)}" for _ in range(10)) + ' | "a"'
+        for i in range(200)
+    )
+    return "start: r0\n" + "\n".join(rules)
+
+
+def intricate_schema() -> str:
+    """Of 60 fields with a pattern."""
     fields = {f"f{random.randrange(10**6)}": {"type": "string", "pattern": "(a|b|cd)*[0-9]{1,50}"} for _ in range(60)}
-    schema = json.dumps({"type": "object", "properties": fields, "required": list(fields)})
+    return json.dumps({"type": "object", "properties": fields, "required": list(fields)})
+
+
+def _grammar() -> token_tree_pb2.SamplingParams:
+    return token_tree_pb2.SamplingParams(structured_output=token_tree_pb2.StructuredOutput(grammar=ambiguous_grammar()))
+
+
+def _schema() -> token_tree_pb2.SamplingParams:
+    schema = intricate_schema()
     return token_tree_pb2.SamplingParams(structured_output=token_tree_pb2.StructuredOutput(json_schema=schema))
 
 
@@ -90,6 +108,9 @@ ATTACKS: dict[str, Attack] = {
     "chat": Attack("conversations of 4,000 messages", 8, _GENERATE, lambda: _generate(chat=_chat(4000, 900_000))),
     "chat-short": Attack("conversations of 100 messages, 4 kB", 32, _GENERATE, lambda: _generate(chat=_chat(100, 700))),
     "schema": Attack("JSON schemas of 60 patterns", 8, _GENERATE, lambda: _generate(text="x", sampling=_schema())),
+    "grammar": Attack(
+        "ambiguous grammars of 200 rules", 8, _GENERATE, lambda: _generate(text="x", sampling=_grammar())
+    ),
     "bias": Attack("300 biases, 64 stop tokens", 32, _GENERATE, lambda: _generate(text="x", sampling=_bias())),
     "log-probs": Attack(
         "20 log-probabilities at each of 20,000 tokens of a prompt", 2, _GENERATE,

@@ -33,6 +33,7 @@ ResultT = TypeVar("ResultT")
 ValueT = TypeVar("ValueT")
 
 _IDLE_INTERVAL_S = 1.0
+_MAX_OPENING_S = 0.01  # of processor time
 
 
 class FatalEngineError(RuntimeError):
@@ -216,16 +217,12 @@ class StepLoop(Generic[WorkT, ResultT]):
                     self._wake_up.wait(_IDLE_INTERVAL_S)
                 if self._is_stopping:
                     return
-                letters = list(self._inbox)
-                self._inbox.clear()
-            self._turn(letters)
+            self._turn()
 
-    def _turn(self, letters: list[Submitted[WorkT, ResultT] | Call[Any]]) -> None:
+    def _turn(self) -> None:
         started_s = self._clock_s()
         try:
-            for letter in letters:
-                self._watchdog.begin()
-                self._open(letter)
+            self._open_some()
             self._hand_over()  # refusals don't wait for a pass
             self._watchdog.begin()
             self._engine.expire_sessions()
@@ -241,6 +238,15 @@ class StepLoop(Generic[WorkT, ResultT]):
             self._hand_over()
             self._watchdog.end()
             self._busy_s += self._clock_s() - started_s
+
+    def _open_some(self) -> None:
+        """Of what is in the inbox now, what takes no longer than a short pass: the rest waits for the next turn, and no pass for it."""
+        spent_s = time.thread_time()
+        for _ in range(len(self._inbox)):
+            self._watchdog.begin()
+            self._open(self._inbox.popleft())
+            if time.thread_time() - spent_s > _MAX_OPENING_S:
+                return
 
     def _open(self, letter: Submitted[WorkT, ResultT] | Call[Any]) -> None:
         if isinstance(letter, Call):

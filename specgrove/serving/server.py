@@ -7,6 +7,7 @@ finishes within the drain time or is failed, then the server stops. A second sig
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import logging
 import signal
@@ -234,6 +235,9 @@ async def serve_until_signal(
         if inspect.iscoroutine(stopped):
             stopped.close()
         raise
+    # What is there now stays: who would look through all of it for garbage, for a tenth of a second, would hold up all that is served.
+    gc.collect()
+    gc.freeze()
     watching = None if hang_timeout_s is None else asyncio.create_task(watch_event_loop(hang_timeout_s))
     try:
         await _until_signal(server, stopped)

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 import pytest
 
 from specgrove.errors import InvalidRequestError, SpecGroveError, UnavailableError, WorkLostError
+from specgrove.runtime import step_loop
 from specgrove.runtime.step_loop import StepLoop
 from specgrove.serving.mailbox import Answer
 from tests.runtime.doubler import Doubler
@@ -205,3 +206,48 @@ def test_some_of_what_is_under_way_ends_early() -> None:
         assert [item.result(LIMIT_S) for item in items.values()] == [0, 0]
     finally:
         loop.stop()
+
+
+def test_what_takes_long_to_take_in_is_taken_in_over_several_turns(
+    loop: StepLoop[int, int], engine: Doubler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass lies between two of them, for those that were taken in before."""
+    gate = threading.Event()
+    order: list[str] = []
+    add, step = engine.add, engine.step
+
+    def recorded_add(item_id: int, work: int) -> None:
+        order.append(f"add {work}")
+        add(item_id, work)
+
+    def recorded_step() -> list[tuple[int, int | SpecGroveError]]:
+        order.append("step")
+        return step()
+
+    monkeypatch.setattr(engine, "add", recorded_add)
+    monkeypatch.setattr(engine, "step", recorded_step)
+    loop.call(gate.wait)
+    monkeypatch.setattr(step_loop, "_MAX_OPENING_S", -1.0)
+    futures = [loop.ask(number) for number in (2, 4, 6)]
+    gate.set()
+    assert [future.result(LIMIT_S) for future in futures] == [4, 8, 12]
+    assert order == ["add 2", "step", "add 4", "step", "add 6", "step"]
+
+
+def test_what_gives_the_engine_work_may_wake_the_thread(
+    loop: StepLoop[int, int], engine: Doubler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_work, stepped = threading.Event(), threading.Event()
+
+    def step() -> list[tuple[int, int | SpecGroveError]]:
+        has_work.clear()
+        stepped.set()
+        return []
+
+    monkeypatch.setattr(step_loop, "_IDLE_INTERVAL_S", 2 * LIMIT_S)
+    monkeypatch.setattr(engine, "has_work", has_work.is_set)
+    monkeypatch.setattr(engine, "step", step)
+    loop.call(lambda: None).result(LIMIT_S)
+    has_work.set()
+    loop.wake_up()
+    assert stepped.wait(LIMIT_S)
