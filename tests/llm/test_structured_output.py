@@ -289,6 +289,7 @@ def test_who_waits_for_masks_holds_up_nobody(runner: ModelRunner, num_nodes: int
     engine.add(2, replace(opening("goes on", PROMPT), num_steps=6))
     output: list[int] = []
     while engine.has_work():
+        assert engine.counts.num_passes < 20, "it does not sit out"
         for item_id, result in engine.step():
             assert item_id == 2
             assert isinstance(result, Verdict)
