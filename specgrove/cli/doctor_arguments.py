@@ -23,7 +23,7 @@ def add_doctor(commands: argparse._SubParsersAction[Any]) -> None:
     command.add_argument("--quick", action="store_true", help="measure nothing: memory's speed takes a second")
     command.add_argument("--quiet", action="store_true", help="show warnings and errors only")
     command.set_defaults(verbose=False)
-    add_suite_options(command)
+    add_suite_options(command, without="this machine is looked at, and nothing is started")
 
 
 def add_completion(commands: argparse._SubParsersAction[Any]) -> None:

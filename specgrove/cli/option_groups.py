@@ -50,7 +50,9 @@ def _group_of(flag: SuiteFlag) -> str:
     if flag.setting.is_common:
         return "models"
     title = f"settings of {of_whom(flag.sections)}"
-    return title if len(flag.sections) > 1 else f"{title}, each also as --{flag.sections[0]}.NAME"
+    # Those of the suite have no service to name.
+    section = flag.sections[0] if len(flag.sections) == 1 else ""
+    return f"{title}, each also as --{section}.NAME" if section else title
 
 
 def add_output_options(command: argparse.ArgumentParser) -> None:
@@ -60,13 +62,15 @@ def add_output_options(command: argparse.ArgumentParser) -> None:
     shown.add_argument("--quiet", action="store_true", help="show results and errors only")
 
 
-def add_suite_options(command: argparse.ArgumentParser, *, is_http: bool = False) -> None:
-    """How to reach a running suite, or its HTTP API, or else to start one."""
+def add_suite_options(
+    command: argparse.ArgumentParser, *, is_http: bool = False, without: str = "a suite is started and stopped again"
+) -> None:
+    """How to reach a running suite, or its HTTP API, or else to start one. ``without`` says what happens without an address."""
     _add_connection_options(
         command,
         "file whose first line is the API key to send; of a suite that is started here: keys that its clients need",
         type=typed(checked_http_address if is_http else checked_address),
-        help=f"its {'HTTP API' if is_http else 'router'}; without it a suite is started and stopped again",
+        help=f"its {'HTTP API' if is_http else 'router'}; without it {without}",
     )
     add_suite_settings(command, are_all_listed=False, without=[API_KEY_FILE.name])
 

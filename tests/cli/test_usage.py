@@ -91,10 +91,18 @@ def test_help_lists_what_a_command_is_for_first_and_settings_of_services_once(
         shown[command] = capsys.readouterr().out
     assert shown["generate"].index("sampling:") < shown["generate"].index("a running suite:")
     assert "settings of the LLM service, each also as --llm.NAME:" in shown["serve"]
+    assert "settings of the suite:" in shown["serve"]
     for command in ("generate", "chat", "demo"):
         assert "--kv-slots" not in shown[command]
         assert "specgrove serve --help" in shown[command]
     assert parser().parse_args(["generate", "hi", "--kv-slots", "9"]).kv_slots == 9
+
+
+def test_help_of_doctor_starts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["doctor", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "its router; without it this machine is looked at, and nothing is started" in shown
 
 
 @pytest.mark.parametrize("argv", [["fly"], ["generate"], ["serve", "--dtype", "int3"], ["models"]])
