@@ -338,7 +338,8 @@ def test_a_quick_one_begins_with_its_question_and_what_is_late_is_computed_again
     assert len(output) == 5
     # From now on it waits, for a while.
     for _ in range(12):
-        assert not run(engine)
+        assert not engine.step()
+        assert not engine.has_work()
         source.answer()
         pass_of_one()
     assert output == expected[:17]
