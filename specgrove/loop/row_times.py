@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 # Points of the curve; a number of rows belongs to the last point that is not above it.
-_ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
+_ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
 # Before anything is known of it a pass of so many rows takes twice the time of one.
 _DOUBLING_ROWS = 24
 # Variances of logarithms. Of one step's time; of a time measured at the start; of a number of rows that was not seen, by doublings
