@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from router.text_process import ProcessEndedError, TextProcess, TooSlowError
-from specgrove.errors import InternalError, UnavailableError
+from specgrove.errors import InternalError, SpecGroveError, UnavailableError
 from specgrove.serving.loop_turns import LoopTurns
 from specgrove.tokenizer import Tokenizer
 
@@ -83,7 +83,10 @@ class TextWork:
             try:
                 await self._chats.run(tokenizer, _nothing)
             except Exception as error:
-                logger.warning("conversations can't be rendered: %s: %s", type(error).__name__, error)
+                is_defect = not isinstance(error, SpecGroveError)
+                logger.warning(
+                    "conversations can't be rendered: %s: %s", type(error).__name__, error, exc_info=is_defect
+                )
 
     def close(self) -> None:
         """Ends the processes. Texts under way fail."""

@@ -4,7 +4,8 @@
 // Inputs are taken in chunks: a group's weights of one chunk stay in the first-level cache while all rows take them.
 // Between two chunks a row's sums lie where its outputs go, which changes no bit.
 //
-// Memory is never idle: what a chunk's first tile reads is fetched evenly while all tiles of the chunks before compute.
+// Memory is not idle: what a chunk's first tile reads is fetched evenly while all tiles of the chunks before compute.
+// (Of many hundred rows only half of it is: there the products take longer than reading by far.)
 // Fetched by the first tile alone, all that the others compute would come on top of the time of reading.
 #include <immintrin.h>
 

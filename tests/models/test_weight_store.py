@@ -75,13 +75,14 @@ _MAPPED_THEN_IN_MEMORY = """
 store = MappedWeights(Path(sys.argv[3]), int(sys.argv[4]))
 answers(load_decoder(Path(sys.argv[2]), torch.float32, store=store))
 print(peak_bytes() - before, store.num_bytes, store.resident_bytes)
+del store
 gc.collect()
 answers(load_decoder(Path(sys.argv[2]), torch.float32))
 print(peak_bytes() - before)
 """
 
 _SHARES = """
-spec, layout = read_spec(Path(sys.argv[2])), ParallelLayout(2, 2)
+layout = ParallelLayout(2, 2)
 
 class Group:
     size = 2
@@ -89,8 +90,9 @@ class Group:
     def __init__(self, rank):
         self.rank = rank
 
-for rank, dtype in ((3, "bfloat16"), (0, "float32")):  # the larger share comes last: peaks only grow
-    load_decoder(Path(sys.argv[2]), DTYPES[dtype], shard=layout.shard_of(rank, spec), group=Group(rank % 2))
+for folder, rank, dtype in zip(sys.argv[2:], (3, 0), ("bfloat16", "float32")):  # the larger share comes last: peaks only grow
+    spec = read_spec(Path(folder))
+    load_decoder(Path(folder), DTYPES[dtype], shard=layout.shard_of(rank, spec), group=Group(rank % 2))
     print(peak_bytes() - before, plan_memory(spec, MemoryRequest(dtype, None, layout, 1, 1, 1))[rank].weight_bytes)
     gc.collect()
 """
@@ -105,7 +107,7 @@ def _numbers(program: str, *arguments: Path | int) -> list[list[int]]:
     return [[int(number) for number in line.split()] for line in result.stdout.splitlines()]
 
 
-def _save_of_zeros(folder: Path, **sizes: int) -> Path:
+def _save_of_zeros(folder: Path, dtype: torch.dtype = torch.float32, **sizes: int) -> Path:
     """Memory is the same whatever the weights are, and random ones take long to make."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -113,7 +115,7 @@ def _save_of_zeros(folder: Path, **sizes: int) -> Path:
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in LlamaForCausalLM(config).state_dict().items()}
     config.save_pretrained(folder)
-    save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, folder / "model.safetensors")
+    save_file({name: torch.zeros(shape, dtype=dtype) for name, shape in shapes.items()}, folder / "model.safetensors")
     return folder
 
 
@@ -134,9 +136,12 @@ def test_the_peak_stays_under_the_cap(tmp_path: Path, tiny_llama: Path) -> None:
 
 def test_a_rank_reads_its_share_only(tmp_path: Path, tiny_llama: Path) -> None:
     # A share is 64 MB in bfloat16: reading the other half of these layers would take that once more, converting a matrix far less.
-    folder = _save_of_zeros(
-        tmp_path / "large", hidden_size=768, intermediate_size=2304, num_hidden_layers=18, num_attention_heads=12,
-        num_key_value_heads=6,
-    )  # fmt: skip
-    for peak, share in _numbers(_SHARES, tiny_llama, folder):
+    folders = [
+        _save_of_zeros(
+            tmp_path / name, dtype, hidden_size=768, intermediate_size=2304, num_hidden_layers=18, num_attention_heads=12,
+            num_key_value_heads=6,
+        )
+        for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32))
+    ]  # fmt: skip
+    for peak, share in _numbers(_SHARES, tiny_llama, *folders):
         assert peak <= share + (36 << 20)

@@ -34,7 +34,7 @@ namespace emulation {
 // behind still sees these.
 template <typename T, typename Function>
 inline auto exchange(const T& own, const Function& function) {
-  static_assert(sizeof(T) <= kLaneBytes && alignof(T) <= kLaneBytes);
+  static_assert(sizeof(T) <= kLaneBytes && alignof(T) <= 16);
   unsigned char* const places = lane_places();
   std::memcpy(places + own_lane() * kLaneBytes, &own, sizeof own);
   wait_for_warp();
