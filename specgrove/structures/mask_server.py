@@ -104,6 +104,10 @@ def serve_structure(connection: Connection, tokenizer: Tokenizer) -> None:
             continue
         with _ended_after(max(maker.left_s(message), 1e-3), signal.ITIMER_PROF):
             answer = maker.answer(message)
+        with _ended_after(
+            _MAX_EXPLORING_S, signal.ITIMER_VIRTUAL
+        ):  # it is asked again then, of one that doesn't explore
+            answer = maker.with_possible_nodes(message, answer)
         connection.send(answer)
 
 

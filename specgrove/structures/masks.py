@@ -2,7 +2,8 @@
 
 ``MaskMaker`` works for all outputs of one structure, mostly in a process of its own (``mask_server``). Invariant: an answer is a function
 of the structure, the vocabulary and the tokens alone. An answer for a tree's root always comes; those for nodes below it are an offer, for
-drafted tokens cost nothing but speed where they are not looked at.
+drafted tokens cost nothing but speed where they are not looked at. So an output pays for its roots' answers alone: what is found out about
+drafted tokens has an account of its own, at whose end nothing more is found out.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from specgrove.structures.grammars import Allowed, OutputMatcher
 from specgrove.structures.structured_output import StructuredOutput
 
 MAX_S = 2.0
 MAX_S_PER_TOKEN = 0.02
-"""Of processor time: so much for one output, and so much more for each of its tokens. A token takes a tenth of a millisecond; of an
-ambiguous grammar, which clients may send, seconds."""
+"""Of processor time: so much for one output, and so much more for each of its tokens; as much again for tokens that are drafted. A token
+takes a tenth of a millisecond; of an ambiguous grammar, which clients may send, seconds."""
 
 # A structure with which one thing took longer has nothing done for it that need not be.
 _SLOW_S = 0.005
@@ -100,10 +101,16 @@ class _Output:
         self._max_s = max_s
         self.token_ids: list[int] = []
         self.spent_s = 0.0
+        """For roots' answers."""
+        self.explored_s = 0.0
+        """For nodes below them."""
+
+    def left_s(self, num_tokens: int) -> float:
+        return self._max_s + MAX_S_PER_TOKEN * num_tokens - self.spent_s
 
     @property
-    def left_s(self) -> float:
-        return self._max_s + MAX_S_PER_TOKEN * len(self.token_ids) - self.spent_s
+    def may_explore(self) -> bool:
+        return self.explored_s < self._max_s + MAX_S_PER_TOKEN * len(self.token_ids)
 
 
 class MaskMaker:
@@ -124,33 +131,46 @@ class MaskMaker:
 
     def left_s(self, question: Question) -> float:
         """Processor time that ``answer`` may take."""
+        num_tokens = question.num_kept + len(question.token_ids)
         found = self._outputs.get(question.output)
-        return self._max_s + MAX_S_PER_TOKEN * len(question.token_ids) if found is None else found.left_s
+        return self._max_s + MAX_S_PER_TOKEN * num_tokens if found is None else found.left_s(num_tokens)
 
     def answer(self, question: Question) -> Answer:
-        """For the root."""
+        """For the root, with no other possible node."""
         self._exploring.pop(question.output, None)
         output = self._outputs.get(question.output)
         if output is None:
             output = self._outputs[question.output] = _Output(self._matcher_of(), self._max_s)
+        started_s = time.thread_time()
         if question.num_kept < output.matcher.num_tokens:
             output.matcher.rewind(question.num_kept)
         del output.token_ids[question.num_kept :]
         output.token_ids.extend(question.token_ids)
-        before_s, started_s = output.spent_s, time.thread_time()
-        possible: tuple[int, ...] = (0,)
         allowed, problem = None, ""
         try:
-            allowed = self._allowed_after(output, ())
-            explores = self._explores and len(question.parents) > 1 and time.thread_time() - started_s < _SLOW_S
-            if explores:
-                possible = tuple(_possible_nodes(output.matcher, question))
+            if output.left_s(len(output.token_ids)) <= 0:
+                raise TakesTooLongError(too_slow(len(output.token_ids), self._max_s))
+            allowed = _allowed_after(output, ())
         except ValueError as error:
             problem = str(error)
-        output.spent_s = before_s + time.thread_time() - started_s
+        spent_s = time.thread_time() - started_s
+        output.spent_s += spent_s
+        return Answer(question.output, question.number, 0, allowed, problem, (0,), spent_s)
+
+    def with_possible_nodes(self, question: Question, root: Answer) -> Answer:
+        """The root's answer with the question's other possible nodes. From then on there is more to explore, if there are any."""
+        output = self._outputs[question.output]
+        if not (self._explores and len(question.parents) > 1 and root.allowed is not None and root.spent_s < _SLOW_S):
+            return root
+        if not output.may_explore:
+            return root
+        started_s = time.thread_time()
+        possible = tuple(_possible_nodes(output.matcher, question))
+        spent_s = time.thread_time() - started_s
+        output.explored_s += spent_s
         if len(possible) > 1:
             self._exploring[question.output] = self._explored(output, question, possible)
-        return Answer(question.output, question.number, 0, allowed, problem, possible, output.spent_s - before_s)
+        return replace(root, possible_nodes=possible, spent_s=root.spent_s + spent_s)
 
     def explored(self) -> Answer | None:
         """For some other node, if that can be told."""
@@ -165,28 +185,31 @@ class MaskMaker:
         self._exploring.pop(output, None)
         self._outputs.pop(output, None)
 
-    def _allowed_after(self, output: _Output, path: Sequence[int]) -> Allowed:
-        if output.left_s <= 0:
-            raise TakesTooLongError(too_slow(len(output.token_ids), self._max_s))
-        output.matcher.go_to(output.token_ids, path)
-        return output.matcher.allowed()
-
     def _explored(self, output: _Output, question: Question, nodes: Sequence[int]) -> Iterator[Answer]:
         """Below a node that has no answer there are none."""
         for node, path in _paths(question, nodes):
+            if not output.may_explore:
+                return
             started_s = time.thread_time()
             allowed = None
             with contextlib.suppress(ValueError):  # the output is not to blame
-                allowed = self._allowed_after(output, path)
-            spent_s = time.thread_time() - started_s
-            output.spent_s += spent_s
+                allowed = _allowed_after(output, path)
             if output.matcher.is_spent:
                 output.matcher = self._matcher_of()
+                with contextlib.suppress(ValueError):  # as its next question will say
+                    output.matcher.go_to(output.token_ids, ())  # which that question should not pay for
+            spent_s = time.thread_time() - started_s
+            output.explored_s += spent_s
             if allowed is None:
                 return
             yield Answer(question.output, question.number, node, allowed, spent_s=spent_s)
             if spent_s > _SLOW_S:
                 return
+
+
+def _allowed_after(output: _Output, path: Sequence[int]) -> Allowed:
+    output.matcher.go_to(output.token_ids, path)
+    return output.matcher.allowed()
 
 
 def _possible_nodes(matcher: OutputMatcher, question: Question) -> Iterator[int]:

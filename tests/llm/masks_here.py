@@ -37,7 +37,7 @@ class MasksHere:
         if isinstance(maker, str):
             deliver(Answer(question.output, question.number, 0, None, maker))
             return
-        deliver(maker.answer(question))
+        deliver(maker.with_possible_nodes(question, maker.answer(question)))
         while maker.has_more:
             if (answer := maker.explored()) is not None:
                 deliver(answer)

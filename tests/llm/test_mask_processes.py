@@ -100,6 +100,18 @@ def test_nodes_of_a_tree_have_answers_too(asker: Asker) -> None:
     assert ids_of(asker.answer(output, 1, 3)) == allowed_after(LETTERS, "ad")
 
 
+def test_drafted_tokens_that_take_too_much_time_fail_nothing(asker: Asker) -> None:
+    a, b = (TOKENIZER.encode(letter)[0] for letter in "ab")
+    structure = grammar(AMBIGUOUS.text.replace("start: r0", 'start: "b" "c" "d" | r0'))
+    output = asker.open(structure)
+    asker.processes.ask(Question(output, 1, 0, (), (0, b, a, a, a, a), (-1, 0, 0, 2, 3, 4)))
+    found = asker.answer(output, 1)
+    assert ids_of(found) == {a, b}
+    assert found.possible_nodes == (0,)  # of a process that explores nothing
+    asker.number = 1
+    assert ids_of(asker.answered(output, 0, "b")) == {TOKENIZER.encode("c")[0]}
+
+
 def test_processes_that_are_killed_are_no_loss(asker: Asker) -> None:
     output = asker.open(LETTERS)
     asker.answered(output, 0, "adb")

@@ -242,7 +242,7 @@ def test_one_that_takes_too_much_time_ends(runner: ModelRunner, monkeypatch: pyt
     sampling = replace(GREEDY, structured_output=regex("[a-c]{20}"))
     engine = made(runner)
     token_ids = first(engine, sampling).token_ids
-    monkeypatch.setattr(masks._Output, "left_s", 0.0)
+    monkeypatch.setattr(masks._Output, "left_s", lambda output, num_tokens: 0.0)
     engine.add(2, VerifyWork("first", len(PROMPT) + 1, (), TokenTree.of_root(token_ids[0])))
     error = run(engine)[2]
     assert isinstance(error, InvalidRequestError)
