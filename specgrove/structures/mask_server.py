@@ -58,6 +58,7 @@ def serve(control: socket.socket, tokenizer: Tokenizer) -> None:
                 return
             (fd,) = fds
             if (pid := os.fork()) == 0:
+                os.setsid()  # its priority is its own (``lower_priority``)
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 for other in (control, woken, wake):
@@ -125,7 +126,8 @@ def _limit_memory() -> None:
     """What asks for more ends the process."""
     num_pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = num_pages * resource.getpagesize() + _MAX_MORE_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)  # nobody may raise that one
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def main() -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from llm_service.mask_processes import MaskProcesses
+from specgrove.machine.low_priority import lower_priority
 from specgrove.structures.grammars import GrammarCompiler
 from specgrove.structures.masks import Answer, Question
 from specgrove.structures.structured_output import StructuredOutput
@@ -156,6 +160,39 @@ def test_outputs_beside_one_that_is_slow_go_on_in_a_new_process(asker: Asker) ->
     number = asker.ask(innocent, 1, "c")
     assert "too much time" in asker.answer(slow, guilty).problem
     assert ids_of(asker.answer(innocent, number)) == {TOKENIZER.encode("d")[0]}
+
+
+def test_the_priority_of_one_is_that_of_no_other(asker: Asker) -> None:
+    if not Path("/proc/self/autogroup").exists():
+        pytest.skip("this kernel shares processors out among processes alone")
+    for structure in (LETTERS, choice("yes", "no")):
+        asker.answered(asker.open(structure), 0)
+    lowered, other = asker.processes.pids()
+    assert asker.processes.server_pid is not None
+    pids = other, asker.processes.server_pid
+    before = [priority_of(pid) for pid in pids]
+    lower_priority(lowered)
+    assert [priority_of(pid) for pid in pids] == before
+    assert priority_of(lowered) != before[0]
+
+
+def priority_of(pid: int) -> tuple[str, int]:
+    """Of its session, without the session's number, and its own."""
+    autogroup = Path(f"/proc/{pid}/autogroup").read_text()
+    return autogroup.partition(" ")[2], os.getpriority(os.PRIO_PROCESS, pid)
+
+
+def test_a_limit_of_the_address_space_stays_as_it_is() -> None:
+    """As ``ulimit -v`` sets it: a process may have less then, and not more."""
+    limit = 1 << 40
+    script = (
+        "import resource\nfrom specgrove.structures import mask_server\n"
+        f"resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))\n"
+        "mask_server._limit_memory()\nprint(*resource.getrlimit(resource.RLIMIT_AS))"
+    )
+    soft, hard = map(int, subprocess.check_output([sys.executable, "-c", script]).split())
+    assert hard == limit
+    assert soft < limit
 
 
 def test_all_end_with_what_started_them(asker: Asker) -> None:
