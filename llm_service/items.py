@@ -109,7 +109,7 @@ class Items:
         ]
         if due:
             self._structures.wait(due, _MASKS_WAIT_S)
-        if self._structures.has_news:
+        if due or self._structures.has_news:  # who is told of an answer may see it before its news
             self.take_masks()
 
     def put_back(self, pending: PendingWork) -> bool:

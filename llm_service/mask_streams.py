@@ -7,7 +7,7 @@ processes are asked for.
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 import os
 import pickle
 import socket
@@ -19,8 +19,6 @@ from typing import Any
 
 from specgrove.structures.mask_server import NEWS
 from specgrove.tokenizer import Tokenizer
-
-logger = logging.getLogger(__name__)
 
 _LEN = struct.Struct("!i")  # as ``multiprocessing.connection`` writes it
 _READ_BYTES = 1 << 20
@@ -43,25 +41,25 @@ class MessageStream:
         self._take = take
         self._read = bytearray()
         self._to_write = bytearray()
-        self._is_closed = False
+        self.is_closed = False
         loop.add_reader(ours, self._can_read)
 
     def send(self, message: object) -> None:
         """Later, where the other side does not read. Nothing, where it is gone: that is told elsewhere."""
-        if self._is_closed:
+        if self.is_closed:
             return
         content = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         was_empty = not self._to_write
         self._to_write += _LEN.pack(len(content)) + content
         if was_empty:
             self._can_write()
-            if self._to_write and not self._is_closed:
+            if self._to_write and not self.is_closed:
                 self._loop.add_writer(self._socket, self._can_write)
 
     def close(self) -> None:
         """What is still to be sent is not."""
-        if not self._is_closed:
-            self._is_closed = True
+        if not self.is_closed:
+            self.is_closed = True
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
             self._socket.close()
@@ -79,7 +77,7 @@ class MessageStream:
 
     def read_rest(self) -> None:
         """What a process that has ended had sent."""
-        while not self._is_closed and self._can_read():
+        while not self.is_closed and self._can_read():
             pass
 
     def _can_read(self) -> bool:
@@ -113,27 +111,34 @@ class ForkServer:
         take_news: Callable[[bool, int, int], None],
         lose: Callable[[], None],
     ) -> None:
+        """Raises ``OSError``."""
         self._loop = loop
         self._take_news = take_news
         self._lose = lose
+        self.has_forked = False
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        content = os.memfd_create("tokenizer")
-        with theirs, os.fdopen(content, "wb") as file:
-            pickle.dump(tokenizer, file)
-            file.flush()
-            file.seek(0)
-            # Ends with this thread.
-            command = [
-                sys.executable, "-m", "specgrove.suite.supervised", str(os.getpid()), "specgrove.structures.mask_server",
-                str(theirs.fileno()), str(content),
-            ]  # fmt: skip
-            self._process = subprocess.Popen(
-                command,
-                env=os.environ | _ONE_THREAD,
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno(), content],
-                start_new_session=True,
-            )
+        try:
+            content = os.memfd_create("tokenizer")
+            with theirs, os.fdopen(content, "wb") as file:
+                pickle.dump(tokenizer, file)
+                file.flush()
+                file.seek(0)
+                # Ends with this thread.
+                command = [
+                    sys.executable, "-m", "specgrove.suite.supervised", str(os.getpid()), "specgrove.structures.mask_server",
+                    str(theirs.fileno()), str(content),
+                ]  # fmt: skip
+                self._process = subprocess.Popen(
+                    command,
+                    env=os.environ | _ONE_THREAD,
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno(), content],
+                    start_new_session=True,
+                )
+        except BaseException:
+            self._control.close()
+            theirs.close()
+            raise
         loop.add_reader(self._control, self._can_read)
 
     @property
@@ -142,13 +147,14 @@ class ForkServer:
         return self._process.pid
 
     def fork(self, take: Callable[[Any], None]) -> MessageStream:
-        """A new process's stream. Its beginning and its end are told later."""
+        """A new process's stream. Its beginning and its end are told later. Raises ``OSError``."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
                 socket.send_fds(self._control, [b"f"], [theirs.fileno()])
-            except OSError:
-                logger.exception("the process that makes masks does not answer")
+            except BaseException:
+                ours.close()
+                raise
         return MessageStream(self._loop, ours, take)
 
     def end(self) -> None:
@@ -159,7 +165,10 @@ class ForkServer:
         self._process.wait()
 
     def _can_read(self) -> None:
-        if news := self._control.recv(NEWS.size):
-            self._take_news(*NEWS.unpack(news))
-        else:
-            self._lose()
+        with contextlib.suppress(ConnectionError):  # it has ended before it read all
+            if news := self._control.recv(NEWS.size):
+                has_begun, pid, status = NEWS.unpack(news)
+                self.has_forked |= has_begun
+                self._take_news(has_begun, pid, status)
+                return
+        self._lose()

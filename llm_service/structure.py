@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from specgrove.errors import InvalidRequestError
+from specgrove.errors import InvalidRequestError, UnavailableError
 from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
 from specgrove.structures.masks import Answer, Question
@@ -97,10 +97,12 @@ class OutputStructure:
             self._num_careful = _NUM_CAREFUL
 
     @property
-    def problem(self) -> InvalidRequestError | None:
+    def problem(self) -> InvalidRequestError | UnavailableError | None:
         """Why the output can't go on; where it ``is_ready``."""
-        problem = self._answers[0].problem
-        return _failed(problem) if problem else None
+        answer = self._answers[0]
+        if answer.may_retry:
+            return UnavailableError(f"{STRUCTURED_OUTPUT}: {answer.problem}")
+        return _failed(answer.problem) if answer.problem else None
 
     @property
     def possible_nodes(self) -> Sequence[int]:
@@ -127,7 +129,8 @@ class OutputStructure:
         """
         allowed = self._answers[node].allowed
         if allowed is None:
-            raise _failed(self._answers[node].problem)
+            assert self.problem is not None
+            raise self.problem
         mask = np.zeros(len(logits), dtype=np.bool_)
         num_ids = min(len(logits), allowed.num_ids)
         mask[:num_ids] = allowed.tokens[:num_ids]

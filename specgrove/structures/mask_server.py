@@ -26,7 +26,8 @@ from specgrove.structures.masks import Compiled, Forgotten, MaskMaker, Opening, 
 from specgrove.tokenizer import Tokenizer
 
 NEWS = struct.Struct("=?ii")
-"""What is told of a structure's process: whether it has begun or ended, its id, and its exit status."""
+"""What is told of a structure's process: whether it has begun or ended, its id, and its exit status. One that could not be forked has no
+id, and the error's number."""
 
 TOO_SLOW, EXPLORED_TOO_LONG = signal.SIGPROF, signal.SIGVTALRM
 """Signals that end a process: one took too much time for an answer, or for one that need not be."""
@@ -57,7 +58,13 @@ def serve(control: socket.socket, tokenizer: Tokenizer) -> None:
             if not message:
                 return
             (fd,) = fds
-            if (pid := os.fork()) == 0:
+            try:
+                pid = os.fork()
+            except OSError as error:
+                os.close(fd)
+                control.send(NEWS.pack(False, 0, error.errno or 0))
+                continue
+            if pid == 0:
                 os.setsid()  # its priority is its own (``lower_priority``)
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -134,7 +141,7 @@ def main() -> None:
     """``python -m specgrove.structures.mask_server CONTROL_FD TOKENIZER_FD``: the second has the pickled tokenizer."""
     with os.fdopen(int(sys.argv[2]), "rb") as file:
         tokenizer = pickle.load(file)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(ConnectionError):  # the service has ended
         serve(socket.socket(fileno=int(sys.argv[1])), tokenizer)
 
 

@@ -81,6 +81,8 @@ class Answer:
     """With the root's: all nodes that the output could go on to, rising. An end is none: nothing follows it."""
     spent_s: float = 0.0
     """Processor time that it took."""
+    may_retry: bool = False
+    """Whether another time there may be no such problem: it is the service's, and not the structure's."""
 
 
 class TakesTooLongError(ValueError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +19,7 @@ from specgrove.machine.low_priority import lower_priority
 from specgrove.structures.grammars import GrammarCompiler
 from specgrove.structures.masks import Answer, Question
 from specgrove.structures.structured_output import StructuredOutput
-from tests.structures.examples import choice, grammar, regex, tiny_vocabulary
+from tests.structures.examples import choice, grammar, regex, schema, tiny_vocabulary
 from tests.waiting import LIMIT_S, wait_until
 
 TOKENIZER = tiny_vocabulary()
@@ -126,6 +128,114 @@ def test_processes_that_are_killed_are_no_loss(asker: Asker) -> None:
     assert asker.processes.server_pid is not None
     os.kill(asker.processes.server_pid, signal.SIGKILL)
     assert ids_of(asker.answered(output, 4, "c")) == allowed_after(LETTERS, "adbdc")
+
+
+def test_one_that_is_killed_while_it_compiles_is_begun_again_once(
+    asker: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids: list[int] = []
+    take_news = MaskProcesses._take_news
+
+    def killing(processes: MaskProcesses, has_begun: bool, pid: int, status: int) -> None:
+        take_news(processes, has_begun, pid, status)
+        if has_begun:
+            pids.append(pid)
+            if len(pids) == 1:
+                os.kill(pid, signal.SIGKILL)
+
+    monkeypatch.setattr(MaskProcesses, "_take_news", killing)
+    structure = schema({"type": "array", "items": {"enum": [f"{i:05}" for i in range(20_000)]}, "maxItems": 3})
+    assert ids_of(asker.answered(asker.open(structure), 0)) == {TOKENIZER.encode(letter)[0] for letter in ("[", "[]")}
+    assert asker.processes.pids() == tuple(pids[1:])
+
+
+def test_killed_ones_hours_apart_fail_no_output(asker: Asker) -> None:
+    output, text = asker.open(LETTERS), ""
+    for letter in "adbecf":
+        asker.answered(output, len(text), letter)
+        text += letter
+        os.kill(asker.processes.pids()[-1], signal.SIGSTOP)
+        number = asker.ask(output, len(text))
+        os.kill(asker.processes.pids()[-1], signal.SIGKILL)
+        assert ids_of(asker.answer(output, number)) == allowed_after(LETTERS, text)
+
+
+def test_where_files_run_out_outputs_are_told_and_others_go_on(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    going_on = asker.open(LETTERS)
+    asker.answered(going_on, 0)
+    structure = choice("yes", "no")
+
+    def none(*families: int) -> tuple[socket.socket, socket.socket]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("llm_service.mask_streams.socket.socketpair", none)
+        output = asker.open(structure)
+        found = asker.answered(output, 0)
+        assert found.may_retry
+        assert "Too many open files" in found.problem
+        asker.processes.forget(output)
+        asker.processes.forget(output + 100)
+        assert ids_of(asker.answered(going_on, 0, "ad"))
+    assert ids_of(asker.answered(asker.open(structure), 0)) == allowed_after(structure, "")
+
+
+def test_a_process_that_can_not_be_asked_for_is_none(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next ones have their own ids."""
+    asker.answered(asker.open(LETTERS), 0)
+
+    def full(*arguments: object) -> int:
+        raise OSError(errno.ENOBUFS, "No buffer space available")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("llm_service.mask_streams.socket.send_fds", full)
+        assert asker.answered(asker.open(choice("yes")), 0).may_retry
+    output = asker.open(choice("no"))
+    asker.answered(output, 0)
+    os.kill(asker.processes.pids()[-1], signal.SIGKILL)
+    assert ids_of(asker.answered(output, 0, "n")) == {TOKENIZER.encode("o")[0]}
+
+
+@pytest.mark.parametrize("fault", ["fork", "beginning"])
+def test_where_none_can_be_forked_outputs_are_told(
+    fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    spoilt = {
+        "fork": "def fork():\n    raise BlockingIOError(11, 'Resource temporarily unavailable')\nos.fork = fork\n",
+        "beginning": "if 'specgrove.structures.mask_server' in sys.orig_argv:\n    os._exit(3)\n",
+    }[fault]
+    (tmp_path / "sitecustomize.py").write_text("import os, sys\n" + spoilt)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path.cwd()}")
+    processes = MaskProcesses(TOKENIZER, MAX_S)
+    asker = Asker(processes)
+    try:
+        found = [asker.answered(asker.open(structure), 0) for structure in (LETTERS, LETTERS, choice("yes"))]
+    finally:
+        processes.close()
+    assert all(answer.may_retry and "no process can be begun" in answer.problem for answer in found)
+    assert not processes.pids()
+    num_servers = sum("has ended; it is begun anew" in record.message for record in caplog.records)
+    # The last one rested; on a very slow machine for longer than it waits.
+    assert num_servers == 0 if fault == "fork" else num_servers >= 2
+
+
+def test_one_that_has_worked_for_long_gets_no_more_outputs() -> None:
+    processes = MaskProcesses(TOKENIZER, 100.0)
+    asker = Asker(processes)
+    try:
+        slow = asker.open(AMBIGUOUS)
+        asker.answered(slow, 0)
+        (pid,) = processes.pids()
+        assert processes.server_pid is not None
+        priority = os.getpriority(os.PRIO_PROCESS, processes.server_pid)
+        asker.ask(slow, 0, "aaa")
+        wait_until(lambda: os.getpriority(os.PRIO_PROCESS, pid) > priority)
+        assert ids_of(asker.answered(asker.open(AMBIGUOUS), 0))
+        assert len(processes.pids()) == 2
+        processes.forget(slow)
+        wait_until(lambda: pid not in processes.pids())
+    finally:
+        processes.close()
 
 
 def test_one_that_works_for_long_delays_no_other_structure_and_ends(asker: Asker) -> None:
