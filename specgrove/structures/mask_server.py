@@ -8,6 +8,7 @@ service does, however that happens.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import os
 import pickle
@@ -35,8 +36,10 @@ TOO_SLOW, EXPLORED_TOO_LONG = signal.SIGPROF, signal.SIGVTALRM
 # Of processor time; a structure that the router let pass takes a second.
 _MAX_COMPILE_S = 10.0
 _MAX_EXPLORING_S = 0.1
-# Of what it has when it begins.
-_MAX_MORE_BYTES = 1 << 30
+_MAX_NUM_COMPILING = 4
+# Beside what it has when it begins: of the first few that there are at a time, and of each further one.
+_MAX_MORE_BYTES, _MAX_FURTHER_BYTES = 1 << 30, 1 << 28
+_NUM_FIRST = 4
 
 
 def serve(control: socket.socket, tokenizer: Tokenizer) -> None:
@@ -48,11 +51,13 @@ def serve(control: socket.socket, tokenizer: Tokenizer) -> None:
     wake.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.set_wakeup_fd(wake.fileno())
+    compiling = os.memfd_create("compiling")
+    num_forked = 0
     while True:
         ready, _, _ = select.select([control, woken], [], [])
         if woken in ready:
             woken.recv(4096)
-            _tell_ended(control)
+            num_forked -= _tell_ended(control)
         if control in ready:
             message, fds, _, _ = socket.recv_fds(control, 1, 1)
             if not message:
@@ -71,25 +76,32 @@ def serve(control: socket.socket, tokenizer: Tokenizer) -> None:
                 for other in (control, woken, wake):
                     other.close()
                 with contextlib.suppress(EOFError, OSError):
-                    serve_structure(Connection(fd), tokenizer)
+                    _limit(_MAX_MORE_BYTES if num_forked < _NUM_FIRST else _MAX_FURTHER_BYTES)
+                    serve_structure(Connection(fd), tokenizer, compiling)
                 os._exit(0)
             os.close(fd)
+            num_forked += 1
             control.send(NEWS.pack(True, pid, 0))
 
 
-def _tell_ended(control: socket.socket) -> None:
+def _tell_ended(control: socket.socket) -> int:
+    """How many."""
+    num_ended = 0
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             control.send(NEWS.pack(False, *ended))
+            num_ended += 1
+    return num_ended
 
 
-def serve_structure(connection: Connection, tokenizer: Tokenizer) -> None:
-    """Answers until the service closes its end. Questions come first, then what may be told of nodes below roots."""
+def serve_structure(connection: Connection, tokenizer: Tokenizer, compiling: int) -> None:
+    """Answers until the service closes its end. Questions come first, then what may be told of nodes below roots. ``compiling`` is a file
+    that all such processes have.
+    """
     opening: Opening = connection.recv()
-    _limit_memory()
     compiler = GrammarCompiler(tokenizer)
     try:
-        with _ended_after(_MAX_COMPILE_S, signal.ITIMER_PROF):
+        with _one_of_few(compiling), _ended_after(_MAX_COMPILE_S, signal.ITIMER_PROF):
             compiler.matcher(opening.structure)
     except RecursionError:
         connection.send(Compiled("is nested too deeply"))
@@ -129,12 +141,25 @@ def _ended_after(limit_s: float, timer: int) -> Iterator[None]:
         signal.setitimer(timer, 0)
 
 
-def _limit_memory() -> None:
-    """What asks for more ends the process."""
+@contextlib.contextmanager
+def _one_of_few(compiling: int) -> Iterator[None]:
+    """Waits for one of ``_MAX_NUM_COMPILING`` locks in the file. The kernel takes it from a process that ends."""
+    place = os.getpid() % _MAX_NUM_COMPILING
+    fcntl.lockf(compiling, fcntl.LOCK_EX, 1, place)
+    try:
+        yield
+    finally:
+        fcntl.lockf(compiling, fcntl.LOCK_UN, 1, place)
+
+
+def _limit(max_more_bytes: int) -> None:
+    """What asks for more memory ends the process. Where all memory is used up, the kernel ends one of these, and not the service."""
     num_pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = num_pages * resource.getpagesize() + _MAX_MORE_BYTES
+    limit = num_pages * resource.getpagesize() + max_more_bytes
     _, hard = resource.getrlimit(resource.RLIMIT_AS)  # nobody may raise that one
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from llm_service.mask_processes import MaskProcesses
 from specgrove.machine.low_priority import lower_priority
 from specgrove.structures.grammars import GrammarCompiler
+from specgrove.structures.mask_server import EXPLORED_TOO_LONG
 from specgrove.structures.masks import Answer, Question
 from specgrove.structures.structured_output import StructuredOutput
 from tests.structures.examples import choice, grammar, regex, schema, tiny_vocabulary
@@ -31,6 +33,9 @@ AMBIGUOUS = grammar(
         f"r{i}: " + " | ".join(f"r{(i * 7 + j) % 200} r{(i * 3 + 5 * j) % 200}" for j in range(10)) + ' | "a"' for i in range(200)
     )
 )  # fmt: skip
+SLOW_LATER = grammar(
+    AMBIGUOUS.text.replace("start: r0", 'start: "b" "c" "d" | "a" r0').replace('| "a"\n', "| /[aertu]/\n")
+)
 
 
 class Asker:
@@ -107,15 +112,16 @@ def test_nodes_of_a_tree_have_answers_too(asker: Asker) -> None:
 
 
 def test_drafted_tokens_that_take_too_much_time_fail_nothing(asker: Asker) -> None:
-    a, b = (TOKENIZER.encode(letter)[0] for letter in "ab")
-    structure = grammar(AMBIGUOUS.text.replace("start: r0", 'start: "b" "c" "d" | r0'))
-    output = asker.open(structure)
-    asker.processes.ask(Question(output, 1, 0, (), (0, b, a, a, a, a), (-1, 0, 0, 2, 3, 4)))
-    found = asker.answer(output, 1)
-    assert ids_of(found) == {a, b}
+    output, (a,) = asker.open(LETTERS), TOKENIZER.encode("a")
+    asker.answered(output, 0)
+    (pid,) = asker.processes.pids()
+    os.kill(pid, signal.SIGSTOP)
+    asker.processes.ask(Question(output, 9, 0, (), (0, a), (-1, 0)))
+    os.kill(pid, EXPLORED_TOO_LONG)  # as the kernel's timer does
+    os.kill(pid, signal.SIGCONT)
+    found = asker.answer(output, 9)
+    assert ids_of(found) == allowed_after(LETTERS, "")
     assert found.possible_nodes == (0,)  # of a process that explores nothing
-    asker.number = 1
-    assert ids_of(asker.answered(output, 0, "b")) == {TOKENIZER.encode("c")[0]}
 
 
 def test_processes_that_are_killed_are_no_loss(asker: Asker) -> None:
@@ -263,13 +269,29 @@ def test_one_that_works_for_long_delays_no_other_structure_and_ends(asker: Asker
 
 def test_outputs_beside_one_that_is_slow_go_on_in_a_new_process(asker: Asker) -> None:
     """They have the same grammar, which is slow behind one of its letters alone."""
-    text = AMBIGUOUS.text.replace("start: r0", 'start: "b" "c" "d" | r0')
-    innocent, slow = (asker.open(grammar(text)) for _ in range(2))
+    innocent, slow = (asker.open(SLOW_LATER) for _ in range(2))
     asker.answered(innocent, 0, "b")
-    guilty = asker.ask(slow, 0, "aaa")
+    guilty = asker.ask(slow, 0, "aaaaa")
     number = asker.ask(innocent, 1, "c")
     assert "too much time" in asker.answer(slow, guilty).problem
     assert ids_of(asker.answer(innocent, number)) == {TOKENIZER.encode("d")[0]}
+
+
+def test_many_have_less_memory_and_are_ended_before_the_service(asker: Asker) -> None:
+    for i in range(6):
+        asker.answered(asker.open(choice(f"{i}")), 0)
+    num_free = [
+        resource.prlimit(pid, resource.RLIMIT_AS)[0] - num_bytes_of(asker.processes.server_pid)
+        for pid in asker.processes.pids()
+    ]
+    assert [limit > 1 << 29 for limit in num_free] == [True] * 4 + [False] * 2
+    for pid in asker.processes.pids():
+        assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "1000"
+
+
+def num_bytes_of(pid: int | None) -> int:
+    """Of its address space."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def test_the_priority_of_one_is_that_of_no_other(asker: Asker) -> None:
@@ -298,7 +320,7 @@ def test_a_limit_of_the_address_space_stays_as_it_is() -> None:
     script = (
         "import resource\nfrom specgrove.structures import mask_server\n"
         f"resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))\n"
-        "mask_server._limit_memory()\nprint(*resource.getrlimit(resource.RLIMIT_AS))"
+        "mask_server._limit(1 << 20)\nprint(*resource.getrlimit(resource.RLIMIT_AS))"
     )
     soft, hard = map(int, subprocess.check_output([sys.executable, "-c", script]).split())
     assert hard == limit
