@@ -116,6 +116,11 @@ class OutputMatcher:
         """Whether nothing can be taken back: after a dead end, or what takes too much time or memory."""
         return bool(self._matcher.is_error())
 
+    @property
+    def has_started_anew(self) -> bool:
+        """Whether it can't once more: see ``_start_anew``."""
+        return self._compile_anew is None
+
     def allowed(self) -> Allowed:
         """Raises ``ValueError`` where that takes too much time or memory."""
         self._fill()

@@ -192,11 +192,11 @@ class MaskMaker:
         for node, path in _paths(question, nodes):
             if not output.may_explore:
                 return
-            started_s = time.thread_time()
+            started_s, had_started_anew = time.thread_time(), output.matcher.has_started_anew
             allowed = None
             with contextlib.suppress(ValueError):  # the output is not to blame
                 allowed = _allowed_after(output, path)
-            if output.matcher.is_spent:
+            if output.matcher.is_spent or output.matcher.has_started_anew != had_started_anew:
                 output.matcher = self._matcher_of()
                 with contextlib.suppress(ValueError):  # as its next question will say
                     output.matcher.go_to(output.token_ids, ())  # which that question should not pay for

@@ -20,7 +20,7 @@ CHAIN = ((0, *[1] * 9), tuple(range(-1, 9)))
 class Costly:
     """A matcher that allows everything. A mask, and a drafted path that is tried, cost so many seconds."""
 
-    is_spent = False
+    is_spent = has_started_anew = False
 
     def __init__(self, clock: SimpleNamespace, mask_s: float, path_s: float) -> None:
         self._clock, self._mask_s, self._path_s = clock, mask_s, path_s
@@ -86,3 +86,27 @@ def test_the_time_that_is_left_counts_the_tokens_of_the_question(monkeypatch: py
     assert maker.answer(first).allowed is not None
     assert maker.left_s(second) == pytest.approx(2 * MAX_S_PER_TOKEN)
     assert maker.answer(second).allowed is not None
+
+
+def test_a_drafted_path_does_not_use_up_what_the_output_may_do_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now_s=0.0)
+    monkeypatch.setattr(masks, "time", SimpleNamespace(thread_time=lambda: clock.now_s))
+    made = []
+
+    class StartsAnew(Costly):
+        def go_to(self, output_token_ids: Sequence[int], path: Sequence[int]) -> None:
+            super().go_to(output_token_ids, path)
+            self.has_started_anew |= bool(path)
+
+    def matcher() -> OutputMatcher:
+        made.append(StartsAnew(clock, 0.0, 0.0))
+        return cast("OutputMatcher", made[-1])
+
+    maker = MaskMaker(matcher, max_s=MAX_S)
+    question = Question(0, 0, 0, (1,), *CHAIN)
+    maker.with_possible_nodes(question, maker.answer(question))
+    while maker.has_more:
+        maker.explored()
+    assert len(made) == 10
+    assert not made[-1].has_started_anew
+    assert made[-1].num_tokens == 1
