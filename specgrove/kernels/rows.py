@@ -124,3 +124,18 @@ class PassRows:
 
 def _address(values: array[int]) -> int:
     return values.buffer_info()[0]
+
+
+def plain_rows(num_rows: int) -> PassRows:
+    """Rows of one sequence, which see each other as a prompt's do; nobody asks anything of them."""
+    return PassRows(
+        token_ids=array("q", range(num_rows)),
+        positions=array("i", range(num_rows)),
+        slots=array("i", range(num_rows)),
+        context_slots=array("i", range(num_rows)),
+        context_offsets=array("i", [0, num_rows]),
+        tree_offsets=array("i", [0, 0]),
+        row_seq=array("i", [0] * num_rows),
+        row_context_len=array("i", range(1, num_rows + 1)),
+        row_masks=array("q", [0] * num_rows),
+    )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from array import array
 from collections.abc import Iterator
 
 import torch
@@ -15,7 +14,7 @@ import torch
 from specgrove.kernels.cuda.backend import kernels_for, launch
 from specgrove.kernels.cuda.start_check import check_kernels, compare, named
 from specgrove.kernels.device_memory import AttentionHeads
-from specgrove.kernels.rows import PassRows
+from specgrove.kernels.rows import plain_rows
 from specgrove.program import ops, output_ops
 from specgrove.program.backend import KvCaches
 from specgrove.program.native_fields import buffer_fields, native_fields
@@ -65,7 +64,9 @@ def _check(example: Example, inputs: dict[Buffer, torch.Tensor], dtype: torch.dt
     end = (output_ops.KeepHidden(buffer, place, widths[buffer]) for place, buffer in enumerate(op.written))
     in_torch = TorchProgram(_program((*program.ops, *end)), device, torch.float32, OneRank(), lambda unit: None)
     cache = torch.zeros(_NUM_ROWS, 1, 1, device=device)
-    for buffer, wanted in zip(op.written, in_torch.run(_rows(), KvCaches((cache,), (cache,))).hidden, strict=True):
+    for buffer, wanted in zip(
+        op.written, in_torch.run(plain_rows(_NUM_ROWS), KvCaches((cache,), (cache,))).hidden, strict=True
+    ):
         compare(f"the op {type(op).__name__}", held[buffer], wanted)
 
 
@@ -73,21 +74,6 @@ def _program(of: tuple[Op, ...]) -> Program:
     num_buffers = 1 + max(buffer for op in of for buffer in (*op.read, *op.written))
     num_kept = sum(isinstance(op, output_ops.KeepHidden) for op in of)
     return Program(of, (BufferSpec(1 << 16),) * num_buffers, AttentionHeads(1, 1, 1), 1, num_kept)
-
-
-def _rows() -> PassRows:
-    """Of one sequence; nobody asks anything of them."""
-    return PassRows(
-        token_ids=array("q", range(_NUM_ROWS)),
-        positions=array("i", range(_NUM_ROWS)),
-        slots=array("i", range(_NUM_ROWS)),
-        context_slots=array("i", range(_NUM_ROWS)),
-        context_offsets=array("i", [0, _NUM_ROWS]),
-        tree_offsets=array("i", [0, 0]),
-        row_seq=array("i", [0] * _NUM_ROWS),
-        row_context_len=array("i", range(1, _NUM_ROWS + 1)),
-        row_masks=array("q", [0] * _NUM_ROWS),
-    )
 
 
 def main(arguments: list[str]) -> int:

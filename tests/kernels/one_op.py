@@ -10,7 +10,7 @@ import torch
 
 from specgrove.kernels.activations import Activation
 from specgrove.kernels.device_memory import AttentionHeads
-from specgrove.kernels.rows import PassRows
+from specgrove.kernels.rows import PassRows, plain_rows
 from specgrove.models.decoder.parameters import NormWeights
 from specgrove.program.backend import Executable, KvCaches
 from specgrove.program.cpu import CpuProgram
@@ -48,21 +48,6 @@ def in_float64(program: Program) -> Executable:
 def in_float32(program: Program) -> Executable:
     """What must have the same bits, where an op rounds as it is written down."""
     return TorchProgram(program, torch.device("cpu"), torch.float32, OneRank(), lambda unit: None)
-
-
-def plain_rows(num_rows: int) -> PassRows:
-    """Rows of one sequence, which see each other as a prompt's do; nobody asks anything of them."""
-    return PassRows(
-        token_ids=array("q", range(num_rows)),
-        positions=array("i", range(num_rows)),
-        slots=array("i", range(num_rows)),
-        context_slots=array("i", range(num_rows)),
-        context_offsets=array("i", [0, num_rows]),
-        tree_offsets=array("i", [0, 0]),
-        row_seq=array("i", [0] * num_rows),
-        row_context_len=array("i", range(1, num_rows + 1)),
-        row_masks=array("q", [0] * num_rows),
-    )
 
 
 def run(

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specgrove.kernels import threads
-from specgrove.kernels.rows import PassRows
+from specgrove.kernels.rows import PassRows, plain_rows
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
-from tests.kernels.one_op import attend, in_float32, in_float64, plain_rows, rotate_store
+from tests.kernels.one_op import attend, in_float32, in_float64, rotate_store
 from tests.pairs import pairs
 
 NUM_SLOTS = 400

@@ -10,12 +10,13 @@ import torch
 
 from specgrove.kernels.device_memory import AttentionHeads
 from specgrove.kernels.linear import PackedLinear
+from specgrove.kernels.rows import plain_rows
 from specgrove.kernels.torch_linear import TorchLinear
 from specgrove.program.backend import Candidates, KvCaches
 from specgrove.program.ops import Embed
 from specgrove.program.output_ops import Shortlist, TakeRows
 from specgrove.program.program import BufferSpec, Program
-from tests.kernels.one_op import Backend, in_float64, on_cpu, plain_rows
+from tests.kernels.one_op import Backend, in_float64, on_cpu
 
 SIZE = 72  # not a multiple of what is added up at once
 
