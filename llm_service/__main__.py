@@ -5,7 +5,7 @@ With more than one rank this process is the launcher (``torchrun``), which start
 
 from __future__ import annotations
 
-import specgrove.serving.quiet_grpc  # noqa: F401  before anything imports grpc
+import specgrove.serving.grpc_environment  # noqa: F401  before anything imports grpc
 
 # isort: split
 import logging

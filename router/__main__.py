@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import specgrove.serving.quiet_grpc  # noqa: F401  before anything imports grpc
+import specgrove.serving.grpc_environment  # noqa: F401  before anything imports grpc
 
 # isort: split
 import argparse

@@ -177,7 +177,7 @@ def _tell_end(pid: int, status: int, output: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    for name in ("specgrove.serving.quiet_grpc", *sys.argv[2:]):
+    for name in ("specgrove.serving.grpc_environment", *sys.argv[2:]):
         importlib.import_module(name)
     gc.freeze()  # what is imported is shared with all services, as long as nobody writes to it: garbage collectors do
     supervised.main(_fork_for_all(socket.socket(fileno=int(sys.argv[1]))))

@@ -5,7 +5,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. What a command pri
 
 from __future__ import annotations
 
-import specgrove.serving.quiet_grpc  # noqa: F401  before anything imports grpc
+import specgrove.serving.grpc_environment  # noqa: F401  before anything imports grpc
 
 # isort: split
 import argparse

@@ -5,7 +5,7 @@ The router starts it with a low priority, so that drawing takes no time from mod
 
 from __future__ import annotations
 
-import specgrove.serving.quiet_grpc  # noqa: F401  before anything imports grpc
+import specgrove.serving.grpc_environment  # noqa: F401  before anything imports grpc
 
 # isort: split
 import argparse

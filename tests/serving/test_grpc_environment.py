@@ -1,4 +1,4 @@
-"""gRPC's core prints no lines of its own before our errors, unless somebody asked for them."""
+"""gRPC's core prints no lines of its own before our errors, and reads connections without a thread more, unless somebody asked for it."""
 
 from __future__ import annotations
 
@@ -40,4 +40,16 @@ def test_whoever_asks_for_grpcs_log_gets_it() -> None:
 def test_it_is_silenced_before_grpc_is_imported(program: str) -> None:
     statements = ast.parse((ROOT / program).read_text()).body
     imports = [ast.unparse(found) for found in statements if isinstance(found, ast.Import | ast.ImportFrom)]
-    assert imports[:2] == ["from __future__ import annotations", "import specgrove.serving.quiet_grpc"]
+    assert imports[:2] == ["from __future__ import annotations", "import specgrove.serving.grpc_environment"]
+
+
+@pytest.mark.parametrize("given", [None, "event_engine_client"])
+def test_connections_are_read_without_a_thread_more_unless_asked_for(given: str | None) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
+    environment |= {} if given is None else {"GRPC_EXPERIMENTS": given}
+    program = "import os, specgrove.serving.grpc_environment; print(os.environ['GRPC_EXPERIMENTS'])"
+    found = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    without = {"-event_engine_client", "-event_engine_listener", "-event_engine_for_all_other_endpoints"}
+    assert set(found.split(",")) == ({given} if given else without)
