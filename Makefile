@@ -25,6 +25,9 @@ demo: $(VENV)/.running
 # Two processes, each with files of its own (tests/conftest.py says which); more gain nothing on the two cores of CI.
 # Where one is killed or crashes, the run ends with that failure: with another in its place pytest-xdist would wait without end.
 SLOWEST := --durations=25 --durations-min=4
+# Compiled modules are kept, also where the environment says otherwise: pytest's rewriting of all tests takes each process ten seconds, and hundreds of
+# processes start.
+test slow-test: export PYTHONDONTWRITEBYTECODE :=
 
 test: setup
 	$(BIN)/python -m pytest -q -m "not slow" -n 2 --no-loadscope-reorder --max-worker-restart=0 $(SLOWEST)

@@ -43,7 +43,7 @@ def status_at(address: str, headers: dict[str, str]) -> int:
         return error.code
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_the_page_is_there_until_a_signal(
     fake_router: tuple[FakeRouter, str], tmp_path: Path, number: signal.Signals
 ) -> None:

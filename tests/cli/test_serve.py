@@ -12,32 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from specgrove.cli import main
 from tests.addresses import free_address, free_addresses, taken_address
+from tests.cli import fake_services
 from tests.waiting import LIMIT_S
 
 ROOT = Path(__file__).parent.parent.parent
-PROGRAM = """
-import sys
-from pathlib import Path
-import specgrove.cli.suites
-import specgrove.suite.processes
-from specgrove.cli import main
-from specgrove.suite.supervisor import ProcessSpec
-
-def fakes(config, addresses, local_address=None):
-    return tuple(ProcessSpec(name, "tests.fake_router", ("--address", address)) for name, address in addresses.items())
-
-specgrove.suite.processes.process_specs = fakes
-specgrove.cli.suites.check_model = lambda *_, **__: None
-specgrove.cli.suites.chosen_ssms = lambda asked, *_: tuple(asked or ("lookup", "demo"))
-specgrove.cli.suites.model_folder = lambda llm, console, cache_dir, quantization: Path("/models") / llm
-sys.exit(main(sys.argv[1:]))
-"""
 
 
 def start(address: str, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "serve", "--grpc-address", address, *more],
+        [sys.executable, "-m", fake_services.__name__, "serve", "--grpc-address", address, *more],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -100,9 +85,13 @@ def test_an_address_that_is_taken_is_one_clear_line() -> None:
         ),
     ],
 )
-def test_what_http_cannot_use_is_one_clear_line(flags: list[str], message: str) -> None:
+def test_what_http_cannot_use_is_one_clear_line(
+    flags: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing has been started by then, so no process is needed."""
+    fake_services.use_fakes(monkeypatch.setattr)
     with taken_address() as taken:
         addresses = {"taken": taken, "grpc": free_address(), "free": free_address()}
-        process = start(addresses["grpc"], *(flag.format(**addresses) for flag in flags))
-        _, stderr = process.communicate(timeout=LIMIT_S)
-    assert (process.returncode, stderr) == (1, f"specgrove: error: {message.format(**addresses)}\n")
+        words = (flag.format(**addresses) for flag in flags)
+        assert main(["serve", "--grpc-address", addresses["grpc"], *words]) == 1
+    assert capsys.readouterr().err == f"specgrove: error: {message.format(**addresses)}\n"

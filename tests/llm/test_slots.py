@@ -72,6 +72,7 @@ def expected_log_probs(runner: ModelRunner) -> Callable[[tuple[int, ...]], list[
     return functools.cache(lambda prompt: prompt_log_probs(engine, list(prompt), NUM_LOG_PROBS))
 
 
+@pytest.mark.parametrize("num_walks", [12, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("num_slots", [100, 1000], ids=["little room", "room for all"])
 @pytest.mark.parametrize("runner_type", [ModelRunner, TwoInFlight, LateTwoInFlight, RunnerAhead])
 def test_whatever_happens(
@@ -80,6 +81,7 @@ def test_whatever_happens(
     expected_log_probs: Callable[[tuple[int, ...]], list[LogProbs]],
     runner_type: type[ModelRunner],
     num_slots: int,
+    num_walks: int,
 ) -> None:
     own_runner = runner_type(runner.decoder, num_slots)
     config = VerifierConfig(max_model_len=200, max_num_chunk_tokens=16, max_num_tree_rows=24, max_num_tree_nodes=24)
@@ -96,5 +98,5 @@ def test_whatever_happens(
     }
     run_state_machine_as_test(
         type("Machine", (VerifierMachine,), attributes),
-        settings=settings(max_examples=60, stateful_step_count=60, deadline=None, derandomize=True),
+        settings=settings(max_examples=num_walks, stateful_step_count=60, deadline=None, derandomize=True),
     )

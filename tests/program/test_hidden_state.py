@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -170,22 +171,25 @@ def test_passes_of_a_runner() -> None:
         runner.start_level(rows, fed[:1])
 
 
-BAD: list[tuple[dict[str, object], str]] = [
+BAD: list[tuple[dict[str, object] | Callable[[], dict[str, object]], str]] = [
     ({"taps": FusedWeights()}, "must be fused by a linear"),
     ({"taps": FusedWeights(LinearWeights(torch.zeros(48, 30)))}, "the linear must have 80 inputs, got 30"),
-    ({"tap_norms": tiny().weights.tap_norms[:1]}, "a norm for each of the 2 taps, or none: got 1"),
+    (lambda: {"tap_norms": tiny().weights.tap_norms[:1]}, "a norm for each of the 2 taps, or none: got 1"),
     ({"embedding": torch.zeros(89, 48)}, "the LLM's 90 token ids, got 89"),
     ({"head": torch.zeros(30, 48)}, "a head of 30 ids must say which"),
     ({"token_ids": torch.arange(91)[1:]}, "rising ids below 90"),
     ({"token_ids": OWN_IDS}, "one for each row of the head"),
-    ({"layer": replace(tiny().weights.layer, mlp_norm=None)}, "needs a norm before its MLP"),
+    (lambda: {"layer": replace(tiny().weights.layer, mlp_norm=None)}, "needs a norm before its MLP"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD)
-def test_weights_that_do_not_fit_are_named(changes: dict[str, object], message: str) -> None:
+def test_weights_that_do_not_fit_are_named(
+    changes: dict[str, object] | Callable[[], dict[str, object]], message: str
+) -> None:
+    made = changes() if callable(changes) else changes
     with pytest.raises(ValueError, match=message):
-        with_changes(tiny(), **changes).model(torch.float32, TorchWeights(CPU))
+        with_changes(tiny(), **made).model(torch.float32, TorchWeights(CPU))
 
 
 def test_streamed_weights_are_refused(tmp_path: pytest.TempPathFactory) -> None:
