@@ -32,6 +32,8 @@ class Acceptance:
     token_ids: tuple[int, ...]
     accepted_nodes: tuple[int, ...]
     log_probs: tuple[LogProbs, ...]
+    unchosen_node: int | None = None
+    """The child that holds the bonus token, where there is one: nothing could be chosen after it."""
 
 
 def choices_wanted(session: Session, tree: TokenTree, *, are_cheap: bool) -> list[RowChoice] | None:
@@ -72,7 +74,7 @@ def _accept_by_logits(session: Session, tree: TokenTree, logits: torch.Tensor, s
     token_ids: list[int] = []
     accepted_nodes: list[int] = []
     log_probs: list[LogProbs] = []
-    node = 0
+    node, unchosen_node = 0, None
     while True:
         row = logits[node]
         if structure is not None:
@@ -86,10 +88,11 @@ def _accept_by_logits(session: Session, tree: TokenTree, logits: torch.Tensor, s
             break
         # Where no mask has come in time the walk ends: the same token follows in the next step.
         if structure is not None and (structure.is_stop(token_id) or not structure.knows(sent_nodes[child])):
+            unchosen_node = child
             break
         accepted_nodes.append(child)
         node = child
-    return Acceptance(tuple(token_ids), tuple(accepted_nodes), tuple(log_probs))
+    return Acceptance(tuple(token_ids), tuple(accepted_nodes), tuple(log_probs), unchosen_node)
 
 
 class _Chooser:

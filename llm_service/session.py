@@ -202,6 +202,11 @@ class PendingWork:
             self.has_masks or structure is None or (self.tree.num_nodes == 1 and (structure.is_quick or not is_alone))
         )
 
+    @property
+    def sits_out(self) -> bool:
+        """Whether it may wait for long: its session for slots, or it for masks, and no pass over its tree is in flight."""
+        return not self.is_in_flight and not (self.session.is_admitted and self.has_masks)
+
     def keep(self, nodes: Sequence[int]) -> None:
         """Leaves all other nodes of ``tree`` out. They are rising; the root is one of them, and so is the parent of each other one."""
         num_left_out = self.tree.num_nodes - len(nodes)
@@ -219,12 +224,21 @@ class PendingWork:
     def kept(self, kept: tuple[TokenTree, Sequence[int], int]) -> None:
         self.tree, self.nodes, self.num_left_out = kept
 
-    @property
-    def left_out_nodes(self) -> tuple[int, ...]:
-        """Nodes of the tree that was sent which are not in ``tree``."""
-        if not self.num_left_out:
+    def left_out_nodes_with(self, unchosen_node: int | None) -> tuple[int, ...]:
+        """Nodes of the tree that was sent which are not in ``tree``, nor at a node of it or below.
+
+        Such a node holds the bonus token: its drafter was right, and nobody should learn that it was wrong.
+        """
+        verified = self.sent_nodes(range(self.tree.num_nodes))
+        if unchosen_node is not None:
+            below = {unchosen_node}
+            for node in range(unchosen_node + 1, self.tree.num_nodes):
+                if self.tree.parents[node] in below:
+                    below.add(node)
+            verified = self.sent_nodes([node for node in range(self.tree.num_nodes) if node not in below])
+        elif not self.num_left_out:
             return ()
-        return tuple(sorted(set(range(len(self.nodes) + self.num_left_out)).difference(self.nodes)))
+        return tuple(sorted(set(range(self.tree.num_nodes + self.num_left_out)).difference(verified)))
 
     def sent_nodes(self, nodes: Sequence[int]) -> tuple[int, ...]:
         """How nodes of ``tree`` are called in the tree that was sent."""

@@ -184,8 +184,9 @@ class Structures:
 
     def take_news(self) -> bool:
         """``has_news``, once."""
-        found, self._has_news = self._has_news, False
-        return found
+        with self._changed:
+            found, self._has_news = self._has_news, False
+            return found
 
     def wait(self, structures: Sequence[OutputStructure], timeout_s: float) -> None:
         """Until they are ready, or for so long."""

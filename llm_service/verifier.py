@@ -4,21 +4,18 @@ Driven by a ``StepLoop``, on whose thread everything here happens. ``Items`` has
 KV slots, ``PassPlanner`` what a pass computes; ``PassesInFlight`` has the passes, and ``Outbox`` the verdicts on their way out.
 
 It works ahead in two ways. *Steps ahead*: where a router asks for several steps, each follows from the verdict before. A *pass ahead*
-begins before the choices of the one before it are known here.
-
-A pass that fails costs no one but the item that it fails with: its items are computed again, each in passes of its own, and the
-one that fails there too is given up.
+begins before the choices of the one before it are known here. ``FailedPasses`` takes passes back that fail.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 
 from llm_service.acceptance import accept
 from llm_service.config import VerifierConfig
 from llm_service.counts import VerifierCounts
+from llm_service.failed_passes import FailedPasses
 from llm_service.for_drafters import top_k_of_rows
 from llm_service.idle_check import IdleCheck
 from llm_service.items import Items
@@ -37,12 +34,8 @@ from specgrove.loop.works import LogProbs, PromptProgress, Verdict, VerifyWork
 from specgrove.runtime.model_runner import Runner, pass_ms
 from specgrove.runtime.prefix_cache import PrefixCache
 from specgrove.runtime.step_loop import FatalEngineError
-from specgrove.telemetry.logs import of_requests
-
-logger = logging.getLogger(__name__)
 
 _SOON_S = 0.1  # in which a session that drafts will have its next tree
-_MAX_NUM_FAILURES = 2
 
 
 class VerifierEngine:
@@ -72,6 +65,7 @@ class VerifierEngine:
         self._items = Items(self._room, self._outbox, self.structures, self._clock_s)
         self._planner = PassPlanner(self._room, self._config, self._runner.max_num_in_flight, self._paying_rows)
         self._passes = PassesInFlight(self._runner)
+        self._failed_passes = FailedPasses(self._items, self._room, self._passes, self.counts)
         self._all_wait = False
         self._idle_check = IdleCheck(self.counts.num_passes, self._clock_s)
 
@@ -132,6 +126,7 @@ class VerifierEngine:
         while self._passes.may_begin and self._begin_pass():
             has_begun = True
         self._begin_pass_ahead()
+        self._outbox.put_unsent(pending for pending in self._items.pending.values() if pending.sits_out)
         if self._passes:
             self._finish_pass()
         self._outbox.put_progress(self._items.pending.values())
@@ -141,9 +136,6 @@ class VerifierEngine:
     def _begin_pass(self) -> bool:
         """Plans a pass over what is not in flight and begins it; False where there is nothing to do."""
         parts = self._planner.next_parts(self._items.pending, self._passes.session_ids, self._clock_s())
-        self._outbox.put_unsent(
-            [pending for pending in self._items.pending.values() if not pending.session.is_admitted]
-        )
         if parts:
             self._begin(parts, lambda: self._passes.begin(parts))
         return bool(parts)
@@ -175,7 +167,7 @@ class VerifierEngine:
         except FatalEngineError:
             raise
         except Exception as error:
-            self._undo_passes(parts, error)
+            self._failed_passes.undo(parts, error)
 
     def _finish_pass(self) -> None:
         parts = self._passes.oldest.parts
@@ -184,7 +176,7 @@ class VerifierEngine:
         except FatalEngineError:
             raise
         except Exception as error:
-            self._undo_passes(parts, error)
+            self._failed_passes.undo(parts, error)
             return
         self.counts.add_pass(finished.pass_s, finished.num_rows)
         self._paying_rows.observe(finished.num_rows, finished.pass_s * 1e3, self._clock_s())
@@ -226,33 +218,6 @@ class VerifierEngine:
         assert states.first_position == part.pending.session.hidden_start  # as with log-probabilities
         self._outbox.put_hidden_states(part.pending, states)
 
-    def _undo_passes(self, failed: tuple[PassPart, ...], error: Exception) -> None:
-        """After a pass that failed: its items have failed once more."""
-        self.counts.num_failed_passes += 1
-        logger.exception(
-            "a forward pass failed; its %d items are computed again, apart from each other",
-            len(failed),
-            extra=of_requests(part.pending.session.session_id for part in failed),
-        )
-        self._discard_passes(failed)
-        for part in failed:
-            if self._items.is_under_way(part.pending):
-                self._count_failure(part.pending, error)
-
-    def _discard_passes(self, failed: tuple[PassPart, ...] = ()) -> None:
-        """As if neither those in flight nor the one that ``failed`` had been: nobody knows what is in their slots."""
-        for part in [*failed, *self._passes.discard()]:
-            self._room.free(part.tree_slots)
-            if self._items.is_under_way(part.pending):
-                part.pending.is_in_flight = False
-                self._room.cut(part.pending.session, part.start)
-
-    def _count_failure(self, pending: PendingWork, error: Exception) -> None:
-        pending.num_failures += 1
-        if pending.num_failures >= _MAX_NUM_FAILURES:
-            cause = f"{type(error).__name__}: {error}"
-            self._items.fail(pending, InternalError(f"this request made the service fail twice ({cause})"))
-
     def _apply(self, part: PassPart, answers: NodeAnswers, finished: FinishedPass) -> None:
         """Gives the item its next verdict, or fails it."""
         pending = part.pending
@@ -266,14 +231,12 @@ class VerifierEngine:
             elif isinstance(error, ValueError):
                 self._items.fail(pending, InternalError(f"the model's logits can't be used: {error}"))
             else:
-                logger.exception("its tree could not be walked", extra=of_requests([pending.session.session_id]))
-                self._discard_passes()  # a pass ahead took tokens over that are chosen again
-                self._count_failure(pending, error)
+                self._failed_passes.undo_walk(pending, error)
             return
         hidden_states = finished.hidden_states_of_path(part, acceptance.accepted_nodes)
         row_top_k = top_k_of_rows(pending, answers)
         base, accepted_nodes = len(pending.session.token_ids), pending.sent_nodes(acceptance.accepted_nodes)
-        left_out_nodes = pending.left_out_nodes
+        left_out_nodes = pending.left_out_nodes_with(acceptance.unchosen_node)
         num_cached_tokens = pending.session.take_num_reused()
         has_more = self._items.commit(pending, part.tree_slots, acceptance)
         verdict = Verdict(

@@ -179,7 +179,9 @@ class Verdict:
     hidden_states: HiddenStates | None = None
     row_top_k: tuple[RowTopK, ...] = ()
     left_out_nodes: tuple[int, ...] = ()
-    """Nodes of the tree that were not verified, rising: not allowed by a structure, or not worth their rows."""
+    """Nodes of the tree of which nothing is said, rising: not allowed by a structure, not worth their rows, or what may follow them was not
+    known in time.
+    """
     num_cached_tokens: int = 0
     """With the first verdict of a session: of the tokens that it was opened with those whose keys and values were there."""
 

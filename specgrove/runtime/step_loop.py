@@ -1,9 +1,9 @@
 """The thread that drives an engine: takes in what was submitted, gives the engine its turn, hands results out, again.
 
-Both services run one. Everything an engine owns is touched by this thread alone, so engines need no locks. Iteration-level
-batching follows from the order: whatever was submitted while a pass ran is part of the next plan. Two mailboxes are all that
-crosses threads: the loop's own, and the one that an item's results go to (``specgrove.serving.mailbox``). A turn that does not
-end is noticed (``Watchdog``): the process should then end, and be started again.
+Both services run one. Everything an engine owns is touched by this thread alone, so engines need no locks. Iteration-level batching
+follows from the order: what was submitted while a pass ran is part of the next plan, or of a later one, where to take all of it in would
+take longer than a short pass. Two mailboxes are all that crosses threads: the loop's own, and the one that an item's results go to
+(``specgrove.serving.mailbox``). A turn that does not end is noticed (``Watchdog``): the process should then end, and be started again.
 """
 
 from __future__ import annotations

@@ -37,4 +37,4 @@ def test_a_tree_that_has_to_wait_is_whole_in_the_pass_that_it_comes_into() -> No
 
     assert planner._first_with_slots([work], NoSlots(), 0.0, is_busy=False) == ()  # type: ignore[arg-type]
     assert planned == [1]  # its nodes are not worth their rows here
-    assert (work.tree, work.left_out_nodes) == (TREE, ())
+    assert (work.tree, work.left_out_nodes_with(None)) == (TREE, ())

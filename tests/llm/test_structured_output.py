@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -360,7 +361,44 @@ def test_nodes_without_a_mask_are_not_chosen_at(runner: ModelRunner) -> None:
     verdict = ask(engine, replace(opening("s", PROMPT, sampling), tree=chain))
     assert verdict.accepted_nodes == (1,)
     assert list(verdict.token_ids) == expected[:2]
+    # Its drafter was right about the second node, so that one is not told as a wrong one.
+    assert verdict.left_out_nodes == (2, 3, 4, 5)
     engine.check_slots()
+
+
+def test_tokens_do_not_wait_for_the_next_ones_masks(runner: ModelRunner) -> None:
+    """Though verdicts that follow one another share a message."""
+    source = Held(TOKENIZER)
+    config = VerifierConfig(max_model_len=200, stream_interval_s=100.0)
+    engine = VerifierEngine(runner, config, Clock(), structures=Structures(source))
+    engine.add(1, replace(opening("s", PROMPT, replace(GREEDY, structured_output=regex("[a-c]{20}"))), num_steps=9))
+    for _ in range(3):
+        assert not run(engine)
+        source.answer()
+        (verdict,) = run(engine).values()
+        assert isinstance(verdict, Verdict)
+        assert len(verdict.token_ids) == 1
+        assert verdict.has_more
+
+
+def test_news_that_come_while_others_are_taken_are_not_lost() -> None:
+    structures = Structures(MasksHere(TOKENIZER))
+    teller = threading.Thread(target=structures._tell)
+
+    class Watched(Structures):
+        """Something is told in the middle of ``take_news``."""
+
+        def __getattribute__(self, name: str) -> object:
+            found = super().__getattribute__(name)
+            if name == "_has_news" and teller.ident is None:
+                teller.start()
+                teller.join(0.05)
+            return found
+
+    structures.__class__ = Watched
+    assert not structures.take_news()
+    teller.join()
+    assert structures.has_news
 
 
 @pytest.mark.parametrize("end", ["close", "reset", "deadline"])
