@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -30,7 +31,8 @@ class MaskProcess:
     """Whether another time there may be no such problem."""
     pid: int | None = None
     is_compiled: bool = False
-    stream: MessageStream = field(init=False)
+    stream: MessageStream | None = None
+    """``None`` while it waits to begin."""
     outputs: set[int] = field(default_factory=set)
     asked: dict[int, Question] = field(default_factory=dict)
     """Questions whose roots have no answer, in the order in which it takes them."""
@@ -74,6 +76,23 @@ class MaskedOutput:
     """Whether the process knows the tokens."""
     num_ends: int = 0
     """Processes that ended while they worked for its question."""
+
+
+class LastStructures:
+    """The last ``max_num`` that were added."""
+
+    def __init__(self, max_num: int) -> None:
+        self._max_num = max_num
+        self._found: OrderedDict[StructuredOutput, None] = OrderedDict()
+
+    def __contains__(self, structure: StructuredOutput) -> bool:
+        return structure in self._found
+
+    def add(self, structure: StructuredOutput) -> None:
+        """In place of the oldest one, where there are so many."""
+        self._found[structure] = None
+        if len(self._found) > self._max_num:
+            self._found.popitem(last=False)
 
 
 def _processor_time_s(pid: int) -> float:

@@ -11,18 +11,17 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import os
 import signal
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from llm_service.mask_process import MaskedOutput, MaskProcess
-from llm_service.mask_streams import ForkServer
+from llm_service.mask_forks import MaskForks
+from llm_service.mask_process import LastStructures, MaskedOutput, MaskProcess
 from specgrove.machine.low_priority import lower_priority
 from specgrove.structures.mask_server import EXPLORED_TOO_LONG, TOO_SLOW
-from specgrove.structures.masks import MAX_S, Answer, Compiled, Forgotten, Opening, Question, too_slow
+from specgrove.structures.masks import Answer, Compiled, Forgotten, MaskLimits, Question, too_slow
 from specgrove.structures.structured_output import StructuredOutput
 from specgrove.tokenizer import Tokenizer
 
@@ -30,38 +29,31 @@ logger = logging.getLogger(__name__)
 
 Deliver = Callable[[Answer], None]
 
-_MAX_NUM_IDLE = 8
 _MAX_NUM_UNEXPLORED = 128
 _MAX_NUM_ENDS = 2
-# Processes that fork, and end before they have forked any: after so many of them the next one waits.
-_MAX_NUM_VAIN_SERVERS = 2
-_REST_S = 5.0
 # So long after a question it is looked whether the process has worked on it all the time: then it stands back for others.
 _WATCH_S = 0.025
-_UNSERVED = "can't be served now, since no process can be begun that makes its masks"
+_UNSERVED = "can't be served now, since"
 
 
 class MaskProcesses:
     """For one vocabulary. The processes begin when they are needed."""
 
-    def __init__(self, tokenizer: Tokenizer, max_s: float = MAX_S) -> None:
-        """``max_s`` is processor time that one output may take, beside ``MAX_S_PER_TOKEN``."""
-        self._tokenizer = tokenizer
-        self._max_s = max_s
+    def __init__(self, tokenizer: Tokenizer, limits: MaskLimits = MaskLimits()) -> None:  # noqa: B008
+        self._limits = limits
         self._numbers = itertools.count(1)
         self._outputs: dict[int, MaskedOutput] = {}
         self._processes: OrderedDict[StructuredOutput, MaskProcess] = (
             OrderedDict()
         )  # idle ones in the order of their last use
+        self._waiting: deque[MaskProcess] = deque()  # of these those for which there is no place
         self._lowered: set[MaskProcess] = set()  # that keep their outputs, and get no others
-        self._by_pid: dict[int, MaskProcess] = {}
-        self._unexplored: OrderedDict[StructuredOutput, None] = OrderedDict()
-        self._server: ForkServer | None = None
-        self._to_begin: deque[MaskProcess] = deque()  # that the server was asked for and has not told of
-        self._num_vain_servers = 0
-        self._rests_until_s = 0.0
+        self._unexplored = LastStructures(_MAX_NUM_UNEXPLORED)  # with which nothing is done that need not be
         self._watching: asyncio.TimerHandle | None = None
         self._loop = asyncio.new_event_loop()
+        self._forks = MaskForks(
+            self._loop, tokenizer, limits, take=self._take, take_end=self._take_end, fail=self._take_failed_fork
+        )
         self._thread = threading.Thread(target=self._run, name="masks", daemon=True)
         self._thread.start()
 
@@ -86,12 +78,12 @@ class MaskProcesses:
 
     def pids(self) -> Sequence[int]:
         """Of the structures' processes."""
-        return tuple(self._by_pid)
+        return self._forks.pids
 
     @property
     def server_pid(self) -> int | None:
         """Of the process that forks them, if there is one."""
-        return None if self._server is None else self._server.pid
+        return self._forks.server_pid
 
     def _call(self, function: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # it was closed
@@ -100,14 +92,13 @@ class MaskProcesses:
     def _run(self) -> None:
         self._loop.run_forever()
         for process in [*self._processes.values(), *self._lowered]:
-            process.stream.close()
-        if self._server is not None:
-            self._server.end()
+            if process.stream is not None:
+                process.stream.close()
+        self._forks.end()
         self._loop.close()
 
     def _open(self, number: int, structure: StructuredOutput, deliver: Deliver) -> None:
-        process = self._process_of(structure)
-        process.outputs.add(number)
+        process = self._process_of(structure, (number,))
         if process.problem is None:
             self._processes.move_to_end(structure)
         self._outputs[number] = MaskedOutput(process, deliver)
@@ -124,10 +115,12 @@ class MaskProcesses:
             self._refuse(question, process)
             return
         if not output.is_told:
-            question, output.is_told = replace(question, num_kept=0, token_ids=tuple(output.token_ids)), True
+            question = replace(question, num_kept=0, token_ids=tuple(output.token_ids))
+            output.is_told = process.stream is not None
         process.asked[question.output] = question
-        process.stream.send(question)
-        self._watch()
+        if process.stream is not None:
+            process.stream.send(question)
+            self._watch()
 
     def _forget(self, number: int) -> None:
         output = self._outputs.pop(number, None)
@@ -136,48 +129,80 @@ class MaskProcesses:
         process = output.process
         process.outputs.discard(number)
         if process.problem is None:
-            process.stream.send(Forgotten(number))
+            if process.stream is not None:
+                process.stream.send(Forgotten(number))
             # Nobody waits for what it works on, or it could only work at a low priority.
             if not process.outputs and (process.asked or not process.is_compiled or process in self._lowered):
                 self._remove(process)
+            elif process in self._lowered and next(iter(process.asked), None) == number:
+                self._begin_without(process)
+        self._end_idle()
+
+    def _end_idle(self) -> None:
         idle = [process for process in self._processes.values() if not process.outputs]
-        for process in idle[: max(len(idle) - _MAX_NUM_IDLE, 0)]:
+        num_kept = 0 if self._waiting else self._limits.num_idle
+        for process in idle[: max(len(idle) - num_kept, 0)]:
             self._remove(process)
 
     def _remove(self, process: MaskProcess) -> None:
         if self._processes.get(process.structure) is process:
             del self._processes[process.structure]
         self._lowered.discard(process)
+        if process.stream is None:
+            if process in self._waiting:
+                self._waiting.remove(process)
+            return
         process.stream.close()  # at which it ends, unless it is amid an answer
         if process.asked or not process.is_compiled:
             process.kill()
 
-    def _process_of(self, structure: StructuredOutput) -> MaskProcess:
-        """With a problem, and nobody else's, where none can be begun."""
+    def _begin_without(self, process: MaskProcess) -> None:
+        """It works for long on what nobody waits for any more: the others' questions go to another one."""
+        asked, process.asked = [question for question in process.asked.values() if question.output in self._outputs], {}
+        self._remove(process)
+        process.kill()
+        self._begin_anew(process, asked)
+        process.outputs.clear()
+
+    def _process_of(self, structure: StructuredOutput, outputs: Collection[int]) -> MaskProcess:
+        """That has these outputs from now on. With a problem, and nobody else's, where none can be begun."""
         found = self._processes.get(structure)
-        if found is not None:
-            return found
-        try:
-            found = self._begun(structure)
-        except ConnectionError:  # who should fork it has ended
-            self._lose_server()
-            return self._process_of(structure)
-        except OSError as error:
-            logger.warning("no mask maker can be begun: %s", error)
-            return MaskProcess(structure, problem=f"{_UNSERVED}: {error}", may_retry=True)
-        self._processes[structure] = found
+        if found is None:
+            found = MaskProcess(structure, explores=structure not in self._unexplored)
+            self._processes[structure] = found
+            self._waiting.append(found)
+            self._loop.call_later(self._limits.wait_s, self._refuse_waiting, found)
+        found.outputs.update(outputs)
+        self._begin_waiting()
         return found
 
-    def _begun(self, structure: StructuredOutput) -> MaskProcess:
-        if self._server is None:
-            if self._loop.time() < self._rests_until_s:
-                raise OSError("the process that forks them has ended at its beginning")
-            self._server = ForkServer(self._loop, self._tokenizer, self._take_news, self._lose_server)
-        process = MaskProcess(structure, explores=structure not in self._unexplored)
-        process.stream = self._server.fork(lambda message: self._take(process, message))
-        self._to_begin.append(process)
-        process.stream.send(Opening(structure, process.explores, self._max_s))
-        return process
+    def _begin_waiting(self) -> None:
+        """As many as there are places for; those that nobody needs give theirs up."""
+        while self._waiting and self._forks.num_free > 0:
+            process = self._waiting.popleft()
+            try:
+                self._forks.begin(process)
+            except OSError as error:
+                logger.warning("no mask maker can be begun: %s", error)
+                self._take_failed_fork(process, str(error))
+                continue
+            asked, process.asked = process.asked, {}
+            for question in asked.values():
+                self._send(self._outputs[question.output], question)
+        if self._waiting:
+            self._end_idle()
+
+    def _refuse_waiting(self, process: MaskProcess) -> None:
+        """After so long."""
+        if process in self._waiting:
+            num = self._limits.num_processes
+            problem = f"{_UNSERVED} outputs with {num} other structures are under way here; try again when some of them have ended"
+            self._refuse_all(process, problem, may_retry=True)
+
+    def _take_failed_fork(self, process: MaskProcess, problem: str) -> None:
+        self._refuse_all(
+            process, f"{_UNSERVED} no process can be begun that makes its masks: {problem}", may_retry=True
+        )
 
     def _take(self, process: MaskProcess, message: Answer | Compiled) -> None:
         if isinstance(message, Compiled):
@@ -206,41 +231,17 @@ class MaskProcesses:
             problem = process.problem or ""
             output.deliver(Answer(question.output, question.number, 0, None, problem, may_retry=process.may_retry))
 
-    def _take_news(self, has_begun: bool, pid: int, status: int) -> None:
-        if not pid:
-            logger.warning("no mask maker can be forked: %s", os.strerror(status))
-            process = self._to_begin.popleft()
-            self._refuse_all(process, f"{_UNSERVED}: {os.strerror(status)}", may_retry=True)
-        elif has_begun:
-            process = self._by_pid[pid] = self._to_begin.popleft()
-            process.pid = pid
-            if process.stream.is_closed:  # nobody waits for it any more
-                process.kill()
-        else:
-            self._take_end(self._by_pid.pop(pid), os.waitstatus_to_exitcode(status))
-
-    def _lose_server(self) -> None:
-        server, self._server = self._server, None
-        assert server is not None
-        logger.error("the process that forks mask makers has ended; it is begun anew when it is needed")
-        server.end()
-        lost = [*self._by_pid.values(), *self._to_begin]
-        self._by_pid.clear()
-        self._to_begin.clear()
-        self._num_vain_servers = 0 if server.has_forked else self._num_vain_servers + 1
-        if self._num_vain_servers >= _MAX_NUM_VAIN_SERVERS:
-            self._rests_until_s = self._loop.time() + _REST_S
-        for process in lost:
-            self._take_end(process, None)
-
     def _take_end(self, process: MaskProcess, code: int | None) -> None:
-        """``code`` is that of ``os.waitstatus_to_exitcode``; ``None`` where it is not to blame."""
-        process.pid = None
+        """See ``MaskForks``."""
+        assert process.stream is not None
         process.stream.read_rest()
         asked, process.asked = process.asked, {}
         self._remove(process)
-        if process.problem is not None or not process.outputs:
-            return
+        if process.problem is None and process.outputs:
+            self._go_on_after(process, code, asked)
+        self._begin_waiting()
+
+    def _go_on_after(self, process: MaskProcess, code: int | None, asked: dict[int, Question]) -> None:
         if code is not None:
             logger.warning("a mask maker has ended with %d", code)
             process.asked = asked
@@ -257,21 +258,16 @@ class MaskProcesses:
             if is_slow or process.num_lost_compiles >= _MAX_NUM_ENDS:
                 self._refuse_all(process, "could not be compiled: it takes too much time or memory")
         elif code == -EXPLORED_TOO_LONG:
-            self._explore_no_more(process.structure)
+            self._unexplored.add(process.structure)
         elif process.explores and not is_slow:  # drafted tokens may have done it
             process.num_kills += 1
             if code != -signal.SIGKILL or process.num_kills >= _MAX_NUM_ENDS:
-                self._explore_no_more(process.structure)
+                self._unexplored.add(process.structure)
         elif process.asked:
             first = next(iter(process.asked.values()))
             if self._is_to_blame(first, is_slow=is_slow):
                 del process.asked[first.output]
                 self._give_up(process, first, is_slow=is_slow)
-
-    def _explore_no_more(self, structure: StructuredOutput) -> None:
-        self._unexplored[structure] = None
-        while len(self._unexplored) > _MAX_NUM_UNEXPLORED:
-            self._unexplored.popitem(last=False)
 
     def _is_to_blame(self, question: Question, *, is_slow: bool) -> bool:
         """Whether what a process worked on made it end. Where it was not the time it may be chance, once."""
@@ -286,7 +282,7 @@ class MaskProcesses:
         if output is not None:
             num_tokens = len(output.token_ids)
             problem = (
-                too_slow(num_tokens, self._max_s)
+                too_slow(num_tokens, self._limits.output_s)
                 if is_slow
                 else f"after {num_tokens} tokens it has ended its process twice"
             )
@@ -295,8 +291,7 @@ class MaskProcesses:
             self._refuse(question, output.process)
 
     def _begin_anew(self, lost: MaskProcess, asked: Sequence[Question]) -> None:
-        process = self._process_of(lost.structure)
-        process.outputs |= lost.outputs
+        process = self._process_of(lost.structure, lost.outputs)
         process.num_kills = max(process.num_kills, lost.num_kills)
         if not lost.is_compiled:
             process.num_lost_compiles = max(process.num_lost_compiles, lost.num_lost_compiles)
@@ -318,5 +313,7 @@ class MaskProcesses:
                 lower_priority(process.pid)  # which can't be raised again
                 del self._processes[process.structure]
                 self._lowered.add(process)
+                if next(iter(process.asked)) not in self._outputs:
+                    self._begin_without(process)
         if any(process.asked for process in self._processes.values()):
             self._watch()

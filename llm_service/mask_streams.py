@@ -1,7 +1,7 @@
 """The process that forks mask makers, and streams of messages to what it has forked. Used by ``MaskProcesses``, on its thread's event loop.
 
-``specgrove.structures.mask_server`` is the other side. Invariant: nothing here waits, but where the server has not begun and very many
-processes are asked for.
+``specgrove.structures.mask_server`` is the other side. Invariant: nothing here waits for anything but the end of what was killed. There is
+room for all messages that the server has not read: they are two for each process, of which there are few.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from specgrove.structures.mask_server import NEWS
+from specgrove.structures.mask_server import ASKED, NEWS
 from specgrove.tokenizer import Tokenizer
 
 _LEN = struct.Struct("!i")  # as ``multiprocessing.connection`` writes it
@@ -139,6 +139,7 @@ class ForkServer:
             self._control.close()
             theirs.close()
             raise
+        self._control.setblocking(False)
         loop.add_reader(self._control, self._can_read)
 
     @property
@@ -151,20 +152,29 @@ class ForkServer:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                socket.send_fds(self._control, [b"f"], [theirs.fileno()])
+                socket.send_fds(self._control, [ASKED.pack(0)], [theirs.fileno()])
             except BaseException:
                 ours.close()
                 raise
         return MessageStream(self._loop, ours, take)
 
+    def release(self, pid: int) -> None:
+        """The id of a process of which it was told that it has ended: it may be another's from now on."""
+        with contextlib.suppress(OSError):  # it has ended, too
+            self._control.send(ASKED.pack(pid))
+
     def end(self) -> None:
-        """With all that it has forked: their streams end, too."""
+        """With all that it has forked."""
         self._loop.remove_reader(self._control)
         self._control.close()
         self._process.kill()
         self._process.wait()
 
     def _can_read(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._read()
+
+    def _read(self) -> None:
         with contextlib.suppress(ConnectionError):  # it has ended before it read all
             if news := self._control.recv(NEWS.size):
                 has_begun, pid, status = NEWS.unpack(news)

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from specgrove.errors import InvalidRequestError, UnavailableError
+from specgrove.errors import InvalidRequestError, ResourceExhaustedError
 from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
 from specgrove.structures.masks import Answer, Question
@@ -97,11 +97,11 @@ class OutputStructure:
             self._num_careful = _NUM_CAREFUL
 
     @property
-    def problem(self) -> InvalidRequestError | UnavailableError | None:
-        """Why the output can't go on; where it ``is_ready``."""
+    def problem(self) -> InvalidRequestError | ResourceExhaustedError | None:
+        """Why the output can't go on; where it ``is_ready``. The second is for a while, and this output's alone."""
         answer = self._answers[0]
         if answer.may_retry:
-            return UnavailableError(f"{STRUCTURED_OUTPUT}: {answer.problem}")
+            return ResourceExhaustedError(f"{STRUCTURED_OUTPUT}: {answer.problem}")
         return _failed(answer.problem) if answer.problem else None
 
     @property

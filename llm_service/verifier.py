@@ -26,7 +26,6 @@ from llm_service.passes import FinishedPass, PassPart
 from llm_service.passes_in_flight import PassesInFlight
 from llm_service.paying_rows import PayingRows
 from llm_service.room import Room
-from llm_service.session import PendingWork
 from llm_service.structure import Structures
 from llm_service.work_check import check_work
 from specgrove.errors import InternalError, SpecGroveError

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from specgrove.machine.parent import die_with
 from specgrove.suite import supervised
 
 _ROOT = Path(__file__).parent.parent
@@ -151,7 +152,7 @@ def _fork_for_all(requests: socket.socket) -> list[str]:
 
 def _fork_one(parent_pid: int, request: dict[str, Any], status: int, output: int) -> list[str]:
     """Forks again and returns there; here it tells how the service ended."""
-    supervised.die_with(parent_pid)
+    die_with(parent_pid)
     own_pid = os.getpid()
     pid = os.fork()
     if pid != 0:

@@ -22,28 +22,26 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from specgrove.machine.parent import die_with
 from specgrove.structures.grammars import GrammarCompiler
 from specgrove.structures.masks import Compiled, Forgotten, MaskMaker, Opening, Question
 from specgrove.tokenizer import Tokenizer
 
+ASKED = struct.Struct("=i")
+"""What is asked for: 0 a process, and with it comes a socket; another number is that of an ended process, which may be another's now."""
+
 NEWS = struct.Struct("=?ii")
-"""What is told of a structure's process: whether it has begun or ended, its id, and its exit status. One that could not be forked has no
-id, and the error's number."""
+"""What is told of a structure's process: whether it has begun or ended, its id, and its exit code, or the signal that ended it, negative.
+The id is no other process's before that is asked for. One that could not be forked has no id, and the error's number."""
 
 TOO_SLOW, EXPLORED_TOO_LONG = signal.SIGPROF, signal.SIGVTALRM
 """Signals that end a process: one took too much time for an answer, or for one that need not be."""
 
-# Of processor time; a structure that the router let pass takes a second.
-_MAX_COMPILE_S = 10.0
-_MAX_EXPLORING_S = 0.1
 _MAX_NUM_COMPILING = 4
-# Beside what it has when it begins: of the first few that there are at a time, and of each further one.
-_MAX_MORE_BYTES, _MAX_FURTHER_BYTES = 1 << 30, 1 << 28
-_NUM_FIRST = 4
 
 
 def serve(control: socket.socket, tokenizer: Tokenizer) -> None:
-    """Forks until the service closes its end, or ends. Each message has a socket, and is answered by ``NEWS``."""
+    """Forks until the service closes its end, or ends. Each message is an ``ASKED``; processes are told of by ``NEWS``."""
     _ = tokenizer.token_trie
     gc.collect()
     gc.freeze()  # what is there now is shared with all that are forked
@@ -52,46 +50,51 @@ def serve(control: socket.socket, tokenizer: Tokenizer) -> None:
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.set_wakeup_fd(wake.fileno())
     compiling = os.memfd_create("compiling")
-    num_forked = 0
+    running: set[int] = set()
     while True:
         ready, _, _ = select.select([control, woken], [], [])
         if woken in ready:
             woken.recv(4096)
-            num_forked -= _tell_ended(control)
-        if control in ready:
-            message, fds, _, _ = socket.recv_fds(control, 1, 1)
-            if not message:
-                return
-            (fd,) = fds
-            try:
-                pid = os.fork()
-            except OSError as error:
-                os.close(fd)
-                control.send(NEWS.pack(False, 0, error.errno or 0))
-                continue
-            if pid == 0:
-                os.setsid()  # its priority is its own (``lower_priority``)
-                signal.set_wakeup_fd(-1)
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                for other in (control, woken, wake):
-                    other.close()
-                with contextlib.suppress(EOFError, OSError):
-                    _limit(_MAX_MORE_BYTES if num_forked < _NUM_FIRST else _MAX_FURTHER_BYTES)
-                    serve_structure(Connection(fd), tokenizer, compiling)
-                os._exit(0)
+            _tell_ended(control, running)
+        if control not in ready:
+            continue
+        message, fds, _, _ = socket.recv_fds(control, ASKED.size, 1)
+        if not message:
+            return
+        (ended,) = ASKED.unpack(message)
+        if ended:
+            os.waitpid(ended, 0)
+            continue
+        (fd,) = fds
+        server_pid = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as error:
             os.close(fd)
-            num_forked += 1
-            control.send(NEWS.pack(True, pid, 0))
+            control.send(NEWS.pack(False, 0, error.errno or 0))
+            continue
+        if pid == 0:
+            die_with(server_pid)
+            os.setsid()  # its priority is its own (``lower_priority``)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for other in (control, woken, wake):
+                other.close()
+            with contextlib.suppress(EOFError, OSError):
+                serve_structure(Connection(fd), tokenizer, compiling)
+            os._exit(0)
+        os.close(fd)
+        running.add(pid)
+        control.send(NEWS.pack(True, pid, 0))
 
 
-def _tell_ended(control: socket.socket) -> int:
-    """How many."""
-    num_ended = 0
-    with contextlib.suppress(ChildProcessError):
-        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-            control.send(NEWS.pack(False, *ended))
-            num_ended += 1
-    return num_ended
+def _tell_ended(control: socket.socket, running: set[int]) -> None:
+    for pid in tuple(running):
+        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is not None:
+            running.discard(pid)
+            has_exited = found.si_code == os.CLD_EXITED
+            control.send(NEWS.pack(False, pid, found.si_status if has_exited else -found.si_status))
 
 
 def serve_structure(connection: Connection, tokenizer: Tokenizer, compiling: int) -> None:
@@ -99,9 +102,11 @@ def serve_structure(connection: Connection, tokenizer: Tokenizer, compiling: int
     that all such processes have.
     """
     opening: Opening = connection.recv()
+    limits = opening.limits
+    _limit(opening.max_more_bytes)
     compiler = GrammarCompiler(tokenizer)
     try:
-        with _one_of_few(compiling), _ended_after(_MAX_COMPILE_S, signal.ITIMER_PROF):
+        with _one_of_few(compiling), _ended_after(limits.compile_s, signal.ITIMER_PROF):
             compiler.matcher(opening.structure)
     except RecursionError:
         connection.send(Compiled("is nested too deeply"))
@@ -110,10 +115,10 @@ def serve_structure(connection: Connection, tokenizer: Tokenizer, compiling: int
         connection.send(Compiled(str(error)))
         return
     connection.send(Compiled())
-    maker = MaskMaker(lambda: compiler.matcher(opening.structure), explores=opening.explores, max_s=opening.max_s)
+    maker = MaskMaker(lambda: compiler.matcher(opening.structure), explores=opening.explores, max_s=limits.output_s)
     while True:
         if maker.has_more and not connection.poll():
-            with _ended_after(_MAX_EXPLORING_S, signal.ITIMER_VIRTUAL):
+            with _ended_after(limits.exploring_s, signal.ITIMER_VIRTUAL):
                 explored = maker.explored()
             if explored is not None:
                 connection.send(explored)
@@ -124,9 +129,8 @@ def serve_structure(connection: Connection, tokenizer: Tokenizer, compiling: int
             continue
         with _ended_after(max(maker.left_s(message), 1e-3), signal.ITIMER_PROF):
             answer = maker.answer(message)
-        with _ended_after(
-            _MAX_EXPLORING_S, signal.ITIMER_VIRTUAL
-        ):  # it is asked again then, of one that doesn't explore
+        # Where that ends it, the question is asked of one that doesn't explore.
+        with _ended_after(limits.exploring_s, signal.ITIMER_VIRTUAL):
             answer = maker.with_possible_nodes(message, answer)
         connection.send(answer)
 

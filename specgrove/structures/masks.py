@@ -21,6 +21,29 @@ MAX_S_PER_TOKEN = 0.02
 """Of processor time: so much for one output, and so much more for each of its tokens; as much again for tokens that are drafted. A token
 takes a tenth of a millisecond; of an ambiguous grammar, which clients may send, seconds."""
 
+
+@dataclass(frozen=True, slots=True)
+class MaskLimits:
+    """Of structures' processes, each alone and all together."""
+
+    output_s: float = MAX_S
+    """See ``MAX_S``."""
+    compile_s: float = 10.0
+    """Processor time; a structure that the router let pass takes a second."""
+    exploring_s: float = 0.1
+    """Processor time for one node below a root."""
+    first_bytes: int = 1 << 30
+    """Address space beside what a process has when it begins: of the first few that there are at a time, and of each further one."""
+    further_bytes: int = 1 << 28
+    num_first: int = 4
+    num_processes: int = 32
+    """That there are at a time. Outputs with further structures wait."""
+    num_idle: int = 8
+    """That no output needs, and are kept."""
+    wait_s: float = 10.0
+    """So long an output waits for a process."""
+
+
 # A structure with which one thing took longer has nothing done for it that need not be.
 _SLOW_S = 0.005
 
@@ -32,8 +55,9 @@ class Opening:
     structure: StructuredOutput
     explores: bool
     """Whether nodes below roots are answered for, too."""
-    max_s: float
-    """See ``MAX_S``."""
+    limits: MaskLimits
+    max_more_bytes: int
+    """Of its limits the one for it."""
 
 
 @dataclass(frozen=True, slots=True)

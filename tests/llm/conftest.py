@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from llm_service.config import VerifierConfig
+from llm_service.mask_processes import MaskProcesses
 from llm_service.verifier import VerifierEngine
 from specgrove.kernels.rows import PassRows
 from specgrove.program.backend import PassOutput
 from specgrove.program.decoder import Decoder
 from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
+from tests.llm.mask_asker import LIMITS, TOKENIZER, Asker
 from tests.llm.verifying import Clock
 
 
@@ -62,3 +65,11 @@ def clock() -> Clock:
 @pytest.fixture
 def engine(runner: ModelRunner, clock: Clock) -> VerifierEngine:
     return VerifierEngine(runner, VerifierConfig(max_model_len=200, max_num_chunk_tokens=4), clock)
+
+
+@pytest.fixture
+def asker() -> Iterator[Asker]:
+    """Its processes end with the test."""
+    processes = MaskProcesses(TOKENIZER, LIMITS)
+    yield Asker(processes)
+    processes.close()
