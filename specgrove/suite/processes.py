@@ -8,6 +8,7 @@ A service that dies is started again, and the router replays what it had decided
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,8 @@ _END_TIMEOUT_S = 10.0
 _HEALTH_TIMEOUT_S = 1.0
 _HEALTH_INTERVAL_S = 0.1
 # Origins are of no use without the HTTP address.
-_OF_ONE_ROUTER = ("--http-address", "--http-allowed-origins", "--health-address")
+_LOCAL = "--local-address"
+_OF_ONE_ROUTER = ("--http-address", "--http-allowed-origins", "--health-address", _LOCAL)
 
 Progress = Callable[[tuple[str, ...]], None]
 """Called several times a second with the names of the services that are not ready yet."""
@@ -131,6 +133,8 @@ class Suite:
         # Their own addresses want certificates or keys, the private ones of further routers, too.
         guarded = router_names(config.num_routers) if is_guarded else ()
         self._local_addresses = {name: f"unix:{self._socket_folder}/{name}-local.sock" for name in guarded}
+        if (given := value_of_flag(_LOCAL, config.router_arguments)) is not None:
+            self._local_addresses["router"] = given
         specs = process_specs(config, self._addresses, self._local_addresses)
         self._supervisor = Supervisor(
             specs, log_line or (lambda name, line: None), config.drain_timeout_s + _END_TIMEOUT_S
@@ -261,14 +265,24 @@ def process_specs(
         router += ["--ssm", addresses["ssm_service"]]
         processes.append(("ssm_service", "ssm_service", ssm))
     for name in router_names(config.num_routers):
-        local = ["--local-address", local_addresses[name]] if name in local_addresses else []
         given = config.router_arguments if name == "router" else without_own_addresses(config.router_arguments)
+        has_own = name in local_addresses and value_of_flag(_LOCAL, given) is None
+        local = [_LOCAL, local_addresses[name]] if has_own else []
         processes.append((name, "router", [*router, *local, *given]))
     metrics = {name: ("--metrics-address", address) for name, address in config.metrics_addresses().items()}
     return tuple(
         ProcessSpec(name, module, ("--address", addresses[name], *drain, *metrics.get(name, ()), *arguments))
         for name, module, arguments in processes
     )
+
+
+def value_of_flag(flag: str, arguments: Sequence[str]) -> str | None:
+    """The last one, in one word with it or in two."""
+    found = None
+    for word, following in itertools.pairwise((*arguments, "")):
+        if word.partition("=")[0] == flag:
+            found = word.partition("=")[2] if "=" in word else following
+    return found
 
 
 def without_own_addresses(arguments: Sequence[str]) -> list[str]:

@@ -252,6 +252,24 @@ def test_a_flag_with_its_value_in_one_word_is_the_same(tmp_path: Path) -> None:
     suite.stop()
 
 
+@pytest.mark.parametrize("arguments", [("--local-address", "unix:/here"), ("--local-address=unix:/here",)])
+@pytest.mark.parametrize("keys", [(), ("--api-key-file", "keys")])
+def test_a_local_address_that_is_given_is_the_first_router_s(
+    tmp_path: Path, arguments: tuple[str, ...], keys: tuple[str, ...]
+) -> None:
+    """So what looks there whether it is ready, and clients of this machine, find it."""
+    config = SuiteConfig(llm_folder=tmp_path, num_routers=2, router_arguments=(*arguments, *keys))
+    suite = Suite(config)
+    assert suite.local_address == "unix:/here"
+    specs = process_specs(config, suite._addresses, suite._local_addresses)
+    first, second = (" ".join(spec.arguments) for spec in specs if spec.module == "router")
+    assert first.count("--local-address") == 1
+    assert "unix:/here" not in second
+    assert second.count("--local-address") == bool(keys)
+    assert len(set(suite.local_addresses)) == 2
+    suite.stop()
+
+
 @pytest.mark.parametrize("joint", [" ", "="])
 def test_further_routers_have_no_address_that_the_first_one_has(tmp_path: Path, joint: str) -> None:
     flags = ("--http-address", "127.0.0.1:8"), ("--http-allowed-origins", "*"), ("--health-address", "127.0.0.1:9")
