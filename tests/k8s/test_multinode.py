@@ -139,6 +139,7 @@ def group(ranks: dict[str, Workload], tiny_model: Path, tmp_path: Path) -> Itera
         node.process.wait(LIMIT_S)
 
 
+@pytest.mark.slow
 def test_the_command_line_starts_one_replica_on_two_nodes_which_ends_as_a_whole(group: tuple[Node, Node, str]) -> None:
     leader, worker, address = group
     with grpc.insecure_channel(address) as channel:
