@@ -24,6 +24,7 @@ def test_the_whole_tool(
 
     for module in (decoder_stage, recording):
         monkeypatch.setattr(module, "run_all", run_parts)
+    monkeypatch.setattr(recording, "EVALUATION_PROMPTS", recording.EVALUATION_PROMPTS[:6])
     llm = save_target(tmp_path / "llm", variant)
     out = tmp_path / "ssm"
     wanted = ("--num-tokens", 600, "--passes", 1.5, "--boost", 2, "--answer-len", 6)
