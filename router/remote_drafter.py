@@ -123,8 +123,8 @@ class RemoteDrafterSession:
         return chosen
 
     def _moving(self, error: UnavailableError) -> SpecGroveError:
-        """The session leaves the service that is away. Returns what the loop is to be told."""
-        self._replica.session_ids.discard(self._session_id)
+        """The session leaves the service that is away, or has none of its SSMs. Returns what the loop is to be told."""
+        self._replica.leave(self._session_id)
         return error if self._least_busy() is None else StaleBaseError(0, f"{error}; another one goes on")
 
     def _relieve(self, replica: SsmReplica) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -137,18 +140,27 @@ async def test_a_request_that_came_before_any_service_is_drafted_for_by_the_firs
         assert len((await drafted(drafter, work("s", 3))).trees) == 2
 
 
-async def test_who_drafts_too_late_is_relieved_until_all_have_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextlib.asynccontextmanager
+async def joined_by_another(
+    monkeypatch: pytest.MonkeyPatch, session_ids: Iterable[str]
+) -> AsyncIterator[tuple[ToyCluster, RemoteDrafter, ToySsm, ToySsm]]:
+    """A service that has all the sessions, of three tokens each, and is always too late; then another one comes."""
     monkeypatch.setattr(remote_drafter, "_LATE_S", 0.0)
     async with toy_cluster() as cluster:
         await cluster.add_llm(LLM, ToyLlm())
         slow = await cluster.add_ssm(A, ToySsm())
         await until(lambda: cluster.takes_sessions(A))
         drafter = await drafter_of(cluster)
-        lens = {f"s{number}": 3 for number in range(4)}
-        for session_id in lens:
+        for session_id in session_ids:
             await drafted(drafter, work(session_id, 3))
         other = await cluster.add_ssm(B, ToySsm())
         await until(lambda: cluster.takes_sessions(B))
+        yield cluster, drafter, slow, other
+
+
+async def test_who_drafts_too_late_is_relieved_until_all_have_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    lens = {f"s{number}": 3 for number in range(4)}
+    async with joined_by_another(monkeypatch, lens) as (cluster, drafter, slow, other):
 
         async def draft_all() -> int:
             num_moved = 0
@@ -182,19 +194,23 @@ async def test_who_drafts_too_late_is_relieved_until_all_have_as_many(monkeypatc
 
 
 async def test_a_request_that_ends_is_closed_where_it_was_once_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_drafter, "_LATE_S", 0.0)
-    async with toy_cluster() as cluster:
-        await cluster.add_llm(LLM, ToyLlm())
-        slow = await cluster.add_ssm(A, ToySsm())
-        await until(lambda: cluster.takes_sessions(A))
-        drafter = await drafter_of(cluster)
-        for session_id in ("stays", "moves"):
-            await drafted(drafter, work(session_id, 3))
-        other = await cluster.add_ssm(B, ToySsm())
-        await until(lambda: cluster.takes_sessions(B))
+    async with joined_by_another(monkeypatch, ("stays", "moves")) as (_, drafter, slow, other):
         await drafted(drafter, work("moves", 4, 3))
         with pytest.raises(StaleBaseError):
             await drafted(drafter, work("moves", 5, 4))
         await drafted(drafter, work("moves", 5))
         await drafter.session("moves").close()
         await until(lambda: slow.closed == other.closed == ["moves"])
+
+
+async def test_a_request_is_closed_where_none_of_its_ssms_is_wanted_any_more() -> None:
+    async with toy_cluster() as cluster:
+        await cluster.add_llm(LLM, ToyLlm())
+        ssm = await cluster.add_ssm(A, ToySsm())
+        await until(lambda: cluster.takes_sessions(A))
+        drafter = await drafter_of(cluster)
+        await drafted(drafter, work("s", 3))
+        with pytest.raises(StaleBaseError, match="none of its SSMs"):
+            await drafted(drafter, replace(work("s", 4, 3), ssms=("another",)))
+        await drafter.session("s").close()
+        await until(lambda: ssm.closed == ["s"])

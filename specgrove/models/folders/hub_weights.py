@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 # What the library raises where a transfer fails.
 TRANSFER_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, HTTPError)
 _NUM_AT_ONCE = 8  # as the library
+_LOCK_INTERVAL_S = 0.5
 
 
 class _BrokenOffError(Exception):
@@ -121,7 +122,7 @@ def _fetch(file: HubFile, folder: Path, is_over: threading.Event) -> None:
         raise _BrokenOffError
     blob = folder / "blobs" / file.sha256
     blob.parent.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(_lock_path(blob)):
+    with _locked(_lock_path(blob), is_over):
         if blob.exists():
             return
         part = blob.with_name(f"{blob.name}.part")
@@ -147,6 +148,20 @@ def _fetch(file: HubFile, folder: Path, is_over: threading.Event) -> None:
             part.unlink()
             raise OSError(f"{file.name} arrived damaged: run it again, and it is fetched anew")
         part.rename(blob)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, is_over: threading.Event) -> Iterator[None]:
+    """Another process may fetch the same file for long. Raises ``_BrokenOffError`` where nobody waits for it any more."""
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(WeakFileLock(path, timeout=_LOCK_INTERVAL_S))
+                break
+            except filelock.Timeout:
+                if is_over.is_set():
+                    raise _BrokenOffError from None
+        yield
 
 
 def _sha256_of(path: Path) -> str:

@@ -167,6 +167,29 @@ def test_where_one_file_fails_the_others_are_broken_off(tmp_path: Path, monkeypa
     assert 10 * 4096 <= part.stat().st_size < 100_000 * 4096
 
 
+def test_who_waits_for_another_process_is_broken_off_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It has the file's lock, and does not give it back."""
+    files = [HubFile(MODEL, name, "main", name, 1) for name in ("waits", "fails")]
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(hub_weights, "_LOCK_INTERVAL_S", 0.01)
+    monkeypatch.setattr(hub_weights, "_large_files", lambda *_: files)
+
+    def fail(url: str) -> None:
+        raise OSError("the connection is lost")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", fail)
+    blob = tmp_path / "models--owner--model" / "blobs" / "waits"
+    released = threading.Event()
+    with filelock.FileLock(hub_weights._lock_path(blob)) as lock:
+        rescue = threading.Timer(LIMIT_S, lambda: (released.set(), lock.release(force=True)))
+        rescue.start()
+        with pytest.raises(OSError, match="the connection is lost"):
+            fetch_weights(MODEL, ["*"], [])
+        rescue.cancel()
+    assert not released.is_set()
+
+
 def test_a_hub_that_does_not_tell_its_files_is_told_of(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
