@@ -1,8 +1,8 @@
 """Sends an answer, whole or as server-sent events, and ends its requests when the client hangs up. Used by ``app``.
 
 Invariant: what goes wrong before the first piece has a status of its own; later it is an event that says so, and
-the last one. However an answer ends, its outputs have ended then. Long whole answers are put together one after another, beside the event
-loop and what else needs threads.
+the last one. However an answer ends, its outputs have ended then. Long whole answers are put together beside the event loop
+(``long_answers``).
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import abc
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import logging
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from concurrent.futures import Executor
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 from fastapi.responses import Response
@@ -131,12 +131,16 @@ class WholeAnswer(_Answer):
     """One JSON object."""
 
     def __init__(
-        self, pieces: AsyncGenerator[Piece, None], form: WholeFormat, write_timeout_s: float | None, thread: Executor
+        self,
+        pieces: AsyncGenerator[Piece, None],
+        form: WholeFormat,
+        write_timeout_s: float | None,
+        made_beside: Callable[[Callable[[], bytes]], Awaitable[bytes]],
     ) -> None:
-        """``thread`` is for all long answers: several at once would only hold one another up."""
+        """``made_beside`` calls a function beside the event loop, where it may take long."""
         super().__init__(pieces, write_timeout_s)
         self._form = form
-        self._thread = thread
+        self._made_beside = made_beside
 
     async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
         # While it is sent there is nothing but its bytes: what it was made of is several times as large, and no permit bounds it now.
@@ -154,7 +158,7 @@ class WholeAnswer(_Answer):
         async with contextlib.aclosing(self._pieces):
             pieces = [piece async for piece in self._pieces]
         if _is_long(pieces):
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._long_content_of, pieces)
+            return await self._made_beside(functools.partial(self._long_content_of, pieces))
         return self._content_of(pieces)
 
     def _content_of(self, pieces: Sequence[Piece]) -> bytes:

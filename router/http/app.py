@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +33,7 @@ from router.http.heads import new_head
 from router.http.informing import informing_endpoints
 from router.http.keys import KeyCheck
 from router.http.large_bodies import LargeBodies, converted, routes_in_turns
+from router.http.long_answers import LongAnswers
 from router.http.outputs import outputs_of
 from router.http.page import ChatPage, PageOrApi, is_api_path
 from router.http.refused import refusals
@@ -46,7 +46,7 @@ from router.http.tool_calls import FORCED
 from router.http.trace_headers import TraceHeaders
 from router.key_limits import RATE_LIMIT_HEADERS
 from specgrove.errors import InternalError, SpecGroveError
-from specgrove.serving.api_keys import ApiKeys
+from specgrove.serving.api_keys import ASKING_KEY, ApiKeys
 from specgrove.serving.key_file import ApiKey
 from specgrove.v1 import router_pb2
 
@@ -141,7 +141,7 @@ def make_app(
 
 def _generating(calls: RouterCalls, settings: ApiSettings, route_class: type[APIRoute]) -> APIRouter:
     api = APIRouter(tags=["generating"], route_class=route_class)
-    for_long_answers = ThreadPoolExecutor(1, thread_name_prefix="answers")
+    long_answers = LongAnswers()
 
     def answer(
         request: Request,
@@ -154,7 +154,8 @@ def _generating(calls: RouterCalls, settings: ApiSettings, route_class: type[API
         pieces = outputs_of(calls, prompts, _peer_of(request), include_stop_text=include_stop_text)
         if is_stream:
             return StreamedAnswer(pieces, form, settings.write_timeout_s)
-        return WholeAnswer(pieces, form, settings.write_timeout_s, for_long_answers)
+        made_beside = functools.partial(long_answers.made, _client_of(request))
+        return WholeAnswer(pieces, form, settings.write_timeout_s, made_beside)
 
     def recommended_by(info: router_pb2.GetModelInfoResponse) -> Mapping[str, float] | None:
         if not settings.recommends_sampling:
@@ -228,9 +229,17 @@ def _generating(calls: RouterCalls, settings: ApiSettings, route_class: type[API
         """Continues a text, greedily, as the FastAPI entry point of FlexFlow Serve does."""
         prompt = await converted(request, functools.partial(asked_generate, body))
         pieces = outputs_of(calls, (prompt,), _peer_of(request), include_stop_text=False)
-        return WholeAnswer(pieces, GenerateFormat(body.prompt), settings.write_timeout_s, for_long_answers)
+        made_beside = functools.partial(long_answers.made, _client_of(request))
+        return WholeAnswer(pieces, GenerateFormat(body.prompt), settings.write_timeout_s, made_beside)
 
     return api
+
+
+def _client_of(request: Request) -> str:
+    """The name of its key, or its machine."""
+    if (key := ASKING_KEY.get()) is not None:
+        return key.name
+    return request.client.host if request.client else ""
 
 
 def _peer_of(request: Request) -> str:

@@ -15,6 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+MAX_NUM_KEYS = 10_000
+"""Of a file: a router reads it anew between two requests, at once for all of them, in some tens of milliseconds."""
+
 MIN_HASHED_LEN = 20
 """Characters of a key. What is shorter may be a word, which is found by trying."""
 
@@ -78,7 +81,10 @@ def read_key_file(path: Path) -> tuple[ApiKey, ...]:
 
     Keys in clear are named by their lines. Raises ``ValueError``, also where there is no key.
     """
-    keys = tuple(_key_in(path, number, line) for number, line in _lines(path))
+    lines = _lines(path)
+    if len(lines) > MAX_NUM_KEYS:
+        raise ValueError(f"{path} holds {len(lines)} keys; a router takes {MAX_NUM_KEYS} at most")
+    keys = tuple(_key_in(path, number, line) for number, line in lines)
     if not keys:
         raise ValueError(f"{path} holds no key; `specgrove key NAME` makes one, and its line for this file")
     limits: dict[str, tuple[int | None, int | None]] = {}

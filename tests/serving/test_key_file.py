@@ -81,6 +81,11 @@ def test_of_many_keys_each_is_found(tmp_path: Path) -> None:
         keys.key_of("Bearer key-10000")
 
 
+def test_more_keys_than_are_read_in_a_moment_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds 10001 keys; a router takes 10000 at most"):
+        read_key_file(_file(tmp_path, *["x"] * 10_001))
+
+
 def test_what_is_no_text_is_no_file_of_keys(tmp_path: Path) -> None:
     (tmp_path / "keys").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match=r"keys must be printable ASCII characters$"):

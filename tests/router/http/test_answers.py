@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import json
 import logging
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from router.http.answers import Json, StreamedAnswer, WholeAnswer
+from router.http.long_answers import LongAnswers
 from router.http.outputs import Piece
 from specgrove.v1 import router_pb2
 from tests.waiting import LIMIT_S, until
@@ -38,7 +40,8 @@ class Plain:
         return {"text": "".join(piece.text for piece in pieces)}
 
 
-THREAD = ThreadPoolExecutor(1)
+LONG = LongAnswers()
+MADE_BESIDE = functools.partial(LONG.made, "client")
 
 
 async def sent(
@@ -57,7 +60,7 @@ async def sent(
         await asyncio.Event().wait()
 
     async with asyncio.timeout(LIMIT_S):
-        answer = StreamedAnswer(pieces, form, LIMIT_S) if is_stream else WholeAnswer(pieces, form, LIMIT_S, THREAD)
+        answer = StreamedAnswer(pieces, form, LIMIT_S) if is_stream else WholeAnswer(pieces, form, LIMIT_S, MADE_BESIDE)
         await answer({"type": "http"}, receive, send)
     return messages[0]["status"], b"".join(message.get("body", b"") for message in messages)
 
@@ -99,6 +102,26 @@ async def test_long_answers_are_put_together_beside_the_event_loop(first: Piece)
     assert (threads[0] is not threading.current_thread()) == is_long
 
 
+async def test_clients_have_the_thread_for_long_answers_in_turn() -> None:
+    may_go_on, made, answers = threading.Event(), [], LongAnswers()
+
+    def make(name: str) -> bytes:
+        assert may_go_on.wait(LIMIT_S)
+        made.append(name)
+        return name.encode()
+
+    names = ["a1", "a2", "a3", "a4", "b1", "b2"]
+    asked = {name: asyncio.create_task(answers.made(name[0], functools.partial(make, name))) for name in names}
+    await asyncio.sleep(0)
+    asked["a2"].cancel()  # its client hung up
+    may_go_on.set()
+    async with asyncio.timeout(LIMIT_S):
+        found = await asyncio.gather(*asked.values(), return_exceptions=True)
+        assert await answers.made("a", lambda: b"later") == b"later"
+    assert made == ["a1", "b1", "a3", "b2", "a4"]
+    assert found[0] == b"a1"
+
+
 async def test_long_answers_take_no_thread_but_theirs() -> None:
     may_go_on = threading.Event()
     num_begun = 0
@@ -129,7 +152,7 @@ async def test_long_answers_take_no_thread_but_theirs() -> None:
 
 async def test_who_hangs_up_before_its_answer_is_put_together_leaves_nothing() -> None:
     may_go_on = threading.Event()
-    THREAD.submit(may_go_on.wait, LIMIT_S)
+    LONG._thread.submit(may_go_on.wait, LIMIT_S)
     is_gone = asyncio.Event()
     is_waiting = asyncio.Event()
     made: list[weakref.ref[Piece]] = []
@@ -152,7 +175,9 @@ async def test_who_hangs_up_before_its_answer_is_put_together_leaves_nothing() -
     async def send(message: Any) -> None:
         raise AssertionError
 
-    answering = asyncio.create_task(WholeAnswer(pieces(), Never(), LIMIT_S, THREAD)({"type": "http"}, receive, send))
+    answering = asyncio.create_task(
+        WholeAnswer(pieces(), Never(), LIMIT_S, MADE_BESIDE)({"type": "http"}, receive, send)
+    )
     await is_waiting.wait()
     is_gone.set()
     try:
@@ -160,7 +185,7 @@ async def test_who_hangs_up_before_its_answer_is_put_together_leaves_nothing() -
     finally:
         may_go_on.set()
     async with asyncio.timeout(LIMIT_S):
-        await asyncio.wrap_future(THREAD.submit(lambda: None))
+        await asyncio.wrap_future(LONG._thread.submit(lambda: None))
     gc.collect()
     assert made[0]() is None
 
@@ -197,7 +222,7 @@ async def test_a_whole_answer_that_nobody_reads_ends_and_holds_nothing_but_its_b
 
     with caplog.at_level(logging.INFO):
         async with asyncio.timeout(LIMIT_S):
-            await WholeAnswer(pieces(), Plain(), 0.05, THREAD)({"type": "http"}, receive, send)
+            await WholeAnswer(pieces(), Plain(), 0.05, MADE_BESIDE)({"type": "http"}, receive, send)
     # Not because the test's limit is over.
     assert [record.getMessage() for record in caplog.records] == [
         "a client has read nothing for 0.05 s; its request was ended"
