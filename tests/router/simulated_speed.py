@@ -207,14 +207,16 @@ SHAPES = tuple(
 _HOPELESS_SHARE = 0.8
 
 
-def best_static(suite: Suite, num_tokens: int = 512) -> float:
-    """The best ratio of any of ``SHAPES``, in hindsight, or 1 without trees. Where one is far below it, larger ones are not tried."""
+def best_static(suite: Suite, num_tokens: int = 512, hopeless_share: float = _HOPELESS_SHARE) -> float:
+    """The best ratio of any of ``SHAPES``, in hindsight, or 1 without trees. Where one has less than a share of it, larger ones are not
+    tried.
+    """
     best = 1.0
     for shape in SHAPES:
         quiet = suite.quiet()
         spent = serve(quiet, iter([StaticTreePolicy(shape)]), num_requests=1, num_tokens=num_tokens)
         ratio = spent.ratio(quiet)
-        if ratio < _HOPELESS_SHARE * best:
+        if ratio < hopeless_share * best:
             break
         best = max(best, ratio)
     return best

@@ -97,6 +97,13 @@ def test_it_never_costs_and_is_near_the_best_fixed_shape(name: str) -> None:
     assert ratio > _SHARE_OF_BEST * best_of_fixed_shapes(replace(regime, true_ms=regime.then, then=None))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REGIMES)
+def test_no_fixed_shape_that_was_not_tried_is_better(name: str) -> None:
+    regime = replace(REGIMES[name], then=None)
+    assert best_of_fixed_shapes(regime) == best_static(regime.suite(), 1536, hopeless_share=0.0)
+
+
 def test_a_good_drafter_is_found_within_the_first_answer() -> None:
     ratios = []
     for seed in range(6):
