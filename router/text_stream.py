@@ -24,11 +24,40 @@ class Detokenizer(Protocol):
         ...
 
 
+class _StopText:
+    """How much of a stop text a text ends with that is added character by character (Knuth, Morris and Pratt).
+
+    A character takes two comparisons on average, however long the stop text is and however much of it has come.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.num_matched = 0
+        # By the number of characters matched: what stays when the next one is another. It grows with what is matched.
+        self._fallbacks = [0, 0]
+
+    def add(self, character: str) -> bool:
+        """Whether the stop text is complete with it. ``num_matched`` is then what may be the beginning of a further one."""
+        text = self.text
+        self.num_matched = self._after(self.num_matched, character)
+        if self.num_matched == len(self._fallbacks):
+            self._fallbacks.append(self._after(self._fallbacks[-1], text[self.num_matched - 1]))
+        if self.num_matched < len(text):
+            return False
+        self.num_matched = self._fallbacks[len(text)]
+        return True
+
+    def _after(self, num_matched: int, character: str) -> int:
+        while (is_other := self.text[num_matched] != character) and num_matched:
+            num_matched = self._fallbacks[num_matched]
+        return num_matched + (not is_other)
+
+
 class StopMatcher:
     """Holds text back only while it could be the beginning of a stop text. ``stop_text`` is the one that was found."""
 
     def __init__(self, stop_texts: Sequence[str]) -> None:
-        self._stop_texts = tuple(stop_texts)
+        self._stop_texts = [_StopText(text) for text in stop_texts]
         self._held = ""
         self.stop_text: str | None = None
 
@@ -41,23 +70,15 @@ class StopMatcher:
         if not self._stop_texts:
             return text
         held = self._held + text
-        if may_end and (found := self._first_in(held)) is not None:
-            start, self.stop_text = found
-            self._held = ""
-            return held[:start]
-        held_len = max(_overlap_len(held, stop) for stop in self._stop_texts)
+        for end, character in enumerate(text, len(self._held) + 1):
+            complete = [stop.text for stop in self._stop_texts if stop.add(character)]
+            if complete and may_end:
+                self.stop_text = max(complete, key=len)
+                self._held = ""
+                return held[: end - len(self.stop_text)]
+        held_len = max(stop.num_matched for stop in self._stop_texts)
         certain, self._held = held[: len(held) - held_len], held[len(held) - held_len :]
         return certain
-
-    def _first_in(self, held: str) -> tuple[int, str] | None:
-        """Start and text of the stop text that is complete first. One that ended in text added before was let pass there."""
-        old_len = len(self._held)
-        found = []
-        for stop in self._stop_texts:
-            start = held.find(stop, max(0, old_len - len(stop) + 1))
-            if start >= 0:
-                found.append((start + len(stop), start, stop))
-        return min(found)[1:] if found else None
 
     def finish(self) -> str:
         """What was held back, now that nothing follows."""
@@ -103,11 +124,3 @@ class TextStream:
 
     def _match(self, text: str) -> str:
         return self._matcher.add(text, may_end=self._num_tokens > self._min_tokens)
-
-
-def _overlap_len(text: str, stop: str) -> int:
-    """Length of the longest proper prefix of ``stop`` that ``text`` ends with."""
-    for prefix_len in range(min(len(stop) - 1, len(text)), 0, -1):
-        if text.endswith(stop[:prefix_len]):
-            return prefix_len
-    return 0

@@ -48,6 +48,26 @@ def test_only_a_possible_beginning_is_held_back() -> None:
     assert matcher.finish() == ""
 
 
+class _Counted(str):
+    """Knows how often a character or a part of it was looked at."""
+
+    num_looks = 0
+
+    def __getitem__(self, key: object) -> str:
+        self.num_looks += 1
+        return super().__getitem__(key)  # type: ignore[index]
+
+
+def test_a_character_costs_the_same_however_long_stop_texts_are() -> None:
+    """While one of them keeps 255 characters held back, and others begin anew at each."""
+    stops = [_Counted(stop) for stop in ("a" * 255 + "c", "c" + "a" * 255, "aab" * 80, "aba" * 80)]
+    text = ("a" * 300 + "aabaab") * 8
+    matcher = StopMatcher(stops)
+    shown = "".join(map(matcher.add, text)) + matcher.finish()
+    assert shown == text
+    assert max(stop.num_looks for stop in stops) <= 4 * len(text)
+
+
 class _Letters:
     """A token is a character; ``rest`` is what the last flush brings."""
 
