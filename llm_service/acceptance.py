@@ -6,7 +6,6 @@ tree. So what is emitted is what incremental decoding with the same seed emits (
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ import torch
 
 from llm_service.node_answers import NodeAnswers, NodeChoices
 from llm_service.session import Session
+from llm_service.token_counts import CountsAhead
 from specgrove.kernels.sampling import (
     NO_ADJUSTMENTS,
     RowChoice,
@@ -70,7 +70,7 @@ def accept(session: Session, tree: TokenTree, answers: NodeAnswers, sent_nodes: 
 
 def _accept_by_logits(session: Session, tree: TokenTree, logits: torch.Tensor, sent_nodes: Sequence[int]) -> Acceptance:
     children = {(tree.parents[node], tree.token_ids[node]): node for node in range(1, tree.num_nodes)}
-    chooser, structure = _Chooser(session), session.structure
+    chooser, structure = _Chooser(session, tree.num_nodes), session.structure
     token_ids: list[int] = []
     accepted_nodes: list[int] = []
     log_probs: list[LogProbs] = []
@@ -98,17 +98,16 @@ def _accept_by_logits(session: Session, tree: TokenTree, logits: torch.Tensor, s
 class _Chooser:
     """Chooses token after token below a session's committed ones."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, max_num_tokens: int) -> None:
         sampling = session.sampling
         self._sampling = sampling
         self._params = session.choice_params
         self._position = len(session.token_ids)
         self._num_output_tokens = session.num_output_tokens
-        self._prompt_ids = session.prompt_ids
-        self._has_penalties = (
-            sampling.repetition_penalty != 1.0 or sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
-        )
-        self._output_counts = Counter(session.output_counts) if self._has_penalties else Counter()
+        self._seen, self._output = None, None
+        if session.has_penalties:
+            self._seen = CountsAhead(session.seen, max_num_tokens)
+            self._output = CountsAhead(session.output_counts, max_num_tokens)
         self._bias_token_ids, self._bias = None, None
         if sampling.logit_bias:
             self._bias_token_ids = _ids(token_id for token_id, _ in sampling.logit_bias)
@@ -119,8 +118,9 @@ class _Chooser:
         token_id = choose(logits, self._params, self._position, self._adjustments())
         self._position += 1
         self._num_output_tokens += 1
-        if self._has_penalties:
-            self._output_counts[token_id] += 1
+        for counts in (self._seen, self._output):
+            if counts is not None:
+                counts.add(token_id)
         return token_id
 
     def _adjustments(self) -> TokenAdjustments:
@@ -129,12 +129,12 @@ class _Chooser:
             and bool(self._sampling.stop_token_ids)
             and self._sampling.structured_output is None  # which knows where nothing but a stop token is left
         )
-        if not (self._has_penalties or is_too_early or self._sampling.logit_bias):
+        if not (self._seen or is_too_early or self._sampling.logit_bias):
             return NO_ADJUSTMENTS
         return TokenAdjustments(
-            seen_token_ids=_ids(self._prompt_ids | self._output_counts.keys()) if self._has_penalties else None,
-            output_token_ids=_ids(self._output_counts) if self._has_penalties else None,
-            output_counts=_ids(self._output_counts.values()) if self._has_penalties else None,
+            seen_token_ids=self._seen.token_ids if self._seen else None,
+            output_token_ids=self._output.token_ids if self._output else None,
+            output_counts=self._output.counts if self._output else None,
             bias_token_ids=self._bias_token_ids,
             bias=self._bias,
             banned_token_ids=_ids(self._sampling.stop_token_ids) if is_too_early else None,

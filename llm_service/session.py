@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from llm_service.structure import OutputStructure
+from llm_service.token_counts import TokenCounts
 from specgrove.kernels.sampling import ChoiceParams, KnownToken
 from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
@@ -34,8 +34,10 @@ class Session:
     """Place of the first token of the prompt whose log-probabilities, where they are wanted, have not been told."""
     token_ids: list[int] = field(default_factory=list)
     slots: array[int] = field(default_factory=lambda: array("i"))
-    output_counts: Counter[int] = field(default_factory=Counter)
-    prompt_ids: frozenset[int] = frozenset()
+    seen: TokenCounts = field(default_factory=TokenCounts)
+    """Of all committed tokens, where there are penalties."""
+    output_counts: TokenCounts = field(default_factory=TokenCounts)
+    """Of those after the prompt, where there are penalties."""
     last_used_s: float = 0.0
     sent_s: float = -math.inf  # when the last verdict went out
     structure: OutputStructure | None = None
@@ -99,6 +101,16 @@ class Session:
         return {place - 1 - start: KnownToken(self.token_ids[place], self.num_prompt_log_probs) for place in places}
 
     @property
+    def has_penalties(self) -> bool:
+        """Whether what the tokens before are changes what follows."""
+        penalties = (
+            self.sampling.repetition_penalty,
+            self.sampling.presence_penalty,
+            self.sampling.frequency_penalty,
+        )
+        return penalties != (1, 0, 0)
+
+    @property
     def num_output_tokens(self) -> int:
         """Committed tokens after the prompt."""
         return len(self.token_ids) - self.prompt_len
@@ -139,11 +151,11 @@ class Session:
         return found
 
     def extend(self, token_ids: tuple[int, ...]) -> None:
-        """Takes committed tokens in, and counts those that are output."""
+        """Takes committed tokens in, and counts them where that changes what follows."""
         num_prompt_tokens = max(0, self.prompt_len - len(self.token_ids))
-        if num_prompt_tokens:
-            self.prompt_ids |= frozenset(token_ids[:num_prompt_tokens])
-        self.output_counts.update(token_ids[num_prompt_tokens:])
+        if self.has_penalties:
+            self.seen.add(token_ids)
+            self.output_counts.add(token_ids[num_prompt_tokens:])
         self.token_ids.extend(token_ids)
 
 

@@ -22,7 +22,8 @@ def check_work(
         raise InvalidRequestError.of("base", "base 0 must come with the session's parameters and all committed tokens")
     if work.session is not None and not 1 <= work.session.prompt_len <= len(work.new_token_ids):
         raise InvalidRequestError.of("session.prompt_len", "must be from 1 to the number of committed tokens")
-    if any(not 0 <= token_id < vocab_size for token_id in work.new_token_ids):
+    ids = work.new_token_ids
+    if ids and not (min(ids) >= 0 and max(ids) < vocab_size):  # without a step of the interpreter for each
         raise InvalidRequestError.of("new_token_ids", f"ids must be below the vocabulary's size {vocab_size}")
     if work.session is not None:
         _check_sampling(work.session.sampling, vocab_size)
