@@ -155,6 +155,7 @@ void bind_sampling(py::module_& module) {
       },
       NoGil());
   module.def("choose", &choose, NoGil());
+  module.def("num_sorted_tokens", &num_sorted_tokens);
   module.def(
       "processed_log_probs",
       [](const ChoiceInput& input, const ChoiceParams& params, Address out) {

@@ -84,13 +84,22 @@ class NoModel:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """``num_at_once`` sessions of ``prompt_len`` tokens, each with ``make()``."""
+    """``num_at_once`` sessions of ``prompt_len`` tokens and an output of ``output_len`` that they go on from, each with ``make()``."""
 
     what: str
     make: Callable[[], SamplingParams]
     num_at_once: int = 8
     prompt_len: int = 8
     num_prompt_log_probs: int | None = None
+    output_len: int = 0
+
+
+def _flat(**fields: Any) -> SamplingParams:
+    return SamplingParams(temperature=2.0, seed=5, **fields)
+
+
+def _penalised() -> SamplingParams:
+    return SamplingParams(repetition_penalty=1.2, frequency_penalty=0.1)
 
 
 def _structured(kind: StructureKind, text: str) -> SamplingParams:
@@ -107,12 +116,15 @@ KINDS = {
             logit_bias=tuple((i, 1.0) for i in range(MAX_NUM_LOGIT_BIASES)), stop_token_ids=tuple(range(64)), min_tokens=10**4
         ),
     ),
-    "penalties": Kind(
-        "penalties behind 90,000 tokens", lambda: SamplingParams(repetition_penalty=1.2, frequency_penalty=0.1), prompt_len=90_000
+    "penalties": Kind("penalties behind 90,000 tokens", _penalised, prompt_len=90_000),
+    "long-output": Kind("penalties of an output of 90,000 tokens", _penalised, output_len=90_000),
+    "sampled": Kind("top-p, top-k and min-p over the vocabulary", lambda: _flat(top_p=0.999, top_k=40_000, min_p=1e-9)),
+    "top-p": Kind("top-p of 0.999", lambda: _flat(top_p=0.999)),
+    "top-k": Kind("top-k of 40", lambda: _flat(top_k=40)),
+    "min-p": Kind("min-p of 1e-6", lambda: _flat(min_p=1e-6)),
+    "many-sampled": Kind(
+        "top-p, top-k and min-p, 64 at once", lambda: _flat(top_p=0.999, top_k=40_000, min_p=1e-9), num_at_once=64
     ),
-    "sampled": Kind("top-p, top-k and min-p over the vocabulary", lambda: SamplingParams(
-        temperature=2.0, top_p=0.999, top_k=40_000, min_p=1e-9, seed=5
-    )),
     "log-probs": Kind("20 log-probabilities at each token", lambda: SamplingParams(num_log_probs=MAX_NUM_LOG_PROBS)),
     "prompts": Kind("90,000 token ids", SamplingParams, prompt_len=90_000),
     "prompt-log-probs": Kind(
@@ -133,8 +145,8 @@ class Loop(StepLoop[VerifyWork, Verdict | PromptProgress]):
 
 
 def _opening(session_id: str, kind: Kind, num_steps: int, vocab_size: int) -> VerifyWork:
-    prompt = tuple(hash((session_id, i)) % vocab_size for i in range(kind.prompt_len))
-    session = SessionParams(kind.make(), len(prompt), num_prompt_log_probs=kind.num_prompt_log_probs)
+    prompt = tuple(hash((session_id, i)) % vocab_size for i in range(kind.prompt_len + kind.output_len))
+    session = SessionParams(kind.make(), kind.prompt_len, num_prompt_log_probs=kind.num_prompt_log_probs)
     return VerifyWork(session_id, 0, prompt, TokenTree.of_root(prompt[-1]), session, num_steps=num_steps)
 
 

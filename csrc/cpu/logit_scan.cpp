@@ -27,6 +27,70 @@ SPECGROVE_CLONES bool any_reaches(const float* values, float threshold) {
   return found;
 }
 
+SPECGROVE_CLONES int64_t count_reaching(const float* values, int64_t count, float threshold) {
+  int64_t found = 0;
+  for (int64_t start = 0; start < count; start += kChunk) {
+    const int64_t end = std::min(count, start + kChunk);
+    int32_t in_chunk = 0;
+    for (int64_t i = start; i < end; ++i) in_chunk += values[i] >= threshold;
+    found += in_chunk;
+  }
+  return found;
+}
+
+SPECGROVE_CLONES double mass_reaching(const float* x, int64_t count, float maximum, float threshold) {
+  double sums[kScanLanes] = {};
+  int64_t i = 0;
+  for (; i + kScanLanes <= count; i += kScanLanes) {
+    if (!any_reaches(x + i, threshold)) continue;
+    float masses[kScanLanes];
+    for (int64_t lane = 0; lane < kScanLanes; ++lane) {
+      const float mass = exp_of(x[i + lane] - maximum);
+      masses[lane] = x[i + lane] >= threshold ? mass : 0.0f;
+    }
+    for (int64_t lane = 0; lane < kScanLanes; ++lane) sums[lane] += masses[lane];
+  }
+  for (; i < count; ++i) sums[0] += x[i] >= threshold ? exp_of(x[i] - maximum) : 0.0f;
+  for (int64_t lane = 1; lane < kScanLanes; ++lane) sums[0] += sums[lane];
+  return sums[0];
+}
+
+SPECGROVE_CLONES int64_t best_reaching(const float* values, const float* scores, int64_t count, float threshold) {
+  constexpr float kNone = -std::numeric_limits<float>::infinity();
+  int64_t best_place = -1;
+  float best = kNone;
+  for (int64_t start = 0; start < count; start += kScanLanes) {
+    const int64_t num = std::min(kScanLanes, count - start);
+    // Whether there is a better one: most groups have none.
+    bool found = false;
+    for (int64_t lane = 0; lane < num; ++lane) {
+      found |= (values[start + lane] >= threshold) & (scores[start + lane] > best);
+    }
+    if (!found) continue;
+    for (int64_t i = start; i < start + num; ++i) {
+      if (values[i] >= threshold && scores[i] > best) {
+        best = scores[i];
+        best_place = i;
+      }
+    }
+  }
+  return best_place;
+}
+
+SPECGROVE_CLONES float lowest_probable(const float* values, int64_t count, float maximum, float min_p) {
+  float lowest[kScanLanes];
+  std::fill_n(lowest, kScanLanes, maximum);
+  for (int64_t start = 0; start < count; start += kScanLanes) {
+    const int64_t num = std::min(kScanLanes, count - start);
+    for (int64_t lane = 0; lane < num; ++lane) {
+      const float value = values[start + lane];
+      const bool is_lower = (exp_of(value - maximum) >= min_p) & (value < lowest[lane]);
+      lowest[lane] = is_lower ? value : lowest[lane];
+    }
+  }
+  return *std::min_element(lowest, lowest + kScanLanes);
+}
+
 SPECGROVE_CLONES float max_or_nan(const float* values, int64_t count) {
   float maxima[kScanLanes];
   std::fill_n(maxima, kScanLanes, -std::numeric_limits<float>::infinity());

@@ -1,12 +1,13 @@
 #include "sampling.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <stdexcept>
 #include <string>
 
+#include "choice_of_many.h"
 #include "logit_scan.h"
 #include "noise.h"
 #include "vector_math.h"
@@ -15,6 +16,8 @@ namespace specgrove {
 namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+// More candidates than that are not sorted.
+constexpr int64_t kMaxNumSorted = 1024;
 
 float max_of(const float* values, int64_t count) {
   const float maximum = max_or_nan(values, count);
@@ -64,61 +67,39 @@ struct Candidate {
   }
 };
 
-// The tokens that top-k, top-p and min-p leave, with their scaled logits; sorted where one of the three is on.
-void keep(const float* logits, int64_t vocab_size, float maximum, const ChoiceParams& params,
-          std::vector<Candidate>* kept) {
+std::atomic<int64_t> num_sorted{0};
+
+// The tokens that top-k, top-p and min-p leave, the most probable one first.
+void sort_kept(const SampledRow& row, float floor, std::vector<Candidate>* kept) {
+  const ChoiceParams& params = row.params;
   kept->clear();
-  const bool is_top_k = params.top_k > 0 && params.top_k < vocab_size, is_top_p = params.top_p < 1.0f;
-  const auto collect = [&](float threshold) {
-    kept->clear();
-    for (int64_t start = 0; start < vocab_size; start += kScanLanes) {
-      const int64_t end = std::min(vocab_size, start + kScanLanes);
-      if (end - start == kScanLanes && !any_reaches(logits + start, threshold)) continue;
-      for (int64_t i = start; i < end; ++i) {
-        if (logits[i] >= threshold) kept->push_back({logits[i], static_cast<int32_t>(i)});
-      }
+  for (int64_t start = 0; start < row.vocab_size; start += kScanLanes) {
+    const int64_t end = std::min(row.vocab_size, start + kScanLanes);
+    if (end - start == kScanLanes && !any_reaches(row.logits + start, floor)) continue;
+    for (int64_t i = start; i < end; ++i) {
+      if (row.logits[i] >= floor) kept->push_back({row.logits[i], static_cast<int32_t>(i)});
     }
-  };
-  if (!is_top_k && !is_top_p && params.min_p <= 0.0f) {
-    for (int64_t i = 0; i < vocab_size; ++i) {
-      if (logits[i] > kMinusInfinity) kept->push_back({logits[i], static_cast<int32_t>(i)});
-    }
-    return;
-  }
-  // What is 2^-20 times as probable as the best, or less, is looked at only when the rest doesn't reach top-k or top-p.
-  const double total = sum_exp(logits, vocab_size, maximum);
-  for (float distance : {6.0f, 14.0f, std::numeric_limits<float>::infinity()}) {
-    collect(std::isinf(distance) ? std::numeric_limits<float>::lowest() : maximum - distance);
-    const int64_t num_wanted = is_top_k ? params.top_k : vocab_size;
-    const bool has_top_k = is_top_k && static_cast<int64_t>(kept->size()) >= num_wanted;
-    double mass = 0.0;
-    if (is_top_p && !is_top_k) {
-      for (const Candidate& candidate : *kept) mass += exp_of(candidate.logit - maximum);
-    }
-    const bool has_top_p = is_top_p && !is_top_k && mass >= params.top_p * total;
-    // With both, top-p is a share of all that top-k leaves, so that min-p must not end the search for it.
-    const bool has_min_p = params.min_p > 0.0f && !(is_top_k && is_top_p) && distance > -std::log(params.min_p) + 1e-3f;
-    if (has_top_k || has_top_p || has_min_p) break;
   }
   std::sort(kept->begin(), kept->end());
   size_t size = kept->size();
-  double allowed = total;
-  if (is_top_k) {
+  num_sorted.fetch_add(static_cast<int64_t>(size), std::memory_order_relaxed);
+  double allowed = row.total;
+  if (row.is_top_k) {
     size = std::min<size_t>(size, params.top_k);
     allowed = 0.0;
-    for (size_t i = 0; i < size; ++i) allowed += exp_of((*kept)[i].logit - maximum);
+    for (size_t i = 0; i < size; ++i) allowed += exp_of((*kept)[i].logit - row.maximum);
   }
-  if (is_top_p) {
+  if (row.is_top_p) {
     double mass = 0.0;
     size_t count = 0;
     while (count < size) {
-      mass += exp_of((*kept)[count++].logit - maximum);
+      mass += exp_of((*kept)[count++].logit - row.maximum);
       if (mass >= params.top_p * allowed) break;
     }
     size = count;
   }
   if (params.min_p > 0.0f) {
-    while (size > 1 && exp_of((*kept)[size - 1].logit - maximum) < params.min_p) --size;
+    while (size > 1 && exp_of((*kept)[size - 1].logit - row.maximum) < params.min_p) --size;
   }
   kept->resize(std::max<size_t>(size, 1));
 }
@@ -129,25 +110,10 @@ const float* scaled_logits(const ChoiceInput& input, const ChoiceParams& params)
   return logits;
 }
 
-// What is kept of the scaled logits.
-const std::vector<Candidate>& kept_of(const ChoiceInput& input, const ChoiceParams& params) {
-  thread_local std::vector<Candidate> kept;
+SampledRow sampled_row(const ChoiceInput& input, const ChoiceParams& params) {
   const float* logits = scaled_logits(input, params);
-  keep(logits, input.vocab_size, max_of_row(logits, input.vocab_size), params, &kept);
-  return kept;
+  return {logits, input.vocab_size, params, max_of_row(logits, input.vocab_size)};
 }
-
-struct Choice {
-  float best = kMinusInfinity;
-  int64_t token_id = -1;
-
-  void offer(float value, int64_t id) {
-    if (value > best || (value == best && id < token_id)) {
-      best = value;
-      token_id = id;
-    }
-  }
-};
 
 // The choice among all tokens. The noise has a maximum, so that what is too far below the best can't win.
 int64_t choose_of_all(const ChoiceInput& input, const ChoiceParams& params, uint64_t position) {
@@ -177,6 +143,8 @@ int64_t argmax(const float* values, int64_t count) {
   return std::find(values, values + count, maximum) - values;
 }
 
+int64_t num_sorted_tokens() { return num_sorted.load(std::memory_order_relaxed); }
+
 int64_t choose(const ChoiceInput& input, const ChoiceParams& params, uint64_t position) {
   if (params.temperature == 0.0f) {
     const bool is_plain =
@@ -187,15 +155,24 @@ int64_t choose(const ChoiceInput& input, const ChoiceParams& params, uint64_t po
   // Log-probabilities differ from logits by a constant, which changes no comparison.
   const bool is_cut = (params.top_k > 0 && params.top_k < input.vocab_size) || params.top_p < 1.0f;
   if (!is_cut && params.min_p <= 0.0f) return choose_of_all(input, params, position);
+  const SampledRow row = sampled_row(input, params);
+  const Floor floor = floor_of(row);
+  if (floor.num_reaching > kMaxNumSorted) {
+    if (const auto choice = choose_of_many(row, floor.logit, position)) return *choice;
+  }
+  thread_local std::vector<Candidate> kept;
+  sort_kept(row, floor.logit, &kept);
   Choice choice;
-  for (const Candidate& candidate : kept_of(input, params)) {
+  for (const Candidate& candidate : kept) {
     choice.offer(candidate.logit + gumbel_noise(params.seed, position, candidate.token_id), candidate.token_id);
   }
   return choice.token_id;
 }
 
 void processed_log_probs(const ChoiceInput& input, const ChoiceParams& params, float* out) {
-  const std::vector<Candidate>& kept = kept_of(input, params);
+  const SampledRow row = sampled_row(input, params);
+  std::vector<Candidate> kept;
+  sort_kept(row, floor_of(row).logit, &kept);
   float maximum = kMinusInfinity;
   for (const Candidate& candidate : kept) maximum = std::max(maximum, candidate.logit);
   double total = 0.0;

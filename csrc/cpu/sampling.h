@@ -29,6 +29,8 @@ struct ChoiceInput {
 
 // The choice. Throws std::invalid_argument when a logit is NaN or no token is left.
 int64_t choose(const ChoiceInput& input, const ChoiceParams& params, uint64_t position);
+// Tokens that choices of this process have sorted so far: what top-k, top-p and min-p cost where many tokens are alike.
+int64_t num_sorted_tokens();
 // log-probabilities after processing: out[vocab_size], minus infinity for tokens that are out.
 void processed_log_probs(const ChoiceInput& input, const ChoiceParams& params, float* out);
 

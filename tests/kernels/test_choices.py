@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specgrove.kernels import _native
 from specgrove.kernels.sampling import (
     NO_ADJUSTMENTS,
     ChoiceParams,
@@ -122,6 +123,70 @@ def test_choices_and_distributions_are_the_reference(
     if temperature > 0:
         out, wanted = (f(logits, params, adjustments) for f in (processed_log_probs, reference.processed_log_probs))
         torch.testing.assert_close(out, wanted.float(), rtol=1e-5, atol=1e-5)
+
+
+@examples(60)
+@given(
+    seed=st.integers(0, 2**64 - 1),
+    spread=st.sampled_from([0.01, 0.3, 1.0, 3.0]),
+    num_levels=st.sampled_from([0, 0, 0, 7, 400]),
+    temperature=st.sampled_from([0.5, 1.0, 2.0, 100.0]),
+    top_k=st.sampled_from([0, 0, 1, 2, 40, 1500, 4999]),
+    top_p=st.sampled_from([1.0, 1e-9, 0.01, 0.5, 0.9, 0.999]),
+    min_p=st.sampled_from([0.0, 0.0, 1e-9, 0.05, 0.5]),
+    share_out=st.sampled_from([0.0, 0.0, 0.5]),
+)
+def test_a_choice_of_many_tokens_is_that_of_a_full_sort(
+    seed: int,
+    spread: float,
+    num_levels: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    share_out: float,
+) -> None:
+    """Where very many tokens are alike they are not sorted for the choice, as they are for the distribution; ``num_levels``: with ties."""
+    torch.manual_seed(seed % 2**32)
+    logits = torch.randn(5000) * spread
+    if num_levels:
+        logits = (logits * num_levels).round() / num_levels
+    logits[torch.rand(5000) < share_out] = MINUS_INFINITY
+    params = ChoiceParams(temperature, top_k, top_p, min_p, seed=seed)
+    noise = gumbel_noise(seed, 77, torch.arange(5000))
+    scores = (logits * torch.tensor(1.0 / temperature) + noise).masked_fill(
+        processed_log_probs(logits, params).isinf(), MINUS_INFINITY
+    )
+    assert choose(logits, params, 77) == int(scores.argmax())
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        ChoiceParams(temperature=2.0, top_p=0.999),
+        ChoiceParams(temperature=2.0, top_k=40_000),
+        ChoiceParams(temperature=2.0, top_k=40),
+        ChoiceParams(temperature=2.0, min_p=1e-6),
+        ChoiceParams(temperature=2.0, top_k=40_000, top_p=0.9, min_p=1e-9),
+    ],
+    ids=["top-p", "top-k", "small top-k", "min-p", "all three"],
+)
+def test_many_tokens_are_not_sorted(params: ChoiceParams) -> None:
+    """Sorting a vocabulary takes the thread of all sessions for milliseconds."""
+    torch.manual_seed(3)
+    logits = torch.randn(49_152)
+    num_before = _native.num_sorted_tokens()
+    for position in range(20):
+        choose(logits, params, position)
+    assert _native.num_sorted_tokens() == num_before
+
+
+def test_few_tokens_are_sorted() -> None:
+    torch.manual_seed(3)
+    logits = torch.randn(49_152) * 10
+    num_before = _native.num_sorted_tokens()
+    choose(logits, ChoiceParams(temperature=1.0, top_p=0.9), 0)
+    assert 0 < _native.num_sorted_tokens() - num_before <= 1024
 
 
 def test_min_p_does_not_change_what_top_p_is_a_share_of() -> None:
