@@ -7,6 +7,7 @@ context is, and its penalties are looked at for each of its tokens while all oth
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -24,14 +25,18 @@ class TokenCounts:
         return len(self._token_ids)
 
     def add(self, token_ids: Sequence[int]) -> None:
-        """Counts them in."""
-        for token_id in token_ids:
-            place = self._places.setdefault(token_id, len(self._token_ids))
-            if place == len(self._token_ids):
-                self._token_ids.append(token_id)
-                self._counts.append(1)
-            else:
-                self._counts[place] += 1
+        """Counts them in. What is new is taken in without a step of the interpreter for each: a prompt may have very many."""
+        counted = Counter(token_ids)
+        new = [token_id for token_id in counted if token_id not in self._places]
+        if len(new) == len(counted):
+            self._counts.extend(counted.values())
+        else:
+            self._counts.extend([0] * len(new))
+        self._places.update(zip(new, range(len(self._token_ids), len(self._counts)), strict=True))
+        self._token_ids.extend(new)
+        if len(new) < len(counted):
+            for token_id, count in counted.items():
+                self._counts[self._places[token_id]] += count
 
     def place_of(self, token_id: int) -> int | None:
         """Where a token is among them."""
