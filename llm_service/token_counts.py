@@ -1,52 +1,74 @@
 """Which tokens a session has, and how often: what penalties count, kept as native code reads it. Used by sessions and the acceptance rule.
 
-Invariant: a step's work is as large as its tokens are many; of what is behind them only memory is copied. An output may be as long as the
-context is, and its penalties are looked at for each of its tokens while all other sessions wait.
+Invariant: a step goes through its own tokens; of what is behind them only memory is copied. Prompt and output may be as long as the context
+is, and penalties are looked at for each token while all other sessions wait.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections import Counter
 from collections.abc import Sequence
 
 import torch
 
+# So many tokens are counted sooner one by one.
+_FEW = 16
+
 
 class TokenCounts:
-    """Distinct tokens, in the order in which they came first."""
+    """Distinct tokens, and how often each has come."""
 
     def __init__(self) -> None:
-        self._places: dict[int, int] = {}
-        self._token_ids = array("q")
-        self._counts = array("q")
+        self._num = 0
+        # With room for more: ids, and counts that are 0 where nothing is yet; by token id the place there, or -1.
+        self._token_ids = torch.zeros(0, dtype=torch.int64)
+        self._counts = torch.zeros(0, dtype=torch.int64)
+        self._places = torch.full((0,), -1)
 
     def __len__(self) -> int:
-        return len(self._token_ids)
+        return self._num
 
     def add(self, token_ids: Sequence[int]) -> None:
-        """Counts them in. What is new is taken in without a step of the interpreter for each: a prompt may have very many."""
-        counted = Counter(token_ids)
-        new = [token_id for token_id in counted if token_id not in self._places]
-        if len(new) == len(counted):
-            self._counts.extend(counted.values())
-        else:
-            self._counts.extend([0] * len(new))
-        self._places.update(zip(new, range(len(self._token_ids), len(self._counts)), strict=True))
-        self._token_ids.extend(new)
-        if len(new) < len(counted):
-            for token_id, count in counted.items():
-                self._counts[self._places[token_id]] += count
+        """Counts them in."""
+        if len(token_ids) > _FEW:
+            self._add_many(token_ids)
+            return
+        for token_id in token_ids:
+            place = self.place_of(token_id)
+            if place is None:
+                place, self._num = self._num, self._num + 1
+                self._places = _with_room(self._places, token_id + 1, -1)
+                self._make_room()
+                self._places[token_id] = place
+                self._token_ids[place] = token_id
+            self._counts[place] += 1
+
+    def _add_many(self, token_ids: Sequence[int]) -> None:
+        ids, counts = torch.unique(torch.tensor(token_ids, dtype=torch.int64), return_counts=True)
+        self._places = _with_room(self._places, int(ids[-1]) + 1, -1)
+        places = self._places[ids]
+        is_new = places < 0
+        num_before, self._num = self._num, self._num + int(is_new.sum())
+        places[is_new] = torch.arange(num_before, self._num)
+        self._places[ids] = places
+        self._make_room()
+        self._token_ids[places] = ids
+        self._counts[places] += counts
+
+    def _make_room(self) -> None:
+        self._token_ids = _with_room(self._token_ids, self._num, 0)
+        self._counts = _with_room(self._counts, self._num, 0)
 
     def place_of(self, token_id: int) -> int | None:
         """Where a token is among them."""
-        return self._places.get(token_id)
+        place = int(self._places[token_id]) if token_id < len(self._places) else -1
+        return None if place < 0 else place
 
-    def copied_to(self, token_ids: torch.Tensor, counts: torch.Tensor) -> None:
-        """Into the first elements of int64 tensors of at least so many."""
-        if self._token_ids:  # an empty array has no buffer
-            token_ids[: len(self)] = torch.frombuffer(self._token_ids, dtype=torch.int64)
-            counts[: len(self)] = torch.frombuffer(self._counts, dtype=torch.int64)
+    def copied(self, num_more: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and counts, int64 ``[n + num_more]``; the last ones are 0."""
+        room = torch.zeros((2, self._num + num_more), dtype=torch.int64)
+        room[0, : self._num] = self._token_ids[: self._num]
+        room[1, : self._num] = self._counts[: self._num]
+        return room[0], room[1]
 
 
 class CountsAhead:
@@ -56,9 +78,7 @@ class CountsAhead:
         self._before = counts
         self._num = len(counts)
         self._new_places: dict[int, int] = {}
-        self._token_ids = torch.empty(self._num + max_num_more, dtype=torch.int64)
-        self._counts = torch.empty_like(self._token_ids)
-        counts.copied_to(self._token_ids, self._counts)
+        self._token_ids, self._counts = counts.copied(max_num_more)
 
     @property
     def token_ids(self) -> torch.Tensor:
@@ -77,6 +97,14 @@ class CountsAhead:
             place = self._new_places.setdefault(token_id, self._num)
         if place == self._num:
             self._token_ids[place] = token_id
-            self._counts[place] = 0
             self._num += 1
         self._counts[place] += 1
+
+
+def _with_room(values: torch.Tensor, num: int, filling: int) -> torch.Tensor:
+    """The same values, and at least ``num`` places: twice as many as before where these did not suffice."""
+    if num <= len(values):
+        return values
+    larger = torch.full((max(num, 2 * len(values)),), filling)
+    larger[: len(values)] = values
+    return larger
