@@ -16,8 +16,8 @@ namespace specgrove {
 namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-// More candidates than that are not sorted.
-constexpr int64_t kMaxNumSorted = 1024;
+// So many candidates are sorted at most: looking over the vocabulary some times takes as long as sorting a sixteenth.
+int64_t max_num_sorted(int64_t vocab_size) { return std::max<int64_t>(1024, vocab_size / 16); }
 
 float max_of(const float* values, int64_t count) {
   const float maximum = max_or_nan(values, count);
@@ -156,8 +156,10 @@ int64_t choose(const ChoiceInput& input, const ChoiceParams& params, uint64_t po
   const bool is_cut = (params.top_k > 0 && params.top_k < input.vocab_size) || params.top_p < 1.0f;
   if (!is_cut && params.min_p <= 0.0f) return choose_of_all(input, params, position);
   const SampledRow row = sampled_row(input, params);
+  // Overflowed, as by a tiny repetition penalty: no probability is a number, all scores up there are equal.
+  if (std::isinf(row.maximum)) return std::find(row.logits, row.logits + row.vocab_size, row.maximum) - row.logits;
   const Floor floor = floor_of(row);
-  if (floor.num_reaching > kMaxNumSorted) {
+  if (floor.num_reaching > max_num_sorted(row.vocab_size)) {
     if (const auto choice = choose_of_many(row, floor.logit, position)) return *choice;
   }
   thread_local std::vector<Candidate> kept;
