@@ -28,6 +28,10 @@ TakeEnd = Callable[[MaskProcess, int | None], None]
 Fail = Callable[[MaskProcess, str], None]
 
 
+class ServerLostError(ConnectionError):
+    """The process that forks them has ended, and its end is to be taken."""
+
+
 class MaskForks:
     """For one vocabulary."""
 
@@ -72,20 +76,18 @@ class MaskForks:
         return self._limits.num_processes - len(self._by_pid) - len(self._to_begin)
 
     def begin(self, process: MaskProcess) -> None:
-        """Of those that are free. Raises ``OSError``."""
+        """Of those that are free. Raises ``OSError``; ``ServerLostError`` where ``lose_server`` is to be called, and there is another."""
         assert self.num_free > 0
         if self._server is None and self._loop.time() < self._rests_until_s:
             raise OSError("the process that forks them has ended at its beginning")
         if self._server is None:
-            self._server = ForkServer(self._loop, self._tokenizer, self._take_news, self._lose_server)
+            self._server = ForkServer(self._loop, self._tokenizer, self._take_news, self.lose_server)
         is_first = self._limits.num_processes - self.num_free < self._limits.num_first
         max_more_bytes = self._limits.first_bytes if is_first else self._limits.further_bytes
         try:
             process.stream = self._server.fork(lambda message: self._take(process, message))
-        except ConnectionError:  # it has ended
-            self._lose_server()
-            self.begin(process)
-            return
+        except ConnectionError as error:
+            raise ServerLostError from error
         self._to_begin.append(process)
         process.stream.send(Opening(process.structure, process.explores, self._limits, max_more_bytes))
 
@@ -110,7 +112,8 @@ class MaskForks:
             self._server.release(pid)
             self._take_end(process, status)
 
-    def _lose_server(self) -> None:
+    def lose_server(self) -> None:
+        """It has ended, and all that it had forked with it."""
         server, self._server = self._server, None
         assert server is not None
         logger.error("the process that forks mask makers has ended; it is begun anew when it is needed")

@@ -72,6 +72,8 @@ class MaskedOutput:
     process: MaskProcess
     deliver: Callable[[Answer], None]
     token_ids: list[int] = field(default_factory=list)
+    question: Question | None = None
+    """That has no answer."""
     is_told: bool = False
     """Whether the process knows the tokens."""
     num_ends: int = 0

@@ -1,8 +1,8 @@
 """Masks from processes: one for each structure that outputs have, so that a slow one delays no others. A ``MaskSource``.
 
 A thread of its own talks to them. Invariant: each question has its root's answer in the end, unless its output is forgotten. A process that
-takes too long fails the output that it worked for; the others with the same structure go on in a new one. What ended while drafted tokens
-may have been its work fails nobody. Where no process can be had, outputs are told that another time there may be one.
+takes too long fails the output that it worked for; the others with the same structure go on in a new one (``mask_blame``). Where no process
+can be had, outputs are told that another time there may be one; so they are where something is wrong here.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import signal
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
+from llm_service.mask_blame import blame_for_end
 from llm_service.mask_forks import MaskForks
 from llm_service.mask_process import LastStructures, MaskedOutput, MaskProcess
+from llm_service.mask_queue import MaskQueue
 from specgrove.machine.low_priority import lower_priority
-from specgrove.structures.mask_server import EXPLORED_TOO_LONG, TOO_SLOW
-from specgrove.structures.masks import Answer, Compiled, Forgotten, MaskLimits, Question, too_slow
+from specgrove.structures.masks import Answer, Compiled, Forgotten, MaskLimits, Question
 from specgrove.structures.structured_output import StructuredOutput
 from specgrove.tokenizer import Tokenizer
 
@@ -30,7 +31,6 @@ logger = logging.getLogger(__name__)
 Deliver = Callable[[Answer], None]
 
 _MAX_NUM_UNEXPLORED = 128
-_MAX_NUM_ENDS = 2
 # So long after a question it is looked whether the process has worked on it all the time: then it stands back for others.
 _WATCH_S = 0.025
 _UNSERVED = "can't be served now, since"
@@ -46,13 +46,22 @@ class MaskProcesses:
         self._processes: OrderedDict[StructuredOutput, MaskProcess] = (
             OrderedDict()
         )  # idle ones in the order of their last use
-        self._waiting: deque[MaskProcess] = deque()  # of these those for which there is no place
         self._lowered: set[MaskProcess] = set()  # that keep their outputs, and get no others
         self._unexplored = LastStructures(_MAX_NUM_UNEXPLORED)  # with which nothing is done that need not be
         self._watching: asyncio.TimerHandle | None = None
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(self._take_fault)
         self._forks = MaskForks(
             self._loop, tokenizer, limits, take=self._take, take_end=self._take_end, fail=self._take_failed_fork
+        )
+        self._queue = MaskQueue(
+            self._loop,
+            self._forks,
+            limits.wait_s,
+            take_begun=self._take_begun,
+            make_room=self._end_idle,
+            fail=self._take_failed_fork,
+            refuse=self._refuse_late,
         )
         self._thread = threading.Thread(target=self._run, name="masks", daemon=True)
         self._thread.start()
@@ -99,12 +108,12 @@ class MaskProcesses:
 
     def _open(self, number: int, structure: StructuredOutput, deliver: Deliver) -> None:
         process = self._process_of(structure, (number,))
-        if process.problem is None:
-            self._processes.move_to_end(structure)
+        self._processes.move_to_end(structure)
         self._outputs[number] = MaskedOutput(process, deliver)
 
     def _ask(self, question: Question) -> None:
         output = self._outputs[question.output]
+        output.question = question
         del output.token_ids[question.num_kept :]
         output.token_ids.extend(question.token_ids)
         self._send(output, question)
@@ -129,7 +138,9 @@ class MaskProcesses:
         process = output.process
         process.outputs.discard(number)
         if process.problem is None:
-            if process.stream is not None:
+            if process.stream is None:
+                process.asked.pop(number, None)
+            else:
                 process.stream.send(Forgotten(number))
             # Nobody waits for what it works on, or it could only work at a low priority.
             if not process.outputs and (process.asked or not process.is_compiled or process in self._lowered):
@@ -140,7 +151,7 @@ class MaskProcesses:
 
     def _end_idle(self) -> None:
         idle = [process for process in self._processes.values() if not process.outputs]
-        num_kept = 0 if self._waiting else self._limits.num_idle
+        num_kept = 0 if self._queue else self._limits.num_idle
         for process in idle[: max(len(idle) - num_kept, 0)]:
             self._remove(process)
 
@@ -149,8 +160,7 @@ class MaskProcesses:
             del self._processes[process.structure]
         self._lowered.discard(process)
         if process.stream is None:
-            if process in self._waiting:
-                self._waiting.remove(process)
+            self._queue.remove(process)
             return
         process.stream.close()  # at which it ends, unless it is amid an answer
         if process.asked or not process.is_compiled:
@@ -165,44 +175,30 @@ class MaskProcesses:
         process.outputs.clear()
 
     def _process_of(self, structure: StructuredOutput, outputs: Collection[int]) -> MaskProcess:
-        """That has these outputs from now on. With a problem, and nobody else's, where none can be begun."""
+        """That has these outputs from now on. Where there is none it begins later, or has a problem then."""
         found = self._processes.get(structure)
         if found is None:
             found = MaskProcess(structure, explores=structure not in self._unexplored)
             self._processes[structure] = found
-            self._waiting.append(found)
-            self._loop.call_later(self._limits.wait_s, self._refuse_waiting, found)
+            self._queue.add(found)
         found.outputs.update(outputs)
-        self._begin_waiting()
         return found
 
-    def _begin_waiting(self) -> None:
-        """As many as there are places for; those that nobody needs give theirs up."""
-        while self._waiting and self._forks.num_free > 0:
-            process = self._waiting.popleft()
-            try:
-                self._forks.begin(process)
-            except OSError as error:
-                logger.warning("no mask maker can be begun: %s", error)
-                self._take_failed_fork(process, str(error))
-                continue
-            asked, process.asked = process.asked, {}
-            for question in asked.values():
-                self._send(self._outputs[question.output], question)
-        if self._waiting:
-            self._end_idle()
+    def _take_begun(self, process: MaskProcess) -> None:
+        asked, process.asked = process.asked, {}
+        for question in asked.values():
+            self._send(self._outputs[question.output], question)
 
-    def _refuse_waiting(self, process: MaskProcess) -> None:
-        """After so long."""
-        if process in self._waiting:
-            num = self._limits.num_processes
-            problem = f"{_UNSERVED} outputs with {num} other structures are under way here; try again when some of them have ended"
-            self._refuse_all(process, problem, may_retry=True)
+    def _refuse_late(self, process: MaskProcess) -> None:
+        num = self._limits.num_processes
+        problem = f"{_UNSERVED} outputs with {num} other structures are under way here; try again when some of them have ended"
+        self._refuse_all(process, problem, may_retry=True)
 
     def _take_failed_fork(self, process: MaskProcess, problem: str) -> None:
         self._refuse_all(
             process, f"{_UNSERVED} no process can be begun that makes its masks: {problem}", may_retry=True
         )
+        self._queue.begin_soon()  # there is a place again
 
     def _take(self, process: MaskProcess, message: Answer | Compiled) -> None:
         if isinstance(message, Compiled):
@@ -216,6 +212,8 @@ class MaskProcesses:
         if output is not None:
             if message.node == 0:
                 output.num_ends = 0
+                if output.question is not None and output.question.number == message.number:
+                    output.question = None
             output.deliver(message)
 
     def _refuse_all(self, process: MaskProcess, problem: str, *, may_retry: bool = False) -> None:
@@ -228,6 +226,7 @@ class MaskProcesses:
     def _refuse(self, question: Question, process: MaskProcess) -> None:
         """With its process's problem."""
         if (output := self._outputs.get(question.output)) is not None:
+            output.question = None
             problem = process.problem or ""
             output.deliver(Answer(question.output, question.number, 0, None, problem, may_retry=process.may_retry))
 
@@ -239,56 +238,43 @@ class MaskProcesses:
         self._remove(process)
         if process.problem is None and process.outputs:
             self._go_on_after(process, code, asked)
-        self._begin_waiting()
+        self._queue.begin_soon()
 
     def _go_on_after(self, process: MaskProcess, code: int | None, asked: dict[int, Question]) -> None:
         if code is not None:
             logger.warning("a mask maker has ended with %d", code)
             process.asked = asked
-            self._blame(process, code)
+            blame = blame_for_end(
+                process,
+                code,
+                outputs=self._outputs,
+                unexplored=self._unexplored,
+                output_s=self._limits.output_s,
+            )
+            if blame is not None and blame.question is None:
+                self._refuse_all(process, blame.problem)
+            elif blame is not None and blame.question is not None:
+                self._give_up(process, blame.question, blame.problem)
             asked, process.asked = process.asked, {}
         if process.outputs and process.problem is None:
             self._begin_anew(process, list(asked.values()))
 
-    def _blame(self, process: MaskProcess, code: int) -> None:
-        """Whoever made it end is refused, if that can be said; the questions that are left are asked anew."""
-        is_slow = code == -TOO_SLOW
-        if not process.is_compiled:
-            process.num_lost_compiles += 1
-            if is_slow or process.num_lost_compiles >= _MAX_NUM_ENDS:
-                self._refuse_all(process, "could not be compiled: it takes too much time or memory")
-        elif code == -EXPLORED_TOO_LONG:
-            self._unexplored.add(process.structure)
-        elif process.explores and not is_slow:  # drafted tokens may have done it
-            process.num_kills += 1
-            if code != -signal.SIGKILL or process.num_kills >= _MAX_NUM_ENDS:
-                self._unexplored.add(process.structure)
-        elif process.asked:
-            first = next(iter(process.asked.values()))
-            if self._is_to_blame(first, is_slow=is_slow):
-                del process.asked[first.output]
-                self._give_up(process, first, is_slow=is_slow)
-
-    def _is_to_blame(self, question: Question, *, is_slow: bool) -> bool:
-        """Whether what a process worked on made it end. Where it was not the time it may be chance, once."""
-        output = self._outputs.get(question.output)
-        if output is None:
-            return True
-        output.num_ends += 1
-        return is_slow or output.num_ends >= _MAX_NUM_ENDS
-
-    def _give_up(self, process: MaskProcess, question: Question, *, is_slow: bool) -> None:
+    def _give_up(self, process: MaskProcess, question: Question, problem: str, *, may_retry: bool = False) -> None:
+        """One output alone."""
+        process.asked.pop(question.output, None)
+        process.outputs.discard(question.output)
         output = self._outputs.get(question.output)
         if output is not None:
-            num_tokens = len(output.token_ids)
-            problem = (
-                too_slow(num_tokens, self._limits.output_s)
-                if is_slow
-                else f"after {num_tokens} tokens it has ended its process twice"
-            )
-            process.outputs.discard(question.output)
-            output.process = MaskProcess(process.structure, problem=problem)
+            output.process = MaskProcess(process.structure, problem=problem, may_retry=may_retry)
             self._refuse(question, output.process)
+
+    def _take_fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Whatever is wrong here, no question stays without an answer."""
+        logger.error("a mistake among mask makers: %s", context["message"], exc_info=context.get("exception"))
+        for output in list(self._outputs.values()):
+            if output.question is not None:
+                problem = f"{_UNSERVED} there is a mistake in the service"
+                self._give_up(output.process, output.question, problem, may_retry=True)
 
     def _begin_anew(self, lost: MaskProcess, asked: Sequence[Question]) -> None:
         process = self._process_of(lost.structure, lost.outputs)
@@ -306,14 +292,15 @@ class MaskProcesses:
             self._watching = self._loop.call_later(_WATCH_S, self._look)
 
     def _look(self) -> None:
-        """Whoever works on one answer for long stands back."""
+        """Whoever works on one answer for long stands back, and is left where nobody waits for that one."""
         self._watching = None
         for process in list(self._processes.values()):
             if process.pid is not None and process.has_worked_long():
                 lower_priority(process.pid)  # which can't be raised again
                 del self._processes[process.structure]
                 self._lowered.add(process)
-                if next(iter(process.asked)) not in self._outputs:
-                    self._begin_without(process)
-        if any(process.asked for process in self._processes.values()):
+        for process in list(self._lowered):
+            if process.asked and next(iter(process.asked)) not in self._outputs:
+                self._begin_without(process)
+        if any(process.asked for process in [*self._processes.values(), *self._lowered]):
             self._watch()

@@ -120,6 +120,18 @@ def test_what_has_had_no_place_for_long_is_told_to_come_again() -> None:
         asker.processes.forget(waiting)
 
 
+def test_one_that_leaves_while_it_waits_holds_up_no_output_with_the_same_structure() -> None:
+    with limited(MaskLimits(num_processes=1, wait_s=LIMIT_S)) as asker:
+        first = asker.open(choice("a"))
+        asker.ask(first, 0)
+        gone, stays = (asker.open(choice("b")) for _ in range(2))
+        asker.ask(gone, 0)
+        number = asker.ask(stays, 0)
+        asker.processes.forget(gone)
+        asker.processes.forget(first)
+        assert ids_of(asker.answer(stays, number)) == {TOKENIZER.encode("b")[0]}
+
+
 def test_few_are_kept_that_no_output_needs() -> None:
     with limited(MaskLimits(num_idle=1)) as asker:
         outputs = [asker.open(choice(text)) for text in ("a", "b", "c")]

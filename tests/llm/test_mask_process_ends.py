@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -191,3 +192,47 @@ def test_an_id_is_no_other_process_s_before_its_end_is_known(asker: Asker, monke
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: _is_gone(pid))
     assert held == [True]
+
+
+def test_structures_that_wait_when_the_forker_ends_begin_with_the_next_one() -> None:
+    """It ends after it has told of a process's end, and before it is asked for the next one."""
+    processes = MaskProcesses(TOKENIZER, MaskLimits(num_processes=2))
+    asker = Asker(processes)
+    try:
+        leaving, staying = asker.open(choice("a")), asker.open(choice("b"))
+        for output in (leaving, staying):
+            asker.answered(output, 0)
+        waiting = [(output, asker.ask(output, 0)) for output in (asker.open(choice(text)) for text in ("c", "d"))]
+
+        def end_both() -> None:
+            pid, server_pid = processes.pids()[0], processes.server_pid
+            assert server_pid is not None
+            processes._forget(leaving)
+            wait_until(lambda: _has_ended(pid))
+            time.sleep(0.1)  # it tells
+            os.kill(server_pid, signal.SIGKILL)
+            wait_until(lambda: _has_ended(server_pid))
+
+        processes._call(end_both)
+        for output, number in waiting:
+            assert asker.answer(output, number).allowed is not None
+    finally:
+        processes.close()
+
+
+def test_a_mistake_on_the_masks_thread_leaves_no_question_open(asker: Asker) -> None:
+    output, other = asker.open(LETTERS), asker.open(choice("yes"))
+    asker.answered(output, 0)
+    asker.answered(other, 0)
+    for pid in asker.processes.pids():
+        os.kill(pid, signal.SIGSTOP)
+    number = asker.ask(output, 0)
+
+    def wrong() -> None:
+        raise AssertionError
+
+    asker.processes._call(wrong)
+    assert asker.answer(output, number).may_retry
+    for pid in asker.processes.pids():
+        os.kill(pid, signal.SIGCONT)
+    assert ids_of(asker.answered(other, 0)) == allowed_after(choice("yes"), "")
