@@ -75,6 +75,13 @@ class MaskForks:
         """How many may begin now."""
         return self._limits.num_processes - len(self._by_pid) - len(self._to_begin)
 
+    @property
+    def num_ending(self) -> int:
+        """How many of those that are there are asked nothing any more."""
+        return sum(
+            process.stream is None or process.stream.is_closed for process in (*self._by_pid.values(), *self._to_begin)
+        )
+
     def begin(self, process: MaskProcess) -> None:
         """Of those that are free. Raises ``OSError``; ``ServerLostError`` where ``lose_server`` is to be called, and there is another."""
         assert self.num_free > 0
@@ -82,8 +89,8 @@ class MaskForks:
             raise OSError("the process that forks them has ended at its beginning")
         if self._server is None:
             self._server = ForkServer(self._loop, self._tokenizer, self._take_news, self.lose_server)
-        is_first = self._limits.num_processes - self.num_free < self._limits.num_first
-        max_more_bytes = self._limits.first_bytes if is_first else self._limits.further_bytes
+        process.is_large = self._limits.num_processes - self.num_free < self._limits.num_first
+        max_more_bytes = self._limits.first_bytes if process.is_large else self._limits.further_bytes
         try:
             process.stream = self._server.fork(lambda message: self._take(process, message))
         except ConnectionError as error:

@@ -33,6 +33,8 @@ class MaskProcess:
     is_compiled: bool = False
     stream: MessageStream | None = None
     """``None`` while it waits to begin."""
+    is_large: bool = False
+    """Whether it may take as much memory as only the first few may."""
     outputs: set[int] = field(default_factory=set)
     asked: dict[int, Question] = field(default_factory=dict)
     """Questions whose roots have no answer, in the order in which it takes them."""
@@ -47,6 +49,11 @@ class MaskProcess:
     def is_working(self) -> bool:
         """Whether it is at a question."""
         return self.pid is not None and self.is_compiled and bool(self.asked)
+
+    @property
+    def may_rest(self) -> bool:
+        """Whether others may have its place until it is asked something. A large one might not be large again."""
+        return self.stream is not None and self.is_compiled and not self.asked and not self.is_large
 
     def kill(self) -> None:
         """At once; its end is told later. Nothing, where it has not begun."""

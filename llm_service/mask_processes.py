@@ -59,7 +59,7 @@ class MaskProcesses:
             self._forks,
             limits.wait_s,
             take_begun=self._take_begun,
-            make_room=self._end_idle,
+            make_room=self._make_room,
             fail=self._take_failed_fork,
             refuse=self._refuse_late,
         )
@@ -110,6 +110,8 @@ class MaskProcesses:
         process = self._process_of(structure, (number,))
         self._processes.move_to_end(structure)
         self._outputs[number] = MaskedOutput(process, deliver)
+        if process.stream is None:
+            self._queue.add(process)
 
     def _ask(self, question: Question) -> None:
         output = self._outputs[question.output]
@@ -127,7 +129,11 @@ class MaskProcesses:
             question = replace(question, num_kept=0, token_ids=tuple(output.token_ids))
             output.is_told = process.stream is not None
         process.asked[question.output] = question
-        if process.stream is not None:
+        if self._processes.get(process.structure) is process:
+            self._processes.move_to_end(process.structure)
+        if process.stream is None:
+            self._queue.add(process)
+        else:
             process.stream.send(question)
             self._watch()
 
@@ -155,6 +161,15 @@ class MaskProcesses:
         for process in idle[: max(len(idle) - num_kept, 0)]:
             self._remove(process)
 
+    def _make_room(self) -> None:
+        """Those that no output needs give up their places, then those that are at nothing: for their outputs' next questions they wait."""
+        self._end_idle()
+        at_nothing = [process for process in [*self._processes.values(), *self._lowered] if process.may_rest]
+        for process in at_nothing[: max(len(self._queue) - self._forks.num_ending, 0)]:
+            self._remove(process)
+            self._begin_anew(process, ())
+            process.outputs.clear()
+
     def _remove(self, process: MaskProcess) -> None:
         if self._processes.get(process.structure) is process:
             del self._processes[process.structure]
@@ -175,12 +190,11 @@ class MaskProcesses:
         process.outputs.clear()
 
     def _process_of(self, structure: StructuredOutput, outputs: Collection[int]) -> MaskProcess:
-        """That has these outputs from now on. Where there is none it begins later, or has a problem then."""
+        """That has these outputs from now on. It is put into the queue when something is asked of it."""
         found = self._processes.get(structure)
         if found is None:
             found = MaskProcess(structure, explores=structure not in self._unexplored)
             self._processes[structure] = found
-            self._queue.add(found)
         found.outputs.update(outputs)
         return found
 
@@ -205,10 +219,12 @@ class MaskProcesses:
             process.is_compiled = True
             if message.problem:
                 self._refuse_all(process, message.problem)
+            self._queue.begin_soon()
             return
         output, asked = self._outputs.get(message.output), process.asked.get(message.output)
         if asked is not None and (message.node, message.number) == (0, asked.number):
             del process.asked[message.output]
+            self._queue.begin_soon()  # which may have its place
         if output is not None:
             if message.node == 0:
                 output.num_ends = 0
@@ -244,13 +260,8 @@ class MaskProcesses:
         if code is not None:
             logger.warning("a mask maker has ended with %d", code)
             process.asked = asked
-            blame = blame_for_end(
-                process,
-                code,
-                outputs=self._outputs,
-                unexplored=self._unexplored,
-                output_s=self._limits.output_s,
-            )
+            max_s = self._limits.output_s
+            blame = blame_for_end(process, code, outputs=self._outputs, unexplored=self._unexplored, output_s=max_s)
             if blame is not None and blame.question is None:
                 self._refuse_all(process, blame.problem)
             elif blame is not None and blame.question is not None:

@@ -37,7 +37,7 @@ class MaskLimits:
     further_bytes: int = 1 << 28
     num_first: int = 4
     num_processes: int = 32
-    """That there are at a time. Outputs with further structures wait."""
+    """That there are at a time. Further structures wait for a place of one that is asked nothing, but not of the first few."""
     num_idle: int = 8
     """That no output needs, and are kept."""
     wait_s: float = 10.0

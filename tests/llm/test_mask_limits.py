@@ -16,7 +16,7 @@ import pytest
 from llm_service.mask_processes import MaskProcesses
 from specgrove.machine.low_priority import lower_priority
 from specgrove.structures.masks import MaskLimits
-from tests.llm.mask_asker import LETTERS, SLOW_LATER, TOKENIZER, Asker, ids_of
+from tests.llm.mask_asker import LETTERS, SLOW_LATER, TOKENIZER, Asker, allowed_after, ids_of
 from tests.structures.examples import choice, schema
 from tests.waiting import LIMIT_S, wait_until
 
@@ -118,6 +118,17 @@ def test_what_has_had_no_place_for_long_is_told_to_come_again() -> None:
         assert found.may_retry
         assert "outputs with 1 other structures are under way here" in found.problem
         asker.processes.forget(waiting)
+
+
+def test_places_are_for_structures_that_something_is_asked_of() -> None:
+    with limited(MaskLimits(num_processes=2, num_first=0, wait_s=LIMIT_S)) as asker:
+        outputs = [(text, asker.open(choice(text))) for text in ("ad", "be", "cf", "da", "eb")]
+        numbers = [asker.ask(output, 0) for _, output in outputs]
+        for (text, output), number in zip(outputs, numbers, strict=True):
+            assert ids_of(asker.answer(output, number)) == allowed_after(choice(text), "")
+        for text, output in outputs:  # which goes on where it was
+            assert ids_of(asker.answered(output, 0, text[0])) == allowed_after(choice(text), text[0])
+            assert len(asker.processes.pids()) <= 2
 
 
 def test_one_that_leaves_while_it_waits_holds_up_no_output_with_the_same_structure() -> None:
