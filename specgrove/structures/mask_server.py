@@ -147,9 +147,17 @@ def _ended_after(limit_s: float, timer: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _one_of_few(compiling: int) -> Iterator[None]:
-    """Waits for one of ``_MAX_NUM_COMPILING`` locks in the file. The kernel takes it from a process that ends."""
-    place = os.getpid() % _MAX_NUM_COMPILING
-    fcntl.lockf(compiling, fcntl.LOCK_EX, 1, place)
+    """Takes one of ``_MAX_NUM_COMPILING`` locks in the file; where none is free, waits for a certain one. Locks of a process that ends are
+    free.
+    """
+    first = os.getpid() % _MAX_NUM_COMPILING
+    for place in (*range(first, _MAX_NUM_COMPILING), *range(first)):
+        with contextlib.suppress(BlockingIOError, PermissionError):  # either says that another process has it
+            fcntl.lockf(compiling, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+            break
+    else:
+        place = first
+        fcntl.lockf(compiling, fcntl.LOCK_EX, 1, place)
     try:
         yield
     finally:

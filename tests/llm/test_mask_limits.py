@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import resource
 import signal
@@ -69,6 +70,23 @@ def test_a_limit_of_the_address_space_stays_as_it_is() -> None:
     soft, hard = map(int, subprocess.check_output([sys.executable, "-c", script]).split())
     assert hard == limit
     assert soft < limit
+
+
+def test_one_that_compiles_takes_any_of_the_few_turns() -> None:
+    """The others are taken by this process."""
+    script = (
+        "import sys\nfrom specgrove.structures import mask_server as server\n"
+        "with server._one_of_few(int(sys.argv[1])): print('compiles')"
+    )
+    compiling = os.memfd_create("compiling")
+    try:
+        for free in range(4):
+            for place in range(4):
+                fcntl.lockf(compiling, fcntl.LOCK_UN if place == free else fcntl.LOCK_EX, 1, place)
+            command = [sys.executable, "-c", script, str(compiling)]
+            assert subprocess.check_output(command, pass_fds=[compiling], timeout=LIMIT_S) == b"compiles\n"
+    finally:
+        os.close(compiling)
 
 
 MANY_TEXTS = schema({"type": "array", "items": {"enum": [f"{i:05}" for i in range(20_000)]}, "maxItems": 3})
