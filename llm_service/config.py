@@ -30,6 +30,8 @@ class VerifierConfig:
     """Least time between two verdicts of steps that the verifier makes by itself; tokens in between go out together."""
     has_prefix_cache: bool = True
     """Whether KV slots are kept and shared by what tokens they are of. Then a runner's slots must be one engine's alone."""
+    num_walk_threads: int = 1
+    """That make choices by logits, for many sessions side by side."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,8 @@ class FailedPasses:
 
     def undo_walk(self, pending: PendingWork, error: Exception) -> None:
         """A tree that could not be walked, of a pass that did not fail."""
-        logger.exception("its tree could not be walked", extra=of_requests([pending.session.session_id]))
+        request = of_requests([pending.session.session_id])
+        logger.error("its tree could not be walked", exc_info=error, extra=request)
         self._discard(())  # a pass ahead took tokens over that are chosen again
         self._count(pending, error)
 

@@ -17,6 +17,7 @@ from llm_service.pass_timeout import pass_timeout_s_of
 from llm_service.servicer import LlmServicer, ServedModel
 from llm_service.structure import Structures
 from llm_service.verifier import VerifierEngine
+from specgrove.kernels.threads import get_num_threads
 from specgrove.loop.works import PromptProgress, Verdict, VerifyWork
 from specgrove.machine.folders import provide_home
 from specgrove.models.decoder.ends import ends_of
@@ -72,6 +73,7 @@ async def serve(
         session_ttl_s=config.session_ttl_s,
         stream_interval_s=config.stream_interval_s,
         has_prefix_cache=config.has_prefix_cache,
+        num_walk_threads=get_num_threads(),
     )
     is_cut = verifier.max_model_len < runner.spec.longest_sequence(config.demand.max_model_len)
     logger.info("context %d tokens%s", verifier.max_model_len, ", as many as there are KV slots" if is_cut else "")

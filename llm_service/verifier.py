@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 
-from llm_service.acceptance import accept
 from llm_service.config import VerifierConfig
 from llm_service.counts import VerifierCounts
 from llm_service.failed_passes import FailedPasses
@@ -27,6 +26,7 @@ from llm_service.passes_in_flight import PassesInFlight
 from llm_service.paying_rows import PayingRows
 from llm_service.room import Room
 from llm_service.structure import Structures
+from llm_service.walks import Walked, Walks
 from llm_service.work_check import check_work
 from specgrove.errors import InternalError, SpecGroveError
 from specgrove.loop.works import LogProbs, PromptProgress, Verdict, VerifyWork
@@ -54,6 +54,7 @@ class VerifierEngine:
         self.structures = structures
         self.counts = VerifierCounts()
         self._paying_rows = PayingRows() if paying_rows is None else paying_rows
+        self._walks = Walks(config.num_walk_threads)
         self.reset()
 
     def reset(self) -> None:
@@ -189,13 +190,20 @@ class VerifierEngine:
             if part.hidden_positions and self._items.is_under_way(part.pending):
                 self._tell_hidden_states(part, finished)
         self._items.wait_for_masks(part.pending for part in finished.parts if part.tree_slots)
+        self._apply_answers(finished)
+
+    def _apply_answers(self, finished: FinishedPass) -> None:
+        ready: list[tuple[PassPart, NodeAnswers]] = []
         for part, answers in finished.answers():
             if not self._items.is_under_way(part.pending):  # closed or failed meanwhile
                 self._room.free(part.tree_slots)
             elif part.pending.has_masks:
-                self._apply(part, answers, finished)
+                ready.append((part, answers))
             else:
                 self._put_back(part)  # its masks are not there
+        walked = self._walks.walk([(part.pending, answers) for part, answers in ready])
+        for (part, answers), found in zip(ready, walked, strict=True):
+            self._apply(part, answers, found, finished)
 
     def _put_back(self, part: PassPart) -> None:
         self._room.free(part.tree_slots)
@@ -217,21 +225,20 @@ class VerifierEngine:
         assert states.first_position == part.pending.session.hidden_start  # as with log-probabilities
         self._outbox.put_hidden_states(part.pending, states)
 
-    def _apply(self, part: PassPart, answers: NodeAnswers, finished: FinishedPass) -> None:
+    def _apply(self, part: PassPart, answers: NodeAnswers, walked: Walked, finished: FinishedPass) -> None:
         """Gives the item its next verdict, or fails it."""
         pending = part.pending
-        try:
-            acceptance = accept(pending.session, pending.tree, answers, pending.nodes)
-        except Exception as error:
+        if isinstance(walked, Exception):
             self._room.free(part.tree_slots)
             pending.is_in_flight = False
-            if isinstance(error, SpecGroveError):
-                self._items.fail(pending, error)
-            elif isinstance(error, ValueError):
-                self._items.fail(pending, InternalError(f"the model's logits can't be used: {error}"))
+            if isinstance(walked, SpecGroveError):
+                self._items.fail(pending, walked)
+            elif isinstance(walked, ValueError):
+                self._items.fail(pending, InternalError(f"the model's logits can't be used: {walked}"))
             else:
-                self._failed_passes.undo_walk(pending, error)
+                self._failed_passes.undo_walk(pending, walked)
             return
+        acceptance = walked
         hidden_states = finished.hidden_states_of_path(part, acceptance.accepted_nodes)
         row_top_k = top_k_of_rows(pending, answers)
         base, accepted_nodes = len(pending.session.token_ids), pending.sent_nodes(acceptance.accepted_nodes)

@@ -34,6 +34,7 @@ from specgrove.kernels.rows import HAS_LOGITS, PassRows
 from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.works import LogProbs, PromptProgress, SessionParams, Verdict, VerifyWork
+from specgrove.machine.cpus import available_cpus
 from specgrove.program.backend import PassOutput
 from specgrove.ranges import MAX_NUM_LOG_PROBS, MAX_NUM_LOGIT_BIASES
 from specgrove.runtime.step_loop import StepLoop
@@ -217,6 +218,7 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", choices=tuple(KINDS), default=[kind for kind in KINDS if kind != "plain"])
     parser.add_argument("--seconds", type=float, default=5.0, help="for each kind")
     parser.add_argument("--pass-ms", type=float, default=10.0)
+    parser.add_argument("--threads", type=int, default=available_cpus(), help="that make choices")
     parser.add_argument("--model", type=Path, help=f"a folder with a tokenizer (default: {DEFAULT_LLM})")
     arguments = parser.parse_args()
     # As the service does.
@@ -226,7 +228,7 @@ def main() -> int:
     tokenizer = Tokenizer.from_folder(arguments.model or Path("~/.cache/specgrove").expanduser() / DEFAULT_LLM)
     runner = NoModel(tokenizer.vocab_size, arguments.pass_ms / 1e3)
     masks = MaskProcesses(tokenizer)
-    config = VerifierConfig(_MAX_MODEL_LEN, has_prefix_cache=False)
+    config = VerifierConfig(_MAX_MODEL_LEN, has_prefix_cache=False, num_walk_threads=arguments.threads)
     engine = VerifierEngine(runner, config, structures=Structures(masks))  # type: ignore[arg-type]
     loop = Loop(engine, "verifier")
     engine.structures.wake_up = loop.wake_up

@@ -124,10 +124,10 @@ def test_a_tree_that_cannot_be_walked_is_walked_again_though_a_pass_runs_ahead(
     runner: ModelRunner, runner_ahead: RunnerAhead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was begun on the tokens that were not taken is not taken for what comes next."""
-    from llm_service import verifier
+    from llm_service import acceptance, walks
 
     expected = incremental(VerifierEngine(runner, VerifierConfig(max_model_len=200)), PROMPT, 12, GREEDY)
-    real_accept, calls = verifier.accept, []
+    real_accept, calls = acceptance.accept, []
 
     def accept(session, tree, answers, sent_nodes):  # type: ignore[no-untyped-def]
         calls.append(len(session.token_ids))
@@ -135,7 +135,7 @@ def test_a_tree_that_cannot_be_walked_is_walked_again_though_a_pass_runs_ahead(
             raise IndexError("once")
         return real_accept(session, tree, answers, sent_nodes)
 
-    monkeypatch.setattr(verifier, "accept", accept)
+    monkeypatch.setattr(walks, "accept", accept)
     engine = VerifierEngine(runner_ahead, VerifierConfig(max_model_len=200))
     engine.add(1, replace(opening("s", PROMPT), num_steps=12))
     output: list[int] = []
@@ -152,9 +152,9 @@ def test_a_tree_that_cannot_be_walked_is_walked_again_though_a_pass_runs_ahead(
 def test_an_item_whose_tree_cannot_be_walked_fails_alone(
     engine: VerifierEngine, runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llm_service import verifier
+    from llm_service import acceptance, walks
 
-    real_accept, refused = verifier.accept, []
+    real_accept, refused = acceptance.accept, []
 
     def accept(session, tree, answers, sent_nodes):  # type: ignore[no-untyped-def]
         if session.session_id == "guilty":
@@ -162,7 +162,7 @@ def test_an_item_whose_tree_cannot_be_walked_fails_alone(
             raise IndexError("no such token")
         return real_accept(session, tree, answers, sent_nodes)
 
-    monkeypatch.setattr(verifier, "accept", accept)
+    monkeypatch.setattr(walks, "accept", accept)
     engine.add(1, opening("guilty", PROMPT))
     engine.add(2, opening("innocent", PROMPT))
     results = run(engine)
