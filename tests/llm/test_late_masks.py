@@ -22,6 +22,7 @@ from tests.llm.masks_here import MasksHere
 from tests.llm.structured import GREEDY, TOKENIZER, made, whole
 from tests.llm.verifying import PROMPT, Clock, ask, incremental, opening, run
 from tests.structures.examples import regex
+from tests.waiting import LIMIT_S
 
 
 class Held(MasksHere):
@@ -156,7 +157,19 @@ def test_tokens_do_not_wait_for_the_next_ones_masks(runner: ModelRunner) -> None
 
 def test_news_that_come_while_others_are_taken_are_not_lost() -> None:
     structures = Structures(MasksHere(TOKENIZER))
-    teller = threading.Thread(target=structures._tell)
+    has_tried = threading.Event()
+
+    def tell() -> None:
+        """To the end, or as far as the lock lets it go now."""
+        if structures._changed.acquire(blocking=False):
+            structures._changed.release()
+            structures._tell()
+            has_tried.set()
+        else:
+            has_tried.set()
+            structures._tell()
+
+    teller = threading.Thread(target=tell)
 
     class Watched(Structures):
         """Something is told in the middle of ``take_news``."""
@@ -165,7 +178,7 @@ def test_news_that_come_while_others_are_taken_are_not_lost() -> None:
             found = super().__getattribute__(name)
             if name == "_has_news" and teller.ident is None:
                 teller.start()
-                teller.join(0.05)
+                assert has_tried.wait(LIMIT_S)
             return found
 
     structures.__class__ = Watched
