@@ -6,18 +6,20 @@ Several processes with a thread each are faster by half than one with all thread
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 from collections.abc import Callable, Sequence
 
 import torch
 
 from specgrove.kernels.threads import set_num_threads
+from specgrove.machine.parent import die_with
 
 
 def run_all(part: Callable[..., None], parts: Sequence[tuple[object, ...]]) -> None:
-    """A process for each, until all have ended. Raises ``RuntimeError`` when one failed."""
+    """A process for each, until all have ended; they end with this one. Raises ``RuntimeError`` when one failed."""
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_work, args=(part, *arguments), daemon=True) for arguments in parts]
+    workers = [context.Process(target=_work, args=(os.getpid(), part, *arguments), daemon=True) for arguments in parts]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -26,8 +28,9 @@ def run_all(part: Callable[..., None], parts: Sequence[tuple[object, ...]]) -> N
         raise RuntimeError("a process failed; start again to go on from where it was")
 
 
-def _work(part: Callable[..., None], *arguments: object) -> None:
+def _work(parent_pid: int, part: Callable[..., None], *arguments: object) -> None:
     """In the process: one thread, and one line for what goes wrong."""
+    die_with(parent_pid)
     torch.set_num_threads(1)
     set_num_threads(1)
     try:
