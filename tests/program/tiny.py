@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Literal
 
 import torch
 
 from specgrove.kernels.linear import PackedLinear
 from specgrove.kernels.quantized_linear import quantize
-from specgrove.kernels.rows import PassRows
+from specgrove.kernels.rows import PassRows, plain_rows
 from specgrove.kernels.sampling import RowChoice
 from specgrove.models.decoder.parameters import (
     AttentionWeights,
@@ -146,18 +147,8 @@ def caches(num_layers: int = 2, num_slots: int = NUM_SLOTS, dtype: torch.dtype =
 def chain(token_ids: list[int], choices: list[RowChoice | None]) -> PassRows:
     """A sequence's rows, all of them asked."""
     count = len(token_ids)
-    return PassRows(
-        token_ids=array("q", token_ids),
-        positions=array("i", range(count)),
-        slots=array("i", range(count)),
-        context_slots=array("i", range(count)),
-        context_offsets=array("i", [0, count]),
-        tree_offsets=array("i", [0, 0]),
-        row_seq=array("i", [0] * count),
-        row_context_len=array("i", range(1, count + 1)),
-        row_masks=array("q", [0] * count),
-        asked_rows=array("q", range(count)),
-        choices=choices,
+    return replace(
+        plain_rows(count), token_ids=array("q", token_ids), asked_rows=array("q", range(count)), choices=choices
     )
 
 
