@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "fibers.h"
+#include "products.h"
 
 #define __global__
 #define __device__
@@ -48,33 +49,15 @@ inline float number(uint32_t word, int part) {
   return to_float(T{half_of(word, part)});
 }
 
-// A lane's parts of both matrices as numbers: each is converted once, and not by every lane that reads it.
-struct Fragments {
-  float a[8], b[4];
-};
-
-template <typename T>
-inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  Fragments own;
-  for (int i = 0; i < 8; ++i) own.a[i] = number<T>(a[i / 2], i % 2);
-  for (int i = 0; i < 4; ++i) own.b[i] = number<T>(b[i / 2], i % 2);
-  exchange(own, [&](const auto& of_lane) {
-    double rows[2][16], columns[2][16];
-    for (int k = 0; k < 16; ++k) {
-      const int pair = k % 8 / 2, place = 2 * (k / 8) + k % 2;
-      const float* const left = of_lane(own_lane() / 4 * 4 + pair).a;
-      for (int i = 0; i < 2; ++i) {
-        rows[i][k] = static_cast<double>(left[2 * i + 4 * (k / 8) + k % 2]);
-        columns[i][k] = static_cast<double>(of_lane((own_lane() % 4 * 2 + i) * 4 + pair).b[place]);
-      }
-    }
-    double sums[4];
-    for (int i = 0; i < 4; ++i) sums[i] = static_cast<double>(d[i]);
-    for (int k = 0; k < 16; ++k) {
-      for (int i = 0; i < 4; ++i) sums[i] += rows[i / 2][k] * columns[i % 2][k];
-    }
-    for (int i = 0; i < 4; ++i) d[i] = static_cast<float>(sums[i]);
-  });
+// The last lane to come multiplies for all of them.
+inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], void (*multiply)(unsigned char*)) {
+  unsigned char* const places = lane_places();
+  auto* const own = reinterpret_cast<Fragments*>(places + own_lane() * kLaneBytes);
+  std::memcpy(own->a, a, sizeof a);
+  std::memcpy(own->b, b, sizeof b);
+  std::memcpy(own->d, d, sizeof d);
+  wait_for_warp(multiply, places);
+  std::memcpy(d, own->d, sizeof d);
 }
 
 inline void load_matrices(uint32_t (&out)[4], const void* row, bool is_transposed) {
@@ -87,11 +70,15 @@ inline void load_matrices(uint32_t (&out)[4], const void* row, bool is_transpose
     Loaded found;
     for (int matrix = 0; matrix < 4; ++matrix) {
       const int first = own_lane() / 4, second = own_lane() % 4 * 2;
+      if (!is_transposed) {
+        std::memcpy(&found.words[matrix], static_cast<const unsigned char*>(of_lane(matrix * 8 + first)) + 2 * second,
+                    4);
+        continue;
+      }
       uint16_t parts[2];
       for (int i = 0; i < 2; ++i) {
-        const int matrix_row = is_transposed ? second + i : first, column = is_transposed ? first : second + i;
-        const auto* const bytes = static_cast<const unsigned char*>(of_lane(matrix * 8 + matrix_row));
-        std::memcpy(&parts[i], bytes + 2 * column, 2);
+        const auto* const bytes = static_cast<const unsigned char*>(of_lane(matrix * 8 + second + i));
+        std::memcpy(&parts[i], bytes + 2 * first, 2);
       }
       found.words[matrix] = static_cast<uint32_t>(parts[0]) | static_cast<uint32_t>(parts[1]) << 16;
     }
@@ -133,10 +120,10 @@ inline void load_matrices(uint32_t (&out)[4], const void* row) { emulation::load
 inline void load_matrices_transposed(uint32_t (&out)[4], const void* row) { emulation::load_matrices(out, row, true); }
 
 inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Float16) {
-  emulation::mma<Float16>(d, a, b);
+  emulation::mma(d, a, b, emulation::multiply_float16);
 }
 inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], BFloat16) {
-  emulation::mma<BFloat16>(d, a, b);
+  emulation::mma(d, a, b, emulation::multiply_bfloat16);
 }
 
 template <typename T>

@@ -18,7 +18,9 @@ Index thread_index, block_index, block_size, grid_size;
 namespace {
 
 constexpr size_t kStackBytes = 256 * 1024;
+constexpr size_t kStackShiftBytes = 17 * 64;
 constexpr unsigned kWarp = 32;
+constexpr size_t kGuardBytes = 128;      // behind a block's shared memory: who reads too far finds poison
 constexpr unsigned char kPoison = 0xff;  // a NaN in every type
 
 struct Copy {
@@ -42,8 +44,9 @@ struct Fiber {
   jmp_buf place{};
   ucontext_t start{};
   std::unique_ptr<unsigned char[]> stack;
-  std::vector<Copy> open_group;
-  std::deque<std::vector<Copy>> groups;
+  std::vector<Copy> copies;
+  std::vector<size_t> group_ends;  // among the copies
+  size_t num_landed = 0, num_landed_groups = 0;
 
   bool can_run() const { return !has_ended && (waits_at == nullptr || waits_at->generation != generation); }
 };
@@ -54,9 +57,10 @@ struct Block {
   unsigned turn = 0;  // how many threads have had theirs in this round
   std::vector<Barrier> warps;
   Barrier whole;
-  std::vector<unsigned char> shared;
+  unsigned char* shared = nullptr;
   size_t shared_bytes = 0;
-  std::vector<unsigned char> lane_places;  // [warps][2][lanes][kLaneBytes]
+  bool is_poisoned = false;
+  unsigned char* lane_places = nullptr;  // [warps][2][lanes][kLaneBytes]
   Fiber* running = nullptr;
   jmp_buf scheduler{};
   const std::function<void()>* kernel = nullptr;
@@ -65,8 +69,15 @@ struct Block {
 
 Block* block = nullptr;
 
-// They and their stacks serve all launches: where a thread ends, it begins anew with the next block.
+// They, their stacks and this memory serve all launches: where a thread ends, it begins anew with the next block.
 std::deque<Fiber> fibers;
+std::vector<unsigned char> shared_room, lane_room;
+
+// At a multiple of 128 bytes.
+unsigned char* room_in(std::vector<unsigned char>* room, size_t num_bytes) {
+  if (room->size() < num_bytes + 128) room->resize(num_bytes + 128);
+  return reinterpret_cast<unsigned char*>((reinterpret_cast<uintptr_t>(room->data()) + 127) / 128 * 128);
+}
 
 Fiber* next_in_round() {
   while (block->turn < block->num_threads) {
@@ -106,8 +117,9 @@ void run_fiber() {
   }
 }
 
-void wait_at(Barrier* barrier) {
+void wait_at(Barrier* barrier, void (*finish)(unsigned char*) = nullptr, unsigned char* places = nullptr) {
   if (++barrier->num_waiting == barrier->num_threads) {
+    if (finish != nullptr) finish(places);
     barrier->num_waiting = 0;
     ++barrier->generation;
     return;
@@ -138,13 +150,15 @@ void prepare(Fiber* fiber, unsigned thread) {
   fiber->index = {thread, 0, 0};
   fiber->waits_at = nullptr;
   fiber->has_ended = false;
-  fiber->open_group.clear();
-  fiber->groups.clear();
+  fiber->copies.clear();
+  fiber->group_ends.clear();
+  fiber->num_landed = fiber->num_landed_groups = 0;
   if (fiber->has_started) return;
   if (fiber->stack == nullptr) fiber->stack.reset(new unsigned char[kStackBytes]);  // not filled with zeros
   getcontext(&fiber->start);
   fiber->start.uc_stack.ss_sp = fiber->stack.get();
-  fiber->start.uc_stack.ss_size = kStackBytes;
+  // Stacks that all began at the same place of a page would have the same few lines of the caches.
+  fiber->start.uc_stack.ss_size = kStackBytes - thread * kStackShiftBytes % (kStackBytes / 4);
   fiber->start.uc_link = nullptr;
   makecontext(&fiber->start, run_fiber, 0);
 }
@@ -164,9 +178,9 @@ void run_grid(unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned num_th
   Block own;
   own.num_threads = num_threads;
   own.warps.resize(num_threads / kWarp);
-  own.shared.resize(shared_bytes + 128);
+  own.shared = room_in(&shared_room, shared_bytes + kGuardBytes);
   own.shared_bytes = shared_bytes;
-  own.lane_places.resize(2 * num_threads * kLaneBytes);
+  own.lane_places = room_in(&lane_room, 2 * num_threads * kLaneBytes);
   own.kernel = &kernel;
   if (fibers.size() < num_threads) fibers.resize(num_threads);
   block = &own;
@@ -177,8 +191,7 @@ void run_grid(unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned num_th
     for (unsigned turn = 0; turn < num_blocks; ++turn) {
       const unsigned number = is_backwards ? num_blocks - 1 - turn : turn;
       block_index = {number % grid_x, number / grid_x % grid_y, number / grid_x / grid_y};
-      std::memset(own.shared.data(), kPoison, own.shared.size());
-      std::memset(own.lane_places.data(), kPoison, own.lane_places.size());
+      own.is_poisoned = false;
       own.whole = {num_threads, 0, 0};
       for (Barrier& warp : own.warps) warp = {kWarp, 0, 0};
       own.is_backwards = number % 2 == 1;
@@ -194,13 +207,18 @@ void run_grid(unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned num_th
 }
 
 unsigned char* shared_memory() {
-  const auto address = reinterpret_cast<uintptr_t>(block->shared.data());
-  return reinterpret_cast<unsigned char*>((address + 127) / 128 * 128);
+  if (!block->is_poisoned) std::memset(block->shared, kPoison, block->shared_bytes + kGuardBytes);
+  block->is_poisoned = true;
+  return block->shared;
 }
 
 void wait_for_block() { wait_at(&block->whole); }
 
 void wait_for_warp() { wait_at(&block->warps[thread_index.x / kWarp]); }
+
+void wait_for_warp(void (*finish)(unsigned char* places), unsigned char* places) {
+  wait_at(&block->warps[thread_index.x / kWarp], finish, places);
+}
 
 unsigned char* lane_places() {
   const unsigned warp = thread_index.x / kWarp;
@@ -217,25 +235,23 @@ void begin_copy(void* target, const void* source, size_t num_bytes, bool is_vali
   if (bytes < first || bytes + num_bytes > first + block->shared_bytes) {
     throw std::runtime_error("an asynchronous copy ends outside of shared memory");
   }
-  block->running->open_group.push_back({target, source, num_bytes, is_valid});
+  block->running->copies.push_back({target, source, num_bytes, is_valid});
 }
 
-void commit_copies() {
-  block->running->groups.push_back(std::move(block->running->open_group));
-  block->running->open_group.clear();
-}
+void commit_copies() { block->running->group_ends.push_back(block->running->copies.size()); }
 
 void wait_for_copies(size_t num_pending_groups) {
-  auto& groups = block->running->groups;
-  while (groups.size() > num_pending_groups) {
-    for (const Copy& copy : groups.front()) {
+  Fiber* const own = block->running;
+  while (own->group_ends.size() - own->num_landed_groups > num_pending_groups) {
+    const size_t end = own->group_ends[own->num_landed_groups++];
+    for (; own->num_landed < end; ++own->num_landed) {
+      const Copy& copy = own->copies[own->num_landed];
       if (copy.is_valid) {
         std::memcpy(copy.target, copy.source, copy.num_bytes);
       } else {
         std::memset(copy.target, 0, copy.num_bytes);
       }
     }
-    groups.pop_front();
   }
 }
 
