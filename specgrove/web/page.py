@@ -10,13 +10,12 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
-
 from specgrove.client import AsyncClient
 from specgrove.errors import SpecGroveError
 from specgrove.web.answer_html import EMPTY
 from specgrove.web.answering import ChatView, ComparisonView, Visitor, chat, compare, error_in_words
 from specgrove.web.conversation import Answer, ChatOptions
+from specgrove.web.quick_gradio import gr
 from specgrove.web.ssm_marks import SsmMarks
 from specgrove.web.statistics_view import statistics_html
 from specgrove.web.step_chart import chart_svg

@@ -8,7 +8,6 @@ import signal
 import socket
 from collections.abc import Callable
 
-import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Response
 from fastapi.responses import PlainTextResponse
@@ -20,6 +19,7 @@ from specgrove.serving.listening import bound_socket
 from specgrove.serving.other_pages import REFUSAL, is_of_other_page
 from specgrove.web.conversation import ChatOptions
 from specgrove.web.page import FOLDER, THEME, ClientOf, make_page
+from specgrove.web.quick_gradio import gr
 
 _CLOSE_TIMEOUT_S = 1
 _UPLOADS = "/gradio_api/upload"
