@@ -33,10 +33,21 @@ CONTENT = save({"a": np.random.default_rng(0).integers(0, 255, (48, MIB), np.uin
 FILES = {"config.json": b'{"model_type": "llama"}', "tokenizer.json": b"{}", WEIGHTS: CONTENT}
 CUT_AT = 30 * MIB
 WRITTEN = 20 * MIB
+# The command; the library tries again at once, where it would wait for some seconds.
+PROGRAM = """
+import sys
+from types import SimpleNamespace
+from huggingface_hub import file_download
+from huggingface_hub.utils import _http
+from specgrove.cli import main
+
+_http.time = file_download.time = SimpleNamespace(sleep=lambda seconds: None)
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 def start(hub: FakeHub, home: Path, *, by_xet: bool = False) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "specgrove.cli", "models", "download", MODEL, "--cache-dir", str(home / "cache")]
+    command = [sys.executable, "-c", PROGRAM, "models", "download", MODEL, "--cache-dir", str(home / "cache")]
     environment = {
         **os.environ,
         "HF_ENDPOINT": hub.address,
