@@ -6,10 +6,12 @@ import ast
 import contextlib
 import functools
 import gc
+import importlib
 import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -44,10 +46,20 @@ tqdm.tqdm.monitor_interval = 0
 
 def pytest_configure(config: pytest.Config) -> None:
     """Side by side with others a process has one core. Programs take Ctrl-C, also where the tests were started to ignore it."""
+    gc.disable()  # what collection makes stays: see pytest_collection_finish
     if hasattr(config, "workerinput"):
         torch.set_num_threads(1)
+        import_share(config.args, config.workerinput)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as behind `&` in a script
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def import_share(arguments: list[str], worker: dict[str, Any]) -> None:
+    """Imports test modules that no other process imports now: in a fresh clone each is rewritten once, and not by all processes."""
+    files = [file for argument in arguments for file in sorted(Path(argument).rglob("test_*.py"))]
+    for file in files[int(worker["workerid"].removeprefix("gw")) :: worker["workercount"]]:
+        with contextlib.suppress(Exception, pytest.skip.Exception):  # collection imports it again, and tells
+            importlib.import_module(".".join(file.resolve().relative_to(ROOT).with_suffix("").parts))
 
 
 @pytest.hookimpl(trylast=True)
@@ -63,6 +75,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish() -> None:
     """Modules and tests stay as they are: the garbage collector need not look through half a million objects again and again."""
+    gc.enable()
     gc.collect()
     gc.freeze()
 
