@@ -7,6 +7,7 @@ that ``python -m`` makes: a session, arguments, environment and memory of its ow
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -19,6 +20,7 @@ import struct
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -177,8 +179,28 @@ def _tell_end(pid: int, status: int, output: int) -> NoReturn:
     os._exit(0)
 
 
+def _end(error: BaseException | None) -> NoReturn:
+    """As Python ends, but for the half second in which it takes all modules apart: that writes to all that is shared."""
+    exit_code = error.code if isinstance(error, SystemExit) else 0 if error is None else 1
+    if not isinstance(exit_code, int | None):
+        print(exit_code, file=sys.stderr)
+        exit_code = 1
+    elif error is not None and not isinstance(error, SystemExit):
+        traceback.print_exception(error)
+    threading._shutdown()  # waits for threads that are no daemons
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code or 0)
+
+
 if __name__ == "__main__":
     for name in ("specgrove.serving.grpc_environment", *sys.argv[2:]):
         importlib.import_module(name)
     gc.freeze()  # what is imported is shared with all services, as long as nobody writes to it: garbage collectors do
-    supervised.main(_fork_for_all(socket.socket(fileno=int(sys.argv[1]))))
+    ended: BaseException | None = None
+    try:
+        supervised.main(_fork_for_all(socket.socket(fileno=int(sys.argv[1]))))
+    except BaseException as error:
+        ended = error
+    _end(ended)
