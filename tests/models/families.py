@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,14 +188,33 @@ DEVICE_VARIANTS: dict[str, Callable[[], Any]] = {
 
 def save_tiny(variant: str, folder: Path, variants: dict[str, Callable[[], Any]] = VARIANTS) -> Any:
     """Saves the variant, and returns transformers' model. Biases and norms are random too, so that none can be forgotten."""
+    if variants is not VARIANTS and variants is not DEVICE_VARIANTS:
+        return _make_tiny(variant, variants[variant], folder)
+    model, files, random_state = _kept_tiny(variant, variants[variant])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    torch.set_rng_state(random_state)
+    return copy.deepcopy(model)
+
+
+def _make_tiny(variant: str, make: Callable[[], Any], folder: Path) -> Any:
     torch.manual_seed(sum(map(ord, variant)))
-    model = variants[variant]().eval()
+    model = make().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * (0.3 if "norm" in name or "ln" in name else 0.1))
     model.save_pretrained(folder)
     return model
+
+
+@functools.cache
+def _kept_tiny(variant: str, make: Callable[[], Any]) -> tuple[Any, dict[str, bytes], torch.Tensor]:
+    """The model, its files, and what the random generator is afterwards. Many tests want the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = _make_tiny(variant, make, Path(folder))
+        return model, {path.name: path.read_bytes() for path in Path(folder).iterdir()}, torch.get_rng_state()
 
 
 _FAMILIES: dict[str, Callable[..., Any]] = {
