@@ -14,7 +14,7 @@ from tests.end_to_end.conftest import ALWAYS_DRAFT
 from tests.telemetry.scraping import samples_of, value
 from tests.waiting import LIMIT_S
 
-NUM_CLIENTS, PROMPT_LEN, NUM_OUTPUT_TOKENS = 24, 40, 80
+NUM_CLIENTS, PROMPT_LEN, NUM_OUTPUT_TOKENS = 12, 40, 80
 MAX_NUM_ROUNDS = 20
 NUM_SLOTS = NUM_CLIENTS * (PROMPT_LEN + NUM_OUTPUT_TOKENS) // 3
 

@@ -32,12 +32,13 @@ def test_they_are_those_of_transformers(demo_llm: Path, expected: tuple[PromptTo
 
     token_ids = [token.token_id for token in expected]
 
-    def rows_in(dtype: torch.dtype) -> torch.Tensor:
-        model = AutoModelForCausalLM.from_pretrained(demo_llm, dtype=dtype)
-        with torch.no_grad():
-            return model(torch.tensor([token_ids])).logits[0, :-1].float().log_softmax(dim=-1)
+    model = AutoModelForCausalLM.from_pretrained(demo_llm, dtype=torch.bfloat16)  # as its file is
 
-    exact, rounded = rows_in(torch.float32), rows_in(torch.bfloat16)
+    def rows_in(dtype: torch.dtype) -> torch.Tensor:
+        with torch.no_grad():
+            return model.to(dtype)(torch.tensor([token_ids])).logits[0, :-1].float().log_softmax(dim=-1)
+
+    rounded, exact = rows_in(torch.bfloat16), rows_in(torch.float32)
 
     def told(rows: torch.Tensor) -> torch.Tensor:
         """Each token's, and the three largest ones."""
