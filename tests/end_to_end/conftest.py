@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from specgrove.client import Client
+from specgrove.suite import supervisor
 from specgrove.suite.processes import Suite, SuiteConfig
 from tests.addresses import free_address, free_addresses
 
@@ -16,6 +17,14 @@ from tests.addresses import free_address, free_addresses
 ALWAYS_DRAFT = ("--tree-policy", "static", "--max-tree-nodes", "8", "--max-tree-depth", "5")
 # Short outputs repeat themselves seldom: a corpus gives lookup something to draft.
 SSMS = ("lookup,corpus=50000", "demo,name=beam,mode=beam", "demo,name=expansion,mode=expansion")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def soon_again() -> Iterator[None]:
+    """Services that are killed come back after the shortest pause, however often; ``tests/suite`` has the longer ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(supervisor, "_SETTLED_S", 0.0)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from specgrove.suite import supervised, supervisor
 from specgrove.suite.processes import Suite
 from tests.end_to_end.sick_services import FOLDER_VARIABLE, ROOT
 from tests.end_to_end.stories import stories
@@ -22,17 +24,21 @@ NUM_STORIES, MAX_TOKENS = 4, 120
 
 
 @contextlib.asynccontextmanager
-async def running(*words: str, illnesses: Path | None = None) -> AsyncIterator[asyncio.subprocess.Process]:
-    """``python -m WORDS``; one that may fall ill with ``illnesses``. Killed at the end."""
+async def running(*words: str, illnesses: Path | None = None) -> AsyncIterator[subprocess.Popen[str]]:
+    """``python -m WORDS``, forked; one that may fall ill with ``illnesses``. Killed at the end."""
     module = ("tests.end_to_end.sick_services",) if illnesses is not None else ()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), FOLDER_VARIABLE: str(illnesses)}
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", *module, *words, env=environment)
+    command = [sys.executable, "-m", supervised.__name__, str(os.getpid()), *module, *words]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv(FOLDER_VARIABLE, str(illnesses))
+        process = supervisor.subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        process.kill()
+        await asyncio.to_thread(process.wait)
+        assert process.stdout is not None
+        print(process.stdout.read())
 
 
 def have_come(cluster: ToyCluster, host: str) -> bool:
@@ -74,7 +80,8 @@ async def test_replicas_come_and_die_and_no_token_is_lost(
         assert [completion.token_ids for completion in found] == expected
         assert sum(completion.usage.num_replays for completion in found) >= 1
         async with asyncio.timeout(LIMIT_S):
-            assert (await first.wait(), await first_ssm.wait()) == (9, 9)
+            ends = [await asyncio.to_thread(process.wait) for process in (first, first_ssm)]
+        assert ends == [9, 9]
 
         cluster.dns.answers |= {"llm": (B,), "ssm": (B,)}
         await until(lambda: cluster.llm_replica(A) is None and cluster.ssm_replica(A) is None)
