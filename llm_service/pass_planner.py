@@ -12,10 +12,8 @@ from llm_service.passes import PassPart
 from llm_service.paying_rows import PayingRows
 from llm_service.room import Room
 from llm_service.scheduler import PlannedPart, plan_pass
-from llm_service.session import PendingWork, Session
-
-# Who waits for another session's pass loses one: more often than not that is less than to compute so many tokens.
-_MIN_REPEATED_LEN = 32
+from llm_service.session import PendingWork
+from specgrove.runtime.shared_slots import MIN_REPEATED_LEN, next_tokens
 
 
 class PassPlanner:
@@ -78,15 +76,15 @@ class PassPlanner:
     def _without_repeats(self, works: Sequence[PendingWork]) -> Sequence[PendingWork]:
         """Without those whose next tokens another session computes in this pass, or in one in flight: they will have them from it."""
         computing = [work.session for work in works if work.session.num_in_flight > 0]
-        if sum(work.session.num_uncached >= _MIN_REPEATED_LEN for work in works) + len(computing) < 2:
+        if sum(work.session.num_uncached >= MIN_REPEATED_LEN for work in works) + len(computing) < 2:
             return works
         while True:
-            first = {_next_tokens(session): session for session in computing}
+            first = {next_tokens(session, session.max_shared_len): session for session in computing}
             repeats = set()
             for part in self._plan(works):
                 session = part.pending.session
-                next_tokens = _next_tokens(session)
-                if part.chunk_len > 0 and next_tokens and first.setdefault(next_tokens, session) is not session:
+                coming = next_tokens(session, session.max_shared_len)
+                if part.chunk_len > 0 and coming and first.setdefault(coming, session) is not session:
                     repeats.add(part.pending.item_id)
             if not repeats:
                 return works
@@ -102,14 +100,6 @@ class PassPlanner:
         kept = self._paying_rows.select([work.tree for work in free], num_other_rows, now_s, is_busy=is_busy)
         for work, nodes in zip(free, kept, strict=True):
             work.keep(nodes)
-
-
-def _next_tokens(session: Session) -> tuple[object, ...]:
-    """What it computes next, and what that follows; empty where it is so little that to wait for another would not pay."""
-    start = session.shared_len
-    if session.place is None or session.max_shared_len < start + _MIN_REPEATED_LEN:
-        return ()
-    return session.place, *session.token_ids[start : start + _MIN_REPEATED_LEN]
 
 
 class _Turn:

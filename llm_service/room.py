@@ -7,23 +7,21 @@ the oldest always gets on, because it may take from all others. (Were slots take
 take each other's in turns, and compute their prompts again and again. One that nobody wants any more is closed: by its router, with its
 router's stream, or after its time.)
 
-What sessions have computed they share by the prefix cache, and what they give back stays there until somebody needs the slots. So
-nobody gives way while the cache has slots that no session holds. Invariant: a slot is free, or one session's, or the prefix cache's, or
-a tree's in a pass under way.
+What sessions have computed they share by the prefix cache, and what they give back stays there until somebody needs the slots
+(``SharedSlots``). So nobody gives way while the cache has slots that no session holds. Invariant: a slot is free, or one session's, or
+the prefix cache's, or a tree's in a pass under way.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from array import array
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from llm_service.counts import VerifierCounts
 from llm_service.session import Session
-from specgrove.runtime.kv_slots import SlotPool
 from specgrove.runtime.prefix_cache import PrefixCache
+from specgrove.runtime.shared_slots import SharedSlots
 
 # So much may each session grow before somebody has to give way to another; less where that would be a good part of all slots.
 _MAX_RESERVE_PER_SESSION = 32
@@ -36,8 +34,7 @@ class Room:
     def __init__(self, num_slots: int, counts: VerifierCounts, prefixes: PrefixCache | None = None) -> None:
         """Without ``prefixes`` nothing is shared or kept."""
         self._counts = counts
-        self._slots = SlotPool(num_slots)
-        self._prefixes = prefixes
+        self._slots = SharedSlots(num_slots, counts, prefixes)
         self._sessions: dict[str, Session] = {}
         self._seniorities = itertools.count()
         self._reserve_per_session = min(_MAX_RESERVE_PER_SESSION, int(num_slots * _RESERVE_SHARE))
@@ -51,12 +48,12 @@ class Room:
     @property
     def num_free(self) -> int:
         """Slots that no session holds: free, or to be had from the prefix cache."""
-        return self._slots.num_free + (0 if self._prefixes is None else self._prefixes.num_unheld)
+        return self._slots.num_free
 
     @property
     def num_cached(self) -> int:
         """Slots of the prefix cache, which sessions may hold, too."""
-        return 0 if self._prefixes is None else self._prefixes.num_slots
+        return self._slots.num_cached
 
     def get(self, session_id: str) -> Session | None:
         """A session by its id."""
@@ -70,25 +67,15 @@ class Room:
     def drop(self, session: Session, *, is_sound: bool = True) -> None:
         """Forgets it. What it has computed is kept for others, where it ``is_sound``; else what nobody else has of it is gone, too."""
         del self._sessions[session.session_id]
-        place = session.place
-        if not is_sound:
-            self.cut(session, session.shared_len)
-        self._release(session)
-        if not is_sound and self._prefixes is not None and place is not None:
-            self._slots.free(self._prefixes.forget(place))
+        self._release(session, is_sound=is_sound)
 
     def reuse(self, session: Session) -> None:
         """Gives an admitted session what the prefix cache knows of its next tokens."""
-        if self._prefixes is None or len(session.slots) != session.shared_len:
-            return  # it computes them by itself already
-        if session.place is None:
-            session.place = self._prefixes.enter(session.cache_salt)
-        start = session.place.end
-        session.place = self._prefixes.advance(session.place, session.token_ids, session.max_shared_len)
-        end = session.place.end
-        if end > start:
-            session.slots.extend(self._prefixes.slots_of(session.place, start))
-            session.num_computed = end
+        if not session.slots:
+            self._slots.enter(session, session.cache_salt)
+        start = session.shared_len
+        if self._slots.reuse(session, session.max_shared_len):
+            end = session.num_computed = session.shared_len
             num_reused = max(end - max(session.furthest, start), 0)
             session.num_reused += num_reused
             session.furthest = max(session.furthest, end)
@@ -98,13 +85,7 @@ class Room:
         """Gives the prefix cache the first ``end`` tokens' slots, which are computed. Others' with the same bits may take their place."""
         session.num_computed = max(session.num_computed, end)
         session.furthest = max(session.furthest, end)
-        if self._prefixes is None or session.place is None or end <= session.shared_len:
-            return
-        start = session.shared_len
-        session.place, refused = self._prefixes.add(session.place, session.token_ids, session.slots, end)
-        if refused:
-            session.slots[start : start + len(refused)] = self._prefixes.slots_of(session.place, start)[: len(refused)]
-            self._slots.free(refused)
+        self._slots.share(session, end)
 
     def admit(self, waiting: Iterable[Session], in_flight: Collection[str]) -> None:
         """Admits sessions that wait, the oldest first, while there is room. ``in_flight``: whom passes in flight compute, by id."""
@@ -123,12 +104,12 @@ class Room:
         if not staying:
             return True  # whoever is alone has the whole pool
         promised = sum(other.num_uncached + 1 for other in (*staying, session))
-        num_free = self.num_free + self._num_held(leaving)
+        num_free = self.num_free + self._slots.num_held(leaving)
         return promised + self._reserve_per_session * (len(staying) + 1) <= num_free
 
     def _are_free(self, num_slots: int, leaving: Collection[Session]) -> bool:
         """The same of a number of slots."""
-        return num_slots <= self.num_free + self._num_held(leaving)
+        return num_slots <= self.num_free + self._slots.num_held(leaving)
 
     def take(self, session: Session, num_slots: int, in_flight: Collection[str]) -> list[int] | None:
         """Slots, also of those younger than ``session``, the youngest first; ``None`` and nothing taken where those don't suffice.
@@ -143,10 +124,6 @@ class Room:
         """Slots that no session holds, to be given back with ``free``."""
         if num_slots > self.num_free:
             return None
-        num_missing = num_slots - self._slots.num_free
-        if self._prefixes is not None and num_missing > 0:
-            self._slots.free(self._prefixes.evict(num_missing))
-            self._counts.num_evicted_slots += num_missing
         return self._slots.allocate(num_slots)
 
     def free(self, slots: Iterable[int]) -> None:
@@ -155,19 +132,13 @@ class Room:
 
     def cut(self, session: Session, num_slots: int) -> None:
         """Gives back what the session has beyond so many slots, not those that it shares: nobody knows what is in them."""
-        assert num_slots >= session.shared_len, "what is shared was computed"
-        self._slots.free(session.slots[num_slots:])
-        del session.slots[num_slots:]
+        self._slots.cut(session, num_slots)
         session.num_computed = min(session.num_computed, num_slots)
 
-    def _release(self, session: Session) -> None:
+    def _release(self, session: Session, *, is_sound: bool = True) -> None:
         """Takes its slots. The prefix cache keeps those that are computed, until somebody needs them."""
-        self.share(session, session.num_computed)
-        self.cut(session, session.shared_len)
-        session.slots, session.num_computed = array("i"), 0
-        if self._prefixes is not None and session.place is not None:
-            self._prefixes.leave(session.place)
-            session.place = None
+        self._slots.release(session, session.num_computed, is_sound=is_sound)
+        session.furthest, session.num_computed = max(session.furthest, session.num_computed), 0
         session.is_admitted = False
 
     def _give_way(
@@ -202,39 +173,6 @@ class Room:
         ]
         return sorted(younger, key=lambda session: (session.session_id in in_flight, -session.seniority))
 
-    def _num_held(self, sessions: Collection[Session]) -> int:
-        """Slots that nobody would hold without these sessions."""
-        num_own = sum(len(session.slots) - session.shared_len for session in sessions)
-        if self._prefixes is None:
-            return num_own
-        places = (session.place for session in sessions)
-        return num_own + self._prefixes.num_held_only_by(place for place in places if place is not None)
-
     def check(self, tree_slots: Iterable[int]) -> None:
         """Raises ``RuntimeError`` where a slot has no owner, or two. ``tree_slots`` are those of the trees in passes under way."""
-        cached: list[int] = []
-        if self._prefixes is not None:
-            self._prefixes.check(session.place for session in self._sessions.values())
-            cached = [slot for node in self._prefixes.nodes() for slot in node.slots]
-        own = [slot for session in self._sessions.values() for slot in session.slots[session.shared_len :]]
-        owned = sorted([*self._slots.free_slots, *own, *cached, *tree_slots])
-        if owned != list(range(self._slots.num_slots)):
-            raise RuntimeError(f"KV slots without an owner, or with two: {_wrong(owned, self._slots.num_slots)}")
-        for session in self._sessions.values():
-            if self._prefixes is not None and session.place is not None:
-                self._check_shared(session, self._prefixes)
-
-    def _check_shared(self, session: Session, prefixes: PrefixCache) -> None:
-        assert session.place is not None
-        nodes = list(session.place.path())[::-1]
-        token_ids = [token_id for node in nodes for token_id in node.token_ids]
-        if prefixes.slots_of(session.place, 0) != session.slots[: session.shared_len]:
-            raise RuntimeError(f"session {session.session_id} has other slots than it shares")
-        if token_ids != session.token_ids[: session.shared_len]:
-            raise RuntimeError(f"session {session.session_id} shares slots of other tokens")
-
-
-def _wrong(owned: Sequence[int], num_slots: int) -> str:
-    numbers = Counter(owned)
-    wrong = [slot for slot in range(num_slots) if numbers[slot] != 1]
-    return ", ".join(f"{slot} has {numbers[slot]}" for slot in wrong[:10])
+        self._slots.check(self._sessions.values(), tree_slots)

@@ -20,6 +20,7 @@ from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.works import SessionParams, Verdict, VerifyWork
 from specgrove.ranges import MIN_TEMPERATURE
 from specgrove.runtime.prefix_cache import Place
+from specgrove.runtime.shared_slots import shared_len
 
 
 @dataclass(slots=True, eq=False)
@@ -59,7 +60,7 @@ class Session:
     cache_salt: str = ""
     """Whose prefixes it may have: those of sessions with the same one."""
     place: Place | None = None
-    """What it shares in the prefix cache, while it is admitted. It and the next three are set by ``Room`` alone."""
+    """What it shares in the prefix cache, while it is admitted: see ``SlotHolder``. The next three are set by ``Room`` alone."""
     num_computed: int = 0
     """Tokens whose keys and values are there: not those of passes in flight."""
     furthest: int = 0
@@ -128,7 +129,7 @@ class Session:
     @property
     def shared_len(self) -> int:
         """Of its slots those that belong to the prefix cache: they are the first ones."""
-        return 0 if self.place is None else self.place.end
+        return shared_len(self)
 
     @property
     def num_in_flight(self) -> int:

@@ -16,7 +16,6 @@ from llm_service.config import VerifierConfig
 from llm_service.counts import VerifierCounts
 from llm_service.failed_passes import FailedPasses
 from llm_service.for_drafters import top_k_of_rows
-from llm_service.idle_check import IdleCheck
 from llm_service.items import Items
 from llm_service.node_answers import NodeAnswers
 from llm_service.outbox import Outbox, Result
@@ -30,6 +29,7 @@ from llm_service.walks import Walked, Walks
 from llm_service.work_check import check_work
 from specgrove.errors import InternalError, SpecGroveError
 from specgrove.loop.works import LogProbs, PromptProgress, Verdict, VerifyWork
+from specgrove.runtime.idle_check import IdleCheck
 from specgrove.runtime.model_runner import Runner, pass_ms
 from specgrove.runtime.prefix_cache import PrefixCache
 from specgrove.runtime.step_loop import FatalEngineError

@@ -57,6 +57,7 @@ def parse_arguments(argv: list[str] | None = None) -> SsmServiceConfig:
         log_level=arguments.log_level,
         log_format=arguments.log_format,
         llm_model=arguments.llm_model,
+        has_prefix_cache=arguments.prefix_cache,
         draft_ahead=arguments.draft_ahead,
         tracing=TracingConfig(arguments.otlp_endpoint, arguments.trace_sample_ratio),
         metrics_address=arguments.metrics_address,

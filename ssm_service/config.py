@@ -44,6 +44,7 @@ class SsmServiceConfig:
     llm_model: str | None = None
     """Whose hidden states some SSMs read, as its own service is told; ``None``: there are no such SSMs."""
     tracing: TracingConfig = NOWHERE
+    has_prefix_cache: bool = True
     draft_ahead: str = "auto"
     """One of ``DRAFT_AHEAD``."""
     metrics_address: str | None = None

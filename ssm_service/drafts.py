@@ -9,15 +9,19 @@ from dataclasses import dataclass, field
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling
 from specgrove.runtime.pass_builder import TreeRows
+from specgrove.runtime.prefix_cache import Place
 from ssm_service.draft_tree import ROOT, DraftTree
 from ssm_service.nodes import Nodes
 
 
 @dataclass(slots=True)
 class Cache:
-    """What an SSM holds of one session."""
+    """What an SSM holds of one session: a ``SlotHolder``."""
 
+    token_ids: list[int] = field(default_factory=list)  # all committed; the list is the pool's, and only grows
     slots: array[int] = field(default_factory=lambda: array("i"))  # of committed tokens, one after the other
+    place: Place | None = None  # what it shares: never the last committed token, whose logits may be wanted
+    is_sound: bool = True  # whether all that was computed is numbers
     nodes: Nodes = field(default_factory=Nodes)  # below the committed tokens as they were at the last draft
 
 

@@ -66,7 +66,16 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         first_choices: FirstChoices | None = None,
         max_num_chunk_tokens: int = 256,
     ) -> None:
-        super().__init__(name, rule, vocabulary, runner.num_slots, spec.max_position_embeddings, max_num_chunk_tokens)
+        # Its slots are a window's, and the hidden states in them cost more than what it makes of them: docs/kv-cache.md.
+        super().__init__(
+            name,
+            rule,
+            vocabulary,
+            runner.num_slots,
+            spec.max_position_embeddings,
+            max_num_chunk_tokens,
+            has_prefix_cache=False,
+        )
         self.spec = spec
         self.runner = runner
         self.first_choices = first_choices or FirstChoices(name, spec.first_choice_floor)
@@ -118,6 +127,11 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         super().drop(session_id)
         self._lost.discard(session_id)
 
+    def reset(self) -> None:
+        """See ``PassDrafter``."""
+        super().reset()
+        self._lost.clear()
+
     def begin(
         self,
         session_id: str,
@@ -125,6 +139,7 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         shape: TreeShape,
         sampling: DraftSampling | None,
         ahead_s: float = 0.0,
+        cache_salt: str | None = None,
     ) -> bool:
         """See ``PassDrafter``: False when the sequence is too long, the last rows' hidden states are missing, or it is left out."""
         if len(token_ids) > self.max_model_len or not self.first_choices.takes_part():
@@ -215,6 +230,7 @@ class HiddenStateSsm(PassDrafter[PairCache]):
     def _add_pairs(self, rows: _Rows, session_id: str, draft: Draft, cache: PairCache) -> None:
         first, chunk_len = cache.end_of_pairs, draft.chunk_len
         cache.slots.extend(self._allocate(chunk_len))
+        self.read_counts.num_computed_tokens += chunk_len
         chunk = self._fed(draft.token_ids[first + 1 : first + 1 + chunk_len])
         asked = rows.builder.add(cache.slots, chunk, chunk_logits=True, first_position=cache.first_position)
         rows.fed.append(cache.read(chunk_len))

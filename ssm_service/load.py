@@ -22,6 +22,12 @@ BUSY = Metric(
 PENDING = Metric("specgrove_ssm_pending_items", Kind.GAUGE, "Work items that wait or are being computed.")
 SLOTS = Metric("specgrove_ssm_kv_slots", Kind.GAUGE, "KV slots of an SSM; each holds one token.", labels=("ssm",))
 USED_SLOTS = Metric("specgrove_ssm_kv_slots_used", Kind.GAUGE, "KV slots of an SSM in use.", labels=("ssm",))
+CACHED_SLOTS = Metric(
+    "specgrove_ssm_kv_slots_cached",
+    Kind.GAUGE,
+    "KV slots of an SSM's prefix cache. Those that no session holds count as not in use.",
+    labels=("ssm",),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +58,4 @@ class ServiceLoad:
         yield Reading(BUSY, self.loop.busy_s)
         yield Reading(SLOTS, {(name,): found.num_slots for name, found in slots.items()})
         yield Reading(USED_SLOTS, {(name,): found.num_slots - found.num_free for name, found in slots.items()})
+        yield Reading(CACHED_SLOTS, {(name,): found.num_cached for name, found in slots.items()})

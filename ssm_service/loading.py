@@ -76,6 +76,7 @@ def load_ssm(
         read_draft_vocab(folder),
         vocabulary=vocabulary,
         calibration=Calibration() if spec.noise_weight is None else Calibration(noise_weight=spec.noise_weight),
+        has_prefix_cache=config.has_prefix_cache,
     )
 
 

@@ -1,8 +1,8 @@
 """An SSM that is a small language model. It reads the committed tokens, then feeds itself what it drafts.
 
-Owned by the pool's engine. Per session it keeps KV slots for a prefix of the committed tokens, and those of the last tree:
-when newly committed tokens follow that tree, its slots become theirs and nothing is computed again. Where the last of them was computed
-too, as in a tree that grew on, what hangs below it is the beginning of the next tree.
+Owned by the pool's engine. Per session it keeps KV slots for a prefix of the committed tokens, which sessions that begin alike share, and
+those of the last tree: when newly committed tokens follow that tree, its slots become theirs and nothing is computed again. Where the
+last of them was computed too, as in a tree that grew on, what hangs below it is the beginning of the next tree.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from specgrove.models.decoder.spec import DecoderSpec
 from specgrove.models.hidden_state.spec import Calibration
 from specgrove.runtime.model_runner import DraftRunner, level_ms
 from specgrove.runtime.pass_builder import PassBuilder, TreeRows
+from specgrove.runtime.shared_slots import next_tokens
 from specgrove.runtime.top_k import TopK
 from specgrove.tokenizer.ssm_vocabulary import Vocabulary
 from ssm_service.draft_tree import ROOT, Beam, Expansion
@@ -55,6 +56,7 @@ class NeuralSsm(PassDrafter[Cache]):
         vocabulary: Vocabulary = _UNTOLD_VOCABULARY,
         calibration: Calibration = _USUAL_CALIBRATION,
         max_num_chunk_tokens: int = 256,
+        has_prefix_cache: bool = True,
     ) -> None:
         """Raises ``ValueError`` when the vocabulary doesn't fit the model."""
         spec = runner.spec
@@ -62,7 +64,15 @@ class NeuralSsm(PassDrafter[Cache]):
             raise ValueError(f"SSM {name}: its map has {vocab.size} draft token ids, its model has {spec.vocab_size}")
         if vocab is not None and vocab.num_never_proposed == vocab.size:
             raise ValueError(f"SSM {name}: its map has no token that it could propose")
-        super().__init__(name, rule, vocabulary, runner.num_slots, spec.max_position_embeddings, max_num_chunk_tokens)
+        super().__init__(
+            name,
+            rule,
+            vocabulary,
+            runner.num_slots,
+            spec.max_position_embeddings,
+            max_num_chunk_tokens,
+            has_prefix_cache=has_prefix_cache,
+        )
         self.runner = runner
         self._vocab = vocab
         self.calibration = calibration
@@ -92,6 +102,7 @@ class NeuralSsm(PassDrafter[Cache]):
         shape: TreeShape,
         sampling: DraftSampling | None,
         ahead_s: float = 0.0,
+        cache_salt: str | None = None,
     ) -> bool:
         """See ``PassDrafter``: False when the sequence is too long for this SSM."""
         if len(token_ids) > min(self.max_model_len, self.runner.num_slots):
@@ -99,7 +110,11 @@ class NeuralSsm(PassDrafter[Cache]):
             return False
         self.stop(session_id)
         cache = self._cache_of(session_id)
+        cache.token_ids = token_ids
         self._keep_committed(cache, token_ids)
+        if cache_salt is not None and not cache.slots:
+            self.slots.enter(cache, cache_salt)
+        self._reuse(cache)
         draft = self._open(session_id, token_ids, cache, shape, sampling, ahead_s)
         if len(cache.slots) == len(token_ids):
             draft.is_complete = draft.tree.num_children() == 0
@@ -127,20 +142,23 @@ class NeuralSsm(PassDrafter[Cache]):
         freed = set(nodes.slots).difference(cache.nodes.slots, [nodes.slots[place] for place in kept])
         self.slots.free(freed)
         if not is_known and len(cache.slots) >= len(token_ids):
-            self.slots.free(cache.slots[len(token_ids) - 1 :])
-            del cache.slots[len(token_ids) - 1 :]
+            self.slots.cut(cache, len(token_ids) - 1)
 
     def start_pass(self) -> None:
         """See ``PassDrafter``."""
         builder = PassBuilder()
         begun = self._pass = _Pass()
         budget = ChunkBudget(self._max_num_chunk_tokens)
+        being_read: set[tuple[object, ...]] = set()
         for session_id, draft in list(self._drafts.items()):
             if draft.is_complete:  # all of its levels were known
                 begun.finished.append(self._end(session_id))
                 continue
+            self._reuse(draft.cache)
             num_missing = len(draft.token_ids) - len(draft.cache.slots)
-            draft.chunk_len = budget.take(num_missing)
+            coming = next_tokens(draft.cache, len(draft.token_ids) - 1) if num_missing else ()
+            # Where another one reads the same in this pass, it will have it from there.
+            draft.chunk_len = 0 if coming in being_read else budget.take(num_missing)
             if num_missing and not draft.chunk_len:
                 continue
             try:
@@ -148,6 +166,8 @@ class NeuralSsm(PassDrafter[Cache]):
             except ResourceExhaustedError:
                 begun.finished.append(self._end_without_room(session_id))
                 continue
+            if coming:
+                being_read.add(coming)
             num_children = draft.tree.num_children() if len(rows) else 0  # a chunk before the last has none yet
             begun.taking_part.append(DraftRows(session_id, draft, rows, num_children))
         if not begun.taking_part and not begun.finished:
@@ -178,6 +198,7 @@ class NeuralSsm(PassDrafter[Cache]):
         proposals = self._proposals(begun, self.runner.finish_top_k(begun.k))
         self._end_growth(begun.grown, proposals)
         self._grow(begun.taking_part, proposals)
+        self._share_read(begun.taking_part)
         ended = [self._end(part.session_id) for part in begun.taking_part if part.draft.is_complete]
         return begun.finished + ended
 
@@ -191,6 +212,7 @@ class NeuralSsm(PassDrafter[Cache]):
         if draft.chunk_len:
             start = len(cache.slots)
             cache.slots.extend(self._allocate(draft.chunk_len))
+            self.read_counts.num_computed_tokens += draft.chunk_len
             chunk = draft.token_ids[start : start + draft.chunk_len]
             is_last = len(cache.slots) == len(draft.token_ids)
             # Who only reads wants nothing of the last row either.

@@ -4,6 +4,9 @@
 ``NeuralSsm`` run side by side; a ``HiddenStateSsm`` waits for its pass where it begins it. Invariant: a session with a draft under way is
 never taken slots from.
 
+An SSM may share what it computes by a prefix cache: what a session holds it holds with others, and what it gives back stays there until
+a draft needs the room. Row invariance makes it exact: a committed token's keys and values are a function of the tokens before it.
+
 Where no draft is under way, trees whose drafts are over grow on (``Growth``), for those that are asked to: the next draft then finds
 its levels done, or some of them. A draft that comes waits for one such pass at most.
 """
@@ -21,8 +24,10 @@ from specgrove.loop.row_times import RowTimes
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling
 from specgrove.loop.works import TreeShape
-from specgrove.runtime.kv_slots import SlotPool
+from specgrove.runtime.prefix_cache import PrefixCache
+from specgrove.runtime.shared_slots import SharedSlots
 from specgrove.tokenizer.ssm_vocabulary import Vocabulary
+from ssm_service.counts import ReadCounts
 from ssm_service.draft_tree import Beam, DraftTree, Expansion
 from ssm_service.drafts import Cache, Draft, DraftRows, EndedDraft
 from ssm_service.growth import GrownRows, Growth, choose_nodes
@@ -46,13 +51,19 @@ class PassDrafter(ABC, Generic[C]):
         num_slots: int,
         max_model_len: int,
         max_num_chunk_tokens: int,
+        *,
+        has_prefix_cache: bool,
     ) -> None:
+        """With ``has_prefix_cache`` the slots of every session must be those of its first tokens."""
         self.name = name
         self.rule = rule
         self.vocabulary = vocabulary
         self.max_model_len = max_model_len
         """Longest sequence it can draft for, in tokens."""
-        self.slots = SlotPool(num_slots)
+        self.read_counts = ReadCounts()
+        self._num_slots = num_slots
+        self._has_prefix_cache = has_prefix_cache
+        self.slots = self._all_slots()
         self.num_rows = 0
         self._max_num_chunk_tokens = max_num_chunk_tokens
         self._caches: dict[str, C] = {}
@@ -75,10 +86,12 @@ class PassDrafter(ABC, Generic[C]):
         shape: TreeShape,
         sampling: DraftSampling | None,
         ahead_s: float = 0.0,
+        cache_salt: str | None = None,
     ) -> bool:
         """Starts a draft below all committed tokens, in place of the session's last one; False when this SSM has none to give.
 
-        For ``ahead_s`` its tree grows on when it is complete.
+        ``token_ids`` is always the same list of a session, which only grows. For ``ahead_s`` its tree grows on when it is complete. The
+        session shares keys and values with those of the same ``cache_salt``; ``None``: with none.
         """
 
     @abstractmethod
@@ -101,6 +114,14 @@ class PassDrafter(ABC, Generic[C]):
     @abstractmethod
     def _new_cache(self) -> C:
         """Of a session that nothing is known of."""
+
+    def _all_slots(self) -> SharedSlots:
+        return SharedSlots(self._num_slots, self.read_counts, PrefixCache() if self._has_prefix_cache else None)
+
+    def check_slots(self) -> None:
+        """Raises ``RuntimeError`` where a KV slot has no owner, or two. No pass may be under way."""
+        caches = self._caches.values()
+        self.slots.check(caches, (slot for cache in caches for slot in cache.nodes.slots))
 
     @property
     def has_drafts(self) -> bool:
@@ -132,21 +153,23 @@ class PassDrafter(ABC, Generic[C]):
         self._growths.pop(session_id, None)
 
     def drop(self, session_id: str) -> None:
-        """Forgets what is held of a session, and any draft under way for it."""
+        """Forgets a session, and any draft under way for it. What was computed of its committed tokens the prefix cache keeps."""
         self.stop(session_id)
         cache = self._caches.pop(session_id, None)
         if cache is not None:
-            self.slots.free(cache.slots)
             self.slots.free(cache.nodes.slots)
+            self.slots.release(cache, len(cache.slots), is_sound=cache.is_sound)
 
     def _evict(self, session_id: str) -> None:
         """Drops what is held of a session that goes on: others need the room."""
         self.drop(session_id)
 
     def reset(self) -> None:
-        """Forgets everything, a pass in flight too."""
-        for session_id in list(self._caches):
-            self.drop(session_id)
+        """Forgets everything, a pass in flight too: nobody knows what is in the slots."""
+        self._drafts.clear()
+        self._growths.clear()
+        self._caches.clear()
+        self.slots = self._all_slots()
         self.discard()
 
     def _cache_of(self, session_id: str) -> C:
@@ -154,6 +177,17 @@ class PassDrafter(ABC, Generic[C]):
         cache = self._caches.pop(session_id, None) or self._new_cache()
         self._caches[session_id] = cache
         return cache
+
+    def _reuse(self, cache: C) -> None:
+        """Gives it what the prefix cache knows of its next tokens, but the last committed one: its logits are wanted."""
+        self.read_counts.num_cached_tokens += self.slots.reuse(cache, len(cache.token_ids) - 1)
+
+    def _share_read(self, parts: Sequence[DraftRows]) -> None:
+        """Gives the prefix cache what was read in a pass."""
+        for part in parts:
+            cache = part.draft.cache
+            if part.draft.chunk_len and cache.is_sound:
+                self.slots.share(cache, min(len(cache.slots), len(cache.token_ids) - 1))
 
     def _open(
         self,
@@ -170,21 +204,19 @@ class PassDrafter(ABC, Generic[C]):
         return draft
 
     def _allocate(self, num_slots: int) -> list[int]:
-        """Takes slots, if need be from the sessions that drafted longest ago; never from one with a draft under way.
+        """Takes slots that no session holds, if need be those of the sessions that drafted longest ago; never from one with a draft
+        under way.
 
         Raises ``ResourceExhaustedError``, and takes none from anyone, where even that is not enough.
         """
         if num_slots > self.slots.num_free:
-            idle = {
-                session_id: len(cache.slots) + len(cache.nodes.slots)
-                for session_id, cache in self._caches.items()
-                if session_id not in self._drafts
-            }
-            if self.slots.num_free + sum(idle.values()) >= num_slots:
-                for session_id, num_held in idle.items():
+            idle = {session_id: cache for session_id, cache in self._caches.items() if session_id not in self._drafts}
+            num_held = self.slots.num_held(idle.values()) + sum(len(cache.nodes.slots) for cache in idle.values())
+            if self.slots.num_free + num_held >= num_slots:
+                for session_id, cache in idle.items():
                     if self.slots.num_free >= num_slots:
                         break
-                    if num_held:
+                    if cache.slots or cache.nodes.slots:
                         self._evict(session_id)
         return self.slots.allocate(num_slots)
 
@@ -204,6 +236,7 @@ class PassDrafter(ABC, Generic[C]):
             for node, row in zip(draft.asked, part.rows, strict=True):
                 found = proposals[row]
                 draft.is_complete |= found is None
+                draft.cache.is_sound &= found is not None
                 draft.cache.nodes.proposals[draft.place_of[node]] = found or ()
             while not draft.is_complete and draft.grow():
                 pass

@@ -24,6 +24,8 @@ from specgrove.errors import (
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling
 from specgrove.loop.works import Draft, DraftedTree, DraftWork, SsmTime, TreeShape
+from specgrove.ranges import MAX_CACHE_SALT_LEN
+from specgrove.runtime.idle_check import IdleCheck
 from ssm_service.config import PoolConfig
 from ssm_service.counts import PoolCounts
 from ssm_service.drafts import EndedDraft
@@ -66,6 +68,7 @@ class _Session:
     session_id: str
     sampling: DraftSampling | None = None
     has_other_rules: bool = False
+    cache_salt: str | None = None
     token_ids: list[int] = field(default_factory=list)
     last_used_s: float = 0.0
     pending: _Pending | None = None
@@ -86,7 +89,8 @@ class DrafterPool:
         self._sessions: dict[str, _Session] = {}
         self._finished: list[Result] = []
         self._ahead: set[str] = set()  # sessions whose item is answered, and trees grow on
-        self.counts = PoolCounts(self.ssms.names, tuple(self.ssms.neural))
+        self.counts = PoolCounts(self.ssms.names, {name: ssm.read_counts for name, ssm in self.ssms.neural.items()})
+        self._idle_check = IdleCheck(0, clock_s)
 
     @property
     def num_sessions(self) -> int:
@@ -113,7 +117,8 @@ class DrafterPool:
         if session is not None and session.pending is not None:
             self._end_ahead(session, session.pending)
         if session is None:
-            session = self._sessions[work.session_id] = _Session(work.session_id, work.sampling, work.has_other_rules)
+            session = _Session(work.session_id, work.sampling, work.has_other_rules, work.cache_salt)
+            self._sessions[work.session_id] = session
         session.token_ids.extend(work.new_token_ids)
         now_s = session.last_used_s = self._clock_s()
         deadline_s = None if work.timeout_ms is None else now_s + work.timeout_ms / 1e3
@@ -136,8 +141,10 @@ class DrafterPool:
         elif name in ssms.recycle:
             tree = ssms.recycle[name].draft(session_id, token_ids, work.shape, sampling, work.row_top_k)
             self._collect(pending, name, tree)
-        elif ssms.neural[name].begin(session_id, token_ids, work.shape, sampling, pending.ahead_s):
-            pending.waiting_for.add(name)
+        else:
+            ahead_s, salt = pending.ahead_s, session.cache_salt
+            if ssms.neural[name].begin(session_id, token_ids, work.shape, sampling, ahead_s, salt):
+                pending.waiting_for.add(name)
 
     def _check(self, work: DraftWork) -> None:
         config = self._config
@@ -151,6 +158,8 @@ class DrafterPool:
             raise InvalidRequestError.of("max_num_nodes", f"must be from 0 to {config.max_num_nodes}")
         if not 0 <= work.shape.max_depth <= config.max_depth:
             raise InvalidRequestError.of("max_depth", f"must be from 0 to {config.max_depth}")
+        if work.cache_salt is not None and len(work.cache_salt) > MAX_CACHE_SALT_LEN:
+            raise InvalidRequestError.of("cache_salt", f"must have at most {MAX_CACHE_SALT_LEN} characters")
         if work.shape.beam_width is not None and not 1 <= work.shape.beam_width <= MAX_BEAM_WIDTH:
             raise InvalidRequestError.of("beam_width", f"must be from 1 to {MAX_BEAM_WIDTH}, or 0 for the SSM's own")
         self.ssms.check(work)
@@ -285,6 +294,8 @@ class DrafterPool:
         for session in list(self._sessions.values()):
             if session.pending is None and session.last_used_s < oldest_s:
                 self._drop(session)
+        if not self.has_work() and self._idle_check.is_due(self.counts.num_passes):
+            self.ssms.check_slots()  # what it raises makes the loop begin anew
 
     def reset(self) -> None:
         """See ``Engine``."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from specgrove.errors import InvalidRequestError
 from specgrove.loop.works import DraftWork
-from specgrove.runtime.kv_slots import SlotPool
+from specgrove.runtime.shared_slots import SharedSlots
 from ssm_service.hidden_state import HiddenStateSsm
 from ssm_service.lookup import LookupSsm
 from ssm_service.pass_drafter import PassDrafter
@@ -64,10 +64,10 @@ class PoolSsms:
 
     @property
     def num_free_slots(self) -> int:
-        """KV slots of all that no session holds."""
+        """KV slots of all that no session holds: free, or the prefix caches' to give away."""
         return sum(slots.num_free for slots in self.slots_by_ssm().values())
 
-    def slots_by_ssm(self) -> dict[str, SlotPool]:
+    def slots_by_ssm(self) -> dict[str, SharedSlots]:
         """The KV slots of each one with weights."""
         return {name: ssm.slots for name, ssm in self.neural.items()}
 
@@ -84,6 +84,11 @@ class PoolSsms:
         """Those with weights forget everything, passes in flight too."""
         for ssm in self.neural.values():
             ssm.reset()
+
+    def check_slots(self) -> None:
+        """Raises ``RuntimeError`` where a KV slot has no owner, or two. No pass may be under way."""
+        for ssm in self.neural.values():
+            ssm.check_slots()
 
     def save(self) -> None:
         """What SSMs have learnt, where they have a file for it. Raises ``OSError``."""

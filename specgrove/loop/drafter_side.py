@@ -224,6 +224,7 @@ class DrafterSide:
                 row_top_k=self._told.rows_since(self._cursor.num_rows),
                 ahead_ms=asked.ahead_ms,
                 has_other_rules=not self._held_len and self._request.sampling.has_other_rules,
+                cache_salt=None if self._held_len else self._request.cache_salt,
             )
         )
         # A work that it must not go ahead with is to be answered before the next one comes.

@@ -65,6 +65,8 @@ class DraftWork:
     ahead_ms: int = 0
     has_other_rules: bool = False
     """With ``base`` 0: whether more decides what is chosen than ``sampling`` tells (``SamplingParams.has_other_rules``)."""
+    cache_salt: str | None = None
+    """With ``base`` 0: only sessions with the same one share what is computed of their tokens. ``None``: this one shares nothing."""
 
 
 @dataclass(frozen=True, slots=True)

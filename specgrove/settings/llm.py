@@ -101,12 +101,6 @@ LLM = (
         metavar="N",
     ),
     Setting(
-        "prefix-cache",
-        "KV slots stay while nobody needs the room, so that prompts that begin alike are not computed again; it changes no output",
-        True,
-        is_switch=True,
-    ),
-    Setting(
         "stream-interval-ms",
         "least time between two messages of an output decoded without trees: tokens go out together; 0: each at once",
         20.0,

@@ -120,6 +120,13 @@ MODEL_SERVICE = (
         is_shared=True,
     ),
     Setting(
+        "prefix-cache",
+        "KV slots stay while nobody needs the room, so that prompts that begin alike are not computed again; it changes no output",
+        True,
+        is_switch=True,
+        is_shared=True,
+    ),
+    Setting(
         "session-ttl-s",
         "time after which an idle session is forgotten",
         300.0,

@@ -26,7 +26,7 @@ class DraftRequest(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[DraftItem, _Mapping]]] = ...) -> None: ...
 
 class DraftItem(_message.Message):
-    __slots__ = ("session_id", "item_id", "base", "new_token_ids", "max_num_nodes", "max_depth", "beam_width", "timeout_ms", "ssms", "sampling", "hidden_states", "row_top_k", "min_level_prob", "min_node_prob", "trace_context", "ahead_ms", "has_other_rules")
+    __slots__ = ("session_id", "item_id", "base", "new_token_ids", "max_num_nodes", "max_depth", "beam_width", "timeout_ms", "ssms", "sampling", "hidden_states", "row_top_k", "min_level_prob", "min_node_prob", "trace_context", "ahead_ms", "has_other_rules", "cache_salt")
     class TraceContextEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,7 @@ class DraftItem(_message.Message):
     TRACE_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     AHEAD_MS_FIELD_NUMBER: _ClassVar[int]
     HAS_OTHER_RULES_FIELD_NUMBER: _ClassVar[int]
+    CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     item_id: int
     base: int
@@ -68,7 +69,8 @@ class DraftItem(_message.Message):
     trace_context: _containers.ScalarMap[str, str]
     ahead_ms: int
     has_other_rules: bool
-    def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., base: _Optional[int] = ..., new_token_ids: _Optional[_Iterable[int]] = ..., max_num_nodes: _Optional[int] = ..., max_depth: _Optional[int] = ..., beam_width: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., ssms: _Optional[_Iterable[str]] = ..., sampling: _Optional[_Union[DraftSampling, _Mapping]] = ..., hidden_states: _Optional[_Union[_token_tree_pb2.HiddenStates, _Mapping]] = ..., row_top_k: _Optional[_Iterable[_Union[_token_tree_pb2.RowTopK, _Mapping]]] = ..., min_level_prob: _Optional[float] = ..., min_node_prob: _Optional[float] = ..., trace_context: _Optional[_Mapping[str, str]] = ..., ahead_ms: _Optional[int] = ..., has_other_rules: _Optional[bool] = ...) -> None: ...
+    cache_salt: str
+    def __init__(self, session_id: _Optional[str] = ..., item_id: _Optional[int] = ..., base: _Optional[int] = ..., new_token_ids: _Optional[_Iterable[int]] = ..., max_num_nodes: _Optional[int] = ..., max_depth: _Optional[int] = ..., beam_width: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., ssms: _Optional[_Iterable[str]] = ..., sampling: _Optional[_Union[DraftSampling, _Mapping]] = ..., hidden_states: _Optional[_Union[_token_tree_pb2.HiddenStates, _Mapping]] = ..., row_top_k: _Optional[_Iterable[_Union[_token_tree_pb2.RowTopK, _Mapping]]] = ..., min_level_prob: _Optional[float] = ..., min_node_prob: _Optional[float] = ..., trace_context: _Optional[_Mapping[str, str]] = ..., ahead_ms: _Optional[int] = ..., has_other_rules: _Optional[bool] = ..., cache_salt: _Optional[str] = ...) -> None: ...
 
 class DraftSampling(_message.Message):
     __slots__ = ("temperature", "seed", "top_k", "top_p")

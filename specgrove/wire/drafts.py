@@ -41,6 +41,7 @@ def draft_work_to_proto(work: DraftWork, item_id: int) -> ssm_pb2.DraftItem:
         row_top_k=row_top_k_to_proto(work.row_top_k),
         ahead_ms=work.ahead_ms,
         has_other_rules=work.has_other_rules,
+        cache_salt=work.cache_salt,
     )
 
 
@@ -63,6 +64,7 @@ def draft_work_from_proto(item: ssm_pb2.DraftItem) -> DraftWork:
         row_top_k=row_top_k_from_proto(item.row_top_k),
         ahead_ms=item.ahead_ms,
         has_other_rules=item.has_other_rules,
+        cache_salt=item.cache_salt if item.HasField("cache_salt") else None,
     )
 
 

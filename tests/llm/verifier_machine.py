@@ -295,9 +295,9 @@ class VerifierMachine(RuleBasedStateMachine):
 
 def held_slots(engine: VerifierEngine) -> list[int]:
     """Of the pool, of the prefix cache, of sessions, and of trees in passes under way: each slot once, if all is well."""
-    prefixes = engine._room._prefixes
+    prefixes = engine._room._slots._prefixes
     return [
-        *engine._room._slots._free,
+        *engine._room._slots._pool.free_slots,
         *(slot for node in (prefixes.nodes() if prefixes is not None else ()) for slot in node.slots),
         *(slot for session in engine._room for slot in session.slots[session.shared_len :]),
         *(slot for begun in engine._passes for part in begun.parts for slot in part.tree_slots),

@@ -9,6 +9,7 @@ import pytest
 from tests.router.generating import request_of, responses_to, token_ids_of
 from tests.router.http.asking import http_address, http_suite
 from tests.router.toy_services import ToyLlm
+from tests.router.toy_ssm import ToySsm
 from tests.router.toy_suite import toy_suite
 
 
@@ -43,6 +44,18 @@ async def test_openai_clients_find_it_where_they_look_for_it() -> None:
         answer = (await api.post("/responses", json={"input": "hi", "max_output_tokens": 4})).json()
         assert answer["usage"]["input_tokens_details"]["cached_tokens"] == 5
     assert [params.cache_salt for params in llm.opened] == ["mine", "mine", ""]
+
+
+async def test_drafters_are_told_whose_prompts_they_read() -> None:
+    """With all that opens a session there, and with nothing else."""
+    ssm = ToySsm()
+    ssm.forget_probability = 0.2
+    async with toy_suite(ToyLlm(), ssm) as suite:
+        for salt in ("mine", ""):
+            ssm.asked.clear()
+            await responses_to(suite, request_of(cache_salt=salt))
+            assert len([work for work in ssm.asked if work.base == 0]) > 1
+            assert {(work.base == 0, work.cache_salt) for work in ssm.asked} == {(True, salt), (False, None)}
 
 
 async def test_a_salt_has_a_bound() -> None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
+import pytest
 from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import run_state_machine_as_test
 
-from specgrove.errors import StaleBaseError
-from specgrove.loop.works import Draft, DraftWork, TreeShape
+from specgrove.loop.works import Draft, DraftWork
 from specgrove.runtime.model_runner import ModelRunner
 from ssm_service.config import PoolConfig
 from ssm_service.draft_tree import Beam
 from ssm_service.neural import NeuralSsm
 from ssm_service.pool import DrafterPool
 from tests.conftest import TINY_VOCAB_SIZE
-from tests.ssm.pools import SHAPE, Clock, ask, make_pool, run
+from tests.ssm.pool_machine import Expected, PoolMachine
+from tests.ssm.pools import SHAPE, ask, make_pool, run
 
 
 def test_no_room_costs_the_tree_only(runners: list[ModelRunner]) -> None:
@@ -54,78 +52,17 @@ def test_sessions_under_way_keep_their_room(runners: list[ModelRunner]) -> None:
     assert [len(draft.trees) for _, draft in sorted(drafts.items()) if isinstance(draft, Draft)] == [1, 1, 1, 0]
 
 
-class PoolMachine(RuleBasedStateMachine):
-    """Random work of a few sessions in a small pool: every slot is free or held by exactly one list, all the time."""
-
-    runners: ClassVar[list[ModelRunner]] = []
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.clock = Clock()
-        self.pool = make_pool(self.runners, self.clock)
-        self.num_items = 0
-        self.unanswered: set[int] = set()
-
-    @rule(
-        name=st.sampled_from("abcd"),
-        num_new=st.integers(1, 60),
-        anew=st.sampled_from((False, False, True)),
-        depth=st.integers(0, 4),
-        ahead_ms=st.sampled_from((0, 3_600_000)),
-        ssms=st.sampled_from(((), ("beam",), ("expansion", "lookup"))),
-    )
-    def add(self, name: str, num_new: int, anew: bool, depth: int, ahead_ms: int, ssms: tuple[str, ...]) -> None:
-        session = self.pool._sessions.get(name)
-        base = 0 if anew or session is None else len(session.token_ids)
-        self.num_items += 1
-        new = tuple(i * num_new % 97 for i in range(num_new))
-        work = DraftWork(name, base, new, TreeShape(6, depth), ssms, ahead_ms=ahead_ms)
-        try:
-            self.pool.add(self.num_items, work)
-        except StaleBaseError:
-            assert session is not None
-        else:
-            self.unanswered.add(self.num_items)
-
-    @rule(num_steps=st.integers(1, 4))
-    def step(self, num_steps: int) -> None:
-        for _ in range(num_steps):
-            if self.pool.has_work():
-                for item_id, result in self.pool.step():
-                    if not isinstance(result, Draft) or not result.has_more:
-                        self.unanswered.remove(item_id)
-
-    @rule()
-    def finish(self) -> None:
-        self.unanswered -= run(self.pool).keys()
-        assert not self.unanswered
-
-    @rule(name=st.sampled_from("abcd"))
-    def close(self, name: str) -> None:
-        self.pool.close_session(name)
-
-    @rule(passed_s=st.floats(0, 200))
-    def wait(self, passed_s: float) -> None:
-        self.clock.now_s += passed_s
-        self.pool.expire_sessions()
-
-    @invariant()
-    def every_slot_has_one_owner(self) -> None:
-        for ssm in self.pool.ssms.neural.values():
-            caches = ssm._caches.values()
-            slots = [*ssm.slots._free, *(slot for cache in caches for slot in (*cache.slots, *cache.nodes.slots))]
-            assert sorted(slots) == list(range(ssm.slots.num_slots))
-            assert ssm._caches.keys() <= self.pool._sessions.keys()
-
-    def teardown(self) -> None:
-        self.finish()
-        for name in "abcd":
-            self.pool.close_session(name)
-        assert self.pool.ssms.num_free_slots == self.pool.ssms.num_slots
+@pytest.fixture(scope="module")
+def expected(runners: list[ModelRunner]) -> Expected:
+    return Expected([ModelRunner(runner.decoder, 300) for runner in runners])
 
 
-def test_slots_are_accounted_for_whatever_happens(runners: list[ModelRunner]) -> None:
-    machine = type("Machine", (PoolMachine,), {"runners": runners})
+@pytest.mark.parametrize("num_slots", [90, 300, 2000])
+def test_slots_are_accounted_for_whatever_happens(
+    runners: list[ModelRunner], expected: Expected, num_slots: int
+) -> None:
+    own = [ModelRunner(runner.decoder, num_slots) for runner in runners]
+    machine = type("Machine", (PoolMachine,), {"runners": own, "expected": expected})
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=60, stateful_step_count=30, deadline=None, derandomize=True)
+        machine, settings=settings(max_examples=40, stateful_step_count=30, deadline=None, derandomize=True)
     )

@@ -119,6 +119,13 @@ def test_a_draft_says_whether_other_rules_decide() -> None:
         assert params.has_other_rules
 
 
+def test_a_draft_without_a_salt_is_not_one_with_an_empty_one() -> None:
+    """A router that knows of none leaves it out: then nothing is shared, for its clients may have given one."""
+    for salt in (None, "", "mine"):
+        work = DraftWork("s", 0, (1,), TreeShape(8, 4), cache_salt=salt)
+        assert draft_work_from_proto(draft_work_to_proto(work, 1)) == work
+
+
 def test_borrowed_nodes_of_a_draft_stay_borrowed() -> None:
     tree = TokenTree((7, 1, 2), (-1, 0, 1), (0.0, -1.0, -0.5), (0, 0, 1))
     for sources in (tree.sources, (0, 0, 0)):
