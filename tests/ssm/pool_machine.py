@@ -71,7 +71,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(
         name=st.sampled_from("abcd"),
-        num_new=st.integers(0, 60),
+        num_new=st.one_of(st.just(0), st.integers(1, 60)),
         step=st.sampled_from((1, 1, 7)),
         anew=st.sampled_from((False, False, True)),
         depth=st.integers(0, 4),

@@ -121,6 +121,7 @@ def test_a_session_opened_anew_finds_its_tokens(runners: list[ModelRunner]) -> N
         _, num_computed = counts_of(pool)
         assert ask(pool, DraftWork(name, 0, PROMPT, SHAPE, cache_salt="mine")).trees == before.trees
         assert counts_of(pool)[1] - num_computed == 1  # the last one, for its logits
+        assert ask(pool, DraftWork(name, len(PROMPT), (), SHAPE)).trees == before.trees  # and once more
         pool.ssms.check_slots()
 
 
@@ -249,7 +250,7 @@ def test_nothing_is_kept_of_what_was_no_numbers(runners: list[ModelRunner], monk
     with monkeypatch.context() as patched:
         patched.setattr(runners[0], "forward", spoilt)
         assert ask(pool, DraftWork("s", 0, PROMPT, SHAPE, cache_salt="")).trees == ()
-    assert pool.ssms.neural["ssm"].slots.num_cached == 32  # chunks before the one that showed it
+    assert pool.ssms.neural["ssm"].slots.num_cached == 8 + 32  # chunks before the one that showed it
     pool.close_session("s")
     assert pool.ssms.neural["ssm"].slots.num_cached == 8
     pool.ssms.check_slots()
