@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,22 @@ async def ask_on(call: Any, *items: ssm_pb2.DraftItem) -> dict[int, ssm_pb2.Draf
         assert response is not grpc.aio.EOF
         results |= {result.item_id: result for result in response.results}
     return results
+
+
+async def test_a_session_that_comes_again_is_read_once_where_its_router_tells_its_salt(
+    stub: ssm_pb2_grpc.SsmServiceStub, pool: GatedPool
+) -> None:
+    """Its stream has ended, as when a router dies; and a router that is older than the field tells none."""
+    counts = pool.ssms.neural["tiny"].read_counts
+    drafts, nums_found = [], []
+    for salt in ("mine", "mine", None, None):
+        found = counts.num_cached_tokens
+        results = await ask(stub, draft_work_to_proto(replace(WORK, cache_salt=salt), 1))
+        drafts.append(draft_from_proto(results[1].draft).trees)
+        nums_found.append(counts.num_cached_tokens - found)
+        await until(lambda: pool.num_sessions == 0)
+    assert nums_found == [0, len(WORK.new_token_ids) - 1, 0, 0]
+    assert all(trees == drafts[0] for trees in drafts)
 
 
 async def test_drafts_and_control_calls(stub: ssm_pb2_grpc.SsmServiceStub) -> None:

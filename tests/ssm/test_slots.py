@@ -14,7 +14,7 @@ from ssm_service.neural import NeuralSsm
 from ssm_service.pool import DrafterPool
 from tests.conftest import TINY_VOCAB_SIZE
 from tests.ssm.pool_machine import Expected, PoolMachine
-from tests.ssm.pools import SHAPE, ask, make_pool, run
+from tests.ssm.pools import SHAPE, Clock, ask, make_pool, run
 
 
 def test_no_room_costs_the_tree_only(runners: list[ModelRunner]) -> None:
@@ -50,6 +50,24 @@ def test_sessions_under_way_keep_their_room(runners: list[ModelRunner]) -> None:
         pool.add(i, DraftWork(f"s{i}", 0, tuple(range(i, 90 + i)), SHAPE))
     drafts = run(pool)
     assert [len(draft.trees) for _, draft in sorted(drafts.items()) if isinstance(draft, Draft)] == [1, 1, 1, 0]
+
+
+def test_slots_are_looked_at_when_idle(runners: list[ModelRunner]) -> None:
+    """One that is lost makes the pool begin anew; it is not looked for while nothing happens."""
+    clock = Clock()
+    pool = make_pool(runners, clock)
+    ask(pool, DraftWork("s", 0, (5, 6), SHAPE, cache_salt=""))
+    clock.now_s = 11.0
+    pool.expire_sessions()
+    (lost,) = pool.ssms.neural["beam"].slots.allocate(1)
+    clock.now_s = 22.0
+    pool.expire_sessions()  # nothing was computed since
+    ask(pool, DraftWork("s", 2, (7,), SHAPE))
+    clock.now_s = 33.0
+    with pytest.raises(RuntimeError, match=f"KV slots without an owner, or with two: {lost} has 0"):
+        pool.expire_sessions()
+    pool.reset()
+    pool.ssms.check_slots()
 
 
 @pytest.fixture(scope="module")
