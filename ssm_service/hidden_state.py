@@ -66,16 +66,8 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         first_choices: FirstChoices | None = None,
         max_num_chunk_tokens: int = 256,
     ) -> None:
-        # Its slots are a window's, and the hidden states in them cost more than what it makes of them: docs/kv-cache.md.
-        super().__init__(
-            name,
-            rule,
-            vocabulary,
-            runner.num_slots,
-            spec.max_position_embeddings,
-            max_num_chunk_tokens,
-            has_prefix_cache=False,
-        )
+        # Without a prefix cache: why stands in docs/kv-cache.md.
+        super().__init__(name, rule, vocabulary, runner.num_slots, spec.max_position_embeddings, max_num_chunk_tokens)
         self.spec = spec
         self.runner = runner
         self.first_choices = first_choices or FirstChoices(name, spec.first_choice_floor)
@@ -126,11 +118,6 @@ class HiddenStateSsm(PassDrafter[PairCache]):
         """See ``PassDrafter``."""
         super().drop(session_id)
         self._lost.discard(session_id)
-
-    def reset(self) -> None:
-        """See ``PassDrafter``."""
-        super().reset()
-        self._lost.clear()
 
     def begin(
         self,

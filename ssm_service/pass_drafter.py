@@ -52,7 +52,7 @@ class PassDrafter(ABC, Generic[C]):
         max_model_len: int,
         max_num_chunk_tokens: int,
         *,
-        has_prefix_cache: bool,
+        has_prefix_cache: bool = False,
     ) -> None:
         """With ``has_prefix_cache`` the slots of every session must be those of its first tokens."""
         self.name = name
