@@ -118,7 +118,11 @@ class HiddenTraining:
             )
         started = reported = saved = clock()
         first_step, num_all = self.num_steps, self.num_steps_in_all
+        was_unrolled = self._is_unrolled(self.num_steps / num_all)
         while self.num_steps < num_all:
+            is_unrolled = self._is_unrolled(self.num_steps / num_all)
+            if is_unrolled and not was_unrolled:  # what these take, the steps before don't tell
+                started, first_step, was_unrolled = clock(), self.num_steps, True
             loss = self._step(self.num_steps / num_all)
             self.num_steps += 1
             self.curve.append(LossPoint(self.num_steps, loss))
@@ -137,6 +141,10 @@ class HiddenTraining:
                 saved = now
         self._save(checkpoint)
 
+    def _is_unrolled(self, share_done: float) -> bool:
+        """Whether a step simulates several drafted ones in a row."""
+        return share_done >= 1 - self._settings.unrolled_passes / self._settings.num_passes
+
     def _slowness_left(self) -> float:
         """Unrolled steps take about as many times longer as there are steps in them."""
         settings, done = self._settings, self.num_steps / self.num_steps_in_all
@@ -149,7 +157,7 @@ class HiddenTraining:
     def _step(self, share_done: float) -> float:
         settings = self._settings
         rng = np.random.default_rng((settings.seed, self.num_steps))
-        is_unrolled = share_done >= 1 - settings.unrolled_passes / settings.num_passes
+        is_unrolled = self._is_unrolled(share_done)
         self._set_rates(share_done)
         indices = self._data.choose(settings.tokens_per_step, rng)
         skipped = [self._skipped(index, rng) for index in indices]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -247,6 +248,30 @@ def test_a_killed_run_goes_on_to_the_same_bits(
         trained("part", kill_after=7)
     resumed = trained("part").state_dict()
     assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+
+
+def test_the_time_left_is_told_by_steps_of_the_same_kind(
+    target: Target, recorded: Path, ends: TargetEnds, tmp_path: Path
+) -> None:
+    """Unrolled steps take longer than those before them."""
+    training = HiddenTraining(new_module(target), dialogues(recorded), ends, SETTINGS)
+    num_all = training.num_steps_in_all
+    share = 1 - SETTINGS.unrolled_passes / SETTINGS.num_passes
+    num_plain = next(step for step in range(num_all) if step / num_all >= share)
+    told: dict[int, float] = {}
+
+    def tell(line: str) -> None:
+        if (found := re.match(r"train: step (\d+) of .* about (\d+) s left", line)) is not None:
+            told[int(found[1])] = int(found[2])
+
+    training.run(
+        tmp_path / "checkpoint.pt",
+        tell,
+        lambda: training.num_steps * 10 + max(0, training.num_steps - num_plain) * 30,
+    )
+    unrolled = {step: (num_all - step) * 40 for step in range(num_plain + 1, num_all + 1)}
+    assert len(unrolled) > 3
+    assert {step: told[step] for step in unrolled} == unrolled
 
 
 def test_training_learns_and_the_rest_follows(target: Target, recorded: Path, ends: TargetEnds, tmp_path: Path) -> None:
