@@ -22,7 +22,7 @@ class TokenCounts:
         # With room for more: ids, and counts that are 0 where nothing is yet; by token id the place there, or -1.
         self._token_ids = torch.zeros(0, dtype=torch.int64)
         self._counts = torch.zeros(0, dtype=torch.int64)
-        self._places = torch.full((0,), -1)
+        self._places = torch.full((0,), -1, dtype=torch.int32)
 
     def __len__(self) -> int:
         return self._num
@@ -45,11 +45,11 @@ class TokenCounts:
     def _add_many(self, token_ids: Sequence[int]) -> None:
         ids, counts = torch.unique(torch.tensor(token_ids, dtype=torch.int64), return_counts=True)
         self._places = _with_room(self._places, int(ids[-1]) + 1, -1)
-        places = self._places[ids]
+        places = self._places[ids].long()
         is_new = places < 0
         num_before, self._num = self._num, self._num + int(is_new.sum())
         places[is_new] = torch.arange(num_before, self._num)
-        self._places[ids] = places
+        self._places[ids] = places.int()
         self._make_room()
         self._token_ids[places] = ids
         self._counts[places] += counts
@@ -105,6 +105,6 @@ def _with_room(values: torch.Tensor, num: int, filling: int) -> torch.Tensor:
     """The same values, and at least ``num`` places: twice as many as before where these did not suffice."""
     if num <= len(values):
         return values
-    larger = torch.full((max(num, 2 * len(values)),), filling)
+    larger = torch.full((max(num, 2 * len(values)),), filling, dtype=values.dtype)
     larger[: len(values)] = values
     return larger

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Finite numbers from ``low`` to ``high``; ``low`` itself is left out where ``is_low_open``."""
+    """Finite numbers from ``low`` to ``high``."""
 
     low: float
     high: float
-    is_low_open: bool = False
 
     def problem(self, value: float) -> str | None:
         """What is wrong with ``value`` and what would be right, or ``None``."""
@@ -20,18 +19,17 @@ class Range:
             return None
         # All digits where fewer would show a number that is in range.
         shown = f"{value:g}" if not self._holds(float(f"{value:g}")) else f"{value:.17g}"
-        return f"must be in {'(' if self.is_low_open else '['}{self.low:g}, {self.high:g}], got {shown}"
+        return f"must be in [{self.low:g}, {self.high:g}], got {shown}"
 
     def _holds(self, value: float) -> bool:
-        is_inside = (self.low < value if self.is_low_open else self.low <= value) and value <= self.high
-        return math.isfinite(value) and is_inside
+        return math.isfinite(value) and self.low <= value <= self.high
 
 
 SAMPLING_RANGES = {
     "temperature": Range(0, 100),
     "top_p": Range(0, 1),
     "min_p": Range(0, 1),
-    "repetition_penalty": Range(0, 10, is_low_open=True),
+    "repetition_penalty": Range(0.01, 10),  # less makes logits that are no numbers
     "presence_penalty": Range(-2, 2),
     "frequency_penalty": Range(-2, 2),
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import random
 import sys
 import time
 from collections import Counter, deque
@@ -146,7 +147,8 @@ class Loop(StepLoop[VerifyWork, Verdict | PromptProgress]):
 
 
 def _opening(session_id: str, kind: Kind, num_steps: int, vocab_size: int) -> VerifyWork:
-    prompt = tuple(hash((session_id, i)) % vocab_size for i in range(kind.prompt_len + kind.output_len))
+    generator = random.Random(session_id)
+    prompt = tuple(generator.randrange(vocab_size) for _ in range(kind.prompt_len + kind.output_len))
     session = SessionParams(kind.make(), kind.prompt_len, num_prompt_log_probs=kind.num_prompt_log_probs)
     return VerifyWork(session_id, 0, prompt, TokenTree.of_root(prompt[-1]), session, num_steps=num_steps)
 

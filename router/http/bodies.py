@@ -189,7 +189,7 @@ class Generation(Body):
 
     top_k: int | None = Field(None, ge=-1, description="0 and -1: all.")
     min_p: float | None = Field(None, description="0 to 1.")
-    repetition_penalty: float | None = Field(None, description="Above 0, to 10.")
+    repetition_penalty: float | None = Field(None, description="From 0.01 to 10.")
     min_tokens: int | None = Field(None, ge=0)
     ignore_eos: bool = False
     stop_token_ids: TokenIds | None = None

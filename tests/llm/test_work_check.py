@@ -32,7 +32,7 @@ def check(sampling: SamplingParams) -> None:
         ("temperature", -0.1, "must be in [0, 100]"),
         ("top_p", float("inf"), "must be in [0, 1]"),
         ("min_p", 1.5, "must be in [0, 1]"),
-        ("repetition_penalty", 0.0, "must be in (0, 10]"),
+        ("repetition_penalty", 0.0, "must be in [0.01, 10]"),
         ("presence_penalty", -2.5, "must be in [-2, 2]"),
         ("frequency_penalty", float("-inf"), "must be in [-2, 2]"),
         ("logit_bias", ((4, float("nan")),), "must be in [-100, 100]"),

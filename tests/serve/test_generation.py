@@ -43,7 +43,7 @@ def test_the_outputs_form_is_the_clients() -> None:
         ({"min_p": float("nan")}, "min_p must be in"),
         ({"topk": 1.5}, "top_k: must be a whole number"),
         ({"seed": -1}, "seed: must be a whole number"),
-        ({"repetition_penalty": 0}, r"repetition_penalty must be in \(0, 10\]"),
+        ({"repetition_penalty": 0}, r"repetition_penalty must be in \[0.01, 10\]"),
         ({"stop": [""]}, "stop: a text must have 1 to 256 characters"),
         ({"stop": ["x"] * 17}, "stop has 17 texts; at most 16"),
         ({"stop": 5}, "stop: must be a text or several"),

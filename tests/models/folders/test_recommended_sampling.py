@@ -39,7 +39,7 @@ def test_what_is_recommended(content: dict[str, object], expected: dict[str, flo
         ("top_p", 1.5, "in [0, 1]"),
         ("top_k", -3, "0 or more"),
         ("top_k", True, "a whole number"),
-        ("repetition_penalty", 0, "in (0, 10]"),
+        ("repetition_penalty", 0, "in [0.01, 10]"),
     ],
 )
 def test_what_makes_no_sense_is_left_out_and_told(
