@@ -22,7 +22,7 @@ from benchmarks.prompts import SHARED_PROMPTS, load_prompts
 from benchmarks.serving import suite_config
 from specgrove.client import AsyncClient
 from specgrove.client.output import Usage
-from specgrove.config import DEFAULT_SSMS
+from specgrove.config import DEFAULT_SSMS_ON_CPU
 from specgrove.files.prompt_files import read_prompt_set
 from specgrove.loop.request import SpeculationOptions
 from specgrove.machine.folders import default_cache_dir
@@ -159,7 +159,7 @@ def main() -> int:
     """Measures and prints."""
     arguments = parse_arguments()
     folder = resolve_model(arguments.llm, cache_dir=arguments.cache_dir, progress=print)
-    ssms = tuple(arguments.ssm or DEFAULT_SSMS)
+    ssms = tuple(arguments.ssm or DEFAULT_SSMS_ON_CPU)
     results = [
         found for precision in arguments.precisions for found in asyncio.run(_run(arguments, folder, ssms, precision))
     ]

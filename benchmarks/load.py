@@ -34,7 +34,7 @@ from benchmarks.rounds import Prompts
 from benchmarks.serving import suite_config
 from specgrove.client import AsyncClient
 from specgrove.client.output import Usage
-from specgrove.config import DEFAULT_SSMS
+from specgrove.config import DEFAULT_SSMS_ON_CPU
 from specgrove.loop.request import SpeculationOptions
 from specgrove.machine.folders import default_cache_dir
 from specgrove.models.folders.hub import DEMO_LLM, resolve_model
@@ -297,7 +297,7 @@ def main() -> int:
         sys.exit("python -m benchmarks.load: nothing to measure: give --per-s, --clients or --write-times")
     console = Console(width=150 if not sys.stdout.isatty() else None, soft_wrap=True)
     folder = resolve_model(arguments.llm, cache_dir=arguments.cache_dir, progress=console.print)
-    ssms = tuple(arguments.ssm) if arguments.ssm else DEFAULT_SSMS
+    ssms = tuple(arguments.ssm) if arguments.ssm else DEFAULT_SSMS_ON_CPU
     try:
         prompts = _prompts(Prompts.of(folder, "alpaca").long, arguments.prompt_lens)
     except ValueError as error:

@@ -26,7 +26,7 @@ from benchmarks.report import print_table, write_chart, write_json
 from benchmarks.rounds import Prompts, measure
 from benchmarks.starting_peers import Models, add_peer_options, start_peers
 from specgrove.client import AsyncClient
-from specgrove.config import DEFAULT_SSMS
+from specgrove.config import DEFAULT_SSMS_ON_CPU
 from specgrove.kernels.bandwidth import ReadBandwidth
 from specgrove.kernels.threads import get_isa
 from specgrove.machine.folders import default_cache_dir
@@ -88,7 +88,7 @@ def main() -> int:
     console = Console(width=150 if not sys.stdout.isatty() else None, soft_wrap=True)
     folder = resolve_model(arguments.llm, cache_dir=arguments.cache_dir, progress=console.print)
     spec = read_spec(folder)
-    ssms = tuple(arguments.ssm) if arguments.ssm else DEFAULT_SSMS
+    ssms = tuple(arguments.ssm) if arguments.ssm else DEFAULT_SSMS_ON_CPU
     loop = asyncio.new_event_loop()
 
     def say(line: str) -> None:

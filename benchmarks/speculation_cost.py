@@ -27,7 +27,7 @@ from benchmarks.processor_time import descendants_cpu_s
 from benchmarks.prompts import load_prompts
 from benchmarks.serving import suite_config
 from specgrove.client import AsyncClient
-from specgrove.config import DEFAULT_SSMS
+from specgrove.config import DEFAULT_SSMS_ON_CPU
 from specgrove.models.folders.hub import DEMO_LLM, resolve_model
 from specgrove.suite.processes import Suite
 from specgrove.tokenizer import Tokenizer
@@ -124,7 +124,7 @@ def main() -> int:
     """Measures and prints a line per precision and batch size."""
     arguments = parse_arguments()
     folder = resolve_model(arguments.llm, cache_dir=arguments.cache_dir, progress=print)
-    ssms = tuple(arguments.ssm) if arguments.ssm else DEFAULT_SSMS
+    ssms = tuple(arguments.ssm) if arguments.ssm else DEFAULT_SSMS_ON_CPU
     # No prompt comes twice: drafters that look texts up would know its output.
     texts = load_prompts(arguments.rounds * sum(arguments.batches), sets=("alpaca",))
     tokenizer = Tokenizer.from_folder(folder)

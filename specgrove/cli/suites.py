@@ -95,7 +95,9 @@ def _prepared(
     llm_folder = model_folder(llm, console, cache_dir, "none")
     with showing(console, "looking for the SSMs") as show:
         check_model(settings, llm_folder, needs_chat=needs_chat)
-        ssms = chosen_ssms(settings["ssm", "ssm"], llm_folder, settings["ssm", "cache-dir"], show, warn)
+        ssms = chosen_ssms(
+            settings["ssm", "ssm"], llm_folder, settings["ssm", "cache-dir"], show, warn, device=settings["llm", "device"]
+        )
         check_ssms(settings, ssms, llm_folder)
         # May take minutes, so it comes when nothing else can be wrong.
         llm_folder = ensure_quantized(llm_folder, settings["llm", "quantization"], cache_dir, show)

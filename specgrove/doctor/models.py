@@ -11,7 +11,6 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
 
-from specgrove.config import DEFAULT_SSMS
 from specgrove.doctor.findings import Finding, Level, error, ok, warning
 from specgrove.models.decoder.ends import ends_of
 from specgrove.models.decoder.family import read_spec
@@ -25,7 +24,7 @@ from specgrove.models.planning.memory_plan import check_fits, gibibytes, plan_me
 from specgrove.runtime.devices import available_bytes, choose_device
 from specgrove.settings import SuiteSettings, in_suite_flags
 from specgrove.settings.ssm_specs import asks_for_none, parse_ssm
-from specgrove.suite.ssm_choice import chosen_ssms
+from specgrove.suite.ssm_choice import chosen_ssms, default_ssms
 from specgrove.suite.start_checks import check_ssms
 from specgrove.tokenizer import Tokenizer
 
@@ -64,7 +63,8 @@ def ssms(settings: SuiteSettings) -> Iterator[Finding]:
     folder, _ = _on_this_machine("LLM", settings["llm", "model"], settings["llm", "cache-dir"])
     if folder is None:
         return  # nothing to compare with
-    findings = {text: _ssm(text, folder, cache_dir, is_asked=asked is not None) for text in asked or DEFAULT_SSMS}
+    texts = asked or default_ssms(settings["llm", "device"])
+    findings = {text: _ssm(text, folder, cache_dir, is_asked=asked is not None) for text in texts}
     yield from findings.values()
     try:
         check_ssms(settings, [text for text, found in findings.items() if found.level is Level.OK], folder)

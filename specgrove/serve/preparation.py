@@ -27,7 +27,9 @@ def suite_config(plan: Plan, say: Callable[[str], None]) -> SuiteConfig:
         cache_dir = settings["llm", "cache-dir"]
         folder = resolve_model(plan.model_name, cache_dir=cache_dir, progress=say)
         check_model(settings, folder)
-        ssms = chosen_ssms(settings["ssm", "ssm"], folder, settings["ssm", "cache-dir"], say, called="SSM")
+        ssms = chosen_ssms(
+            settings["ssm", "ssm"], folder, settings["ssm", "cache-dir"], say, called="SSM", device=settings["llm", "device"]
+        )
         check_ssms(settings, ssms, folder)
         folder = ensure_quantized(folder, settings["llm", "quantization"], cache_dir, say)
     return config_of(settings, folder, ssms, address)

@@ -9,9 +9,10 @@ from pathlib import Path
 from specgrove.config import MAX_BEAM_WIDTH
 
 # Drafters that come with the package.
-SHIPPED_DRAFTERS = {"demo": Path(__file__).parents[2] / "ssm_service" / "pretrained" / "smollm2-135m-drafter"}
+_PRETRAINED = Path(__file__).parents[2] / "ssm_service" / "pretrained"
+SHIPPED_DRAFTERS = {"demo": _PRETRAINED / "smollm2-135m-drafter", "demo-hidden": _PRETRAINED / "smollm2-135m-hidden"}
 SSM_SYNTAX = (
-    "lookup[,corpus=TOKENS][,store=FILE] | recycle[,store=FILE] | demo | FOLDER, .gguf FILE OR HUB_ID, each with options: "
+    "lookup[,corpus=TOKENS][,store=FILE] | recycle[,store=FILE] | demo | demo-hidden | FOLDER, .gguf FILE OR HUB_ID, each with options: "
     ",mode=beam|expansion ,width=3 ,expansion=1-1-3-1-1 ,quantization=int8|int4 ,noise_weight=1.5 ,name=NAME"
 )
 _OPTIONS = ("mode", "width", "expansion", "quantization", "noise_weight", "corpus", "store", "name")

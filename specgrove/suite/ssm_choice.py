@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from specgrove.config import DEFAULT_SSMS
+from specgrove.config import DEFAULT_SSMS, DEFAULT_SSMS_ON_CPU
+from specgrove.machine.gpus import may_have_gpu
 from specgrove.models.decoder.architectures import family_name_of
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.folders.hub import ModelNotFoundError, resolve_model
@@ -19,6 +20,12 @@ from specgrove.tokenizer.ssm_vocabulary import read_vocabulary
 from specgrove.tokenizer.vocabulary import compare_vocabularies
 
 
+def default_ssms(device: str) -> tuple[str, ...]:
+    """Of a suite that nobody asked for others. ``device`` is the LLM's: "auto", "cpu" or "cuda"."""
+    is_on_gpu = device == "cuda" or (device == "auto" and may_have_gpu())
+    return DEFAULT_SSMS if is_on_gpu else DEFAULT_SSMS_ON_CPU
+
+
 def chosen_ssms(
     asked: Sequence[str] | None,
     llm_folder: Path,
@@ -27,14 +34,15 @@ def chosen_ssms(
     warn: Callable[[str], None] | None = None,
     *,
     called: str = "--ssm",
+    device: str = "auto",
 ) -> tuple[str, ...]:
     """SSMs as given to the SSM service; empty for ``none``. Raises ``ValueError`` with why one can't draft for the LLM.
 
-    ``called`` is what the caller knows them by. ``warn``, or else ``say``, is told which defaults are left out.
+    ``called`` is what the caller knows them by, ``device`` what the LLM computes on. ``warn``, or else ``say``, is told which defaults are left out.
     """
     if asks_for_none(asked or (), called):
         return ()
-    texts = tuple(asked or DEFAULT_SSMS)
+    texts = tuple(asked or default_ssms(device))
     tokenizer = Tokenizer.from_folder(llm_folder)
     chosen = []
     for text, spec in zip(texts, parse_ssms(texts), strict=True):

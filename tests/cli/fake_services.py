@@ -21,7 +21,7 @@ def use_fakes(replace: Callable[[Any, str, Any], None]) -> None:
     """``replace`` is ``setattr``, or that of a ``pytest.MonkeyPatch``."""
     replace(specgrove.suite.processes, "process_specs", _fakes)
     replace(specgrove.cli.suites, "check_model", lambda *_, **__: None)
-    replace(specgrove.cli.suites, "chosen_ssms", lambda asked, *_: tuple(asked or ("lookup", "demo")))
+    replace(specgrove.cli.suites, "chosen_ssms", lambda asked, *_, **__: tuple(asked or ("lookup", "demo")))
     replace(specgrove.cli.suites, "model_folder", lambda llm, console, cache_dir, quantization: Path("/models") / llm)
 
 

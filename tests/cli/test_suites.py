@@ -58,7 +58,7 @@ def test_where_models_run_is_said_to_both_services(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(suites, "Suite", NoSuite)
     monkeypatch.setattr(suites, "model_folder", lambda *_: Path("/model"))
     monkeypatch.setattr(suites, "check_model", lambda *_, **__: None)
-    monkeypatch.setattr(suites, "chosen_ssms", lambda *_: ("lookup",))
+    monkeypatch.setattr(suites, "chosen_ssms", lambda *_, **__: ("lookup",))
     flags = ("--device", "cpu", "--gpu-kernels", "off")
     with started(*flags, "--kv-memory", "1GiB"):
         pass
@@ -79,7 +79,7 @@ def test_the_llm_that_is_served_is_the_quantised_one(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(suites, "ensure_quantized", made)
     monkeypatch.setattr(suites, "say_weights", lambda *_: None)
     monkeypatch.setattr(suites, "check_model", lambda *_, **__: None)
-    monkeypatch.setattr(suites, "chosen_ssms", lambda asked, *_: ("lookup",))
+    monkeypatch.setattr(suites, "chosen_ssms", lambda asked, *_, **__: ("lookup",))
     for words, folder in ((["--quantization", "int8"], "/models/m-int8"), ([], "/models/m")):
         with started("--llm", "m", *words):
             pass
@@ -210,7 +210,7 @@ def test_too_many_ranks_are_told_once(
     monkeypatch.setattr(suites, "Suite", NoSuite)
     monkeypatch.setattr(suites, "model_folder", lambda *_: Path("/model"))
     monkeypatch.setattr(suites, "check_model", lambda *_, **__: None)
-    monkeypatch.setattr(suites, "chosen_ssms", lambda *_: ("lookup",))
+    monkeypatch.setattr(suites, "chosen_ssms", lambda *_, **__: ("lookup",))
     monkeypatch.setattr(suites, "ensure_quantized", lambda folder, *_: folder)
     arguments = parser().parse_args(["serve", *words, "--device", "cpu"])
     with suites.started_suite(suites.given_settings(arguments), None, arguments, is_for_others=is_for_others):

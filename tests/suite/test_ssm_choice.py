@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from specgrove.settings.ssm_specs import SHIPPED_DRAFTERS
-from specgrove.suite.ssm_choice import chosen_ssms
+from specgrove.config import DEFAULT_SSMS_ON_CPU
+from specgrove.settings.ssm_specs import SHIPPED_DRAFTERS, parse_ssms
+from specgrove.suite import ssm_choice
+from specgrove.suite.ssm_choice import chosen_ssms, default_ssms
 from tests.conftest import save_tiny_llama
 
 
@@ -31,9 +33,40 @@ def choose(asked: list[str] | None, llm: Path) -> tuple[tuple[str, ...], list[st
 
 
 def test_a_default_that_does_not_fit_is_left_out_with_one_line(llm: Path) -> None:
-    chosen, said = choose(None, llm)
+    said: list[str] = []
+    chosen = chosen_ssms(None, llm, llm.parent / "cache", said.append, device="cuda")
     assert chosen == ("lookup",)
     assert said == ["SSM demo is left out: it was made for another model's tokenizer"]
+
+
+def test_so_is_one_that_reads_another_llms_hidden_states(llm: Path) -> None:
+    said: list[str] = []
+    chosen = chosen_ssms(None, llm, llm.parent / "cache", said.append, device="cpu")
+    assert chosen == ("lookup",)
+    assert len(said) == 1
+    assert said[0].startswith("SSM demo-hidden is left out: ")
+
+
+@pytest.mark.parametrize(
+    ("device", "has_gpu", "expected"),
+    [
+        ("cpu", True, "demo-hidden"),
+        ("cuda", False, "demo"),
+        ("auto", True, "demo"),
+        ("auto", False, "demo-hidden"),
+    ],
+)
+def test_the_defaults_are_those_of_the_device(
+    device: str, has_gpu: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssm_choice, "may_have_gpu", lambda: has_gpu)
+    assert [spec.name for spec in parse_ssms(default_ssms(device))] == ["lookup", expected]
+
+
+def test_the_defaults_on_a_cpu_fit_the_demo_llm(demo_llm: Path) -> None:
+    said: list[str] = []
+    assert chosen_ssms(None, demo_llm, demo_llm.parent, said.append, device="cpu") == DEFAULT_SSMS_ON_CPU
+    assert said == []
 
 
 def test_one_that_was_asked_for_and_does_not_fit_is_an_error(llm: Path) -> None:
@@ -65,5 +98,6 @@ def test_what_is_no_ssm_is_told_before_anything_starts(llm: Path, ssm: str, mess
         choose([ssm], llm)
 
 
-def test_the_shipped_drafter_is_there() -> None:
-    assert (SHIPPED_DRAFTERS["demo"] / "config.json").is_file()
+@pytest.mark.parametrize("name", sorted(SHIPPED_DRAFTERS))
+def test_a_shipped_drafter_is_there(name: str) -> None:
+    assert (SHIPPED_DRAFTERS[name] / "config.json").is_file()
