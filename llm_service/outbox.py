@@ -69,6 +69,7 @@ class Outbox:
             assert piece is not None
             self._ready.append((pending.item_id, PromptProgress(piece.end_position, hidden_states=piece)))
         pending.session.hidden_start = states.end_position
+        pending.session.has_told_hidden = True
 
     def put_progress(self, works: Iterable[PendingWork]) -> None:
         """Tells those who want it how far their prompts are, now and then. Prompts of a pass or two never get here."""

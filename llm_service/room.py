@@ -76,6 +76,7 @@ class Room:
         start = session.shared_len
         if self._slots.reuse(session, session.max_shared_len):
             end = session.num_computed = session.shared_len
+            session.hidden_start = max(session.hidden_start, min(end, session.hidden_end))
             num_reused = max(end - max(session.furthest, start), 0)
             session.num_reused += num_reused
             session.furthest = max(session.furthest, end)

@@ -52,7 +52,9 @@ class Session:
     hidden_layers: tuple[int, ...] = ()
     """Those whose hidden states it wants, rising."""
     hidden_start: int = 0
-    """Position of the first row before ``hidden_end`` whose hidden states are wanted and have not been told."""
+    """Position of the first row before ``hidden_end`` whose hidden states are to be told. Rows that the prefix cache has are left out."""
+    has_told_hidden: bool = False
+    """Whether some before ``hidden_end`` were told: the others follow without a gap."""
     hidden_end: int = 0
     """That of the first row whose hidden states come with a verdict: of the last token that it was opened with."""
     num_row_top_k: int = 0
@@ -138,11 +140,14 @@ class Session:
 
     @property
     def max_shared_len(self) -> int:
-        """Tokens that it may take from the prefix cache: not the root, nor what it must be told of the rows of."""
+        """Tokens that it may take from the prefix cache: not the root, nor what it must be told of the rows of.
+
+        Hidden states from before its first row that is computed are computed for nobody's drafts; once some are told, all that follow are.
+        """
         max_len = len(self.token_ids) - 1
         if self.wants_log_probs:
             max_len = min(max_len, self.prompt_log_probs_start - 1)
-        if self.hidden_layers and self.hidden_start < self.hidden_end:
+        if self.has_told_hidden and self.hidden_start < self.hidden_end:
             max_len = min(max_len, self.hidden_start)
         return max_len
 

@@ -15,6 +15,7 @@ from llm_service.verifier import VerifierEngine
 from specgrove.errors import InternalError
 from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
+from specgrove.loop.verifier_knowledge import HiddenStates
 from specgrove.loop.works import LogProbs, PromptProgress, Verdict, VerifyWork
 from specgrove.models.weights.quantization import quantize_folder
 from specgrove.program.backend import PassOutput
@@ -161,7 +162,9 @@ def test_log_probabilities_of_a_prompt_are_told_all_the_same(runner: ModelRunner
 
 
 @pytest.mark.parametrize("window", [0, 4, 100])
-def test_hidden_states_of_the_window_are_told_all_the_same(runner: ModelRunner, window: int) -> None:
+def test_nothing_is_computed_for_hidden_states_alone(runner: ModelRunner, window: int) -> None:
+    """A window begins where the session's own rows do."""
+
     def asked(engine: VerifierEngine) -> list[object]:
         work = opening("s", [*PROMPT, *FURTHER])
         assert work.session is not None
@@ -180,10 +183,13 @@ def test_hidden_states_of_the_window_are_told_all_the_same(runner: ModelRunner, 
         return found
 
     with_cache, without = engine_of(runner), engine_of(runner, has_prefix_cache=False)
-    run_once(with_cache, [*PROMPT, *FURTHER])
-    num_rows = with_cache.counts.num_rows
-    assert asked(with_cache) == asked(without)
-    assert with_cache.counts.num_rows - num_rows == min(window + 1, len(PROMPT) + len(FURTHER))
+    run_once(with_cache, PROMPT)
+    num_rows, num_new = with_cache.counts.num_rows, len(FURTHER)
+    found, everything = asked(with_cache), asked(without)
+    assert with_cache.counts.num_rows - num_rows == num_new
+    num_told = min(window, num_new - 1) + 1
+    assert found == everything[len(everything) - len(found) :]
+    assert sum(isinstance(part, HiddenStates) for part in found) == num_told
 
 
 def run_once(engine: VerifierEngine, prompt: list[int]) -> None:

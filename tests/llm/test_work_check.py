@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from llm_service.config import VerifierConfig
@@ -11,6 +12,7 @@ from llm_service.work_check import check_work
 from specgrove.errors import InvalidRequestError
 from specgrove.loop.request import SamplingParams
 from specgrove.loop.works import SessionParams
+from specgrove.ranges import SAMPLING_RANGES
 from tests.llm.verifying import PROMPT, opening
 
 CONFIG = VerifierConfig(max_model_len=64)
@@ -48,6 +50,15 @@ def test_sampling_that_allows_no_choice_is_refused_by_field(field: str, value: o
     (violation,) = error.value.violations
     assert violation.field == f"session.sampling.{field}"
     assert problem in violation.description
+
+
+@pytest.mark.parametrize("field", sorted(SAMPLING_RANGES))
+@pytest.mark.parametrize("bound", ["low", "high"])
+def test_bounds_are_allowed_also_in_the_wires_32_bits(field: str, bound: str) -> None:
+    value = float(f"{getattr(SAMPLING_RANGES[field], bound):g}")
+    for sent in (value, float(np.float32(value))):
+        assert SAMPLING_RANGES[field].problem(sent) is None
+        check(replace(MOST, **{field: sent}))  # type: ignore[arg-type]
 
 
 def test_no_more_log_probs_than_there_are_tokens() -> None:
