@@ -55,7 +55,7 @@ def chosen_ssms(
         elif asked is not None:
             raise ValueError(f"{called} {text}: it can't draft for {llm_folder.name}: {problem}")
         else:
-            (warn or say)(f"SSM {spec.name} is left out: {problem}")
+            (warn or say)(f"SSM {spec.name} is left out: it was made for another model")
     return tuple(chosen)
 
 
