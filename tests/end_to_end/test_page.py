@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import re
 import shutil
@@ -19,6 +20,7 @@ from specgrove.suite.processes import Suite
 from specgrove.v1 import llm_pb2, llm_pb2_grpc
 from tests.waiting import LIMIT_S
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # of the one browser
 CHROMIUM = shutil.which("chromium")
 playwright_api = pytest.importorskip("playwright.async_api", reason="needs Playwright")
 if importlib.util.find_spec("gradio") is None:  # to import it takes seconds, and this process needs none of it
@@ -32,15 +34,23 @@ CONTRAST = (Path(__file__).parent / "contrast.js").read_text().partition("\n")[2
 Open = Callable[..., Any]
 
 
-@pytest_asyncio.fixture
-async def open_page(suite: Suite, http_address: str) -> AsyncIterator[Open]:
-    """Opens the page in a fresh browser, once it can be used. Nothing may be fetched from elsewhere, and no script may fail."""
-    foreign, failures = [], []
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Any]:
     async with playwright_api.async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        running = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield running
+        await running.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def open_page(suite: Suite, browser: Any, http_address: str) -> AsyncIterator[Open]:
+    """Opens the page for a new visitor, once it can be used. Nothing may be fetched from elsewhere, and no script may fail."""
+    foreign, failures = [], []
+    async with contextlib.AsyncExitStack() as contexts:
 
         async def opened(**options: Any) -> Any:
             context = await browser.new_context(**{"viewport": {"width": 1280, "height": 860}, **options})
+            contexts.push_async_callback(context.close)
             context.set_default_timeout(LIMIT_S * 1e3)
             page = await context.new_page()
             page.on(
@@ -54,7 +64,6 @@ async def open_page(suite: Suite, http_address: str) -> AsyncIterator[Open]:
             return page
 
         yield opened
-        await browser.close()
     assert foreign == []
     assert failures == []
 
