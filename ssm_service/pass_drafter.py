@@ -255,7 +255,9 @@ class PassDrafter(ABC, Generic[C]):
     def _end_growth(self, grown: Sequence[GrownRows], proposals: Sequence[Proposals | None]) -> None:
         """Takes what a pass found."""
         for part in grown:
-            part.growth.take(part.places, [proposals[row] or () for row in part.rows])
+            found = [proposals[row] for row in part.rows]
+            part.growth.cache.is_sound &= None not in found
+            part.growth.take(part.places, [row or () for row in found])
             self._has_grown.add(part.session_id)
 
     def _end(self, session_id: str) -> EndedDraft:

@@ -18,7 +18,7 @@ from specgrove.models.folders.hub import resolve_model
 from specgrove.models.folders.quantized_cache import ensure_quantized
 from specgrove.settings import SuiteSettings, in_suite_flags, settings_of
 from specgrove.suite.processes import Suite, SuiteConfig, config_of, section_of
-from specgrove.suite.ssm_choice import chosen_ssms
+from specgrove.suite.ssm_choice import chosen_ssms, default_ssms
 from specgrove.suite.start_checks import check_model, check_settings, check_ssms, crowding_of
 from specgrove.suite.supervisor import LogLine
 from specgrove.telemetry.logs import parsed
@@ -96,7 +96,12 @@ def _prepared(
     with showing(console, "looking for the SSMs") as show:
         check_model(settings, llm_folder, needs_chat=needs_chat)
         ssms = chosen_ssms(
-            settings["ssm", "ssm"], llm_folder, settings["ssm", "cache-dir"], show, warn, device=settings["llm", "device"]
+            settings["ssm", "ssm"],
+            llm_folder,
+            settings["ssm", "cache-dir"],
+            show,
+            warn,
+            defaults=default_ssms(settings),
         )
         check_ssms(settings, ssms, llm_folder)
         # May take minutes, so it comes when nothing else can be wrong.

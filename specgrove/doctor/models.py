@@ -63,13 +63,20 @@ def ssms(settings: SuiteSettings) -> Iterator[Finding]:
     folder, _ = _on_this_machine("LLM", settings["llm", "model"], settings["llm", "cache-dir"])
     if folder is None:
         return  # nothing to compare with
-    texts = asked or default_ssms(settings["llm", "device"])
+    texts = asked or _defaults(settings, folder, cache_dir)
     findings = {text: _ssm(text, folder, cache_dir, is_asked=asked is not None) for text in texts}
     yield from findings.values()
     try:
         check_ssms(settings, [text for text, found in findings.items() if found.level is Level.OK], folder)
     except ValueError as problem:
         yield error("SSMs", _one_line(str(problem)))
+
+
+def _defaults(settings: SuiteSettings, llm_folder: Path, cache_dir: Path) -> list[str]:
+    """Of each group the one that a suite takes, or the one that it says is left out."""
+    groups = default_ssms(settings)
+    chosen = chosen_ssms(None, llm_folder, cache_dir, lambda _: None, defaults=groups)
+    return [next((text for text in group if text in chosen), group[-1]) for group in groups]
 
 
 def _ssm(text: str, llm_folder: Path, cache_dir: Path, *, is_asked: bool) -> Finding:

@@ -112,7 +112,8 @@ class SessionParams:
     before the first verdict. The first token, at place 0, has none.
 
     ``hidden_layers``: those whose hidden states come with every verdict, and before the first one for up to ``hidden_window`` rows before
-    the opening work's last token: those that are computed for this session. ``num_row_top_k``: most probable tokens wanted of every verified row.
+    the opening work's last token: those that are computed for this session. ``num_row_top_k``: most probable tokens wanted of every
+    verified row.
     """
 
     sampling: SamplingParams

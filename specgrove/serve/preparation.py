@@ -13,7 +13,7 @@ from specgrove.models.folders.quantized_cache import ensure_quantized
 from specgrove.serve.errors import told_as_configuration
 from specgrove.serve.plan import Plan
 from specgrove.suite.processes import SuiteConfig, config_of
-from specgrove.suite.ssm_choice import chosen_ssms
+from specgrove.suite.ssm_choice import chosen_ssms, default_ssms
 from specgrove.suite.start_checks import check_model, check_settings, check_ssms
 
 
@@ -28,7 +28,12 @@ def suite_config(plan: Plan, say: Callable[[str], None]) -> SuiteConfig:
         folder = resolve_model(plan.model_name, cache_dir=cache_dir, progress=say)
         check_model(settings, folder)
         ssms = chosen_ssms(
-            settings["ssm", "ssm"], folder, settings["ssm", "cache-dir"], say, called="SSM", device=settings["llm", "device"]
+            settings["ssm", "ssm"],
+            folder,
+            settings["ssm", "cache-dir"],
+            say,
+            called="SSM",
+            defaults=default_ssms(settings),
         )
         check_ssms(settings, ssms, folder)
         folder = ensure_quantized(folder, settings["llm", "quantization"], cache_dir, say)

@@ -14,16 +14,25 @@ from specgrove.models.decoder.architectures import family_name_of
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.folders.hub import ModelNotFoundError, resolve_model
 from specgrove.models.hidden_state.recognition import hidden_ssm_spec_of, reads_hidden_states
-from specgrove.settings.ssm_specs import SsmSpec, asks_for_none, parse_ssms
+from specgrove.settings import SuiteSettings
+from specgrove.settings.ssm_specs import SsmSpec, asks_for_none, parse_ssm, parse_ssms
 from specgrove.tokenizer import Tokenizer
 from specgrove.tokenizer.ssm_vocabulary import read_vocabulary
 from specgrove.tokenizer.vocabulary import compare_vocabularies
 
+_ONE_STAGE = (1,)
 
-def default_ssms(device: str) -> tuple[str, ...]:
-    """Of a suite that nobody asked for others. ``device`` is the LLM's: "auto", "cpu" or "cuda"."""
+
+def default_ssms(settings: SuiteSettings) -> tuple[tuple[str, ...], ...]:
+    """Of a suite that nobody asked for others: of each group the first one that fits the LLM.
+
+    Pipeline stages after the first hand out no hidden states.
+    """
+    device = settings["llm", "device"]
     is_on_gpu = device == "cuda" or (device == "auto" and may_have_gpu())
-    return DEFAULT_SSMS if is_on_gpu else DEFAULT_SSMS_ON_CPU
+    if is_on_gpu or settings["llm", "pipeline-parallel"] != _ONE_STAGE:
+        return tuple((text,) for text in DEFAULT_SSMS)
+    return tuple(tuple(dict.fromkeys(texts)) for texts in zip(DEFAULT_SSMS_ON_CPU, DEFAULT_SSMS, strict=True))
 
 
 def chosen_ssms(
@@ -34,28 +43,33 @@ def chosen_ssms(
     warn: Callable[[str], None] | None = None,
     *,
     called: str = "--ssm",
-    device: str = "auto",
+    defaults: Sequence[Sequence[str]] = (),
 ) -> tuple[str, ...]:
     """SSMs as given to the SSM service; empty for ``none``. Raises ``ValueError`` with why one can't draft for the LLM.
 
-    ``called`` is what the caller knows them by, ``device`` what the LLM computes on. ``warn``, or else ``say``, is told which defaults are left out.
+    ``called`` is what the caller knows them by. ``defaults`` are those of ``default_ssms``; ``warn``, or else ``say``, is told which
+    of them are left out.
     """
     if asks_for_none(asked or (), called):
         return ()
-    texts = tuple(asked or default_ssms(device))
+    if asked:
+        parse_ssms(asked)
     tokenizer = Tokenizer.from_folder(llm_folder)
     chosen = []
-    for text, spec in zip(texts, parse_ssms(texts), strict=True):
-        try:
-            problem = _problem(spec, llm_folder, tokenizer, cache_dir, say)
-        except (ModelNotFoundError, UnsupportedModelError) as error:
-            raise ValueError(f"{called} {text}: {error}") from error
-        if problem is None:
-            chosen.append(text)
-        elif asked is not None:
-            raise ValueError(f"{called} {text}: it can't draft for {llm_folder.name}: {problem}")
-        else:
-            (warn or say)(f"SSM {spec.name} is left out: it was made for another model")
+    for texts in [(text,) for text in asked] if asked else defaults:
+        problem = None
+        for text in texts:
+            try:
+                problem = _problem(parse_ssm(text), llm_folder, tokenizer, cache_dir, say)
+            except (ModelNotFoundError, UnsupportedModelError) as error:
+                raise ValueError(f"{called} {text}: {error}") from error
+            if problem is None:
+                chosen.append(text)
+                break
+        if problem is not None and asked:
+            raise ValueError(f"{called} {texts[-1]}: it can't draft for {llm_folder.name}: {problem}")
+        if problem is not None:
+            (warn or say)(f"SSM {parse_ssm(texts[-1]).name} is left out: it was made for another model")
     return tuple(chosen)
 
 

@@ -187,7 +187,7 @@ def test_a_default_ssm_that_is_left_out_is_a_warning_where_nothing_else_is_shown
         pass
     assert capsys.readouterr() == (
         "",
-        "warning: SSM demo-hidden is left out: it was made for another model\n",
+        "warning: SSM demo is left out: it was made for another model\n",
     )
     assert NoSuite.config.ssms == ("lookup",)
 

@@ -256,6 +256,28 @@ def test_nothing_is_kept_of_what_was_no_numbers(runners: list[ModelRunner], monk
     pool.ssms.check_slots()
 
 
+def test_nor_of_a_tree_that_grew_on_to_what_was_no_numbers(
+    runners: list[ModelRunner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = runners[0].forward
+
+    def spoilt(rows: PassRows) -> torch.Tensor:
+        logits = forward(rows)
+        logits[:] = torch.nan
+        return logits
+
+    pool, prompt = pool_of(runners[0]), PROMPT[:20]
+    pool.add(1, DraftWork("s", 0, prompt, SHAPE, ahead_ms=3_600_000, cache_salt=""))
+    while not any(result.trees for _, result in pool.step()):
+        pass
+    with monkeypatch.context() as patched:
+        patched.setattr(runners[0], "forward", spoilt)
+        pool.step()  # the tree grows on
+    pool.close_session("s")
+    assert pool.ssms.neural["ssm"].slots.num_cached == 0
+    pool.ssms.check_slots()
+
+
 def test_a_step_that_failed_leaves_nothing_in_the_cache(
     runners: list[ModelRunner], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from specgrove.config import DEFAULT_SSMS_ON_CPU
+from specgrove.settings import SuiteSettings
 from specgrove.settings.ssm_specs import SHIPPED_DRAFTERS, parse_ssms
 from specgrove.suite import ssm_choice
 from specgrove.suite.ssm_choice import chosen_ssms, default_ssms
@@ -34,37 +36,46 @@ def choose(asked: list[str] | None, llm: Path) -> tuple[tuple[str, ...], list[st
 
 def test_a_default_that_does_not_fit_is_left_out_with_one_line(llm: Path) -> None:
     said: list[str] = []
-    chosen = chosen_ssms(None, llm, llm.parent / "cache", said.append, device="cuda")
-    assert chosen == ("lookup",)
+    groups = (("lookup",), ("demo-hidden", "demo"))
+    assert chosen_ssms(None, llm, llm.parent / "cache", said.append, defaults=groups) == ("lookup",)
     assert said == ["SSM demo is left out: it was made for another model"]
 
 
-def test_so_is_one_that_reads_another_llms_hidden_states(llm: Path) -> None:
+def test_the_next_default_is_taken_where_the_llm_has_other_hidden_states(demo_llm: Path, tmp_path: Path) -> None:
+    """As of a larger model with the demo LLM's tokenizer."""
+    folder = save_tiny_llama(tmp_path / "larger", seed=0, vocab_size=49_152)
+    for file in demo_llm.glob("*token*"):
+        shutil.copy(file, folder)
     said: list[str] = []
-    chosen = chosen_ssms(None, llm, llm.parent / "cache", said.append, device="cpu")
-    assert chosen == ("lookup",)
-    assert said == ["SSM demo-hidden is left out: it was made for another model"]
+    groups = (("lookup",), ("demo-hidden", "demo"))
+    assert chosen_ssms(None, folder, tmp_path / "cache", said.append, defaults=groups) == ("lookup", "demo")
+    assert said == []
 
 
 @pytest.mark.parametrize(
-    ("device", "has_gpu", "expected"),
+    ("given", "has_gpu", "expected"),
     [
-        ("cpu", True, "demo-hidden"),
-        ("cuda", False, "demo"),
-        ("auto", True, "demo"),
-        ("auto", False, "demo-hidden"),
+        ({"device": "cpu"}, True, ("demo-hidden", "demo")),
+        ({"device": "cuda"}, False, ("demo",)),
+        ({}, True, ("demo",)),
+        ({}, False, ("demo-hidden", "demo")),
+        ({"pipeline-parallel": (2,)}, False, ("demo",)),
     ],
 )
 def test_the_defaults_are_those_of_the_device(
-    device: str, has_gpu: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+    given: dict[str, object], has_gpu: bool, expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ssm_choice, "may_have_gpu", lambda: has_gpu)
-    assert [spec.name for spec in parse_ssms(default_ssms(device))] == ["lookup", expected]
+    settings = SuiteSettings({("llm", name): value for name, value in given.items()})
+    lookup, others = default_ssms(settings)
+    assert lookup == ("lookup",)
+    assert tuple(spec.name for spec in parse_ssms(others)) == expected
 
 
 def test_the_defaults_on_a_cpu_fit_the_demo_llm(demo_llm: Path) -> None:
     said: list[str] = []
-    assert chosen_ssms(None, demo_llm, demo_llm.parent, said.append, device="cpu") == DEFAULT_SSMS_ON_CPU
+    defaults = default_ssms(SuiteSettings({("llm", "device"): "cpu"}))
+    assert chosen_ssms(None, demo_llm, demo_llm.parent, said.append, defaults=defaults) == DEFAULT_SSMS_ON_CPU
     assert said == []
 
 
