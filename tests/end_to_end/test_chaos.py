@@ -11,7 +11,7 @@ from benchmarks.fuzz.__main__ import fuzz
 
 
 def test_kills_of_any_process_cost_no_token_and_leave_nothing_behind(tiny_model: Path) -> None:
-    options = Options(seed=3, num_kills=6, num_clients=3, num_cases=8, mean_pause_s=0.25, shape=FleetShape(num_llms=1))
+    options = Options(seed=3, num_kills=6, num_clients=4, num_cases=8, mean_pause_s=0.35, shape=FleetShape(num_llms=1))
     report = asyncio.run(run(tiny_model, options, lambda name, line: None))
     assert report.is_good, "\n".join(report.lines())
     assert report.num_kills >= 6
