@@ -29,7 +29,7 @@ SAMPLING_RANGES = {
     "temperature": Range(0, 100),
     "top_p": Range(0, 1),
     "min_p": Range(0, 1),
-    # Less makes logits that are no numbers. On the wire it is a float of 32 bits, and 0.01 there is a little less.
+    # It divides logits, which stay far from overflow so. On the wire it is a float of 32 bits, and 0.01 there is a little less.
     "repetition_penalty": Range(0.009999999776482582, 10),
     "presence_penalty": Range(-2, 2),
     "frequency_penalty": Range(-2, 2),

@@ -299,9 +299,9 @@ class DrafterPool:
 
     def reset(self) -> None:
         """See ``Engine``."""
+        self.ssms.reset()  # first: sessions that are dropped now share nothing, whatever is wrong with the slots
         for session in list(self._sessions.values()):
             self._drop(session)
-        self.ssms.reset()
         self._finished = []
 
     def _fail(self, session: _Session, pending: _Pending, error: SpecGroveError) -> None:

@@ -46,8 +46,8 @@ tqdm.tqdm.monitor_interval = 0
 
 def pytest_configure(config: pytest.Config) -> None:
     """Side by side with others a process has one core. Programs take Ctrl-C, also where the tests were started to ignore it."""
-    gc.disable()  # what collection makes stays: see pytest_collection_finish
     if hasattr(config, "workerinput"):
+        gc.disable()  # what collection makes stays: see pytest_collection_finish
         torch.set_num_threads(1)
         import_share(config.args, config.workerinput)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as behind `&` in a script

@@ -25,7 +25,7 @@ from specgrove.training.target import TargetEnds
 CHART_NAME = "loss.svg"
 _FIT_ROWS = 20_000
 _DIALOGUES_AT_ONCE = 8
-_FLOOR_SHARE = 0.6  # of the measured first choices: what a working SSM exceeds on any text
+_FLOOR_SHARE = 0.4  # of the measured first choices: what a working SSM exceeds on other texts, too, and one that is wired wrongly does not
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,7 @@ class HiddenTraining:
             if now - reported > REPORT_EVERY_S:
                 recent = float(np.mean([point.loss for point in self.curve[-50:]]))
                 per_step = (now - started) / (self.num_steps - first_step)
-                left_s = (num_all - self.num_steps) * per_step * self._slowness_left()
+                left_s = (num_all - self.num_steps) * per_step * self._slowness_left(is_unrolled)
                 progress(
                     f"train: step {self.num_steps} of {num_all}, loss {recent:.3f}, "
                     f"{self._settings.tokens_per_step / per_step:.0f} tokens/s, about {left_s:.0f} s left"
@@ -145,12 +145,11 @@ class HiddenTraining:
         """Whether a step simulates several drafted ones in a row."""
         return share_done >= 1 - self._settings.unrolled_passes / self._settings.num_passes
 
-    def _slowness_left(self) -> float:
-        """Unrolled steps take about as many times longer as there are steps in them."""
+    def _slowness_left(self, is_unrolling: bool) -> float:
+        """Unrolled steps take about as many times longer as there are steps in them; those that were timed are such, or not."""
         settings, done = self._settings, self.num_steps / self.num_steps_in_all
         plain = max(0.0, 1 - settings.unrolled_passes / settings.num_passes - done)
         unrolled = 1 - done - plain
-        is_unrolling = plain == 0
         weight = 1.0 if is_unrolling else 0.5 + 0.6 * settings.num_unrolled
         return (plain + weight * unrolled) / max(1e-9, plain + unrolled)
 

@@ -57,7 +57,7 @@ def test_no_token_changes(hidden_suite: Suite, ssm: str, temperature: float) -> 
             assert drafted.token_ids == plain.token_ids
 
 
-@pytest.mark.parametrize("temperature", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
+@pytest.mark.parametrize("temperature", [0.0, pytest.param(0.9, marks=pytest.mark.slow)])
 def test_a_service_killed_while_it_reads_hidden_states_costs_no_token(hidden_suite: Suite, temperature: float) -> None:
     asked = {"max_tokens": MAX_TOKENS, "ignore_eos": True, "temperature": temperature, "seed": 5}
     prompt = load_prompts(1)[0]

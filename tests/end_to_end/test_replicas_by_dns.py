@@ -32,13 +32,15 @@ async def running(*words: str, illnesses: Path | None = None) -> AsyncIterator[s
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv(FOLDER_VARIABLE, str(illnesses))
         process = supervisor.subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    # Read all the time: a pipe that nobody reads fills up, and blocks the process.
+    reading = asyncio.create_task(asyncio.to_thread(process.stdout.read))
     try:
         yield process
     finally:
         process.kill()
         await asyncio.to_thread(process.wait)
-        assert process.stdout is not None
-        print(process.stdout.read())
+        print(await reading)
 
 
 def have_come(cluster: ToyCluster, host: str) -> bool:

@@ -272,6 +272,8 @@ def test_the_time_left_is_told_by_steps_of_the_same_kind(
     unrolled = {step: (num_all - step) * 40 for step in range(num_plain + 1, num_all + 1)}
     assert len(unrolled) > 3
     assert {step: told[step] for step in unrolled} == unrolled
+    # The last plain step is told by a rule of thumb, not by what plain steps took.
+    assert told[num_plain] == pytest.approx((num_all - num_plain) * 10 * (0.5 + 0.6 * SETTINGS.num_unrolled), abs=1)
 
 
 def test_training_learns_and_the_rest_follows(target: Target, recorded: Path, ends: TargetEnds, tmp_path: Path) -> None:

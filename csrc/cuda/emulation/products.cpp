@@ -34,6 +34,7 @@ double number(uint32_t word, int part) {
 template <typename T>
 void multiply(unsigned char* places) {
   Matrices matrices;
+  static_assert(sizeof(Fragments) <= kLaneBytes);
   const auto of_lane = [places](int lane) { return reinterpret_cast<Fragments*>(places + lane * kLaneBytes); };
   for (int lane = 0; lane < 32; ++lane) {
     const Fragments& own = *of_lane(lane);

@@ -17,7 +17,6 @@ import huggingface_hub
 from huggingface_hub import errors as hub_errors
 from safetensors import SafetensorError, safe_open
 
-from specgrove.config import DEFAULT_SSMS
 from specgrove.files.json_files import JsonFileError, is_lfs_pointer, lfs_remedy, read_json_object
 from specgrove.models.errors import UnsupportedModelError
 from specgrove.models.folders import demo
@@ -29,6 +28,7 @@ from specgrove.models.folders.missing import WEIGHT_SUFFIXES, not_there
 from specgrove.models.folders.model_files import gguf_files, gguf_of, is_gguf_file
 from specgrove.models.weights.gguf_file import GgufFile
 from specgrove.models.weights.safetensors_files import weight_files_of
+from specgrove.settings.ssm_specs import SHIPPED_DRAFTERS
 
 DEMO_LLM = demo.DEMO_LLM
 DOWNLOADED_FILES = ("*.safetensors", "*.json", "tokenizer.model", "chat_template.jinja")
@@ -112,7 +112,7 @@ def _check_place(model: str, folder: Path, needs_tokenizer: bool) -> None:
 
 def _shipped(needs_tokenizer: bool) -> tuple[str, ...]:
     """What there is without the hub: for an LLM, or else, where no tokenizer is needed, for an SSM."""
-    return (DEMO_LLM,) if needs_tokenizer else DEFAULT_SSMS
+    return (DEMO_LLM,) if needs_tokenizer else ("lookup", "recycle", *SHIPPED_DRAFTERS)
 
 
 def _any_of(names: Sequence[str]) -> str:

@@ -206,7 +206,7 @@ def test_models_in_our_cache_are_called_without_digests(tmp_path: Path) -> None:
     [
         ("looku", False, "there is no folder or file 'looku'; did you mean lookup?"),
         ("smollm2-135m-instrct", True, "did you mean smollm2-135m-instruct?"),
-        ("./no/such", False, "or 'lookup' or 'demo'"),
+        ("./no/such", False, "or 'lookup' or 'recycle' or 'demo' or 'demo-hidden'"),
         ("./no/such", True, "or 'smollm2-135m-instruct'"),
     ],
 )
