@@ -3,7 +3,7 @@
 DEFAULT_LLM = "smollm2-135m-instruct"
 # Of an SSM service by itself, of a ``SuiteConfig``, of commands' suites with a GPU or pipeline stages, and where the next ones don't fit.
 DEFAULT_SSMS = ("lookup", "demo")
-# Of commands' suites on a CPU: there it gains most, on a GPU it was never measured. It needs the LLM's folder, which a suite tells the service.
+# Of commands' suites on a CPU: there it gains most, on a GPU it was never measured. It needs the LLM's folder.
 DEFAULT_SSMS_ON_CPU = ("lookup", "demo-hidden,quantization=int8")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")

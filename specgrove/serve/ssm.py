@@ -20,7 +20,9 @@ class DataType(enum.Enum):
 
 
 class SSM:
-    """A small speculative model: ``lookup``, which has no weights, ``demo`` and ``demo-hidden`` for the demo LLM, a model folder, a ``.gguf`` file or a hub id."""
+    """A small speculative model: ``lookup``, which has no weights, ``demo`` and ``demo-hidden``, which are the demo LLM's, a model folder, a
+    ``.gguf`` file or a hub id.
+    """
 
     def __init__(
         self,
