@@ -20,7 +20,7 @@ class DataType(enum.Enum):
 
 
 class SSM:
-    """A small speculative model: ``lookup``, which has no weights, ``demo`` and ``demo-hidden``, which are the demo LLM's, a model folder, a
+    """A small speculative model: ``lookup``, which has no weights, ``demo`` and ``demo-hidden`` (the demo LLM's), a model folder, a
     ``.gguf`` file or a hub id.
     """
 
