@@ -73,9 +73,12 @@ def ssms(settings: SuiteSettings) -> Iterator[Finding]:
 
 
 def _defaults(settings: SuiteSettings, llm_folder: Path, cache_dir: Path) -> list[str]:
-    """Of each group the one that a suite takes, or the one that it says is left out."""
+    """Of each group the one that a suite takes, or the one that it says is left out. What is wrong with the LLM's files each one tells."""
     groups = default_ssms(settings)
-    chosen = chosen_ssms(None, llm_folder, cache_dir, lambda _: None, defaults=groups)
+    try:
+        chosen = chosen_ssms(None, llm_folder, cache_dir, lambda _: None, defaults=groups)
+    except (ValueError, OSError):
+        chosen = ()
     return [next((text for text in group if text in chosen), group[-1]) for group in groups]
 
 

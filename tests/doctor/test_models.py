@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,18 @@ def test_a_damaged_model_is_an_error(folder: Path, tmp_path: Path) -> None:
     (found,) = models.llm(settings(tmp_path, tmp_path / "cache"))
     assert found.level is Level.ERROR
     assert "can't be served" in found.text
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_an_llm_without_a_tokenizer_that_can_be_read_is_told_with_the_default_ssms(
+    content: str | None, folder: Path, tmp_path: Path
+) -> None:
+    broken = Path(shutil.copytree(folder, tmp_path / "broken"))
+    (broken / "tokenizer.json").unlink()
+    if content is not None:
+        (broken / "tokenizer.json").write_text(content)
+    found = list(models.ssms(settings(broken, tmp_path)))
+    assert [(finding.area, finding.level) for finding in found] == [("SSM", Level.WARNING)] * 2
 
 
 def test_ssms_are_compared_with_the_llm(folder: Path, tmp_path: Path) -> None:
