@@ -36,12 +36,13 @@ WRITTEN = 20 * MIB
 # The command; the library tries again at once, where it would wait for some seconds.
 PROGRAM = """
 import sys
+import time
 from types import SimpleNamespace
 from huggingface_hub import file_download
 from huggingface_hub.utils import _http
 from specgrove.cli import main
 
-_http.time = file_download.time = SimpleNamespace(sleep=lambda seconds: None)
+_http.time = file_download.time = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})
 sys.exit(main(sys.argv[1:]))
 """
 
