@@ -111,13 +111,17 @@ def _as_toy(llm: Any) -> ToyLlm:
     return llm  # type: ignore[no-any-return]
 
 
-async def output_of(suite: ToySuite, prompt: Sequence[int], *, temperature: float, is_drafted: bool) -> list[int]:
+async def output_of(
+    suite: ToySuite, prompt: Sequence[int], *, temperature: float, is_drafted: bool, cache_salt: str | None = None
+) -> list[int]:
+    """Where no ``cache_salt`` is given drafted outputs share no prefix with others, so that all of the prompt's rows are computed."""
     sampling = token_tree_pb2.SamplingParams(seed=3, temperature=temperature)
     request = request_of(
         max_tokens=NUM_TOKENS,
         sampling=sampling,
         ignore_eos=True,
         speculation={"disabled": not is_drafted},
+        cache_salt=("drafted" if is_drafted else "") if cache_salt is None else cache_salt,
         token_ids={"token_ids": prompt},
     )
     return token_ids_of(await responses_to(suite, request))
@@ -166,6 +170,17 @@ async def test_a_short_window_of_a_long_prompt(tiny_model: Path) -> None:
         await output_of(suite, LONG, temperature=0.0, is_drafted=True)
     states = received(ssm.asked)
     assert len(LONG) - 41 <= states.first_position < len(LONG) + NUM_TOKENS / 2
+    check(tiny_model, ssm.known, states)
+
+
+async def test_of_what_the_prefix_cache_has_no_hidden_states_come(tiny_model: Path) -> None:
+    ssm = Knowing()
+    async with running(tiny_model, ssm) as (suite, _):
+        expected = await output_of(suite, LONG, temperature=0.0, is_drafted=False)
+        ssm.known = LONG + expected
+        assert await output_of(suite, LONG, temperature=0.0, is_drafted=True, cache_salt="") == expected
+    states = received(ssm.asked)
+    assert states.first_position == len(LONG) - 1
     check(tiny_model, ssm.known, states)
 
 
