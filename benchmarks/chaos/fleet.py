@@ -14,7 +14,7 @@ import grpc
 
 from benchmarks.chaos.links import Link
 from specgrove.client import AsyncClient
-from specgrove.suite.processes import is_serving
+from specgrove.suite.readiness import is_serving
 from specgrove.suite.supervisor import LogLine, ProcessSpec, Supervisor
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, ssm_pb2, ssm_pb2_grpc, token_tree_pb2
 from tests.addresses import free_address

@@ -86,7 +86,7 @@ def services(setup: Setup, trace: Path) -> Iterator[tuple[str, Callable[[], int]
 
     Raises ``RuntimeError`` where they don't start: on a GPU also where its kernels don't run.
     """
-    from specgrove.suite.processes import is_serving
+    from specgrove.suite.readiness import is_serving
     from specgrove.suite.supervisor import ProcessFailedError, ProcessSpec, Supervisor
 
     with tempfile.TemporaryDirectory(prefix="specgrove-gpu-") as name:

@@ -9,7 +9,7 @@ from specgrove.doctor.findings import Finding, error, ok, warning
 from specgrove.errors import SpecGroveError
 from specgrove.models.folders.hub import ModelNotFoundError
 from specgrove.settings import SuiteSettings
-from specgrove.suite.processes import is_serving
+from specgrove.suite.readiness import is_serving
 from specgrove.suite.start_checks import check_settings
 
 _PROBE_TOKENS = 8

@@ -17,19 +17,18 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
 from specgrove.addresses import next_ports
 from specgrove.config import DEFAULT_DTYPE, DEFAULT_SSMS
 from specgrove.machine.cpus import available_cpus
 from specgrove.machine.owned_folders import temporary_folder
 from specgrove.settings import DRAIN, SECTIONS, SuiteSettings
+from specgrove.suite.readiness import is_serving, knows_ssms
 from specgrove.suite.supervisor import LogLine, ProcessSpec, Supervisor
 
 # What a service that has drained takes to close its connections and threads, before it is killed.
 _END_TIMEOUT_S = 10.0
-_HEALTH_TIMEOUT_S = 1.0
+# What an SSM service takes at most that is ready, until the router has it: services start without, if need be.
+_CONNECTION_LIMIT_S = 5.0
 _HEALTH_INTERVAL_S = 0.1
 # Origins are of no use without the HTTP address.
 _LOCAL = "--local-address"
@@ -214,6 +213,13 @@ class Suite:
                 raise NotReadyError(f"{', '.join(waiting)} not ready after {timeout_s:g} s")
             if waiting:
                 time.sleep(_HEALTH_INTERVAL_S)
+        # The first requests are to be drafted for, too. The router connects to a service some time after it is there.
+        until_s = min(until_s, time.monotonic() + _CONNECTION_LIMIT_S)
+        while "ssm_service" in self._addresses and not knows_ssms(self._reachable("router")):
+            self._supervisor.check()
+            if time.monotonic() > until_s:
+                return
+            time.sleep(_HEALTH_INTERVAL_S)
 
     def __enter__(self) -> Self:
         self.start()
@@ -294,15 +300,3 @@ def without_own_addresses(arguments: Sequence[str]) -> list[str]:
             kept.append(word)
         is_value = is_flag and "=" not in word
     return kept
-
-
-def is_serving(address: str) -> bool:
-    """Whether the service at ``address`` says that it is ready."""
-    with grpc.insecure_channel(address) as channel:
-        try:
-            response = health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), timeout=_HEALTH_TIMEOUT_S
-            )
-        except grpc.RpcError:
-            return False
-    return bool(response.status == health_pb2.HealthCheckResponse.SERVING)

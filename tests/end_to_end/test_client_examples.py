@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from specgrove.client import Client
-from specgrove.suite.processes import Suite, is_serving
+from specgrove.suite.processes import Suite
+from specgrove.suite.readiness import is_serving
 from tests.addresses import free_address
 from tests.waiting import LIMIT_S, wait_until
 

@@ -13,7 +13,8 @@ from specgrove.client.answers import completion_of
 from specgrove.client.retries import RetryPolicy
 from specgrove.errors import DeadlineExceededError, UnavailableError
 from specgrove.loop.request import SpeculationOptions
-from specgrove.suite.processes import Suite, is_serving
+from specgrove.suite.processes import Suite
+from specgrove.suite.readiness import is_serving
 from specgrove.v1 import llm_pb2, llm_pb2_grpc, ssm_pb2, ssm_pb2_grpc
 from tests.end_to_end.kills import kill
 from tests.waiting import wait_until

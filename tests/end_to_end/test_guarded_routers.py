@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from specgrove.client import Client
-from specgrove.suite.processes import Suite, SuiteConfig, is_serving
+from specgrove.suite.processes import Suite, SuiteConfig
+from specgrove.suite.readiness import is_serving
 from tests.certificates import make_certificates
 from tests.waiting import LIMIT_S
 

@@ -15,7 +15,8 @@ from specgrove.client.output import Chunk
 from specgrove.loop.request import SpeculationOptions
 from specgrove.models.decoder.family import read_spec
 from specgrove.models.hidden_state.own_folder import save_own_folder
-from specgrove.suite.processes import Suite, SuiteConfig, is_serving
+from specgrove.suite.processes import Suite, SuiteConfig
+from specgrove.suite.readiness import is_serving
 from tests.end_to_end.conftest import ALWAYS_DRAFT
 from tests.end_to_end.kills import kill
 from tests.models.hidden_state.tiny_ssms import random_module

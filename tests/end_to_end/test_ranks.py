@@ -13,7 +13,8 @@ import pytest
 
 from specgrove.client import Client
 from specgrove.loop.request import SpeculationOptions
-from specgrove.suite.processes import Suite, SuiteConfig, is_serving
+from specgrove.suite.processes import Suite, SuiteConfig
+from specgrove.suite.readiness import is_serving
 from tests.end_to_end.conftest import ALWAYS_DRAFT
 from tests.waiting import wait_until
 

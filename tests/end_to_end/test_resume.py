@@ -18,7 +18,8 @@ from specgrove.client.output import Completion
 from specgrove.client.retries import RetryPolicy
 from specgrove.loop.request import SpeculationOptions
 from specgrove.ranges import MAX_STOP_TEXT_LEN
-from specgrove.suite.processes import Suite, SuiteConfig, is_serving
+from specgrove.suite.processes import Suite, SuiteConfig
+from specgrove.suite.readiness import is_serving
 from tests.end_to_end.conftest import ALWAYS_DRAFT
 from tests.waiting import wait_until
 

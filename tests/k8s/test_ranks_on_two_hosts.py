@@ -12,7 +12,8 @@ import pytest
 
 from specgrove.client import Client
 from specgrove.loop.request import SpeculationOptions
-from specgrove.suite.processes import Suite, SuiteConfig, is_serving
+from specgrove.suite.processes import Suite, SuiteConfig
+from specgrove.suite.readiness import is_serving
 from tests.k8s.two_hosts import Processes, TwoHosts, running, two_hosts
 from tests.waiting import wait_until
 

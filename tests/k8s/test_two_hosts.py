@@ -13,7 +13,7 @@ import pytest
 from specgrove.client import AsyncClient
 from specgrove.client.output import Usage
 from specgrove.loop.request import SpeculationOptions
-from specgrove.suite.processes import is_serving
+from specgrove.suite.readiness import is_serving
 from tests.k8s.two_hosts import Processes, TwoHosts, running, two_hosts
 from tests.waiting import until, wait_until
 

@@ -16,7 +16,8 @@ import pytest
 
 from specgrove.client import Client
 from specgrove.suite import supervisor as supervisor_module
-from specgrove.suite.processes import NotReadyError, Suite, SuiteConfig, is_serving, process_specs
+from specgrove.suite.processes import NotReadyError, Suite, SuiteConfig, process_specs
+from specgrove.suite.readiness import is_serving
 from specgrove.suite.supervisor import ProcessFailedError, ProcessSpec, Supervisor
 from tests.waiting import LIMIT_S, wait_until
 

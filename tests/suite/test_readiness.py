@@ -1,0 +1,47 @@
+"""When a suite that was started may be asked: what its services say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+
+from specgrove.suite.readiness import is_serving, knows_ssms
+from specgrove.v1 import router_pb2, router_pb2_grpc
+
+
+class _Router(router_pb2_grpc.RouterServiceServicer):
+    ssms: tuple[str, ...] | None = ()
+
+    def GetModelInfo(
+        self, request: router_pb2.GetModelInfoRequest, context: grpc.ServicerContext
+    ) -> router_pb2.GetModelInfoResponse:
+        if self.ssms is None:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "a key is wanted")
+        return router_pb2.GetModelInfoResponse(ssms=self.ssms)
+
+
+@pytest.fixture
+def router(tmp_path: Path) -> Iterator[tuple[_Router, str]]:
+    servicer, address = _Router(), f"unix:{tmp_path}/router.sock"
+    server = grpc.server(ThreadPoolExecutor(1))
+    router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)
+    server.add_insecure_port(address)
+    server.start()
+    yield servicer, address
+    server.stop(None)
+
+
+@pytest.mark.parametrize(("ssms", "expected"), [((), False), (("lookup",), True), (None, True)])
+def test_a_router_knows_its_ssms_or_tells_nobody(
+    ssms: tuple[str, ...] | None, expected: bool, router: tuple[_Router, str]
+) -> None:
+    router[0].ssms = ssms
+    assert knows_ssms(router[1]) is expected
+
+
+def test_nobody_serves_where_nobody_listens(tmp_path: Path) -> None:
+    assert not is_serving(f"unix:{tmp_path}/nobody.sock")
