@@ -16,7 +16,7 @@ from specgrove.v1 import router_pb2, router_pb2_grpc
 class _Router(router_pb2_grpc.RouterServiceServicer):
     ssms: tuple[str, ...] | None = ()
 
-    def GetModelInfo(
+    def GetModelInfo(  # noqa: N802
         self, request: router_pb2.GetModelInfoRequest, context: grpc.ServicerContext
     ) -> router_pb2.GetModelInfoResponse:
         if self.ssms is None:
