@@ -1,7 +1,7 @@
 """Defaults and limits that several services, the command line and the Python API share. Constants only: importing it costs nothing."""
 
 DEFAULT_LLM = "smollm2-135m-instruct"
-# Of an SSM service by itself, of a ``SuiteConfig``, of commands' suites with a GPU or pipeline stages, and where the next ones don't fit.
+# Of an SSM service by itself, of a ``SuiteConfig``, of suites with a GPU, stages or a quantised LLM, and where the next don't.
 DEFAULT_SSMS = ("lookup", "demo")
 # Of commands' suites on a CPU: there it gains most, on a GPU it was never measured. It needs the LLM's folder.
 DEFAULT_SSMS_ON_CPU = ("lookup", "demo-hidden,quantization=int8")

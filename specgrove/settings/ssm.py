@@ -21,7 +21,8 @@ SSM = (
         "a small speculative model, repeatable: lookup, recycle, demo, demo-hidden, or a folder, hub id or .gguf file, each with options "
         "after commas (mode=beam|expansion width=3 expansion=1-1-3-1-1 quantization=int8 noise_weight=1.5 name=NAME; of lookup "
         "corpus=50000 store=FILE, of recycle store=FILE); none, in a suite: no SSM; "
-        f"unset: {' and '.join(DEFAULT_SSMS)}, or in a suite on a CPU {' and '.join(DEFAULT_SSMS_ON_CPU)}; "
+        f"unset: {' and '.join(DEFAULT_SSMS)}, or in a suite on a CPU, with an LLM that is not quantised, "
+        f"{' and '.join(DEFAULT_SSMS_ON_CPU)}; "
         "in a suite where they fit the LLM",
         None,
         metavar="SSM",

@@ -26,11 +26,13 @@ _ONE_STAGE = (1,)
 def default_ssms(settings: SuiteSettings) -> tuple[tuple[str, ...], ...]:
     """Of a suite that nobody asked for others: of each group the first one that fits the LLM.
 
-    Pipeline stages after the first hand out no hidden states.
+    Pipeline stages after the first hand out no hidden states. With a quantised LLM trees seldom pay, and hidden states are handed out all
+    the same: that costs it a tenth.
     """
     device = settings["llm", "device"]
     is_on_gpu = device == "cuda" or (device == "auto" and may_have_gpu())
-    if is_on_gpu or settings["llm", "pipeline-parallel"] != _ONE_STAGE:
+    is_quantized = settings["llm", "quantization"] != "none"
+    if is_on_gpu or is_quantized or settings["llm", "pipeline-parallel"] != _ONE_STAGE:
         return tuple((text,) for text in DEFAULT_SSMS)
     return tuple(tuple(dict.fromkeys(texts)) for texts in zip(DEFAULT_SSMS_ON_CPU, DEFAULT_SSMS, strict=True))
 

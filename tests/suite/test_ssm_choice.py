@@ -60,6 +60,7 @@ def test_the_next_default_is_taken_where_the_llm_has_other_hidden_states(demo_ll
         ({}, True, ("demo",)),
         ({}, False, ("demo-hidden", "demo")),
         ({"pipeline-parallel": (2,)}, False, ("demo",)),
+        ({"quantization": "int8"}, False, ("demo",)),
     ],
 )
 def test_the_defaults_are_those_of_the_device(
