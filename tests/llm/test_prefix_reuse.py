@@ -17,13 +17,11 @@ from specgrove.loop.request import SamplingParams
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import HiddenStates
 from specgrove.loop.works import LogProbs, PromptProgress, Verdict, VerifyWork
-from specgrove.models.weights.quantization import quantize_folder
 from specgrove.program.backend import PassOutput
-from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 from tests.llm.chats import Chat, run_chats
 from tests.llm.verifying import GREEDY, SAMPLED, Clock, ask, incremental, opening, run
-from tests.models.families import VOCAB_SIZE, save_tiny
+from tests.models.families import VOCAB_SIZE, load_tiny
 
 RNG = random.Random(5)
 PROMPT = [RNG.randrange(3, VOCAB_SIZE) for _ in range(24)]
@@ -73,13 +71,7 @@ VARIANTS = (
     [*((variant, "bfloat16") for variant in VARIANTS), ("llama", "float32"), ("llama", "int8"), ("gemma3", "int8")],
 )
 def test_second_turns_have_the_bits_of_first_ones(variant: str, kind: str, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    save_tiny(variant, folder)
-    if kind == "int8":
-        quantize_folder(folder, tmp_path / "quantized", 8)
-        folder = tmp_path / "quantized"
-    dtype = torch.float32 if kind == "float32" else torch.bfloat16
-    runner = ModelRunner(load_decoder(folder, dtype), num_slots=200)
+    runner = ModelRunner(load_tiny(variant, kind, tmp_path), num_slots=200)
     with_cache, without = engine_of(runner), engine_of(runner, has_prefix_cache=False)
     first = told(with_cache, "first", PROMPT)
     second_prompt = [*PROMPT, *(token_id for ids, _ in first for token_id in ids), *FURTHER]

@@ -11,6 +11,10 @@ from typing import Any
 
 import torch
 
+from specgrove.models.weights.quantization import quantize_folder
+from specgrove.program.decoder import Decoder
+from specgrove.program.loading import load_decoder
+
 VOCAB_SIZE = 97
 SIZES: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
@@ -196,6 +200,16 @@ def save_tiny(variant: str, folder: Path, variants: dict[str, Callable[[], Any]]
         (folder / name).write_bytes(content)
     torch.set_rng_state(random_state)
     return copy.deepcopy(model)
+
+
+def load_tiny(variant: str, kind: str, folder: Path) -> Decoder:
+    """A variant of its own folder below ``folder``, in ``kind``: a dtype, or "int8" weights that compute in bfloat16."""
+    model = folder / "model"
+    save_tiny(variant, model)
+    if kind == "int8":
+        quantize_folder(model, folder / "quantized", 8)
+        model = folder / "quantized"
+    return load_decoder(model, torch.float32 if kind == "float32" else torch.bfloat16)
 
 
 def _make_tiny(variant: str, make: Callable[[], Any], folder: Path) -> Any:

@@ -14,15 +14,13 @@ from specgrove.kernels.rows import PassRows
 from specgrove.loop.token_tree import TokenTree
 from specgrove.loop.verifier_knowledge import DraftSampling
 from specgrove.loop.works import Draft, DraftWork, TreeShape
-from specgrove.models.weights.quantization import quantize_folder
-from specgrove.program.loading import load_decoder
 from specgrove.runtime.model_runner import ModelRunner
 from ssm_service.config import PoolConfig
 from ssm_service.draft_tree import Beam
 from ssm_service.neural import NeuralSsm
 from ssm_service.pool import DrafterPool
 from tests.conftest import TINY_VOCAB_SIZE
-from tests.models.families import save_tiny
+from tests.models.families import load_tiny
 from tests.ssm.pools import SHAPE, ask, run
 
 RNG = random.Random(5)
@@ -91,13 +89,7 @@ def trees(drafts: Sequence[Draft]) -> list[object]:
 def test_second_turns_have_the_bits_of_first_ones(
     variant: str, kind: str, sampling: DraftSampling | None, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "model"
-    save_tiny(variant, folder)
-    if kind == "int8":
-        quantize_folder(folder, tmp_path / "quantized", 8)
-        folder = tmp_path / "quantized"
-    dtype = torch.float32 if kind == "float32" else torch.bfloat16
-    decoder = load_decoder(folder, dtype)
+    decoder = load_tiny(variant, kind, tmp_path)
     with_cache = pool_of(ModelRunner(decoder, 200))
     without = pool_of(ModelRunner(decoder, 200), has_prefix_cache=False)
     prompt = PROMPT[:24]  # these models know few positions
@@ -236,19 +228,24 @@ def test_a_tree_that_grows_takes_what_no_session_holds(runners: list[ModelRunner
     )
 
 
-def test_nothing_is_kept_of_what_was_no_numbers(runners: list[ModelRunner], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else all that begin alike would be given it."""
-    forward = runners[0].forward
+def spoil(patched: pytest.MonkeyPatch, runner: ModelRunner) -> None:
+    """From now on its logits are no numbers."""
+    forward = runner.forward
 
     def spoilt(rows: PassRows) -> torch.Tensor:
         logits = forward(rows)
         logits[:] = torch.nan
         return logits
 
+    patched.setattr(runner, "forward", spoilt)
+
+
+def test_nothing_is_kept_of_what_was_no_numbers(runners: list[ModelRunner], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else all that begin alike would be given it."""
     pool = pool_of(runners[0])
     ask(pool, DraftWork("other", 0, PROMPT[:9], READ_ONLY, cache_salt=""))
     with monkeypatch.context() as patched:
-        patched.setattr(runners[0], "forward", spoilt)
+        spoil(patched, runners[0])
         assert ask(pool, DraftWork("s", 0, PROMPT, SHAPE, cache_salt="")).trees == ()
     assert pool.ssms.neural["ssm"].slots.num_cached == 8 + 32  # chunks before the one that showed it
     pool.close_session("s")
@@ -259,19 +256,12 @@ def test_nothing_is_kept_of_what_was_no_numbers(runners: list[ModelRunner], monk
 def test_nor_of_a_tree_that_grew_on_to_what_was_no_numbers(
     runners: list[ModelRunner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = runners[0].forward
-
-    def spoilt(rows: PassRows) -> torch.Tensor:
-        logits = forward(rows)
-        logits[:] = torch.nan
-        return logits
-
     pool, prompt = pool_of(runners[0]), PROMPT[:20]
     pool.add(1, DraftWork("s", 0, prompt, SHAPE, ahead_ms=3_600_000, cache_salt=""))
     while not any(result.trees for _, result in pool.step()):
         pass
     with monkeypatch.context() as patched:
-        patched.setattr(runners[0], "forward", spoilt)
+        spoil(patched, runners[0])
         pool.step()  # the tree grows on
     pool.close_session("s")
     assert pool.ssms.neural["ssm"].slots.num_cached == 0
