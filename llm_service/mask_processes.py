@@ -128,7 +128,6 @@ class MaskProcesses:
         if not output.is_told:
             question = replace(question, num_kept=0, token_ids=tuple(output.token_ids))
             output.is_told = process.stream is not None
-        process.asked.pop(question.output, None)  # who asks anew is behind the others
         process.asked[question.output] = question
         if self._processes.get(process.structure) is process:
             self._processes.move_to_end(process.structure)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import grpc
 import pytest
 
+from specgrove.suite import processes
+from specgrove.suite.processes import Suite, SuiteConfig
 from specgrove.suite.readiness import is_serving, knows_ssms
+from specgrove.suite.supervisor import Supervisor
 from specgrove.v1 import router_pb2, router_pb2_grpc
 
 
@@ -45,3 +49,15 @@ def test_a_router_knows_its_ssms_or_tells_nobody(
 
 def test_nobody_serves_where_nobody_listens(tmp_path: Path) -> None:
     assert not is_serving(f"unix:{tmp_path}/nobody.sock")
+
+
+def test_a_suite_is_ready_when_its_router_knows_the_ssms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else the first requests would not be drafted for."""
+    answers = [False, False, True]
+    monkeypatch.setattr(processes, "is_serving", lambda address: True)
+    monkeypatch.setattr(processes, "knows_ssms", lambda router: answers.pop(0))
+    monkeypatch.setattr(processes, "Supervisor", lambda *_: MagicMock(spec=Supervisor))
+    with Suite(SuiteConfig(tmp_path, ssms=("lookup",))):
+        assert answers == []
+    with Suite(SuiteConfig(tmp_path, ssms=())):
+        pass  # nobody is asked
